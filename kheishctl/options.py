@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -126,7 +125,9 @@ class SchemaFile(click.ParamType[Json]):
         if isinstance(value, dict):
             return value
         try:
-            content = json.loads(Path(value).read_bytes())
+            # Not pathlib: importing it takes as long as the rest of this module.
+            with open(value, "rb") as file:
+                content = json.load(file)
         except OSError as error:
             self.fail(f"{value}: {error.strerror}", param, ctx)
         except (ValueError, RecursionError) as error:
@@ -257,6 +258,18 @@ conversation_filters = options(
     ),
 )
 """The options that limit a list to an agent and a sender."""
+
+
+def status_option(choices: tuple[str, ...], default: str | None = None) -> Callable[[F], F]:
+    """Return the option that limits a list to a status; its help names the daemon's default."""
+    suffix = f" (default: {default})" if default else ""
+    return click.option(
+        "--status",
+        type=click.Choice(choices),
+        metavar="STATUS",
+        help=f"Only those with this status: {', '.join(choices)}{suffix}.",
+    )
+
 
 paged = options(
     click.option(

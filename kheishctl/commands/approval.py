@@ -9,7 +9,16 @@ from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.client import RequestRefused
 from kheishctl.commands.watch import ApprovalWatch
 from kheishctl.contract import APPROVAL_FILTERS, MAX_PAGE_ROWS, REMEMBER, Json
-from kheishctl.options import JsonValue, complete, drop_unset, id_argument, mutating, paged, request_filters
+from kheishctl.options import (
+    JsonValue,
+    complete,
+    drop_unset,
+    id_argument,
+    mutating,
+    paged,
+    request_filters,
+    status_option,
+)
 from kheishctl.render.layout import Column, Display, format_table
 from kheishctl.render.pending import format_approval, format_status
 from protocol.text import one_line
@@ -54,12 +63,7 @@ _note = click.option("--note", metavar="TEXT", help="The reason; the model reads
     examples=("kheishctl approval list", "kheishctl approval list --session ses_0EXAMPLE --status any"),
 )
 @request_filters
-@click.option(
-    "--status",
-    type=click.Choice(APPROVAL_FILTERS),
-    metavar="STATUS",
-    help="Only those with this status (default: pending), or any.",
-)
+@status_option(APPROVAL_FILTERS, "pending")
 @paged
 def list_(app: App, everything: bool, **filters: Any) -> None:
     """List pending approvals, oldest first."""

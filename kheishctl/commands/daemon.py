@@ -22,7 +22,6 @@ group = make_group("daemon", "Start, stop, reload, back up and check the daemon.
 
 # After draining, the daemon closes its store and ends; a daemon that takes longer hangs.
 STOP_SECONDS = 30.0
-DEFAULT_DRAIN_SECONDS = 10.0
 
 DEFAULT_LOG_LINES = 50
 LOG_PAUSE_SECONDS = 0.2
@@ -82,7 +81,7 @@ def stop(app: App, drain: float | None) -> None:
         dial(app.path).close()
     except NoDaemon:
         raise NoDaemon(f"no daemon is running at {app.path}; there is nothing to stop") from None
-    configured = app.call("daemon.config")["config"].get("daemon", {}).get("drain_s", DEFAULT_DRAIN_SECONDS)
+    configured = app.call("daemon.config")["config"]["daemon"]["drain_s"]
     pid = int(app.call("daemon.shutdown", drop_unset(drain_s=drain))["pid"])
     if not launch.wait_for_exit(pid, (configured if drain is None else drain) + STOP_SECONDS):
         raise TimedOut(f"the daemon (pid {pid}) has not stopped yet; see 'kheishctl daemon logs'")

@@ -6,7 +6,7 @@ import click
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.contract import INDOUBT_FILTERS, INDOUBT_OUTCOMES, Json
-from kheishctl.options import complete, drop_unset, mutating, paged, request_filters
+from kheishctl.options import complete, drop_unset, mutating, paged, request_filters, status_option
 from kheishctl.render.layout import Column, Display
 from kheishctl.render.pending import format_indoubt, format_status
 from protocol.text import one_line
@@ -43,12 +43,7 @@ def _typed(names: tuple[str, ...]) -> tuple[str, ...]:
     examples=("kheishctl indoubt list", "kheishctl indoubt list --status any --all"),
 )
 @request_filters
-@click.option(
-    "--status",
-    type=click.Choice(_typed(INDOUBT_FILTERS)),
-    metavar="STATUS",
-    help="Only those with this status (default: open), or any.",
-)
+@status_option(_typed(INDOUBT_FILTERS), "open")
 @paged
 def list_(app: App, everything: bool, status: str | None, **filters: Any) -> None:
     """List open calls in doubt, oldest first."""

@@ -7,7 +7,7 @@ import click
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.contract import QUESTION_FILTERS, Json
-from kheishctl.options import drop_unset, id_argument, mutating, paged, request_filters
+from kheishctl.options import drop_unset, id_argument, mutating, paged, request_filters, status_option
 from kheishctl.render.layout import Column, Display
 from kheishctl.render.pending import (
     format_question,
@@ -41,12 +41,7 @@ _question = id_argument("question_id", "QUESTION", "questions")
     examples=("kheishctl question list", "kheishctl question list --session ses_0EXAMPLE --status any"),
 )
 @request_filters
-@click.option(
-    "--status",
-    type=click.Choice(QUESTION_FILTERS),
-    metavar="STATUS",
-    help="Only those with this status (default: pending), or any.",
-)
+@status_option(QUESTION_FILTERS, "pending")
 @paged
 def list_(app: App, everything: bool, **filters: Any) -> None:
     """List pending questions, oldest first."""

@@ -19,6 +19,7 @@ from kheishctl.options import (
     paged,
     run_argument,
     session_filter,
+    status_option,
     timeout_option,
 )
 from kheishctl.render.layout import Column, format_table
@@ -55,9 +56,7 @@ _open_run = id_argument("run_id", "RUN", "open_runs")
     examples=("kheishctl run list --active", "kheishctl run list --status failed --json"),
 )
 @session_filter
-@click.option(
-    "--status", type=click.Choice(RUN_STATUSES), metavar="STATUS", help="Only those with this status."
-)
+@status_option(RUN_STATUSES)
 @click.option("--active", is_flag=True, help="Only those that have not ended.")
 @oldest_option
 @paged
@@ -114,7 +113,7 @@ def wait(app: App, run_id: str, timeout: float | None) -> None:
     run = add_run_details(app.call, app.call("run.wait", drop_unset(run_id=run_id, timeout_s=timeout)))
     output = str(run.get("output") or "")
     app.emit(run, lambda _, display: output if display.width is None else sanitise(output))
-    for line in filter(None, [describe_outcome(run), *explain_run(run, app.command_line)]):
+    for line in filter(None, [describe_outcome(run, app.command_line), *explain_run(run, app.command_line)]):
         app.note(line)
     click.get_current_context().exit(exits.code_for_status(str(run["status"])))
 

@@ -26,6 +26,7 @@ from kheishctl.options import (
     paged,
     parse_pairs,
     session_argument,
+    status_option,
     text_argument,
     workspace_option,
 )
@@ -109,7 +110,7 @@ def create(app: App, **params: Any) -> None:
 
 @command(group, "list", method="session.list", examples=("kheishctl session list --agent default --all",))
 @conversation_filters
-@click.option("--status", type=click.Choice(SESSION_STATUSES), help="Only those with this status.")
+@status_option(SESSION_STATUSES)
 @click.option("--parent", "parent_session_id", metavar="SESSION", help="Only the children of this session.")
 @click.option("--sidechains", is_flag=True, help="Include children that have ended.")
 @oldest_option

@@ -20,6 +20,7 @@ from kheishctl.options import (
     paged,
     parse_pairs,
     session_filter,
+    status_option,
 )
 from kheishctl.render.layout import Column, Display, format_record
 from protocol.text import one_line, sanitise
@@ -51,12 +52,7 @@ _task = id_argument("task_id", "TASK", "tasks")
     examples=("kheishctl task list", "kheishctl task list --session ses_0EXAMPLE --status any"),
 )
 @session_filter
-@click.option(
-    "--status",
-    type=click.Choice(TASK_FILTERS),
-    metavar="STATUS",
-    help="Only those with this status (default: open), or any.",
-)
+@status_option(TASK_FILTERS, "open")
 @click.option("--kind", type=click.Choice(TASK_KINDS), metavar="KIND", help="Only tasks, or only shells.")
 @paged
 def list_(app: App, everything: bool, **filters: Any) -> None:

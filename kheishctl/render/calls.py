@@ -18,15 +18,15 @@ MAX_ARGUMENT_CHARACTERS = 200
 # The part of an output that is kept, because only its last lines are shown.
 MAX_TAIL_CHARACTERS = 2_000
 
-# Names of arguments that are shown without their name; only the first that is present.
-SUBJECTS = ("command", "path", "file_path", "pattern", "url", "query", "name", "agent", "task")
-
 
 def summarize_arguments(arguments: Any) -> str:
-    """Summarize the arguments of a call on one sanitised line: its subject, then the others by name."""
+    """Summarize the arguments of a call on one sanitised line: its subject, then the others by name.
+
+    The subject is the first text: models write the arguments in the order of the tool's schema.
+    """
     if not isinstance(arguments, Mapping):
         return ""
-    subject = next((name for name in SUBJECTS if isinstance(arguments.get(name), str)), None)
+    subject = next((name for name, value in arguments.items() if isinstance(value, str)), None)
     words = [] if subject is None else [str(arguments[subject])[:MAX_ARGUMENT_CHARACTERS]]
     for name, value in arguments.items():
         if name != subject:

@@ -1,4 +1,4 @@
-"""``kheishctl chat``: a conversation in the terminal."""
+"""The command ``kheishctl chat``."""
 
 import sys
 
@@ -36,13 +36,13 @@ def chat(
         raise click.UsageError("chat needs a terminal; 'kheishctl send' is made for pipes")
     if app.as_json:
         raise click.UsageError("chat is for people; 'kheishctl send --json' is for programs")
-    _need_daemon(app, spawn=spawn)
-    # Made where used: the prompt costs ten times what starting the interpreter does.
+    _require_daemon(app, spawn=spawn)
+    # Imported here, because the prompt costs ten times the start of the interpreter.
     import asyncio
 
     from kheishctl.shell.chat import Chat
 
-    async def talk() -> None:
+    async def run() -> None:
         await Chat(
             app.path,
             agent,
@@ -53,11 +53,11 @@ def chat(
             verbose=verbose,
         ).run()
 
-    asyncio.run(talk())
+    asyncio.run(run())
 
 
-def _need_daemon(app: App, *, spawn: bool) -> None:
-    """See that a daemon answers; start one if asked to. Errors: NoDaemon, NotStarted."""
+def _require_daemon(app: App, *, spawn: bool) -> None:
+    """Check that a daemon is running, or start one if the person agrees. Errors: NoDaemon, StartFailed."""
     try:
         dial(app.path).close()
         return

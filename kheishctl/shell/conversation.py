@@ -1,13 +1,12 @@
-"""The chat's side of one conversation, whatever happens to the connection. Knows no terminal.
+"""The chat's side of one conversation, across reconnections. Knows no terminal.
 
-One task keeps a connection: it dials, finds where the conversation stands, follows it from the cursor it
-had, and dials again when the connection is lost. Another delivers what is said, in order, each under a key
-of its own, so that what is sent again after a loss is taken once. What happens in the conversation, by
-whomever, is heard only from the journal: what this client says comes back like what another one says,
-once the daemon has it.
+One task keeps a connection: it dials, finds the session of the conversation, follows the session from the
+last known cursor, and dials again after a loss. Another task delivers the messages of the outbox in order,
+each under its own idempotency key, so that a message that is sent again after a loss is accepted once. The
+listener hears every change, including those of this client, from the journal.
 
-Two subscriptions make that whole: ``watch`` hears when the address comes to mean another session (the
-first message, a reset), the other follows the session that it means now.
+Two subscriptions follow the conversation: ``watch`` reports when the address is bound to another session (by
+the first message or by a reset), and the other one follows the current session.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from kheishctl import __version__
 from kheishctl.client import ConnectionLost, NoDaemon, RequestRefused
 from kheishctl.render.daemon import describe_version_difference
 from kheishctl.render.follower import StreamFollower
-from kheishctl.shell.link import Link
+from kheishctl.shell.connection import ChatConnection
 
 if TYPE_CHECKING:
     from kheishctl.contract import Json
@@ -32,52 +31,54 @@ WATCHED_TYPES = ["conversation_bound", "conversation_unbound"]
 
 RECONNECT_SECONDS = 0.25
 RETRY_SECONDS = 1.0
-TURNS_ON_ENTRY = 6
+MESSAGES_AT_START = 6
 
-# What waits for a person in a session: who lists it, and under which name.
-WAITING = (("approval.list", "approvals"), ("question.list", "questions"), ("indoubt.list", "indoubts"))
+# The methods that list the pending requests of a session, with the name of the list in the result.
+LISTS = (("approval.list", "approvals"), ("question.list", "questions"), ("indoubt.list", "indoubts"))
 
-# A daemon that does not know of such things, and a right that we lack.
-_NOTHING = ("method_not_found", "scope_missing")
+# Refusals of a list that mean an empty one: an older daemon has no such method, a token may lack the scope.
+_UNAVAILABLE = ("method_not_found", "scope_missing")
 
 
-class Listener(Protocol):
-    """Who is told what happens."""
+class ConversationListener(Protocol):
+    """The receiver of a conversation's changes."""
 
-    def entered(self, messages: list[Json], *, more: bool) -> None:
-        """The conversation was found; its last messages, oldest first."""
+    def start(self, messages: list[Json], *, has_more: bool) -> None:
+        """Show the start of the chat and the last messages, oldest first."""
         ...
 
-    def waits(self, asked: list[Json], doubts: list[Json]) -> None:
-        """All approvals and questions that wait for a person, and all calls in doubt."""
+    def replace_pending(self, requests: list[Json], doubts: list[Json]) -> None:
+        """Replace all pending approvals and questions, and all calls in doubt."""
         ...
 
-    def shown(self, piece: Piece) -> None:
-        """Something happened in it."""
+    def receive(self, piece: Piece) -> None:
+        """Show a change of the conversation."""
         ...
 
-    def noted(self, text: str, style: str = "dim") -> None:
-        """Something about it."""
+    def note(self, text: str, style: str = "dim") -> None:
+        """Show a note about the conversation."""
         ...
 
-    def changed(self) -> None:
-        """The connection came or went."""
+    def redraw(self) -> None:
+        """Show a change of the connection or the outbox."""
         ...
 
 
-class Conversation:
-    """One (agent, sender) pair, followed. ``agent`` is None until the daemon said which is the default."""
+class ConversationClient:
+    """A client of one conversation. ``agent`` is None until the daemon has named its default agent."""
 
-    def __init__(self, path: str, agent: str | None, sender: str, listener: Listener, *, fresh: bool) -> None:
+    def __init__(
+        self, path: str, agent: str | None, sender: str, listener: ConversationListener, *, fresh: bool
+    ) -> None:
         self.path = path
         self.agent = agent
         self.sender = sender
         self.outbox: deque[tuple[str, str]] = deque()
         self._listener = listener
         self._fresh = fresh
-        self._link: Link | None = None
-        self._up = asyncio.Event()
-        self._filled = asyncio.Event()
+        self._connection: ChatConnection | None = None
+        self._is_up = asyncio.Event()
+        self._has_outgoing = asyncio.Event()
         self._sessions: asyncio.Queue[str | None] = asyncio.Queue()
         self._session_id: str | None = None
         self._subscription = ""
@@ -87,180 +88,167 @@ class Conversation:
         self._follower = StreamFollower()
 
     @property
-    def connected(self) -> bool:
-        """Whether the conversation is being followed now."""
-        return self._up.is_set()
+    def is_connected(self) -> bool:
+        """Whether the client follows the conversation now."""
+        return self._is_up.is_set()
 
     @property
     def session_id(self) -> str | None:
-        """The session that the conversation means now; None before its first message."""
+        """The current session of the conversation; None before its first message."""
         return self._session_id
 
     @property
-    def running(self) -> bool:
-        """Whether a run is in flight, as far as is known."""
+    def is_running(self) -> bool:
+        """Whether a run of the conversation is known to be running."""
         return self._follower.running is not None
 
-    def say(self, text: str) -> None:
-        """Send something, now or as soon as there is a connection."""
+    def send(self, text: str) -> None:
+        """Put a message into the outbox."""
         self.outbox.append((f"kheishctl-{uuid4().hex}", text))
-        self._filled.set()
+        self._has_outgoing.set()
 
     async def call(self, method: str, params: Json | None = None) -> Any:
-        """Ask the daemon. Errors: Refused, Lost."""
-        if self._link is None:
+        """Call a method of the daemon. Errors: RequestRefused, ConnectionLost."""
+        if self._connection is None:
             raise ConnectionLost("there is no connection to the daemon at the moment")
-        return await self._link.call(method, params)
+        return await self._connection.call(method, params)
 
     def address(self) -> Json:
-        """The params that name the conversation."""
+        """Return the params that name the conversation."""
         return {"sender": self.sender} | ({"agent": self.agent} if self.agent else {})
-
-    async def cancel(self) -> None:
-        """Stop the run in flight; what came of it is heard from the journal. Errors: Refused, Lost."""
-        await self.call("conversation.cancel", self.address())
 
     # The connection.
 
     async def stay_connected(self) -> None:
-        """Follow the conversation over as many connections as it takes. Errors: NotPermitted, Refused."""
+        """Follow the conversation, reconnecting after each loss; run until cancelled.
+
+        Errors: SocketForbidden, RequestRefused.
+        """
         while True:
             try:
-                await self._connect()
+                await self._follow_conversation()
             except (NoDaemon, ConnectionLost):
                 await asyncio.sleep(RECONNECT_SECONDS)
 
-    async def _connect(self) -> None:
+    async def _follow_conversation(self) -> None:
+        """Follow the conversation over one connection until it is lost."""
         sessions = self._sessions = asyncio.Queue()
-        link = self._link = await Link.dial(self.path, self._heard, lambda: self._lost(sessions))
+        connection = self._connection = await ChatConnection.dial(
+            self.path, self._on_notification, lambda: self._on_lost(sessions)
+        )
         try:
-            await self._enter(link)
-            self._up.set()
-            self._listener.changed()
+            await self._open(connection)
+            self._is_up.set()
+            self._listener.redraw()
             while (session_id := await sessions.get()) is not None:
-                await self._turn_to(link, session_id)
+                if session_id == self._session_id:
+                    continue
+                previous, self._follower = self._subscription, StreamFollower()
+                self._listener.replace_pending([], [])
+                await self._subscribe(connection, session_id, 0)
+                if previous:
+                    await connection.call("journal.unsubscribe", {"subscription": previous})
         finally:
-            # Hanging up ourselves is no loss to speak of.
-            self._up.clear()
-            link.close()
+            # A close by this side must not be reported as a loss.
+            self._is_up.clear()
+            connection.close()
 
-    def _lost(self, sessions: asyncio.Queue[str | None]) -> None:
-        was_up = self._up.is_set()
-        self._link = None
-        self._up.clear()
+    def _on_lost(self, sessions: asyncio.Queue[str | None]) -> None:
+        was_up = self.is_connected
+        self._connection = None
+        self._is_up.clear()
         sessions.put_nowait(None)
         if was_up:
-            self._listener.noted(
-                "the connection is lost; waiting for the daemon ('kheishctl daemon start')", "yellow"
-            )
-            self._listener.changed()
+            hint = "start it with 'kheishctl daemon start'"
+            self._listener.note(f"the connection is lost; waiting for the daemon ({hint})", "yellow")
+            self._listener.redraw()
 
-    async def _enter(self, link: Link) -> None:
-        status = await link.call("daemon.status")
+    async def _open(self, connection: ChatConnection) -> None:
+        """Watch the address and follow its session, if it has one."""
+        status = await connection.call("daemon.status")
         self.agent = self.agent or str(status.get("default_agent", "default"))
-        self._name_version(str(status["version"]))
-        after = {} if self._watch_cursor is None else {"after": self._watch_cursor}
-        watch = {"types": WATCHED_TYPES, "subscription": WATCH}
-        begun = await link.call("journal.subscribe", watch | after)
-        self._watch_cursor = max(self._watch_cursor or 0, int(begun["cursor"]))
-        if self._session_id is not None:
-            await self._look_what_waits(link, self._session_id)
-            await self._follow(link, self._session_id, self._follower.cursor)
-            self._listener.noted("connected again")
-        else:
-            await self._find(link)
-
-    def _name_version(self, version: str) -> None:
+        version = str(status["version"])
         if version != self._version:
             self._version = version
-            self._listener.noted(describe_version_difference(version), "yellow")
+            self._listener.note(describe_version_difference(version), "yellow")
+        position = {} if self._watch_cursor is None else {"after": self._watch_cursor}
+        watch = {"types": WATCHED_TYPES, "subscription": WATCH}
+        subscribed = await connection.call("journal.subscribe", watch | position)
+        self._watch_cursor = max(self._watch_cursor or 0, int(subscribed["cursor"]))
+        if self._session_id is None:
+            await self._start(connection)
+            return
+        await self._list_pending(connection, self._session_id)
+        await self._subscribe(connection, self._session_id, self._follower.cursor)
+        self._listener.note("connected again")
 
-    async def _find(self, link: Link) -> None:
-        """Find the session that the address means and say where it stands; there may be none yet.
+    async def _start(self, connection: ChatConnection) -> None:
+        """Find the session of the address and show its last messages; a new address has no session.
 
-        Errors: Refused, also for an agent that is not there: nothing could be said to it.
+        Errors: RequestRefused, also for an unknown agent, which cannot receive messages.
         """
         try:
             if self._fresh:
                 self._fresh = False
-                await link.call("conversation.reset", self.address())
-            found = await link.call("conversation.get", self.address())
+                await connection.call("conversation.reset", self.address())
+            conversation = await connection.call("conversation.get", self.address())
         except RequestRefused as refused:
             if refused.reason != "conversation_not_found":
                 raise
-            await link.call("definition.get", {"name": self.agent})
-            self._listener.entered([], more=False)
+            await connection.call("definition.get", {"name": self.agent})
+            self._listener.start([], has_more=False)
             return
-        session = found["session"]
-        # Up to the record's cursor from the history, after it from the journal: nothing twice.
-        page = await link.call(
-            "conversation.history", self.address() | {"order": "newest", "limit": TURNS_ON_ENTRY}
-        )
-        messages = [
-            entry for entry in reversed(page["messages"]) if entry["cursor"] <= session["updated_cursor"]
-        ]
-        self._listener.entered(messages, more=page["next"] is not None)
-        self._follower = StreamFollower(int(session["updated_cursor"]))
-        said = (entry["message"] for entry in reversed(messages))
-        self._follower.learn(next((each for each in said if each["role"] == "assistant"), {"items": []}))
-        await self._look_what_runs(link, next(iter(session.get("open_runs", ())), None))
-        await self._look_what_waits(link, found["session_id"])
-        await self._follow(link, found["session_id"], self._follower.cursor)
-
-    async def _look_what_runs(self, link: Link, run_id: str | None) -> None:
-        """Show the calls that run already."""
-        self._follower.running = run_id
-        if run_id is not None:
-            run = await link.call("run.get", {"run_id": run_id})
+        session = conversation["session"]
+        cursor = int(session["updated_cursor"])
+        # The history is shown up to this cursor and the journal after it, so that nothing is shown twice.
+        newest = self.address() | {"order": "newest", "limit": MESSAGES_AT_START}
+        page = await connection.call("conversation.history", newest)
+        messages = [entry for entry in reversed(page["messages"]) if entry["cursor"] <= cursor]
+        self._listener.start(messages, has_more=page["next"] is not None)
+        self._follower = StreamFollower(cursor)
+        answers = [entry["message"] for entry in messages if entry["message"]["role"] == "assistant"]
+        self._follower.learn(answers[-1] if answers else {"items": []})
+        self._follower.running = next(iter(session.get("open_runs", ())), None)
+        if self._follower.running is not None:
+            run = await connection.call("run.get", {"run_id": self._follower.running})
             for piece in self._follower.resume(run):
-                self._listener.shown(piece)
+                self._listener.receive(piece)
+        await self._list_pending(connection, conversation["session_id"])
+        await self._subscribe(connection, conversation["session_id"], self._follower.cursor)
 
-    async def _look_what_waits(self, link: Link, session_id: str) -> None:
-        """Tell what waits for a person: before following, so that what comes after it changes it."""
-        found: dict[str, list[Json]] = {}
-        for method, plural in WAITING:
-            rows = found[plural] = []
+    async def _list_pending(self, connection: ChatConnection, session_id: str) -> None:
+        """Report the pending requests of a session, before later events can change them."""
+        lists: dict[str, list[Json]] = {}
+        for method, plural in LISTS:
+            rows = lists[plural] = []
             params: Json = {"session_id": session_id}
             while True:
                 try:
-                    page = await link.call(method, params)
+                    page = await connection.call(method, params)
                 except RequestRefused as refused:
-                    if refused.reason not in _NOTHING:
+                    if refused.reason not in _UNAVAILABLE:
                         raise
                     break
                 rows += page[plural]
                 if page.get("next") is None:
                     break
                 params["after"] = page["next"]
-        self._listener.waits([*found["approvals"], *found["questions"]], found["indoubts"])
+        self._listener.replace_pending([*lists["approvals"], *lists["questions"]], lists["indoubts"])
 
-    async def _turn_to(self, link: Link, session_id: str) -> None:
-        """Follow the session that the address has come to mean, from its beginning."""
-        if session_id != self._session_id:
-            old, self._follower = self._subscription, StreamFollower()
-            self._listener.waits([], [])
-            await self._follow(link, session_id, 0)
-            if old:
-                await link.call("journal.unsubscribe", {"subscription": old})
-
-    async def _follow(self, link: Link, session_id: str, after: int) -> None:
+    async def _subscribe(self, connection: ChatConnection, session_id: str, cursor: int) -> None:
         self._subscriptions += 1
         self._subscription = f"chat-{self._subscriptions}"
         self._session_id = session_id
-        params = {"session_id": session_id, "after": after, "deltas": True}
-        await link.call("journal.subscribe", params | {"subscription": self._subscription})
+        params = {"session_id": session_id, "after": cursor, "deltas": True}
+        await connection.call("journal.subscribe", params | {"subscription": self._subscription})
 
-    # What is heard.
-
-    def _heard(self, method: str, params: Json) -> None:
+    def _on_notification(self, method: str, params: Json) -> None:
         subscription = params.get("subscription")
-        if subscription == WATCH:
-            self._watched(method, params)
-        elif subscription == self._subscription:
+        if subscription == self._subscription:
             for piece in self._follower.feed(method, params):
-                self._listener.shown(piece)
-
-    def _watched(self, method: str, params: Json) -> None:
+                self._listener.receive(piece)
+        if subscription != WATCH:
+            return
         if "cursor" in params:
             self._watch_cursor = max(self._watch_cursor or 0, int(params["cursor"]))
         event = params.get("event", {})
@@ -269,29 +257,28 @@ class Conversation:
         if event["type"] == "conversation_bound":
             self._sessions.put_nowait(str(event["session_id"]))
         elif event.get("session_id") == self._session_id:
-            self._listener.noted("the conversation was reset; the next message begins a new session")
+            self._listener.note("the conversation was reset; the next message starts a new session")
 
-    # What is said.
+    # The outbox.
 
     async def deliver(self) -> None:
-        """Send what is said, in order, each once. Runs until cancelled."""
+        """Send the messages of the outbox in order, each once; run until cancelled."""
         while True:
             while not self.outbox:
-                self._filled.clear()
-                await self._filled.wait()
-            await self._up.wait()
+                self._has_outgoing.clear()
+                await self._has_outgoing.wait()
+            await self._is_up.wait()
+            key, text = self.outbox[0]
+            params = self.address() | {"content": text, "idempotency_key": key}
             try:
-                await self._send(*self.outbox[0])
+                await self.call("conversation.send", params)
             except ConnectionLost:
-                continue  # Sent again, under the same key, over the next connection.
+                continue  # The next connection sends it again under the same key.
             except RequestRefused as refused:
                 if refused.retryable:
-                    self._listener.noted(f"{refused}; trying again", "yellow")
+                    self._listener.note(f"{refused}; retrying", "yellow")
                     await asyncio.sleep(refused.data.get("retry_after_ms", RETRY_SECONDS * 1000) / 1000)
                     continue
-                self._listener.noted(f"not sent: {refused}", "red")
+                self._listener.note(f"not sent: {refused}", "red")
             self.outbox.popleft()
-            self._listener.changed()
-
-    async def _send(self, key: str, text: str) -> None:
-        await self.call("conversation.send", self.address() | {"content": text, "idempotency_key": key})
+            self._listener.redraw()

@@ -1,9 +1,9 @@
 """Markdown for the terminal, block by block, so that an answer can be shown while it is written.
 
-A text is cut into blocks where it is certain that nothing later changes how a block looks: at a blank
-line outside a code fence that is followed by a line that is not indented. Finished blocks are rendered
-once; only the last one is rendered again as it grows. Nothing but styles survives from what rich makes:
-whatever a text smuggles in (as an entity, say) is made harmless on the way out.
+A text is split into blocks where no later text can change the rendering of a block: at a blank line outside a
+code fence that is followed by a line without indentation. A finished block is rendered once; only the last
+block is rendered again as it grows. Of rich's output only the styles survive: everything else that acts on a
+terminal, such as a control character written as an entity, is sanitised after rendering.
 """
 
 import io
@@ -15,90 +15,89 @@ from protocol.text import sanitise
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 
-# Rich takes half a millisecond a kilobyte of prose, 16 of code and 24 of a list. A block longer than this
-# is shown as plain text while it grows, as it is rendered again and again: 50 ms of a list.
+# Rich takes half a millisecond per kilobyte of prose, 16 for code and 24 for a list. A growing block is
+# rendered repeatedly, so a block longer than this is shown as plain text while it grows: 50 ms for a list.
 MAX_LIVE_CHARACTERS = 2 * 1_024
 
-# A block longer than this is never rendered: the prompt would stand still for longer than half a second.
+# A block longer than this is never rendered: the prompt would not react for more than half a second.
 MAX_RENDER_CHARACTERS = 20 * 1_024
 
 
-class Blocks:
-    """A growing text, cut into blocks. Every line is looked at once, however long the text becomes."""
+class BlockSplitter:
+    """A splitter of growing text into blocks. It reads every line once, whatever the length of the text."""
 
     def __init__(self) -> None:
-        self._kept: list[str] = []
+        self._block: list[str] = []
         self._blank: list[str] = []
         self._fence: str | None = None
         self._line = ""
 
     def feed(self, text: str) -> list[str]:
-        """More of the text: the blocks that it finishes.
+        """Add text and return the blocks that it finishes.
 
-        Shape:  joined in order and with ``rest`` at the end they are the text, but for blank lines
-                between blocks.
+        Shape: the blocks in order and ``rest`` are the text, except for blank lines between blocks.
         """
-        *whole, self._line = (self._line + text).split("\n")
-        finished = [block for line in whole if (block := self._take(f"{line}\n"))]
-        # The first character of a line already says whether it goes on with a block before a blank line.
+        *lines, self._line = (self._line + text).split("\n")
+        finished = [block for line in lines if (block := self._add_line(f"{line}\n"))]
+        # The first character of a line already tells whether it continues the block before a blank line.
         if self._blank and self._line and not self._line[0].isspace():
-            finished.append(self._close())
+            finished.append(self._end_block())
         return finished
 
     @property
     def rest(self) -> str:
-        """What is not finished."""
-        return "".join([*self._kept, *self._blank, self._line])
+        """The text of the unfinished block."""
+        return "".join([*self._block, *self._blank, self._line])
 
-    def _take(self, line: str) -> str:
-        """One whole line: the block that it finishes, if any."""
+    def _add_line(self, line: str) -> str:
+        """Add a complete line and return the block that it finishes, else an empty text."""
         finished = ""
         if self._fence is None:
             if not line.strip():
-                self._blank += [line] if self._kept else []
+                self._blank += [line] if self._block else []
                 return ""
             if self._blank and not line[0].isspace():
-                finished = self._close()
-        self._kept += [*self._blank, line]
+                finished = self._end_block()
+        self._block += [*self._blank, line]
         self._blank = []
-        self._fence = _after(self._fence, line)
+        self._fence = _track_fence(self._fence, line)
         return finished
 
-    def _close(self) -> str:
-        block = "".join(self._kept)
-        self._kept, self._blank = [], []
+    def _end_block(self) -> str:
+        block = "".join(self._block)
+        self._block, self._blank = [], []
         return block
 
 
-def hard_lines(text: str) -> str:
-    """Markdown in which every line stays a line, as the one who wrote it meant (two spaces say so)."""
+def keep_line_breaks(text: str) -> str:
+    """Return markdown in which every line break is rendered: two spaces at the end of a line request it."""
     lines: list[str] = []
     fence: str | None = None
     for line in text.split("\n"):
-        before, fence = fence, _after(fence, line)
-        lines.append(line if before or fence or not line.strip() else f"{line.rstrip()}  ")
+        previous, fence = fence, _track_fence(fence, line)
+        lines.append(line if previous or fence or not line.strip() else f"{line.rstrip()}  ")
     return "\n".join(lines)
 
 
-def _after(fence: str | None, line: str) -> str | None:
-    """The open fence after a line, None if there is none."""
-    found = _FENCE.fullmatch(line.rstrip("\n"))
-    if found is None:
+def _track_fence(fence: str | None, line: str) -> str | None:
+    """Return the open code fence after a line; None if no fence is open."""
+    match = _FENCE.fullmatch(line.rstrip("\n"))
+    if match is None:
         return fence
-    marks, rest = found.groups()
+    marks, rest = match.groups()
     if fence is None:
         return None if marks[0] == "`" and "`" in rest else marks
     closes = marks[0] == fence[0] and len(marks) >= len(fence) and not rest.strip()
     return None if closes else fence
 
 
-def renderer(*, color: bool) -> Callable[[str, int], str]:
-    """A function that renders markdown at a width: lines joined by newlines, none after the last."""
+def make_renderer(*, color: bool) -> Callable[[str, int], str]:
+    """Return a function that renders markdown at a width: lines joined by newlines, none after the last."""
 
     def render(text: str, width: int) -> str:
         if len(text) > MAX_RENDER_CHARACTERS:
             return sanitise(text).strip("\n")
-        # Made where used: rich costs as much as starting the interpreter several times.
+        # Imported here, because rich costs several times the start of the interpreter.
         from rich.console import Console
         from rich.markdown import Markdown
 
@@ -112,19 +111,19 @@ def renderer(*, color: bool) -> Callable[[str, int], str]:
             legacy_windows=False,
             _environ={},
         )
-        # Links are written out: one that shows another address than it opens is a trap.
-        console.print(Markdown(hard_lines(sanitise(text)), code_theme="ansi_dark", hyperlinks=False))
+        # The address of a link is written out: a link that shows another address than its own is a trap.
+        console.print(Markdown(keep_line_breaks(sanitise(text)), code_theme="ansi_dark", hyperlinks=False))
         lines = out.getvalue().strip("\n").split("\n")
         return sanitise_styled("\n".join(line.rstrip() for line in lines))
 
     return render
 
 
-def warm_up() -> None:
-    """Import what rendering needs, so that the first answer does not wait for it."""
-    renderer(color=False)("`warm`", 80)
+def preload() -> None:
+    """Import the modules for rendering, so that the first answer does not wait for them."""
+    make_renderer(color=False)("`warm`", 80)
 
 
-def wrapped(text: str, width: int, max_lines: int) -> str:
-    """The end of a plain text, wrapped hard at a width: what is shown of a block too long to render."""
+def fold_end(text: str, width: int, max_lines: int) -> str:
+    """Return the last lines of a plain text at a width; a block that is too long to render looks so."""
     return "\n".join(fold(sanitise(text[-width * max_lines :]), width)[-max_lines:])

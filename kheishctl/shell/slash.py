@@ -1,98 +1,398 @@
-"""The commands of the chat: a line that begins with a slash."""
+"""The slash commands of the chat: lines that begin with a slash.
+
+A command is one row of ``COMMANDS``. Parser, help, completion and execution read the rows.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Protocol
 
-Name = Literal[
-    "help",
-    "history",
-    "status",
-    "cancel",
-    "steer",
-    "approvals",
-    "allow",
-    "deny",
-    "answer",
-    "decline",
-    "tasks",
-    "doubts",
-    "resolve",
-    "mode",
-    "why",
-    "compact",
-    "reset",
-    "quit",
-]
+from kheishctl.client import Failure, RequestRefused
+from kheishctl.contract import INDOUBT_OUTCOMES, PERMISSION_MODES
+from kheishctl.render.daemon import format_daemon_status
 
-SUMMARIES: dict[Name, str] = {
-    "help": "show this",
-    "history": "show the last messages; '/history 50' shows more",
-    "status": "show how the daemon is",
-    "cancel": "stop the answer being written, as Ctrl-C does",
-    "steer": "say something to the run in flight: '/steer leave the tests alone'",
-    "approvals": "show everything that waits for you, whole",
-    "allow": "allow what waits: the first, '/allow 2', '/allow all'",
-    "deny": "deny what waits, saying why or not: '/deny all too risky'",
-    "answer": "answer the question: '/answer 2', '/answer 1 3', '/answer neither'",
-    "decline": "say that you will not answer the question",
-    "tasks": "show what is to be done, and the shells that run in the background",
-    "doubts": "show the calls of which nobody knows whether they took effect",
-    "resolve": "say what became of one: '/resolve done', '/resolve not-done'; '/resolve 2 done' of several",
-    "mode": "change what needs no approval: '/mode acceptEdits'; alone, show it",
-    "why": "explain what would be decided: '/why bash git push'",
-    "compact": "make what the model reads of this conversation shorter",
-    "reset": "start over: the next message begins a new session",
-    "quit": "leave, as Ctrl-D does; a run goes on without you",
-}
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from kheishctl.contract import Json
+    from kheishctl.render.layout import Display
+    from kheishctl.shell.answers import AnswerSender
+    from kheishctl.shell.pending import PendingRequest
+
+DEFAULT_HISTORY_MESSAGES = 20
+MAX_HISTORY_MESSAGES = 500
+
+# The number of tasks that fits a screen; the command line shows the rest.
+MAX_TASKS_SHOWN = 20
+
+# The similarity of an unknown word to a command that makes it a typing error: "/rest" is similar enough to
+# "/reset", "/call" is not to "/cancel".
+MIN_SIMILARITY = 0.75
+
+# Any name of a tool: the effective mode does not depend on it.
+ANY_TOOL = "*"
+
+DECISION_STYLES: dict[str, str] = {"allow": "green", "ask": "yellow", "deny": "red"}
 
 KEYS = (
     ("Enter", "send"),
-    ("Alt-Enter", "begin a new line (a paste keeps its lines)"),
-    ("Ctrl-C", "stop the answer; the conversation goes on"),
+    ("Alt-Enter", "insert a line break (a paste keeps its line breaks)"),
+    ("Ctrl-C", "stop the answer; the conversation continues"),
     ("Ctrl-D", "leave"),
-    ("Up, Down, Ctrl-R", "what you said before"),
-    ("a r s d D e A X", "answer an approval, where nothing is typed; the keys are shown with it"),
-    ("1-9 n", "answer a question, where nothing is typed"),
+    ("Up, Down, Ctrl-R", "recall earlier messages"),
+    ("a r s d D e A X", "answer an approval, on an empty line; the panel explains the keys"),
+    ("1-9 n", "answer a question, on an empty line"),
 )
-
-# How like a command a word must be to be taken for one mistyped: "/rest" is, "/call" is not "/cancel".
-LIKENESS_MIN = 0.75
 
 
 @dataclass(frozen=True, slots=True)
-class Slash:
-    """A command and the rest of its line."""
+class SlashCommand:
+    """A command line: the name of a command and its argument."""
 
-    name: Name
+    name: str
     argument: str = ""
 
 
-def parse(text: str) -> Slash | str | None:
-    """The command that a line is; an error for a mistyped one; None for what is to be sent.
+@dataclass(frozen=True, slots=True)
+class CommandRow:
+    """A command: its summary and its handler. ``in_background``: the prompt does not wait for it."""
 
-    What only looks like a command (``/etc/hosts is odd``, a line that the agent itself obeys) is something
-    to say, and so are several lines. Two slashes say a line that is a command (see :func:`unescaped`).
+    summary: str
+    run: Callable[[SlashHandler, str], Awaitable[None]]
+    in_background: bool = False
+
+
+class CommandTarget(Protocol):
+    """The conversation that commands change."""
+
+    @property
+    def session_id(self) -> str | None:
+        """The current session; None before the first message."""
+        ...
+
+    def address(self) -> Json:
+        """Return the params that name the conversation."""
+        ...
+
+    async def call(self, method: str, params: Json | None = None) -> Any:
+        """Call a method of the daemon. Errors: RequestRefused, ConnectionLost."""
+        ...
+
+
+class CommandView(Protocol):
+    """The display of the chat."""
+
+    def note(self, text: str, style: str = "dim") -> None:
+        """Show a note."""
+        ...
+
+    def print(self, text: str) -> None:
+        """Show finished text."""
+        ...
+
+    def print_messages(self, messages: list[Json]) -> None:
+        """Show messages of the history, oldest first."""
+        ...
+
+    def print_request(self, request: PendingRequest) -> None:
+        """Show a whole approval or question."""
+        ...
+
+    def print_doubt(self, doubt: Json) -> None:
+        """Show a call in doubt."""
+        ...
+
+    def display(self) -> Display:
+        """Return the current properties of the terminal."""
+        ...
+
+    def interrupt(self) -> bool:
+        """Stop the running run; whether there was something to stop."""
+        ...
+
+    def leave(self) -> None:
+        """End the chat."""
+        ...
+
+
+class SlashHandler:
+    """The handler of all slash commands of one chat."""
+
+    def __init__(self, conversation: CommandTarget, answers: AnswerSender, view: CommandView) -> None:
+        self._conversation = conversation
+        self._answers = answers
+        self._view = view
+
+    async def run(self, command: SlashCommand) -> None:
+        """Run a command and show its failure, if it fails."""
+        try:
+            await COMMANDS[command.name].run(self, command.argument)
+        except Failure as failure:
+            self._view.note(str(failure), "red")
+
+    # The chat.
+
+    async def show_help(self, _: str) -> None:
+        """Show all commands and keys."""
+        self._view.print(format_help() + "\n\n")
+
+    async def show_history(self, argument: str) -> None:
+        """Show the last messages."""
+        count = int(argument) if argument.isdecimal() else 0
+        limit = min(count, MAX_HISTORY_MESSAGES) or DEFAULT_HISTORY_MESSAGES
+        params = self._conversation.address() | {"order": "newest", "limit": limit}
+        page = await self._conversation.call("conversation.history", params)
+        self._view.print_messages(page["messages"][::-1])
+
+    async def show_status(self, _: str) -> None:
+        """Show the status of the daemon."""
+        status = await self._conversation.call("daemon.status")
+        self._view.print(format_daemon_status(status, self._view.display()) + "\n\n")
+
+    async def cancel(self, _: str) -> None:
+        """Stop the running run."""
+        if not self._view.interrupt():
+            self._view.note("nothing is running")
+
+    async def reset(self, _: str) -> None:
+        """Unbind the session from the conversation."""
+        try:
+            await self._conversation.call("conversation.reset", self._conversation.address())
+        except RequestRefused as refused:
+            if refused.reason != "conversation_not_found":
+                raise
+            self._view.note("the conversation is already new; the next message starts it")
+
+    async def leave(self, _: str) -> None:
+        """End the chat."""
+        self._view.leave()
+
+    # The run.
+
+    async def steer(self, text: str) -> None:
+        """Send a message to the running run."""
+        if not text:
+            self._view.note("usage: /steer MESSAGE", "yellow")
+            return
+        await self._conversation.call("conversation.steer", self._conversation.address() | {"content": text})
+
+    async def compact(self, _: str) -> None:
+        """Summarize the conversation; the journal reports the result, the answer why there is none."""
+        params = self._conversation.address() | {"wait": "settled"}
+        result = await self._conversation.call("conversation.compact", params)
+        if note := result.get("note"):
+            self._view.note(f"not compacted: {note}")
+
+    # Approvals and questions.
+
+    async def list_requests(self, _: str) -> None:
+        """Show all pending requests in full."""
+        requests = self._answers.pending.requests
+        for number, request in enumerate(requests, 1):
+            self._view.note(f"{number} of {len(requests)}")
+            self._view.print_request(request)
+        if not requests:
+            self._view.note("nothing is pending")
+
+    async def allow(self, argument: str) -> None:
+        """Allow an approval, or all."""
+        approvals, rest = self._select_approvals(argument)
+        if rest:
+            self._view.note("usage: /allow [NUMBER | all]", "yellow")
+        elif approvals:
+            await self._answers.carry_out(self._answers.pending.resolve(approvals, "allow"))
+
+    async def deny(self, argument: str) -> None:
+        """Deny an approval, or all, with an optional note."""
+        approvals, rest = self._select_approvals(argument)
+        if approvals:
+            await self._answers.carry_out(self._answers.pending.resolve(approvals, "deny", note=rest))
+
+    def _select_approvals(self, argument: str) -> tuple[list[PendingRequest], str]:
+        """Return the approvals that an argument names, and the rest of the argument."""
+        pending = self._answers.pending
+        word, _, rest = argument.partition(" ")
+        approvals = pending.approvals
+        if word.isdecimal():
+            # The numbers are those of '/approvals', which also lists questions.
+            number = int(word)
+            approvals = [row for row in pending.requests[number - 1 : number] if not row.is_question]
+        elif word != "all":
+            approvals, rest = approvals[:1], argument
+        if not approvals:
+            self._view.note("no such approval is pending; see /approvals", "yellow")
+            return [], ""
+        return approvals, rest.strip()
+
+    async def answer(self, argument: str) -> None:
+        """Answer the oldest question: by the numbers of its options, else by text."""
+        request = self._find_question()
+        if request is None:
+            return
+        if not argument:
+            self._view.note("usage: /answer NUMBER... or /answer TEXT", "yellow")
+            return
+        numbers = argument.replace(",", " ").split()
+        options = [str(option["option_id"]) for option in request.options]
+        if all(number.isdecimal() and 1 <= int(number) <= len(options) for number in numbers):
+            selected = list(dict.fromkeys(options[int(number) - 1] for number in numbers))
+            await self._answers.carry_out(self._answers.pending.answer(request, selected))
+        else:
+            await self._answers.carry_out(self._answers.pending.answer(request, [], argument))
+
+    async def decline(self, _: str) -> None:
+        """Decline the oldest question."""
+        request = self._find_question()
+        if request is not None:
+            await self._answers.carry_out(self._answers.pending.decline(request))
+
+    def _find_question(self) -> PendingRequest | None:
+        request = next((row for row in self._answers.pending.requests if row.is_question), None)
+        if request is None:
+            self._view.note("no question is pending", "yellow")
+        return request
+
+    # Calls in doubt.
+
+    async def list_doubts(self, _: str) -> None:
+        """Show all calls in doubt."""
+        doubts = list(self._answers.doubts.values())
+        for number, doubt in enumerate(doubts, 1):
+            self._view.note(f"{number} of {len(doubts)}")
+            self._view.print_doubt(doubt)
+        if not doubts:
+            self._view.note("no call is in doubt")
+
+    async def resolve(self, argument: str) -> None:
+        """Resolve the only call in doubt, or one by its number, with an optional justification."""
+        doubts = list(self._answers.doubts.values())
+        words = argument.split()
+        number = int(words.pop(0)) if words and words[0].isdecimal() else 1 if len(doubts) == 1 else 0
+        outcome = words[0].replace("-", "_") if words else ""
+        if not doubts:
+            self._view.note("no call is in doubt", "yellow")
+        elif outcome not in INDOUBT_OUTCOMES or not 1 <= number <= len(doubts):
+            self._view.note(
+                "usage: /resolve [NUMBER] done | not-done [JUSTIFICATION]; the number is that of /doubts",
+                "yellow",
+            )
+        else:
+            params: Json = {"indoubt_id": doubts[number - 1]["indoubt_id"], "outcome": outcome}
+            justification = {"justification": " ".join(words[1:])} if words[1:] else {}
+            await self._answers.resolve_doubt(params | justification)
+
+    # Tasks and permissions.
+
+    async def list_tasks(self, _: str) -> None:
+        """Show the open tasks and background shells of the session."""
+        session_id = self._conversation.session_id
+        page: Json = {"tasks": []}
+        if session_id is not None:
+            params = {"session_id": session_id, "limit": MAX_TASKS_SHOWN}
+            page = await self._conversation.call("task.list", params)
+        for task in page["tasks"]:
+            kind = "shell, " if task.get("kind") == "shell" else ""
+            self._view.note(f"{task['task_id']} {kind}{task['status']}: {task['title']}", "")
+        if not page["tasks"]:
+            self._view.note("no open tasks")
+        elif page.get("next") is not None:
+            self._view.note(f"more: kheishctl task list --session {session_id}")
+
+    async def change_mode(self, mode: str) -> None:
+        """Set the permission mode of the session; without a mode, show the effective one."""
+        session_id = self._conversation.session_id
+        if mode and mode not in PERMISSION_MODES:
+            self._view.note(f"no mode '{mode}'; modes: {', '.join(PERMISSION_MODES)}", "yellow")
+        elif session_id is None:
+            self._view.note("the conversation has no session yet; send a message first", "yellow")
+        elif mode:
+            params = {"session_id": session_id, "permission_mode": mode}
+            await self._conversation.call("session.update", params)
+        else:
+            params = {"tool": ANY_TOOL, "session_id": session_id}
+            explanation = await self._conversation.call("permission.why", params)
+            self._view.note(f"the permission mode is {explanation['mode']}")
+
+    async def explain(self, argument: str) -> None:
+        """Explain the verdict on a call, line by line."""
+        tool, _, subject = argument.partition(" ")
+        if not tool:
+            self._view.note("usage: /why TOOL [SUBJECT], for example /why bash git push", "yellow")
+            return
+        session_id = self._conversation.session_id
+        params = {"tool": tool, "subject": subject} | ({"session_id": session_id} if session_id else {})
+        explanation = await self._conversation.call("permission.why", params)
+        for line in explanation["lines"]:
+            self._view.note(f"{line['source']}: {line['says'] or '-'}: {line['text']}")
+        note = f": {explanation['note']}" if explanation.get("note") else ""
+        decision = explanation["decision"]
+        verdict = f"verdict: {decision}, by {explanation['why']}{note}, in mode {explanation['mode']}"
+        self._view.note(verdict, DECISION_STYLES.get(decision, "dim"))
+
+
+COMMANDS: dict[str, CommandRow] = {
+    "help": CommandRow("show this help", SlashHandler.show_help),
+    "history": CommandRow("show the last messages ('/history 50': the last 50)", SlashHandler.show_history),
+    "status": CommandRow("show the status of the daemon", SlashHandler.show_status),
+    "cancel": CommandRow("stop the answer, like Ctrl-C", SlashHandler.cancel),
+    "steer": CommandRow("send a message to the running run: '/steer skip the tests'", SlashHandler.steer),
+    "approvals": CommandRow("show all pending approvals and questions in full", SlashHandler.list_requests),
+    "allow": CommandRow("allow an approval: the first, '/allow 2', '/allow all'", SlashHandler.allow),
+    "deny": CommandRow("deny an approval, with a note if you like: '/deny all too risky'", SlashHandler.deny),
+    "answer": CommandRow(
+        "answer a question: '/answer 2', '/answer 1 3', '/answer TEXT'", SlashHandler.answer
+    ),
+    "decline": CommandRow("decline a question", SlashHandler.decline),
+    "tasks": CommandRow("show open tasks and background shells", SlashHandler.list_tasks),
+    "doubts": CommandRow("show calls whose outcome is unknown", SlashHandler.list_doubts),
+    "resolve": CommandRow("state the outcome of such a call: '/resolve 2 not-done'", SlashHandler.resolve),
+    "mode": CommandRow(
+        "show the permission mode, or change it: '/mode acceptEdits'", SlashHandler.change_mode
+    ),
+    "why": CommandRow("explain the verdict on a call: '/why bash git push'", SlashHandler.explain),
+    # A model is called for the summary, which takes its time.
+    "compact": CommandRow(
+        "summarize the conversation; from now on the model sees the summary instead",
+        SlashHandler.compact,
+        in_background=True,
+    ),
+    "reset": CommandRow(
+        "start over: the next message starts a new session (also: /new, /clear)", SlashHandler.reset
+    ),
+    "quit": CommandRow("leave, like Ctrl-D; the run continues", SlashHandler.leave),
+}
+
+ALIASES = {"new": "reset", "clear": "reset"}
+"""Other names of commands."""
+
+
+def parse(text: str) -> SlashCommand | str | None:
+    """Return the command of a line, an error message for a mistyped command, or None for a message.
+
+    Only a known name is a command: ``/etc/hosts is odd`` is a message, and so is a text of several lines. A
+    second slash makes a message of a command (see :func:`unescape`).
     """
     word, _, rest = text.strip().partition(" ")
     if not word.startswith("/") or word.startswith("//") or "\n" in text.strip():
         return None
-    for known in get_args(Name):
-        if word == f"/{known}":
-            return Slash(known, rest.strip())
+    name = ALIASES.get(word[1:], word[1:])
+    if name in COMMANDS:
+        return SlashCommand(name, rest.strip())
     from difflib import get_close_matches
 
-    for near in get_close_matches(word[1:], get_args(Name), 1, LIKENESS_MIN):
-        return f"there is no command {word}; perhaps /{near}? To say it to the agent: /{text.strip()}"
+    for match in get_close_matches(name, COMMANDS, 1, MIN_SIMILARITY):
+        return f"no command {word}; did you mean /{match}? To send it to the agent: /{text.strip()}"
     return None
 
 
-def unescaped(text: str) -> str:
-    """What is sent for a text: a line that begins with two slashes loses one."""
+def unescape(text: str) -> str:
+    """Return a line as it is sent: a line with two slashes at its start loses one."""
     return text[1:] if text.startswith("//") else text
 
 
-def help_text() -> str:
-    """All commands and keys."""
-    rows = [*((f"/{name}", summary) for name, summary in SUMMARIES.items()), *KEYS]
+def format_help() -> str:
+    """Return all commands and keys, one per line."""
+    rows = [*((f"/{name}", row.summary) for name, row in COMMANDS.items()), *KEYS]
     longest = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name.ljust(longest)}  {summary}" for name, summary in rows)

@@ -31,7 +31,27 @@ def evolve(approval: Approval | None, envelope: Envelope, event: ApprovalEvent) 
     Errors: AssertionError for a first event that is not ``ApprovalRequested``: the journal is damaged.
     """
     if isinstance(event, ApprovalRequested):
-        return approval or _create(envelope, event)
+        if approval is not None:
+            return approval
+        assert envelope.session_id is not None
+        assert envelope.run_id is not None
+        return Approval(
+            approval_id=event.approval_id,
+            session_id=envelope.session_id,
+            run_id=envelope.run_id,
+            call_id=event.call_id,
+            tool=event.tool,
+            index=event.index,
+            status="pending",
+            requested_at_ms=envelope.at_ms,
+            created_cursor=envelope.cursor,
+            message_cursor=event.message_cursor,
+            agent=event.agent,
+            sender=event.sender,
+            subject=event.subject,
+            binding=event.preview.binding if event.preview is not None else None,
+            expires_at_ms=event.expires_at_ms,
+        )
     assert approval is not None, "an approval's first event is its request"
     if approval.status != "pending":
         return approval
@@ -45,28 +65,6 @@ def evolve(approval: Approval | None, envelope: Envelope, event: ApprovalEvent) 
         remember=event.remember,
         justification=event.justification,
         denial_note=event.note if event.decision == "deny" else "",
-    )
-
-
-def _create(envelope: Envelope, event: ApprovalRequested) -> Approval:
-    assert envelope.session_id is not None
-    assert envelope.run_id is not None
-    return Approval(
-        approval_id=event.approval_id,
-        session_id=envelope.session_id,
-        run_id=envelope.run_id,
-        call_id=event.call_id,
-        tool=event.tool,
-        index=event.index,
-        status="pending",
-        requested_at_ms=envelope.at_ms,
-        created_cursor=envelope.cursor,
-        message_cursor=event.message_cursor,
-        agent=event.agent,
-        sender=event.sender,
-        subject=event.subject,
-        binding=event.preview.binding if event.preview is not None else None,
-        expires_at_ms=event.expires_at_ms,
     )
 
 

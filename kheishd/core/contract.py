@@ -146,17 +146,15 @@ def _drop_nulls(schema: Mapping[str, Any], value: Any) -> Any:
             return {
                 name: _drop_nulls(properties.get(name, {}), inner)
                 for name, inner in value.items()
-                if inner is not None or name in required or _is_meaningful_null(properties.get(name))
+                # A null of an unknown property, or of the type null, is a value and not an absence.
+                if inner is not None
+                or name in required
+                or properties.get(name, {"type": "null"}).get("type") == "null"
             }
         case list():
             return [_drop_nulls(schema.get("items", {}), inner) for inner in value]
         case _:
             return value
-
-
-def _is_meaningful_null(schema: Mapping[str, Any] | None) -> bool:
-    """Whether a null is a value: its property has the type null, or is unknown."""
-    return schema is None or schema.get("type") == "null"
 
 
 @dataclass(frozen=True, slots=True)

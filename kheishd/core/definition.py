@@ -88,7 +88,15 @@ def parse(name: str, content: bytes, path: str) -> Definition:
     except UnicodeDecodeError as error:
         raise DefinitionError([(content.count(b"\n", 0, error.start) + 1, "not UTF-8")]) from None
     matter, instructions = _split(text)
-    fields = msgspec.structs.asdict(_parse_front_matter(matter) if matter else FrontMatter())
+    front = FrontMatter()
+    if matter:
+        table, lines = _load_yaml(matter)
+        problems = [*find_problems(FrontMatter, table), *_find_unstorable(table), *_find_oversized(table)]
+        if problems:
+            located = [(find_line(lines, problem.path) or 1, str(problem)) for problem in problems]
+            raise DefinitionError(located)
+        front = msgspec.convert(table, FrontMatter)
+    fields = msgspec.structs.asdict(front)
     budget = Budget(
         max_tokens=fields.pop("max_tokens") or 0,
         max_work_s=fields.pop("max_work_s") or 0.0,
@@ -122,14 +130,6 @@ def _split(text: str) -> tuple[str | None, str]:
     if closing is None:
         raise DefinitionError([(1, "the front matter has no closing '---' line")])
     return text[opening.end() + 1 : closing.start()], text[closing.end() :].strip()
-
-
-def _parse_front_matter(text: str) -> FrontMatter:
-    table, lines = _load_yaml(text)
-    problems = [*find_problems(FrontMatter, table), *_find_unstorable(table), *_find_oversized(table)]
-    if problems:
-        raise DefinitionError([(find_line(lines, problem.path) or 1, str(problem)) for problem in problems])
-    return msgspec.convert(table, FrontMatter)
 
 
 def _find_unstorable(table: dict[str, Any]) -> Iterator[Problem]:

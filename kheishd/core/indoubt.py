@@ -28,7 +28,27 @@ def evolve(doubt: Indoubt | None, envelope: Envelope, event: IndoubtEvent) -> In
     Errors: AssertionError for a first event that is not ``IndoubtOpened``: the journal is damaged.
     """
     if isinstance(event, IndoubtOpened):
-        return doubt or _create(envelope, event)
+        if doubt is not None:
+            return doubt
+        assert envelope.session_id is not None
+        assert envelope.run_id is not None
+        return Indoubt(
+            indoubt_id=event.indoubt_id,
+            session_id=envelope.session_id,
+            run_id=envelope.run_id,
+            call_id=event.call_id,
+            tool=event.tool,
+            status="open",
+            called_at_ms=event.called_at_ms,
+            found_at_ms=envelope.at_ms,
+            created_cursor=envelope.cursor,
+            message_cursor=event.message_cursor,
+            index=event.index,
+            agent=event.agent,
+            sender=event.sender,
+            note=event.note,
+            evidence=event.evidence,
+        )
     assert doubt is not None, "the first event of an in-doubt call opens it"
     if doubt.status != "open":
         return doubt
@@ -38,28 +58,6 @@ def evolve(doubt: Indoubt | None, envelope: Envelope, event: IndoubtEvent) -> In
         resolved_at_ms=envelope.at_ms,
         resolved_by=PROBE if envelope.actor == "daemon" else envelope.actor,
         justification=event.justification,
-    )
-
-
-def _create(envelope: Envelope, event: IndoubtOpened) -> Indoubt:
-    assert envelope.session_id is not None
-    assert envelope.run_id is not None
-    return Indoubt(
-        indoubt_id=event.indoubt_id,
-        session_id=envelope.session_id,
-        run_id=envelope.run_id,
-        call_id=event.call_id,
-        tool=event.tool,
-        status="open",
-        called_at_ms=event.called_at_ms,
-        found_at_ms=envelope.at_ms,
-        created_cursor=envelope.cursor,
-        message_cursor=event.message_cursor,
-        index=event.index,
-        agent=event.agent,
-        sender=event.sender,
-        note=event.note,
-        evidence=event.evidence,
     )
 
 

@@ -27,7 +27,23 @@ def evolve(request: QuestionRequest | None, envelope: Envelope, event: QuestionE
     Errors: AssertionError for a first event that is not ``QuestionAsked``: the journal is damaged.
     """
     if isinstance(event, QuestionAsked):
-        return request or _create(envelope, event)
+        if request is not None:
+            return request
+        assert envelope.session_id is not None
+        assert envelope.run_id is not None
+        return QuestionRequest(
+            question_id=event.question_id,
+            session_id=envelope.session_id,
+            run_id=envelope.run_id,
+            call_id=event.call_id,
+            status="pending",
+            questions=event.questions,
+            asked_at_ms=envelope.at_ms,
+            created_cursor=envelope.cursor,
+            agent=event.agent,
+            sender=event.sender,
+            expires_at_ms=event.expires_at_ms,
+        )
     assert request is not None, "a question's first event is its request"
     if request.status != "pending":
         return request
@@ -38,24 +54,6 @@ def evolve(request: QuestionRequest | None, envelope: Envelope, event: QuestionE
         )
     status: QuestionStatus = "declined" if event.declined else "answered"
     return replace(resolved, status=status, resolved_by=envelope.actor, answers=event.answers)
-
-
-def _create(envelope: Envelope, event: QuestionAsked) -> QuestionRequest:
-    assert envelope.session_id is not None
-    assert envelope.run_id is not None
-    return QuestionRequest(
-        question_id=event.question_id,
-        session_id=envelope.session_id,
-        run_id=envelope.run_id,
-        call_id=event.call_id,
-        status="pending",
-        questions=event.questions,
-        asked_at_ms=envelope.at_ms,
-        created_cursor=envelope.cursor,
-        agent=event.agent,
-        sender=event.sender,
-        expires_at_ms=event.expires_at_ms,
-    )
 
 
 # Answers.

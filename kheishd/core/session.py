@@ -62,8 +62,11 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             changed = _add_usage(session, usage, cost)
         case TodosWritten():
             changed = replace(session, todos_cursor=envelope.cursor)
+        case PlanEntered() if session.plan_mode:
+            changed = session
         case PlanEntered():
-            changed = _enter_plan_mode(session)
+            mode = session.permission_mode
+            changed = replace(session, plan_mode=True, pre_plan_mode=mode, permission_mode="plan")
         case PlanExited():
             changed = replace(leave_plan_mode(session), plan_cursor=envelope.cursor)
         case _:
@@ -76,13 +79,6 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
 def _add_usage(session: Session, usage: Usage, cost: Cost | None) -> Session:
     costs = accumulate_cost(session.costs, cost) if cost is not None else session.costs
     return replace(session, usage=session.usage + usage, costs=costs)
-
-
-def _enter_plan_mode(session: Session) -> Session:
-    if session.plan_mode:
-        return session
-    mode = session.permission_mode
-    return replace(session, plan_mode=True, pre_plan_mode=mode, permission_mode="plan")
 
 
 def leave_plan_mode(session: Session) -> Session:

@@ -52,7 +52,20 @@ def evolve(task: Task | None, envelope: Envelope, event: TaskEvent) -> Task:
     if task.deleted_at_ms is not None:
         return task
     if isinstance(event, TaskDeleted):
-        return _clear(task, envelope.at_ms)
+        # A tombstone without the content remains.
+        return Task(
+            task_id=task.task_id,
+            session_id=task.session_id,
+            title=task.title,
+            status=task.status,
+            kind=task.kind,
+            created_at_ms=task.created_at_ms,
+            updated_at_ms=envelope.at_ms,
+            created_cursor=task.created_cursor,
+            created_by_run_id=task.created_by_run_id,
+            ended_at_ms=task.ended_at_ms,
+            deleted_at_ms=envelope.at_ms,
+        )
     if task.status not in OPEN:
         return task
     changed = (
@@ -85,23 +98,6 @@ def _create(envelope: Envelope, event: TaskCreated) -> Task:
         metadata=event.metadata,
         created_by_run_id=envelope.run_id,
         shell=shell,
-    )
-
-
-def _clear(task: Task, at_ms: int) -> Task:
-    """Return the tombstone of a deleted task, without its content."""
-    return Task(
-        task_id=task.task_id,
-        session_id=task.session_id,
-        title=task.title,
-        status=task.status,
-        kind=task.kind,
-        created_at_ms=task.created_at_ms,
-        updated_at_ms=at_ms,
-        created_cursor=task.created_cursor,
-        created_by_run_id=task.created_by_run_id,
-        ended_at_ms=task.ended_at_ms,
-        deleted_at_ms=at_ms,
     )
 
 

@@ -56,32 +56,32 @@ def evolve(token: Token | None, envelope: Envelope, event: JournalEvent) -> Toke
             return token
 
 
-def narrow_grant(held: TokenGrant, requested: TokenGrant) -> TokenGrant:
-    """Return the requested rights if the held rights include them, in every field.
+def narrow_grant(current: TokenGrant, requested: TokenGrant) -> TokenGrant:
+    """Return the requested rights if the current rights include them, in every field.
 
     Errors: ScopeWouldWiden, naming the field.
     """
-    beyond = [scope for scope in requested.scopes if scope not in held.scopes]
+    beyond = [scope for scope in requested.scopes if scope not in current.scopes]
     if beyond:
         raise ScopeWouldWiden(
             f"the token does not have the scope '{beyond[0]}'", field="$.params.scopes", hint=beyond[0]
         )
-    _require_included(held.agents, requested.agents, "agents")
-    _require_included(held.senders, requested.senders, "senders")
-    if held.expires_at_ms is not None and (
-        requested.expires_at_ms is None or requested.expires_at_ms > held.expires_at_ms
+    _require_included(current.agents, requested.agents, "agents")
+    _require_included(current.senders, requested.senders, "senders")
+    if current.expires_at_ms is not None and (
+        requested.expires_at_ms is None or requested.expires_at_ms > current.expires_at_ms
     ):
         raise ScopeWouldWiden("it would outlive the caller's own token", field="$.params.expires_in_s")
     return requested
 
 
-def _require_included(held: Names, requested: Names, field: str) -> None:
-    """Require that every requested name is held; null means every name. Errors: ScopeWouldWiden."""
-    if held is None:
+def _require_included(current: Names, requested: Names, field: str) -> None:
+    """Require that the current names include all requested ones; null means every name."""
+    if current is None:
         return
     if requested is None:
         raise ScopeWouldWiden(f"the {field} of the token are limited and stay so", field=f"$.params.{field}")
-    beyond = [name for name in requested if name not in held]
+    beyond = [name for name in requested if name not in current]
     if beyond:
         raise ScopeWouldWiden(
             f"'{beyond[0]}' is not among the {field} of the caller's token", field=f"$.params.{field}"

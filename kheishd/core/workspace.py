@@ -68,17 +68,17 @@ def find_root_problem(root: str, home: str) -> str | None:
 def choose_workspace(
     root: str,
     parent: str | None,
-    chosen: str | None,
+    requested: str | None,
     by_agent: str | None,
     field: str | None = _FIELD,
 ) -> str:
-    """Return a session's workspace: the chosen one, else its agent's, else its parent's, else the root.
+    """Return a session's workspace: the requested one, else its agent's, else its parent's, else the root.
 
     The agent's own directory is used only if it is within the parent's workspace.
-    Errors: WorkspaceForbidden if the chosen directory is not within the parent's.
+    Errors: WorkspaceForbidden if the requested directory is not within the parent's.
     """
-    if chosen is not None:
-        return require_within_parent(chosen, parent, field) if parent is not None else chosen
+    if requested is not None:
+        return require_within_parent(requested, parent, field) if parent is not None else requested
     if by_agent is not None and (parent is None or is_within(by_agent, parent)):
         return by_agent
     return parent if parent is not None else root

@@ -131,7 +131,11 @@ class CompositeHook:
         except Exception:
             log.exception("a hook could not list its tools", extra={"part": part.name})
             return []
-        return [tool for tool in offered if tool.name in tools and context.allows(tool.name)]
+        usable: dict[str, Tool] = {}
+        for tool in offered:
+            if tool.name in tools and context.allows(tool.name):
+                usable.setdefault(tool.name, tool)
+        return list(usable.values())
 
     def sections(self, context: RunContext) -> list[str]:
         """Return the prompt sections, in order; of a sub-hook with tools, only if one of them is offered."""
@@ -206,7 +210,7 @@ class CompositeHook:
             try:
                 outcome = await self._owner(call).dispatch(call)
             except Exception as error:
-                outcome = _outcome_of(_unwrap(error), call)
+                outcome = _outcome_of(error, call)
             return replace(outcome, text=_encodable(outcome.text))
         return Outcome(f"This took longer than {call.tool.timeout_s:g} s and was stopped.", is_error=True)
 
@@ -239,18 +243,14 @@ class CompositeHook:
 
 def _outcome_of(error: Exception, call: Invocation) -> Outcome:
     """Return the outcome of a failed dispatch. Errors: Stale."""
+    # A tool's own nurseries wrap its error in groups.
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
     if isinstance(error, Stale):
         raise error
     if isinstance(error, ToolError):
         return Outcome(str(error), is_error=True)
     return Outcome(str(_log_fault("a tool failed", call, error)), is_error=True)
-
-
-def _unwrap(error: Exception) -> Exception:
-    """Return the error inside the groups in which a tool's own nurseries wrap it."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 def _log_fault(message: str, call: Invocation, error: Exception | None = None) -> ToolError:

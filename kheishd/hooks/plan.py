@@ -84,7 +84,11 @@ class Planning(SubHook):
         if open_todos:
             lines = "\n".join(f"{MARKS[todo.status]} {todo.content} ({todo.todo_id})" for todo in todos)
             sections.append(f"Your todos (todo_write changes them):\n{lines}")
-        if plan is not None and _is_carried_out(context, open_todos):
+        approved_at = context.session.plan_cursor
+        if plan is None or approved_at is None or _in_plan_mode(context):
+            return sections
+        # It is carried out in the run that approved it, and while todos are open.
+        if open_todos or approved_at > context.run.accepted_cursor:
             marker = "\n[... the rest is left out here]"
             content = truncate(plan.content, MAX_PLAN_SECTION_BYTES + len(marker), marker)
             sections.append(f"The approved plan:\n{content}")
@@ -132,7 +136,7 @@ class Planning(SubHook):
             return Outcome("Plan mode is on already.")
         return Outcome(IN_PLAN_MODE, events=(PlanEntered(note=arguments.note),))
 
-    async def _preview_plan(self, call: Invocation, arguments: ExitPlanMode) -> Preview:
+    async def preview_plan(self, call: Invocation, arguments: ExitPlanMode) -> Preview:
         """Show the plan. Errors: ToolError if it cannot be proposed."""
         return Preview(kind="text", text=_propose(call.context, arguments, None).content)
 
@@ -144,7 +148,7 @@ class Planning(SubHook):
         default="ask",
         repeatable=True,
         in_plan=True,
-        preview=_preview_plan,
+        preview=preview_plan,
     )
     async def exit_plan_mode(self, call: Invocation, arguments: ExitPlanMode) -> Outcome:
         """Store the approved plan and leave plan mode. Errors: ToolError."""
@@ -158,14 +162,6 @@ class Planning(SubHook):
 def _in_plan_mode(context: RunContext) -> bool:
     """Whether the agent entered plan mode, or the session or the run imposes it."""
     return context.session.permission_mode == "plan" or context.pinned.permission_mode == "plan"
-
-
-def _is_carried_out(context: RunContext, open_todos: bool) -> bool:
-    """Whether a plan is being carried out: in the run that approved it, or while todos are open."""
-    approved_at = context.session.plan_cursor
-    if approved_at is None or _in_plan_mode(context):
-        return False
-    return open_todos or approved_at > context.run.accepted_cursor
 
 
 def _propose(context: RunContext, arguments: ExitPlanMode, previous: Plan | None) -> PlanExited:

@@ -68,7 +68,7 @@ class Results(SubHook):
 
     name = "results"
 
-    def _subject(self, call: Invocation, arguments: ReadResult) -> str:
+    def call_subject(self, call: Invocation, arguments: ReadResult) -> str:
         """Return the id of the call whose result is read."""
         return arguments.call_id
 
@@ -81,7 +81,7 @@ class Results(SubHook):
         parallel=True,
         in_plan=True,
         droppable=True,
-        subject=_subject,
+        subject=call_subject,
     )
     async def read_result(self, call: Invocation, arguments: ReadResult) -> Outcome:
         """Read a portion of a result. Errors: ToolError."""
@@ -99,19 +99,16 @@ class Results(SubHook):
         name = self.read_result.name
         if call.tool.name == name or not call.context.allows(name):
             return outcome
-        encoded = outcome.text.encode()
         full = outcome.full_output
-        if full is None and _is_too_long(encoded, outcome.text):
-            full = encoded
+        if full is None:
+            encoded, as_json = outcome.text.encode(), msgspec.json.encode(outcome.text)
+            if len(encoded) > MAX_TOOL_TEXT_BYTES or len(as_json) > 2 * MAX_TOOL_TEXT_BYTES:
+                # The worker will shorten it.
+                full = encoded
         if full is None:
             return outcome
         note = f'\n[All {len(full)} bytes are stored: {name} with the call_id "{call.call_id}" reads them.]'
         return replace(outcome, text=outcome.text + note, full_output=full)
-
-
-def _is_too_long(encoded: bytes, text: str) -> bool:
-    """Whether a result will be shortened before a model reads it."""
-    return len(encoded) > MAX_TOOL_TEXT_BYTES or len(msgspec.json.encode(text)) > 2 * MAX_TOOL_TEXT_BYTES
 
 
 async def _find_result(context: RunContext, call_id: str) -> _StoredResult | None:

@@ -132,13 +132,13 @@ class TaskTools(SubHook):
     def __init__(self, shells: Shells) -> None:
         self._shells = shells
 
-    def _subject(
+    def task_subject(
         self, call: Invocation, arguments: UpdateTask | ListTasks | NameTask | StopTask | ReadTaskOutput
     ) -> str:
         """Return the task's id."""
         return "" if isinstance(arguments, ListTasks) else arguments.task_id
 
-    def _title_subject(self, call: Invocation, arguments: CreateTask) -> str:
+    def title_subject(self, call: Invocation, arguments: CreateTask) -> str:
         """Return the title: a new task has no id yet."""
         return arguments.title
 
@@ -147,7 +147,7 @@ class TaskTools(SubHook):
         "kind": "coordinate",
         "repeatable": True,
         "timeout_s": 10.0,
-        "subject": _subject,
+        "subject": task_subject,
     }
     _READ: ClassVar[dict[str, Any]] = {**_CHANGE, "parallel": True, "in_plan": True}
 
@@ -155,7 +155,7 @@ class TaskTools(SubHook):
         "task_create",
         description="Create a task: work in this session, stored until it is done, also over restarts. Use "
         "tasks for work of several steps, or for work that others do or follow. Returns the task's id.",
-        **{**_CHANGE, "subject": _title_subject},
+        **{**_CHANGE, "subject": title_subject},
     )
     async def task_create(self, call: Invocation, arguments: CreateTask) -> Outcome:
         """Create a task. Errors: ToolError."""

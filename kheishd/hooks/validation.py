@@ -132,7 +132,10 @@ def _coerce_text(schema: Mapping[str, Any], text: str) -> Any:
     """Return the value that a text represents, if the schema allows one other type and no text."""
     match schema.get("type"):
         case "integer":
-            return _coerce_integer(text)
+            digits = text.removeprefix("-")
+            is_number = len(digits) <= 18 and digits.isascii() and digits.isdecimal()
+            # Only the canonical form: nobody knows what "03" means.
+            return int(text) if is_number and str(int(text)) == text else text
         case "boolean":
             return _BOOLEANS.get(text, text)
         case "array" | "object" as kind:
@@ -144,14 +147,6 @@ def _coerce_text(schema: Mapping[str, Any], text: str) -> Any:
             return _coerce_value(schema, value) if isinstance(value, expected) else text
         case _:
             return text
-
-
-def _coerce_integer(text: str) -> int | str:
-    """Return the integer that a text is in its canonical form; else the text."""
-    digits = text.removeprefix("-")
-    if len(digits) <= 18 and digits.isascii() and digits.isdecimal() and str(int(text)) == text:
-        return int(text)
-    return text
 
 
 def _may_be(schema: Mapping[str, Any], kind: str) -> bool:

@@ -1,4 +1,4 @@
-"""The chat as a person has it: in a terminal, with a real daemon."""
+"""The chat in a terminal, with a real daemon."""
 
 import os
 import pwd
@@ -22,12 +22,12 @@ Chat = Callable[..., "Terminal"]
 
 
 @contextmanager
-def chats(home: Path, state: Path, *otherwise: str) -> Iterator[Chat]:
+def chats(home: Path, state: Path, *defaults: str) -> Iterator[Chat]:
     """Provide a function that opens chats with the daemon of a home, each in a terminal of its own."""
     opened: list[Terminal] = []
 
     def open_chat(*arguments: str, columns: int = 90, rows: int = 40, **environ: str) -> Terminal:
-        command = [sys.executable, "-m", "kheishctl", "--home", str(home), "chat", *(arguments or otherwise)]
+        command = [sys.executable, "-m", "kheishctl", "--home", str(home), "chat", *(arguments or defaults)]
         environ = {"XDG_STATE_HOME": str(state), **environ}
         opened.append(Terminal(command, environ, columns=columns, rows=rows))
         return opened[-1]
@@ -62,8 +62,8 @@ def shared_chat(shared_daemon: Daemon, sender: str, tmp_path: Path) -> Iterator[
         yield open_chat
 
 
-def test_markdown_is_shown_as_it_is_meant(shared_chat: Chat) -> None:
-    """Marks become styles; the answer is there once."""
+def test_markdown(shared_chat: Chat) -> None:
+    """The marks of markdown become styles, and the answer is shown once."""
     terminal = shared_chat()
     terminal.sees("a new conversation")
     terminal.say("then **this** and `that`")
@@ -73,20 +73,20 @@ def test_markdown_is_shown_as_it_is_meant(shared_chat: Chat) -> None:
 
 
 def test_streaming(shared_chat: Chat) -> None:
-    """Text is on the screen while the run is still in flight."""
+    """The text of an answer is shown while its run is running."""
     terminal = shared_chat()
     terminal.sees("a new conversation")
     terminal.paste("/slow 50 60\nhello")
     terminal.press("enter")
-    seen = terminal.sees("This is the off")
-    assert "“hello”" not in seen
-    assert "answering" in seen
+    text = terminal.sees("This is the off")
+    assert "“hello”" not in text
+    assert "answering" in text
     whole = terminal.until(lambda text: "“hello”" in text and "answering" not in text, "the whole answer")
     assert whole.count("This is the offline stand-in") == 1
 
 
 def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(daemon: Daemon, chat: Chat) -> None:
-    """The run is cancelled, what had come stays, and the next message goes on in the same session."""
+    """Ctrl-C cancels the run and keeps its text; the next message continues in the same session."""
     terminal = chat()
     terminal.sees("a new conversation")
     terminal.paste("/slow 60 100\nfirst")
@@ -102,8 +102,8 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(daemon: Daemon, chat
     assert len({run["session_id"] for run in runs}) == 1
 
 
-def test_it_resumes_and_shows_the_last_turns(shared_daemon: Daemon, shared_chat: Chat) -> None:
-    """Whoever comes back sees where things stand; another sender sees nothing of it."""
+def test_existing_conversation(shared_daemon: Daemon, shared_chat: Chat) -> None:
+    """The chat shows the last turns of its conversation, and nothing of another sender's."""
     shared_daemon.say("the first thing", agent="default", sender="ada")
     shared_daemon.say("the second thing", agent="default", sender="ada")
     terminal = shared_chat("default", "--as", "ada")
@@ -115,24 +115,24 @@ def test_it_resumes_and_shows_the_last_turns(shared_daemon: Daemon, shared_chat:
     assert "thing" not in other.sees("a new conversation")
 
 
-def test_it_follows_what_another_client_starts(shared_chat: Chat) -> None:
-    """Two chats in one conversation see the same, whoever speaks."""
-    one, two = shared_chat(), shared_chat()
-    one.sees("a new conversation")
-    two.sees("a new conversation")
-    one.say("from one")
-    for terminal in (one, two):
+def test_two_chats_in_one_conversation(shared_chat: Chat) -> None:
+    """Two chats in one conversation show the same, whichever of them sends."""
+    first, second = shared_chat(), shared_chat()
+    first.sees("a new conversation")
+    second.sees("a new conversation")
+    first.say("from one")
+    for terminal in (first, second):
         terminal.sees("You say: “from one”")
-    two.say("from two")
-    for terminal in (one, two):
+    second.say("from two")
+    for terminal in (first, second):
         text = terminal.sees("You say: “from two”")
         assert text.index("> from one") < text.index("> from two")
         assert text.count("You say: “from one”") == 1
 
 
 @pytest.mark.parametrize("orderly", [True, False], ids=["stopped", "killed"])
-def test_the_daemon_goes_and_comes_in_the_middle(daemon: Daemon, chat: Chat, orderly: bool) -> None:
-    """The chat waits for it; the answer is whole in the end and nothing is there twice."""
+def test_daemon_restarts_during_an_answer(daemon: Daemon, chat: Chat, orderly: bool) -> None:
+    """The chat waits for the daemon; in the end the answer is complete and nothing is shown twice."""
     terminal = chat()
     terminal.sees("a new conversation")
     terminal.paste("/slow 30 40\nhello")
@@ -156,8 +156,8 @@ def test_the_daemon_goes_and_comes_in_the_middle(daemon: Daemon, chat: Chat, ord
     assert len(daemon.events(types=["input_received"])) == 2
 
 
-def test_leaving_lets_the_run_go_on(shared_chat: Chat) -> None:
-    """It is said how to come back, and whoever does sees the rest."""
+def test_run_continues_after_the_chat(shared_chat: Chat) -> None:
+    """The chat says how to come back, and the next chat shows the rest of the answer."""
     terminal = shared_chat("--as", "lea")
     terminal.sees("a new conversation")
     terminal.paste("/slow 30 60\nhello")
@@ -166,13 +166,13 @@ def test_leaving_lets_the_run_go_on(shared_chat: Chat) -> None:
     terminal.press("ctrl-d")
     terminal.sees("come back with: kheishctl chat default --as lea")
     assert terminal.ends() == 0
-    again = shared_chat("--as", "lea")
-    text = again.sees("You say: “hello”")
+    next_chat = shared_chat("--as", "lea")
+    text = next_chat.sees("You say: “hello”")
     assert text.count("This is the offline stand-in") == 1
 
 
-def test_lines_of_their_own(shared_daemon: Daemon, shared_chat: Chat, sender: str) -> None:
-    """Alt-Enter begins a line, a paste keeps its lines, Enter sends all of it."""
+def test_line_breaks(shared_daemon: Daemon, shared_chat: Chat, sender: str) -> None:
+    """Alt-Enter inserts a line break, a paste keeps its line breaks, and Enter sends all lines."""
     terminal = shared_chat()
     terminal.sees("a new conversation")
     terminal.type("one")
@@ -184,23 +184,23 @@ def test_lines_of_their_own(shared_daemon: Daemon, shared_chat: Chat, sender: st
     assert message["items"][0]["text"] == "one\ntwo\nthree"
 
 
-def test_what_was_typed_is_remembered(shared_chat: Chat) -> None:
-    """Up brings it back, in the next chat too."""
+def test_history_of_lines(shared_chat: Chat) -> None:
+    """Up recalls an earlier line, in the next chat too."""
     terminal = shared_chat()
     terminal.sees("a new conversation")
     terminal.say("remember me")
     terminal.sees("You say: “remember me”")
     terminal.press("ctrl-d")
     assert terminal.ends() == 0
-    again = shared_chat("--as", "eva")
-    again.sees("a new conversation")
-    again.press("up")
-    again.sees("eva > remember me")
+    next_chat = shared_chat("--as", "eva")
+    next_chat.sees("a new conversation")
+    next_chat.press("up")
+    next_chat.sees("eva > remember me")
 
 
 @pytest.mark.parametrize(("columns", "rows"), [(60, 12), (30, 8)])
-def test_a_long_answer_in_a_small_terminal(shared_chat: Chat, columns: int, rows: int) -> None:
-    """Every word is there once and in order, though the answer is longer than the screen."""
+def test_long_answer_in_a_small_terminal(shared_chat: Chat, columns: int, rows: int) -> None:
+    """Every word of an answer that is longer than the screen is shown once and in order."""
     terminal = shared_chat(columns=columns, rows=rows)
     terminal.sees(">")
     terminal.paste("/slow 60 10\n/long 300")
@@ -210,8 +210,8 @@ def test_a_long_answer_in_a_small_terminal(shared_chat: Chat, columns: int, rows
     assert words == [f"word{number}" for number in range(1, 301)]
 
 
-def test_escape_sequences_do_nothing(shared_daemon: Daemon, shared_chat: Chat, sender: str) -> None:
-    """What a sender smuggles in is seen; the terminal obeys none of it, while written and afterwards."""
+def test_escape_sequences(shared_daemon: Daemon, shared_chat: Chat, sender: str) -> None:
+    """Escape sequences in a message are shown as text, while the answer grows and afterwards."""
     terminal = shared_chat()
     terminal.sees("a new conversation")
     shared_daemon.say("/slow 20 20\n\x1b]0;stolen\x07\x1b[2Jgone\u202e", agent="default", sender=sender)
@@ -222,7 +222,7 @@ def test_escape_sequences_do_nothing(shared_daemon: Daemon, shared_chat: Chat, s
 
 
 def test_without_color(shared_chat: Chat) -> None:
-    """NO_COLOR is honoured, by what is said and by the prompt."""
+    """With NO_COLOR neither the transcript nor the prompt has colors."""
     terminal = shared_chat(NO_COLOR="1")
     terminal.sees("a new conversation")
     terminal.say("**bold** and `code`")
@@ -234,8 +234,8 @@ WRITE = '/call write_file {"path": "notes.txt", "content": "remember\\n"}'
 KEYS = "a allow  r for this run"
 
 
-def test_a_change_is_allowed_with_one_key(daemon: Daemon, chat: Chat) -> None:
-    """What a call would do is shown, a key allows it, and then it is done and answered."""
+def test_key_allows_a_change(daemon: Daemon, chat: Chat) -> None:
+    """The panel shows the change of a call, a key allows it, and the call is executed."""
     terminal = chat(NO_COLOR="1")
     terminal.sees("a new conversation")
     terminal.say(WRITE)
@@ -253,8 +253,8 @@ def test_a_change_is_allowed_with_one_key(daemon: Daemon, chat: Chat) -> None:
     assert (daemon.home / "workspace" / "notes.txt").read_text() == "remember\n"
 
 
-def test_a_command_is_allowed_and_watched(daemon: Daemon, chat: Chat) -> None:
-    """What it writes is seen while it runs; then how it ended, and the answer."""
+def test_output_of_an_allowed_command(daemon: Daemon, chat: Chat) -> None:
+    """The output of an allowed command is shown while it runs, then its result and the answer."""
     command = "echo $((6 * 7)) begun; until [ -e go ]; do sleep 0.02; done; echo and done"
     terminal = chat(NO_COLOR="1")
     terminal.sees("a new conversation")
@@ -271,21 +271,21 @@ def test_a_command_is_allowed_and_watched(daemon: Daemon, chat: Chat) -> None:
     assert "│ 42 begun" not in text
 
 
-def test_another_client_answers_meanwhile(daemon: Daemon, chat: Chat) -> None:
-    """Two chats show the same; what one answers, the other is told by name, and asked no more."""
-    one, two = chat(), chat()
-    one.sees("a new conversation")
-    two.sees("a new conversation")
-    one.say(WRITE)
-    for terminal in (one, two):
+def test_another_client_answers(daemon: Daemon, chat: Chat) -> None:
+    """The answer of one chat closes the request in the other one, which shows the name of the person."""
+    first, second = chat(), chat()
+    first.sees("a new conversation")
+    second.sees("a new conversation")
+    first.say(WRITE)
+    for terminal in (first, second):
         terminal.sees(KEYS)
-    two.type("D")
-    two.sees("why not >")
-    two.say("not into the workspace")
-    two.sees("✗ write_file  denied by you · not into the workspace")
+    second.type("D")
+    second.sees("why not >")
+    second.say("not into the workspace")
+    second.sees("✗ write_file  denied by you · not into the workspace")
     name = pwd.getpwuid(os.getuid()).pw_name
-    one.sees(f"✗ write_file  denied by {name} · not into the workspace")
-    for terminal in (one, two):
+    first.sees(f"✗ write_file  denied by {name} · not into the workspace")
+    for terminal in (first, second):
         text = terminal.until(
             lambda text: "The tool write_file failed" in text and "answering" not in text, "the answer"
         )
@@ -293,8 +293,8 @@ def test_another_client_answers_meanwhile(daemon: Daemon, chat: Chat) -> None:
     assert not (daemon.home / "workspace" / "notes.txt").exists()
 
 
-def test_a_question_is_answered(shared_chat: Chat) -> None:
-    """A digit picks an option; the agent reads it."""
+def test_question(shared_chat: Chat) -> None:
+    """A digit answers with an option, which the agent receives."""
     options = '[{"label": "red"}, {"label": "blue"}]'
     terminal = shared_chat()
     terminal.sees("a new conversation")
@@ -306,8 +306,8 @@ def test_a_question_is_answered(shared_chat: Chat) -> None:
 
 
 @pytest.mark.parametrize("orderly", [True, False], ids=["stopped", "killed"])
-def test_what_waits_outlives_the_daemon(daemon: Daemon, chat: Chat, orderly: bool) -> None:
-    """While it is away nothing can be answered; when it is back, what waited still does."""
+def test_pending_request_survives_a_restart(daemon: Daemon, chat: Chat, orderly: bool) -> None:
+    """Without a daemon no key answers; after its restart the request is still pending."""
     terminal = chat()
     terminal.sees("a new conversation")
     terminal.say(WRITE)
@@ -324,8 +324,8 @@ def test_what_waits_outlives_the_daemon(daemon: Daemon, chat: Chat, orderly: boo
     terminal.sees("The tool write_file gave")
 
 
-def test_a_chat_that_comes_while_something_waits(daemon: Daemon, chat: Chat) -> None:
-    """It shows what was said, the call, and what waits; all of it can be allowed by a command."""
+def test_start_with_pending_requests(daemon: Daemon, chat: Chat) -> None:
+    """A chat shows the requests that were pending before it started; a command allows all of them."""
     daemon.say(f"{WRITE}\n{WRITE.replace('notes', 'more')}", agent="default", sender="ada")
     terminal = chat("default", "--as", "ada")
     text = terminal.sees("1 of 2 · write_file needs your approval")
@@ -339,7 +339,7 @@ def test_a_chat_that_comes_while_something_waits(daemon: Daemon, chat: Chat) -> 
 
 @contextmanager
 def stopped(home: Path) -> Iterator[None]:
-    """Whatever daemon is in a home is stopped in the end."""
+    """Stop the daemon of a home at the end, if there is one."""
     try:
         yield
     finally:
@@ -349,9 +349,9 @@ def stopped(home: Path) -> Iterator[None]:
             assert wait_for_exit(status["pid"], 30)
 
 
-@pytest.mark.parametrize("arguments", [["--spawn"], []], ids=["spawn", "asked"])
-def test_without_a_daemon_one_is_started(home: Path, chat: Chat, arguments: list[str]) -> None:
-    """Asked for or agreed to, a daemon is started in the background, and outlives the chat."""
+@pytest.mark.parametrize("arguments", [["--spawn"], []], ids=["spawn", "consent"])
+def test_chat_starts_a_daemon(home: Path, chat: Chat, arguments: list[str]) -> None:
+    """With --spawn or consent the chat starts a daemon in the background, which outlives it."""
     with stopped(home):
         terminal = chat(*arguments)
         if not arguments:
@@ -365,8 +365,8 @@ def test_without_a_daemon_one_is_started(home: Path, chat: Chat, arguments: list
         assert probe(resolve_socket(str(home))) is not None
 
 
-def test_without_a_daemon_and_without_consent(home: Path, chat: Chat) -> None:
-    """Nothing is started, and the exit code says that there is no daemon."""
+def test_chat_without_consent_to_a_daemon(home: Path, chat: Chat) -> None:
+    """Without consent no daemon is started, and the exit code says that there is none."""
     terminal = chat()
     terminal.sees("No daemon is running")
     terminal.say("n")
@@ -374,12 +374,12 @@ def test_without_a_daemon_and_without_consent(home: Path, chat: Chat) -> None:
     assert not (home / "run").exists()
 
 
-def test_a_signal_leaves_the_terminal_whole(shared_chat: Chat) -> None:
-    """SIGTERM ends the chat as Ctrl-D does."""
+def test_signal(shared_chat: Chat) -> None:
+    """SIGTERM ends the chat like Ctrl-D and restores the terminal."""
     terminal = shared_chat()
     terminal.sees("a new conversation")
     terminal.signal(signal.SIGTERM)
     assert terminal.ends() == 0
-    # Whatever was switched on was switched off after it: bracketed paste, and a hidden cursor.
-    for on, off in (("\x1b[?2004h", "\x1b[?2004l"), ("\x1b[?25l", "\x1b[?25h")):
-        assert terminal.raw.rfind(off) > terminal.raw.rfind(on)
+    # Bracketed paste and the hidden cursor were switched off after they were switched on.
+    for switch_on, switch_off in (("\x1b[?2004h", "\x1b[?2004l"), ("\x1b[?25l", "\x1b[?25h")):
+        assert terminal.raw.rfind(switch_off) > terminal.raw.rfind(switch_on)

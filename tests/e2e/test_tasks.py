@@ -61,13 +61,13 @@ def test_a_shell_goes_on_while_its_agent_answers(daemon: Daemon) -> None:
 def test_an_agent_uses_its_tools_for_a_shell(daemon: Daemon) -> None:
     """It looks, stops it, and sees what became of it."""
     task = begun(daemon, "exec sleep 4400.5")
-    stopped = daemon.say(order("task_stop", task_id=task["task_id"], reason="not needed"))
+    stopped = daemon.say(order("task_stop", task_id=task["task_id"], note="not needed"))
     assert "it is being stopped" in stopped["output"]
     # The stand-in obeys the last message alone, and that may be what became of the shell.
     daemon.call("task.output", task_id=task["task_id"], wait=True)
     shown = daemon.say(order("task_output", task_id=task["task_id"]))["output"]
     assert '"status":"cancelled"' in shown
-    assert '"reason":"not needed"' in shown
+    assert '"note":"not needed"' in shown
     assert '"output":"begun\\n' in shown
     nothing_runs("4400.5")
 
@@ -110,7 +110,7 @@ def test_ending_a_session_ends_its_shells(daemon: Daemon) -> None:
     other = begun(daemon, "exec sleep 4403.5")
     daemon.call("session.end", session_id=task["session_id"])
     read = daemon.call("task.output", task_id=task["task_id"], wait=True)
-    assert (read["task"]["status"], read["task"]["reason"]) == ("cancelled", "the session was ended")
+    assert (read["task"]["status"], read["task"]["note"]) == ("cancelled", "the session was ended")
     nothing_runs("4402.5")
     assert daemon.call("task.get", task_id=other["task_id"])["status"] == "in_progress"
 

@@ -1,4 +1,4 @@
-"""The parts that a daemon has."""
+"""The sub-hooks of a daemon."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from kheishd.workers.runs.calls import REPORT_SECONDS
 
 
 def test_every_tool_is_there_once(tmp_path: Path) -> None:
-    """The names that the contract promises, each with a description and a schema of its own."""
+    """Every tool of the contract exists, with a description and a closed schema."""
     home = Home(tmp_path)
     hooks = Toolbox(home, ShellFiles(home.shells)).hooks(Config())
     files = (
@@ -36,7 +36,7 @@ def test_every_tool_is_there_once(tmp_path: Path) -> None:
 
 
 def test_commands_keep_the_time_that_tools_have(tmp_path: Path) -> None:
-    """So that what takes too long is stopped by the tool itself, which can say what it had by then."""
+    """A command has a longer tool timeout than its own, so that it can report its output."""
     home = Home(tmp_path)
     toolbox = Toolbox(home, ShellFiles(home.shells))
     for longest_s in (5.0, 180.0, 3600.0):

@@ -31,7 +31,8 @@ from kheishd.objects.talk.stop import cancel_in_conversation, interrupt
 from kheishd.records.writer import SessionWriter
 from kheishd.store.commit import Group
 from kheishd.store.environment import Transaction
-from kheishd.store.tables import CHECKPOINTS, PINNED, RUNS, SESSIONS, Table
+from kheishd.store.table import Table
+from kheishd.store.tables import CHECKPOINTS, PINNED, RUNS, SESSIONS
 from kheishd.workers.runs.worker import RunWorker
 from protocol.events.session import SessionRenamed
 from protocol.journal.envelope import Envelope

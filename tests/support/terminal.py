@@ -1,4 +1,4 @@
-"""A terminal as a person sees it: a program on a pseudo-terminal, its output on a screen that can be read."""
+"""A program on a pseudo-terminal, with its output on an emulated screen that a test can read."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ KEYS = {"enter": "\r", "ctrl-c": "\x03", "ctrl-d": "\x04", "alt-enter": "\x1b\r"
 
 
 class Terminal:
-    """One program on one screen. Lines that scrolled away are kept and can be read, too."""
+    """A program on a screen, with the lines of its scrollback."""
 
     def __init__(
         self, command: list[str], environ: Mapping[str, str], *, columns: int = 100, rows: int = 40
@@ -32,7 +32,7 @@ class Terminal:
             timeout=WAIT_SECONDS,
         )
         self._child.delaybeforesend = None
-        # It is waited for before the terminal is closed.
+        # The terminal is closed after the program has ended, so closing it needs no pause.
         self._child.ptyproc.delayafterclose = 0
 
     def __enter__(self) -> Self:
@@ -42,17 +42,17 @@ class Terminal:
         self.close()
 
     def close(self) -> None:
-        """Kill the program if it still runs, and hang up."""
+        """Kill the program if it is running, and close the terminal."""
         if self._child.isalive():
             self._child.kill(signal.SIGKILL)
         self._end()
 
     def signal(self, number: int) -> None:
-        """Send the program a signal."""
+        """Send a signal to the program."""
         self._child.kill(number)
 
     def type(self, text: str) -> None:
-        """Type text as it stands; a tab or newline in it is that key."""
+        """Type a text; a tab or newline in it is that key."""
         self._child.send(text)
 
     def press(self, key: str) -> None:
@@ -60,57 +60,57 @@ class Terminal:
         self._child.send(KEYS[key])
 
     def paste(self, text: str) -> None:
-        """Paste text, as terminals do where programs understand it."""
+        """Paste a text with the markers of a bracketed paste."""
         self._child.send(f"\x1b[200~{text}\x1b[201~")
 
     def say(self, text: str) -> None:
-        """Type a line and end it."""
+        """Type a line and press Enter."""
         self.type(text)
         self.press("enter")
 
     @property
     def text(self) -> str:
-        """Everything that scrolled away and everything on the screen, trailing blanks left out."""
-        gone = [
+        """The text of the scrollback and the screen, without trailing blanks."""
+        scrollback = [
             "".join(line[column].data for column in range(self._screen.columns)).rstrip()
             for line in self._screen.history.top
         ]
-        return "\n".join([*gone, *self.lines]).rstrip()
+        return "\n".join([*scrollback, *self.lines]).rstrip()
 
     @property
     def lines(self) -> list[str]:
         """The lines on the screen."""
         return [line.rstrip() for line in self._screen.display]
 
-    def until(self, condition: Callable[[str], bool], what: str) -> str:
-        """Read until the text fulfils a condition: the text. Errors: AssertionError after a while."""
+    def until(self, condition: Callable[[str], bool], description: str) -> str:
+        """Read until the text fulfils a condition; return the text. Errors: AssertionError if it is late."""
         deadline = time.monotonic() + WAIT_SECONDS
         while not condition(self.text):
             if time.monotonic() > deadline or not self._read():
-                raise AssertionError(f"never saw {what}; the screen says:\n{self.text}")
+                raise AssertionError(f"never saw {description}; the screen shows:\n{self.text}")
         return self.text
 
     def sees(self, needle: str) -> str:
-        """Read until the text holds something: the text."""
+        """Read until the text contains ``needle``; return the text."""
         return self.until(lambda text: needle in text, repr(needle))
 
     def ends(self) -> int:
-        """Read until the program has ended: its exit code."""
+        """Read until the program ends; return its exit code."""
         deadline = time.monotonic() + WAIT_SECONDS
         while self._read():
-            assert time.monotonic() < deadline, f"the program goes on; the screen says:\n{self.text}"
+            assert time.monotonic() < deadline, f"the program does not end; the screen shows:\n{self.text}"
         self._end()
         return int(
             self._child.exitstatus if self._child.exitstatus is not None else -self._child.signalstatus
         )
 
     def _end(self) -> None:
-        """Wait for the end of a program that will not go on, and hang up."""
+        """Wait for a program that is about to end, and close the terminal."""
         self._child.wait()
         self._child.close()
 
     def _read(self) -> bool:
-        """Take in what the program wrote meanwhile; whether it goes on."""
+        """Read new output; whether the program is still running."""
         try:
             data = self._child.read_nonblocking(65_536, timeout=0.05)
         except pexpect.TIMEOUT:

@@ -134,13 +134,13 @@ def find_results_cut(prompt: Prompt, now_ms: int, limits: ContextSection) -> int
     answer_times = [entry.at_ms for entry in entries if entry.message.role == "assistant"]
     if not answer_times or now_ms - answer_times[-1] <= limits.drop_results_after_s * 1000:
         return None
-    kept = 0
+    recent = 0
     for entry in reversed(entries):
-        if kept >= limits.keep_results:
+        if recent >= limits.keep_results:
             changed = drop_results(list(entries), entry.cursor, droppable) != list(entries)
             return entry.cursor if changed else None
         if entry.message.role == "tool":
-            kept += sum(getattr(item, "name", "") in droppable for item in entry.message.items)
+            recent += sum(getattr(item, "name", "") in droppable for item in entry.message.items)
     return None
 
 

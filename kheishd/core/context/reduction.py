@@ -55,8 +55,8 @@ def snip(entries: list[TranscriptEntry], upto: int) -> list[TranscriptEntry]:
 
     A note replaces the removed messages.
     """
-    kept = _after(entries, upto)
-    prefix = entries[: len(entries) - len(kept)]
+    rest = _after(entries, upto)
+    prefix = entries[: len(entries) - len(rest)]
     inputs = [index for index, entry in enumerate(entries) if entry.kind == "input"]
     newest = inputs[-1] if inputs else len(entries)
     summaries = [entry for entry in prefix if entry.kind == "summary"]
@@ -65,7 +65,7 @@ def snip(entries: list[TranscriptEntry], upto: int) -> list[TranscriptEntry]:
         return entries
     first = next(entry for entry in prefix if entry.kind != "summary")
     note = TranscriptEntry(first.cursor, first.at_ms, Message("user", [Text(SNIP_NOTE)]), "note")
-    return [*summaries, note, *steers, *kept]
+    return [*summaries, note, *steers, *rest]
 
 
 def drop_results(entries: list[TranscriptEntry], upto: int, tools: list[str]) -> list[TranscriptEntry]:

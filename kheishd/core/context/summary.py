@@ -70,10 +70,10 @@ def make_summary_request(entries: Sequence[TranscriptEntry], max_tokens: int, ag
         if entry.kind != "summary":
             omitted.add(index)
             excess -= sizes[index]
-    kept = [section for index, section in enumerate(sections) if index not in omitted]
+    included = [section for index, section in enumerate(sections) if index not in omitted]
     if omitted:
-        kept.insert(0, f"[{len(omitted)} earlier messages are omitted here.]")
-    record = "\n\n".join(kept)
+        included.insert(0, f"[{len(omitted)} earlier messages are omitted here.]")
+    record = "\n\n".join(included)
     return [Message("user", [Text(f"<conversation>\n{record}\n</conversation>\n\n{_SUMMARY_REQUEST}")])]
 
 

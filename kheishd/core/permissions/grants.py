@@ -75,10 +75,10 @@ def add_grant(grants: Sequence[Grant], grant: Grant) -> list[Grant]:
     """Return the grants with one more, without the oldest if there is no room; a huge grant is dropped."""
     if _size([grant]) > MAX_GRANTS_BYTES:
         return list(grants)
-    kept = [*grants, grant][-MAX_RULES:]
-    while _size(kept) > MAX_GRANTS_BYTES:
-        del kept[0]
-    return kept
+    extended = [*grants, grant][-MAX_RULES:]
+    while _size(extended) > MAX_GRANTS_BYTES:
+        del extended[0]
+    return extended
 
 
 def count_down(grants: Sequence[Grant], verdicts: Iterable[Verdict]) -> list[Grant]:

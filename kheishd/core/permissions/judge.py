@@ -209,7 +209,10 @@ class _Walk:
         self.firm = False
         self.ruling = self._apply_rules()
         if opinion is not None:
-            self._apply_opinion(opinion)
+            self._explain("hook", opinion.decision, opinion.note)
+            if STRICTNESS.index(opinion.decision) > STRICTNESS.index(self.ruling.decision):
+                self._decide(opinion.decision, "hook", opinion.note)
+            self.firm = self.firm or opinion.decision == "ask"
         self._apply_mode(asked_by_hook=opinion is not None and opinion.decision == "ask")
         self._apply_grants()
 
@@ -262,12 +265,6 @@ class _Walk:
         return max(holding, key=lambda rule: STRICTNESS.index(rule.decision), default=None)
 
     # Opinions, modes and grants act on the decision of the rules.
-
-    def _apply_opinion(self, opinion: HookOpinion) -> None:
-        self._explain("hook", opinion.decision, opinion.note)
-        if STRICTNESS.index(opinion.decision) > STRICTNESS.index(self.ruling.decision):
-            self._decide(opinion.decision, "hook", opinion.note)
-        self.firm = self.firm or opinion.decision == "ask"
 
     def _apply_mode(self, *, asked_by_hook: bool) -> None:
         mode = self.layers.mode

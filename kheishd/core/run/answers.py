@@ -58,7 +58,7 @@ def decide(run: RunRecord, pinned: Pinned, command: AcceptAnswer) -> list[Journa
     if calls:
         return [message, *_decide_calls(run, pinned, command, calls, limit)]
     if run.cancel is not None:
-        # The stop was requested just before the run was done: it is honoured, and the answer is kept.
+        # The stop was requested just before the run was done: it is honoured, and the answer kept.
         return [message, RunEnded(outcome=run.cancel)]
     if run.pending_steers and limit is None:
         return [message]
@@ -194,16 +194,16 @@ def fit_items(items: list[Item], max_bytes: int) -> tuple[list[Item], bool]:
     a part of a signed thought does not match its signature. A call also takes room for its place in the run's
     record and for a short result, because it needs one.
     """
-    kept: list[Item] = []
+    fitting: list[Item] = []
     room = max_bytes
     for item in items:
         size = _measure(item)
         if size > room:
-            return [*kept, *_truncate(item, room)], True
-        kept.append(item)
+            return [*fitting, *_truncate(item, room)], True
+        fitting.append(item)
         # A comma separates items.
         room -= size + 1
-    return kept, False
+    return fitting, False
 
 
 def measure_items(items: list[Item]) -> int:

@@ -34,7 +34,7 @@ from kheishd.core.run.commands import (
     AnswerQuestion,
     ApprovalAnswer,
     ApprovalAsk,
-    CallResult,
+    CallReturn,
     CallTools,
     ExpireApproval,
     Judge,
@@ -185,7 +185,15 @@ def decide(run: RunRecord, pinned: Pinned, command: CallCommand) -> list[Journal
             assert evidence, "at least one call begins"
             assert list(evidence) == due_ids, "calls run in their order"
             calls = [require_state(run, call_id, "ready")[1] for call_id in due_ids]
-            return [_call_tool(call, evidence[call.call_id]) for call in calls]
+            return [
+                ToolCalled(
+                    call_id=call.call_id,
+                    tool=call.tool,
+                    attempt=call.attempt + 1,
+                    evidence=evidence[call.call_id],
+                )
+                for call in calls
+            ]
         case Observe(call_id, evidence):
             require_state(run, call_id, "called")
             return [ToolObserved(call_id=call_id, evidence=evidence)]
@@ -227,8 +235,16 @@ def _judge(run: RunRecord, judgements: list[Judgement]) -> list[JournalEvent]:
                 asks.append(_request_approval(run, index, call, ask))
             case QuestionAsk() as ask:
                 verdict = replace(verdict, question_id=ask.question_id)
-                asks.append(_ask_question(run, call, ask))
-            case CallResult() as result:
+                question = QuestionAsked(
+                    question_id=ask.question_id,
+                    call_id=call.call_id,
+                    questions=ask.questions,
+                    expires_at_ms=ask.expires_at_ms,
+                    agent=run.agent,
+                    sender=run.sender,
+                )
+                asks.append(question)
+            case CallReturn() as result:
                 results.append(_make_result(call, result))
             case None:
                 pass
@@ -253,22 +269,7 @@ def _request_approval(run: RunRecord, index: int, call: OpenCall, ask: ApprovalA
     )
 
 
-def _ask_question(run: RunRecord, call: OpenCall, ask: QuestionAsk) -> QuestionAsked:
-    return QuestionAsked(
-        question_id=ask.question_id,
-        call_id=call.call_id,
-        questions=ask.questions,
-        expires_at_ms=ask.expires_at_ms,
-        agent=run.agent,
-        sender=run.sender,
-    )
-
-
-def _call_tool(call: OpenCall, evidence: dict[str, Any]) -> ToolCalled:
-    return ToolCalled(call_id=call.call_id, tool=call.tool, attempt=call.attempt + 1, evidence=evidence)
-
-
-def _make_result(call: OpenCall, result: CallResult) -> ToolReturned:
+def _make_result(call: OpenCall, result: CallReturn) -> ToolReturned:
     return ToolReturned(
         call_id=call.call_id,
         tool=call.tool,

@@ -19,7 +19,7 @@ status          command          leads to
 =============== ================ ===============================================
 queued          Start            running
                 Steer            queued
-                Cancel           cancelled
+                RequestCancel    cancelled
                 Fail             failed
 running         Start            running, waiting, failed, cancelled, interrupted
                 BeginModelCall   running
@@ -37,7 +37,7 @@ running         Start            running, waiting, failed, cancelled, interrupte
                 AnswerQuestion   running
                 AbandonQuestion  cancelled, interrupted
                 Steer            running
-                Cancel           running
+                RequestCancel    running
                 EndEarly         cancelled, interrupted
                 Release          running, waiting
                 Fail             failed, cancelled, interrupted
@@ -47,7 +47,7 @@ waiting         AnswerApprovals  running, waiting
                 AnswerQuestion   running, waiting
                 AbandonQuestion  cancelled
                 Steer            waiting
-                Cancel           cancelled, interrupted
+                RequestCancel    cancelled, interrupted
                 Fail             failed
 ended           any              refused: RunAlreadyEnded
 =============== ================ ===============================================
@@ -72,7 +72,6 @@ from kheishd.core.run.commands import (
     AnswerQuestion,
     BeginModelCall,
     CallTools,
-    Cancel,
     Command,
     Compact,
     Compaction,
@@ -86,6 +85,7 @@ from kheishd.core.run.commands import (
     Observe,
     Release,
     RenewApproval,
+    RequestCancel,
     ResolveDoubt,
     ReturnResult,
     Start,
@@ -119,7 +119,7 @@ _ANSWERS_TO_APPROVALS: Final = (AnswerApprovals, ExpireApproval)
 _ANSWERS_TO_QUESTIONS: Final = (AnswerQuestion, AbandonQuestion)
 
 ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
-    "queued": (Start, Steer, Cancel, Fail),
+    "queued": (Start, Steer, RequestCancel, Fail),
     "running": (
         Start,
         BeginModelCall,
@@ -136,14 +136,14 @@ ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
         *_ANSWERS_TO_APPROVALS,
         *_ANSWERS_TO_QUESTIONS,
         Steer,
-        Cancel,
+        RequestCancel,
         EndEarly,
         Release,
         Fail,
         Interrupt,
     ),
-    "waiting_for_approval": (*_ANSWERS_TO_APPROVALS, Steer, Cancel, Fail),
-    "waiting_for_user_question": (*_ANSWERS_TO_APPROVALS, *_ANSWERS_TO_QUESTIONS, Steer, Cancel, Fail),
+    "waiting_for_approval": (*_ANSWERS_TO_APPROVALS, Steer, RequestCancel, Fail),
+    "waiting_for_user_question": (*_ANSWERS_TO_APPROVALS, *_ANSWERS_TO_QUESTIONS, Steer, RequestCancel, Fail),
 }
 """The commands that a run accepts, by its status; a run that has ended accepts none."""
 
@@ -166,20 +166,25 @@ def decide(run: RunRecord, pinned: Pinned, command: Command) -> list[JournalEven
             return [ModelAsked(item_id=open_item_id, turn=run.turn + 1, attempt=run.attempt + 1)]
         case AcceptAnswer():
             return answers.decide(run, pinned, command)
-        case FailModelCall(error, retry_at_ms):
-            return _fail_model_call(run, pinned, error, retry_at_ms)
+        case FailModelCall(error, int() as retry_at_ms) if run.item_id is not None:
+            turn, attempt = run.turn + 1, run.attempt
+            failed = ModelFailed(
+                item_id=run.item_id, turn=turn, attempt=attempt, error=error, retry_at_ms=retry_at_ms
+            )
+            return [failed]
         case Compact(result):
             return _compact(run, pinned, result)
         case Steer(steer_id, items, sender):
             return [Steered(steer_id=steer_id, items=items, sender=sender)]
-        case Cancel(outcome, note):
+        case RequestCancel(outcome, note):
             return _cancel(run, pinned, outcome, note)
         case EndEarly():
             return _end_early(run, pinned, command)
         case Release(note, results):
             return [*calls.end_running_calls(run, pinned, results), RunReleased(note=note)]
-        case Fail(error):
-            return _fail(run, pinned, error)
+        case Fail(error) | FailModelCall(error):
+            # If a stop was requested just before the failure, it is honoured, and the error is kept.
+            return [*calls.close_calls(run, pinned), RunEnded(outcome=run.cancel or "failed", error=error)]
         case Interrupt(error):
             ended = RunEnded(outcome=run.cancel or "interrupted", error=error)
             return [*calls.close_calls(run, pinned, died=True), ended]
@@ -200,22 +205,6 @@ def _start(run: RunRecord, pinned: Pinned) -> list[JournalEvent]:
         )
         return [*calls.close_calls(run, pinned, died=True), RunEnded(outcome="failed", error=error)]
     return [RunStarted(starts=run.starts + 1, alone=must_run_alone(run))]
-
-
-def _fail(run: RunRecord, pinned: Pinned, error: RunError) -> list[JournalEvent]:
-    # If a stop was requested just before the failure, it is honoured, and the error is kept.
-    return [*calls.close_calls(run, pinned), RunEnded(outcome=run.cancel or "failed", error=error)]
-
-
-def _fail_model_call(
-    run: RunRecord, pinned: Pinned, error: RunError, retry_at_ms: int | None
-) -> list[JournalEvent]:
-    if retry_at_ms is None or run.item_id is None:
-        return _fail(run, pinned, error)
-    turn, attempt = run.turn + 1, run.attempt
-    return [
-        ModelFailed(item_id=run.item_id, turn=turn, attempt=attempt, error=error, retry_at_ms=retry_at_ms)
-    ]
 
 
 def _compact(

@@ -93,18 +93,12 @@ class Redactor:
                     for element in value
                 ]
             case dict():
-                return {
-                    self._redact_name(name): self._redact_field(name, value[name], is_content)
-                    for name in value
-                }
+                redacted: dict[str, Any] = {}
+                for name, inner in value.items():
+                    key = name if _FIELD_NAME.fullmatch(name) else self.redact_text(name)
+                    content = is_content or name in _CONTENT_FIELDS
+                    vocabulary = name in _VOCABULARY_FIELDS and not content
+                    redacted[key] = self._redact(inner, is_vocabulary=vocabulary, is_content=content)
+                return redacted
             case _:
                 return value
-
-    def _redact_field(self, name: str, value: Any, is_content: bool) -> Any:
-        is_content = is_content or name in _CONTENT_FIELDS
-        return self._redact(
-            value, is_vocabulary=name in _VOCABULARY_FIELDS and not is_content, is_content=is_content
-        )
-
-    def _redact_name(self, name: str) -> str:
-        return name if _FIELD_NAME.fullmatch(name) else self.redact_text(name)

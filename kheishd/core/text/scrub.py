@@ -79,15 +79,15 @@ class Scrubber:
                 start = text.find(spelling, start + 1)
         return sorted(spans)
 
-    def safe_length(self, text: str, held: int = 0) -> int:
+    def safe_length(self, text: str, unsafe: int = 0) -> int:
         """Return the length of the prefix that can be scrubbed before more text arrives.
 
-        The prefix cuts no secret, whether complete or only begun. The first ``held`` characters were not safe
+        The prefix cuts no secret, whether complete or only begun. The first ``unsafe`` characters were unsafe
         before: a secret that reaches into them includes all of them.
         """
         cut = min((_find_beginning(text, spelling) for spelling in self._spellings), default=len(text))
         while (moved := min((_find_cut_secret(text, s, cut) for s in self._spellings), default=cut)) < cut:
-            cut = moved if moved >= held else 0
+            cut = moved if moved >= unsafe else 0
         return cut
 
     def _scrub_fields(self, table: dict[str, Any], *, top: bool) -> dict[str, Any]:

@@ -38,16 +38,16 @@ class TextStreamScrubber:
         """Add a chunk and return the text that is safe by now."""
         if not scrubber:
             return self.finish(scrubber) + text
-        held = len(self._held)
+        unsafe = len(self._held)
         text = self._held + text
-        cut = scrubber.safe_length(text, held)
+        cut = scrubber.safe_length(text, unsafe)
         self._held = text[cut:]
         return scrubber.scrub_text(text[:cut])
 
     def finish(self, scrubber: Scrubber) -> str:
         """End the text and return the part that was held back."""
-        held, self._held = self._held, ""
-        return scrubber.scrub_text(held)
+        rest, self._held = self._held, ""
+        return scrubber.scrub_text(rest)
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ class ValueStreamScrubber:
                 owner.pending += 1
                 texts = self._texts.setdefault(path, deque())
                 texts.append(_HeldText(owner, container, key, text))
-                joined = "".join(held.rest for held in texts)
+                joined = "".join(item.rest for item in texts)
                 self._scrub_prefix(path, scrubber, joined, scrubber.safe_length(joined))
         if len(self._held) > MAX_HELD_VALUES:
             return self.finish(scrubber)
@@ -101,7 +101,7 @@ class ValueStreamScrubber:
     def finish(self, scrubber: Scrubber) -> list[Any]:
         """End the sequence and return the values that were held back."""
         for path in list(self._texts):
-            joined = "".join(held.rest for held in self._texts[path])
+            joined = "".join(item.rest for item in self._texts[path])
             self._scrub_prefix(path, scrubber, joined, len(joined))
         return self._release()
 
@@ -152,10 +152,10 @@ class ValueStreamScrubber:
         texts = self._texts[path]
         spans = scrubber.find_spans(joined[:length])
         start = 0
-        for held in texts:
-            taken = min(len(held.rest), length - start)
-            held.scrubbed.append(replace_spans(joined, spans, start, start + taken))
-            held.rest = held.rest[taken:]
+        for item in texts:
+            taken = min(len(item.rest), length - start)
+            item.scrubbed.append(replace_spans(joined, spans, start, start + taken))
+            item.rest = item.rest[taken:]
             start += taken
         while texts and not texts[0].rest:
             complete = texts.popleft()

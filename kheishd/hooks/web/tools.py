@@ -81,15 +81,15 @@ class WebFetch(SubHook):
         self._allowed = allowed
         self._secure: ssl.SSLContext | None = None
 
-    def _subject(self, call: Invocation, arguments: FetchPage) -> str:
+    def host_subject(self, call: Invocation, arguments: FetchPage) -> str:
         """Return the first host; redirects may lead to others. Errors: ToolError."""
         return parse_url(arguments.url).host
 
-    async def _preview(self, call: Invocation, arguments: FetchPage) -> Preview:
+    async def preview_fetch(self, call: Invocation, arguments: FetchPage) -> Preview:
         """Show the URL. Errors: ToolError."""
         return Preview(kind="text", text=f"fetch {parse_url(arguments.url).url}")
 
-    async def _evidence(self, call: Invocation, arguments: FetchPage) -> dict[str, Any]:
+    async def fetch_evidence(self, call: Invocation, arguments: FetchPage) -> dict[str, Any]:
         """Return the host. Errors: ToolError."""
         return {"host": parse_url(arguments.url).host}
 
@@ -108,9 +108,9 @@ Fetch a page from the public internet and return it unchanged: text, HTML, JSON 
         in_plan=True,
         droppable=True,
         timeout_s=TIMEOUT_SECONDS,
-        subject=_subject,
-        preview=_preview,
-        evidence=_evidence,
+        subject=host_subject,
+        preview=preview_fetch,
+        evidence=fetch_evidence,
     )
     async def web_fetch(self, call: Invocation, arguments: FetchPage) -> Outcome:
         """Fetch a page. Errors: ToolError."""
@@ -133,7 +133,10 @@ def _load() -> ssl.SSLContext:
 
 def _outcome(target: Target, page: Page) -> Outcome:
     headers, omitted = _select_headers(page.headers)
-    text = _decode(page)
+    match = _CHARSET.search(page.content_type)
+    charset = match[1].lower() if match else "utf-8"
+    text = page.body.decode(charset if charset in CHARSETS else "utf-8", errors="replace")
+    text = text.removeprefix("\ufeff")
     notes = [DATA_NOTE, *([DOWNGRADED_NOTE] if page.downgraded else []), *omitted]
     result = FetchResult(
         url=target.url,
@@ -170,10 +173,3 @@ def _select_headers(headers: list[tuple[str, str]]) -> tuple[dict[str, str], lis
         room -= size
         selected[name] = value
     return selected, [f"{omitted} headers are left out"] if omitted else []
-
-
-def _decode(page: Page) -> str:
-    match = _CHARSET.search(page.content_type)
-    charset = match[1].lower() if match else "utf-8"
-    text = page.body.decode(charset if charset in CHARSETS else "utf-8", errors="replace")
-    return text.removeprefix("\ufeff")

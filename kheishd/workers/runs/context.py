@@ -208,7 +208,7 @@ class ContextWindow:
     async def _summary(
         self, prompt: Prompt, upto: int, trigger: CompactTrigger
     ) -> Compaction | FailedCompaction:
-        """BeginModelCall the model for a summary. Errors: ModelFailure if the model gives no answer."""
+        """Ask the model for a summary. Errors: ModelFailure if the model gives no answer."""
         answer = await self._ask_for_summary([entry for entry in prompt.entries if entry.cursor <= upto])
         try:
             summary = extract_summary(answer.items)
@@ -229,7 +229,7 @@ class ContextWindow:
         )
 
     async def _ask_for_summary(self, entries: Sequence[TranscriptEntry]) -> ModelAnswer:
-        """BeginModelCall for a summary of messages, of fewer after each overflow. Errors: ModelFailure."""
+        """Ask for a summary of messages, of fewer after each overflow. Errors: ModelFailure."""
         run, pinned, runtime = self._active.record, self._active.pinned, self._active.runtime
         # Estimates are a third too high on purpose; here, a request that is too long costs one more attempt.
         max_tokens, attempts = pinned.context_tokens * 4 // 3, MAX_SUMMARY_ATTEMPTS

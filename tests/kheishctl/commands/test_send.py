@@ -13,8 +13,8 @@ from kheishctl.options import parse_pairs
 from kheishctl.render.pieces import (
     AnswerRestart,
     AnswerText,
+    CallEnd,
     CallRequest,
-    CallResult,
     MessageEnd,
     Notice,
     Piece,
@@ -87,7 +87,7 @@ def test_a_timeout(ctl: Ctl, sender: str) -> None:
     """After a timeout, a note says how to continue waiting."""
     done = ctl("send", "--timeout", "0.2s", "default", "/slow 1000 1000", "--as", sender)
     assert done.code == exits.TIMED_OUT
-    assert "kheishctl run wait run_" in done.err
+    assert "run wait run_" in done.err
     ctl("conversation", "cancel", "--as", sender)
 
 
@@ -140,9 +140,9 @@ def test_notes_beside_a_streamed_answer(capsys: pytest.CaptureFixture[str]) -> N
         AnswerText("one"),
         MessageEnd("tool_calls"),
         CallRequest("c", "bash", "ls"),
-        CallResult("c", "bash", "ls", "returned", "output"),
+        CallEnd("c", "bash", "ls", "returned", "output"),
         CallRequest("d", "bash", ""),
-        CallResult("d", "bash", "", "in_doubt", "gone\x1b\nmore"),
+        CallEnd("d", "bash", "", "in_doubt", "gone\x1b\nmore"),
         AnswerRestart(),
         AnswerText("two\n"),
         Notice("a\nb"),
@@ -304,7 +304,7 @@ def test_budgets(ctl: Ctl, sender: str) -> None:
     assert pinned["budget"] == {"max_tokens": 9000, "max_work_s": 300.0}
     done = ctl(*words, "/slow 100 1000", "--max-time", "0.2s")
     assert done.code == exits.RUN_FAILED
-    assert "in hand for 0.2 s" in done.err
+    assert "time budget (0.2 s)" in done.err
     refused = ctl(*words, "hello", "--max-cost", "0.5")
     assert (refused.code, "states no prices" in refused.err) == (exits.FAILED, True)
     assert ctl(*words, "hello", "--max-cost", "-1").code == exits.USAGE

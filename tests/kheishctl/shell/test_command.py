@@ -1,4 +1,4 @@
-"""``kheishctl chat`` before the chat begins."""
+"""Tests of ``kheishctl chat`` before the chat starts."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ from tests.support.ctl import Ctl
 
 
 def test_chat_needs_a_terminal(ctl: Ctl) -> None:
-    """In a pipe it says what is made for pipes."""
+    """In a pipe, the chat is refused with the command that is made for pipes."""
     done = ctl("chat")
     assert done.code == exits.USAGE
     assert "kheishctl send" in done.err
 
 
 def test_chat_needs_a_terminal_before_a_daemon(tmp_path: Path) -> None:
-    """Nothing is started for a chat that cannot be."""
+    """No daemon is started for a chat that is refused."""
     assert Ctl(tmp_path)("chat", "--spawn").code == exits.USAGE
     assert list(tmp_path.iterdir()) == []

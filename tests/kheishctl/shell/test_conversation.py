@@ -1,4 +1,4 @@
-"""The chat's side of one conversation, with a real daemon that comes and goes."""
+"""Tests of the client of a conversation, with a real daemon that stops and starts."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -14,294 +14,294 @@ from kheishctl.render.messages import format_message
 from kheishctl.render.pieces import (
     AnswerText,
     ApprovalClosing,
-    CallResult,
+    CallEnd,
     CallStart,
     MessageEnd,
     Piece,
     RunEnd,
     StartedInput,
 )
-from kheishctl.shell.conversation import Conversation
+from kheishctl.shell.conversation import ConversationClient
 from tests.support.daemons import PATIENCE_S, Daemon, short_home
 from tests.support.scripted import Peer, scripted
 
 
-class Heeder:
-    """A listener that remembers, and that can be waited with."""
+class RecordingListener:
+    """A listener that records all changes, and waits for them."""
 
     def __init__(self) -> None:
         self.log: list[str] = []
         self.history: list[str] = []
         self.pieces: list[Piece] = []
-        self.asked: list[Json] = []
+        self.requests: list[Json] = []
         self.doubts: list[Json] = []
-        self._more = asyncio.Event()
+        self._has_changed = asyncio.Event()
 
-    def entered(self, messages: list[Json], *, more: bool) -> None:
-        """Remember where it stood."""
+    def start(self, messages: list[Json], *, has_more: bool) -> None:
+        """Record the history."""
         self.history = [format_message(entry["message"]) for entry in messages]
-        self._add(f"entered {len(messages)}{' more' if more else ''}")
+        self._add(f"started {len(messages)}{' more' if has_more else ''}")
 
-    def waits(self, asked: list[Json], doubts: list[Json]) -> None:
-        """Remember what waits."""
-        self.asked, self.doubts = asked, doubts
-        self._add("waits")
+    def replace_pending(self, requests: list[Json], doubts: list[Json]) -> None:
+        """Record the pending requests."""
+        self.requests, self.doubts = requests, doubts
+        self._add("pending")
 
-    def shown(self, piece: Piece) -> None:
-        """Remember what happened."""
+    def receive(self, piece: Piece) -> None:
+        """Record a piece."""
         self.pieces.append(piece)
         self._add(type(piece).__name__)
 
-    def noted(self, text: str, style: str = "dim") -> None:
-        """Remember what was said about it."""
+    def note(self, text: str, style: str = "dim") -> None:
+        """Record a note."""
         self._add(text)
 
-    def changed(self) -> None:
-        """Nothing to draw, but who waits looks again."""
-        self._more.set()
+    def redraw(self) -> None:
+        """Check the awaited condition again."""
+        self._has_changed.set()
 
     @property
-    def said(self) -> str:
-        """All text that was said."""
+    def answers(self) -> str:
+        """The text of all answers."""
         return "".join(piece.text for piece in self.pieces if isinstance(piece, AnswerText))
 
     @property
-    def heard(self) -> list[str]:
-        """All inputs that were heard."""
+    def inputs(self) -> list[str]:
+        """The started inputs."""
         return [piece.text for piece in self.pieces if isinstance(piece, StartedInput)]
 
     def count(self, kind: type) -> int:
-        """How many pieces of a kind there were."""
+        """Count the pieces of a kind."""
         return sum(isinstance(piece, kind) for piece in self.pieces)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something is so."""
+        """Wait until a condition is true."""
         async with asyncio.timeout(PATIENCE_S):
             while not condition():
-                self._more.clear()
-                await self._more.wait()
+                self._has_changed.clear()
+                await self._has_changed.wait()
 
-    async def notes(self, text: str) -> None:
-        """Wait until something was noted."""
+    async def wait_for(self, text: str) -> None:
+        """Wait until a line of the log contains a text."""
         await self.until(lambda: any(text in line for line in self.log))
 
     def _add(self, line: str) -> None:
         self.log.append(line)
-        self._more.set()
+        self._has_changed.set()
 
 
-Body = Callable[[Conversation, Heeder], Awaitable[None]]
+Body = Callable[[ConversationClient, RecordingListener], Awaitable[None]]
 
 
-def converse(path: Path, sender: str, body: Body, *, agent: str | None = None, fresh: bool = False) -> Heeder:
-    """Run a body beside a conversation that stays connected and delivers."""
+def run(
+    path: Path, sender: str, body: Body, *, agent: str | None = None, fresh: bool = False
+) -> RecordingListener:
+    """Run a body with a client that stays connected and delivers its outbox."""
 
-    async def run() -> Heeder:
-        heeder = Heeder()
-        conversation = Conversation(str(path), agent, sender, heeder, fresh=fresh)
+    async def main() -> RecordingListener:
+        listener = RecordingListener()
+        conversation = ConversationClient(str(path), agent, sender, listener, fresh=fresh)
         work = [
             asyncio.ensure_future(conversation.stay_connected()),
             asyncio.ensure_future(conversation.deliver()),
         ]
-        main = asyncio.ensure_future(body(conversation, heeder))
-        done, _ = await asyncio.wait([main, *work], return_when=asyncio.FIRST_COMPLETED)
-        for task in (main, *work):
+        test = asyncio.ensure_future(body(conversation, listener))
+        done, _ = await asyncio.wait([test, *work], return_when=asyncio.FIRST_COMPLETED)
+        for task in (test, *work):
             task.cancel()
-        await asyncio.gather(main, *work, return_exceptions=True)
+        await asyncio.gather(test, *work, return_exceptions=True)
         for task in done:
             task.result()
-        return heeder
+        return listener
 
-    return asyncio.run(run())
+    return asyncio.run(main())
 
 
 @pytest.fixture
 def own() -> Iterator[Daemon]:
-    """A daemon that may be killed."""
+    """Return a daemon that the test may kill."""
     with short_home() as home, Daemon(home) as daemon:
         yield daemon
 
 
-def test_an_agent_that_is_not_there(daemon: Daemon, sender: str) -> None:
-    """It is said on entry, before anything is typed for nobody."""
+def test_unknown_agent(daemon: Daemon, sender: str) -> None:
+    """An unknown agent is refused at the start, before the person types anything."""
 
-    async def body(conversation: Conversation, heeder: Heeder) -> None:
+    async def body(conversation: ConversationClient, listener: RecordingListener) -> None:
         await asyncio.Event().wait()
 
     with pytest.raises(RequestRefused, match="there is no agent 'nobody'"):
-        converse(daemon.socket, sender, body, agent="nobody")
+        run(daemon.socket, sender, body, agent="nobody")
 
 
-def test_a_new_conversation(daemon: Daemon, sender: str) -> None:
-    """It is entered empty; what is said is heard back from the journal, then its answer."""
+def test_new_conversation(daemon: Daemon, sender: str) -> None:
+    """A new conversation starts empty; the journal reports the sent message and its answer."""
 
-    async def body(conversation: Conversation, heeder: Heeder) -> None:
-        await heeder.notes("entered 0")
-        conversation.say("hello")
-        await heeder.until(lambda: heeder.count(RunEnd) == 1)
+    async def body(conversation: ConversationClient, listener: RecordingListener) -> None:
+        await listener.wait_for("started 0")
+        conversation.send("hello")
+        await listener.until(lambda: listener.count(RunEnd) == 1)
         assert conversation.agent == "default"
-        assert not conversation.running
+        assert not conversation.is_running
         assert not conversation.outbox
 
-    heeder = converse(daemon.socket, sender, body)
-    assert heeder.heard == ["hello"]
-    assert heeder.said.endswith("You say: “hello”")
-    assert heeder.count(MessageEnd) == 1
+    listener = run(daemon.socket, sender, body)
+    assert listener.inputs == ["hello"]
+    assert listener.answers.endswith("You say: “hello”")
+    assert listener.count(MessageEnd) == 1
 
 
-def test_an_old_conversation_shows_its_last_turns(daemon: Daemon, sender: str) -> None:
-    """The last messages, oldest first, and nothing of them again as news."""
+def test_existing_conversation(daemon: Daemon, sender: str) -> None:
+    """The last messages are shown at the start, oldest first, and the journal does not repeat them."""
     for number in range(5):
         daemon.say(f"turn {number}", agent="default", sender=sender)
 
-    async def body(conversation: Conversation, heeder: Heeder) -> None:
-        await heeder.notes("entered 6 more")
-        conversation.say("now")
-        await heeder.until(lambda: heeder.count(RunEnd) == 1)
+    async def body(conversation: ConversationClient, listener: RecordingListener) -> None:
+        await listener.wait_for("started 6 more")
+        conversation.send("now")
+        await listener.until(lambda: listener.count(RunEnd) == 1)
 
-    heeder = converse(daemon.socket, sender, body, agent="default")
-    assert heeder.history[0] == "turn 2"
-    assert heeder.heard == ["now"]
+    listener = run(daemon.socket, sender, body, agent="default")
+    assert listener.history[0] == "turn 2"
+    assert listener.inputs == ["now"]
 
 
-def test_entering_in_the_middle_of_an_answer(daemon: Daemon, sender: str) -> None:
-    """The text so far and the rest: the whole answer, once."""
+def test_start_during_an_answer(daemon: Daemon, sender: str) -> None:
+    """A chat that starts during an answer shows the whole answer once."""
     with daemon.connect() as client:
         sent = client.call(
             "conversation.send", agent="default", sender=sender, content="/slow 20 20\nhello", stream=True
         )
         client.note("journal.delta")
 
-        async def body(conversation: Conversation, heeder: Heeder) -> None:
-            await heeder.until(lambda: heeder.count(RunEnd) == 1)
+        async def body(conversation: ConversationClient, listener: RecordingListener) -> None:
+            await listener.until(lambda: listener.count(RunEnd) == 1)
 
-        heeder = converse(daemon.socket, sender, body, agent="default")
-        assert heeder.said == daemon.call("run.get", run_id=sent["run_id"])["output"]
-    assert heeder.heard == []
-    assert heeder.history[-1] == "/slow 20 20\nhello"
+        listener = run(daemon.socket, sender, body, agent="default")
+        assert listener.answers == daemon.call("run.get", run_id=sent["run_id"])["output"]
+    assert listener.inputs == []
+    assert listener.history[-1] == "/slow 20 20\nhello"
 
 
-def test_what_another_client_does_is_followed(daemon: Daemon, sender: str) -> None:
-    """From its first message on, through a reset by others into the next session."""
+def test_other_client(daemon: Daemon, sender: str) -> None:
+    """Messages and resets of another client are followed, also into the next session."""
 
-    async def body(conversation: Conversation, heeder: Heeder) -> None:
-        await heeder.notes("entered 0")
+    async def body(conversation: ConversationClient, listener: RecordingListener) -> None:
+        await listener.wait_for("started 0")
         await asyncio.to_thread(daemon.say, "from elsewhere", agent="default", sender=sender)
-        await heeder.until(lambda: heeder.count(RunEnd) == 1)
+        await listener.until(lambda: listener.count(RunEnd) == 1)
         await asyncio.to_thread(daemon.call, "conversation.reset", agent="default", sender=sender)
-        await heeder.notes("was reset")
+        await listener.wait_for("was reset")
         await asyncio.to_thread(daemon.say, "anew", agent="default", sender=sender)
-        await heeder.until(lambda: heeder.count(RunEnd) == 2)
+        await listener.until(lambda: listener.count(RunEnd) == 2)
 
-    heeder = converse(daemon.socket, sender, body, agent="default")
-    assert heeder.heard == ["from elsewhere", "anew"]
+    listener = run(daemon.socket, sender, body, agent="default")
+    assert listener.inputs == ["from elsewhere", "anew"]
 
 
-def test_beginning_anew(daemon: Daemon, sender: str) -> None:
-    """Asked for a fresh one, the old session is left behind."""
-    old = daemon.say("old", agent="default", sender=sender)["session_id"]
+def test_fresh_session(daemon: Daemon, sender: str) -> None:
+    """With ``fresh`` the first message starts a new session."""
+    previous_id = daemon.say("old", agent="default", sender=sender)["session_id"]
 
-    async def body(conversation: Conversation, heeder: Heeder) -> None:
-        await heeder.notes("entered 0")
-        conversation.say("new")
-        await heeder.until(lambda: heeder.count(RunEnd) == 1)
+    async def body(conversation: ConversationClient, listener: RecordingListener) -> None:
+        await listener.wait_for("started 0")
+        conversation.send("new")
+        await listener.until(lambda: listener.count(RunEnd) == 1)
 
-    converse(daemon.socket, sender, body, agent="default", fresh=True)
-    assert daemon.call("conversation.get", agent="default", sender=sender)["session_id"] != old
+    run(daemon.socket, sender, body, agent="default", fresh=True)
+    assert daemon.call("conversation.get", agent="default", sender=sender)["session_id"] != previous_id
 
 
 def test_cancel(daemon: Daemon, sender: str) -> None:
-    """The run in flight is stopped; the conversation goes on."""
+    """A cancelled run ends; the conversation continues."""
 
-    async def body(conversation: Conversation, heeder: Heeder) -> None:
-        await heeder.notes("entered")
-        conversation.say("/slow 1000 1000")
-        await heeder.until(lambda: conversation.running)
-        await conversation.cancel()
-        await heeder.until(lambda: heeder.count(RunEnd) == 1)
-        conversation.say("and now")
-        await heeder.until(lambda: heeder.count(RunEnd) == 2)
+    async def body(conversation: ConversationClient, listener: RecordingListener) -> None:
+        await listener.wait_for("started")
+        conversation.send("/slow 1000 1000")
+        await listener.until(lambda: conversation.is_running)
+        await conversation.call("conversation.cancel", conversation.address())
+        await listener.until(lambda: listener.count(RunEnd) == 1)
+        conversation.send("and now")
+        await listener.until(lambda: listener.count(RunEnd) == 2)
 
-    heeder = converse(daemon.socket, sender, body)
-    outcomes = [piece.status for piece in heeder.pieces if isinstance(piece, RunEnd)]
+    listener = run(daemon.socket, sender, body)
+    outcomes = [piece.status for piece in listener.pieces if isinstance(piece, RunEnd)]
     assert outcomes == ["cancelled", "completed"]
 
 
-def test_the_daemon_is_killed_in_the_middle(own: Daemon) -> None:
-    """The answer is whole in the end, said once, and what was typed meanwhile is sent once."""
+def test_daemon_killed_during_an_answer(own: Daemon) -> None:
+    """After a restart the answer is complete, and a message from the time between is sent once."""
 
-    async def body(conversation: Conversation, heeder: Heeder) -> None:
-        await heeder.notes("entered")
-        conversation.say("/slow 20 30\nhello")
-        await heeder.until(lambda: heeder.count(AnswerText) >= 2)
+    async def body(conversation: ConversationClient, listener: RecordingListener) -> None:
+        await listener.wait_for("started")
+        conversation.send("/slow 20 30\nhello")
+        await listener.until(lambda: listener.count(AnswerText) >= 2)
         await asyncio.to_thread(own.kill)
-        await heeder.notes("the connection is lost")
-        conversation.say("typed meanwhile")
-        assert not conversation.connected
+        await listener.wait_for("the connection is lost")
+        conversation.send("typed meanwhile")
+        assert not conversation.is_connected
         await asyncio.to_thread(own.restart)
-        await heeder.notes("connected again")
-        await heeder.until(lambda: heeder.count(RunEnd) == 2)
+        await listener.wait_for("connected again")
+        await listener.until(lambda: listener.count(RunEnd) == 2)
 
-    heeder = converse(own.socket, "ada", body)
-    assert heeder.heard == ["/slow 20 30\nhello", "typed meanwhile"]
+    listener = run(own.socket, "ada", body)
+    assert listener.inputs == ["/slow 20 30\nhello", "typed meanwhile"]
     inputs = own.events(types=["input_received"])
     assert len(inputs) == 2
-    assert heeder.count(MessageEnd) == 2
+    assert listener.count(MessageEnd) == 2
 
 
-def test_a_daemon_that_comes_late(own: Daemon) -> None:
-    """It is waited for."""
+def test_daemon_that_starts_later(own: Daemon) -> None:
+    """The client waits for a daemon that has not started yet."""
     own.stop()
 
-    async def body(conversation: Conversation, heeder: Heeder) -> None:
-        conversation.say("early")
+    async def body(conversation: ConversationClient, listener: RecordingListener) -> None:
+        conversation.send("early")
         await asyncio.to_thread(own.restart)
-        await heeder.until(lambda: heeder.count(RunEnd) == 1)
+        await listener.until(lambda: listener.count(RunEnd) == 1)
 
-    assert converse(own.socket, "ada", body).heard == ["early"]
-
-
-def test_what_is_refused_is_said(daemon: Daemon, sender: str) -> None:
-    """The chat goes on."""
-
-    async def body(conversation: Conversation, heeder: Heeder) -> None:
-        conversation.say("")
-        await heeder.notes("not sent: ")
-        await heeder.until(lambda: not conversation.outbox)
-
-    converse(daemon.socket, sender, body)
+    assert run(own.socket, "ada", body).inputs == ["early"]
 
 
-def test_what_waits_is_told_on_entry(daemon: Daemon, sender: str) -> None:
-    """Approvals and questions of the session, once; answered elsewhere, that is heard."""
+def test_refused_message(daemon: Daemon, sender: str) -> None:
+    """A refused message leaves the outbox with a note; the chat continues."""
+
+    async def body(conversation: ConversationClient, listener: RecordingListener) -> None:
+        conversation.send("")
+        await listener.wait_for("not sent: ")
+        await listener.until(lambda: not conversation.outbox)
+
+    run(daemon.socket, sender, body)
+
+
+def test_pending_requests_at_the_start(daemon: Daemon, sender: str) -> None:
+    """Pending requests are listed at the start; the journal reports answers from elsewhere."""
     write = '/call write_file {"path": "a", "content": "x"}'
     ask = '/call ask_user_question {"questions": [{"question": "Why?"}]}'
     daemon.say(f"{write}\n{ask}", agent="default", sender=sender)
 
-    async def body(conversation: Conversation, heeder: Heeder) -> None:
-        await heeder.notes("waits")
-        approval, question = heeder.asked
+    async def body(conversation: ConversationClient, listener: RecordingListener) -> None:
+        await listener.wait_for("pending")
+        approval, question = listener.requests
         assert approval["arguments"] == {"path": "a", "content": "x"}
         deny = [{"approval_id": approval["approval_id"], "decision": "deny"}]
         await asyncio.to_thread(daemon.call, "approval.resolve", resolutions=deny)
-        await heeder.until(lambda: heeder.count(ApprovalClosing) == 1)
+        await listener.until(lambda: listener.count(ApprovalClosing) == 1)
         decline = {"question_id": question["question_id"], "declined": True}
         await asyncio.to_thread(daemon.call, "question.answer", **decline)
-        await heeder.until(lambda: heeder.count(RunEnd) == 1)
+        await listener.until(lambda: listener.count(RunEnd) == 1)
 
-    heeder = converse(daemon.socket, sender, body, agent="default")
-    assert [type(piece).__name__ for piece in heeder.pieces if isinstance(piece, CallResult)] == [
-        "CallResult"
-    ] * 2
-    assert {piece.summary for piece in heeder.pieces if isinstance(piece, ApprovalClosing)} == {"a content=x"}
+    listener = run(daemon.socket, sender, body, agent="default")
+    assert listener.count(CallEnd) == 2
+    closings = [piece for piece in listener.pieces if isinstance(piece, ApprovalClosing)]
+    assert [closing.summary for closing in closings] == ["a content=x"]
 
 
-class Script:
-    """A daemon that answers by method, until a method is missing."""
+class FakeDaemon:
+    """A daemon with prepared results by method."""
 
-    def __init__(self, answers: dict[str, Any]) -> None:
-        self.answers = answers
-        self.asked: list[Json] = []
+    def __init__(self, results: dict[str, Any]) -> None:
+        self.results = results
 
     def __call__(self, peer: Peer) -> None:
         """Serve one connection."""
@@ -310,18 +310,13 @@ class Script:
                 request = peer.request()
             except AssertionError:
                 return
-            self.asked.append(request)
-            # Once the test has seen what it wanted, it hangs up in the middle of the next question.
+            result = self.results[request["method"]]
+            # The client may close the connection during a call, at the end of the test.
             with suppress(BrokenPipeError):
-                self.answer(peer, request)
-
-    def answer(self, peer: Peer, request: Json) -> None:
-        """Answer one request."""
-        answer = self.answers[request["method"]]
-        if callable(answer):
-            answer(peer, request)
-        else:
-            peer.answer(request, answer)
+                if callable(result):
+                    result(peer, request)
+                else:
+                    peer.answer(request, result)
 
 
 BASE = {
@@ -331,62 +326,65 @@ BASE = {
 }
 
 
-def not_found(peer: Peer, request: Json) -> None:
-    """There is no such conversation."""
+def refuse_conversation(peer: Peer, request: Json) -> None:
+    """Refuse a conversation that does not exist."""
     peer.refuse(request, 1404, "none yet", reason="conversation_not_found")
 
 
-def no_such_method(peer: Peer, request: Json) -> None:
-    """An older daemon."""
+def refuse_method(peer: Peer, request: Json) -> None:
+    """Refuse a method like an older daemon."""
     peer.refuse(request, -32601, "no such method", reason="method_not_found")
 
 
-def test_a_conversation_in_the_middle_of_a_run(tmp_path: Path) -> None:
-    """What runs is shown, of a daemon that knows nothing that waits; long lists are read to their end."""
+def test_start_during_a_run(tmp_path: Path) -> None:
+    """Running calls are shown; all pages of a list are read; a list that an older daemon lacks is empty."""
     call = {"kind": "tool_call", "call_id": "c1", "name": "bash", "arguments": {"command": "ls"}}
     message = {"cursor": 5, "message": {"role": "assistant", "items": [call]}}
-    run_call = {"call_id": "c1", "tool": "bash", "state": "called", "called_at_ms": 7}
+    running = {"call_id": "c1", "tool": "bash", "state": "called", "called_at_ms": 7}
 
-    def questions(peer: Peer, request: Json) -> None:
-        after = request["params"].get("after", "0")
-        page = {"0": ([{"question_id": "q1"}], "1"), "1": ([{"question_id": "q2"}], None)}[after]
-        peer.answer(request, {"questions": page[0], "next": page[1]})
+    def list_questions(peer: Peer, request: Json) -> None:
+        token = request["params"].get("after", "0")
+        rows, next_token = {
+            "0": ([{"question_id": "q1"}], "1"),
+            "1": ([{"question_id": "q2"}], None),
+        }[token]
+        peer.answer(request, {"questions": rows, "next": next_token})
 
-    answers = {
+    results = {
         "conversation.get": {"session_id": "s", "session": {"updated_cursor": 5, "open_runs": ["r"]}},
         "conversation.history": {"messages": [message], "next": None},
-        "run.get": {"calls": [run_call]},
-        "approval.list": no_such_method,
-        "question.list": questions,
+        "run.get": {"calls": [running]},
+        "approval.list": refuse_method,
+        "question.list": list_questions,
         "indoubt.list": {"indoubts": [{"indoubt_id": "d"}], "next": None},
     }
 
-    async def body(conversation: Conversation, heeder: Heeder) -> None:
-        await heeder.notes("waits")
-        assert conversation.running
+    async def body(conversation: ConversationClient, listener: RecordingListener) -> None:
+        await listener.wait_for("pending")
+        assert conversation.is_running
         assert conversation.session_id == "s"
-        assert heeder.pieces == [CallStart("c1", "bash", "ls", 7)]
-        assert [each["question_id"] for each in heeder.asked] == ["q1", "q2"]
-        assert heeder.doubts == [{"indoubt_id": "d"}]
+        assert listener.pieces == [CallStart("c1", "bash", "ls", 7)]
+        assert [question["question_id"] for question in listener.requests] == ["q1", "q2"]
+        assert listener.doubts == [{"indoubt_id": "d"}]
 
-    with scripted(tmp_path / "s", Script(BASE | answers)):
-        converse(tmp_path / "s", "ada", body)
+    with scripted(tmp_path / "s", FakeDaemon(BASE | results)):
+        run(tmp_path / "s", "ada", body)
 
 
-def test_another_version_is_named(tmp_path: Path) -> None:
-    """Once, plainly."""
+def test_version_difference(tmp_path: Path) -> None:
+    """A daemon of another version is named in a note."""
 
-    async def body(conversation: Conversation, heeder: Heeder) -> None:
-        await heeder.notes("the daemon is version 9.9.9")
-        await heeder.notes("entered 0")
+    async def body(conversation: ConversationClient, listener: RecordingListener) -> None:
+        await listener.wait_for("the daemon is version 9.9.9")
+        await listener.wait_for("started 0")
 
-    script = Script(BASE | {"conversation.get": not_found})
+    script = FakeDaemon(BASE | {"conversation.get": refuse_conversation})
     with scripted(tmp_path / "s", script):
-        converse(tmp_path / "s", "ada", body)
+        run(tmp_path / "s", "ada", body)
 
 
-def test_a_refusal_that_passes_is_tried_again(tmp_path: Path) -> None:
-    """Under the same key, after the time the daemon says."""
+def test_retryable_refusal(tmp_path: Path) -> None:
+    """A retryable refusal is retried after the daemon's delay, under the same key."""
     keys: list[str] = []
 
     def send(peer: Peer, request: Json) -> None:
@@ -396,26 +394,29 @@ def test_a_refusal_that_passes_is_tried_again(tmp_path: Path) -> None:
         else:
             peer.answer(request, {"session_id": "s", "run_id": "r", "status": "queued", "cursor": 2})
 
-    async def body(conversation: Conversation, heeder: Heeder) -> None:
-        conversation.say("hi")
-        await heeder.notes("stopping; trying again")
-        await heeder.until(lambda: not conversation.outbox)
+    async def body(conversation: ConversationClient, listener: RecordingListener) -> None:
+        conversation.send("hi")
+        await listener.wait_for("stopping; retrying")
+        await listener.until(lambda: not conversation.outbox)
 
-    script = Script(BASE | {"conversation.get": not_found, "conversation.send": send})
+    script = FakeDaemon(BASE | {"conversation.get": refuse_conversation, "conversation.send": send})
     with scripted(tmp_path / "s", script):
-        converse(tmp_path / "s", "ada", body)
+        run(tmp_path / "s", "ada", body)
     assert len(keys) == 2
     assert len(set(keys)) == 1
 
 
-def test_a_conversation_that_is_refused_ends_the_chat(tmp_path: Path) -> None:
-    """What no reconnection can mend is raised."""
+def test_refused_conversation(tmp_path: Path) -> None:
+    """A refusal of the conversation, which no reconnection can change, ends the client."""
 
     def refuse(peer: Peer, request: Json) -> None:
         peer.refuse(request, 1403, "no", reason="agent_forbidden")
 
-    async def body(conversation: Conversation, heeder: Heeder) -> None:
+    async def body(conversation: ConversationClient, listener: RecordingListener) -> None:
         await asyncio.Event().wait()
 
-    with scripted(tmp_path / "s", Script(BASE | {"conversation.get": refuse})), pytest.raises(RequestRefused):
-        converse(tmp_path / "s", "ada", body)
+    with (
+        scripted(tmp_path / "s", FakeDaemon(BASE | {"conversation.get": refuse})),
+        pytest.raises(RequestRefused),
+    ):
+        run(tmp_path / "s", "ada", body)

@@ -1,4 +1,4 @@
-"""Markdown, block by block."""
+"""Tests of splitting and rendering markdown."""
 
 import itertools
 import re
@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from kheishctl.render.layout import count_columns
 from kheishctl.shell.markdown import (
     MAX_RENDER_CHARACTERS,
-    Blocks,
-    hard_lines,
-    renderer,
-    warm_up,
-    wrapped,
+    BlockSplitter,
+    fold_end,
+    keep_line_breaks,
+    make_renderer,
+    preload,
 )
 from protocol.text import sanitise
 
@@ -23,15 +23,15 @@ PIECES = st.lists(st.sampled_from(LINES))
 
 
 def split(*pieces: str) -> tuple[list[str], str]:
-    """The finished blocks of a text that comes in pieces, and the rest."""
-    blocks = Blocks()
-    finished = [block for piece in pieces for block in blocks.feed(piece)]
-    return finished, blocks.rest
+    """Return the finished blocks of a text that arrives in pieces, and the rest."""
+    splitter = BlockSplitter()
+    finished = [block for piece in pieces for block in splitter.feed(piece)]
+    return finished, splitter.rest
 
 
 @given(PIECES)
 def test_blocks_lose_nothing(pieces: list[str]) -> None:
-    """Blocks and rest are the text, but for blank lines between them."""
+    """The blocks and the rest are the text, except for blank lines between them."""
     text = "".join(pieces)
     finished, rest = split(text)
     assert "".join([*finished, rest]).replace("\n", "") == text.replace("\n", "")
@@ -40,7 +40,7 @@ def test_blocks_lose_nothing(pieces: list[str]) -> None:
 
 @given(PIECES, st.lists(st.integers(0, 60)))
 def test_blocks_do_not_depend_on_the_pieces(pieces: list[str], cuts: list[int]) -> None:
-    """However a text is cut on its way, its blocks are the same: a finished one never changes."""
+    """However a text is cut in transit, its blocks are the same, because a finished block never changes."""
     text = "".join(pieces)
     edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     assert split(*(text[a:b] for a, b in itertools.pairwise(edges))) == split(text)
@@ -60,38 +60,38 @@ def test_blocks_do_not_depend_on_the_pieces(pieces: list[str], cuts: list[int]) 
     ],
 )
 def test_blocks(text: str, blocks: list[str], rest: str) -> None:
-    """At blank lines, but not within a fence and not before what is indented."""
+    """A block ends at a blank line, except within a code fence and before an indented line."""
     assert split(text) == (blocks, rest)
 
 
-def test_hard_lines() -> None:
-    """A line stays a line, but in code nothing is added."""
-    assert hard_lines("a\nb\n\n```\nc\n```") == "a  \nb  \n\n```\nc\n```"
+def test_keep_line_breaks() -> None:
+    """Every line break is kept; code is unchanged."""
+    assert keep_line_breaks("a\nb\n\n```\nc\n```") == "a  \nb  \n\n```\nc\n```"
 
 
 def test_render_keeps_lines() -> None:
-    """A poem is not reflowed; long lines are."""
-    render = renderer(color=False)
+    """Line breaks survive rendering, and long lines are wrapped."""
+    render = make_renderer(color=False)
     assert render("one\ntwo\n", 80) == "one\ntwo"
     assert all(count_columns(line) <= 30 for line in render("word " * 50, 30).split("\n"))
 
 
-def test_render_leaves_the_very_long_as_it_is() -> None:
-    """A block that would take too long to render is only made harmless."""
+def test_very_long_block() -> None:
+    """A block that takes too long to render is sanitised only."""
     text = "**x**\x1b " * MAX_RENDER_CHARACTERS
-    assert renderer(color=True)(text, 80) == sanitise(text)
+    assert make_renderer(color=True)(text, 80) == sanitise(text)
 
 
 def test_render_styles() -> None:
-    """Bold is bold where there is color, and plain where there is not."""
-    assert "\x1b[1m" in renderer(color=True)("**b**", 80)
-    assert renderer(color=False)("**b** `c`", 80) == "b c"
+    """Styles are rendered with color, and removed without."""
+    assert "\x1b[1m" in make_renderer(color=True)("**b**", 80)
+    assert make_renderer(color=False)("**b** `c`", 80) == "b c"
 
 
 def test_links_are_written_out() -> None:
-    """No link shows another address than it opens."""
-    assert "http://evil.example" in renderer(color=True)("[bank](http://evil.example)", 80)
-    assert "\x1b]8" not in renderer(color=True)("[bank](http://evil.example)", 80)
+    """A link shows the address that it opens, and is not a terminal hyperlink."""
+    assert "http://evil.example" in make_renderer(color=True)("[bank](http://evil.example)", 80)
+    assert "\x1b]8" not in make_renderer(color=True)("[bank](http://evil.example)", 80)
 
 
 SGR = re.compile(r"\x1b\[[0-9;]*m")
@@ -111,20 +111,20 @@ SMUGGLED = (
 
 
 @given(st.lists(st.sampled_from(SMUGGLED)).map("".join))
-def test_nothing_but_styles_acts(text: str) -> None:
-    """Whatever a text smuggles in, as it is or as an entity, only styles reach the terminal."""
-    plain = SGR.sub("", renderer(color=True)(text, 40))
+def test_only_styles_reach_the_terminal(text: str) -> None:
+    """Control characters in a text, literal or as entities, never reach the terminal."""
+    plain = SGR.sub("", make_renderer(color=True)(text, 40))
     assert sanitise(plain) == plain
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(2, 40), st.integers(1, 10))
-def test_wrapped_fits(text: str, columns: int, lines: int) -> None:
-    """The end of a text, in so many lines of so many columns at most."""
-    shown = wrapped(text, columns, lines).split("\n")
-    assert len(shown) <= lines
-    assert all(count_columns(line) <= columns for line in shown)
+def test_fold_end(text: str, columns: int, lines: int) -> None:
+    """The end of a text has at most the requested lines and columns."""
+    end = fold_end(text, columns, lines).split("\n")
+    assert len(end) <= lines
+    assert all(count_columns(line) <= columns for line in end)
 
 
-def test_warm_up() -> None:
-    """Rendering can be made ready beforehand."""
-    warm_up()
+def test_preload() -> None:
+    """The modules for rendering can be imported in advance."""
+    preload()

@@ -1,19 +1,139 @@
-"""The commands of the chat."""
+"""Tests of the slash commands."""
 
-from typing import get_args
+import asyncio
+from typing import Any, get_args
 
 import pytest
 
-from kheishctl.shell.slash import SUMMARIES, Name, Slash, help_text, parse, unescaped
+from kheishctl.client import ConnectionLost
+from kheishctl.contract import PERMISSION_MODES, Json
+from kheishctl.render.layout import Display
+from kheishctl.render.pieces import Piece
+from kheishctl.shell.answers import AnswerSender
+from kheishctl.shell.pending import PendingRequest
+from kheishctl.shell.slash import (
+    ALIASES,
+    COMMANDS,
+    DECISION_STYLES,
+    SlashCommand,
+    SlashHandler,
+    format_help,
+    parse,
+    unescape,
+)
+from protocol.objects.permission import Decision
+
+OPTIONS = [{"option_id": "r", "label": "red"}, {"option_id": "b", "label": "blue"}]
+QUESTION = {
+    "question_id": "qst_1",
+    "questions": [{"key": "c", "question": "Which?", "options": OPTIONS, "multi_select": True}],
+}
 
 
-@pytest.mark.parametrize("name", get_args(Name))
-def test_every_command_is_parsed_and_explained(name: Name) -> None:
-    """Each is known by its word, with what follows as its argument."""
-    assert parse(f"/{name}") == Slash(name)
-    assert parse(f"  /{name}  50 ") == Slash(name, "50")
-    assert f"/{name}" in help_text()
-    assert name in SUMMARIES
+class FakeChat:
+    """A conversation with prepared results, and a view that records its output."""
+
+    def __init__(self, *records: Json, doubts: int = 0) -> None:
+        self.session_id: str | None = "ses_1"
+        self.calls: list[tuple[str, Json]] = []
+        self.output: list[str] = []
+        self.results: dict[str, Any] = {}
+        self.is_running = False
+        self.has_left = False
+        self.answers = AnswerSender(self.call, self)
+        rows = [{"indoubt_id": f"idt_{number}", "tool": "bash"} for number in range(1, doubts + 1)]
+        self.answers.replace(records, rows)
+        self.slash = SlashHandler(self, self.answers, self)
+
+    def address(self) -> Json:
+        """Return the params that name the conversation."""
+        return {"agent": "default", "sender": "ada"}
+
+    async def call(self, method: str, params: Json | None = None) -> Any:
+        """Record a call and return its prepared result."""
+        visible = {name: value for name, value in (params or {}).items() if name != "idempotency_key"}
+        self.calls.append((method, visible))
+        result = self.results.get(method, {})
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def show(self, piece: Piece) -> None:
+        """Ignore pieces."""
+
+    def edit_text(self, text: str) -> None:
+        """Ignore texts for the prompt."""
+
+    def note(self, text: str, style: str = "dim") -> None:
+        """Record a note."""
+        self.output.append(text)
+
+    def print(self, text: str) -> None:
+        """Record a text."""
+        self.output.append(text)
+
+    def print_messages(self, messages: list[Json]) -> None:
+        """Record messages."""
+        self.output.append(f"messages {messages}")
+
+    def print_request(self, request: PendingRequest) -> None:
+        """Record a request."""
+        self.output.append(request.key)
+
+    def print_doubt(self, doubt: Json) -> None:
+        """Record a call in doubt."""
+        self.output.append(doubt["indoubt_id"])
+
+    def display(self) -> Display:
+        """Return the properties of a terminal."""
+        return Display(80, False, 0)
+
+    def interrupt(self) -> bool:
+        """Return whether a run is running."""
+        return self.is_running
+
+    def leave(self) -> None:
+        """Record the end of the chat."""
+        self.has_left = True
+
+    def run(self, line: str) -> None:
+        """Run a command."""
+        command = parse(f"/{line}")
+        assert isinstance(command, SlashCommand)
+        asyncio.run(self.slash.run(command))
+
+    @property
+    def resolutions(self) -> list[Json]:
+        """The resolutions of approvals that were sent."""
+        return [
+            resolution
+            for method, params in self.calls
+            if method == "approval.resolve"
+            for resolution in params["resolutions"]
+        ]
+
+
+def make_approval(number: int) -> Json:
+    """Return the record of an approval."""
+    return {"approval_id": f"apr_{number}", "run_id": "run_1", "tool": "bash", "created_cursor": number}
+
+
+# Parsing.
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_parsed_and_explained(name: str) -> None:
+    """Every command is parsed with its argument and listed in the help."""
+    assert parse(f"/{name}") == SlashCommand(name)
+    assert parse(f"  /{name}  50 ") == SlashCommand(name, "50")
+    assert f"/{name} " in format_help()
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_alias(alias: str) -> None:
+    """An alias means its command, whose summary names it."""
+    assert parse(f"/{alias}") == SlashCommand("reset")
+    assert f"/{alias}" in COMMANDS["reset"].summary
 
 
 @pytest.mark.parametrize(
@@ -29,22 +149,267 @@ def test_every_command_is_parsed_and_explained(name: Name) -> None:
         "/",
     ],
 )
-def test_everything_else_is_said(text: str) -> None:
-    """A path, a line that the agent obeys, several lines, a command with two slashes: not ours."""
+def test_other_lines_are_messages(text: str) -> None:
+    """A path, a directive to the agent, several lines and an escaped command are messages."""
     assert parse(text) is None
 
 
-@pytest.mark.parametrize(("text", "meant"), [("/hlep", "/help"), ("/resett", "/reset"), ("/quiet", "/quit")])
-def test_a_mistyped_command_is_not_sent(text: str, meant: str) -> None:
-    """The person is told what there is, and how to say it all the same."""
+@pytest.mark.parametrize(
+    ("text", "suggestion"), [("/hlep", "/help"), ("/resett", "/reset"), ("/quiet", "/quit")]
+)
+def test_mistyped_command_is_not_sent(text: str, suggestion: str) -> None:
+    """The error for a mistyped command suggests a command and explains how to send the line."""
     error = parse(text)
     assert isinstance(error, str)
-    assert meant in error
+    assert f"did you mean {suggestion}?" in error
     assert f"/{text}" in error
 
 
-def test_unescaped() -> None:
-    """Two slashes say one."""
-    assert unescaped("//help me") == "/help me"
-    assert unescaped("/slow 1 1") == "/slow 1 1"
-    assert unescaped("hi") == "hi"
+def test_unescape() -> None:
+    """A line with two slashes is sent with one; other lines are unchanged."""
+    assert unescape("//help me") == "/help me"
+    assert unescape("/slow 1 1") == "/slow 1 1"
+    assert unescape("hi") == "hi"
+
+
+# The chat.
+
+
+def test_failure_is_shown() -> None:
+    """The failure of a command is a note; the chat continues."""
+    chat = FakeChat()
+    chat.results["daemon.status"] = ConnectionLost("no connection")
+    chat.run("status")
+    assert chat.output == ["no connection"]
+
+
+@pytest.mark.parametrize(
+    ("line", "limit"), [("history", 20), ("history 50", 50), ("history 9999", 500), ("history 0", 20)]
+)
+def test_history(line: str, limit: int) -> None:
+    """The history shows 20 messages, or as many as the argument says, up to a limit."""
+    chat = FakeChat()
+    chat.results["conversation.history"] = {"messages": [2, 1]}
+    chat.run(line)
+    assert chat.calls[0][1]["limit"] == limit
+    assert chat.output == ["messages [1, 2]"]
+
+
+def test_cancel() -> None:
+    """The command interrupts the run, and says so if nothing is running."""
+    chat = FakeChat()
+    chat.run("cancel")
+    chat.is_running = True
+    chat.run("cancel")
+    assert chat.output == ["nothing is running"]
+
+
+def test_quit() -> None:
+    """The command ends the chat."""
+    chat = FakeChat()
+    chat.run("quit")
+    assert chat.has_left
+
+
+def test_steer_and_compact() -> None:
+    """Both commands act on this conversation; a compaction without effect gives its note."""
+    chat = FakeChat()
+    chat.run("steer")
+    chat.run("steer leave the tests")
+    chat.run("compact")
+    assert chat.calls == [
+        ("conversation.steer", {"agent": "default", "sender": "ada", "content": "leave the tests"}),
+        ("conversation.compact", {"agent": "default", "sender": "ada", "wait": "settled"}),
+    ]
+    chat.results["conversation.compact"] = {"note": "it is short"}
+    chat.run("compact")
+    assert chat.output == ["usage: /steer MESSAGE", "not compacted: it is short"]
+
+
+# Approvals and questions.
+
+
+def test_approvals() -> None:
+    """All pending requests are shown with their numbers."""
+    chat = FakeChat(make_approval(1), QUESTION | {"created_cursor": 2})
+    chat.run("approvals")
+    assert chat.output == ["1 of 2", "apr_1", "2 of 2", "qst_1"]
+    empty = FakeChat()
+    empty.run("approvals")
+    assert empty.output == ["nothing is pending"]
+
+
+@pytest.mark.parametrize(
+    ("line", "resolutions"),
+    [
+        ("allow", ["apr_1 allow "]),
+        ("allow 3", ["apr_3 allow "]),
+        ("allow all", ["apr_1 allow ", "apr_3 allow "]),
+        ("deny", ["apr_1 deny "]),
+        ("deny 3", ["apr_3 deny "]),
+        ("deny 3 not that", ["apr_3 deny not that"]),
+        ("deny too risky", ["apr_1 deny too risky"]),
+        ("deny all no", ["apr_1 deny no", "apr_3 deny no"]),
+    ],
+)
+def test_allow_and_deny(line: str, resolutions: list[str]) -> None:
+    """Both commands resolve the first approval, one by its number, or all; a denial may have a note."""
+    chat = FakeChat(make_approval(1), QUESTION | {"created_cursor": 2}, make_approval(3))
+    chat.run(line)
+    rows = [f"{row['approval_id']} {row['decision']} {row.get('note', '')}" for row in chat.resolutions]
+    assert rows == resolutions
+
+
+@pytest.mark.parametrize("line", ["allow 2", "allow 9", "allow 0", "allow please", "deny 2"])
+def test_argument_that_names_no_approval(line: str) -> None:
+    """The number of a question, an unknown number and other words resolve nothing."""
+    chat = FakeChat(make_approval(1), QUESTION | {"created_cursor": 2})
+    chat.run(line)
+    assert chat.calls == []
+    assert len(chat.output) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("answer 2", {"key": "c", "selected": ["b"]}),
+        ("answer 2, 1 2", {"key": "c", "selected": ["b", "r"]}),
+        ("answer neither", {"key": "c", "text": "neither"}),
+        ("answer 3", {"key": "c", "text": "3"}),
+    ],
+)
+def test_answer(line: str, answer: Json) -> None:
+    """Numbers of options select them; any other argument is the text of the answer."""
+    chat = FakeChat(make_approval(1), QUESTION | {"created_cursor": 2})
+    chat.run(line)
+    [(method, params)] = chat.calls
+    assert method == "question.answer"
+    assert params["answers"] == [answer]
+
+
+def test_decline() -> None:
+    """A question can be declined once; an answer without an argument shows the usage."""
+    chat = FakeChat(QUESTION)
+    chat.run("answer")
+    assert "usage: /answer" in chat.output[0]
+    chat.run("decline")
+    assert chat.calls[0][1]["declined"]
+    chat.run("decline")
+    assert chat.output[1:] == ["no question is pending"]
+
+
+# Calls in doubt.
+
+
+@pytest.mark.parametrize(
+    ("doubts", "line", "params"),
+    [
+        (1, "resolve done", {"indoubt_id": "idt_1", "outcome": "done"}),
+        (1, "resolve not-done", {"indoubt_id": "idt_1", "outcome": "not_done"}),
+        (
+            2,
+            "resolve 2 done I looked",
+            {"indoubt_id": "idt_2", "outcome": "done", "justification": "I looked"},
+        ),
+        (2, "resolve done", None),
+        (1, "resolve", None),
+        (1, "resolve 2 done", None),
+        (1, "resolve perhaps", None),
+        (0, "resolve done", None),
+    ],
+)
+def test_resolve(doubts: int, line: str, params: Json | None) -> None:
+    """The command resolves the only call in doubt, or one by its number; other arguments resolve nothing."""
+    chat = FakeChat(doubts=doubts)
+    chat.run(line)
+    assert chat.calls == ([("indoubt.resolve", params)] if params else [])
+    assert len(chat.output) == (0 if params else 1)
+
+
+def test_doubts() -> None:
+    """All calls in doubt are shown with their numbers."""
+    chat = FakeChat(doubts=2)
+    chat.run("doubts")
+    assert chat.output == ["1 of 2", "idt_1", "2 of 2", "idt_2"]
+    empty = FakeChat()
+    empty.run("doubts")
+    assert empty.output == ["no call is in doubt"]
+
+
+# Tasks and permissions.
+
+
+def test_mode() -> None:
+    """The command shows or changes the mode of an existing session; an unknown mode lists the modes."""
+    chat = FakeChat()
+    chat.results["permission.why"] = {"mode": "default"}
+    for line in ("mode", "mode plna", "mode plan"):
+        chat.run(line)
+    assert chat.output == [
+        "the permission mode is default",
+        f"no mode 'plna'; modes: {', '.join(PERMISSION_MODES)}",
+    ]
+    assert chat.calls[-1] == ("session.update", {"session_id": "ses_1", "permission_mode": "plan"})
+    chat.session_id = None
+    chat.run("mode plan")
+    assert "send a message first" in chat.output[2]
+
+
+def test_why() -> None:
+    """The explanation of a verdict is shown line by line; without a session it is that of a new session."""
+    chat = FakeChat()
+    lines = [
+        {"source": "managed", "says": "ask", "text": "a rule"},
+        {"source": "mode", "says": None, "text": "-"},
+    ]
+    verdict = {"decision": "ask", "why": "managed rule", "note": "others see it", "mode": "default"}
+    chat.results["permission.why"] = verdict | {"lines": lines}
+    chat.run("why")
+    chat.run("why bash git push")
+    assert chat.output[1:] == [
+        "managed: ask: a rule",
+        "mode: -: -",
+        "verdict: ask, by managed rule: others see it, in mode default",
+    ]
+    chat.session_id = None
+    chat.run("why bash")
+    assert [params for _, params in chat.calls] == [
+        {"tool": "bash", "subject": "git push", "session_id": "ses_1"},
+        {"tool": "bash", "subject": ""},
+    ]
+
+
+def test_every_decision_has_a_style() -> None:
+    """The styles of verdicts cover every decision of the contract."""
+    assert DECISION_STYLES.keys() == set(get_args(Decision))
+
+
+def test_tasks() -> None:
+    """The open tasks of the session are shown one per line, with the command for the rest."""
+    chat = FakeChat()
+    chat.results["task.list"] = {
+        "tasks": [
+            {"task_id": "tsk_1", "status": "blocked", "title": "Paint"},
+            {"task_id": "tsk_2", "status": "in_progress", "title": "npm run dev", "kind": "shell"},
+        ],
+        "next": "9",
+    }
+    chat.run("tasks")
+    assert chat.output == [
+        "tsk_1 blocked: Paint",
+        "tsk_2 shell, in_progress: npm run dev",
+        "more: kheishctl task list --session ses_1",
+    ]
+    assert chat.calls[0][1]["session_id"] == "ses_1"
+    empty = FakeChat()
+    empty.results["task.list"] = {"tasks": [], "next": None}
+    empty.run("tasks")
+    assert empty.output == ["no open tasks"]
+
+
+def test_tasks_without_a_session() -> None:
+    """A conversation without a session has no tasks, so the daemon is not called."""
+    chat = FakeChat()
+    chat.session_id = None
+    chat.run("tasks")
+    assert (chat.calls, chat.output) == ([], ["no open tasks"])

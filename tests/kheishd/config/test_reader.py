@@ -1,4 +1,4 @@
-"""config.toml: what it means, and that every refusal names the key and the line."""
+"""``config.toml``: its values, and refusals that name the key and the line."""
 
 from pathlib import Path
 
@@ -51,22 +51,22 @@ scopes = ["read", "converse"]
 """
 
 
-def refused(text: str) -> str:
-    """Return the message with which a text is refused."""
+def refuse(text: str) -> str:
+    """Return the message with which a text is refuse."""
     with pytest.raises(ConfigInvalid) as caught:
         parse(text)
     return caught.value.message
 
 
-def test_nothing_written_means_the_defaults() -> None:
+def test_empty_file() -> None:
     """An empty file is a whole configuration: the built-in agent on the built-in route, no TCP."""
     config = parse("")
     assert config == Config()
     assert (config.default_agent, config.default_route, config.listen.tcp) == ("default", "offline", None)
 
 
-def test_what_is_written_is_meant() -> None:
-    """The contract's example, and the other sections, arrive field by field."""
+def test_values() -> None:
+    """Values of all sections arrive in the structs."""
     config = parse(EXAMPLE)
     assert config.default_route == "local"
     assert config.routes["local"] == RouteSection(
@@ -103,8 +103,8 @@ def test_what_is_written_is_meant() -> None:
     ],
 )
 def test_unknown_key(text: str, words: list[str]) -> None:
-    """An unknown key names itself, its line and the nearest known key."""
-    message = refused(text)
+    """An unknown key is reported with its line and the nearest known key."""
+    message = refuse(text)
     assert all(word in message for word in words), message
 
 
@@ -142,14 +142,14 @@ def test_unknown_key(text: str, words: list[str]) -> None:
     ],
 )
 def test_wrong_value(text: str, words: list[str]) -> None:
-    """A value of a wrong type or outside its range names its key, its line and what was expected."""
-    message = refused(text)
+    """A value of a wrong type or outside its range is reported with key, line and expectation."""
+    message = refuse(text)
     assert all(word in message for word in words), message
 
 
-def test_every_problem_is_named_at_once() -> None:
-    """Whoever has three typing errors learns of all three, in the order of their lines."""
-    message = refused("defualt_route = 1\n[runs]\nmax_active = 'x'\n[workspace]\nroot = 3\n")
+def test_all_problems_are_reported() -> None:
+    """All problems of a file are reported together, in the order of their lines."""
+    message = refuse("defualt_route = 1\n[runs]\nmax_active = 'x'\n[workspace]\nroot = 3\n")
     assert message.startswith("config.toml:1: ")
     assert message.index("defualt_route") < message.index("runs.max_active") < message.index("workspace.root")
 
@@ -201,31 +201,31 @@ ROUTE = "[routes.r]\ndriver = 'openai'\nmodel = 'm'\n"
         ("[[listen.shared.grants]]\nscopes = ['read']", ["config.toml:1", "either uid or gid"]),
     ],
 )
-def test_rule(text: str, words: list[str]) -> None:
-    """What is of the right shape but makes no sense, or is dangerous, is refused by name as well."""
-    message = refused(text)
+def test_invalid_combination(text: str, words: list[str]) -> None:
+    """Valid types in invalid or dangerous combinations are reported as well."""
+    message = refuse(text)
     assert all(word in message for word in words), message
 
 
 def test_a_pasted_key_is_not_repeated() -> None:
-    """Someone pastes the key itself where its reference belongs: the message must not spread it."""
-    assert "sk-very-secret" not in refused(ROUTE + "auth_ref = 'sk-very-secret'")
+    """The message does not repeat a key that was pasted in the place of its reference."""
+    assert "sk-very-secret" not in refuse(ROUTE + "auth_ref = 'sk-very-secret'")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.8.8.8:1", "[::1]:7707", "localhost:0"])
 def test_loopback_needs_no_tls(address: str) -> None:
-    """On loopback a token travels within the machine."""
+    """Loopback addresses need no TLS, as tokens stay within the machine."""
     assert parse(f"[listen.tcp]\naddress = '{address}'").listen.tcp is not None
 
 
-def test_other_addresses_with_tls_or_by_explicit_wish() -> None:
-    """A certificate, or saying so, opens the listener to other machines."""
-    for how in ("certificate = 'c'\nkey = 'k'", "insecure = true"):
-        assert parse(f"[listen.tcp]\naddress = '0.0.0.0:1'\n{how}").listen.tcp is not None
+def test_other_addresses_need_tls_or_insecure() -> None:
+    """A certificate, or insecure = true, allows addresses that other machines can reach."""
+    for keys in ("certificate = 'c'\nkey = 'k'", "insecure = true"):
+        assert parse(f"[listen.tcp]\naddress = '0.0.0.0:1'\n{keys}").listen.tcp is not None
 
 
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    """Missing, not UTF-8 and far too large files are refused as such."""
+def test_unreadable_files(tmp_path: Path) -> None:
+    """Missing files, files that are not UTF-8 and very large files are refused."""
     with pytest.raises(ConfigInvalid, match="No such file"):
         load(tmp_path / "config.toml")
     (tmp_path / "config.toml").write_bytes(b"\n\ndefault_agent = '\xff'")
@@ -240,7 +240,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 @given(st.text(max_size=200) | st.text("[]{}=.\"'#\n ab1,", max_size=60))
 def test_any_text_is_read_or_refused(text: str) -> None:
-    """Whatever a file holds, it is a configuration or a refusal with words, never a crash."""
+    """Any text is either a configuration or refused with a message."""
     try:
         outcome = repr(parse(text))
     except ConfigInvalid as refusal:

@@ -51,6 +51,13 @@ def test_defaults_are_allowed_values(section: type[Section]) -> None:
     assert msgspec.convert(msgspec.to_builtins(section()), section) == section()
 
 
+def test_optional_features_are_off_by_default() -> None:
+    """Without configuration, nothing is captured or named, and only the private socket is open."""
+    config = Config()
+    assert (config.debug.capture, config.titles.auto) == ("off", False)
+    assert (config.listen.tcp, config.listen.shared) == (None, None)
+
+
 def test_budget_of_runs() -> None:
     """The limits on a run's use make a budget; 0 is no limit."""
     assert RunsSection().budget == Budget()

@@ -1,4 +1,4 @@
-"""A workspace, and the shell tool in it: with a sandbox and without."""
+"""Fixtures: a workspace, and the shell tool in it, with a sandbox and without."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.support.commands import Shell, place_at
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
-    """An empty workspace."""
+    """Return an empty workspace."""
     directory = tmp_path / "workspace"
     directory.mkdir()
     return directory
@@ -19,7 +19,7 @@ def workspace(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """The daemon's home, with what nobody else is to see."""
+    """Return the daemon's home, with private files."""
     (tmp_path / "home" / "run").mkdir(parents=True)
     (tmp_path / "home" / "state").mkdir()
     (tmp_path / "home" / "config.toml").write_text("secret = 'of the daemon'\n")
@@ -28,7 +28,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["off", "required"])
 def mode(request: pytest.FixtureRequest) -> SandboxMode:
-    """Without a sandbox, and in one."""
+    """Return the confinement: none, and a sandbox."""
     if request.param == "required":
         request.getfixturevalue("bubblewrap")
     return request.param  # type: ignore[no-any-return]
@@ -36,17 +36,17 @@ def mode(request: pytest.FixtureRequest) -> SandboxMode:
 
 @pytest.fixture
 def shell(home: Path, workspace: Path, mode: SandboxMode) -> Shell:
-    """The shell tool."""
+    """Return the shell tool."""
     return Shell(Bash(home), place_at(workspace, mode))
 
 
 @pytest.fixture
 def bare(home: Path, workspace: Path) -> Shell:
-    """The shell tool without a sandbox."""
+    """Return the shell tool without a sandbox."""
     return Shell(Bash(home), place_at(workspace, "off"))
 
 
 @pytest.fixture
 def boxed(home: Path, workspace: Path, bubblewrap: None) -> Shell:
-    """The shell tool in a sandbox."""
+    """Return the shell tool in a sandbox."""
     return Shell(Bash(home), place_at(workspace, "required"))

@@ -1,4 +1,4 @@
-"""Asking the user: what makes a question, and what is refused with a reason that helps."""
+"""Asking the user: how a question is made, and the errors that help the model."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ NAME = TOOL.name
 def use(
     *questions: dict[str, Any], tool: Tool = TOOL, others: tuple[str, ...] = (), **more: Any
 ) -> Invocation:
-    """A call of the tool, in a message with some other calls of it before it."""
+    """Return a call of the tool, in a message with some earlier calls of it."""
     calls = [OpenCall(call_id=name, tool=NAME, state="new") for name in (*others, "c1")]
     run = replace(Machine().run, calls=[OpenCall(call_id="c0", tool="look", state="new"), *calls])
     place = RunContext(None, run, PINNED, "/", "auto", None)  # type: ignore[arg-type]
@@ -31,21 +31,21 @@ def use(
 
 
 async def opinion(*questions: dict[str, Any], **more: Any) -> Any:
-    """What the part says of a call."""
+    """Return the sub-hook's opinion about a call."""
     asked = use(*questions, **more)
     assert isinstance(asked.arguments, AskQuestions)
     return await AskUser().before_call(asked)
 
 
 def refused(*questions: Any, **more: Any) -> str:
-    """What the schema says of arguments that are none."""
+    """Return the error of invalid arguments."""
     with pytest.raises(ToolError) as caught:
         CompositeHook((AskUser(),)).validate(TOOL, {"questions": list(questions), **more})
     return str(caught.value)
 
 
 async def test_a_question() -> None:
-    """It gets a key, its options ids, and a header if it has none."""
+    """A question gets a key, its options get ids, and a missing header is filled in."""
     choices = [{"label": "Red"}, {"label": "Blue", "description": "like the sky"}]
     asked = await opinion(
         {"question": "Which color?", "options": choices, "multi_select": True},
@@ -71,13 +71,13 @@ async def test_a_question() -> None:
 
 
 async def test_it_waits_for_good_unless_it_says_how_long() -> None:
-    """No time given is no end; the shortest time is one."""
+    """Without an expiry a question does not expire; the shortest expiry is a millisecond."""
     assert (await opinion(COLOR)).expires_after_ms is None
     assert (await opinion(COLOR, expires_after_s=0.0001)).expires_after_ms == 1
 
 
 async def test_other_tools_are_none_of_its_business() -> None:
-    """About them it has no opinion."""
+    """There is no opinion about other tools."""
     call = Invocation(use(COLOR).context, "c1", LOOK, {"path": "/a"})
     assert await AskUser().before_call(call) is None
 
@@ -94,14 +94,14 @@ async def test_other_tools_are_none_of_its_business() -> None:
     ],
 )
 async def test_questions_that_make_no_sense(questions: list[dict[str, Any]], says: str) -> None:
-    """They are denied, and the model is told what to mend."""
+    """An inconsistent question is denied, with the reason for the model."""
     denied = await opinion(*questions)
     assert isinstance(denied, Deny)
     assert says in denied.note
 
 
 async def test_a_refusal_is_short_however_long_the_question() -> None:
-    """What is quoted of it is its beginning."""
+    """A long question is quoted only in part."""
     long = {"question": "x" * 100_000}
     denied = await opinion(long, long)
     assert isinstance(denied, Deny)
@@ -109,7 +109,7 @@ async def test_a_refusal_is_short_however_long_the_question() -> None:
 
 
 async def test_a_message_asks_once() -> None:
-    """Of several calls the first asks; the others are told to ask everything together."""
+    """Of several calls in a message the first one asks, and the others are denied."""
     assert isinstance(await opinion(COLOR), NeedsAnswer)
     denied = await opinion(COLOR, others=("c9",))
     assert isinstance(denied, Deny)
@@ -134,16 +134,16 @@ async def test_a_message_asks_once() -> None:
     ],
 )
 def test_arguments_that_the_schema_refuses(questions: list[Any], more: dict[str, Any], says: str) -> None:
-    """One to four questions with at most eight options each, and a time that is one."""
+    """The numbers of questions and options, and the expiry, have limits."""
     assert says in refused(*questions, **more)
 
 
 async def test_it_is_never_dispatched() -> None:
-    """A person's answer is the result; the tool has none of its own."""
+    """A call is never dispatched: a person's answer is its result."""
     with pytest.raises(ToolError, match="by a person"):
         await AskUser().dispatch(use(COLOR))
 
 
 def test_the_tool_may_be_used_while_planning() -> None:
-    """It changes nothing but what the daemon keeps, and asks nobody whether it may ask."""
+    """The tool changes nothing, so plan mode allows it without approval."""
     assert (TOOL.kind, TOOL.default, TOOL.in_plan, TOOL.name) == ("coordinate", "allow", True, NAME)

@@ -1,4 +1,4 @@
-"""Several parts behind one face: their order, whose opinion counts, and what goes wrong inside one."""
+"""Sub-hooks behind one interface: their order, their opinions, their failures, and tools that come and go."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from kheishd.hooks import composite
 from kheishd.hooks.composite import FAILED, MAX_PROBE_SECONDS, CompositeHook
 from kheishd.kernel.hook import (
     Deny,
@@ -30,91 +31,125 @@ from protocol.objects.question import Question
 from tests.support.toolbox import Toolbox, place, tool, use_of
 
 
-class Thinking(SubHook):
-    """A part without tools that thinks something of every call, and says something after it."""
+class Commentator(SubHook):
+    """A sub-hook without tools that has an opinion about every call, and adds a comment to its result."""
 
-    def __init__(self, name: str, opinion: Opinion | Exception | None = None, says: str = "") -> None:
+    def __init__(self, name: str, opinion: Opinion | Exception | None = None, comment: str = "") -> None:
         self.name = name
         self._opinion = opinion
-        self._says = says
+        self._comment = comment
 
-    def sections(self, place: RunContext) -> Sequence[str]:
-        """Its name."""
+    def sections(self, context: RunContext) -> Sequence[str]:
+        """Return its name."""
         return [self.name]
 
-    async def before_call(self, use: Invocation) -> Opinion | None:
-        """What it thinks."""
+    async def before_call(self, call: Invocation) -> Opinion | None:
+        """Return its opinion, or raise it."""
         if isinstance(self._opinion, Exception):
             raise self._opinion
         return self._opinion
 
-    async def after_call(self, use: Invocation, outcome: Outcome) -> Outcome:
-        """The outcome, and what it says."""
+    async def after_call(self, call: Invocation, outcome: Outcome) -> Outcome:
+        """Add its comment, or raise its opinion."""
         if isinstance(self._opinion, Exception):
             raise self._opinion
-        return Outcome(outcome.text + self._says, outcome.is_error)
+        return Outcome(outcome.text + self._comment, outcome.is_error)
 
 
 class Broken(SubHook):
-    """A part in which everything goes wrong."""
+    """A sub-hook in which everything fails."""
 
     name = "broken"
     tools = (tool("breaks"),)
 
-    def offer(self, place: RunContext) -> Sequence[Tool]:
-        """Errors: KeyError."""
-        raise KeyError("offered")
+    def offer(self, context: RunContext) -> Sequence[Tool]:
+        """Raise KeyError."""
+        raise KeyError("offer")
 
-    def sections(self, place: RunContext) -> Sequence[str]:
-        """Errors: KeyError."""
+    def sections(self, context: RunContext) -> Sequence[str]:
+        """Raise KeyError."""
         raise KeyError("sections")
 
-    def subject(self, use: Invocation) -> str:
-        """Errors: KeyError."""
+    def subject(self, call: Invocation) -> str:
+        """Raise KeyError."""
         raise KeyError("subject")
 
-    async def preview(self, use: Invocation) -> Preview | None:
-        """Errors: KeyError."""
+    async def preview(self, call: Invocation) -> Preview | None:
+        """Raise KeyError."""
         raise KeyError("preview")
 
-    async def evidence(self, use: Invocation) -> dict[str, Any]:
-        """Errors: KeyError."""
+    async def evidence(self, call: Invocation) -> dict[str, Any]:
+        """Raise KeyError."""
         raise KeyError("evidence")
 
-    async def dispatch(self, use: Invocation) -> Outcome:
-        """Errors: KeyError."""
+    async def dispatch(self, call: Invocation) -> Outcome:
+        """Raise KeyError."""
         raise KeyError("dispatch")
 
-    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
-        """Errors: KeyError."""
+    async def probe(self, call: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
+        """Raise KeyError."""
         raise KeyError("probe")
 
 
 class Doing(SubHook):
-    """A part whose one tool does what it is given."""
+    """A sub-hook whose one tool runs a function."""
 
     name = "doing"
     tools = (tool("does", timeout_s=2.0),)
 
-    def __init__(self, does: Any) -> None:
-        self._does = does
+    def __init__(self, function: Any) -> None:
+        self._function = function
 
-    async def dispatch(self, use: Invocation) -> Outcome:
-        """Do it."""
-        return Outcome(await self._does() or "done")
+    async def dispatch(self, call: Invocation) -> Outcome:
+        """Run it."""
+        return Outcome(await self._function() or "done")
 
-    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
-        """Do it."""
-        await self._does()
+    async def probe(self, call: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
+        """Run it."""
+        await self._function()
         return ProbeResult("done", "it was done")
+
+
+class Server(SubHook):
+    """A sub-hook whose tools appear and disappear, as those of an MCP server do."""
+
+    def __init__(self, name: str, *rows: Tool) -> None:
+        self.name = name
+        self.rows = list(rows)
+        self.calls: list[str] = []
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        """The tools that the server has now; KeyError while it cannot be reached."""
+        if self.rows == [None]:
+            raise KeyError("gone")
+        return self.rows
+
+    def subject(self, call: Invocation) -> str:
+        """Return the server's name."""
+        return self.name
+
+    async def dispatch(self, call: Invocation) -> Outcome:
+        """Record the call."""
+        self.calls.append(call.tool.name)
+        return Outcome(f"{self.name} ran {call.tool.name}")
+
+    async def probe(self, call: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
+        """Return that it ran."""
+        return ProbeResult("done", f"{self.name} says so")
+
+
+def names(hooks: CompositeHook, context: RunContext | None = None) -> list[str]:
+    """Return the names of the offered tools."""
+    return [row.name for row in hooks.offer(context or place())]
 
 
 # What is offered.
 
 
 def test_tools_and_sections_come_in_the_order_of_their_parts() -> None:
-    """A part without tools has its say, too."""
-    hooks = CompositeHook([Thinking("first"), Toolbox(tools=(tool("b"), tool("a"))), Doing(None)])
+    """Tools and sections come in the order of the sub-hooks, with or without tools."""
+    hooks = CompositeHook([Commentator("first"), Toolbox(tools=(tool("b"), tool("a"))), Doing(None)])
     assert [each.name for each in hooks.offer(place())] == ["b", "a", "does"]
     assert hooks.sections(place("/srv")) == ["first", "Notes are kept in /srv."]
     assert hooks.find_tool("does") is Doing.tools[0]
@@ -122,8 +157,8 @@ def test_tools_and_sections_come_in_the_order_of_their_parts() -> None:
 
 
 def test_a_scope_leaves_tools_out() -> None:
-    """Null is everything, empty is nothing; what explains tools that are not there is left out with them."""
-    hooks = CompositeHook([Thinking("first"), Toolbox(), Doing(None)])
+    """A null scope allows all tools, an empty one none; sections follow the offered tools."""
+    hooks = CompositeHook([Commentator("first"), Toolbox(), Doing(None)])
     within = place(tools=["does", "look", "gone"])
     assert [each.name for each in hooks.offer(within)] == ["look", "does"]
     assert hooks.offer(place(tools=[])) == []
@@ -132,31 +167,141 @@ def test_a_scope_leaves_tools_out() -> None:
 
 
 def test_a_scope_that_was_narrowed_since_leaves_tools_out() -> None:
-    """A run has no tool that its session, or one above it, does not allow any more, whatever it pinned."""
-    hooks = CompositeHook([Thinking("first"), Toolbox(), Doing(None)])
+    """A run has only the tools that its pinned scope and the current scope both allow."""
+    hooks = CompositeHook([Commentator("first"), Toolbox(), Doing(None)])
     narrowed = replace(place(tools=["does", "look"]), tools=["look", "note"])
     assert [each.name for each in hooks.offer(narrowed)] == ["look"]
     assert hooks.offer(replace(place(), tools=[])) == []
 
 
 def test_a_part_offers_its_own_tools_only() -> None:
-    """One that offers what is not its own would have it dispatched to another part."""
+    """A sub-hook cannot offer a tool of another one, or one that it does not have."""
     stray = Toolbox(tools=(tool("mine"),))
     stray.offer = lambda place: [tool("mine"), tool("does"), tool("new")]  # type: ignore[method-assign]
     assert [each.name for each in CompositeHook([stray, Doing(None)]).offer(place())] == ["mine", "does"]
 
 
 def test_two_tools_of_one_name_are_a_fault() -> None:
-    """Whoever puts parts together is told which."""
+    """Two tools of one name at construction are a programming error, which names both."""
     with pytest.raises(ValueError, match="both toolbox and doing have a tool called does"):
         CompositeHook([Toolbox(tools=(tool("does"),)), Doing(None)])
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "a b", "ä", "../a", "a" * (MAX_TOOL_BYTES + 1), "a\n"])
 def test_a_name_that_no_provider_takes_is_a_fault(name: str) -> None:
-    """One such name would have every request of every agent refused."""
+    """An invalid name at construction is an error: providers would refuse every request."""
     with pytest.raises(ValueError, match="no provider accepts"):
         CompositeHook([Toolbox(tools=(tool(name),))])
+
+
+# Tools that appear and disappear.
+
+
+async def test_a_tool_appears_and_disappears() -> None:
+    """A tool can be found, offered and called as soon as it exists, and no longer than it exists."""
+    server = Server("mcp")
+    hooks = CompositeHook([Toolbox(tools=(tool("note"),)), server])
+    assert names(hooks) == ["note"]
+    assert hooks.find_tool("fetch_issue") is None
+    server.rows.append(tool("fetch_issue"))
+    row = hooks.find_tool("fetch_issue")
+    assert row is server.rows[0]
+    assert names(hooks) == ["note", "fetch_issue"]
+    assert [each.name for each in hooks.tools()] == ["note", "fetch_issue"]
+    assert await hooks.dispatch(use_of(row)) == Outcome("mcp ran fetch_issue")
+    server.rows.clear()
+    assert hooks.find_tool("fetch_issue") is None
+    assert names(hooks) == ["note"]
+
+
+async def test_a_call_of_a_vanished_tool_says_so() -> None:
+    """A tool may vanish between the model's call and its execution: nothing runs, and the result is true."""
+    server = Server("mcp", tool("fetch_issue"))
+    hooks = CompositeHook([server])
+    call = use_of(server.rows[0])
+    assert hooks.subject(call) == "mcp"
+    server.rows.clear()
+    expected = "the tool 'fetch_issue' is no longer available; nothing was run"
+    assert await hooks.dispatch(call) == Outcome(expected, is_error=True)
+    with pytest.raises(ToolError, match="no longer available"):
+        hooks.subject(call)
+    with pytest.raises(ToolError, match="no longer available"):
+        await hooks.preview(call)
+    assert await hooks.evidence(call) == {}
+    assert (await hooks.probe(call, {})).outcome == "unknown"
+    assert server.calls == []
+
+
+async def test_a_late_tool_cannot_take_a_name(caplog: pytest.LogCaptureFixture) -> None:
+    """A tool that appears under a name in use is left out, in any order of sub-hooks; the log warns once."""
+    server, box = Server("mcp"), Toolbox(tools=(tool("note"),))
+    hooks = CompositeHook([server, box])
+    server.rows += [tool("note"), tool("other")]
+    for _ in range(3):
+        assert names(hooks) == ["other", "note"]
+    assert hooks.find_tool("note") is box.tools[0]
+    (record,) = caplog.records
+    assert "both toolbox and mcp have a tool called note" in record.getMessage()
+
+
+async def test_a_name_stays_with_its_first_owner() -> None:
+    """A name is not free when its tool vanishes: an approval for one server must not serve another one."""
+    first, second = Server("first", tool("send")), Server("second")
+    hooks = CompositeHook([first, second])
+    call = use_of(first.rows[0])
+    second.rows.append(tool("send"))
+    first.rows.clear()
+    assert hooks.find_tool("send") is None
+    assert names(hooks) == []
+    assert (await hooks.dispatch(call)).is_error
+    assert second.calls == []
+    first.rows.append(tool("send"))
+    assert await hooks.dispatch(call) == Outcome("first ran send")
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "a b", "ä", "a" * (MAX_TOOL_BYTES + 1)])
+def test_a_late_tool_with_an_invalid_name_is_left_out(name: str) -> None:
+    """A server's invalid name must not make a provider refuse the requests of every agent."""
+    server = Server("mcp")
+    hooks = CompositeHook([server])
+    server.rows += [tool(name), tool("valid")]
+    assert names(hooks) == ["valid"]
+
+
+def test_a_server_that_lists_a_tool_twice() -> None:
+    """The first of two rows with one name is used."""
+    server = Server("mcp")
+    hooks = CompositeHook([server])
+    server.rows += [tool("send", description="one"), tool("send", description="two")]
+    assert [row.description for row in hooks.offer(place())] == ["one"]
+
+
+def test_the_number_of_names_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that renames its tools again and again cannot fill the memory."""
+    monkeypatch.setattr(composite, "MAX_TOOL_NAMES", 3)
+    server = Server("mcp")
+    hooks = CompositeHook([server])
+    for number in range(5):
+        server.rows[:] = [tool(f"t{number}")]
+        assert names(hooks) == ([f"t{number}"] if number < 3 else [])
+
+
+def test_a_sub_hook_that_cannot_list_its_tools(caplog: pytest.LogCaptureFixture) -> None:
+    """The other sub-hooks keep their tools, and the log has the reason."""
+    server = Server("mcp", tool("send"))
+    hooks = CompositeHook([server, Doing(None)])
+    server.rows[:] = [None]  # type: ignore[list-item]
+    assert names(hooks) == ["does"]
+    assert hooks.find_tool("send") is None
+    assert "a hook could not list its tools" in caplog.text
+
+
+async def test_the_scope_applies_to_tools_that_appear() -> None:
+    """A run has no tool beyond its scope, whenever the tool appeared."""
+    server = Server("mcp")
+    hooks = CompositeHook([server])
+    server.rows += [tool("send"), tool("fetch")]
+    assert names(hooks, place(tools=["fetch"])) == ["fetch"]
 
 
 # Opinions.
@@ -175,14 +320,15 @@ ASKS = NeedsAnswer([Question(question="Which?", key="which")])
     ],
 )
 async def test_one_opinion_counts(opinions: list[Any], counts: Opinion | None) -> None:
-    """No before a question, a question before an approval; of two alike the first; a failure is a no."""
-    parts = [Thinking(f"part{number}", opinion) for number, opinion in enumerate(opinions)]
+    """A denial precedes a question, a question an approval; the first of equals counts; a failure denies."""
+    parts = [Commentator(f"part{number}", opinion) for number, opinion in enumerate(opinions)]
     assert await CompositeHook([*parts, Toolbox()]).before_call(use_of(tool("note"))) == counts
 
 
 async def test_what_is_said_after_a_call_is_said_in_order(caplog: pytest.LogCaptureFixture) -> None:
-    """Each part amends what the one before left; one that fails leaves it as it was."""
-    parts = [Thinking("a", says=" a"), Thinking("b", ValueError("x")), Thinking("c", says=" c")]
+    """Each sub-hook amends the outcome of the previous one; one that fails amends nothing."""
+    failing = Commentator("b", ValueError("x"))
+    parts = [Commentator("a", comment=" a"), failing, Commentator("c", comment=" c")]
     outcome = await CompositeHook([*parts, Toolbox()]).after_call(use_of(tool("note")), Outcome("done"))
     assert outcome == Outcome("done a c")
     assert [record.__dict__["part"] for record in caplog.records] == ["b"]
@@ -192,7 +338,7 @@ async def test_what_is_said_after_a_call_is_said_in_order(caplog: pytest.LogCapt
 
 
 async def test_a_call_goes_to_the_part_that_offers_its_tool() -> None:
-    """And to no other."""
+    """A call is dispatched to the sub-hook of its tool only."""
 
     async def done() -> str:
         return "by the right one"
@@ -202,14 +348,14 @@ async def test_a_call_goes_to_the_part_that_offers_its_tool() -> None:
 
 
 async def test_a_call_has_its_time_and_no_more(autojump_clock: MockClock) -> None:
-    """It is stopped, and the model is told after how long."""
+    """A call is stopped at its timeout, and the model is told the time."""
     outcome = await CompositeHook([Doing(trio.sleep_forever)]).dispatch(use_of(Doing.tools[0]))
     assert outcome == Outcome("This took longer than 2 s and was stopped.", is_error=True)
     assert trio.current_time() == pytest.approx(2.0)
 
 
 async def test_a_tools_own_patience_is_its_own_affair(caplog: pytest.LogCaptureFixture) -> None:
-    """A timeout inside of it is a fault like any other, not the tool's time."""
+    """A timeout inside the tool is a fault like any other."""
 
     async def impatient() -> None:
         raise trio.TooSlowError
@@ -220,20 +366,20 @@ async def test_a_tools_own_patience_is_its_own_affair(caplog: pytest.LogCaptureF
 
 
 async def test_a_tools_no_is_what_the_model_reads() -> None:
-    """Out of a nursery, too."""
+    """A tool's error is the result, also out of a nursery."""
     outcome = await CompositeHook([Toolbox()]).dispatch(use_of(tool("refuses")))
     assert outcome == Outcome("this tool does nothing; say something else", is_error=True)
 
 
 async def test_a_fault_is_for_the_log_and_not_for_the_model(caplog: pytest.LogCaptureFixture) -> None:
-    """The model learns that there was one."""
+    """A fault is logged, and the model only learns that there was one."""
     outcome = await CompositeHook([Toolbox()]).dispatch(use_of(tool("raises")))
     assert outcome == Outcome(FAILED, is_error=True)
     assert "nobody's business" in caplog.text
 
 
 async def test_what_went_stale_is_for_the_worker() -> None:
-    """It asks the person again; out of a nursery, too."""
+    """A stale approval reaches the worker, also out of a nursery."""
 
     async def stale() -> None:
         async with trio.open_nursery():
@@ -244,7 +390,7 @@ async def test_what_went_stale_is_for_the_worker() -> None:
 
 
 async def test_what_is_no_text_is_made_one() -> None:
-    """Names of files need not be UTF-8, and what cannot be said cannot be journaled."""
+    """Lone surrogates are replaced: file names need not be UTF-8, but the journal is."""
 
     async def lists() -> str:
         return "caf\udce9.txt é"
@@ -257,7 +403,7 @@ async def test_what_is_no_text_is_made_one() -> None:
 
 
 async def test_a_broken_part_harms_its_own_calls_only(caplog: pytest.LogCaptureFixture) -> None:
-    """Others are offered what they were; what it cannot say about its calls keeps them from being run."""
+    """A broken sub-hook fails its own calls only, and none of them runs unjudged."""
     hooks = CompositeHook([Broken(), Doing(None)])
     assert [each.name for each in hooks.offer(place())] == ["does"]
     assert hooks.sections(place()) == []
@@ -274,7 +420,7 @@ async def test_a_broken_part_harms_its_own_calls_only(caplog: pytest.LogCaptureF
 
 
 async def test_a_tool_that_says_no_in_advance(tmp_path: Any) -> None:
-    """Nobody is asked about what cannot be done; what it notes is then nothing."""
+    """An impossible call fails in its preview, so no person is asked."""
     hooks = CompositeHook([Toolbox()])
     use = use_of(tool("careful"), place(str(tmp_path)), text="impossible")
     with pytest.raises(ToolError, match="this cannot be noted"):
@@ -285,7 +431,7 @@ async def test_a_tool_that_says_no_in_advance(tmp_path: Any) -> None:
 
 
 async def test_a_probe_has_its_time_and_no_more(autojump_clock: MockClock) -> None:
-    """Whoever wants the run stopped waits for it; nothing is known then."""
+    """A probe has a time limit, after which the outcome is unknown."""
     chosen = tool("does", timeout_s=3_600.0)
     hooks = CompositeHook([Doing(trio.sleep_forever)])
     assert (await hooks.probe(use_of(chosen), {})).outcome == "unknown"
@@ -293,7 +439,7 @@ async def test_a_probe_has_its_time_and_no_more(autojump_clock: MockClock) -> No
 
 
 async def test_what_a_probe_finds_is_what_is_found() -> None:
-    """Its part knows."""
+    """The probe of the tool's sub-hook decides."""
 
     async def nothing() -> None:
         return None

@@ -1,4 +1,4 @@
-"""``emit_output``: what becomes a run's output, and what is refused."""
+"""``emit_output``: the output of a run, and the errors."""
 
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ Emitted = tuple[list[OutputEmitted], list[ToolReturned], list[int]]
 
 
 def emits(**arguments: Any) -> ToolCall:
-    """A call of the tool."""
+    """Return a call of the tool."""
     return ToolCall("call_1", "emit_output", arguments)
 
 
 async def emitted(tmp_path: Path, *calls: ToolCall) -> Emitted:
-    """What calls in one message emit and return, and where the run's record says that its outputs stand."""
+    """Return the emitted outputs, the results, and the output cursors of the run's record."""
     models = Scripted([lambda request: gives(*calls), lambda request: says("done")])
     async with open_desk(tmp_path, models, hooks=CompositeHook((Outputs(),))) as desk, working(desk):
         sent = await desk.ask()
@@ -47,7 +47,7 @@ async def emitted(tmp_path: Path, *calls: ToolCall) -> Emitted:
 async def test_an_output_is_a_text_a_value_or_both(
     tmp_path: Path, autojump_clock: MockClock, arguments: dict[str, Any], text: str, value: Any
 ) -> None:
-    """A value alone is its own text, always written the same way."""
+    """A value without a text is encoded canonically as its text."""
     outputs, results, cursors = await emitted(tmp_path, emits(**arguments))
     assert [(each.text, each.value, each.call_id) for each in outputs] == [(text, value, "call_1")]
     assert [each.how for each in results] == ["returned"]
@@ -66,7 +66,7 @@ async def test_an_output_is_a_text_a_value_or_both(
 async def test_what_is_nothing_or_too_much_is_not_emitted(
     tmp_path: Path, autojump_clock: MockClock, arguments: dict[str, Any], said: str
 ) -> None:
-    """The model is told why, and the run goes on without an output of its own."""
+    """An empty or large output is an error for the model, and the run continues."""
     outputs, results, cursors = await emitted(tmp_path, emits(**arguments))
     assert (outputs, cursors) == ([], [])
     assert [each.how for each in results] == ["failed"]
@@ -76,7 +76,7 @@ async def test_what_is_nothing_or_too_much_is_not_emitted(
 async def test_the_last_output_counts_and_there_is_a_limit_to_them(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """One more than a record points at is refused; those before it stand."""
+    """An output beyond the limit is an error, and the earlier ones stay."""
     calls = [ToolCall(f"call_{n}", "emit_output", {"text": str(n)}) for n in range(MAX_OUTPUTS + 1)]
     outputs, results, cursors = await emitted(tmp_path, *calls)
     assert [each.text for each in outputs] == [str(n) for n in range(MAX_OUTPUTS)]
@@ -105,7 +105,7 @@ CONTRACT = OutputContract(
 async def test_under_a_contract_what_is_emitted_fits(
     tmp_path: Path, autojump_clock: MockClock, arguments: dict[str, Any]
 ) -> None:
-    """It is what the run gives, whatever its last answer says."""
+    """An output that fits the contract is the run's output, whatever its last answer is."""
     models = Scripted([lambda request: gives(emits(**arguments)), lambda request: says("that is it")])
     async with open_desk(tmp_path, models, hooks=CompositeHook((Outputs(),))) as desk, working(desk):
         sent = await desk.ask(output_contract=CONTRACT)
@@ -116,7 +116,7 @@ async def test_under_a_contract_what_is_emitted_fits(
 async def test_under_a_contract_what_does_not_fit_is_not_emitted(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """The model learns what is wrong, and its answer is bound as before."""
+    """An output that violates the contract is an error, and the answer is still bound."""
     models = Scripted(
         [
             lambda request: gives(emits(value={"ok": 1})),

@@ -1,4 +1,4 @@
-"""Todos and plan mode: what the tools do to a session, what they refuse, and what the model is told."""
+"""Todos and plan mode: the effects of the tools, their errors, and the prompt sections."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,39 +23,39 @@ from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
 
 @pytest.fixture
 async def desk(tmp_path: Path, autojump_clock: MockClock) -> AsyncIterator[Desk]:
-    """A desk with a worker; its agent may plan."""
+    """Provide a desk with a worker whose agent may plan."""
     async with open_desk(tmp_path, Scripted(), hooks=CompositeHook((Planning(),))) as desk, working(desk):
         yield desk
 
 
 def models(desk: Desk) -> Scripted:
-    """The model of the desk."""
+    """Return the model of the desk."""
     found = desk.holder.current().models
     assert isinstance(found, Scripted)
     return found
 
 
 async def call(desk: Desk, tool: str, arguments: dict[str, Any], content: str = "go on") -> SendResult:
-    """Send something upon which the model calls a tool once, then is done."""
+    """Send a message upon which the model calls a tool once, then is done."""
     models(desk).to[content] = lambda request: gives(ToolCall("call_1", tool, arguments))
     models(desk).parts[:] = [lambda request: says("done")]
     return await desk.ask(content)
 
 
 def result(desk: Desk, sent: SendResult) -> ToolReturned:
-    """What the last call gave."""
+    """Return the result of the last call."""
     events = [event for _, event in desk.journal(sent.session_id) if isinstance(event, ToolReturned)]
     return events[-1]
 
 
 def todos(desk: Desk, sent: SendResult) -> list[Todo]:
-    """What the session has to do."""
+    """Return the session's todos."""
     with desk.state.read() as store:
         return todos_of(store, desk.session(sent.session_id))
 
 
 def plan(desk: Desk, sent: SendResult) -> Plan | None:
-    """What the session has planned."""
+    """Return the session's plan."""
     with desk.state.read() as store:
         return plan_of(store, desk.session(sent.session_id))
 
@@ -64,7 +64,7 @@ def plan(desk: Desk, sent: SendResult) -> Plan | None:
 
 
 async def test_todos_are_replaced_as_a_whole(desk: Desk) -> None:
-    """Ids are given to those without one; a status may be said in either of two ways."""
+    """Todos without an id get one; the status has two notations."""
     first = [{"content": "look\n closely"}, {"content": "say", "id": "s", "status": "in_progress"}]
     sent = await call(desk, "todo_write", {"todos": first})
     assert todos(desk, sent) == [
@@ -88,7 +88,7 @@ async def test_todos_are_replaced_as_a_whole(desk: Desk) -> None:
     ],
 )
 async def test_todos_that_are_not_kept(desk: Desk, given: list[dict[str, str]], said: str) -> None:
-    """The model is told why, and what there was before stays."""
+    """Invalid todos are an error, and the previous ones stay."""
     await call(desk, "todo_write", {"todos": [{"content": "stays"}]})
     sent = await call(desk, "todo_write", {"todos": given})
     assert said in result(desk, sent).text
@@ -96,7 +96,7 @@ async def test_todos_that_are_not_kept(desk: Desk, given: list[dict[str, str]], 
 
 
 async def test_open_todos_are_in_the_instructions(desk: Desk) -> None:
-    """As long as one of them is open, and no longer."""
+    """Todos are in the instructions while one of them is open."""
     await call(desk, "todo_write", {"todos": [{"content": "look", "completed": True}, {"content": "say"}]})
     assert "[x] look (todo-1)\n[ ] say (todo-2)" in models(desk).asked[-1].instructions
     await call(desk, "todo_write", {"todos": [{"content": "look", "completed": True}]})
@@ -107,7 +107,7 @@ async def test_open_todos_are_in_the_instructions(desk: Desk) -> None:
 
 
 async def test_plan_mode_is_entered_and_left_with_a_plan(desk: Desk) -> None:
-    """A person sees the whole plan and agrees to it; the session's mode is what it was."""
+    """A person sees and approves the whole plan; then the session's previous mode applies."""
     sent = await call(desk, "enter_plan_mode", {"note": "it is large"})
     session = desk.session(sent.session_id)
     assert (session.permission_mode, session.plan_mode) == ("plan", True)
@@ -128,7 +128,7 @@ async def test_plan_mode_is_entered_and_left_with_a_plan(desk: Desk) -> None:
 
 
 async def test_a_person_may_change_the_plan(desk: Desk) -> None:
-    """What was agreed upon is what the person made of it."""
+    """The approved plan is the one that the person edited."""
     await call(desk, "enter_plan_mode", {})
     sent = await call(desk, "exit_plan_mode", {"plan": "look"})
     await desk.allow(sent.run_id, updated_input={"plan": "look twice"})
@@ -138,7 +138,7 @@ async def test_a_person_may_change_the_plan(desk: Desk) -> None:
 
 
 async def test_a_later_plan_is_the_same_artifact(desk: Desk) -> None:
-    """Its id and the time it was first made stay; its content is new."""
+    """A later plan keeps the artifact's id and creation time."""
     plans = []
     for content in ("look", "act"):
         await call(desk, "enter_plan_mode", {}, f"plan to {content}")
@@ -154,7 +154,7 @@ async def test_a_later_plan_is_the_same_artifact(desk: Desk) -> None:
 
 
 async def test_the_plan_is_shown_while_it_is_carried_out(desk: Desk) -> None:
-    """In the run it was agreed upon in, and while todos are open; a long one is cut."""
+    """The plan is in the instructions of its run, and while todos are open; a long one is cut."""
     await call(desk, "enter_plan_mode", {})
     sent = await call(desk, "exit_plan_mode", {"plan": "é" * MAX_PLAN_SECTION_BYTES})
     await desk.allow(sent.run_id)
@@ -175,7 +175,7 @@ async def test_the_plan_is_shown_while_it_is_carried_out(desk: Desk) -> None:
     ],
 )
 async def test_a_plan_that_nobody_is_asked_about(desk: Desk, arguments: dict[str, str], said: str) -> None:
-    """What cannot be kept is refused before a person sees it."""
+    """An invalid plan is an error before a person sees it."""
     await call(desk, "enter_plan_mode", {}, "plan it")
     sent = await call(desk, "exit_plan_mode", arguments)
     assert sent.status == "completed"
@@ -184,14 +184,14 @@ async def test_a_plan_that_nobody_is_asked_about(desk: Desk, arguments: dict[str
 
 
 async def test_plan_mode_is_not_left_where_it_is_not_on(desk: Desk) -> None:
-    """Nobody is asked."""
+    """Without plan mode, leaving it is an error and no person is asked."""
     sent = await call(desk, "exit_plan_mode", {"plan": "look"})
     assert (sent.status, plan(desk, sent)) == ("completed", None)
     assert "plan mode is not on" in result(desk, sent).text
 
 
 async def test_plan_mode_is_not_entered_twice(desk: Desk) -> None:
-    """The second time is told, and changes nothing."""
+    """Entering plan mode again changes nothing."""
     await call(desk, "enter_plan_mode", {})
     sent = await call(desk, "enter_plan_mode", {}, "again")
     assert result(desk, sent).text == "Plan mode is on already."
@@ -201,7 +201,7 @@ async def test_plan_mode_is_not_entered_twice(desk: Desk) -> None:
 async def test_nobody_leaves_the_plan_mode_that_somebody_else_set(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """The plan is kept, and the mode stays what it is set to."""
+    """A plan mode that was set from outside stays on, and the plan is stored."""
     hooks = CompositeHook((Planning(),))
     async with (
         open_desk(tmp_path, Scripted(), hooks=hooks, permissions=PermissionsSection(mode="plan")) as desk,
@@ -216,7 +216,7 @@ async def test_nobody_leaves_the_plan_mode_that_somebody_else_set(
 
 
 async def test_a_run_that_begins_in_plan_mode_may_do_what_it_may_afterwards(desk: Desk) -> None:
-    """What it pinned is what holds once plan mode has ended."""
+    """After plan mode the run's pinned mode applies."""
     sent = await call(desk, "enter_plan_mode", {})
     later = await desk.ask("and now?")
     assert later.session_id == sent.session_id
@@ -224,7 +224,7 @@ async def test_a_run_that_begins_in_plan_mode_may_do_what_it_may_afterwards(desk
 
 
 class Pen(SubHook):
-    """A part with a tool that writes, and one that reads."""
+    """A sub-hook with a tool that writes, and one that reads."""
 
     name = "pen"
     tools = (
@@ -233,12 +233,12 @@ class Pen(SubHook):
     )
 
     async def dispatch(self, use: Invocation) -> Outcome:
-        """It is done."""
+        """Return success."""
         return Outcome("done")
 
 
 async def test_in_plan_mode_nothing_is_changed(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """What only reads is allowed and what writes is not, also in the very message that enters plan mode."""
+    """Reading is allowed and writing is denied, already in the message that enters plan mode."""
     hooks = CompositeHook((Planning(), Pen()))
     async with open_desk(tmp_path, Scripted(), hooks=hooks) as desk, working(desk):
         batch = [ToolCall(f"call_{name}", name, {}) for name in ("enter_plan_mode", "scribble", "peek")]
@@ -262,7 +262,7 @@ async def test_in_plan_mode_nothing_is_changed(tmp_path: Path, autojump_clock: M
 async def test_a_plan_is_carried_out_in_the_run_that_proposed_it(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """What held before plan mode holds again, at once."""
+    """The mode from before plan mode applies again at once."""
     hooks = CompositeHook((Planning(), Pen()))
     async with open_desk(tmp_path, Scripted(), hooks=hooks) as desk, working(desk):
         await call(desk, "enter_plan_mode", {}, "think first")

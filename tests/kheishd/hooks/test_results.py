@@ -1,4 +1,4 @@
-"""Reading what tools gave before: all of it, a portion at a time, and nobody else's."""
+"""Reading earlier results: complete, in portions, and only the session's own."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -33,7 +33,7 @@ LOOK = Tool("look", "Look around.", {"type": "object", "properties": {}}, "read"
 
 
 class Eyes(SubHook):
-    """A part whose tool gives what the test says."""
+    """A sub-hook whose tool has a given outcome."""
 
     name = "eyes"
     tools = (LOOK,)
@@ -42,19 +42,19 @@ class Eyes(SubHook):
         self.outcome = outcome
 
     async def dispatch(self, use: Invocation) -> Outcome:
-        """What there is to be seen."""
+        """Return the outcome."""
         return self.outcome
 
 
 def calls(*asked: ToolCall) -> Any:
-    """A model that asks for tools, one after the other, and then is done."""
+    """Return a model that calls tools, one after the other, and then is done."""
     items: list[Item] = list(asked)
     parts: list[Any] = [lambda request, item=item: gives(item, stop_reason="tool_calls") for item in items]
     return Scripted([*parts, lambda request: says("done")])
 
 
 def given_to(models: Scripted) -> list[str]:
-    """What the model read of its tools' results, in order."""
+    """Return the tool results that the model read, in order."""
     items = [item for message in models.asked[-1].messages for item in message.items]
     return [item.text for item in items if isinstance(item, ToolResult)]
 
@@ -63,7 +63,7 @@ def given_to(models: Scripted) -> list[str]:
 async def seen(
     directory: Path, outcome: Outcome, *then: ToolCall
 ) -> AsyncIterator[tuple[Desk, Scripted, str]]:
-    """A conversation in which a tool gave something under the id 'c1'."""
+    """Provide a conversation with a tool result under the id 'c1'."""
     models = calls(ToolCall("c1", "look", {}), *then)
     hooks = CompositeHook((Eyes(outcome), Results()))
     async with open_desk(directory, models, hooks=hooks) as desk, working(desk):
@@ -73,12 +73,12 @@ async def seen(
 
 
 def place(desk: Desk, session: Session) -> RunContext:
-    """Where a run of that session is."""
+    """Return the context of a run of that session."""
     return RunContext(session, Machine().run, PINNED, "/", "auto", desk.state)
 
 
 async def read(desk: Desk, session_id: str, call_id: str = "c1", **portion: int) -> str:
-    """What the tool gives."""
+    """Return the text of the tool's result."""
     arguments = {"call_id": call_id, **portion}
     where = place(desk, desk.session(session_id))
     return (
@@ -87,7 +87,7 @@ async def read(desk: Desk, session_id: str, call_id: str = "c1", **portion: int)
 
 
 async def test_a_model_reads_the_rest_of_a_long_result(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """It is told under which id all of it is kept, and reads it in portions."""
+    """A shortened result names its id, under which it is read in portions."""
     text = "".join(f"line {number}\n" for number in range(6_000))
     reads = [
         ToolCall(f"r{n}", "read_result", {"call_id": "c1", "offset": n * MAX_PORTION_BYTES}) for n in range(3)
@@ -108,7 +108,7 @@ async def test_a_model_reads_the_rest_of_a_long_result(tmp_path: Path, autojump_
 
 
 async def test_what_was_kept_beside_the_text_is_read(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A tool that shortened its output itself kept the whole; a portion may lie across chunks."""
+    """The full output of a tool that shortens its own text is read across chunks."""
     whole = bytes(range(32, 127)) * 5_000
     outcome = Outcome("{}", full_output=whole)
     async with seen(tmp_path, outcome) as (desk, models, session_id):
@@ -120,7 +120,7 @@ async def test_what_was_kept_beside_the_text_is_read(tmp_path: Path, autojump_cl
 
 
 async def test_a_short_result_is_read_from_the_journal(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """It may no longer be shown; nothing is added to one that is shown whole."""
+    """A short result gets no note, and can still be read."""
     async with seen(tmp_path, Outcome("It is green.")) as (desk, models, session_id):
         assert given_to(models) == ["It is green."]
         found = await read(desk, session_id)
@@ -129,13 +129,13 @@ async def test_a_short_result_is_read_from_the_journal(tmp_path: Path, autojump_
 
 
 async def test_an_empty_result_is_read(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """There is nothing in it."""
+    """An empty result can be read."""
     async with seen(tmp_path, Outcome("")) as (desk, _, session_id):
         assert await read(desk, session_id) == "[Bytes 0 to 0 of 0 of the result of look, c1.]\n"
 
 
 async def test_nobody_reads_what_another_session_was_given(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Nor what is not there, nor beyond its end."""
+    """Other sessions' results, unknown ids and offsets beyond the end are errors."""
     async with seen(tmp_path, Outcome("It is green.")) as (desk, models, session_id):
         models.parts = [lambda request: says("hello")]
         other = (await desk.ask(sender="other")).session_id
@@ -145,7 +145,7 @@ async def test_nobody_reads_what_another_session_was_given(tmp_path: Path, autoj
 
 
 async def test_a_branch_reads_what_was_given_before_it(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """And nothing that came later, or was imported for somebody else."""
+    """A fork reads the results from before the fork, and no later ones."""
     async with seen(tmp_path, Outcome("It is green.")) as (desk, _, session_id):
         (returned,) = [e.cursor for e, event in desk.journal(session_id) if isinstance(event, ToolReturned)]
         late = await desk.do(fork, SessionFork(session_id=session_id, at=returned))
@@ -156,7 +156,7 @@ async def test_a_branch_reads_what_was_given_before_it(tmp_path: Path, autojump_
 
 
 async def test_the_newest_of_several_and_what_was_imported(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """An imported session's results have no blob; a long journal is looked through in pieces."""
+    """The newest of several results is read, also an imported one, in a long journal."""
     async with seen(tmp_path, Outcome("It is green.")) as (desk, _, session_id):
         result = ToolResult("old", "dig", "It is deep.")
 
@@ -177,7 +177,7 @@ async def test_the_newest_of_several_and_what_was_imported(tmp_path: Path, autoj
 
 
 async def test_a_blob_that_is_gone_is_said_to_be(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """What was shown is all there is."""
+    """A deleted blob is an error that says so."""
     async with seen(tmp_path, Outcome("x" * 50_000)) as (desk, _, session_id):
 
         def lose(tx: Any) -> None:
@@ -190,7 +190,7 @@ async def test_a_blob_that_is_gone_is_said_to_be(tmp_path: Path, autojump_clock:
 
 
 async def test_who_may_not_read_is_not_told_to() -> None:
-    """A run whose scope lacks the tool; and the tool's own results say nothing about themselves."""
+    """There is no note for a run that may not use the tool, nor in the tool's own results."""
     machine = Machine(tools=["look"])
     use = Invocation(RunContext(None, machine.run, machine.pinned, "/", "auto", None), "c1", LOOK, {})  # type: ignore[arg-type]
     long = Outcome("x" * 50_000)
@@ -201,7 +201,7 @@ async def test_who_may_not_read_is_not_told_to() -> None:
 
 
 def test_the_tool() -> None:
-    """It only reads, so it may run beside others, twice, and in plan mode; its subject is the call."""
+    """The tool only reads: it runs in parallel, again, and in plan mode; its subject is the call."""
     assert (TOOL.kind, TOOL.default) == ("read", "allow")
     assert TOOL.repeatable
     assert TOOL.parallel
@@ -217,7 +217,7 @@ def test_the_tool() -> None:
 
 @given(st.text(), st.lists(st.integers(1, 9), min_size=1))
 def test_portions_join_without_cutting_a_character(text: str, sizes: list[int]) -> None:
-    """Whatever the limits: read on from where each portion says it ends, and it is the text."""
+    """Portions of any size join to the text, each from the end of the previous one."""
     whole = text.encode()
     joined, offset, number = "", 0, 0
     while offset < len(whole):
@@ -231,7 +231,7 @@ def test_portions_join_without_cutting_a_character(text: str, sizes: list[int]) 
 
 @given(st.binary(max_size=60), st.integers(0, 60))
 def test_bytes_that_are_no_text_are_shown_as_well_as_can_be(data: bytes, offset: int) -> None:
-    """And from any place in them."""
+    """Invalid bytes are replaced at any offset."""
     text, begin, end = _decode(data, offset, offset + len(data))
     assert offset <= begin <= offset + 3
     assert end == offset + len(data)

@@ -1,4 +1,4 @@
-"""The tools for tasks as a run uses them: what the model reads, and what is decided when it is committed."""
+"""The tools for tasks as a run uses them: their results, and the decisions at the commit."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -55,16 +55,16 @@ class Bench:
         self.place = place
 
     def use(self, name: str, **arguments: Any) -> Invocation:
-        """A call of a tool."""
+        """Return a call of a tool."""
         tool = next(tool for tool in self.part.tools if tool.name == name)
         return Invocation(self.place, "c1", tool, Validator().validate(tool, arguments))
 
     async def asked(self, name: str, **arguments: Any) -> Outcome:
-        """What dispatching gives: nothing is changed yet."""
+        """Return the outcome of dispatching, before its commit."""
         return await self.part.dispatch(self.use(name, **arguments))
 
     async def committed(self, outcome: Outcome) -> Any:
-        """What the model reads once it is committed. Errors: ToolError."""
+        """Commit an outcome and return its decoded text. Errors: ToolError."""
         change = outcome.decide
         if change is not None:
             outcome = await self.desk.state.update(lambda tx: self._commit(tx, change))
@@ -77,11 +77,11 @@ class Bench:
         return outcome
 
     async def run(self, name: str, **arguments: Any) -> Any:
-        """A call from beginning to end."""
+        """Dispatch and commit a call."""
         return await self.committed(await self.asked(name, **arguments))
 
     async def refused(self, name: str, **arguments: Any) -> str:
-        """What the model is told where a call changes nothing."""
+        """Return the error of a call that changes nothing."""
         with self.desk.state.read() as store:
             before = store.last_cursor
         with pytest.raises(ToolError) as caught:
@@ -91,7 +91,7 @@ class Bench:
         return str(caught.value)
 
     async def append(self, *events: JournalEvent) -> None:
-        """Somebody else changes something."""
+        """Append events, as another caller would."""
         await self.desk.state.update(lambda tx: self._append(tx, *events))
 
     def _append(self, tx: Transaction, *events: JournalEvent) -> None:
@@ -103,7 +103,7 @@ class Bench:
         fold.write()
 
     def task(self, task_id: str) -> Task:
-        """A task as it is kept."""
+        """Return a task of the store."""
         with self.desk.state.read() as store:
             task = store.get(TASKS, task_id)
         assert task is not None
@@ -112,7 +112,7 @@ class Bench:
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    """The tools in the session ``s`` of the agent ``default``."""
+    """Provide the tools in the session ``s`` of the agent ``default``."""
     files = ShellFiles(tmp_path / "shells")
     async with open_desk(tmp_path, threaded=True) as desk:
         part = TaskTools(files)
@@ -127,7 +127,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
 
 async def test_a_task_from_its_beginning_to_its_end(bench: Bench) -> None:
-    """Created, begun by whoever begins it, completed with its output."""
+    """A task is created, begun by an agent, and completed with its output."""
     made = await bench.run("task_create", title=" Paint ", description="blue")
     task_id = made.pop("task_id")
     assert made == {"title": "Paint", "status": "pending"}
@@ -142,7 +142,7 @@ async def test_a_task_from_its_beginning_to_its_end(bench: Bench) -> None:
 
 
 async def test_nothing_changes_before_it_is_committed(bench: Bench) -> None:
-    """So a call that the daemon dies in is simply run again."""
+    """A dispatched change has no effect before its commit, so an interrupted call is run again."""
     outcome = await bench.asked("task_create", title="Paint")
     assert outcome.events == ()
     assert (await bench.run("task_list"))["tasks"] == []
@@ -151,7 +151,7 @@ async def test_nothing_changes_before_it_is_committed(bench: Bench) -> None:
 
 
 async def test_who_has_a_task_keeps_it(bench: Bench) -> None:
-    """Beginning it assigns it only where nobody is named; a guest is named by its own name."""
+    """Beginning a task assigns it only if it has no owner; a guest is assigned by its own name."""
     owned = (await bench.run("task_create", title="a", owner="ann"))["task_id"]
     await bench.run("task_update", task_id=owned, status="in_progress")
     assert bench.task(owned).owner == "ann"
@@ -166,7 +166,7 @@ async def test_who_has_a_task_keeps_it(bench: Bench) -> None:
 
 
 async def test_the_list(bench: Bench) -> None:
-    """A line each, with what waits for what; page by page; of this session only."""
+    """The list has a row for each task of this session, with its blockers, page by page."""
     first = (await bench.run("task_create", title="first"))["task_id"]
     second = (await bench.run("task_create", title="x" * 500, blocked_by=[first]))["task_id"]
     listed = (await bench.run("task_list"))["tasks"]
@@ -182,7 +182,7 @@ async def test_the_list(bench: Bench) -> None:
 
 
 async def test_the_largest_list_is_read_whole(bench: Bench) -> None:
-    """A page fits into what a model reads at once."""
+    """The largest page fits a result."""
     await bench.append(*(task_created(f"tsk_{'0' * 26}{number:03}") for number in range(MAX_LISTED)))
     outcome = await bench.asked("task_list")
     assert len(outcome.text) < MAX_TOOL_TEXT_BYTES
@@ -192,7 +192,7 @@ async def test_the_largest_list_is_read_whole(bench: Bench) -> None:
 
 
 async def test_what_is_refused_is_said(bench: Bench) -> None:
-    """In the words of the rule; nothing has changed then."""
+    """A refused change is an error in the words of the rule, and changes nothing."""
     first = (await bench.run("task_create", title="first"))["task_id"]
     second = (await bench.run("task_create", title="second", blocked_by=[first]))["task_id"]
     assert "has that title" in await bench.refused("task_create", title="FIRST")
@@ -211,7 +211,7 @@ async def test_what_is_refused_is_said(bench: Bench) -> None:
 
 
 async def test_what_others_do_meanwhile_counts(bench: Bench) -> None:
-    """A call is decided in the transaction that commits it, so two at once keep the rules."""
+    """A call is decided in its commit, so two concurrent calls keep the rules."""
     outcomes = [await bench.asked("task_create", title="Paint") for _ in range(2)]
     await bench.committed(outcomes[0])
     with pytest.raises(ToolError, match="has that title"):
@@ -229,13 +229,13 @@ async def test_what_others_do_meanwhile_counts(bench: Bench) -> None:
 
 
 async def test_so_many_are_open(bench: Bench) -> None:
-    """The limit is that of the method."""
+    """The number of open tasks has the same limit as over RPC."""
     await bench.append(*(task_created(f"tsk_{number}") for number in range(MAX_OPEN_TASKS)))
     assert f"{MAX_OPEN_TASKS} open tasks" in await bench.refused("task_create", title="x")
 
 
 async def test_a_change_that_changes_nothing_is_no_event(bench: Bench) -> None:
-    """The model is told how it is."""
+    """A change without effect makes no event, and returns the task."""
     task_id = (await bench.run("task_create", title="Paint"))["task_id"]
     outcome = await bench.asked("task_update", task_id=task_id, title="Paint")
     assert outcome.decide is not None
@@ -244,7 +244,7 @@ async def test_a_change_that_changes_nothing_is_no_event(bench: Bench) -> None:
 
 
 async def test_stopping(bench: Bench) -> None:
-    """A task is cancelled; a shell is asked for; whoever is late is told how it is."""
+    """A task is cancelled, a shell is requested to stop, and an ended one is reported."""
     task_id = (await bench.run("task_create", title="Paint"))["task_id"]
     assert await bench.run("task_stop", task_id=task_id, note="no paint") == {
         "task_id": task_id,
@@ -261,7 +261,7 @@ async def test_stopping(bench: Bench) -> None:
 
 
 def test_what_rules_match(tmp_path: Path) -> None:
-    """The task, or the title of one that is to be."""
+    """The subject is the task's id, or the title of a new task."""
     bench = Bench(None, TaskTools(ShellFiles(tmp_path)), None, None)  # type: ignore[arg-type]
     assert bench.part.subject(bench.use("task_create", title="Paint")) == "Paint"
     assert bench.part.subject(bench.use("task_update", task_id="t", title="Paint")) == "t"
@@ -272,7 +272,7 @@ def test_what_rules_match(tmp_path: Path) -> None:
 
 
 async def shell(bench: Bench, text: str) -> None:
-    """A shell that wrote something so far."""
+    """Provide a shell with some output."""
     await bench.append(task_created("tsk_shell", shell=True))
     log = bench.files.log("tsk_shell")
     log.begin()
@@ -281,7 +281,7 @@ async def shell(bench: Bench, text: str) -> None:
 
 
 async def test_output_of_a_shell_that_runs(bench: Bench) -> None:
-    """What it wrote so far, at once or after waiting in vain."""
+    """The output so far is returned at once, or after the timeout."""
     await shell(bench, "one\n")
     given = await bench.run("task_output", task_id="tsk_shell", wait=False)
     assert (given["ready"], given["timed_out"], given["output"]) == (False, False, "one\n")
@@ -290,7 +290,7 @@ async def test_output_of_a_shell_that_runs(bench: Bench) -> None:
 
 
 async def test_output_is_waited_for(bench: Bench) -> None:
-    """Until the shell has ended; how is said, too."""
+    """The call waits until the shell has ended, and reports how."""
     await shell(bench, "one\n")
 
     async def end() -> None:
@@ -306,7 +306,7 @@ async def test_output_is_waited_for(bench: Bench) -> None:
 
 
 async def test_output_that_is_more_than_a_model_reads(bench: Bench) -> None:
-    """The end of it, as JSON that is whole; all that was asked for is kept beside it."""
+    """The end of long output is returned, and all of it is stored."""
     text = "".join(f"line {number}\n" for number in range(20_000))
     await shell(bench, text)
     outcome = await bench.asked("task_output", task_id="tsk_shell", wait=False, tail_bytes=100_000)
@@ -323,26 +323,26 @@ async def test_output_that_is_more_than_a_model_reads(bench: Bench) -> None:
 
 
 def of_last(request: ModelRequest) -> Any:
-    """The last result that the model was given."""
+    """Return the last result that the model read."""
     item = request.messages[-1].items[-1]
     assert isinstance(item, ToolResult)
     return msgspec.json.decode(item.text)
 
 
 def call(name: str, **arguments: Any) -> Callable[[ModelRequest], AsyncIterator[ModelEvent]]:
-    """An answer that calls a tool."""
+    """Return an answer that calls a tool."""
     return lambda request: gives(ToolCall("c", name, arguments), stop_reason="tool_calls")
 
 
 def about_last(name: str, **arguments: Any) -> Callable[[ModelRequest], AsyncIterator[ModelEvent]]:
-    """An answer that calls a tool about the task of the last result."""
+    """Return an answer that calls a tool with the task of the last result."""
     return lambda request: gives(
         ToolCall("c", name, {"task_id": of_last(request)["task_id"], **arguments}), stop_reason="tool_calls"
     )
 
 
 async def test_a_run_works_on_a_task(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Each change stands right before the result of its call, in the run, and in the same commit."""
+    """Each change is journaled right before the result of its call, in the same commit."""
     parts = [
         call("task_create", title="Paint"),
         about_last("task_update", status="in_progress"),
@@ -366,7 +366,7 @@ async def test_a_run_works_on_a_task(tmp_path: Path, autojump_clock: MockClock) 
 
 
 async def test_a_rule_that_says_no_is_a_failed_call(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Two in one message of the same title: the second is refused, and the run goes on."""
+    """Of two calls with one title the second fails, and the run continues."""
     twice = [ToolCall(f"c{number}", "task_create", {"title": "Paint"}) for number in (1, 2)]
     parts = [lambda request: gives(*twice, stop_reason="tool_calls"), lambda request: says("done")]
     hooks = CompositeHook((TaskTools(ShellFiles(tmp_path / "shells")),))
@@ -391,14 +391,14 @@ READS = {"task_get", "task_list", "task_output"}
 
 
 def test_they_are_seven() -> None:
-    """The verbs of the object, as tools."""
+    """There is one tool for each verb of tasks."""
     verbs = ("create", "get", "list", "update", "stop", "delete", "output")
     assert set(BY_NAME) == {f"task_{verb}" for verb in verbs}
 
 
 @pytest.mark.parametrize("tool", BY_NAME.values(), ids=lambda tool: tool.name)
 def test_what_the_daemon_knows_of_each(tool: Tool) -> None:
-    """None needs to be allowed, each may be run twice, and those that only read do so beside others."""
+    """All tools are allowed and repeatable; those that only read also run in parallel."""
     assert (tool.kind, tool.default, tool.repeatable) == ("coordinate", "allow", True)
     assert (tool.parallel, tool.in_plan) == (tool.name in READS, tool.name in READS)
     assert tool.schema["additionalProperties"] is False
@@ -406,12 +406,12 @@ def test_what_the_daemon_knows_of_each(tool: Tool) -> None:
 
 
 def test_waiting_ends_before_the_tool_s_time() -> None:
-    """So that what there is by then is given."""
+    """A wait ends before the tool's timeout, so its result is returned."""
     assert BY_NAME["task_output"].timeout_s > MAX_WAIT_SECONDS
 
 
 def test_what_is_asked_is_what_the_methods_take() -> None:
-    """Every argument has the name of the param that it becomes; none is invented."""
+    """Arguments have the names of the methods' params."""
     assert set(CreateTask.__struct_fields__) < set(TaskCreate.__struct_fields__)
     assert set(UpdateTask.__struct_fields__) < set(TaskUpdate.__struct_fields__)
 
@@ -429,13 +429,13 @@ def test_what_is_asked_is_what_the_methods_take() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(name: str, arguments: dict[str, object]) -> None:
-    """Before anything is judged."""
+    """Invalid arguments are rejected before the call is judged."""
     with pytest.raises(ToolError):
         Validator().validate(BY_NAME[name], arguments)
 
 
 def test_what_is_left_out() -> None:
-    """Open tasks are listed; an output is waited for."""
+    """By default open tasks are listed, and an output is waited for."""
     assert ListTasks().status == "open"
     asked = ReadTaskOutput(task_id="t")
     assert (asked.wait, asked.timeout_s) == (True, 30.0)

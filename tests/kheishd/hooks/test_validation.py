@@ -1,33 +1,36 @@
-"""Arguments: what fits, what is mended, what is refused and how that is said."""
+"""Validation: valid arguments, coercions, and the errors for the model."""
 
 import subprocess
 import sys
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jsonschema_rs
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Meta
 
 from kheishd.hooks.validation import MAX_PROBLEM_CHARACTERS, MAX_PROBLEMS, Validator, coerce
-from kheishd.kernel.hook import Tool, ToolError
+from kheishd.kernel.hook import Arguments, Tool, ToolError
+from kheishd.kernel.schema import schema_of
 from protocol.limits.call import MAX_TOOL_INPUT_BYTES
 from tests.house.sources import ROOT
 from tests.support.toolbox import tool
 
 
 def taking(properties: dict[str, Any], **more: Any) -> Tool:
-    """A tool that takes these arguments."""
+    """Return a tool with a JSON Schema of these arguments."""
     return tool("takes", schema={"type": "object", "properties": properties, **more})
 
 
 def checked(schema: dict[str, Any], value: Any) -> Any:
-    """One argument as its tool gets it."""
+    """Return one argument after validation."""
     return Validator().validate(taking({"value": schema}), {"value": value}).get("value", "absent")
 
 
 def refusal(of: Tool, arguments: dict[str, Any]) -> str:
-    """What the model is told."""
+    """Return the error message."""
     with pytest.raises(ToolError) as caught:
         Validator().validate(of, arguments)
     return str(caught.value)
@@ -52,7 +55,7 @@ def refusal(of: Tool, arguments: dict[str, Any]) -> str:
     ],
 )
 def test_what_is_meant_beyond_doubt_is_taken(schema: dict[str, Any], written: Any, meant: Any) -> None:
-    """Models write numbers as text, lists as the text of one, and null for what they leave out."""
+    """Numbers as text, lists as text, and null for an omitted argument are coerced."""
     result = checked(schema, written)
     assert result == meant
     assert type(result) is type(meant)
@@ -77,7 +80,7 @@ def test_what_is_meant_beyond_doubt_is_taken(schema: dict[str, Any], written: An
     ],
 )
 def test_what_fits_as_it_is_stays_as_it_is(schema: Any, value: Any) -> None:
-    """Nothing is lost, least of all a null that means something."""
+    """A valid value is not changed, least of all a meaningful null."""
     result = checked(schema, value)
     assert result == value
     assert type(result) is type(value)
@@ -99,14 +102,14 @@ def test_what_fits_as_it_is_stays_as_it_is(schema: Any, value: Any) -> None:
     ],
 )
 def test_what_is_in_doubt_is_refused(schema: Any, value: Any) -> None:
-    """The model is told which argument, and asked for what it wants."""
+    """An ambiguous value is an error that names the argument."""
     assert refusal(taking({"value": schema}), {"value": value}).startswith(
         "these arguments do not fit takes: $.value"
     )
 
 
 def test_a_null_for_what_must_be_there_is_refused() -> None:
-    """It is not left out, or the refusal would name the wrong thing."""
+    """Null for a required argument is an error about its type."""
     assert "$.path: this is not of type" in refusal(
         taking({"path": {"type": "string"}}, required=["path"]), {"path": None}
     )
@@ -144,7 +147,7 @@ SCHEMAS = st.recursive(
     st.dictionaries(st.sampled_from("abc"), JSON),
 )
 def test_mending_never_breaks_what_fits(properties: dict[str, Any], arguments: dict[str, Any]) -> None:
-    """What fits before fits after and says the same; mending what is mended changes nothing."""
+    """Coercion keeps valid arguments valid and unchanged, and is idempotent."""
     schema = {"type": "object", "properties": properties}
     mended = coerce(schema, arguments)
     assert coerce(schema, mended) == mended
@@ -157,7 +160,7 @@ def test_mending_never_breaks_what_fits(properties: dict[str, Any], arguments: d
 
 
 def test_a_refusal_names_the_arguments_and_what_is_wrong() -> None:
-    """By their paths, a handful at most, without repeating what may be long."""
+    """The error names a few arguments by path, without repeating long values."""
     strict = taking({"path": {"type": "string"}, "limits": {"type": "array", "items": {"type": "integer"}}})
     text = refusal(strict, {"path": ["x" * 10_000], "limits": [1, "two"]})
     assert '$.path: this is not of type "string"' in text
@@ -168,7 +171,7 @@ def test_a_refusal_names_the_arguments_and_what_is_wrong() -> None:
 
 
 def test_what_is_missing_and_what_is_too_much_is_said() -> None:
-    """So that the next call can be right."""
+    """The error names missing and unexpected arguments."""
     closed = taking({"path": {"type": "string"}}, required=["path"], additionalProperties=False)
     text = refusal(closed, {"pth": "a"})
     assert "'pth' was unexpected" in text
@@ -176,14 +179,14 @@ def test_what_is_missing_and_what_is_too_much_is_said() -> None:
 
 
 def test_huge_arguments_are_refused_before_they_are_looked_at() -> None:
-    """The limit is named."""
+    """Huge arguments are rejected first, with the limit."""
     text = "x" * MAX_TOOL_INPUT_BYTES
     assert str(MAX_TOOL_INPUT_BYTES) in refusal(taking({"text": {"type": "string"}}), {"text": text})
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:1/s.json", "https://example.com/s", "file:///etc/passwd"])
 def test_nothing_is_fetched_for_a_schema(uri: str) -> None:
-    """One that refers elsewhere fits nothing, and says so: it must hold what it refers to itself."""
+    """A schema that refers elsewhere is an error; references inside it work."""
     assert uri in refusal(taking({"value": {"$ref": uri}}), {"value": 1})
     inside = taking({"value": {"$ref": "#/$defs/v"}}, **{"$defs": {"v": {"type": "integer"}}})
     assert Validator().validate(inside, {"value": 1}) == {"value": 1}
@@ -191,27 +194,81 @@ def test_nothing_is_fetched_for_a_schema(uri: str) -> None:
 
 @pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"properties": 5}, {"required": "a"}])
 def test_a_schema_that_is_none_fits_nothing(schema: dict[str, Any]) -> None:
-    """Of a tool from elsewhere, say; the model is told, and the daemon lives on."""
+    """An invalid foreign schema is an error for the model, not a failure of the daemon."""
     assert "the schema of takes is not valid" in refusal(tool("takes", schema=schema), {"a": 1})
 
 
 def test_a_tool_may_be_offered_with_another_schema_elsewhere() -> None:
-    """Each call is checked against the one it was offered with."""
+    """Each call is validated by the schema of its own row."""
     validator = Validator()
     one, other = taking({"value": {"enum": ["a"]}}), taking({"value": {"enum": ["b"]}})
     for each, value in ((one, "a"), (other, "b"), (one, "a")):
         assert validator.validate(each, {"value": value}) == {"value": value}
 
 
+# Tools with a struct.
+
+
+class Inner(Arguments, frozen=True):
+    """A nested struct."""
+
+    count: Annotated[int, Meta(ge=1)] = 1
+
+
+class Outer(Arguments, frozen=True):
+    """Arguments of a tool."""
+
+    path: Annotated[str, Meta(min_length=1)]
+    inner: list[Inner] = []
+    mode: Literal["fast", "slow"] | None = None
+
+
+OUTER = tool("takes", schema=schema_of(Outer), arguments=Outer)
+
+
+def test_arguments_become_the_struct() -> None:
+    """The arguments of a tool with a struct are coerced by its schema, then converted, defaults included."""
+    written = {"path": "a", "inner": '[{"count": "3"}, {}]', "mode": None}
+    validated = Validator().validate(OUTER, written)
+    assert validated == Outer(path="a", inner=[Inner(count=3), Inner()])
+    assert msgspec.to_builtins(validated) == {"path": "a", "inner": [{"count": 3}, {}]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({}, "$: Object missing required field `path`"),
+        (
+            {"pth": "a", "path": "a"},
+            "$: Object contains unknown field `pth`; the fields are path, inner, mode",
+        ),
+        ({"path": ""}, "$.path: Expected `str` of length >= 1"),
+        ({"path": None}, "$.path: Expected `str`, got `null`"),
+        ({"path": "a", "inner": [{"count": 0}]}, "$.inner[0].count: Expected `int` >= 1"),
+        ({"path": "a", "inner": [{"counts": 1}]}, "$.inner[0]: Object contains unknown field `counts`"),
+        ({"path": "a", "mode": "middling"}, "$.mode: Invalid enum value 'middling'"),
+    ],
+)
+def test_an_error_of_a_struct_names_the_argument(arguments: dict[str, Any], problem: str) -> None:
+    """The error names the tool, the argument by its path, and the problem."""
+    assert refusal(OUTER, arguments) == f"these arguments do not fit takes: {problem}"
+
+
+def test_a_long_value_is_not_repeated() -> None:
+    """An error is short, however long the value is."""
+    text = refusal(OUTER, {"path": "a", "mode": "x" * 10_000})
+    assert len(text) < MAX_PROBLEM_CHARACTERS + 50
+
+
 # The library.
 
 
 def test_the_library_is_imported_in_a_thread() -> None:
-    """Not with the daemon, and not on its loop: there it would keep everybody waiting."""
+    """The library is imported for a tool without a struct only, in a thread: it would block the loop."""
     program = """
 import sys, threading, trio
 from kheishd.hooks.composite import CompositeHook
-from kheishd.kernel.hook import SubHook, Tool
+from kheishd.kernel.hook import Arguments, SubHook, Tool
 
 class Watch:
     threads = []
@@ -222,8 +279,11 @@ class Watch:
 class One(SubHook):
     name, tools = "one", (Tool("look", "Look.", {}, "read"),)
 
+class WithStruct(SubHook):
+    name, tools = "two", (Tool("see", "See.", {}, "read", arguments=Arguments),)
+
 sys.meta_path.insert(0, Watch())
-trio.run(CompositeHook(()).prepare)
+trio.run(CompositeHook((WithStruct(),)).prepare)
 hooks = CompositeHook((One(),))
 assert "jsonschema_rs" not in sys.modules
 trio.run(hooks.prepare)

@@ -2,13 +2,14 @@
 
 import difflib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from kheishd.hooks.os.files.edits import FileChange
 from protocol.limits.files import MAX_DIFF_BYTES, MAX_DIFF_LINES
 
 CONTEXT_LINES = 3
 
-_Opcode = tuple[str, int, int, int, int]
+_Opcode = tuple[Any, int, int, int, int]
 
 
 def diff_of(changes: Sequence[FileChange]) -> str:
@@ -64,7 +65,15 @@ def _hunks(old: list[str], new: list[str]) -> Iterator[list[_Opcode]]:
     if max(len(old_part), len(new_part)) <= MAX_DIFF_LINES:
         groups = [*difflib.SequenceMatcher(None, old_part, new_part).get_grouped_opcodes(CONTEXT_LINES)]
     else:
-        groups = [_single_hunk(len(old_part), len(new_part), same - start, end - beyond)]
+        # One hunk that replaces all lines but the context.
+        head, tail, olds, news = same - start, end - beyond, len(old_part), len(new_part)
+        groups = [
+            [
+                ("equal", 0, head, 0, head),
+                ("replace", head, olds - tail, head, news - tail),
+                ("equal", olds - tail, olds, news - tail, news),
+            ]
+        ]
     for group in groups:
         yield [(operation, a + start, b + start, c + start, d + start) for operation, a, b, c, d in group]
 
@@ -73,15 +82,6 @@ def _common_prefix(first: Sequence[str], second: Sequence[str]) -> int:
     """Return the number of equal lines at the beginning."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((index for index, (a, b) in pairs if a != b), min(len(first), len(second)))
-
-
-def _single_hunk(old: int, new: int, start: int, end: int) -> list[_Opcode]:
-    """Return one hunk that replaces all lines but the first and last ones."""
-    return [
-        ("equal", 0, start, 0, start),
-        ("replace", start, old - end, start, new - end),
-        ("equal", old - end, old, new - end, new),
-    ]
 
 
 def _range(first: int, beyond: int) -> str:

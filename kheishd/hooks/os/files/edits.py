@@ -11,6 +11,7 @@ import os
 import stat
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -112,28 +113,24 @@ def read_state(root: Root, path: str, check: Check = check_cancelled) -> FileSta
 
     Errors: ToolError if it is not an ordinary file, cannot be read or is over MAX_HASHED_BYTES.
     """
-    with explain_errors(path):
+    digest = hashlib.sha256()
+    pieces: list[bytes] | None = []
+    size = 0
+    with explain_errors(path), ExitStack() as stack:
         try:
-            with root.file(path) as descriptor:
-                return _read_state(path, descriptor, check)
+            descriptor = stack.enter_context(root.file(path))
         except FileNotFoundError:
             return FileState(path, ABSENT)
-
-
-def _read_state(path: str, descriptor: int, check: Check) -> FileState:
-    status = os.fstat(descriptor)
-    if status.st_size > MAX_HASHED_BYTES:
-        raise ToolError(
-            f"{path} has {status.st_size} bytes; file tools change nothing over {MAX_HASHED_BYTES}"
-        )
-    digest = hashlib.sha256()
-    collected: list[bytes] | None = []
-    size = 0
-    for piece in read_pieces(descriptor, check):
-        digest.update(piece)
-        size += len(piece)
-        collected = [*collected, piece] if collected is not None and size <= MAX_EDIT_BYTES else None
-    content = b"".join(collected) if collected is not None else None
+        status = os.fstat(descriptor)
+        if status.st_size > MAX_HASHED_BYTES:
+            raise ToolError(
+                f"{path} has {status.st_size} bytes; file tools change nothing over {MAX_HASHED_BYTES}"
+            )
+        for piece in read_pieces(descriptor, check):
+            digest.update(piece)
+            size += len(piece)
+            pieces = [*pieces, piece] if pieces is not None and size <= MAX_EDIT_BYTES else None
+    content = b"".join(pieces) if pieces is not None else None
     mode, stamp = stat.S_IMODE(status.st_mode), stamp_of(status)
     return FileState(path, digest.hexdigest(), size, content, mode, stamp)
 
@@ -209,7 +206,12 @@ def edits_of(arguments: EditArguments, workspace: str) -> list[Edit]:
         path = _file_path(arguments.path, workspace)
         return [WriteEdit(path, _new_content(arguments), arguments.expected_sha256)]
     hunks = arguments.hunks if isinstance(arguments, ApplyPatch) else [arguments]
-    edits = [_replace_edit(hunk, workspace) for hunk in hunks]
+    edits = []
+    for hunk in hunks:
+        if hunk.old_text == hunk.new_text:
+            raise ToolError(f"{hunk.path}: old_text and new_text are the same, so nothing would change")
+        path = _file_path(hunk.path, workspace)
+        edits.append(ReplaceEdit(path, hunk.old_text, hunk.new_text, hunk.replace_all, hunk.expected_sha256))
     paths = paths_of(edits)
     if len(paths) > MAX_PATCH_FILES or len("\n".join(paths).encode()) > MAX_SUBJECT_BYTES:
         raise ToolError(
@@ -238,28 +240,17 @@ def _new_content(arguments: WriteFile) -> bytes:
     if text is not None:
         content = _encode(text)
     else:
-        content = _decode_base64(base64 or "")
+        try:
+            content = b64decode("".join((base64 or "").split()), validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise ToolError(f"content_base64 is not base64: {error}") from None
     _require_editable(arguments.path, len(content))
     return content
-
-
-def _decode_base64(text: str) -> bytes:
-    try:
-        return b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ToolError(f"content_base64 is not base64: {error}") from None
 
 
 def _require_editable(path: str, size: int) -> None:
     if size > MAX_EDIT_BYTES:
         raise ToolError(f"{path} would have {size} bytes; the limit is {MAX_EDIT_BYTES}")
-
-
-def _replace_edit(hunk: EditFile, workspace: str) -> ReplaceEdit:
-    if hunk.old_text == hunk.new_text:
-        raise ToolError(f"{hunk.path}: old_text and new_text are the same, so nothing would change")
-    path = _file_path(hunk.path, workspace)
-    return ReplaceEdit(path, hunk.old_text, hunk.new_text, hunk.replace_all, hunk.expected_sha256)
 
 
 def read_states(root: Root, edits: Sequence[Edit]) -> dict[str, FileState]:

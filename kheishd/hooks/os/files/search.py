@@ -313,25 +313,21 @@ async def _running(command: list[str], directory: int) -> AsyncIterator[trio.Pro
 
 
 def _confirm(root: Root, base: str, lines: list[bytes], results: BoundedResults) -> None:
-    """Add the matches that a second, confined read confirms."""
+    """Add the matches that a second, confined read confirms; others differ, or have an invalid path."""
     for line in lines:
         message = _message_decoder.decode(line)
         if message.type != "match":
             continue
-        match = _confirm_match(root, base, _match_decoder.decode(message.data))
-        if match is not None and not results.add(match):
+        match = _match_decoder.decode(message.data)
+        claimed = match.lines.raw()
+        try:
+            path = relative_path(posixpath.join(base, match.path.text or ""), root.workspace)
+            with explain_errors(path), root.file(path) as descriptor:
+                actual = os.pread(descriptor, len(claimed), match.absolute_offset)
+        except ToolError:
+            continue
+        if actual != claimed:
+            continue
+        start = match.submatches[0].start if match.submatches else 0
+        if not results.add(TextMatch(path, match.line_number, excerpt_around(actual, start))):
             return
-
-
-def _confirm_match(root: Root, base: str, match: _RipgrepMatch) -> TextMatch | None:
-    """Return the match as it is read here; None if it differs, or its path is invalid."""
-    try:
-        path = relative_path(posixpath.join(base, match.path.text or ""), root.workspace)
-        with explain_errors(path), root.file(path) as descriptor:
-            line = os.pread(descriptor, len(match.lines.raw()), match.absolute_offset)
-    except ToolError:
-        return None
-    if line != match.lines.raw():
-        return None
-    start = match.submatches[0].start if match.submatches else 0
-    return TextMatch(path, match.line_number, excerpt_around(line, start))

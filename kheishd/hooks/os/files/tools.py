@@ -94,7 +94,7 @@ class Files(SubHook):
 
     # Reading.
 
-    def _path_subject(self, call: Invocation, arguments: ReadFile | ListFiles | SearchFiles) -> str:
+    def path_subject(self, call: Invocation, arguments: ReadFile | ListFiles | SearchFiles) -> str:
         """Return the path, relative to the workspace."""
         text = arguments.path if isinstance(arguments, ReadFile) else arguments.base
         try:
@@ -109,7 +109,7 @@ class Files(SubHook):
         "repeatable": True,
         "parallel": True,
         "in_plan": True,
-        "subject": _path_subject,
+        "subject": path_subject,
     }
 
     @tool(
@@ -126,7 +126,7 @@ class Files(SubHook):
 
     # Changing.
 
-    def _edit_subject(self, call: Invocation, arguments: EditArguments) -> str:
+    def edit_subject(self, call: Invocation, arguments: EditArguments) -> str:
         """Return the paths, relative to the workspace, one per line."""
         try:
             return "\n".join(paths_of(edits_of(arguments, call.context.workspace)))
@@ -134,17 +134,17 @@ class Files(SubHook):
             # The call itself will be refused, whatever is decided about it.
             return ""
 
-    async def _preview_edits(self, call: Invocation, arguments: EditArguments) -> Preview:
+    async def preview_edits(self, call: Invocation, arguments: EditArguments) -> Preview:
         """Show the change as a diff. Errors: ToolError."""
         workspace = call.context.workspace
         return await self._run(preview_changes, workspace, edits_of(arguments, workspace))
 
-    async def _edit_evidence(self, call: Invocation, arguments: EditArguments) -> dict[str, Any]:
+    async def edit_evidence(self, call: Invocation, arguments: EditArguments) -> dict[str, Any]:
         """Return the digests of the files before and after the change. Errors: ToolError."""
         workspace = call.context.workspace
         return await self._run(collect_digests, workspace, edits_of(arguments, workspace))
 
-    async def _probe_edits(
+    async def probe_edits(
         self, call: Invocation, arguments: EditArguments, evidence: Mapping[str, Any]
     ) -> ProbeResult:
         """Compare the files with the recorded digests, and remove the call's temporary files."""
@@ -160,10 +160,10 @@ class Files(SubHook):
         "kind": "edit",
         "default": "ask",
         "writes": written_paths,
-        "subject": _edit_subject,
-        "preview": _preview_edits,
-        "evidence": _edit_evidence,
-        "probe": _probe_edits,
+        "subject": edit_subject,
+        "preview": preview_edits,
+        "evidence": edit_evidence,
+        "probe": probe_edits,
     }
 
     @tool(

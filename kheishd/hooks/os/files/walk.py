@@ -141,22 +141,20 @@ class Glob:
 
 def _expand(pattern: str) -> list[str]:
     """Return the patterns without braces that a pattern stands for; innermost braces are expanded first."""
-    patterns = [pattern]
-    while any(_BRACES.search(candidate) for candidate in patterns):
-        patterns = [expanded for candidate in patterns for expanded in _expand_once(candidate)]
-        if len(patterns) > MAX_PATTERN_ALTERNATIVES:
+    expanded, pending = [], [pattern]
+    while pending:
+        candidate = pending.pop(0)
+        braces = _BRACES.search(candidate)
+        if braces is None:
+            expanded.append(candidate)
+        else:
+            head, tail = candidate[: braces.start()], candidate[braces.end() :]
+            pending += [head + alternative + tail for alternative in braces[1].split(",")]
+        if len(expanded) + len(pending) > MAX_PATTERN_ALTERNATIVES:
             raise ToolError(
                 f"the braces stand for more than {MAX_PATTERN_ALTERNATIVES} patterns; search twice"
             )
-    return patterns
-
-
-def _expand_once(pattern: str) -> list[str]:
-    braces = _BRACES.search(pattern)
-    if braces is None:
-        return [pattern]
-    head, tail = pattern[: braces.start()], pattern[braces.end() :]
-    return [head + alternative + tail for alternative in braces[1].split(",")]
+    return expanded
 
 
 def _compile(pattern: str) -> list[_Matcher | None]:

@@ -217,13 +217,10 @@ class Keeper:
             self._expire()
         elif self._kill_at is None:
             self._kill_at = time.monotonic() + float(words[1])
-            self._terminate()
-
-    def _terminate(self) -> None:
-        """Send SIGTERM to all but Bubblewrap itself, whose end would kill the others at once."""
-        for process in descendants(os.getpid()):
-            if not self._boxed or process[0] != self._main:
-                send_signal(process, signal.SIGTERM)
+            # Not Bubblewrap itself: its end would kill the others at once.
+            for process in descendants(os.getpid()):
+                if not self._boxed or process[0] != self._main:
+                    send_signal(process, signal.SIGTERM)
 
     def _expire(self) -> None:
         """Let the kill time be now."""
@@ -234,7 +231,9 @@ class Keeper:
         if self._main:
             self._kill_main()
         else:
-            _raise_priority()
+            # Run before all other processes, if that is allowed: there may be thousands to kill.
+            with suppress(OSError):
+                os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
             sweep(os.getpid())
         self._kill_at = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, MAX_SWEEP_SECONDS)
@@ -263,12 +262,6 @@ def _open_wakeup() -> int:
         # Handled, not ignored: the command would inherit an ignored signal.
         signal.signal(number, lambda number, frame: None)
     return read
-
-
-def _raise_priority() -> None:
-    """Run before all other processes, if that is allowed: there may be thousands to kill."""
-    with suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
 
 
 def _exec(argv: list[str], report: int) -> NoReturn:

@@ -93,7 +93,8 @@ class ShellLog:
         """Keep the newest part only, with room for the incoming bytes."""
         length = max(self._kept - incoming, 0)
         newest = os.pread(self._descriptor, length, self._size - length) if length else b""
-        newest = newest[_line_start(newest) :]
+        end = newest.find(b"\n", 0, MAX_LINE_BYTES)
+        newest = newest[end + 1 :] if end >= 0 else trim_start(newest)
         marker = MARKER.format(self.total_bytes - incoming - len(newest)).encode()
         replacement = self.path.with_suffix(NEW)
         descriptor = _open(replacement, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
@@ -185,12 +186,6 @@ def _write_all(descriptor: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
-
-
-def _line_start(data: bytes) -> int:
-    """Return the offset of the first whole line, or at least of the first whole character."""
-    end = data.find(b"\n", 0, MAX_LINE_BYTES)
-    return end + 1 if end >= 0 else len(data) - len(trim_start(data))
 
 
 def _read(path: Path, max_bytes: int, offset: int | None) -> Written:

@@ -218,20 +218,14 @@ def find_orphans(mark: str) -> list[ProcessId]:
     """Return the processes that carry a mark. Reads ``/proc``: some microseconds for each process."""
     entry = f"{MARK_VARIABLE}={mark}".encode()
     orphans = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and entry in _environment_of(int(name)):
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
+            if entry not in file.read().split(b"\0"):
+                continue
             start_ticks = start_ticks_of(int(name))
             if start_ticks is not None:
                 orphans.append((int(name), start_ticks))
     return orphans
-
-
-def _environment_of(pid: int) -> list[bytes]:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return file.read().split(b"\0")
-    except OSError:
-        return []
 
 
 async def kill_orphans(mark: str, *, patience_s: float = 0.0) -> bool:

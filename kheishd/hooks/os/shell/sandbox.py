@@ -119,8 +119,15 @@ class Sandbox:
         yield from ("--unshare-pid", "--unshare-ipc", "--die-with-parent", "--new-session")
         yield from ("--cap-drop", "ALL")
         for path in SYSTEM:
-            yield from _bind_system(path)
-        yield from _bind_resolver()
+            # ``/bin``, for one, may be a link to ``usr/bin``.
+            if os.path.islink(path):
+                yield from ("--symlink", os.readlink(path), path)
+            elif os.path.isdir(path):
+                yield from ("--ro-bind", path, path)
+        # The list of name servers is a single file, often below ``/run``.
+        resolver = os.path.realpath("/etc/resolv.conf")
+        if not _is_inside(resolver, SYSTEM):
+            yield from ("--ro-bind-try", resolver, resolver)
         yield from ("--proc", "/proc", "--dev", "/dev", "--dir", "/run")
         for path in SCRATCH:
             yield from (*bubblewrap.scratch, "--tmpfs", path)
@@ -173,19 +180,6 @@ class Bubblewrap:
 
 def _is_inside(path: str, directories: Iterable[str]) -> bool:
     return any(path.startswith(f"{directory}/") for directory in directories)
-
-
-def _bind_system(path: str) -> tuple[str, ...]:
-    """Return the options for a system directory; ``/bin``, for one, may be a link to ``usr/bin``."""
-    if os.path.islink(path):
-        return ("--symlink", os.readlink(path), path)
-    return ("--ro-bind", path, path) if os.path.isdir(path) else ()
-
-
-def _bind_resolver() -> tuple[str, ...]:
-    """Return the options for the list of name servers, a single file that is often below ``/run``."""
-    path = os.path.realpath("/etc/resolv.conf")
-    return () if _is_inside(path, SYSTEM) else ("--ro-bind-try", path, path)
 
 
 def _credentials() -> list[str]:

@@ -142,11 +142,11 @@ class Bash(SubHook):
         self._home_id = home_id(home)
         self._sandbox = Sandbox([str(home)], readable)
 
-    def _subject(self, call: Invocation, arguments: BashArguments) -> str:
+    def command_subject(self, call: Invocation, arguments: BashArguments) -> str:
         """Return the command line."""
         return arguments.command
 
-    async def _preview(self, call: Invocation, arguments: BashArguments) -> Preview:
+    async def preview_command(self, call: Invocation, arguments: BashArguments) -> Preview:
         """Show the command and its directory: the approval is bound to both. Errors: ToolError."""
         _require_runnable(arguments.command)
         boxed, workdir = await self._prepare(call, arguments)
@@ -158,7 +158,7 @@ class Bash(SubHook):
         text = f"in {workdir.path}, {confinement}:\n{arguments.command}"
         return Preview(kind="command", text=text, binding=_binding(workdir, boxed))
 
-    async def _evidence(self, call: Invocation, arguments: BashArguments) -> dict[str, Any]:
+    async def command_evidence(self, call: Invocation, arguments: BashArguments) -> dict[str, Any]:
         """Return the command and its directory. Errors: ToolError."""
         _require_runnable(arguments.command)
         boxed, workdir = await self._prepare(call, arguments)
@@ -166,7 +166,7 @@ class Bash(SubHook):
         argv = [*shell_argv(), truncate_middle(arguments.command, MAX_EVIDENCE_ECHO_BYTES)]
         return {"argv": argv, "cwd": workdir.path, "sandboxed": boxed}
 
-    async def _probe(
+    async def probe_command(
         self, call: Invocation, arguments: BashArguments, evidence: Mapping[str, Any]
     ) -> ProbeResult:
         """Stop what still runs of a command during which the daemon died, and return its last output."""
@@ -195,10 +195,10 @@ class Bash(SubHook):
         kind="execute",
         default="ask",
         droppable=True,
-        subject=_subject,
-        preview=_preview,
-        evidence=_evidence,
-        probe=_probe,
+        subject=command_subject,
+        preview=preview_command,
+        evidence=command_evidence,
+        probe=probe_command,
     )
     async def bash(self, call: Invocation, arguments: BashArguments) -> Outcome:
         """Run a command. When this ends, nothing of it runs any more.

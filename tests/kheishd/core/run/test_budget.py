@@ -1,4 +1,4 @@
-"""Budgets only narrow, money is whole, and time counts only while a run is in hand."""
+"""Budgets only narrow, money is exact, and only working time counts."""
 
 from typing import Any
 
@@ -23,8 +23,7 @@ from kheishd.core.run.commands import (
     ApprovalAnswer,
     ApprovalAsk,
     BeginModelCall,
-    CallResult,
-    Cancel,
+    CallReturn,
     Compact,
     Compaction,
     EndEarly,
@@ -32,6 +31,7 @@ from kheishd.core.run.commands import (
     Judge,
     Judgement,
     Release,
+    RequestCancel,
     Start,
 )
 from kheishd.core.run.due import AskModel, Expire, StopEffect, due
@@ -54,16 +54,18 @@ BUDGETS = st.builds(
 
 
 @given(st.lists(BUDGETS, max_size=4), BUDGETS)
-def test_a_budget_only_narrows(budgets: list[Budget], one: Budget) -> None:
-    """With one more there is no more to use of anything, and no limit is lost."""
-    without, together = (
+def test_intersect_budgets(budgets: list[Budget], budget: Budget) -> None:
+    """Another budget never raises or removes a limit."""
+    previous, current = (
         intersect_budgets([*budgets, None]) or Budget(),
-        intersect_budgets([*budgets, one]) or Budget(),
+        intersect_budgets([*budgets, budget]) or Budget(),
     )
     for name in Budget.__struct_fields__:
-        before, after = getattr(without, name), getattr(together, name)
-        assert after == before or (after and (not before or after < before))
-        assert after in (before, getattr(one, name))
+        previous_limit, current_limit = getattr(previous, name), getattr(current, name)
+        assert current_limit == previous_limit or (
+            current_limit and (not previous_limit or current_limit < previous_limit)
+        )
+        assert current_limit in (previous_limit, getattr(budget, name))
 
 
 # Money.
@@ -81,8 +83,8 @@ def test_a_budget_only_narrows(budgets: list[Budget], one: Budget) -> None:
         (999_999.5, 999_999_500_000),
     ],
 )
-def test_an_amount_in_micros(amount: float, expected: int) -> None:
-    """As it is written, not as a binary fraction has it."""
+def test_to_micros(amount: float, expected: int) -> None:
+    """An amount is converted as it is written, not as a binary fraction."""
     assert to_micros(amount) == expected
 
 
@@ -100,23 +102,23 @@ def test_an_amount_in_micros(amount: float, expected: int) -> None:
         (Usage(1, 0), replace(PRICES, input=499_999), 0),
     ],
 )
-def test_what_tokens_cost(usage: Usage, prices: Prices, expected: int) -> None:
-    """Cached input costs less where a price says so; what is rounded is rounded once, to the nearest."""
+def test_calculate_cost(usage: Usage, prices: Prices, expected: int) -> None:
+    """Cached input has its own price, and the total is rounded once."""
     assert calculate_cost(usage, prices) == Cost(expected, "USD")
     assert calculate_cost(usage, None) is None
 
 
 @given(st.lists(st.builds(Cost, st.integers(0, 10**12), st.sampled_from(("USD", "EUR")))))
-def test_sums_of_money_lose_nothing(costs: list[Cost]) -> None:
-    """Each currency by itself, to the micro."""
-    total: list[Cost] = []
+def test_accumulate_cost(costs: list[Cost]) -> None:
+    """Each currency is summed exactly, by itself."""
+    totals: list[Cost] = []
     for cost in costs:
-        total = accumulate_cost(total, cost)
-    assert {each.currency: each.micros for each in total} == {
-        currency: sum(each.micros for each in costs if each.currency == currency)
-        for currency in {each.currency for each in costs}
+        totals = accumulate_cost(totals, cost)
+    assert {cost.currency: cost.micros for cost in totals} == {
+        currency: sum(cost.micros for cost in costs if cost.currency == currency)
+        for currency in {cost.currency for cost in costs}
     }
-    assert len(total) <= 2
+    assert len(totals) <= 2
 
 
 def test_amounts_together() -> None:
@@ -132,15 +134,15 @@ def test_amounts_together() -> None:
 # Runs.
 
 
-def begun(**pinned: Any) -> Machine:
-    """A run whose model was asked, with what it may cost."""
+def begin_run(**pinned: Any) -> Machine:
+    """Return a run with an open model call and these pinned values."""
     machine = Machine()
     machine.pinned = replace(machine.pinned, **pinned)
     return machine.do(Start(), BeginModelCall("itm_1"))
 
 
-def says(*items: Item, usage: Usage) -> AcceptAnswer:
-    """An answer that used so many tokens."""
+def answer(*items: Item, usage: Usage) -> AcceptAnswer:
+    """Make an answer with this usage."""
     return AcceptAnswer(list(items) or [Text("done")], usage, "end", "m")
 
 
@@ -153,9 +155,9 @@ def says(*items: Item, usage: Usage) -> AcceptAnswer:
         (PinnedBudget(max_cost_micros=76), None),
     ],
 )
-def test_a_budget_that_is_used_up_ends_the_run(budget: Budget, reason: str | None) -> None:
-    """Where it would need another model call; its calls get their results, and the answer is kept."""
-    machine = begun(budget=budget, prices=PRICES).do(says(CALL, usage=Usage(10, 3)))
+def test_an_exceeded_limit_ends_the_run(budget: Budget, reason: str | None) -> None:
+    """A run that would need another model call fails; its calls get results and the answer is kept."""
+    machine = begin_run(budget=budget, prices=PRICES).do(answer(CALL, usage=Usage(10, 3)))
     if reason is None:
         assert machine.run.status == "running"
         return
@@ -165,10 +167,10 @@ def test_a_budget_that_is_used_up_ends_the_run(budget: Budget, reason: str | Non
     assert machine.kinds()[-3:] == ["message_appended", "tool_returned", "run_ended"]
 
 
-def test_an_answer_that_uses_up_the_budget_is_still_the_answer() -> None:
-    """The work is done; and what it cost is what the record says."""
-    machine = begun(budget=PinnedBudget(max_tokens=5, max_cost_micros=5), prices=PRICES).do(
-        says(usage=Usage(10, 3))
+def test_a_final_answer_may_exceed_the_budget() -> None:
+    """The work is done, so the run completes, with its cost."""
+    machine = begin_run(budget=PinnedBudget(max_tokens=5, max_cost_micros=5), prices=PRICES).do(
+        answer(usage=Usage(10, 3))
     )
     assert (machine.run.status, machine.run.cost) == ("completed", Cost(75, "USD"))
     event = machine.journal[-2][1]
@@ -180,7 +182,7 @@ DENIED = Judge(
     [
         Judgement(
             Verdict(call_id="call_1", tool="bash", decision="deny", base="deny", why="rule"),
-            CallResult("denied", "no", is_error=True),
+            CallReturn("denied", "no", is_error=True),
         )
     ]
 )
@@ -194,17 +196,17 @@ ASKED = Judge(
 )
 
 
-def test_what_was_used_before_counts() -> None:
-    """A budget is for the whole run; without prices there is no cost."""
-    machine = begun(budget=PinnedBudget(max_tokens=20)).do(says(CALL, usage=Usage(8, 1)), DENIED)
+def test_a_budget_is_for_the_whole_run() -> None:
+    """Earlier turns count; without prices there is no cost."""
+    machine = begin_run(budget=PinnedBudget(max_tokens=20)).do(answer(CALL, usage=Usage(8, 1)), DENIED)
     assert machine.run.status == "running"
-    machine.do(BeginModelCall("itm_2"), says(CALL, usage=Usage(10, 1)))
+    machine.do(BeginModelCall("itm_2"), answer(CALL, usage=Usage(10, 1)))
     assert machine.run.error == RunError("token_budget", "the run used up its token budget (20 of 20 tokens)")
     assert machine.run.cost is None
 
 
-def passes(machine: Machine, ms: int) -> Machine:
-    """Time passes before the next event."""
+def wait(machine: Machine, ms: int) -> Machine:
+    """Let time pass before the next event."""
     machine.now_ms += ms
     return machine
 
@@ -212,60 +214,60 @@ def passes(machine: Machine, ms: int) -> Machine:
 TIMED = PinnedBudget(max_work_s=1.0)
 
 
-def test_time_is_over_when_it_was_in_hand_so_long() -> None:
-    """Then the run is to be ended, whatever it does; to stop it because somebody asked comes first."""
-    machine = begun(budget=TIMED)
+def test_the_time_budget() -> None:
+    """A run expires when its working time is used up; a stop request comes first."""
+    machine = begin_run(budget=TIMED)
     run, pinned = machine.run, machine.pinned
-    begins = run.updated_at_ms - run.worked_ms
-    assert remaining_ms(run, pinned, begins) == 1_000 - run.worked_ms
-    assert due(run, pinned, begins + 999, owned=True) == AskModel()
+    start_ms = run.updated_at_ms - run.worked_ms
+    assert remaining_ms(run, pinned, start_ms) == 1_000 - run.worked_ms
+    assert due(run, pinned, start_ms + 999, owned=True) == AskModel()
     error = RunError("time_budget", "the run used up its time budget (1 s)")
-    assert due(run, pinned, begins + 1_000, owned=True) == Expire(error)
+    assert due(run, pinned, start_ms + 1_000, owned=True) == Expire(error)
     assert make_timeout(pinned) == error
-    assert due(replace(run, cancel="cancelled"), pinned, begins + 9_999, owned=True) == StopEffect()
+    assert due(replace(run, cancel="cancelled"), pinned, start_ms + 9_999, owned=True) == StopEffect()
     assert remaining_ms(run, PINNED, 10**15) is None
 
 
-def test_what_its_time_ends_has_failed_and_what_had_arrived_is_kept() -> None:
-    """Unless somebody wanted it stopped anyway."""
+def test_an_expired_run_fails_and_keeps_its_partial_answer() -> None:
+    """An expired run fails unless a stop was requested; arrived text is kept."""
     error = RunError("time_budget", "over")
-    machine = begun(budget=TIMED).do(EndEarly([Text("so far")], error=error))
+    machine = begin_run(budget=TIMED).do(EndEarly([Text("so far")], error=error))
     assert (machine.run.status, machine.run.error, machine.run.claimed) == ("failed", error, False)
     assert machine.kinds()[-2:] == ["message_appended", "run_ended"]
-    with_calls = begun(budget=TIMED).do(says(CALL, usage=Usage()), EndEarly([], error=error))
+    with_calls = begin_run(budget=TIMED).do(answer(CALL, usage=Usage()), EndEarly([], error=error))
     assert with_calls.kinds()[-2:] == ["tool_returned", "run_ended"]
-    cancelled = begun(budget=TIMED).do(Cancel("cancelled"), EndEarly([], error=error))
+    cancelled = begin_run(budget=TIMED).do(RequestCancel("cancelled"), EndEarly([], error=error))
     assert cancelled.run.status == "cancelled"
 
 
-def test_waiting_for_a_person_costs_no_time() -> None:
-    """Nor does being put down, nor the time in which the daemon was dead."""
-    machine = begun(budget=TIMED).do(says(CALL, usage=Usage()), ASKED)
+def test_only_working_time_counts() -> None:
+    """Waiting for a person, a release, and the daemon's downtime do not count."""
+    machine = begin_run(budget=TIMED).do(answer(CALL, usage=Usage()), ASKED)
     assert machine.run.status == "waiting_for_approval"
     worked = machine.run.worked_ms
-    passes(machine, 60_000).do(AnswerApprovals([ApprovalAnswer("call_1", "allow")]))
-    passes(machine, 60_000).do(Start())
+    wait(machine, 60_000).do(AnswerApprovals([ApprovalAnswer("call_1", "allow")]))
+    wait(machine, 60_000).do(Start())
     assert (machine.run.worked_ms, machine.run.claimed) == (worked, True)
-    passes(machine, 100).do(Release("shutdown"))
+    wait(machine, 100).do(Release("shutdown"))
     assert machine.run.worked_ms == worked + 110
-    passes(machine, 60_000).do(Start())
-    passes(machine, 60_000).do(Start())
+    wait(machine, 60_000).do(Start())
+    wait(machine, 60_000).do(Start())
     assert machine.run.worked_ms == worked + 110
     assert remaining_ms(machine.run, machine.pinned, machine.now_ms) == 1_000 - worked - 110
 
 
-def test_a_clock_that_is_set_back_gives_no_time_back() -> None:
-    """It does not take any, either."""
-    machine = passes(begun(budget=TIMED), -500_000).do(Release("shutdown"))
+def test_a_clock_that_is_set_back() -> None:
+    """A clock that is set back neither adds nor removes working time."""
+    machine = wait(begin_run(budget=TIMED), -500_000).do(Release("shutdown"))
     assert machine.run.worked_ms == 10
 
 
-def test_what_a_summary_costs_is_counted() -> None:
-    """At the prices of its run, whether it was one or not; it does not end the run by itself."""
+def test_the_cost_of_a_summary_counts() -> None:
+    """A summary or its failure costs money, but does not end the run by itself."""
     summary = Compaction(upto=1, strategy="summary", trigger="auto", usage=Usage(10, 1))
     failed = FailedCompaction("auto", RunError("no_summary", "no"), Usage(5, 0))
-    machine = begun(prices=PRICES, budget=PinnedBudget(max_cost_micros=1)).do(
+    machine = begin_run(prices=PRICES, budget=PinnedBudget(max_cost_micros=1)).do(
         Compact(summary), Compact(failed)
     )
     assert (machine.run.cost, machine.run.status) == (Cost(30 + 15 + 15, "USD"), "running")
-    assert machine.do(says(CALL, usage=Usage())).run.status == "failed"
+    assert machine.do(answer(CALL, usage=Usage())).run.status == "failed"

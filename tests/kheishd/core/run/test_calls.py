@@ -1,4 +1,4 @@
-"""The calls of a message: how each gets its one result, whatever happens."""
+"""Calls: each gets exactly one result, in all circumstances."""
 
 from functools import partial
 from typing import Literal
@@ -24,7 +24,6 @@ from kheishd.core.run.commands import (
     AnswerApprovals,
     ApprovalAnswer,
     CallTools,
-    Cancel,
     EndEarly,
     ExpireApproval,
     Fail,
@@ -34,6 +33,7 @@ from kheishd.core.run.commands import (
     Observe,
     Release,
     RenewApproval,
+    RequestCancel,
     ResolveDoubt,
     ReturnResult,
     Start,
@@ -78,13 +78,13 @@ from tests.support.machine import (
 )
 
 
-def begun(count: int = 1) -> Machine:
-    """A run whose model asks for so many tools."""
+def begin_run(count: int = 1) -> Machine:
+    """Return a run whose model requests some calls."""
     return Machine().do(Start(), begin(), answer_with_calls(count))
 
 
-def results(machine: Machine) -> dict[str, ToolReturned]:
-    """The results so far, by call; each call has one at most."""
+def results_of(machine: Machine) -> dict[str, ToolReturned]:
+    """Return the results so far by call; each call has at most one."""
     resolve_doubt: dict[str, ToolReturned] = {}
     for _, event in machine.journal:
         if isinstance(event, ToolReturned):
@@ -96,8 +96,8 @@ def results(machine: Machine) -> dict[str, ToolReturned]:
 # The table of the docstring.
 
 
-def test_the_table_in_the_docstring_is_what_happens_to_calls() -> None:
-    """Each state, and all that it ever leads to."""
+def test_the_docstring_has_the_transitions_of_calls() -> None:
+    """The table in the docstring has each state and all states that it leads to."""
     reached: dict[str, set[str]] = {"returned": {"nothing"}}
     for transition in all_transitions():
         states = {call.call_id: call.state for call in transition.target.calls}
@@ -114,14 +114,14 @@ def test_the_table_in_the_docstring_is_what_happens_to_calls() -> None:
 # The model's message.
 
 
-def test_every_call_has_an_id_of_its_own() -> None:
-    """Ids that are repeated, used before or missing are made different; nothing else of the items changes."""
+def test_normalise_calls() -> None:
+    """Repeated, used and empty ids become distinct; nothing else changes."""
     items: list[Item] = [
         Text("I look."),
         *(ToolCall(call_id, "look", {"at": 1}) for call_id in ("a", "a", "", "", "b", "a-2")),
     ]
-    kept = normalise_calls(items, {"b", "b-2"})
-    assert [item.call_id for item in kept if isinstance(item, ToolCall)] == [
+    normalised = normalise_calls(items, {"b", "b-2"})
+    assert [item.call_id for item in normalised if isinstance(item, ToolCall)] == [
         "a",
         "a-2",
         "call",
@@ -129,41 +129,41 @@ def test_every_call_has_an_id_of_its_own() -> None:
         "b-3",
         "a-2-2",
     ]
-    assert kept[0] == items[0]
-    assert all(item.arguments == {"at": 1} for item in kept if isinstance(item, ToolCall))
+    assert normalised[0] == items[0]
+    assert all(item.arguments == {"at": 1} for item in normalised if isinstance(item, ToolCall))
 
 
 @given(st.lists(st.text(max_size=60), max_size=30), st.sets(st.text(max_size=60), max_size=10))
-def test_ids_and_names_are_such_as_every_provider_takes_back(ids: list[str], used: set[str]) -> None:
-    """Whatever a model makes up: ids differ from each other and from all before, and have their limits."""
+def test_normalised_calls_are_valid_for_every_provider(ids: list[str], used_ids: set[str]) -> None:
+    """Ids are distinct and, like names, within their limits and characters."""
     items: list[Item] = [ToolCall(call_id, call_id, {}) for call_id in ids]
-    kept = [item for item in normalise_calls(items, used) if isinstance(item, ToolCall)]
-    fresh = [call.call_id for call in kept]
-    assert len(set(fresh)) == len(ids)
-    assert not used & set(fresh)
-    for call in kept:
+    normalised = [item for item in normalise_calls(items, used_ids) if isinstance(item, ToolCall)]
+    call_ids = [call.call_id for call in normalised]
+    assert len(set(call_ids)) == len(ids)
+    assert not used_ids & set(call_ids)
+    for call in normalised:
         assert 0 < len(call.call_id.encode()) <= MAX_CALL_ID_BYTES
         assert len(call.name) <= MAX_TOOL_BYTES
         assert all(character.isascii() for character in call.name)
         assert call.name.replace("-", "").replace("_", "").isalnum() or not call.name.strip("-_")
 
 
-def test_too_many_calls_are_refused_one_by_one() -> None:
-    """Three hundred calls in one message: none runs, each is told why, and the model is asked again."""
-    machine = begun(MAX_CALLS + 44)
+def test_too_many_calls_in_a_message() -> None:
+    """No call runs, each gets a result, and the model is called again."""
+    machine = begin_run(MAX_CALLS + 44)
     assert machine.run.calls == []
     assert machine.run.status == "running"
-    assert len(results(machine)) == 300
-    assert "300 calls in one message; the limit is 256" in results(machine)["call_300"].text
-    assert begun(MAX_CALLS).states() == " ".join(["new"] * MAX_CALLS)
+    assert len(results_of(machine)) == 300
+    assert "300 calls in one message; the limit is 256" in results_of(machine)["call_300"].text
+    assert begin_run(MAX_CALLS).states() == " ".join(["new"] * MAX_CALLS)
 
 
 # Judging.
 
 
-def test_a_large_batch_is_judged_a_part_at_a_time() -> None:
-    """The run is judged on while some of it waits for a person already, whose answer may come meanwhile."""
-    machine = begun(MAX_JUDGED_CALLS + 2)
+def test_a_large_batch_is_judged_in_parts() -> None:
+    """Judging continues while earlier calls wait for a person, who may answer meanwhile."""
+    machine = begin_run(MAX_JUDGED_CALLS + 2)
     assert next_to_judge(machine.run.calls) == tuple(range(MAX_JUDGED_CALLS))
     machine.do(ask_person)
     assert machine.run.status == "running"
@@ -176,23 +176,23 @@ def test_a_large_batch_is_judged_a_part_at_a_time() -> None:
     assert (machine.run.status, next_to_run(machine.run.calls)) == ("running", (0,))
 
 
-def test_a_question_is_waited_for_before_an_approval() -> None:
-    """A run says what it waits for; where it is both, the question comes first."""
-    machine = begun(2)
+def test_a_question_precedes_an_approval_in_the_status() -> None:
+    """A run that waits for both has the status of the question."""
+    machine = begin_run(2)
     first, second = machine.run.calls
     machine.do(
         Judge([Judgement(verdict(first), approval(first)), Judgement(verdict(second), question(second))])
     )
     assert machine.run.status == "waiting_for_user_question"
     assert machine.do(answer_question(machine.run.calls[1])).run.status == "waiting_for_approval"
-    assert results(machine)["call_2"].how == "answered"
+    assert results_of(machine)["call_2"].how == "answered"
 
 
 # Running.
 
 
-def row(*states: str) -> list[OpenCall]:
-    """Calls in these states; those that end with a + may run beside others."""
+def make_calls(*states: str) -> list[OpenCall]:
+    """Make calls in these states; a + means parallel."""
     return [
         OpenCall(call_id=f"c{number}", tool="t", state=_state(state), parallel=state.endswith("+"))
         for number, state in enumerate(states)
@@ -205,7 +205,7 @@ def _state(state: str) -> CallState:
 
 
 @pytest.mark.parametrize(
-    ("states", "together"),
+    ("states", "indexes"),
     [
         ([], ()),
         (["ready", "ready"], (0,)),
@@ -218,16 +218,14 @@ def _state(state: str) -> CallState:
         (["ready+"] * 20, tuple(range(MAX_PARALLEL_CALLS))),
     ],
 )
-def test_calls_run_side_by_side_if_they_say_so_and_stand_together(
-    states: list[str], together: tuple[int, ...]
-) -> None:
-    """In the order of the message, sixteen at once at most; nothing at all while a person is ask_person."""
-    assert next_to_run(row(*states)) == together
+def test_next_to_run(states: list[str], indexes: tuple[int, ...]) -> None:
+    """Adjacent parallel calls run together, up to the limit, and none while a person is asked."""
+    assert next_to_run(make_calls(*states)) == indexes
 
 
-def test_calls_run_in_their_order_and_then_the_model_is_asked() -> None:
-    """One after another; once the last has its result there are none any more."""
-    machine = begun(2).do(allow)
+def test_calls_run_in_order() -> None:
+    """Calls run one after another; the last result clears the list."""
+    machine = begin_run(2).do(allow)
     assert (machine.states(), next_to_run(machine.run.calls)) == ("ready ready", (0,))
     machine.do(call_tools)
     assert machine.states() == "called ready"
@@ -238,9 +236,9 @@ def test_calls_run_in_their_order_and_then_the_model_is_asked() -> None:
     assert (machine.run.calls, machine.run.status) == ([], "running")
 
 
-def test_what_a_call_changed_is_written_with_its_result() -> None:
-    """Events of its own come right before the result, in the same commit."""
-    machine = begun().do(allow, call_tools)
+def test_a_calls_events_precede_its_result() -> None:
+    """A call's own events are committed right before its result."""
+    machine = begin_run().do(allow, call_tools)
     renamed = SessionRenamed(title="a better title")
     events = decide(machine.run, machine.pinned, ReturnResult("call_1", result(text="saw it"), (renamed,)))
     assert events == [
@@ -252,7 +250,7 @@ def test_what_a_call_changed_is_written_with_its_result() -> None:
 def test_a_written_file_meets_a_requirement() -> None:
     """The machine records met requirements with the result; an error meets none."""
     for succeeds in (True, False):
-        machine = begun()
+        machine = begin_run()
         machine.pinned = replace(
             machine.pinned, requirements=[Requirement(type="workspace_file", path="a.md")]
         )
@@ -262,10 +260,10 @@ def test_a_written_file_meets_a_requirement() -> None:
         assert machine.run.met_requirements == ([0] if succeeds else [])
 
 
-def test_an_approval_is_asked_for_anew_where_what_was_approved_changed() -> None:
-    """Before it runs or at the last moment, when nothing was done yet; the new answer counts."""
-    for before in ([], [call_tools]):
-        machine = begun().do(ask_person, answer_approvals, *before)
+def test_renew_approval() -> None:
+    """An approval can be renewed before the call or when it has begun; the new answer counts."""
+    for commands in ([], [call_tools]):
+        machine = begin_run().do(ask_person, answer_approvals, *commands)
         machine.do(RenewApproval("call_1", approval(machine.run.calls[0], binding="b2")))
         call = machine.run.calls[0]
         assert (machine.run.status, call.state, call.binding) == ("waiting_for_approval", "asked", "b2")
@@ -274,18 +272,18 @@ def test_an_approval_is_asked_for_anew_where_what_was_approved_changed() -> None
         assert (machine.states(), machine.run.calls[0].approved) == ("ready", True)
 
 
-def test_a_run_is_not_waiting_while_another_call_of_the_group_runs() -> None:
-    """Whoever cancels then is told when that one has stopped, too."""
-    machine = begun(2).do(partial(allow, parallel=True), call_tools)
+def test_a_run_with_a_running_call_does_not_wait() -> None:
+    """A stop request then waits for the running call."""
+    machine = begin_run(2).do(partial(allow, parallel=True), call_tools)
     machine.do(RenewApproval("call_1", approval(machine.run.calls[0], binding="new")))
     assert (machine.states(), machine.run.status) == ("asked called", "running")
-    assert machine.do(Cancel("cancelled")).run.status == "running"
+    assert machine.do(RequestCancel("cancelled")).run.status == "running"
     assert machine.do(EndEarly([])).run.status == "cancelled"
 
 
-def test_an_input_that_a_person_changed_is_remembered_by_its_place() -> None:
-    """The arguments stand in the journal; what was shown is not what will be done, so it binds no more."""
-    machine = begun().do(ask_person, partial(answer_approvals, updated_input={"path": "b"}))
+def test_a_changed_input_is_recorded_by_its_cursor() -> None:
+    """The input is in the journal, and the approval is bound to no preview."""
+    machine = begin_run().do(ask_person, partial(answer_approvals, updated_input={"path": "b"}))
     call = machine.run.calls[0]
     answer = next(event for _, event in machine.journal if isinstance(event, ApprovalAnswered))
     assert answer.updated_input == {"path": "b"}
@@ -296,9 +294,9 @@ def test_an_input_that_a_person_changed_is_remembered_by_its_place() -> None:
 # Commands that do not fit.
 
 
-def test_a_command_about_a_call_in_another_state_is_a_fault() -> None:
-    """Nothing of it is written: no call has two results, none runs unjudged."""
-    machine = begun(2)
+def test_a_command_about_a_call_in_another_state_is_a_bug() -> None:
+    """Such a command has no events, so no call has two results or runs unjudged."""
+    machine = begin_run(2)
     call = machine.run.calls[0]
     for command in (
         ReturnResult("call_1", result()),
@@ -315,14 +313,14 @@ def test_a_command_about_a_call_in_another_state_is_a_fault() -> None:
         with pytest.raises(AssertionError):
             decide(machine.run, machine.pinned, command)
     machine.do(allow)
-    for late in (allow(begun(2).run), CallTools({"call_2": {}}), CallTools({})):
+    for late in (allow(begin_run(2).run), CallTools({"call_2": {}}), CallTools({})):
         with pytest.raises(AssertionError):
             decide(machine.run, machine.pinned, late)
 
 
 def test_require_state() -> None:
     """A call is found by its id; one that has its result is in no other state."""
-    machine = begun(2).do(allow, call_tools, return_first)
+    machine = begin_run(2).do(allow, call_tools, return_first)
     assert require_state(machine.run, "call_2", "ready") == (1, machine.run.calls[1])
     with pytest.raises(AssertionError, match="call_1 is returned"):
         require_state(machine.run, "call_1", "ready", "called")
@@ -332,7 +330,7 @@ def test_require_state() -> None:
 
 def test_a_denied_call_gets_its_result_at_once() -> None:
     """A denial, or an expiry, is committed with the result; the person's note is for the model."""
-    machine = begun(2).do(ask_person)
+    machine = begin_run(2).do(ask_person)
     denial = ApprovalAnswer("call_2", "deny", note="not that file")
     events = decide(machine.run, machine.pinned, AnswerApprovals([ApprovalAnswer("call_1", "allow"), denial]))
     assert [type(event) for event in events] == [ApprovalAnswered, ApprovalAnswered, ToolReturned]
@@ -340,9 +338,9 @@ def test_a_denied_call_gets_its_result_at_once() -> None:
         call.waits_for for call in machine.run.calls
     ]
     machine.do(AnswerApprovals([denial]), ExpireApproval("call_1"))
-    assert "not that file" in results(machine)["call_2"].text
-    assert results(machine)["call_1"].text == EXPIRED
-    assert {event.how for event in results(machine).values()} == {"denied"}
+    assert "not that file" in results_of(machine)["call_2"].text
+    assert results_of(machine)["call_1"].text == EXPIRED
+    assert {event.how for event in results_of(machine).values()} == {"denied"}
 
 
 # The daemon dies, stops, or the run is to be stopped.
@@ -350,8 +348,8 @@ def test_a_denied_call_gets_its_result_at_once() -> None:
 
 @pytest.mark.parametrize("repeatable", [True, False])
 def test_a_call_that_ran_when_the_daemon_died(repeatable: bool) -> None:
-    """One that may be run twice is ready again; any other is looked into first."""
-    machine = begun().do(partial(allow, repeatable=repeatable), call_tools, Start())
+    """A repeatable call is ready again; any other call is doubted."""
+    machine = begin_run().do(partial(allow, repeatable=repeatable), call_tools, Start())
     assert machine.states() == ("ready" if repeatable else "doubted")
 
 
@@ -359,15 +357,15 @@ def test_a_call_that_ran_when_the_daemon_died(repeatable: bool) -> None:
     ("outcome", "states", "last"),
     [("done", "", "tool_returned"), ("not_done", "ready", "call_probed"), ("unknown", "", "tool_returned")],
 )
-def test_what_became_of_it(outcome: Literal["done", "not_done", "unknown"], states: str, last: str) -> None:
-    """Done: it has its result. Not done: it is run. Unknown: it is in doubt, and the model is told."""
-    machine = begun().do(allow, call_tools, Start(), partial(resolve_doubt, index=0, outcome=outcome))
+def test_resolve_doubt(outcome: Literal["done", "not_done", "unknown"], states: str, last: str) -> None:
+    """A done call has its result, one that is not done runs again, and an unknown one is in doubt."""
+    machine = begin_run().do(allow, call_tools, Start(), partial(resolve_doubt, index=0, outcome=outcome))
     assert (machine.states(), machine.kinds()[-1]) == (states, last)
 
 
 def test_an_unknown_outcome_opens_an_indoubt_call() -> None:
     """The id follows from the call; the model reads that the call was not run again, and the note."""
-    machine = begun().do(allow, call_tools, Start())
+    machine = begin_run().do(allow, call_tools, Start())
     command = ResolveDoubt("call_1", "unknown", "a process was found", {"pid": 7})
     opened, returned = decide(machine.run, machine.pinned, command)
     assert isinstance(opened, IndoubtOpened)
@@ -378,9 +376,9 @@ def test_an_unknown_outcome_opens_an_indoubt_call() -> None:
     assert returned.text == f"{IN_DOUBT} What is known: a process was found."
 
 
-def test_calls_that_were_stopped_have_the_results_they_gave() -> None:
-    """What ran says what came of it, what did not run says so, and what was asked is withdrawn."""
-    machine = begun(3)
+def test_stopped_calls_keep_their_results() -> None:
+    """Running calls keep their results, other calls get one, and pending approvals are withdrawn."""
+    machine = begin_run(3)
     first, second, third = machine.run.calls
     machine.do(
         Judge(
@@ -391,12 +389,12 @@ def test_calls_that_were_stopped_have_the_results_they_gave() -> None:
             ]
         ),
         call_tools,
-        Cancel("cancelled"),
+        RequestCancel("cancelled"),
     )
     ended = ReturnResult("call_1", result(text="all of it"), (SessionRenamed(title="t"),))
     # The third call does not run, so its result is ignored.
     machine.do(EndEarly([], (ended, ReturnResult("call_3", result(text="a lie")))))
-    assert {call_id: result.text for call_id, result in results(machine).items()} == {
+    assert {call_id: result.text for call_id, result in results_of(machine).items()} == {
         "call_1": "all of it",
         "call_2": STOPPED,
         "call_3": NOT_RUN,
@@ -404,29 +402,29 @@ def test_calls_that_were_stopped_have_the_results_they_gave() -> None:
     assert machine.kinds()[-5:-3] == ["session_renamed", "tool_returned"]
 
 
-def test_a_call_that_a_restart_would_have_repeated_is_not_said_to_have_never_run() -> None:
-    """It began, whatever it did by then."""
-    machine = begun().do(partial(allow, repeatable=True), call_tools, Cancel("cancelled"), Start())
+def test_a_stopped_repeatable_call_is_reported_as_begun() -> None:
+    """A repeatable call that is ready again had begun before the restart."""
+    machine = begin_run().do(partial(allow, repeatable=True), call_tools, RequestCancel("cancelled"), Start())
     assert machine.states() == "ready"
     machine.do(EndEarly([]))
-    assert results(machine)["call_1"].text == STOPPED
+    assert results_of(machine)["call_1"].text == STOPPED
 
 
-def test_an_orderly_stop_keeps_what_may_be_run_again() -> None:
-    """What may not has its result; the rest is run by the next daemon."""
-    machine = begun(2)
+def test_release_keeps_repeatable_calls() -> None:
+    """Other calls get their results; the next daemon runs the repeatable ones again."""
+    machine = begin_run(2)
     verdicts = [
         verdict(call, parallel=True, repeatable=call.call_id == "call_1") for call in machine.run.calls
     ]
-    machine.do(Judge([Judgement(each) for each in verdicts]), call_tools)
+    machine.do(Judge([Judgement(allowed) for allowed in verdicts]), call_tools)
     machine.do(Release("shutdown", (ReturnResult("call_2", result("stopped")),)))
     assert (machine.states(), machine.run.starts_without_progress) == ("called returned", 0)
     assert machine.do(Start()).states() == "ready returned"
 
 
-def test_a_question_that_nobody_answers_ends_the_run() -> None:
-    """It lapses once; what else was asked is withdrawn; who wanted the run stopped before is honoured."""
-    machine = begun(2)
+def test_abandon_question() -> None:
+    """The question lapses, other approvals are withdrawn, and an earlier stop request counts."""
+    machine = begin_run(2)
     first, second = machine.run.calls
     machine.do(
         Judge(
@@ -440,23 +438,23 @@ def test_a_question_that_nobody_answers_ends_the_run() -> None:
     lapsed = [event for _, event in machine.journal if isinstance(event, QuestionLapsed | ApprovalLapsed)]
     assert [event.how for event in lapsed] == ["cancelled", "withdrawn"]
     assert machine.run.status == "cancelled"
-    stopping = begun().do(Cancel("interrupted"), partial(ask_person, questions=True))
+    stopping = begin_run().do(RequestCancel("interrupted"), partial(ask_person, questions=True))
     assert stopping.do(abandon(stopping.run.calls[0])).run.status == "interrupted"
 
 
 @pytest.mark.parametrize("end", [Fail, Interrupt])
-def test_whatever_ends_a_run_closes_its_calls(end: type[Fail | Interrupt]) -> None:
-    """A run that fails has died in nothing; one that is only marked after a restart may have."""
-    error = next(c.error for c in possible_commands(begun().run) if isinstance(c, Fail))
-    machine = begun().do(allow, call_tools, end(error))
-    assert results(machine)["call_1"].how == ("in_doubt" if end is Interrupt else "stopped")
+def test_every_end_closes_the_calls(end: type[Fail | Interrupt]) -> None:
+    """A failed run stops its calls; an interrupted one leaves them in doubt."""
+    error = next(c.error for c in possible_commands(begin_run().run) if isinstance(c, Fail))
+    machine = begin_run().do(allow, call_tools, end(error))
+    assert results_of(machine)["call_1"].how == ("in_doubt" if end is Interrupt else "stopped")
 
 
 # Laws.
 
 
-def waiting(machine: Machine) -> set[str]:
-    """The approvals and questions that nobody has answered or taken back."""
+def pending_ids(machine: Machine) -> set[str]:
+    """Return the ids of the pending approvals and questions."""
     open_ids: set[str] = set()
     for _, event in machine.journal:
         match event:
@@ -473,8 +471,8 @@ def waiting(machine: Machine) -> set[str]:
 
 
 @given(HISTORIES)
-def test_every_call_has_exactly_one_result_once_its_run_has_ended(machine: Machine) -> None:
-    """And nothing that a person was asked is left open; before that, what is open is what the record says."""
+def test_every_call_of_an_ended_run_has_one_result(machine: Machine) -> None:
+    """No approval stays pending, and before the end the record lists exactly the pending ones."""
     calls = [
         item.call_id
         for _, event in machine.journal
@@ -483,31 +481,31 @@ def test_every_call_has_exactly_one_result_once_its_run_has_ended(machine: Machi
         if isinstance(item, ToolCall)
     ]
     still_open = {call.call_id for call in machine.run.calls if call.state != "returned"}
-    assert results(machine).keys() == set(calls) - still_open
+    assert results_of(machine).keys() == set(calls) - still_open
     asks = {call.waits_for for call in machine.run.calls if call.waits_for is not None}
-    assert waiting(machine) == asks
+    assert pending_ids(machine) == asks
     if machine.run.status in ENDED:
         assert not still_open | asks
 
 
 @given(HISTORIES)
-def test_a_call_begins_before_it_has_its_result_and_not_after(machine: Machine) -> None:
-    """What ran was journaled first; after its result nothing more of it is."""
-    over: set[str] = set()
+def test_a_calls_events_are_ordered(machine: Machine) -> None:
+    """A call begins before its result, and has no event after it."""
+    returned: set[str] = set()
     running: set[str] = set()
     for _, event in machine.journal:
         call_id = getattr(event, "call_id", None)
         match event:
             case ToolCalled():
-                assert call_id not in over | running
+                assert call_id not in returned | running
                 running.add(event.call_id)
             case ToolReturned():
-                over.add(event.call_id)
+                returned.add(event.call_id)
                 running.discard(event.call_id)
             case IndoubtOpened():
-                assert call_id not in over
+                assert call_id not in returned
             case _ if isinstance(call_id, str):
-                assert call_id not in over
+                assert call_id not in returned
                 if isinstance(event, ToolObserved):
                     assert call_id in running
                 else:
@@ -518,15 +516,15 @@ def test_a_call_begins_before_it_has_its_result_and_not_after(machine: Machine) 
 
 
 @given(HISTORIES)
-def test_a_transcript_is_valid_whatever_happened(machine: Machine) -> None:
-    """A message with calls is followed by exactly their results, in order; nothing stands in between."""
+def test_every_history_has_a_valid_transcript(machine: Machine) -> None:
+    """Each message with calls is directly followed by exactly their results."""
     transcript = Transcript()
     for envelope, event in machine.journal:
         transcript.fold(envelope, event)
         expected: list[str] = []
         for message in transcript.messages:
-            got = [item.call_id for item in message.items if isinstance(item, ToolResult)]
-            assert got == expected
+            result_ids = [item.call_id for item in message.items if isinstance(item, ToolResult)]
+            assert result_ids == expected
             expected = [item.call_id for item in message.items if isinstance(item, ToolCall)]
         assert expected == list(transcript.calls), "only the newest message may have calls without results"
     if machine.run.status in ENDED:
@@ -534,9 +532,9 @@ def test_a_transcript_is_valid_whatever_happened(machine: Machine) -> None:
 
 
 @given(st.integers(1, 3), st.booleans())
-def test_a_batch_that_brings_the_daemon_down_again_and_again_is_parked(count: int, repeatable: bool) -> None:
-    """However many of its calls run side by side, and whether they may be run again or not."""
-    machine = begun(count).do(partial(allow, parallel=True, repeatable=repeatable))
+def test_a_batch_in_a_crash_loop_is_parked(count: int, repeatable: bool) -> None:
+    """Parallel and repeatable calls do not change the number of starts."""
+    machine = begin_run(count).do(partial(allow, parallel=True, repeatable=repeatable))
     while machine.run.status not in ENDED:
         machine.do(call_tools, Start())
         while (indexes := call_rules.find_doubted(machine.run.calls)) and machine.run.status not in ENDED:

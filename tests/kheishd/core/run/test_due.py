@@ -1,4 +1,4 @@
-"""What the world owes a run: something for every run that is in somebody's hands, nothing for any other."""
+"""The due effect: one for every run that a worker owns, none for a waiting or ended run."""
 
 import math
 from typing import Any
@@ -27,8 +27,8 @@ WAITING = tuple(ACCEPTED)[2:]
 
 
 @pytest.mark.parametrize("now_ms", [0, 10**15])
-def test_due_says_something_for_every_run(now_ms: int) -> None:
-    """A run in a worker's hands always has an effect: no worker takes it up in vain again and again."""
+def test_every_owned_run_has_a_due_effect(now_ms: int) -> None:
+    """A run with a worker always has an effect, so no worker takes it up in vain."""
     for run in all_runs():
         effect = due(run, PINNED, now_ms, owned=True)
         if run.status in ENDED or run.status in WAITING:
@@ -43,8 +43,8 @@ def test_due_says_something_for_every_run(now_ms: int) -> None:
             )
 
 
-def test_a_run_that_nobody_holds_is_taken_up_or_stopped() -> None:
-    """It is stopped at once unless the daemon died in a call of it: then the truth about that comes first."""
+def test_a_run_without_a_worker() -> None:
+    """It is taken up, or stopped at once unless a daemon died during its calls."""
     for run in all_runs():
         if run.status not in ("queued", "running"):
             continue
@@ -54,7 +54,7 @@ def test_a_run_that_nobody_holds_is_taken_up_or_stopped() -> None:
 
 
 def test_a_batch_is_judged_as_a_whole() -> None:
-    """Nothing runs while a call of the batch is new, waits for a person, or is in doubt."""
+    """No call runs while another one of the batch is new, waits for a person, or is doubted."""
     executed = 0
     for run in all_runs():
         effect = due(run, PINNED, 0, owned=True)
@@ -70,9 +70,9 @@ def test_a_batch_is_judged_as_a_whole() -> None:
 # Retries.
 
 
-def at(attempt: int = 1, **changes: Any) -> int | None:
-    """When to try again, with patience for four attempts, from time 0."""
-    usual = {
+def next_attempt(attempt: int = 1, **changes: Any) -> int | None:
+    """Return the time of the next attempt, from time 0 and with at most four attempts."""
+    defaults = {
         "now_ms": 0,
         "max_attempts": 4,
         "backoff_s": 1.0,
@@ -81,41 +81,51 @@ def at(attempt: int = 1, **changes: Any) -> int | None:
         "max_retry_after_s": 3600.0,
         "jitter": 0.0,
     }
-    return next_attempt_at_ms(attempt=attempt, **(usual | changes))
+    return next_attempt_at_ms(attempt=attempt, **(defaults | changes))
 
 
-def test_the_pause_doubles_until_its_ceiling() -> None:
-    """1, 2, 4 seconds and so on, never more than the ceiling, however many attempts there were."""
-    assert [at(n, max_attempts=100) for n in (1, 2, 3, 6, 7, 99)] == [1000, 2000, 4000, 32000, 60000, 60000]
-    assert at(5000, max_attempts=10_000) == 60_000
+def test_the_backoff_doubles_up_to_its_maximum() -> None:
+    """The backoff is 1, 2, 4 seconds and so on, up to the maximum."""
+    assert [next_attempt(n, max_attempts=100) for n in (1, 2, 3, 6, 7, 99)] == [
+        1000,
+        2000,
+        4000,
+        32000,
+        60000,
+        60000,
+    ]
+    assert next_attempt(5000, max_attempts=10_000) == 60_000
 
 
-def test_enough_attempts_are_enough() -> None:
-    """The last of them is not followed by another, whatever the provider asks for."""
-    assert at(3) == 4000
-    assert at(4) is None
-    assert at(9) is None
-    assert at(4, retry_after_s=1.0) is None
+def test_the_last_attempt_has_no_retry() -> None:
+    """After the last attempt there is no other, even if the provider asks for one."""
+    assert next_attempt(3) == 4000
+    assert next_attempt(4) is None
+    assert next_attempt(9) is None
+    assert next_attempt(4, retry_after_s=1.0) is None
 
 
 @given(st.floats(0, 1), st.integers(1, 50))
-def test_jitter_takes_up_to_half_of_the_pause_away(jitter: float, attempt: int) -> None:
-    """So that many that failed together do not come back together."""
-    full, some = at(attempt, max_attempts=100), at(attempt, max_attempts=100, jitter=jitter)
+def test_jitter_shortens_the_backoff_by_up_to_half(jitter: float, attempt: int) -> None:
+    """Runs that failed together do not retry together."""
+    full, shortened = (
+        next_attempt(attempt, max_attempts=100),
+        next_attempt(attempt, max_attempts=100, jitter=jitter),
+    )
     assert full is not None
-    assert some is not None
-    assert full / 2 <= some <= full
+    assert shortened is not None
+    assert full / 2 <= shortened <= full
 
 
-def test_what_the_provider_asks_for_is_waited_in_full() -> None:
-    """Jitter takes nothing of it away; more patience than there is means no other attempt."""
-    assert at(1, now_ms=500, retry_after_s=90.5, jitter=1.0) == 91_000
-    assert at(1, retry_after_s=3600.0) == 3_600_000
-    assert at(1, retry_after_s=3600.1) is None
-    assert at(1, retry_after_s=0.0) == 0
+def test_the_providers_delay_is_applied_in_full() -> None:
+    """Jitter does not shorten it; above the maximum there is no other attempt."""
+    assert next_attempt(1, now_ms=500, retry_after_s=90.5, jitter=1.0) == 91_000
+    assert next_attempt(1, retry_after_s=3600.0) == 3_600_000
+    assert next_attempt(1, retry_after_s=3600.1) is None
+    assert next_attempt(1, retry_after_s=0.0) == 0
 
 
-@pytest.mark.parametrize("nonsense", [math.nan, math.inf, -1.0])
-def test_what_is_no_time_is_not_waited_for(nonsense: float) -> None:
-    """A provider that asks for no time at all in this sense is not asked again."""
-    assert at(1, retry_after_s=nonsense) is None
+@pytest.mark.parametrize("delay", [math.nan, math.inf, -1.0])
+def test_an_invalid_delay_means_no_retry(delay: float) -> None:
+    """A delay that is no valid time means no other attempt."""
+    assert next_attempt(1, retry_after_s=delay) is None

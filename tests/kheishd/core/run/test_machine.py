@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from kheishd.core.run import machine as run_machine
 from kheishd.core.run.commands import (
     BeginModelCall,
-    Cancel,
     Command,
     Compact,
     EndEarly,
     FailModelCall,
     Interrupt,
     Release,
+    RequestCancel,
     Start,
 )
 from kheishd.core.run.due import ALONE_AT, PARKED_AT, AskModel, Pause, StopEffect, TakeUp, due
@@ -58,25 +58,28 @@ WAITING = OPEN[2:]
 COMMANDS: tuple[type[Command], ...] = get_args(Command)
 
 
-def table() -> str:
-    """The state table of the module's docstring, made from what the code does."""
-    rule = "=============== ================ ==============================================="
-    lines = [rule, f"{'status':15} {'command':16} leads to", rule]
-    after: dict[tuple[str, type[Command]], set[str]] = {}
+def make_table() -> str:
+    """Make the state table of the module's docstring from the transitions."""
+    border = "=============== ================ ==============================================="
+    lines = [border, f"{'status':15} {'command':16} leads to", border]
+    targets: dict[tuple[str, type[Command]], set[str]] = {}
     for transition in all_transitions():
-        came = after.setdefault((_shown(transition.source.status), type(transition.command)), set())
-        came.add(_shown(transition.target.status))
+        statuses = targets.setdefault(
+            (_merge_waiting(transition.source.status), type(transition.command)), set()
+        )
+        statuses.add(_merge_waiting(transition.target.status))
     for status in ("queued", "running", "waiting"):
         name = status
         for kind in COMMANDS:
-            if (status, kind) in after:
-                names = ", ".join(sorted(after[status, kind], key=_rank))
+            if (status, kind) in targets:
+                names = ", ".join(sorted(targets[status, kind], key=_rank))
                 lines.append(f"{name:15} {kind.__name__:16} {names}")
                 name = ""
-    return "\n".join([*lines, f"{'ended':15} {'any':16} refused: RunAlreadyEnded", rule])
+    return "\n".join([*lines, f"{'ended':15} {'any':16} refused: RunAlreadyEnded", border])
 
 
-def _shown(status: str) -> str:
+def _merge_waiting(status: str) -> str:
+    """Return the status, with both waiting statuses as one."""
     return "waiting" if status in WAITING else status
 
 
@@ -84,14 +87,14 @@ def _rank(status: str) -> int:
     return ("queued", "running", "waiting", *ALL_ENDED).index(status)
 
 
-def test_the_table_in_the_docstring_is_what_the_code_does() -> None:
-    """The states and what leads from one to another are drawn from the code."""
-    assert table() in (run_machine.__doc__ or ""), f"put this into core/run/machine.py:\n{table()}"
+def test_the_docstring_has_the_state_table() -> None:
+    """The table of states is generated from the code."""
+    assert make_table() in (run_machine.__doc__ or ""), f"put this into core/run/machine.py:\n{make_table()}"
 
 
 @pytest.mark.parametrize("status", OPEN)
-def test_what_a_status_accepts_is_what_can_be_done_with_it(status: RunStatus) -> None:
-    """Every command that a status accepts occurs there, and nothing else does."""
+def test_accepted_commands_are_those_that_occur(status: RunStatus) -> None:
+    """In each status exactly the accepted commands occur."""
     occurring = {
         type(transition.command) for transition in all_transitions() if transition.source.status == status
     }
@@ -99,8 +102,8 @@ def test_what_a_status_accepts_is_what_can_be_done_with_it(status: RunStatus) ->
 
 
 @pytest.mark.parametrize("kind", COMMANDS, ids=lambda kind: kind.__name__)
-def test_a_command_is_a_fault_where_it_is_not_accepted(kind: type[Command]) -> None:
-    """It stops at once, before anything of it is written."""
+def test_an_unaccepted_command_is_a_bug(kind: type[Command]) -> None:
+    """A command that the status does not accept stops before any event."""
     command = next(
         transition.command for transition in all_transitions() if isinstance(transition.command, kind)
     )
@@ -112,8 +115,8 @@ def test_a_command_is_a_fault_where_it_is_not_accepted(kind: type[Command]) -> N
 
 
 @pytest.mark.parametrize("status", ALL_ENDED)
-def test_a_run_that_has_ended_takes_no_command(status: RunStatus) -> None:
-    """The refusal says how it ended."""
+def test_an_ended_run_refuses_all_commands(status: RunStatus) -> None:
+    """The refusal names the run's outcome."""
     run = next(run for run in all_runs() if run.status == status)
     commands = {type(transition.command): transition.command for transition in all_transitions()}
     assert len(commands) == len(COMMANDS)
@@ -129,8 +132,8 @@ def test_after_a_start_no_call_runs() -> None:
     assert not any(call.state == "called" for transition in starts for call in transition.target.calls)
 
 
-def test_a_run_waits_only_while_nobody_has_it_in_hand() -> None:
-    """While a call of it runs or is yet to be judged, it is its worker's; and one that ended is nobody's."""
+def test_a_waiting_run_has_no_worker() -> None:
+    """A run with running or unjudged calls does not wait, and only a running run has a worker."""
     for run in all_runs():
         states = {call.state for call in run.calls}
         if run.status in WAITING:
@@ -140,8 +143,8 @@ def test_a_run_waits_only_while_nobody_has_it_in_hand() -> None:
             assert not run.claimed
 
 
-def test_a_turn_is_taken_up_asked_and_answered() -> None:
-    """A text turn: its record says what it used and where the answer stands."""
+def test_a_text_turn() -> None:
+    """A text turn records its usage and the cursor of its answer."""
     machine = Machine().do(Start(), begin(), answer(usage=Usage(10, 4)))
     assert machine.kinds() == [
         "run_accepted",
@@ -156,8 +159,8 @@ def test_a_turn_is_taken_up_asked_and_answered() -> None:
     assert (run.started_at_ms, run.accepted_at_ms, run.updated_at_ms) == (1_020, 1_010, 1_050)
 
 
-def test_a_failed_call_is_made_again_for_the_same_message() -> None:
-    """The next attempt writes the same item, and the pause before it is over when it begins."""
+def test_a_retry_keeps_the_item_id() -> None:
+    """The next attempt has the same item id, and is due after the pause."""
     machine = Machine().do(Start(), begin("itm_1"), FailModelCall(ERROR, 9_000))
     assert due(machine.run, machine.pinned, 8_999, owned=True) == Pause(9_000)
     assert due(machine.run, machine.pinned, 9_000, owned=True) == AskModel()
@@ -166,8 +169,8 @@ def test_a_failed_call_is_made_again_for_the_same_message() -> None:
     assert (run.item_id, run.attempt, run.failures, run.retry_at_ms) == ("itm_1", 2, 1, None)
 
 
-def test_a_restart_makes_another_attempt_and_uses_up_no_patience() -> None:
-    """Attempts count tries, so that newer text replaces older; failures count what the provider refused."""
+def test_a_restart_is_an_attempt_and_no_failure() -> None:
+    """Attempts count all tries of a message, failures only those of the provider."""
     machine = Machine().do(
         Start(), begin(), Release("shutdown"), Start(), begin(), FailModelCall(ERROR, 9_000)
     )
@@ -176,32 +179,32 @@ def test_a_restart_makes_another_attempt_and_uses_up_no_patience() -> None:
     assert (machine.run.attempt, machine.run.failures) == (1, 0)
 
 
-def test_a_failure_that_cannot_pass_ends_the_run_with_its_error() -> None:
-    """Without a time to try again the run has failed and keeps the error."""
+def test_a_permanent_failure_fails_the_run() -> None:
+    """Without a time for a retry the run fails and keeps the error."""
     run = Machine().do(Start(), begin(), FailModelCall(ERROR, None)).run
     assert (run.status, run.error) == ("failed", ERROR)
 
 
-def test_a_failure_while_it_is_to_be_stopped_honours_the_wish() -> None:
-    """Who asked for a stop is told of one; the error is kept."""
-    run = Machine().do(Start(), begin(), Cancel("cancelled"), FailModelCall(ERROR, None)).run
+def test_a_failure_after_a_stop_request_cancels_the_run() -> None:
+    """The requested outcome counts, and the error is kept."""
+    run = Machine().do(Start(), begin(), RequestCancel("cancelled"), FailModelCall(ERROR, None)).run
     assert (run.status, run.error) == ("cancelled", ERROR)
 
 
-def test_starts_without_progress_rise_with_every_effect_and_return_with_any_outcome() -> None:
-    """An effect that is started counts until an answer, a failure, an orderly stop or an end."""
+def test_starts_without_progress() -> None:
+    """The count increases with each effect and returns to 0 with an answer, a failure or a release."""
     machine = Machine().do(Start(), begin())
     assert machine.run.starts_without_progress == 1
     machine.do(Start(), begin())
     assert machine.run.starts_without_progress == 2
     for outcome in (answer(CALL), FailModelCall(ERROR, 1), Release("shutdown"), FailModelCall(ERROR, None)):
-        after = Machine()
-        after.record = machine.run
-        assert after.do(outcome).run.starts_without_progress == 0
+        restarted = Machine()
+        restarted.record = machine.run
+        assert restarted.do(outcome).run.starts_without_progress == 0
 
 
-def test_tools_that_bring_the_daemon_down_count_as_models_do() -> None:
-    """Calls side by side are one start; one that is run again and again is tried alone and then parked."""
+def test_calls_that_crash_the_daemon_are_counted() -> None:
+    """Calls side by side are one start; repeated crashes make the run run alone, then park it."""
     machine = Machine().do(
         Start(), begin(), answer_with_calls(3), partial(allow, parallel=True, repeatable=True)
     )
@@ -215,7 +218,7 @@ def test_tools_that_bring_the_daemon_down_count_as_models_do() -> None:
 
 
 def test_a_parked_run_leaves_its_calls_in_doubt() -> None:
-    """What it died in three times may have taken effect: it is an operator's to look at."""
+    """A call during which the daemon died may have taken effect, so an operator must resolve it."""
     machine = Machine().do(Start(), begin(), answer_with_calls(), allow)
     for _ in range(2):
         machine.do(call_tools, Start(), partial(resolve_doubt, index=0, outcome="not_done"))
@@ -223,8 +226,8 @@ def test_a_parked_run_leaves_its_calls_in_doubt() -> None:
     assert machine.kinds()[-3:] == ["indoubt_opened", "tool_returned", "run_ended"]
 
 
-def test_judging_that_brings_the_daemon_down_is_not_done_for_ever() -> None:
-    """It starts nothing that is journaled, so what counts is that a daemon after another took the run up."""
+def test_judging_that_crashes_the_daemon_is_counted() -> None:
+    """Judging journals no start, so each daemon that takes up the run again counts."""
     machine = Machine().do(Start(), begin(), answer_with_calls())
     starts = 0
     while machine.run.status not in ENDED:
@@ -235,24 +238,24 @@ def test_judging_that_brings_the_daemon_down_is_not_done_for_ever() -> None:
     assert machine.run.error.reason == "parked"
 
 
-def test_who_waited_for_a_person_is_not_blamed() -> None:
-    """Neither the wait, nor an orderly stop, nor a failure's pause is a daemon that died with the run."""
+def test_waiting_is_not_counted_as_a_crash() -> None:
+    """A wait for a person, a release and a retry's pause are no crashes."""
     machine = Machine().do(Start(), begin(), answer_with_calls(2), ask_person)
     machine.do(answer_approvals, Start(), Release("shutdown"), Start())
     assert machine.run.starts_without_progress == 0
-    pausing = Machine().do(Start(), begin(), FailModelCall(ERROR, 9_000), Start(), Start(), Start())
-    assert pausing.run.starts_without_progress == 0
+    paused = Machine().do(Start(), begin(), FailModelCall(ERROR, 9_000), Start(), Start(), Start())
+    assert paused.run.starts_without_progress == 0
 
 
-def test_a_run_that_brings_the_daemon_down_is_tried_alone_and_then_parked() -> None:
-    """Twice beside others, once alone, then never again; its error says what happened."""
+def test_a_crash_loop_runs_alone_and_is_parked() -> None:
+    """Two starts beside other runs, one alone, then the run fails as parked."""
     machine = Machine()
     for start in (1, 2, 3):
         alone = start - 1 == ALONE_AT
         assert due(machine.run, machine.pinned, 0, owned=False) == TakeUp(alone=alone)
         machine.do(Start(), begin())
-        last = [event for _, event in machine.journal if isinstance(event, RunStarted)][-1]
-        assert last == RunStarted(starts=start, alone=alone)
+        started = [event for _, event in machine.journal if isinstance(event, RunStarted)][-1]
+        assert started == RunStarted(starts=start, alone=alone)
     assert machine.run.starts_without_progress == PARKED_AT
     # Parking executes nothing, so it need not wait until nobody else is at work.
     assert due(machine.run, machine.pinned, 0, owned=False) == TakeUp(alone=False)
@@ -263,34 +266,34 @@ def test_a_run_that_brings_the_daemon_down_is_tried_alone_and_then_parked() -> N
     assert "3 times" in run.error.message
 
 
-def test_a_cancelled_run_ends_where_it_stands() -> None:
-    """In its queue it ends at once, whatever it was to be call_tools; running, it is stopped first."""
-    assert Machine().do(Cancel("interrupted")).run.status == "cancelled"
-    machine = Machine().do(Start(), begin(), Cancel("interrupted", "enough"))
+def test_cancel() -> None:
+    """A queued run ends at once as cancelled; a running one is stopped first; the first request counts."""
+    assert Machine().do(RequestCancel("interrupted")).run.status == "cancelled"
+    machine = Machine().do(Start(), begin(), RequestCancel("interrupted", "enough"))
     assert machine.run.status == "running"
-    assert decide(machine.run, machine.pinned, Cancel("cancelled")) == [], "the first wish stands"
+    assert decide(machine.run, machine.pinned, RequestCancel("cancelled")) == [], "the first wish stands"
     assert machine.do(EndEarly([TEXT])).run.status == "interrupted"
-    said = machine.journal[-2][1]
-    assert isinstance(said, MessageAppended)
-    assert (said.item_id, said.stop_reason, said.message.items) == ("itm_1", "cancelled", [TEXT])
+    message = machine.journal[-2][1]
+    assert isinstance(message, MessageAppended)
+    assert (message.item_id, message.stop_reason, message.message.items) == ("itm_1", "cancelled", [TEXT])
 
 
-def test_an_answer_that_comes_while_it_is_to_be_stopped_is_kept() -> None:
-    """The answer is whole in the transcript and the run is called what was asked for."""
-    machine = Machine().do(Start(), begin(), Cancel("cancelled"), answer())
+def test_an_answer_after_a_stop_request_is_kept() -> None:
+    """The answer is complete in the transcript, and the run has the requested outcome."""
+    machine = Machine().do(Start(), begin(), RequestCancel("cancelled"), answer())
     assert machine.kinds()[-2:] == ["message_appended", "run_ended"]
     assert machine.run.status == "cancelled"
 
 
-def test_a_run_that_was_to_be_stopped_when_the_daemon_died_is_not_taken_up() -> None:
-    """Even a start only ends it."""
-    machine = Machine().do(Start(), begin(), Cancel("interrupted"))
+def test_a_stop_request_survives_a_crash() -> None:
+    """After a restart the run is only ended."""
+    machine = Machine().do(Start(), begin(), RequestCancel("interrupted"))
     assert due(machine.run, machine.pinned, 0, owned=False) == StopEffect()
     assert machine.do(Start()).run.status == "interrupted"
 
 
-def test_the_limit_of_model_calls_ends_the_run_with_a_valid_transcript() -> None:
-    """The last calls still get their results."""
+def test_the_turn_limit_ends_the_run() -> None:
+    """The last calls get their results, so the transcript is valid."""
     machine = Machine(max_turns=2).do(
         Start(), begin(), answer_with_calls(), allow, call_tools, return_first, begin()
     )
@@ -300,19 +303,19 @@ def test_the_limit_of_model_calls_ends_the_run_with_a_valid_transcript() -> None
     assert machine.run.error == RunError("turn_limit", "the run reached its limit of 2 model calls")
 
 
-def test_what_is_left_running_can_be_marked_interrupted() -> None:
-    """The cautious way after a restart."""
+def test_interrupt() -> None:
+    """A run that was left running can be marked as interrupted."""
     error = RunError("daemon_restarted", "the daemon was restarted")
     assert Machine().do(Start(), begin(), Interrupt(error)).run.status == "interrupted"
 
 
-def test_a_guest_signs_what_it_says() -> None:
-    """Whole answers and parts of one name the guest."""
-    for last in (answer(), EndEarly([TEXT])):
-        machine = Machine(guest="critic").do(Start(), begin(), last)
-        said = machine.journal[-2][1]
-        assert isinstance(said, MessageAppended)
-        assert said.message.agent == "critic"
+def test_messages_of_a_guest_have_its_name() -> None:
+    """Complete and partial answers name the guest."""
+    for command in (answer(), EndEarly([TEXT])):
+        machine = Machine(guest="critic").do(Start(), begin(), command)
+        message = machine.journal[-2][1]
+        assert isinstance(message, MessageAppended)
+        assert message.message.agent == "critic"
 
 
 def test_a_run_begins_with_its_acceptance() -> None:
@@ -325,8 +328,8 @@ def test_a_run_begins_with_its_acceptance() -> None:
 # Steering.
 
 
-def test_what_is_said_to_a_run_is_read_before_it_ends() -> None:
-    """An answer that came while somebody said something is not the last: the model is asked once more."""
+def test_a_steer_causes_another_model_call() -> None:
+    """An answer after a steer is not final."""
     machine = Machine().do(Start(), begin(), STEER, answer())
     assert (machine.run.status, machine.run.pending_steers) == ("running", 1)
     assert due(machine.run, machine.pinned, 0, owned=True) == AskModel()
@@ -334,10 +337,12 @@ def test_what_is_said_to_a_run_is_read_before_it_ends() -> None:
     assert machine.do(answer()).run.status == "completed"
 
 
-def test_a_steer_does_not_keep_a_run_from_its_end() -> None:
-    """At the limit of its model calls, or to be stopped, it ends; whoever comes next reads what was said."""
+def test_a_steer_does_not_prevent_the_end() -> None:
+    """At the turn limit or after a stop request the run ends; the next run reads the steer."""
     assert Machine(max_turns=1).do(Start(), begin(), STEER, answer()).run.status == "completed"
-    assert Machine().do(Start(), begin(), STEER, Cancel("cancelled"), answer()).run.status == "cancelled"
+    assert (
+        Machine().do(Start(), begin(), STEER, RequestCancel("cancelled"), answer()).run.status == "cancelled"
+    )
 
 
 # Laws.
@@ -345,7 +350,7 @@ def test_a_steer_does_not_keep_a_run_from_its_end() -> None:
 
 @given(HISTORIES)
 def test_any_prefix_of_any_journal_folds_to_one_record(machine: Machine) -> None:
-    """Folding is total and depends on nothing but the events; cursors and times only rise."""
+    """Evolve is total and depends on the events alone; cursors and times only increase."""
     record: RunRecord | None = None
     for envelope, event in machine.journal:
         record = evolve(record, envelope, event)
@@ -360,7 +365,7 @@ def test_any_prefix_of_any_journal_folds_to_one_record(machine: Machine) -> None
 
 @given(HISTORIES)
 def test_an_end_is_the_last_event_and_there_is_one_at_most(machine: Machine) -> None:
-    """After a run has ended nothing more is said of it."""
+    """A run has at most one end, and no event after it."""
     ends = [event for _, event in machine.journal if isinstance(event, RunEnded)]
     assert len(ends) == (1 if machine.run.status in ENDED else 0)
     assert not ends or machine.journal[-1][1] == ends[0]
@@ -368,7 +373,7 @@ def test_an_end_is_the_last_event_and_there_is_one_at_most(machine: Machine) -> 
 
 @given(HISTORIES)
 def test_no_steer_is_lost(machine: Machine) -> None:
-    """What is said to a run is followed by a model call that reads it, or the run goes on, or it ends."""
+    """A steer is followed by a model call, is pending, or the run ends."""
     unread = 0
     for _, event in machine.journal:
         match event:
@@ -382,8 +387,8 @@ def test_no_steer_is_lost(machine: Machine) -> None:
 
 
 @given(st.lists(st.sampled_from([Start(), BeginModelCall("itm_1")]), max_size=40))
-def test_no_crash_loop_is_immortal(commands: list[Command]) -> None:
-    """Whatever is started again and again without any outcome ends before it is asked a fourth time."""
+def test_every_crash_loop_ends(commands: list[Command]) -> None:
+    """A run that is started repeatedly without any outcome is parked before its fourth start."""
     machine = Machine()
     while machine.run.status not in ENDED:
         machine.do(Start())
@@ -397,8 +402,8 @@ def test_no_crash_loop_is_immortal(commands: list[Command]) -> None:
 # Compaction.
 
 
-def test_a_run_goes_on_whatever_came_of_a_summary() -> None:
-    """What it took is counted, and it is an outcome of what was begun."""
+def test_a_run_continues_after_a_compaction() -> None:
+    """The usage is counted, and a summary or its failure is an outcome."""
     machine = Machine().do(Start(), begin(), Compact(SUMMARY), Compact(NO_SUMMARY))
     assert (machine.run.status, machine.run.starts_without_progress) == ("running", 0)
     assert machine.run.usage == SUMMARY.usage + NO_SUMMARY.usage
@@ -411,11 +416,11 @@ def test_a_run_goes_on_whatever_came_of_a_summary() -> None:
     ("command", "outcome"),
     [(Compact(SUMMARY), "completed"), (Compact(None), "completed"), (Compact(NO_SUMMARY), "failed")],
 )
-def test_a_run_that_is_for_nothing_else_is_over_with_it(command: Compact, outcome: str) -> None:
-    """As somebody ask_person, where it was to be stopped in the same moment; what came of it is kept."""
+def test_a_compaction_run_ends_with_its_compaction(command: Compact, outcome: str) -> None:
+    """The result is kept, also after a stop request in the same moment."""
     machine = Machine(kind="compaction").do(Start(), begin(), command)
     assert machine.run.status == outcome
     assert ("context_compacted" in machine.kinds()) == (command.result is SUMMARY)
-    stopped = Machine(kind="compaction").do(Start(), begin(), Cancel("cancelled"), command)
+    stopped = Machine(kind="compaction").do(Start(), begin(), RequestCancel("cancelled"), command)
     assert stopped.run.status == "cancelled"
     assert stopped.run.usage == machine.run.usage

@@ -1,4 +1,4 @@
-"""Fetching pages from a real server: redirects, bounds, and what is no page."""
+"""Fetching pages from a real server: redirects, limits and errors; and connections to checked addresses."""
 
 import ssl
 from collections.abc import AsyncIterator
@@ -21,24 +21,24 @@ from tests.support.web_server import WebServer, answer, redirect, web_server
 
 
 def loopback(address: Address) -> bool:
-    """This machine's own."""
+    """Whether an address is this machine's own."""
     return address.is_loopback
 
 
 @pytest.fixture
 async def web() -> AsyncIterator[WebServer]:
-    """A server."""
+    """Provide a server."""
     async with web_server() as web:
         yield web
 
 
 async def fetched(url: str, secure: ssl.SSLContext | None = None) -> Page:
-    """A page from this machine."""
+    """Fetch a page from this machine."""
     return await fetch(parse_url(url), loopback, secure or httpcore2.default_ssl_context())
 
 
 async def test_a_page(web: WebServer) -> None:
-    """Its status, its headers, its body as it is; and the server learns what it must and no more."""
+    """A page has its status, headers and body; the server learns no more than it must."""
     web.answers["/a%20b?q"] = answer(b"gr\xfcn", "text/plain; charset=latin1", 404, x_y="z")
     page = await fetched(web.url("/a%20b?q#part"))
     assert (page.status, page.body, page.truncated) == (404, b"gr\xfcn", False)
@@ -55,7 +55,7 @@ async def test_a_page(web: WebServer) -> None:
 
 
 async def test_an_address_of_the_other_family() -> None:
-    """Its host is named as it stands in the URL."""
+    """The host header is the host of the URL."""
     try:
         async with web_server(host="::1") as web:
             web.answers["/"] = answer(b"six")
@@ -66,7 +66,7 @@ async def test_an_address_of_the_other_family() -> None:
 
 
 async def test_redirects_are_followed(web: WebServer) -> None:
-    """Wherever they lead from each place, and where they led is told."""
+    """Redirects are followed relative to each page, and listed."""
     web.answers["/1"] = redirect("2", 301)
     web.answers["/2"] = redirect("/3?x", 307)
     web.answers["/3?x"] = redirect(web.url("/4"), 303)
@@ -78,7 +78,7 @@ async def test_redirects_are_followed(web: WebServer) -> None:
 
 
 async def test_not_without_end(web: WebServer) -> None:
-    """Five are followed."""
+    """Five redirects are followed."""
     web.answers |= {f"/{number}": redirect(f"/{number + 1}") for number in range(6)}
     web.answers["/6"] = answer(b"six")
     assert (await fetched(web.url("/1"))).body == b"six"
@@ -90,7 +90,7 @@ async def test_not_without_end(web: WebServer) -> None:
     "location", ["http://10.0.0.1/", "http://169.254.169.254/latest/meta-data", "http://inside/"]
 )
 async def test_a_redirect_to_where_nothing_is_fetched_from(web: WebServer, location: str) -> None:
-    """Each step is looked at like the first."""
+    """Each redirect is checked like the first URL."""
     trio.socket.set_custom_hostname_resolver(Names(inside=["192.168.1.1"]))
     web.answers["/"] = redirect(location)
     with pytest.raises(ToolError, match="is not on the public internet; nothing is fetched from there"):
@@ -98,7 +98,7 @@ async def test_a_redirect_to_where_nothing_is_fetched_from(web: WebServer, locat
 
 
 async def test_a_redirect_that_leads_nowhere(web: WebServer) -> None:
-    """What is no URL to fetch is refused; one without a location is a page."""
+    """A redirect to an invalid URL is an error; one without a location is a page."""
     web.answers["/"] = redirect("file:///etc/passwd")
     with pytest.raises(ToolError, match="redirects to a URL that is not fetched: only http"):
         await fetched(web.url())
@@ -107,7 +107,7 @@ async def test_a_redirect_that_leads_nowhere(web: WebServer) -> None:
 
 
 async def test_nothing_private(web: WebServer) -> None:
-    """By default this machine is not asked, not even a connection is made."""
+    """By default no connection to this machine is made."""
     trio.socket.set_custom_hostname_resolver(Names(example=["127.0.0.1"]))
     for host in ("127.0.0.1", "example"):
         with pytest.raises(ToolError, match="is not on the public internet"):
@@ -116,7 +116,7 @@ async def test_nothing_private(web: WebServer) -> None:
 
 
 async def test_no_proxy(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that the environment names would see everything, and reach what we must not."""
+    """A proxy of the environment is not used: it could reach what the tool must not."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     web.answers["/"] = answer(b"direct")
@@ -125,7 +125,7 @@ async def test_no_proxy(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("length", [MAX_WEB_BODY_BYTES, MAX_WEB_BODY_BYTES + 1, 5 * MAX_WEB_BODY_BYTES])
 async def test_no_more_is_read_than_is_wanted(web: WebServer, length: int) -> None:
-    """Declared or not, the rest stays where it is, and that there is more is told."""
+    """The body is cut at its limit, declared or not, and marked as truncated."""
     web.answers["/declared"] = answer(b"x" * length)
 
     async def endless(stream: trio.abc.Stream) -> None:
@@ -139,7 +139,7 @@ async def test_no_more_is_read_than_is_wanted(web: WebServer, length: int) -> No
 
 
 async def test_a_body_without_end(web: WebServer) -> None:
-    """Who never stops sending is hung up on."""
+    """The connection to an endless body is closed."""
     left = trio.Event()
 
     async def endless(stream: trio.abc.Stream) -> None:
@@ -171,7 +171,7 @@ async def test_a_body_without_end(web: WebServer) -> None:
     ],
 )
 async def test_kinds_that_are_read(web: WebServer, kind: str) -> None:
-    """Text, JSON and XML; and what looks like it where nothing is said."""
+    """Text, JSON and XML are read, also without a declared type."""
     web.answers["/"] = answer(b"<x/>", kind)
     assert (await fetched(web.url())).body == b"<x/>"
 
@@ -186,14 +186,14 @@ async def test_kinds_that_are_read(web: WebServer, kind: str) -> None:
     ],
 )
 async def test_kinds_that_are_not(web: WebServer, kind: str, body: bytes, why: str) -> None:
-    """It is said what it is."""
+    """Other types are refused by name."""
     web.answers["/"] = answer(body, kind)
     with pytest.raises(ToolError, match=why):
         await fetched(web.url())
 
 
 async def test_what_is_packed_is_not_unpacked(web: WebServer) -> None:
-    """It was not asked for, and may be a thousand times as long."""
+    """A compressed body is refused: it was not requested, and may expand."""
     web.answers["/"] = answer(b"\x1f\x8b", content_encoding="gzip")
     with pytest.raises(ToolError, match="answers in the encoding gzip, though identity was requested"):
         await fetched(web.url())
@@ -211,14 +211,14 @@ async def test_what_is_packed_is_not_unpacked(web: WebServer) -> None:
     ],
 )
 async def test_servers_that_make_no_sense(web: WebServer, bytes_: bytes, why: str) -> None:
-    """What went wrong is said, whatever it was."""
+    """Protocol errors are reported with their reason."""
     web.answers["/"] = bytes_
     with pytest.raises(ToolError, match=f"127.0.0.1 could not be fetched from: .*{why}"):
         await fetched(web.url())
 
 
 async def test_nobody_there() -> None:
-    """Neither behind the name nor at the address."""
+    """An unknown name and a refused connection are reported."""
     trio.socket.set_custom_hostname_resolver(Names())
     with pytest.raises(
         ToolError, match="nobody could not be fetched from: nobody: Name or service not known"
@@ -229,7 +229,7 @@ async def test_nobody_there() -> None:
 
 
 async def test_a_server_that_takes_its_time(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything together has one limit, however it is spread."""
+    """The whole fetch has one time limit."""
     monkeypatch.setattr(fetching, "MAX_FETCH_SECONDS", 0.2)
 
     async def slow(stream: trio.abc.Stream) -> None:
@@ -242,7 +242,7 @@ async def test_a_server_that_takes_its_time(web: WebServer, monkeypatch: pytest.
 
 
 async def test_certificates_are_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By who signed them, and for the name that was asked for; a step down is noted."""
+    """A certificate is verified by its issuer and name; a downgrade is noted."""
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("example").configure_cert(context)
@@ -267,7 +267,7 @@ async def test_certificates_are_verified(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def listening(nursery: trio.Nursery, host: str = "127.0.0.1") -> int:
-    """The port of a server that greets."""
+    """Provide the port of a server that greets."""
 
     async def greet(stream: trio.SocketStream) -> None:
         await stream.send_all(stream.socket.getsockname()[0].encode())
@@ -279,7 +279,7 @@ async def listening(nursery: trio.Nursery, host: str = "127.0.0.1") -> int:
 
 
 async def greeting(backend: PinnedBackend, host: str, port: int) -> bytes:
-    """What is said by whoever a connection leads to."""
+    """Return the greeting of the server that a connection leads to."""
     stream = await backend.connect_tcp(host, port)
     try:
         return await stream.read(100)
@@ -288,7 +288,7 @@ async def greeting(backend: PinnedBackend, host: str, port: int) -> bytes:
 
 
 async def test_a_name_is_looked_up_once(nursery: trio.Nursery) -> None:
-    """Its answer is what is checked and what is connected to: a second one would not be asked for."""
+    """A name is resolved once: the checked address is the connected one."""
     port = await listening(nursery)
     names = Names(example=["127.0.0.2"])
     trio.socket.set_custom_hostname_resolver(names)
@@ -301,7 +301,7 @@ async def test_a_name_is_looked_up_once(nursery: trio.Nursery) -> None:
 
     with pytest.raises(httpcore2.ConnectError):
         await greeting(PinnedBackend(allowed), "example", port)
-    assert (checked, names.asked) == (["127.0.0.2"], ["example"])
+    assert (checked, names.queries) == (["127.0.0.2"], ["example"])
     assert await greeting(PinnedBackend(allowed), "example", port) == b"127.0.0.1"
 
 
@@ -309,14 +309,14 @@ async def test_a_name_is_looked_up_once(nursery: trio.Nursery) -> None:
     "answers", [["127.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["8.8.8.8", "::1"], ["10.0.0.1", "8.8.8.8"]]
 )
 async def test_one_forbidden_address_is_enough(answers: list[str]) -> None:
-    """Whoever mixes them has a reason to; nothing is connected to, not even what is allowed."""
+    """One forbidden address of a name forbids all."""
     trio.socket.set_custom_hostname_resolver(Names(example=answers))
     with pytest.raises(Forbidden, match=r"^example is .*, which is not on the public internet$"):
         await PinnedBackend(is_public).connect_tcp("example", 1)
 
 
 async def test_an_address_is_looked_at_like_a_name() -> None:
-    """Also if it was written in a way that only the system understands."""
+    """An address in the system's own notation is checked, too."""
     with pytest.raises(Forbidden, match=r"^127\.0\.0\.1 is not on the public internet$"):
         await PinnedBackend(is_public).connect_tcp("127.0.0.1", 1)
     for host in ("0177.0.0.1", "127.1", "::ffff:127.0.0.1"):
@@ -325,7 +325,7 @@ async def test_an_address_is_looked_at_like_a_name() -> None:
 
 
 async def test_the_next_address_is_tried(nursery: trio.Nursery) -> None:
-    """Where nobody listens at the first; and both families have their turn."""
+    """If one address refuses, the next is tried, with both families in turn."""
     port = await listening(nursery)
     names = Names(example=["::1", "127.0.0.9", "127.0.0.8", "127.0.0.1"])
     trio.socket.set_custom_hostname_resolver(names)
@@ -333,7 +333,7 @@ async def test_the_next_address_is_tried(nursery: trio.Nursery) -> None:
 
 
 async def test_not_all_of_many_are_tried(nursery: trio.Nursery) -> None:
-    """A name with a hundred addresses is given up after a few."""
+    """Only a few of a hundred addresses are tried."""
     port = await listening(nursery)
     many = [f"127.0.1.{number}" for number in range(1, 100)]
     trio.socket.set_custom_hostname_resolver(Names(example=[*many, "127.0.0.1"]))
@@ -342,13 +342,13 @@ async def test_not_all_of_many_are_tried(nursery: trio.Nursery) -> None:
 
 
 async def test_families_take_turns() -> None:
-    """One of each, in the order of the answer."""
+    """Families alternate, in the order of the answer."""
     four, six = (list(map(ip_address, each)) for each in (["1.0.0.1", "1.0.0.2"], ["::1", "::2", "::3"]))
     assert _interleave([*six, *four]) == [six[0], four[0], six[1], four[1], six[2]]
 
 
 async def test_a_name_that_nobody_knows() -> None:
-    """It is said."""
+    """An unknown name is reported."""
     trio.socket.set_custom_hostname_resolver(Names(empty=[]))
     with pytest.raises(httpcore2.ConnectError, match="nobody: Name or service not known"):
         await PinnedBackend(is_public).connect_tcp("nobody", 1)

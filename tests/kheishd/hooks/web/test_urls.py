@@ -1,4 +1,4 @@
-"""URLs: what may be fetched, and that nothing can be read in two ways."""
+"""URLs and addresses: which may be fetched, and that a URL has one meaning."""
 
 from ipaddress import IPv4Address, ip_address
 
@@ -38,7 +38,7 @@ from protocol.limits.web import MAX_URL_BYTES
     ],
 )
 def test_what_may_be_fetched(text: str, url: str, host: str) -> None:
-    """It is put into one form, that of the wire."""
+    """A URL is normalized to its form on the wire."""
     assert parse_url(text) == Target(url, host, url.startswith("https"))
 
 
@@ -81,7 +81,7 @@ def test_what_may_be_fetched(text: str, url: str, host: str) -> None:
     ],
 )
 def test_what_may_not(text: str, why: str) -> None:
-    """Each is refused with a reason."""
+    """An invalid URL is refused with a reason."""
     with pytest.raises(ToolError, match=why):
         parse_url(text)
 
@@ -97,7 +97,7 @@ def test_what_may_not(text: str, why: str) -> None:
     ],
 )
 def test_redirects(location: str, url: str) -> None:
-    """A location is read from where it was given."""
+    """A location is resolved against the page that sent it."""
     assert follow_redirect(parse_url("https://example.org/a/b"), location).url == url
 
 
@@ -105,14 +105,14 @@ def test_redirects(location: str, url: str) -> None:
     "location", ["file:///etc/passwd", "http://127.1/", "//user@example.org/", "http://[x/"]
 )
 def test_redirects_to_nowhere(location: str) -> None:
-    """They are looked at as closely as what was asked for, and it is said who leads there."""
+    """A redirect is validated like a first URL, and the error names the page that sent it."""
     with pytest.raises(ToolError, match=r"^https://example.org/a redirects to "):
         follow_redirect(parse_url("https://example.org/a"), location)
 
 
 @given(st.text(max_size=40))
 def test_whatever_is_written(text: str) -> None:
-    """It is refused, or has one meaning, that survives being read again, in plain ASCII."""
+    """Any text is refused or has one meaning, which survives a second parse, in ASCII."""
     for each in (text, f"http://{text}", f"http://example.org/{text}", f"http://{text}.example.org/"):
         try:
             target = parse_url(each)
@@ -134,7 +134,7 @@ def test_whatever_is_written(text: str) -> None:
     ],
 )
 def test_public(address: str) -> None:
-    """Servers for everybody, also where their address is written as one of the other family."""
+    """Public servers are public in either notation."""
     assert is_public(ip_address(address))
 
 
@@ -160,13 +160,13 @@ def test_public(address: str) -> None:
     ],
 )
 def test_not_public(address: str) -> None:
-    """This machine, its networks, what stands for them, groups, examples, and what nobody was given."""
+    """Private, local, special, multicast and unassigned addresses are not public."""
     assert not is_public(ip_address(address))
 
 
 @given(st.integers(0, 2**32 - 1))
 def test_an_address_in_another_is_that_address(number: int) -> None:
-    """However an IPv4 address is written, it is as public as it is."""
+    """An embedded IPv4 address decides."""
     inner = IPv4Address(number)
     for block in ("::ffff:0:0", "64:ff9b::"):
         assert is_public(ip_address(int(ip_address(block)) + number)) is is_public(inner)

@@ -1,4 +1,4 @@
-"""Tool calls in the worker's hands: what is journaled when, and what becomes of them whatever happens."""
+"""Tool calls: their order, failures, output, stops, crashes and approvals, on a real store."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -48,15 +48,15 @@ from tests.support.toolbox import NOTES, TOOLS, Toolbox, calls, tool, workbench
 from tests.support.transcripts import assert_valid
 
 
-def returned(desk: Desk, session_id: str) -> dict[str, ToolReturned]:
-    """The results in a session, by call; each has one."""
+def results_by_call(desk: Desk, session_id: str) -> dict[str, ToolReturned]:
+    """Return the results in a session by call id; each call has one."""
     events = [event for _, event in desk.journal(session_id) if isinstance(event, ToolReturned)]
     assert len({event.call_id for event in events}) == len(events)
     return {event.call_id: event for event in events}
 
 
-def of_calls(desk: Desk, session_id: str) -> list[str]:
-    """What happened to calls, in order: the type of each event, and its call."""
+def call_events(desk: Desk, session_id: str) -> list[str]:
+    """Return the type and the call of every call event in a session, in order."""
     return [
         f"{event.__struct_config__.tag} {event.call_id}"
         for _, event in desk.journal(session_id)
@@ -65,7 +65,7 @@ def of_calls(desk: Desk, session_id: str) -> list[str]:
 
 
 def notes(directory: Path) -> list[str]:
-    """The lines that tools wrote."""
+    """Return the lines that tools have written."""
     path = directory / "work" / NOTES
     return path.read_text().splitlines() if path.exists() else []
 
@@ -73,15 +73,15 @@ def notes(directory: Path) -> list[str]:
 # Order.
 
 
-async def test_a_call_is_journaled_before_it_runs_and_after(
+async def test_a_call_is_journaled_before_and_after_it_runs(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Called, what it observed, returned; then the next; then the model reads both."""
+    """Each call is called, observed and returned before the next one; then the model reads both results."""
     box = Toolbox()
     both = calls(("note", {"text": "a"}), ("note", {"text": "b"}))
     async with workbench(tmp_path, box, both) as desk, working(desk):
         sent = await desk.ask()
-        assert of_calls(desk, sent.session_id) == [
+        assert call_events(desk, sent.session_id) == [
             "tool_called call_1",
             "tool_observed call_1",
             "tool_returned call_1",
@@ -98,23 +98,23 @@ async def test_a_call_is_journaled_before_it_runs_and_after(
         ]
         assert (sent.status, sent.output) == ("completed", "done")
         assert f"Notes are kept in {tmp_path}/work." in desk.models.asked[0].instructions
-        assert [offered.name for offered in desk.models.asked[0].tools] == [each.name for each in TOOLS]
+        assert [row.name for row in desk.models.asked[0].tools] == [row.name for row in TOOLS]
 
 
-async def test_nothing_has_run_when_a_call_is_journaled(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Whoever finds it called knows that it may have run; whoever does not, that it has not."""
+async def test_a_call_does_not_run_before_it_is_journaled(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A call has no effect before the journal says that it was called."""
     box = Toolbox(holds="before")
     async with workbench(tmp_path, box, calls(("note", {"text": "a"}))) as desk, working(desk):
         sent = await desk.send()
         await box.reached.wait()
-        assert of_calls(desk, sent.session_id)[:1] == ["tool_called call_1"]
+        assert call_events(desk, sent.session_id)[:1] == ["tool_called call_1"]
         assert notes(tmp_path) == []
         box.goes_on.set()
         await desk.until(lambda: desk.ended(sent.run_id))
 
 
-async def test_calls_that_say_so_run_side_by_side(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Sixteen at once at most; the others wait for all of those."""
+async def test_parallel_calls_run_side_by_side(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Parallel calls run together up to a limit; the others wait for all of them."""
     box = Toolbox()
     many = calls(*(("look", {"text": str(n), "seconds": 10.0}) for n in range(MAX_PARALLEL_CALLS + 4)))
     async with workbench(tmp_path, box, many) as desk, working(desk):
@@ -122,15 +122,15 @@ async def test_calls_that_say_so_run_side_by_side(tmp_path: Path, autojump_clock
         sent = await desk.ask()
         assert trio.current_time() - began == pytest.approx(20.0)
         assert box.most == MAX_PARALLEL_CALLS
-        assert len(returned(desk, sent.session_id)) == MAX_PARALLEL_CALLS + 4
-        assert {result.took_ms for result in returned(desk, sent.session_id).values()} == {10_000}
+        assert len(results_by_call(desk, sent.session_id)) == MAX_PARALLEL_CALLS + 4
+        assert {result.took_ms for result in results_by_call(desk, sent.session_id).values()} == {10_000}
         results = desk.models.asked[1].messages[-1].items
         order = [item.call_id for item in results if isinstance(item, ToolResult)]
         assert order == [f"call_{n + 1}" for n in range(MAX_PARALLEL_CALLS + 4)]
 
 
-async def test_other_calls_run_alone(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """One that does not say so waits for those before it, and those after it wait for it."""
+async def test_a_call_that_is_not_parallel_runs_alone(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A call that is not parallel waits for the calls before it, and the calls after it wait for it."""
     box = Toolbox()
     wait = {"text": "x", "seconds": 10.0}
     mixed = calls(("look", wait), ("slow", wait), ("look", wait), ("look", wait))
@@ -141,80 +141,69 @@ async def test_other_calls_run_alone(tmp_path: Path, autojump_clock: MockClock) 
         assert box.most == 2
 
 
-async def test_what_a_tool_changes_is_committed_with_its_result(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """Right before it, in the same commit."""
+async def test_changes_are_committed_with_the_result(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A tool's events are committed with its result, right before it."""
     async with workbench(tmp_path, Toolbox(), calls(("renames", {"text": "A title"}))) as desk, working(desk):
         sent = await desk.ask()
         assert desk.session(sent.session_id).title == "A title"
         events = [event for _, event in desk.journal(sent.session_id)]
-        (at,) = (number for number, event in enumerate(events) if isinstance(event, SessionRenamed))
-        assert isinstance(events[at + 1], ToolReturned)
+        (index,) = (i for i, event in enumerate(events) if isinstance(event, SessionRenamed))
+        assert isinstance(events[index + 1], ToolReturned)
 
 
-class Settles(SubHook):
-    """A part whose one tool changes the title, by what it is when that is committed; it is never longer."""
+class Renames(SubHook):
+    """A sub-hook whose tool changes the title at commit time, but never to a longer one."""
 
     name = "settles"
     tools = (tool("settles", default="ask", repeatable=True),)
 
     async def dispatch(self, use: Invocation) -> Outcome:
-        """Say what is to be decided later."""
-        wanted = str(use.arguments["text"])
+        """Return an outcome that is decided at its commit."""
+        title = str(use.arguments["text"])
 
-        def change(store: Snapshot) -> Outcome:
-            title = _title(store, use.context.session.session_id)
-            if title is not None and len(wanted) > len(title):
-                raise ToolError(f"{title} is shorter")
-            return Outcome(f"{title} became {wanted}", events=(SessionRenamed(title=wanted),))
+        def decide(store: Snapshot) -> Outcome:
+            session = store.need(SESSIONS, use.context.session.session_id)
+            if session.title is not None and len(title) > len(session.title):
+                raise ToolError(f"{session.title} is shorter")
+            return Outcome(f"{session.title} became {title}", events=(SessionRenamed(title=title),))
 
-        return Outcome("nobody reads this", decide=change)
-
-
-def _title(store: Snapshot, session_id: str) -> str | None:
-    found = store.get(SESSIONS, session_id)
-    return found.title if found is not None else None
+        return Outcome("this is not read", decide=decide)
 
 
-async def test_what_a_call_changes_can_be_decided_when_it_is_committed(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """By what is true then: what was decided is the result, right after what it changed."""
-    hooks = CompositeHook((Settles(),))
+async def test_an_outcome_can_be_decided_at_its_commit(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The decision at commit time is the result, and its events come right before it."""
+    hooks = CompositeHook((Renames(),))
     allow = PermissionsSection(rules=[Rule(tool="settles", decision="allow")])
     twice = calls(("settles", {"text": "short"}), ("settles", {"text": "much longer"}))
     async with workbench(tmp_path, Toolbox(), twice, hooks=hooks, permissions=allow) as desk, working(desk):
         sent = await desk.ask()
-        results = returned(desk, sent.session_id)
+        results = results_by_call(desk, sent.session_id)
         assert (results["call_1"].text, results["call_1"].how) == ("None became short", "returned")
         assert (results["call_2"].text, results["call_2"].how) == ("short is shorter", "failed")
         assert results["call_2"].is_error
         assert desk.session(sent.session_id).title == "short"
         events = [event for _, event in desk.journal(sent.session_id)]
-        (at,) = (number for number, event in enumerate(events) if isinstance(event, SessionRenamed))
-        assert events[at + 1] == results["call_1"]
+        (index,) = (i for i, event in enumerate(events) if isinstance(event, SessionRenamed))
+        assert events[index + 1] == results["call_1"]
 
 
-async def test_what_is_decided_late_still_says_that_a_person_changed_it(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """The model is told what was done instead of what it wrote."""
-    hooks = CompositeHook((Settles(),))
+async def test_a_decided_outcome_mentions_a_changed_input(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The model is told the input that was used instead of its own."""
+    hooks = CompositeHook((Renames(),))
     once = calls(("settles", {"text": "long enough"}))
     async with workbench(tmp_path, Toolbox(), once, hooks=hooks) as desk, working(desk):
         sent = await desk.ask()
         await desk.order(sent.run_id, lambda run: answer_approvals(run, updated_input={"text": "x"}))
         await desk.until(lambda: desk.ended(sent.run_id))
-        told = returned(desk, sent.session_id)["call_1"].text
-        assert told == 'The person who approved this changed its input to {"text":"x"}\nNone became x'
+        text = results_by_call(desk, sent.session_id)["call_1"].text
+        assert text == 'The person who approved this changed its input to {"text":"x"}\nNone became x'
 
 
-# What goes wrong.
+# Failures.
 
 
 @pytest.mark.parametrize(
-    ("asked", "says"),
+    ("call", "text"),
     [
         (ToolCall("c", "fly", {}), "There is no tool called 'fly' here. Those there are: again, "),
         (
@@ -231,26 +220,24 @@ async def test_what_is_decided_late_still_says_that_a_person_changed_it(
         (ToolCall("c", "careful", {"text": "impossible"}), "this cannot be noted"),
     ],
 )
-async def test_the_model_is_told_what_went_wrong(
-    tmp_path: Path, autojump_clock: MockClock, asked: ToolCall, says: str
+async def test_the_model_is_told_why_a_call_failed(
+    tmp_path: Path, autojump_clock: MockClock, call: ToolCall, text: str
 ) -> None:
-    """It reads a result that is an error, and goes on."""
-    async with workbench(tmp_path, Toolbox(), lambda request: gives(asked)) as desk, working(desk):
+    """The model reads an error result, and the run continues."""
+    async with workbench(tmp_path, Toolbox(), lambda request: gives(call)) as desk, working(desk):
         sent = await desk.ask()
-        (result,) = returned(desk, sent.session_id).values()
-        assert says in result.text
+        (result,) = results_by_call(desk, sent.session_id).values()
+        assert text in result.text
         assert (result.how, result.is_error, sent.status) == ("failed", True, "completed")
 
 
-async def test_a_call_without_a_name_that_fits_is_answered_under_another(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """What is given back to a provider has names and ids that it takes."""
+async def test_invalid_names_and_ids_are_replaced(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Names and ids that are sent back to a provider hold only characters that it accepts."""
     asked = ToolCall("an id that is longer than forty characters are", "näme of a tool!", {})
     async with workbench(tmp_path, Toolbox(), lambda request: gives(asked)) as desk, working(desk):
         await desk.ask()
-        said, results = desk.models.asked[1].messages[-2:]
-        (call,) = said.items
+        answer, results = desk.models.asked[1].messages[-2:]
+        (call,) = answer.items
         (result,) = results.items
         assert isinstance(call, ToolCall)
         assert isinstance(result, ToolResult)
@@ -258,27 +245,25 @@ async def test_a_call_without_a_name_that_fits_is_answered_under_another(
         assert call.call_id == result.call_id == "an id that is longer than forty characte"
 
 
-async def test_too_many_calls_are_refused_and_the_run_goes_on(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """None of three hundred runs; with the shortest of names, where their results are all that counts."""
+async def test_too_many_calls_are_refused(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """None of three hundred calls of one message runs, and the run continues."""
     box = Toolbox()
     many = [ToolCall(f"c{n}", "t", {}) for n in range(300)]
     async with workbench(tmp_path, box, lambda request: gives(*many)) as desk, working(desk):
         sent = await desk.ask()
         assert sent.status == "completed"
-        assert MAX_CALLS < len(returned(desk, sent.session_id)) <= 300
+        assert MAX_CALLS < len(results_by_call(desk, sent.session_id)) <= 300
         assert box.did == []
 
 
 # Output.
 
 
-async def test_a_long_result_stands_whole_in_a_blob(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """The model reads its beginning and its end, and how much was left out."""
+async def test_a_long_result_is_stored_as_a_blob(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The model reads the beginning and the end, and the number of bytes left out."""
     async with workbench(tmp_path, Toolbox(), calls(("long", {"size": 1_000_000}))) as desk, working(desk):
         sent = await desk.ask()
-        (result,) = returned(desk, sent.session_id).values()
+        (result,) = results_by_call(desk, sent.session_id).values()
         assert len(result.text.encode()) < MAX_TOOL_TEXT_BYTES + 100
         assert f"[... {1_000_000 - MAX_TOOL_TEXT_BYTES} bytes left out here ...]" in result.text
         assert result.blob is not None
@@ -287,8 +272,8 @@ async def test_a_long_result_stands_whole_in_a_blob(tmp_path: Path, autojump_clo
             assert read_blob(store, result.blob) == b"x" * 1_000_000
 
 
-class Whole(SubHook):
-    """A part whose one tool gives some bytes beside its text."""
+class FullOutput(SubHook):
+    """A sub-hook whose tool returns a text and a full output."""
 
     name = "whole"
     tools = (tool("dumps"),)
@@ -302,25 +287,25 @@ class Whole(SubHook):
 
 
 async def test_no_blob_holds_a_secret(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Neither does the text."""
-    part = Whole("it is sk-12345", b"\xff it is sk-12345 \xff")
+    """Secrets are removed from the text and from the full output."""
+    part = FullOutput("it is sk-12345", b"\xff it is sk-12345 \xff")
     hooks = CompositeHook((part,))
     async with workbench(tmp_path, Toolbox(), calls(("dumps", {})), hooks=hooks) as desk, working(desk):
         scrubber = Scrubber(["sk-12345"])
         desk.live.scrub(scrubber)
         desk.state.store.set_scrub(scrubber.scrub_journal_line)
         sent = await desk.ask()
-        (result,) = returned(desk, sent.session_id).values()
+        (result,) = results_by_call(desk, sent.session_id).values()
         assert result.text == "it is [scrubbed]"
         assert result.blob is not None
         with desk.state.read() as store:
-            kept = read_blob(store, result.blob)
-        assert kept == b"\xff it is [scrubbed] \xff"
-        assert result.bytes == len(kept)
+            content = read_blob(store, result.blob)
+        assert content == b"\xff it is [scrubbed] \xff"
+        assert result.bytes == len(content)
 
 
 async def test_output_is_followed_while_a_tool_runs(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Under the call's id; once the result is in the journal nothing is being written."""
+    """Output is streamed under its call id, until the result is in the journal."""
     box = Toolbox()
     pair = calls(("look", {"text": "one", "seconds": 5.0}), ("look", {"text": "other", "seconds": 9.0}))
     async with workbench(tmp_path, box, pair) as desk, working(desk):
@@ -329,7 +314,7 @@ async def test_output_is_followed_while_a_tool_runs(tmp_path: Path, autojump_clo
         await box.reached.wait()
         await wait_all_tasks_blocked()
         assert desk.writing() == [sent.run_id] * 2
-        await desk.until(lambda: "call_1" in returned(desk, sent.session_id))
+        await desk.until(lambda: "call_1" in results_by_call(desk, sent.session_id))
         await wait_all_tasks_blocked()
         assert desk.writing() == [sent.run_id]
         await desk.until(lambda: desk.ended(sent.run_id))
@@ -344,8 +329,8 @@ async def test_output_is_followed_while_a_tool_runs(tmp_path: Path, autojump_clo
         ]
 
 
-async def test_output_that_is_no_text_is_made_one(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A follower is not harmed by what a program writes."""
+async def test_invalid_output_becomes_text(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Invalid characters of a program's output are replaced for its followers."""
 
     class Odd(SubHook):
         name = "odd"
@@ -362,13 +347,13 @@ async def test_output_that_is_no_text_is_made_one(tmp_path: Path, autojump_clock
         assert [delta["text"] for delta in heard() if delta["kind"] == "output"] == ["caf? é"]
 
 
-# Somebody wants the run stopped.
+# Cancelling.
 
 
-async def test_a_cancelled_call_has_stopped_before_the_answer(
+async def test_a_cancelled_call_has_stopped_when_the_cancel_returns(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Its result says so, with the last that it wrote; calls that had not begun say that."""
+    """Its result holds its last output; calls that had not begun have a result that says so."""
     box = Toolbox()
     pair = calls(("slow", {"text": "working"}), ("note", {"text": "never"}))
     async with workbench(tmp_path, box, pair) as desk, working(desk):
@@ -376,7 +361,9 @@ async def test_a_cancelled_call_has_stopped_before_the_answer(
         await box.reached.wait()
         run = await desk.cancel(sent.run_id)
         assert (run.status, box.open) == ("cancelled", 0)
-        assert {call_id: result.text for call_id, result in returned(desk, sent.session_id).items()} == {
+        assert {
+            call_id: result.text for call_id, result in results_by_call(desk, sent.session_id).items()
+        } == {
             "call_1": f"{STOPPED} Its last output:\nworking begins\n",
             "call_2": NOT_RUN,
         }
@@ -384,10 +371,10 @@ async def test_a_cancelled_call_has_stopped_before_the_answer(
         assert (await desk.ask("go on")).status == "completed"
 
 
-async def test_a_call_that_was_stopped_before_it_began_says_so(
+async def test_a_call_that_is_stopped_before_its_dispatch_was_not_run(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """It is journaled as called by then; nothing of it was done."""
+    """Such a call is journaled as called, and its result says that it was not run."""
 
     class Cancelling(Toolbox):
         async def evidence(self, use: Invocation) -> dict[str, Any]:
@@ -398,13 +385,13 @@ async def test_a_call_that_was_stopped_before_it_began_says_so(
     async with workbench(tmp_path, box, calls(("note", {"text": "a"}))) as desk, working(desk):
         sent = await desk.ask()
         assert (sent.status, box.did) == ("cancelled", [])
-        assert of_calls(desk, sent.session_id) == ["tool_called call_1", "tool_returned call_1"]
-        assert returned(desk, sent.session_id)["call_1"].text == NOT_RUN
+        assert call_events(desk, sent.session_id) == ["tool_called call_1", "tool_returned call_1"]
+        assert results_by_call(desk, sent.session_id)["call_1"].text == NOT_RUN
 
 
 @pytest.mark.parametrize("ends", ["cancel", "shutdown"])
 async def test_judging_can_be_stopped(tmp_path: Path, autojump_clock: MockClock, ends: str) -> None:
-    """A hook that ponders for ever keeps neither a person nor the daemon waiting."""
+    """A hook that never returns delays neither a cancel nor a shutdown."""
 
     class Pondering(SubHook):
         name = "pondering"
@@ -421,7 +408,7 @@ async def test_judging_can_be_stopped(tmp_path: Path, autojump_clock: MockClock,
             await box.reached.wait()
             if ends == "cancel":
                 assert (await desk.cancel(sent.run_id)).status == "cancelled"
-                assert returned(desk, sent.session_id)["call_1"].text == NOT_RUN
+                assert results_by_call(desk, sent.session_id)["call_1"].text == NOT_RUN
         if ends == "shutdown":
             assert desk.kinds(sent.session_id)[-1] == "run_released"
             assert not desk.run(sent.run_id).claimed
@@ -431,12 +418,12 @@ async def test_judging_can_be_stopped(tmp_path: Path, autojump_clock: MockClock,
             assert notes(tmp_path) == ["a"]
 
 
-async def test_what_had_ended_when_it_was_stopped_is_told_as_it_was(
+async def test_an_ended_call_keeps_its_outcome_when_the_run_is_stopped(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """A hook that takes its time over a result does not make it one that was stopped."""
+    """A stop during ``after_call`` does not replace the outcome."""
 
-    class Slow(SubHook):
+    class Dawdling(SubHook):
         name = "slow"
 
         async def after_call(self, use: Invocation, outcome: Outcome) -> Outcome:
@@ -445,19 +432,19 @@ async def test_what_had_ended_when_it_was_stopped_is_told_as_it_was(
             return outcome
 
     box = Toolbox()
-    hooks = CompositeHook((box, Slow()))
+    hooks = CompositeHook((box, Dawdling()))
     renaming = calls(("renames", {"text": "A title"}))
     async with workbench(tmp_path, box, renaming, hooks=hooks) as desk, working(desk):
         sent = await desk.send()
         await box.reached.wait()
         assert (await desk.cancel(sent.run_id)).status == "cancelled"
-        (result,) = returned(desk, sent.session_id).values()
+        (result,) = results_by_call(desk, sent.session_id).values()
         assert (result.how, result.text) == ("returned", "renamed")
         assert desk.session(sent.session_id).title == "A title"
 
 
-async def test_a_run_that_waits_is_cancelled_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """What was asked is withdrawn, however many wait; no more of them than one commit can take back."""
+async def test_a_waiting_run_is_cancelled_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """All approvals lapse in one commit, so no more calls may wait than one commit can hold."""
     box = Toolbox()
     many = calls(*(("careful", {"text": "x" * (900 if n < 8 else 20)}) for n in range(MAX_CALLS)))
     async with workbench(tmp_path, box, many) as desk, working(desk):
@@ -465,18 +452,20 @@ async def test_a_run_that_waits_is_cancelled_at_once(tmp_path: Path, autojump_cl
         assert sent.status == "waiting_for_approval"
         waiting = [call for call in desk.run(sent.run_id).calls if call.state == "asked"]
         assert len(waiting) == MAX_WAITING_CALLS
-        assert len(returned(desk, sent.session_id)) == MAX_CALLS - MAX_WAITING_CALLS
-        assert "wait for a person already" in returned(desk, sent.session_id)["call_25"].text
+        assert len(results_by_call(desk, sent.session_id)) == MAX_CALLS - MAX_WAITING_CALLS
+        assert "wait for a person already" in results_by_call(desk, sent.session_id)["call_25"].text
         assert (await desk.cancel(sent.run_id)).status == "cancelled"
-        assert len(returned(desk, sent.session_id)) == MAX_CALLS
+        assert len(results_by_call(desk, sent.session_id)) == MAX_CALLS
         assert desk.kinds(sent.session_id).count("approval_lapsed") == MAX_WAITING_CALLS
 
 
-# The daemon stops.
+# Stopping the daemon.
 
 
-async def test_an_orderly_stop_says_what_became_of_a_call(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """One that may not be run twice has its result; the next daemon tells the model and goes on."""
+async def test_an_orderly_stop_ends_a_call_that_may_not_repeat(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The call has a result at the stop, and the next daemon continues the run."""
     box = Toolbox()
     async with workbench(tmp_path, box, calls(("slow", {"text": "working"}))) as desk:
         async with working(desk):
@@ -487,15 +476,15 @@ async def test_an_orderly_stop_says_what_became_of_a_call(tmp_path: Path, autoju
         assert desk.run(sent.run_id).starts_without_progress == 0
         async with working(desk):
             await desk.until(lambda: desk.ended(sent.run_id))
-        (result,) = returned(desk, sent.session_id).values()
+        (result,) = results_by_call(desk, sent.session_id).values()
         assert result.text == f"{STOPPED} Its last output:\nworking begins\n"
         assert desk.run(sent.run_id).status == "completed"
 
 
-async def test_an_orderly_stop_leaves_what_may_be_run_again_to_the_next(
+async def test_an_orderly_stop_leaves_a_repeatable_call_to_the_next_daemon(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """It is simply run again; newer output replaces older."""
+    """The next daemon runs the call again, and its output replaces the old output."""
     box = Toolbox()
     async with workbench(tmp_path, box, calls(("look", {"text": "x", "seconds": 10.0}))) as desk:
         heard = desk.listen()
@@ -505,29 +494,29 @@ async def test_an_orderly_stop_leaves_what_may_be_run_again_to_the_next(
         assert desk.kinds(sent.session_id)[-1] == "run_released"
         async with working(desk):
             await desk.until(lambda: desk.ended(sent.run_id))
-        assert of_calls(desk, sent.session_id) == ["tool_called call_1"] * 2 + ["tool_returned call_1"]
+        assert call_events(desk, sent.session_id) == ["tool_called call_1"] * 2 + ["tool_returned call_1"]
         assert [delta["attempt"] for delta in heard() if delta["kind"] == "output"] == [1, 2, 2]
 
 
-# The daemon dies.
+# Crashes.
 
 
-async def test_a_call_that_kills_the_daemon_again_and_again_is_given_up(
+async def test_a_call_that_crashes_the_daemon_repeatedly_is_parked(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """The run is parked; the call, which may have taken effect, is in doubt."""
+    """The run fails as parked, and the call, which may have taken effect, is in doubt."""
     async with workbench(tmp_path, Toolbox()) as desk:
         sent = await desk.send()
         begin = [
             lambda run: Start(),
             lambda run: BeginModelCall("itm_1"),
-            lambda run: _calling(),
+            lambda run: one_call(),
             allow,
             call_tools,
         ]
         await desk.order(sent.run_id, *begin)
         for _ in range(2):
-            await desk.order(sent.run_id, lambda run: Start(), _not_done, call_tools)
+            await desk.order(sent.run_id, lambda run: Start(), found_not_done, call_tools)
         async with working(desk):
             await desk.until(lambda: desk.ended(sent.run_id))
         run = desk.run(sent.run_id)
@@ -537,53 +526,55 @@ async def test_a_call_that_kills_the_daemon_again_and_again_is_given_up(
         assert desk.models.asked == []
 
 
-async def test_judging_that_kills_the_daemon_again_and_again_is_given_up(
+async def test_judging_that_crashes_the_daemon_repeatedly_is_parked(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Nothing of it is journaled before it is done; that nobody got beyond it is what counts."""
+    """Starts without progress count even though judging journals nothing before it is done."""
     async with workbench(tmp_path, Toolbox()) as desk:
         sent = await desk.send()
-        begin = [lambda run: Start(), lambda run: BeginModelCall("itm_1"), lambda run: _calling()]
+        begin = [lambda run: Start(), lambda run: BeginModelCall("itm_1"), lambda run: one_call()]
         await desk.order(sent.run_id, *begin, *[lambda run: Start()] * 3)
         async with working(desk):
             await desk.until(lambda: desk.ended(sent.run_id))
         run = desk.run(sent.run_id)
         assert run.error is not None
         assert run.error.reason == "parked"
-        assert returned(desk, sent.session_id)["call_1"].text == NOT_RUN
+        assert results_by_call(desk, sent.session_id)["call_1"].text == NOT_RUN
 
 
-def _calling() -> Any:
+def one_call() -> Any:
+    """Answer with one call."""
     return answer(ToolCall("call_1", "note", {"text": "a"}))
 
 
-def _not_done(run: Any) -> Any:
+def found_not_done(run: Any) -> Any:
+    """Record that the first call took no effect."""
     return resolve_doubt(run, 0, "not_done")
 
 
-class Recorded(Toolbox):
-    """A box that is copied after every commit, with the store and what its tools wrote."""
+class RecordingToolbox(Toolbox):
+    """A toolbox that is copied after every commit, with the store and the written lines."""
 
     copies = 0
 
     def watch(self, desk: Desk, directory: Path) -> None:
-        """From now on, copy."""
-        told = desk.state.deliver
+        """Copy after every further commit."""
+        deliver = desk.state.deliver
 
-        def settle(group: Group) -> None:
-            told(group)
+        def deliver_and_copy(group: Group) -> None:
+            deliver(group)
             self.copies += 1
             desk.leave_behind(directory / f"after{self.copies}")
             copytree(directory / "work", directory / f"after{self.copies}" / "work")
 
-        desk.state.deliver = settle  # type: ignore[method-assign]
+        desk.state.deliver = deliver_and_copy  # type: ignore[method-assign]
 
 
-async def test_wherever_the_daemon_dies_every_call_has_its_result_and_none_is_done_twice(
+async def test_a_crash_after_any_commit_loses_no_result_and_repeats_no_call(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """After every single commit: the next daemon finishes the run, and what may not be done twice is not."""
-    box = Recorded()
+    """After each single commit the next daemon finishes the run and repeats only repeatable calls."""
+    box = RecordingToolbox()
     batch = calls(
         ("look", {"text": "one", "seconds": 1.0}),
         ("look", {"text": "two", "seconds": 2.0}),
@@ -606,12 +597,12 @@ async def test_wherever_the_daemon_dies_every_call_has_its_result_and_none_is_do
         copytree(copy / "work", tmp_path / "work")
         async with workbench(copy, Toolbox()) as desk, working(desk):
             desk.models.to["hello"] = batch
-            await _finished(desk, sent.run_id)
-            _undamaged(desk, sent.session_id, tmp_path)
+            await finish(desk, sent.run_id)
+            assert_complete(desk, sent.session_id, tmp_path)
 
 
-async def _finished(desk: Desk, run_id: str) -> None:
-    """Wait for the end of a run, and approve what it asks for."""
+async def finish(desk: Desk, run_id: str) -> None:
+    """Wait for the end of a run, and approve all its calls."""
     while True:
         await desk.until(lambda: desk.run(run_id).status in SETTLED)
         if desk.ended(run_id):
@@ -619,8 +610,9 @@ async def _finished(desk: Desk, run_id: str) -> None:
         await desk.order(run_id, answer_approvals)
 
 
-def _undamaged(desk: Desk, session_id: str, directory: Path) -> None:
-    results = returned(desk, session_id)
+def assert_complete(desk: Desk, session_id: str, directory: Path) -> None:
+    """Assert that every call has its result and that no effect happened twice."""
+    results = results_by_call(desk, session_id)
     assert sorted(results) == [f"call_{number}" for number in range(1, 7)]
     assert desk.kinds(session_id)[-1] == "run_ended"
     assert {results[call_id].how for call_id in ("call_1", "call_2", "call_3", "call_5")} == {"returned"}
@@ -628,8 +620,8 @@ def _undamaged(desk: Desk, session_id: str, directory: Path) -> None:
     written = notes(directory)
     assert [written.count(line) for line in ("noted", "approved")] == [1, 1]
     assert written.count("again") in (1, 2)
-    for asked in desk.models.asked:
-        assert_valid(asked.messages)
+    for request in desk.models.asked:
+        assert_valid(request.messages)
 
 
 # A full disk.
@@ -638,7 +630,7 @@ def _undamaged(desk: Desk, session_id: str, directory: Path) -> None:
 async def test_a_result_outlasts_a_full_disk(
     tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is kept and saved once there is room; meanwhile nothing new begins, and nothing is done twice."""
+    """The result is committed once there is room; until then no other call begins."""
     box = Toolbox(holds="after")
     pair = calls(("note", {"text": "a"}), ("note", {"text": "b"}))
     async with workbench(tmp_path, box, pair) as desk, working(desk):
@@ -648,17 +640,17 @@ async def test_a_result_outlasts_a_full_disk(
             box.goes_on.set()
             await wait_all_tasks_blocked()
             assert box.did == ["note a"]
-            assert returned(desk, sent.session_id) == {}
+            assert results_by_call(desk, sent.session_id) == {}
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["a", "b"]
-        assert returned(desk, sent.session_id)["call_1"].text == "noted: a"
+        assert results_by_call(desk, sent.session_id)["call_1"].text == "noted: a"
     assert "the disk is full" in caplog.text
 
 
 async def test_a_long_result_outlasts_a_full_disk(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Its blob, too."""
+    """The blob of a long result is stored once there is room."""
 
-    class Dumps(Whole):
+    class Dumps(FullOutput):
         async def dispatch(self, use: Invocation) -> Outcome:
             box.reached.set()
             await box.goes_on.wait()
@@ -672,16 +664,14 @@ async def test_a_long_result_outlasts_a_full_disk(tmp_path: Path, autojump_clock
         with full_disk():
             box.goes_on.set()
             await wait_all_tasks_blocked()
-            assert returned(desk, sent.session_id) == {}
+            assert results_by_call(desk, sent.session_id) == {}
         await desk.until(lambda: desk.ended(sent.run_id))
-        (result,) = returned(desk, sent.session_id).values()
+        (result,) = results_by_call(desk, sent.session_id).values()
         assert (result.how, result.bytes) == ("returned", 500_000)
 
 
-async def test_what_ended_on_a_full_disk_is_not_said_to_have_been_stopped(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """Whoever cancels meanwhile is told when there is room, and then the truth."""
+async def test_a_cancel_on_a_full_disk_keeps_the_outcome(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A call that had ended before the cancel returns its own result."""
     box = Toolbox(holds="after")
     async with workbench(tmp_path, box, calls(("note", {"text": "a"}))) as desk, working(desk):
         sent = await desk.send()
@@ -689,17 +679,17 @@ async def test_what_ended_on_a_full_disk_is_not_said_to_have_been_stopped(
         with full_disk():
             box.goes_on.set()
             await wait_all_tasks_blocked()
-        # There is room now, but the next try is only due in a second: the wish comes first.
-        assert returned(desk, sent.session_id) == {}
+        # There is room now, but the retry is due in a second only: the cancel comes first.
+        assert results_by_call(desk, sent.session_id) == {}
         assert (await desk.cancel(sent.run_id)).status == "cancelled"
-        (result,) = returned(desk, sent.session_id).values()
+        (result,) = results_by_call(desk, sent.session_id).values()
         assert (result.how, result.text) == ("returned", "noted: a")
 
 
 async def test_a_full_disk_does_not_keep_the_daemon_from_stopping(
     tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What cannot be saved is in doubt at the next start, where the probe finds it."""
+    """A result that cannot be committed is found by the probe at the next start."""
     box = Toolbox(holds="after")
     async with workbench(tmp_path, box, calls(("note", {"text": "a"}))) as desk:
         with ExitStack() as disk:
@@ -709,19 +699,19 @@ async def test_a_full_disk_does_not_keep_the_daemon_from_stopping(
                 disk.enter_context(full_disk())
                 box.goes_on.set()
                 await wait_all_tasks_blocked()
-        assert returned(desk, sent.session_id) == {}
+        assert results_by_call(desk, sent.session_id) == {}
         async with working(desk):
             await desk.until(lambda: desk.ended(sent.run_id))
-        (result,) = returned(desk, sent.session_id).values()
+        (result,) = results_by_call(desk, sent.session_id).values()
         assert (result.how, notes(tmp_path)) == ("returned", ["a"])
     assert "could not be released" in caplog.text
 
 
-# A person is asked.
+# Approvals and questions.
 
 
 async def test_an_approved_call_runs(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """The run waits without a task, and is taken up when the person has answered."""
+    """The run waits without an executor, and continues when the person has approved."""
     box = Toolbox()
     async with workbench(tmp_path, box, calls(("careful", {"text": "a"}))) as desk, working(desk) as worker:
         sent = await desk.ask()
@@ -732,28 +722,26 @@ async def test_an_approved_call_runs(tmp_path: Path, autojump_clock: MockClock) 
         assert notes(tmp_path) == ["a"]
 
 
-async def test_a_changed_input_is_what_is_done_and_the_model_is_told(
+async def test_a_changed_input_is_used_and_the_model_is_told(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """It would else believe that what it wrote was done."""
+    """The call runs with the approver's input, and its result says so."""
     async with workbench(tmp_path, Toolbox(), calls(("careful", {"text": "a"}))) as desk, working(desk):
         sent = await desk.ask()
         await desk.order(sent.run_id, lambda run: answer_approvals(run, updated_input={"text": "b"}))
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["b"]
-        (result,) = returned(desk, sent.session_id).values()
+        (result,) = results_by_call(desk, sent.session_id).values()
         assert result.text == 'The person who approved this changed its input to {"text":"b"}\nnoted: b'
 
 
 def approvals(desk: Desk, session_id: str) -> list[ApprovalRequested]:
-    """What was asked."""
+    """Return the approvals that were requested in a session."""
     return [event for _, event in desk.journal(session_id) if isinstance(event, ApprovalRequested)]
 
 
-async def test_what_changed_since_it_was_shown_is_asked_about_again(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """The approval held for what was there then."""
+async def test_a_changed_preview_is_approved_again(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """An approval holds only for the state that was shown."""
     async with workbench(tmp_path, Toolbox(), calls(("careful", {"text": "a"}))) as desk, working(desk):
         sent = await desk.ask()
         (tmp_path / "work" / NOTES).write_text("of somebody else\n")
@@ -769,10 +757,8 @@ async def test_what_changed_since_it_was_shown_is_asked_about_again(
         assert notes(tmp_path) == ["of somebody else", "a"]
 
 
-async def test_what_changed_at_the_last_moment_is_asked_about_again(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """Others that run beside it go on; the run waits when they are done."""
+async def test_a_stale_call_is_approved_again(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The other calls of the batch finish; then the run waits for the new approval."""
     box = Toolbox()
     pair = calls(("stale", {"text": "a"}), ("look", {"text": "b", "seconds": 10.0}))
     async with workbench(tmp_path, box, pair) as desk, working(desk):
@@ -782,17 +768,17 @@ async def test_what_changed_at_the_last_moment_is_asked_about_again(
         await wait_all_tasks_blocked()
         assert desk.run(sent.run_id).status == "running"
         await desk.until(lambda: desk.run(sent.run_id).status in SETTLED)
-        assert returned(desk, sent.session_id)["call_2"].text == "seen: b"
+        assert results_by_call(desk, sent.session_id)["call_2"].text == "seen: b"
         await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["a"]
 
 
 @pytest.mark.parametrize("tool_name", ["careful", "note"])
-async def test_what_is_denied_meanwhile_does_not_run(
+async def test_a_new_deny_rule_stops_an_allowed_call(
     tmp_path: Path, autojump_clock: MockClock, tool_name: str
 ) -> None:
-    """Neither what a person approved, nor what was allowed and waited beside it."""
+    """A rule that denies a call after its approval, or while it waits, applies."""
     box = Toolbox()
     pair = calls(("careful", {"text": "a"}), ("note", {"text": "b"}))
     async with workbench(tmp_path, box, pair) as desk, working(desk):
@@ -801,13 +787,13 @@ async def test_what_is_denied_meanwhile_does_not_run(
         await desk.do(permission.update, PermissionUpdate(add=[rule]))
         await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
-        denied = next(r for r in returned(desk, sent.session_id).values() if r.tool == tool_name)
+        denied = next(r for r in results_by_call(desk, sent.session_id).values() if r.tool == tool_name)
         assert (denied.how, denied.text) == ("denied", "This is no longer allowed: closed for today")
         assert len(notes(tmp_path)) == 1
 
 
-async def allowed_beside_a_question(desk: Desk) -> SendResult:
-    """A run that waits for an answer, with a call beside of which only its mode says that it may run."""
+async def question_in_bypass_mode(desk: Desk) -> SendResult:
+    """Start a run in bypass mode that waits for an answer, with an allowed call beside the question."""
     made = await desk.do(session.create, SessionCreate(permission_mode="bypassPermissions"))
     sent: SendResult = await desk.do(send_to_session, SessionSend(session_id=made.session_id, content="go"))
     await desk.until(lambda: desk.run(sent.run_id).status in SETTLED)
@@ -816,33 +802,31 @@ async def allowed_beside_a_question(desk: Desk) -> SendResult:
 
 
 @pytest.mark.parametrize("mode", ["default", "dontAsk"])
-async def test_what_a_wider_mode_allowed_is_judged_by_a_narrower_one(
+async def test_a_narrower_mode_applies_to_a_call_that_has_not_run(
     tmp_path: Path, autojump_clock: MockClock, mode: PermissionMode
 ) -> None:
-    """Nobody was asked, as the mode was wide; now a person is, or it is denied where nobody is to be."""
+    """A call that the mode allowed needs an approval now, or is denied where no person may be asked."""
     box = Toolbox(opinions={"note": NeedsAnswer([Question(question="Which?", key="which")])})
     pair = calls(("careful", {"text": "a"}), ("note", {"text": "b"}))
     async with workbench(tmp_path, box, pair) as desk, working(desk):
-        sent = await allowed_beside_a_question(desk)
+        sent = await question_in_bypass_mode(desk)
         await desk.do(session.update, SessionUpdate(session_id=sent.session_id, permission_mode=mode))
         await desk.order(sent.run_id, lambda run: answer_question(run.calls[1]))
         await desk.until(lambda: desk.run(sent.run_id).status in SETTLED)
         assert notes(tmp_path) == []
         if mode == "dontAsk":
-            assert returned(desk, sent.session_id)["call_1"].how == "denied"
+            assert results_by_call(desk, sent.session_id)["call_1"].how == "denied"
             return
-        (asked,) = approvals(desk, sent.session_id)
-        assert asked.note == "this was allowed before, and now a person is to be asked: careful's default"
-        assert asked.preview is not None
+        (approval,) = approvals(desk, sent.session_id)
+        assert approval.note == "this was allowed before, and now a person is to be asked: careful's default"
+        assert approval.preview is not None
         await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["a"]
 
 
-async def test_what_a_person_approved_is_not_asked_about_again_by_a_narrower_mode(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """Nor denied where nobody is to be asked: somebody was."""
+async def test_a_narrower_mode_keeps_an_approval(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """An approved call runs even in a mode that asks no person."""
     async with workbench(tmp_path, Toolbox(), calls(("careful", {"text": "a"}))) as desk, working(desk):
         sent = await desk.ask()
         await desk.do(session.update, SessionUpdate(session_id=sent.session_id, permission_mode="dontAsk"))
@@ -851,58 +835,60 @@ async def test_what_a_person_approved_is_not_asked_about_again_by_a_narrower_mod
         assert notes(tmp_path) == ["a"]
 
 
-async def test_a_tool_that_is_gone_after_a_wait_says_so(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Over a restart, or a reload: the model is told, and the run goes on."""
+async def test_a_tool_may_be_gone_after_a_wait(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The model is told that the tool is gone, and the run continues."""
     box = Toolbox()
     async with workbench(tmp_path, box, calls(("careful", {"text": "a"}))) as desk, working(desk):
         sent = await desk.ask()
         box.lost.add("careful")
         await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
-        (result,) = returned(desk, sent.session_id).values()
+        (result,) = results_by_call(desk, sent.session_id).values()
         assert (result.how, result.text) == ("failed", "The tool 'careful' is gone.")
 
 
-async def narrowed(desk: Desk, session_id: str, tools: list[str]) -> None:
-    """The tools that a session may use at most are fewer from here on."""
+async def narrow(desk: Desk, session_id: str, tools: list[str]) -> None:
+    """Reduce the tools that a session may use."""
     await desk.do(session.update, SessionUpdate(session_id=session_id, scope=CapabilityScope(tools=tools)))
 
 
-async def test_a_tool_that_left_the_scope_does_not_run(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Whatever a person approved before, and whatever the run pinned."""
+async def test_a_tool_outside_the_current_scope_does_not_run(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The current scope applies, whatever was approved and whatever the run pinned."""
     box = Toolbox()
     pair = calls(("careful", {"text": "a"}), ("note", {"text": "b"}))
     async with workbench(tmp_path, box, pair) as desk, working(desk):
         sent = await desk.ask()
-        await narrowed(desk, sent.session_id, ["note"])
+        await narrow(desk, sent.session_id, ["note"])
         await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
-        result = returned(desk, sent.session_id)["call_1"]
+        result = results_by_call(desk, sent.session_id)["call_1"]
         assert (result.how, result.text) == ("failed", "The tool 'careful' is no longer allowed here.")
         assert notes(tmp_path) == ["b"]
 
 
-async def test_a_tool_that_left_the_scope_of_a_parent_is_not_offered(
+async def test_a_tool_outside_the_scope_of_a_parent_is_not_offered(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """A child's run that was accepted before goes by what its parents allow when its calls are judged."""
+    """The current scope of the parent applies to the runs of a child that were accepted before."""
     box = Toolbox()
     async with workbench(tmp_path, box, calls(("note", {"text": "a"}))) as desk:
         parent = await desk.do(session.create, SessionCreate(session_id="above"))
         child = await desk.do(session.create, SessionCreate(parent_session_id=parent.session_id))
         sent = await desk.do(send_to_session, SessionSend(session_id=child.session_id, content="go"))
-        await narrowed(desk, parent.session_id, ["look"])
+        await narrow(desk, parent.session_id, ["look"])
         async with working(desk):
             await desk.until(lambda: desk.ended(sent.run_id))
-        (result,) = returned(desk, sent.session_id).values()
+        (result,) = results_by_call(desk, sent.session_id).values()
         assert result.text == "There is no tool called 'note' here. Those there are: look."
         assert notes(tmp_path) == []
 
 
-async def test_a_run_goes_on_under_the_runtime_there_is_after_its_wait(
+async def test_a_run_continues_with_the_current_runtime_after_a_wait(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Its tools are those of the present one; arguments that fit no longer are refused."""
+    """Its tools are those of the current runtime, and arguments that no longer fit are refused."""
     async with workbench(tmp_path, Toolbox(), calls(("careful", {"text": "a"}))) as desk, working(desk):
         sent = await desk.ask()
         present = desk.holder.current()
@@ -914,15 +900,15 @@ async def test_a_run_goes_on_under_the_runtime_there_is_after_its_wait(
         )
         await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
-        (result,) = returned(desk, sent.session_id).values()
+        (result,) = results_by_call(desk, sent.session_id).values()
         assert "these arguments do not fit careful" in result.text
         assert desk.retired == [1]
 
 
-async def test_a_person_may_answer_while_the_rest_of_a_batch_is_judged(
+async def test_a_person_may_answer_before_the_whole_batch_is_judged(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Nothing runs before all of it is judged."""
+    """No call runs before all of the batch is judged."""
 
     class Pondering(SubHook):
         name = "pondering"
@@ -951,38 +937,36 @@ async def test_a_person_may_answer_while_the_rest_of_a_batch_is_judged(
 
 
 async def test_a_question_is_asked_and_never_dispatched(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Its answer is its result; two of a message are asked, a third is told to be part of them."""
+    """The answer is the result of the call; a third question in a message is refused."""
     question = NeedsAnswer([Question(question="Which?", key="which")], expires_after_ms=60_000)
     box = Toolbox(opinions={"note": question})
     async with workbench(tmp_path, box, calls(*[("note", {"text": "a"})] * 3)) as desk, working(desk):
         sent = await desk.ask()
         assert sent.status == "waiting_for_user_question"
-        asked = [event for _, event in desk.journal(sent.session_id) if isinstance(event, QuestionAsked)]
-        assert [each.call_id for each in asked] == ["call_1", "call_2"]
-        assert asked[0].expires_at_ms == desk.state.now_ms() + 60_000
-        assert "ask all in one call" in returned(desk, sent.session_id)["call_3"].text
-        for place in (0, 1):
-            await desk.order(sent.run_id, lambda run, place=place: answer_question(run.calls[place]))  # type: ignore[misc]
+        questions = [event for _, event in desk.journal(sent.session_id) if isinstance(event, QuestionAsked)]
+        assert [question.call_id for question in questions] == ["call_1", "call_2"]
+        assert questions[0].expires_at_ms == desk.state.now_ms() + 60_000
+        assert "ask all in one call" in results_by_call(desk, sent.session_id)["call_3"].text
+        for index in (0, 1):
+            await desk.order(sent.run_id, lambda run, index=index: answer_question(run.calls[index]))  # type: ignore[misc]
         await desk.until(lambda: desk.ended(sent.run_id))
         assert box.did == []
 
 
-async def test_who_fails_before_a_call_keeps_it_from_running(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """A hook's no is a denial, with its reason."""
+async def test_a_hook_may_deny_a_call(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The denial of a hook is the result, with its note."""
     box = Toolbox(opinions={"note": Deny("not on a Sunday")})
     async with workbench(tmp_path, box, calls(("note", {"text": "a"}))) as desk, working(desk):
         sent = await desk.ask()
-        (result,) = returned(desk, sent.session_id).values()
+        (result,) = results_by_call(desk, sent.session_id).values()
         assert (result.how, result.text) == ("denied", "This was not allowed: not on a Sunday")
 
 
 # Limits of tools.
 
 
-class Slow(SubHook):
-    """A part whose tool takes an hour, if it may."""
+class Dawdling(SubHook):
+    """A sub-hook whose tool takes an hour by default."""
 
     name = "slow"
     tools = (Tool("dawdle", "Wait.", {"type": "object"}, "read", timeout_s=7_200, parallel=True),)
@@ -1002,20 +986,20 @@ class Slow(SubHook):
         return Outcome("x" * use.arguments.get("gives", 0))
 
 
-def dawdles(*arguments: dict[str, Any]) -> list[Item]:
-    """Calls of the slow tool."""
-    return [ToolCall(f"call_{number}", "dawdle", each) for number, each in enumerate(arguments)]
+def dawdling_calls(*arguments: dict[str, Any]) -> list[Item]:
+    """Return calls of the slow tool."""
+    return [ToolCall(f"call_{number}", "dawdle", fields) for number, fields in enumerate(arguments)]
 
 
 def results(desk: Desk, sent: SendResult) -> list[ToolReturned]:
-    """What calls gave."""
+    """Return the results of a run's calls, in order."""
     return [event for _, event in desk.journal(sent.session_id) if isinstance(event, ToolReturned)]
 
 
-async def test_tools_are_held_to_what_is_configured_now(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A reload counts from the next batch on, also in a run that is at work."""
-    slow = Slow()
-    batch = dawdles(*[{"s": 1}] * 3)
+async def test_the_current_limits_of_tools_apply(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A reload applies from the next batch on, also to an active run."""
+    slow = Dawdling()
+    batch = dawdling_calls(*[{"s": 1}] * 3)
     models = Scripted([lambda r: gives(*batch), lambda r: gives(*batch), lambda r: says("done")])
     limits = ToolsSection(max_parallel=1)
     async with open_desk(tmp_path, models, hooks=CompositeHook((slow,)), tools=limits) as desk, working(desk):
@@ -1030,7 +1014,7 @@ async def test_tools_are_held_to_what_is_configured_now(tmp_path: Path, autojump
 
 
 @pytest.mark.parametrize(
-    ("limits", "arguments", "how", "said"),
+    ("limits", "arguments", "how", "text"),
     [
         (ToolsSection(max_calls=1), [{"s": 1}] * 2, "failed", "2 calls in one message; the limit is 1"),
         (ToolsSection(max_input_bytes=32), [{"note": "x" * 64}], "failed", "tools.max_input_bytes, is 32"),
@@ -1043,37 +1027,35 @@ async def test_tools_are_held_to_what_is_configured_now(tmp_path: Path, autojump
         ),
     ],
 )
-async def test_limits_of_tools_are_named(
+async def test_a_result_names_the_limit_that_was_exceeded(
     tmp_path: Path,
     autojump_clock: MockClock,
     limits: ToolsSection,
     arguments: list[dict[str, Any]],
     how: str,
-    said: str,
+    text: str,
 ) -> None:
-    """The model reads which limit it was, and the run goes on."""
-    models = Scripted([lambda r: gives(*dawdles(*arguments)), lambda r: says("done")])
+    """The model reads which limit was exceeded, and the run continues."""
+    models = Scripted([lambda r: gives(*dawdling_calls(*arguments)), lambda r: says("done")])
     async with (
-        open_desk(tmp_path, models, hooks=CompositeHook((Slow(),)), tools=limits) as desk,
+        open_desk(tmp_path, models, hooks=CompositeHook((Dawdling(),)), tools=limits) as desk,
         working(desk),
     ):
         sent = await desk.ask()
         assert sent.status == "completed"
-        assert {(each.how, said in each.text) for each in results(desk, sent)} == {(how, True)}
+        assert {(result.how, text in result.text) for result in results(desk, sent)} == {(how, True)}
 
 
-async def test_what_all_tools_of_a_run_give_together_is_limited(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """Once it is over the limit nothing more is run, and the model answers with what there is."""
-    call = lambda r: gives(*dawdles({"s": 1, "gives": 600}))  # noqa: E731
+async def test_the_total_output_of_a_run_is_limited(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Beyond the limit no further call runs, and the model answers with the results it has."""
+    call = lambda r: gives(*dawdling_calls({"s": 1, "gives": 600}))  # noqa: E731
     models = Scripted([call, call, call, lambda r: says("done")])
     limits = ToolsSection(max_run_output_bytes=1_000)
     async with (
-        open_desk(tmp_path, models, hooks=CompositeHook((Slow(),)), tools=limits) as desk,
+        open_desk(tmp_path, models, hooks=CompositeHook((Dawdling(),)), tools=limits) as desk,
         working(desk),
     ):
         sent = await desk.ask()
-        assert [each.how for each in results(desk, sent)] == ["returned", "returned", "failed"]
+        assert [result.how for result in results(desk, sent)] == ["returned", "returned", "failed"]
         assert "gave 1200 bytes together" in results(desk, sent)[-1].text
         assert sent.status == "completed"

@@ -1,4 +1,4 @@
-"""Room in the context: what is done before a model is asked, and what where a provider refuses."""
+"""The context window: compaction before a model call, and after the provider refused one."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
@@ -13,13 +13,18 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from kheishd.config.sections.context import ContextSection
 from kheishd.core.context.reduction import SNIP_NOTE
 from kheishd.core.context.transcript import CHECKPOINT_EVENTS
+from kheishd.core.definition import built_in
 from kheishd.hooks.composite import CompositeHook
+from kheishd.hooks.output import Outputs
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest, RouteSpec, TextDelta
 from kheishd.objects.talk.lineage import Segment
 from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
-from kheishd.store.tables import CHECKPOINTS, SESSIONS
-from kheishd.workers.runs.transcript import newest_checkpoint
+from kheishd.store.tables import BLOBS, CHECKPOINTS, SESSIONS
+from kheishd.workers.runs.transcript import (
+    newest_checkpoint,
+)
+from protocol.contract import OutputContract, Requirement
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.run import InputReceived
 from protocol.events.session import TranscriptImported
@@ -37,7 +42,7 @@ from tests.support.desk import (
     sums_up,
     working,
 )
-from tests.support.toolbox import Toolbox, tool
+from tests.support.toolbox import TOOLS, Toolbox, tool, workbench
 from tests.support.transcripts import assert_valid
 
 LONG = 900
@@ -49,7 +54,7 @@ LIMITS = ContextSection(compact_tokens=LONG - 1, keep_messages=2, snip_tokens=20
 
 
 def counts(tokens: int, text: str = "fine " * 100) -> ModelPart:
-    """An answer to a prompt of so many tokens."""
+    """Answer with a usage of so many prompt tokens."""
 
     async def part(request: ModelRequest) -> AsyncIterator[ModelEvent]:
         yield TextDelta(text)
@@ -58,37 +63,37 @@ def counts(tokens: int, text: str = "fine " * 100) -> ModelPart:
     return part
 
 
-def desk_of(
+def small_desk(
     directory: Path, models: Scripted, limits: ContextSection = LIMITS
 ) -> AbstractAsyncContextManager[Desk]:
-    """A desk with little room."""
+    """Provide a desk with a small context window."""
     return open_desk(directory, models, context=limits)
 
 
 async def talk(desk: Desk, turns: int = 3, text: str = "question ") -> SendResult:
-    """So many turns, each with words enough for a summary to be shorter."""
+    """Send so many messages, each long enough that a summary is shorter."""
     for number in range(turns):
         sent = await desk.ask(f"{number} " + text * 50)
         assert sent.status == "completed", sent.error
     return sent
 
 
-def of_type(desk: Desk, session_id: str, kind: type[Any]) -> list[Any]:
-    """The events of a type in a session."""
+def events_of(desk: Desk, session_id: str, kind: type[Any]) -> list[Any]:
+    """Return the events of a type in a session."""
     return [event for _, event in desk.journal(session_id) if isinstance(event, kind)]
 
 
-def shown(request: ModelRequest) -> list[str]:
-    """The beginnings of what a model was shown."""
+def texts_of(request: ModelRequest) -> list[str]:
+    """Return the first 20 characters of each message of a request."""
     return [text_of(message.items)[:20].strip() for message in request.messages]
 
 
-async def test_a_long_conversation_is_summed_up_before_the_model_is_asked(
+async def test_a_long_conversation_is_summarised_before_a_call(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """All but the last messages, in one commit; the model reads the summary, and nobody saw it written."""
+    """All but the last messages are summarised in one commit, and the summary is not streamed."""
     models = Scripted([counts(10), counts(10), counts(LONG), counts(300, "short again")])
-    async with desk_of(tmp_path, models) as desk, working(desk):
+    async with small_desk(tmp_path, models) as desk, working(desk):
         sent = await talk(desk)
         heard = desk.listen()
         await wait_all_tasks_blocked()
@@ -105,21 +110,21 @@ async def test_a_long_conversation_is_summed_up_before_the_model_is_asked(
         # The fourth commit is the summary's: nothing of it is kept before all of it is.
         assert len(desk.groups) - commits == 4
         assert "".join(delta["text"] for delta in heard()) == "short again"
-        (event,) = of_type(desk, sent.session_id, ContextCompacted)
+        (event,) = events_of(desk, sent.session_id, ContextCompacted)
         assert (event.strategy, event.trigger, event.summary) == ("summary", "auto", "They talked.")
         assert event.pre_tokens > LONG > event.post_tokens > 0
         assert len(models.asked[-1].messages) == 3
         assert "They talked." in text_of(models.asked[-1].messages[0].items)
-        assert shown(models.asked[-1])[1:] == ["fine fine fine fine", "and now?"]
+        assert texts_of(models.asked[-1])[1:] == ["fine fine fine fine", "and now?"]
         # What it took is counted, by the run and by the session.
         assert desk.run(last.run_id).usage == Usage(299 + 500, 1 + 20)
         assert desk.session(sent.session_id).usage.output_tokens == 4 + 20
 
 
-async def test_what_is_asked_for_a_summary(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """The run's own model and route, no tools, a limit to what it may write; all that is to be replaced."""
+async def test_a_summary_request(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """It uses the run's model and route, has no tools, and limits the length of the summary."""
     models = Scripted([counts(10), counts(10), counts(LONG), counts(10)])
-    async with desk_of(tmp_path, models) as desk, working(desk):
+    async with small_desk(tmp_path, models) as desk, working(desk):
         await talk(desk, 4)
     (request,) = models.summed
     assert request.pinned == models.asked[-1].pinned
@@ -131,40 +136,40 @@ async def test_what_is_asked_for_a_summary(tmp_path: Path, autojump_clock: MockC
     assert "3 question" not in record
 
 
-async def test_the_journal_keeps_everything(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Folded from the beginning it gives what the model was shown, however often it was made shorter."""
+async def test_compaction_keeps_the_journal(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Folded from the beginning, the journal gives the same messages as the model was shown."""
     models = Scripted([counts(10), counts(10), counts(LONG)])
-    async with desk_of(tmp_path, models) as desk, working(desk):
+    async with small_desk(tmp_path, models) as desk, working(desk):
         sent = await talk(desk, 8)
-        assert len(of_type(desk, sent.session_id, ContextCompacted)) >= 2
-        inputs = of_type(desk, sent.session_id, InputReceived)
+        assert len(events_of(desk, sent.session_id, ContextCompacted)) >= 2
+        inputs = events_of(desk, sent.session_id, InputReceived)
         assert [text_of(event.items)[:1] for event in inputs] == [str(number) for number in range(8)]
         await desk.forget_checkpoints(sent.session_id)
         models.parts = [counts(10)]
-        before = shown(models.asked[-1])
+        texts = texts_of(models.asked[-1])
         await desk.ask("again")
-        assert len(models.asked[-1].messages) <= len(before) + 2
+        assert len(models.asked[-1].messages) <= len(texts) + 2
         assert_valid(models.asked[-1].messages)
 
 
 async def test_a_checkpoint_follows_a_summary(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """What is left is written down with the next answer: nothing before it is read again."""
+    """The next answer is committed with a checkpoint that begins with the summary."""
     models = Scripted([counts(10), counts(10), counts(LONG), counts(10)])
-    async with desk_of(tmp_path, models) as desk, working(desk):
+    async with small_desk(tmp_path, models) as desk, working(desk):
         sent = await talk(desk, 3)
         assert desk.count(CHECKPOINTS) == 0
         await desk.ask("and now?")
         assert len(desk.journal(sent.session_id)) < CHECKPOINT_EVENTS
         with desk.state.read() as store:
-            kept = newest_checkpoint(store, [Segment(sent.session_id, None)])
-        assert [each.kind for each in kept.entries] == ["summary", "", "input"]
+            checkpoint = newest_checkpoint(store, [Segment(sent.session_id, None)])
+        assert [entry.kind for entry in checkpoint.entries] == ["summary", "", "input"]
 
 
 # Where no summary can be had.
 
 
 async def silence(request: ModelRequest) -> AsyncIterator[ModelEvent]:
-    """A provider that ends without an answer."""
+    """End without an answer."""
     yield TextDelta("They")
 
 
@@ -179,24 +184,26 @@ async def silence(request: ModelRequest) -> AsyncIterator[ModelEvent]:
     ],
     ids=["a call", "nothing", "no shorter", "a failure", "no answer"],
 )
-async def test_a_run_goes_on_without_a_summary(
+async def test_a_run_continues_without_a_summary(
     tmp_path: Path, autojump_clock: MockClock, part: ModelPart, reason: str
 ) -> None:
-    """What is shown is long but not too long; the failure is journaled with what it took."""
+    """The prompt stays long, and the failure is journaled with its usage."""
     models = Scripted([counts(10), counts(10), counts(LONG), counts(LONG)], summaries=[part])
-    async with desk_of(tmp_path, models) as desk, working(desk):
+    async with small_desk(tmp_path, models) as desk, working(desk):
         await talk(desk)
         last = await desk.ask("and now?")
         assert last.status == "completed"
         assert len(models.asked[-1].messages) == 7
-        (failed,) = of_type(desk, last.session_id, CompactionFailed)
+        (failed,) = events_of(desk, last.session_id, CompactionFailed)
         assert (failed.error.reason, failed.trigger) == (reason, "auto")
         assert desk.run(last.run_id).usage == Usage(LONG - 1, 1) + failed.usage
-        assert of_type(desk, last.session_id, ContextCompacted) == []
+        assert events_of(desk, last.session_id, ContextCompacted) == []
 
 
-async def test_after_three_failures_the_oldest_is_left_out(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """No more summaries are tried in that run, and the model is told that something is missing."""
+async def test_after_three_failures_the_oldest_messages_are_dropped(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """No more summaries are tried in the run, and a note replaces the dropped messages."""
 
     async def calls(request: ModelRequest) -> AsyncIterator[ModelEvent]:
         yield ModelAnswer([ToolCall("c", "look", {})], Usage(LONG, 1), "tool_calls")
@@ -205,23 +212,23 @@ async def test_after_three_failures_the_oldest_is_left_out(tmp_path: Path, autoj
         [counts(10), counts(10), counts(LONG), calls, calls, calls, calls, counts(10)],
         summaries=[lambda request: gives()],
     )
-    async with desk_of(tmp_path, models) as desk, working(desk):
+    async with small_desk(tmp_path, models) as desk, working(desk):
         await talk(desk)
         last = await desk.ask("and now?")
         assert last.status == "completed"
         assert len(models.summed) == 3
-        assert len(of_type(desk, last.session_id, CompactionFailed)) == 3
-        snips = of_type(desk, last.session_id, ContextCompacted)
+        assert len(events_of(desk, last.session_id, CompactionFailed)) == 3
+        snips = events_of(desk, last.session_id, ContextCompacted)
         assert {(snip.strategy, snip.trigger) for snip in snips} == {("snip", "auto")}
-        assert shown(models.asked[6])[:2] == [SNIP_NOTE[:20].strip(), "and now?"]
+        assert texts_of(models.asked[6])[:2] == [SNIP_NOTE[:20].strip(), "and now?"]
         for request in models.asked:
             assert_valid(request.messages)
 
 
-async def test_a_summariser_that_is_shown_too_much_is_shown_less(
+async def test_a_summary_request_that_is_too_long_is_halved(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Half as much each time, four times; the oldest goes first."""
+    """Each of four attempts has half as much text; the oldest is dropped first."""
 
     def too_long(request: ModelRequest) -> AsyncIterator[ModelEvent]:
         return fails("context_too_long", retryable=False)
@@ -229,7 +236,7 @@ async def test_a_summariser_that_is_shown_too_much_is_shown_less(
     models = Scripted(
         [counts(10), counts(10), counts(LONG), counts(10)], summaries=[too_long, too_long, sums_up]
     )
-    async with desk_of(tmp_path, models) as desk, working(desk):
+    async with small_desk(tmp_path, models) as desk, working(desk):
         await talk(desk, 4)
         sizes = [len(text_of(request.messages[0].items)) for request in models.summed]
         assert len(sizes) == 3
@@ -240,7 +247,7 @@ async def test_a_summariser_that_is_shown_too_much_is_shown_less(
         models.parts = [counts(LONG), counts(10)]
         sent = await talk(desk, 2)
         assert len(models.summed) == 4
-        (failed,) = of_type(desk, sent.session_id, CompactionFailed)
+        (failed,) = events_of(desk, sent.session_id, CompactionFailed)
         assert failed.error.reason == "context_too_long"
 
 
@@ -248,7 +255,7 @@ async def test_a_summariser_that_is_shown_too_much_is_shown_less(
 
 
 def refuses(longest: int) -> ModelPart:
-    """A model that takes so many messages."""
+    """Return a model that refuses more than so many messages."""
 
     async def part(request: ModelRequest) -> AsyncIterator[ModelEvent]:
         if len(request.messages) > longest:
@@ -259,10 +266,10 @@ def refuses(longest: int) -> ModelPart:
     return part
 
 
-async def test_what_a_provider_refuses_is_summed_up(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """And asked again, for another message."""
+async def test_a_refused_prompt_is_summarised(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The model is then asked again, for the same turn."""
     models = Scripted([counts(10), counts(10), counts(10), refuses(3)])
-    async with desk_of(tmp_path, models) as desk, working(desk):
+    async with small_desk(tmp_path, models) as desk, working(desk):
         await talk(desk)
         last = await desk.ask("and now?")
         assert (last.status, last.output) == ("completed", "fine")
@@ -273,31 +280,31 @@ async def test_what_a_provider_refuses_is_summed_up(tmp_path: Path, autojump_clo
             "message_appended",
             "run_ended",
         ]
-        (event,) = of_type(desk, last.session_id, ContextCompacted)
+        (event,) = events_of(desk, last.session_id, ContextCompacted)
         assert (event.trigger, event.strategy) == ("overflow", "summary")
 
 
-async def test_where_there_is_no_summary_the_oldest_is_left_out(
+async def test_a_refused_prompt_is_halved_without_a_summary(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Half as much each time, until it is taken."""
+    """The oldest messages are dropped until the provider accepts the prompt."""
     models = Scripted([*[counts(1_500)] * 4, refuses(3)], summaries=[lambda request: gives()])
-    async with desk_of(tmp_path, models, replace(LIMITS, compact_tokens=FAR)) as desk, working(desk):
+    async with small_desk(tmp_path, models, replace(LIMITS, compact_tokens=FAR)) as desk, working(desk):
         await talk(desk, 4)
         last = await desk.ask("and now?")
         assert last.status == "completed"
-        events = of_type(desk, last.session_id, ContextCompacted)
+        events = events_of(desk, last.session_id, ContextCompacted)
         assert {(event.trigger, event.strategy) for event in events} == {("overflow", "snip")}
-        assert len(of_type(desk, last.session_id, CompactionFailed)) == 1
-        assert shown(models.asked[-1])[0] == SNIP_NOTE[:20].strip()
+        assert len(events_of(desk, last.session_id, CompactionFailed)) == 1
+        assert texts_of(models.asked[-1])[0] == SNIP_NOTE[:20].strip()
 
 
-async def test_what_does_not_fit_at_all_fails_and_says_what_to_do(
+async def test_a_prompt_that_cannot_be_shortened_fails_the_run(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """After what could be left out was left out; the next run begins with what is left."""
+    """The error says what to do, and the next run begins with the shortened prompt."""
     models = Scripted([*[counts(10)] * 4, refuses(0)])
-    async with desk_of(tmp_path, models) as desk, working(desk):
+    async with small_desk(tmp_path, models) as desk, working(desk):
         await talk(desk, 4)
         last = await desk.ask("and now?")
         assert last.status == "failed"
@@ -308,40 +315,40 @@ async def test_what_does_not_fit_at_all_fails_and_says_what_to_do(
         assert (await desk.ask("still there?")).status == "completed"
         assert_valid(models.asked[-1].messages)
         # Where there never was anything to leave out, that is found out at once.
-        asked = len(models.asked)
+        requests = len(models.asked)
         models.parts = [refuses(0)]
         assert (await desk.ask("x" * 1_000, sender="another")).status == "failed"
-        assert len(models.asked) == asked + 1
+        assert len(models.asked) == requests + 1
 
 
 # Stopping, and dying.
 
 
-async def test_a_summary_being_made_is_stopped(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Cancelled means stopped: nothing of the summary is kept, and the conversation goes on."""
+async def test_a_summary_can_be_cancelled(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """No part of the summary is kept, and the conversation continues."""
     gate = Gate()
     models = Scripted([counts(10), counts(10), counts(LONG)], summaries=[gate, sums_up])
-    async with desk_of(tmp_path, models) as desk, working(desk):
+    async with small_desk(tmp_path, models) as desk, working(desk):
         await talk(desk)
         sent = await desk.send("and now?")
         await gate.reached.wait()
         assert desk.writing() == []
         assert (await desk.cancel(sent.run_id)).status == "cancelled"
-        assert of_type(desk, sent.session_id, ContextCompacted) == []
+        assert events_of(desk, sent.session_id, ContextCompacted) == []
         assert len(models.asked) == 3
         models.parts = [counts(10)]
         assert (await desk.ask("again")).status == "completed"
-        assert len(of_type(desk, sent.session_id, ContextCompacted)) == 1
+        assert len(events_of(desk, sent.session_id, ContextCompacted)) == 1
 
 
 @pytest.mark.parametrize("orderly", [True, False])
-async def test_a_daemon_that_ends_meanwhile_leaves_nothing_of_a_summary(
+async def test_a_summary_is_made_again_after_a_stop_or_a_crash(
     tmp_path: Path, autojump_clock: MockClock, orderly: bool
 ) -> None:
-    """The next one makes it again, once, whether the daemon stopped or died."""
+    """The next daemon makes the summary again, once."""
     gate = Gate()
     models = Scripted([counts(10), counts(10), counts(LONG), counts(10)], summaries=[gate, sums_up])
-    async with desk_of(tmp_path, models) as desk:
+    async with small_desk(tmp_path, models) as desk:
         async with working(desk):
             await talk(desk)
             if orderly:
@@ -351,19 +358,19 @@ async def test_a_daemon_that_ends_meanwhile_leaves_nothing_of_a_summary(
             models.summaries.pop(0)
             sent = await desk.send("and now?")
             await desk.left_running(sent.run_id, 1)
-        assert of_type(desk, sent.session_id, ContextCompacted) == []
+        assert events_of(desk, sent.session_id, ContextCompacted) == []
         async with working(desk):
             await desk.until(lambda: desk.ended(sent.run_id))
         assert desk.run(sent.run_id).status == "completed"
-        assert len(of_type(desk, sent.session_id, ContextCompacted)) == 1
+        assert len(events_of(desk, sent.session_id, ContextCompacted)) == 1
         assert len(models.asked[-1].messages) == 3
 
 
 # Old results.
 
 
-async def tell(desk: Desk, session_id: str, *messages: Message) -> None:
-    """Put messages into a session's transcript."""
+async def append_messages(desk: Desk, session_id: str, *messages: Message) -> None:
+    """Append messages to a session's transcript."""
 
     def append(tx: Transaction) -> None:
         fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
@@ -375,26 +382,26 @@ async def tell(desk: Desk, session_id: str, *messages: Message) -> None:
 
 
 def look(call: str) -> tuple[Message, Message]:
-    """A call and its result."""
+    """Return a call and its result."""
     items: list[Item] = [ToolCall(call, "bash", {})]
     return Message("assistant", items), Message("tool", [ToolResult(call, "bash", "seen " * 100)])
 
 
 def results(request: ModelRequest) -> list[bool]:
-    """Of every result that a model was shown, whether it was whole."""
+    """Return whether each result in a request is complete."""
     items = [item for message in request.messages for item in message.items]
     return [item.text.startswith("seen") for item in items if isinstance(item, ToolResult)]
 
 
-async def test_old_results_are_left_out_after_a_pause(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """All but the newest; while the talk goes on they stay, and what was left out does not come back."""
+async def test_old_results_are_dropped_after_a_pause(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """All but the newest are dropped; without a pause they stay, and dropped ones do not return."""
     models = Scripted([lambda request: says("fine")])
     hooks = CompositeHook((Toolbox(tools=(tool("bash", droppable=True),)),))
     limits = replace(LIMITS, compact_tokens=FAR)
     async with open_desk(tmp_path, models, context=limits, hooks=hooks) as desk, working(desk):
         session_id = (await desk.ask("one")).session_id
         for number in range(7):
-            await tell(desk, session_id, *look(f"c{number}"))
+            await append_messages(desk, session_id, *look(f"c{number}"))
         await desk.ask("two")
         assert results(models.asked[-1]) == [True] * 7
         autojump_clock.jump(901)
@@ -402,7 +409,7 @@ async def test_old_results_are_left_out_after_a_pause(tmp_path: Path, autojump_c
         assert results(models.asked[-1]) == [False] * 2 + [True] * 5
         await desk.ask("four")
         assert results(models.asked[-1]) == [False] * 2 + [True] * 5
-        (event,) = of_type(desk, session_id, ContextCompacted)
+        (event,) = events_of(desk, session_id, ContextCompacted)
         assert (event.strategy, event.trigger) == ("results", "auto")
         assert event.post_tokens > 0
 
@@ -410,8 +417,8 @@ async def test_old_results_are_left_out_after_a_pause(tmp_path: Path, autojump_c
 # Routes, and others.
 
 
-async def test_a_small_window_is_heeded(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """What the route says its model takes is pinned, and a third of a small window may be filled."""
+async def test_a_small_window_is_respected(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The window of the route is pinned, and a third of a small window may be filled."""
     small = RouteSpec("offline", "offline", "offline", context_tokens=3_000, built_in=True)
     models = Scripted([counts(10), counts(10), counts(1_001), counts(10)])
     limits = replace(LIMITS, compact_tokens=FAR)
@@ -422,16 +429,14 @@ async def test_a_small_window_is_heeded(tmp_path: Path, autojump_clock: MockCloc
         sent = await talk(desk)
         assert desk.pinned(sent.run_id).context_tokens == 3_000
         await desk.ask("and now?")
-        assert len(of_type(desk, sent.session_id, ContextCompacted)) == 1
+        assert len(events_of(desk, sent.session_id, ContextCompacted)) == 1
 
 
-async def test_who_waits_for_a_summary_keeps_nobody_waiting(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """Other sessions go on meanwhile."""
+async def test_a_summary_delays_no_other_session(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Other sessions run while a summary is made."""
     gate = Gate("", "They talked.")
     models = Scripted([counts(10), counts(10), counts(LONG), counts(10)], summaries=[gate])
-    async with desk_of(tmp_path, models) as desk, working(desk):
+    async with small_desk(tmp_path, models) as desk, working(desk):
         await talk(desk)
         slow = await desk.send("and now?")
         await gate.reached.wait()
@@ -439,3 +444,64 @@ async def test_who_waits_for_a_summary_keeps_nobody_waiting(
         gate.opened.set()
         with trio.fail_after(1):
             await desk.until(lambda: desk.ended(slow.run_id))
+
+
+# The prompt.
+
+
+async def test_a_request_has_the_transcript_and_the_pinned_instructions(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A request has the instructions, every message in order, and the ids of the call."""
+    models = Scripted()
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        await desk.ask("one")
+        sent = await desk.ask("two")
+        definition = desk.holder.current().definitions["default"]
+        request = models.asked[-1]
+        assert request.instructions == definition.instructions
+        assert [text_of(message.items) for message in request.messages] == ["one", "You said: one", "two"]
+        assert (request.session_id, request.run_id) == (sent.session_id, sent.run_id)
+        with desk.state.read() as store:
+            assert store.get(BLOBS, definition.digest, 0) == definition.instructions.encode()
+
+
+async def test_sections_of_sub_hooks_join_the_instructions(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Sub-hooks add sections and tools; an agent without tools gets neither."""
+    async with workbench(tmp_path, Toolbox()) as desk, working(desk):
+        await desk.ask("one")
+        (request,) = desk.models.asked
+        own = desk.holder.current().definitions["default"].instructions
+        assert request.instructions == f"{own}\n\nNotes are kept in {tmp_path}/work."
+        assert [row.name for row in request.tools] == [row.name for row in TOOLS]
+    none = {"default": replace(built_in(), tools=[])}
+    async with workbench(tmp_path / "other", Toolbox(), definitions=none) as desk, working(desk):
+        await desk.ask("one")
+        (request,) = desk.models.asked
+        assert (request.instructions, list(request.tools)) == (own, [])
+
+
+async def test_the_instructions_state_the_requirements(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The instructions name the required files and hold the schema of the answer."""
+    models = Scripted([lambda request: says('"yes"')])
+    contract = OutputContract(schema={"type": "string"}, max_repairs=0)
+    files = [Requirement(type="workspace_file", path="a.md")]
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        await desk.ask("one", output_contract=contract)
+        instructions = models.asked[-1].instructions
+        assert instructions.endswith('no code fence.\n{"type":"string"}')
+        await desk.ask("two", output_contract=contract, completion_requirements=files)
+        assert "Before you are done you must write the file 'a.md'.\n\n" in models.asked[-1].instructions
+        await desk.ask("three")
+        assert models.asked[-1].instructions == desk.holder.current().definitions["default"].instructions
+
+
+async def test_tools_are_withheld_during_a_repair(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The tools stay in the request, because the transcript may mention them."""
+    models = Scripted([lambda request: says("no"), lambda request: says("null")])
+    contract = OutputContract(schema={"type": "null"})
+    hooks = CompositeHook((Outputs(),))
+    async with open_desk(tmp_path, models, hooks=hooks) as desk, working(desk):
+        await desk.ask(output_contract=contract)
+        assert [(request.withheld, len(request.tools)) for request in models.asked] == [(False, 1), (True, 1)]
+        assert models.asked[-1].messages[-1].role == "user"

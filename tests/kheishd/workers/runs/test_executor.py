@@ -1,4 +1,4 @@
-"""One run in the worker's hands: its commits, its retries, and how it is stopped at any moment."""
+"""The executor of a run: pauses, steering, full disks and the time budget."""
 
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -36,10 +36,10 @@ from tests.support.machine import STEER
 # Trying again.
 
 
-async def test_a_clock_that_is_set_back_keeps_nobody_waiting(
+async def test_a_clock_that_is_set_back_does_not_extend_a_pause(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """A pause is slept through on a clock that only goes forward; a day lost on the wall does not matter."""
+    """A pause is measured by the monotonic clock."""
     models = Scripted([lambda request: fails(retry_after_s=10.0), lambda request: says("ok")])
     async with open_desk(tmp_path, models) as desk, working(desk):
         sent = await desk.send()
@@ -52,7 +52,7 @@ async def test_a_clock_that_is_set_back_keeps_nobody_waiting(
 
 
 async def test_a_pause_outlasts_a_restart(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A daemon that starts again does not ask a provider earlier than it wanted."""
+    """The next daemon waits until the end of the pause before it asks the provider."""
     models = Scripted([lambda request: fails(retry_after_s=600.0), lambda request: says("ok")])
     async with open_desk(tmp_path, models) as desk:
         async with working(desk):
@@ -73,7 +73,7 @@ async def test_a_pause_outlasts_a_restart(tmp_path: Path, autojump_clock: MockCl
 async def test_a_call_gets_its_result_before_the_model_is_asked_again(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """This version has no tools and says so to the model, which then answers."""
+    """The model reads the result of its call, here that there is no such tool, and answers."""
     calls: list[Item] = [Text("I look."), ToolCall("c1", "look", {}), ToolCall("c2", "look", {"at": 1})]
     models = Scripted([lambda request: gives(*calls, stop_reason="tool_calls"), lambda request: says("done")])
     async with open_desk(tmp_path, models) as desk, working(desk):
@@ -87,8 +87,8 @@ async def test_a_call_gets_its_result_before_the_model_is_asked_again(
         assert desk.run(sent.run_id).turn == 2
 
 
-async def test_a_model_that_only_calls_comes_to_its_limit(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """The run has failed after as many calls as it may make."""
+async def test_the_number_of_turns_is_limited(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A run fails after its maximum number of turns."""
     models = Scripted([lambda request: gives(ToolCall("c1", "look", {}))])
     async with open_desk(tmp_path, models, runs=RunsSection(max_turns=5)) as desk, working(desk):
         sent = await desk.ask()
@@ -99,10 +99,8 @@ async def test_a_model_that_only_calls_comes_to_its_limit(tmp_path: Path, autoju
 # Steering.
 
 
-async def test_what_is_said_to_a_run_is_read_before_it_ends(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """In the middle of an answer: the model answers, reads it and answers again."""
+async def test_a_steer_is_read_before_the_run_ends(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A steer that arrives during an answer leads to another turn."""
     models, gate = Scripted(), Gate()
     models.parts = [gate, lambda request: says("as you wish")]
     async with open_desk(tmp_path, models) as desk, working(desk):
@@ -128,7 +126,7 @@ async def test_what_is_said_to_a_run_is_read_before_it_ends(
 async def test_an_answer_outlasts_a_full_disk(
     tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is kept and saved when there is room; the model is not asked again for what it has said."""
+    """The answer is committed once there is room, and the model is not asked twice."""
     models, gate = Scripted(), Gate()
     models.parts = [gate]
     async with open_desk(tmp_path, models) as desk, working(desk):
@@ -147,7 +145,7 @@ async def test_an_answer_outlasts_a_full_disk(
 async def test_a_full_disk_does_not_keep_the_daemon_from_stopping(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """What cannot be saved is asked again at the next start; no input is lost."""
+    """An answer that cannot be committed is asked for again at the next start."""
     models, gate = Scripted(), Gate()
     models.parts = [gate, lambda request: says("again")]
     async with open_desk(tmp_path, models) as desk:
@@ -167,7 +165,7 @@ async def test_a_full_disk_does_not_keep_the_daemon_from_stopping(
 async def test_a_full_disk_starts_nothing_and_loses_nothing(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """No model is asked for what could not be saved; a stop meanwhile is in order; later all goes on."""
+    """No model is called while the start cannot be committed; later the run continues."""
     models = Scripted()
     async with open_desk(tmp_path, models) as desk:
         sent = await desk.send()
@@ -188,10 +186,8 @@ async def test_a_full_disk_starts_nothing_and_loses_nothing(
 IN_A_SECOND = Budget(max_work_s=1.0)
 
 
-async def test_time_ends_a_model_call_and_what_had_arrived_is_kept(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """At that very moment, with the reason."""
+async def test_the_time_budget_ends_a_model_call(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The call ends at the limit, its text until then is kept, and the error names the budget."""
     async with open_desk(tmp_path, Scripted([Gate("so far", "")])) as desk, working(desk):
         began = trio.current_time()
         sent = await desk.ask(budget=IN_A_SECOND)
@@ -203,8 +199,8 @@ async def test_time_ends_a_model_call_and_what_had_arrived_is_kept(
         assert desk.writing() == []
 
 
-class Slow(SubHook):
-    """A part whose tool takes an hour, if it may."""
+class Dawdling(SubHook):
+    """A sub-hook whose tool takes an hour by default."""
 
     name = "slow"
     tools = (Tool("dawdle", "Wait.", {"type": "object"}, "read", timeout_s=7_200, parallel=True),)
@@ -213,7 +209,7 @@ class Slow(SubHook):
         self.open = self.most = 0
 
     async def dispatch(self, use: Invocation) -> Outcome:
-        """Wait, and say so."""
+        """Wait, and return the requested amount of output."""
         use.stream("waiting")
         self.open += 1
         self.most = max(self.most, self.open)
@@ -224,36 +220,38 @@ class Slow(SubHook):
         return Outcome("x" * use.arguments.get("gives", 0))
 
 
-def dawdles(*arguments: dict[str, Any]) -> list[Item]:
-    """Calls of the slow tool."""
-    return [ToolCall(f"call_{number}", "dawdle", each) for number, each in enumerate(arguments)]
+def dawdling_calls(*arguments: dict[str, Any]) -> list[Item]:
+    """Return calls of the slow tool."""
+    return [ToolCall(f"call_{number}", "dawdle", fields) for number, fields in enumerate(arguments)]
 
 
 def results(desk: Desk, sent: SendResult) -> list[ToolReturned]:
-    """What calls gave."""
+    """Return the results of a run's calls, in order."""
     return [event for _, event in desk.journal(sent.session_id) if isinstance(event, ToolReturned)]
 
 
-async def test_time_ends_a_tool_and_every_call_has_its_result(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """With what it had said by then."""
-    models = Scripted([lambda r: gives(*dawdles({}, {}))])
-    async with open_desk(tmp_path, models, hooks=CompositeHook((Slow(),))) as desk, working(desk):
+async def test_the_time_budget_ends_tools(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Every call has a result with its output until then."""
+    models = Scripted([lambda r: gives(*dawdling_calls({}, {}))])
+    async with open_desk(tmp_path, models, hooks=CompositeHook((Dawdling(),))) as desk, working(desk):
         sent = await desk.ask(budget=IN_A_SECOND)
         assert sent.error is not None
         assert (sent.status, sent.error.reason) == ("failed", "time_budget")
-        assert [(each.how, "waiting" in each.text) for each in results(desk, sent)] == [("stopped", True)] * 2
+        assert [(result.how, "waiting" in result.text) for result in results(desk, sent)] == [
+            ("stopped", True)
+        ] * 2
 
 
-@pytest.mark.parametrize("answer", [Gate("so far", ""), lambda r: gives(*dawdles({})), lambda r: fails()])
-async def test_time_ends_a_run_whatever_the_wall_clock_does(
+@pytest.mark.parametrize(
+    "answer", [Gate("so far", ""), lambda r: gives(*dawdling_calls({})), lambda r: fails()]
+)
+async def test_the_time_budget_does_not_follow_the_wall_clock(
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, answer: Any
 ) -> None:
-    """One that is set back, or stands still, gives no run more time, and cancels none."""
+    """A wall clock that is set back or stands still neither extends nor cancels a run."""
     monkeypatch.setattr("tests.support.desk.wall_clock", lambda: EPOCH_MS)
     limits = RunsSection(backoff_s=60.0, max_attempts=9)
-    made: dict[str, Any] = {"hooks": CompositeHook((Slow(),)), "runs": limits}
+    made: dict[str, Any] = {"hooks": CompositeHook((Dawdling(),)), "runs": limits}
     async with open_desk(tmp_path, Scripted([answer]), **made) as desk, working(desk):
         began = trio.current_time()
         sent = await desk.ask(budget=IN_A_SECOND)
@@ -262,8 +260,8 @@ async def test_time_ends_a_run_whatever_the_wall_clock_does(
         assert (sent.status, sent.error.reason) == ("failed", "time_budget")
 
 
-async def test_time_ends_a_pause(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Waiting for a provider is work, too."""
+async def test_the_time_budget_ends_a_pause(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A pause before a retry counts as working time."""
     limits = RunsSection(backoff_s=60.0, max_attempts=9)
     async with open_desk(tmp_path, Scripted([lambda r: fails()]), runs=limits) as desk, working(desk):
         sent = await desk.ask(budget=IN_A_SECOND)
@@ -271,8 +269,8 @@ async def test_time_ends_a_pause(tmp_path: Path, autojump_clock: MockClock) -> N
         assert sent.error.reason == "time_budget"
 
 
-async def test_waiting_in_the_queue_costs_no_time(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A run is in hand when it is taken up."""
+async def test_queueing_takes_no_working_time(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Working time begins when the run starts."""
     models = Scripted(to={"slow": lambda r: slowly(), "next": lambda r: says("done")})
     async with open_desk(tmp_path, models) as desk, working(desk):
         await desk.send("slow")
@@ -280,6 +278,6 @@ async def test_waiting_in_the_queue_costs_no_time(tmp_path: Path, autojump_clock
 
 
 async def slowly() -> AsyncIterator[ModelEvent]:
-    """An answer that takes ten seconds."""
+    """Answer after ten seconds."""
     await trio.sleep_until(trio.current_time() + 10)
     yield ModelAnswer([Text("well")], Usage(1, 1), "end", "scripted")

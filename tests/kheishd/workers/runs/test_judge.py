@@ -1,4 +1,4 @@
-"""Calls are judged by what holds when they are judged: rules, grants, and the whole of their subject."""
+"""The judge of calls: the current rules and grants, applied to the whole subject."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -28,8 +28,8 @@ from tests.support.runtimes import make_runtime
 SCHEMA = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
 
 
-class Shell(SubHook):
-    """A shell that does nothing; ``ran`` are the commands it was given."""
+class FakeShell(SubHook):
+    """A sub-hook with a shell that runs nothing; ``ran`` are the commands it was given."""
 
     name = "shell"
     tools = (Tool("bash", "Run a command.", SCHEMA, "execute", default="ask"),)
@@ -38,17 +38,17 @@ class Shell(SubHook):
         self.ran: list[str] = []
 
     def subject(self, use: Invocation) -> str:
-        """The command."""
+        """Return the command."""
         return str(use.arguments["command"])
 
     async def dispatch(self, use: Invocation) -> Outcome:
-        """Note it."""
+        """Record the command."""
         self.ran.append(self.subject(use))
         return Outcome("done")
 
 
 def calls(*commands: str) -> Callable[[ModelRequest], AsyncIterator[ModelEvent]]:
-    """An answer that calls the shell, once for each command."""
+    """Answer with one call of the shell for each command."""
     items = [
         ToolCall(f"call_{number}", "bash", {"command": command}) for number, command in enumerate(commands)
     ]
@@ -56,45 +56,43 @@ def calls(*commands: str) -> Callable[[ModelRequest], AsyncIterator[ModelEvent]]
 
 
 @pytest.fixture
-def shell() -> Shell:
-    """The one part of each test."""
-    return Shell()
+def shell() -> FakeShell:
+    """Provide the sub-hook."""
+    return FakeShell()
 
 
 @pytest.fixture
 def models() -> Scripted:
-    """The one model, which does as told."""
+    """Provide the scripted models."""
     return Scripted()
 
 
 @pytest.fixture
 async def desk(
-    tmp_path: Path, shell: Shell, models: Scripted, autojump_clock: MockClock
+    tmp_path: Path, shell: FakeShell, models: Scripted, autojump_clock: MockClock
 ) -> AsyncIterator[Desk]:
-    """A desk with a shell, whose worker is at work."""
+    """Provide a desk with the shell and a worker."""
     async with open_desk(tmp_path, models, hooks=CompositeHook((shell,))) as desk, working(desk):
         yield desk
 
 
-async def judged(desk: Desk, models: Scripted, *commands: str) -> list[Verdict]:
-    """The verdicts on calls of the shell in one message."""
+async def verdicts_of(desk: Desk, models: Scripted, *commands: str) -> list[Verdict]:
+    """Return the verdicts on calls of the shell in one message."""
     models.parts = [calls(*commands), lambda request: says("so be it")]
     sent = await desk.ask("go")
-    found = [event for _, event in desk.journal(sent.session_id) if isinstance(event, CallsJudged)]
-    return found[-1].verdicts
+    batches = [event for _, event in desk.journal(sent.session_id) if isinstance(event, CallsJudged)]
+    return batches[-1].verdicts
 
 
-async def update(desk: Desk, **params: Any) -> None:
+async def update_rules(desk: Desk, **params: Any) -> None:
     """Change the rules of the daemon."""
     await desk.do(permission.update, PermissionUpdate(**params))
 
 
-async def test_a_rule_that_is_made_while_a_run_is_under_way_counts(
-    desk: Desk, models: Scripted, shell: Shell
-) -> None:
-    """The next call is judged by it; so is one that is written into the configuration."""
-    await update(desk, add=[Rule(tool="bash", subject="git *", decision="allow")])
-    (verdict,) = await judged(desk, models, "git status")
+async def test_a_new_rule_applies_to_an_active_run(desk: Desk, models: Scripted, shell: FakeShell) -> None:
+    """The next call is judged by it, be it made by a client or in the configuration."""
+    await update_rules(desk, add=[Rule(tool="bash", subject="git *", decision="allow")])
+    (verdict,) = await verdicts_of(desk, models, "git status")
     assert (verdict.decision, verdict.subject, verdict.why) == (
         "allow",
         "git status",
@@ -114,20 +112,20 @@ async def test_a_rule_that_is_made_while_a_run_is_under_way_counts(
     assert shell.ran == ["git status"]
 
 
-async def test_the_end_of_a_long_command_is_judged_too(desk: Desk, models: Scripted, shell: Shell) -> None:
-    """What is kept of it is cut, and says so; what is chained to it beyond that is asked about."""
-    await update(desk, add=[Rule(tool="bash", subject="git *", decision="allow")])
-    (verdict,) = await judged(desk, models, "git log " + "x" * MAX_SUBJECT_BYTES + "; rm -rf /")
+async def test_the_end_of_a_long_command_is_judged(desk: Desk, models: Scripted, shell: FakeShell) -> None:
+    """The stored subject is truncated, but a command chained beyond it still needs an approval."""
+    await update_rules(desk, add=[Rule(tool="bash", subject="git *", decision="allow")])
+    (verdict,) = await verdicts_of(desk, models, "git log " + "x" * MAX_SUBJECT_BYTES + "; rm -rf /")
     assert (verdict.decision, verdict.why) == ("ask", "bash's default")
     assert len(verdict.subject.encode()) <= MAX_VERDICT_SUBJECT_BYTES
     assert verdict.subject.endswith("x…")
     assert shell.ran == []
 
 
-async def test_a_counted_grant_is_used_once_for_each_call_of_a_batch(
-    desk: Desk, models: Scripted, shell: Shell
+async def test_a_counted_grant_is_used_once_per_call_of_a_batch(
+    desk: Desk, models: Scripted, shell: FakeShell
 ) -> None:
-    """Though none of the verdicts is kept before all are made; what it allowed runs once it is gone."""
+    """Each verdict of a batch counts, although they are committed together."""
     sent = await desk.ask("hello")
     grant = Grant(grant_id="grt_1", tool="bash", subject="ls", granted_by="uid:0", remaining_uses=2)
     answer = ApprovalAnswered(
@@ -141,12 +139,12 @@ async def test_a_counted_grant_is_used_once_for_each_call_of_a_batch(
         fold.write()
 
     await desk.state.update(remember)
-    verdicts = await judged(desk, models, "ls", "ls", "ls")
+    verdicts = await verdicts_of(desk, models, "ls", "ls", "ls")
     assert [verdict.decision for verdict in verdicts] == ["allow", "allow", "ask"]
     assert [verdict.grant_id for verdict in verdicts] == ["grt_1", "grt_1", None]
     assert desk.session(sent.session_id).grants == []
-    asked = [e for _, e in desk.journal(sent.session_id) if isinstance(e, ApprovalRequested)]
-    assert [(each.call_id, each.subject) for each in asked[1:]] == [("call_2", "ls")]
+    approvals = [e for _, e in desk.journal(sent.session_id) if isinstance(e, ApprovalRequested)]
+    assert [(approval.call_id, approval.subject) for approval in approvals[1:]] == [("call_2", "ls")]
     (run_id,) = desk.session(sent.session_id).open_runs
     await desk.order(run_id, lambda run: answer_approvals(run, "deny"))
     await desk.until(lambda: desk.ended(run_id))

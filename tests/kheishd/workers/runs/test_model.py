@@ -1,4 +1,4 @@
-"""One run in the worker's hands: its commits, its retries, and how it is stopped at any moment."""
+"""Model calls of a run: commits, retries, long answers, and required output."""
 
 import dataclasses
 from collections.abc import AsyncIterator
@@ -43,14 +43,14 @@ NO_JITTER = RunsSection(backoff_s=1.0, max_attempts=4)
 
 
 async def test_a_text_turn_is_three_commits(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Accepted; taken up and asked; answered and ended. No more, for each costs a write to the disk."""
+    """A run with one answer is accepted, started and ended in one commit each."""
     async with open_desk(tmp_path) as desk, working(desk):
         await desk.ask("first")
         await wait_all_tasks_blocked()
-        before = len(desk.groups)
+        commits = len(desk.groups)
         sent = await desk.ask("second")
         await wait_all_tasks_blocked()
-        assert len(desk.groups) - before == 3
+        assert len(desk.groups) - commits == 3
         assert desk.kinds(sent.session_id, sent.run_id) == [
             "input_received",
             "run_accepted",
@@ -63,8 +63,8 @@ async def test_a_text_turn_is_three_commits(tmp_path: Path, autojump_clock: Mock
         assert desk.count(RUNS_READY) == 0
 
 
-async def test_a_run_keeps_what_it_pinned(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Instructions changed while a run waits are for the next one; the route's settings too."""
+async def test_a_run_keeps_its_pinned_values(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Instructions and routes that change while a run waits apply to the next run."""
     models, gate = Scripted(), Gate()
     models.to["one"] = gate
     async with open_desk(tmp_path, models) as desk, working(desk):
@@ -79,20 +79,18 @@ async def test_a_run_keeps_what_it_pinned(tmp_path: Path, autojump_clock: MockCl
         later = await desk.send("three")
         gate.opened.set()
         await desk.until(lambda: desk.run(later.run_id).status == "completed")
-        assert [asked.instructions == "New." for asked in models.asked] == [False, False, True]
-        assert [asked.pinned.model for asked in models.asked] == ["offline", "offline", "other"]
+        assert [request.instructions == "New." for request in models.asked] == [False, False, True]
+        assert [request.pinned.model for request in models.asked] == ["offline", "offline", "other"]
         assert desk.run(queued.run_id).status == "completed"
 
 
 def replace_route(route: RouteSpec, **changes: Any) -> RouteSpec:
-    """A route with other settings."""
+    """Replace the settings of a route."""
     return dataclasses.replace(route, **changes)
 
 
-async def test_a_route_that_is_gone_fails_the_run_and_says_so(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """A queued run whose route a reload took away is told which; the next one runs."""
+async def test_a_missing_route_fails_the_run(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The error names the route that a reload has removed, and the next run is executed."""
     models, gate = Scripted(), Gate()
     models.to["one"] = gate
     async with open_desk(tmp_path, models) as desk, working(desk):
@@ -108,8 +106,8 @@ async def test_a_route_that_is_gone_fails_the_run_and_says_so(
         assert (await desk.ask("three")).status == "completed"
 
 
-async def test_text_is_followed_while_it_is_written(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Thinking and text reach followers as they come; afterwards nothing is being written."""
+async def test_an_answer_is_streamed(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Followers get reasoning and text as they arrive; the live text ends with the answer."""
 
     async def thinks(request: ModelRequest) -> AsyncIterator[ModelEvent]:
         yield ThinkingDelta("hm ")
@@ -130,10 +128,10 @@ async def test_text_is_followed_while_it_is_written(tmp_path: Path, autojump_clo
         assert desk.writing() == []
 
 
-async def test_a_failure_that_may_pass_is_tried_again_after_a_pause(
+async def test_a_temporary_failure_is_retried_after_a_pause(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Each pause up to twice the one before; the journal says what failed and when it goes on."""
+    """Each pause is up to twice as long as the one before, and each failure is journaled."""
     models = Scripted(
         [lambda request: fails("overloaded", status=529)] * 3 + [lambda request: says("at last")]
     )
@@ -155,8 +153,8 @@ async def test_a_failure_that_may_pass_is_tried_again_after_a_pause(
         assert wall_clock() - EPOCH_MS >= sum(pauses)
 
 
-async def test_enough_failures_are_enough(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """After the last attempt the run has failed, with the last error."""
+async def test_the_number_of_attempts_is_limited(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """After the last attempt the run fails with the last error."""
     models = Scripted([lambda request: fails("timed_out")])
     async with open_desk(tmp_path, models, runs=NO_JITTER) as desk, working(desk):
         sent = await desk.ask()
@@ -165,18 +163,18 @@ async def test_enough_failures_are_enough(tmp_path: Path, autojump_clock: MockCl
     assert sent.error.reason == "timed_out"
 
 
-async def test_a_failure_that_will_not_pass_is_not_tried_again(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """A wrong key is as wrong the second time."""
+async def test_a_permanent_failure_is_not_retried(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """An invalid credential fails the run at once."""
     models = Scripted([lambda request: fails("unauthorized", retryable=False, status=401)])
     async with open_desk(tmp_path, models) as desk, working(desk):
         sent = await desk.ask()
     assert (sent.status, len(models.asked)) == ("failed", 1)
 
 
-async def test_the_provider_says_how_long_to_wait(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Retry-After is waited in full; more than there is patience for ends the run."""
+async def test_the_pause_that_a_provider_demands_is_respected(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Retry-After is waited in full; a longer one than the limit ends the run."""
     models = Scripted([lambda request: fails("rate_limited", retry_after_s=90.0), lambda request: says("ok")])
     async with open_desk(tmp_path, models) as desk, working(desk):
         began = trio.current_time()
@@ -186,8 +184,8 @@ async def test_the_provider_says_how_long_to_wait(tmp_path: Path, autojump_clock
         assert (await desk.ask()).status == "failed"
 
 
-async def test_the_offline_stand_in_fails_as_told(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """The built-in provider, with its own limits: four attempts, then the error it was told to give."""
+async def test_the_offline_model_fails_on_request(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The built-in provider fails each attempt with the requested error."""
     async with open_desk(tmp_path, make_runtime().models) as desk, working(desk):
         sent = await desk.ask("/fail overloaded")
         assert sent.error is not None
@@ -195,10 +193,8 @@ async def test_the_offline_stand_in_fails_as_told(tmp_path: Path, autojump_clock
         assert desk.run(sent.run_id).failures == 3
 
 
-async def test_what_was_written_before_a_failure_is_replaced(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """The next attempt starts its text anew, under a higher number; none of the old is kept."""
+async def test_a_new_attempt_replaces_the_live_text(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The next attempt starts its text anew, and none of the old text is kept."""
 
     async def breaks(request: ModelRequest) -> AsyncIterator[ModelEvent]:
         yield TextDelta("half of")
@@ -216,10 +212,8 @@ async def test_what_was_written_before_a_failure_is_replaced(
         assert desk.said(sent.session_id) == ["all of it"]
 
 
-async def test_a_provider_that_ends_without_an_answer_is_tried_again(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """That is a failure like any other."""
+async def test_a_missing_answer_is_retried(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A call that ends without an answer is a temporary failure."""
 
     async def stops(request: ModelRequest) -> AsyncIterator[ModelEvent]:
         yield TextDelta("and then")
@@ -229,8 +223,8 @@ async def test_a_provider_that_ends_without_an_answer_is_tried_again(
         assert (await desk.ask()).output == "whole"
 
 
-async def test_an_answer_is_kept_as_far_as_it_fits(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A long one says that it was cut; escapes count; with it still goes what a transaction needs."""
+async def test_a_long_answer_is_truncated(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A truncated answer says so, escapes count, and the rest of the transaction fits."""
     for text in ("x" * 2 * MAX_ANSWER_BYTES, '"' * MAX_ANSWER_BYTES, "ä" * MAX_ANSWER_BYTES):
         models = Scripted([lambda request, text=text: gives(Text(text))])  # type: ignore[misc]
         async with open_desk(tmp_path, models) as desk, working(desk):
@@ -239,28 +233,28 @@ async def test_an_answer_is_kept_as_far_as_it_fits(tmp_path: Path, autojump_cloc
             assert sent.output is not None
             assert text.startswith(sent.output)
             assert len(sent.output.encode()) > MAX_ANSWER_BYTES // 3
-            said = [e for _, e in desk.journal(sent.session_id) if isinstance(e, MessageAppended)][-1]
-            assert said.stop_reason == "length"
+            answer = [e for _, e in desk.journal(sent.session_id) if isinstance(e, MessageAppended)][-1]
+            assert answer.stop_reason == "length"
 
 
-async def test_thousands_of_calls_are_kept_with_their_results_as_far_as_both_fit(
+async def test_thousands_of_calls_are_truncated_with_their_results(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Each call that is kept has its result; the run goes on."""
+    """Each call that is kept has its result, and the run continues."""
     calls: list[Item] = [ToolCall(f"c{number}", "n" * 50, {}) for number in range(5_000)]
     models = Scripted([lambda request: gives(*calls), lambda request: says("done")])
     async with open_desk(tmp_path, models) as desk, working(desk):
         assert (await desk.ask()).status == "completed"
-        kept, results = models.asked[1].messages[-2:]
-        assert 100 < len(kept.items) == len(results.items) < 5_000
+        answer, results = models.asked[1].messages[-2:]
+        assert 100 < len(answer.items) == len(results.items) < 5_000
 
 
 ONE_FILE = [Requirement(type="workspace_file", path="report.md")]
 WRITE = ToolCall("call_1", "write_file", {"path": "docs/report.md", "content": "all is well"})
 
 
-async def test_a_run_is_reminded_of_what_it_was_to_do(tmp_path: Path) -> None:
-    """It answers, is reminded, writes the file after all, and is done."""
+async def test_a_run_is_reminded_of_a_requirement(tmp_path: Path) -> None:
+    """The model answers, is reminded, writes the required file, and the run completes."""
     models = Scripted([lambda r: says("done"), lambda r: gives(WRITE), lambda r: says("now it is")])
     made: dict[str, Any] = {
         "hooks": CompositeHook((Files(),)),
@@ -277,8 +271,8 @@ async def test_a_run_is_reminded_of_what_it_was_to_do(tmp_path: Path) -> None:
         assert (tmp_path / "docs" / "report.md").read_text() == "all is well"
 
 
-async def test_a_call_that_failed_did_nothing_that_was_required(tmp_path: Path) -> None:
-    """The run is reminded, twice at most, and fails."""
+async def test_a_failed_call_satisfies_no_requirement(tmp_path: Path) -> None:
+    """The run is reminded twice at most, then it fails."""
     wrong = ToolCall("call_1", "write_file", {"path": "../report.md", "content": "x"})
     models = Scripted([lambda r: gives(wrong), lambda r: says("done")])
     made: dict[str, Any] = {
@@ -293,8 +287,8 @@ async def test_a_call_that_failed_did_nothing_that_was_required(tmp_path: Path) 
         assert run.error.reason == "completion_required"
 
 
-async def test_a_run_is_bound_after_a_restart(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """What it owes and how often it was asked for it stand in its record."""
+async def test_a_contract_outlasts_a_restart(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The contract and the number of repairs are in the store."""
     contract = OutputContract(schema={"type": "integer"}, max_repairs=1)
     models = Scripted([lambda r: says("one"), Gate("two", "")])
     async with open_desk(tmp_path, models) as desk:
@@ -312,10 +306,8 @@ async def test_a_run_is_bound_after_a_restart(tmp_path: Path, autojump_clock: Mo
         assert models.asked[-1].withheld
 
 
-async def test_an_answer_that_must_fit_leaves_room_for_its_repair(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """The longest answer, a long schema and what is wrong with it are one transaction."""
+async def test_a_contract_reserves_room_for_a_repair(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The longest answer, a long schema and the violation fit into one transaction."""
     schema = {"type": "string", "description": '"' * (MAX_CONTRACT_BYTES // 2 - 100)}
     long = lambda r: gives(Text("x" * MAX_ANSWER_BYTES), stop_reason="length")  # noqa: E731
     models = Scripted([long, lambda r: says('"short"')])
@@ -326,5 +318,5 @@ async def test_an_answer_that_must_fit_leaves_room_for_its_repair(
 
 
 def results(desk: Desk, sent: SendResult) -> list[ToolReturned]:
-    """What calls gave."""
+    """Return the results of a run's calls, in order."""
     return [event for _, event in desk.journal(sent.session_id) if isinstance(event, ToolReturned)]

@@ -1,4 +1,4 @@
-"""Tool calls in the worker's hands: what is journaled when, and what becomes of them whatever happens."""
+"""The calls during which a daemon died: run again, found done, or in doubt."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -19,26 +19,26 @@ from protocol.transcript import ToolCall, ToolResult
 from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
 from tests.support.toolbox import NOTES, Toolbox, calls, tool, workbench
 
-SAID = Callable[[ModelRequest], AsyncIterator[ModelEvent]]
+Answer = Callable[[ModelRequest], AsyncIterator[ModelEvent]]
 
 
-def returned(desk: Desk, session_id: str) -> dict[str, ToolReturned]:
-    """The results in a session, by call; each has one."""
+def results_by_call(desk: Desk, session_id: str) -> dict[str, ToolReturned]:
+    """Return the results in a session by call id; each call has one."""
     events = [event for _, event in desk.journal(session_id) if isinstance(event, ToolReturned)]
     assert len({event.call_id for event in events}) == len(events)
     return {event.call_id: event for event in events}
 
 
 def notes(directory: Path) -> list[str]:
-    """The lines that tools wrote."""
+    """Return the lines that tools have written."""
     path = directory / "work" / NOTES
     return path.read_text().splitlines() if path.exists() else []
 
 
-async def died(
-    tmp_path: Path, box: Toolbox, *parts: SAID, until: trio.Event | None = None
+async def crash(
+    tmp_path: Path, box: Toolbox, *parts: Answer, until: trio.Event | None = None
 ) -> tuple[str, str]:
-    """A daemon dies with a call in its hands: what it left is in ``after``; the session and the run."""
+    """Let a daemon die in a call; return the session and the run, which are left in ``after``."""
     async with workbench(tmp_path, box, *parts) as desk, working(desk):
         sent = await desk.send()
         await (until or box.reached).wait()
@@ -47,9 +47,9 @@ async def died(
     return sent.session_id, sent.run_id
 
 
-async def test_a_call_that_may_be_run_again_is(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Nobody needs to know."""
-    session_id, run_id = await died(tmp_path, Toolbox(holds="before"), calls(("again", {"text": "a"})))
+async def test_a_repeatable_call_is_run_again(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A repeatable call is run again without a probe, and the model does not notice."""
+    session_id, run_id = await crash(tmp_path, Toolbox(holds="before"), calls(("again", {"text": "a"})))
     async with workbench(tmp_path / "after", Toolbox()) as desk, working(desk):
         await desk.until(lambda: desk.ended(run_id))
         assert notes(tmp_path) == ["a"]
@@ -58,8 +58,8 @@ async def test_a_call_that_may_be_run_again_is(tmp_path: Path, autojump_clock: M
 
 
 async def test_a_call_that_took_effect_is_not_run_again(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Its probe knows: the doubt is settled at once, and the model told how it is known."""
-    session_id, run_id = await died(tmp_path, Toolbox(holds="after"), calls(("note", {"text": "a"})))
+    """The probe resolves the doubt at once, and the model is told its note."""
+    session_id, run_id = await crash(tmp_path, Toolbox(holds="after"), calls(("note", {"text": "a"})))
     async with workbench(tmp_path / "after", Toolbox()) as desk, working(desk):
         await desk.until(lambda: desk.ended(run_id))
         assert notes(tmp_path) == ["a"]
@@ -68,21 +68,21 @@ async def test_a_call_that_took_effect_is_not_run_again(tmp_path: Path, autojump
         assert doubted.evidence == {"size": 0, "noting": "a", "found": "a\n"}
         (settled,) = (e for _, e in desk.journal(session_id) if isinstance(e, IndoubtResolved))
         assert (settled.outcome, settled.indoubt_id) == ("done", doubted.indoubt_id)
-        (result,) = returned(desk, session_id).values()
+        (result,) = results_by_call(desk, session_id).values()
         assert (result.how, result.is_error) == ("returned", False)
         assert "took effect all the same: the line is there." in result.text
 
 
 class Scribe(SubHook):
-    """A part whose tool writes a file, and in which the daemon dies once it has been written."""
+    """A sub-hook whose tool writes a file and never returns."""
 
     name = "scribe"
     tools = (
         Tool("scribble", "Write.", {"type": "object"}, "edit", writes=lambda arguments: [arguments["path"]]),
     )
 
-    def __init__(self, found: ProbeResult) -> None:
-        self.found = found
+    def __init__(self, finding: ProbeResult) -> None:
+        self.finding = finding
         self.reached = trio.Event()
 
     async def dispatch(self, use: Invocation) -> Outcome:
@@ -93,20 +93,20 @@ class Scribe(SubHook):
 
     async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
         """What the test says."""
-        return self.found
+        return self.finding
 
 
 @pytest.mark.parametrize(("outcome", "met"), [("done", [0]), ("unknown", [])])
-async def test_what_a_call_did_before_the_daemon_died_in_it_is_done(
+async def test_a_call_that_took_effect_satisfies_a_requirement(
     tmp_path: Path, autojump_clock: MockClock, outcome: Any, met: list[int]
 ) -> None:
-    """A run that must have written a file has, if the probe finds it; else it is reminded."""
+    """A required file counts as written if the probe finds it; else the run is reminded."""
     scribe = Scribe(ProbeResult(outcome, "it was looked for"))
     hooks = CompositeHook((scribe,))
-    wanted = [Requirement(type="workspace_file", path="a.md")]
+    requirements = [Requirement(type="workspace_file", path="a.md")]
     write = ToolCall("call_1", "scribble", {"path": "a.md"})
     async with open_desk(tmp_path, Scripted([lambda r: gives(write)]), hooks=hooks) as desk, working(desk):
-        sent = await desk.send(completion_requirements=wanted)
+        sent = await desk.send(completion_requirements=requirements)
         await scribe.reached.wait()
         desk.leave_behind(tmp_path / "after")
     models = Scripted([lambda r: says("done")])
@@ -118,8 +118,8 @@ async def test_what_a_call_did_before_the_daemon_died_in_it_is_done(
 
 
 async def test_a_call_that_took_no_effect_is_run(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Its probe knows that, too: it is journaled, and then it runs as it would have."""
-    session_id, run_id = await died(tmp_path, Toolbox(holds="before"), calls(("note", {"text": "a"})))
+    """The finding is journaled, and the call is run."""
+    session_id, run_id = await crash(tmp_path, Toolbox(holds="before"), calls(("note", {"text": "a"})))
     async with workbench(tmp_path / "after", Toolbox()) as desk, working(desk):
         await desk.until(lambda: desk.ended(run_id))
         assert notes(tmp_path) == ["a"]
@@ -128,9 +128,9 @@ async def test_a_call_that_took_no_effect_is_run(tmp_path: Path, autojump_clock:
         assert [e.attempt for _, e in desk.journal(session_id) if isinstance(e, ToolCalled)] == [1, 2]
 
 
-async def test_a_call_of_which_nobody_knows_is_in_doubt(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """It is not run again; an item says what is known, and the model is told plainly."""
-    session_id, run_id = await died(tmp_path, Toolbox(holds="before"), calls(("note", {"text": "a"})))
+async def test_a_call_with_an_unknown_outcome_is_in_doubt(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The call is not run again, an item holds the evidence, and the model is told."""
+    session_id, run_id = await crash(tmp_path, Toolbox(holds="before"), calls(("note", {"text": "a"})))
     (tmp_path / "work" / NOTES).write_text("of somebody else\n")
     async with workbench(tmp_path / "after", Toolbox()) as desk, working(desk):
         await desk.until(lambda: desk.ended(run_id))
@@ -139,7 +139,7 @@ async def test_a_call_of_which_nobody_knows_is_in_doubt(tmp_path: Path, autojump
         assert (doubted.tool, doubted.index, doubted.note) == ("note", 0, "other lines are there")
         assert doubted.evidence == {"size": 0, "noting": "a"}
         assert doubted.called_at_ms > 0
-        (result,) = returned(desk, session_id).values()
+        (result,) = results_by_call(desk, session_id).values()
         assert (result.how, result.text) == (
             "in_doubt",
             f"{IN_DOUBT} What is known: other lines are there.",
@@ -148,19 +148,17 @@ async def test_a_call_of_which_nobody_knows_is_in_doubt(tmp_path: Path, autojump
 
 
 async def test_a_call_whose_tool_is_gone_is_in_doubt(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Nobody can ask it; what it noted is kept for an operator."""
-    session_id, run_id = await died(tmp_path, Toolbox(holds="before"), calls(("note", {"text": "a"})))
+    """A call without a probe is in doubt; its evidence is kept for an operator."""
+    session_id, run_id = await crash(tmp_path, Toolbox(holds="before"), calls(("note", {"text": "a"})))
     async with workbench(tmp_path / "after", Toolbox(tools=())) as desk, working(desk):
         await desk.until(lambda: desk.ended(run_id))
         (doubted,) = (e for _, e in desk.journal(session_id) if isinstance(e, IndoubtOpened))
         assert (doubted.note, doubted.evidence) == ("the tool is gone", {"size": 0, "noting": "a"})
 
 
-async def test_a_call_whose_arguments_fit_no_longer_is_in_doubt(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """The tool is another one by now."""
-    session_id, run_id = await died(tmp_path, Toolbox(holds="before"), calls(("note", {"text": "a"})))
+async def test_a_call_with_outdated_arguments_is_in_doubt(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A call is in doubt if its tool has changed so that the arguments do not fit."""
+    session_id, run_id = await crash(tmp_path, Toolbox(holds="before"), calls(("note", {"text": "a"})))
     changed = tool("note", schema={"type": "object", "required": ["line"]})
     async with workbench(tmp_path / "after", Toolbox(tools=(changed,))) as desk, working(desk):
         await desk.until(lambda: desk.ended(run_id))
@@ -168,24 +166,22 @@ async def test_a_call_whose_arguments_fit_no_longer_is_in_doubt(
         assert doubted.note == "its arguments no longer fit the tool"
 
 
-async def test_of_a_group_each_call_has_its_own_truth(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """What had returned stays returned, the rest is looked into one by one."""
+async def test_each_call_of_a_batch_is_probed_by_itself(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A call that had returned stays returned, and the others are probed one by one."""
     box = Toolbox(
         tools=(tool("note", parallel=True), tool("again", parallel=True, repeatable=True)), holds="after"
     )
-    trio_calls = calls(("note", {"text": "a"}), ("again", {"text": "b"}))
-    session_id, run_id = await died(tmp_path, box, trio_calls)
-    after = Toolbox(tools=box.tools)
-    async with workbench(tmp_path / "after", after) as desk, working(desk):
+    batch = calls(("note", {"text": "a"}), ("again", {"text": "b"}))
+    session_id, run_id = await crash(tmp_path, box, batch)
+    box_after = Toolbox(tools=box.tools)
+    async with workbench(tmp_path / "after", box_after) as desk, working(desk):
         await desk.until(lambda: desk.ended(run_id))
-        assert after.did == ["again b"]
-        assert set(returned(desk, session_id)) == {"call_1", "call_2"}
+        assert box_after.did == ["again b"]
+        assert set(results_by_call(desk, session_id)) == {"call_1", "call_2"}
 
 
-async def test_a_run_that_is_to_be_stopped_is_told_the_truth_about(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """It died while it was being stopped: what its calls did is found out first."""
+async def test_a_cancelled_run_is_probed_before_it_ends(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A run that was being cancelled when the daemon died ends with the true results of its calls."""
     box = Toolbox(holds="after")
     async with workbench(tmp_path, box, calls(("note", {"text": "a"}))) as desk:
         async with working(desk):
@@ -197,12 +193,12 @@ async def test_a_run_that_is_to_be_stopped_is_told_the_truth_about(
         await desk.cancel(sent.run_id, follow=False)
         async with working(desk):
             await desk.until(lambda: desk.ended(sent.run_id))
-        (result,) = returned(desk, sent.session_id).values()
+        (result,) = results_by_call(desk, sent.session_id).values()
         assert (result.how, desk.run(sent.run_id).status) == ("returned", "cancelled")
 
 
-async def test_evidence_is_found_among_much_else(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """What a session takes in while a tool runs may be long; only what the call noted counts."""
+async def test_evidence_is_found_among_long_events(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Only the evidence of the call itself counts, whatever else the journal holds."""
     box = Toolbox(holds="after")
     async with workbench(tmp_path, box, calls(("note", {"text": "a"}))) as desk, working(desk):
         sent = await desk.send()

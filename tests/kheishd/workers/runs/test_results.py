@@ -1,4 +1,4 @@
-"""What tools give, cut to what is kept: the beginning and the end, never without saying so."""
+"""Tool output cut to size: the beginning and the end are kept, and each cut is marked."""
 
 from typing import Any
 
@@ -17,8 +17,8 @@ from protocol.limits.call import (
 )
 
 
-def test_what_fits_is_kept_as_it_is() -> None:
-    """Text and bytes."""
+def test_short_output_is_unchanged() -> None:
+    """Text and output within the limits are returned unchanged."""
     assert fit_outcome(Outcome("done")) == ("done", None)
     assert fit_outcome(Outcome("some of it", full_output=b"all of it")) == ("some of it", b"all of it")
     text = "x" * MAX_TOOL_TEXT_BYTES
@@ -26,8 +26,8 @@ def test_what_fits_is_kept_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("text", ["x" * 100_000, "ä" * 50_000, "\0" * 20_000, '"' * 40_000, "\x1b" * 100_000])
-def test_a_long_text_is_read_at_both_ends(text: str) -> None:
-    """As JSON it fits its transaction, whatever it is made of; all of it is what stands in the blob."""
+def test_a_long_text_keeps_both_ends(text: str) -> None:
+    """Whatever its characters, it fits its transaction as JSON, and the output is complete."""
     read, whole = fit_outcome(Outcome(text))
     assert whole == text.encode()
     assert len(msgspec.json.encode(read)) <= 2 * MAX_TOOL_TEXT_BYTES + 100
@@ -37,14 +37,14 @@ def test_a_long_text_is_read_at_both_ends(text: str) -> None:
     assert "bytes left out here" in middle
 
 
-def test_what_stands_whole_elsewhere_is_not_replaced_by_a_long_text() -> None:
-    """A tool that gives both knows what is the whole."""
+def test_a_full_output_is_not_replaced_by_a_long_text() -> None:
+    """A tool that returns a full output beside a long text keeps it."""
     _, whole = fit_outcome(Outcome("x" * 100_000, full_output=b"everything"))
     assert whole == b"everything"
 
 
-def test_output_has_a_limit_and_says_so() -> None:
-    """The model learns how much there was."""
+def test_the_output_has_a_limit() -> None:
+    """The model is told the size of an output that was cut."""
     text, whole = fit_outcome(Outcome("much", full_output=bytes(MAX_TOOL_OUTPUT_BYTES + 5)))
     assert whole is not None
     assert len(whole) == MAX_TOOL_OUTPUT_BYTES
@@ -54,8 +54,8 @@ def test_output_has_a_limit_and_says_so() -> None:
 
 
 @given(st.text(min_size=20, max_size=200), st.integers(2, 30))
-def test_what_is_left_out_is_counted(text: str, max_bytes: int) -> None:
-    """Cut between characters, with the rest in between."""
+def test_left_out_bytes_are_counted(text: str, max_bytes: int) -> None:
+    """A text is cut between characters, with the number of bytes left out."""
     encoded = text.encode()
     if len(encoded) <= max_bytes:
         return
@@ -68,25 +68,25 @@ def test_what_is_left_out_is_counted(text: str, max_bytes: int) -> None:
 
 
 @given(st.text(max_size=3 * MAX_STOPPED_TEXT_BYTES))
-def test_cut_to_end_are_the_end_of_it(text: str) -> None:
-    """As much as fits, and a sign if that is not all."""
-    kept = cut_to_end(text)
-    assert len(msgspec.json.encode(kept)) <= MAX_STOPPED_TEXT_BYTES + 10
-    if kept != text:
-        assert kept.startswith("[...] ")
-        assert text.endswith(kept.removeprefix("[...] "))
+def test_a_text_is_cut_to_its_end(text: str) -> None:
+    """The end is kept as far as it fits, and a cut is marked."""
+    end = cut_to_end(text)
+    assert len(msgspec.json.encode(end)) <= MAX_STOPPED_TEXT_BYTES + 10
+    if end != text:
+        assert end.startswith("[...] ")
+        assert text.endswith(end.removeprefix("[...] "))
     else:
         assert len(msgspec.json.encode(text)) <= MAX_STOPPED_TEXT_BYTES
 
 
-def test_of_long_words_most_of_what_may_be_kept_is() -> None:
-    """Escapes count."""
+def test_a_cut_uses_most_of_the_limit() -> None:
+    """Escapes count, and most of the limit is used."""
     assert len(cut_to_end("x" * 10_000)) > MAX_STOPPED_TEXT_BYTES * 0.7
     assert len(cut_to_end("\0" * 10_000)) * 6 > MAX_STOPPED_TEXT_BYTES * 0.5
 
 
-def test_evidence_is_kept_as_far_as_it_fits() -> None:
-    """What is largest goes first."""
+def test_the_largest_evidence_is_left_out_first() -> None:
+    """Evidence is kept as far as it fits."""
     small, large = {"pid": 7, "digest": "d" * 64}, {"output": "x" * MAX_EVIDENCE_BYTES}
     assert fit_evidence(small) == small
     assert fit_evidence(small | large) == small
@@ -95,7 +95,7 @@ def test_evidence_is_kept_as_far_as_it_fits() -> None:
 
 
 @pytest.mark.parametrize("odd", [object(), "caf\udce9", {1: object()}, 2**70])
-def test_evidence_that_no_journal_can_hold_is_left_out(odd: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """The rest of it is of use all the same."""
+def test_evidence_that_cannot_be_journaled_is_left_out(odd: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The rest of the evidence is kept, and the problem is logged."""
     assert fit_evidence({"pid": 7, "odd": odd}) == {"pid": 7}
     assert "evidence is left out" in caplog.text

@@ -1,4 +1,4 @@
-"""The run worker: who is executed when, what a restart does, and what is left in order."""
+"""The run worker: which runs are executed when, what a restart does, and how runs are released."""
 
 import logging
 from pathlib import Path
@@ -17,15 +17,15 @@ from tests.support.desk import Gate, Scripted, fails, open_desk, says, working
 from tests.support.runtimes import make_runtime
 
 
-def spoken(request: ModelRequest) -> str:
-    """What was said last."""
+def last_text(request: ModelRequest) -> str:
+    """Return the text of the last message."""
     return text_of(request.messages[-1].items)
 
 
-async def test_a_session_runs_one_at_a_time_in_order(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Inputs that come while a run is at work wait for it, each its turn; the model never sees ahead."""
+async def test_runs_of_a_session_are_executed_in_order(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A new input waits for the runs before it, and the model never sees a later input."""
     models, gate = Scripted(), Gate()
-    models.parts = [gate, lambda request: says(f"to {spoken(request)}")]
+    models.parts = [gate, lambda request: says(f"to {last_text(request)}")]
     async with open_desk(tmp_path, models) as desk, working(desk):
         sent = [await desk.send(text) for text in ("one", "two", "three")]
         await gate.reached.wait()
@@ -56,8 +56,8 @@ async def test_sessions_run_side_by_side(tmp_path: Path, autojump_clock: MockClo
         assert trio.current_time() - began == pytest.approx(1.0, abs=0.1)
 
 
-async def test_no_more_run_at_once_than_may(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """The rest waits its turn, by the order of acceptance, and everybody gets one."""
+async def test_the_number_of_active_runs_is_limited(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Further runs start in the order of their acceptance."""
     first, second = Gate(), Gate()
     models = Scripted(to={"s0": first, "s1": second})
     async with open_desk(tmp_path, models, runs=RunsSection(max_active=2)) as desk, working(desk) as worker:
@@ -70,17 +70,15 @@ async def test_no_more_run_at_once_than_may(tmp_path: Path, autojump_clock: Mock
         second.opened.set()
         await desk.until(lambda: desk.run(sent[5].run_id).status == "completed")
         order = [desk.run(s.run_id).started_at_ms for s in sent]
-        assert order == sorted(order, key=lambda at: at or 0)
+        assert order == sorted(order, key=lambda at_ms: at_ms or 0)
         assert models.most == 2
         assert desk.run(sent[0].run_id).status == "running"
         first.opened.set()
         await desk.until(lambda: desk.run(sent[0].run_id).status == "completed")
 
 
-async def test_a_run_that_fails_leaves_its_session_and_its_neighbours_alone(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """The next in line goes on, in the same session and in others."""
+async def test_a_failed_run_does_not_affect_other_runs(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The next run starts, in the same session and in others."""
     models = Scripted(to={"one": lambda request: fails("unauthorized", retryable=False)})
     async with open_desk(tmp_path, models) as desk, working(desk):
         sent = [await desk.send("one"), await desk.send("two"), await desk.send(sender="other")]
@@ -88,41 +86,39 @@ async def test_a_run_that_fails_leaves_its_session_and_its_neighbours_alone(
         assert [desk.run(s.run_id).status for s in sent] == ["failed", "completed", "completed"]
 
 
-# After a crash.
+# Crashes.
 
 
 @pytest.mark.parametrize("starts", [0, 1])
-async def test_what_was_left_running_is_asked_again(
-    tmp_path: Path, autojump_clock: MockClock, starts: int
-) -> None:
-    """A worker that finds a run in a model call asks again for the same message; its input counts once."""
+async def test_a_run_is_resumed_after_a_crash(tmp_path: Path, autojump_clock: MockClock, starts: int) -> None:
+    """The model is asked again for the same message, and the input counts once."""
     models = Scripted()
     async with open_desk(tmp_path, models) as desk:
-        left, queued = await desk.send("one"), await desk.send("two")
-        await desk.left_running(left.run_id, starts)
+        running, queued = await desk.send("one"), await desk.send("two")
+        await desk.left_running(running.run_id, starts)
     async with open_desk(tmp_path, models) as desk, working(desk):
         await desk.until(lambda: desk.run(queued.run_id).status == "completed")
-        run = desk.run(left.run_id)
+        run = desk.run(running.run_id)
         assert (run.status, run.starts) == ("completed", 2)
-        assert desk.said(left.session_id) == ["You said: one", "You said: two"]
+        assert desk.said(running.session_id) == ["You said: one", "You said: two"]
         assert len(models.asked) == 2
         assert len(models.asked[0].messages) == 1
 
 
-async def test_a_run_that_brought_the_daemon_down_twice_is_tried_alone(
+async def test_a_run_that_crashed_the_daemon_twice_runs_alone(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Nobody is beside it: those before it end first, those behind it wait until it has made progress."""
-    before, alone = Gate(), Gate()
-    models = Scripted(to={"before": before, "suspect": alone})
+    """It starts after the runs before it have ended, and holds back the runs behind it."""
+    first, alone = Gate(), Gate()
+    models = Scripted(to={"before": first, "suspect": alone})
     async with open_desk(tmp_path, models) as desk:
         sent = [await desk.send(sender, sender=sender) for sender in ("before", "suspect", "behind")]
         await desk.left_running(sent[1].run_id, 2)
     async with open_desk(tmp_path, models) as desk, working(desk) as worker:
-        await before.reached.wait()
+        await first.reached.wait()
         await wait_all_tasks_blocked()
         assert worker.active == 1
-        before.opened.set()
+        first.opened.set()
         await alone.reached.wait()
         await wait_all_tasks_blocked()
         assert worker.active == 1
@@ -135,10 +131,8 @@ async def test_a_run_that_brought_the_daemon_down_twice_is_tried_alone(
         assert models.most == 1
 
 
-async def test_one_that_is_tried_alone_holds_nobody_back_once_it_gets_on(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """A failure of the provider is an outcome too: while it pauses, the others run."""
+async def test_progress_of_a_suspect_run_lets_others_start(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A failure of the provider is progress too: other runs start during the pause."""
     models = Scripted(
         [
             lambda request: fails(retry_after_s=600.0),
@@ -156,10 +150,10 @@ async def test_one_that_is_tried_alone_holds_nobody_back_once_it_gets_on(
         assert desk.said(suspect.session_id) == ["late"]
 
 
-async def test_a_run_that_brought_the_daemon_down_three_times_is_parked(
+async def test_a_run_that_crashed_the_daemon_three_times_is_parked(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """It has failed and says why; the next in its session goes on, and nobody waited for it."""
+    """It fails with a reason, delays no other run, and the next run of its session starts."""
     gate = Gate()
     models = Scripted(to={"busy": gate})
     async with open_desk(tmp_path, models) as desk:
@@ -176,18 +170,18 @@ async def test_a_run_that_brought_the_daemon_down_three_times_is_parked(
         gate.opened.set()
 
 
-async def test_recovery_may_be_cautious(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """With recovery = "interrupt" what was running is marked, what was queued runs, sessions stay."""
+async def test_recovery_may_interrupt_runs(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """With recovery = "interrupt" active runs are interrupted, queued ones run, and sessions stay open."""
     models = Scripted()
     limits = RunsSection(recovery="interrupt")
     async with open_desk(tmp_path, models) as desk:
-        left = [await desk.send("one", sender=f"s{number}") for number in range(300)]
+        running = [await desk.send("one", sender=f"s{number}") for number in range(300)]
         queued = await desk.send("two", sender="s0")
-        for sent in left:
+        for sent in running:
             await desk.left_running(sent.run_id, 1)
     async with open_desk(tmp_path, models, runs=limits) as desk, working(desk):
         await desk.until(lambda: desk.run(queued.run_id).status == "completed")
-        runs = [desk.run(sent.run_id) for sent in left]
+        runs = [desk.run(sent.run_id) for sent in running]
         assert {run.status for run in runs} == {"interrupted"}
         assert runs[0].error == RunError(
             "daemon_restarted", "the daemon was restarted while this run was working"
@@ -196,8 +190,8 @@ async def test_recovery_may_be_cautious(tmp_path: Path, autojump_clock: MockCloc
         assert (await desk.ask("three", sender="s0")).status == "completed"
 
 
-async def test_a_wish_to_stop_survives_a_crash(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A run that was to be stopped when the daemon died is stopped first thing, slots or not."""
+async def test_a_cancel_outlasts_a_crash(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A run that was being cancelled ends first, even without a free slot."""
     async with open_desk(tmp_path, Scripted([Gate()])) as desk:
         busy, doomed = await desk.send(sender="busy"), await desk.send(sender="doomed")
         await desk.left_running(doomed.run_id, 1)
@@ -214,8 +208,8 @@ async def test_a_wish_to_stop_survives_a_crash(tmp_path: Path, autojump_clock: M
 # Stopping.
 
 
-async def test_a_worker_that_is_stopped_puts_its_runs_down(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """They are released in order, nothing else is taken up meanwhile, and the next start goes on."""
+async def test_a_stopped_worker_releases_its_runs(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Active runs are released, no other run starts, and the next start continues them."""
     models, gate = Scripted(), Gate()
     models.parts = [gate, lambda request: says("after all")]
     async with open_desk(tmp_path, models) as desk:
@@ -233,8 +227,8 @@ async def test_a_worker_that_is_stopped_puts_its_runs_down(tmp_path: Path, autoj
         assert desk.said(sent.session_id) == ["after all", "after all"]
 
 
-async def test_restarts_in_order_never_park_a_run(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """However often the daemon stops in the middle of an answer."""
+async def test_orderly_restarts_never_park_a_run(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A run may be released in the middle of an answer any number of times."""
     models = Scripted([Gate() for _ in range(6)])
     gates = [part for part in models.parts if isinstance(part, Gate)]
     async with open_desk(tmp_path, models) as desk:
@@ -249,41 +243,41 @@ async def test_restarts_in_order_never_park_a_run(tmp_path: Path, autojump_clock
         assert (run.starts, run.failures) == (6, 0)
 
 
-async def test_a_drain_lets_what_is_in_flight_end_and_starts_nothing(
+async def test_a_drain_finishes_active_runs_and_starts_none(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Neither the next of the same session nor what is new; a run can still be cancelled meanwhile."""
-    gate, other_gate = Gate(), Gate()
-    models = Scripted(to={"one": gate, "other": other_gate})
+    """Queued and new runs do not start, and active runs can still be cancelled."""
+    gate, cancelled_gate = Gate(), Gate()
+    models = Scripted(to={"one": gate, "other": cancelled_gate})
     async with open_desk(tmp_path, models) as desk, working(desk) as worker:
-        sent, other = await desk.send("one"), await desk.send("other", sender="other")
+        sent, cancelled = await desk.send("one"), await desk.send("other", sender="other")
         await gate.reached.wait()
-        await other_gate.reached.wait()
+        await cancelled_gate.reached.wait()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(worker.drain)
             await wait_all_tasks_blocked()
             queued, new = await desk.send("two"), await desk.send(sender="new")
-            await desk.cancel(other.run_id)
+            await desk.cancel(cancelled.run_id)
             gate.opened.set()
         assert worker.active == 0
-        statuses = [desk.run(s.run_id).status for s in (sent, other, queued, new)]
+        statuses = [desk.run(s.run_id).status for s in (sent, cancelled, queued, new)]
         assert statuses == ["completed", "cancelled", "queued", "queued"]
 
 
-async def test_a_drain_of_nothing_is_over_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """With nothing in flight there is nothing to wait for."""
+async def test_a_drain_without_active_runs_returns_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """There is nothing to wait for."""
     async with open_desk(tmp_path) as desk, working(desk) as worker:
         with trio.fail_after(1):
             await worker.drain()
 
 
-# What goes wrong inside.
+# Failures.
 
 
-async def test_a_record_that_cannot_be_read_harms_nobody_else(
+async def test_an_unreadable_record_is_skipped(
     tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The run is passed over and said in the log; the others run."""
+    """The run is logged and skipped, and other runs are executed."""
     async with open_desk(tmp_path) as desk:
         spoilt, sound = await desk.send(sender="spoilt"), await desk.send(sender="sound")
         await desk.spoil(spoilt.run_id)
@@ -294,14 +288,14 @@ async def test_a_record_that_cannot_be_read_harms_nobody_else(
 
 
 def broken(request: ModelRequest) -> None:
-    """Not a model at all."""
+    """Raise an error that no model raises."""
     raise ZeroDivisionError
 
 
 async def test_a_fault_inside_a_run_fails_that_run(
     tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The client is told that something failed, the log what; the next run is served."""
+    """The client is told of an internal error, the log has the details, and the next run is executed."""
     models = Scripted()
     models.parts = [broken, lambda request: says("fine")]  # type: ignore[list-item]
     async with open_desk(tmp_path, models) as desk, working(desk):
@@ -313,10 +307,10 @@ async def test_a_fault_inside_a_run_fails_that_run(
     assert any(record.exc_info for record in caplog.records if record.levelno == logging.ERROR)
 
 
-async def test_a_run_whose_end_cannot_be_committed_is_given_up_alone(
+async def test_a_run_whose_failure_cannot_be_committed_is_skipped(
     tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is not tried over and over; its neighbours are served; the next start looks at it again."""
+    """It is skipped until the next start, and other runs are executed."""
     async with open_desk(tmp_path) as desk:
         lost, sound = await desk.send(sender="lost"), await desk.send(sender="sound")
         await desk.lose_session(lost.session_id)
@@ -327,8 +321,8 @@ async def test_a_run_whose_end_cannot_be_committed_is_given_up_alone(
     assert sum("failure of a run could not be committed" in record.message for record in caplog.records) == 1
 
 
-async def test_runs_hold_the_runtime_they_began_with(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A reload changes nothing for a run in flight; the old runtime is let go once it has ended."""
+async def test_an_active_run_keeps_its_runtime(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A reload does not affect it, and the old runtime is retired when the run has ended."""
     gate = Gate()
     old, new = Scripted([gate]), Scripted([lambda request: says("new")])
     async with open_desk(tmp_path, old) as desk, working(desk):

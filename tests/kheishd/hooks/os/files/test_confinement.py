@@ -1,4 +1,4 @@
-"""Paths: what they may be, and that none leads out of a workspace, by name or by link."""
+"""Confinement: paths are valid, and none leads out of a workspace, by name or by link."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ from protocol.limits.names import MAX_PATH_BYTES
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
-    """A workspace beside a directory that is none of it."""
+    """Return a workspace beside a directory that is not part of it."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "secret").write_text("secret")
@@ -23,7 +23,7 @@ def workspace(tmp_path: Path) -> Path:
 
 
 def read(workspace: Path, path: str) -> bytes:
-    """The beginning of a file, as tools open it."""
+    """Return the beginning of a file, opened as tools open it."""
     with open_root(str(workspace)) as root, explain_errors(path), root.file(path) as descriptor:
         return os.read(descriptor, 100)
 
@@ -44,7 +44,7 @@ def read(workspace: Path, path: str) -> bytes:
     ],
 )
 def test_a_path_is_made_relative(text: str, path: str) -> None:
-    """However it is written; absolute ones, too, where they begin with the workspace."""
+    """A path becomes relative in any notation, also an absolute one that begins with the workspace."""
     assert relative_path(text, "/srv/ws") == path
 
 
@@ -65,37 +65,37 @@ def test_a_path_is_made_relative(text: str, path: str) -> None:
     ],
 )
 def test_a_path_that_leads_out_or_cannot_be_shown_is_refused(text: str) -> None:
-    """By dots, from the root, or with what a terminal would make something else of."""
+    """A path that leads outside, or that a terminal would show differently, is rejected."""
     with pytest.raises(ToolError):
         relative_path(text, "/srv/ws")
 
 
 def test_a_path_has_a_limit() -> None:
-    """In bytes."""
+    """The length of a path is limited in bytes."""
     assert relative_path("a" * MAX_PATH_BYTES, "/srv/ws")
     with pytest.raises(ToolError, match="1024 bytes"):
         relative_path("é" * MAX_PATH_BYTES, "/srv/ws")
 
 
 def test_names() -> None:
-    """The root has none."""
+    """A path splits into its names; the root has none."""
     assert (names_of(ROOT), names_of("a/b")) == ([], ["a", "b"])
 
 
 def test_a_file_is_opened(workspace: Path) -> None:
-    """By the names on the way to it."""
+    """A file is opened by the names on the way to it."""
     assert read(workspace, "a/file") == b"inside"
 
 
 def test_a_missing_workspace_is_made(tmp_path: Path) -> None:
-    """With what is above it, and for us alone."""
+    """A missing workspace is created as private, with its parents."""
     with open_root(str(tmp_path / "new" / "ws")):
         pass
     assert (tmp_path / "new" / "ws").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_link_on_the_way_is_not_followed(workspace: Path) -> None:
-    """Wherever it stands, and even if it stays inside; the refusal says where it leads."""
+    """No link is followed, even one that stays inside, and the error says where it leads."""
     (workspace / "out").symlink_to(workspace.parent / "outside")
     (workspace / "in").symlink_to("a")
     (workspace / "a" / "link").symlink_to("file")
@@ -111,7 +111,7 @@ def test_a_link_on_the_way_is_not_followed(workspace: Path) -> None:
 
 
 def test_a_workspace_behind_a_link_is_not_entered(workspace: Path) -> None:
-    """What was a directory when the workspace was chosen may be a link now."""
+    """A workspace that has become a link since it was chosen is rejected."""
     (workspace.parent / "link").symlink_to(workspace)
     for path in ("link", "link/a"):
         with pytest.raises(ToolError, match=f"{workspace.parent}/link is a link"):
@@ -119,7 +119,7 @@ def test_a_workspace_behind_a_link_is_not_entered(workspace: Path) -> None:
 
 
 def test_what_is_no_ordinary_file_is_not_opened(workspace: Path) -> None:
-    """Nobody waits for the other end of a pipe, or for a device."""
+    """A pipe or a device is rejected without waiting for it."""
     os.mkfifo(workspace / "pipe")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(workspace / "socket"))
@@ -137,7 +137,7 @@ def test_what_is_no_ordinary_file_is_not_opened(workspace: Path) -> None:
 
 
 def test_what_the_system_says_is_said(workspace: Path) -> None:
-    """With the path that was meant."""
+    """An error of the system is reported with the path."""
     for path, said in (
         ("a/gone", "a/gone: there is no such file or directory"),
         ("a/file/x", "a part of the path is not a directory"),
@@ -148,7 +148,7 @@ def test_what_the_system_says_is_said(workspace: Path) -> None:
 
 
 def test_directories_are_made_where_wanted(workspace: Path) -> None:
-    """Not otherwise; and a file in the place of one is told."""
+    """Directories are created only on request; a file in the place of one is reported."""
     with open_root(str(workspace)) as root:
         with pytest.raises(FileNotFoundError), root.parent("x/y/z"):
             pass
@@ -160,7 +160,7 @@ def test_directories_are_made_where_wanted(workspace: Path) -> None:
 
 
 def test_a_workspace_that_is_moved_away_stays_the_one(workspace: Path) -> None:
-    """What is held open is the directory, not its name."""
+    """The open root stays the same directory when it is renamed."""
     with open_root(str(workspace)) as root:
         workspace.rename(workspace.with_name("moved"))
         workspace.symlink_to(workspace.parent / "outside")
@@ -171,7 +171,7 @@ def test_a_workspace_that_is_moved_away_stays_the_one(workspace: Path) -> None:
 
 
 def test_no_descriptor_is_left_open(workspace: Path) -> None:
-    """However it ends."""
+    """No descriptor stays open, however the block ends."""
     (workspace / "in").symlink_to("a")
     before = len(os.listdir("/proc/self/fd"))
     for path in ("a/file", "a/gone", "in/file", "a", "gone/x"):

@@ -1,4 +1,4 @@
-"""Diffs: what patch(1) understands, quickly made, and never too long."""
+"""Diffs: patch(1) understands them, they are computed quickly, and never too long."""
 
 import re
 import shutil
@@ -15,19 +15,19 @@ from protocol.limits.files import MAX_DIFF_BYTES, MAX_DIFF_LINES
 
 
 def change(before: bytes | None, after: bytes, path: str = "f") -> FileChange:
-    """A change of a file."""
+    """Return a change of a file."""
     if before is None:
         return FileChange(FileState(path, ABSENT), after)
     return FileChange(FileState(path, "0" * 64, len(before), before), after)
 
 
 def numbered(count: int) -> list[str]:
-    """Lines that are all different."""
+    """Return distinct lines."""
     return [f"line {number}\n" for number in range(count)]
 
 
 def applied(directory: Path, diff: str, before: bytes) -> bytes:
-    """What patch(1) makes of a file, told the diff."""
+    """Return the result of patch(1) on a file and a diff."""
     (directory / "f").write_bytes(before)
     command = ["patch", "-s", "--binary", "-p1", "-o", "new", "f"]
     subprocess.run(command, cwd=directory, input=diff.encode(), check=True)
@@ -35,33 +35,33 @@ def applied(directory: Path, diff: str, before: bytes) -> bytes:
 
 
 def test_a_small_change() -> None:
-    """As everybody knows it."""
+    """A small change has the usual unified form."""
     diff = diff_of([change(b"a\nb\nc\n", b"a\nB\nc\n")])
     assert diff == "--- a/f\n+++ b/f\n@@ -1,3 +1,3 @@\n a\n-b\n+B\n c\n"
 
 
 def test_a_new_file_and_an_emptied_one() -> None:
-    """Their empty sides are named by the line before."""
+    """An empty side is named by the line before it."""
     assert diff_of([change(None, b"a\n")]) == "--- /dev/null\n+++ b/f\n@@ -0,0 +1 @@\n+a\n"
     assert diff_of([change(b"a\n", b"")]) == "--- a/f\n+++ b/f\n@@ -1 +0,0 @@\n-a\n"
     assert diff_of([change(None, b"")]) == "--- /dev/null\n+++ b/f\n"
 
 
 def test_a_last_line_without_its_end() -> None:
-    """Said as diff(1) says it."""
+    """A missing last line end is marked as diff(1) does."""
     diff = diff_of([change(b"a", b"a\n")])
     assert diff.splitlines()[3:] == ["-a", "\\ No newline at end of file", "+a"]
 
 
 def test_several_files() -> None:
-    """One after the other; of one that is no text its size and digest."""
+    """Files follow one another; a binary file is shown by its size and digest."""
     diff = diff_of([change(b"a\n", b"b\n"), change(b"\0", b"b\n", "g"), change(b"\xff", b"", "h")])
     assert [line for line in diff.splitlines() if line.startswith("+++")] == ["+++ b/f", "+++ b/g", "+++ b/h"]
     assert "binary or large: 1 bytes become 2, SHA-256" in diff
 
 
 def test_a_large_file_that_is_replaced() -> None:
-    """What was not kept is not shown."""
+    """A file whose content was not read is shown by its size."""
     large = FileChange(FileState("f", "0" * 64, 5_000_000), b"a\n")
     assert "5000000 bytes become 2" in diff_of([large])
 
@@ -69,7 +69,7 @@ def test_a_large_file_that_is_replaced() -> None:
 @pytest.mark.skipif(shutil.which("patch") is None, reason="patch(1) is not installed here")
 @pytest.mark.parametrize("apart", [2, MAX_DIFF_LINES * 2])
 def test_patch_understands_changes_in_a_long_file(tmp_path: Path, apart: int) -> None:
-    """Near each other they are shown in detail, far apart as one; either way with the right numbers."""
+    """Near changes are shown in detail, distant ones as one hunk, with correct numbers."""
     before = numbered(MAX_DIFF_LINES * 4)
     after = list(before)
     after[500] = "changed\n"
@@ -82,7 +82,7 @@ def test_patch_understands_changes_in_a_long_file(tmp_path: Path, apart: int) ->
 
 @given(*[st.lists(st.sampled_from(["a\n", "b\n", "c\r\n", "d"]), max_size=14)] * 2)
 def test_every_line_is_accounted_for(before: list[str], after: list[str]) -> None:
-    """The diff says how one text becomes the other, whatever the two are."""
+    """A diff turns one text into the other, whatever the two are."""
     old, new = "".join(before), "".join(after)
     diff = diff_of([change(old.encode(), new.encode())])
     assert patched(old, diff) == new
@@ -90,7 +90,7 @@ def test_every_line_is_accounted_for(before: list[str], after: list[str]) -> Non
 
 
 def patched(text: str, diff: str) -> str:
-    """What a text becomes by the diff of one file, read as plainly as can be."""
+    """Apply the diff of one file to a text, in the simplest way."""
     old = re.findall(r"[^\n]*\n|[^\n]+", text)
     new: list[str] = []
     place = 0
@@ -112,14 +112,14 @@ def patched(text: str, diff: str) -> str:
 
 
 def test_a_long_diff_says_that_there_is_more() -> None:
-    """And takes no more than its limit, but for that line."""
+    """A long diff is cut at its limit, and its last line says so."""
     diff = diff_of([change(None, b"x" * 99 + b"\n" + b"y\n" * MAX_DIFF_BYTES)])
     assert len(diff) < MAX_DIFF_BYTES + 100
     assert diff.endswith(f"... and more: the diff has over {MAX_DIFF_BYTES} bytes\n")
 
 
 def test_what_differs_a_lot_is_not_compared_line_by_line() -> None:
-    """Which would take minutes: these are 200,000 lines in two orders."""
+    """Texts of 200,000 lines in two orders are not compared by lines, which would take minutes."""
     lines = numbered(100_000)
     diff = diff_of([change("".join(lines).encode(), "".join(reversed(lines)).encode())])
     assert diff.splitlines()[2] == "@@ -1,100000 +1,100000 @@"

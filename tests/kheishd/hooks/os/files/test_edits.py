@@ -1,4 +1,4 @@
-"""Orders and what they make of files: refused where they are not clear, and all of them or none."""
+"""Edits and the changes that they make: ambiguous ones are rejected, and a patch is made whole or not."""
 
 import hashlib
 import os
@@ -29,36 +29,36 @@ from protocol.limits.files import MAX_EDIT_BYTES, MAX_HASHED_BYTES, MAX_PATCH_BY
 
 
 def found(path: str, content: bytes | None) -> FileState:
-    """A file as it would be found."""
+    """Return the state of a file with this content."""
     if content is None:
         return FileState(path, ABSENT)
     return FileState(path, hashlib.sha256(content).hexdigest(), len(content), content, 0o644)
 
 
 def edit(old: str, new: str, path: str = "f", **more: Any) -> EditFile:
-    """A hunk."""
+    """Return a hunk."""
     return EditFile(path=path, old_text=old, new_text=new, **more)
 
 
 def planned(asked: WriteFile | EditFile | ApplyPatch, **files: bytes | None) -> list[FileChange]:
-    """What becomes of some files."""
+    """Return the changes of some files."""
     orders = edits_of(asked, "/ws")
     return plan_changes(orders, {path: found(path, files.get(path)) for path in paths_of(orders)})
 
 
 def after(asked: WriteFile | EditFile | ApplyPatch, **files: bytes | None) -> list[bytes]:
-    """Their new contents."""
+    """Return the files' new contents."""
     return [change.content for change in planned(asked, **files)]
 
 
 def refused(said: str, asked: WriteFile | EditFile | ApplyPatch, **files: bytes | None) -> None:
-    """See that it is refused in these words."""
+    """Assert that the edit is rejected with this message."""
     with pytest.raises(ToolError, match=said):
         planned(asked, **files)
 
 
 def test_writing() -> None:
-    """Text or bytes, whether or not the file is there."""
+    """A file is written from text or bytes, whether it exists or not."""
     assert after(WriteFile(path="f", content="ü\n")) == ["ü\n".encode()]
     encoded = b64encode(bytes(range(256))).decode()
     assert after(WriteFile(path="f", content_base64=f"{encoded[:50]}\n{encoded[50:]}"), f=b"x") == [
@@ -68,7 +68,7 @@ def test_writing() -> None:
 
 
 def test_writing_what_is_not_clear() -> None:
-    """Exactly one content, which is one, and fits."""
+    """A write needs exactly one content, which is valid and fits."""
     refused("exactly one of", WriteFile(path="f"))
     refused("exactly one of", WriteFile(path="f", content="a", content_base64="YQ=="))
     refused("not base64", WriteFile(path="f", content_base64="a$=="))
@@ -79,7 +79,7 @@ def test_writing_what_is_not_clear() -> None:
 
 
 def test_editing() -> None:
-    """One occurrence; all of them if that is said."""
+    """An edit replaces one occurrence, or all of them with replace_all."""
     (change,) = planned(edit("b", "B"), f=b"abc")
     assert (change.content, change.replacements) == (b"aBc", 1)
     assert change.digest == hashlib.sha256(b"aBc").hexdigest()
@@ -88,7 +88,7 @@ def test_editing() -> None:
 
 
 def test_an_edit_that_is_not_clear_is_refused() -> None:
-    """It says how often the text occurs, or that it does not; overlapping ones are not clear, either."""
+    """The error names the number of occurrences, or that there is none; overlapping ones count."""
     refused("occurs 3 times in f", edit("b", "B"), f=b"abcbb")
     refused("occurs 2 times in f", edit("aa", "B"), f=b"aaa")
     refused("does not contain old_text", edit("x", "B"), f=b"abc")
@@ -98,7 +98,7 @@ def test_an_edit_that_is_not_clear_is_refused() -> None:
 
 
 def test_what_is_no_text_is_not_edited() -> None:
-    """Binary files, other encodings, large files."""
+    """Binary files, other encodings and large files are not edited."""
     refused("is binary", edit("a", "b"), f=b"a\0")
     refused(r"not UTF-8 \(byte 1\)", edit("a", "b"), f=b"a\xff")
     refused("half a character", edit("a", "\udfff"), f=b"a")
@@ -108,12 +108,12 @@ def test_what_is_no_text_is_not_edited() -> None:
 
 
 def test_an_edit_does_not_make_a_file_too_large() -> None:
-    """That is found out before it is made: this one would have 16 TB."""
+    """The resulting size is checked before the text is made: this one would have 16 TB."""
     refused("the limit is", edit("a", "b" * MAX_EDIT_BYTES, replace_all=True), f=b"a" * MAX_EDIT_BYTES)
 
 
 def test_line_ends_stay_what_they_are() -> None:
-    """A model that writes LF edits a file with CR LF; where they are mixed the text must be exact."""
+    """Text with LF matches a file with CR LF; if line ends are mixed, the text must be exact."""
     assert after(edit("a\nb", "x\ny\nz"), f=b"a\r\nb\r\n") == [b"x\r\ny\r\nz\r\n"]
     assert after(edit("a\r\nb", "x"), f=b"a\r\nb\r\n") == [b"x\r\n"]
     assert after(edit("b", "x\ny"), f=b"a\nb\r\n") == [b"a\nx\ny\r\n"]
@@ -122,7 +122,7 @@ def test_line_ends_stay_what_they_are() -> None:
 
 
 def test_an_expectation_is_held_against_what_was_found() -> None:
-    """In either case of letters; for a file that is not there it never holds."""
+    """An expected digest matches in either case; for a missing file it never matches."""
     right = hashlib.sha256(b"abc").hexdigest()
     assert after(edit("b", "B", expected_sha256=right.upper()), f=b"abc") == [b"aBc"]
     refused("has the SHA-256", edit("b", "B", expected_sha256="0" * 64), f=b"abc")
@@ -131,7 +131,7 @@ def test_an_expectation_is_held_against_what_was_found() -> None:
 
 
 def test_later_hunks_see_what_earlier_ones_made() -> None:
-    """In one file, and each file on its own; what was expected is what was there before all of them."""
+    """A hunk applies to the result of earlier ones; its expected digest is that of the original file."""
     digest = hashlib.sha256(b"abc").hexdigest()
     hunks = [
         edit("b", "xx", expected_sha256=digest),
@@ -144,7 +144,7 @@ def test_later_hunks_see_what_earlier_ones_made() -> None:
 
 
 def test_a_patch_is_refused_whole() -> None:
-    """By its last hunk; by two that expect different files; by one about a file that is not there."""
+    """One impossible hunk makes the whole patch fail."""
     refused("does not contain", ApplyPatch(hunks=[edit("b", "x"), edit("b", "y")]), f=b"abc")
     digest = hashlib.sha256(b"abc").hexdigest()
     contrary = [edit("b", "x", expected_sha256=digest), edit("c", "y", expected_sha256="0" * 64)]
@@ -153,7 +153,7 @@ def test_a_patch_is_refused_whole() -> None:
 
 
 def test_a_patch_has_limits() -> None:
-    """Of files, of what all their names take, of what all their contents take."""
+    """A patch has limits on its files, their names and their contents."""
     many = [edit("a", "b", path=f"f{number}") for number in range(MAX_PATCH_FILES + 1)]
     refused("at most 24 files", ApplyPatch(hunks=many))
     long = [edit("a", "b", path=f"{number}{'x' * 600}") for number in range(2)]
@@ -165,7 +165,7 @@ def test_a_patch_has_limits() -> None:
 
 
 def test_a_binding_is_that_of_all_files() -> None:
-    """It is another as soon as one of them is, or is not there, or is called otherwise."""
+    """The binding differs as soon as one file differs, is missing or has another name."""
     pair = {"f": found("f", b"a"), "g": found("g", None)}
     assert binding_of(pair) == binding_of(dict(reversed(pair.items())))
     others = [
@@ -181,13 +181,13 @@ def test_a_binding_is_that_of_all_files() -> None:
 
 
 def state_at(workspace: Path, path: str) -> FileState:
-    """What is there."""
+    """Return the state of a file."""
     with open_root(str(workspace)) as root:
         return read_state(root, path)
 
 
 def test_a_file(tmp_path: Path) -> None:
-    """All that is needed to change it, and to see whether it was changed."""
+    """The state has everything to change a file and to detect a change of it."""
     (tmp_path / "f").write_bytes(b"abc")
     (tmp_path / "f").chmod(0o640)
     first = state_at(tmp_path, "f")
@@ -200,7 +200,7 @@ def test_a_file(tmp_path: Path) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    """Neither it nor its directory need be there; a file for a directory is another matter."""
+    """A missing file or directory is a state; a file in the place of a directory is an error."""
     assert state_at(tmp_path, "gone").absent
     assert state_at(tmp_path, "gone/gone").absent
     (tmp_path / "f").write_text("")
@@ -209,7 +209,7 @@ def test_no_file(tmp_path: Path) -> None:
 
 
 def test_a_large_file_is_hashed_and_not_kept(tmp_path: Path) -> None:
-    """What nobody edits takes no memory; what takes too long to hash is refused."""
+    """A file too large to edit takes no memory; one too large to hash is rejected."""
     content = b"x" * (MAX_EDIT_BYTES + 1)
     (tmp_path / "f").write_bytes(content)
     large = state_at(tmp_path, "f")
@@ -220,7 +220,7 @@ def test_a_large_file_is_hashed_and_not_kept(tmp_path: Path) -> None:
 
 
 def test_pieces_end_where_they_are_told_to(tmp_path: Path) -> None:
-    """Also in a file that grows; and whoever does not want them any more is asked at each."""
+    """Reading ends at the limit even in a growing file, and checks for cancellation at each piece."""
     (tmp_path / "f").write_bytes(b"x" * 600_000)
     asked: list[None] = []
     descriptor = os.open(tmp_path / "f", os.O_RDONLY)
@@ -232,5 +232,5 @@ def test_pieces_end_where_they_are_told_to(tmp_path: Path) -> None:
 
 
 def test_outside_of_a_thread_of_trio_everything_is_wanted() -> None:
-    """Nobody could have cancelled it."""
+    """Outside trio's threads nothing can be cancelled."""
     check_cancelled()

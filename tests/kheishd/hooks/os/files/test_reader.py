@@ -1,4 +1,4 @@
-"""Reading a file: its lines, its digest, and what becomes of what is too long or no text."""
+"""Reading a file: its lines, its digest, and the handling of long and binary files."""
 
 import hashlib
 import os
@@ -17,24 +17,24 @@ from protocol.limits.files import MAX_HASHED_BYTES, MAX_READ_BYTES
 
 
 def outcome(path: Path, **asked: Any) -> Outcome:
-    """What reading a file gives."""
+    """Return the outcome of reading a file."""
     with open_root(str(path.parent)) as root:
         return read_file(root, ReadFile(path=path.name, **asked))
 
 
 def read(path: Path, **asked: Any) -> Any:
-    """What a model is told of it."""
+    """Return the decoded result for the model."""
     return msgspec.json.decode(outcome(path, **asked).text)
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A file in a workspace of its own."""
+    """Return a file in a workspace of its own."""
     return tmp_path / "f"
 
 
 def test_a_file(file: Path) -> None:
-    """All that is told of it."""
+    """The result has the content, the sizes and the digest."""
     file.write_bytes(b"one\ntwo\n")
     digest = hashlib.sha256(b"one\ntwo\n").hexdigest()
     assert read(file) == {
@@ -63,7 +63,7 @@ def test_a_file(file: Path) -> None:
     ],
 )
 def test_some_lines(file: Path, asked: dict[str, int], content: str, count: int) -> None:
-    """From one on, and so many; the digest is the whole file's, and what was not asked for is not cut."""
+    """A range of lines can be read; the digest is the whole file's, and the result is not truncated."""
     file.write_bytes(b"one\ntwo\r\nthree")
     found = read(file, **asked)
     assert (found["content"], found["line_count"], found["lines"]) == (content, count, 3)
@@ -72,7 +72,7 @@ def test_some_lines(file: Path, asked: dict[str, int], content: str, count: int)
 
 
 def test_lines_that_are_not_there(file: Path) -> None:
-    """An empty file can be read; what lies beyond the end is told."""
+    """An empty file can be read; a line beyond the end is an error."""
     file.write_bytes(b"")
     assert (read(file)["content"], read(file)["lines"], read(file)["line_count"]) == ("", 0, 0)
     with pytest.raises(ToolError, match="f has 0 lines; line 2 cannot be read"):
@@ -83,7 +83,7 @@ def test_lines_that_are_not_there(file: Path) -> None:
 
 
 def test_a_long_file_is_read_on_and_on(file: Path) -> None:
-    """Each part fits what a model reads at once; together they are the file, each with the whole digest."""
+    """The parts of a long file fit a result each, and together are the file."""
     content = "".join(f'line {number} \u00fc\\"\t{"x" * (number % 300)}\n' for number in range(3_000))
     file.write_text(content)
     digest = hashlib.sha256(content.encode()).hexdigest()
@@ -105,7 +105,7 @@ def test_a_long_file_is_read_on_and_on(file: Path) -> None:
 
 @pytest.mark.parametrize("letter", ["x", "\u00fc", "\U0001f600", "\x01"])
 def test_a_line_that_is_too_long_is_cut(file: Path, letter: str) -> None:
-    """Between characters, however much they take as JSON; what follows can be read."""
+    """A long line is cut between characters, and the next lines can be read."""
     file.write_text(letter * 200_000 + "\nlast\n")
     found = outcome(file)
     assert len(found.text.encode()) <= MAX_TOOL_TEXT_BYTES
@@ -120,7 +120,7 @@ def test_a_line_that_is_too_long_is_cut(file: Path, letter: str) -> None:
     "content", [b"a\0b", b"a\xffb", "latin: \u00fc".encode("latin-1"), "x".encode("utf-16")]
 )
 def test_what_is_no_text(file: Path, content: bytes) -> None:
-    """Is not shown as if it were; its bytes are had where they are asked for."""
+    """A binary file is not shown as text; its bytes are available on request."""
     file.write_bytes(content)
     found = read(file)
     assert (found["content"], found["binary"], found["encoding"]) == ("", True, "binary")
@@ -128,7 +128,7 @@ def test_what_is_no_text(file: Path, content: bytes) -> None:
 
 
 def test_bytes_of_a_large_file_are_bounded(file: Path) -> None:
-    """With the text or without it."""
+    """The bytes of a large file are limited, with text or without."""
     for content in (b"x" * 79 + b"\n", b"\xff" * 79 + b"\n"):
         file.write_bytes(content * 1_000)
         found = outcome(file, include_base64=True)
@@ -139,7 +139,7 @@ def test_bytes_of_a_large_file_are_bounded(file: Path) -> None:
 
 
 def test_a_huge_file_is_looked_at_in_part(file: Path) -> None:
-    """It says so, and gives no digest; what was asked for whole is not cut."""
+    """A huge file is read in part and says so, without a digest; a complete range is not truncated."""
     file.write_bytes(b"one\ntwo\n")
     os.truncate(file, MAX_HASHED_BYTES + 5)
     first = read(file, line_count=2)

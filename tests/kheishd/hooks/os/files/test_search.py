@@ -1,4 +1,4 @@
-"""Listing and finding, within what a model reads at once."""
+"""Listing, finding and searching files, within the limits of a result."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ from tests.support.workspaces import swapping
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Some files."""
+    """Return a directory with some files."""
     for path in ("b/x.py", "b/c/y.py", "a/z.c", "top.py"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(f"this is {path}\nwith a.b in it\n")
@@ -44,25 +44,25 @@ def tree(tmp_path: Path) -> Path:
 
 
 def listed(workspace: Path, **asked: Any) -> Any:
-    """What list_files tells."""
+    """Return the decoded result of list_files."""
     with open_root(str(workspace)) as root:
         return msgspec.json.decode(list_files(root, ListFiles(**asked)))
 
 
 def globbed(workspace: Path, pattern: str, **asked: Any) -> Any:
-    """What glob_search tells."""
+    """Return the decoded result of glob_search."""
     with open_root(str(workspace)) as root:
         return msgspec.json.decode(glob_search(root, SearchFiles(pattern=pattern, **asked)))
 
 
 def searched(workspace: Path, pattern: str, **asked: Any) -> Any:
-    """What grep_search tells without ripgrep."""
+    """Return the decoded result of grep_search without ripgrep."""
     with open_root(str(workspace)) as root:
         return msgspec.json.decode(literal_search(root, SearchFiles(pattern=pattern, **asked)))
 
 
 def test_list_files(tree: Path) -> None:
-    """Nearest first, directories marked."""
+    """Entries come nearest first, with directories marked."""
     assert listed(tree) == {
         "base": ".",
         "paths": ["a/", "b/", "top.py", "a/z.c", "b/c/", "b/x.py", "b/c/y.py"],
@@ -72,7 +72,7 @@ def test_list_files(tree: Path) -> None:
 
 
 def test_glob_search(tree: Path) -> None:
-    """The pattern is about paths below the base; those told are from the workspace, and files only."""
+    """The pattern applies to paths below the base; results are relative to the workspace, files only."""
     assert globbed(tree, "**/*.py")["paths"] == ["top.py", "b/x.py", "b/c/y.py"]
     assert globbed(tree, "*.py", base="b") == {
         "base": "b",
@@ -84,7 +84,7 @@ def test_glob_search(tree: Path) -> None:
 
 
 def test_limits(tree: Path) -> None:
-    """Fewer, if that is said; never more than there may be; never more than a model reads at once."""
+    """The limit is the requested one, the maximum, and the size of a result."""
     assert listed(tree, limit=2) == {"base": ".", "paths": ["a/", "b/"], "truncated": True}
     assert listed(tree, limit=7)["truncated"] is False
     for number in range(MAX_MATCHES + 10):
@@ -100,13 +100,13 @@ def test_limits(tree: Path) -> None:
 
 
 def test_names_that_cannot_be_told_are_counted(tree: Path) -> None:
-    """So that nobody takes a directory for empty."""
+    """Entries with unprintable names are counted, so that the directory does not seem empty."""
     (tree / "a" / "new\nline").touch()
     assert (listed(tree, base="a")["paths"], listed(tree, base="a")["unnamed"]) == (["a/z.c"], 1)
 
 
 def test_literal_search(tree: Path) -> None:
-    """A text as it is, no pattern; each line once, with its number."""
+    """The text is literal, and each line is returned once, with its number."""
     assert searched(tree, "a.b", base="b") == {
         "matches": [
             {"path": "b/x.py", "line": 2, "text": "with a.b in it"},
@@ -120,7 +120,7 @@ def test_literal_search(tree: Path) -> None:
 
 
 def test_what_is_not_searched(tree: Path) -> None:
-    """Binary files, large files, links."""
+    """Binary files, large files and links are not searched."""
     (tree / "binary").write_bytes(b"needle\0")
     (tree / "large").write_bytes(b"needle\n" + b"x" * MAX_EDIT_BYTES)
     (tree / "latin").write_bytes(b"needle \xff\r\n")
@@ -129,7 +129,7 @@ def test_what_is_not_searched(tree: Path) -> None:
 
 
 def test_of_a_long_line_the_part_around_the_match_is_told() -> None:
-    """At its beginning, in its middle, at its end."""
+    """Of a long line, the part around the match is returned."""
     line = b"x" * 5_000 + b"needle" + b"y" * 5_000
     for place in (0, 5_000, 10_000):
         text = excerpt_around(line, place)
@@ -139,7 +139,7 @@ def test_of_a_long_line_the_part_around_the_match_is_told() -> None:
 
 
 def test_matches_fit_what_a_model_reads(tree: Path) -> None:
-    """However long the lines are, and whatever they take as JSON."""
+    """Matches fit a result, however long the lines are and however much they take as JSON."""
     (tree / "a" / "z.c").write_bytes(b"\x01" * 600 + b"\n" * 1 + (b"\x01" * 600 + b"\n") * 300)
     with open_root(str(tree)) as root:
         text = literal_search(root, SearchFiles(pattern="\x01"))
@@ -150,7 +150,7 @@ def test_matches_fit_what_a_model_reads(tree: Path) -> None:
 
 
 def test_a_search_begins_inside(tree: Path) -> None:
-    """Errors of the base are told for all three."""
+    """An invalid base is an error in all three tools."""
     with pytest.raises(ToolError, match="out of the workspace"):
         listed(tree, base="..")
     with pytest.raises(ToolError, match="there is no such file or directory"):
@@ -167,19 +167,19 @@ needs_ripgrep = pytest.mark.skipif(RIPGREP is None, reason="ripgrep is not insta
 
 
 async def text_of(workspace: Path, pattern: str, *, program: str | None = None, **asked: Any) -> str:
-    """What a search tells."""
+    """Return the text of a search's result."""
     search = SearchFiles(pattern=pattern, **asked)
     return await regex_search(program or RIPGREP or "rg", str(workspace), search, trio.to_thread.run_sync)
 
 
 async def regex_matches(workspace: Path, pattern: str, **asked: Any) -> Any:
-    """It, decoded."""
+    """Return the decoded result of a search."""
     return msgspec.json.decode(await text_of(workspace, pattern, **asked))
 
 
 @pytest.fixture
 def forest(tmp_path: Path) -> Path:
-    """Some files, and one outside."""
+    """Return a directory with some files, and one file outside."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "x.py").write_text("needle: secret\n")
     for path in ("ws/b/x.py", "ws/b/c/y.py", "ws/a/z.c", "ws/.hidden", "ws/.git/config"):
@@ -190,7 +190,7 @@ def forest(tmp_path: Path) -> Path:
 
 @needs_ripgrep
 async def test_a_regular_expression(forest: Path) -> None:
-    """In order of paths; hidden files too, a repository's own not."""
+    """Files come in order of paths, with hidden files, without those of .git."""
     found = await regex_matches(forest, r"needle: \d+$")
     paths = [".hidden", "a/z.c", "b/c/y.py", "b/x.py"]
     assert found == {
@@ -205,7 +205,7 @@ async def test_a_regular_expression(forest: Path) -> None:
 
 @needs_ripgrep
 async def test_a_pattern_is_never_an_option(forest: Path) -> None:
-    """Whatever it begins with."""
+    """A pattern that begins with a dash is still a pattern."""
     (forest / "a" / "z.c").write_text("--files\n-e\n")
     assert len((await regex_matches(forest, "--files"))["matches"]) == 1
     assert len((await regex_matches(forest, "-e"))["matches"]) == 1
@@ -214,14 +214,14 @@ async def test_a_pattern_is_never_an_option(forest: Path) -> None:
 @needs_ripgrep
 @pytest.mark.parametrize("pattern", ["o(", "[", "a{2", "\ud800", "a\0b", "a\nb"])
 async def test_a_pattern_that_is_none(forest: Path, pattern: str) -> None:
-    """It is told what is wrong with it."""
+    """An invalid pattern is an error with the reason."""
     with pytest.raises(ToolError, match=r"the search failed|the pattern contains"):
         await regex_matches(forest, pattern)
 
 
 @needs_ripgrep
 async def test_what_ripgrep_does_not_search(forest: Path) -> None:
-    """Binary files, large files, links; what is not UTF-8 is told as well as it can be."""
+    """Binary files, large files and links are not searched; invalid UTF-8 is replaced."""
     (forest / "binary").write_bytes(b"\0\0\nneedles\n")
     (forest / "large").write_bytes(b"needles\n" + b"x" * MAX_EDIT_BYTES)
     (forest / "latin").write_bytes(b"needles \xff\r\n")
@@ -236,7 +236,7 @@ async def test_what_ripgrep_does_not_search(forest: Path) -> None:
 
 @needs_ripgrep
 async def test_limits_of_a_regex_search(forest: Path) -> None:
-    """Fewer, if that is said; never more than there may be, nor than a model reads at once."""
+    """The limit is the requested one, the maximum, and the size of a result."""
     assert len((await regex_matches(forest, "needle", limit=2))["matches"]) == 2
     assert (await regex_matches(forest, "needle", limit=2))["truncated"] is True
     assert (await regex_matches(forest, "needle", limit=4))["truncated"] is False
@@ -256,7 +256,7 @@ async def test_limits_of_a_regex_search(forest: Path) -> None:
 
 @needs_ripgrep
 async def test_the_environment_is_not_its_own(forest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither its configuration nor anything else of the daemon's reaches it."""
+    """The program gets neither its configuration nor the daemon's environment."""
     (forest.parent / "rc").write_text("--files-without-match\n")
     monkeypatch.setenv("RIPGREP_CONFIG_PATH", str(forest.parent / "rc"))
     assert len((await regex_matches(forest, "needle"))["matches"]) == 4
@@ -264,7 +264,7 @@ async def test_the_environment_is_not_its_own(forest: Path, monkeypatch: pytest.
 
 @needs_ripgrep
 async def test_a_directory_swapped_for_a_link(forest: Path) -> None:
-    """Between ripgrep's looking and its opening: what lies outside is never told."""
+    """A directory that becomes a link between ripgrep's check and open reveals nothing outside."""
     with swapping(forest / "b", forest.parent / "outside"):
         for _ in range(20):
             assert "secret" not in await text_of(forest, "needle")
@@ -275,7 +275,7 @@ async def test_a_directory_swapped_for_a_link(forest: Path) -> None:
 
 
 def program(directory: Path, lines: list[str], end: str = "") -> str:
-    """A program that says these lines and ends so."""
+    """Return a program that prints these lines and exits with this code."""
     path = directory / "rg"
     said = "\n".join(["#!/bin/sh", "cat <<'END'", *lines, "END", end, ""])
     path.write_text(said)
@@ -284,7 +284,7 @@ def program(directory: Path, lines: list[str], end: str = "") -> str:
 
 
 def claim(path: str, text: str, offset: int = 0) -> str:
-    """A match, as ripgrep would tell it."""
+    """Return a match in ripgrep's format."""
     data = {
         "path": {"text": path},
         "lines": {"text": text},
@@ -296,7 +296,7 @@ def claim(path: str, text: str, offset: int = 0) -> str:
 
 
 async def test_only_what_is_there_is_told(forest: Path) -> None:
-    """Whatever the program says: other text, another place, a file outside, a link, no file."""
+    """A match is returned only if a second read confirms it, whatever the program prints."""
     (forest / "link").symlink_to(forest.parent / "outside" / "x.py")
     (forest / "out").symlink_to(forest.parent / "outside")
     lines = [
@@ -314,7 +314,7 @@ async def test_only_what_is_there_is_told(forest: Path) -> None:
 
 
 async def test_a_search_that_is_not_waited_for_ends(forest: Path) -> None:
-    """The program is killed at once, however it takes that, and is no more."""
+    """A cancelled search kills its program at once."""
     pid_file = forest.parent / "pid"
     stubborn = program(
         forest.parent,
@@ -337,13 +337,13 @@ async def _cancel_once(condition: Callable[[], bool], scope: trio.CancelScope) -
 
 
 async def test_a_program_that_is_gone(forest: Path) -> None:
-    """Whoever asks is told, and sees to it."""
+    """A missing program is an error for the caller."""
     with pytest.raises(FileNotFoundError):
         await regex_matches(forest, "x", program=str(forest / "gone"))
 
 
 def test_lines_in_pieces() -> None:
-    """However they are cut; what is no JSON is a complaint."""
+    """Lines are split at any boundary of pieces; other output is a complaint."""
     text = b'{"a":1}\n{"b":2}\nerror: one\n\n{"c":3}'
     for cut in range(len(text) + 1):
         lines = RipgrepLines()
@@ -354,7 +354,7 @@ def test_lines_in_pieces() -> None:
 
 
 def test_a_line_that_is_too_long_is_skipped() -> None:
-    """The next ones are not, and it is not held meanwhile."""
+    """A line that is too long is skipped without being held, and the next ones are read."""
     lines = RipgrepLines()
     assert lines.feed(b'{"a":1}\n{"' + b"x" * MAX_GREP_LINE_BYTES) == [b'{"a":1}']
     for _ in range(3):
@@ -365,7 +365,7 @@ def test_a_line_that_is_too_long_is_skipped() -> None:
 
 
 def test_endless_output_is_cut() -> None:
-    """Line by line it is all well, together it is too much."""
+    """The total output is limited, even if each line is short."""
     lines = RipgrepLines()
     piece = b'{"a":"' + b"x" * 10_000 + b'"}\n'
     for _ in range(MAX_GREP_OUTPUT_BYTES // len(piece) + 1):

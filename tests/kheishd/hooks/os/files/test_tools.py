@@ -1,4 +1,4 @@
-"""The file tools as the daemon calls them: by name, side by side, cancelled, against enemies."""
+"""The file tools as the daemon calls them: by name, in parallel, cancelled, and under attack."""
 
 import os
 import threading
@@ -22,14 +22,14 @@ from tests.support.workspaces import Workshop, place, swapping
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Workshop:
-    """A workspace, beside a directory that is none of it."""
+    """Return a workspace beside a directory that is not part of it."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "f").write_text("secret")
     return Workshop(tmp_path / "ws")
 
 
 async def test_a_day_at_work(shop: Workshop) -> None:
-    """Each tool, each seeing what the ones before it did."""
+    """Each tool sees the effects of earlier ones."""
     written = await shop.do("write_file", path="src/a.py", content="one\ntwo\n")
     assert (written["path"], written["bytes_written"]) == ("src/a.py", 8)
     read = await shop.do("read_file", path="src/a.py")
@@ -49,7 +49,7 @@ async def test_a_day_at_work(shop: Workshop) -> None:
 
 
 async def test_without_ripgrep(shop: Workshop) -> None:
-    """The search takes the text as it is, and its row says so."""
+    """Without ripgrep the search is for literal text, and the description says so."""
     shop.files = Files(find=lambda name: None)
     await shop.do("write_file", path="f", content="a.b\naxb\n")
     found = await shop.do("grep_search", pattern="a.b")
@@ -58,14 +58,14 @@ async def test_without_ripgrep(shop: Workshop) -> None:
 
 
 async def test_a_ripgrep_that_is_gone(shop: Workshop) -> None:
-    """A pattern is not taken for a text instead: the model is told."""
+    """If ripgrep has disappeared, the pattern is not searched for as text: the model is told."""
     shop.files = Files(find=lambda name: str(shop.path / "gone"))
     with pytest.raises(ToolError, match="cannot be run at the moment"):
         await shop.do("grep_search", pattern="a.b")
 
 
 async def test_ripgrep_is_not_taken_from_the_workspace(shop: Workshop) -> None:
-    """A relative path on PATH is one from where the daemon was started."""
+    """A relative path on PATH is relative to the daemon's start directory, not to the workspace."""
     await shop.do("write_file", path="rg", content="#!/bin/sh\ntouch hacked\n")
     (shop.path / "rg").chmod(0o755)
     shop.files = Files(find=lambda name: "./rg")
@@ -92,18 +92,18 @@ async def test_ripgrep_is_not_taken_from_the_workspace(shop: Workshop) -> None:
     ],
 )
 def test_subjects(shop: Workshop, tool: str, arguments: dict[str, Any], subject: str) -> None:
-    """What rules match: paths as they will be opened; none for a call that will be refused anyway."""
+    """The subject is the path as it will be opened; empty for a call that will be refused."""
     assert shop.files.subject(shop.use(tool, **arguments)) == subject
 
 
 async def test_what_only_reads_is_neither_shown_nor_noted(shop: Workshop) -> None:
-    """There is nothing to approve, and it can be run again."""
+    """A read has no preview and no evidence: it can be run again."""
     assert await shop.files.preview(shop.use("read_file", path="f")) is None
     assert await shop.files.evidence(shop.use("read_file", path="f")) == {}
 
 
 async def test_an_approval_holds_for_what_was_shown(shop: Workshop) -> None:
-    """The file changes after the preview: it is asked again, and what is shown then is written."""
+    """A file that changes after the preview makes the call stale; a new preview shows the new change."""
     await shop.do("write_file", path="f", content="one")
     edit = {"path": "f", "old_text": "one", "new_text": "two"}
     first = await shop.files.preview(shop.use("edit_file", **edit))
@@ -121,7 +121,7 @@ async def test_an_approval_holds_for_what_was_shown(shop: Workshop) -> None:
 
 
 async def test_what_cannot_be_done_is_not_asked_about(shop: Workshop) -> None:
-    """The preview says why; nothing is noted; arguments that do not fit are told."""
+    """An impossible edit fails in its preview and leaves no evidence; invalid arguments are an error."""
     use = shop.use("edit_file", path="gone", old_text="a", new_text="b")
     with pytest.raises(ToolError, match="there is no gone"):
         await shop.files.preview(use)
@@ -133,7 +133,7 @@ async def test_what_cannot_be_done_is_not_asked_about(shop: Workshop) -> None:
 
 
 async def test_probing(shop: Workshop) -> None:
-    """Before and after a call, with what was noted of it."""
+    """A probe compares the files with the evidence, before and after a call."""
     use = shop.use("write_file", path="a/f", content="new")
     evidence = await shop.files.evidence(use)
     assert (await shop.files.probe(use, evidence)).outcome == "not_done"
@@ -151,7 +151,7 @@ WORDS = [f"<{number}>" for number in range(24)]
 
 
 async def test_no_edit_is_lost(shop: Workshop) -> None:
-    """Many at once, in one file, from a workspace and from one inside it."""
+    """No concurrent edit of one file is lost, also from a workspace inside another."""
     locks = PathLocks()
     inner = Workshop(shop.path / "in", Files(locks))
     await edited_by_all([(Workshop(shop.path, Files(locks)), "in/f"), (inner, "f")])
@@ -159,12 +159,12 @@ async def test_no_edit_is_lost(shop: Workshop) -> None:
 
 
 async def test_no_edit_is_lost_between_daemons(shop: Workshop) -> None:
-    """Two that know nothing of each other, but work in the same workspace."""
+    """No edit is lost if two daemons work in the same workspace."""
     await edited_by_all([(Workshop(shop.path), "f"), (Workshop(shop.path), "f")])
 
 
 async def edited_by_all(shops: list[tuple[Workshop, str]]) -> None:
-    """Each word of a file is changed by an edit of its own, all at the same time, by turns from each shop."""
+    """Change each word of a file by an edit of its own, concurrently, in turns from each workspace."""
     first, path = shops[0]
     await first.do("write_file", path=path, content="\n".join(WORDS))
     with trio.fail_after(20):
@@ -178,7 +178,7 @@ async def edited_by_all(shops: list[tuple[Workshop, str]]) -> None:
 
 
 async def test_what_another_program_changed_meanwhile_is_told(shop: Workshop) -> None:
-    """Without an approval there is nobody to ask again: the model is told to read it again."""
+    """Without an approval a stale file is an error that tells the model to read it again."""
     await shop.do("write_file", path="f", content="one")
     changing = _Meanwhile(lambda: (shop.path / "f").write_text("theirs"))
     shop.files = Files(in_thread=changing)
@@ -189,7 +189,7 @@ async def test_what_another_program_changed_meanwhile_is_told(shop: Workshop) ->
 
 
 class _Meanwhile:
-    """Runs work in this thread; whenever it flushes a file to the disk, something else happens first."""
+    """Runner of work in this thread that changes something before each flush to the disk."""
 
     def __init__(self, what: Any) -> None:
         self._what = what
@@ -208,7 +208,7 @@ class _Meanwhile:
 
 
 async def test_nothing_outside_is_touched_by_name(shop: Workshop) -> None:
-    """Dots, absolute paths, links to files and directories, a link for the workspace itself."""
+    """Dots, absolute paths and links never lead outside, not even a link for the workspace itself."""
     outside = shop.path.parent / "outside"
     shop.path.mkdir()
     (shop.path / "file").symlink_to(outside / "f")
@@ -235,7 +235,7 @@ async def test_nothing_outside_is_touched_by_name(shop: Workshop) -> None:
 
 
 async def test_nothing_outside_is_touched_in_a_race(shop: Workshop) -> None:
-    """Somebody swaps a directory for a link to the outside, and back, again and again."""
+    """A directory that is swapped for a link, again and again, never leads outside."""
     outside = shop.path.parent / "outside"
     await shop.do("write_file", path="d/f", content="inside")
     told = 0
@@ -259,7 +259,7 @@ async def test_nothing_outside_is_touched_in_a_race(shop: Workshop) -> None:
 
 
 async def test_a_target_that_is_no_file_is_refused(shop: Workshop) -> None:
-    """A directory, a pipe, the workspace; none is waited for, and none is replaced."""
+    """A directory, a pipe and the workspace are rejected at once, and none is replaced."""
     (shop.path / "d").mkdir(parents=True)
     os.mkfifo(shop.path / "pipe")
     with trio.fail_after(5):
@@ -272,7 +272,7 @@ async def test_a_target_that_is_no_file_is_refused(shop: Workshop) -> None:
 
 
 async def test_work_that_is_not_waited_for_ends(shop: Workshop) -> None:
-    """A long read is given up between two pieces, and when the call has ended its thread has, too."""
+    """A cancelled read ends between two pieces, and its thread has ended with the call."""
     shop.path.mkdir()
     (shop.path / "huge").touch()
     os.truncate(shop.path / "huge", MAX_HASHED_BYTES)
@@ -286,7 +286,7 @@ async def test_work_that_is_not_waited_for_ends(shop: Workshop) -> None:
 
 
 async def test_a_write_that_is_not_waited_for_leaves_nothing(shop: Workshop) -> None:
-    """Cancelled while it is being written: the old file stays, the new one is removed."""
+    """A cancelled write keeps the old file and removes the new one."""
     await shop.do("write_file", path="f", content="before")
     scope = trio.CancelScope()
     shop.files = Files(in_thread=_GivenUp(scope, "write"))
@@ -298,7 +298,7 @@ async def test_a_write_that_is_not_waited_for_leaves_nothing(shop: Workshop) -> 
 
 
 async def test_what_is_made_is_told_even_if_nobody_waits(shop: Workshop) -> None:
-    """Cancelled once the file has its name: what happened is not denied."""
+    """A write that is cancelled after its rename reports success."""
     scope = trio.CancelScope()
     shop.files = Files(in_thread=_GivenUp(scope, "rename"))
     with scope:
@@ -308,7 +308,7 @@ async def test_what_is_made_is_told_even_if_nobody_waits(shop: Workshop) -> None
 
 
 class _GivenUp:
-    """Runs work in a thread; after its first call of a function of ``os`` nobody waits for it any more."""
+    """Runner of work in a thread that cancels the caller after the first call of a function of ``os``."""
 
     def __init__(self, scope: trio.CancelScope, function: str) -> None:
         self._scope = scope
@@ -336,7 +336,7 @@ class _GivenUp:
 
 
 async def test_the_loop_is_not_held_up(shop: Workshop) -> None:
-    """Files are read in threads that are the part's own, never the loop's."""
+    """Files are read in the sub-hook's own threads, never in the loop."""
     seen: list[bool] = []
 
     async def in_thread(work: Any) -> Any:
@@ -355,7 +355,7 @@ async def test_the_loop_is_not_held_up(shop: Workshop) -> None:
 
 
 def test_the_section_says_where_the_workspace_is(shop: Workshop) -> None:
-    """And how paths are meant; a run that may use no file tool is told nothing."""
+    """The section names the workspace and explains paths, for a run with a file tool only."""
     for names in (None, ["bash", "read_file"]):
         (section,) = shop.files.sections(place(shop.path, names))
         assert str(shop.path) in section
@@ -364,7 +364,7 @@ def test_the_section_says_where_the_workspace_is(shop: Workshop) -> None:
 
 
 async def test_results_are_json(shop: Workshop) -> None:
-    """Of every tool, with paths and texts of any sort."""
+    """Every tool's result is JSON, with any paths and texts."""
     await shop.do("write_file", path='a "quoted" näme', content='\\ " \u2028 \x01\n')
     for tool, arguments in (
         ("read_file", {"path": 'a "quoted" näme'}),

@@ -1,4 +1,4 @@
-"""Changing files: whole or not at all, whatever goes wrong, and nothing left beside."""
+"""Transactions: all files change or none, whatever fails, and no temporary file remains."""
 
 import fcntl
 import hashlib
@@ -44,11 +44,11 @@ from tests.support.desk import full_disk
 
 
 class GivenUp(Exception):
-    """Nobody wants it any more."""
+    """The caller was cancelled."""
 
 
 def change(root: Root, path: str, after: bytes) -> FileChange:
-    """A change of what is there now."""
+    """Return a change of a file in its current state."""
     return FileChange(read_state(root, path), after)
 
 
@@ -59,14 +59,14 @@ def make(workspace: Path, *, check: Callable[[], object] = lambda: None, **files
 
 
 def contents(workspace: Path) -> dict[str, bytes]:
-    """Every file there is, whatever it is called."""
+    """Return the contents of all files, hidden ones included."""
     return {
         str(path.relative_to(workspace)): path.read_bytes() for path in workspace.rglob("*") if path.is_file()
     }
 
 
 def test_new_and_old_files(tmp_path: Path) -> None:
-    """Directories are made; the mode of an old file stays, that of a new one is the usual."""
+    """Directories are created; an old file keeps its mode, a new one has the default mode."""
     (tmp_path / "old").write_bytes(b"before")
     (tmp_path / "old").chmod(0o750)
     with open_root(str(tmp_path)) as root:
@@ -79,7 +79,7 @@ def test_new_and_old_files(tmp_path: Path) -> None:
 
 
 def test_the_old_file_is_never_torn(tmp_path: Path) -> None:
-    """Who had it open goes on reading the old one, whole."""
+    """A reader that has the old file open still reads all of it."""
     (tmp_path / "f").write_bytes(b"before")
     with (tmp_path / "f").open("rb") as reader:
         make(tmp_path, f=b"after")
@@ -87,7 +87,7 @@ def test_the_old_file_is_never_torn(tmp_path: Path) -> None:
 
 
 def test_a_file_with_two_names_is_changed_under_one(tmp_path: Path) -> None:
-    """The other name may lie outside of the workspace."""
+    """Only the named link changes: the other one may lie outside the workspace."""
     (tmp_path / "ws").mkdir()
     (tmp_path / "outside").write_bytes(b"before")
     os.link(tmp_path / "outside", tmp_path / "ws" / "f")
@@ -97,7 +97,7 @@ def test_a_file_with_two_names_is_changed_under_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stop_at", range(1, 7))
 def test_given_up_before_the_first_renaming(tmp_path: Path, stop_at: int) -> None:
-    """Nothing has happened, and nothing is left."""
+    """A cancellation before the first rename leaves everything unchanged."""
     before = {"f": b"one", "g": b"two"}
     for path, content in before.items():
         (tmp_path / path).write_bytes(content)
@@ -116,7 +116,7 @@ def test_given_up_before_the_first_renaming(tmp_path: Path, stop_at: int) -> Non
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    """The second file does not fit: the first is not changed either, and nothing is left beside."""
+    """If the second file does not fit, the first is unchanged, too, and nothing remains."""
     (tmp_path / "f").write_bytes(b"one")
     (tmp_path / "g").write_bytes(b"two")
     with full_disk(), pytest.raises(ToolError, match="g: the file would be larger than this system allows"):
@@ -125,7 +125,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_cannot_be_written_to(tmp_path: Path) -> None:
-    """What the system says is told; /sys takes new files from nobody, not even from root."""
+    """The system's error is reported; in /sys not even root can create a file."""
     for path in ("kheish", "kheish/new"):
         with pytest.raises(
             ToolError, match=rf"{path}: (permission denied|operation not permitted|it cannot be)"
@@ -135,7 +135,7 @@ def test_a_directory_that_cannot_be_written_to(tmp_path: Path) -> None:
 
 
 def test_what_was_changed_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
-    """Between looking and renaming: changed, gone, or come into being."""
+    """A file that changes, vanishes or appears before the rename makes the call stale."""
     (tmp_path / "f").write_bytes(b"one")
     (tmp_path / "gone").write_bytes(b"one")
     with open_root(str(tmp_path)) as root:
@@ -150,7 +150,7 @@ def test_what_was_changed_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_several_files_are_rolled_back(tmp_path: Path) -> None:
-    """When the last one cannot be renamed, the others are what they were: the old ones back, the new gone."""
+    """If the last rename fails, old files are restored and new ones removed."""
     (tmp_path / "a").write_bytes(b"one")
     (tmp_path / "a").chmod(0o640)
     (tmp_path / "z").write_bytes(b"two")
@@ -164,7 +164,7 @@ def test_several_files_are_rolled_back(tmp_path: Path) -> None:
 
 
 def test_a_directory_in_the_place_of_a_file(tmp_path: Path) -> None:
-    """It is not replaced, and what was to be beside it is not, either."""
+    """A directory is not replaced, and the other files stay unchanged."""
     with open_root(str(tmp_path)) as root:
         changes = [change(root, "a", b"mine"), change(root, "b", b"mine")]
         (tmp_path / "b").mkdir()
@@ -174,7 +174,7 @@ def test_a_directory_in_the_place_of_a_file(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_call_left_is_overwritten(tmp_path: Path) -> None:
-    """By the same call, when it is run again; a link in its place is not followed."""
+    """A call that is run again overwrites its own temporary files, and follows no link."""
     new, old = temporary_names("key", "f")
     (tmp_path / "f").write_bytes(b"one")
     (tmp_path / "g").write_bytes(b"two")
@@ -185,7 +185,7 @@ def test_what_a_killed_call_left_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_put_back_and_tidy(tmp_path: Path) -> None:
-    """What was replaced comes back, if it is what it should be; then nothing is left beside."""
+    """The old content is restored if its digest is right, and temporary files are removed."""
     with open_root(str(tmp_path)) as root:
         for path in ("f", "g", "h"):
             _, old = temporary_names("key", path)
@@ -203,7 +203,7 @@ def test_put_back_and_tidy(tmp_path: Path) -> None:
 
 
 def test_the_lock_keeps_others_out(tmp_path: Path) -> None:
-    """Another daemon that works here waits, not for ever, and not if nobody wants it any more."""
+    """Another daemon waits for the lock, for a limited time, and can be cancelled."""
     with open_root(str(tmp_path)) as root:
         descriptor = os.open(tmp_path, os.O_RDONLY)
         try:
@@ -228,26 +228,26 @@ def _give_up() -> None:
 
 
 def digest(content: bytes) -> str:
-    """As evidence has it."""
+    """Return the digest as evidence has it."""
     return hashlib.sha256(content).hexdigest()
 
 
 def patch(workspace: Path, **new: str) -> list[Edit]:
-    """Orders to replace "old" by something, in some files."""
+    """Return edits that replace "old" in some files."""
     hunks = [EditFile(path=path, old_text="old", new_text=text) for path, text in new.items()]
     return edits_of(ApplyPatch(hunks=hunks), str(workspace))
 
 
 @pytest.fixture
 def ws(tmp_path: Path) -> Path:
-    """A workspace with two files."""
+    """Return a workspace with two files."""
     for path in ("f", "g"):
         (tmp_path / path).write_text("old")
     return tmp_path
 
 
 def test_shown_noted_done(ws: Path) -> None:
-    """The preview binds to what is there, evidence has both states, and then the second is there."""
+    """The preview binds to the current state, the evidence has both, and then the change is made."""
     orders = patch(ws, g="two", f="one")
     preview = preview_changes(str(ws), orders)
     assert (preview.kind, preview.text.count("-old")) == ("diff", 2)
@@ -261,7 +261,7 @@ def test_shown_noted_done(ws: Path) -> None:
 
 
 def test_showing_and_noting_make_nothing(tmp_path: Path) -> None:
-    """Not even directories; a new file is shown and noted as absent."""
+    """Preview and evidence create nothing, not even directories."""
     orders = edits_of(WriteFile(path="a/b", content="new"), str(tmp_path))
     assert preview_changes(str(tmp_path), orders).text.startswith("--- /dev/null\n+++ b/a/b\n")
     assert collect_digests(str(tmp_path), orders) == {"before": [ABSENT], "after": [digest(b"new")]}
@@ -269,7 +269,7 @@ def test_showing_and_noting_make_nothing(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_done(ws: Path) -> None:
-    """Is not shown, nothing is noted, and nothing is done, also to the file that comes first."""
+    """An impossible change has no preview and no evidence, and changes no file."""
     orders = patch(ws, f="one", gone="two")
     with pytest.raises(ToolError, match="there is no gone"):
         preview_changes(str(ws), orders)
@@ -281,7 +281,7 @@ def test_what_cannot_be_done(ws: Path) -> None:
 
 @pytest.mark.parametrize("content", ["other", "old and more", None])
 def test_what_was_shown_is_not_there_any_more(ws: Path, content: str | None) -> None:
-    """The person is asked again, whether or not it could still be done."""
+    """A changed state makes the call stale, even if the edit is still possible."""
     orders = patch(ws, f="one", g="two")
     binding = preview_changes(str(ws), orders).binding
     (ws / "g").unlink()
@@ -293,7 +293,7 @@ def test_what_was_shown_is_not_there_any_more(ws: Path, content: str | None) -> 
 
 
 def test_a_file_that_came_into_being_is_stale_too(tmp_path: Path) -> None:
-    """A file that was shown as new is not overwritten."""
+    """A file that appeared since the preview is not overwritten."""
     orders = edits_of(WriteFile(path="f", content="new"), str(tmp_path))
     binding = preview_changes(str(tmp_path), orders).binding
     (tmp_path / "f").write_text("")
@@ -302,7 +302,7 @@ def test_a_file_that_came_into_being_is_stale_too(tmp_path: Path) -> None:
 
 
 def after_kill(ws: Path, kept: str = "old", **contents: str) -> tuple[ProbeResult, dict[str, str]]:
-    """What is found out when the files are these after a kill, and what they are then."""
+    """Return the finding of a probe with these files after a kill, and their contents then."""
     orders = patch(ws, f="one", g="two")
     evidence = collect_digests(str(ws), orders)
     for path, content in contents.items():
@@ -315,50 +315,50 @@ def after_kill(ws: Path, kept: str = "old", **contents: str) -> tuple[ProbeResul
 
 
 def test_killed_after_all(ws: Path) -> None:
-    """It is done, and what was left beside is removed."""
+    """A call that was killed at its end is done, and its temporary files are removed."""
     finding, files = after_kill(ws, f="one", g="two")
     assert (finding.outcome, files) == ("done", {"f": "one", "g": "two"})
 
 
 def test_killed_before_anything(ws: Path) -> None:
-    """It may be run again."""
+    """A call that was killed before its first rename may be run again."""
     finding, files = after_kill(ws, f="old", g="old")
     assert (finding.outcome, files) == ("not_done", {"f": "old", "g": "old"})
 
 
 def test_killed_half_way(ws: Path) -> None:
-    """The half that was done is undone."""
+    """A half-made change is rolled back."""
     finding, files = after_kill(ws, f="one", g="old")
     assert (finding.outcome, files) == ("not_done", {"f": "old", "g": "old"})
 
 
 def test_killed_half_way_and_what_was_replaced_is_lost(ws: Path) -> None:
-    """What stands beside is not what was there: nobody can tell, and what is found is told."""
+    """If the saved content is wrong, the outcome is unknown, and the digests are returned."""
     finding, files = after_kill(ws, kept="something", f="one", g="old")
     assert (finding.outcome, files) == ("unknown", {"f": "one", "g": "old"})
     assert finding.evidence == {"found": [digest(b"one"), digest(b"old")]}
 
 
 def test_killed_and_changed_by_somebody_since(ws: Path) -> None:
-    """Nothing is undone over what somebody else made."""
+    """Nothing is rolled back over another program's change."""
     finding, files = after_kill(ws, f="one", g="theirs")
     assert (finding.outcome, files) == ("unknown", {"f": "one", "g": "theirs"})
 
 
 @pytest.mark.parametrize("evidence", [{}, {"before": ["x"], "after": ["x"]}])
 def test_without_evidence_nobody_can_tell(ws: Path, evidence: dict[str, Any]) -> None:
-    """Also if it is another call's."""
+    """Without evidence, or with another call's, the outcome is unknown."""
     assert probe_changes(str(ws), patch(ws, f="one", g="two"), "key", evidence).outcome == "unknown"
 
 
 def test_the_same_content_written_again_is_done(ws: Path) -> None:
-    """Before and after are one state: running it again would change nothing."""
+    """A call that changes nothing is done: before and after are one state."""
     orders = edits_of(WriteFile(path="f", content="old"), str(ws))
     assert probe_changes(str(ws), orders, "key", collect_digests(str(ws), orders)).outcome == "done"
 
 
 def test_evidence_fits(tmp_path: Path) -> None:
-    """That of the largest patch there may be."""
+    """The evidence of the largest patch fits its limit."""
     width = MAX_SUBJECT_BYTES // MAX_PATCH_FILES - 1
     paths = [f"{number:0{width}}" for number in range(MAX_PATCH_FILES)]
     for path in paths:
@@ -374,7 +374,7 @@ def test_evidence_fits(tmp_path: Path) -> None:
 
 
 async def test_one_at_a_time() -> None:
-    """Who comes second waits; other names are free."""
+    """A second call waits for the path; other paths are free."""
     locks = PathLocks()
     order: list[str] = []
 
@@ -395,7 +395,7 @@ async def test_one_at_a_time() -> None:
 
 
 async def test_nobody_waits_in_a_ring() -> None:
-    """Whatever order the names are given in, and if one is given twice."""
+    """Calls cannot deadlock, in whatever order they name paths, also twice."""
     locks = PathLocks()
 
     async def hold(*paths: str) -> None:
@@ -412,7 +412,7 @@ async def test_nobody_waits_in_a_ring() -> None:
 
 
 async def test_who_gives_up_waiting_leaves_the_lock_to_others() -> None:
-    """It is neither lost nor doubled."""
+    """A cancelled wait neither loses nor duplicates the lock."""
     locks = PathLocks()
     async with locks.lock(["a"]):
         with trio.move_on_after(0) as scope:

@@ -1,4 +1,4 @@
-"""Walking a workspace: everything once, in order, and nothing outside of it."""
+"""Walking a workspace: everything once, in order, and nothing outside; and patterns of paths."""
 
 import os
 import time
@@ -15,7 +15,7 @@ from tests.support.workspaces import swapping
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Some directories, and beside them one that is not in the workspace."""
+    """Return some directories beside one that is not in the workspace."""
     (tmp_path / "outside" / "deep").mkdir(parents=True)
     (tmp_path / "outside" / "secret").write_text("secret")
     workspace = tmp_path / "ws"
@@ -26,19 +26,19 @@ def tree(tmp_path: Path) -> Path:
 
 
 def walked(workspace: Path, base: str = ".") -> list[str]:
-    """The paths, in order."""
+    """Return the paths, in order."""
     with open_root(str(workspace)) as root:
         return [entry.path for entry in Walk(root, base)]
 
 
 def test_nearest_first(tree: Path) -> None:
-    """By name in each directory; a repository's own files are nobody's."""
+    """Entries come by name, nearest directory first, without .git."""
     assert walked(tree) == [".hidden", "a", "b", "top", "a/z", "b/c", "b/x", "b/c/y"]
     assert walked(tree, "b") == ["b/c", "b/x", "b/c/y"]
 
 
 def test_entries(tree: Path) -> None:
-    """Each with its path from the workspace and from where the walk began, and what it is."""
+    """An entry has its path from the workspace and from the base, and its kind."""
     (tree / "b" / "link").symlink_to("x")
     os.mkfifo(tree / "b" / "pipe")
     with open_root(str(tree)) as root:
@@ -50,7 +50,7 @@ def test_entries(tree: Path) -> None:
 
 
 def test_links_are_not_followed(tree: Path) -> None:
-    """They are there, and that is all; one cannot be the beginning, either."""
+    """A link is an entry, but is not entered, and cannot be the base."""
     (tree / "out").symlink_to(tree.parent / "outside")
     (tree / "ring").symlink_to(".")
     assert [path for path in walked(tree) if path.startswith(("out", "ring"))] == ["out", "ring"]
@@ -63,7 +63,7 @@ def test_links_are_not_followed(tree: Path) -> None:
 
 
 def test_a_directory_swapped_for_a_link(tree: Path) -> None:
-    """Between looking and opening; what lies outside is never seen."""
+    """A directory that becomes a link before it is opened reveals nothing outside."""
     seen: set[str] = set()
     with swapping(tree / "b", tree.parent / "outside"):
         for _ in range(300):
@@ -73,14 +73,14 @@ def test_a_directory_swapped_for_a_link(tree: Path) -> None:
 
 
 def test_only_what_is_wanted_is_entered(tree: Path) -> None:
-    """A directory that nothing can be found in is not opened."""
+    """A directory in which nothing can match is not opened."""
     with open_root(str(tree)) as root:
         found = [entry.path for entry in Walk(root, ".", lambda below: below == "a")]
     assert found == [".hidden", "a", "b", "top", "a/z"]
 
 
 def test_names_that_cannot_be_told(tree: Path) -> None:
-    """Not UTF-8, not printable: they are counted."""
+    """Entries with names that are not UTF-8 or not printable are counted."""
     for name in (b"\xff", b"a\nb", b"a\xe2\x80\xaeb"):
         (tree / "a" / os.fsdecode(name)).write_text("")
     with open_root(str(tree)) as root:
@@ -90,7 +90,7 @@ def test_names_that_cannot_be_told(tree: Path) -> None:
 
 
 def test_a_walk_is_asked_whether_it_is_wanted(tree: Path) -> None:
-    """Now and then, also within one directory."""
+    """A walk checks for cancellation, also within one directory."""
     for number in range(CHECK_INTERVAL):
         (tree / "a" / str(number)).touch()
 
@@ -102,7 +102,7 @@ def test_a_walk_is_asked_whether_it_is_wanted(tree: Path) -> None:
 
 
 def test_a_walk_ends(tree: Path) -> None:
-    """After so many entries it says that there are more."""
+    """A walk ends at its limit and says that there is more."""
     with open_root(str(tree)) as root:
         walk = Walk(root, ".")
         walk.count = MAX_WALKED_ENTRIES - 2
@@ -132,7 +132,7 @@ def test_a_walk_ends(tree: Path) -> None:
     ],
 )
 def test_matches(pattern: str, fits: list[str], others: list[str]) -> None:
-    """Whole paths, names by the shell's rules, ``**`` for any number of directories."""
+    """A pattern matches whole paths: names by the shell's rules, ``**`` for any number of directories."""
     glob = Glob(pattern)
     assert [path for path in [*fits, *others] if glob.matches(path)] == fits
 
@@ -147,27 +147,27 @@ def test_matches(pattern: str, fits: list[str], others: list[str]) -> None:
     ],
 )
 def test_directories_worth_entering(pattern: str, entered: list[str], not_entered: list[str]) -> None:
-    """Those that something below could fit in."""
+    """A directory may match below if a path in it could match."""
     glob = Glob(pattern)
     assert [path for path in [*entered, *not_entered] if glob.may_match_below(path)] == entered
 
 
 @pytest.mark.parametrize("pattern", ["/etc/*", "../*", "a/../../b", ".", "//"])
 def test_a_pattern_stays_below_its_base(pattern: str) -> None:
-    """One that would lead elsewhere, or nowhere, is refused."""
+    """A pattern that leads outside, or nowhere, is rejected."""
     with pytest.raises(ToolError, match="a pattern is relative"):
         Glob(pattern)
 
 
 def test_braces_are_bounded() -> None:
-    """What a few of them stand for grows without limit."""
+    """The number of alternatives is limited, because nested braces multiply."""
     with pytest.raises(ToolError, match="more than 64 patterns"):
         Glob("{a,b}" * 20)
 
 
 @pytest.mark.parametrize("pattern", ["*a" * 200 + "b", "**/a/" * 150 + "b", "**/" * 300 + "b", "[a-" * 300])
 def test_no_pattern_takes_long(pattern: str) -> None:
-    """What would make others go back and forth for years."""
+    """No pattern takes exponential time."""
     glob = Glob(pattern)
     began = time.process_time()
     assert not glob.matches("a" * 255)

@@ -1,4 +1,4 @@
-"""A command line made ready: the shell that reads it, and what it is given."""
+"""The preparation of a command: its shell, its environment and its confinement."""
 
 import os
 from pathlib import Path
@@ -19,14 +19,14 @@ ENVIRON = {"PATH": "/usr/bin", "OPENAI_API_KEY": "canary"}
 
 
 def test_the_shell_greets_nobody() -> None:
-    """It is there, and takes the line as its last argument."""
+    """The shell exists, skips its startup files, and takes the line as its last argument."""
     program, *options = shell_argv()
     assert os.access(program, os.X_OK)
     assert options[-1] == "-c"
 
 
 def test_without_a_sandbox(workspace: Path) -> None:
-    """The shell itself, in the open directory, with little of the daemon's environment and what is added."""
+    """Without a sandbox the shell runs in the open directory, with a cleaned environment."""
     workdir = open_workdir(str(workspace), ".")
     try:
         command = prepare_command("echo x", workdir, ENVIRON, "mark-1", None, {"TASK": "t"})
@@ -39,7 +39,7 @@ def test_without_a_sandbox(workspace: Path) -> None:
 
 
 async def test_in_a_sandbox(home: Path, workspace: Path, bubblewrap: None) -> None:
-    """The sandbox comes first, the shell last."""
+    """In a sandbox the argv begins with the sandbox's and ends with the shell's."""
     sandbox = Sandbox([str(home)])
     assert await sandbox.choose("required")
     workdir = open_workdir(str(workspace), ".")
@@ -53,7 +53,7 @@ async def test_in_a_sandbox(home: Path, workspace: Path, bubblewrap: None) -> No
 
 
 async def test_what_cannot_be_confined_to(workspace: Path, bubblewrap: None) -> None:
-    """A workspace that is itself to be hidden is refused."""
+    """A workspace that must itself be hidden is rejected."""
     sandbox = Sandbox([str(workspace)])
     assert await sandbox.choose("required")
     workdir = open_workdir(str(workspace), ".")
@@ -68,7 +68,7 @@ async def test_what_cannot_be_confined_to(workspace: Path, bubblewrap: None) -> 
 
 
 def test_little_passes() -> None:
-    """Where programs are, how to speak, what time it is; no credential under any name."""
+    """Only PATH, language and time zone pass; no credential does, under any name."""
     environ = {
         "PATH": "/opt/bin:/usr/bin",
         "LANG": "de_DE.UTF-8",
@@ -99,6 +99,6 @@ def test_little_passes() -> None:
 
 
 def test_a_bare_environment_is_enough() -> None:
-    """Started by nobody in particular, a command still finds its programs and writes UTF-8."""
+    """With an empty environment a command still finds its programs and writes UTF-8."""
     assert clean_environment({}, "/w")["PATH"] == DEFAULT_PATH
     assert clean_environment({}, "/w")["LANG"] == "C.UTF-8"

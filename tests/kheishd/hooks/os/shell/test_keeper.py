@@ -1,4 +1,4 @@
-"""The keeper by itself: what it says, what it hears, and that it ends with nothing below it."""
+"""The keeper by itself: its messages, its signals, and that it ends with nothing below it."""
 
 import os
 import signal
@@ -34,23 +34,23 @@ class Kept:
             )
 
     def line(self) -> list[str]:
-        """What it says next; nothing at its end."""
+        """Return the keeper's next line; empty at the end."""
         return self.lines.readline().split()
 
     def output(self) -> bytes:
-        """What the command wrote, when that is all."""
+        """Return the command's whole output."""
         assert self.process.stdout is not None
         return self.process.stdout.read()
 
     def hang_up(self) -> None:
-        """Close our end, as a daemon's death does."""
+        """Close our end, as the daemon's death does."""
         self.lines.close()
         self.socket.close()
 
 
 @contextmanager
 def kept(command: str, how: str = "bare", *before: str) -> Iterator[Kept]:
-    """A command under its keeper. It is no test's fault if it does not end: it is killed."""
+    """Provide a command under its keeper; a command that does not end is killed."""
     keeper = Kept([*before, "/bin/sh", "-c", command], how)
     try:
         yield keeper
@@ -64,7 +64,7 @@ def kept(command: str, how: str = "bare", *before: str) -> Iterator[Kept]:
 
 
 def test_a_command_from_its_beginning_to_its_end() -> None:
-    """It is told which process it is, how it ended, and that all of it is gone; its output is its own."""
+    """The keeper reports start, exit code and end; the output is the command's own."""
     with kept("echo $$; exit 5") as keeper:
         what, pid, started = keeper.line()
         assert what == "began"
@@ -74,14 +74,14 @@ def test_a_command_from_its_beginning_to_its_end() -> None:
 
 
 def test_what_cannot_be_executed() -> None:
-    """It is told why."""
+    """The keeper reports the reason for which a program cannot be executed."""
     with kept("", "bare", "/bin/nothing-like-it") as keeper:
         assert keeper.line() == ["failed", *"No such file or directory".split()]
         assert keeper.line() == []
 
 
 def test_a_command_finds_itself_as_usual() -> None:
-    """A session of its own, default signals, no descriptor but its three; and it goes first for memory."""
+    """A command has a session, default signals and three descriptors, and is first to go without memory."""
     look = "ls /proc/self/fd | wc -l; ps -o sid= -p $$; cd /proc/self; cat oom_score_adj; grep SigIgn status"
     with kept(look) as keeper:
         _, pid, _ = keeper.line()
@@ -92,7 +92,7 @@ def test_a_command_finds_itself_as_usual() -> None:
 
 
 def test_signals_do_not_end_it() -> None:
-    """Nor does a command end its keeper with the usual ones."""
+    """Common signals end neither the keeper nor its duty."""
     with kept("kill -TERM $PPID; kill -INT $PPID; kill -HUP $PPID; kill -QUIT $PPID; echo here") as keeper:
         assert keeper.line()[0] == "began"
         assert keeper.line() == ["ended", "0"]
@@ -100,14 +100,14 @@ def test_signals_do_not_end_it() -> None:
 
 
 def test_leftovers_go_with_the_command() -> None:
-    """What it started does not outlive it, whatever it did to be forgotten."""
+    """No process outlives its command, however it hides."""
     with kept("setsid sleep 7001.1 & setsid sh -c 'sleep 7001.1 & exit' & exit") as keeper:
         assert [keeper.line()[0] for _ in range(3)] == ["began", "ended", "gone"]
         assert running_with("7001.1") == []
 
 
 def test_stopping() -> None:
-    """All are asked, and what does not listen is killed after the time that was given."""
+    """Stopping sends SIGTERM, and SIGKILL after the grace time."""
     command = (
         "setsid sh -c 'trap \"echo asked; exit\" TERM; echo ready; while :; do :; done' & trap '' TERM; wait"
     )
@@ -123,7 +123,7 @@ def test_stopping() -> None:
 
 
 def test_stopping_what_does_not_listen() -> None:
-    """It has the code of the signal that killed it."""
+    """A command that ignores SIGTERM has the exit code of SIGKILL."""
     with kept("trap '' TERM; echo ready; while :; do sleep 7002.1; done") as keeper:
         assert keeper.line()[0] == "began"
         assert keeper.process.stdout is not None
@@ -134,7 +134,7 @@ def test_stopping_what_does_not_listen() -> None:
 
 
 def test_the_end_of_the_socket_is_the_end() -> None:
-    """Nobody is left to answer to, so everything goes at once."""
+    """At the end of the socket everything is killed at once."""
     with kept("trap '' TERM; setsid sleep 7003.1 & setsid sleep 7003.1 & sleep 7003.1") as keeper:
         assert keeper.line()[0] == "began"
         left = come_with("7003.1", 3)
@@ -143,7 +143,7 @@ def test_the_end_of_the_socket_is_the_end() -> None:
 
 
 def test_the_command_dies_with_its_keeper() -> None:
-    """The command itself, by the kernel; its leftovers are found otherwise."""
+    """The kernel kills the command with its keeper; the mark finds its other processes."""
     with kept("exec sleep 7004.1") as keeper:
         assert keeper.line()[0] == "began"
         left = come_with("7004.1", 1)
@@ -160,7 +160,7 @@ def test_the_command_dies_with_its_keeper() -> None:
     ],
 )
 def test_a_sandbox_that_fails_is_no_command_that_fails(options: list[str], last: list[str]) -> None:
-    """Bubblewrap ends with 1 where it cannot set up; that is told apart from the command's own code."""
+    """A failure of Bubblewrap differs from the command's own exit code."""
     with kept("exit 5", "boxed", "/usr/bin/bwrap", *options) as keeper:
         assert keeper.line()[0] == "began"
         assert keeper.line() == last
@@ -168,7 +168,7 @@ def test_a_sandbox_that_fails_is_no_command_that_fails(options: list[str], last:
 
 
 def test_which_process_it_is() -> None:
-    """A number and a start name a process for ever, whatever its program is called."""
+    """A pid and a start identify a process, whatever its program is called."""
     with subprocess.Popen(
         [sys.executable, "-c", "import sys; print(); sys.stdin.read()"], stdin=subprocess.PIPE
     ) as child:
@@ -185,7 +185,7 @@ def test_which_process_it_is() -> None:
 
 
 def test_a_name_that_looks_like_more(tmp_path: Path) -> None:
-    """A program's name is its own choice, and may hold what stands around it."""
+    """A program's name may contain parentheses and blanks."""
     program = tmp_path / "a) S 1 (b"
     program.symlink_to("/bin/sleep")
     with subprocess.Popen([program, "7005.1"]) as child:
@@ -197,7 +197,7 @@ def test_a_name_that_looks_like_more(tmp_path: Path) -> None:
 
 
 def test_sweeping() -> None:
-    """Everything below a process goes, what is stopped as well, and that itself stays."""
+    """A sweep kills everything below a process, stopped ones included, but not the process itself."""
     tree = "sleep 7006.1 & sh -c 'sleep 7006.1 & sleep 7006.1' & sleep 7006.1; read -r end"
     with subprocess.Popen(["/bin/sh", "-c", tree], stdin=subprocess.PIPE) as root:
         left = come_with("7006.1", 4)

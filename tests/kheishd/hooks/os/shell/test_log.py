@@ -1,4 +1,4 @@
-"""The files of what shells wrote: the newest part is kept, and read while it grows, in whole characters."""
+"""The files of shells' output: the newest part is kept, and is readable while it grows; and prompts."""
 
 import os
 import stat
@@ -19,19 +19,19 @@ from protocol.limits.units import MIB
 
 @pytest.fixture
 def files(tmp_path: Path) -> ShellFiles:
-    """Where nothing was written yet."""
+    """Return an empty directory of files."""
     return ShellFiles(tmp_path / "run" / "shells")
 
 
 def begun(files: ShellFiles, task_id: str = "t") -> ShellLog:
-    """A file that may be written to."""
+    """Return a log that is open for writing."""
     log = files.log(task_id)
     log.begin()
     return log
 
 
 async def test_what_is_written_is_read(files: ShellFiles, tmp_path: Path) -> None:
-    """All of it, its end, or what follows an offset; nothing of what is not there."""
+    """A read returns the whole, its end, or the part after an offset; nothing if there is no file."""
     reads: Shells = files
     assert await reads.read("t", 100) == Written()
     log = begun(files)
@@ -51,7 +51,7 @@ async def test_what_is_written_is_read(files: ShellFiles, tmp_path: Path) -> Non
 
 
 async def test_nobody_else_reads_them(files: ShellFiles, tmp_path: Path) -> None:
-    """Neither the directory nor a file is for others; and a link that lies there is not followed."""
+    """The directory and the files are private, and a link in their place is not followed."""
     begun(files).close()
     directory = tmp_path / "run" / "shells"
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
@@ -66,7 +66,7 @@ async def test_nobody_else_reads_them(files: ShellFiles, tmp_path: Path) -> None
 
 
 async def test_a_bell_rings_when_there_is_more(files: ShellFiles) -> None:
-    """For everybody who waits for that file, once; and what nobody waits for leaves nothing behind."""
+    """The bell wakes all readers of one file once; unused bells are dropped."""
     log = begun(files)
     heard: list[int] = []
 
@@ -88,7 +88,7 @@ async def test_a_bell_rings_when_there_is_more(files: ShellFiles) -> None:
 
 
 async def test_the_newest_part_is_kept(files: ShellFiles, tmp_path: Path) -> None:
-    """Of what is too long: 6 of 8 MiB, whole lines, after one that says what is missing."""
+    """Of a file that is too long, 6 of 8 MiB remain, as whole lines after a marker."""
     log = begun(files)
     line = b"x" * 99 + b"\n"
     for _ in range(13 * MIB // (len(line) * 500)):
@@ -110,7 +110,7 @@ async def test_the_newest_part_is_kept(files: ShellFiles, tmp_path: Path) -> Non
 
 @given(st.lists(st.text(max_size=40), max_size=30), st.integers(1, 12), st.integers(0, 300))
 async def test_whatever_is_written_its_end_is_there(pieces: list[str], size: int, offset: int) -> None:
-    """In whole characters, and read on from any offset, in portions of any size, without a gap."""
+    """Reading in portions of any size, from any offset, has no gap and cuts no character."""
     with tempfile.TemporaryDirectory() as directory:
         log = ShellLog(Path(directory) / "t", max_bytes=400, bytes_kept=200)
         log.begin()
@@ -131,7 +131,7 @@ async def test_whatever_is_written_its_end_is_there(pieces: list[str], size: int
 
 
 async def test_a_disk_that_takes_nothing(files: ShellFiles, tmp_path: Path) -> None:
-    """Is said, and is no reason to stop: how much there was is known all the same, and the last of it."""
+    """A disk failure is reported and stops nothing; size and end are still known."""
     (tmp_path / "run").write_text("no directory")
     log = begun(files)
     await files.write("t", log, b"x" * 5000 + b"?")
@@ -141,7 +141,7 @@ async def test_a_disk_that_takes_nothing(files: ShellFiles, tmp_path: Path) -> N
 
 
 async def test_what_is_no_longer_wanted_goes(files: ShellFiles, tmp_path: Path) -> None:
-    """What is named; then the oldest, as far as the rest is too much; nothing that grows."""
+    """Pruning removes the named files, then the oldest beyond the limit, and none that grows."""
     directory = tmp_path / "run" / "shells"
     for age, name in enumerate(("live", "old", "older", "oldest", "deleted")):
         log = begun(files, name)
@@ -181,7 +181,7 @@ async def test_what_is_no_longer_wanted_goes(files: ShellFiles, tmp_path: Path) 
     ],
 )
 def test_a_question(tail: str) -> None:
-    """It waits for somebody to type."""
+    """A prompt is recognized."""
     assert ends_in_prompt(tail)
 
 
@@ -201,11 +201,11 @@ def test_a_question(tail: str) -> None:
     ],
 )
 def test_no_question(tail: str) -> None:
-    """It works, or has nothing to say."""
+    """Progress and silence are not taken for a prompt."""
     assert not ends_in_prompt(tail)
 
 
 def test_it_does_not_take_long() -> None:
-    """Whatever a program writes: this is asked on the daemon's loop."""
+    """Recognition is fast for any output, because it runs in the daemon's loop."""
     for piece in ("(y/", "[n/", "password", "continue ", "\x1b[", "?"):
         ends_in_prompt(piece * (1024 // len(piece)))

@@ -1,4 +1,4 @@
-"""What a command writes: shown as it comes, kept, and excerpted, whatever comes."""
+"""A command's output: streamed, spooled and excerpted, whatever it is."""
 
 import stat
 from pathlib import Path
@@ -23,7 +23,7 @@ from protocol.text import json_length
 
 
 class Script(trio.abc.ReceiveStream):
-    """A stream of given pieces, and an error at its end if there is to be one."""
+    """A stream of given pieces, with an error at its end on request."""
 
     def __init__(self, *pieces: bytes, error: Exception | None = None) -> None:
         self._pieces = list(pieces)
@@ -43,14 +43,14 @@ class Script(trio.abc.ReceiveStream):
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Spool:
-    """A spool that takes a hundred bytes."""
+    """Return a spool of a hundred bytes."""
     spool = Spool(tmp_path / "spool", max_bytes=100)
     spool.begin()
     return spool
 
 
 async def test_it_is_shown_as_it_comes(spool: Spool) -> None:
-    """Piece by piece; a character that comes in two is shown once it is whole, or that it never was."""
+    """Output is streamed piece by piece; a split character is shown once it is complete, or invalid."""
     said: list[str] = []
     capture = OutputCollector(spool, said.append)
     await capture.pump(Script(b"one ", b"gr\xc3", b"\xbcn", b"\xe2\x82"), capture.stdout)
@@ -61,7 +61,7 @@ async def test_it_is_shown_as_it_comes(spool: Spool) -> None:
 
 
 async def test_both_outputs_are_kept_in_one(spool: Spool) -> None:
-    """In the order in which they came."""
+    """Both outputs are spooled in the order of arrival."""
     capture = OutputCollector(spool, lambda text: None)
     await capture.pump(Script(b"out 1\n"), capture.stdout)
     await capture.pump(Script(b"err\n"), capture.stderr)
@@ -73,7 +73,7 @@ async def test_both_outputs_are_kept_in_one(spool: Spool) -> None:
 
 @pytest.mark.parametrize("error", [trio.BrokenResourceError(), trio.ClosedResourceError()])
 async def test_a_stream_that_breaks(spool: Spool, error: Exception) -> None:
-    """What came before is not lost."""
+    """Output from before a broken stream is not lost."""
     capture = OutputCollector(spool, lambda text: None)
     await capture.pump(Script(b"before", error=error), capture.stdout)
     assert capture.excerpts(100)[0] == ("before", True)
@@ -81,7 +81,7 @@ async def test_a_stream_that_breaks(spool: Spool, error: Exception) -> None:
 
 
 async def test_showing_has_an_end(spool: Spool) -> None:
-    """Who watches is shown so much, and told that there is more; what is kept goes on."""
+    """Streaming ends at its limit with a note, while collecting continues."""
     said: list[str] = []
     capture = OutputCollector(spool, said.append)
     piece = b"x" * 64 * KIB
@@ -100,7 +100,7 @@ async def test_showing_has_an_end(spool: Spool) -> None:
 async def test_both_share_the_room(
     spool: Spool, output: int, errors: int, output_share: int, errors_share: int
 ) -> None:
-    """Where one needs little, the other has the rest."""
+    """If one output needs little, the other has the rest of the room."""
     capture = OutputCollector(spool, lambda text: None)
     await capture.pump(Script(b"o" * output), capture.stdout)
     await capture.pump(Script(b"e" * errors), capture.stderr)
@@ -116,7 +116,7 @@ async def test_both_share_the_room(
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
-    """All of it, in its order; the file and its directory are nobody else's."""
+    """The spool returns its whole content; the file and its directory are private."""
     spool = Spool(tmp_path / "calls" / "one")
     spool.begin()
     spool.write(b"first, ")
@@ -129,7 +129,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 
 
 def test_it_has_an_end(tmp_path: Path) -> None:
-    """What there is no room for is counted, to the byte."""
+    """Bytes beyond the limit are counted exactly."""
     spool = Spool(tmp_path / "one", max_bytes=10)
     spool.begin()
     spool.write(b"123456")
@@ -153,7 +153,7 @@ def test_what_was_left_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
-    """Whoever put a link in its place does not have something else overwritten, or told."""
+    """A link in the place of the spool is neither written to nor read."""
     (tmp_path / "other").write_text("precious")
     (tmp_path / "one").symlink_to(tmp_path / "other")
     spool = Spool(tmp_path / "one")
@@ -167,7 +167,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_gives_up() -> None:
-    """What could not be written is counted, and why is known."""
+    """Bytes that could not be written are counted, and the reason is known."""
     spool = Spool(Path("/dev/full"))
     spool.begin()
     spool.write(b"x" * 100)
@@ -178,7 +178,7 @@ def test_a_disk_that_gives_up() -> None:
 
 
 def test_the_tail_of_what_was_left(tmp_path: Path) -> None:
-    """The end of a file, all of a short one, None of none."""
+    """The tail is the end of a file, all of a short one, None without one."""
     (tmp_path / "one").write_bytes(b"0123456789")
     assert read_tail(tmp_path / "one", 4) == b"6789"
     assert read_tail(tmp_path / "one", 40) == b"0123456789"
@@ -189,7 +189,7 @@ def test_the_tail_of_what_was_left(tmp_path: Path) -> None:
 
 
 def excerpt(*pieces: bytes, half: int = 100) -> Excerpt:
-    """An excerpt of what came in pieces."""
+    """Return an excerpt of some pieces."""
     taken = Excerpt(half)
     for piece in pieces:
         taken.feed(piece)
@@ -197,20 +197,20 @@ def excerpt(*pieces: bytes, half: int = 100) -> Excerpt:
 
 
 def test_short_output_is_whole() -> None:
-    """What fits is given as it is, also where it came in pieces that cut a character."""
+    """A short stream is returned complete, even in pieces that split a character."""
     assert excerpt(b"gr\xc3", b"\xbcn", half=4).text(100) == ("grün", True)
     assert excerpt().text(10) == ("", True)
 
 
 def test_the_middle_is_left_out_and_counted() -> None:
-    """Both ends are kept, and how much is not there is said to the byte."""
+    """Both ends are kept, and the marker has the exact number of missing bytes."""
     text, whole = excerpt(b"a" * 150, b"b" * 50, b"c" * 150, half=100).text(1_000)
     assert not whole
     assert text == "a" * 100 + "\n[... 150 bytes left out ...]\n" + "c" * 100
 
 
 def test_what_is_kept_may_still_be_too_long() -> None:
-    """It is cut to what it may have as JSON, where a control character has six bytes."""
+    """An excerpt is cut to its JSON limit, where a control character takes six bytes."""
     text, whole = excerpt(b"\x01" * 100).text(200)
     assert not whole
     assert json_length(text) <= 200
@@ -221,21 +221,21 @@ def test_what_is_kept_may_still_be_too_long() -> None:
 
 @pytest.mark.parametrize("character", ["ü", "€", "🙂"])
 def test_no_character_is_cut(character: str) -> None:
-    """Where the cut falls into a character, that is left out whole."""
+    """A character at the cut is left out completely."""
     for half in range(8, 16):
         text, _ = excerpt(character.encode() * 20, half=half).text(1_000)
         assert "\ufffd" not in text
 
 
 def test_what_is_no_text_is_replaced() -> None:
-    """Bytes that are no UTF-8 do no harm at either end, and are counted where they are left out."""
+    """Invalid bytes are replaced at either end, and counted exactly in between."""
     text, _ = excerpt(b"\xff" * 10, b"a" * 10, b"\xff" * 10, half=5).text(1_000)
     assert text == "\ufffd" * 4 + "\n[... 21 bytes left out ...]\n" + "\ufffd" * 5
 
 
 @given(st.lists(st.binary(max_size=50)), st.integers(1, 60), st.integers(40, 400))
 def test_laws(pieces: list[bytes], half: int, max_json_bytes: int) -> None:
-    """It always fits, is text, and is either all there was or says what is missing."""
+    """An excerpt always fits, is text, and is complete or says how much is missing."""
     taken = excerpt(*pieces, half=half)
     text, whole = taken.text(max_json_bytes)
     joined = b"".join(pieces)

@@ -1,4 +1,4 @@
-"""Processes under their keepers, from the daemon's side."""
+"""Processes under their keepers, from the daemon's side; and orphans."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ from tests.support.commands import running_with
 
 @pytest.fixture
 def workdir(workspace: Path) -> Iterator[int]:
-    """The workspace, open."""
+    """Provide the workspace, open."""
     descriptor = os.open(workspace, os.O_PATH)
     yield descriptor
     os.close(descriptor)
@@ -37,17 +37,17 @@ def workdir(workspace: Path) -> Iterator[int]:
 def command(
     workdir: int, script: str, *, boxed: bool = False, argv: tuple[str, ...] = ("/bin/sh", "-c")
 ) -> Command:
-    """A command to run."""
+    """Return a command to run."""
     return Command((*argv, script), {"PATH": "/usr/bin:/bin"}, workdir, f"test-{os.getpid()}", boxed)
 
 
 async def read(stream: trio.abc.ReceiveStream) -> bytes:
-    """All of a stream."""
+    """Read all of a stream."""
     return b"".join([bytes(piece) async for piece in stream])
 
 
 async def test_output_errors_and_the_end(workdir: int) -> None:
-    """Each by itself."""
+    """Output, errors and exit code arrive separately."""
     async with running(command(workdir, "echo out; echo err >&2; exit 5")) as kept:
         assert kept.pid > 0
         assert kept.start_ticks > 0
@@ -57,14 +57,14 @@ async def test_output_errors_and_the_end(workdir: int) -> None:
 
 
 async def test_output_and_errors_together(workdir: int) -> None:
-    """In the order in which they were written, where that is asked for."""
+    """Merged output has both in the order in which they were written."""
     async with running(command(workdir, "echo 1; echo 2 >&2; echo 3"), merged=True) as kept:
         assert kept.stderr is None
         assert await read(kept.stdout) == b"1\n2\n3\n"
 
 
 async def test_it_begins_in_the_opened_directory(workdir: int, workspace: Path, tmp_path: Path) -> None:
-    """Whatever bears the directory's name by now."""
+    """A command begins in the opened directory, whatever has its name by now."""
     await trio.Path(workspace).rename(tmp_path / "moved")
     await trio.Path(workspace).symlink_to("/usr")
     async with running(command(workdir, "pwd -P")) as kept:
@@ -76,14 +76,14 @@ async def test_it_begins_in_the_opened_directory(workdir: int, workspace: Path, 
     [(("/bin/nothing-like-it",), "No such file or directory"), (("/usr",), "Permission denied")],
 )
 async def test_what_cannot_be_executed(workdir: int, argv: tuple[str, ...], why: str) -> None:
-    """It is said why."""
+    """The reason for which a program cannot be executed is reported."""
     with pytest.raises(NotStarted, match=why):
         async with running(command(workdir, "x", argv=argv)):
             raise AssertionError("it runs")
 
 
 async def test_no_interpreter(workdir: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where not even the keeper can be started, that is the same to whoever asked; nothing stays open."""
+    """A keeper that cannot be started is reported the same way, and nothing stays open."""
     monkeypatch.setattr("sys.executable", "/bin/nothing-like-it")
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(NotStarted, match="No such file or directory"):
@@ -93,7 +93,7 @@ async def test_no_interpreter(workdir: int, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_a_keeper_that_fails(workdir: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it did not live to tell is not known."""
+    """Without the keeper's report, pid and exit code are unknown."""
     monkeypatch.setattr(processes, "KEEPER", "raise SystemExit(1)")
     async with running(command(workdir, "true")) as kept:
         assert kept.pid == 0
@@ -101,7 +101,7 @@ async def test_a_keeper_that_fails(workdir: int, monkeypatch: pytest.MonkeyPatch
 
 
 async def test_leaving_ends_it(workdir: int) -> None:
-    """An error in the block reaches the caller once nothing of the command runs, and nothing stays open."""
+    """An error in the block reaches the caller once nothing of the command runs."""
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(ZeroDivisionError):
         async with running(command(workdir, "setsid sleep 8001.1 & sleep 8001.1")):
@@ -111,7 +111,7 @@ async def test_leaving_ends_it(workdir: int) -> None:
 
 
 async def test_stopping_twice(workdir: int) -> None:
-    """What is stopped is stopped."""
+    """Stopping a stopped command does nothing."""
     async with running(command(workdir, "sleep 8002.1")) as kept:
         await kept.stop()
         assert running_with("8002.1") == []
@@ -122,7 +122,7 @@ async def test_stopping_twice(workdir: int) -> None:
 async def test_stopping_before_it_is_known_to_have_begun(
     workdir: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is ended all the same, and that it had begun is nothing to complain about."""
+    """A command can be stopped before its start was reported."""
     with trio.CancelScope() as scope:
         scope.cancel()
         async with running(command(workdir, "sleep 1000")):
@@ -132,7 +132,7 @@ async def test_stopping_before_it_is_known_to_have_begun(
 
 
 async def test_waiting_can_be_given_up_and_taken_up(workdir: int) -> None:
-    """Who waited and left can wait again."""
+    """A cancelled wait can be repeated."""
     async with running(command(workdir, "trap 'exit 5' USR1; echo ready; while :; do :; done")) as kept:
         assert await kept.stdout.receive_some() == b"ready\n"
         with trio.move_on_after(0) as left:
@@ -143,7 +143,7 @@ async def test_waiting_can_be_given_up_and_taken_up(workdir: int) -> None:
 
 
 async def test_a_keeper_that_is_killed(workdir: int) -> None:
-    """How the command ended is not known; what is left of it is found and killed."""
+    """If the keeper is killed, the exit code is unknown, and orphans are killed."""
     async with running(
         command(workdir, "setsid sleep 8003.1 & echo ready; kill -9 $PPID; sleep 8003.1")
     ) as kept:
@@ -153,7 +153,7 @@ async def test_a_keeper_that_is_killed(workdir: int) -> None:
 
 @pytest.mark.usefixtures("bubblewrap")
 async def test_a_sandbox_that_cannot_be_set_up(workdir: int) -> None:
-    """That is told apart from a command that failed."""
+    """A failure of the sandbox differs from a failure of the command."""
     argv = ("/usr/bin/bwrap", "--ro-bind", "/", "/", "--bind", "/nothing-like-it", "/mnt", "/bin/sh", "-c")
     async with running(command(workdir, "exit 1", boxed=True, argv=argv)) as kept:
         assert await kept.wait() == CommandEnd(None, unboxed=True)
@@ -162,7 +162,7 @@ async def test_a_sandbox_that_cannot_be_set_up(workdir: int) -> None:
 async def test_what_outlives_even_a_kill(
     workdir: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is waited for no longer than is bearable, and the log tells."""
+    """The wait for an unkillable process is limited, and the log reports it."""
     for name in ("GRACE_SECONDS", "MAX_KILL_SECONDS"):
         monkeypatch.setattr(processes, name, 0.05)
 
@@ -181,7 +181,7 @@ async def test_what_outlives_even_a_kill(
 
 
 async def test_how_long_it_may_take_to_end(workdir: int) -> None:
-    """Who stops it says; within that time, what it does at its end is done, and after it is killed."""
+    """A command may clean up within the grace time; after it, it is killed."""
     script = "trap 'sleep 0.7; echo put away; exit 4' TERM; echo ready; while :; do sleep 0.05; done"
     for grace_s, said, code in ((20.0, b"put away\n", 4), (0.05, b"", 137)):
         async with running(command(workdir, script)) as kept:
@@ -195,7 +195,7 @@ async def test_how_long_it_may_take_to_end(workdir: int) -> None:
 
 
 async def marked(mark: str, command: str) -> trio.Process:
-    """A shell command whose processes carry a mark; it has begun."""
+    """Provide a running shell command whose processes carry a mark."""
     environ = {MARK_VARIABLE: mark, "PATH": "/usr/bin:/bin"}
     argv = ["/bin/sh", "-c", f"echo ready; {command}"]
     process = await trio.lowlevel.open_process(
@@ -207,7 +207,7 @@ async def marked(mark: str, command: str) -> trio.Process:
 
 
 def test_marks_of_homes_differ(tmp_path: Path) -> None:
-    """And are the same for one home, whatever leads to it; a mark is one word."""
+    """The mark of a home is the same by every path to it, and differs between homes."""
     (tmp_path / "home").mkdir()
     (tmp_path / "link").symlink_to("home")
     assert home_id(tmp_path / "home") == home_id(tmp_path / "link") != home_id(tmp_path)
@@ -215,7 +215,7 @@ def test_marks_of_homes_differ(tmp_path: Path) -> None:
 
 
 async def test_found_by_the_whole_mark() -> None:
-    """A mark that only begins alike is another's."""
+    """A mark is compared as a whole."""
     one, other = await marked("test-1", "read x"), await marked("test-11", "read x")
     assert find_orphans("test-1") == [(one.pid, start_ticks_of(one.pid))]
     assert find_orphans("test-") == []
@@ -227,7 +227,7 @@ async def test_found_by_the_whole_mark() -> None:
 
 
 async def test_those_that_are_just_ending_may() -> None:
-    """Within the patience that was asked for, nothing is killed."""
+    """Within the patience nothing is killed."""
     process = await marked("test-2", "read x; exit 5")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: kill_orphans("test-2", patience_s=30))
@@ -238,7 +238,7 @@ async def test_those_that_are_just_ending_may() -> None:
 
 
 async def test_a_process_between_two_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a moment it carries no mark; who finds nothing looks again."""
+    """A process that is replacing its program has no mark for a moment, so one scan is not enough."""
     process = await marked("test-4", "read x")
     found = iter([[], find_orphans("test-4")])
     monkeypatch.setattr(processes, "find_orphans", lambda mark: next(found, []))
@@ -247,13 +247,13 @@ async def test_a_process_between_two_programs(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_nothing_left() -> None:
-    """Then there is nothing to wait for."""
+    """Without orphans there is nothing to wait for."""
     with trio.fail_after(5):
         assert await kill_orphans("test-none", patience_s=60)
 
 
 async def test_what_cannot_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not waited for without end."""
+    """The wait for an unkillable orphan is limited."""
     process = await marked("test-3", "read x")
     monkeypatch.setattr(processes, "MAX_ORPHAN_SECONDS", 0.1)
     monkeypatch.setattr(processes, "send_signal", lambda process, number: None)

@@ -1,4 +1,4 @@
-"""The sandbox: what is in it and what is not, for whoever runs the daemon, wherever its home is."""
+"""The sandbox: what is visible in it, for any user of the daemon and any place of its home."""
 
 import os
 import pwd
@@ -21,21 +21,21 @@ ROOT = os.geteuid() == 0
 
 @contextmanager
 def opened(workspace: Path, workdir: str = ".") -> Iterator[Workdir]:
-    """A workdir, closed afterwards."""
+    """Provide a workdir."""
     there = open_workdir(str(workspace), workdir)
     yield there
     there.close()
 
 
 async def inside(sandbox: Sandbox, workspace: Path, command: str, *before: str) -> str:
-    """What a command in a sandbox says, errors included."""
+    """Run a command in a sandbox and return its output and errors."""
     assert await sandbox.choose("required")
     with opened(workspace) as workdir:
         return said([*before, *sandbox.argv(workdir, [*SHELL, command])], workdir.outer)
 
 
 def said(argv: list[str], *passed: int) -> str:
-    """What a program says, errors included."""
+    """Run a program and return its output and errors."""
     environ = {"PATH": "/usr/bin:/bin"}
     done = subprocess.run(
         argv, stdout=-1, stderr=subprocess.STDOUT, env=environ, timeout=60, check=False, pass_fds=passed
@@ -45,7 +45,7 @@ def said(argv: list[str], *passed: int) -> str:
 
 @pytest.mark.usefixtures("bubblewrap")
 async def test_the_workspace_is_all_that_can_be_written(home: Path, workspace: Path) -> None:
-    """And the system is there to read."""
+    """The workspace is writable, and the system is readable."""
     sandbox = Sandbox([str(home)])
     text = await inside(
         sandbox,
@@ -59,7 +59,7 @@ async def test_the_workspace_is_all_that_can_be_written(home: Path, workspace: P
 
 @pytest.mark.usefixtures("bubblewrap")
 async def test_scratch_is_private(home: Path, workspace: Path) -> None:
-    """What is written to /tmp is seen by nobody else, and gone."""
+    """Files in /tmp are private to the command and deleted with it."""
     sandbox = Sandbox([str(home)])
     assert (
         await inside(sandbox, workspace, "for d in /tmp /var/tmp /dev/shm; do echo x >$d/x && cat $d/x; done")
@@ -71,7 +71,7 @@ async def test_scratch_is_private(home: Path, workspace: Path) -> None:
 
 @pytest.mark.usefixtures("bubblewrap")
 async def test_other_peoples_things_are_not_there(home: Path, workspace: Path) -> None:
-    """Homes, sockets, variable data: nothing that was not listed."""
+    """Homes, sockets and variable data are invisible: the sandbox is an allowlist."""
     text = await inside(
         Sandbox([str(home)]), workspace, f"ls -A {Path.home()} {home} /run /var/lib /srv /mnt /media /sys"
     )
@@ -81,13 +81,13 @@ async def test_other_peoples_things_are_not_there(home: Path, workspace: Path) -
 
 @pytest.mark.usefixtures("bubblewrap")
 async def test_no_other_process_can_be_seen(home: Path, workspace: Path) -> None:
-    """Nor signalled."""
+    """Other processes are invisible and cannot be signalled."""
     assert str(os.getpid()) not in (await inside(Sandbox([str(home)]), workspace, "ls /proc")).split()
 
 
 @pytest.mark.usefixtures("bubblewrap")
 async def test_no_capability_is_left(home: Path, workspace: Path) -> None:
-    """Not even root's, and none can be had."""
+    """No capability remains, not even root's, and none can be acquired."""
     text = await inside(
         Sandbox([str(home)]), workspace, "grep -E 'CapPrm|CapEff|NoNewPrivs' /proc/self/status"
     )
@@ -96,7 +96,7 @@ async def test_no_capability_is_left(home: Path, workspace: Path) -> None:
 
 @pytest.mark.usefixtures("bubblewrap")
 async def test_a_home_inside_of_the_workspace(workspace: Path) -> None:
-    """It is covered, and cannot be written; what is beside it is there."""
+    """The daemon's home inside a workspace is hidden and read-only; its neighbours are visible."""
     home = workspace / ".kheish"
     (home / "run").mkdir(parents=True)
     (home / "config.toml").touch()
@@ -109,7 +109,7 @@ async def test_a_home_inside_of_the_workspace(workspace: Path) -> None:
 
 @pytest.mark.usefixtures("bubblewrap")
 async def test_a_workspace_inside_of_the_home(home: Path) -> None:
-    """It is there and the rest is not; also where the home is inside of something that is there."""
+    """A workspace inside the daemon's home is visible, and the rest of the home is not."""
     workspace = home / "work" / "one"
     workspace.mkdir(parents=True)
     for sandbox in (Sandbox([str(home)]), Sandbox([str(home)], readable=[str(home.parent)])):
@@ -121,7 +121,7 @@ async def test_a_workspace_inside_of_the_home(home: Path) -> None:
 
 @pytest.mark.usefixtures("bubblewrap")
 async def test_what_may_be_read_besides(home: Path, workspace: Path, tmp_path: Path) -> None:
-    """What the operator lists is there, to read; what does not exist does no harm."""
+    """Configured directories are readable; missing ones are ignored."""
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools" / "tool").write_text("a tool\n")
     sandbox = Sandbox([str(home)], readable=[str(tmp_path / "tools"), str(tmp_path / "missing")])
@@ -134,7 +134,7 @@ async def test_what_may_be_read_besides(home: Path, workspace: Path, tmp_path: P
 async def test_credentials_in_the_workspace_are_covered(
     home: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the workspace is the user's own home, keys and tokens are not there."""
+    """If the workspace is the user's home directory, keys and tokens are hidden."""
     monkeypatch.setenv("HOME", str(workspace))
     (workspace / ".ssh").mkdir()
     (workspace / ".ssh" / "id_ed25519").write_text("canary")
@@ -149,7 +149,7 @@ async def test_credentials_in_the_workspace_are_covered(
 async def test_a_user_that_is_only_a_number(
     home: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who has no home has no credentials in it."""
+    """A user without a home directory has no credentials in it."""
 
     def nobody(uid: int) -> None:
         raise KeyError(uid)
@@ -161,7 +161,7 @@ async def test_a_user_that_is_only_a_number(
 
 @pytest.mark.usefixtures("bubblewrap")
 async def test_links_lead_nowhere(home: Path, workspace: Path) -> None:
-    """A link out of the workspace leads to what is in the sandbox, which is nothing."""
+    """A link out of the workspace leads to a path of the sandbox, where there is nothing."""
     (workspace / "link").symlink_to(home)
     (workspace / "config").symlink_to(home / "config.toml")
     text = await inside(Sandbox([str(home)]), workspace, "cat config link/config.toml; echo x >link/x")
@@ -171,7 +171,7 @@ async def test_links_lead_nowhere(home: Path, workspace: Path) -> None:
 
 @pytest.mark.usefixtures("bubblewrap")
 async def test_it_holds_the_workspace_that_was_opened(home: Path, workspace: Path, tmp_path: Path) -> None:
-    """Who puts a link to something else in its place meanwhile is late."""
+    """Replacing the workspace by a link after it was opened has no effect."""
     sandbox = Sandbox([str(home)])
     if not await sandbox.choose("required") or "--bind-fd" not in said(["bwrap", "--help"]):
         pytest.skip("this bubblewrap cannot be given an open directory")
@@ -186,7 +186,7 @@ async def test_it_holds_the_workspace_that_was_opened(home: Path, workspace: Pat
 
 @pytest.mark.usefixtures("bubblewrap")
 async def test_no_open_directory_leads_out(home: Path, workspace: Path) -> None:
-    """What it was given to set up with is not left to anybody inside: ``..`` of it would be outside."""
+    """No descriptor is inherited inside: ``..`` of it would be outside."""
     text = await inside(
         Sandbox([str(home)]), workspace, "for d in /proc/[0-9]*/fd/*; do ls -d $d/.. ; done 2>&1"
     )
@@ -195,7 +195,7 @@ async def test_no_open_directory_leads_out(home: Path, workspace: Path) -> None:
 
 
 async def test_workspaces_that_cannot_be_confined_to(home: Path, bubblewrap: None) -> None:
-    """The whole machine, or the daemon's home itself."""
+    """The root directory and the daemon's home cannot be workspaces."""
     for workspace in (Path("/"), home):
         with pytest.raises(ToolError, match="cannot be confined to"):
             await inside(Sandbox([str(home)]), workspace, "true")
@@ -204,7 +204,7 @@ async def test_workspaces_that_cannot_be_confined_to(home: Path, bubblewrap: Non
 @pytest.mark.skipif(not ROOT, reason="only root may become another user")
 @pytest.mark.usefixtures("bubblewrap")
 async def test_as_an_ordinary_user(home: Path) -> None:
-    """The same options do for a user without any right, as long as users may make namespaces."""
+    """The same options work for an ordinary user, if users may create namespaces."""
     nobody = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
     # Not below pytest's directory, which only its owner may enter.
     with tempfile.TemporaryDirectory() as directory:
@@ -221,7 +221,7 @@ async def test_as_an_ordinary_user(home: Path) -> None:
 @pytest.mark.skipif(not ROOT, reason="the files of root are nobody else's to read anyway")
 @pytest.mark.usefixtures("bubblewrap")
 async def test_root_inside_is_not_root_outside(home: Path, workspace: Path) -> None:
-    """What belongs to root is out of reach: its files below /etc, and the kernel's settings."""
+    """Root's files below /etc and the kernel's settings are out of reach."""
     pattern = "/proc/sys/kernel/core_pattern"
     # What stands there is written there, so that nothing is changed should it succeed.
     text = await inside(
@@ -234,7 +234,7 @@ async def test_root_inside_is_not_root_outside(home: Path, workspace: Path) -> N
 
 
 def test_what_is_root_only(tmp_path: Path) -> None:
-    """Files and directories that others may not read, wherever they are; links are let be."""
+    """Files and directories that only root may read are found; links are skipped."""
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "key").touch(0o600)
     (tmp_path / "a" / "public").touch(0o644)
@@ -246,14 +246,14 @@ def test_what_is_root_only(tmp_path: Path) -> None:
 
 
 def fake(directory: Path, script: str, options: str = "--size --bind-fd") -> None:
-    """A program that is called bwrap, and has these options."""
+    """Return a program called bwrap that has these options."""
     text = f'#!/bin/sh\n[ "$1" = --help ] && echo "{options}" && exit\n{script}\n'
     (directory / "bwrap").write_text(text)
     (directory / "bwrap").chmod(0o700)
 
 
 async def test_it_is_tried_once(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What works is not tried again; what does not is, for it may work by now."""
+    """A successful trial is not repeated; a failed one is."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     sandbox = Sandbox([str(home)])
     fake(tmp_path, f"echo x >>{tmp_path}/tries; echo 'not allowed' >&2; exit 1")
@@ -273,7 +273,7 @@ async def test_it_is_tried_once(home: Path, tmp_path: Path, monkeypatch: pytest.
 async def test_older_ones(
     home: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str
 ) -> None:
-    """What one does not have is done without: it is still better than none."""
+    """A missing option is not used: the sandbox is still better than none."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     fake(tmp_path, ":", options)
     sandbox = Sandbox([str(home)])
@@ -289,7 +289,7 @@ async def test_older_ones(
 async def test_one_that_cannot_be_executed(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That is a problem like any other; so is one that fails without a word."""
+    """A program that cannot be executed, or fails silently, is a problem with a reason."""
     monkeypatch.setenv("PATH", str(tmp_path))
     fake(tmp_path, "exit 3")
     assert await Sandbox([str(home)]).find_problem() == "bwrap exited with 3"

@@ -1,4 +1,4 @@
-"""Starting the shell of a task: as it was allowed, and not otherwise."""
+"""The start of a task's shell: as it was allowed, and not otherwise."""
 
 import os
 import shutil
@@ -17,26 +17,26 @@ from tests.support.commands import ended
 
 
 def asked(workspace: Path, command: str, workdir: str = "", *, mode: SandboxMode = "off") -> Shell:
-    """What a task says of its shell."""
+    """Return the shell of a task."""
     where = str(workspace / workdir)
     return Shell(command=command, workdir=where, workspace=str(workspace), sandboxed=mode == "required")
 
 
 @asynccontextmanager
 async def started(home: Path, shell: Shell, readable: tuple[str, ...] = ()) -> AsyncIterator[KeptCommand]:
-    """The shell of the task ``tsk_1``."""
+    """Run the shell of the task ``tsk_1``."""
     environ = {"PATH": os.environ["PATH"], "OPENAI_API_KEY": "canary"}
     async with Starter(home, environ).running("tsk_1", shell, readable) as kept:
         yield kept
 
 
 async def wrote(kept: KeptCommand) -> str:
-    """All that it wrote."""
+    """Return its whole output."""
     return b"".join([bytes(piece) async for piece in kept.stdout]).decode()
 
 
 async def test_it_works_where_it_was_allowed_to(home: Path, workspace: Path, mode: SandboxMode) -> None:
-    """In its directory, output and errors together; it knows its task, and nothing of the daemon's."""
+    """It runs in its directory, with merged output, its task's id, and no secret of the daemon."""
     (workspace / "sub").mkdir()
     script = f"pwd; echo err >&2; echo ${TASK_VARIABLE}; env; exit 3"
     async with started(home, asked(workspace, script, "sub", mode=mode)) as kept:
@@ -48,7 +48,7 @@ async def test_it_works_where_it_was_allowed_to(home: Path, workspace: Path, mod
 
 
 async def test_a_sandbox_is_a_sandbox(home: Path, workspace: Path, tmp_path: Path, bubblewrap: None) -> None:
-    """What is readable besides is what is configured now; the daemon's home is not there."""
+    """The configured directories are readable, and the daemon's home is invisible."""
     (tmp_path / "library").mkdir()
     (tmp_path / "library" / "book").write_text("words")
     shell = asked(workspace, f"cat {tmp_path}/library/book; ls {home} 2>&1; echo", mode="required")
@@ -59,7 +59,7 @@ async def test_a_sandbox_is_a_sandbox(home: Path, workspace: Path, tmp_path: Pat
 
 
 async def test_a_directory_that_is_none_any_more(home: Path, workspace: Path) -> None:
-    """What was allowed is somewhere else now, so nothing is started."""
+    """If the approved directory leads elsewhere now, nothing is started."""
     (workspace / "sub").mkdir()
     shell = asked(workspace, "true", "sub")
     shutil.rmtree(workspace / "sub")
@@ -70,7 +70,7 @@ async def test_a_directory_that_is_none_any_more(home: Path, workspace: Path) ->
 
 
 async def test_no_sandbox_no_shell(home: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that was to be confined does not run unconfined."""
+    """A shell that must be confined does not run unconfined."""
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(NotStarted, match="bubblewrap"):
         async with started(home, asked(workspace, "true", mode="required")):
@@ -78,7 +78,7 @@ async def test_no_sandbox_no_shell(home: Path, workspace: Path, monkeypatch: pyt
 
 
 async def test_what_is_left_is_found_by_its_task(home: Path, workspace: Path, mode: SandboxMode) -> None:
-    """Processes carry a mark of their home and task; another home's are let be."""
+    """Orphans are found by the mark of their home and task; those of another home are left alone."""
     shell = asked(workspace, "echo ready; exec sleep 1000", mode=mode)
     async with started(home, shell) as kept:
         assert await kept.stdout.receive_some() == b"ready\n"

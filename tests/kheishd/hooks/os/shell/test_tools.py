@@ -1,4 +1,4 @@
-"""The shell tool as a run uses it: what it gives, what it bounds, and that nothing is left of it."""
+"""The shell tool as a run uses it: its result, its limits, and that nothing of a command remains."""
 
 import os
 import re
@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[3]
 
 
 async def test_what_a_command_gives(shell: Shell, workspace: Path) -> None:
-    """Its exit code, output and errors, apart; a no by exit code is no error of the tool."""
+    """The result has exit code, output and errors; a failure by exit code is not the tool's."""
     outcome = await shell.outcome("echo out; echo err >&2; exit 3")
     assert not outcome.is_error
     assert outcome.full_output is None
@@ -68,17 +68,17 @@ async def test_success(shell: Shell) -> None:
 
 
 async def test_death_by_a_signal(shell: Shell) -> None:
-    """A command that a signal ended has 128 and its number, as shells say it."""
+    """A command that a signal ended has 128 and its number, as in shells."""
     assert (await shell.run("kill -9 $$"))["exit_code"] == 128 + 9
 
 
 async def test_there_is_nothing_to_read(shell: Shell) -> None:
-    """What asks is told that nobody answers, at once."""
+    """A prompt reads the end of its input at once."""
     assert (await shell.run("cat; read -r line || echo nothing"))["stdout"] == "nothing\n"
 
 
 async def test_it_begins_in_a_directory_of_the_workspace(shell: Shell, workspace: Path) -> None:
-    """``workdir`` is inside the workspace; where it goes from there is its own affair."""
+    """``workdir`` is inside the workspace; the command may leave it."""
     (workspace / "sub").mkdir()
     result = await shell.run("pwd; cd /; pwd", workdir="sub")
     assert result["workdir"] == str(workspace / "sub")
@@ -86,7 +86,7 @@ async def test_it_begins_in_a_directory_of_the_workspace(shell: Shell, workspace
 
 
 async def test_no_workdir_outside_of_the_workspace(shell: Shell, workspace: Path) -> None:
-    """Neither by its name nor by a link; and the preview says so before anybody is asked."""
+    """A workdir outside is rejected, by name or by link, already in the preview."""
     (workspace / "out").symlink_to("/usr")
     for workdir in ("..", "/usr", "out"):
         for refused in (shell.bash.dispatch, shell.bash.preview, shell.bash.evidence):
@@ -97,7 +97,7 @@ async def test_no_workdir_outside_of_the_workspace(shell: Shell, workspace: Path
 async def test_no_credential_reaches_a_command(
     home: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither the command nor anything between it and the daemon has the daemon's variables."""
+    """Neither the command nor its keeper has the daemon's variables."""
     monkeypatch.setenv("OPENAI_API_KEY", "canary-1")
     monkeypatch.setenv("BASH_ENV", "canary-2")
     monkeypatch.setenv("SSH_AUTH_SOCK", "canary-3")
@@ -109,7 +109,7 @@ async def test_no_credential_reaches_a_command(
 
 
 async def test_the_middle_of_long_output_is_left_out(shell: Shell) -> None:
-    """The model reads the beginning and the end within its bound; the whole is kept."""
+    """The model reads both ends within the limit; the full output is stored."""
     outcome = await shell.outcome("seq 100000; echo the end >&2")
     result = msgspec.json.decode(outcome.text)
     assert len(outcome.text.encode()) <= MAX_TOOL_TEXT_BYTES
@@ -124,20 +124,20 @@ async def test_the_middle_of_long_output_is_left_out(shell: Shell) -> None:
 
 
 async def test_one_line_without_end(shell: Shell) -> None:
-    """A line of a megabyte is output like any other."""
+    """A line of a megabyte is handled like any other output."""
     outcome = await shell.outcome("head -c 1048576 /dev/zero | tr '\\0' x")
     assert len(outcome.text.encode()) <= MAX_TOOL_TEXT_BYTES
     assert outcome.full_output == b"x" * MIB
 
 
 async def test_output_that_is_no_text(shell: Shell) -> None:
-    """Bytes that are no UTF-8 are replaced, control characters are told as they are."""
+    """Invalid bytes are replaced; control characters are kept."""
     result = await shell.run(r"printf 'a\xffb\000\033[31m'")
     assert result["stdout"] == "a\ufffdb\0\x1b[31m"
 
 
 async def test_a_flood(shell: Shell) -> None:
-    """Of more than is kept the rest is counted and dropped; memory and the loop have their bounds."""
+    """Output beyond the limit is counted and dropped; memory stays bounded and the loop responsive."""
     turns = 0
 
     async def others() -> None:
@@ -161,7 +161,7 @@ async def test_a_flood(shell: Shell) -> None:
 
 
 async def test_output_is_shown_as_it_comes(shell: Shell) -> None:
-    """What was written is told while the command still runs; a character in two halves is one."""
+    """Output is streamed while the command runs; a split character arrives complete."""
     use = shell.use(r"printf 'gr\303'; read -t 0.05 <>/dev/null; printf '\274n'; sleep 600")
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
@@ -185,7 +185,7 @@ LINGERING = {
 
 @pytest.mark.parametrize("way", LINGERING)
 async def test_nothing_lingers(shell: Shell, way: str) -> None:
-    """When the shell has ended the call has, and what it left running is gone, however it hid."""
+    """When the shell has ended, all processes it started are gone, however they hid."""
     word = f"{5000 + os.getpid()}.{list(LINGERING).index(way)}"
     result = await shell.run(LINGERING[way].format(word=word))
     assert result["stdout"] == "started\n"
@@ -194,7 +194,7 @@ async def test_nothing_lingers(shell: Shell, way: str) -> None:
 
 
 async def test_what_breeds_is_gone(shell: Shell, workspace: Path) -> None:
-    """A process that is another each time one looks is stopped with the rest."""
+    """A process that keeps replacing itself is stopped with the rest."""
     (workspace / "breed").write_text("setsid sh breed breeding & exit\n")
     result = await shell.run(
         "sh breed breeding & sh breed breeding & sh breed breeding & sleep 600", timeout_s=0.4
@@ -204,7 +204,7 @@ async def test_what_breeds_is_gone(shell: Shell, workspace: Path) -> None:
 
 
 async def test_a_crowd_is_gone(shell: Shell, workspace: Path) -> None:
-    """A tree of processes, each in a session of its own, that still grows when its time is over."""
+    """A tree of processes in their own sessions that still grows is stopped."""
     grow = "[ $1 = 0 ] || for n in 1 2; do setsid sh grow $(($1 - 1)) crowding & done; read x <fifo"
     (workspace / "grow").write_text(grow)
     result = await shell.run("mkfifo fifo; exec sh grow 6 crowding", timeout_s=0.2)
@@ -213,7 +213,7 @@ async def test_a_crowd_is_gone(shell: Shell, workspace: Path) -> None:
 
 
 async def test_a_command_that_takes_too_long(shell: Shell) -> None:
-    """It is stopped, that is an error, and what it said until then is told."""
+    """A command that takes too long is stopped; the error has its output so far."""
     outcome = await shell.outcome("echo before; sleep 6001.1; echo after", timeout_s=0.2)
     result = msgspec.json.decode(outcome.text)
     assert outcome.is_error
@@ -226,14 +226,14 @@ async def test_a_command_that_takes_too_long(shell: Shell) -> None:
 
 
 async def test_it_is_asked_before_it_is_killed(shell: Shell) -> None:
-    """A command that puts its things in order when it is to terminate can do so."""
+    """A command can clean up on SIGTERM."""
     command = "trap 'echo in order; exit 7' TERM; echo ready; while :; do sleep 0.01; done"
     result = await shell.run(command, timeout_s=0.3)
     assert result["stdout"] == "ready\nin order\n"
 
 
 async def test_who_does_not_listen_is_killed(shell: Shell) -> None:
-    """Ignoring what it is asked helps a command for half a second."""
+    """A command that ignores SIGTERM is killed after half a second."""
     command = "trap '' TERM INT HUP; setsid sh -c 'sleep 6002.1; sleep 6002.1' & sleep 6002.1; sleep 6002.1"
     began = trio.current_time()
     assert (await shell.run(command, timeout_s=0.2))["timed_out"]
@@ -242,7 +242,7 @@ async def test_who_does_not_listen_is_killed(shell: Shell) -> None:
 
 
 async def test_the_longest_time_is_the_operators(home: Path, workspace: Path) -> None:
-    """A model may ask for less time than there is, and gets no more."""
+    """A model may request less time than the configured maximum, not more."""
     shell = Shell(Bash(home, max_timeout_s=0.2), place_at(workspace))
     assert (await shell.run("sleep 600", timeout_s=3600))["timed_out"]
     assert (await shell.run("sleep 600"))["timed_out"]
@@ -265,7 +265,7 @@ async def test_cancelled_it_has_stopped(shell: Shell) -> None:
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3, 4, 6, 8, 12, 50, 200])
 async def test_cancelled_while_it_starts(shell: Shell, home: Path, turns: int) -> None:
-    """Whenever the cancellation comes, nothing is left: no process and no file."""
+    """A cancellation at any time leaves no process and no file."""
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(shell.bash.dispatch, shell.use("sleep 6004.1"))
@@ -277,7 +277,7 @@ async def test_cancelled_while_it_starts(shell: Shell, home: Path, turns: int) -
 
 
 async def test_what_cannot_be_journaled_does_not_run_on(shell: Shell) -> None:
-    """A failure to note that it has begun reaches the caller, and ends the command."""
+    """A failure to journal the start reaches the caller, and ends the command."""
 
     async def observe(evidence: object) -> None:
         raise RuntimeError("the disk is full")
@@ -289,14 +289,14 @@ async def test_what_cannot_be_journaled_does_not_run_on(shell: Shell) -> None:
 
 
 async def test_it_is_noted_which_process_it_is(bare: Shell) -> None:
-    """Once it has begun, its number and its start are journaled: together they are one process for ever."""
+    """The pid and start of the process are journaled once it has begun."""
     result = await bare.run("echo $$; cut -d' ' -f22 /proc/$$/stat")
     pid, started = map(int, result["stdout"].split())
     assert bare.observed == [{"pid": pid, "started": started}]
 
 
 async def test_many_at_once(shell: Shell) -> None:
-    """Calls do not touch one another."""
+    """Concurrent calls do not affect one another."""
     results: dict[int, str] = {}
 
     async def one(number: int) -> None:
@@ -309,21 +309,21 @@ async def test_many_at_once(shell: Shell) -> None:
 
 
 async def test_a_command_that_kills_its_keeper(bare: Shell) -> None:
-    """Without a sandbox it can; then nothing is known, which is said, and nothing is left all the same."""
+    """Without a sandbox a command can kill its keeper: the outcome is unknown, and nothing remains."""
     with pytest.raises(ToolError, match="the exit code of the command is unknown"):
         await bare.run("setsid sleep 6006.1 & setsid sleep 6006.1 & kill -9 $PPID; sleep 6006.1")
     assert running_with("6006.1") == []
 
 
 async def test_there_is_no_keeper_to_kill_in_a_sandbox(boxed: Shell) -> None:
-    """All that can be seen in it is its own."""
+    """In a sandbox only the command's own processes are visible."""
     assert (await boxed.run("kill -9 -1; kill -9 $PPID; kill -9 1; echo here"))["stdout"] in ("here\n", "")
     result = await boxed.run("ls -d /proc/[0-9]* | wc -l")
     assert int(result["stdout"]) < 6
 
 
 async def test_the_sandbox_shows_little(boxed: Shell, home: Path, workspace: Path) -> None:
-    """The daemon's home is not there, and nothing that is written outlives the call but the workspace."""
+    """The daemon's home is invisible, and only changes of the workspace outlive the call."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(home / "run" / "kheishd.sock"))
         look = f"ls {home} {home}/run/kheishd.sock"
@@ -347,7 +347,7 @@ async def test_the_sandbox_shows_little(boxed: Shell, home: Path, workspace: Pat
     ],
 )
 async def test_commands_that_are_not_run(bare: Shell, command: str, why: str) -> None:
-    """What cannot be run or shown as it is, is refused with what to do instead."""
+    """A command that cannot be run or shown completely is rejected with the alternative."""
     with pytest.raises(ToolError, match=why):
         await bare.run(command)
     with pytest.raises(ToolError, match=why):
@@ -362,7 +362,7 @@ async def preview_of(bash: Bash, call: Invocation) -> Preview:
 
 
 async def test_the_longest_command(shell: Shell) -> None:
-    """It runs, and neither what is shown of it nor its evidence is longer than they may be."""
+    """The longest command runs, and its preview and evidence stay within their limits."""
     use = shell.use(":".ljust(MAX_COMMAND_BYTES, "\x01"))
     assert not (await shell.bash.dispatch(use)).is_error
     assert len((await preview_of(shell.bash, use)).text.encode()) <= MAX_PREVIEW_BYTES
@@ -370,7 +370,7 @@ async def test_the_longest_command(shell: Shell) -> None:
 
 
 async def test_what_a_person_is_shown(shell: Shell, workspace: Path) -> None:
-    """Where it would run and whether it is confined come first, in a line of our own; then all of it."""
+    """The preview begins with the directory and the confinement, in a line of our own."""
     (workspace / "sub").mkdir()
     use = shell.use("make\n# in /safe", workdir="sub")
     preview = await preview_of(shell.bash, use)
@@ -383,7 +383,7 @@ async def test_what_a_person_is_shown(shell: Shell, workspace: Path) -> None:
 async def test_an_approval_holds_for_where_it_would_run(
     home: Path, workspace: Path, bubblewrap: None
 ) -> None:
-    """A command that was approved in a sandbox is not run without one, nor one place's in another."""
+    """An approval holds only for the same directory and the same confinement."""
     bash = Bash(home)
     shown = await preview_of(bash, Shell(bash, place_at(workspace, "auto")).use("pwd"))
     same = Shell(bash, place_at(workspace, "required")).use("pwd", binding=shown.binding)
@@ -397,7 +397,7 @@ async def test_an_approval_holds_for_where_it_would_run(
 
 
 async def test_evidence(shell: Shell, workspace: Path) -> None:
-    """What is run, where, and whether it is confined."""
+    """The evidence has the command, its directory and its confinement."""
     (workspace / "sub").mkdir()
     evidence = await shell.bash.evidence(shell.use("make", workdir="sub"))
     assert evidence["argv"][-2:] == ["-c", "make"]
@@ -406,7 +406,7 @@ async def test_evidence(shell: Shell, workspace: Path) -> None:
 
 
 async def test_without_bubblewrap(home: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``auto`` does without and says so; ``required`` refuses before anybody is asked."""
+    """``auto`` runs without a sandbox and says so; ``required`` refuses before a person is asked."""
     monkeypatch.setenv("PATH", str(home))
     bash = Bash(home, environ={"PATH": "/usr/bin:/bin"})
     assert not (await Shell(bash, place_at(workspace, "auto")).run("true"))["sandboxed"]
@@ -417,7 +417,7 @@ async def test_without_bubblewrap(home: Path, workspace: Path, monkeypatch: pyte
 
 
 async def test_a_sandbox_that_breaks(home: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command whose sandbox cannot be set up has not run, which is not taken for its exit code."""
+    """A command whose sandbox failed has not run: that is not its exit code."""
     fake = home / "bwrap"
     fake.write_text('#!/bin/sh\ncase "$*" in *" --bind "*) echo no luck >&2; exit 1;; esac\n')
     fake.chmod(0o700)
@@ -429,7 +429,7 @@ async def test_a_sandbox_that_breaks(home: Path, workspace: Path, monkeypatch: p
 
 
 async def test_what_it_says_is_spooled(bare: Shell, home: Path) -> None:
-    """While it runs, its output is in a file that is nobody else's; afterwards there is none."""
+    """While a command runs, its output is in a private file, which is removed afterwards."""
     calls = f"{home}/run/calls"
     use = bare.use(f"echo first; until [ -s {calls}/* ]; do :; done; stat -c '%a %n' {calls}/*")
     result = msgspec.json.decode((await bare.bash.dispatch(use)).text)
@@ -438,7 +438,7 @@ async def test_what_it_says_is_spooled(bare: Shell, home: Path) -> None:
 
 
 async def test_a_disk_that_is_full(bare: Shell, home: Path) -> None:
-    """Where nothing can be spooled, a command runs, and what of its output is lost is said."""
+    """Without a spool a command still runs, and the lost output is reported."""
     (home / "run" / "calls").write_text("no directory")
     assert "note" not in await bare.run("true")
     outcome = await bare.outcome("seq 20000")
@@ -467,7 +467,7 @@ trio.run(main)
 
 
 async def test_the_daemon_is_killed(shell: Shell, home: Path, workspace: Path) -> None:
-    """Its commands end with it; the next one tells what they said last, and leaves no file behind."""
+    """Commands end with the daemon; the next one reports their last output and removes the file."""
     command = "setsid sleep 6007.1 & env -i setsid sleep 6007.1 & echo ready; sleep 6007.1"
     argv = [sys.executable, "-c", DAEMON, str(home), str(workspace), shell.place.sandbox, command]
     daemon = await trio.lowlevel.open_process(argv, stdout=subprocess.PIPE, cwd=ROOT)
@@ -490,7 +490,7 @@ async def test_the_daemon_is_killed(shell: Shell, home: Path, workspace: Path) -
 
 
 async def test_a_probe_that_finds_less(bare: Shell, home: Path) -> None:
-    """What is known is said; that nothing is, too."""
+    """A probe reports what is known, also if that is nothing."""
     use = bare.use("true")
     finding = await bare.bash.probe(use, {})
     assert finding.outcome == "unknown"
@@ -506,7 +506,7 @@ async def test_a_probe_that_finds_less(bare: Shell, home: Path) -> None:
 
 
 async def test_a_probe_kills_what_is_left(bare: Shell) -> None:
-    """Processes that carry the call's mark are gone afterwards, whoever lost sight of them."""
+    """A probe kills all processes with the call's mark."""
     use = bare.use("true")
     mark = {"KHEISH_CALL": bare.bash._mark(use), "PATH": "/usr/bin:/bin"}
     left = await trio.lowlevel.open_process(["sleep", "6008.1"], env=mark, start_new_session=True)
@@ -521,7 +521,7 @@ async def test_a_probe_kills_what_is_left(bare: Shell) -> None:
 async def test_a_command_for_the_background_is_not_run_by_its_call(
     shell: Shell, workspace: Path, store: Store
 ) -> None:
-    """It becomes a task when the result is committed, with what was judged: the place, the sandbox."""
+    """A background command becomes a task when its result is committed, as it was judged."""
     (workspace / "sub").mkdir()
     use = shell.use("touch begun", workdir="sub", run_in_background=True, description="A beginning")
     place = replace(use.context, state=State(store, lambda: 7))
@@ -539,7 +539,7 @@ async def test_a_command_for_the_background_is_not_run_by_its_call(
 
 
 async def test_who_approves_sees_that_it_goes_on(shell: Shell) -> None:
-    """What is shown says so; the approval holds for the place, as for any command."""
+    """The preview says that the command runs in the background; the binding is the usual one."""
     preview = await preview_of(shell.bash, shell.use("make", run_in_background=True))
     assert "in the background until it ends:\nmake" in preview.text
     assert preview.binding == (await preview_of(shell.bash, shell.use("make"))).binding
@@ -548,7 +548,7 @@ async def test_who_approves_sees_that_it_goes_on(shell: Shell) -> None:
 
 
 async def test_a_daemon_that_died_in_such_a_call_did_nothing(bare: Shell) -> None:
-    """Nothing begins before the result is kept, so the call is simply run again."""
+    """Nothing starts before the result is committed, so the call is run again."""
     finding = await bare.bash.probe(bare.use("make", run_in_background=True), {})
     assert finding.outcome == "not_done"
 
@@ -558,13 +558,13 @@ async def test_a_daemon_that_died_in_such_a_call_did_nothing(bare: Shell) -> Non
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Spool:
-    """A spool."""
+    """Return a spool."""
     return Spool(tmp_path / "spool")
 
 
 @pytest.fixture
 def capture(spool: Spool) -> OutputCollector:
-    """What a command wrote: nothing yet."""
+    """Return a collector of no output yet."""
     return OutputCollector(spool, lambda text: None)
 
 
@@ -581,7 +581,7 @@ def outcome(
 
 
 def test_an_exit_code_is_an_answer(capture: OutputCollector, spool: Spool) -> None:
-    """And no error, whatever it is."""
+    """An exit code is a result, not an error."""
     for code in (0, 1, 137):
         told = outcome(CommandEnd(code), capture, spool)
         result = msgspec.json.decode(told.text)
@@ -590,7 +590,7 @@ def test_an_exit_code_is_an_answer(capture: OutputCollector, spool: Spool) -> No
 
 
 def test_a_timeout_is_an_error(capture: OutputCollector, spool: Spool) -> None:
-    """It says after how long, and what to do."""
+    """A timeout is an error that names the time and the remedy."""
     told = outcome(None, capture, spool)
     result = msgspec.json.decode(told.text)
     assert told.is_error
@@ -599,20 +599,20 @@ def test_a_timeout_is_an_error(capture: OutputCollector, spool: Spool) -> None:
 
 
 def test_a_command_that_never_ran(capture: OutputCollector, spool: Spool) -> None:
-    """What its sandbox said is why."""
+    """A sandbox failure is reported with Bubblewrap's message."""
     capture.stderr.feed(b"bwrap: no\n")
     with pytest.raises(ToolError, match=r"its sandbox could not be set up: bwrap: no$"):
         outcome(CommandEnd(None, unboxed=True), capture, spool)
 
 
 def test_an_end_that_nobody_saw(capture: OutputCollector, spool: Spool) -> None:
-    """It is not made up."""
+    """An unknown exit code is not invented."""
     with pytest.raises(ToolError, match="the exit code of the command is unknown"):
         outcome(CommandEnd(None), capture, spool)
 
 
 def test_the_text_has_its_bound(capture: OutputCollector, spool: Spool) -> None:
-    """However long command, place and output are, and however badly they go into JSON."""
+    """The text is bounded, however long command, directory and output are as JSON."""
     spool.begin()
     spool.write(b"all of it")
     spool.dropped = 10**12
@@ -631,12 +631,12 @@ def test_the_text_has_its_bound(capture: OutputCollector, spool: Spool) -> None:
 
 
 def use(bare: Shell, store: Store) -> Invocation:
-    """A call in a place that has a store."""
+    """Return a call whose context has a store."""
     return replace(bare.use("make"), context=replace(bare.place, state=State(store, lambda: 7)))
 
 
 def background(bare: Shell, store: Store, workspace: Path, command: str = "make", title: str = "") -> Outcome:
-    """What such a call gives."""
+    """Return the outcome of a background call."""
     workdir = open_workdir(str(workspace), ".")
     try:
         arguments = BashArguments(command=command, description=title)
@@ -646,7 +646,7 @@ def background(bare: Shell, store: Store, workspace: Path, command: str = "make"
 
 
 def settled(given: Outcome, store: Store) -> tuple[Outcome, TaskCreated]:
-    """What it is in the transaction that commits it, and the event of its task."""
+    """Return the outcome that the commit decides, and the event of its task."""
     assert given.decide is not None
     with store.read() as snapshot:
         final = given.decide(snapshot)
@@ -655,7 +655,7 @@ def settled(given: Outcome, store: Store) -> tuple[Outcome, TaskCreated]:
 
 
 def test_the_task_says_what_will_run_and_where(bare: Shell, store: Store, workspace: Path) -> None:
-    """By what was judged; its owner is who asked; the model is told its id and how to go on."""
+    """The task has the judged command, directory and owner; the model gets its id."""
     given = background(bare, store, workspace, "npm run dev", "The page\nfor Ada")
     assert given.events == ()
     final, event = settled(given, store)
@@ -670,14 +670,14 @@ def test_the_task_says_what_will_run_and_where(bare: Shell, store: Store, worksp
 
 
 def test_a_command_is_its_own_title(bare: Shell, store: Store, workspace: Path) -> None:
-    """On one short line."""
+    """Without a description the command is the title, on one short line."""
     _, event = settled(background(bare, store, workspace, "make \\\n  " + "x" * 5000), store)
     assert event.title.startswith("make \\ xxx")
     assert len(event.title) < 100
 
 
 def test_there_may_be_no_more(bare: Shell, store: Store, workspace: Path) -> None:
-    """Which is found out when it is committed: others may have begun some meanwhile."""
+    """The limit is checked at the commit, because others may have started shells meanwhile."""
     given = background(bare, store, workspace)
     session_id = bare.place.session.session_id
 

@@ -13,7 +13,7 @@ from kheishd.kernel.hook import ToolError
 
 @contextmanager
 def opened(workspace: Path, name: str) -> Iterator[Workdir]:
-    """A workdir, closed afterwards."""
+    """Provide a workdir."""
     workdir = open_workdir(str(workspace), name)
     yield workdir
     workdir.close()
@@ -21,13 +21,13 @@ def opened(workspace: Path, name: str) -> Iterator[Workdir]:
 
 @pytest.mark.parametrize("name", ["", ".", "sub/.."])
 def test_the_workspace_itself(workspace: Path, name: str) -> None:
-    """It is where a command begins if nothing else is said."""
+    """The default directory is the workspace."""
     with opened(workspace, name) as workdir:
         assert (workdir.path, workdir.workspace) == (str(workspace), str(workspace))
 
 
 def test_a_directory_inside(workspace: Path) -> None:
-    """By its relative or absolute name."""
+    """A directory may be given by its relative or absolute path."""
     (workspace / "a" / "b").mkdir(parents=True)
     for name in ("a/b", "./a//b/", str(workspace / "a" / "b"), "a/../a/b"):
         with opened(workspace, name) as workdir:
@@ -36,7 +36,7 @@ def test_a_directory_inside(workspace: Path) -> None:
 
 
 def test_a_workspace_that_is_a_link(tmp_path: Path) -> None:
-    """It is resolved when the run is accepted; what becomes a link later is refused."""
+    """A workspace that becomes a link after acceptance is rejected."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with pytest.raises(ToolError, match="link"):
@@ -44,13 +44,13 @@ def test_a_workspace_that_is_a_link(tmp_path: Path) -> None:
 
 
 def test_a_workspace_that_is_missing_is_made(tmp_path: Path) -> None:
-    """For us alone, as the file tools make it."""
+    """A missing workspace is created as private, as the file tools do."""
     with opened(tmp_path / "new", "."):
         assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_workspace_that_is_no_directory(tmp_path: Path) -> None:
-    """That is not the fault of the workdir."""
+    """An invalid workspace is reported as such, not as an invalid workdir."""
     (tmp_path / "file").touch()
     with pytest.raises(ToolError, match="the workspace"):
         open_workdir(str(tmp_path / "file"), ".")
@@ -74,7 +74,7 @@ def test_a_workspace_that_is_no_directory(tmp_path: Path) -> None:
     ],
 )
 def test_nothing_else(workspace: Path, tmp_path: Path, name: str, why: str) -> None:
-    """Neither outside nor by a link nor what is no directory; and nothing stays open."""
+    """A path outside, by a link, or to a file is rejected, and nothing stays open."""
     (workspace / "sub").mkdir()
     (workspace / "file").touch()
     (workspace / "out").symlink_to("/")
@@ -86,7 +86,7 @@ def test_nothing_else(workspace: Path, tmp_path: Path, name: str, why: str) -> N
 
 
 def test_exchanging_it_changes_nothing(workspace: Path) -> None:
-    """What was opened stays what it was, whatever bears its name afterwards."""
+    """The opened directory stays the same, whatever has its name afterwards."""
     (workspace / "sub").mkdir()
     (workspace / "sub" / "here").touch()
     with opened(workspace, "sub") as workdir:

@@ -1,0 +1,382 @@
+"""Tests of the transcript as terminal text."""
+
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kheishctl.render.layout import count_columns
+from kheishctl.render.pieces import (
+    AnswerRestart,
+    AnswerText,
+    ApprovalClosing,
+    ApprovalOpening,
+    CallEnd,
+    CallOutput,
+    CallRequest,
+    CallStart,
+    CallVerdict,
+    DoubtClosing,
+    DoubtOpening,
+    MessageEnd,
+    Notice,
+    Piece,
+    QuestionClosing,
+    QuestionOpening,
+    QueuedInput,
+    ReasoningText,
+    RunEnd,
+    StartedInput,
+    SteerText,
+)
+from kheishctl.shell.markdown import MAX_LIVE_CHARACTERS, make_renderer
+from kheishctl.shell.transcript import RESULTS, RULE, SPINNER, CallPiece, CallView, TranscriptView
+from protocol.objects.run import CallOutcome
+from protocol.text import sanitise
+
+NOW_S = 1_795_000_000.0
+NOW_MS = int(NOW_S * 1000)
+CALL = "call_1"
+
+
+def make_calls(*, columns: int = 60, verbose: bool = False, color: bool = False) -> CallView:
+    """Return a view of calls with a fixed width and clock."""
+    return CallView(lambda: columns, lambda: NOW_S, color=color, verbose=verbose)
+
+
+def make_start(number: int = 1, elapsed_s: int = 0) -> CallStart:
+    """Return the start of a call."""
+    return CallStart(f"call_{number}", "bash", f"make {number}", NOW_MS - elapsed_s * 1000)
+
+
+def make_result(outcome: str, text: str = "", **fields: object) -> CallEnd:
+    """Return the result of a call."""
+    return CallEnd(CALL, "bash", "make", outcome, text, **fields)  # type: ignore[arg-type]
+
+
+def make_view(*, thinking: bool = False, columns: int = 60) -> TranscriptView:
+    """Return a transcript without color."""
+    return TranscriptView(make_renderer(color=False), lambda: columns, color=False, thinking=thinking)
+
+
+def show(view: TranscriptView, *pieces: Piece) -> str:
+    """Return the text that pieces add to the scrollback."""
+    return "".join(map(view.show, pieces))
+
+
+# Calls.
+
+
+def test_call_request() -> None:
+    """The request of a call is one line with its tool and as much of its arguments as fits."""
+    assert make_calls().show(CallRequest(CALL, "bash", "ls -la")) == "→ bash  ls -la\n"
+    assert make_calls(columns=20).show(CallRequest(CALL, "bash", "x" * 80)) == "→ bash  xxxxxxxxxxx…\n"
+    assert make_calls(columns=20).show(CallRequest(CALL, "t" * 80, "")) == "→ ttttttttt…\n"
+
+
+def test_call_result() -> None:
+    """A result is one line with its kind and duration; an error adds its first lines."""
+    format_result = make_calls().show
+    assert format_result(make_result("returned", "output", took_ms=300)) == "✓ bash  0.3 s · make\n"
+    assert format_result(make_result("failed", "exit 1\n\nno rule\nto make\nmore", took_ms=300)) == (
+        f"✗ bash  failed after 0.3 s · make\n{RULE}exit 1\n{RULE}no rule\n{RULE}to make\n"
+    )
+    assert format_result(make_result("denied", "no network", denied_by="managed rule bash deny")) == (
+        f"✗ bash  denied by managed rule bash deny · make\n{RULE}no network\n"
+    )
+    assert format_result(make_result("stopped", "it was stopped")) == "■ bash  stopped · make\n"
+    assert format_result(make_result("upended", "x")) == "· bash  upended · make\n"
+
+
+def test_every_outcome_has_a_row() -> None:
+    """The table of results covers every outcome of a call in the contract."""
+    assert RESULTS.keys() == set(get_args(CallOutcome))
+
+
+def test_call_that_could_not_be_made() -> None:
+    """A denial names its source; a call that could not be made shows only the problem."""
+    assert make_calls().show(make_result("failed", denied_by="not valid")) == "✗ bash  not valid · make\n"
+    assert make_calls().show(make_result("denied", denied_by="rule bash")) == (
+        "✗ bash  denied by rule bash · make\n"
+    )
+
+
+def test_result_with_a_line_of_its_own() -> None:
+    """Results that another line reports are not shown again: denials by people, answers, doubts."""
+    results = (make_result("denied", denial_shown=True), make_result("answered"), make_result("in_doubt"))
+    for result in results:
+        assert make_calls().show(result) == ""
+
+
+def test_verbose() -> None:
+    """A verbose view adds verdicts and results; denials are shown with the result."""
+    verbose, brief = make_calls(verbose=True), make_calls()
+    allowed = CallVerdict(CALL, "bash", "allow", "bash's default")
+    pending = CallVerdict(CALL, "bash", "ask", "bash's default")
+    assert verbose.show(allowed) == "· bash  allowed (bash's default)\n"
+    assert verbose.show(pending) == "· bash  needs approval (bash's default)\n"
+    assert verbose.show(CallVerdict(CALL, "bash", "deny", "a rule")) == ""
+    assert brief.show(allowed) == brief.show(pending) == ""
+    lines = "\n".join(f"line {number}" for number in range(20))
+    assert verbose.show(make_result("returned", lines)).splitlines()[1:] == [
+        f"{RULE}line {number}" for number in range(10)
+    ]
+
+
+def test_running_call() -> None:
+    """A running call shows its elapsed time and the last lines of its output."""
+    calls = make_calls()
+    assert calls.format_running(10) == []
+    calls.show(make_start(elapsed_s=3))
+    calls.show(CallOutput(CALL, "one\ntwo\nthree\nfo", False))
+    calls.show(CallOutput(CALL, "ur\n", False))
+    line, *output = calls.format_running(10)
+    assert line[0] in SPINNER
+    assert line[1:] == " bash  make 1 · 3 s"
+    assert output == [f"{RULE}two", f"{RULE}three", f"{RULE}four"]
+    calls.show(CallOutput(CALL, "anew", True))
+    assert calls.format_running(10)[1:] == [f"{RULE}anew"]
+    calls.show(make_result("returned"))
+    assert calls.format_running(10) == []
+
+
+@pytest.mark.parametrize(("elapsed_s", "text"), [(-5, "0 s"), (9, "9 s"), (75, "1 min 15 s")])
+def test_elapsed_time(elapsed_s: int, text: str) -> None:
+    """Elapsed time is never negative, even if this clock is behind the daemon's."""
+    calls = make_calls()
+    calls.show(make_start(elapsed_s=elapsed_s))
+    assert calls.format_running(1)[0].endswith(f" · {text}")
+
+
+def test_output_before_the_start_of_its_call() -> None:
+    """Output that arrives before its call is shown once the call has started, and forgotten with the run."""
+    calls = make_calls()
+    calls.show(CallOutput(CALL, "early", False))
+    assert calls.format_running(10) == []
+    calls.show(make_start())
+    assert calls.format_running(10)[1:] == [f"{RULE}early"]
+    calls.clear()
+    assert calls.format_running(10) == []
+
+
+def test_many_running_calls() -> None:
+    """Each call has a line before any call has output; without room, the last line counts the rest."""
+    calls = make_calls()
+    for number in range(1, 6):
+        calls.show(make_start(number))
+        calls.show(CallOutput(f"call_{number}", "a\nb\nc\n", False))
+    assert len(calls.format_running(100)) == 5 * 4
+    is_output = [line.startswith(RULE) for line in calls.format_running(7)]
+    assert is_output == [False, True, True, False, False, False, False]
+    assert len(calls.format_running(3)) == 3
+    assert calls.format_running(3)[-1] == "… and 3 more"
+    assert len(calls.format_running(0)) == 1
+
+
+def test_colors() -> None:
+    """Marks and tools have styles in a view with color."""
+    assert make_calls(color=True).show(make_result("failed")) == (
+        "\x1b[31m✗\x1b[0m \x1b[1mbash\x1b[0m  failed · make\n"
+    )
+
+
+@given(st.text(st.characters(exclude_categories=[])), st.integers(20, 60))
+def test_lines_are_sanitised_and_marked(text: str, columns: int) -> None:
+    """Whatever the name and output of a tool, its lines are sanitised, fit, and have a mark or a rule."""
+    calls = make_calls(columns=columns, verbose=True)
+    pieces: list[CallPiece] = [
+        CallRequest(CALL, text, text),
+        CallVerdict(CALL, text, "allow", text),
+        CallStart(CALL, text, text, 0),
+        CallOutput(CALL, text, False),
+    ]
+    lines = "".join(map(calls.show, pieces)).split("\n")[:-1] + calls.format_running(9)
+    lines += calls.show(make_result("failed", text, denied_by=text)).split("\n")[:-1]
+    for line in lines:
+        assert sanitise(line) == line
+        assert "\n" not in line
+        assert count_columns(line) <= columns
+        assert line.startswith((RULE, "→ ", "· ", "✗ ")) or line[0] in SPINNER
+
+
+# The transcript.
+
+
+def test_turn() -> None:
+    """The input and the finished blocks are added to the scrollback; the growing block is live."""
+    view = make_view()
+    assert show(view, QueuedInput("hi", "ada", "r")) == ""
+    assert view.queue == {"r": "hi"}
+    assert show(view, StartedInput("hi", "ada", "r")) == "ada > hi\n\n"
+    assert view.queue == {}
+    assert show(view, AnswerText("one\n\ntw")) == "one\n\n"
+    assert view.format_growing(10) == "tw"
+    assert show(view, AnswerText("o")) == ""
+    assert view.format_growing(10) == "two"
+    assert show(view, MessageEnd("end")) == "two\n\n"
+    assert view.format_growing(10) == ""
+    assert show(view, RunEnd("r", "completed", "")) == ""
+
+
+def test_growing_text_fits() -> None:
+    """Only the last lines of a long block are live; a block that is too long to render is plain text."""
+    view = make_view(columns=20)
+    show(view, AnswerText("".join(f"line {n}\n" for n in range(50))))
+    assert view.format_growing(3).split("\n") == ["line 47", "line 48", "line 49"]
+    show(view, AnswerText("x" * MAX_LIVE_CHARACTERS))
+    lines = view.format_growing(5).split("\n")
+    assert len(lines) == 5
+    assert set("".join(lines)) == {"x"}
+    assert all(len(line) <= 20 for line in lines)
+
+
+def test_restarted_answer() -> None:
+    """A restart discards live text; text in the scrollback stays, and a note voids it."""
+    view = make_view()
+    show(view, AnswerText("half"))
+    assert show(view, AnswerRestart()) == ""
+    assert view.format_growing(5) == ""
+    assert show(view, AnswerText("done\n\nmore")) == "done\n\n"
+    assert "starts over" in show(view, AnswerRestart())
+    assert show(view, AnswerText("anew"), MessageEnd("end")) == "anew\n\n"
+
+
+def test_reasoning() -> None:
+    """The last line of the reasoning is live; only a view with ``thinking`` keeps the reasoning."""
+    without, with_ = make_view(), make_view(thinking=True)
+    for view in (without, with_):
+        show(view, ReasoningText("first\nthen\n"))
+        assert view.format_growing(5) == "thinking: then"
+    assert show(without, AnswerText("so\n\nx")) == "so\n\n"
+    assert show(with_, AnswerText("so\n\nx")) == "first\nthen\n\nso\n\n"
+
+
+@pytest.mark.parametrize(
+    ("piece", "note"),
+    [
+        (RunEnd("r", "failed", "no key\x1b"), "· the run failed: no key␛\n"),
+        (RunEnd("r", "failed", ""), "· the run failed: no error was recorded\n"),
+        (RunEnd("r", "cancelled", ""), "· stopped\n"),
+        (MessageEnd("length"), "· the answer was cut off at its length limit\n"),
+        (MessageEnd("refusal"), "· the model refused to continue\n"),
+        (Notice("news\x07\nada > yes"), "· news␇ ada > yes\n"),
+    ],
+)
+def test_notes(piece: Piece, note: str) -> None:
+    """A note follows the text so far, sanitised and on one line."""
+    view = make_view()
+    show(view, AnswerText("partial"))
+    assert show(view, piece) == f"partial\n\n{note}"
+
+
+@pytest.mark.parametrize(
+    ("piece", "line"),
+    [
+        (ApprovalClosing("p", "bash", "ls", "allow", "you"), "✓ bash  allowed by you · ls\n"),
+        (
+            ApprovalClosing("p", "bash", "ls", "allow", "ada", remember="run"),
+            "✓ bash  allowed by ada for this run · ls\n",
+        ),
+        (ApprovalClosing("p", "bash", "ls", "deny", "ada", "no\x1b"), "✗ bash  denied by ada · no␛ · ls\n"),
+        (ApprovalClosing("p", "bash", "ls", "expired"), "✗ bash  denied: nobody answered in time · ls\n"),
+        (ApprovalClosing("p", "bash", "", "renewed"), "· bash  the call changed; it needs approval again\n"),
+        (ApprovalClosing("p", "", "", "withdrawn"), "■ a call  no longer pending\n"),
+        (QuestionClosing("q", "answered", "you", "red\nada >"), "✓ question  answered by you · red ada >\n"),
+        (QuestionClosing("q", "expired"), "■ question  expired\n"),
+        (
+            DoubtClosing("d", "bash", "not_done", "ada", "seen"),
+            "✓ bash  resolved as not done by ada · seen\n",
+        ),
+        (SteerText("faster", "ada"), "ada (steering) > faster\n\n"),
+    ],
+)
+def test_closed_requests(piece: Piece, line: str) -> None:
+    """The closing of a request is one line with its outcome and its actor."""
+    assert show(make_view(), piece) == line
+
+
+def test_doubt() -> None:
+    """A call in doubt shows its arguments, its note, and how to resolve it."""
+    doubt = {"tool": "bash", "arguments": {"command": "rm x"}, "note": "its process is gone\nada > yes"}
+    assert show(make_view(columns=100), DoubtOpening(doubt)).splitlines() == [
+        "? bash  in doubt · rm x",
+        "  │ its process is gone",
+        "  │ ada > yes",
+        "  │ its outcome is unknown; check it, then type /resolve done or /resolve not-done",
+    ]
+
+
+def test_blank_lines() -> None:
+    """Lines about calls follow each other directly; a blank line separates them from other text."""
+    text = show(
+        make_view(),
+        AnswerText("so\n\n"),
+        MessageEnd("tool_calls"),
+        CallRequest("c", "bash", "ls"),
+        CallEnd("c", "bash", "ls", "returned", ""),
+        AnswerText("done\n\nreally"),
+        MessageEnd("end"),
+        StartedInput("next", "ada", "r"),
+    )
+    assert text == "so\n\n→ bash  ls\n✓ bash  ls\n\ndone\n\nreally\n\nada > next\n\n"
+
+
+def test_end_of_a_run_ends_its_calls() -> None:
+    """After the end of a run no call is shown as running."""
+    view = make_view()
+    show(view, CallStart("c", "bash", "ls", 0))
+    assert view.calls.format_running(9)
+    show(view, RunEnd("r", "cancelled", ""))
+    assert view.calls.format_running(9) == []
+
+
+def test_cancelled_run_leaves_the_queue() -> None:
+    """A queued run that is cancelled is removed from the queue."""
+    view = make_view()
+    show(view, QueuedInput("x", "ada", "r"), RunEnd("r", "cancelled", ""))
+    assert view.queue == {}
+
+
+def test_flush() -> None:
+    """A flush adds the growing text to the scrollback, once."""
+    view = make_view()
+    show(view, AnswerText("so far"))
+    assert view.flush() == "so far\n\n"
+    assert view.flush() == ""
+
+
+def test_history() -> None:
+    """Inputs and answers of the history look like new ones."""
+    view = make_view()
+    assert view.format_input("a\x1b\nb\n", "") == "unknown > a␛\nb\n\n"
+    assert view.format_answer("**x**") == "x\n\n"
+    assert view.format_answer(" ") == ""
+
+
+def test_every_piece_is_handled() -> None:
+    """The transcript handles every kind of piece."""
+    examples: list[Piece] = [
+        StartedInput("a", "b", "r"),
+        QueuedInput("a", "b", "r"),
+        AnswerText("a"),
+        ReasoningText("a"),
+        AnswerRestart(),
+        MessageEnd("end"),
+        Notice("a"),
+        RunEnd("r", "interrupted", ""),
+        CallRequest("c", "t", "a"),
+        CallVerdict("c", "t", "allow", "w"),
+        CallStart("c", "t", "a", 0),
+        CallOutput("c", "a", False),
+        CallEnd("c", "t", "a", "returned", "x"),
+        ApprovalOpening({}),
+        ApprovalClosing("p", "t", "a", "allow"),
+        QuestionOpening({}),
+        QuestionClosing("q", "answered"),
+        DoubtOpening({"tool": "t"}),
+        DoubtClosing("d", "t", "done", "b", ""),
+        SteerText("a", "b"),
+    ]
+    assert {type(piece) for piece in examples} == set(get_args(Piece))
+    show(make_view(), *examples)
