@@ -48,7 +48,7 @@ async def start_waiting_run(
     house: Household, *tool_calls: Any, sender: str = "user", **params: Any
 ) -> tuple[str, list[str]]:
     """Start a run that waits, and return the ids of its approvals."""
-    house.models.parts = calls(*(tool_calls or (write(text="x"),)))
+    house.models.answers = calls(*(tool_calls or (write(text="x"),)))
     sent = await house.ask(sender=sender, **params)
     assert sent["status"].startswith("waiting")
     waiting = await pages(house.client, "approval.list", "approvals", run_id=sent["run_id"])
@@ -99,7 +99,7 @@ async def test_approval_get_ok(house: Household) -> None:
 async def test_approval_get_approval_not_found(house: Household) -> None:
     """An unknown id, the id of a question and an approval that is not covered are refused alike."""
     _, (approval_id,) = await start_waiting_run(house, sender="bob")
-    house.models.parts = calls(ask())
+    house.models.answers = calls(ask())
     await house.ask(sender="carl")
     question_id = (await house.call("question.list"))["questions"][0]["question_id"]
     ann = await house.connect_limited(senders=["ann"])
@@ -205,7 +205,7 @@ async def test_approval_resolve_ok_denied(house: Household, workshop: Workshop) 
     assert result["approvals"][0]["denial_note"] == "wrong file"
     assert (await wait_for_run(house, run_id))["status"] == "completed"
     assert workshop.done == []
-    read = str(house.models.asked[-1].messages)
+    read = str(house.models.requests[-1].messages)
     assert "wrong file" in read
     assert "policy 7" not in read
     (returned,) = await house.events(run_id=run_id, types=["tool_returned"])
@@ -234,7 +234,7 @@ async def test_approval_resolve_ok_with_another_input(house: Household, workshop
     assert result["approvals"][0]["updated_input"] == {"path": "/b", "times": 3}
     await wait_for_run(house, run_id)
     assert workshop.done == [("write", {"path": "/b", "times": 3})]
-    assert "changed its input" in str(house.models.asked[-1].messages[-1])
+    assert "changed its input" in str(house.models.requests[-1].messages[-1])
 
 
 @pytest.mark.parametrize("remember", ["run", "session"])
@@ -310,7 +310,7 @@ async def test_approval_resolve_ok_while_a_large_batch_is_still_judged(tmp_path:
     async with household(tmp_path, hooks=hooks(workshop)) as house:
         early = [write(f"/{number}", f"c{number}") for number in range(10)]
         looks = [ToolCall(f"c{number}", "look", {"path": "/"}) for number in range(10, 20)]
-        house.models.parts = calls(*early, *looks, write("/20", "c20"), write("/21", "c21"))
+        house.models.answers = calls(*early, *looks, write("/20", "c20"), write("/21", "c21"))
         sent = await house.send()
         await first.wait()
         waiting = (await house.call("approval.list", run_id=sent["run_id"]))["approvals"]
@@ -333,7 +333,7 @@ async def test_approval_resolve_ok_after_a_restart(tmp_path: Path) -> None:
         run_id, approvals = await start_waiting_run(house, write("/a", "c1"), write("/b", "c2"))
     workshop = Workshop()
     async with household(tmp_path, hooks=hooks(workshop)) as house:
-        house.models.parts = calls(write())[1:]
+        house.models.answers = calls(write())[1:]
         rows = (await house.call("approval.list"))["approvals"]
         assert [row["approval_id"] for row in rows] == approvals
         await resolve(house.client, *map(allow, approvals))
@@ -386,7 +386,7 @@ async def test_approval_resolve_approval_expired(tmp_path: Path) -> None:
         await house.state.update(lambda tx: approval.expire(tx, approval_id))
         assert (await wait_for_run(house, run_id))["status"] == "completed"
         assert isinstance(await unchanged_refusal_of(house, allow(approval_id)), ApprovalExpired)
-        assert "nobody answered in time" in str(house.models.asked[-1].messages[-1])
+        assert "nobody answered in time" in str(house.models.requests[-1].messages[-1])
         assert (await house.call("approval.get", approval_id=approval_id))["status"] == "expired"
 
 
@@ -498,7 +498,7 @@ async def test_answering_takes_its_own_right(house: Household) -> None:
 async def test_a_cancelled_run_withdraws_its_approvals(house: Household) -> None:
     """Its approvals are withdrawn, its calls have results, and the session's next run starts."""
     run_id, (approval_id,) = await start_waiting_run(house)
-    house.models.parts = calls(write())[1:]
+    house.models.answers = calls(write())[1:]
     queued = await house.send("next")
     assert (await house.call("run.cancel", run_id=run_id))["status"] == "cancelled"
     assert (await house.call("approval.get", approval_id=approval_id))["status"] == "withdrawn"

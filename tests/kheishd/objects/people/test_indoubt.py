@@ -35,7 +35,7 @@ SENDING = ToolCall("c1", "send", {"path": "/a", "text": "hello"})
 async def house(tmp_path: Path) -> AsyncIterator[Household]:
     """Serve a daemon that finds the work of a previous one; tokens work."""
     async with household(tmp_path, tcp=True, work=False, hooks=hooks(Workshop())) as house:
-        house.models.parts = calls()[1:]
+        house.models.answers = calls()[1:]
         yield house
 
 
@@ -143,7 +143,7 @@ async def test_indoubt_resolve_ok(house: Household, outcome: str, says: str) -> 
     assert (await house.call("run.get", run_id=run_id))["status"] == "completed"
     async with house.working():
         await house.ask("and now?")
-    notes = [message for message in house.models.asked[-1].messages if says in str(message)]
+    notes = [message for message in house.models.requests[-1].messages if says in str(message)]
     assert len(notes) == 1
     assert 'send {"path": "/a", "text": "hello"}' in str(notes[0])
     assert "saw it" not in str(notes[0])
@@ -160,7 +160,7 @@ async def test_indoubt_resolve_ok_while_the_run_goes_on(house: Household) -> Non
         gate.opened.set()
         assert (await house.call("run.wait", run_id=run_id))["status"] == "completed"
         await house.ask("and now?")
-    assert "did take effect" in str(house.models.asked[-1].messages)
+    assert "did take effect" in str(house.models.requests[-1].messages)
 
 
 async def test_indoubt_resolve_ok_repeated_by_its_key(house: Household) -> None:
