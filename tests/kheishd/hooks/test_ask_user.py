@@ -32,9 +32,9 @@ def use(
 
 async def opinion(*questions: dict[str, Any], **more: Any) -> Any:
     """Return the sub-hook's opinion about a call."""
-    asked = use(*questions, **more)
-    assert isinstance(asked.arguments, AskQuestions)
-    return await AskUser().before_call(asked)
+    request = use(*questions, **more)
+    assert isinstance(request.arguments, AskQuestions)
+    return await AskUser().before_call(request)
 
 
 def refused(*questions: Any, **more: Any) -> str:
@@ -47,12 +47,12 @@ def refused(*questions: Any, **more: Any) -> str:
 async def test_a_question() -> None:
     """A question gets a key, its options get ids, and a missing header is filled in."""
     choices = [{"label": "Red"}, {"label": "Blue", "description": "like the sky"}]
-    asked = await opinion(
+    request = await opinion(
         {"question": "Which color?", "options": choices, "multi_select": True},
         {"question": "Why?", "header": "Reason"},
         expires_after_s=1.5,
     )
-    assert asked == NeedsAnswer(
+    assert request == NeedsAnswer(
         [
             Question(
                 question="Which color?",

@@ -150,7 +150,7 @@ def names(hooks: CompositeHook, context: RunContext | None = None) -> list[str]:
 def test_tools_and_sections_come_in_the_order_of_their_parts() -> None:
     """Tools and sections come in the order of the sub-hooks, with or without tools."""
     hooks = CompositeHook([Commentator("first"), Toolbox(tools=(tool("b"), tool("a"))), Doing(None)])
-    assert [each.name for each in hooks.offer(place())] == ["b", "a", "does"]
+    assert [item.name for item in hooks.offer(place())] == ["b", "a", "does"]
     assert hooks.sections(place("/srv")) == ["first", "Notes are kept in /srv."]
     assert hooks.find_tool("does") is Doing.tools[0]
     assert hooks.find_tool("gone") is None
@@ -160,7 +160,7 @@ def test_a_scope_leaves_tools_out() -> None:
     """A null scope allows all tools, an empty one none; sections follow the offered tools."""
     hooks = CompositeHook([Commentator("first"), Toolbox(), Doing(None)])
     within = place(tools=["does", "look", "gone"])
-    assert [each.name for each in hooks.offer(within)] == ["look", "does"]
+    assert [item.name for item in hooks.offer(within)] == ["look", "does"]
     assert hooks.offer(place(tools=[])) == []
     assert hooks.sections(place(tools=["does"])) == ["first"]
     assert hooks.sections(place(tools=[])) == ["first"]
@@ -170,7 +170,7 @@ def test_a_scope_that_was_narrowed_since_leaves_tools_out() -> None:
     """A run has only the tools that its pinned scope and the current scope both allow."""
     hooks = CompositeHook([Commentator("first"), Toolbox(), Doing(None)])
     narrowed = replace(place(tools=["does", "look"]), tools=["look", "note"])
-    assert [each.name for each in hooks.offer(narrowed)] == ["look"]
+    assert [item.name for item in hooks.offer(narrowed)] == ["look"]
     assert hooks.offer(replace(place(), tools=[])) == []
 
 
@@ -178,7 +178,7 @@ def test_a_part_offers_its_own_tools_only() -> None:
     """A sub-hook cannot offer a tool of another one, or one that it does not have."""
     stray = Toolbox(tools=(tool("mine"),))
     stray.offer = lambda place: [tool("mine"), tool("does"), tool("new")]  # type: ignore[method-assign]
-    assert [each.name for each in CompositeHook([stray, Doing(None)]).offer(place())] == ["mine", "does"]
+    assert [item.name for item in CompositeHook([stray, Doing(None)]).offer(place())] == ["mine", "does"]
 
 
 def test_two_tools_of_one_name_are_a_fault() -> None:
@@ -207,7 +207,7 @@ async def test_a_tool_appears_and_disappears() -> None:
     row = hooks.find_tool("fetch_issue")
     assert row is server.rows[0]
     assert names(hooks) == ["note", "fetch_issue"]
-    assert [each.name for each in hooks.tools()] == ["note", "fetch_issue"]
+    assert [item.name for item in hooks.tools()] == ["note", "fetch_issue"]
     assert await hooks.dispatch(use_of(row)) == Outcome("mcp ran fetch_issue")
     server.rows.clear()
     assert hooks.find_tool("fetch_issue") is None
@@ -405,7 +405,7 @@ async def test_what_is_no_text_is_made_one() -> None:
 async def test_a_broken_part_harms_its_own_calls_only(caplog: pytest.LogCaptureFixture) -> None:
     """A broken sub-hook fails its own calls only, and none of them runs unjudged."""
     hooks = CompositeHook([Broken(), Doing(None)])
-    assert [each.name for each in hooks.offer(place())] == ["does"]
+    assert [item.name for item in hooks.offer(place())] == ["does"]
     assert hooks.sections(place()) == []
     use = use_of(Broken.tools[0])
     with pytest.raises(ToolError, match="the daemon's log"):
@@ -432,9 +432,9 @@ async def test_a_tool_that_says_no_in_advance(tmp_path: Any) -> None:
 
 async def test_a_probe_has_its_time_and_no_more(autojump_clock: MockClock) -> None:
     """A probe has a time limit, after which the outcome is unknown."""
-    chosen = tool("does", timeout_s=3_600.0)
+    selected = tool("does", timeout_s=3_600.0)
     hooks = CompositeHook([Doing(trio.sleep_forever)])
-    assert (await hooks.probe(use_of(chosen), {})).outcome == "unknown"
+    assert (await hooks.probe(use_of(selected), {})).outcome == "unknown"
     assert trio.current_time() == pytest.approx(MAX_PROBE_SECONDS)
 
 

@@ -83,11 +83,11 @@ class Bench:
     async def refused(self, name: str, **arguments: Any) -> str:
         """Return the error of a call that changes nothing."""
         with self.desk.state.read() as store:
-            before = store.last_cursor
+            original = store.last_cursor
         with pytest.raises(ToolError) as caught:
             await self.run(name, **arguments)
         with self.desk.state.read() as store:
-            assert store.last_cursor == before
+            assert store.last_cursor == original
         return str(caught.value)
 
     async def append(self, *events: JournalEvent) -> None:
@@ -135,10 +135,10 @@ async def test_a_task_from_its_beginning_to_its_end(bench: Bench) -> None:
     assert begun == {"task_id": task_id, "title": "Paint", "status": "in_progress", "owner": "default"}
     done = await bench.run("task_update", task_id=task_id, status="completed", output="It is blue.")
     assert (done["status"], bench.task(task_id).output) == ("completed", "It is blue.")
-    shown = await bench.run("task_get", task_id=task_id)
-    assert (shown["description"], shown["output"]) == ("blue", "It is blue.")
-    given = await bench.run("task_output", task_id=task_id)
-    assert (given["ready"], given["output"], given["left_out_bytes"]) == (True, "It is blue.", 0)
+    preview = await bench.run("task_get", task_id=task_id)
+    assert (preview["description"], preview["output"]) == ("blue", "It is blue.")
+    produced = await bench.run("task_output", task_id=task_id)
+    assert (produced["ready"], produced["output"], produced["left_out_bytes"]) == (True, "It is blue.", 0)
 
 
 async def test_nothing_changes_before_it_is_committed(bench: Bench) -> None:
@@ -155,9 +155,9 @@ async def test_who_has_a_task_keeps_it(bench: Bench) -> None:
     owned = (await bench.run("task_create", title="a", owner="ann"))["task_id"]
     await bench.run("task_update", task_id=owned, status="in_progress")
     assert bench.task(owned).owner == "ann"
-    given = (await bench.run("task_create", title="b"))["task_id"]
-    await bench.run("task_update", task_id=given, status="in_progress", owner="bob")
-    assert bench.task(given).owner == "bob"
+    produced = (await bench.run("task_create", title="b"))["task_id"]
+    await bench.run("task_update", task_id=produced, status="in_progress", owner="bob")
+    assert bench.task(produced).owner == "bob"
     guest = msgspec.structs.replace(bench.place.run, guest="critic")
     bench.place = replace(bench.place, run=guest)
     free = (await bench.run("task_create", title="c"))["task_id"]
@@ -216,13 +216,13 @@ async def test_what_others_do_meanwhile_counts(bench: Bench) -> None:
     await bench.committed(outcomes[0])
     with pytest.raises(ToolError, match="has that title"):
         await bench.committed(outcomes[1])
-    one, two = [(await bench.run("task_create", title=name))["task_id"] for name in ("one", "two")]
-    circle = await bench.asked("task_update", task_id=one, blocked_by=[two])
-    await bench.append(TaskUpdated(task_id=two, blocked_by=[one]))
+    single, two = [(await bench.run("task_create", title=name))["task_id"] for name in ("one", "two")]
+    circle = await bench.asked("task_update", task_id=single, blocked_by=[two])
+    await bench.append(TaskUpdated(task_id=two, blocked_by=[single]))
     with pytest.raises(ToolError, match="in a cycle"):
         await bench.committed(circle)
-    late = await bench.asked("task_update", task_id=one, status="in_progress")
-    await bench.append(TaskUpdated(task_id=one, status="cancelled"))
+    late = await bench.asked("task_update", task_id=single, status="in_progress")
+    await bench.append(TaskUpdated(task_id=single, status="cancelled"))
     with pytest.raises(ToolError, match="is final"):
         await bench.committed(late)
     assert examine_whole(bench.desk.state.read, deep=True).findings == []
@@ -283,10 +283,10 @@ async def shell(bench: Bench, text: str) -> None:
 async def test_output_of_a_shell_that_runs(bench: Bench) -> None:
     """The output so far is returned at once, or after the timeout."""
     await shell(bench, "one\n")
-    given = await bench.run("task_output", task_id="tsk_shell", wait=False)
-    assert (given["ready"], given["timed_out"], given["output"]) == (False, False, "one\n")
-    given = await bench.run("task_output", task_id="tsk_shell", timeout_s=0.01)
-    assert (given["ready"], given["timed_out"], given["kind"]) == (False, True, "shell")
+    produced = await bench.run("task_output", task_id="tsk_shell", wait=False)
+    assert (produced["ready"], produced["timed_out"], produced["output"]) == (False, False, "one\n")
+    produced = await bench.run("task_output", task_id="tsk_shell", timeout_s=0.01)
+    assert (produced["ready"], produced["timed_out"], produced["kind"]) == (False, True, "shell")
 
 
 async def test_output_is_waited_for(bench: Bench) -> None:
@@ -300,9 +300,9 @@ async def test_output_is_waited_for(bench: Bench) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(end)
-        given = await bench.run("task_output", task_id="tsk_shell")
-    assert (given["ready"], given["status"], given["exit_code"]) == (True, "failed", 3)
-    assert given["terminal_reason"] == "exited"
+        produced = await bench.run("task_output", task_id="tsk_shell")
+    assert (produced["ready"], produced["status"], produced["exit_code"]) == (True, "failed", 3)
+    assert produced["terminal_reason"] == "exited"
 
 
 async def test_output_that_is_more_than_a_model_reads(bench: Bench) -> None:
@@ -310,10 +310,10 @@ async def test_output_that_is_more_than_a_model_reads(bench: Bench) -> None:
     text = "".join(f"line {number}\n" for number in range(20_000))
     await shell(bench, text)
     outcome = await bench.asked("task_output", task_id="tsk_shell", wait=False, tail_bytes=100_000)
-    said = msgspec.json.decode(outcome.text)
+    message = msgspec.json.decode(outcome.text)
     assert len(outcome.text) <= MAX_TOOL_TEXT_BYTES
-    assert said["output"].endswith("line 19999\n")
-    assert said["left_out_bytes"] == len(text) - len(said["output"])
+    assert message["output"].endswith("line 19999\n")
+    assert message["left_out_bytes"] == len(text) - len(message["output"])
     assert outcome.full_output is not None
     assert text.endswith(outcome.full_output.decode())
     assert 99_000 < len(outcome.full_output) <= 100_000

@@ -126,11 +126,11 @@ async def test_a_declared_tool_needs_no_other_function() -> None:
 
 def test_facts_may_depend_on_the_instance() -> None:
     """A revised row is that of one instance only, and other declared tools stay."""
-    garden, other = Garden(), Garden()
+    garden, second = Garden(), Garden()
     garden.revise(garden.plant, description="Plant seeds in pots.", timeout_s=9.0)
     assert (garden.plant.description, garden.plant.timeout_s) == ("Plant seeds in pots.", 9.0)
     assert garden.tools[0] is garden.plant
-    assert other.plant.description == "Plant seeds."
+    assert second.plant.description == "Plant seeds."
 
 
 def test_a_subclass_has_the_tools_of_its_base() -> None:

@@ -339,18 +339,18 @@ async def test_the_sandbox_shows_little(boxed: Shell, home: Path, workspace: Pat
 
 
 @pytest.mark.parametrize(
-    ("command", "why"),
+    ("command", "reason"),
     [
         ("echo \0", "NUL"),
         ("x" * (MAX_COMMAND_BYTES + 1), "write a longer script to a file"),
         ("ü" * (MAX_COMMAND_BYTES // 2 + 1), "write a longer script to a file"),
     ],
 )
-async def test_commands_that_are_not_run(bare: Shell, command: str, why: str) -> None:
+async def test_commands_that_are_not_run(bare: Shell, command: str, reason: str) -> None:
     """A command that cannot be run or shown completely is rejected with the alternative."""
-    with pytest.raises(ToolError, match=why):
+    with pytest.raises(ToolError, match=reason):
         await bare.run(command)
-    with pytest.raises(ToolError, match=why):
+    with pytest.raises(ToolError, match=reason):
         await bare.bash.preview(bare.use(command))
 
 
@@ -375,8 +375,8 @@ async def test_what_a_person_is_shown(shell: Shell, workspace: Path) -> None:
     use = shell.use("make\n# in /safe", workdir="sub")
     preview = await preview_of(shell.bash, use)
     assert preview.kind == "command"
-    how = "in a sandbox" if shell.place.sandbox == "required" else "without a sandbox"
-    assert preview.text == f"in {workspace}/sub, {how}:\nmake\n# in /safe"
+    manner = "in a sandbox" if shell.place.sandbox == "required" else "without a sandbox"
+    assert preview.text == f"in {workspace}/sub, {manner}:\nmake\n# in /safe"
     assert shell.bash.subject(use) == "make\n# in /safe"
 
 
@@ -385,12 +385,12 @@ async def test_an_approval_holds_for_where_it_would_run(
 ) -> None:
     """An approval holds only for the same directory and the same confinement."""
     bash = Bash(home)
-    shown = await preview_of(bash, Shell(bash, place_at(workspace, "auto")).use("pwd"))
-    same = Shell(bash, place_at(workspace, "required")).use("pwd", binding=shown.binding)
+    display = await preview_of(bash, Shell(bash, place_at(workspace, "auto")).use("pwd"))
+    same = Shell(bash, place_at(workspace, "required")).use("pwd", binding=display.binding)
     assert not (await bash.dispatch(same)).is_error
     (workspace / "sub").mkdir()
-    elsewhere = Shell(bash, place_at(workspace, "auto")).use("pwd", binding=shown.binding, workdir="sub")
-    unconfined = Shell(bash, place_at(workspace, "off")).use("pwd", binding=shown.binding)
+    elsewhere = Shell(bash, place_at(workspace, "auto")).use("pwd", binding=display.binding, workdir="sub")
+    unconfined = Shell(bash, place_at(workspace, "off")).use("pwd", binding=display.binding)
     for use in (elsewhere, unconfined):
         with pytest.raises(Stale):
             await bash.dispatch(use)
@@ -474,11 +474,11 @@ async def test_the_daemon_is_killed(shell: Shell, home: Path, workspace: Path) -
     try:
         assert daemon.stdout is not None
         pid = int(await daemon.stdout.receive_some())
-        left = come_with("6007.1", 3)
+        remaining = come_with("6007.1", 3)
     finally:
         daemon.kill()
         await daemon.wait()
-    assert ended(left)
+    assert ended(remaining)
     assert running_with("6007.1") == []
 
     use = shell.use(command)
@@ -509,10 +509,10 @@ async def test_a_probe_kills_what_is_left(bare: Shell) -> None:
     """A probe kills all processes with the call's mark."""
     use = bare.use("true")
     mark = {"KHEISH_CALL": bare.bash._mark(use), "PATH": "/usr/bin:/bin"}
-    left = await trio.lowlevel.open_process(["sleep", "6008.1"], env=mark, start_new_session=True)
+    remaining = await trio.lowlevel.open_process(["sleep", "6008.1"], env=mark, start_new_session=True)
     with trio.fail_after(20):
-        await bare.bash.probe(use, {"pid": left.pid, "started": 1})
-        assert await left.wait() == -signal.SIGKILL
+        await bare.bash.probe(use, {"pid": remaining.pid, "started": 1})
+        assert await remaining.wait() == -signal.SIGKILL
 
 
 # In the background.
@@ -583,17 +583,17 @@ def outcome(
 def test_an_exit_code_is_an_answer(capture: OutputCollector, spool: Spool) -> None:
     """An exit code is a result, not an error."""
     for code in (0, 1, 137):
-        told = outcome(CommandEnd(code), capture, spool)
-        result = msgspec.json.decode(told.text)
-        assert (result["exit_code"], result["success"], told.is_error) == (code, code == 0, False)
+        response = outcome(CommandEnd(code), capture, spool)
+        result = msgspec.json.decode(response.text)
+        assert (result["exit_code"], result["success"], response.is_error) == (code, code == 0, False)
         assert "note" not in result
 
 
 def test_a_timeout_is_an_error(capture: OutputCollector, spool: Spool) -> None:
     """A timeout is an error that names the time and the remedy."""
-    told = outcome(None, capture, spool)
-    result = msgspec.json.decode(told.text)
-    assert told.is_error
+    response = outcome(None, capture, spool)
+    result = msgspec.json.decode(response.text)
+    assert response.is_error
     assert (result["exit_code"], result["success"], result["timed_out"]) == (None, False, True)
     assert result["note"] == "stopped after 5 s; do less at once, or give a longer timeout_s"
 
@@ -618,12 +618,12 @@ def test_the_text_has_its_bound(capture: OutputCollector, spool: Spool) -> None:
     spool.dropped = 10**12
     for excerpt in (capture.stdout, capture.stderr):
         excerpt.feed(b"\x01" * 100_000)
-    told = outcome(CommandEnd(0), capture, spool, "\x02" * MAX_COMMAND_BYTES, "/" + "\x03" * 4_000)
-    assert MAX_TOOL_TEXT_BYTES - 64 <= len(told.text.encode()) <= MAX_TOOL_TEXT_BYTES
-    result = msgspec.json.decode(told.text)
+    response = outcome(CommandEnd(0), capture, spool, "\x02" * MAX_COMMAND_BYTES, "/" + "\x03" * 4_000)
+    assert MAX_TOOL_TEXT_BYTES - 64 <= len(response.text.encode()) <= MAX_TOOL_TEXT_BYTES
+    result = msgspec.json.decode(response.text)
     assert result["stdout_truncated"]
     assert result["stderr_truncated"]
-    assert told.full_output == b"all of it"
+    assert response.full_output == b"all of it"
     spool.remove()
 
 
@@ -645,28 +645,28 @@ def background(bare: Shell, store: Store, workspace: Path, command: str = "make"
         workdir.close()
 
 
-def settled(given: Outcome, store: Store) -> tuple[Outcome, TaskCreated]:
+def settled(value: Outcome, store: Store) -> tuple[Outcome, TaskCreated]:
     """Return the outcome that the commit decides, and the event of its task."""
-    assert given.decide is not None
+    assert value.decide is not None
     with store.read() as snapshot:
-        final = given.decide(snapshot)
+        final = value.decide(snapshot)
     (event,) = final.events
     return final, cast("TaskCreated", event)
 
 
 def test_the_task_says_what_will_run_and_where(bare: Shell, store: Store, workspace: Path) -> None:
     """The task has the judged command, directory and owner; the model gets its id."""
-    given = background(bare, store, workspace, "npm run dev", "The page\nfor Ada")
-    assert given.events == ()
-    final, event = settled(given, store)
+    value = background(bare, store, workspace, "npm run dev", "The page\nfor Ada")
+    assert value.events == ()
+    final, event = settled(value, store)
     assert (event.kind, event.title, event.owner) == ("shell", "The page for Ada", bare.place.run.agent)
     assert event.shell is not None
     assert (event.shell.command, event.shell.sandboxed) == ("npm run dev", True)
     assert (event.shell.workdir, event.shell.workspace) == (str(workspace), str(workspace))
     assert event.shell.call_id == "call_1"
-    said = msgspec.json.decode(final.text)
-    assert (said["task_id"], said["status"]) == (event.task_id, "pending")
-    assert "task_output" in said["note"]
+    words = msgspec.json.decode(final.text)
+    assert (words["task_id"], words["status"]) == (event.task_id, "pending")
+    assert "task_output" in words["note"]
 
 
 def test_a_command_is_its_own_title(bare: Shell, store: Store, workspace: Path) -> None:
@@ -678,7 +678,7 @@ def test_a_command_is_its_own_title(bare: Shell, store: Store, workspace: Path) 
 
 def test_there_may_be_no_more(bare: Shell, store: Store, workspace: Path) -> None:
     """The limit is checked at the commit, because others may have started shells meanwhile."""
-    given = background(bare, store, workspace)
+    value = background(bare, store, workspace)
     session_id = bare.place.session.session_id
 
     def begin(tx: Transaction) -> None:
@@ -688,6 +688,6 @@ def test_there_may_be_no_more(bare: Shell, store: Store, workspace: Path) -> Non
         fold.write()
 
     update(store, begin)
-    assert given.decide is not None
+    assert value.decide is not None
     with store.read() as snapshot, pytest.raises(ToolError, match="stop some first"):
-        given.decide(snapshot)
+        value.decide(snapshot)
