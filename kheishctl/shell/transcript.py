@@ -18,9 +18,9 @@ from kheishctl.render.pieces import (
     AnswerText,
     ApprovalClosing,
     ApprovalOpening,
+    CallEnd,
     CallOutput,
     CallRequest,
-    CallResult,
     CallStart,
     CallVerdict,
     DoubtClosing,
@@ -62,7 +62,7 @@ RESULTS: dict[str, tuple[str, str, str] | None] = {
 
 RESOLVE_HINT = "its outcome is unknown; check it, then type /resolve done or /resolve not-done"
 
-CallPiece = CallRequest | CallVerdict | CallStart | CallOutput | CallResult
+CallPiece = CallRequest | CallVerdict | CallStart | CallOutput | CallEnd
 RequestPiece = (
     ApprovalOpening
     | ApprovalClosing
@@ -119,12 +119,12 @@ class CallView:
                 call.tail = Tail() if fresh else call.tail
                 call.tail.add(text)
                 return ""
-            case CallResult():
+            case CallEnd():
                 return self._show_result(piece)
             case _:
                 assert_never(piece)
 
-    def _show_result(self, result: CallResult) -> str:
+    def _show_result(self, result: CallEnd) -> str:
         self._running.pop(result.call_id, None)
         row = RESULTS.get(result.outcome, ("·", "dim", result.outcome))
         if row is None or (result.outcome == "denied" and result.denial_shown):
@@ -232,7 +232,7 @@ class TranscriptView:
                 return self.flush() + self.format_note(text)
             case RunEnd():
                 return self._end_run(piece)
-            case CallRequest() | CallVerdict() | CallStart() | CallOutput() | CallResult():
+            case CallRequest() | CallVerdict() | CallStart() | CallOutput() | CallEnd():
                 return self._add_lines(self.calls.show(piece))
             case _:
                 return self._add_lines(self._show_request(piece))

@@ -19,9 +19,8 @@ from kheishd.core.run.commands import (
     ApprovalAnswer,
     ApprovalAsk,
     BeginModelCall,
-    CallResult,
+    CallReturn,
     CallTools,
-    Cancel,
     Command,
     Compact,
     Compaction,
@@ -37,6 +36,7 @@ from kheishd.core.run.commands import (
     QuestionAsk,
     Release,
     RenewApproval,
+    RequestCancel,
     ResolveDoubt,
     ReturnResult,
     Start,
@@ -181,9 +181,9 @@ def question(call: OpenCall) -> QuestionAsk:
     return QuestionAsk(f"qst_{call.call_id}", [Question(question="Which?", key="which")])
 
 
-def result(how: CallOutcome = "returned", text: str = "done") -> CallResult:
+def result(how: CallOutcome = "returned", text: str = "done") -> CallReturn:
     """Make the result of a call."""
-    return CallResult(how, text, is_error=how not in ("returned", "answered"))
+    return CallReturn(how, text, is_error=how not in ("returned", "answered"))
 
 
 def ask_person(run: RunRecord, *, questions: bool = False) -> Judge:
@@ -242,7 +242,7 @@ def possible_commands(run: RunRecord) -> list[Command]:
 
     A worker keeps its order; commands of people may come at any time.
     """
-    commands: list[Command] = [Cancel("cancelled", "enough"), Cancel("interrupted"), STEER]
+    commands: list[Command] = [RequestCancel("cancelled", "enough"), RequestCancel("interrupted"), STEER]
     commands += _commands_of_people(run)
     commands.append(Fail(RunError("internal_error", "something failed")))
     if run.status == "queued":
@@ -373,7 +373,7 @@ def _key(run: RunRecord) -> tuple[Any, ...]:
 
 
 _DISTURBING = (Steer, Release, FailModelCall, ExpireApproval, RenewApproval, Compact)
-_ENDING = (Cancel, Fail, Interrupt, AbandonQuestion)
+_ENDING = (RequestCancel, Fail, Interrupt, AbandonQuestion)
 
 
 def make_history(choices: list[int], max_turns: int = 0) -> Machine:

@@ -1,4 +1,4 @@
-"""Sample values of any type of the protocol, and shorthand for params that are taken or refused."""
+"""Sample values of any protocol type, and helpers to decode valid and invalid params."""
 
 from typing import Any, TypeVar
 
@@ -22,17 +22,17 @@ def _sample(info: inspect.Type, full: bool) -> Any:
         case inspect.StructType():
             return _struct(info, full)
         case inspect.UnionType(types):
-            return _sample([each for each in types if not isinstance(each, inspect.NoneType)][-1], full)
+            return _sample([kind for kind in types if not isinstance(kind, inspect.NoneType)][-1], full)
         case inspect.Metadata(type=inner):
             return _sample(inner, full)
-        case inspect.ListType(item_type=item, min_length=least):
-            return [_sample(item, full)] if full or least else []
+        case inspect.ListType(item_type=item, min_length=minimum):
+            return [_sample(item, full)] if full or minimum else []
         case inspect.DictType():
             return {"key": [1, None, "x"]} if full else {}
         case inspect.LiteralType(values):
             return values[0]
-        case inspect.IntType(ge=least):
-            return least or 1
+        case inspect.IntType(ge=minimum):
+            return minimum or 1
         case inspect.FloatType():
             return 1.5
         case inspect.BoolType():
@@ -56,7 +56,7 @@ def take(kind: type[T], params: dict[str, Any]) -> T:
 
 
 def refuse(kind: type[Any], params: dict[str, Any]) -> str | None:
-    """Return the path at which params are refused."""
+    """Return the path at which invalid params are refused."""
     with pytest.raises(InvalidParams) as caught:
         take(kind, params)
     return caught.value.field

@@ -1,4 +1,4 @@
-"""Sessions, runs and events put into a store by hand, for tests of whoever reads them."""
+"""Sessions, runs and events that are written into a store by hand, for tests of readers."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def add_session(
     sender: str | None = "user",
     parent: str | None = None,
 ) -> int:
-    """Return a session and its first event; the event's cursor."""
+    """Add a session and its first event; return the event's cursor."""
     record = Session(
         session_id=session_id,
         agent=agent,
@@ -39,13 +39,13 @@ def add_session(
 
 
 def add_event(tx: Transaction, session_id: str, title: str = "", run_id: str | None = None) -> int:
-    """One event of a session; its cursor."""
+    """Add an event of a session; return its cursor."""
     event = SessionRenamed(title=title)
     return tx.append(session_id, event, session_id=session_id, run_id=run_id)[0].cursor
 
 
 def add_daemon_event(tx: Transaction) -> int:
-    """One event of the daemon's own stream; its cursor."""
+    """Add an event of the daemon's stream; return its cursor."""
     return tx.append(DAEMON_STREAM, DaemonReloaded(generation=1))[0].cursor
 
 
@@ -57,7 +57,7 @@ def put_run(
     item_id: str | None = None,
     calls: Sequence[OpenCall] = (),
 ) -> None:
-    """Return a run's record, new or changed."""
+    """Write a run's record, new or changed."""
     record = RunRecord(
         run_id=run_id,
         session_id=session_id,
@@ -76,14 +76,14 @@ def put_run(
 
 
 def ask(tx: Transaction, run_id: str, session_id: str, item_id: str) -> int:
-    """Return a run asks its model: event and record; the event's cursor."""
+    """Begin a model call of a run; return the event's cursor."""
     put_run(tx, run_id, session_id, "running", item_id)
     event = ModelAsked(item_id=item_id, turn=1, attempt=1)
     return tx.append(session_id, event, session_id=session_id, run_id=run_id)[0].cursor
 
 
 def call(tx: Transaction, run_id: str, session_id: str, *call_ids: str) -> int:
-    """Tools of a run begin, and no others of it run: events and record; the cursor of the last event."""
+    """Begin calls of a run in place of its others; return the cursor of the last event."""
     calls = [OpenCall(call_id=call_id, tool="look", state="called") for call_id in call_ids]
     put_run(tx, run_id, session_id, "running", calls=calls)
     events = [ToolCalled(call_id=call_id, tool="look") for call_id in call_ids]
@@ -91,12 +91,12 @@ def call(tx: Transaction, run_id: str, session_id: str, *call_ids: str) -> int:
 
 
 def end(tx: Transaction, run_id: str, session_id: str) -> int:
-    """Return a run completes: event and record; the event's cursor."""
+    """Complete a run; return the event's cursor."""
     put_run(tx, run_id, session_id, "completed")
     event = RunEnded(outcome="completed")
     return tx.append(session_id, event, session_id=session_id, run_id=run_id)[0].cursor
 
 
 def mark_pruned(tx: Transaction, stream: str, cursor: int) -> None:
-    """Write the marks that pruning leaves."""
+    """Write the marks of a pruned journal."""
     tx.put(META, f"pruned:{stream}", value=cursor.to_bytes(8, "big"))

@@ -34,7 +34,7 @@ from kheishd.core.run.commands import (
     AnswerQuestion,
     ApprovalAnswer,
     ApprovalAsk,
-    CallResult,
+    CallReturn,
     CallTools,
     ExpireApproval,
     Judge,
@@ -244,7 +244,7 @@ def _judge(run: RunRecord, judgements: list[Judgement]) -> list[JournalEvent]:
                     sender=run.sender,
                 )
                 asks.append(question)
-            case CallResult() as result:
+            case CallReturn() as result:
                 results.append(_make_result(call, result))
             case None:
                 pass
@@ -269,7 +269,7 @@ def _request_approval(run: RunRecord, index: int, call: OpenCall, ask: ApprovalA
     )
 
 
-def _make_result(call: OpenCall, result: CallResult) -> ToolReturned:
+def _make_result(call: OpenCall, result: CallReturn) -> ToolReturned:
     return ToolReturned(
         call_id=call.call_id,
         tool=call.tool,

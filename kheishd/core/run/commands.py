@@ -110,7 +110,7 @@ class QuestionAsk:
 
 
 @dataclass(frozen=True, slots=True)
-class CallResult:
+class CallReturn:
     """The result of a call; the fields are those of ``ToolReturned``."""
 
     how: CallOutcome
@@ -126,7 +126,7 @@ class Judgement:
     """The verdict on a new call. ``then`` asks a person, or is the result of a call that may not run."""
 
     verdict: Verdict
-    then: ApprovalAsk | QuestionAsk | CallResult | None = None
+    then: ApprovalAsk | QuestionAsk | CallReturn | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class ReturnResult:
     """A call has its result; ``events`` are its other changes, ``written`` the files that it wrote."""
 
     call_id: str
-    result: CallResult
+    result: CallReturn
     events: tuple[JournalEvent, ...] = ()
     written: tuple[str, ...] = ()
 
@@ -244,7 +244,7 @@ class Steer:
 
 
 @dataclass(frozen=True, slots=True)
-class Cancel:
+class RequestCancel:
     """A client requests that the run stops."""
 
     outcome: Literal["cancelled", "interrupted"]
@@ -302,7 +302,7 @@ Command = (
     | AnswerQuestion
     | AbandonQuestion
     | Steer
-    | Cancel
+    | RequestCancel
     | EndEarly
     | Release
     | Fail

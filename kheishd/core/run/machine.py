@@ -19,7 +19,7 @@ status          command          leads to
 =============== ================ ===============================================
 queued          Start            running
                 Steer            queued
-                Cancel           cancelled
+                RequestCancel    cancelled
                 Fail             failed
 running         Start            running, waiting, failed, cancelled, interrupted
                 BeginModelCall   running
@@ -37,7 +37,7 @@ running         Start            running, waiting, failed, cancelled, interrupte
                 AnswerQuestion   running
                 AbandonQuestion  cancelled, interrupted
                 Steer            running
-                Cancel           running
+                RequestCancel    running
                 EndEarly         cancelled, interrupted
                 Release          running, waiting
                 Fail             failed, cancelled, interrupted
@@ -47,7 +47,7 @@ waiting         AnswerApprovals  running, waiting
                 AnswerQuestion   running, waiting
                 AbandonQuestion  cancelled
                 Steer            waiting
-                Cancel           cancelled, interrupted
+                RequestCancel    cancelled, interrupted
                 Fail             failed
 ended           any              refused: RunAlreadyEnded
 =============== ================ ===============================================
@@ -72,7 +72,6 @@ from kheishd.core.run.commands import (
     AnswerQuestion,
     BeginModelCall,
     CallTools,
-    Cancel,
     Command,
     Compact,
     Compaction,
@@ -86,6 +85,7 @@ from kheishd.core.run.commands import (
     Observe,
     Release,
     RenewApproval,
+    RequestCancel,
     ResolveDoubt,
     ReturnResult,
     Start,
@@ -119,7 +119,7 @@ _ANSWERS_TO_APPROVALS: Final = (AnswerApprovals, ExpireApproval)
 _ANSWERS_TO_QUESTIONS: Final = (AnswerQuestion, AbandonQuestion)
 
 ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
-    "queued": (Start, Steer, Cancel, Fail),
+    "queued": (Start, Steer, RequestCancel, Fail),
     "running": (
         Start,
         BeginModelCall,
@@ -136,14 +136,14 @@ ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
         *_ANSWERS_TO_APPROVALS,
         *_ANSWERS_TO_QUESTIONS,
         Steer,
-        Cancel,
+        RequestCancel,
         EndEarly,
         Release,
         Fail,
         Interrupt,
     ),
-    "waiting_for_approval": (*_ANSWERS_TO_APPROVALS, Steer, Cancel, Fail),
-    "waiting_for_user_question": (*_ANSWERS_TO_APPROVALS, *_ANSWERS_TO_QUESTIONS, Steer, Cancel, Fail),
+    "waiting_for_approval": (*_ANSWERS_TO_APPROVALS, Steer, RequestCancel, Fail),
+    "waiting_for_user_question": (*_ANSWERS_TO_APPROVALS, *_ANSWERS_TO_QUESTIONS, Steer, RequestCancel, Fail),
 }
 """The commands that a run accepts, by its status; a run that has ended accepts none."""
 
@@ -176,7 +176,7 @@ def decide(run: RunRecord, pinned: Pinned, command: Command) -> list[JournalEven
             return _compact(run, pinned, result)
         case Steer(steer_id, items, sender):
             return [Steered(steer_id=steer_id, items=items, sender=sender)]
-        case Cancel(outcome, note):
+        case RequestCancel(outcome, note):
             return _cancel(run, pinned, outcome, note)
         case EndEarly():
             return _end_early(run, pinned, command)

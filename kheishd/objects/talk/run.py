@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from kheishd.core.run.commands import Cancel
+from kheishd.core.run.commands import RequestCancel
 from kheishd.kernel.call import Call, control, mutation, origin_of, query
 from kheishd.objects.pages import PageTokens, cursor_after, last_part, page_of
 from kheishd.objects.talk.address import find_run, find_session, may_read_run
@@ -131,7 +131,7 @@ async def wait(call: Call, params: RunWait) -> RunView:
 # Cancel.
 
 
-def request_stop(tx: Transaction, call: Call, run: RunRecord, command: Cancel) -> RunRecord:
+def request_stop(tx: Transaction, call: Call, run: RunRecord, command: RequestCancel) -> RunRecord:
     """Commit that a run is to stop. Errors: RunAlreadyEnded."""
     session = tx.need(SESSIONS, run.session_id)
     writer = SessionWriter(tx, run.session_id, session=session, run=run, origin=origin_of(call))
@@ -151,7 +151,7 @@ async def follow_cancel(call: Call, params: RunCancel, result: Run) -> Run:
 def cancel(tx: Transaction, call: Call, params: RunCancel) -> Run:
     """Request the stop of a run. Errors: RunNotFound, RunAlreadyEnded."""
     run = find_run(tx, call, params.run_id)
-    return public_run(tx, request_stop(tx, call, run, Cancel("cancelled", params.note)))
+    return public_run(tx, request_stop(tx, call, run, RequestCancel("cancelled", params.note)))
 
 
 # Debug captures.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kheishd.core.run.commands import Cancel
+from kheishd.core.run.commands import RequestCancel
 from kheishd.kernel.call import Call, mutation
 from kheishd.objects.talk.address import find_addressed
 from kheishd.objects.talk.run import request_stop, wait_until_settled
@@ -29,7 +29,7 @@ def stop_run(tx: Transaction, call: Call, params: Params) -> Stopped:
     run_id = record.open_runs[0] if record.open_runs else None
     if run_id is not None:
         is_cancel = isinstance(params, ConversationCancel)
-        command = Cancel("cancelled" if is_cancel else "interrupted", params.note)
+        command = RequestCancel("cancelled" if is_cancel else "interrupted", params.note)
         request_stop(tx, call, tx.need(RUNS, run_id), command)
     return _result(params, record.session_id, run_id)
 

@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from kheishd.core.run.calls import NOT_RUN, STOPPED
-from kheishd.core.run.commands import CallResult, CallTools, Judge, Observe, RenewApproval, ReturnResult
+from kheishd.core.run.commands import CallReturn, CallTools, Judge, Observe, RenewApproval, ReturnResult
 from kheishd.kernel.hook import Invocation, Outcome, Stale, ToolError
 from kheishd.kernel.live import TOOL_KINDS
 from kheishd.workers.runs.judge import CallJudge
@@ -216,7 +216,7 @@ class CallExecutor:
         outcome = ended.outcome
         text, output = fit_outcome(outcome, self._active.current_runtime.config.tools.max_output_bytes)
         blob, size = (None, None) if output is None else await self._active.put_blob(output)
-        result = CallResult(ended.how, text, outcome.is_error, blob, size, ended.took_ms)
+        result = CallReturn(ended.how, text, outcome.is_error, blob, size, ended.took_ms)
         command = ReturnResult(call.call_id, result, outcome.events, ended.written)
         if outcome.decide is None:
             await self._active.commit(command)
@@ -245,7 +245,7 @@ class CallExecutor:
                 self._active.live.flush(live_text)
                 output = cut_to_end(live_text.text("output"))
                 text = f"{STOPPED} Its last output:\n{output}" if output else STOPPED
-            results.append(ReturnResult(call.call_id, CallResult("stopped", text, is_error=True)))
+            results.append(ReturnResult(call.call_id, CallReturn("stopped", text, is_error=True)))
         return tuple(results)
 
     def close(self) -> None:

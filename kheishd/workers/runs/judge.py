@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from kheishd.core.permissions.judge import Layers, Ruling, judge, use_grants
-from kheishd.core.run.commands import ApprovalAsk, CallResult, Judgement, QuestionAsk
+from kheishd.core.run.commands import ApprovalAsk, CallReturn, Judgement, QuestionAsk
 from kheishd.kernel.hook import Invocation, NeedsAnswer, NeedsApproval, ToolError
 from kheishd.objects.people.permission import facts_of, layers_of, opinion_of
 from kheishd.store.tables import RUNS, SESSIONS
@@ -239,5 +239,5 @@ def _reject_for_now(verdict: Verdict, call: OpenCall, why: str) -> Judgement:
     return Judgement(verdict, _error_result(f"This was not run: {why}. Try this one again later."))
 
 
-def _error_result(text: str, *, how: CallOutcome = "failed") -> CallResult:
-    return CallResult(how, truncate(text, MAX_REASON_BYTES), is_error=True)
+def _error_result(text: str, *, how: CallOutcome = "failed") -> CallReturn:
+    return CallReturn(how, truncate(text, MAX_REASON_BYTES), is_error=True)

@@ -90,7 +90,7 @@ def test_is_alive(expires_at_ms: int | None, revoked_at_ms: int | None, now_ms: 
 
 
 @pytest.mark.parametrize(
-    ("held", "requested", "field"),
+    ("current", "requested", "field"),
     [
         (TokenGrant(scopes=["read"]), TokenGrant(scopes=["read", "admin"]), "scopes"),
         (TokenGrant(scopes=["read"], agents=["a"]), TokenGrant(scopes=[]), "agents"),
@@ -100,10 +100,10 @@ def test_is_alive(expires_at_ms: int | None, revoked_at_ms: int | None, now_ms: 
         (TokenGrant(scopes=[], expires_at_ms=5), TokenGrant(scopes=[], expires_at_ms=6), "expires_in_s"),
     ],
 )
-def test_narrow_widening(held: TokenGrant, requested: TokenGrant, field: str) -> None:
+def test_narrow_widening(current: TokenGrant, requested: TokenGrant, field: str) -> None:
     """Widening any field is refused with that field."""
     with pytest.raises(ScopeWouldWiden) as caught:
-        narrow_grant(held, requested)
+        narrow_grant(current, requested)
     assert caught.value.field == f"$.params.{field}"
 
 
@@ -134,14 +134,14 @@ def spell_out(grant: TokenGrant) -> set[tuple[str, str, str, int]]:
 @given(st.lists(grants, min_size=1, max_size=5))
 def test_no_chain_of_narrowing_widens(chain: list[TokenGrant]) -> None:
     """No chain of narrowing adds a right."""
-    held = EVERYTHING
+    current = EVERYTHING
     for requested in chain:
         try:
-            granted = narrow_grant(held, requested)
+            granted = narrow_grant(current, requested)
         except ScopeWouldWiden:
             continue
-        assert spell_out(granted) <= spell_out(held)
-        held = granted
+        assert spell_out(granted) <= spell_out(current)
+        current = granted
 
 
 @given(grants)

@@ -96,9 +96,9 @@ def test_choose_workspace() -> None:
 def test_no_chain_of_sessions_leaves_the_parents(chain: list[tuple[str | None, str | None]]) -> None:
     """No chain of sessions leaves a parent's workspace, whatever is chosen or set by an agent."""
     parent: str | None = None
-    for chosen, by_agent in chain:
+    for requested, by_agent in chain:
         try:
-            workspace = choose_workspace("/root", parent, chosen, by_agent)
+            workspace = choose_workspace("/root", parent, requested, by_agent)
         except WorkspaceForbidden:
             return
         assert parent is None or is_within(workspace, parent)

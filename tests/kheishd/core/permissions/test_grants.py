@@ -88,9 +88,11 @@ def test_grants_are_kept_where_they_are_remembered() -> None:
     """A grant belongs to the session or the run that remembers the answer."""
     for remember in ("once", "run", "session"):
         event = answer(remember, grant("g"))
-        assert [kept.grant_id for kept in evolve_run_grants(RUN, event).grants] == ["g"] * (remember == "run")
+        assert [remembered.grant_id for remembered in evolve_run_grants(RUN, event).grants] == ["g"] * (
+            remember == "run"
+        )
         session = evolve_session_grants(SESSION, event, "run_1")
-        assert [kept.grant_id for kept in session.grants] == ["g"] * (remember == "session")
+        assert [remembered.grant_id for remembered in session.grants] == ["g"] * (remember == "session")
         assert evolve_session_grants(SESSION, answer(remember, None), "run_1") is SESSION
 
 
@@ -128,7 +130,7 @@ def test_the_oldest_grant_makes_room() -> None:
     long: list[Grant] = []
     for number in range(6):
         long = add_grant(long, grant(f"g{number}", subject="x" * MAX_SUBJECT_BYTES))
-    assert [kept.grant_id for kept in long] == ["g3", "g4", "g5"]
+    assert [remembered.grant_id for remembered in long] == ["g3", "g4", "g5"]
     assert add_grant(long, grant("huge", subject="x" * MAX_GRANTS_BYTES)) == long
 
 
@@ -180,7 +182,7 @@ def test_counts_only_decrease(grants: list[Grant], grant_ids: list[str]) -> None
     assert sum(remembered.remaining_uses or 0 for remembered in counted) <= sum(
         remembered.remaining_uses or 0 for remembered in grants
     )
-    kept: list[Grant] = []
+    extended: list[Grant] = []
     for remembered in grants:
-        kept = add_grant(kept, remembered)
-    assert len(json.encode(kept)) <= MAX_GRANTS_BYTES
+        extended = add_grant(extended, remembered)
+    assert len(json.encode(extended)) <= MAX_GRANTS_BYTES

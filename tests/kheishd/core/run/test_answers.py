@@ -10,7 +10,15 @@ from msgspec.structs import replace
 
 from kheishd.core.contract import AnswerCheck, format_instruction
 from kheishd.core.run.answers import find_unmet, fit_items
-from kheishd.core.run.commands import AcceptAnswer, BeginModelCall, Cancel, Command, Release, Start, Steer
+from kheishd.core.run.commands import (
+    AcceptAnswer,
+    BeginModelCall,
+    Command,
+    Release,
+    RequestCancel,
+    Start,
+    Steer,
+)
 from kheishd.core.run.due import AskModel, JudgeCalls, due
 from kheishd.core.run.record import RunRecord
 from protocol.contract import BoundContract, Requirement
@@ -247,7 +255,7 @@ def test_there_is_no_follow_up_at_the_turn_limit(
 def test_there_is_no_follow_up_after_a_stop_request(answer: AcceptAnswer) -> None:
     """The answer is kept, and the run is cancelled."""
     machine = begin_run(output_contract=CONTRACT, requirements=[FILE], max_continuations=3)
-    machine.do(Cancel("cancelled"), answer)
+    machine.do(RequestCancel("cancelled"), answer)
     assert machine.run.status == "cancelled"
 
 

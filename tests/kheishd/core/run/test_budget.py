@@ -23,8 +23,7 @@ from kheishd.core.run.commands import (
     ApprovalAnswer,
     ApprovalAsk,
     BeginModelCall,
-    CallResult,
-    Cancel,
+    CallReturn,
     Compact,
     Compaction,
     EndEarly,
@@ -32,6 +31,7 @@ from kheishd.core.run.commands import (
     Judge,
     Judgement,
     Release,
+    RequestCancel,
     Start,
 )
 from kheishd.core.run.due import AskModel, Expire, StopEffect, due
@@ -182,7 +182,7 @@ DENIED = Judge(
     [
         Judgement(
             Verdict(call_id="call_1", tool="bash", decision="deny", base="deny", why="rule"),
-            CallResult("denied", "no", is_error=True),
+            CallReturn("denied", "no", is_error=True),
         )
     ]
 )
@@ -236,7 +236,7 @@ def test_an_expired_run_fails_and_keeps_its_partial_answer() -> None:
     assert machine.kinds()[-2:] == ["message_appended", "run_ended"]
     with_calls = begin_run(budget=TIMED).do(answer(CALL, usage=Usage()), EndEarly([], error=error))
     assert with_calls.kinds()[-2:] == ["tool_returned", "run_ended"]
-    cancelled = begin_run(budget=TIMED).do(Cancel("cancelled"), EndEarly([], error=error))
+    cancelled = begin_run(budget=TIMED).do(RequestCancel("cancelled"), EndEarly([], error=error))
     assert cancelled.run.status == "cancelled"
 
 

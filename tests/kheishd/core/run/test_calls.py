@@ -24,7 +24,6 @@ from kheishd.core.run.commands import (
     AnswerApprovals,
     ApprovalAnswer,
     CallTools,
-    Cancel,
     EndEarly,
     ExpireApproval,
     Fail,
@@ -34,6 +33,7 @@ from kheishd.core.run.commands import (
     Observe,
     Release,
     RenewApproval,
+    RequestCancel,
     ResolveDoubt,
     ReturnResult,
     Start,
@@ -277,7 +277,7 @@ def test_a_run_with_a_running_call_does_not_wait() -> None:
     machine = begin_run(2).do(partial(allow, parallel=True), call_tools)
     machine.do(RenewApproval("call_1", approval(machine.run.calls[0], binding="new")))
     assert (machine.states(), machine.run.status) == ("asked called", "running")
-    assert machine.do(Cancel("cancelled")).run.status == "running"
+    assert machine.do(RequestCancel("cancelled")).run.status == "running"
     assert machine.do(EndEarly([])).run.status == "cancelled"
 
 
@@ -389,7 +389,7 @@ def test_stopped_calls_keep_their_results() -> None:
             ]
         ),
         call_tools,
-        Cancel("cancelled"),
+        RequestCancel("cancelled"),
     )
     ended = ReturnResult("call_1", result(text="all of it"), (SessionRenamed(title="t"),))
     # The third call does not run, so its result is ignored.
@@ -404,7 +404,7 @@ def test_stopped_calls_keep_their_results() -> None:
 
 def test_a_stopped_repeatable_call_is_reported_as_begun() -> None:
     """A repeatable call that is ready again had begun before the restart."""
-    machine = begin_run().do(partial(allow, repeatable=True), call_tools, Cancel("cancelled"), Start())
+    machine = begin_run().do(partial(allow, repeatable=True), call_tools, RequestCancel("cancelled"), Start())
     assert machine.states() == "ready"
     machine.do(EndEarly([]))
     assert results_of(machine)["call_1"].text == STOPPED
@@ -438,7 +438,7 @@ def test_abandon_question() -> None:
     lapsed = [event for _, event in machine.journal if isinstance(event, QuestionLapsed | ApprovalLapsed)]
     assert [event.how for event in lapsed] == ["cancelled", "withdrawn"]
     assert machine.run.status == "cancelled"
-    stopping = begin_run().do(Cancel("interrupted"), partial(ask_person, questions=True))
+    stopping = begin_run().do(RequestCancel("interrupted"), partial(ask_person, questions=True))
     assert stopping.do(abandon(stopping.run.calls[0])).run.status == "interrupted"
 
 

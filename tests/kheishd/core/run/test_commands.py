@@ -14,7 +14,9 @@ KINDS: tuple[type[Command], ...] = get_args(Command)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_a_command_is_a_value(kind: type[Command]) -> None:
     """A command cannot be changed, has a docstring, and occurs in the life of a run."""
-    command = next(each.command for each in all_transitions() if isinstance(each.command, kind))
+    command = next(
+        transition.command for transition in all_transitions() if isinstance(transition.command, kind)
+    )
     assert kind.__doc__
     assert command == dataclasses.replace(command)
     for field in dataclasses.fields(command):

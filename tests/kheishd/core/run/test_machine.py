@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from kheishd.core.run import machine as run_machine
 from kheishd.core.run.commands import (
     BeginModelCall,
-    Cancel,
     Command,
     Compact,
     EndEarly,
     FailModelCall,
     Interrupt,
     Release,
+    RequestCancel,
     Start,
 )
 from kheishd.core.run.due import ALONE_AT, PARKED_AT, AskModel, Pause, StopEffect, TakeUp, due
@@ -187,7 +187,7 @@ def test_a_permanent_failure_fails_the_run() -> None:
 
 def test_a_failure_after_a_stop_request_cancels_the_run() -> None:
     """The requested outcome counts, and the error is kept."""
-    run = Machine().do(Start(), begin(), Cancel("cancelled"), FailModelCall(ERROR, None)).run
+    run = Machine().do(Start(), begin(), RequestCancel("cancelled"), FailModelCall(ERROR, None)).run
     assert (run.status, run.error) == ("cancelled", ERROR)
 
 
@@ -268,10 +268,10 @@ def test_a_crash_loop_runs_alone_and_is_parked() -> None:
 
 def test_cancel() -> None:
     """A queued run ends at once as cancelled; a running one is stopped first; the first request counts."""
-    assert Machine().do(Cancel("interrupted")).run.status == "cancelled"
-    machine = Machine().do(Start(), begin(), Cancel("interrupted", "enough"))
+    assert Machine().do(RequestCancel("interrupted")).run.status == "cancelled"
+    machine = Machine().do(Start(), begin(), RequestCancel("interrupted", "enough"))
     assert machine.run.status == "running"
-    assert decide(machine.run, machine.pinned, Cancel("cancelled")) == [], "the first wish stands"
+    assert decide(machine.run, machine.pinned, RequestCancel("cancelled")) == [], "the first wish stands"
     assert machine.do(EndEarly([TEXT])).run.status == "interrupted"
     message = machine.journal[-2][1]
     assert isinstance(message, MessageAppended)
@@ -280,14 +280,14 @@ def test_cancel() -> None:
 
 def test_an_answer_after_a_stop_request_is_kept() -> None:
     """The answer is complete in the transcript, and the run has the requested outcome."""
-    machine = Machine().do(Start(), begin(), Cancel("cancelled"), answer())
+    machine = Machine().do(Start(), begin(), RequestCancel("cancelled"), answer())
     assert machine.kinds()[-2:] == ["message_appended", "run_ended"]
     assert machine.run.status == "cancelled"
 
 
 def test_a_stop_request_survives_a_crash() -> None:
     """After a restart the run is only ended."""
-    machine = Machine().do(Start(), begin(), Cancel("interrupted"))
+    machine = Machine().do(Start(), begin(), RequestCancel("interrupted"))
     assert due(machine.run, machine.pinned, 0, owned=False) == StopEffect()
     assert machine.do(Start()).run.status == "interrupted"
 
@@ -340,7 +340,9 @@ def test_a_steer_causes_another_model_call() -> None:
 def test_a_steer_does_not_prevent_the_end() -> None:
     """At the turn limit or after a stop request the run ends; the next run reads the steer."""
     assert Machine(max_turns=1).do(Start(), begin(), STEER, answer()).run.status == "completed"
-    assert Machine().do(Start(), begin(), STEER, Cancel("cancelled"), answer()).run.status == "cancelled"
+    assert (
+        Machine().do(Start(), begin(), STEER, RequestCancel("cancelled"), answer()).run.status == "cancelled"
+    )
 
 
 # Laws.
@@ -419,6 +421,6 @@ def test_a_compaction_run_ends_with_its_compaction(command: Compact, outcome: st
     machine = Machine(kind="compaction").do(Start(), begin(), command)
     assert machine.run.status == outcome
     assert ("context_compacted" in machine.kinds()) == (command.result is SUMMARY)
-    stopped = Machine(kind="compaction").do(Start(), begin(), Cancel("cancelled"), command)
+    stopped = Machine(kind="compaction").do(Start(), begin(), RequestCancel("cancelled"), command)
     assert stopped.run.status == "cancelled"
     assert stopped.run.usage == machine.run.usage

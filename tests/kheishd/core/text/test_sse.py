@@ -50,22 +50,22 @@ def test_streams(stream: bytes, events: list[bytes]) -> None:
     cuts=st.lists(st.integers(0, 200)),
 )
 def test_any_data_at_any_cut(events: list[bytes], cuts: list[int]) -> None:
-    """Whatever the data and wherever the reads end, the events are those that were sent."""
+    """Any data and any boundaries of reads give the same events."""
     stream = b"".join(b"data: %b\n\n" % event for event in events)
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     reads = [stream[a:b] for a, b in pairwise(edges)]
     assert decoded(*reads) == events
 
 
-def test_an_event_is_given_as_soon_as_it_is_complete() -> None:
-    """What an event's last byte completes is given with that byte, not with the next event."""
+def test_an_event_is_returned_at_its_last_byte() -> None:
+    """An event is returned with its last byte, not with the next event."""
     decoder = EventDecoder()
     assert decoder.feed(b"data: one\n") == []
     assert decoder.feed(b"\n") == [b"one"]
 
 
 def test_an_event_over_the_limit_is_refused() -> None:
-    """An event that never ends is not gathered without end, in one line or in many."""
+    """An event without an end is an error, in one line or in many."""
     with pytest.raises(EventTooLarge):
         EventDecoder().feed(b"data: " + b"x" * MAX_EVENT_BYTES + b"x")
     decoder = EventDecoder()

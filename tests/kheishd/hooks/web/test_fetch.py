@@ -301,7 +301,7 @@ async def test_a_name_is_looked_up_once(nursery: trio.Nursery) -> None:
 
     with pytest.raises(httpcore2.ConnectError):
         await greeting(PinnedBackend(allowed), "example", port)
-    assert (checked, names.asked) == (["127.0.0.2"], ["example"])
+    assert (checked, names.queries) == (["127.0.0.2"], ["example"])
     assert await greeting(PinnedBackend(allowed), "example", port) == b"127.0.0.1"
 
 
