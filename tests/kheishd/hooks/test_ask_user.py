@@ -25,9 +25,9 @@ def use(
     """Return a call of the tool, in a message with some earlier calls of it."""
     calls = [OpenCall(call_id=name, tool=NAME, state="new") for name in (*others, "c1")]
     run = replace(Machine().run, calls=[OpenCall(call_id="c0", tool="look", state="new"), *calls])
-    place = RunContext(None, run, PINNED, "/", "auto", None)  # type: ignore[arg-type]
+    context = RunContext(None, run, PINNED, "/", "auto", None)  # type: ignore[arg-type]
     arguments = {"questions": list(questions), **more}
-    return Invocation(place, "c1", tool, Validator().validate(tool, arguments))
+    return Invocation(context, "c1", tool, Validator().validate(tool, arguments))
 
 
 async def opinion(*questions: dict[str, Any], **more: Any) -> Any:

@@ -72,7 +72,7 @@ async def seen(
         yield desk, models, sent.session_id
 
 
-def place(desk: Desk, session: Session) -> RunContext:
+def context_of(desk: Desk, session: Session) -> RunContext:
     """Return the context of a run of that session."""
     return RunContext(session, Machine().run, PINNED, "/", "auto", desk.state)
 
@@ -80,7 +80,7 @@ def place(desk: Desk, session: Session) -> RunContext:
 async def read(desk: Desk, session_id: str, call_id: str = "c1", **portion: int) -> str:
     """Return the text of the tool's result."""
     arguments = {"call_id": call_id, **portion}
-    context = place(desk, desk.session(session_id))
+    context = context_of(desk, desk.session(session_id))
     return (
         await Results().dispatch(Invocation(context, "r1", TOOL, Validator().validate(TOOL, arguments)))
     ).text

@@ -48,16 +48,16 @@ from tests.support.machine import PINNED, Machine
 class Bench:
     """The tools in one session of a store; their changes are committed as the worker commits them."""
 
-    def __init__(self, desk: Desk, part: TaskTools, files: ShellFiles, place: RunContext) -> None:
+    def __init__(self, desk: Desk, part: TaskTools, files: ShellFiles, context: RunContext) -> None:
         self.desk = desk
         self.part = part
         self.files = files
-        self.place = place
+        self.context = context
 
     def use(self, name: str, **arguments: Any) -> Invocation:
         """Return a call of a tool."""
         tool = next(tool for tool in self.part.tools if tool.name == name)
-        return Invocation(self.place, "c1", tool, Validator().validate(tool, arguments))
+        return Invocation(self.context, "c1", tool, Validator().validate(tool, arguments))
 
     async def asked(self, name: str, **arguments: Any) -> Outcome:
         """Return the outcome of dispatching, before its commit."""
@@ -119,7 +119,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         bench = Bench(desk, part, files, None)  # type: ignore[arg-type]
         await bench.append()
         run = msgspec.structs.replace(Machine().run, session_id="s", agent="default")
-        bench.place = RunContext(desk.session("s"), run, PINNED, str(tmp_path), "off", desk.state)
+        bench.context = RunContext(desk.session("s"), run, PINNED, str(tmp_path), "off", desk.state)
         yield bench
 
 
@@ -158,8 +158,8 @@ async def test_who_has_a_task_keeps_it(bench: Bench) -> None:
     produced = (await bench.run("task_create", title="b"))["task_id"]
     await bench.run("task_update", task_id=produced, status="in_progress", owner="bob")
     assert bench.task(produced).owner == "bob"
-    guest = msgspec.structs.replace(bench.place.run, guest="critic")
-    bench.place = replace(bench.place, run=guest)
+    guest = msgspec.structs.replace(bench.context.run, guest="critic")
+    bench.context = replace(bench.context, run=guest)
     free = (await bench.run("task_create", title="c"))["task_id"]
     await bench.run("task_update", task_id=free, status="in_progress")
     assert bench.task(free).owner == "critic"

@@ -93,22 +93,22 @@ def patched(text: str, diff: str) -> str:
     """Apply the diff of one file to a text, in the simplest way."""
     old = re.findall(r"[^\n]*\n|[^\n]+", text)
     new: list[str] = []
-    place = 0
+    index = 0
     for hunk in re.split(r"^@@ -", diff, flags=re.MULTILINE)[1:]:
         head, _, body = hunk.partition("\n")
         answer = re.match(r"(\d+)(?:,(\d+))? ", head)
         assert answer is not None
         begins = int(answer[1]) - (answer[2] != "0")
-        new += old[place:begins]
-        place = begins
+        new += old[index:begins]
+        index = begins
         for line in re.findall(r"([ +-][^\n]*\n)(\\[^\n]*\n)?", body):
             message = line[0][1:-1] if line[1] else line[0][1:]
             if line[0][0] != "+":
-                assert old[place] == message
-                place += 1
+                assert old[index] == message
+                index += 1
             if line[0][0] != "-":
                 new.append(message)
-    return "".join(new + old[place:])
+    return "".join(new + old[index:])
 
 
 def test_a_long_diff_says_that_there_is_more() -> None:

@@ -131,8 +131,8 @@ def test_what_is_not_searched(tree: Path) -> None:
 def test_of_a_long_line_the_part_around_the_match_is_told() -> None:
     """Of a long line, the part around the match is returned."""
     line = b"x" * 5_000 + b"needle" + b"y" * 5_000
-    for place in (0, 5_000, 10_000):
-        text = excerpt_around(line, place)
+    for start in (0, 5_000, 10_000):
+        text = excerpt_around(line, start)
         assert len(text) == MAX_MATCH_BYTES
     assert "xneedley" in excerpt_around(line, 5_000)
     assert excerpt_around(b"short\r\n", 0) == "short"

@@ -17,7 +17,7 @@ from kheishd.hooks.os.files.transaction import PathLocks
 from kheishd.hooks.validation import Validator
 from kheishd.kernel.hook import Stale, Tool, ToolError
 from protocol.limits.files import MAX_HASHED_BYTES
-from tests.support.workspaces import Workshop, place, swapping
+from tests.support.workspaces import Workshop, run_context, swapping
 
 
 @pytest.fixture
@@ -357,10 +357,10 @@ async def test_the_loop_is_not_held_up(shop: Workshop) -> None:
 def test_the_section_says_where_the_workspace_is(shop: Workshop) -> None:
     """The section names the workspace and explains paths, for a run with a file tool only."""
     for names in (None, ["bash", "read_file"]):
-        (section,) = shop.files.sections(place(shop.path, names))
+        (section,) = shop.files.sections(run_context(shop.path, names))
         assert str(shop.path) in section
         assert "relative" in section
-    assert shop.files.sections(place(shop.path, ["bash"])) == ()
+    assert shop.files.sections(run_context(shop.path, ["bash"])) == ()
 
 
 async def test_results_are_json(shop: Workshop) -> None:
