@@ -450,11 +450,11 @@ DAEMON = """
 import sys, trio
 from pathlib import Path
 from kheishd.hooks.os.shell.tools import Bash
-from tests.support.commands import Shell, place_at
+from tests.support.commands import Shell, context_at
 
 async def main() -> None:
     home, workspace, mode, command = sys.argv[1:]
-    shell = Shell(Bash(Path(home)), place_at(Path(workspace), mode))
+    shell = Shell(Bash(Path(home)), context_at(Path(workspace), mode))
     use = shell.use(command)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(shell.bash.dispatch, use)
