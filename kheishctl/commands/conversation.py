@@ -155,7 +155,7 @@ def run_compaction(
         return
     result = app.call(method, params | drop_unset(wait="settled", timeout_s=timeout))
     app.emit(result, _format_compacted)
-    if sentence := describe_outcome(result):
+    if sentence := describe_outcome(result, app.command_line):
         app.note(sentence)
     click.get_current_context().exit(exits.code_for_status(str(result["status"])))
 

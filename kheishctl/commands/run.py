@@ -113,7 +113,7 @@ def wait(app: App, run_id: str, timeout: float | None) -> None:
     run = add_run_details(app.call, app.call("run.wait", drop_unset(run_id=run_id, timeout_s=timeout)))
     output = str(run.get("output") or "")
     app.emit(run, lambda _, display: output if display.width is None else sanitise(output))
-    for line in filter(None, [describe_outcome(run), *explain_run(run, app.command_line)]):
+    for line in filter(None, [describe_outcome(run, app.command_line), *explain_run(run, app.command_line)]):
         app.note(line)
     click.get_current_context().exit(exits.code_for_status(str(run["status"])))
 

@@ -44,8 +44,8 @@ from kheishctl.render.messages import STOP_NOTES
 from kheishctl.render.pieces import (
     AnswerRestart,
     AnswerText,
+    CallEnd,
     CallRequest,
-    CallResult,
     MessageEnd,
     Notice,
     Piece,
@@ -258,7 +258,8 @@ def show(app: App, result: Json, *, streamed: bool) -> None:
         app.document(result)
     elif (output := result.get("output")) and not was_streamed:
         app.say(sanitise(output) if sys.stdout.isatty() else output.rstrip("\n"))
-    for line in filter(None, [describe_outcome(result), *explain_run(result, app.command_line)]):
+    outcome = describe_outcome(result, app.command_line)
+    for line in filter(None, [outcome, *explain_run(result, app.command_line)]):
         app.note(line)
     click.get_current_context().exit(exits.code_for_status(str(result.get("status"))))
 
@@ -364,7 +365,7 @@ class _Printer:
                     self._note(f"({STOP_NOTES[stop_reason]})" if stop_reason in STOP_NOTES else "")
                 case CallRequest(_, tool, summary):
                     self._note(one_line(f"({tool} {summary}".rstrip() + ")"))
-                case CallResult(_, tool, _, outcome, text) if outcome not in ("returned", "answered"):
+                case CallEnd(_, tool, _, outcome, text) if outcome not in ("returned", "answered"):
                     detail = " ".join(take_first_lines(text, 1))
                     self._note(one_line(f"({tool} {outcome.replace('_', ' ')}: {detail})"))
                 case _:

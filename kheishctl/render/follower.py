@@ -27,9 +27,9 @@ from kheishctl.render.pieces import (
     AnswerText,
     ApprovalClosing,
     ApprovalOpening,
+    CallEnd,
     CallOutput,
     CallRequest,
-    CallResult,
     CallStart,
     CallVerdict,
     DoubtClosing,
@@ -230,7 +230,7 @@ class StreamFollower:
                 self._calls.pop(call_id, None)
                 result = (str(event["how"]), str(event["text"]), event.get("took_ms"))
                 denial = (call.verdict, call.denial_shown)
-                return [CallResult(call_id, str(event["tool"]), call.summary, *result, *denial)]
+                return [CallEnd(call_id, str(event["tool"]), call.summary, *result, *denial)]
             case "approval_requested":
                 details = {"arguments": call.arguments, "requested_at_ms": event["at_ms"]}
                 return [ApprovalOpening(event | details)]

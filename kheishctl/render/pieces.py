@@ -107,7 +107,7 @@ class CallOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class CallResult:
+class CallEnd:
     """The result of a call.
 
     ``denied_by`` is the source of the verdict that denied it; ``denial_shown``: the denial was already shown.
@@ -202,7 +202,7 @@ Piece = (
     | CallVerdict
     | CallStart
     | CallOutput
-    | CallResult
+    | CallEnd
     | ApprovalOpening
     | ApprovalClosing
     | QuestionOpening

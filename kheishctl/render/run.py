@@ -41,9 +41,9 @@ def paint_status(status: str, display: Display) -> str:
     return paint(one_line(status), STATUS_STYLE.get(status, "dim"), display.color)
 
 
-def describe_outcome(run: Json) -> str:
-    """Return a sentence about a run that has no answer; empty for a completed run."""
-    status, error, run_id = run.get("status"), run.get("error") or {}, run.get("run_id")
+def describe_outcome(run: Json, command_line: CommandLine) -> str:
+    """Return a sentence about a run without an answer, with the next command; empty for a completed run."""
+    status, error, run_id = run.get("status"), run.get("error") or {}, str(run.get("run_id"))
     match status:
         case "completed":
             return ""
@@ -52,11 +52,11 @@ def describe_outcome(run: Json) -> str:
         case "cancelled" | "interrupted":
             return f"the run was {status}"
         case "waiting_for_approval":
-            return one_line(f"the run needs approval: kheishctl approval list --run {run_id}")
+            return f"the run needs approval: {command_line('approval', 'list', '--run', run_id)}"
         case "waiting_for_user_question":
-            return one_line(f"the run waits for an answer: kheishctl question list --run {run_id}")
+            return f"the run waits for an answer: {command_line('question', 'list', '--run', run_id)}"
         case _:
-            return one_line(f"the run is {status} and continues: kheishctl run wait {run_id}")
+            return one_line(f"the run is {status} and continues: {command_line('run', 'wait', run_id)}")
 
 
 def explain_run(run: Json, command_line: CommandLine) -> Iterator[str]:

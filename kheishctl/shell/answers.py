@@ -23,7 +23,7 @@ from kheishctl.render.pieces import (
     QuestionOpening,
 )
 from kheishctl.render.units import name_actor
-from kheishctl.shell.pending import Actions, AnswerQuestion, EditInput, PendingRequests, ResolveApprovals
+from kheishctl.shell.pending import Actions, EditInput, PendingRequests, ResolveApprovals, SubmitAnswers
 
 # Refusals that need no note, because the journal reports who was first.
 ALREADY_CLOSED = ("approval_already_resolved", "approval_expired", "question_closed", "question_expired")
@@ -99,7 +99,7 @@ class AnswerSender:
                 match action:
                     case ResolveApprovals(resolutions):
                         await self._send(action.ids, "approval.resolve", {"resolutions": list(resolutions)})
-                    case AnswerQuestion(question_id, answers, declined):
+                    case SubmitAnswers(question_id, answers, declined):
                         answer = {"answers": list(answers), "declined": declined}
                         await self._send(
                             [question_id], "question.answer", {"question_id": question_id} | answer

@@ -39,7 +39,7 @@ class ResolveApprovals:
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerQuestion:
+class SubmitAnswers:
     """Action that answers or declines a question."""
 
     question_id: str
@@ -54,7 +54,7 @@ class EditInput:
     approval_id: str
 
 
-Action = ResolveApprovals | AnswerQuestion | EditInput
+Action = ResolveApprovals | SubmitAnswers | EditInput
 Actions = tuple[Action, ...]
 
 
@@ -278,12 +278,12 @@ class PendingRequests:
             return ()
         answers, request.answers, request.part = tuple(request.answers), [], 0
         self._in_flight.add(request.key)
-        return (AnswerQuestion(request.key, answers),)
+        return (SubmitAnswers(request.key, answers),)
 
     def decline(self, request: PendingRequest) -> Actions:
         """Return the action that declines a question."""
         self._in_flight.add(request.key)
-        return (AnswerQuestion(request.key, declined=True),)
+        return (SubmitAnswers(request.key, declined=True),)
 
     # Lines.
 

@@ -18,9 +18,9 @@ from kheishctl.render.pieces import (
     AnswerText,
     ApprovalClosing,
     ApprovalOpening,
+    CallEnd,
     CallOutput,
     CallRequest,
-    CallResult,
     CallStart,
     CallVerdict,
     DoubtClosing,
@@ -62,7 +62,7 @@ RESULTS: dict[str, tuple[str, str, str] | None] = {
 
 RESOLVE_HINT = "its outcome is unknown; check it, then type /resolve done or /resolve not-done"
 
-CallPiece = CallRequest | CallVerdict | CallStart | CallOutput | CallResult
+CallPiece = CallRequest | CallVerdict | CallStart | CallOutput | CallEnd
 RequestPiece = (
     ApprovalOpening
     | ApprovalClosing
@@ -119,12 +119,12 @@ class CallView:
                 call.tail = Tail() if fresh else call.tail
                 call.tail.add(text)
                 return ""
-            case CallResult():
+            case CallEnd():
                 return self._show_result(piece)
             case _:
                 assert_never(piece)
 
-    def _show_result(self, result: CallResult) -> str:
+    def _show_result(self, result: CallEnd) -> str:
         self._running.pop(result.call_id, None)
         row = RESULTS.get(result.outcome, ("·", "dim", result.outcome))
         if row is None or (result.outcome == "denied" and result.denial_shown):
@@ -232,7 +232,7 @@ class TranscriptView:
                 return self.flush() + self.format_note(text)
             case RunEnd():
                 return self._end_run(piece)
-            case CallRequest() | CallVerdict() | CallStart() | CallOutput() | CallResult():
+            case CallRequest() | CallVerdict() | CallStart() | CallOutput() | CallEnd():
                 return self._add_lines(self.calls.show(piece))
             case _:
                 return self._add_lines(self._show_request(piece))
@@ -299,12 +299,12 @@ class TranscriptView:
         return self._add_paragraph(self._render(text, self._width()) + "\n\n")
 
     def _add_lines(self, text: str) -> str:
-        """Record lines that follow each other without blank lines."""
+        """Return lines, and remember that a blank line must separate the next paragraph from them."""
         self._ends_in_line = bool(text) or self._ends_in_line
         return text
 
     def _add_paragraph(self, text: str) -> str:
-        """Separate a paragraph from preceding lines by a blank line."""
+        """Return a paragraph, after a blank line if lines precede it."""
         follows_line, self._ends_in_line = self._ends_in_line, False
         return f"\n{text}" if follows_line else text
 

@@ -1,4 +1,4 @@
-"""Rooms and floors: who may import whom."""
+"""The floors of rooms: imports lead downwards."""
 
 import ast
 import sys
@@ -138,20 +138,20 @@ def imported(rooms: tuple[str, ...], packages: set[str]) -> list[str]:
 
 
 def test_lower_floors_have_no_event_loop() -> None:
-    """The language, the configuration, the decisions and the store never import trio."""
+    """Protocol, configuration, core and store never import trio."""
     wrong = imported(("protocol", "kheishd.config", "kheishd.core", "kheishd.store"), EVENT_LOOPS)
     assert not wrong, "an event loop in:\n" + "\n".join(wrong)
 
 
 def test_only_the_store_says_lmdb() -> None:
-    """No other room imports lmdb."""
+    """Only the store imports lmdb."""
     rooms = tuple(name for name in FLOORS if name != "kheishd.store")
     wrong = imported(rooms, {"lmdb"})
     assert not wrong, "lmdb outside of the store:\n" + "\n".join(wrong)
 
 
 def test_protocol_needs_msgspec_only() -> None:
-    """The shared language imports msgspec and the standard library, and of that nothing that does I/O."""
+    """Protocol imports msgspec and the parts of the standard library that do no I/O."""
     wrong = imported(("protocol",), OUTSIDE | CHANCE)
     allowed = {"msgspec", "protocol"} | set(sys.stdlib_module_names)
     for path in sources():
@@ -172,7 +172,7 @@ def clocks(path: Path) -> list[str]:
 
 
 def test_core_is_pure() -> None:
-    """Decisions have no clock, no chance, no file and no socket."""
+    """Core reads no clock, no randomness, no file and no socket."""
     wrong = imported(("kheishd.core",), OUTSIDE | CHANCE)
     for path in sources():
         if room(module(path)) == "kheishd.core":

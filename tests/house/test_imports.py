@@ -1,4 +1,4 @@
-"""What costs is imported where it is used: programs start fast."""
+"""Costly modules are imported where they are used, so programs start fast."""
 
 import subprocess
 import sys
@@ -40,5 +40,5 @@ def loaded(module: str, packages: tuple[str, ...]) -> str:
     ],
 )
 def test_start_imports_little(module: str, packages: tuple[str, ...]) -> None:
-    """Importing a program does not import what only some of its uses need."""
+    """Importing a program does not import packages that only some of its uses need."""
     assert loaded(module, packages) == "", f"{module} imports these at once"

@@ -34,7 +34,7 @@ def test_every_source_has_its_tests() -> None:
 
 
 def test_every_test_has_its_source() -> None:
-    """A test file of a room tests a file of that room; what tests more than one is in tests/e2e."""
+    """A test file of a room tests one file of that room; tests of several files are in tests/e2e."""
     mirrors = {mirror(source) for source in sources()}
     orphans = [
         str(path)

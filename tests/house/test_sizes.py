@@ -1,4 +1,4 @@
-"""Small functions, small files; docstrings and annotations on whatever is exported."""
+"""Functions and files are small; exported names have docstrings and annotations."""
 
 import ast
 from collections.abc import Iterator
@@ -73,7 +73,7 @@ def decorated(node: Function, name: str) -> bool:
 
 
 def test_exported_names_have_docstrings() -> None:
-    """Every module that has content, and every exported class, function and method says what it is."""
+    """Every module with content, and every exported class, function and method has a docstring."""
     missing = [f"{path}: the module" for path in sources() if tree(path).body and not docstring(tree(path))]
     for path in sources():
         for name, node in exported(path):

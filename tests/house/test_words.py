@@ -1,4 +1,4 @@
-"""Words that do not belong: unfinished work, one machine's paths, waiting by the clock."""
+"""Words that no file may contain: marks of unfinished work, paths of one machine, waits by the clock."""
 
 import re
 from pathlib import Path
@@ -35,19 +35,19 @@ def hits(pattern: re.Pattern[str], paths: list[Path]) -> list[str]:
 
 
 def test_nothing_is_left_for_later() -> None:
-    """No file says that something remains to be done."""
+    """No file contains a mark of unfinished work."""
     found = hits(UNFINISHED, tracked())
     assert not found, "unfinished:\n" + "\n".join(found)
 
 
 def test_no_paths_of_one_machine() -> None:
-    """No file names a directory that exists on the machine it was written on only."""
+    """No file names a directory that exists only on one machine."""
     found = hits(MACHINE, tracked())
     assert not found, "paths of one machine:\n" + "\n".join(found)
 
 
 def test_patterns_find_what_they_should() -> None:
-    """The patterns see the words, and leave alone what only looks like them."""
+    """The patterns match the words and not similar ones."""
     assert UNFINISHED.search("# TO" + "DO: more")
     assert not UNFINISHED.search("a hackney carriage in autodoc")
     assert MACHINE.search("open('/wor" + "k/main/x')")
@@ -55,7 +55,7 @@ def test_patterns_find_what_they_should() -> None:
 
 
 def test_tests_do_not_wait_by_the_clock() -> None:
-    """Tests wait for what happens, not for time to pass, except where a reason is given."""
+    """Tests wait for events, not for time, except with a stated reason."""
     paths = [path for path in all_tests() if path not in SLEEPS]
     found = hits(SLEEP, paths)
     assert not found, "wait for an event, or say why not in SLEEPS:\n" + "\n".join(found)

@@ -13,8 +13,8 @@ from kheishctl.options import parse_pairs
 from kheishctl.render.pieces import (
     AnswerRestart,
     AnswerText,
+    CallEnd,
     CallRequest,
-    CallResult,
     MessageEnd,
     Notice,
     Piece,
@@ -87,7 +87,7 @@ def test_a_timeout(ctl: Ctl, sender: str) -> None:
     """After a timeout, a note says how to continue waiting."""
     done = ctl("send", "--timeout", "0.2s", "default", "/slow 1000 1000", "--as", sender)
     assert done.code == exits.TIMED_OUT
-    assert "kheishctl run wait run_" in done.err
+    assert "run wait run_" in done.err
     ctl("conversation", "cancel", "--as", sender)
 
 
@@ -140,9 +140,9 @@ def test_notes_beside_a_streamed_answer(capsys: pytest.CaptureFixture[str]) -> N
         AnswerText("one"),
         MessageEnd("tool_calls"),
         CallRequest("c", "bash", "ls"),
-        CallResult("c", "bash", "ls", "returned", "output"),
+        CallEnd("c", "bash", "ls", "returned", "output"),
         CallRequest("d", "bash", ""),
-        CallResult("d", "bash", "", "in_doubt", "gone\x1b\nmore"),
+        CallEnd("d", "bash", "", "in_doubt", "gone\x1b\nmore"),
         AnswerRestart(),
         AnswerText("two\n"),
         Notice("a\nb"),

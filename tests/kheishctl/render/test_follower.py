@@ -12,9 +12,9 @@ from kheishctl.render.pieces import (
     AnswerText,
     ApprovalClosing,
     ApprovalOpening,
+    CallEnd,
     CallOutput,
     CallRequest,
-    CallResult,
     CallStart,
     CallVerdict,
     DoubtClosing,
@@ -296,7 +296,7 @@ def test_life_of_a_call() -> None:
     ]
     assert listener.event("tool_called", **ASKS) == [CallStart(CALL, "bash", "ls", 1000)]
     returned = listener.event("tool_returned", **ASKS, how="returned", text="a b", took_ms=20)
-    assert returned == [CallResult(CALL, "bash", "ls", "returned", "a b", 20)]
+    assert returned == [CallEnd(CALL, "bash", "ls", "returned", "a b", 20)]
 
 
 def test_call_output() -> None:
@@ -338,7 +338,7 @@ def test_a_denied_call() -> None:
         CallVerdict(CALL, "bash", "deny", "managed rule bash deny")
     ]
     [returned] = listener.event("tool_returned", **ASKS, how="denied", text="This was not allowed: no")
-    assert isinstance(returned, CallResult)
+    assert isinstance(returned, CallEnd)
     assert (returned.denied_by, returned.denial_shown) == ("managed rule bash deny", False)
 
 
@@ -355,7 +355,7 @@ def test_an_approval_and_its_answer() -> None:
         ApprovalClosing("apr_1", "bash", "rm x", "deny", "uid:7", "no")
     ]
     [returned] = listener.event("tool_returned", **ASKS, how="denied", text="no")
-    assert isinstance(returned, CallResult)
+    assert isinstance(returned, CallEnd)
     assert returned.denial_shown
 
 
@@ -368,7 +368,7 @@ def test_an_approval_that_lapses(how: str, known: bool) -> None:
     lapsed = listener.event("approval_lapsed", approval_id="apr_1", call_id=CALL, how=how)
     assert lapsed == [ApprovalClosing("apr_1", "bash", "", how)]
     [returned] = listener.event("tool_returned", **ASKS, how="denied", text="x")
-    assert isinstance(returned, CallResult)
+    assert isinstance(returned, CallEnd)
     assert returned.denial_shown is known
 
 
@@ -463,7 +463,7 @@ def test_calls_of_an_earlier_message() -> None:
         assert listener.event("tool_called", **ASKS) == [CallStart(CALL, "bash", about, 1000)]
         assert listener.delta("x", 0, item=CALL, kind="output") == [CallOutput(CALL, "x", False)]
         assert listener.event("tool_returned", **ASKS, how="returned", text="") == [
-            CallResult(CALL, "bash", about, "returned", "")
+            CallEnd(CALL, "bash", about, "returned", "")
         ]
 
 

@@ -142,17 +142,17 @@ def test_paint_status() -> None:
 def test_a_waiting_run_names_a_command() -> None:
     """The sentence about a waiting run ends with a command."""
     for name, command in (("approval", "approval list"), ("user_question", "question list")):
-        sentence = describe_outcome({"status": f"waiting_for_{name}", "run_id": "run_1"})
+        sentence = describe_outcome({"status": f"waiting_for_{name}", "run_id": "run_1"}, command_line)
         assert sentence.endswith(f"kheishctl {command} --run run_1")
 
 
 @pytest.mark.parametrize("name", sorted(SETTLED | {"queued", "running"}))
 def test_every_status_has_a_sentence(name: str) -> None:
     """Every status except success has a sentence."""
-    assert bool(describe_outcome({"status": name, "run_id": "run_1"})) is (name != "completed")
+    assert bool(describe_outcome({"status": name, "run_id": "run_1"}, command_line)) is (name != "completed")
 
 
 def test_a_failed_run_names_its_error() -> None:
     """The sentence about a failed run holds the sanitised error."""
     run = {"status": "failed", "error": {"message": "no key\x1b[2J"}}
-    assert describe_outcome(run) == "the run failed: no key␛[2J"
+    assert describe_outcome(run, command_line) == "the run failed: no key␛[2J"

@@ -21,7 +21,7 @@ from kheishctl.render.pieces import (
     QuestionOpening,
 )
 from kheishctl.shell.answers import MAX_EDITED_CHARACTERS, AnswerSender
-from kheishctl.shell.pending import AnswerQuestion, EditInput, LineEntry, ResolveApprovals
+from kheishctl.shell.pending import EditInput, LineEntry, ResolveApprovals, SubmitAnswers
 from tests.support.daemons import PATIENCE_S
 
 APPROVAL = {"approval_id": "apr_1", "run_id": "run_1", "tool": "bash"}
@@ -175,7 +175,7 @@ def test_question() -> None:
     answers = ({"key": "k", "text": "so"},)
 
     async def body(bench: Bench) -> None:
-        await bench.answers.carry_out((AnswerQuestion("qst_1", answers),))
+        await bench.answers.carry_out((SubmitAnswers("qst_1", answers),))
         bench.receive(QuestionClosing("qst_1", "answered", MY_ACTOR, "so"))
 
     bench = run(body)

@@ -14,7 +14,7 @@ from kheishctl.render.messages import format_message
 from kheishctl.render.pieces import (
     AnswerText,
     ApprovalClosing,
-    CallResult,
+    CallEnd,
     CallStart,
     MessageEnd,
     Piece,
@@ -292,7 +292,7 @@ def test_pending_requests_at_the_start(daemon: Daemon, sender: str) -> None:
         await listener.until(lambda: listener.count(RunEnd) == 1)
 
     listener = run(daemon.socket, sender, body, agent="default")
-    assert listener.count(CallResult) == 2
+    assert listener.count(CallEnd) == 2
     closings = [piece for piece in listener.pieces if isinstance(piece, ApprovalClosing)]
     assert [closing.summary for closing in closings] == ["a content=x"]
 

@@ -8,11 +8,11 @@ from kheishctl.contract import Json
 from kheishctl.shell.pending import (
     GRACE_SECONDS,
     KEYS,
-    AnswerQuestion,
     EditInput,
     LineEntry,
     PendingRequests,
     ResolveApprovals,
+    SubmitAnswers,
 )
 
 COLORS = [{"option_id": "r", "label": "red"}, {"option_id": "b", "label": "blue"}]
@@ -163,7 +163,7 @@ def test_single_option() -> None:
     assert viewer.press("3") is None
     assert viewer.press("a") is None
     assert viewer.press("enter") == ()
-    assert viewer.press("2") == (AnswerQuestion("qst_1", ({"key": "color", "selected": ["b"]},)),)
+    assert viewer.press("2") == (SubmitAnswers("qst_1", ({"key": "color", "selected": ["b"]},)),)
 
 
 def test_multiple_options() -> None:
@@ -172,7 +172,7 @@ def test_multiple_options() -> None:
     for key in ("1", "2", "1"):
         assert viewer.press(key) == ()
     answers = ({"key": "colors", "selected": ["b"]},)
-    assert viewer.press("enter") == (AnswerQuestion("qst_1", answers),)
+    assert viewer.press("enter") == (SubmitAnswers("qst_1", answers),)
 
 
 def test_several_parts() -> None:
@@ -188,7 +188,7 @@ def test_several_parts() -> None:
     first = viewer.pending.first
     assert first is not None
     [action] = viewer.pending.answer(first, first.selected, "Ada")
-    assert isinstance(action, AnswerQuestion)
+    assert isinstance(action, SubmitAnswers)
     assert action.answers == (
         {"key": "color", "selected": ["r"]},
         {"key": "colors", "selected": ["b"]},
@@ -198,7 +198,7 @@ def test_several_parts() -> None:
 
 def test_declined_question() -> None:
     """A key declines a question with options."""
-    assert Viewer(make_question(1, SINGLE)).press("n") == (AnswerQuestion("qst_1", declined=True),)
+    assert Viewer(make_question(1, SINGLE)).press("n") == (SubmitAnswers("qst_1", declined=True),)
 
 
 def test_line_answers_question() -> None:

@@ -1,7 +1,7 @@
 """Tests of the slash commands."""
 
 import asyncio
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -11,7 +11,17 @@ from kheishctl.render.layout import Display
 from kheishctl.render.pieces import Piece
 from kheishctl.shell.answers import AnswerSender
 from kheishctl.shell.pending import PendingRequest
-from kheishctl.shell.slash import ALIASES, COMMANDS, SlashCommand, SlashHandler, format_help, parse, unescape
+from kheishctl.shell.slash import (
+    ALIASES,
+    COMMANDS,
+    DECISION_STYLES,
+    SlashCommand,
+    SlashHandler,
+    format_help,
+    parse,
+    unescape,
+)
+from protocol.objects.permission import Decision
 
 OPTIONS = [{"option_id": "r", "label": "red"}, {"option_id": "b", "label": "blue"}]
 QUESTION = {
@@ -367,6 +377,11 @@ def test_why() -> None:
         {"tool": "bash", "subject": "git push", "session_id": "ses_1"},
         {"tool": "bash", "subject": ""},
     ]
+
+
+def test_every_decision_has_a_style() -> None:
+    """The styles of verdicts cover every decision of the contract."""
+    assert DECISION_STYLES.keys() == set(get_args(Decision))
 
 
 def test_tasks() -> None:

@@ -12,9 +12,9 @@ from kheishctl.render.pieces import (
     AnswerText,
     ApprovalClosing,
     ApprovalOpening,
+    CallEnd,
     CallOutput,
     CallRequest,
-    CallResult,
     CallStart,
     CallVerdict,
     DoubtClosing,
@@ -31,7 +31,8 @@ from kheishctl.render.pieces import (
     SteerText,
 )
 from kheishctl.shell.markdown import MAX_LIVE_CHARACTERS, make_renderer
-from kheishctl.shell.transcript import RULE, SPINNER, CallPiece, CallView, TranscriptView
+from kheishctl.shell.transcript import RESULTS, RULE, SPINNER, CallPiece, CallView, TranscriptView
+from protocol.objects.run import CallOutcome
 from protocol.text import sanitise
 
 NOW_S = 1_795_000_000.0
@@ -49,9 +50,9 @@ def make_start(number: int = 1, elapsed_s: int = 0) -> CallStart:
     return CallStart(f"call_{number}", "bash", f"make {number}", NOW_MS - elapsed_s * 1000)
 
 
-def make_result(outcome: str, text: str = "", **fields: object) -> CallResult:
+def make_result(outcome: str, text: str = "", **fields: object) -> CallEnd:
     """Return the result of a call."""
-    return CallResult(CALL, "bash", "make", outcome, text, **fields)  # type: ignore[arg-type]
+    return CallEnd(CALL, "bash", "make", outcome, text, **fields)  # type: ignore[arg-type]
 
 
 def make_view(*, thinking: bool = False, columns: int = 60) -> TranscriptView:
@@ -86,6 +87,11 @@ def test_call_result() -> None:
     )
     assert format_result(make_result("stopped", "it was stopped")) == "■ bash  stopped · make\n"
     assert format_result(make_result("upended", "x")) == "· bash  upended · make\n"
+
+
+def test_every_outcome_has_a_row() -> None:
+    """The table of results covers every outcome of a call in the contract."""
+    assert RESULTS.keys() == set(get_args(CallOutcome))
 
 
 def test_call_that_could_not_be_made() -> None:
@@ -308,7 +314,7 @@ def test_blank_lines() -> None:
         AnswerText("so\n\n"),
         MessageEnd("tool_calls"),
         CallRequest("c", "bash", "ls"),
-        CallResult("c", "bash", "ls", "returned", ""),
+        CallEnd("c", "bash", "ls", "returned", ""),
         AnswerText("done\n\nreally"),
         MessageEnd("end"),
         StartedInput("next", "ada", "r"),
@@ -363,7 +369,7 @@ def test_every_piece_is_handled() -> None:
         CallVerdict("c", "t", "allow", "w"),
         CallStart("c", "t", "a", 0),
         CallOutput("c", "a", False),
-        CallResult("c", "t", "a", "returned", "x"),
+        CallEnd("c", "t", "a", "returned", "x"),
         ApprovalOpening({}),
         ApprovalClosing("p", "t", "a", "allow"),
         QuestionOpening({}),

@@ -31,7 +31,7 @@ LIMITS = RunsSection(approval_expires_s=HOUR_S)
 
 @asynccontextmanager
 async def waiting(tmp_path: Path, *tool_calls: Any, **runtime: Any) -> AsyncIterator[tuple[Desk, str]]:
-    """A desk with a run that waits for people, and the run's id; no expiry worker runs yet."""
+    """Open a desk with a run that waits for people; also provide the run's id."""
     models = Scripted(calls(*tool_calls))
     async with open_desk(tmp_path, models, hooks=hooks(Workshop()), **({"runs": LIMITS} | runtime)) as desk:
         async with working(desk):
@@ -86,7 +86,7 @@ async def test_the_earliest_deadline_comes_first(tmp_path: Path, autojump_clock:
     async with waiting(tmp_path, write()) as (desk, late), expiring(desk):
         await wait_all_tasks_blocked()
         models: Any = desk.holder.current().models
-        models.parts = calls(ask(expires_after_s=60))
+        models.answers = calls(ask(expires_after_s=60))
         early = (await desk.ask(sender="bob")).run_id
         began = trio.current_time()
         await desk.until(lambda: desk.ended(early))

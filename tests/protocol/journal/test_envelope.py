@@ -1,4 +1,4 @@
-"""What every event has in common."""
+"""The envelope of every event."""
 
 import msgspec
 import pytest
@@ -7,7 +7,7 @@ from protocol.journal.envelope import Envelope, Event
 
 
 def test_an_envelope_says_only_what_there_is_to_say() -> None:
-    """Cursor and time always; who did it unless it was the daemon."""
+    """An envelope always has cursor and time, and the actor unless it is the daemon."""
     assert msgspec.json.encode(Envelope(cursor=1, at_ms=2)) == b'{"cursor":1,"at_ms":2}'
     by = Envelope(cursor=1, at_ms=2, actor="uid:0", cause=0)
     assert msgspec.json.decode(msgspec.json.encode(by)) == {
@@ -19,7 +19,7 @@ def test_an_envelope_says_only_what_there_is_to_say() -> None:
 
 
 def test_what_happened_does_not_change() -> None:
-    """Neither an envelope nor an event can be written to."""
+    """Envelopes and events are immutable."""
 
     class Landed(Event, frozen=True, tag="landed"):
         planet: str

@@ -1,4 +1,4 @@
-"""The journal: lines of every released version are read, and written as they were."""
+"""Journal lines: every released format is read, and the present one is written canonically."""
 
 import json
 from pathlib import Path
@@ -64,14 +64,14 @@ def test_corpus_has_every_field() -> None:
 
 @pytest.mark.parametrize("line", LINES[::2], ids=lambda line: json.loads(line)["type"])
 def test_fields_of_later_versions_are_passed_over(line: bytes) -> None:
-    """A field that this version does not know changes nothing."""
+    """An unknown field is ignored."""
     longer = line[:-1] + b',"added_later":{"a":[1]}}'
     assert decode_event(longer) == decode_event(line)
     assert decode_envelope(longer) == decode_envelope(line)
 
 
 def test_unknown_type() -> None:
-    """An event of a type that this version does not know is an unknown event, never an error."""
+    """An event of an unknown type decodes as Unknown, never as an error."""
     line = b'{"cursor":9,"at_ms":1,"type":"planet_landed","planet":{"name":"x"}}'
     assert decode_event(line) == Unknown("planet_landed")
     assert decode_envelope(line).cursor == 9
@@ -90,13 +90,13 @@ def test_unknown_type() -> None:
     ],
 )
 def test_damaged_line(line: bytes) -> None:
-    """A known type in a wrong shape is damage and is said to be."""
+    """A known type with a wrong shape is an error."""
     with pytest.raises(msgspec.DecodeError):
         decode_event(line)
 
 
 def test_damaged_envelope() -> None:
-    """A line without its cursor and time is none."""
+    """A line without cursor or time is an error."""
     with pytest.raises(msgspec.DecodeError):
         decode_envelope(b'{"type":"run_started","start":1}')
 
@@ -108,14 +108,14 @@ def test_a_line_is_flat() -> None:
 
 
 def test_no_field_is_said_twice() -> None:
-    """No event has a field of the envelope's, as a line holds both."""
+    """No event has a field of the envelope, because one line holds both."""
     envelope = set(Envelope.__struct_encode_fields__) | {"type"}
     for variant in JournalEvent.__args__:
         assert not envelope & set(variant.__struct_encode_fields__), variant
 
 
 def test_events_are_named_in_the_past_tense() -> None:
-    """Class and type are one name, said two ways, and it ends as something that happened."""
+    """Class and type of an event are the same name, in the past tense."""
     for variant in JournalEvent.__args__:
         tag = str(variant.__struct_config__.tag)
         assert tag.replace("_", "") == variant.__name__.lower()
@@ -125,12 +125,12 @@ def test_events_are_named_in_the_past_tense() -> None:
 
 
 def test_events_of_the_union_are_all() -> None:
-    """Every event that is declared is in the union."""
+    """The union contains every declared event."""
     assert set(Event.__subclasses__()) == set(JournalEvent.__args__)
 
 
 def test_empty_is_not_null() -> None:
-    """An empty list and a null stay apart: nothing is not everything."""
+    """An empty list and null stay different."""
     updated = SessionUpdated(changes={"scope": {"tools": []}, "route": None})
     line = encode_line(Envelope(cursor=1, at_ms=1), updated)
     assert decode_event(line) == updated
@@ -139,7 +139,7 @@ def test_empty_is_not_null() -> None:
 
 @given(st.text(), st.one_of(st.none(), st.text(), st.integers()), st.text())
 def test_any_text_survives(text: str, request_id: str | int | None, sender: str) -> None:
-    """Whatever people type is one line, and comes back as it was."""
+    """Any text is written on one line and read back unchanged."""
     event = InputReceived(input_id="i", items=[Text(text)], sender=sender)
     envelope = Envelope(cursor=1, at_ms=1, request_id=request_id)
     line = encode_line(envelope, event)

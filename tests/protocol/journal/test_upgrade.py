@@ -1,4 +1,4 @@
-"""Upgrades of journal lines: every change of a name is read, at any depth."""
+"""Upgrades of journal lines: every renamed field is read, at any depth."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_every_old_name_is_in_the_corpus(kind: str) -> None:
 
 
 def test_types_are_renamed() -> None:
-    """A type that has another name now is read under it."""
+    """A renamed type is read under its present name."""
     for old, new in TAGS.items():
         assert upgrade({"type": old})["type"] == new
 
@@ -49,5 +49,5 @@ def test_types_are_renamed() -> None:
     ],
 )
 def test_fields_are_renamed(line: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Renamed fields are found at their place, and nothing else is touched."""
+    """Renamed fields are read, and nothing else changes."""
     assert upgrade(line) == expected

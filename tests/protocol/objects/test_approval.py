@@ -1,4 +1,4 @@
-"""Approvals: what an answer may say, and what is kept of one."""
+"""Approvals: the shapes of answers and records."""
 
 import msgspec
 import pytest
@@ -28,26 +28,26 @@ YES = {"approval_id": "apr_1", "decision": "allow"}
     ],
 )
 def test_refused(params: dict[str, object], field: str) -> None:
-    """What has the wrong shape is refused by its path."""
+    """A value of the wrong shape is refused, and the refusal names its path."""
     assert refuse(ApprovalResolve, params) == field
 
 
 def test_an_answer_holds_once_unless_it_says_more() -> None:
-    """The default remembers nothing."""
+    """By default, an answer is not remembered."""
     (resolution,) = take(ApprovalResolve, {"resolutions": [YES]}).resolutions
     assert resolution == Resolution(approval_id="apr_1", decision="allow")
     assert (resolution.remember, resolution.uses, resolution.updated_input) == ("once", None, None)
 
 
 def test_lists_show_what_waits() -> None:
-    """Unless it is asked for otherwise; a status that does not exist is refused."""
+    """A list shows pending approvals by default; an unknown status is refused."""
     assert take(ApprovalListParams, {}).status == "pending"
     assert take(ApprovalListParams, {"status": "any"}).status == "any"
     assert refuse(ApprovalListParams, {"status": "open"}) == "$.params.status"
 
 
 def test_a_view_is_a_record_and_more() -> None:
-    """Every field that is kept is shown under its name."""
+    """A view has every field of the record under its name."""
     record = msgspec.convert(sample(Approval, full=True), Approval)
     shown = msgspec.to_builtins(record)
     assert msgspec.to_builtins(msgspec.convert(shown, ApprovalView)) == shown

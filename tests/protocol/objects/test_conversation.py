@@ -1,4 +1,4 @@
-"""A conversation is addressed by agent and sender."""
+"""A conversation: addressed by agent and sender."""
 
 import pytest
 
@@ -11,14 +11,14 @@ from tests.support.samples import refuse, take
 
 
 def test_the_least_that_can_be_sent() -> None:
-    """The sender is ``user`` and the answer comes at once, unless something else is said."""
+    """By default, the sender is ``user`` and the answer comes at acceptance."""
     sent = take(ConversationSend, {"content": "hello"})
     assert (sent.agent, sent.sender, sent.content) == (None, "user", "hello")
     assert (sent.wait, sent.stream, sent.timeout_s, sent.check) == ("accepted", False, None, False)
 
 
 def test_items() -> None:
-    """Input is text and references to assets, in order."""
+    """Input is text and asset references, in order."""
     items = [{"kind": "text", "text": "see"}, {"kind": "asset", "asset_id": "ast_1"}]
     sent = take(ConversationSend, {"input_items": items})
     assert sent.input_items == [Text("see"), AssetReference("ast_1")]
@@ -44,16 +44,16 @@ def test_items() -> None:
     ],
 )
 def test_refused(params: dict[str, object], field: str) -> None:
-    """What has the wrong type, the wrong length or an unknown name is refused by its path."""
+    """A value of a wrong type or length and an unknown field are refused, and the refusal names the path."""
     assert refuse(ConversationSend, params) == field
 
 
 def test_how_to_wait_is_not_what_to_do() -> None:
-    """A repeated send may wait in another way."""
+    """The params of waiting are not compared between repeated sends."""
     assert set(SEND.uncompared) == {"wait", "stream", "timeout_s"}
 
 
 def test_address() -> None:
-    """The default agent's conversation with ``user`` needs no params at all."""
+    """The default agent's conversation with ``user`` needs no params."""
     assert take(ConversationRef, {}) == ConversationRef(agent=None, sender="user")
     assert take(ConversationCancel, {"agent": "a", "sender": "b"}).note == ""

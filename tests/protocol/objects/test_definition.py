@@ -1,4 +1,4 @@
-"""Agent definitions as they are shown."""
+"""Agent definitions as clients see them."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ from tests.support.samples import refuse, sample, take
 
 
 def test_everything_and_nothing_differ() -> None:
-    """A list that is absent allows everything, an empty one nothing, and both survive."""
+    """An absent list allows everything and an empty one nothing, also after encoding."""
     data = sample(Definition, full=False) | {"tools": []}
     shown = msgspec.to_builtins(msgspec.convert(data, Definition))
     assert shown["tools"] == []
@@ -16,7 +16,7 @@ def test_everything_and_nothing_differ() -> None:
 
 
 def test_name_is_needed() -> None:
-    """A definition is asked for by its name."""
+    """A definition is requested by its name."""
     assert take(DefinitionRef, {"name": "default"}).name == "default"
     assert refuse(DefinitionRef, {}) == "$.params.name"
     assert refuse(DefinitionRef, {"name": ""}) == "$.params.name"

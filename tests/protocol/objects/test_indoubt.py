@@ -1,4 +1,4 @@
-"""Calls in doubt: what may be said of one."""
+"""In-doubt calls: the shapes of params and records."""
 
 import msgspec
 import pytest
@@ -17,16 +17,16 @@ from tests.support.samples import refuse, sample, take
     ],
 )
 def test_refused(kind: type, params: dict[str, object], field: str) -> None:
-    """What has the wrong shape is refused by its path."""
+    """A value of the wrong shape is refused, and the refusal names its path."""
     assert refuse(kind, params) == field
 
 
 def test_lists_show_what_is_open() -> None:
-    """Unless it is asked for otherwise."""
+    """A list shows open calls by default."""
     assert take(IndoubtListParams, {}).status == "open"
 
 
 def test_a_view_is_a_record_and_more() -> None:
-    """Every field that is kept is shown under its name."""
+    """A view has every field of the record under its name."""
     shown = msgspec.to_builtins(msgspec.convert(sample(Indoubt, full=True), Indoubt))
     assert msgspec.to_builtins(msgspec.convert(shown, IndoubtView)) == shown

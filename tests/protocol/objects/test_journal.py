@@ -21,7 +21,7 @@ LINE = b'{"cursor":7,"at_ms":1, "type":"run_started","start":1}'
 
 
 def test_an_event_is_sent_as_its_own_bytes() -> None:
-    """A page and a notification carry the stored line unchanged, white space and all."""
+    """Pages and notifications carry the stored line unchanged."""
     page = msgspec.json.encode(JournalPage([Raw(LINE), Raw(LINE)], None))
     assert page == b'{"events":[' + LINE + b"," + LINE + b'],"next":null}'
     told = msgspec.json.encode(EventNotification("s", 7, Raw(LINE)))
@@ -30,7 +30,7 @@ def test_an_event_is_sent_as_its_own_bytes() -> None:
 
 
 def test_gap_is_from_and_to() -> None:
-    """``from`` is a word of Python, not of the wire."""
+    """The wire name of ``from_`` is ``from``."""
     assert json.loads(msgspec.json.encode(GapNotification("s", 3, 9))) == {
         "subscription": "s",
         "from": 3,
@@ -40,7 +40,7 @@ def test_gap_is_from_and_to() -> None:
 
 @pytest.mark.parametrize("name", NOTIFICATIONS)
 def test_notifications_name_their_subscription(name: str) -> None:
-    """A client that has several subscriptions knows which one is meant."""
+    """Every notification names its subscription."""
     struct = NOTIFICATIONS[name]
     assert name.startswith("journal.")
     assert struct.__struct_fields__[0] == "subscription"
@@ -49,7 +49,7 @@ def test_notifications_name_their_subscription(name: str) -> None:
 
 
 def test_read_defaults() -> None:
-    """Without params: everything the caller may read, from the beginning, a page of it."""
+    """By default, a page holds everything the caller may read, from the beginning."""
     assert take(JournalRead, {}) == JournalRead(
         session_id=None, run_id=None, types=None, after=None, limit=DEFAULT_PAGE_ROWS, order="oldest"
     )
@@ -70,10 +70,10 @@ def test_read_defaults() -> None:
     ],
 )
 def test_refused(kind: type, params: dict[str, object], field: str) -> None:
-    """What has the wrong shape is refused by its path."""
+    """A value of the wrong shape is refused, and the refusal names its path."""
     assert refuse(kind, params) == field
 
 
 def test_types_may_be_unknown() -> None:
-    """A client of a later version may ask for events that this one does not have."""
+    """A client may filter by types that this version does not know."""
     assert take(JournalRead, {"types": ["planet_landed"]}).types == ["planet_landed"]

@@ -1,4 +1,4 @@
-"""Permissions: what a rule may say, and how the shapes are written."""
+"""Permissions: the shapes of rules, verdicts and explanations."""
 
 import re
 from typing import get_args
@@ -25,7 +25,7 @@ from tests.support.samples import refuse, take
 
 @pytest.mark.parametrize("pattern", ["bash", "mcp__*", "*", "a", "Tool.name-2:x"])
 def test_a_pattern_is_a_name_or_its_beginning(pattern: str) -> None:
-    """An asterisk stands at the end or alone."""
+    """An asterisk stands at the end of a pattern or alone."""
     assert take(PermissionUpdate, {"add": [{"tool": pattern, "decision": "ask"}]}).add[0].tool == pattern
 
 
@@ -33,13 +33,13 @@ def test_a_pattern_is_a_name_or_its_beginning(pattern: str) -> None:
     "pattern", ["", "**", "a*b", "*a", "two words", "a\n", "\n", "x" * (MAX_TOOL_BYTES + 1)]
 )
 def test_what_is_no_pattern(pattern: str) -> None:
-    """It is refused by its path, and never taken for another."""
+    """Any other pattern is refused, and the refusal names its path."""
     rule = {"tool": pattern, "decision": "ask"}
     assert refuse(PermissionUpdate, {"add": [rule]}) == "$.params.add[0].tool"
 
 
 def test_the_pattern_is_one_for_every_language() -> None:
-    """It stands in the contract: nothing in it is Python's own."""
+    """The pattern in the contract uses no syntax that only Python has."""
     assert re.search(PATTERN, "bash") is not None
     assert "(?P" not in PATTERN
     assert r"\Z" not in PATTERN
@@ -61,12 +61,12 @@ def test_the_pattern_is_one_for_every_language() -> None:
     ],
 )
 def test_refused(kind: type, params: dict[str, object], field: str) -> None:
-    """What has the wrong shape is refused by its path."""
+    """A value of the wrong shape is refused, and the refusal names its path."""
     assert refuse(kind, params) == field
 
 
 def test_any_subject_is_not_an_empty_one() -> None:
-    """Null stays null: a rule about every subject, and one about calls that have none."""
+    """A null subject, which matches any, and an empty one stay different."""
     for subject in (None, "", "*"):
         rule = Rule(tool="a", decision="ask", subject=subject)
         for codec in (msgspec.json, msgspec.msgpack):
@@ -78,19 +78,19 @@ def test_any_subject_is_not_an_empty_one() -> None:
 
 
 def test_layers_are_in_order() -> None:
-    """From the broadest to the narrowest."""
+    """Layers are ordered from the broadest to the narrowest."""
     assert get_args(Layer) == ("managed", "daemon", "definition", "parent", "session", "run")
     assert msgspec.to_builtins(LayerRules(layer="run", rules=[])) == {"layer": "run", "rules": []}
 
 
 def test_a_step_says_that_it_says_nothing() -> None:
-    """A line without a decision has a null, so that all lines have the same fields."""
+    """A line without a decision has a null, so all lines have the same fields."""
     step = ExplanationLine(source="mode", says=None, text="default is in force")
     assert msgspec.to_builtins(step) == {"source": "mode", "says": None, "text": "default is in force"}
 
 
 def test_verdicts_written_before_a_field_are_read() -> None:
-    """The least that was ever written is enough."""
+    """A verdict with only its required fields is read."""
     line = b'{"call_id":"c","tool":"bash","decision":"ask","base":"ask","why":"default of bash"}'
     verdict = msgspec.json.decode(line, type=Verdict)
     assert (verdict.subject, verdict.mode, verdict.grant_id) == ("", "default", None)

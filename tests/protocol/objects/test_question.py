@@ -1,4 +1,4 @@
-"""Questions: what an answer may say."""
+"""Questions: the shapes of answers."""
 
 import pytest
 
@@ -33,12 +33,12 @@ from tests.support.samples import refuse, take
     ],
 )
 def test_refused(kind: type, params: dict[str, object], field: str) -> None:
-    """What has the wrong shape is refused by its path."""
+    """A value of the wrong shape is refused, and the refusal names its path."""
     assert refuse(kind, params) == field
 
 
 def test_an_answer_is_options_or_a_text() -> None:
-    """Either may be left out."""
+    """An answer may omit its options or its text."""
     answers = [{"key": "q1", "selected": ["o1"]}, {"key": "q2", "text": "x"}]
     taken = take(QuestionAnswer, {"question_id": "q", "answers": answers})
     assert taken.answers == [Answer(key="q1", selected=["o1"]), Answer(key="q2", text="x")]

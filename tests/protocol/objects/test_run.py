@@ -1,4 +1,4 @@
-"""Runs: their statuses, and the records that are kept of them."""
+"""Runs: statuses, views and params."""
 
 from typing import get_args
 
@@ -21,7 +21,7 @@ from tests.support.samples import refuse, sample, take
 
 
 def test_statuses() -> None:
-    """A run that has ended has settled; outcomes are the statuses of runs that have ended."""
+    """An ended run is settled, and outcomes are the statuses of ended runs."""
     statuses = set(get_args(RunStatus))
     assert ENDED < SETTLED < statuses
     assert set(get_args(Outcome)) == ENDED
@@ -48,7 +48,7 @@ def test_view_is_the_record_and_more() -> None:
 
 
 def test_pinned_holds_no_secret() -> None:
-    """A run pins the name of a credential; there is no field for one."""
+    """A run pins the name of a credential; there is no field for its value."""
     assert "auth_ref" in Pinned.__struct_fields__
     assert not {"api_key", "key", "token", "secret", "credential"} & set(Pinned.__struct_fields__)
 
@@ -79,10 +79,10 @@ def test_a_run_of_an_earlier_version_is_not_captured() -> None:
     ],
 )
 def test_refused(kind: type, params: dict[str, object], field: str) -> None:
-    """What has the wrong shape is refused by its path."""
+    """A value of the wrong shape is refused, and the refusal names its path."""
     assert refuse(kind, params) == field
 
 
 def test_list_shows_the_newest_first() -> None:
-    """A list of runs begins with the newest unless asked otherwise."""
+    """A list of runs begins with the newest by default."""
     assert take(RunListParams, {}).order == "newest"

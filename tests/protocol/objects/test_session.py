@@ -19,7 +19,7 @@ from tests.support.samples import refuse, sample, take
 
 
 def test_absent_null_and_empty_differ() -> None:
-    """An update leaves alone what is absent, clears what is null, and closes what is empty."""
+    """An update leaves absent fields unchanged, unsets null ones and stores empty ones."""
     update = take(SessionUpdate, {"session_id": "s", "route": None, "scope": {"tools": [], "skills": None}})
     assert update.route is None
     assert update.model is UNSET
@@ -28,7 +28,7 @@ def test_absent_null_and_empty_differ() -> None:
 
 
 def test_scope_round_trip_keeps_empty_lists() -> None:
-    """A scope that allows nothing does not become one that allows everything."""
+    """A scope that allows nothing still allows nothing after encoding."""
     scope = CapabilityScope(tools=[])
     assert msgspec.json.decode(msgspec.json.encode(scope), type=CapabilityScope) == scope
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(scope), type=CapabilityScope) == scope
@@ -53,12 +53,12 @@ def test_scope_round_trip_keeps_empty_lists() -> None:
     ],
 )
 def test_refused(kind: type, params: dict[str, object], field: str) -> None:
-    """What has the wrong shape is refused by its path."""
+    """A value of the wrong shape is refused, and the refusal names its path."""
     assert refuse(kind, params) == field
 
 
 def test_title_can_be_taken_away() -> None:
-    """Null is no title; it has to be said."""
+    """A null title removes the title; the field is required."""
     assert take(SessionRename, {"session_id": "s", "title": None}).title is None
 
 
@@ -71,6 +71,6 @@ def test_record_survives_the_store(full: bool) -> None:
 
 
 def test_record_of_a_later_version_is_read() -> None:
-    """A field that was added later is passed over."""
+    """An unknown field is ignored."""
     data = sample(Session, full=True) | {"added_later": [1]}
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(data), type=Session).session_id == "x"

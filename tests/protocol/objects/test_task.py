@@ -1,4 +1,4 @@
-"""Tasks: what may be asked of them, and what is kept of one."""
+"""Tasks: the shapes of params and records."""
 
 import msgspec
 import pytest
@@ -46,19 +46,19 @@ CHANGE = {"task_id": "tsk_1"}
     ],
 )
 def test_refused(kind: type, params: dict[str, object], field: str) -> None:
-    """What has the wrong shape is refused by its path; an id is never the caller's choice."""
+    """A value of the wrong shape is refused, and the refusal names its path; the id cannot be chosen."""
     assert refuse(kind, params) == field
 
 
 def test_absent_is_not_null() -> None:
-    """What an update does not name stays as it is, and null clears an owner."""
+    """An update leaves absent fields unchanged, and null unsets the owner."""
     unchanged = take(TaskUpdate, CHANGE)
     assert (unchanged.owner, unchanged.status, unchanged.metadata) == (UNSET, UNSET, UNSET)
     assert take(TaskUpdate, CHANGE | {"owner": None}).owner is None
 
 
 def test_lists_show_what_is_open() -> None:
-    """Unless something else is asked for; an output is not waited for unless it is."""
+    """A list shows open tasks by default, and an output does not wait by default."""
     assert take(TaskListParams, {}).status == "open"
     assert take(TaskListParams, {"status": "failed"}).status == "failed"
     asked = take(TaskOutputParams, CHANGE)
@@ -66,7 +66,7 @@ def test_lists_show_what_is_open() -> None:
 
 
 def test_what_is_open_has_not_ended() -> None:
-    """The other statuses are final."""
+    """The statuses of open tasks and the final statuses are all statuses."""
     assert OPEN == {"pending", "in_progress", "blocked"}
 
 

@@ -1,4 +1,4 @@
-"""Bearer tokens: what they cover, and what is never shown."""
+"""Bearer tokens: their rights, and the values that are never shown."""
 
 import msgspec
 import pytest
@@ -17,14 +17,14 @@ from tests.support.samples import refuse, take
 
 
 def test_every_name_and_no_name_differ() -> None:
-    """A grant without agents covers all of them, one with an empty list none, also once stored."""
+    """A grant without agents covers all, one with an empty list none, also after encoding."""
     for grant in (TokenGrant(scopes=["read"]), TokenGrant(scopes=["read"], agents=[], senders=["ada"])):
         assert msgspec.msgpack.decode(msgspec.msgpack.encode(grant), type=TokenGrant) == grant
         assert msgspec.json.decode(msgspec.json.encode(grant), type=TokenGrant) == grant
 
 
 def test_secret_is_shown_by_its_making_only() -> None:
-    """A token as listed has no secret and no digest."""
+    """A listed token has neither its secret nor the digest."""
     assert not {"secret", "digest"} & set(Token.__struct_fields__)
     assert "secret" in NewToken.__struct_fields__
     assert {row.name for row in METHODS if row.secret} == {"token.create", "token.narrow"}
@@ -46,17 +46,17 @@ def test_secret_is_shown_by_its_making_only() -> None:
     ],
 )
 def test_refused(kind: type, params: dict[str, object], field: str) -> None:
-    """What has the wrong shape is refused by its path."""
+    """A value of the wrong shape is refused, and the refusal names its path."""
     assert refuse(kind, params) == field
 
 
 def test_a_token_narrows_itself() -> None:
-    """A token needs no right, nor its own id, to make a weaker one."""
+    """A token needs neither a scope nor its own id to narrow itself."""
     (narrow,) = (row for row in METHODS if row.name == "token.narrow")
     assert narrow.scope is None
     assert take(TokenNarrow, {}).token_id is None
 
 
 def test_too_many_tokens_do_not_pass_by_waiting() -> None:
-    """Trying again does not help; revoking does."""
+    """The refusal at the maximum of tokens is not retryable."""
     assert TokenLimit.retryable is False

@@ -1,4 +1,4 @@
-"""Every row of the table of methods is whole."""
+"""Every row of the table of methods is complete."""
 
 import re
 
@@ -30,24 +30,24 @@ token.create token.narrow token.list token.revoke
 
 @pytest.fixture(params=ROWS, ids=lambda row: row.name)
 def row(request: pytest.FixtureRequest) -> AnyMethod:
-    """Each row in turn."""
+    """Return each row in turn."""
     found: AnyMethod = request.param
     return found
 
 
 def test_promised_methods_are_there() -> None:
-    """Every method that was ever released is in the table."""
+    """The table contains every method that was ever released."""
     assert set(PROMISED.split()) <= set(METHODS)
 
 
 def test_name(row: AnyMethod) -> None:
-    """A method is called noun.verb, and the table knows it by that name."""
+    """A method is named noun.verb, and the table has it under that name."""
     assert re.fullmatch(r"[a-z]+(_[a-z]+)*\.[a-z]+(_[a-z]+)*", row.name)
     assert METHODS[row.name] is row
 
 
 def test_kind_and_params_agree(row: AnyMethod) -> None:
-    """Params are strict; those of a mutation, and only those, take a key and ``check``."""
+    """Params are strict; only those of mutations have a key and ``check``."""
     assert issubclass(row.params, Params)
     assert row.params.__struct_config__.forbid_unknown_fields
     assert row.params.__struct_config__.frozen
@@ -55,7 +55,7 @@ def test_kind_and_params_agree(row: AnyMethod) -> None:
 
 
 def test_params_and_result_are_described(row: AnyMethod) -> None:
-    """Params, result and the method itself say what they are."""
+    """Params, result and method have descriptions."""
     assert row.params.__doc__
     assert row.result.__doc__
     assert re.fullmatch(r"[A-Z].*\.", row.summary)
@@ -63,7 +63,7 @@ def test_params_and_result_are_described(row: AnyMethod) -> None:
 
 
 def test_scope(row: AnyMethod) -> None:
-    """A right is one of the five; only the protocol itself and narrowing need none."""
+    """A scope is one of the five; only methods of the protocol and narrowing need none."""
     assert row.scope is None or row.scope in SCOPES
     if row.scope is None:
         assert row.name.startswith("rpc.") or row.name == "token.narrow"
@@ -72,7 +72,7 @@ def test_scope(row: AnyMethod) -> None:
 
 
 def test_errors_are_declared_once(row: AnyMethod) -> None:
-    """Each refusal is named once; whatever writes says that the disk may be full."""
+    """A row declares each refusal once, and every mutation declares a full disk."""
     assert len(set(row.errors)) == len(row.errors)
     assert all(issubclass(refusal, Refusal) for refusal in row.errors)
     if row.kind == "mutation":
@@ -80,7 +80,7 @@ def test_errors_are_declared_once(row: AnyMethod) -> None:
 
 
 def test_uncompared_and_secret_are_fields(row: AnyMethod) -> None:
-    """What a key does not cover is a param; what is shown once is in the result."""
+    """Uncompared params and the secret field exist."""
     assert set(row.uncompared) <= set(row.params.__struct_fields__)
     if row.secret is not None:
         assert row.kind == "mutation"
@@ -88,7 +88,7 @@ def test_uncompared_and_secret_are_fields(row: AnyMethod) -> None:
 
 
 def test_lists_are_alike(row: AnyMethod) -> None:
-    """A list takes a limit and ``after``, and gives rows under their plural, and ``next``."""
+    """A list accepts a limit and ``after``, and returns rows under their plural, and ``next``."""
     if row.name.endswith(".list"):
         assert issubclass(row.params, Page)
         plural, following = row.result.__struct_fields__
@@ -98,14 +98,14 @@ def test_lists_are_alike(row: AnyMethod) -> None:
 
 @pytest.mark.parametrize("full", [False, True], ids=["least", "full"])
 def test_params_decode(row: AnyMethod, full: bool) -> None:
-    """Params with the required fields only, or with every field, are taken; an unknown one is not."""
+    """Params with only required fields and with all fields are accepted; an unknown field is not."""
     params = sample(row.params, full=full)
     take(row.params, params)
     assert refuse(row.params, params | {"unknown_field": 1}) == "$.params.unknown_field"
 
 
 def test_required_params_are_named(row: AnyMethod) -> None:
-    """A param that is missing is named by its path."""
+    """The refusal of a missing param names its path."""
     params = sample(row.params, full=False)
     for name in params:
         rest = {other: value for other, value in params.items() if other != name}
@@ -114,7 +114,7 @@ def test_required_params_are_named(row: AnyMethod) -> None:
 
 @pytest.mark.parametrize("full", [False, True], ids=["least", "full"])
 def test_result_survives(row: AnyMethod, full: bool) -> None:
-    """A result encodes, and decodes on the other side as what it was."""
+    """A result is unchanged after encoding and decoding."""
     decode = msgspec.json.Decoder(row.result).decode
     encoded = msgspec.json.encode(decode(msgspec.json.encode(sample(row.result, full=full))))
     assert msgspec.json.encode(decode(encoded)) == encoded

@@ -1,4 +1,4 @@
-"""Framing: the same messages however the bytes are cut, and nothing held that need not be."""
+"""Framing: the same messages for any cut of the bytes, and no needless buffering."""
 
 import itertools
 import json
@@ -79,7 +79,7 @@ def reasons(values: list[object]) -> list[object]:
 
 @pytest.mark.parametrize("transcript", [LINES, HEADERS])
 def test_cut_at_every_byte(transcript: bytes) -> None:
-    """Wherever the bytes are cut in two, the messages are the same."""
+    """A cut at any byte gives the same messages."""
     whole = read([transcript], limit=500)
     assert len(whole) >= 7
     for cut in range(len(transcript) + 1):
@@ -88,14 +88,14 @@ def test_cut_at_every_byte(transcript: bytes) -> None:
 
 @pytest.mark.parametrize("transcript", [LINES, HEADERS])
 def test_byte_by_byte(transcript: bytes) -> None:
-    """One byte at a time gives the same messages, too."""
+    """One byte at a time gives the same messages."""
     pieces = [transcript[at : at + 1] for at in range(len(transcript))]
     assert read(pieces, limit=500) == read([transcript], limit=500)
 
 
 @given(st.data())
 def test_cut_anywhere(data: st.DataObject) -> None:
-    """Any number of cuts gives the same messages; with a small limit, too."""
+    """Any number of cuts gives the same messages, also with a small limit."""
     transcript = data.draw(st.sampled_from([LINES, HEADERS]))
     limit = data.draw(st.sampled_from([10, 44, 500]))
     cuts = sorted(data.draw(st.sets(st.integers(0, len(transcript)), max_size=20)) | {0, len(transcript)})
@@ -105,7 +105,7 @@ def test_cut_anywhere(data: st.DataObject) -> None:
 
 @given(st.lists(st.binary(max_size=200), max_size=20))
 def test_feed_is_total(pieces: list[bytes]) -> None:
-    """Whatever arrives, the codec does not raise."""
+    """No input makes the codec raise."""
     read(pieces, limit=100)
 
 
@@ -113,7 +113,7 @@ def test_feed_is_total(pieces: list[bytes]) -> None:
 
 
 def test_lines_transcript() -> None:
-    """Blank lines are no messages; broken ones are values among the others."""
+    """Blank lines are ignored, and malformed lines are values among the others."""
     codec = Codec()
     values = codec.feed(LINES)
     kinds = [type(value) for value in values]
@@ -124,7 +124,7 @@ def test_lines_transcript() -> None:
 
 
 def test_unterminated_last_line_is_a_message() -> None:
-    """``echo -n`` into a socket is answered: the end of input ends the line."""
+    """The end of input completes the last line."""
     codec = Codec()
     assert codec.feed(PING) == []
     assert shown(codec.eof()) == [(b"1", "rpc.ping", b"")]
@@ -132,7 +132,7 @@ def test_unterminated_last_line_is_a_message() -> None:
 
 
 def test_nothing_sent() -> None:
-    """No bytes are no messages."""
+    """No bytes give no messages."""
     assert Codec().eof() == []
     assert read([b""]) == []
     assert read([b"\n\r\n  \n"]) == []
@@ -140,7 +140,7 @@ def test_nothing_sent() -> None:
 
 @pytest.mark.parametrize("size", [64 * 1024, 1024 * 1024, 17 * 1024 * 1024])
 def test_line_of_17_mib(size: int) -> None:
-    """A line over the limit is one refusal, however it arrives; the next line is a message."""
+    """A line over the limit is refused once, and the next line is a message."""
     line = b'{"jsonrpc":"2.0","id":1,"method":"%b"}\n' % (b"x" * 17 * 1024 * 1024)
     transcript = line + PING + b"\n"
     pieces = [transcript[at : at + size] for at in range(0, len(transcript), size)]
@@ -151,7 +151,7 @@ def test_line_of_17_mib(size: int) -> None:
 
 
 def test_line_of_exactly_the_limit() -> None:
-    """The limit is of the line without its newline, whole or in pieces."""
+    """The limit applies to a line without its newline."""
     for extra, expected in ((0, b"1"), (1, "message_too_large")):
         line = PING + b" " * extra + b"\n"
         assert reasons(read([line], limit=len(PING))) == [expected]
@@ -160,7 +160,7 @@ def test_line_of_exactly_the_limit() -> None:
 
 
 def test_too_long_a_line_is_not_held() -> None:
-    """The bytes of a line that is skipped are let go of as they come."""
+    """The bytes of a skipped line are not buffered."""
     codec = Codec()
     piece = b"x" * 64 * 1024
     for _ in range(MAX_LINE_BYTES // len(piece)):
@@ -173,7 +173,7 @@ def test_too_long_a_line_is_not_held() -> None:
 
 
 def test_idle_holds_nothing() -> None:
-    """Between messages a codec holds no bytes and is small."""
+    """Between messages, a codec buffers nothing and is small."""
     for transcript in (LINES + b"\n", HEADERS):
         codec = Codec(500)
         codec.feed(transcript)
@@ -203,7 +203,7 @@ def seconds_to_hold(megabytes: int, size: int) -> float:
 
 @pytest.mark.parametrize("size", [512, 64 * 1024])
 def test_long_line_costs_its_length(size: int) -> None:
-    """Four times the line takes about four times as long, not sixteen times."""
+    """Buffering a line takes time proportional to its length."""
     assert seconds_to_hold(8, size) < 10 * seconds_to_hold(2, size) + 0.01
 
 
@@ -220,7 +220,7 @@ def test_many_lines_in_one_piece() -> None:
 
 
 def test_headers_transcript() -> None:
-    """Each framed message is read; what is wrong is refused once and the next one is read."""
+    """Framed messages are read; an invalid one is refused once and the next one is read."""
     assert reasons(read([HEADERS], limit=500)) == [
         b"1",
         "parse_error",
@@ -233,7 +233,7 @@ def test_headers_transcript() -> None:
 
 
 def test_answers_use_the_framing_of_the_peer() -> None:
-    """A peer that sends headers gets headers; lines otherwise, also before the first byte."""
+    """Answers use the peer's framing, and lines before its first byte."""
     codec = Codec()
     assert codec.frame(b"{}") == b"{}\n"
     codec.feed(b"Content-Length: 44\r\n\r\n" + PING)
@@ -246,7 +246,7 @@ def test_answers_use_the_framing_of_the_peer() -> None:
 
 
 def test_content_length_over_the_limit() -> None:
-    """A body over the limit is skipped without being held."""
+    """A body over the limit is skipped without being buffered."""
     codec = Codec(100)
     (value,) = codec.feed(b"Content-Length: 1000000000\r\n\r\nxxx")
     assert isinstance(value, Malformed)
@@ -262,14 +262,14 @@ def test_content_length_over_the_limit() -> None:
 
 @pytest.mark.parametrize("length", [b"-1", b"1.5", b"", b"x", b"9" * 30, b"1 2"])
 def test_content_length_is_a_number(length: bytes) -> None:
-    """Anything else is refused, and the connection lives on."""
+    """Any other Content-Length is refused, and the connection continues."""
     good = b"Content-Length: 44\r\n\r\n" + PING
     values = read([b"Content-Length: " + length + b"\r\n\r\n" + good])
     assert reasons(values) == ["parse_error", b"1"]
 
 
 def test_header_line_too_long() -> None:
-    """A header line that does not end is not held."""
+    """An endless header line is not buffered."""
     codec = Codec()
     codec.feed(b"Content-Length: 44\r\n\r\n" + PING)
     values = [value for _ in range(10) for value in codec.feed(b"x" * MAX_HEADER_BYTES)]
@@ -282,12 +282,12 @@ def test_header_line_too_long() -> None:
 
 @pytest.mark.parametrize("cut", [b"Content-Le", b"Content-Length: 44\r\n\r\n{"])
 def test_input_ends_inside_a_message(cut: bytes) -> None:
-    """A message cut short is refused, not taken for one."""
+    """A message that is cut short is refused."""
     assert reasons(read([b"Content-Length: 44\r\n\r\n" + PING, cut])) == [b"1", "parse_error"]
 
 
 def test_only_a_header_begins_like_one() -> None:
-    """A first line that merely begins like a header is a line."""
+    """A first line that only begins like a header is a line."""
     for line in (b"C", b"content", b"Contents\n", b"Content-Lengthy: 5\n"):
         assert reasons(read([line])) == ["parse_error"]
     codec = Codec()
@@ -299,7 +299,7 @@ def test_only_a_header_begins_like_one() -> None:
 
 
 def test_both_sides_speak() -> None:
-    """What one codec frames, another reads: requests one way, answers the other."""
+    """A codec reads the frames of another one, in both directions."""
     client, server = Codec(), Codec()
     (request,) = server.feed(client.frame(b'{"jsonrpc":"2.0","id":5,"method":"rpc.ping","params":{}}'))
     assert isinstance(request, Request)

@@ -1,4 +1,4 @@
-"""What the params of every method share."""
+"""The params that all methods share."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def test_params_are_strict() -> None:
 
 
 def test_mutation_takes_a_key_and_check() -> None:
-    """Every mutation can be repeated safely and be tried out."""
+    """Every mutation accepts an idempotency key and ``check``."""
     assert take(Rename, {"title": "x"}) == Rename(title="x", idempotency_key=None, check=False)
     given = take(Rename, {"title": "x", "idempotency_key": "k", "check": True})
     assert (given.idempotency_key, given.check) == ("k", True)
@@ -29,29 +29,29 @@ def test_mutation_takes_a_key_and_check() -> None:
 
 @pytest.mark.parametrize("key", ["", "x" * (MAX_IDEMPOTENCY_KEY_BYTES + 1), 5])
 def test_key_has_a_length(key: object) -> None:
-    """A key is a string that is neither empty nor over its limit."""
+    """A key is neither empty nor over its limit."""
     assert refuse(Rename, {"title": "x", "idempotency_key": key}) == "$.params.idempotency_key"
 
 
 def test_page() -> None:
-    """A list has a limit and goes on after a page's end."""
+    """A list has a limit and continues after a page."""
     assert take(Page, {}).limit == DEFAULT_PAGE_ROWS
     assert take(Page, {"limit": MAX_PAGE_ROWS, "after": "x"}).after == "x"
 
 
 @pytest.mark.parametrize("limit", [0, -1, MAX_PAGE_ROWS + 1, 1.5, "5"])
 def test_page_limit(limit: object) -> None:
-    """More rows than the most are refused, not cut."""
+    """A limit over the maximum is refused."""
     assert refuse(Page, {"limit": limit}) == "$.params.limit"
 
 
 def test_page_after_is_short() -> None:
-    """A cursor that was not given out is not read to its end."""
+    """A page token over its length is refused."""
     assert refuse(Page, {"after": "x" * 2000}) == "$.params.after"
 
 
 def test_method_defaults() -> None:
-    """A row reads only what it needs to, unless it says otherwise."""
+    """A row requires the scope read by default."""
     row = Method("a.b", "query", Params, dict, "Do nothing.")
     assert (row.scope, row.errors, row.since, row.uncompared, row.secret) == ("read", (), "0.1", (), None)
     assert row.scope in SCOPES

@@ -1,4 +1,4 @@
-"""The contract as OpenRPC: valid by OpenRPC's own schema, complete, and true of what is sent."""
+"""The contract as OpenRPC: valid, complete and true."""
 
 import json
 from collections.abc import Iterator
@@ -39,12 +39,12 @@ def meta() -> jsonschema_rs.Validator:
 
 
 def test_valid_by_the_meta_schema(meta: jsonschema_rs.Validator) -> None:
-    """The document is OpenRPC."""
+    """The document is valid OpenRPC."""
     assert [(error.message, error.instance_path) for error in meta.iter_errors(DOCUMENT)] == []
 
 
 def test_meta_schema_sees_what_is_wrong(meta: jsonschema_rs.Validator) -> None:
-    """The check is one: a document with a mistake is not valid, however deep."""
+    """The validator finds mistakes at any depth."""
     copy = json.loads(json.dumps(DOCUMENT))
     copy["components"]["schemas"]["Run"]["type"] = 3
     assert not meta.is_valid(copy)
@@ -52,13 +52,13 @@ def test_meta_schema_sees_what_is_wrong(meta: jsonschema_rs.Validator) -> None:
 
 
 def test_deterministic() -> None:
-    """The same rows give the same bytes, in whatever order they come."""
+    """Equal rows give equal bytes, in any order."""
     other = document(reversed(METHODS.values()), "0.1.0")
     assert json.dumps(other) == json.dumps(DOCUMENT)
 
 
 def test_encodes() -> None:
-    """It is plain JSON, and small enough for one message."""
+    """The document is plain JSON and fits one message."""
     assert msgspec.json.decode(msgspec.json.encode(DOCUMENT)) == json.loads(json.dumps(DOCUMENT))
     assert len(msgspec.json.encode(DOCUMENT)) < 1024 * 1024
 
@@ -76,7 +76,7 @@ def references(node: Any) -> Iterator[str]:
 
 
 def test_references_resolve() -> None:
-    """Whatever is referred to is there, under a name without a module's path."""
+    """Every reference resolves, and no name contains a module's path."""
     for reference in references(DOCUMENT):
         kind, name = reference.removeprefix("#/components/").split("/")
         assert name in DOCUMENT["components"][kind], reference
@@ -84,7 +84,7 @@ def test_references_resolve() -> None:
 
 
 def test_components_are_used() -> None:
-    """Nothing is described that nothing refers to, but for the data of errors."""
+    """Every component is referenced, except the data of errors."""
     used = set(references(DOCUMENT))
     for kind, components in DOCUMENT["components"].items():
         for name in components:
@@ -93,7 +93,7 @@ def test_components_are_used() -> None:
 
 @pytest.mark.parametrize("row", METHODS.values(), ids=lambda row: row.name)
 def test_every_method_is_described(row: AnyMethod) -> None:
-    """A method's name, right, kind, age, params and refusals are those of its row."""
+    """A described method has the name, scope, kind, version, params and refusals of its row."""
     method = BY_NAME[row.name]
     assert (method["x-scope"], method["x-kind"], method["x-since"]) == (row.scope, row.kind, row.since)
     assert (method["summary"], method["paramStructure"]) == (row.summary, "by-name")
@@ -112,7 +112,7 @@ def validator(node: dict[str, Any]) -> jsonschema_rs.Validator:
 @pytest.mark.parametrize("full", [False, True], ids=["least", "full"])
 @pytest.mark.parametrize("row", METHODS.values(), ids=lambda row: row.name)
 def test_the_description_is_true(row: AnyMethod, full: bool) -> None:
-    """Params that are taken and results that are sent fit what is described."""
+    """Accepted params and sent results match their schemas."""
     method = BY_NAME[row.name]
     params = sample(row.params, full=full)
     for param in method["params"]:
@@ -131,7 +131,7 @@ def journal_lines() -> list[Any]:
 
 
 def test_journal_lines_are_described() -> None:
-    """Every line of the corpus fits, and so does one of a type that is not known yet."""
+    """Every line of the corpus matches its schema; so does one of an unknown type."""
     schemas = DOCUMENT["components"]["schemas"]
     line = validator(schemas["JournalLine"])
     for each in journal_lines():
@@ -143,7 +143,7 @@ def test_journal_lines_are_described() -> None:
 
 
 def test_notifications_are_described() -> None:
-    """What a client gets without asking is described, too."""
+    """Notifications are described."""
     described = {each["name"]: each for each in DOCUMENT["x-notifications"]}
     assert set(described) == set(NOTIFICATIONS)
     for name, struct in NOTIFICATIONS.items():
@@ -153,7 +153,7 @@ def test_notifications_are_described() -> None:
 
 
 def test_errors_of_a_kind() -> None:
-    """What every mutation may be refused with is said of every mutation, and of no query."""
+    """The refusals of all mutations are listed for every mutation and for no query."""
     cancel = errors_of(METHODS["run.cancel"])
     assert RunNotFound in cancel
     for reason in ("idempotency_conflict", "storage_full", "scope_missing", "invalid_params"):
@@ -164,7 +164,7 @@ def test_errors_of_a_kind() -> None:
 
 
 def test_an_error_is_described() -> None:
-    """A refusal's number, message and data are what is sent."""
+    """A described refusal has its number, message and data."""
     described = DOCUMENT["components"]["errors"]["run_not_found"]
     assert described["code"] == 1404
     assert described["message"] == RunNotFound().message
@@ -172,7 +172,7 @@ def test_an_error_is_described() -> None:
 
 
 def test_only_what_is_served_is_described() -> None:
-    """A daemon that serves fewer methods describes fewer."""
+    """The document describes only the served methods."""
     one = document([METHODS["rpc.ping"]], "0.1.0")
     assert [method["name"] for method in one["methods"]] == ["rpc.ping"]
     assert "Session" not in one["components"]["schemas"]

@@ -1,4 +1,4 @@
-"""JSON-RPC 2.0 messages: what is one, what is none, and the bytes that answers are."""
+"""JSON-RPC 2.0 messages: decoding, refusals and encoding."""
 
 import json
 from typing import Any
@@ -132,7 +132,7 @@ def plain(answered: Any) -> Any:
 
 @pytest.mark.parametrize(("sent", "expected"), EXAMPLES)
 def test_specification_examples(sent: str, expected: Any) -> None:
-    """Every example of the specification gives what the specification says."""
+    """Every example of the specification gives the specified result."""
     answered = answer(decode(sent.encode()))
     assert (None if answered is None else plain(json.loads(answered))) == expected
 
@@ -141,14 +141,14 @@ def test_specification_examples(sent: str, expected: Any) -> None:
 
 
 def test_request() -> None:
-    """A request has its id's bytes, its method and its params' bytes."""
+    """A request has the bytes of its id, its method and the bytes of its params."""
     request = decode(b'{"jsonrpc":"2.0","id":7,"method":"rpc.ping","params":{"a": 1}}')
     assert isinstance(request, Request)
     assert (request.id, request.method, bytes(request.params)) == (b"7", "rpc.ping", b'{"a": 1}')
 
 
 def test_notification() -> None:
-    """Without an id it is a notification; params may be left out."""
+    """A message without id is a notification; params are optional."""
     notification = decode(b'{"jsonrpc":"2.0","method":"rpc.ping"}')
     assert isinstance(notification, Notification)
     assert (notification.method, bytes(notification.params)) == ("rpc.ping", b"")
@@ -159,7 +159,7 @@ def test_notification() -> None:
     ["0", "1", "-0", "1.0", "1.50", "1e2", "1E+2", '"x"', '""', '"1"', '"\\u00e9"', '"é"', "null", "9" * 40],
 )
 def test_id_is_echoed_as_sent(id_: str) -> None:
-    """An id comes back byte for byte, whatever it would be as a number."""
+    """An id is echoed byte for byte."""
     request = decode(b'{"jsonrpc":"2.0","method":"a","id": %b }' % id_.encode())
     assert isinstance(request, Request)
     assert request.id == id_.encode()
@@ -168,7 +168,7 @@ def test_id_is_echoed_as_sent(id_: str) -> None:
 
 @pytest.mark.parametrize("id_", [b"true", b"false", b"{}", b"[1]", b'"%b"' % (b"x" * MAX_ID_BYTES)])
 def test_id_of_another_kind(id_: bytes) -> None:
-    """What cannot be an id is refused, and not echoed."""
+    """An invalid id is refused and not echoed."""
     value = malformed(b'{"jsonrpc":"2.0","method":"a","id":%b}' % id_)
     assert (value.refusal.number, value.refusal.field, value.id) == (-32600, "$.id", b"null")
     assert malformed(b'{"jsonrpc":"2.0","method":5,"id":%b}' % id_).id == b"null"
@@ -179,12 +179,12 @@ def test_id_of_another_kind(id_: bytes) -> None:
     [(b"1", 1), (b"1.0", 1), (b'"a"', "a"), (b"null", None), (b"1e999", "1e999"), (b"9" * 40, int("9" * 40))],
 )
 def test_decode_id(id_: bytes, value: wire.Id) -> None:
-    """An id as a value can be compared with one in params; equal numbers are equal."""
+    """Ids that are equal as numbers compare equal."""
     assert wire.decode_id(id_) == value
 
 
 def test_decode_id_of_many_digits() -> None:
-    """A number of more digits than are converted does not raise."""
+    """A number with too many digits to convert does not raise."""
     assert wire.decode_id(b"9" * 5000) is not None
 
 
@@ -208,7 +208,7 @@ def test_decode_id_of_many_digits() -> None:
     ],
 )
 def test_not_json(data: bytes) -> None:
-    """What is not JSON is a parse error to nobody in particular."""
+    """Invalid JSON is a parse error without id."""
     value = malformed(data)
     assert (value.refusal.number, value.id) == (-32700, b"null")
 
@@ -223,7 +223,7 @@ def test_not_json(data: bytes) -> None:
     ],
 )
 def test_not_utf8(data: bytes) -> None:
-    """Bytes that are not UTF-8 are refused wherever they stand, also where nothing decodes them."""
+    """Bytes that are not UTF-8 are refused anywhere, also where nothing decodes them."""
     value = malformed(data)
     assert (value.refusal.number, value.id) == (-32700, b"null")
     assert "UTF-8" in value.refusal.message
@@ -246,14 +246,14 @@ def test_not_utf8(data: bytes) -> None:
     ],
 )
 def test_not_a_request(data: bytes, id_: bytes) -> None:
-    """JSON that is no request is an invalid request, answered to its id where it has one."""
+    """JSON that is no request is an invalid request, answered with its id if it has one."""
     value = malformed(data)
     assert (value.refusal.number, value.id) == (-32600, id_)
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
 def test_message_nested_too_deep(opening: bytes) -> None:
-    """A hundred thousand levels are refused, closed or not; what only passes by may be fairly deep."""
+    """A hundred thousand levels are refused; values that are not stored may be fairly deep."""
     start = b'{"jsonrpc":"2.0","id":1,"method":"a","params":'
     for data in (start + opening * 100_000, start + b"[" * 100_000 + b"]" * 100_000 + b"}", b"[" * 100_000):
         assert malformed(data).refusal.number == -32700
@@ -267,7 +267,7 @@ def nested(levels: int) -> bytes:
 
 
 def test_nested_too_deep() -> None:
-    """Nesting is counted by levels: neither by brackets side by side nor by those in strings."""
+    """Nesting counts levels, not adjacent brackets or brackets in strings."""
     for levels in (0, 1, 2, MAX_NESTING - 1, MAX_NESTING):
         assert not wire.is_nested_too_deep(nested(levels))
     for levels in (MAX_NESTING + 1, MAX_NESTING + 2, 900):
@@ -298,7 +298,7 @@ def deep(levels: int) -> list[Any]:
     ],
 )
 def test_storage_problem(value: object, problem: str | None) -> None:
-    """What JSON can say and a record cannot hold is told before it is journaled."""
+    """JSON values that a record cannot hold are reported before they are journaled."""
     found = wire.storage_problem_of(value)
     assert found is None if problem is None else problem in str(found)
 
@@ -307,7 +307,7 @@ def test_storage_problem(value: object, problem: str | None) -> None:
 
 
 def test_batch_holds_good_and_bad() -> None:
-    """A batch is a list of messages and of what went wrong in between."""
+    """A batch is a list of messages and of errors in between."""
     batch = decode(b' \t[{"jsonrpc":"2.0","method":"a"}, 1, [2], {"jsonrpc":"2.0","method":"b","id":1}]')
     assert isinstance(batch, Batch)
     kinds = [type(item) for item in batch.items]
@@ -315,7 +315,7 @@ def test_batch_holds_good_and_bad() -> None:
 
 
 def test_batch_limit() -> None:
-    """A batch of the most messages is taken; one more is refused, naming the limit."""
+    """A batch of the maximum size is accepted; a larger one is refused, and the refusal names the limit."""
     one = b'{"jsonrpc":"2.0","method":"a"}'
     batch = decode(b"[%b]" % b",".join([one] * MAX_BATCH_MESSAGES))
     assert isinstance(batch, Batch)
@@ -326,7 +326,7 @@ def test_batch_limit() -> None:
 
 
 def test_batch_of_few_with_many_commas() -> None:
-    """Commas inside of messages do not count as messages."""
+    """Commas inside messages do not count as messages."""
     one = b'{"jsonrpc":"2.0","method":"a","params":[%b0]}' % (b"0," * 2 * MAX_BATCH_MESSAGES)
     batch = decode(b"[%b,%b]" % (one, one))
     assert isinstance(batch, Batch)
@@ -334,7 +334,7 @@ def test_batch_of_few_with_many_commas() -> None:
 
 
 def test_encode_batch_needs_answers() -> None:
-    """Nothing to answer is not an empty batch."""
+    """An empty batch is never sent."""
     with pytest.raises(AssertionError):
         wire.encode_batch([])
 
@@ -343,7 +343,7 @@ def test_encode_batch_needs_answers() -> None:
 
 
 def test_response() -> None:
-    """A result of null is a result."""
+    """A null result is a result."""
     response = decode(b'{"jsonrpc":"2.0","id":1,"result":null}')
     assert isinstance(response, Response)
     assert (response.id, bytes(response.result), response.error) == (b"1", b"null", None)
@@ -359,7 +359,7 @@ def test_response() -> None:
     ],
 )
 def test_response_out_of_shape(data: bytes) -> None:
-    """A response has an id, and a result or an error."""
+    """A response has an id, and either a result or an error."""
     assert malformed(data).refusal.number == -32600
 
 
@@ -378,7 +378,7 @@ def test_encoded_refusal(kind: type[Refusal]) -> None:
 
 
 def test_encoded_messages_decode() -> None:
-    """What is encoded here decodes as what it was."""
+    """Encoded messages decode to the same values."""
     request = decode(b'{"jsonrpc":"2.0","id":"a","method":"rpc.ping","params":{}}')
     assert isinstance(request, Request)
     assert (request.id, request.method, bytes(request.params)) == (b'"a"', "rpc.ping", b"{}")
@@ -391,7 +391,7 @@ def test_encoded_messages_decode() -> None:
 
 
 def test_error_without_id() -> None:
-    """Where the id could not be made out, it is null."""
+    """The id is null if it is unreadable."""
     answered = json.loads(wire.encode_error(None, ParseError()))
     assert answered["id"] is None
     assert answered["error"]["data"] == {"reason": "parse_error", "retryable": False}
@@ -406,7 +406,7 @@ JSON = st.recursive(
 
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
 def test_decode_is_total(data: bytes) -> None:
-    """Whatever the bytes, they decode as a value; what JSON we call broken, json calls broken too."""
+    """Any bytes decode to a value, and json agrees on invalid JSON."""
     value = decode(data)
     if isinstance(value, Malformed) and value.refusal.number == -32600:
         json.loads(data)
@@ -414,7 +414,7 @@ def test_decode_is_total(data: bytes) -> None:
 
 @given(st.text(), JSON, st.integers() | st.text(max_size=100))
 def test_requests_survive(method: str, params: Any, id_: int | str) -> None:
-    """Any method, params and id arrive as they were sent."""
+    """Any method, params and id arrive unchanged."""
     sent = {"jsonrpc": "2.0", "method": method, "params": params, "id": id_}
     request = decode(json.dumps(sent, ensure_ascii=False).encode())
     assert isinstance(request, Request)
@@ -426,7 +426,7 @@ def test_requests_survive(method: str, params: Any, id_: int | str) -> None:
 
 
 class Inner(msgspec.Struct):
-    """Something inside of params."""
+    """An object inside params."""
 
     size: int
 
@@ -468,7 +468,7 @@ OPTIONAL = msgspec.json.Decoder(Optional)
     ],
 )
 def test_params_refused(params: bytes, field: str) -> None:
-    """Params of another shape are refused, naming the path."""
+    """Params of a wrong shape are refused, and the refusal names the path."""
     with pytest.raises(InvalidParams) as caught:
         wire.decode_params(EXAMPLE, Raw(params))
     assert caught.value.field == field
@@ -476,28 +476,28 @@ def test_params_refused(params: bytes, field: str) -> None:
 
 
 def test_params_with_a_wrong_id() -> None:
-    """What an id looks like is said in words."""
+    """The refusal of an invalid id describes ids in words."""
     with pytest.raises(InvalidParams) as caught:
         wire.decode_params(msgspec.json.Decoder(dict[str, Id]), Raw(b'{"run_id":"a b"}'))
     assert caught.value.message == f"Expected {ID_SHAPE} at $.params[...]"
 
 
 def test_params_by_name() -> None:
-    """An object is taken, and so is an array of one object, as some clients wrap it."""
+    """An object is accepted; so is an array of one object, because some clients wrap it."""
     expected = Example(sender="a")
     assert wire.decode_params(EXAMPLE, Raw(b'{"sender":"a"}')) == expected
     assert wire.decode_params(EXAMPLE, Raw(b'[{"sender":"a"}]')) == expected
 
 
 def test_params_absent() -> None:
-    """No params are no params, where none are needed."""
+    """Params may be omitted if none are required."""
     assert wire.decode_params(OPTIONAL, Raw()) == Optional()
     with pytest.raises(InvalidParams):
         wire.decode_params(EXAMPLE, Raw())
 
 
 def test_params_too_deep() -> None:
-    """Params that were not checked for nesting are refused, not a crash."""
+    """Params that are nested too deep are refused."""
     decoder = msgspec.json.Decoder(dict[str, Any])
     with pytest.raises(InvalidParams):
         wire.decode_params(decoder, Raw(b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}"))
