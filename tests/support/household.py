@@ -1,4 +1,4 @@
-"""A served daemon inside the test: sockets, dispatcher, handlers, store, and a run worker if wanted."""
+"""A served daemon inside the test: sockets, dispatcher, handlers, store, and a run worker unless disabled."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
@@ -67,7 +67,7 @@ HANDLERS: tuple[Handler, ...] = (
 
 
 def agent(name: str, matter: str = "", instructions: str = "Be brief.") -> Definition:
-    """Return an agent as a file defines it."""
+    """Return the definition of an agent, parsed from a file."""
     front = f"---\n{matter}\n---\n" if matter else ""
     return parse(name, f"{front}{instructions}".encode(), f"/home/agents/{name}.md")
 
@@ -83,7 +83,7 @@ AGENTS = {
 
 
 class Ready(Scripted):
-    """Scripted, and with routes that are not ready: those in ``problems``."""
+    """Scripted models, with routes that are not ready: those in ``problems``."""
 
     problems: dict[str, str]
 
@@ -100,7 +100,7 @@ ROUTES = {
 
 
 class Household:
-    """A client with every right, and the parts behind it."""
+    """A client with every right, and the server that it talks to."""
 
     def __init__(self, server: RpcServer, client: Client, holder: RuntimeHolder, models: Ready) -> None:
         self.server = server
@@ -110,12 +110,12 @@ class Household:
 
     @property
     def state(self) -> State:
-        """The store behind it."""
+        """The store of the server."""
         return self.server.state
 
     @property
     def control(self) -> FakeControl:
-        """The daemon's levers."""
+        """The control of the server."""
         return self.server.control
 
     async def call(self, method: str, **params: Any) -> Any:
@@ -123,34 +123,34 @@ class Household:
         return await self.client.call(method, **params)
 
     async def refused(self, method: str, **params: Any) -> Refusal:
-        """Return the refusal that a call is answered with."""
+        """Call a method that is refused; return the refusal."""
         return await refused(self.client, method, **params)
 
     async def send(self, content: str = "hello", **params: Any) -> Any:
-        """Send, to (default, user) unless said otherwise."""
+        """Send a message, to (default, user) by default."""
         return await self.call("conversation.send", content=content, **params)
 
     async def ask(self, content: str = "hello", **params: Any) -> Any:
-        """Send and wait until the run has settled."""
+        """Send a message and wait until the run has settled."""
         return await self.send(content, wait="settled", **params)
 
     async def limited(self, **grant: Any) -> Client:
-        """Return a connection with a token that covers only some agents or senders, or has fewer scopes."""
+        """Return a connection with a token that has limits or fewer scopes."""
         _, secret = await self.server.token(**grant)
         return await self.server.connect_websocket(secret)
 
     def head(self) -> int:
-        """Return the newest cursor there is."""
+        """Return the newest cursor."""
         with self.state.read() as store:
             return store.last_cursor
 
     def sessions(self) -> int:
-        """How many sessions there are."""
+        """Return the number of sessions."""
         with self.state.read() as store:
             return store.count(SESSIONS)
 
     async def events(self, **selection: Any) -> list[Any]:
-        """Events by journal.read."""
+        """Return events, by journal.read."""
         page = await self.call("journal.read", limit=500, **selection)
         events: list[Any] = page["events"]
         return events
@@ -173,7 +173,7 @@ class Household:
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        """Provide a run worker, where there is none; leaving puts down what it has in hand."""
+        """Run a run worker; leaving releases its runs."""
         worker = RunWorker(self.server.services)
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.serve)
@@ -182,7 +182,7 @@ class Household:
 
 
 async def require_session_not_found(house: Household, method: str, **params: Any) -> None:
-    """Return the method reaches neither an unknown session nor one that the caller's token does not cover."""
+    """Assert that a method finds neither an unknown session nor one that the token does not allow."""
     sent = await house.send(agent="reviewer", sender="bob")
     ann = await house.limited(senders=["ann"])
     critic = await house.limited(agents=["critic"])
@@ -196,14 +196,14 @@ async def require_session_not_found(house: Household, method: str, **params: Any
 
 
 async def require_conversation_not_found(house: Household, method: str) -> None:
-    """Return the method finds no conversation, neither for a possible address nor for an impossible one."""
+    """Assert that a method finds no conversation, neither for a valid address nor for an invalid one."""
     for name in ("default", "nobody", "a\x00b", "ä" * 128):
         refusal = await house.refused(method, agent=name, sender="nobody")
         assert isinstance(refusal, ConversationNotFound)
 
 
 async def require_limited(house: Household, method: str) -> None:
-    """Return a token that covers (default, ann) reaches no other pair by the method."""
+    """Assert that a token for (default, ann) reaches no other conversation by a method."""
     await house.send(agent="reviewer", sender="ann")
     await house.send(sender="bob")
     ann = await house.limited(agents=["default"], senders=["ann"])
@@ -212,12 +212,12 @@ async def require_limited(house: Household, method: str) -> None:
 
 
 async def require_sender_invalid(house: Household, method: str) -> None:
-    """Return the method refuses an impossible sender before it looks for a conversation."""
+    """Assert that a method refuses an invalid sender before it looks for a conversation."""
     assert isinstance(await house.refused(method, sender="a\nb"), SenderInvalid)
 
 
 async def refused(client: Client, method: str, **params: Any) -> Refusal:
-    """Return the refusal that a call over this connection is answered with."""
+    """Call a method over a connection that is refused; return the refusal."""
     with pytest.raises(Refusal) as caught:
         await client.call(method, **params)
     return caught.value
@@ -233,7 +233,7 @@ async def household(
     shells: Shells | None = None,
     **runtime: Any,
 ) -> AsyncIterator[Household]:
-    """Serve; without ``work`` every run stays queued. ``tcp`` is needed for tokens."""
+    """Serve the daemon. Without ``work`` every run stays queued. Tokens need ``tcp``."""
     captures = captures or CaptureService(CaptureFiles(directory / "debug"))
     models = Ready()
     models.problems = {"unready": "the environment variable NOT_SET is not set"}
@@ -255,13 +255,13 @@ async def household(
 
 
 async def pages(client: Client, method: str, key: str, **params: Any) -> list[Any]:
-    """All rows of a list, page by page; no page is longer than asked for."""
+    """Return all rows of a list, page by page; assert that no page exceeds the limit."""
     rows: list[Any] = []
-    after = None
+    token = None
     while True:
-        page = await client.call(method, **params, **({"after": after} if after is not None else {}))
+        page = await client.call(method, **params, **({"after": token} if token is not None else {}))
         assert len(page[key]) <= params.get("limit", 50)
         rows += page[key]
-        after = page["next"]
-        if after is None:
+        token = page["next"]
+        if token is None:
             return rows

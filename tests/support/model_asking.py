@@ -1,4 +1,4 @@
-"""Asking a model in tests: a request in one line, and all that came of it."""
+"""Model calls in tests: a request in one line, and everything that the call returned."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from protocol.transcript import Message, Text
 
 @dataclass(slots=True)
 class Heard:
-    """What was heard of one call."""
+    """The events of one call."""
 
     deltas: list[TextDelta | ThinkingDelta] = field(default_factory=list)
     answer: ModelAnswer | None = None
@@ -36,7 +36,7 @@ class Heard:
         return "".join(delta.text for delta in self.deltas if isinstance(delta, ThinkingDelta))
 
     def take(self, event: ModelEvent) -> None:
-        """Take an event in; nothing may follow an answer."""
+        """Record an event. No event may follow an answer."""
         assert self.answer is None, "an answer is the last event"
         if isinstance(event, ModelAnswer):
             self.answer = event
@@ -54,16 +54,16 @@ class Heard:
         return self.failure
 
 
-def asking(said: str = "hello", *, earlier: tuple[Message, ...] = (), **pinned: Any) -> ModelRequest:
+def asking(text: str = "hello", *, earlier: tuple[Message, ...] = (), **pinned: Any) -> ModelRequest:
     """Return a request with one user message, after ``earlier`` ones."""
     values: dict[str, Any] = {"route": "test", "driver": "offline", "model": "echo", **pinned}
     instructions = values.pop("instructions", "")
-    messages = [*earlier, Message("user", [Text(said)])]
+    messages = [*earlier, Message("user", [Text(text)])]
     return ModelRequest(Pinned(**values), instructions, messages)
 
 
 async def ask(models: ModelCaller, request: ModelRequest) -> Heard:
-    """Ask and hear all of it."""
+    """Call a model and record all of its events."""
     heard = Heard()
     try:
         async with models.ask(request) as events:
@@ -75,5 +75,5 @@ async def ask(models: ModelCaller, request: ModelRequest) -> Heard:
 
 
 async def inline(function: Callable[..., Any], *args: Any) -> Any:
-    """In place of a thread, where a mock clock would take waiting for one as idleness."""
+    """Run a function without a thread, because a mock clock would jump while a thread runs."""
     return function(*args)
