@@ -36,7 +36,7 @@ def transcripts(draw: st.DrawFn) -> list[TranscriptEntry]:
             case "input":
                 entries.append(TranscriptEntry(cursor, cursor, Message("user", [Text("i" * size)]), "input"))
             case "said":
-                # What is read out together entered with one event.
+                # Steers that enter together have one cursor.
                 message = Message("user", [Text("s" * size)])
                 entries += [TranscriptEntry(cursor, cursor, message) for _ in range(count)]
             case "answer":

@@ -104,7 +104,7 @@ def test_max_prompt_tokens(window: int, options: dict[str, object], expected: in
     assert max_prompt_tokens(LIMITS, window, options) == expected
 
 
-# What is due.
+# Due stages.
 
 
 def test_no_stage_is_due_for_a_short_conversation() -> None:
@@ -149,7 +149,7 @@ def test_drop_results_is_due_after_a_pause() -> None:
     texts = [item.text for entry in reduced for item in entry.message.items if isinstance(item, ToolResult)]
     assert [len(text) == 4_000 for text in texts] == [False] * 3 + [True] * 5
     assert tokens_after(prompt, stage) < prompt.tokens
-    # What is done is done.
+    # Nothing is left to drop.
     assert due_stage(uncounted(reduced), FAR, late + 1, LIMITS, may_summarise=True) is None
 
 

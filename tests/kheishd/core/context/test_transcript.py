@@ -125,7 +125,7 @@ def test_the_journal_is_read_in_order() -> None:
         transcript.fold(*script.lines[0])
 
 
-# Calls, and what is said meanwhile.
+# Calls and steers.
 
 
 def test_results_enter_together_in_the_order_of_their_calls() -> None:
