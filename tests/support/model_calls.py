@@ -75,5 +75,5 @@ async def ask(models: ModelCaller, request: ModelRequest) -> RecordedCall:
 
 
 async def inline(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function without a thread: a mock clock takes the wait for a thread for idleness."""
+    """Call a function without a thread, because a mock clock would jump while a thread runs."""
     return function(*args)

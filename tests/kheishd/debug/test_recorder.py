@@ -87,7 +87,7 @@ async def test_failures(
 
 async def test_incomplete_event(captured: CapturedModels) -> None:
     """An event that is cut off is captured as a text."""
-    recorder = captured.captures.recorder(captured.request("echo"))
+    recorder = captured.captures.make_recorder(captured.request("echo"))
     for data in (b'data: {"n":1}\n\n', b'data: {"n"'):
         recorder.perform(recorder.record_body, 5, data)
     recorder.perform(recorder.finish, 7, None, None, False)
@@ -116,7 +116,7 @@ async def test_deeply_nested_body(captured: CapturedModels) -> None:
     deep = b"[" * 50_000
     for level in ("full", "redacted"):
         request = replace(captured.request("echo", debug=level), attempt=1 if level == "full" else 2)
-        recorder = captured.captures.recorder(request)
+        recorder = captured.captures.make_recorder(request)
         recorder.perform(recorder.record_body, 5, b"data: " + deep + b"\n\n")
         nested = b'data: {"a":' + b"[" * 400 + b"]" * 400 + b"}\n\n"
         recorder.perform(recorder.record_body, 5, nested)
@@ -225,7 +225,7 @@ async def test_endless_bodies(
 ) -> None:
     """An object, an event or a page that is too long is truncated and marked as such."""
     async with captured_models(tmp_path, server, CaptureLimits(artifact_bytes=4_000)) as captured:
-        recorder = captured.captures.recorder(captured.request("echo"))
+        recorder = captured.captures.make_recorder(captured.request("echo"))
         for read in reads:
             recorder.perform(recorder.record_body, 5, read)
         recorder.perform(recorder.finish, 7, None, None, False)

@@ -12,7 +12,7 @@ from tests.support.machine import acceptance
 
 
 def test_each_projection_is_complete() -> None:
-    """Its first event is one of its events; its tables are declared and checked for orphans."""
+    """A projection's first event is one of its events; its tables are declared and checked for orphans."""
     checked = {check.table for check in CHECKS}
     for projection in PROJECTIONS:
         assert projection.events is None or projection.begins in projection.events

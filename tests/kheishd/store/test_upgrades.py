@@ -1,4 +1,4 @@
-"""Upgrades: each once, in order, each whole or not at all."""
+"""Upgrades: each runs once, in order, whole or not at all."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def env(store_dir: Path) -> Iterator[lmdb.Environment]:
-    """A bare environment."""
+    """Provide a bare environment."""
     store_dir.mkdir()
     env = open_lmdb(store_dir, map_bytes=8 * MIB)
     yield env
@@ -56,25 +56,25 @@ def env(store_dir: Path) -> Iterator[lmdb.Environment]:
 
 
 def about(env: lmdb.Environment) -> tuple[bytes | None, bytes | None]:
-    """The schema and version in META."""
+    """Return the schema and version in META."""
     with env.begin(db=env.open_db(META.name.encode())) as txn:
         return txn.get(SCHEMA_KEY), txn.get(VERSION_KEY)
 
 
 def test_they_are_numbered() -> None:
-    """The name of each says its place."""
+    """An upgrade's name begins with its number."""
     assert [step.__name__[:5] for step in UPGRADES] == [f"u{number:03}_" for number in range(1, SCHEMA + 1)]
 
 
 def test_the_first_makes_the_tables(env: lmdb.Environment) -> None:
-    """From nothing to the first schema: all tables are there, and META says by whom."""
+    """The first upgrade creates all tables and stores the schema and the version."""
     upgrade(env, 0, "1.0", (u001_first_tables,))
     assert set(env.dbs()) == {table.name.encode() for table in TABLES}
     assert about(env) == (b"1", b"1.0")
 
 
 def test_a_store_of_the_first_version_gets_what_came_later(env: lmdb.Environment) -> None:
-    """Its tables are those there were; what is there stays."""
+    """An old store gets the newer tables and keeps its rows."""
     upgrade(env, 0, "1.0", (u001_first_tables,))
     people = (APPROVALS, APPROVALS_WAITING, QUESTIONS, QUESTIONS_WAITING, INDOUBTS, INDOUBTS_OPEN)
     for later in (PERMISSIONS, *people, RECORDS_BY_SESSION, RECORDS_BY_RUN, DEADLINES):
@@ -87,7 +87,7 @@ def test_a_store_of_the_first_version_gets_what_came_later(env: lmdb.Environment
 
 
 def test_only_what_is_missing_is_done(env: lmdb.Environment) -> None:
-    """Each step runs once in a store's life, in order."""
+    """Each upgrade runs once in a store's life, in order."""
     done: list[str] = []
 
     def second(env: lmdb.Environment, txn: object) -> None:
@@ -105,7 +105,7 @@ def test_only_what_is_missing_is_done(env: lmdb.Environment) -> None:
 
 
 def test_one_that_fails_changes_nothing(env: lmdb.Environment) -> None:
-    """The steps before it are kept; the next start goes on from there."""
+    """A failed upgrade is rolled back; the earlier ones stay, and the next start continues there."""
 
     def second(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
         txn.put(b"half", b"done", db=env.open_db(META.name.encode(), txn))

@@ -31,7 +31,7 @@ LIMITS = RunsSection(approval_expires_s=HOUR_S)
 
 @asynccontextmanager
 async def waiting(tmp_path: Path, *tool_calls: Any, **runtime: Any) -> AsyncIterator[tuple[Desk, str]]:
-    """A desk with a run that waits for people, and the run's id; no expiry worker runs yet."""
+    """Open a desk with a run that waits for people; also provide the run's id."""
     models = Scripted(calls(*tool_calls))
     async with open_desk(tmp_path, models, hooks=hooks(Workshop()), **({"runs": LIMITS} | runtime)) as desk:
         async with working(desk):
