@@ -26,7 +26,7 @@ from kheishd.core.context.reduction import TranscriptEntry, drop_results, replac
 from kheishd.core.context.tokens import estimate_bytes, estimate_messages
 from kheishd.core.context.transcript import TokenCount
 from protocol.transcript import Message, Text, ToolCall, ToolResult
-from tests.support.talk import assert_valid, transcripts
+from tests.support.transcripts import assert_valid, transcripts
 
 LIMITS = ContextSection()
 FAR = 10**12

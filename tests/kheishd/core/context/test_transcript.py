@@ -27,7 +27,7 @@ from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage, text_of
 from tests.support.machine import acceptance
-from tests.support.talk import assert_valid
+from tests.support.transcripts import assert_valid
 
 
 class Script:

@@ -1,4 +1,4 @@
-"""Transcripts: whether providers would take one, and strategies that make them."""
+"""Transcripts: a validity check, and strategies that make them."""
 
 from hypothesis import strategies as st
 
@@ -9,7 +9,7 @@ ROLES = {"user": (Text,), "assistant": (Text, ToolCall), "tool": (ToolResult,)}
 
 
 def assert_valid(messages: list[Message]) -> None:
-    """Every call has exactly one result, in the message right after its own, in the same order."""
+    """Require that every call has exactly one result, in the next message, in the same order."""
     open_calls: list[str] = []
     for message in messages:
         assert message.items, "a message of nothing"
