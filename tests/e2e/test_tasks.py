@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.asked import order
 from tests.support.commands import running_with
 from tests.support.daemons import Daemon, short_home, until
+from tests.support.waiting_runs import order
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A served daemon inside the test: sockets, dispatcher, handlers, store, and a run worker unless disabled."""
+"""A daemon served inside the test: sockets, dispatcher, handlers, store, and perhaps a run worker."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
@@ -67,7 +67,7 @@ HANDLERS: tuple[Handler, ...] = (
 
 
 def agent(name: str, matter: str = "", instructions: str = "Be brief.") -> Definition:
-    """Return the definition of an agent, parsed from a file."""
+    """Return an agent as a file defines it."""
     front = f"---\n{matter}\n---\n" if matter else ""
     return parse(name, f"{front}{instructions}".encode(), f"/home/agents/{name}.md")
 
@@ -83,7 +83,7 @@ AGENTS = {
 
 
 class Ready(Scripted):
-    """Scripted models, with routes that are not ready: those in ``problems``."""
+    """A scripted model caller, and routes that are not ready: those in ``problems``."""
 
     problems: dict[str, str]
 
@@ -100,7 +100,7 @@ ROUTES = {
 
 
 class Household:
-    """A client with every right, and the server that it talks to."""
+    """A client with every right, and the daemon that serves it."""
 
     def __init__(self, server: RpcServer, client: Client, holder: RuntimeHolder, models: Ready) -> None:
         self.server = server
@@ -110,32 +110,32 @@ class Household:
 
     @property
     def state(self) -> State:
-        """The store of the server."""
+        """The daemon's state."""
         return self.server.state
 
     @property
     def control(self) -> FakeControl:
-        """The control of the server."""
+        """The controls of the daemon."""
         return self.server.control
 
     async def call(self, method: str, **params: Any) -> Any:
         """Return the result of a call."""
         return await self.client.call(method, **params)
 
-    async def refused(self, method: str, **params: Any) -> Refusal:
-        """Call a method that is refused; return the refusal."""
-        return await refused(self.client, method, **params)
+    async def refusal_of(self, method: str, **params: Any) -> Refusal:
+        """Return the refusal of a call."""
+        return await refusal_of(self.client, method, **params)
 
     async def send(self, content: str = "hello", **params: Any) -> Any:
-        """Send a message, to (default, user) by default."""
+        """Send to a conversation, by default that of (default, user)."""
         return await self.call("conversation.send", content=content, **params)
 
     async def ask(self, content: str = "hello", **params: Any) -> Any:
-        """Send a message and wait until the run has settled."""
+        """Send and wait until the run has settled."""
         return await self.send(content, wait="settled", **params)
 
-    async def limited(self, **grant: Any) -> Client:
-        """Return a connection with a token that has limits or fewer scopes."""
+    async def connect_limited(self, **grant: Any) -> Client:
+        """Return a connection with a token that has only some agents, senders or scopes."""
         _, secret = await self.server.token(**grant)
         return await self.server.connect_websocket(secret)
 
@@ -150,7 +150,7 @@ class Household:
             return store.count(SESSIONS)
 
     async def events(self, **selection: Any) -> list[Any]:
-        """Return events, by journal.read."""
+        """Return events by ``journal.read``."""
         page = await self.call("journal.read", limit=500, **selection)
         events: list[Any] = page["events"]
         return events
@@ -160,20 +160,20 @@ class Household:
         return [event["type"] for event in await self.events(**selection)]
 
     def gate(self, content: str) -> Gate:
-        """Hold the answer to this content until the gate is opened."""
+        """Hold the answer to this content until the gate opens."""
         gate = Gate()
         self.models.answers_to[content] = gate
         return gate
 
     def gate_next(self) -> Gate:
-        """Hold the next answer until the gate is opened."""
+        """Hold the next answer until the gate opens."""
         gate = Gate()
         self.models.answers.insert(0, gate)
         return gate
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        """Run a run worker; leaving releases its runs."""
+        """Provide a run worker; leaving the context stops it and its runs in flight."""
         worker = RunWorker(self.server.services)
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.serve)
@@ -182,42 +182,42 @@ class Household:
 
 
 async def require_session_not_found(house: Household, method: str, **params: Any) -> None:
-    """Assert that a method finds neither an unknown session nor one that the token does not allow."""
+    """Require that the method refuses an unknown session and an uncovered one alike."""
     sent = await house.send(agent="reviewer", sender="bob")
-    ann = await house.limited(senders=["ann"])
-    critic = await house.limited(agents=["critic"])
+    ann = await house.connect_limited(senders=["ann"])
+    critic = await house.connect_limited(agents=["critic"])
     for client, session_id in (
         (house.client, "ses_none"),
         (ann, sent["session_id"]),
         (critic, sent["session_id"]),
     ):
-        refusal = await refused(client, method, session_id=session_id, **params)
+        refusal = await refusal_of(client, method, session_id=session_id, **params)
         assert (type(refusal), refusal.field) == (SessionNotFound, "$.params.session_id")
 
 
 async def require_conversation_not_found(house: Household, method: str) -> None:
-    """Assert that a method finds no conversation, neither for a valid address nor for an invalid one."""
+    """Require that the method finds no conversation, for a possible address and for an impossible one."""
     for name in ("default", "nobody", "a\x00b", "ä" * 128):
-        refusal = await house.refused(method, agent=name, sender="nobody")
+        refusal = await house.refusal_of(method, agent=name, sender="nobody")
         assert isinstance(refusal, ConversationNotFound)
 
 
 async def require_limited(house: Household, method: str) -> None:
-    """Assert that a token for (default, ann) reaches no other conversation by a method."""
+    """Require that a token that covers (default, ann) reaches no other pair by the method."""
     await house.send(agent="reviewer", sender="ann")
     await house.send(sender="bob")
-    ann = await house.limited(agents=["default"], senders=["ann"])
-    assert isinstance(await refused(ann, method, agent="reviewer", sender="ann"), AgentForbidden)
-    assert isinstance(await refused(ann, method, sender="bob"), SenderForbidden)
+    ann = await house.connect_limited(agents=["default"], senders=["ann"])
+    assert isinstance(await refusal_of(ann, method, agent="reviewer", sender="ann"), AgentForbidden)
+    assert isinstance(await refusal_of(ann, method, sender="bob"), SenderForbidden)
 
 
 async def require_sender_invalid(house: Household, method: str) -> None:
-    """Assert that a method refuses an invalid sender before it looks for a conversation."""
-    assert isinstance(await house.refused(method, sender="a\nb"), SenderInvalid)
+    """Require that the method refuses an impossible sender."""
+    assert isinstance(await house.refusal_of(method, sender="a\nb"), SenderInvalid)
 
 
-async def refused(client: Client, method: str, **params: Any) -> Refusal:
-    """Call a method over a connection that is refused; return the refusal."""
+async def refusal_of(client: Client, method: str, **params: Any) -> Refusal:
+    """Return the refusal of a call over a connection."""
     with pytest.raises(Refusal) as caught:
         await client.call(method, **params)
     return caught.value
@@ -233,7 +233,7 @@ async def household(
     shells: Shells | None = None,
     **runtime: Any,
 ) -> AsyncIterator[Household]:
-    """Serve the daemon. Without ``work`` every run stays queued. Tokens need ``tcp``."""
+    """Serve a daemon. Without ``work`` runs stay queued; with ``tcp`` tokens work."""
     captures = captures or CaptureService(CaptureFiles(directory / "debug"))
     models = Ready()
     models.problems = {"unready": "the environment variable NOT_SET is not set"}
@@ -255,13 +255,13 @@ async def household(
 
 
 async def pages(client: Client, method: str, key: str, **params: Any) -> list[Any]:
-    """Return all rows of a list, page by page; assert that no page exceeds the limit."""
+    """Return all rows of a list, read page by page. No page exceeds the limit."""
     rows: list[Any] = []
-    token = None
+    after = None
     while True:
-        page = await client.call(method, **params, **({"after": token} if token is not None else {}))
+        page = await client.call(method, **params, **({"after": after} if after is not None else {}))
         assert len(page[key]) <= params.get("limit", 50)
         rows += page[key]
-        token = page["next"]
-        if token is None:
+        after = page["next"]
+        if after is None:
             return rows

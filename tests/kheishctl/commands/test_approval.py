@@ -7,8 +7,8 @@ import pytest
 from kheishctl import exits
 from protocol.limits.call import MAX_WAITING_CALLS
 from protocol.limits.permission import MAX_RESOLUTIONS
-from tests.support.asked import waits, writes
 from tests.support.ctl import Ctl
+from tests.support.waiting_runs import waits, writes
 
 
 def ids(ctl: Ctl, run_id: str, *options: str) -> list[str]:

@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 from kheishctl import exits
-from tests.support.asked import asks, waits
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon
 from tests.support.terminal import Terminal
+from tests.support.waiting_runs import asks, waits
 
 
 def ask(ctl: Ctl, sender: str) -> tuple[str, str]:

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from kheishctl import exits
-from tests.support.asked import order, waits
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon
 from tests.support.terminal import Terminal
+from tests.support.waiting_runs import order, waits
 
 
 def session(ctl: Ctl, sender: str) -> str:

@@ -12,10 +12,10 @@ import pytest
 
 from kheishctl import exits
 from kheishctl.commands.watch import PROMPT
-from tests.support.asked import waits, writes
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon, short_home
 from tests.support.terminal import Terminal
+from tests.support.waiting_runs import waits, writes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

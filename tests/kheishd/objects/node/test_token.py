@@ -1,4 +1,4 @@
-"""Tokens as objects: made, narrowed, listed, revoked; never wider than who makes them."""
+"""Tokens over the socket: created, narrowed, listed and revoked, and never wider than their creator."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -37,20 +37,20 @@ class Clock:
 
 @pytest.fixture
 def clock() -> Clock:
-    """The time of day of the server."""
+    """Return the clock of the server."""
     return Clock()
 
 
 @pytest.fixture
 async def server(tmp_path: Path, clock: Clock) -> AsyncIterator[RpcServer]:
-    """A server of the tokens."""
+    """Serve the token methods."""
     async with rpc_server(tmp_path, [*rpc.HANDLERS, *journal.HANDLERS], clock=clock) as server:
         yield server
 
 
 @pytest.fixture
 async def client(server: RpcServer) -> Client:
-    """A connection of the daemon's own user."""
+    """Connect as the daemon's own user."""
     client = await server.connect()
     await client.call("rpc.ping")
     return client
@@ -161,9 +161,9 @@ async def test_dead_tokens_make_room(
         await client.call("token.create", scopes=["read"])
     with server.state.read() as store:
         assert store.count(TOKENS_BY_DIGEST) <= 100
-        left = [token_id for _, token_id in store.scan(TOKENS_BY_DIGEST)]
+        remaining = [token_id for _, token_id in store.scan(TOKENS_BY_DIGEST)]
         open_ = [key[0] for key, record in store.scan(TOKENS) if record.token.revoked_at_ms is None]
-    assert sorted(left) == sorted(open_)
+    assert sorted(remaining) == sorted(open_)
     listed = [row["token_id"] for row in (await client.call("token.list", limit=500))["tokens"]]
     assert len(listed) >= 50
     assert brief["token"]["token_id"] not in listed
@@ -259,11 +259,11 @@ async def test_narrowing_another_s_token_needs_admin(server: RpcServer, client: 
     with pytest.raises(InvalidParams) as caught:
         await client.call("token.narrow")
     assert caught.value.field == "$.params.token_id"
-    other = await client.call("token.create", scopes=["read"])
+    stranger = await client.call("token.create", scopes=["read"])
     mine = await client.call("token.create", scopes=["read"])
     become(server, mine)
     with pytest.raises(ScopeMissing):
-        await client.call("token.narrow", token_id=other["token"]["token_id"])
+        await client.call("token.narrow", token_id=stranger["token"]["token_id"])
     await client.call("token.narrow", token_id=mine["token"]["token_id"])
 
 
@@ -288,11 +288,11 @@ async def test_token_list_ok(client: Client, clock: Clock) -> None:
     assert "secret" not in str(everything)
 
 
-@pytest.mark.parametrize("after", ["", "x" * 1000, "a\0b"])
-async def test_token_list_refuses_other_page_tokens(client: Client, after: str) -> None:
+@pytest.mark.parametrize("token", ["", "x" * 1000, "a\0b"])
+async def test_token_list_refuses_other_page_tokens(client: Client, token: str) -> None:
     """Only the ``next`` of a page is a page token."""
     with pytest.raises(InvalidParams) as caught:
-        await client.call("token.list", after=after)
+        await client.call("token.list", after=token)
     assert caught.value.field == "$.params.after"
 
 
@@ -303,14 +303,14 @@ async def test_token_revoke_ok(server: RpcServer, client: Client, clock: Clock) 
     """Revoking a token revokes its descendants and no other; revoking it again changes nothing."""
     parent = await client.call("token.create", scopes=["read"])
     child = await client.call("token.narrow", token_id=parent["token"]["token_id"])
-    other = await client.call("token.create", scopes=["read"])
+    unrelated = await client.call("token.create", scopes=["read"])
     clock.now_ms += 5
     revoked = await client.call("token.revoke", token_id=parent["token"]["token_id"], note="lost")
     assert revoked["revoked_at_ms"] == NOW_MS + 5
     clock.now_ms += 5
     assert await client.call("token.revoke", token_id=parent["token"]["token_id"]) == revoked
     listed = (await client.call("token.list"))["tokens"]
-    assert [token["token_id"] for token in listed] == [other["token"]["token_id"]]
+    assert [token["token_id"] for token in listed] == [unrelated["token"]["token_id"]]
     with server.state.read() as store:
         assert store.get(TOKENS_BY_DIGEST, hash_secret(parent["secret"])) is None
         records = {key[0]: record.token for key, record in store.scan(TOKENS)}

@@ -30,18 +30,18 @@ RUNTIME = make_runtime(definitions=AGENTS, routes=ROUTES)
 
 @pytest.fixture
 async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose runs stay queued."""
+    """Serve a daemon without a run worker."""
     async with household(tmp_path, work=False) as house:
         yield house
 
 
 def caller(**limits: Any) -> Call:
-    """A call by an unlimited caller, or one that a token limits."""
+    """Return the call of an unlimited caller, or of one with a token."""
     return cast("Call", SimpleNamespace(caller=Caller("token:t", frozenset(), **limits), runtime=RUNTIME))
 
 
 def refusal_field(function: Any, refusal: type[Refusal]) -> str | None:
-    """The field that a refusal names."""
+    """Return the field that a refusal names."""
     with pytest.raises(refusal) as caught:
         function()
     return caught.value.field

@@ -1,4 +1,4 @@
-"""What a session may do now: never more than any session above it."""
+"""The bounds of a session: never wider than those of any session above it."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -28,13 +28,13 @@ class Family(Snapshot):
         self._sessions = {session.session_id: session for session in sessions}
 
     def get(self, table: Any, *key: Any) -> Any:
-        """A session."""
+        """Return a session."""
         assert table is SESSIONS
         return self._sessions.get(key[0])
 
 
 def session(number: int, scope: CapabilityScope, mode: PermissionMode | None) -> Session:
-    """The one below the one before."""
+    """Return a session whose parent is the previous one."""
     return Session(
         session_id=f"s{number}",
         agent="default",
@@ -60,10 +60,10 @@ def test_no_session_is_wider_than_any_above_it(
     family = [session(number, *generation) for number, generation in enumerate(generations)]
     store = Family(family)
     bounds = [bounds_of(store, RUNTIME, member) for member in family]
-    for depth, (one, above) in enumerate(zip(bounds[1:], bounds, strict=False), 1):
-        assert intersect_scopes(one.scope, above.scope) == one.scope
-        assert MODES.index(one.mode) <= MODES.index(above.mode)
-        assert one.depth == depth
+    for depth, (below, above) in enumerate(zip(bounds[1:], bounds, strict=False), 1):
+        assert intersect_scopes(below.scope, above.scope) == below.scope
+        assert MODES.index(below.mode) <= MODES.index(above.mode)
+        assert below.depth == depth
 
 
 def test_a_mode_is_the_sessions_the_agents_or_the_daemons() -> None:
@@ -79,7 +79,7 @@ def test_a_mode_is_the_sessions_the_agents_or_the_daemons() -> None:
 
 @pytest.fixture
 async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose runs stay queued."""
+    """Serve a daemon without a run worker."""
     async with household(tmp_path, work=False) as house:
         yield house
 
@@ -91,14 +91,14 @@ async def test_narrowing_a_parent_narrows_its_children(idle: Household) -> None:
         "session.create", session_id="child", parent_session_id="root", scope={"tools": ["a", "b"]}
     )
 
-    async def pinned() -> Any:
+    async def read_pinned() -> Any:
         sent = await idle.call("session.send", session_id="child", content="x")
         return (await idle.call("run.get", run_id=sent["run_id"]))["pinned"]
 
-    before = await pinned()
-    assert (before["tools"], before["permission_mode"]) == (["a", "b"], "acceptEdits")
+    original = await read_pinned()
+    assert (original["tools"], original["permission_mode"]) == (["a", "b"], "acceptEdits")
     await idle.call("session.update", session_id="root", scope={"tools": ["b"]}, permission_mode="plan")
-    after = await pinned()
-    assert (after["tools"], after["permission_mode"]) == (["b"], "plan")
+    narrowed = await read_pinned()
+    assert (narrowed["tools"], narrowed["permission_mode"]) == (["b"], "plan")
     grandchild = await idle.call("session.create", parent_session_id="child")
     assert (grandchild["scope"], grandchild["permission_mode"]) == ({"tools": ["b"]}, "plan")

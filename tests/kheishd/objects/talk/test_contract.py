@@ -1,4 +1,4 @@
-"""Contracts in the store: what is refused, what is kept, and what is made of what somebody says."""
+"""Contracts in the store: validation, storage and checks of answers."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -45,7 +45,7 @@ RUN = RunRecord(
 
 @pytest.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    """A store in which the schema is kept."""
+    """Open a store that holds the schema."""
     async with open_desk(tmp_path) as desk:
         await desk.state.update(Schema.of(FLAG, "$").store)
         yield desk

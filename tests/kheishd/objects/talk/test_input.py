@@ -46,7 +46,7 @@ SESSION = Session(session_id="ses_1", agent="default", status="open", created_at
 
 @pytest.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    """A store in which the schema is kept."""
+    """Open a store that holds the schema."""
     async with open_desk(tmp_path) as desk:
         await desk.state.update(Schema.of(FLAG, "$").store)
         yield desk

@@ -17,14 +17,14 @@ from tests.support.household import (
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose worker is at work."""
+    """Serve a daemon with a run worker."""
     async with household(tmp_path) as house:
         yield house
 
 
 @pytest.fixture
 async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose runs stay queued, with tokens."""
+    """Serve a daemon without a run worker; tokens work."""
     async with household(tmp_path, work=False, tcp=True) as house:
         yield house
 
@@ -38,8 +38,8 @@ async def test_conversation_cancel_ok(house: Household) -> None:
     assert answer == {"cancelled": True, "session_id": first["session_id"], "run_id": first["run_id"]}
     run = await house.call("run.get", run_id=first["run_id"])
     assert (run["status"], run["output"]) == ("cancelled", "so far")
-    asked = await house.events(run_id=first["run_id"], types=["cancel_requested"])
-    assert asked[0]["note"] == "enough"
+    events = await house.events(run_id=first["run_id"], types=["cancel_requested"])
+    assert events[0]["note"] == "enough"
     assert (await house.call("run.wait", run_id=second["run_id"]))["status"] == "completed"
     nothing = await house.call("conversation.cancel")
     assert nothing == {"cancelled": False, "session_id": first["session_id"]}

@@ -44,8 +44,8 @@ from tests.support.desk import (
 )
 from tests.support.machine import allow, answer, answer_approvals, answer_question, call_tools, resolve_doubt
 from tests.support.runtimes import make_runtime
-from tests.support.talk import assert_valid
 from tests.support.toolbox import NOTES, TOOLS, Toolbox, calls, tool, workbench
+from tests.support.transcripts import assert_valid
 
 
 def results_by_call(desk: Desk, session_id: str) -> dict[str, ToolReturned]:

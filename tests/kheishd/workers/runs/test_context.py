@@ -42,8 +42,8 @@ from tests.support.desk import (
     summarises,
     working,
 )
-from tests.support.talk import assert_valid
 from tests.support.toolbox import TOOLS, Toolbox, tool, workbench
+from tests.support.transcripts import assert_valid
 
 LONG = 900
 """What the model counts for a long prompt, and what is too long here."""
