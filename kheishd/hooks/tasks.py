@@ -176,7 +176,7 @@ class TaskTools(SubHook):
             row = {"task_id": event.task_id, "title": event.title, "status": "pending"}
             return Outcome(_encode(row), events=(event,))
 
-        return _decided_at_commit(decide)
+        return _decide_at_commit(decide)
 
     @tool("task_get", description="Show a task in detail.", **_READ)
     async def task_get(self, call: Invocation, arguments: NameTask) -> Outcome:
@@ -222,7 +222,7 @@ class TaskTools(SubHook):
             updated = rules.apply_update(task, event)
             return Outcome(_encode(_summarize(updated)), events=() if updated == task else (event,))
 
-        return _decided_at_commit(decide)
+        return _decide_at_commit(decide)
 
     @tool(
         "task_stop",
@@ -244,7 +244,7 @@ class TaskTools(SubHook):
             note = "it is being stopped; task_output waits until it has ended"
             return Outcome(_encode({**_summarize(task), "note": note}), events=(event,))
 
-        return _decided_at_commit(decide)
+        return _decide_at_commit(decide)
 
     @tool("task_delete", description="Delete a task that was created by mistake.", **_CHANGE)
     async def task_delete(self, call: Invocation, arguments: NameTask) -> Outcome:
@@ -256,7 +256,7 @@ class TaskTools(SubHook):
             event = TaskDeleted(task_id=task.task_id)
             return Outcome(_encode({"task_id": task.task_id, "deleted": True}), events=(event,))
 
-        return _decided_at_commit(decide)
+        return _decide_at_commit(decide)
 
     @tool(
         "task_output",
@@ -300,12 +300,12 @@ def _refusals_as_tool_errors() -> Iterator[None]:
         raise ToolError(refusal.message) from None
 
 
-def _decided_at_commit(decide: Callable[[Snapshot], Outcome]) -> Outcome:
-    def translated(store: Snapshot) -> Outcome:
+def _decide_at_commit(decide: Callable[[Snapshot], Outcome]) -> Outcome:
+    def decide_or_refuse(store: Snapshot) -> Outcome:
         with _refusals_as_tool_errors():
             return decide(store)
 
-    return Outcome("", decide=translated)
+    return Outcome("", decide=decide_or_refuse)
 
 
 def _find_task(store: Snapshot, context: RunContext, task_id: str) -> Task:

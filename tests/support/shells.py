@@ -84,7 +84,7 @@ class Yard:
     async def wrote(self, text: str, task_id: str = "t") -> str:
         """Wait until a shell's output contains a text, and return the output."""
         while True:
-            grown = self.files.grown(task_id)
+            grown = self.files.growth(task_id)
             written = await self.files.read(task_id, 100_000)
             if text in written.text:
                 return written.text

@@ -309,7 +309,7 @@ async def _wait_for_more(state: State, shells: Shells, task: Task, offset: int, 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cancel_at_end)
         while True:
-            bell = shells.grown(task.task_id)
+            bell = shells.growth(task.task_id)
             if (await shells.read(task.task_id, 1, offset)).total_bytes > offset:
                 break
             await bell.wait()
