@@ -13,6 +13,7 @@ from kheishd.config.sections.runs import RunsSection
 from kheishd.kernel.captures import NO_CAPTURE, Capture, Captures
 from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest, RouteSpec
 from kheishd.providers import anthropic, credentials, offline, openai
+from kheishd.providers.attachments import origin_of
 from kheishd.providers.exchange import CallTimeouts, ConnectionPools, Exchange, host_of
 from kheishd.providers.failures import FailureFactory
 from kheishd.providers.wire import Driver
@@ -87,7 +88,7 @@ class ProviderCaller:
         return Exchange(
             self._places,
             driver.post(request, base_url, secret),
-            driver.reader(failures),
+            driver.reader(failures, origin_of(pinned, base_url)),
             failures,
             patience,
             capture,

@@ -4,18 +4,23 @@ from typing import Literal
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, TextDelta, ThinkingDelta
-from protocol.limits.model import MAX_ANSWER_BYTES
+from kheishd.providers.attachments import Attachments, measure_fields
+from protocol.limits.model import MAX_ANSWER_BYTES, MAX_PROVIDER_DATA_BYTES
 from protocol.rpc.wire import storage_problem_of
-from protocol.transcript import Item, Text, Thinking, ToolCall, Usage
+from protocol.transcript import Item, ProviderData, Text, Thinking, ToolCall, Usage
 
 MAX_INVALID_CHARACTERS = 200
 """The part of invalid arguments that is shown to the model."""
 
 
 class Block(Struct):
-    """One item in progress. ``signature`` is that of a thought, or the data of a redacted one."""
+    """One item in progress. ``signature`` is that of a thought, or the data of a redacted one.
+
+    ``provider_id`` is the id of a call that the provider sent, if it sent one; ``attached`` is its data.
+    """
 
     kind: Literal["text", "thinking", "call"]
     parts: list[str] = field(default_factory=list)
@@ -23,6 +28,8 @@ class Block(Struct):
     redacted: bool = False
     call_id: str = ""
     name: str = ""
+    provider_id: str = ""
+    attached: Attachments = field(default_factory=Attachments)
 
     @property
     def content(self) -> str:
@@ -31,10 +38,15 @@ class Block(Struct):
 
 
 class Draft:
-    """The answer so far, within ``max_bytes``: once it is ``full``, further pieces are dropped."""
+    """The answer so far, within ``max_bytes``: once it is ``full``, further pieces are dropped.
 
-    def __init__(self, max_bytes: int = MAX_ANSWER_BYTES) -> None:
+    ``origin`` is that of the provider's data; without it, none is kept. ``attached`` is the message's data.
+    """
+
+    def __init__(self, max_bytes: int = MAX_ANSWER_BYTES, origin: str = "") -> None:
         self.full = False
+        self.attached = Attachments()
+        self._origin = origin
         self._room = max_bytes
         self._blocks: list[Block] = []
         self._fresh: list[Block] = []
@@ -92,14 +104,31 @@ class Draft:
         if self.full:
             stop_reason = "length"
         items: list[Item] = []
+        # Data of calls comes first: some providers refuse a call without it.
+        room = MAX_PROVIDER_DATA_BYTES
         for block in self._blocks:
             item = _item(block, cut=stop_reason == "length")
+            if isinstance(item, ToolCall) and self._origin:
+                data = self._call_data(block, room)
+                room -= measure_fields(data.fields) + len(data.call_id or "")
+                item = replace(item, provider_data=data)
             if item is not None:
                 items.append(item)
         called = any(isinstance(item, ToolCall) for item in items)
         if called and stop_reason == "end":
             stop_reason = "tool_calls"
-        return ModelAnswer(items, usage, stop_reason, model)
+        return ModelAnswer(items, usage, stop_reason, model, self._message_data(items, room))
+
+    def _call_data(self, block: Block, room: int) -> ProviderData:
+        call_id = block.provider_id if len(block.provider_id) <= room else ""
+        return ProviderData(self._origin, call_id or None, block.attached.take(room - len(call_id)))
+
+    def _message_data(self, items: list[Item], room: int) -> ProviderData | None:
+        """Return the data of the message; signatures of thoughts need its origin."""
+        fields = self.attached.take(room)
+        if self._origin and (fields or any(isinstance(item, Thinking) for item in items)):
+            return ProviderData(self._origin, fields=fields)
+        return None
 
     def _fit(self, piece: str) -> str:
         if self.full:

@@ -3,8 +3,12 @@
 Source: https://platform.openai.com/docs/api-reference/chat-streaming, and the extensions of llama.cpp,
 Ollama, vLLM and OpenRouter. Every part of an answer may be missing or unknown without an error.
 
-Options of a route go into the request unchanged, except ``headers`` (added to the head) and
-``reasoning_content`` (true: the model's reasoning is sent back to it under that name).
+Options of a route go into the request unchanged, except ``headers`` (added to the head) and these, which
+state the requirements of a server where they cannot be learned from its answers:
+
+* ``reasoning_content``: true if every message with calls must have it, false if none may.
+* ``call_ids``: ``"mistral"`` for servers that accept only nine letters and digits as a call id.
+* ``thought_signatures``: true if a message with calls needs a signature of Gemini.
 """
 
 from __future__ import annotations
@@ -14,6 +18,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
+from kheishd.providers.chat_messages import (
+    CALL_FIELDS,
+    FUNCTION_FIELDS,
+    MESSAGE_FIELDS,
+    THINKING_NAME,
+    find_google_signature,
+    messages,
+    take_rules,
+)
 from kheishd.providers.draft import Block, Draft
 from kheishd.providers.wire import (
     HttpRequest,
@@ -22,15 +35,15 @@ from kheishd.providers.wire import (
     lower_limit,
     malformed_answer,
     token_count,
-    user_texts,
 )
-from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage
+from protocol.transcript import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kheishd.kernel.hook import Tool
     from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelRequest
+    from kheishd.providers.attachments import Attachments
     from kheishd.providers.failures import FailureFactory
 
 BASE_URL = "https://api.openai.com/v1"
@@ -53,13 +66,13 @@ def post(request: ModelRequest, base_url: str, secret: str | None) -> HttpReques
     """Return the request to send."""
     options, headers = body_options(request)
     options |= _at_most(request, options, base_url)
-    give_back = options.pop("reasoning_content", False) is True
+    rules = take_rules(request.pinned, base_url, options)
     body = {
         "stream_options": {"include_usage": True},
         **options,
         "model": request.pinned.model,
         **_tools(request.tools, withheld=request.withheld),
-        "messages": messages(request.instructions, request.messages, give_back_thinking=give_back),
+        "messages": messages(request.instructions, request.messages, rules),
         "stream": True,
     }
     if secret is not None:
@@ -92,56 +105,6 @@ def _tools(tools: Sequence[Tool], *, withheld: bool = False) -> dict[str, Any]:
     return {"tools": functions, "tool_choice": "none"} if withheld else {"tools": functions}
 
 
-def messages(
-    instructions: str, transcript: list[Message], *, give_back_thinking: bool = False
-) -> list[dict[str, Any]]:
-    """Return a transcript as chat messages; consecutive user messages are merged, as templates require."""
-    out: list[dict[str, Any]] = []
-    if instructions:
-        out.append({"role": "system", "content": instructions})
-    for message in transcript:
-        match message.role:
-            case "user":
-                _add_user(out, user_texts(message.items))
-            case "assistant":
-                _add_assistant(out, message.items, give_back_thinking=give_back_thinking)
-            case "tool":
-                for item in message.items:
-                    if isinstance(item, ToolResult):
-                        text = f"The tool failed: {item.text}" if item.is_error else item.text
-                        out.append({"role": "tool", "tool_call_id": item.call_id, "content": text})
-    return out
-
-
-def _add_user(out: list[dict[str, Any]], texts: list[str]) -> None:
-    if not texts:
-        return
-    content = "\n\n".join(texts)
-    if out and out[-1]["role"] == "user":
-        out[-1]["content"] += f"\n\n{content}"
-    else:
-        out.append({"role": "user", "content": content})
-
-
-def _add_assistant(out: list[dict[str, Any]], items: list[Item], *, give_back_thinking: bool) -> None:
-    text = "".join(item.text for item in items if isinstance(item, Text))
-    thought = "".join(item.text for item in items if isinstance(item, Thinking))
-    calls = [_call(item) for item in items if isinstance(item, ToolCall)]
-    if not text and not calls:
-        return
-    message: dict[str, Any] = {"role": "assistant", "content": text or None}
-    if calls:
-        message["tool_calls"] = calls
-    if thought and give_back_thinking:
-        message["reasoning_content"] = thought
-    out.append(message)
-
-
-def _call(call: ToolCall) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": encode(call.arguments).decode()}
-    return {"id": call.call_id, "type": "function", "function": function}
-
-
 # The answer.
 
 
@@ -150,6 +113,7 @@ class FunctionDelta(Struct):
 
     name: str | None = None
     arguments: str | dict[str, Any] | None = None
+    provider_specific_fields: Any = None
 
 
 class CallDelta(Struct):
@@ -158,6 +122,8 @@ class CallDelta(Struct):
     index: int | None = None
     id: str | None = None
     function: FunctionDelta | None = None
+    extra_content: Any = None
+    provider_specific_fields: Any = None
 
 
 class ContentPart(Struct):
@@ -174,6 +140,10 @@ class ChatDelta(Struct):
     reasoning_content: str | None = None
     reasoning: Any = None
     refusal: str | None = None
+    reasoning_details: Any = None
+    thinking_blocks: Any = None
+    provider_specific_fields: Any = None
+    extra_content: Any = None
     tool_calls: list[CallDelta] | None = None
 
 
@@ -220,18 +190,18 @@ class Chunk(Struct):
 _chunk = msgspec.json.Decoder(Chunk)
 
 
-def reader(failures: FailureFactory) -> ChatReader:
-    """Return a reader for one answer."""
-    return ChatReader(failures)
+def reader(failures: FailureFactory, origin: str = "") -> ChatReader:
+    """Return a reader for one answer of this origin."""
+    return ChatReader(failures, origin)
 
 
 class ChatReader:
     """Reader of one answer: deltas, then the finish reason, then the usage, then ``[DONE]``."""
 
-    def __init__(self, failures: FailureFactory) -> None:
+    def __init__(self, failures: FailureFactory, origin: str = "") -> None:
         self.done = False
         self._failures = failures
-        self._draft = Draft()
+        self._draft = Draft(origin=origin)
         self._calls: dict[int, Block] = {}
         self._usage = Usage()
         self._model: str | None = None
@@ -292,12 +262,15 @@ class ChatReader:
         thought = delta.reasoning_content or delta.reasoning
         if isinstance(thought, str) and thought:
             self._draft.write("thinking", thought)
+            name = "reasoning_content" if delta.reasoning_content else "reasoning"
+            self._draft.attached.fields[THINKING_NAME] = name
         content = delta.content
         parts = [part.text for part in content] if isinstance(content, list) else [content]
         for text in (*parts, delta.refusal):
             if text:
                 self._draft.write("text", text)
         self._refused = self._refused or bool(delta.refusal)
+        attach_to_message(self._draft.attached, delta)
         for call in delta.tool_calls or ():
             self._tool_call(call)
 
@@ -306,7 +279,9 @@ class ChatReader:
         block = self._calls.get(key)
         if block is None:
             block = self._calls[key] = self._draft.open(Block("call", call_id=f"call_{key}"))
-        block.call_id = delta.id or block.call_id
+        if delta.id:
+            block.call_id = block.provider_id = delta.id
+        attach_to_call(block.attached, delta)
         if delta.function is None:
             return
         block.name = block.name or delta.function.name or ""
@@ -334,3 +309,24 @@ def _usage(counted: ChatUsage) -> Usage:
         cached_input_tokens=token_count(prompt.cached_tokens or counted.prompt_cache_hit_tokens),
         reasoning_tokens=token_count(completion.reasoning_tokens),
     )
+
+
+def attach_to_message(attached: Attachments, delta: ChatDelta) -> None:
+    """Keep the data that a piece of an answer attaches to the message."""
+    for name in MESSAGE_FIELDS:
+        value = getattr(delta, name)
+        if name == "extra_content":
+            # Gemini also marks pieces of thoughts there; such a mark would make the message a thought.
+            signature = find_google_signature(value)
+            value = {"google": {"thought_signature": signature}} if signature else None
+        if value is not None:
+            attached.add(name, value)
+
+
+def attach_to_call(attached: Attachments, delta: CallDelta) -> None:
+    """Keep the data that a piece of a call attaches to the call and to its function."""
+    for name in CALL_FIELDS:
+        attached.add(name, getattr(delta, name))
+    specific = delta.function.provider_specific_fields if delta.function is not None else None
+    if specific is not None:
+        attached.add(FUNCTION_FIELDS, {"provider_specific_fields": specific})

@@ -62,8 +62,8 @@ class Driver(Protocol):
         """Return the request to send."""
         ...
 
-    def reader(self, failures: FailureFactory) -> AnswerReader:
-        """Return a reader for the answer."""
+    def reader(self, failures: FailureFactory, origin: str = "") -> AnswerReader:
+        """Return a reader for the answer, which tags the provider's data with its origin."""
         ...
 
 
