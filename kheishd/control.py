@@ -208,7 +208,7 @@ class DaemonControl:
         )
 
     def _warnings(self, disk: Disk, uptime_s: float) -> Iterator[str]:
-        if not self._state.store.in_place:
+        if not self._state.store.is_in_place:
             yield GONE
         if disk.free_bytes < LOW_DISK_BYTES:
             yield (

@@ -89,9 +89,9 @@ def doctor(option: str | None, *, repair: bool, deep: bool, as_json: bool) -> in
 def _examine(home: Home, *, deep: bool) -> Diagnosis:
     from kheishd.records.doctor import examine_whole
     from kheishd.store.environment import Snapshot
-    from kheishd.store.opening import opened_for_reading
+    from kheishd.store.opening import open_for_reading
 
-    with opened_for_reading(home.state, current=True) as environment:
+    with open_for_reading(home.state, current=True) as environment:
         return examine_whole(lambda: Snapshot(environment), deep=deep)
 
 

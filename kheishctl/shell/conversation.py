@@ -78,7 +78,7 @@ class ConversationClient:
         self._fresh = fresh
         self._connection: ChatConnection | None = None
         self._is_up = asyncio.Event()
-        self._has_mail = asyncio.Event()
+        self._has_outgoing = asyncio.Event()
         self._sessions: asyncio.Queue[str | None] = asyncio.Queue()
         self._session_id: str | None = None
         self._subscription = ""
@@ -105,7 +105,7 @@ class ConversationClient:
     def send(self, text: str) -> None:
         """Put a message into the outbox."""
         self.outbox.append((f"kheishctl-{uuid4().hex}", text))
-        self._has_mail.set()
+        self._has_outgoing.set()
 
     async def call(self, method: str, params: Json | None = None) -> Any:
         """Call a method of the daemon. Errors: RequestRefused, ConnectionLost."""
@@ -265,8 +265,8 @@ class ConversationClient:
         """Send the messages of the outbox in order, each once; run until cancelled."""
         while True:
             while not self.outbox:
-                self._has_mail.clear()
-                await self._has_mail.wait()
+                self._has_outgoing.clear()
+                await self._has_outgoing.wait()
             await self._is_up.wait()
             key, text = self.outbox[0]
             params = self.address() | {"content": text, "idempotency_key": key}

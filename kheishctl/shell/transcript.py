@@ -299,12 +299,12 @@ class TranscriptView:
         return self._add_paragraph(self._render(text, self._width()) + "\n\n")
 
     def _add_lines(self, text: str) -> str:
-        """Record lines that follow each other without blank lines."""
+        """Return lines, and remember that a blank line must separate the next paragraph from them."""
         self._ends_in_line = bool(text) or self._ends_in_line
         return text
 
     def _add_paragraph(self, text: str) -> str:
-        """Separate a paragraph from preceding lines by a blank line."""
+        """Return a paragraph, after a blank line if lines precede it."""
         follows_line, self._ends_in_line = self._ends_in_line, False
         return f"\n{text}" if follows_line else text
 

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 APPROVAL: Final = "approval"
 
 
-def _is_final(record: Approval) -> bool:
+def is_final(record: Approval) -> bool:
+    """Whether no event changes the approval any more."""
     return record.status != "pending"
 
 
-def _rows(record: Approval) -> frozenset[IndexRow]:
-    pending = None if _is_final(record) else APPROVALS_WAITING
+def index_rows(record: Approval) -> frozenset[IndexRow]:
+    """Return the index rows of a approval."""
+    pending = None if is_final(record) else APPROVALS_WAITING
     return pending_rows(APPROVAL, record.approval_id, record, pending, record.expires_at_ms)
 
 
@@ -34,7 +36,7 @@ APPROVAL_RECORDS: Final = Projection(
     key=key_in("approval_id"),
     evolve=approval.evolve,
     source=source_in_session,
-    final=_is_final,
-    rows=_rows,
+    final=is_final,
+    rows=index_rows,
     indexes=(RECORDS_BY_SESSION, RECORDS_BY_RUN, APPROVALS_WAITING, DEADLINES),
 )

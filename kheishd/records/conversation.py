@@ -15,13 +15,13 @@ from protocol.events.conversation import ConversationBound, ConversationUnbound
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot
-    from kheishd.store.tables import Key
     from protocol.journal.envelope import Envelope
 
 
-def _evolve(
+def evolve(
     binding: Binding | None, envelope: Envelope, event: ConversationBound | ConversationUnbound
 ) -> Binding | None:
+    """Return the binding of a conversation after an event: of its session, or of an earlier one."""
     assert envelope.session_id is not None, "a conversation is bound to a session"
     if isinstance(event, ConversationBound):
         return Binding(
@@ -30,11 +30,8 @@ def _evolve(
     return None if binding is None or binding.session_id == envelope.session_id else binding
 
 
-def _source(store: Snapshot, key: Key, binding: Binding) -> tuple[str, int]:
-    return binding.session_id, binding.bound_cursor
-
-
-def _superseded(store: Snapshot, stream: str, stored: Binding | None, replayed: Binding | None) -> bool:
+def is_superseded(store: Snapshot, stream: str, stored: Binding | None, replayed: Binding | None) -> bool:
+    """Whether a later session may have changed the binding that one stream gives."""
     if stored is None:
         # The next message to an ended session binds the conversation to a new one, which may have been
         # unbound since.
@@ -49,8 +46,8 @@ CONVERSATION_RECORDS: Final = Projection(
     begins=ConversationBound,
     events=(ConversationBound, ConversationUnbound),
     key=lambda envelope, event: (event.agent, event.sender),
-    evolve=_evolve,
-    source=_source,
+    evolve=evolve,
+    source=lambda store, key, binding: (binding.session_id, binding.bound_cursor),
     bounded=True,
-    superseded=_superseded,
+    superseded=is_superseded,
 )

@@ -17,7 +17,8 @@ import trio
 from kheishd.records.orphans import CHECKS, OrphanCheck
 from kheishd.records.replay import Complaint, Damage, Difference, Replay
 from kheishd.store.journal import HASH_BYTES
-from kheishd.store.tables import BLOBS, JOURNAL, Key
+from kheishd.store.table import Key
+from kheishd.store.tables import BLOBS, JOURNAL
 from protocol.objects.daemon import Diagnosis, Finding
 
 if TYPE_CHECKING:

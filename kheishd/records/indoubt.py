@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 INDOUBT: Final = "indoubt"
 
 
-def _is_final(record: Indoubt) -> bool:
+def is_final(record: Indoubt) -> bool:
+    """Whether no event changes the call in doubt any more."""
     return record.status != "open"
 
 
-def _rows(record: Indoubt) -> frozenset[IndexRow]:
-    return pending_rows(INDOUBT, record.indoubt_id, record, None if _is_final(record) else INDOUBTS_OPEN)
+def index_rows(record: Indoubt) -> frozenset[IndexRow]:
+    """Return the index rows of a call in doubt."""
+    return pending_rows(INDOUBT, record.indoubt_id, record, None if is_final(record) else INDOUBTS_OPEN)
 
 
 INDOUBT_RECORDS: Final = Projection(
@@ -33,7 +35,7 @@ INDOUBT_RECORDS: Final = Projection(
     key=key_in("indoubt_id"),
     evolve=indoubt.evolve,
     source=source_in_session,
-    final=_is_final,
-    rows=_rows,
+    final=is_final,
+    rows=index_rows,
     indexes=(RECORDS_BY_SESSION, RECORDS_BY_RUN, INDOUBTS_OPEN),
 )

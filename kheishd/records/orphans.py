@@ -6,7 +6,7 @@ journal does not account for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,13 +15,13 @@ import msgspec
 from kheishd.records.projection import IndexRow
 from kheishd.records.registry import REGISTRY
 from kheishd.records.replay import Difference
-from kheishd.store.tables import CHECKPOINTS, CURSORS, RECEIPTS, RECEIPTS_BY_AGE, Key, Table
+from kheishd.store.table import Key, Table
+from kheishd.store.tables import CHECKPOINTS, CURSORS, RECEIPTS, RECEIPTS_BY_AGE
 from protocol.journal.line import decode_envelope, decode_event
 
 if TYPE_CHECKING:
     from kheishd.records.projection import DerivedIndex, Projection
     from kheishd.store.environment import Snapshot
-    from kheishd.store.records import Receipt
 
 IsExplained = Callable[["Snapshot", Key, Any], bool]
 
@@ -91,34 +91,23 @@ def _derived_check(index: DerivedIndex[Any]) -> OrphanCheck:
     return OrphanCheck(index.table, is_explained)
 
 
-def _is_receipt_explained(store: Snapshot, key: Key, receipt: Receipt) -> bool:
-    return store.get(RECEIPTS_BY_AGE, receipt.at_ms, *key) is not None
-
-
 def _is_receipt_age_explained(store: Snapshot, key: Key, value: bytes) -> bool:
     receipt = store.get(RECEIPTS, *key[1:])
     return receipt is not None and receipt.at_ms == key[0]
 
 
-def _is_checkpoint_explained(store: Snapshot, key: Key, value: bytes) -> bool:
-    return bool(key[1] <= store.head(key[0])[0])
-
-
-def _is_cursor_explained(store: Snapshot, key: Key, stream: str) -> bool:
-    return store.entry(stream, key[0]) is not None
-
-
-def _checks() -> Iterator[OrphanCheck]:
-    for projection in REGISTRY.projections:
-        yield _record_check(projection)
-    for table in dict.fromkeys(index for projection in REGISTRY.projections for index in projection.indexes):
-        yield _index_check(table)
-    for index in REGISTRY.derived:
-        yield _derived_check(index)
-    yield OrphanCheck(RECEIPTS, _is_receipt_explained)
-    yield OrphanCheck(RECEIPTS_BY_AGE, _is_receipt_age_explained)
-    yield OrphanCheck(CHECKPOINTS, _is_checkpoint_explained)
-    yield OrphanCheck(CURSORS, _is_cursor_explained)
-
-
-CHECKS: Final[tuple[OrphanCheck, ...]] = tuple(_checks())
+CHECKS: Final[tuple[OrphanCheck, ...]] = (
+    *map(_record_check, REGISTRY.projections),
+    *map(
+        _index_check,
+        dict.fromkeys(index for projection in REGISTRY.projections for index in projection.indexes),
+    ),
+    *map(_derived_check, REGISTRY.derived),
+    OrphanCheck(
+        RECEIPTS,
+        lambda store, key, receipt: store.get(RECEIPTS_BY_AGE, receipt.at_ms, *key) is not None,
+    ),
+    OrphanCheck(RECEIPTS_BY_AGE, _is_receipt_age_explained),
+    OrphanCheck(CHECKPOINTS, lambda store, key, _: bool(key[1] <= store.head(key[0])[0])),
+    OrphanCheck(CURSORS, lambda store, key, stream: store.entry(stream, key[0]) is not None),
+)

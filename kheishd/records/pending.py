@@ -8,7 +8,7 @@ from kheishd.records.projection import IndexRow
 from kheishd.store.tables import DEADLINES, RECORDS_BY_RUN, RECORDS_BY_SESSION
 
 if TYPE_CHECKING:
-    from kheishd.store.tables import Table
+    from kheishd.store.table import Table
     from protocol.objects.approval import Approval
     from protocol.objects.indoubt import Indoubt
     from protocol.objects.question import QuestionRequest

@@ -12,18 +12,13 @@ from protocol.events.permission import PermissionsChanged
 from protocol.journal.envelope import DAEMON_STREAM
 
 if TYPE_CHECKING:
-    from kheishd.store.environment import Snapshot
-    from kheishd.store.tables import Key
     from protocol.journal.envelope import Envelope
 
 
-def _evolve(record: DaemonRules | None, envelope: Envelope, event: PermissionsChanged) -> DaemonRules:
+def evolve(record: DaemonRules | None, envelope: Envelope, event: PermissionsChanged) -> DaemonRules:
+    """Return the rules of the daemon after a change."""
     rules = record.rules if record is not None else []
     return DaemonRules(rules=change_rules(rules, event), updated_cursor=envelope.cursor)
-
-
-def _source(store: Snapshot, key: Key, record: DaemonRules) -> tuple[str, int]:
-    return DAEMON_STREAM, record.updated_cursor
 
 
 PERMISSION_RECORDS: Final = Projection(
@@ -32,8 +27,8 @@ PERMISSION_RECORDS: Final = Projection(
     begins=PermissionsChanged,
     events=(PermissionsChanged,),
     key=lambda envelope, event: (DAEMON_STREAM,),
-    evolve=_evolve,
-    source=_source,
+    evolve=evolve,
+    source=lambda store, key, record: (DAEMON_STREAM, record.updated_cursor),
     stream=DAEMON_STREAM,
     bounded=True,
 )

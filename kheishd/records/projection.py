@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kheishd.store.environment import Snapshot
-    from kheishd.store.tables import Key, KeyPart, Table
+    from kheishd.store.table import Key, KeyPart, Table
     from protocol.journal.envelope import Envelope, Event
 
 R = TypeVar("R")
@@ -57,14 +57,6 @@ class RecordReader(Protocol):
         ...
 
 
-def _never(record: Any) -> bool:
-    return False
-
-
-def _no_rows(record: Any) -> frozenset[IndexRow]:
-    return frozenset()
-
-
 @dataclass(frozen=True, slots=True)
 class Projection(Generic[R]):
     """One type of record.
@@ -90,8 +82,8 @@ class Projection(Generic[R]):
     evolve: Callable[[R | None, Envelope, Any], R | None]
     source: Callable[[Snapshot, Key, R], tuple[str, int] | None]
     stream: str = SESSION_STREAMS
-    final: Callable[[R], bool] = _never
-    rows: Callable[[R], frozenset[IndexRow]] = _no_rows
+    final: Callable[[R], bool] = lambda record: False
+    rows: Callable[[R], frozenset[IndexRow]] = lambda record: frozenset()
     indexes: tuple[Table[Any], ...] = ()
     bounded: bool = False
     strays: bool = False

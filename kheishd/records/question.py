@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 QUESTION: Final = "question"
 
 
-def _is_final(record: QuestionRequest) -> bool:
+def is_final(record: QuestionRequest) -> bool:
+    """Whether no event changes the question any more."""
     return record.status != "pending"
 
 
-def _rows(record: QuestionRequest) -> frozenset[IndexRow]:
-    pending = None if _is_final(record) else QUESTIONS_WAITING
+def index_rows(record: QuestionRequest) -> frozenset[IndexRow]:
+    """Return the index rows of a question."""
+    pending = None if is_final(record) else QUESTIONS_WAITING
     return pending_rows(QUESTION, record.question_id, record, pending, record.expires_at_ms)
 
 
@@ -34,7 +36,7 @@ QUESTION_RECORDS: Final = Projection(
     key=key_in("question_id"),
     evolve=question.evolve,
     source=source_in_session,
-    final=_is_final,
-    rows=_rows,
+    final=is_final,
+    rows=index_rows,
     indexes=(RECORDS_BY_SESSION, RECORDS_BY_RUN, QUESTIONS_WAITING, DEADLINES),
 )

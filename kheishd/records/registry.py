@@ -19,7 +19,7 @@ from protocol.journal.line import JournalEvent
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kheishd.store.tables import Table
+    from kheishd.store.table import Table
 
 PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     SESSION_RECORDS,

@@ -13,7 +13,7 @@ import msgspec
 
 from kheishd.records.registry import REGISTRY
 from kheishd.store.journal import HASH_BYTES, NO_HASH, link
-from kheishd.store.tables import CURSORS, Key, KeyPart, Table
+from kheishd.store.tables import CURSORS
 from protocol.journal.line import JournalEvent, Unknown, decode_envelope, decode_event
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kheishd.records.projection import Projection
     from kheishd.records.registry import Registry
     from kheishd.store.environment import Snapshot
+    from kheishd.store.table import Key, KeyPart, Table
     from protocol.journal.envelope import Envelope
 
 V = TypeVar("V")

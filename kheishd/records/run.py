@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from kheishd.core.run import machine
 from kheishd.records.projection import DerivedIndex, IndexRow, Projection, key_of_run
@@ -15,22 +15,20 @@ if TYPE_CHECKING:
     from kheishd.core.run.record import RunRecord
     from kheishd.records.projection import RecordReader
     from kheishd.store.environment import Snapshot
-    from kheishd.store.tables import Key
+    from kheishd.store.table import Key
     from protocol.journal.envelope import Envelope
     from protocol.objects.session import Session
 
 
-def _source(store: Snapshot, key: Key, run: RunRecord) -> tuple[str, int]:
-    return run.session_id, run.accepted_cursor
-
-
-def _is_final(run: RunRecord) -> bool:
+def is_final(run: RunRecord) -> bool:
+    """Whether the run has ended."""
     return run.status in ENDED
 
 
-def _rows(run: RunRecord) -> frozenset[IndexRow]:
+def index_rows(run: RunRecord) -> frozenset[IndexRow]:
+    """Return the index rows of a run: in its session, and while it is to be stopped."""
     by_session = IndexRow(RUNS_BY_SESSION, (run.session_id, run.accepted_cursor), run.run_id)
-    if run.cancel is None or _is_final(run):
+    if run.cancel is None or is_final(run):
         return frozenset((by_session,))
     return frozenset((by_session, IndexRow(RUNS_CANCELLED, (run.accepted_cursor,), run.run_id)))
 
@@ -42,9 +40,9 @@ RUN_RECORDS: Final = Projection(
     events=None,
     key=key_of_run,
     evolve=machine.evolve,
-    source=_source,
-    final=_is_final,
-    rows=_rows,
+    source=lambda store, key, run: (run.session_id, run.accepted_cursor),
+    final=is_final,
+    rows=index_rows,
     indexes=(RUNS_BY_SESSION, RUNS_CANCELLED),
     # The session limits its queue. A run's input names the run before its acceptance, and an operator may
     # resolve a call in doubt after its end.
@@ -53,12 +51,13 @@ RUN_RECORDS: Final = Projection(
 )
 
 
-def _pin(pinned: Pinned | None, envelope: Envelope, event: Any) -> Pinned:
-    accepted: RunAccepted = event
-    return accepted.pinned
+def evolve_pinned(pinned: Pinned | None, envelope: Envelope, event: RunAccepted) -> Pinned:
+    """Return the values that a run pinned; nothing changes them later."""
+    return event.pinned
 
 
-def _source_of_pinned(store: Snapshot, key: Key, pinned: Pinned) -> tuple[str, int] | None:
+def source_of_pinned(store: Snapshot, key: Key, pinned: Pinned) -> tuple[str, int] | None:
+    """Return the stream and cursor of the run's acceptance."""
     run = store.get(RUNS, *key)
     return None if run is None else (run.session_id, run.accepted_cursor)
 
@@ -69,13 +68,13 @@ PINNED_RECORDS: Final = Projection(
     begins=RunAccepted,
     events=(RunAccepted,),
     key=key_of_run,
-    evolve=_pin,
-    source=_source_of_pinned,
+    evolve=evolve_pinned,
+    source=source_of_pinned,
     final=lambda pinned: True,
 )
 
 
-def _ready(records: RecordReader, session: Session) -> frozenset[IndexRow]:
+def ready_rows(records: RecordReader, session: Session) -> frozenset[IndexRow]:
     """Return the row of a session's first open run, unless that run waits for a person."""
     if not session.open_runs:
         return frozenset()
@@ -88,6 +87,6 @@ def _ready(records: RecordReader, session: Session) -> frozenset[IndexRow]:
 READY_RUNS: Final = DerivedIndex(
     table=RUNS_READY,
     owner=SESSION_RECORDS,
-    rows=_ready,
+    rows=ready_rows,
     sources=((RUN_RECORDS, lambda run: (run.session_id,)),),
 )

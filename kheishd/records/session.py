@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from protocol.objects.session import Session
 
 
-def _rows(session: Session) -> frozenset[IndexRow]:
+def index_rows(session: Session) -> frozenset[IndexRow]:
+    """Return the index row by which a parent finds the session, if it has one."""
     if session.parent_session_id is None:
         return frozenset()
     return frozenset((IndexRow(CHILDREN, (session.parent_session_id, session.session_id)),))
@@ -27,7 +28,7 @@ SESSION_RECORDS: Final = Projection(
     key=lambda envelope, event: None if envelope.session_id is None else (envelope.session_id,),
     evolve=session_rules.evolve,
     source=source_in_session,
-    rows=_rows,
+    rows=index_rows,
     indexes=(CHILDREN,),
     bounded=True,
 )

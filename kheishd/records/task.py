@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 TASK: Final = "task"
 
 
-def _is_final(record: Task) -> bool:
+def is_final(record: Task) -> bool:
+    """Whether no event changes the task any more."""
     return record.deleted_at_ms is not None
 
 
-def _rows(record: Task) -> frozenset[IndexRow]:
+def index_rows(record: Task) -> frozenset[IndexRow]:
+    """Return the index rows of a task."""
     rows = [IndexRow(RECORDS_BY_SESSION, (record.session_id, TASK, record.created_cursor), record.task_id)]
-    if record.status not in OPEN or _is_final(record):
+    if record.status not in OPEN or is_final(record):
         return frozenset(rows)
     rows += [IndexRow(TASKS_WAITING, (blocker, record.task_id)) for blocker in record.blocked_by]
     if record.shell is None:
@@ -50,7 +52,7 @@ TASK_RECORDS: Final = Projection(
     key=key_in("task_id"),
     evolve=task.evolve,
     source=source_in_session,
-    final=_is_final,
-    rows=_rows,
+    final=is_final,
+    rows=index_rows,
     indexes=(RECORDS_BY_SESSION, TASKS_OPEN, TASKS_WAITING, SHELLS_LIVE, SHELLS_STOPPING),
 )

@@ -12,14 +12,11 @@ from protocol.events.token import TokenCreated, TokenRevoked
 from protocol.journal.envelope import DAEMON_STREAM
 
 if TYPE_CHECKING:
-    from kheishd.store.environment import Snapshot
-    from kheishd.store.tables import Key
     from protocol.journal.envelope import Envelope
 
 
-def _evolve(
-    record: TokenRecord | None, envelope: Envelope, event: TokenCreated | TokenRevoked
-) -> TokenRecord:
+def evolve(record: TokenRecord | None, envelope: Envelope, event: TokenCreated | TokenRevoked) -> TokenRecord:
+    """Return the record of a token after an event. Errors: AssertionError for one that was never created."""
     token = token_rules.evolve(record.token if record is not None else None, envelope, event)
     assert token is not None, "a token is created before it is revoked"
     if isinstance(event, TokenCreated):
@@ -28,17 +25,15 @@ def _evolve(
     return TokenRecord(token=token, digest=record.digest, created_cursor=record.created_cursor)
 
 
-def _source(store: Snapshot, key: Key, record: TokenRecord) -> tuple[str, int]:
-    return DAEMON_STREAM, record.created_cursor
-
-
-def _is_final(record: TokenRecord) -> bool:
+def is_final(record: TokenRecord) -> bool:
+    """Whether the token was revoked."""
     return record.token.revoked_at_ms is not None
 
 
-def _rows(record: TokenRecord) -> frozenset[IndexRow]:
+def index_rows(record: TokenRecord) -> frozenset[IndexRow]:
+    """Return the index row by which a secret leads to the token."""
     # The secret of a revoked token opens nothing any more.
-    if _is_final(record):
+    if is_final(record):
         return frozenset()
     return frozenset((IndexRow(TOKENS_BY_DIGEST, (record.digest,), record.token.token_id),))
 
@@ -49,11 +44,11 @@ TOKEN_RECORDS: Final = Projection(
     begins=TokenCreated,
     events=(TokenCreated, TokenRevoked),
     key=key_in("token_id"),
-    evolve=_evolve,
-    source=_source,
+    evolve=evolve,
+    source=lambda store, key, record: (DAEMON_STREAM, record.created_cursor),
     stream=DAEMON_STREAM,
-    final=_is_final,
-    rows=_rows,
+    final=is_final,
+    rows=index_rows,
     indexes=(TOKENS_BY_DIGEST,),
     bounded=True,
 )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kheishd.records.projection import IndexRow
     from kheishd.records.registry import Registry
     from kheishd.store.environment import Transaction
-    from kheishd.store.tables import Key, KeyPart, Table
+    from kheishd.store.table import Key, KeyPart, Table
     from protocol.journal.envelope import Envelope
     from protocol.journal.line import JournalEvent
     from protocol.objects.run import Pinned

@@ -1,9 +1,11 @@
-"""Copies of the store: made while it runs, put back and compacted while it does not.
+"""Copies of the store: backed up while it runs; restored and compacted while it does not.
 
-A backup is a directory like the store's own: the data and the marker. All three follow one pattern: write
-beside, see it to the disk, verify what was written, and only then give it the name. So each can be killed
-at any point: what has the name is always whole.
+A backup is a directory like the store's own: the data and the marker. Backup, restore and compaction follow
+one pattern: write beside the target, sync, verify the copy, and only then give it the target's name. Each may
+be killed at any point, because a file of that name is always complete.
 """
+
+from __future__ import annotations
 
 import errno
 import os
@@ -11,15 +13,14 @@ import select
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import lmdb
 import msgspec
 
+from kheishd.store.commit import FULL_ERRORS
 from kheishd.store.environment import DATA, Environment, Snapshot
 from kheishd.store.guards import (
     COMPACTING,
@@ -34,19 +35,23 @@ from kheishd.store.guards import (
     write_marker,
 )
 from kheishd.store.journal import verify_chain
-from kheishd.store.opening import explained, opened_for_reading
-from kheishd.store.tables import TABLES
+from kheishd.store.opening import explain_errors, open_for_reading
+from kheishd.store.tables import META, TABLES
+from kheishd.store.upgrades import NOT_RECORDS, SCHEMA
 from protocol.errors.daemon import DaemonDraining, PathRefused
 from protocol.errors.store import StorageFull
 
-# A copy holds back every page that is freed meanwhile, so that the file grows, for good. At 100 MB a
-# second ten minutes are 60 GB; what is larger is copied by compacting it first, or by the file system.
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+# During a copy no freed page can be reused, so the file grows, for good. At 100 MB a second ten minutes are
+# 60 GB; compact a larger store before its backup, or copy it by the file system.
 MAX_BACKUP_SECONDS: Final = 600.0
 
 _PIECE_BYTES = 1 << 20
 _LOOK_SECONDS = 0.1
 _PATH = "$.params.path"
-_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 # While the store runs.
@@ -55,18 +60,30 @@ _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 def write_backup(
     environment: Environment, directory: Path, timeout_s: float, check: Callable[[], object]
 ) -> int:
-    """Copy the store, as it is now, to a new directory; gives the newest cursor in the copy.
+    """Copy the current store to a new directory; return the newest cursor in the copy.
 
-    ``check`` is called now and then: what it raises ends the work.
-    Errors: PathRefused, also when it is late, StorageFull, DaemonDraining; then nothing is left there.
+    ``check`` is called now and then; an exception that it raises ends the backup.
+    Errors: PathRefused (also after the timeout), StorageFull, DaemonDraining; nothing of the copy remains.
     """
     partial = directory.with_name(f".{directory.name}.{os.urandom(4).hex()}.partial")
     try:
-        with explained(partial):
-            return _write_backup(environment, directory, partial, _Patience(environment, timeout_s, check))
+        with explain_errors(partial):
+            if os.path.lexists(directory):
+                raise FileExistsError(
+                    errno.EEXIST, "it exists already; a backup never overwrites", str(directory)
+                )
+            partial.mkdir(mode=0o700)
+            with _new_file(partial / DATA) as descriptor:
+                _copy(environment, descriptor, _Deadline(environment, timeout_s, check))
+            write_marker(partial, environment.identity)
+            with open_for_reading(partial) as copy, Snapshot(copy) as snapshot:
+                cursor = snapshot.last_cursor
+            partial.rename(directory)
+            sync_directory(directory.parent)
+            return cursor
     except StoreUnusable as error:
         cause = error.__cause__
-        if isinstance(cause, OSError) and cause.errno in _FULL:
+        if isinstance(cause, OSError) and cause.errno in FULL_ERRORS:
             raise StorageFull(
                 f"there is no room for the backup: {cause.strerror}; nothing is left of it"
             ) from error
@@ -75,8 +92,8 @@ def write_backup(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-class _Patience:
-    """When a copy is to be given up."""
+class _Deadline:
+    """The conditions under which a backup is abandoned."""
 
     def __init__(self, environment: Environment, seconds: float, check: Callable[[], object]) -> None:
         self._readers = environment.readers
@@ -84,7 +101,7 @@ class _Patience:
         self._check = check
 
     def __call__(self) -> None:
-        """Errors: PathRefused, DaemonDraining, or the caller's own."""
+        """Check the conditions. Errors: PathRefused, DaemonDraining, or the caller's own."""
         self._check()
         if self._readers.closing:
             raise DaemonDraining("the backup was given up: the daemon is stopping")
@@ -92,23 +109,9 @@ class _Patience:
             raise PathRefused("writing the backup there takes too long; nothing is left of it", field=_PATH)
 
 
-def _write_backup(environment: Environment, directory: Path, partial: Path, patience: _Patience) -> int:
-    if os.path.lexists(directory):
-        raise FileExistsError(errno.EEXIST, "it exists already; a backup never overwrites", str(directory))
-    partial.mkdir(mode=0o700)
-    with _new_file(partial / DATA) as descriptor:
-        _copy(environment, descriptor, patience)
-    write_marker(partial, environment.identity)
-    with opened_for_reading(partial) as copy, Snapshot(copy) as snapshot:
-        cursor = snapshot.last_cursor
-    partial.rename(directory)
-    sync_directory(directory.parent)
-    return cursor
-
-
 @contextmanager
 def _new_file(path: Path) -> Iterator[int]:
-    """A file of our own to write to, on the disk when left."""
+    """Create a file and provide its descriptor; sync the file at the end."""
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
         yield descriptor
@@ -118,40 +121,45 @@ def _new_file(path: Path) -> Iterator[int]:
 
 
 class _Copier:
-    """LMDB copying itself, compacted, into a pipe, from which it is taken piece by piece.
+    """A thread in which LMDB copies itself, compacted, into a pipe.
 
-    LMDB cannot be interrupted in copying, but it stops when nobody takes what it writes.
+    LMDB's copy cannot be interrupted, but it stops when the other end of the pipe is closed.
     """
 
     def __init__(self, environment: Environment) -> None:
         self.error: lmdb.Error | None = None
-        self.taking, self._giving = os.pipe2(os.O_CLOEXEC)
+        self.output, self._input = os.pipe2(os.O_CLOEXEC)
         self._environment = environment
-        self._thread = threading.Thread(target=self._give, name="store-copy", daemon=True)
+        self._thread = threading.Thread(target=self._copy, name="store-copy", daemon=True)
         self._thread.start()
 
-    def _give(self) -> None:
+    def _copy(self) -> None:
         try:
-            self._environment.lmdb.copyfd(self._giving, compact=True)
+            self._environment.lmdb.copyfd(self._input, compact=True)
         except lmdb.Error as error:
             self.error = error
         finally:
-            os.close(self._giving)
+            os.close(self._input)
 
     def close(self) -> None:
-        """Stop it if it has not ended."""
-        os.close(self.taking)
+        """Stop the copy if it has not ended."""
+        os.close(self.output)
         self._thread.join()
 
 
-def _copy(environment: Environment, target: int, patience: _Patience) -> None:
-    """Errors: those of patience, OSError, lmdb.Error."""
-    # Open as long as LMDB copies, so that nobody closes the environment meanwhile.
+def _copy(environment: Environment, target: int, deadline: _Deadline) -> None:
+    """Copy the store to a descriptor. Errors: those of the deadline, OSError, lmdb.Error."""
+    # The snapshot stays open as long as LMDB copies, so that the environment is not closed meanwhile.
     with Snapshot(environment):
         copier = _Copier(environment)
         try:
-            while piece := _piece(copier.taking, patience):
-                view = memoryview(piece)
+            while True:
+                deadline()
+                while not select.select([copier.output], [], [], _LOOK_SECONDS)[0]:
+                    deadline()
+                view = memoryview(os.read(copier.output, _PIECE_BYTES))
+                if not view:
+                    break
                 while view:
                     view = view[os.write(target, view) :]
         finally:
@@ -160,20 +168,12 @@ def _copy(environment: Environment, target: int, patience: _Patience) -> None:
             raise copier.error
 
 
-def _piece(descriptor: int, patience: _Patience) -> bytes:
-    """The next piece of a copy; empty at its end."""
-    patience()
-    while not select.select([descriptor], [], [], _LOOK_SECONDS)[0]:
-        patience()
-    return os.read(descriptor, _PIECE_BYTES)
-
-
 # While no daemon runs.
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What was put back, and where what was there before is kept, if anything was."""
+    """The result of a restore. ``kept`` is the path of the previous data, if there was any."""
 
     cursor: int
     bytes: int
@@ -182,61 +182,57 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class Compacted:
-    """What the data file took before and takes now."""
+    """The size of the data file before and after a compaction."""
 
     before_bytes: int
     after_bytes: int
 
 
 def restore(backup: Path, directory: Path) -> Restored:
-    """Put a backup in the place of the store in ``directory``; the data that was there is kept beside.
+    """Replace the store in ``directory`` by a backup; keep the previous data beside it.
 
-    The copy is verified whole before it replaces anything: its pages, every row, the chain of the journal.
-    Errors: StoreUnusable; then the store is what it was.
+    The whole copy is verified before it replaces anything: its pages, every row, the journal's chain.
+    Errors: StoreUnusable; the store is unchanged then.
     """
-    with explained(backup):
+    with explain_errors(backup):
         check_files(backup)
         if data_bytes(backup) == 0:
             raise StoreUnusable(f"{backup} is not a backup of kheish: there is no {DATA} in it.")
     make_directory(directory)
-    with _locked(directory), _workplace(directory, RESTORING) as place:
-        with (backup / DATA).open("rb") as source, _new_file(place / DATA) as target:
-            _send(source.fileno(), target)
+    with _hold_lock(directory), _work_directory(directory, RESTORING) as work:
+        with (backup / DATA).open("rb") as source, _new_file(work / DATA) as target:
+            while os.sendfile(target, source.fileno(), None, 1 << 30):
+                pass
         with suppress(FileNotFoundError):
-            shutil.copyfile(backup / MARKER, place / MARKER)
-        identity, cursor = verify_copy(place)
-        kept = _keep(directory / DATA)
-        size = (place / DATA).stat().st_size
-        (place / DATA).replace(directory / DATA)
-        # Killed here, and restored from another store's backup, the store refuses to open, as marker and
-        # data differ; restoring again mends it.
+            shutil.copyfile(backup / MARKER, work / MARKER)
+        identity, cursor = verify_copy(work)
+        kept = _link_previous(directory / DATA)
+        size = (work / DATA).stat().st_size
+        (work / DATA).replace(directory / DATA)
+        # After a kill here, and a restore from another store's backup, marker and data differ, and the store
+        # refuses to open; restoring again mends it.
         write_marker(directory, identity)
         return Restored(cursor, size, kept)
 
 
-def _send(source: int, target: int) -> None:
-    while os.sendfile(target, source, None, 1 << 30):
-        pass
-
-
-def _keep(data: Path) -> Path | None:
-    """Give the data a second name that nothing will take away; None if there is none."""
+def _link_previous(data: Path) -> Path | None:
+    """Link the data under a second name that nothing removes; return it, or None if there is no data."""
     if not data.exists():
         return None
     for number in range(1, 10_000):
-        kept = data.with_name(f"{DATA}.before-restore-{number}")
+        link = data.with_name(f"{DATA}.before-restore-{number}")
         with suppress(FileExistsError):
-            os.link(data, kept)
-            return kept
+            os.link(data, link)
+            return link
     raise StoreUnusable(f"{data.parent} holds 9,999 stores from before restores; remove some.")
 
 
 def verify_copy(directory: Path) -> tuple[str, int]:
-    """Read a store whole; gives its identity and newest cursor.
+    """Read a whole store; return its identity and newest cursor.
 
-    Errors: StoreUnusable, naming the first thing that is damaged.
+    Errors: StoreUnusable, naming the first damage.
     """
-    # On broken pages LMDB itself may crash, so they are looked at without it.
+    # LMDB itself may crash on broken pages, so they are checked without it first.
     from lmdb.verify import VerifyError, verify
 
     try:
@@ -245,48 +241,45 @@ def verify_copy(directory: Path) -> tuple[str, int]:
         problems = [str(error)]
     if problems:
         raise StoreUnusable(f"The backup is damaged: {problems[0]}. Nothing was changed; use another backup.")
-    with opened_for_reading(directory) as environment, Snapshot(environment) as snapshot:
-        for broken in verify_chain(snapshot):
-            where = f"entry {broken.cursor} of {broken.stream or 'the journal'}"
+    with open_for_reading(directory) as environment, Snapshot(environment) as snapshot:
+        for damage in verify_chain(snapshot):
+            entry = f"entry {damage.cursor} of {damage.stream or 'the journal'}"
             raise StoreUnusable(
-                f"The backup is damaged: {where}: {broken.message}. Nothing was changed; use another backup."
+                f"The backup is damaged: {entry}: {damage.message}. Nothing was changed; use another backup."
             )
-        _read_rows(environment, snapshot)
+        # The records of an older version have other fields. They are rebuilt when the store is opened.
+        is_current = snapshot.get(META, "schema") == str(SCHEMA).encode()
+        for table in TABLES if is_current else NOT_RECORDS:
+            try:
+                for _ in snapshot.scan(table):
+                    pass
+            except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+                raise StoreUnusable(
+                    f"The backup is damaged: a row of {table.name} cannot be read: {error}. "
+                    "Nothing was changed."
+                ) from error
         return environment.identity, snapshot.last_cursor
 
 
-def _read_rows(environment: Environment, snapshot: Snapshot) -> None:
-    for table in TABLES:
-        if table not in environment.handles:
-            continue
-        try:
-            for _ in snapshot.scan(table):
-                pass
-        except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-            raise StoreUnusable(
-                f"The backup is damaged: a row of {table.name} cannot be read: {error}. Nothing was changed."
-            ) from error
-
-
 def compact(directory: Path) -> Compacted:
-    """Copy the store in ``directory`` without its free pages, and put the copy in its place.
+    """Copy the store in ``directory`` without its free pages, and replace it by the copy.
 
-    Errors: StoreUnusable; then the store is what it was.
+    Errors: StoreUnusable; the store is unchanged then.
     """
     data = directory / DATA
-    with _locked(directory), _workplace(directory, COMPACTING) as place:
-        before = data_bytes(directory)
-        with opened_for_reading(directory) as environment:
-            with _new_file(place / DATA) as target:
+    with _hold_lock(directory), _work_directory(directory, COMPACTING) as work:
+        before_bytes = data_bytes(directory)
+        with open_for_reading(directory) as environment:
+            with _new_file(work / DATA) as target:
                 environment.lmdb.copyfd(target, compact=True)
-            write_marker(place, environment.identity)
-            with opened_for_reading(place) as copy, Snapshot(copy) as fresh, Snapshot(environment) as old:
+            write_marker(work, environment.identity)
+            with open_for_reading(work) as copy, Snapshot(copy) as fresh, Snapshot(environment) as old:
                 if _summary(environment, old) != _summary(copy, fresh):
                     raise StoreUnusable(f"The compacted copy of {data} differs from it; it was thrown away.")
-        after = (place / DATA).stat().st_size
-        (place / DATA).replace(data)
+        after_bytes = (work / DATA).stat().st_size
+        (work / DATA).replace(data)
         sync_directory(directory)
-    return Compacted(before, after)
+    return Compacted(before_bytes, after_bytes)
 
 
 def _summary(environment: Environment, snapshot: Snapshot) -> dict[str, int]:
@@ -295,22 +288,22 @@ def _summary(environment: Environment, snapshot: Snapshot) -> dict[str, int]:
 
 
 @contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def _hold_lock(directory: Path) -> Iterator[None]:
     lock = lock_directory(directory)
     try:
-        with explained(directory):
+        with explain_errors(directory):
             yield
     finally:
         os.close(lock)
 
 
 @contextmanager
-def _workplace(directory: Path, name: str) -> Iterator[Path]:
-    """An empty directory inside the store's own, for the time being; one left by a kill is emptied."""
-    place = directory / name
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(mode=0o700)
+def _work_directory(directory: Path, name: str) -> Iterator[Path]:
+    """Provide an empty directory inside the store's own; empty it first if a kill left it."""
+    work = directory / name
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(mode=0o700)
     try:
-        yield place
+        yield work
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)

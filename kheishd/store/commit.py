@@ -1,20 +1,20 @@
-"""Group commit: update functions run in order in one LMDB transaction, and one commit for all of them.
+"""Group commit: run update functions in order in one LMDB transaction and commit them together.
 
-How a group is settled:
+A group is flushed as follows:
 
-1. All run in one transaction, one after another, and it is committed. This is nearly always all.
-2. One that raises before it wrote anything takes nothing back; it just has its error.
-3. One that raises after it wrote: the transaction is taken back, and all run again, each in a nested
-   transaction of its own, so that the one takes back only itself. Nesting costs as much as a small update
-   itself (every page touched is copied), which is why it is not the first thing tried.
-4. The disk is full: nothing was changed; each runs again in a transaction and a commit of its own, and
-   learns its own fate.
-5. The data file has been removed or replaced under us: what is committed goes where nobody will find it, so
-   nobody is told that it is kept. The daemon lives on, since a backup of what it holds is all there is left.
-6. The disk failed in any other way: it is not known what is on it. Nothing is written any more, by
-   anybody; the daemon is to stop, and to start again from what the disk really holds.
+1. All updates run in one transaction, one after another, and it is committed. Nearly every group ends here.
+2. An update that raises before it wrote anything needs no rollback; it only gets its error.
+3. If an update raises after it wrote, the transaction is rolled back, and all updates run again, each in a
+   nested transaction, so that only the failed one is rolled back. Nesting costs as much as a small update
+   (LMDB copies every page touched), so it is not the first attempt.
+4. If the disk is full, nothing was changed: each update runs again in a transaction and a commit of its own
+   and gets its own result.
+5. If the data file was removed or replaced, a commit goes to a file that no name leads to, so no update is
+   reported as stored. The daemon keeps running, because a backup of its state is the only remaining copy.
+6. After any other disk failure the contents of the disk are unknown. The writer refuses all further updates;
+   the daemon must stop and start again from the contents of the disk.
 
-Nobody is told anything before the commit: what one refused may rest on what another did in the group.
+No result is reported before the commit: a refusal may depend on another update of the group.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# No room: on the disk, in the user's quota, in the largest file that may be, in the map.
-_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-# Not the disk's fault and not for good: too little memory, too much in one transaction, an update
-# function that went on after an error. Whoever was in the transaction gets the error itself.
-_PASSING = (lmdb.MemoryError, lmdb.TxnFullError, lmdb.BadTxnError)
-# The most that one commit writes: everything its members may, and as much again for the pages between.
+# No space: on the disk, in the user's quota, in the largest possible file, in the map.
+FULL_ERRORS: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+# Transient errors that are not the disk's: too little memory, too much in one transaction, an update function
+# that continued after an error. The updates of the transaction get the error itself.
+_TRANSIENT = (lmdb.MemoryError, lmdb.TxnFullError, lmdb.BadTxnError)
+# The maximum that one commit writes: all its updates, and as much again for the pages between.
 _COMMIT_BYTES = 2 * MAX_GROUP_UPDATES * MAX_UPDATE_BYTES
 
 
@@ -56,9 +56,9 @@ GONE: Final = (
 
 
 class Job(Struct, Generic[T], eq=False):
-    """One update on its way, and afterwards its own outcome: ``value``, or ``error`` if that is set.
+    """A submitted update and, once flushed, its result: ``error`` if that is set, else ``value``.
 
-    ``tag`` is the submitter's own. While ``queued``, whoever holds the lock may claim the job.
+    ``tag`` belongs to the submitter. While ``queued``, the holder of the lock may claim the job.
     """
 
     fn: Callable[[Transaction], T]
@@ -70,195 +70,186 @@ class Job(Struct, Generic[T], eq=False):
     value: T | None = None
 
     def cancel(self) -> bool:
-        """Take the update back while it is queued; whether that came in time. Then no outcome follows."""
+        """Withdraw the update if it is still queued; return whether it was. It gets no result then."""
         with self.lock:
             queued, self.queued = self.queued, False
             return queued
 
     def unwrap(self) -> T:
-        """The value; raises the error if there is one."""
+        """Return the value; raise the error if there is one."""
         if self.error is not None:
             raise self.error
         return cast("T", self.value)
 
 
-Outcome = Job
-"""What an update came to: the job itself."""
-
-
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Jobs that were settled together, and the bells to ring: tables' names, ``stream:<name>``."""
+    """Jobs that were flushed together, and the bells to ring: table names and ``stream:<name>``."""
 
     jobs: list[Job[Any]]
     rung: frozenset[str]
 
 
-class _TakeBack(Exception):
+class _RollBack(Exception):
     """One of several updates raised after it had written."""
 
 
 class Committer:
-    """Settles groups, on one thread. ``full`` and ``failure`` say how writing goes."""
+    """Flushes groups, on one thread. ``is_full`` and ``failure`` state whether writing works."""
 
     def __init__(self, environment: Environment, scrub: Scrub | None) -> None:
         self.scrub = scrub
-        self.full = False
+        self.is_full = False
         self.failure: str | None = None
         self._environment = environment
         self._heads = Heads()
-        self._file = _file_of(environment.directory)
+        self._file = _file_identity(environment.directory)
 
-    def settle(self, jobs: list[Job[Any]]) -> frozenset[str]:
-        """Run the jobs and commit what they did: each then has its value or its error.
+    def flush(self, jobs: list[Job[Any]]) -> frozenset[str]:
+        """Run the jobs and commit their changes, so that each has its value or its error.
 
         Shape: the bells to ring.
         """
         if self.failure is not None:
-            return _refuse(jobs)
+            return _fail_all(jobs)
         try:
             rung = self._commit(jobs)
         except BaseException as error:
-            return self._trouble(jobs, error)
-        if not self.in_place:
-            return _refuse(jobs, GONE)
+            return self._handle(jobs, error)
+        if not self.is_in_place:
+            return _fail_all(jobs, GONE)
         if rung:
-            self.full = False
+            self.is_full = False
         return frozenset(rung)
 
     @property
-    def in_place(self) -> bool:
-        """Whether the data file is still the one that its name leads to."""
-        return _file_of(self._environment.directory) == self._file
+    def is_in_place(self) -> bool:
+        """Whether the data file is still the file of that name."""
+        return _file_identity(self._environment.directory) == self._file
 
-    def _trouble(self, jobs: list[Job[Any]], error: BaseException) -> frozenset[str]:
-        full = _is_full(error, self._environment.directory)
-        if not full and not isinstance(error, _PASSING):
+    def _handle(self, jobs: list[Job[Any]], error: BaseException) -> frozenset[str]:
+        """Handle a failed commit: try each job alone if the failure allows it, else stop writing for good."""
+        full = _is_disk_full(error, self._environment.directory)
+        if not full and not isinstance(error, _TRANSIENT):
             self.failure = f"a commit failed: {error!r}"
-            return _refuse(jobs)
+            return _fail_all(jobs)
         if len(jobs) > 1:
             for job in jobs:
                 job.error = None
-            return frozenset().union(*(self.settle([job]) for job in jobs))
-        self.full = self.full or full
+            return frozenset().union(*(self.flush([job]) for job in jobs))
+        self.is_full = self.is_full or full
         jobs[0].error = StorageFull() if full else error
         return frozenset()
 
     def _commit(self, jobs: list[Job[Any]]) -> set[str]:
-        self._heads.bound()
-        try:
-            return self._together(jobs)
-        except _TakeBack:
-            if len(jobs) == 1:
-                return set()
-            return self._nested(jobs)
-
-    def _together(self, jobs: list[Job[Any]]) -> set[str]:
+        """Commit all jobs in one transaction; in nested ones if a job must be rolled back alone."""
+        self._heads.limit_memory()
         txn = self._environment.lmdb.begin(write=True)
         try:
             transaction = Transaction(self._environment, txn, self._heads, self.scrub)
             for job in jobs:
-                transaction.turn(job.now_ms)
+                transaction.begin_update(job.now_ms)
                 try:
                     job.value = job.fn(transaction)
                 except BaseException as error:
-                    self._blame(job, error)
-                    if transaction.wrote:
-                        raise _TakeBack from None
+                    self._assign(job, error)
+                    if transaction.has_written:
+                        raise _RollBack from None
             txn.commit()
+        except _RollBack:
+            self._roll_back(txn)
+            return self._commit_nested(jobs) if len(jobs) > 1 else set()
         except BaseException:
-            self._take_back(txn)
+            self._roll_back(txn)
             raise
         return transaction.rung
 
-    def _nested(self, jobs: list[Job[Any]]) -> set[str]:
+    def _commit_nested(self, jobs: list[Job[Any]]) -> set[str]:
         parent = self._environment.lmdb.begin(write=True)
         rung: set[str] = set()
         try:
             for job in jobs:
-                rung |= self._alone_in(parent, job)
+                job.error = None
+                child = self._environment.lmdb.begin(write=True, parent=parent)
+                transaction = Transaction(self._environment, child, self._heads, self.scrub)
+                transaction.begin_update(job.now_ms)
+                try:
+                    job.value = job.fn(transaction)
+                except BaseException as error:
+                    self._roll_back(child)
+                    self._assign(job, error)
+                else:
+                    child.commit()
+                    rung |= transaction.rung
             parent.commit()
         except BaseException:
-            self._take_back(parent)
+            self._roll_back(parent)
             raise
         return rung
 
-    def _alone_in(self, parent: lmdb.Transaction[bytes], job: Job[Any]) -> set[str]:
-        job.error = None
-        child = self._environment.lmdb.begin(write=True, parent=parent)
-        transaction = Transaction(self._environment, child, self._heads, self.scrub)
-        transaction.turn(job.now_ms)
-        try:
-            job.value = job.fn(transaction)
-        except BaseException as error:
-            self._take_back(child)
-            self._blame(job, error)
-            return set()
-        child.commit()
-        return transaction.rung
-
-    def _take_back(self, txn: lmdb.Transaction[bytes]) -> None:
+    def _roll_back(self, txn: lmdb.Transaction[bytes]) -> None:
         txn.abort()
-        self._heads.forget()
+        self._heads.reset()
 
-    def _blame(self, job: Job[Any], error: BaseException) -> None:
-        """Let an error be the job's own, whatever it is: the writer goes on.
+    def _assign(self, job: Job[Any], error: BaseException) -> None:
+        """Make an error the result of its job, whatever it is, so that the writer continues.
 
-        Errors: lmdb.Error where it is not this job's doing.
+        Errors: lmdb.Error if the job did not cause it.
         """
         if isinstance(error, lmdb.Error) and (
-            isinstance(error, (lmdb.PanicError, *_PASSING)) or _is_full(error, self._environment.directory)
+            isinstance(error, (lmdb.PanicError, *_TRANSIENT))
+            or _is_disk_full(error, self._environment.directory)
         ):
             raise error
         if isinstance(error, Refusal):
-            # Where a rule says no is no secret and no fault. Its traceback holds the frames of this thread,
-            # which hold the jobs, which hold the error: work for the garbage collector, at every refusal.
+            # A refusal is everyday and no fault. Its traceback holds the frames of this thread, which hold
+            # the jobs, which hold the error: garbage collection at every refusal.
             error.__traceback__ = None
         job.error = error
 
 
-def _file_of(directory: Path) -> tuple[int, int] | None:
-    """Which file the data file is; None if there is none."""
+def _file_identity(directory: Path) -> tuple[int, int] | None:
+    """Return the device and inode of the data file; None if there is none."""
     try:
-        found = (directory / DATA).stat()
+        stat = (directory / DATA).stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return stat.st_dev, stat.st_ino
 
 
-def _refuse(jobs: list[Job[Any]], why: str | None = None) -> frozenset[str]:
+def _fail_all(jobs: list[Job[Any]], message: str | None = None) -> frozenset[str]:
     for job in jobs:
-        job.error = StorageFailed(why)
+        job.error = StorageFailed(message)
     return frozenset()
 
 
-def _is_full(error: BaseException, directory: Path) -> bool:
-    """Whether an error says that there is no room.
+def _is_disk_full(error: BaseException, directory: Path) -> bool:
+    """Whether an error means that there is no space.
 
-    LMDB calls a write that was cut short an I/O error, and the last write that a full disk takes is cut
-    short. So where LMDB says that, the disk is asked.
+    LMDB reports a short write as an I/O error, and the last write to a full disk is short. So on an I/O
+    error, ask the disk.
     """
     if not isinstance(error, lmdb.Error):
         return False
     # Only errors that LMDB itself raised have a code.
     code = getattr(error, "code", 0)
-    if isinstance(error, lmdb.MapFullError) or code in _FULL:
+    if isinstance(error, lmdb.MapFullError) or code in FULL_ERRORS:
         return True
-    return code == errno.EIO and not _has_room(directory)
+    return code == errno.EIO and not has_space(directory)
 
 
-def _has_room(directory: Path) -> bool:
-    """Whether the data file could grow by what one commit writes."""
+def has_space(directory: Path) -> bool:
+    """Whether the data file could grow by the size of one commit."""
     probe = directory / f".room-{os.getpid()}"
     try:
         size = (directory / DATA).stat().st_size
         descriptor = os.open(probe, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            # Nameless from the start: were we killed here, what it takes of a full disk would stay taken.
+            # Nameless from the start: after a kill here, its blocks on a full disk would never be freed.
             probe.unlink()
             os.posix_fallocate(descriptor, size, _COMMIT_BYTES)
         finally:
             os.close(descriptor)
     except OSError as error:
-        return error.errno not in _FULL
+        return error.errno not in FULL_ERRORS
     return True

@@ -1,4 +1,4 @@
-"""What is inside: the environment with its tables, snapshots to read it, transactions to write it."""
+"""The open environment with its tables, snapshots that read it, transactions that write it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kheishd.store.journal import HASH_BYTES, NO_HASH, Head, Heads
-from kheishd.store.tables import CURSORS, JOURNAL, Key, KeyPart, Table
+from kheishd.store.tables import CURSORS, JOURNAL
 from protocol.errors.daemon import DaemonDraining
 from protocol.errors.store import UpdateTooLarge
 from protocol.journal.envelope import Envelope
@@ -22,17 +22,19 @@ if TYPE_CHECKING:
 
     import lmdb
 
+    from kheishd.store.table import Key, KeyPart, Table
+
 V = TypeVar("V")
 Scrub = Callable[[bytes], bytes]
-"""Takes secrets out of a journal line. Gives the line itself where there are none."""
+"""Redacts secrets in a journal line. Returns the line itself if it holds none."""
 Handle = Any
 """LMDB's own handle of a named table."""
 DATA = "data.mdb"
-"""The file that holds everything, as LMDB calls it."""
+"""The name that LMDB gives the data file."""
 
 
 class Readers:
-    """The snapshots that are open, so that nothing is closed under them.
+    """The open snapshots, which delay the closing of the environment.
 
     Closing an LMDB environment while a thread is inside it can crash the interpreter.
     """
@@ -45,19 +47,19 @@ class Readers:
         self.closing = False
 
     def enter(self, snapshot: Snapshot) -> None:
-        """Errors: DaemonDraining once closing."""
+        """Register a snapshot. Errors: DaemonDraining once the store is closing."""
         if self.closing:
             raise DaemonDraining("the store is closed")
         self._open[snapshot] = threading.get_ident()
 
     def leave(self, snapshot: Snapshot) -> None:
-        """The snapshot is no longer open."""
+        """Remove a closed snapshot."""
         self._open.pop(snapshot, None)
         if self.closing and not self._open:
             self._idle.set()
 
     def drain(self, seconds: float) -> bool:
-        """Let nobody in, end this thread's snapshots, wait for other threads'; whether all are closed."""
+        """Refuse new snapshots, close this thread's, wait for the others; return whether all are closed."""
         self.closing = True
         for snapshot, thread in list(self._open.items()):
             if thread == threading.get_ident():
@@ -67,7 +69,7 @@ class Readers:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """An open LMDB environment, the handles of its tables, and what it says about itself."""
+    """An open LMDB environment, the handles of its tables, and its identity."""
 
     directory: Path
     lmdb: lmdb.Environment
@@ -77,7 +79,7 @@ class Environment:
 
 
 class Snapshot:
-    """The store as it is at one moment. Short, on one thread, never held across an ``await``."""
+    """A consistent view of the store. Keep it short and on one thread; never hold it across an ``await``."""
 
     __slots__ = ("_environment", "_handles", "_last", "_txn")
 
@@ -100,7 +102,7 @@ class Snapshot:
         self.close()
 
     def close(self) -> None:
-        """End it; what still iterates over it fails."""
+        """Close the snapshot; iterations over it fail from then on."""
         self._txn.abort()
         self._environment.readers.leave(self)
 
@@ -113,9 +115,9 @@ class Snapshot:
         return self._last
 
     def get(self, table: Table[V], *key: KeyPart) -> V | None:
-        """The value at ``key``, or None."""
+        """Return the value at ``key``, or None."""
         handle = self._handles.get(table)
-        # Who reads a store that an older version wrote finds a newer table empty.
+        # In a store that an older version wrote, a newer table is empty.
         stored = None if handle is None else self._txn.get(table.pack(key), None, handle)
         return None if stored is None else table.decode(stored)
 
@@ -126,26 +128,26 @@ class Snapshot:
         return value
 
     def count(self, table: Table[Any]) -> int:
-        """How many rows a table has, without counting them."""
+        """Return the number of rows of a table, without counting them."""
         handle = self._handles.get(table)
         return 0 if handle is None else self._txn.stat(handle)["entries"]
 
     @property
     def used_bytes(self) -> int:
-        """What all tables take, in whole pages. The file is larger by what is free in it."""
+        """The size of all tables, in whole pages. The file also contains free pages."""
         pages = page_bytes = 0
         for handle in self._handles.values():
-            found = self._txn.stat(handle)
-            pages += found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"]
-            page_bytes = found["psize"]
+            stat = self._txn.stat(handle)
+            pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+            page_bytes = stat["psize"]
         return pages * page_bytes
 
     def scan(
         self, table: Table[V], *prefix: KeyPart, after: Key | None = None, reverse: bool = False
     ) -> Iterator[tuple[Key, V]]:
-        """Rows whose key begins with ``prefix``, in key order.
+        """Yield the rows whose keys begin with ``prefix``, in key order.
 
-        ``after`` is a whole key: the scan begins beyond it, in its own direction.
+        ``after`` is a whole key: the scan begins beyond it, in its direction.
         """
         unpack, decode = table.unpack, table.decode
         start = None if after is None else table.pack(after)
@@ -153,9 +155,9 @@ class Snapshot:
             yield unpack(packed), decode(stored)
 
     def entries(self, stream: str, after: int = 0, *, reverse: bool = False) -> Iterator[tuple[int, bytes]]:
-        """Entries of one stream, (cursor, line): oldest first, beyond ``after``.
+        """Yield the entries of one stream, (cursor, line), oldest first, beyond ``after``.
 
-        With ``reverse`` newest first, before ``after``, where 0 means from the newest.
+        With ``reverse``: newest first, before ``after``; 0 begins with the newest.
         """
         prefix = JOURNAL.prefix((stream,))
         start = JOURNAL.pack((stream, after)) if after else None
@@ -168,18 +170,18 @@ class Snapshot:
             yield cursor, stored[HASH_BYTES:]
 
     def feed(self, after: int = 0, *, reverse: bool = False) -> Iterator[tuple[int, str]]:
-        """Cursors of the whole daemon and the stream of each, beyond ``after``; see ``entries``."""
+        """Yield the cursors of the whole daemon, each with its stream, beyond ``after``; see ``entries``."""
         start = CURSORS.pack((after,)) if after else None
         for packed, stored in self._rows(CURSORS, b"", start, reverse):
             yield int.from_bytes(packed, "big"), stored.decode()
 
     def entry(self, stream: str, cursor: int) -> tuple[bytes, bytes] | None:
-        """The chain's hash and the line at one cursor, or None."""
+        """Return the hash and the line at one cursor, or None."""
         stored = self._txn.get(JOURNAL.pack((stream, cursor)), None, self._handles[JOURNAL])
         return None if stored is None else (stored[:HASH_BYTES], stored[HASH_BYTES:])
 
     def head(self, stream: str) -> tuple[int, bytes]:
-        """The newest cursor of a stream and the chain's hash there; (0, zeros) if it has no entries."""
+        """Return the newest cursor of a stream and the hash there; (0, zeros) if it has no entries."""
         prefix = JOURNAL.prefix((stream,))
         for packed, stored in self._rows(JOURNAL, prefix, None, True):
             return int.from_bytes(packed[len(prefix) :], "big"), stored[:HASH_BYTES]
@@ -192,8 +194,7 @@ class Snapshot:
         if handle is None:
             return
         with self._txn.cursor(handle) as cursor:
-            found = _before(cursor, prefix, start) if reverse else _beyond(cursor, prefix, start)
-            if not found:
+            if not (_seek_back if reverse else _seek)(cursor, prefix, start):
                 return
             for packed, stored in cursor.iterprev() if reverse else cursor.iternext():
                 if not packed.startswith(prefix):
@@ -201,13 +202,13 @@ class Snapshot:
                 yield packed, stored
 
 
-def _beyond(cursor: lmdb.Cursor[bytes], prefix: bytes, start: bytes | None) -> bool:
+def _seek(cursor: lmdb.Cursor[bytes], prefix: bytes, start: bytes | None) -> bool:
     if start is None or start < prefix:
         return cursor.set_range(prefix)
     return cursor.set_range(start) and (cursor.key() != start or cursor.next())
 
 
-def _before(cursor: lmdb.Cursor[bytes], prefix: bytes, start: bytes | None) -> bool:
+def _seek_back(cursor: lmdb.Cursor[bytes], prefix: bytes, start: bytes | None) -> bool:
     end = _successor(prefix)
     if start is None or (end is not None and start >= end):
         start = end
@@ -217,7 +218,7 @@ def _before(cursor: lmdb.Cursor[bytes], prefix: bytes, start: bytes | None) -> b
 
 
 def _successor(prefix: bytes) -> bytes | None:
-    """The least key above every key with this prefix; None if there is no end."""
+    """Return the least key above every key with this prefix; None if there is none."""
     stem = prefix.rstrip(b"\xff")
     return stem[:-1] + bytes((stem[-1] + 1,)) if stem else None
 
@@ -250,14 +251,14 @@ class Transaction(Snapshot):
         self.now_ms = 0
         self.rung: set[str] = set()
 
-    def turn(self, now_ms: int) -> None:
-        """The next update function's turn."""
+    def begin_update(self, now_ms: int) -> None:
+        """Begin the next update function."""
         self.now_ms = now_ms
         self._bytes = 0
 
     @property
-    def wrote(self) -> bool:
-        """Whether the update function whose turn it is has written anything."""
+    def has_written(self) -> bool:
+        """Whether the current update function has written anything."""
         return self._bytes > 0
 
     @property
@@ -270,7 +271,7 @@ class Transaction(Snapshot):
         return newest
 
     def put(self, table: Table[V], *key: KeyPart, value: V) -> None:
-        """Write a row. Errors: UpdateTooLarge over 256 KiB an update."""
+        """Write a row. Errors: UpdateTooLarge beyond 256 KiB per update."""
         packed = table.pack(key)
         stored = table.encode(value)
         self._bytes += len(packed) + len(stored)
@@ -280,7 +281,7 @@ class Transaction(Snapshot):
         self.rung.add(table.name)
 
     def delete(self, table: Table[Any], *key: KeyPart) -> bool:
-        """Remove a row; whether there was one."""
+        """Delete a row; return whether there was one."""
         packed = table.pack(key)
         self._bytes += len(packed)
         self.rung.add(table.name)
@@ -298,10 +299,10 @@ class Transaction(Snapshot):
         request_id: str | int | None = None,
         cause: int | None = None,
     ) -> tuple[Envelope, JournalEvent]:
-        """Add an event to a stream; gives the envelope, with the cursor it got, and the event as stored.
+        """Append an event to a stream; return its envelope, with its cursor, and the event as stored.
 
-        The two are what a record is to be folded from: secrets were scrubbed out of them.
-        Errors: UpdateTooLarge over 256 KiB an update.
+        Fold records from these two, because secrets were redacted from them.
+        Errors: UpdateTooLarge beyond 256 KiB per update.
         """
         envelope = Envelope(
             cursor=self.last_cursor + 1,
@@ -317,18 +318,20 @@ class Transaction(Snapshot):
         if self._scrub is None:
             self._append(stream, envelope.cursor, line)
             return envelope, event
-        kept = self._scrub(line)
-        self._append(stream, envelope.cursor, kept)
-        if kept == line:
+        redacted = self._scrub(line)
+        self._append(stream, envelope.cursor, redacted)
+        if redacted == line:
             return envelope, event
-        stored = decode_event(kept)
-        assert not isinstance(stored, Unknown), "scrubbing leaves an event what it is"
-        return decode_envelope(kept), stored
+        stored = decode_event(redacted)
+        assert not isinstance(stored, Unknown), "redaction leaves an event its type"
+        return decode_envelope(redacted), stored
 
     def _append(self, stream: str, cursor: int, line: bytes) -> None:
-        """The one place where the journal grows."""
+        """Append a line; the only function that extends the journal."""
         heads = self._heads
-        head = heads.streams.get(stream) or self._find(stream)
+        head = heads.streams.get(stream)
+        if head is None:
+            head = heads.streams[stream] = Head(stream, *self.head(stream))
         assert cursor > head.cursor, "the journal's cursor must rise"
         digest = sha256(head.digest + line).digest()
         number = cursor.to_bytes(8, "big")
@@ -336,15 +339,11 @@ class Transaction(Snapshot):
         self._bytes += len(entry) + 64
         if self._bytes > self._max_bytes:
             raise UpdateTooLarge()
-        fresh = self._txn.put(head.prefix + number, entry, True, False, False, self._journal)
-        risen = self._txn.put(number, head.name, True, False, True, self._cursors)
-        assert fresh, "an entry is written once"
-        assert risen, "a cursor is given once"
+        is_new_entry = self._txn.put(head.prefix + number, entry, True, False, False, self._journal)
+        is_new_cursor = self._txn.put(number, head.name, True, False, True, self._cursors)
+        assert is_new_entry, "an entry is written once"
+        assert is_new_cursor, "a cursor is given once"
         head.cursor = heads.last = cursor
         head.digest = digest
         if head.bell not in self.rung:
             self.rung.update((JOURNAL.name, CURSORS.name, head.bell))
-
-    def _find(self, stream: str) -> Head:
-        head = self._heads.streams[stream] = Head(stream, *self.head(stream))
-        return head

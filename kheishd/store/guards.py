@@ -1,10 +1,9 @@
-"""Looking at a store's files before LMDB does.
+"""Checks of a store's files before LMDB opens them.
 
-LMDB trusts its file. A truncated one kills the process with SIGBUS at the first page that is not there; an
-empty one opens as an empty database, as if nothing had ever been; one from elsewhere opens as if it were
-ours. So before it is opened, its length is compared with what its meta pages say, and an identity marker
-beside it must name the store that is in it. Whatever is wrong is said, with the way to mend it, and
-nothing that cannot be read is overwritten.
+LMDB trusts its file. A truncated file kills the process with SIGBUS at the first missing page; an empty one
+opens as an empty database; one from elsewhere opens as if it belonged here. So before opening, the length is
+compared with the meta pages, and an identity marker beside the file must name the store in it. Every error
+states the remedy, and nothing unreadable is overwritten.
 """
 
 import fcntl
@@ -24,11 +23,11 @@ RESTORE = "Restore a backup with 'kheishd restore BACKUP'; what is there now is 
 
 
 class StoreUnusable(Exception):
-    """The store cannot be opened as it is. The message says why and what to do; nothing was changed."""
+    """The store cannot be opened as it is. The message states the reason and remedy; nothing was changed."""
 
 
 def make_directory(directory: Path) -> None:
-    """Make the directory of a store if it is not there; ours alone. Errors: StoreUnusable."""
+    """Create the directory of a store, with mode 0700, if there is none. Errors: StoreUnusable."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
@@ -37,7 +36,7 @@ def make_directory(directory: Path) -> None:
 
 
 def lock_directory(directory: Path) -> int:
-    """Hold the lock of a store's directory: a descriptor to be closed. Errors: StoreUnusable."""
+    """Lock a store's directory; return the descriptor to close. Errors: StoreUnusable."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -50,14 +49,14 @@ def lock_directory(directory: Path) -> int:
     return descriptor
 
 
-def clear_workplaces(directory: Path) -> None:
-    """Remove what a restore or a compaction that was killed has left: copies as large as the store."""
+def remove_leftovers(directory: Path) -> None:
+    """Remove the copies that a killed restore or compaction has left; they are as large as the store."""
     for name in (RESTORING, COMPACTING):
         shutil.rmtree(directory / name, ignore_errors=True)
 
 
-class Meta(NamedTuple):
-    """What a meta page says of the file."""
+class MetaPage(NamedTuple):
+    """The contents of a meta page: the size of the file, and the number of its newest transaction."""
 
     page_bytes: int
     pages: int
@@ -75,9 +74,9 @@ _META_BYTES = _PAGE_HEADER.size + _META.size + 2 * _TREE_BYTES + _TAIL.size
 
 
 def check_files(directory: Path) -> str | None:
-    """Look at a store's files before LMDB does; gives the identity that its marker names, if it has one.
+    """Check a store's files before LMDB opens them; return the identity that its marker names, if any.
 
-    Without a marker there may be a store that was not finished, or none at all.
+    Without a marker, the directory holds an unfinished store or none.
     Errors: StoreUnusable, OSError.
     """
     identity = read_marker(directory)
@@ -90,49 +89,20 @@ def check_files(directory: Path) -> str | None:
                 f"{RESTORE} To begin anew with nothing, move {directory} away."
             )
         return None
-    _check_length(data, newest_meta(data), size)
+    meta = newest_meta(data)
+    expected = meta.pages * meta.page_bytes
+    if size < expected:
+        _require_sound(data, size, expected)
+        os.truncate(data, expected)
     return identity
 
 
-def data_bytes(directory: Path) -> int:
-    """The length of a store's data file; 0 if there is none."""
-    try:
-        return (directory / DATA).stat().st_size
-    except FileNotFoundError:
-        return 0
+def _require_sound(data: Path, size: int, expected: int) -> None:
+    """Require that no page in use is missing at the end of a short file. Errors: StoreUnusable.
 
-
-def newest_meta(data: Path) -> Meta:
-    """The newer of the two meta pages. Errors: StoreUnusable if either is damaged, as LMDB needs both."""
-    with data.open("rb") as file:
-        first = _meta(file.read(_META_BYTES))
-        if first is not None:
-            file.seek(first.page_bytes)
-            second = _meta(file.read(_META_BYTES))
-            if second is not None:
-                return max(first, second, key=lambda meta: meta.transaction)
-    raise StoreUnusable(f"{data} is damaged: one of its two meta pages is not one. {RESTORE}")
-
-
-def _meta(page: bytes) -> Meta | None:
-    if len(page) < _META_BYTES:
-        return None
-    flags = _PAGE_HEADER.unpack_from(page)[2]
-    magic, version, _, _ = _META.unpack_from(page, _PAGE_HEADER.size)
-    trees = _PAGE_HEADER.size + _META.size
-    page_bytes = int.from_bytes(page[trees : trees + 4], sys.byteorder)
-    last_page, transaction = _TAIL.unpack_from(page, trees + 2 * _TREE_BYTES)
-    sound = flags & _META_FLAG and magic == _MAGIC and version == _FORMAT and 256 <= page_bytes <= 1 << 16
-    return Meta(page_bytes, last_page + 1, transaction) if sound else None
-
-
-def _check_length(data: Path, meta: Meta, size: int) -> None:
-    """Errors: StoreUnusable if pages that are in use are missing at the end."""
-    whole = meta.pages * meta.page_bytes
-    if size >= whole:
-        return
-    # Rarely a file is short and sound: the last pages were taken and given back in one transaction, so
-    # they were never written. Only reading the whole tree can tell, and LMDB cannot be let near it.
+    Rarely a short file is sound: its last pages were taken and freed in one transaction, so they were never
+    written. Only reading the whole tree can tell, and LMDB itself would crash on a missing page.
+    """
     from lmdb.verify import VerifyError, verify
 
     try:
@@ -141,16 +111,47 @@ def _check_length(data: Path, meta: Meta, size: int) -> None:
         problems = [str(error)]
     if problems:
         raise StoreUnusable(
-            f"{data} is cut short: it has {size:,} bytes of {whole:,} ({problems[0]}). {RESTORE}"
+            f"{data} is cut short: it has {size:,} bytes of {expected:,} ({problems[0]}). {RESTORE}"
         )
-    os.truncate(data, whole)
+
+
+def data_bytes(directory: Path) -> int:
+    """Return the length of a store's data file; 0 if there is none."""
+    try:
+        return (directory / DATA).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def newest_meta(data: Path) -> MetaPage:
+    """Return the newer of the two meta pages. Errors: StoreUnusable if either is damaged: LMDB needs both."""
+    with data.open("rb") as file:
+        first = _parse_meta(file.read(_META_BYTES))
+        if first is not None:
+            file.seek(first.page_bytes)
+            second = _parse_meta(file.read(_META_BYTES))
+            if second is not None:
+                return max(first, second, key=lambda meta: meta.transaction)
+    raise StoreUnusable(f"{data} is damaged: one of its two meta pages is not one. {RESTORE}")
+
+
+def _parse_meta(page: bytes) -> MetaPage | None:
+    if len(page) < _META_BYTES:
+        return None
+    flags = _PAGE_HEADER.unpack_from(page)[2]
+    magic, version, _, _ = _META.unpack_from(page, _PAGE_HEADER.size)
+    trees = _PAGE_HEADER.size + _META.size
+    page_bytes = int.from_bytes(page[trees : trees + 4], sys.byteorder)
+    last_page, transaction = _TAIL.unpack_from(page, trees + 2 * _TREE_BYTES)
+    is_sound = flags & _META_FLAG and magic == _MAGIC and version == _FORMAT and 256 <= page_bytes <= 1 << 16
+    return MetaPage(page_bytes, last_page + 1, transaction) if is_sound else None
 
 
 # The marker.
 
 
 def read_marker(directory: Path) -> str | None:
-    """The identity beside the data; None if there is none. Errors: StoreUnusable if it is unreadable."""
+    """Return the identity beside the data; None if there is none. Errors: StoreUnusable if unreadable."""
     path = directory / MARKER
     try:
         words = path.read_text("ascii").split()
@@ -167,7 +168,7 @@ def read_marker(directory: Path) -> str | None:
 
 
 def write_marker(directory: Path, identity: str) -> None:
-    """Put an identity beside the data, whole or not at all, and see it to the disk."""
+    """Write an identity beside the data, whole or not at all, and sync it."""
     fresh = directory / f"{MARKER}.new"
     with fresh.open("w", encoding="ascii") as file:
         os.fchmod(file.fileno(), 0o600)
@@ -179,7 +180,7 @@ def write_marker(directory: Path, identity: str) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """See to it that the names in a directory are on the disk."""
+    """Sync the names in a directory."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

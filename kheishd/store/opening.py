@@ -1,28 +1,28 @@
-"""Opening a store: locked, looked at, opened, and brought up to date; or refused, saying what to do."""
+"""Opening a store: lock, check, open and upgrade it, or refuse it with a remedy."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lmdb
 
-from kheishd.store.environment import DATA, Environment, Handle
+from kheishd.store.environment import DATA, Environment
 from kheishd.store.guards import (
     MARKER,
     RESTORE,
     StoreUnusable,
     check_files,
-    clear_workplaces,
     data_bytes,
     lock_directory,
     make_directory,
+    remove_leftovers,
     sync_directory,
     write_marker,
 )
-from kheishd.store.tables import META, TABLES, Table
+from kheishd.store.tables import META, TABLES
 from kheishd.store.upgrades import (
     IDENTITY_KEY,
     SCHEMA,
@@ -34,7 +34,7 @@ from kheishd.store.upgrades import (
     upgrade,
 )
 
-__all__ = ["MAP_BYTES", "About", "Opened", "StoreUnusable", "open_environment", "opened_for_reading"]
+__all__ = ["MAP_BYTES", "Opened", "StoreUnusable", "open_environment", "open_for_reading"]
 
 LOCK = "lock.mdb"
 _OUTDATED = (
@@ -43,23 +43,23 @@ _OUTDATED = (
 )
 
 # Address space, not disk: 1 TiB of journal is some ten million long conversations. It is never resized,
-# because that would pull the map away from under open snapshots.
+# because that would invalidate the map of open snapshots.
 MAP_BYTES = 1 << 40
 # Each costs some 100 bytes of memory per transaction; the objects of the next versions need about 100.
 MAX_TABLES = 256
-# Snapshots open at once: one on the loop, a few in worker threads; 126 is LMDB's own habit.
+# Snapshots open at once: one on the loop, a few in worker threads; 126 is LMDB's default.
 MAX_READERS = 126
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An environment, and the lock that keeps it ours."""
+    """An environment and the lock on its directory."""
 
     environment: Environment
     lock: int
 
     def close(self) -> None:
-        """Close the environment and let go of the lock. Nobody may be reading."""
+        """Close the environment and release the lock. No snapshot may be open."""
         self.environment.lmdb.close()
         os.close(self.lock)
 
@@ -67,7 +67,7 @@ class Opened:
 def open_environment(
     directory: Path, *, version: str, map_bytes: int = MAP_BYTES, rebuild: Rebuild | None = None
 ) -> Opened:
-    """Open the store in ``directory``, making it if there is none, and bring it up to date.
+    """Open the store in ``directory``, create it if there is none, and upgrade it.
 
     ``rebuild`` folds the journal into the records after an upgrade that dropped them; without it, such a
     store is refused.
@@ -76,8 +76,8 @@ def open_environment(
     make_directory(directory)
     lock = lock_directory(directory)
     try:
-        with explained(directory):
-            clear_workplaces(directory)
+        with explain_errors(directory):
+            remove_leftovers(directory)
             expected = check_files(directory)
             env = open_lmdb(directory, map_bytes=map_bytes)
             try:
@@ -91,14 +91,14 @@ def open_environment(
 
 
 def open_lmdb(directory: Path, *, map_bytes: int = MAP_BYTES, readonly: bool = False) -> lmdb.Environment:
-    """The environment as LMDB opens it, after :func:`check_files`. Errors: lmdb.Error."""
+    """Open an environment, after :func:`check_files`. Errors: lmdb.Error."""
     return lmdb.open(
         str(directory),
         map_size=map_bytes,
         max_dbs=MAX_TABLES,
         max_readers=MAX_READERS,
         max_spare_txns=8,
-        # Read what is asked for and no more: a cold gigabyte opens in a millisecond instead of thirty.
+        # Read only the pages needed: a cold gigabyte opens in a millisecond instead of thirty.
         readahead=False,
         mode=0o600,
         readonly=readonly,
@@ -107,8 +107,8 @@ def open_lmdb(directory: Path, *, map_bytes: int = MAP_BYTES, readonly: bool = F
 
 
 @contextmanager
-def explained(directory: Path) -> Iterator[None]:
-    """Say what LMDB's and the system's errors in opening mean, as StoreUnusable."""
+def explain_errors(directory: Path) -> Iterator[None]:
+    """Raise LMDB's and the system's errors in opening as StoreUnusable, with their meaning."""
     try:
         yield
     except lmdb.MemoryError as error:
@@ -130,16 +130,16 @@ def explained(directory: Path) -> Iterator[None]:
         raise StoreUnusable(f"The store in {directory} cannot be opened: {error}.") from error
 
 
-class About(NamedTuple):
-    """What a store says about itself."""
+class StoreInfo(NamedTuple):
+    """The description of a store in its META table."""
 
     schema: int
     version: str
     identity: str
 
 
-def read_about(env: lmdb.Environment, directory: Path) -> About | None:
-    """What is in META; None if there is nothing yet. Errors: StoreUnusable, lmdb.Error."""
+def read_info(env: lmdb.Environment, directory: Path) -> StoreInfo | None:
+    """Read a store's description; return None for an empty environment. Errors: StoreUnusable, lmdb.Error."""
     try:
         meta = env.open_db(META.name.encode(), create=False)
     except lmdb.NotFoundError:
@@ -150,18 +150,18 @@ def read_about(env: lmdb.Environment, directory: Path) -> About | None:
         schema, version, identity = (txn.get(key) for key in (SCHEMA_KEY, VERSION_KEY, IDENTITY_KEY))
     if schema is None or version is None or not schema.isdigit():
         raise StoreUnusable(f"{directory / DATA} does not say which schema it has. {RESTORE}")
-    about = About(int(schema), version.decode(), (identity or b"").decode())
-    if about.schema > SCHEMA:
+    info = StoreInfo(int(schema), version.decode(), (identity or b"").decode())
+    if info.schema > SCHEMA:
         raise StoreUnusable(
-            f"The store in {directory} was written by kheish {about.version} (schema {about.schema}); this "
-            f"version knows schemas up to {SCHEMA}. Start kheish {about.version} or newer."
+            f"The store in {directory} was written by kheish {info.version} (schema {info.schema}); this "
+            f"version knows schemas up to {SCHEMA}. Start kheish {info.version} or newer."
         )
-    return about
+    return info
 
 
-def check_identity(about: About, expected: str | None, directory: Path) -> None:
-    """Errors: StoreUnusable if the data is not that of the store that the marker names."""
-    if expected is not None and about.identity != expected:
+def require_identity(info: StoreInfo, expected: str | None, directory: Path) -> None:
+    """Require the data of the store that the marker names. Errors: StoreUnusable."""
+    if expected is not None and info.identity != expected:
         raise StoreUnusable(
             f"{directory / DATA} is not the data of the store that {directory / MARKER} names: one of "
             f"the two was put there from elsewhere. {RESTORE}"
@@ -171,16 +171,25 @@ def check_identity(about: About, expected: str | None, directory: Path) -> None:
 def _enter(
     directory: Path, env: lmdb.Environment, expected: str | None, version: str, rebuild: Rebuild | None
 ) -> Environment:
-    about = read_about(env, directory)
-    if about is None and expected is not None:
+    """Check, upgrade and describe an open environment; open its tables."""
+    info = read_info(env, directory)
+    if info is None and expected is not None:
         raise StoreUnusable(f"{directory / DATA} holds nothing, though a store was here. {RESTORE}")
-    if about is not None:
-        check_identity(about, expected, directory)
-    identity = about.identity if about and about.identity else os.urandom(16).hex()
-    if about is None or about.schema < SCHEMA:
-        upgrade(env, about.schema if about else 0, version)
-    handles = open_tables(env)
-    _introduce(env, handles, identity, version)
+    if info is not None:
+        require_identity(info, expected, directory)
+    identity = info.identity if info and info.identity else os.urandom(16).hex()
+    if info is None or info.schema < SCHEMA:
+        upgrade(env, info.schema if info else 0, version)
+    # With all tables there, this transaction writes nothing: a store opens on a full disk.
+    with env.begin(write=True) as txn:
+        handles = {table: env.open_db(table.name.encode(), txn) for table in TABLES}
+    with env.begin(write=True, db=handles[META]) as txn:
+        if txn.get(IDENTITY_KEY) is None:
+            txn.put(IDENTITY_KEY, identity.encode())
+    # On a full disk the version's name has to wait; the store opens and can be read all the same.
+    with suppress(lmdb.DiskError, lmdb.MapFullError), env.begin(write=True, db=handles[META]) as txn:
+        if txn.get(VERSION_KEY) != version.encode():
+            txn.put(VERSION_KEY, version.encode())
     environment = Environment(directory, env, handles, identity)
     if needs_rebuild(env):
         if rebuild is None:
@@ -195,53 +204,33 @@ def _enter(
     return environment
 
 
-def open_tables(env: lmdb.Environment) -> dict[Table[Any], Handle]:
-    """The handles of all tables; one that is not there yet is made. Errors: lmdb.Error."""
-    # Where all are there, this transaction writes nothing: a store opens on a full disk.
-    with env.begin(write=True) as txn:
-        return {table: env.open_db(table.name.encode(), txn) for table in TABLES}
-
-
-def _introduce(env: lmdb.Environment, handles: dict[Table[Any], Handle], identity: str, version: str) -> None:
-    """Let the store say who it is and which version wrote it last, where it does not yet."""
-    meta = handles[META]
-    with env.begin(write=True, db=meta) as txn:
-        if txn.get(IDENTITY_KEY) is None:
-            txn.put(IDENTITY_KEY, identity.encode())
-    # On a full disk the name of the version has to wait; the store opens and is read all the same.
-    with suppress(lmdb.DiskError, lmdb.MapFullError), env.begin(write=True, db=meta) as txn:
-        if txn.get(VERSION_KEY) != version.encode():
-            txn.put(VERSION_KEY, version.encode())
-
-
 @contextmanager
-def opened_for_reading(directory: Path, *, current: bool = False) -> Iterator[Environment]:
+def open_for_reading(directory: Path, *, current: bool = False) -> Iterator[Environment]:
     """Open the store in ``directory`` for reading only; the caller holds its lock.
 
     ``current``: its records are to be read, so refuse a store that an upgrade has to change first.
     Errors: StoreUnusable.
     """
-    with explained(directory):
+    with explain_errors(directory):
         expected = check_files(directory)
         if data_bytes(directory) == 0:
             raise StoreUnusable(f"{directory} holds no store of kheish: there is no {DATA} in it.")
         env = open_lmdb(directory, readonly=True)
     try:
-        with explained(directory):
-            about = read_about(env, directory)
-            if about is None:
+        with explain_errors(directory):
+            info = read_info(env, directory)
+            if info is None:
                 raise StoreUnusable(f"{directory / DATA} holds nothing.")
-            check_identity(about, expected, directory)
-            if current and (about.schema < SCHEMA or needs_rebuild(env)):
-                raise StoreUnusable(_OUTDATED.format(directory=directory, version=about.version))
-            handles = _tables_there(env)
-        yield Environment(directory, env, handles, about.identity)
+            require_identity(info, expected, directory)
+            if current and (info.schema < SCHEMA or needs_rebuild(env)):
+                raise StoreUnusable(_OUTDATED.format(directory=directory, version=info.version))
+            # An older version made fewer tables.
+            names = set(env.dbs())
+            handles = {
+                table: env.open_db(table.name.encode(), create=False)
+                for table in TABLES
+                if table.name.encode() in names
+            }
+        yield Environment(directory, env, handles, info.identity)
     finally:
         env.close()
-
-
-def _tables_there(env: lmdb.Environment) -> dict[Table[Any], Handle]:
-    """The handles of the tables that an older version made too."""
-    names = {table: table.name.encode() for table in TABLES}
-    there = set(env.dbs())
-    return {table: env.open_db(name, create=False) for table, name in names.items() if name in there}

@@ -15,7 +15,7 @@ class Binding(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TokenRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A token and the SHA-256 of its secret, in hex."""
+    """A token, the SHA-256 of its secret in hex, and the cursor of its creation."""
 
     token: Token
     digest: str
@@ -23,16 +23,14 @@ class TokenRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class DaemonRules(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The permission rules that were made for the whole daemon; ``updated_cursor`` is that of their last
-    change.
-    """
+    """The permission rules of the whole daemon, and the cursor of their last change."""
 
     rules: list[Rule]
     updated_cursor: int
 
 
 class Receipt(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a mutation with an idempotency key was asked and what it gave, the result as JSON."""
+    """The digest of the params of a mutation with an idempotency key, and its result as JSON."""
 
     params_digest: bytes
     result: bytes

@@ -40,11 +40,11 @@ from kheishd.store.tables import (
     TASKS,
     TASKS_OPEN,
     TASKS_WAITING,
-    Table,
 )
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Environment
+    from kheishd.store.table import Table
 
 log = logging.getLogger("kheishd.store")
 

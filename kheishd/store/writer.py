@@ -1,7 +1,7 @@
-"""The store's face, and the one thread that writes.
+"""The store's interface, and the one thread that writes.
 
-Update functions queue up while a commit is on its way to the disk; the next commit takes all of them, up
-to 256. So the busier the store, the less each update costs, and a lonely one waits for nobody.
+Update functions queue up while a commit is on its way to the disk; the next commit takes all of them, up to
+256. So the busier the store, the less each update costs, and a single update waits for no other.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kheishd.store.backup import MAX_BACKUP_SECONDS, write_backup
-from kheishd.store.commit import Committer, Group, Job, Outcome
+from kheishd.store.commit import Committer, Group, Job
 from kheishd.store.environment import DATA, Scrub, Snapshot, Transaction
 from kheishd.store.opening import MAP_BYTES, open_environment
 from kheishd.store.upgrades import SCHEMA, Rebuild
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["Group", "Job", "Outcome", "Store"]
+__all__ = ["Group", "Job", "Store"]
 
 T = TypeVar("T")
 
@@ -73,10 +73,10 @@ class Store:
         map_bytes: int = MAP_BYTES,
         rebuild: Rebuild | None = None,
     ) -> Store:
-        """Open the store in ``directory``, making it if there is none.
+        """Open the store in ``directory``; create it if there is none.
 
         ``on_group`` is called once per commit and ``on_failure`` once at most, both on the writer thread.
-        Without ``threaded`` an update is done, and told, when ``submit`` returns. ``rebuild`` folds the
+        Without ``threaded``, an update is flushed and reported when ``submit`` returns. ``rebuild`` folds the
         journal into the records again, after an upgrade that dropped them.
         Errors: StoreUnusable.
         """
@@ -93,17 +93,17 @@ class Store:
 
     @property
     def directory(self) -> Path:
-        """Where it is."""
+        """The store's directory."""
         return self._environment.directory
 
     @property
     def identity(self) -> str:
-        """What tells this store from every other: 32 hexadecimal digits, given when it was made."""
+        """The store's unique name: 32 hexadecimal digits, chosen when it was created."""
         return self._environment.identity
 
     @property
     def file_bytes(self) -> int:
-        """What the data file takes."""
+        """The size of the data file."""
         try:
             return (self.directory / DATA).stat().st_size
         except FileNotFoundError:
@@ -111,51 +111,51 @@ class Store:
 
     @property
     def map_bytes(self) -> int:
-        """What it may take at most."""
+        """The maximum size of the data file."""
         return int(self._environment.lmdb.info()["map_size"])
 
     @property
-    def full(self) -> bool:
-        """Whether the newest write was refused for want of room."""
-        return self._committer.full
+    def is_full(self) -> bool:
+        """Whether the newest write was refused for lack of space."""
+        return self._committer.is_full
 
     @property
-    def in_place(self) -> bool:
-        """Whether the data file is still where it was; without it nothing is kept."""
-        return self._committer.in_place
+    def is_in_place(self) -> bool:
+        """Whether the data file still has its name; without it, nothing written is stored."""
+        return self._committer.is_in_place
 
     @property
     def failure(self) -> str | None:
-        """Why nothing is written any more, for good; None while all is well."""
+        """The failure after which the store writes no more; None while it works."""
         return self._committer.failure
 
     def submit(self, fn: Callable[[Transaction], T], now_ms: int, tag: Any = None) -> Job[T]:
-        """Queue an update. Its outcome comes with its group; ``tag`` is the caller's own.
+        """Queue an update. Its result comes with its group; ``tag`` belongs to the caller.
 
-        ``fn`` takes a millisecond or less, has no effect but on its transaction, and may be run again.
-        Errors: DaemonDraining once closed; all others are the job's.
+        ``fn`` takes a millisecond or less, has no effect but on its transaction, and may run again.
+        Errors: DaemonDraining once the store is closed; all others are the job's.
         """
         if self._closed:
             raise DaemonDraining("the store is closed")
         job = Job(fn, now_ms, self._lock, tag)
         if self._thread is None:
             job.queued = False
-            self._settle([job])
+            self._flush([job])
         else:
             self._queue.put(job)
         return job
 
     def read(self) -> Snapshot:
-        """A snapshot, to be entered with ``with``."""
+        """Return a snapshot, for ``with``."""
         return Snapshot(self._environment)
 
     @property
     def scrub(self) -> Scrub | None:
-        """What takes the secrets out of each line, and out of anything else that leaves as JSON."""
+        """The redaction of secrets in each line, and in all other JSON that leaves the daemon."""
         return self._committer.scrub
 
     def set_scrub(self, scrub: Scrub | None) -> None:
-        """From the next append on, pass each line through ``scrub`` before it is hashed."""
+        """Redact each line with ``scrub`` before it is hashed, from the next append on."""
         self._committer.scrub = scrub
 
     def backup(
@@ -165,51 +165,47 @@ class Store:
         timeout_s: float = MAX_BACKUP_SECONDS,
         check: Callable[[], object] = lambda: None,
     ) -> int:
-        """Copy the store, as it is now, to a new directory; gives its newest cursor. From any thread.
+        """Copy the current store to a new directory; return its newest cursor. May run on any thread.
 
-        ``check`` is called now and then: what it raises ends the work.
-        Errors: PathRefused, also when it is late, StorageFull, DaemonDraining; then nothing is left there.
+        ``check`` is called now and then; an exception that it raises ends the backup.
+        Errors: PathRefused (also after the timeout), StorageFull, DaemonDraining; then nothing remains.
         """
         return write_backup(self._environment, directory, timeout_s, check)
 
     def close(self) -> None:
-        """Finish what is queued and close. Open snapshots of this thread end, other threads' are awaited."""
+        """Flush the queue and close. Close this thread's snapshots; wait for those of other threads."""
         if self._closed:
             return
         self._closed = True
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()
-        # Where a reader does not end, the environment stays open: better than to pull it away.
+        # If a reader does not end, leave the environment open: closing it could crash the interpreter.
         if self._environment.readers.drain(READERS_SECONDS):
             self._opened.close()
 
     def _write(self) -> None:
         queue = self._queue
         while (first := queue.get()) is not None:
-            taken = [first]
+            waiting = [first]
             for _ in range(min(queue.qsize(), MAX_GROUP_UPDATES - 1)):
                 job = queue.get()
                 if job is None:
                     # Nothing is submitted after the end, so it comes right after this group.
                     queue.put(None)
                     break
-                taken.append(job)
-            jobs = self._claim(taken)
+                waiting.append(job)
+            # Jobs that were not cancelled until here cannot be cancelled any more.
+            with self._lock:
+                jobs = [job for job in waiting if job.queued]
+                for job in jobs:
+                    job.queued = False
             if jobs:
-                self._settle(jobs)
+                self._flush(jobs)
 
-    def _claim(self, taken: list[Job[Any]]) -> list[Job[Any]]:
-        """Those that were not cancelled; from here on they cannot be."""
-        with self._lock:
-            jobs = [job for job in taken if job.queued]
-            for job in jobs:
-                job.queued = False
-        return jobs
-
-    def _settle(self, jobs: list[Job[Any]]) -> None:
-        failed = self._committer.failure
-        rung = self._committer.settle(jobs)
+    def _flush(self, jobs: list[Job[Any]]) -> None:
+        previous_failure = self._committer.failure
+        rung = self._committer.flush(jobs)
         self._on_group(Group(jobs, rung))
-        if failed is None and self._committer.failure is not None:
+        if previous_failure is None and self._committer.failure is not None:
             self._on_failure(self._committer.failure)

@@ -20,26 +20,30 @@ from tests.support.desk import Gate, ModelPart, Scripted, fails, gives, open_des
 async def test_a_cancelled_answer_keeps_what_had_arrived(tmp_path: Path, autojump_clock: MockClock) -> None:
     """The model call is over and the part is in the transcript before the cancel is answered."""
     models, gate = Scripted(), Gate()
-    models.to["one"] = gate
+    models.answers_to["one"] = gate
     async with open_desk(tmp_path, models) as desk, working(desk):
         sent = await desk.send("one")
         await gate.reached.wait()
         run = await desk.cancel(sent.run_id)
-        assert (run.status, models.open) == ("cancelled", 0)
+        assert (run.status, models.open_calls) == ("cancelled", 0)
         said = [event for _, event in desk.journal(sent.session_id) if isinstance(event, MessageAppended)]
         assert [(text_of(m.message.items), m.stop_reason) for m in said] == [("so far", "cancelled")]
         assert desk.count(RUNS_CANCELLED) == desk.count(RUNS_READY) == 0
         # The conversation stays valid and goes on.
         assert (await desk.ask("two")).output == "You said: two"
-        assert [text_of(message.items) for message in models.asked[-1].messages] == ["one", "so far", "two"]
+        assert [text_of(message.items) for message in models.requests[-1].messages] == [
+            "one",
+            "so far",
+            "two",
+        ]
 
 
 async def test_a_cancelled_call_that_had_said_nothing_leaves_nothing(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     """No empty message; the question stays without an answer."""
-    models, gate = Scripted(), Gate(before="")
-    models.to["one"] = gate
+    models, gate = Scripted(), Gate(first="")
+    models.answers_to["one"] = gate
     async with open_desk(tmp_path, models) as desk, working(desk):
         sent = await desk.send("one")
         await gate.reached.wait()
@@ -51,14 +55,14 @@ async def test_a_cancelled_call_that_had_said_nothing_leaves_nothing(
 async def test_a_queued_run_is_cancelled_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Wherever it stands in its line, without waiting for those before it."""
     gate = Gate()
-    async with open_desk(tmp_path, Scripted(to={"one": gate})) as desk, working(desk):
+    async with open_desk(tmp_path, Scripted(answers_to={"one": gate})) as desk, working(desk):
         sent = [await desk.send(text) for text in ("one", "two", "three")]
         await gate.reached.wait()
         assert (await desk.cancel(sent[1].run_id)).status == "cancelled"
         assert desk.run(sent[0].run_id).status == "running"
         gate.opened.set()
         await desk.until(lambda: desk.run(sent[2].run_id).status == "completed")
-        assert desk.said(sent[0].session_id) == ["so far and so on", "You said: three"]
+        assert desk.answers(sent[0].session_id) == ["so far and so on", "You said: three"]
 
 
 async def test_a_pause_is_cut_short_by_a_cancel(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -74,7 +78,7 @@ async def test_a_pause_is_cut_short_by_a_cancel(tmp_path: Path, autojump_clock: 
 async def test_an_interrupt_is_called_one(tmp_path: Path, autojump_clock: MockClock) -> None:
     """The run in flight is interrupted, the queued one goes on."""
     gate = Gate()
-    async with open_desk(tmp_path, Scripted(to={"one": gate})) as desk, working(desk):
+    async with open_desk(tmp_path, Scripted(answers_to={"one": gate})) as desk, working(desk):
         sent, queued = await desk.send("one"), await desk.send("two")
         await gate.reached.wait()
         assert await desk.interrupt(sent.session_id) == InterruptResult(True, sent.session_id, sent.run_id)
@@ -85,7 +89,7 @@ async def test_an_interrupt_is_called_one(tmp_path: Path, autojump_clock: MockCl
 async def test_a_second_cancel_waits_for_the_same_end(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Two who cancel the same run are both answered when it has stopped; it is asked to stop once."""
     gate = Gate()
-    async with open_desk(tmp_path, Scripted(to={"one": gate})) as desk, working(desk):
+    async with open_desk(tmp_path, Scripted(answers_to={"one": gate})) as desk, working(desk):
         sent = await desk.send("one")
         await gate.reached.wait()
         async with trio.open_nursery() as nursery:
@@ -154,7 +158,7 @@ async def test_an_answer_complete_when_the_stop_comes_is_kept_with_its_cost(
         await models.complete.wait()
         run = await desk.cancel(sent.run_id)
         assert (run.status, run.usage) == ("cancelled", Usage(3, 4))
-        assert desk.said(sent.session_id) == ["all of it"]
+        assert desk.answers(sent.session_id) == ["all of it"]
 
 
 class Lingering(Scripted):
@@ -208,4 +212,4 @@ async def test_a_provider_with_tasks_of_its_own_is_put_down_in_order(
         async with working(desk):
             await models.begun.wait()
             assert (await desk.cancel(sent.run_id)).status == "cancelled"
-        assert desk.said(sent.session_id) == ["so far"]
+        assert desk.answers(sent.session_id) == ["so far"]

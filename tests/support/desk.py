@@ -1,4 +1,4 @@
-"""The daemon without its sockets: a real store, the handlers, a run worker; and models that do as told."""
+"""The daemon without its sockets: a real store, the handlers, a run worker, and scripted models."""
 
 import resource
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -31,7 +31,8 @@ from kheishd.objects.talk.stop import cancel_in_conversation, interrupt
 from kheishd.records.writer import SessionWriter
 from kheishd.store.commit import Group
 from kheishd.store.environment import Transaction
-from kheishd.store.tables import CHECKPOINTS, PINNED, RUNS, SESSIONS, Table
+from kheishd.store.table import Table
+from kheishd.store.tables import CHECKPOINTS, PINNED, RUNS, SESSIONS
 from kheishd.workers.runs.worker import RunWorker
 from protocol.events.session import SessionRenamed
 from protocol.journal.envelope import Envelope
@@ -51,27 +52,28 @@ VIRTUAL_PATIENCE_S = 1_000_000.0
 """How long a test may take, on the real clock and on a mock one."""
 
 ModelPart = Callable[[ModelRequest], AsyncIterator[ModelEvent]]
+"""Makes the events of one model call."""
 
 
 def wall_clock() -> int:
-    """Wall time by trio's clock, so that a mock clock moves both."""
+    """Return the wall time by trio's clock, so that a mock clock moves both."""
     return EPOCH_MS + round(trio.current_time() * 1000)
 
 
 async def says(*pieces: str) -> AsyncIterator[ModelEvent]:
-    """Yield an answer in pieces."""
+    """Answer with a text, piece by piece."""
     for piece in pieces:
         yield TextDelta(piece)
     yield ModelAnswer([Text("".join(pieces))], Usage(len(pieces), 1), "end", "scripted")
 
 
 async def gives(*items: Item, stop_reason: str = "end") -> AsyncIterator[ModelEvent]:
-    """Yield an answer that comes all at once."""
+    """Answer with items, all at once."""
     yield ModelAnswer(list(items), Usage(1, 1), stop_reason, "scripted")
 
 
 async def fails(reason: str = "overloaded", **details: Any) -> AsyncIterator[ModelEvent]:
-    """Yield a call that fails in a way that may pass, unless ``retryable`` says otherwise."""
+    """Fail; the failure is temporary unless ``retryable`` is False."""
     if reason:
         raise ModelFailure(reason, f"the provider said {reason}", **({"retryable": True} | details))
     yield TextDelta("")
@@ -79,101 +81,99 @@ async def fails(reason: str = "overloaded", **details: Any) -> AsyncIterator[Mod
 
 @dataclass
 class Scripted:
-    """A ModelCaller whose answers are made by the test: by what was said last, or else in order.
+    """A ModelCaller whose answers are made by the test: by the last message, else in order.
 
-    The last of ``parts`` serves all further calls; without any, what was said is repeated. ``asked`` holds
-    every request; ``open`` counts the calls that are being answered now, ``most`` at once. ``summaries`` and
-    ``summed`` are the same for what is to be summed up.
+    The last of ``answers`` serves all further calls; without any, the last message is repeated. ``requests``
+    holds every request. ``open_calls`` counts the calls in progress, ``max_open_calls`` their maximum.
+    ``summary_answers`` and ``summary_requests`` are the same for summaries and titles.
     """
 
-    parts: list[ModelPart] = field(default_factory=list)
-    to: dict[str, ModelPart] = field(default_factory=dict)
-    asked: list[ModelRequest] = field(default_factory=list)
-    open: int = 0
-    most: int = 0
-    summaries: list[ModelPart] = field(default_factory=lambda: [sums_up])
-    summed: list[ModelRequest] = field(default_factory=list)
+    answers: list[ModelPart] = field(default_factory=list)
+    answers_to: dict[str, ModelPart] = field(default_factory=dict)
+    requests: list[ModelRequest] = field(default_factory=list)
+    open_calls: int = 0
+    max_open_calls: int = 0
+    summary_answers: list[ModelPart] = field(default_factory=lambda: [summarises])
+    summary_requests: list[ModelRequest] = field(default_factory=list)
 
     @asynccontextmanager
     async def ask(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[ModelEvent]]:
-        """Answer with the part that is meant."""
+        """Make the events of a call."""
         if request.purpose == "answer":
-            self.asked.append(request)
-            part = self.to.get(text_of(request.messages[-1].items)) or self._next()
+            self.requests.append(request)
+            answers = self.answers or [echo]
+            part = self.answers_to.get(text_of(request.messages[-1].items))
         else:
-            self.summed.append(request)
-            part = self.summaries.pop(0) if len(self.summaries) > 1 else self.summaries[0]
-        self.open += 1
-        self.most = max(self.most, self.open)
+            self.summary_requests.append(request)
+            answers, part = self.summary_answers, None
+        if part is None:
+            part = answers.pop(0) if len(answers) > 1 else answers[0]
+        self.open_calls += 1
+        self.max_open_calls = max(self.max_open_calls, self.open_calls)
         try:
             yield part(request)
         finally:
-            self.open -= 1
-
-    def _next(self) -> ModelPart:
-        if not self.parts:
-            return echo
-        return self.parts.pop(0) if len(self.parts) > 1 else self.parts[0]
+            self.open_calls -= 1
 
     def problem(self, route: RouteSpec) -> str | None:
-        """No route has one."""
+        """Return None: every route is ready."""
         return None
 
     async def aclose(self) -> None:
-        """Nothing is kept open."""
+        """Close nothing."""
 
 
-async def sums_up(request: ModelRequest) -> AsyncIterator[ModelEvent]:
-    """Yield a summary."""
+async def summarises(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+    """Answer with a summary."""
     yield TextDelta("They talked.")
     yield ModelAnswer([Text("They talked.")], Usage(500, 20), "end", "scripted")
 
 
 def echo(request: ModelRequest) -> AsyncIterator[ModelEvent]:
-    """Repeat what was said last."""
+    """Answer with the last message."""
     return says(f"You said: {text_of(request.messages[-1].items)}")
 
 
 @dataclass
 class Gate:
-    """A model call that says something, waits to be let on and says the rest."""
+    """A model call that answers with a first part, waits until ``opened``, and sends the rest."""
 
-    before: str = "so far"
-    after: str = " and so on"
+    first: str = "so far"
+    rest: str = " and so on"
     reached: trio.Event = field(default_factory=trio.Event)
     opened: trio.Event = field(default_factory=trio.Event)
 
     async def __call__(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
         """Yield the events of the call."""
-        if self.before:
-            yield TextDelta(self.before)
+        if self.first:
+            yield TextDelta(self.first)
         self.reached.set()
         await self.opened.wait()
-        yield TextDelta(self.after)
-        yield ModelAnswer([Text(self.before + self.after)], Usage(2, 2), "end", "scripted")
+        yield TextDelta(self.rest)
+        yield ModelAnswer([Text(self.first + self.rest)], Usage(2, 2), "end", "scripted")
 
 
-class Everything:
-    """A follower of all text there is."""
+class EveryText:
+    """A follower of all live text."""
 
     session_id = None
 
     def __init__(self) -> None:
-        self.heard: list[bytes] = []
+        self.deltas: list[bytes] = []
 
     def wants(self, session_id: str, run_id: str) -> bool:
-        """Everything."""
+        """Want every run."""
         return True
 
-    def delta(self, writing: LiveText, delta: bytes) -> None:
-        """Keep it."""
-        self.heard.append(delta)
+    def delta(self, live_text: LiveText, delta: bytes) -> None:
+        """Record a piece."""
+        self.deltas.append(delta)
 
 
 class Desk:
-    """What a test works with: the handlers' end and the worker's end of one store.
+    """A store with services for workers, and a caller of handlers.
 
-    ``groups`` are the bells of every commit so far.
+    ``groups`` are the bells that each commit has rung. ``retired`` are the generations of closed runtimes.
     """
 
     def __init__(self, state: State, runtime: Runtime) -> None:
@@ -206,7 +206,7 @@ class Desk:
         )
 
     async def do(self, handler: Mutate, params: Any, *, follow: bool = True) -> Any:
-        """Carry out a mutation; with ``follow`` also what comes after its commit."""
+        """Call a mutation; with ``follow`` also the part after its commit."""
         call = self.call()
         plan = params if handler.prepare is None else handler.prepare(call, params)
         result = await self.state.update(lambda tx: handler.apply(tx, call, plan))
@@ -216,12 +216,12 @@ class Desk:
         return await handler.follow(call, params, result)
 
     async def send(self, content: str = "hello", sender: str = "user", **params: Any) -> SendResult:
-        """Send and return when it is accepted, or settled if ``wait`` says so."""
-        asked = ConversationSend(content=content, sender=sender, **params)
-        return cast("SendResult", await self.do(send_to_conversation, asked))
+        """Send a message; return when the run is accepted, or has settled with ``wait``."""
+        message = ConversationSend(content=content, sender=sender, **params)
+        return cast("SendResult", await self.do(send_to_conversation, message))
 
     async def ask(self, content: str = "hello", sender: str = "user", **params: Any) -> SendResult:
-        """Send and wait until the run has settled."""
+        """Send a message and wait until the run has settled."""
         return await self.send(content, sender, wait="settled", **params)
 
     async def cancel(self, run_id: str, *, follow: bool = True) -> Run:
@@ -229,49 +229,40 @@ class Desk:
         return cast("Run", await self.do(run.cancel, RunCancel(run_id=run_id), follow=follow))
 
     async def cancel_conversation(self, sender: str = "user") -> Any:
-        """Cancel the run in flight and wait until it has stopped."""
+        """Cancel the active run of a conversation and wait until it has stopped."""
         return await self.do(cancel_in_conversation, ConversationCancel(sender=sender))
 
     async def interrupt(self, session_id: str) -> Any:
-        """Interrupt the run in flight and wait until it has stopped."""
+        """Interrupt the active run of a session and wait until it has stopped."""
         return await self.do(interrupt, SessionInterrupt(session_id=session_id))
 
-    async def order(self, run_id: str, *make: Callable[[RunRecord], Command]) -> RunRecord:
-        """Carry out commands, each made for the run as it is by then."""
+    async def command(self, run_id: str, *make: Callable[[RunRecord], Command]) -> RunRecord:
+        """Commit commands together, each made for the record after the one before."""
 
         def carry_out(tx: Transaction) -> RunRecord:
-            for each in make:
-                record = tx.get(RUNS, run_id)
-                assert record is not None
-                fold = SessionWriter(
-                    tx, record.session_id, session=tx.get(SESSIONS, record.session_id), run=record
-                )
-                fold.carry_out(each(fold.run))
-                fold.write()
-            return fold.run
+            for make_command in make:
+                writer = writer_of(tx, run_id)
+                writer.carry_out(make_command(writer.run))
+                writer.write()
+            return writer.run
 
         return await self.state.update(carry_out)
 
-    def leave_behind(self, directory: Path) -> None:
-        """Put into a new directory what would be on the disk if the daemon died now."""
+    def copy_store(self, directory: Path) -> None:
+        """Copy the store to a new directory, as a crash would leave it now."""
         directory.mkdir()
         self.state.store.backup(directory / "state")
 
     async def allow(self, run_id: str, **answer: Any) -> None:
-        """Return a person allows the first call that a run asks about; returns when the run has ended."""
+        """Allow the first call that waits for an approval; return when the run has ended."""
 
-        def resolve(tx: Transaction) -> None:
-            record = tx.get(RUNS, run_id)
-            assert record is not None
-            asked = next(call for call in record.calls if call.state == "asked")
-            allowed = ApprovalAnswer(asked.call_id, "allow", **answer)
-            fold = SessionWriter(
-                tx, record.session_id, session=tx.get(SESSIONS, record.session_id), run=record
-            )
-            fold.carry_out(AnswerApprovals([allowed]))
-            fold.write()
+        def allow(tx: Transaction) -> None:
+            writer = writer_of(tx, run_id)
+            call = next(call for call in writer.run.calls if call.state == "asked")
+            writer.carry_out(AnswerApprovals([ApprovalAnswer(call.call_id, "allow", **answer)]))
+            writer.write()
 
-        await self.state.update(resolve)
+        await self.state.update(allow)
         await self.until(lambda: self.ended(run_id))
 
     def ended(self, run_id: str) -> bool:
@@ -279,76 +270,72 @@ class Desk:
         return self.run(run_id).ended_at_ms is not None
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Return once a condition holds, looking after every commit."""
+        """Wait for a condition, which is checked after every commit."""
         while True:
             bell = self.state.bell("journal")
             if condition():
                 return
             await bell.wait()
 
-    async def left_running(self, run_id: str, starts: int) -> None:
-        """Bring a run to where a daemon leaves it that dies in its ``starts``-th call (0: before any)."""
+    async def leave_running(self, run_id: str, starts: int) -> None:
+        """Leave a run as a daemon would that dies in its ``starts``-th model call (0: before any)."""
 
         def begin(tx: Transaction) -> None:
-            record = tx.get(RUNS, run_id)
-            assert record is not None
-            fold = SessionWriter(
-                tx, record.session_id, session=tx.get(SESSIONS, record.session_id), run=record
-            )
+            writer = writer_of(tx, run_id)
             for _ in range(max(starts, 1)):
-                fold.carry_out(Start())
+                writer.carry_out(Start())
                 if starts:
-                    fold.carry_out(BeginModelCall("itm_left"))
-            fold.write()
+                    writer.carry_out(BeginModelCall("itm_left"))
+            writer.write()
 
         await self.state.update(begin)
 
-    async def lose_session(self, session_id: str) -> None:
-        """Damage the store: a session's record is gone."""
+    async def delete_session(self, session_id: str) -> None:
+        """Damage the store: delete a session's record."""
         await self.state.update(lambda tx: tx.delete(SESSIONS, session_id))
 
-    async def spoil(self, run_id: str) -> None:
-        """Damage the store: a run's record is not one."""
+    async def corrupt_run(self, run_id: str) -> None:
+        """Damage the store: make a run's record unreadable."""
         await self.state.update(lambda tx: tx.put(RUNS, run_id, value=cast("RunRecord", "spoilt")))
 
     def count(self, table: Table[Any]) -> int:
-        """Return the rows of a table."""
+        """Return the number of rows of a table."""
         with self.state.read() as store:
             return store.count(table)
 
     async def rename(self, session_id: str, *, times: int) -> None:
-        """Make a session's journal longer."""
+        """Append events to a session's journal by renaming it."""
 
-        def again(tx: Transaction) -> None:
-            fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
+        def rename(tx: Transaction) -> None:
+            writer = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
             for number in range(times):
-                fold.append(SessionRenamed(title=f"title {number}"))
-            fold.write()
+                writer.append(SessionRenamed(title=f"title {number}"))
+            writer.write()
 
-        await self.state.update(again)
+        await self.state.update(rename)
 
     async def put_checkpoint(self, session_id: str, cursor: int, content: bytes) -> None:
-        """Write a checkpoint as it is."""
+        """Store bytes as a checkpoint."""
         await self.state.update(lambda tx: tx.put(CHECKPOINTS, session_id, cursor, value=content))
 
-    async def forget_checkpoints(self, session_id: str) -> None:
-        """Take a session's checkpoints away."""
+    async def delete_checkpoints(self, session_id: str) -> None:
+        """Delete a session's checkpoints."""
 
-        def forget(tx: Transaction) -> None:
+        def delete(tx: Transaction) -> None:
             for key, _ in list(tx.scan(CHECKPOINTS, session_id)):
                 tx.delete(CHECKPOINTS, *key)
 
-        await self.state.update(forget)
+        await self.state.update(delete)
 
     def listen(self) -> Callable[[], list[dict[str, Any]]]:
-        """Follow all text from now on; gives what was heard so far."""
-        follower = Everything()
+        """Follow all further text; return a function that returns the pieces so far."""
+        follower = EveryText()
         self.live.follow(follower)
-        return lambda: [msgspec.json.decode(b"{" + delta) for delta in follower.heard]
+        return lambda: [msgspec.json.decode(b"{" + delta) for delta in follower.deltas]
 
-    def writing(self) -> list[str]:
-        """Return the runs whose text is being written."""
-        return [writing.run_id for writing in self.live.current(Everything())]
+    def live_runs(self) -> list[str]:
+        """Return the run of each live text."""
+        return [live_text.run_id for live_text in self.live.current(EveryText())]
 
     def pinned(self, run_id: str) -> Pinned:
         """Return the values that a run pinned."""
@@ -356,18 +343,14 @@ class Desk:
             return store.need(PINNED, run_id)
 
     def run(self, run_id: str) -> RunRecord:
-        """Return a run's record now."""
+        """Return a run's current record."""
         with self.state.read() as store:
-            found = store.get(RUNS, run_id)
-        assert found is not None
-        return found
+            return store.need(RUNS, run_id)
 
     def session(self, session_id: str) -> Session:
-        """Return a session's record now."""
+        """Return a session's current record."""
         with self.state.read() as store:
-            found = store.get(SESSIONS, session_id)
-        assert found is not None
-        return found
+            return store.need(SESSIONS, session_id)
 
     def journal(self, session_id: str) -> list[tuple[Envelope, JournalEvent | Unknown]]:
         """Return the events of a session."""
@@ -382,8 +365,8 @@ class Desk:
             if run_id is None or envelope.run_id == run_id
         ]
 
-    def said(self, session_id: str) -> list[str]:
-        """Return the texts of the answers in a session, in order."""
+    def answers(self, session_id: str) -> list[str]:
+        """Return the texts of a session's answers, in order."""
         return [
             text_of(message.items)
             for _, event in self.journal(session_id)
@@ -391,11 +374,17 @@ class Desk:
         ]
 
 
+def writer_of(tx: Transaction, run_id: str) -> SessionWriter:
+    """Return a writer of a run and its session."""
+    record = tx.need(RUNS, run_id)
+    return SessionWriter(tx, record.session_id, session=tx.get(SESSIONS, record.session_id), run=record)
+
+
 @asynccontextmanager
 async def open_desk(
     directory: Path, models: Any = None, *, threaded: bool = False, **runtime: Any
 ) -> AsyncIterator[Desk]:
-    """Provide a desk on the store in ``directory``; nobody works yet. A test that hangs fails."""
+    """Open a desk on the store in ``directory``, without a worker. A test that hangs fails."""
     made = make_runtime(models=models or Scripted(), **runtime)
     with trio.fail_after(PATIENCE_S if threaded else VIRTUAL_PATIENCE_S):
         async with open_state(
@@ -406,7 +395,7 @@ async def open_desk(
 
 @asynccontextmanager
 async def working(desk: Desk) -> AsyncIterator[RunWorker]:
-    """Provide a worker at this desk; leaving puts down what it has in hand, as a daemon that stops does."""
+    """Run a run worker; leaving releases its runs, as a daemon that stops does."""
     worker = RunWorker(desk.services)
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.serve)
@@ -416,7 +405,7 @@ async def working(desk: Desk) -> AsyncIterator[RunWorker]:
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """Meanwhile the kernel takes no writes beyond a file's first pages, as if the disk were full."""
+    """Make the kernel refuse writes beyond a file's first pages, as if the disk were full."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
     try:

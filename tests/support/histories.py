@@ -7,16 +7,8 @@ from typing import Any, TypeVar
 from kheishd.records.writer import SessionWriter, StreamWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.records import Receipt
-from kheishd.store.tables import (
-    BLOBS,
-    JOURNAL,
-    RECEIPTS,
-    RECEIPTS_BY_AGE,
-    RUNS,
-    SESSIONS,
-    TABLES,
-    Table,
-)
+from kheishd.store.table import Table
+from kheishd.store.tables import BLOBS, JOURNAL, RECEIPTS, RECEIPTS_BY_AGE, RUNS, SESSIONS, TABLES
 from kheishd.store.writer import Store
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
 from protocol.events.call import CallsJudged, ToolCalled, ToolReturned

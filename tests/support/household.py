@@ -162,13 +162,13 @@ class Household:
     def gate(self, content: str) -> Gate:
         """Hold the answer to this content until the gate is opened."""
         gate = Gate()
-        self.models.to[content] = gate
+        self.models.answers_to[content] = gate
         return gate
 
     def gate_next(self) -> Gate:
         """Hold the next answer until the gate is opened."""
         gate = Gate()
-        self.models.parts.insert(0, gate)
+        self.models.answers.insert(0, gate)
         return gate
 
     @asynccontextmanager

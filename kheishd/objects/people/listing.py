@@ -8,7 +8,7 @@ from kheishd.kernel.call import origin_of
 from kheishd.objects.pages import PageTokens, cursor_after, page_of
 from kheishd.objects.talk.address import find_run, find_session, may_read_run
 from kheishd.records.writer import SessionWriter
-from kheishd.store.tables import RECORDS_BY_RUN, RECORDS_BY_SESSION, RUNS, SESSIONS, Table
+from kheishd.store.tables import RECORDS_BY_RUN, RECORDS_BY_SESSION, RUNS, SESSIONS
 from protocol.errors.run import RunNotFound
 from protocol.events.run import MessageAppended
 from protocol.journal.line import JournalEvent, Unknown, decode_event
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.call import Call
     from kheishd.records.projection import Projection
     from kheishd.store.environment import Snapshot, Transaction
+    from kheishd.store.table import Table
 
 
 class RunScoped(Protocol):

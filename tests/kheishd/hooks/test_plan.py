@@ -37,8 +37,8 @@ def models(desk: Desk) -> Scripted:
 
 async def call(desk: Desk, tool: str, arguments: dict[str, Any], content: str = "go on") -> SendResult:
     """Send a message upon which the model calls a tool once, then is done."""
-    models(desk).to[content] = lambda request: gives(ToolCall("call_1", tool, arguments))
-    models(desk).parts[:] = [lambda request: says("done")]
+    models(desk).answers_to[content] = lambda request: gives(ToolCall("call_1", tool, arguments))
+    models(desk).answers[:] = [lambda request: says("done")]
     return await desk.ask(content)
 
 
@@ -98,9 +98,9 @@ async def test_todos_that_are_not_kept(desk: Desk, given: list[dict[str, str]], 
 async def test_open_todos_are_in_the_instructions(desk: Desk) -> None:
     """Todos are in the instructions while one of them is open."""
     await call(desk, "todo_write", {"todos": [{"content": "look", "completed": True}, {"content": "say"}]})
-    assert "[x] look (todo-1)\n[ ] say (todo-2)" in models(desk).asked[-1].instructions
+    assert "[x] look (todo-1)\n[ ] say (todo-2)" in models(desk).requests[-1].instructions
     await call(desk, "todo_write", {"todos": [{"content": "look", "completed": True}]})
-    assert "[x]" not in models(desk).asked[-1].instructions
+    assert "[x]" not in models(desk).requests[-1].instructions
 
 
 # Plan mode.
@@ -111,7 +111,7 @@ async def test_plan_mode_is_entered_and_left_with_a_plan(desk: Desk) -> None:
     sent = await call(desk, "enter_plan_mode", {"note": "it is large"})
     session = desk.session(sent.session_id)
     assert (session.permission_mode, session.plan_mode) == ("plan", True)
-    assert IN_PLAN_MODE in models(desk).asked[-1].instructions
+    assert IN_PLAN_MODE in models(desk).requests[-1].instructions
     sent = await call(desk, "exit_plan_mode", {"plan": "# Plan\nlook", "summary": "look"})
     assert sent.status == "waiting_for_approval"
     asked = next(e for _, e in desk.journal(sent.session_id) if isinstance(e, ApprovalRequested))
@@ -124,7 +124,7 @@ async def test_plan_mode_is_entered_and_left_with_a_plan(desk: Desk) -> None:
     kept = plan(desk, sent)
     assert kept is not None
     assert (kept.content, kept.summary) == ("# Plan\nlook", "look")
-    assert "The approved plan:\n# Plan\nlook" in models(desk).asked[-1].instructions
+    assert "The approved plan:\n# Plan\nlook" in models(desk).requests[-1].instructions
 
 
 async def test_a_person_may_change_the_plan(desk: Desk) -> None:
@@ -158,12 +158,12 @@ async def test_the_plan_is_shown_while_it_is_carried_out(desk: Desk) -> None:
     await call(desk, "enter_plan_mode", {})
     sent = await call(desk, "exit_plan_mode", {"plan": "é" * MAX_PLAN_SECTION_BYTES})
     await desk.allow(sent.run_id)
-    shown = models(desk).asked[-1].instructions
+    shown = models(desk).requests[-1].instructions
     assert "é" * (MAX_PLAN_SECTION_BYTES // 2) + "\n[... the rest is left out here]" in shown
     await desk.ask("thanks")
-    assert "approved plan" not in models(desk).asked[-1].instructions
+    assert "approved plan" not in models(desk).requests[-1].instructions
     await call(desk, "todo_write", {"todos": [{"content": "look"}]})
-    assert "approved plan" in models(desk).asked[-1].instructions
+    assert "approved plan" in models(desk).requests[-1].instructions
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ async def test_nobody_leaves_the_plan_mode_that_somebody_else_set(
         assert result(desk, sent).text == PLAN_MODE_STAYS
         assert plan(desk, sent) is not None
         assert desk.pinned(sent.run_id).permission_mode == "plan"
-        assert IN_PLAN_MODE in models(desk).asked[-1].instructions
+        assert IN_PLAN_MODE in models(desk).requests[-1].instructions
 
 
 async def test_a_run_that_begins_in_plan_mode_may_do_what_it_may_afterwards(desk: Desk) -> None:
@@ -242,7 +242,7 @@ async def test_in_plan_mode_nothing_is_changed(tmp_path: Path, autojump_clock: M
     hooks = CompositeHook((Planning(), Pen()))
     async with open_desk(tmp_path, Scripted(), hooks=hooks) as desk, working(desk):
         batch = [ToolCall(f"call_{name}", name, {}) for name in ("enter_plan_mode", "scribble", "peek")]
-        models(desk).parts[:] = [lambda request: gives(*batch), lambda request: says("done")]
+        models(desk).answers[:] = [lambda request: gives(*batch), lambda request: says("done")]
         first = await desk.ask()
         results = [e for _, e in desk.journal(first.session_id) if isinstance(e, ToolReturned)]
         assert {e.tool: e.how for e in results} == {
@@ -267,8 +267,8 @@ async def test_a_plan_is_carried_out_in_the_run_that_proposed_it(
     async with open_desk(tmp_path, Scripted(), hooks=hooks) as desk, working(desk):
         await call(desk, "enter_plan_mode", {}, "think first")
         leave = ToolCall("call_1", "exit_plan_mode", {"plan": "write"})
-        models(desk).to["propose"] = lambda request: gives(leave)
-        models(desk).parts[:] = [
+        models(desk).answers_to["propose"] = lambda request: gives(leave)
+        models(desk).answers[:] = [
             lambda request: gives(ToolCall("call_2", "scribble", {})),
             lambda request: says("done"),
         ]

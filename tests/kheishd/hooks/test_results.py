@@ -55,7 +55,7 @@ def calls(*asked: ToolCall) -> Any:
 
 def given_to(models: Scripted) -> list[str]:
     """Return the tool results that the model read, in order."""
-    items = [item for message in models.asked[-1].messages for item in message.items]
+    items = [item for message in models.requests[-1].messages for item in message.items]
     return [item.text for item in items if isinstance(item, ToolResult)]
 
 
@@ -137,7 +137,7 @@ async def test_an_empty_result_is_read(tmp_path: Path, autojump_clock: MockClock
 async def test_nobody_reads_what_another_session_was_given(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Other sessions' results, unknown ids and offsets beyond the end are errors."""
     async with seen(tmp_path, Outcome("It is green.")) as (desk, models, session_id):
-        models.parts = [lambda request: says("hello")]
+        models.answers = [lambda request: says("hello")]
         other = (await desk.ask(sender="other")).session_id
         for where, call_id, offset in ((other, "c1", 0), (session_id, "c2", 0), (session_id, "c1", 12)):
             with pytest.raises(ToolError):

@@ -10,7 +10,8 @@ from kheishd.kernel.state import State
 from kheishd.records import doctor
 from kheishd.records.doctor import Examination, examine, examine_whole
 from kheishd.store.environment import Transaction
-from kheishd.store.tables import BLOBS, CHECKPOINTS, JOURNAL, META, RUNS, Key, Table
+from kheishd.store.table import Key, Table
+from kheishd.store.tables import BLOBS, CHECKPOINTS, JOURNAL, META, RUNS
 from kheishd.store.writer import Store
 from protocol.events.daemon import DaemonStarted
 from protocol.journal.envelope import DAEMON_STREAM

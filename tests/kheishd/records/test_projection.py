@@ -10,7 +10,8 @@ from kheishd.records.registry import Registry
 from kheishd.records.replay import RecordReplay
 from kheishd.records.writer import Changes
 from kheishd.store.environment import Transaction
-from kheishd.store.tables import CHILDREN, Table
+from kheishd.store.table import Table
+from kheishd.store.tables import CHILDREN
 from kheishd.store.writer import Store
 from protocol.events.daemon import DaemonStarted
 from protocol.events.task import TaskCreated, TaskDeleted

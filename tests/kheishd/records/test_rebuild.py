@@ -10,7 +10,7 @@ import pytest
 from kheishd.records import rebuild as room
 from kheishd.records.doctor import examine_whole
 from kheishd.records.rebuild import rebuild_some
-from kheishd.store.opening import StoreUnusable, opened_for_reading
+from kheishd.store.opening import StoreUnusable, open_for_reading
 from kheishd.store.upgrades import NOT_RECORDS, drop_records
 from kheishd.store.writer import Store
 from tests.support.histories import dump, rich_history, spoil_line
@@ -81,13 +81,13 @@ def test_without_a_rebuild_such_a_store_is_refused(store_dir: Path) -> None:
         opened(store_dir, None)
     with (
         pytest.raises(StoreUnusable, match="Start the daemon once"),
-        opened_for_reading(store_dir, current=True),
+        open_for_reading(store_dir, current=True),
     ):
         pass
-    with opened_for_reading(store_dir) as environment:
+    with open_for_reading(store_dir) as environment:
         assert environment.identity
     opened(store_dir).close()
-    with opened_for_reading(store_dir, current=True) as environment:
+    with open_for_reading(store_dir, current=True) as environment:
         assert environment.identity
 
 

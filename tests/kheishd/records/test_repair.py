@@ -6,7 +6,8 @@ import pytest
 
 from kheishd.records.doctor import examine_whole
 from kheishd.records.repair import repair
-from kheishd.store.tables import BLOBS, CHECKPOINTS, JOURNAL, META, RECEIPTS, RECEIPTS_BY_AGE, TABLES, Table
+from kheishd.store.table import Table
+from kheishd.store.tables import BLOBS, CHECKPOINTS, JOURNAL, META, RECEIPTS, RECEIPTS_BY_AGE, TABLES
 from kheishd.store.writer import Store
 from tests.support.histories import NOW_MS, derived, dump, rich_history, spoil_line, update
 

@@ -18,6 +18,7 @@ from kheishd.records.projection import SESSION_STREAMS, IndexRow
 from kheishd.records.registry import PROJECTIONS, REGISTRY
 from kheishd.records.writer import BY_DAEMON, Changes, Origin, SessionWriter
 from kheishd.store.environment import Transaction
+from kheishd.store.table import Key, Table
 from kheishd.store.tables import (
     APPROVALS,
     APPROVALS_WAITING,
@@ -31,8 +32,6 @@ from kheishd.store.tables import (
     RUNS_CANCELLED,
     RUNS_READY,
     SESSIONS,
-    Key,
-    Table,
 )
 from kheishd.store.writer import Store
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed

@@ -11,7 +11,7 @@ import pytest
 from kheishd.store.backup import compact, restore, verify_copy
 from kheishd.store.environment import DATA, Snapshot, Transaction
 from kheishd.store.guards import MARKER, StoreUnusable, read_marker
-from kheishd.store.opening import opened_for_reading
+from kheishd.store.opening import open_for_reading
 from kheishd.store.tables import CHECKPOINTS, CURSORS, JOURNAL, RUNS
 from kheishd.store.writer import Store
 from protocol.errors.daemon import DaemonDraining, PathRefused
@@ -33,7 +33,7 @@ def copy(store: Store, tmp_path: Path) -> Path:
 
 def content(directory: Path) -> tuple[list[tuple[int, str]], int]:
     """The journal and the bulk of a closed store."""
-    with opened_for_reading(directory) as environment, Snapshot(environment) as snapshot:
+    with open_for_reading(directory) as environment, Snapshot(environment) as snapshot:
         return list(snapshot.feed()), snapshot.count(CHECKPOINTS)
 
 
@@ -390,7 +390,7 @@ def test_the_journal_travels_unchanged(store: Store, tmp_path: Path) -> None:
     store.backup(tmp_path / "copy")
     compact(tmp_path / "copy")
     with (
-        opened_for_reading(tmp_path / "copy") as environment,
+        open_for_reading(tmp_path / "copy") as environment,
         Snapshot(environment) as there,
         store.read() as here,
     ):

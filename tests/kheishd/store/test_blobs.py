@@ -55,7 +55,7 @@ def test_the_same_content_is_kept_once(store: Store) -> None:
 
     def again(tx: Transaction) -> bool:
         put_chunk(tx, name, 0, b"same")
-        return tx.wrote
+        return tx.has_written
 
     assert not update(store, again)
     with store.read() as snapshot:

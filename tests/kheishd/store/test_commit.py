@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kheishd.store.commit import Committer, Job, _has_room
+from kheishd.store.commit import Committer, Job, has_space
 from kheishd.store.environment import Transaction
 from kheishd.store.journal import verify_chain
 from kheishd.store.opening import open_environment
@@ -38,7 +38,7 @@ class Bench:
     def settle(self, *fns: Fn) -> tuple[list[Job[Any]], frozenset[str]]:
         """Settle one group."""
         jobs = [Job(fn, NOW_MS, LOCK) for fn in fns]
-        return jobs, self.committer.settle(jobs)
+        return jobs, self.committer.flush(jobs)
 
     def transactions(self) -> int:
         """How many transactions were committed."""
@@ -222,13 +222,13 @@ def test_nothing_is_kept_where_nobody_will_find_it(store_dir: Path) -> None:
     """The data file was removed: whoever writes is told, and what there was can still be read."""
     bench = Bench(store_dir)
     bench.settle(say("ses_a"))
-    assert bench.committer.in_place
+    assert bench.committer.is_in_place
     shutil.rmtree(store_dir)
     jobs, rung = bench.settle(say("ses_a"), say("ses_b"))
     assert [type(job.error) for job in jobs] == [StorageFailed, StorageFailed]
     assert "backup" in str(jobs[0].error)
     assert rung == frozenset()
-    assert not bench.committer.in_place
+    assert not bench.committer.is_in_place
     assert bench.committer.failure is None, "the daemon lives on, for a backup"
     assert bench.feed()[0] == (1, "ses_a")
 
@@ -237,7 +237,7 @@ def test_full_is_said_and_passes(small: Bench) -> None:
     """While it is full reads are served and that is said; when there is room again, writing resumes."""
     small.settle(say("ses_a"))
     number = 0
-    while not small.committer.full:
+    while not small.committer.is_full:
         jobs, _ = small.settle(fill(number))
         number += 1
     assert isinstance(jobs[0].error, StorageFull)
@@ -248,7 +248,7 @@ def test_full_is_said_and_passes(small: Bench) -> None:
     small.settle(say("ses_a"))
     jobs, _ = small.settle(fill(0))
     assert jobs[0].error is None
-    assert not small.committer.full
+    assert not small.committer.is_full
 
 
 def test_one_that_goes_on_after_the_disk_was_full(small: Bench) -> None:
@@ -275,7 +275,7 @@ def test_one_that_goes_on_after_the_disk_was_full(small: Bench) -> None:
 PROGRAM = """
 import os, resource, sys, threading
 from pathlib import Path
-from kheishd.store.commit import Committer, Job, _has_room
+from kheishd.store.commit import Committer, Job, has_space
 from kheishd.store.environment import Snapshot
 from kheishd.store.opening import open_environment
 from tests.support.stores import said
@@ -287,7 +287,7 @@ def settle(*texts):
     def say(text):
         return lambda tx: tx.append("ses_1", said(text))[0].cursor
     jobs = [Job(say(text), 0, threading.Lock()) for text in texts]
-    committer.settle(jobs)
+    committer.flush(jobs)
     for job in jobs:
         print(type(job.error).__name__ if job.error else job.value, end=" ")
 settle("first")
@@ -301,7 +301,7 @@ if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 settle("again")
 with Snapshot(opened.environment) as snapshot:
-    print("| read", snapshot.last_cursor, "| full" if committer.full else "| room", "|", committer.failure)
+    print("| read", snapshot.last_cursor, "| full" if committer.is_full else "| room", "|", committer.failure)
 """
 
 
@@ -323,7 +323,7 @@ def test_looking_for_room_leaves_nothing_even_if_killed(
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr("kheishd.store.commit.os.posix_fallocate", allocate)
-    assert not _has_room(store_dir)
+    assert not has_space(store_dir)
     assert sorted(names) == ["data.mdb", "identity", "lock.mdb"]
 
 
@@ -346,7 +346,7 @@ def test_a_real_disk_fills_and_empties(small_disk: Path) -> None:
     bench = Bench(small_disk / "state")
     bench.settle(say("ses_a"))
     number = 0
-    while not bench.committer.full:
+    while not bench.committer.is_full:
         bench.settle(fill(number), fill(number + 1, 1), fill(number + 2))
         number += 3
     assert bench.committer.failure is None
@@ -354,7 +354,7 @@ def test_a_real_disk_fills_and_empties(small_disk: Path) -> None:
     ballast.unlink()
     jobs, _ = bench.settle(fill(number), say("ses_a"))
     assert [job.error for job in jobs] == [None, None]
-    assert not bench.committer.full
+    assert not bench.committer.is_full
     assert bench.feed() == [(1, "ses_a"), (2, "ses_a")]
     bench.opened.close()
 
@@ -389,7 +389,7 @@ def test_the_outcomes_of_a_broken_environment(bench: Bench) -> None:
         raise lmdb.PanicError("the meta page could not be written", errno.EIO)
 
     jobs = [Job(fn, NOW_MS, LOCK) for fn in (say("ses_a"), panic, say("ses_a"))]
-    assert broken.settle(jobs) == frozenset()
+    assert broken.flush(jobs) == frozenset()
     assert all(isinstance(job.error, StorageFailed) for job in jobs)
     assert broken.failure is not None
     assert isinstance(bench_job(broken).error, StorageFailed)
@@ -399,7 +399,7 @@ def test_the_outcomes_of_a_broken_environment(bench: Bench) -> None:
 def bench_job(committer: Committer) -> Job[Any]:
     """One more job."""
     job = Job(say("ses_a"), NOW_MS, LOCK)
-    committer.settle([job])
+    committer.flush([job])
     return job
 
 

@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from kheishd.store.environment import Readers, Snapshot, Transaction
 from kheishd.store.journal import verify_chain
-from kheishd.store.opening import open_lmdb, opened_for_reading
+from kheishd.store.opening import open_for_reading, open_lmdb
+from kheishd.store.table import Key, Table
 from kheishd.store.tables import (
     CHECKPOINTS,
     CHILDREN,
@@ -27,8 +28,6 @@ from kheishd.store.tables import (
     RECEIPTS_BY_AGE,
     RUNS_BY_SESSION,
     TABLES,
-    Key,
-    Table,
 )
 from kheishd.store.writer import Store
 from protocol.errors.daemon import DaemonDraining
@@ -139,7 +138,7 @@ def test_a_table_that_came_later_is_empty(store_dir: Path) -> None:
     opened(store_dir).close()
     with open_lmdb(store_dir) as env, env.begin(write=True) as txn:
         txn.drop(env.open_db(PERMISSIONS.name.encode(), txn))
-    with opened_for_reading(store_dir) as environment, Snapshot(environment) as snapshot:
+    with open_for_reading(store_dir) as environment, Snapshot(environment) as snapshot:
         assert PERMISSIONS not in environment.handles
         assert snapshot.get(PERMISSIONS, "daemon") is None
         assert list(snapshot.scan(PERMISSIONS)) == []

@@ -90,11 +90,11 @@ def test_heads_are_forgotten_and_bounded() -> None:
     heads = Heads()
     heads.last = 7
     heads.streams["ses_1"] = Head("ses_1", 7, NO_HASH)
-    heads.bound()
+    heads.limit_memory()
     assert heads.streams
-    heads.forget()
+    heads.reset()
     assert heads.last is None
     assert not heads.streams
     heads.streams = {str(number): Head("x", 0, NO_HASH) for number in range(MAX_HEADS + 1)}
-    heads.bound()
+    heads.limit_memory()
     assert heads.streams == {}

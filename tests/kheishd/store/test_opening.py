@@ -12,11 +12,11 @@ import pytest
 from kheishd.store.environment import DATA, Snapshot
 from kheishd.store.guards import StoreUnusable, read_marker
 from kheishd.store.opening import (
-    explained,
+    explain_errors,
     open_environment,
+    open_for_reading,
     open_lmdb,
-    opened_for_reading,
-    read_about,
+    read_info,
 )
 from kheishd.store.tables import CHECKPOINTS, JOURNAL, META, TABLES
 from kheishd.store.upgrades import SCHEMA, SCHEMA_KEY, VERSION_KEY
@@ -153,7 +153,7 @@ def test_a_newer_schema_is_refused(store_dir: Path) -> None:
     said = refused(store_dir)
     assert "written by kheish 9.9.9" in said
     assert "Start kheish 9.9.9 or newer" in said
-    with pytest.raises(StoreUnusable, match=r"9\.9\.9"), opened_for_reading(store_dir):
+    with pytest.raises(StoreUnusable, match=r"9\.9\.9"), open_for_reading(store_dir):
         pass
 
 
@@ -215,7 +215,7 @@ opened(Path(sys.argv[1]))
 )
 def test_every_error_is_explained(store_dir: Path, error: Exception, words: str) -> None:
     """Whatever LMDB or the system says, it comes as one kind of refusal."""
-    with pytest.raises(StoreUnusable, match=f"(?s){words}"), explained(store_dir):
+    with pytest.raises(StoreUnusable, match=f"(?s){words}"), explain_errors(store_dir):
         raise error
 
 
@@ -234,7 +234,7 @@ def test_for_reading_only(store_dir: Path) -> None:
     append(store)
     store.close()
     before = (store_dir / DATA).read_bytes()
-    with opened_for_reading(store_dir) as environment, Snapshot(environment) as snapshot:
+    with open_for_reading(store_dir) as environment, Snapshot(environment) as snapshot:
         assert snapshot.last_cursor == 1
         assert set(environment.handles) == set(TABLES)
         with pytest.raises(lmdb.Error):
@@ -245,7 +245,7 @@ def test_for_reading_only(store_dir: Path) -> None:
 def test_there_is_nothing_to_read(store_dir: Path) -> None:
     """Reading makes no store."""
     store_dir.mkdir()
-    with pytest.raises(StoreUnusable, match="no store of kheish"), opened_for_reading(store_dir):
+    with pytest.raises(StoreUnusable, match="no store of kheish"), open_for_reading(store_dir):
         pass
     assert list(store_dir.iterdir()) == []
 
@@ -257,7 +257,7 @@ def test_reading_an_older_store(store_dir: Path) -> None:
         table = env.open_db(CHECKPOINTS.name.encode())
         with env.begin(write=True) as txn:
             txn.drop(table)
-    with opened_for_reading(store_dir) as environment:
+    with open_for_reading(store_dir) as environment:
         assert set(TABLES) - set(environment.handles) == {CHECKPOINTS}
         assert JOURNAL in environment.handles
 
@@ -266,7 +266,7 @@ def test_about_a_store_without_tables(store_dir: Path) -> None:
     """An environment in which nothing was ever done says nothing about itself."""
     store_dir.mkdir()
     env = open_lmdb(store_dir, map_bytes=1 * MIB)
-    assert read_about(env, store_dir) is None
+    assert read_info(env, store_dir) is None
     env.close()
 
 

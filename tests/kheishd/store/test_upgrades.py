@@ -25,7 +25,6 @@ from kheishd.store.tables import (
     RECORDS_BY_SESSION,
     RUNS,
     TABLES,
-    Table,
 )
 from kheishd.store.upgrades import (
     SCHEMA,
@@ -43,6 +42,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import lmdb
+
+    from kheishd.store.table import Table
 
 
 @pytest.fixture

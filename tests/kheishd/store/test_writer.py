@@ -201,20 +201,20 @@ def test_without_a_thread_it_is_done_at_once(store_dir: Path) -> None:
 
 def test_a_store_says_what_it_is(store: Store, store_dir: Path) -> None:
     """Where it is, its schema, that all is well."""
-    assert (store.directory, store.schema, store.full, store.failure) == (store_dir, SCHEMA, False, None)
+    assert (store.directory, store.schema, store.is_full, store.failure) == (store_dir, SCHEMA, False, None)
 
 
 def test_a_full_store_says_so(store_dir: Path) -> None:
     """``full`` is for the daemon's health: set by a refused write, cleared by one that succeeds."""
     store = opened(store_dir, map_bytes=2 * MIB)
     number = 0
-    while not store.full:
+    while not store.is_full:
         store.submit(_fill(number), NOW_MS)
         number += 1
     update(store, lambda tx: [tx.delete(_bulk(), *key) for key, _ in tx.scan(_bulk())])
     append(store)
     fill(store, 0, 200_000)
-    assert not store.full
+    assert not store.is_full
     store.close()
 
 

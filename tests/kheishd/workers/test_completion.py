@@ -16,7 +16,7 @@ async def test_the_whole_answer_is_returned() -> None:
     models = Scripted([lambda request: says("one", " two")])
     answer = await complete(models, asking())
     assert text_of(answer.items) == "one two"
-    assert models.open == 0
+    assert models.open_calls == 0
 
 
 async def test_a_missing_answer_is_a_failure() -> None:

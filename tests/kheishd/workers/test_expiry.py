@@ -86,7 +86,7 @@ async def test_the_earliest_deadline_comes_first(tmp_path: Path, autojump_clock:
     async with waiting(tmp_path, write()) as (desk, late), expiring(desk):
         await wait_all_tasks_blocked()
         models: Any = desk.holder.current().models
-        models.parts = calls(ask(expires_after_s=60))
+        models.answers = calls(ask(expires_after_s=60))
         early = (await desk.ask(sender="bob")).run_id
         began = trio.current_time()
         await desk.until(lambda: desk.ended(early))

@@ -37,7 +37,7 @@ async def naming(directory: Path, models: Scripted, **runtime: Any) -> AsyncIter
 
 def titling(text: str = "Sailing a small boat") -> Scripted:
     """Models that give every session this title."""
-    return Scripted(summaries=[lambda request: says(text)])
+    return Scripted(summary_answers=[lambda request: says(text)])
 
 
 async def final_title(desk: Desk, session_id: str) -> str | None:
@@ -52,7 +52,7 @@ async def test_a_session_is_named_after_its_first_answer(tmp_path: Path, autojum
     async with naming(tmp_path, models) as desk:
         session_id = (await desk.ask("How do I sail?")).session_id
         assert await final_title(desk, session_id) == "Sailing a small boat"
-        (request,) = models.summed
+        (request,) = models.summary_requests
         assert (request.purpose, request.pinned.model, request.tools) == ("title", "m", ())
         assert "User: How do I sail?" in text_of(request.messages[0].items)
         assert "Agent: You said: How do I sail?" in text_of(request.messages[0].items)
@@ -62,18 +62,18 @@ async def test_a_session_is_named_after_its_first_answer(tmp_path: Path, autojum
         ]
         assert (envelope.actor, envelope.run_id) == ("daemon", None)
         await desk.ask("And a large one?")
-        assert len(models.summed) == 1
+        assert len(models.summary_requests) == 1
 
 
 async def test_a_title_delays_no_run(tmp_path: Path, autojump_clock: MockClock) -> None:
     """The next run starts before the title is there; a title that a client set meanwhile stays."""
     gate = Gate("", "Sailing")
-    models = Scripted(summaries=[gate])
+    models = Scripted(summary_answers=[gate])
     async with naming(tmp_path, models) as desk:
         session_id = (await desk.ask("one")).session_id
         await gate.reached.wait()
         assert (await desk.ask("two")).status == "completed"
-        assert len(models.summed) == 1
+        assert len(models.summary_requests) == 1
         await desk.do(session.rename, SessionRename(session_id=session_id, title="Mine"))
         gate.opened.set()
         assert await final_title(desk, session_id) == "Mine"
@@ -82,9 +82,9 @@ async def test_a_title_delays_no_run(tmp_path: Path, autojump_clock: MockClock) 
 @pytest.mark.parametrize(
     "models",
     [
-        Scripted(summaries=[lambda request: fails("overloaded")]),
-        Scripted(summaries=[lambda request: says("word " * 50)]),
-        Scripted(summaries=[Gate()]),
+        Scripted(summary_answers=[lambda request: fails("overloaded")]),
+        Scripted(summary_answers=[lambda request: says("word " * 50)]),
+        Scripted(summary_answers=[Gate()]),
     ],
     ids=["a failure", "no title", "no answer"],
 )
@@ -99,19 +99,19 @@ async def test_a_failure_is_silent_and_retried_a_few_times(
             autojump_clock.jump(100)
             await wait_all_tasks_blocked()
         assert desk.session(session_id).title is None
-        assert len(models.summed) == MAX_RUNS
+        assert len(models.summary_requests) == MAX_RUNS
     assert caplog.messages == []
 
 
 async def test_few_sessions_are_named_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
     """A session beyond the limit stays untitled until its next answer."""
     gate = Gate("", "Sailing")
-    models = Scripted(summaries=[gate])
+    models = Scripted(summary_answers=[gate])
     async with naming(tmp_path, models) as desk:
         for number in range(MAX_AT_ONCE + 2):
             sent = await desk.ask("hello", sender=f"sender {number}")
         await wait_all_tasks_blocked()
-        assert len(models.summed) == MAX_AT_ONCE
+        assert len(models.summary_requests) == MAX_AT_ONCE
         gate.opened.set()
         await wait_all_tasks_blocked()
         assert desk.session(sent.session_id).title is None
@@ -122,11 +122,11 @@ async def test_few_sessions_are_named_at_once(tmp_path: Path, autojump_clock: Mo
 async def test_some_sessions_are_not_named(tmp_path: Path, autojump_clock: MockClock) -> None:
     """A failed run, the offline model and a disabled configuration lead to no title."""
     models = titling()
-    models.to["fail"] = lambda request: fails("unauthorized", retryable=False)
+    models.answers_to["fail"] = lambda request: fails("unauthorized", retryable=False)
     async with naming(tmp_path / "a", models) as desk:
         await desk.ask("fail")
         await wait_all_tasks_blocked()
-        assert models.summed == []
+        assert models.summary_requests == []
     offline: dict[str, Any] = {
         "routes": {"offline": RouteSpec("offline", "offline", "m")},
         "default_route": "offline",
@@ -134,7 +134,7 @@ async def test_some_sessions_are_not_named(tmp_path: Path, autojump_clock: MockC
     for number, runtime in enumerate((offline, {"titles": TitlesSection()})):
         async with naming(tmp_path / str(number), models, **runtime) as desk:
             assert await final_title(desk, (await desk.ask("hello")).session_id) is None
-            assert models.summed == []
+            assert models.summary_requests == []
 
 
 async def test_an_unreadable_or_missing_run_is_ignored(
@@ -148,7 +148,7 @@ async def test_an_unreadable_or_missing_run_is_ignored(
         async with trio.open_nursery() as nursery:
             await nursery.start(titles.serve)
             titles.consider("run_none")
-            await desk.spoil(sent.run_id)
+            await desk.corrupt_run(sent.run_id)
             titles.consider(sent.run_id)
             nursery.cancel_scope.cancel()
     assert caplog.messages == []

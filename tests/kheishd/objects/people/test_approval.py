@@ -46,7 +46,7 @@ async def house(tmp_path: Path, workshop: Workshop) -> AsyncIterator[Household]:
 
 async def asking(house: Household, *asked: Any, sender: str = "user", **params: Any) -> tuple[str, list[str]]:
     """A run that waits, and the ids of its approvals."""
-    house.models.parts = calls(*(asked or (write(text="x"),)))
+    house.models.answers = calls(*(asked or (write(text="x"),)))
     sent = await house.ask(sender=sender, **params)
     assert sent["status"].startswith("waiting")
     waiting = await pages(house.client, "approval.list", "approvals", run_id=sent["run_id"])
@@ -97,7 +97,7 @@ async def test_approval_get_ok(house: Household) -> None:
 async def test_approval_get_approval_not_found(house: Household) -> None:
     """An unknown id, the id of a question and an approval that is not covered are refused alike."""
     _, (approval_id,) = await asking(house, sender="bob")
-    house.models.parts = calls(ask())
+    house.models.answers = calls(ask())
     await house.ask(sender="carl")
     question_id = (await house.call("question.list"))["questions"][0]["question_id"]
     ann = await house.limited(senders=["ann"])
@@ -203,7 +203,7 @@ async def test_approval_resolve_ok_denied(house: Household, workshop: Workshop) 
     assert result["approvals"][0]["denial_note"] == "wrong file"
     assert (await ended(house, run_id))["status"] == "completed"
     assert workshop.done == []
-    read = str(house.models.asked[-1].messages)
+    read = str(house.models.requests[-1].messages)
     assert "wrong file" in read
     assert "policy 7" not in read
     (returned,) = await house.events(run_id=run_id, types=["tool_returned"])
@@ -232,7 +232,7 @@ async def test_approval_resolve_ok_with_another_input(house: Household, workshop
     assert result["approvals"][0]["updated_input"] == {"path": "/b", "times": 3}
     await ended(house, run_id)
     assert workshop.done == [("write", {"path": "/b", "times": 3})]
-    assert "changed its input" in str(house.models.asked[-1].messages[-1])
+    assert "changed its input" in str(house.models.requests[-1].messages[-1])
 
 
 @pytest.mark.parametrize("remember", ["run", "session"])
@@ -308,7 +308,7 @@ async def test_approval_resolve_ok_while_a_large_batch_is_still_judged(tmp_path:
     async with household(tmp_path, hooks=hooks(workshop)) as house:
         early = [write(f"/{number}", f"c{number}") for number in range(10)]
         looks = [ToolCall(f"c{number}", "look", {"path": "/"}) for number in range(10, 20)]
-        house.models.parts = calls(*early, *looks, write("/20", "c20"), write("/21", "c21"))
+        house.models.answers = calls(*early, *looks, write("/20", "c20"), write("/21", "c21"))
         sent = await house.send()
         await first.wait()
         waiting = (await house.call("approval.list", run_id=sent["run_id"]))["approvals"]
@@ -331,7 +331,7 @@ async def test_approval_resolve_ok_after_a_restart(tmp_path: Path) -> None:
         run_id, approvals = await asking(house, write("/a", "c1"), write("/b", "c2"))
     workshop = Workshop()
     async with household(tmp_path, hooks=hooks(workshop)) as house:
-        house.models.parts = calls(write())[1:]
+        house.models.answers = calls(write())[1:]
         rows = (await house.call("approval.list"))["approvals"]
         assert [row["approval_id"] for row in rows] == approvals
         await resolve(house.client, *map(allow, approvals))
@@ -384,7 +384,7 @@ async def test_approval_resolve_approval_expired(tmp_path: Path) -> None:
         await house.state.update(lambda tx: approval.expire(tx, approval_id))
         assert (await ended(house, run_id))["status"] == "completed"
         assert isinstance(await refusal_of(house, allow(approval_id)), ApprovalExpired)
-        assert "nobody answered in time" in str(house.models.asked[-1].messages[-1])
+        assert "nobody answered in time" in str(house.models.requests[-1].messages[-1])
         assert (await house.call("approval.get", approval_id=approval_id))["status"] == "expired"
 
 
@@ -494,7 +494,7 @@ async def test_answering_takes_its_own_right(house: Household) -> None:
 async def test_a_cancelled_run_withdraws_its_approvals(house: Household) -> None:
     """Its approvals are withdrawn, its calls have results, and the session's next run starts."""
     run_id, (approval_id,) = await asking(house)
-    house.models.parts = calls(write())[1:]
+    house.models.answers = calls(write())[1:]
     queued = await house.send("next")
     assert (await house.call("run.cancel", run_id=run_id))["status"] == "cancelled"
     assert (await house.call("approval.get", approval_id=approval_id))["status"] == "withdrawn"

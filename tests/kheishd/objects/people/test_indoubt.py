@@ -35,7 +35,7 @@ SENDING = ToolCall("c1", "send", {"path": "/a", "text": "hello"})
 async def house(tmp_path: Path) -> AsyncIterator[Household]:
     """A daemon that finds what one before it left, with tokens."""
     async with household(tmp_path, tcp=True, work=False, hooks=hooks(Workshop())) as house:
-        house.models.parts = calls()[1:]
+        house.models.answers = calls()[1:]
         yield house
 
 
@@ -145,7 +145,7 @@ async def test_indoubt_resolve_ok(house: Household, outcome: str, says: str) -> 
     assert (await house.call("run.get", run_id=run_id))["status"] == "completed"
     async with house.working():
         await house.ask("and now?")
-    told = [message for message in house.models.asked[-1].messages if says in str(message)]
+    told = [message for message in house.models.requests[-1].messages if says in str(message)]
     assert len(told) == 1
     assert 'send {"path": "/a", "text": "hello"}' in str(told[0])
     assert "saw it" not in str(told[0])
@@ -162,7 +162,7 @@ async def test_indoubt_resolve_ok_while_the_run_goes_on(house: Household) -> Non
         gate.opened.set()
         assert (await house.call("run.wait", run_id=run_id))["status"] == "completed"
         await house.ask("and now?")
-    assert "did take effect" in str(house.models.asked[-1].messages)
+    assert "did take effect" in str(house.models.requests[-1].messages)
 
 
 async def test_indoubt_resolve_ok_repeated_by_its_key(house: Household) -> None:

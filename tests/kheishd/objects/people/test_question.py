@@ -31,7 +31,7 @@ async def house(tmp_path: Path) -> AsyncIterator[Household]:
 
 async def asking(house: Household, *asked: Any, sender: str = "user") -> tuple[str, str]:
     """A run that waits, and the id of its question."""
-    house.models.parts = calls(*(asked or (ask(),)))
+    house.models.answers = calls(*(asked or (ask(),)))
     sent = await house.ask(sender=sender)
     assert sent["status"] == "waiting_for_user_question"
     (waiting,) = (await house.call("question.list", run_id=sent["run_id"]))["questions"]
@@ -53,12 +53,12 @@ async def ended(house: Household, run_id: str) -> Any:
 
 def read_by_model(house: Household) -> Any:
     """The result that the model was given last."""
-    return json.loads(house.models.asked[-1].messages[-1].items[-1].text)  # type: ignore[union-attr]
+    return json.loads(house.models.requests[-1].messages[-1].items[-1].text)  # type: ignore[union-attr]
 
 
 async def not_found(house: Household, method: str, **params: Any) -> None:
     """The method finds neither what is not there, nor an approval, nor what is not covered."""
-    house.models.parts = calls(write())
+    house.models.answers = calls(write())
     await house.ask(sender="carl")
     approval_id = (await house.call("approval.list"))["approvals"][0]["approval_id"]
     _, question_id = await asking(house, sender="bob")
@@ -251,7 +251,7 @@ async def test_question_answer_ok_after_a_restart(tmp_path: Path) -> None:
     async with household(tmp_path, hooks=hooks()) as house:
         run_id, question_id = await asking(house)
     async with household(tmp_path, hooks=hooks()) as house:
-        house.models.parts = calls()[1:]
+        house.models.answers = calls()[1:]
         await house.call("question.answer", question_id=question_id, answers=RED)
         assert (await ended(house, run_id))["output"] == "done"
         assert read_by_model(house)["answers"][0]["chosen"] == ["Red"]
@@ -291,7 +291,7 @@ async def test_question_answer_answer_invalid(house: Household) -> None:
 async def test_question_cancel_ok(house: Household) -> None:
     """The run is cancelled, its call has a result, and the session's next run starts."""
     run_id, question_id = await asking(house)
-    house.models.parts = calls()[1:]
+    house.models.answers = calls()[1:]
     queued = await house.send("next")
     shown = await house.call("question.cancel", question_id=question_id, justification="later")
     assert (shown["status"], shown["justification"]) == ("cancelled", "later")

@@ -37,7 +37,9 @@ async def idle(tmp_path: Path) -> AsyncIterator[Household]:
 async def talk(house: Household, turns: int = 5) -> str:
     """A conversation that is worth summing up; its session."""
     for number in range(turns):
-        house.models.to[f"{number} " + "word " * 100] = lambda request: answers(600 * len(request.messages))
+        house.models.answers_to[f"{number} " + "word " * 100] = lambda request: answers(
+            600 * len(request.messages)
+        )
         sent = await house.ask(f"{number} " + "word " * 100)
     session_id: str = sent["session_id"]
     return session_id
@@ -76,10 +78,10 @@ async def test_conversation_compact_ok(house: Household) -> None:
     ]
     (event,) = await house.events(run_id=done["run_id"], types=["context_compacted"])
     assert (event["trigger"], event["strategy"]) == ("manual", "summary")
-    asked = len(house.models.asked)
+    asked = len(house.models.requests)
     await house.ask("and now?")
-    assert len(house.models.asked) == asked + 1
-    assert [message.role for message in house.models.asked[-1].messages] == [
+    assert len(house.models.requests) == asked + 1
+    assert [message.role for message in house.models.requests[-1].messages] == [
         "user",
         *["user", "assistant"] * 3,
         "user",
@@ -91,7 +93,7 @@ async def test_conversation_compact_ok_is_a_run(house: Household) -> None:
     """A compaction is a run: it can be followed, awaited, and repeated by its key."""
     await talk(house)
     gate = Gate("", "They talked.")
-    house.models.summaries = [gate]
+    house.models.summary_answers = [gate]
     accepted = await house.call("conversation.compact", idempotency_key="k")
     assert accepted["status"] == "queued"
     await gate.reached.wait()
@@ -115,21 +117,21 @@ async def test_conversation_compact_ok_with_nothing_to_summarize(house: Househol
     done = await compact(house)
     assert (done["status"], done["note"]) == ("completed", "there was nothing to summarize")
     assert "summary" not in done
-    assert house.models.summed == []
+    assert house.models.summary_requests == []
 
 
 async def test_conversation_compact_ok_says_why_it_failed(house: Household) -> None:
     """A model that fails or returns nothing fails the run; a transient failure is retried."""
     await talk(house)
-    house.models.summaries = [lambda request: gives()]
+    house.models.summary_answers = [lambda request: gives()]
     done = await compact(house)
     assert (done["status"], done["error"]["reason"]) == ("failed", "no_summary")
-    house.models.summaries = [lambda request: fails("unauthorized", retryable=False)]
+    house.models.summary_answers = [lambda request: fails("unauthorized", retryable=False)]
     done = await compact(house)
     assert (done["status"], done["error"]["reason"]) == ("failed", "unauthorized")
-    house.models.summaries = [
+    house.models.summary_answers = [
         lambda request: fails("overloaded", retry_after_s=0.01),
-        house.models.summaries[0],
+        house.models.summary_answers[0],
     ]
     done = await compact(house)
     assert done["status"] == "failed"
@@ -141,7 +143,7 @@ async def test_conversation_compact_ok_can_be_stopped(house: Household) -> None:
     """A cancelled compaction stops and changes nothing."""
     session_id = await talk(house)
     gate = Gate()
-    house.models.summaries = [gate]
+    house.models.summary_answers = [gate]
     accepted = await house.call("conversation.compact")
     await gate.reached.wait()
     assert (await house.call("conversation.cancel"))["run_id"] == accepted["run_id"]
@@ -153,7 +155,7 @@ async def test_conversation_compact_ok_cannot_be_steered(house: Household) -> No
     """A compaction takes no messages."""
     await talk(house)
     gate = Gate("", "They talked.")
-    house.models.summaries = [gate]
+    house.models.summary_answers = [gate]
     await house.call("conversation.compact")
     await gate.reached.wait()
     refusal = await house.refused("conversation.steer", content="x")

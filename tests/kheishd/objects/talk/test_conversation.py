@@ -123,7 +123,7 @@ async def test_conversation_reset_ok(house: Household) -> None:
     assert isinstance(await house.refused("conversation.get"), ConversationNotFound)
     second = await house.ask("two")
     assert second["session_id"] != first["session_id"]
-    assert [message.role for message in house.models.asked[-1].messages] == ["user"]
+    assert [message.role for message in house.models.requests[-1].messages] == ["user"]
     history = await house.call("session.history", session_id=first["session_id"])
     assert len(history["messages"]) == 2
     assert (await house.kinds(session_id=first["session_id"]))[-1] == "conversation_unbound"

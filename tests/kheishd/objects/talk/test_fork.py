@@ -58,7 +58,7 @@ async def texts(house: Household, session_id: str, **params: Any) -> list[str]:
 
 def shown(house: Household) -> list[str]:
     """What the model was shown last."""
-    return [text_of(message.items) for message in house.models.asked[-1].messages]
+    return [text_of(message.items) for message in house.models.requests[-1].messages]
 
 
 async def test_session_fork_ok(house: Household) -> None:
@@ -111,7 +111,7 @@ async def test_session_fork_ok_check_leaves_nothing_behind(idle: Household) -> N
 async def test_session_fork_ok_anywhere_in_a_run(house: Household) -> None:
     """At every cursor, even between a call and its result, the fork's model reads a valid transcript."""
     calls: list[Item] = [ToolCall("a", "look", {}), ToolCall("b", "look", {})]
-    house.models.to["look"] = lambda request: gives(*calls, stop_reason="tool_calls")
+    house.models.answers_to["look"] = lambda request: gives(*calls, stop_reason="tool_calls")
     gate = house.gate("slow")
     sent = await house.send("slow")
     await house.send("queued")
@@ -133,7 +133,7 @@ async def test_session_fork_ok_anywhere_in_a_run(house: Household) -> None:
         assert (await reading.read()).messages == branched.messages
         assert_valid(branched.messages)
         await send(house, branch["session_id"], "go on")
-        assert_valid(house.models.asked[-1].messages)
+        assert_valid(house.models.requests[-1].messages)
         assert shown(house)[-1] == "go on"
         # What was queued is shown where its run had started.
         assert ("queued" in shown(house)) == (not transcript.inputs and "queued" in texts_of(transcript))
@@ -174,7 +174,7 @@ async def test_session_fork_ok_before_and_after_a_summary(house: Household) -> N
     await send(house, late["session_id"], "x")
     assert len(shown(house)) == 8
     assert "They talked." in shown(house)[0]
-    house.models.summaries = [lambda request: says("They talked on.")]
+    house.models.summary_answers = [lambda request: says("They talked on.")]
     await house.call("session.compact", session_id=late["session_id"], wait="settled")
     await send(house, late["session_id"], "y")
     assert "They talked on." in shown(house)[0]
@@ -360,7 +360,7 @@ async def test_a_fork_is_exported_whole(house: Household) -> None:
         )
         await send(house, answer["session_id"], "three")
         assert shown(house)[-1] == "three"
-        assert_valid(house.models.asked[-1].messages)
+        assert_valid(house.models.requests[-1].messages)
 
 
 async def test_a_fork_without_its_beginning_is_not_imported(house: Household) -> None:

@@ -30,7 +30,7 @@ async def house(tmp_path: Path) -> AsyncIterator[Household]:
 def emits(house: Household, *texts: str) -> None:
     """The next run emits these texts, each by a call of its own."""
     calls = [ToolCall(f"call_{number}", "emit_output", {"text": text}) for number, text in enumerate(texts)]
-    house.models.parts[:] = [
+    house.models.answers[:] = [
         lambda request: gives(*calls),
         lambda request: says("done"),
         lambda request: says("no more"),
@@ -58,7 +58,7 @@ async def test_output_list_ok_of_a_session_page_by_page(house: Household) -> Non
     """The runs of a session are listed in order, whatever the page size; runs without output are skipped."""
     emits(house, "one", "two", "three")
     sent = await house.ask()
-    house.models.to["fail"] = lambda request: fails("unauthorized", retryable=False)
+    house.models.answers_to["fail"] = lambda request: fails("unauthorized", retryable=False)
     await house.ask("fail")
     await house.ask()
     session_id = sent["session_id"]
@@ -118,7 +118,7 @@ def answers(desk: Desk, *parts: ModelPart) -> None:
     """What the model says next, in order."""
     models = desk.holder.current().models
     assert isinstance(models, Scripted)
-    models.parts[:] = parts
+    models.answers[:] = parts
 
 
 def read(desk: Desk, run_id: str) -> tuple[Output | None, list[Output]]:

@@ -214,7 +214,7 @@ async def test_run_cancel_ok(house: Household) -> None:
     sent = await house.send("slow")
     await gate.reached.wait()
     run = await house.call("run.cancel", run_id=sent["run_id"], note="enough")
-    assert (run["status"], house.models.open) == ("cancelled", 0)
+    assert (run["status"], house.models.open_calls) == ("cancelled", 0)
     assert (await house.call("run.get", run_id=sent["run_id"]))["output"] == "so far"
 
 

@@ -51,7 +51,7 @@ async def test_the_largest_values_fit_into_their_transactions(tmp_path: Path) ->
             workspace="/" + "w" * 1023,
         )
         gate = house.gate("first")
-        gate.after = "x" * 2 * MAX_ANSWER_BYTES
+        gate.rest = "x" * 2 * MAX_ANSWER_BYTES
         to_it = {"session_id": "s" * 128, "model": "m" * 256}
         first = await house.call("session.send", content="first", **to_it)
         await gate.reached.wait()
@@ -189,7 +189,7 @@ async def test_conversation_send_ok_a_guest_answers(house: Household) -> None:
     """A guest answers with its own instructions and name, without tools."""
     await house.ask("first")
     sent = await house.ask("And you?", guest="critic")
-    asked = house.models.asked[-1]
+    asked = house.models.requests[-1]
     assert asked.instructions.startswith("Criticise.")
     assert "guest" in asked.instructions
     assert asked.pinned.tools == []
@@ -197,7 +197,7 @@ async def test_conversation_send_ok_a_guest_answers(house: Household) -> None:
     events = await house.events(run_id=sent["run_id"], types=["message_appended"])
     assert events[0]["message"]["agent"] == "critic"
     await house.ask("Thanks.")
-    asked = house.models.asked[-1]
+    asked = house.models.requests[-1]
     assert '<from agent="critic">' in asked.messages[-2].items[0].text  # type: ignore[union-attr]
     assert "guests" in asked.instructions
     own = await house.ask("Me?", guest="default")
@@ -351,7 +351,7 @@ async def test_conversation_send_input_contract_violated(idle: Household) -> Non
 
 async def test_conversation_send_ok_under_its_own_contract(house: Household) -> None:
     """A contract sent with the input comes before the session's, and binds this run only."""
-    house.models.to["a number"] = lambda request: says(" 7 ")
+    house.models.answers_to["a number"] = lambda request: says(" 7 ")
     sent = await house.ask("a number", output_contract={"schema": {"type": "integer"}})
     assert (sent["output"], sent["value"], sent["output_kind"]) == ("7", 7, "structured_output")
     session_id = sent["session_id"]

@@ -530,7 +530,7 @@ async def test_session_get_ok_shows_todos_and_plan(tmp_path: Path) -> None:
     """A session shows the todos and the plan of its agent."""
     async with household(tmp_path, hooks=CompositeHook((Planning(),))) as house:
         todos = {"todos": [{"content": "look"}]}
-        house.models.parts[:] = [
+        house.models.answers[:] = [
             lambda request: gives(ToolCall("call_1", "todo_write", todos)),
             lambda request: says("done"),
         ]

@@ -58,7 +58,7 @@ async def test_conversation_steer_ok(house: Household) -> None:
     gate.opened.set()
     run = await house.call("run.wait", run_id=sent["run_id"])
     assert (run["status"], run["turn"], run["output"]) == ("completed", 2, "You said: twothree")
-    read = [text_of(message.items) for message in house.models.asked[-1].messages]
+    read = [text_of(message.items) for message in house.models.requests[-1].messages]
     assert read == ["slow", "so far and so on", "one", "twothree"]
     history = await house.call("conversation.history")
     shown = [message["message"]["items"][0]["text"] for message in history["messages"]]

@@ -105,7 +105,7 @@ async def test_session_import_ok(house: Household) -> None:
     assert await texts(house, session_id) == await texts(house, sent["session_id"])
     again = await house.call("session.send", session_id=session_id, content="three", wait="settled")
     assert again["output"] == "You said: three"
-    assert len(house.models.asked[-1].messages) == 5
+    assert len(house.models.requests[-1].messages) == 5
     # What was imported can be exported and imported in turn.
     second = await house.call("session.import", lines=await exported(house, session_id))
     assert await texts(house, second["session_id"]) == await texts(house, session_id)
@@ -152,7 +152,7 @@ async def test_session_import_ok_in_the_order_the_model_read(house: Household) -
 async def test_session_import_ok_with_calls_and_steers(house: Household) -> None:
     """However the file is cut, the model reads every call with its result right after it."""
     calls: list[Item] = [ToolCall("a", "look", {}), ToolCall("b", "look", {})]
-    house.models.to["look"] = lambda request: gives(*calls, stop_reason="tool_calls")
+    house.models.answers_to["look"] = lambda request: gives(*calls, stop_reason="tool_calls")
     gate = house.gate("slow")
     sent = await house.send("slow")
     await gate.reached.wait()
@@ -166,7 +166,7 @@ async def test_session_import_ok_with_calls_and_steers(house: Household) -> None
             before = {name: answer[name] for name in ("session_id", "last_hash") if answer}
             answer = await house.call("session.import", lines=lines[begin : begin + size], **before)
         await house.call("session.send", session_id=answer["session_id"], content="x", wait="settled")
-        shown = house.models.asked[-1].messages
+        shown = house.models.requests[-1].messages
         assert_valid(shown)
         assert [message.role for message in shown].count("tool") == 1
         assert {"slow", "look", "x"} <= {text_of(message.items) for message in shown}

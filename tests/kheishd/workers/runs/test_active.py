@@ -70,7 +70,7 @@ async def test_an_older_record_never_replaces_a_newer_one(desk: Desk) -> None:
 async def test_progress_ends_the_suspicion(desk: Desk) -> None:
     """The first commit after which the run has made progress lets other runs start."""
     sent = await desk.send("hello")
-    await desk.left_running(sent.run_id, 2)
+    await desk.leave_running(sent.run_id, 2)
     with desk.state.read() as store:
         pinned = store.need(PINNED, sent.run_id)
     calls: list[str] = []

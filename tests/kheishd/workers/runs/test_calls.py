@@ -92,13 +92,13 @@ async def test_a_call_is_journaled_before_and_after_it_runs(
         assert notes(tmp_path) == ["a", "b"]
         evidence = [e.evidence for _, e in desk.journal(sent.session_id) if isinstance(e, ToolCalled)]
         assert evidence == [{"size": 0}, {"size": 2}]
-        assert desk.models.asked[1].messages[-1].items == [
+        assert desk.models.requests[1].messages[-1].items == [
             ToolResult("call_1", "note", "noted: a"),
             ToolResult("call_2", "note", "noted: b"),
         ]
         assert (sent.status, sent.output) == ("completed", "done")
-        assert f"Notes are kept in {tmp_path}/work." in desk.models.asked[0].instructions
-        assert [row.name for row in desk.models.asked[0].tools] == [row.name for row in TOOLS]
+        assert f"Notes are kept in {tmp_path}/work." in desk.models.requests[0].instructions
+        assert [row.name for row in desk.models.requests[0].tools] == [row.name for row in TOOLS]
 
 
 async def test_a_call_does_not_run_before_it_is_journaled(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -124,7 +124,7 @@ async def test_parallel_calls_run_side_by_side(tmp_path: Path, autojump_clock: M
         assert box.most == MAX_PARALLEL_CALLS
         assert len(results_by_call(desk, sent.session_id)) == MAX_PARALLEL_CALLS + 4
         assert {result.took_ms for result in results_by_call(desk, sent.session_id).values()} == {10_000}
-        results = desk.models.asked[1].messages[-1].items
+        results = desk.models.requests[1].messages[-1].items
         order = [item.call_id for item in results if isinstance(item, ToolResult)]
         assert order == [f"call_{n + 1}" for n in range(MAX_PARALLEL_CALLS + 4)]
 
@@ -193,7 +193,7 @@ async def test_a_decided_outcome_mentions_a_changed_input(tmp_path: Path, autoju
     once = calls(("settles", {"text": "long enough"}))
     async with workbench(tmp_path, Toolbox(), once, hooks=hooks) as desk, working(desk):
         sent = await desk.ask()
-        await desk.order(sent.run_id, lambda run: answer_approvals(run, updated_input={"text": "x"}))
+        await desk.command(sent.run_id, lambda run: answer_approvals(run, updated_input={"text": "x"}))
         await desk.until(lambda: desk.ended(sent.run_id))
         text = results_by_call(desk, sent.session_id)["call_1"].text
         assert text == 'The person who approved this changed its input to {"text":"x"}\nNone became x'
@@ -236,7 +236,7 @@ async def test_invalid_names_and_ids_are_replaced(tmp_path: Path, autojump_clock
     asked = ToolCall("an id that is longer than forty characters are", "näme of a tool!", {})
     async with workbench(tmp_path, Toolbox(), lambda request: gives(asked)) as desk, working(desk):
         await desk.ask()
-        answer, results = desk.models.asked[1].messages[-2:]
+        answer, results = desk.models.requests[1].messages[-2:]
         (call,) = answer.items
         (result,) = results.items
         assert isinstance(call, ToolCall)
@@ -313,13 +313,13 @@ async def test_output_is_followed_while_a_tool_runs(tmp_path: Path, autojump_clo
         sent = await desk.send()
         await box.reached.wait()
         await wait_all_tasks_blocked()
-        assert desk.writing() == [sent.run_id] * 2
+        assert desk.live_runs() == [sent.run_id] * 2
         await desk.until(lambda: "call_1" in results_by_call(desk, sent.session_id))
         await wait_all_tasks_blocked()
-        assert desk.writing() == [sent.run_id]
+        assert desk.live_runs() == [sent.run_id]
         await desk.until(lambda: desk.ended(sent.run_id))
         await wait_all_tasks_blocked()
-        assert desk.writing() == []
+        assert desk.live_runs() == []
         outputs = [delta for delta in heard() if delta["kind"] == "output"]
         assert sorted((d["item_id"], d["attempt"], d["offset"], d["text"]) for d in outputs) == [
             ("call_1", 1, 0, "one begins\n"),
@@ -514,16 +514,16 @@ async def test_a_call_that_crashes_the_daemon_repeatedly_is_parked(
             allow,
             call_tools,
         ]
-        await desk.order(sent.run_id, *begin)
+        await desk.command(sent.run_id, *begin)
         for _ in range(2):
-            await desk.order(sent.run_id, lambda run: Start(), found_not_done, call_tools)
+            await desk.command(sent.run_id, lambda run: Start(), found_not_done, call_tools)
         async with working(desk):
             await desk.until(lambda: desk.ended(sent.run_id))
         run = desk.run(sent.run_id)
         assert run.error is not None
         assert (run.status, run.error.reason) == ("failed", "parked")
         assert desk.kinds(sent.session_id)[-3:] == ["indoubt_opened", "tool_returned", "run_ended"]
-        assert desk.models.asked == []
+        assert desk.models.requests == []
 
 
 async def test_judging_that_crashes_the_daemon_repeatedly_is_parked(
@@ -533,7 +533,7 @@ async def test_judging_that_crashes_the_daemon_repeatedly_is_parked(
     async with workbench(tmp_path, Toolbox()) as desk:
         sent = await desk.send()
         begin = [lambda run: Start(), lambda run: BeginModelCall("itm_1"), lambda run: one_call()]
-        await desk.order(sent.run_id, *begin, *[lambda run: Start()] * 3)
+        await desk.command(sent.run_id, *begin, *[lambda run: Start()] * 3)
         async with working(desk):
             await desk.until(lambda: desk.ended(sent.run_id))
         run = desk.run(sent.run_id)
@@ -564,7 +564,7 @@ class RecordingToolbox(Toolbox):
         def deliver_and_copy(group: Group) -> None:
             deliver(group)
             self.copies += 1
-            desk.leave_behind(directory / f"after{self.copies}")
+            desk.copy_store(directory / f"after{self.copies}")
             copytree(directory / "work", directory / f"after{self.copies}" / "work")
 
         desk.state.deliver = deliver_and_copy  # type: ignore[method-assign]
@@ -585,9 +585,9 @@ async def test_a_crash_after_any_commit_loses_no_result_and_repeats_no_call(
     )
     async with workbench(tmp_path, box) as desk, working(desk):
         box.watch(desk, tmp_path)
-        desk.models.to["hello"] = batch
+        desk.models.answers_to["hello"] = batch
         sent = await desk.ask("hello")
-        await desk.order(sent.run_id, answer_approvals)
+        await desk.command(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         await wait_all_tasks_blocked()
     assert box.copies > 15
@@ -596,7 +596,7 @@ async def test_a_crash_after_any_commit_loses_no_result_and_repeats_no_call(
         rmtree(tmp_path / "work")
         copytree(copy / "work", tmp_path / "work")
         async with workbench(copy, Toolbox()) as desk, working(desk):
-            desk.models.to["hello"] = batch
+            desk.models.answers_to["hello"] = batch
             await finish(desk, sent.run_id)
             assert_complete(desk, sent.session_id, tmp_path)
 
@@ -607,7 +607,7 @@ async def finish(desk: Desk, run_id: str) -> None:
         await desk.until(lambda: desk.run(run_id).status in SETTLED)
         if desk.ended(run_id):
             return
-        await desk.order(run_id, answer_approvals)
+        await desk.command(run_id, answer_approvals)
 
 
 def assert_complete(desk: Desk, session_id: str, directory: Path) -> None:
@@ -620,7 +620,7 @@ def assert_complete(desk: Desk, session_id: str, directory: Path) -> None:
     written = notes(directory)
     assert [written.count(line) for line in ("noted", "approved")] == [1, 1]
     assert written.count("again") in (1, 2)
-    for request in desk.models.asked:
+    for request in desk.models.requests:
         assert_valid(request.messages)
 
 
@@ -717,7 +717,7 @@ async def test_an_approved_call_runs(tmp_path: Path, autojump_clock: MockClock) 
         sent = await desk.ask()
         await wait_all_tasks_blocked()
         assert (sent.status, worker.active, box.did) == ("waiting_for_approval", 0, [])
-        await desk.order(sent.run_id, answer_approvals)
+        await desk.command(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["a"]
 
@@ -728,7 +728,7 @@ async def test_a_changed_input_is_used_and_the_model_is_told(
     """The call runs with the approver's input, and its result says so."""
     async with workbench(tmp_path, Toolbox(), calls(("careful", {"text": "a"}))) as desk, working(desk):
         sent = await desk.ask()
-        await desk.order(sent.run_id, lambda run: answer_approvals(run, updated_input={"text": "b"}))
+        await desk.command(sent.run_id, lambda run: answer_approvals(run, updated_input={"text": "b"}))
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["b"]
         (result,) = results_by_call(desk, sent.session_id).values()
@@ -745,14 +745,14 @@ async def test_a_changed_preview_is_approved_again(tmp_path: Path, autojump_cloc
     async with workbench(tmp_path, Toolbox(), calls(("careful", {"text": "a"}))) as desk, working(desk):
         sent = await desk.ask()
         (tmp_path / "work" / NOTES).write_text("of somebody else\n")
-        await desk.order(sent.run_id, answer_approvals)
+        await desk.command(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.run(sent.run_id).status in SETTLED)
         first, second = approvals(desk, sent.session_id)
         assert second.note == "what was approved has changed since: look again"
         assert first.preview is not None
         assert second.preview is not None
         assert first.preview.binding != second.preview.binding
-        await desk.order(sent.run_id, answer_approvals)
+        await desk.command(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["of somebody else", "a"]
 
@@ -763,13 +763,13 @@ async def test_a_stale_call_is_approved_again(tmp_path: Path, autojump_clock: Mo
     pair = calls(("stale", {"text": "a"}), ("look", {"text": "b", "seconds": 10.0}))
     async with workbench(tmp_path, box, pair) as desk, working(desk):
         sent = await desk.ask()
-        await desk.order(sent.run_id, answer_approvals)
+        await desk.command(sent.run_id, answer_approvals)
         await desk.until(lambda: len(approvals(desk, sent.session_id)) == 2)
         await wait_all_tasks_blocked()
         assert desk.run(sent.run_id).status == "running"
         await desk.until(lambda: desk.run(sent.run_id).status in SETTLED)
         assert results_by_call(desk, sent.session_id)["call_2"].text == "seen: b"
-        await desk.order(sent.run_id, answer_approvals)
+        await desk.command(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["a"]
 
@@ -785,7 +785,7 @@ async def test_a_new_deny_rule_stops_an_allowed_call(
         sent = await desk.ask()
         rule = Rule(tool=tool_name, decision="deny", note="closed for today")
         await desk.do(permission.update, PermissionUpdate(add=[rule]))
-        await desk.order(sent.run_id, answer_approvals)
+        await desk.command(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         denied = next(r for r in results_by_call(desk, sent.session_id).values() if r.tool == tool_name)
         assert (denied.how, denied.text) == ("denied", "This is no longer allowed: closed for today")
@@ -811,7 +811,7 @@ async def test_a_narrower_mode_applies_to_a_call_that_has_not_run(
     async with workbench(tmp_path, box, pair) as desk, working(desk):
         sent = await question_in_bypass_mode(desk)
         await desk.do(session.update, SessionUpdate(session_id=sent.session_id, permission_mode=mode))
-        await desk.order(sent.run_id, lambda run: answer_question(run.calls[1]))
+        await desk.command(sent.run_id, lambda run: answer_question(run.calls[1]))
         await desk.until(lambda: desk.run(sent.run_id).status in SETTLED)
         assert notes(tmp_path) == []
         if mode == "dontAsk":
@@ -820,7 +820,7 @@ async def test_a_narrower_mode_applies_to_a_call_that_has_not_run(
         (approval,) = approvals(desk, sent.session_id)
         assert approval.note == "this was allowed before, and now a person is to be asked: careful's default"
         assert approval.preview is not None
-        await desk.order(sent.run_id, answer_approvals)
+        await desk.command(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["a"]
 
@@ -830,7 +830,7 @@ async def test_a_narrower_mode_keeps_an_approval(tmp_path: Path, autojump_clock:
     async with workbench(tmp_path, Toolbox(), calls(("careful", {"text": "a"}))) as desk, working(desk):
         sent = await desk.ask()
         await desk.do(session.update, SessionUpdate(session_id=sent.session_id, permission_mode="dontAsk"))
-        await desk.order(sent.run_id, answer_approvals)
+        await desk.command(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["a"]
 
@@ -841,7 +841,7 @@ async def test_a_tool_may_be_gone_after_a_wait(tmp_path: Path, autojump_clock: M
     async with workbench(tmp_path, box, calls(("careful", {"text": "a"}))) as desk, working(desk):
         sent = await desk.ask()
         box.lost.add("careful")
-        await desk.order(sent.run_id, answer_approvals)
+        await desk.command(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         (result,) = results_by_call(desk, sent.session_id).values()
         assert (result.how, result.text) == ("failed", "The tool 'careful' is gone.")
@@ -861,7 +861,7 @@ async def test_a_tool_outside_the_current_scope_does_not_run(
     async with workbench(tmp_path, box, pair) as desk, working(desk):
         sent = await desk.ask()
         await narrow(desk, sent.session_id, ["note"])
-        await desk.order(sent.run_id, answer_approvals)
+        await desk.command(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         result = results_by_call(desk, sent.session_id)["call_1"]
         assert (result.how, result.text) == ("failed", "The tool 'careful' is no longer allowed here.")
@@ -898,7 +898,7 @@ async def test_a_run_continues_with_the_current_runtime_after_a_wait(
                 2, models=present.models, hooks=CompositeHook((changed,)), workspaces=present.workspaces
             )
         )
-        await desk.order(sent.run_id, answer_approvals)
+        await desk.command(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         (result,) = results_by_call(desk, sent.session_id).values()
         assert "these arguments do not fit careful" in result.text
@@ -925,13 +925,13 @@ async def test_a_person_may_answer_before_the_whole_batch_is_judged(
         sent = await desk.send()
         await box.reached.wait()
         assert desk.run(sent.run_id).status == "running"
-        await desk.order(sent.run_id, answer_approvals)
+        await desk.command(sent.run_id, answer_approvals)
         await wait_all_tasks_blocked()
         assert box.did == []
         box.goes_on.set()
         await desk.until(lambda: desk.run(sent.run_id).status in SETTLED)
         assert desk.run(sent.run_id).status == "waiting_for_approval"
-        await desk.order(sent.run_id, answer_approvals)
+        await desk.command(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         assert len(box.did) == 17
 
@@ -948,7 +948,7 @@ async def test_a_question_is_asked_and_never_dispatched(tmp_path: Path, autojump
         assert questions[0].expires_at_ms == desk.state.now_ms() + 60_000
         assert "ask all in one call" in results_by_call(desk, sent.session_id)["call_3"].text
         for index in (0, 1):
-            await desk.order(sent.run_id, lambda run, index=index: answer_question(run.calls[index]))  # type: ignore[misc]
+            await desk.command(sent.run_id, lambda run, index=index: answer_question(run.calls[index]))  # type: ignore[misc]
         await desk.until(lambda: desk.ended(sent.run_id))
         assert box.did == []
 

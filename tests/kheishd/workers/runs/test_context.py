@@ -39,7 +39,7 @@ from tests.support.desk import (
     gives,
     open_desk,
     says,
-    sums_up,
+    summarises,
     working,
 )
 from tests.support.talk import assert_valid
@@ -113,9 +113,9 @@ async def test_a_long_conversation_is_summarised_before_a_call(
         (event,) = events_of(desk, sent.session_id, ContextCompacted)
         assert (event.strategy, event.trigger, event.summary) == ("summary", "auto", "They talked.")
         assert event.pre_tokens > LONG > event.post_tokens > 0
-        assert len(models.asked[-1].messages) == 3
-        assert "They talked." in text_of(models.asked[-1].messages[0].items)
-        assert texts_of(models.asked[-1])[1:] == ["fine fine fine fine", "and now?"]
+        assert len(models.requests[-1].messages) == 3
+        assert "They talked." in text_of(models.requests[-1].messages[0].items)
+        assert texts_of(models.requests[-1])[1:] == ["fine fine fine fine", "and now?"]
         # What it took is counted, by the run and by the session.
         assert desk.run(last.run_id).usage == Usage(299 + 500, 1 + 20)
         assert desk.session(sent.session_id).usage.output_tokens == 4 + 20
@@ -126,8 +126,8 @@ async def test_a_summary_request(tmp_path: Path, autojump_clock: MockClock) -> N
     models = Scripted([counts(10), counts(10), counts(LONG), counts(10)])
     async with small_desk(tmp_path, models) as desk, working(desk):
         await talk(desk, 4)
-    (request,) = models.summed
-    assert request.pinned == models.asked[-1].pinned
+    (request,) = models.summary_requests
+    assert request.pinned == models.requests[-1].pinned
     assert (request.tools, request.purpose, request.max_answer_tokens) == ((), "summary", 4_096)
     (message,) = request.messages
     record = text_of(message.items)
@@ -144,12 +144,12 @@ async def test_compaction_keeps_the_journal(tmp_path: Path, autojump_clock: Mock
         assert len(events_of(desk, sent.session_id, ContextCompacted)) >= 2
         inputs = events_of(desk, sent.session_id, InputReceived)
         assert [text_of(event.items)[:1] for event in inputs] == [str(number) for number in range(8)]
-        await desk.forget_checkpoints(sent.session_id)
-        models.parts = [counts(10)]
-        texts = texts_of(models.asked[-1])
+        await desk.delete_checkpoints(sent.session_id)
+        models.answers = [counts(10)]
+        texts = texts_of(models.requests[-1])
         await desk.ask("again")
-        assert len(models.asked[-1].messages) <= len(texts) + 2
-        assert_valid(models.asked[-1].messages)
+        assert len(models.requests[-1].messages) <= len(texts) + 2
+        assert_valid(models.requests[-1].messages)
 
 
 async def test_a_checkpoint_follows_a_summary(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -188,12 +188,12 @@ async def test_a_run_continues_without_a_summary(
     tmp_path: Path, autojump_clock: MockClock, part: ModelPart, reason: str
 ) -> None:
     """The prompt stays long, and the failure is journaled with its usage."""
-    models = Scripted([counts(10), counts(10), counts(LONG), counts(LONG)], summaries=[part])
+    models = Scripted([counts(10), counts(10), counts(LONG), counts(LONG)], summary_answers=[part])
     async with small_desk(tmp_path, models) as desk, working(desk):
         await talk(desk)
         last = await desk.ask("and now?")
         assert last.status == "completed"
-        assert len(models.asked[-1].messages) == 7
+        assert len(models.requests[-1].messages) == 7
         (failed,) = events_of(desk, last.session_id, CompactionFailed)
         assert (failed.error.reason, failed.trigger) == (reason, "auto")
         assert desk.run(last.run_id).usage == Usage(LONG - 1, 1) + failed.usage
@@ -210,18 +210,18 @@ async def test_after_three_failures_the_oldest_messages_are_dropped(
 
     models = Scripted(
         [counts(10), counts(10), counts(LONG), calls, calls, calls, calls, counts(10)],
-        summaries=[lambda request: gives()],
+        summary_answers=[lambda request: gives()],
     )
     async with small_desk(tmp_path, models) as desk, working(desk):
         await talk(desk)
         last = await desk.ask("and now?")
         assert last.status == "completed"
-        assert len(models.summed) == 3
+        assert len(models.summary_requests) == 3
         assert len(events_of(desk, last.session_id, CompactionFailed)) == 3
         snips = events_of(desk, last.session_id, ContextCompacted)
         assert {(snip.strategy, snip.trigger) for snip in snips} == {("snip", "auto")}
-        assert texts_of(models.asked[6])[:2] == [SNIP_NOTE[:20].strip(), "and now?"]
-        for request in models.asked:
+        assert texts_of(models.requests[6])[:2] == [SNIP_NOTE[:20].strip(), "and now?"]
+        for request in models.requests:
             assert_valid(request.messages)
 
 
@@ -234,19 +234,19 @@ async def test_a_summary_request_that_is_too_long_is_halved(
         return fails("context_too_long", retryable=False)
 
     models = Scripted(
-        [counts(10), counts(10), counts(LONG), counts(10)], summaries=[too_long, too_long, sums_up]
+        [counts(10), counts(10), counts(LONG), counts(10)], summary_answers=[too_long, too_long, summarises]
     )
     async with small_desk(tmp_path, models) as desk, working(desk):
         await talk(desk, 4)
-        sizes = [len(text_of(request.messages[0].items)) for request in models.summed]
+        sizes = [len(text_of(request.messages[0].items)) for request in models.summary_requests]
         assert len(sizes) == 3
         assert sizes[0] > sizes[1] >= sizes[2]
-        assert "earlier messages are omitted" in text_of(models.summed[2].messages[0].items)
-        models.summed.clear()
-        models.summaries = [too_long]
-        models.parts = [counts(LONG), counts(10)]
+        assert "earlier messages are omitted" in text_of(models.summary_requests[2].messages[0].items)
+        models.summary_requests.clear()
+        models.summary_answers = [too_long]
+        models.answers = [counts(LONG), counts(10)]
         sent = await talk(desk, 2)
-        assert len(models.summed) == 4
+        assert len(models.summary_requests) == 4
         (failed,) = events_of(desk, sent.session_id, CompactionFailed)
         assert failed.error.reason == "context_too_long"
 
@@ -288,7 +288,7 @@ async def test_a_refused_prompt_is_halved_without_a_summary(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     """The oldest messages are dropped until the provider accepts the prompt."""
-    models = Scripted([*[counts(1_500)] * 4, refuses(3)], summaries=[lambda request: gives()])
+    models = Scripted([*[counts(1_500)] * 4, refuses(3)], summary_answers=[lambda request: gives()])
     async with small_desk(tmp_path, models, replace(LIMITS, compact_tokens=FAR)) as desk, working(desk):
         await talk(desk, 4)
         last = await desk.ask("and now?")
@@ -296,7 +296,7 @@ async def test_a_refused_prompt_is_halved_without_a_summary(
         events = events_of(desk, last.session_id, ContextCompacted)
         assert {(event.trigger, event.strategy) for event in events} == {("overflow", "snip")}
         assert len(events_of(desk, last.session_id, CompactionFailed)) == 1
-        assert texts_of(models.asked[-1])[0] == SNIP_NOTE[:20].strip()
+        assert texts_of(models.requests[-1])[0] == SNIP_NOTE[:20].strip()
 
 
 async def test_a_prompt_that_cannot_be_shortened_fails_the_run(
@@ -311,14 +311,14 @@ async def test_a_prompt_that_cannot_be_shortened_fails_the_run(
         assert last.error is not None
         assert last.error.reason == "context_too_long"
         assert last.error.message.startswith("at most 42 tokens; nothing more can be left out")
-        models.parts = [counts(10)]
+        models.answers = [counts(10)]
         assert (await desk.ask("still there?")).status == "completed"
-        assert_valid(models.asked[-1].messages)
+        assert_valid(models.requests[-1].messages)
         # Where there never was anything to leave out, that is found out at once.
-        requests = len(models.asked)
-        models.parts = [refuses(0)]
+        requests = len(models.requests)
+        models.answers = [refuses(0)]
         assert (await desk.ask("x" * 1_000, sender="another")).status == "failed"
-        assert len(models.asked) == requests + 1
+        assert len(models.requests) == requests + 1
 
 
 # Stopping, and dying.
@@ -327,16 +327,16 @@ async def test_a_prompt_that_cannot_be_shortened_fails_the_run(
 async def test_a_summary_can_be_cancelled(tmp_path: Path, autojump_clock: MockClock) -> None:
     """No part of the summary is kept, and the conversation continues."""
     gate = Gate()
-    models = Scripted([counts(10), counts(10), counts(LONG)], summaries=[gate, sums_up])
+    models = Scripted([counts(10), counts(10), counts(LONG)], summary_answers=[gate, summarises])
     async with small_desk(tmp_path, models) as desk, working(desk):
         await talk(desk)
         sent = await desk.send("and now?")
         await gate.reached.wait()
-        assert desk.writing() == []
+        assert desk.live_runs() == []
         assert (await desk.cancel(sent.run_id)).status == "cancelled"
         assert events_of(desk, sent.session_id, ContextCompacted) == []
-        assert len(models.asked) == 3
-        models.parts = [counts(10)]
+        assert len(models.requests) == 3
+        models.answers = [counts(10)]
         assert (await desk.ask("again")).status == "completed"
         assert len(events_of(desk, sent.session_id, ContextCompacted)) == 1
 
@@ -347,7 +347,7 @@ async def test_a_summary_is_made_again_after_a_stop_or_a_crash(
 ) -> None:
     """The next daemon makes the summary again, once."""
     gate = Gate()
-    models = Scripted([counts(10), counts(10), counts(LONG), counts(10)], summaries=[gate, sums_up])
+    models = Scripted([counts(10), counts(10), counts(LONG), counts(10)], summary_answers=[gate, summarises])
     async with small_desk(tmp_path, models) as desk:
         async with working(desk):
             await talk(desk)
@@ -355,15 +355,15 @@ async def test_a_summary_is_made_again_after_a_stop_or_a_crash(
                 sent = await desk.send("and now?")
                 await gate.reached.wait()
         if not orderly:
-            models.summaries.pop(0)
+            models.summary_answers.pop(0)
             sent = await desk.send("and now?")
-            await desk.left_running(sent.run_id, 1)
+            await desk.leave_running(sent.run_id, 1)
         assert events_of(desk, sent.session_id, ContextCompacted) == []
         async with working(desk):
             await desk.until(lambda: desk.ended(sent.run_id))
         assert desk.run(sent.run_id).status == "completed"
         assert len(events_of(desk, sent.session_id, ContextCompacted)) == 1
-        assert len(models.asked[-1].messages) == 3
+        assert len(models.requests[-1].messages) == 3
 
 
 # Old results.
@@ -403,12 +403,12 @@ async def test_old_results_are_dropped_after_a_pause(tmp_path: Path, autojump_cl
         for number in range(7):
             await append_messages(desk, session_id, *look(f"c{number}"))
         await desk.ask("two")
-        assert results(models.asked[-1]) == [True] * 7
+        assert results(models.requests[-1]) == [True] * 7
         autojump_clock.jump(901)
         await desk.ask("three")
-        assert results(models.asked[-1]) == [False] * 2 + [True] * 5
+        assert results(models.requests[-1]) == [False] * 2 + [True] * 5
         await desk.ask("four")
-        assert results(models.asked[-1]) == [False] * 2 + [True] * 5
+        assert results(models.requests[-1]) == [False] * 2 + [True] * 5
         (event,) = events_of(desk, session_id, ContextCompacted)
         assert (event.strategy, event.trigger) == ("results", "auto")
         assert event.post_tokens > 0
@@ -435,7 +435,7 @@ async def test_a_small_window_is_respected(tmp_path: Path, autojump_clock: MockC
 async def test_a_summary_delays_no_other_session(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Other sessions run while a summary is made."""
     gate = Gate("", "They talked.")
-    models = Scripted([counts(10), counts(10), counts(LONG), counts(10)], summaries=[gate])
+    models = Scripted([counts(10), counts(10), counts(LONG), counts(10)], summary_answers=[gate])
     async with small_desk(tmp_path, models) as desk, working(desk):
         await talk(desk)
         slow = await desk.send("and now?")
@@ -458,7 +458,7 @@ async def test_a_request_has_the_transcript_and_the_pinned_instructions(
         await desk.ask("one")
         sent = await desk.ask("two")
         definition = desk.holder.current().definitions["default"]
-        request = models.asked[-1]
+        request = models.requests[-1]
         assert request.instructions == definition.instructions
         assert [text_of(message.items) for message in request.messages] == ["one", "You said: one", "two"]
         assert (request.session_id, request.run_id) == (sent.session_id, sent.run_id)
@@ -470,14 +470,14 @@ async def test_sections_of_sub_hooks_join_the_instructions(tmp_path: Path, autoj
     """Sub-hooks add sections and tools; an agent without tools gets neither."""
     async with workbench(tmp_path, Toolbox()) as desk, working(desk):
         await desk.ask("one")
-        (request,) = desk.models.asked
+        (request,) = desk.models.requests
         own = desk.holder.current().definitions["default"].instructions
         assert request.instructions == f"{own}\n\nNotes are kept in {tmp_path}/work."
         assert [row.name for row in request.tools] == [row.name for row in TOOLS]
     none = {"default": replace(built_in(), tools=[])}
     async with workbench(tmp_path / "other", Toolbox(), definitions=none) as desk, working(desk):
         await desk.ask("one")
-        (request,) = desk.models.asked
+        (request,) = desk.models.requests
         assert (request.instructions, list(request.tools)) == (own, [])
 
 
@@ -488,12 +488,12 @@ async def test_the_instructions_state_the_requirements(tmp_path: Path, autojump_
     files = [Requirement(type="workspace_file", path="a.md")]
     async with open_desk(tmp_path, models) as desk, working(desk):
         await desk.ask("one", output_contract=contract)
-        instructions = models.asked[-1].instructions
+        instructions = models.requests[-1].instructions
         assert instructions.endswith('no code fence.\n{"type":"string"}')
         await desk.ask("two", output_contract=contract, completion_requirements=files)
-        assert "Before you are done you must write the file 'a.md'.\n\n" in models.asked[-1].instructions
+        assert "Before you are done you must write the file 'a.md'.\n\n" in models.requests[-1].instructions
         await desk.ask("three")
-        assert models.asked[-1].instructions == desk.holder.current().definitions["default"].instructions
+        assert models.requests[-1].instructions == desk.holder.current().definitions["default"].instructions
 
 
 async def test_tools_are_withheld_during_a_repair(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -503,5 +503,8 @@ async def test_tools_are_withheld_during_a_repair(tmp_path: Path, autojump_clock
     hooks = CompositeHook((Outputs(),))
     async with open_desk(tmp_path, models, hooks=hooks) as desk, working(desk):
         await desk.ask(output_contract=contract)
-        assert [(request.withheld, len(request.tools)) for request in models.asked] == [(False, 1), (True, 1)]
-        assert models.asked[-1].messages[-1].role == "user"
+        assert [(request.withheld, len(request.tools)) for request in models.requests] == [
+            (False, 1),
+            (True, 1),
+        ]
+        assert models.requests[-1].messages[-1].role == "user"

@@ -78,8 +78,8 @@ async def test_a_call_gets_its_result_before_the_model_is_asked_again(
     models = Scripted([lambda request: gives(*calls, stop_reason="tool_calls"), lambda request: says("done")])
     async with open_desk(tmp_path, models) as desk, working(desk):
         sent = await desk.ask()
-        assert (sent.status, sent.output, len(models.asked)) == ("completed", "done", 2)
-        results = models.asked[1].messages[-1].items
+        assert (sent.status, sent.output, len(models.requests)) == ("completed", "done", 2)
+        results = models.requests[1].messages[-1].items
         assert [(r.call_id, r.is_error) for r in results if isinstance(r, ToolResult)] == [
             ("c1", True),
             ("c2", True),
@@ -93,7 +93,7 @@ async def test_the_number_of_turns_is_limited(tmp_path: Path, autojump_clock: Mo
     async with open_desk(tmp_path, models, runs=RunsSection(max_turns=5)) as desk, working(desk):
         sent = await desk.ask()
     assert sent.error is not None
-    assert (sent.error.reason, len(models.asked)) == ("turn_limit", 5)
+    assert (sent.error.reason, len(models.requests)) == ("turn_limit", 5)
 
 
 # Steering.
@@ -102,15 +102,15 @@ async def test_the_number_of_turns_is_limited(tmp_path: Path, autojump_clock: Mo
 async def test_a_steer_is_read_before_the_run_ends(tmp_path: Path, autojump_clock: MockClock) -> None:
     """A steer that arrives during an answer leads to another turn."""
     models, gate = Scripted(), Gate()
-    models.parts = [gate, lambda request: says("as you wish")]
+    models.answers = [gate, lambda request: says("as you wish")]
     async with open_desk(tmp_path, models) as desk, working(desk):
         sent = await desk.send("write a poem")
         await gate.reached.wait()
-        await desk.order(sent.run_id, lambda run: STEER)
+        await desk.command(sent.run_id, lambda run: STEER)
         gate.opened.set()
         await desk.until(lambda: desk.ended(sent.run_id))
-        assert desk.said(sent.session_id) == ["so far and so on", "as you wish"]
-        assert [text_of(message.items) for message in models.asked[1].messages] == [
+        assert desk.answers(sent.session_id) == ["so far and so on", "as you wish"]
+        assert [text_of(message.items) for message in models.requests[1].messages] == [
             "write a poem",
             "so far and so on",
             "and hurry",
@@ -128,7 +128,7 @@ async def test_an_answer_outlasts_a_full_disk(
 ) -> None:
     """The answer is committed once there is room, and the model is not asked twice."""
     models, gate = Scripted(), Gate()
-    models.parts = [gate]
+    models.answers = [gate]
     async with open_desk(tmp_path, models) as desk, working(desk):
         sent = await desk.send()
         await gate.reached.wait()
@@ -137,8 +137,8 @@ async def test_an_answer_outlasts_a_full_disk(
             await wait_all_tasks_blocked()
             assert desk.run(sent.run_id).status == "running"
         await desk.until(lambda: desk.run(sent.run_id).status == "completed")
-        assert desk.said(sent.session_id) == ["so far and so on"]
-        assert len(models.asked) == 1
+        assert desk.answers(sent.session_id) == ["so far and so on"]
+        assert len(models.requests) == 1
     assert "the disk is full" in caplog.text
 
 
@@ -147,7 +147,7 @@ async def test_a_full_disk_does_not_keep_the_daemon_from_stopping(
 ) -> None:
     """An answer that cannot be committed is asked for again at the next start."""
     models, gate = Scripted(), Gate()
-    models.parts = [gate, lambda request: says("again")]
+    models.answers = [gate, lambda request: says("again")]
     async with open_desk(tmp_path, models) as desk:
         with ExitStack() as disk:
             async with working(desk):
@@ -158,7 +158,7 @@ async def test_a_full_disk_does_not_keep_the_daemon_from_stopping(
                 await wait_all_tasks_blocked()
         async with working(desk):
             await desk.until(lambda: desk.run(sent.run_id).status == "completed")
-        assert desk.said(sent.session_id) == ["again"]
+        assert desk.answers(sent.session_id) == ["again"]
         assert desk.count(RUNS_CANCELLED) == 0
 
 
@@ -172,7 +172,7 @@ async def test_a_full_disk_starts_nothing_and_loses_nothing(
         with full_disk():
             async with working(desk):
                 await wait_all_tasks_blocked()
-            assert models.asked == []
+            assert models.requests == []
             assert desk.run(sent.run_id).status == "queued"
         async with working(desk):
             await desk.until(lambda: desk.run(sent.run_id).status == "completed")
@@ -196,7 +196,7 @@ async def test_the_time_budget_ends_a_model_call(tmp_path: Path, autojump_clock:
         assert (sent.status, sent.error.reason, sent.output) == ("failed", "time_budget", "so far")
         assert desk.run(sent.run_id).worked_ms == pytest.approx(1_000, abs=10)
         await wait_all_tasks_blocked()
-        assert desk.writing() == []
+        assert desk.live_runs() == []
 
 
 class Dawdling(SubHook):
@@ -271,7 +271,7 @@ async def test_the_time_budget_ends_a_pause(tmp_path: Path, autojump_clock: Mock
 
 async def test_queueing_takes_no_working_time(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Working time begins when the run starts."""
-    models = Scripted(to={"slow": lambda r: slowly(), "next": lambda r: says("done")})
+    models = Scripted(answers_to={"slow": lambda r: slowly(), "next": lambda r: says("done")})
     async with open_desk(tmp_path, models) as desk, working(desk):
         await desk.send("slow")
         assert (await desk.ask("next", budget=IN_A_SECOND)).status == "completed"

@@ -78,7 +78,7 @@ async def desk(
 
 async def verdicts_of(desk: Desk, models: Scripted, *commands: str) -> list[Verdict]:
     """Return the verdicts on calls of the shell in one message."""
-    models.parts = [calls(*commands), lambda request: says("so be it")]
+    models.answers = [calls(*commands), lambda request: says("so be it")]
     sent = await desk.ask("go")
     batches = [event for _, event in desk.journal(sent.session_id) if isinstance(event, CallsJudged)]
     return batches[-1].verdicts
@@ -105,7 +105,7 @@ async def test_a_new_rule_applies_to_an_active_run(desk: Desk, models: Scripted,
         desk.holder.replace(make_runtime(2, models=present.models, hooks=present.hooks, permissions=denied))
         return calls("git log")(request)
 
-    models.parts = [reload, lambda request: says("so be it")]
+    models.answers = [reload, lambda request: says("so be it")]
     sent = await desk.ask("go")
     last = [event for _, event in desk.journal(sent.session_id) if isinstance(event, CallsJudged)][-1]
     assert (last.verdicts[0].decision, last.verdicts[0].note) == ("deny", "closed")
@@ -146,6 +146,6 @@ async def test_a_counted_grant_is_used_once_per_call_of_a_batch(
     approvals = [e for _, e in desk.journal(sent.session_id) if isinstance(e, ApprovalRequested)]
     assert [(approval.call_id, approval.subject) for approval in approvals[1:]] == [("call_2", "ls")]
     (run_id,) = desk.session(sent.session_id).open_runs
-    await desk.order(run_id, lambda run: answer_approvals(run, "deny"))
+    await desk.command(run_id, lambda run: answer_approvals(run, "deny"))
     await desk.until(lambda: desk.ended(run_id))
     assert shell.ran == ["ls", "ls"]

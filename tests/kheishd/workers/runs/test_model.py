@@ -66,7 +66,7 @@ async def test_a_text_turn_is_three_commits(tmp_path: Path, autojump_clock: Mock
 async def test_a_run_keeps_its_pinned_values(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Instructions and routes that change while a run waits apply to the next run."""
     models, gate = Scripted(), Gate()
-    models.to["one"] = gate
+    models.answers_to["one"] = gate
     async with open_desk(tmp_path, models) as desk, working(desk):
         await desk.send("one")
         queued = await desk.send("two")
@@ -79,8 +79,8 @@ async def test_a_run_keeps_its_pinned_values(tmp_path: Path, autojump_clock: Moc
         later = await desk.send("three")
         gate.opened.set()
         await desk.until(lambda: desk.run(later.run_id).status == "completed")
-        assert [request.instructions == "New." for request in models.asked] == [False, False, True]
-        assert [request.pinned.model for request in models.asked] == ["offline", "offline", "other"]
+        assert [request.instructions == "New." for request in models.requests] == [False, False, True]
+        assert [request.pinned.model for request in models.requests] == ["offline", "offline", "other"]
         assert desk.run(queued.run_id).status == "completed"
 
 
@@ -92,7 +92,7 @@ def replace_route(route: RouteSpec, **changes: Any) -> RouteSpec:
 async def test_a_missing_route_fails_the_run(tmp_path: Path, autojump_clock: MockClock) -> None:
     """The error names the route that a reload has removed, and the next run is executed."""
     models, gate = Scripted(), Gate()
-    models.to["one"] = gate
+    models.answers_to["one"] = gate
     async with open_desk(tmp_path, models) as desk, working(desk):
         await desk.send("one")
         doomed = await desk.send("two")
@@ -125,7 +125,7 @@ async def test_an_answer_is_streamed(tmp_path: Path, autojump_clock: MockClock) 
         ]
         assert {(delta["run_id"], delta["attempt"]) for delta in heard()} == {(sent.run_id, 1)}
         await wait_all_tasks_blocked()
-        assert desk.writing() == []
+        assert desk.live_runs() == []
 
 
 async def test_a_temporary_failure_is_retried_after_a_pause(
@@ -158,7 +158,7 @@ async def test_the_number_of_attempts_is_limited(tmp_path: Path, autojump_clock:
     models = Scripted([lambda request: fails("timed_out")])
     async with open_desk(tmp_path, models, runs=NO_JITTER) as desk, working(desk):
         sent = await desk.ask()
-    assert (sent.status, len(models.asked)) == ("failed", 4)
+    assert (sent.status, len(models.requests)) == ("failed", 4)
     assert sent.error is not None
     assert sent.error.reason == "timed_out"
 
@@ -168,7 +168,7 @@ async def test_a_permanent_failure_is_not_retried(tmp_path: Path, autojump_clock
     models = Scripted([lambda request: fails("unauthorized", retryable=False, status=401)])
     async with open_desk(tmp_path, models) as desk, working(desk):
         sent = await desk.ask()
-    assert (sent.status, len(models.asked)) == ("failed", 1)
+    assert (sent.status, len(models.requests)) == ("failed", 1)
 
 
 async def test_the_pause_that_a_provider_demands_is_respected(
@@ -180,7 +180,7 @@ async def test_the_pause_that_a_provider_demands_is_respected(
         began = trio.current_time()
         assert (await desk.ask()).status == "completed"
         assert trio.current_time() - began == pytest.approx(90.0, abs=0.01)
-        models.parts = [lambda request: fails("rate_limited", retry_after_s=4000.0)]
+        models.answers = [lambda request: fails("rate_limited", retry_after_s=4000.0)]
         assert (await desk.ask()).status == "failed"
 
 
@@ -209,7 +209,7 @@ async def test_a_new_attempt_replaces_the_live_text(tmp_path: Path, autojump_clo
             (1, 0, "half of"),
             (2, 0, "all of it"),
         ]
-        assert desk.said(sent.session_id) == ["all of it"]
+        assert desk.answers(sent.session_id) == ["all of it"]
 
 
 async def test_a_missing_answer_is_retried(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -245,7 +245,7 @@ async def test_thousands_of_calls_are_truncated_with_their_results(
     models = Scripted([lambda request: gives(*calls), lambda request: says("done")])
     async with open_desk(tmp_path, models) as desk, working(desk):
         assert (await desk.ask()).status == "completed"
-        answer, results = models.asked[1].messages[-2:]
+        answer, results = models.requests[1].messages[-2:]
         assert 100 < len(answer.items) == len(results.items) < 5_000
 
 
@@ -297,13 +297,13 @@ async def test_a_contract_outlasts_a_restart(tmp_path: Path, autojump_clock: Moc
             await desk.until(lambda: desk.run(sent.run_id).repairs == 1)
             await wait_all_tasks_blocked()
         assert "run_released" in desk.kinds(sent.session_id)
-        models.parts[:] = [lambda r: says("three")]
+        models.answers[:] = [lambda r: says("three")]
         async with working(desk):
             await desk.until(lambda: desk.ended(sent.run_id))
         run = desk.run(sent.run_id)
         assert run.error is not None
         assert (run.repairs, run.error.reason) == (1, "output_contract_violated")
-        assert models.asked[-1].withheld
+        assert models.requests[-1].withheld
 
 
 async def test_a_contract_reserves_room_for_a_repair(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -42,7 +42,7 @@ async def crash(
     async with workbench(tmp_path, box, *parts) as desk, working(desk):
         sent = await desk.send()
         await (until or box.reached).wait()
-        desk.leave_behind(tmp_path / "after")
+        desk.copy_store(tmp_path / "after")
         (tmp_path / "after" / "work").symlink_to(tmp_path / "work")
     return sent.session_id, sent.run_id
 
@@ -54,7 +54,7 @@ async def test_a_repeatable_call_is_run_again(tmp_path: Path, autojump_clock: Mo
         await desk.until(lambda: desk.ended(run_id))
         assert notes(tmp_path) == ["a"]
         assert [e.attempt for _, e in desk.journal(session_id) if isinstance(e, ToolCalled)] == [1, 2]
-        assert desk.models.asked[-1].messages[-1].items == [ToolResult("call_1", "again", "noted: a")]
+        assert desk.models.requests[-1].messages[-1].items == [ToolResult("call_1", "again", "noted: a")]
 
 
 async def test_a_call_that_took_effect_is_not_run_again(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -108,7 +108,7 @@ async def test_a_call_that_took_effect_satisfies_a_requirement(
     async with open_desk(tmp_path, Scripted([lambda r: gives(write)]), hooks=hooks) as desk, working(desk):
         sent = await desk.send(completion_requirements=requirements)
         await scribe.reached.wait()
-        desk.leave_behind(tmp_path / "after")
+        desk.copy_store(tmp_path / "after")
     models = Scripted([lambda r: says("done")])
     async with open_desk(tmp_path / "after", models, hooks=hooks) as desk, working(desk):
         await desk.until(lambda: desk.ended(sent.run_id))
@@ -187,7 +187,7 @@ async def test_a_cancelled_run_is_probed_before_it_ends(tmp_path: Path, autojump
         async with working(desk):
             sent = await desk.send()
             await box.reached.wait()
-            desk.leave_behind(tmp_path / "after")
+            desk.copy_store(tmp_path / "after")
         (tmp_path / "after" / "work").symlink_to(tmp_path / "work")
     async with workbench(tmp_path / "after", Toolbox()) as desk:
         await desk.cancel(sent.run_id, follow=False)
@@ -205,7 +205,7 @@ async def test_evidence_is_found_among_long_events(tmp_path: Path, autojump_cloc
         await box.reached.wait()
         for number in range(20):
             await desk.send(f'"type":"tool_called" {number} ' + "x" * 50_000)
-        desk.leave_behind(tmp_path / "after")
+        desk.copy_store(tmp_path / "after")
         (tmp_path / "after" / "work").symlink_to(tmp_path / "work")
     async with workbench(tmp_path / "after", Toolbox()) as desk, working(desk):
         await desk.until(lambda: desk.ended(sent.run_id))

@@ -25,7 +25,7 @@ async def talk(desk: Desk, models: Scripted, turns: int) -> list[list[Message]]:
     """Send messages in one conversation; return the messages of each request."""
     for number in range(turns):
         assert (await desk.ask(f"message {number}")).status == "completed"
-    return [request.messages for request in models.asked]
+    return [request.messages for request in models.requests]
 
 
 async def test_a_checkpoint_does_not_change_the_prompt(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -40,10 +40,10 @@ async def test_a_checkpoint_does_not_change_the_prompt(tmp_path: Path, autojump_
             checkpoint = newest_checkpoint(store, [Segment(session_id, None)])
         assert 2 * CHECKPOINT_EVENTS < key[1] == checkpoint.cursor
         assert [len(messages) for messages in requests] == list(range(1, 60, 2))
-        with_it = models.asked[-1].messages
-        await desk.forget_checkpoints(session_id)
+        with_it = models.requests[-1].messages
+        await desk.delete_checkpoints(session_id)
         await desk.ask("again")
-        assert models.asked[-1].messages[: len(with_it)] == with_it
+        assert models.requests[-1].messages[: len(with_it)] == with_it
 
 
 async def test_an_unreadable_checkpoint_is_ignored(
@@ -55,7 +55,7 @@ async def test_an_unreadable_checkpoint_is_ignored(
         sent = await desk.ask("one")
         await desk.put_checkpoint(sent.session_id, 3, b"\xc1 of another version")
         await desk.ask("two")
-        assert [text_of(message.items) for message in models.asked[-1].messages] == [
+        assert [text_of(message.items) for message in models.requests[-1].messages] == [
             "one",
             "You said: one",
             "two",
@@ -68,8 +68,8 @@ async def test_a_long_answer_is_committed_without_a_checkpoint(
 ) -> None:
     """If both do not fit into one transaction, the checkpoint is committed after the answer."""
     models = Scripted()
-    models.to["long"] = lambda request: gives(Text("x" * MAX_ANSWER_BYTES))
-    models.to["fill"] = lambda request: says("y" * 3_000)
+    models.answers_to["long"] = lambda request: gives(Text("x" * MAX_ANSWER_BYTES))
+    models.answers_to["fill"] = lambda request: says("y" * 3_000)
     async with open_desk(tmp_path, models) as desk, working(desk):
         for _ in range(CHECKPOINT_EVENTS // 6):
             session_id = (await desk.ask("fill")).session_id
@@ -87,7 +87,7 @@ async def test_a_long_answer_is_committed_without_a_checkpoint(
 async def test_a_long_checkpoint_has_its_own_transaction(tmp_path: Path, autojump_clock: MockClock) -> None:
     """A checkpoint that fits beside no answer is committed by itself, once in so many events."""
     models = Scripted()
-    models.to["fill"] = lambda request: says("fine")
+    models.answers_to["fill"] = lambda request: says("fine")
     async with open_desk(tmp_path, models) as desk, working(desk):
         session_id = (await desk.ask("x" * 2 * MAX_CHECKPOINT_BYTES)).session_id
         for _ in range(CHECKPOINT_EVENTS // 6 + 2):
@@ -97,9 +97,9 @@ async def test_a_long_checkpoint_has_its_own_transaction(tmp_path: Path, autojum
             ((key, content),) = store.scan(CHECKPOINTS, session_id)
         assert MAX_CHECKPOINT_BYTES < len(content) < MAX_SEPARATE_CHECKPOINT_BYTES
         assert [rung for rung in desk.groups if rung == frozenset(("checkpoints",))] == [{"checkpoints"}]
-        messages = models.asked[-1].messages
+        messages = models.requests[-1].messages
         await desk.ask("fill")
-        assert models.asked[-1].messages[: len(messages)] == messages
+        assert models.requests[-1].messages[: len(messages)] == messages
         assert key[1] < len(desk.journal(session_id))
 
 
@@ -132,7 +132,7 @@ async def test_a_long_journal_is_read_in_pieces(tmp_path: Path, autojump_clock: 
         session_id = (await desk.ask("one")).session_id
         await desk.rename(session_id, times=2 * MAX_READ_EVENTS)
         await desk.ask("two")
-        assert [text_of(message.items) for message in models.asked[-1].messages] == [
+        assert [text_of(message.items) for message in models.requests[-1].messages] == [
             "one",
             "You said: one",
             "two",
@@ -157,7 +157,7 @@ async def test_long_lines_are_read_in_smaller_pieces(
             await desk.ask("x" * (MAX_READ_BYTES // 10))
         reads.clear()
         await desk.ask("last")
-        assert len(models.asked[-1].messages) == 11
+        assert len(models.requests[-1].messages) == 11
         assert len(reads) == 2
         assert reads[0] < reads[1]
 
@@ -167,7 +167,7 @@ async def test_a_transcript_that_cannot_be_encoded_has_no_checkpoint(
 ) -> None:
     """An integer of more than 64 bits is valid JSON but not MessagePack."""
     models = Scripted()
-    models.to["count"] = lambda request: gives(ToolCall("c1", "count", {"to": 10**30}))
+    models.answers_to["count"] = lambda request: gives(ToolCall("c1", "count", {"to": 10**30}))
     async with open_desk(tmp_path, models) as desk, working(desk):
         await desk.ask("count")
         for _ in range(CHECKPOINT_EVENTS // 6 + 1):

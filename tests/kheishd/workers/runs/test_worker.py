@@ -25,21 +25,21 @@ def last_text(request: ModelRequest) -> str:
 async def test_runs_of_a_session_are_executed_in_order(tmp_path: Path, autojump_clock: MockClock) -> None:
     """A new input waits for the runs before it, and the model never sees a later input."""
     models, gate = Scripted(), Gate()
-    models.parts = [gate, lambda request: says(f"to {last_text(request)}")]
+    models.answers = [gate, lambda request: says(f"to {last_text(request)}")]
     async with open_desk(tmp_path, models) as desk, working(desk):
         sent = [await desk.send(text) for text in ("one", "two", "three")]
         await gate.reached.wait()
         assert [desk.run(s.run_id).status for s in sent] == ["running", "queued", "queued"]
-        assert len(models.asked) == 1
+        assert len(models.requests) == 1
         gate.opened.set()
         await desk.until(lambda: desk.run(sent[2].run_id).status == "completed")
-        assert desk.said(sent[0].session_id) == ["so far and so on", "to two", "to three"]
-        assert [text_of(message.items) for message in models.asked[1].messages] == [
+        assert desk.answers(sent[0].session_id) == ["so far and so on", "to two", "to three"]
+        assert [text_of(message.items) for message in models.requests[1].messages] == [
             "one",
             "so far and so on",
             "two",
         ]
-        assert models.most == 1
+        assert models.max_open_calls == 1
 
 
 async def test_sessions_run_side_by_side(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -59,7 +59,7 @@ async def test_sessions_run_side_by_side(tmp_path: Path, autojump_clock: MockClo
 async def test_the_number_of_active_runs_is_limited(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Further runs start in the order of their acceptance."""
     first, second = Gate(), Gate()
-    models = Scripted(to={"s0": first, "s1": second})
+    models = Scripted(answers_to={"s0": first, "s1": second})
     async with open_desk(tmp_path, models, runs=RunsSection(max_active=2)) as desk, working(desk) as worker:
         sent = [await desk.send(f"s{number}", sender=f"s{number}") for number in range(6)]
         await first.reached.wait()
@@ -71,7 +71,7 @@ async def test_the_number_of_active_runs_is_limited(tmp_path: Path, autojump_clo
         await desk.until(lambda: desk.run(sent[5].run_id).status == "completed")
         order = [desk.run(s.run_id).started_at_ms for s in sent]
         assert order == sorted(order, key=lambda at_ms: at_ms or 0)
-        assert models.most == 2
+        assert models.max_open_calls == 2
         assert desk.run(sent[0].run_id).status == "running"
         first.opened.set()
         await desk.until(lambda: desk.run(sent[0].run_id).status == "completed")
@@ -79,7 +79,7 @@ async def test_the_number_of_active_runs_is_limited(tmp_path: Path, autojump_clo
 
 async def test_a_failed_run_does_not_affect_other_runs(tmp_path: Path, autojump_clock: MockClock) -> None:
     """The next run starts, in the same session and in others."""
-    models = Scripted(to={"one": lambda request: fails("unauthorized", retryable=False)})
+    models = Scripted(answers_to={"one": lambda request: fails("unauthorized", retryable=False)})
     async with open_desk(tmp_path, models) as desk, working(desk):
         sent = [await desk.send("one"), await desk.send("two"), await desk.send(sender="other")]
         await desk.until(lambda: all(desk.run(s.run_id).ended_at_ms for s in sent))
@@ -95,14 +95,14 @@ async def test_a_run_is_resumed_after_a_crash(tmp_path: Path, autojump_clock: Mo
     models = Scripted()
     async with open_desk(tmp_path, models) as desk:
         running, queued = await desk.send("one"), await desk.send("two")
-        await desk.left_running(running.run_id, starts)
+        await desk.leave_running(running.run_id, starts)
     async with open_desk(tmp_path, models) as desk, working(desk):
         await desk.until(lambda: desk.run(queued.run_id).status == "completed")
         run = desk.run(running.run_id)
         assert (run.status, run.starts) == ("completed", 2)
-        assert desk.said(running.session_id) == ["You said: one", "You said: two"]
-        assert len(models.asked) == 2
-        assert len(models.asked[0].messages) == 1
+        assert desk.answers(running.session_id) == ["You said: one", "You said: two"]
+        assert len(models.requests) == 2
+        assert len(models.requests[0].messages) == 1
 
 
 async def test_a_run_that_crashed_the_daemon_twice_runs_alone(
@@ -110,10 +110,10 @@ async def test_a_run_that_crashed_the_daemon_twice_runs_alone(
 ) -> None:
     """It starts after the runs before it have ended, and holds back the runs behind it."""
     first, alone = Gate(), Gate()
-    models = Scripted(to={"before": first, "suspect": alone})
+    models = Scripted(answers_to={"before": first, "suspect": alone})
     async with open_desk(tmp_path, models) as desk:
         sent = [await desk.send(sender, sender=sender) for sender in ("before", "suspect", "behind")]
-        await desk.left_running(sent[1].run_id, 2)
+        await desk.leave_running(sent[1].run_id, 2)
     async with open_desk(tmp_path, models) as desk, working(desk) as worker:
         await first.reached.wait()
         await wait_all_tasks_blocked()
@@ -128,7 +128,7 @@ async def test_a_run_that_crashed_the_daemon_twice_runs_alone(
         assert desk.run(sent[1].run_id).status == "completed"
         last = [event for _, event in desk.journal(sent[1].session_id) if isinstance(event, RunStarted)][-1]
         assert last == RunStarted(starts=3, alone=True)
-        assert models.most == 1
+        assert models.max_open_calls == 1
 
 
 async def test_progress_of_a_suspect_run_lets_others_start(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -142,12 +142,12 @@ async def test_progress_of_a_suspect_run_lets_others_start(tmp_path: Path, autoj
     )
     async with open_desk(tmp_path, models) as desk:
         suspect, behind = await desk.send(sender="suspect"), await desk.send(sender="behind")
-        await desk.left_running(suspect.run_id, 2)
+        await desk.leave_running(suspect.run_id, 2)
     async with open_desk(tmp_path, models) as desk, working(desk):
         await desk.until(lambda: desk.run(behind.run_id).status == "completed")
         assert desk.run(suspect.run_id).status == "running"
         await desk.until(lambda: desk.run(suspect.run_id).status == "completed")
-        assert desk.said(suspect.session_id) == ["late"]
+        assert desk.answers(suspect.session_id) == ["late"]
 
 
 async def test_a_run_that_crashed_the_daemon_three_times_is_parked(
@@ -155,11 +155,11 @@ async def test_a_run_that_crashed_the_daemon_three_times_is_parked(
 ) -> None:
     """It fails with a reason, delays no other run, and the next run of its session starts."""
     gate = Gate()
-    models = Scripted(to={"busy": gate})
+    models = Scripted(answers_to={"busy": gate})
     async with open_desk(tmp_path, models) as desk:
         busy = await desk.send("busy", sender="busy")
         parked, following = await desk.send("one"), await desk.send("two")
-        await desk.left_running(parked.run_id, 3)
+        await desk.leave_running(parked.run_id, 3)
     async with open_desk(tmp_path, models) as desk, working(desk):
         await desk.until(lambda: desk.run(following.run_id).status == "completed")
         run = desk.run(parked.run_id)
@@ -178,7 +178,7 @@ async def test_recovery_may_interrupt_runs(tmp_path: Path, autojump_clock: MockC
         running = [await desk.send("one", sender=f"s{number}") for number in range(300)]
         queued = await desk.send("two", sender="s0")
         for sent in running:
-            await desk.left_running(sent.run_id, 1)
+            await desk.leave_running(sent.run_id, 1)
     async with open_desk(tmp_path, models, runs=limits) as desk, working(desk):
         await desk.until(lambda: desk.run(queued.run_id).status == "completed")
         runs = [desk.run(sent.run_id) for sent in running]
@@ -186,7 +186,7 @@ async def test_recovery_may_interrupt_runs(tmp_path: Path, autojump_clock: MockC
         assert runs[0].error == RunError(
             "daemon_restarted", "the daemon was restarted while this run was working"
         )
-        assert len(models.asked) == 1
+        assert len(models.requests) == 1
         assert (await desk.ask("three", sender="s0")).status == "completed"
 
 
@@ -194,7 +194,7 @@ async def test_a_cancel_outlasts_a_crash(tmp_path: Path, autojump_clock: MockClo
     """A run that was being cancelled ends first, even without a free slot."""
     async with open_desk(tmp_path, Scripted([Gate()])) as desk:
         busy, doomed = await desk.send(sender="busy"), await desk.send(sender="doomed")
-        await desk.left_running(doomed.run_id, 1)
+        await desk.leave_running(doomed.run_id, 1)
         await desk.cancel(doomed.run_id, follow=False)
         assert desk.count(RUNS_CANCELLED) == 1
     limits = RunsSection(max_active=1)
@@ -211,7 +211,7 @@ async def test_a_cancel_outlasts_a_crash(tmp_path: Path, autojump_clock: MockClo
 async def test_a_stopped_worker_releases_its_runs(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Active runs are released, no other run starts, and the next start continues them."""
     models, gate = Scripted(), Gate()
-    models.parts = [gate, lambda request: says("after all")]
+    models.answers = [gate, lambda request: says("after all")]
     async with open_desk(tmp_path, models) as desk:
         async with working(desk) as worker:
             sent, queued = await desk.send("one"), await desk.send("two")
@@ -221,16 +221,16 @@ async def test_a_stopped_worker_releases_its_runs(tmp_path: Path, autojump_clock
         run = desk.run(sent.run_id)
         assert (run.status, run.starts_without_progress) == ("running", 0)
         assert desk.kinds(sent.session_id, queued.run_id) == ["input_received", "run_accepted"]
-        assert not desk.writing()
+        assert not desk.live_runs()
         async with working(desk):
             await desk.until(lambda: desk.run(queued.run_id).status == "completed")
-        assert desk.said(sent.session_id) == ["after all", "after all"]
+        assert desk.answers(sent.session_id) == ["after all", "after all"]
 
 
 async def test_orderly_restarts_never_park_a_run(tmp_path: Path, autojump_clock: MockClock) -> None:
     """A run may be released in the middle of an answer any number of times."""
     models = Scripted([Gate() for _ in range(6)])
-    gates = [part for part in models.parts if isinstance(part, Gate)]
+    gates = [part for part in models.answers if isinstance(part, Gate)]
     async with open_desk(tmp_path, models) as desk:
         sent = await desk.send()
         for gate in gates[:5]:
@@ -248,7 +248,7 @@ async def test_a_drain_finishes_active_runs_and_starts_none(
 ) -> None:
     """Queued and new runs do not start, and active runs can still be cancelled."""
     gate, cancelled_gate = Gate(), Gate()
-    models = Scripted(to={"one": gate, "other": cancelled_gate})
+    models = Scripted(answers_to={"one": gate, "other": cancelled_gate})
     async with open_desk(tmp_path, models) as desk, working(desk) as worker:
         sent, cancelled = await desk.send("one"), await desk.send("other", sender="other")
         await gate.reached.wait()
@@ -280,7 +280,7 @@ async def test_an_unreadable_record_is_skipped(
     """The run is logged and skipped, and other runs are executed."""
     async with open_desk(tmp_path) as desk:
         spoilt, sound = await desk.send(sender="spoilt"), await desk.send(sender="sound")
-        await desk.spoil(spoilt.run_id)
+        await desk.corrupt_run(spoilt.run_id)
         async with working(desk):
             await desk.until(lambda: desk.run(sound.run_id).status == "completed")
         assert [record.run_id for record in caplog.records if hasattr(record, "run_id")] == [spoilt.run_id]
@@ -297,7 +297,7 @@ async def test_a_fault_inside_a_run_fails_that_run(
 ) -> None:
     """The client is told of an internal error, the log has the details, and the next run is executed."""
     models = Scripted()
-    models.parts = [broken, lambda request: says("fine")]  # type: ignore[list-item]
+    models.answers = [broken, lambda request: says("fine")]  # type: ignore[list-item]
     async with open_desk(tmp_path, models) as desk, working(desk):
         failed, fine = await desk.ask("one"), await desk.ask("two")
     assert failed.error is not None
@@ -313,7 +313,7 @@ async def test_a_run_whose_failure_cannot_be_committed_is_skipped(
     """It is skipped until the next start, and other runs are executed."""
     async with open_desk(tmp_path) as desk:
         lost, sound = await desk.send(sender="lost"), await desk.send(sender="sound")
-        await desk.lose_session(lost.session_id)
+        await desk.delete_session(lost.session_id)
         async with working(desk) as worker:
             await desk.until(lambda: desk.run(sound.run_id).status == "completed")
             await wait_all_tasks_blocked()
@@ -335,4 +335,4 @@ async def test_an_active_run_keeps_its_runtime(tmp_path: Path, autojump_clock: M
         await desk.until(lambda: desk.run(sent.run_id).status == "completed")
         await wait_all_tasks_blocked()
         assert desk.retired == [1]
-        assert desk.said(sent.session_id) == ["so far and so on"]
+        assert desk.answers(sent.session_id) == ["so far and so on"]
