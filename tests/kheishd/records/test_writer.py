@@ -74,8 +74,7 @@ def accept(tx: Transaction, session_id: str, run_id: str, origin: Origin = BY_DA
 
 def perform(tx: Transaction, run_id: str, command: Command) -> None:
     """Carry out a command on a run."""
-    run = tx.get(RUNS, run_id)
-    assert run is not None
+    run = tx.need(RUNS, run_id)
     writer = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
     writer.carry_out(command)
     writer.write()
@@ -107,8 +106,7 @@ def test_a_record_is_folded_from_what_was_stored(store: Store) -> None:
     update(store, lambda tx: begin(tx, "s"))
     assert update(store, rename).title == "my [...]"
     with store.read() as snapshot:
-        session = snapshot.get(SESSIONS, "s")
-    assert session is not None
+        session = snapshot.need(SESSIONS, "s")
     assert session.title == "my [...]"
 
 
@@ -163,8 +161,7 @@ def test_one_that_comes_and_goes_in_one_transaction(store: Store) -> None:
     )
     update(store, lambda tx: write_events(tx, *events))
     with store.read() as snapshot:
-        record = snapshot.get(INDOUBTS, "dbt_1")
-    assert record is not None
+        record = snapshot.need(INDOUBTS, "dbt_1")
     assert record.status == "done"
     assert examine_whole(store.read, deep=True).findings == []
 
