@@ -115,9 +115,9 @@ def test_nothing_changed_is_nothing_written(store: Store) -> None:
     update(store, lambda tx: begin(tx, "s"))
 
     def nothing(tx: Transaction) -> frozenset[str]:
-        before = frozenset(tx.rung)
+        previous = frozenset(tx.rung)
         SessionWriter(tx, "s", session=tx.get(SESSIONS, "s")).write()
-        return frozenset(tx.rung) - before
+        return frozenset(tx.rung) - previous
 
     assert update(store, nothing) == frozenset()
 
@@ -141,9 +141,9 @@ def test_index_rows_are_the_difference(store: Store) -> None:
         assert [key for key, _ in snapshot.scan(DEADLINES)] == [(5, "approval", "apr_1")]
 
     def answer(tx: Transaction) -> frozenset[str]:
-        before = frozenset(tx.rung)
+        previous = frozenset(tx.rung)
         write_events(tx, ApprovalAnswered(approval_id="apr_1", call_id="c0", decision="allow"))
-        return frozenset(tx.rung) - before
+        return frozenset(tx.rung) - previous
 
     rung = update(store, answer)
     assert {APPROVALS.name, APPROVALS_WAITING.name, DEADLINES.name} <= rung
@@ -181,11 +181,11 @@ def test_what_changes_nothing_writes_nothing(store: Store) -> None:
     update(store, lambda tx: write_events(tx, approval_requested("apr_1"), answered))
 
     def again(tx: Transaction) -> frozenset[str]:
-        before = frozenset(tx.rung)
+        previous = frozenset(tx.rung)
         changes = Changes(tx)
         changes.fold("s", Envelope(cursor=9, at_ms=9, session_id="s", run_id="r"), answered)
         changes.write()
-        return frozenset(tx.rung) - before
+        return frozenset(tx.rung) - previous
 
     assert update(store, again) == frozenset()
 
@@ -390,8 +390,8 @@ class Histories(RuleBasedStateMachine):
                 assert dict(snapshot.scan(projection.table)) == mine
                 rows = rows.union(*(projection.rows(record) for record in mine.values()))
             for table in {index for projection in SESSION_PROJECTIONS for index in projection.indexes}:
-                found = {IndexRow(table, key, value) for key, value in snapshot.scan(table)}
-                assert found == {row for row in rows if row.table is table}
+                stored = {IndexRow(table, key, value) for key, value in snapshot.scan(table)}
+                assert stored == {row for row in rows if row.table is table}
         assert examine_whole(self.store.read, deep=True).findings == []
 
     def folded(self, snapshot: Any) -> dict[tuple[Table[Any], Key], Any]:
