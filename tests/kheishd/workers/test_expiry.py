@@ -21,7 +21,7 @@ from kheishd.workers.expiry import CAPTURE_CHECK_SECONDS, MAX_SLEEP_SECONDS, Exp
 from protocol.limits.units import MIB
 from protocol.objects.question import QuestionAnswer
 from tests.support.desk import EPOCH_MS, Desk, Scripted, full_disk, open_desk, wall_clock, working
-from tests.support.model_asking import inline
+from tests.support.model_calls import inline
 from tests.support.runtimes import make_runtime
 from tests.support.workshop import Workshop, ask, calls, hooks, write
 
