@@ -14,7 +14,7 @@ from kheishd.objects.node import journal, rpc
 from kheishd.server.unix_socket import FEED_BYTES
 from protocol.limits.rpc import MAX_LINE_BYTES, MAX_UNSENT_BYTES
 from protocol.rpc.codec import Codec
-from protocol.rpc.wire import Value
+from protocol.rpc.wire import Decoded
 from tests.support.rpc_server import Client, RpcServer, rpc_server
 from tests.support.toys import Toys
 
@@ -217,7 +217,7 @@ async def test_a_read_is_decoded_bit_by_bit(server: RpcServer, monkeypatch: pyte
     sizes: list[int] = []
     feed = Codec.feed
 
-    def watched(codec: Codec, data: bytes) -> list[Value]:
+    def watched(codec: Codec, data: bytes) -> list[Decoded]:
         sizes.append(len(data))
         return feed(codec, data)
 
