@@ -44,11 +44,11 @@ class Yard:
         """Append events to the session."""
 
         def change(tx: Transaction) -> None:
-            fold = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
+            writer = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
             if tx.get(SESSIONS, "s") is None:
-                fold.append(SessionCreated(agent="default"))
-            fold.append_all(list(events))
-            fold.write()
+                writer.append(SessionCreated(agent="default"))
+            writer.append_all(list(events))
+            writer.write()
 
         await self.desk.state.update(change)
 
@@ -84,7 +84,7 @@ class Yard:
     async def wrote(self, text: str, task_id: str = "t") -> str:
         """Wait until a shell's output contains a text, and return the output."""
         while True:
-            grown = self.files.grown(task_id)
+            grown = self.files.growth(task_id)
             written = await self.files.read(task_id, 100_000)
             if text in written.text:
                 return written.text

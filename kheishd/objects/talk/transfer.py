@@ -65,17 +65,17 @@ def export(call: Call, params: SessionExportParams) -> SessionExport:
 
     The lines before its fork point come first: its own first line names the hash of the last of them.
     """
-    after = cursor_after(params.after) or 0
+    cursor = cursor_after(params.after) or 0
     with call.state.read() as store:
         session = find_session(store, call, params.session_id)
-        exported = _scan(store, lineage(store, session), after)
+        exported = _scan(store, lineage(store, session), cursor)
         lines, following = page_of(exported, params.limit, lambda line: True)
     return SessionExport(session_id=session.session_id, lines=lines, next=following)
 
 
-def _scan(store: Snapshot, segments: list[Segment], after: int) -> Iterator[tuple[tuple[str, int], str]]:
+def _scan(store: Snapshot, segments: list[Segment], cursor: int) -> Iterator[tuple[tuple[str, int], str]]:
     for session_id, last_cursor in segments:
-        for key, stored in store.scan(JOURNAL, session_id, after=(session_id, after)):
+        for key, stored in store.scan(JOURNAL, session_id, after=(session_id, cursor)):
             if last_cursor is not None and key[1] > last_cursor:
                 break
             digest, event = stored[:HASH_BYTES].hex(), stored[HASH_BYTES:].decode()

@@ -15,7 +15,7 @@ from kheishd.debug.queue import (
     WriteQueue,
     make_thread_runner,
 )
-from tests.support.model_asking import inline
+from tests.support.model_calls import inline
 
 
 async def test_writes_are_done_in_order_in_a_thread(nursery: trio.Nursery) -> None:

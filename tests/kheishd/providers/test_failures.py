@@ -1,4 +1,4 @@
-"""What providers answer when they do not answer: one failure each, and never the credential."""
+"""Failures of providers: one failure per kind of error, and never the credential."""
 
 import math
 from typing import Any
@@ -23,7 +23,7 @@ NOW_S = 1_445_412_420.0
 
 
 def by_status(status: int, body: Any = None, headers: dict[str, str] | None = None) -> ModelFailure:
-    """Return the failure of a status and a body, given as JSON or as bytes."""
+    """Return the failure of a status and a body; the body is JSON or bytes."""
     encoded = body if isinstance(body, bytes) else b"" if body is None else msgspec.json.encode(body)
     return FailureFactory("api.test", SECRET).by_status(status, headers or {}, encoded, NOW_S)
 
@@ -52,7 +52,7 @@ def by_status(status: int, body: Any = None, headers: dict[str, str] | None = No
     ],
 )
 def test_statuses(status: int, reason: str, retryable: bool) -> None:
-    """Every status has its reason, and says whether trying again can help."""
+    """Every status has its reason and is retryable or not."""
     failure = by_status(status)
     assert (failure.reason, failure.retryable, failure.status) == (reason, retryable, status)
 
@@ -80,7 +80,7 @@ def test_statuses(status: int, reason: str, retryable: bool) -> None:
     ],
 )
 def test_a_transcript_too_long_is_told_apart(error: dict[str, Any]) -> None:
-    """The providers' ways of saying that the transcript is too long are all understood."""
+    """Every provider's message for a too long transcript is recognized."""
     assert by_status(400, error).reason == "context_too_long"
 
 
@@ -92,7 +92,7 @@ def test_a_transcript_too_long_is_told_apart(error: dict[str, Any]) -> None:
     ],
 )
 def test_an_exhausted_quota_is_not_waited_for(error: dict[str, Any]) -> None:
-    """A limit that only money lifts is not tried again."""
+    """An exhausted quota is not retried."""
     failure = by_status(429, error)
     assert (failure.reason, failure.retryable) == ("rate_limited", False)
 
@@ -114,7 +114,7 @@ def test_an_exhausted_quota_is_not_waited_for(error: dict[str, Any]) -> None:
     ],
 )
 def test_bodies(body: bytes, name: str, message: str) -> None:
-    """The published shapes are read; whatever else comes is shown as it is."""
+    """Published error bodies are parsed; any other body is quoted."""
     assert parse_error_body(body) == (name, message)
 
 
@@ -137,14 +137,14 @@ def test_bodies(body: bytes, name: str, message: str) -> None:
     ],
 )
 def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
-    """Milliseconds, seconds and dates are understood; anything else counts as nothing said."""
+    """Milliseconds, seconds and dates are parsed; any other value is ignored."""
     assert retry_after(headers, NOW_S) == seconds
     assert by_status(429, headers=headers).retry_after_s == seconds
 
 
 @given(st.text())
 def test_retry_after_never_fails(value: str) -> None:
-    """Whatever a server sends there, it is a time not below zero or nothing."""
+    """Every value of the header is parsed to a non-negative time or to nothing."""
     seconds = retry_after({"retry-after": value, "retry-after-ms": value}, NOW_S)
     assert seconds is None or (seconds >= 0 and math.isfinite(seconds))
 
@@ -170,13 +170,13 @@ def test_retry_after_never_fails(value: str) -> None:
     ],
 )
 def test_errors_inside_a_stream(error: Any, reason: str, retryable: bool) -> None:
-    """An error object that comes instead of the next piece is classed by what it is called."""
+    """An error object within a stream is classified by its type."""
     failure = FailureFactory("api.test", None).by_error(error)
     assert (failure.reason, failure.retryable) == (reason, retryable)
 
 
 def test_the_credential_is_taken_out() -> None:
-    """A provider that repeats the key, plain or inside JSON, does not get it into a message."""
+    """A credential that the provider repeats, plain or inside JSON, is redacted in the message."""
     for body in (
         {"error": {"message": f"Incorrect API key provided: {SECRET}."}},
         f"plain {SECRET} text".encode(),
@@ -191,7 +191,7 @@ def test_the_credential_is_taken_out() -> None:
 
 
 def test_messages_are_one_line_and_short() -> None:
-    """A page of text, control characters and all, becomes one line within the limit."""
+    """A long text with control characters becomes one line within the limit."""
     message = by_status(500, b"first\r\nsecond\x00\x1b[31m" + "ü".encode() * 10_000).message
     assert message.startswith("api.test answered 500: first second")
     assert len(message.encode()) <= MAX_MESSAGE_BYTES
@@ -199,12 +199,12 @@ def test_messages_are_one_line_and_short() -> None:
 
 
 def test_an_empty_body_is_said_to_be_empty() -> None:
-    """Nothing said is said so."""
+    """The message of an empty body says that the body is empty."""
     assert by_status(503).message == "api.test answered 503: nothing more"
 
 
 def test_broke() -> None:
-    """An exchange that broke is tried again, unless the request is at fault."""
+    """A broken exchange is retryable unless the request caused it."""
     failures = FailureFactory("api.test", SECRET)
     assert failures.broke("no connection").retryable
     assert not failures.broke("not a URL", "bad_request").retryable
@@ -212,7 +212,7 @@ def test_broke() -> None:
 
 
 def test_a_message_of_megabytes_is_cut_before_it_is_cleaned() -> None:
-    """But not before the credential is out of it: a part of it must not be left where it is cut."""
+    """A huge message is truncated before it is sanitised, but after the credential is redacted."""
     failures = FailureFactory("api.test", SECRET)
     long = failures.clean("x" * 1_000_000)
     assert len(long.encode()) <= MAX_MESSAGE_BYTES

@@ -269,17 +269,17 @@ async def _perform(
     """Run a command and collect its output. Returns how it ended; None if it took too long."""
     end = None
     try:
-        async with running(command) as kept:
-            assert kept.stderr is not None, "its errors are separate"
-            if kept.pid:
-                await call.observe({"pid": kept.pid, "started": kept.start_ticks})
+        async with running(command) as process:
+            assert process.stderr is not None, "its errors are separate"
+            if process.pid:
+                await call.observe({"pid": process.pid, "started": process.start_ticks})
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(collector.pump, kept.stdout, collector.stdout)
-                nursery.start_soon(collector.pump, kept.stderr, collector.stderr)
+                nursery.start_soon(collector.pump, process.stdout, collector.stdout)
+                nursery.start_soon(collector.pump, process.stderr, collector.stderr)
                 with trio.move_on_after(timeout_s):
-                    end = await kept.wait()
+                    end = await process.wait()
                 if end is None:
-                    await kept.stop()
+                    await process.stop()
                 nursery.cancel_scope.deadline = trio.current_time() + MAX_DRAIN_SECONDS
     except NotStarted as error:
         raise ToolError(f"the command could not be started: {error}") from None

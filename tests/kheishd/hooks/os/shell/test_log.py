@@ -71,19 +71,19 @@ async def test_a_bell_rings_when_there_is_more(files: ShellFiles) -> None:
     heard: list[int] = []
 
     async def wait(number: int) -> None:
-        await files.grown("t").wait()
+        await files.growth("t").wait()
         heard.append(number)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait, 1)
         nursery.start_soon(wait, 2)
-        second = files.grown("other")
+        second = files.growth("other")
         await wait_all_tasks_blocked()
         await files.write("t", log, b"x")
     assert sorted(heard) == [1, 2]
     assert not second.rung
-    assert files.grown("other") is second
-    assert not files.grown("t").rung
+    assert files.growth("other") is second
+    assert not files.growth("t").rung
     log.close()
 
 
