@@ -249,7 +249,7 @@ async def follow_stop(call: Call, params: TaskStop, result: TaskView) -> TaskVie
         return view_of(store, store.need(TASKS, result.task_id))
 
 
-@mutation(rows.STOP, follow=follow_stop, follows=lambda params: True)
+@mutation(rows.STOP, follow=follow_stop)
 def stop(tx: Transaction, call: Call, params: TaskStop) -> TaskView:
     """Cancel a task, or request the stop of a shell. A repeated stop changes nothing."""
     task = find_task(tx, call, params.task_id)
