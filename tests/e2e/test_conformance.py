@@ -261,7 +261,7 @@ async def test_a_subscription_is_complete(server: RpcServer, client: Client) -> 
     while "journal.synced" not in methods:
         methods.append((await client.next())[0])
     await client.call("toy.keep", value="b")
-    assert (await client.next())[1]["event"]["reason"] == "b"
+    assert (await client.next())[1]["event"]["note"] == "b"
     await client.call("journal.unsubscribe", subscription="s")
     assert await client.next() == ("journal.end", {"subscription": "s", "reason": "unsubscribed"})
 

@@ -61,11 +61,11 @@ def session_with_runs(store: Store, session_id: str, *runs: str, parent: str | N
     """Create a session bound to (default, its id), with a run for each of these statuses."""
 
     def make(tx: Transaction) -> None:
-        fold = SessionWriter(tx, session_id, session=None)
-        fold.append(SessionCreated(agent="default", sender=session_id, parent_session_id=parent))
-        fold.append(ConversationBound(agent="default", sender=session_id))
-        fold.append(SessionRenamed(title="a title"))
-        fold.write()
+        writer = SessionWriter(tx, session_id, session=None)
+        writer.append(SessionCreated(agent="default", sender=session_id, parent_session_id=parent))
+        writer.append(ConversationBound(agent="default", sender=session_id))
+        writer.append(SessionRenamed(title="a title"))
+        writer.write()
 
     update(store, make)
     for number, status in enumerate(runs):
@@ -183,10 +183,10 @@ def _add_run(store: Store, session_id: str, run_id: str, status: str) -> None:
     events = _events(session_id, run_id, status)
 
     def make(tx: Transaction) -> None:
-        fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
+        writer = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
         for event in events:
-            fold.append(event, run_id=run_id)
-        fold.write()
+            writer.append(event, run_id=run_id)
+        writer.write()
 
     update(store, make)
 
@@ -246,8 +246,8 @@ def task_ended(task_id: str) -> TaskEnded:
 
 def _tasks(tx: Transaction) -> None:
     """Create tasks in every status, and shells: running, being stopped, ended."""
-    fold = SessionWriter(tx, "ses_d", session=tx.get(SESSIONS, "ses_d"))
-    fold.append_all(
+    writer = SessionWriter(tx, "ses_d", session=tx.get(SESSIONS, "ses_d"))
+    writer.append_all(
         [
             task_created("tsk_done"),
             TaskUpdated(task_id="tsk_done", status="completed", output="it is done"),
@@ -263,7 +263,7 @@ def _tasks(tx: Transaction) -> None:
             task_ended("tsk_over"),
         ]
     )
-    fold.write()
+    writer.write()
 
 
 ALLOW, DENY = (Rule(tool="bash", subject="make *", decision="allow"), Rule(tool="web*", decision="deny"))
@@ -276,15 +276,15 @@ def _permissions(tx: Transaction) -> None:
     writer.append(PermissionsChanged(add=[DENY], remove=[RuleRef(tool="bash", subject="make *")]))
     writer.write()
     run_id = "run_ses_a_2"
-    fold = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"))
-    fold.append(PermissionsChanged(add=[ALLOW]))
-    fold.write()
-    fold = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"), run=tx.get(RUNS, run_id))
-    fold.append(PermissionsChanged(add=[DENY]))
-    fold.append_all(_grant_events("grt_1", "run", remaining_uses=1))
-    fold.append_all(_grant_events("grt_2", "session", remaining_uses=2))
-    fold.append(CallsJudged(item_id="itm_1", verdicts=[_verdict("grt_1"), _verdict("grt_2")]))
-    fold.write()
+    writer = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"))
+    writer.append(PermissionsChanged(add=[ALLOW]))
+    writer.write()
+    writer = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"), run=tx.get(RUNS, run_id))
+    writer.append(PermissionsChanged(add=[DENY]))
+    writer.append_all(_grant_events("grt_1", "run", remaining_uses=1))
+    writer.append_all(_grant_events("grt_2", "session", remaining_uses=2))
+    writer.append(CallsJudged(item_id="itm_1", verdicts=[_verdict("grt_1"), _verdict("grt_2")]))
+    writer.write()
 
 
 def _grant_events(grant_id: str, remember: Remember, remaining_uses: int | None = None) -> list[JournalEvent]:
@@ -311,9 +311,9 @@ def _verdict(grant_id: str) -> Verdict:
 
 
 def _reset_d(tx: Transaction) -> None:
-    fold = SessionWriter(tx, "ses_d", session=tx.get(SESSIONS, "ses_d"))
-    fold.append(ConversationUnbound(agent="default", sender="ses_d"))
-    fold.write()
+    writer = SessionWriter(tx, "ses_d", session=tx.get(SESSIONS, "ses_d"))
+    writer.append(ConversationUnbound(agent="default", sender="ses_d"))
+    writer.write()
 
 
 def dump(store: Store) -> dict[str, list[Any]]:

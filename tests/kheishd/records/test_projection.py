@@ -97,7 +97,7 @@ def test_an_event_names_its_record() -> None:
 def test_an_event_of_no_projection_changes_nothing(store: Store) -> None:
     """An event that no projection lists concerns none."""
     registry = Registry([made_up(store, DAEMON_STREAM)])
-    assert registry.concerned(DAEMON_STREAM, DaemonStarted(version="1", pid=1, schema=1)) == ()
+    assert registry.find(DAEMON_STREAM, DaemonStarted(version="1", pid=1, schema=1)) == ()
 
 
 def test_an_index_row_may_have_no_value() -> None:

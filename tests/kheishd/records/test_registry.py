@@ -26,7 +26,7 @@ def test_an_event_concerns_the_projections_that_fold_it() -> None:
     """Every event of a session's stream may change the session and its run; some change other records too."""
 
     def tables(stream: str, event: object) -> list[object]:
-        return [projection.table for projection in REGISTRY.concerned(stream, event)]  # type: ignore[arg-type]
+        return [projection.table for projection in REGISTRY.find(stream, event)]  # type: ignore[arg-type]
 
     assert tables("s", RunStarted(starts=1)) == [SESSIONS, RUNS]
     assert tables("s", acceptance()) == [SESSIONS, RUNS, PINNED]

@@ -23,7 +23,7 @@ def replay(store: Store, stream: str, start: Replay | None = None) -> list[Compl
     found: list[Complaint] = []
     replay = start or Replay(stream)
     with store.read() as snapshot:
-        for (_, cursor), stored in snapshot.scan(JOURNAL, stream, after=(stream, replay.at)):
+        for (_, cursor), stored in snapshot.scan(JOURNAL, stream, after=(stream, replay.cursor)):
             found += replay.entry(snapshot, cursor, stored)
         found += replay.finish(snapshot)
     return found
@@ -41,7 +41,7 @@ def test_ended_runs_are_not_kept(store: Store) -> None:
     rich_history(store)
     kept = Replay("ses_a")
     replay(store, "ses_a", kept)
-    assert kept.records.held(RUNS) == [("run_ses_a_2",), ("run_ses_a_3",)]
+    assert kept.records.held_keys(RUNS) == [("run_ses_a_2",), ("run_ses_a_3",)]
 
 
 def flip(place: int) -> Callable[[bytes], bytes]:
@@ -103,9 +103,9 @@ def test_a_replay_from_the_middle_checks_the_chain_only(store: Store) -> None:
     with store.read() as snapshot:
         entries = list(snapshot.scan(JOURNAL, "ses_a"))
     key, stored = entries[4]
-    assert replay(store, "ses_a", Replay("ses_a", at=key[1], head=stored[:32], chain_only=True)) == []
+    assert replay(store, "ses_a", Replay("ses_a", cursor=key[1], head=stored[:32], chain_only=True)) == []
     spoil_line(store, "ses_a", 6, flip(3))
-    begun = Replay("ses_a", at=key[1], head=stored[:32], chain_only=True)
+    begun = Replay("ses_a", cursor=key[1], head=stored[:32], chain_only=True)
     assert [type(c) for c in replay(store, "ses_a", begun)] == [Damage, Damage]
 
 
@@ -143,9 +143,9 @@ def test_a_replay_holds_only_records_that_may_still_change(store: Store) -> None
     session_with_runs(store, "ses_f", "withdrawn", "doubted", "settled", "asking")
     replay = RecordReplay("ses_f")
     rows = rows_of(store, replay)
-    assert replay.held(APPROVALS) == [("apr_run_ses_f_3",)]
-    assert replay.held(QUESTIONS) == [("qst_run_ses_f_3",)]
-    assert replay.held(INDOUBTS) == [("dbt_run_ses_f_1",)]
+    assert replay.held_keys(APPROVALS) == [("apr_run_ses_f_3",)]
+    assert replay.held_keys(QUESTIONS) == [("qst_run_ses_f_3",)]
+    assert replay.held_keys(INDOUBTS) == [("dbt_run_ses_f_1",)]
     assert sorted(row.key for row in rows if row.table is APPROVALS) == [
         ("apr_run_ses_f_0",),
         ("apr_run_ses_f_3",),
@@ -170,7 +170,7 @@ def test_a_replay_puts_records_aside_beyond_its_limit(store: Store, monkeypatch:
     update(store, write)
     replay = RecordReplay("s")
     with store.read() as snapshot:
-        assert max(len(replay.held(INDOUBTS)) for _ in folded(snapshot, replay)) == 4
+        assert max(len(replay.held_keys(INDOUBTS)) for _ in folded(snapshot, replay)) == 4
     rows = rows_of(store, RecordReplay("s"))
     assert {row.key[0] for row in rows if row.table is INDOUBTS} == set(names)
     assert examine_whole(store.read, deep=True).findings == []

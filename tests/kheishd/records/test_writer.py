@@ -58,27 +58,27 @@ from tests.support.stores import NOW_MS, opened, update
 
 def begin(tx: Transaction, session_id: str, parent: str | None = None) -> None:
     """Create a session."""
-    fold = SessionWriter(tx, session_id, session=None)
-    fold.append(SessionCreated(agent="default", parent_session_id=parent))
-    fold.write()
+    writer = SessionWriter(tx, session_id, session=None)
+    writer.append(SessionCreated(agent="default", parent_session_id=parent))
+    writer.write()
 
 
 def accept(tx: Transaction, session_id: str, run_id: str, origin: Origin = BY_DAEMON) -> RunRecord:
     """Append an input and its run."""
-    fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id), origin=origin)
-    fold.append(InputReceived(input_id="inp_1", items=[Text("x")]), run_id=run_id)
-    fold.append(acceptance(), run_id=run_id)
-    fold.write()
-    return fold.run
+    writer = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id), origin=origin)
+    writer.append(InputReceived(input_id="inp_1", items=[Text("x")]), run_id=run_id)
+    writer.append(acceptance(), run_id=run_id)
+    writer.write()
+    return writer.run
 
 
 def perform(tx: Transaction, run_id: str, command: Command) -> None:
     """Carry out a command on a run."""
     run = tx.get(RUNS, run_id)
     assert run is not None
-    fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
-    fold.carry_out(command)
-    fold.write()
+    writer = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+    writer.carry_out(command)
+    writer.write()
 
 
 def test_an_event_says_who_caused_it(store: Store) -> None:
@@ -99,10 +99,10 @@ def test_a_record_is_folded_from_what_was_stored(store: Store) -> None:
     store.set_scrub(lambda line: line.replace(b"hunter2", b"[...]"))
 
     def rename(tx: Transaction) -> Session:
-        fold = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
-        fold.append(SessionRenamed(title="my hunter2"))
-        fold.write()
-        return fold.session
+        writer = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
+        writer.append(SessionRenamed(title="my hunter2"))
+        writer.write()
+        return writer.session
 
     update(store, lambda tx: begin(tx, "s"))
     assert update(store, rename).title == "my [...]"
@@ -124,27 +124,27 @@ def test_nothing_changed_is_nothing_written(store: Store) -> None:
     assert update(store, nothing) == frozenset()
 
 
-def fold(tx: Transaction, *events: JournalEvent) -> None:
+def write_events(tx: Transaction, *events: JournalEvent) -> None:
     """Append events of a run to session ``s`` and write what comes of them."""
     session = tx.get(SESSIONS, "s")
-    fold = SessionWriter(tx, "s", session=session)
+    writer = SessionWriter(tx, "s", session=session)
     if session is None:
-        fold.append(SessionCreated(agent="default"))
+        writer.append(SessionCreated(agent="default"))
     for event in events:
-        fold.append(event, run_id="r")
-    fold.write()
+        writer.append(event, run_id="r")
+    writer.write()
 
 
 def test_index_rows_are_the_difference(store: Store) -> None:
     """Only the differences of index rows are written."""
-    update(store, lambda tx: fold(tx, approval_requested("apr_1", expires_at_ms=5)))
+    update(store, lambda tx: write_events(tx, approval_requested("apr_1", expires_at_ms=5)))
     with store.read() as snapshot:
         assert list(snapshot.scan(APPROVALS_WAITING)) == [((2,), "apr_1")]
         assert [key for key, _ in snapshot.scan(DEADLINES)] == [(5, "approval", "apr_1")]
 
     def answer(tx: Transaction) -> frozenset[str]:
         before = frozenset(tx.rung)
-        fold(tx, ApprovalAnswered(approval_id="apr_1", call_id="c0", decision="allow"))
+        write_events(tx, ApprovalAnswered(approval_id="apr_1", call_id="c0", decision="allow"))
         return frozenset(tx.rung) - before
 
     rung = update(store, answer)
@@ -161,7 +161,7 @@ def test_one_that_comes_and_goes_in_one_transaction(store: Store) -> None:
         indoubt_opened("dbt_1"),
         IndoubtResolved(indoubt_id="dbt_1", call_id="c", tool="t", outcome="done"),
     )
-    update(store, lambda tx: fold(tx, *events))
+    update(store, lambda tx: write_events(tx, *events))
     with store.read() as snapshot:
         record = snapshot.get(INDOUBTS, "dbt_1")
     assert record is not None
@@ -171,8 +171,9 @@ def test_one_that_comes_and_goes_in_one_transaction(store: Store) -> None:
 
 def test_an_event_about_nothing_is_refused(store: Store) -> None:
     """An event of a record that never began rolls its transaction back."""
+    lapsed = ApprovalLapsed(approval_id="apr_9", call_id="c", how="expired")
     with pytest.raises(AssertionError, match="first event"):
-        update(store, lambda tx: fold(tx, ApprovalLapsed(approval_id="apr_9", call_id="c", how="expired")))
+        update(store, lambda tx: write_events(tx, lapsed))
     with store.read() as snapshot:
         assert snapshot.last_cursor == 0
 
@@ -180,7 +181,7 @@ def test_an_event_about_nothing_is_refused(store: Store) -> None:
 def test_what_changes_nothing_writes_nothing(store: Store) -> None:
     """A second answer writes no row."""
     answered = ApprovalAnswered(approval_id="apr_1", call_id="c0", decision="allow")
-    update(store, lambda tx: fold(tx, approval_requested("apr_1"), answered))
+    update(store, lambda tx: write_events(tx, approval_requested("apr_1"), answered))
 
     def again(tx: Transaction) -> frozenset[str]:
         before = frozenset(tx.rung)
@@ -362,7 +363,7 @@ class Histories(RuleBasedStateMachine):
         """Begin an object."""
         prefix, make = beginning
         number = len(self.names)
-        update(self.store, lambda tx: fold(tx, make(number)))
+        update(self.store, lambda tx: write_events(tx, make(number)))
         self.names.append(f"{prefix}_{number}")
 
     @precondition(lambda self: self.names)
@@ -373,13 +374,13 @@ class Histories(RuleBasedStateMachine):
             draw.draw(sampled_from(ends(draw.draw(sampled_from(self.names)))))
             for _ in range(draw.draw(integers(1, 2)))
         ]
-        update(self.store, lambda tx: fold(tx, *events))
+        update(self.store, lambda tx: write_events(tx, *events))
 
     @precondition(lambda self: self.names)
     @rule()
     def end(self) -> None:
         """End the run; its objects may still change."""
-        update(self.store, lambda tx: fold(tx, RunEnded(outcome="completed")))
+        update(self.store, lambda tx: write_events(tx, RunEnded(outcome="completed")))
 
     @invariant()
     def tables_are_what_the_journal_says(self) -> None:
@@ -402,7 +403,7 @@ class Histories(RuleBasedStateMachine):
         for _, line in snapshot.entries("s"):
             envelope, event = decode_envelope(line), decode_event(line)
             assert not isinstance(event, Unknown)
-            for projection in REGISTRY.concerned("s", event):
+            for projection in REGISTRY.find("s", event):
                 key = projection.key(envelope, event)
                 if key is None:
                     continue

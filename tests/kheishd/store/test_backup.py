@@ -6,13 +6,15 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kheishd.store.backup import compact, restore, verify_copy
 from kheishd.store.environment import DATA, Snapshot, Transaction
 from kheishd.store.guards import MARKER, StoreUnusable, read_marker
 from kheishd.store.opening import open_for_reading
-from kheishd.store.tables import CHECKPOINTS, CURSORS, JOURNAL, RUNS
+from kheishd.store.tables import CHECKPOINTS, CURSORS, JOURNAL, META, RUNS
+from kheishd.store.upgrades import SCHEMA_KEY
 from kheishd.store.writer import Store
 from protocol.errors.daemon import DaemonDraining, PathRefused
 from protocol.errors.store import StorageFull
@@ -265,6 +267,17 @@ def test_a_row_that_cannot_be_read_is_damage(store: Store, tmp_path: Path, table
     store.backup(tmp_path / "copy")
     with pytest.raises(StoreUnusable, match="The backup is damaged"):
         verify_copy(tmp_path / "copy")
+
+
+def test_a_backup_of_an_older_version_is_restored(store: Store, tmp_path: Path) -> None:
+    """Its records need not be readable, because opening the store rebuilds them."""
+    append(store)
+    handles = store._environment.handles
+    with store._environment.lmdb.begin(write=True) as txn:
+        txn.put(RUNS.pack(("run_1",)), msgspec.msgpack.encode({"start": 1}), db=handles[RUNS])
+        txn.put(SCHEMA_KEY, b"4", db=handles[META])
+    store.backup(tmp_path / "copy")
+    assert restore(tmp_path / "copy", tmp_path / "restored").cursor == 1
 
 
 def test_restore_and_compact_need_the_store_closed(copy: Path, store: Store) -> None:
