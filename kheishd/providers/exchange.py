@@ -16,7 +16,7 @@ import trio
 from kheishd.core.text import sse
 from kheishd.kernel.captures import NO_CAPTURE
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure
-from kheishd.providers.failures import MAX_BODY_BYTES, FailureFactory
+from kheishd.providers.error_report import MAX_BODY_BYTES
 from kheishd.providers.wire import AnswerReader, HttpRequest, SendObserver, malformed_answer
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from kheishd.config.sections.runs import RunsSection
     from kheishd.kernel.captures import Capture
+    from kheishd.providers.failures import FailureFactory
     from kheishd.providers.network import HttpReply, Pool
 
 T = TypeVar("T")
