@@ -114,8 +114,9 @@ class _Translation:
 
     def _choose(self, schema: Schema, depth: int) -> Schema:
         """Translate by the first keyword that determines the type."""
-        if "const" in schema or isinstance(schema.get("enum"), list):
-            return _translate_enum(schema.get("enum", [schema.get("const")]))
+        choices = schema.get("enum")
+        if "const" in schema or isinstance(choices, list):
+            return _translate_enum(choices if isinstance(choices, list) else [schema["const"]])
         kinds = _types_of(schema)
         branches = schema.get("anyOf") or schema.get("oneOf")
         # Branches beside properties only say which of them belong together.
@@ -202,7 +203,7 @@ class _Translation:
         return merged
 
 
-def _translate_enum(values: Any) -> Schema:
+def _translate_enum(values: list[Any]) -> Schema:
     """Translate a list of constants: one ``enum`` for each of their types."""
     by_type: dict[str, list[Any]] = {}
     for value in values:

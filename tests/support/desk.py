@@ -210,8 +210,7 @@ class Desk:
         call = self.call()
         plan = params if handler.prepare is None else handler.prepare(call, params)
         result = await self.state.update(lambda tx: handler.apply(tx, call, plan))
-        follows = handler.follows is not None and handler.follows(params)
-        if not follow or not follows or handler.follow is None:
+        if not follow or handler.follow is None or not handler.has_follow_up(params):
             return result
         return await handler.follow(call, params, result)
 

@@ -44,11 +44,11 @@ class Yard:
         """Append events to the session."""
 
         def change(tx: Transaction) -> None:
-            fold = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
+            writer = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
             if tx.get(SESSIONS, "s") is None:
-                fold.append(SessionCreated(agent="default"))
-            fold.append_all(list(events))
-            fold.write()
+                writer.append(SessionCreated(agent="default"))
+            writer.append_all(list(events))
+            writer.write()
 
         await self.desk.state.update(change)
 
