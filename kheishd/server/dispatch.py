@@ -20,7 +20,7 @@ import msgspec
 import trio
 
 from kheishd.kernel.call import Act, Call, Caller, Connection, Control, Handler, Mutate, Query
-from kheishd.server.receipts import DryRun, MutationCommit, RepeatedResult, receipt_exclusions
+from kheishd.server.mutation import DryRun, MutationCommit, RepeatedResult, receipt_exclusions
 from protocol.errors.daemon import DaemonDraining
 from protocol.errors.refusal import Refusal
 from protocol.errors.rpc import InternalError, MessageTooLarge, MethodNotFound

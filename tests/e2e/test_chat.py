@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from kheishctl.client import resolve_socket
 from kheishctl.launch import probe, wait_for_exit
 from tests.support.daemons import Daemon
@@ -370,7 +370,7 @@ def test_chat_without_consent_to_a_daemon(home: Path, chat: Chat) -> None:
     terminal = chat()
     terminal.sees("No daemon is running")
     terminal.say("n")
-    assert terminal.ends() == exits.NO_DAEMON
+    assert terminal.ends() == exit_codes.NO_DAEMON
     assert not (home / "run").exists()
 
 

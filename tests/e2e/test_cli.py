@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import kheishd
-from kheishctl import __version__, exits
+from kheishctl import __version__, exit_codes
 from tests.support.daemons import PATIENCE_S, Daemon
 from tests.support.programs import BIN, ROOT, environment
 from tests.support.terminal import Terminal
@@ -131,9 +131,9 @@ def test_json_is_one_document(shared_daemon: Daemon) -> None:
         (["session", "list"], 0),
         (["conversation", "history"], 0),
         (["send", "default", "hi"], 0),
-        (["send", "default", "/fail unauthorized", "--as", "eve"], exits.RUN_FAILED),
-        (["session", "show", "none"], exits.FAILED),
-        (["send", "nobody", "hi"], exits.FAILED),
+        (["send", "default", "/fail unauthorized", "--as", "eve"], exit_codes.RUN_FAILED),
+        (["session", "show", "none"], exit_codes.FAILED),
+        (["send", "nobody", "hi"], exit_codes.FAILED),
     ):
         done = ctl(shared_daemon.home, *arguments, "--json")
         json.loads(done.stdout)
@@ -195,7 +195,7 @@ def test_ctrl_c_leaves_the_run_alone(daemon: Daemon) -> None:
         shown.until(lambda _: bool(daemon.call("run.list", status="running")["runs"]), "a run")
         shown.press("ctrl-c")
         shown.sees("The run continues")
-        assert shown.ends() == exits.INTERRUPTED
+        assert shown.ends() == exit_codes.INTERRUPTED
     assert daemon.call("run.list", active=True)["runs"]
 
 

@@ -204,7 +204,7 @@ def _refusal_from(error: dict[str, Any]) -> Refusal:
         hint=data.get("hint"),
         retry_after_ms=data.get("retry_after_ms"),
     )
-    assert refusal.number == error["code"], "a refusal has one number"
+    assert refusal.code == error["code"], "a refusal has one code"
     return refusal
 
 

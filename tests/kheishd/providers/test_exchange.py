@@ -12,6 +12,7 @@ from kheishd.config.sections.runs import RunsSection
 from kheishd.core.text.sse import MAX_EVENT_BYTES
 from kheishd.kernel.runtime import ModelFailure, TextDelta
 from kheishd.providers import openai
+from kheishd.providers.driver import HttpRequest
 from kheishd.providers.exchange import (
     MAX_WHOLE_BYTES,
     AnswerBody,
@@ -21,7 +22,6 @@ from kheishd.providers.exchange import (
     host_of,
 )
 from kheishd.providers.failures import FailureFactory
-from kheishd.providers.wire import HttpRequest
 from protocol.transcript import Text
 from tests.support.model_calls import RecordedCall, inline, make_request
 from tests.support.model_server import ModelServer

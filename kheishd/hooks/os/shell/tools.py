@@ -38,7 +38,7 @@ from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
 from kheishd.kernel.hook import Arguments, Invocation, Outcome, ProbeResult, Stale, SubHook, ToolError, tool
 from kheishd.objects.work.shell import require_room
 from protocol import ids
-from protocol.errors.task import TasksFull
+from protocol.errors.task import TaskLimit
 from protocol.events.task import TaskCreated
 from protocol.limits.call import MAX_TOOL_TEXT_BYTES
 from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_TAIL_BYTES
@@ -370,7 +370,7 @@ def _create_task(call: Invocation, arguments: BashArguments, workdir: Workdir, *
     def decide(store: Snapshot) -> Outcome:
         try:
             require_room(store, context.session.session_id)
-        except TasksFull as refusal:
+        except TaskLimit as refusal:
             raise ToolError(refusal.message) from None
         row = {"task_id": event.task_id, "title": event.title, "status": "pending", "note": BACKGROUND_NOTE}
         return Outcome(msgspec.json.encode(row).decode(), events=(event,))

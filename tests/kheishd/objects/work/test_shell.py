@@ -19,7 +19,7 @@ from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS, SHELLS_LIVE, SHELLS_STOPPING, TASKS
 from kheishd.store.writer import Store
-from protocol.errors.task import TasksFull
+from protocol.errors.task import TaskLimit
 from protocol.events.session import SessionCreated
 from protocol.events.task import TaskDeleted, TaskEnded, TaskStalled, TaskStarted, TaskStopRequested
 from protocol.journal.line import JournalEvent, decode_event
@@ -84,7 +84,7 @@ def test_a_session_has_a_maximum_of_shells(store: Store) -> None:
     """An ended shell makes room; other sessions have a limit of their own."""
     update(store, begin(*(f"t{number}" for number in range(MAX_SESSION_SHELLS))))
     with store.read() as snapshot:
-        with pytest.raises(TasksFull, match="of this session"):
+        with pytest.raises(TaskLimit, match="of this session"):
             require_room(snapshot, "s")
         require_room(snapshot, "other")
     update(store, append(task_ended("t0")))
@@ -96,7 +96,7 @@ def test_the_daemon_has_a_maximum_of_shells(store: Store) -> None:
     """A shell beyond the limit of all sessions is refused."""
     for number in range(MAX_SHELLS):
         update(store, begin(f"t{number}", session_id=f"s{number % (MAX_SHELLS // 4)}"))
-    with store.read() as snapshot, pytest.raises(TasksFull, match=f"{MAX_SHELLS} shells run"):
+    with store.read() as snapshot, pytest.raises(TaskLimit, match=f"{MAX_SHELLS} shells run"):
         require_room(snapshot, "another")
 
 

@@ -19,12 +19,12 @@ from protocol.errors.task import (
     TaskAlreadyDeleted,
     TaskAlreadyEnded,
     TaskBlocked,
+    TaskBlocksOthers,
     TaskCycle,
-    TaskNeeded,
+    TaskLimit,
     TaskNotFound,
     TaskOutputMissing,
     TaskRunning,
-    TasksFull,
     TaskTitleTaken,
 )
 from protocol.errors.token import ScopeMissing
@@ -172,7 +172,7 @@ async def test_task_create_input_too_large(house: Household) -> None:
     assert (type(refusal), refusal.field) == (InputTooLarge, "$.params.metadata")
 
 
-async def test_task_create_tasks_full(house: Household) -> None:
+async def test_task_create_task_limit(house: Household) -> None:
     """A session has a maximum of open tasks; one that ends makes room."""
 
     def many(tx: Transaction) -> None:
@@ -181,7 +181,7 @@ async def test_task_create_tasks_full(house: Household) -> None:
         writer.write()
 
     await house.state.update(many)
-    assert type(await unchanged_refusal_of(house, "task.create", session_id="s", title="x")) is TasksFull
+    assert type(await unchanged_refusal_of(house, "task.create", session_id="s", title="x")) is TaskLimit
     await house.call("task.stop", task_id="tsk_0")
     await create_task(house)
 
@@ -528,12 +528,12 @@ async def test_task_delete_task_running(house: Household) -> None:
     )
 
 
-async def test_task_delete_task_needed(house: Household) -> None:
+async def test_task_delete_task_blocks_others(house: Household) -> None:
     """A task that blocks others cannot be deleted until it is completed."""
     first = await create_task(house, "one")
     two = await create_task(house, "two", blocked_by=[first])
     refusal = await unchanged_refusal_of(house, "task.delete", task_id=first)
-    assert type(refusal) is TaskNeeded
+    assert type(refusal) is TaskBlocksOthers
     assert two in refusal.message
     await update_task(house, first, status="completed", output="x")
     await house.call("task.delete", task_id=first)

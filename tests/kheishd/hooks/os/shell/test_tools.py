@@ -553,7 +553,7 @@ async def test_a_daemon_that_died_in_such_a_call_did_nothing(bare: Shell) -> Non
     assert finding.outcome == "not_done"
 
 
-# What is told of a command that ran.
+# The result of a command.
 
 
 @pytest.fixture
@@ -627,7 +627,7 @@ def test_the_text_has_its_bound(capture: OutputCollector, spool: Spool) -> None:
     spool.remove()
 
 
-# A command for the background: a task in the commit of its call's result, and nothing before.
+# Commands for the background.
 
 
 def use(bare: Shell, store: Store) -> Invocation:

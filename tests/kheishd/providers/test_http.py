@@ -12,8 +12,9 @@ import pytest
 import trio
 import trustme
 
+from kheishd.providers.driver import HttpRequest
 from kheishd.providers.failures import FailureFactory
-from kheishd.providers.network import (
+from kheishd.providers.http import (
     MAX_FIRST_PIECES,
     MAX_PIECES,
     AnnouncingStream,
@@ -23,7 +24,6 @@ from kheishd.providers.network import (
     make_pool,
     send,
 )
-from kheishd.providers.wire import HttpRequest
 from tests.support.model_server import ModelServer
 
 
