@@ -16,13 +16,13 @@ from msgspec import UNSET, Meta, UnsetType
 from kheishd.core import task as rules
 from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubHook, ToolError, tool
 from kheishd.objects.work.task import (
-    Tasks,
-    new_state,
-    new_task,
-    output_of,
-    page_of_session,
+    StoredTasks,
+    list_session_tasks,
+    make_created,
+    make_stop,
+    make_updated,
+    read_output,
     require_not_deleted,
-    stopping,
     view_of,
 )
 from protocol import ids
@@ -169,10 +169,10 @@ class TaskTools(SubHook):
             blocked_by=arguments.blocked_by,
         )
         with _refusals_as_tool_errors():
-            event = new_task(context.state.new_id(ids.TASK), params)
+            event = make_created(context.state.new_id(ids.TASK), params)
 
         def decide(store: Snapshot) -> Outcome:
-            rules.require_creatable(Tasks(store, session_id), event)
+            rules.require_creatable(StoredTasks(store, session_id), event)
             row = {"task_id": event.task_id, "title": event.title, "status": "pending"}
             return Outcome(_encode(row), events=(event,))
 
@@ -195,7 +195,7 @@ class TaskTools(SubHook):
         after = None if arguments.after is UNSET else arguments.after
         params = TaskListParams(status=arguments.status, limit=MAX_LISTED, after=after)
         with _refusals_as_tool_errors(), call.context.state.read() as store:
-            tasks, following = page_of_session(store, call.context.session.session_id, params)
+            tasks, following = list_session_tasks(store, call.context.session.session_id, params)
         page: dict[str, Any] = {"tasks": [{**_summarize(task), "blocks": task.blocks} for task in tasks]}
         return Outcome(_encode(page if following is None else {**page, "next": following}))
 
@@ -210,7 +210,7 @@ class TaskTools(SubHook):
         context = call.context
         fields = {name: getattr(arguments, name) for name in UpdateTask.__struct_fields__}
         with _refusals_as_tool_errors():
-            requested = new_state(TaskUpdate(**fields))
+            requested = make_updated(TaskUpdate(**fields))
 
         def decide(store: Snapshot) -> Outcome:
             task = _find_task(store, context, arguments.task_id)
@@ -218,7 +218,7 @@ class TaskTools(SubHook):
             if event.status == "in_progress" and event.owner is UNSET and task.owner is None:
                 # The agent that begins a task without an owner becomes its owner.
                 event = msgspec.structs.replace(event, owner=context.run.guest or context.run.agent)
-            rules.require_updatable(Tasks(store, task.session_id), task, event)
+            rules.require_updatable(StoredTasks(store, task.session_id), task, event)
             updated = rules.apply_update(task, event)
             return Outcome(_encode(_summarize(updated)), events=() if updated == task else (event,))
 
@@ -234,7 +234,7 @@ class TaskTools(SubHook):
 
         def decide(store: Snapshot) -> Outcome:
             task = _find_task(store, call.context, arguments.task_id)
-            event = stopping(task, arguments.note)
+            event = make_stop(task, arguments.note)
             if event is None:
                 ended = task.ended_at_ms is not None
                 note = "it had ended already" if ended else "it is being stopped already"
@@ -252,7 +252,7 @@ class TaskTools(SubHook):
 
         def decide(store: Snapshot) -> Outcome:
             task = _find_task(store, call.context, arguments.task_id)
-            rules.require_deletable(Tasks(store, task.session_id), task)
+            rules.require_deletable(StoredTasks(store, task.session_id), task)
             event = TaskDeleted(task_id=task.task_id)
             return Outcome(_encode({"task_id": task.task_id, "deleted": True}), events=(event,))
 
@@ -277,7 +277,7 @@ class TaskTools(SubHook):
                 timeout_s=arguments.timeout_s,
                 tail_bytes=arguments.tail_bytes,
             )
-            output = await output_of(state, self._shells, task, params)
+            output = await read_output(state, self._shells, task, params)
         # A result is bounded; the rest of the requested output is stored with it.
         text = truncate_json_start(output.text, MAX_TOOL_TEXT_BYTES - FRAME_BYTES)
         row = {
@@ -310,7 +310,7 @@ def _decide_at_commit(decide: Callable[[Snapshot], Outcome]) -> Outcome:
 
 def _find_task(store: Snapshot, context: RunContext, task_id: str) -> Task:
     """Return a task of the session. Errors: ToolError, TaskDeleted."""
-    task = Tasks(store, context.session.session_id).find(task_id)
+    task = StoredTasks(store, context.session.session_id).find(task_id)
     if task is None:
         raise ToolError(f"this session has no task '{task_id}'; task_list lists the existing ones")
     return require_not_deleted(task)

@@ -1,4 +1,4 @@
-"""Shells in the background for tests: a worker on a real store, with real processes."""
+"""Background shells for tests: a worker on a real store, with real processes."""
 
 import os
 from collections.abc import AsyncIterator
@@ -44,11 +44,11 @@ class Yard:
         """Append events to the session."""
 
         def change(tx: Transaction) -> None:
-            fold = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
+            writer = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
             if tx.get(SESSIONS, "s") is None:
-                fold.append(SessionCreated(agent="default"))
-            fold.append_all(list(events))
-            fold.write()
+                writer.append(SessionCreated(agent="default"))
+            writer.append_all(list(events))
+            writer.write()
 
         await self.desk.state.update(change)
 
@@ -69,7 +69,7 @@ class Yard:
         await self.append(TaskStopRequested(task_id=task_id, note=reason))
 
     def task(self, task_id: str = "t") -> tuple[Task, Shell]:
-        """Return a task as it is kept now."""
+        """Return the current record of a task."""
         with self.desk.state.read() as store:
             task = store.get(TASKS, task_id)
         assert task is not None

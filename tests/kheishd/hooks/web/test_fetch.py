@@ -263,7 +263,7 @@ async def test_certificates_are_verified(tmp_path: Path, monkeypatch: pytest.Mon
         assert (page.body, page.downgraded) == (b"plain", True)
 
 
-# Connections: what was checked is what is connected to.
+# Connections.
 
 
 async def listening(nursery: trio.Nursery, host: str = "127.0.0.1") -> int:

@@ -22,7 +22,7 @@ RUNTIME = make_runtime(definitions=AGENTS)
 
 
 class Family(Snapshot):
-    """As much of a snapshot as is asked: sessions by id."""
+    """A snapshot that holds only sessions, by id."""
 
     def __init__(self, sessions: list[Session]) -> None:
         self._sessions = {session.session_id: session for session in sessions}

@@ -51,7 +51,7 @@ async def answer(tokens: int) -> AsyncIterator[ModelEvent]:
 
 
 def compact(house: Household, **params: Any) -> Any:
-    """Have the conversation summed up, and wait for it."""
+    """Compact the conversation and wait for it."""
     return house.call("conversation.compact", wait="settled", **params)
 
 

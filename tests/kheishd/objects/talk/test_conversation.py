@@ -37,10 +37,7 @@ async def idle(tmp_path: Path) -> AsyncIterator[Household]:
         yield house
 
 
-# conversation.send
-
-
-# conversation.get, .list, .history
+# conversation.get, .list
 
 
 async def test_conversation_get_ok(idle: Household) -> None:
@@ -107,9 +104,6 @@ async def test_conversation_list_ok_shows_a_limited_caller_its_own(idle: Househo
     assert [row["agent"] for row in rows] == ["critic", "default", "reviewer"]
     assert (await ann.call("conversation.list", agent="critic"))["conversations"] == []
     assert (await ann.call("conversation.list", sender="bob"))["conversations"] == []
-
-
-# conversation.cancel
 
 
 # conversation.reset

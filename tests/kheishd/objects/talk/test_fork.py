@@ -46,7 +46,7 @@ def fork(house: Household, session_id: str, **params: Any) -> Any:
 
 
 async def send(house: Household, session_id: str, content: str) -> Any:
-    """Say something there and wait for the answer."""
+    """Send to a session and wait for the answer."""
     return await house.call("session.send", session_id=session_id, content=content, wait="settled")
 
 
@@ -79,7 +79,7 @@ async def test_session_fork_ok(house: Household) -> None:
         newest = await texts(house, branch["session_id"], limit=limit, order="newest")
         assert newest == mine[::-1]
     assert await texts(house, session_id) == ["one", "You said: one", "two", "You said: two"]
-    # The address means what it meant.
+    # The address is still bound to the first session.
     assert (await house.call("conversation.get"))["session_id"] == session_id
 
 
@@ -135,7 +135,7 @@ async def test_session_fork_ok_anywhere_in_a_run(house: Household) -> None:
         await send(house, branch["session_id"], "go on")
         assert_valid(house.models.requests[-1].messages)
         assert read_prompt(house)[-1] == "go on"
-        # What was queued is shown where its run had started.
+        # A queued input comes where its run started.
         assert ("queued" in read_prompt(house)) == (
             not transcript.inputs and "queued" in texts_of(transcript)
         )

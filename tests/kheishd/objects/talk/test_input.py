@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from kheishd.objects.talk.contract import Schema
+from kheishd.objects.talk.contract import StoredSchema
 from kheishd.objects.talk.input import apply_input_contract, read_items
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import InputContractViolated
@@ -48,11 +48,11 @@ SESSION = Session(session_id="ses_1", agent="default", status="open", created_at
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     """Open a store that holds the schema."""
     async with open_desk(tmp_path) as desk:
-        await desk.state.update(Schema.of(FLAG, "$").store)
+        await desk.state.update(StoredSchema.of(FLAG, "$").store)
         yield desk
 
 
-DIGEST = Schema.of(FLAG, "$").digest
+DIGEST = StoredSchema.of(FLAG, "$").digest
 
 
 async def test_apply_input_contract(desk: Desk) -> None:

@@ -377,7 +377,7 @@ WORD: dict[str, Any] = {
 UNKNOWN: dict[str, Any] = {"schema": {"type": "string", "enum": ["a"]}}
 
 
-async def contract_invalid(house: Household, method: str, **params: Any) -> None:
+async def require_contract_invalid(house: Household, method: str, **params: Any) -> None:
     """Require that the method refuses an unsupported schema by its field."""
     refusal = await house.refusal_of(method, **params, output_contract=UNKNOWN)
     assert (type(refusal), refusal.field) == (ContractInvalid, "$.params.output_contract.schema")
@@ -497,5 +497,5 @@ async def test_session_send_input_contract_violated(idle: Household) -> None:
 async def test_session_send_contract_invalid(idle: Household) -> None:
     """An invalid output contract is refused, and no run is accepted."""
     session_id = (await create(idle))["session_id"]
-    await contract_invalid(idle, "session.send", session_id=session_id, content="x")
+    await require_contract_invalid(idle, "session.send", session_id=session_id, content="x")
     assert (await idle.call("run.list", session_id=session_id))["runs"] == []

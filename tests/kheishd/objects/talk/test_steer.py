@@ -35,7 +35,7 @@ async def idle(tmp_path: Path) -> AsyncIterator[Household]:
 
 
 def steer(house: Household, content: str = "hurry", **params: Any) -> Any:
-    """Say something to the conversation's run in flight."""
+    """Steer the conversation's run in flight."""
     return house.call("conversation.steer", content=content, **params)
 
 
@@ -95,9 +95,9 @@ async def test_conversation_steer_nothing_to_steer_in_a_stopping_run(idle: House
 def start_run(tx: Any, run_id: str) -> None:
     """Append the start of a run, as a worker that goes away."""
     run = tx.get(RUNS, run_id)
-    fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
-    fold.carry_out(Start())
-    fold.write()
+    writer = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+    writer.carry_out(Start())
+    writer.write()
 
 
 async def test_conversation_steer_queue_full(idle: Household) -> None:

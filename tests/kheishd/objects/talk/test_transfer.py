@@ -42,7 +42,7 @@ async def texts(house: Household, session_id: str) -> list[tuple[str, str]]:
 
 
 def chain_lines(*events: Any) -> list[str]:
-    """Lines with a chain that fits, whatever the events are: raw JSON text goes as it is."""
+    """Return lines with a valid hash chain for any events; raw JSON text is used unchanged."""
     digest, lines = NO_HASH, []
     for cursor, event in enumerate(events, 1):
         line = event if isinstance(event, str) else json.dumps({"cursor": cursor, "at_ms": 1, **event})
@@ -106,7 +106,7 @@ async def test_session_import_ok(house: Household) -> None:
     again = await house.call("session.send", session_id=session_id, content="three", wait="settled")
     assert again["output"] == "You said: three"
     assert len(house.models.requests[-1].messages) == 5
-    # What was imported can be exported and imported in turn.
+    # An imported session can be exported and imported again.
     second = await house.call("session.import", lines=await export_lines(house, session_id))
     assert await texts(house, second["session_id"]) == await texts(house, session_id)
 
