@@ -87,7 +87,9 @@ class Changes:
             )
         for previous, current in derived:
             self._write_rows(previous, current)
-        self._changes.clear()
+        # Callers read the written records once more.
+        for change in changed.values():
+            change.stored = change.current
 
     def _change(self, table: Table[V], key: Key) -> _Change[V]:
         change = self._changes.get((table, key))
