@@ -261,7 +261,7 @@ async def test_following_is_the_same(server: RpcServer, client: Client) -> None:
     while "journal.synced" not in methods:
         methods.append((await client.next())[0])
     await client.call("toy.keep", value="b")
-    assert (await client.next())[1]["event"]["reason"] == "b"
+    assert (await client.next())[1]["event"]["note"] == "b"
     await client.call("journal.unsubscribe", subscription="s")
     assert await client.next() == ("journal.end", {"subscription": "s", "reason": "unsubscribed"})
 
