@@ -7,7 +7,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.support.certificate import EFFECTS, differences, disturbed, places, traced, world
+from tests.support.certificate import (
+    EFFECTS,
+    differences,
+    list_disturbances,
+    play_disturbed,
+    play_traced,
+    world,
+)
 
 CALLS = ("fdatasync", "sendto")
 
@@ -34,16 +41,16 @@ def main() -> int:
     tried = deaths = doubts = 0
     found: list[str] = []
     with world() as port, tempfile.TemporaryDirectory(prefix="kheish-crash-") as directory:
-        calm, counts = traced(Path(directory) / "calm", port, CALLS)
+        calm, counts = play_traced(Path(directory) / "calm", port, CALLS)
         print(f"undisturbed: {counts}, effects {dict(calm.effects)}", file=sys.stderr)
-        for number, place in enumerate(places(counts, every)):
-            shaken = disturbed(Path(directory) / f"home{number}", port, place)
+        for number, disturbance in enumerate(list_disturbances(counts, every)):
+            shaken = play_disturbed(Path(directory) / f"home{number}", port, disturbance)
             tried += 1
             deaths += shaken.deaths
             doubts += len(shaken.doubts)
-            wrong = [f"{place.name}: {difference}" for difference in differences(calm, shaken)]
+            wrong = [f"{disturbance.name}: {difference}" for difference in differences(calm, shaken)]
             found += wrong
-            what = f"{place.name}: {shaken.deaths} deaths, {len(shaken.doubts)} in doubt"
+            what = f"{disturbance.name}: {shaken.deaths} deaths, {len(shaken.doubts)} in doubt"
             print(f"{what}{', DIFFERS' if wrong else ''}", file=sys.stderr, flush=True)
     report = {
         "disturbances": tried,

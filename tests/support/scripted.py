@@ -34,7 +34,7 @@ class Peer:
         return not self._line()
 
     def _line(self) -> bytes:
-        """Read the next line; an empty one if the client hung up, even before it had read everything."""
+        """Read the next line; return an empty one if the client hung up, even with unread data."""
         try:
             return self._lines.readline()
         except ConnectionResetError:

@@ -1,4 +1,4 @@
-"""Shells in the background for tests: a worker on a real store, with real processes."""
+"""Background shells for tests: a worker on a real store, with real processes."""
 
 import os
 from collections.abc import AsyncIterator
@@ -69,7 +69,7 @@ class Yard:
         await self.append(TaskStopRequested(task_id=task_id, note=reason))
 
     def task(self, task_id: str = "t") -> tuple[Task, Shell]:
-        """Return a task as it is kept now."""
+        """Return the current record of a task."""
         with self.desk.state.read() as store:
             task = store.get(TASKS, task_id)
         assert task is not None

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def said(text: str = "hello") -> InputReceived:
-    """Return an event with some text in it."""
+    """Return an input with a text."""
     return InputReceived(input_id="inp_1", items=[Text(text)], sender="user")
 
 
@@ -51,12 +51,12 @@ def append(store: Store, stream: str = "ses_1", text: str = "hello") -> int:
 
 
 def fill(store: Store, number: int, size: int) -> None:
-    """Write one large row, the same one for the same number."""
+    """Write one large row; the same number writes the same row."""
     update(store, lambda tx: tx.put(CHECKPOINTS, "s", number, value=bytes(size)))
 
 
 def injected(injection: str) -> list[str]:
-    """Return an strace command that makes system calls of a program fail, or kills it there."""
+    """Return an strace command that makes system calls of a program fail or kills the program there."""
     calls = injection.partition(":")[0]
     return ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={calls}", "-e", f"inject={injection}"]
 

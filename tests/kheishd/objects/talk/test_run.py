@@ -370,7 +370,7 @@ async def test_run_debug_ok_of_a_cut_stream(capturing: Household) -> None:
 async def test_run_debug_ok_of_a_run_in_flight(capturing: Household, server: ModelServer) -> None:
     """Artifacts can be read while the model answers; a stopped call records its outcome."""
     sent = await capturing.send(route="slow", debug="full")
-    await (await server.request()).begun.wait()
+    await (await server.request()).streaming.wait()
     with trio.fail_after(10):
         while True:
             listed = await capturing.call("run.debug", run_id=sent["run_id"])
