@@ -45,10 +45,10 @@ def test_every_lost_row_is_found(store: Store, table: Table[Any]) -> None:
     assert rows
     for key, value in rows:
         update(store, partial(_delete, table, key))
-        found = examine_whole(store.read, deep=True).findings
-        assert found, key
-        assert all(finding.kind == "differs" for finding in found)
-        assert "doctor --repair" in found[0].remedy
+        findings = examine_whole(store.read, deep=True).findings
+        assert findings, key
+        assert all(finding.kind == "differs" for finding in findings)
+        assert "doctor --repair" in findings[0].remedy
         update(store, partial(_put, table, key, value))
     assert examine_whole(store.read, deep=True).findings == []
 

@@ -250,11 +250,11 @@ def spoil(directory: Path, what: str) -> None:
 def test_a_damaged_backup_replaces_nothing(copy: Path, tmp_path: Path, what: str) -> None:
     """A backup is verified whole, on a copy, before it replaces anything."""
     target = closed(tmp_path / "other", 7)
-    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    previous = {path.name: path.read_bytes() for path in target.iterdir()}
     spoil(copy, what)
     with pytest.raises(StoreUnusable):
         restore(copy, target)
-    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == previous
 
 
 @pytest.mark.parametrize("table", [RUNS, CURSORS])
@@ -305,11 +305,11 @@ def bulky(directory: Path) -> Path:
 def test_compact_gives_space_back(tmp_path: Path) -> None:
     """After a compaction the file is smaller and the store is the same."""
     target = bulky(tmp_path / "s")
-    before, identity, size = content(target), read_marker(target), (target / DATA).stat().st_size
+    previous, identity, size = content(target), read_marker(target), (target / DATA).stat().st_size
     done = compact(target)
     assert (done.before_bytes, done.after_bytes) == (size, (target / DATA).stat().st_size)
     assert done.after_bytes < done.before_bytes // 4
-    assert (content(target), read_marker(target)) == (before, identity)
+    assert (content(target), read_marker(target)) == (previous, identity)
     store = opened(target)
     assert append(store) == 22
     store.close()
@@ -354,15 +354,15 @@ def kills(*arguments: str | Path) -> Iterator[str]:
 def test_compact_can_be_killed_at_any_point(tmp_path: Path) -> None:
     """After each kill the store opens complete, and compacting again works."""
     target = bulky(tmp_path / "s")
-    before = content(target)
+    previous = content(target)
     shutil.copytree(target, tmp_path / "pristine")
     killed = set()
     for where in kills("compact", target):
         killed.add(where)
-        assert content(target) == before
+        assert content(target) == previous
         opened(target).close()
         assert not (target / ".compacting").exists(), "what the killed one left takes no room"
-        assert content(target) == before
+        assert content(target) == previous
         shutil.rmtree(target)
         shutil.copytree(tmp_path / "pristine", target)
     assert {"mkdir 1", "fsync 1", "rename 1", "rename 2", "rmdir 1"} <= killed
@@ -371,10 +371,10 @@ def test_compact_can_be_killed_at_any_point(tmp_path: Path) -> None:
 def outcome_of(directory: Path, old: object, new: object) -> str:
     """Return the name of the store in a directory, or that it is refused with a remedy."""
     try:
-        found = content(directory)
+        state = content(directory)
     except StoreUnusable as error:
         return "refused" if "kheishd restore BACKUP" in str(error) else str(error)
-    return "old" if found == old else "new" if found == new else "neither"
+    return "old" if state == old else "new" if state == new else "neither"
 
 
 @needs_strace

@@ -80,11 +80,11 @@ def fail(tx: Transaction) -> None:
 
 def test_a_group_is_one_commit(bench: Bench) -> None:
     """The updates of a group run in order, each has its value, and the bells of all ring together."""
-    before = bench.transactions()
+    previous = bench.transactions()
     jobs, rung = bench.settle(say("ses_a"), say("ses_b"), lambda tx: tx.put(CHILDREN, "a", "b", value=b""))
     assert [job.unwrap() for job in jobs] == [1, 2, None]
     assert rung == {"journal", "cursors", "stream:ses_a", "stream:ses_b", "children"}
-    assert bench.transactions() == before + 1
+    assert bench.transactions() == previous + 1
 
 
 def test_updates_see_those_before_them(bench: Bench) -> None:
@@ -126,10 +126,10 @@ def test_one_that_raises_takes_back_only_itself(bench: Bench) -> None:
 
 def test_one_alone_that_raises(bench: Bench) -> None:
     """A group of one needs no nested transaction for its rollback."""
-    before = bench.transactions()
+    previous = bench.transactions()
     jobs, rung = bench.settle(fail)
     assert isinstance(jobs[0].error, LookupError)
-    assert (rung, bench.feed(), bench.transactions()) == (frozenset(), [], before)
+    assert (rung, bench.feed(), bench.transactions()) == (frozenset(), [], previous)
 
 
 def test_whatever_is_raised_is_the_jobs_own(bench: Bench) -> None:

@@ -89,11 +89,11 @@ def test_rows_may_be_deleted_while_they_are_scanned(family: Store) -> None:
     """A scan whose rows are deleted meanwhile misses no row and repeats none."""
 
     def sweep(tx: Transaction) -> list[Key]:
-        found = []
+        rows_found = []
         for key, _ in tx.scan(CHILDREN, "a"):
-            found.append(key)
+            rows_found.append(key)
             assert tx.delete(CHILDREN, *key)
-        return found
+        return rows_found
 
     assert update(family, sweep) == [("a", "1"), ("a", "2"), ("a", "3")]
     assert scanned(family) == ["ab/1", "b/1"]
@@ -474,19 +474,19 @@ class StoreBesideDict(RuleBasedStateMachine):
         prefix = key[: min(depth, len(key) - 1)]
         expected = sorted(
             (
-                other
-                for owner, other in self.rows
+                second
+                for owner, second in self.rows
                 if owner is table
-                and other[: len(prefix)] == prefix
-                and (not after or (plain(table, other) < plain(table, key)) == reverse)
-                and (not after or other != key)
+                and second[: len(prefix)] == prefix
+                and (not after or (plain(table, second) < plain(table, key)) == reverse)
+                and (not after or second != key)
             ),
-            key=lambda other: plain(table, other),
+            key=lambda second: plain(table, second),
             reverse=reverse,
         )
         with self.store.read() as snapshot:
-            found = list(snapshot.scan(table, *prefix, after=key if after else None, reverse=reverse))
-        assert found == [(other, self.rows[table, other]) for other in expected]
+            rows_found = list(snapshot.scan(table, *prefix, after=key if after else None, reverse=reverse))
+        assert rows_found == [(second, self.rows[table, second]) for second in expected]
 
     @invariant()
     def same(self) -> None:

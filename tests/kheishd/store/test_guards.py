@@ -45,10 +45,12 @@ def used(store_dir: Path) -> Path:
 
 def refused(directory: Path) -> str:
     """Return the refusal of opening; require that the files are unchanged."""
-    before = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "lock.mdb"}
+    previous = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "lock.mdb"}
     with pytest.raises(StoreUnusable) as caught:
         opened(directory)
-    assert before == {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "lock.mdb"}
+    assert previous == {
+        path.name: path.read_bytes() for path in directory.iterdir() if path.name != "lock.mdb"
+    }
     return str(caught.value)
 
 
@@ -76,9 +78,9 @@ def test_a_store_in_order(used: Path) -> None:
 def test_a_truncated_file_is_refused(used: Path, kept: float) -> None:
     """A truncated file, which would kill LMDB by SIGBUS, is refused with a remedy."""
     os.truncate(used / DATA, int(data_bytes(used) * kept))
-    said = refused(used)
-    assert "cut short" in said
-    assert "kheishd restore BACKUP" in said
+    message = refused(used)
+    assert "cut short" in message
+    assert "kheishd restore BACKUP" in message
     ended = python(OPEN, used)
     assert ended.returncode == 1, "the process ends by itself"
     assert "StoreUnusable" in ended.stderr

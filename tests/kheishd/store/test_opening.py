@@ -60,11 +60,11 @@ def mode(path: Path) -> int:
 def test_a_new_store(tmp_path: Path) -> None:
     """A new store and its directories belong to its owner alone, whatever the umask; it has an identity."""
     directory = tmp_path / "home" / "state"
-    before = os.umask(0)
+    previous = os.umask(0)
     try:
         store = opened(directory, "1.2.3")
     finally:
-        os.umask(before)
+        os.umask(previous)
     assert mode(directory) == 0o700
     assert {path.name: mode(path) for path in directory.iterdir()} == {
         "data.mdb": 0o600,
@@ -113,9 +113,9 @@ def test_what_a_killed_restore_or_compaction_left_is_removed(store_dir: Path) ->
 def test_opening_again_writes_nothing(store_dir: Path) -> None:
     """A start with nothing to change commits nothing."""
     opened(store_dir).close()
-    before = (store_dir / DATA).read_bytes()
+    previous = (store_dir / DATA).read_bytes()
     opened(store_dir).close()
-    assert (store_dir / DATA).read_bytes() == before
+    assert (store_dir / DATA).read_bytes() == previous
 
 
 @needs_strace
@@ -150,9 +150,9 @@ def test_a_newer_schema_is_refused(store_dir: Path) -> None:
     opened(store_dir).close()
     say(store_dir, SCHEMA_KEY, str(SCHEMA + 1).encode())
     say(store_dir, VERSION_KEY, b"9.9.9")
-    said = refused(store_dir)
-    assert "written by kheish 9.9.9" in said
-    assert "Start kheish 9.9.9 or newer" in said
+    message = refused(store_dir)
+    assert "written by kheish 9.9.9" in message
+    assert "Start kheish 9.9.9 or newer" in message
     with pytest.raises(StoreUnusable, match=r"9\.9\.9"), open_for_reading(store_dir):
         pass
 
@@ -233,13 +233,13 @@ def test_for_reading_only(store_dir: Path) -> None:
     store = opened(store_dir)
     append(store)
     store.close()
-    before = (store_dir / DATA).read_bytes()
+    previous = (store_dir / DATA).read_bytes()
     with open_for_reading(store_dir) as environment, Snapshot(environment) as snapshot:
         assert snapshot.last_cursor == 1
         assert set(environment.handles) == set(TABLES)
         with pytest.raises(lmdb.Error):
             environment.lmdb.begin(write=True)
-    assert (store_dir / DATA).read_bytes() == before
+    assert (store_dir / DATA).read_bytes() == previous
 
 
 def test_there_is_nothing_to_read(store_dir: Path) -> None:
