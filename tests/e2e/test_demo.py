@@ -53,7 +53,7 @@ def test_the_demo_kills_the_daemon_and_goes_on_in_the_same_conversation(tmp_path
     assert (
         "This is message 3 of our conversation; before it you said: “Tell me about the sea.”" in done.stdout
     )
-    assert "each there once and in order" in done.stdout
+    assert "each once and in order" in done.stdout
     assert find_remains(tmp_path) == []
 
 
