@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import click
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from kheishctl.client import Client, Failure, resolve_home, resolve_socket
 from kheishctl.contract import Json
 from kheishctl.hints import HINTS
@@ -188,13 +188,13 @@ class Verb(click.Command):
             app.fail(failure)
             ctx.exit(failure.exit_code)
         except KeyboardInterrupt:
-            ctx.exit(exits.INTERRUPTED)
+            ctx.exit(exit_codes.INTERRUPTED)
         except BrokenPipeError:
             raise  # The reader closed the pipe: click ends the command without a message.
         except OSError as error:
             file = f"{error.filename}: " if error.filename else ""
             app.fail(Failure(f"{file}{error.strerror or error}"))
-            ctx.exit(exits.FAILED)
+            ctx.exit(exit_codes.FAILED)
         finally:
             app.hang_up()
 
@@ -275,7 +275,7 @@ def make_group(name: str, summary: str) -> CommandGroup:
 class JsonUsageError(click.ClickException):
     """An invalid command line with ``--json``."""
 
-    exit_code = exits.USAGE
+    exit_code = exit_codes.USAGE
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the error like every other failure."""

@@ -135,7 +135,7 @@ class DaemonControl:
     async def reload(self) -> tuple[int, list[str]]:
         """Build a new runtime; return its generation and all warnings. Errors: ConfigInvalid."""
         generation, warnings = await self._reloads.request()
-        return generation, [*warnings, *self._unready_routes()]
+        return generation, [*warnings, *self._find_unready_routes()]
 
     def shutdown(self, drain_s: float | None) -> None:
         """Request a stop."""
@@ -154,7 +154,7 @@ class DaemonControl:
         """Return the daemon's status; the cost does not depend on the size of the store."""
         vitals, runtime = self._vitals, self._runtimes.current()
         uptime_s = time.monotonic() - self._started
-        disk = self._disk()
+        disk = self._read_disk()
         with self._state.read() as store:
             cursor = store.last_cursor
         return DaemonStatus(
@@ -166,17 +166,17 @@ class DaemonControl:
             generation=runtime.generation,
             home=str(vitals.home),
             listeners=vitals.listeners,
-            counts=self._counts(),
+            counts=self._count_objects(),
             disk=disk,
             cursor=cursor,
             memory_bytes=memory_bytes(),
-            warnings=list(self._warnings(disk, uptime_s)),
+            warnings=list(self._find_warnings(disk, uptime_s)),
             draining=self._stopper.requested,
             default_agent=runtime.config.default_agent,
             default_route=runtime.config.default_route,
         )
 
-    def _counts(self) -> Counts:
+    def _count_objects(self) -> Counts:
         server = self._vitals.server
         with self._state.read() as store:
             return Counts(
@@ -193,7 +193,7 @@ class DaemonControl:
                 indoubts=store.count(INDOUBTS_OPEN),
             )
 
-    def _disk(self) -> Disk:
+    def _read_disk(self) -> Disk:
         path = self._state.store.directory
         with self._state.read() as store:
             used_bytes = store.used_bytes
@@ -207,7 +207,7 @@ class DaemonControl:
             map_bytes=self._state.store.map_bytes,
         )
 
-    def _warnings(self, disk: Disk, uptime_s: float) -> Iterator[str]:
+    def _find_warnings(self, disk: Disk, uptime_s: float) -> Iterator[str]:
         if not self._state.store.is_in_place:
             yield GONE
         if disk.free_bytes < LOW_DISK_BYTES:
@@ -218,7 +218,7 @@ class DaemonControl:
         if self._reloads.problem is not None:
             yield f"the last reload was refused and changed nothing: {self._reloads.problem}"
         yield from self._runtimes.current().warnings
-        yield from self._unready_routes()
+        yield from self._find_unready_routes()
         with self._state.read() as store:
             newest = islice(store.scan(RUNS, reverse=True), MAX_PARKED_SEARCH_RUNS)
             parked = [run.run_id for _, run in newest if run.error and run.error.reason == "parked"]
@@ -227,7 +227,7 @@ class DaemonControl:
         if self._vitals.after_crash and uptime_s < CRASH_WARNING_SECONDS:
             yield "the previous daemon did not shut down cleanly; its unfinished work was resumed"
 
-    def _unready_routes(self) -> Iterator[str]:
+    def _find_unready_routes(self) -> Iterator[str]:
         runtime = self._runtimes.current()
         for spec in runtime.routes.values():
             problem = runtime.models.problem(spec)

@@ -21,7 +21,7 @@ import trio
 
 from kheishd import __version__
 from kheishd.build.handlers import handlers
-from kheishd.build.listeners import listen_options
+from kheishd.build.listeners import build_listen_options
 from kheishd.build.runtime import Source, build_runtime
 from kheishd.control import DaemonControl, Stopper, Vitals
 from kheishd.core.text.scrub import Scrubber
@@ -39,7 +39,7 @@ from kheishd.reload import Reloader
 from kheishd.server.dispatch import Dispatcher
 from kheishd.server.listeners import open_listeners
 from kheishd.server.server import Server, open_server
-from kheishd.systemd import Notifier, watchdog_seconds
+from kheishd.systemd import Notifier, read_watchdog_seconds
 from kheishd.toolbox import Toolbox
 from kheishd.workers.expiry import ExpiryWorker, RetentionWorker
 from kheishd.workers.runs.worker import RunWorker
@@ -84,7 +84,7 @@ class Daemon:
         self._shells = ShellFiles(source.home.shells)
         self._toolbox = Toolbox(source.home, self._shells)
         self._notifier = Notifier(environ)
-        self._watchdog_s = watchdog_seconds(environ)
+        self._watchdog_s = read_watchdog_seconds(environ)
         self._vitals = Vitals(version=__version__, home=source.home.path)
         self._state: State
         self.reloader: Reloader
@@ -116,7 +116,7 @@ class Daemon:
     async def _start(self, nursery: trio.Nursery) -> Reloader:
         """Build the first runtime and commit the start."""
         runtime = build_runtime(
-            self._source, 1, self._models, self._toolbox.hooks, config=self._config, skip_bad_agents=True
+            self._source, 1, self._make_models, self._toolbox.hooks, config=self._config, skip_bad_agents=True
         )
         reloader = Reloader(
             nursery,
@@ -158,7 +158,7 @@ class Daemon:
         dispatcher = Dispatcher(handlers(), services, control)
         async with trio.open_nursery() as nursery:
             for worker in workers:
-                await nursery.start(worker.serve)
+                await nursery.start(worker.serve, name=worker.name)
             async with open_server(dispatcher) as server:
                 self._vitals.server = server
                 async with self._listen(server):
@@ -178,7 +178,7 @@ class Daemon:
 
     @asynccontextmanager
     async def _listen(self, server: Server) -> AsyncIterator[None]:
-        options = listen_options(self._config.listen, self._source.home)
+        options = build_listen_options(self._config.listen, self._source.home)
         run_dir = self._source.home.run
         with open_listeners(
             options.rpc, options.shared, options.tcp, run_dir=run_dir, environ=self._environ
@@ -231,13 +231,13 @@ class Daemon:
 
     def _rebuild(self, generation: int) -> Runtime:
         runtime = build_runtime(
-            self._source, generation, self._models, self._toolbox.hooks, skip_bad_agents=False
+            self._source, generation, self._make_models, self._toolbox.hooks, skip_bad_agents=False
         )
         if runtime.config.listen == self._config.listen:
             return runtime
         return replace(runtime, warnings=(*runtime.warnings, LISTEN_CHANGED))
 
-    def _models(self, limits: RunsSection) -> ProviderCaller:
+    def _make_models(self, limits: RunsSection) -> ProviderCaller:
         return ProviderCaller(limits, environ=self._environ, learned=self._learn, captures=self._captures)
 
     def _adopt(self, runtime: Runtime) -> None:

@@ -109,13 +109,13 @@ def _run(options: LaunchOptions, home: Home, environ: MutableMapping[str, str]) 
     try:
         trio.run(Daemon(source, config, logs, environ, options.log_level).run)
     except BaseException as error:
-        raise exit_for(error) from None
+        raise make_exit(error) from None
     finally:
         logs.close()
     return STOPPED
 
 
-def exit_for(error: BaseException) -> Exit:
+def make_exit(error: BaseException) -> Exit:
     """Return the exit for an error; an unexpected error is logged with its traceback."""
     import logging
 
@@ -125,9 +125,9 @@ def exit_for(error: BaseException) -> Exit:
     from protocol.errors.refusal import Refusal
 
     # Several tasks may report one failure, each with its own message; any of them will do.
-    kinds = {type(leaf) for leaf in _leaves(error)}
+    kinds = {type(leaf) for leaf in _walk_leaves(error)}
     if len(kinds) == 1:
-        error = next(_leaves(error))
+        error = next(_walk_leaves(error))
     match error:
         case StoreUnusable():
             return Exit(STORE_REFUSED, str(error))
@@ -144,11 +144,11 @@ def exit_for(error: BaseException) -> Exit:
             return Exit(FAILED, f"failed: {type(error).__name__}; the log above has the details")
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
+def _walk_leaves(error: BaseException) -> Iterator[BaseException]:
     """Yield the errors in nested groups."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
-            yield from _leaves(inner)
+            yield from _walk_leaves(inner)
     else:
         yield error
 

@@ -32,7 +32,7 @@ _PRIORITIES: Final = {
 }
 
 
-def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+def extract_fields(record: logging.LogRecord) -> dict[str, Any]:
     """Return the fields that the log call passed as ``extra``."""
     return {key: value for key, value in vars(record).items() if key not in _STANDARD_FIELDS}
 
@@ -48,11 +48,12 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line, followed by the lines of a traceback."""
-        fields = "".join(f" {key}={escape_line(str(value))}" for key, value in fields_of(record).items())
+        fields = "".join(f" {key}={escape_line(str(value))}" for key, value in extract_fields(record).items())
         head = f"{timestamp(record.created)} {record.levelname.lower()} {record.name}: "
         # Indented, so that a message with line breaks cannot look like several messages.
         message, trace = (
-            escape(text).replace("\n", "\n    ") for text in (record.getMessage(), _traceback(self, record))
+            escape(text).replace("\n", "\n    ")
+            for text in (record.getMessage(), _format_traceback(self, record))
         )
         return head + message + fields + trace
 
@@ -69,14 +70,14 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **fields_of(record),
+            **extract_fields(record),
         }
-        if trace := _traceback(self, record):
+        if trace := _format_traceback(self, record):
             entry["exception"] = trace.strip()
         return escape_json(msgspec.json.encode(entry, enc_hook=str).decode())
 
 
-def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+def _format_traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     return "\n" + formatter.formatException(record.exc_info) if record.exc_info else ""
 
 
@@ -111,7 +112,7 @@ class JournalHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record; errors of the socket are ignored."""
-        message = record.getMessage() + _traceback(logging.Formatter(), record)
+        message = record.getMessage() + _format_traceback(logging.Formatter(), record)
         entry = {
             "MESSAGE": message[:MAX_MESSAGE_CHARACTERS],
             "PRIORITY": _PRIORITIES.get(record.levelno, 5),
@@ -119,7 +120,7 @@ class JournalHandler(logging.Handler):
             "LOGGER": record.name,
             "CODE_FILE": record.pathname,
             "CODE_LINE": record.lineno,
-            **{f"KHEISH_{key.upper()}": value for key, value in fields_of(record).items()},
+            **{f"KHEISH_{key.upper()}": value for key, value in extract_fields(record).items()},
         }
         parts = [_encode_field(key, self.scrubber.scrub_text(str(value))) for key, value in entry.items()]
         try:

@@ -20,7 +20,7 @@ from protocol.objects.daemon import Diagnosis
 
 
 @contextmanager
-def locked_home(option: str | None, *, create: bool = False) -> Iterator[Home]:
+def lock_home_for_maintenance(option: str | None, *, create: bool = False) -> Iterator[Home]:
     """Lock a home, and turn refusals of the store into exits.
 
     Errors: Exit; also if the home does not exist and may not be created, as its path may be mistyped.
@@ -48,7 +48,7 @@ def restore(option: str | None, backup: str, *, as_json: bool) -> int:
     """Verify a backup and replace the store by it; the replaced store is kept beside it."""
     from kheishd.store.backup import restore as restore_store
 
-    with locked_home(option, create=True) as home:
+    with lock_home_for_maintenance(option, create=True) as home:
         restored = restore_store(Path(backup).absolute(), home.state)
     if as_json:
         previous = None if restored.kept is None else str(restored.kept)
@@ -64,7 +64,7 @@ def compact(option: str | None, *, as_json: bool) -> int:
     """Shrink the store file."""
     from kheishd.store.backup import compact as compact_store
 
-    with locked_home(option) as home:
+    with lock_home_for_maintenance(option) as home:
         compacted = compact_store(home.state)
     if as_json:
         _print_json({"before_bytes": compacted.before_bytes, "after_bytes": compacted.after_bytes})
@@ -75,7 +75,7 @@ def compact(option: str | None, *, as_json: bool) -> int:
 
 def doctor(option: str | None, *, repair: bool, deep: bool, as_json: bool) -> int:
     """Examine the store and print the findings; with ``repair``, first rebuild records from the journal."""
-    with locked_home(option) as home:
+    with lock_home_for_maintenance(option) as home:
         diagnosis = _examine(home, deep=deep or repair)
         if repair and any(finding.kind == "differs" for finding in diagnosis.findings):
             diagnosis = _repair(home)
@@ -138,9 +138,9 @@ def discover() -> int:
     import msgspec
 
     from protocol.rpc.catalogue import METHODS
-    from protocol.rpc.openrpc import document
+    from protocol.rpc.openrpc import make_document
 
-    print(msgspec.json.format(msgspec.json.encode(document(METHODS.values(), __version__))).decode())
+    print(msgspec.json.format(msgspec.json.encode(make_document(METHODS.values(), __version__))).decode())
     return STOPPED
 
 

@@ -48,7 +48,7 @@ class Notifier:
                 return
 
 
-def watchdog_seconds(environ: MutableMapping[str, str]) -> float | None:
+def read_watchdog_seconds(environ: MutableMapping[str, str]) -> float | None:
     """Return the timeout of systemd's watchdog; None if there is no watchdog for this process."""
     pid, interval = environ.pop("WATCHDOG_PID", None), environ.pop("WATCHDOG_USEC", "")
     if pid not in (None, str(os.getpid())) or not interval.isdecimal() or not int(interval):

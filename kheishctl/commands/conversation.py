@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from kheishctl.cli import App, command, fetch_pages, make_group, note_next_page, show_table
 from kheishctl.commands.send import read_text, send
 from kheishctl.contract import Json
@@ -157,7 +157,7 @@ def run_compaction(
     app.emit(result, _format_compacted)
     if sentence := describe_outcome(result, app.command_line):
         app.note(sentence)
-    click.get_current_context().exit(exits.code_for_status(str(result["status"])))
+    click.get_current_context().exit(exit_codes.code_for_status(str(result["status"])))
 
 
 def _format_compacted(result: Json, display: Display) -> str:

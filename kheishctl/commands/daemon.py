@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from kheishctl import exits, launch
+from kheishctl import exit_codes, launch
 from kheishctl.cli import App, command, make_group
 from kheishctl.client import Failure, NoDaemon, TimedOut, dial
 from kheishctl.contract import Json
@@ -214,7 +214,7 @@ def doctor(app: App, deep: bool, repair: bool) -> None:
         _run_maintenance(app, "doctor", *(flag for flag, enabled in flags.items() if enabled))
     result = app.call("daemon.doctor", drop_unset(deep=deep))
     app.emit(result, _format_findings)
-    click.get_current_context().exit(exits.FAILED if result["findings"] else exits.OK)
+    click.get_current_context().exit(exit_codes.FAILED if result["findings"] else exit_codes.OK)
 
 
 def _format_findings(result: Json, display: Display) -> str:

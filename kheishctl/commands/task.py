@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.contract import TASK_EMPTY, TASK_FILTERS, TASK_KINDS, TASK_OPEN, TASK_STATUSES, Json
 from kheishctl.options import (
@@ -200,7 +200,7 @@ def output(app: App, follow: bool, wait: bool, timeout_s: float | None, **params
     else:
         _print(app, page, 0)
     if follow or wait:
-        click.get_current_context().exit(exits.code_for_status(str(page["task"]["status"])))
+        click.get_current_context().exit(exit_codes.code_for_status(str(page["task"]["status"])))
 
 
 def _follow(app: App, task_id: str, page: Json) -> Json:

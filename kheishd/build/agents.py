@@ -30,7 +30,7 @@ def read_agents(
     """
     agents = {BUILT_IN_AGENT: definition.built_in()}
     problems: list[str] = []
-    for path in _agent_files(directory, problems):
+    for path in _list_agent_files(directory, problems):
         try:
             agent = _read_agent(path, routes, workspaces)
         except DefinitionError as error:
@@ -40,7 +40,7 @@ def read_agents(
     return dict(sorted(agents.items())), problems
 
 
-def _agent_files(directory: Path, problems: list[str]) -> list[Path]:
+def _list_agent_files(directory: Path, problems: list[str]) -> list[Path]:
     """Return all ``*.md`` files, except hidden ones; other files are ignored, such as editors' backups."""
     try:
         files = sorted(

@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from kheishd.config.sections.listen import ListenSection, SharedGrant, split_address
 from kheishd.home import Home
+from kheishd.server.authentication import SocketGrant
 from kheishd.server.listeners import RpcListen, SharedListen, TcpListen
-from kheishd.server.peers import SocketGrant
 from protocol.errors.daemon import ConfigInvalid
 
 
@@ -21,11 +21,11 @@ class ListenOptions(Struct, frozen=True):
     tcp: TcpListen | None
 
 
-def listen_options(section: ListenSection, home: Home) -> ListenOptions:
+def build_listen_options(section: ListenSection, home: Home) -> ListenOptions:
     """Return the options of all listeners. Errors: ConfigInvalid for a user or group that does not exist."""
     shared, tcp = None, None
     if section.shared is not None:
-        grants = tuple(_grant(grant, index) for index, grant in enumerate(section.shared.grants))
+        grants = tuple(_make_grant(grant, index) for index, grant in enumerate(section.shared.grants))
         path, mode = home.resolve(section.shared.path), int(section.shared.mode, 8)
         shared = SharedListen(path, mode, section.shared.group, grants)
     if section.tcp is not None:
@@ -39,18 +39,18 @@ def listen_options(section: ListenSection, home: Home) -> ListenOptions:
     return ListenOptions(RpcListen(home.socket), shared, tcp)
 
 
-def _grant(grant: SharedGrant, index: int) -> SocketGrant:
+def _make_grant(grant: SharedGrant, index: int) -> SocketGrant:
     field = f"listen.shared.grants[{index}]"
     return SocketGrant(
-        uid=_number(grant.uid, lambda name: pwd.getpwnam(name).pw_uid, f"{field}.uid", "user"),
-        gid=_number(grant.gid, lambda name: grp.getgrnam(name).gr_gid, f"{field}.gid", "group"),
+        uid=_resolve_id(grant.uid, lambda name: pwd.getpwnam(name).pw_uid, f"{field}.uid", "user"),
+        gid=_resolve_id(grant.gid, lambda name: grp.getgrnam(name).gr_gid, f"{field}.gid", "group"),
         scopes=tuple(grant.scopes),
         agents=None if grant.agents is None else frozenset(grant.agents),
         senders=None if grant.senders is None else frozenset(grant.senders),
     )
 
 
-def _number(value: int | str | None, look_up: Callable[[str], int], field: str, kind: str) -> int | None:
+def _resolve_id(value: int | str | None, look_up: Callable[[str], int], field: str, kind: str) -> int | None:
     """Return a uid or gid by number or name. Errors: ConfigInvalid."""
     if not isinstance(value, str):
         return value

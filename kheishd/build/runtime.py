@@ -55,10 +55,10 @@ def build_runtime(
     file, unless ``skip_bad_agents`` turns it into a warning.
     """
     config = source.read_config() if config is None else config
-    routes = {BUILT_IN_ROUTE: built_in_route()} | {
-        route_id: _route(route_id, section) for route_id, section in config.routes.items()
+    routes = {BUILT_IN_ROUTE: make_built_in_route()} | {
+        route_id: _make_route(route_id, section) for route_id, section in config.routes.items()
     }
-    workspaces = _workspaces(config, source.home)
+    workspaces = _resolve_workspaces(config, source.home)
     definitions, problems = read_agents(source.home.agents, routes, workspaces)
     if problems and not skip_bad_agents:
         raise ConfigInvalid("; ".join(problems))
@@ -83,12 +83,12 @@ def build_runtime(
     )
 
 
-def built_in_route() -> RouteSpec:
+def make_built_in_route() -> RouteSpec:
     """Return the built-in route."""
     return RouteSpec(BUILT_IN_ROUTE, "offline", "offline", built_in=True)
 
 
-def _route(route_id: str, section: RouteSection) -> RouteSpec:
+def _make_route(route_id: str, section: RouteSection) -> RouteSpec:
     prices = None
     if section.price_input is not None and section.price_output is not None:
         cached = section.price_cached_input
@@ -110,7 +110,7 @@ def _route(route_id: str, section: RouteSection) -> RouteSpec:
     )
 
 
-def _workspaces(config: Config, home: Home) -> Workspaces:
+def _resolve_workspaces(config: Config, home: Home) -> Workspaces:
     """Return the workspaces that agents may have; all links are resolved now. Errors: ConfigInvalid."""
     configured = config.workspace.root
     path = home.workspace if configured is None else home.resolve(configured)

@@ -53,7 +53,7 @@ def parse(text: str, name: str = "config.toml") -> Config:
     if shape_problems:
         raise _refusal(name, text, shape_problems)
     config = msgspec.convert(table, Config)
-    value_problems = list(config.problems(()))
+    value_problems = list(config.find_problems(()))
     if value_problems:
         raise _refusal(name, text, value_problems)
     return config

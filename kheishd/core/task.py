@@ -16,12 +16,12 @@ from protocol.errors.rpc import InvalidParams
 from protocol.errors.task import (
     TaskAlreadyEnded,
     TaskBlocked,
+    TaskBlocksOthers,
     TaskCycle,
-    TaskNeeded,
+    TaskLimit,
     TaskNotFound,
     TaskOutputMissing,
     TaskRunning,
-    TasksFull,
     TaskTitleTaken,
 )
 from protocol.events.task import (
@@ -179,9 +179,9 @@ def normalise_title(title: str) -> str:
 
 
 def require_creatable(tasks: SessionTasks, event: TaskCreated) -> None:
-    """Require that a task may be created. Errors: TasksFull, TaskTitleTaken, TaskNotFound."""
+    """Require that a task may be created. Errors: TaskLimit, TaskTitleTaken, TaskNotFound."""
     if tasks.count_open() >= MAX_OPEN_TASKS:
-        raise TasksFull(f"the session has {MAX_OPEN_TASKS} open tasks; complete or cancel some of them first")
+        raise TaskLimit(f"the session has {MAX_OPEN_TASKS} open tasks; complete or cancel some of them first")
     _require_title_free(tasks, event.task_id, event.title)
     _require_exist(tasks, event.blocked_by)
 
@@ -216,12 +216,12 @@ def require_updatable(tasks: SessionTasks, task: Task, event: TaskUpdated) -> No
 
 
 def require_deletable(tasks: SessionTasks, task: Task) -> None:
-    """Require that a task may be deleted. Errors: TaskRunning, TaskNeeded."""
+    """Require that a task may be deleted. Errors: TaskRunning, TaskBlocksOthers."""
     if task.kind == "shell" and task.status in OPEN:
         raise TaskRunning(f"{task.task_id} is a shell that has not ended; stop it first")
     waiting = [] if task.status == "completed" else sorted(tasks.find_waiting(task.task_id))
     if waiting:
-        raise TaskNeeded(
+        raise TaskBlocksOthers(
             f"{_join_names(waiting)} wait for {task.task_id}; remove it from their blocked_by first"
         )
 

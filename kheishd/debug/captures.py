@@ -12,7 +12,7 @@ from kheishd.core.text.redaction import Redactor
 from kheishd.core.text.scrub import Scrubber
 from kheishd.debug.capture import CallCapture
 from kheishd.debug.files import CaptureFiles
-from kheishd.debug.queue import WriteQueue, own_thread
+from kheishd.debug.queue import WriteQueue, make_thread_runner
 from kheishd.debug.recorder import CallRecorder
 from kheishd.kernel.captures import NO_CAPTURE, Capture
 from kheishd.kernel.runtime import ModelRequest
@@ -34,7 +34,7 @@ class CaptureService:
     ) -> None:
         self._files = files
         self._clock = clock
-        self._in_thread = in_thread or own_thread()
+        self._in_thread = in_thread or make_thread_runner()
         self._scrubber = Scrubber()
         self.redactor: Final = Redactor(os.urandom(32))
         self.queue: Final = WriteQueue(self._in_thread)
@@ -51,9 +51,9 @@ class CaptureService:
         """Return a new capture of a model call; NO_CAPTURE if its run is not captured."""
         if request.pinned.debug == "off" or not request.run_id:
             return NO_CAPTURE
-        return CallCapture(self.queue, self.recorder(request), request)
+        return CallCapture(self.queue, self.make_recorder(request), request)
 
-    def recorder(self, request: ModelRequest) -> CallRecorder:
+    def make_recorder(self, request: ModelRequest) -> CallRecorder:
         """Return a recorder of a model call."""
         redactor = self.redactor if request.pinned.debug == "redacted" else None
         return CallRecorder(self._files, lambda: self._scrubber, redactor, request)

@@ -56,7 +56,7 @@ class ArtifactFile:
     modified_ns: int
 
 
-def artifact_name(stem: str, kind: ArtifactKind) -> str:
+def name_artifact(stem: str, kind: ArtifactKind) -> str:
     """Return the file name of an artifact."""
     return f"{stem}-{_ENDINGS[kind]}"
 
@@ -126,7 +126,7 @@ def list_files(directory: int) -> list[ArtifactFile]:
     return sorted(files, key=lambda file: (oldest[file.stem], file.stem, order.index(file.kind)))
 
 
-def unused_stem(directory: int, stem: str) -> str:
+def find_unused_stem(directory: int, stem: str) -> str:
     """Return the stem, or a numbered one if the call has been captured before. Errors: CaptureRefused."""
     used = {file.stem for file in list_files(directory)}
     if stem not in used:

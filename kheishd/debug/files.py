@@ -17,14 +17,14 @@ from kheishd.debug.directories import (
     TRUNCATED_LINE,
     ArtifactKind,
     CaptureRefused,
-    artifact_name,
     create_file,
     describe,
+    find_unused_stem,
     list_files,
+    name_artifact,
     open_directory,
     open_run_directory,
     read_file,
-    unused_stem,
     write_all,
 )
 from protocol.errors.run import ArtifactNotFound, DebugNotFound
@@ -74,7 +74,7 @@ class CaptureFiles:
         with open_directory(self._directory, create=True) as parent:
             directory = open_run_directory(run_id, parent, create=True)
         try:
-            artifacts = CallArtifacts(self, run_id, directory, unused_stem(directory, stem))
+            artifacts = CallArtifacts(self, run_id, directory, find_unused_stem(directory, stem))
         except BaseException:
             os.close(directory)
             raise
@@ -90,7 +90,7 @@ class CaptureFiles:
     def reserve(self, count: int) -> None:
         """Reserve bytes before writing them. Errors: CaptureRefused if evictions cannot make enough space."""
         if self._used_bytes is None:
-            self._used_bytes = sum(size for _, _, size in self._runs())
+            self._used_bytes = sum(size for _, _, size in self._list_runs())
         if self._used_bytes + count > self._max_bytes:
             self._evict(int(self._max_bytes * EVICTION_TARGET) - count)
         if self._used_bytes + count > self._max_bytes:
@@ -109,16 +109,16 @@ class CaptureFiles:
         Errors: OSError, CaptureRefused.
         """
         self._max_bytes = max_bytes
-        for run_id, modified_s, _ in self._runs():
+        for run_id, modified_s, _ in self._list_runs():
             if max_age_s and modified_s < now_s - max_age_s and run_id not in self._writing:
                 self._delete(run_id)
-        self._used_bytes = sum(size for _, _, size in self._runs())
+        self._used_bytes = sum(size for _, _, size in self._list_runs())
         if self._used_bytes > max_bytes:
             self._evict(int(max_bytes * EVICTION_TARGET))
 
     def _evict(self, target: int) -> None:
         """Delete the oldest runs until at most ``target`` bytes remain."""
-        runs = sorted(self._runs(), key=lambda run: run[1])
+        runs = sorted(self._list_runs(), key=lambda run: run[1])
         self._used_bytes = sum(size for _, _, size in runs)
         for run_id, _, size in runs:
             if self._used_bytes <= target:
@@ -127,12 +127,12 @@ class CaptureFiles:
                 self._delete(run_id)
                 self._used_bytes -= size
 
-    def _runs(self) -> list[tuple[str, float, int]]:
+    def _list_runs(self) -> list[tuple[str, float, int]]:
         """Return each run with captures: its id, the time of its last write in seconds, and its bytes."""
         runs = []
         with suppress(FileNotFoundError), open_directory(self._directory) as parent:
             for run_id in os.listdir(parent):
-                with suppress(OSError, CaptureRefused), _opened_run(run_id, parent) as directory:
+                with suppress(OSError, CaptureRefused), _open_run(run_id, parent) as directory:
                     files = list_files(directory)
                     default = os.fstat(directory).st_mtime_ns
                     modified_ns = max((file.modified_ns for file in files), default=default)
@@ -142,7 +142,7 @@ class CaptureFiles:
     def _delete(self, run_id: str) -> None:
         """Delete a run's artifacts, and its directory unless it holds other files."""
         with open_directory(self._directory) as parent:
-            with _opened_run(run_id, parent) as directory:
+            with _open_run(run_id, parent) as directory:
                 for file in list_files(directory):
                     os.unlink(file.name, dir_fd=directory)
             with suppress(OSError):
@@ -153,7 +153,7 @@ class CaptureFiles:
     def list_artifacts(self, run_id: str) -> list[DebugArtifact]:
         """Return the artifacts of a run, oldest first. Errors: DebugNotFound."""
         artifacts = []
-        with self._captured_run(run_id) as directory:
+        with self._open_captured_run(run_id) as directory:
             for file in list_files(directory):
                 # It may be evicted meanwhile.
                 with suppress(OSError):
@@ -171,7 +171,7 @@ class CaptureFiles:
 
         Errors: DebugNotFound, ArtifactNotFound.
         """
-        with self._captured_run(run_id) as directory:
+        with self._open_captured_run(run_id) as directory:
             file = next((file for file in list_files(directory) if file.name == artifact_id), None)
             if file is None:
                 raise ArtifactNotFound(field="$.params.artifact")
@@ -179,7 +179,7 @@ class CaptureFiles:
                 content = read_file(directory, file.name)
             except OSError:
                 raise ArtifactNotFound(field="$.params.artifact") from None
-        end = _end_of_part(content, offset, limit)
+        end = _find_part_end(content, offset, limit)
         # One character per byte: secrets are ASCII, and offsets remain those of the file.
         letters = content.decode("latin-1")
         part = replace_spans(letters, scrubber.find_spans(letters), offset, end).encode("latin-1")
@@ -187,7 +187,7 @@ class CaptureFiles:
         return describe(file, content), text, end if end < len(content) else None
 
     @contextmanager
-    def _captured_run(self, run_id: str) -> Iterator[int]:
+    def _open_captured_run(self, run_id: str) -> Iterator[int]:
         """Open the directory of a run. Errors: DebugNotFound."""
         try:
             with open_directory(self._directory) as parent:
@@ -217,7 +217,7 @@ class CallArtifacts:
         """Write a whole artifact. Errors: OSError, CaptureRefused; then nothing of it remains."""
         assert len(content) <= self._files.limits.artifact_bytes, "the caller truncates the content"
         self._make_space(len(content), new=True)
-        name = artifact_name(self._stem, kind)
+        name = name_artifact(self._stem, kind)
         descriptor = create_file(self._directory, name)
         try:
             write_all(descriptor, content)
@@ -261,7 +261,7 @@ class CallArtifacts:
         else:
             self._files.reserve(len(line))
         if self._events is None:
-            self._events = create_file(self._directory, artifact_name(self._stem, "events"))
+            self._events = create_file(self._directory, name_artifact(self._stem, "events"))
         try:
             write_all(self._events, line)
         except OSError:
@@ -280,7 +280,7 @@ class CallArtifacts:
         for file in files:
             if remaining + new <= limits.artifacts and used + count <= limits.run_bytes:
                 break
-            if file.name != artifact_name(self._stem, "events"):
+            if file.name != name_artifact(self._stem, "events"):
                 os.unlink(file.name, dir_fd=self._directory)
                 self._files.release(file.bytes)
                 used -= file.bytes
@@ -290,7 +290,7 @@ class CallArtifacts:
 
 
 @contextmanager
-def _opened_run(run_id: str, parent: int) -> Iterator[int]:
+def _open_run(run_id: str, parent: int) -> Iterator[int]:
     directory = open_run_directory(run_id, parent)
     try:
         yield directory
@@ -298,7 +298,7 @@ def _opened_run(run_id: str, parent: int) -> Iterator[int]:
         os.close(directory)
 
 
-def _end_of_part(content: bytes, offset: int, limit: int) -> int:
+def _find_part_end(content: bytes, offset: int, limit: int) -> int:
     """Return the end of a part of a text; it is never inside a character."""
     end = min(offset + limit, len(content))
     boundary = end

@@ -105,7 +105,7 @@ class WriteQueue:
         log.warning("debug capture failed: %s", error, exc_info=None if expected else error, extra=extra)
 
 
-def own_thread() -> Callable[..., Awaitable[Any]]:
+def make_thread_runner() -> Callable[..., Awaitable[Any]]:
     """Return a function that runs others in a thread, one at a time; a cancelled caller does not wait."""
     limiter = trio.CapacityLimiter(1)
     return partial(trio.to_thread.run_sync, abandon_on_cancel=True, limiter=limiter)

@@ -51,7 +51,7 @@ class UserQuestion(Arguments, frozen=True):
         list[Choice],
         Meta(
             max_length=MAX_QUESTION_OPTIONS,
-            description="The choices; the user may always write a text instead. None: only a text.",
+            description="The choices; the user may always write a text instead.",
         ),
     ] = []
     multi_select: Annotated[bool, Meta(description="Whether several options can be chosen.")] = False

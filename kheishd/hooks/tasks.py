@@ -16,13 +16,13 @@ from msgspec import UNSET, Meta, UnsetType
 from kheishd.core import task as rules
 from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubHook, ToolError, tool
 from kheishd.objects.work.task import (
-    Tasks,
-    new_state,
-    new_task,
-    output_of,
-    page_of_session,
+    StoredTasks,
+    list_session_tasks,
+    make_created,
+    make_stop,
+    make_updated,
+    read_output,
     require_not_deleted,
-    stopping,
     view_of,
 )
 from protocol import ids
@@ -169,14 +169,14 @@ class TaskTools(SubHook):
             blocked_by=arguments.blocked_by,
         )
         with _refusals_as_tool_errors():
-            event = new_task(context.state.new_id(ids.TASK), params)
+            event = make_created(context.state.new_id(ids.TASK), params)
 
         def decide(store: Snapshot) -> Outcome:
-            rules.require_creatable(Tasks(store, session_id), event)
+            rules.require_creatable(StoredTasks(store, session_id), event)
             row = {"task_id": event.task_id, "title": event.title, "status": "pending"}
             return Outcome(_encode(row), events=(event,))
 
-        return _decided_at_commit(decide)
+        return _decide_at_commit(decide)
 
     @tool("task_get", description="Show a task in detail.", **_READ)
     async def task_get(self, call: Invocation, arguments: NameTask) -> Outcome:
@@ -195,7 +195,7 @@ class TaskTools(SubHook):
         after = None if arguments.after is UNSET else arguments.after
         params = TaskListParams(status=arguments.status, limit=MAX_LISTED, after=after)
         with _refusals_as_tool_errors(), call.context.state.read() as store:
-            tasks, following = page_of_session(store, call.context.session.session_id, params)
+            tasks, following = list_session_tasks(store, call.context.session.session_id, params)
         page: dict[str, Any] = {"tasks": [{**_summarize(task), "blocks": task.blocks} for task in tasks]}
         return Outcome(_encode(page if following is None else {**page, "next": following}))
 
@@ -210,7 +210,7 @@ class TaskTools(SubHook):
         context = call.context
         fields = {name: getattr(arguments, name) for name in UpdateTask.__struct_fields__}
         with _refusals_as_tool_errors():
-            requested = new_state(TaskUpdate(**fields))
+            requested = make_updated(TaskUpdate(**fields))
 
         def decide(store: Snapshot) -> Outcome:
             task = _find_task(store, context, arguments.task_id)
@@ -218,11 +218,11 @@ class TaskTools(SubHook):
             if event.status == "in_progress" and event.owner is UNSET and task.owner is None:
                 # The agent that begins a task without an owner becomes its owner.
                 event = msgspec.structs.replace(event, owner=context.run.guest or context.run.agent)
-            rules.require_updatable(Tasks(store, task.session_id), task, event)
+            rules.require_updatable(StoredTasks(store, task.session_id), task, event)
             updated = rules.apply_update(task, event)
             return Outcome(_encode(_summarize(updated)), events=() if updated == task else (event,))
 
-        return _decided_at_commit(decide)
+        return _decide_at_commit(decide)
 
     @tool(
         "task_stop",
@@ -234,7 +234,7 @@ class TaskTools(SubHook):
 
         def decide(store: Snapshot) -> Outcome:
             task = _find_task(store, call.context, arguments.task_id)
-            event = stopping(task, arguments.note)
+            event = make_stop(task, arguments.note)
             if event is None:
                 ended = task.ended_at_ms is not None
                 note = "it had ended already" if ended else "it is being stopped already"
@@ -244,7 +244,7 @@ class TaskTools(SubHook):
             note = "it is being stopped; task_output waits until it has ended"
             return Outcome(_encode({**_summarize(task), "note": note}), events=(event,))
 
-        return _decided_at_commit(decide)
+        return _decide_at_commit(decide)
 
     @tool("task_delete", description="Delete a task that was created by mistake.", **_CHANGE)
     async def task_delete(self, call: Invocation, arguments: NameTask) -> Outcome:
@@ -252,11 +252,11 @@ class TaskTools(SubHook):
 
         def decide(store: Snapshot) -> Outcome:
             task = _find_task(store, call.context, arguments.task_id)
-            rules.require_deletable(Tasks(store, task.session_id), task)
+            rules.require_deletable(StoredTasks(store, task.session_id), task)
             event = TaskDeleted(task_id=task.task_id)
             return Outcome(_encode({"task_id": task.task_id, "deleted": True}), events=(event,))
 
-        return _decided_at_commit(decide)
+        return _decide_at_commit(decide)
 
     @tool(
         "task_output",
@@ -277,7 +277,7 @@ class TaskTools(SubHook):
                 timeout_s=arguments.timeout_s,
                 tail_bytes=arguments.tail_bytes,
             )
-            output = await output_of(state, self._shells, task, params)
+            output = await read_output(state, self._shells, task, params)
         # A result is bounded; the rest of the requested output is stored with it.
         text = truncate_json_start(output.text, MAX_TOOL_TEXT_BYTES - FRAME_BYTES)
         row = {
@@ -300,17 +300,17 @@ def _refusals_as_tool_errors() -> Iterator[None]:
         raise ToolError(refusal.message) from None
 
 
-def _decided_at_commit(decide: Callable[[Snapshot], Outcome]) -> Outcome:
-    def translated(store: Snapshot) -> Outcome:
+def _decide_at_commit(decide: Callable[[Snapshot], Outcome]) -> Outcome:
+    def decide_or_refuse(store: Snapshot) -> Outcome:
         with _refusals_as_tool_errors():
             return decide(store)
 
-    return Outcome("", decide=translated)
+    return Outcome("", decide=decide_or_refuse)
 
 
 def _find_task(store: Snapshot, context: RunContext, task_id: str) -> Task:
     """Return a task of the session. Errors: ToolError, TaskDeleted."""
-    task = Tasks(store, context.session.session_id).find(task_id)
+    task = StoredTasks(store, context.session.session_id).find(task_id)
     if task is None:
         raise ToolError(f"this session has no task '{task_id}'; task_list lists the existing ones")
     return require_not_deleted(task)

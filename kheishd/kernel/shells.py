@@ -29,6 +29,6 @@ class Shells(Protocol):
         """Read the end of the output, or the output after an offset, up to ``max_bytes``."""
         ...
 
-    def grown(self, task_id: str) -> Bell:
+    def growth(self, task_id: str) -> Bell:
         """Return a bell that rings when there is more output. Take it before reading."""
         ...

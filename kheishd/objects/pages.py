@@ -33,20 +33,20 @@ TAG_BYTES = 8
 _ROWS_PER_CLOCK = 16
 
 
-def cursor_after(after: str | None) -> int | None:
+def cursor_after(token: str | None) -> int | None:
     """Return the cursor of a page token. Errors: InvalidParams for any other text."""
-    return None if after is None else int(_require_match(_CURSOR, after))
+    return None if token is None else int(_require_match(_CURSOR, token))
 
 
-def id_after(after: str | None) -> str | None:
+def id_after(token: str | None) -> str | None:
     """Return the id of a page token. Errors: InvalidParams for any other text."""
-    return None if after is None else _require_match(_ID, after)
+    return None if token is None else _require_match(_ID, token)
 
 
-def _require_match(pattern: re.Pattern[str], after: str) -> str:
-    if pattern.fullmatch(after) is None:
+def _require_match(pattern: re.Pattern[str], token: str) -> str:
+    if pattern.fullmatch(token) is None:
         raise not_a_token()
-    return after
+    return token
 
 
 def not_a_token() -> InvalidParams:

@@ -7,7 +7,7 @@ from msgspec import Struct, field
 
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, TextDelta, ThinkingDelta
 from protocol.limits.model import MAX_ANSWER_BYTES
-from protocol.rpc.wire import storage_problem_of
+from protocol.rpc.wire import find_storage_problem
 from protocol.transcript import Item, Text, Thinking, ToolCall, Usage
 
 MAX_INVALID_CHARACTERS = 200
@@ -132,7 +132,7 @@ def _call(block: Block, arguments: str, *, cut: bool) -> ToolCall | None:
         if decoded is None:
             decoded = {}
         if isinstance(decoded, dict) and block.name:
-            problem = storage_problem_of(decoded)
+            problem = find_storage_problem(decoded)
             if problem is None:
                 return ToolCall(block.call_id, block.name, decoded)
     except (msgspec.DecodeError, RecursionError):

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from kheishd.providers.draft import Block, Draft
-from kheishd.providers.wire import (
+from kheishd.providers.driver import (
     HttpRequest,
     body_options,
     encode,

@@ -149,12 +149,12 @@ class Examination:
     def _replay_from(self, stream: str, cursor: int) -> Replay:
         """Return a replay from ``cursor``, with records if the stream begins there."""
         for (_, previous), stored in self._store.scan(JOURNAL, stream, after=(stream, cursor), reverse=True):
-            return Replay(stream, at=previous, head=stored[:HASH_BYTES], chain_only=True)
+            return Replay(stream, cursor=previous, head=stored[:HASH_BYTES], chain_only=True)
         return Replay(stream)
 
     def _replay(self, replay: Replay) -> Iterator[Complaint | None]:
         def scan(after: Key | None) -> Iterator[Row]:
-            return self._store.scan(JOURNAL, replay.stream, after=(replay.stream, replay.at))
+            return self._store.scan(JOURNAL, replay.stream, after=(replay.stream, replay.cursor))
 
         self._streams += 1
         for row in self._scan(scan):

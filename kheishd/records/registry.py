@@ -60,7 +60,7 @@ class Registry:
             for kind in {projection.stream for projection in self.projections}
         }
 
-    def concerned(self, stream: str, event: JournalEvent) -> tuple[Projection[Any], ...]:
+    def find(self, stream: str, event: JournalEvent) -> tuple[Projection[Any], ...]:
         """Return the projections whose records an event of a stream may change."""
         return self._by_event.get(stream_kind(stream), {}).get(type(event), ())
 

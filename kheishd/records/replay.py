@@ -53,8 +53,8 @@ class Difference:
 
     def __str__(self) -> str:
         name = " ".join(str(part) for part in self.key)
-        what = "has no reason in the journal" if self.expected is None else "differs from the journal"
-        return f"{self.table.name} {name} {what}"
+        problem = "has no reason in the journal" if self.expected is None else "differs from the journal"
+        return f"{self.table.name} {name} {problem}"
 
 
 Complaint = Damage | Difference
@@ -78,7 +78,7 @@ class RecordReplay:
         self._bounded: dict[tuple[Table[Any], Key], Any] = {}
         self._kept: dict[tuple[Table[Any], Key], Any] = {}
 
-    def held(self, table: Table[Any]) -> list[Key]:
+    def held_keys(self, table: Table[Any]) -> list[Key]:
         """Return the keys of one table's records that the replay holds."""
         return sorted(key for owner, key in (*self._bounded, *self._kept) if owner is table)
 
@@ -87,7 +87,7 @@ class RecordReplay:
 
         Errors: AssertionError if the event does not follow from those before it.
         """
-        for projection in self._registry.concerned(self.stream, event):
+        for projection in self._registry.find(self.stream, event):
             key = projection.key(envelope, event)
             if key is not None:
                 yield from self._fold_record(store, projection, key, envelope, event)
@@ -137,7 +137,7 @@ class RecordReplay:
                 continue
             envelope = decode_envelope(line)
             if (
-                projection in self._registry.concerned(self.stream, event)
+                projection in self._registry.find(self.stream, event)
                 and projection.key(envelope, event) == key
             ):
                 record = projection.evolve(record, envelope, event)
@@ -173,13 +173,13 @@ def _rows(projection: Projection[Any], key: Key, record: Any) -> Iterator[Expect
 
 @dataclass(slots=True)
 class Replay:
-    """A replay of one stream, entry by entry; ``at`` is the cursor that it has reached.
+    """A replay of one stream, entry by entry; ``cursor`` is the position that it has reached.
 
     With ``chain_only`` it leaves the records alone, because it began in the middle of the stream.
     """
 
     stream: str
-    at: int = 0
+    cursor: int = 0
     head: bytes = NO_HASH
     chain_only: bool = False
     damaged: bool = False
@@ -194,7 +194,7 @@ class Replay:
         if link(self.head, line) != stored[:HASH_BYTES]:
             yield self._damage(cursor, "the hash chain is broken: this line or its hash was changed")
         # Continue from the hash as stored, so that one change is one finding.
-        self.head, self.at = stored[:HASH_BYTES], cursor
+        self.head, self.cursor = stored[:HASH_BYTES], cursor
         if store.get(CURSORS, cursor) != self.stream:
             yield Difference(CURSORS, (cursor,), self.stream, self.stream)
         try:
@@ -213,7 +213,7 @@ class Replay:
             yield self._damage(cursor, f"the event does not follow from those before it: {error}")
 
     def finish(self, store: Snapshot) -> Iterator[Complaint]:
-        """Compare the remaining records, once ``at`` is the newest entry of this snapshot."""
+        """Compare the remaining records, once ``cursor`` is the newest entry of this snapshot."""
         if self.chain_only or self.damaged:
             return
         for row in self.records.rest(store):

@@ -6,7 +6,7 @@ Nothing else writes these tables, so a record always equals the fold of its even
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from kheishd.core.run import machine
 from kheishd.records.registry import REGISTRY
@@ -28,14 +28,15 @@ if TYPE_CHECKING:
     from protocol.objects.session import Session
 
 V = TypeVar("V")
+NO_ROWS: Final[frozenset[IndexRow]] = frozenset()
 
 
 @dataclass(slots=True)
 class _Change(Generic[V]):
-    """A record before a transaction and after the events so far; one object while it is unchanged."""
+    """A record as stored and as the events so far leave it; one object while it is unchanged."""
 
-    before: V | None
-    after: V | None
+    stored: V | None
+    current: V | None
 
 
 class Changes:
@@ -52,42 +53,47 @@ class Changes:
 
     def get(self, table: Table[V], *key: KeyPart) -> V | None:
         """Return a record as the events so far leave it."""
-        return self._change(table, key).after
+        return self._change(table, key).current
 
     def fold(self, stream: str, envelope: Envelope, event: JournalEvent) -> None:
         """Fold in an event as it was stored.
 
         Errors: AssertionError if it does not follow from the events before it: the journal is damaged.
         """
-        for projection in self._registry.concerned(stream, event):
+        for projection in self._registry.find(stream, event):
             key = projection.key(envelope, event)
             if key is None:
                 continue
             change = self._change(projection.table, key)
-            if change.after is None and projection.strays and not isinstance(event, projection.begins):
+            if change.current is None and projection.strays and not isinstance(event, projection.begins):
                 continue
-            change.after = projection.evolve(change.after, envelope, event)
+            change.current = projection.evolve(change.current, envelope, event)
 
     def write(self) -> None:
         """Write the changed records and the differences of their index rows."""
-        changed = {
-            place: change for place, change in self._changes.items() if change.after is not change.before
-        }
+        changed = [
+            (table, key, change)
+            for (table, key), change in self._changes.items()
+            if change.current is not change.stored
+        ]
         # Derived rows are worked out of the stored records, so before anything is written.
-        derived = [*self._derived_differences(changed)]
-        for (table, key), change in changed.items():
-            if change.after is None:
+        derived = [*self._derived_differences(changed)] if changed else []
+        for table, key, change in changed:
+            if change.current is None:
                 self._tx.delete(table, *key)
             else:
-                self._tx.put(table, *key, value=change.after)
-            rows = self._registry.by_table[table].rows
-            self._write_rows(
-                rows(change.before) if change.before is not None else frozenset(),
-                rows(change.after) if change.after is not None else frozenset(),
-            )
+                self._tx.put(table, *key, value=change.current)
+            projection = self._registry.by_table[table]
+            if projection.indexes:
+                self._write_rows(
+                    projection.rows(change.stored) if change.stored is not None else NO_ROWS,
+                    projection.rows(change.current) if change.current is not None else NO_ROWS,
+                )
         for previous, current in derived:
             self._write_rows(previous, current)
-        self._changes.clear()
+        # Callers read the written records once more.
+        for _, _, change in changed:
+            change.stored = change.current
 
     def _change(self, table: Table[V], key: Key) -> _Change[V]:
         change = self._changes.get((table, key))
@@ -97,24 +103,27 @@ class Changes:
         return change
 
     def _derived_differences(
-        self, changed: dict[tuple[Table[Any], Key], _Change[Any]]
+        self, changed: list[tuple[Table[Any], Key, _Change[Any]]]
     ) -> Iterator[tuple[frozenset[IndexRow], frozenset[IndexRow]]]:
+        stored = _Stored(self)
         for index in self._registry.derived:
-            owners = [key for table, key in changed if table is index.owner.table]
-            for projection, owner_of in index.sources:
-                owners += [
-                    owner_of(change.before if change.after is None else change.after)
-                    for (table, _), change in changed.items()
-                    if table is projection.table
-                ]
-            for key in dict.fromkeys(owners):
+            owners: dict[Key, None] = {}
+            sources = {projection.table: owner_of for projection, owner_of in index.sources}
+            for table, key, change in changed:
+                if table is index.owner.table:
+                    owners[key] = None
+                elif table in sources:
+                    owners[sources[table](change.stored if change.current is None else change.current)] = None
+            for key in owners:
                 owner = self._change(index.owner.table, key)
                 yield (
-                    index.rows(_Stored(self), owner.before) if owner.before is not None else frozenset(),
-                    index.rows(self, owner.after) if owner.after is not None else frozenset(),
+                    index.rows(stored, owner.stored) if owner.stored is not None else NO_ROWS,
+                    index.rows(self, owner.current) if owner.current is not None else NO_ROWS,
                 )
 
     def _write_rows(self, previous: frozenset[IndexRow], current: frozenset[IndexRow]) -> None:
+        if previous == current:
+            return
         for row in previous - current:
             self._tx.delete(row.table, *row.key)
         for row in current - previous:
@@ -129,7 +138,7 @@ class _Stored:
 
     def get(self, table: Table[V], *key: KeyPart) -> V | None:
         """Return a record as it is stored."""
-        return self._changes._change(table, key).before
+        return self._changes._change(table, key).stored
 
 
 @dataclass(frozen=True, slots=True)

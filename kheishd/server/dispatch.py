@@ -20,7 +20,7 @@ import msgspec
 import trio
 
 from kheishd.kernel.call import Act, Call, Caller, Connection, Control, Handler, Mutate, Query
-from kheishd.server.receipts import DryRun, MutationCommit, RepeatedResult, receipt_exclusions
+from kheishd.server.mutation import DryRun, MutationCommit, RepeatedResult, receipt_exclusions
 from protocol.errors.daemon import DaemonDraining
 from protocol.errors.refusal import Refusal
 from protocol.errors.rpc import InternalError, MessageTooLarge, MethodNotFound
@@ -211,7 +211,7 @@ class _Mutations(_Entry):
         call = self.dispatcher.call(asker, _journal_id(request.id))
         plan = params if handler.prepare is None else handler.prepare(call, params)
         change = MutationCommit(handler, call, params, plan, self.blank)
-        follows = handler.follows is not None and not params.check and handler.follows(params)
+        follows = not params.check and handler.has_follow_up(params)
         opened = asker.open(request.id, reply, waits=follows)
 
         def answer(job: Any) -> None:

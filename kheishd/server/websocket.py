@@ -17,9 +17,9 @@ import h11
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
+from kheishd.server.authentication import find_token_caller, require_allowed_origin
 from kheishd.server.connection import ClientConnection, EndReason, ServerContext
 from kheishd.server.listeners import TcpListen, accept_all
-from kheishd.server.peers import find_token_caller, require_allowed_origin
 from protocol.errors.refusal import Forbidden, Refusal, Unauthenticated
 from protocol.errors.rpc import InvalidRequest
 from protocol.limits.rpc import MAX_LINE_BYTES

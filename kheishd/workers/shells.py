@@ -176,7 +176,7 @@ class BackgroundShell:
     async def _watch(self) -> None:
         """Mark the task as stalled, once, when the shell is silent after something like a question."""
         while True:
-            grown = self._files.grown(self.task.task_id)
+            grown = self._files.growth(self.task.task_id)
             with trio.move_on_after(self._stall_s) as silence:
                 await grown.wait()
             if silence.cancelled_caught:

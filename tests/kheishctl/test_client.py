@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kheishctl import __version__, exits
+from kheishctl import __version__, exit_codes
 from kheishctl.client import (
     MAX_SOCKET_PATH_BYTES,
     Client,
@@ -44,7 +44,7 @@ def test_call_refused(daemon: Daemon) -> None:
     with Client.dial(str(daemon.socket)) as client, pytest.raises(RequestRefused) as caught:
         client.call("session.get", {"session_id": "none"})
     assert caught.value.reason == "session_not_found"
-    assert caught.value.exit_code == exits.FAILED
+    assert caught.value.exit_code == exit_codes.FAILED
     assert not caught.value.retryable
     assert caught.value.text == "there is no session 'none'"
     assert str(caught.value) == "there is no session 'none' (see: kheishctl session list)"
@@ -168,7 +168,7 @@ def test_lost_before_the_answer(path: Path) -> None:
     with scripted(path, lambda peer: peer.request()), Client.dial(str(path)) as client:
         with pytest.raises(ConnectionLost) as caught:
             client.call("rpc.ping")
-    assert caught.value.exit_code == exits.NO_DAEMON
+    assert caught.value.exit_code == exit_codes.NO_DAEMON
 
 
 def test_timed_out(path: Path) -> None:
@@ -182,7 +182,7 @@ def test_timed_out(path: Path) -> None:
         with pytest.raises(TimedOut) as caught:
             client.call("rpc.ping", timeout_s=0.01)
         client.close()
-    assert caught.value.exit_code == exits.TIMED_OUT
+    assert caught.value.exit_code == exit_codes.TIMED_OUT
 
 
 def test_another_program_at_the_socket(path: Path) -> None:
@@ -215,7 +215,7 @@ def test_no_daemon(path: Path) -> None:
     """Without a socket, the message says how to start a daemon."""
     with pytest.raises(NoDaemon, match="kheishctl daemon start") as caught:
         dial(str(path))
-    assert caught.value.exit_code == exits.NO_DAEMON
+    assert caught.value.exit_code == exit_codes.NO_DAEMON
 
 
 def test_a_stale_socket_is_no_daemon(path: Path) -> None:

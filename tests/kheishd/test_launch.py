@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kheishd.home import Home, Lock, prepare
-from kheishd.launch import FAILED, HELD, STORE_REFUSED, UNUSABLE, Exit, exit_for, lock_home, prepare_home
+from kheishd.launch import FAILED, HELD, STORE_REFUSED, UNUSABLE, Exit, lock_home, make_exit, prepare_home
 from kheishd.server.listeners import SocketInUse
 from kheishd.store.opening import StoreUnusable
 from protocol.errors.daemon import ConfigInvalid
@@ -68,14 +68,14 @@ def test_unusable_lock(tmp_path: Path) -> None:
 )
 def test_expected_errors(error: Exception, code: int) -> None:
     """An expected error has its own exit code and message, also inside groups."""
-    end = exit_for(error)
+    end = make_exit(error)
     assert (end.code, str(end)) == (code, "no")
 
 
 @pytest.mark.parametrize("others", [[], [StorageFailed("no")]])
 def test_unexpected_errors(others: list[Exception], caplog: pytest.LogCaptureFixture) -> None:
     """An unexpected error is logged with its traceback."""
-    end = exit_for(ExceptionGroup("g", [KeyError("k"), *others]))
+    end = make_exit(ExceptionGroup("g", [KeyError("k"), *others]))
     assert (end.code, "the log above" in str(end)) == (FAILED, True)
     assert "KeyError: 'k'" in caplog.text
 

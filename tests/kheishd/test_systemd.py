@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kheishd.systemd import Notifier, watchdog_seconds
+from kheishd.systemd import Notifier, read_watchdog_seconds
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_child_processes_do_not_inherit_the_variables() -> None:
     """The variables are removed from the environment."""
     environ = {"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": str(os.getpid())}
     Notifier(environ)
-    watchdog_seconds(environ)
+    read_watchdog_seconds(environ)
     assert environ == {}
 
 
@@ -76,4 +76,4 @@ def test_child_processes_do_not_inherit_the_variables() -> None:
 )
 def test_watchdog_interval(environ: dict[str, str], seconds: float | None) -> None:
     """An interval counts only if it is meant for this process."""
-    assert watchdog_seconds(environ) == seconds
+    assert read_watchdog_seconds(environ) == seconds

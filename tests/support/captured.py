@@ -1,4 +1,4 @@
-"""Captured model calls, against a model server."""
+"""Debug captures of model calls against a model server."""
 
 import json
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ from kheishd.debug.captures import CaptureService
 from kheishd.debug.files import CaptureFiles, CaptureLimits
 from kheishd.kernel.runtime import ModelRequest
 from kheishd.providers.caller import ProviderCaller
-from tests.support.model_asking import Heard, ask, asking, inline
+from tests.support.model_calls import RecordedCall, ask, inline, make_request
 from tests.support.model_server import ModelServer
 
 SECRET = "sk-canary-0123456789"
@@ -36,17 +36,19 @@ class CapturedModels:
             captures=self.captures,
         )
 
-    def request(self, model: str, *, driver: str = "openai", said: str = LONG, **pinned: Any) -> ModelRequest:
+    def request(
+        self, model: str, *, driver: str = "openai", content: str = LONG, **pinned: Any
+    ) -> ModelRequest:
         """Return a request of a captured run."""
         fields = {"debug": "full", "base_url": self.server.base_url, "auth_ref": "env:KEY"} | pinned
-        request = asking(said, driver=driver, model=model, **fields)
+        request = make_request(content, driver=driver, model=model, **fields)
         return replace(request, run_id="run_1", turn=1, attempt=1)
 
-    async def ask(self, model: str, **changes: Any) -> Heard:
+    async def ask(self, model: str, **changes: Any) -> RecordedCall:
         """Ask a model; when this returns, all artifacts are written."""
-        heard = await ask(self.models, self.request(model, **changes))
+        call = await ask(self.models, self.request(model, **changes))
         await self.captures.queue.flush()
-        return heard
+        return call
 
     def read(self, ending: str, stem: str = STEM) -> str:
         """Return the content of an artifact."""
@@ -70,7 +72,7 @@ class CapturedModels:
 async def captured_models(
     directory: Path, server: ModelServer, limits: CaptureLimits | None = None
 ) -> AsyncIterator[CapturedModels]:
-    """Serve the captures of a model caller."""
+    """Provide a model caller whose calls are captured."""
     captured = CapturedModels(directory / "debug", server, limits)
     async with trio.open_nursery() as nursery:
         await nursery.start(captured.captures.serve)

@@ -1,4 +1,4 @@
-"""Shell commands for tests: calls of the tool, what came of them, and what of them still runs."""
+"""Shell commands for tests: calls of the tool, their results, and their processes."""
 
 import os
 import select
@@ -13,21 +13,21 @@ from kheishd.config.sections.workspace import SandboxMode
 from kheishd.hooks.os.shell.tools import Bash
 from kheishd.hooks.validation import Validator
 from kheishd.kernel.hook import Invocation, Outcome, RunContext
-from tests.support.workspaces import place
+from tests.support.workspaces import run_context
 
 
-def place_at(workspace: Path, sandbox: SandboxMode = "off") -> RunContext:
-    """Return the context of a run that is confined this way."""
-    return replace(place(workspace), sandbox=sandbox)
+def context_at(workspace: Path, sandbox: SandboxMode = "off") -> RunContext:
+    """Return the context of a run with this confinement."""
+    return replace(run_context(workspace), sandbox=sandbox)
 
 
 class Shell:
-    """The tool in one workspace; ``said`` is what it showed while it ran, ``observed`` what it journaled."""
+    """The tool in one workspace, with the output it ``streamed`` and the evidence it ``observed``."""
 
-    def __init__(self, bash: Bash, place: RunContext) -> None:
+    def __init__(self, bash: Bash, context: RunContext) -> None:
         self.bash = bash
-        self.place = place
-        self.said: list[str] = []
+        self.context = context
+        self.streamed: list[str] = []
         self.observed: list[dict[str, Any]] = []
         self._calls = 0
 
@@ -37,15 +37,15 @@ class Shell:
         call_id = f"call_{self._calls}"
         checked = Validator().validate(self.bash.bash, {"command": command, **arguments})
         return Invocation(
-            self.place, call_id, self.bash.bash, checked, binding, self.said.append, self._observe
+            self.context, call_id, self.bash.bash, checked, binding, self.streamed.append, self._observe
         )
 
     async def outcome(self, command: str, **arguments: Any) -> Outcome:
-        """Run a command: the outcome as it is."""
+        """Run a command and return its outcome."""
         return await self.bash.dispatch(self.use(command, **arguments))
 
     async def run(self, command: str, **arguments: Any) -> dict[str, Any]:
-        """Run a command: what the model reads, decoded."""
+        """Run a command and return its decoded result."""
         outcome = await self.outcome(command, **arguments)
         decoded: dict[str, Any] = msgspec.json.decode(outcome.text)
         return decoded
@@ -59,12 +59,12 @@ def running_with(word: str) -> list[int]:
     return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if word in _arguments(pid)]
 
 
-def come_with(word: str, number: int, seconds: float = 20.0) -> list[int]:
-    """Wait until so many processes have a word in their arguments. Errors: AssertionError."""
+def wait_for_processes(word: str, number: int, seconds: float = 20.0) -> list[int]:
+    """Wait until that many processes have a word in their arguments. Errors: AssertionError."""
     deadline = time.monotonic() + seconds
-    while len(found := running_with(word)) < number:
-        assert time.monotonic() < deadline, f"only {len(found)} processes with {word}"
-    return found
+    while len(pids := running_with(word)) < number:
+        assert time.monotonic() < deadline, f"only {len(pids)} processes with {word}"
+    return pids
 
 
 def _arguments(pid: int) -> list[str]:
@@ -74,8 +74,8 @@ def _arguments(pid: int) -> list[str]:
         return []
 
 
-def ended(pids: list[int], seconds: float = 20.0) -> bool:
-    """Wait until these processes have ended; whether they did in time."""
+def wait_ended(pids: list[int], seconds: float = 20.0) -> bool:
+    """Wait for the end of processes; return whether all ended in time."""
     deadline = time.monotonic() + seconds
     for pid in pids:
         try:

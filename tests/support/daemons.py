@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
-# The timeout of everything: generous, as a loaded machine is slow, but a hang must fail the test.
+# The timeout of every wait: long, because a loaded machine is slow, but a hang must fail the test.
 PATIENCE_S = 30.0
 LOOK_S = 0.005
 

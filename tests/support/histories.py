@@ -1,4 +1,4 @@
-"""Stores with a past in them: sessions, runs of every status, conversations, tokens; and ways to harm it."""
+"""Stores with a history: sessions, runs of every status, conversations, tokens; and ways to damage them."""
 
 import hashlib
 from collections.abc import Callable
@@ -58,14 +58,14 @@ def update(store: Store, fn: Callable[[Transaction], T]) -> T:
 
 
 def session_with_runs(store: Store, session_id: str, *runs: str, parent: str | None = None) -> None:
-    """Return a session bound to (default, its id), and its runs, each of a status as ``_events`` knows it."""
+    """Create a session bound to (default, its id), with a run for each of these statuses."""
 
     def make(tx: Transaction) -> None:
-        fold = SessionWriter(tx, session_id, session=None)
-        fold.append(SessionCreated(agent="default", sender=session_id, parent_session_id=parent))
-        fold.append(ConversationBound(agent="default", sender=session_id))
-        fold.append(SessionRenamed(title="a title"))
-        fold.write()
+        writer = SessionWriter(tx, session_id, session=None)
+        writer.append(SessionCreated(agent="default", sender=session_id, parent_session_id=parent))
+        writer.append(ConversationBound(agent="default", sender=session_id))
+        writer.append(SessionRenamed(title="a title"))
+        writer.write()
 
     update(store, make)
     for number, status in enumerate(runs):
@@ -82,11 +82,11 @@ def _events(session_id: str, run_id: str, status: str) -> list[JournalEvent]:
     ended: list[JournalEvent] = [ANSWER, RunEnded(outcome="completed")]
     parked: list[JournalEvent] = [RunEnded(outcome="failed", error=RunError("parked", "again and again"))]
     return {
-        "asking": accepted + begun + _asked(run_id),
-        "answered": accepted + begun + _asked(run_id) + _answered(run_id),
-        "withdrawn": accepted + begun + _asked(run_id) + _withdrawn(run_id),
-        "doubted": accepted + begun + _doubted(run_id),
-        "settled": [*accepted, *begun, *_doubted(run_id), _settled(run_id)],
+        "asking": accepted + begun + _ask_events(run_id),
+        "answered": accepted + begun + _ask_events(run_id) + _answer_events(run_id),
+        "withdrawn": accepted + begun + _ask_events(run_id) + _withdrawn(run_id),
+        "doubted": accepted + begun + _doubt_events(run_id),
+        "settled": [*accepted, *begun, *_doubt_events(run_id), _resolution_event(run_id)],
         "queued": accepted,
         "running": accepted + begun,
         "cancelled": accepted + begun + stopping,
@@ -95,8 +95,8 @@ def _events(session_id: str, run_id: str, status: str) -> list[JournalEvent]:
     }[status]
 
 
-def _asked(run_id: str) -> list[JournalEvent]:
-    """Return a message whose calls wait for people: one to be allowed, one that asks; both for a while."""
+def _ask_events(run_id: str) -> list[JournalEvent]:
+    """Return the events by which a run asks: for an approval and for an answer, both with deadlines."""
     calls: list[Item] = [ToolCall(f"c{number}_{run_id}", "write", {"path": "a"}) for number in (0, 1)]
     return [
         MessageAppended(item_id="itm_1", message=Message("assistant", calls)),
@@ -106,7 +106,7 @@ def _asked(run_id: str) -> list[JournalEvent]:
     ]
 
 
-def _answered(run_id: str) -> list[JournalEvent]:
+def _answer_events(run_id: str) -> list[JournalEvent]:
     return [
         ApprovalAnswered(approval_id=f"apr_{run_id}", call_id=f"c0_{run_id}", decision="deny", note="no"),
         ToolReturned(call_id=f"c0_{run_id}", tool="write", how="denied", text="no", is_error=True),
@@ -126,8 +126,8 @@ def _withdrawn(run_id: str) -> list[JournalEvent]:
     ]
 
 
-def _doubted(run_id: str) -> list[JournalEvent]:
-    """Return a call that the daemon died in, in a run that has ended."""
+def _doubt_events(run_id: str) -> list[JournalEvent]:
+    """Return the events of a call in which the daemon died, and of the end of its run."""
     call_id = f"c0_{run_id}"
     return [
         MessageAppended(item_id="itm_1", message=Message("assistant", [ToolCall(call_id, "write", {})])),
@@ -140,7 +140,7 @@ def _doubted(run_id: str) -> list[JournalEvent]:
     ]
 
 
-def _settled(run_id: str) -> JournalEvent:
+def _resolution_event(run_id: str) -> JournalEvent:
     call_id = f"c0_{run_id}"
     return IndoubtResolved(
         indoubt_id=f"dbt_{run_id}", call_id=call_id, tool="write", outcome="done", note="It was done."
@@ -148,25 +148,25 @@ def _settled(run_id: str) -> JournalEvent:
 
 
 def verdict(call_id: str) -> Verdict:
-    """Return a call of ``write`` that is allowed as far as the rules go."""
+    """Return the verdict that allows a call of ``write``."""
     return Verdict(call_id=call_id, tool="write", decision="allow", base="allow", why="write's default")
 
 
 def approval_requested(approval_id: str, call_id: str = "c0", **more: Any) -> ApprovalRequested:
-    """Return a call of ``write`` waits for a yes or no."""
+    """Return the request to approve a call of ``write``."""
     return ApprovalRequested(
         approval_id=approval_id, call_id=call_id, tool="write", index=0, message_cursor=1, **more
     )
 
 
 def question_asked(question_id: str, call_id: str = "c1", **more: Any) -> QuestionAsked:
-    """Return a call asks something."""
-    asked = Question(question="Which?", key="q1", options=[Option(option_id="o1", label="This")])
-    return QuestionAsked(question_id=question_id, call_id=call_id, questions=[asked], **more)
+    """Return the question of a call."""
+    asked_question = Question(question="Which?", key="q1", options=[Option(option_id="o1", label="This")])
+    return QuestionAsked(question_id=question_id, call_id=call_id, questions=[asked_question], **more)
 
 
 def indoubt_opened(indoubt_id: str, call_id: str = "c2", **more: Any) -> IndoubtOpened:
-    """Return the daemon died in a call."""
+    """Return the event of a call that is in doubt."""
     return IndoubtOpened(
         indoubt_id=indoubt_id,
         call_id=call_id,
@@ -183,16 +183,16 @@ def _add_run(store: Store, session_id: str, run_id: str, status: str) -> None:
     events = _events(session_id, run_id, status)
 
     def make(tx: Transaction) -> None:
-        fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
+        writer = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
         for event in events:
-            fold.append(event, run_id=run_id)
-        fold.write()
+            writer.append(event, run_id=run_id)
+        writer.write()
 
     update(store, make)
 
 
 def token(store: Store, token_id: str, *, revoked: bool = False) -> None:
-    """Return a token."""
+    """Create a token, and revoke it if asked to."""
 
     def make(tx: Transaction) -> None:
         grant = TokenGrant(scopes=["read"])
@@ -207,7 +207,7 @@ def token(store: Store, token_id: str, *, revoked: bool = False) -> None:
 
 
 def rich_history(store: Store) -> None:
-    """Return some of everything."""
+    """Create records of every type, in every status."""
 
     def begin(tx: Transaction) -> None:
         tx.append(DAEMON_STREAM, DaemonStarted(version="test", pid=1, schema=1))
@@ -233,21 +233,21 @@ SHELL = ShellCommand(command="make", workdir="/w", workspace="/w", sandboxed=Tru
 
 
 def task_created(task_id: str, *blocked_by: str, shell: bool = False) -> TaskCreated:
-    """Return a task that waits for others; or a shell."""
+    """Return the creation of a task that is blocked by others, or of a shell."""
     if shell:
         return TaskCreated(task_id=task_id, title="make", kind="shell", shell=SHELL)
     return TaskCreated(task_id=task_id, title=f"do {task_id}", blocked_by=list(blocked_by))
 
 
 def task_ended(task_id: str) -> TaskEnded:
-    """Return a shell is over."""
+    """Return the end of a shell."""
     return TaskEnded(task_id=task_id, status="failed", terminal_reason="exited", exit_code=2)
 
 
 def _tasks(tx: Transaction) -> None:
-    """Tasks in every state, and shells: one that runs, one that is being stopped, one that has ended."""
-    fold = SessionWriter(tx, "ses_d", session=tx.get(SESSIONS, "ses_d"))
-    fold.append_all(
+    """Create tasks in every status, and shells: running, being stopped, ended."""
+    writer = SessionWriter(tx, "ses_d", session=tx.get(SESSIONS, "ses_d"))
+    writer.append_all(
         [
             task_created("tsk_done"),
             TaskUpdated(task_id="tsk_done", status="completed", output="it is done"),
@@ -263,32 +263,34 @@ def _tasks(tx: Transaction) -> None:
             task_ended("tsk_over"),
         ]
     )
-    fold.write()
+    writer.write()
 
 
 ALLOW, DENY = (Rule(tool="bash", subject="make *", decision="allow"), Rule(tool="web*", decision="deny"))
 
 
 def _permissions(tx: Transaction) -> None:
-    """Rules of the daemon, a session and a run; grants of both, one of them used up."""
+    """Create rules of the daemon, a session and a run, and grants of both, one of them used up."""
     writer = StreamWriter(tx, DAEMON_STREAM)
     writer.append(PermissionsChanged(add=[ALLOW]))
     writer.append(PermissionsChanged(add=[DENY], remove=[RuleRef(tool="bash", subject="make *")]))
     writer.write()
     run_id = "run_ses_a_2"
-    fold = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"))
-    fold.append(PermissionsChanged(add=[ALLOW]))
-    fold.write()
-    fold = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"), run=tx.get(RUNS, run_id))
-    fold.append(PermissionsChanged(add=[DENY]))
-    fold.append_all(_granted("grt_1", "run", left=1))
-    fold.append_all(_granted("grt_2", "session", left=2))
-    fold.append(CallsJudged(item_id="itm_1", verdicts=[_verdict("grt_1"), _verdict("grt_2")]))
-    fold.write()
+    writer = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"))
+    writer.append(PermissionsChanged(add=[ALLOW]))
+    writer.write()
+    writer = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"), run=tx.get(RUNS, run_id))
+    writer.append(PermissionsChanged(add=[DENY]))
+    writer.append_all(_grant_events("grt_1", "run", remaining_uses=1))
+    writer.append_all(_grant_events("grt_2", "session", remaining_uses=2))
+    writer.append(CallsJudged(item_id="itm_1", verdicts=[_verdict("grt_1"), _verdict("grt_2")]))
+    writer.write()
 
 
-def _granted(grant_id: str, remember: Remember, left: int | None = None) -> list[JournalEvent]:
-    grant = Grant(grant_id=grant_id, tool="bash", subject="ls", granted_by="uid:0", remaining_uses=left)
+def _grant_events(grant_id: str, remember: Remember, remaining_uses: int | None = None) -> list[JournalEvent]:
+    grant = Grant(
+        grant_id=grant_id, tool="bash", subject="ls", granted_by="uid:0", remaining_uses=remaining_uses
+    )
     approval_id = f"apr_{grant_id}"
     answered = ApprovalAnswered(
         approval_id=approval_id, call_id="call_1", decision="allow", remember=remember, grant=grant
@@ -309,19 +311,19 @@ def _verdict(grant_id: str) -> Verdict:
 
 
 def _reset_d(tx: Transaction) -> None:
-    fold = SessionWriter(tx, "ses_d", session=tx.get(SESSIONS, "ses_d"))
-    fold.append(ConversationUnbound(agent="default", sender="ses_d"))
-    fold.write()
+    writer = SessionWriter(tx, "ses_d", session=tx.get(SESSIONS, "ses_d"))
+    writer.append(ConversationUnbound(agent="default", sender="ses_d"))
+    writer.write()
 
 
 def dump(store: Store) -> dict[str, list[Any]]:
-    """Every row of every table."""
+    """Return every row of every table."""
     with store.read() as snapshot:
         return {table.name: list(snapshot.scan(table)) for table in TABLES}
 
 
 def spoil_line(store: Store, stream: str, place: int, change: Callable[[bytes], bytes]) -> int:
-    """Change the stored bytes of one entry, as a failing disk would; gives its cursor."""
+    """Change the stored bytes of one entry, as a failing disk would; return its cursor."""
     with store.read() as snapshot:
         key, stored = list(snapshot.scan(JOURNAL, stream))[place]
     update(store, lambda tx: tx.put(JOURNAL, *key, value=change(stored)))
@@ -329,5 +331,5 @@ def spoil_line(store: Store, stream: str, place: int, change: Callable[[bytes], 
 
 
 def derived(*but: Table[Any]) -> list[Table[Any]]:
-    """Return the tables that are worked out from the journal."""
+    """Return the tables that are derived from the journal, except some."""
     return [table for table in TABLES if table not in but]

@@ -1,4 +1,4 @@
-"""A served daemon inside the test: sockets, dispatcher, handlers, store, and a run worker if wanted."""
+"""A daemon served inside the test: sockets, dispatcher, handlers, store, and perhaps a run worker."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
@@ -83,7 +83,7 @@ AGENTS = {
 
 
 class Ready(Scripted):
-    """Scripted, and with routes that are not ready: those in ``problems``."""
+    """A scripted model caller, and routes that are not ready: those in ``problems``."""
 
     problems: dict[str, str]
 
@@ -100,7 +100,7 @@ ROUTES = {
 
 
 class Household:
-    """A client with every right, and the parts behind it."""
+    """A client with every right, and the daemon that serves it."""
 
     def __init__(self, server: RpcServer, client: Client, holder: RuntimeHolder, models: Ready) -> None:
         self.server = server
@@ -110,47 +110,47 @@ class Household:
 
     @property
     def state(self) -> State:
-        """The store behind it."""
+        """The daemon's state."""
         return self.server.state
 
     @property
     def control(self) -> FakeControl:
-        """The daemon's levers."""
+        """The controls of the daemon."""
         return self.server.control
 
     async def call(self, method: str, **params: Any) -> Any:
         """Return the result of a call."""
         return await self.client.call(method, **params)
 
-    async def refused(self, method: str, **params: Any) -> Refusal:
-        """Return the refusal that a call is answered with."""
-        return await refused(self.client, method, **params)
+    async def refusal_of(self, method: str, **params: Any) -> Refusal:
+        """Return the refusal of a call."""
+        return await refusal_of(self.client, method, **params)
 
     async def send(self, content: str = "hello", **params: Any) -> Any:
-        """Send, to (default, user) unless said otherwise."""
+        """Send to a conversation, by default that of (default, user)."""
         return await self.call("conversation.send", content=content, **params)
 
     async def ask(self, content: str = "hello", **params: Any) -> Any:
         """Send and wait until the run has settled."""
         return await self.send(content, wait="settled", **params)
 
-    async def limited(self, **grant: Any) -> Client:
-        """Return a connection with a token that covers only some agents or senders, or has fewer scopes."""
+    async def connect_limited(self, **grant: Any) -> Client:
+        """Return a connection with a token that has only some agents, senders or scopes."""
         _, secret = await self.server.token(**grant)
         return await self.server.connect_websocket(secret)
 
     def head(self) -> int:
-        """Return the newest cursor there is."""
+        """Return the newest cursor."""
         with self.state.read() as store:
             return store.last_cursor
 
     def sessions(self) -> int:
-        """How many sessions there are."""
+        """Return the number of sessions."""
         with self.state.read() as store:
             return store.count(SESSIONS)
 
     async def events(self, **selection: Any) -> list[Any]:
-        """Events by journal.read."""
+        """Return events by ``journal.read``."""
         page = await self.call("journal.read", limit=500, **selection)
         events: list[Any] = page["events"]
         return events
@@ -160,20 +160,20 @@ class Household:
         return [event["type"] for event in await self.events(**selection)]
 
     def gate(self, content: str) -> Gate:
-        """Hold the answer to this content until the gate is opened."""
+        """Hold the answer to this content until the gate opens."""
         gate = Gate()
         self.models.answers_to[content] = gate
         return gate
 
     def gate_next(self) -> Gate:
-        """Hold the next answer until the gate is opened."""
+        """Hold the next answer until the gate opens."""
         gate = Gate()
         self.models.answers.insert(0, gate)
         return gate
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        """Provide a run worker, where there is none; leaving puts down what it has in hand."""
+        """Provide a run worker; leaving the context stops it and its runs in flight."""
         worker = RunWorker(self.server.services)
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.serve)
@@ -182,42 +182,42 @@ class Household:
 
 
 async def require_session_not_found(house: Household, method: str, **params: Any) -> None:
-    """Return the method reaches neither an unknown session nor one that the caller's token does not cover."""
+    """Require that the method refuses an unknown session and an uncovered one alike."""
     sent = await house.send(agent="reviewer", sender="bob")
-    ann = await house.limited(senders=["ann"])
-    critic = await house.limited(agents=["critic"])
+    ann = await house.connect_limited(senders=["ann"])
+    critic = await house.connect_limited(agents=["critic"])
     for client, session_id in (
         (house.client, "ses_none"),
         (ann, sent["session_id"]),
         (critic, sent["session_id"]),
     ):
-        refusal = await refused(client, method, session_id=session_id, **params)
+        refusal = await refusal_of(client, method, session_id=session_id, **params)
         assert (type(refusal), refusal.field) == (SessionNotFound, "$.params.session_id")
 
 
 async def require_conversation_not_found(house: Household, method: str) -> None:
-    """Return the method finds no conversation, neither for a possible address nor for an impossible one."""
+    """Require that the method finds no conversation, for a possible address and for an impossible one."""
     for name in ("default", "nobody", "a\x00b", "ä" * 128):
-        refusal = await house.refused(method, agent=name, sender="nobody")
+        refusal = await house.refusal_of(method, agent=name, sender="nobody")
         assert isinstance(refusal, ConversationNotFound)
 
 
 async def require_limited(house: Household, method: str) -> None:
-    """Return a token that covers (default, ann) reaches no other pair by the method."""
+    """Require that a token that covers (default, ann) reaches no other pair by the method."""
     await house.send(agent="reviewer", sender="ann")
     await house.send(sender="bob")
-    ann = await house.limited(agents=["default"], senders=["ann"])
-    assert isinstance(await refused(ann, method, agent="reviewer", sender="ann"), AgentForbidden)
-    assert isinstance(await refused(ann, method, sender="bob"), SenderForbidden)
+    ann = await house.connect_limited(agents=["default"], senders=["ann"])
+    assert isinstance(await refusal_of(ann, method, agent="reviewer", sender="ann"), AgentForbidden)
+    assert isinstance(await refusal_of(ann, method, sender="bob"), SenderForbidden)
 
 
 async def require_sender_invalid(house: Household, method: str) -> None:
-    """Return the method refuses an impossible sender before it looks for a conversation."""
-    assert isinstance(await house.refused(method, sender="a\nb"), SenderInvalid)
+    """Require that the method refuses an impossible sender."""
+    assert isinstance(await house.refusal_of(method, sender="a\nb"), SenderInvalid)
 
 
-async def refused(client: Client, method: str, **params: Any) -> Refusal:
-    """Return the refusal that a call over this connection is answered with."""
+async def refusal_of(client: Client, method: str, **params: Any) -> Refusal:
+    """Return the refusal of a call over a connection."""
     with pytest.raises(Refusal) as caught:
         await client.call(method, **params)
     return caught.value
@@ -233,13 +233,13 @@ async def household(
     shells: Shells | None = None,
     **runtime: Any,
 ) -> AsyncIterator[Household]:
-    """Serve; without ``work`` every run stays queued. ``tcp`` is needed for tokens."""
+    """Serve a daemon. Without ``work`` runs stay queued; with ``tcp`` tokens work."""
     captures = captures or CaptureService(CaptureFiles(directory / "debug"))
     models = Ready()
     models.problems = {"unready": "the environment variable NOT_SET is not set"}
     fields: dict[str, Any] = {"models": models, "definitions": AGENTS, "routes": ROUTES}
-    made = make_runtime(1, **(fields | runtime))
-    holder = RuntimeHolder(made, lambda old: None)
+    first_runtime = make_runtime(1, **(fields | runtime))
+    holder = RuntimeHolder(first_runtime, lambda old: None)
     listen = TcpListen("127.0.0.1", 0) if tcp else None
     async with (
         rpc_server(
@@ -255,13 +255,13 @@ async def household(
 
 
 async def pages(client: Client, method: str, key: str, **params: Any) -> list[Any]:
-    """All rows of a list, page by page; no page is longer than asked for."""
+    """Return all rows of a list, read page by page. No page exceeds the limit."""
     rows: list[Any] = []
-    after = None
+    token = None
     while True:
-        page = await client.call(method, **params, **({"after": after} if after is not None else {}))
+        page = await client.call(method, **params, **({"after": token} if token is not None else {}))
         assert len(page[key]) <= params.get("limit", 50)
         rows += page[key]
-        after = page["next"]
-        if after is None:
+        token = page["next"]
+        if token is None:
             return rows

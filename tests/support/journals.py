@@ -1,7 +1,7 @@
-"""Comparing the journals of two daemons that were to do the same work.
+"""Comparison of the journals of two daemons that did the same work.
 
-Ids are renamed in the order of their first appearance; times, cursors, recovery events and attempts are
-left out, because a daemon that was killed has others. Everything else must be equal, to the letter.
+Ids are renamed in the order of their first appearance. Times, cursors, recovery events and attempts are left
+out, because a daemon that was killed has others. Everything else must be equal.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ UNSTABLE = frozenset(
         "at_ms",
         "request_id",
         "cause",
-        "start",
         "attempt",
         "digest",
         "source_cursor",
@@ -35,22 +34,16 @@ def comparable(events: list[dict[str, Any]], home: str) -> dict[str, list[str]]:
     Shape: stream (renamed session id, or ``daemon``) → its events as JSON texts, in order.
     """
     names: dict[str, str] = {}
+
+    def rename_ids(text: str) -> str:
+        return ID.sub(lambda match: names.setdefault(match[0], f"{match[1]}_{len(names)}"), text)
+
     streams: dict[str, list[str]] = {}
     for event in sorted(events, key=lambda event: int(event["cursor"])):
         if event["type"] in RECOVERY | ATTEMPTS:
             continue
-        kept = {name: value for name, value in event.items() if name not in UNSTABLE}
-        text = ID.sub(
-            lambda found: _renamed(names, found), json.dumps(kept, sort_keys=True).replace(home, "HOME")
-        )
-        stream = _renamed_text(names, event.get("session_id", "daemon"))
+        stable = {name: value for name, value in event.items() if name not in UNSTABLE}
+        text = rename_ids(json.dumps(stable, sort_keys=True).replace(home, "HOME"))
+        stream = rename_ids(event.get("session_id", "daemon"))
         streams.setdefault(stream, []).append(text)
     return streams
-
-
-def _renamed(names: dict[str, str], found: re.Match[str]) -> str:
-    return names.setdefault(found[0], f"{found[1]}_{len(names)}")
-
-
-def _renamed_text(names: dict[str, str], text: str) -> str:
-    return ID.sub(lambda found: _renamed(names, found), text)

@@ -41,7 +41,7 @@ STREAMS = Path(__file__).parents[1] / "kheishd" / "providers" / "streams"
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The status line and headers of an answer. Without ``length`` its body goes out in HTTP chunks."""
+    """The status line and headers of an answer. Without ``length`` its body is sent in HTTP chunks."""
 
     status: int = 200
     content_type: str = "text/event-stream; charset=utf-8"
@@ -51,33 +51,33 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Nothing for so many seconds; without end if infinite."""
+    """A pause of that many seconds, without end if infinite."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The connection is closed here."""
+    """The end of the connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """Bytes that go out exactly so, outside of HTTP."""
+    """Bytes that are sent unchanged, outside of HTTP."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of the body, each sent by one write and as one HTTP chunk."""
+    """A part of the body, sent by one write as one HTTP chunk."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """Parts of the body, each an HTTP chunk, that are sent by one write."""
+    """Parts of the body, sent by one write, each an HTTP chunk."""
 
     data: tuple[bytes, ...]
 
@@ -86,11 +86,11 @@ Step = Head | Pause | Cut | Raw | Piece | Pieces
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a behaviour may look at."""
+class Prompt:
+    """The parts of a request that a behaviour reads."""
 
     model: str
-    said: str
+    text: str
     has_result: bool
     secret: str
     wire: Wire
@@ -98,14 +98,14 @@ class Asked:
     answered: int = 0
 
 
-def steps(asked: Asked) -> Iterator[Step]:
+def steps(prompt: Prompt) -> Iterator[Step]:
     """Return the server's steps for one request. An unknown model is a 404, as with a real provider."""
-    name, _, rest = asked.model.partition(":")
+    name, _, rest = prompt.model.partition(":")
     behaviour = BEHAVIOURS.get(name)
     if behaviour is None:
-        message = f"The model `{asked.model}` does not exist"
-        return _error(404, asked.wire.error("model_not_found", message))
-    return behaviour(asked, rest)
+        message = f"The model `{prompt.model}` does not exist"
+        return _error(404, prompt.wire.error("model_not_found", message))
+    return behaviour(prompt, rest)
 
 
 def _error(status: int, body: bytes, headers: dict[str, str] | None = None) -> Iterator[Step]:
@@ -113,13 +113,13 @@ def _error(status: int, body: bytes, headers: dict[str, str] | None = None) -> I
     yield Piece(body)
 
 
-def _stream(asked: Asked, moves: list[Move], pause: float = 0) -> Iterator[Step]:
+def _stream(prompt: Prompt, moves: list[Move], pause: float = 0) -> Iterator[Step]:
     yield Head()
-    yield Piece(asked.wire.start(asked.model))
+    yield Piece(prompt.wire.start(prompt.model))
     for move in moves:
         if pause and not isinstance(move, Stop):
             yield Pause(pause)
-        yield Piece(asked.wire.move(asked.model, move))
+        yield Piece(prompt.wire.move(prompt.model, move))
 
 
 def words(text: str) -> list[Move]:
@@ -128,186 +128,186 @@ def words(text: str) -> list[Move]:
     return [Say(head), *(Say(f" {word}") for word in tail)]
 
 
-def _echoed(asked: Asked) -> list[Move]:
-    return [*words(f"echo: {asked.said}"), Stop()]
+def _echo_moves(prompt: Prompt) -> list[Move]:
+    return [*words(f"echo: {prompt.text}"), Stop()]
 
 
-def _echo(asked: Asked, rest: str) -> Iterator[Step]:
-    return _stream(asked, _echoed(asked))
+def _echo(prompt: Prompt, rest: str) -> Iterator[Step]:
+    return _stream(prompt, _echo_moves(prompt))
 
 
-def _slow(asked: Asked, rest: str) -> Iterator[Step]:
+def _slow(prompt: Prompt, rest: str) -> Iterator[Step]:
     pause, _, count = rest.partition(":")
     pieces: list[Move] = [Say(f"piece{n} ") for n in range(1, int(count or 5) + 1)]
-    return _stream(asked, [*pieces, Stop()], float(pause) / 1000)
+    return _stream(prompt, [*pieces, Stop()], float(pause) / 1000)
 
 
-def _chunks(asked: Asked, rest: str) -> Iterator[Step]:
+def _chunks(prompt: Prompt, rest: str) -> Iterator[Step]:
     count, _, burst = rest.partition(":")
     size = int(burst or 1)
-    bodies = [asked.wire.start(asked.model)]
-    bodies += [asked.wire.move(asked.model, Say(f"word{n} ")) for n in range(1, int(count) + 1)]
-    bodies.append(asked.wire.move(asked.model, Stop(output_tokens=int(count))))
+    bodies = [prompt.wire.start(prompt.model)]
+    bodies += [prompt.wire.move(prompt.model, Say(f"word{n} ")) for n in range(1, int(count) + 1)]
+    bodies.append(prompt.wire.move(prompt.model, Stop(output_tokens=int(count))))
     yield Head()
     for start in range(0, len(bodies), size):
         yield Pieces(tuple(bodies[start : start + size]))
 
 
-def _long(asked: Asked, rest: str) -> Iterator[Step]:
+def _long(prompt: Prompt, rest: str) -> Iterator[Step]:
     size = int(rest)
     full, last = divmod(size, 1024)
     pieces: list[Move] = [Say("x" * 1024) for _ in range(full)]
-    return _stream(asked, [*pieces, Say("x" * last), Stop()])
+    return _stream(prompt, [*pieces, Say("x" * last), Stop()])
 
 
-def _split(asked: Asked, rest: str) -> Iterator[Step]:
+def _split(prompt: Prompt, rest: str) -> Iterator[Step]:
     size, _, text = rest.partition(":")
-    moves = [*words(text), Stop()] if text else _echoed(asked)
-    body = asked.wire.start(asked.model) + b"".join(asked.wire.move(asked.model, move) for move in moves)
+    moves = [*words(text), Stop()] if text else _echo_moves(prompt)
+    body = prompt.wire.start(prompt.model) + b"".join(prompt.wire.move(prompt.model, move) for move in moves)
     yield Head()
     for start in range(0, len(body), int(size)):
         yield Piece(body[start : start + int(size)])
         yield Pause(0)
 
 
-def _thinking(asked: Asked, rest: str) -> Iterator[Step]:
-    return _stream(asked, [Think("Let me "), Think("see."), Say("It is "), Say("42."), Stop()])
+def _thinking(prompt: Prompt, rest: str) -> Iterator[Step]:
+    return _stream(prompt, [Think("Let me "), Think("see."), Say("It is "), Say("42."), Stop()])
 
 
-def _repeat(asked: Asked, rest: str) -> Iterator[Step]:
-    text = f"it is {asked.secret}, yes, {asked.secret[:3]}"
+def _repeat(prompt: Prompt, rest: str) -> Iterator[Step]:
+    text = f"it is {prompt.secret}, yes, {prompt.secret[:3]}"
     pieces = [text[start : start + int(rest)] for start in range(0, len(text), int(rest))]
-    return _stream(asked, [*map(Think, pieces), *map(Say, pieces), Stop()])
+    return _stream(prompt, [*map(Think, pieces), *map(Say, pieces), Stop()])
 
 
-def _tools(asked: Asked, rest: str) -> Iterator[Step]:
-    if asked.has_result:
-        return _echo(asked, rest)
+def _tools(prompt: Prompt, rest: str) -> Iterator[Step]:
+    if prompt.has_result:
+        return _echo(prompt, rest)
     name, _, arguments = (rest or 'get_weather:{"location": "San Francisco, CA"}').partition(":")
-    return _stream(asked, [Say("I will look."), Call("call_abc123", name, arguments), Stop("tool_calls")])
+    return _stream(prompt, [Say("I will look."), Call("call_abc123", name, arguments), Stop("tool_calls")])
 
 
-def _two_tools(asked: Asked, rest: str) -> Iterator[Step]:
+def _two_tools(prompt: Prompt, rest: str) -> Iterator[Step]:
     calls: list[Move] = [Call("call_a", "first", '{"n": 1}'), Call("call_b", "second", "{}")]
-    return _stream(asked, [*calls, Stop("tool_calls")])
+    return _stream(prompt, [*calls, Stop("tool_calls")])
 
 
-def _orders(asked: Asked, rest: str) -> Iterator[Step]:
-    """Each part of what was said is for one answer: its /call lines are the calls, the rest is repeated."""
-    if "<conversation>" in asked.said:
-        return _stream(asked, [Say("A summary of what was said."), Stop()])
-    parts = re.split(r"^/then$", asked.said, flags=re.MULTILINE)
-    lines = parts[asked.answered].strip().splitlines() if asked.answered < len(parts) else ["that is all"]
+def _orders(prompt: Prompt, rest: str) -> Iterator[Step]:
+    """Repeat the text of one part of the message and make its ``/call`` lines calls."""
+    if "<conversation>" in prompt.text:
+        return _stream(prompt, [Say("A summary of what was said."), Stop()])
+    parts = re.split(r"^/then$", prompt.text, flags=re.MULTILINE)
+    lines = parts[prompt.answered].strip().splitlines() if prompt.answered < len(parts) else ["that is all"]
     calls: list[Move] = []
-    said = []
+    texts = []
     for line in lines:
-        found = re.fullmatch(r"/call (\S+) (.*)", line)
-        if found is None:
-            said.append(line)
+        match = re.fullmatch(r"/call (\S+) (.*)", line)
+        if match is None:
+            texts.append(line)
         else:
-            calls.append(Call(f"call_{asked.answered}_{len(calls)}", found[1], found[2]))
-    text = [Say("\n".join(said))] if said else []
-    return _stream(asked, [*text, *calls, Stop("tool_calls" if calls else "end")])
+            calls.append(Call(f"call_{prompt.answered}_{len(calls)}", match[1], match[2]))
+    text = [Say("\n".join(texts))] if texts else []
+    return _stream(prompt, [*text, *calls, Stop("tool_calls" if calls else "end")])
 
 
-def _length(asked: Asked, rest: str) -> Iterator[Step]:
-    return _stream(asked, [Say("cut sho"), Stop("length")])
+def _length(prompt: Prompt, rest: str) -> Iterator[Step]:
+    return _stream(prompt, [Say("cut sho"), Stop("length")])
 
 
-def _refusal(asked: Asked, rest: str) -> Iterator[Step]:
-    return _stream(asked, [Say("I would"), Stop("refusal")])
+def _refusal(prompt: Prompt, rest: str) -> Iterator[Step]:
+    return _stream(prompt, [Say("I would"), Stop("refusal")])
 
 
-def _cut(asked: Asked, rest: str) -> Iterator[Step]:
-    yield from _stream(asked, [Say(f"piece{n} ") for n in range(1, int(rest or 2) + 1)])
+def _cut(prompt: Prompt, rest: str) -> Iterator[Step]:
+    yield from _stream(prompt, [Say(f"piece{n} ") for n in range(1, int(rest or 2) + 1)])
     yield Cut()
 
 
-def _malformed(asked: Asked, rest: str) -> Iterator[Step]:
-    yield from _stream(asked, [Say("fine ")])
+def _malformed(prompt: Prompt, rest: str) -> Iterator[Step]:
+    yield from _stream(prompt, [Say("fine ")])
     yield Piece(b'event: content_block_delta\ndata: {"choices": [}\n\n')
 
 
-def _error_event(asked: Asked, rest: str) -> Iterator[Step]:
-    yield from _stream(asked, [Say("fine ")])
-    yield Piece(asked.wire.error_event(rest or "overloaded_error", f"Overloaded ({asked.secret})"))
+def _error_event(prompt: Prompt, rest: str) -> Iterator[Step]:
+    yield from _stream(prompt, [Say("fine ")])
+    yield Piece(prompt.wire.error_event(rest or "overloaded_error", f"Overloaded ({prompt.secret})"))
 
 
-def _no_done(asked: Asked, rest: str) -> Iterator[Step]:
-    yield from _stream(asked, [Say("fine")])
-    end = asked.wire.move(asked.model, Stop())
+def _no_done(prompt: Prompt, rest: str) -> Iterator[Step]:
+    yield from _stream(prompt, [Say("fine")])
+    end = prompt.wire.move(prompt.model, Stop())
     yield Piece(end.removesuffix(b"data: [DONE]\n\n").partition(b"event: message_stop")[0])
 
 
-def _comments(asked: Asked, rest: str) -> Iterator[Step]:
+def _comments(prompt: Prompt, rest: str) -> Iterator[Step]:
     noise = (
         b': OPENROUTER PROCESSING\n\nid: 7\nretry: 100\nfoo: bar\n\nevent: news\ndata: {"type":"news"}\n\n'
     )
     yield Head()
     yield Piece(noise)
-    for move in _echoed(asked):
-        yield Piece(noise + asked.wire.move(asked.model, move))
+    for move in _echo_moves(prompt):
+        yield Piece(noise + prompt.wire.move(prompt.model, move))
 
 
-def _nonstream(asked: Asked, rest: str) -> Iterator[Step]:
-    body = asked.wire.whole(asked.model, _echoed(asked))
+def _nonstream(prompt: Prompt, rest: str) -> Iterator[Step]:
+    body = prompt.wire.whole(prompt.model, _echo_moves(prompt))
     yield Head(200, "application/json", {}, len(body))
     yield Piece(body)
 
 
-def _html(asked: Asked, rest: str) -> Iterator[Step]:
+def _html(prompt: Prompt, rest: str) -> Iterator[Step]:
     body = b"<html><body>Welcome to the portal</body></html>"
     yield Head(200, "text/html", {}, len(body))
     yield Piece(body)
 
 
-def _empty(asked: Asked, rest: str) -> Iterator[Step]:
+def _empty(prompt: Prompt, rest: str) -> Iterator[Step]:
     yield Head(200, "text/event-stream", {}, 0)
 
 
-def _redirect(asked: Asked, rest: str) -> Iterator[Step]:
+def _redirect(prompt: Prompt, rest: str) -> Iterator[Step]:
     yield Head(302, "text/plain", {"location": "http://elsewhere.invalid/v1/chat/completions"}, 0)
 
 
-def _garbage(asked: Asked, rest: str) -> Iterator[Step]:
+def _garbage(prompt: Prompt, rest: str) -> Iterator[Step]:
     yield Raw(b"\x00\x01\x02 this is not HTTP\r\n\r\n")
     yield Cut()
 
 
-def _hang(asked: Asked, rest: str) -> Iterator[Step]:
+def _hang(prompt: Prompt, rest: str) -> Iterator[Step]:
     yield Pause(float("inf"))
 
 
-def _hang_mid(asked: Asked, rest: str) -> Iterator[Step]:
-    yield from _stream(asked, [Say("so far ")])
+def _hang_mid(prompt: Prompt, rest: str) -> Iterator[Step]:
+    yield from _stream(prompt, [Say("so far ")])
     yield Pause(float("inf"))
 
 
-def _status(asked: Asked, rest: str) -> Iterator[Step]:
+def _status(prompt: Prompt, rest: str) -> Iterator[Step]:
     code, *extras = rest.split(":", 1)
     headers: dict[str, str] = {}
     for extra in extras[0].split(";") if extras else ():
         key, _, value = extra.partition("=")
         headers["retry-after-ms" if key == "retry-ms" else "retry-after"] = value
-    # Real providers name the key that was refused; ours names it whole, so that tests see it taken out.
-    message = f"Refused with {code}. The credential was: {asked.secret}"
-    return _error(int(code), asked.wire.error(f"error_{code}", message), headers)
+    # Real providers repeat a part of the refused key; this one repeats all of it, to test the redaction.
+    message = f"Refused with {code}. The credential was: {prompt.secret}"
+    return _error(int(code), prompt.wire.error(f"error_{code}", message), headers)
 
 
-def _context(asked: Asked, rest: str) -> Iterator[Step]:
+def _context(prompt: Prompt, rest: str) -> Iterator[Step]:
     message = (
         "This model's maximum context length is 8192 tokens. However, your messages resulted in 9000 tokens."
     )
-    return _error(400, asked.wire.error("context_length_exceeded", message))
+    return _error(400, prompt.wire.error("context_length_exceeded", message))
 
 
-def _failures(asked: Asked, rest: str) -> Iterator[Step]:
+def _failures(prompt: Prompt, rest: str) -> Iterator[Step]:
     count, code = rest.split(":")[:2]
-    asked.failures[rest] += 1
-    return _status(asked, code) if asked.failures[rest] <= int(count) else _echo(asked, "")
+    prompt.failures[rest] += 1
+    return _status(prompt, code) if prompt.failures[rest] <= int(count) else _echo(prompt, "")
 
 
-def _file(asked: Asked, rest: str) -> Iterator[Step]:
+def _file(prompt: Prompt, rest: str) -> Iterator[Step]:
     yield Head()
     yield Piece((STREAMS / rest).read_bytes())
 

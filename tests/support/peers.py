@@ -1,4 +1,4 @@
-"""Clients for tests that speak bytes, over either transport, to a daemon that really runs."""
+"""Clients that exchange bytes with a running daemon, over either transport."""
 
 import json
 import math
@@ -14,7 +14,7 @@ PATIENCE_SECONDS = 30.0
 
 
 class Peer(Protocol):
-    """One connection: messages as text, out and in."""
+    """A connection that sends and receives messages as text."""
 
     async def say(self, text: bytes) -> None:
         """Send one message."""
@@ -69,14 +69,14 @@ class WebSocketPeer:
 
 
 async def call(peer: Peer, method: str, **params: Any) -> Any:
-    """One request; its result. Errors: AssertionError for an error response."""
+    """Send a request and return its result. Errors: AssertionError for an error response."""
     answer = await respond(peer, method, **params)
     assert "error" not in answer, answer
     return answer["result"]
 
 
 async def respond(peer: Peer, method: str, **params: Any) -> Any:
-    """One request; its whole response. Notifications that come before it are passed over."""
+    """Send a request and return its whole response, skipping notifications."""
     request = {"jsonrpc": "2.0", "id": f"call {method}", "method": method, "params": params}
     await peer.say(json.dumps(request).encode())
     while True:

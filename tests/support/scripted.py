@@ -1,4 +1,4 @@
-"""A daemon's side of a Unix socket that says what a test tells it to, line by line."""
+"""The daemon's side of a Unix socket, scripted by a test line by line."""
 
 import json
 import socket
@@ -30,18 +30,18 @@ class Peer:
         return message
 
     def gone(self) -> bool:
-        """Wait for the client to say more or to hang up: whether it hung up."""
+        """Wait for a further line or the end of the connection; return whether the client has hung up."""
         return not self._line()
 
     def _line(self) -> bytes:
-        """Read the next line; an empty one if the client hung up, even before it had read everything."""
+        """Read the next line; return an empty one if the client hung up, even with unread data."""
         try:
             return self._lines.readline()
         except ConnectionResetError:
             return b""
 
     def raw(self, data: bytes) -> None:
-        """Send bytes as they are."""
+        """Send bytes unchanged."""
         self._socket.sendall(data)
 
     def send(self, message: Message) -> None:
@@ -49,7 +49,7 @@ class Peer:
         self.raw(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
 
     def answer(self, request: Message, result: Any) -> None:
-        """Answer a request."""
+        """Answer a request with a result."""
         self.send({"id": request["id"], "result": result})
 
     def refuse(self, request: Message, code: int, message: str, **data: Any) -> None:
@@ -61,7 +61,7 @@ class Peer:
         self.send({"method": method, "params": params})
 
     def hang_up(self) -> None:
-        """End the connection under whoever reads it, here and there."""
+        """End the connection for the readers on both sides."""
         self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
@@ -72,7 +72,7 @@ class Peer:
 
 @contextmanager
 def scripted(path: Path, *scripts: Script) -> Iterator[None]:
-    """Serve one connection after another, each by its script; what a script raises, the test raises."""
+    """Serve one connection after another, each by its script; the test raises the errors of the scripts."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen()

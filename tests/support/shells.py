@@ -1,4 +1,4 @@
-"""Shells in the background for tests: a worker on a real store, with real processes."""
+"""Background shells for tests: a worker on a real store, with real processes."""
 
 import os
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ from tests.support.desk import Desk, open_desk
 
 
 class Yard:
-    """A session ``s`` whose shells run in a workspace; nobody starts them unless ``worked``."""
+    """A session ``s`` whose shells run in a workspace, while a worker runs (``worked``)."""
 
     def __init__(self, desk: Desk, directory: Path) -> None:
         self.desk = desk
@@ -32,7 +32,7 @@ class Yard:
 
     @asynccontextmanager
     async def worked(self, *, stall_s: float = 45.0) -> AsyncIterator[ShellWorker]:
-        """Provide a worker; leaving stops what it runs, as a daemon that stops does."""
+        """Provide a worker; leaving stops its shells, as the end of a daemon does."""
         desk = self.desk
         worker = ShellWorker(desk.services, self.files, self.starter, stall_s=stall_s)
         async with trio.open_nursery() as nursery:
@@ -44,18 +44,18 @@ class Yard:
         """Append events to the session."""
 
         def change(tx: Transaction) -> None:
-            fold = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
+            writer = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
             if tx.get(SESSIONS, "s") is None:
-                fold.append(SessionCreated(agent="default"))
-            fold.append_all(list(events))
-            fold.write()
+                writer.append(SessionCreated(agent="default"))
+            writer.append_all(list(events))
+            writer.write()
 
         await self.desk.state.update(change)
 
     async def begin(
         self, command: str, task_id: str = "t", *, workdir: str = "", boxed: bool = False
     ) -> None:
-        """Return a command is to be run in the background."""
+        """Create a task whose command runs in the background."""
         shell = ShellCommand(
             command=command,
             workdir=str(self.workspace / workdir),
@@ -65,11 +65,11 @@ class Yard:
         await self.append(TaskCreated(task_id=task_id, title=command[:80], kind="shell", shell=shell))
 
     async def stop(self, task_id: str = "t", reason: str = "") -> None:
-        """Somebody wants it stopped."""
+        """Request that a shell is stopped."""
         await self.append(TaskStopRequested(task_id=task_id, note=reason))
 
     def task(self, task_id: str = "t") -> tuple[Task, Shell]:
-        """Return a task as it is kept now."""
+        """Return the current record of a task."""
         with self.desk.state.read() as store:
             task = store.get(TASKS, task_id)
         assert task is not None
@@ -84,7 +84,7 @@ class Yard:
     async def wrote(self, text: str, task_id: str = "t") -> str:
         """Wait until a shell's output contains a text, and return the output."""
         while True:
-            grown = self.files.grown(task_id)
+            grown = self.files.growth(task_id)
             written = await self.files.read(task_id, 100_000)
             if text in written.text:
                 return written.text

@@ -1,4 +1,4 @@
-"""Small things that tests of the store share: events, updates, programs under strace."""
+"""Helpers for tests of the store: events, updates, programs under strace."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def said(text: str = "hello") -> InputReceived:
-    """Return an event with some text in it."""
+    """Return an input with a text."""
     return InputReceived(input_id="inp_1", items=[Text(text)], sender="user")
 
 
@@ -41,22 +41,22 @@ def opened(directory: Path, version: str = "test", map_bytes: int = MAP_BYTES) -
 
 
 def update(store: Store, fn: Callable[[Transaction], T]) -> T:
-    """Run one transaction on a store whose writer runs inline; its value, or its error raised."""
+    """Run one transaction on a store whose writer is inline; return its value or raise its error."""
     return store.submit(fn, NOW_MS).unwrap()
 
 
 def append(store: Store, stream: str = "ses_1", text: str = "hello") -> int:
-    """Append one event; its cursor."""
+    """Append one event; return its cursor."""
     return update(store, lambda tx: tx.append(stream, said(text))[0].cursor)
 
 
 def fill(store: Store, number: int, size: int) -> None:
-    """Write one large row, the same one for the same number."""
+    """Write one large row; the same number writes the same row."""
     update(store, lambda tx: tx.put(CHECKPOINTS, "s", number, value=bytes(size)))
 
 
 def injected(injection: str) -> list[str]:
-    """Return an strace to run a program under that makes some of its system calls fail, or kills it there."""
+    """Return an strace command that makes system calls of a program fail or kills the program there."""
     calls = injection.partition(":")[0]
     return ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={calls}", "-e", f"inject={injection}"]
 
@@ -64,6 +64,6 @@ def injected(injection: str) -> list[str]:
 def python(
     program: str, *arguments: str | Path, under: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program of its own, perhaps under another one such as strace."""
+    """Run a Python program, perhaps under another one such as strace."""
     command = [*under, sys.executable, "-c", program, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)

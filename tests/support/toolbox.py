@@ -1,4 +1,4 @@
-"""A part of the composite Hook for tests: real tools, one of each sort, that work on a real directory."""
+"""A sub-hook for tests: real tools, one of each sort, that work on a real directory."""
 
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -62,11 +62,11 @@ TOOLS = (
 
 @dataclass
 class Toolbox(SubHook):
-    """What the tools of this part did, in order, and how many ran at once.
+    """A sub-hook that records in ``did`` its calls in order, and in ``most`` how many ran at once.
 
-    ``opinions`` are what it thinks of calls, by tool. ``lost`` are names that are not offered any more.
-    ``shown`` is what a preview is bound to, besides the notes. Each note waits for ``goes_on``, before or
-    after it is written, as ``holds`` says; ``reached`` is set then, or once a slow tool has begun.
+    ``opinions`` are its opinions about calls, by tool. The tools ``lost`` are not offered any more. A preview
+    is bound to the notes and to ``shown``. Each note waits for ``goes_on`` before or after it is written, as
+    ``holds`` says; ``reached`` is set then, or once a slow tool has begun.
     """
 
     name: str = "toolbox"
@@ -81,54 +81,54 @@ class Toolbox(SubHook):
     reached: trio.Event = field(default_factory=trio.Event)
     goes_on: trio.Event = field(default_factory=trio.Event)
 
-    def offer(self, place: RunContext) -> Sequence[Tool]:
-        """All but what is lost."""
-        return [each for each in self.tools if each.name not in self.lost]
+    def offer(self, context: RunContext) -> Sequence[Tool]:
+        """Offer all tools that are not lost."""
+        return [row for row in self.tools if row.name not in self.lost]
 
-    def sections(self, place: RunContext) -> Sequence[str]:
-        """One."""
-        return [f"Notes are kept in {place.workspace}."]
+    def sections(self, context: RunContext) -> Sequence[str]:
+        """Return one section."""
+        return [f"Notes are kept in {context.workspace}."]
 
-    def subject(self, use: Invocation) -> str:
+    def subject(self, call: Invocation) -> str:
         """Return the text."""
-        return str(use.arguments.get("text", ""))
+        return str(call.arguments.get("text", ""))
 
-    async def before_call(self, use: Invocation) -> Opinion | None:
+    async def before_call(self, call: Invocation) -> Opinion | None:
         """Return the opinion that the test set."""
-        return self.opinions.get(use.tool.name)
+        return self.opinions.get(call.tool.name)
 
-    async def preview(self, use: Invocation) -> Preview | None:
-        """Return the line that would be added, bound to the notes as they are."""
-        text = str(use.arguments.get("text", ""))
+    async def preview(self, call: Invocation) -> Preview | None:
+        """Return the line that would be added, bound to the current notes."""
+        text = str(call.arguments.get("text", ""))
         if text == "impossible":
             raise ToolError("this cannot be noted")
-        if use.tool.name == "plain":
+        if call.tool.name == "plain":
             return None
-        return Preview(kind="text", text=f"adds: {text}", binding=self._digest(use))
+        return Preview(kind="text", text=f"adds: {text}", binding=self._digest(call))
 
-    async def evidence(self, use: Invocation) -> dict[str, Any]:
-        """How long the notes are."""
-        return {"size": len(self._read(use))}
+    async def evidence(self, call: Invocation) -> dict[str, Any]:
+        """Return the length of the notes."""
+        return {"size": len(self._read(call))}
 
-    async def dispatch(self, use: Invocation) -> Outcome:
-        """Do what the tool's name says."""
+    async def dispatch(self, call: Invocation) -> Outcome:
+        """Perform the action that the tool's name describes."""
         self.open += 1
         self.most = max(self.most, self.open)
         try:
-            return await self._do(use)
+            return await self._do(call)
         finally:
             self.open -= 1
 
-    async def _do(self, use: Invocation) -> Outcome:
-        text = str(use.arguments.get("text", ""))
-        match use.tool.name:
+    async def _do(self, call: Invocation) -> Outcome:
+        text = str(call.arguments.get("text", ""))
+        match call.tool.name:
             case "slow" | "look" | "endless":
-                use.stream(f"{text} begins\n")
+                call.stream(f"{text} begins\n")
                 self.reached.set()
-                with trio.move_on_after(float(use.arguments.get("seconds", 0.0)) or 10_000.0):
+                with trio.move_on_after(float(call.arguments.get("seconds", 0.0)) or 10_000.0):
                     await trio.Event().wait()
-                use.stream(f"{text} ends\n")
-                if use.tool.name == "look":
+                call.stream(f"{text} ends\n")
+                if call.tool.name == "look":
                     return Outcome(f"seen: {text}")
             case "raises":
                 raise RuntimeError("a fault, with a detail that is nobody's business")
@@ -138,16 +138,16 @@ class Toolbox(SubHook):
             case "renames":
                 return Outcome("renamed", events=(SessionRenamed(title=text),))
             case "long":
-                return Outcome("x" * int(use.arguments.get("size", 0)))
+                return Outcome("x" * int(call.arguments.get("size", 0)))
             case "stale" if not self.goes_on.is_set():
                 self.goes_on.set()
                 self.shown = "changed"
                 raise Stale
             case _:
-                await use.observe({"noting": text})
+                await call.observe({"noting": text})
         await self._hold("before")
-        self.did.append(f"{use.tool.name} {text}")
-        self._note(use, text)
+        self.did.append(f"{call.tool.name} {text}")
+        self._note(call, text)
         await self._hold("after")
         return Outcome(f"noted: {text}")
 
@@ -156,16 +156,16 @@ class Toolbox(SubHook):
             self.reached.set()
             await self.goes_on.wait()
 
-    def _note(self, use: Invocation, text: str) -> None:
-        with (Path(use.context.workspace) / NOTES).open("a") as notes:
+    def _note(self, call: Invocation, text: str) -> None:
+        with (Path(call.context.workspace) / NOTES).open("a") as notes:
             notes.write(f"{text}\n")
 
-    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
+    async def probe(self, call: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
         """Whether the notes grew by the line."""
         if "size" not in evidence:
             return ProbeResult("unknown", "it was not noted how long the notes were")
-        added = self._read(use)[evidence["size"] :]
-        if added == f"{use.arguments.get('text', '')}\n":
+        added = self._read(call)[evidence["size"] :]
+        if added == f"{call.arguments.get('text', '')}\n":
             return ProbeResult("done", "the line is there", {"found": added})
         return (
             ProbeResult("unknown", "other lines are there")
@@ -173,17 +173,17 @@ class Toolbox(SubHook):
             else ProbeResult("not_done", "no line is there")
         )
 
-    def _read(self, use: Invocation) -> str:
-        path = Path(use.context.workspace) / NOTES
+    def _read(self, call: Invocation) -> str:
+        path = Path(call.context.workspace) / NOTES
         return path.read_text() if path.exists() else ""
 
-    def _digest(self, use: Invocation) -> str:
-        return hashlib.sha256((self._read(use) + self.shown).encode()).hexdigest()[:16]
+    def _digest(self, call: Invocation) -> str:
+        return hashlib.sha256((self._read(call) + self.shown).encode()).hexdigest()[:16]
 
 
-def calls(*chosen: tuple[str, dict[str, Any]]) -> Callable[[ModelRequest], AsyncIterator[ModelEvent]]:
-    """Yield an answer that asks for tools, each with its arguments: ``call_1`` and so on."""
-    items = [ToolCall(f"call_{n}", name, arguments) for n, (name, arguments) in enumerate(chosen, 1)]
+def calls(*invocations: tuple[str, dict[str, Any]]) -> Callable[[ModelRequest], AsyncIterator[ModelEvent]]:
+    """Yield an answer that calls tools with these arguments; the calls are ``call_1`` and so on."""
+    items = [ToolCall(f"call_{n}", name, arguments) for n, (name, arguments) in enumerate(invocations, 1)]
     return lambda request: gives(*items, stop_reason="tool_calls")
 
 
@@ -206,13 +206,13 @@ async def workbench(
         yield desk
 
 
-def place(workspace: str = "/", tools: list[str] | None = None) -> RunContext:
-    """Return a place for parts that read nothing from the store."""
+def run_context(workspace: str = "/", tools: list[str] | None = None) -> RunContext:
+    """Return a context for sub-hooks that read nothing from the store."""
     session = Session(session_id="ses_1", agent="default", status="open", created_at_ms=1, updated_at_ms=1)
     machine = Machine(tools=tools)
     return RunContext(session, machine.run, machine.pinned, workspace, "auto", cast("Any", None))
 
 
-def use_of(chosen: Tool, where: RunContext | None = None, **arguments: Any) -> Invocation:
+def call_of(row: Tool, context: RunContext | None = None, **arguments: Any) -> Invocation:
     """Return a call of a tool."""
-    return Invocation(where or place(), "call_1", chosen, arguments)
+    return Invocation(context or run_context(), "call_1", row, arguments)

@@ -1,4 +1,4 @@
-"""A small table of methods, one of each sort, for tests of the dispatcher and the transports."""
+"""A small table of methods, one of each kind, for tests of the dispatcher and the transports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Echo(Params, frozen=True, kw_only=True):
-    """Anything, and something of a certain shape."""
+    """Any value, and values of certain types."""
 
     value: Any = None
     size: Annotated[int, Meta(ge=0)] = 0
@@ -36,7 +36,7 @@ class Named(Params, frozen=True, kw_only=True):
 
 
 class Keep(Mutation, frozen=True, kw_only=True):
-    """Something to keep. ``wait`` says how to ask, not what for."""
+    """A value to store. ``wait`` does not belong to the compared params."""
 
     value: str
     extra: dict[str, int] = {}
@@ -45,7 +45,7 @@ class Keep(Mutation, frozen=True, kw_only=True):
 
 
 class Kept(Struct, frozen=True):
-    """What was kept, as the how-manieth, and how often it was waited for."""
+    """A stored value with its number, and the number of waits."""
 
     value: str
     number: int
@@ -53,7 +53,7 @@ class Kept(Struct, frozen=True):
 
 
 class Shown(Struct, frozen=True):
-    """Something shown once."""
+    """A value that is returned once."""
 
     number: int
     secret: str
@@ -64,7 +64,7 @@ class Nothing(Params, frozen=True, kw_only=True):
 
 
 class Toys:
-    """The handlers, and what they did. ``gate`` opens what waits."""
+    """The handlers, with a record of their calls. ``gate`` releases the waiting ones."""
 
     def __init__(self) -> None:
         self.gate = trio.Event()
@@ -73,7 +73,7 @@ class Toys:
         self.waited = 0
 
     def handlers(self) -> list[Handler]:
-        """One of each sort."""
+        """Return a handler of each kind."""
         positional = cast("type[Params]", list[int] | Named)
         anything = cast("type[Params]", Any)
         return [
@@ -151,7 +151,7 @@ def _prepare(call: Call, params: Keep) -> str:
 
 
 def _keep(tx: Transaction, call: Call, params: Keep) -> Kept:
-    """Append an event, count in META, and refuse if told to: after having written."""
+    """Append an event, count in META, and then refuse on request."""
     number = int((tx.get(META, "toys") or b"0").decode()) + 1
     tx.put(META, "toys", value=b"%d" % number)
     tx.append(DAEMON_STREAM, DaemonStopped(note=params.value), request_id=call.request_id)

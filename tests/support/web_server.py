@@ -11,7 +11,7 @@ Answer = bytes | Callable[[trio.abc.Stream], Awaitable[None]]
 
 
 class WebServer:
-    """The server. ``answers`` are what it says, by path; ``requests`` the heads of what it was asked."""
+    """The server: its ``answers`` by path, and the heads of the ``requests`` that it received."""
 
     def __init__(self, port: int, scheme: str) -> None:
         self.port = port
@@ -20,11 +20,11 @@ class WebServer:
         self.requests: list[str] = []
 
     def url(self, path: str = "/", host: str = "127.0.0.1") -> str:
-        """Where a path of this server is."""
+        """Return the URL of a path."""
         return f"{self.scheme}://{host}:{self.port}{path}"
 
     async def handle(self, stream: trio.abc.Stream, secure: ssl.SSLContext | None) -> None:
-        """Answer one request, then hang up."""
+        """Answer one request, then close the connection."""
         if secure is not None:
             stream = trio.SSLStream(stream, secure, server_side=True, https_compatible=True)
         try:

@@ -1,4 +1,4 @@
-"""Tools that do as a test says, and models that call them."""
+"""Tools with scripted behaviour, and models that call them."""
 
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -23,7 +23,7 @@ SEND = Tool("send", "Send a text somewhere.", TEXT_SCHEMA, "execute")
 
 
 class Workshop(SubHook):
-    """``write`` asks and shows a diff, ``look`` only reads, ``send`` cannot be run twice."""
+    """A sub-hook: ``write`` asks and shows a diff, ``look`` only reads, ``send`` is not repeatable."""
 
     name = "workshop"
     tools = (WRITE, LOOK, SEND)
@@ -32,28 +32,28 @@ class Workshop(SubHook):
         self.done: list[tuple[str, dict[str, Any]]] = []
         self.binding: str | None = None
 
-    def subject(self, use: Invocation) -> str:
+    def subject(self, call: Invocation) -> str:
         """Return the path."""
-        return str(use.arguments["path"])
+        return str(call.arguments["path"])
 
-    async def preview(self, use: Invocation) -> Preview | None:
+    async def preview(self, call: Invocation) -> Preview | None:
         """Return the text to be written. Errors: ToolError for an invalid path."""
-        if use.arguments["path"] == "nowhere":
-            raise ToolError("there is no such place")
-        return Preview(kind="diff", text=f"+{use.arguments.get('text', '')}", binding=self.binding)
+        if call.arguments["path"] == "nowhere":
+            raise ToolError("there is no such path")
+        return Preview(kind="diff", text=f"+{call.arguments.get('text', '')}", binding=self.binding)
 
-    async def dispatch(self, use: Invocation) -> Outcome:
-        """Note that it was done."""
-        self.done.append((use.tool.name, dict(use.arguments)))
-        return Outcome(f"{use.tool.name} of {use.arguments['path']} is done")
+    async def dispatch(self, call: Invocation) -> Outcome:
+        """Record the call."""
+        self.done.append((call.tool.name, dict(call.arguments)))
+        return Outcome(f"{call.tool.name} of {call.arguments['path']} is done")
 
-    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
-        """Nobody knows."""
+    async def probe(self, call: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
+        """Return that the outcome is unknown."""
         return ProbeResult("unknown", "its file is there")
 
 
 def hooks(*parts: SubHook) -> CompositeHook:
-    """Return these parts, and the one that asks the user."""
+    """Return these sub-hooks, and the one that asks the user."""
     return CompositeHook((AskUser(), *parts))
 
 
@@ -66,13 +66,13 @@ COLOR = {"question": "Which color?", "options": [{"label": "Red"}, {"label": "Bl
 
 
 def ask(*questions: dict[str, Any], call_id: str = "c1", **more: Any) -> ToolCall:
-    """Return a call that asks the user; which color, if nothing else is said."""
+    """Return a call that asks the user; by default, for a color."""
     return ToolCall(call_id, "ask_user_question", {"questions": list(questions) or [COLOR], **more})
 
 
-def calls(*asked: ToolCall) -> list[ModelPart]:
+def calls(*requested: ToolCall) -> list[ModelPart]:
     """Return a model that calls these in one message and says "done" once it has the results."""
-    items: list[Item] = [Text("I will."), *asked]
+    items: list[Item] = [Text("I will."), *requested]
 
     async def first(request: ModelRequest) -> AsyncIterator[ModelEvent]:
         yield ModelAnswer(items, Usage(1, 1), "tool_calls", "scripted")

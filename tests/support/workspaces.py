@@ -1,4 +1,4 @@
-"""Workspaces for tests: calls of file tools, and an enemy who swaps directories for links meanwhile."""
+"""Workspaces for tests: calls of file tools, and an attacker who swaps directories for links."""
 
 import ctypes
 import os
@@ -21,7 +21,7 @@ from protocol.objects.session import Session
 ID = "0J3R5K8T1VQ6L2M9N4P7S0U3AB"
 
 
-def place(workspace: Path, tools: list[str] | None = None) -> RunContext:
+def run_context(workspace: Path, tools: list[str] | None = None) -> RunContext:
     """Return a run in a workspace, which may use these tools, or all."""
     session = Session(
         session_id=f"ses_{ID}", agent="default", status="open", created_at_ms=1, updated_at_ms=1
@@ -50,11 +50,11 @@ class Workshop:
     calls: int = 0
 
     def use(self, tool: str, *, binding: str | None = None, **arguments: Any) -> Invocation:
-        """Return a call, as it is dispatched."""
+        """Return a call in the form in which it is dispatched."""
         self.calls += 1
         row = next(row for row in self.files.tools if row.name == tool)
         return Invocation(
-            place(self.path), f"call_{self.calls}", row, Validator().validate(row, arguments), binding
+            run_context(self.path), f"call_{self.calls}", row, Validator().validate(row, arguments), binding
         )
 
     async def outcome(self, tool: str, **arguments: Any) -> Outcome:
@@ -66,13 +66,13 @@ class Workshop:
         return msgspec.json.decode((await self.outcome(tool, **arguments)).text)
 
     def left_beside(self) -> list[str]:
-        """Return the files of calls' own that are still there."""
+        """Return the temporary files of calls that still exist."""
         return sorted(str(path) for path in self.path.rglob(".kheish-*"))
 
 
 @contextmanager
 def swapping(directory: Path, outside: Path) -> Iterator[None]:
-    """Meanwhile a directory and a link to the outside change places, again and again, as fast as can be."""
+    """Swap a directory and a link to the outside, again and again, while the block runs."""
     link = directory.with_name(f"{directory.name}.link")
     link.symlink_to(outside)
     ended = threading.Event()
@@ -95,7 +95,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _HERE, _EXCHANGE = -100, 2
 
 
-def _exchange(one: Path, other: Path) -> None:
-    """Two names change what they stand for, in one moment: Python's own rename cannot do that."""
-    if _LIBC.renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(one))
+def _exchange(first: Path, second: Path) -> None:
+    """Exchange two names atomically, which Python's own rename cannot do."""
+    if _LIBC.renameat2(_HERE, os.fsencode(first), _HERE, os.fsencode(second), _EXCHANGE) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(first))

@@ -43,7 +43,7 @@ class Config(Section, frozen=True):
     log: LogSection = LogSection()
     daemon: DaemonSection = DaemonSection()
 
-    def problems(self, path: KeyPath) -> Iterator[Problem]:
+    def find_problems(self, path: KeyPath) -> Iterator[Problem]:
         """Yield the problems that the types cannot express."""
         if self.default_route != BUILT_IN_ROUTE and self.default_route not in self.routes:
             known = ", ".join([*self.routes, BUILT_IN_ROUTE])
@@ -55,6 +55,6 @@ class Config(Section, frozen=True):
             yield Problem((*path, "routes", BUILT_IN_ROUTE), reserved)
         for name, value in ((name, getattr(self, name)) for name in self.__struct_fields__):
             if isinstance(value, Section):
-                yield from value.problems((*path, name))
+                yield from value.find_problems((*path, name))
         for route_id, route in self.routes.items():
-            yield from route.problems((*path, "routes", route_id))
+            yield from route.find_problems((*path, "routes", route_id))

@@ -32,7 +32,7 @@ class TcpSection(Section, frozen=True):
     insecure: bool = False
     """Allow connections from other machines without TLS."""
 
-    def problems(self, path: KeyPath) -> Iterator[Problem]:
+    def find_problems(self, path: KeyPath) -> Iterator[Problem]:
         """Yield the problems that the types cannot express."""
         if (self.certificate is None) != (self.key is None):
             yield Problem(path, "certificate and key go together; set both or neither")
@@ -83,7 +83,7 @@ class SharedSection(Section, frozen=True):
     grants: list[SharedGrant] = []
     """Rights of other users: `scopes` for a `uid` or `gid`, optionally limited to `agents` and `senders`."""
 
-    def problems(self, path: KeyPath) -> Iterator[Problem]:
+    def find_problems(self, path: KeyPath) -> Iterator[Problem]:
         """Yield the problems that the types cannot express."""
         if int(self.mode, 8) & 0o111:
             yield Problem((*path, "mode"), "a socket has no execute bits; use 0660 or 0666")
@@ -98,12 +98,12 @@ class ListenSection(Section, frozen=True):
     tcp: TcpSection | None = None
     shared: SharedSection | None = None
 
-    def problems(self, path: KeyPath) -> Iterator[Problem]:
+    def find_problems(self, path: KeyPath) -> Iterator[Problem]:
         """Yield the problems that the types cannot express."""
         if self.tcp is not None:
-            yield from self.tcp.problems((*path, "tcp"))
+            yield from self.tcp.find_problems((*path, "tcp"))
         if self.shared is not None:
-            yield from self.shared.problems((*path, "shared"))
+            yield from self.shared.find_problems((*path, "shared"))
 
 
 def split_address(address: str) -> tuple[str, int]:

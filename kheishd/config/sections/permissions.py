@@ -24,7 +24,7 @@ class PermissionsSection(Section, frozen=True):
     rules: Annotated[list[Rule], Meta(max_length=MAX_RULES)] = []
     """The broadest rules: `tool` and `decision`, optionally with a `subject` and a `note`."""
 
-    def problems(self, path: KeyPath) -> Iterator[Problem]:
+    def find_problems(self, path: KeyPath) -> Iterator[Problem]:
         """Yield the problems that the types cannot express."""
         if MODES.index(self.mode) > MODES.index(self.max_mode):
             yield Problem((*path, "mode"), f"wider than max_mode ({self.max_mode})")

@@ -55,10 +55,10 @@ class RouteSection(Section, frozen=True):
     currency: Currency = "USD"
     """Currency of prices and costs."""
 
-    def problems(self, path: KeyPath) -> Iterator[Problem]:
+    def find_problems(self, path: KeyPath) -> Iterator[Problem]:
         """Yield the problems that the types cannot express."""
         if self.base_url is not None:
-            yield from _url_problems(self.base_url, (*path, "base_url"))
+            yield from _find_url_problems(self.base_url, (*path, "base_url"))
         if self.auth_ref is not None and not re.fullmatch(AUTH_REF_PATTERN, self.auth_ref):
             # The message does not repeat the value: it may be a key pasted in the wrong place.
             yield Problem(
@@ -68,10 +68,10 @@ class RouteSection(Section, frozen=True):
             yield Problem(path, "price_input and price_output go together; set both or neither")
         if self.price_cached_input is not None and self.price_input is None:
             yield Problem((*path, "price_cached_input"), "requires price_input and price_output")
-        yield from _option_problems(self.options, (*path, "options"))
+        yield from _find_option_problems(self.options, (*path, "options"))
 
 
-def _url_problems(url: str, path: KeyPath) -> Iterator[Problem]:
+def _find_url_problems(url: str, path: KeyPath) -> Iterator[Problem]:
     from urllib.parse import parse_qsl, urlsplit
 
     try:
@@ -87,7 +87,7 @@ def _url_problems(url: str, path: KeyPath) -> Iterator[Problem]:
         yield Problem(path, "a URL must not contain a credential; set auth_ref")
 
 
-def _option_problems(options: Any, path: KeyPath) -> Iterator[Problem]:
+def _find_option_problems(options: Any, path: KeyPath) -> Iterator[Problem]:
     """Reject credentials, and values that TOML can express and JSON cannot.
 
     ``daemon.config`` shows the options, runs pin them, and requests and the journal hold them as JSON.
@@ -100,9 +100,9 @@ def _option_problems(options: Any, path: KeyPath) -> Iterator[Problem]:
         yield Problem(path, "JSON has no dates and times; write it in quotes")
     if isinstance(options, list):
         for index, element in enumerate(options):
-            yield from _option_problems(element, (*path, index))
+            yield from _find_option_problems(element, (*path, index))
     if isinstance(options, dict):
         for key, value in options.items():
             if isinstance(value, str) and is_credential(key, value):
                 yield Problem((*path, key), "options must not contain a credential; set auth_ref")
-            yield from _option_problems(value, (*path, key))
+            yield from _find_option_problems(value, (*path, key))

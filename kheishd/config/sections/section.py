@@ -29,6 +29,6 @@ class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     The string below a field describes the key; ``contrib/generate`` writes it into the README.
     """
 
-    def problems(self, path: KeyPath) -> Iterator[Problem]:
+    def find_problems(self, path: KeyPath) -> Iterator[Problem]:
         """Yield the problems that the types cannot express; ``path`` is the section's own."""
         yield from ()

@@ -112,15 +112,15 @@ class Selection:
         return self._run_id is None or self._run_id == run_id
 
     def examine(
-        self, store: Snapshot, after: int, *, newest: bool = False
+        self, store: Snapshot, start: int, *, newest: bool = False
     ) -> Iterator[tuple[int, bytes | None, int]]:
         """Yield the entries after a cursor: cursor, line (None if it does not match), examined bytes."""
-        after = min(after, MAX_CURSOR)
+        start = min(start, MAX_CURSOR)
         if self.stream is not None:
-            for cursor, line in store.entries(self.stream, after, reverse=newest):
+            for cursor, line in store.entries(self.stream, start, reverse=newest):
                 yield cursor, line if self.matches(line) else None, len(line)
             return
-        for cursor, stream in store.feed(after, reverse=newest):
+        for cursor, stream in store.feed(start, reverse=newest):
             entry = store.entry(stream, cursor) if self.admits(store, stream) else None
             if entry is None:
                 yield cursor, None, 0

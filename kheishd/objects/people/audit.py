@@ -65,14 +65,14 @@ def audit(call: Call, params: PermissionAudit) -> AuditList:
     return AuditList(audits, None)
 
 
-def _read_token(after: str | None) -> tuple[int, int]:
+def _read_token(text: str | None) -> tuple[int, int]:
     """Return the entry in which the previous page ended, and after how many of its rows; 0 for all.
 
     Errors: InvalidParams for a text that is no page token.
     """
-    if after is None:
+    if text is None:
         return 0, 0
-    token = _TOKEN.fullmatch(after)
+    token = _TOKEN.fullmatch(text)
     if token is None:
         raise not_a_token()
     return int(token[1]), int(token[2] or 0)

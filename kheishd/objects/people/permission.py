@@ -136,8 +136,8 @@ def list_(call: Call, params: PermissionListParams) -> PermissionList:
     with call.state.read() as store:
         session, run = _find_subject(store, call, params.session_id, params.run_id, params.agent)
         layers = layers_of(store, call.runtime, session, run).layers
-    after = cursor_after(params.after) or 0
-    numbered = (((number,), layer) for number, layer in enumerate(layers, 1) if number > after)
+    last = cursor_after(params.after) or 0
+    numbered = (((number,), layer) for number, layer in enumerate(layers, 1) if number > last)
     page, following = page_of(numbered, params.limit, lambda layer: True)
     return PermissionList(page, following)
 

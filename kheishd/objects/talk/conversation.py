@@ -63,15 +63,15 @@ def list_(call: Call, params: ConversationListParams) -> ConversationList:
     """List the conversations that the caller may read, by agent and sender."""
     agents = _filter_names(call.caller.agents, params.agent)
     senders = _filter_names(call.caller.senders, params.sender)
-    after = None
+    last = None
     if params.after is not None:
         # An agent is the name of a file; a sender may hold slashes.
         agent, slash, sender = params.after.partition("/")
         if not slash or not re.fullmatch(ID_PATTERN, agent) or not sender.isprintable():
             raise not_a_token()
-        after = (agent, sender)
+        last = (agent, sender)
     with call.state.read() as store:
-        bindings = _scan(store, agents, senders, after)
+        bindings = _scan(store, agents, senders, last)
         rows = ((address, _view(store, *address, binding)) for address, binding in bindings)
         conversations, following = page_of(rows, params.limit, lambda conversation: True, "/".join)
     return ConversationList(conversations, following)
@@ -85,7 +85,7 @@ def _filter_names(allowed: frozenset[str] | None, requested: str | None) -> list
 
 
 def _scan(
-    store: Snapshot, agents: list[str] | None, senders: list[str] | None, after: _Address | None
+    store: Snapshot, agents: list[str] | None, senders: list[str] | None, last: _Address | None
 ) -> Iterator[tuple[_Address, Binding]]:
     """Yield the conversations of some agents and senders after an address, in order.
 
@@ -93,9 +93,9 @@ def _scan(
     may not learn its name.
     """
     for agent in agents if agents is not None else _scan_agents(store):
-        if re.fullmatch(ID_PATTERN, agent) is None or (after is not None and agent < after[0]):
+        if re.fullmatch(ID_PATTERN, agent) is None or (last is not None and agent < last[0]):
             continue
-        start = after if after is not None and agent == after[0] else None
+        start = last if last is not None and agent == last[0] else None
         if senders is None:
             yield from store.scan(CONVERSATIONS, agent, after=start)
             continue
@@ -107,11 +107,11 @@ def _scan(
 
 def _scan_agents(store: Snapshot) -> Iterator[str]:
     """Yield the agents that have conversations, skipping from each to the next."""
-    after = None
-    while (row := next(store.scan(CONVERSATIONS, after=after), None)) is not None:
+    last = None
+    while (row := next(store.scan(CONVERSATIONS, after=last), None)) is not None:
         yield row[0][0]
         # No sender is printable and sorts after this character.
-        after = (row[0][0], chr(sys.maxunicode))
+        last = (row[0][0], chr(sys.maxunicode))
 
 
 @mutation(rows.RESET)

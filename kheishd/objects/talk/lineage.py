@@ -38,23 +38,23 @@ def lineage(store: Snapshot, session: Session) -> list[Segment]:
 
 
 def entries_of(
-    store: Snapshot, segments: Sequence[Segment], after: int = 0, *, reverse: bool = False
+    store: Snapshot, segments: Sequence[Segment], position: int = 0, *, reverse: bool = False
 ) -> Iterator[tuple[str, int, bytes]]:
-    """Yield the entries of a lineage as (session id, cursor, line): oldest first, after a cursor.
+    """Yield the entries of a lineage as (session id, cursor, line): oldest first, after a position.
 
-    With ``reverse`` newest first, before a cursor, where 0 stands for the end.
+    With ``reverse`` newest first, before a position, where 0 stands for the end.
     """
     for session_id, last_cursor in reversed(segments) if reverse else segments:
         if reverse:
-            # The exclusive upper end: ``after``, or the cursor behind the segment's last one.
-            ends = (after, last_cursor + 1 if last_cursor is not None else 0)
+            # The exclusive upper end: ``position``, or the cursor behind the segment's last one.
+            ends = (position, last_cursor + 1 if last_cursor is not None else 0)
             end = min(filter(None, ends), default=0)
             for cursor, line in store.entries(session_id, end, reverse=True):
                 yield session_id, cursor, line
             continue
-        if last_cursor is not None and last_cursor <= after:
+        if last_cursor is not None and last_cursor <= position:
             continue
-        for cursor, line in store.entries(session_id, after):
+        for cursor, line in store.entries(session_id, position):
             if last_cursor is not None and cursor > last_cursor:
                 break
             yield session_id, cursor, line

@@ -115,23 +115,21 @@ _TOKEN = re.compile(r"([0-9]{1,19})\.([0-9]{1,19})")
 @query(rows.LIST)
 def list_(call: Call, params: OutputListParams) -> OutputList:
     """List the outputs of a run, or of a session's runs in the order of their acceptance."""
-    after: _Position = (0, 0)
+    last: _Position = (0, 0)
     if params.after is not None:
         token = _TOKEN.fullmatch(params.after)
         if token is None:
             raise not_a_token()
-        after = (int(token[1]), int(token[2]))
+        last = (int(token[1]), int(token[2]))
     with call.state.read() as store:
-        rows_ = _scan(store, _find_runs(store, call, params, after), after)
+        rows_ = _scan(store, _find_runs(store, call, params, last), last)
         outputs, following = page_of(
             rows_, params.limit, lambda output: True, lambda position: ".".join(map(str, position))
         )
     return OutputList(outputs, following)
 
 
-def _find_runs(
-    store: Snapshot, call: Call, params: OutputListParams, after: _Position
-) -> Iterator[RunRecord]:
+def _find_runs(store: Snapshot, call: Call, params: OutputListParams, last: _Position) -> Iterator[RunRecord]:
     """Yield the runs of a list, beginning with the one in which the previous page ended.
 
     Errors: RunNotFound, SessionNotFound, InvalidParams.
@@ -142,7 +140,7 @@ def _find_runs(
         yield find_run(store, call, params.run_id)
     elif params.session_id is not None:
         session = find_session(store, call, params.session_id)
-        start = (session.session_id, after[0] - 1) if after[0] else None
+        start = (session.session_id, last[0] - 1) if last[0] else None
         for _, run_id in store.scan(RUNS_BY_SESSION, session.session_id, after=start):
             run = store.need(RUNS, run_id)
             if may_read_run(store, call, run):
@@ -150,14 +148,14 @@ def _find_runs(
 
 
 def _scan(
-    store: Snapshot, runs: Iterator[RunRecord], after: _Position
+    store: Snapshot, runs: Iterator[RunRecord], last: _Position
 ) -> Iterator[tuple[_Position, Output | None]]:
     """Yield the outputs after a position; a row without an output for each run, so that pages end."""
     for run in runs:
         yield (run.accepted_cursor, 0), None
         for output in outputs_of(store, run):
             position = (run.accepted_cursor, output.created_cursor)
-            if position > after:
+            if position > last:
                 yield position, output
 
 

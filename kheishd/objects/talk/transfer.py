@@ -32,7 +32,7 @@ from protocol.limits.rpc import MAX_NESTING
 from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINE_BYTES
 from protocol.objects import session as rows
 from protocol.objects.transfer import SessionExport, SessionExportParams, SessionImport, SessionImportResult
-from protocol.rpc.wire import is_nested_too_deep, storage_problem_of
+from protocol.rpc.wire import find_storage_problem, is_nested_too_deep
 from protocol.transcript import Message, Text, ToolResult
 
 if TYPE_CHECKING:
@@ -65,17 +65,17 @@ def export(call: Call, params: SessionExportParams) -> SessionExport:
 
     The lines before its fork point come first: its own first line names the hash of the last of them.
     """
-    after = cursor_after(params.after) or 0
+    cursor = cursor_after(params.after) or 0
     with call.state.read() as store:
         session = find_session(store, call, params.session_id)
-        exported = _scan(store, lineage(store, session), after)
+        exported = _scan(store, lineage(store, session), cursor)
         lines, following = page_of(exported, params.limit, lambda line: True)
     return SessionExport(session_id=session.session_id, lines=lines, next=following)
 
 
-def _scan(store: Snapshot, segments: list[Segment], after: int) -> Iterator[tuple[tuple[str, int], str]]:
+def _scan(store: Snapshot, segments: list[Segment], cursor: int) -> Iterator[tuple[tuple[str, int], str]]:
     for session_id, last_cursor in segments:
-        for key, stored in store.scan(JOURNAL, session_id, after=(session_id, after)):
+        for key, stored in store.scan(JOURNAL, session_id, after=(session_id, cursor)):
             if last_cursor is not None and key[1] > last_cursor:
                 break
             digest, event = stored[:HASH_BYTES].hex(), stored[HASH_BYTES:].decode()
@@ -131,7 +131,7 @@ def _verify(params: SessionImport) -> tuple[list[_Entry], str]:
         if is_nested_too_deep(stored, 2 * MAX_NESTING):
             text = f"line {number} is nested deeper than {2 * MAX_NESTING} levels"
             raise ImportInvalid(text, field=field)
-        problem = storage_problem_of(event, 2 * MAX_NESTING)
+        problem = find_storage_problem(event, 2 * MAX_NESTING)
         if problem is not None:
             raise ImportInvalid(f"line {number} cannot be stored: its values {problem}", field=field)
         entries.append((envelope, event))

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 STOP_SECONDS: Final = 5.0
 
 
-class Tasks:
+class StoredTasks:
     """The tasks of one session, as the rules look them up."""
 
     def __init__(self, store: Snapshot, session_id: str) -> None:
@@ -81,7 +81,7 @@ class Tasks:
 
 def view_of(store: Snapshot, task: Task) -> TaskView:
     """Return a task as shown, with the tasks that it blocks."""
-    blocks = list(Tasks(store, task.session_id).find_waiting(task.task_id))
+    blocks = list(StoredTasks(store, task.session_id).find_waiting(task.task_id))
     return TaskView(**fields_of(Task, task), blocks=blocks)
 
 
@@ -125,7 +125,7 @@ def list_(call: Call, params: TaskListParams) -> TaskList:
     with call.state.read() as store:
         if params.session_id is not None:
             find_session(store, call, params.session_id)
-            return TaskList(*page_of_session(store, params.session_id, params))
+            return TaskList(*list_session_tasks(store, params.session_id, params))
         tokens = PageTokens(call)
         last_id = tokens.id_of(params.after)
         views = (
@@ -135,7 +135,7 @@ def list_(call: Call, params: TaskListParams) -> TaskList:
         return TaskList(*page_of(views, params.limit, lambda view: True, tokens.token_of))
 
 
-def page_of_session(
+def list_session_tasks(
     store: Snapshot, session_id: str, params: TaskListParams
 ) -> tuple[list[TaskView], str | None]:
     """Return a page of a session's tasks and the token of the next page. Errors: InvalidParams."""
@@ -159,7 +159,7 @@ def matches(task: Task, params: TaskListParams) -> bool:
 # Change.
 
 
-def new_task(task_id: str, params: TaskCreate) -> TaskCreated:
+def make_created(task_id: str, params: TaskCreate) -> TaskCreated:
     """Return the event that creates a task; its values are valid by themselves.
 
     Errors: InvalidParams, InputTooLarge.
@@ -176,7 +176,7 @@ def new_task(task_id: str, params: TaskCreate) -> TaskCreated:
     )
 
 
-def new_state(params: TaskUpdate) -> TaskUpdated:
+def make_updated(params: TaskUpdate) -> TaskUpdated:
     """Return the event that changes a task; its values are valid by themselves.
 
     Errors: InvalidParams, InputTooLarge.
@@ -203,7 +203,7 @@ def new_state(params: TaskUpdate) -> TaskUpdated:
     )
 
 
-def stopping(task: Task, note: str) -> TaskUpdated | TaskStopRequested | None:
+def make_stop(task: Task, note: str) -> TaskUpdated | TaskStopRequested | None:
     """Return the event that stops a task; None for one that has ended or is stopping."""
     if task.status not in OPEN:
         return None
@@ -216,7 +216,7 @@ def stopping(task: Task, note: str) -> TaskUpdated | TaskStopRequested | None:
 
 def prepare_create(call: Call, params: TaskCreate) -> tuple[str, TaskCreated]:
     """Return the session and the event of a new task. Errors: InvalidParams, InputTooLarge."""
-    return params.session_id, new_task(call.state.new_id(ids.TASK), params)
+    return params.session_id, make_created(call.state.new_id(ids.TASK), params)
 
 
 @mutation(rows.CREATE, prepare=prepare_create)
@@ -225,16 +225,16 @@ def create(tx: Transaction, call: Call, plan: tuple[str, TaskCreated]) -> TaskVi
     session_id, event = plan
     find_session(tx, call, session_id)
     _require_open_session(tx, session_id)
-    rules.require_creatable(Tasks(tx, session_id), event)
+    rules.require_creatable(StoredTasks(tx, session_id), event)
     return _append(tx, call, session_id, event)
 
 
-@mutation(rows.UPDATE, prepare=lambda call, params: new_state(params))
+@mutation(rows.UPDATE, prepare=lambda call, params: make_updated(params))
 def update(tx: Transaction, call: Call, event: TaskUpdated) -> TaskView:
     """Change a task."""
     task = find_task(tx, call, event.task_id)
     _require_open_session(tx, task.session_id)
-    rules.require_updatable(Tasks(tx, task.session_id), task, event)
+    rules.require_updatable(StoredTasks(tx, task.session_id), task, event)
     if rules.apply_update(task, event) == task:
         return view_of(tx, task)
     return _append(tx, call, task.session_id, event)
@@ -249,11 +249,11 @@ async def follow_stop(call: Call, params: TaskStop, result: TaskView) -> TaskVie
         return view_of(store, store.need(TASKS, result.task_id))
 
 
-@mutation(rows.STOP, follow=follow_stop, follows=lambda params: True)
+@mutation(rows.STOP, follow=follow_stop)
 def stop(tx: Transaction, call: Call, params: TaskStop) -> TaskView:
     """Cancel a task, or request the stop of a shell. A repeated stop changes nothing."""
     task = find_task(tx, call, params.task_id)
-    event = stopping(task, params.note)
+    event = make_stop(task, params.note)
     return view_of(tx, task) if event is None else _append(tx, call, task.session_id, event)
 
 
@@ -262,7 +262,7 @@ def delete(tx: Transaction, call: Call, params: TaskDelete) -> TaskView:
     """Delete a task for good."""
     task = find_task(tx, call, params.task_id)
     _require_open_session(tx, task.session_id)
-    rules.require_deletable(Tasks(tx, task.session_id), task)
+    rules.require_deletable(StoredTasks(tx, task.session_id), task)
     return _append(tx, call, task.session_id, TaskDeleted(task_id=task.task_id))
 
 
@@ -309,14 +309,14 @@ async def _wait_for_more(state: State, shells: Shells, task: Task, offset: int, 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cancel_at_end)
         while True:
-            bell = shells.grown(task.task_id)
+            bell = shells.growth(task.task_id)
             if (await shells.read(task.task_id, 1, offset)).total_bytes > offset:
                 break
             await bell.wait()
         nursery.cancel_scope.cancel()
 
 
-async def output_of(state: State, shells: Shells, task: Task, params: TaskOutputParams) -> TaskOutput:
+async def read_output(state: State, shells: Shells, task: Task, params: TaskOutputParams) -> TaskOutput:
     """Return a part of a task's output, after the wait that the params request."""
     if params.wait and params.offset is None:
         await wait_until_ended(state, task, params.timeout_s)
@@ -361,7 +361,7 @@ async def output(call: Call, params: TaskOutputParams) -> Any:
     """Read the output of a task."""
     with call.state.read() as store:
         task = find_task(store, call, params.task_id)
-    return await output_of(call.state, call.services.shells, task, params)
+    return await read_output(call.state, call.services.shells, task, params)
 
 
 HANDLERS = (get, list_, create, update, stop, delete, output)

@@ -166,13 +166,13 @@ class ActiveRun:
             # A session may have been narrowed since the run pinned its tools.
             tools = bounds_of(store, self.current_runtime, session).scope.tools
         return RunContext(
-            session,
-            self.record,
-            self.pinned,
-            self.pinned.workspace or self.runtime.workspace_root,
-            self.runtime.config.workspace.sandbox,
-            self.state,
-            tools,
+            session=session,
+            run=self.record,
+            pinned=self.pinned,
+            workspace=self.pinned.workspace or self.runtime.workspace_root,
+            sandbox=self.runtime.config.workspace.sandbox,
+            state=self.state,
+            tools=tools,
         )
 
     def inputs(self) -> CallInputs:

@@ -118,8 +118,8 @@ class CallExecutor:
         call = run.calls[index]
         tool = judge.offered.get(call.tool)
         if tool is None:
-            why = "is gone" if judge.context.allows(call.tool) else "is no longer allowed here"
-            await self._return_error(call, f"The tool '{call.tool}' {why}.")
+            problem = "is gone" if judge.context.allows(call.tool) else "is no longer allowed here"
+            await self._return_error(call, f"The tool '{call.tool}' {problem}.")
             return None
         try:
             invocation = Invocation(

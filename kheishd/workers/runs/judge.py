@@ -159,8 +159,8 @@ class CallJudge:
         if ruling.decision == "allow":
             return Judgement(verdict)
         if len(self._waiting()) >= MAX_WAITING_CALLS:
-            why = f"{MAX_WAITING_CALLS} calls of this message wait for a person already"
-            return _reject_for_now(verdict, call, why)
+            problem = f"{MAX_WAITING_CALLS} calls of this message wait for a person already"
+            return _reject_for_now(verdict, call, problem)
         try:
             preview = await self.hooks.preview(invocation)
         except ToolError as error:
@@ -234,9 +234,9 @@ def _reject(call: OpenCall, tool: Tool | None, text: str) -> Judgement:
     return Judgement(verdict, _error_result(text))
 
 
-def _reject_for_now(verdict: Verdict, call: OpenCall, why: str) -> Judgement:
+def _reject_for_now(verdict: Verdict, call: OpenCall, problem: str) -> Judgement:
     """Fail a call because too many calls of its message wait for a person."""
-    return Judgement(verdict, _error_result(f"This was not run: {why}. Try this one again later."))
+    return Judgement(verdict, _error_result(f"This was not run: {problem}. Try this one again later."))
 
 
 def _error_result(text: str, *, how: CallOutcome = "failed") -> CallReturn:

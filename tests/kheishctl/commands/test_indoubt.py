@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon, short_home
 from tests.support.histories import session_with_runs
@@ -48,8 +48,8 @@ def test_resolve(home_with_doubts: Ctl) -> None:
     assert home_with_doubts.json(*words, "--check")["status"] == "not_done"
     assert home_with_doubts(*words).out.startswith("dbt_run_ses_b_0 not done by uid:")
     again = home_with_doubts("indoubt", "resolve", "dbt_run_ses_b_0", "done")
-    assert (again.code, "resolved as not done by uid:" in again.err) == (exits.FAILED, True)
-    assert home_with_doubts("indoubt", "resolve", "dbt_run_ses_b_0", "perhaps").code == exits.USAGE
+    assert (again.code, "resolved as not done by uid:" in again.err) == (exit_codes.FAILED, True)
+    assert home_with_doubts("indoubt", "resolve", "dbt_run_ses_b_0", "perhaps").code == exit_codes.USAGE
 
 
 def test_status_counts_calls_in_doubt(home_with_doubts: Ctl) -> None:

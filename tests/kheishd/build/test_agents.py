@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kheishd.build.agents import MAX_AGENT_FILES, read_agents
-from kheishd.build.runtime import built_in_route
+from kheishd.build.runtime import make_built_in_route
 from tests.support.runtimes import WORKSPACES
 
 
@@ -24,7 +24,7 @@ def test_agents_by_name(agents: Path) -> None:
     (agents / ".hidden.md").write_text("---\n")
     (agents / "b.md~").write_text("---\n")
     (agents / "README.txt").write_text("---\n")
-    definitions, problems = read_agents(agents, {"offline": built_in_route()}, WORKSPACES)
+    definitions, problems = read_agents(agents, {"offline": make_built_in_route()}, WORKSPACES)
     assert list(definitions) == ["b", "default"]
     assert (definitions["default"].instructions, definitions["default"].source) == ("Mine.", "file")
     assert problems == []
@@ -33,7 +33,7 @@ def test_agents_by_name(agents: Path) -> None:
 def test_unknown_route(agents: Path) -> None:
     """A route that is not configured is a problem of the line that names it."""
     (agents / "a.md").write_text("---\ndescription: d\nroute: gone\n---\n")
-    routes = {"offline": built_in_route()}
+    routes = {"offline": make_built_in_route()}
     assert read_agents(agents, routes, WORKSPACES)[1] == [
         "a.md:3: route: no route 'gone'; configured routes: offline"
     ]

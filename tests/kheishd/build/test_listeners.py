@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kheishd.build.listeners import listen_options
+from kheishd.build.listeners import build_listen_options
 from kheishd.config.reader import parse
 from kheishd.home import Home
 from protocol.errors.daemon import ConfigInvalid
@@ -13,14 +13,14 @@ from protocol.errors.daemon import ConfigInvalid
 def test_listen_options(tmp_path: Path) -> None:
     """The private socket always exists; the others as configured, with names resolved to numbers."""
     home = Home(tmp_path)
-    options = listen_options(parse("").listen, home)
+    options = build_listen_options(parse("").listen, home)
     assert (options.rpc.path, options.shared, options.tcp) == (home.socket, None, None)
     text = (
         "[listen.shared]\nmode = '0600'\n[[listen.shared.grants]]\nuid = 'root'\nscopes = ['read']\n"
         "agents = []\n[[listen.shared.grants]]\ngid = 7\nscopes = []\n"
         "[listen.tcp]\naddress = '[::1]:0'\norigins = ['https://o']\nhosts = ['h']\n"
     )
-    options = listen_options(parse(text).listen, home)
+    options = build_listen_options(parse(text).listen, home)
     assert options.shared is not None
     assert (options.shared.path, options.shared.mode) == (tmp_path / "run" / "shared.sock", 0o600)
     root, seven = options.shared.grants
@@ -34,4 +34,4 @@ def test_grant_for_an_unknown_user(tmp_path: Path) -> None:
     """A user that this machine does not know is refused, with the key."""
     text = "[[listen.shared.grants]]\nuid = 'no-such-user'\nscopes = []\n"
     with pytest.raises(ConfigInvalid, match=r"grants\[0\]\.uid: this machine has no user 'no-such-user'"):
-        listen_options(parse(text).listen, Home(tmp_path))
+        build_listen_options(parse(text).listen, Home(tmp_path))

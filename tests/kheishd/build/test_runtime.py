@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kheishd.build.runtime import Source, build_runtime, built_in_route
+from kheishd.build.runtime import Source, build_runtime, make_built_in_route
 from kheishd.config.sections.config import Config
 from kheishd.core.workspace import Workspaces
 from kheishd.home import Home
@@ -53,7 +53,7 @@ def test_no_files(source: Source) -> None:
     runtime = build(source)
     assert runtime.config == Config()
     assert list(runtime.definitions) == ["default"]
-    assert runtime.routes == {"offline": built_in_route()}
+    assert runtime.routes == {"offline": make_built_in_route()}
     assert runtime.warnings == ()
     assert source.config_path is None
     own = str(source.home.path)

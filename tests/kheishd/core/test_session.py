@@ -221,7 +221,7 @@ def test_no_chain_of_spawns_widens(root: CapabilityScope, steps: list[tuple[str,
                 case _:
                     scope = intersect_scopes(scope, requested)
         except ScopeWouldWiden:
-            assert not spell_out(requested) <= previous, "what is no more than before is never refused"
+            assert not spell_out(requested) <= previous, "a narrower scope is never refused"
         assert spell_out(scope) <= previous
     assert spell_out(scope) <= spell_out(root)
 

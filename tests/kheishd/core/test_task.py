@@ -22,12 +22,12 @@ from protocol.errors.rpc import InvalidParams
 from protocol.errors.task import (
     TaskAlreadyEnded,
     TaskBlocked,
+    TaskBlocksOthers,
     TaskCycle,
-    TaskNeeded,
+    TaskLimit,
     TaskNotFound,
     TaskOutputMissing,
     TaskRunning,
-    TasksFull,
     TaskTitleTaken,
 )
 from protocol.events.task import (
@@ -229,7 +229,7 @@ def test_require_creatable_unknown_blocker() -> None:
 def test_require_creatable_full() -> None:
     """The number of open tasks is limited; ended tasks do not count."""
     tasks = [task(f"t{number}") for number in range(MAX_OPEN_TASKS)]
-    with pytest.raises(TasksFull):
+    with pytest.raises(TaskLimit):
         require_creatable(Session(*tasks), creation("more"))
     require_creatable(Session(*tasks[1:], replace(tasks[0], status="failed")), creation("more"))
 
@@ -336,7 +336,7 @@ def test_a_deleted_blocker_may_stay() -> None:
 def test_require_deletable_needed() -> None:
     """A task that open tasks wait for cannot be deleted, unless it is completed."""
     session = Session(task("a"), *(task(f"w{number}", "pending", "a") for number in range(7)))
-    with pytest.raises(TaskNeeded, match="w0, w1, w2, w3, w4 and 2 more wait for a"):
+    with pytest.raises(TaskBlocksOthers, match="w0, w1, w2, w3, w4 and 2 more wait for a"):
         require_deletable(session, session.tasks["a"])
     require_deletable(session, replace(session.tasks["a"], status="completed"))
     require_deletable(Session(task("a"), task("b", "failed", "a")), task("a"))

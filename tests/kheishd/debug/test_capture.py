@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from kheishd.kernel.hook import Tool
 from tests.support.captured import LONG, STEM, CapturedModels
 from tests.support.desk import full_disk
-from tests.support.model_asking import ask
+from tests.support.model_calls import ask
 
 
 async def test_times_of_events(captured: CapturedModels, mock_clock: MockClock) -> None:
@@ -20,7 +20,7 @@ async def test_times_of_events(captured: CapturedModels, mock_clock: MockClock) 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask, captured.models, captured.request("hang-mid"))
         recorded = await captured.server.request()
-        await recorded.begun.wait()
+        await recorded.streaming.wait()
         while "so far " not in captured.read_all():
             await trio.lowlevel.checkpoint()
         mock_clock.jump(121)
@@ -52,7 +52,7 @@ async def test_caller_that_leaves_early(captured: CapturedModels) -> None:
 
 async def test_offline_route(captured: CapturedModels) -> None:
     """The offline route's request is the conversation, and its events are the deltas."""
-    request = captured.request("offline", driver="offline", said="/think hard\nhi", auth_ref=None)
+    request = captured.request("offline", driver="offline", content="/think hard\nhi", auth_ref=None)
     tool = Tool("look", "Look.", {"type": "object"}, lambda use: None)  # type: ignore[arg-type]
     await ask(captured.models, replace(request, tools=(tool,), instructions="Be brief."))
     await captured.captures.queue.flush()
@@ -112,7 +112,7 @@ async def test_failing_capture(captured: CapturedModels, caplog: pytest.LogCaptu
 async def test_full_disk(captured: CapturedModels, caplog: pytest.LogCaptureFixture) -> None:
     """Artifacts written before stay; the call continues, and its capture ends."""
     with full_disk():
-        heard = await captured.ask("chunks:200", said="x" * 1_000)
+        heard = await captured.ask("chunks:200", content="x" * 1_000)
     assert heard.text.split()[-1] == "word200"
     assert captured.document("request")["body_bytes"] > 1_000
     assert not (captured.directory / "run_1" / f"{STEM}-answer.json").exists()

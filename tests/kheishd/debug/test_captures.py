@@ -13,7 +13,7 @@ from kheishd.debug.files import CaptureFiles
 from kheishd.kernel.captures import NO_CAPTURE
 from protocol.errors.run import DebugNotFound
 from tests.support.captured import STEM
-from tests.support.model_asking import asking
+from tests.support.model_calls import make_request
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def files(tmp_path: Path) -> CaptureFiles:
 @pytest.mark.parametrize(("level", "run_id"), [("off", "run_1"), ("full", "")])
 async def test_calls_that_are_not_captured(files: CaptureFiles, level: Any, run_id: str) -> None:
     """A run without capture, and a call without a run, have no capture."""
-    request = replace(asking(debug=level), run_id=run_id)
+    request = replace(make_request(debug=level), run_id=run_id)
     assert CaptureService(files).start(request) is NO_CAPTURE
 
 

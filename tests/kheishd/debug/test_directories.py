@@ -10,11 +10,11 @@ from kheishd.debug.directories import (
     ArtifactFile,
     CaptureRefused,
     create_file,
+    find_unused_stem,
     list_files,
     open_directory,
     open_run_directory,
     read_file,
-    unused_stem,
     write_all,
 )
 
@@ -78,4 +78,4 @@ def test_only_artifacts_are_listed(tmp_path: Path) -> None:
         modified_ns = (tmp_path / f"{STEM}-request.json").stat().st_mtime_ns
         assert files[0] == ArtifactFile(f"{STEM}-request.json", STEM, "request", 5, modified_ns)
         assert read_file(directory, files[0].name) == b"12345"
-        assert unused_stem(directory, STEM) == f"{STEM}-again-0002"
+        assert find_unused_stem(directory, STEM) == f"{STEM}-again-0002"

@@ -8,13 +8,19 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kheishd.debug.queue import CLOSE_SECONDS, MAX_LOGGED_RUNS, MAX_QUEUED_BYTES, WriteQueue, own_thread
-from tests.support.model_asking import inline
+from kheishd.debug.queue import (
+    CLOSE_SECONDS,
+    MAX_LOGGED_RUNS,
+    MAX_QUEUED_BYTES,
+    WriteQueue,
+    make_thread_runner,
+)
+from tests.support.model_calls import inline
 
 
 async def test_writes_are_done_in_order_in_a_thread(nursery: trio.Nursery) -> None:
     """The caller does not wait; a flush waits until all writes are done, one after another."""
-    queue, done = WriteQueue(own_thread()), list[tuple[int, int]]()
+    queue, done = WriteQueue(make_thread_runner()), list[tuple[int, int]]()
     for number in range(100):
         assert queue.put("run_1", 1, lambda number=number: done.append((number, threading.get_ident())))  # type: ignore[misc]
     assert not done
@@ -26,7 +32,7 @@ async def test_writes_are_done_in_order_in_a_thread(nursery: trio.Nursery) -> No
 
 async def test_the_queue_is_bounded(nursery: trio.Nursery) -> None:
     """While the disk is slow, the queue refuses writes beyond its bound, except those of size 0."""
-    queue, gate = WriteQueue(own_thread()), threading.Event()
+    queue, gate = WriteQueue(make_thread_runner()), threading.Event()
     await nursery.start(queue.serve)
     assert queue.put("run_1", MAX_QUEUED_BYTES // 2, gate.wait)  # type: ignore[arg-type]
     await wait_all_tasks_blocked()
@@ -41,7 +47,7 @@ async def test_a_failure_is_logged_once_per_run(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Other writes are done; each run's first failure is logged, an unexpected one with its traceback."""
-    queue, done = WriteQueue(own_thread()), list[str]()
+    queue, done = WriteQueue(make_thread_runner()), list[str]()
     await nursery.start(queue.serve)
 
     def fill_disk() -> None:
@@ -79,7 +85,7 @@ async def test_the_memory_of_failures_is_bounded(
 
 async def test_the_end_writes_the_rest() -> None:
     """Writes queued just before the daemon ends are done."""
-    queue, done = WriteQueue(own_thread()), list[int]()
+    queue, done = WriteQueue(make_thread_runner()), list[int]()
     async with trio.open_nursery() as nursery:
         await nursery.start(queue.serve)
         queue.put("run_1", 1, lambda: done.append(1))

@@ -9,7 +9,7 @@ import pytest
 
 from kheishd.debug.files import CaptureLimits
 from tests.support.captured import LONG, SECRET, CapturedModels, captured_models
-from tests.support.model_asking import ask
+from tests.support.model_calls import ask
 from tests.support.model_server import ModelServer
 
 DRIVERS = pytest.mark.parametrize("driver", ["openai", "anthropic"])
@@ -82,12 +82,12 @@ async def test_failures(
     assert set(events[-1]) == {"ms", *last}
     answer = captured.document("answer")
     assert (answer["outcome"], answer["failure"]["reason"]) == ("failed", reason)
-    assert answer["failure"]["message"] == heard.failed().message
+    assert answer["failure"]["message"] == heard.require_failure().message
 
 
 async def test_incomplete_event(captured: CapturedModels) -> None:
     """An event that is cut off is captured as a text."""
-    recorder = captured.captures.recorder(captured.request("echo"))
+    recorder = captured.captures.make_recorder(captured.request("echo"))
     for data in (b'data: {"n":1}\n\n', b'data: {"n"'):
         recorder.perform(recorder.record_body, 5, data)
     recorder.perform(recorder.finish, 7, None, None, False)
@@ -116,7 +116,7 @@ async def test_deeply_nested_body(captured: CapturedModels) -> None:
     deep = b"[" * 50_000
     for level in ("full", "redacted"):
         request = replace(captured.request("echo", debug=level), attempt=1 if level == "full" else 2)
-        recorder = captured.captures.recorder(request)
+        recorder = captured.captures.make_recorder(request)
         recorder.perform(recorder.record_body, 5, b"data: " + deep + b"\n\n")
         nested = b'data: {"a":' + b"[" * 400 + b"]" * 400 + b"}\n\n"
         recorder.perform(recorder.record_body, 5, nested)
@@ -138,7 +138,7 @@ async def test_no_credential_is_written(
     """No file contains the credential, whether sent or received, whole or split into single letters."""
     headers = {"x-other": f"again {SECRET}"}
     await captured.ask(
-        model, driver=driver, debug=level, said=f"my key is {SECRET}", options={"headers": headers}
+        model, driver=driver, debug=level, content=f"my key is {SECRET}", options={"headers": headers}
     )
     written = captured.read_all()
     assert SECRET not in written
@@ -192,7 +192,7 @@ async def test_page_that_is_not_json(captured: CapturedModels, level: str) -> No
 async def test_long_request(tmp_path: Path, server: ModelServer) -> None:
     """A long request is truncated, marked as such, and still a JSON document."""
     async with captured_models(tmp_path, server, CaptureLimits(artifact_bytes=2_000)) as captured:
-        await captured.ask("echo", said='"' * 5_000)
+        await captured.ask("echo", content='"' * 5_000)
         request = captured.document("request")
         assert request["truncated"] is True
         assert request["body_bytes"] > 5_000
@@ -225,7 +225,7 @@ async def test_endless_bodies(
 ) -> None:
     """An object, an event or a page that is too long is truncated and marked as such."""
     async with captured_models(tmp_path, server, CaptureLimits(artifact_bytes=4_000)) as captured:
-        recorder = captured.captures.recorder(captured.request("echo"))
+        recorder = captured.captures.make_recorder(captured.request("echo"))
         for read in reads:
             recorder.perform(recorder.record_body, 5, read)
         recorder.perform(recorder.finish, 7, None, None, False)

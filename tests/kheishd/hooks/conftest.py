@@ -6,7 +6,7 @@ import pytest
 
 from kheishd.config.sections.workspace import SandboxMode
 from kheishd.hooks.os.shell.tools import Bash
-from tests.support.commands import Shell, place_at
+from tests.support.commands import Shell, context_at
 
 
 @pytest.fixture
@@ -37,16 +37,16 @@ def mode(request: pytest.FixtureRequest) -> SandboxMode:
 @pytest.fixture
 def shell(home: Path, workspace: Path, mode: SandboxMode) -> Shell:
     """Return the shell tool."""
-    return Shell(Bash(home), place_at(workspace, mode))
+    return Shell(Bash(home), context_at(workspace, mode))
 
 
 @pytest.fixture
 def bare(home: Path, workspace: Path) -> Shell:
     """Return the shell tool without a sandbox."""
-    return Shell(Bash(home), place_at(workspace, "off"))
+    return Shell(Bash(home), context_at(workspace, "off"))
 
 
 @pytest.fixture
 def boxed(home: Path, workspace: Path, bubblewrap: None) -> Shell:
     """Return the shell tool in a sandbox."""
-    return Shell(Bash(home), place_at(workspace, "required"))
+    return Shell(Bash(home), context_at(workspace, "required"))

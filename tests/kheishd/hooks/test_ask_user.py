@@ -25,16 +25,16 @@ def use(
     """Return a call of the tool, in a message with some earlier calls of it."""
     calls = [OpenCall(call_id=name, tool=NAME, state="new") for name in (*others, "c1")]
     run = replace(Machine().run, calls=[OpenCall(call_id="c0", tool="look", state="new"), *calls])
-    place = RunContext(None, run, PINNED, "/", "auto", None)  # type: ignore[arg-type]
+    context = RunContext(None, run, PINNED, "/", "auto", None)  # type: ignore[arg-type]
     arguments = {"questions": list(questions), **more}
-    return Invocation(place, "c1", tool, Validator().validate(tool, arguments))
+    return Invocation(context, "c1", tool, Validator().validate(tool, arguments))
 
 
 async def opinion(*questions: dict[str, Any], **more: Any) -> Any:
     """Return the sub-hook's opinion about a call."""
-    asked = use(*questions, **more)
-    assert isinstance(asked.arguments, AskQuestions)
-    return await AskUser().before_call(asked)
+    request = use(*questions, **more)
+    assert isinstance(request.arguments, AskQuestions)
+    return await AskUser().before_call(request)
 
 
 def refused(*questions: Any, **more: Any) -> str:
@@ -47,12 +47,12 @@ def refused(*questions: Any, **more: Any) -> str:
 async def test_a_question() -> None:
     """A question gets a key, its options get ids, and a missing header is filled in."""
     choices = [{"label": "Red"}, {"label": "Blue", "description": "like the sky"}]
-    asked = await opinion(
+    request = await opinion(
         {"question": "Which color?", "options": choices, "multi_select": True},
         {"question": "Why?", "header": "Reason"},
         expires_after_s=1.5,
     )
-    assert asked == NeedsAnswer(
+    assert request == NeedsAnswer(
         [
             Question(
                 question="Which color?",

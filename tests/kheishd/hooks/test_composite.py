@@ -28,7 +28,7 @@ from kheishd.kernel.hook import (
 from protocol.limits.call import MAX_TOOL_BYTES
 from protocol.objects.approval import Preview
 from protocol.objects.question import Question
-from tests.support.toolbox import Toolbox, place, tool, use_of
+from tests.support.toolbox import Toolbox, call_of, run_context, tool
 
 
 class Commentator(SubHook):
@@ -141,17 +141,17 @@ class Server(SubHook):
 
 def names(hooks: CompositeHook, context: RunContext | None = None) -> list[str]:
     """Return the names of the offered tools."""
-    return [row.name for row in hooks.offer(context or place())]
+    return [row.name for row in hooks.offer(context or run_context())]
 
 
-# What is offered.
+# Offered tools.
 
 
 def test_tools_and_sections_come_in_the_order_of_their_parts() -> None:
     """Tools and sections come in the order of the sub-hooks, with or without tools."""
     hooks = CompositeHook([Commentator("first"), Toolbox(tools=(tool("b"), tool("a"))), Doing(None)])
-    assert [each.name for each in hooks.offer(place())] == ["b", "a", "does"]
-    assert hooks.sections(place("/srv")) == ["first", "Notes are kept in /srv."]
+    assert [item.name for item in hooks.offer(run_context())] == ["b", "a", "does"]
+    assert hooks.sections(run_context("/srv")) == ["first", "Notes are kept in /srv."]
     assert hooks.find_tool("does") is Doing.tools[0]
     assert hooks.find_tool("gone") is None
 
@@ -159,26 +159,29 @@ def test_tools_and_sections_come_in_the_order_of_their_parts() -> None:
 def test_a_scope_leaves_tools_out() -> None:
     """A null scope allows all tools, an empty one none; sections follow the offered tools."""
     hooks = CompositeHook([Commentator("first"), Toolbox(), Doing(None)])
-    within = place(tools=["does", "look", "gone"])
-    assert [each.name for each in hooks.offer(within)] == ["look", "does"]
-    assert hooks.offer(place(tools=[])) == []
-    assert hooks.sections(place(tools=["does"])) == ["first"]
-    assert hooks.sections(place(tools=[])) == ["first"]
+    within = run_context(tools=["does", "look", "gone"])
+    assert [item.name for item in hooks.offer(within)] == ["look", "does"]
+    assert hooks.offer(run_context(tools=[])) == []
+    assert hooks.sections(run_context(tools=["does"])) == ["first"]
+    assert hooks.sections(run_context(tools=[])) == ["first"]
 
 
 def test_a_scope_that_was_narrowed_since_leaves_tools_out() -> None:
     """A run has only the tools that its pinned scope and the current scope both allow."""
     hooks = CompositeHook([Commentator("first"), Toolbox(), Doing(None)])
-    narrowed = replace(place(tools=["does", "look"]), tools=["look", "note"])
-    assert [each.name for each in hooks.offer(narrowed)] == ["look"]
-    assert hooks.offer(replace(place(), tools=[])) == []
+    narrowed = replace(run_context(tools=["does", "look"]), tools=["look", "note"])
+    assert [item.name for item in hooks.offer(narrowed)] == ["look"]
+    assert hooks.offer(replace(run_context(), tools=[])) == []
 
 
 def test_a_part_offers_its_own_tools_only() -> None:
     """A sub-hook cannot offer a tool of another one, or one that it does not have."""
     stray = Toolbox(tools=(tool("mine"),))
-    stray.offer = lambda place: [tool("mine"), tool("does"), tool("new")]  # type: ignore[method-assign]
-    assert [each.name for each in CompositeHook([stray, Doing(None)]).offer(place())] == ["mine", "does"]
+    stray.offer = lambda context: [tool("mine"), tool("does"), tool("new")]  # type: ignore[method-assign]
+    assert [item.name for item in CompositeHook([stray, Doing(None)]).offer(run_context())] == [
+        "mine",
+        "does",
+    ]
 
 
 def test_two_tools_of_one_name_are_a_fault() -> None:
@@ -207,8 +210,8 @@ async def test_a_tool_appears_and_disappears() -> None:
     row = hooks.find_tool("fetch_issue")
     assert row is server.rows[0]
     assert names(hooks) == ["note", "fetch_issue"]
-    assert [each.name for each in hooks.tools()] == ["note", "fetch_issue"]
-    assert await hooks.dispatch(use_of(row)) == Outcome("mcp ran fetch_issue")
+    assert [item.name for item in hooks.tools()] == ["note", "fetch_issue"]
+    assert await hooks.dispatch(call_of(row)) == Outcome("mcp ran fetch_issue")
     server.rows.clear()
     assert hooks.find_tool("fetch_issue") is None
     assert names(hooks) == ["note"]
@@ -218,7 +221,7 @@ async def test_a_call_of_a_vanished_tool_says_so() -> None:
     """A tool may vanish between the model's call and its execution: nothing runs, and the result is true."""
     server = Server("mcp", tool("fetch_issue"))
     hooks = CompositeHook([server])
-    call = use_of(server.rows[0])
+    call = call_of(server.rows[0])
     assert hooks.subject(call) == "mcp"
     server.rows.clear()
     expected = "the tool 'fetch_issue' is no longer available; nothing was run"
@@ -248,7 +251,7 @@ async def test_a_name_stays_with_its_first_owner() -> None:
     """A name is not free when its tool vanishes: an approval for one server must not serve another one."""
     first, second = Server("first", tool("send")), Server("second")
     hooks = CompositeHook([first, second])
-    call = use_of(first.rows[0])
+    call = call_of(first.rows[0])
     second.rows.append(tool("send"))
     first.rows.clear()
     assert hooks.find_tool("send") is None
@@ -273,7 +276,7 @@ def test_a_server_that_lists_a_tool_twice() -> None:
     server = Server("mcp")
     hooks = CompositeHook([server])
     server.rows += [tool("send", description="one"), tool("send", description="two")]
-    assert [row.description for row in hooks.offer(place())] == ["one"]
+    assert [row.description for row in hooks.offer(run_context())] == ["one"]
 
 
 def test_the_number_of_names_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +304,7 @@ async def test_the_scope_applies_to_tools_that_appear() -> None:
     server = Server("mcp")
     hooks = CompositeHook([server])
     server.rows += [tool("send"), tool("fetch")]
-    assert names(hooks, place(tools=["fetch"])) == ["fetch"]
+    assert names(hooks, run_context(tools=["fetch"])) == ["fetch"]
 
 
 # Opinions.
@@ -322,14 +325,14 @@ ASKS = NeedsAnswer([Question(question="Which?", key="which")])
 async def test_one_opinion_counts(opinions: list[Any], counts: Opinion | None) -> None:
     """A denial precedes a question, a question an approval; the first of equals counts; a failure denies."""
     parts = [Commentator(f"part{number}", opinion) for number, opinion in enumerate(opinions)]
-    assert await CompositeHook([*parts, Toolbox()]).before_call(use_of(tool("note"))) == counts
+    assert await CompositeHook([*parts, Toolbox()]).before_call(call_of(tool("note"))) == counts
 
 
 async def test_what_is_said_after_a_call_is_said_in_order(caplog: pytest.LogCaptureFixture) -> None:
     """Each sub-hook amends the outcome of the previous one; one that fails amends nothing."""
     failing = Commentator("b", ValueError("x"))
     parts = [Commentator("a", comment=" a"), failing, Commentator("c", comment=" c")]
-    outcome = await CompositeHook([*parts, Toolbox()]).after_call(use_of(tool("note")), Outcome("done"))
+    outcome = await CompositeHook([*parts, Toolbox()]).after_call(call_of(tool("note")), Outcome("done"))
     assert outcome == Outcome("done a c")
     assert [record.__dict__["part"] for record in caplog.records] == ["b"]
 
@@ -344,12 +347,12 @@ async def test_a_call_goes_to_the_part_that_offers_its_tool() -> None:
         return "by the right one"
 
     hooks = CompositeHook([Toolbox(), Doing(done)])
-    assert await hooks.dispatch(use_of(Doing.tools[0])) == Outcome("by the right one")
+    assert await hooks.dispatch(call_of(Doing.tools[0])) == Outcome("by the right one")
 
 
 async def test_a_call_has_its_time_and_no_more(autojump_clock: MockClock) -> None:
     """A call is stopped at its timeout, and the model is told the time."""
-    outcome = await CompositeHook([Doing(trio.sleep_forever)]).dispatch(use_of(Doing.tools[0]))
+    outcome = await CompositeHook([Doing(trio.sleep_forever)]).dispatch(call_of(Doing.tools[0]))
     assert outcome == Outcome("This took longer than 2 s and was stopped.", is_error=True)
     assert trio.current_time() == pytest.approx(2.0)
 
@@ -360,20 +363,20 @@ async def test_a_tools_own_patience_is_its_own_affair(caplog: pytest.LogCaptureF
     async def impatient() -> None:
         raise trio.TooSlowError
 
-    outcome = await CompositeHook([Doing(impatient)]).dispatch(use_of(Doing.tools[0]))
+    outcome = await CompositeHook([Doing(impatient)]).dispatch(call_of(Doing.tools[0]))
     assert outcome == Outcome(FAILED, is_error=True)
     assert "TooSlowError" in caplog.text
 
 
 async def test_a_tools_no_is_what_the_model_reads() -> None:
     """A tool's error is the result, also out of a nursery."""
-    outcome = await CompositeHook([Toolbox()]).dispatch(use_of(tool("refuses")))
+    outcome = await CompositeHook([Toolbox()]).dispatch(call_of(tool("refuses")))
     assert outcome == Outcome("this tool does nothing; say something else", is_error=True)
 
 
 async def test_a_fault_is_for_the_log_and_not_for_the_model(caplog: pytest.LogCaptureFixture) -> None:
     """A fault is logged, and the model only learns that there was one."""
-    outcome = await CompositeHook([Toolbox()]).dispatch(use_of(tool("raises")))
+    outcome = await CompositeHook([Toolbox()]).dispatch(call_of(tool("raises")))
     assert outcome == Outcome(FAILED, is_error=True)
     assert "nobody's business" in caplog.text
 
@@ -386,7 +389,7 @@ async def test_what_went_stale_is_for_the_worker() -> None:
             raise Stale
 
     with pytest.raises(Stale):
-        await CompositeHook([Doing(stale)]).dispatch(use_of(Doing.tools[0]))
+        await CompositeHook([Doing(stale)]).dispatch(call_of(Doing.tools[0]))
 
 
 async def test_what_is_no_text_is_made_one() -> None:
@@ -395,7 +398,7 @@ async def test_what_is_no_text_is_made_one() -> None:
     async def lists() -> str:
         return "caf\udce9.txt é"
 
-    outcome = await CompositeHook([Doing(lists)]).dispatch(use_of(Doing.tools[0]))
+    outcome = await CompositeHook([Doing(lists)]).dispatch(call_of(Doing.tools[0]))
     assert outcome.text == "caf?.txt é"
 
 
@@ -405,9 +408,9 @@ async def test_what_is_no_text_is_made_one() -> None:
 async def test_a_broken_part_harms_its_own_calls_only(caplog: pytest.LogCaptureFixture) -> None:
     """A broken sub-hook fails its own calls only, and none of them runs unjudged."""
     hooks = CompositeHook([Broken(), Doing(None)])
-    assert [each.name for each in hooks.offer(place())] == ["does"]
-    assert hooks.sections(place()) == []
-    use = use_of(Broken.tools[0])
+    assert [item.name for item in hooks.offer(run_context())] == ["does"]
+    assert hooks.sections(run_context()) == []
+    use = call_of(Broken.tools[0])
     with pytest.raises(ToolError, match="the daemon's log"):
         hooks.subject(use)
     with pytest.raises(ToolError, match="the daemon's log"):
@@ -422,7 +425,7 @@ async def test_a_broken_part_harms_its_own_calls_only(caplog: pytest.LogCaptureF
 async def test_a_tool_that_says_no_in_advance(tmp_path: Any) -> None:
     """An impossible call fails in its preview, so no person is asked."""
     hooks = CompositeHook([Toolbox()])
-    use = use_of(tool("careful"), place(str(tmp_path)), text="impossible")
+    use = call_of(tool("careful"), run_context(str(tmp_path)), text="impossible")
     with pytest.raises(ToolError, match="this cannot be noted"):
         await hooks.preview(use)
 
@@ -432,9 +435,9 @@ async def test_a_tool_that_says_no_in_advance(tmp_path: Any) -> None:
 
 async def test_a_probe_has_its_time_and_no_more(autojump_clock: MockClock) -> None:
     """A probe has a time limit, after which the outcome is unknown."""
-    chosen = tool("does", timeout_s=3_600.0)
+    selected = tool("does", timeout_s=3_600.0)
     hooks = CompositeHook([Doing(trio.sleep_forever)])
-    assert (await hooks.probe(use_of(chosen), {})).outcome == "unknown"
+    assert (await hooks.probe(call_of(selected), {})).outcome == "unknown"
     assert trio.current_time() == pytest.approx(MAX_PROBE_SECONDS)
 
 
@@ -445,4 +448,4 @@ async def test_what_a_probe_finds_is_what_is_found() -> None:
         return None
 
     hooks = CompositeHook([Doing(nothing)])
-    assert await hooks.probe(use_of(Doing.tools[0]), {}) == ProbeResult("done", "it was done")
+    assert await hooks.probe(call_of(Doing.tools[0]), {}) == ProbeResult("done", "it was done")

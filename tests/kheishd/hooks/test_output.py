@@ -49,13 +49,13 @@ async def test_an_output_is_a_text_a_value_or_both(
 ) -> None:
     """A value without a text is encoded canonically as its text."""
     outputs, results, cursors = await emitted(tmp_path, emits(**arguments))
-    assert [(each.text, each.value, each.call_id) for each in outputs] == [(text, value, "call_1")]
-    assert [each.how for each in results] == ["returned"]
+    assert [(item.text, item.value, item.call_id) for item in outputs] == [(text, value, "call_1")]
+    assert [item.how for item in results] == ["returned"]
     assert len(cursors) == 1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({}, "nothing to emit"),
         ({"text": "", "value": None}, "nothing to emit"),
@@ -64,13 +64,13 @@ async def test_an_output_is_a_text_a_value_or_both(
     ],
 )
 async def test_what_is_nothing_or_too_much_is_not_emitted(
-    tmp_path: Path, autojump_clock: MockClock, arguments: dict[str, Any], said: str
+    tmp_path: Path, autojump_clock: MockClock, arguments: dict[str, Any], message: str
 ) -> None:
     """An empty or large output is an error for the model, and the run continues."""
     outputs, results, cursors = await emitted(tmp_path, emits(**arguments))
     assert (outputs, cursors) == ([], [])
-    assert [each.how for each in results] == ["failed"]
-    assert said in results[0].text
+    assert [item.how for item in results] == ["failed"]
+    assert message in results[0].text
 
 
 async def test_the_last_output_counts_and_there_is_a_limit_to_them(
@@ -79,7 +79,7 @@ async def test_the_last_output_counts_and_there_is_a_limit_to_them(
     """An output beyond the limit is an error, and the earlier ones stay."""
     calls = [ToolCall(f"call_{n}", "emit_output", {"text": str(n)}) for n in range(MAX_OUTPUTS + 1)]
     outputs, results, cursors = await emitted(tmp_path, *calls)
-    assert [each.text for each in outputs] == [str(n) for n in range(MAX_OUTPUTS)]
+    assert [item.text for item in outputs] == [str(n) for n in range(MAX_OUTPUTS)]
     assert len(cursors) == MAX_OUTPUTS
     assert f"{MAX_OUTPUTS} outputs, which is the limit" in results[-1].text
 

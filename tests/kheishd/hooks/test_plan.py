@@ -30,9 +30,9 @@ async def desk(tmp_path: Path, autojump_clock: MockClock) -> AsyncIterator[Desk]
 
 def models(desk: Desk) -> Scripted:
     """Return the model of the desk."""
-    found = desk.holder.current().models
-    assert isinstance(found, Scripted)
-    return found
+    match = desk.holder.current().models
+    assert isinstance(match, Scripted)
+    return match
 
 
 async def call(desk: Desk, tool: str, arguments: dict[str, Any], content: str = "go on") -> SendResult:
@@ -77,7 +77,7 @@ async def test_todos_are_replaced_as_a_whole(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("outcome", "words"),
     [
         ([{"content": "a", "id": "x"}, {"content": "b", "id": "x"}], "two todos have the id 'x'"),
         ([{"content": "a", "id": "todo-2"}, {"content": "b"}], "two todos have the id 'todo-2'"),
@@ -87,11 +87,11 @@ async def test_todos_are_replaced_as_a_whole(desk: Desk) -> None:
         ([{"content": "x" * MAX_TODO_BYTES}] * 40, "the limit is"),
     ],
 )
-async def test_todos_that_are_not_kept(desk: Desk, given: list[dict[str, str]], said: str) -> None:
+async def test_todos_that_are_not_kept(desk: Desk, outcome: list[dict[str, str]], words: str) -> None:
     """Invalid todos are an error, and the previous ones stay."""
     await call(desk, "todo_write", {"todos": [{"content": "stays"}]})
-    sent = await call(desk, "todo_write", {"todos": given})
-    assert said in result(desk, sent).text
+    sent = await call(desk, "todo_write", {"todos": outcome})
+    assert words in result(desk, sent).text
     assert [todo.content for todo in todos(desk, sent)] == ["stays"]
 
 
@@ -114,16 +114,16 @@ async def test_plan_mode_is_entered_and_left_with_a_plan(desk: Desk) -> None:
     assert IN_PLAN_MODE in models(desk).requests[-1].instructions
     sent = await call(desk, "exit_plan_mode", {"plan": "# Plan\nlook", "summary": "look"})
     assert sent.status == "waiting_for_approval"
-    asked = next(e for _, e in desk.journal(sent.session_id) if isinstance(e, ApprovalRequested))
-    assert asked.preview is not None
-    assert (asked.preview.kind, asked.preview.text) == ("text", "# Plan\nlook")
+    params = next(e for _, e in desk.journal(sent.session_id) if isinstance(e, ApprovalRequested))
+    assert params.preview is not None
+    assert (params.preview.kind, params.preview.text) == ("text", "# Plan\nlook")
     await desk.allow(sent.run_id)
     assert result(desk, sent).text == PLAN_MODE_LEFT
     session = desk.session(sent.session_id)
     assert (session.permission_mode, session.plan_mode) == (None, False)
-    kept = plan(desk, sent)
-    assert kept is not None
-    assert (kept.content, kept.summary) == ("# Plan\nlook", "look")
+    stored = plan(desk, sent)
+    assert stored is not None
+    assert (stored.content, stored.summary) == ("# Plan\nlook", "look")
     assert "The approved plan:\n# Plan\nlook" in models(desk).requests[-1].instructions
 
 
@@ -132,9 +132,9 @@ async def test_a_person_may_change_the_plan(desk: Desk) -> None:
     await call(desk, "enter_plan_mode", {})
     sent = await call(desk, "exit_plan_mode", {"plan": "look"})
     await desk.allow(sent.run_id, updated_input={"plan": "look twice"})
-    kept = plan(desk, sent)
-    assert kept is not None
-    assert kept.content == "look twice"
+    stored = plan(desk, sent)
+    assert stored is not None
+    assert stored.content == "look twice"
 
 
 async def test_a_later_plan_is_the_same_artifact(desk: Desk) -> None:
@@ -158,8 +158,8 @@ async def test_the_plan_is_shown_while_it_is_carried_out(desk: Desk) -> None:
     await call(desk, "enter_plan_mode", {})
     sent = await call(desk, "exit_plan_mode", {"plan": "é" * MAX_PLAN_SECTION_BYTES})
     await desk.allow(sent.run_id)
-    shown = models(desk).requests[-1].instructions
-    assert "é" * (MAX_PLAN_SECTION_BYTES // 2) + "\n[... the rest is left out here]" in shown
+    display = models(desk).requests[-1].instructions
+    assert "é" * (MAX_PLAN_SECTION_BYTES // 2) + "\n[... the rest is left out here]" in display
     await desk.ask("thanks")
     assert "approved plan" not in models(desk).requests[-1].instructions
     await call(desk, "todo_write", {"todos": [{"content": "look"}]})
@@ -167,19 +167,19 @@ async def test_the_plan_is_shown_while_it_is_carried_out(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "words"),
     [
         ({"plan": "x" * MAX_PLAN_BYTES}, "takes more than"),
         ({"plan": "x", "summary": "x" * (MAX_PLAN_SUMMARY_BYTES + 1)}, "the summary takes more than"),
         ({"plan": ""}, "do not fit exit_plan_mode"),
     ],
 )
-async def test_a_plan_that_nobody_is_asked_about(desk: Desk, arguments: dict[str, str], said: str) -> None:
+async def test_a_plan_that_nobody_is_asked_about(desk: Desk, arguments: dict[str, str], words: str) -> None:
     """An invalid plan is an error before a person sees it."""
     await call(desk, "enter_plan_mode", {}, "plan it")
     sent = await call(desk, "exit_plan_mode", arguments)
     assert sent.status == "completed"
-    assert said in result(desk, sent).text
+    assert words in result(desk, sent).text
     assert desk.session(sent.session_id).plan_mode
 
 

@@ -25,7 +25,7 @@ from protocol.transcript import Item, Message, Text, ToolCall, ToolResult
 from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
 from tests.support.machine import PINNED, Machine
 
-# Imported in a thread otherwise, and a mock clock would run away meanwhile.
+# Imported here: a mock clock would jump ahead while a thread imports it.
 __import__("jsonschema_rs")
 
 TOOL = Results().read_result
@@ -46,9 +46,9 @@ class Eyes(SubHook):
         return self.outcome
 
 
-def calls(*asked: ToolCall) -> Any:
+def calls(*params: ToolCall) -> Any:
     """Return a model that calls tools, one after the other, and then is done."""
-    items: list[Item] = list(asked)
+    items: list[Item] = list(params)
     parts: list[Any] = [lambda request, item=item: gives(item, stop_reason="tool_calls") for item in items]
     return Scripted([*parts, lambda request: says("done")])
 
@@ -72,7 +72,7 @@ async def seen(
         yield desk, models, sent.session_id
 
 
-def place(desk: Desk, session: Session) -> RunContext:
+def context_of(desk: Desk, session: Session) -> RunContext:
     """Return the context of a run of that session."""
     return RunContext(session, Machine().run, PINNED, "/", "auto", desk.state)
 
@@ -80,9 +80,9 @@ def place(desk: Desk, session: Session) -> RunContext:
 async def read(desk: Desk, session_id: str, call_id: str = "c1", **portion: int) -> str:
     """Return the text of the tool's result."""
     arguments = {"call_id": call_id, **portion}
-    where = place(desk, desk.session(session_id))
+    context = context_of(desk, desk.session(session_id))
     return (
-        await Results().dispatch(Invocation(where, "r1", TOOL, Validator().validate(TOOL, arguments)))
+        await Results().dispatch(Invocation(context, "r1", TOOL, Validator().validate(TOOL, arguments)))
     ).text
 
 
@@ -93,9 +93,9 @@ async def test_a_model_reads_the_rest_of_a_long_result(tmp_path: Path, autojump_
         ToolCall(f"r{n}", "read_result", {"call_id": "c1", "offset": n * MAX_PORTION_BYTES}) for n in range(3)
     ]
     async with seen(tmp_path, Outcome(text), *reads) as (_, models, _):
-        shown, *portions = given_to(models)
-    assert len(shown.encode()) <= MAX_TOOL_TEXT_BYTES + 100
-    assert shown.endswith(
+        preview, *portions = given_to(models)
+    assert len(preview.encode()) <= MAX_TOOL_TEXT_BYTES + 100
+    assert preview.endswith(
         f'[All {len(text)} bytes are stored: read_result with the call_id "c1" reads them.]'
     )
     bodies = [portion.split("\n", 1)[1].rsplit("\n[There is more: offset ", 1)[0] for portion in portions]
@@ -113,8 +113,8 @@ async def test_what_was_kept_beside_the_text_is_read(tmp_path: Path, autojump_cl
     outcome = Outcome("{}", full_output=whole)
     async with seen(tmp_path, outcome) as (desk, models, session_id):
         assert f"[All {len(whole)} bytes are stored" in given_to(models)[0]
-        found = await read(desk, session_id, offset=CHUNK_BYTES - 10, limit=20)
-        assert found.split("\n", 1)[1].startswith(whole[CHUNK_BYTES - 10 : CHUNK_BYTES + 10].decode())
+        answer = await read(desk, session_id, offset=CHUNK_BYTES - 10, limit=20)
+        assert answer.split("\n", 1)[1].startswith(whole[CHUNK_BYTES - 10 : CHUNK_BYTES + 10].decode())
         last = await read(desk, session_id, offset=len(whole) - 5)
         assert last.endswith(whole[-5:].decode())
 
@@ -123,8 +123,8 @@ async def test_a_short_result_is_read_from_the_journal(tmp_path: Path, autojump_
     """A short result gets no note, and can still be read."""
     async with seen(tmp_path, Outcome("It is green.")) as (desk, models, session_id):
         assert given_to(models) == ["It is green."]
-        found = await read(desk, session_id)
-        assert found == "[Bytes 0 to 12 of 12 of the result of look, c1.]\nIt is green."
+        answer = await read(desk, session_id)
+        assert answer == "[Bytes 0 to 12 of 12 of the result of look, c1.]\nIt is green."
         assert (await read(desk, session_id, offset=6, limit=5)).split("\n")[1] == "green"
 
 
@@ -138,10 +138,10 @@ async def test_nobody_reads_what_another_session_was_given(tmp_path: Path, autoj
     """Other sessions' results, unknown ids and offsets beyond the end are errors."""
     async with seen(tmp_path, Outcome("It is green.")) as (desk, models, session_id):
         models.answers = [lambda request: says("hello")]
-        other = (await desk.ask(sender="other")).session_id
-        for where, call_id, offset in ((other, "c1", 0), (session_id, "c2", 0), (session_id, "c1", 12)):
+        second = (await desk.ask(sender="other")).session_id
+        for reader_id, call_id, offset in ((second, "c1", 0), (session_id, "c2", 0), (session_id, "c1", 12)):
             with pytest.raises(ToolError):
-                await read(desk, where, call_id, offset=offset)
+                await read(desk, reader_id, call_id, offset=offset)
 
 
 async def test_a_branch_reads_what_was_given_before_it(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -48,16 +48,16 @@ from tests.support.machine import PINNED, Machine
 class Bench:
     """The tools in one session of a store; their changes are committed as the worker commits them."""
 
-    def __init__(self, desk: Desk, part: TaskTools, files: ShellFiles, place: RunContext) -> None:
+    def __init__(self, desk: Desk, part: TaskTools, files: ShellFiles, context: RunContext) -> None:
         self.desk = desk
         self.part = part
         self.files = files
-        self.place = place
+        self.context = context
 
     def use(self, name: str, **arguments: Any) -> Invocation:
         """Return a call of a tool."""
         tool = next(tool for tool in self.part.tools if tool.name == name)
-        return Invocation(self.place, "c1", tool, Validator().validate(tool, arguments))
+        return Invocation(self.context, "c1", tool, Validator().validate(tool, arguments))
 
     async def asked(self, name: str, **arguments: Any) -> Outcome:
         """Return the outcome of dispatching, before its commit."""
@@ -83,11 +83,11 @@ class Bench:
     async def refused(self, name: str, **arguments: Any) -> str:
         """Return the error of a call that changes nothing."""
         with self.desk.state.read() as store:
-            before = store.last_cursor
+            original = store.last_cursor
         with pytest.raises(ToolError) as caught:
             await self.run(name, **arguments)
         with self.desk.state.read() as store:
-            assert store.last_cursor == before
+            assert store.last_cursor == original
         return str(caught.value)
 
     async def append(self, *events: JournalEvent) -> None:
@@ -119,7 +119,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         bench = Bench(desk, part, files, None)  # type: ignore[arg-type]
         await bench.append()
         run = msgspec.structs.replace(Machine().run, session_id="s", agent="default")
-        bench.place = RunContext(desk.session("s"), run, PINNED, str(tmp_path), "off", desk.state)
+        bench.context = RunContext(desk.session("s"), run, PINNED, str(tmp_path), "off", desk.state)
         yield bench
 
 
@@ -135,10 +135,10 @@ async def test_a_task_from_its_beginning_to_its_end(bench: Bench) -> None:
     assert begun == {"task_id": task_id, "title": "Paint", "status": "in_progress", "owner": "default"}
     done = await bench.run("task_update", task_id=task_id, status="completed", output="It is blue.")
     assert (done["status"], bench.task(task_id).output) == ("completed", "It is blue.")
-    shown = await bench.run("task_get", task_id=task_id)
-    assert (shown["description"], shown["output"]) == ("blue", "It is blue.")
-    given = await bench.run("task_output", task_id=task_id)
-    assert (given["ready"], given["output"], given["left_out_bytes"]) == (True, "It is blue.", 0)
+    preview = await bench.run("task_get", task_id=task_id)
+    assert (preview["description"], preview["output"]) == ("blue", "It is blue.")
+    produced = await bench.run("task_output", task_id=task_id)
+    assert (produced["ready"], produced["output"], produced["left_out_bytes"]) == (True, "It is blue.", 0)
 
 
 async def test_nothing_changes_before_it_is_committed(bench: Bench) -> None:
@@ -155,11 +155,11 @@ async def test_who_has_a_task_keeps_it(bench: Bench) -> None:
     owned = (await bench.run("task_create", title="a", owner="ann"))["task_id"]
     await bench.run("task_update", task_id=owned, status="in_progress")
     assert bench.task(owned).owner == "ann"
-    given = (await bench.run("task_create", title="b"))["task_id"]
-    await bench.run("task_update", task_id=given, status="in_progress", owner="bob")
-    assert bench.task(given).owner == "bob"
-    guest = msgspec.structs.replace(bench.place.run, guest="critic")
-    bench.place = replace(bench.place, run=guest)
+    produced = (await bench.run("task_create", title="b"))["task_id"]
+    await bench.run("task_update", task_id=produced, status="in_progress", owner="bob")
+    assert bench.task(produced).owner == "bob"
+    guest = msgspec.structs.replace(bench.context.run, guest="critic")
+    bench.context = replace(bench.context, run=guest)
     free = (await bench.run("task_create", title="c"))["task_id"]
     await bench.run("task_update", task_id=free, status="in_progress")
     assert bench.task(free).owner == "critic"
@@ -216,13 +216,13 @@ async def test_what_others_do_meanwhile_counts(bench: Bench) -> None:
     await bench.committed(outcomes[0])
     with pytest.raises(ToolError, match="has that title"):
         await bench.committed(outcomes[1])
-    one, two = [(await bench.run("task_create", title=name))["task_id"] for name in ("one", "two")]
-    circle = await bench.asked("task_update", task_id=one, blocked_by=[two])
-    await bench.append(TaskUpdated(task_id=two, blocked_by=[one]))
+    single, two = [(await bench.run("task_create", title=name))["task_id"] for name in ("one", "two")]
+    circle = await bench.asked("task_update", task_id=single, blocked_by=[two])
+    await bench.append(TaskUpdated(task_id=two, blocked_by=[single]))
     with pytest.raises(ToolError, match="in a cycle"):
         await bench.committed(circle)
-    late = await bench.asked("task_update", task_id=one, status="in_progress")
-    await bench.append(TaskUpdated(task_id=one, status="cancelled"))
+    late = await bench.asked("task_update", task_id=single, status="in_progress")
+    await bench.append(TaskUpdated(task_id=single, status="cancelled"))
     with pytest.raises(ToolError, match="is final"):
         await bench.committed(late)
     assert examine_whole(bench.desk.state.read, deep=True).findings == []
@@ -283,10 +283,10 @@ async def shell(bench: Bench, text: str) -> None:
 async def test_output_of_a_shell_that_runs(bench: Bench) -> None:
     """The output so far is returned at once, or after the timeout."""
     await shell(bench, "one\n")
-    given = await bench.run("task_output", task_id="tsk_shell", wait=False)
-    assert (given["ready"], given["timed_out"], given["output"]) == (False, False, "one\n")
-    given = await bench.run("task_output", task_id="tsk_shell", timeout_s=0.01)
-    assert (given["ready"], given["timed_out"], given["kind"]) == (False, True, "shell")
+    produced = await bench.run("task_output", task_id="tsk_shell", wait=False)
+    assert (produced["ready"], produced["timed_out"], produced["output"]) == (False, False, "one\n")
+    produced = await bench.run("task_output", task_id="tsk_shell", timeout_s=0.01)
+    assert (produced["ready"], produced["timed_out"], produced["kind"]) == (False, True, "shell")
 
 
 async def test_output_is_waited_for(bench: Bench) -> None:
@@ -300,9 +300,9 @@ async def test_output_is_waited_for(bench: Bench) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(end)
-        given = await bench.run("task_output", task_id="tsk_shell")
-    assert (given["ready"], given["status"], given["exit_code"]) == (True, "failed", 3)
-    assert given["terminal_reason"] == "exited"
+        produced = await bench.run("task_output", task_id="tsk_shell")
+    assert (produced["ready"], produced["status"], produced["exit_code"]) == (True, "failed", 3)
+    assert produced["terminal_reason"] == "exited"
 
 
 async def test_output_that_is_more_than_a_model_reads(bench: Bench) -> None:
@@ -310,10 +310,10 @@ async def test_output_that_is_more_than_a_model_reads(bench: Bench) -> None:
     text = "".join(f"line {number}\n" for number in range(20_000))
     await shell(bench, text)
     outcome = await bench.asked("task_output", task_id="tsk_shell", wait=False, tail_bytes=100_000)
-    said = msgspec.json.decode(outcome.text)
+    message = msgspec.json.decode(outcome.text)
     assert len(outcome.text) <= MAX_TOOL_TEXT_BYTES
-    assert said["output"].endswith("line 19999\n")
-    assert said["left_out_bytes"] == len(text) - len(said["output"])
+    assert message["output"].endswith("line 19999\n")
+    assert message["left_out_bytes"] == len(text) - len(message["output"])
     assert outcome.full_output is not None
     assert text.endswith(outcome.full_output.decode())
     assert 99_000 < len(outcome.full_output) <= 100_000
@@ -383,7 +383,7 @@ async def test_a_rule_that_says_no_is_a_failed_call(tmp_path: Path, autojump_clo
             assert store.count(TASKS) == 1
 
 
-# The rows of the tools for tasks: what models are told, and what the daemon knows of each.
+# The rows of the tools.
 
 
 BY_NAME = {tool.name: tool for tool in TaskTools(None).tools}  # type: ignore[arg-type]

@@ -201,9 +201,9 @@ def test_a_schema_that_is_none_fits_nothing(schema: dict[str, Any]) -> None:
 def test_a_tool_may_be_offered_with_another_schema_elsewhere() -> None:
     """Each call is validated by the schema of its own row."""
     validator = Validator()
-    one, other = taking({"value": {"enum": ["a"]}}), taking({"value": {"enum": ["b"]}})
-    for each, value in ((one, "a"), (other, "b"), (one, "a")):
-        assert validator.validate(each, {"value": value}) == {"value": value}
+    single, second = taking({"value": {"enum": ["a"]}}), taking({"value": {"enum": ["b"]}})
+    for item, value in ((single, "a"), (second, "b"), (single, "a")):
+        assert validator.validate(item, {"value": value}) == {"value": value}
 
 
 # Tools with a struct.

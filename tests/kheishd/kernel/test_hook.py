@@ -18,7 +18,7 @@ from kheishd.kernel.hook import (
     tool,
 )
 from protocol.objects.approval import Preview
-from tests.support.toolbox import place, use_of
+from tests.support.toolbox import call_of, run_context
 from tests.support.toolbox import tool as row_of
 
 
@@ -103,7 +103,7 @@ def test_a_declared_tool_is_a_row_with_its_facts() -> None:
 async def test_a_call_runs_the_functions_of_its_tool() -> None:
     """Each tool has its own functions, bound to the sub-hook's instance; the row may be a changed copy."""
     garden = Garden("wet")
-    call = Invocation(place(), "c1", replace(garden.plant, timeout_s=1.0), Plant(seed="oats", count=3))
+    call = Invocation(run_context(), "c1", replace(garden.plant, timeout_s=1.0), Plant(seed="oats", count=3))
     assert garden.subject(call) == "oats"
     preview = await garden.preview(call)
     assert preview is not None
@@ -116,7 +116,7 @@ async def test_a_call_runs_the_functions_of_its_tool() -> None:
 async def test_a_declared_tool_needs_no_other_function() -> None:
     """Without functions it has no subject, no preview and no evidence, and a probe knows nothing."""
     garden = Garden()
-    call = Invocation(place(), "c1", garden.admire, Arguments())
+    call = Invocation(run_context(), "c1", garden.admire, Arguments())
     assert await garden.dispatch(call) == Outcome("lovely")
     assert garden.subject(call) == ""
     assert await garden.preview(call) is None
@@ -126,11 +126,11 @@ async def test_a_declared_tool_needs_no_other_function() -> None:
 
 def test_facts_may_depend_on_the_instance() -> None:
     """A revised row is that of one instance only, and other declared tools stay."""
-    garden, other = Garden(), Garden()
+    garden, second = Garden(), Garden()
     garden.revise(garden.plant, description="Plant seeds in pots.", timeout_s=9.0)
     assert (garden.plant.description, garden.plant.timeout_s) == ("Plant seeds in pots.", 9.0)
     assert garden.tools[0] is garden.plant
-    assert other.plant.description == "Plant seeds."
+    assert second.plant.description == "Plant seeds."
 
 
 def test_a_subclass_has_the_tools_of_its_base() -> None:
@@ -156,9 +156,9 @@ async def test_a_sub_hook_without_overrides_does_nothing() -> None:
         name = "plain"
         tools = (row_of("note"),)
 
-    part, call = Plain(), use_of(row_of("note"))
-    assert list(part.offer(place())) == [row_of("note")]
-    assert list(part.sections(place())) == []
+    part, call = Plain(), call_of(row_of("note"))
+    assert list(part.offer(run_context())) == [row_of("note")]
+    assert list(part.sections(run_context())) == []
     assert part.subject(call) == ""
     assert await part.before_call(call) is None
     assert await part.preview(call) is None
@@ -171,7 +171,7 @@ async def test_a_sub_hook_without_overrides_does_nothing() -> None:
 
 async def test_a_call_without_followers_may_stream() -> None:
     """Output and evidence of a call that nobody follows are discarded."""
-    call = use_of(row_of("note"))
+    call = call_of(row_of("note"))
     call.stream("hello")
     await call.observe({"pid": 7})
 
@@ -179,7 +179,7 @@ async def test_a_call_without_followers_may_stream() -> None:
 @pytest.mark.parametrize("call_id", ["call_1", "../../etc/passwd", "a/b", "", ".", "x" * 40, "é\n\0"])
 def test_the_key_of_a_call_is_safe_for_files(call_id: str) -> None:
     """The key is a safe file name for any id from a model, differs between calls, and survives a restart."""
-    context = place()
+    context = run_context()
     key = Invocation(context, call_id, row_of("note"), {}).key
     assert re.fullmatch(r"run_1\.0\.[0-9a-f]{16}", key)
     assert key == Invocation(context, call_id, row_of("note"), {"text": "other"}).key

@@ -404,7 +404,7 @@ async def main():
         try:
             await state.update(lambda tx: tx.append("ses_1", said()))
         except StorageFailed as error:
-            print(error.number, state.store.failure is not None)
+            print(error.code, state.store.failure is not None)
         with trio.fail_after(10):
             await state.failed.wait()
         print("stopping")

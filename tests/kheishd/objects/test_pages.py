@@ -1,4 +1,4 @@
-"""Pages: what one holds at most, and where the next one begins."""
+"""Pages: their limits and their tokens."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -18,35 +18,35 @@ from protocol.ids import ID_PATTERN
 from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED_ROWS, MAX_PAGE_MS
 
 
-def rows(size: int, after: int = -1) -> Iterator[tuple[tuple[str, int], int]]:
-    """Numbered rows beyond one of them."""
-    return ((("s", number), number) for number in range(after + 1, size))
+def rows(size: int, start: int = -1) -> Iterator[tuple[tuple[str, int], int]]:
+    """Yield numbered rows after a number."""
+    return ((("s", number), number) for number in range(start + 1, size))
 
 
 @given(st.integers(0, 60), st.integers(1, 20), st.sets(st.integers(0, 60)))
-def test_pages_join_without_a_gap(size: int, limit: int, wanted: set[int]) -> None:
+def test_pages_join_without_a_gap(size: int, limit: int, accepted: set[int]) -> None:
     """Every accepted row is on exactly one page, in order, whatever the limit."""
-    found: list[int] = []
-    after = -1
+    collected: list[int] = []
+    last = -1
     while True:
-        chosen, following = page_of(rows(size, after), limit, wanted.__contains__)
-        assert len(chosen) <= limit
-        found += chosen
+        page, following = page_of(rows(size, last), limit, accepted.__contains__)
+        assert len(page) <= limit
+        collected += page
         if following is None:
             break
-        after = int(following)
-    assert found == [number for number in range(size) if number in wanted]
+        last = int(following)
+    assert collected == [number for number in range(size) if number in accepted]
 
 
 def test_a_page_ends_at_a_mebibyte() -> None:
     """A page ends at a mebibyte, whatever the limit."""
     large = "x" * (MAX_PAGE_BYTES // 4)
-    chosen, following = page_of((((number,), large) for number in count()), 500, lambda row: True)
-    assert (len(chosen), following) == (4, "3")
+    page, following = page_of((((number,), large) for number in count()), 500, lambda row: True)
+    assert (len(page), following) == (4, "3")
     # As JSON: a control character is one byte in a record and six on the wire.
     escaped = "\x01" * (MAX_PAGE_BYTES // 24 + 1)
-    chosen, following = page_of((((number,), escaped) for number in count()), 500, lambda row: True)
-    assert (len(chosen), following) == (4, "3")
+    page, following = page_of((((number,), escaped) for number in count()), 500, lambda row: True)
+    assert (len(page), following) == (4, "3")
 
 
 def test_a_page_ends_when_enough_was_examined() -> None:
@@ -68,10 +68,10 @@ def test_a_page_ends_when_it_took_long(monkeypatch: pytest.MonkeyPatch) -> None:
             yield (number,), number
 
     monkeypatch.setattr("kheishd.objects.pages.time.thread_time", lambda: worked)
-    chosen, following = page_of(heavy(), 500, lambda row: row % 2 == 0)
+    page, following = page_of(heavy(), 500, lambda row: row % 2 == 0)
     assert following is not None
     assert MAX_PAGE_MS / 0.5 < int(following) < 2 * MAX_PAGE_MS / 0.5
-    assert chosen == list(range(0, int(following) + 1, 2))
+    assert page == list(range(0, int(following) + 1, 2))
 
 
 def test_nothing_is_read_beyond_a_page() -> None:
@@ -95,14 +95,14 @@ def test_page_tokens_are_validated() -> None:
         (cursor_after, ("", "x", "-1", "1.0", "٣", "9" * 20)),
         (id_after, ("", "a b", "a\n", "a\x00", "x" * 129)),
     ):
-        for after in wrong:
+        for token in wrong:
             with pytest.raises(InvalidParams) as refused:
-                check(after)
+                check(token)
             assert refused.value.field == "$.params.after"
 
 
-def marks(state: State, *, limited: bool) -> PageTokens:
-    """The marks of a caller."""
+def tokens_of(state: State, *, limited: bool) -> PageTokens:
+    """Return the page tokens of a caller."""
     caller = Caller("token:t", frozenset(), agents=frozenset(("a",)) if limited else None)
     return PageTokens(cast("Call", SimpleNamespace(caller=caller, state=state)))
 
@@ -112,22 +112,22 @@ def marks(state: State, *, limited: bool) -> PageTokens:
 def test_page_tokens_of_a_limited_caller_are_encrypted(store: Store, text: str) -> None:
     """The token hides the id of the row and still leads to it."""
     state = cast("State", SimpleNamespace(store=store))
-    plain, veiled = (marks(state, limited=limited) for limited in (False, True))
+    plain, veiled = (tokens_of(state, limited=limited) for limited in (False, True))
     assert plain.token_of(("s", text)) == text == plain.id_of(text)
     mark = veiled.token_of(("s", text))
     assert len(text) < 8 or text not in mark
     assert veiled.id_of(mark) == text
-    assert mark == marks(state, limited=True).token_of((text,))
-    # An id that one knows is a mark, too.
+    assert mark == tokens_of(state, limited=True).token_of((text,))
+    # A plain id is a page token, too.
     assert veiled.id_of(text) == text
     assert (veiled.id_of(None), plain.id_of(None)) == (None, None)
 
 
-@pytest.mark.parametrize("after", ["+", "+AAAA", "+" + "A" * 40, "+ü", "+=", "a b", ""])
-def test_forged_page_tokens_are_refused(store: Store, after: str) -> None:
+@pytest.mark.parametrize("token", ["+", "+AAAA", "+" + "A" * 40, "+ü", "+=", "a b", ""])
+def test_forged_page_tokens_are_refused(store: Store, token: str) -> None:
     """An encrypted token that no page returned is refused."""
     state = cast("State", SimpleNamespace(store=store))
     for limited in (True, False):
         with pytest.raises(InvalidParams) as caught:
-            marks(state, limited=limited).id_of(after)
+            tokens_of(state, limited=limited).id_of(token)
         assert caught.value.field == "$.params.after"

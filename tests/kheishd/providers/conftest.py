@@ -1,4 +1,4 @@
-"""A model server of its own for every test that asks for one."""
+"""Fixture with a separate model server for each test."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""The messages API: what is sent, signatures unchanged, and what is made of published streams."""
+"""The Anthropic driver: requests, unchanged signatures, and answers read from published streams."""
 
 import dataclasses
 from pathlib import Path
@@ -23,7 +23,7 @@ from protocol.transcript import (
     ToolResult,
     Usage,
 )
-from tests.support.model_asking import asking
+from tests.support.model_calls import make_request
 
 STREAMS = Path(__file__).parent / "streams"
 
@@ -56,7 +56,7 @@ def stop(reason: str = "end_turn", **usage: Any) -> dict[str, Any]:
     return {"type": "message_delta", "delta": {"stop_reason": reason}, "usage": usage}
 
 
-def answered(*events: dict[str, Any]) -> ModelAnswer:
+def read_answer(*events: dict[str, Any]) -> ModelAnswer:
     """Return the answer of these events."""
     answer = read(*events).end()
     assert answer is not None
@@ -67,9 +67,11 @@ def answered(*events: dict[str, Any]) -> ModelAnswer:
 
 
 def test_the_request() -> None:
-    """URL, head and body are as published; options go through, but not over what is ours."""
+    """URL, head and body are as published; options are added but replace no field of the driver."""
     options = {"temperature": 0.5, "stream": False, "headers": {"anthropic-beta": "x"}}
-    request = asking("hello", driver="anthropic", model="claude", instructions="be brief", options=options)
+    request = make_request(
+        "hello", driver="anthropic", model="claude", instructions="be brief", options=options
+    )
     sent = post(request, "https://api.test", "sk-secret")
     assert sent.url == "https://api.test/v1/messages"
     assert sent.headers == {
@@ -89,19 +91,19 @@ def test_the_request() -> None:
 
 @pytest.mark.parametrize("base", ["https://x", "https://x/", "https://x/v1", "https://x/v1/"])
 def test_base_url_with_and_without_the_version(base: str) -> None:
-    """A base URL may be written either way."""
-    assert post(asking("hello"), base, None).url == "https://x/v1/messages"
+    """A base URL may contain the version or omit it."""
+    assert post(make_request("hello"), base, None).url == "https://x/v1/messages"
 
 
 def test_max_tokens_and_no_credential() -> None:
-    """An option replaces the default; a local server gets no key; nothing to say is not said."""
-    sent = post(asking("hello", options={"max_tokens": 5}), "http://x", None)
+    """An option replaces the default; without key or instructions their fields are absent."""
+    sent = post(make_request("hello", options={"max_tokens": 5}), "http://x", None)
     body = msgspec.json.decode(sent.body)
     assert (body["max_tokens"], "system" in body, "x-api-key" in sent.headers) == (5, False, False)
 
 
 def test_every_kind_of_item() -> None:
-    """Every kind of item has its place; a tool's results and what the user says next are one message."""
+    """Every kind of item is encoded; tool results and the user's next text form one message."""
     transcript = [
         Message("user", [Text("look"), AssetReference("ast_1")]),
         Message(
@@ -145,8 +147,8 @@ def test_every_kind_of_item() -> None:
     ]
 
 
-def test_what_would_be_refused_is_left_out() -> None:
-    """Reasoning without a signature, texts of nothing but space, and messages that would be empty."""
+def test_items_that_would_be_refused_are_left_out() -> None:
+    """Unsigned reasoning, blank texts and empty messages are left out of the request."""
     transcript = [
         Message("user", [Text("q"), Text(" \n")]),
         Message("assistant", [Thinking("another provider's"), Text("")]),
@@ -187,7 +189,7 @@ REDACTED = Thinking("", "cmVkYWN0ZWQgdGhpbmtpbmc=", redacted=True)
     ],
 )
 def test_published_streams(name: str, items: list[Item], usage: Usage, stop_reason: str) -> None:
-    """The published streams give their answer, wherever the network cuts them."""
+    """Published streams produce their answer, wherever the network cuts them."""
     stream = (STREAMS / f"{name}.sse").read_bytes()
     for cut in range(len(stream)):
         fresh = new()
@@ -201,7 +203,7 @@ def test_published_streams(name: str, items: list[Item], usage: Usage, stop_reas
 
 
 def test_thinking_goes_back_unchanged() -> None:
-    """What came as thinking is sent back block for block, signature and redacted data included."""
+    """Thinking is sent back block by block, with its signature and redacted data."""
     fresh = new()
     AnswerBody(fresh).feed((STREAMS / "anthropic-thinking.sse").read_bytes())
     answer = fresh.end()
@@ -214,7 +216,7 @@ def test_thinking_goes_back_unchanged() -> None:
 
 
 def test_an_error_event() -> None:
-    """An error in place of the next event fails the answer for its own reason."""
+    """An error in place of the next event fails the answer with that error's reason."""
     fresh = new()
     with pytest.raises(ModelFailure) as raised:
         AnswerBody(fresh).feed((STREAMS / "anthropic-overloaded.sse").read_bytes())
@@ -236,19 +238,19 @@ def test_an_error_event() -> None:
     ],
 )
 def test_stop_reasons(reason: str, expected: str) -> None:
-    """Every reason to stop has its name here; unknown ones are an ordinary end."""
-    assert answered(start(0, type="text", text="x"), stop(reason)).stop_reason == expected
+    """Every stop reason is mapped; an unknown one counts as an ordinary end."""
+    assert read_answer(start(0, type="text", text="x"), stop(reason)).stop_reason == expected
 
 
 def test_no_end_is_no_answer() -> None:
-    """Without a reason to stop and without ``message_stop`` the answer is not whole."""
+    """An answer without a stop reason and without ``message_stop`` is incomplete."""
     assert read(start(0, type="text", text="x")).end() is None
-    assert answered(start(0, type="text", text="x"), {"type": "message_stop"}).stop_reason == "end"
+    assert read_answer(start(0, type="text", text="x"), {"type": "message_stop"}).stop_reason == "end"
 
 
 def test_thinking_that_is_not_shown() -> None:
-    """Thinking may come with nothing but its signature; it is kept, to be given back."""
-    answer = answered(
+    """Thinking that consists only of a signature is kept and sent back."""
+    answer = read_answer(
         start(0, type="thinking", thinking="", signature=""),
         delta(0, type="signature_delta", signature="si"),
         delta(0, type="signature_delta", signature="gned"),
@@ -258,8 +260,8 @@ def test_thinking_that_is_not_shown() -> None:
 
 
 def test_blocks_that_take_turns() -> None:
-    """A piece goes to the block of its index, whichever was begun last."""
-    answer = answered(
+    """A piece is added to the block of its index, even if another block began later."""
+    answer = read_answer(
         start(0, type="text", text=""),
         start(1, type="text", text=""),
         delta(0, type="text_delta", text="a"),
@@ -289,14 +291,16 @@ def test_blocks_that_take_turns() -> None:
     ],
 )
 def test_missing_and_unknown(event: dict[str, Any]) -> None:
-    """Whatever is missing, null or unknown does no harm."""
-    answer = answered(start(0, type="text", text="a"), event, delta(0, type="text_delta", text="b"), stop())
+    """Missing, null and unknown fields are ignored."""
+    answer = read_answer(
+        start(0, type="text", text="a"), event, delta(0, type="text_delta", text="b"), stop()
+    )
     assert answer.items == [Text("ab")]
 
 
 def test_counts_are_running_totals() -> None:
-    """A later count replaces an earlier one; one that is missing leaves it alone."""
-    answer = answered(
+    """A later count replaces an earlier one; a missing count changes nothing."""
+    answer = read_answer(
         {
             "type": "message_start",
             "message": {"model": "m", "usage": {"input_tokens": 9, "output_tokens": 1}},
@@ -308,8 +312,8 @@ def test_counts_are_running_totals() -> None:
 
 
 def test_a_call_given_whole() -> None:
-    """Input given at the start of a block, not in pieces, is taken too."""
-    answer = answered(start(0, type="tool_use", id="t", name="look", input={"a": 1}), stop("tool_use"))
+    """Input in the start of a block is read like input in pieces."""
+    answer = read_answer(start(0, type="tool_use", id="t", name="look", input={"a": 1}), stop("tool_use"))
     assert answer.items == [ToolCall("t", "look", {"a": 1})]
 
 
@@ -317,14 +321,14 @@ def test_a_call_given_whole() -> None:
     "data", [b"{", b"[]", b'{"type": 1}', b'{"index": "x"}', b'{"type":"\xff"}', b"[" * 5000]
 )
 def test_malformed_data(data: bytes) -> None:
-    """Data that is no event fails the answer, which may be better the next time."""
+    """Data that is no event fails the answer with a retryable failure."""
     with pytest.raises(ModelFailure) as raised:
         new().event(data)
     assert (raised.value.reason, raised.value.retryable) == ("bad_response", True)
 
 
 def test_too_long_an_answer() -> None:
-    """What is over the limit is not kept, and the reader says that it needs no more."""
+    """Text beyond the limit is dropped, and the reader reports that it needs no more."""
     pieces = [delta(0, type="text_delta", text="x" * 1024) for _ in range(MAX_ANSWER_BYTES // 1024 + 1)]
     fresh = read(start(0, type="text", text=""), *pieces)
     assert fresh.done
@@ -334,7 +338,7 @@ def test_too_long_an_answer() -> None:
 
 
 def test_a_whole_message() -> None:
-    """A server that does not stream gives the same answer."""
+    """A server that does not stream produces the same answer."""
     fresh = new()
     content = [
         {"type": "thinking", "thinking": "hm", "signature": "signed"},
@@ -348,19 +352,21 @@ def test_a_whole_message() -> None:
 
 
 def test_a_whole_error() -> None:
-    """An error that came with a success status is still an error."""
+    """An error object with a success status is an error."""
     with pytest.raises(ModelFailure) as raised:
         new().whole(b'{"type":"error","error":{"type":"rate_limit_error","message":"slow down"}}')
     assert raised.value.reason == "rate_limited"
 
 
-def test_tools_are_offered_and_those_that_are_gone_are_defined() -> None:
-    """The provider refuses a conversation that speaks of a tool it was not told of."""
+def test_offered_and_former_tools_are_defined() -> None:
+    """Every tool named in the transcript is defined: the provider refuses unknown tools."""
     schema = {"type": "object", "properties": {"path": {"type": "string"}}}
     calls = [ToolCall("c1", "look", {}), ToolCall("c2", "gone", {}), ToolCall("c3", "gone", {})]
     results: list[Item] = [ToolResult(call.call_id, call.name, "seen") for call in calls]
     earlier = (Message("assistant", list(calls)), Message("tool", results))
-    request = dataclasses.replace(asking(earlier=earlier), tools=(Tool("look", "Look.", schema, "read"),))
+    request = dataclasses.replace(
+        make_request(earlier=earlier), tools=(Tool("look", "Look.", schema, "read"),)
+    )
     body = msgspec.json.decode(post(request, "http://x", None).body)
     assert body["tools"] == [
         {"name": "look", "description": "Look.", "input_schema": schema},
@@ -370,13 +376,13 @@ def test_tools_are_offered_and_those_that_are_gone_are_defined() -> None:
             "input_schema": {"type": "object"},
         },
     ]
-    assert "tools" not in msgspec.json.decode(post(asking(), "http://x", None).body)
+    assert "tools" not in msgspec.json.decode(post(make_request(), "http://x", None).body)
 
 
-def test_a_call_with_invalid_arguments_is_given_back_as_a_valid_one() -> None:
-    """An input must be an object, whatever the model began to write."""
+def test_a_call_with_invalid_arguments_is_sent_back_as_a_valid_one() -> None:
+    """A call with invalid arguments is sent back with an object as its input."""
     piece = {"type": "input_json_delta", "partial_json": '{"path": "a'}
-    answer = answered(
+    answer = read_answer(
         start(0, type="tool_use", id="t", name="look", input={}),
         {"type": "content_block_delta", "index": 0, "delta": piece},
         stop("tool_use"),
@@ -384,14 +390,14 @@ def test_a_call_with_invalid_arguments_is_given_back_as_a_valid_one() -> None:
     (call,) = answer.items
     assert isinstance(call, ToolCall)
     assert call.invalid is not None
-    (said,) = messages([Message("assistant", answer.items)])
-    assert said["content"] == [{"type": "tool_use", "id": "t", "name": "look", "input": {}}]
+    (message,) = messages([Message("assistant", answer.items)])
+    assert message["content"] == [{"type": "tool_use", "id": "t", "name": "look", "input": {}}]
 
 
 def test_tools_may_be_withheld() -> None:
-    """They are there and none may be asked for; where there are none, nothing is said about them."""
+    """Withheld tools are defined but may not be called; without tools both fields are absent."""
     tool = Tool("look", "Look.", {"type": "object"}, "read")
-    request = dataclasses.replace(asking(), tools=(tool,), withheld=True)
+    request = dataclasses.replace(make_request(), tools=(tool,), withheld=True)
     body = msgspec.json.decode(post(request, "http://x", None).body)
     assert (body["tool_choice"], len(body["tools"])) == ({"type": "none"}, 1)
     assert "tool_choice" not in msgspec.json.decode(

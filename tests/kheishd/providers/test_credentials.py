@@ -1,4 +1,4 @@
-"""Credentials by reference: where they are found, and that nothing but a name is ever said of them."""
+"""Credentials by reference: their sources, and messages that contain only the reference."""
 
 from pathlib import Path
 
@@ -14,13 +14,13 @@ def spec(auth_ref: str | None, name: str = "r") -> RouteSpec:
 
 
 def test_no_reference() -> None:
-    """A route without one needs none."""
+    """A route without a reference needs no credential."""
     assert resolve(None, {}) is None
     assert problem(None, {}) is None
 
 
 def test_env() -> None:
-    """A variable is read at each call, without the space around it."""
+    """A variable is read at each call, and surrounding space is stripped."""
     environ = {"KEY": " sk-first \n"}
     assert resolve("env:KEY", environ) == "sk-first"
     environ["KEY"] = "sk-second"
@@ -29,7 +29,7 @@ def test_env() -> None:
 
 
 def test_credential(tmp_path: Path) -> None:
-    """A systemd credential is a file, read at each call."""
+    """A systemd credential is a file that is read at each call."""
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
     assert "'credential:key' is not set" in (problem("credential:key", environ) or "")
     (tmp_path / "key").write_text("sk-first\n")
@@ -39,7 +39,7 @@ def test_credential(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("auth_ref", "said"),
+    ("auth_ref", "note"),
     [
         ("env:MISSING", "not set in the daemon's environment"),
         ("env:EMPTY", "not set in the daemon's environment"),
@@ -55,8 +55,8 @@ def test_credential(tmp_path: Path) -> None:
         ("", "not a credential reference"),
     ],
 )
-def test_problems(tmp_path: Path, auth_ref: str, said: str) -> None:
-    """What cannot be resolved is said by its reference; no value is part of what is said."""
+def test_problems(tmp_path: Path, auth_ref: str, note: str) -> None:
+    """The message about an unresolved reference names the reference and no value."""
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     environ = {
         "CREDENTIALS_DIRECTORY": str(tmp_path),
@@ -67,25 +67,25 @@ def test_problems(tmp_path: Path, auth_ref: str, said: str) -> None:
     with pytest.raises(ModelFailure) as raised:
         resolve(auth_ref, environ)
     assert (raised.value.reason, raised.value.retryable) == ("credential_missing", False)
-    assert said in raised.value.message
+    assert note in raised.value.message
     assert "sk-secret" not in raised.value.message
     assert problem(auth_ref, environ) == raised.value.message
 
 
 def test_no_credentials_directory() -> None:
-    """Outside systemd there is no directory, and that is what is said."""
+    """Outside systemd the message says that there is no credentials directory."""
     assert "credentials directory" in (problem("credential:key", {}) or "")
 
 
 def test_a_huge_file_is_no_credential(tmp_path: Path) -> None:
-    """A name that leads to a log or a device does not fill the memory, and half a secret is none."""
+    """A file that is too large is refused without being read whole, and is never truncated."""
     (tmp_path / "huge").write_text("x" * (MAX_CREDENTIAL_BYTES + 1))
     assert "is not set" in (problem("credential:huge", {"CREDENTIALS_DIRECTORY": str(tmp_path)}) or "")
 
 
 def test_known_secrets() -> None:
-    """Each value that exists and is long enough to be told from ordinary text, the longest first."""
+    """Known secrets are the existing values long enough to redact, the longest first."""
     environ = {"A": "short", "B": "sk-12345678", "C": "sk-12345678-and-more", "D": "12345678"}
     routes = [spec(f"env:{name}") for name in ("A", "B", "C", "D", "B", "MISSING")]
-    found = find_secrets([*routes, spec(None), spec("nonsense")], environ)
-    assert found == ["sk-12345678-and-more", "sk-12345678", "12345678"]
+    secrets = find_secrets([*routes, spec(None), spec("nonsense")], environ)
+    assert secrets == ["sk-12345678-and-more", "sk-12345678", "12345678"]

@@ -1,4 +1,4 @@
-"""An answer in the making: what becomes of pieces, and where it is full."""
+"""The draft of an answer: how pieces become items and deltas, and where the limit cuts them."""
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ from protocol.transcript import Text, Thinking, ToolCall, Usage
 
 
 def test_pieces_of_one_kind_are_one_item_and_one_delta() -> None:
-    """Pieces that follow each other join; a change of kind begins another item."""
+    """Adjacent pieces of one kind are joined; another kind begins a new item."""
     draft = Draft()
     for kind, piece in (("thinking", "a"), ("thinking", "b"), ("text", "c"), ("text", "d")):
         draft.write(kind, piece)  # type: ignore[arg-type]
@@ -22,7 +22,7 @@ def test_pieces_of_one_kind_are_one_item_and_one_delta() -> None:
 
 
 def test_calls_are_items_and_no_deltas() -> None:
-    """A call's arguments are decoded at the end; none at all is an empty object."""
+    """A call's arguments are decoded at the end; missing arguments are an empty object."""
     draft = Draft()
     call = draft.open(Block("call", call_id="1", name="look"))
     draft.extend(call, '{"at"')
@@ -51,8 +51,8 @@ def test_calls_are_items_and_no_deltas() -> None:
         ('{"n":' * 200 + "1" + "}" * 200, "they are nested deeper than 128 levels"),
     ],
 )
-def test_arguments_that_cannot_be_kept_are_told_of_as_that(arguments: str, words: str) -> None:
-    """The call stands without any, so that its result can tell the model; not so in an answer cut short."""
+def test_a_call_with_invalid_arguments_is_marked(arguments: str, words: str) -> None:
+    """A call with invalid arguments is kept without them; a truncated answer drops the call."""
     draft = Draft()
     draft.extend(draft.open(Block("call", call_id="1", name="look")), arguments)
     (call,) = draft.finish("tool_calls", Usage(), None).items
@@ -64,7 +64,7 @@ def test_arguments_that_cannot_be_kept_are_told_of_as_that(arguments: str, words
 
 
 def test_a_call_without_a_name_is_a_bad_response() -> None:
-    """No tool is meant, and no provider takes it back: the answer is asked for again."""
+    """A call without a name is a retryable failure, because no tool can be meant."""
     draft = Draft()
     draft.extend(draft.open(Block("call", call_id="1")), "{}")
     with pytest.raises(ModelFailure, match="without a name") as raised:
@@ -73,7 +73,7 @@ def test_a_call_without_a_name_is_a_bad_response() -> None:
 
 
 def test_a_call_cut_short_is_left_out() -> None:
-    """An answer that was cut keeps what is whole of it."""
+    """A truncated answer keeps its complete calls and drops the incomplete one."""
     draft = Draft()
     draft.write("text", "I will")
     draft.extend(draft.open(Block("call", call_id="1", name="look")), '{"at')
@@ -82,7 +82,7 @@ def test_a_call_cut_short_is_left_out() -> None:
 
 
 def test_full() -> None:
-    """Beyond the limit nothing is kept, no character is halved, and the answer says that it was cut."""
+    """Text beyond the limit is dropped at a character boundary, and the answer counts as truncated."""
     draft = Draft(max_bytes=7)
     draft.write("text", "abcd")
     assert not draft.full
@@ -96,7 +96,7 @@ def test_full() -> None:
 
 
 def test_signatures() -> None:
-    """A signature arrives in pieces, or alone; a thought with neither text nor proof is no item."""
+    """A signature may arrive in pieces or alone; a thought without text and signature is no item."""
     draft = Draft()
     signed = draft.open(Block("thinking"))
     draft.extend(signed, "because")
@@ -112,8 +112,8 @@ def test_signatures() -> None:
     ]
 
 
-def test_half_a_signature_is_none() -> None:
-    """A signature that does not fit is dropped whole: half of one would be refused."""
+def test_a_truncated_signature_is_dropped() -> None:
+    """A signature beyond the limit is dropped whole, because providers refuse a part of one."""
     draft = Draft(max_bytes=4)
     block = draft.open(Block("thinking"))
     draft.extend(block, "ab")
@@ -124,14 +124,14 @@ def test_half_a_signature_is_none() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(["text", "thinking"]), st.text()), max_size=20), st.integers(1, 60))
 def test_deltas_and_items_say_the_same(pieces: list[tuple[str, str]], limit: int) -> None:
-    """What followers were told is what the transcript keeps, whatever the pieces and the limit."""
+    """The deltas equal the items of the transcript for all pieces and limits."""
     draft = Draft(max_bytes=limit)
-    told: list[str] = []
+    streamed: list[str] = []
     for kind, piece in pieces:
         draft.write(kind, piece)  # type: ignore[arg-type]
-        told += [delta.text for delta in draft.take() if isinstance(delta, TextDelta | ThinkingDelta)]
+        streamed += [delta.text for delta in draft.take() if isinstance(delta, TextDelta | ThinkingDelta)]
     items = draft.finish("end", Usage(), None).items
-    kept = "".join(item.text for item in items if isinstance(item, Text | Thinking))
-    assert "".join(told) == kept
-    assert len(kept.encode()) <= limit
-    assert "".join(piece for _, piece in pieces).startswith(kept)
+    text = "".join(item.text for item in items if isinstance(item, Text | Thinking))
+    assert "".join(streamed) == text
+    assert len(text.encode()) <= limit
+    assert "".join(piece for _, piece in pieces).startswith(text)

@@ -1,4 +1,4 @@
-"""One exchange: both timeouts, early leaving, bodies of every kind, and no error but its own."""
+"""One exchange with a provider: timeouts, early exit, all kinds of bodies, and its failures."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -12,6 +12,7 @@ from kheishd.config.sections.runs import RunsSection
 from kheishd.core.text.sse import MAX_EVENT_BYTES
 from kheishd.kernel.runtime import ModelFailure, TextDelta
 from kheishd.providers import openai
+from kheishd.providers.driver import HttpRequest
 from kheishd.providers.exchange import (
     MAX_WHOLE_BYTES,
     AnswerBody,
@@ -21,54 +22,53 @@ from kheishd.providers.exchange import (
     host_of,
 )
 from kheishd.providers.failures import FailureFactory
-from kheishd.providers.wire import HttpRequest
 from protocol.transcript import Text
-from tests.support.model_asking import Heard, asking, inline
+from tests.support.model_calls import RecordedCall, inline, make_request
 from tests.support.model_server import ModelServer
 
 REFUSING = FailureFactory("api.test", "sk-secret")
 
 
-class Asker:
-    """Makes exchanges with the model server, over connections of their own."""
+class ExchangeFactory:
+    """A maker of exchanges with the model server, with a pool of its own."""
 
-    def __init__(self, server: ModelServer, places: ConnectionPools) -> None:
+    def __init__(self, server: ModelServer, pools: ConnectionPools) -> None:
         self.server = server
-        self.places = places
+        self.pools = pools
 
     def __call__(self, model: str, reader: openai.ChatReader | None = None) -> Exchange:
         """Return an exchange with this model."""
-        post = openai.post(asking("hello", model=model), self.server.base_url, "sk-secret")
-        patience = CallTimeouts(RunsSection())
-        return Exchange(self.places, post, reader or openai.reader(REFUSING), REFUSING, patience)
+        post = openai.post(make_request("hello", model=model), self.server.base_url, "sk-secret")
+        timeouts = CallTimeouts(RunsSection())
+        return Exchange(self.pools, post, reader or openai.reader(REFUSING), REFUSING, timeouts)
 
 
 @pytest.fixture
-async def exchange(server: ModelServer) -> AsyncIterator[Asker]:
-    """Exchanges with the model server; connections that they keep are closed at the end."""
-    places = ConnectionPools(10, inline)
-    yield Asker(server, places)
-    await places.aclose()
+async def exchange(server: ModelServer) -> AsyncIterator[ExchangeFactory]:
+    """Provide a maker of exchanges; the connections that it keeps are closed at the end."""
+    pools = ConnectionPools(10, inline)
+    yield ExchangeFactory(server, pools)
+    await pools.aclose()
 
 
-async def hear(asked: Exchange) -> Heard:
-    """All that an exchange gives."""
-    heard = Heard()
+async def hear(exchange: Exchange) -> RecordedCall:
+    """Return all events of an exchange."""
+    call = RecordedCall()
     try:
-        async with asked as events:
+        async with exchange as events:
             async for event in events:
-                heard.take(event)
+                call.take(event)
     except ModelFailure as failure:
-        heard.failure = failure
-    return heard
+        call.failure = failure
+    return call
 
 
 # Timeouts.
 
 
-async def test_patience_lets_through_what_comes_in_time(autojump_clock: MockClock) -> None:
-    """What comes in time is given; each wait has its own time, all of them together have theirs."""
-    patience = CallTimeouts(RunsSection(stream_timeout_s=10, inactivity_timeout_s=4))
+async def test_events_in_time_pass_the_timeouts(autojump_clock: MockClock) -> None:
+    """Events in time pass; the idle timeout limits each wait and the total timeout all waits."""
+    timeouts = CallTimeouts(RunsSection(stream_timeout_s=10, inactivity_timeout_s=4))
 
     async def after(seconds: float) -> float:
         await trio.lowlevel.checkpoint()
@@ -76,74 +76,74 @@ async def test_patience_lets_through_what_comes_in_time(autojump_clock: MockCloc
             await trio.sleep_forever()
         return seconds
 
-    assert await patience.wait(lambda: after(3)) == 3
-    assert await patience.wait(lambda: after(3)) == 3
+    assert await timeouts.wait(lambda: after(3)) == 3
+    assert await timeouts.wait(lambda: after(3)) == 3
     with pytest.raises(ModelFailure, match="sent nothing for 4 s") as quiet:
         await CallTimeouts(RunsSection(inactivity_timeout_s=4)).wait(lambda: after(5))
     with pytest.raises(ModelFailure, match="not complete after 10 s") as total:
-        await patience.wait(lambda: after(5))
+        await timeouts.wait(lambda: after(5))
     for raised in (quiet, total):
         assert (raised.value.reason, raised.value.retryable) == ("timed_out", True)
 
 
 async def test_a_server_that_never_answers(
-    server: ModelServer, exchange: Asker, mock_clock: MockClock
+    server: ModelServer, exchange: ExchangeFactory, mock_clock: MockClock
 ) -> None:
-    """A server that takes the request and says nothing is given up, and its connection closed."""
+    """An exchange with a silent server times out and closes its connection."""
     with trio.fail_after(1000):
         async with trio.open_nursery() as nursery:
-            asked = exchange("hang")
-            heard: list[Heard] = []
-            nursery.start_soon(collect, asked, heard)
+            silent = exchange("hang")
+            calls: list[RecordedCall] = []
+            nursery.start_soon(collect, silent, calls)
             recorded = await server.request()
-            await recorded.begun.wait()
+            await recorded.streaming.wait()
             mock_clock.jump(121)
-            await recorded.left.wait()
-    assert heard[0].failed().reason == "timed_out"
+            await recorded.disconnected.wait()
+    assert calls[0].require_failure().reason == "timed_out"
 
 
 async def test_a_server_that_stops_in_the_middle(
-    server: ModelServer, exchange: Asker, mock_clock: MockClock
+    server: ModelServer, exchange: ExchangeFactory, mock_clock: MockClock
 ) -> None:
-    """A server that goes quiet is given up after the time without activity; what came was told."""
-    heard = Heard()
-    told = trio.Event()
+    """A stalled stream times out after the idle timeout; earlier pieces have been yielded."""
+    call = RecordedCall()
+    is_streaming = trio.Event()
 
     async def listen() -> None:
         try:
             async with exchange("hang-mid") as events:
                 async for event in events:
-                    heard.take(event)
-                    told.set()
+                    call.take(event)
+                    is_streaming.set()
         except ModelFailure as failure:
-            heard.failure = failure
+            call.failure = failure
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)
-        await told.wait()
+        await is_streaming.wait()
         mock_clock.jump(121)
-    assert heard.text == "so far "
-    assert "sent nothing for 120 s" in heard.failed().message
+    assert call.text == "so far "
+    assert "sent nothing for 120 s" in call.require_failure().message
 
 
-async def collect(asked: Exchange, into: list[Heard]) -> None:
-    """Hear an exchange, in a task."""
-    into.append(await hear(asked))
+async def collect(exchange: Exchange, calls: list[RecordedCall]) -> None:
+    """Collect the events of an exchange; runs as a task."""
+    calls.append(await hear(exchange))
 
 
-# Leaving.
+# Early exit.
 
 
-async def test_leaving_early_closes_the_connection(server: ModelServer, exchange: Asker) -> None:
-    """The server sees at once that nobody listens any more."""
+async def test_leaving_early_closes_the_connection(server: ModelServer, exchange: ExchangeFactory) -> None:
+    """Leaving an exchange closes the connection, which the server notices at once."""
     async with exchange("hang-mid") as events:
         assert await anext(events) == TextDelta("so far ")
     with trio.fail_after(5):
-        await server.requests[0].left.wait()
+        await server.requests[0].disconnected.wait()
 
 
-async def test_an_error_of_the_block_stays_what_it_is(server: ModelServer, exchange: Asker) -> None:
-    """An error raised while listening is not wrapped, and closes the connection."""
+async def test_an_error_of_the_block_is_not_wrapped(server: ModelServer, exchange: ExchangeFactory) -> None:
+    """An error raised inside the block is not wrapped, and the connection is closed."""
 
     async def listen() -> None:
         async with exchange("hang-mid") as events:
@@ -153,33 +153,35 @@ async def test_an_error_of_the_block_stays_what_it_is(server: ModelServer, excha
     with pytest.raises(KeyError):
         await listen()
     with trio.fail_after(5):
-        await server.requests[0].left.wait()
+        await server.requests[0].disconnected.wait()
 
 
 @pytest.mark.parametrize("model", ["hang", "hang-mid"])
-async def test_a_cancellation_stays_what_it_is(server: ModelServer, exchange: Asker, model: str) -> None:
-    """A cancellation reaches the exchange wherever it waits, and comes out as one."""
-    seen: list[BaseException] = []
+async def test_a_cancellation_is_not_wrapped(
+    server: ModelServer, exchange: ExchangeFactory, model: str
+) -> None:
+    """A cancellation reaches the exchange at every wait and leaves it as a cancellation."""
+    errors: list[BaseException] = []
     async with trio.open_nursery() as nursery:
 
         async def listen() -> None:
             try:
                 await hear(exchange(model))
             except BaseException as error:
-                seen.append(error)
+                errors.append(error)
                 raise
 
         nursery.start_soon(listen)
         recorded = await server.request()
-        await recorded.begun.wait()
+        await recorded.streaming.wait()
         nursery.cancel_scope.cancel()
-    assert [type(error) for error in seen] == [trio.Cancelled]
+    assert [type(error) for error in errors] == [trio.Cancelled]
     with trio.fail_after(5):
-        await recorded.left.wait()
+        await recorded.disconnected.wait()
 
 
-async def test_a_whole_answer_keeps_the_connection(server: ModelServer, exchange: Asker) -> None:
-    """After a whole answer, or an error that was read, the connection serves the next call."""
+async def test_a_whole_answer_keeps_the_connection(server: ModelServer, exchange: ExchangeFactory) -> None:
+    """The connection is reused after a complete answer and after an error that was read."""
     for _ in range(3):
         assert (await hear(exchange("echo"))).text == "echo: hello"
     await hear(exchange("status:500"))
@@ -190,34 +192,34 @@ async def test_a_whole_answer_keeps_the_connection(server: ModelServer, exchange
     assert server.connections == 2, "what is over the limit is not read"
 
 
-async def test_an_answer_over_the_limit_is_closed(server: ModelServer, exchange: Asker) -> None:
-    """Once no more is kept the connection is closed, though the server would go on."""
-    heard = await hear(exchange("long:9000000"))
-    assert heard.answered().stop_reason == "length"
+async def test_an_answer_over_the_limit_is_closed(server: ModelServer, exchange: ExchangeFactory) -> None:
+    """The connection is closed once the answer is full, even if the server would continue."""
+    call = await hear(exchange("long:9000000"))
+    assert call.require_answer().stop_reason == "length"
     with trio.fail_after(5):
-        await server.requests[0].left.wait()
+        await server.requests[0].disconnected.wait()
 
 
-# What comes.
+# Events.
 
 
-async def test_what_came_together_is_told_together(exchange: Asker) -> None:
-    """Fifty pieces that arrived in one read are two deltas: the first words, and the rest."""
-    heard = await hear(exchange("chunks:50:60"))
-    assert len(heard.deltas) == 2
-    assert heard.text.split()[-1] == "word50"
+async def test_pieces_of_one_read_are_joined(exchange: ExchangeFactory) -> None:
+    """Fifty pieces from one read become two deltas: the first words, and the rest."""
+    call = await hear(exchange("chunks:50:60"))
+    assert len(call.deltas) == 2
+    assert call.text.split()[-1] == "word50"
 
 
-async def test_what_came_is_told_before_a_failure(exchange: Asker) -> None:
-    """A piece that arrived with the error is told, then the error."""
-    heard = await hear(exchange("error-event"))
-    assert heard.text == "fine "
-    assert heard.failed().reason == "overloaded"
-    assert "sk-secret" not in heard.failed().message
+async def test_a_piece_precedes_the_failure(exchange: ExchangeFactory) -> None:
+    """A piece that arrives together with an error is yielded before the error."""
+    call = await hear(exchange("error-event"))
+    assert call.text == "fine "
+    assert call.require_failure().reason == "overloaded"
+    assert "sk-secret" not in call.require_failure().message
 
 
 async def test_compression_is_refused(nursery: trio.Nursery) -> None:
-    """A server that compresses without being asked is said to."""
+    """A compressed answer fails with a note about the compression."""
 
     async def handler(stream: trio.SocketStream) -> None:
         await stream.receive_some()
@@ -228,17 +230,17 @@ async def test_compression_is_refused(nursery: trio.Nursery) -> None:
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     nursery.start_soon(trio.serve_listeners, handler, [listener])
     url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}/"
-    patience = CallTimeouts(RunsSection())
-    asked = Exchange(
-        ConnectionPools(1, inline), HttpRequest(url, {}, b"{}"), openai.reader(REFUSING), REFUSING, patience
+    timeouts = CallTimeouts(RunsSection())
+    exchange = Exchange(
+        ConnectionPools(1, inline), HttpRequest(url, {}, b"{}"), openai.reader(REFUSING), REFUSING, timeouts
     )
-    heard = await hear(asked)
-    assert heard.failed().reason == "bad_response"
-    assert "compressed (gzip)" in heard.failed().message
+    call = await hear(exchange)
+    assert call.require_failure().reason == "bad_response"
+    assert "compressed (gzip)" in call.require_failure().message
 
 
-async def test_our_own_faults_come_out_as_they_are(exchange: Asker) -> None:
-    """A fault in a reader is neither hidden nor made a failure of the provider."""
+async def test_our_exceptions_are_raised_unchanged(exchange: ExchangeFactory) -> None:
+    """An exception of a reader is raised unchanged, not turned into a provider failure."""
 
     class Faulty(openai.ChatReader):
         def event(self, data: bytes) -> None:
@@ -266,7 +268,7 @@ WHOLE = msgspec.json.encode({"choices": [{"message": {"content": "hi"}, "finish_
 
 @pytest.mark.parametrize("reads", [(WHOLE,), (b" \n", WHOLE), (b"", WHOLE[:1], WHOLE[1:]), (WHOLE, b"\n")])
 def test_a_body_that_is_one_object(reads: tuple[bytes, ...]) -> None:
-    """A JSON object is told from a stream by its first character."""
+    """The first character distinguishes a JSON object from an event stream."""
     answer = body_of(*reads).end()
     assert answer is not None
     assert answer.items == [Text("hi")]
@@ -274,7 +276,7 @@ def test_a_body_that_is_one_object(reads: tuple[bytes, ...]) -> None:
 
 @pytest.mark.parametrize("body", [b"<html></html>", b"hello", b"  x", b"event: x\n\n"])
 def test_a_body_that_is_no_stream(body: bytes) -> None:
-    """A page, or a text, is no event stream and is said to be none."""
+    """A body that is HTML or plain text fails with a note that it is no event stream."""
     with pytest.raises(ModelFailure, match="no event stream"):
         body_of(body)
 
@@ -283,12 +285,12 @@ def test_a_body_that_is_no_stream(body: bytes) -> None:
     "reads", [(), (b"",), (b"\n\n",), (b'data: {"choices":[{"delta":{"content":"x"}}]}\n\ndata: {"cho',)]
 )
 def test_a_body_that_is_cut(reads: tuple[bytes, ...]) -> None:
-    """Nothing, or a stream whose last event is a torso, is not malformed_answer but cut."""
+    """An empty body and a truncated last event count as cut, not as malformed."""
     assert body_of(*reads).end() is None
 
 
-def test_what_follows_the_end_is_passed_over() -> None:
-    """Events after the last are not read, whatever they are."""
+def test_events_after_the_end_are_ignored() -> None:
+    """Events after the last one are ignored."""
     reader = body_of(b"data: [DONE]\n\ndata: nonsense\n\n")
     assert reader.done
     assert reader.end() is not None
@@ -296,40 +298,40 @@ def test_what_follows_the_end_is_passed_over() -> None:
 
 @pytest.mark.parametrize("read", [b"data: " + b"x" * MAX_EVENT_BYTES + b"x", b"{" + b" " * MAX_WHOLE_BYTES])
 def test_bodies_without_end(read: bytes) -> None:
-    """Neither an event nor an object is gathered without end."""
+    """The size of an event and of a whole object is limited."""
     with pytest.raises(ModelFailure, match="of more than") as raised:
         body_of(read)
     assert raised.value.reason == "bad_response"
 
 
-# ConnectionPools.
+# Connection pools.
 
 
-async def test_a_place_is_made_once(server: ModelServer) -> None:
-    """Many first calls at once make one pool, in the thread they are given."""
-    made: list[Any] = []
+async def test_a_pool_is_made_once(server: ModelServer) -> None:
+    """Concurrent first calls make one pool, in the thread that was passed."""
+    pool_arguments: list[Any] = []
 
     async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
-        made.append(args)
+        pool_arguments.append(args)
         await trio.lowlevel.checkpoint()
         return function(*args)
 
-    exchange = Asker(server, ConnectionPools(7, in_thread))
+    exchange = ExchangeFactory(server, ConnectionPools(7, in_thread))
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(hear, exchange("echo"))
-    assert made == [(f"{server.base_url}/chat/completions", 7)]
-    await exchange.places.aclose()
+    assert pool_arguments == [(f"{server.base_url}/chat/completions", 7)]
+    await exchange.pools.aclose()
     await hear(exchange("echo"))
-    await exchange.places.aclose()
-    assert len(made) == 2, "after closing, a place is made anew"
+    await exchange.pools.aclose()
+    assert len(pool_arguments) == 2, "after closing, a new pool is made"
 
 
 async def test_in_a_thread(server: ModelServer) -> None:
-    """By default what takes long is done in a thread."""
-    places = ConnectionPools(7)
-    assert (await hear(Asker(server, places)("echo"))).text == "echo: hello"
-    await places.aclose()
+    """A slow operation runs in a thread by default."""
+    pools = ConnectionPools(7)
+    assert (await hear(ExchangeFactory(server, pools)("echo"))).text == "echo: hello"
+    await pools.aclose()
 
 
 @pytest.mark.parametrize(
@@ -342,5 +344,5 @@ async def test_in_a_thread(server: ModelServer) -> None:
     ],
 )
 def test_host_of(url: str, host: str) -> None:
-    """Messages name the host, and never what else may stand in a URL."""
+    """Messages name the host and no other part of the URL."""
     assert host_of(url) == host

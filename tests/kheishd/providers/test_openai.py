@@ -1,4 +1,4 @@
-"""Chat completions: what is sent, and what is made of the streams that servers publish."""
+"""The OpenAI driver: requests, and answers read from the streams that servers publish."""
 
 import dataclasses
 from pathlib import Path
@@ -23,7 +23,7 @@ from protocol.transcript import (
     ToolResult,
     Usage,
 )
-from tests.support.model_asking import asking
+from tests.support.model_calls import make_request
 
 STREAMS = Path(__file__).parent / "streams"
 
@@ -46,7 +46,7 @@ def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
     return {"choices": [{"index": 0, "delta": fields, "finish_reason": finish}]}
 
 
-def answered(*chunks: dict[str, Any] | str) -> ModelAnswer:
+def read_answer(*chunks: dict[str, Any] | str) -> ModelAnswer:
     """Return the answer of these chunks."""
     answer = read(*chunks).end()
     assert answer is not None
@@ -57,9 +57,9 @@ def answered(*chunks: dict[str, Any] | str) -> ModelAnswer:
 
 
 def test_the_request() -> None:
-    """URL, head and body are as published; options go through, but not over what is ours."""
+    """URL, head and body are as published; options are added but replace no field of the driver."""
     options = {"temperature": 0.5, "stream": False, "model": "other", "headers": {"X-Title": "kheish"}}
-    request = asking("hello", driver="openai", model="gpt", instructions="be brief", options=options)
+    request = make_request("hello", driver="openai", model="gpt", instructions="be brief", options=options)
     sent = post(request, "https://api.test/v1/", "sk-secret")
     assert sent.url == "https://api.test/v1/chat/completions"
     assert sent.headers == {"x-title": "kheish", "authorization": "Bearer sk-secret"}
@@ -73,20 +73,20 @@ def test_the_request() -> None:
 
 
 def test_without_credential_or_instructions() -> None:
-    """A local server gets no credential, and no system message where there is nothing to say."""
-    sent = post(asking("hello"), "http://127.0.0.1:8080/v1", None)
+    """Without credential or instructions the header and the system message are absent."""
+    sent = post(make_request("hello"), "http://127.0.0.1:8080/v1", None)
     assert sent.headers == {}
     assert msgspec.json.decode(sent.body)["messages"] == [{"role": "user", "content": "hello"}]
 
 
 def test_stream_options_may_be_replaced() -> None:
-    """A server that does not take what we ask for can be given something else."""
-    sent = post(asking("hello", options={"stream_options": {}}), "http://x", None)
+    """An option replaces the default stream options."""
+    sent = post(make_request("hello", options={"stream_options": {}}), "http://x", None)
     assert msgspec.json.decode(sent.body)["stream_options"] == {}
 
 
 def test_every_kind_of_item() -> None:
-    """Every kind of item has its place; reasoning is left out."""
+    """Every kind of item is encoded, except reasoning, which is left out."""
     transcript = [
         Message("user", [Text("look"), AssetReference("ast_1", "image/png")]),
         Message(
@@ -107,22 +107,22 @@ def test_every_kind_of_item() -> None:
 
 
 def test_reasoning_is_given_back_where_asked_for() -> None:
-    """Some providers want their reasoning back, under its name; the option itself is not sent."""
+    """An option names the field in which reasoning is sent back; the option itself is not sent."""
     earlier = (Message("user", [Text("q")]), Message("assistant", [Thinking("hm"), Text("a")]))
-    sent = post(asking("hello", earlier=earlier, options={"reasoning_content": True}), "http://x", None)
+    sent = post(make_request("hello", earlier=earlier, options={"reasoning_content": True}), "http://x", None)
     body = msgspec.json.decode(sent.body)
     assert body["messages"][1] == {"role": "assistant", "content": "a", "reasoning_content": "hm"}
     assert "reasoning_content" not in body
 
 
 def test_users_messages_in_a_row_are_one() -> None:
-    """After a run that failed two messages of the user meet; strict templates want turns."""
+    """Adjacent user messages, as after a failed run, are merged for strict chat templates."""
     transcript = [Message("user", [Text("one")]), Message("user", [Text("two")])]
     assert messages("", transcript) == [{"role": "user", "content": "one\n\ntwo"}]
 
 
-def test_what_says_nothing_is_left_out() -> None:
-    """A message without anything to show is no message; calls without text have null content."""
+def test_empty_messages_are_left_out() -> None:
+    """An empty message is left out; calls without text have null content."""
     transcript = [
         Message("user", [Text("")]),
         Message("assistant", [Thinking("hm")]),
@@ -164,7 +164,7 @@ def test_what_says_nothing_is_left_out() -> None:
     ],
 )
 def test_published_streams(name: str, items: list[Item], usage: Usage, stop: str) -> None:
-    """The streams of every kind of server give their answer, wherever the network cuts them."""
+    """Streams of every kind of server produce their answer, wherever the network cuts them."""
     stream = (STREAMS / f"{name}.sse").read_bytes()
     for cut in range(len(stream)):
         fresh = new()
@@ -191,13 +191,13 @@ def test_published_streams(name: str, items: list[Item], usage: Usage, stop: str
     ],
 )
 def test_stop_reasons(reason: str, stop: str) -> None:
-    """Every reason to stop has its name here; unknown ones are an ordinary end."""
-    assert answered(delta(content="x"), delta(reason)).stop_reason == stop
+    """Every stop reason is mapped; an unknown one counts as an ordinary end."""
+    assert read_answer(delta(content="x"), delta(reason)).stop_reason == stop
 
 
 def test_nothing_but_done_is_an_end() -> None:
-    """``[DONE]`` ends an answer whose server gave no reason; without either there is none."""
-    assert answered(delta(content="x"), "[DONE]").stop_reason == "end"
+    """``[DONE]`` ends an answer without a reason; without either the answer is incomplete."""
+    assert read_answer(delta(content="x"), "[DONE]").stop_reason == "end"
     assert read(delta(content="x")).end() is None
 
 
@@ -217,26 +217,26 @@ def test_nothing_but_done_is_an_end() -> None:
     ],
 )
 def test_missing_and_unknown_fields(chunk: dict[str, Any]) -> None:
-    """Whatever is missing, null or unknown does no harm."""
-    answer = answered(delta(content="a"), chunk, delta(content="b"), delta("stop"))
+    """Missing, null and unknown fields are ignored."""
+    answer = read_answer(delta(content="a"), chunk, delta(content="b"), delta("stop"))
     assert answer.items == [Text("ab")]
 
 
 def test_reasoning_under_two_names_is_taken_once() -> None:
-    """A server that sends the same reasoning under both names is not heard twice."""
-    answer = answered(delta(reasoning="hm", reasoning_content="hm"), delta("stop"))
+    """Reasoning that a server sends under two names is read once."""
+    answer = read_answer(delta(reasoning="hm", reasoning_content="hm"), delta("stop"))
     assert answer.items == [Thinking("hm")]
 
 
 def test_content_in_parts() -> None:
-    """Content given as a list of parts is joined."""
+    """Content in a list of parts is joined."""
     parts = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]
-    assert answered(delta("stop", content=parts)).items == [Text("ab")]
+    assert read_answer(delta("stop", content=parts)).items == [Text("ab")]
 
 
-def test_a_refusal_is_text_that_says_so() -> None:
-    """A refusal is shown, and the answer is marked as one."""
-    answer = answered(delta(refusal="I can"), delta(refusal="not."), delta("stop"))
+def test_a_refusal_is_marked_text() -> None:
+    """A refusal is shown as text, and the answer is marked as refused."""
+    answer = read_answer(delta(refusal="I can"), delta(refusal="not."), delta("stop"))
     assert (answer.items, answer.stop_reason) == ([Text("I cannot.")], "refusal")
 
 
@@ -247,7 +247,7 @@ def call(index: int | None = None, call_id: str | None = None, **function: Any) 
 
 def test_calls_that_take_turns() -> None:
     """Pieces of two calls may come in any order."""
-    answer = answered(
+    answer = read_answer(
         call(0, "a", name="one", arguments='{"n"'),
         call(1, "b", name="two", arguments="{"),
         call(0, arguments=":1}"),
@@ -258,8 +258,8 @@ def test_calls_that_take_turns() -> None:
 
 
 def test_calls_without_an_index() -> None:
-    """Some servers leave the index out: a new id is a new call, no id goes on with the last."""
-    answer = answered(
+    """Without an index, a new id begins a new call, and a missing id continues the last call."""
+    answer = read_answer(
         call(None, "a", name="one", arguments='{"n":'),
         call(None, None, arguments="1}"),
         call(None, "b", name="two", arguments="{}"),
@@ -270,8 +270,8 @@ def test_calls_without_an_index() -> None:
 
 
 def test_calls_without_an_id_or_with_an_object() -> None:
-    """A call without an id gets one; arguments that came as an object are taken as they are."""
-    answer = answered(call(0, None, name="one", arguments={"n": 1}), delta("stop"))
+    """A call without an id gets one; arguments that are an object are read unchanged."""
+    answer = read_answer(call(0, None, name="one", arguments={"n": 1}), delta("stop"))
     assert answer.items == [ToolCall("call_0", "one", {"n": 1})]
 
 
@@ -284,7 +284,7 @@ def test_calls_without_an_id_or_with_an_object() -> None:
     ],
 )
 def test_errors_inside_the_stream(chunk: dict[str, Any]) -> None:
-    """An error in place of a chunk fails the answer for its own reason."""
+    """An error in place of a chunk fails the answer with that error's reason."""
     with pytest.raises(ModelFailure) as raised:
         read(delta(content="a"), chunk)
     assert (raised.value.reason, raised.value.retryable) == ("overloaded", True)
@@ -294,20 +294,20 @@ def test_errors_inside_the_stream(chunk: dict[str, Any]) -> None:
     "data", ["{", "[]", '{"choices": 1}', "\x00", "[" * 5000, '{"choices":[{"delta":"x"}]}']
 )
 def test_malformed_data(data: str) -> None:
-    """Data that is no chunk fails the answer, which may be better the next time."""
+    """Data that is no chunk fails the answer with a retryable failure."""
     with pytest.raises(ModelFailure) as raised:
         read(delta(content="a"), data)
     assert (raised.value.reason, raised.value.retryable) == ("bad_response", True)
 
 
 def test_bytes_that_are_no_utf8() -> None:
-    """Text that is not UTF-8 is malformed_answer."""
+    """Text that is not UTF-8 has the reason malformed_answer."""
     with pytest.raises(ModelFailure, match="no chat completion"):
         new().event(b'{"model": "\xff"}')
 
 
 def test_too_long_an_answer() -> None:
-    """What is over the limit is not kept, and the reader says that it needs no more."""
+    """Text beyond the limit is dropped, and the reader reports that it needs no more."""
     fresh = read(*(delta(content="x" * 1024) for _ in range(MAX_ANSWER_BYTES // 1024)))
     assert not fresh.done
     fresh.event(msgspec.json.encode(delta(content="y")))
@@ -318,7 +318,7 @@ def test_too_long_an_answer() -> None:
 
 
 def test_a_whole_completion() -> None:
-    """A server that does not stream gives the same answer."""
+    """A server that does not stream produces the same answer."""
     fresh = new()
     function = {"name": "look", "arguments": "{}"}
     message = {"content": "a", "reasoning_content": "hm", "tool_calls": [{"id": "c", "function": function}]}
@@ -330,7 +330,7 @@ def test_a_whole_completion() -> None:
 
 
 def test_a_whole_completion_without_a_reason_or_content() -> None:
-    """With content it is an answer even without a reason to stop; with neither it is none."""
+    """A whole completion with content needs no stop reason; without content it is no answer."""
     fresh = new()
     fresh.whole(b'{"choices":[{"message":{"content":"a"}}]}')
     answer = fresh.end()
@@ -342,13 +342,15 @@ def test_a_whole_completion_without_a_reason_or_content() -> None:
 
 
 def test_tools_are_offered_as_functions() -> None:
-    """In their order, each with its schema; where there are none nothing is said of them."""
+    """Tools are functions in order, each with its schema; without tools the field is absent."""
     schema = {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}
     tools = (
         Tool("look", "Look at a path.", schema, "read"),
         Tool("wait", "Wait.", {"type": "object"}, "read"),
     )
-    body = msgspec.json.decode(post(dataclasses.replace(asking(), tools=tools), "http://x/v1", None).body)
+    body = msgspec.json.decode(
+        post(dataclasses.replace(make_request(), tools=tools), "http://x/v1", None).body
+    )
     assert body["tools"] == [
         {
             "type": "function",
@@ -363,29 +365,31 @@ def test_tools_are_offered_as_functions() -> None:
             },
         },
     ]
-    assert "tools" not in msgspec.json.decode(post(asking(), "http://x/v1", None).body)
+    assert "tools" not in msgspec.json.decode(post(make_request(), "http://x/v1", None).body)
 
 
-def test_a_call_with_invalid_arguments_is_given_back_as_a_valid_one() -> None:
-    """Servers read what they are given back, and refuse the whole conversation for one bad call."""
+def test_a_call_with_invalid_arguments_is_sent_back_as_a_valid_one() -> None:
+    """A call with invalid arguments is sent back with valid JSON, because servers parse it."""
     function = {"name": "look", "arguments": '{"path": "a'}
-    answer = answered(delta(tool_calls=[{"index": 0, "id": "c1", "function": function}]), delta("tool_calls"))
+    answer = read_answer(
+        delta(tool_calls=[{"index": 0, "id": "c1", "function": function}]), delta("tool_calls")
+    )
     (call,) = answer.items
     assert isinstance(call, ToolCall)
     assert call.invalid is not None
     result = Message("tool", [ToolResult("c1", "look", f"cannot be used: {call.invalid}", is_error=True)])
-    said, told = messages("", [Message("assistant", answer.items), result])
-    assert said["tool_calls"] == [
+    assistant, result_message = messages("", [Message("assistant", answer.items), result])
+    assert assistant["tool_calls"] == [
         {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
     ]
-    assert (told["tool_call_id"], told["role"]) == ("c1", "tool")
-    assert "they begin" in told["content"]
+    assert (result_message["tool_call_id"], result_message["role"]) == ("c1", "tool")
+    assert "they begin" in result_message["content"]
 
 
 def test_tools_may_be_withheld() -> None:
-    """They are there and none may be asked for; where there are none, nothing is said about them."""
+    """Withheld tools are defined but may not be called; without tools both fields are absent."""
     tool = Tool("look", "Look.", {"type": "object"}, "read")
-    request = dataclasses.replace(asking(), tools=(tool,), withheld=True)
+    request = dataclasses.replace(make_request(), tools=(tool,), withheld=True)
     body = msgspec.json.decode(post(request, "http://x/v1", None).body)
     assert (body["tool_choice"], len(body["tools"])) == ("none", 1)
     assert "tool_choice" not in msgspec.json.decode(

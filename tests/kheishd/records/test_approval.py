@@ -10,7 +10,7 @@ ANSWERED = ApprovalAnswered(approval_id="apr_1", call_id="c0", decision="allow")
 
 
 def test_it_waits_until_it_is_answered() -> None:
-    """Then it is final: it keeps its place in the lists of its session and run, and no other."""
+    """An answered approval is final: only the lists of its session and run keep it."""
     lasting = {"records_by_run": [("r", "approval", 1)], "records_by_session": [("s", "approval", 1)]}
     waiting = {"approvals_waiting": [(1,)], "deadlines": [(99, "approval", "apr_1")]}
     assert index_rows(APPROVAL_RECORDS, REQUESTED) == lasting | waiting
@@ -21,5 +21,5 @@ def test_it_waits_until_it_is_answered() -> None:
 
 
 def test_it_has_a_deadline_only_if_it_expires() -> None:
-    """Without one no worker looks at it."""
+    """An approval that does not expire has no row among the deadlines."""
     assert "deadlines" not in index_rows(APPROVAL_RECORDS, approval_requested("apr_1"))

@@ -1,4 +1,4 @@
-"""Records of conversations: the newest binding wins, whichever stream says so."""
+"""Records of conversations: the newest binding wins, whichever stream holds it."""
 
 from kheishd.records.doctor import examine_whole
 from kheishd.records.repair import repair
@@ -32,14 +32,14 @@ def write(store: Store, session_id: str, *events: JournalEvent) -> None:
 
 
 def bound_to(store: Store) -> str | None:
-    """The session that the conversation is bound to."""
+    """Return the session that the conversation is bound to."""
     with store.read() as snapshot:
         binding = snapshot.get(CONVERSATIONS, *ADDRESS)
     return binding.session_id if binding is not None else None
 
 
 def findings(store: Store) -> list[str]:
-    """The doctor's findings."""
+    """Return the doctor's findings."""
     return [finding.message for finding in examine_whole(store.read, deep=True).findings]
 
 
@@ -55,7 +55,7 @@ def test_the_newest_binding_wins(store: Store) -> None:
 
 
 def test_an_older_session_cannot_unbind_it(store: Store) -> None:
-    """The event belongs to a binding that is no longer in force."""
+    """Unbinding an earlier session leaves the current binding."""
     write(store, "s1", BOUND, SessionEnded())
     write(store, "s2", BOUND)
     write(store, "s1", UNBOUND)
@@ -63,7 +63,7 @@ def test_an_older_session_cannot_unbind_it(store: Store) -> None:
 
 
 def test_a_binding_says_since_when(store: Store) -> None:
-    """And by which event, so that bindings of several streams can be ordered."""
+    """A binding holds its time, and its cursor, by which bindings of several streams are ordered."""
     write(store, "s1", BOUND)
     with store.read() as snapshot:
         assert snapshot.get(CONVERSATIONS, *ADDRESS) == Binding(
@@ -72,7 +72,7 @@ def test_a_binding_says_since_when(store: Store) -> None:
 
 
 def test_a_wrong_binding_is_found_and_mended(store: Store) -> None:
-    """A lost one, one to an older session, and one that was to be gone."""
+    """The doctor finds a lost, an outdated and a forgotten binding, and a repair mends them."""
     write(store, "s1", BOUND, SessionEnded())
     with store.read() as snapshot:
         older = snapshot.need(CONVERSATIONS, *ADDRESS)

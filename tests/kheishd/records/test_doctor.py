@@ -1,4 +1,4 @@
-"""The doctor: whatever is wrong is found; what is well is left in peace."""
+"""The doctor: it finds every damage, and nothing in a healthy store."""
 
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from tests.support.histories import derived, rich_history, session_with_runs, sp
 @pytest.mark.parametrize("deep", [False, True])
 @pytest.mark.parametrize("step_rows", [1, 2, 7, 4096])
 def test_a_healthy_store(store: Store, deep: bool, step_rows: int) -> None:
-    """However small the steps: everything is examined once and nothing is found."""
+    """With steps of any size, everything is examined once and nothing is found."""
     rich_history(store)
     diagnosis = examine_whole(store.read, deep=deep, step_rows=step_rows)
     assert diagnosis.findings == []
@@ -32,29 +32,29 @@ def test_a_healthy_store(store: Store, deep: bool, step_rows: int) -> None:
 
 
 def test_an_empty_store(store: Store) -> None:
-    """Nothing is in good health too."""
+    """An empty store is healthy."""
     assert examine_whole(store.read, deep=True).findings == []
 
 
 @pytest.mark.parametrize("table", derived(BLOBS, CHECKPOINTS, JOURNAL, META), ids=lambda table: table.name)
 def test_every_lost_row_is_found(store: Store, table: Table[Any]) -> None:
-    """Any row that the journal explains, of any table, if it is gone."""
+    """Every lost row of every rebuildable table is found."""
     rich_history(store)
     with store.read() as snapshot:
         rows = list(snapshot.scan(table))
     assert rows
     for key, value in rows:
         update(store, partial(_delete, table, key))
-        found = examine_whole(store.read, deep=True).findings
-        assert found, key
-        assert all(finding.kind == "differs" for finding in found)
-        assert "doctor --repair" in found[0].remedy
+        findings = examine_whole(store.read, deep=True).findings
+        assert findings, key
+        assert all(finding.kind == "differs" for finding in findings)
+        assert "doctor --repair" in findings[0].remedy
         update(store, partial(_put, table, key, value))
     assert examine_whole(store.read, deep=True).findings == []
 
 
 def test_damage_names_the_place_and_the_way_out(store: Store) -> None:
-    """A changed line: the stream, the cursor, and that only a backup helps."""
+    """The finding of a changed line names its stream and cursor, and that only a backup helps."""
     rich_history(store)
     cursor = spoil_line(store, "ses_b", 2, lambda stored: stored[:-2] + b" }")
     (finding, *_) = examine_whole(store.read, deep=True).findings
@@ -63,7 +63,7 @@ def test_damage_names_the_place_and_the_way_out(store: Store) -> None:
 
 
 def test_a_damaged_blob(store: Store) -> None:
-    """Its name says what its content must be."""
+    """A blob whose content does not match its name is damage."""
     rich_history(store)
     with store.read() as snapshot:
         key, _ = next(snapshot.scan(BLOBS))
@@ -73,7 +73,7 @@ def test_a_damaged_blob(store: Store) -> None:
 
 
 def test_a_shallow_look_says_that_it_is_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a long journal it reads the newest part, chain and all, and says that there is more."""
+    """A shallow examination reads the newest part of the journal and says that there is more."""
     monkeypatch.setattr(doctor, "SHALLOW_ROWS", 20)
     rich_history(store)
     session_with_runs(store, "ses_long", *["ended"] * 10)
@@ -88,7 +88,7 @@ def test_a_shallow_look_says_that_it_is_one(store: Store, monkeypatch: pytest.Mo
 
 
 def test_more_findings_than_anybody_reads(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They end at a limit, and the diagnosis says that it is not all."""
+    """Findings end at a limit, and the diagnosis says that it is incomplete."""
     monkeypatch.setattr(doctor, "MAX_FINDINGS", 3)
     rich_history(store)
 
@@ -103,7 +103,7 @@ def test_more_findings_than_anybody_reads(store: Store, monkeypatch: pytest.Monk
 
 
 def test_what_is_written_meanwhile_is_examined_too(store: Store) -> None:
-    """Between two steps a session grows: no false alarm, and the new entries are read."""
+    """Entries written between two steps are examined, without a false finding."""
     rich_history(store)
     examination = Examination(deep=True, step_rows=3)
     more, number = True, 0
@@ -118,7 +118,7 @@ def test_what_is_written_meanwhile_is_examined_too(store: Store) -> None:
 
 
 async def test_online_it_lets_others_go_on(state: State) -> None:
-    """Beside an examination other tasks run, and the store takes updates."""
+    """During an examination other tasks run and the store takes updates."""
     for number in range(50):
         await state.update(partial(_start, number))
     done = trio.Event()

@@ -10,7 +10,7 @@ RESOLVED = IndoubtResolved(indoubt_id="dbt_1", call_id="c2", tool="write", outco
 
 
 def test_it_is_open_until_it_is_resolved() -> None:
-    """Then it is final: it keeps its place in the lists of its session and run, and no other."""
+    """A resolved call is final: only the lists of its session and run keep it."""
     lasting = {"records_by_run": [("r", "indoubt", 1)], "records_by_session": [("s", "indoubt", 1)]}
     assert index_rows(INDOUBT_RECORDS, OPENED) == lasting | {"indoubts_open": [(1,)]}
     assert index_rows(INDOUBT_RECORDS, OPENED, RESOLVED) == lasting

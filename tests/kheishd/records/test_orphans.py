@@ -1,4 +1,4 @@
-"""Every row of every table has its reason, and one without is found."""
+"""Orphan rows: every row has its reason, and one without is found."""
 
 from typing import Any
 
@@ -15,27 +15,27 @@ NO_REASON_NEEDED = {JOURNAL, BLOBS, META}
 
 
 def complaints(store: Store, check: OrphanCheck) -> list[str]:
-    """What is wrong with the rows of one table."""
+    """Return the complaints about the rows of one table."""
     with store.read() as snapshot:
-        found = [check.examine(snapshot, key, value) for key, value in snapshot.scan(check.table)]
-    return [str(complaint) for complaint in found if complaint is not None]
+        results = [check.examine(snapshot, key, value) for key, value in snapshot.scan(check.table)]
+    return [str(complaint) for complaint in results if complaint is not None]
 
 
 def test_every_table_is_looked_at() -> None:
-    """A new table comes with its check, or with a word on why it needs none."""
+    """A new table comes with its check, or is listed as needing none."""
     assert {check.table for check in CHECKS} | NO_REASON_NEEDED == set(TABLES)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.table.name)
 def test_a_healthy_table(store: Store, check: OrphanCheck) -> None:
-    """Nothing to complain about."""
+    """A healthy table has no orphan rows."""
     rich_history(store)
     assert complaints(store, check) == []
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.table.name)
 def test_a_row_out_of_nowhere(store: Store, check: OrphanCheck) -> None:
-    """A row of another key, though its value is a good one, has no reason."""
+    """A row with a good value under a wrong key is an orphan."""
     rich_history(store)
     with store.read() as snapshot:
         rows = list(snapshot.scan(check.table))
@@ -50,7 +50,7 @@ def test_a_row_out_of_nowhere(store: Store, check: OrphanCheck) -> None:
 
 
 def test_an_index_row_that_names_nothing(store: Store) -> None:
-    """It has no reason either, and is no reason to stop looking."""
+    """An index row without a record id is an orphan, and the check continues."""
     rich_history(store)
     (check,) = [check for check in CHECKS if check.table is APPROVALS_WAITING]
     update(store, lambda tx: tx.put(APPROVALS_WAITING, 10**15, value=""))

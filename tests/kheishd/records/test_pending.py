@@ -19,7 +19,7 @@ APPROVAL = Approval(
 
 
 def test_a_record_is_listed_by_session_and_run_for_good() -> None:
-    """It is listed as pending, with its deadline, only while it is."""
+    """A record stays in the lists of its session and run; it is pending, with a deadline, for a while."""
     lasting = {
         (RECORDS_BY_SESSION, ("s", "approval", 7), "apr_1"),
         (RECORDS_BY_RUN, ("r", "approval", 7), "apr_1"),

@@ -9,7 +9,7 @@ ALLOW, DENY = Rule(tool="bash", decision="allow"), Rule(tool="web*", decision="d
 
 
 def test_it_holds_the_rules_of_all_changes() -> None:
-    """And the cursor of the last of them."""
+    """The record holds the rules after all changes, and the cursor of the last one."""
     record = fold_record(
         PERMISSION_RECORDS,
         PermissionsChanged(add=[ALLOW]),

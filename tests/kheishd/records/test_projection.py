@@ -22,7 +22,7 @@ from tests.support.stores import update
 
 
 class Project(Struct, frozen=True):
-    """A made-up record: it lives in its own stream and counts its events."""
+    """A made-up record, which counts its events."""
 
     events: int
     at_cursor: int
@@ -35,7 +35,7 @@ def _evolve(project: Project | None, envelope: Envelope, event: Any) -> Project 
 
 
 def made_up(store: Store, stream: str) -> Projection[Project]:
-    """A projection into the rows of an existing table, whose handle serves a table of projects."""
+    """Return a projection whose table uses the handle of an existing one."""
     table = Table(CHILDREN.name, CHILDREN.key, Project)
     handles = store._environment.handles
     handles[table] = handles[CHILDREN]
@@ -95,11 +95,11 @@ def test_an_event_names_its_record() -> None:
 
 
 def test_an_event_of_no_projection_changes_nothing(store: Store) -> None:
-    """Most types of events in a stream concern no record of a type."""
+    """An event that no projection lists concerns none."""
     registry = Registry([made_up(store, DAEMON_STREAM)])
-    assert registry.concerned(DAEMON_STREAM, DaemonStarted(version="1", pid=1, schema=1)) == ()
+    assert registry.find(DAEMON_STREAM, DaemonStarted(version="1", pid=1, schema=1)) == ()
 
 
 def test_an_index_row_may_have_no_value() -> None:
-    """Then the record's id is the last part of its key."""
+    """Without a value, the last part of the key is the record's id."""
     assert IndexRow(CHILDREN, ("a", "b")).value == b""

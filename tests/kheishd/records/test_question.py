@@ -9,7 +9,7 @@ ASKED = question_asked("qst_1", expires_at_ms=99)
 
 
 def test_it_waits_until_it_is_answered_or_lapses() -> None:
-    """Then it is final: it keeps its place in the lists of its session and run, and no other."""
+    """An answered or lapsed question is final: only the lists of its session and run keep it."""
     lasting = {"records_by_run": [("r", "question", 1)], "records_by_session": [("s", "question", 1)]}
     waiting = {"deadlines": [(99, "question", "qst_1")], "questions_waiting": [(1,)]}
     assert index_rows(QUESTION_RECORDS, ASKED) == lasting | waiting

@@ -41,7 +41,7 @@ def make_store(directory: Path, *, damaged: bool = False) -> dict[str, list[Any]
 
 
 def test_every_record_comes_back(store_dir: Path) -> None:
-    """All rows are what the writer wrote; receipts, blobs and the journal stayed."""
+    """A rebuild gives the rows that the writer wrote; receipts, blobs and the journal stay."""
     rows = make_store(store_dir)
     store = opened(store_dir)
     assert dump(store) == rows
@@ -55,7 +55,7 @@ def test_every_record_comes_back(store_dir: Path) -> None:
 def test_an_interrupted_rebuild_continues(
     store_dir: Path, monkeypatch: pytest.MonkeyPatch, events: int, deaths: int
 ) -> None:
-    """However small its transactions, and wherever it ends, the next opening leaves the same rows."""
+    """With transactions of any size, and after any number of failures, the rows are the same in the end."""
     rows = make_store(store_dir)
     monkeypatch.setattr(room, "EVENTS_PER_TRANSACTION", events)
 
@@ -75,7 +75,7 @@ def test_an_interrupted_rebuild_continues(
 
 
 def test_without_a_rebuild_such_a_store_is_refused(store_dir: Path) -> None:
-    """A program that would read the records must not find them incomplete."""
+    """A program that cannot rebuild records does not open a store without them."""
     make_store(store_dir)
     with pytest.raises(StoreUnusable, match="Start the daemon once"):
         opened(store_dir, None)
@@ -92,7 +92,7 @@ def test_without_a_rebuild_such_a_store_is_refused(store_dir: Path) -> None:
 
 
 def test_a_damaged_event_is_left_out(store_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The store opens; the doctor reports the damage, as before, and the log says what is missing."""
+    """A store with a damaged event opens; the log and the doctor report the damage."""
     rows = make_store(store_dir, damaged=True)
     store = opened(store_dir)
     rebuilt = dump(store)
@@ -107,6 +107,6 @@ def test_a_damaged_event_is_left_out(store_dir: Path, caplog: pytest.LogCaptureF
 
 
 def test_an_empty_store_has_nothing_to_rebuild(store_dir: Path) -> None:
-    """A new one opens without a rebuild."""
+    """A new store opens without a rebuild."""
     opened(store_dir, None).close()
     opened(store_dir, None).close()

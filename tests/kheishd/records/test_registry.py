@@ -12,7 +12,7 @@ from tests.support.machine import acceptance
 
 
 def test_each_projection_is_complete() -> None:
-    """Its first event is one of its events; its tables are declared and checked for orphans."""
+    """A projection's first event is one of its events; its tables are declared and checked for orphans."""
     checked = {check.table for check in CHECKS}
     for projection in PROJECTIONS:
         assert projection.events is None or projection.begins in projection.events
@@ -26,7 +26,7 @@ def test_an_event_concerns_the_projections_that_fold_it() -> None:
     """Every event of a session's stream may change the session and its run; some change other records too."""
 
     def tables(stream: str, event: object) -> list[object]:
-        return [projection.table for projection in REGISTRY.concerned(stream, event)]  # type: ignore[arg-type]
+        return [projection.table for projection in REGISTRY.find(stream, event)]  # type: ignore[arg-type]
 
     assert tables("s", RunStarted(starts=1)) == [SESSIONS, RUNS]
     assert tables("s", acceptance()) == [SESSIONS, RUNS, PINNED]

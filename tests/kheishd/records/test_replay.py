@@ -1,4 +1,4 @@
-"""A replayed stream agrees with the records, and each kind of damage to it is seen."""
+"""The replay of one stream: it agrees with the records, and finds each kind of damage."""
 
 from collections.abc import Callable, Iterator
 
@@ -19,59 +19,59 @@ from tests.support.histories import indoubt_opened, rich_history, session_with_r
 
 
 def replay(store: Store, stream: str, start: Replay | None = None) -> list[Complaint]:
-    """Everything wrong with one stream."""
-    found: list[Complaint] = []
+    """Return the complaints about one stream."""
+    complaints: list[Complaint] = []
     replay = start or Replay(stream)
     with store.read() as snapshot:
-        for (_, cursor), stored in snapshot.scan(JOURNAL, stream, after=(stream, replay.at)):
-            found += replay.entry(snapshot, cursor, stored)
-        found += replay.finish(snapshot)
-    return found
+        for (_, cursor), stored in snapshot.scan(JOURNAL, stream, after=(stream, replay.cursor)):
+            complaints += replay.entry(snapshot, cursor, stored)
+        complaints += replay.finish(snapshot)
+    return complaints
 
 
 @pytest.mark.parametrize("stream", ["ses_a", "ses_b", "ses_c", "ses_d", "ses_e", "ses_f", DAEMON_STREAM])
 def test_a_healthy_stream(store: Store, stream: str) -> None:
-    """Runs ended, running, being stopped and queued; children; addresses bound and reset; tokens."""
+    """A stream with runs in every status, children, bindings or tokens has no complaints."""
     rich_history(store)
     assert replay(store, stream) == []
 
 
 def test_ended_runs_are_not_kept(store: Store) -> None:
-    """What a replay holds in memory is what is still open."""
+    """A replay holds open runs only."""
     rich_history(store)
     kept = Replay("ses_a")
     replay(store, "ses_a", kept)
-    assert kept.records.held(RUNS) == [("run_ses_a_2",), ("run_ses_a_3",)]
+    assert kept.records.held_keys(RUNS) == [("run_ses_a_2",), ("run_ses_a_3",)]
 
 
 def flip(place: int) -> Callable[[bytes], bytes]:
-    """Change one byte of what is stored."""
+    """Return a change of one stored byte."""
     return lambda stored: stored[:place] + bytes((stored[place] ^ 1,)) + stored[place + 1 :]
 
 
 @pytest.mark.parametrize("place", [0, 31, -2])
 def test_one_changed_bit_is_one_finding(store: Store, place: int) -> None:
-    """In the hash or in the line: the chain breaks there and is picked up after it."""
+    """One changed bit, in the hash or in the line, breaks the chain there and nowhere else."""
     rich_history(store)
     cursor = spoil_line(store, "ses_a", 3, flip(place % 100 if place < 0 else place))
-    found = [c for c in replay(store, "ses_a") if isinstance(c, Damage)]
-    assert {damage.stream for damage in found} == {"ses_a"}
-    assert found[0].cursor == cursor
-    assert "chain is broken" in found[0].message
-    assert all(damage.cursor in (cursor, cursor + 1) for damage in found)
+    complaints = [c for c in replay(store, "ses_a") if isinstance(c, Damage)]
+    assert {damage.stream for damage in complaints} == {"ses_a"}
+    assert complaints[0].cursor == cursor
+    assert "chain is broken" in complaints[0].message
+    assert all(damage.cursor in (cursor, cursor + 1) for damage in complaints)
 
 
 def test_a_line_that_cannot_be_read(store: Store) -> None:
-    """It is damage; the records of the stream are left alone, as nothing can be said about them."""
+    """An unreadable line is damage, and the stream's records are left alone."""
     rich_history(store)
     spoil_line(store, "ses_a", 1, lambda stored: stored[:40])
-    found = replay(store, "ses_a")
-    assert all(isinstance(complaint, Damage) for complaint in found)
-    assert any("cannot be read" in str(complaint) for complaint in found)
+    complaints = replay(store, "ses_a")
+    assert all(isinstance(complaint, Damage) for complaint in complaints)
+    assert any("cannot be read" in str(complaint) for complaint in complaints)
 
 
 def test_a_line_in_the_wrong_place(store: Store) -> None:
-    """A line says its cursor itself."""
+    """A line whose own cursor differs from its key is damage."""
     rich_history(store)
     cursor = spoil_line(store, "ses_a", 2, lambda stored: stored.replace(b'"cursor":', b'"cursor":9', 1))
     assert any(
@@ -90,27 +90,27 @@ def test_a_cursor_that_leads_nowhere(store: Store) -> None:
 
 
 def test_events_that_do_not_follow(store: Store) -> None:
-    """A stream that does not begin with its session's creation is damaged, not a crash."""
+    """A stream that does not begin with its session's creation is damaged."""
     update(store, lambda tx: tx.append("ses_x", SessionRenamed(title="t"), session_id="ses_x"))
-    (found,) = replay(store, "ses_x")
-    assert isinstance(found, Damage)
-    assert "does not follow" in found.message
+    (complaints,) = replay(store, "ses_x")
+    assert isinstance(complaints, Damage)
+    assert "does not follow" in complaints.message
 
 
 def test_a_replay_from_the_middle_checks_the_chain_only(store: Store) -> None:
-    """Begun behind the first entries, it knows nothing of records and says nothing about them."""
+    """A replay that begins in the middle verifies the chain and leaves records alone."""
     rich_history(store)
     with store.read() as snapshot:
         entries = list(snapshot.scan(JOURNAL, "ses_a"))
     key, stored = entries[4]
-    assert replay(store, "ses_a", Replay("ses_a", at=key[1], head=stored[:32], chain_only=True)) == []
+    assert replay(store, "ses_a", Replay("ses_a", cursor=key[1], head=stored[:32], chain_only=True)) == []
     spoil_line(store, "ses_a", 6, flip(3))
-    begun = Replay("ses_a", at=key[1], head=stored[:32], chain_only=True)
+    begun = Replay("ses_a", cursor=key[1], head=stored[:32], chain_only=True)
     assert [type(c) for c in replay(store, "ses_a", begun)] == [Damage, Damage]
 
 
 def test_a_replay_can_be_continued_after_more_was_written(store: Store) -> None:
-    """Steps of an examination see later and later snapshots of the growing journal."""
+    """A replay continues over later snapshots of the growing journal."""
     token(store, "tok_1")
     begun = Replay(DAEMON_STREAM)
     with store.read() as snapshot:
@@ -121,7 +121,7 @@ def test_a_replay_can_be_continued_after_more_was_written(store: Store) -> None:
 
 
 def rows_of(store: Store, replay: RecordReplay) -> list[ExpectedRow]:
-    """The rows that a replay of a whole stream expects, each compared with the stored one."""
+    """Return the rows that a replay of a whole stream expects, compared with the stored ones."""
     with store.read() as snapshot:
         rows = [row for event in folded(snapshot, replay) for row in event]
         rows += replay.rest(snapshot)
@@ -139,13 +139,13 @@ def folded(store: Snapshot, replay: RecordReplay) -> Iterator[list[ExpectedRow]]
 
 
 def test_a_replay_holds_only_records_that_may_still_change(store: Store) -> None:
-    """It gives final ones at once and forgets them; it gives the others at the end."""
+    """A replay yields final records at once and the others at the end."""
     session_with_runs(store, "ses_f", "withdrawn", "doubted", "settled", "asking")
     replay = RecordReplay("ses_f")
     rows = rows_of(store, replay)
-    assert replay.held(APPROVALS) == [("apr_run_ses_f_3",)]
-    assert replay.held(QUESTIONS) == [("qst_run_ses_f_3",)]
-    assert replay.held(INDOUBTS) == [("dbt_run_ses_f_1",)]
+    assert replay.held_keys(APPROVALS) == [("apr_run_ses_f_3",)]
+    assert replay.held_keys(QUESTIONS) == [("qst_run_ses_f_3",)]
+    assert replay.held_keys(INDOUBTS) == [("dbt_run_ses_f_1",)]
     assert sorted(row.key for row in rows if row.table is APPROVALS) == [
         ("apr_run_ses_f_0",),
         ("apr_run_ses_f_3",),
@@ -153,7 +153,7 @@ def test_a_replay_holds_only_records_that_may_still_change(store: Store) -> None
 
 
 def test_a_replay_puts_records_aside_beyond_its_limit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It never holds more than so many, and works out all the same what each of them must be."""
+    """A replay never holds more records than its limit, and still works out all of them."""
     monkeypatch.setattr(room, "MAX_KEPT", 4)
     names = [f"dbt_{number:02}" for number in range(20)]
 
@@ -170,7 +170,7 @@ def test_a_replay_puts_records_aside_beyond_its_limit(store: Store, monkeypatch:
     update(store, write)
     replay = RecordReplay("s")
     with store.read() as snapshot:
-        assert max(len(replay.held(INDOUBTS)) for _ in folded(snapshot, replay)) == 4
+        assert max(len(replay.held_keys(INDOUBTS)) for _ in folded(snapshot, replay)) == 4
     rows = rows_of(store, RecordReplay("s"))
     assert {row.key[0] for row in rows if row.table is INDOUBTS} == set(names)
     assert examine_whole(store.read, deep=True).findings == []

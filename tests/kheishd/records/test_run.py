@@ -35,7 +35,7 @@ def test_a_run_is_listed_by_session_and_while_it_is_to_be_stopped() -> None:
 
 
 def test_pinned_values_are_those_of_the_acceptance() -> None:
-    """They are final at once."""
+    """Pinned values are final at once."""
     assert fold_record(PINNED_RECORDS, ACCEPTED) == OFFLINE
     assert PINNED_RECORDS.final(OFFLINE)
     assert index_rows(PINNED_RECORDS, ACCEPTED) == {}
@@ -59,13 +59,13 @@ def write(store: Store, run_id: str, *events: JournalEvent) -> frozenset[str]:
 
 
 def ready(store: Store) -> list[str]:
-    """The runs that a worker may take up."""
+    """Return the runs that a worker may take up."""
     with store.read() as snapshot:
         return [run_id for _, run_id in snapshot.scan(RUNS_READY)]
 
 
 def test_the_first_open_run_of_a_session_is_ready(store: Store) -> None:
-    """Unless it waits for a person; when it ends, the next run is ready."""
+    """A session's first open run is ready unless it waits for a person; when it ends, the next one is."""
     write(store, "r1", ACCEPTED)
     write(store, "r2", ACCEPTED)
     assert ready(store) == ["r1"]
@@ -95,7 +95,7 @@ def test_pinned_values_are_written_once(store: Store) -> None:
 
 @pytest.mark.parametrize("event", [CancelRequested(outcome="cancelled"), RunStarted(starts=2)])
 def test_an_event_after_the_end_changes_nothing(store: Store, event: JournalEvent) -> None:
-    """Nor does one before the acceptance, such as the run's input."""
+    """An event before the acceptance or after the end changes no run."""
     write(store, "r1", event)
     write(store, "r1", ACCEPTED, RunEnded(outcome="completed"))
     assert RUNS.name not in write(store, "r1", event)

@@ -10,7 +10,7 @@ LASTING = {"records_by_session": [("s", "task", 1)]}
 
 
 def test_an_open_task_is_found_by_its_title_and_by_the_tasks_it_waits_for() -> None:
-    """A completed or deleted one only in the list of its session."""
+    """A completed or deleted task stays only in the list of its session."""
     created = task_created("tsk_1", "tsk_0")
     digest = hash_title("do tsk_1")
     assert index_rows(TASK_RECORDS, created) == LASTING | {
@@ -23,7 +23,7 @@ def test_an_open_task_is_found_by_its_title_and_by_the_tasks_it_waits_for() -> N
 
 
 def test_a_shell_is_live_until_it_ends() -> None:
-    """The worker finds it by these rows, also to stop it."""
+    """The worker finds live shells, and those to be stopped, by their index rows."""
     created = task_created("shl_1", shell=True)
     stopping = TaskStopRequested(task_id="shl_1")
     assert index_rows(TASK_RECORDS, created) == LASTING | {"shells_live": [(1,)]}
@@ -35,7 +35,7 @@ def test_a_shell_is_live_until_it_ends() -> None:
 
 
 def test_only_a_deleted_task_is_final() -> None:
-    """A completed one may still be changed or deleted."""
+    """A completed task may still be changed or deleted."""
     completed = TaskUpdated(task_id="tsk_1", status="completed", output="x")
     assert not TASK_RECORDS.final(fold_record(TASK_RECORDS, task_created("tsk_1"), completed))
     assert TASK_RECORDS.final(

@@ -12,7 +12,7 @@ REVOKED = TokenRevoked(token_id="tok_1")
 
 
 def test_a_secret_leads_to_its_token_until_it_is_revoked() -> None:
-    """Then it opens nothing, and the record is final."""
+    """A revoked token has no row for its secret, and its record is final."""
     assert index_rows(TOKEN_RECORDS, CREATED) == {"tokens_by_digest": [("d1",)]}
     assert index_rows(TOKEN_RECORDS, CREATED, REVOKED) == {}
     record = fold_record(TOKEN_RECORDS, CREATED, REVOKED)
@@ -22,6 +22,6 @@ def test_a_secret_leads_to_its_token_until_it_is_revoked() -> None:
 
 
 def test_a_token_is_created_before_it_is_revoked() -> None:
-    """Anything else is damage."""
+    """Revoking a token that was never created is damage."""
     with pytest.raises(AssertionError, match="created before"):
         fold_record(TOKEN_RECORDS, REVOKED)

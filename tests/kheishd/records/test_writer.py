@@ -1,4 +1,4 @@
-"""Records and indexes are what the events say, whatever is done and in whatever order."""
+"""Writers: after any changes, the records and index rows are those that the journal gives."""
 
 import tempfile
 from pathlib import Path
@@ -57,32 +57,31 @@ from tests.support.stores import NOW_MS, opened, update
 
 
 def begin(tx: Transaction, session_id: str, parent: str | None = None) -> None:
-    """A session."""
-    fold = SessionWriter(tx, session_id, session=None)
-    fold.append(SessionCreated(agent="default", parent_session_id=parent))
-    fold.write()
+    """Create a session."""
+    writer = SessionWriter(tx, session_id, session=None)
+    writer.append(SessionCreated(agent="default", parent_session_id=parent))
+    writer.write()
 
 
 def accept(tx: Transaction, session_id: str, run_id: str, origin: Origin = BY_DAEMON) -> RunRecord:
-    """An input and its run."""
-    fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id), origin=origin)
-    fold.append(InputReceived(input_id="inp_1", items=[Text("x")]), run_id=run_id)
-    fold.append(acceptance(), run_id=run_id)
-    fold.write()
-    return fold.run
+    """Append an input and its run."""
+    writer = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id), origin=origin)
+    writer.append(InputReceived(input_id="inp_1", items=[Text("x")]), run_id=run_id)
+    writer.append(acceptance(), run_id=run_id)
+    writer.write()
+    return writer.run
 
 
 def perform(tx: Transaction, run_id: str, command: Command) -> None:
-    """A command on a run."""
-    run = tx.get(RUNS, run_id)
-    assert run is not None
-    fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
-    fold.carry_out(command)
-    fold.write()
+    """Carry out a command on a run."""
+    run = tx.need(RUNS, run_id)
+    writer = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+    writer.carry_out(command)
+    writer.write()
 
 
 def test_an_event_says_who_caused_it(store: Store) -> None:
-    """The origin of a fold is in every envelope it writes, and the run's id in those of a run."""
+    """A writer's origin is in every envelope, and the run's id in those of its run."""
     origin = Origin("token:tok_1", "ann", "req-7")
     update(store, lambda tx: begin(tx, "s"))
     update(store, lambda tx: accept(tx, "s", "r", origin))
@@ -95,57 +94,56 @@ def test_an_event_says_who_caused_it(store: Store) -> None:
 
 
 def test_a_record_is_folded_from_what_was_stored(store: Store) -> None:
-    """A secret that is scrubbed out of an event is not in the record either."""
+    """A secret that is redacted in an event is not in the record either."""
     store.set_scrub(lambda line: line.replace(b"hunter2", b"[...]"))
 
     def rename(tx: Transaction) -> Session:
-        fold = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
-        fold.append(SessionRenamed(title="my hunter2"))
-        fold.write()
-        return fold.session
+        writer = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
+        writer.append(SessionRenamed(title="my hunter2"))
+        writer.write()
+        return writer.session
 
     update(store, lambda tx: begin(tx, "s"))
     assert update(store, rename).title == "my [...]"
     with store.read() as snapshot:
-        session = snapshot.get(SESSIONS, "s")
-    assert session is not None
+        session = snapshot.need(SESSIONS, "s")
     assert session.title == "my [...]"
 
 
 def test_nothing_changed_is_nothing_written(store: Store) -> None:
-    """A fold without events touches no table."""
+    """A writer without events touches no table."""
     update(store, lambda tx: begin(tx, "s"))
 
     def nothing(tx: Transaction) -> frozenset[str]:
-        before = frozenset(tx.rung)
+        previous = frozenset(tx.rung)
         SessionWriter(tx, "s", session=tx.get(SESSIONS, "s")).write()
-        return frozenset(tx.rung) - before
+        return frozenset(tx.rung) - previous
 
     assert update(store, nothing) == frozenset()
 
 
-def fold(tx: Transaction, *events: JournalEvent) -> None:
+def write_events(tx: Transaction, *events: JournalEvent) -> None:
     """Append events of a run to session ``s`` and write what comes of them."""
     session = tx.get(SESSIONS, "s")
-    fold = SessionWriter(tx, "s", session=session)
+    writer = SessionWriter(tx, "s", session=session)
     if session is None:
-        fold.append(SessionCreated(agent="default"))
+        writer.append(SessionCreated(agent="default"))
     for event in events:
-        fold.append(event, run_id="r")
-    fold.write()
+        writer.append(event, run_id="r")
+    writer.write()
 
 
 def test_index_rows_are_the_difference(store: Store) -> None:
-    """What no longer holds goes, what holds anew comes, what holds still is not touched."""
-    update(store, lambda tx: fold(tx, approval_requested("apr_1", expires_at_ms=5)))
+    """Only the differences of index rows are written."""
+    update(store, lambda tx: write_events(tx, approval_requested("apr_1", expires_at_ms=5)))
     with store.read() as snapshot:
         assert list(snapshot.scan(APPROVALS_WAITING)) == [((2,), "apr_1")]
         assert [key for key, _ in snapshot.scan(DEADLINES)] == [(5, "approval", "apr_1")]
 
     def answer(tx: Transaction) -> frozenset[str]:
-        before = frozenset(tx.rung)
-        fold(tx, ApprovalAnswered(approval_id="apr_1", call_id="c0", decision="allow"))
-        return frozenset(tx.rung) - before
+        previous = frozenset(tx.rung)
+        write_events(tx, ApprovalAnswered(approval_id="apr_1", call_id="c0", decision="allow"))
+        return frozenset(tx.rung) - previous
 
     rung = update(store, answer)
     assert {APPROVALS.name, APPROVALS_WAITING.name, DEADLINES.name} <= rung
@@ -156,44 +154,44 @@ def test_index_rows_are_the_difference(store: Store) -> None:
 
 
 def test_one_that_comes_and_goes_in_one_transaction(store: Store) -> None:
-    """Its record stays; of what it was in between there is no trace in the indexes."""
+    """A record that is opened and resolved in one transaction leaves no row among the open ones."""
     events = (
         indoubt_opened("dbt_1"),
         IndoubtResolved(indoubt_id="dbt_1", call_id="c", tool="t", outcome="done"),
     )
-    update(store, lambda tx: fold(tx, *events))
+    update(store, lambda tx: write_events(tx, *events))
     with store.read() as snapshot:
-        record = snapshot.get(INDOUBTS, "dbt_1")
-    assert record is not None
+        record = snapshot.need(INDOUBTS, "dbt_1")
     assert record.status == "done"
     assert examine_whole(store.read, deep=True).findings == []
 
 
 def test_an_event_about_nothing_is_refused(store: Store) -> None:
-    """It would leave the record without a beginning, so nothing of its transaction is kept."""
+    """An event of a record that never began rolls its transaction back."""
+    lapsed = ApprovalLapsed(approval_id="apr_9", call_id="c", how="expired")
     with pytest.raises(AssertionError, match="first event"):
-        update(store, lambda tx: fold(tx, ApprovalLapsed(approval_id="apr_9", call_id="c", how="expired")))
+        update(store, lambda tx: write_events(tx, lapsed))
     with store.read() as snapshot:
         assert snapshot.last_cursor == 0
 
 
 def test_what_changes_nothing_writes_nothing(store: Store) -> None:
-    """A second answer leaves the record's row alone."""
+    """A second answer writes no row."""
     answered = ApprovalAnswered(approval_id="apr_1", call_id="c0", decision="allow")
-    update(store, lambda tx: fold(tx, approval_requested("apr_1"), answered))
+    update(store, lambda tx: write_events(tx, approval_requested("apr_1"), answered))
 
     def again(tx: Transaction) -> frozenset[str]:
-        before = frozenset(tx.rung)
+        previous = frozenset(tx.rung)
         changes = Changes(tx)
         changes.fold("s", Envelope(cursor=9, at_ms=9, session_id="s", run_id="r"), answered)
         changes.write()
-        return frozenset(tx.rung) - before
+        return frozenset(tx.rung) - previous
 
     assert update(store, again) == frozenset()
 
 
 class Sessions(RuleBasedStateMachine):
-    """Sessions and runs changed in any order; after each step every table is what the journal says."""
+    """Sessions and runs changed in any order; after each step every table is what the journal gives."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -203,18 +201,18 @@ class Sessions(RuleBasedStateMachine):
         self.runs: list[str] = []
 
     def teardown(self) -> None:
-        """Leave nothing behind."""
+        """Remove the store."""
         self.store.close()
         self.directory.cleanup()
 
     @initialize()
     def first(self) -> None:
-        """There is a session to begin with."""
+        """Create a session to begin with."""
         self.create(0)
 
     @rule(parent=integers(0, 5))
     def create(self, parent: int) -> None:
-        """A session, perhaps a child."""
+        """Create a session, perhaps a child."""
         session_id = f"s{len(self.sessions)}"
         above = self.sessions[parent] if parent < len(self.sessions) else None
         update(self.store, lambda tx: begin(tx, session_id, above))
@@ -222,7 +220,7 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(draw=data())
     def send(self, draw: Any) -> None:
-        """An input to any session."""
+        """Send an input to any session."""
         session_id = draw.draw(sampled_from(self.sessions))
         run_id = f"r{len(self.runs)}"
         update(self.store, lambda tx: accept(tx, session_id, run_id))
@@ -231,23 +229,23 @@ class Sessions(RuleBasedStateMachine):
     @precondition(lambda self: self.open_runs())
     @rule(draw=data())
     def act(self, draw: Any) -> None:
-        """Any command on any run that takes it."""
+        """Carry out any command that any run accepts."""
         run = draw.draw(sampled_from(self.open_runs()))
         command = draw.draw(sampled_from(possible_commands(run)))
         update(self.store, lambda tx: perform(tx, run.run_id, command))
 
     def open_runs(self) -> list[RunRecord]:
-        """The runs that have not ended."""
+        """Return the runs that have not ended."""
         return [run for run in self.read(RUNS).values() if run.status not in ENDED]
 
     def read(self, table: Any) -> dict[Any, Any]:
-        """All rows of a table."""
+        """Return all rows of a table."""
         with self.store.read() as snapshot:
             return dict(snapshot.scan(table))
 
     @invariant()
     def tables_are_what_the_journal_says(self) -> None:
-        """Records by folding, indexes by their definition."""
+        """Compare the tables with the fold of the journal and the rows that follow from it."""
         sessions, runs = self.folded()
         assert self.read(SESSIONS) == {(key,): value for key, value in sessions.items()}
         assert self.read(RUNS) == {(key,): value for key, value in runs.items()}
@@ -271,7 +269,7 @@ class Sessions(RuleBasedStateMachine):
 
     @invariant()
     def lines_are_in_order(self) -> None:
-        """The open runs of a session are those that have not ended, by their acceptance."""
+        """Require the open runs of a session to be those that have not ended, by acceptance."""
         runs = self.read(RUNS)
         for (session_id,), session in self.read(SESSIONS).items():
             mine = [run for run in runs.values() if run.session_id == session_id and run.status not in ENDED]
@@ -279,7 +277,7 @@ class Sessions(RuleBasedStateMachine):
             assert session.open_runs == [run.run_id for run in ordered]
 
     def folded(self) -> tuple[dict[str, Session], dict[str, RunRecord]]:
-        """Every record, from the journal alone."""
+        """Return every record, from the journal alone."""
         sessions: dict[str, Session] = {}
         runs: dict[str, RunRecord] = {}
         with self.store.read() as snapshot:
@@ -312,7 +310,7 @@ BEGINNINGS: tuple[tuple[str, Any], ...] = (
 
 
 def ends(record_id: str) -> list[JournalEvent]:
-    """Every event that may follow the beginning of an object."""
+    """Return every event that may follow the beginning of an object."""
     about: dict[str, list[JournalEvent]] = {
         "apr": [
             ApprovalAnswered(approval_id=record_id, call_id="c", decision="allow", updated_input={"a": 1}),
@@ -344,9 +342,7 @@ def ends(record_id: str) -> list[JournalEvent]:
 
 
 class Histories(RuleBasedStateMachine):
-    """Objects asked for and answered in any order; after each step, which is a prefix of what follows, every
-    table is what folding the journal gives, and the doctor finds nothing.
-    """
+    """Objects that begin and change in any order; after each step every table is what the journal gives."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -355,37 +351,37 @@ class Histories(RuleBasedStateMachine):
         self.names: list[str] = []
 
     def teardown(self) -> None:
-        """Leave nothing behind."""
+        """Remove the store."""
         self.store.close()
         self.directory.cleanup()
 
     @rule(beginning=sampled_from(BEGINNINGS))
     def begin(self, beginning: tuple[str, Any]) -> None:
-        """An object begins."""
+        """Begin an object."""
         prefix, make = beginning
         number = len(self.names)
-        update(self.store, lambda tx: fold(tx, make(number)))
+        update(self.store, lambda tx: write_events(tx, make(number)))
         self.names.append(f"{prefix}_{number}")
 
     @precondition(lambda self: self.names)
     @rule(draw=data())
     def answer(self, draw: Any) -> None:
-        """Somebody answers, perhaps not for the first time, perhaps twice at once."""
+        """Change an object, perhaps not for the first time, perhaps twice at once."""
         events = [
             draw.draw(sampled_from(ends(draw.draw(sampled_from(self.names)))))
             for _ in range(draw.draw(integers(1, 2)))
         ]
-        update(self.store, lambda tx: fold(tx, *events))
+        update(self.store, lambda tx: write_events(tx, *events))
 
     @precondition(lambda self: self.names)
     @rule()
     def end(self) -> None:
-        """The run is over; what is about its objects may go on."""
-        update(self.store, lambda tx: fold(tx, RunEnded(outcome="completed")))
+        """End the run; its objects may still change."""
+        update(self.store, lambda tx: write_events(tx, RunEnded(outcome="completed")))
 
     @invariant()
     def tables_are_what_the_journal_says(self) -> None:
-        """Records by folding, indexes by their definition, and nothing besides."""
+        """Compare the tables with the fold of the journal and the rows that follow from it."""
         with self.store.read() as snapshot:
             records = self.folded(snapshot)
             rows: set[IndexRow] = set()
@@ -394,17 +390,17 @@ class Histories(RuleBasedStateMachine):
                 assert dict(snapshot.scan(projection.table)) == mine
                 rows = rows.union(*(projection.rows(record) for record in mine.values()))
             for table in {index for projection in SESSION_PROJECTIONS for index in projection.indexes}:
-                found = {IndexRow(table, key, value) for key, value in snapshot.scan(table)}
-                assert found == {row for row in rows if row.table is table}
+                stored = {IndexRow(table, key, value) for key, value in snapshot.scan(table)}
+                assert stored == {row for row in rows if row.table is table}
         assert examine_whole(self.store.read, deep=True).findings == []
 
     def folded(self, snapshot: Any) -> dict[tuple[Table[Any], Key], Any]:
-        """Every record, from the journal alone."""
+        """Return every record, from the journal alone."""
         records: dict[tuple[Table[Any], Key], Any] = {}
         for _, line in snapshot.entries("s"):
             envelope, event = decode_envelope(line), decode_event(line)
             assert not isinstance(event, Unknown)
-            for projection in REGISTRY.concerned("s", event):
+            for projection in REGISTRY.find("s", event):
                 key = projection.key(envelope, event)
                 if key is None:
                     continue

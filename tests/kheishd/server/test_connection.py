@@ -19,7 +19,7 @@ from protocol.errors.journal import SubscriptionExists, SubscriptionNotFound
 from protocol.limits.rpc import MAX_OPEN_REQUESTS, MAX_UNSENT_BYTES
 from protocol.objects.journal import Filter
 from protocol.rpc.method import SCOPES
-from protocol.rpc.wire import Value, decode
+from protocol.rpc.wire import Decoded, decode
 from tests.support.rpc_server import RpcServer, rpc_server
 from tests.support.toys import Toys
 
@@ -52,12 +52,12 @@ class Wire(ClientConnection):
         return [msgspec.json.decode(message) for batch in self.sent for message in batch]
 
 
-def request(method: str, id_: Any = 1, **params: Any) -> Value:
+def request(method: str, id_: Any = 1, **params: Any) -> Decoded:
     """Return a request as the codec returns it."""
     return decode(msgspec.json.encode({"jsonrpc": "2.0", "id": id_, "method": method, "params": params}))
 
 
-def batch(*messages: Any) -> Value:
+def batch(*messages: Any) -> Decoded:
     """Return a batch as the codec returns it."""
     return decode(msgspec.json.encode(list(messages)))
 

@@ -1,4 +1,4 @@
-"""Copies: made while the store runs, put back and compacted while it does not; killed at any point."""
+"""Copies: backup while the store runs, restore and compaction while it does not, a kill at any point."""
 
 import os
 import shutil
@@ -6,13 +6,15 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kheishd.store.backup import compact, restore, verify_copy
 from kheishd.store.environment import DATA, Snapshot, Transaction
 from kheishd.store.guards import MARKER, StoreUnusable, read_marker
 from kheishd.store.opening import open_for_reading
-from kheishd.store.tables import CHECKPOINTS, CURSORS, JOURNAL, RUNS
+from kheishd.store.tables import CHECKPOINTS, CURSORS, JOURNAL, META, RUNS
+from kheishd.store.upgrades import SCHEMA_KEY
 from kheishd.store.writer import Store
 from protocol.errors.daemon import DaemonDraining, PathRefused
 from protocol.errors.store import StorageFull
@@ -23,7 +25,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @pytest.fixture
 def copy(store: Store, tmp_path: Path) -> Path:
-    """A backup of a store with three events and some bulk."""
+    """Provide a backup of a store with three events and some bulk."""
     for number in range(3):
         append(store, text=f"number {number}")
         fill(store, number, 50_000)
@@ -32,13 +34,13 @@ def copy(store: Store, tmp_path: Path) -> Path:
 
 
 def content(directory: Path) -> tuple[list[tuple[int, str]], int]:
-    """The journal and the bulk of a closed store."""
+    """Return the journal and the bulk of a closed store."""
     with open_for_reading(directory) as environment, Snapshot(environment) as snapshot:
         return list(snapshot.feed()), snapshot.count(CHECKPOINTS)
 
 
 def closed(directory: Path, events: int) -> Path:
-    """A store with so many events, closed."""
+    """Create a store with a number of events, and close it."""
     store = opened(directory)
     for _ in range(events):
         append(store)
@@ -50,7 +52,7 @@ def closed(directory: Path, events: int) -> Path:
 
 
 def test_a_backup_is_a_whole_store(store: Store, tmp_path: Path) -> None:
-    """It holds what was committed when it was made, is private, and opens by itself."""
+    """A backup holds every earlier commit, is private, and opens by itself."""
     append(store)
     assert store.backup(tmp_path / "copy") == 1
     append(store)
@@ -62,7 +64,7 @@ def test_a_backup_is_a_whole_store(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_backup_leaves_out_free_pages(store: Store, tmp_path: Path) -> None:
-    """What was deleted takes no room in it."""
+    """Deleted rows take no space in a backup."""
     for number in range(40):
         fill(store, number, 100_000)
     update(store, lambda tx: [tx.delete(CHECKPOINTS, *key) for key, _ in tx.scan(CHECKPOINTS)])
@@ -71,7 +73,7 @@ def test_a_backup_leaves_out_free_pages(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_backup_while_others_write(store_dir: Path, tmp_path: Path) -> None:
-    """It is one moment of the journal, whole up to its newest cursor, however busy the writer is."""
+    """A backup is one moment of the journal, complete up to its newest cursor, however busy the writer is."""
     enough = threading.Event()
     store = Store.open(store_dir, on_group=lambda group: None, version="test")
 
@@ -102,7 +104,7 @@ def test_a_backup_while_others_write(store_dir: Path, tmp_path: Path) -> None:
 
 
 def test_a_backup_never_overwrites(store: Store, tmp_path: Path) -> None:
-    """A path that exists is refused, and so is one that cannot be made; neither leaves anything."""
+    """A backup to an existing or impossible path is refused and leaves nothing."""
     (tmp_path / "there").mkdir()
     for path in (tmp_path / "there", tmp_path / "nowhere" / "copy"):
         with pytest.raises(PathRefused):
@@ -112,7 +114,7 @@ def test_a_backup_never_overwrites(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_backup_has_a_deadline(store: Store, tmp_path: Path) -> None:
-    """One that takes too long is given up, and leaves nothing, neither files nor a held snapshot."""
+    """A backup that takes too long is abandoned and leaves neither files nor an open snapshot."""
     fill(store, 1, 200_000)
     with pytest.raises(PathRefused, match="too long"):
         store.backup(tmp_path / "copy", timeout_s=-1.0)
@@ -121,7 +123,7 @@ def test_a_backup_has_a_deadline(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_backup_is_given_up_by_who_asked_for_it(store: Store, tmp_path: Path) -> None:
-    """What its check raises comes out of it, and nothing is left."""
+    """An exception of the caller's check ends the backup, which leaves nothing."""
 
     def enough() -> None:
         raise LookupError("enough")
@@ -133,7 +135,7 @@ def test_a_backup_is_given_up_by_who_asked_for_it(store: Store, tmp_path: Path) 
 
 
 def test_a_backup_gives_way_to_closing(store: Store, tmp_path: Path) -> None:
-    """Once the store is closing, a backup ends without a copy."""
+    """A backup ends without a copy once the store is closing."""
     environment = store._environment
     append(store)
     environment.readers.closing = True
@@ -144,7 +146,7 @@ def test_a_backup_gives_way_to_closing(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_backup_on_a_full_disk(store_dir: Path, tmp_path: Path) -> None:
-    """It is refused as storage_full and leaves nothing."""
+    """A backup to a full disk is refused as storage_full and leaves nothing."""
     program = """
 import resource, sys
 from pathlib import Path
@@ -164,7 +166,7 @@ store.backup(Path(sys.argv[2]))
 
 
 def test_restore_puts_back_what_was(copy: Path, tmp_path: Path) -> None:
-    """The store is that of the backup; the data before it is kept; the backup is untouched."""
+    """After a restore the store equals the backup; the previous data is kept; the backup is unchanged."""
     target = closed(tmp_path / "other", 7)
     done = restore(copy, target)
     assert content(target) == content(copy) == ([(1, "ses_1"), (2, "ses_1"), (3, "ses_1")], 3)
@@ -183,7 +185,7 @@ def test_restore_puts_back_what_was(copy: Path, tmp_path: Path) -> None:
 
 
 def test_what_was_kept_can_be_put_back(copy: Path, tmp_path: Path) -> None:
-    """The data from before a restore is a whole store, even without its marker."""
+    """The data kept by a restore is a complete store, even without its marker."""
     target = closed(tmp_path / "other", 7)
     kept = restore(copy, target).kept
     assert kept is not None
@@ -194,7 +196,7 @@ def test_what_was_kept_can_be_put_back(copy: Path, tmp_path: Path) -> None:
 
 
 def test_restore_where_nothing_is(copy: Path, tmp_path: Path) -> None:
-    """A new machine: the directory is made."""
+    """A restore on a new machine creates the directory."""
     done = restore(copy, tmp_path / "new" / "state")
     assert done.kept is None
     assert content(tmp_path / "new" / "state") == content(copy)
@@ -202,7 +204,7 @@ def test_restore_where_nothing_is(copy: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "meta", "identity"])
 def test_restore_mends_an_unusable_store(copy: Path, tmp_path: Path, damage: str) -> None:
-    """Whatever opening refuses and answers with 'restore a backup', a restore mends."""
+    """A restore mends every store that opening refuses with 'restore a backup'."""
     target = closed(tmp_path / "other", 40)
     data = target / DATA
     match damage:
@@ -246,18 +248,18 @@ def spoil(directory: Path, what: str) -> None:
 
 @pytest.mark.parametrize("what", ["line", "page", "truncated", "data", "marker"])
 def test_a_damaged_backup_replaces_nothing(copy: Path, tmp_path: Path, what: str) -> None:
-    """It is verified whole, on a copy of its own, before anything is replaced."""
+    """A backup is verified whole, on a copy, before it replaces anything."""
     target = closed(tmp_path / "other", 7)
-    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    previous = {path.name: path.read_bytes() for path in target.iterdir()}
     spoil(copy, what)
     with pytest.raises(StoreUnusable):
         restore(copy, target)
-    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == previous
 
 
 @pytest.mark.parametrize("table", [RUNS, CURSORS])
 def test_a_row_that_cannot_be_read_is_damage(store: Store, tmp_path: Path, table: object) -> None:
-    """A record that does not decode, or a cursor of no entry."""
+    """A record that does not decode, or a cursor without an entry, is damage."""
     append(store)
     handle = store._environment.handles[table]  # type: ignore[index]
     with store._environment.lmdb.begin(write=True) as txn:
@@ -267,8 +269,19 @@ def test_a_row_that_cannot_be_read_is_damage(store: Store, tmp_path: Path, table
         verify_copy(tmp_path / "copy")
 
 
+def test_a_backup_of_an_older_version_is_restored(store: Store, tmp_path: Path) -> None:
+    """Its records need not be readable, because opening the store rebuilds them."""
+    append(store)
+    handles = store._environment.handles
+    with store._environment.lmdb.begin(write=True) as txn:
+        txn.put(RUNS.pack(("run_1",)), msgspec.msgpack.encode({"start": 1}), db=handles[RUNS])
+        txn.put(SCHEMA_KEY, b"4", db=handles[META])
+    store.backup(tmp_path / "copy")
+    assert restore(tmp_path / "copy", tmp_path / "restored").cursor == 1
+
+
 def test_restore_and_compact_need_the_store_closed(copy: Path, store: Store) -> None:
-    """Neither touches a store that somebody has open."""
+    """Neither restore nor compaction touches a store that another process has open."""
     for work in (lambda: restore(copy, store.directory), lambda: compact(store.directory)):
         with pytest.raises(StoreUnusable, match="in use"):
             work()
@@ -278,7 +291,7 @@ def test_restore_and_compact_need_the_store_closed(copy: Path, store: Store) -> 
 
 
 def bulky(directory: Path) -> Path:
-    """A closed store most of whose pages are free."""
+    """Create a closed store most of whose pages are free."""
     store = opened(directory)
     for number in range(20):
         append(store)
@@ -290,13 +303,13 @@ def bulky(directory: Path) -> Path:
 
 
 def test_compact_gives_space_back(tmp_path: Path) -> None:
-    """The file is smaller, and the store is the same."""
+    """After a compaction the file is smaller and the store is the same."""
     target = bulky(tmp_path / "s")
-    before, identity, size = content(target), read_marker(target), (target / DATA).stat().st_size
+    previous, identity, size = content(target), read_marker(target), (target / DATA).stat().st_size
     done = compact(target)
     assert (done.before_bytes, done.after_bytes) == (size, (target / DATA).stat().st_size)
     assert done.after_bytes < done.before_bytes // 4
-    assert (content(target), read_marker(target)) == (before, identity)
+    assert (content(target), read_marker(target)) == (previous, identity)
     store = opened(target)
     assert append(store) == 22
     store.close()
@@ -304,7 +317,7 @@ def test_compact_gives_space_back(tmp_path: Path) -> None:
 
 
 def test_compact_refuses_what_opening_refuses(tmp_path: Path) -> None:
-    """A store that cannot be opened is not compacted; nothing is left behind."""
+    """A store that cannot be opened is not compacted, and nothing is left behind."""
     target = closed(tmp_path / "s", 40)
     os.truncate(target / DATA, 5 * PAGE)
     with pytest.raises(StoreUnusable, match="cut short"):
@@ -339,34 +352,34 @@ def kills(*arguments: str | Path) -> Iterator[str]:
 
 @needs_strace
 def test_compact_can_be_killed_at_any_point(tmp_path: Path) -> None:
-    """After each kill the store opens with everything in it, and compacting again works."""
+    """After each kill the store opens complete, and compacting again works."""
     target = bulky(tmp_path / "s")
-    before = content(target)
+    previous = content(target)
     shutil.copytree(target, tmp_path / "pristine")
     killed = set()
     for where in kills("compact", target):
         killed.add(where)
-        assert content(target) == before
+        assert content(target) == previous
         opened(target).close()
         assert not (target / ".compacting").exists(), "what the killed one left takes no room"
-        assert content(target) == before
+        assert content(target) == previous
         shutil.rmtree(target)
         shutil.copytree(tmp_path / "pristine", target)
     assert {"mkdir 1", "fsync 1", "rename 1", "rename 2", "rmdir 1"} <= killed
 
 
 def outcome_of(directory: Path, old: object, new: object) -> str:
-    """Which store a directory holds, or that it is refused with the way to mend it."""
+    """Return the name of the store in a directory, or that it is refused with a remedy."""
     try:
-        found = content(directory)
+        state = content(directory)
     except StoreUnusable as error:
         return "refused" if "kheishd restore BACKUP" in str(error) else str(error)
-    return "old" if found == old else "new" if found == new else "neither"
+    return "old" if state == old else "new" if state == new else "neither"
 
 
 @needs_strace
 def test_restore_can_be_killed_at_any_point(copy: Path, tmp_path: Path) -> None:
-    """After each kill there is the old store, or the new, or a refusal that says to restore again."""
+    """After each kill there is the old store, the new one, or a refusal that asks for a restore."""
     target = closed(tmp_path / "s", 7)
     shutil.copytree(target, tmp_path / "pristine")
     old, new = content(target), content(copy)
@@ -384,7 +397,7 @@ def test_restore_can_be_killed_at_any_point(copy: Path, tmp_path: Path) -> None:
 
 
 def test_the_journal_travels_unchanged(store: Store, tmp_path: Path) -> None:
-    """Line for line and hash for hash."""
+    """A restored journal is equal line for line and hash for hash."""
     for number in range(10):
         append(store, f"ses_{number % 3}", f"text {number}")
     store.backup(tmp_path / "copy")

@@ -1,4 +1,4 @@
-"""Large values: whole or nothing, the same content once."""
+"""Blobs: complete or absent, and each content stored once."""
 
 import hashlib
 
@@ -13,7 +13,7 @@ from tests.support.stores import update
 
 
 def put(store: Store, content: bytes, count: int | None = None) -> str:
-    """Write a blob, or the first few of its chunks."""
+    """Write a blob, or its first chunks."""
     name = blob_name(content)
     for number, chunk in list(chunks(content))[:count]:
 
@@ -32,7 +32,7 @@ def read(store: Store, name: str) -> bytes | None:
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, CHUNK_BYTES + 1, 5 * CHUNK_BYTES - 1])
 def test_a_blob_comes_back(store: Store, size: int) -> None:
-    """Its name is the SHA-256 of its content, whatever its size; every chunk fits into an update."""
+    """A blob's name is the SHA-256 of its content, whatever its size; every chunk fits into an update."""
     content = bytes(number % 251 for number in range(size))
     assert all(len(chunk) <= CHUNK_BYTES < MAX_UPDATE_BYTES for _, chunk in chunks(content))
     name = put(store, content)
@@ -41,7 +41,7 @@ def test_a_blob_comes_back(store: Store, size: int) -> None:
 
 
 def test_a_half_written_blob_is_none(store: Store) -> None:
-    """Until the last chunk is there, there is nothing; then there is."""
+    """A blob exists only once its last chunk is there."""
     content = b"x" * (3 * CHUNK_BYTES)
     name = put(store, content, 2)
     assert read(store, name) is None
@@ -50,7 +50,7 @@ def test_a_half_written_blob_is_none(store: Store) -> None:
 
 
 def test_the_same_content_is_kept_once(store: Store) -> None:
-    """Written again, it writes nothing; unknown names have no blob."""
+    """Writing a blob again writes nothing; an unknown name has no blob."""
     name = put(store, b"same")
 
     def again(tx: Transaction) -> bool:

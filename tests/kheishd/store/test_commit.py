@@ -1,4 +1,4 @@
-"""Group commit: who keeps what, who learns what, when somebody raises and when the disk will not."""
+"""Group commit: which changes stay and which results are reported when an update raises or the disk fails."""
 
 import errno
 import gc
@@ -36,16 +36,16 @@ class Bench:
         self.committer = Committer(self.opened.environment, None)
 
     def settle(self, *fns: Fn) -> tuple[list[Job[Any]], frozenset[str]]:
-        """Settle one group."""
+        """Flush one group."""
         jobs = [Job(fn, NOW_MS, LOCK) for fn in fns]
         return jobs, self.committer.flush(jobs)
 
     def transactions(self) -> int:
-        """How many transactions were committed."""
+        """Return the number of committed transactions."""
         return self.opened.environment.lmdb.info()["last_txnid"]
 
     def feed(self) -> list[tuple[int, str]]:
-        """The whole journal, its chain verified."""
+        """Return the whole journal after verifying its chain."""
         from kheishd.store.environment import Snapshot
 
         with Snapshot(self.opened.environment) as snapshot:
@@ -55,40 +55,40 @@ class Bench:
 
 @pytest.fixture
 def bench(store_dir: Path) -> Iterator[Bench]:
-    """A committer on a fresh store."""
+    """Provide a committer on a new store."""
     bench = Bench(store_dir)
     yield bench
     bench.opened.close()
 
 
 def say(stream: str) -> Fn:
-    """An update that appends to a stream and gives the cursor."""
+    """Return an update that appends to a stream and returns the cursor."""
     return lambda tx: tx.append(stream, said())[0].cursor
 
 
 def refuse(tx: Transaction) -> None:
-    """An update that refuses before it has written."""
+    """Refuse before writing anything."""
     raise LookupError("before")
 
 
 def fail(tx: Transaction) -> None:
-    """An update that raises after it has written."""
+    """Raise after writing."""
     tx.append("ses_bad", said())
     tx.put(CHILDREN, "bad", "1", value=b"")
     raise LookupError("after")
 
 
 def test_a_group_is_one_commit(bench: Bench) -> None:
-    """All run in order, each has its value, the bells of all ring together."""
-    before = bench.transactions()
+    """The updates of a group run in order, each has its value, and the bells of all ring together."""
+    previous = bench.transactions()
     jobs, rung = bench.settle(say("ses_a"), say("ses_b"), lambda tx: tx.put(CHILDREN, "a", "b", value=b""))
     assert [job.unwrap() for job in jobs] == [1, 2, None]
     assert rung == {"journal", "cursors", "stream:ses_a", "stream:ses_b", "children"}
-    assert bench.transactions() == before + 1
+    assert bench.transactions() == previous + 1
 
 
 def test_updates_see_those_before_them(bench: Bench) -> None:
-    """A later member of a group finds what an earlier one did."""
+    """An update sees the changes of earlier updates of its group."""
 
     def once(tx: Transaction) -> bool:
         if tx.get(CHILDREN, "a", "b") is not None:
@@ -102,7 +102,7 @@ def test_updates_see_those_before_them(bench: Bench) -> None:
 
 
 def test_a_refusal_costs_its_neighbours_nothing(bench: Bench) -> None:
-    """Who raises before writing has its error; nobody runs twice."""
+    """An update that raises before writing gets its error, and no update runs twice."""
     runs: list[int] = []
 
     def counted(tx: Transaction) -> int:
@@ -116,7 +116,7 @@ def test_a_refusal_costs_its_neighbours_nothing(bench: Bench) -> None:
 
 
 def test_one_that_raises_takes_back_only_itself(bench: Bench) -> None:
-    """What it wrote is gone, with the cursor; what the others wrote is there, and its bells do not ring."""
+    """A failed update is rolled back with its cursor and its bells; the others are stored."""
     jobs, rung = bench.settle(say("ses_a"), fail, say("ses_a"), refuse, say("ses_b"))
     assert [job.value for job in jobs] == [1, None, 2, None, 3]
     assert [str(job.error) for job in jobs if job.error] == ["after", "before"]
@@ -125,15 +125,15 @@ def test_one_that_raises_takes_back_only_itself(bench: Bench) -> None:
 
 
 def test_one_alone_that_raises(bench: Bench) -> None:
-    """A group of one needs no nesting to be taken back."""
-    before = bench.transactions()
+    """A group of one needs no nested transaction for its rollback."""
+    previous = bench.transactions()
     jobs, rung = bench.settle(fail)
     assert isinstance(jobs[0].error, LookupError)
-    assert (rung, bench.feed(), bench.transactions()) == (frozenset(), [], before)
+    assert (rung, bench.feed(), bench.transactions()) == (frozenset(), [], previous)
 
 
 def test_whatever_is_raised_is_the_jobs_own(bench: Bench) -> None:
-    """Not even a wish to exit, or a key that LMDB refuses, ends the writer."""
+    """Neither SystemExit nor a key that LMDB refuses ends the writer."""
 
     def leave(tx: Transaction) -> None:
         raise SystemExit(1)
@@ -154,7 +154,7 @@ outcomes = st.lists(st.sampled_from(["say", "say", "fail", "refuse", "nothing"])
 @settings(max_examples=40, deadline=None)
 @given(groups=st.lists(outcomes, max_size=5))
 def test_any_mixture_keeps_what_succeeded(tmp_path_factory: pytest.TempPathFactory, groups: Any) -> None:
-    """Whatever a group is made of: exactly the successful appends are in the journal, in order."""
+    """For any group, exactly the successful appends are in the journal, in order."""
     directory = tmp_path_factory.mktemp("mixture")
     bench = Bench(directory)
     kinds: dict[str, Fn] = {"fail": fail, "refuse": refuse, "nothing": lambda tx: None}
@@ -173,7 +173,7 @@ def test_any_mixture_keeps_what_succeeded(tmp_path_factory: pytest.TempPathFacto
 
 
 def test_a_refusal_leaves_no_cycle(bench: Bench) -> None:
-    """Refusals are everyday: what they leave behind goes without the garbage collector."""
+    """A refusal leaves no work for the garbage collector."""
 
     def turn_down(tx: Transaction) -> None:
         raise RunNotFound
@@ -193,20 +193,20 @@ def test_a_refusal_leaves_no_cycle(bench: Bench) -> None:
 
 
 def fill(number: int, kilobytes: int = 200) -> Fn:
-    """An update that writes that much."""
+    """Return an update that writes a number of bytes."""
     return lambda tx: tx.put(CHECKPOINTS, "s", number, value=bytes(kilobytes * KIB))
 
 
 @pytest.fixture
 def small(store_dir: Path) -> Iterator[Bench]:
-    """A committer on a store that may have 2 MiB."""
+    """Provide a committer on a store of at most 2 MiB."""
     bench = Bench(store_dir, 2 * MIB)
     yield bench
     bench.opened.close()
 
 
 def test_on_a_full_disk_each_learns_its_own_fate(small: Bench) -> None:
-    """A group that does not fit is not refused as a whole: who fits is kept, who does not is told so."""
+    """A group that does not fit is not refused as a whole: each update that fits is stored."""
     for number in range(4):
         small.settle(fill(number))
     jobs, rung = small.settle(say("ses_a"), *(fill(number) for number in range(4, 14)), say("ses_b"))
@@ -219,7 +219,7 @@ def test_on_a_full_disk_each_learns_its_own_fate(small: Bench) -> None:
 
 
 def test_nothing_is_kept_where_nobody_will_find_it(store_dir: Path) -> None:
-    """The data file was removed: whoever writes is told, and what there was can still be read."""
+    """After the data file was removed, updates fail and the previous content can still be read."""
     bench = Bench(store_dir)
     bench.settle(say("ses_a"))
     assert bench.committer.is_in_place
@@ -234,7 +234,7 @@ def test_nothing_is_kept_where_nobody_will_find_it(store_dir: Path) -> None:
 
 
 def test_full_is_said_and_passes(small: Bench) -> None:
-    """While it is full reads are served and that is said; when there is room again, writing resumes."""
+    """A full store serves reads and reports that it is full; with space again, writing resumes."""
     small.settle(say("ses_a"))
     number = 0
     while not small.committer.is_full:
@@ -252,7 +252,7 @@ def test_full_is_said_and_passes(small: Bench) -> None:
 
 
 def test_one_that_goes_on_after_the_disk_was_full(small: Bench) -> None:
-    """An update that swallows the error loses what it wrote, and gets an error nonetheless."""
+    """An update that swallows the full-disk error loses its changes and still gets an error."""
     for number in range(6):
         small.settle(fill(number))
 
@@ -306,7 +306,7 @@ with Snapshot(opened.environment) as snapshot:
 
 
 def test_a_write_cut_short_is_a_full_disk(store_dir: Path) -> None:
-    """LMDB calls it an I/O error; here it is told apart, and passes when there is room."""
+    """A short write, an I/O error to LMDB, counts as a full disk and passes once there is space."""
     ended = python(PROGRAM, store_dir, "20000")
     assert ended.stdout == "1 StorageFull 2 3 | read 3 | room | None\n", ended.stderr
 
@@ -314,7 +314,7 @@ def test_a_write_cut_short_is_a_full_disk(store_dir: Path) -> None:
 def test_looking_for_room_leaves_nothing_even_if_killed(
     store_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file that is tried has no name while it takes what room there is."""
+    """The file that probes for space has no name while it takes space."""
     open_environment(store_dir, version="test").close()
     names: list[str] = []
 
@@ -329,7 +329,7 @@ def test_looking_for_room_leaves_nothing_even_if_killed(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 4 MiB, where this process may mount one."""
+    """Provide a disk of 4 MiB, if this process may mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
@@ -340,7 +340,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_real_disk_fills_and_empties(small_disk: Path) -> None:
-    """Refused when full, read all the while, and writing again once somebody made room."""
+    """A full disk refuses writes and serves reads; writing resumes once there is space."""
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(2 * MIB))
     bench = Bench(small_disk / "state")
@@ -361,7 +361,7 @@ def test_a_real_disk_fills_and_empties(small_disk: Path) -> None:
 
 @needs_strace
 def test_no_space_left_is_a_full_disk(store_dir: Path) -> None:
-    """ENOSPC from the disk: the group and then its large member are refused, the small one is kept."""
+    """After ENOSPC from the disk, only the large update of the group is refused."""
     open_environment(store_dir, version="test").close()
     ended = python(PROGRAM, store_dir, "0", under=injected("writev,pwritev:error=ENOSPC:when=3..4"))
     values, read, room, failure = ended.stdout.strip().split(" | ")
@@ -371,7 +371,7 @@ def test_no_space_left_is_a_full_disk(store_dir: Path) -> None:
 
 @needs_strace
 def test_a_failed_flush_is_final(store_dir: Path) -> None:
-    """EIO from fdatasync: everybody learns that the store failed, and nothing is tried again."""
+    """After EIO from fdatasync, every update fails and the disk is not tried again."""
     open_environment(store_dir, version="test").close()
     ended = python(PROGRAM, store_dir, "0", under=injected("fdatasync:error=EIO:when=2+"))
     assert ended.stdout.startswith("1 StorageFailed StorageFailed StorageFailed | read 1"), ended.stderr
@@ -381,7 +381,7 @@ def test_a_failed_flush_is_final(store_dir: Path) -> None:
 
 
 def test_the_outcomes_of_a_broken_environment(bench: Bench) -> None:
-    """After LMDB has given up on itself, nothing is written any more; all who ask learn it."""
+    """After LMDB itself failed, nothing is written any more and every update gets the failure."""
     environment = bench.opened.environment
     broken = Committer(environment, None)
 
@@ -397,14 +397,14 @@ def test_the_outcomes_of_a_broken_environment(bench: Bench) -> None:
 
 
 def bench_job(committer: Committer) -> Job[Any]:
-    """One more job."""
+    """Return one more job."""
     job = Job(say("ses_a"), NOW_MS, LOCK)
     committer.flush([job])
     return job
 
 
 def test_cursors_go_on_after_other_commits(bench: Bench) -> None:
-    """What the committer remembers of the journal is right after failures of every kind."""
+    """The committer knows the end of the journal after failures of every kind."""
     bench.settle(say("ses_a"), fail)
     bench.settle(fail)
     bench.settle(refuse, say("ses_b"))

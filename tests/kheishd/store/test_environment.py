@@ -1,4 +1,4 @@
-"""Snapshots and transactions: what they read, in which order, and what they refuse."""
+"""Snapshots and transactions: their reads, their order, and their refusals."""
 
 import shutil
 import tempfile
@@ -45,26 +45,26 @@ if TYPE_CHECKING:
 
 
 def adopt(parent: str, child: str, tx: Transaction) -> None:
-    """An update that puts one row."""
+    """Return an update that puts one row."""
     tx.put(CHILDREN, parent, child, value=b"x")
 
 
 @pytest.fixture
 def family(store: Store) -> Store:
-    """A store with a few children of a few parents, and nothing else."""
+    """Provide a store with some children of some parents, and no other rows."""
     for parent, child in (("a", "1"), ("a", "2"), ("a", "3"), ("ab", "1"), ("b", "1")):
         update(store, partial(adopt, parent, child))
     return store
 
 
 def scanned(store: Store, *prefix: str, after: Key | None = None, reverse: bool = False) -> list[str]:
-    """The keys of a scan, each as one word."""
+    """Return the keys of a scan, each as one word."""
     with store.read() as snapshot:
         return ["/".join(key) for key, _ in snapshot.scan(CHILDREN, *prefix, after=after, reverse=reverse)]
 
 
 def test_a_scan_keeps_to_its_prefix(family: Store) -> None:
-    """Rows of one parent, not of one whose name begins the same, in key order or in reverse."""
+    """A scan gives the rows of one parent, not of another whose name begins the same, in both directions."""
     assert scanned(family) == ["a/1", "a/2", "a/3", "ab/1", "b/1"]
     assert scanned(family, reverse=True) == ["b/1", "ab/1", "a/3", "a/2", "a/1"]
     assert scanned(family, "a") == ["a/1", "a/2", "a/3"]
@@ -74,7 +74,7 @@ def test_a_scan_keeps_to_its_prefix(family: Store) -> None:
 
 
 def test_a_scan_goes_on_after_a_key(family: Store) -> None:
-    """``after`` is left out itself, may be gone, and may lie outside of the prefix."""
+    """The key ``after`` is left out, may be deleted, and may lie outside the prefix."""
     assert scanned(family, "a", after=("a", "1")) == ["a/2", "a/3"]
     assert scanned(family, "a", after=("a", "1x")) == ["a/2", "a/3"]
     assert scanned(family, "a", after=("A", "1")) == ["a/1", "a/2", "a/3"]
@@ -86,21 +86,21 @@ def test_a_scan_goes_on_after_a_key(family: Store) -> None:
 
 
 def test_rows_may_be_deleted_while_they_are_scanned(family: Store) -> None:
-    """A scan that deletes what it gives misses nothing and gives nothing twice."""
+    """A scan whose rows are deleted meanwhile misses no row and repeats none."""
 
     def sweep(tx: Transaction) -> list[Key]:
-        found = []
+        rows_found = []
         for key, _ in tx.scan(CHILDREN, "a"):
-            found.append(key)
+            rows_found.append(key)
             assert tx.delete(CHILDREN, *key)
-        return found
+        return rows_found
 
     assert update(family, sweep) == [("a", "1"), ("a", "2"), ("a", "3")]
     assert scanned(family) == ["ab/1", "b/1"]
 
 
 def test_entries_of_a_stream(store: Store) -> None:
-    """Oldest first beyond a cursor, or newest first before one; the lines are those that were appended."""
+    """Entries come oldest first beyond a cursor or newest first before one, with the lines as appended."""
     for number in range(1, 7):
         append(store, "ses_a" if number % 2 else "ses_b", f"number {number}")
     with store.read() as snapshot:
@@ -122,7 +122,7 @@ def test_entries_of_a_stream(store: Store) -> None:
 
 
 def test_an_empty_store(store: Store) -> None:
-    """Nothing is in it, and asking is no error."""
+    """Reading an empty store is no error."""
     with store.read() as snapshot:
         assert snapshot.last_cursor == 0
         assert list(snapshot.feed()) == []
@@ -134,7 +134,7 @@ def test_an_empty_store(store: Store) -> None:
 
 
 def test_a_table_that_came_later_is_empty(store_dir: Path) -> None:
-    """Who only reads a store that an older version wrote changes nothing in it, and reads it nevertheless."""
+    """A reader of a store of an older version changes nothing and finds newer tables empty."""
     opened(store_dir).close()
     with open_lmdb(store_dir) as env, env.begin(write=True) as txn:
         txn.drop(env.open_db(PERMISSIONS.name.encode(), txn))
@@ -146,7 +146,7 @@ def test_a_table_that_came_later_is_empty(store_dir: Path) -> None:
 
 
 def test_used_bytes_are_those_of_the_rows(store: Store) -> None:
-    """They grow with what is written and shrink with what is deleted, whatever the file does."""
+    """The used bytes grow and shrink with the rows, whatever the size of the file."""
 
     def used() -> int:
         with store.read() as snapshot:
@@ -160,7 +160,7 @@ def test_used_bytes_are_those_of_the_rows(store: Store) -> None:
 
 
 def test_a_snapshot_does_not_move(store: Store) -> None:
-    """What is committed after it was taken is not in it, nor in a scan under way."""
+    """A later commit is neither in a snapshot nor in its scan under way."""
     append(store)
     with store.read() as snapshot:
         entries = snapshot.entries("ses_1")
@@ -173,7 +173,7 @@ def test_a_snapshot_does_not_move(store: Store) -> None:
 
 
 def test_a_scan_does_not_outlive_its_snapshot(store: Store) -> None:
-    """Going on with it is an error, not a crash."""
+    """Continuing a scan of a closed snapshot is an error, not a crash."""
     append(store)
     append(store)
     with store.read() as snapshot:
@@ -184,10 +184,10 @@ def test_a_scan_does_not_outlive_its_snapshot(store: Store) -> None:
 
 
 def test_reading_asserts_that_cursors_rise(store: Store) -> None:
-    """An entry that lies where it cannot be is not passed on."""
+    """An entry at a cursor out of order is not returned."""
 
     class Lying(Snapshot):
-        """What reading from a broken table would be like."""
+        """A snapshot of a table with cursors out of order."""
 
         def _rows(self, *_: object) -> Iterator[tuple[bytes, bytes]]:
             key = JOURNAL.pack(("ses_1", 1))
@@ -204,7 +204,7 @@ def test_reading_asserts_that_cursors_rise(store: Store) -> None:
 
 
 def test_a_transaction_sees_its_own_writes(store: Store) -> None:
-    """Rows put and deleted, events appended: all there for the one who did it."""
+    """A transaction reads the rows it put and deleted, and the events it appended."""
 
     def change(tx: Transaction) -> None:
         tx.put(CHILDREN, "a", "1", value=b"x")
@@ -222,7 +222,7 @@ def test_a_transaction_sees_its_own_writes(store: Store) -> None:
 
 
 def test_an_envelope_says_everything(store: Store) -> None:
-    """The line holds what append was told, the time that submit was told, and the cursor it got."""
+    """The line holds the arguments of append, the time of submit, and the new cursor."""
 
     def change(tx: Transaction) -> Any:
         return tx.append(
@@ -258,7 +258,7 @@ def test_an_envelope_says_everything(store: Store) -> None:
 
 @pytest.mark.parametrize("parts", [1, 64])
 def test_an_update_has_its_limit(store: Store, parts: int) -> None:
-    """Over 256 KiB in all it is refused and changes nothing; just under, it is not."""
+    """An update over 256 KiB is refused and changes nothing; one just under it is stored."""
     piece = bytes(MAX_UPDATE_BYTES // parts - 20)
 
     def fill(tx: Transaction, more: int = 0) -> None:
@@ -275,21 +275,21 @@ def test_an_update_has_its_limit(store: Store, parts: int) -> None:
 
 
 def test_an_event_has_its_limit(store: Store) -> None:
-    """An event over the limit is refused as well, and the cursor it would have had is given to the next."""
+    """An event over the limit is refused, and the next event gets its cursor."""
     with pytest.raises(UpdateTooLarge):
         append(store, text="x" * MAX_UPDATE_BYTES)
     assert append(store) == 1
 
 
 def test_append_asserts_that_the_cursor_rises(store: Store) -> None:
-    """A cursor that is not above the stream's newest is never written."""
+    """A cursor not above the stream's newest is never written."""
     append(store)
     with pytest.raises(AssertionError, match="must rise"):
         update(store, lambda tx: tx._append("ses_1", 1, b"{}"))
 
 
 def test_an_append_taken_back_leaves_no_trace(store: Store) -> None:
-    """The cursor and the chain go on as if it had never been."""
+    """After a rollback the cursors and the chain continue as if the append had not happened."""
 
     def fail(tx: Transaction) -> None:
         tx.append("ses_1", said("never"))
@@ -305,7 +305,7 @@ def test_an_append_taken_back_leaves_no_trace(store: Store) -> None:
 
 
 def test_secrets_are_scrubbed_before_hashing(store: Store) -> None:
-    """What is stored, hashed and given back to be folded has no secret in it."""
+    """The stored, hashed and returned event holds no secret."""
 
     def scrub(line: bytes) -> bytes:
         return line.replace(b"hunter2", b"[secret]")
@@ -328,7 +328,7 @@ def test_secrets_are_scrubbed_before_hashing(store: Store) -> None:
 
 
 def test_nobody_reads_once_it_is_closing(store_dir: Path) -> None:
-    """A snapshot of a closed store is refused as the daemon's stopping."""
+    """A snapshot of a closed store is refused because the daemon is stopping."""
     store = opened(store_dir)
     store.close()
     with pytest.raises(DaemonDraining), store.read():
@@ -336,7 +336,7 @@ def test_nobody_reads_once_it_is_closing(store_dir: Path) -> None:
 
 
 def test_closing_waits_for_readers_of_other_threads(store_dir: Path) -> None:
-    """A thread that is reading finishes; only then is the environment closed."""
+    """The environment is closed only after a reading thread has finished."""
     store = opened(store_dir)
     append(store)
     reading, go_on = threading.Event(), threading.Event()
@@ -361,7 +361,7 @@ def test_closing_waits_for_readers_of_other_threads(store_dir: Path) -> None:
 
 
 def test_closing_ends_the_snapshots_of_its_own_thread(store_dir: Path) -> None:
-    """Reading on is an error, not a crash."""
+    """Reading a snapshot of a closed store is an error, not a crash."""
     store = opened(store_dir)
     with store.read() as snapshot:
         store.close()
@@ -370,7 +370,7 @@ def test_closing_ends_the_snapshots_of_its_own_thread(store_dir: Path) -> None:
 
 
 def test_a_reader_that_does_not_end_is_not_pulled_away(store: Store) -> None:
-    """Draining says that somebody is still inside, and does not wait for ever."""
+    """Draining reports an open snapshot and does not wait for ever."""
     entered, leave = threading.Event(), threading.Event()
     readers = Readers()
 
@@ -397,7 +397,7 @@ streams = st.sampled_from(["ses_a", "ses_ab", DAEMON_STREAM])
 
 
 def rows() -> st.SearchStrategy[tuple[Table[Any], Key]]:
-    """A table and a key of it."""
+    """Return a strategy for a table and a key of it."""
     return tables.flatmap(
         lambda table: st.tuples(
             st.just(table), st.tuples(*(words if kind is str else numbers for kind in table.key))
@@ -406,12 +406,12 @@ def rows() -> st.SearchStrategy[tuple[Table[Any], Key]]:
 
 
 def plain(table: Table[Any], key: Key) -> tuple[Any, ...]:
-    """A key as its table sorts it."""
+    """Return a key in the form by which its table sorts it."""
     return tuple(part.encode() if isinstance(part, str) else part for part in key)
 
 
 class StoreBesideDict(RuleBasedStateMachine):
-    """Whatever is done to the store and to a dictionary, both hold the same."""
+    """A store and a dictionary that hold the same after any sequence of changes."""
 
     @initialize()
     def begin(self) -> None:
@@ -427,7 +427,7 @@ class StoreBesideDict(RuleBasedStateMachine):
 
     @rule(changes=st.lists(st.tuples(rows(), st.none() | st.binary(max_size=5000)), max_size=4))
     def change(self, changes: list[tuple[tuple[Table[Any], Key], bytes | None]]) -> None:
-        """Rows are put and deleted in one transaction."""
+        """Put and delete rows in one transaction."""
         update(self.store, self._changing(changes))
         for row, value in changes:
             if value is None:
@@ -437,7 +437,7 @@ class StoreBesideDict(RuleBasedStateMachine):
 
     @rule(changes=st.lists(st.tuples(rows(), st.none() | st.binary(max_size=5000)), max_size=4))
     def change_and_fail(self, changes: list[tuple[tuple[Table[Any], Key], bytes | None]]) -> None:
-        """The same, and then an error: nothing happened."""
+        """Do the same and raise: nothing changes."""
         changing = self._changing(changes)
 
         def fail(tx: Transaction) -> None:
@@ -450,7 +450,7 @@ class StoreBesideDict(RuleBasedStateMachine):
 
     @rule(appended=st.lists(st.tuples(streams, st.text(max_size=20)), max_size=4))
     def append(self, appended: list[tuple[str, str]]) -> None:
-        """Events are appended in one transaction."""
+        """Append events in one transaction."""
 
         def change(tx: Transaction) -> None:
             for stream, text in appended:
@@ -461,7 +461,7 @@ class StoreBesideDict(RuleBasedStateMachine):
 
     @rule()
     def reopen(self) -> None:
-        """What was committed is there after closing and opening."""
+        """Close and open the store: every commit is there."""
         self.store.close()
         self.store = opened(self.directory)
 
@@ -469,28 +469,28 @@ class StoreBesideDict(RuleBasedStateMachine):
     def scan(
         self, table: Table[Any], depth: int, row: tuple[Table[Any], Key], reverse: bool, after: bool
     ) -> None:
-        """Any prefix, from any key, in both directions."""
+        """Scan any prefix, from any key, in both directions."""
         table, key = row
         prefix = key[: min(depth, len(key) - 1)]
         expected = sorted(
             (
-                other
-                for owner, other in self.rows
+                second
+                for owner, second in self.rows
                 if owner is table
-                and other[: len(prefix)] == prefix
-                and (not after or (plain(table, other) < plain(table, key)) == reverse)
-                and (not after or other != key)
+                and second[: len(prefix)] == prefix
+                and (not after or (plain(table, second) < plain(table, key)) == reverse)
+                and (not after or second != key)
             ),
-            key=lambda other: plain(table, other),
+            key=lambda second: plain(table, second),
             reverse=reverse,
         )
         with self.store.read() as snapshot:
-            found = list(snapshot.scan(table, *prefix, after=key if after else None, reverse=reverse))
-        assert found == [(other, self.rows[table, other]) for other in expected]
+            rows_found = list(snapshot.scan(table, *prefix, after=key if after else None, reverse=reverse))
+        assert rows_found == [(second, self.rows[table, second]) for second in expected]
 
     @invariant()
     def same(self) -> None:
-        """Counts, values, journal and chain."""
+        """Compare counts, values, journal and chain."""
         if not hasattr(self, "store"):
             return
         with self.store.read() as snapshot:

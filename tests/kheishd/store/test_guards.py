@@ -1,4 +1,4 @@
-"""What is looked at before LMDB: nothing kills the process, nothing opens as what it is not."""
+"""Checks before LMDB opens a store: no file kills the process, and none opens as another store."""
 
 import os
 from pathlib import Path
@@ -34,7 +34,7 @@ with store.read() as snapshot:
 
 @pytest.fixture
 def used(store_dir: Path) -> Path:
-    """The directory of a store with something in it, closed."""
+    """Provide the directory of a closed store with some content."""
     store = opened(store_dir)
     for number in range(20):
         append(store)
@@ -44,23 +44,25 @@ def used(store_dir: Path) -> Path:
 
 
 def refused(directory: Path) -> str:
-    """What opening says; what is on the disk must be as it was."""
-    before = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "lock.mdb"}
+    """Return the refusal of opening; require that the files are unchanged."""
+    previous = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "lock.mdb"}
     with pytest.raises(StoreUnusable) as caught:
         opened(directory)
-    assert before == {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "lock.mdb"}
+    assert previous == {
+        path.name: path.read_bytes() for path in directory.iterdir() if path.name != "lock.mdb"
+    }
     return str(caught.value)
 
 
 def test_nothing_yet(store_dir: Path) -> None:
-    """An empty directory is no error: a store may be made there."""
+    """An empty directory is no error, because a store may be created there."""
     store_dir.mkdir()
     assert check_files(store_dir) is None
     assert data_bytes(store_dir) == 0
 
 
 def test_a_store_in_order(used: Path) -> None:
-    """The marker names it, the newer meta page says how long it is."""
+    """The marker names the store and the newer meta page states its length."""
     identity = check_files(used)
     assert identity is not None
     assert len(identity) == 32
@@ -74,18 +76,18 @@ def test_a_store_in_order(used: Path) -> None:
 
 @pytest.mark.parametrize("kept", [0.95, 0.5, 0.05])
 def test_a_truncated_file_is_refused(used: Path, kept: float) -> None:
-    """LMDB would be killed by SIGBUS; here it is said, with what to do."""
+    """A truncated file, which would kill LMDB by SIGBUS, is refused with a remedy."""
     os.truncate(used / DATA, int(data_bytes(used) * kept))
-    said = refused(used)
-    assert "cut short" in said
-    assert "kheishd restore BACKUP" in said
+    message = refused(used)
+    assert "cut short" in message
+    assert "kheishd restore BACKUP" in message
     ended = python(OPEN, used)
     assert ended.returncode == 1, "the process ends by itself"
     assert "StoreUnusable" in ended.stderr
 
 
 def test_an_empty_file_is_not_a_new_store(used: Path) -> None:
-    """Where a store was, a file of no length or none at all is refused."""
+    """Where a store was, an empty or missing file is refused."""
     os.truncate(used / DATA, 0)
     assert "empty or gone" in refused(used)
     (used / DATA).unlink()
@@ -94,7 +96,7 @@ def test_an_empty_file_is_not_a_new_store(used: Path) -> None:
 
 @pytest.mark.parametrize("page", [0, 1])
 def test_a_damaged_meta_page_is_refused(used: Path, page: int) -> None:
-    """One of the two is enough for LMDB to give up."""
+    """A damaged meta page is refused, because LMDB needs both."""
     with (used / DATA).open("r+b") as file:
         file.seek(page * PAGE)
         file.write(b"\xa5" * PAGE)
@@ -102,13 +104,13 @@ def test_a_damaged_meta_page_is_refused(used: Path, page: int) -> None:
 
 
 def test_a_file_of_another_kind_is_refused(used: Path) -> None:
-    """Something else under that name is not opened, and not overwritten."""
+    """A file of another kind is neither opened nor overwritten."""
     (used / DATA).write_bytes(b"-- a dump of something else\n" * 1000)
     assert "damaged" in refused(used)
 
 
 def test_a_short_file_may_be_sound(used: Path) -> None:
-    """Pages taken and given back in one transaction are never written: that is no damage."""
+    """Pages taken and freed in one transaction are never written, which is no damage."""
     store = opened(used)
 
     def come_and_go(tx: Transaction) -> None:
@@ -127,7 +129,7 @@ def test_a_short_file_may_be_sound(used: Path) -> None:
 
 
 def test_without_a_marker_a_store_is_adopted(used: Path) -> None:
-    """A start that was killed before the marker was written is finished by the next."""
+    """The next start finishes one that was killed before it wrote the marker."""
     identity = read_marker(used)
     (used / MARKER).unlink()
     opened(used).close()
@@ -135,7 +137,7 @@ def test_without_a_marker_a_store_is_adopted(used: Path) -> None:
 
 
 def test_an_empty_file_without_a_marker_is_made_a_store(store_dir: Path) -> None:
-    """A start that was killed as it began is begun again."""
+    """The next start repeats one that was killed at its beginning."""
     store_dir.mkdir()
     (store_dir / DATA).touch()
     opened(store_dir).close()
@@ -144,7 +146,7 @@ def test_an_empty_file_without_a_marker_is_made_a_store(store_dir: Path) -> None
 
 @pytest.mark.parametrize("content", [b"", b"kheish", b"kheish 12", b"\xff\xfe", b"other " + b"0" * 32])
 def test_a_damaged_marker_is_refused(used: Path, content: bytes) -> None:
-    """It says which file to remove, and when."""
+    """The refusal of a damaged marker says which file to remove, and when."""
     (used / MARKER).write_bytes(content)
     assert f"remove {used / MARKER}" in refused(used)
 
@@ -156,7 +158,7 @@ def test_a_marker_of_another_store_is_refused(used: Path) -> None:
 
 
 def test_one_at_a_time(used: Path) -> None:
-    """Who holds the directory keeps all others out, and says so; letting go lets them in."""
+    """The holder of the lock keeps all others out until it releases it."""
     lock = lock_directory(used)
     assert "in use" in refused(used)
     os.close(lock)
@@ -167,7 +169,7 @@ def test_one_at_a_time(used: Path) -> None:
 
 
 def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
-    """Where a file stands, no store can be."""
+    """A store cannot be created at the path of a file."""
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "state"):
         with pytest.raises(StoreUnusable, match="cannot be used"):

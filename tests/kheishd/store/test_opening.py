@@ -1,4 +1,4 @@
-"""Opening a store: made, found again, brought up to date, or refused with what to do."""
+"""Opening a store: created, found again, upgraded, or refused with a remedy."""
 
 import os
 import stat
@@ -26,7 +26,7 @@ from tests.support.stores import append, injected, needs_strace, opened, python
 
 @contextmanager
 def inside(directory: Path) -> Iterator[lmdb.Environment]:
-    """The bare environment of a closed store, to change what it says about itself."""
+    """Provide the bare environment of a closed store, to change its description."""
     env = lmdb.open(str(directory), max_dbs=64, map_size=64 * MIB)
     try:
         yield env
@@ -46,25 +46,25 @@ def say(directory: Path, key: bytes, value: bytes | None) -> None:
 
 
 def refused(directory: Path) -> str:
-    """What opening says."""
+    """Return the refusal of opening."""
     with pytest.raises(StoreUnusable) as caught:
         opened(directory)
     return str(caught.value)
 
 
 def mode(path: Path) -> int:
-    """The permission bits of a file."""
+    """Return the permission bits of a file."""
     return stat.S_IMODE(path.stat().st_mode)
 
 
 def test_a_new_store(tmp_path: Path) -> None:
-    """It is made with its directories, for its owner alone, whatever the umask; it knows who it is."""
+    """A new store and its directories belong to its owner alone, whatever the umask; it has an identity."""
     directory = tmp_path / "home" / "state"
-    before = os.umask(0)
+    previous = os.umask(0)
     try:
         store = opened(directory, "1.2.3")
     finally:
-        os.umask(before)
+        os.umask(previous)
     assert mode(directory) == 0o700
     assert {path.name: mode(path) for path in directory.iterdir()} == {
         "data.mdb": 0o600,
@@ -80,7 +80,7 @@ def test_a_new_store(tmp_path: Path) -> None:
 
 
 def test_what_was_committed_is_found_again(store_dir: Path) -> None:
-    """Closed and opened: same identity, same journal."""
+    """A closed and opened store has the same identity and journal."""
     store = opened(store_dir)
     append(store, text="kept")
     identity = store.identity
@@ -92,7 +92,7 @@ def test_what_was_committed_is_found_again(store_dir: Path) -> None:
 
 
 def test_a_directory_open_to_others_is_closed_to_them(store_dir: Path) -> None:
-    """Modes are set right at every start."""
+    """Every start sets the modes right."""
     opened(store_dir).close()
     store_dir.chmod(0o755)
     (store_dir / DATA).chmod(0o644)
@@ -101,7 +101,7 @@ def test_a_directory_open_to_others_is_closed_to_them(store_dir: Path) -> None:
 
 
 def test_what_a_killed_restore_or_compaction_left_is_removed(store_dir: Path) -> None:
-    """Copies as large as the store itself, which nothing else would ever look for."""
+    """Opening removes leftover copies, which are as large as the store itself."""
     open_environment(store_dir, version="test").close()
     for name in (".restoring", ".compacting"):
         (store_dir / name).mkdir()
@@ -111,16 +111,16 @@ def test_what_a_killed_restore_or_compaction_left_is_removed(store_dir: Path) ->
 
 
 def test_opening_again_writes_nothing(store_dir: Path) -> None:
-    """A start that has nothing to change commits nothing."""
+    """A start with nothing to change commits nothing."""
     opened(store_dir).close()
-    before = (store_dir / DATA).read_bytes()
+    previous = (store_dir / DATA).read_bytes()
     opened(store_dir).close()
-    assert (store_dir / DATA).read_bytes() == before
+    assert (store_dir / DATA).read_bytes() == previous
 
 
 @needs_strace
 def test_it_opens_on_a_full_disk(store_dir: Path) -> None:
-    """Even a new version, which would like to leave its name, only reads then."""
+    """On a full disk even a new version opens the store, and reads only."""
     store = opened(store_dir, "1.0")
     append(store)
     store.close()
@@ -137,7 +137,7 @@ with opened(Path(sys.argv[1]), "2.0").read() as snapshot:
 
 
 def test_the_version_that_wrote_last_is_kept(store_dir: Path) -> None:
-    """A start leaves the version's name."""
+    """A start stores the version's name."""
     opened(store_dir, "1.0").close()
     store = opened(store_dir, "1.1")
     with store.read() as snapshot:
@@ -146,13 +146,13 @@ def test_the_version_that_wrote_last_is_kept(store_dir: Path) -> None:
 
 
 def test_a_newer_schema_is_refused(store_dir: Path) -> None:
-    """It names the version that wrote it, and that to start."""
+    """The refusal names the version that wrote the store and asks to start it."""
     opened(store_dir).close()
     say(store_dir, SCHEMA_KEY, str(SCHEMA + 1).encode())
     say(store_dir, VERSION_KEY, b"9.9.9")
-    said = refused(store_dir)
-    assert "written by kheish 9.9.9" in said
-    assert "Start kheish 9.9.9 or newer" in said
+    message = refused(store_dir)
+    assert "written by kheish 9.9.9" in message
+    assert "Start kheish 9.9.9 or newer" in message
     with pytest.raises(StoreUnusable, match=r"9\.9\.9"), open_for_reading(store_dir):
         pass
 
@@ -161,14 +161,14 @@ def test_a_newer_schema_is_refused(store_dir: Path) -> None:
 def test_a_store_that_does_not_say_its_schema_is_refused(
     store_dir: Path, key: bytes, value: bytes | None
 ) -> None:
-    """It is not taken for a new one."""
+    """A store without a schema is not taken for a new one."""
     opened(store_dir).close()
     say(store_dir, key, value)
     assert "does not say which schema" in refused(store_dir)
 
 
 def test_an_environment_of_something_else_is_refused(store_dir: Path) -> None:
-    """An LMDB file that is not ours is left alone."""
+    """An LMDB file of another program is left alone."""
     store_dir.mkdir()
     with inside(store_dir) as env, env.begin(write=True) as txn:
         txn.put(b"theirs", b"1")
@@ -176,7 +176,7 @@ def test_an_environment_of_something_else_is_refused(store_dir: Path) -> None:
 
 
 def test_an_emptied_store_is_refused(store_dir: Path) -> None:
-    """An environment with nothing in it, where the marker says that a store was."""
+    """An empty environment is refused where the marker says that a store was."""
     opened(store_dir).close()
     (store_dir / DATA).unlink()
     with inside(store_dir) as env, env.begin(write=True) as txn:
@@ -187,7 +187,7 @@ def test_an_emptied_store_is_refused(store_dir: Path) -> None:
 
 
 def test_limited_address_space_is_named(store_dir: Path) -> None:
-    """Where a terabyte cannot be reserved, the message says which limit to raise."""
+    """If a terabyte cannot be reserved, the message names the limit to raise."""
     program = """
 import resource, sys
 from pathlib import Path
@@ -214,13 +214,13 @@ opened(Path(sys.argv[1]))
     ],
 )
 def test_every_error_is_explained(store_dir: Path, error: Exception, words: str) -> None:
-    """Whatever LMDB or the system says, it comes as one kind of refusal."""
+    """Every error of LMDB and the system becomes one kind of refusal."""
     with pytest.raises(StoreUnusable, match=f"(?s){words}"), explain_errors(store_dir):
         raise error
 
 
 def test_a_refusal_lets_go_of_the_store(store_dir: Path) -> None:
-    """After a refusal the lock is free and the environment closed: mended, it opens."""
+    """A refusal releases the lock and closes the environment, so a mended store opens."""
     opened(store_dir, "1.0").close()
     say(store_dir, SCHEMA_KEY, b"99")
     refused(store_dir)
@@ -229,21 +229,21 @@ def test_a_refusal_lets_go_of_the_store(store_dir: Path) -> None:
 
 
 def test_for_reading_only(store_dir: Path) -> None:
-    """It can be read and not written, and leaves the file as it is."""
+    """A store opened for reading cannot be written, and its file stays unchanged."""
     store = opened(store_dir)
     append(store)
     store.close()
-    before = (store_dir / DATA).read_bytes()
+    previous = (store_dir / DATA).read_bytes()
     with open_for_reading(store_dir) as environment, Snapshot(environment) as snapshot:
         assert snapshot.last_cursor == 1
         assert set(environment.handles) == set(TABLES)
         with pytest.raises(lmdb.Error):
             environment.lmdb.begin(write=True)
-    assert (store_dir / DATA).read_bytes() == before
+    assert (store_dir / DATA).read_bytes() == previous
 
 
 def test_there_is_nothing_to_read(store_dir: Path) -> None:
-    """Reading makes no store."""
+    """Opening for reading creates no store."""
     store_dir.mkdir()
     with pytest.raises(StoreUnusable, match="no store of kheish"), open_for_reading(store_dir):
         pass
@@ -251,7 +251,7 @@ def test_there_is_nothing_to_read(store_dir: Path) -> None:
 
 
 def test_reading_an_older_store(store_dir: Path) -> None:
-    """One that lacks a table of today is read without it."""
+    """A store that lacks a newer table is read without it."""
     opened(store_dir).close()
     with inside(store_dir) as env:
         table = env.open_db(CHECKPOINTS.name.encode())
@@ -263,7 +263,7 @@ def test_reading_an_older_store(store_dir: Path) -> None:
 
 
 def test_about_a_store_without_tables(store_dir: Path) -> None:
-    """An environment in which nothing was ever done says nothing about itself."""
+    """An environment without tables has no description."""
     store_dir.mkdir()
     env = open_lmdb(store_dir, map_bytes=1 * MIB)
     assert read_info(env, store_dir) is None
@@ -271,7 +271,7 @@ def test_about_a_store_without_tables(store_dir: Path) -> None:
 
 
 def test_the_environment_knows_its_directory(store_dir: Path) -> None:
-    """What open_environment gives can be closed and opened again."""
+    """An opened environment can be closed and opened again."""
     opened_twice = [open_environment(store_dir, version="1", map_bytes=1 * MIB) for _ in range(1)]
     assert opened_twice[0].environment.directory == store_dir
     opened_twice[0].close()

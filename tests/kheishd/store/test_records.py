@@ -1,4 +1,4 @@
-"""Records that never cross the wire."""
+"""Stored structs that never cross the wire."""
 
 import msgspec
 
@@ -15,7 +15,7 @@ TOKEN = Token(
 
 
 def test_records_come_back() -> None:
-    """Stored as MessagePack, every record is what it was."""
+    """Every record is equal after it was stored as MessagePack."""
     for record in (
         Binding(session_id="ses_1", bound_at_ms=1, bound_cursor=1),
         TokenRecord(token=TOKEN, digest="00", created_cursor=1),
@@ -25,7 +25,7 @@ def test_records_come_back() -> None:
 
 
 def test_a_record_of_a_newer_version_is_read() -> None:
-    """Fields that this version does not know are passed over."""
+    """Unknown fields of a newer version are ignored."""
     newer = msgspec.msgpack.encode(
         {"session_id": "ses_1", "bound_at_ms": 1, "bound_cursor": 1, "colour": "blue"}
     )

@@ -20,7 +20,7 @@ MAX_LMDB_KEY_BYTES = 511
 
 
 def test_the_longest_keys_fit() -> None:
-    """What the limits allow, LMDB takes: 511 bytes a key."""
+    """The longest keys that the limits allow fit the 511 bytes of an LMDB key."""
     principal = "token:" + "t" * 128
     longest: dict[Table[Any], Key] = {
         JOURNAL: ("s" * 128, 1),
@@ -35,7 +35,7 @@ def test_the_longest_keys_fit() -> None:
 
 
 def test_every_table_is_on_the_page_once() -> None:
-    """Names are unique, and every table that the module defines is listed."""
+    """Names are unique, every declared table is listed, and LMDB has room for all of them."""
     defined = [value for value in vars(tables).values() if isinstance(value, Table)]
     assert list(TABLES) == defined
     assert len({table.name for table in TABLES}) == len(TABLES) < MAX_TABLES

@@ -1,4 +1,4 @@
-"""Upgrades: each once, in order, each whole or not at all."""
+"""Upgrades: each runs once, in order, whole or not at all."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from kheishd.store.tables import (
     QUESTIONS,
     QUESTIONS_WAITING,
     RECEIPTS,
+    RECEIPTS_BY_AGE,
     RECORDS_BY_RUN,
     RECORDS_BY_SESSION,
     RUNS,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def env(store_dir: Path) -> Iterator[lmdb.Environment]:
-    """A bare environment."""
+    """Provide a bare environment."""
     store_dir.mkdir()
     env = open_lmdb(store_dir, map_bytes=8 * MIB)
     yield env
@@ -56,25 +57,25 @@ def env(store_dir: Path) -> Iterator[lmdb.Environment]:
 
 
 def about(env: lmdb.Environment) -> tuple[bytes | None, bytes | None]:
-    """The schema and version in META."""
+    """Return the schema and version in META."""
     with env.begin(db=env.open_db(META.name.encode())) as txn:
         return txn.get(SCHEMA_KEY), txn.get(VERSION_KEY)
 
 
 def test_they_are_numbered() -> None:
-    """The name of each says its place."""
+    """An upgrade's name begins with its number."""
     assert [step.__name__[:5] for step in UPGRADES] == [f"u{number:03}_" for number in range(1, SCHEMA + 1)]
 
 
 def test_the_first_makes_the_tables(env: lmdb.Environment) -> None:
-    """From nothing to the first schema: all tables are there, and META says by whom."""
+    """The first upgrade creates all tables and stores the schema and the version."""
     upgrade(env, 0, "1.0", (u001_first_tables,))
     assert set(env.dbs()) == {table.name.encode() for table in TABLES}
     assert about(env) == (b"1", b"1.0")
 
 
 def test_a_store_of_the_first_version_gets_what_came_later(env: lmdb.Environment) -> None:
-    """Its tables are those there were; what is there stays."""
+    """An old store gets the newer tables and keeps its rows."""
     upgrade(env, 0, "1.0", (u001_first_tables,))
     people = (APPROVALS, APPROVALS_WAITING, QUESTIONS, QUESTIONS_WAITING, INDOUBTS, INDOUBTS_OPEN)
     for later in (PERMISSIONS, *people, RECORDS_BY_SESSION, RECORDS_BY_RUN, DEADLINES):
@@ -87,7 +88,7 @@ def test_a_store_of_the_first_version_gets_what_came_later(env: lmdb.Environment
 
 
 def test_only_what_is_missing_is_done(env: lmdb.Environment) -> None:
-    """Each step runs once in a store's life, in order."""
+    """Each upgrade runs once in a store's life, in order."""
     done: list[str] = []
 
     def second(env: lmdb.Environment, txn: object) -> None:
@@ -105,7 +106,7 @@ def test_only_what_is_missing_is_done(env: lmdb.Environment) -> None:
 
 
 def test_one_that_fails_changes_nothing(env: lmdb.Environment) -> None:
-    """The steps before it are kept; the next start goes on from there."""
+    """A failed upgrade is rolled back; the earlier ones stay, and the next start continues there."""
 
     def second(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
         txn.put(b"half", b"done", db=env.open_db(META.name.encode(), txn))
@@ -118,6 +119,9 @@ def test_one_that_fails_changes_nothing(env: lmdb.Environment) -> None:
         assert txn.get(b"half") is None
 
 
+KEY = RECEIPTS.pack(("uid:0", "session.send", "k"))
+
+
 @pytest.mark.parametrize("journal", [True, False])
 def test_renamed_fields_drop_the_records(env: lmdb.Environment, journal: bool) -> None:
     """The journal, receipts and blobs stay. The records are to be rebuilt, unless the journal is empty."""
@@ -125,9 +129,34 @@ def test_renamed_fields_drop_the_records(env: lmdb.Environment, journal: bool) -
     written: list[Table[Any]] = [RUNS, CHECKPOINTS, RECEIPTS, BLOBS, *([JOURNAL] if journal else [])]
     with env.begin(write=True) as txn:
         for table in written:
-            txn.put(b"k", b"old", db=env.open_db(table.name.encode(), txn))
+            txn.put(KEY, b"old", db=env.open_db(table.name.encode(), txn))
     upgrade(env, 4, "1.1", UPGRADES[:5])
     with env.begin() as txn:
-        kept = [table for table in written if txn.get(b"k", db=env.open_db(table.name.encode(), txn))]
+        kept = [table for table in written if txn.get(KEY, db=env.open_db(table.name.encode(), txn))]
     assert kept == [RECEIPTS, BLOBS, *([JOURNAL] if journal else [])]
     assert needs_rebuild(env) == journal
+
+
+def test_renamed_fields_drop_receipts_that_cannot_be_continued(env: lmdb.Environment) -> None:
+    """Receipts whose answers hold only ids stay, in both tables."""
+    upgrade(env, 0, "1.0", UPGRADES[:4])
+    methods = ["approval.resolve", "conversation.send", "run.cancel", "session.send", "task.stop"]
+    tables: tuple[Table[Any], ...] = (RECEIPTS, RECEIPTS_BY_AGE)
+    with env.begin(write=True) as txn:
+        receipts, ages = (env.open_db(table.name.encode(), txn) for table in tables)
+        for number, method in enumerate(methods):
+            txn.put(RECEIPTS.pack(("uid:0", method, "k")), b"r", db=receipts)
+            txn.put(RECEIPTS_BY_AGE.pack((number, "uid:0", method, "k")), b"", db=ages)
+    upgrade(env, 4, "1.1", UPGRADES[:5])
+    with env.begin() as txn:
+        kept = [
+            table.unpack(key)
+            for table in tables
+            for key, _ in txn.cursor(env.open_db(table.name.encode(), txn))
+        ]
+    assert kept == [
+        ("uid:0", "conversation.send", "k"),
+        ("uid:0", "session.send", "k"),
+        (1, "uid:0", "conversation.send", "k"),
+        (3, "uid:0", "session.send", "k"),
+    ]

@@ -1,4 +1,4 @@
-"""The writer thread and the store's face: order, groups, cancelling, closing, failing."""
+"""The writer thread and the store's interface: order, groups, cancelling, closing, failing."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from tests.support.stores import NOW_MS, append, fill, injected, needs_strace, o
 
 
 class Threaded:
-    """A store with its writer thread, which can be held at an update to let others queue up."""
+    """A store with its writer thread, which can be held in an update so that others queue up."""
 
     def __init__(self, directory: Path) -> None:
         self.groups: list[Group] = []
@@ -40,7 +40,7 @@ class Threaded:
         return self.store.submit(lambda tx: tx.append(stream, said())[0].cursor, NOW_MS)
 
     def hold(self) -> None:
-        """Keep the writer inside of an update until released."""
+        """Hold the writer in an update until it is released."""
         inside = threading.Event()
 
         def wait(tx: Transaction) -> None:
@@ -51,18 +51,18 @@ class Threaded:
         assert inside.wait(10)
 
     def release(self) -> None:
-        """Let the writer go on."""
+        """Release the writer."""
         self._release.set()
 
     def wait(self, jobs: int) -> None:
-        """Until so many more jobs are settled."""
+        """Wait until a number of further jobs is flushed."""
         for _ in range(jobs):
             assert self.settled.acquire(timeout=10)
 
 
 @pytest.fixture
 def threaded(store_dir: Path) -> Iterator[Threaded]:
-    """A store with its writer thread."""
+    """Provide a store with its writer thread."""
     threaded = Threaded(store_dir)
     yield threaded
     threaded.release()
@@ -70,7 +70,7 @@ def threaded(store_dir: Path) -> Iterator[Threaded]:
 
 
 def test_updates_run_in_order(threaded: Threaded) -> None:
-    """What is submitted first is done first; every job is told of, once."""
+    """Updates run in the order of submission, and each job is reported once."""
     jobs = [threaded.say() for _ in range(1000)]
     threaded.wait(1000)
     assert [job.unwrap() for job in jobs] == list(range(1, 1001))
@@ -78,7 +78,7 @@ def test_updates_run_in_order(threaded: Threaded) -> None:
 
 
 def test_what_queues_up_is_one_group(threaded: Threaded) -> None:
-    """While one commit is under way the others wait for the next, together, up to 256 of them."""
+    """Updates that queue up during a commit form the next group, up to 256 of them."""
     threaded.hold()
     for _ in range(MAX_GROUP_UPDATES + 44):
         threaded.say()
@@ -89,7 +89,7 @@ def test_what_queues_up_is_one_group(threaded: Threaded) -> None:
 
 
 def test_everything_is_on_the_disk_when_it_is_told(store_dir: Path) -> None:
-    """When a group is told of, a snapshot already shows it."""
+    """A snapshot shows the changes of a group when the group is reported."""
     seen: list[tuple[int, int]] = []
     opened: list[Store] = []
 
@@ -106,7 +106,7 @@ def test_everything_is_on_the_disk_when_it_is_told(store_dir: Path) -> None:
 
 
 def test_a_queued_update_can_be_taken_back(threaded: Threaded) -> None:
-    """Cancelled while it queues it never runs, and no outcome follows."""
+    """A cancelled queued update never runs and gets no result."""
     threaded.hold()
     first, second, third = threaded.say(), threaded.say(), threaded.say()
     assert second.cancel()
@@ -119,7 +119,7 @@ def test_a_queued_update_can_be_taken_back(threaded: Threaded) -> None:
 
 
 def test_a_running_update_cannot_be_taken_back(threaded: Threaded) -> None:
-    """Once the writer has it, it is too late."""
+    """An update that the writer has claimed cannot be cancelled."""
     inside, go_on = threading.Event(), threading.Event()
 
     def wait(tx: Transaction) -> str:
@@ -136,7 +136,7 @@ def test_a_running_update_cannot_be_taken_back(threaded: Threaded) -> None:
 
 
 def test_a_group_of_cancelled_updates_is_none(threaded: Threaded) -> None:
-    """Nothing is committed and nobody is told."""
+    """A group of cancelled updates is neither committed nor reported."""
     threaded.hold()
     jobs = [threaded.say() for _ in range(3)]
     assert all(job.cancel() for job in jobs)
@@ -148,7 +148,7 @@ def test_a_group_of_cancelled_updates_is_none(threaded: Threaded) -> None:
 
 
 def test_closing_finishes_what_is_queued(store_dir: Path) -> None:
-    """Everything submitted before is done and told; nothing is taken after."""
+    """Closing flushes every submitted update and refuses later ones."""
     threaded = Threaded(store_dir)
     threaded.hold()
     jobs = [threaded.say() for _ in range(600)]
@@ -166,7 +166,7 @@ def test_closing_finishes_what_is_queued(store_dir: Path) -> None:
 
 
 def test_many_threads_may_submit(threaded: Threaded) -> None:
-    """Every update of every thread gets a cursor of its own, rising in each thread."""
+    """Every update of every thread gets its own cursor, increasing in each thread."""
     found: dict[int, list[Job[int]]] = {}
 
     def work(number: int) -> None:
@@ -184,7 +184,7 @@ def test_many_threads_may_submit(threaded: Threaded) -> None:
 
 
 def test_without_a_thread_it_is_done_at_once(store_dir: Path) -> None:
-    """Told before submit returns, with the tag that the submitter gave."""
+    """Without a thread, an update is reported with its submitter's tag before submit returns."""
     told: list[Any] = []
     store = Store.open(
         store_dir,
@@ -200,12 +200,12 @@ def test_without_a_thread_it_is_done_at_once(store_dir: Path) -> None:
 
 
 def test_a_store_says_what_it_is(store: Store, store_dir: Path) -> None:
-    """Where it is, its schema, that all is well."""
+    """A store states its directory, its schema, and that it works."""
     assert (store.directory, store.schema, store.is_full, store.failure) == (store_dir, SCHEMA, False, None)
 
 
 def test_a_full_store_says_so(store_dir: Path) -> None:
-    """``full`` is for the daemon's health: set by a refused write, cleared by one that succeeds."""
+    """A refused write sets ``is_full``, and a successful one clears it."""
     store = opened(store_dir, map_bytes=2 * MIB)
     number = 0
     while not store.is_full:
@@ -253,7 +253,7 @@ store.close()
 
 @needs_strace
 def test_a_failed_disk_is_told_once(store_dir: Path) -> None:
-    """After a failed flush: storage_failed for all from then on, one call, reads still served."""
+    """A failed flush is reported once; later updates get storage_failed, and reads are served."""
     # Strace counts for each thread: the main one has no flush where the store is there already, the third of
     # the writer's fails.
     opened(store_dir).close()

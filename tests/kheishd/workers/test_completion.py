@@ -8,13 +8,13 @@ from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest, TextD
 from kheishd.workers.completion import complete
 from protocol.transcript import text_of
 from tests.support.desk import Scripted, fails, says
-from tests.support.model_asking import asking
+from tests.support.model_calls import make_request
 
 
 async def test_the_whole_answer_is_returned() -> None:
     """The answer is complete, and the call is closed."""
     models = Scripted([lambda request: says("one", " two")])
-    answer = await complete(models, asking())
+    answer = await complete(models, make_request())
     assert text_of(answer.items) == "one two"
     assert models.open_calls == 0
 
@@ -26,7 +26,7 @@ async def test_a_missing_answer_is_a_failure() -> None:
         yield TextDelta("and then")
 
     with pytest.raises(ModelFailure) as caught:
-        await complete(Scripted([silent]), asking())
+        await complete(Scripted([silent]), make_request())
     assert (caught.value.reason, caught.value.retryable) == ("bad_response", True)
     with pytest.raises(ModelFailure, match="overloaded"):
-        await complete(Scripted([lambda request: fails("overloaded")]), asking())
+        await complete(Scripted([lambda request: fails("overloaded")]), make_request())

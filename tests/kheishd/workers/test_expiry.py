@@ -21,7 +21,7 @@ from kheishd.workers.expiry import CAPTURE_CHECK_SECONDS, MAX_SLEEP_SECONDS, Exp
 from protocol.limits.units import MIB
 from protocol.objects.question import QuestionAnswer
 from tests.support.desk import EPOCH_MS, Desk, Scripted, full_disk, open_desk, wall_clock, working
-from tests.support.model_asking import inline
+from tests.support.model_calls import inline
 from tests.support.runtimes import make_runtime
 from tests.support.workshop import Workshop, ask, calls, hooks, write
 
@@ -31,7 +31,7 @@ LIMITS = RunsSection(approval_expires_s=HOUR_S)
 
 @asynccontextmanager
 async def waiting(tmp_path: Path, *tool_calls: Any, **runtime: Any) -> AsyncIterator[tuple[Desk, str]]:
-    """A desk with a run that waits for people, and the run's id; no expiry worker runs yet."""
+    """Open a desk with a run that waits for people; also provide the run's id."""
     models = Scripted(calls(*tool_calls))
     async with open_desk(tmp_path, models, hooks=hooks(Workshop()), **({"runs": LIMITS} | runtime)) as desk:
         async with working(desk):
@@ -62,7 +62,7 @@ def statuses(desk: Desk) -> list[str]:
 
 
 async def test_an_approval_expires_at_its_deadline(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """The call is denied, the model is told that nobody answered, and the run continues."""
+    """The call is denied, the model is told that no answer came in time, and the run continues."""
     async with waiting(tmp_path, write()) as (desk, run_id), expiring(desk):
         began = trio.current_time()
         await desk.until(lambda: desk.ended(run_id))

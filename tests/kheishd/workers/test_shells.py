@@ -22,7 +22,7 @@ from protocol.errors.store import StorageFull
 from protocol.events.task import TaskDeleted, TaskEnded
 from protocol.limits.shell import MAX_SHELL_OUTPUT_BYTES
 from protocol.limits.units import MIB
-from tests.support.commands import come_with, ended, running_with
+from tests.support.commands import running_with, wait_ended, wait_for_processes
 from tests.support.runtimes import make_runtime
 from tests.support.shells import Yard, yard
 
@@ -102,7 +102,7 @@ async def test_a_shell_that_ignores_the_signal_is_killed(
 
         async def stop() -> None:
             await yard_.wrote("ready")
-            await trio.to_thread.run_sync(come_with, "4101.5", 2)
+            await trio.to_thread.run_sync(wait_for_processes, "4101.5", 2)
             background.stop("daemon_stopped")
 
         async with trio.open_nursery() as nursery:
@@ -202,7 +202,7 @@ async def test_a_shell_that_waits_for_input_is_stalled(tmp_path: Path) -> None:
             assert yard_.task("works")[1].stalled_at_ms is None
             assert yard_.task("asks")[0].status == "in_progress"
         assert yard_.kinds().count("task_stalled") == 1
-        assert ended(running_with("4103.5"))
+        assert wait_ended(running_with("4103.5"))
 
 
 # The worker.
@@ -246,7 +246,7 @@ async def test_a_client_stops_a_shell(tmp_path: Path) -> None:
         assert (task.status, task.note, shell.terminal_reason) == ("cancelled", "enough", "stopped")
         assert shell.exit_code == 143
         assert running_with("4200.5") == []
-        await trio.to_thread.run_sync(come_with, "4201.5", 1)
+        await trio.to_thread.run_sync(wait_for_processes, "4201.5", 1)
         assert yard_.task("other")[0].status != "cancelled"
 
 

@@ -25,7 +25,7 @@ LOCAL = {"local": RouteSpec("local", "openai", "m")}
 
 @asynccontextmanager
 async def naming(directory: Path, models: Scripted, **runtime: Any) -> AsyncIterator[Desk]:
-    """A desk with a run worker and a title worker."""
+    """Open a desk with a run worker and a title worker."""
     fields: dict[str, Any] = {"routes": LOCAL, "default_route": "local", "titles": TitlesSection(auto=True)}
     async with open_desk(directory, models, **(fields | runtime)) as desk, trio.open_nursery() as nursery:
         titles = TitleWorker(desk.services)

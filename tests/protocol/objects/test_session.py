@@ -10,11 +10,14 @@ from protocol.objects.session import (
     Session,
     SessionCreate,
     SessionListParams,
+    SessionProperties,
     SessionRename,
     SessionSend,
+    SessionSettings,
     SessionUpdate,
 )
 from protocol.objects.transfer import SessionImport
+from protocol.rpc.method import Mutation
 from tests.support.samples import refuse, sample, take
 
 
@@ -25,6 +28,15 @@ def test_absent_null_and_empty_differ() -> None:
     assert update.model is UNSET
     assert update.scope == CapabilityScope(tools=[], skills=None)
     assert update.metadata is UNSET
+
+
+def test_settings_are_properties() -> None:
+    """A param of ``session.create`` or ``session.update`` sets the property of the same name.
+
+    The title is no setting: ``session.rename`` changes it.
+    """
+    settings = set(SessionSettings.__struct_fields__) - set(Mutation.__struct_fields__)
+    assert settings == set(SessionProperties.__struct_fields__) - {"title"}
 
 
 def test_scope_round_trip_keeps_empty_lists() -> None:

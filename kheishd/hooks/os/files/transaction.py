@@ -89,21 +89,21 @@ def probe_changes(
 ) -> ProbeResult:
     """Find out whether a call during which the daemon died took effect. Half-made changes are rolled back."""
     paths = paths_of(edits)
-    before, after = evidence.get("before", ()), evidence.get("after", ())
-    if not len(paths) == len(before) == len(after):
+    old, new = evidence.get("before", ()), evidence.get("after", ())
+    if not len(paths) == len(old) == len(new):
         return ProbeResult("unknown", "no digests were recorded before it began")
     with open_root(workspace) as root, lock_workspace(root):
         digests = [state.digest for state in read_states(root, edits).values()]
-        mixed = digests not in (before, after)
-        if mixed and all(digest in pair for digest, *pair in zip(digests, before, after, strict=True)):
-            for path, digest in zip(paths, before, strict=True):
+        mixed = digests not in (old, new)
+        if mixed and all(digest in pair for digest, *pair in zip(digests, old, new, strict=True)):
+            for path, digest in zip(paths, old, strict=True):
                 restore_file(root, path, key, digest)
             digests = [state.digest for state in read_states(root, edits).values()]
         for path in paths:
             remove_temporary_files(root, path, key)
-    if digests == list(after):
+    if digests == list(new):
         return ProbeResult("done", "every file has the content that the call was to write")
-    if digests == list(before):
+    if digests == list(old):
         return ProbeResult("not_done", "every file has the content from before the call")
     note = "the files have neither their content from before nor that of after the call"
     return ProbeResult("unknown", note, {"found": digests})
@@ -152,29 +152,26 @@ def lock_workspace(
     """
     with explain_errors(root.workspace):
         descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=root.descriptor)
+    deadline = time.monotonic() + wait_s
+    locked = False
     try:
-        _acquire_lock(descriptor, root.workspace, check, wait_s)
+        while not locked:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked = True
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    note = f"another program holds the lock on {root.workspace}; try again later"
+                    raise ToolError(note) from None
+                check()
+                time.sleep(_RETRY_SECONDS)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise ToolError(f"{root.workspace}: {error.strerror}") from None
+                locked = True
         yield
     finally:
         os.close(descriptor)
-
-
-def _acquire_lock(descriptor: int, workspace: str, check: Check, wait_s: float) -> None:
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise ToolError(f"another program holds the lock on {workspace}; try again later") from None
-            check()
-            time.sleep(_RETRY_SECONDS)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise ToolError(f"{workspace}: {error.strerror}") from None
-            return
-        else:
-            return
 
 
 # Staging, commit and rollback.

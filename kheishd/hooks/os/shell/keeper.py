@@ -94,13 +94,13 @@ def send_signal(process: ProcessId, number: int) -> None:
         os.close(handle)
 
 
-def descendants(root: int, known: Collection[int] = ()) -> list[ProcessId]:
-    """Return all processes below one, nearest first, without the known ones."""
+def descendants(root: int, excluded: Collection[int] = ()) -> list[ProcessId]:
+    """Return all processes below one, nearest first, without the excluded ones."""
     children: dict[int, list[ProcessId]] = {}
     for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) not in known and (stat := stat_of(int(name))) is not None:
+        if name.isdigit() and int(name) not in excluded and (stat := stat_of(int(name))) is not None:
             children.setdefault(stat[0], []).append((int(name), stat[1]))
-    below = [child for parent in (root, *known) for child in children.pop(parent, ())]
+    below = [child for parent in (root, *excluded) for child in children.pop(parent, ())]
     for pid, _ in below:
         below += children.pop(pid, ())
     return below

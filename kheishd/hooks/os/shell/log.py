@@ -130,7 +130,7 @@ class ShellFiles:
         if bell is not None:
             bell.ring()
 
-    def grown(self, task_id: str) -> Bell:
+    def growth(self, task_id: str) -> Bell:
         """Return a bell that rings when the file grows. Take it before reading."""
         bell = self._bells.get(task_id)
         if bell is None:

@@ -174,12 +174,12 @@ async def running(command: Command, *, merged: bool = False) -> AsyncIterator[Ke
 
     Errors: NotStarted.
     """
-    kept = await _start(command, merged=merged)
+    process = await _start(command, merged=merged)
     try:
-        await kept.begin()
-        yield kept
+        await process.begin()
+        yield process
     finally:
-        await kept.aclose()
+        await process.aclose()
 
 
 async def _start(command: Command, *, merged: bool) -> KeptCommand:

@@ -131,11 +131,13 @@ class Sandbox:
         yield from ("--proc", "/proc", "--dev", "/dev", "--dir", "/run")
         for path in SCRATCH:
             yield from (*bubblewrap.scratch, "--tmpfs", path)
-        yield from self._nested({} if workdir is None else {workdir.workspace: bubblewrap.bind(workdir)})
+        yield from self._mount_options(
+            {} if workdir is None else {workdir.workspace: bubblewrap.bind(workdir)}
+        )
         for path in ("/dev", "/proc", "/") if os.geteuid() == 0 else ("/dev", "/"):
             yield from ("--remount-ro", path)
 
-    def _nested(self, binds: dict[str, tuple[str, ...]]) -> Iterator[str]:
+    def _mount_options(self, binds: dict[str, tuple[str, ...]]) -> Iterator[str]:
         """Yield the options for paths that may be inside one another: the inner after the outer."""
         for path in map(os.path.realpath, self._readable):
             binds.setdefault(path, ("--ro-bind-try", path, path))

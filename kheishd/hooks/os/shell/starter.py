@@ -63,8 +63,8 @@ class Starter:
                 command = await trio.to_thread.run_sync(prepare)
             except ToolError as error:
                 raise NotStarted(str(error)) from None
-            async with running(command, merged=True) as kept:
-                yield kept
+            async with running(command, merged=True) as process:
+                yield process
         finally:
             workdir.close()
 

@@ -38,7 +38,7 @@ from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
 from kheishd.kernel.hook import Arguments, Invocation, Outcome, ProbeResult, Stale, SubHook, ToolError, tool
 from kheishd.objects.work.shell import require_room
 from protocol import ids
-from protocol.errors.task import TasksFull
+from protocol.errors.task import TaskLimit
 from protocol.events.task import TaskCreated
 from protocol.limits.call import MAX_TOOL_TEXT_BYTES
 from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_TAIL_BYTES
@@ -94,7 +94,7 @@ class BashArguments(Arguments, frozen=True):
     """Arguments of ``bash``."""
 
     command: Annotated[str, Meta(min_length=1, description="The command line, or a short script.")]
-    workdir: Annotated[str, Meta(description="A directory inside the workspace, which is the default.")] = "."
+    workdir: Annotated[str, Meta(description="A directory inside the workspace.")] = "."
     timeout_s: Annotated[float, Meta(gt=0, description="Stop after this many seconds.")] | None = None
     description: Annotated[str, Meta(description="The purpose, in a few words, for people who watch.")] = ""
     run_in_background: Annotated[
@@ -269,17 +269,17 @@ async def _perform(
     """Run a command and collect its output. Returns how it ended; None if it took too long."""
     end = None
     try:
-        async with running(command) as kept:
-            assert kept.stderr is not None, "its errors are separate"
-            if kept.pid:
-                await call.observe({"pid": kept.pid, "started": kept.start_ticks})
+        async with running(command) as process:
+            assert process.stderr is not None, "its errors are separate"
+            if process.pid:
+                await call.observe({"pid": process.pid, "started": process.start_ticks})
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(collector.pump, kept.stdout, collector.stdout)
-                nursery.start_soon(collector.pump, kept.stderr, collector.stderr)
+                nursery.start_soon(collector.pump, process.stdout, collector.stdout)
+                nursery.start_soon(collector.pump, process.stderr, collector.stderr)
                 with trio.move_on_after(timeout_s):
-                    end = await kept.wait()
+                    end = await process.wait()
                 if end is None:
-                    await kept.stop()
+                    await process.stop()
                 nursery.cancel_scope.deadline = trio.current_time() + MAX_DRAIN_SECONDS
     except NotStarted as error:
         raise ToolError(f"the command could not be started: {error}") from None
@@ -370,7 +370,7 @@ def _create_task(call: Invocation, arguments: BashArguments, workdir: Workdir, *
     def decide(store: Snapshot) -> Outcome:
         try:
             require_room(store, context.session.session_id)
-        except TasksFull as refusal:
+        except TaskLimit as refusal:
             raise ToolError(refusal.message) from None
         row = {"task_id": event.task_id, "title": event.title, "status": "pending", "note": BACKGROUND_NOTE}
         return Outcome(msgspec.json.encode(row).decode(), events=(event,))

@@ -26,7 +26,7 @@ from kheishd.core.context.reduction import TranscriptEntry, drop_results, replac
 from kheishd.core.context.tokens import estimate_bytes, estimate_messages
 from kheishd.core.context.transcript import TokenCount
 from protocol.transcript import Message, Text, ToolCall, ToolResult
-from tests.support.talk import assert_valid, transcripts
+from tests.support.transcripts import assert_valid, transcripts
 
 LIMITS = ContextSection()
 FAR = 10**12
@@ -104,7 +104,7 @@ def test_max_prompt_tokens(window: int, options: dict[str, object], expected: in
     assert max_prompt_tokens(LIMITS, window, options) == expected
 
 
-# What is due.
+# Due stages.
 
 
 def test_no_stage_is_due_for_a_short_conversation() -> None:
@@ -149,7 +149,7 @@ def test_drop_results_is_due_after_a_pause() -> None:
     texts = [item.text for entry in reduced for item in entry.message.items if isinstance(item, ToolResult)]
     assert [len(text) == 4_000 for text in texts] == [False] * 3 + [True] * 5
     assert tokens_after(prompt, stage) < prompt.tokens
-    # What is done is done.
+    # Nothing is left to drop.
     assert due_stage(uncounted(reduced), FAR, late + 1, LIMITS, may_summarise=True) is None
 
 

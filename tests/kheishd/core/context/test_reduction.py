@@ -13,7 +13,7 @@ from kheishd.core.context.reduction import (
     snip,
 )
 from protocol.transcript import Message, Text, ToolCall, ToolResult, text_of
-from tests.support.talk import assert_valid, transcripts
+from tests.support.transcripts import assert_valid, transcripts
 
 LONG = "x" * 500
 

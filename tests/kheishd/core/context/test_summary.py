@@ -20,7 +20,7 @@ from kheishd.core.context.tokens import estimate_messages, estimate_text
 from protocol.limits.model import MAX_SUMMARY_BYTES
 from protocol.limits.names import MAX_TITLE_BYTES
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, text_of
-from tests.support.talk import transcripts
+from tests.support.transcripts import transcripts
 
 LONG = 10**9
 

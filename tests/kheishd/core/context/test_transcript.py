@@ -27,7 +27,7 @@ from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage, text_of
 from tests.support.machine import acceptance
-from tests.support.talk import assert_valid
+from tests.support.transcripts import assert_valid
 
 
 class Script:
@@ -125,7 +125,7 @@ def test_the_journal_is_read_in_order() -> None:
         transcript.fold(*script.lines[0])
 
 
-# Calls, and what is said meanwhile.
+# Calls and steers.
 
 
 def test_results_enter_together_in_the_order_of_their_calls() -> None:

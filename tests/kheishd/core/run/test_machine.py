@@ -257,7 +257,7 @@ def test_a_crash_loop_runs_alone_and_is_parked() -> None:
         started = [event for _, event in machine.journal if isinstance(event, RunStarted)][-1]
         assert started == RunStarted(starts=start, alone=alone)
     assert machine.run.starts_without_progress == PARKED_AT
-    # Parking executes nothing, so it need not wait until nobody else is at work.
+    # Parking executes nothing, so it need not wait for other runs.
     assert due(machine.run, machine.pinned, 0, owned=False) == TakeUp(alone=False)
     run = machine.do(Start()).run
     assert run.status == "failed"

@@ -140,7 +140,7 @@ async def test_no_more_is_read_than_is_wanted(web: WebServer, length: int) -> No
 
 async def test_a_body_without_end(web: WebServer) -> None:
     """The connection to an endless body is closed."""
-    left = trio.Event()
+    remaining = trio.Event()
 
     async def endless(stream: trio.abc.Stream) -> None:
         await stream.send_all(
@@ -150,12 +150,12 @@ async def test_a_body_without_end(web: WebServer) -> None:
             while True:
                 await stream.send_all(b"1000\r\n" + b"x" * 4096 + b"\r\n")
         finally:
-            left.set()
+            remaining.set()
 
     web.answers["/"] = endless
     assert (await fetched(web.url())).truncated
     with trio.fail_after(10):
-        await left.wait()
+        await remaining.wait()
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ async def test_kinds_that_are_read(web: WebServer, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "body", "why"),
+    ("kind", "body", "cause"),
     [
         ("image/png", b"x", "is image/png; only text, JSON and XML"),
         ("application/octet-stream", b"x", "is application/octet-stream; only"),
@@ -185,10 +185,10 @@ async def test_kinds_that_are_read(web: WebServer, kind: str) -> None:
         ("", b"\x7fELF\0", "is not text"),
     ],
 )
-async def test_kinds_that_are_not(web: WebServer, kind: str, body: bytes, why: str) -> None:
+async def test_kinds_that_are_not(web: WebServer, kind: str, body: bytes, cause: str) -> None:
     """Other types are refused by name."""
     web.answers["/"] = answer(body, kind)
-    with pytest.raises(ToolError, match=why):
+    with pytest.raises(ToolError, match=cause):
         await fetched(web.url())
 
 
@@ -202,7 +202,7 @@ async def test_what_is_packed_is_not_unpacked(web: WebServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bytes_", "why"),
+    ("bytes_", "cause"),
     [
         (b"", "Server disconnected"),
         (b"SSH-2.0-OpenSSH_9\r\n\r\n", "illegal status line"),
@@ -210,10 +210,10 @@ async def test_what_is_packed_is_not_unpacked(web: WebServer) -> None:
         (b"HTTP/1.1 200 OK\r\n" + b"x: " + b"y" * 200_000, "."),
     ],
 )
-async def test_servers_that_make_no_sense(web: WebServer, bytes_: bytes, why: str) -> None:
+async def test_servers_that_make_no_sense(web: WebServer, bytes_: bytes, cause: str) -> None:
     """Protocol errors are reported with their reason."""
     web.answers["/"] = bytes_
-    with pytest.raises(ToolError, match=f"127.0.0.1 could not be fetched from: .*{why}"):
+    with pytest.raises(ToolError, match=f"127.0.0.1 could not be fetched from: .*{cause}"):
         await fetched(web.url())
 
 
@@ -263,7 +263,7 @@ async def test_certificates_are_verified(tmp_path: Path, monkeypatch: pytest.Mon
         assert (page.body, page.downgraded) == (b"plain", True)
 
 
-# Connections: what was checked is what is connected to.
+# Connections.
 
 
 async def listening(nursery: trio.Nursery, host: str = "127.0.0.1") -> int:
@@ -343,7 +343,7 @@ async def test_not_all_of_many_are_tried(nursery: trio.Nursery) -> None:
 
 async def test_families_take_turns() -> None:
     """Families alternate, in the order of the answer."""
-    four, six = (list(map(ip_address, each)) for each in (["1.0.0.1", "1.0.0.2"], ["::1", "::2", "::3"]))
+    four, six = (list(map(ip_address, item)) for item in (["1.0.0.1", "1.0.0.2"], ["::1", "::2", "::3"]))
     assert _interleave([*six, *four]) == [six[0], four[0], six[1], four[1], six[2]]
 
 

@@ -43,7 +43,7 @@ def test_what_may_be_fetched(text: str, url: str, host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "cause"),
     [
         ("", "only http"),
         ("example.org", "only http"),
@@ -80,9 +80,9 @@ def test_what_may_be_fetched(text: str, url: str, host: str) -> None:
         ("http://example.org/" + "a" * MAX_URL_BYTES, f"may have {MAX_URL_BYTES} bytes"),
     ],
 )
-def test_what_may_not(text: str, why: str) -> None:
+def test_what_may_not(text: str, cause: str) -> None:
     """An invalid URL is refused with a reason."""
-    with pytest.raises(ToolError, match=why):
+    with pytest.raises(ToolError, match=cause):
         parse_url(text)
 
 
@@ -113,9 +113,9 @@ def test_redirects_to_nowhere(location: str) -> None:
 @given(st.text(max_size=40))
 def test_whatever_is_written(text: str) -> None:
     """Any text is refused or has one meaning, which survives a second parse, in ASCII."""
-    for each in (text, f"http://{text}", f"http://example.org/{text}", f"http://{text}.example.org/"):
+    for item in (text, f"http://{text}", f"http://example.org/{text}", f"http://{text}.example.org/"):
         try:
-            target = parse_url(each)
+            target = parse_url(item)
         except ToolError:
             continue
         assert target.url.isascii()

@@ -21,7 +21,7 @@ from tests.support.runtimes import make_runtime
 
 @dataclass
 class Control(FakeControl):
-    """Levers that know how the daemon is."""
+    """Controls that report a status."""
 
     def status(self) -> DaemonStatus:
         return DaemonStatus(
@@ -54,15 +54,15 @@ class Control(FakeControl):
 
 
 def runtime() -> Runtime:
-    """A runtime that remembers its configuration."""
+    """Make a runtime with a configuration."""
     return make_runtime(3, default_agent="writer")
 
 
 async def test_daemon_status_ok(tmp_path: Path) -> None:
     """The daemon reports its status."""
     async with rpc_server(tmp_path, HANDLERS, control=Control()) as server:
-        found = await (await server.connect()).call("daemon.status")
-    assert (found["pid"], found["uptime_s"], found["warnings"]) == (
+        status = await (await server.connect()).call("daemon.status")
+    assert (status["pid"], status["uptime_s"], status["warnings"]) == (
         os.getpid(),
         1.5,
         ["the disk is nearly full"],
@@ -96,9 +96,9 @@ async def test_daemon_shutdown_ok(tmp_path: Path) -> None:
 async def test_daemon_config_ok(tmp_path: Path) -> None:
     """The configuration in force is returned with its generation and its path."""
     async with rpc_server(tmp_path, HANDLERS, control=Control(), runtimes=runtime()) as server:
-        found = await (await server.connect()).call("daemon.config")
-    assert (found["generation"], found["path"]) == (3, "/h/config.toml")
-    assert found["config"] == to_builtins(Config(default_agent="writer"))
+        result = await (await server.connect()).call("daemon.config")
+    assert (result["generation"], result["path"]) == (3, "/h/config.toml")
+    assert result["config"] == to_builtins(Config(default_agent="writer"))
 
 
 async def test_daemon_backup_ok(tmp_path: Path) -> None:
@@ -107,15 +107,15 @@ async def test_daemon_backup_ok(tmp_path: Path) -> None:
     async with rpc_server(tmp_path, HANDLERS, control=Control()) as server:
         await server.token()
         made = await (await server.connect()).call("daemon.backup", path=str(target))
-        before = dump(server.state.store)
+        original = dump(server.state.store)
     assert made["path"] == str(target)
     assert made["bytes"] == sum(file.stat().st_size for file in target.iterdir())
     restore(target, tmp_path / "restored")
     store = Store.open(tmp_path / "restored", on_group=lambda group: None, threaded=False, version="test")
-    after = dump(store)
+    restored = dump(store)
     store.close()
-    assert after == before
-    assert made["cursor"] == max(key[0] for key, _ in after["cursors"])
+    assert restored == original
+    assert made["cursor"] == max(key[0] for key, _ in restored["cursors"])
 
 
 async def test_daemon_backup_path_refused(tmp_path: Path) -> None:
@@ -156,5 +156,5 @@ async def test_daemon_doctor_ok(tmp_path: Path, store_dir: Path) -> None:
     async with rpc_server(tmp_path, HANDLERS, control=Control()) as server:
         client = await server.connect()
         for deep in (False, True):
-            found = await client.call("daemon.doctor", deep=deep)
-            assert (found["findings"], found["streams"], found["complete"]) == ([], 7, True)
+            diagnosis = await client.call("daemon.doctor", deep=deep)
+            assert (diagnosis["findings"], diagnosis["streams"], diagnosis["complete"]) == ([], 7, True)

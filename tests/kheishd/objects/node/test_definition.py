@@ -14,7 +14,7 @@ from tests.support.runtimes import make_runtime
 
 
 def runtime() -> Runtime:
-    """The built-in agent and two from files."""
+    """Serve the built-in agent and two agents from files."""
     reviewer = parse("reviewer", b"---\ntools: []\n---\nReview.", "/home/agents/reviewer.md")
     writer = parse("writer", b"Write.", "/home/agents/writer.md")
     return make_runtime(definitions={a.name: a for a in (writer, built_in(), reviewer)})
@@ -36,13 +36,13 @@ async def test_definition_list_ok(tmp_path: Path) -> None:
 async def test_definition_get_ok(tmp_path: Path) -> None:
     """An agent is shown with its source and the digest of its instructions."""
     async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
-        found = await (await server.connect()).call("definition.get", name="reviewer")
-    assert (found["instructions"], found["source"], found["path"]) == (
+        agent = await (await server.connect()).call("definition.get", name="reviewer")
+    assert (agent["instructions"], agent["source"], agent["path"]) == (
         "Review.",
         "file",
         "/home/agents/reviewer.md",
     )
-    assert len(found["digest"]) == 64
+    assert len(agent["digest"]) == 64
 
 
 async def test_definition_get_agent_not_found(tmp_path: Path) -> None:

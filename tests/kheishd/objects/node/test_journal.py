@@ -1,4 +1,4 @@
-"""The journal for clients: pages, filters, who may see what, following."""
+"""The journal for clients: pages, filters, permissions and subscriptions."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -26,7 +26,7 @@ LIMITED = Caller("token:t", frozenset(("read",)), frozenset(("helper",)), frozen
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[RpcServer]:
-    """A server whose journal has the session ses_1, with run_1, at cursor 1."""
+    """Serve a journal that begins with the session ses_1 and its run_1."""
     async with rpc_server(tmp_path, [*rpc.HANDLERS, *journal.HANDLERS]) as server:
         await commit(server, add_session, "ses_1")
         await commit(server, put_run, "run_1", "ses_1", "running")
@@ -35,19 +35,19 @@ async def server(tmp_path: Path) -> AsyncIterator[RpcServer]:
 
 @pytest.fixture
 async def client(server: RpcServer) -> Client:
-    """A connection to it."""
+    """Connect to the server."""
     client = await server.connect()
     await client.call("rpc.ping")
     return client
 
 
 async def commit(server: RpcServer, fn: Callable[..., Any], *args: Any) -> Any:
-    """Commit something."""
+    """Commit a transaction."""
     return await server.state.update(lambda tx: fn(tx, *args))
 
 
 async def add(server: RpcServer, count: int, session_id: str = "ses_1", title: str = "") -> list[int]:
-    """Commit some events at once; their cursors."""
+    """Commit some events at once. Returns their cursors."""
 
     def fill(tx: Transaction) -> list[int]:
         return [add_event(tx, session_id, title) for _ in range(count)]
@@ -57,13 +57,13 @@ async def add(server: RpcServer, count: int, session_id: str = "ses_1", title: s
 
 
 def limit(server: RpcServer, caller: Caller = LIMITED) -> None:
-    """From now on every connection is this caller's."""
+    """Let every later connection be this caller's."""
     for connection in server.server.list_connections():
         connection.caller = caller
 
 
 def cursors(page: dict[str, Any]) -> list[int]:
-    """The cursors of a page."""
+    """Return the cursors of a page."""
     return [event["cursor"] for event in page["events"]]
 
 
@@ -103,10 +103,10 @@ async def test_journal_read_ok_returns_stored_bytes(server: RpcServer, client: C
 
 async def test_journal_read_ok_beyond_the_end(client: Client) -> None:
     """A cursor after the newest entry returns an empty page."""
-    for after in (2, 2**63, 2**64, 10**30):
-        assert await client.call("journal.read", after=after) == {"events": [], "next": None}
-        assert cursors(await client.call("journal.read", after=after, order="newest")) == [1]
-        await client.call("journal.subscribe", after=after)
+    for cursor in (2, 2**63, 2**64, 10**30):
+        assert await client.call("journal.read", after=cursor) == {"events": [], "next": None}
+        assert cursors(await client.call("journal.read", after=cursor, order="newest")) == [1]
+        await client.call("journal.subscribe", after=cursor)
         assert (await client.next())[0] == "journal.synced"
 
 
@@ -135,11 +135,11 @@ async def test_journal_read_ok_a_page_ends_early(server: RpcServer, client: Clie
     assert page["next"] == cursors(page)[-1] < 9
     for _ in range(MAX_PAGE_EXAMINED_ROWS // 1000):
         await add(server, 1000)
-    found = await commit(server, add_daemon_event)
+    entry = await commit(server, add_daemon_event)
     empty = await client.call("journal.read", types=["daemon_reloaded"])
     assert (empty["events"], empty["next"]) == ([], MAX_PAGE_EXAMINED_ROWS)
     assert cursors(await client.call("journal.read", types=["daemon_reloaded"], after=empty["next"])) == [
-        found
+        entry
     ]
 
 
@@ -196,13 +196,13 @@ async def test_an_uncovered_run_looks_unknown(server: RpcServer, client: Client,
 
 async def test_journal_read_cursor_pruned(server: RpcServer, client: Client) -> None:
     """A pruned cursor is refused; without a cursor, reading begins with the first entry that is left."""
-    some = await add(server, 3)
-    await commit(server, mark_pruned, "ses_1", some[0])
-    await commit(server, mark_pruned, "*", some[0])
+    cursors_ = await add(server, 3)
+    await commit(server, mark_pruned, "ses_1", cursors_[0])
+    await commit(server, mark_pruned, "*", cursors_[0])
     for params in ({"session_id": "ses_1"}, {}):
         with pytest.raises(CursorPruned):
             await client.call("journal.read", after=1, **params)
-        assert some[1] in cursors(await client.call("journal.read", after=some[0], **params))
+        assert cursors_[1] in cursors(await client.call("journal.read", after=cursors_[0], **params))
         assert await client.call("journal.read", **params)
         assert await client.call("journal.read", order="newest", after=1, **params)
 
@@ -229,14 +229,14 @@ async def test_cached_verdicts_are_bounded(server: RpcServer) -> None:
 
 async def test_journal_subscribe_ok(server: RpcServer, client: Client) -> None:
     """A subscription sends its answer, the entries after the cursor, ``synced``, then new entries."""
-    some = await add(server, 2)
+    appended = await add(server, 2)
     assert await client.call("journal.subscribe", after=1, subscription="mine") == {
         "subscription": "mine",
         "cursor": 1,
     }
     heard = [await client.next() for _ in range(3)]
     assert [method for method, _ in heard] == ["journal.event", "journal.event", "journal.synced"]
-    assert heard[2][1] == {"subscription": "mine", "cursor": some[-1]}
+    assert heard[2][1] == {"subscription": "mine", "cursor": appended[-1]}
     (new,) = await add(server, 1)
     method, params = await client.next()
     assert (method, params["subscription"], params["cursor"]) == ("journal.event", "mine", new)

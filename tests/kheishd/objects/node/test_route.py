@@ -17,7 +17,7 @@ PRICES = Prices(currency="EUR", input=1, output=2, cached_input=0)
 
 
 def runtime() -> Runtime:
-    """The built-in route, one that is ready and one whose credential is missing."""
+    """Serve the built-in route, a route that is ready and one whose credential is missing."""
     url = "http://127.0.0.1:9/v1"
     routes = [
         RouteSpec("offline", "offline", "offline", built_in=True),
@@ -69,6 +69,6 @@ async def test_route_get_ok_with_its_prices(tmp_path: Path) -> None:
     """Prices are shown as they are pinned; a price of zero is a price."""
     async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
         client = await server.connect()
-        shown = await client.call("route.get", route_id="ready")
-        assert shown["prices"] == {"currency": "EUR", "input": 1, "output": 2, "cached_input": 0}
+        route = await client.call("route.get", route_id="ready")
+        assert route["prices"] == {"currency": "EUR", "input": 1, "output": 2, "cached_input": 0}
         assert "prices" not in await client.call("route.get", route_id="broken")

@@ -1,4 +1,4 @@
-"""The protocol about itself."""
+"""The rpc methods, over a socket."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.support.toys import Toys
 
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[Client]:
-    """A connection to a server of rpc.* and some that wait."""
+    """Connect to a server of the rpc methods and of some that wait."""
     async with rpc_server(tmp_path, [*rpc.HANDLERS, *Toys().handlers()]) as server:
         yield await server.connect()
 
@@ -52,8 +52,8 @@ async def test_rpc_cancel_request_not_found(client: Client) -> None:
 async def test_a_request_of_another_connection_is_not_found(client: Client, tmp_path: Path) -> None:
     """A request id refers to the caller's own connection."""
     async with rpc_server(tmp_path / "other", [*rpc.HANDLERS, *Toys().handlers()]) as server:
-        one, other = await server.connect(), await server.connect()
-        waiting = await one.request("toy.wait")
-        await one.call("rpc.ping")
+        first, second = await server.connect(), await server.connect()
+        waiting = await first.request("toy.wait")
+        await first.call("rpc.ping")
         with pytest.raises(RequestNotFound):
-            await other.call("rpc.cancel", id=waiting)
+            await second.call("rpc.cancel", id=waiting)

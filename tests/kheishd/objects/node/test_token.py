@@ -1,4 +1,4 @@
-"""Tokens as objects: made, narrowed, listed, revoked; never wider than who makes them."""
+"""Tokens over the socket: created, narrowed, listed and revoked, and never wider than their creator."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -37,27 +37,27 @@ class Clock:
 
 @pytest.fixture
 def clock() -> Clock:
-    """The time of day of the server."""
+    """Return the clock of the server."""
     return Clock()
 
 
 @pytest.fixture
 async def server(tmp_path: Path, clock: Clock) -> AsyncIterator[RpcServer]:
-    """A server of the tokens."""
+    """Serve the token methods."""
     async with rpc_server(tmp_path, [*rpc.HANDLERS, *journal.HANDLERS], clock=clock) as server:
         yield server
 
 
 @pytest.fixture
 async def client(server: RpcServer) -> Client:
-    """A connection of the daemon's own user."""
+    """Connect as the daemon's own user."""
     client = await server.connect()
     await client.call("rpc.ping")
     return client
 
 
 def become(server: RpcServer, made: dict[str, Any]) -> None:
-    """From now on every connection there is comes with this token."""
+    """Let every later connection come with this token."""
     token = made["token"]
     grant = token["grant"]
     for connection in server.server.list_connections():
@@ -70,8 +70,8 @@ def become(server: RpcServer, made: dict[str, Any]) -> None:
         )
 
 
-def record_is_the_fold(server: RpcServer) -> None:
-    """Every record is what folding its events gives."""
+def require_records_equal_fold(server: RpcServer) -> None:
+    """Require that every record equals the fold of its events."""
     with server.state.read() as store:
         folded: dict[str, Token] = {}
         for _, line in store.entries(DAEMON_STREAM):
@@ -103,7 +103,7 @@ async def test_token_create_ok(server: RpcServer, client: Client) -> None:
         lines = b"".join(line for _, line in store.entries(DAEMON_STREAM))
     assert secret.encode() not in lines
     assert hash_secret(secret).encode() in lines
-    record_is_the_fold(server)
+    require_records_equal_fold(server)
 
 
 async def test_token_create_ok_once(client: Client) -> None:
@@ -161,13 +161,13 @@ async def test_dead_tokens_make_room(
         await client.call("token.create", scopes=["read"])
     with server.state.read() as store:
         assert store.count(TOKENS_BY_DIGEST) <= 100
-        left = [token_id for _, token_id in store.scan(TOKENS_BY_DIGEST)]
+        remaining = [token_id for _, token_id in store.scan(TOKENS_BY_DIGEST)]
         open_ = [key[0] for key, record in store.scan(TOKENS) if record.token.revoked_at_ms is None]
-    assert sorted(left) == sorted(open_)
+    assert sorted(remaining) == sorted(open_)
     listed = [row["token_id"] for row in (await client.call("token.list", limit=500))["tokens"]]
     assert len(listed) >= 50
     assert brief["token"]["token_id"] not in listed
-    record_is_the_fold(server)
+    require_records_equal_fold(server)
 
 
 async def test_only_admins_manage_tokens(server: RpcServer, client: Client) -> None:
@@ -201,7 +201,7 @@ async def test_token_narrow_ok(server: RpcServer, client: Client) -> None:
         "agents": [],
         "expires_at_ms": NOW_MS + 5_000,
     }
-    record_is_the_fold(server)
+    require_records_equal_fold(server)
 
 
 async def test_token_narrow_token_not_found(client: Client, clock: Clock) -> None:
@@ -259,11 +259,11 @@ async def test_narrowing_another_s_token_needs_admin(server: RpcServer, client: 
     with pytest.raises(InvalidParams) as caught:
         await client.call("token.narrow")
     assert caught.value.field == "$.params.token_id"
-    other = await client.call("token.create", scopes=["read"])
+    stranger = await client.call("token.create", scopes=["read"])
     mine = await client.call("token.create", scopes=["read"])
     become(server, mine)
     with pytest.raises(ScopeMissing):
-        await client.call("token.narrow", token_id=other["token"]["token_id"])
+        await client.call("token.narrow", token_id=stranger["token"]["token_id"])
     await client.call("token.narrow", token_id=mine["token"]["token_id"])
 
 
@@ -288,11 +288,11 @@ async def test_token_list_ok(client: Client, clock: Clock) -> None:
     assert "secret" not in str(everything)
 
 
-@pytest.mark.parametrize("after", ["", "x" * 1000, "a\0b"])
-async def test_token_list_refuses_other_page_tokens(client: Client, after: str) -> None:
+@pytest.mark.parametrize("token", ["", "x" * 1000, "a\0b"])
+async def test_token_list_refuses_other_page_tokens(client: Client, token: str) -> None:
     """Only the ``next`` of a page is a page token."""
     with pytest.raises(InvalidParams) as caught:
-        await client.call("token.list", after=after)
+        await client.call("token.list", after=token)
     assert caught.value.field == "$.params.after"
 
 
@@ -303,21 +303,21 @@ async def test_token_revoke_ok(server: RpcServer, client: Client, clock: Clock) 
     """Revoking a token revokes its descendants and no other; revoking it again changes nothing."""
     parent = await client.call("token.create", scopes=["read"])
     child = await client.call("token.narrow", token_id=parent["token"]["token_id"])
-    other = await client.call("token.create", scopes=["read"])
+    unrelated = await client.call("token.create", scopes=["read"])
     clock.now_ms += 5
     revoked = await client.call("token.revoke", token_id=parent["token"]["token_id"], note="lost")
     assert revoked["revoked_at_ms"] == NOW_MS + 5
     clock.now_ms += 5
     assert await client.call("token.revoke", token_id=parent["token"]["token_id"]) == revoked
     listed = (await client.call("token.list"))["tokens"]
-    assert [token["token_id"] for token in listed] == [other["token"]["token_id"]]
+    assert [token["token_id"] for token in listed] == [unrelated["token"]["token_id"]]
     with server.state.read() as store:
         assert store.get(TOKENS_BY_DIGEST, hash_secret(parent["secret"])) is None
         records = {key[0]: record.token for key, record in store.scan(TOKENS)}
         narrowed = records[child["token"]["token_id"]]
         assert not is_valid(store, narrowed, NOW_MS)
         assert view_of(store, narrowed) == replace(narrowed, revoked_at_ms=NOW_MS + 5)
-    record_is_the_fold(server)
+    require_records_equal_fold(server)
 
 
 async def test_token_revoke_token_not_found(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""The audit of permissions: what was judged and answered, page by page, and only what one may read."""
+"""The audit log of permissions: verdicts and answers, in pages, for limited callers."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,18 +14,18 @@ from protocol.events.approval import ApprovalAnswered, ApprovalLapsed
 from protocol.events.call import CallsJudged
 from protocol.journal.line import JournalEvent
 from protocol.objects.permission import Verdict
-from tests.support.household import Household, household, pages, refused
+from tests.support.household import Household, household, pages, refusal_of
 
 
 @pytest.fixture
 async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose runs stay queued, with tokens."""
+    """Serve a daemon without a run worker; tokens work."""
     async with household(tmp_path, work=False, tcp=True) as house:
         yield house
 
 
-def judged(*call_ids: str) -> CallsJudged:
-    """Verdicts on calls."""
+def append_verdicts(*call_ids: str) -> CallsJudged:
+    """Return an event with verdicts on calls."""
     return CallsJudged(
         item_id="itm_1",
         verdicts=[
@@ -38,7 +38,7 @@ def judged(*call_ids: str) -> CallsJudged:
 
 
 async def journal(house: Household, session_id: str, run_id: str, *events: JournalEvent) -> None:
-    """Events of a run, by somebody."""
+    """Append events of a run, with an actor."""
 
     def append(tx: Transaction) -> None:
         for event in events:
@@ -48,25 +48,25 @@ async def journal(house: Household, session_id: str, run_id: str, *events: Journ
 
 
 async def history(house: Household, sender: str = "user", **params: Any) -> tuple[str, str]:
-    """A session with one run that was judged, answered, and answered by nobody; their ids."""
+    """Append the verdicts, an answer and an expiry of a run. Returns the ids."""
     sent = await house.send(sender=sender, **params)
     await journal(
         house,
         sent["session_id"],
         sent["run_id"],
-        judged(f"{sender}1", f"{sender}2", f"{sender}3"),
+        append_verdicts(f"{sender}1", f"{sender}2", f"{sender}3"),
         ApprovalAnswered(
             approval_id="apr_1", call_id=f"{sender}1", decision="deny", note="no", justification="late"
         ),
         ApprovalLapsed(approval_id="apr_2", call_id=f"{sender}2", how="expired"),
         ApprovalLapsed(approval_id="apr_3", call_id=f"{sender}3", how="withdrawn"),
-        judged(f"{sender}4"),
+        append_verdicts(f"{sender}4"),
     )
     return sent["session_id"], sent["run_id"]
 
 
 def calls(rows: list[Any]) -> list[str]:
-    """Which calls rows are about."""
+    """Return the call ids of rows."""
     return [row["call_id"] for row in rows]
 
 
@@ -92,8 +92,8 @@ async def test_permission_audit_ok_in_pages(idle: Household, order: str) -> None
     whole = calls(await pages(idle.client, "permission.audit", "audits", order=order, limit=50))
     assert len(whole) == 12
     for limit in (1, 2, 5):
-        found = await pages(idle.client, "permission.audit", "audits", order=order, limit=limit)
-        assert calls(found) == whole
+        audits = await pages(idle.client, "permission.audit", "audits", order=order, limit=limit)
+        assert calls(audits) == whole
     assert (whole[0], whole[-1]) == (("b4", "a1") if order == "newest" else ("a1", "b4"))
 
 
@@ -108,8 +108,8 @@ async def test_an_audit_page_ends_when_enough_was_examined(
     for name, value in limits.items():
         monkeypatch.setattr(f"kheishd.objects.people.audit.{name}", value)
     for order, expected in (("newest", "421321"), ("oldest", "123124")):
-        found = await pages(idle.client, "permission.audit", "audits", order=order)
-        assert "".join(call.removeprefix("user") for call in calls(found)) == expected
+        audits = await pages(idle.client, "permission.audit", "audits", order=order)
+        assert "".join(call.removeprefix("user") for call in calls(audits)) == expected
 
 
 async def test_permission_audit_ok_filtered(idle: Household) -> None:
@@ -117,7 +117,7 @@ async def test_permission_audit_ok_filtered(idle: Household) -> None:
     session_id, run_id = await history(idle, "a")
     await history(idle, "b")
     again = await idle.send(sender="a")
-    await journal(idle, session_id, again["run_id"], judged("second"))
+    await journal(idle, session_id, again["run_id"], append_verdicts("second"))
     assert calls((await idle.call("permission.audit", run_id=again["run_id"]))["audits"]) == ["second"]
     assert len((await idle.call("permission.audit", run_id=run_id))["audits"]) == 6
     assert len((await idle.call("permission.audit", session_id=session_id))["audits"]) == 7
@@ -127,35 +127,37 @@ async def test_permission_audit_ok_shows_a_limited_caller_its_own(idle: Househol
     """Rows that a token does not cover are left out."""
     for sender in ("ann", "bob"):
         await history(idle, sender)
-    ann = await idle.limited(senders=["ann"])
-    found = await pages(ann, "permission.audit", "audits", limit=2)
-    assert len(found) == 6
-    assert all(call.startswith("ann") for call in calls(found))
+    ann = await idle.connect_limited(senders=["ann"])
+    audits = await pages(ann, "permission.audit", "audits", limit=2)
+    assert len(audits) == 6
+    assert all(call.startswith("ann") for call in calls(audits))
 
 
-@pytest.mark.parametrize("after", ["x", "1.", ".1", "-1", "1" * 19, "1.1234", ""])
-async def test_permission_audit_refuses_other_page_tokens(idle: Household, after: str) -> None:
+@pytest.mark.parametrize("token", ["x", "1.", ".1", "-1", "1" * 19, "1.1234", ""])
+async def test_permission_audit_refuses_other_page_tokens(idle: Household, token: str) -> None:
     """Only the ``next`` of a page is a page token."""
-    refusal = await idle.refused("permission.audit", after=after)
+    refusal = await idle.refusal_of("permission.audit", after=token)
     assert (type(refusal), refusal.field) == (InvalidParams, "$.params.after")
 
 
 async def test_permission_audit_session_not_found(idle: Household) -> None:
     """An unknown session, and one that the token does not cover, are refused alike."""
     session_id, _ = await history(idle, "bob")
-    ann = await idle.limited(senders=["ann"])
-    for client, asked in ((idle.client, "ses_none"), (ann, session_id)):
-        assert isinstance(await refused(client, "permission.audit", session_id=asked), SessionNotFound)
+    ann = await idle.connect_limited(senders=["ann"])
+    for client, unreadable in ((idle.client, "ses_none"), (ann, session_id)):
+        assert isinstance(
+            await refusal_of(client, "permission.audit", session_id=unreadable), SessionNotFound
+        )
 
 
 async def test_permission_audit_run_not_found(idle: Household) -> None:
     """An unknown run and a run of another session are refused."""
     _, run_id = await history(idle, "bob")
-    ann = await idle.limited(senders=["ann"])
-    other, _ = await history(idle, "ann")
+    ann = await idle.connect_limited(senders=["ann"])
+    another, _ = await history(idle, "ann")
     for client, place in (
         (idle.client, {"run_id": "run_none"}),
         (ann, {"run_id": run_id}),
-        (idle.client, {"run_id": run_id, "session_id": other}),
+        (idle.client, {"run_id": run_id, "session_id": another}),
     ):
-        assert isinstance(await refused(client, "permission.audit", **place), RunNotFound)
+        assert isinstance(await refusal_of(client, "permission.audit", **place), RunNotFound)

@@ -1,4 +1,4 @@
-"""What approvals, questions and doubts have in common: lists by the shortest way, inputs from the journal."""
+"""Lookup and lists of approvals, questions and in-doubt calls."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,28 +26,30 @@ ANN = Caller("token:t", frozenset(), senders=frozenset({"ann"}))
 
 @pytest.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    """A store that nobody works on."""
+    """Open a store without workers."""
     async with open_desk(tmp_path) as desk:
         yield desk
 
 
 async def add(desk: Desk, run_id: str, *events: Any) -> list[int]:
-    """Events of a run; their cursors."""
+    """Append events of a run. Returns their cursors."""
 
     def append(tx: Transaction) -> list[int]:
         run = tx.get(RUNS, run_id)
         assert run is not None
-        fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
-        cursors = [fold.append(event).cursor for event in events]
-        fold.write()
+        writer = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+        cursors = [writer.append(event).cursor for event in events]
+        writer.write()
         return cursors
 
     return await desk.state.update(append)
 
 
-def listed(desk: Desk, caller: Caller = OPERATOR, **asked: Any) -> tuple[list[Approval], str | None]:
-    """A page of approvals as they are kept."""
-    params = ApprovalListParams(**asked)
+def list_approvals(
+    desk: Desk, caller: Caller = OPERATOR, **filters: Any
+) -> tuple[list[Approval], str | None]:
+    """Return a page of stored approvals."""
+    params = ApprovalListParams(**filters)
     with desk.state.read() as store:
         return list_records(
             store,
@@ -64,10 +66,10 @@ async def test_find_record_requires_a_covered_run(desk: Desk) -> None:
     sent = await desk.send(sender="bob")
     await add(desk, sent.run_id, approval_requested("apr_1"), indoubt_opened("dbt_1"))
     with desk.state.read() as store:
-        for caller, there in ((OPERATOR, True), (ANN, False)):
+        for caller, readable in ((OPERATOR, True), (ANN, False)):
             call = desk.call(caller)
-            assert (find_record(store, call, APPROVAL_RECORDS, "apr_1") is not None) is there
-            assert (find_record(store, call, INDOUBT_RECORDS, "dbt_1") is not None) is there
+            assert (find_record(store, call, APPROVAL_RECORDS, "apr_1") is not None) is readable
+            assert (find_record(store, call, INDOUBT_RECORDS, "dbt_1") is not None) is readable
         assert find_record(store, desk.call(), APPROVAL_RECORDS, "dbt_1") is None
 
 
@@ -81,12 +83,12 @@ async def test_lists_are_in_the_order_of_the_journal(desk: Desk) -> None:
         {"run_id": sent.run_id},
         {"session_id": sent.session_id, "status": "any"},
     ]
-    for asked in ways:
-        rows, following = listed(desk, **asked)
+    for filters in ways:
+        rows, following = list_approvals(desk, **filters)
         assert ([row.approval_id for row in rows], following) == (names, None)
-        rows, following = listed(desk, limit=1, **asked)
+        rows, following = list_approvals(desk, limit=1, **filters)
         assert [row.approval_id for row in rows] == names[:1]
-        rows, _ = listed(desk, after=following, **asked)
+        rows, _ = list_approvals(desk, after=following, **filters)
         assert [row.approval_id for row in rows] == names[1:]
 
 
@@ -94,17 +96,17 @@ async def test_pending_records_of_a_session_are_found_by_its_open_run(desk: Desk
     """Only the open run is searched; a session without one has nothing pending."""
     sent = await desk.send(sender="ann")
     await add(desk, sent.run_id, approval_requested("apr_1"))
-    assert [row.approval_id for row in listed(desk, session_id=sent.session_id)[0]] == ["apr_1"]
+    assert [row.approval_id for row in list_approvals(desk, session_id=sent.session_id)[0]] == ["apr_1"]
     await add(desk, sent.run_id, RunEnded(outcome="cancelled"))
-    assert listed(desk, session_id=sent.session_id) == ([], None)
-    assert listed(desk, ANN, session_id=sent.session_id, status="pending") == ([], None)
+    assert list_approvals(desk, session_id=sent.session_id) == ([], None)
+    assert list_approvals(desk, ANN, session_id=sent.session_id, status="pending") == ([], None)
 
 
-@pytest.mark.parametrize("after", ["apr_1", "-1", ""])
-async def test_a_page_begins_only_where_one_ended(desk: Desk, after: str) -> None:
+@pytest.mark.parametrize("token", ["apr_1", "-1", ""])
+async def test_a_page_begins_only_where_one_ended(desk: Desk, token: str) -> None:
     """Only the ``next`` of a page is a page token."""
     with pytest.raises(InvalidParams):
-        listed(desk, after=after)
+        list_approvals(desk, after=token)
 
 
 async def test_arguments_are_read_from_the_message(desk: Desk) -> None:
@@ -116,7 +118,7 @@ async def test_arguments_are_read_from_the_message(desk: Desk) -> None:
         ToolCall("c2", "write", {"path": "/b"}),
     ]
     message = MessageAppended(item_id="itm_1", message=Message("assistant", items))
-    cursor, other = await add(desk, sent.run_id, message, approval_requested("apr_1"))
+    cursor, request_cursor = await add(desk, sent.run_id, message, approval_requested("apr_1"))
     with desk.state.read() as store:
         reader = EventReader(store)
         session_id = sent.session_id
@@ -125,7 +127,7 @@ async def test_arguments_are_read_from_the_message(desk: Desk) -> None:
             {"path": "/b"},
             {},
         ]
-        assert reader.arguments(session_id, other, 0) == {}
+        assert reader.arguments(session_id, request_cursor, 0) == {}
         assert reader.arguments(session_id, 10**6, 0) == {}
         assert reader.event(session_id, 10**6) is None
 
@@ -136,8 +138,8 @@ async def test_writer_of_a_caller(desk: Desk) -> None:
     run = desk.run(sent.run_id)
 
     def change(tx: Transaction) -> str:
-        fold = writer_of(tx, desk.call(), run)
-        assert (fold.run, fold.session.session_id) == (run, sent.session_id)
-        return fold.append(approval_requested("apr_1")).actor
+        writer = writer_of(tx, desk.call(), run)
+        assert (writer.run, writer.session.session_id) == (run, sent.session_id)
+        return writer.append(approval_requested("apr_1")).actor
 
     assert await desk.state.update(change) == OPERATOR.principal

@@ -1,4 +1,4 @@
-"""Permissions over the socket: every outcome of why, list and update; and the layers of a place."""
+"""Permissions over the socket: every outcome of why, list and update; and the layers of rules."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -29,7 +29,7 @@ from protocol.limits.session import MAX_SESSION_DEPTH
 from protocol.objects.approval import Remember
 from protocol.objects.permission import Grant, Rule, Verdict
 from tests.support.histories import approval_requested
-from tests.support.household import AGENTS, Household, agent, household, pages, refused
+from tests.support.household import AGENTS, Household, agent, household, pages, refusal_of
 from tests.support.runtimes import make_runtime
 
 TOOLS = {
@@ -43,7 +43,7 @@ TOOLS = {
 
 
 class Toolbox(SubHook):
-    """A part that offers them."""
+    """A sub-hook that offers the tools."""
 
     name = "toolbox"
     tools = tuple(TOOLS.values())
@@ -61,27 +61,27 @@ FIELDS: dict[str, Any] = {
 
 @pytest.fixture
 async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon with three tools, whose runs stay queued, with tokens."""
+    """Serve a daemon with three tools and without a run worker; tokens work."""
     async with household(tmp_path, work=False, tcp=True, **FIELDS) as house:
         yield house
 
 
 async def create(house: Household, session_id: str, **params: Any) -> str:
-    """A new session."""
+    """Create a session."""
     await house.call("session.create", session_id=session_id, **params)
     return session_id
 
 
 async def run_in(house: Household, session_id: str, **params: Any) -> str:
-    """A run that waits in a session."""
+    """Queue a run in a session."""
     sent = await house.call("session.send", session_id=session_id, content="x", **params)
     return str(sent["run_id"])
 
 
 async def why(house: Household, tool: str = "bash", subject: str = "ls", **place: Any) -> tuple[str, str]:
-    """How a call would be judged, and what decides it."""
-    found = await house.call("permission.why", tool=tool, subject=subject, **place)
-    return found["decision"], found["why"]
+    """Return the decision on a call and the line that decides it."""
+    explanation = await house.call("permission.why", tool=tool, subject=subject, **place)
+    return explanation["decision"], explanation["why"]
 
 
 async def update(house: Household, *rules: dict[str, Any], **params: Any) -> Any:
@@ -90,32 +90,32 @@ async def update(house: Household, *rules: dict[str, Any], **params: Any) -> Any
 
 
 def rule(decision: str, tool: str = "bash", subject: str | None = None) -> dict[str, Any]:
-    """A rule as a client writes it."""
+    """Return a rule as a client sends it."""
     return {"tool": tool, "decision": decision} | ({"subject": subject} if subject is not None else {})
 
 
-async def remember(house: Household, run_id: str, how: Remember, left: int | None = None) -> None:
-    """A person approves a call of ``bash`` on ``ls`` of this run, and it is remembered."""
-    grant = Grant(grant_id=f"grt_{how}", tool="bash", subject="ls", granted_by="uid:0", remaining_uses=left)
-    approval_id = f"apr_{how}"
+async def remember(house: Household, run_id: str, scope: Remember, uses: int | None = None) -> None:
+    """Append the approval of a call of ``bash`` on ``ls``, with a grant."""
+    grant = Grant(grant_id=f"grt_{scope}", tool="bash", subject="ls", granted_by="uid:0", remaining_uses=uses)
+    approval_id = f"apr_{scope}"
     answer = ApprovalAnswered(
-        approval_id=approval_id, call_id="c", decision="allow", remember=how, grant=grant
+        approval_id=approval_id, call_id="c", decision="allow", remember=scope, grant=grant
     )
     await append(house, run_id, approval_requested(approval_id, "c"))
     await append(house, run_id, answer)
 
 
 async def append(house: Household, run_id: str, event: Any) -> None:
-    """An event of a run, as the run worker appends it."""
+    """Append an event of a run, as the run worker does."""
 
     def change(tx: Transaction) -> None:
         run = tx.get(RUNS, run_id)
         assert run is not None
-        fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+        writer = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
         if run.status == "queued":
-            fold.carry_out(Start())
-        fold.append(event)
-        fold.write()
+            writer.carry_out(Start())
+        writer.append(event)
+        writer.write()
 
     await house.state.update(change)
 
@@ -126,10 +126,10 @@ async def append(house: Household, run_id: str, event: Any) -> None:
 async def test_permission_why_ok(idle: Household) -> None:
     """The explanation lists every line of the verdict, as for a real call."""
     session_id = await create(idle, "s", agent="careful")
-    found = await idle.call("permission.why", tool="bash", subject="git push", session_id=session_id)
-    assert (found["decision"], found["base"], found["note"]) == ("deny", "deny", "by hand")
-    assert found["why"] == "definition careful rule bash 'git push*' deny"
-    assert [(step["source"], step["says"]) for step in found["lines"]] == [
+    explanation = await idle.call("permission.why", tool="bash", subject="git push", session_id=session_id)
+    assert (explanation["decision"], explanation["base"], explanation["note"]) == ("deny", "deny", "by hand")
+    assert explanation["why"] == "definition careful rule bash 'git push*' deny"
+    assert [(step["source"], step["says"]) for step in explanation["lines"]] == [
         ("tool", "ask"),
         ("managed", None),
         ("daemon", None),
@@ -142,7 +142,7 @@ async def test_permission_why_ok(idle: Household) -> None:
         assert session is not None
         layers = layers_of(store, idle.holder.current(), session)
     judged = judge(facts_of(TOOLS["bash"]), "git push", layers)
-    assert (judged.decision, judged.why, judged.note) == ("deny", found["why"], "by hand")
+    assert (judged.decision, judged.why, judged.note) == ("deny", explanation["why"], "by hand")
 
 
 async def test_permission_why_ok_for_a_new_session(idle: Household) -> None:
@@ -155,7 +155,7 @@ async def test_permission_why_ok_for_a_new_session(idle: Household) -> None:
     assert (await idle.call("permission.why", tool="edit_file", agent="bold"))["mode"] == "acceptEdits"
     assert await why(idle, "edit_file", agent="reviewer") == ("deny", "mode plan")
     assert (idle.sessions(), idle.head()) == (0, 0)
-    refusal = await idle.refused("permission.why", tool="bash", agent="bold", session_id="s")
+    refusal = await idle.refusal_of("permission.why", tool="bash", agent="bold", session_id="s")
     assert (type(refusal), refusal.field) == (InvalidParams, "$.params.agent")
 
 
@@ -177,53 +177,53 @@ async def test_permission_why_ok_as_if_in_another_mode(idle: Household) -> None:
 
 async def test_permission_why_ok_for_an_unknown_tool(idle: Household) -> None:
     """An unknown tool is judged as one that asks, and noted; so is a tool outside of the scope."""
-    found = await idle.call("permission.why", tool="mcp__git__push")
-    assert found["decision"] == "ask"
-    assert "no hook offers" in found["lines"][0]["text"]
+    explanation = await idle.call("permission.why", tool="mcp__git__push")
+    assert explanation["decision"] == "ask"
+    assert "no hook offers" in explanation["lines"][0]["text"]
     await create(idle, "s", scope={"tools": ["read_file"]})
-    found = await idle.call("permission.why", tool="bash", session_id="s")
-    assert (found["lines"][0]["source"], found["lines"][0]["says"]) == ("scope", None)
-    found = await idle.call("permission.why", tool="read_file", session_id="s")
-    assert found["lines"][0]["source"] == "tool"
+    explanation = await idle.call("permission.why", tool="bash", session_id="s")
+    assert (explanation["lines"][0]["source"], explanation["lines"][0]["says"]) == ("scope", None)
+    explanation = await idle.call("permission.why", tool="read_file", session_id="s")
+    assert explanation["lines"][0]["source"] == "tool"
 
 
-async def place_not_found(house: Household, method: str, **params: Any) -> list[Refusal]:
-    """What is not there is refused as what a token does not cover is: of a session, then of a run."""
+async def require_not_found(house: Household, method: str, **params: Any) -> list[Refusal]:
+    """Require the same refusal for an unknown session or run as for an uncovered one."""
     sent = await house.send(agent="careful", sender="bob")
-    ann = await house.limited(senders=["ann"], scopes=["read", "approve"])
-    found = []
+    ann = await house.connect_limited(senders=["ann"], scopes=["read", "approve"])
+    refusals = []
     for name, missing in (("session_id", "ses_none"), ("run_id", "run_none")):
         for client, value in ((house.client, missing), (ann, sent[name])):
-            refusal = await refused(client, method, **params, **{name: value})
+            refusal = await refusal_of(client, method, **params, **{name: value})
             assert refusal.field == f"$.params.{name}"
-            found.append(refusal)
-    other = await create(house, "other")
-    found.append(await house.refused(method, session_id=other, run_id=sent["run_id"], **params))
-    return found
+            refusals.append(refusal)
+    another = await create(house, "other")
+    refusals.append(await house.refusal_of(method, session_id=another, run_id=sent["run_id"], **params))
+    return refusals
 
 
 async def test_permission_why_session_not_found(idle: Household) -> None:
     """An unknown session, and one that the token does not cover, are refused alike."""
-    found = await place_not_found(idle, "permission.why", tool="bash")
-    assert [type(refusal) for refusal in found[:2]] == [SessionNotFound] * 2
+    refusals = await require_not_found(idle, "permission.why", tool="bash")
+    assert [type(refusal) for refusal in refusals[:2]] == [SessionNotFound] * 2
 
 
 async def test_permission_why_run_not_found(idle: Household) -> None:
     """An unknown run and a run of another session are refused."""
-    found = await place_not_found(idle, "permission.why", tool="bash")
-    assert [type(refusal) for refusal in found[2:]] == [RunNotFound] * 3
+    refusals = await require_not_found(idle, "permission.why", tool="bash")
+    assert [type(refusal) for refusal in refusals[2:]] == [RunNotFound] * 3
 
 
 async def test_permission_why_agent_not_found(idle: Household) -> None:
     """An unknown agent is refused."""
-    assert isinstance(await idle.refused("permission.why", tool="bash", agent="nobody"), AgentNotFound)
+    assert isinstance(await idle.refusal_of("permission.why", tool="bash", agent="nobody"), AgentNotFound)
 
 
 async def test_permission_why_agent_forbidden(idle: Household) -> None:
     """A token learns nothing about agents that it does not cover, the default one included."""
-    critic = await idle.limited(agents=["critic"])
+    critic = await idle.connect_limited(agents=["critic"])
     for place in ({"agent": "careful"}, {}):
-        assert isinstance(await refused(critic, "permission.why", tool="bash", **place), AgentForbidden)
+        assert isinstance(await refusal_of(critic, "permission.why", tool="bash", **place), AgentForbidden)
     assert (await critic.call("permission.why", tool="bash", agent="critic"))["decision"] == "ask"
 
 
@@ -235,11 +235,11 @@ async def test_permission_list_ok(idle: Household) -> None:
     await create(idle, "p", agent="careful", permission_mode="plan")
     await create(idle, "c", agent="critic", parent_session_id="p")
     run_id = await run_in(idle, "c")
-    await remember(idle, run_id, "run", left=3)
+    await remember(idle, run_id, "run", uses=3)
     await update(idle, rule("ask"), session_id="c")
     for limit in (1, 50):
-        found = await pages(idle.client, "permission.list", "permissions", run_id=run_id, limit=limit)
-        assert [(each["layer"], each.get("name"), each.get("mode")) for each in found] == [
+        layers = await pages(idle.client, "permission.list", "permissions", run_id=run_id, limit=limit)
+        assert [(layer["layer"], layer.get("name"), layer.get("mode")) for layer in layers] == [
             ("managed", None, "bypassPermissions"),
             ("daemon", None, None),
             ("definition", "careful", None),
@@ -248,11 +248,11 @@ async def test_permission_list_ok(idle: Household) -> None:
             ("session", "c", "plan"),
             ("run", run_id, "plan"),
         ]
-        assert found[2]["rules"][0]["note"] == "by hand"
-        assert found[5]["rules"] == [rule("ask")]
-        assert [each["remaining_uses"] for each in found[6]["grants"]] == [3]
+        assert layers[2]["rules"][0]["note"] == "by hand"
+        assert layers[5]["rules"] == [rule("ask")]
+        assert [layer["remaining_uses"] for layer in layers[6]["grants"]] == [3]
     nowhere = await idle.call("permission.list", agent="bold")
-    assert [each["layer"] for each in nowhere["permissions"]] == [
+    assert [layer["layer"] for layer in nowhere["permissions"]] == [
         "managed",
         "daemon",
         "definition",
@@ -262,25 +262,25 @@ async def test_permission_list_ok(idle: Household) -> None:
 
 async def test_permission_list_session_not_found(idle: Household) -> None:
     """An unknown session, and one that the token does not cover, are refused alike."""
-    found = await place_not_found(idle, "permission.list")
-    assert [type(refusal) for refusal in found[:2]] == [SessionNotFound] * 2
+    refusals = await require_not_found(idle, "permission.list")
+    assert [type(refusal) for refusal in refusals[:2]] == [SessionNotFound] * 2
 
 
 async def test_permission_list_run_not_found(idle: Household) -> None:
     """An unknown run and a run of another session are refused."""
-    found = await place_not_found(idle, "permission.list")
-    assert [type(refusal) for refusal in found[2:]] == [RunNotFound] * 3
+    refusals = await require_not_found(idle, "permission.list")
+    assert [type(refusal) for refusal in refusals[2:]] == [RunNotFound] * 3
 
 
 async def test_permission_list_agent_not_found(idle: Household) -> None:
     """An unknown agent is refused."""
-    assert isinstance(await idle.refused("permission.list", agent="nobody"), AgentNotFound)
+    assert isinstance(await idle.refusal_of("permission.list", agent="nobody"), AgentNotFound)
 
 
 async def test_permission_list_agent_forbidden(idle: Household) -> None:
     """The caller's token does not cover the agent."""
-    critic = await idle.limited(agents=["critic"])
-    assert isinstance(await refused(critic, "permission.list", agent="bold"), AgentForbidden)
+    critic = await idle.connect_limited(agents=["critic"])
+    assert isinstance(await refusal_of(critic, "permission.list", agent="bold"), AgentForbidden)
 
 
 # permission.update
@@ -340,26 +340,26 @@ async def test_permission_update_ok_revokes(idle: Household) -> None:
     """After a grant is revoked the next such call asks again."""
     await create(idle, "s")
     run_id = await run_in(idle, "s")
-    for how in ("session", "run"):
-        await remember(idle, run_id, how)
+    for scope in ("session", "run"):
+        await remember(idle, run_id, scope)
     assert await why(idle, run_id=run_id) == ("allow", "grant grt_run")
     await idle.call("permission.update", run_id=run_id, revoke=["grt_run"])
     assert await why(idle, run_id=run_id) == ("allow", "grant grt_session")
-    left = await idle.call("permission.update", session_id="s", revoke=["grt_session"])
-    assert "grants" not in left
+    layer = await idle.call("permission.update", session_id="s", revoke=["grt_session"])
+    assert "grants" not in layer
     assert await why(idle, run_id=run_id) == ("ask", "bash's default")
 
 
 async def test_permission_update_session_not_found(idle: Household) -> None:
     """An unknown session, and one that the token does not cover, are refused alike."""
-    found = await place_not_found(idle, "permission.update")
-    assert [type(refusal) for refusal in found[:2]] == [SessionNotFound] * 2
+    refusals = await require_not_found(idle, "permission.update")
+    assert [type(refusal) for refusal in refusals[:2]] == [SessionNotFound] * 2
 
 
 async def test_permission_update_run_not_found(idle: Household) -> None:
     """An unknown run and a run of another session are refused."""
-    found = await place_not_found(idle, "permission.update")
-    assert [type(refusal) for refusal in found[2:]] == [RunNotFound] * 3
+    refusals = await require_not_found(idle, "permission.update")
+    assert [type(refusal) for refusal in refusals[2:]] == [RunNotFound] * 3
 
 
 async def test_permission_update_session_already_ended(idle: Household) -> None:
@@ -367,7 +367,7 @@ async def test_permission_update_session_already_ended(idle: Household) -> None:
     await create(idle, "s")
     await idle.call("session.end", session_id="s")
     assert isinstance(
-        await idle.refused("permission.update", session_id="s", add=[rule("ask")]), SessionAlreadyEnded
+        await idle.refusal_of("permission.update", session_id="s", add=[rule("ask")]), SessionAlreadyEnded
     )
 
 
@@ -376,7 +376,7 @@ async def test_permission_update_run_already_ended(idle: Household) -> None:
     await create(idle, "s")
     run_id = await run_in(idle, "s")
     await idle.call("run.cancel", run_id=run_id)
-    assert isinstance(await idle.refused("permission.update", run_id=run_id), RunAlreadyEnded)
+    assert isinstance(await idle.refusal_of("permission.update", run_id=run_id), RunAlreadyEnded)
 
 
 async def test_permission_update_grant_not_found(idle: Household) -> None:
@@ -385,7 +385,7 @@ async def test_permission_update_grant_not_found(idle: Household) -> None:
     run_id = await run_in(idle, "s")
     await remember(idle, run_id, "run")
     for place in ({}, {"session_id": "s"}):
-        refusal = await idle.refused("permission.update", add=[rule("deny")], revoke=["grt_run"], **place)
+        refusal = await idle.refusal_of("permission.update", add=[rule("deny")], revoke=["grt_run"], **place)
         assert (type(refusal), refusal.field) == (GrantNotFound, "$.params.revoke[0]")
     assert await why(idle, run_id=run_id) == ("allow", "grant grt_run")
 
@@ -394,13 +394,15 @@ async def test_permission_update_scope_would_widen(idle: Household) -> None:
     """A limited caller cannot change the rules of the whole daemon."""
     await create(idle, "s", agent="critic")
     for grant in ({"agents": ["critic"]}, {"senders": ["ann"]}):
-        limited = await idle.limited(scopes=["read", "approve"], **grant)
-        assert isinstance(await refused(limited, "permission.update", add=[rule("allow")]), ScopeWouldWiden)
-    critic = await idle.limited(scopes=["read", "approve"], agents=["critic"])
+        limited = await idle.connect_limited(scopes=["read", "approve"], **grant)
+        assert isinstance(
+            await refusal_of(limited, "permission.update", add=[rule("allow")]), ScopeWouldWiden
+        )
+    critic = await idle.connect_limited(scopes=["read", "approve"], agents=["critic"])
     made = await critic.call("permission.update", session_id="s", add=[rule("allow")])
     assert made["rules"] == [rule("allow")]
-    reader = await idle.limited(scopes=["read", "operate"])
-    assert isinstance(await refused(reader, "permission.update", session_id="s"), ScopeMissing)
+    reader = await idle.connect_limited(scopes=["read", "operate"])
+    assert isinstance(await refusal_of(reader, "permission.update", session_id="s"), ScopeMissing)
 
 
 async def test_permission_update_input_too_large(idle: Household) -> None:
@@ -409,12 +411,12 @@ async def test_permission_update_input_too_large(idle: Household) -> None:
         half = [rule("ask", f"t{part}_{number}") for number in range(MAX_RULES // 2)]
         await update(idle, *half)
     for new in (rule("ask", "more"), rule("ask", "t0_1", "x" * 1000)):
-        refusal = await idle.refused("permission.update", add=[new, rule("ask", "x", "y" * 1000)])
+        refusal = await idle.refusal_of("permission.update", add=[new, rule("ask", "x", "y" * 1000)])
         assert (type(refusal), refusal.field) == (InputTooLarge, "$.params.add")
     assert len((await idle.call("permission.update", remove=[{"tool": "t0_1"}]))["rules"]) == MAX_RULES - 1
 
 
-# The layers of a place.
+# The layers of rules.
 
 
 async def test_a_child_session_has_no_rights_of_its_own(idle: Household) -> None:
@@ -427,8 +429,12 @@ async def test_a_child_session_has_no_rights_of_its_own(idle: Household) -> None
     assert (await why(idle, subject="git push", session_id=parent))[0] == "deny"
     alone = await create(idle, "alone", agent="bold")
     assert (await why(idle, session_id=alone))[0] == "allow"
-    found = await pages(idle.client, "permission.list", "permissions", session_id=parent)
-    assert [each["name"] for each in found if each["layer"] == "definition"] == ["careful", "critic", "bold"]
+    layers = await pages(idle.client, "permission.list", "permissions", session_id=parent)
+    assert [layer["name"] for layer in layers if layer["layer"] == "definition"] == [
+        "careful",
+        "critic",
+        "bold",
+    ]
     await update(idle, rule("allow"), session_id=parent)
     assert (await why(idle, session_id=parent))[0] == "allow"
 
@@ -448,7 +454,7 @@ async def test_a_counted_grant_is_spent_by_a_verdict(idle: Household) -> None:
     """Each verdict that uses a counted grant lowers its count, in a session or a run."""
     await create(idle, "s")
     run_id = await run_in(idle, "s")
-    await remember(idle, run_id, "session", left=2)
+    await remember(idle, run_id, "session", uses=2)
     verdict = Verdict(
         call_id="c", tool="bash", decision="allow", base="ask", why="grant", grant_id="grt_session"
     )
@@ -473,16 +479,16 @@ async def test_a_run_obeys_the_narrower_of_pinned_and_current_mode(idle: Househo
 async def test_a_guest_brings_its_own_boundary(idle: Household) -> None:
     """The rules of both agents apply, and the mode is the guest's."""
     sent = await idle.send(agent="careful", guest="reviewer")
-    found = await pages(idle.client, "permission.list", "permissions", run_id=sent["run_id"])
-    assert [each["name"] for each in found if each["layer"] == "definition"] == ["careful", "reviewer"]
-    assert [each["mode"] for each in found if each["layer"] in ("session", "run")] == ["plan", "plan"]
+    layers = await pages(idle.client, "permission.list", "permissions", run_id=sent["run_id"])
+    assert [layer["name"] for layer in layers if layer["layer"] == "definition"] == ["careful", "reviewer"]
+    assert [layer["mode"] for layer in layers if layer["layer"] in ("session", "run")] == ["plan", "plan"]
 
 
 async def test_an_undefined_agent_asks_for_every_call(idle: Household) -> None:
     """The deny rules of an agent that is gone are unknown, so no mode allows its calls."""
     await create(idle, "s", agent="careful", permission_mode="bypassPermissions")
-    left = {name: each for name, each in AGENTS.items() if name != "careful"}
-    idle.holder.replace(make_runtime(2, models=idle.models, definitions=left, hooks=FIELDS["hooks"]))
+    remaining = {name: definition for name, definition in AGENTS.items() if name != "careful"}
+    idle.holder.replace(make_runtime(2, models=idle.models, definitions=remaining, hooks=FIELDS["hooks"]))
     for tool in TOOLS:
         decision, decided_by = await why(idle, tool, session_id="s")
         assert (decision, decided_by) == ("ask", "managed careful rule * ask")
@@ -495,8 +501,10 @@ async def test_managed_rules_come_first(tmp_path: Path) -> None:
     async with household(tmp_path, work=False, permissions=permissions, **FIELDS) as house:
         await create(house, "s", agent="bold")
         assert await why(house, session_id="s") == ("ask", "managed rule bash ask")
-        found = await house.call("permission.why", tool="edit_file", session_id="s", mode="bypassPermissions")
-        assert (found["decision"], found["mode"]) == ("allow", "acceptEdits")
+        explanation = await house.call(
+            "permission.why", tool="edit_file", session_id="s", mode="bypassPermissions"
+        )
+        assert (explanation["decision"], explanation["mode"]) == ("allow", "acceptEdits")
 
 
 def test_facts_and_opinions() -> None:

@@ -1,7 +1,5 @@
 """Resolution of the names in a request."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -22,26 +20,19 @@ from protocol.errors.route import RouteNotFound
 from protocol.errors.session import SessionNotFound
 from protocol.objects.conversation import ConversationHistoryParams
 from protocol.objects.session import Session, SessionHistoryParams
-from tests.support.household import AGENTS, ROUTES, Household, household
+from tests.support.household import AGENTS, ROUTES, Household
 from tests.support.runtimes import make_runtime
 
 RUNTIME = make_runtime(definitions=AGENTS, routes=ROUTES)
 
 
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose runs stay queued."""
-    async with household(tmp_path, work=False) as house:
-        yield house
-
-
 def caller(**limits: Any) -> Call:
-    """A call by an unlimited caller, or one that a token limits."""
+    """Return the call of an unlimited caller, or of one with a token."""
     return cast("Call", SimpleNamespace(caller=Caller("token:t", frozenset(), **limits), runtime=RUNTIME))
 
 
 def refusal_field(function: Any, refusal: type[Refusal]) -> str | None:
-    """The field that a refusal names."""
+    """Return the field that a refusal names."""
     with pytest.raises(refusal) as caught:
         function()
     return caught.value.field

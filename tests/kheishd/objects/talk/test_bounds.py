@@ -1,10 +1,7 @@
-"""What a session may do now: never more than any session above it."""
+"""The bounds of a session: never wider than those of any session above it."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,26 +12,26 @@ from kheishd.store.environment import Snapshot
 from kheishd.store.tables import SESSIONS
 from protocol.objects.permission import MODES, PermissionMode
 from protocol.objects.session import CapabilityScope, Session
-from tests.support.household import AGENTS, Household, household
+from tests.support.household import AGENTS, Household
 from tests.support.runtimes import make_runtime
 
 RUNTIME = make_runtime(definitions=AGENTS)
 
 
 class Family(Snapshot):
-    """As much of a snapshot as is asked: sessions by id."""
+    """A snapshot that holds only sessions, by id."""
 
     def __init__(self, sessions: list[Session]) -> None:
         self._sessions = {session.session_id: session for session in sessions}
 
     def get(self, table: Any, *key: Any) -> Any:
-        """A session."""
+        """Return a session."""
         assert table is SESSIONS
         return self._sessions.get(key[0])
 
 
 def session(number: int, scope: CapabilityScope, mode: PermissionMode | None) -> Session:
-    """The one below the one before."""
+    """Return a session whose parent is the previous one."""
     return Session(
         session_id=f"s{number}",
         agent="default",
@@ -60,10 +57,10 @@ def test_no_session_is_wider_than_any_above_it(
     family = [session(number, *generation) for number, generation in enumerate(generations)]
     store = Family(family)
     bounds = [bounds_of(store, RUNTIME, member) for member in family]
-    for depth, (one, above) in enumerate(zip(bounds[1:], bounds, strict=False), 1):
-        assert intersect_scopes(one.scope, above.scope) == one.scope
-        assert MODES.index(one.mode) <= MODES.index(above.mode)
-        assert one.depth == depth
+    for depth, (below, above) in enumerate(zip(bounds[1:], bounds, strict=False), 1):
+        assert intersect_scopes(below.scope, above.scope) == below.scope
+        assert MODES.index(below.mode) <= MODES.index(above.mode)
+        assert below.depth == depth
 
 
 def test_a_mode_is_the_sessions_the_agents_or_the_daemons() -> None:
@@ -77,13 +74,6 @@ def test_a_mode_is_the_sessions_the_agents_or_the_daemons() -> None:
     assert bounds_of(Family([plan]), RUNTIME, plan, reviewer).mode == "acceptEdits"
 
 
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose runs stay queued."""
-    async with household(tmp_path, work=False) as house:
-        yield house
-
-
 async def test_narrowing_a_parent_narrows_its_children(idle: Household) -> None:
     """A child's next run and its next child have no more rights than the root has then."""
     await idle.call("session.create", session_id="root", permission_mode="acceptEdits")
@@ -91,14 +81,14 @@ async def test_narrowing_a_parent_narrows_its_children(idle: Household) -> None:
         "session.create", session_id="child", parent_session_id="root", scope={"tools": ["a", "b"]}
     )
 
-    async def pinned() -> Any:
+    async def read_pinned() -> Any:
         sent = await idle.call("session.send", session_id="child", content="x")
         return (await idle.call("run.get", run_id=sent["run_id"]))["pinned"]
 
-    before = await pinned()
-    assert (before["tools"], before["permission_mode"]) == (["a", "b"], "acceptEdits")
+    original = await read_pinned()
+    assert (original["tools"], original["permission_mode"]) == (["a", "b"], "acceptEdits")
     await idle.call("session.update", session_id="root", scope={"tools": ["b"]}, permission_mode="plan")
-    after = await pinned()
-    assert (after["tools"], after["permission_mode"]) == (["b"], "plan")
+    narrowed = await read_pinned()
+    assert (narrowed["tools"], narrowed["permission_mode"]) == (["b"], "plan")
     grandchild = await idle.call("session.create", parent_session_id="child")
     assert (grandchild["scope"], grandchild["permission_mode"]) == ({"tools": ["b"]}, "plan")

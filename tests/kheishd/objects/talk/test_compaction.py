@@ -1,10 +1,7 @@
-"""Asking for a conversation to be summed up: every outcome of both methods."""
+"""Compaction over the socket: every outcome of both methods."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from kheishd.core.workspace import Workspaces
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent
@@ -16,28 +13,14 @@ from protocol.errors.session import SessionAlreadyEnded, SessionBusy, SessionNot
 from protocol.errors.token import ScopeMissing
 from protocol.transcript import Text, Usage
 from tests.support.desk import Gate, fails, gives
-from tests.support.household import AGENTS, ROUTES, Household, household, refused
+from tests.support.household import AGENTS, ROUTES, Household, refusal_of
 from tests.support.runtimes import make_runtime
 
 
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose worker is at work."""
-    async with household(tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose runs stay queued, with tokens."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
-
-
-async def talk(house: Household, turns: int = 5) -> str:
-    """A conversation that is worth summing up; its session."""
+async def make_conversation(house: Household, turns: int = 5) -> str:
+    """Make a conversation that is long enough for a summary. Returns its session."""
     for number in range(turns):
-        house.models.answers_to[f"{number} " + "word " * 100] = lambda request: answers(
+        house.models.answers_to[f"{number} " + "word " * 100] = lambda request: answer(
             600 * len(request.messages)
         )
         sent = await house.ask(f"{number} " + "word " * 100)
@@ -45,18 +28,18 @@ async def talk(house: Household, turns: int = 5) -> str:
     return session_id
 
 
-async def answers(tokens: int) -> AsyncIterator[ModelEvent]:
-    """An answer to a prompt of so many tokens."""
+async def answer(tokens: int) -> AsyncIterator[ModelEvent]:
+    """Answer, and report a prompt of this many tokens."""
     yield ModelAnswer([Text("fine " * 100)], Usage(tokens, 100), "end")
 
 
 def compact(house: Household, **params: Any) -> Any:
-    """Have the conversation summed up, and wait for it."""
+    """Compact the conversation and wait for it."""
     return house.call("conversation.compact", wait="settled", **params)
 
 
-async def bound(house: Household, **properties: Any) -> str:
-    """A session with some properties, by its conversation."""
+async def create_session(house: Household, **properties: Any) -> str:
+    """Create a session with some properties. Returns its id."""
     made = await house.call("session.create", **properties)
     session_id: str = made["session_id"]
     return session_id
@@ -64,7 +47,7 @@ async def bound(house: Household, **properties: Any) -> str:
 
 async def test_conversation_compact_ok(house: Household) -> None:
     """All but the last messages become a summary, which later model calls read."""
-    session_id = await talk(house)
+    session_id = await make_conversation(house)
     done = await compact(house)
     assert (done["session_id"], done["status"], done["summary"]) == (session_id, "completed", "They talked.")
     assert done["pre_tokens"] == 600 * 9 + 100 > done["post_tokens"] > 2_000
@@ -78,9 +61,9 @@ async def test_conversation_compact_ok(house: Household) -> None:
     ]
     (event,) = await house.events(run_id=done["run_id"], types=["context_compacted"])
     assert (event["trigger"], event["strategy"]) == ("manual", "summary")
-    asked = len(house.models.requests)
+    calls = len(house.models.requests)
     await house.ask("and now?")
-    assert len(house.models.requests) == asked + 1
+    assert len(house.models.requests) == calls + 1
     assert [message.role for message in house.models.requests[-1].messages] == [
         "user",
         *["user", "assistant"] * 3,
@@ -91,18 +74,19 @@ async def test_conversation_compact_ok(house: Household) -> None:
 
 async def test_conversation_compact_ok_is_a_run(house: Household) -> None:
     """A compaction is a run: it can be followed, awaited, and repeated by its key."""
-    await talk(house)
+    await make_conversation(house)
     gate = Gate("", "They talked.")
     house.models.summary_answers = [gate]
     accepted = await house.call("conversation.compact", idempotency_key="k")
     assert accepted["status"] == "queued"
     await gate.reached.wait()
-    assert isinstance(await house.refused("conversation.compact"), SessionBusy)
+    assert isinstance(await house.refusal_of("conversation.compact"), SessionBusy)
     gate.opened.set()
     again = await compact(house, idempotency_key="k")
     assert (again["run_id"], again["status"]) == (accepted["run_id"], "completed")
     assert isinstance(
-        await house.refused("conversation.compact", idempotency_key="k", agent="critic"), IdempotencyConflict
+        await house.refusal_of("conversation.compact", idempotency_key="k", agent="critic"),
+        IdempotencyConflict,
     )
     run = await house.call("run.get", run_id=accepted["run_id"])
     assert (run["kind"], run["status"], "output" in run) == ("compaction", "completed", False)
@@ -122,7 +106,7 @@ async def test_conversation_compact_ok_with_nothing_to_summarize(house: Househol
 
 async def test_conversation_compact_ok_says_why_it_failed(house: Household) -> None:
     """A model that fails or returns nothing fails the run; a transient failure is retried."""
-    await talk(house)
+    await make_conversation(house)
     house.models.summary_answers = [lambda request: gives()]
     done = await compact(house)
     assert (done["status"], done["error"]["reason"]) == ("failed", "no_summary")
@@ -141,7 +125,7 @@ async def test_conversation_compact_ok_says_why_it_failed(house: Household) -> N
 
 async def test_conversation_compact_ok_can_be_stopped(house: Household) -> None:
     """A cancelled compaction stops and changes nothing."""
-    session_id = await talk(house)
+    session_id = await make_conversation(house)
     gate = Gate()
     house.models.summary_answers = [gate]
     accepted = await house.call("conversation.compact")
@@ -153,12 +137,12 @@ async def test_conversation_compact_ok_can_be_stopped(house: Household) -> None:
 
 async def test_conversation_compact_ok_cannot_be_steered(house: Household) -> None:
     """A compaction takes no messages."""
-    await talk(house)
+    await make_conversation(house)
     gate = Gate("", "They talked.")
     house.models.summary_answers = [gate]
     await house.call("conversation.compact")
     await gate.reached.wait()
-    refusal = await house.refused("conversation.steer", content="x")
+    refusal = await house.refusal_of("conversation.steer", content="x")
     assert refusal.reason == "nothing_to_steer"
     sent = await house.send("next")
     gate.opened.set()
@@ -168,7 +152,7 @@ async def test_conversation_compact_ok_cannot_be_steered(house: Household) -> No
 async def test_conversation_compact_session_busy(idle: Household) -> None:
     """A session with an open run is not compacted."""
     await idle.send()
-    assert isinstance(await idle.refused("conversation.compact"), SessionBusy)
+    assert isinstance(await idle.refusal_of("conversation.compact"), SessionBusy)
 
 
 async def test_conversation_compact_session_already_ended(idle: Household) -> None:
@@ -176,11 +160,11 @@ async def test_conversation_compact_session_already_ended(idle: Household) -> No
     sent = await idle.send()
     await idle.call("run.cancel", run_id=sent["run_id"])
     await idle.call("session.end", session_id=sent["session_id"])
-    assert isinstance(await idle.refused("conversation.compact"), SessionAlreadyEnded)
+    assert isinstance(await idle.refusal_of("conversation.compact"), SessionAlreadyEnded)
 
 
-async def left(house: Household, **runtime: Any) -> None:
-    """A conversation with nothing in flight, and another configuration."""
+async def leave_idle(house: Household, **runtime: Any) -> None:
+    """Leave an idle conversation, and replace the runtime."""
     sent = await house.send(agent="critic")
     await house.call("run.cancel", run_id=sent["run_id"])
     house.holder.replace(make_runtime(2, models=house.models, **({"definitions": AGENTS} | runtime)))
@@ -188,8 +172,8 @@ async def left(house: Household, **runtime: Any) -> None:
 
 async def test_conversation_compact_agent_not_found(idle: Household) -> None:
     """The conversation's agent is no longer defined."""
-    await left(idle, definitions={name: AGENTS[name] for name in ("default", "reviewer")})
-    assert isinstance(await idle.refused("conversation.compact", agent="critic"), AgentNotFound)
+    await leave_idle(idle, definitions={name: AGENTS[name] for name in ("default", "reviewer")})
+    assert isinstance(await idle.refusal_of("conversation.compact", agent="critic"), AgentNotFound)
 
 
 async def test_conversation_compact_route_not_found(idle: Household) -> None:
@@ -198,7 +182,7 @@ async def test_conversation_compact_route_not_found(idle: Household) -> None:
     await idle.call("session.update", session_id=sent["session_id"], route="local")
     await idle.call("run.cancel", run_id=sent["run_id"])
     idle.holder.replace(make_runtime(2, models=idle.models, definitions=AGENTS))
-    assert isinstance(await idle.refused("conversation.compact", agent="critic"), RouteNotFound)
+    assert isinstance(await idle.refusal_of("conversation.compact", agent="critic"), RouteNotFound)
 
 
 async def test_conversation_compact_route_not_ready(idle: Household) -> None:
@@ -206,41 +190,41 @@ async def test_conversation_compact_route_not_ready(idle: Household) -> None:
     sent = await idle.send()
     await idle.call("session.update", session_id=sent["session_id"], route="unready")
     await idle.call("run.cancel", run_id=sent["run_id"])
-    assert isinstance(await idle.refused("conversation.compact"), RouteNotReady)
+    assert isinstance(await idle.refusal_of("conversation.compact"), RouteNotReady)
 
 
 async def test_conversation_compact_workspace_forbidden(idle: Household) -> None:
     """The session's workspace is no longer allowed."""
     sent = await idle.send(agent="critic", workspace="/srv/a")
     await idle.call("session.update", session_id=sent["session_id"], workspace="/srv/a")
-    await left(idle, workspaces=Workspaces("/elsewhere", "/home", limited=True), routes=ROUTES)
-    assert isinstance(await idle.refused("conversation.compact", agent="critic"), SessionBusy)
+    await leave_idle(idle, workspaces=Workspaces("/elsewhere", "/home", limited=True), routes=ROUTES)
+    assert isinstance(await idle.refusal_of("conversation.compact", agent="critic"), SessionBusy)
     await idle.call("run.cancel", run_id=sent["run_id"])
-    assert isinstance(await idle.refused("conversation.compact", agent="critic"), WorkspaceForbidden)
+    assert isinstance(await idle.refusal_of("conversation.compact", agent="critic"), WorkspaceForbidden)
 
 
 async def test_conversation_compact_conversation_not_found(idle: Household) -> None:
     """An address without a conversation is refused."""
-    assert isinstance(await idle.refused("conversation.compact"), ConversationNotFound)
+    assert isinstance(await idle.refusal_of("conversation.compact"), ConversationNotFound)
 
 
 async def test_conversation_compact_agent_forbidden(idle: Household) -> None:
     """The caller's token does not cover the agent."""
     await idle.send()
-    critic = await idle.limited(agents=["critic"])
-    assert isinstance(await refused(critic, "conversation.compact"), AgentForbidden)
+    critic = await idle.connect_limited(agents=["critic"])
+    assert isinstance(await refusal_of(critic, "conversation.compact"), AgentForbidden)
 
 
 async def test_conversation_compact_sender_forbidden(idle: Household) -> None:
     """The caller's token does not cover the sender."""
     await idle.send()
-    ann = await idle.limited(senders=["ann"])
-    assert isinstance(await refused(ann, "conversation.compact"), SenderForbidden)
+    ann = await idle.connect_limited(senders=["ann"])
+    assert isinstance(await refusal_of(ann, "conversation.compact"), SenderForbidden)
 
 
 async def test_conversation_compact_sender_invalid(idle: Household) -> None:
     """An impossible sender is refused."""
-    assert isinstance(await idle.refused("conversation.compact", sender="a\nb"), SenderInvalid)
+    assert isinstance(await idle.refusal_of("conversation.compact", sender="a\nb"), SenderInvalid)
 
 
 # session.compact
@@ -248,7 +232,7 @@ async def test_conversation_compact_sender_invalid(idle: Household) -> None:
 
 async def test_session_compact_ok(house: Household) -> None:
     """A session is compacted by its id; a caller that may read the session may read the run."""
-    session_id = await talk(house)
+    session_id = await make_conversation(house)
     done = await house.call("session.compact", session_id=session_id, wait="settled")
     assert (done["status"], done["summary"]) == ("completed", "They talked.")
     run = await house.call("run.get", run_id=done["run_id"])
@@ -258,56 +242,56 @@ async def test_session_compact_ok(house: Household) -> None:
 async def test_session_compact_session_not_found(idle: Household) -> None:
     """An unknown session, and one that the token does not cover, are refused alike."""
     sent = await idle.send(sender="bob")
-    ann = await idle.limited(senders=["ann"])
+    ann = await idle.connect_limited(senders=["ann"])
     for client, session_id in ((idle.client, "ses_none"), (ann, sent["session_id"])):
-        assert isinstance(await refused(client, "session.compact", session_id=session_id), SessionNotFound)
+        assert isinstance(await refusal_of(client, "session.compact", session_id=session_id), SessionNotFound)
 
 
 async def test_session_compact_session_already_ended(idle: Household) -> None:
     """An ended session is not compacted."""
-    session_id = await bound(idle)
+    session_id = await create_session(idle)
     await idle.call("session.end", session_id=session_id)
-    assert isinstance(await idle.refused("session.compact", session_id=session_id), SessionAlreadyEnded)
+    assert isinstance(await idle.refusal_of("session.compact", session_id=session_id), SessionAlreadyEnded)
 
 
 async def test_session_compact_session_busy(idle: Household) -> None:
     """A session with an open run is not compacted."""
     sent = await idle.send()
-    refusal = await idle.refused("session.compact", session_id=sent["session_id"])
+    refusal = await idle.refusal_of("session.compact", session_id=sent["session_id"])
     assert isinstance(refusal, SessionBusy)
 
 
 async def test_session_compact_agent_not_found(idle: Household) -> None:
     """The session's agent is no longer defined."""
-    session_id = await bound(idle, agent="critic")
+    session_id = await create_session(idle, agent="critic")
     idle.holder.replace(make_runtime(2, models=idle.models))
-    assert isinstance(await idle.refused("session.compact", session_id=session_id), AgentNotFound)
+    assert isinstance(await idle.refusal_of("session.compact", session_id=session_id), AgentNotFound)
 
 
 async def test_session_compact_route_not_found(idle: Household) -> None:
     """The session's route is no longer configured."""
-    session_id = await bound(idle, route="local")
+    session_id = await create_session(idle, route="local")
     idle.holder.replace(make_runtime(2, models=idle.models, definitions=AGENTS))
-    assert isinstance(await idle.refused("session.compact", session_id=session_id), RouteNotFound)
+    assert isinstance(await idle.refusal_of("session.compact", session_id=session_id), RouteNotFound)
 
 
 async def test_session_compact_route_not_ready(idle: Household) -> None:
     """The session's route is not ready."""
-    session_id = await bound(idle, route="unready")
-    assert isinstance(await idle.refused("session.compact", session_id=session_id), RouteNotReady)
+    session_id = await create_session(idle, route="unready")
+    assert isinstance(await idle.refusal_of("session.compact", session_id=session_id), RouteNotReady)
 
 
 async def test_session_compact_workspace_forbidden(idle: Household) -> None:
     """The workspace of a child is outside of its parent's new one."""
-    parent = await bound(idle, workspace="/srv/a")
-    child = await bound(idle, parent_session_id=parent, workspace="/srv/a/b")
+    parent = await create_session(idle, workspace="/srv/a")
+    child = await create_session(idle, parent_session_id=parent, workspace="/srv/a/b")
     await idle.call("session.update", session_id=parent, workspace="/srv/c")
-    assert isinstance(await idle.refused("session.compact", session_id=child), WorkspaceForbidden)
+    assert isinstance(await idle.refusal_of("session.compact", session_id=child), WorkspaceForbidden)
 
 
 async def test_compacting_requires_converse(idle: Household) -> None:
     """Compaction costs a model call and changes the prompt, so it requires ``converse``."""
-    session_id = await bound(idle)
-    reader = await idle.limited(scopes=["read"])
+    session_id = await create_session(idle)
+    reader = await idle.connect_limited(scopes=["read"])
     for method, params in (("conversation.compact", {}), ("session.compact", {"session_id": session_id})):
-        assert isinstance(await refused(reader, method, **params), ScopeMissing)
+        assert isinstance(await refusal_of(reader, method, **params), ScopeMissing)

@@ -1,7 +1,5 @@
-"""Conversations over the socket: every outcome of every method."""
+"""Conversations over the socket: every outcome of get, list and reset."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,42 +12,23 @@ from protocol.errors.session import (
 from protocol.errors.token import ScopeMissing
 from tests.support.household import (
     Household,
-    household,
     pages,
-    refused,
+    refusal_of,
     require_conversation_not_found,
     require_limited,
     require_sender_invalid,
 )
 
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose worker is at work."""
-    async with household(tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose runs stay queued, with tokens."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
-
-
-# conversation.send
-
-
-# conversation.get, .list, .history
+# conversation.get, .list
 
 
 async def test_conversation_get_ok(idle: Household) -> None:
     """An address returns its session with the record."""
     sent = await idle.send(agent="reviewer", sender="ann")
-    found = await idle.call("conversation.get", agent="reviewer", sender="ann")
-    assert found["session_id"] == sent["session_id"] == found["session"]["session_id"]
-    assert found["session"]["open_runs"] == [sent["run_id"]]
-    assert found["session"]["scope"] == {"tools": ["read_file", "grep"]}
+    view = await idle.call("conversation.get", agent="reviewer", sender="ann")
+    assert view["session_id"] == sent["session_id"] == view["session"]["session_id"]
+    assert view["session"]["open_runs"] == [sent["run_id"]]
+    assert view["session"]["scope"] == {"tools": ["read_file", "grep"]}
 
 
 async def test_conversation_get_conversation_not_found(idle: Household) -> None:
@@ -87,8 +66,8 @@ async def test_conversation_list_ok(idle: Household) -> None:
     rows = await pages(idle.client, "conversation.list", "conversations", limit=1, sender="zoë")
     assert [row["agent"] for row in rows] == ["critic", "default"]
     assert await idle.call("conversation.list", agent="nobody\x00") == {"conversations": [], "next": None}
-    for after in ("x", "a\x00/b", "/", "a/\x01", "a\nb"):
-        assert isinstance(await idle.refused("conversation.list", after=after), InvalidParams)
+    for token in ("x", "a\x00/b", "/", "a/\x01", "a\nb"):
+        assert isinstance(await idle.refusal_of("conversation.list", after=token), InvalidParams)
 
 
 async def test_conversation_list_ok_shows_a_limited_caller_its_own(idle: Household) -> None:
@@ -96,20 +75,17 @@ async def test_conversation_list_ok_shows_a_limited_caller_its_own(idle: Househo
     for agent in ("critic", "default", "reviewer"):
         for sender in ("ann", "bob", "eve"):
             await idle.send(agent=agent, sender=sender)
-    ann = await idle.limited(agents=["default", "reviewer"], senders=["eve", "ann"])
-    found = [
+    ann = await idle.connect_limited(agents=["default", "reviewer"], senders=["eve", "ann"])
+    addresses = [
         (row["agent"], row["sender"])
         for row in await pages(ann, "conversation.list", "conversations", limit=1)
     ]
-    assert found == [("default", "ann"), ("default", "eve"), ("reviewer", "ann"), ("reviewer", "eve")]
-    by_sender = await idle.limited(senders=["bob"])
+    assert addresses == [("default", "ann"), ("default", "eve"), ("reviewer", "ann"), ("reviewer", "eve")]
+    by_sender = await idle.connect_limited(senders=["bob"])
     rows = await pages(by_sender, "conversation.list", "conversations", limit=1)
     assert [row["agent"] for row in rows] == ["critic", "default", "reviewer"]
     assert (await ann.call("conversation.list", agent="critic"))["conversations"] == []
     assert (await ann.call("conversation.list", sender="bob"))["conversations"] == []
-
-
-# conversation.cancel
 
 
 # conversation.reset
@@ -120,7 +96,7 @@ async def test_conversation_reset_ok(house: Household) -> None:
     first = await house.ask("one")
     reset = await house.call("conversation.reset")
     assert reset == {"agent": "default", "sender": "user", "session_id": first["session_id"]}
-    assert isinstance(await house.refused("conversation.get"), ConversationNotFound)
+    assert isinstance(await house.refusal_of("conversation.get"), ConversationNotFound)
     second = await house.ask("two")
     assert second["session_id"] != first["session_id"]
     assert [message.role for message in house.models.requests[-1].messages] == ["user"]
@@ -146,8 +122,8 @@ async def test_conversation_reset_scope_missing(idle: Household, bound: dict[str
     sent = await idle.send()
     await idle.call("run.cancel", run_id=sent["run_id"])
     await idle.call("session.update", session_id=sent["session_id"], **bound)
-    speaker = await idle.limited(scopes=["converse"])
-    refusal = await refused(speaker, "conversation.reset")
+    speaker = await idle.connect_limited(scopes=["converse"])
+    refusal = await refusal_of(speaker, "conversation.reset")
     assert (type(refusal), refusal.hint) == (ScopeMissing, "operate")
     await idle.call("conversation.reset")
 
@@ -155,7 +131,7 @@ async def test_conversation_reset_scope_missing(idle: Household, bound: dict[str
 async def test_conversation_reset_session_busy(idle: Household) -> None:
     """A conversation with open runs is not reset."""
     await idle.send()
-    refusal = await idle.refused("conversation.reset")
+    refusal = await idle.refusal_of("conversation.reset")
     assert isinstance(refusal, SessionBusy)
     assert (await idle.call("conversation.get"))["agent"] == "default"
 

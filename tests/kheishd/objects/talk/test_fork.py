@@ -1,10 +1,6 @@
-"""Branching off: what comes along, what does not, and that nothing is copied or widened."""
+"""Forks over the socket: what they inherit, and that they copy and widen nothing."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from kheishd.core.context.transcript import Transcript
 from kheishd.objects.talk.lineage import lineage
@@ -21,43 +17,29 @@ from protocol.journal.line import decode_envelope, decode_event
 from protocol.limits.session import MAX_FORKS
 from protocol.transcript import Item, ToolCall, text_of
 from tests.support.desk import gives, says
-from tests.support.household import AGENTS, Household, household, pages, refused
+from tests.support.household import AGENTS, Household, pages, refusal_of
 from tests.support.runtimes import make_runtime
-from tests.support.talk import assert_valid
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose worker is at work, with tokens."""
-    async with household(tmp_path, tcp=True) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose runs stay queued, with tokens."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
+from tests.support.transcripts import assert_valid
 
 
 def fork(house: Household, session_id: str, **params: Any) -> Any:
-    """A branch of a session."""
+    """Fork a session."""
     return house.call("session.fork", session_id=session_id, **params)
 
 
 async def send(house: Household, session_id: str, content: str) -> Any:
-    """Say something there and wait for the answer."""
+    """Send to a session and wait for the answer."""
     return await house.call("session.send", session_id=session_id, content=content, wait="settled")
 
 
 async def texts(house: Household, session_id: str, **params: Any) -> list[str]:
-    """What a session's messages say."""
+    """Return the texts of a session's messages."""
     rows = await pages(house.client, "session.history", "messages", session_id=session_id, **params)
     return [row["message"]["items"][0].get("text", "") for row in rows]
 
 
-def shown(house: Household) -> list[str]:
-    """What the model was shown last."""
+def read_prompt(house: Household) -> list[str]:
+    """Return the texts of the newest model call."""
     return [text_of(message.items) for message in house.models.requests[-1].messages]
 
 
@@ -72,29 +54,29 @@ async def test_session_fork_ok(house: Household) -> None:
     assert (branch["fork_of"]["session_id"], branch["fork_of"]["cursor"]) == (session_id, head)
     await house.ask("two")
     await send(house, branch["session_id"], "other two")
-    assert shown(house) == ["one", "You said: one", "other two"]
+    assert read_prompt(house) == ["one", "You said: one", "other two"]
     mine = ["one", "You said: one", "other two", "You said: other two"]
     for limit in (1, 3, 50):
         assert await texts(house, branch["session_id"], limit=limit) == mine
         newest = await texts(house, branch["session_id"], limit=limit, order="newest")
         assert newest == mine[::-1]
     assert await texts(house, session_id) == ["one", "You said: one", "two", "You said: two"]
-    # The address means what it meant.
+    # The address is still bound to the first session.
     assert (await house.call("conversation.get"))["session_id"] == session_id
 
 
 async def test_session_fork_ok_at_a_cursor(house: Household) -> None:
     """A fork at a cursor has the state at that cursor, or at the last event before it."""
     first = await house.ask("one")
-    at = house.head()
+    newest = house.head()
     await house.ask("elsewhere", sender="other")
     between = house.head()
     await house.ask("two")
-    for cursor in (at, between):
+    for cursor in (newest, between):
         branch = await fork(house, first["session_id"], at=cursor, title="Another way")
-        assert (branch["fork_of"]["cursor"], branch["title"]) == (at, "Another way")
+        assert (branch["fork_of"]["cursor"], branch["title"]) == (newest, "Another way")
         await send(house, branch["session_id"], "three")
-        assert shown(house) == ["one", "You said: one", "three"]
+        assert read_prompt(house) == ["one", "You said: one", "three"]
 
 
 async def test_session_fork_ok_check_leaves_nothing_behind(idle: Household) -> None:
@@ -134,52 +116,54 @@ async def test_session_fork_ok_anywhere_in_a_run(house: Household) -> None:
         assert_valid(branched.messages)
         await send(house, branch["session_id"], "go on")
         assert_valid(house.models.requests[-1].messages)
-        assert shown(house)[-1] == "go on"
-        # What was queued is shown where its run had started.
-        assert ("queued" in shown(house)) == (not transcript.inputs and "queued" in texts_of(transcript))
+        assert read_prompt(house)[-1] == "go on"
+        # A queued input comes where its run started.
+        assert ("queued" in read_prompt(house)) == (
+            not transcript.inputs and "queued" in texts_of(transcript)
+        )
 
 
 def texts_of(transcript: Transcript) -> list[str]:
-    """What the messages of a transcript say."""
+    """Return the texts of a transcript's messages."""
     return [text_of(message.items) for message in transcript.messages]
 
 
 async def test_session_fork_ok_of_a_fork(house: Household) -> None:
     """A fork can be forked, also before its own fork point."""
     root = (await house.ask("one"))["session_id"]
-    before = house.head()
+    head = house.head()
     await house.ask("two")
     first = await fork(house, root)
     await send(house, first["session_id"], "three")
     second = await fork(house, first["session_id"])
     await send(house, second["session_id"], "four")
-    assert shown(house)[::2] == ["one", "two", "three", "four"]
+    assert read_prompt(house)[::2] == ["one", "two", "three", "four"]
     assert await texts(house, second["session_id"], limit=3) == await texts(house, second["session_id"])
-    early = await fork(house, second["session_id"], at=before)
-    assert early["fork_of"] == (await fork(house, root, at=before))["fork_of"]
+    early = await fork(house, second["session_id"], at=head)
+    assert early["fork_of"] == (await fork(house, root, at=head))["fork_of"]
     await send(house, early["session_id"], "another two")
-    assert shown(house) == ["one", "You said: one", "another two"]
+    assert read_prompt(house) == ["one", "You said: one", "another two"]
 
 
 async def test_session_fork_ok_before_and_after_a_summary(house: Household) -> None:
     """A fork before a summary has every message; one after it has the summary, and may add its own."""
     for number in range(5):
         session_id = (await house.ask(f"{number} " + "word " * 100))["session_id"]
-    before = house.head()
+    head = house.head()
     done = await house.call("session.compact", session_id=session_id, wait="settled")
     assert done["status"] == "completed"
-    early, late = await fork(house, session_id, at=before), await fork(house, session_id)
+    early, late = await fork(house, session_id, at=head), await fork(house, session_id)
     await send(house, early["session_id"], "x")
-    assert len(shown(house)) == 11
+    assert len(read_prompt(house)) == 11
     await send(house, late["session_id"], "x")
-    assert len(shown(house)) == 8
-    assert "They talked." in shown(house)[0]
+    assert len(read_prompt(house)) == 8
+    assert "They talked." in read_prompt(house)[0]
     house.models.summary_answers = [lambda request: says("They talked on.")]
     await house.call("session.compact", session_id=late["session_id"], wait="settled")
     await send(house, late["session_id"], "y")
-    assert "They talked on." in shown(house)[0]
+    assert "They talked on." in read_prompt(house)[0]
     await house.ask("z")
-    assert "They talked on." not in shown(house)[0]
+    assert "They talked on." not in read_prompt(house)[0]
     assert len(await texts(house, late["session_id"])) == 14
 
 
@@ -189,16 +173,16 @@ async def test_session_fork_ok_reads_the_parents_checkpoint(house: Household) ->
         session_id = (await house.ask(f"{number}"))["session_id"]
     with house.state.read() as store:
         ((key, _),) = store.scan(CHECKPOINTS, session_id)
-    for at in (None, key[1], key[1] - 1):
-        branch = await fork(house, session_id, at=at)
+    for cursor in (None, key[1], key[1] - 1):
+        branch = await fork(house, session_id, at=cursor)
         reading = TranscriptReader(house.state, branch["session_id"])
         with house.state.read() as store:
             record = store.need(SESSIONS, branch["session_id"])
             begun = newest_checkpoint(store, lineage(store, record)).cursor
-        assert begun == (0 if at == key[1] - 1 else key[1])
+        assert begun == (0 if cursor == key[1] - 1 else key[1])
         messages = texts_of(await reading.read())
         assert messages == (await texts(house, session_id))[: len(messages)]
-        assert (len(messages) == 28) == (at is None)
+        assert (len(messages) == 28) == (cursor is None)
 
 
 # Rights.
@@ -255,8 +239,8 @@ async def test_session_fork_ok_takes_the_rules_that_narrow(idle: Household) -> N
 async def test_session_fork_a_wider_mode_requires_approve(idle: Household) -> None:
     """A fork with a wider mode requires ``approve``, as a new session does."""
     made = await idle.call("session.create", permission_mode="bypassPermissions")
-    operator = await idle.limited(scopes=["read", "operate"])
-    refusal = await refused(operator, "session.fork", session_id=made["session_id"])
+    operator = await idle.connect_limited(scopes=["read", "operate"])
+    refusal = await refusal_of(operator, "session.fork", session_id=made["session_id"])
     assert isinstance(refusal, ScopeMissing)
     assert (await fork(idle, made["session_id"]))["permission_mode"] == "bypassPermissions"
 
@@ -264,12 +248,12 @@ async def test_session_fork_a_wider_mode_requires_approve(idle: Household) -> No
 async def test_session_fork_ok_has_the_same_sender(house: Household) -> None:
     """A token that covers the sender of the session may fork it and read the fork."""
     session_id = (await house.ask("mine", sender="ann"))["session_id"]
-    ann = await house.limited(senders=["ann"])
+    ann = await house.connect_limited(senders=["ann"])
     branch = await ann.call("session.fork", session_id=session_id)
     page = await ann.call("session.history", session_id=branch["session_id"])
     assert len(page["messages"]) == 2
-    bob = await house.limited(senders=["bob"])
-    refusal = await refused(bob, "session.history", session_id=branch["session_id"])
+    bob = await house.connect_limited(senders=["bob"])
+    refusal = await refusal_of(bob, "session.history", session_id=branch["session_id"])
     assert isinstance(refusal, SessionNotFound)
 
 
@@ -279,9 +263,9 @@ async def test_session_fork_ok_has_the_same_sender(house: Household) -> None:
 async def test_session_fork_session_not_found(idle: Household) -> None:
     """An unknown session, and one that the token does not cover, are refused alike."""
     sent = await idle.send(sender="bob")
-    ann = await idle.limited(senders=["ann"])
+    ann = await idle.connect_limited(senders=["ann"])
     for client, session_id in ((idle.client, "ses_none"), (ann, sent["session_id"])):
-        assert isinstance(await refused(client, "session.fork", session_id=session_id), SessionNotFound)
+        assert isinstance(await refusal_of(client, "session.fork", session_id=session_id), SessionNotFound)
 
 
 async def test_session_fork_refuses_cursors_outside_of_the_session(idle: Household) -> None:
@@ -289,8 +273,8 @@ async def test_session_fork_refuses_cursors_outside_of_the_session(idle: Househo
     await idle.send()
     sent = await idle.send(sender="other")
     first = (await idle.call("session.get", session_id=sent["session_id"]))["created_cursor"]
-    for at in (0, first - 1, idle.head() + 1):
-        refusal = await idle.refused("session.fork", session_id=sent["session_id"], at=at)
+    for cursor in (0, first - 1, idle.head() + 1):
+        refusal = await idle.refusal_of("session.fork", session_id=sent["session_id"], at=cursor)
         assert (type(refusal), refusal.field) == (InvalidParams, "$.params.at")
     assert (await fork(idle, sent["session_id"], at=first))["fork_of"]["cursor"] == first
 
@@ -298,19 +282,19 @@ async def test_session_fork_refuses_cursors_outside_of_the_session(idle: Househo
 async def test_session_fork_agent_not_found(idle: Household) -> None:
     """The named agent does not exist, or the session's own agent is gone."""
     made = await idle.call("session.create", agent="critic")
-    refusal = await idle.refused("session.fork", session_id=made["session_id"], agent="nobody")
+    refusal = await idle.refusal_of("session.fork", session_id=made["session_id"], agent="nobody")
     assert isinstance(refusal, AgentNotFound)
-    left = {name: agent for name, agent in AGENTS.items() if name != "critic"}
-    idle.holder.replace(make_runtime(2, models=idle.models, definitions=left))
-    assert isinstance(await idle.refused("session.fork", session_id=made["session_id"]), AgentNotFound)
+    remaining = {name: agent for name, agent in AGENTS.items() if name != "critic"}
+    idle.holder.replace(make_runtime(2, models=idle.models, definitions=remaining))
+    assert isinstance(await idle.refusal_of("session.fork", session_id=made["session_id"]), AgentNotFound)
     assert (await fork(idle, made["session_id"], agent="reviewer"))["agent"] == "reviewer"
 
 
 async def test_session_fork_agent_forbidden(idle: Household) -> None:
     """The caller's token does not cover the agent."""
     sent = await idle.send(agent="critic")
-    critic = await idle.limited(agents=["critic"])
-    refusal = await refused(critic, "session.fork", session_id=sent["session_id"], agent="reviewer")
+    critic = await idle.connect_limited(agents=["critic"])
+    refusal = await refusal_of(critic, "session.fork", session_id=sent["session_id"], agent="reviewer")
     assert isinstance(refusal, AgentForbidden)
 
 
@@ -319,7 +303,7 @@ async def test_session_fork_cursor_pruned(idle: Household) -> None:
     sent = await idle.send()
     mark = sent["cursor"].to_bytes(8, "big")
     await idle.state.update(lambda tx: tx.put(META, f"pruned:{sent['session_id']}", value=mark))
-    refusal = await idle.refused("session.fork", session_id=sent["session_id"], at=sent["cursor"] - 1)
+    refusal = await idle.refusal_of("session.fork", session_id=sent["session_id"], at=sent["cursor"] - 1)
     assert isinstance(refusal, CursorPruned)
     assert (await fork(idle, sent["session_id"]))["fork_of"]["cursor"] == sent["cursor"]
 
@@ -329,15 +313,15 @@ async def test_session_fork_too_deep(idle: Household) -> None:
     session_id = (await idle.send())["session_id"]
     for _ in range(MAX_FORKS):
         session_id = (await fork(idle, session_id))["session_id"]
-    assert isinstance(await idle.refused("session.fork", session_id=session_id), TooDeep)
+    assert isinstance(await idle.refusal_of("session.fork", session_id=session_id), TooDeep)
     assert len((await idle.call("session.history", session_id=session_id))["messages"]) == 1
 
 
 # As a file.
 
 
-async def exported(house: Household, session_id: str) -> list[str]:
-    """The lines of a session's export."""
+async def export_lines(house: Household, session_id: str) -> list[str]:
+    """Return the lines of a session's export."""
     lines: list[str] = await pages(house.client, "session.export", "lines", session_id=session_id, limit=3)
     return lines
 
@@ -345,30 +329,30 @@ async def exported(house: Household, session_id: str) -> list[str]:
 async def test_a_fork_is_exported_whole(house: Household) -> None:
     """The export begins with the first session, and its hash chain continues across the fork point."""
     session_id = (await house.ask("one"))["session_id"]
-    at = house.head()
+    cursor = house.head()
     await house.ask("not in it")
-    branch = await fork(house, session_id, at=at)
+    branch = await fork(house, session_id, at=cursor)
     await send(house, branch["session_id"], "two")
-    lines = await exported(house, branch["session_id"])
+    lines = await export_lines(house, branch["session_id"])
     for size in (1, 4, len(lines)):
         answer: dict[str, Any] = {}
         for begin in range(0, len(lines), size):
-            before = {name: answer[name] for name in ("session_id", "last_hash") if answer}
-            answer = await house.call("session.import", lines=lines[begin : begin + size], **before)
+            previous = {name: answer[name] for name in ("session_id", "last_hash") if answer}
+            answer = await house.call("session.import", lines=lines[begin : begin + size], **previous)
         assert sorted(await texts(house, answer["session_id"])) == sorted(
             ["one", "You said: one", "two", "You said: two"]
         )
         await send(house, answer["session_id"], "three")
-        assert shown(house)[-1] == "three"
+        assert read_prompt(house)[-1] == "three"
         assert_valid(house.models.requests[-1].messages)
 
 
 async def test_a_fork_without_its_beginning_is_not_imported(house: Household) -> None:
     """The fork point names the hash of the events before it."""
     session_id = (await house.ask("one"))["session_id"]
-    other = (await house.ask("else", sender="other"))["session_id"]
+    unrelated = (await house.ask("else", sender="other"))["session_id"]
     branch = await fork(house, session_id)
-    lines = await exported(house, branch["session_id"])
+    lines = await export_lines(house, branch["session_id"])
     own = lines[-1:]
-    for wrong in (own, lines[:-2] + own, await exported(house, other) + own):
-        assert isinstance(await house.refused("session.import", lines=wrong), ImportInvalid)
+    for wrong in (own, lines[:-2] + own, await export_lines(house, unrelated) + own):
+        assert isinstance(await house.refusal_of("session.import", lines=wrong), ImportInvalid)

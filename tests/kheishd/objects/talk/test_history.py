@@ -1,7 +1,4 @@
-"""A session's messages as people read them."""
-
-from collections.abc import AsyncIterator
-from pathlib import Path
+"""Messages of a session, as people read them."""
 
 import pytest
 
@@ -17,7 +14,6 @@ from protocol.objects.session import Order, Session, SessionHistoryParams
 from protocol.transcript import Message, Text, ToolCall, ToolResult, Usage, text_of
 from tests.support.household import (
     Household,
-    household,
     pages,
     require_conversation_not_found,
     require_limited,
@@ -46,8 +42,8 @@ EVENTS: tuple[JournalEvent, ...] = (
 
 
 @pytest.fixture
-def told(store: Store) -> Store:
-    """A store with a session in it, among others."""
+def filled(store: Store) -> Store:
+    """Fill a store with the events of two sessions."""
 
     def tell(tx: Transaction) -> None:
         for event in EVENTS:
@@ -58,14 +54,14 @@ def told(store: Store) -> Store:
     return store
 
 
-def test_history_messages(told: Store) -> None:
+def test_history_messages(filled: Store) -> None:
     """A message has its cursor, time, run, item, sender, stop reason and usage; other events are left out."""
-    with told.read() as snapshot:
+    with filled.read() as snapshot:
         page = read_history(snapshot, SESSION, SessionHistoryParams(session_id="ses"))
-    imported, asked, called, steered, failed, returned, answered = page.messages
+    imported, received, called, steered, failed, returned, answered = page.messages
     assert page.next is None
     assert (imported.message.role, imported.cursor, imported.at_ms) == ("user", 4, NOW_MS)
-    assert (asked.sender, asked.run_id, asked.item_id) == ("ann", "run_1", None)
+    assert (received.sender, received.run_id, received.item_id) == ("ann", "run_1", None)
     assert (called.stop_reason, called.item_id) == ("tool_calls", "itm_1")
     assert (steered.message.role, steered.sender, text_of(steered.message.items)) == ("user", "bob", "hurry")
     assert failed.message == Message("tool", [ToolResult("c", "t", "unseen", True)])
@@ -75,43 +71,29 @@ def test_history_messages(told: Store) -> None:
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 50])
 @pytest.mark.parametrize("order", ["oldest", "newest"])
-def test_pages_join_in_both_directions(told: Store, order: Order, limit: int) -> None:
+def test_pages_join_in_both_directions(filled: Store, order: Order, limit: int) -> None:
     """Each message is on one page, from either end."""
-    found: list[str] = []
-    after = None
+    messages: list[str] = []
+    token = None
     while True:
-        with told.read() as snapshot:
+        with filled.read() as snapshot:
             page = read_history(
                 snapshot,
                 SESSION,
-                SessionHistoryParams(session_id="ses", after=after, limit=limit, order=order),
+                SessionHistoryParams(session_id="ses", after=token, limit=limit, order=order),
             )
-        found += [text_of(message.message.items) for message in page.messages]
-        after = page.next
-        if after is None:
+        messages += [text_of(message.message.items) for message in page.messages]
+        token = page.next
+        if token is None:
             break
     expected = ["imported", "asked", "", "hurry", "", "", "answered"]
-    assert found == (expected if order == "oldest" else expected[::-1])
+    assert messages == (expected if order == "oldest" else expected[::-1])
 
 
-def test_a_page_begins_only_where_one_ended(told: Store) -> None:
+def test_a_page_begins_only_where_one_ended(filled: Store) -> None:
     """Only the ``next`` of a page is a page token."""
-    with told.read() as snapshot, pytest.raises(InvalidParams):
+    with filled.read() as snapshot, pytest.raises(InvalidParams):
         read_history(snapshot, SESSION, SessionHistoryParams(session_id="ses", after="x"))
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose worker is at work."""
-    async with household(tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose runs stay queued, with tokens."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
 
 
 async def test_conversation_history_ok(house: Household) -> None:

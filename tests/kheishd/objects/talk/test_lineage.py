@@ -1,4 +1,4 @@
-"""What was said in a session that branched off others: one line of events, read from either end."""
+"""The transcript of a fork, read across its parents from either end."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from tests.support.stores import update
 
 
 def session(session_id: str, fork_of: ForkOf | None = None) -> Session:
-    """A session's record."""
+    """Return a session's record."""
     return Session(
         session_id=session_id,
         agent="default",
@@ -25,7 +25,7 @@ def session(session_id: str, fork_of: ForkOf | None = None) -> Session:
 
 @pytest.fixture
 def family(store: Store) -> Store:
-    """Three sessions, each begun while the one before went on; cursors 1 to 12 in turn."""
+    """Fill a store with three sessions, each a fork of the previous one; their events alternate."""
     records = (
         session("one"),
         session("two", ForkOf("one", 2)),
@@ -55,13 +55,13 @@ SEEN = [
 ]
 
 
-def seen(
-    store: Store, stretches: list[Segment], after: int = 0, *, reverse: bool = False
+def read_positions(
+    store: Store, segments: list[Segment], cursor: int = 0, *, reverse: bool = False
 ) -> list[tuple[str, int]]:
-    """Where the entries of a lineage stand."""
+    """Return the positions of a lineage's entries."""
     with store.read() as snapshot:
-        found = entries_of(snapshot, stretches, after, reverse=reverse)
-        return [(name, cursor) for name, cursor, _ in found]
+        entries = entries_of(snapshot, segments, cursor, reverse=reverse)
+        return [(name, cursor) for name, cursor, _ in entries]
 
 
 def test_a_lineage_begins_with_the_oldest(family: Store) -> None:
@@ -74,12 +74,12 @@ def test_a_lineage_begins_with_the_oldest(family: Store) -> None:
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_lineage_ends_at_fork_points(family: Store, reverse: bool) -> None:
     """Events of a parent after the fork point are not in the lineage."""
-    assert seen(family, THREE, reverse=reverse) == (SEEN[::-1] if reverse else SEEN)
+    assert read_positions(family, THREE, reverse=reverse) == (SEEN[::-1] if reverse else SEEN)
 
 
-@pytest.mark.parametrize("after", range(14))
-def test_one_cursor_is_a_position_in_all_segments(family: Store, after: int) -> None:
+@pytest.mark.parametrize("cursor", range(14))
+def test_one_cursor_is_a_position_in_all_segments(family: Store, cursor: int) -> None:
     """Entries after or before one cursor are selected in every segment."""
-    assert seen(family, THREE, after) == [each for each in SEEN if each[1] > after]
-    before = [each for each in SEEN[::-1] if not after or each[1] < after]
-    assert seen(family, THREE, after, reverse=True) == before
+    assert read_positions(family, THREE, cursor) == [entry for entry in SEEN if entry[1] > cursor]
+    earlier = [entry for entry in SEEN[::-1] if not cursor or entry[1] < cursor]
+    assert read_positions(family, THREE, cursor, reverse=True) == earlier

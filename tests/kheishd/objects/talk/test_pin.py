@@ -18,7 +18,7 @@ from tests.support.household import AGENTS, Household, agent, household
 
 @pytest.fixture
 async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose runs stay queued, with an agent that names its route and model."""
+    """Serve a daemon without a run worker, with an agent that names its route and model."""
     async with household(tmp_path, work=False, definitions={**AGENTS, "routed": ROUTED}) as house:
         yield house
 
@@ -26,14 +26,14 @@ async def idle(tmp_path: Path) -> AsyncIterator[Household]:
 ROUTED = agent("routed", "route: local\nmodel: special\nmax_turns: 7\nworkspace: /own", "Work.")
 
 
-async def pinned(house: Household, **params: Any) -> Any:
-    """What is pinned for a run that is sent so."""
+async def read_pinned(house: Household, **params: Any) -> Any:
+    """Send an input and return the pinned values of its run."""
     sent = await house.send(**params)
     return (await house.call("run.get", run_id=sent["run_id"]))["pinned"]
 
 
-async def in_session(house: Household, *, created: dict[str, Any], **params: Any) -> Any:
-    """What is pinned for a run in a session made so."""
+async def read_pinned_in_session(house: Household, *, created: dict[str, Any], **params: Any) -> Any:
+    """Create a session, send to it, and return the pinned values of the run."""
     made = await house.call("session.create", **created)
     sent = await house.call("session.send", session_id=made["session_id"], content="x", **params)
     return (await house.call("run.get", run_id=sent["run_id"]))["pinned"]
@@ -41,8 +41,8 @@ async def in_session(house: Household, *, created: dict[str, Any], **params: Any
 
 async def test_everything_a_run_uses_is_pinned(idle: Household) -> None:
     """Every value is pinned, a credential by its reference."""
-    found = await pinned(idle, agent="routed")
-    assert found == {
+    values = await read_pinned(idle, agent="routed")
+    assert values == {
         "route": "local",
         "driver": "openai",
         "model": "special",
@@ -55,7 +55,7 @@ async def test_everything_a_run_uses_is_pinned(idle: Household) -> None:
         "max_continuations": 3,
     }
     with idle.state.read() as store:
-        assert store.get(BLOBS, found["instructions_digest"], 0) == b"Work."
+        assert store.get(BLOBS, values["instructions_digest"], 0) == b"Work."
 
 
 @pytest.mark.parametrize(
@@ -76,18 +76,20 @@ async def test_a_model_belongs_to_the_route_it_was_named_with(
     idle: Household, created: dict[str, Any], params: dict[str, Any], expected: tuple[str, str]
 ) -> None:
     """The request comes before the session and the agent; a model is never used with another route."""
-    found = await in_session(idle, created={"agent": "routed", **created}, **params)
-    assert (found["route"], found["model"]) == expected
+    values = await read_pinned_in_session(idle, created={"agent": "routed", **created}, **params)
+    assert (values["route"], values["model"]) == expected
 
 
 async def test_tools_are_what_both_agent_and_session_allow(idle: Household) -> None:
     """Null is every tool, an empty list none; a guest has none."""
-    assert "tools" not in await pinned(idle)
-    assert (await pinned(idle, agent="reviewer"))["tools"] == ["read_file", "grep"]
-    narrowed = await in_session(idle, created={"agent": "reviewer", "scope": {"tools": ["grep", "bash"]}})
+    assert "tools" not in await read_pinned(idle)
+    assert (await read_pinned(idle, agent="reviewer"))["tools"] == ["read_file", "grep"]
+    narrowed = await read_pinned_in_session(
+        idle, created={"agent": "reviewer", "scope": {"tools": ["grep", "bash"]}}
+    )
     assert narrowed["tools"] == ["grep"]
-    assert (await in_session(idle, created={"scope": {"tools": []}}))["tools"] == []
-    assert (await pinned(idle, guest="reviewer"))["tools"] == []
+    assert (await read_pinned_in_session(idle, created={"scope": {"tools": []}}))["tools"] == []
+    assert (await read_pinned(idle, guest="reviewer"))["tools"] == []
 
 
 async def test_the_lower_turn_limit_applies(tmp_path: Path) -> None:
@@ -96,7 +98,7 @@ async def test_the_lower_turn_limit_applies(tmp_path: Path) -> None:
         limits = RunsSection(max_turns=max_turns)
         agents: dict[str, Any] = {"definitions": {"routed": ROUTED}, "default_agent": "routed"}
         async with household(tmp_path / str(max_turns), work=False, runs=limits, **agents) as house:
-            assert (await pinned(house))["max_turns"] == expected
+            assert (await read_pinned(house))["max_turns"] == expected
 
 
 PRICED = RouteSpec(
@@ -114,24 +116,24 @@ async def test_a_budget_is_the_lowest_of_all(tmp_path: Path) -> None:
     agents: dict[str, Any] = {"definitions": {"spender": spender}, "default_agent": "spender"}
     routes: dict[str, Any] = {"routes": {"offline": PRICED}}
     async with household(tmp_path, work=False, runs=limits, **agents, **routes) as house:
-        assert (await pinned(house))["budget"] == {
+        assert (await read_pinned(house))["budget"] == {
             "max_tokens": 300,
             "max_work_s": 60.0,
             "max_cost_micros": 500_000,
         }
-        found = await pinned(house, budget={"max_tokens": 400, "max_work_s": 1.5, "max_cost": 0.25})
-        assert found["budget"] == {"max_tokens": 300, "max_work_s": 1.5, "max_cost_micros": 250_000}
-        assert found["prices"] == {"currency": "USD", "input": 3_000_000, "output": 15_000_000}
+        values = await read_pinned(house, budget={"max_tokens": 400, "max_work_s": 1.5, "max_cost": 0.25})
+        assert values["budget"] == {"max_tokens": 300, "max_work_s": 1.5, "max_cost_micros": 250_000}
+        assert values["prices"] == {"currency": "USD", "input": 3_000_000, "output": 15_000_000}
 
 
 async def test_cost_is_not_limited_without_prices(tmp_path: Path) -> None:
     """Without prices a requested cost limit is refused, and a configured one is ignored."""
     async with household(tmp_path, work=False, runs=RunsSection(max_cost=0.5)) as house:
-        refusal = await house.refused("conversation.send", content="x", budget={"max_cost": 7})
+        refusal = await house.refusal_of("conversation.send", content="x", budget={"max_cost": 7})
         assert (type(refusal), refusal.field) == (InvalidParams, "$.params.budget.max_cost")
-        found = await pinned(house)
-        assert "budget" not in found
-        assert "prices" not in found
+        values = await read_pinned(house)
+        assert "budget" not in values
+        assert "prices" not in values
 
 
 async def test_costs_are_summed(tmp_path: Path) -> None:
@@ -158,6 +160,6 @@ async def test_an_agent_without_its_route_is_refused(tmp_path: Path) -> None:
     """The refusal names the route, and no session is created."""
     async with household(tmp_path, work=False, definitions={"routed": ROUTED}, routes={}) as house:
         assert isinstance(
-            await house.refused("conversation.send", agent="routed", content="x"), RouteNotFound
+            await house.refusal_of("conversation.send", agent="routed", content="x"), RouteNotFound
         )
         assert house.sessions() == 0

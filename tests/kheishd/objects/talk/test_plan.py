@@ -1,4 +1,4 @@
-"""What an agent means to do, read from the journal."""
+"""Todos and plans, read from the journal."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,26 +22,26 @@ EXITED = PlanExited(artifact_id="art_1", content="look, then act", created_at_ms
 
 @pytest.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    """A desk with a session at which nobody works."""
+    """Open a desk with a session, without workers."""
     async with open_desk(tmp_path) as desk:
 
         def create(tx: Transaction) -> None:
-            fold = SessionWriter(tx, "ses_1", session=None)
-            fold.append(SessionCreated(agent="default"))
-            fold.write()
+            writer = SessionWriter(tx, "ses_1", session=None)
+            writer.append(SessionCreated(agent="default"))
+            writer.write()
 
         await desk.state.update(create)
         yield desk
 
 
 async def append(desk: Desk, *events: JournalEvent) -> Session:
-    """The session after these events."""
+    """Append events and return the session after them."""
 
     def add(tx: Transaction) -> Session:
-        fold = SessionWriter(tx, "ses_1", session=desk.session("ses_1"))
-        fold.append_all(list(events))
-        fold.write()
-        return fold.session
+        writer = SessionWriter(tx, "ses_1", session=desk.session("ses_1"))
+        writer.append_all(list(events))
+        writer.write()
+        return writer.session
 
     return await desk.state.update(add)
 

@@ -1,4 +1,4 @@
-"""Runs over the socket: showing, waiting for and cancelling them."""
+"""Runs over the socket: shown, awaited, cancelled, and their debug captures."""
 
 import json
 from collections.abc import AsyncIterator
@@ -19,32 +19,18 @@ from protocol.errors.rpc import InvalidParams
 from protocol.errors.run import ArtifactNotFound, DebugNotFound, RunAlreadyEnded, RunNotFound
 from protocol.errors.session import SessionNotFound
 from protocol.errors.token import ScopeMissing
-from tests.support.household import Household, household, pages, refused
+from tests.support.household import Household, household, pages, refusal_of
 from tests.support.model_server import ModelServer, running_model_server
 from tests.support.runtimes import change_runtime
 
 
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose worker is at work."""
-    async with household(tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose runs stay queued, with tokens."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
-
-
-async def not_found(house: Household, method: str) -> None:
-    """The method finds neither what is not there nor what the caller's token does not cover."""
+async def require_not_found(house: Household, method: str) -> None:
+    """Require that the method refuses an unknown run and an uncovered one alike."""
     sent = await house.send(agent="reviewer", sender="bob")
-    ann = await house.limited(senders=["ann"])
-    critic = await house.limited(agents=["critic"])
+    ann = await house.connect_limited(senders=["ann"])
+    critic = await house.connect_limited(agents=["critic"])
     for client, run_id in ((house.client, "run_none"), (ann, sent["run_id"]), (critic, sent["run_id"])):
-        refusal = await refused(client, method, run_id=run_id)
+        refusal = await refusal_of(client, method, run_id=run_id)
         assert (type(refusal), refusal.field) == (RunNotFound, "$.params.run_id")
 
 
@@ -64,14 +50,14 @@ async def test_run_get_ok(house: Household) -> None:
 async def test_run_get_ok_shows_the_queue_position(idle: Household) -> None:
     """Position 1 is next; the first open run has none, because it only waits for a worker."""
     sent = [await idle.send() for _ in range(3)]
-    views = [await idle.call("run.get", run_id=each["run_id"]) for each in sent]
+    views = [await idle.call("run.get", run_id=result["run_id"]) for result in sent]
     assert [view.get("queue_position") for view in views] == [None, 1, 2]
     assert all("output" not in view for view in views)
 
 
 async def test_run_get_run_not_found(idle: Household) -> None:
     """An unknown run, and one that the token does not cover, are refused alike."""
-    await not_found(idle, "run.get")
+    await require_not_found(idle, "run.get")
 
 
 # run.list
@@ -94,12 +80,12 @@ async def test_run_list_ok(house: Household) -> None:
                 house.client, "run.list", "runs", limit=limit, session_id=session_id, order=order
             )
             assert [row["run_id"] for row in rows] == expected
-    for asked, expected in (
+    for filters, expected in (
         ({"active": True}, [queued, slow["run_id"]]),
         ({"status": "queued"}, [queued]),
         ({"status": "completed", "order": "oldest"}, done),
     ):
-        assert [row["run_id"] for row in (await house.call("run.list", **asked))["runs"]] == expected
+        assert [row["run_id"] for row in (await house.call("run.list", **filters))["runs"]] == expected
     gate.opened.set()
 
 
@@ -109,9 +95,9 @@ async def test_run_list_ok_shows_a_limited_caller_its_own(idle: Household) -> No
         await idle.send(agent=agent, sender=sender)
         for agent, sender in (("default", "ann"), ("default", "bob"), ("critic", "ann"))
     ]
-    ann = await idle.limited(agents=["default"], senders=["ann"])
-    for asked in ({}, {"active": True}, {"status": "queued"}, {"session_id": sent[0]["session_id"]}):
-        rows = await pages(ann, "run.list", "runs", limit=1, **asked)
+    ann = await idle.connect_limited(agents=["default"], senders=["ann"])
+    for filters in ({}, {"active": True}, {"status": "queued"}, {"session_id": sent[0]["session_id"]}):
+        rows = await pages(ann, "run.list", "runs", limit=1, **filters)
         assert [row["run_id"] for row in rows] == [sent[0]["run_id"]]
 
 
@@ -119,7 +105,7 @@ async def test_run_list_ok_hides_runs_of_other_senders(idle: Household) -> None:
     """Runs of other senders in a covered session are left out."""
     sent = await idle.send(sender="ann")
     await idle.call("session.send", session_id=sent["session_id"], sender="bob", content="x")
-    ann = await idle.limited(senders=["ann"])
+    ann = await idle.connect_limited(senders=["ann"])
     rows = (await ann.call("run.list", session_id=sent["session_id"]))["runs"]
     assert [row["run_id"] for row in rows] == [sent["run_id"]]
 
@@ -127,31 +113,31 @@ async def test_run_list_ok_hides_runs_of_other_senders(idle: Household) -> None:
 async def test_a_run_belongs_to_its_session(idle: Household) -> None:
     """A covered sender's run in an uncovered session is accepted, and not shown."""
     sent = await idle.send(sender="bob")
-    said = await idle.call("session.send", session_id=sent["session_id"], sender="ann", content="x")
-    ann = await idle.limited(senders=["ann"])
+    accepted = await idle.call("session.send", session_id=sent["session_id"], sender="ann", content="x")
+    ann = await idle.connect_limited(senders=["ann"])
     assert (await ann.call("run.list"))["runs"] == []
     for method in ("run.get", "run.wait", "run.cancel"):
-        assert type(await refused(ann, method, run_id=said["run_id"])) is RunNotFound
+        assert type(await refusal_of(ann, method, run_id=accepted["run_id"])) is RunNotFound
 
 
 async def test_run_list_session_not_found(idle: Household) -> None:
     """An unknown session, and one that the token does not cover, are refused alike."""
     sent = await idle.send(sender="bob")
-    ann = await idle.limited(senders=["ann"])
+    ann = await idle.connect_limited(senders=["ann"])
     for client, session_id in ((idle.client, "ses_none"), (ann, sent["session_id"])):
-        refusal = await refused(client, "run.list", session_id=session_id)
+        refusal = await refusal_of(client, "run.list", session_id=session_id)
         assert (type(refusal), refusal.field) == (SessionNotFound, "$.params.session_id")
 
 
-@pytest.mark.parametrize("after", ["", "a b", "x" * 1025, "\x00"])
-async def test_a_page_begins_only_where_one_ended(idle: Household, after: str) -> None:
+@pytest.mark.parametrize("token", ["", "a b", "x" * 1025, "\x00"])
+async def test_a_page_begins_only_where_one_ended(idle: Household, token: str) -> None:
     """Only the ``next`` of a page is a page token."""
     sent = await idle.send()
-    for asked in ({}, {"session_id": sent["session_id"]}):
-        refusal = await idle.refused("run.list", after=after, **asked)
+    for filters in ({}, {"session_id": sent["session_id"]}):
+        refusal = await idle.refusal_of("run.list", after=token, **filters)
         assert (type(refusal), refusal.field) == (InvalidParams, "$.params.after")
     for wrong in ("run_x", "9" * 20, "-1", "٣"):
-        refusal = await idle.refused("run.list", after=wrong, session_id=sent["session_id"])
+        refusal = await idle.refusal_of("run.list", after=wrong, session_id=sent["session_id"])
         assert isinstance(refusal, InvalidParams)
 
 
@@ -185,8 +171,8 @@ async def test_run_wait_can_be_cancelled(house: Household) -> None:
     await gate.reached.wait()
     await house.client.transport.aclose()
     gate.opened.set()
-    other = await house.server.connect()
-    assert (await other.call("run.wait", run_id=sent["run_id"]))["status"] == "completed"
+    client = await house.server.connect()
+    assert (await client.call("run.wait", run_id=sent["run_id"]))["status"] == "completed"
 
 
 async def test_many_callers_wait_for_one_run(house: Household) -> None:
@@ -197,12 +183,12 @@ async def test_many_callers_wait_for_one_run(house: Household) -> None:
     await gate.reached.wait()
     gate.opened.set()
     with trio.fail_after(10):
-        assert {(await house.client.answer(each))["status"] for each in waiting} == {"completed"}
+        assert {(await house.client.answer(request))["status"] for request in waiting} == {"completed"}
 
 
 async def test_run_wait_run_not_found(idle: Household) -> None:
     """An unknown run, and one that the token does not cover, are refused alike."""
-    await not_found(idle, "run.wait")
+    await require_not_found(idle, "run.wait")
 
 
 # run.cancel
@@ -252,19 +238,19 @@ async def test_run_cancel_ok_without_a_waiting_caller(house: Household) -> None:
     await gate.reached.wait()
     await house.client.request("run.cancel", run_id=sent["run_id"])
     await house.client.transport.aclose()
-    other = await house.server.connect()
-    assert (await other.call("run.wait", run_id=sent["run_id"]))["status"] == "cancelled"
+    client = await house.server.connect()
+    assert (await client.call("run.wait", run_id=sent["run_id"]))["status"] == "cancelled"
 
 
 async def test_run_cancel_run_not_found(idle: Household) -> None:
     """An unknown run, and one that the token does not cover, are refused alike."""
-    await not_found(idle, "run.cancel")
+    await require_not_found(idle, "run.cancel")
 
 
 async def test_run_cancel_run_already_ended(house: Household) -> None:
     """The refusal names the outcome of the run."""
     sent = await house.ask()
-    refusal = await house.refused("run.cancel", run_id=sent["run_id"])
+    refusal = await house.refusal_of("run.cancel", run_id=sent["run_id"])
     assert isinstance(refusal, RunAlreadyEnded)
     assert "already completed" in refusal.message
 
@@ -277,14 +263,14 @@ STEM = "turn-0001-attempt-0001"
 
 @pytest.fixture
 async def server() -> AsyncIterator[ModelServer]:
-    """A model server in this process."""
+    """Serve a model in this process."""
     async with running_model_server() as server:
         yield server
 
 
 @pytest.fixture
 async def capturing(tmp_path: Path, server: ModelServer) -> AsyncIterator[Household]:
-    """A daemon whose routes are models of the server; what is captured is said by each send."""
+    """Serve a daemon whose routes lead to the model server; each send sets its debug level."""
     captures = CaptureService(CaptureFiles(tmp_path / "debug"))
     limits = RunsSection(backoff_s=0.0, max_backoff_s=0.0)
     models = ProviderCaller(
@@ -303,15 +289,15 @@ async def capturing(tmp_path: Path, server: ModelServer) -> AsyncIterator[Househ
         await models.aclose()
 
 
-async def captured(capturing: Household, level: str = "full", **params: Any) -> str:
-    """Send and wait; the run, which was captured."""
+async def send_captured(capturing: Household, level: str = "full", **params: Any) -> str:
+    """Send with a debug level, wait, and return the id of the run."""
     run_id: str = (await capturing.ask(debug=level, **params))["run_id"]
     return run_id
 
 
 async def test_run_debug_ok(capturing: Household) -> None:
     """Artifacts are listed in the order of the call and can be read."""
-    run_id = await captured(capturing, content="Grüße")
+    run_id = await send_captured(capturing, content="Grüße")
     listed = await capturing.call("run.debug", run_id=run_id)
     assert (listed["run_id"], listed["debug"]) == (run_id, "full")
     assert [row["artifact_id"] for row in listed["artifacts"]] == [
@@ -329,7 +315,7 @@ async def test_run_debug_ok(capturing: Household) -> None:
 
 async def test_run_debug_ok_in_parts(capturing: Household) -> None:
     """The parts of a long artifact join to its whole text."""
-    run_id = await captured(capturing, content="Grüße aus 東京 " * 20)
+    run_id = await send_captured(capturing, content="Grüße aus 東京 " * 20)
     whole = (await capturing.call("run.debug", run_id=run_id, artifact=f"{STEM}-events.jsonl"))["text"]
     offset: int | None = 0
     parts = []
@@ -345,7 +331,7 @@ async def test_run_debug_ok_in_parts(capturing: Household) -> None:
 
 async def test_run_debug_ok_of_a_retried_call(capturing: Household) -> None:
     """Each attempt has its own artifacts, and no artifact holds a credential."""
-    run_id = await captured(capturing, route="failing")
+    run_id = await send_captured(capturing, route="failing")
     listed = (await capturing.call("run.debug", run_id=run_id))["artifacts"]
     outcomes = []
     for attempt in (1, 2, 3):
@@ -360,7 +346,7 @@ async def test_run_debug_ok_of_a_retried_call(capturing: Household) -> None:
 
 async def test_run_debug_ok_of_a_cut_stream(capturing: Household) -> None:
     """The artifact holds the events that arrived and the failure."""
-    run_id = await captured(capturing, route="cut")
+    run_id = await send_captured(capturing, route="cut")
     read = await capturing.call("run.debug", run_id=run_id, artifact=f"{STEM}-events.jsonl")
     assert "piece2" in read["text"].splitlines()[-1]
     read = await capturing.call("run.debug", run_id=run_id, artifact=f"{STEM}-answer.json")
@@ -370,7 +356,7 @@ async def test_run_debug_ok_of_a_cut_stream(capturing: Household) -> None:
 async def test_run_debug_ok_of_a_run_in_flight(capturing: Household, server: ModelServer) -> None:
     """Artifacts can be read while the model answers; a stopped call records its outcome."""
     sent = await capturing.send(route="slow", debug="full")
-    await (await server.request()).begun.wait()
+    await (await server.request()).streaming.wait()
     with trio.fail_after(10):
         while True:
             listed = await capturing.call("run.debug", run_id=sent["run_id"])
@@ -400,11 +386,11 @@ async def test_run_debug_ok_of_a_summary(capturing: Household) -> None:
 
 async def test_run_debug_ok_by_scope(capturing: Household) -> None:
     """Listing artifacts requires ``read``, reading one ``operate``."""
-    run_id = await captured(capturing)
-    reader = await capturing.limited(scopes=["read"])
-    operator = await capturing.limited(scopes=["read", "operate"])
+    run_id = await send_captured(capturing)
+    reader = await capturing.connect_limited(scopes=["read"])
+    operator = await capturing.connect_limited(scopes=["read", "operate"])
     assert len((await reader.call("run.debug", run_id=run_id))["artifacts"]) == 3
-    refusal = await refused(reader, "run.debug", run_id=run_id, artifact=f"{STEM}-answer.json")
+    refusal = await refusal_of(reader, "run.debug", run_id=run_id, artifact=f"{STEM}-answer.json")
     assert (type(refusal), refusal.hint) == (ScopeMissing, "operate")
     assert (await operator.call("run.debug", run_id=run_id, artifact=f"{STEM}-answer.json"))["text"]
 
@@ -412,10 +398,10 @@ async def test_run_debug_ok_by_scope(capturing: Household) -> None:
 async def test_run_debug_run_not_found(capturing: Household) -> None:
     """An unknown run, and one that the token does not cover, are refused alike."""
     sent = await capturing.ask(agent="reviewer", sender="bob", debug="full")
-    ann = await capturing.limited(senders=["ann"])
-    critic = await capturing.limited(agents=["critic"])
+    ann = await capturing.connect_limited(senders=["ann"])
+    critic = await capturing.connect_limited(agents=["critic"])
     for client, run_id in ((capturing.client, "run_none"), (ann, sent["run_id"]), (critic, sent["run_id"])):
-        refusal = await refused(client, "run.debug", run_id=run_id)
+        refusal = await refusal_of(client, "run.debug", run_id=run_id)
         assert (type(refusal), refusal.field) == (RunNotFound, "$.params.run_id")
 
 
@@ -423,7 +409,7 @@ async def test_run_debug_debug_not_found(capturing: Household) -> None:
     """A run without captures is refused."""
     sent = await capturing.ask()
     for params in ({}, {"artifact": f"{STEM}-request.json"}):
-        refusal = await capturing.refused("run.debug", run_id=sent["run_id"], **params)
+        refusal = await capturing.refusal_of("run.debug", run_id=sent["run_id"], **params)
         assert (type(refusal), refusal.field) == (DebugNotFound, "$.params.run_id")
 
 
@@ -432,7 +418,9 @@ async def test_run_debug_debug_not_found(capturing: Household) -> None:
 )
 async def test_run_debug_artifact_not_found(capturing: Household, artifact: str) -> None:
     """Unknown artifacts and paths are refused."""
-    refusal = await capturing.refused("run.debug", run_id=await captured(capturing), artifact=artifact)
+    refusal = await capturing.refusal_of(
+        "run.debug", run_id=await send_captured(capturing), artifact=artifact
+    )
     assert (type(refusal), refusal.field) == (ArtifactNotFound, "$.params.artifact")
 
 
@@ -443,19 +431,19 @@ async def test_a_send_sets_the_debug_level(capturing: Household, tmp_path: Path)
         pinned = (await capturing.call("run.get", run_id=sent["run_id"]))["pinned"]
         assert pinned.get("debug", "off") == level
         assert await trio.Path(tmp_path / "debug" / sent["run_id"]).exists() == (level != "off")
-    refusal = await capturing.refused("conversation.send", content="hello", debug="on")
+    refusal = await capturing.refusal_of("conversation.send", content="hello", debug="on")
     assert isinstance(refusal, InvalidParams)
 
 
 @pytest.mark.parametrize("level", ["off", "redacted", "full"])
 async def test_the_debug_level_requires_operate(capturing: Household, level: str) -> None:
     """A caller with ``converse`` only can neither start nor prevent captures."""
-    speaker = await capturing.limited(scopes=["converse"])
-    refusal = await refused(speaker, "conversation.send", content="hello", debug=level)
+    speaker = await capturing.connect_limited(scopes=["converse"])
+    refusal = await refusal_of(speaker, "conversation.send", content="hello", debug=level)
     assert (type(refusal), refusal.hint) == (ScopeMissing, "operate")
     await speaker.call("conversation.send", content="hello")
     session = await capturing.call("session.create")
-    refusal = await refused(
+    refusal = await refusal_of(
         speaker, "session.send", session_id=session["session_id"], content="hello", debug=level
     )
     assert isinstance(refusal, ScopeMissing)
@@ -463,15 +451,15 @@ async def test_the_debug_level_requires_operate(capturing: Household, level: str
 
 async def test_the_configured_debug_level_is_pinned(capturing: Household, server: ModelServer) -> None:
     """A run keeps the level of its acceptance when the configuration changes."""
-    first = capturing.holder.current()
-    capturing.holder.replace(change_runtime(first, generation=2, debug=DebugSection(capture="full")))
-    one, two = await capturing.send(route="slow"), await capturing.send(route="slow")
+    runtime = capturing.holder.current()
+    capturing.holder.replace(change_runtime(runtime, generation=2, debug=DebugSection(capture="full")))
+    first, two = await capturing.send(route="slow"), await capturing.send(route="slow")
     await server.request()
-    capturing.holder.replace(change_runtime(first, generation=3))
-    await capturing.call("run.cancel", run_id=one["run_id"])
+    capturing.holder.replace(change_runtime(runtime, generation=3))
+    await capturing.call("run.cancel", run_id=first["run_id"])
     await server.request(2)
     await capturing.call("run.cancel", run_id=two["run_id"])
     three = await capturing.ask()
-    for sent in (one, two):
+    for sent in (first, two):
         assert (await capturing.call("run.debug", run_id=sent["run_id"]))["debug"] == "full"
-    assert isinstance(await capturing.refused("run.debug", run_id=three["run_id"]), DebugNotFound)
+    assert isinstance(await capturing.refusal_of("run.debug", run_id=three["run_id"]), DebugNotFound)

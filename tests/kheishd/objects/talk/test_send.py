@@ -1,7 +1,6 @@
-"""Sending: what is pinned for a run, and what an input may be."""
+"""Sending over the socket: every outcome of conversation.send and session.send."""
 
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,8 @@ from protocol.limits.names import MAX_METADATA_BYTES
 from protocol.limits.rpc import MAX_SUBSCRIPTIONS
 from protocol.limits.session import MAX_INPUT_BYTES, MAX_QUEUED_RUNS
 from tests.support.desk import says
-from tests.support.household import AGENTS, Household, agent, household, refused
+from tests.support.household import AGENTS, Household, agent, household, refusal_of
 from tests.support.runtimes import make_runtime
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose runs stay queued, with an agent that names its route and model."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
 
 
 async def test_the_largest_values_fit_into_their_transactions(tmp_path: Path) -> None:
@@ -67,13 +59,6 @@ async def test_the_largest_values_fit_into_their_transactions(tmp_path: Path) ->
         answered = await house.call("run.wait", run_id=first["run_id"])
         assert answered["status"] == "completed"
         assert len(answered["output"]) > MAX_ANSWER_BYTES - 100
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose worker is at work."""
-    async with household(tmp_path) as house:
-        yield house
 
 
 async def test_conversation_send_ok(house: Household) -> None:
@@ -112,7 +97,7 @@ async def test_conversation_send_ok_once_for_a_key(house: Household) -> None:
     assert again["run_id"] == first["run_id"]
     assert (again["status"], again["output"]) == ("completed", "You said: one")
     assert isinstance(
-        await house.refused("conversation.send", content="two", idempotency_key="k"), IdempotencyConflict
+        await house.refusal_of("conversation.send", content="two", idempotency_key="k"), IdempotencyConflict
     )
     assert len((await house.call("run.list"))["runs"]) == 1
 
@@ -157,10 +142,10 @@ async def test_conversation_send_ok_without_a_stream_when_overloaded(house: Hous
 
 async def test_conversation_send_ok_concurrent_first_messages_share_a_session(house: Household) -> None:
     """An address is bound once, whichever message comes first."""
-    other = await house.server.connect()
+    second = await house.server.connect()
     requests = [
         (client, await client.request("conversation.send", content="x", sender="new"))
-        for client in (house.client, other) * 5
+        for client in (house.client, second) * 5
     ]
     ids = {(await client.answer(request))["session_id"] for client, request in requests}
     assert len(ids) == 1
@@ -189,17 +174,17 @@ async def test_conversation_send_ok_a_guest_answers(house: Household) -> None:
     """A guest answers with its own instructions and name, without tools."""
     await house.ask("first")
     sent = await house.ask("And you?", guest="critic")
-    asked = house.models.requests[-1]
-    assert asked.instructions.startswith("Criticise.")
-    assert "guest" in asked.instructions
-    assert asked.pinned.tools == []
-    assert [message.role for message in asked.messages] == ["user", "user", "user"]
+    request = house.models.requests[-1]
+    assert request.instructions.startswith("Criticise.")
+    assert "guest" in request.instructions
+    assert request.pinned.tools == []
+    assert [message.role for message in request.messages] == ["user", "user", "user"]
     events = await house.events(run_id=sent["run_id"], types=["message_appended"])
     assert events[0]["message"]["agent"] == "critic"
     await house.ask("Thanks.")
-    asked = house.models.requests[-1]
-    assert '<from agent="critic">' in asked.messages[-2].items[0].text  # type: ignore[union-attr]
-    assert "guests" in asked.instructions
+    request = house.models.requests[-1]
+    assert '<from agent="critic">' in request.messages[-2].items[0].text  # type: ignore[union-attr]
+    assert "guests" in request.instructions
     own = await house.ask("Me?", guest="default")
     assert "guest" not in (await house.call("run.get", run_id=own["run_id"]))
 
@@ -210,48 +195,48 @@ async def test_conversation_send_ok_after_the_session_was_ended(house: Household
     await house.call("session.end", session_id=first["session_id"])
     second = await house.ask()
     assert second["session_id"] != first["session_id"]
-    found = await house.call("conversation.get")
-    assert found["session_id"] == second["session_id"]
+    view = await house.call("conversation.get")
+    assert view["session_id"] == second["session_id"]
 
 
 async def test_conversation_send_agent_not_found(idle: Household) -> None:
     """An unknown agent or guest is refused by its field, with the names of the covered agents."""
-    refusal = await idle.refused("conversation.send", agent="nobody", content="x")
+    refusal = await idle.refusal_of("conversation.send", agent="nobody", content="x")
     assert isinstance(refusal, AgentNotFound)
     assert "critic, default, reviewer" in refusal.message
-    refusal = await idle.refused("conversation.send", guest="nobody", content="x")
+    refusal = await idle.refusal_of("conversation.send", guest="nobody", content="x")
     assert (type(refusal), refusal.field) == (AgentNotFound, "$.params.guest")
-    ann = await idle.limited(agents=["default", "gone"])
-    refusal = await refused(ann, "conversation.send", agent="gone", content="x")
+    ann = await idle.connect_limited(agents=["default", "gone"])
+    refusal = await refusal_of(ann, "conversation.send", agent="gone", content="x")
     assert "reviewer" not in refusal.message
 
 
 async def test_conversation_send_agent_forbidden(idle: Household) -> None:
     """A token that covers one agent reaches no other, not even as a guest."""
-    ann = await idle.limited(agents=["default"])
+    ann = await idle.connect_limited(agents=["default"])
     for params in ({"agent": "reviewer"}, {"guest": "reviewer"}):
-        assert isinstance(await refused(ann, "conversation.send", content="x", **params), AgentForbidden)
+        assert isinstance(await refusal_of(ann, "conversation.send", content="x", **params), AgentForbidden)
     assert (await ann.call("conversation.send", content="x"))["status"] == "queued"
 
 
 async def test_conversation_send_sender_forbidden(idle: Household) -> None:
     """A token that covers one sender sends as no other, not even as the default one."""
-    ann = await idle.limited(senders=["ann"])
-    assert isinstance(await refused(ann, "conversation.send", content="x"), SenderForbidden)
+    ann = await idle.connect_limited(senders=["ann"])
+    assert isinstance(await refusal_of(ann, "conversation.send", content="x"), SenderForbidden)
     assert (await ann.call("conversation.send", content="x", sender="ann"))["status"] == "queued"
 
 
 async def test_conversation_send_workspace_forbidden(idle: Household) -> None:
     """The daemon's home is refused; without ``operate`` only the default workspace is allowed."""
     workspaces = idle.holder.current().workspaces
-    speaker = await idle.limited(scopes=["read", "converse"])
+    speaker = await idle.connect_limited(scopes=["read", "converse"])
     for client, path in (
         (idle.client, workspaces.home),
         (idle.client, "../state"),
         (speaker, "/srv"),
         (speaker, f"{workspaces.root}/a"),
     ):
-        refusal = await refused(client, "conversation.send", content="x", workspace=path)
+        refusal = await refusal_of(client, "conversation.send", content="x", workspace=path)
         assert (type(refusal), refusal.field) == (WorkspaceForbidden, "$.params.workspace")
     assert idle.sessions() == 0
     for client, path in ((speaker, workspaces.root), (speaker, "."), (idle.client, "/srv")):
@@ -263,13 +248,13 @@ async def test_conversation_send_workspace_forbidden(idle: Household) -> None:
 @pytest.mark.parametrize("sender", ["ä" * 65, "a\nb", "\x00", "​"])
 async def test_conversation_send_sender_invalid(idle: Household, sender: str) -> None:
     """A sender is 1 to 128 bytes of printable text."""
-    refusal = await idle.refused("conversation.send", content="x", sender=sender)
+    refusal = await idle.refusal_of("conversation.send", content="x", sender=sender)
     assert (type(refusal), refusal.field) == (SenderInvalid, "$.params.sender")
 
 
 async def test_conversation_send_route_not_found(idle: Household) -> None:
     """The refusal names the configured routes."""
-    refusal = await idle.refused("conversation.send", content="x", route="nowhere")
+    refusal = await idle.refusal_of("conversation.send", content="x", route="nowhere")
     assert isinstance(refusal, RouteNotFound)
     assert "local, offline, unready" in refusal.message
     assert idle.sessions() == 0
@@ -277,7 +262,7 @@ async def test_conversation_send_route_not_found(idle: Household) -> None:
 
 async def test_conversation_send_route_not_ready(idle: Household) -> None:
     """The refusal names the reason and can be retried."""
-    refusal = await idle.refused("conversation.send", content="x", route="unready")
+    refusal = await idle.refusal_of("conversation.send", content="x", route="unready")
     assert isinstance(refusal, RouteNotReady)
     assert refusal.retryable
     assert "NOT_SET" in refusal.message
@@ -285,9 +270,9 @@ async def test_conversation_send_route_not_ready(idle: Household) -> None:
 
 async def test_conversation_send_input_too_large(idle: Household) -> None:
     """Input and metadata have limits, counted as JSON."""
-    refusal = await idle.refused("conversation.send", content='"' * (MAX_INPUT_BYTES // 2))
+    refusal = await idle.refusal_of("conversation.send", content='"' * (MAX_INPUT_BYTES // 2))
     assert isinstance(refusal, InputTooLarge)
-    refusal = await idle.refused("conversation.send", content="x", metadata={"a": "b" * 20_000})
+    refusal = await idle.refusal_of("conversation.send", content="x", metadata={"a": "b" * 20_000})
     assert (type(refusal), refusal.field) == (InputTooLarge, "$.params.metadata")
     assert (await idle.send("x" * (MAX_INPUT_BYTES - 100)))["status"] == "queued"
 
@@ -296,7 +281,7 @@ async def test_conversation_send_queue_full(idle: Household) -> None:
     """A session takes one run in flight and 256 behind it."""
     for _ in range(MAX_QUEUED_RUNS + 1):
         await idle.client.request("conversation.send", content="x")
-    refusal = await idle.refused("conversation.send", content="x")
+    refusal = await idle.refusal_of("conversation.send", content="x")
     assert isinstance(refusal, QueueFull)
     assert refusal.retryable
     await idle.call("conversation.cancel")
@@ -305,7 +290,7 @@ async def test_conversation_send_queue_full(idle: Household) -> None:
 
 async def test_conversation_send_not_supported(idle: Household) -> None:
     """Deliveries are not supported yet."""
-    refusal = await idle.refused("conversation.send", content="x", reply_targets=[{"kind": "slack"}])
+    refusal = await idle.refusal_of("conversation.send", content="x", reply_targets=[{"kind": "slack"}])
     assert isinstance(refusal, NotSupported)
 
 
@@ -324,12 +309,12 @@ async def test_conversation_send_not_supported(idle: Household) -> None:
 )
 async def test_conversation_send_refuses_invalid_content(idle: Household, params: dict[str, object]) -> None:
     """Empty, contradictory and unsupported content is refused."""
-    assert isinstance(await idle.refused("conversation.send", **params), InvalidParams)
+    assert isinstance(await idle.refusal_of("conversation.send", **params), InvalidParams)
 
 
 async def test_conversation_send_contract_invalid(idle: Household) -> None:
     """Every problem of the schema is named, and no session is created."""
-    refusal = await idle.refused(
+    refusal = await idle.refusal_of(
         "conversation.send", content="x", output_contract={"schema": {"type": "object", "oneOf": []}}
     )
     assert (type(refusal), refusal.field) == (ContractInvalid, "$.params.output_contract.schema")
@@ -343,10 +328,10 @@ async def test_conversation_send_input_contract_violated(idle: Household) -> Non
     sent = await idle.send()
     contract = {"schema": {"type": "boolean"}}
     await idle.call("session.update", session_id=sent["session_id"], input_contract=contract)
-    assert isinstance(await idle.refused("conversation.send", content="maybe"), InputContractViolated)
+    assert isinstance(await idle.refusal_of("conversation.send", content="maybe"), InputContractViolated)
     assert (await idle.send(" true "))["session_id"] == sent["session_id"]
     events = await idle.events(session_id=sent["session_id"], types=["input_received"])
-    assert [each["items"][0]["text"] for each in events] == ["hello", "true"]
+    assert [event["items"][0]["text"] for event in events] == ["hello", "true"]
 
 
 async def test_conversation_send_ok_under_its_own_contract(house: Household) -> None:
@@ -363,7 +348,7 @@ async def test_conversation_send_ok_under_its_own_contract(house: Household) -> 
 
 
 async def create(house: Household, **params: Any) -> Any:
-    """A new session."""
+    """Create a session."""
     return await house.call("session.create", **params)
 
 
@@ -377,9 +362,9 @@ WORD: dict[str, Any] = {
 UNKNOWN: dict[str, Any] = {"schema": {"type": "string", "enum": ["a"]}}
 
 
-async def contract_invalid(house: Household, method: str, **params: Any) -> None:
-    """The method refuses a schema that contracts do not have, and says where it was given."""
-    refusal = await house.refused(method, **params, output_contract=UNKNOWN)
+async def require_contract_invalid(house: Household, method: str, **params: Any) -> None:
+    """Require that the method refuses an unsupported schema by its field."""
+    refusal = await house.refusal_of(method, **params, output_contract=UNKNOWN)
     assert (type(refusal), refusal.field) == (ContractInvalid, "$.params.output_contract.schema")
     assert "$.enum: not a keyword" in refusal.message
 
@@ -396,11 +381,11 @@ async def test_session_send_ok(house: Household) -> None:
 
 async def test_session_send_session_not_found(idle: Household) -> None:
     """An unknown session, and one that the token does not cover, are refused alike."""
-    refusal = await idle.refused("session.send", session_id="ses_none", content="x")
+    refusal = await idle.refusal_of("session.send", session_id="ses_none", content="x")
     assert isinstance(refusal, SessionNotFound)
     sent = await idle.send(sender="bob")
-    ann = await idle.limited(senders=["ann"])
-    refusal = await refused(ann, "session.send", session_id=sent["session_id"], content="x", sender="ann")
+    ann = await idle.connect_limited(senders=["ann"])
+    refusal = await refusal_of(ann, "session.send", session_id=sent["session_id"], content="x", sender="ann")
     assert isinstance(refusal, SessionNotFound)
 
 
@@ -410,7 +395,7 @@ async def test_session_send_workspace_forbidden(idle: Household) -> None:
     child = (await create(idle, parent_session_id=parent, workspace="/srv/a/b"))["session_id"]
     assert (await idle.call("session.send", session_id=child, content="x"))["status"] == "queued"
     await idle.call("session.update", session_id=parent, workspace="/srv/c")
-    refusal = await idle.refused("session.send", session_id=child, content="x")
+    refusal = await idle.refusal_of("session.send", session_id=child, content="x")
     assert isinstance(refusal, WorkspaceForbidden)
     assert "/srv/a/b is not within /srv/c" in refusal.message
     await idle.call("session.update", session_id=child, workspace=None)
@@ -421,52 +406,52 @@ async def test_session_send_session_already_ended(idle: Household) -> None:
     """An ended session takes no input."""
     await create(idle, session_id="s")
     await idle.call("session.end", session_id="s")
-    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), SessionAlreadyEnded)
+    assert isinstance(await idle.refusal_of("session.send", session_id="s", content="x"), SessionAlreadyEnded)
 
 
 async def test_session_send_agent_not_found(idle: Household) -> None:
     """The session's agent is no longer defined; the session stays."""
     await create(idle, session_id="s", agent="critic")
-    left = {name: agent for name, agent in AGENTS.items() if name != "critic"}
-    idle.holder.replace(make_runtime(2, models=idle.models, definitions=left))
-    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), AgentNotFound)
+    remaining = {name: agent for name, agent in AGENTS.items() if name != "critic"}
+    idle.holder.replace(make_runtime(2, models=idle.models, definitions=remaining))
+    assert isinstance(await idle.refusal_of("session.send", session_id="s", content="x"), AgentNotFound)
 
 
 async def test_session_send_sender_forbidden(idle: Household) -> None:
     """The token covers another sender, and an absent sender is another sender."""
     sent = await idle.send(sender="ann")
-    ann = await idle.limited(senders=["ann"])
+    ann = await idle.connect_limited(senders=["ann"])
     for params in ({}, {"sender": "bob"}):
-        refusal = await refused(ann, "session.send", session_id=sent["session_id"], content="x", **params)
+        refusal = await refusal_of(ann, "session.send", session_id=sent["session_id"], content="x", **params)
         assert isinstance(refusal, SenderForbidden)
 
 
 async def test_session_send_sender_invalid(idle: Household) -> None:
     """An impossible sender is refused."""
     await create(idle, session_id="s")
-    refusal = await idle.refused("session.send", session_id="s", content="x", sender="a\nb")
+    refusal = await idle.refusal_of("session.send", session_id="s", content="x", sender="a\nb")
     assert isinstance(refusal, SenderInvalid)
 
 
 async def test_session_send_route_not_found(idle: Household) -> None:
     """The requested route does not exist, or the session's route is gone."""
     await create(idle, session_id="s", route="local")
-    refusal = await idle.refused("session.send", session_id="s", content="x", route="nowhere")
+    refusal = await idle.refusal_of("session.send", session_id="s", content="x", route="nowhere")
     assert isinstance(refusal, RouteNotFound)
     idle.holder.replace(make_runtime(2, models=idle.models, definitions=AGENTS))
-    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), RouteNotFound)
+    assert isinstance(await idle.refusal_of("session.send", session_id="s", content="x"), RouteNotFound)
 
 
 async def test_session_send_route_not_ready(idle: Household) -> None:
     """The session's route is not ready."""
     await create(idle, session_id="s", route="unready")
-    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), RouteNotReady)
+    assert isinstance(await idle.refusal_of("session.send", session_id="s", content="x"), RouteNotReady)
 
 
 async def test_session_send_input_too_large(idle: Household) -> None:
     """The input has a limit."""
     await create(idle, session_id="s")
-    refusal = await idle.refused("session.send", session_id="s", content="x" * (MAX_INPUT_BYTES + 1))
+    refusal = await idle.refusal_of("session.send", session_id="s", content="x" * (MAX_INPUT_BYTES + 1))
     assert isinstance(refusal, InputTooLarge)
 
 
@@ -475,7 +460,7 @@ async def test_session_send_queue_full(idle: Household) -> None:
     await create(idle, session_id="s")
     for _ in range(MAX_QUEUED_RUNS + 1):
         await idle.client.request("session.send", session_id="s", content="x")
-    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), QueueFull)
+    assert isinstance(await idle.refusal_of("session.send", session_id="s", content="x"), QueueFull)
 
 
 async def test_session_send_ok_under_an_input_contract(house: Household) -> None:
@@ -488,7 +473,7 @@ async def test_session_send_ok_under_an_input_contract(house: Household) -> None
 async def test_session_send_input_contract_violated(idle: Household) -> None:
     """The refusal names the violation, and no run is accepted."""
     session_id = (await create(idle, input_contract={"schema": WORD}))["session_id"]
-    refusal = await idle.refused("session.send", session_id=session_id, content='{"word": 1}')
+    refusal = await idle.refusal_of("session.send", session_id=session_id, content='{"word": 1}')
     assert (type(refusal), refusal.field) == (InputContractViolated, "$.params.content")
     assert "$.word: 1 is not of type" in refusal.message
     assert (await idle.call("run.list", session_id=session_id))["runs"] == []
@@ -497,5 +482,5 @@ async def test_session_send_input_contract_violated(idle: Household) -> None:
 async def test_session_send_contract_invalid(idle: Household) -> None:
     """An invalid output contract is refused, and no run is accepted."""
     session_id = (await create(idle))["session_id"]
-    await contract_invalid(idle, "session.send", session_id=session_id, content="x")
+    await require_contract_invalid(idle, "session.send", session_id=session_id, content="x")
     assert (await idle.call("run.list", session_id=session_id))["runs"] == []

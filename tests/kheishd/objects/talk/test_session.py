@@ -1,6 +1,5 @@
-"""Sessions over the socket: every outcome of every method but those of export and import."""
+"""Sessions over the socket: every outcome of the methods of kheishd/objects/talk/session.py."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +26,11 @@ from protocol.errors.token import ScopeMissing, ScopeWouldWiden
 from protocol.limits.session import MAX_SESSION_DEPTH
 from protocol.transcript import ToolCall
 from tests.support.desk import gives, says
-from tests.support.household import Household, household, pages, refused, require_session_not_found
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose worker is at work."""
-    async with household(tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose runs stay queued, with tokens."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
+from tests.support.household import Household, household, pages, refusal_of, require_session_not_found
 
 
 async def create(house: Household, **params: Any) -> Any:
-    """A new session."""
+    """Create a session."""
     return await house.call("session.create", **params)
 
 
@@ -78,7 +63,7 @@ async def test_session_create_ok_again_returns_the_same(idle: Household) -> None
     assert await create(idle, session_id="s", agent="critic") == made
     keyed = await create(idle, idempotency_key="k")
     assert await create(idle, idempotency_key="k") == keyed
-    refusal = await idle.refused("session.create", idempotency_key="k", title="other")
+    refusal = await idle.refusal_of("session.create", idempotency_key="k", title="other")
     assert isinstance(refusal, IdempotencyConflict)
     assert idle.sessions() == 2
 
@@ -105,50 +90,50 @@ async def test_session_create_ok_as_a_child(idle: Household) -> None:
 async def test_session_create_session_exists(idle: Household) -> None:
     """The refusal names the differing properties, or only the owner of an uncovered session."""
     await create(idle, session_id="s", route="local")
-    refusal = await idle.refused("session.create", session_id="s", agent="critic", model="m")
+    refusal = await idle.refusal_of("session.create", session_id="s", agent="critic", model="m")
     assert isinstance(refusal, SessionExists)
     assert "agent, route, model" in refusal.message
-    critic = await idle.limited(agents=["critic"])
-    refusal = await refused(critic, "session.create", session_id="s", agent="critic")
+    critic = await idle.connect_limited(agents=["critic"])
+    refusal = await refusal_of(critic, "session.create", session_id="s", agent="critic")
     assert "another owner" in refusal.message
 
 
 async def test_session_create_agent_not_found(idle: Household) -> None:
     """An unknown agent is refused."""
-    assert isinstance(await idle.refused("session.create", agent="nobody"), AgentNotFound)
+    assert isinstance(await idle.refusal_of("session.create", agent="nobody"), AgentNotFound)
 
 
 async def test_session_create_agent_forbidden(idle: Household) -> None:
     """The caller's token does not cover the agent."""
-    critic = await idle.limited(agents=["critic"])
-    assert isinstance(await refused(critic, "session.create", agent="default"), AgentForbidden)
+    critic = await idle.connect_limited(agents=["critic"])
+    assert isinstance(await refusal_of(critic, "session.create", agent="default"), AgentForbidden)
 
 
 async def test_session_create_sender_forbidden(idle: Household) -> None:
     """A token that covers certain senders creates no session without a sender."""
-    ann = await idle.limited(senders=["ann"])
-    assert isinstance(await refused(ann, "session.create"), SenderForbidden)
+    ann = await idle.connect_limited(senders=["ann"])
+    assert isinstance(await refusal_of(ann, "session.create"), SenderForbidden)
 
 
 async def test_session_create_route_not_found(idle: Household) -> None:
     """An unknown route is refused."""
-    assert isinstance(await idle.refused("session.create", route="nowhere"), RouteNotFound)
+    assert isinstance(await idle.refusal_of("session.create", route="nowhere"), RouteNotFound)
 
 
 async def test_session_create_session_not_found(idle: Household) -> None:
     """An unknown parent, and one that the token does not cover, are refused alike."""
     sent = await idle.send(sender="bob")
-    critic = await idle.limited(agents=["critic"])
+    critic = await idle.connect_limited(agents=["critic"])
     for client, parent in ((idle.client, "ses_none"), (critic, sent["session_id"])):
-        refusal = await refused(client, "session.create", agent="critic", parent_session_id=parent)
+        refusal = await refusal_of(client, "session.create", agent="critic", parent_session_id=parent)
         assert (type(refusal), refusal.field) == (SessionNotFound, "$.params.parent_session_id")
 
 
 async def test_session_create_scope_would_widen(idle: Household) -> None:
     """A child's scope and mode do not exceed its parent's."""
     parent = (await create(idle, scope={"tools": []}, permission_mode="plan"))["session_id"]
-    for asked in ({"scope": {"tools": ["a"]}}, {"permission_mode": "default"}):
-        refusal = await idle.refused("session.create", parent_session_id=parent, **asked)
+    for properties in ({"scope": {"tools": ["a"]}}, {"permission_mode": "default"}):
+        refusal = await idle.refusal_of("session.create", parent_session_id=parent, **properties)
         assert isinstance(refusal, ScopeWouldWiden)
 
 
@@ -156,20 +141,20 @@ async def test_session_create_workspace_forbidden(idle: Household) -> None:
     """The daemon's home is refused, and for a child every directory outside of its parent's workspace."""
     home = idle.holder.current().workspaces.home
     for path in (home, f"{home}/state/x", "/", "..", "../agents"):
-        refusal = await idle.refused("session.create", workspace=path)
+        refusal = await idle.refusal_of("session.create", workspace=path)
         assert (type(refusal), refusal.field) == (WorkspaceForbidden, "$.params.workspace")
     parent = (await create(idle, workspace="/srv/a"))["session_id"]
     for path in ("/srv/ab", "/srv", "x"):
-        refusal = await idle.refused("session.create", parent_session_id=parent, workspace=path)
+        refusal = await idle.refusal_of("session.create", parent_session_id=parent, workspace=path)
         assert isinstance(refusal, WorkspaceForbidden)
     assert (await create(idle, parent_session_id=parent, workspace="/srv/a/b"))["workspace"] == "/srv/a/b"
 
 
 async def test_session_create_a_wider_mode_requires_approve(idle: Household) -> None:
     """A mode wider than the agent's approves calls in advance, so it requires ``approve``."""
-    operator = await idle.limited(scopes=["operate"])
+    operator = await idle.connect_limited(scopes=["operate"])
     for agent, mode in (("default", "acceptEdits"), ("reviewer", "default"), ("critic", "bypassPermissions")):
-        refusal = await refused(operator, "session.create", agent=agent, permission_mode=mode)
+        refusal = await refusal_of(operator, "session.create", agent=agent, permission_mode=mode)
         assert (type(refusal), refusal.hint) == (ScopeMissing, "approve")
         assert (await create(idle, agent=agent, permission_mode=mode))["permission_mode"] == mode
     for agent, narrow in (
@@ -193,7 +178,7 @@ async def test_no_mode_is_wider_than_max_mode(tmp_path: Path) -> None:
             ("session.create", {"parent_session_id": session_id}),
             ("session.update", {"session_id": session_id}),
         ):
-            refusal = await house.refused(method, permission_mode="bypassPermissions", **params)
+            refusal = await house.refusal_of(method, permission_mode="bypassPermissions", **params)
             assert (type(refusal), refusal.field) == (ScopeWouldWiden, "$.params.permission_mode")
 
 
@@ -202,34 +187,34 @@ async def test_session_create_too_deep(idle: Household) -> None:
     parent = (await create(idle))["session_id"]
     for _ in range(MAX_SESSION_DEPTH - 1):
         parent = (await create(idle, parent_session_id=parent))["session_id"]
-    refusal = await idle.refused("session.create", parent_session_id=parent)
+    refusal = await idle.refusal_of("session.create", parent_session_id=parent)
     assert (type(refusal), refusal.field) == (TooDeep, "$.params.parent_session_id")
 
 
 async def test_session_create_input_too_large(idle: Household) -> None:
     """Metadata and scopes have limits, because records repeat them."""
-    for asked in ({"metadata": {"a": "b" * 20_000}}, {"scope": {"tools": ["t" * 100] * 100}}):
-        assert isinstance(await idle.refused("session.create", **asked), InputTooLarge)
+    for properties in ({"metadata": {"a": "b" * 20_000}}, {"scope": {"tools": ["t" * 100] * 100}}):
+        assert isinstance(await idle.refusal_of("session.create", **properties), InputTooLarge)
 
 
 async def test_session_create_refuses_a_reserved_id(idle: Household) -> None:
     """The name of the daemon's stream is no session id."""
-    assert isinstance(await idle.refused("session.create", session_id="daemon"), InvalidParams)
+    assert isinstance(await idle.refusal_of("session.create", session_id="daemon"), InvalidParams)
 
 
-# session.get, .list, .history
+# session.get, .list
 
 
 async def test_session_get_ok(house: Household) -> None:
     """A session shows the fold of its events."""
     sent = await house.ask()
-    found = await house.call("session.get", session_id=sent["session_id"])
-    assert (found["runs"], found["sender"], found["usage"]) == (
+    view = await house.call("session.get", session_id=sent["session_id"])
+    assert (view["runs"], view["sender"], view["usage"]) == (
         1,
         "user",
         {"input_tokens": 1, "output_tokens": 1},
     )
-    assert "open_runs" not in found
+    assert "open_runs" not in view
 
 
 async def test_session_get_session_not_found(idle: Household) -> None:
@@ -246,15 +231,15 @@ async def test_session_list_ok(idle: Household) -> None:
             assert [row["session_id"] for row in rows] == expected
     await idle.call("session.end", session_id="s1")
     sent = await idle.send(agent="critic", sender="ann")
-    for asked, found in (
+    for filters, expected_ids in (
         ({"status": "ended"}, ["s1"]),
         ({"agent": "critic"}, [sent["session_id"]]),
         ({"sender": "ann"}, [sent["session_id"]]),
     ):
-        listed = await idle.call("session.list", **asked)
-        assert [row["session_id"] for row in listed["sessions"]] == found
-    for after in ("a b", "\x00", ""):
-        assert isinstance(await idle.refused("session.list", after=after), InvalidParams)
+        listed = await idle.call("session.list", **filters)
+        assert [row["session_id"] for row in listed["sessions"]] == expected_ids
+    for token in ("a b", "\x00", ""):
+        assert isinstance(await idle.refusal_of("session.list", after=token), InvalidParams)
 
 
 @pytest.mark.parametrize(("method", "plural"), [("session.list", "sessions"), ("run.list", "runs")])
@@ -267,17 +252,17 @@ async def test_page_tokens_name_no_uncovered_rows(
     for number in range(9):
         sent = await idle.send(agent="critic" if number % 4 else "default", sender=f"s{number}")
         mine += [sent[f"{plural[:-1]}_id"]] * (number % 4 == 0)
-    limited = await idle.limited(agents=["default"])
-    marks, found = [], []
-    after: dict[str, str] = {}
+    limited = await idle.connect_limited(agents=["default"])
+    marks, listed = [], []
+    position: dict[str, str] = {}
     while True:
-        page = await limited.call(method, order="oldest", **after)
-        found += [row[f"{plural[:-1]}_id"] for row in page[plural]]
+        page = await limited.call(method, order="oldest", **position)
+        listed += [row[f"{plural[:-1]}_id"] for row in page[plural]]
         if page["next"] is None:
             break
-        after = {"after": page["next"]}
+        position = {"after": page["next"]}
         marks.append(page["next"])
-    assert found == mine
+    assert listed == mine
     assert len(marks) == 4
     assert not any(mark.startswith(("ses_", "run_")) for mark in marks)
 
@@ -288,15 +273,15 @@ async def test_session_list_ok_children(idle: Household) -> None:
         await create(idle, session_id=number, **({"parent_session_id": parent} if parent else {}))
     await idle.call("session.end", session_id="b")
 
-    async def listed(**params: Any) -> list[str]:
+    async def list_ids(**params: Any) -> list[str]:
         rows = await pages(idle.client, "session.list", "sessions", order="oldest", limit=1, **params)
         return [row["session_id"] for row in rows]
 
-    assert await listed() == ["a", "c", "p"]
-    assert await listed(sidechains=True) == ["a", "b", "c", "p"]
-    assert await listed(parent_session_id="p") == ["a"]
-    assert await listed(parent_session_id="p", sidechains=True) == ["a", "b"]
-    refusal = await idle.refused("session.list", parent_session_id="none")
+    assert await list_ids() == ["a", "c", "p"]
+    assert await list_ids(sidechains=True) == ["a", "b", "c", "p"]
+    assert await list_ids(parent_session_id="p") == ["a"]
+    assert await list_ids(parent_session_id="p", sidechains=True) == ["a", "b"]
+    refusal = await idle.refusal_of("session.list", parent_session_id="none")
     assert (type(refusal), refusal.field) == (SessionNotFound, "$.params.parent_session_id")
 
 
@@ -305,10 +290,10 @@ async def test_session_list_ok_shows_a_limited_caller_its_own(idle: Household) -
     for agent, sender in (("default", "ann"), ("default", "bob"), ("critic", "ann")):
         await idle.send(agent=agent, sender=sender)
     await create(idle)
-    ann = await idle.limited(agents=["default"], senders=["ann"])
+    ann = await idle.connect_limited(agents=["default"], senders=["ann"])
     rows = await pages(ann, "session.list", "sessions", limit=1)
     assert [(row["agent"], row["sender"]) for row in rows] == [("default", "ann")]
-    nobody = await idle.limited(senders=[])
+    nobody = await idle.connect_limited(senders=[])
     assert await pages(nobody, "session.list", "sessions") == []
 
 
@@ -327,8 +312,8 @@ async def test_session_update_ok(house: Household) -> None:
     gate.opened.set()
     await house.call("run.wait", run_id=later["run_id"])
     pinned = [(await house.call("run.get", run_id=run["run_id"]))["pinned"] for run in (queued, later)]
-    assert [each["model"] for each in pinned] == ["before", "offline"]
-    assert [each["workspace"] for each in pinned] == [house.holder.current().workspace_root, "/srv"]
+    assert [values["model"] for values in pinned] == ["before", "offline"]
+    assert [values["workspace"] for values in pinned] == [house.holder.current().workspace_root, "/srv"]
 
 
 async def test_session_update_ok_narrows(idle: Household) -> None:
@@ -349,13 +334,13 @@ async def test_session_update_session_already_ended(idle: Household) -> None:
     """An ended session is not updated."""
     await create(idle, session_id="s")
     await idle.call("session.end", session_id="s")
-    assert isinstance(await idle.refused("session.update", session_id="s", model="m"), SessionAlreadyEnded)
+    assert isinstance(await idle.refusal_of("session.update", session_id="s", model="m"), SessionAlreadyEnded)
 
 
 async def test_session_update_route_not_found(idle: Household) -> None:
     """An unknown route is refused."""
     await create(idle, session_id="s")
-    assert isinstance(await idle.refused("session.update", session_id="s", route="nowhere"), RouteNotFound)
+    assert isinstance(await idle.refusal_of("session.update", session_id="s", route="nowhere"), RouteNotFound)
 
 
 async def test_session_update_workspace_forbidden(idle: Household) -> None:
@@ -363,7 +348,7 @@ async def test_session_update_workspace_forbidden(idle: Household) -> None:
     parent = (await create(idle, workspace="/srv/a"))["session_id"]
     child = (await create(idle, parent_session_id=parent, workspace="/srv/a/b"))["session_id"]
     for session_id, path in ((parent, "../run"), (child, "/srv"), (child, "/srv/ab")):
-        refusal = await idle.refused("session.update", session_id=session_id, workspace=path)
+        refusal = await idle.refusal_of("session.update", session_id=session_id, workspace=path)
         assert (type(refusal), refusal.field) == (WorkspaceForbidden, "$.params.workspace")
     updated = await idle.call("session.update", session_id=child, workspace="/srv/a/c")
     assert updated["workspace"] == "/srv/a/c"
@@ -373,42 +358,45 @@ async def test_session_update_scope_would_widen(idle: Household) -> None:
     """A scope is not widened again, and a child's mode stays within its parent's."""
     await create(idle, session_id="p", scope={"tools": ["a"]}, permission_mode="plan")
     await create(idle, session_id="c", parent_session_id="p")
-    for asked in (
+    for properties in (
         {"session_id": "p", "scope": {}},
         {"session_id": "p", "scope": {"tools": ["a", "b"]}},
         {"session_id": "c", "permission_mode": "bypassPermissions"},
     ):
-        assert isinstance(await idle.refused("session.update", **asked), ScopeWouldWiden)
+        assert isinstance(await idle.refusal_of("session.update", **properties), ScopeWouldWiden)
     cleared = await idle.call("session.update", session_id="c", permission_mode=None)
     assert cleared["permission_mode"] == "plan"
 
 
 async def test_session_update_a_wider_mode_requires_approve(idle: Household) -> None:
     """A mode wider than the agent's and the session's requires ``approve``; the agent's own does not."""
-    operator = await idle.limited(scopes=["operate"])
+    operator = await idle.connect_limited(scopes=["operate"])
     await create(idle, session_id="s")
-    refusal = await refused(operator, "session.update", session_id="s", permission_mode="acceptEdits")
+    refusal = await refusal_of(operator, "session.update", session_id="s", permission_mode="acceptEdits")
     assert (type(refusal), refusal.hint) == (ScopeMissing, "approve")
     await idle.call("session.update", session_id="s", permission_mode="bypassPermissions")
     for mode in ("acceptEdits", "default", "plan", None):
         updated = await operator.call("session.update", session_id="s", permission_mode=mode)
         assert updated.get("permission_mode") == mode
     assert isinstance(
-        await refused(operator, "session.update", session_id="s", permission_mode="acceptEdits"), ScopeMissing
+        await refusal_of(operator, "session.update", session_id="s", permission_mode="acceptEdits"),
+        ScopeMissing,
     )
 
 
 async def test_session_update_input_too_large(idle: Household) -> None:
     """The limits are those of creation."""
     await create(idle, session_id="s")
-    for asked in ({"metadata": {"a": "b" * 20_000}}, {"scope": {"tools": ["t" * 100] * 100}}):
-        assert isinstance(await idle.refused("session.update", session_id="s", **asked), InputTooLarge)
+    for properties in ({"metadata": {"a": "b" * 20_000}}, {"scope": {"tools": ["t" * 100] * 100}}):
+        assert isinstance(
+            await idle.refusal_of("session.update", session_id="s", **properties), InputTooLarge
+        )
 
 
 # session.send
 
 
-# session.rename, .interrupt, .end
+# session.rename, .end
 
 
 async def test_session_rename_ok(idle: Household) -> None:
@@ -416,7 +404,7 @@ async def test_session_rename_ok(idle: Household) -> None:
     await create(idle, session_id="s", title="one")
     assert (await idle.call("session.rename", session_id="s", title="two"))["title"] == "two"
     assert "title" not in await idle.call("session.rename", session_id="s", title=None)
-    refusal = await idle.refused("session.rename", session_id="s", title="t" * 513)
+    refusal = await idle.refusal_of("session.rename", session_id="s", title="t" * 513)
     assert isinstance(refusal, InvalidParams)
 
 
@@ -442,18 +430,18 @@ async def test_session_end_session_already_ended(idle: Household) -> None:
     """A session ends once."""
     await create(idle, session_id="s")
     await idle.call("session.end", session_id="s")
-    assert isinstance(await idle.refused("session.end", session_id="s"), SessionAlreadyEnded)
+    assert isinstance(await idle.refusal_of("session.end", session_id="s"), SessionAlreadyEnded)
 
 
 async def test_session_end_session_busy(idle: Household) -> None:
     """A session with open runs is not ended."""
     sent = await idle.send()
-    assert isinstance(await idle.refused("session.end", session_id=sent["session_id"]), SessionBusy)
+    assert isinstance(await idle.refusal_of("session.end", session_id=sent["session_id"]), SessionBusy)
 
 
 async def test_every_mutation_needs_its_scope(idle: Household) -> None:
     """A token with ``read`` and ``converse`` creates, changes and ends no session."""
-    reader = await idle.limited(scopes=["read", "converse"])
+    reader = await idle.connect_limited(scopes=["read", "converse"])
     sent = await idle.send()
     for verb, params in (
         ("create", {}),
@@ -463,7 +451,7 @@ async def test_every_mutation_needs_its_scope(idle: Household) -> None:
         ("end", {"session_id": sent["session_id"]}),
         ("import", {"lines": ["{}"]}),
     ):
-        assert isinstance(await refused(reader, f"session.{verb}", **params), ScopeMissing)
+        assert isinstance(await refusal_of(reader, f"session.{verb}", **params), ScopeMissing)
     mine = await reader.call("session.send", session_id=sent["session_id"], content="x")
     assert mine["status"] == "queued"
 
@@ -478,9 +466,9 @@ WORD: dict[str, Any] = {
 UNKNOWN: dict[str, Any] = {"schema": {"type": "string", "enum": ["a"]}}
 
 
-async def contract_invalid(house: Household, method: str, **params: Any) -> None:
-    """The method refuses a schema that contracts do not have, and says where it was given."""
-    refusal = await house.refused(method, **params, output_contract=UNKNOWN)
+async def require_contract_invalid(house: Household, method: str, **params: Any) -> None:
+    """Require that the method refuses an unsupported schema by its field."""
+    refusal = await house.refusal_of(method, **params, output_contract=UNKNOWN)
     assert (type(refusal), refusal.field) == (ContractInvalid, "$.params.output_contract.schema")
     assert "$.enum: not a keyword" in refusal.message
 
@@ -493,14 +481,14 @@ async def test_session_create_ok_with_contracts(idle: Household) -> None:
     view = await idle.call("session.get", session_id="s")
     assert (view["input_schema"], view["output_schema"]) == (WORD, WORD)
     assert await create(idle, session_id="s", **contracts) == made
-    refusal = await idle.refused("session.create", session_id="s")
+    refusal = await idle.refusal_of("session.create", session_id="s")
     assert isinstance(refusal, SessionExists)
     assert "input_contract, output_contract" in refusal.message
 
 
 async def test_session_create_contract_invalid(idle: Household) -> None:
     """An invalid contract is refused, and no session is created."""
-    await contract_invalid(idle, "session.create")
+    await require_contract_invalid(idle, "session.create")
     assert idle.sessions() == 0
 
 
@@ -523,7 +511,7 @@ async def test_session_update_ok_changes_contracts(house: Household) -> None:
 async def test_session_update_contract_invalid(idle: Household) -> None:
     """An invalid contract is refused, and nothing changes."""
     session_id = (await create(idle))["session_id"]
-    await contract_invalid(idle, "session.update", session_id=session_id)
+    await require_contract_invalid(idle, "session.update", session_id=session_id)
 
 
 async def test_session_get_ok_shows_todos_and_plan(tmp_path: Path) -> None:

@@ -1,10 +1,6 @@
-"""Steering over the socket: every outcome of both methods, and that nothing said to a run is lost."""
+"""Steering over the socket: every outcome of both methods, and that no message to a run is lost."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from kheishd.core.run.commands import Start
 from kheishd.records.writer import SessionWriter
@@ -17,25 +13,11 @@ from protocol.errors.session import InputContractViolated, InputTooLarge, QueueF
 from protocol.errors.token import ScopeMissing
 from protocol.limits.session import MAX_INPUT_BYTES, MAX_STEERS
 from protocol.transcript import text_of
-from tests.support.household import Household, household, refused
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose worker is at work."""
-    async with household(tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose runs stay queued, with tokens."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
+from tests.support.household import Household, refusal_of
 
 
 def steer(house: Household, content: str = "hurry", **params: Any) -> Any:
-    """Say something to the conversation's run in flight."""
+    """Steer the conversation's run in flight."""
     return house.call("conversation.steer", content=content, **params)
 
 
@@ -61,8 +43,8 @@ async def test_conversation_steer_ok(house: Household) -> None:
     read = [text_of(message.items) for message in house.models.requests[-1].messages]
     assert read == ["slow", "so far and so on", "one", "twothree"]
     history = await house.call("conversation.history")
-    shown = [message["message"]["items"][0]["text"] for message in history["messages"]]
-    assert shown == ["slow", "one", "two", "so far and so on", "You said: twothree"]
+    messages = [message["message"]["items"][0]["text"] for message in history["messages"]]
+    assert messages == ["slow", "one", "two", "so far and so on", "You said: twothree"]
 
 
 async def test_conversation_steer_ok_of_a_queued_run(idle: Household) -> None:
@@ -80,24 +62,24 @@ async def test_conversation_steer_ok_of_a_queued_run(idle: Household) -> None:
 async def test_conversation_steer_nothing_to_steer(house: Household) -> None:
     """Without a run in flight a steer is refused."""
     sent = await house.ask("one")
-    assert isinstance(await house.refused("conversation.steer", content="x"), NothingToSteer)
+    assert isinstance(await house.refusal_of("conversation.steer", content="x"), NothingToSteer)
     assert "steered" not in await house.kinds(session_id=sent["session_id"])
 
 
 async def test_conversation_steer_nothing_to_steer_in_a_stopping_run(idle: Household) -> None:
     """A run that is being stopped is not steered."""
     sent = await idle.send("one")
-    await idle.state.update(lambda tx: started(tx, sent["run_id"]))
+    await idle.state.update(lambda tx: start_run(tx, sent["run_id"]))
     await idle.client.request("session.interrupt", session_id=sent["session_id"])
-    assert isinstance(await idle.refused("conversation.steer", content="x"), NothingToSteer)
+    assert isinstance(await idle.refusal_of("conversation.steer", content="x"), NothingToSteer)
 
 
-def started(tx: Any, run_id: str) -> None:
-    """A worker takes the run up and goes away."""
+def start_run(tx: Any, run_id: str) -> None:
+    """Append the start of a run, as a worker that goes away."""
     run = tx.get(RUNS, run_id)
-    fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
-    fold.carry_out(Start())
-    fold.write()
+    writer = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+    writer.carry_out(Start())
+    writer.write()
 
 
 async def test_conversation_steer_queue_full(idle: Household) -> None:
@@ -105,7 +87,7 @@ async def test_conversation_steer_queue_full(idle: Household) -> None:
     await idle.send("one")
     for _ in range(MAX_STEERS):
         await steer(idle)
-    refusal = await idle.refused("conversation.steer", content="x")
+    refusal = await idle.refusal_of("conversation.steer", content="x")
     assert isinstance(refusal, QueueFull)
     assert str(MAX_STEERS) in refusal.message
 
@@ -113,35 +95,35 @@ async def test_conversation_steer_queue_full(idle: Household) -> None:
 async def test_conversation_steer_input_too_large(idle: Household) -> None:
     """A steer has the limit of an input, and must not be empty."""
     await idle.send("one")
-    refusal = await idle.refused("conversation.steer", content="x" * MAX_INPUT_BYTES)
+    refusal = await idle.refusal_of("conversation.steer", content="x" * MAX_INPUT_BYTES)
     assert isinstance(refusal, InputTooLarge)
     for nothing in ({}, {"content": ""}, {"content": "x", "input_items": [{"kind": "text", "text": "y"}]}):
-        assert isinstance(await idle.refused("conversation.steer", **nothing), InvalidParams)
+        assert isinstance(await idle.refusal_of("conversation.steer", **nothing), InvalidParams)
 
 
 async def test_conversation_steer_conversation_not_found(idle: Household) -> None:
     """An address without a conversation is refused."""
-    refusal = await idle.refused("conversation.steer", content="x")
+    refusal = await idle.refusal_of("conversation.steer", content="x")
     assert isinstance(refusal, ConversationNotFound)
 
 
 async def test_conversation_steer_agent_forbidden(idle: Household) -> None:
     """The caller's token does not cover the agent."""
     await idle.send()
-    critic = await idle.limited(agents=["critic"])
-    assert isinstance(await refused(critic, "conversation.steer", content="x"), AgentForbidden)
+    critic = await idle.connect_limited(agents=["critic"])
+    assert isinstance(await refusal_of(critic, "conversation.steer", content="x"), AgentForbidden)
 
 
 async def test_conversation_steer_sender_forbidden(idle: Household) -> None:
     """The caller's token does not cover the sender."""
     await idle.send()
-    ann = await idle.limited(senders=["ann"])
-    assert isinstance(await refused(ann, "conversation.steer", content="x"), SenderForbidden)
+    ann = await idle.connect_limited(senders=["ann"])
+    assert isinstance(await refusal_of(ann, "conversation.steer", content="x"), SenderForbidden)
 
 
 async def test_conversation_steer_sender_invalid(idle: Household) -> None:
     """An impossible sender is refused."""
-    refusal = await idle.refused("conversation.steer", content="x", sender="a\nb")
+    refusal = await idle.refusal_of("conversation.steer", content="x", sender="a\nb")
     assert isinstance(refusal, SenderInvalid)
 
 
@@ -150,7 +132,7 @@ async def test_conversation_steer_input_contract_violated(idle: Household) -> No
     session_id = (await idle.send("one"))["session_id"]
     flag = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "additionalProperties": False}
     await idle.call("session.update", session_id=session_id, input_contract={"schema": flag})
-    assert isinstance(await idle.refused("conversation.steer", content="maybe"), InputContractViolated)
+    assert isinstance(await idle.refusal_of("conversation.steer", content="maybe"), InputContractViolated)
     await idle.call("conversation.steer", content='{ "ok": true }')
     (event,) = await idle.events(session_id=session_id, types=["steered"])
     assert event["items"] == [{"kind": "text", "text": '{"ok":true}'}]
@@ -171,16 +153,16 @@ async def test_session_steer_ok(idle: Household) -> None:
 async def test_session_steer_session_not_found(idle: Household) -> None:
     """An unknown session, and one that the token does not cover, are refused alike."""
     sent = await idle.send(sender="bob")
-    ann = await idle.limited(senders=["ann"])
+    ann = await idle.connect_limited(senders=["ann"])
     for client, session_id in ((idle.client, "ses_none"), (ann, sent["session_id"])):
-        said = {"session_id": session_id, "content": "x", "sender": "ann"}
-        assert isinstance(await refused(client, "session.steer", **said), SessionNotFound)
+        params = {"session_id": session_id, "content": "x", "sender": "ann"}
+        assert isinstance(await refusal_of(client, "session.steer", **params), SessionNotFound)
 
 
 async def test_session_steer_nothing_to_steer(idle: Household) -> None:
     """A session without runs is not steered."""
     made = await idle.call("session.create")
-    refusal = await idle.refused("session.steer", session_id=made["session_id"], content="x")
+    refusal = await idle.refusal_of("session.steer", session_id=made["session_id"], content="x")
     assert isinstance(refusal, NothingToSteer)
 
 
@@ -189,47 +171,47 @@ async def test_session_steer_queue_full(idle: Household) -> None:
     sent = await idle.send("one")
     for _ in range(MAX_STEERS):
         await idle.call("session.steer", session_id=sent["session_id"], content="x")
-    refusal = await idle.refused("session.steer", session_id=sent["session_id"], content="x")
+    refusal = await idle.refusal_of("session.steer", session_id=sent["session_id"], content="x")
     assert isinstance(refusal, QueueFull)
 
 
 async def test_session_steer_input_too_large(idle: Household) -> None:
     """A steer has the limit of an input."""
     sent = await idle.send("one")
-    said = {"session_id": sent["session_id"], "content": "x" * MAX_INPUT_BYTES}
-    assert isinstance(await idle.refused("session.steer", **said), InputTooLarge)
+    params = {"session_id": sent["session_id"], "content": "x" * MAX_INPUT_BYTES}
+    assert isinstance(await idle.refusal_of("session.steer", **params), InputTooLarge)
 
 
 async def test_session_steer_input_contract_violated(idle: Household) -> None:
     """A steer must match the input contract."""
     session_id = (await idle.send("one"))["session_id"]
     await idle.call("session.update", session_id=session_id, input_contract={"schema": {"type": "null"}})
-    refusal = await idle.refused("session.steer", session_id=session_id, content="x")
+    refusal = await idle.refusal_of("session.steer", session_id=session_id, content="x")
     assert (type(refusal), refusal.field) == (InputContractViolated, "$.params.content")
 
 
 async def test_session_steer_sender_forbidden(idle: Household) -> None:
     """The token covers another sender, and an absent sender is another sender."""
     sent = await idle.send(sender="ann")
-    ann = await idle.limited(senders=["ann"])
+    ann = await idle.connect_limited(senders=["ann"])
     for params in ({}, {"sender": "bob"}):
-        refusal = await refused(ann, "session.steer", session_id=sent["session_id"], content="x", **params)
+        refusal = await refusal_of(ann, "session.steer", session_id=sent["session_id"], content="x", **params)
         assert isinstance(refusal, SenderForbidden)
 
 
 async def test_session_steer_sender_invalid(idle: Household) -> None:
     """An impossible sender is refused."""
     sent = await idle.send()
-    said = {"session_id": sent["session_id"], "content": "x", "sender": "a\nb"}
-    assert isinstance(await idle.refused("session.steer", **said), SenderInvalid)
+    params = {"session_id": sent["session_id"], "content": "x", "sender": "a\nb"}
+    assert isinstance(await idle.refusal_of("session.steer", **params), SenderInvalid)
 
 
 async def test_steering_requires_converse(idle: Household) -> None:
     """A token with ``read`` only does not steer."""
     sent = await idle.send()
-    reader = await idle.limited(scopes=["read"])
+    reader = await idle.connect_limited(scopes=["read"])
     for method, params in (
         ("conversation.steer", {}),
         ("session.steer", {"session_id": sent["session_id"]}),
     ):
-        assert isinstance(await refused(reader, method, content="x", **params), ScopeMissing)
+        assert isinstance(await refusal_of(reader, method, content="x", **params), ScopeMissing)

@@ -1,32 +1,12 @@
 """Stopping the run in flight: every outcome of conversation.cancel and session.interrupt."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
-
 from tests.support.household import (
     Household,
-    household,
     require_conversation_not_found,
     require_limited,
     require_sender_invalid,
     require_session_not_found,
 )
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose worker is at work."""
-    async with household(tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose runs stay queued, with tokens."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
 
 
 async def test_conversation_cancel_ok(house: Household) -> None:
@@ -38,8 +18,8 @@ async def test_conversation_cancel_ok(house: Household) -> None:
     assert answer == {"cancelled": True, "session_id": first["session_id"], "run_id": first["run_id"]}
     run = await house.call("run.get", run_id=first["run_id"])
     assert (run["status"], run["output"]) == ("cancelled", "so far")
-    asked = await house.events(run_id=first["run_id"], types=["cancel_requested"])
-    assert asked[0]["note"] == "enough"
+    events = await house.events(run_id=first["run_id"], types=["cancel_requested"])
+    assert events[0]["note"] == "enough"
     assert (await house.call("run.wait", run_id=second["run_id"]))["status"] == "completed"
     nothing = await house.call("conversation.cancel")
     assert nothing == {"cancelled": False, "session_id": first["session_id"]}

@@ -1,9 +1,7 @@
-"""Taking a session out as a file and reading it back: nothing changed on the way is taken."""
+"""Export and import over the socket; a changed file is not imported."""
 
 import hashlib
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,19 +14,12 @@ from protocol.errors.session import ImportInvalid, InputTooLarge, SessionNotFoun
 from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINE_BYTES
 from protocol.transcript import Item, ToolCall, text_of
 from tests.support.desk import gives
-from tests.support.household import Household, household, pages, refused
-from tests.support.talk import assert_valid
+from tests.support.household import Household, pages, refusal_of
+from tests.support.transcripts import assert_valid
 
 
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose worker is at work, with tokens."""
-    async with household(tmp_path, tcp=True) as house:
-        yield house
-
-
-async def exported(house: Household, session_id: str, limit: int = 50) -> list[str]:
-    """The lines of a session's export."""
+async def export_lines(house: Household, session_id: str, limit: int = 50) -> list[str]:
+    """Return the lines of a session's export."""
     lines: list[str] = await pages(
         house.client, "session.export", "lines", session_id=session_id, limit=limit
     )
@@ -36,13 +27,13 @@ async def exported(house: Household, session_id: str, limit: int = 50) -> list[s
 
 
 async def texts(house: Household, session_id: str) -> list[tuple[str, str]]:
-    """The history of a session: roles and texts."""
+    """Return the roles and texts of a session's history."""
     rows = await pages(house.client, "session.history", "messages", session_id=session_id)
     return [(row["message"]["role"], row["message"]["items"][0]["text"]) for row in rows]
 
 
-def chained(*events: Any) -> list[str]:
-    """Lines with a chain that fits, whatever the events are: raw JSON text goes as it is."""
+def chain_lines(*events: Any) -> list[str]:
+    """Return lines with a valid hash chain for any events; raw JSON text is used unchanged."""
     digest, lines = NO_HASH, []
     for cursor, event in enumerate(events, 1):
         line = event if isinstance(event, str) else json.dumps({"cursor": cursor, "at_ms": 1, **event})
@@ -54,8 +45,8 @@ def chained(*events: Any) -> list[str]:
 BEGUN = {"type": "session_created", "agent": "default", "session_id": "ses_x"}
 
 
-def said(number: int, text: str = "x") -> dict[str, Any]:
-    """An input that was received."""
+def input_event(number: int, text: str = "x") -> dict[str, Any]:
+    """Return the event of an input."""
     items = [{"kind": "text", "text": text}]
     return {"type": "input_received", "input_id": f"i{number}", "run_id": f"r{number}", "items": items}
 
@@ -67,7 +58,7 @@ async def test_session_export_ok(house: Household) -> None:
     """The export holds the journal's own lines and a hash chain that anybody can verify, in pages."""
     sent = await house.ask("one")
     for limit in (1, 3, 50):
-        lines = await exported(house, sent["session_id"], limit)
+        lines = await export_lines(house, sent["session_id"], limit)
         digest = NO_HASH
         for line in lines:
             event = line[len('{"hash":"') + 64 + len('","event":') : -1]
@@ -76,17 +67,17 @@ async def test_session_export_ok(house: Household) -> None:
         assert [json.loads(line)["event"]["type"] for line in lines] == await house.kinds(
             session_id=sent["session_id"]
         )
-    for after in ("x", "9" * 20):
-        refusal = await house.refused("session.export", session_id=sent["session_id"], after=after)
+    for token in ("x", "9" * 20):
+        refusal = await house.refusal_of("session.export", session_id=sent["session_id"], after=token)
         assert isinstance(refusal, InvalidParams)
 
 
 async def test_session_export_session_not_found(house: Household) -> None:
     """An unknown session, and one that the token does not cover, are refused alike."""
     sent = await house.ask(sender="bob")
-    ann = await house.limited(senders=["ann"])
+    ann = await house.connect_limited(senders=["ann"])
     for client, session_id in ((house.client, "ses_none"), (ann, sent["session_id"])):
-        assert isinstance(await refused(client, "session.export", session_id=session_id), SessionNotFound)
+        assert isinstance(await refusal_of(client, "session.export", session_id=session_id), SessionNotFound)
 
 
 # session.import
@@ -97,7 +88,7 @@ async def test_session_import_ok(house: Household) -> None:
     for text in ("one", "two"):
         sent = await house.ask(text)
     await house.call("session.rename", session_id=sent["session_id"], title="A title")
-    lines = await exported(house, sent["session_id"])
+    lines = await export_lines(house, sent["session_id"])
     imported = await house.call("session.import", lines=lines)
     session_id = imported["session_id"]
     assert session_id != sent["session_id"]
@@ -106,8 +97,8 @@ async def test_session_import_ok(house: Household) -> None:
     again = await house.call("session.send", session_id=session_id, content="three", wait="settled")
     assert again["output"] == "You said: three"
     assert len(house.models.requests[-1].messages) == 5
-    # What was imported can be exported and imported in turn.
-    second = await house.call("session.import", lines=await exported(house, session_id))
+    # An imported session can be exported and imported again.
+    second = await house.call("session.import", lines=await export_lines(house, session_id))
     assert await texts(house, second["session_id"]) == await texts(house, session_id)
 
 
@@ -115,16 +106,16 @@ async def test_session_import_ok_in_parts(house: Household) -> None:
     """Each part names the session and the hash that it continues."""
     for text in ("one", "two", "three"):
         sent = await house.ask(text)
-    lines = await exported(house, sent["session_id"])
+    lines = await export_lines(house, sent["session_id"])
     answer: dict[str, Any] = {}
     messages = 0
     for begin in range(0, len(lines), 4):
-        before = {name: answer[name] for name in ("session_id", "last_hash") if answer}
-        answer = await house.call("session.import", lines=lines[begin : begin + 4], **before)
+        previous = {name: answer[name] for name in ("session_id", "last_hash") if answer}
+        answer = await house.call("session.import", lines=lines[begin : begin + 4], **previous)
         messages += answer["messages"]
     assert messages == 6
-    found = await texts(house, answer["session_id"])
-    assert sorted(found) == sorted(await texts(house, sent["session_id"]))
+    imported = await texts(house, answer["session_id"])
+    assert sorted(imported) == sorted(await texts(house, sent["session_id"]))
 
 
 async def test_session_import_ok_in_the_order_the_model_read(house: Household) -> None:
@@ -138,7 +129,7 @@ async def test_session_import_ok_in_the_order_the_model_read(house: Household) -
     await gate.reached.wait()
     gate.opened.set()
     await house.call("run.wait", run_id=last["run_id"])
-    imported = await house.call("session.import", lines=await exported(house, first["session_id"]))
+    imported = await house.call("session.import", lines=await export_lines(house, first["session_id"]))
     assert await texts(house, imported["session_id"]) == [
         ("user", "slow"),
         ("assistant", "so far and so on"),
@@ -159,17 +150,17 @@ async def test_session_import_ok_with_calls_and_steers(house: Household) -> None
     await house.call("conversation.steer", content="look")
     gate.opened.set()
     await house.call("run.wait", run_id=sent["run_id"])
-    lines = await exported(house, sent["session_id"])
+    lines = await export_lines(house, sent["session_id"])
     for size in (1, 2, 3, len(lines)):
         answer: dict[str, Any] = {}
         for begin in range(0, len(lines), size):
-            before = {name: answer[name] for name in ("session_id", "last_hash") if answer}
-            answer = await house.call("session.import", lines=lines[begin : begin + size], **before)
+            previous = {name: answer[name] for name in ("session_id", "last_hash") if answer}
+            answer = await house.call("session.import", lines=lines[begin : begin + size], **previous)
         await house.call("session.send", session_id=answer["session_id"], content="x", wait="settled")
-        shown = house.models.requests[-1].messages
-        assert_valid(shown)
-        assert [message.role for message in shown].count("tool") == 1
-        assert {"slow", "look", "x"} <= {text_of(message.items) for message in shown}
+        messages = house.models.requests[-1].messages
+        assert_valid(messages)
+        assert [message.role for message in messages].count("tool") == 1
+        assert {"slow", "look", "x"} <= {text_of(message.items) for message in messages}
 
 
 async def test_session_import_ok_with_steers_before_the_run_started(house: Household) -> None:
@@ -181,7 +172,9 @@ async def test_session_import_ok_with_steers_before_the_run_started(house: House
         "items": [{"kind": "text", "text": "two"}],
     }
     started = {"type": "run_started", "starts": 1, "run_id": "r1"}
-    imported = await house.call("session.import", lines=chained(BEGUN, said(1, "one"), steered, started))
+    imported = await house.call(
+        "session.import", lines=chain_lines(BEGUN, input_event(1, "one"), steered, started)
+    )
     assert imported["messages"] == 1
     history = await house.call("session.history", session_id=imported["session_id"])
     assert [item["text"] for item in history["messages"][0]["message"]["items"]] == ["one", "two"]
@@ -189,7 +182,7 @@ async def test_session_import_ok_with_steers_before_the_run_started(house: House
 
 async def test_session_import_ok_with_notes_about_shells(house: Household) -> None:
     """Notes that the model read about a shell are imported; the task is not."""
-    asked = {"type": "model_asked", "item_id": "i", "turn": 1, "attempt": 1, "run_id": "r1"}
+    model_asked = {"type": "model_asked", "item_id": "i", "turn": 1, "attempt": 1, "run_id": "r1"}
     ended = {
         "type": "task_ended",
         "task_id": "tsk_1",
@@ -198,7 +191,7 @@ async def test_session_import_ok_with_notes_about_shells(house: Household) -> No
         "note": "It ended.",
     }
     started = {"type": "run_started", "starts": 1, "run_id": "r1"}
-    lines = chained(BEGUN, said(1, "one"), started, ended, asked)
+    lines = chain_lines(BEGUN, input_event(1, "one"), started, ended, model_asked)
     imported = await house.call("session.import", lines=lines)
     assert await texts(house, imported["session_id"]) == [("user", "one"), ("user", "It ended.")]
     assert (await house.call("task.list", session_id=imported["session_id"], status="any"))["tasks"] == []
@@ -210,7 +203,7 @@ async def test_session_import_ok_with_pending_inputs(house: Household) -> None:
     sent = await house.send("slow")
     await house.send("waiting")
     await gate.reached.wait()
-    imported = await house.call("session.import", lines=await exported(house, sent["session_id"]))
+    imported = await house.call("session.import", lines=await export_lines(house, sent["session_id"]))
     assert await texts(house, imported["session_id"]) == [("user", "slow"), ("user", "waiting")]
     gate.opened.set()
 
@@ -218,7 +211,7 @@ async def test_session_import_ok_with_pending_inputs(house: Household) -> None:
 async def test_session_import_ok_check_leaves_nothing_behind(house: Household) -> None:
     """Neither a check nor a repeated request imports a second time."""
     sent = await house.ask("one")
-    lines = await exported(house, sent["session_id"])
+    lines = await export_lines(house, sent["session_id"])
     head = house.head()
     assert (await house.call("session.import", lines=lines, check=True))["messages"] == 2
     assert (house.head(), house.sessions()) == (head, 1)
@@ -229,14 +222,14 @@ async def test_session_import_ok_check_leaves_nothing_behind(house: Household) -
 
 async def test_session_import_ok_skips_unknown_events(house: Household) -> None:
     """Unknown events of a later version are skipped."""
-    lines = chained(BEGUN, {"type": "something_new", "field": [1]}, said(1))
+    lines = chain_lines(BEGUN, {"type": "something_new", "field": [1]}, input_event(1))
     assert (await house.call("session.import", lines=lines))["messages"] == 1
 
 
 async def test_session_import_import_invalid(house: Household) -> None:
     """A changed, missing, moved, truncated or forged line is found, and nothing is imported."""
     sent = await house.ask("one")
-    lines = await exported(house, sent["session_id"])
+    lines = await export_lines(house, sent["session_id"])
     sessions = house.sessions()
     wrong = [
         [*lines[:2], lines[2].replace("one", "two"), *lines[3:]],
@@ -249,38 +242,38 @@ async def test_session_import_import_invalid(house: Household) -> None:
         ["not JSON"],
         ['{"hash":"00","event":5}'],
         ['{"hash":"zz","event":{}}'],
-        chained({"type": "input_received", "input_id": "i", "items": []}),
-        chained({**BEGUN, "title": "t" * 10_000}),
-        chained(BEGUN, '{"cursor":2,"at_ms":1,"type":"input_received","input_id":5}'),
-        chained(BEGUN, '{"cursor":2,"at_ms":1,"type":"new","deep":' + "[" * 600 + "]" * 600 + "}"),
-        chained(BEGUN, '{"cursor":2,"at_ms":1,"type":"new","deep":' + "[" * 5000 + "]" * 5000 + "}"),
+        chain_lines({"type": "input_received", "input_id": "i", "items": []}),
+        chain_lines({**BEGUN, "title": "t" * 10_000}),
+        chain_lines(BEGUN, '{"cursor":2,"at_ms":1,"type":"input_received","input_id":5}'),
+        chain_lines(BEGUN, '{"cursor":2,"at_ms":1,"type":"new","deep":' + "[" * 600 + "]" * 600 + "}"),
+        chain_lines(BEGUN, '{"cursor":2,"at_ms":1,"type":"new","deep":' + "[" * 5000 + "]" * 5000 + "}"),
     ]
     for damaged in wrong:
-        assert isinstance(await house.refused("session.import", lines=damaged), ImportInvalid), damaged
+        assert isinstance(await house.refusal_of("session.import", lines=damaged), ImportInvalid), damaged
     assert house.sessions() == sessions
 
 
 async def test_session_import_import_invalid_when_a_part_is_missing(house: Household) -> None:
     """A part continues the previous one only."""
     sent = await house.ask("one")
-    lines = await exported(house, sent["session_id"])
+    lines = await export_lines(house, sent["session_id"])
     begun = await house.call("session.import", lines=lines[:3])
     good = {"session_id": begun["session_id"], "last_hash": begun["last_hash"]}
     for wrong in (
         good | {"last_hash": "00" * 32},
         good | {"session_id": sent["session_id"]},
     ):
-        refusal = await house.refused("session.import", lines=lines[3:], **wrong)
+        refusal = await house.refusal_of("session.import", lines=lines[3:], **wrong)
         assert isinstance(refusal, ImportInvalid)
     for incomplete in (
         {"session_id": begun["session_id"]},
         {"last_hash": begun["last_hash"]},
         good | {"last_hash": "x"},
     ):
-        refusal = await house.refused("session.import", lines=lines[3:], **incomplete)
+        refusal = await house.refusal_of("session.import", lines=lines[3:], **incomplete)
         assert isinstance(refusal, InvalidParams)
     await house.call("session.rename", session_id=begun["session_id"], title="meanwhile")
-    assert isinstance(await house.refused("session.import", lines=lines[3:], **good), ImportInvalid)
+    assert isinstance(await house.refusal_of("session.import", lines=lines[3:], **good), ImportInvalid)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +288,7 @@ async def test_session_import_import_invalid_values(house: Household, arguments:
     call = f'{{"kind":"tool_call","call_id":"c","name":"t","arguments":{arguments}}}'
     message = f'{{"role":"assistant","items":[{call}]}}'
     line = f'{{"cursor":2,"at_ms":1,"type":"message_appended","item_id":"i","message":{message}}}'
-    refusal = await house.refused("session.import", lines=chained(BEGUN, line))
+    refusal = await house.refusal_of("session.import", lines=chain_lines(BEGUN, line))
     assert isinstance(refusal, ImportInvalid)
     assert "line 2" in refusal.message
     assert words in refusal.message
@@ -304,21 +297,25 @@ async def test_session_import_import_invalid_values(house: Household, arguments:
 async def test_session_import_input_too_large(house: Household) -> None:
     """A part is one transaction, and metadata has its usual limit."""
     half = "ä" * (MAX_IMPORT_BYTES // 4)
-    refusal = await house.refused("session.import", lines=chained(BEGUN, said(1, half), said(2, half)))
+    refusal = await house.refusal_of(
+        "session.import", lines=chain_lines(BEGUN, input_event(1, half), input_event(2, half))
+    )
     assert isinstance(refusal, InputTooLarge)
-    refusal = await house.refused("session.import", lines=["x" * (MAX_IMPORT_LINE_BYTES + 1)])
+    refusal = await house.refusal_of("session.import", lines=["x" * (MAX_IMPORT_LINE_BYTES + 1)])
     assert isinstance(refusal, InputTooLarge)
-    refusal = await house.refused("session.import", lines=chained({**BEGUN, "metadata": {"a": "b" * 20_000}}))
+    refusal = await house.refusal_of(
+        "session.import", lines=chain_lines({**BEGUN, "metadata": {"a": "b" * 20_000}})
+    )
     assert isinstance(refusal, InputTooLarge)
 
 
 async def test_session_import_ok_up_to_its_limits(house: Household) -> None:
     """The largest part and the longest answer fit into their transactions."""
-    lines = chained(BEGUN, *(said(number, "x" * 260) for number in range(400)))
+    lines = chain_lines(BEGUN, *(input_event(number, "x" * 260) for number in range(400)))
     assert 150_000 < sum(map(len, lines)) < MAX_IMPORT_BYTES
     assert (await house.call("session.import", lines=lines))["messages"] == 400
     answer = {"role": "assistant", "items": [{"kind": "text", "text": "x" * 196_000}]}
-    lines = chained(BEGUN, {"type": "message_appended", "item_id": "i", "message": answer})
+    lines = chain_lines(BEGUN, {"type": "message_appended", "item_id": "i", "message": answer})
     begun = await house.call("session.import", lines=lines[:1])
     going_on = {name: begun[name] for name in ("session_id", "last_hash")}
     assert (await house.call("session.import", lines=lines[1:], **going_on))["messages"] == 1
@@ -326,29 +323,29 @@ async def test_session_import_ok_up_to_its_limits(house: Household) -> None:
 
 async def test_session_import_agent_not_found(house: Household) -> None:
     """The agent of the export is not defined here; another one can be named."""
-    lines = chained({**BEGUN, "agent": "elsewhere"}, said(1))
-    assert isinstance(await house.refused("session.import", lines=lines), AgentNotFound)
+    lines = chain_lines({**BEGUN, "agent": "elsewhere"}, input_event(1))
+    assert isinstance(await house.refusal_of("session.import", lines=lines), AgentNotFound)
     imported = await house.call("session.import", lines=lines, agent="critic")
     assert (await house.call("session.get", session_id=imported["session_id"]))["agent"] == "critic"
 
 
 async def test_session_import_agent_forbidden(house: Household) -> None:
     """The caller's token does not cover the agent."""
-    critic = await house.limited(agents=["critic"])
-    assert isinstance(await refused(critic, "session.import", lines=chained(BEGUN)), AgentForbidden)
+    critic = await house.connect_limited(agents=["critic"])
+    assert isinstance(await refusal_of(critic, "session.import", lines=chain_lines(BEGUN)), AgentForbidden)
 
 
 async def test_session_import_sender_forbidden(house: Household) -> None:
     """A token that covers certain senders imports no session, because it has no sender."""
-    ann = await house.limited(senders=["ann"])
-    assert isinstance(await refused(ann, "session.import", lines=chained(BEGUN)), SenderForbidden)
+    ann = await house.connect_limited(senders=["ann"])
+    assert isinstance(await refusal_of(ann, "session.import", lines=chain_lines(BEGUN)), SenderForbidden)
 
 
 async def test_session_import_session_not_found(house: Household) -> None:
     """An unknown session, and one that the token does not cover, are refused alike."""
-    lines = chained(BEGUN, said(1))
+    lines = chain_lines(BEGUN, input_event(1))
     begun = await house.call("session.import", lines=lines[:1])
-    critic = await house.limited(agents=["critic"])
+    critic = await house.connect_limited(agents=["critic"])
     for client, session_id in ((house.client, "ses_none"), (critic, begun["session_id"])):
         part = {"lines": lines[1:], "session_id": session_id, "last_hash": begun["last_hash"]}
-        assert isinstance(await refused(client, "session.import", **part), SessionNotFound)
+        assert isinstance(await refusal_of(client, "session.import", **part), SessionNotFound)

@@ -1,4 +1,4 @@
-"""Workspaces as they are asked for and used, with real directories and links."""
+"""Workspaces as requested and as used, with real directories and links."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,21 +16,21 @@ from tests.support.runtimes import make_runtime
 
 
 def workspaces(directory: Path, *, limited: bool = False) -> Workspaces:
-    """Those of a home in a directory."""
+    """Return the workspaces of a home in a directory."""
     root = directory / "work" if limited else directory / "home" / "workspace"
     return Workspaces(str(root), str(directory / "home"), limited)
 
 
 @pytest.fixture
 async def free(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon without a configured root."""
+    """Serve a daemon without a configured workspace root."""
     async with household(tmp_path, work=False, tcp=True, workspaces=workspaces(tmp_path)) as house:
         yield house
 
 
 @pytest.fixture
 async def limited(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon with one, and an agent that works in a directory of it."""
+    """Serve a daemon with a workspace root, and an agent that works in a directory of it."""
     own = agent("own", f"workspace: {tmp_path}/work/own")
     async with household(
         tmp_path,
@@ -41,11 +41,11 @@ async def limited(tmp_path: Path) -> AsyncIterator[Household]:
         yield house
 
 
-async def used(house: Household, **params: Any) -> str:
-    """Where a run that is sent to a session works."""
+async def read_workspace(house: Household, **params: Any) -> str:
+    """Send to a session and return the workspace of its run."""
     sent = await house.call("session.send", content="x", **params)
-    found: str = (await house.call("run.get", run_id=sent["run_id"]))["pinned"]["workspace"]
-    return found
+    workspace: str = (await house.call("run.get", run_id=sent["run_id"]))["pinned"]["workspace"]
+    return workspace
 
 
 def test_resolve(tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ async def test_links_are_resolved_when_they_are_accepted(free: Household, tmp_pa
     assert made["workspace"] == str(tmp_path / "elsewhere")
     (tmp_path / "link").unlink()
     (tmp_path / "link").symlink_to(tmp_path / "home" / "state")
-    assert await used(free, session_id=made["session_id"]) == str(tmp_path / "elsewhere")
-    refusal = await free.refused("session.create", workspace=str(tmp_path / "link"))
+    assert await read_workspace(free, session_id=made["session_id"]) == str(tmp_path / "elsewhere")
+    refusal = await free.refusal_of("session.create", workspace=str(tmp_path / "link"))
     assert isinstance(refusal, WorkspaceForbidden)
 
 
@@ -86,7 +86,7 @@ async def test_impossible_workspaces_are_refused(free: Household, path: str) -> 
     """A path that is too long when resolved, or not printable, is refused."""
     for method in ("session.create", "conversation.send"):
         content = {"content": "x"} if method == "conversation.send" else {}
-        assert isinstance(await free.refused(method, workspace=path, **content), InvalidParams)
+        assert isinstance(await free.refusal_of(method, workspace=path, **content), InvalidParams)
 
 
 async def test_a_relative_workspace_begins_at_the_root(limited: Household, tmp_path: Path) -> None:
@@ -100,11 +100,11 @@ async def test_a_child_works_where_its_parent_does(limited: Household, tmp_path:
     work = tmp_path / "work"
     parent = (await limited.call("session.create", workspace="a"))["session_id"]
     child = (await limited.call("session.create", parent_session_id=parent, agent="own"))["session_id"]
-    assert await used(limited, session_id=child) == str(work / "a")
+    assert await read_workspace(limited, session_id=child) == str(work / "a")
     part = await limited.call("session.create", parent_session_id=child, workspace="a/b")
-    assert await used(limited, session_id=part["session_id"]) == str(work / "a" / "b")
+    assert await read_workspace(limited, session_id=part["session_id"]) == str(work / "a" / "b")
     await limited.call("session.update", session_id=parent, workspace=None)
-    assert await used(limited, session_id=child) == str(work / "own")
+    assert await read_workspace(limited, session_id=child) == str(work / "own")
 
 
 async def test_a_workspace_is_checked_again_when_it_is_used(limited: Household, tmp_path: Path) -> None:
@@ -112,20 +112,20 @@ async def test_a_workspace_is_checked_again_when_it_is_used(limited: Household, 
     made = await limited.call("session.create", workspace="a")
     elsewhere = Workspaces(str(tmp_path / "other"), str(tmp_path / "home"), limited=True)
     limited.holder.replace(make_runtime(2, models=limited.models, definitions=AGENTS, workspaces=elsewhere))
-    refusal = await limited.refused("session.send", session_id=made["session_id"], content="x")
+    refusal = await limited.refusal_of("session.send", session_id=made["session_id"], content="x")
     assert isinstance(refusal, WorkspaceForbidden)
     await limited.call("session.update", session_id=made["session_id"], workspace=None)
-    assert await used(limited, session_id=made["session_id"]) == str(tmp_path / "other")
+    assert await read_workspace(limited, session_id=made["session_id"]) == str(tmp_path / "other")
 
 
 def names_in(directory: Path) -> set[str]:
-    """What is in a directory."""
+    """Return the names in a directory."""
     return {path.name for path in directory.iterdir()}
 
 
 async def test_no_directory_is_created_by_a_request(free: Household, tmp_path: Path) -> None:
     """A directory is created by the tool that needs it."""
-    before = names_in(tmp_path)
+    names = names_in(tmp_path)
     await free.call("session.create", workspace=str(tmp_path / "new"))
     await free.send()
-    assert names_in(tmp_path) == before
+    assert names_in(tmp_path) == names

@@ -1,4 +1,4 @@
-"""Shells inside a transaction: how many may run, who has them stopped, what they come to."""
+"""Background shells inside a transaction: limits, stops and recorded events."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS, SHELLS_LIVE, SHELLS_STOPPING, TASKS
 from kheishd.store.writer import Store
-from protocol.errors.task import TasksFull
+from protocol.errors.task import TaskLimit
 from protocol.events.session import SessionCreated
 from protocol.events.task import TaskDeleted, TaskEnded, TaskStalled, TaskStarted, TaskStopRequested
 from protocol.journal.line import JournalEvent, decode_event
@@ -30,26 +30,26 @@ from tests.support.stores import update
 
 
 def append(*events: JournalEvent, session_id: str = "s") -> Callable[[Transaction], None]:
-    """A transaction that appends events to a session, which it makes."""
+    """Return a transaction that creates a session and appends events to it."""
 
     def change(tx: Transaction) -> None:
         session = tx.get(SESSIONS, session_id)
-        fold = SessionWriter(tx, session_id, session=session)
+        writer = SessionWriter(tx, session_id, session=session)
         if session is None:
-            fold.append(SessionCreated(agent="default"))
-        fold.append_all(list(events))
-        fold.write()
+            writer.append(SessionCreated(agent="default"))
+        writer.append_all(list(events))
+        writer.write()
 
     return change
 
 
-def begun(*task_ids: str, session_id: str = "s") -> Callable[[Transaction], None]:
-    """A transaction in which shells begin."""
+def begin(*task_ids: str, session_id: str = "s") -> Callable[[Transaction], None]:
+    """Return a transaction that creates shells."""
     return append(*(task_created(task_id, shell=True) for task_id in task_ids), session_id=session_id)
 
 
-def known(store: Store, task_id: str) -> tuple[Task, Shell]:
-    """A shell and its task."""
+def find_shell(store: Store, task_id: str) -> tuple[Task, Shell]:
+    """Return a task and its shell."""
     with store.read() as snapshot:
         task = snapshot.get(TASKS, task_id)
     assert task is not None
@@ -58,22 +58,22 @@ def known(store: Store, task_id: str) -> tuple[Task, Shell]:
 
 
 def events(store: Store, kind: type[Any]) -> list[Any]:
-    """The events of a kind in session ``s``."""
+    """Return the events of a type in session ``s``."""
     with store.read() as snapshot:
-        found = [decode_event(line) for _, line in snapshot.entries("s")]
-    return [event for event in found if isinstance(event, kind)]
+        all_events = [decode_event(line) for _, line in snapshot.entries("s")]
+    return [event for event in all_events if isinstance(event, kind)]
 
 
-def listed(store: Store) -> tuple[int, int]:
-    """How many shells live, and are being stopped, by the lists that the worker looks at."""
+def count_listed(store: Store) -> tuple[int, int]:
+    """Return the number of live shells and of stopping shells in the worker's indexes."""
     with store.read() as snapshot:
         return snapshot.count(SHELLS_LIVE), snapshot.count(SHELLS_STOPPING)
 
 
 def test_live_shells(store: Store) -> None:
     """Live shells are in the order of their start, of one session or of all."""
-    update(store, begun("b", "a"))
-    update(store, begun("c", session_id="other"))
+    update(store, begin("b", "a"))
+    update(store, begin("c", session_id="other"))
     update(store, append(task_ended("b")))
     with store.read() as snapshot:
         assert [task.task_id for task in live_shells(snapshot)] == ["a", "c"]
@@ -82,9 +82,9 @@ def test_live_shells(store: Store) -> None:
 
 def test_a_session_has_a_maximum_of_shells(store: Store) -> None:
     """An ended shell makes room; other sessions have a limit of their own."""
-    update(store, begun(*(f"t{number}" for number in range(MAX_SESSION_SHELLS))))
+    update(store, begin(*(f"t{number}" for number in range(MAX_SESSION_SHELLS))))
     with store.read() as snapshot:
-        with pytest.raises(TasksFull, match="of this session"):
+        with pytest.raises(TaskLimit, match="of this session"):
             require_room(snapshot, "s")
         require_room(snapshot, "other")
     update(store, append(task_ended("t0")))
@@ -95,35 +95,35 @@ def test_a_session_has_a_maximum_of_shells(store: Store) -> None:
 def test_the_daemon_has_a_maximum_of_shells(store: Store) -> None:
     """A shell beyond the limit of all sessions is refused."""
     for number in range(MAX_SHELLS):
-        update(store, begun(f"t{number}", session_id=f"s{number % (MAX_SHELLS // 4)}"))
-    with store.read() as snapshot, pytest.raises(TasksFull, match=f"{MAX_SHELLS} shells run"):
+        update(store, begin(f"t{number}", session_id=f"s{number % (MAX_SHELLS // 4)}"))
+    with store.read() as snapshot, pytest.raises(TaskLimit, match=f"{MAX_SHELLS} shells run"):
         require_room(snapshot, "another")
 
 
 def test_stop_all_shells_of_a_session(store: Store) -> None:
     """Every live shell of the session is asked to stop, once; others are not."""
-    update(store, begun("a", "b", "c"))
-    update(store, begun("other", session_id="other"))
+    update(store, begin("a", "b", "c"))
+    update(store, begin("other", session_id="other"))
     update(store, append(task_ended("a"), TaskStopRequested(task_id="b", note="first")))
 
     def stop(tx: Transaction) -> None:
-        fold = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
-        request_stop_all(fold, "all of you")
-        fold.write()
+        writer = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
+        request_stop_all(writer, "all of you")
+        writer.write()
 
     update(store, stop)
     update(store, stop)
     assert [event.task_id for event in events(store, TaskStopRequested)] == ["b", "c"]
-    assert known(store, "c")[1].stop_note == "all of you"
-    assert known(store, "b")[1].stop_note == "first"
-    assert listed(store) == (3, 2)
+    assert find_shell(store, "c")[1].stop_note == "all of you"
+    assert find_shell(store, "b")[1].stop_note == "first"
+    assert count_listed(store) == (3, 2)
 
 
 def test_record_started(store: Store) -> None:
     """The process is recorded once it runs, unless the shell has ended."""
-    update(store, begun("a"))
+    update(store, begin("a"))
     update(store, lambda tx: record_started(tx, "a", 7, 99))
-    task, shell = known(store, "a")
+    task, shell = find_shell(store, "a")
     assert (task.status, shell.pid, shell.start_ticks) == ("in_progress", 7, 99)
     update(store, append(task_ended("a")))
     update(store, lambda tx: record_started(tx, "a", 8, 100))
@@ -132,7 +132,7 @@ def test_record_started(store: Store) -> None:
 
 def test_record_stalled(store: Store) -> None:
     """A stalled shell is reported to the model once."""
-    update(store, begun("a"))
+    update(store, begin("a"))
     update(store, lambda tx: record_stalled(tx, "a"))
     update(store, lambda tx: record_stalled(tx, "a"))
     (event,) = events(store, TaskStalled)
@@ -144,7 +144,7 @@ def test_record_stalled(store: Store) -> None:
     [
         (False, ShellOutcome("exited", 0), "completed"),
         (False, ShellOutcome("exited", 3), "failed"),
-        # It was done before it could be stopped.
+        # The shell ended before it could be stopped.
         (True, ShellOutcome("exited", 0), "completed"),
         (True, ShellOutcome("stopped", 143), "cancelled"),
         (True, ShellOutcome("daemon_restarted"), "cancelled"),
@@ -158,30 +158,30 @@ def test_record_stalled(store: Store) -> None:
 )
 def test_record_ended(store: Store, stopped: bool, over: ShellOutcome, status: str) -> None:
     """The exit code decides the status; a requested stop cancels; each end is recorded once."""
-    update(store, begun("a"))
+    update(store, begin("a"))
     if stopped:
         update(store, append(TaskStopRequested(task_id="a")))
     update(store, lambda tx: record_ended(tx, "a", over))
     update(store, lambda tx: record_ended(tx, "a", ShellOutcome("exited", 9)))
-    task, shell = known(store, "a")
+    task, shell = find_shell(store, "a")
     assert (task.status, shell.terminal_reason, shell.exit_code) == (status, over.why, over.exit_code)
     (event,) = events(store, TaskEnded)
     assert "The background shell a" in event.note
-    assert listed(store) == (0, 0)
+    assert count_listed(store) == (0, 0)
     assert examine_whole(store.read, deep=True).findings == []
 
 
 def test_record_ended_output_size(store: Store) -> None:
     """The size of the output is recorded with the end."""
-    update(store, begun("a"))
+    update(store, begin("a"))
     update(store, lambda tx: record_ended(tx, "a", ShellOutcome("exited", 0, "", 900, 600)))
-    _, shell = known(store, "a")
+    _, shell = find_shell(store, "a")
     assert (shell.output_bytes, shell.output_kept_bytes) == (900, 600)
 
 
 def test_a_deleted_shell_records_nothing(store: Store) -> None:
     """No event is recorded for a deleted task."""
-    update(store, begun("a"))
+    update(store, begin("a"))
     update(store, append(task_ended("a"), TaskDeleted(task_id="a")))
     update(store, lambda tx: record_ended(tx, "a", ShellOutcome("exited", 0)))
     assert len(events(store, TaskEnded)) == 1

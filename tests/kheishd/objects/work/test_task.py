@@ -1,4 +1,4 @@
-"""Tasks over the socket: one test an outcome; and that the rules hold whoever is first."""
+"""Tasks over the socket: one test per outcome; and the rules under concurrent changes."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,87 +19,87 @@ from protocol.errors.task import (
     TaskAlreadyDeleted,
     TaskAlreadyEnded,
     TaskBlocked,
+    TaskBlocksOthers,
     TaskCycle,
-    TaskNeeded,
+    TaskLimit,
     TaskNotFound,
     TaskOutputMissing,
     TaskRunning,
-    TasksFull,
     TaskTitleTaken,
 )
 from protocol.errors.token import ScopeMissing
 from protocol.limits.task import MAX_OPEN_TASKS, MAX_TASK_DESCRIPTION_BYTES, MAX_TASK_OUTPUT_BYTES
 from tests.support.histories import task_created
-from tests.support.household import Household, household, pages, refused
+from tests.support.household import Household, household, pages, refusal_of
 
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """A daemon whose runs stay queued, with tokens, and a session ``s``."""
+    """Serve a daemon without a run worker, with a session ``s``; tokens work."""
     async with household(tmp_path, work=False, tcp=True) as house:
         await house.call("session.create", session_id="s")
         yield house
 
 
-async def made(house: Household, title: str = "Paint", **params: Any) -> str:
-    """A task's id."""
+async def create_task(house: Household, title: str = "Paint", **params: Any) -> str:
+    """Create a task and return its id."""
     created = await house.call("task.create", **{"session_id": "s", "title": title} | params)
     return str(created["task_id"])
 
 
-async def updated(house: Household, task_id: str, **params: Any) -> Any:
-    """A task after a change."""
+async def update_task(house: Household, task_id: str, **params: Any) -> Any:
+    """Update a task and return it."""
     return await house.call("task.update", task_id=task_id, **params)
 
 
-async def shell(house: Household, task_id: str = "tsk_shell", session_id: str = "s") -> str:
-    """A shell that lives, as far as the store goes."""
+async def start_shell(house: Household, task_id: str = "tsk_shell", session_id: str = "s") -> str:
+    """Append the creation and the start of a shell."""
 
     def begin(tx: Transaction) -> None:
-        fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
-        fold.append(task_created(task_id, shell=True))
-        fold.write()
+        writer = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
+        writer.append(task_created(task_id, shell=True))
+        writer.write()
 
     await house.state.update(begin)
     return task_id
 
 
-async def over(house: Household, task_id: str = "tsk_shell", exit_code: int = 0) -> None:
-    """A shell ends by itself."""
+async def end_shell(house: Household, task_id: str = "tsk_shell", exit_code: int = 0) -> None:
+    """Record the exit of a shell."""
     await house.state.update(lambda tx: record_ended(tx, task_id, ShellOutcome("exited", exit_code)))
 
 
-async def refusal_of(house: Household, method: str, **params: Any) -> Any:
-    """The refusal of a change; nothing changed by it."""
-    before = house.head()
-    refusal = await refused(house.client, method, **params)
-    assert house.head() == before
+async def unchanged_refusal_of(house: Household, method: str, **params: Any) -> Any:
+    """Return the refusal of a change, which changes nothing."""
+    head = house.head()
+    refusal = await refusal_of(house.client, method, **params)
+    assert house.head() == head
     return refusal
 
 
-async def not_found(house: Household, method: str, **params: Any) -> None:
-    """The method finds neither what is not there nor what is not covered."""
-    mine = await made(house)
-    stranger = await house.limited(senders=["ann"])
-    critic = await house.limited(agents=["critic"])
+async def require_not_found(house: Household, method: str, **params: Any) -> None:
+    """Require that the method refuses an unknown task and an uncovered one alike."""
+    mine = await create_task(house)
+    stranger = await house.connect_limited(senders=["ann"])
+    critic = await house.connect_limited(agents=["critic"])
     for client, name in ((house.client, "tsk_none"), (stranger, mine), (critic, mine)):
-        refusal = await refused(client, method, task_id=name, **params)
+        refusal = await refusal_of(client, method, task_id=name, **params)
         assert (type(refusal), refusal.field) == (TaskNotFound, "$.params.task_id")
 
 
-async def deleted(house: Household, method: str, **params: Any) -> None:
-    """The method is told that the task is gone, and does not bring it back."""
-    gone = await made(house)
+async def require_deleted(house: Household, method: str, **params: Any) -> None:
+    """Require that the method refuses a deleted task, which stays deleted."""
+    gone = await create_task(house)
     await house.call("task.delete", task_id=gone)
-    assert type(await refusal_of(house, method, task_id=gone, **params)) is TaskAlreadyDeleted
+    assert type(await unchanged_refusal_of(house, method, task_id=gone, **params)) is TaskAlreadyDeleted
     assert (await house.call("task.list", status="any"))["tasks"] == []
 
 
-async def session_ended(house: Household, method: str, **params: Any) -> None:
-    """The tasks of a session that was ended stay as they are."""
-    task_id = await made(house)
+async def require_session_ended(house: Household, method: str, **params: Any) -> None:
+    """Require that the method changes no task of an ended session."""
+    task_id = await create_task(house)
     await house.call("session.end", session_id="s")
-    refusal = await refusal_of(house, method, task_id=task_id, **params)
+    refusal = await unchanged_refusal_of(house, method, task_id=task_id, **params)
     assert type(refusal) is SessionAlreadyEnded
     assert (await house.call("task.get", task_id=task_id))["status"] == "pending"
 
@@ -109,7 +109,7 @@ async def session_ended(house: Household, method: str, **params: Any) -> None:
 
 async def test_task_create_ok(house: Household) -> None:
     """A task is created as pending by one event; a repeated request returns the same task."""
-    first = await made(house, "Buy paint")
+    first = await create_task(house, "Buy paint")
     params = {
         "session_id": "s",
         "title": "  Paint the\tfence ",
@@ -133,76 +133,80 @@ async def test_task_create_ok(house: Household) -> None:
     assert [event["task_id"] for event in events] == [first, task_id]
     assert events[1]["cursor"] == created["created_cursor"]
     assert type(
-        await refused(house.client, "task.create", idempotency_key="k", session_id="s", title="x")
+        await refusal_of(house.client, "task.create", idempotency_key="k", session_id="s", title="x")
     ) is (IdempotencyConflict)
 
 
 async def test_task_create_check(house: Household) -> None:
     """A check returns the task and changes nothing."""
-    before = house.head()
+    head = house.head()
     created = await house.call("task.create", session_id="s", title="Paint", check=True)
     assert created["title"] == "Paint"
-    assert house.head() == before
-    assert type(await refused(house.client, "task.create", session_id="s", title=" ")) is InvalidParams
+    assert house.head() == head
+    assert type(await refusal_of(house.client, "task.create", session_id="s", title=" ")) is InvalidParams
 
 
 async def test_task_create_session_not_found(house: Household) -> None:
     """An unknown session, and one that the token does not cover, are refused alike."""
-    stranger = await house.limited(senders=["ann"])
+    stranger = await house.connect_limited(senders=["ann"])
     for client, session_id in ((house.client, "nowhere"), (stranger, "s")):
-        refusal = await refused(client, "task.create", session_id=session_id, title="x")
+        refusal = await refusal_of(client, "task.create", session_id=session_id, title="x")
         assert type(refusal) is SessionNotFound
 
 
 async def test_task_create_session_already_ended(house: Household) -> None:
     """An ended session takes no tasks."""
     await house.call("session.end", session_id="s")
-    refusal = await refusal_of(house, "task.create", session_id="s", title="x")
+    refusal = await unchanged_refusal_of(house, "task.create", session_id="s", title="x")
     assert type(refusal) is SessionAlreadyEnded
 
 
 async def test_task_create_input_too_large(house: Household) -> None:
     """Sizes are measured as JSON, where a character may take six bytes."""
     text = "\x01" * (MAX_TASK_DESCRIPTION_BYTES // 4)
-    refusal = await refusal_of(house, "task.create", session_id="s", title="x", description=text)
+    refusal = await unchanged_refusal_of(house, "task.create", session_id="s", title="x", description=text)
     assert (type(refusal), refusal.field) == (InputTooLarge, "$.params.description")
-    refusal = await refusal_of(house, "task.create", session_id="s", title="x", metadata={"x": "x" * 5000})
+    refusal = await unchanged_refusal_of(
+        house, "task.create", session_id="s", title="x", metadata={"x": "x" * 5000}
+    )
     assert (type(refusal), refusal.field) == (InputTooLarge, "$.params.metadata")
 
 
-async def test_task_create_tasks_full(house: Household) -> None:
+async def test_task_create_task_limit(house: Household) -> None:
     """A session has a maximum of open tasks; one that ends makes room."""
 
     def many(tx: Transaction) -> None:
-        fold = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
-        fold.append_all([task_created(f"tsk_{number}") for number in range(MAX_OPEN_TASKS)])
-        fold.write()
+        writer = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
+        writer.append_all([task_created(f"tsk_{number}") for number in range(MAX_OPEN_TASKS)])
+        writer.write()
 
     await house.state.update(many)
-    assert type(await refusal_of(house, "task.create", session_id="s", title="x")) is TasksFull
+    assert type(await unchanged_refusal_of(house, "task.create", session_id="s", title="x")) is TaskLimit
     await house.call("task.stop", task_id="tsk_0")
-    await made(house)
+    await create_task(house)
 
 
 async def test_task_create_task_title_taken(house: Household) -> None:
     """Open tasks of a session have different titles in any spelling; ended tasks and shells do not count."""
-    first = await made(house, "Paint it")
-    refusal = await refusal_of(house, "task.create", session_id="s", title=" PAINT  IT ")
+    first = await create_task(house, "Paint it")
+    refusal = await unchanged_refusal_of(house, "task.create", session_id="s", title=" PAINT  IT ")
     assert (type(refusal), refusal.field) == (TaskTitleTaken, "$.params.title")
     assert first in refusal.message
     await house.call("session.create", session_id="other")
-    await made(house, "Paint it", session_id="other")
+    await create_task(house, "Paint it", session_id="other")
     await house.call("task.stop", task_id=first)
-    await made(house, "Paint it")
-    await shell(house)
-    await made(house, "make")
+    await create_task(house, "Paint it")
+    await start_shell(house)
+    await create_task(house, "make")
 
 
 async def test_task_create_task_not_found(house: Household) -> None:
     """A blocking task must exist in the same session."""
     await house.call("session.create", session_id="other")
-    elsewhere = await made(house, session_id="other")
-    refusal = await refusal_of(house, "task.create", session_id="s", title="x", blocked_by=[elsewhere])
+    elsewhere = await create_task(house, session_id="other")
+    refusal = await unchanged_refusal_of(
+        house, "task.create", session_id="s", title="x", blocked_by=[elsewhere]
+    )
     assert (type(refusal), refusal.field) == (TaskNotFound, "$.params.blocked_by")
 
 
@@ -211,49 +215,49 @@ async def test_task_create_task_not_found(house: Household) -> None:
 
 async def test_task_get_ok(house: Household) -> None:
     """A task is shown in full."""
-    task_id = await made(house, description="blue")
-    shown = await house.call("task.get", task_id=task_id)
-    assert (shown["title"], shown["description"], shown["session_id"]) == ("Paint", "blue", "s")
+    task_id = await create_task(house, description="blue")
+    view = await house.call("task.get", task_id=task_id)
+    assert (view["title"], view["description"], view["session_id"]) == ("Paint", "blue", "s")
 
 
 async def test_task_get_task_not_found(house: Household) -> None:
     """An unknown task, and one that the token does not cover, are refused alike."""
-    await not_found(house, "task.get")
+    await require_not_found(house, "task.get")
 
 
 async def test_task_get_task_already_deleted(house: Household) -> None:
     """A deleted task is refused as deleted."""
-    await deleted(house, "task.get")
+    await require_deleted(house, "task.get")
 
 
 async def test_task_list_ok(house: Household) -> None:
     """Open tasks are listed oldest first: of a session or of all, by status and kind, in pages."""
-    one, two, three = [await made(house, name) for name in ("one", "two", "three")]
+    first, two, three = [await create_task(house, name) for name in ("one", "two", "three")]
     await house.call("session.create", session_id="other")
-    four = await made(house, session_id="other")
-    five = await shell(house)
-    await updated(house, two, status="completed", output="x")
+    four = await create_task(house, session_id="other")
+    five = await start_shell(house)
+    await update_task(house, two, status="completed", output="x")
     await house.call("task.delete", task_id=three)
 
-    async def listed(**params: Any) -> list[str]:
-        found = await pages(house.client, "task.list", "tasks", **params)
-        return [task["task_id"] for task in found]
+    async def list_ids(**params: Any) -> list[str]:
+        tasks = await pages(house.client, "task.list", "tasks", **params)
+        return [task["task_id"] for task in tasks]
 
-    assert await listed(session_id="s", limit=1) == [one, five]
-    assert await listed(session_id="s", status="any", limit=2) == [one, two, five]
-    assert await listed(session_id="s", status="completed") == [two]
-    assert await listed(session_id="s", kind="shell") == [five]
-    assert sorted(await listed(limit=1)) == sorted([one, four, five])
-    assert await listed(kind="task", status="pending", limit=1) == sorted([one, four])
-    stranger = await house.limited(senders=["ann"])
+    assert await list_ids(session_id="s", limit=1) == [first, five]
+    assert await list_ids(session_id="s", status="any", limit=2) == [first, two, five]
+    assert await list_ids(session_id="s", status="completed") == [two]
+    assert await list_ids(session_id="s", kind="shell") == [five]
+    assert sorted(await list_ids(limit=1)) == sorted([first, four, five])
+    assert await list_ids(kind="task", status="pending", limit=1) == sorted([first, four])
+    stranger = await house.connect_limited(senders=["ann"])
     assert (await stranger.call("task.list"))["tasks"] == []
 
 
 async def test_task_list_session_not_found(house: Household) -> None:
     """An unknown session, and one that the token does not cover, are refused alike."""
-    stranger = await house.limited(senders=["ann"])
+    stranger = await house.connect_limited(senders=["ann"])
     for client, session_id in ((house.client, "nowhere"), (stranger, "s")):
-        assert type(await refused(client, "task.list", session_id=session_id)) is SessionNotFound
+        assert type(await refusal_of(client, "task.list", session_id=session_id)) is SessionNotFound
 
 
 # task.update
@@ -261,8 +265,8 @@ async def test_task_list_session_not_found(house: Household) -> None:
 
 async def test_task_update_ok(house: Household) -> None:
     """Named fields change, the journal records the actor, and an update without changes appends no event."""
-    first, task_id = await made(house, "first"), await made(house)
-    changed = await updated(
+    first, task_id = await create_task(house, "first"), await create_task(house)
+    changed = await update_task(
         house,
         task_id,
         title="Paint it",
@@ -279,26 +283,26 @@ async def test_task_update_ok(house: Household) -> None:
     (event,) = await house.events(session_id="s", types=["task_updated"])
     assert event["actor"].startswith("uid:")
     assert event["run_id" if "run_id" in event else "task_id"] == task_id
-    before = house.head()
-    assert await updated(house, task_id, title="Paint it") == changed
-    assert house.head() == before
-    assert "owner" not in await updated(house, task_id, owner=None)
-    await updated(house, first, status="completed", output="bought")
-    assert (await updated(house, task_id, status="in_progress"))["status"] == "in_progress"
-    done = await updated(house, task_id, status="completed", output="It is blue.")
+    head = house.head()
+    assert await update_task(house, task_id, title="Paint it") == changed
+    assert house.head() == head
+    assert "owner" not in await update_task(house, task_id, owner=None)
+    await update_task(house, first, status="completed", output="bought")
+    assert (await update_task(house, task_id, status="in_progress"))["status"] == "in_progress"
+    done = await update_task(house, task_id, status="completed", output="It is blue.")
     assert (done["output"], "ended_at_ms" in done) == ("It is blue.", True)
 
 
 async def test_blocking_tasks_name_the_tasks_they_block(house: Household) -> None:
     """Both sides of a dependency change in the same commit; only open tasks are blocked."""
-    first, second, third = [await made(house, name) for name in ("one", "two", "three")]
+    first, second, third = [await create_task(house, name) for name in ("one", "two", "three")]
 
     async def blocks(task_id: str) -> list[str]:
         return list((await house.call("task.get", task_id=task_id)).get("blocks", []))
 
-    await updated(house, third, blocked_by=[first, second])
+    await update_task(house, third, blocked_by=[first, second])
     assert (await blocks(first), await blocks(second)) == ([third], [third])
-    await updated(house, third, blocked_by=[second])
+    await update_task(house, third, blocked_by=[second])
     assert (await blocks(first), await blocks(second)) == ([], [third])
     await house.call("task.stop", task_id=third)
     assert await blocks(second) == []
@@ -309,101 +313,113 @@ async def test_blocking_tasks_name_the_tasks_they_block(house: Household) -> Non
 
 async def test_task_update_task_not_found(house: Household) -> None:
     """Neither an unknown task nor an unknown blocking task is accepted."""
-    await not_found(house, "task.update", title="x")
-    refusal = await refusal_of(house, "task.update", task_id=await made(house, "b"), blocked_by=["tsk_none"])
+    await require_not_found(house, "task.update", title="x")
+    refusal = await unchanged_refusal_of(
+        house, "task.update", task_id=await create_task(house, "b"), blocked_by=["tsk_none"]
+    )
     assert (type(refusal), refusal.field) == (TaskNotFound, "$.params.blocked_by")
 
 
 async def test_task_update_task_already_deleted(house: Household) -> None:
     """A deleted task does not come back."""
-    await deleted(house, "task.update", status="pending")
+    await require_deleted(house, "task.update", status="pending")
 
 
 async def test_task_update_session_already_ended(house: Household) -> None:
     """Tasks of an ended session do not change."""
-    await session_ended(house, "task.update", title="x")
+    await require_session_ended(house, "task.update", title="x")
 
 
 async def test_task_update_input_too_large(house: Household) -> None:
     """Each field has its limit."""
-    task_id = await made(house)
+    task_id = await create_task(house)
     for name, value in (
         ("description", "\x01" * (MAX_TASK_DESCRIPTION_BYTES // 4)),
         ("output", "\x01" * (MAX_TASK_OUTPUT_BYTES // 4)),
         ("metadata", {"x": "x" * 5000}),
     ):
-        refusal = await refusal_of(house, "task.update", task_id=task_id, **{name: value})
+        refusal = await unchanged_refusal_of(house, "task.update", task_id=task_id, **{name: value})
         assert (type(refusal), refusal.field) == (InputTooLarge, f"$.params.{name}")
 
 
 async def test_task_update_task_running(house: Household) -> None:
     """The status of a shell is that of its process."""
-    refusal = await refusal_of(house, "task.update", task_id=await shell(house), status="completed")
+    refusal = await unchanged_refusal_of(
+        house, "task.update", task_id=await start_shell(house), status="completed"
+    )
     assert type(refusal) is TaskRunning
 
 
 async def test_task_update_task_already_ended(house: Household) -> None:
     """Neither an ended task nor an ended shell is reopened."""
-    task_id = await made(house)
-    await updated(house, task_id, status="failed", note="no paint")
-    assert type(await refusal_of(house, "task.update", task_id=task_id, status="pending")) is TaskAlreadyEnded
-    await shell(house)
-    await over(house)
-    assert type(await refusal_of(house, "task.update", task_id="tsk_shell", title="x")) is TaskAlreadyEnded
+    task_id = await create_task(house)
+    await update_task(house, task_id, status="failed", note="no paint")
+    assert (
+        type(await unchanged_refusal_of(house, "task.update", task_id=task_id, status="pending"))
+        is TaskAlreadyEnded
+    )
+    await start_shell(house)
+    await end_shell(house)
+    assert (
+        type(await unchanged_refusal_of(house, "task.update", task_id="tsk_shell", title="x"))
+        is TaskAlreadyEnded
+    )
 
 
 async def test_task_update_task_title_taken(house: Household) -> None:
     """The title of another open task is refused."""
-    await made(house, "one")
-    two = await made(house, "two")
-    assert type(await refusal_of(house, "task.update", task_id=two, title="ONE")) is TaskTitleTaken
+    await create_task(house, "one")
+    two = await create_task(house, "two")
+    assert type(await unchanged_refusal_of(house, "task.update", task_id=two, title="ONE")) is TaskTitleTaken
 
 
 async def test_task_update_task_cycle(house: Household) -> None:
     """The refusal names the tasks of the cycle."""
-    one = await made(house, "one")
-    two = await made(house, "two", blocked_by=[one])
-    three = await made(house, "three", blocked_by=[two])
-    refusal = await refusal_of(house, "task.update", task_id=one, blocked_by=[three])
+    first = await create_task(house, "one")
+    two = await create_task(house, "two", blocked_by=[first])
+    three = await create_task(house, "three", blocked_by=[two])
+    refusal = await unchanged_refusal_of(house, "task.update", task_id=first, blocked_by=[three])
     assert (type(refusal), refusal.field) == (TaskCycle, "$.params.blocked_by")
-    assert f"{one} -> {three} -> {two} -> {one}" in refusal.message
+    assert f"{first} -> {three} -> {two} -> {first}" in refusal.message
 
 
 async def test_task_update_task_blocked(house: Household) -> None:
     """A task waits until every blocking task is completed; a shell can block, too."""
-    one = await made(house, "one")
-    two = await made(house, "two", blocked_by=[one, await shell(house)])
+    first = await create_task(house, "one")
+    two = await create_task(house, "two", blocked_by=[first, await start_shell(house)])
     for status in ("in_progress", "completed"):
-        refusal = await refusal_of(house, "task.update", task_id=two, status=status, output="x")
+        refusal = await unchanged_refusal_of(house, "task.update", task_id=two, status=status, output="x")
         assert type(refusal) is TaskBlocked
-        assert f"{one} (pending)" in refusal.message
-    await updated(house, one, status="completed", output="x")
-    await over(house)
-    await updated(house, two, status="in_progress")
+        assert f"{first} (pending)" in refusal.message
+    await update_task(house, first, status="completed", output="x")
+    await end_shell(house)
+    await update_task(house, two, status="in_progress")
 
 
 async def test_task_update_task_output_missing(house: Household) -> None:
     """A task is not completed without its output."""
-    task_id = await made(house)
-    refusal = await refusal_of(house, "task.update", task_id=task_id, status="completed", output=" ")
+    task_id = await create_task(house)
+    refusal = await unchanged_refusal_of(
+        house, "task.update", task_id=task_id, status="completed", output=" "
+    )
     assert (type(refusal), refusal.field) == (TaskOutputMissing, "$.params.output")
 
 
 async def test_concurrent_updates_close_no_cycle(house: Household) -> None:
     """Each update is checked in its own transaction, so the one that would close a cycle is refused."""
-    names = [await made(house, name) for name in "abcdef"]
+    names = [await create_task(house, name) for name in "abcdef"]
     refusals: list[Any] = []
 
-    async def wait_for(task_id: str, other: str) -> None:
+    async def wait_for(task_id: str, blocking: str) -> None:
         client = await house.server.connect()
         try:
-            await client.call("task.update", task_id=task_id, blocked_by=[other])
+            await client.call("task.update", task_id=task_id, blocked_by=[blocking])
         except TaskCycle as refusal:
             refusals.append(refusal)
 
     async with trio.open_nursery() as nursery:
-        for here, there in zip(names, [*names[1:], names[0]], strict=True):
-            nursery.start_soon(wait_for, here, there)
+        for here, successor in zip(names, [*names[1:], names[0]], strict=True):
+            nursery.start_soon(wait_for, here, successor)
     assert len(refusals) == 1
 
 
@@ -412,17 +428,17 @@ async def test_concurrent_updates_close_no_cycle(house: Household) -> None:
 
 async def test_task_stop_ok(house: Household) -> None:
     """A stopped task is cancelled with the note; stopping an ended one changes nothing."""
-    task_id = await made(house)
+    task_id = await create_task(house)
     stopped = await house.call("task.stop", task_id=task_id, note="enough")
     assert (stopped["status"], stopped["note"]) == ("cancelled", "enough")
-    before = house.head()
+    head = house.head()
     assert await house.call("task.stop", task_id=task_id, note="again") == stopped
-    assert house.head() == before
+    assert house.head() == head
 
 
 async def test_task_stop_ok_of_a_shell(house: Household) -> None:
     """The answer waits for the shell to end; the first stop counts."""
-    await shell(house)
+    await start_shell(house)
 
     bell = house.state.bell(SHELLS_STOPPING.name)
 
@@ -442,7 +458,7 @@ async def test_task_stop_ok_of_a_shell_that_takes_its_time(
 ) -> None:
     """After some seconds the answer shows the requested stop; a second request appends nothing."""
     monkeypatch.setattr("kheishd.objects.work.task.STOP_SECONDS", 0.01)
-    await shell(house)
+    await start_shell(house)
     for reason in ("enough", "again"):
         stopped = await house.call("task.stop", task_id="tsk_shell", note=reason)
         assert stopped["status"] == "pending"
@@ -452,26 +468,26 @@ async def test_task_stop_ok_of_a_shell_that_takes_its_time(
 
 async def test_task_stop_task_not_found(house: Household) -> None:
     """An unknown task, and one that the token does not cover, are refused alike."""
-    await not_found(house, "task.stop")
+    await require_not_found(house, "task.stop")
 
 
 async def test_task_stop_task_already_deleted(house: Household) -> None:
     """A deleted task cannot be stopped."""
-    await deleted(house, "task.stop")
+    await require_deleted(house, "task.stop")
 
 
 async def test_ending_a_session_stops_its_shells(house: Household) -> None:
     """The same transaction requests the stop of live shells; ended ones are unchanged."""
-    await shell(house)
-    await shell(house, "tsk_over")
-    await over(house, "tsk_over")
+    await start_shell(house)
+    await start_shell(house, "tsk_over")
+    await end_shell(house, "tsk_over")
     await house.call("session.end", session_id="s")
     assert await house.kinds(session_id="s", types=["session_ended", "task_stop_requested"]) == [
         "session_ended",
         "task_stop_requested",
     ]
-    asked = (await house.call("task.get", task_id="tsk_shell"))["shell"]
-    assert asked["stop_note"] == "the session was ended"
+    view = (await house.call("task.get", task_id="tsk_shell"))["shell"]
+    assert view["stop_note"] == "the session was ended"
 
 
 # task.delete
@@ -479,46 +495,49 @@ async def test_ending_a_session_stops_its_shells(house: Household) -> None:
 
 async def test_task_delete_ok(house: Household) -> None:
     """A deleted task leaves its id and none of its content; an ended one can be deleted."""
-    task_id = await made(house, description="blue")
+    task_id = await create_task(house, description="blue")
     gone = await house.call("task.delete", task_id=task_id)
     assert (gone["title"], "description" in gone, "deleted_at_ms" in gone) == ("Paint", False, True)
-    await made(house, "Paint")
-    await shell(house)
-    await over(house)
+    await create_task(house, "Paint")
+    await start_shell(house)
+    await end_shell(house)
     await house.call("task.delete", task_id="tsk_shell")
     assert examine_whole(house.state.read, deep=True).findings == []
 
 
 async def test_task_delete_task_not_found(house: Household) -> None:
     """An unknown task, and one that the token does not cover, are refused alike."""
-    await not_found(house, "task.delete")
+    await require_not_found(house, "task.delete")
 
 
 async def test_task_delete_task_already_deleted(house: Household) -> None:
     """A task is deleted once."""
-    await deleted(house, "task.delete")
+    await require_deleted(house, "task.delete")
 
 
 async def test_task_delete_session_already_ended(house: Household) -> None:
     """Tasks of an ended session do not change."""
-    await session_ended(house, "task.delete")
+    await require_session_ended(house, "task.delete")
 
 
 async def test_task_delete_task_running(house: Household) -> None:
     """A running shell must be stopped first."""
-    assert type(await refusal_of(house, "task.delete", task_id=await shell(house))) is TaskRunning
+    assert (
+        type(await unchanged_refusal_of(house, "task.delete", task_id=await start_shell(house)))
+        is TaskRunning
+    )
 
 
-async def test_task_delete_task_needed(house: Household) -> None:
+async def test_task_delete_task_blocks_others(house: Household) -> None:
     """A task that blocks others cannot be deleted until it is completed."""
-    one = await made(house, "one")
-    two = await made(house, "two", blocked_by=[one])
-    refusal = await refusal_of(house, "task.delete", task_id=one)
-    assert type(refusal) is TaskNeeded
+    first = await create_task(house, "one")
+    two = await create_task(house, "two", blocked_by=[first])
+    refusal = await unchanged_refusal_of(house, "task.delete", task_id=first)
+    assert type(refusal) is TaskBlocksOthers
     assert two in refusal.message
-    await updated(house, one, status="completed", output="x")
-    await house.call("task.delete", task_id=one)
-    assert (await updated(house, two, status="in_progress"))["status"] == "in_progress"
+    await update_task(house, first, status="completed", output="x")
+    await house.call("task.delete", task_id=first)
+    assert (await update_task(house, two, status="in_progress"))["status"] == "in_progress"
 
 
 # task.output
@@ -526,10 +545,10 @@ async def test_task_delete_task_needed(house: Household) -> None:
 
 async def test_task_output_ok(house: Household) -> None:
     """The end of the output is returned, or a part after an offset; ``ready``: the task has ended."""
-    task_id = await made(house)
+    task_id = await create_task(house)
     empty = await house.call("task.output", task_id=task_id)
     assert (empty["ready"], empty["timed_out"], empty["text"], empty["path"]) == (False, False, "", None)
-    await updated(house, task_id, status="completed", output="It is blue.")
+    await update_task(house, task_id, status="completed", output="It is blue.")
     whole = await house.call("task.output", task_id=task_id, wait=True)
     assert (whole["ready"], whole["text"], whole["total_bytes"]) == (True, "It is blue.", 11)
     tail = await house.call("task.output", task_id=task_id, tail_bytes=5)
@@ -542,14 +561,14 @@ async def test_task_output_ok(house: Household) -> None:
 
 async def test_task_output_ok_waits(house: Household) -> None:
     """The answer waits until the task has ended, or reports that the time was over."""
-    task_id = await made(house)
+    task_id = await create_task(house)
     early = await house.call("task.output", task_id=task_id, wait=True, timeout_s=0.01)
     assert (early["ready"], early["timed_out"]) == (False, True)
 
-    other = await house.server.connect()
+    client = await house.server.connect()
 
     async def complete() -> None:
-        await other.call("task.update", task_id=task_id, status="completed", output="done")
+        await client.call("task.update", task_id=task_id, status="completed", output="done")
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(complete)
@@ -559,7 +578,7 @@ async def test_task_output_ok_waits(house: Household) -> None:
 
 async def test_task_output_ok_of_a_shell(house: Household, tmp_path: Path) -> None:
     """A shell's output is read from its file; a wait at an offset ends when there is more."""
-    await shell(house)
+    await start_shell(house)
     written = house.server.services.shells
     assert isinstance(written, ShellFiles)
     log = written.log("tsk_shell")
@@ -581,7 +600,7 @@ async def test_task_output_ok_of_a_shell(house: Household, tmp_path: Path) -> No
 
     async def end() -> None:
         log.close()
-        await over(house)
+        await end_shell(house)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(end)
@@ -591,23 +610,23 @@ async def test_task_output_ok_of_a_shell(house: Household, tmp_path: Path) -> No
 
 async def test_task_output_task_not_found(house: Household) -> None:
     """An unknown task, and one that the token does not cover, are refused alike."""
-    await not_found(house, "task.output")
+    await require_not_found(house, "task.output")
 
 
 async def test_task_output_task_already_deleted(house: Household) -> None:
     """The output of a deleted task cannot be read."""
-    await deleted(house, "task.output")
+    await require_deleted(house, "task.output")
 
 
 async def test_every_method_needs_its_scope(house: Household) -> None:
     """The scope ``read`` changes no task, and the scope ``converse`` reads none."""
-    task_id = await made(house)
-    reader = await house.limited(scopes=["read"])
+    task_id = await create_task(house)
+    reader = await house.connect_limited(scopes=["read"])
     for verb in ("update", "stop", "delete"):
-        assert type(await refused(reader, f"task.{verb}", task_id=task_id)) is ScopeMissing
-    assert type(await refused(reader, "task.create", session_id="s", title="x")) is ScopeMissing
+        assert type(await refusal_of(reader, f"task.{verb}", task_id=task_id)) is ScopeMissing
+    assert type(await refusal_of(reader, "task.create", session_id="s", title="x")) is ScopeMissing
     assert (await reader.call("task.get", task_id=task_id))["title"] == "Paint"
-    speaker = await house.limited(scopes=["converse"])
+    speaker = await house.connect_limited(scopes=["converse"])
     for verb in ("get", "output"):
-        assert type(await refused(speaker, f"task.{verb}", task_id=task_id)) is ScopeMissing
+        assert type(await refusal_of(speaker, f"task.{verb}", task_id=task_id)) is ScopeMissing
     assert (await speaker.call("task.stop", task_id=task_id))["status"] == "cancelled"

@@ -23,7 +23,7 @@ from tests.support.desk import Desk, full_disk, open_desk
 
 @pytest.fixture
 async def desk(tmp_path: Path, autojump_clock: MockClock) -> AsyncIterator[Desk]:
-    """A desk without a worker."""
+    """Open a desk without a worker."""
     async with open_desk(tmp_path) as desk:
         yield desk
 

@@ -44,8 +44,8 @@ from tests.support.desk import (
 )
 from tests.support.machine import allow, answer, answer_approvals, answer_question, call_tools, resolve_doubt
 from tests.support.runtimes import make_runtime
-from tests.support.talk import assert_valid
 from tests.support.toolbox import NOTES, TOOLS, Toolbox, calls, tool, workbench
+from tests.support.transcripts import assert_valid
 
 
 def results_by_call(desk: Desk, session_id: str) -> dict[str, ToolReturned]:
@@ -233,8 +233,8 @@ async def test_the_model_is_told_why_a_call_failed(
 
 async def test_invalid_names_and_ids_are_replaced(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Names and ids that are sent back to a provider hold only characters that it accepts."""
-    asked = ToolCall("an id that is longer than forty characters are", "näme of a tool!", {})
-    async with workbench(tmp_path, Toolbox(), lambda request: gives(asked)) as desk, working(desk):
+    invalid = ToolCall("an id that is longer than forty characters are", "näme of a tool!", {})
+    async with workbench(tmp_path, Toolbox(), lambda request: gives(invalid)) as desk, working(desk):
         await desk.ask()
         answer, results = desk.models.requests[1].messages[-2:]
         (call,) = answer.items

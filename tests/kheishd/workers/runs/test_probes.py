@@ -86,13 +86,13 @@ class Scribe(SubHook):
         self.reached = trio.Event()
 
     async def dispatch(self, use: Invocation) -> Outcome:
-        """It is written, but nobody hears of it any more."""
+        """Write, and never return."""
         self.reached.set()
         await trio.sleep_forever()
         raise AssertionError
 
     async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
-        """What the test says."""
+        """Return the finding that the test set."""
         return self.finding
 
 

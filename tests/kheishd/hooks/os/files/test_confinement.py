@@ -100,13 +100,13 @@ def test_a_link_on_the_way_is_not_followed(workspace: Path) -> None:
     (workspace / "in").symlink_to("a")
     (workspace / "a" / "link").symlink_to("file")
     (workspace / "a" / "strange").symlink_to("a\x1b[31m")
-    for path, said in (
+    for path, message in (
         ("out/secret", f"out is a link to {workspace.parent}/outside"),
         ("in/file", "in is a link to a;"),
         ("a/link", "a/link is a link to file"),
         ("a/strange", "a name that cannot be printed"),
     ):
-        with pytest.raises(ToolError, match=said):
+        with pytest.raises(ToolError, match=message):
             read(workspace, path)
 
 
@@ -123,12 +123,12 @@ def test_what_is_no_ordinary_file_is_not_opened(workspace: Path) -> None:
     os.mkfifo(workspace / "pipe")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(workspace / "socket"))
-    for path, said in (
+    for path, message in (
         ("pipe", "a pipe or a device"),
         ("socket", "a socket or a device"),
         ("a", "is a directory"),
     ):
-        with pytest.raises(ToolError, match=said):
+        with pytest.raises(ToolError, match=message):
             read(workspace, path)
     with pytest.raises(ToolError, match="a pipe or a device"):
         read(Path("/dev"), "null")
@@ -138,12 +138,12 @@ def test_what_is_no_ordinary_file_is_not_opened(workspace: Path) -> None:
 
 def test_what_the_system_says_is_said(workspace: Path) -> None:
     """An error of the system is reported with the path."""
-    for path, said in (
+    for path, message in (
         ("a/gone", "a/gone: there is no such file or directory"),
         ("a/file/x", "a part of the path is not a directory"),
         ("x" * 300, "file name too long"),
     ):
-        with pytest.raises(ToolError, match=said):
+        with pytest.raises(ToolError, match=message):
             read(workspace, path)
 
 
@@ -173,10 +173,10 @@ def test_a_workspace_that_is_moved_away_stays_the_one(workspace: Path) -> None:
 def test_no_descriptor_is_left_open(workspace: Path) -> None:
     """No descriptor stays open, however the block ends."""
     (workspace / "in").symlink_to("a")
-    before = len(os.listdir("/proc/self/fd"))
+    original = len(os.listdir("/proc/self/fd"))
     for path in ("a/file", "a/gone", "in/file", "a", "gone/x"):
         try:
             read(workspace, path)
         except ToolError:
             continue
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) == original

@@ -14,11 +14,11 @@ from kheishd.hooks.os.files.edits import ABSENT, FileChange, FileState
 from protocol.limits.files import MAX_DIFF_BYTES, MAX_DIFF_LINES
 
 
-def change(before: bytes | None, after: bytes, path: str = "f") -> FileChange:
+def change(original: bytes | None, current: bytes, path: str = "f") -> FileChange:
     """Return a change of a file."""
-    if before is None:
-        return FileChange(FileState(path, ABSENT), after)
-    return FileChange(FileState(path, "0" * 64, len(before), before), after)
+    if original is None:
+        return FileChange(FileState(path, ABSENT), current)
+    return FileChange(FileState(path, "0" * 64, len(original), original), current)
 
 
 def numbered(count: int) -> list[str]:
@@ -26,9 +26,9 @@ def numbered(count: int) -> list[str]:
     return [f"line {number}\n" for number in range(count)]
 
 
-def applied(directory: Path, diff: str, before: bytes) -> bytes:
+def applied(directory: Path, diff: str, original: bytes) -> bytes:
     """Return the result of patch(1) on a file and a diff."""
-    (directory / "f").write_bytes(before)
+    (directory / "f").write_bytes(original)
     command = ["patch", "-s", "--binary", "-p1", "-o", "new", "f"]
     subprocess.run(command, cwd=directory, input=diff.encode(), check=True)
     return (directory / "new").read_bytes()
@@ -70,20 +70,20 @@ def test_a_large_file_that_is_replaced() -> None:
 @pytest.mark.parametrize("apart", [2, MAX_DIFF_LINES * 2])
 def test_patch_understands_changes_in_a_long_file(tmp_path: Path, apart: int) -> None:
     """Near changes are shown in detail, distant ones as one hunk, with correct numbers."""
-    before = numbered(MAX_DIFF_LINES * 4)
-    after = list(before)
-    after[500] = "changed\n"
-    after[500 + apart] = "changed, too\n"
-    del after[600]
-    diff = diff_of([change("".join(before).encode(), "".join(after).encode())])
-    assert applied(tmp_path, diff, "".join(before).encode()) == "".join(after).encode()
+    original = numbered(MAX_DIFF_LINES * 4)
+    current = list(original)
+    current[500] = "changed\n"
+    current[500 + apart] = "changed, too\n"
+    del current[600]
+    diff = diff_of([change("".join(original).encode(), "".join(current).encode())])
+    assert applied(tmp_path, diff, "".join(original).encode()) == "".join(current).encode()
     assert ("-line 501" in diff) == (apart > MAX_DIFF_LINES)
 
 
 @given(*[st.lists(st.sampled_from(["a\n", "b\n", "c\r\n", "d"]), max_size=14)] * 2)
-def test_every_line_is_accounted_for(before: list[str], after: list[str]) -> None:
+def test_every_line_is_accounted_for(original: list[str], current: list[str]) -> None:
     """A diff turns one text into the other, whatever the two are."""
-    old, new = "".join(before), "".join(after)
+    old, new = "".join(original), "".join(current)
     diff = diff_of([change(old.encode(), new.encode())])
     assert patched(old, diff) == new
     assert ("@@" in diff) == (old != new)
@@ -93,22 +93,22 @@ def patched(text: str, diff: str) -> str:
     """Apply the diff of one file to a text, in the simplest way."""
     old = re.findall(r"[^\n]*\n|[^\n]+", text)
     new: list[str] = []
-    place = 0
+    index = 0
     for hunk in re.split(r"^@@ -", diff, flags=re.MULTILINE)[1:]:
         head, _, body = hunk.partition("\n")
-        found = re.match(r"(\d+)(?:,(\d+))? ", head)
-        assert found is not None
-        begins = int(found[1]) - (found[2] != "0")
-        new += old[place:begins]
-        place = begins
+        answer = re.match(r"(\d+)(?:,(\d+))? ", head)
+        assert answer is not None
+        begins = int(answer[1]) - (answer[2] != "0")
+        new += old[index:begins]
+        index = begins
         for line in re.findall(r"([ +-][^\n]*\n)(\\[^\n]*\n)?", body):
-            said = line[0][1:-1] if line[1] else line[0][1:]
+            message = line[0][1:-1] if line[1] else line[0][1:]
             if line[0][0] != "+":
-                assert old[place] == said
-                place += 1
+                assert old[index] == message
+                index += 1
             if line[0][0] != "-":
-                new.append(said)
-    return "".join(new + old[place:])
+                new.append(message)
+    return "".join(new + old[index:])
 
 
 def test_a_long_diff_says_that_there_is_more() -> None:

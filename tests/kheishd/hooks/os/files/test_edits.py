@@ -40,21 +40,21 @@ def edit(old: str, new: str, path: str = "f", **more: Any) -> EditFile:
     return EditFile(path=path, old_text=old, new_text=new, **more)
 
 
-def planned(asked: WriteFile | EditFile | ApplyPatch, **files: bytes | None) -> list[FileChange]:
+def planned(request: WriteFile | EditFile | ApplyPatch, **files: bytes | None) -> list[FileChange]:
     """Return the changes of some files."""
-    orders = edits_of(asked, "/ws")
+    orders = edits_of(request, "/ws")
     return plan_changes(orders, {path: found(path, files.get(path)) for path in paths_of(orders)})
 
 
-def after(asked: WriteFile | EditFile | ApplyPatch, **files: bytes | None) -> list[bytes]:
+def after(request: WriteFile | EditFile | ApplyPatch, **files: bytes | None) -> list[bytes]:
     """Return the files' new contents."""
-    return [change.content for change in planned(asked, **files)]
+    return [change.content for change in planned(request, **files)]
 
 
-def refused(said: str, asked: WriteFile | EditFile | ApplyPatch, **files: bytes | None) -> None:
+def refused(words: str, request: WriteFile | EditFile | ApplyPatch, **files: bytes | None) -> None:
     """Assert that the edit is rejected with this message."""
-    with pytest.raises(ToolError, match=said):
-        planned(asked, **files)
+    with pytest.raises(ToolError, match=words):
+        planned(request, **files)
 
 
 def test_writing() -> None:
@@ -174,10 +174,10 @@ def test_a_binding_is_that_of_all_files() -> None:
         {"f": found("f", b"a"), "h": found("h", None)},
         {"f": found("f", b"a")},
     ]
-    assert len({binding_of(each) for each in [pair, *others]}) == 5
+    assert len({binding_of(item) for item in [pair, *others]}) == 5
 
 
-# What a file is found to be.
+# The state of a file.
 
 
 def state_at(workspace: Path, path: str) -> FileState:
@@ -222,11 +222,11 @@ def test_a_large_file_is_hashed_and_not_kept(tmp_path: Path) -> None:
 def test_pieces_end_where_they_are_told_to(tmp_path: Path) -> None:
     """Reading ends at the limit even in a growing file, and checks for cancellation at each piece."""
     (tmp_path / "f").write_bytes(b"x" * 600_000)
-    asked: list[None] = []
+    request: list[None] = []
     descriptor = os.open(tmp_path / "f", os.O_RDONLY)
     try:
-        assert sum(map(len, read_pieces(descriptor, lambda: asked.append(None), 500_000))) == 500_000
-        assert len(asked) == 2
+        assert sum(map(len, read_pieces(descriptor, lambda: request.append(None), 500_000))) == 500_000
+        assert len(request) == 2
     finally:
         os.close(descriptor)
 

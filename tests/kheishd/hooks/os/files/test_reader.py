@@ -16,15 +16,15 @@ from protocol.limits.call import MAX_TOOL_TEXT_BYTES
 from protocol.limits.files import MAX_HASHED_BYTES, MAX_READ_BYTES
 
 
-def outcome(path: Path, **asked: Any) -> Outcome:
+def outcome(path: Path, **arguments: Any) -> Outcome:
     """Return the outcome of reading a file."""
     with open_root(str(path.parent)) as root:
-        return read_file(root, ReadFile(path=path.name, **asked))
+        return read_file(root, ReadFile(path=path.name, **arguments))
 
 
-def read(path: Path, **asked: Any) -> Any:
+def read(path: Path, **arguments: Any) -> Any:
     """Return the decoded result for the model."""
-    return msgspec.json.decode(outcome(path, **asked).text)
+    return msgspec.json.decode(outcome(path, **arguments).text)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_file(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "content", "count"),
+    ("arguments", "content", "count"),
     [
         ({"start_line": 2}, "two\r\nthree", 2),
         ({"start_line": 2, "line_count": 1}, "two\r\n", 1),
@@ -62,13 +62,13 @@ def test_a_file(file: Path) -> None:
         ({"start_line": 3, "line_count": 9}, "three", 1),
     ],
 )
-def test_some_lines(file: Path, asked: dict[str, int], content: str, count: int) -> None:
+def test_some_lines(file: Path, arguments: dict[str, int], content: str, count: int) -> None:
     """A range of lines can be read; the digest is the whole file's, and the result is not truncated."""
     file.write_bytes(b"one\ntwo\r\nthree")
-    found = read(file, **asked)
-    assert (found["content"], found["line_count"], found["lines"]) == (content, count, 3)
-    assert found["sha256"] == hashlib.sha256(b"one\ntwo\r\nthree").hexdigest()
-    assert not found["truncated"]
+    answer = read(file, **arguments)
+    assert (answer["content"], answer["line_count"], answer["lines"]) == (content, count, 3)
+    assert answer["sha256"] == hashlib.sha256(b"one\ntwo\r\nthree").hexdigest()
+    assert not answer["truncated"]
 
 
 def test_lines_that_are_not_there(file: Path) -> None:
@@ -89,15 +89,15 @@ def test_a_long_file_is_read_on_and_on(file: Path) -> None:
     digest = hashlib.sha256(content.encode()).hexdigest()
     parts, line = [], 1
     while True:
-        found = outcome(file, start_line=line)
-        assert len(found.text.encode()) <= MAX_TOOL_TEXT_BYTES
-        part = msgspec.json.decode(found.text)
+        answer = outcome(file, start_line=line)
+        assert len(answer.text.encode()) <= MAX_TOOL_TEXT_BYTES
+        part = msgspec.json.decode(answer.text)
         assert (part["sha256"], part["start_line"]) == (digest, line)
         parts.append(part["content"])
         if not part["truncated"]:
             break
-        assert found.full_output is not None
-        assert len(msgspec.json.decode(found.full_output)["content"].encode()) <= MAX_READ_BYTES
+        assert answer.full_output is not None
+        assert len(msgspec.json.decode(answer.full_output)["content"].encode()) <= MAX_READ_BYTES
         line = part["next_line"]
     assert "".join(parts) == content
     assert len(parts) > 10
@@ -107,11 +107,11 @@ def test_a_long_file_is_read_on_and_on(file: Path) -> None:
 def test_a_line_that_is_too_long_is_cut(file: Path, letter: str) -> None:
     """A long line is cut between characters, and the next lines can be read."""
     file.write_text(letter * 200_000 + "\nlast\n")
-    found = outcome(file)
-    assert len(found.text.encode()) <= MAX_TOOL_TEXT_BYTES
-    part = msgspec.json.decode(found.text)
+    answer = outcome(file)
+    assert len(answer.text.encode()) <= MAX_TOOL_TEXT_BYTES
+    part = msgspec.json.decode(answer.text)
     assert set(part["content"]) == {letter}
-    assert len(found.text.encode()) > MAX_TOOL_TEXT_BYTES // 2
+    assert len(answer.text.encode()) > MAX_TOOL_TEXT_BYTES // 2
     assert (part["truncated"], part["next_line"], part["encoding"]) == (True, 2, "utf-8")
     assert read(file, start_line=2)["content"] == "last\n"
 
@@ -122,8 +122,8 @@ def test_a_line_that_is_too_long_is_cut(file: Path, letter: str) -> None:
 def test_what_is_no_text(file: Path, content: bytes) -> None:
     """A binary file is not shown as text; its bytes are available on request."""
     file.write_bytes(content)
-    found = read(file)
-    assert (found["content"], found["binary"], found["encoding"]) == ("", True, "binary")
+    answer = read(file)
+    assert (answer["content"], answer["binary"], answer["encoding"]) == ("", True, "binary")
     assert b64decode(read(file, include_base64=True)["content_base64"]) == content
 
 
@@ -131,9 +131,9 @@ def test_bytes_of_a_large_file_are_bounded(file: Path) -> None:
     """The bytes of a large file are limited, with text or without."""
     for content in (b"x" * 79 + b"\n", b"\xff" * 79 + b"\n"):
         file.write_bytes(content * 1_000)
-        found = outcome(file, include_base64=True)
-        assert len(found.text.encode()) <= MAX_TOOL_TEXT_BYTES
-        part = msgspec.json.decode(found.text)
+        answer = outcome(file, include_base64=True)
+        assert len(answer.text.encode()) <= MAX_TOOL_TEXT_BYTES
+        part = msgspec.json.decode(answer.text)
         assert part["truncated"]
         assert b64decode(part["content_base64"]) == (content * 1_000)[: part["bytes_read"]]
 

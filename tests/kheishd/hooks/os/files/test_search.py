@@ -43,22 +43,22 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def listed(workspace: Path, **asked: Any) -> Any:
+def listed(workspace: Path, **request: Any) -> Any:
     """Return the decoded result of list_files."""
     with open_root(str(workspace)) as root:
-        return msgspec.json.decode(list_files(root, ListFiles(**asked)))
+        return msgspec.json.decode(list_files(root, ListFiles(**request)))
 
 
-def globbed(workspace: Path, pattern: str, **asked: Any) -> Any:
+def globbed(workspace: Path, pattern: str, **request: Any) -> Any:
     """Return the decoded result of glob_search."""
     with open_root(str(workspace)) as root:
-        return msgspec.json.decode(glob_search(root, SearchFiles(pattern=pattern, **asked)))
+        return msgspec.json.decode(glob_search(root, SearchFiles(pattern=pattern, **request)))
 
 
-def searched(workspace: Path, pattern: str, **asked: Any) -> Any:
+def searched(workspace: Path, pattern: str, **request: Any) -> Any:
     """Return the decoded result of grep_search without ripgrep."""
     with open_root(str(workspace)) as root:
-        return msgspec.json.decode(literal_search(root, SearchFiles(pattern=pattern, **asked)))
+        return msgspec.json.decode(literal_search(root, SearchFiles(pattern=pattern, **request)))
 
 
 def test_list_files(tree: Path) -> None:
@@ -131,8 +131,8 @@ def test_what_is_not_searched(tree: Path) -> None:
 def test_of_a_long_line_the_part_around_the_match_is_told() -> None:
     """Of a long line, the part around the match is returned."""
     line = b"x" * 5_000 + b"needle" + b"y" * 5_000
-    for place in (0, 5_000, 10_000):
-        text = excerpt_around(line, place)
+    for start in (0, 5_000, 10_000):
+        text = excerpt_around(line, start)
         assert len(text) == MAX_MATCH_BYTES
     assert "xneedley" in excerpt_around(line, 5_000)
     assert excerpt_around(b"short\r\n", 0) == "short"
@@ -144,9 +144,9 @@ def test_matches_fit_what_a_model_reads(tree: Path) -> None:
     with open_root(str(tree)) as root:
         text = literal_search(root, SearchFiles(pattern="\x01"))
     assert len(text.encode()) <= MAX_TOOL_TEXT_BYTES
-    found = msgspec.json.decode(text)
-    assert found["truncated"] is True
-    assert TextMatch(**found["matches"][0]).text == "\x01" * MAX_MATCH_BYTES
+    answer = msgspec.json.decode(text)
+    assert answer["truncated"] is True
+    assert TextMatch(**answer["matches"][0]).text == "\x01" * MAX_MATCH_BYTES
 
 
 def test_a_search_begins_inside(tree: Path) -> None:
@@ -159,22 +159,22 @@ def test_a_search_begins_inside(tree: Path) -> None:
         searched(tree, "x", base="top.py")
 
 
-# Searching by ripgrep: what it finds is told once it was read here, and it ends when nobody waits.
+# Searching with ripgrep.
 
 
 RIPGREP = shutil.which("rg")
 needs_ripgrep = pytest.mark.skipif(RIPGREP is None, reason="ripgrep is not installed here")
 
 
-async def text_of(workspace: Path, pattern: str, *, program: str | None = None, **asked: Any) -> str:
+async def text_of(workspace: Path, pattern: str, *, program: str | None = None, **request: Any) -> str:
     """Return the text of a search's result."""
-    search = SearchFiles(pattern=pattern, **asked)
+    search = SearchFiles(pattern=pattern, **request)
     return await regex_search(program or RIPGREP or "rg", str(workspace), search, trio.to_thread.run_sync)
 
 
-async def regex_matches(workspace: Path, pattern: str, **asked: Any) -> Any:
+async def regex_matches(workspace: Path, pattern: str, **request: Any) -> Any:
     """Return the decoded result of a search."""
-    return msgspec.json.decode(await text_of(workspace, pattern, **asked))
+    return msgspec.json.decode(await text_of(workspace, pattern, **request))
 
 
 @pytest.fixture
@@ -191,9 +191,9 @@ def forest(tmp_path: Path) -> Path:
 @needs_ripgrep
 async def test_a_regular_expression(forest: Path) -> None:
     """Files come in order of paths, with hidden files, without those of .git."""
-    found = await regex_matches(forest, r"needle: \d+$")
+    answer = await regex_matches(forest, r"needle: \d+$")
     paths = [".hidden", "a/z.c", "b/c/y.py", "b/x.py"]
-    assert found == {
+    assert answer == {
         "matches": [{"path": path, "line": 2, "text": "needle: 12"} for path in paths],
         "truncated": False,
         "engine": "ripgrep",
@@ -230,8 +230,8 @@ async def test_what_ripgrep_does_not_search(forest: Path) -> None:
     (forest / "out").symlink_to(forest.parent / "outside")
     os.mkfifo(forest / "pipe")
     (forest / os.fsdecode(b"\xff")).write_text("needles\n")
-    found = await regex_matches(forest, "needles|secret")
-    assert found["matches"] == [{"path": "latin", "line": 1, "text": "needles \ufffd"}]
+    answer = await regex_matches(forest, "needles|secret")
+    assert answer["matches"] == [{"path": "latin", "line": 1, "text": "needles \ufffd"}]
 
 
 @needs_ripgrep
@@ -277,8 +277,8 @@ async def test_a_directory_swapped_for_a_link(forest: Path) -> None:
 def program(directory: Path, lines: list[str], end: str = "") -> str:
     """Return a program that prints these lines and exits with this code."""
     path = directory / "rg"
-    said = "\n".join(["#!/bin/sh", "cat <<'END'", *lines, "END", end, ""])
-    path.write_text(said)
+    message = "\n".join(["#!/bin/sh", "cat <<'END'", *lines, "END", end, ""])
+    path.write_text(message)
     path.chmod(0o755)
     return str(path)
 
@@ -309,8 +309,8 @@ async def test_only_what_is_there_is_told(forest: Path) -> None:
         '{"type":"summary","data":{}}',
         claim("./a/z.c", "this is ws/a/z.c\n"),
     ]
-    found = await regex_matches(forest, "x", program=program(forest.parent, lines))
-    assert found["matches"] == [{"path": "a/z.c", "line": 1, "text": "this is ws/a/z.c"}]
+    answer = await regex_matches(forest, "x", program=program(forest.parent, lines))
+    assert answer["matches"] == [{"path": "a/z.c", "line": 1, "text": "this is ws/a/z.c"}]
 
 
 async def test_a_search_that_is_not_waited_for_ends(forest: Path) -> None:
@@ -347,9 +347,9 @@ def test_lines_in_pieces() -> None:
     text = b'{"a":1}\n{"b":2}\nerror: one\n\n{"c":3}'
     for cut in range(len(text) + 1):
         lines = RipgrepLines()
-        found = lines.feed(text[:cut]) if cut else []
-        found += lines.feed(text[cut:]) if cut < len(text) else []
-        assert [*found, *lines.feed(b"")] == [b'{"a":1}', b'{"b":2}', b'{"c":3}']
+        answer = lines.feed(text[:cut]) if cut else []
+        answer += lines.feed(text[cut:]) if cut < len(text) else []
+        assert [*answer, *lines.feed(b"")] == [b'{"a":1}', b'{"b":2}', b'{"c":3}']
         assert (lines.complaint, lines.truncated, lines.skipped) == ("error: one", False, False)
 
 

@@ -17,7 +17,7 @@ from kheishd.hooks.os.files.transaction import PathLocks
 from kheishd.hooks.validation import Validator
 from kheishd.kernel.hook import Stale, Tool, ToolError
 from protocol.limits.files import MAX_HASHED_BYTES
-from tests.support.workspaces import Workshop, place, swapping
+from tests.support.workspaces import Workshop, run_context, swapping
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ async def test_without_ripgrep(shop: Workshop) -> None:
     """Without ripgrep the search is for literal text, and the description says so."""
     shop.files = Files(find=lambda name: None)
     await shop.do("write_file", path="f", content="a.b\naxb\n")
-    found = await shop.do("grep_search", pattern="a.b")
-    assert (found["engine"], [match["line"] for match in found["matches"]]) == ("literal", [1])
+    answer = await shop.do("grep_search", pattern="a.b")
+    assert (answer["engine"], [match["line"] for match in answer["matches"]]) == ("literal", [1])
     assert "exactly as given" in shop.files.grep_search.description
 
 
@@ -170,8 +170,8 @@ async def edited_by_all(shops: list[tuple[Workshop, str]]) -> None:
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             for number, word in enumerate(WORDS):
-                here, there = shops[number % len(shops)]
-                edit = {"path": there, "old_text": word, "new_text": f"{word}!"}
+                here, target = shops[number % len(shops)]
+                edit = {"path": target, "old_text": word, "new_text": f"{word}!"}
                 nursery.start_soon(partial(here.do, "edit_file", **edit))
     assert (first.path / path).read_text().split() == [f"{word}!" for word in WORDS]
     assert first.left_beside() == []
@@ -191,8 +191,8 @@ async def test_what_another_program_changed_meanwhile_is_told(shop: Workshop) ->
 class _Meanwhile:
     """Runner of work in this thread that changes something before each flush to the disk."""
 
-    def __init__(self, what: Any) -> None:
-        self._what = what
+    def __init__(self, action: Any) -> None:
+        self._what = action
 
     async def __call__(self, work: Any) -> Any:
         real = os.fsync
@@ -238,7 +238,7 @@ async def test_nothing_outside_is_touched_in_a_race(shop: Workshop) -> None:
     """A directory that is swapped for a link, again and again, never leads outside."""
     outside = shop.path.parent / "outside"
     await shop.do("write_file", path="d/f", content="inside")
-    told = 0
+    response = 0
     with swapping(shop.path / "d", outside):
         for number in range(150):
             for tool, arguments in (
@@ -252,9 +252,9 @@ async def test_nothing_outside_is_touched_in_a_race(shop: Workshop) -> None:
                     outcome = await shop.outcome(tool, **arguments)
                 except ToolError:
                     continue
-                told += 1
+                response += 1
                 assert "secret" not in outcome.text
-    assert told > 0
+    assert response > 0
     assert {path.name: path.read_text() for path in outside.iterdir()} == {"f": "secret"}
 
 
@@ -276,13 +276,13 @@ async def test_work_that_is_not_waited_for_ends(shop: Workshop) -> None:
     shop.path.mkdir()
     (shop.path / "huge").touch()
     os.truncate(shop.path / "huge", MAX_HASHED_BYTES)
-    before = len(os.listdir("/proc/self/fd"))
+    original = len(os.listdir("/proc/self/fd"))
     scope = trio.CancelScope()
     shop.files = Files(in_thread=_GivenUp(scope, "read"))
     with scope:
         await shop.do("read_file", path="huge")
     assert scope.cancelled_caught
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) == original
 
 
 async def test_a_write_that_is_not_waited_for_leaves_nothing(shop: Workshop) -> None:
@@ -357,10 +357,10 @@ async def test_the_loop_is_not_held_up(shop: Workshop) -> None:
 def test_the_section_says_where_the_workspace_is(shop: Workshop) -> None:
     """The section names the workspace and explains paths, for a run with a file tool only."""
     for names in (None, ["bash", "read_file"]):
-        (section,) = shop.files.sections(place(shop.path, names))
+        (section,) = shop.files.sections(run_context(shop.path, names))
         assert str(shop.path) in section
         assert "relative" in section
-    assert shop.files.sections(place(shop.path, ["bash"])) == ()
+    assert shop.files.sections(run_context(shop.path, ["bash"])) == ()
 
 
 async def test_results_are_json(shop: Workshop) -> None:

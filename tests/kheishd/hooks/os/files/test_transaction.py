@@ -47,15 +47,15 @@ class GivenUp(Exception):
     """The caller was cancelled."""
 
 
-def change(root: Root, path: str, after: bytes) -> FileChange:
+def change(root: Root, path: str, updated: bytes) -> FileChange:
     """Return a change of a file in its current state."""
-    return FileChange(read_state(root, path), after)
+    return FileChange(read_state(root, path), updated)
 
 
 def make(workspace: Path, *, check: Callable[[], object] = lambda: None, **files: bytes) -> None:
     """Give files new contents."""
     with open_root(str(workspace)) as root:
-        apply_changes(root, [change(root, path, after) for path, after in files.items()], "key", check)
+        apply_changes(root, [change(root, path, updated) for path, updated in files.items()], "key", check)
 
 
 def contents(workspace: Path) -> dict[str, bytes]:
@@ -98,8 +98,8 @@ def test_a_file_with_two_names_is_changed_under_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stop_at", range(1, 7))
 def test_given_up_before_the_first_renaming(tmp_path: Path, stop_at: int) -> None:
     """A cancellation before the first rename leaves everything unchanged."""
-    before = {"f": b"one", "g": b"two"}
-    for path, content in before.items():
+    original = {"f": b"one", "g": b"two"}
+    for path, content in original.items():
         (tmp_path / path).write_bytes(content)
     calls = 0
 
@@ -112,7 +112,7 @@ def test_given_up_before_the_first_renaming(tmp_path: Path, stop_at: int) -> Non
     large = b"x" * (PIECE_BYTES * 2 + 1)
     with pytest.raises(GivenUp):
         make(tmp_path, check=check, f=large, g=large)
-    assert contents(tmp_path) == before
+    assert contents(tmp_path) == original
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
@@ -143,9 +143,9 @@ def test_what_was_changed_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
         (tmp_path / "f").write_bytes(b"theirs")
         (tmp_path / "gone").unlink()
         (tmp_path / "new").symlink_to("f")
-        for each in changes.values():
-            with pytest.raises(Stale, match=f"{each.path} was changed by another program"):
-                apply_changes(root, [each], "key")
+        for item in changes.values():
+            with pytest.raises(Stale, match=f"{item.path} was changed by another program"):
+                apply_changes(root, [item], "key")
     assert contents(tmp_path) == {"f": b"theirs", "new": b"theirs"}
 
 
@@ -216,15 +216,15 @@ def test_the_lock_keeps_others_out(tmp_path: Path) -> None:
         finally:
             os.close(descriptor)
         with lock_workspace(root), pytest.raises(BlockingIOError):
-            fcntl.flock(other := os.open(tmp_path, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.close(other)
+            fcntl.flock(another_one := os.open(tmp_path, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(another_one)
 
 
 def _give_up() -> None:
     raise GivenUp
 
 
-# A call that changes files: what is shown, noted, done and found out afterwards is one thing.
+# The uses of a call: preview, evidence, change and probe agree.
 
 
 def digest(content: bytes) -> str:
@@ -301,14 +301,14 @@ def test_a_file_that_came_into_being_is_stale_too(tmp_path: Path) -> None:
         make_changes(str(tmp_path), orders, "key", binding)
 
 
-def after_kill(ws: Path, kept: str = "old", **contents: str) -> tuple[ProbeResult, dict[str, str]]:
+def after_kill(ws: Path, saved: str = "old", **contents: str) -> tuple[ProbeResult, dict[str, str]]:
     """Return the finding of a probe with these files after a kill, and their contents then."""
     orders = patch(ws, f="one", g="two")
     evidence = collect_digests(str(ws), orders)
     for path, content in contents.items():
         new, old = temporary_names("key", path)
         (ws / path).write_text(content)
-        (ws / old).write_text(kept)
+        (ws / old).write_text(saved)
         (ws / new).write_text("half")
     finding = probe_changes(str(ws), orders, "key", evidence)
     return finding, {path.name: path.read_text() for path in ws.iterdir()}
@@ -334,7 +334,7 @@ def test_killed_half_way(ws: Path) -> None:
 
 def test_killed_half_way_and_what_was_replaced_is_lost(ws: Path) -> None:
     """If the saved content is wrong, the outcome is unknown, and the digests are returned."""
-    finding, files = after_kill(ws, kept="something", f="one", g="old")
+    finding, files = after_kill(ws, saved="something", f="one", g="old")
     assert (finding.outcome, files) == ("unknown", {"f": "one", "g": "old"})
     assert finding.evidence == {"found": [digest(b"one"), digest(b"old")]}
 
@@ -370,7 +370,7 @@ def test_evidence_fits(tmp_path: Path) -> None:
     assert len(make_changes(str(tmp_path), orders, "key", None)) == MAX_PATCH_FILES
 
 
-# Locks by name: one at a time, in no ring, and nothing left behind.
+# Locks of paths.
 
 
 async def test_one_at_a_time() -> None:

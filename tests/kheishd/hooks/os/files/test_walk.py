@@ -42,11 +42,11 @@ def test_entries(tree: Path) -> None:
     (tree / "b" / "link").symlink_to("x")
     os.mkfifo(tree / "b" / "pipe")
     with open_root(str(tree)) as root:
-        found = {entry.path: (entry.below, entry.directory, entry.file) for entry in Walk(root, "b")}
-    assert found["b/c"] == ("c", True, False)
-    assert found["b/c/y"] == ("c/y", False, True)
-    assert found["b/link"] == ("link", False, False)
-    assert found["b/pipe"] == ("pipe", False, False)
+        result = {entry.path: (entry.below, entry.directory, entry.file) for entry in Walk(root, "b")}
+    assert result["b/c"] == ("c", True, False)
+    assert result["b/c/y"] == ("c/y", False, True)
+    assert result["b/link"] == ("link", False, False)
+    assert result["b/pipe"] == ("pipe", False, False)
 
 
 def test_links_are_not_followed(tree: Path) -> None:
@@ -75,8 +75,8 @@ def test_a_directory_swapped_for_a_link(tree: Path) -> None:
 def test_only_what_is_wanted_is_entered(tree: Path) -> None:
     """A directory in which nothing can match is not opened."""
     with open_root(str(tree)) as root:
-        found = [entry.path for entry in Walk(root, ".", lambda below: below == "a")]
-    assert found == [".hidden", "a", "b", "top", "a/z"]
+        result = [entry.path for entry in Walk(root, ".", lambda below: below == "a")]
+    assert result == [".hidden", "a", "b", "top", "a/z"]
 
 
 def test_names_that_cannot_be_told(tree: Path) -> None:

@@ -13,19 +13,19 @@ import pytest
 
 from kheishd.hooks.os.shell.keeper import descendants, send_signal, start_ticks_of, stat_of, sweep
 from kheishd.hooks.os.shell.process import KEEPER, ROOT
-from tests.support.commands import come_with, ended, running_with
+from tests.support.commands import running_with, wait_ended, wait_for_processes
 
 
 class Kept:
     """A keeper, and our end of its socket."""
 
-    def __init__(self, argv: list[str], how: str) -> None:
+    def __init__(self, argv: list[str], manner: str) -> None:
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(20)
         self.lines = self.socket.makefile("r")
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", KEEPER, str(ROOT), how, *argv],
+                [sys.executable, "-I", "-S", "-c", KEEPER, str(ROOT), manner, *argv],
                 stdin=theirs.fileno(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -49,9 +49,9 @@ class Kept:
 
 
 @contextmanager
-def kept(command: str, how: str = "bare", *before: str) -> Iterator[Kept]:
+def kept(command: str, manner: str = "bare", *original: str) -> Iterator[Kept]:
     """Provide a command under its keeper; a command that does not end is killed."""
-    keeper = Kept([*before, "/bin/sh", "-c", command], how)
+    keeper = Kept([*original, "/bin/sh", "-c", command], manner)
     try:
         yield keeper
     finally:
@@ -66,8 +66,8 @@ def kept(command: str, how: str = "bare", *before: str) -> Iterator[Kept]:
 def test_a_command_from_its_beginning_to_its_end() -> None:
     """The keeper reports start, exit code and end; the output is the command's own."""
     with kept("echo $$; exit 5") as keeper:
-        what, pid, started = keeper.line()
-        assert what == "began"
+        action, pid, started = keeper.line()
+        assert action == "began"
         assert int(started) > 0
         assert [keeper.line(), keeper.line(), keeper.line()] == [["ended", "5"], ["gone"], []]
         assert keeper.output() == f"{pid}\n".encode()
@@ -137,18 +137,18 @@ def test_the_end_of_the_socket_is_the_end() -> None:
     """At the end of the socket everything is killed at once."""
     with kept("trap '' TERM; setsid sleep 7003.1 & setsid sleep 7003.1 & sleep 7003.1") as keeper:
         assert keeper.line()[0] == "began"
-        left = come_with("7003.1", 3)
+        remaining = wait_for_processes("7003.1", 3)
         keeper.hang_up()
-        assert ended([*left, keeper.process.pid])
+        assert wait_ended([*remaining, keeper.process.pid])
 
 
 def test_the_command_dies_with_its_keeper() -> None:
     """The kernel kills the command with its keeper; the mark finds its other processes."""
     with kept("exec sleep 7004.1") as keeper:
         assert keeper.line()[0] == "began"
-        left = come_with("7004.1", 1)
+        remaining = wait_for_processes("7004.1", 1)
         keeper.process.kill()
-        assert ended(left)
+        assert wait_ended(remaining)
 
 
 @pytest.mark.usefixtures("bubblewrap")
@@ -189,20 +189,20 @@ def test_a_name_that_looks_like_more(tmp_path: Path) -> None:
     program = tmp_path / "a) S 1 (b"
     program.symlink_to("/bin/sleep")
     with subprocess.Popen([program, "7005.1"]) as child:
-        come_with("7005.1", 1)
-        found = stat_of(child.pid)
+        wait_for_processes("7005.1", 1)
+        result = stat_of(child.pid)
         child.kill()
-    assert found is not None
-    assert found[0] == os.getpid()
+    assert result is not None
+    assert result[0] == os.getpid()
 
 
 def test_sweeping() -> None:
     """A sweep kills everything below a process, stopped ones included, but not the process itself."""
     tree = "sleep 7006.1 & sh -c 'sleep 7006.1 & sleep 7006.1' & sleep 7006.1; read -r end"
     with subprocess.Popen(["/bin/sh", "-c", tree], stdin=subprocess.PIPE) as root:
-        left = come_with("7006.1", 4)
-        os.kill(left[0], signal.SIGSTOP)
+        remaining = wait_for_processes("7006.1", 4)
+        os.kill(remaining[0], signal.SIGSTOP)
         sweep(root.pid)
         assert root.poll() is None
         root.communicate()
-    assert ended(left)
+    assert wait_ended(remaining)

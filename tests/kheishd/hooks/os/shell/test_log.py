@@ -71,19 +71,19 @@ async def test_a_bell_rings_when_there_is_more(files: ShellFiles) -> None:
     heard: list[int] = []
 
     async def wait(number: int) -> None:
-        await files.grown("t").wait()
+        await files.growth("t").wait()
         heard.append(number)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait, 1)
         nursery.start_soon(wait, 2)
-        other = files.grown("other")
+        second = files.growth("other")
         await wait_all_tasks_blocked()
         await files.write("t", log, b"x")
     assert sorted(heard) == [1, 2]
-    assert not other.rung
-    assert files.grown("other") is other
-    assert not files.grown("t").rung
+    assert not second.rung
+    assert files.growth("other") is second
+    assert not files.growth("t").rung
     log.close()
 
 
@@ -96,11 +96,11 @@ async def test_the_newest_part_is_kept(files: ShellFiles, tmp_path: Path) -> Non
         assert (tmp_path / "run" / "shells" / "t").stat().st_size <= MAX_SHELL_OUTPUT_BYTES
     await files.write("t", log, b"the end\n")
     log.close()
-    found = await files.read("t", 100)
-    assert found.text.endswith("the end\n")
-    assert (found.total_bytes, found.offset) == (log.total_bytes, log.total_bytes)
-    assert MAX_SHELL_KEPT_BYTES - 200 < found.kept_bytes <= MAX_SHELL_OUTPUT_BYTES
-    gone = found.total_bytes - found.kept_bytes
+    result = await files.read("t", 100)
+    assert result.text.endswith("the end\n")
+    assert (result.total_bytes, result.offset) == (log.total_bytes, log.total_bytes)
+    assert MAX_SHELL_KEPT_BYTES - 200 < result.kept_bytes <= MAX_SHELL_OUTPUT_BYTES
+    gone = result.total_bytes - result.kept_bytes
     text = (tmp_path / "run" / "shells" / "t").read_bytes()
     assert text.startswith(MARKER.format(gone).encode() + line)
     early = await files.read("t", 100, 5)
@@ -118,16 +118,16 @@ async def test_whatever_is_written_its_end_is_there(pieces: list[str], size: int
             log.write(piece.encode())
         log.close()
         files, written = ShellFiles(Path(directory)), "".join(pieces).encode()
-        found = await files.read("t", 10_000)
-        assert written.endswith(found.text.encode())
-        assert found.total_bytes == log.total_bytes == len(written)
-        assert found.kept_bytes == len(found.text.encode()) >= min(len(written), 150)
-        read, at = "", offset
-        while (part := await files.read("t", size, at)).offset < found.total_bytes:
-            assert part.offset > at
-            read, at = read + part.text, part.offset
-        assert found.text.endswith(read + part.text)
-        assert len(read + part.text) == len(found.text) or offset > found.total_bytes - found.kept_bytes
+        result = await files.read("t", 10_000)
+        assert written.endswith(result.text.encode())
+        assert result.total_bytes == log.total_bytes == len(written)
+        assert result.kept_bytes == len(result.text.encode()) >= min(len(written), 150)
+        read, position = "", offset
+        while (part := await files.read("t", size, position)).offset < result.total_bytes:
+            assert part.offset > position
+            read, position = read + part.text, part.offset
+        assert result.text.endswith(read + part.text)
+        assert len(read + part.text) == len(result.text) or offset > result.total_bytes - result.kept_bytes
 
 
 async def test_a_disk_that_takes_nothing(files: ShellFiles, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ async def test_what_is_no_longer_wanted_goes(files: ShellFiles, tmp_path: Path) 
     await ShellFiles(tmp_path / "none").prune([], [], 0)
 
 
-# What looks like a question at the end of some output, and what does not.
+# Prompts.
 
 
 @pytest.mark.parametrize(

@@ -51,10 +51,10 @@ def spool(tmp_path: Path) -> Spool:
 
 async def test_it_is_shown_as_it_comes(spool: Spool) -> None:
     """Output is streamed piece by piece; a split character is shown once it is complete, or invalid."""
-    said: list[str] = []
-    capture = OutputCollector(spool, said.append)
+    message: list[str] = []
+    capture = OutputCollector(spool, message.append)
     await capture.pump(Script(b"one ", b"gr\xc3", b"\xbcn", b"\xe2\x82"), capture.stdout)
-    assert said == ["one ", "gr", "ün", "\ufffd"]
+    assert message == ["one ", "gr", "ün", "\ufffd"]
     assert spool.read() == b"one gr\xc3\xbcn\xe2\x82"
     assert capture.excerpts(100) == (("one grün\ufffd", True), ("", True))
     spool.remove()
@@ -82,12 +82,12 @@ async def test_a_stream_that_breaks(spool: Spool, error: Exception) -> None:
 
 async def test_showing_has_an_end(spool: Spool) -> None:
     """Streaming ends at its limit with a note, while collecting continues."""
-    said: list[str] = []
-    capture = OutputCollector(spool, said.append)
+    message: list[str] = []
+    capture = OutputCollector(spool, message.append)
     piece = b"x" * 64 * KIB
     await capture.pump(Script(*[piece] * 20, b"the end"), capture.stdout)
-    assert len("".join(said)) == MAX_COMMAND_LIVE_BYTES + len(STREAM_END)
-    assert said[-1].endswith(STREAM_END)
+    assert len("".join(message)) == MAX_COMMAND_LIVE_BYTES + len(STREAM_END)
+    assert message[-1].endswith(STREAM_END)
     assert capture.excerpts(1_000)[0][0].endswith("the end")
     assert spool.dropped == 20 * 64 * KIB + len("the end") - 100
     spool.remove()
@@ -112,7 +112,7 @@ async def test_both_share_the_room(
     spool.remove()
 
 
-# Spools: what a command wrote, bounded, private, and gone with its call.
+# Spools.
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_the_tail_of_what_was_left(tmp_path: Path) -> None:
     assert read_tail(tmp_path / "two", 4) is None
 
 
-# Excerpts: the beginning and the end of output, within so many bytes of JSON.
+# Excerpts.
 
 
 def excerpt(*pieces: bytes, half: int = 100) -> Excerpt:
@@ -214,9 +214,9 @@ def test_what_is_kept_may_still_be_too_long() -> None:
     text, whole = excerpt(b"\x01" * 100).text(200)
     assert not whole
     assert json_length(text) <= 200
-    kept = text.count("\x01")
-    assert f"\n[... {100 - kept} bytes left out ...]\n" in text
-    assert kept == 28, "as much as fits, both ends alike"
+    remaining = text.count("\x01")
+    assert f"\n[... {100 - remaining} bytes left out ...]\n" in text
+    assert remaining == 28, "as much as fits, both ends alike"
 
 
 @pytest.mark.parametrize("character", ["ü", "€", "🙂"])

@@ -48,36 +48,39 @@ async def read(stream: trio.abc.ReceiveStream) -> bytes:
 
 async def test_output_errors_and_the_end(workdir: int) -> None:
     """Output, errors and exit code arrive separately."""
-    async with running(command(workdir, "echo out; echo err >&2; exit 5")) as kept:
-        assert kept.pid > 0
-        assert kept.start_ticks > 0
-        assert kept.stderr is not None
-        assert (await read(kept.stdout), await read(kept.stderr)) == (b"out\n", b"err\n")
-        assert await kept.wait() == CommandEnd(5)
+    async with running(command(workdir, "echo out; echo err >&2; exit 5")) as command_process:
+        assert command_process.pid > 0
+        assert command_process.start_ticks > 0
+        assert command_process.stderr is not None
+        assert (await read(command_process.stdout), await read(command_process.stderr)) == (
+            b"out\n",
+            b"err\n",
+        )
+        assert await command_process.wait() == CommandEnd(5)
 
 
 async def test_output_and_errors_together(workdir: int) -> None:
     """Merged output has both in the order in which they were written."""
-    async with running(command(workdir, "echo 1; echo 2 >&2; echo 3"), merged=True) as kept:
-        assert kept.stderr is None
-        assert await read(kept.stdout) == b"1\n2\n3\n"
+    async with running(command(workdir, "echo 1; echo 2 >&2; echo 3"), merged=True) as command_process:
+        assert command_process.stderr is None
+        assert await read(command_process.stdout) == b"1\n2\n3\n"
 
 
 async def test_it_begins_in_the_opened_directory(workdir: int, workspace: Path, tmp_path: Path) -> None:
     """A command begins in the opened directory, whatever has its name by now."""
     await trio.Path(workspace).rename(tmp_path / "moved")
     await trio.Path(workspace).symlink_to("/usr")
-    async with running(command(workdir, "pwd -P")) as kept:
-        assert await read(kept.stdout) == f"{tmp_path}/moved\n".encode()
+    async with running(command(workdir, "pwd -P")) as command_process:
+        assert await read(command_process.stdout) == f"{tmp_path}/moved\n".encode()
 
 
 @pytest.mark.parametrize(
-    ("argv", "why"),
+    ("argv", "cause"),
     [(("/bin/nothing-like-it",), "No such file or directory"), (("/usr",), "Permission denied")],
 )
-async def test_what_cannot_be_executed(workdir: int, argv: tuple[str, ...], why: str) -> None:
+async def test_what_cannot_be_executed(workdir: int, argv: tuple[str, ...], cause: str) -> None:
     """The reason for which a program cannot be executed is reported."""
-    with pytest.raises(NotStarted, match=why):
+    with pytest.raises(NotStarted, match=cause):
         async with running(command(workdir, "x", argv=argv)):
             raise AssertionError("it runs")
 
@@ -85,38 +88,38 @@ async def test_what_cannot_be_executed(workdir: int, argv: tuple[str, ...], why:
 async def test_no_interpreter(workdir: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A keeper that cannot be started is reported the same way, and nothing stays open."""
     monkeypatch.setattr("sys.executable", "/bin/nothing-like-it")
-    before = len(os.listdir("/proc/self/fd"))
+    original = len(os.listdir("/proc/self/fd"))
     with pytest.raises(NotStarted, match="No such file or directory"):
         async with running(command(workdir, "true")):
             raise AssertionError("it runs")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) == original
 
 
 async def test_a_keeper_that_fails(workdir: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the keeper's report, pid and exit code are unknown."""
     monkeypatch.setattr(processes, "KEEPER", "raise SystemExit(1)")
-    async with running(command(workdir, "true")) as kept:
-        assert kept.pid == 0
-        assert await kept.wait() == CommandEnd(None)
+    async with running(command(workdir, "true")) as command_process:
+        assert command_process.pid == 0
+        assert await command_process.wait() == CommandEnd(None)
 
 
 async def test_leaving_ends_it(workdir: int) -> None:
     """An error in the block reaches the caller once nothing of the command runs."""
-    before = len(os.listdir("/proc/self/fd"))
+    original = len(os.listdir("/proc/self/fd"))
     with pytest.raises(ZeroDivisionError):
         async with running(command(workdir, "setsid sleep 8001.1 & sleep 8001.1")):
             raise ZeroDivisionError
     assert running_with("8001.1") == []
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) == original
 
 
 async def test_stopping_twice(workdir: int) -> None:
     """Stopping a stopped command does nothing."""
-    async with running(command(workdir, "sleep 8002.1")) as kept:
-        await kept.stop()
+    async with running(command(workdir, "sleep 8002.1")) as command_process:
+        await command_process.stop()
         assert running_with("8002.1") == []
-        await kept.stop()
-        assert await kept.wait() == CommandEnd(128 + 15)
+        await command_process.stop()
+        assert await command_process.wait() == CommandEnd(128 + 15)
 
 
 async def test_stopping_before_it_is_known_to_have_begun(
@@ -133,21 +136,23 @@ async def test_stopping_before_it_is_known_to_have_begun(
 
 async def test_waiting_can_be_given_up_and_taken_up(workdir: int) -> None:
     """A cancelled wait can be repeated."""
-    async with running(command(workdir, "trap 'exit 5' USR1; echo ready; while :; do :; done")) as kept:
-        assert await kept.stdout.receive_some() == b"ready\n"
-        with trio.move_on_after(0) as left:
-            await kept.wait()
-        assert left.cancelled_caught
-        os.kill(kept.pid, signal.SIGUSR1)
-        assert await kept.wait() == CommandEnd(5)
+    async with running(
+        command(workdir, "trap 'exit 5' USR1; echo ready; while :; do :; done")
+    ) as command_process:
+        assert await command_process.stdout.receive_some() == b"ready\n"
+        with trio.move_on_after(0) as remaining:
+            await command_process.wait()
+        assert remaining.cancelled_caught
+        os.kill(command_process.pid, signal.SIGUSR1)
+        assert await command_process.wait() == CommandEnd(5)
 
 
 async def test_a_keeper_that_is_killed(workdir: int) -> None:
     """If the keeper is killed, the exit code is unknown, and orphans are killed."""
     async with running(
         command(workdir, "setsid sleep 8003.1 & echo ready; kill -9 $PPID; sleep 8003.1")
-    ) as kept:
-        assert await kept.wait() == CommandEnd(None)
+    ) as command_process:
+        assert await command_process.wait() == CommandEnd(None)
     assert running_with("8003.1") == []
 
 
@@ -155,8 +160,8 @@ async def test_a_keeper_that_is_killed(workdir: int) -> None:
 async def test_a_sandbox_that_cannot_be_set_up(workdir: int) -> None:
     """A failure of the sandbox differs from a failure of the command."""
     argv = ("/usr/bin/bwrap", "--ro-bind", "/", "/", "--bind", "/nothing-like-it", "/mnt", "/bin/sh", "-c")
-    async with running(command(workdir, "exit 1", boxed=True, argv=argv)) as kept:
-        assert await kept.wait() == CommandEnd(None, unboxed=True)
+    async with running(command(workdir, "exit 1", boxed=True, argv=argv)) as command_process:
+        assert await command_process.wait() == CommandEnd(None, unboxed=True)
 
 
 async def test_what_outlives_even_a_kill(
@@ -171,8 +176,10 @@ async def test_what_outlives_even_a_kill(
 
     monkeypatch.setattr(processes, "kill_orphans", in_vain)
     ours, theirs = socket.socketpair()
-    async with running(command(workdir, "read x")) as kept:
-        deaf = KeptCommand(kept._keeper, trio.SocketStream(trio.socket.from_stdlib_socket(ours)), "test")
+    async with running(command(workdir, "read x")) as command_process:
+        deaf = KeptCommand(
+            command_process._keeper, trio.SocketStream(trio.socket.from_stdlib_socket(ours)), "test"
+        )
         with trio.fail_after(5):
             await deaf.stop()
             await deaf.aclose()
@@ -183,15 +190,15 @@ async def test_what_outlives_even_a_kill(
 async def test_how_long_it_may_take_to_end(workdir: int) -> None:
     """A command may clean up within the grace time; after it, it is killed."""
     script = "trap 'sleep 0.7; echo put away; exit 4' TERM; echo ready; while :; do sleep 0.05; done"
-    for grace_s, said, code in ((20.0, b"put away\n", 4), (0.05, b"", 137)):
-        async with running(command(workdir, script)) as kept:
-            assert await kept.stdout.receive_some() == b"ready\n"
-            await kept.stop(grace_s)
-            assert await read(kept.stdout) == said
-            assert await kept.wait() == CommandEnd(code)
+    for grace_s, message, code in ((20.0, b"put away\n", 4), (0.05, b"", 137)):
+        async with running(command(workdir, script)) as command_process:
+            assert await command_process.stdout.receive_some() == b"ready\n"
+            await command_process.stop(grace_s)
+            assert await read(command_process.stdout) == message
+            assert await command_process.wait() == CommandEnd(code)
 
 
-# Leftovers: found by their mark, and killed; everybody else's processes are let be.
+# Orphans.
 
 
 async def marked(mark: str, command: str) -> trio.Process:
@@ -216,14 +223,14 @@ def test_marks_of_homes_differ(tmp_path: Path) -> None:
 
 async def test_found_by_the_whole_mark() -> None:
     """A mark is compared as a whole."""
-    one, other = await marked("test-1", "read x"), await marked("test-11", "read x")
-    assert find_orphans("test-1") == [(one.pid, start_ticks_of(one.pid))]
+    first, second = await marked("test-1", "read x"), await marked("test-11", "read x")
+    assert find_orphans("test-1") == [(first.pid, start_ticks_of(first.pid))]
     assert find_orphans("test-") == []
     assert await kill_orphans("test-1")
-    assert await one.wait() == -signal.SIGKILL
-    assert other.returncode is None
+    assert await first.wait() == -signal.SIGKILL
+    assert second.returncode is None
     assert await kill_orphans("test-11")
-    assert await other.wait() == -signal.SIGKILL
+    assert await second.wait() == -signal.SIGKILL
 
 
 async def test_those_that_are_just_ending_may() -> None:
@@ -240,8 +247,8 @@ async def test_those_that_are_just_ending_may() -> None:
 async def test_a_process_between_two_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is replacing its program has no mark for a moment, so one scan is not enough."""
     process = await marked("test-4", "read x")
-    found = iter([[], find_orphans("test-4")])
-    monkeypatch.setattr(processes, "find_orphans", lambda mark: next(found, []))
+    result = iter([[], find_orphans("test-4")])
+    monkeypatch.setattr(processes, "find_orphans", lambda mark: next(result, []))
     assert await kill_orphans("test-4")
     assert await process.wait() == -signal.SIGKILL
 

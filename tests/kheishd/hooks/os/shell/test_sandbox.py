@@ -22,16 +22,16 @@ ROOT = os.geteuid() == 0
 @contextmanager
 def opened(workspace: Path, workdir: str = ".") -> Iterator[Workdir]:
     """Provide a workdir."""
-    there = open_workdir(str(workspace), workdir)
-    yield there
-    there.close()
+    target = open_workdir(str(workspace), workdir)
+    yield target
+    target.close()
 
 
-async def inside(sandbox: Sandbox, workspace: Path, command: str, *before: str) -> str:
+async def inside(sandbox: Sandbox, workspace: Path, command: str, *original: str) -> str:
     """Run a command in a sandbox and return its output and errors."""
     assert await sandbox.choose("required")
     with opened(workspace) as workdir:
-        return said([*before, *sandbox.argv(workdir, [*SHELL, command])], workdir.outer)
+        return said([*original, *sandbox.argv(workdir, [*SHELL, command])], workdir.outer)
 
 
 def said(argv: list[str], *passed: int) -> str:
@@ -282,8 +282,8 @@ async def test_older_ones(
         argv = sandbox.argv(workdir, SHELL)
         by_descriptor = ["--bind-fd", str(workdir.outer), str(workspace)]
     assert ("--size" in argv) is ("--size" in options)
-    how = by_descriptor if "--bind-fd" in options else ["--bind", str(workspace), str(workspace)]
-    assert " ".join(how) in " ".join(argv)
+    manner = by_descriptor if "--bind-fd" in options else ["--bind", str(workspace), str(workspace)]
+    assert " ".join(manner) in " ".join(argv)
 
 
 async def test_one_that_cannot_be_executed(

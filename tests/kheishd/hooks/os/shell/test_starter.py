@@ -13,38 +13,38 @@ from kheishd.config.sections.workspace import SandboxMode
 from kheishd.hooks.os.shell.process import CommandEnd, KeptCommand, NotStarted, find_orphans, home_id
 from kheishd.hooks.os.shell.starter import TASK_VARIABLE, Starter
 from protocol.objects.task import Shell
-from tests.support.commands import ended
+from tests.support.commands import wait_ended
 
 
 def asked(workspace: Path, command: str, workdir: str = "", *, mode: SandboxMode = "off") -> Shell:
     """Return the shell of a task."""
-    where = str(workspace / workdir)
-    return Shell(command=command, workdir=where, workspace=str(workspace), sandboxed=mode == "required")
+    context = str(workspace / workdir)
+    return Shell(command=command, workdir=context, workspace=str(workspace), sandboxed=mode == "required")
 
 
 @asynccontextmanager
 async def started(home: Path, shell: Shell, readable: tuple[str, ...] = ()) -> AsyncIterator[KeptCommand]:
     """Run the shell of the task ``tsk_1``."""
     environ = {"PATH": os.environ["PATH"], "OPENAI_API_KEY": "canary"}
-    async with Starter(home, environ).running("tsk_1", shell, readable) as kept:
-        yield kept
+    async with Starter(home, environ).running("tsk_1", shell, readable) as command_process:
+        yield command_process
 
 
-async def wrote(kept: KeptCommand) -> str:
+async def wrote(command_process: KeptCommand) -> str:
     """Return its whole output."""
-    return b"".join([bytes(piece) async for piece in kept.stdout]).decode()
+    return b"".join([bytes(piece) async for piece in command_process.stdout]).decode()
 
 
 async def test_it_works_where_it_was_allowed_to(home: Path, workspace: Path, mode: SandboxMode) -> None:
     """It runs in its directory, with merged output, its task's id, and no secret of the daemon."""
     (workspace / "sub").mkdir()
     script = f"pwd; echo err >&2; echo ${TASK_VARIABLE}; env; exit 3"
-    async with started(home, asked(workspace, script, "sub", mode=mode)) as kept:
-        said = await wrote(kept)
-        assert await kept.wait() == CommandEnd(3)
-    assert said.startswith(f"{workspace}/sub\nerr\ntsk_1\n")
-    assert "canary" not in said
-    assert kept.stderr is None
+    async with started(home, asked(workspace, script, "sub", mode=mode)) as command_process:
+        text = await wrote(command_process)
+        assert await command_process.wait() == CommandEnd(3)
+    assert text.startswith(f"{workspace}/sub\nerr\ntsk_1\n")
+    assert "canary" not in text
+    assert command_process.stderr is None
 
 
 async def test_a_sandbox_is_a_sandbox(home: Path, workspace: Path, tmp_path: Path, bubblewrap: None) -> None:
@@ -52,10 +52,10 @@ async def test_a_sandbox_is_a_sandbox(home: Path, workspace: Path, tmp_path: Pat
     (tmp_path / "library").mkdir()
     (tmp_path / "library" / "book").write_text("words")
     shell = asked(workspace, f"cat {tmp_path}/library/book; ls {home} 2>&1; echo", mode="required")
-    async with started(home, shell, (str(tmp_path / "library"),)) as kept:
-        said = await wrote(kept)
-    assert said.startswith("words")
-    assert "No such file" in said
+    async with started(home, shell, (str(tmp_path / "library"),)) as command_process:
+        text = await wrote(command_process)
+    assert text.startswith("words")
+    assert "No such file" in text
 
 
 async def test_a_directory_that_is_none_any_more(home: Path, workspace: Path) -> None:
@@ -80,13 +80,13 @@ async def test_no_sandbox_no_shell(home: Path, workspace: Path, monkeypatch: pyt
 async def test_what_is_left_is_found_by_its_task(home: Path, workspace: Path, mode: SandboxMode) -> None:
     """Orphans are found by the mark of their home and task; those of another home are left alone."""
     shell = asked(workspace, "echo ready; exec sleep 1000", mode=mode)
-    async with started(home, shell) as kept:
-        assert await kept.stdout.receive_some() == b"ready\n"
+    async with started(home, shell) as command_process:
+        assert await command_process.stdout.receive_some() == b"ready\n"
         assert await Starter(home.parent).kill_orphans("tsk_1")
         assert await Starter(home).kill_orphans("tsk_2")
         marked = [pid for pid, _ in find_orphans(f"{home_id(home)}.tsk_1")]
-        assert kept.pid in marked
+        assert command_process.pid in marked
         # The keeper itself carries the mark; so what is hunted is everything.
         with trio.fail_after(20):
             assert await Starter(home).kill_orphans("tsk_1")
-        assert ended(marked)
+        assert wait_ended(marked)

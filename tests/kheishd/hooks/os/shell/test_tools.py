@@ -35,7 +35,7 @@ from protocol.limits.call import (
 from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_LIVE_BYTES, MAX_SESSION_SHELLS
 from protocol.limits.units import KIB, MIB
 from protocol.objects.approval import Preview
-from tests.support.commands import Shell, come_with, ended, place_at, running_with
+from tests.support.commands import Shell, context_at, running_with, wait_ended, wait_for_processes
 from tests.support.histories import task_created
 from tests.support.stores import update
 
@@ -54,7 +54,7 @@ async def test_what_a_command_gives(shell: Shell, workspace: Path) -> None:
         "exit_code": 3,
         "success": False,
         "timed_out": False,
-        "sandboxed": shell.place.sandbox == "required",
+        "sandboxed": shell.context.sandbox == "required",
         "stdout": "out\n",
         "stderr": "err\n",
         "stdout_truncated": False,
@@ -156,8 +156,8 @@ async def test_a_flood(shell: Shell) -> None:
     lost = 48 * MIB + len("the end\n") - MAX_TOOL_OUTPUT_BYTES
     assert result["note"] == f"{lost} bytes of the output are lost: it exceeded the limit"
     assert turns > 48 * MIB / (64 * KIB), "others have their turn at least once a read"
-    assert sum(map(len, shell.said)) < MAX_COMMAND_LIVE_BYTES + 65 * KIB
-    assert shell.said[-1].endswith("[there is more output; it is not shown while the command runs]\n")
+    assert sum(map(len, shell.streamed)) < MAX_COMMAND_LIVE_BYTES + 65 * KIB
+    assert shell.streamed[-1].endswith("[there is more output; it is not shown while the command runs]\n")
 
 
 async def test_output_is_shown_as_it_comes(shell: Shell) -> None:
@@ -166,7 +166,7 @@ async def test_output_is_shown_as_it_comes(shell: Shell) -> None:
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(shell.bash.dispatch, use)
-            while "".join(shell.said) != "grün":
+            while "".join(shell.streamed) != "grün":
                 await trio.lowlevel.checkpoint()
             scope.cancel()
     assert scope.cancelled_caught
@@ -243,7 +243,7 @@ async def test_who_does_not_listen_is_killed(shell: Shell) -> None:
 
 async def test_the_longest_time_is_the_operators(home: Path, workspace: Path) -> None:
     """A model may request less time than the configured maximum, not more."""
-    shell = Shell(Bash(home, max_timeout_s=0.2), place_at(workspace))
+    shell = Shell(Bash(home, max_timeout_s=0.2), context_at(workspace))
     assert (await shell.run("sleep 600", timeout_s=3600))["timed_out"]
     assert (await shell.run("sleep 600"))["timed_out"]
     assert shell.bash.tools[0].timeout_s > 0.2, "its own timeout comes before any other"
@@ -255,9 +255,9 @@ async def test_cancelled_it_has_stopped(shell: Shell) -> None:
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(shell.bash.dispatch, use)
-            while not shell.said:
+            while not shell.streamed:
                 await trio.lowlevel.checkpoint()
-            come_with("6003.1", 2)
+            wait_for_processes("6003.1", 2)
             scope.cancel()
     assert scope.cancelled_caught
     assert running_with("6003.1") == []
@@ -339,18 +339,18 @@ async def test_the_sandbox_shows_little(boxed: Shell, home: Path, workspace: Pat
 
 
 @pytest.mark.parametrize(
-    ("command", "why"),
+    ("command", "reason"),
     [
         ("echo \0", "NUL"),
         ("x" * (MAX_COMMAND_BYTES + 1), "write a longer script to a file"),
         ("ü" * (MAX_COMMAND_BYTES // 2 + 1), "write a longer script to a file"),
     ],
 )
-async def test_commands_that_are_not_run(bare: Shell, command: str, why: str) -> None:
+async def test_commands_that_are_not_run(bare: Shell, command: str, reason: str) -> None:
     """A command that cannot be run or shown completely is rejected with the alternative."""
-    with pytest.raises(ToolError, match=why):
+    with pytest.raises(ToolError, match=reason):
         await bare.run(command)
-    with pytest.raises(ToolError, match=why):
+    with pytest.raises(ToolError, match=reason):
         await bare.bash.preview(bare.use(command))
 
 
@@ -375,8 +375,8 @@ async def test_what_a_person_is_shown(shell: Shell, workspace: Path) -> None:
     use = shell.use("make\n# in /safe", workdir="sub")
     preview = await preview_of(shell.bash, use)
     assert preview.kind == "command"
-    how = "in a sandbox" if shell.place.sandbox == "required" else "without a sandbox"
-    assert preview.text == f"in {workspace}/sub, {how}:\nmake\n# in /safe"
+    manner = "in a sandbox" if shell.context.sandbox == "required" else "without a sandbox"
+    assert preview.text == f"in {workspace}/sub, {manner}:\nmake\n# in /safe"
     assert shell.bash.subject(use) == "make\n# in /safe"
 
 
@@ -385,12 +385,12 @@ async def test_an_approval_holds_for_where_it_would_run(
 ) -> None:
     """An approval holds only for the same directory and the same confinement."""
     bash = Bash(home)
-    shown = await preview_of(bash, Shell(bash, place_at(workspace, "auto")).use("pwd"))
-    same = Shell(bash, place_at(workspace, "required")).use("pwd", binding=shown.binding)
+    display = await preview_of(bash, Shell(bash, context_at(workspace, "auto")).use("pwd"))
+    same = Shell(bash, context_at(workspace, "required")).use("pwd", binding=display.binding)
     assert not (await bash.dispatch(same)).is_error
     (workspace / "sub").mkdir()
-    elsewhere = Shell(bash, place_at(workspace, "auto")).use("pwd", binding=shown.binding, workdir="sub")
-    unconfined = Shell(bash, place_at(workspace, "off")).use("pwd", binding=shown.binding)
+    elsewhere = Shell(bash, context_at(workspace, "auto")).use("pwd", binding=display.binding, workdir="sub")
+    unconfined = Shell(bash, context_at(workspace, "off")).use("pwd", binding=display.binding)
     for use in (elsewhere, unconfined):
         with pytest.raises(Stale):
             await bash.dispatch(use)
@@ -402,15 +402,15 @@ async def test_evidence(shell: Shell, workspace: Path) -> None:
     evidence = await shell.bash.evidence(shell.use("make", workdir="sub"))
     assert evidence["argv"][-2:] == ["-c", "make"]
     assert evidence["cwd"] == str(workspace / "sub")
-    assert evidence["sandboxed"] is (shell.place.sandbox == "required")
+    assert evidence["sandboxed"] is (shell.context.sandbox == "required")
 
 
 async def test_without_bubblewrap(home: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``auto`` runs without a sandbox and says so; ``required`` refuses before a person is asked."""
     monkeypatch.setenv("PATH", str(home))
     bash = Bash(home, environ={"PATH": "/usr/bin:/bin"})
-    assert not (await Shell(bash, place_at(workspace, "auto")).run("true"))["sandboxed"]
-    required = Shell(bash, place_at(workspace, "required"))
+    assert not (await Shell(bash, context_at(workspace, "auto")).run("true"))["sandboxed"]
+    required = Shell(bash, context_at(workspace, "required"))
     for refused in (required.bash.dispatch, required.bash.preview):
         with pytest.raises(ToolError, match="bwrap\\) is not installed"):
             await refused(required.use("true"))
@@ -425,7 +425,7 @@ async def test_a_sandbox_that_breaks(home: Path, workspace: Path, monkeypatch: p
     with pytest.raises(
         ToolError, match="the command did not run, because its sandbox could not be set up: no luck"
     ):
-        await Shell(Bash(home), place_at(workspace, "auto")).run("true")
+        await Shell(Bash(home), context_at(workspace, "auto")).run("true")
 
 
 async def test_what_it_says_is_spooled(bare: Shell, home: Path) -> None:
@@ -450,15 +450,15 @@ DAEMON = """
 import sys, trio
 from pathlib import Path
 from kheishd.hooks.os.shell.tools import Bash
-from tests.support.commands import Shell, place_at
+from tests.support.commands import Shell, context_at
 
 async def main() -> None:
     home, workspace, mode, command = sys.argv[1:]
-    shell = Shell(Bash(Path(home)), place_at(Path(workspace), mode))
+    shell = Shell(Bash(Path(home)), context_at(Path(workspace), mode))
     use = shell.use(command)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(shell.bash.dispatch, use)
-        while "ready" not in "".join(shell.said):
+        while "ready" not in "".join(shell.streamed):
             await trio.lowlevel.checkpoint()
         print(shell.observed[0]["pid"], flush=True)
 
@@ -469,16 +469,16 @@ trio.run(main)
 async def test_the_daemon_is_killed(shell: Shell, home: Path, workspace: Path) -> None:
     """Commands end with the daemon; the next one reports their last output and removes the file."""
     command = "setsid sleep 6007.1 & env -i setsid sleep 6007.1 & echo ready; sleep 6007.1"
-    argv = [sys.executable, "-c", DAEMON, str(home), str(workspace), shell.place.sandbox, command]
+    argv = [sys.executable, "-c", DAEMON, str(home), str(workspace), shell.context.sandbox, command]
     daemon = await trio.lowlevel.open_process(argv, stdout=subprocess.PIPE, cwd=ROOT)
     try:
         assert daemon.stdout is not None
         pid = int(await daemon.stdout.receive_some())
-        left = come_with("6007.1", 3)
+        remaining = wait_for_processes("6007.1", 3)
     finally:
         daemon.kill()
         await daemon.wait()
-    assert ended(left)
+    assert wait_ended(remaining)
     assert running_with("6007.1") == []
 
     use = shell.use(command)
@@ -509,10 +509,10 @@ async def test_a_probe_kills_what_is_left(bare: Shell) -> None:
     """A probe kills all processes with the call's mark."""
     use = bare.use("true")
     mark = {"KHEISH_CALL": bare.bash._mark(use), "PATH": "/usr/bin:/bin"}
-    left = await trio.lowlevel.open_process(["sleep", "6008.1"], env=mark, start_new_session=True)
+    remaining = await trio.lowlevel.open_process(["sleep", "6008.1"], env=mark, start_new_session=True)
     with trio.fail_after(20):
-        await bare.bash.probe(use, {"pid": left.pid, "started": 1})
-        assert await left.wait() == -signal.SIGKILL
+        await bare.bash.probe(use, {"pid": remaining.pid, "started": 1})
+        assert await remaining.wait() == -signal.SIGKILL
 
 
 # In the background.
@@ -524,8 +524,8 @@ async def test_a_command_for_the_background_is_not_run_by_its_call(
     """A background command becomes a task when its result is committed, as it was judged."""
     (workspace / "sub").mkdir()
     use = shell.use("touch begun", workdir="sub", run_in_background=True, description="A beginning")
-    place = replace(use.context, state=State(store, lambda: 7))
-    outcome = await shell.bash.dispatch(replace(use, context=place))
+    context = replace(use.context, state=State(store, lambda: 7))
+    outcome = await shell.bash.dispatch(replace(use, context=context))
     assert outcome.events == ()
     assert outcome.decide is not None
     with store.read() as snapshot:
@@ -534,7 +534,7 @@ async def test_a_command_for_the_background_is_not_run_by_its_call(
     assert event.shell is not None
     assert (event.title, event.shell.command) == ("A beginning", "touch begun")
     assert event.shell.workdir == str(workspace / "sub")
-    assert event.shell.sandboxed == (shell.place.sandbox == "required")
+    assert event.shell.sandboxed == (shell.context.sandbox == "required")
     assert not (workspace / "sub" / "begun").exists()
 
 
@@ -553,7 +553,7 @@ async def test_a_daemon_that_died_in_such_a_call_did_nothing(bare: Shell) -> Non
     assert finding.outcome == "not_done"
 
 
-# What is told of a command that ran.
+# The result of a command.
 
 
 @pytest.fixture
@@ -583,17 +583,17 @@ def outcome(
 def test_an_exit_code_is_an_answer(capture: OutputCollector, spool: Spool) -> None:
     """An exit code is a result, not an error."""
     for code in (0, 1, 137):
-        told = outcome(CommandEnd(code), capture, spool)
-        result = msgspec.json.decode(told.text)
-        assert (result["exit_code"], result["success"], told.is_error) == (code, code == 0, False)
+        response = outcome(CommandEnd(code), capture, spool)
+        result = msgspec.json.decode(response.text)
+        assert (result["exit_code"], result["success"], response.is_error) == (code, code == 0, False)
         assert "note" not in result
 
 
 def test_a_timeout_is_an_error(capture: OutputCollector, spool: Spool) -> None:
     """A timeout is an error that names the time and the remedy."""
-    told = outcome(None, capture, spool)
-    result = msgspec.json.decode(told.text)
-    assert told.is_error
+    response = outcome(None, capture, spool)
+    result = msgspec.json.decode(response.text)
+    assert response.is_error
     assert (result["exit_code"], result["success"], result["timed_out"]) == (None, False, True)
     assert result["note"] == "stopped after 5 s; do less at once, or give a longer timeout_s"
 
@@ -618,21 +618,21 @@ def test_the_text_has_its_bound(capture: OutputCollector, spool: Spool) -> None:
     spool.dropped = 10**12
     for excerpt in (capture.stdout, capture.stderr):
         excerpt.feed(b"\x01" * 100_000)
-    told = outcome(CommandEnd(0), capture, spool, "\x02" * MAX_COMMAND_BYTES, "/" + "\x03" * 4_000)
-    assert MAX_TOOL_TEXT_BYTES - 64 <= len(told.text.encode()) <= MAX_TOOL_TEXT_BYTES
-    result = msgspec.json.decode(told.text)
+    response = outcome(CommandEnd(0), capture, spool, "\x02" * MAX_COMMAND_BYTES, "/" + "\x03" * 4_000)
+    assert MAX_TOOL_TEXT_BYTES - 64 <= len(response.text.encode()) <= MAX_TOOL_TEXT_BYTES
+    result = msgspec.json.decode(response.text)
     assert result["stdout_truncated"]
     assert result["stderr_truncated"]
-    assert told.full_output == b"all of it"
+    assert response.full_output == b"all of it"
     spool.remove()
 
 
-# A command for the background: a task in the commit of its call's result, and nothing before.
+# Commands for the background.
 
 
 def use(bare: Shell, store: Store) -> Invocation:
     """Return a call whose context has a store."""
-    return replace(bare.use("make"), context=replace(bare.place, state=State(store, lambda: 7)))
+    return replace(bare.use("make"), context=replace(bare.context, state=State(store, lambda: 7)))
 
 
 def background(bare: Shell, store: Store, workspace: Path, command: str = "make", title: str = "") -> Outcome:
@@ -645,28 +645,28 @@ def background(bare: Shell, store: Store, workspace: Path, command: str = "make"
         workdir.close()
 
 
-def settled(given: Outcome, store: Store) -> tuple[Outcome, TaskCreated]:
+def settled(value: Outcome, store: Store) -> tuple[Outcome, TaskCreated]:
     """Return the outcome that the commit decides, and the event of its task."""
-    assert given.decide is not None
+    assert value.decide is not None
     with store.read() as snapshot:
-        final = given.decide(snapshot)
+        final = value.decide(snapshot)
     (event,) = final.events
     return final, cast("TaskCreated", event)
 
 
 def test_the_task_says_what_will_run_and_where(bare: Shell, store: Store, workspace: Path) -> None:
     """The task has the judged command, directory and owner; the model gets its id."""
-    given = background(bare, store, workspace, "npm run dev", "The page\nfor Ada")
-    assert given.events == ()
-    final, event = settled(given, store)
-    assert (event.kind, event.title, event.owner) == ("shell", "The page for Ada", bare.place.run.agent)
+    value = background(bare, store, workspace, "npm run dev", "The page\nfor Ada")
+    assert value.events == ()
+    final, event = settled(value, store)
+    assert (event.kind, event.title, event.owner) == ("shell", "The page for Ada", bare.context.run.agent)
     assert event.shell is not None
     assert (event.shell.command, event.shell.sandboxed) == ("npm run dev", True)
     assert (event.shell.workdir, event.shell.workspace) == (str(workspace), str(workspace))
     assert event.shell.call_id == "call_1"
-    said = msgspec.json.decode(final.text)
-    assert (said["task_id"], said["status"]) == (event.task_id, "pending")
-    assert "task_output" in said["note"]
+    words = msgspec.json.decode(final.text)
+    assert (words["task_id"], words["status"]) == (event.task_id, "pending")
+    assert "task_output" in words["note"]
 
 
 def test_a_command_is_its_own_title(bare: Shell, store: Store, workspace: Path) -> None:
@@ -678,8 +678,8 @@ def test_a_command_is_its_own_title(bare: Shell, store: Store, workspace: Path) 
 
 def test_there_may_be_no_more(bare: Shell, store: Store, workspace: Path) -> None:
     """The limit is checked at the commit, because others may have started shells meanwhile."""
-    given = background(bare, store, workspace)
-    session_id = bare.place.session.session_id
+    value = background(bare, store, workspace)
+    session_id = bare.context.session.session_id
 
     def begin(tx: Transaction) -> None:
         fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
@@ -688,6 +688,6 @@ def test_there_may_be_no_more(bare: Shell, store: Store, workspace: Path) -> Non
         fold.write()
 
     update(store, begin)
-    assert given.decide is not None
+    assert value.decide is not None
     with store.read() as snapshot, pytest.raises(ToolError, match="stop some first"):
-        given.decide(snapshot)
+        value.decide(snapshot)

@@ -57,7 +57,7 @@ def test_a_workspace_that_is_no_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "why"),
+    ("name", "reason"),
     [
         ("..", "leads out of the workspace"),
         ("/", "leads out of the workspace"),
@@ -73,16 +73,16 @@ def test_a_workspace_that_is_no_directory(tmp_path: Path) -> None:
         ("x" * 5_000, "a path has at most"),
     ],
 )
-def test_nothing_else(workspace: Path, tmp_path: Path, name: str, why: str) -> None:
+def test_nothing_else(workspace: Path, tmp_path: Path, name: str, reason: str) -> None:
     """A path outside, by a link, or to a file is rejected, and nothing stays open."""
     (workspace / "sub").mkdir()
     (workspace / "file").touch()
     (workspace / "out").symlink_to("/")
     (tmp_path / "workspace-2").mkdir()
-    before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(ToolError, match=why):
+    original = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ToolError, match=reason):
         open_workdir(str(workspace), name)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) == original
 
 
 def test_exchanging_it_changes_nothing(workspace: Path) -> None:

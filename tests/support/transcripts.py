@@ -1,4 +1,4 @@
-"""Transcripts: whether providers would take one, and strategies that make them."""
+"""Transcripts: a validity check, and strategies that make them."""
 
 from hypothesis import strategies as st
 
@@ -9,7 +9,7 @@ ROLES = {"user": (Text,), "assistant": (Text, ToolCall), "tool": (ToolResult,)}
 
 
 def assert_valid(messages: list[Message]) -> None:
-    """Every call has exactly one result, in the message right after its own, in the same order."""
+    """Require that every call has exactly one result, in the next message, in the same order."""
     open_calls: list[str] = []
     for message in messages:
         assert message.items, "a message of nothing"
@@ -36,7 +36,7 @@ def transcripts(draw: st.DrawFn) -> list[TranscriptEntry]:
             case "input":
                 entries.append(TranscriptEntry(cursor, cursor, Message("user", [Text("i" * size)]), "input"))
             case "said":
-                # What is read out together entered with one event.
+                # Steers that enter together have one cursor.
                 message = Message("user", [Text("s" * size)])
                 entries += [TranscriptEntry(cursor, cursor, message) for _ in range(count)]
             case "answer":

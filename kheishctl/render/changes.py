@@ -1,6 +1,6 @@
-"""Pieces of a session's display: one class for each kind of change that a person may want to see.
+"""Changes of a session's display: one class for each kind of change that a person may want to see.
 
-Text in a piece is not sanitised unless its class says so; the code that shows it must sanitise it.
+Text in a change is not sanitised unless its class says so; the code that shows it must sanitise it.
 """
 
 from dataclasses import dataclass
@@ -189,7 +189,7 @@ class SteerText:
     sender: str
 
 
-Piece = (
+DisplayChange = (
     StartedInput
     | QueuedInput
     | AnswerText

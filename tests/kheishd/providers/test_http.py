@@ -1,4 +1,4 @@
-"""HTTP read by read: what arrived together is given together, and connections are kept or closed."""
+"""HTTP connections: how reads are grouped, and when connections are kept or closed."""
 
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
@@ -12,8 +12,9 @@ import pytest
 import trio
 import trustme
 
+from kheishd.providers.driver import HttpRequest
 from kheishd.providers.failures import FailureFactory
-from kheishd.providers.network import (
+from kheishd.providers.http import (
     MAX_FIRST_PIECES,
     MAX_PIECES,
     AnnouncingStream,
@@ -23,11 +24,10 @@ from kheishd.providers.network import (
     make_pool,
     send,
 )
-from kheishd.providers.wire import HttpRequest
 from tests.support.model_server import ModelServer
 
 
-def asked(server: ModelServer, model: str) -> HttpRequest:
+def model_request(server: ModelServer, model: str) -> HttpRequest:
     """Return a request for a model."""
     body = msgspec.json.encode({"model": model, "messages": []})
     return HttpRequest(f"{server.base_url}/chat/completions", {"x-test": "1"}, body)
@@ -35,13 +35,13 @@ def asked(server: ModelServer, model: str) -> HttpRequest:
 
 @asynccontextmanager
 async def pool_to(url: str) -> AsyncIterator[Pool]:
-    """Return a pool of connections to one place."""
+    """Return a connection pool for one URL."""
     async with make_pool(url, 10) as pool:
         yield pool
 
 
 async def read_all(reply: HttpReply) -> list[bytes]:
-    """Every read to the end."""
+    """Return all reads of a body."""
     reads: list[bytes] = []
     while not reply.ended:
         reads.append(await reply.read())
@@ -52,7 +52,7 @@ async def read_all(reply: HttpReply) -> list[bytes]:
 async def serve(
     handler: Callable[[trio.SocketStream], Coroutine[Any, Any, None]], nursery: trio.Nursery
 ) -> int:
-    """Serve a handler on a free port of 127.0.0.1, which this gives."""
+    """Serve a handler on a free port of 127.0.0.1; yield the port."""
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     nursery.start_soon(trio.serve_listeners, handler, [listener])
     port: int = listener.socket.getsockname()[1]
@@ -63,23 +63,23 @@ HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 async def test_one_write_is_the_first_words_and_the_rest(server: ModelServer) -> None:
-    """Of fifty pieces that arrived together the first few are given at once, the others together."""
+    """Fifty pieces that arrive together are read in two parts: the first few, then the others."""
     async with pool_to(server.base_url) as pool:
-        reads = await read_all(await send(pool, asked(server, "chunks:50:60")))
+        reads = await read_all(await send(pool, model_request(server, "chunks:50:60")))
     assert [read.count(b"word") for read in reads] == [MAX_FIRST_PIECES - 1, 51 - MAX_FIRST_PIECES]
     assert reads[-1].endswith(b"data: [DONE]\n\n")
 
 
-async def test_no_read_is_without_end(server: ModelServer) -> None:
-    """However much arrived together, others get their turn before all of it is taken apart."""
+async def test_a_read_is_limited(server: ModelServer) -> None:
+    """The size of a read is limited, so that other tasks run between two reads."""
     async with pool_to(server.base_url) as pool:
-        reads = await read_all(await send(pool, asked(server, "chunks:2000:2010")))
+        reads = await read_all(await send(pool, model_request(server, "chunks:2000:2010")))
     assert max(read.count(b"data: ") for read in reads) <= MAX_PIECES
     assert sum(read.count(b"word") for read in reads) == 2000
 
 
-async def test_what_arrived_is_not_held_back(nursery: trio.Nursery) -> None:
-    """A piece is given when it is there, not when the next one comes; so is one cut inside a chunk."""
+async def test_bytes_are_returned_at_once(nursery: trio.Nursery) -> None:
+    """A piece is returned when it arrives, even if it ends inside an HTTP chunk."""
     give, get = trio.open_memory_channel[bytes](1)
 
     async def handler(stream: trio.SocketStream) -> None:
@@ -100,7 +100,7 @@ async def test_what_arrived_is_not_held_back(nursery: trio.Nursery) -> None:
 
 
 async def test_a_request_goes_out_in_one_write(nursery: trio.Nursery) -> None:
-    """Its head and its body come together, so a server is woken once."""
+    """Head and body of a request are sent in one write, so that the server wakes once."""
     reads: list[bytes] = []
 
     async def handler(stream: trio.SocketStream) -> None:
@@ -118,7 +118,7 @@ async def test_a_request_goes_out_in_one_write(nursery: trio.Nursery) -> None:
 
 
 async def test_an_answer_before_the_request_was_read(nursery: trio.Nursery) -> None:
-    """A server that refuses a large request by its head alone, and closes, has answered."""
+    """A response is read even if the server closed before it had read the request."""
 
     async def handler(stream: trio.SocketStream) -> None:
         await stream.receive_some(1024)
@@ -137,40 +137,40 @@ async def test_an_answer_before_the_request_was_read(nursery: trio.Nursery) -> N
 
 
 async def test_connections_are_kept(server: ModelServer) -> None:
-    """A body read to its end leaves its connection for the next request."""
+    """A connection is reused after its body was read to the end."""
     async with pool_to(server.base_url) as pool:
         for _ in range(3):
-            await read_all(await send(pool, asked(server, "echo")))
+            await read_all(await send(pool, model_request(server, "echo")))
     assert server.connections == 1
 
 
 async def test_leaving_a_parked_read_closes_the_connection(server: ModelServer) -> None:
-    """A body that is left while its next read is parked closes at once, and nothing is left behind."""
+    """Leaving a body with a parked read closes the connection and leaves no task behind."""
     async with pool_to(server.base_url) as pool:
-        reply = await send(pool, asked(server, "hang-mid"))
+        reply = await send(pool, model_request(server, "hang-mid"))
         assert b"so far" in await reply.read()
         await reply.aclose()
         with trio.fail_after(5):
-            await server.requests[0].left.wait()
-        await read_all(await send(pool, asked(server, "echo")))
+            await server.requests[0].disconnected.wait()
+        await read_all(await send(pool, model_request(server, "echo")))
     assert server.connections == 2
 
 
 async def test_a_read_that_is_cancelled_closes_the_connection(server: ModelServer) -> None:
-    """A cancellation reaches a read that waits."""
+    """A cancelled read closes the connection."""
     async with pool_to(server.base_url) as pool:
-        reply = await send(pool, asked(server, "hang-mid"))
+        reply = await send(pool, model_request(server, "hang-mid"))
         await reply.read()
         with trio.move_on_after(0) as scope:
             await reply.read()
         assert scope.cancelled_caught
         await reply.aclose()
         with trio.fail_after(5):
-            await server.requests[0].left.wait()
+            await server.requests[0].disconnected.wait()
 
 
-async def test_what_came_before_a_break_is_given_first(nursery: trio.Nursery) -> None:
-    """Bytes that break HTTP, arriving with good ones, are an error of the next read."""
+async def test_bytes_before_a_break_are_returned_first(nursery: trio.Nursery) -> None:
+    """Good bytes are returned first; invalid bytes after them are an error of the next read."""
 
     async def handler(stream: trio.SocketStream) -> None:
         await stream.receive_some()
@@ -186,18 +186,18 @@ async def test_what_came_before_a_break_is_given_first(nursery: trio.Nursery) ->
 
 
 async def test_a_break_alone_is_an_error(server: ModelServer) -> None:
-    """A connection that ends inside the body is an error of the read that finds it."""
+    """A connection that ends inside the body is an error of the read that reaches the end."""
     async with pool_to(server.base_url) as pool:
-        reply = await send(pool, asked(server, "cut"))
+        reply = await send(pool, model_request(server, "cut"))
         with pytest.raises(httpcore2.RemoteProtocolError):
             await read_all(reply)
         await reply.aclose()
 
 
 async def test_the_head(server: ModelServer) -> None:
-    """A request says where it goes and what it wants; an answer's headers have names in lower case."""
+    """A request has its host and headers; header names of a response are in lower case."""
     async with pool_to(server.base_url) as pool:
-        reply = await send(pool, asked(server, "status:429:retry=7"))
+        reply = await send(pool, model_request(server, "status:429:retry=7"))
         await read_all(reply)
     assert (reply.status, reply.headers["retry-after"]) == (429, "7")
     headers = server.requests[0].headers
@@ -206,27 +206,27 @@ async def test_the_head(server: ModelServer) -> None:
     assert (headers["accept-encoding"], headers["x-test"]) == ("identity", "1")
 
 
-class Announcing(httpcore2.AsyncNetworkStream):
-    """A stream under test: reads wait for an event."""
+class EventStream(httpcore2.AsyncNetworkStream):
+    """A stream whose reads wait for an event of the test."""
 
     def __init__(self) -> None:
         self.arrived = trio.Event()
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
-        """Wait, then give something."""
+        """Wait for the event, then return bytes."""
         await self.arrived.wait()
         return b"data"
 
 
 @coroutine
-def going_on(step: Coroutine[Any, Any, bytes]) -> Generator[Any, Any, bytes]:
-    """Await a coroutine that has begun."""
+def resume(step: Coroutine[Any, Any, bytes]) -> Generator[Any, Any, bytes]:
+    """Await a coroutine that has already started."""
     return (yield from step.__await__())
 
 
 async def test_a_step_is_parked_before_it_waits() -> None:
-    """A step that would read is parked before anything waits, and awaited later it goes on."""
-    inner = Announcing()
+    """A step that would read is parked before it waits; awaited later, it continues."""
+    inner = EventStream()
     stream = AnnouncingStream(inner)
 
     async def step() -> bytes:
@@ -236,13 +236,13 @@ async def test_a_step_is_parked_before_it_waits() -> None:
     with trio.fail_after(5):
         assert await stream.ahead(parked) is None
     inner.arrived.set()
-    assert await going_on(parked) == b"data"
+    assert await resume(parked) == b"data"
     assert await stream.read(10) == b"data", "and outside of 'ahead' nothing is announced"
 
 
-async def test_other_waits_are_handed_through() -> None:
-    """A step that waits for something else than the network does so, errors and cancellation included."""
-    stream = AnnouncingStream(Announcing())
+async def test_other_waits_are_passed_on() -> None:
+    """A wait for anything but the network is passed on, with its errors and its cancellation."""
+    stream = AnnouncingStream(EventStream())
 
     async def step(error: Exception | None) -> bytes:
         try:
@@ -264,8 +264,8 @@ async def test_other_waits_are_handed_through() -> None:
     assert scope.cancelled_caught
 
 
-async def test_errors_of_a_wait_are_handed_through() -> None:
-    """An error that arrives where a step waits is raised there, and may be dealt with there."""
+async def test_errors_of_a_wait_are_passed_on() -> None:
+    """An error that arrives during a wait is raised at the wait and may be caught there."""
 
     @coroutine
     def odd() -> Generator[Any, Any, None]:
@@ -278,7 +278,7 @@ async def test_errors_of_a_wait_are_handed_through() -> None:
             return b"caught"
         return b"not"
 
-    driven = AnnouncingStream(Announcing()).ahead(step())
+    driven = AnnouncingStream(EventStream()).ahead(step())
     assert driven.send(None) == "odd"
     with pytest.raises(StopIteration) as done:
         driven.throw(LookupError())
@@ -299,42 +299,44 @@ async def test_errors_of_a_wait_are_handed_through() -> None:
     ],
 )
 def test_failures(error: Exception, reason: str, retryable: bool) -> None:
-    """Whatever the network does has its reason."""
-    made = failure(error, FailureFactory("api.test", None))
-    assert made is not None
-    assert (made.reason, made.retryable) == (reason, retryable)
+    """Every network error has its reason."""
+    error_failure = failure(error, FailureFactory("api.test", None))
+    assert error_failure is not None
+    assert (error_failure.reason, error_failure.retryable) == (reason, retryable)
 
 
 def test_a_provider_that_does_not_pick_up() -> None:
-    """It is said how long was waited, not what the library calls that."""
-    made = failure(httpcore2.ConnectTimeout("cancelled due to deadline"), FailureFactory("api.test", None))
-    assert made is not None
-    assert made.message == "api.test: no connection within 30 s"
+    """The note of a connect timeout states the time waited, not the library's exception."""
+    error_failure = failure(
+        httpcore2.ConnectTimeout("cancelled due to deadline"), FailureFactory("api.test", None)
+    )
+    assert error_failure is not None
+    assert error_failure.message == "api.test: no connection within 30 s"
 
 
 def test_our_own_faults_are_no_failures() -> None:
-    """A fault of ours is not passed off as the network's."""
+    """A bug in our code is not reported as a network failure."""
     assert failure(KeyError("x"), FailureFactory("api.test", None)) is None
 
 
 @pytest.mark.parametrize(
     "url", ["nonsense", "http://", "http://[::1", "http://x:port/", "http://münchen.test/"]
 )
-def test_what_is_no_url(url: str) -> None:
-    """What is no URL is said to be none before anything is sent."""
+def test_an_invalid_url(url: str) -> None:
+    """An invalid URL is refused before anything is sent."""
     with pytest.raises(httpcore2.UnsupportedProtocol):
         make_pool(url, 1)
 
 
-# Proxies and certificates are those that the environment names.
+# Proxies and certificates come from the environment.
 
 
 async def test_a_proxy(server: ModelServer, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery) -> None:
-    """A request goes by way of the proxy, with its password, unless the host is excepted."""
-    seen: list[bytes] = []
+    """A request uses the proxy and its password, unless the host is excluded."""
+    requests: list[bytes] = []
 
     async def proxy(stream: trio.SocketStream) -> None:
-        seen.append(await stream.receive_some())
+        requests.append(await stream.receive_some())
         await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
 
     port = await serve(proxy, nursery)
@@ -343,30 +345,30 @@ async def test_a_proxy(server: ModelServer, monkeypatch: pytest.MonkeyPatch, nur
     async with pool_to("http://api.test/v1") as pool:
         reads = await read_all(await send(pool, HttpRequest("http://api.test/v1/x", {}, b"{}")))
     assert reads == [b"ok"]
-    assert seen[0].startswith(b"POST http://api.test/v1/x HTTP/1.1\r\n")
-    assert b"Proxy-Authorization: Basic dXNlcjpwQHNz" in seen[0]
+    assert requests[0].startswith(b"POST http://api.test/v1/x HTTP/1.1\r\n")
+    assert b"Proxy-Authorization: Basic dXNlcjpwQHNz" in requests[0]
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     async with pool_to(server.base_url) as pool:
-        await read_all(await send(pool, asked(server, "echo")))
+        await read_all(await send(pool, model_request(server, "echo")))
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("password", ["hunter2#x", "hun/ter2", "hun[ter2", "hünter2"])
 def test_the_password_of_a_proxy_is_not_told(monkeypatch: pytest.MonkeyPatch, password: str) -> None:
-    """Though it be what is wrong: an error becomes that of a run, which many may read."""
+    """The note about an invalid proxy contains no password, because run errors are public."""
     monkeypatch.setenv("http_proxy", f"http://user:{password}@127.0.0.1:1")
     monkeypatch.delenv("no_proxy", raising=False)
     with pytest.raises(httpcore2.UnsupportedProtocol) as caught:
         make_pool("http://example.org/v1", 1)
     assert str(caught.value).startswith("the proxy in the environment is not a URL")
     assert not any(part in str(caught.value) for part in ("hun", "ter2", "xfc"))
-    # What is on the way of an exception is logged with it.
+    # The cause and context of an exception are logged with it.
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
 
 
 def test_a_proxy_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that is not spoken to is said to be so, not gone around."""
+    """An unsupported kind of proxy is refused, not bypassed."""
     monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
     monkeypatch.delenv("no_proxy", raising=False)
     with pytest.raises(httpcore2.UnsupportedProtocol, match="not an HTTP proxy"):
@@ -374,7 +376,7 @@ def test_a_proxy_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_tls(monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery, tmp_path: Any) -> None:
-    """Encrypted connections are read the same way, and certificates are checked."""
+    """TLS connections are read in the same way, and certificates are verified."""
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -392,9 +394,9 @@ async def test_tls(monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery, tmp_p
     async with pool_to(url) as pool:
         with pytest.raises(httpcore2.ConnectError) as raised:
             await send(pool, HttpRequest(f"{url}/", {}, b"{}"))
-    told = failure(raised.value, FailureFactory("api.test", None))
-    assert told is not None
-    assert "CERTIFICATE_VERIFY_FAILED" in told.message
+    tls_failure = failure(raised.value, FailureFactory("api.test", None))
+    assert tls_failure is not None
+    assert "CERTIFICATE_VERIFY_FAILED" in tls_failure.message
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     async with pool_to(url) as pool:

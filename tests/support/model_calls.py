@@ -1,4 +1,4 @@
-"""Asking a model in tests: a request in one line, and all that came of it."""
+"""Helpers for model calls: a request in one line, and the recorded events of a call."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,8 +18,8 @@ from protocol.transcript import Message, Text
 
 
 @dataclass(slots=True)
-class Heard:
-    """What was heard of one call."""
+class RecordedCall:
+    """The events of one model call."""
 
     deltas: list[TextDelta | ThinkingDelta] = field(default_factory=list)
     answer: ModelAnswer | None = None
@@ -36,44 +36,44 @@ class Heard:
         return "".join(delta.text for delta in self.deltas if isinstance(delta, ThinkingDelta))
 
     def take(self, event: ModelEvent) -> None:
-        """Take an event in; nothing may follow an answer."""
+        """Record an event; an answer must be the last."""
         assert self.answer is None, "an answer is the last event"
         if isinstance(event, ModelAnswer):
             self.answer = event
         else:
             self.deltas.append(event)
 
-    def answered(self) -> ModelAnswer:
+    def require_answer(self) -> ModelAnswer:
         """Return the answer, which must exist."""
         assert self.answer is not None, f"no answer: {self.failure and self.failure.message}"
         return self.answer
 
-    def failed(self) -> ModelFailure:
+    def require_failure(self) -> ModelFailure:
         """Return the failure, which must exist."""
         assert self.failure is not None, f"no failure: {self.answer}"
         return self.failure
 
 
-def asking(said: str = "hello", *, earlier: tuple[Message, ...] = (), **pinned: Any) -> ModelRequest:
-    """Return a request with one user message, after ``earlier`` ones."""
+def make_request(content: str = "hello", *, earlier: tuple[Message, ...] = (), **pinned: Any) -> ModelRequest:
+    """Return a request with one user message after the ``earlier`` ones."""
     values: dict[str, Any] = {"route": "test", "driver": "offline", "model": "echo", **pinned}
     instructions = values.pop("instructions", "")
-    messages = [*earlier, Message("user", [Text(said)])]
+    messages = [*earlier, Message("user", [Text(content)])]
     return ModelRequest(Pinned(**values), instructions, messages)
 
 
-async def ask(models: ModelCaller, request: ModelRequest) -> Heard:
-    """Ask and hear all of it."""
-    heard = Heard()
+async def ask(models: ModelCaller, request: ModelRequest) -> RecordedCall:
+    """Ask a model and record the whole call."""
+    call = RecordedCall()
     try:
         async with models.ask(request) as events:
             async for event in events:
-                heard.take(event)
+                call.take(event)
     except ModelFailure as failure:
-        heard.failure = failure
-    return heard
+        call.failure = failure
+    return call
 
 
 async def inline(function: Callable[..., Any], *args: Any) -> Any:
-    """In place of a thread, where a mock clock would take waiting for one as idleness."""
+    """Call a function without a thread, because a mock clock would jump while a thread runs."""
     return function(*args)

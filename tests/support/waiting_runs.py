@@ -1,9 +1,9 @@
-"""Runs that wait for people, made with the built-in agent, which calls whatever tool it is told to."""
+"""Runs that wait for people, started with the built-in agent, which calls the tools that an input names."""
 
 import json
 from typing import Any
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from tests.support.ctl import Ctl
 
 COLORS = [{"label": "Red"}, {"label": "Blue", "description": "like the sky"}]
@@ -29,8 +29,8 @@ def asks(*questions: dict[str, Any]) -> str:
     return order("ask_user_question", questions=list(questions) or QUESTIONS)
 
 
-def waits(ctl: Ctl, sender: str, said: str) -> str:
-    """Say something to the built-in agent that makes its run wait for a person; the run's id."""
-    done = ctl("send", "default", said, "--as", sender, "--json")
-    assert done.code == exits.RUN_WAITS, done.out + done.err
+def waits(ctl: Ctl, sender: str, content: str) -> str:
+    """Send an input that makes the run wait for a person; return the run's id."""
+    done = ctl("send", "default", content, "--as", sender, "--json")
+    assert done.code == exit_codes.RUN_WAITS, done.out + done.err
     return str(done.json["run_id"])

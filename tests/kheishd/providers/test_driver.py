@@ -1,4 +1,4 @@
-"""What the drivers share: options, counts, what a user said."""
+"""Parts that the drivers share: options, token counts and the text of a user."""
 
 import dataclasses
 from typing import Any
@@ -7,8 +7,7 @@ import msgspec
 import pytest
 
 from kheishd.providers import anthropic, openai
-from kheishd.providers.failures import FailureFactory
-from kheishd.providers.wire import (
+from kheishd.providers.driver import (
     AnswerReader,
     Driver,
     HttpRequest,
@@ -19,12 +18,13 @@ from kheishd.providers.wire import (
     token_count,
     user_texts,
 )
+from kheishd.providers.failures import FailureFactory
 from protocol.transcript import AssetReference, Item, Text
-from tests.support.model_asking import asking
+from tests.support.model_calls import make_request
 
 
 def test_options_are_split() -> None:
-    """``headers`` go into the head, in lower case; everything else goes into the body."""
+    """``headers`` are added to the head in lower case; all other options are added to the body."""
     body, headers = split_options({"temperature": 0, "headers": {"X-Title": "kheish", "n": 1}})
     assert body == {"temperature": 0}
     assert headers == {"x-title": "kheish", "n": "1"}
@@ -41,14 +41,14 @@ ANSWERING: dict[str, Any] = {
 }
 
 
-def test_what_shapes_answers_does_not_shape_a_summary() -> None:
-    """A temperature is 0 where the route's model is known to take one; everything else goes through."""
-    request = asking("hello", options=ANSWERING)
+def test_a_summary_drops_answer_options() -> None:
+    """A summary drops the options that shape an answer and uses temperature 0."""
+    request = make_request("hello", options=ANSWERING)
     assert body_options(request) == split_options(ANSWERING)
     body, headers = body_options(replace_purpose(request, "summary"))
     assert body == {"temperature": 0, "service_tier": "flex"}
     assert headers == {"x-title": "kheish"}
-    assert body_options(replace_purpose(asking("hello"), "title")) == ({}, {})
+    assert body_options(replace_purpose(make_request("hello"), "title")) == ({}, {})
 
 
 def replace_purpose(request: Any, purpose: Any, max_tokens: int | None = None) -> Any:
@@ -61,7 +61,7 @@ def replace_purpose(request: Any, purpose: Any, max_tokens: int | None = None) -
     [(None, None, None), (5, None, 5), (None, 4, 4), (5, 4, 4), (3, 4, 3), ("many", 4, 4)],
 )
 def test_a_limit_is_lowered(value: Any, limit: int | None, expected: Any) -> None:
-    """Never raised, and given where there is none."""
+    """The request lowers the limit, never raises it, and sets it if it is missing."""
     assert lower_limit(value, limit) == expected
 
 
@@ -78,27 +78,27 @@ def test_a_limit_is_lowered(value: Any, limit: int | None, expected: Any) -> Non
         (openai, "http://x", {"max_completion_tokens": 99}, {"max_completion_tokens": 99}),
     ],
 )
-def test_what_is_asked_for_has_a_limit(
+def test_a_summary_has_a_limit(
     driver: Driver, base: str, options: dict[str, Any], expected: dict[str, int]
 ) -> None:
-    """By the name that is in use there, and never above what the route allows for answers."""
-    request = replace_purpose(asking("hello", options=options), "summary", 4_096)
+    """A limit uses the name of the options and never exceeds the route's limit for answers."""
+    request = replace_purpose(make_request("hello", options=options), "summary", 4_096)
     body = msgspec.json.decode(driver.post(request, base, None).body)
     assert {name: body[name] for name in body if name.startswith("max_")} == expected
-    answer = msgspec.json.decode(driver.post(asking("hello"), base, None).body)
+    answer = msgspec.json.decode(driver.post(make_request("hello"), base, None).body)
     assert {name for name in answer if name.startswith("max_")} <= {"max_tokens"}
 
 
 @pytest.mark.parametrize(
-    ("count", "kept"), [(None, 0), (0, 0), (7, 7), (7.0, 7), (-1, 0), (10**40, 10**9), (1e300, 10**9)]
+    ("count", "expected"), [(None, 0), (0, 0), (7, 7), (7.0, 7), (-1, 0), (10**40, 10**9), (1e300, 10**9)]
 )
-def test_tokens(count: float | None, kept: int) -> None:
-    """A count is a whole number not below zero that a record can hold, whatever a server sends."""
-    assert token_count(count) == kept
+def test_tokens(count: float | None, expected: int) -> None:
+    """A token count is a non-negative integer that a record can hold, for every value of a server."""
+    assert token_count(count) == expected
 
 
 def test_shown() -> None:
-    """Texts are shown as they are, an asset by its name, nothing as nothing."""
+    """Texts are shown unchanged, an asset by its name, and an empty item as nothing."""
     items: list[Item] = [Text("a"), Text(""), AssetReference("ast_1"), AssetReference("ast_2", "image/png")]
     assert user_texts(items) == [
         "a",
@@ -108,14 +108,14 @@ def test_shown() -> None:
 
 
 def test_a_post_hides_its_headers() -> None:
-    """A request that is printed, in a log or a traceback, does not show the credential."""
+    """The repr of a request does not contain the credential."""
     post = HttpRequest("https://api.test/v1", {"authorization": "Bearer sk-secret"}, b"{}")
     assert "sk-secret" not in f"{post!r} {post}"
 
 
 @pytest.mark.parametrize("driver", [openai, anthropic])
 def test_drivers_are_drivers(driver: Driver) -> None:
-    """Every driver has what the exchange asks of one, and its reader begins with nothing."""
+    """Every driver fulfils the interface of an exchange, and its reader begins empty."""
     reader: AnswerReader = driver.reader(FailureFactory("api.test", None))
     assert driver.BASE_URL.startswith("https://")
     assert not reader.done
@@ -124,6 +124,6 @@ def test_drivers_are_drivers(driver: Driver) -> None:
 
 
 def test_malformed() -> None:
-    """What is not as published may be better the next time."""
+    """A malformed answer is a retryable failure."""
     failure = malformed_answer("noise")
     assert (failure.reason, failure.retryable) == ("bad_response", True)
