@@ -38,7 +38,7 @@ def stays(pid: int) -> bool:
     return not ended
 
 
-def test_the_demo_kills_the_daemon_and_goes_on_in_the_same_conversation(tmp_path: Path) -> None:
+def test_the_demo_continues_the_conversation_after_a_kill(tmp_path: Path) -> None:
     """Every step succeeds, and the temporary home is removed."""
     done = subprocess.run(
         [DEMO],
