@@ -25,7 +25,7 @@ def memory_bytes(daemon: Daemon) -> int:
     return int(status.partition("RssAnon:")[2].split()[0]) * 1024
 
 
-def many_events(client: Client, count: int) -> str:
+def make_events(client: Client, count: int) -> str:
     """Make at least ``count`` events in one session; return its id."""
     session_id: str = client.call("session.create")["session_id"]
     for start in range(0, count, 500):
@@ -48,10 +48,10 @@ def many_events(client: Client, count: int) -> str:
 def test_a_client_that_never_reads_costs_no_memory(daemon: Daemon) -> None:
     """100,000 unread events cost no memory, and the client receives them in order later."""
     with daemon.connect() as writer, daemon.connect() as lazy:
-        many_events(writer, 5_000)
+        make_events(writer, 5_000)
         lazy.call("journal.subscribe", after=0, subscription="sub_lazy")
         before = memory_bytes(daemon)
-        session_id = many_events(writer, 100_000)
+        session_id = make_events(writer, 100_000)
         grown = memory_bytes(daemon) - before
         assert grown < 24 * MIB, f"grew by {grown / MIB:.1f} MiB"
         assert writer.call("rpc.ping")
@@ -221,7 +221,7 @@ def test_a_full_disk_refuses_writes_serves_reads_and_recovers(home: Path) -> Non
 
 
 def test_a_removed_store_is_restored_from_a_backup(daemon: Daemon) -> None:
-    """Without its store the daemon acknowledges nothing, and an earlier backup is complete."""
+    """A daemon whose store was removed acknowledges nothing, and a backup from it is still complete."""
     run_result = daemon.say("before it was removed")
     shutil.rmtree(daemon.home / "state")
     with pytest.raises(RpcError) as refused:
@@ -300,7 +300,7 @@ def test_a_clock_jump_delays_and_loses_nothing(
 
 
 def test_an_idle_daemon_writes_nothing(daemon: Daemon) -> None:
-    """An idle daemon makes no commit and writes no log line."""
+    """An idle daemon makes no commit."""
     if shutil.which("strace") is None:
         pytest.skip("needs strace (Debian: strace)")
     daemon.say("something")
