@@ -184,7 +184,7 @@ async def test_a_batch_of_notifications_is_not_answered(transport: str, daemon: 
 
 
 @over_both
-async def test_an_error_says_what_to_do_next(transport: str, daemon: Daemon) -> None:
+async def test_an_error_names_the_next_action(transport: str, daemon: Daemon) -> None:
     """The error for an unknown agent names it and the agents that exist."""
     async with peer_over(transport, daemon.home) as peer:
         error = (await respond(peer, "conversation.send", agent="nobody", content="x"))["error"]

@@ -1,16 +1,16 @@
-"""What the model server does, chosen by the name of the model that is asked for.
+"""Behaviours of the model server, selected by the name of the requested model.
 
 ======================================= ==========================================================
-``echo``                                says ``echo: `` and the last text of the user, in words
+``echo``                                answers ``echo: `` and the last text of the user, word by word
 ``slow:<ms>[:<n>]``                     n pieces (5) with a pause before each
 ``chunks:<n>[:<burst>]``                n pieces of one word; ``burst`` of them (1) to one write
 ``long:<bytes>``                        an answer of that many bytes, in pieces of 1 KiB
 ``split:<n>[:<text>]``                  echoes in writes of n bytes, cutting lines and characters
 ``thinking``                            reasons, then answers
-``repeat:<n>``                          thinks and says the key that it was sent, in pieces of n characters
-``tools[:<name>:<json>]``               asks for a tool; answers once a result is there
-``two-tools``                           asks for two tools at once
-``orders``                              obeys ``/call <tool> <json>`` lines; ``/then`` ends an answer's
+``repeat:<n>``                          repeats its key as thought and as text, in pieces of n characters
+``tools[:<name>:<json>]``               calls a tool; answers once it has the result
+``two-tools``                           calls two tools at once
+``orders``                              obeys ``/call <tool> <json>`` lines; ``/then`` separates answers
 ``length``, ``refusal``                 ends for that reason
 ``cut[:<n>]``                           closes the connection after n pieces (2)
 ``malformed``                           an event that is not JSON
@@ -24,7 +24,7 @@
 ``status:<code>[:retry=<v>;retry-ms=<v>]`` an error; ``retry`` is ``Retry-After``
 ``context``                             400, the transcript is too long
 ``n-failures-then-ok:<n>:<code>[:<tag>]`` n errors for each tag, then ``echo``
-``file:<name>``                         the recorded stream of that name, as it is
+``file:<name>``                         the recorded stream of that name, unchanged
 ======================================= ==========================================================
 """
 

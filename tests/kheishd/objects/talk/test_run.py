@@ -24,20 +24,6 @@ from tests.support.model_server import ModelServer, running_model_server
 from tests.support.runtimes import change_runtime
 
 
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon with a run worker."""
-    async with household(tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon without a run worker; tokens work."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
-
-
 async def require_not_found(house: Household, method: str) -> None:
     """Require that the method refuses an unknown run and an uncovered one alike."""
     sent = await house.send(agent="reviewer", sender="bob")
