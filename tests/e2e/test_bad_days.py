@@ -82,7 +82,11 @@ def test_disconnected_waiters_are_freed(daemon: Daemon) -> None:
         for number in range(50):
             with daemon.connect() as client:
                 client.ask(
-                    "conversation.send", content="/slow 3 10", sender=f"s{number}", wait="settled", stream=True
+                    "conversation.send",
+                    content="/slow 3 10",
+                    sender=f"s{number}",
+                    wait="settled",
+                    stream=True,
                 )
         for _ in range(50):
             assert watcher.note("journal.event")["event"]["outcome"] == "completed"
