@@ -136,7 +136,7 @@ class _Entry:
         self.decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(row.params)
 
     def params(self, request: Request, asker: RequestSource) -> Any:
-        """Return an authorised request's params. Errors: ScopeMissing, MessageTooLarge, InvalidParams."""
+        """Return an authorized request's params. Errors: ScopeMissing, MessageTooLarge, InvalidParams."""
         if self.scope is not None:
             asker.caller.require_scope(self.scope)
         size, limit = memoryview(request.params).nbytes, self.row.max_params_bytes

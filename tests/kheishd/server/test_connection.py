@@ -299,9 +299,7 @@ async def test_long_work_lets_others_run(wire: Wire, monkeypatch: pytest.MonkeyP
 
 
 async def test_the_answer_comes_before_what_it_announces(server: RpcServer, wire: Wire) -> None:
-    """A subscription's events follow the answer that names it, and its end precedes the answer that closes
-    it.
-    """
+    """A subscription's events come after the answer that opens it, and end before the one that closes it."""
     await server.state.update(lambda tx: None)
     await wire.receive([request("toy.keep", 1, value="x")])
     await until(lambda: len(wire.messages()) == 1)
