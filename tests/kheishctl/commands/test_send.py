@@ -134,7 +134,7 @@ def test_an_answer_that_was_cut(ctl: Ctl, sender: str) -> None:
 
 
 def test_notes_beside_a_streamed_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each message has a line of its own; calls and notes go to standard error, sanitised."""
+    """Each message has a line of its own; calls and notes go to standard error, sanitized."""
     printer = module._Printer()
     changes: list[DisplayChange] = [
         AnswerText("one"),

@@ -282,8 +282,8 @@ def test_broke() -> None:
     assert failures.broke(f"x {SECRET}").message == "api.test: x [credential]"
 
 
-def test_a_huge_message_is_truncated_before_it_is_sanitised() -> None:
-    """A huge message is truncated before it is sanitised, but after the credential is redacted."""
+def test_a_huge_message_is_truncated_before_it_is_sanitized() -> None:
+    """A huge message is truncated before it is sanitized, but after the credential is redacted."""
     failures = FailureFactory("api.test", SECRET)
     long = failures.clean("x" * 1_000_000)
     assert len(long.encode()) <= MAX_MESSAGE_BYTES

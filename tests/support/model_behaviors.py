@@ -1,4 +1,4 @@
-"""Behaviours of the model server, selected by the name of the requested model.
+"""Behaviors of the model server, selected by the name of the requested model.
 
 ======================================= ==========================================================
 ``echo``                                answers ``echo: `` and the last text of the user, word by word
@@ -87,7 +87,7 @@ Step = Head | Pause | Cut | Raw | Piece | Pieces
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The parts of a request that a behaviour reads."""
+    """The parts of a request that a behavior reads."""
 
     model: str
     text: str
@@ -101,11 +101,11 @@ class Prompt:
 def steps(prompt: Prompt) -> Iterator[Step]:
     """Return the server's steps for one request. An unknown model is a 404, as with a real provider."""
     name, _, rest = prompt.model.partition(":")
-    behaviour = BEHAVIOURS.get(name)
-    if behaviour is None:
+    behavior = BEHAVIORS.get(name)
+    if behavior is None:
         message = f"The model `{prompt.model}` does not exist"
         return _error(404, prompt.wire.error("model_not_found", message))
-    return behaviour(prompt, rest)
+    return behavior(prompt, rest)
 
 
 def _error(status: int, body: bytes, headers: dict[str, str] | None = None) -> Iterator[Step]:
@@ -312,7 +312,7 @@ def _file(prompt: Prompt, rest: str) -> Iterator[Step]:
     yield Piece((STREAMS / rest).read_bytes())
 
 
-BEHAVIOURS = {
+BEHAVIORS = {
     "echo": _echo,
     "slow": _slow,
     "chunks": _chunks,
