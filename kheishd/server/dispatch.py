@@ -148,6 +148,9 @@ class _Entry:
         """Run the task of a waiting request: answer it, also when it is cancelled."""
         assert opened.scope is not None
         with opened.scope:
+            # A request that was cancelled before its task ran begins nothing: what it began, such as a
+            # subscription of a client that is gone, would have no owner.
+            await trio.lowlevel.checkpoint_if_cancelled()
             try:
                 message = encode_result(opened.id, self.dispatcher.encode(await work()))
             except Exception as error:
