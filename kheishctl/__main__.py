@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from kheishctl import __version__, exits
+from kheishctl import __version__, exit_codes
 from kheishctl.cli import CONTEXT, LazyGroup, common_options
 
 _COMMANDS = "kheishctl.commands"
@@ -58,7 +58,7 @@ ALSO = {
 }
 """Words that people try, and the commands that they mean."""
 
-EPILOG = "Exit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in exits.MEANINGS)
+EPILOG = "Exit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in exit_codes.MEANINGS)
 
 
 def _print_version(ctx: click.Context, parameter: click.Parameter, enabled: bool) -> None:

@@ -15,12 +15,12 @@ from typing import IO, Any
 
 import click
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from kheishctl.client import Client, Failure, resolve_home, resolve_socket
 from kheishctl.contract import Json
 from kheishctl.hints import HINTS
-from kheishctl.render.layout import Column, Display, format_table, paint, sanitise_styled
-from protocol.text import escape_json, one_line, sanitise
+from kheishctl.render.layout import Column, Display, format_table, paint, sanitize_styled
+from protocol.text import escape_json, one_line, sanitize
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -53,7 +53,7 @@ class App:
         return result
 
     def command_line(self, *words: str) -> str:
-        """Return a command for the same daemon, sanitised and quoted, ready to paste into a shell."""
+        """Return a command for the same daemon, sanitized and quoted, ready to paste into a shell."""
         import shlex
 
         home = ["--home", self.home_option] if self.home_option else []
@@ -96,13 +96,13 @@ class App:
 
     def say(self, text: str) -> None:
         """Print a line and flush it. A terminal receives no escape sequences except styles."""
-        sys.stdout.write((sanitise_styled(text) if sys.stdout.isatty() else text) + "\n")
+        sys.stdout.write((sanitize_styled(text) if sys.stdout.isatty() else text) + "\n")
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
         """Print a note, which is not part of the result, on standard error; never with ``--json``."""
         if not self.as_json:
-            sys.stderr.write((sanitise_styled(text) if sys.stderr.isatty() else text) + "\n")
+            sys.stderr.write((sanitize_styled(text) if sys.stderr.isatty() else text) + "\n")
             sys.stderr.flush()
 
     def fail(self, failure: Failure) -> None:
@@ -115,9 +115,9 @@ class App:
             self.document({"error": error | {"data": error["data"] | ({"hint": hint} if hint else {})}})
             return
         label = paint("kheishctl:", "red", use_color(sys.stderr.isatty()))
-        sys.stderr.write(f"{label} {sanitise(failure.text)}\n")
+        sys.stderr.write(f"{label} {sanitize(failure.text)}\n")
         if hint and str(hint) not in failure.text:
-            sys.stderr.write(f"  hint: {sanitise(str(hint))}\n")
+            sys.stderr.write(f"  hint: {sanitize(str(hint))}\n")
         sys.stderr.flush()
 
 
@@ -188,13 +188,13 @@ class Verb(click.Command):
             app.fail(failure)
             ctx.exit(failure.exit_code)
         except KeyboardInterrupt:
-            ctx.exit(exits.INTERRUPTED)
+            ctx.exit(exit_codes.INTERRUPTED)
         except BrokenPipeError:
             raise  # The reader closed the pipe: click ends the command without a message.
         except OSError as error:
             file = f"{error.filename}: " if error.filename else ""
             app.fail(Failure(f"{file}{error.strerror or error}"))
-            ctx.exit(exits.FAILED)
+            ctx.exit(exit_codes.FAILED)
         finally:
             app.hang_up()
 
@@ -275,7 +275,7 @@ def make_group(name: str, summary: str) -> CommandGroup:
 class JsonUsageError(click.ClickException):
     """An invalid command line with ``--json``."""
 
-    exit_code = exits.USAGE
+    exit_code = exit_codes.USAGE
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the error like every other failure."""

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, Self
 
-from kheishctl import __version__, exits
+from kheishctl import __version__, exit_codes
 from kheishctl.contract import Json
 from kheishctl.hints import HINTS
 from kheishctl.render.daemon import describe_version_difference
@@ -34,7 +34,7 @@ READ_BYTES = 256 * 1024
 class Failure(Exception):
     """A failure that ends a command with ``exit_code``; the message states the next action."""
 
-    exit_code = exits.FAILED
+    exit_code = exit_codes.FAILED
     reason = "failed"
 
     @property
@@ -50,7 +50,7 @@ class Failure(Exception):
 class NoDaemon(Failure):
     """A socket on which no daemon listens."""
 
-    exit_code = exits.NO_DAEMON
+    exit_code = exit_codes.NO_DAEMON
     reason = "no_daemon"
 
 
@@ -63,7 +63,7 @@ class SocketForbidden(Failure):
 class ConnectionLost(Failure):
     """A connection that ended before the answer."""
 
-    exit_code = exits.NO_DAEMON
+    exit_code = exit_codes.NO_DAEMON
     reason = "connection_lost"
 
 
@@ -79,7 +79,7 @@ class NotADaemon(ConnectionLost):
 class TimedOut(Failure):
     """An answer that took longer than the caller was willing to wait."""
 
-    exit_code = exits.TIMED_OUT
+    exit_code = exit_codes.TIMED_OUT
     reason = "timed_out"
 
 

@@ -7,9 +7,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from kheishctl.client import Client, ConnectionLost, Failure, NoDaemon, TimedOut, resolve_socket
-from protocol.text import sanitise
+from protocol.text import sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,7 +46,7 @@ class StartFailed(Failure):
 
     reason = "not_started"
 
-    def __init__(self, message: str, exit_code: int = exits.FAILED) -> None:
+    def __init__(self, message: str, exit_code: int = exit_codes.FAILED) -> None:
         super().__init__(message)
         self.exit_code = exit_code
 
@@ -89,10 +89,10 @@ def run_maintenance(home: str, *arguments: str) -> tuple[int, str]:
     output, errors = (stream.decode(errors="replace").strip() for stream in (process.stdout, process.stderr))
     if process.returncode and not output:
         failure = Failure(errors.removeprefix("kheishd: ") or f"kheishd ended with {process.returncode}")
-        failure.exit_code = exits.HOME_TAKEN if process.returncode == 4 else exits.FAILED
+        failure.exit_code = exit_codes.HOME_TAKEN if process.returncode == 4 else exit_codes.FAILED
         raise failure
-    sys.stderr.write(f"{sanitise(errors)}\n" if errors else "")
-    return (exits.FAILED if process.returncode else exits.OK), output
+    sys.stderr.write(f"{sanitize(errors)}\n" if errors else "")
+    return (exit_codes.FAILED if process.returncode else exit_codes.OK), output
 
 
 def get_log_path(home: str) -> str:
@@ -134,7 +134,7 @@ def start(home: str, arguments: Sequence[str] = (), *, note: Callable[[str], Non
         code = child.poll()
         if code is not None:
             message = f"the daemon did not start: {_read_log_end(home, offset, code)}"
-            raise StartFailed(message, exits.HOME_TAKEN if code == 4 else exits.FAILED)
+            raise StartFailed(message, exit_codes.HOME_TAKEN if code == 4 else exit_codes.FAILED)
         status = probe(resolve_socket(home))
         # Another daemon may answer on the socket until the new one notices and ends.
         if status is not None and status.get("pid") == child.pid:

@@ -138,9 +138,9 @@ def discover() -> int:
     import msgspec
 
     from protocol.rpc.catalogue import METHODS
-    from protocol.rpc.openrpc import document
+    from protocol.rpc.openrpc import make_document
 
-    print(msgspec.json.format(msgspec.json.encode(document(METHODS.values(), __version__))).decode())
+    print(msgspec.json.format(msgspec.json.encode(make_document(METHODS.values(), __version__))).decode())
     return STOPPED
 
 

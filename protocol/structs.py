@@ -1,4 +1,4 @@
-"""Copies of fields between structs that share a base."""
+"""Copy fields between structs that share a base class."""
 
 from typing import Any
 

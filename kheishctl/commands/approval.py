@@ -4,10 +4,10 @@ from typing import Any
 
 import click
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.client import RequestRefused
-from kheishctl.commands.watch import ApprovalWatch
+from kheishctl.commands.approval_watch import ApprovalWatch
 from kheishctl.contract import APPROVAL_FILTERS, MAX_PAGE_ROWS, REMEMBER, Json
 from kheishctl.options import (
     JsonValue,
@@ -191,7 +191,7 @@ def _resolve_all(app: App, filters: Json, answer: Json) -> None:
         lambda result, display: format_table(result["runs"], RESOLVED, display, "No approvals are pending."),
     )
     if any("error" in run for run in runs):
-        click.get_current_context().exit(exits.FAILED)
+        click.get_current_context().exit(exit_codes.FAILED)
 
 
 @command(

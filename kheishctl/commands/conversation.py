@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from kheishctl.cli import App, command, fetch_pages, make_group, note_next_page, show_table
 from kheishctl.commands.send import read_text, send
 from kheishctl.contract import Json
@@ -24,7 +24,7 @@ from kheishctl.options import (
 from kheishctl.render.layout import Column, Display, format_record
 from kheishctl.render.messages import format_history
 from kheishctl.render.run import describe_outcome
-from protocol.text import sanitise
+from protocol.text import sanitize
 
 group = make_group("conversation", "Conversations: an agent and a sender, and their current session.")
 group.add_command(send)
@@ -157,13 +157,13 @@ def run_compaction(
     app.emit(result, _format_compacted)
     if sentence := describe_outcome(result, app.command_line):
         app.note(sentence)
-    click.get_current_context().exit(exits.code_for_status(str(result["status"])))
+    click.get_current_context().exit(exit_codes.code_for_status(str(result["status"])))
 
 
 def _format_compacted(result: Json, display: Display) -> str:
     if "summary" not in result:
         return str(result.get("note", ""))
-    summary = sanitise(result["summary"])
+    summary = sanitize(result["summary"])
     if display.width is None:
         return summary
     return f"about {result.get('pre_tokens', 0)} tokens became {result.get('post_tokens', 0)}\n{summary}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from kheishctl.cli import App, command
 from kheishctl.client import ConnectionLost, Failure, NoDaemon, RequestRefused
 from kheishctl.commands.run import add_run_details
@@ -38,20 +38,20 @@ from kheishctl.options import (
     workspace_option,
 )
 from kheishctl.render.calls import take_first_lines
-from kheishctl.render.follower import StreamFollower
-from kheishctl.render.layout import format_record
-from kheishctl.render.messages import STOP_NOTES
-from kheishctl.render.pieces import (
+from kheishctl.render.changes import (
     AnswerRestart,
     AnswerText,
     CallEnd,
     CallRequest,
+    DisplayChange,
     MessageEnd,
     Notice,
-    Piece,
 )
+from kheishctl.render.follower import StreamFollower
+from kheishctl.render.layout import format_record
+from kheishctl.render.messages import STOP_NOTES
 from kheishctl.render.run import describe_outcome, explain_run
-from protocol.text import one_line, sanitise
+from protocol.text import one_line, sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -257,11 +257,11 @@ def show(app: App, result: Json, *, streamed: bool) -> None:
     if app.as_json:
         app.document(result)
     elif (output := result.get("output")) and not was_streamed:
-        app.say(sanitise(output) if sys.stdout.isatty() else output.rstrip("\n"))
+        app.say(sanitize(output) if sys.stdout.isatty() else output.rstrip("\n"))
     outcome = describe_outcome(result, app.command_line)
     for line in filter(None, [outcome, *explain_run(result, app.command_line)]):
         app.note(line)
-    click.get_current_context().exit(exits.code_for_status(str(result.get("status"))))
+    click.get_current_context().exit(exit_codes.code_for_status(str(result.get("status"))))
 
 
 def _stop_command(app: App, address: Json) -> str:
@@ -350,12 +350,12 @@ class _Printer:
     def __init__(self) -> None:
         self._at_line_start = True
 
-    def show(self, pieces: list[Piece]) -> None:
-        """Print the pieces of one notification."""
-        for piece in pieces:
-            match piece:
+    def show(self, changes: list[DisplayChange]) -> None:
+        """Print the changes of one notification."""
+        for change in changes:
+            match change:
                 case AnswerText(text):
-                    self._write(sanitise(text))
+                    self._write(sanitize(text))
                 case AnswerRestart():
                     self._note("(the model is called again; the answer starts over)")
                 case Notice(text):

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.contract import TASK_EMPTY, TASK_FILTERS, TASK_KINDS, TASK_OPEN, TASK_STATUSES, Json
 from kheishctl.options import (
@@ -23,7 +23,7 @@ from kheishctl.options import (
     status_option,
 )
 from kheishctl.render.layout import Column, Display, format_record
-from protocol.text import one_line, sanitise
+from protocol.text import one_line, sanitize
 
 group = make_group("task", "Tasks and background shells of sessions.")
 
@@ -200,7 +200,7 @@ def output(app: App, follow: bool, wait: bool, timeout_s: float | None, **params
     else:
         _print(app, page, 0)
     if follow or wait:
-        click.get_current_context().exit(exits.code_for_status(str(page["task"]["status"])))
+        click.get_current_context().exit(exit_codes.code_for_status(str(page["task"]["status"])))
 
 
 def _follow(app: App, task_id: str, page: Json) -> Json:
@@ -216,11 +216,11 @@ def _follow(app: App, task_id: str, page: Json) -> Json:
 
 
 def _print(app: App, page: Json, offset: int) -> None:
-    """Print a page and note the bytes missing since ``offset``; a terminal receives the text sanitised."""
+    """Print a page and note the bytes missing since ``offset``; a terminal receives the text sanitized."""
     if app.as_json:
         app.line(page)
         return
     missing = page["left_out_bytes"] - offset
     if missing > 0:
         app.note(f"the {missing} bytes before this are not shown")
-    click.echo(sanitise(page["text"]) if sys.stdout.isatty() else page["text"], nl=False)
+    click.echo(sanitize(page["text"]) if sys.stdout.isatty() else page["text"], nl=False)

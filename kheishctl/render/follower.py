@@ -1,4 +1,4 @@
-"""Following a session: notifications in, pieces out. Pure.
+"""Following a session: notifications in, changes out. Pure.
 
 A follower sees two kinds of notification: durable events, in the order of their cursors, and deltas of live
 text, which arrive at once and may arrive again after a reconnection. It emits every character of an answer
@@ -19,10 +19,7 @@ from dataclasses import dataclass, field
 
 from kheishctl.contract import Json
 from kheishctl.render.calls import summarize_arguments
-from kheishctl.render.events import format_task_end
-from kheishctl.render.messages import format_message, join_answer_text
-from kheishctl.render.pending import format_answers
-from kheishctl.render.pieces import (
+from kheishctl.render.changes import (
     AnswerRestart,
     AnswerText,
     ApprovalClosing,
@@ -32,11 +29,11 @@ from kheishctl.render.pieces import (
     CallRequest,
     CallStart,
     CallVerdict,
+    DisplayChange,
     DoubtClosing,
     DoubtOpening,
     MessageEnd,
     Notice,
-    Piece,
     QuestionClosing,
     QuestionOpening,
     QueuedInput,
@@ -45,6 +42,9 @@ from kheishctl.render.pieces import (
     StartedInput,
     SteerText,
 )
+from kheishctl.render.events import format_task_end
+from kheishctl.render.messages import format_message, join_answer_text
+from kheishctl.render.pending import format_answers
 from kheishctl.render.units import format_duration
 
 FOLLOW_UP_NOTES = {
@@ -84,19 +84,19 @@ class StreamFollower:
         """Read an earlier message, so that later events about its calls can be understood."""
         self._add_calls(message)
 
-    def resume(self, run: Json) -> list[Piece]:
+    def resume(self, run: Json) -> list[DisplayChange]:
         """Return the running calls of a run that started before this follower."""
-        pieces: list[Piece] = []
+        changes: list[DisplayChange] = []
         for record in run.get("calls", ()):
             call_id = str(record["call_id"])
             call = self._calls.setdefault(call_id, _Call(str(record["tool"])))
             if record["state"] == "called":
                 call.output = (int(record.get("attempt", 1)), 0)
-                pieces.append(CallStart(call_id, call.tool, call.summary, int(record["called_at_ms"])))
-        return pieces
+                changes.append(CallStart(call_id, call.tool, call.summary, int(record["called_at_ms"])))
+        return changes
 
-    def feed(self, method: str, params: Json) -> list[Piece]:
-        """Return the pieces of one notification."""
+    def feed(self, method: str, params: Json) -> list[DisplayChange]:
+        """Return the changes of one notification."""
         match method:
             case "journal.event":
                 return self._read_event(int(params["cursor"]), params["event"])
@@ -113,7 +113,7 @@ class StreamFollower:
 
     # Events.
 
-    def _read_event(self, cursor: int, event: Json) -> list[Piece]:
+    def _read_event(self, cursor: int, event: Json) -> list[DisplayChange]:
         if cursor <= self.cursor:
             return []
         self.cursor = cursor
@@ -134,11 +134,11 @@ class StreamFollower:
             case "message_appended":
                 return self._end_item(event)
             case "run_ended":
-                pieces = self._start_run(run_id) if run_id in self._queued else []
+                changes = self._start_run(run_id) if run_id in self._queued else []
                 self.running = None
                 self._calls.clear()
                 message = str((event.get("error") or {}).get("message", ""))
-                return [*pieces, RunEnd(run_id, str(event["outcome"]), message)]
+                return [*changes, RunEnd(run_id, str(event["outcome"]), message)]
             case "steered":
                 return [SteerText(format_message(event), str(event.get("sender") or ""))]
             case "calls_judged":
@@ -149,14 +149,14 @@ class StreamFollower:
                 return _notices(event)
         return []
 
-    def _start_run(self, run_id: str) -> list[Piece]:
+    def _start_run(self, run_id: str) -> list[DisplayChange]:
         self.running = run_id
         pending = self._inputs.pop(self._queued.pop(run_id, ""), None)
         return [] if pending is None else [StartedInput(*pending, run_id)]
 
     # The answer.
 
-    def _start_item(self, item_id: str, attempt: int) -> list[Piece]:
+    def _start_item(self, item_id: str, attempt: int) -> list[DisplayChange]:
         """Switch to an item unless it is the current one; unfinished text of the previous item is void."""
         if self._item is not None and self._item[0] == item_id and attempt <= self._item[1]:
             return []
@@ -165,7 +165,7 @@ class StreamFollower:
         self._text = {"text": "", "thinking": ""}
         return [AnswerRestart()] if is_void else []
 
-    def _read_delta(self, delta: Json) -> list[Piece]:
+    def _read_delta(self, delta: Json) -> list[DisplayChange]:
         kind = str(delta["kind"])
         if kind == "output":
             return self._read_output(delta)
@@ -175,50 +175,50 @@ class StreamFollower:
         if self._item is not None and self._item[0] == item_id and attempt < self._item[1]:
             return []
         self.running = str(delta["run_id"])
-        pieces = self._start_item(item_id, attempt)
+        changes = self._start_item(item_id, attempt)
         length, offset = len(self._text[kind]), int(delta["offset"])
         text = str(delta["text"])[length - offset :] if offset <= length else ""
         if text:
             self._text[kind] += text
-            pieces.append(ReasoningText(text) if kind == "thinking" else AnswerText(text))
-        return pieces
+            changes.append(ReasoningText(text) if kind == "thinking" else AnswerText(text))
+        return changes
 
-    def _end_item(self, event: Json) -> list[Piece]:
+    def _end_item(self, event: Json) -> list[DisplayChange]:
         message = event["message"]
         if message["role"] != "assistant":
             note = FOLLOW_UP_NOTES.get(str(event.get("follow_up")))
             return [Notice(note)] if note is not None else []
-        pieces: list[Piece] = []
+        changes: list[DisplayChange] = []
         is_current = self._item is None or self._item[0] == event["item_id"]
         previous = self._text["text"] if is_current else ""
         text = join_answer_text(message)
         if not text.startswith(previous):
-            pieces.append(AnswerRestart())
+            changes.append(AnswerRestart())
             previous = ""
         if text[len(previous) :]:
-            pieces.append(AnswerText(text[len(previous) :]))
+            changes.append(AnswerText(text[len(previous) :]))
         if is_current:
             self._item, self._text = None, {"text": "", "thinking": ""}
-        return [*pieces, MessageEnd(str(event.get("stop_reason", "end"))), *self._add_calls(message)]
+        return [*changes, MessageEnd(str(event.get("stop_reason", "end"))), *self._add_calls(message)]
 
     # Calls, approvals, questions and calls in doubt.
 
-    def _add_calls(self, message: Json) -> list[Piece]:
+    def _add_calls(self, message: Json) -> list[DisplayChange]:
         requests = list_calls(message)
         for request, item in zip(requests, _call_items(message), strict=True):
             self._calls[request.call_id] = _Call(request.tool, request.summary, item.get("arguments") or {})
         return list(requests)
 
-    def _judge_calls(self, event: Json) -> list[Piece]:
-        pieces: list[Piece] = []
+    def _judge_calls(self, event: Json) -> list[DisplayChange]:
+        changes: list[DisplayChange] = []
         for verdict in event["verdicts"]:
             call_id, decision, source = str(verdict["call_id"]), str(verdict["decision"]), str(verdict["why"])
             if decision == "deny" and call_id in self._calls:
                 self._calls[call_id].verdict = source
-            pieces.append(CallVerdict(call_id, str(verdict["tool"]), decision, source))
-        return pieces
+            changes.append(CallVerdict(call_id, str(verdict["tool"]), decision, source))
+        return changes
 
-    def _read_call_event(self, kind: str, event: Json) -> list[Piece]:
+    def _read_call_event(self, kind: str, event: Json) -> list[DisplayChange]:
         call_id = str(event["call_id"])
         call = self._calls.get(call_id) or _Call(str(event.get("tool", "")))
         if kind not in ("tool_returned", "indoubt_resolved"):
@@ -253,16 +253,16 @@ class StreamFollower:
             case _:
                 return []
 
-    def _start_call(self, call_id: str, call: _Call, event: Json) -> list[Piece]:
+    def _start_call(self, call_id: str, call: _Call, event: Json) -> list[DisplayChange]:
         attempt = int(event.get("attempt", 1))
-        pieces: list[Piece] = []
+        changes: list[DisplayChange] = []
         # Output arrives at once, so it may arrive before the event of its call.
         if attempt > call.output[0]:
-            pieces = [CallOutput(call_id, "", True)] if call.output[1] else []
+            changes = [CallOutput(call_id, "", True)] if call.output[1] else []
             call.output = (attempt, 0)
-        return [*pieces, CallStart(call_id, call.tool, call.summary, int(event["at_ms"]))]
+        return [*changes, CallStart(call_id, call.tool, call.summary, int(event["at_ms"]))]
 
-    def _read_output(self, delta: Json) -> list[Piece]:
+    def _read_output(self, delta: Json) -> list[DisplayChange]:
         call_id, attempt, offset = str(delta["item_id"]), int(delta["attempt"]), int(delta["offset"])
         call = self._calls.get(call_id)
         if call is None or attempt < call.output[0]:
@@ -314,7 +314,7 @@ def _close_question(event: Json, questions: list[Json]) -> QuestionClosing:
     return QuestionClosing(str(event["question_id"]), outcome, actor, format_answers(answers))
 
 
-def _notices(event: Json) -> list[Piece]:
+def _notices(event: Json) -> list[DisplayChange]:
     """Return the notes on events that need no state; none for events that a person need not see."""
     match event.get("type"):
         case "model_failed":

@@ -1,7 +1,7 @@
 """Answers to pending requests: sending them, and attributing them to the person who gave them.
 
 The first answer to a request counts. An answer of this chat is attributed to ``you`` only after the daemon
-has accepted it. If the journal reports the closing earlier, its piece is held back until the daemon has
+has accepted it. If the journal reports the closing earlier, its change is held back until the daemon has
 answered.
 """
 
@@ -13,12 +13,12 @@ from uuid import uuid4
 
 from kheishctl.client import ConnectionLost, RequestRefused
 from kheishctl.contract import Json
-from kheishctl.render.pieces import (
+from kheishctl.render.changes import (
     ApprovalClosing,
     ApprovalOpening,
+    DisplayChange,
     DoubtClosing,
     DoubtOpening,
-    Piece,
     QuestionClosing,
     QuestionOpening,
 )
@@ -39,8 +39,8 @@ Closing = ApprovalClosing | QuestionClosing | DoubtClosing
 class AnswerView(Protocol):
     """The display of the person who answers."""
 
-    def show(self, piece: Piece) -> None:
-        """Show a piece of the conversation."""
+    def show(self, change: DisplayChange) -> None:
+        """Show a change of the conversation."""
         ...
 
     def note(self, text: str, style: str = "dim") -> None:
@@ -69,28 +69,28 @@ class AnswerSender:
         self.pending.replace(requests)
         self.doubts = {str(doubt["indoubt_id"]): doubt for doubt in doubts}
 
-    def track(self, piece: Piece) -> Piece | None:
-        """Update the requests; return the piece to show now, or None for a closing that is held back."""
-        match piece:
+    def track(self, change: DisplayChange) -> DisplayChange | None:
+        """Update the requests; return the change to show now, or None for a closing that is held back."""
+        match change:
             case ApprovalOpening(record) | QuestionOpening(record):
                 self.pending.add(record)
             case ApprovalClosing(key) | QuestionClosing(key) | DoubtClosing(key):
                 self.pending.remove(key)
                 self.doubts.pop(key, None)
                 if key in self._in_flight:
-                    self._delayed[key] = piece
+                    self._delayed[key] = change
                     return None
-                return self._attribute(piece, key)
+                return self._attribute(change, key)
             case DoubtOpening(doubt):
                 self.doubts[str(doubt["indoubt_id"])] = doubt
             case _:
-                pass  # Other pieces need no answer.
-        return piece
+                pass  # Other changes need no answer.
+        return change
 
-    def _attribute(self, piece: Closing, key: str) -> Closing:
-        is_ours = key in self._accepted and bool(piece.actor)
+    def _attribute(self, change: Closing, key: str) -> Closing:
+        is_ours = key in self._accepted and bool(change.actor)
         self._accepted.discard(key)
-        return replace(piece, actor=YOU if is_ours else name_actor(piece.actor))
+        return replace(change, actor=YOU if is_ours else name_actor(change.actor))
 
     async def carry_out(self, actions: Actions) -> None:
         """Carry out actions in order. After a refusal the view shows a note and the request again."""
@@ -132,8 +132,8 @@ class AnswerSender:
         finally:
             self._in_flight.difference_update(keys)
             for key in keys:
-                if (piece := self._delayed.pop(key, None)) is not None:
-                    self._view.show(self._attribute(piece, key))
+                if (change := self._delayed.pop(key, None)) is not None:
+                    self._view.show(self._attribute(change, key))
 
     async def _edit_input(self, approval_id: str) -> None:
         approval = await self._call("approval.get", {"approval_id": approval_id})

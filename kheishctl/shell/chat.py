@@ -8,17 +8,17 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from kheishctl.client import ConnectionLost, RequestRefused
+from kheishctl.render.changes import AnswerText, CallOutput, DisplayChange, ReasoningText
 from kheishctl.render.follower import list_calls
 from kheishctl.render.layout import Display, fit, paint
 from kheishctl.render.messages import format_message, join_answer_text
-from kheishctl.render.pieces import AnswerText, CallOutput, Piece, ReasoningText
 from kheishctl.shell.answers import AnswerSender
 from kheishctl.shell.conversation import ConversationClient
 from kheishctl.shell.markdown import make_renderer, preload
 from kheishctl.shell.panel import RequestPanel
 from kheishctl.shell.pending import GRACE_SECONDS, Actions, PendingRequest
 from kheishctl.shell.prompt import ChatPrompt, locate_history, open_history
-from kheishctl.shell.slash import COMMANDS, SlashCommand, SlashHandler, parse, unescape
+from kheishctl.shell.slash_commands import COMMANDS, SlashCommand, SlashHandler, parse, unescape
 from kheishctl.shell.transcript import SPINS_PER_SECOND, TranscriptView
 from protocol.text import one_line
 
@@ -136,17 +136,17 @@ class Chat:
             self.note(f"{calls} in doubt: /doubts shows more", "yellow")
         self.redraw()
 
-    def receive(self, piece: Piece) -> None:
+    def receive(self, change: DisplayChange) -> None:
         """Show a change, unless it is held back until the daemon has answered."""
-        visible = self._answers.track(piece)
+        visible = self._answers.track(change)
         if visible is not None:
             self.show(visible)
 
-    def show(self, piece: Piece) -> None:
-        """Add a piece to the transcript."""
-        self._prompt.print(self._transcript.show(piece))
+    def show(self, change: DisplayChange) -> None:
+        """Add a change to the transcript."""
+        self._prompt.print(self._transcript.show(change))
         if (
-            not isinstance(piece, (AnswerText, ReasoningText, CallOutput))
+            not isinstance(change, (AnswerText, ReasoningText, CallOutput))
             and not self._conversation.is_running
         ):
             self._is_stopping = False

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from kheishctl.cli import App, command, use_color
 from kheishctl.client import NoDaemon, dial
 from kheishctl.options import agent_argument, sender_option
@@ -67,7 +67,7 @@ def _require_daemon(app: App, *, spawn: bool) -> None:
         if not spawn:
             click.echo(f"No daemon is running in {app.home}.")
             if not click.confirm("Start one in the background?", default=True):
-                failure.exit_code = exits.NO_DAEMON
+                failure.exit_code = exit_codes.NO_DAEMON
                 raise
     from kheishctl.launch import start
 

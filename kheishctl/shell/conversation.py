@@ -24,7 +24,7 @@ from kheishctl.shell.connection import ChatConnection
 
 if TYPE_CHECKING:
     from kheishctl.contract import Json
-    from kheishctl.render.pieces import Piece
+    from kheishctl.render.changes import DisplayChange
 
 WATCH = "watch"
 WATCHED_TYPES = ["conversation_bound", "conversation_unbound"]
@@ -51,7 +51,7 @@ class ConversationListener(Protocol):
         """Replace all pending approvals and questions, and all calls in doubt."""
         ...
 
-    def receive(self, piece: Piece) -> None:
+    def receive(self, change: DisplayChange) -> None:
         """Show a change of the conversation."""
         ...
 
@@ -211,8 +211,8 @@ class ConversationClient:
         self._follower.running = next(iter(session.get("open_runs", ())), None)
         if self._follower.running is not None:
             run = await connection.call("run.get", {"run_id": self._follower.running})
-            for piece in self._follower.resume(run):
-                self._listener.receive(piece)
+            for change in self._follower.resume(run):
+                self._listener.receive(change)
         await self._list_pending(connection, conversation["session_id"])
         await self._subscribe(connection, conversation["session_id"], self._follower.cursor)
 
@@ -245,8 +245,8 @@ class ConversationClient:
     def _on_notification(self, method: str, params: Json) -> None:
         subscription = params.get("subscription")
         if subscription == self._subscription:
-            for piece in self._follower.feed(method, params):
-                self._listener.receive(piece)
+            for change in self._follower.feed(method, params):
+                self._listener.receive(change)
         if subscription != WATCH:
             return
         if "cursor" in params:

@@ -27,7 +27,7 @@ from prompt_toolkit.shortcuts import CompleteStyle
 
 from kheishctl.render.layout import paint
 from kheishctl.shell.pending import KEYS
-from kheishctl.shell.slash import COMMANDS
+from kheishctl.shell.slash_commands import COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -1,6 +1,6 @@
 """The transcript of a conversation as terminal text: finished text, and growing text that is drawn again.
 
-Models, tools and senders wrote most of the content. It is sanitised, and each of its lines stands behind a
+Models, tools and senders wrote most of the content. It is sanitized, and each of its lines stands behind a
 mark or a rule, so that none looks like a prompt.
 """
 
@@ -11,9 +11,7 @@ from typing import assert_never
 
 from kheishctl.contract import Json
 from kheishctl.render.calls import Tail, summarize_arguments, take_first_lines
-from kheishctl.render.layout import count_columns, fit, paint
-from kheishctl.render.messages import STOP_NOTES
-from kheishctl.render.pieces import (
+from kheishctl.render.changes import (
     AnswerRestart,
     AnswerText,
     ApprovalClosing,
@@ -23,11 +21,11 @@ from kheishctl.render.pieces import (
     CallRequest,
     CallStart,
     CallVerdict,
+    DisplayChange,
     DoubtClosing,
     DoubtOpening,
     MessageEnd,
     Notice,
-    Piece,
     QuestionClosing,
     QuestionOpening,
     QueuedInput,
@@ -36,9 +34,11 @@ from kheishctl.render.pieces import (
     StartedInput,
     SteerText,
 )
+from kheishctl.render.layout import count_columns, fit, paint
+from kheishctl.render.messages import STOP_NOTES
 from kheishctl.render.units import format_duration
 from kheishctl.shell.markdown import MAX_LIVE_CHARACTERS, BlockSplitter, fold_end
-from protocol.text import one_line, sanitise
+from protocol.text import one_line, sanitize
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 SPINS_PER_SECOND = 8
@@ -62,8 +62,8 @@ RESULTS: dict[str, tuple[str, str, str] | None] = {
 
 RESOLVE_HINT = "its outcome is unknown; check it, then type /resolve done or /resolve not-done"
 
-CallPiece = CallRequest | CallVerdict | CallStart | CallOutput | CallEnd
-RequestPiece = (
+CallChange = CallRequest | CallVerdict | CallStart | CallOutput | CallEnd
+RequestChange = (
     ApprovalOpening
     | ApprovalClosing
     | QuestionOpening
@@ -100,9 +100,9 @@ class CallView:
         """Forget the running calls, because their run has ended."""
         self._running.clear()
 
-    def show(self, piece: CallPiece) -> str:
-        """Return the lines that a piece adds to the scrollback; often none."""
-        match piece:
+    def show(self, change: CallChange) -> str:
+        """Return the lines that a change adds to the scrollback; often none."""
+        match change:
             case CallRequest(_, tool, summary):
                 return self.format_line("→", "cyan", tool, summary)
             case CallVerdict(_, tool, decision, source):
@@ -120,9 +120,9 @@ class CallView:
                 call.tail.add(text)
                 return ""
             case CallEnd():
-                return self._show_result(piece)
+                return self._show_result(change)
             case _:
-                assert_never(piece)
+                assert_never(change)
 
     def _show_result(self, result: CallEnd) -> str:
         self._running.pop(result.call_id, None)
@@ -205,9 +205,9 @@ class TranscriptView:
         self.calls = CallView(width, now_s, color=color, verbose=verbose)
         self.queue: dict[str, str] = {}
 
-    def show(self, piece: Piece) -> str:
-        """Return the text that a piece adds to the scrollback; often none."""
-        match piece:
+    def show(self, change: DisplayChange) -> str:
+        """Return the text that a change adds to the scrollback; often none."""
+        match change:
             case QueuedInput(text, _, run_id):
                 self.queue[run_id] = text
                 return ""
@@ -231,11 +231,11 @@ class TranscriptView:
             case Notice(text):
                 return self.flush() + self.format_note(text)
             case RunEnd():
-                return self._end_run(piece)
+                return self._end_run(change)
             case CallRequest() | CallVerdict() | CallStart() | CallOutput() | CallEnd():
-                return self._add_lines(self.calls.show(piece))
+                return self._add_lines(self.calls.show(change))
             case _:
-                return self._add_lines(self._show_request(piece))
+                return self._add_lines(self._show_request(change))
 
     def _end_run(self, end: RunEnd) -> str:
         self.queue.pop(end.run_id, None)
@@ -251,21 +251,21 @@ class TranscriptView:
             case _:
                 return text
 
-    def _show_request(self, piece: RequestPiece) -> str:
+    def _show_request(self, change: RequestChange) -> str:
         """Return the line about a request; the panel shows requests that are still pending."""
-        match piece:
+        match change:
             case ApprovalOpening() | QuestionOpening():
                 return ""
             case ApprovalClosing():
-                actor = f" by {piece.actor}" if piece.actor else ""
-                extent = "" if piece.remember == "once" else f" for this {piece.remember}"
+                actor = f" by {change.actor}" if change.actor else ""
+                extent = "" if change.remember == "once" else f" for this {change.remember}"
                 mark, style, text = {
                     "allow": ("✓", "green", f"allowed{actor}{extent}"),
                     "deny": ("✗", "red", f"denied{actor}"),
                     "expired": ("✗", "red", "denied: nobody answered in time"),
                     "renewed": ("·", "yellow", "the call changed; it needs approval again"),
-                }.get(piece.outcome, ("■", "yellow", "no longer pending"))
-                return self.calls.format_line(mark, style, piece.tool, text, piece.note, piece.summary)
+                }.get(change.outcome, ("■", "yellow", "no longer pending"))
+                return self.calls.format_line(mark, style, change.tool, text, change.note, change.summary)
             case QuestionClosing(_, outcome, actor, answer):
                 mark, style = ("✓", "green") if outcome == "answered" else ("■", "yellow")
                 text = outcome + (f" by {actor}" if actor else "")
@@ -278,7 +278,7 @@ class TranscriptView:
             case SteerText(text, sender):
                 return self.format_input(text, f"{sender or 'unknown'} (steering)")
             case _:
-                assert_never(piece)
+                assert_never(change)
 
     def flush(self) -> str:
         """Return the growing text as finished text."""
@@ -291,7 +291,7 @@ class TranscriptView:
         if not reasoning or not self._thinking:
             return ""
         self._has_text = True
-        dimmed = "\n".join(paint(line, "dim", self._color) for line in sanitise(reasoning).split("\n"))
+        dimmed = "\n".join(paint(line, "dim", self._color) for line in sanitize(reasoning).split("\n"))
         return self._add_paragraph(f"{dimmed}\n\n")
 
     def _add_block(self, text: str) -> str:
@@ -308,12 +308,12 @@ class TranscriptView:
         follows_line, self._ends_in_line = self._ends_in_line, False
         return f"\n{text}" if follows_line else text
 
-    # Text outside the stream of pieces.
+    # Text outside the stream of changes.
 
     def format_input(self, text: str, sender: str) -> str:
         """Format a message to the agent."""
         label = paint(f"{one_line(sender) or 'unknown'} >", "green", self._color)
-        return self._add_paragraph(f"{label} {sanitise(text).rstrip()}\n\n")
+        return self._add_paragraph(f"{label} {sanitize(text).rstrip()}\n\n")
 
     def format_answer(self, text: str) -> str:
         """Format a complete answer; empty without text."""

@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from kheishd.config.sections.listen import ListenSection, SharedGrant, split_address
 from kheishd.home import Home
+from kheishd.server.authentication import SocketGrant
 from kheishd.server.listeners import RpcListen, SharedListen, TcpListen
-from kheishd.server.peers import SocketGrant
 from protocol.errors.daemon import ConfigInvalid
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from protocol.contract import Requirement
-from protocol.rpc.wire import storage_problem_of
+from protocol.rpc.wire import find_storage_problem
 
 TYPES: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
 _KEYWORDS: Final = frozenset(("type", "description"))
@@ -106,7 +106,7 @@ def parse_value(schema: Mapping[str, Any], text: str) -> ContractMatch | Contrac
         value = msgspec.json.decode(remove_fence(text))
     except (msgspec.DecodeError, RecursionError) as error:
         return ContractViolation(f"this is not one JSON value: {str(error) or 'it is nested too deep'}")
-    problem = storage_problem_of(value)
+    problem = find_storage_problem(value)
     if problem is not None:
         return ContractViolation(f"values that {problem} cannot be stored")
     return check_value(schema, value)

@@ -16,12 +16,12 @@ from protocol.errors.rpc import InvalidParams
 from protocol.errors.task import (
     TaskAlreadyEnded,
     TaskBlocked,
+    TaskBlocksOthers,
     TaskCycle,
-    TaskNeeded,
+    TaskLimit,
     TaskNotFound,
     TaskOutputMissing,
     TaskRunning,
-    TasksFull,
     TaskTitleTaken,
 )
 from protocol.events.task import (
@@ -170,18 +170,18 @@ def hash_title(title: str) -> str:
     return sha256(spelling.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
-def normalise_title(title: str) -> str:
+def normalize_title(title: str) -> str:
     """Collapse the spaces in a title. Errors: InvalidParams for a title without words."""
-    normalised = " ".join(title.split())
-    if not normalised:
+    normalized = " ".join(title.split())
+    if not normalized:
         raise InvalidParams("a title needs words", field="$.params.title")
-    return normalised
+    return normalized
 
 
 def require_creatable(tasks: SessionTasks, event: TaskCreated) -> None:
-    """Require that a task may be created. Errors: TasksFull, TaskTitleTaken, TaskNotFound."""
+    """Require that a task may be created. Errors: TaskLimit, TaskTitleTaken, TaskNotFound."""
     if tasks.count_open() >= MAX_OPEN_TASKS:
-        raise TasksFull(f"the session has {MAX_OPEN_TASKS} open tasks; complete or cancel some of them first")
+        raise TaskLimit(f"the session has {MAX_OPEN_TASKS} open tasks; complete or cancel some of them first")
     _require_title_free(tasks, event.task_id, event.title)
     _require_exist(tasks, event.blocked_by)
 
@@ -216,12 +216,12 @@ def require_updatable(tasks: SessionTasks, task: Task, event: TaskUpdated) -> No
 
 
 def require_deletable(tasks: SessionTasks, task: Task) -> None:
-    """Require that a task may be deleted. Errors: TaskRunning, TaskNeeded."""
+    """Require that a task may be deleted. Errors: TaskRunning, TaskBlocksOthers."""
     if task.kind == "shell" and task.status in OPEN:
         raise TaskRunning(f"{task.task_id} is a shell that has not ended; stop it first")
     waiting = [] if task.status == "completed" else sorted(tasks.find_waiting(task.task_id))
     if waiting:
-        raise TaskNeeded(
+        raise TaskBlocksOthers(
             f"{_join_names(waiting)} wait for {task.task_id}; remove it from their blocked_by first"
         )
 
@@ -314,7 +314,7 @@ def format_ended_note(
         outcome += f" with exit code {exit_code}"
     if problem:
         outcome += f" ({problem})"
-    output = f" task_output returns its output: {output_bytes} bytes." if output_bytes else ""
+    output = f" The output of the task has {output_bytes} bytes." if output_bytes else ""
     return f"The background shell {task.task_id}, '{abbreviate(task.title)}', {outcome}.{output}"
 
 
@@ -322,8 +322,8 @@ def format_stalled_note(task: Task) -> str:
     """Format the note about a shell that seems to wait for input, which it cannot get."""
     return (
         f"The background shell {task.task_id}, '{abbreviate(task.title)}', has written nothing for a while "
-        "and seems to wait for input. It cannot receive any: read its output with task_output, and stop it "
-        "with task_stop if it needs input; options such as --yes keep programs from asking."
+        "and seems to wait for input. It cannot receive any: read the output of the task, and stop the task "
+        "if it needs input; options such as --yes keep programs from asking."
     )
 
 

@@ -6,7 +6,7 @@ A module in ``objects`` exports ``HANDLERS``, a tuple of handlers made by three 
 * ``@mutation(row, prepare=..., follow=...)`` on ``def f(tx, call, plan) -> result``: runs as one transaction
   on the writer thread. ``prepare(call, params) -> plan`` runs before it on the loop (validation, ids,
   hashing; may refuse); without it the plan is the params. ``follow(call, params, result) -> result`` is async
-  and runs after the commit (waiting, streaming), if ``follows(params)`` is true.
+  and runs after the commit (waiting, streaming), unless ``follows(params)`` is false.
 * ``@control(row)`` on ``def f(call, params) -> result`` or ``async def``: acts on the running daemon.
 
 The dispatcher applies scopes, idempotency keys and ``check`` to all handlers alike.
@@ -162,6 +162,10 @@ class Mutate:
     prepare: Callable[[Call, Any], Any] | None = None
     follow: Callable[[Call, Any, Any], Awaitable[Any]] | None = None
     follows: Callable[[Any], bool] | None = None
+
+    def has_follow_up(self, params: Any) -> bool:
+        """Whether ``follow`` runs after the commit of a request with these params."""
+        return self.follow is not None and (self.follows is None or self.follows(params))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from msgspec import Struct
 from kheishd.providers.attachments import is_origin, origin_of
 from kheishd.providers.call_ids import CallIdMap, form_for_anthropic
 from kheishd.providers.draft import Block, Draft
-from kheishd.providers.wire import (
+from kheishd.providers.driver import (
     HttpRequest,
     body_options,
     encode,

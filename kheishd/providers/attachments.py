@@ -17,7 +17,7 @@ from msgspec import Struct, field
 
 from kheishd.providers.exchange import host_of
 from protocol.limits.model import MAX_PROVIDER_DATA_BYTES
-from protocol.rpc.wire import storage_problem_of
+from protocol.rpc.wire import find_storage_problem
 
 if TYPE_CHECKING:
     from protocol.objects.run import Pinned
@@ -59,7 +59,7 @@ class Attachments(Struct):
 
     def take(self, room: int) -> dict[str, Any]:
         """Return the fields if they fit into ``room`` bytes of JSON and can be stored; else none."""
-        if not self.fields or storage_problem_of(self.fields) is not None:
+        if not self.fields or find_storage_problem(self.fields) is not None:
             return {}
         return self.fields if measure_fields(self.fields) <= room else {}
 

@@ -14,9 +14,9 @@ from kheishd.kernel.captures import NO_CAPTURE, Capture, Captures
 from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest, RouteSpec
 from kheishd.providers import anthropic, credentials, offline, openai
 from kheishd.providers.attachments import origin_of
+from kheishd.providers.driver import Driver
 from kheishd.providers.exchange import CallTimeouts, ConnectionPools, Exchange, host_of
 from kheishd.providers.failures import FailureFactory
-from kheishd.providers.wire import Driver
 
 DRIVERS: Mapping[str, Driver] = {"openai": openai, "anthropic": anthropic}
 """The drivers that use HTTP."""

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from kheishd.providers.attachments import is_origin, origin_of, own_fields
 from kheishd.providers.call_ids import CallIdMap, IdForm, form_for_mistral, form_for_openai
-from kheishd.providers.wire import encode, user_texts
+from kheishd.providers.driver import encode, user_texts
 from protocol.transcript import Message, Text, Thinking, ToolCall, ToolResult
 
 if TYPE_CHECKING:

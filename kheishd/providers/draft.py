@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, TextDelta, ThinkingDelta
 from kheishd.providers.attachments import Attachments, measure_fields
 from protocol.limits.model import MAX_ANSWER_BYTES, MAX_PROVIDER_DATA_BYTES
-from protocol.rpc.wire import storage_problem_of
+from protocol.rpc.wire import find_storage_problem
 from protocol.transcript import Item, ProviderData, Text, Thinking, ToolCall, Usage
 
 MAX_INVALID_CHARACTERS = 200
@@ -161,7 +161,7 @@ def _call(block: Block, arguments: str, *, cut: bool) -> ToolCall | None:
         if decoded is None:
             decoded = {}
         if isinstance(decoded, dict) and block.name:
-            problem = storage_problem_of(decoded)
+            problem = find_storage_problem(decoded)
             if problem is None:
                 return ToolCall(block.call_id, block.name, decoded)
     except (msgspec.DecodeError, RecursionError):

@@ -16,8 +16,8 @@ import trio
 from kheishd.core.text import sse
 from kheishd.kernel.captures import NO_CAPTURE
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure
-from kheishd.providers.failures import MAX_BODY_BYTES, FailureFactory
-from kheishd.providers.wire import AnswerReader, HttpRequest, SendObserver, malformed_answer
+from kheishd.providers.driver import AnswerReader, HttpRequest, SendObserver, malformed_answer
+from kheishd.providers.error_report import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from kheishd.config.sections.runs import RunsSection
     from kheishd.kernel.captures import Capture
-    from kheishd.providers.network import HttpReply, Pool
+    from kheishd.providers.failures import FailureFactory
+    from kheishd.providers.http import HttpReply, Pool
 
 T = TypeVar("T")
 
@@ -250,13 +251,13 @@ class ConnectionPools:
         """Send a request. Errors: those that ``failure`` translates."""
         place = post.url.partition("?")[0]
         pool = self._pools.get(place) or await self._make(place)
-        from kheishd.providers.network import send
+        from kheishd.providers.http import send
 
         return await send(pool, post, sending)
 
     def failure(self, error: Exception, failures: FailureFactory) -> ModelFailure | None:
         """Return an error of sending or reading as a failure; None for a fault of the daemon."""
-        from kheishd.providers.network import failure
+        from kheishd.providers.http import failure
 
         return failure(error, failures)
 
@@ -283,6 +284,6 @@ def host_of(url: str) -> str:
 
 
 def _make_pool(place: str, max_connections: int) -> Pool:
-    from kheishd.providers.network import make_pool
+    from kheishd.providers.http import make_pool
 
     return make_pool(place, max_connections)

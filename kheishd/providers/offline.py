@@ -32,7 +32,7 @@ from kheishd.kernel.runtime import (
 )
 from kheishd.providers.failures import RETRYABLE
 from protocol.limits.model import MAX_ANSWER_BYTES
-from protocol.rpc.wire import storage_problem_of
+from protocol.rpc.wire import find_storage_problem
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage, text_of
 
 WHAT_IT_IS = (
@@ -148,7 +148,7 @@ def _read_call(directives: Directives, name: str, arguments: str) -> None:
     problem: str | None = "are no JSON object"
     try:
         decoded = msgspec.json.decode(arguments, type=dict[str, Any])
-        problem = storage_problem_of(decoded)
+        problem = find_storage_problem(decoded)
     except (msgspec.DecodeError, RecursionError):
         pass
     if problem is None:

@@ -28,7 +28,7 @@ from kheishd.providers.chat_messages import (
     take_rules,
 )
 from kheishd.providers.draft import Block, Draft
-from kheishd.providers.wire import (
+from kheishd.providers.driver import (
     HttpRequest,
     body_options,
     encode,

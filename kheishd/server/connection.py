@@ -35,11 +35,11 @@ from protocol.limits.rpc import MAX_OPEN_REQUESTS, MAX_SUBSCRIPTIONS, MAX_UNSENT
 from protocol.rpc.wire import (
     NULL,
     Batch,
+    Decoded,
     Malformed,
     Notification,
     Request,
     Response,
-    Value,
     decode_id,
     encode_error,
 )
@@ -105,12 +105,12 @@ class ClientConnection(ABC):
 
     # Receiving.
 
-    async def receive(self, values: Iterable[Value]) -> None:
+    async def receive(self, messages: Iterable[Decoded]) -> None:
         """Dispatch the messages of one read. Waits while the client exceeds its limits."""
         self._receiving = True
         self._slice_end = time.monotonic() + SLICE_S
         try:
-            for value in values:
+            for value in messages:
                 if type(value) is Request:
                     answer = self._shared.dispatcher.dispatch(value, self, self.answer)
                     if answer is not None:
@@ -150,7 +150,7 @@ class ClientConnection(ABC):
         if answer is not None:
             gathering.add(answer)
 
-    def _take(self, value: Value, reply: Reply) -> None:
+    def _take(self, value: Decoded, reply: Reply) -> None:
         """Handle a message that is no request. A response is ignored: the daemon sends no requests."""
         match value:
             case Notification():

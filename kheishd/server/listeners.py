@@ -21,7 +21,7 @@ from typing import NoReturn
 from msgspec import Struct
 from trio.lowlevel import checkpoint, wait_readable
 
-from kheishd.server.peers import SocketGrant
+from kheishd.server.authentication import SocketGrant
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 import trio
 
 from kheishd.objects.node.token import is_valid
+from kheishd.server.authentication import find_private_caller, find_shared_caller, peer_of
 from kheishd.server.connection import ClientConnection, ServerContext
 from kheishd.server.dispatch import Dispatcher
-from kheishd.server.lines import LineConnection
 from kheishd.server.listeners import Listener, RpcListen, SharedListen, TcpListen, accept_all
-from kheishd.server.peers import find_private_caller, find_shared_caller, peer_of
 from kheishd.server.subscriptions import Hub
+from kheishd.server.unix_socket import LineConnection
 from kheishd.store.tables import TOKENS
 from protocol.errors.refusal import Refusal
 from protocol.rpc.wire import encode_error

@@ -1,6 +1,6 @@
 """The transport of TCP: WebSocket with bearer tokens, over TLS if a certificate is configured.
 
-The head of the HTTP request is read and checked here, before the WebSocket library sees it: an unauthorised
+The head of the HTTP request is read and checked here, before the WebSocket library sees it: an unauthorized
 client gets a plain HTTP answer (403 for a page of another site, 401 without a token, 404 for a wrong path)
 and reaches no other code. From then on one text message is one JSON-RPC message or batch.
 """
@@ -17,9 +17,9 @@ import h11
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
+from kheishd.server.authentication import find_token_caller, require_allowed_origin
 from kheishd.server.connection import ClientConnection, EndReason, ServerContext
 from kheishd.server.listeners import TcpListen, accept_all
-from kheishd.server.peers import find_token_caller, require_allowed_origin
 from protocol.errors.refusal import Forbidden, Refusal, Unauthenticated
 from protocol.errors.rpc import InvalidRequest
 from protocol.limits.rpc import MAX_LINE_BYTES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.errors.refusal import Conflict, Gone, NotFound, Refused
+from protocol.errors.refusal import Conflict, Gone, NotFound, Unprocessable
 
 
 class ApprovalNotFound(NotFound, reason="approval_not_found"):
@@ -17,5 +17,5 @@ class ApprovalExpired(Gone, reason="approval_expired"):
     """Nobody answered in time and the call was denied; the agent may ask again."""
 
 
-class ToolInputInvalid(Refused, reason="tool_input_invalid"):
+class ToolInputInvalid(Unprocessable, reason="tool_input_invalid"):
     """The changed input does not match the tool's schema."""

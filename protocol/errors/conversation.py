@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from protocol.errors.refusal import Forbidden, NotFound, Refused
+from protocol.errors.refusal import Forbidden, NotFound, Unprocessable
 
 
 class SenderForbidden(Forbidden, reason="sender_forbidden"):
     """The caller's token does not cover this sender."""
 
 
-class SenderInvalid(Refused, reason="sender_invalid"):
+class SenderInvalid(Unprocessable, reason="sender_invalid"):
     """A sender must be 1-128 bytes of printable UTF-8."""
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from protocol.errors.refusal import NotNow, Refused
+from protocol.errors.refusal import Unavailable, Unprocessable
 
 
-class ConfigInvalid(Refused, reason="config_invalid"):
+class ConfigInvalid(Unprocessable, reason="config_invalid"):
     """The configuration is invalid; nothing was changed."""
 
 
-class PathRefused(Refused, reason="path_refused"):
+class PathRefused(Unprocessable, reason="path_refused"):
     """That path cannot be used; give an absolute path in an existing directory outside the store."""
 
 
-class DaemonDraining(NotNow, reason="daemon_draining"):
+class DaemonDraining(Unavailable, reason="daemon_draining"):
     """The daemon is shutting down and accepts no new work; try again when it is back."""

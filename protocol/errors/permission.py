@@ -1,4 +1,4 @@
-"""Refusals about grants."""
+"""Refusals about permission rules and grants."""
 
 from __future__ import annotations
 

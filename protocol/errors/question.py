@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.errors.refusal import Conflict, Gone, NotFound, Refused
+from protocol.errors.refusal import Conflict, Gone, NotFound, Unprocessable
 
 
 class QuestionNotFound(NotFound, reason="question_not_found"):
@@ -17,5 +17,5 @@ class QuestionExpired(Gone, reason="question_expired"):
     """Nobody answered in time and the run was cancelled."""
 
 
-class AnswerInvalid(Refused, reason="answer_invalid"):
+class AnswerInvalid(Unprocessable, reason="answer_invalid"):
     """The answers do not match the questions; question.get shows their keys and options."""

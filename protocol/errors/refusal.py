@@ -1,4 +1,4 @@
-"""Refusals: the base class, and one class per error number.
+"""Refusals: the base class, and one class per error code.
 
 A refusal is raised where a rule rejects a request, and the server turns it into a JSON-RPC error. Its
 ``reason`` is a stable identifier for programs; its ``message`` tells a person what to do next.
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from msgspec import Struct
 
 REFUSALS: dict[str, type[Refusal]] = {}
-"""Reason to class. The classes register themselves while ``protocol.errors`` is imported, never afterwards.
+"""All refusals by reason. The classes register themselves while ``protocol.errors`` is imported, never later.
 """
 
 
@@ -28,7 +28,7 @@ class ErrorData(Struct, frozen=True, omit_defaults=True):
 class Refusal(Exception):
     """A rejected request. The docstring of each subclass is its default message."""
 
-    number: ClassVar[int] = -32603
+    code: ClassVar[int] = -32603
     reason: ClassVar[str] = "internal_error"
     retryable: ClassVar[bool] = False
 
@@ -47,7 +47,7 @@ class Refusal(Exception):
         hint: str | None = None,
         retry_after_ms: int | None = None,
     ) -> None:
-        self.message = message or " ".join((type(self).__doc__ or "Refused.").split())
+        self.message = message or " ".join((type(self).__doc__ or "Unprocessable.").split())
         self.field = field
         self.hint = hint
         self.retry_after_ms = retry_after_ms
@@ -61,60 +61,60 @@ class Refusal(Exception):
 class Unauthenticated(Refusal):
     """The caller is not authenticated."""
 
-    number = 1401
+    code = 1401
 
 
 class Forbidden(Refusal):
-    """The caller may not do this."""
+    """The caller lacks the right to do this."""
 
-    number = 1403
+    code = 1403
 
 
 class NotFound(Refusal):
     """The object does not exist."""
 
-    number = 1404
+    code = 1404
 
 
 class Conflict(Refusal):
-    """The current state does not allow this."""
+    """The object's current state does not allow this."""
 
-    number = 1409
+    code = 1409
 
 
 class Gone(Refusal):
-    """The object existed and is gone."""
+    """The object no longer exists."""
 
-    number = 1410
+    code = 1410
 
 
 class TooLarge(Refusal):
     """A value exceeds its limit."""
 
-    number = 1413
+    code = 1413
 
 
-class Refused(Refusal):
+class Unprocessable(Refusal):
     """The request is well-formed, but a rule rejects it."""
 
-    number = 1422
+    code = 1422
 
 
-class TooMany(Refusal):
-    """Too many at once; try again later."""
+class LimitReached(Refusal):
+    """A limit is reached; try again later."""
 
-    number = 1429
+    code = 1429
     retryable = True
 
 
 class Cancelled(Refusal):
     """The request was cancelled."""
 
-    number = 1499
+    code = 1499
 
 
-class NotNow(Refusal):
-    """Not possible at the moment; try again later."""
+class Unavailable(Refusal):
+    """Temporarily unavailable; try again later."""
 
-    number = 1503
+    code = 1503
     retryable = True

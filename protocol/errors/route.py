@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from protocol.errors.refusal import NotFound, NotNow
+from protocol.errors.refusal import NotFound, Unavailable
 
 
 class RouteNotFound(NotFound, reason="route_not_found"):
     """No route has that id; route.list shows all routes."""
 
 
-class RouteNotReady(NotNow, reason="route_not_ready"):
+class RouteNotReady(Unavailable, reason="route_not_ready"):
     """The route cannot be used now: its credential or part of its configuration is missing."""

@@ -1,43 +1,51 @@
-"""Refusals of JSON-RPC itself, and about the requests of one connection."""
+"""Refusals of malformed messages, and of requests that any method may answer."""
 
 from __future__ import annotations
 
-from protocol.errors.refusal import Cancelled, Conflict, NotFound, Refusal, Refused, TooLarge, TooMany
+from protocol.errors.refusal import (
+    Cancelled,
+    Conflict,
+    LimitReached,
+    NotFound,
+    Refusal,
+    TooLarge,
+    Unprocessable,
+)
 
 
 class ParseError(Refusal, reason="parse_error"):
     """The message is not JSON in UTF-8; send one JSON-RPC 2.0 message or batch per line."""
 
-    number = -32700
+    code = -32700
 
 
 class InvalidRequest(Refusal, reason="invalid_request"):
     """The message is JSON but not a JSON-RPC 2.0 request."""
 
-    number = -32600
+    code = -32600
 
 
 class MethodNotFound(Refusal, reason="method_not_found"):
     """No such method; rpc.discover lists all methods."""
 
-    number = -32601
+    code = -32601
 
 
 class InvalidParams(Refusal, reason="invalid_params"):
     """The params do not match the method's schema; ``field`` names the path."""
 
-    number = -32602
+    code = -32602
 
 
 class InternalError(Refusal, reason="internal_error"):
-    """The daemon failed internally; its log has the details."""
+    """The daemon failed while it executed the request; see its log."""
 
 
 class MessageTooLarge(TooLarge, reason="message_too_large"):
     """The message exceeds 16 MiB; put large content in a file in the workspace."""
 
 
-class Overloaded(TooMany, reason="overloaded"):
+class Overloaded(LimitReached, reason="overloaded"):
     """This connection has too many open requests or subscriptions; wait for some to end."""
 
 
@@ -50,12 +58,12 @@ class RequestCancelled(Cancelled, reason="request_cancelled"):
 
 
 class IdempotencyConflict(Conflict, reason="idempotency_conflict"):
-    """That idempotency key was used with other params; use a new key for a new request."""
+    """That idempotency key was used with other params; use a new key for another request."""
 
 
 class AlreadyShown(Conflict, reason="already_shown"):
-    """The request was executed before and its secret is shown only once; create a new one."""
+    """The request was executed before, and its secret is shown only once; create a new secret."""
 
 
-class NotSupported(Refused, reason="not_supported"):
-    """This version of the daemon does not support this."""
+class NotSupported(Unprocessable, reason="not_supported"):
+    """This version of the daemon does not support the request."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.errors.refusal import Conflict, Forbidden, NotFound, Refused, TooLarge, TooMany
+from protocol.errors.refusal import Conflict, Forbidden, LimitReached, NotFound, TooLarge, Unprocessable
 
 
 class SessionNotFound(NotFound, reason="session_not_found"):
@@ -21,15 +21,15 @@ class SessionBusy(Conflict, reason="session_busy"):
     """The session has unfinished runs; wait for them or cancel them."""
 
 
-class TooDeep(Refused, reason="too_deep"):
+class TooDeep(Unprocessable, reason="too_deep"):
     """Sessions can be nested at most 16 deep; create the new one under a session higher up."""
 
 
 class WorkspaceForbidden(Forbidden, reason="workspace_forbidden"):
-    """Agents may not work in that directory; omit it, or choose one inside [workspace] root."""
+    """Agents may not work in that directory; omit it, or choose one inside workspace.root."""
 
 
-class QueueFull(TooMany, reason="queue_full"):
+class QueueFull(LimitReached, reason="queue_full"):
     """The session's queue is full; wait for runs to end or cancel some."""
 
 
@@ -37,13 +37,13 @@ class InputTooLarge(TooLarge, reason="input_too_large"):
     """The input exceeds its limit; put large content in a file in the workspace."""
 
 
-class ImportInvalid(Refused, reason="import_invalid"):
+class ImportInvalid(Unprocessable, reason="import_invalid"):
     """The export is damaged or is not a session export; nothing was imported."""
 
 
-class ContractInvalid(Refused, reason="contract_invalid"):
+class ContractInvalid(Unprocessable, reason="contract_invalid"):
     """The contract's schema is not in the supported subset; the message names every problem."""
 
 
-class InputContractViolated(Refused, reason="input_contract_violated"):
+class InputContractViolated(Unprocessable, reason="input_contract_violated"):
     """The session accepts only JSON that matches its input contract."""

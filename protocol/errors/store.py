@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from protocol.errors.refusal import NotNow, TooLarge
+from protocol.errors.refusal import TooLarge, Unavailable
 
 
 class UpdateTooLarge(TooLarge, reason="update_too_large"):
     """The change exceeds the limit of one transaction (256 KiB); split it."""
 
 
-class StorageFull(NotNow, reason="storage_full"):
+class StorageFull(Unavailable, reason="storage_full"):
     """The disk is full; nothing was changed. Reads work; writes resume when there is space."""
 
-    number = 1507
+    code = 1507
 
 
-class StorageFailed(NotNow, reason="storage_failed"):
+class StorageFailed(Unavailable, reason="storage_failed"):
     """The disk failed a write that could not be rolled back; the daemon stops. See its log."""
 
-    number = 1507
+    code = 1507
     retryable = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.errors.refusal import Conflict, Gone, NotFound, Refused, TooMany
+from protocol.errors.refusal import Conflict, Gone, LimitReached, NotFound, Unprocessable
 
 
 class TaskNotFound(NotFound, reason="task_not_found"):
@@ -22,10 +22,10 @@ class TaskRunning(Conflict, reason="task_running"):
 
 
 class TaskBlocked(Conflict, reason="task_blocked"):
-    """The task is blocked by tasks that are not completed."""
+    """The task is blocked by unfinished tasks; complete them first."""
 
 
-class TaskNeeded(Conflict, reason="task_needed"):
+class TaskBlocksOthers(Conflict, reason="task_blocks_others"):
     """Open tasks are blocked by this one; remove it from their blockers first."""
 
 
@@ -33,13 +33,13 @@ class TaskAlreadyDeleted(Gone, reason="task_already_deleted"):
     """The task was deleted; create another."""
 
 
-class TasksFull(TooMany, reason="tasks_full"):
-    """The maximum number of open tasks exists; end some, or stop some shells."""
+class TaskLimit(LimitReached, reason="task_limit"):
+    """The session has the maximum number of open tasks; end some, or stop some shells."""
 
 
-class TaskCycle(Refused, reason="task_cycle"):
-    """Tasks cannot block each other in a cycle."""
+class TaskCycle(Unprocessable, reason="task_cycle"):
+    """Tasks cannot block each other in a cycle; remove one of the blockers."""
 
 
-class TaskOutputMissing(Refused, reason="task_output_missing"):
-    """A completed task requires an output; state its result."""
+class TaskOutputMissing(Unprocessable, reason="task_output_missing"):
+    """Completing this task requires an output; provide its result."""

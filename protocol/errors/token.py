@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.errors.refusal import Forbidden, NotFound, Refused, TooMany, Unauthenticated
+from protocol.errors.refusal import Forbidden, LimitReached, NotFound, Unauthenticated, Unprocessable
 
 
 class TokenMissing(Unauthenticated, reason="token_missing"):
@@ -29,11 +29,11 @@ class TokenNotFound(NotFound, reason="token_not_found"):
     """No token has that id; token.list shows all tokens."""
 
 
-class ScopeWouldWiden(Refused, reason="scope_would_widen"):
+class ScopeWouldWiden(Unprocessable, reason="scope_would_widen"):
     """Rights can only be narrowed; request no more than the parent has."""
 
 
-class TokenLimit(TooMany, reason="token_limit"):
+class TokenLimit(LimitReached, reason="token_limit"):
     """The maximum number of tokens exists; revoke some first."""
 
     retryable = False

@@ -1,4 +1,4 @@
-"""Units of size."""
+"""Units of size, in bytes."""
 
 KIB = 1024
 MIB = 1024 * KIB

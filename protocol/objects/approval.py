@@ -96,7 +96,7 @@ class ApprovalRef(Params, frozen=True, kw_only=True):
 
 
 class ApprovalListParams(Page, frozen=True, kw_only=True):
-    """Params of ``approval.list``: pending ones unless ``status`` says otherwise, oldest first."""
+    """Params of ``approval.list``: oldest first. ``status`` defaults to pending approvals."""
 
     session_id: Id | None = None
     run_id: Id | None = None

@@ -118,7 +118,7 @@ class GapNotification(Struct, frozen=True, rename={"from_": "from"}):
 
 
 class EndNotification(Struct, frozen=True):
-    """Params of ``journal.end``: the subscription ended; ``reason`` says why."""
+    """Params of ``journal.end``: the subscription ended for ``reason``."""
 
     subscription: str
     reason: Literal["settled", "unsubscribed", "shutdown", "revoked"]

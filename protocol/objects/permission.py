@@ -113,8 +113,8 @@ class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ExplanationLine(Struct, frozen=True, kw_only=True):
     """One line of an explanation: the opinion of a layer, the mode, a grant or the tool.
 
-    ``says`` null: no decision. ``source`` is a layer with its name, ``tool``, ``hook``, ``mode`` or
-    ``grant``.
+    ``says`` is its decision; null: it decides nothing. ``source`` is a layer with its name, ``tool``,
+    ``hook``, ``mode`` or ``grant``.
     """
 
     source: str
@@ -169,10 +169,10 @@ AgentName = Annotated[
 
 
 class PermissionWhy(Params, frozen=True, kw_only=True):
-    """Params of ``permission.why``: a tool and the place of the call.
+    """Params of ``permission.why``: a call and the session or run that would make it.
 
-    Without a place: a new session of ``agent``, or of the default agent. ``mode`` replaces the session's
-    mode, within its limits.
+    Without a session and a run, the call is judged in a new session of ``agent``, or of the default agent.
+    ``mode`` replaces the session's mode, within its limits.
     """
 
     tool: Annotated[str, Meta(min_length=1, max_length=MAX_TOOL_BYTES)]
@@ -184,7 +184,7 @@ class PermissionWhy(Params, frozen=True, kw_only=True):
 
 
 class PermissionListParams(Page, frozen=True, kw_only=True):
-    """Params of ``permission.list``: the place of a call, as in ``permission.why``."""
+    """Params of ``permission.list``: a session, a run or an agent, as in ``permission.why``."""
 
     session_id: Id | None = None
     run_id: Id | None = None
@@ -236,7 +236,7 @@ class PermissionAudit(Page, frozen=True, kw_only=True):
     order: Literal["oldest", "newest"] = "newest"
 
 
-_PLACE = (SessionNotFound, RunNotFound, AgentNotFound, AgentForbidden)
+_LOOKUP_ERRORS = (SessionNotFound, RunNotFound, AgentNotFound, AgentForbidden)
 
 WHY = Method(
     "permission.why",
@@ -244,7 +244,7 @@ WHY = Method(
     PermissionWhy,
     Explanation,
     "Explain line by line how a call would be judged.",
-    errors=_PLACE,
+    errors=_LOOKUP_ERRORS,
 )
 LIST = Method(
     "permission.list",
@@ -252,7 +252,7 @@ LIST = Method(
     PermissionListParams,
     PermissionList,
     "List every rule and grant in force for a call, broadest layer first.",
-    errors=_PLACE,
+    errors=_LOOKUP_ERRORS,
 )
 UPDATE = Method(
     "permission.update",

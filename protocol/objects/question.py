@@ -81,7 +81,7 @@ class QuestionRef(Params, frozen=True, kw_only=True):
 
 
 class QuestionListParams(Page, frozen=True, kw_only=True):
-    """Params of ``question.list``: pending ones unless ``status`` says otherwise, oldest first."""
+    """Params of ``question.list``: oldest first. ``status`` defaults to pending questions."""
 
     session_id: Id | None = None
     run_id: Id | None = None

@@ -1,4 +1,4 @@
-"""A route: one driver, one current model, one ``auth_ref``. Runs choose routes, never credentials."""
+"""A route: a driver, a model and the name of a credential. Clients choose a route, never a credential."""
 
 from typing import Annotated, Any, Literal
 

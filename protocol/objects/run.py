@@ -1,4 +1,4 @@
-"""A run: one execution in a session, with everything it uses pinned when it was accepted."""
+"""A run: one execution in a session, with everything that it uses pinned at acceptance."""
 
 from typing import Annotated, Any, Literal
 
@@ -32,7 +32,7 @@ RunStatus = Literal[
     "interrupted",
 ]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_AGENT_BYTES)]
-"""What an agent or a route may be called."""
+"""The name of an agent or a route."""
 ModelName = Annotated[str, Meta(min_length=1, max_length=MAX_MODEL_BYTES)]
 PathName = Annotated[str, Meta(min_length=1, max_length=MAX_PATH_BYTES)]
 Outcome = Literal["completed", "failed", "cancelled", "interrupted"]
@@ -43,25 +43,25 @@ SETTLED: frozenset[str] = ENDED | {"waiting_for_approval", "waiting_for_user_que
 
 
 RunKind = Literal["input", "compaction"]
-"""What a run is for: to answer an input, or to sum up the session so far."""
+"""The purpose of a run: to answer an input, or to summarize the session."""
 
 DebugLevel = Literal["off", "redacted", "full"]
-"""What is captured of a run's model calls: nothing; their structure, with lengths and digests in the place of
-texts; or all there is. Credentials are in none of them."""
+"""The level of a debug capture: nothing; the structure of the model calls, with lengths and digests
+instead of texts; or everything. Credentials are never captured."""
 
 CallOutcome = Literal["returned", "failed", "denied", "in_doubt", "stopped", "answered"]
 CallState = Literal["new", "ready", "asked", "questioned", "called", "doubted", "returned"]
-"""``new``: not judged. ``ready``: to be run. ``asked``, ``questioned``: a person is to answer. ``called``: it
-runs. ``doubted``: the daemon died while it ran. ``returned``: it has its result."""
+"""``new``: not judged. ``ready``: may run. ``asked``, ``questioned``: waits for a person. ``called``:
+running. ``doubted``: the daemon died while it ran. ``returned``: has its result."""
 
 
 class OpenCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A tool call of the newest message, until all calls of that message have their results.
 
-    ``waits_for`` is the id of the approval or question that it waits for. ``input_cursor`` is where its input
-    was changed by an approval; else its arguments are those of the message. ``binding`` is what an approval
-    was bound to. ``approved``: a person allowed it, now or in advance by a grant. ``updated_cursor`` is the
-    last event about it.
+    ``waits_for`` is the id of the approval or question that it waits for. ``input_cursor`` is the cursor of
+    the approval that changed its arguments; null: they are those of the message. ``binding`` is the state
+    that its approval is bound to. ``approved``: a person allowed the call, now or in advance by a grant.
+    ``updated_cursor`` is the cursor of the last event about the call.
     """
 
     call_id: str
@@ -79,14 +79,14 @@ class OpenCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a run uses, by value, fixed when it was accepted. Never a secret: ``auth_ref`` is a name.
+    """The values that a run uses, fixed at acceptance. They contain no secret: ``auth_ref`` is a name.
 
-    ``instructions_digest`` is the SHA-256 (hex) of the resolved instructions, kept beside the run.
-    ``tools`` is the tool surface: null is all there are, an empty list none. ``context_tokens`` is how much
-    the model can be shown. ``debug`` is what is captured of its model calls: a configuration that says
-    ``off`` later does not end it. ``output_contract`` and ``requirements`` are what the run must give and
-    have done; ``max_continuations`` is how often an answer that was cut at its length limit is gone on with.
-    ``budget`` is what it may use, at these ``prices``.
+    ``instructions_digest`` is the SHA-256 (hex) of the resolved instructions, which are stored separately.
+    ``tools`` lists the offered tools: null means all tools, an empty list none. ``context_tokens`` is the
+    size of the model's context window. ``debug`` is the level of the capture; a later ``off`` in the
+    configuration does not change it. The run must satisfy ``output_contract`` and ``requirements``.
+    ``max_continuations`` is the maximum number of automatic continuations of a truncated answer. ``budget``
+    limits the run; ``prices`` determine its cost.
     """
 
     route: str
@@ -111,7 +111,7 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RunError(Struct, frozen=True, omit_defaults=True):
-    """Why a run or a model call failed: a stable reason, a sentence, the provider's status if any."""
+    """The failure of a run or of a model call: a stable reason, a sentence, the provider's status."""
 
     reason: str
     message: str
@@ -122,22 +122,22 @@ class RunError(Struct, frozen=True, omit_defaults=True):
 class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The state of a run: the fields that its stored record and its public form share.
 
-    ``starts`` counts how often a worker took it up; ``starts_without_progress`` the effects that were started
-    and that nothing came of. ``claimed``: a worker has it in its hands, or went down with it. ``turn`` counts
-    the model calls that were answered; ``attempt`` the tries of the present one, whose message will be
-    ``item_id``, and ``failures`` those of them that failed (a restart makes another try, but uses up no
-    patience). ``output_cursor`` is where the last answer stands in the journal, ``calls`` are the tool calls
-    in it that are being carried out, in order; none once all have their results. ``pending_steers`` counts
-    what was said to the run and not yet read by its model; ``grants`` are approvals remembered for the rest
-    of the run, ``rules`` those made for it. ``output_cursors`` is where the outputs stand that it gave by
-    calls.
+    ``starts`` counts how many times a worker started the run; ``starts_without_progress``, how many effects
+    in a row were started without a committed outcome. ``claimed``: a worker executes the run, or crashed with
+    it. ``turn`` counts the answered model calls. ``attempt`` counts the attempts of the current model call,
+    whose message will have the id ``item_id``; ``failures`` counts its failed attempts (an attempt that a
+    restart interrupted is not a failure). ``output_cursor`` is the cursor of the last answer. ``calls`` are
+    the tool calls of that answer, in order; the list is empty once all have their results. ``pending_steers``
+    counts the steers that the model has not read yet. ``grants`` are approvals remembered for this run,
+    ``rules`` its permission rules. ``output_cursors`` are the cursors of the outputs that its calls emitted.
 
-    ``follow_up`` is why the model is asked again though it had answered. ``repairs`` and ``reminders`` count
-    how often that was for its contract and its requirements, of which ``met_requirements`` are fulfilled;
-    ``partial_cursors`` is where the answers stand that were cut and that the last one goes on with.
+    ``follow_up`` is the cause of another model call after an answer. ``repairs`` counts the model calls
+    caused by the output contract, ``reminders`` those caused by the requirements; ``met_requirements`` are
+    the indexes of the satisfied requirements. ``partial_cursors`` are the cursors of the truncated answers
+    that the last answer continues.
 
-    ``worked_ms`` is how long workers had it in hand until the last event; ``tool_bytes`` is what its tools
-    gave together, ``cost`` what it costs so far, where its route has prices.
+    ``worked_ms`` is the working time up to the last event, ``tool_bytes`` the size of all tool results,
+    ``cost`` the cost so far if the route has prices.
     """
 
     run_id: Id
@@ -189,7 +189,7 @@ class Run(RunState, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RunView(Run, frozen=True, kw_only=True, omit_defaults=True):
-    """A run, what it gave so far, and where it stands in its session's queue (1 is next), if it waits."""
+    """A run, its output so far, and its position in the session's queue (1 is next) while it waits there."""
 
     queue_position: int | None = None
     output: str | None = None
@@ -205,7 +205,7 @@ class RunList(Struct, frozen=True):
 
 
 class SendParams(Mutation, frozen=True, kw_only=True):
-    """The params every ``send`` has besides its address: what is said, and how the caller waits."""
+    """The params of every ``send`` besides its address: the input, its settings, and how the caller waits."""
 
     content: str | None = None
     input_items: Annotated[list[InputItem], Meta(max_length=MAX_INPUT_ITEMS)] | None = None
@@ -228,10 +228,10 @@ class SendParams(Mutation, frozen=True, kw_only=True):
 
 
 class SendResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of an input: the session and run it went to and, once settled, what came of it.
+    """The result of a send: the session and run of the input and, once the run has settled, its outcome.
 
-    ``cursor`` is that of the acceptance: ``journal.subscribe {after: cursor}`` misses nothing since.
-    ``value`` is what an output says that is JSON.
+    ``cursor`` is the cursor of the acceptance: ``journal.subscribe {after: cursor}`` misses no later event.
+    ``value`` is the output as a JSON value, if it has one.
     """
 
     session_id: str
@@ -248,14 +248,14 @@ class SendResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SteerParams(Mutation, frozen=True, kw_only=True):
-    """The params every ``steer`` has besides its address: what is said to the run in flight."""
+    """The params of every ``steer`` besides its address: a message to the run in flight."""
 
     content: str | None = None
     input_items: Annotated[list[InputItem], Meta(max_length=MAX_INPUT_ITEMS)] | None = None
 
 
 class SteerResult(Struct, frozen=True, kw_only=True):
-    """Where what was said to a run went: its model reads it before its next answer."""
+    """The run that received a steer; its model reads the message before its next answer."""
 
     session_id: str
     run_id: str
@@ -264,17 +264,17 @@ class SteerResult(Struct, frozen=True, kw_only=True):
 
 
 class CompactParams(Mutation, frozen=True, kw_only=True):
-    """The params every ``compact`` has besides its address: how the caller waits."""
+    """The params of every ``compact`` besides its address: how the caller waits."""
 
     wait: Literal["accepted", "settled"] = "accepted"
     timeout_s: Annotated[float, Meta(gt=0, le=MAX_WAIT_SECONDS)] | None = None
 
 
 class CompactResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The run that sums a session up and, once it has ended, what came of it.
+    """The run that summarizes a session and, once it has ended, its outcome.
 
-    ``note`` says why nothing was done where there was nothing to do. Tokens are what the model was shown
-    before and is shown from now on, as far as is known.
+    ``note`` explains why there was nothing to summarize. ``pre_tokens`` and ``post_tokens`` are the sizes of
+    the prompt before and after, if known.
     """
 
     session_id: str
@@ -296,7 +296,7 @@ class RunRef(Params, frozen=True, kw_only=True):
 
 
 class RunListParams(Page, frozen=True, kw_only=True):
-    """Params of ``run.list``: newest first. ``active`` lists those that have not ended, of any session."""
+    """Params of ``run.list``: newest first. ``active`` lists unfinished runs of all sessions."""
 
     session_id: Id | None = None
     status: RunStatus | None = None
@@ -305,7 +305,7 @@ class RunListParams(Page, frozen=True, kw_only=True):
 
 
 class RunWait(Params, frozen=True, kw_only=True):
-    """Params of ``run.wait``. When the time is over, the answer is the run as it is then."""
+    """Params of ``run.wait``. After ``timeout_s``, the answer is the run in its current state."""
 
     run_id: Id
     timeout_s: Annotated[float, Meta(gt=0, le=MAX_WAIT_SECONDS)] | None = None
@@ -319,7 +319,7 @@ class RunCancel(Mutation, frozen=True, kw_only=True):
 
 
 class RunDebug(Params, frozen=True, kw_only=True):
-    """Params of ``run.debug``. ``offset`` and ``limit`` are bytes of the artifact that is read."""
+    """Params of ``run.debug``. ``offset`` and ``limit`` select bytes of ``artifact``."""
 
     run_id: Id
     artifact: Annotated[str, Meta(min_length=1, max_length=MAX_DEBUG_ARTIFACT_ID_BYTES)] | None = None
@@ -328,7 +328,7 @@ class RunDebug(Params, frozen=True, kw_only=True):
 
 
 class DebugArtifact(Struct, frozen=True, kw_only=True):
-    """A file that was captured: a request, the events that answered it, or what came of them."""
+    """A captured file: the request of a model call, the events of its answer, or the answer."""
 
     artifact_id: str
     kind: Literal["request", "events", "answer"]
@@ -339,9 +339,9 @@ class DebugArtifact(Struct, frozen=True, kw_only=True):
 
 
 class DebugCapture(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What was captured of a run, oldest first; or one artifact, and the part of its text that was asked for.
+    """The capture of a run: its artifacts, oldest first, or one artifact with part of its text.
 
-    ``next`` is the offset at which its text goes on.
+    ``next`` is the offset of the text's next part; null at its end.
     """
 
     run_id: str

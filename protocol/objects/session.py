@@ -1,4 +1,4 @@
-"""A session: the durable unit of work. Its journal, its runs one at a time, its boundaries."""
+"""A session: the durable unit of work, with a journal, limits, and one run at a time."""
 
 from typing import Annotated, Any, Literal
 
@@ -45,11 +45,11 @@ from protocol.rpc.method import Method, Mutation, Page, Params
 from protocol.transcript import InputItem, Message, Usage
 
 Allowlist = list[str] | None
-"""Names that may be used: null is everything, an empty list is nothing."""
+"""Permitted names: null means every name, an empty list none."""
 
 
 class CapabilityScope(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a session may use at most: null is everything, an empty list is nothing."""
+    """The widest capabilities of a session: null means every name, an empty list none."""
 
     tools: Allowlist = None
     skills: Allowlist = None
@@ -59,7 +59,7 @@ class CapabilityScope(Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
 
 
 class ForkOf(Struct, frozen=True, omit_defaults=True):
-    """Where a session branched off another one; ``hash`` is that one's chain hash there, in hex."""
+    """The fork point of a session: the parent, a cursor, and the parent's chain hash (hex) at that cursor."""
 
     session_id: Id
     cursor: Cursor
@@ -67,7 +67,7 @@ class ForkOf(Struct, frozen=True, omit_defaults=True):
 
 
 class Todo(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One thing that an agent means to do."""
+    """One item of an agent's list of todos."""
 
     todo_id: str
     content: str
@@ -75,7 +75,7 @@ class Todo(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Plan(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an agent proposed when it left plan mode. A later one is the same artifact, updated."""
+    """A plan that an agent proposed in order to leave plan mode. A later plan updates the same artifact."""
 
     artifact_id: str
     content: str
@@ -107,12 +107,12 @@ class SessionProperties(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
     """A session, as stored and as shown. The record is the fold of the session's events.
 
-    ``open_runs`` are the runs that have not ended, in order: the first holds the session's only slot.
-    ``rules`` are permission rules of this session, ``grants`` the approvals remembered in it. ``fork_of`` is
-    its fork point, if it is a fork: its transcript begins with the parent's up to there. ``plan_mode``: the
-    agent entered it, and leaving it restores ``pre_plan_mode`` as the permission mode. ``plan_cursor`` and
-    ``todos_cursor`` are the cursors of the newest plan and list of todos. ``updated_cursor`` is the cursor of
-    the last event that changed this record.
+    ``open_runs`` are the unfinished runs, in order: the first one is executed, the others are queued.
+    ``rules`` are the permission rules of this session, ``grants`` the approvals remembered in it. ``fork_of``
+    is the fork point of a fork, whose transcript begins with the parent's up to that point. ``plan_mode``:
+    the agent is in plan mode, and leaving it restores ``pre_plan_mode`` as the permission mode.
+    ``plan_cursor`` and ``todos_cursor`` are the cursors of the newest plan and list of todos.
+    ``updated_cursor`` is the cursor of the last event that changed this record.
     """
 
     session_id: Id
@@ -139,7 +139,7 @@ class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SessionView(Session, frozen=True, kw_only=True, omit_defaults=True):
-    """A session, what its agent means to do, the plan it proposed last, and the schemas of its contracts."""
+    """A session with its agent's todos and newest plan, and the schemas of its contracts."""
 
     todos: list[Todo] = []
     plan: Plan | None = None
@@ -148,7 +148,7 @@ class SessionView(Session, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class HistoryMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One message of a history, where it stands and what it cost."""
+    """One message of a history, with its cursor, its sender and its token usage."""
 
     cursor: Cursor
     at_ms: int
@@ -161,7 +161,7 @@ class HistoryMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class History(Struct, frozen=True):
-    """A page of messages, in the order asked for."""
+    """A page of messages, in the requested order."""
 
     messages: list[HistoryMessage]
     next: str | None
@@ -180,7 +180,7 @@ Order = Literal["oldest", "newest"]
 
 
 class SessionSettings(Mutation, frozen=True, kw_only=True):
-    """The params that set properties of a session. An absent one leaves the property as it is."""
+    """The params that set properties of a session. An absent param leaves its property unchanged."""
 
     scope: CapabilityScope | UnsetType = UNSET
     permission_mode: PermissionMode | None | UnsetType = UNSET
@@ -245,7 +245,7 @@ class SessionCompact(CompactParams, frozen=True, kw_only=True):
 
 
 class SessionFork(Mutation, frozen=True, kw_only=True):
-    """Params of ``session.fork``: without ``at``, everything up to now; without ``agent``, the same one."""
+    """Params of ``session.fork``. ``at`` null: the current state; ``agent`` null: the parent's agent."""
 
     session_id: Id
     at: Annotated[Cursor, Meta(description="The fork point: the last event to include.")] | None = None
@@ -275,7 +275,7 @@ class SessionInterrupt(Mutation, frozen=True, kw_only=True):
 
 
 class InterruptResult(Struct, frozen=True, omit_defaults=True):
-    """Whether a run was interrupted, and which; false when nothing was running or it ended first."""
+    """Whether a run was interrupted, and its id; false if none was running or it ended first."""
 
     interrupted: bool
     session_id: str

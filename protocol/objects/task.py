@@ -18,12 +18,12 @@ from protocol.errors.task import (
     TaskAlreadyDeleted,
     TaskAlreadyEnded,
     TaskBlocked,
+    TaskBlocksOthers,
     TaskCycle,
-    TaskNeeded,
+    TaskLimit,
     TaskNotFound,
     TaskOutputMissing,
     TaskRunning,
-    TasksFull,
     TaskTitleTaken,
 )
 from protocol.ids import Cursor, Id
@@ -231,7 +231,7 @@ CREATE = Method(
         SessionNotFound,
         SessionAlreadyEnded,
         InputTooLarge,
-        TasksFull,
+        TaskLimit,
         TaskTitleTaken,
         TaskNotFound,
         StorageFull,
@@ -283,7 +283,7 @@ DELETE = Method(
     TaskView,
     "Delete a task for good.",
     scope="converse",
-    errors=(*_FOUND, SessionAlreadyEnded, TaskRunning, TaskNeeded, StorageFull),
+    errors=(*_FOUND, SessionAlreadyEnded, TaskRunning, TaskBlocksOthers, StorageFull),
 )
 OUTPUT = Method(
     "task.output",

@@ -11,7 +11,7 @@ from protocol.rpc.method import Mutation, Page
 
 
 class SessionExportParams(Page, frozen=True, kw_only=True):
-    """Params of ``session.export``: a page of journal lines; put together they are a JSONL file."""
+    """Params of ``session.export``: a page of journal lines; all pages joined are a JSONL file."""
 
     session_id: Id
 
@@ -19,8 +19,8 @@ class SessionExportParams(Page, frozen=True, kw_only=True):
 class SessionExport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Journal lines with their chain hashes.
 
-    Each of ``lines`` is ``{"hash": <hex>, "event": <the journal line>}``: SHA-256 over the hash of the
-    line before (32 zero bytes before the first) and the bytes of the line as stored.
+    Each of ``lines`` is ``{"hash": <hex>, "event": <the journal line>}``: the SHA-256 over the previous
+    line's hash (32 zero bytes for the first line) and the stored bytes of the line.
     """
 
     session_id: str
@@ -31,8 +31,8 @@ class SessionExport(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class SessionImport(Mutation, frozen=True, kw_only=True):
     """Params of ``session.import``: lines of an export, in order, into a new session.
 
-    A file too long for one message is sent in parts: ``session_id`` names the session the part before
-    gave, and ``last_hash`` the hash of its last line.
+    A file that is too long for one message is sent in parts: ``session_id`` and ``last_hash`` are the values
+    that the previous part returned.
     """
 
     lines: Annotated[list[str], Meta(min_length=1, max_length=MAX_IMPORT_LINES)]
@@ -42,7 +42,7 @@ class SessionImport(Mutation, frozen=True, kw_only=True):
 
 
 class SessionImportResult(Struct, frozen=True, kw_only=True):
-    """What an import gave: the new session and how much came across so far."""
+    """The new session, with the number of messages imported so far and the hash of the last line."""
 
     session_id: str
     messages: int

@@ -1,4 +1,4 @@
-"""The method row. The dispatcher, the client, OpenRPC, the man pages and the tests all read it."""
+"""Method rows: name, kind, params, result, scope and refusals of each method, read by daemon and client."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -51,7 +51,7 @@ class Mutation(Params, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Page(Params, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The params that every list has besides its own."""
+    """The params of every list: the page size, and the end of the previous page."""
 
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_ROWS, description="Maximum rows per page.")] = (
         DEFAULT_PAGE_ROWS

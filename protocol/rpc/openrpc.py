@@ -1,11 +1,12 @@
-"""The contract as an OpenRPC 1.x document, generated from the method rows. ``rpc.discover`` returns it.
+"""Generate the OpenRPC 1.x document of the protocol from the method rows, for ``rpc.discover``.
 
-Extensions carry what OpenRPC has no field for: ``x-kind``, ``x-scope`` and ``x-since`` on a method,
-``x-notifications``, ``x-errors`` (errors of any message) and ``x-conventions`` on the document.
+Extensions carry the properties that OpenRPC has no field for: ``x-kind``, ``x-scope`` and ``x-since`` on a
+method, ``x-notifications``, ``x-errors`` (errors of any message) and ``x-conventions`` on the document.
 """
 
 from collections.abc import Iterable
 from inspect import cleandoc
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -42,11 +43,11 @@ ANY_MESSAGE: tuple[type[Refusal], ...] = (
     MessageTooLarge,
     InternalError,
 )
-"""The refusals with which any message may be answered."""
+"""The refusals that can answer any message, whatever its method."""
 
 _REF = "#/components/schemas/"
 _LINE = "JournalLine"
-# Journal lines are carried as raw bytes, which have no schema of their own.
+# These fields are raw bytes in the structs, so their schemas are stated here.
 _RAW_FIELDS = {
     ("JournalPage", "events"): {"type": "array", "items": {"$ref": _REF + _LINE}},
     ("EventNotification", "event"): {"$ref": _REF + _LINE},
@@ -55,18 +56,18 @@ _RAW_FIELDS = {
 Json = dict[str, Any]
 
 
-def document(methods: Iterable[AnyMethod], version: str) -> Json:
-    """Return the OpenRPC document of the methods; equal rows give an equal document.
+def make_document(methods: Iterable[AnyMethod], version: str) -> Json:
+    """Return the OpenRPC document of the methods. Equal rows always produce the same document.
 
     Shape: ``methods`` by name; every ``$ref`` points into ``components``.
     """
     rows = sorted(methods, key=lambda row: row.name)
-    schemas, components = _schemas(rows)
-    described = [_method(row, components, *schemas[row.name]) for row in rows]
-    notifications = [_notification(name, components) for name in sorted(NOTIFICATIONS)]
-    refusals = {refusal for row in rows for refusal in errors_of(row)} | set(ANY_MESSAGE)
-    content = {"methods": described, "x-notifications": notifications}
-    kept = _reachable(content, components)
+    schemas, components = _make_schemas(rows)
+    descriptions = [_describe_method(row, components, *schemas[row.name]) for row in rows]
+    notifications = [_describe_notification(name, components) for name in sorted(NOTIFICATIONS)]
+    refusals = {refusal for row in rows for refusal in list_errors(row)} | set(ANY_MESSAGE)
+    content = {"methods": descriptions, "x-notifications": notifications}
+    reachable = _find_reachable(content, components)
     return {
         "openrpc": OPENRPC,
         "info": {
@@ -76,45 +77,48 @@ def document(methods: Iterable[AnyMethod], version: str) -> Json:
         },
         **content,
         "x-conventions": _CONVENTIONS,
-        "x-errors": [_error_reference(refusal) for refusal in ANY_MESSAGE],
+        "x-errors": [_refer_to_error(refusal) for refusal in ANY_MESSAGE],
         "components": {
-            "errors": {refusal.reason: _error(refusal) for refusal in sorted(refusals, key=_reason)},
-            "schemas": {name: components[name] for name in sorted(kept | {ErrorData.__name__})},
+            "errors": {
+                refusal.reason: _describe_error(refusal)
+                for refusal in sorted(refusals, key=attrgetter("reason"))
+            },
+            "schemas": {name: components[name] for name in sorted(reachable | {ErrorData.__name__})},
         },
     }
 
 
-def errors_of(row: AnyMethod) -> tuple[type[Refusal], ...]:
+def list_errors(row: AnyMethod) -> tuple[type[Refusal], ...]:
     """Return every refusal of a method: its row's own, and those of its kind and scope."""
-    found = [*row.errors, InvalidParams, RequestCancelled, Overloaded]
+    errors = [*row.errors, InvalidParams, RequestCancelled, Overloaded]
     if row.scope is not None:
-        found += [ScopeMissing]
+        errors += [ScopeMissing]
     if row.kind == "mutation":
-        found += [IdempotencyConflict, StorageFull, DaemonDraining]
+        errors += [IdempotencyConflict, StorageFull, DaemonDraining]
     if row.secret is not None:
-        found += [AlreadyShown]
-    return tuple(dict.fromkeys(found))
+        errors += [AlreadyShown]
+    return tuple(dict.fromkeys(errors))
 
 
-def _schemas(rows: list[AnyMethod]) -> tuple[dict[str, tuple[Json, Json]], Json]:
-    """Return each row's schemas of params and result, and the components they refer to."""
+def _make_schemas(rows: list[AnyMethod]) -> tuple[dict[str, tuple[Json, Json]], Json]:
+    """Return the schemas of each row's params and result, and the components that they refer to."""
     types = [kind for row in rows for kind in (row.params, row.result)]
-    found, components = _components([*types, *NOTIFICATIONS.values(), ErrorData])
+    schemas, components = _make_components([*types, *NOTIFICATIONS.values(), ErrorData])
     for (struct, field), schema in _RAW_FIELDS.items():
         if struct in components:
             components[struct]["properties"][field] = schema
-    pairs = zip(found[: len(types) : 2], found[1 : len(types) : 2], strict=True)
-    return dict(zip((row.name for row in rows), pairs, strict=True)), components | _events()
+    pairs = zip(schemas[: len(types) : 2], schemas[1 : len(types) : 2], strict=True)
+    return dict(zip((row.name for row in rows), pairs, strict=True)), components | _make_event_components()
 
 
-def _events() -> Json:
+def _make_event_components() -> Json:
     """Return the components of a journal line, its envelope and its events.
 
     They are separate components, because an event and an object may share a name; an event's is
     ``event.<type>``.
     """
     variants = JournalEvent.__args__
-    _, components = _components([Envelope, *variants])
+    _, components = _make_components([Envelope, *variants])
     names = {event.__name__: f"event.{event.__struct_config__.tag}" for event in variants}
     components = {names.get(name, name): schema for name, schema in components.items()}
     components[_LINE] = {
@@ -131,40 +135,40 @@ def _events() -> Json:
     return components
 
 
-def _components(types: list[Any]) -> tuple[tuple[Json, ...], Json]:
-    found, components = msgspec.json.schema_components(types, ref_template=_REF + "{name}")
+def _make_components(types: list[Any]) -> tuple[tuple[Json, ...], Json]:
+    schemas, components = msgspec.json.schema_components(types, ref_template=_REF + "{name}")
     for schema in components.values():
         if "description" in schema:
             schema["description"] = cleandoc(schema["description"])
-    return found, components
+    return schemas, components
 
 
-def _method(row: AnyMethod, components: Json, params: Json, result: Json) -> Json:
+def _describe_method(row: AnyMethod, components: Json, params: Json, result: Json) -> Json:
     return {
         "name": row.name,
         "summary": row.summary,
         "paramStructure": "by-name",
-        "params": _descriptors(params, components, last=Mutation.__struct_fields__),
+        "params": _describe_params(params, components, last=Mutation.__struct_fields__),
         "result": {"name": "result", "schema": result},
-        "errors": [_error_reference(refusal) for refusal in errors_of(row)],
+        "errors": [_refer_to_error(refusal) for refusal in list_errors(row)],
         "x-kind": row.kind,
         "x-scope": row.scope,
         "x-since": row.since,
     }
 
 
-def _notification(name: str, components: Json) -> Json:
+def _describe_notification(name: str, components: Json) -> Json:
     struct = NOTIFICATIONS[name]
     schema = components[struct.__name__]
     return {
         "name": name,
         "summary": schema["description"],
         "paramStructure": "by-name",
-        "params": _descriptors({"$ref": _REF + struct.__name__}, components),
+        "params": _describe_params({"$ref": _REF + struct.__name__}, components),
     }
 
 
-def _descriptors(params: Json, components: Json, last: tuple[str, ...] = ()) -> list[Json]:
+def _describe_params(params: Json, components: Json, last: tuple[str, ...] = ()) -> list[Json]:
     """Return a content descriptor for each field of a params object, required ones first, ``last`` last."""
     schema = components[params["$ref"].removeprefix(_REF)]
     required = schema["required"]
@@ -174,37 +178,33 @@ def _descriptors(params: Json, components: Json, last: tuple[str, ...] = ()) -> 
     ]
 
 
-def _error(refusal: type[Refusal]) -> Json:
+def _describe_error(refusal: type[Refusal]) -> Json:
     return {
-        "code": refusal.number,
+        "code": refusal.code,
         "message": refusal().message,
         "data": {"reason": refusal.reason, "retryable": refusal.retryable},
     }
 
 
-def _error_reference(refusal: type[Refusal]) -> Json:
+def _refer_to_error(refusal: type[Refusal]) -> Json:
     return {"$ref": f"#/components/errors/{refusal.reason}"}
 
 
-def _reason(refusal: type[Refusal]) -> str:
-    return refusal.reason
-
-
-def _reachable(content: Any, components: Json) -> set[str]:
+def _find_reachable(content: Any, components: Json) -> set[str]:
     """Return the components that ``content`` refers to, directly or through others."""
-    found: set[str] = set()
-    open_ = [content]
-    while open_:
-        node = open_.pop()
+    reachable: set[str] = set()
+    pending = [content]
+    while pending:
+        node = pending.pop()
         if isinstance(node, list):
-            open_ += node
+            pending += node
         elif isinstance(node, dict):
-            open_ += node.values()
+            pending += node.values()
             name = str(node.get("$ref", "")).removeprefix(_REF)
-            if name in components and name not in found:
-                found.add(name)
-                open_.append(components[name])
-    return found
+            if name in components and name not in reachable:
+                reachable.add(name)
+                pending.append(components[name])
+    return reachable
 
 
 _CONVENTIONS = {
@@ -213,12 +213,12 @@ _CONVENTIONS = {
     f"{MAX_BATCH_MESSAGES} messages. Requests of one connection run concurrently; answers come in any order.",
     "errors": "error.data has the schema ErrorData; 'reason' is stable, 'message' is for people.",
     "idempotency_key": "Every mutation accepts it: the same key and params return the same result, executed "
-    "once, for 7 days per caller and method; other params are refused as idempotency_conflict. The params of "
-    "waiting ('wait', 'stream', 'timeout_s') are not compared. Refusals are not recorded.",
-    "check": "Every mutation accepts it: the change is tried and rolled back, and the answer is the result "
-    "that it would have.",
-    "lists": f"'limit' ({DEFAULT_PAGE_ROWS}; at most {MAX_PAGE_ROWS}) and 'after'; 'next' is null at the "
-    "end. A page may end early, even empty, with 'next'.",
+    "once, for 7 days per caller and method; other params are refused as idempotency_conflict. The params "
+    "that only control waiting ('wait', 'stream', 'timeout_s') are not compared. Refusals are not recorded.",
+    "check": "Every mutation accepts it: a dry run, which is rolled back and returns the result that the "
+    "mutation would have.",
+    "lists": f"'limit' (default {DEFAULT_PAGE_ROWS}, maximum {MAX_PAGE_ROWS}) and 'after'; 'next' is null at "
+    "the end. A page may have fewer rows, even none, and still have a 'next'.",
     "times": "Integers, Unix milliseconds, named '*_at_ms'; durations '*_ms' or '*_s'; sizes '*_bytes'.",
     "kinds": "'query' changes nothing; 'mutation' is one transaction; 'control' acts on the running daemon.",
     "journal": "Each line states its format as its first field; lines of older formats keep their names.",

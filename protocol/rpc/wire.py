@@ -1,10 +1,10 @@
-"""JSON-RPC 2.0 messages: decoding and encoding.
+"""Decode and encode JSON-RPC 2.0 messages.
 
 A message is decoded once here; ``params``, ``result`` and ``data`` stay encoded (``Raw``), and the method's
 row decodes them. An ``id`` is kept as its bytes and echoed unchanged, so ``1.0``, ``-0`` or forty digits come
 back exactly as sent.
 
-Everything is a value: invalid bytes decode as :class:`Malformed`, never as an exception. The same functions
+Invalid bytes decode as :class:`Malformed`; decoding never raises. The same functions
 serve both sides: a server receives requests and notifications, a client responses and notifications.
 """
 
@@ -74,14 +74,14 @@ class Batch(Struct, frozen=True):
     items: list[Message | Malformed]
 
 
-Value = Message | Malformed | Batch
-"""The value of one line or one WebSocket message."""
+Decoded = Message | Malformed | Batch
+"""The decoded content of one frame: a line, a body or a WebSocket message."""
 
 
 # Decoding.
 
 
-class _Incoming(Struct, frozen=True, gc=False, kw_only=True):
+class _RawMessage(Struct, frozen=True, gc=False, kw_only=True):
     """Any message. ``jsonrpc`` is a required field, because a tag may be omitted when decoding."""
 
     jsonrpc: Literal["2.0"]
@@ -96,15 +96,15 @@ class _IdOnly(Struct, frozen=True):
     id: Raw = Raw()
 
 
-# A list of many tiny items takes forty times their bytes. This struct decodes the first items and skips the
-# rest, so a batch of any length costs the same.
+# A list of many tiny items takes forty times their bytes of memory. This struct decodes the first items and
+# skips the rest, which bounds the memory for a batch of any length.
 _BatchItems = msgspec.defstruct(
     "_BatchItems",
     [(f"item_{number}", Raw, Raw()) for number in range(MAX_BATCH_MESSAGES + 1)],
     array_like=True,
 )
 
-_incoming = msgspec.json.Decoder(_Incoming)
+_incoming = msgspec.json.Decoder(_RawMessage)
 _id_only = msgspec.json.Decoder(_IdOnly)
 _items = msgspec.json.Decoder(list[Raw])
 _items_guarded = msgspec.json.Decoder(_BatchItems)
@@ -117,24 +117,24 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _BRACKETS_ALIKE = bytes.maketrans(b"{}", b"[]")
 
 
-def decode(data: bytes) -> Value:
+def decode(data: bytes) -> Decoded:
     """Return the message or batch that ``data`` encodes.
 
-    Shape:  one of :data:`Value`; ``Malformed`` for anything that is not JSON-RPC 2.0. Never raises.
+    Shape:  one of :data:`Decoded`; ``Malformed`` for anything that is not JSON-RPC 2.0. Never raises.
     """
-    if not data.isascii() and (problem := _not_utf8(data)):
+    if not data.isascii() and (problem := _check_utf8(data)):
         return Malformed(problem)
     try:
-        return _message(_incoming.decode(data))
+        return _make_message(_incoming.decode(data))
     except msgspec.ValidationError as error:
-        return _odd(data, str(error))
+        return _decode_other(data, str(error))
     except RecursionError:
-        return Malformed(_too_deep())
+        return Malformed(_make_depth_error())
     except ValueError as error:
         return Malformed(ParseError(f"the message is not JSON: {error}"))
 
 
-def _message(incoming: _Incoming) -> Message | Malformed:
+def _make_message(incoming: _RawMessage) -> Message | Malformed:
     """Return the message of a decoded object, or the error in it."""
     id_ = bytes(incoming.id)
     if id_ and (id_[0] in b"{[tf" or len(id_) > MAX_ID_BYTES):
@@ -144,40 +144,40 @@ def _message(incoming: _Incoming) -> Message | Malformed:
         if id_:
             return Request(id_, incoming.method, incoming.params)
         return Notification(incoming.method, incoming.params)
-    return _response(id_, incoming)
+    return _make_response(id_, incoming)
 
 
-def _response(id_: bytes, incoming: _Incoming) -> Response | Malformed:
+def _make_response(id_: bytes, incoming: _RawMessage) -> Response | Malformed:
     if not id_ or bool(incoming.result) == bool(incoming.error):
-        text = "the object has no 'method', and neither is it a response"
+        text = "the object is neither a request nor a response"
         return Malformed(InvalidRequest(text, field="$.method"), id_ or NULL)
     if not incoming.error:
         return Response(id_, incoming.result)
     try:
         return Response(id_, Raw(), _error.decode(incoming.error))
     except ValueError as error:
-        return Malformed(InvalidRequest(f"the response's error has not the right shape: {error}"), id_)
+        return Malformed(InvalidRequest(f"the response's error is invalid: {error}"), id_)
 
 
-def _odd(data: bytes, complaint: str) -> Batch | Malformed:
-    """Handle JSON that is not one valid message: a batch, or an object with an error."""
+def _decode_other(data: bytes, problem: str) -> Batch | Malformed:
+    """Decode JSON that is not one valid message: a batch, or an invalid object."""
     try:
         if data.lstrip(b" \t\r\n")[:1] == b"[":
-            return _batch(data)
+            return _decode_batch(data)
         _raw.decode(data)
         id_ = bytes(_id_only.decode(data).id)
     except msgspec.ValidationError:
         id_ = b""
     except RecursionError:
-        return Malformed(_too_deep())
+        return Malformed(_make_depth_error())
     except ValueError as error:
         return Malformed(ParseError(f"the message is not JSON: {error}"))
     if not id_ or id_[0] in b"{[tf" or len(id_) > MAX_ID_BYTES:
         id_ = NULL
-    return Malformed(InvalidRequest(f"the message is not a JSON-RPC 2.0 request: {complaint}"), id_)
+    return Malformed(InvalidRequest(f"the message is not a JSON-RPC 2.0 request: {problem}"), id_)
 
 
-def _batch(data: bytes) -> Batch | Malformed:
+def _decode_batch(data: bytes) -> Batch | Malformed:
     """Return the messages of a batch. Errors: msgspec.DecodeError if it is not JSON."""
     if data.count(b",") < MAX_BATCH_MESSAGES:
         items = _items.decode(data)
@@ -188,20 +188,20 @@ def _batch(data: bytes) -> Batch | Malformed:
     if len(items) > MAX_BATCH_MESSAGES:
         text = f"the batch has more than {MAX_BATCH_MESSAGES} messages; send it in parts"
         return Malformed(InvalidRequest(text))
-    return Batch([_item(bytes(item)) for item in items])
+    return Batch([_decode_item(bytes(item)) for item in items])
 
 
-def _item(data: bytes) -> Message | Malformed:
+def _decode_item(data: bytes) -> Message | Malformed:
     """Return one message of a batch; a batch cannot contain another."""
     if data.startswith(b"["):
-        return Malformed(InvalidRequest("a batch cannot hold another batch"))
+        return Malformed(InvalidRequest("a batch cannot contain another batch"))
     value = decode(data)
     assert not isinstance(value, Batch), "only an array is a batch"
     return value
 
 
-def _not_utf8(data: bytes) -> ParseError | None:
-    """Return the error if ``data`` is not UTF-8. Strings that are passed on are never decoded otherwise."""
+def _check_utf8(data: bytes) -> ParseError | None:
+    """Return the error if ``data`` is not UTF-8: strings that stay encoded are not checked elsewhere."""
     try:
         data.decode()
     except UnicodeDecodeError as error:
@@ -209,8 +209,8 @@ def _not_utf8(data: bytes) -> ParseError | None:
     return None
 
 
-def _too_deep() -> ParseError:
-    return ParseError("the message is nested deeper than can be read")
+def _make_depth_error() -> ParseError:
+    return ParseError("the message is nested too deeply")
 
 
 def is_nested_too_deep(data: bytes, levels: int = MAX_NESTING) -> bool:
@@ -230,8 +230,8 @@ def is_nested_too_deep(data: bytes, levels: int = MAX_NESTING) -> bool:
     return True
 
 
-def storage_problem_of(value: object, levels: int = MAX_NESTING) -> str | None:
-    """Return why a JSON value cannot be stored in a record, as the end of a sentence, or None."""
+def find_storage_problem(value: object, levels: int = MAX_NESTING) -> str | None:
+    """Return the reason why a JSON value cannot be stored, as the end of a sentence; None if it can."""
     try:
         encoded = msgspec.json.encode(value)
         msgspec.msgpack.encode(value)
@@ -247,7 +247,7 @@ def decode_id(id_: bytes) -> Id:
     try:
         return _id.decode(id_)
     except ValueError:
-        # A number beyond what a float holds, or of more digits than Python converts.
+        # The number overflows a float, or has more digits than Python converts.
         return id_.decode()
 
 
@@ -262,23 +262,23 @@ _PATH = re.compile(r" - at `\$([^`]*)`$")
 def decode_params(decoder: msgspec.json.Decoder[P], params: Raw) -> P:
     """Return the params of a method, decoded by its row's decoder.
 
-    An array that holds one object is taken as that object (some clients wrap it); no params are ``{}``.
+    An array with one object is decoded as that object (some clients wrap it); absent params are ``{}``.
 
     Errors: InvalidParams, with the path from ``$.params`` in ``field``.
     """
     try:
         return decoder.decode(params or b"{}")
     except RecursionError:
-        raise InvalidParams("the params are nested too deep", field="$.params") from None
+        raise InvalidParams("the params are nested too deeply", field="$.params") from None
     except ValueError as error:
-        inner = _only_item(params)
+        inner = _unwrap_params(params)
         if inner is None:
-            raise params_error(error) from None
+            raise make_params_error(error) from None
         return decode_params(decoder, inner)
 
 
-def _only_item(params: Raw) -> Raw | None:
-    """Return the object in an array of one; None if the params are no array.
+def _unwrap_params(params: Raw) -> Raw | None:
+    """Return the only object in an array; None if the params are not an array.
 
     Errors: InvalidParams for any other array.
     """
@@ -291,13 +291,13 @@ def _only_item(params: Raw) -> Raw | None:
     return item
 
 
-def params_error(error: ValueError) -> InvalidParams:
+def make_params_error(error: ValueError) -> InvalidParams:
     """Return the refusal for a decoder's error about params; its field is a path: ``$.params.sender``."""
     text = str(error)
-    path = found[1] if (found := _PATH.search(text)) else ""
+    path = match[1] if (match := _PATH.search(text)) else ""
     text = _PATH.sub("", text).replace(f"`str` matching regex {ID_PATTERN!r}", ID_SHAPE)
-    if found := _MISSING.search(text):
-        path += f".{found[1]}"
+    if match := _MISSING.search(text):
+        path += f".{match[1]}"
     field = f"$.params{path}"
     return InvalidParams(f"{text} at {field}", field=field)
 
@@ -308,22 +308,22 @@ _encoder = msgspec.json.Encoder()
 
 
 def encode_result(id_: bytes, result: bytes) -> bytes:
-    """Return the response that carries ``result``."""
+    """Encode the response with a result."""
     return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (id_, result)
 
 
 def encode_error(id_: bytes | None, refusal: Refusal) -> bytes:
-    """Return the response that carries a refusal; ``None`` if the request's id is unreadable."""
-    error = Error(code=refusal.number, message=refusal.message, data=Raw(_encoder.encode(refusal.data())))
+    """Encode the response with a refusal. ``id_`` is None if the request's id is unreadable."""
+    error = Error(code=refusal.code, message=refusal.message, data=Raw(_encoder.encode(refusal.data())))
     return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (NULL if id_ is None else id_, _encoder.encode(error))
 
 
 def encode_notification(method: str, params: bytes) -> bytes:
-    """Return a notification with ``params``, an encoded object."""
+    """Encode a notification; ``params`` is an encoded object."""
     return b'{"jsonrpc":"2.0","method":%b,"params":%b}' % (_encoder.encode(method), params)
 
 
 def encode_batch(messages: list[bytes]) -> bytes:
-    """Return encoded messages as one batch of at least one message."""
+    """Join encoded messages into a batch. There must be at least one."""
     assert messages, "an empty batch is not a message"
     return b"[%b]" % b",".join(messages)

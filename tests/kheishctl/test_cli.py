@@ -10,7 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from kheishctl.__main__ import ENTRIES, root
 from kheishctl.cli import App, LazyGroup, command, make_group, note_next_page, use_color
 from kheishctl.client import Failure, RequestRefused
@@ -135,7 +135,7 @@ def test_get_is_a_hidden_alias_of_show(noun: str) -> None:
 def test_an_unknown_command_is_a_usage_error() -> None:
     """An unknown command exits with the code for usage errors."""
     result = CliRunner().invoke(root, ["statsu"])
-    assert result.exit_code == exits.USAGE
+    assert result.exit_code == exit_codes.USAGE
     assert isinstance(root, LazyGroup)
 
 
@@ -152,7 +152,7 @@ def test_an_unknown_command_is_a_usage_error() -> None:
 def test_suggestions(line: list[str], meant: str) -> None:
     """A mistyped word, a synonym and a misplaced word each lead to a suggestion."""
     result = CliRunner().invoke(root, line, prog_name="kheishctl")
-    assert result.exit_code == exits.USAGE
+    assert result.exit_code == exit_codes.USAGE
     assert result.stderr.endswith(f"{meant}\n")
 
 
@@ -160,7 +160,7 @@ def test_suggestions(line: list[str], meant: str) -> None:
 def test_usage_errors_as_json(line: list[str]) -> None:
     """With --json, a usage error is a JSON document; a group alone shows its help."""
     result = CliRunner().invoke(root, [*line, "--json"], input="")
-    assert result.exit_code == exits.USAGE
+    assert result.exit_code == exit_codes.USAGE
     if line != ["run"]:
         assert json.loads(result.stdout)["error"]["data"] == {"reason": "usage"}
         assert not result.stderr
@@ -203,14 +203,14 @@ def test_failures_become_messages() -> None:
     """A failure prints one line with its hint on standard error and exits with its code."""
     refused = RequestRefused({"code": 1403, "message": "no\x1b", "data": {"hint": "ask"}})
     result = run(raising(refused))
-    assert (result.exit_code, result.stdout) == (exits.FAILED, "")
+    assert (result.exit_code, result.stdout) == (exit_codes.FAILED, "")
     assert result.stderr == "kheishctl: no␛\n  hint: ask\n"
 
 
 def test_failures_become_json() -> None:
     """With --json, a failure prints one JSON document on standard output and nothing else."""
     result = run(raising(Failure("no")), "--json")
-    assert (result.exit_code, result.stderr) == (exits.FAILED, "")
+    assert (result.exit_code, result.stderr) == (exit_codes.FAILED, "")
     assert result.stdout == '{"error":{"code":null,"message":"no","data":{"reason":"failed"}}}\n'
 
 
@@ -218,17 +218,17 @@ def test_system_errors_become_messages(tmp_path: Path) -> None:
     """An error of the operating system names the file, without a traceback."""
     (tmp_path / "file").touch()
     result = run(raising(NotADirectoryError(20, "Not a directory", "/x/run")))
-    assert (result.exit_code, result.stderr) == (exits.FAILED, "kheishctl: /x/run: Not a directory\n")
+    assert (result.exit_code, result.stderr) == (exit_codes.FAILED, "kheishctl: /x/run: Not a directory\n")
     done = Ctl(tmp_path / "file")("daemon", "start")
     assert (done.code, done.err) == (
-        exits.FAILED,
+        exit_codes.FAILED,
         f"kheishctl: {tmp_path / 'file' / 'run'}: Not a directory\n",
     )
 
 
 def test_ctrl_c_has_its_own_code() -> None:
     """Ctrl-C has an exit code of its own."""
-    assert run(raising(KeyboardInterrupt())).exit_code == exits.INTERRUPTED
+    assert run(raising(KeyboardInterrupt())).exit_code == exit_codes.INTERRUPTED
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_ctrl_c_has_its_own_code() -> None:
     ],
 )
 def test_command_line(home: str | None, path: str | None, line: str) -> None:
-    """A command line addresses the same daemon and is quoted and sanitised."""
+    """A command line addresses the same daemon and is quoted and sanitized."""
     app = App(home, path, as_json=False)
     assert app.command_line("send", "a b") == line
     assert app.command_line("send", "a\x1b\nb").endswith("send 'a␛ b'")
@@ -359,8 +359,8 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_terminals_receive_sanitised_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal receives text sanitised except for styles; a pipe receives it unchanged."""
+def test_terminals_receive_sanitized_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal receives text sanitized except for styles; a pipe receives it unchanged."""
     out, err = Terminal(), Terminal()
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)

@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from kheishctl import contract, exits
+from kheishctl import contract, exit_codes
 from kheishctl.commands import approval, indoubt, question, run, send, session, task, token
 from kheishctl.render import events, follower, messages, pending
 from kheishctl.render import run as render_run
@@ -101,5 +101,5 @@ def test_every_status_has_a_style() -> None:
     statuses = {*get_args(ApprovalStatus), *get_args(QuestionStatus), *get_args(IndoubtStatus)}
     assert pending.STATUS_STYLE.keys() == statuses
     assert follower.FOLLOW_UP_NOTES.keys() == set(get_args(FollowUp))
-    assert exits.OF_STATUS.keys() == SETTLED
+    assert exit_codes.OF_STATUS.keys() == SETTLED
     assert messages.STOP_NOTES.keys() == {"length", "refusal"}

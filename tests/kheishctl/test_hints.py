@@ -14,7 +14,7 @@ def test_hints_belong_to_refusals() -> None:
     """Every hint belongs to a refusal, and every missing object has a hint."""
     assert hints.HINTS.keys() <= REFUSALS.keys()
     of_a_connection = {"subscription_not_found", "request_not_found"}
-    missing = {reason for reason, refusal in REFUSALS.items() if refusal.number == 1404}
+    missing = {reason for reason, refusal in REFUSALS.items() if refusal.code == 1404}
     assert missing - of_a_connection <= hints.HINTS.keys()
 
 

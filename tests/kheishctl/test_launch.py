@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kheishctl import exits, launch
+from kheishctl import exit_codes, launch
 from kheishctl.client import Failure, resolve_socket
 from tests.support.daemons import Daemon, short_home
 
@@ -41,7 +41,7 @@ def test_start_on_a_home_that_is_taken(daemon: Daemon) -> None:
     """The message and the exit code of a second daemon are passed on."""
     with pytest.raises(launch.StartFailed, match=f"pid {daemon.pid}") as caught:
         launch.start(str(daemon.home))
-    assert caught.value.exit_code == exits.HOME_TAKEN
+    assert caught.value.exit_code == exit_codes.HOME_TAKEN
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
@@ -66,7 +66,7 @@ def test_start_with_a_bad_configuration(home: Path) -> None:
     (home / "config.toml").write_text("default_agnet = 1\n")
     with pytest.raises(launch.StartFailed, match="default_agnet") as caught:
         launch.start(str(home))
-    assert caught.value.exit_code == exits.FAILED
+    assert caught.value.exit_code == exit_codes.FAILED
 
 
 def test_a_long_log_is_truncated(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,16 +118,16 @@ def test_maintenance(tmp_path: Path) -> None:
     """Maintenance returns the program's output, or fails with its message and an exit code."""
     with pytest.raises(Failure, match="holds no store of kheish") as caught:
         launch.run_maintenance(str(tmp_path), "doctor")
-    assert caught.value.exit_code == exits.FAILED
+    assert caught.value.exit_code == exit_codes.FAILED
     code, output = launch.run_maintenance(str(tmp_path), "discover")
-    assert (code, output[0]) == (exits.OK, "{")
+    assert (code, output[0]) == (exit_codes.OK, "{")
 
 
 def test_maintenance_beside_a_daemon(daemon: Daemon) -> None:
     """Maintenance fails with a code of its own while a daemon uses the home."""
     with pytest.raises(Failure, match=f"pid {daemon.pid}") as caught:
         launch.run_maintenance(str(daemon.home), "compact")
-    assert caught.value.exit_code == exits.HOME_TAKEN
+    assert caught.value.exit_code == exit_codes.HOME_TAKEN
 
 
 def test_is_alive() -> None:

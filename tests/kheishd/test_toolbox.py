@@ -8,6 +8,7 @@ from kheishd.home import Home
 from kheishd.hooks.os.shell.log import ShellFiles
 from kheishd.toolbox import Toolbox
 from kheishd.workers.runs.calls import REPORT_SECONDS
+from tests.support.schemas import assert_portable
 
 
 def test_every_tool_is_there_once(tmp_path: Path) -> None:
@@ -43,3 +44,12 @@ def test_commands_keep_the_time_that_tools_have(tmp_path: Path) -> None:
         tool = toolbox.hooks(Config(tools=ToolsSection(max_timeout_s=longest_s))).find_tool("bash")
         assert tool is not None
         assert longest_s < tool.timeout_s <= longest_s + REPORT_SECONDS
+
+
+def test_every_schema_is_accepted_by_every_provider(tmp_path: Path) -> None:
+    """The schema that models see is in the portable subset, and has every argument."""
+    home = Home(tmp_path)
+    for tool in Toolbox(home, ShellFiles(home.shells)).hooks(Config()).tools():
+        assert_portable(tool.model_schema)
+        assert list(tool.model_schema["properties"]) == list(tool.schema["properties"])
+        assert tool.model_schema.get("required", []) == tool.schema["required"]

@@ -9,11 +9,11 @@ from protocol.errors.refusal import REFUSALS, Refusal
 from protocol.errors.run import RunNotFound
 from protocol.rpc import catalogue
 
-NUMBERS = {
+CODES = {
     -32700, -32600, -32601, -32602, -32603,
     1401, 1403, 1404, 1409, 1410, 1413, 1422, 1429, 1499, 1503, 1507,
 }  # fmt: skip
-"""The numbers of the contract."""
+"""The error codes of the contract."""
 
 ALL = list(REFUSALS.values())
 
@@ -33,8 +33,8 @@ def test_refusal_says_what_to_do(refusal: type[Refusal]) -> None:
 
 @pytest.mark.parametrize("refusal", ALL)
 def test_refusal_is_in_the_contract(refusal: type[Refusal]) -> None:
-    """Its number is one of the contract's and its reason is a name."""
-    assert refusal.number in NUMBERS
+    """Its code is one of the contract's and its reason is a name."""
+    assert refusal.code in CODES
     assert re.fullmatch(r"[a-z]+(_[a-z]+)*", refusal.reason)
     assert REFUSALS[refusal.reason] is refusal
 
@@ -71,7 +71,7 @@ def test_one_reason_one_refusal() -> None:
 
 def test_retryable_means_try_again() -> None:
     """Only what passes by itself is worth trying again."""
-    retryable = {refusal.number for refusal in ALL if refusal.retryable}
+    retryable = {refusal.code for refusal in ALL if refusal.retryable}
     assert retryable == {1429, 1503, 1507}
 
 

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from tests.support.ctl import Ctl
 
 COLORS = [{"label": "Red"}, {"label": "Blue", "description": "like the sky"}]
@@ -30,7 +30,7 @@ def asks(*questions: dict[str, Any]) -> str:
 
 
 def waits(ctl: Ctl, sender: str, content: str) -> str:
-    """Send an input that makes the run wait for a person. Returns the run's id."""
+    """Send an input that makes the run wait for a person; return the run's id."""
     done = ctl("send", "default", content, "--as", sender, "--json")
-    assert done.code == exits.RUN_WAITS, done.out + done.err
+    assert done.code == exit_codes.RUN_WAITS, done.out + done.err
     return str(done.json["run_id"])

@@ -28,9 +28,9 @@ def discover(call: Call, params: NoParams) -> dict[str, Any]:
 def _make_document() -> dict[str, Any]:
     """Return the OpenRPC document, made once on first use."""
     from protocol.rpc.catalogue import METHODS
-    from protocol.rpc.openrpc import document
+    from protocol.rpc.openrpc import make_document
 
-    return document(METHODS.values(), __version__)
+    return make_document(METHODS.values(), __version__)
 
 
 @control(rows.CANCEL)

@@ -184,7 +184,7 @@ async def follow_resolve(call: Call, params: ApprovalResolve, result: ApprovalsR
     return replace(result, approvals=views)
 
 
-@mutation(rows.RESOLVE, prepare=prepare_resolve, follow=follow_resolve, follows=lambda params: True)
+@mutation(rows.RESOLVE, prepare=prepare_resolve, follow=follow_resolve)
 def resolve(tx: Transaction, call: Call, answers: list[_Answer]) -> ApprovalsResolved:
     """Answer approvals of one run: all or none. The run resumes when none of its calls is pending.
 

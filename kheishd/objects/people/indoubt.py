@@ -65,7 +65,7 @@ async def follow_resolve(call: Call, params: IndoubtResolve, result: IndoubtView
         return view_of(EventReader(store), result)
 
 
-@mutation(rows.RESOLVE, follow=follow_resolve, follows=lambda params: True)
+@mutation(rows.RESOLVE, follow=follow_resolve)
 def resolve(tx: Transaction, call: Call, params: IndoubtResolve) -> IndoubtView:
     """Report the outcome of a call. If its run has ended, the session's next model call is told.
 

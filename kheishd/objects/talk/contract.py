@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Schema:
+class StoredSchema:
     """A valid schema as stored. Its keys keep the order in which they were sent."""
 
     content: bytes
 
     @classmethod
-    def of(cls, schema: dict[str, Any], field: str) -> Schema:
+    def of(cls, schema: dict[str, Any], field: str) -> StoredSchema:
         """Validate a schema. Errors: InputTooLarge, ContractInvalid."""
         try:
             content = msgspec.json.encode(schema)
@@ -57,27 +57,27 @@ class Contracts:
     """The contracts that params set: the properties of the session, by name, and the schemas to store."""
 
     properties: dict[str, Any]
-    schemas: tuple[Schema, ...]
+    schemas: tuple[StoredSchema, ...]
 
 
 def read_contracts(params: SessionSettings) -> Contracts:
     """Return the contracts that params set; null unsets one. Errors: InputTooLarge, ContractInvalid."""
     properties: dict[str, Any] = {}
-    schemas: list[Schema] = []
+    schemas: list[StoredSchema] = []
     if isinstance(params.input_contract, InputContract):
-        schemas.append(Schema.of(params.input_contract.schema, "$.params.input_contract.schema"))
+        schemas.append(StoredSchema.of(params.input_contract.schema, "$.params.input_contract.schema"))
         properties["input_contract"] = schemas[-1].digest
     elif params.input_contract is None:
         properties["input_contract"] = None
     if isinstance(params.output_contract, OutputContract):
-        schemas.append(Schema.of(params.output_contract.schema, "$.params.output_contract.schema"))
+        schemas.append(StoredSchema.of(params.output_contract.schema, "$.params.output_contract.schema"))
         properties["output_contract"] = bind_output(params.output_contract, schemas[-1])
     elif params.output_contract is None:
         properties["output_contract"] = None
     return Contracts(properties, tuple(schemas))
 
 
-def bind_output(contract: OutputContract, schema: Schema) -> BoundContract:
+def bind_output(contract: OutputContract, schema: StoredSchema) -> BoundContract:
     """Return an output contract as stored and pinned."""
     return BoundContract(digest=schema.digest, max_repairs=contract.max_repairs)
 

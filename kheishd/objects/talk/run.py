@@ -147,7 +147,7 @@ async def follow_cancel(call: Call, params: RunCancel, result: Run) -> Run:
         return public_run(store, run)
 
 
-@mutation(rows.CANCEL, follow=follow_cancel, follows=lambda params: True)
+@mutation(rows.CANCEL, follow=follow_cancel)
 def cancel(tx: Transaction, call: Call, params: RunCancel) -> Run:
     """Request the stop of a run. Errors: RunNotFound, RunAlreadyEnded."""
     run = find_run(tx, call, params.run_id)

@@ -19,7 +19,7 @@ from kheishd.objects.talk.address import (
     find_session,
     require_valid_sender,
 )
-from kheishd.objects.talk.contract import Schema, bind_output
+from kheishd.objects.talk.contract import StoredSchema, bind_output
 from kheishd.objects.talk.input import apply_input_contract, input_field, read_items
 from kheishd.objects.talk.pin import pin_run
 from kheishd.objects.talk.run import output_fields, wait_until_settled
@@ -59,7 +59,7 @@ class _Input:
     definition: Definition | None = None
     guest: Definition | None = None
     workspace: str | None = None
-    schema: Schema | None = None
+    schema: StoredSchema | None = None
 
 
 def prepare_send(call: Call, params: ConversationSend | SessionSend) -> _Input:
@@ -79,7 +79,9 @@ def prepare_send(call: Call, params: ConversationSend | SessionSend) -> _Input:
     if params.debug is not None:
         call.caller.require_scope("operate")
     contract = params.output_contract
-    schema = Schema.of(contract.schema, "$.params.output_contract.schema") if contract is not None else None
+    schema = (
+        StoredSchema.of(contract.schema, "$.params.output_contract.schema") if contract is not None else None
+    )
     # A contract that comes with the input is stored in the same transaction.
     items = read_items(params, MAX_INPUT_BYTES - (len(schema.content) if schema is not None else 0))
     require_storable(params.metadata, MAX_METADATA_BYTES, "metadata", "$.params.metadata")

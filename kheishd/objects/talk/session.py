@@ -18,7 +18,7 @@ from kheishd.objects.pages import PageTokens, page_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_definition, find_route, find_session
 from kheishd.objects.talk.bounds import bounds_of, default_mode, mode_of, require_mode
-from kheishd.objects.talk.contract import Schema, read_contracts, read_schema
+from kheishd.objects.talk.contract import StoredSchema, read_contracts, read_schema
 from kheishd.objects.talk.plan import plan_of, todos_of
 from kheishd.objects.talk.workspace import resolve_requested, workspace_of
 from kheishd.objects.work.shell import request_stop_all
@@ -72,7 +72,7 @@ class _Settings:
     """The validated properties that params set, by name, and the schemas to store with them."""
 
     properties: dict[str, Any]
-    schemas: tuple[Schema, ...]
+    schemas: tuple[StoredSchema, ...]
 
 
 def _validate_settings(call: Call, params: SessionSettings) -> _Settings:

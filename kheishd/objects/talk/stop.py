@@ -51,6 +51,5 @@ def _result(params: Params, session_id: str, run_id: str | None) -> Stopped:
 
 
 cancel_in_conversation, interrupt = HANDLERS = tuple(
-    mutation(row, follow=follow_stop, follows=lambda params: True)(stop_run)
-    for row in (conversation.CANCEL, session.INTERRUPT)
+    mutation(row, follow=follow_stop)(stop_run) for row in (conversation.CANCEL, session.INTERRUPT)
 )

@@ -32,7 +32,7 @@ from protocol.limits.rpc import MAX_NESTING
 from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINE_BYTES
 from protocol.objects import session as rows
 from protocol.objects.transfer import SessionExport, SessionExportParams, SessionImport, SessionImportResult
-from protocol.rpc.wire import is_nested_too_deep, storage_problem_of
+from protocol.rpc.wire import find_storage_problem, is_nested_too_deep
 from protocol.transcript import Message, Text, ToolResult
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _verify(params: SessionImport) -> tuple[list[_Entry], str]:
         if is_nested_too_deep(stored, 2 * MAX_NESTING):
             text = f"line {number} is nested deeper than {2 * MAX_NESTING} levels"
             raise ImportInvalid(text, field=field)
-        problem = storage_problem_of(event, 2 * MAX_NESTING)
+        problem = find_storage_problem(event, 2 * MAX_NESTING)
         if problem is not None:
             raise ImportInvalid(f"line {number} cannot be stored: its values {problem}", field=field)
         entries.append((envelope, event))

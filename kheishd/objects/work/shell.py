@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kheishd.core import task as rules
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import SESSIONS, SHELLS_LIVE, TASKS
-from protocol.errors.task import TasksFull
+from protocol.errors.task import TaskLimit
 from protocol.events.task import TaskEnded, TaskStalled, TaskStarted, TaskStopRequested
 from protocol.limits.shell import MAX_SESSION_SHELLS, MAX_SHELLS
 from protocol.objects.task import OPEN, ShellEnding, Task, TaskEnding
@@ -39,12 +39,12 @@ def live_shells(store: Snapshot, session_id: str | None = None) -> Iterator[Task
 
 
 def require_room(store: Snapshot, session_id: str) -> None:
-    """Reject a shell beyond the limits. Errors: TasksFull."""
+    """Reject a shell beyond the limits. Errors: TaskLimit."""
     sessions = [task.session_id for task in live_shells(store)]
     if sessions.count(session_id) >= MAX_SESSION_SHELLS:
-        raise TasksFull(f"{MAX_SESSION_SHELLS} shells of this session run in the background; stop some first")
+        raise TaskLimit(f"{MAX_SESSION_SHELLS} shells of this session run in the background; stop some first")
     if len(sessions) >= MAX_SHELLS:
-        raise TasksFull(f"{MAX_SHELLS} shells run in the background, which is the limit; try again later")
+        raise TaskLimit(f"{MAX_SHELLS} shells run in the background, which is the limit; try again later")
 
 
 def request_stop_all(writer: SessionWriter, note: str) -> None:

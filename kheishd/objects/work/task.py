@@ -168,7 +168,7 @@ def make_created(task_id: str, params: TaskCreate) -> TaskCreated:
     require_storable(params.metadata, MAX_TASK_METADATA_BYTES, "metadata", "$.params.metadata")
     return TaskCreated(
         task_id=task_id,
-        title=rules.normalise_title(params.title),
+        title=rules.normalize_title(params.title),
         description=params.description,
         owner=params.owner,
         blocked_by=list(dict.fromkeys(params.blocked_by)),
@@ -192,7 +192,7 @@ def make_updated(params: TaskUpdate) -> TaskUpdated:
     title, blocked_by = params.title, params.blocked_by
     return TaskUpdated(
         task_id=params.task_id,
-        title=title if title is UNSET else rules.normalise_title(title),
+        title=title if title is UNSET else rules.normalize_title(title),
         description=params.description,
         status=params.status,
         owner=params.owner,
@@ -249,7 +249,7 @@ async def follow_stop(call: Call, params: TaskStop, result: TaskView) -> TaskVie
         return view_of(store, store.need(TASKS, result.task_id))
 
 
-@mutation(rows.STOP, follow=follow_stop, follows=lambda params: True)
+@mutation(rows.STOP, follow=follow_stop)
 def stop(tx: Transaction, call: Call, params: TaskStop) -> TaskView:
     """Cancel a task, or request the stop of a shell. A repeated stop changes nothing."""
     task = find_task(tx, call, params.task_id)

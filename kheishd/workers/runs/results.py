@@ -13,7 +13,7 @@ from protocol.limits.call import (
     MAX_TOOL_OUTPUT_BYTES,
     MAX_TOOL_TEXT_BYTES,
 )
-from protocol.rpc.wire import storage_problem_of
+from protocol.rpc.wire import find_storage_problem
 
 log = logging.getLogger("kheishd.runs")
 
@@ -58,7 +58,7 @@ def fit_evidence(evidence: Mapping[str, Any]) -> dict[str, Any]:
     sizes: dict[str, int] = {}
     for name, value in evidence.items():
         try:
-            problem = storage_problem_of({name: value})
+            problem = find_storage_problem({name: value})
         except (TypeError, ValueError) as error:
             problem = str(error)
         if problem is None:

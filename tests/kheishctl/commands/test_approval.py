@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from protocol.limits.call import MAX_WAITING_CALLS
 from protocol.limits.permission import MAX_RESOLUTIONS
 from tests.support.ctl import Ctl
@@ -19,7 +19,7 @@ def ids(ctl: Ctl, run_id: str, *options: str) -> list[str]:
 def read_answer(ctl: Ctl, run_id: str) -> str:
     """Wait for a run to end and return its answer."""
     done = ctl("run", "wait", run_id, "--timeout", "30s")
-    assert done.code == exits.OK, done.err
+    assert done.code == exit_codes.OK, done.err
     return done.out
 
 
@@ -58,10 +58,10 @@ def test_allow_with_another_input(ctl: Ctl, sender: str) -> None:
     run_id = waits(ctl, sender, writes(f"{sender}-3.txt"))
     (approval_id,) = ids(ctl, run_id)
     changed = json.dumps({"path": f"{sender}-4.txt", "content": "two\n"})
-    assert ctl("approval", "allow", approval_id, "x", "--input", changed).code == exits.USAGE
-    assert ctl("approval", "allow", approval_id, "--input", "{").code == exits.USAGE
+    assert ctl("approval", "allow", approval_id, "x", "--input", changed).code == exit_codes.USAGE
+    assert ctl("approval", "allow", approval_id, "--input", "{").code == exit_codes.USAGE
     refused = ctl("approval", "allow", approval_id, "--input", '{"path": 7}')
-    assert (refused.code, "write_file" in refused.err) == (exits.FAILED, True)
+    assert (refused.code, "write_file" in refused.err) == (exit_codes.FAILED, True)
     result = ctl.json("approval", "allow", approval_id, "--input", changed)
     assert result["approvals"][0]["updated_input"] == {"path": f"{sender}-4.txt", "content": "two\n"}
     assert f"{sender}-4.txt" in read_answer(ctl, run_id)
@@ -75,7 +75,7 @@ def test_deny(ctl: Ctl, sender: str) -> None:
     assert (result["approvals"][0]["denial_note"], result["pending"]) == ("not there", 0)
     assert "not there" in read_answer(ctl, run_id)
     again = ctl("approval", "allow", approval_id)
-    assert again.code == exits.FAILED
+    assert again.code == exit_codes.FAILED
     assert "was denied by uid:" in again.err
 
 

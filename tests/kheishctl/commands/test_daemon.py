@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kheishctl import __version__, exits
+from kheishctl import __version__, exit_codes
 from kheishctl.commands.daemon import _flatten
 from tests.support.ctl import Ctl, Done
 from tests.support.daemons import Daemon, short_home
@@ -54,7 +54,7 @@ def test_status(ctl: Ctl, daemon: Daemon) -> None:
 def test_status_without_a_daemon(tmp_path: Path) -> None:
     """Without a daemon, the message and the JSON error say how to start one."""
     done = Ctl(tmp_path)("status")
-    assert done.code == exits.NO_DAEMON
+    assert done.code == exit_codes.NO_DAEMON
     assert "kheishctl daemon start" in done.err
     assert Ctl(tmp_path)("status", "--json").json["error"]["data"]["reason"] == "no_daemon"
 
@@ -66,7 +66,7 @@ def test_life_of_a_daemon(program: Program) -> None:
     assert program("send", "default", "remember this").code == 0
     copy = program.home.parent / "copy"
     assert "daemon restore" in program("daemon", "backup", str(copy)).out
-    assert program("daemon", "restore", str(copy)).code == exits.FAILED
+    assert program("daemon", "restore", str(copy)).code == exit_codes.FAILED
     assert program("daemon", "doctor").out.endswith("healthy\n")
     assert json.loads(program("daemon", "stop", "--json").out)["stopped"]
     assert "nothing to stop" in program("daemon", "stop").err
@@ -77,7 +77,7 @@ def test_life_of_a_daemon(program: Program) -> None:
     assert json.loads(program("daemon", "compact", "--json").out).keys() == {"before_bytes", "after_bytes"}
     assert program("daemon", "restore", str(copy)).out.startswith("restored ")
     refused = program("daemon", "restore", str(program.home), "--json")
-    assert refused.code == exits.FAILED
+    assert refused.code == exit_codes.FAILED
     assert "is not a backup" in json.loads(refused.out)["error"]["message"]
     assert json.loads(program("daemon", "start", "--json").out)["started"]
     assert "remember this" in program("conversation", "history").out
@@ -86,19 +86,19 @@ def test_life_of_a_daemon(program: Program) -> None:
 def test_start_in_the_foreground(program: Program, daemon: Daemon) -> None:
     """The daemon replaces the command's process, so its exit code is the command's."""
     done = Program(daemon.home)("daemon", "start", "--foreground")
-    assert done.code == exits.HOME_TAKEN
+    assert done.code == exit_codes.HOME_TAKEN
     assert str(daemon.pid) in done.err
 
 
 def test_start_needs_a_home(ctl: Ctl) -> None:
     """A socket path is refused, because it does not determine a home."""
     done = ctl("daemon", "start", "--socket", "/nowhere/s")
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
 
 
 def test_stop_without_a_daemon(tmp_path: Path) -> None:
     """Without a daemon, stopping fails with the exit code for a missing daemon."""
-    assert Ctl(tmp_path)("daemon", "stop").code == exits.NO_DAEMON
+    assert Ctl(tmp_path)("daemon", "stop").code == exit_codes.NO_DAEMON
 
 
 def test_reload(ctl: Ctl) -> None:
@@ -121,7 +121,7 @@ def test_reload_refused(program: Program) -> None:
     program("daemon", "start")
     (program.home / "config.toml").write_text("default_agnet = 1\n")
     done = program("daemon", "reload")
-    assert done.code == exits.FAILED
+    assert done.code == exit_codes.FAILED
     assert "default_agnet" in done.err
 
 
@@ -173,14 +173,14 @@ def test_logs_follow(tmp_path: Path) -> None:
 def test_logs_without_a_log(tmp_path: Path) -> None:
     """Without a log, the message says where systemd keeps it."""
     done = Ctl(tmp_path)("daemon", "logs")
-    assert done.code == exits.FAILED
+    assert done.code == exit_codes.FAILED
     assert "journalctl" in done.err
 
 
 def test_backup_refused(ctl: Ctl, daemon: Daemon) -> None:
     """A backup into an unusable directory is refused."""
     done = ctl("daemon", "backup", str(daemon.home / "state" / "copy"))
-    assert done.code == exits.FAILED
+    assert done.code == exit_codes.FAILED
 
 
 def test_doctor(ctl: Ctl) -> None:
@@ -195,6 +195,6 @@ def test_doctor(ctl: Ctl) -> None:
 def test_maintenance_needs_a_stopped_daemon(ctl: Ctl, daemon: Daemon, words: list[str]) -> None:
     """Maintenance commands are refused while a daemon uses the store."""
     done = ctl(*words)
-    assert done.code == exits.FAILED
+    assert done.code == exit_codes.FAILED
     assert f"pid {daemon.pid}" in done.err
     assert "daemon stop" in done.err

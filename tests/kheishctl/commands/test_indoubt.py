@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon, short_home
 from tests.support.histories import session_with_runs
-from tests.support.stores import opened
+from tests.support.stores import open_inline
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def home_with_doubts() -> Iterator[Ctl]:
     """Run a daemon on a home whose previous daemon left calls in doubt."""
     with short_home() as home:
         home.mkdir(mode=0o700, exist_ok=True)
-        store = opened(home / "state")
+        store = open_inline(home / "state")
         session_with_runs(store, "ses_a", "doubted", "settled")
         session_with_runs(store, "ses_b", "doubted")
         store.close()
@@ -48,8 +48,8 @@ def test_resolve(home_with_doubts: Ctl) -> None:
     assert home_with_doubts.json(*words, "--check")["status"] == "not_done"
     assert home_with_doubts(*words).out.startswith("dbt_run_ses_b_0 not done by uid:")
     again = home_with_doubts("indoubt", "resolve", "dbt_run_ses_b_0", "done")
-    assert (again.code, "resolved as not done by uid:" in again.err) == (exits.FAILED, True)
-    assert home_with_doubts("indoubt", "resolve", "dbt_run_ses_b_0", "perhaps").code == exits.USAGE
+    assert (again.code, "resolved as not done by uid:" in again.err) == (exit_codes.FAILED, True)
+    assert home_with_doubts("indoubt", "resolve", "dbt_run_ses_b_0", "perhaps").code == exit_codes.USAGE
 
 
 def test_status_counts_calls_in_doubt(home_with_doubts: Ctl) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon
-from tests.support.scripted import Peer, scripted
+from tests.support.scripted import Peer, serve_scripts
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_read_pages(ctl: Ctl, sent: dict[str, str]) -> None:
 
 def test_read_of_no_session(ctl: Ctl) -> None:
     """An unknown session is refused."""
-    assert ctl("journal", "read", "--session", "none").code == exits.FAILED
+    assert ctl("journal", "read", "--session", "none").code == exit_codes.FAILED
 
 
 def test_follow_survives_a_restart(daemon: Daemon, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_follow_survives_a_restart(daemon: Daemon, tmp_path: Path) -> None:
         peer.notify("journal.delta", subscription="s", **delta)
         peer.notify("journal.end", subscription="s", reason="revoked")
 
-    with scripted(home / "run" / "kheishd.sock", first, second):
+    with serve_scripts(home / "run" / "kheishd.sock", first, second):
         done = Ctl(home)("journal", "follow", "--deltas", "--type", "run_started", "--json")
     lines = [json.loads(line) for line in done.out.splitlines()]
     assert [line.get("cursor") for line in lines] == [5, 8, None]
@@ -98,4 +98,4 @@ def test_follow_from_a_cursor(daemon: Daemon, ctl: Ctl, sender: str, sent: dict[
 
 def test_follow_without_a_daemon(tmp_path: Path) -> None:
     """Without a daemon, following fails at once."""
-    assert Ctl(tmp_path)("journal", "follow").code == exits.NO_DAEMON
+    assert Ctl(tmp_path)("journal", "follow").code == exit_codes.NO_DAEMON

@@ -1,6 +1,6 @@
 """``kheishctl output``."""
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from tests.support.ctl import Ctl
 
 EMIT = '/call emit_output {"text": "the report", "value": {"pages": 3}}'
@@ -20,14 +20,14 @@ def test_list(ctl: Ctl, sender: str) -> None:
 
 def test_list_needs_a_run_or_a_session(ctl: Ctl) -> None:
     """A list without a run or session, or with both, is a usage error."""
-    assert ctl("output", "list").code == exits.USAGE
-    assert ctl("output", "list", "--run", "r", "--session", "s").code == exits.USAGE
-    assert ctl("output", "list", "--run", "run_none").code == exits.FAILED
+    assert ctl("output", "list").code == exit_codes.USAGE
+    assert ctl("output", "list", "--run", "r", "--session", "s").code == exit_codes.USAGE
+    assert ctl("output", "list", "--run", "run_none").code == exit_codes.FAILED
 
 
 def test_send_prints_the_emitted_output(ctl: Ctl, sender: str) -> None:
     """The output of a run is the emitted one, not its last message."""
     done = ctl("send", "default", EMIT, "--as", sender)
-    assert (done.code, done.out) == (exits.OK, "the report\n")
+    assert (done.code, done.out) == (exit_codes.OK, "the report\n")
     sent = ctl.json("send", "default", EMIT, "--as", sender)
     assert (sent["output_kind"], sent["value"]) == ("emit_output", {"pages": 3})

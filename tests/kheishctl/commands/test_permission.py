@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from kheishctl.commands.permission import AUDIT, _format_explanation
 from kheishctl.render.layout import Display, format_table
 from tests.support.ctl import Ctl
@@ -42,7 +42,7 @@ def test_why(ctl: Ctl, session: str) -> None:
 
 def test_why_without_a_tool(ctl: Ctl) -> None:
     """An explanation without a tool is a usage error."""
-    assert ctl("permission", "why").code == exits.USAGE
+    assert ctl("permission", "why").code == exit_codes.USAGE
 
 
 def test_an_explanation_for_a_person() -> None:
@@ -96,16 +96,16 @@ def test_update_for_the_whole_daemon(ctl: Ctl, daemon_rules: None) -> None:
 def test_update_with_nothing_to_change(ctl: Ctl, session: str) -> None:
     """An update without changes is a usage error; the daemon refuses an invalid pattern."""
     done = ctl("permission", "update", "--session", session)
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert "--allow" in done.err
-    assert ctl("permission", "update", "--session", session, "--allow", "a*b").code == exits.FAILED
-    assert ctl("permission", "update", "--session", session, "--revoke", "grt_none").code == exits.FAILED
+    assert ctl("permission", "update", "--session", session, "--allow", "a*b").code == exit_codes.FAILED
+    assert ctl("permission", "update", "--session", session, "--revoke", "grt_none").code == exit_codes.FAILED
 
 
 def test_audit(ctl: Ctl, session: str) -> None:
     """A session without runs has no verdicts."""
     assert ctl.json("permission", "audit", "--session", session, "--oldest", "--all")["audits"] == []
-    assert ctl("permission", "audit", "--run", "run_none").code == exits.FAILED
+    assert ctl("permission", "audit", "--run", "run_none").code == exit_codes.FAILED
 
 
 def test_the_rows_of_an_audit() -> None:
@@ -123,4 +123,4 @@ def test_the_rows_of_an_audit() -> None:
 def test_unknown_sessions_and_runs(ctl: Ctl) -> None:
     """Each command refuses an unknown session or run."""
     for words in (["why", "a"], ["list"], ["update", "--ask", "a"], ["audit"]):
-        assert ctl("permission", *words, "--session", "none").code == exits.FAILED, words
+        assert ctl("permission", *words, "--session", "none").code == exit_codes.FAILED, words

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon
 from tests.support.terminal import Terminal
@@ -46,7 +46,7 @@ def test_answer(ctl: Ctl, sender: str) -> None:
     }
     assert "a dark one" in ctl("run", "wait", run_id).out
     again = ctl("question", "answer", question_id, *words)
-    assert (again.code, "answered by uid:" in again.err) == (exits.FAILED, True)
+    assert (again.code, "answered by uid:" in again.err) == (exit_codes.FAILED, True)
 
 
 def test_text_that_equals_a_label(ctl: Ctl, sender: str) -> None:
@@ -61,10 +61,10 @@ def test_invalid_answers(ctl: Ctl, sender: str) -> None:
     _, question_id = ask(ctl, sender)
     for words in (["--answer", "q9=x"], ["--answer", "blue"], ["--decline", "--text", "q1=x"], []):
         done = ctl("question", "answer", question_id, *words)
-        assert done.code == exits.USAGE, words
+        assert done.code == exit_codes.USAGE, words
     assert "q1, q2, q3" in ctl("question", "answer", question_id, "--answer", "q9=x").err
     missing = ctl("question", "answer", question_id, "--answer", "q1=red")
-    assert (missing.code, "q2, q3" in missing.err) == (exits.FAILED, True)
+    assert (missing.code, "q2, q3" in missing.err) == (exit_codes.FAILED, True)
     ctl("question", "cancel", question_id)
 
 
@@ -81,7 +81,7 @@ def test_cancel(ctl: Ctl, sender: str) -> None:
     run_id, question_id = ask(ctl, sender)
     done = ctl("question", "cancel", question_id, "--justification", "no time")
     assert "cancelled by uid:" in done.out
-    assert ctl("run", "wait", run_id).code == exits.RUN_STOPPED
+    assert ctl("run", "wait", run_id).code == exit_codes.RUN_STOPPED
 
 
 def test_answer_in_a_terminal(daemon: Daemon, ctl: Ctl, sender: str, tmp_path: Path) -> None:
@@ -105,10 +105,10 @@ def test_answer_in_a_terminal(daemon: Daemon, ctl: Ctl, sender: str, tmp_path: P
         terminal.sees("\nYour answer:")
         terminal.say("because")
         terminal.sees("answered by uid:")
-        assert terminal.ends() == exits.OK
+        assert terminal.ends() == exit_codes.OK
     assert read_answers(ctl, question_id) == {
         "q1": {"selected": ["o2"]},
         "q2": {"selected": ["o1", "o2"]},
         "q3": {"text": "because"},
     }
-    assert ctl("run", "wait", run_id).code == exits.OK
+    assert ctl("run", "wait", run_id).code == exit_codes.OK

@@ -2,7 +2,7 @@
 
 import json
 
-from kheishctl import __version__, exits
+from kheishctl import __version__, exit_codes
 from tests.support.ctl import Ctl
 
 
@@ -21,12 +21,12 @@ def test_call_with_params(ctl: Ctl) -> None:
 def test_call_with_invalid_params(ctl: Ctl) -> None:
     """Params that are not a JSON object never reach the daemon."""
     for text in ("{", "[1]", "1"):
-        assert ctl("call", "run.list", text).code == exits.USAGE
+        assert ctl("call", "run.list", text).code == exit_codes.USAGE
 
 
 def test_call_refused(ctl: Ctl) -> None:
     """A refusal is a message, or a JSON document with --json."""
-    assert ctl("call", "no.method").code == exits.FAILED
+    assert ctl("call", "no.method").code == exit_codes.FAILED
     assert ctl("call", "no.method", "--json").json["error"]["code"] == -32601
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from kheishctl.client import ConnectionLost, RequestRefused
 from kheishctl.commands.run import add_run_details
 from kheishctl.contract import RUN_WAITING, Json
@@ -39,7 +39,7 @@ def test_a_run_that_waits_for_a_person(ctl: Ctl, sender: str) -> None:
     """A run's pending calls are shown with the commands that answer; with --json, in 'waiting'."""
     sent = ctl.json("send", "--no-wait", "default", WRITE, "--as", sender)
     waited = ctl("run", "wait", sent["run_id"])
-    assert waited.code == exits.RUN_WAITS
+    assert waited.code == exit_codes.RUN_WAITS
     done = ctl("run", "show", sent["run_id"])
     assert ["call", "call_1", "write_file", "needs approval"] in done.rows
     for err in (waited.err, done.err):
@@ -55,7 +55,7 @@ def test_show_a_run_that_ended(ctl: Ctl, sender: str) -> None:
     """A finished run shows its use of time and tokens."""
     run_id = ctl.json("send", "default", "hello", "--as", sender)["run_id"]
     done = ctl("run", "show", run_id)
-    assert (done.code, done.err) == (exits.OK, "")
+    assert (done.code, done.err) == (exit_codes.OK, "")
     assert ["status", "completed"] in done.rows
     assert any(row[0] == "tokens" for row in done.rows)
 
@@ -64,17 +64,18 @@ def test_wait(ctl: Ctl, sender: str) -> None:
     """The answer is printed, and the exit code reports the outcome."""
     sent = ctl.json("send", "--no-wait", "default", "/slow 3 10\nhello", "--as", sender)
     done = ctl("run", "wait", sent["run_id"])
-    assert (done.code, done.err) == (exits.OK, "")
+    assert (done.code, done.err) == (exit_codes.OK, "")
     assert "You say: “hello”" in done.out
 
 
 @pytest.mark.parametrize(
-    ("text", "code"), [("/fail unauthorized", exits.RUN_FAILED), ("/slow 1000 1000", exits.TIMED_OUT)]
+    ("text", "code"),
+    [("/fail unauthorized", exit_codes.RUN_FAILED), ("/slow 1000 1000", exit_codes.TIMED_OUT)],
 )
 def test_wait_for_another_outcome(ctl: Ctl, sender: str, text: str, code: int) -> None:
     """A failed run and an unfinished run have exit codes and sentences of their own."""
     sent = ctl.json("send", "--no-wait", "default", text, "--as", sender)
-    done = ctl("run", "wait", sent["run_id"], "--timeout", "0.2s" if code == exits.TIMED_OUT else "30s")
+    done = ctl("run", "wait", sent["run_id"], "--timeout", "0.2s" if code == exit_codes.TIMED_OUT else "30s")
     assert (done.code, done.out) == (code, "")
     assert "the run " in done.err
     ctl("conversation", "cancel", "--as", sender)
@@ -102,19 +103,19 @@ def test_debug_not_found(ctl: Ctl, sender: str) -> None:
     """A run without captures and an unknown artifact are refused with hints."""
     run_id = ctl.json("send", "default", "hello", "--as", sender)["run_id"]
     done = ctl("run", "debug", run_id)
-    assert (done.code, "--debug redacted" in done.err) == (exits.FAILED, True)
+    assert (done.code, "--debug redacted" in done.err) == (exit_codes.FAILED, True)
     run_id = ctl.json("send", "--debug", "redacted", "default", "hello", "--as", sender)["run_id"]
     done = ctl("run", "debug", run_id, "../config.toml")
-    assert (done.code, "run debug RUN" in done.err) == (exits.FAILED, True)
-    assert ctl("send", "--debug", "everything", "default", "hello").code == exits.USAGE
+    assert (done.code, "run debug RUN" in done.err) == (exit_codes.FAILED, True)
+    assert ctl("send", "--debug", "everything", "default", "hello").code == exit_codes.USAGE
 
 
 def test_cancel(ctl: Ctl, sender: str) -> None:
     """The run has stopped when the command returns; cancelling it again is refused."""
     sent = ctl.json("send", "--no-wait", "default", "/slow 1000 1000", "--as", sender)
     assert ctl("run", "cancel", sent["run_id"]).out == f"{sent['run_id']} cancelled\n"
-    assert ctl("run", "cancel", sent["run_id"]).code == exits.FAILED
-    assert ctl("run", "wait", sent["run_id"]).code == exits.RUN_STOPPED
+    assert ctl("run", "cancel", sent["run_id"]).code == exit_codes.FAILED
+    assert ctl("run", "wait", sent["run_id"]).code == exit_codes.RUN_STOPPED
 
 
 class Daemon:

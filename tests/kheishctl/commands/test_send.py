@@ -5,28 +5,28 @@ from pathlib import Path
 import click
 import pytest
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from kheishctl.cli import App
 from kheishctl.commands import send as module
 from kheishctl.contract import Json
 from kheishctl.options import parse_pairs
-from kheishctl.render.pieces import (
+from kheishctl.render.changes import (
     AnswerRestart,
     AnswerText,
     CallEnd,
     CallRequest,
+    DisplayChange,
     MessageEnd,
     Notice,
-    Piece,
 )
 from tests.support.ctl import Ctl
-from tests.support.scripted import Peer, scripted
+from tests.support.scripted import Peer, serve_scripts
 
 
 def test_send_prints_the_answer(ctl: Ctl, sender: str) -> None:
     """Standard output holds the answer and nothing else."""
     done = ctl("send", "default", "good", "day", "--as", sender)
-    assert (done.code, done.err) == (exits.OK, "")
+    assert (done.code, done.err) == (exit_codes.OK, "")
     assert done.out.endswith("You say: “good day”\n")
 
 
@@ -38,9 +38,9 @@ def test_send_reads_standard_input(ctl: Ctl, sender: str, words: list[str]) -> N
 
 def test_send_nothing(ctl: Ctl) -> None:
     """An empty message, and a message that is not text, is a usage error."""
-    assert ctl("send", stdin=" \n").code == exits.USAGE
-    assert ctl("send", stdin=b"\xff").code == exits.USAGE
-    assert ctl("send", "default", "\udcff").code == exits.USAGE
+    assert ctl("send", stdin=" \n").code == exit_codes.USAGE
+    assert ctl("send", stdin=b"\xff").code == exit_codes.USAGE
+    assert ctl("send", "default", "\udcff").code == exit_codes.USAGE
     done = ctl("send", "what is this?", stdin="")
     assert "for the agent 'what is this?'; give AGENT and TEXT" in done.err
 
@@ -65,20 +65,20 @@ def test_send_check(ctl: Ctl, sender: str) -> None:
     """A dry run reports success and sends nothing."""
     done = ctl("send", "--check", "default", "hi", "--as", sender)
     assert (done.code, done.err) == (0, "Dry run: nothing was changed. The result would be:\n")
-    assert ctl("conversation", "show", "--as", sender).code == exits.FAILED
+    assert ctl("conversation", "show", "--as", sender).code == exit_codes.FAILED
 
 
 def test_send_agent_not_found(ctl: Ctl) -> None:
     """An unknown agent is refused."""
     done = ctl("send", "nobody", "hi")
-    assert done.code == exits.FAILED
+    assert done.code == exit_codes.FAILED
     assert "nobody" in done.err
 
 
 def test_a_failed_run(ctl: Ctl, sender: str) -> None:
     """A failed run prints its error and has its own exit code; --json prints the whole result."""
     done = ctl("send", "default", "/fail unauthorized", "--as", sender)
-    assert (done.code, done.out) == (exits.RUN_FAILED, "")
+    assert (done.code, done.out) == (exit_codes.RUN_FAILED, "")
     assert "the run failed" in done.err
     assert ctl("send", "default", "/fail unauthorized", "--as", sender, "--json").json["error"]
 
@@ -86,7 +86,7 @@ def test_a_failed_run(ctl: Ctl, sender: str) -> None:
 def test_a_timeout(ctl: Ctl, sender: str) -> None:
     """After a timeout, a note says how to continue waiting."""
     done = ctl("send", "--timeout", "0.2s", "default", "/slow 1000 1000", "--as", sender)
-    assert done.code == exits.TIMED_OUT
+    assert done.code == exit_codes.TIMED_OUT
     assert "run wait run_" in done.err
     ctl("conversation", "cancel", "--as", sender)
 
@@ -101,11 +101,11 @@ def test_a_timeout(ctl: Ctl, sender: str) -> None:
 def test_a_run_that_waits_for_a_person(ctl: Ctl, sender: str, call: str, noun: str, notes: str) -> None:
     """A waiting run has its own exit code and names the commands that answer; --json lists them."""
     done = ctl("send", "default", f"/call {call}", "--as", sender)
-    assert done.code == exits.RUN_WAITS
+    assert done.code == exit_codes.RUN_WAITS
     assert f"kheishctl --home {ctl.home} {notes}" in done.err
     ctl("conversation", "cancel", "--as", sender)
     again = ctl("send", "default", f"/call {call}", "--as", sender, "--json")
-    assert (again.code, again.err) == (exits.RUN_WAITS, "")
+    assert (again.code, again.err) == (exit_codes.RUN_WAITS, "")
     assert len(again.json["waiting"][noun]) == 1
     ctl("conversation", "cancel", "--as", sender)
 
@@ -128,15 +128,15 @@ def test_a_run_behind_one_that_waits_for_a_person(ctl: Ctl, sender: str) -> None
 def test_an_answer_that_was_cut(ctl: Ctl, sender: str) -> None:
     """A truncated answer is printed with a note."""
     done = ctl("send", "default", "/long 200000", "--as", sender)
-    assert done.code == exits.OK
+    assert done.code == exit_codes.OK
     assert done.err == "the answer was cut off at its length limit\n"
     assert ctl.json("send", "default", "/long 200000", "--as", sender)["stop_reason"] == "length"
 
 
 def test_notes_beside_a_streamed_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each message has a line of its own; calls and notes go to standard error, sanitised."""
+    """Each message has a line of its own; calls and notes go to standard error, sanitized."""
     printer = module._Printer()
-    pieces: list[Piece] = [
+    changes: list[DisplayChange] = [
         AnswerText("one"),
         MessageEnd("tool_calls"),
         CallRequest("c", "bash", "ls"),
@@ -148,7 +148,7 @@ def test_notes_beside_a_streamed_answer(capsys: pytest.CaptureFixture[str]) -> N
         Notice("a\nb"),
         MessageEnd("length"),
     ]
-    printer.show(pieces)
+    printer.show(changes)
     notes = capsys.readouterr()
     assert notes.out == "one\ntwo\n"
     assert notes.err.splitlines() == [
@@ -166,7 +166,7 @@ def test_send_once(ctl: Ctl, sender: str) -> None:
     words = ["send", "default", "hi", "--as", sender, "--idempotency-key", f"key-{sender}"]
     assert ctl.json(*words)["run_id"] == ctl.json(*words)["run_id"]
     second = ctl("send", "default", "ho", "--as", sender, "--idempotency-key", f"key-{sender}")
-    assert second.code == exits.FAILED
+    assert second.code == exit_codes.FAILED
 
 
 def test_metadata(ctl: Ctl, sender: str) -> None:
@@ -206,7 +206,7 @@ def test_a_restart_in_the_middle(path: Path, tmp_path: Path) -> None:
         assert request["params"]["wait"] == "settled"
         peer.answer(request, RESULT)
 
-    with scripted(path, lambda peer: None, lost, answered):
+    with serve_scripts(path, lambda peer: None, lost, answered):
         done = Ctl(tmp_path)("send", "default", "hi")
     assert (done.code, done.out) == (0, "done\n")
     assert len(keys) == 2
@@ -227,7 +227,7 @@ def test_an_orderly_stop_in_the_middle(path: Path, tmp_path: Path) -> None:
         keys.append(request["params"]["idempotency_key"])
         peer.answer(request, RESULT)
 
-    with scripted(path, lambda peer: None, stopping, answered):
+    with serve_scripts(path, lambda peer: None, stopping, answered):
         done = Ctl(tmp_path)("send", "default", "hi")
     assert (done.code, done.out) == (0, "done\n")
     assert "waiting for the daemon" in done.err
@@ -258,15 +258,15 @@ def test_a_daemon_that_does_not_come_back(
         assert peer.request()["method"] == "conversation.send"
 
     monkeypatch.setattr(module, "RECONNECT_SECONDS", 0.3)
-    with scripted(path, lost):
+    with serve_scripts(path, lost):
         done = Ctl(tmp_path)("send", "default", "hi")
-    assert done.code == exits.NO_DAEMON
+    assert done.code == exit_codes.NO_DAEMON
     assert "--idempotency-key kheishctl-" in done.err
 
 
 def test_without_a_daemon(tmp_path: Path) -> None:
     """Without a daemon, the command fails at once."""
-    assert Ctl(tmp_path)("send", "default", "hi").code == exits.NO_DAEMON
+    assert Ctl(tmp_path)("send", "default", "hi").code == exit_codes.NO_DAEMON
 
 
 def test_an_answer_under_a_contract(ctl: Ctl, sender: str, tmp_path: Path) -> None:
@@ -277,22 +277,25 @@ def test_an_answer_under_a_contract(ctl: Ctl, sender: str, tmp_path: Path) -> No
     )
     words = ["send", "default", "--as", sender, "--output-contract", str(schema)]
     done = ctl(*words, '/answer { "ok": true }')
-    assert (done.code, done.out) == (exits.OK, '{"ok":true}\n')
+    assert (done.code, done.out) == (exit_codes.OK, '{"ok":true}\n')
     assert ctl.json(*words, '/answer {"ok": true}')["value"] == {"ok": True}
     failed = ctl(*words, "--max-repairs", "1", "hello", "--json")
-    assert (failed.code, failed.json["error"]["reason"]) == (exits.RUN_FAILED, "output_contract_violated")
+    assert (failed.code, failed.json["error"]["reason"]) == (
+        exit_codes.RUN_FAILED,
+        "output_contract_violated",
+    )
     run = ctl.json("run", "show", failed.json["run_id"])
     assert (run["repairs"], run["pinned"]["output_contract"]["max_repairs"]) == (1, 1)
     schema.write_text('{"type": "string", "enum": []}')
     refused = ctl(*words, "hello")
-    assert refused.code == exits.FAILED
+    assert refused.code == exit_codes.FAILED
     assert "$.enum: not a keyword" in refused.err
 
 
 def test_a_required_file(ctl: Ctl, sender: str) -> None:
     """A run that does not write its required file fails with a message."""
     done = ctl("send", "default", "hello", "--as", sender, "--require-file", "report.md")
-    assert done.code == exits.RUN_FAILED
+    assert done.code == exit_codes.RUN_FAILED
     assert "write the file 'report.md'" in done.err
 
 
@@ -303,8 +306,8 @@ def test_budgets(ctl: Ctl, sender: str) -> None:
     pinned = ctl.json("run", "show", sent["run_id"])["pinned"]
     assert pinned["budget"] == {"max_tokens": 9000, "max_work_s": 300.0}
     done = ctl(*words, "/slow 100 1000", "--max-time", "0.2s")
-    assert done.code == exits.RUN_FAILED
+    assert done.code == exit_codes.RUN_FAILED
     assert "time budget (0.2 s)" in done.err
     refused = ctl(*words, "hello", "--max-cost", "0.5")
-    assert (refused.code, "states no prices" in refused.err) == (exits.FAILED, True)
-    assert ctl(*words, "hello", "--max-cost", "-1").code == exits.USAGE
+    assert (refused.code, "states no prices" in refused.err) == (exit_codes.FAILED, True)
+    assert ctl(*words, "hello", "--max-cost", "-1").code == exit_codes.USAGE

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from tests.support.ctl import Ctl
 
 
@@ -21,7 +21,7 @@ def test_create(ctl: Ctl, sender: str) -> None:
     made = ctl.json(*words, "--permission-mode", "plan", "--route", "offline", "--model", "m")
     assert (made["session_id"], made["scope"], made["metadata"]) == (sender, {"tools": []}, {"k": "v"})
     assert (made["permission_mode"], made["route"], made["model"]) == ("plan", "offline", "m")
-    assert ctl("session", "create", "--id", sender, "--title", "other").code == exits.FAILED
+    assert ctl("session", "create", "--id", sender, "--title", "other").code == exit_codes.FAILED
 
 
 def test_workspace_is_relative_to_the_caller(
@@ -34,7 +34,7 @@ def test_workspace_is_relative_to_the_caller(
 
 def test_create_with_an_invalid_scope(ctl: Ctl) -> None:
     """A scope that is not JSON never reaches the daemon."""
-    assert ctl("session", "create", "--scope", "{").code == exits.USAGE
+    assert ctl("session", "create", "--scope", "{").code == exit_codes.USAGE
 
 
 def test_list_and_show(ctl: Ctl, session: str, sender: str) -> None:
@@ -78,7 +78,7 @@ def test_interrupt(ctl: Ctl, session: str) -> None:
 
 def test_steer(ctl: Ctl, session: str) -> None:
     """A message reaches the current run; without a run, it is refused."""
-    assert ctl("session", "steer", session, "wait").code == exits.FAILED
+    assert ctl("session", "steer", session, "wait").code == exit_codes.FAILED
     sent = ctl.json("session", "send", "--no-wait", session, "/slow 4 200")
     steered = ctl.json("session", "steer", session, "by the way", "--as", "bob")
     assert steered["run_id"] == sent["run_id"]
@@ -113,7 +113,7 @@ def test_fork(ctl: Ctl, session: str) -> None:
 def test_end(ctl: Ctl, session: str) -> None:
     """An ended session accepts no more input."""
     assert ctl.json("session", "end", session)["status"] == "ended"
-    assert ctl("session", "send", session, "hi").code == exits.FAILED
+    assert ctl("session", "send", session, "hi").code == exit_codes.FAILED
     assert session in [row[0] for row in ctl("session", "list", "--status", "ended", "--all").rows]
 
 
@@ -121,7 +121,7 @@ def test_session_not_found(ctl: Ctl) -> None:
     """Each command refuses an unknown session."""
     for words in (["show"], ["end"], ["fork"], ["history"], ["interrupt"], ["rename"], ["update"]):
         done: Any = ctl("session", *words, "none")
-        assert done.code == exits.FAILED, words
+        assert done.code == exit_codes.FAILED, words
 
 
 def test_contracts(ctl: Ctl, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_contracts(ctl: Ctl, tmp_path: Path) -> None:
     session = ctl.json("session", "create", *words)["session_id"]
     assert ctl.json("session", "show", session)["input_schema"] == {"type": "boolean"}
     refused = ctl("session", "send", session, "maybe")
-    assert (refused.code, "input contract" in refused.err) == (exits.FAILED, True)
+    assert (refused.code, "input contract" in refused.err) == (exit_codes.FAILED, True)
     now = ctl.json(
         "session", "update", session, "--clear", "input_contract", "--output-contract", str(schema)
     )

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon
 from tests.support.terminal import Terminal
@@ -20,7 +20,7 @@ def session(ctl: Ctl, sender: str) -> str:
 def create(ctl: Ctl, session_id: str, title: str, *more: str) -> str:
     """Create a task and return its id, as printed."""
     done = ctl("task", "create", "--session", session_id, title, *more)
-    assert done.code == exits.OK, done.err
+    assert done.code == exit_codes.OK, done.err
     return done.out.strip()
 
 
@@ -28,7 +28,7 @@ def shell(ctl: Ctl, sender: str, command: str) -> tuple[str, str]:
     """Run a command in the background, approve it, and return the ids of its session and task."""
     run_id = waits(ctl, sender, order("bash", command=command, run_in_background=True))
     ((approval_id, *_),) = ctl("approval", "list", "--run", run_id).rows
-    assert ctl("approval", "allow", approval_id).code == exits.OK
+    assert ctl("approval", "allow", approval_id).code == exit_codes.OK
     run = ctl.json("run", "wait", run_id)
     ((task_id, *_),) = ctl("task", "list", "--session", run["session_id"], "--status", "any").rows
     return run["session_id"], task_id
@@ -44,7 +44,7 @@ def test_life_of_a_task(ctl: Ctl, sender: str) -> None:
     assert listed[0][1:4] == ["pending", "task", "ann"]
     assert listed[1][5:7] == ["Paint", first]
     blocked = ctl("task", "update", second, "--status", "in_progress")
-    assert (blocked.code, "waits for" in blocked.err) == (exits.FAILED, True)
+    assert (blocked.code, "waits for" in blocked.err) == (exit_codes.FAILED, True)
     done = ctl("task", "update", first, "--status", "completed", "--output", "It is in the shed.")
     assert done.out == f"{first} completed\n"
     assert ctl("task", "output", first).out == "It is in the shed."
@@ -55,7 +55,7 @@ def test_life_of_a_task(ctl: Ctl, sender: str) -> None:
     assert len(ctl("task", "list", "--session", session_id, "--status", "any").rows) == 2
     assert ctl("task", "delete", second).out == f"deleted {second}\n"
     gone = ctl("task", "show", second)
-    assert (gone.code, "was deleted" in gone.err) == (exits.FAILED, True)
+    assert (gone.code, "was deleted" in gone.err) == (exit_codes.FAILED, True)
 
 
 def test_clear(ctl: Ctl, sender: str) -> None:
@@ -106,28 +106,28 @@ def test_a_shell_is_followed(ctl: Ctl, sender: str, daemon: Daemon) -> None:
         assert text.readline() == "one\n"
         (work / sender).touch()
         assert text.read() == "two\n"
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == exits.RUN_FAILED
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == exit_codes.RUN_FAILED
     again = ctl("task", "output", task_id, "--wait")
-    assert (again.out, again.code) == ("one\ntwo\n", exits.RUN_FAILED)
+    assert (again.out, again.code) == ("one\ntwo\n", exit_codes.RUN_FAILED)
     tail = ctl("task", "output", task_id, "--tail", "4")
     assert (tail.out, tail.err) == ("two\n", "the 4 bytes before this are not shown\n")
     lines = ctl("task", "output", task_id, "--follow", "--json").out.splitlines()
     assert "".join(json.loads(line)["text"] for line in lines) == "one\ntwo\n"
-    assert ctl("task", "output", task_id, "--follow", "--wait").code == exits.USAGE
+    assert ctl("task", "output", task_id, "--follow", "--wait").code == exit_codes.USAGE
 
 
 def test_a_shell_is_stopped(ctl: Ctl, sender: str) -> None:
     """A shell is ended with all its processes; a timed-out wait has its own exit code."""
     _, task_id = shell(ctl, sender, "echo begun; exec sleep 4300.5")
     early = ctl("task", "output", task_id, "--wait", "--timeout", "0.01s")
-    assert early.code == exits.TIMED_OUT
+    assert early.code == exit_codes.TIMED_OUT
     stopped = ctl("task", "stop", task_id, "--note", "enough")
     assert stopped.out == f"{task_id} cancelled: enough\n"
-    assert ctl("task", "output", task_id, "--wait").code == exits.RUN_STOPPED
+    assert ctl("task", "output", task_id, "--wait").code == exit_codes.RUN_STOPPED
 
 
-def test_output_is_sanitised_on_a_terminal(ctl: Ctl, sender: str, daemon: Daemon) -> None:
-    """A terminal receives the output of a shell sanitised."""
+def test_output_is_sanitized_on_a_terminal(ctl: Ctl, sender: str, daemon: Daemon) -> None:
+    """A terminal receives the output of a shell sanitized."""
     _, task_id = shell(ctl, sender, r"printf '\033]0;owned\007 text\n'")
     ctl("task", "output", task_id, "--wait")
     argv = [sys.executable, "-m", "kheishctl", "--home", str(daemon.home), "task", "output", task_id]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from tests.support.ctl import Ctl
 
 
@@ -32,7 +32,7 @@ def test_create(ctl: Ctl) -> None:
 def test_create_without_a_scope(ctl: Ctl) -> None:
     """A token without a scope is a usage error."""
     done = ctl("token", "create")
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert "--scope" in done.err
 
 
@@ -44,7 +44,7 @@ def test_narrow(ctl: Ctl) -> None:
     assert narrow["token"]["grant"] == {"scopes": ["read"], "agents": ["default"]}
     assert narrow["token"]["parent_token_id"] == token_id
     wider = ctl("token", "narrow", token_id, "--scope", "admin")
-    assert wider.code == exits.FAILED
+    assert wider.code == exit_codes.FAILED
 
 
 def test_list_and_revoke(ctl: Ctl) -> None:
@@ -59,4 +59,4 @@ def test_list_and_revoke(ctl: Ctl) -> None:
 @pytest.mark.parametrize("words", [["revoke", "tok_none"], ["narrow", "tok_none", "--scope", "read"]])
 def test_token_not_found(ctl: Ctl, words: list[str]) -> None:
     """An unknown token is refused."""
-    assert ctl("token", *words).code == exits.FAILED
+    assert ctl("token", *words).code == exit_codes.FAILED

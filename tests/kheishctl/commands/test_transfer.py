@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishctl import exits
+from kheishctl import exit_codes
 from kheishctl.commands import transfer
 from kheishctl.commands.transfer import split_parts
 from kheishctl.contract import MAX_IMPORT_BYTES
@@ -46,7 +46,7 @@ def test_an_export_is_private(ctl: Ctl, session: str, tmp_path: Path) -> None:
     ctl.json("session", "export", session, str(file))
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     (tmp_path / "other.jsonl.part").symlink_to(tmp_path / "precious")
-    assert ctl("session", "export", session, str(tmp_path / "other.jsonl")).code == exits.FAILED
+    assert ctl("session", "export", session, str(tmp_path / "other.jsonl")).code == exit_codes.FAILED
     assert not (tmp_path / "precious").exists()
 
 
@@ -79,21 +79,21 @@ def test_through_a_pipe(ctl: Ctl, session: str) -> None:
 
 def test_an_unknown_session_leaves_no_file(ctl: Ctl, tmp_path: Path) -> None:
     """An unknown session leaves no file behind."""
-    assert ctl("session", "export", "none", str(tmp_path / "x")).code == exits.FAILED
+    assert ctl("session", "export", "none", str(tmp_path / "x")).code == exit_codes.FAILED
     assert list(tmp_path.iterdir()) == []
 
 
 def test_export_as_json_needs_a_file(ctl: Ctl, session: str) -> None:
     """With --json, standard output cannot hold the export."""
-    assert ctl("session", "export", session, "--json").code == exits.USAGE
+    assert ctl("session", "export", session, "--json").code == exit_codes.USAGE
 
 
 def test_a_damaged_export_is_refused(ctl: Ctl, session: str) -> None:
     """A changed line breaks the hash chain and is refused."""
     exported = ctl("session", "export", session).out.replace("one", "eno", 1)
     done = ctl("session", "import", "-", stdin=exported)
-    assert done.code == exits.FAILED
-    assert ctl("session", "import", "-", stdin="").code == exits.USAGE
+    assert done.code == exit_codes.FAILED
+    assert ctl("session", "import", "-", stdin="").code == exit_codes.USAGE
 
 
 def test_a_damaged_part_names_the_imported_session(
@@ -111,7 +111,10 @@ def test_a_damaged_part_names_the_imported_session(
 def test_a_binary_file_is_no_export(ctl: Ctl) -> None:
     """A file that is not text is refused without a traceback."""
     done = ctl("session", "import", "-", stdin=b"\xff\xfe\n")
-    assert (done.code, done.err) == (exits.FAILED, "kheishctl: this is not an export: it is not UTF-8 text\n")
+    assert (done.code, done.err) == (
+        exit_codes.FAILED,
+        "kheishctl: this is not an export: it is not UTF-8 text\n",
+    )
 
 
 def test_check_changes_nothing(ctl: Ctl, session: str, tmp_path: Path) -> None:

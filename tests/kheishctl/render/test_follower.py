@@ -1,4 +1,4 @@
-"""Following a session, as transcripts: notifications in, pieces out."""
+"""Following a session, as transcripts: notifications in, changes out."""
 
 from typing import Any, get_args
 
@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishctl.render.follower import FOLLOW_UP_NOTES, StreamFollower
-from kheishctl.render.pieces import (
+from kheishctl.render.changes import (
     AnswerRestart,
     AnswerText,
     ApprovalClosing,
@@ -17,11 +16,11 @@ from kheishctl.render.pieces import (
     CallRequest,
     CallStart,
     CallVerdict,
+    DisplayChange,
     DoubtClosing,
     DoubtOpening,
     MessageEnd,
     Notice,
-    Piece,
     QuestionClosing,
     QuestionOpening,
     QueuedInput,
@@ -30,6 +29,7 @@ from kheishctl.render.pieces import (
     StartedInput,
     SteerText,
 )
+from kheishctl.render.follower import FOLLOW_UP_NOTES, StreamFollower
 from protocol.contract import FollowUp
 
 RUN, ITEM = "run_1", "itm_1"
@@ -43,7 +43,7 @@ class Listener:
         self.cursor = cursor
         self.said = ""
 
-    def event(self, type_: str, cursor: int | None = None, **fields: Any) -> list[Piece]:
+    def event(self, type_: str, cursor: int | None = None, **fields: Any) -> list[DisplayChange]:
         """Feed a durable event."""
         self.cursor = self.cursor + 1 if cursor is None else cursor
         event = {"type": type_, "cursor": self.cursor, "at_ms": 1000, "run_id": RUN, **fields}
@@ -51,8 +51,8 @@ class Listener:
 
     def delta(
         self, text: str, offset: int, *, attempt: int = 1, item: str = ITEM, kind: str = "text"
-    ) -> list[Piece]:
-        """Feed a piece of live text."""
+    ) -> list[DisplayChange]:
+        """Feed a change of live text."""
         params = {
             "run_id": RUN,
             "item_id": item,
@@ -63,14 +63,16 @@ class Listener:
         }
         return self._seen(self.follower.feed("journal.delta", params))
 
-    def message(self, text: str, *, item: str = ITEM, stop_reason: str = "end", **fields: Any) -> list[Piece]:
+    def message(
+        self, text: str, *, item: str = ITEM, stop_reason: str = "end", **fields: Any
+    ) -> list[DisplayChange]:
         """Feed the durable message."""
         message = {"role": "assistant", "items": [{"kind": "text", "text": text}]}
         return self.event(
             "message_appended", item_id=item, message=message, stop_reason=stop_reason, **fields
         )
 
-    def begin(self, text: str = "hi") -> list[Piece]:
+    def begin(self, text: str = "hi") -> list[DisplayChange]:
         """Feed an input whose run is accepted and started."""
         items = [{"kind": "text", "text": text}]
         emitted = self.event("input_received", input_id="inp_1", items=items, sender="ada")
@@ -78,11 +80,11 @@ class Listener:
         emitted += self.event("run_started", starts=1)
         return emitted + self.event("model_asked", item_id=ITEM, turn=1, attempt=1)
 
-    def _seen(self, emitted: list[Piece]) -> list[Piece]:
-        for piece in emitted:
-            if isinstance(piece, AnswerText):
-                self.said += piece.text
-            elif isinstance(piece, AnswerRestart):
+    def _seen(self, emitted: list[DisplayChange]) -> list[DisplayChange]:
+        for change in emitted:
+            if isinstance(change, AnswerText):
+                self.said += change.text
+            elif isinstance(change, AnswerRestart):
                 self.said = ""
         return emitted
 
@@ -273,7 +275,7 @@ CALL = "call_1"
 ASKS: Any = {"call_id": CALL, "tool": "bash"}
 
 
-def request_call(listener: Listener, **arguments: Any) -> list[Piece]:
+def request_call(listener: Listener, **arguments: Any) -> list[DisplayChange]:
     """Return a message that requests a call."""
     listener.begin()
     call = {"kind": "tool_call", "call_id": CALL, "name": "bash", "arguments": arguments}
@@ -281,7 +283,7 @@ def request_call(listener: Listener, **arguments: Any) -> list[Piece]:
     return listener.event("message_appended", item_id=ITEM, message=message, stop_reason="tool_calls")
 
 
-def judge(listener: Listener, decision: str, why: str) -> list[Piece]:
+def judge(listener: Listener, decision: str, why: str) -> list[DisplayChange]:
     """Send the verdict on the call."""
     return listener.event("calls_judged", item_id=ITEM, verdicts=[{**ASKS, "decision": decision, "why": why}])
 
@@ -305,7 +307,7 @@ def test_call_output() -> None:
     request_call(listener)
     listener.event("tool_called", **ASKS)
 
-    def says(text: str, offset: int, attempt: int = 1) -> list[Piece]:
+    def says(text: str, offset: int, attempt: int = 1) -> list[DisplayChange]:
         return listener.delta(text, offset, item=CALL, kind="output", attempt=attempt)
 
     assert says("one ", 0) == [CallOutput(CALL, "one ", False)]

@@ -10,13 +10,13 @@ import pytest
 
 from kheishctl.client import ConnectionLost, Failure, RequestRefused
 from kheishctl.contract import Json
-from kheishctl.render.pieces import (
+from kheishctl.render.changes import (
     AnswerText,
     ApprovalClosing,
     ApprovalOpening,
+    DisplayChange,
     DoubtClosing,
     DoubtOpening,
-    Piece,
     QuestionClosing,
     QuestionOpening,
 )
@@ -32,7 +32,7 @@ MY_NAME = pwd.getpwuid(os.getuid()).pw_name
 
 
 def close_approval(actor: str = MY_ACTOR, outcome: str = "allow") -> ApprovalClosing:
-    """Return the piece of an approval that was answered."""
+    """Return the change of an approval that was answered."""
     return ApprovalClosing("apr_1", "bash", "ls", outcome, actor)
 
 
@@ -41,7 +41,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Json]] = []
-        self.pieces: list[Piece] = []
+        self.changes: list[DisplayChange] = []
         self.notes: list[str] = []
         self.texts: list[str] = []
         self.result: Any = {}
@@ -55,9 +55,9 @@ class Bench:
             raise self.result
         return self.result
 
-    def show(self, piece: Piece) -> None:
-        """Record a shown piece."""
-        self.pieces.append(piece)
+    def show(self, change: DisplayChange) -> None:
+        """Record a shown change."""
+        self.changes.append(change)
 
     def note(self, text: str, style: str = "dim") -> None:
         """Record a note."""
@@ -67,11 +67,11 @@ class Bench:
         """Record a text for the prompt."""
         self.texts.append(text)
 
-    def receive(self, piece: Piece) -> None:
-        """Receive a piece from the journal."""
-        visible = self.answers.track(piece)
+    def receive(self, change: DisplayChange) -> None:
+        """Receive a change from the journal."""
+        visible = self.answers.track(change)
         if visible is not None:
-            self.pieces.append(visible)
+            self.changes.append(visible)
 
     @property
     def pending_ids(self) -> list[str]:
@@ -115,7 +115,7 @@ def test_own_answer(early: bool) -> None:
     assert method == "approval.resolve"
     assert params["resolutions"] == list(ALLOW.resolutions)
     assert params["idempotency_key"]
-    assert bench.pieces[-1] == close_approval("you")
+    assert bench.changes[-1] == close_approval("you")
     assert bench.pending_ids == ["qst_1"]
 
 
@@ -128,7 +128,7 @@ def test_answer_of_another_person() -> None:
         await bench.answers.carry_out((ALLOW,))
 
     bench = run(body)
-    assert bench.pieces[-1] == close_approval(MY_NAME)
+    assert bench.changes[-1] == close_approval(MY_NAME)
     assert bench.notes == []
     assert bench.pending_ids == ["qst_1"]
 
@@ -167,7 +167,7 @@ def test_lapse_is_attributed_to_nobody() -> None:
         await bench.answers.carry_out((ALLOW,))
         bench.receive(close_approval("", "withdrawn"))
 
-    assert run(body).pieces[-1] == close_approval("", "withdrawn")
+    assert run(body).changes[-1] == close_approval("", "withdrawn")
 
 
 def test_question() -> None:
@@ -182,7 +182,7 @@ def test_question() -> None:
     [(method, params)] = bench.calls
     assert method == "question.answer"
     assert (params["answers"], params["declined"]) == (list(answers), False)
-    assert bench.pieces[-1] == QuestionClosing("qst_1", "answered", "you", "so")
+    assert bench.changes[-1] == QuestionClosing("qst_1", "answered", "you", "so")
 
 
 def test_input_for_editing() -> None:
@@ -217,11 +217,11 @@ def test_own_resolution_of_a_doubt() -> None:
 
     bench = run(body)
     assert bench.calls[0][0] == "indoubt.resolve"
-    assert bench.pieces[-2:] == [DoubtClosing("dbt_1", "bash", "done", by, "") for by in ("you", MY_NAME)]
+    assert bench.changes[-2:] == [DoubtClosing("dbt_1", "bash", "done", by, "") for by in ("you", MY_NAME)]
 
 
 def test_doubts() -> None:
-    """Calls in doubt are kept until anyone resolves them; other pieces pass unchanged."""
+    """Calls in doubt are kept until anyone resolves them; other changes pass unchanged."""
     bench = Bench()
     doubt = {"indoubt_id": "idt_1", "tool": "bash"}
     bench.answers.replace([APPROVAL], [doubt])
@@ -229,6 +229,6 @@ def test_doubts() -> None:
     bench.receive(DoubtOpening({**doubt, "indoubt_id": "idt_2"}))
     bench.receive(DoubtClosing("idt_1", "bash", "done", "token:tok_1", ""))
     assert list(bench.answers.doubts) == ["idt_2"]
-    assert bench.pieces[1:] == [DoubtClosing("idt_1", "bash", "done", "token:tok_1", "")]
+    assert bench.changes[1:] == [DoubtClosing("idt_1", "bash", "done", "token:tok_1", "")]
     bench.receive(AnswerText("x"))
-    assert bench.pieces[2:] == [AnswerText("x")]
+    assert bench.changes[2:] == [AnswerText("x")]

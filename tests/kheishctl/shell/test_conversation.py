@@ -10,20 +10,20 @@ import pytest
 
 from kheishctl.client import RequestRefused
 from kheishctl.contract import Json
-from kheishctl.render.messages import format_message
-from kheishctl.render.pieces import (
+from kheishctl.render.changes import (
     AnswerText,
     ApprovalClosing,
     CallEnd,
     CallStart,
+    DisplayChange,
     MessageEnd,
-    Piece,
     RunEnd,
     StartedInput,
 )
+from kheishctl.render.messages import format_message
 from kheishctl.shell.conversation import ConversationClient
 from tests.support.daemons import PATIENCE_S, Daemon, short_home
-from tests.support.scripted import Peer, scripted
+from tests.support.scripted import Peer, serve_scripts
 
 
 class RecordingListener:
@@ -32,7 +32,7 @@ class RecordingListener:
     def __init__(self) -> None:
         self.log: list[str] = []
         self.history: list[str] = []
-        self.pieces: list[Piece] = []
+        self.changes: list[DisplayChange] = []
         self.requests: list[Json] = []
         self.doubts: list[Json] = []
         self._has_changed = asyncio.Event()
@@ -47,10 +47,10 @@ class RecordingListener:
         self.requests, self.doubts = requests, doubts
         self._add("pending")
 
-    def receive(self, piece: Piece) -> None:
-        """Record a piece."""
-        self.pieces.append(piece)
-        self._add(type(piece).__name__)
+    def receive(self, change: DisplayChange) -> None:
+        """Record a change."""
+        self.changes.append(change)
+        self._add(type(change).__name__)
 
     def note(self, text: str, style: str = "dim") -> None:
         """Record a note."""
@@ -63,16 +63,16 @@ class RecordingListener:
     @property
     def answers(self) -> str:
         """The text of all answers."""
-        return "".join(piece.text for piece in self.pieces if isinstance(piece, AnswerText))
+        return "".join(change.text for change in self.changes if isinstance(change, AnswerText))
 
     @property
     def inputs(self) -> list[str]:
         """The started inputs."""
-        return [piece.text for piece in self.pieces if isinstance(piece, StartedInput)]
+        return [change.text for change in self.changes if isinstance(change, StartedInput)]
 
     def count(self, kind: type) -> int:
-        """Count the pieces of a kind."""
-        return sum(isinstance(piece, kind) for piece in self.pieces)
+        """Count the changes of a kind."""
+        return sum(isinstance(change, kind) for change in self.changes)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition is true."""
@@ -225,7 +225,7 @@ def test_cancel(daemon: Daemon, sender: str) -> None:
         await listener.until(lambda: listener.count(RunEnd) == 2)
 
     listener = run(daemon.socket, sender, body)
-    outcomes = [piece.status for piece in listener.pieces if isinstance(piece, RunEnd)]
+    outcomes = [change.status for change in listener.changes if isinstance(change, RunEnd)]
     assert outcomes == ["cancelled", "completed"]
 
 
@@ -293,7 +293,7 @@ def test_pending_requests_at_the_start(daemon: Daemon, sender: str) -> None:
 
     listener = run(daemon.socket, sender, body, agent="default")
     assert listener.count(CallEnd) == 2
-    closings = [piece for piece in listener.pieces if isinstance(piece, ApprovalClosing)]
+    closings = [change for change in listener.changes if isinstance(change, ApprovalClosing)]
     assert [closing.summary for closing in closings] == ["a content=x"]
 
 
@@ -363,11 +363,11 @@ def test_start_during_a_run(tmp_path: Path) -> None:
         await listener.wait_for("pending")
         assert conversation.is_running
         assert conversation.session_id == "s"
-        assert listener.pieces == [CallStart("c1", "bash", "ls", 7)]
+        assert listener.changes == [CallStart("c1", "bash", "ls", 7)]
         assert [question["question_id"] for question in listener.requests] == ["q1", "q2"]
         assert listener.doubts == [{"indoubt_id": "d"}]
 
-    with scripted(tmp_path / "s", FakeDaemon(BASE | results)):
+    with serve_scripts(tmp_path / "s", FakeDaemon(BASE | results)):
         run(tmp_path / "s", "ada", body)
 
 
@@ -379,7 +379,7 @@ def test_version_difference(tmp_path: Path) -> None:
         await listener.wait_for("started 0")
 
     script = FakeDaemon(BASE | {"conversation.get": refuse_conversation})
-    with scripted(tmp_path / "s", script):
+    with serve_scripts(tmp_path / "s", script):
         run(tmp_path / "s", "ada", body)
 
 
@@ -400,7 +400,7 @@ def test_retryable_refusal(tmp_path: Path) -> None:
         await listener.until(lambda: not conversation.outbox)
 
     script = FakeDaemon(BASE | {"conversation.get": refuse_conversation, "conversation.send": send})
-    with scripted(tmp_path / "s", script):
+    with serve_scripts(tmp_path / "s", script):
         run(tmp_path / "s", "ada", body)
     assert len(keys) == 2
     assert len(set(keys)) == 1
@@ -416,7 +416,7 @@ def test_refused_conversation(tmp_path: Path) -> None:
         await asyncio.Event().wait()
 
     with (
-        scripted(tmp_path / "s", FakeDaemon(BASE | {"conversation.get": refuse})),
+        serve_scripts(tmp_path / "s", FakeDaemon(BASE | {"conversation.get": refuse})),
         pytest.raises(RequestRefused),
     ):
         run(tmp_path / "s", "ada", body)

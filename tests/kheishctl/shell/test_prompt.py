@@ -13,7 +13,7 @@ from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output.vt100 import Vt100_Output
 
 from kheishctl.shell.prompt import ChatPrompt, SlashCompleter, locate_history, open_history
-from kheishctl.shell.slash import COMMANDS
+from kheishctl.shell.slash_commands import COMMANDS
 from tests.support.daemons import PATIENCE_S
 from tests.support.paper import Paper
 

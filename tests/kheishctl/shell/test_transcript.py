@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishctl.render.layout import count_columns
-from kheishctl.render.pieces import (
+from kheishctl.render.changes import (
     AnswerRestart,
     AnswerText,
     ApprovalClosing,
@@ -17,11 +16,11 @@ from kheishctl.render.pieces import (
     CallRequest,
     CallStart,
     CallVerdict,
+    DisplayChange,
     DoubtClosing,
     DoubtOpening,
     MessageEnd,
     Notice,
-    Piece,
     QuestionClosing,
     QuestionOpening,
     QueuedInput,
@@ -30,10 +29,11 @@ from kheishctl.render.pieces import (
     StartedInput,
     SteerText,
 )
+from kheishctl.render.layout import count_columns
 from kheishctl.shell.markdown import MAX_LIVE_CHARACTERS, make_renderer
-from kheishctl.shell.transcript import RESULTS, RULE, SPINNER, CallPiece, CallView, TranscriptView
+from kheishctl.shell.transcript import RESULTS, RULE, SPINNER, CallChange, CallView, TranscriptView
 from protocol.objects.run import CallOutcome
-from protocol.text import sanitise
+from protocol.text import sanitize
 
 NOW_S = 1_795_000_000.0
 NOW_MS = int(NOW_S * 1000)
@@ -60,9 +60,9 @@ def make_view(*, thinking: bool = False, columns: int = 60) -> TranscriptView:
     return TranscriptView(make_renderer(color=False), lambda: columns, color=False, thinking=thinking)
 
 
-def show(view: TranscriptView, *pieces: Piece) -> str:
-    """Return the text that pieces add to the scrollback."""
-    return "".join(map(view.show, pieces))
+def show(view: TranscriptView, *changes: DisplayChange) -> str:
+    """Return the text that changes add to the scrollback."""
+    return "".join(map(view.show, changes))
 
 
 # Calls.
@@ -182,19 +182,19 @@ def test_colors() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=[])), st.integers(20, 60))
-def test_lines_are_sanitised_and_marked(text: str, columns: int) -> None:
-    """Whatever the name and output of a tool, its lines are sanitised, fit, and have a mark or a rule."""
+def test_lines_are_sanitized_and_marked(text: str, columns: int) -> None:
+    """Whatever the name and output of a tool, its lines are sanitized, fit, and have a mark or a rule."""
     calls = make_calls(columns=columns, verbose=True)
-    pieces: list[CallPiece] = [
+    changes: list[CallChange] = [
         CallRequest(CALL, text, text),
         CallVerdict(CALL, text, "allow", text),
         CallStart(CALL, text, text, 0),
         CallOutput(CALL, text, False),
     ]
-    lines = "".join(map(calls.show, pieces)).split("\n")[:-1] + calls.format_running(9)
+    lines = "".join(map(calls.show, changes)).split("\n")[:-1] + calls.format_running(9)
     lines += calls.show(make_result("failed", text, denied_by=text)).split("\n")[:-1]
     for line in lines:
-        assert sanitise(line) == line
+        assert sanitize(line) == line
         assert "\n" not in line
         assert count_columns(line) <= columns
         assert line.startswith((RULE, "→ ", "· ", "✗ ")) or line[0] in SPINNER
@@ -253,7 +253,7 @@ def test_reasoning() -> None:
 
 
 @pytest.mark.parametrize(
-    ("piece", "note"),
+    ("change", "note"),
     [
         (RunEnd("r", "failed", "no key\x1b"), "· the run failed: no key␛\n"),
         (RunEnd("r", "failed", ""), "· the run failed: no error was recorded\n"),
@@ -263,15 +263,15 @@ def test_reasoning() -> None:
         (Notice("news\x07\nada > yes"), "· news␇ ada > yes\n"),
     ],
 )
-def test_notes(piece: Piece, note: str) -> None:
-    """A note follows the text so far, sanitised and on one line."""
+def test_notes(change: DisplayChange, note: str) -> None:
+    """A note follows the text so far, sanitized and on one line."""
     view = make_view()
     show(view, AnswerText("partial"))
-    assert show(view, piece) == f"partial\n\n{note}"
+    assert show(view, change) == f"partial\n\n{note}"
 
 
 @pytest.mark.parametrize(
-    ("piece", "line"),
+    ("change", "line"),
     [
         (ApprovalClosing("p", "bash", "ls", "allow", "you"), "✓ bash  allowed by you · ls\n"),
         (
@@ -291,9 +291,9 @@ def test_notes(piece: Piece, note: str) -> None:
         (SteerText("faster", "ada"), "ada (steering) > faster\n\n"),
     ],
 )
-def test_closed_requests(piece: Piece, line: str) -> None:
+def test_closed_requests(change: DisplayChange, line: str) -> None:
     """The closing of a request is one line with its outcome and its actor."""
-    assert show(make_view(), piece) == line
+    assert show(make_view(), change) == line
 
 
 def test_doubt() -> None:
@@ -355,8 +355,8 @@ def test_history() -> None:
 
 
 def test_every_piece_is_handled() -> None:
-    """The transcript handles every kind of piece."""
-    examples: list[Piece] = [
+    """The transcript handles every kind of change."""
+    examples: list[DisplayChange] = [
         StartedInput("a", "b", "r"),
         QueuedInput("a", "b", "r"),
         AnswerText("a"),
@@ -378,5 +378,5 @@ def test_every_piece_is_handled() -> None:
         DoubtClosing("d", "t", "done", "b", ""),
         SteerText("a", "b"),
     ]
-    assert {type(piece) for piece in examples} == set(get_args(Piece))
+    assert {type(change) for change in examples} == set(get_args(DisplayChange))
     show(make_view(), *examples)

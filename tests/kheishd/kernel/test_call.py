@@ -70,3 +70,6 @@ def test_decorators_bind_a_function_to_its_row() -> None:
     assert control(rpc.CANCEL)(answer) == Act(rpc.CANCEL, answer)
     made = mutation(rpc.PING, prepare=answer, follow=follow, follows=bool)(apply)
     assert made == Mutate(rpc.PING, apply, answer, follow, bool)
+    assert (made.has_follow_up(1), made.has_follow_up(0)) == (True, False)
+    assert mutation(rpc.PING, follow=follow)(apply).has_follow_up(0)
+    assert not mutation(rpc.PING)(apply).has_follow_up(1)

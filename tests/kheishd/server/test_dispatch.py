@@ -142,7 +142,7 @@ async def test_wrong_params_are_named_by_path(client: Client, params: dict[str, 
     """The refusal of wrong params names the path, at any depth."""
     refusal = await refused(client, "toy.echo", **params)
     assert type(refusal) is InvalidParams
-    assert refusal.number == -32602
+    assert refusal.code == -32602
     assert refusal.field == field
 
 
@@ -374,7 +374,7 @@ def test_a_fault_is_logged_and_told_without_details(caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.ERROR):
         told = to_refusal(RuntimeError("the password is x"), "toy.broken")
     assert type(told) is InternalError
-    assert told.number == -32603
+    assert told.code == -32603
     assert "password" not in told.message
     assert "toy.broken" in caplog.text
     assert "the password is x" in caplog.text

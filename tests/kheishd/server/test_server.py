@@ -9,9 +9,9 @@ import pytest
 import trio
 
 from kheishd.objects.node import journal, rpc
-from kheishd.server.lines import LineConnection
+from kheishd.server.authentication import SocketGrant, SocketPeer
 from kheishd.server.listeners import SharedListen
-from kheishd.server.peers import SocketGrant, SocketPeer
+from kheishd.server.unix_socket import LineConnection
 from protocol.errors.daemon import DaemonDraining
 from protocol.errors.token import PeerUnknown, ScopeMissing
 from tests.support.rpc_server import Client, Lines, RpcServer, rpc_server

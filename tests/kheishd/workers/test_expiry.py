@@ -62,7 +62,7 @@ def statuses(desk: Desk) -> list[str]:
 
 
 async def test_an_approval_expires_at_its_deadline(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """The call is denied, the model is told that nobody answered, and the run continues."""
+    """The call is denied, the model is told that no answer came in time, and the run continues."""
     async with waiting(tmp_path, write()) as (desk, run_id), expiring(desk):
         began = trio.current_time()
         await desk.until(lambda: desk.ended(run_id))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from protocol.limits.rpc import MAX_HEADER_BYTES, MAX_LINE_BYTES
 from protocol.rpc import wire
 from protocol.rpc.codec import Codec
-from protocol.rpc.wire import Batch, Malformed, Notification, Request, Response, Value
+from protocol.rpc.wire import Batch, Decoded, Malformed, Notification, Request, Response
 
 PING = b'{"jsonrpc":"2.0","id":1,"method":"rpc.ping"}'
 LINES = b"\n".join(
@@ -42,12 +42,12 @@ HEADERS = b"".join(
 )
 
 
-def shown(values: list[Value]) -> list[object]:
+def shown(values: list[Decoded]) -> list[object]:
     """Return values in a comparable form."""
     return [show(value) for value in values]
 
 
-def show(value: Value) -> object:
+def show(value: Decoded) -> object:
     """Return a value in a comparable form."""
     match value:
         case Batch(items):
@@ -165,11 +165,11 @@ def test_too_long_a_line_is_not_held() -> None:
     piece = b"x" * 64 * 1024
     for _ in range(MAX_LINE_BYTES // len(piece)):
         assert codec.feed(piece) == []
-    assert codec.held_bytes == MAX_LINE_BYTES
+    assert codec.buffered_bytes == MAX_LINE_BYTES
     assert len(codec.feed(piece)) == 1
     for _ in range(100):
         assert codec.feed(piece) == []
-        assert codec.held_bytes == 0
+        assert codec.buffered_bytes == 0
 
 
 def test_idle_holds_nothing() -> None:
@@ -177,7 +177,7 @@ def test_idle_holds_nothing() -> None:
     for transcript in (LINES + b"\n", HEADERS):
         codec = Codec(500)
         codec.feed(transcript)
-        assert codec.held_bytes == 0
+        assert codec.buffered_bytes == 0
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     codecs = [Codec() for _ in range(1000)]
@@ -254,7 +254,7 @@ def test_content_length_over_the_limit() -> None:
     piece = b"x" * 1_000_000
     for _ in range(999):
         assert codec.feed(piece) == []
-        assert codec.held_bytes == 0
+        assert codec.buffered_bytes == 0
     assert codec.feed(b"x" * 999_997) == []
     (value,) = codec.feed(b"Content-Length: 44\r\n\r\n" + PING)
     assert isinstance(value, Request)
@@ -274,7 +274,7 @@ def test_header_line_too_long() -> None:
     codec.feed(b"Content-Length: 44\r\n\r\n" + PING)
     values = [value for _ in range(10) for value in codec.feed(b"x" * MAX_HEADER_BYTES)]
     assert len(values) == 1
-    assert codec.held_bytes <= MAX_HEADER_BYTES
+    assert codec.buffered_bytes <= MAX_HEADER_BYTES
     codec.feed(b"\r\n\r\n")
     (value,) = codec.feed(b"Content-Length: 44\r\n\r\n" + PING)
     assert isinstance(value, Request)

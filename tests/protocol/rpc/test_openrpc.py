@@ -15,11 +15,11 @@ from protocol.journal.line import EVENT_TYPES
 from protocol.objects.journal import NOTIFICATIONS
 from protocol.rpc.catalogue import METHODS
 from protocol.rpc.method import AnyMethod
-from protocol.rpc.openrpc import document, errors_of
+from protocol.rpc.openrpc import list_errors, make_document
 from tests.support.samples import sample
 
 HERE = Path(__file__).parents[1]
-DOCUMENT = document(METHODS.values(), "0.1.0")
+DOCUMENT = make_document(METHODS.values(), "0.1.0")
 BY_NAME = {method["name"]: method for method in DOCUMENT["methods"]}
 
 
@@ -53,7 +53,7 @@ def test_meta_schema_sees_what_is_wrong(meta: jsonschema_rs.Validator) -> None:
 
 def test_deterministic() -> None:
     """Equal rows give equal bytes, in any order."""
-    other = document(reversed(METHODS.values()), "0.1.0")
+    other = make_document(reversed(METHODS.values()), "0.1.0")
     assert json.dumps(other) == json.dumps(DOCUMENT)
 
 
@@ -154,13 +154,13 @@ def test_notifications_are_described() -> None:
 
 def test_errors_of_a_kind() -> None:
     """The refusals of all mutations are listed for every mutation and for no query."""
-    cancel = errors_of(METHODS["run.cancel"])
+    cancel = list_errors(METHODS["run.cancel"])
     assert RunNotFound in cancel
     for reason in ("idempotency_conflict", "storage_full", "scope_missing", "invalid_params"):
         assert REFUSALS[reason] in cancel
-    assert REFUSALS["idempotency_conflict"] not in errors_of(METHODS["run.get"])
-    assert REFUSALS["scope_missing"] not in errors_of(METHODS["rpc.ping"])
-    assert REFUSALS["already_shown"] in errors_of(METHODS["token.create"])
+    assert REFUSALS["idempotency_conflict"] not in list_errors(METHODS["run.get"])
+    assert REFUSALS["scope_missing"] not in list_errors(METHODS["rpc.ping"])
+    assert REFUSALS["already_shown"] in list_errors(METHODS["token.create"])
 
 
 def test_an_error_is_described() -> None:
@@ -173,6 +173,6 @@ def test_an_error_is_described() -> None:
 
 def test_only_what_is_served_is_described() -> None:
     """The document describes only the served methods."""
-    one = document([METHODS["rpc.ping"]], "0.1.0")
+    one = make_document([METHODS["rpc.ping"]], "0.1.0")
     assert [method["name"] for method in one["methods"]] == ["rpc.ping"]
     assert "Session" not in one["components"]["schemas"]

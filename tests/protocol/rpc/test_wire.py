@@ -44,7 +44,7 @@ def toy(method: str, params: Any) -> Any:
             raise MethodNotFound
 
 
-def answer(value: wire.Value) -> bytes | None:
+def answer(value: wire.Decoded) -> bytes | None:
     """Return the toy server's answer."""
     match value:
         case Batch(items):
@@ -170,7 +170,7 @@ def test_id_is_echoed_as_sent(id_: str) -> None:
 def test_id_of_another_kind(id_: bytes) -> None:
     """An invalid id is refused and not echoed."""
     value = malformed(b'{"jsonrpc":"2.0","method":"a","id":%b}' % id_)
-    assert (value.refusal.number, value.refusal.field, value.id) == (-32600, "$.id", b"null")
+    assert (value.refusal.code, value.refusal.field, value.id) == (-32600, "$.id", b"null")
     assert malformed(b'{"jsonrpc":"2.0","method":5,"id":%b}' % id_).id == b"null"
 
 
@@ -210,7 +210,7 @@ def test_decode_id_of_many_digits() -> None:
 def test_not_json(data: bytes) -> None:
     """Invalid JSON is a parse error without id."""
     value = malformed(data)
-    assert (value.refusal.number, value.id) == (-32700, b"null")
+    assert (value.refusal.code, value.id) == (-32700, b"null")
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_not_json(data: bytes) -> None:
 def test_not_utf8(data: bytes) -> None:
     """Bytes that are not UTF-8 are refused anywhere, also where nothing decodes them."""
     value = malformed(data)
-    assert (value.refusal.number, value.id) == (-32700, b"null")
+    assert (value.refusal.code, value.id) == (-32700, b"null")
     assert "UTF-8" in value.refusal.message
 
 
@@ -248,7 +248,7 @@ def test_not_utf8(data: bytes) -> None:
 def test_not_a_request(data: bytes, id_: bytes) -> None:
     """JSON that is no request is an invalid request, answered with its id if it has one."""
     value = malformed(data)
-    assert (value.refusal.number, value.id) == (-32600, id_)
+    assert (value.refusal.code, value.id) == (-32600, id_)
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
@@ -256,7 +256,7 @@ def test_message_nested_too_deep(opening: bytes) -> None:
     """A hundred thousand levels are refused; values that are not stored may be fairly deep."""
     start = b'{"jsonrpc":"2.0","id":1,"method":"a","params":'
     for data in (start + opening * 100_000, start + b"[" * 100_000 + b"]" * 100_000 + b"}", b"[" * 100_000):
-        assert malformed(data).refusal.number == -32700
+        assert malformed(data).refusal.code == -32700
     assert isinstance(decode(start + b"[" * 300 + b"]" * 300 + b"}"), Request)
 
 
@@ -299,7 +299,7 @@ def deep(levels: int) -> list[Any]:
 )
 def test_storage_problem(value: object, problem: str | None) -> None:
     """JSON values that a record cannot hold are reported before they are journaled."""
-    found = wire.storage_problem_of(value)
+    found = wire.find_storage_problem(value)
     assert found is None if problem is None else problem in str(found)
 
 
@@ -321,7 +321,7 @@ def test_batch_limit() -> None:
     assert isinstance(batch, Batch)
     assert len(batch.items) == MAX_BATCH_MESSAGES
     value = malformed(b"[%b]" % b",".join([one] * (MAX_BATCH_MESSAGES + 1)))
-    assert value.refusal.number == -32600
+    assert value.refusal.code == -32600
     assert str(MAX_BATCH_MESSAGES) in value.refusal.message
 
 
@@ -360,7 +360,7 @@ def test_response() -> None:
 )
 def test_response_out_of_shape(data: bytes) -> None:
     """A response has an id, and either a result or an error."""
-    assert malformed(data).refusal.number == -32600
+    assert malformed(data).refusal.code == -32600
 
 
 @pytest.mark.parametrize("kind", list(REFUSALS.values()))
@@ -370,7 +370,7 @@ def test_encoded_refusal(kind: type[Refusal]) -> None:
     response = decode(wire.encode_error(b"1", sent))
     assert isinstance(response, Response)
     assert response.error is not None
-    assert (response.error.code, response.error.message) == (kind.number, sent.message)
+    assert (response.error.code, response.error.message) == (kind.code, sent.message)
     assert msgspec.json.decode(response.error.data, type=ErrorData) == sent.data()
 
 
@@ -408,7 +408,7 @@ JSON = st.recursive(
 def test_decode_is_total(data: bytes) -> None:
     """Any bytes decode to a value, and json agrees on invalid JSON."""
     value = decode(data)
-    if isinstance(value, Malformed) and value.refusal.number == -32600:
+    if isinstance(value, Malformed) and value.refusal.code == -32600:
         json.loads(data)
 
 

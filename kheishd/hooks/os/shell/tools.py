@@ -38,7 +38,7 @@ from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
 from kheishd.kernel.hook import Arguments, Invocation, Outcome, ProbeResult, Stale, SubHook, ToolError, tool
 from kheishd.objects.work.shell import require_room
 from protocol import ids
-from protocol.errors.task import TasksFull
+from protocol.errors.task import TaskLimit
 from protocol.events.task import TaskCreated
 from protocol.limits.call import MAX_TOOL_TEXT_BYTES
 from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_TAIL_BYTES
@@ -94,7 +94,7 @@ class BashArguments(Arguments, frozen=True):
     """Arguments of ``bash``."""
 
     command: Annotated[str, Meta(min_length=1, description="The command line, or a short script.")]
-    workdir: Annotated[str, Meta(description="A directory inside the workspace, which is the default.")] = "."
+    workdir: Annotated[str, Meta(description="A directory inside the workspace.")] = "."
     timeout_s: Annotated[float, Meta(gt=0, description="Stop after this many seconds.")] | None = None
     description: Annotated[str, Meta(description="The purpose, in a few words, for people who watch.")] = ""
     run_in_background: Annotated[
@@ -370,7 +370,7 @@ def _create_task(call: Invocation, arguments: BashArguments, workdir: Workdir, *
     def decide(store: Snapshot) -> Outcome:
         try:
             require_room(store, context.session.session_id)
-        except TasksFull as refusal:
+        except TaskLimit as refusal:
             raise ToolError(refusal.message) from None
         row = {"task_id": event.task_id, "title": event.title, "status": "pending", "note": BACKGROUND_NOTE}
         return Outcome(msgspec.json.encode(row).decode(), events=(event,))

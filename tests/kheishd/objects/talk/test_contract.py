@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from kheishd.core.run.record import RunRecord
 from kheishd.objects.talk.contract import (
-    Schema,
+    StoredSchema,
     check_answer,
     read_contracts,
     read_schema,
@@ -47,16 +47,16 @@ RUN = RunRecord(
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     """Open a store that holds the schema."""
     async with open_desk(tmp_path) as desk:
-        await desk.state.update(Schema.of(FLAG, "$").store)
+        await desk.state.update(StoredSchema.of(FLAG, "$").store)
         yield desk
 
 
-DIGEST = Schema.of(FLAG, "$").digest
+DIGEST = StoredSchema.of(FLAG, "$").digest
 
 
 async def test_a_schema_is_stored_once(desk: Desk) -> None:
     """A schema is stored by its digest with its keys in their order, in which models read them."""
-    await desk.state.update(Schema.of(FLAG, "$").store)
+    await desk.state.update(StoredSchema.of(FLAG, "$").store)
     assert desk.count(BLOBS) == 1
     with desk.state.read() as store:
         assert schema_text(store, DIGEST).startswith('{"type":"object","properties":')
@@ -77,7 +77,7 @@ async def test_a_schema_is_stored_once(desk: Desk) -> None:
 def test_invalid_schemas_are_refused(schema: dict[str, Any], refusal: type[Exception]) -> None:
     """The refusal names the field of the schema."""
     with pytest.raises(refusal) as caught:
-        Schema.of(schema, "$.params.output_contract.schema")
+        StoredSchema.of(schema, "$.params.output_contract.schema")
     assert getattr(caught.value, "field", None) == "$.params.output_contract.schema"
 
 
@@ -87,7 +87,7 @@ def test_a_schema_that_nests_too_deep_is_refused() -> None:
     for _ in range(2_000):
         schema = {"type": "array", "items": schema}
     with pytest.raises(ContractInvalid):
-        Schema.of(schema, "$")
+        StoredSchema.of(schema, "$")
 
 
 async def test_read_contracts(desk: Desk) -> None:
@@ -99,7 +99,7 @@ async def test_read_contracts(desk: Desk) -> None:
     contracts = read_contracts(params)
     assert contracts.properties == {
         "input_contract": DIGEST,
-        "output_contract": BoundContract(digest=Schema.of({"type": "null"}, "$").digest, max_repairs=1),
+        "output_contract": BoundContract(digest=StoredSchema.of({"type": "null"}, "$").digest, max_repairs=1),
     }
     assert [schema.digest for schema in contracts.schemas] == [
         DIGEST,

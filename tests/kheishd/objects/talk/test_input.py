@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from kheishd.objects.talk.contract import Schema
+from kheishd.objects.talk.contract import StoredSchema
 from kheishd.objects.talk.input import apply_input_contract, read_items
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import InputContractViolated
@@ -21,14 +21,16 @@ def test_read_items() -> None:
     """Either ``content`` or ``input_items`` holds something; empty and unsupported items are refused."""
     assert read_items(ConversationSend(content="x")) == [Text("x")]
     assert read_items(ConversationSend(input_items=[Text("a"), Text("b")])) == [Text("a"), Text("b")]
-    for wrong in (
-        ConversationSend(),
-        ConversationSend(content="x", input_items=[Text("y")]),
-        ConversationSend(input_items=[Text("a"), Text("")]),
-        ConversationSend(input_items=[Text("a"), AssetReference("ast_1")]),
+    content, items = "$.params.content", "$.params.input_items"
+    for params, field in (
+        (ConversationSend(), content),
+        (ConversationSend(content="x", input_items=[Text("y")]), content),
+        (ConversationSend(input_items=[Text("a"), Text("")]), items),
+        (ConversationSend(input_items=[Text("a"), AssetReference("ast_1")]), items),
     ):
-        with pytest.raises(InvalidParams):
-            read_items(wrong)
+        with pytest.raises(InvalidParams) as caught:
+            read_items(params)
+        assert caught.value.field == field
 
 
 FIELD = "$.params.content"
@@ -48,11 +50,11 @@ SESSION = Session(session_id="ses_1", agent="default", status="open", created_at
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     """Open a store that holds the schema."""
     async with open_desk(tmp_path) as desk:
-        await desk.state.update(Schema.of(FLAG, "$").store)
+        await desk.state.update(StoredSchema.of(FLAG, "$").store)
         yield desk
 
 
-DIGEST = Schema.of(FLAG, "$").digest
+DIGEST = StoredSchema.of(FLAG, "$").digest
 
 
 async def test_apply_input_contract(desk: Desk) -> None:

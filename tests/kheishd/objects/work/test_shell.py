@@ -19,7 +19,7 @@ from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS, SHELLS_LIVE, SHELLS_STOPPING, TASKS
 from kheishd.store.writer import Store
-from protocol.errors.task import TasksFull
+from protocol.errors.task import TaskLimit
 from protocol.events.session import SessionCreated
 from protocol.events.task import TaskDeleted, TaskEnded, TaskStalled, TaskStarted, TaskStopRequested
 from protocol.journal.line import JournalEvent, decode_event
@@ -34,11 +34,11 @@ def append(*events: JournalEvent, session_id: str = "s") -> Callable[[Transactio
 
     def change(tx: Transaction) -> None:
         session = tx.get(SESSIONS, session_id)
-        fold = SessionWriter(tx, session_id, session=session)
+        writer = SessionWriter(tx, session_id, session=session)
         if session is None:
-            fold.append(SessionCreated(agent="default"))
-        fold.append_all(list(events))
-        fold.write()
+            writer.append(SessionCreated(agent="default"))
+        writer.append_all(list(events))
+        writer.write()
 
     return change
 
@@ -65,7 +65,7 @@ def events(store: Store, kind: type[Any]) -> list[Any]:
 
 
 def count_listed(store: Store) -> tuple[int, int]:
-    """How many shells live, and are being stopped, by the lists that the worker looks at."""
+    """Return the number of live shells and of stopping shells in the worker's indexes."""
     with store.read() as snapshot:
         return snapshot.count(SHELLS_LIVE), snapshot.count(SHELLS_STOPPING)
 
@@ -84,7 +84,7 @@ def test_a_session_has_a_maximum_of_shells(store: Store) -> None:
     """An ended shell makes room; other sessions have a limit of their own."""
     update(store, begin(*(f"t{number}" for number in range(MAX_SESSION_SHELLS))))
     with store.read() as snapshot:
-        with pytest.raises(TasksFull, match="of this session"):
+        with pytest.raises(TaskLimit, match="of this session"):
             require_room(snapshot, "s")
         require_room(snapshot, "other")
     update(store, append(task_ended("t0")))
@@ -96,7 +96,7 @@ def test_the_daemon_has_a_maximum_of_shells(store: Store) -> None:
     """A shell beyond the limit of all sessions is refused."""
     for number in range(MAX_SHELLS):
         update(store, begin(f"t{number}", session_id=f"s{number % (MAX_SHELLS // 4)}"))
-    with store.read() as snapshot, pytest.raises(TasksFull, match=f"{MAX_SHELLS} shells run"):
+    with store.read() as snapshot, pytest.raises(TaskLimit, match=f"{MAX_SHELLS} shells run"):
         require_room(snapshot, "another")
 
 
@@ -107,9 +107,9 @@ def test_stop_all_shells_of_a_session(store: Store) -> None:
     update(store, append(task_ended("a"), TaskStopRequested(task_id="b", note="first")))
 
     def stop(tx: Transaction) -> None:
-        fold = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
-        request_stop_all(fold, "all of you")
-        fold.write()
+        writer = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
+        request_stop_all(writer, "all of you")
+        writer.write()
 
     update(store, stop)
     update(store, stop)
@@ -144,7 +144,7 @@ def test_record_stalled(store: Store) -> None:
     [
         (False, ShellOutcome("exited", 0), "completed"),
         (False, ShellOutcome("exited", 3), "failed"),
-        # It was done before it could be stopped.
+        # The shell ended before it could be stopped.
         (True, ShellOutcome("exited", 0), "completed"),
         (True, ShellOutcome("stopped", 143), "cancelled"),
         (True, ShellOutcome("daemon_restarted"), "cancelled"),

@@ -234,8 +234,8 @@ async def test_the_model_is_told_why_a_call_failed(
 
 async def test_invalid_names_and_ids_are_replaced(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Names and ids that are sent back to a provider hold only characters that it accepts."""
-    asked = ToolCall("an id that is longer than forty characters are", "näme of a tool!", {})
-    async with workbench(tmp_path, Toolbox(), lambda request: gives(asked)) as desk, working(desk):
+    invalid = ToolCall("an id that is longer than forty characters are", "näme of a tool!", {})
+    async with workbench(tmp_path, Toolbox(), lambda request: gives(invalid)) as desk, working(desk):
         await desk.ask()
         answer, results = desk.models.requests[1].messages[-2:]
         (call,) = answer.items

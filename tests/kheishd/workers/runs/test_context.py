@@ -46,7 +46,7 @@ from tests.support.toolbox import TOOLS, Toolbox, tool, workbench
 from tests.support.transcripts import assert_valid
 
 LONG = 900
-"""What the model counts for a long prompt, and what is too long here."""
+"""The token count of a prompt that is too long here."""
 
 FAR = 10**9
 
@@ -107,7 +107,7 @@ async def test_a_long_conversation_is_summarised_before_a_call(
             "message_appended",
             "run_ended",
         ]
-        # The fourth commit is the summary's: nothing of it is kept before all of it is.
+        # The fourth commit holds the whole summary.
         assert len(desk.groups) - commits == 4
         assert "".join(delta["text"] for delta in heard()) == "short again"
         (event,) = events_of(desk, sent.session_id, ContextCompacted)
@@ -116,7 +116,7 @@ async def test_a_long_conversation_is_summarised_before_a_call(
         assert len(models.requests[-1].messages) == 3
         assert "They talked." in text_of(models.requests[-1].messages[0].items)
         assert texts_of(models.requests[-1])[1:] == ["fine fine fine fine", "and now?"]
-        # What it took is counted, by the run and by the session.
+        # The run and the session count the usage of the summary.
         assert desk.run(last.run_id).usage == Usage(299 + 500, 1 + 20)
         assert desk.session(sent.session_id).usage.output_tokens == 4 + 20
 
@@ -165,7 +165,7 @@ async def test_a_checkpoint_follows_a_summary(tmp_path: Path, autojump_clock: Mo
         assert [entry.kind for entry in checkpoint.entries] == ["summary", "", "input"]
 
 
-# Where no summary can be had.
+# Failed summaries.
 
 
 async def silence(request: ModelRequest) -> AsyncIterator[ModelEvent]:
@@ -251,7 +251,7 @@ async def test_a_summary_request_that_is_too_long_is_halved(
         assert failed.error.reason == "context_too_long"
 
 
-# Where the provider refuses.
+# Refused prompts.
 
 
 def refuses(longest: int) -> ModelPart:
@@ -314,14 +314,14 @@ async def test_a_prompt_that_cannot_be_shortened_fails_the_run(
         models.answers = [counts(10)]
         assert (await desk.ask("still there?")).status == "completed"
         assert_valid(models.requests[-1].messages)
-        # Where there never was anything to leave out, that is found out at once.
+        # A prompt without anything to drop fails at once.
         requests = len(models.requests)
         models.answers = [refuses(0)]
         assert (await desk.ask("x" * 1_000, sender="another")).status == "failed"
         assert len(models.requests) == requests + 1
 
 
-# Stopping, and dying.
+# Stopping and crashing.
 
 
 async def test_a_summary_can_be_cancelled(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -373,10 +373,10 @@ async def append_messages(desk: Desk, session_id: str, *messages: Message) -> No
     """Append messages to a session's transcript."""
 
     def append(tx: Transaction) -> None:
-        fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
+        writer = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
         for message in messages:
-            fold.append(TranscriptImported(message=message, source_cursor=1))
-        fold.write()
+            writer.append(TranscriptImported(message=message, source_cursor=1))
+        writer.write()
 
     await desk.state.update(append)
 
@@ -414,7 +414,7 @@ async def test_old_results_are_dropped_after_a_pause(tmp_path: Path, autojump_cl
         assert event.post_tokens > 0
 
 
-# Routes, and others.
+# Small windows and other sessions.
 
 
 async def test_a_small_window_is_respected(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -33,7 +33,7 @@ from tests.support.desk import (
 )
 from tests.support.machine import STEER
 
-# Trying again.
+# Pauses.
 
 
 async def test_a_clock_that_is_set_back_does_not_extend_a_pause(
@@ -67,7 +67,7 @@ async def test_a_pause_outlasts_a_restart(tmp_path: Path, autojump_clock: MockCl
         assert desk.run(sent.run_id).attempt == 0
 
 
-# Tools that are not there; those that are have their own tests.
+# Turns.
 
 
 async def test_a_call_gets_its_result_before_the_model_is_asked_again(
@@ -115,9 +115,6 @@ async def test_a_steer_is_read_before_the_run_ends(tmp_path: Path, autojump_cloc
             "so far and so on",
             "and hurry",
         ]
-
-
-# Answers that are too long.
 
 
 # A full disk.
@@ -178,10 +175,7 @@ async def test_a_full_disk_starts_nothing_and_loses_nothing(
             await desk.until(lambda: desk.run(sent.run_id).status == "completed")
 
 
-# What a run must have done and given.
-
-
-# What it may cost.
+# The time budget.
 
 IN_A_SECOND = Budget(max_work_s=1.0)
 

@@ -133,10 +133,10 @@ async def test_a_counted_grant_is_used_once_per_call_of_a_batch(
     )
 
     def remember(tx: Transaction) -> None:
-        fold = SessionWriter(tx, sent.session_id, session=tx.get(SESSIONS, sent.session_id))
-        fold.append(approval_requested("apr_1", "call_1"), run_id=sent.run_id)
-        fold.append(answer, run_id=sent.run_id)
-        fold.write()
+        writer = SessionWriter(tx, sent.session_id, session=tx.get(SESSIONS, sent.session_id))
+        writer.append(approval_requested("apr_1", "call_1"), run_id=sent.run_id)
+        writer.append(answer, run_id=sent.run_id)
+        writer.write()
 
     await desk.state.update(remember)
     verdicts = await verdicts_of(desk, models, "ls", "ls", "ls")

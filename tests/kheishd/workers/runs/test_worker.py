@@ -1,4 +1,4 @@
-"""The run worker: which runs are executed when, what a restart does, and how runs are released."""
+"""The run worker: the order and number of active runs, recovery after a restart, and release."""
 
 import logging
 from pathlib import Path

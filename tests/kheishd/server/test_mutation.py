@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 
 from kheishd.kernel.call import Call, Caller, Mutate
-from kheishd.server.receipts import (
+from kheishd.server.mutation import (
     PLACEHOLDER,
     PURGED_PER_RECEIPT,
     DryRun,

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator, Iterable
 
     from kheishd.kernel.runtime import ModelFailure
+    from kheishd.providers.driver import HttpRequest, SendObserver
     from kheishd.providers.failures import FailureFactory
-    from kheishd.providers.wire import HttpRequest, SendObserver
 
 # Idle connections and their lifetime. Each call checks every idle one, 2 microseconds each; providers close
 # theirs after a minute or more.

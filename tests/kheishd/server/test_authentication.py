@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kheishd.kernel.state import State
-from kheishd.server.peers import (
+from kheishd.server.authentication import (
     SocketGrant,
     SocketPeer,
     find_private_caller,
@@ -89,7 +89,7 @@ def keep(tx: Transaction, token_id: str, digest: str, parent: str | None = None,
 @pytest.fixture
 async def tokens(inline_state: State, monkeypatch: pytest.MonkeyPatch) -> State:
     """Provide a store with tokens whose digests are their secrets."""
-    monkeypatch.setattr("kheishd.server.peers.hash_secret", lambda secret: secret)
+    monkeypatch.setattr("kheishd.server.authentication.hash_secret", lambda secret: secret)
 
     def fill(tx: Transaction) -> None:
         keep(tx, "tok_good", "good", agents=["helper"], senders=["ann"], expires_at_ms=1000)
@@ -139,9 +139,7 @@ async def test_a_bad_token_is_invalid(tokens: State, secret: str, now_ms: int) -
     ],
 )
 def test_known_hosts_and_origins_pass(host: str, origin: str | None) -> None:
-    """Addresses, localhost and configured names pass; so do no origin, the host itself and configured
-    origins.
-    """
+    """Addresses, localhost, configured hosts, configured origins and requests without an origin pass."""
     require_allowed_origin(host, origin, hosts=("kheish.example",), origins=("https://app.example",))
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kheishctl import exits
-from kheishctl.commands.watch import PROMPT
+from kheishctl import exit_codes
+from kheishctl.commands.approval_watch import PROMPT
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon, short_home
 from tests.support.terminal import Terminal
@@ -88,7 +88,7 @@ def test_answering_by_a_key(daemon: Daemon, ctl: Ctl, sender: str, session: str)
         terminal.until(lambda text: text.count("write_file c.txt") == 1, "the third one")
         terminal.type("n")
         terminal.type("q")
-        assert terminal.ends() == exits.OK
+        assert terminal.ends() == exit_codes.OK
     rows = ctl.json("approval", "list", "--run", run_id, "--status", "any")["approvals"]
     assert [row["status"] for row in rows] == ["allowed", "denied", "pending"]
     assert rows[1]["denial_note"] == "not this one"
@@ -109,7 +109,7 @@ def test_answers_of_other_clients(daemon: Daemon, ctl: Ctl, sender: str, session
         terminal.press("enter")
         terminal.until(lambda text: text.count("denied by uid:") == 2, "both answers")
         terminal.type("q")
-        assert terminal.ends() == exits.OK
+        assert terminal.ends() == exit_codes.OK
     ctl("run", "wait", run_id)
 
 
@@ -144,4 +144,4 @@ def test_notes_about_a_restart() -> None:
 
 def test_watching_without_a_daemon(tmp_path: Path) -> None:
     """Without a daemon, watching fails at once."""
-    assert Ctl(tmp_path)("approval", "watch").code == exits.NO_DAEMON
+    assert Ctl(tmp_path)("approval", "watch").code == exit_codes.NO_DAEMON

@@ -1,4 +1,4 @@
-"""The pieces of a session's display."""
+"""The changes of a session's display."""
 
 from dataclasses import fields, is_dataclass
 from inspect import getmembers, isclass
@@ -6,18 +6,18 @@ from typing import get_args
 
 import pytest
 
-from kheishctl.render import pieces
+from kheishctl.render import changes
 
 
 def test_the_union_is_complete() -> None:
-    """The union holds every class of piece."""
-    kinds = {kind for _, kind in getmembers(pieces, isclass) if kind.__module__ == pieces.__name__}
-    assert set(get_args(pieces.Piece)) == kinds
+    """The union holds every class of change."""
+    kinds = {kind for _, kind in getmembers(changes, isclass) if kind.__module__ == changes.__name__}
+    assert set(get_args(changes.DisplayChange)) == kinds
 
 
-@pytest.mark.parametrize("kind", get_args(pieces.Piece), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", get_args(changes.DisplayChange), ids=lambda kind: kind.__name__)
 def test_a_piece_is_a_value(kind: type) -> None:
-    """A piece is frozen, compares by value, and prints its class."""
+    """A change is frozen, compares by value, and prints its class."""
     assert is_dataclass(kind)
     assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
     same = [kind(**{field.name: "x" for field in fields(kind)}) for _ in range(2)]

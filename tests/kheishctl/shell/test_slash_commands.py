@@ -7,11 +7,11 @@ import pytest
 
 from kheishctl.client import ConnectionLost
 from kheishctl.contract import PERMISSION_MODES, Json
+from kheishctl.render.changes import DisplayChange
 from kheishctl.render.layout import Display
-from kheishctl.render.pieces import Piece
 from kheishctl.shell.answers import AnswerSender
 from kheishctl.shell.pending import PendingRequest
-from kheishctl.shell.slash import (
+from kheishctl.shell.slash_commands import (
     ALIASES,
     COMMANDS,
     DECISION_STYLES,
@@ -58,8 +58,8 @@ class FakeChat:
             raise result
         return result
 
-    def show(self, piece: Piece) -> None:
-        """Ignore pieces."""
+    def show(self, change: DisplayChange) -> None:
+        """Ignore changes."""
 
     def edit_text(self, text: str) -> None:
         """Ignore texts for the prompt."""

@@ -11,10 +11,10 @@ import trio
 import trio.testing
 
 from kheishd.objects.node import journal, rpc
-from kheishd.server.lines import FEED_BYTES
+from kheishd.server.unix_socket import FEED_BYTES
 from protocol.limits.rpc import MAX_LINE_BYTES, MAX_UNSENT_BYTES
 from protocol.rpc.codec import Codec
-from protocol.rpc.wire import Value
+from protocol.rpc.wire import Decoded
 from tests.support.rpc_server import Client, RpcServer, rpc_server
 from tests.support.toys import Toys
 
@@ -94,7 +94,7 @@ async def test_a_peer_that_hangs_up_while_half_closed_is_noticed(
     server: RpcServer, toys: Toys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disconnect after a half-close is noticed by polling."""
-    monkeypatch.setattr("kheishd.server.lines.GONE_CHECK_S", 0.01)
+    monkeypatch.setattr("kheishd.server.unix_socket.GONE_CHECK_S", 0.01)
     client = await server.connect()
     await client.request("toy.wait")
     await client.stream.send_eof()
@@ -185,7 +185,7 @@ async def test_a_connection_that_closes_just_when_there_is_room_again_is_no_faul
         await until(lambda: server.server.connections == 0)
         over.set()
 
-    monkeypatch.setattr("kheishd.server.lines.wait_writable", closed_meanwhile)
+    monkeypatch.setattr("kheishd.server.unix_socket.wait_writable", closed_meanwhile)
     await client.request("toy.large", size=MAX_UNSENT_BYTES - 1_000)
     with trio.fail_after(10):
         await over.wait()
@@ -217,7 +217,7 @@ async def test_a_read_is_decoded_bit_by_bit(server: RpcServer, monkeypatch: pyte
     sizes: list[int] = []
     feed = Codec.feed
 
-    def watched(codec: Codec, data: bytes) -> list[Value]:
+    def watched(codec: Codec, data: bytes) -> list[Decoded]:
         sizes.append(len(data))
         return feed(codec, data)
 

@@ -7,8 +7,7 @@ import msgspec
 import pytest
 
 from kheishd.providers import anthropic, openai
-from kheishd.providers.failures import FailureFactory
-from kheishd.providers.wire import (
+from kheishd.providers.driver import (
     AnswerReader,
     Driver,
     HttpRequest,
@@ -19,6 +18,7 @@ from kheishd.providers.wire import (
     token_count,
     user_texts,
 )
+from kheishd.providers.failures import FailureFactory
 from protocol.transcript import AssetReference, Item, Text
 from tests.support.model_calls import make_request
 
