@@ -1,8 +1,9 @@
 """The interface of a driver: it builds a request and reads the answer. It does no I/O."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import msgspec
 
@@ -33,10 +34,22 @@ class AnswerReader(Protocol):
     """The reader of one answer, as it arrives."""
 
     done: bool
-    """Whether the answer is whole, or as much of it as is kept; what still arrives is passed over."""
+    """Whether the answer is whole, or as much of it as is kept; later events are skipped."""
+
+    failed: bool
+    """Whether the provider reported an error, after which nothing is an answer."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the answer has its end, and only side information may follow."""
+        ...
 
     def event(self, data: bytes) -> None:
         """Process the data of one event. Errors: ModelFailure."""
+        ...
+
+    def fail_event(self, data: bytes) -> NoReturn:
+        """Fail because of an event that reports an error. Errors: ModelFailure."""
         ...
 
     def whole(self, body: bytes) -> None:
@@ -115,7 +128,7 @@ MAX_TOKENS = 10**9
 
 def token_count(count: float | None) -> int:
     """Return a storable count: some servers omit it, and some send -1 or nonsense for unknown."""
-    return int(min(max(count, 0), MAX_TOKENS)) if count is not None else 0
+    return int(min(max(count, 0), MAX_TOKENS)) if count is not None and not math.isnan(count) else 0
 
 
 def user_texts(items: list[Item]) -> list[str]:
