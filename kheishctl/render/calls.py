@@ -1,7 +1,7 @@
 """Tool calls as text: a summary of their arguments, and the end of their output.
 
 Arguments and output may be megabytes long and hold escape sequences. These functions look only at the part
-that is shown, and return sanitised text.
+that is shown, and return sanitized text.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kheishctl.render.layout import strip_styles
-from protocol.text import one_line, sanitise
+from protocol.text import one_line, sanitize
 
 # A summary fits a line of any terminal; this is the part of each argument that it may contain.
 MAX_SUMMARY_CHARACTERS = 400
@@ -20,7 +20,7 @@ MAX_TAIL_CHARACTERS = 2_000
 
 
 def summarize_arguments(arguments: Any) -> str:
-    """Summarize the arguments of a call on one sanitised line: its subject, then the others by name.
+    """Summarize the arguments of a call on one sanitized line: its subject, then the others by name.
 
     The subject is the first text: models write the arguments in the order of the tool's schema.
     """
@@ -51,7 +51,7 @@ def _abbreviate(value: Any) -> str:
 
 
 def take_first_lines(text: str, count: int) -> list[str]:
-    """Return the first lines that are not empty, sanitised."""
+    """Return the first lines that are not empty, sanitized."""
     lines = map(one_line, strip_styles(text[: count * MAX_TAIL_CHARACTERS]).split("\n"))
     return [line for line in lines if line][:count]
 
@@ -67,6 +67,6 @@ class Tail:
         self.text = (self.text + text[-MAX_TAIL_CHARACTERS:])[-MAX_TAIL_CHARACTERS:]
 
     def lines(self, count: int) -> list[str]:
-        """Return the last lines that are not empty, sanitised, as a terminal would show them."""
-        lines = [sanitise(line).expandtabs(4).rstrip() for line in strip_styles(self.text).split("\n")]
+        """Return the last lines that are not empty, sanitized, as a terminal would show them."""
+        lines = [sanitize(line).expandtabs(4).rstrip() for line in strip_styles(self.text).split("\n")]
         return [line for line in lines if line][-count:]

@@ -63,9 +63,9 @@ class ModelFailed(Event, frozen=True, tag="model_failed"):
 class MessageAppended(Event, frozen=True, tag="message_appended"):
     """A message was appended to the transcript.
 
-    ``stop_reason``: ``end``, ``length``, ``tool_calls``, ``refusal``, ``pause``, or ``cancelled`` for the part
-    of an answer that had arrived when the run was stopped. ``follow_up`` marks a message that the daemon wrote, as
-    the user, to make the model answer again.
+    ``stop_reason``: ``end``, ``length``, ``tool_calls``, ``refusal``, ``pause``, or ``cancelled`` for the
+    part of an answer that had arrived when the run was stopped. ``follow_up`` marks a message that the daemon
+    wrote, as the user, to make the model answer again.
     """
 
     item_id: str

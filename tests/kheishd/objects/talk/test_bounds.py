@@ -1,10 +1,7 @@
 """The bounds of a session: never wider than those of any session above it."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +12,7 @@ from kheishd.store.environment import Snapshot
 from kheishd.store.tables import SESSIONS
 from protocol.objects.permission import MODES, PermissionMode
 from protocol.objects.session import CapabilityScope, Session
-from tests.support.household import AGENTS, Household, household
+from tests.support.household import AGENTS, Household
 from tests.support.runtimes import make_runtime
 
 RUNTIME = make_runtime(definitions=AGENTS)
@@ -75,13 +72,6 @@ def test_a_mode_is_the_sessions_the_agents_or_the_daemons() -> None:
     assert bounds_of(Family([plan]), limited, plan).mode == "default"
     assert bounds_of(Family([plain]), RUNTIME, plain, reviewer).mode == "plan"
     assert bounds_of(Family([plan]), RUNTIME, plan, reviewer).mode == "acceptEdits"
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon without a run worker."""
-    async with household(tmp_path, work=False) as house:
-        yield house
 
 
 async def test_narrowing_a_parent_narrows_its_children(idle: Household) -> None:

@@ -1,7 +1,5 @@
 """Conversations over the socket: every outcome of get, list and reset."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,28 +12,12 @@ from protocol.errors.session import (
 from protocol.errors.token import ScopeMissing
 from tests.support.household import (
     Household,
-    household,
     pages,
     refusal_of,
     require_conversation_not_found,
     require_limited,
     require_sender_invalid,
 )
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon with a run worker."""
-    async with household(tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon without a run worker; tokens work."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
-
 
 # conversation.get, .list
 

@@ -1,10 +1,6 @@
 """Forks over the socket: what they inherit, and that they copy and widen nothing."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from kheishd.core.context.transcript import Transcript
 from kheishd.objects.talk.lineage import lineage
@@ -21,23 +17,9 @@ from protocol.journal.line import decode_envelope, decode_event
 from protocol.limits.session import MAX_FORKS
 from protocol.transcript import Item, ToolCall, text_of
 from tests.support.desk import gives, says
-from tests.support.household import AGENTS, Household, household, pages, refusal_of
+from tests.support.household import AGENTS, Household, pages, refusal_of
 from tests.support.runtimes import make_runtime
 from tests.support.transcripts import assert_valid
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon with a run worker; tokens work."""
-    async with household(tmp_path, tcp=True) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon without a run worker; tokens work."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
 
 
 def fork(house: Household, session_id: str, **params: Any) -> Any:

@@ -24,20 +24,6 @@ from tests.support.model_server import ModelServer, running_model_server
 from tests.support.runtimes import change_runtime
 
 
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon with a run worker."""
-    async with household(tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon without a run worker; tokens work."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
-
-
 async def require_not_found(house: Household, method: str) -> None:
     """Require that the method refuses an unknown run and an uncovered one alike."""
     sent = await house.send(agent="reviewer", sender="bob")
@@ -370,7 +356,7 @@ async def test_run_debug_ok_of_a_cut_stream(capturing: Household) -> None:
 async def test_run_debug_ok_of_a_run_in_flight(capturing: Household, server: ModelServer) -> None:
     """Artifacts can be read while the model answers; a stopped call records its outcome."""
     sent = await capturing.send(route="slow", debug="full")
-    await (await server.request()).begun.wait()
+    await (await server.request()).streaming.wait()
     with trio.fail_after(10):
         while True:
             listed = await capturing.call("run.debug", run_id=sent["run_id"])
@@ -444,6 +430,12 @@ async def test_a_send_sets_the_debug_level(capturing: Household, tmp_path: Path)
         sent = await capturing.ask(debug=level)
         pinned = (await capturing.call("run.get", run_id=sent["run_id"]))["pinned"]
         assert pinned.get("debug", "off") == level
+        # Captures are written after the run has settled; run.debug waits for them.
+        if level == "off":
+            refusal = await capturing.refusal_of("run.debug", run_id=sent["run_id"])
+            assert isinstance(refusal, DebugNotFound)
+        else:
+            assert (await capturing.call("run.debug", run_id=sent["run_id"]))["artifacts"]
         assert await trio.Path(tmp_path / "debug" / sent["run_id"]).exists() == (level != "off")
     refusal = await capturing.refusal_of("conversation.send", content="hello", debug="on")
     assert isinstance(refusal, InvalidParams)

@@ -1,6 +1,5 @@
 """Sessions over the socket: every outcome of the methods of kheishd/objects/talk/session.py."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +27,6 @@ from protocol.limits.session import MAX_SESSION_DEPTH
 from protocol.transcript import ToolCall
 from tests.support.desk import gives, says
 from tests.support.household import Household, household, pages, refusal_of, require_session_not_found
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon with a run worker."""
-    async with household(tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon without a run worker; tokens work."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
 
 
 async def create(house: Household, **params: Any) -> Any:

@@ -1,10 +1,6 @@
 """Steering over the socket: every outcome of both methods, and that no message to a run is lost."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from kheishd.core.run.commands import Start
 from kheishd.records.writer import SessionWriter
@@ -17,21 +13,7 @@ from protocol.errors.session import InputContractViolated, InputTooLarge, QueueF
 from protocol.errors.token import ScopeMissing
 from protocol.limits.session import MAX_INPUT_BYTES, MAX_STEERS
 from protocol.transcript import text_of
-from tests.support.household import Household, household, refusal_of
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon with a run worker."""
-    async with household(tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon without a run worker; tokens work."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
+from tests.support.household import Household, refusal_of
 
 
 def steer(house: Household, content: str = "hurry", **params: Any) -> Any:

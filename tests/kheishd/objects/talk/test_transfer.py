@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,15 +14,8 @@ from protocol.errors.session import ImportInvalid, InputTooLarge, SessionNotFoun
 from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINE_BYTES
 from protocol.transcript import Item, ToolCall, text_of
 from tests.support.desk import gives
-from tests.support.household import Household, household, pages, refusal_of
+from tests.support.household import Household, pages, refusal_of
 from tests.support.transcripts import assert_valid
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon with a run worker; tokens work."""
-    async with household(tmp_path, tcp=True) as house:
-        yield house
 
 
 async def export_lines(house: Household, session_id: str, limit: int = 50) -> list[str]:
