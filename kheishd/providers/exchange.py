@@ -244,7 +244,7 @@ class AnswerBody:
         for event in events:
             if self._reader.done:
                 return
-            if type(event) is sse.ErrorData:
+            if type(event) is sse.ErrorEventData:
                 self._reader.fail_event(event)
             if event and not event.isspace():
                 self._reader.event(event)

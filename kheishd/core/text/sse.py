@@ -10,7 +10,7 @@ MAX_EVENT_BYTES = 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
 
 
-class ErrorData(bytes):
+class ErrorEventData(bytes):
     """The data of an event that is called ``error``, or of a line ``error: ...``."""
 
 
@@ -62,10 +62,10 @@ class EventDecoder:
             if not line:
                 if self._data:
                     data = b"\n".join(self._data)
-                    events.append(ErrorData(data) if self._is_error else data)
+                    events.append(ErrorEventData(data) if self._is_error else data)
                     self._data, self._size = [], 0
                 elif self._is_error:
-                    events.append(ErrorData())
+                    events.append(ErrorEventData())
                 self._is_error = False
             elif line.startswith(b"data:"):
                 value = line[6:] if line.startswith(b"data: ") else line[5:]
@@ -74,5 +74,5 @@ class EventDecoder:
             elif line.startswith(b"event:"):
                 self._is_error = line[6:].strip() == b"error"
             elif line.startswith(b"error:"):
-                events.append(ErrorData(line[6:].strip()))
+                events.append(ErrorEventData(line[6:].strip()))
         return events

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.text.sse import MAX_EVENT_BYTES, ErrorData, EventDecoder, EventTooLarge
+from kheishd.core.text.sse import MAX_EVENT_BYTES, ErrorEventData, EventDecoder, EventTooLarge
 
 
 def decoded(*reads: bytes) -> list[bytes]:
@@ -93,4 +93,4 @@ def test_errors_are_marked(stream: bytes, events: list[tuple[bytes, bool]]) -> N
     for cut in range(len(stream) + 1):
         decoder = EventDecoder()
         received = decoder.feed(stream[:cut]) + decoder.feed(stream[cut:]) + decoder.finish()
-        assert [(bytes(data), isinstance(data, ErrorData)) for data in received] == events
+        assert [(bytes(data), isinstance(data, ErrorEventData)) for data in received] == events
