@@ -45,7 +45,7 @@ def find_field(struct: type[Struct], name: str) -> FieldInfo:
 
 
 def list_types(hint: Any) -> Iterator[Any]:
-    """Yield the members of a union, annotations removed; a type that is no union is its only member."""
+    """Yield the members of a union, annotations removed; a type that is not a union is its only member."""
     if get_origin(hint) in (Union, UnionType):
         for member in get_args(hint):
             yield from list_types(member)
@@ -89,7 +89,7 @@ def list_constants() -> Iterator[tuple[str, Any, str]]:
     """Yield each constant: its name, its value and its description."""
     run_statuses = list_choices(run.RunStatus)
     yield "METHODS", list(METHODS), "The methods of the daemon."
-    yield "SCOPES", list(SCOPES), "The rights that a token may have."
+    yield "SCOPES", list(SCOPES), "The scopes that a token may have."
     envelope = ["type", *(field.name for field in fields(Envelope))]
     yield "ENVELOPE_FIELDS", envelope, "The fields that every event has."
     yield "RUN_STATUSES", run_statuses, "The statuses of a run."
@@ -119,7 +119,7 @@ def list_constants() -> Iterator[tuple[str, Any, str]]:
     yield "TASK_EMPTY", find_empty_values(task.TaskUpdate), "The values that clear the properties of a task."
     yield "MAX_PAGE_ROWS", MAX_PAGE_ROWS, "Rows of one page of a list."
     yield "DEFAULT_REPAIRS", DEFAULT_REPAIRS, "Corrections of an answer that violates its contract."
-    yield "MAX_REPAIRS", MAX_REPAIRS, "The most corrections that a caller may ask for."
+    yield "MAX_REPAIRS", MAX_REPAIRS, "Maximum corrections that a caller may request."
     yield "MAX_DEBUG_TEXT_BYTES", MAX_DEBUG_TEXT_BYTES, "Bytes of one answer of ``run.debug``."
     yield "MAX_IMPORT_BYTES", MAX_IMPORT_BYTES, "Bytes of the lines of one ``session.import``."
     yield "MAX_IMPORT_LINES", MAX_IMPORT_LINES, "Lines of one ``session.import``."

@@ -19,8 +19,8 @@ from kheishctl import exit_codes
 from kheishctl.client import Client, Failure, resolve_home, resolve_socket
 from kheishctl.contract import Json
 from kheishctl.hints import HINTS
-from kheishctl.render.layout import Column, Display, format_table, paint, sanitise_styled
-from protocol.text import escape_json, one_line, sanitise
+from kheishctl.render.layout import Column, Display, format_table, paint, sanitize_styled
+from protocol.text import escape_json, one_line, sanitize
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -53,7 +53,7 @@ class App:
         return result
 
     def command_line(self, *words: str) -> str:
-        """Return a command for the same daemon, sanitised and quoted, ready to paste into a shell."""
+        """Return a command for the same daemon, sanitized and quoted, ready to paste into a shell."""
         import shlex
 
         home = ["--home", self.home_option] if self.home_option else []
@@ -96,13 +96,13 @@ class App:
 
     def print(self, text: str) -> None:
         """Print a line and flush it. A terminal receives no escape sequences except styles."""
-        sys.stdout.write((sanitise_styled(text) if sys.stdout.isatty() else text) + "\n")
+        sys.stdout.write((sanitize_styled(text) if sys.stdout.isatty() else text) + "\n")
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
         """Print a note, which is not part of the result, on standard error, unless ``--json`` is set."""
         if not self.as_json:
-            sys.stderr.write((sanitise_styled(text) if sys.stderr.isatty() else text) + "\n")
+            sys.stderr.write((sanitize_styled(text) if sys.stderr.isatty() else text) + "\n")
             sys.stderr.flush()
 
     def fail(self, failure: Failure) -> None:
@@ -115,9 +115,9 @@ class App:
             self.print_json({"error": error | {"data": error["data"] | ({"hint": hint} if hint else {})}})
             return
         label = paint("kheishctl:", "red", use_color(sys.stderr.isatty()))
-        sys.stderr.write(f"{label} {sanitise(failure.text)}\n")
+        sys.stderr.write(f"{label} {sanitize(failure.text)}\n")
         if hint and str(hint) not in failure.text:
-            sys.stderr.write(f"  hint: {sanitise(str(hint))}\n")
+            sys.stderr.write(f"  hint: {sanitize(str(hint))}\n")
         sys.stderr.flush()
 
 

@@ -88,7 +88,7 @@ SCOPES: Final = (
     "operate",
     "admin",
 )
-"""The rights that a token may have."""
+"""The scopes that a token may have."""
 
 ENVELOPE_FIELDS: Final = (
     "type",
@@ -254,7 +254,7 @@ DEFAULT_REPAIRS: Final = 3
 """Corrections of an answer that violates its contract."""
 
 MAX_REPAIRS: Final = 5
-"""The most corrections that a caller may ask for."""
+"""Maximum corrections that a caller may request."""
 
 MAX_DEBUG_TEXT_BYTES: Final = 262_144
 """Bytes of one answer of ``run.debug``."""

@@ -158,7 +158,7 @@ class Daemon:
         dispatcher = Dispatcher(handlers(), services, control)
         async with trio.open_nursery() as nursery:
             for worker in workers:
-                await nursery.start(worker.serve)
+                await nursery.start(worker.serve, name=worker.name)
             async with open_server(dispatcher) as server:
                 self._vitals.server = server
                 async with self._listen(server):

@@ -1,1 +1,1 @@
-"""Figures of the running daemon, each beside a yardstick that was taken in the same run."""
+"""Measurements of the running daemon, each beside a yardstick from the same run."""

@@ -1,4 +1,4 @@
-"""Measure what was named, or everything, and print one table."""
+"""Measure the named figures, or all, and print one table."""
 
 import argparse
 import importlib
@@ -25,7 +25,7 @@ FIGURES = (
     "last_page",
     "tools",
 )
-"""Each a module beside this one, with ``measure(scale)`` giving its rows."""
+"""The modules of this package whose ``measure(scale)`` yields rows."""
 
 
 def arguments() -> argparse.Namespace:
@@ -33,16 +33,16 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="contrib/bench/run",
         description="Measure the daemon and print each figure beside a yardstick from the same run: "
-        "the least, the middle and the greatest of several rounds. Goals are judged by the middle.",
+        "minimum, median and maximum of several rounds. Goals apply to the median.",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to measure: {', '.join(FIGURES)}")
-    parser.add_argument("--small", action="store_true", help="only see that measuring works, in seconds")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"figures to measure: {', '.join(FIGURES)}")
+    parser.add_argument("--small", action="store_true", help="only check that measuring works, in seconds")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    given = parser.parse_args()
-    unknown = set(given.names) - set(FIGURES)
+    options = parser.parse_args()
+    unknown = set(options.names) - set(FIGURES)
     if unknown:
-        parser.error(f"there is no figure {', '.join(sorted(unknown))}; there are: {', '.join(FIGURES)}")
-    return given
+        parser.error(f"no figure {', '.join(sorted(unknown))}; figures: {', '.join(FIGURES)}")
+    return options
 
 
 def measure(name: str, scale: Scale) -> Iterator[Row]:
@@ -52,21 +52,21 @@ def measure(name: str, scale: Scale) -> Iterator[Row]:
 
 
 def main() -> int:
-    """Exit 0 when everything was measured, whatever the figures; 1 when something broke."""
-    given = arguments()
-    # So that what was started ends and temporary homes go, whoever stops this.
+    """Exit 0 when everything was measured, whatever the figures; 1 when a measurement failed."""
+    options = arguments()
+    # SIGTERM exits normally, so that child processes end and temporary homes are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    scale = Scale(small=given.small)
+    scale = Scale(small=options.small)
     rows: list[Row] = []
     broken: list[str] = []
-    for name in given.names or FIGURES:
+    for name in options.names or FIGURES:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         try:
             rows += measure(name, scale)
         except Exception:
             traceback.print_exc()
             broken.append(name)
-    if given.json:
+    if options.json:
         print(json.dumps({"rows": [row.as_json() for row in rows], "broken": broken}, ensure_ascii=False))
     else:
         print(render(rows))

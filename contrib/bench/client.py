@@ -1,4 +1,4 @@
-"""A blocking client that costs little, so that what is measured is the daemon."""
+"""A cheap blocking client, so that the measurements show the daemon."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def request(number: int, method: str, params: dict[str, Any]) -> bytes:
 
 
 class Client:
-    """One connection. Notifications that come between are kept in ``notes``."""
+    """One connection. Notifications received meanwhile are kept in ``notes``."""
 
     def __init__(self, path: Path) -> None:
         self.socket = dial(path)
@@ -73,7 +73,7 @@ class Client:
                 return result_of(message)
 
     def send(self, method: str, **params: Any) -> int:
-        """Send a request and do not wait; gives its id."""
+        """Send a request without waiting; return its id."""
         number = next(self._numbers)
         self.socket.sendall(request(number, method, params))
         return number
@@ -117,7 +117,7 @@ def result_of(message: dict[str, Any]) -> Any:
 
 
 def round_trips(connection: socket.socket, line: bytes, count: int) -> list[int]:
-    """How long each of ``count`` requests took to be answered, one after another, in nanoseconds."""
+    """Return the duration of each of ``count`` sequential requests, in nanoseconds."""
     took = []
     for _ in range(count):
         began = perf_counter_ns()
@@ -129,8 +129,8 @@ def round_trips(connection: socket.socket, line: bytes, count: int) -> list[int]
     return took
 
 
-def pipelined(connection: socket.socket, line: bytes, deep: int, times: int) -> float:
-    """Answers a second with ``deep`` requests sent at once and then their answers read."""
+def pipelined_per_second(connection: socket.socket, line: bytes, deep: int, times: int) -> float:
+    """Measure answers per second with ``deep`` requests sent at once before their answers are read."""
     burst = line * deep
     began = perf_counter_ns()
     for _ in range(times):
@@ -141,8 +141,8 @@ def pipelined(connection: socket.socket, line: bytes, deep: int, times: int) -> 
     return deep * times / (perf_counter_ns() - began) * 1e9
 
 
-def sweeps(connections: Sequence[socket.socket], line: bytes, times: int) -> float:
-    """Answers a second over many connections, each with one request at a time."""
+def sweeps_per_second(connections: Sequence[socket.socket], line: bytes, times: int) -> float:
+    """Measure answers per second over many connections, each with one open request."""
     began = perf_counter_ns()
     for _ in range(times):
         for connection in connections:

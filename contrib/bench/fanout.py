@@ -1,4 +1,4 @@
-"""Deltas of 1 KiB to a hundred subscribers, beside plain sockets and beside a channel for each client."""
+"""Deltas of 1 KiB to a hundred subscribers, beside plain sockets and beside a channel per client."""
 
 import selectors
 import socket
@@ -17,29 +17,34 @@ SUBSCRIBERS = 100
 PIECES = 120
 PIECE_BYTES = 1024
 MARK = b'"type":"run_ended"'
-"""What the line holds that ends one burst; durable events come after the deltas before them."""
+"""A part of the line that ends one burst; a durable event follows all earlier deltas."""
 
 
 def measure(scale: Scale) -> Iterator[Row]:
-    """Two rows over the same rounds."""
+    """Measure two rows over the same rounds."""
     bursts = scale.pick(15, 2)
     ours, plain, channel = [], [], []
     for _ in scale.rounds:
         ours.append(of_daemon(bursts))
         plain.append(of_yardstick("plain", bursts))
         channel.append(of_yardstick("channel", bursts))
-    what = f"deltas to {SUBSCRIBERS} subscribers"
-    beside = [Round(figure, other) for figure, other in zip(ours, plain, strict=True)]
-    yield Row(what, "/s", beside, at_least(0.3), "ratio", "plain-socket writer")
-    beside = [Round(figure, other) for figure, other in zip(ours, channel, strict=True)]
-    yield Row(what, "/s", beside, at_least(5), "ratio", "a channel per client")
+    name = f"deltas to {SUBSCRIBERS} subscribers"
+    beside = [Round(figure, yardstick_figure) for figure, yardstick_figure in zip(ours, plain, strict=True)]
+    yield Row(name, "/s", beside, at_least(0.3), "ratio", "plain-socket writer")
+    beside = [Round(figure, yardstick_figure) for figure, yardstick_figure in zip(ours, channel, strict=True)]
+    yield Row(name, "/s", beside, at_least(5), "ratio", "a channel per client")
 
 
 def of_daemon(bursts: int) -> float:
-    """Deliveries a second from the real daemon: a model's answer, followed by all."""
-    with model_server() as port, daemon(config(port)) as kept, kept.client() as client, ExitStack() as stack:
+    """Measure deliveries per second of the real daemon: all subscribers follow a model's answer."""
+    with (
+        model_server() as port,
+        daemon(config(port)) as server,
+        server.client() as client,
+        ExitStack() as stack,
+    ):
         answer = f"long:{PIECES * PIECE_BYTES}"
-        subscribers = [subscriber(kept, stack) for _ in range(SUBSCRIBERS)]
+        subscribers = [subscriber(server, stack) for _ in range(SUBSCRIBERS)]
 
         def burst() -> None:
             client.send("conversation.send", content="tell me", model=answer)
@@ -47,9 +52,9 @@ def of_daemon(bursts: int) -> float:
         return deliveries(subscribers, burst, bursts)
 
 
-def subscriber(kept: Daemon, stack: ExitStack) -> socket.socket:
-    """Return a connection that follows every delta, and of the durable events only the end of a run."""
-    client = stack.enter_context(Client(kept.socket))
+def subscriber(server: Daemon, stack: ExitStack) -> socket.socket:
+    """Return a connection that follows every delta and, of the durable events, only the end of a run."""
+    client = stack.enter_context(Client(server.socket))
     client.call("journal.subscribe", deltas=True, types=["run_ended"])
     while not any(note["method"] == "journal.synced" for note in client.notes):
         client.notes.append(client.message())
@@ -57,7 +62,7 @@ def subscriber(kept: Daemon, stack: ExitStack) -> socket.socket:
 
 
 def of_yardstick(mode: str, bursts: int) -> float:
-    """Deliveries a second from a server that only fans out."""
+    """Measure deliveries per second of a server that only fans out."""
     with yardstick("fanout", mode, str(PIECES), str(PIECE_BYTES)) as path, ExitStack() as stack:
         subscribers = [stack.enter_context(dial(path)) for _ in range(SUBSCRIBERS)]
         for connection in subscribers:
@@ -67,18 +72,18 @@ def of_yardstick(mode: str, bursts: int) -> float:
 
 
 def deliveries(subscribers: list[socket.socket], burst: Callable[[], None], bursts: int) -> float:
-    """Deliveries a second, each burst timed from its first byte to its end at the last subscriber."""
+    """Measure deliveries per second; a burst lasts from its first byte to its end at the last subscriber."""
     with selectors.EpollSelector() as selector:
         for connection in subscribers:
             connection.setblocking(False)
             selector.register(connection, selectors.EVENT_READ)
-        one_burst(selector, burst)
-        took = [one_burst(selector, burst) for _ in range(bursts)]
+        measure_burst(selector, burst)
+        took = [measure_burst(selector, burst) for _ in range(bursts)]
     return len(subscribers) * PIECES / median(took) * 1e9
 
 
-def one_burst(selector: selectors.EpollSelector, burst: Callable[[], None]) -> int:
-    """Nanoseconds from the first byte to the end mark on every connection."""
+def measure_burst(selector: selectors.EpollSelector, burst: Callable[[], None]) -> int:
+    """Return the nanoseconds from the first byte to the end mark on every connection."""
     tails: dict[int, bytes] = {}
     began = 0
     burst()
@@ -93,7 +98,7 @@ def one_burst(selector: selectors.EpollSelector, burst: Callable[[], None]) -> i
             received = connection.recv(1 << 18)
             if not received:
                 raise ConnectionError("a subscriber was cut off")
-            seen = tails.get(key.fd, b"") + received
-            waiting -= MARK in seen
-            tails[key.fd] = seen[-len(MARK) + 1 :] if MARK not in seen else b""
+            text = tails.get(key.fd, b"") + received
+            waiting -= MARK in text
+            tails[key.fd] = text[-len(MARK) + 1 :] if MARK not in text else b""
     return perf_counter_ns() - began

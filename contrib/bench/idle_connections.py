@@ -1,4 +1,4 @@
-"""Ten thousand connections that say nothing: the memory of each, the processor's time, a ping beside them."""
+"""Ten thousand silent connections: memory per connection, processor time, and a ping beside them."""
 
 import resource
 import time
@@ -16,34 +16,36 @@ SPARE_FILES = 200
 
 
 def measure(scale: Scale) -> Iterator[Row]:
-    """Three rows."""
-    wanted = scale.pick(10_000, 50)
+    """Measure three rows."""
+    desired = scale.pick(10_000, 50)
     _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))
-    connections = min(wanted, allowed - SPARE_FILES) if allowed != resource.RLIM_INFINITY else wanted
-    note = f"only {connections:,}: this machine allows {allowed:,} open files" if connections < wanted else ""
-    each, spent, pings = [], [], []
+    connections = min(desired, allowed - SPARE_FILES) if allowed != resource.RLIM_INFINITY else desired
+    note = (
+        f"only {connections:,}: this machine allows {allowed:,} open files" if connections < desired else ""
+    )
+    memories, spent, pings = [], [], []
     for _ in range(scale.pick(3, 1)):
-        with on_core(), daemon() as kept:
-            memory, processor, ping = idle(kept, connections, scale.pick(3.0, 0.2))
-            each.append(Round(memory))
+        with on_core(), daemon() as server:
+            memory, processor, ping = idle(server, connections, scale.pick(3.0, 0.2))
+            memories.append(Round(memory))
             spent.append(Round(processor))
             pings.append(ping)
     beside = f"{connections:,} idle connections"
-    yield Row(beside, "KiB each", each, at_most(8), note=note)
-    yield Row(f"processor's time, {beside}", "ms/s", spent, at_most(1))
+    yield Row(beside, "KiB each", memories, at_most(8), note=note)
+    yield Row(f"processor time, {beside}", "ms/s", spent, at_most(1))
     yield Row(f"rpc.ping p50, one core, {beside}", "µs", pings, at_most(1.1), "ratio", "none")
 
 
-def idle(kept: Daemon, connections: int, seconds: float) -> tuple[float, float, Round]:
-    """KiB a connection, milliseconds of processor a second, and the ping's round trip with and without."""
+def idle(server: Daemon, connections: int, seconds: float) -> tuple[float, float, Round]:
+    """Return KiB per connection, processor milliseconds per second, and the ping with and without them."""
     with ExitStack() as stack:
-        asking = stack.enter_context(kept.dial())
+        asking = stack.enter_context(server.dial())
         without = median(round_trips(asking, PING, 1_000)) / 1000
-        before = memory_kib(kept.pid, "RssAnon")
-        kept.clients(connections, stack)
+        before = memory_kib(server.pid, "RssAnon")
+        server.clients(connections, stack)
         beside = median(round_trips(asking, PING, 1_000)) / 1000
-        each = (memory_kib(kept.pid, "RssAnon") - before) / connections
-        spent = cpu_ms(kept.pid)
+        memory = (memory_kib(server.pid, "RssAnon") - before) / connections
+        spent = cpu_ms(server.pid)
         time.sleep(seconds)
-        return each, (cpu_ms(kept.pid) - spent) / seconds, Round(beside, without)
+        return memory, (cpu_ms(server.pid) - spent) / seconds, Round(beside, without)

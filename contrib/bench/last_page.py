@@ -9,10 +9,10 @@ from contrib.bench.client import Client
 from contrib.bench.processes import daemon
 from contrib.bench.scale import Scale
 from contrib.bench.table import Round, Row, at_most
-from contrib.bench.turn import completed
+from contrib.bench.turn import require_completed
 
 TURNS = 25
-"""What both sessions end with; with 25 turns the short one has over a hundred events."""
+"""The turns at the end of both sessions; with 25 the short one has over a hundred events."""
 PAGES = {
     "journal.read": {"order": "newest", "limit": 50},
     "session.history": {"order": "newest", "limit": 50},
@@ -20,14 +20,14 @@ PAGES = {
 
 
 def measure(scale: Scale) -> Iterator[Row]:
-    """One row a method."""
+    """Measure one row per method."""
     events, times = scale.pick(100_000, 300), scale.pick(300, 10)
-    with daemon() as kept, kept.client() as client:
+    with daemon() as server, server.client() as client:
         short, long = session(client, 0), session(client, events)
         for method, params in PAGES.items():
             pairs = [pages(client, method, params, short, long, times) for _ in scale.rounds]
-            what = f"last page of {events:,} events, {method}"
-            yield Row(what, "µs", pairs, at_most(1.5), "ratio", "of about 100 events")
+            name = f"last page of {events:,} events, {method}"
+            yield Row(name, "µs", pairs, at_most(1.5), "ratio", "of about 100 events")
 
 
 def session(client: Client, events: int) -> str:
@@ -40,8 +40,8 @@ def session(client: Client, events: int) -> str:
         ]
     )
     for number in range(TURNS):
-        said = {"session_id": session_id, "content": f"Sentence {number}", "wait": "settled"}
-        completed(client.call("session.send", **said))
+        message = {"session_id": session_id, "content": f"Sentence {number}", "wait": "settled"}
+        require_completed(client.call("session.send", **message))
     return session_id
 
 

@@ -1,4 +1,4 @@
-"""What the daemon holds in memory, idle and for each conversation, and what a text turn writes."""
+"""Memory of the daemon, idle and per conversation, and the writes of a text turn."""
 
 import os
 import select
@@ -13,11 +13,11 @@ from contrib.bench.proc import bytes_written, memory_kib
 from contrib.bench.processes import daemon, home, scratch
 from contrib.bench.scale import Scale
 from contrib.bench.table import Round, Row, at_most
-from contrib.bench.turn import SAID, completed
+from contrib.bench.turn import MESSAGE, require_completed
 
 
 def measure(scale: Scale) -> Iterator[Row]:
-    """Four rows."""
+    """Measure four rows."""
     rounds = range(scale.pick(3, 1))
     with model_server() as port:
         yield Row("idle daemon", "MiB", [Round(idle_mib()) for _ in rounds], at_most(45))
@@ -34,63 +34,63 @@ def measure(scale: Scale) -> Iterator[Row]:
 
 def idle_mib() -> float:
     """Measure the resident memory of an idle daemon."""
-    with daemon() as kept:
-        return memory_kib(kept.pid) / 1024
+    with daemon() as server:
+        return memory_kib(server.pid) / 1024
 
 
 def growth_kib(port: int, conversations: int) -> float:
-    """Measure the memory that a conversation of one turn leaves behind; mapped store pages do not count."""
-    with daemon(config(port)) as kept, kept.client() as client:
+    """Measure the memory that a conversation of one turn retains; mapped store pages do not count."""
+    with daemon(config(port)) as server, server.client() as client:
         speak(client, "warm", 100)
-        before = memory_kib(kept.pid, "RssAnon")
+        before = memory_kib(server.pid, "RssAnon")
         speak(client, "many", conversations)
-        return (memory_kib(kept.pid, "RssAnon") - before) / conversations
+        return (memory_kib(server.pid, "RssAnon") - before) / conversations
 
 
 def speak(client: Client, name: str, conversations: int) -> None:
-    """One turn in each of many conversations."""
-    send = {"content": SAID, "wait": "settled"}
+    """Run one turn in each of many conversations."""
+    send = {"content": MESSAGE, "wait": "settled"}
     calls = [("conversation.send", {"sender": f"{name}-{n}", **send}) for n in range(conversations)]
     for result in client.many(calls):
-        completed(result)
+        require_completed(result)
 
 
 def written_kib(port: int, turns: int) -> float:
     """Measure the bytes written per turn of one conversation, as the kernel counts them."""
-    with daemon(config(port)) as kept, kept.client() as client:
-        one_by_one(client, 5)
-        before = bytes_written(kept.pid)
-        one_by_one(client, turns)
-        return (bytes_written(kept.pid) - before) / turns / 1024
+    with daemon(config(port)) as server, server.client() as client:
+        run_turns(client, 5)
+        before = bytes_written(server.pid)
+        run_turns(client, turns)
+        return (bytes_written(server.pid) - before) / turns / 1024
 
 
-def one_by_one(client: Client, turns: int) -> None:
-    """Return turns in one conversation."""
+def run_turns(client: Client, turns: int) -> None:
+    """Run sequential turns in one conversation."""
     for _ in range(turns):
-        completed(client.call("conversation.send", content=SAID, wait="settled"))
+        require_completed(client.call("conversation.send", content=MESSAGE, wait="settled"))
 
 
 def commits(port: int, turns: int) -> float:
     """Count the calls of fdatasync per turn (one per commit of LMDB), without those of start and stop."""
-    few = synced(port, 5)
-    return (synced(port, 5 + turns) - few) / turns
+    few = count_syncs(port, 5)
+    return (count_syncs(port, 5 + turns) - few) / turns
 
 
-def synced(port: int, turns: int) -> int:
+def count_syncs(port: int, turns: int) -> int:
     """Count the calls of fdatasync of a daemon with this many turns."""
-    with scratch() as directory, home(config(port)) as kept:
+    with scratch() as directory, home(config(port)) as server:
         log = directory / "strace"
-        with kept.running("strace", "-f", "-qq", "-e", "trace=fdatasync,fsync,msync", "-o", str(log)):
-            with kept.client() as client:
-                one_by_one(client, turns)
-            # strace, asked to stop, would let go of the daemon; the daemon is asked, and strace ends with it.
-            os.kill(kept.pid, signal.SIGTERM)
-            gone(kept.pid)
+        with server.running("strace", "-f", "-qq", "-e", "trace=fdatasync,fsync,msync", "-o", str(log)):
+            with server.client() as client:
+                run_turns(client, turns)
+            # A stopped strace would detach from the daemon. Instead stop the daemon: strace ends with it.
+            os.kill(server.pid, signal.SIGTERM)
+            wait_until_gone(server.pid)
         return sum("sync(" in line for line in Path(log).read_text().splitlines())
 
 
-def gone(pid: int) -> None:
-    """Wait until a process that is not our child has ended."""
+def wait_until_gone(pid: int) -> None:
+    """Wait for the end of a process that is not our child."""
     descriptor = os.pidfd_open(pid)
     select.select([descriptor], [], [], 30)
     os.close(descriptor)

@@ -39,23 +39,23 @@ def model_server() -> Iterator[int]:
         log = directory / "log"
         with program([sys.executable, "-m", "tests.support.model_server"], log) as process:
             deadline = time.perf_counter() + MAX_START_SECONDS
-            while not (said := log.read_text()).endswith("\n"):
+            while not (output := log.read_text()).endswith("\n"):
                 if process.poll() is not None or time.perf_counter() > deadline:
-                    raise Broken(f"the model server does not start:\n{said}")
+                    raise Broken(f"the model server does not start:\n{output}")
                 time.sleep(0.01)
-            yield int(said.split()[0])
+            yield int(output.split()[0])
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """When the first piece and the end of an answer came, in milliseconds after it was asked for."""
+class AnswerTimes:
+    """The times of the first piece and of the end of an answer, in milliseconds after the request."""
 
     first_ms: float
     end_ms: float
 
 
 class Direct:
-    """One kept-alive connection to the model server, read as bytes: the least a client can do."""
+    """A kept-alive connection to the model server, read as bytes: the cheapest possible client."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
@@ -69,13 +69,13 @@ class Direct:
 
     def ask(self, model: str = ANSWER) -> None:
         """Send a request."""
-        asked = {"model": model, "stream": True, "messages": [{"role": "user", "content": "hello"}]}
-        body = json.dumps(asked).encode()
+        fields = {"model": model, "stream": True, "messages": [{"role": "user", "content": "hello"}]}
+        body = json.dumps(fields).encode()
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-length: {len(body)}\r\n\r\n"
         self.socket.sendall(head.encode() + body)
 
     def read(self) -> int:
-        """Read to the end of the answer; gives when its first piece came, by the clock."""
+        """Read to the end of the answer; return the clock's reading at its first piece."""
         first, tail = 0, b""
         while not tail.endswith(END):
             received = self.socket.recv(1 << 16)
@@ -86,16 +86,16 @@ class Direct:
             tail = (tail + received)[-200:]
         return first
 
-    def turn(self, model: str = ANSWER) -> Answered:
-        """One whole answer."""
+    def turn(self, model: str = ANSWER) -> AnswerTimes:
+        """Request and read one whole answer."""
         began = perf_counter_ns()
         self.ask(model)
         first = self.read()
-        return Answered((first - began) / 1e6, (perf_counter_ns() - began) / 1e6)
+        return AnswerTimes((first - began) / 1e6, (perf_counter_ns() - began) / 1e6)
 
 
 def direct_per_second(connections: Sequence[Direct], times: int) -> float:
-    """Answers a second, with one under way on each connection."""
+    """Measure answers per second, with one in progress on each connection."""
     began = perf_counter_ns()
     for _ in range(times):
         for connection in connections:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from statistics import median
 
-from contrib.bench.client import PING, dial, pipelined, round_trips, sweeps
+from contrib.bench.client import PING, dial, pipelined_per_second, round_trips, sweeps_per_second
 from contrib.bench.processes import daemon, on_core, yardstick
 from contrib.bench.scale import Scale
 from contrib.bench.table import Round, Row, at_least, at_most
@@ -14,16 +14,22 @@ CLIENTS = 50
 
 
 def measure(scale: Scale) -> Iterator[Row]:
-    """Three rows."""
-    yield one_client(scale)
-    yield from many(scale)
+    """Measure three rows."""
+    yield measure_one(scale)
+    yield from measure_many(scale)
 
 
-def one_client(scale: Scale) -> Row:
-    """Client and server on one core: a wake-up across cores costs more than the request."""
+def measure_one(scale: Scale) -> Row:
+    """Measure client and server on one core: a wake-up across cores costs more than the request."""
     count = scale.pick(5_000, 100)
     rounds = []
-    with on_core(), daemon() as kept, yardstick("echo") as path, kept.dial() as ours, dial(path) as theirs:
+    with (
+        on_core(),
+        daemon() as server,
+        yardstick("echo") as path,
+        server.dial() as ours,
+        dial(path) as theirs,
+    ):
         for connection in (ours, theirs):
             round_trips(connection, PING, count // 5)
         for _ in scale.rounds:
@@ -32,17 +38,17 @@ def one_client(scale: Scale) -> Row:
     return Row("rpc.ping p50, one core", "µs", rounds, at_most(1.6), "ratio", "raw trio echo")
 
 
-def many(scale: Scale) -> Iterator[Row]:
-    """Client and server on a core each, where there are two."""
+def measure_many(scale: Scale) -> Iterator[Row]:
+    """Measure client and server on separate cores, if there are two."""
     times = scale.pick(400, 5)
     deep, wide = [], []
     with ExitStack() as stack:
-        kept, path = stack.enter_context(daemon()), stack.enter_context(yardstick("echo"))
-        ours = kept.clients(CLIENTS, stack)
+        server, path = stack.enter_context(daemon()), stack.enter_context(yardstick("echo"))
+        ours = server.clients(CLIENTS, stack)
         theirs = [stack.enter_context(dial(path)) for _ in range(CLIENTS)]
         for _ in scale.rounds:
-            deep.append(Round(pipelined(ours[0], PING, DEEP, times)))
-            figure = sweeps(ours, PING, times)
-            wide.append(Round(figure, sweeps(theirs, PING, times)))
+            deep.append(Round(pipelined_per_second(ours[0], PING, DEEP, times)))
+            figure = sweeps_per_second(ours, PING, times)
+            wide.append(Round(figure, sweeps_per_second(theirs, PING, times)))
     yield Row("rpc.ping, pipelined 100 deep", "/s", deep, at_least(100_000))
     yield Row("rpc.ping, 50 clients", "/s", wide, at_least(0.6), "ratio", "raw trio echo")

@@ -1,4 +1,4 @@
-"""Ping every millisecond until stdin closes, then print how long each took, in milliseconds."""
+"""Ping every millisecond until stdin closes, then print the durations in milliseconds."""
 
 import json
 import select
@@ -9,7 +9,7 @@ from contrib.bench.client import PING, dial, round_trips
 
 
 def main(path: Path) -> None:
-    """Says ``ready`` first."""
+    """Print ``ready``, ping, and print the durations."""
     waits: list[float] = []
     with dial(path) as connection:
         print("ready", flush=True)

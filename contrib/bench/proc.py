@@ -1,10 +1,10 @@
-"""What the kernel says about a running program."""
+"""Figures of the kernel about a running program."""
 
 from pathlib import Path
 
 
 def memory_kib(pid: int, field: str = "VmRSS") -> int:
-    """Memory in KiB: ``VmRSS`` is all that is resident, ``RssAnon`` without mapped files."""
+    """Return memory in KiB: ``VmRSS`` is all resident memory, ``RssAnon`` excludes mapped files."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == field:

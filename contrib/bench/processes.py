@@ -1,4 +1,4 @@
-"""The programs that are measured, each in a place of its own that is gone afterwards."""
+"""The measured programs, each in a temporary directory."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ MAX_START_SECONDS = 60.0
 
 
 class Broken(Exception):
-    """A program that is to be measured does not work; the message holds what it said."""
+    """A measured program does not work; the message has its output."""
 
 
 @contextmanager
 def on_core(core: int = 0) -> Iterator[None]:
-    """Run this process, and what it starts meanwhile, on one core."""
+    """Run this process and its new children on one core."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {sorted(allowed)[core % len(allowed)]})
     try:
@@ -64,7 +64,7 @@ def program(arguments: Sequence[str | Path], log: Path) -> Iterator[subprocess.P
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a program to stop, and make it stop where it does not."""
+    """Terminate a program, and kill it if it does not end."""
     if process.poll() is None:
         process.terminate()
         try:
@@ -74,8 +74,8 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def until_answering(path: Path, process: subprocess.Popen[bytes], log: Path) -> float:
-    """Wait until the first ping is answered; gives the clock's reading then. Errors: Broken."""
+def wait_until_answering(path: Path, process: subprocess.Popen[bytes], log: Path) -> float:
+    """Wait until the first ping is answered; return the clock's reading. Errors: Broken."""
     deadline = time.perf_counter() + MAX_START_SECONDS
     while time.perf_counter() < deadline:
         if process.poll() is not None:
@@ -91,7 +91,7 @@ def until_answering(path: Path, process: subprocess.Popen[bytes], log: Path) -> 
 
 
 class Daemon:
-    """The real daemon in a home of its own."""
+    """The real daemon in its own home."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -104,7 +104,7 @@ class Daemon:
         """Run the daemon until it answers and beyond; ``before`` precedes its command (such as strace)."""
         arguments = [*before, sys.executable, "-m", "kheishd", "--home", str(self.home)]
         with program(arguments, self.log) as process:
-            until_answering(self.socket, process, self.log)
+            wait_until_answering(self.socket, process, self.log)
             with Client(self.socket) as client:
                 self.pid = client.call("daemon.status")["pid"]
             yield self
@@ -118,7 +118,7 @@ class Daemon:
         return dial(self.socket)
 
     def clients(self, count: int, stack: ExitStack) -> list[socket.socket]:
-        """As many bare connections, closed with the stack."""
+        """Return that many bare connections, which are closed with the stack."""
         return [stack.enter_context(self.dial()) for _ in range(count)]
 
 
@@ -126,18 +126,18 @@ class Daemon:
 def home(config: str = "") -> Iterator[Daemon]:
     """Provide a stopped daemon in a new home with this configuration."""
     with scratch() as directory:
-        place = directory / "home"
-        place.mkdir(mode=0o700)
+        path = directory / "home"
+        path.mkdir(mode=0o700)
         if config:
-            (place / "config.toml").write_text(config)
-        yield Daemon(place)
+            (path / "config.toml").write_text(config)
+        yield Daemon(path)
 
 
 @contextmanager
 def daemon(config: str = "") -> Iterator[Daemon]:
     """Provide a running daemon in a new home with this configuration."""
-    with home(config) as kept, kept.running():
-        yield kept
+    with home(config) as server, server.running():
+        yield server
 
 
 @contextmanager
@@ -156,7 +156,7 @@ def yardstick(name: str, *arguments: str) -> Iterator[Path]:
 
 
 def listens(path: Path) -> bool:
-    """Whether somebody takes connections there: a socket's file is there a moment before that."""
+    """Whether a server accepts connections; the socket file exists a moment earlier."""
     try:
         dial(path).close()
     except OSError:
@@ -164,8 +164,8 @@ def listens(path: Path) -> bool:
     return True
 
 
-def took(arguments: Sequence[str | Path], environment: dict[str, str] | None = None) -> float:
-    """How long a program takes from start to end, in milliseconds. Errors: Broken if it fails."""
+def measure_duration(arguments: Sequence[str | Path], environment: dict[str, str] | None = None) -> float:
+    """Measure the duration of a program, in milliseconds. Errors: Broken if it fails."""
     command = [str(argument) for argument in arguments]
     began = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""How much to measure: enough for a figure, or only enough to see that measuring works."""
+"""The amount of measuring: full, or just enough to check that measuring works."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """``small`` measures too little to mean anything, in seconds; for checks."""
+    """The scale of a run. ``small`` takes seconds and its figures mean nothing; it is for checks."""
 
     small: bool = False
 

@@ -1,4 +1,4 @@
-"""``conversation.send`` accepted, so on the disk, over the socket: 1, 10 and 100 callers, runs held."""
+"""``conversation.send`` over the socket, durably accepted: 1, 10 and 100 callers, runs held."""
 
 import json
 import selectors
@@ -16,42 +16,44 @@ from contrib.bench.scale import Scale
 from contrib.bench.store_update import percentile
 from contrib.bench.table import Round, Row, at_least, at_most
 
-# One run may be active, and it writes for ten minutes: every other waits in its line.
+# The only active run takes ten minutes, so all other runs stay queued.
 CONFIG = "[runs]\nmax_active = 1\n[daemon]\ndrain_s = 0\n"
 HOLD = "/slow 1 600000"
 CALLERS = {1: None, 10: at_least(2.5), 100: at_least(4)}
 
 
 def measure(scale: Scale) -> Iterator[Row]:
-    """Each crowd beside the single caller, and how long a ping on the side waits meanwhile."""
+    """Measure each crowd beside the single caller, and a ping on another connection meanwhile."""
     sessions, sends = scale.pick(1_000, 20), scale.pick({1: 1_000, 10: 4_000, 100: 8_000}, {})
     figures: dict[int, list[float]] = {callers: [] for callers in CALLERS}
     stalls: dict[int, list[float]] = {callers: [] for callers in CALLERS}
     for _ in scale.rounds:
-        with daemon(CONFIG) as kept, kept.client() as client:
+        with daemon(CONFIG) as server, server.client() as client:
             client.call("conversation.send", sender="holder", content=HOLD)
-            accepted(kept, 20, sessions, sessions)
+            sends_per_second(server, 20, sessions, sessions)
             for callers in CALLERS:
-                with pinger(kept) as waits:
-                    figures[callers].append(accepted(kept, callers, sends.get(callers, 100), sessions))
+                with pinger(server) as waits:
+                    figures[callers].append(
+                        sends_per_second(server, callers, sends.get(callers, 100), sessions)
+                    )
                 stalls[callers].append(percentile(waits, 0.99))
     for callers, goal in CALLERS.items():
         pairs = [Round(*pair) for pair in zip(figures[callers], figures[1], strict=True)]
-        what = f"conversation.send accepted, {callers} callers"
+        name = f"conversation.send accepted, {callers} callers"
         if goal is None:
-            yield Row("conversation.send accepted, 1 caller", "/s", [Round(one.figure) for one in pairs])
+            yield Row("conversation.send accepted, 1 caller", "/s", [Round(pair.figure) for pair in pairs])
         else:
-            yield Row(what, "/s", pairs, goal, "ratio", "1 caller")
+            yield Row(name, "/s", pairs, goal, "ratio", "1 caller")
             waited = [Round(stall) for stall in stalls[callers]]
-            note = "what a ping by another connection waits, p99: an upper bound of the loop's stall"
+            note = "ping time on another connection, p99: an upper bound of the loop's stall"
             yield Row(f"ping p99 beside {callers} callers", "ms", waited, at_most(5), note=note)
 
 
-def accepted(kept: Daemon, callers: int, sends: int, sessions: int) -> float:
+def sends_per_second(server: Daemon, callers: int, sends: int, sessions: int) -> float:
     """Return accepted sends per second, from callers that each send again as soon as they are answered."""
     numbers = count()
     with ExitStack() as stack, selectors.EpollSelector() as selector:
-        connections = kept.clients(callers, stack)
+        connections = server.clients(callers, stack)
         for connection in connections:
             selector.register(connection, selectors.EVENT_READ)
         began = perf_counter_ns()
@@ -73,7 +75,7 @@ def send(connection: socket.socket, number: int, sessions: int) -> None:
 
 
 def read_answer(connection: socket.socket) -> int:
-    """Read one answer; gives 1. Errors: ConnectionError unless it says that the input is queued."""
+    """Read one answer; return 1. Errors: ConnectionError unless the input is queued."""
     received = connection.recv(65536)
     while not received.endswith(b"\n"):
         received += connection.recv(65536)
@@ -83,10 +85,10 @@ def read_answer(connection: socket.socket) -> int:
 
 
 @contextmanager
-def pinger(kept: Daemon) -> Iterator[list[float]]:
+def pinger(server: Daemon) -> Iterator[list[float]]:
     """Run a process that pings every millisecond; provide its waits, in ms, at the end."""
     waits: list[float] = []
-    command = [sys.executable, "-m", "contrib.bench.pinger", str(kept.socket)]
+    command = [sys.executable, "-m", "contrib.bench.pinger", str(server.socket)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe) as process:
         assert process.stdin is not None and process.stdout is not None  # noqa: PT018

@@ -31,7 +31,7 @@ COMMITS_IN_TURN = 50
 
 @dataclass(slots=True)
 class Load:
-    """What some callers did: updates a second, how long each took, how late the loop was."""
+    """The load of some callers: updates per second, the duration of each, and the delays of the loop."""
 
     per_second: float
     took_us: list[float] = field(default_factory=list)
@@ -43,7 +43,7 @@ def measure(scale: Scale) -> Iterator[Row]:
     latencies: list[Round] = []
     rounds: dict[int, list[Load]] = {callers: [] for callers in (1, 10, 100, 1_000)}
     apart: list[Load] = []
-    # As the daemon does: the loop and the writer share one interpreter.
+    # The value of the daemon, where the loop and the writer share one interpreter.
     sys.setswitchinterval(SWITCH_SECONDS)
     for _ in scale.rounds:
         with scratch() as directory:
@@ -54,8 +54,8 @@ def measure(scale: Scale) -> Iterator[Row]:
                 loads.append(trio.run(crowd, directory / str(callers), callers, updates, 1))
             updates = scale.pick(60_000, 2_000)
             apart.append(trio.run(crowd, directory / "apart", 1_000, updates, 1_000))
-    what = "store.update p50, 1 caller, one core"
-    yield Row(what, "µs", latencies, at_most(1.3), "ratio", "bare LMDB commit")
+    name = "store.update p50, 1 caller, one core"
+    yield Row(name, "µs", latencies, at_most(1.3), "ratio", "bare LMDB commit")
     yield from crowds(rounds, apart)
 
 
@@ -64,23 +64,24 @@ def crowds(rounds: dict[int, list[Load]], apart: list[Load]) -> Iterator[Row]:
     alone = rounds[1]
     goals: dict[int, Goal] = {10: at_least(6), 100: at_least(30), 1_000: at_least(50)}
     for callers, goal in goals.items():
-        what = f"store.update, {callers:,} callers"
-        yield Row(what, "/s", beside(rounds[callers], alone), goal, "ratio", "1 caller")
-    what = "store.update, 1,000 callers, 1,000 sessions"
+        name = f"store.update, {callers:,} callers"
+        yield Row(name, "/s", beside(rounds[callers], alone), goal, "ratio", "1 caller")
+    name = "store.update, 1,000 callers, 1,000 sessions"
     note = "every update of a group touches a page of its own, which the commit writes"
-    yield Row(what, "/s", beside(apart, alone), None, "ratio", "1 caller", note)
+    yield Row(name, "/s", beside(apart, alone), None, "ratio", "1 caller", note)
     for callers in (100, 1_000):
         stalls = [Round(percentile(load.late_ms, 0.99)) for load in rounds[callers]]
         yield Row(f"loop stall p99, {callers:,} callers", "ms", stalls, at_most(MAX_STALL_MS))
     waits = [
-        Round(median(many.took_us), median(one.took_us)) for many, one in zip(rounds[100], alone, strict=True)
+        Round(median(many.took_us), median(single.took_us))
+        for many, single in zip(rounds[100], alone, strict=True)
     ]
     yield Row("store.update p50, 100 callers", "µs", waits, at_most(3), "ratio", "1 caller")
 
 
 def beside(crowd: list[Load], alone: list[Load]) -> list[Round]:
     """Return updates per second of many callers, beside those of one."""
-    return [Round(many.per_second, one.per_second) for many, one in zip(crowd, alone, strict=True)]
+    return [Round(many.per_second, single.per_second) for many, single in zip(crowd, alone, strict=True)]
 
 
 async def latency(directory: Path, turns: int) -> Round:
@@ -116,7 +117,7 @@ def _commits(environment: lmdb.Environment) -> Iterator[float]:
 
 
 async def crowd(directory: Path, callers: int, updates: int, sessions: int) -> Load:
-    """So many callers, each waiting for one update after another, over so many sessions."""
+    """Run callers that each wait for one update after another, spread over the sessions."""
     load = Load(0.0)
     async with open_state(directory, version=VERSION) as state:
         began = perf_counter_ns()
@@ -131,7 +132,7 @@ async def crowd(directory: Path, callers: int, updates: int, sessions: int) -> L
 
 
 async def caller(state: State, number: int, updates: int, load: Load) -> None:
-    """One update after another, each of one event in the session of this number."""
+    """Make sequential updates, each of one event in the session with this number."""
     stream = f"session_{number:026d}"
     event = InputReceived(input_id=f"input_{number:026d}", items=[Text("word " * 20)], sender="user")
 
@@ -145,7 +146,7 @@ async def caller(state: State, number: int, updates: int, load: Load) -> None:
 
 
 async def heartbeat(load: Load) -> None:
-    """Sleep a millisecond again and again, and note how late the loop lets it go on."""
+    """Sleep a millisecond repeatedly, and record the delay of each wake-up."""
     while True:
         due = trio.current_time() + BEAT_SECONDS
         await trio.sleep_until(due)

@@ -1,4 +1,4 @@
-"""Rows of the table: what was measured in each round, what it is held against, and the verdict."""
+"""Rows of the table: the figures of each round, their yardsticks, and the verdict."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any, Literal, assert_never
 
 Judged = Literal["ratio", "difference", "figure"]
-"""What the goal speaks of: the figure over its yardstick, beyond its yardstick, or the figure itself."""
+"""The value that a goal limits: the ratio or difference to the yardstick, or the figure itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class Goal:
         """Whether a value reaches the goal."""
         return value <= self.limit if self.sign == "≤" else value >= self.limit
 
-    def missed_by(self, value: float) -> float:
-        """How far off a value is, as a share of the limit."""
+    def distance(self, value: float) -> float:
+        """Return the distance of a value from the limit, as a share of the limit."""
         return abs(value - self.limit) / self.limit
 
 
@@ -37,7 +37,7 @@ def at_least(limit: float) -> Goal:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round gave: the figure and, where there is one, the yardstick beside it."""
+    """The result of one round: the figure and its yardstick, if there is one."""
 
     figure: float
     yardstick: float | None = None
@@ -45,9 +45,9 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure over several rounds. ``note`` says what a reader of the table should know."""
+    """One figure over several rounds. ``note`` is a remark for readers of the table."""
 
-    what: str
+    name: str
     unit: str
     rounds: Sequence[Round]
     goal: Goal | None = None
@@ -57,35 +57,35 @@ class Row:
 
     def figures(self) -> list[float]:
         """Return the figure of every round."""
-        return [one.figure for one in self.rounds]
+        return [round_.figure for round_ in self.rounds]
 
     def yardsticks(self) -> list[float]:
         """Return the yardstick of every round that has one."""
-        return [one.yardstick for one in self.rounds if one.yardstick is not None]
+        return [round_.yardstick for round_ in self.rounds if round_.yardstick is not None]
 
     def values(self) -> list[float]:
         """Return the values that the goal applies to, of every round."""
         if self.judged == "figure":
             return self.figures()
-        pairs = [(one.figure, one.yardstick) for one in self.rounds if one.yardstick is not None]
+        pairs = [(round_.figure, round_.yardstick) for round_ in self.rounds if round_.yardstick is not None]
         if self.judged == "ratio":
             return [figure / yardstick for figure, yardstick in pairs if yardstick]
         return [figure - yardstick for figure, yardstick in pairs]
 
     def verdict(self) -> str:
-        """``met``, ``missed by 12 %``, or nothing where there is no goal."""
+        """Return ``met``, ``missed by 12 %``, or nothing without a goal."""
         values = self.values()
         if self.goal is None or not values:
             return ""
         middle = median(values)
-        return "met" if self.goal.met(middle) else f"missed by {max(0.01, self.goal.missed_by(middle)):.0%}"
+        return "met" if self.goal.met(middle) else f"missed by {max(0.01, self.goal.distance(middle)):.0%}"
 
     def as_json(self) -> dict[str, Any]:
-        """Everything that was measured, for programs."""
+        """Return all measured values, for programs."""
         return {
-            "what": self.what,
+            "name": self.name,
             "unit": self.unit,
-            "rounds": [{"figure": one.figure, "yardstick": one.yardstick} for one in self.rounds],
+            "rounds": [{"figure": round_.figure, "yardstick": round_.yardstick} for round_ in self.rounds],
             "yardstick": self.yardstick or None,
             "judged": self.judged,
             "value": median(self.values()) if self.values() else None,
@@ -106,18 +106,18 @@ def number(value: float) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Format minimum, median and maximum: ``1.21 / 1.25 / 1.40``; one number if they are alike."""
+    """Format minimum, median and maximum: ``1.21 / 1.25 / 1.40``; one number if they are equal."""
     if not values:
         return ""
     three = [number(value) for value in (min(values), median(values), max(values))]
     return three[0] if len(set(three)) == 1 else " / ".join(three)
 
 
-HEADER = ("what", "figure", "yardstick", "compared", "goal", "verdict")
+HEADER = ("name", "figure", "yardstick", "compared", "goal", "verdict")
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """One line of the table."""
+    """Return one line of the table."""
     compared = spread(row.values())
     match row.judged:
         case "ratio":
@@ -130,18 +130,18 @@ def cells(row: Row) -> tuple[str, ...]:
             assert_never(row.judged)
     beside = f"{row.yardstick}: {spread(row.yardsticks())}" if row.yardstick else ""
     goal = f"{row.goal.sign} {row.goal.limit:,g} {sign}" if row.goal else ""
-    return (row.what, f"{spread(row.figures())} {row.unit}", beside, compared, goal, row.verdict())
+    return (row.name, f"{spread(row.figures())} {row.unit}", beside, compared, goal, row.verdict())
 
 
 def render(rows: Iterable[Row]) -> str:
-    """Format the table as Markdown that also lines up in a terminal; notes follow it."""
+    """Format the table as Markdown with aligned columns; notes follow it."""
     listed = list(rows)
     lines = [HEADER, *map(cells, listed)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    shown = [
+    table = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
         for line in lines
     ]
-    shown.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    notes = [f"* {row.what}: {row.note}" for row in listed if row.note]
-    return "\n".join([*shown, *(["", *notes] if notes else [])])
+    table.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    notes = [f"* {row.name}: {row.note}" for row in listed if row.note]
+    return "\n".join([*table, *(["", *notes] if notes else [])])

@@ -1,4 +1,4 @@
-"""What streaming through the daemon adds: to the first token, and to every token."""
+"""Cost of streaming through the daemon: to the first token, and per token."""
 
 from collections.abc import Iterator
 from statistics import median
@@ -10,31 +10,31 @@ from contrib.bench.model import ANSWER, Direct, config, model_server
 from contrib.bench.processes import daemon
 from contrib.bench.scale import Scale
 from contrib.bench.table import Round, Row, at_most
-from contrib.bench.turn import SAID
+from contrib.bench.turn import MESSAGE
 
 
 def measure(scale: Scale) -> Iterator[Row]:
-    """Two rows."""
+    """Measure two rows."""
     turns, tokens = scale.pick(40, 3), scale.pick(1_000, 50)
-    first, each = [], []
+    first, per_token = [], []
     with (
         model_server() as port,
-        daemon(config(port)) as kept,
-        kept.client() as client,
+        daemon(config(port)) as server,
+        server.client() as client,
         Direct(port) as direct,
     ):
-        streamed(client, "warm", ANSWER, b"word1 ")
+        time_to_text(client, "warm", ANSWER, b"word1 ")
         for number in scale.rounds:
             alone = median(direct.turn().first_ms for _ in range(turns))
-            ours = median(streamed(client, f"first{number}", ANSWER, b"word1 ") for _ in range(turns))
+            ours = median(time_to_text(client, f"first{number}", ANSWER, b"word1 ") for _ in range(turns))
             first.append(Round(ours, alone))
             long = f"chunks:{tokens}"
             alone = median(direct.turn(long).end_ms for _ in range(5))
-            ours = median(streamed(client, f"each{number}-{n}", long, last(tokens)) for n in range(5))
-            each.append(Round(ours / tokens * 1000, alone / tokens * 1000))
+            ours = median(time_to_text(client, f"each{number}-{n}", long, last(tokens)) for n in range(5))
+            per_token.append(Round(ours / tokens * 1000, alone / tokens * 1000))
     beside = "model server called directly"
     yield Row("first token", "ms", first, at_most(2), "difference", beside)
-    yield Row(f"each of {tokens} tokens", "µs", each, at_most(150), "difference", beside)
+    yield Row(f"each of {tokens} tokens", "µs", per_token, at_most(150), "difference", beside)
 
 
 def last(tokens: int) -> bytes:
@@ -42,23 +42,23 @@ def last(tokens: int) -> bytes:
     return f"word{tokens} ".encode()
 
 
-def streamed(client: Client, sender: str, model: str, awaited: bytes) -> float:
-    """How long after a send its deltas hold these bytes, in milliseconds; the turn is let end."""
+def time_to_text(client: Client, sender: str, model: str, awaited: bytes) -> float:
+    """Measure the time from a send until its deltas contain these bytes, in ms; then let the turn end."""
     began = perf_counter_ns()
-    send = {"sender": sender, "content": SAID, "model": model, "wait": "settled", "stream": True}
+    send = {"sender": sender, "content": MESSAGE, "model": model, "wait": "settled", "stream": True}
     number = client.send("conversation.send", **send)
-    wanted, seen, written = awaited.decode(), 0, ""
+    text, arrived, written = awaited.decode(), 0, ""
     settled = ended = False
     while not (settled and ended):
         message = client.message()
-        if not seen and message.get("method") in ("journal.delta", "journal.event"):
+        if not arrived and message.get("method") in ("journal.delta", "journal.event"):
             written = (written + text_of(message["params"]))[-2000:]
-            seen = perf_counter_ns() if wanted in written else 0
+            arrived = perf_counter_ns() if text in written else 0
         ended = ended or message.get("method") == "journal.end"
         settled = settled or message.get("id") == number
-    if not seen:
+    if not arrived:
         raise Refused(f"{awaited!r} did not come")
-    return (seen - began) / 1e6
+    return (arrived - began) / 1e6
 
 
 def text_of(params: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Runs with tools: what a call costs beyond the tool, many runs at once, and runs that wait for a person."""
+"""Runs with tools: the cost of a call beyond the tool, many runs at once, and waiting runs."""
 
 from collections.abc import Iterator
 from statistics import median
@@ -10,7 +10,7 @@ from contrib.bench.proc import memory_kib
 from contrib.bench.processes import daemon
 from contrib.bench.scale import Scale
 from contrib.bench.table import Round, Row
-from contrib.bench.turn import completed
+from contrib.bench.turn import require_completed
 
 STEPS = 10
 AT_ONCE = 200
@@ -21,27 +21,27 @@ ORDERS = "orders"
 
 
 def measure(scale: Scale) -> Iterator[Row]:
-    """Five rows."""
+    """Measure five rows."""
     with model_server() as port:
         setting = config(port).replace('model = "chunks:50"', f'model = "{ORDERS}"')
-        with daemon(setting) as kept, kept.client() as client, Direct(port) as direct:
+        with daemon(setting) as server, server.client() as client, Direct(port) as direct:
             yield from one_run(scale, client, direct)
             yield many_runs(scale, client, direct)
             yield journal_growth(scale, client)
         yield waiting(scale, setting)
 
 
-def orders(calls: int, line: str = READ) -> str:
-    """Return the input for the model: this many calls, each in an answer of its own, then an end."""
+def directives(calls: int, line: str = READ) -> str:
+    """Return the input for the model: this many calls, each in a separate answer, then an end."""
     return "\n/then\n".join([line] * calls + ["done"])
 
 
 def run(client: Client, sender: str, calls: int) -> float:
-    """How long a run with so many calls takes, in milliseconds."""
+    """Measure a run with this many calls, in milliseconds."""
     began = perf_counter_ns()
-    result = client.call("conversation.send", sender=sender, content=orders(calls), wait="settled")
+    result = client.call("conversation.send", sender=sender, content=directives(calls), wait="settled")
     took = (perf_counter_ns() - began) / 1e6
-    completed(result)
+    require_completed(result)
     return took
 
 
@@ -62,21 +62,23 @@ def one_run(scale: Scale, client: Client, direct: Direct) -> Iterator[Row]:
 
 
 def many_runs(scale: Scale, client: Client, direct: Direct) -> Row:
-    """Two hundred runs at once, each with three tool calls one after another."""
+    """Measure two hundred runs at once, each with three sequential tool calls."""
     runs = scale.pick(AT_ONCE, 10)
     rounds = []
     for number in scale.rounds:
         began = perf_counter_ns()
-        said = orders(CALLS)
-        calls = [("conversation.send", {"sender": f"many{number}-{n}", "content": said}) for n in range(runs)]
+        content = directives(CALLS)
+        calls = [
+            ("conversation.send", {"sender": f"many{number}-{n}", "content": content}) for n in range(runs)
+        ]
         sent = client.many(calls)
-        for result in client.many([("run.wait", {"run_id": each["run_id"]}) for each in sent]):
-            completed(result)
+        for result in client.many([("run.wait", {"run_id": run["run_id"]}) for run in sent]):
+            require_completed(result)
         took = (perf_counter_ns() - began) / 1e6
         alone = median(direct.turn(ORDERS).end_ms for _ in range(20))
         rounds.append(Round(took / (runs * (CALLS + 1)), alone))
-    what = f"{runs} runs at once of {CALLS} tool calls, each answer with its call"
-    return Row(what, "ms", rounds, None, "ratio", "model server called directly, one at a time")
+    name = f"{runs} runs at once of {CALLS} tool calls, each answer with its call"
+    return Row(name, "ms", rounds, None, "ratio", "model server called directly, one at a time")
 
 
 def journal_growth(scale: Scale, client: Client) -> Row:
@@ -86,13 +88,13 @@ def journal_growth(scale: Scale, client: Client) -> Row:
         sizes = []
         for calls in (1, 1 + STEPS):
             run(client, f"journal{number}-{calls}", calls)
-            found = client.call("conversation.get", sender=f"journal{number}-{calls}")
-            sizes.append(exported(client, found["session_id"]))
+            conversation = client.call("conversation.get", sender=f"journal{number}-{calls}")
+            sizes.append(journal_bytes(client, conversation["session_id"]))
         rounds.append(Round((sizes[1] - sizes[0]) / STEPS))
     return Row("journal growth for each tool call and answer", "bytes", rounds)
 
 
-def exported(client: Client, session_id: str) -> int:
+def journal_bytes(client: Client, session_id: str) -> int:
     """Return the bytes of a session's journal."""
     size = 0
     after: str | None = None
@@ -108,16 +110,16 @@ def exported(client: Client, session_id: str) -> int:
 def waiting(scale: Scale, setting: str) -> Row:
     """Measure the memory of a run that waits for approval."""
     runs = scale.pick(10_000, 20)
-    with daemon(setting) as kept, kept.client() as client:
+    with daemon(setting) as server, server.client() as client:
         ask(client, "warm", scale.pick(500, 5))
-        before = memory_kib(kept.pid, "RssAnon")
+        before = memory_kib(server.pid, "RssAnon")
         ask(client, "waiting", runs)
-        grown = memory_kib(kept.pid, "RssAnon") - before
+        grown = memory_kib(server.pid, "RssAnon") - before
     return Row(f"memory for each of {runs:,} runs that wait for approval", "KiB", [Round(grown / runs)])
 
 
 def ask(client: Client, name: str, runs: int) -> None:
-    """As many runs, each in a conversation of its own, that wait for a person's yes."""
+    """Start that many runs, each in its own conversation, that wait for approval."""
     send = {"content": ASK, "wait": "settled"}
     calls = [("conversation.send", {"sender": f"{name}-{n}", **send}) for n in range(runs)]
     for result in client.many(calls):

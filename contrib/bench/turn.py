@@ -1,4 +1,4 @@
-"""A whole turn beyond the model server's own time; many conversations at once; a long conversation."""
+"""A whole turn beyond the model server's time, many conversations at once, and a long conversation."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,12 +15,12 @@ from contrib.bench.table import Round, Row, at_least, at_most
 from contrib.bench.table import number as number_of
 
 AT_ONCE = 50
-SAID = "What is the weather like in the mountains today?"
+MESSAGE = "What is the weather like in the mountains today?"
 
 
 def measure(scale: Scale) -> Iterator[Row]:
-    """Three rows."""
-    with model_server() as port, daemon(config(port)) as kept, kept.client() as client:
+    """Measure three rows."""
+    with model_server() as port, daemon(config(port)) as server, server.client() as client:
         with Direct(port) as direct:
             yield from one_conversation(scale, client, direct)
         yield many_conversations(scale, client, port)
@@ -44,22 +44,22 @@ def one_conversation(scale: Scale, client: Client, direct: Direct) -> Iterator[R
 
 
 def turn(client: Client, sender: str) -> float:
-    """How long one turn takes, in milliseconds."""
+    """Measure one turn, in milliseconds."""
     began = perf_counter_ns()
-    result = client.call("conversation.send", sender=sender, content=SAID, wait="settled")
+    result = client.call("conversation.send", sender=sender, content=MESSAGE, wait="settled")
     took = (perf_counter_ns() - began) / 1e6
-    completed(result)
+    require_completed(result)
     return took
 
 
-def completed(result: dict[str, object]) -> None:
-    """Errors: Refused unless a run completed."""
+def require_completed(result: dict[str, object]) -> None:
+    """Require that a run completed. Errors: Refused."""
     if result["status"] != "completed":
         raise Refused(result)
 
 
 def many_conversations(scale: Scale, client: Client, port: int) -> Row:
-    """Fifty conversations, each with one turn under way, always."""
+    """Measure fifty conversations that always have one turn in progress."""
     times = scale.pick(20, 2)
     rounds = []
     with ExitStack() as stack:
@@ -72,22 +72,22 @@ def many_conversations(scale: Scale, client: Client, port: int) -> Row:
 
 
 def turns_per_second(client: Client, name: str, times: int) -> float:
-    """Measure turns per second over conversations that each send again as soon as they are answered."""
+    """Measure turns per second over conversations that each send again once they are answered."""
     began = perf_counter_ns()
-    left = {number: times - 1 for number in range(AT_ONCE)}
-    waiting = {send(client, name, number): number for number in left}
+    remaining = {number: times - 1 for number in range(AT_ONCE)}
+    waiting = {send(client, name, number): number for number in remaining}
     while waiting:
         message = client.message()
         if "method" in message:
             continue
-        completed(result_of(message))
+        require_completed(result_of(message))
         number = waiting.pop(message["id"])
-        if left[number]:
-            left[number] -= 1
+        if remaining[number]:
+            remaining[number] -= 1
             waiting[send(client, name, number)] = number
     return AT_ONCE * times / (perf_counter_ns() - began) * 1e9
 
 
 def send(client: Client, name: str, number: int) -> int:
-    """Send to one of the conversations; gives the request's id."""
-    return client.send("conversation.send", sender=f"{name}-{number}", content=SAID, wait="settled")
+    """Send to one of the conversations; return the request's id."""
+    return client.send("conversation.send", sender=f"{name}-{number}", content=MESSAGE, wait="settled")

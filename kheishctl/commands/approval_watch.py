@@ -15,7 +15,7 @@ from kheishctl.client import Client, ConnectionLost, NoDaemon, RequestRefused
 from kheishctl.contract import MAX_PAGE_ROWS, Json
 from kheishctl.render.layout import paint
 from kheishctl.render.pending import format_approval, format_status
-from protocol.text import one_line, sanitise
+from protocol.text import one_line, sanitize
 
 RECONNECT_PAUSE_SECONDS = 0.5
 EVENT_TYPES = ["approval_requested", "approval_answered", "approval_lapsed"]
@@ -149,7 +149,7 @@ class ApprovalWatch:
             # The journal reports the answer, as it reports the answers of other clients.
             self.app.call("approval.resolve", {"resolutions": resolutions})
         except RequestRefused as refused:
-            self.app.note(sanitise(str(refused)))
+            self.app.note(sanitize(str(refused)))
 
 
 def _wait_for_key(client: Client) -> str | None:

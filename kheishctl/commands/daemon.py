@@ -16,7 +16,7 @@ from kheishctl.options import Duration, drop_unset
 from kheishctl.render.daemon import format_daemon_status
 from kheishctl.render.layout import Display
 from kheishctl.render.units import format_duration, format_size
-from protocol.text import one_line, sanitise
+from protocol.text import one_line, sanitize
 
 group = make_group("daemon", "Start, stop, reload, back up and check the daemon.")
 
@@ -170,7 +170,7 @@ def _print_log(app: App, chunk: bytes) -> None:
         for line in text.splitlines():
             app.print_json_line({"line": line})
         return
-    sys.stdout.write(sanitise(text) if sys.stdout.isatty() else text)
+    sys.stdout.write(sanitize(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
@@ -252,7 +252,7 @@ def _run_maintenance(app: App, *words: str) -> NoReturn:
     if app.as_json:
         app.print_json(json.loads(output))
     else:
-        app.print(sanitise(output))
+        app.print(sanitize(output))
     click.get_current_context().exit(code)
 
 

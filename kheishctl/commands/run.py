@@ -26,7 +26,7 @@ from kheishctl.render.layout import Column, format_table
 from kheishctl.render.messages import STOP_NOTES
 from kheishctl.render.run import describe_outcome, explain_run, format_run, paint_status
 from kheishctl.render.units import format_money
-from protocol.text import sanitise
+from protocol.text import sanitize
 
 group = make_group("run", "Runs: each run answers one input, with settings fixed at acceptance.")
 
@@ -112,7 +112,7 @@ def wait(app: App, run_id: str, timeout: float | None) -> None:
     """
     run = add_run_details(app.call, app.call("run.wait", drop_unset(run_id=run_id, timeout_s=timeout)))
     output = str(run.get("output") or "")
-    app.emit(run, lambda _, display: output if display.width is None else sanitise(output))
+    app.emit(run, lambda _, display: output if display.width is None else sanitize(output))
     for line in filter(None, [describe_outcome(run, app.command_line), *explain_run(run, app.command_line)]):
         app.note(line)
     click.get_current_context().exit(exit_codes.code_for_status(str(run["status"])))
@@ -157,7 +157,7 @@ def debug(app: App, run_id: str, artifact: str | None) -> None:
         return
     text = ""
     for part in parts:
-        text = sanitise(part["text"]) if sys.stdout.isatty() else part["text"]
+        text = sanitize(part["text"]) if sys.stdout.isatty() else part["text"]
         sys.stdout.write(text)
     sys.stdout.write("" if text.endswith("\n") else "\n")
 

@@ -51,7 +51,7 @@ from kheishctl.render.follower import StreamFollower
 from kheishctl.render.layout import format_record
 from kheishctl.render.messages import STOP_NOTES
 from kheishctl.render.run import describe_outcome, explain_run
-from protocol.text import one_line, sanitise
+from protocol.text import one_line, sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -259,7 +259,7 @@ def show(app: App, result: Json, *, streamed: bool) -> None:
     if app.as_json:
         app.print_json(result)
     elif (output := result.get("output")) and not was_streamed:
-        app.print(sanitise(output) if sys.stdout.isatty() else output.rstrip("\n"))
+        app.print(sanitize(output) if sys.stdout.isatty() else output.rstrip("\n"))
     outcome = describe_outcome(result, app.command_line)
     for line in filter(None, [outcome, *explain_run(result, app.command_line)]):
         app.note(line)
@@ -357,7 +357,7 @@ class _AnswerPrinter:
         for change in changes:
             match change:
                 case AnswerText(text):
-                    self._write(sanitise(text))
+                    self._write(sanitize(text))
                 case AnswerRestart():
                     self._note("(the model is called again; the answer starts over)")
                 case Notice(text):

@@ -23,7 +23,7 @@ from kheishctl.options import (
     status_option,
 )
 from kheishctl.render.layout import Column, Display, format_record
-from protocol.text import one_line, sanitise
+from protocol.text import one_line, sanitize
 
 group = make_group("task", "Tasks and background shells of sessions.")
 
@@ -218,11 +218,11 @@ def _follow(app: App, task_id: str, page: Json) -> Json:
 
 
 def _print(app: App, page: Json, offset: int) -> None:
-    """Print a page and note the bytes missing since ``offset``; a terminal receives the text sanitised."""
+    """Print a page and note the bytes missing since ``offset``; a terminal receives the text sanitized."""
     if app.as_json:
         app.print_json_line(page)
         return
     missing = page["left_out_bytes"] - offset
     if missing > 0:
         app.note(f"the {missing} bytes before this are not shown")
-    click.echo(sanitise(page["text"]) if sys.stdout.isatty() else page["text"], nl=False)
+    click.echo(sanitize(page["text"]) if sys.stdout.isatty() else page["text"], nl=False)

@@ -1,7 +1,7 @@
 """Format tool calls: a summary of their arguments, and the last lines of their output.
 
 Arguments and output may be megabytes long and contain escape sequences. These functions read only the part
-that is shown, and return sanitised text.
+that is shown, and return sanitized text.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kheishctl.render.layout import strip_styles
-from protocol.text import one_line, sanitise
+from protocol.text import one_line, sanitize
 
 # The size of a summary, which fits a line of any terminal, and of each argument in it.
 MAX_SUMMARY_CHARACTERS = 400
@@ -20,7 +20,7 @@ MAX_TAIL_CHARACTERS = 2_000
 
 
 def summarize_arguments(arguments: Any) -> str:
-    """Summarize the arguments of a call on one sanitised line: its subject, then the others by name.
+    """Summarize the arguments of a call on one sanitized line: its subject, then the others by name.
 
     The subject is the first string argument: models write arguments in the order of the tool's schema.
     """
@@ -51,7 +51,7 @@ def _abbreviate(value: Any) -> str:
 
 
 def take_first_lines(text: str, count: int) -> list[str]:
-    """Return the first ``count`` non-empty lines, sanitised."""
+    """Return the first ``count`` non-empty lines, sanitized."""
     lines = map(one_line, strip_styles(text[: count * MAX_TAIL_CHARACTERS]).split("\n"))
     return [line for line in lines if line][:count]
 
@@ -67,6 +67,6 @@ class OutputTail:
         self.text = (self.text + text[-MAX_TAIL_CHARACTERS:])[-MAX_TAIL_CHARACTERS:]
 
     def lines(self, count: int) -> list[str]:
-        """Return the last ``count`` non-empty lines, sanitised, with tabs expanded."""
-        lines = [sanitise(line).expandtabs(4).rstrip() for line in strip_styles(self.text).split("\n")]
+        """Return the last ``count`` non-empty lines, sanitized, with tabs expanded."""
+        lines = [sanitize(line).expandtabs(4).rstrip() for line in strip_styles(self.text).split("\n")]
         return [line for line in lines if line][-count:]

@@ -71,7 +71,7 @@ def format_local(at_ms: int) -> str:
 
 
 def format_actor(actor: str) -> str:
-    """Return the login name of an actor ``uid:N`` if it has one, else the actor; not yet sanitised."""
+    """Return the login name of an actor ``uid:N`` if it has one, else the actor; not yet sanitized."""
     kind, _, number = actor.partition(":")
     if kind != "uid" or not number.isdecimal():
         return actor

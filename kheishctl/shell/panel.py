@@ -1,7 +1,7 @@
 """The panel above the prompt: the oldest pending request, page by page, and the keys that answer it.
 
 Nothing of a request is truncated to the width, because a person must see all of a command before they allow
-it. Every line is sanitised and prefixed with a bar, so that no line can imitate a prompt or a key.
+it. Every line is sanitized and prefixed with a bar, so that no line can imitate a prompt or a key.
 """
 
 import json
@@ -13,7 +13,7 @@ from kheishctl.render.pending import DIFF_STYLE
 from kheishctl.render.units import format_age
 from kheishctl.shell.pending import PendingRequest, PendingRequests
 from kheishctl.shell.transcript import BAR
-from protocol.text import one_line, sanitise
+from protocol.text import one_line, sanitize
 
 # The part of a preview or of arguments that is shown: four times the daemon's limit. Folding it takes 20 ms.
 MAX_SHOWN_CHARACTERS = 64 * 1_024
@@ -26,7 +26,7 @@ TRUNCATED = "Truncated: the request is longer than the part shown here."
 BRIEF_KEYS = (("a r s", "allow"), ("d D", "deny"), ("e", "edit"), ("A X", "all"))
 
 Line = tuple[str, str]
-"""Text and its style; the text is not yet sanitised."""
+"""Text and its style; the text is not yet sanitized."""
 
 Key = tuple[str, str]
 """A key and its meaning."""
@@ -128,7 +128,7 @@ class RequestPanel:
             folded = [
                 bar + paint(part, style, self._color and bool(style))
                 for line, style in lines
-                for part in fold(sanitise(line), width)
+                for part in fold(sanitize(line), width)
             ]
             self._cache = (key, folded)
         return self._cache[1]

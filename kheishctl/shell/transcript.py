@@ -1,6 +1,6 @@
 """Format a conversation for the terminal: finished text, and growing text that is redrawn.
 
-Models, tools and senders wrote most of the content. It is sanitised, and each of its lines is prefixed with a
+Models, tools and senders wrote most of the content. It is sanitized, and each of its lines is prefixed with a
 mark or a bar, so that no line can imitate a prompt.
 """
 
@@ -38,7 +38,7 @@ from kheishctl.render.layout import count_columns, fit, paint
 from kheishctl.render.messages import STOP_NOTES
 from kheishctl.render.units import format_duration
 from kheishctl.shell.markdown import MAX_LIVE_CHARACTERS, BlockSplitter, fold_end
-from protocol.text import one_line, sanitise
+from protocol.text import one_line, sanitize
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 SPINS_PER_SECOND = 8
@@ -291,7 +291,7 @@ class TranscriptView:
         if not reasoning or not self._thinking:
             return ""
         self._has_text = True
-        dimmed = "\n".join(paint(line, "dim", self._color) for line in sanitise(reasoning).split("\n"))
+        dimmed = "\n".join(paint(line, "dim", self._color) for line in sanitize(reasoning).split("\n"))
         return self._add_paragraph(f"{dimmed}\n\n")
 
     def _add_block(self, text: str) -> str:
@@ -313,7 +313,7 @@ class TranscriptView:
     def format_input(self, text: str, sender: str) -> str:
         """Format a message to the agent."""
         label = paint(f"{one_line(sender) or 'unknown'} >", "green", self._color)
-        return self._add_paragraph(f"{label} {sanitise(text).rstrip()}\n\n")
+        return self._add_paragraph(f"{label} {sanitize(text).rstrip()}\n\n")
 
     def format_answer(self, text: str) -> str:
         """Format a complete answer; empty without text."""

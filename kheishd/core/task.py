@@ -170,12 +170,12 @@ def hash_title(title: str) -> str:
     return sha256(spelling.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
-def normalise_title(title: str) -> str:
+def normalize_title(title: str) -> str:
     """Collapse the spaces in a title. Errors: InvalidParams for a title without words."""
-    normalised = " ".join(title.split())
-    if not normalised:
+    normalized = " ".join(title.split())
+    if not normalized:
         raise InvalidParams("a title needs words", field="$.params.title")
-    return normalised
+    return normalized
 
 
 def require_creatable(tasks: SessionTasks, event: TaskCreated) -> None:

@@ -209,8 +209,16 @@ class CompositeHook:
         with trio.move_on_after(call.tool.timeout_s):
             try:
                 outcome = await self._owner(call).dispatch(call)
-            except Exception as error:
-                outcome = _outcome_of(error, call)
+            except Exception as raised:
+                error = raised
+                # A tool's own nurseries wrap its error in groups.
+                while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+                    error = error.exceptions[0]
+                if isinstance(error, Stale):
+                    raise error from None
+                if not isinstance(error, ToolError):
+                    error = _log_fault("a tool failed", call, error)
+                outcome = Outcome(str(error), is_error=True)
             return replace(outcome, text=_encodable(outcome.text))
         return Outcome(f"This took longer than {call.tool.timeout_s:g} s and was stopped.", is_error=True)
 
@@ -239,18 +247,6 @@ class CompositeHook:
         if owner is None or name not in self._tools_of(owner):
             raise ToolError(f"the tool '{name}' is no longer available; nothing was run")
         return owner
-
-
-def _outcome_of(error: Exception, call: Invocation) -> Outcome:
-    """Return the outcome of a failed dispatch. Errors: Stale."""
-    # A tool's own nurseries wrap its error in groups.
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    if isinstance(error, Stale):
-        raise error
-    if isinstance(error, ToolError):
-        return Outcome(str(error), is_error=True)
-    return Outcome(str(_log_fault("a tool failed", call, error)), is_error=True)
 
 
 def _log_fault(message: str, call: Invocation, error: Exception | None = None) -> ToolError:

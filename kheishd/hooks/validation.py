@@ -57,7 +57,11 @@ class Validator:
             try:
                 return msgspec.convert(coerced, tool.arguments)
             except msgspec.ValidationError as error:
-                raise _invalid(tool, [_explain(error, tool)]) from None
+                message, _, path = str(error).partition(" - at `")
+                problem = f"{path.removesuffix('`') or '$'}: {message}"
+                if not path and "unknown field" in message:
+                    problem += f"; the fields are {', '.join(tool.schema.get('properties', ()))}"
+                raise _invalid(tool, [problem]) from None
         problems = list(self._find_problems(tool, coerced))
         if problems:
             raise _invalid(tool, problems)
@@ -78,14 +82,6 @@ class Validator:
 def _invalid(tool: Tool, problems: list[str]) -> ToolError:
     listed = "; ".join(problem[:MAX_PROBLEM_CHARACTERS] for problem in problems)
     return ToolError(f"these arguments do not fit {tool.name}: {listed}")
-
-
-def _explain(error: msgspec.ValidationError, tool: Tool) -> str:
-    message, _, path = str(error).partition(" - at `")
-    problem = f"{path.removesuffix('`') or '$'}: {message}"
-    if path or "unknown field" not in message:
-        return problem
-    return f"{problem}; the fields are {', '.join(tool.schema.get('properties', ()))}"
 
 
 def _compile(tool: Tool) -> jsonschema_rs.Validator:

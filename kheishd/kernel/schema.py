@@ -44,7 +44,8 @@ _TYPES: Final = ("string", "number", "integer", "boolean", "array", "object", "n
 _TYPE_OF: Final[Mapping[type, str]] = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 _SIMPLE: Final[list[Schema]] = [{"type": name} for name in ("string", "number", "boolean", "object")]
-_ANY: Final[list[Schema]] = [*_SIMPLE, {"type": "array", "items": {"anyOf": _SIMPLE}}]
+_LIST: Final[Schema] = {"type": "array", "items": {"anyOf": _SIMPLE}}
+_ANY: Final[list[Schema]] = [*_SIMPLE, {"type": "array", "items": {"anyOf": [*_SIMPLE, _LIST]}}]
 
 
 def schema_of(struct: type[Struct]) -> Schema:
@@ -231,11 +232,20 @@ def _types_of(schema: Schema) -> list[str]:
 
 
 def _any_of(schemas: Iterator[Schema]) -> Schema:
-    """Join alternatives: nested ones are flattened, a single one stands by itself."""
+    """Join alternatives: nested ones are flattened, enums of a type are merged, a single one stands alone."""
     branches: list[Schema] = []
+    enums: dict[str, Schema] = {}
     for schema in schemas:
-        nested = schema.get("anyOf")
-        branches += [inner for inner in nested or [schema] if inner not in branches]
+        for branch in schema.get("anyOf") or [schema]:
+            kind = branch["type"]
+            if branch.keys() == {"type", "enum"} and kind in enums:
+                choices = enums[kind]["enum"]
+                choices += [choice for choice in branch["enum"] if choice not in choices]
+            elif branch.keys() == {"type", "enum"}:
+                enums[kind] = {"type": kind, "enum": [*branch["enum"]]}
+                branches.append(enums[kind])
+            elif branch not in branches:
+                branches.append(branch)
     return branches[0] if len(branches) == 1 else {"anyOf": branches} if branches else {"anyOf": _ANY}
 
 

@@ -17,7 +17,7 @@ from kheishd.core.text import sse
 from kheishd.kernel.captures import NO_CAPTURE
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure
 from kheishd.providers.driver import AnswerReader, HttpRequest, SendObserver, malformed_answer
-from kheishd.providers.failures import MAX_BODY_BYTES, FailureFactory
+from kheishd.providers.error_report import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from kheishd.config.sections.runs import RunsSection
     from kheishd.kernel.captures import Capture
+    from kheishd.providers.failures import FailureFactory
     from kheishd.providers.http import HttpReply, Pool
 
 T = TypeVar("T")

@@ -4,16 +4,17 @@ import math
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
 from kheishd.kernel.runtime import ModelFailure
+from kheishd.providers.error_report import ErrorReport, decompress, parse_error, parse_error_body
 from protocol.text import truncate
 
-# The stored part of an error message, and the part of an error body that is read for it.
+# The stored part of an error message.
 MAX_MESSAGE_BYTES = 2 * 1024
 MAX_CLEANED_CHARACTERS = 4 * MAX_MESSAGE_BYTES
-MAX_BODY_BYTES = 64 * 1024
 
 RETRYABLE = frozenset(
     ("rate_limited", "overloaded", "connection_failed", "timed_out", "server_error", "bad_response")
@@ -30,13 +31,18 @@ _STATUSES = {
     529: "overloaded",
 }
 
-# The providers' names of errors (``type`` or ``code``), by a part of the name, most specific first.
+# The providers' names of errors (``type``, ``code`` or ``status``), by a part, most specific first.
 _NAMES = (
     ("context_length", "context_too_long"),
     ("request_too_large", "context_too_long"),
     ("exceed_context_size", "context_too_long"),
+    ("max_tokens_exceeded", "context_too_long"),
     ("rate_limit", "rate_limited"),
+    ("ratelimit", "rate_limited"),
+    ("too_many_requests", "rate_limited"),
+    ("resource_exhausted", "rate_limited"),
     ("quota", "rate_limited"),
+    ("throttl", "rate_limited"),
     ("overloaded", "overloaded"),
     ("unavailable", "overloaded"),
     ("authentication", "unauthorized"),
@@ -47,15 +53,48 @@ _NAMES = (
     ("timeout", "timed_out"),
 )
 
-# Messages for a transcript that is too long: OpenAI and vLLM, Anthropic, llama.cpp, OpenRouter, Ollama.
+# Messages of errors without a usable name or status.
+_MESSAGES = (
+    (re.compile(r"rate.?limit|too many requests", re.IGNORECASE), "rate_limited"),
+    (re.compile(r"overloaded|at capacity|temporarily unavailable", re.IGNORECASE), "overloaded"),
+)
+
+# Messages for a transcript that is too long. In this order: OpenAI and vLLM; Anthropic; llama.cpp, OpenRouter
+# and Ollama; Gemini; xAI; Copilot; Moonshot; Z.AI; TGI and Together; a code without a message; LM Studio.
 _TOO_LONG = re.compile(
-    r"maximum context length|context[ _-]?(length|window|size)|prompt is too long|too many (input )?tokens"
-    r"|input is too long|exceeds? the (available|model'?s?) context|reduce the length",
+    r"maximum context length|context[ _-]?(length|window|size|limit)|reduce the length"
+    r"|prompt is too long|too many (input )?tokens|input is too long"
+    r"|exceeds? the (available|model'?s?) context"
+    r"|input token count.{0,40}(exceeds|but model only supports)"
+    r"|maximum prompt length"
+    r"|prompt token count.{0,40}exceeds"
+    r"|exceeded model token limit"
+    r"|prompt exceeds (the )?max(imum)? length"
+    r"|inputs?`? tokens \+ `?max_new_tokens|inputs?`? must have less than"
+    r"|max_tokens_exceeded"
+    r"|context.{0,20}overflow",
     re.IGNORECASE,
 )
 
-# A limit that waiting does not lift: someone has to pay.
-_EXHAUSTED = re.compile(r"insufficient_quota|exceeded your current quota|credit balance", re.IGNORECASE)
+# A limit that waiting does not lift: someone has to pay. Google uses the words of the second expression for
+# limits per minute, too, and then says how long to wait.
+_UNPAID_NAMES = ("insufficient_quota", "billing", "payment_required", "insufficient_balance")
+_UNPAID = re.compile(
+    r"exceeded your current quota|credit balance|insufficient (balance|credits|funds|quota)|payment required"
+    r"|insufficient_quota|requires? more credits|add credits",
+    re.IGNORECASE,
+)
+_PER_MINUTE = re.compile(r"per[ _-]?minute", re.IGNORECASE)
+
+# The model's own mistakes, which its server reports as errors of the request: another attempt may succeed.
+_MISTAKES_OF_MODEL = re.compile(
+    r"tool_use_failed|output_parse_failed|json_validate_failed|failed to call a function"
+    r"|tool call validation failed|failed to parse tool call|error parsing tool call",
+    re.IGNORECASE,
+)
+
+# Statuses whose reason is certain, whatever the message mentions.
+_CERTAIN_STATUSES = (401, 402, 403, 408, 409, 429)
 
 
 class FailureFactory:
@@ -67,31 +106,40 @@ class FailureFactory:
 
     def by_status(self, status: int, headers: Mapping[str, str], body: bytes, now_s: float) -> ModelFailure:
         """Return the failure of an HTTP error. ``now_s`` is the wall clock, for dates."""
-        name, message = parse_error_body(body)
-        reason = _STATUSES.get(status) or ("server_error" if status >= 500 else "bad_request")
-        if reason == "bad_request" and _is_too_long(name, message):
-            reason = "context_too_long"
-        lasting = _EXHAUSTED.search(f"{name} {message}") is not None or status in (501, 505)
-        return ModelFailure(
-            reason,
-            self.clean(f"{self._host} answered {status}: {message or 'nothing more'}"),
-            retryable=reason in RETRYABLE and not lasting,
-            status=status,
-            retry_after_s=retry_after(headers, now_s),
-        )
+        report = parse_error_body(decompress(body, headers.get("content-encoding", "").strip().lower()))
+        message = f"{self._host} answered {status}: {report.message or 'nothing more'}"
+        if 300 <= status <= 399:
+            message = f"{self._host} answered {status}: {_describe_redirect(headers.get('location'))}"
+        return self._make(message, status, report, retry_after(headers, now_s))
 
     def by_error(self, error: Any) -> ModelFailure:
-        """Return the failure of an error object inside a stream."""
-        code = error.get("code") if isinstance(error, dict) else None
-        name, message = _parts(error)
-        if isinstance(code, int) and 400 <= code <= 599:
-            return self.by_status(code, {}, msgspec.json.encode({"error": error}), 0.0)
-        reason = next((reason for part, reason in _NAMES if part in name), "server_error")
-        if _is_too_long(name, message):
-            reason = "context_too_long"
-        lasting = _EXHAUSTED.search(f"{name} {message}") is not None
-        text = self.clean(f"{self._host} broke off: {message or name or 'without a reason'}")
-        return ModelFailure(reason, text, retryable=reason in RETRYABLE and not lasting)
+        """Return the failure of an error object inside a stream, or of an object that holds one."""
+        return self._by_report(parse_error(error))
+
+    def by_body(self, data: bytes) -> ModelFailure:
+        """Return the failure of an error that came as the data of an event, or as a body with status 200."""
+        return self._by_report(parse_error_body(data))
+
+    def _by_report(self, report: ErrorReport) -> ModelFailure:
+        if report.status is not None:
+            message = f"{self._host} answered {report.status}: {report.message or report.name}"
+        else:
+            message = f"{self._host} broke off: {report.message or report.name or 'without a reason'}"
+        return self._make(message, report.status, report, None)
+
+    def _make(
+        self, message: str, status: int | None, report: ErrorReport, retry_after_s: float | None
+    ) -> ModelFailure:
+        delay_s = retry_after_s if retry_after_s is not None else report.retry_after_s
+        reason = find_reason(status, report)
+        lasting = _is_unpaid(status, report, delay_s) or status in (501, 505)
+        return ModelFailure(
+            reason,
+            self.clean(message),
+            retryable=reason in RETRYABLE and not lasting,
+            status=status,
+            retry_after_s=delay_s,
+        )
 
     def broke(self, problem: str, reason: str = "connection_failed") -> ModelFailure:
         """Return the failure of an exchange without an answer."""
@@ -108,30 +156,41 @@ class FailureFactory:
         return truncate(line, MAX_MESSAGE_BYTES)
 
 
-def parse_error_body(body: bytes) -> tuple[str, str]:
-    """Return the name and the message of an error body in one of the published shapes, else its text."""
+def find_reason(status: int | None, report: ErrorReport) -> str:
+    """Return the reason of a failure: from its status, the provider's name for it, or its message."""
+    described = f"{report.name} {report.message}"
+    if status in _CERTAIN_STATUSES:
+        return "context_too_long" if "context_length" in report.name else _STATUSES.get(status, "bad_request")
+    if "context_length" in report.name or _TOO_LONG.search(described):
+        return "context_too_long"
+    if _MISTAKES_OF_MODEL.search(described):
+        return "bad_response"
+    if status is not None:
+        reason = _STATUSES.get(status) or ("server_error" if status >= 500 else "bad_request")
+        return "rate_limited" if reason == "bad_request" and "resource_exhausted" in report.name else reason
+    by_name = (reason for part, reason in _NAMES if part in report.name)
+    if report.name:
+        return next(by_name, "server_error")
+    return next((reason for words, reason in _MESSAGES if words.search(report.message)), "server_error")
+
+
+def _is_unpaid(status: int | None, report: ErrorReport, delay_s: float | None) -> bool:
+    if status == 402 or any(name in report.name for name in _UNPAID_NAMES):
+        return True
+    waits = delay_s is not None or _PER_MINUTE.search(report.text) is not None
+    return _UNPAID.search(report.message) is not None and not waits
+
+
+def _describe_redirect(location: str | None) -> str:
+    if not location:
+        return "a redirect without a target"
     try:
-        decoded = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return "", body.decode(errors="replace")
-    if isinstance(decoded, list) and decoded:
-        decoded = decoded[0]
-    error = decoded.get("error", decoded) if isinstance(decoded, dict) else decoded
-    name, message = _parts(error)
-    return name, message or body.decode(errors="replace")
-
-
-def _parts(error: Any) -> tuple[str, str]:
-    if not isinstance(error, dict):
-        return "", error if isinstance(error, str) else ""
-    names = [str(error[key]) for key in ("type", "code", "status") if error.get(key)]
-    message = next((error[key] for key in ("message", "detail", "error") if error.get(key)), "")
-    text = message if isinstance(message, str) else msgspec.json.encode(message).decode()
-    return " ".join(names).lower(), text
-
-
-def _is_too_long(name: str, message: str) -> bool:
-    return "context_length" in name or _TOO_LONG.search(message) is not None
+        target = urlsplit(location)
+        host = target.netloc.rpartition("@")[2]
+    except ValueError:
+        return "a redirect to an invalid address"
+    place = f"{target.scheme}://{host}{target.path}" if host else target.path
+    return f"a redirect to {place}; redirects are not followed, so the route's base_url must name the target"
 
 
 def retry_after(headers: Mapping[str, str], now_s: float) -> float | None:

@@ -8,7 +8,7 @@ import trio
 
 
 class Worker(Protocol):
-    """A background task of the daemon. ``name`` is unique among the workers."""
+    """A background task of the daemon. ``name`` names its trio task and is unique among the workers."""
 
     name: ClassVar[str]
 

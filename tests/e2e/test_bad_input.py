@@ -1,4 +1,4 @@
-"""Bad input to the real daemon, over both transports: a clear error, and everything lives on."""
+"""Bad input to the real daemon over both transports: each gets a clear error and ends nothing else."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ MIB = 2**20
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    """One daemon for the whole file: whatever one test does to it, the next one needs it well."""
+    """Provide one daemon for the whole file, because every test must leave it healthy."""
     with short_home() as home:
         home.mkdir(mode=0o700)
         (home / "config.toml").write_text('[listen.tcp]\naddress = "127.0.0.1:0"\n')
@@ -35,22 +35,22 @@ def memory_bytes(daemon: Daemon) -> int:
 
 
 @asynccontextmanager
-async def peer_over(transport: str, home: Path) -> AsyncIterator[Peer]:
-    """Connect over one of the transports, with every right."""
+async def connect_over(transport: str, home: Path) -> AsyncIterator[Peer]:
+    """Connect over one of the transports, with all scopes."""
     async with AsyncExitStack() as stack:
         private = await stack.enter_async_context(unix_peer(home))
         if transport == "unix":
             yield private
             return
         scopes = ["read", "converse", "approve", "operate", "admin"]
-        made = await call(private, "token.create", scopes=scopes)
-        yield await stack.enter_async_context(websocket_peer(home, made["secret"]))
+        created = await call(private, "token.create", scopes=scopes)
+        yield await stack.enter_async_context(websocket_peer(home, created["secret"]))
 
 
 over_both = pytest.mark.parametrize("transport", ["unix", "websocket"])
 
 
-async def still_alive(peer: Peer) -> None:
+async def require_alive(peer: Peer) -> None:
     """Assert that the connection and the daemon still answer."""
     assert await call(peer, "rpc.ping")
 
@@ -73,41 +73,41 @@ async def still_alive(peer: Peer) -> None:
         (b'{"jsonrpc": "2.0", "method": "run.get", "params": 5, "id": 1}', -32600),
     ],
 )
-async def test_a_message_that_is_none_is_answered_with_its_number(
+async def test_an_invalid_message_gets_its_error_code(
     transport: str, text: bytes, number: int, daemon: Daemon
 ) -> None:
-    """What is not a request gets JSON-RPC's own error, and the connection lives on."""
-    async with peer_over(transport, daemon.home) as peer:
+    """An invalid message gets its JSON-RPC error code, and the connection stays open."""
+    async with connect_over(transport, daemon.home) as peer:
         await peer.say(text)
         answer = await peer.hear()
         assert answer["error"]["code"] in (number, -32602), answer
         assert answer["error"]["data"]["reason"]
-        await still_alive(peer)
+        await require_alive(peer)
 
 
 async def test_a_line_that_is_not_utf8_is_refused(daemon: Daemon) -> None:
-    """Bytes that are no text are a parse error; the next line is served."""
+    """Bytes that are not UTF-8 are a parse error, and the next line is served."""
     async with unix_peer(daemon.home) as peer:
         await peer.stream.send_all(b'{"jsonrpc":"2.0","id":1,"method":"\xff\xfe"}\n')
         assert (await peer.hear())["error"]["code"] == -32700
-        await still_alive(peer)
+        await require_alive(peer)
 
 
 async def test_a_line_of_17_mib_is_refused_and_the_next_one_is_served(daemon: Daemon) -> None:
-    """The rest of the line is skipped without being held."""
+    """An oversize line is refused and skipped without being held in memory."""
     before = memory_bytes(daemon)
     async with unix_peer(daemon.home) as peer:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.stream.send_all, b'"' + b"x" * (17 * MIB) + b'"\n')
             answer = await peer.hear()
         assert answer["error"]["data"]["reason"] == "message_too_large"
-        await still_alive(peer)
+        await require_alive(peer)
     assert memory_bytes(daemon) - before < 40 * MIB
 
 
 async def test_a_websocket_message_of_17_mib_closes_with_1009(daemon: Daemon) -> None:
-    """Over WebSocket an oversize message ends its connection, and only that."""
-    async with peer_over("websocket", daemon.home) as peer:
+    """An oversize WebSocket message closes only its own connection, with code 1009."""
+    async with connect_over("websocket", daemon.home) as peer:
         assert isinstance(peer, WebSocketPeer)
         with contextlib.suppress(ConnectionClosed):
             await peer.say(b'"' + b"x" * (17 * MIB) + b'"')
@@ -115,8 +115,8 @@ async def test_a_websocket_message_of_17_mib_closes_with_1009(daemon: Daemon) ->
             await peer.hear()
         assert peer.connection.closed is not None
         assert peer.connection.closed.code == 1009
-    async with peer_over("websocket", daemon.home) as peer:
-        await still_alive(peer)
+    async with connect_over("websocket", daemon.home) as peer:
+        await require_alive(peer)
 
 
 @over_both
@@ -143,19 +143,19 @@ async def test_a_websocket_message_of_17_mib_closes_with_1009(daemon: Daemon) ->
         ("journal.read", {"after": -1}, "$.params.after"),
     ],
 )
-async def test_params_of_another_shape_are_refused_by_their_path(
+async def test_invalid_params_are_refused_by_their_path(
     transport: str, method: str, params: dict[str, Any], field: str, daemon: Daemon
 ) -> None:
-    """Missing, extra and wrongly typed params name the path."""
-    async with peer_over(transport, daemon.home) as peer:
+    """The error for missing, extra and wrongly typed params names the path."""
+    async with connect_over(transport, daemon.home) as peer:
         error = (await respond(peer, method, **params))["error"]
         assert (error["code"], error["data"]["field"]) == (-32602, field), error
-        await still_alive(peer)
+        await require_alive(peer)
 
 
 @over_both
 async def test_a_batch_answers_each_of_its_requests(transport: str, daemon: Daemon) -> None:
-    """A batch of good, bad, unknown and unanswered requests gets one array of answers."""
+    """A batch of valid, invalid and unknown requests and notifications gets one array of answers."""
     batch = [
         {"jsonrpc": "2.0", "id": 1, "method": "rpc.ping"},
         {"jsonrpc": "2.0", "method": "rpc.ping"},
@@ -165,28 +165,28 @@ async def test_a_batch_answers_each_of_its_requests(transport: str, daemon: Daem
         {"jsonrpc": "2.0", "id": 5, "method": "conversation.send", "params": {"content": "in a batch"}},
         7,
     ]
-    async with peer_over(transport, daemon.home) as peer:
+    async with connect_over(transport, daemon.home) as peer:
         await peer.say(json.dumps(batch).encode())
         answers = {answer["id"]: answer for answer in await peer.hear()}
         assert set(answers) == {1, 2, 3, 4, 5, None}
         numbers = {key: answer["error"]["code"] for key, answer in answers.items() if "error" in answer}
         assert numbers == {2: -32601, 3: 1404, 4: -32602, None: -32600}
         assert answers[5]["result"]["run_id"]
-        await still_alive(peer)
+        await require_alive(peer)
 
 
 @over_both
 async def test_a_batch_of_notifications_is_not_answered(transport: str, daemon: Daemon) -> None:
-    """Nothing is sent where nothing was asked."""
-    async with peer_over(transport, daemon.home) as peer:
+    """A batch of notifications gets no answer."""
+    async with connect_over(transport, daemon.home) as peer:
         await peer.say(b'[{"jsonrpc":"2.0","method":"rpc.ping"},{"jsonrpc":"2.0","method":"no.such"}]')
-        await still_alive(peer)
+        await require_alive(peer)
 
 
 @over_both
-async def test_an_error_says_what_to_do_next(transport: str, daemon: Daemon) -> None:
-    """An unknown agent is named, and those there are too."""
-    async with peer_over(transport, daemon.home) as peer:
+async def test_an_error_names_the_next_action(transport: str, daemon: Daemon) -> None:
+    """The error for an unknown agent names it and the agents that exist."""
+    async with connect_over(transport, daemon.home) as peer:
         error = (await respond(peer, "conversation.send", agent="nobody", content="x"))["error"]
         assert error["code"] == 1404
         assert error["data"]["reason"] == "agent_not_found"
@@ -194,23 +194,23 @@ async def test_an_error_says_what_to_do_next(transport: str, daemon: Daemon) -> 
         assert "default" in error["message"]
 
 
-async def test_a_client_that_connects_and_says_nothing_harms_nobody(daemon: Daemon) -> None:
-    """Silence costs a connection and nothing else."""
-    async with unix_peer(daemon.home), unix_peer(daemon.home) as other:
-        await still_alive(other)
+async def test_a_silent_client_disturbs_no_other(daemon: Daemon) -> None:
+    """A silent client occupies one connection and delays no other client."""
+    async with unix_peer(daemon.home), unix_peer(daemon.home) as second_peer:
+        await require_alive(second_peer)
 
 
 async def test_two_hundred_clients_are_served_at_once(daemon: Daemon) -> None:
-    """Each holds a conversation of its own."""
+    """Two hundred clients converse at once, each in its own conversation."""
     answered: set[str] = set()
 
     async def converse(number: int) -> None:
         async with unix_peer(daemon.home) as peer:
-            said = await call(
+            result = await call(
                 peer, "conversation.send", sender=f"client {number}", content=f"I am {number}", wait="settled"
             )
-            assert f"I am {number}" in said["output"]
-            answered.add(said["session_id"])
+            assert f"I am {number}" in result["output"]
+            answered.add(result["session_id"])
 
     async with trio.open_nursery() as nursery:
         for number in range(200):
@@ -218,8 +218,8 @@ async def test_two_hundred_clients_are_served_at_once(daemon: Daemon) -> None:
     assert len(answered) == 200
 
 
-async def test_half_a_message_at_the_end_of_input_is_a_message(daemon: Daemon) -> None:
-    """End of input is a half-close: what was asked is still answered, newline or not."""
+async def test_a_message_before_a_half_close_is_answered(daemon: Daemon) -> None:
+    """Requests before a half-close are answered, even if the last one has no newline."""
     async with unix_peer(daemon.home) as peer:
         await peer.stream.send_all(b'{"jsonrpc":"2.0","id":1,"method":"rpc.ping"}')
         await peer.stream.send_eof()
@@ -228,8 +228,8 @@ async def test_half_a_message_at_the_end_of_input_is_a_message(daemon: Daemon) -
             await peer.hear()
 
 
-async def test_content_length_framing_is_answered_in_kind(daemon: Daemon) -> None:
-    """A stock editor client is spoken to in its own framing."""
+async def test_content_length_framing_is_answered_alike(daemon: Daemon) -> None:
+    """A client that frames by Content-Length gets answers in the same framing."""
     body = b'{"jsonrpc":"2.0","id":1,"method":"rpc.ping"}'
     stream = await trio.open_unix_socket(str(daemon.home / "run" / "kheishd.sock"))
     async with stream:

@@ -1,4 +1,4 @@
-"""``contrib/bench/run`` works: every figure can be measured. Times are looked at by people, never here."""
+"""Tests of ``contrib/bench/run``: every figure can be measured. No test judges a time."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ RUN = ROOT / "contrib" / "bench" / "run"
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_can_be_measured(name: str) -> None:
-    """Small, it gives rows with finite figures, each with a goal or something to hold it against."""
+    """Each figure has rows with finite values and a goal or a yardstick."""
     done = subprocess.run(
         [RUN, name, "--small", "--json"],
         env=environment(),
@@ -28,11 +28,11 @@ def test_a_figure_can_be_measured(name: str) -> None:
     assert rows
     for row in rows:
         assert row["rounds"] or row["note"], row
-        assert all(one["figure"] >= 0 for one in row["rounds"]), row
+        assert all(round_["figure"] >= 0 for round_ in row["rounds"]), row
 
 
-def test_a_missed_goal_is_shown_with_how_far() -> None:
-    """The middle of the rounds is judged; a miss says by which share of the limit."""
+def test_a_missed_goal_is_shown_with_its_distance() -> None:
+    """The median of the rounds is judged; a miss is shown as a share of the limit."""
     rounds = [Round(300, 100), Round(200, 100), Round(240, 100)]
     assert Row("x", "µs", rounds, at_most(2), "ratio").verdict() == "missed by 20%"
     assert Row("x", "µs", rounds, at_most(2.4), "ratio").verdict() == "met"
@@ -40,8 +40,8 @@ def test_a_missed_goal_is_shown_with_how_far() -> None:
     assert Row("x", "/s", rounds, at_most(150), "difference").verdict() == "met"
 
 
-def test_the_table_shows_least_middle_and_greatest() -> None:
-    """Figures that are alike are one number."""
+def test_the_table_shows_minimum_median_and_maximum() -> None:
+    """The table shows minimum, median and maximum, or one number if they are equal."""
     assert spread([3, 1, 2]) == "1.00 / 2.00 / 3.00"
     assert spread([5, 5]) == "5.00"
     assert [number(value) for value in (1234.5, 56.78, 1.234, 0.0123, 0)] == [
@@ -54,7 +54,7 @@ def test_the_table_shows_least_middle_and_greatest() -> None:
 
 
 def test_the_table_lines_up_and_notes_follow() -> None:
-    """Every line of the table is as long as the others."""
+    """All lines of the table have the same width, and notes follow it."""
     rows = [
         Row("one", "ms", [Round(1.5, 0.5)], at_most(2), "ratio", "bare"),
         Row("two", "MiB", [Round(30)], at_most(45), note="resident"),

@@ -23,7 +23,7 @@ Chat = Callable[..., "Terminal"]
 
 @contextmanager
 def chats(home: Path, state: Path, *defaults: str) -> Iterator[Chat]:
-    """Provide a function that opens chats with the daemon of a home, each in a terminal of its own."""
+    """Provide a function that opens chats with the daemon of a home, each in a separate terminal."""
     opened: list[Terminal] = []
 
     def open_chat(*arguments: str, columns: int = 90, rows: int = 40, **environ: str) -> Terminal:
@@ -51,7 +51,7 @@ _numbers = count(1)
 
 @pytest.fixture
 def sender() -> str:
-    """Return a sender of the test's own."""
+    """Return a sender that only this test uses."""
     return f"sender-{next(_numbers)}"
 
 
@@ -86,7 +86,7 @@ def test_streaming(shared_chat: Chat) -> None:
 
 
 def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(daemon: Daemon, chat: Chat) -> None:
-    """Ctrl-C cancels the run and keeps its text; the next message continues in the same session."""
+    """Ctrl-C cancels the run and keeps its text; the session continues."""
     terminal = chat()
     terminal.sees("a new conversation")
     terminal.paste("/slow 60 100\nfirst")
@@ -103,7 +103,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(daemon: Daemon, chat
 
 
 def test_existing_conversation(shared_daemon: Daemon, shared_chat: Chat) -> None:
-    """The chat shows the last turns of its conversation, and nothing of another sender's."""
+    """The chat shows the last turns of its conversation and no message of another sender."""
     shared_daemon.say("the first thing", agent="default", sender="ada")
     shared_daemon.say("the second thing", agent="default", sender="ada")
     terminal = shared_chat("default", "--as", "ada")
@@ -111,12 +111,12 @@ def test_existing_conversation(shared_daemon: Daemon, shared_chat: Chat) -> None
     assert text.index("ada > the first thing") < text.index("ada > the second thing")
     terminal.say("third")
     terminal.sees("before it you said: “the second thing”")
-    other = shared_chat("default", "--as", "bob")
-    assert "thing" not in other.sees("a new conversation")
+    bobs_chat = shared_chat("default", "--as", "bob")
+    assert "thing" not in bobs_chat.sees("a new conversation")
 
 
 def test_two_chats_in_one_conversation(shared_chat: Chat) -> None:
-    """Two chats in one conversation show the same, whichever of them sends."""
+    """Two chats in one conversation show the same text, whichever sends."""
     first, second = shared_chat(), shared_chat()
     first.sees("a new conversation")
     second.sees("a new conversation")
@@ -132,7 +132,7 @@ def test_two_chats_in_one_conversation(shared_chat: Chat) -> None:
 
 @pytest.mark.parametrize("orderly", [True, False], ids=["stopped", "killed"])
 def test_daemon_restarts_during_an_answer(daemon: Daemon, chat: Chat, orderly: bool) -> None:
-    """The chat waits for the daemon; in the end the answer is complete and nothing is shown twice."""
+    """The chat waits for the daemon, and the answer is shown completely and once."""
     terminal = chat()
     terminal.sees("a new conversation")
     terminal.paste("/slow 30 40\nhello")
@@ -338,7 +338,7 @@ def test_start_with_pending_requests(daemon: Daemon, chat: Chat) -> None:
 
 
 @contextmanager
-def stopped(home: Path) -> Iterator[None]:
+def stop_daemon(home: Path) -> Iterator[None]:
     """Stop the daemon of a home at the end, if there is one."""
     try:
         yield
@@ -352,7 +352,7 @@ def stopped(home: Path) -> Iterator[None]:
 @pytest.mark.parametrize("arguments", [["--spawn"], []], ids=["spawn", "consent"])
 def test_chat_starts_a_daemon(home: Path, chat: Chat, arguments: list[str]) -> None:
     """With --spawn or consent the chat starts a daemon in the background, which outlives it."""
-    with stopped(home):
+    with stop_daemon(home):
         terminal = chat(*arguments)
         if not arguments:
             terminal.sees("Start one in the background? [Y/n]")
@@ -366,7 +366,7 @@ def test_chat_starts_a_daemon(home: Path, chat: Chat, arguments: list[str]) -> N
 
 
 def test_chat_without_consent_to_a_daemon(home: Path, chat: Chat) -> None:
-    """Without consent no daemon is started, and the exit code says that there is none."""
+    """Without consent no daemon is started, and the exit code says that no daemon answers."""
     terminal = chat()
     terminal.sees("No daemon is running")
     terminal.say("n")

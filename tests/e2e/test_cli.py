@@ -1,4 +1,4 @@
-"""The installed ``kheishctl``: pipes, terminals, shells, manual pages, and how little it loads."""
+"""The installed ``kheishctl``: pipes, terminals, shells, manual pages, and the modules that it loads."""
 
 import json
 import os
@@ -44,28 +44,28 @@ def ctl(home: Path, *arguments: str, stdin: str = "") -> Completed:
 
 
 def test_versions_agree() -> None:
-    """The client and the daemon are of one version, and say so."""
+    """The client and the daemon print the same version."""
     assert __version__ == kheishd.__version__
     assert run([*CTL, "--version"]).stdout == f"kheishctl {__version__}\n"
 
 
 def test_generated_files_are_up_to_date() -> None:
-    """Man pages and completion scripts say what the help texts say now."""
+    """Man pages and completion scripts agree with the help texts."""
     done = run([sys.executable, str(ROOT / "contrib" / "generate"), "--check"])
     assert done.returncode == 0, f"run contrib/generate:\n{done.stdout}{done.stderr}"
 
 
 def test_man_pages_are_sound() -> None:
-    """The formatter has nothing to complain about, and shows examples and options as they are typed."""
+    """The formatter reports nothing, and examples and options are shown as a user types them."""
     if shutil.which("groff") is None:
         pytest.skip("groff is not installed")
-    shown = {}
+    pages = {}
     for page in sorted((ROOT / "contrib" / "man").iterdir()):
         done = run(["groff", "-man", "-Tutf8", "-ww", "-P-cbou", str(page)])
         assert (done.returncode, done.stderr) == (0, ""), page
-        shown[page.name] = done.stdout
-    assert "git diff | kheishctl send reviewer --as ci" in shown["kheishctl-send.1"]
-    assert "--idempotency-key KEY" in shown["kheishctl-send.1"]
+        pages[page.name] = done.stdout
+    assert "git diff | kheishctl send reviewer --as ci" in pages["kheishctl-send.1"]
+    assert "--idempotency-key KEY" in pages["kheishctl-send.1"]
 
 
 LAZY = ("msgspec", "trio", "asyncio", "rich", "prompt_toolkit", "httpx2", "lmdb", "subprocess", "ssl", "yaml")
@@ -77,7 +77,7 @@ LAZY = ("msgspec", "trio", "asyncio", "rich", "prompt_toolkit", "httpx2", "lmdb"
     ids=" ".join,
 )
 def test_one_shot_commands_load_little(shared_daemon: Daemon, arguments: list[str]) -> None:
-    """What costs more than the whole command is not loaded for it."""
+    """A one-shot command does not import the costly modules."""
     done = run([sys.executable, "-X", "importtime", *CTL[1:], "--home", str(shared_daemon.home), *arguments])
     lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
     loaded = {line.rpartition("|")[2].strip() for line in lines}
@@ -90,15 +90,15 @@ def test_one_shot_commands_load_little(shared_daemon: Daemon, arguments: list[st
 
 
 def test_a_pipeline(shared_daemon: Daemon) -> None:
-    """Standard input in, the answer out, nothing else; every byte is text, no escape sequences."""
+    """A pipe receives only the answer, as text without escape sequences."""
     done = ctl(shared_daemon.home, "send", stdin="from a pipe\n")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("You say: “from a pipe”\n")
     assert "\x1b" not in done.stdout
 
 
-def test_a_reader_that_goes_away(shared_daemon: Daemon) -> None:
-    """'| head' ends the program without a complaint."""
+def test_a_closed_pipe(shared_daemon: Daemon) -> None:
+    """A closed pipe, as of ``| head``, ends the program without an error message."""
     for number in range(3):
         shared_daemon.say(f"turn {number}")
     line = " ".join([*CTL, "--home", str(shared_daemon.home), "journal", "read", "--all", "--limit", "1"])
@@ -109,7 +109,7 @@ def test_a_reader_that_goes_away(shared_daemon: Daemon) -> None:
 
 
 def test_the_daemon_is_killed_while_a_script_waits(daemon: Daemon) -> None:
-    """The script gets its answer from the daemon that comes back; the input was taken once."""
+    """The restarted daemon answers the waiting script, and the input is accepted once."""
     command = [*CTL, "--home", str(daemon.home), "send", "default", "/slow 20 50\nhello"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment()) as child:
         with daemon.connect() as client:
@@ -124,7 +124,7 @@ def test_the_daemon_is_killed_while_a_script_waits(daemon: Daemon) -> None:
 
 
 def test_json_is_one_document(shared_daemon: Daemon) -> None:
-    """With --json, standard output is one document and standard error is empty, whatever comes of it."""
+    """With --json, standard output is one document and standard error is empty for every outcome."""
     shared_daemon.say("hello")
     for arguments, code in (
         (["status"], 0),
@@ -141,7 +141,7 @@ def test_json_is_one_document(shared_daemon: Daemon) -> None:
 
 
 def test_a_home_too_deep_for_a_socket(tmp_path: Path) -> None:
-    """A path longer than the kernel takes works all the same."""
+    """A home works although its socket path is longer than the kernel's limit."""
     home = tmp_path / ("deep" * 30)
     home.mkdir()
     try:
@@ -160,47 +160,47 @@ def terminal(home: Path, *arguments: str, **environ: str) -> Terminal:
 
 
 def test_send_streams_to_a_terminal(shared_daemon: Daemon) -> None:
-    """The answer is seen while it is written."""
-    with terminal(shared_daemon.home, "send", "default", "/slow 40 50\nhello") as shown:
-        assert "“hello”" not in shown.sees("This is the off")
-        assert shown.ends() == 0
-        assert shown.text.count("This is the offline stand-in") == 1
-        assert shown.text.endswith("You say: “hello”")
+    """A terminal shows the answer while it is written."""
+    with terminal(shared_daemon.home, "send", "default", "/slow 40 50\nhello") as screen:
+        assert "“hello”" not in screen.sees("This is the off")
+        assert screen.ends() == 0
+        assert screen.text.count("This is the offline stand-in") == 1
+        assert screen.text.endswith("You say: “hello”")
 
 
 def test_a_stream_over_a_killed_daemon(daemon: Daemon) -> None:
-    """The answer starts over where it has to, that is said, and the end is whole."""
-    with terminal(daemon.home, "send", "default", "/slow 30 40\nhello") as shown:
-        shown.sees("This is the off")
+    """The stream continues after a restart, reports that it starts over, and ends complete."""
+    with terminal(daemon.home, "send", "default", "/slow 30 40\nhello") as screen:
+        screen.sees("This is the off")
         daemon.kill()
         daemon.restart()
-        assert shown.ends() == 0
-        assert "the answer starts over" in shown.text
-        assert shown.text.count("You say: “hello”") == 1
+        assert screen.ends() == 0
+        assert "the answer starts over" in screen.text
+        assert screen.text.count("You say: “hello”") == 1
 
 
 def test_send_reads_from_a_terminal(shared_daemon: Daemon) -> None:
-    """It is said what is waited for."""
-    with terminal(shared_daemon.home, "send", "default") as shown:
-        shown.sees("Ctrl-D sends it")
-        shown.say("typed")
-        shown.press("ctrl-d")
-        shown.sees("You say: “typed”")
-        assert shown.ends() == 0
+    """A prompt explains that the program reads the message from the terminal."""
+    with terminal(shared_daemon.home, "send", "default") as screen:
+        screen.sees("Ctrl-D sends it")
+        screen.say("typed")
+        screen.press("ctrl-d")
+        screen.sees("You say: “typed”")
+        assert screen.ends() == 0
 
 
 def test_ctrl_c_leaves_the_run_alone(daemon: Daemon) -> None:
-    """Its exit code is its own, and it is said how to stop the run as well."""
-    with terminal(daemon.home, "send", "default", "/slow 1000 1000") as shown:
-        shown.until(lambda _: bool(daemon.call("run.list", status="running")["runs"]), "a run")
-        shown.press("ctrl-c")
-        shown.sees("The run continues")
-        assert shown.ends() == exit_codes.INTERRUPTED
+    """Ctrl-C has its own exit code and prints how to cancel the run, which continues."""
+    with terminal(daemon.home, "send", "default", "/slow 1000 1000") as screen:
+        screen.until(lambda _: bool(daemon.call("run.list", status="running")["runs"]), "a run")
+        screen.press("ctrl-c")
+        screen.sees("The run continues")
+        assert screen.ends() == exit_codes.INTERRUPTED
     assert daemon.call("run.list", active=True)["runs"]
 
 
-def test_a_terminal_is_told_no_sequences(daemon: Daemon) -> None:
-    """What a sender smuggled in is seen wherever it is shown."""
+def test_no_escape_sequence_reaches_a_terminal(daemon: Daemon) -> None:
+    """Escape sequences of a sender are shown as text in every command."""
     daemon.say("\x1b]0;stolen\x07\u202e", agent="default", sender="eve")
     session = daemon.call("conversation.list")["conversations"][0]["session_id"]
     daemon.call("session.rename", session_id=session, title="\x1b[2Jtitle")
@@ -213,21 +213,21 @@ def test_a_terminal_is_told_no_sequences(daemon: Daemon) -> None:
         ["journal", "read", "--json"],
         ["send", "default", "again\x1b[2J", "--as", "eve"],
     ):
-        with terminal(daemon.home, *arguments) as shown:
-            assert shown.ends() == 0
+        with terminal(daemon.home, *arguments) as screen:
+            assert screen.ends() == 0
             for harmful in ("\x1b]0", "\x1b[2J", "\x07", "\u202e"):
-                assert harmful not in shown.raw, (arguments, shown.raw)
+                assert harmful not in screen.raw, (arguments, screen.raw)
 
 
 def test_tables_and_colors(daemon: Daemon) -> None:
-    """A terminal gets titles and color; NO_COLOR gets no color; a pipe gets neither."""
+    """A terminal gets titles and colors, with NO_COLOR only titles, and a pipe neither."""
     daemon.say("hello")
-    with terminal(daemon.home, "run", "list") as shown:
-        assert shown.ends() == 0
-        assert "\x1b[1mRUN" in shown.raw
-    with terminal(daemon.home, "run", "list", NO_COLOR="1") as shown:
-        assert shown.ends() == 0
-        assert "\x1b" not in shown.raw
+    with terminal(daemon.home, "run", "list") as screen:
+        assert screen.ends() == 0
+        assert "\x1b[1mRUN" in screen.raw
+    with terminal(daemon.home, "run", "list", NO_COLOR="1") as screen:
+        assert screen.ends() == 0
+        assert "\x1b" not in screen.raw
     piped = ctl(daemon.home, "run", "list")
     assert re.fullmatch(r"run_\w+\tcompleted\t.*\n", piped.stdout)
 
@@ -262,7 +262,7 @@ def bash_completes(environ: dict[str, str], *words: str) -> list[str]:
 
 
 def test_bash_completes(shared_daemon: Daemon) -> None:
-    """Commands, options, and names that the daemon knows."""
+    """Bash completes commands, options and names that the daemon lists."""
     environ = shell_environment(shared_daemon.home)
     assert bash_completes(environ, "kheishctl", "conv") == ["conversation"]
     assert bash_completes(environ, "kheishctl", "run", "list", "--act") == ["--active"]
@@ -270,7 +270,7 @@ def test_bash_completes(shared_daemon: Daemon) -> None:
 
 
 def test_completion_never_hangs(tmp_path: Path) -> None:
-    """Without a daemon, and with one that accepts and says nothing, there are no names and no waiting."""
+    """Without an answering daemon, completion offers no names and does not wait."""
     environ = shell_environment(tmp_path)
     assert bash_completes(environ, "kheishctl", "send", "de") == []
     (tmp_path / "run").mkdir()
@@ -281,10 +281,10 @@ def test_completion_never_hangs(tmp_path: Path) -> None:
 
 
 def test_fish_completes(shared_daemon: Daemon) -> None:
-    """The same in fish, with what each command does."""
+    """Fish completes the same words, with the description of each command."""
     environ = shell_environment(shared_daemon.home)
-    wanted = ("conv", "send de")
-    lines = [f"complete -C 'kheishctl {words}'" for words in wanted]
+    lines_to_complete = ("conv", "send de")
+    lines = [f"complete -C 'kheishctl {words}'" for words in lines_to_complete]
     script = "; ".join([f"source {COMPLETIONS / 'kheishctl.fish'}", *lines])
     done = run([needs("fish"), "-N", "-c", script], environ=environ)
     lines = done.stdout.splitlines()
@@ -293,18 +293,18 @@ def test_fish_completes(shared_daemon: Daemon) -> None:
 
 
 def test_zsh_completes(shared_daemon: Daemon, tmp_path: Path) -> None:
-    """The same in zsh, where a person presses Tab."""
+    """Zsh completes the same words when a user presses Tab."""
     environ = shell_environment(shared_daemon.home)
     (tmp_path / ".zshrc").write_text(
         f"fpath=({COMPLETIONS} $fpath)\n"
         f"autoload -Uz compinit; compinit -u -d {tmp_path / 'dump'}\n"
         "PROMPT='ready> '\n"
     )
-    with Terminal([needs("zsh"), "-i"], {**environ, "ZDOTDIR": str(tmp_path)}) as shown:
-        shown.sees("ready>")
-        shown.type("kheishctl conv\t")
-        shown.sees("kheishctl conversation")
-        shown.type("show def\t")
-        shown.sees("kheishctl conversation show default")
-        shown.press("ctrl-c")
-        shown.press("ctrl-d")
+    with Terminal([needs("zsh"), "-i"], {**environ, "ZDOTDIR": str(tmp_path)}) as screen:
+        screen.sees("ready>")
+        screen.type("kheishctl conv\t")
+        screen.sees("kheishctl conversation")
+        screen.type("show def\t")
+        screen.sees("kheishctl conversation show default")
+        screen.press("ctrl-c")
+        screen.press("ctrl-d")

@@ -1,6 +1,6 @@
-"""One suite for both transports: whatever goes over the Unix socket goes over WebSocket, and alike.
+"""One suite for both transports: the Unix socket and the WebSocket give the same answers.
 
-The JSON-RPC 2.0 specification's own examples (its section 7), then what it leaves to us.
+The suite has the examples of the JSON-RPC 2.0 specification (section 7) and the cases that it leaves open.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -35,7 +35,7 @@ async def server(tmp_path: Path, toys: Toys) -> AsyncIterator[RpcServer]:
 
 @pytest.fixture(params=["unix", "websocket"])
 async def client(server: RpcServer, request: pytest.FixtureRequest) -> Client:
-    """Provide a connection with every right, over each of the transports."""
+    """Provide a connection with all scopes over each transport."""
     if request.param == "unix":
         return await server.connect()
     _, secret = await server.token()
@@ -43,66 +43,66 @@ async def client(server: RpcServer, request: pytest.FixtureRequest) -> Client:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let others run until something is so."""
+    """Let other tasks run until a condition holds."""
     with trio.fail_after(10):
         while not condition():
             await trio.lowlevel.checkpoint()
 
 
-async def alive(client: Client) -> None:
+async def require_alive(client: Client) -> None:
     """Assert that the connection still answers and has nothing else to read."""
     await client.send(b'{"jsonrpc": "2.0", "method": "toy.echo", "id": "alive"}')
     assert (await client.read())["id"] == "alive"
 
 
-def in_order(value: Any) -> bytes:
-    """Something to sort answers by, as a batch may be answered in any order."""
+def sort_key(value: Any) -> bytes:
+    """Return a sort key of answers, because a batch may be answered in any order."""
     return msgspec.json.encode(value, order="sorted")
 
 
-def essence(answer: Any) -> Any:
-    """Return an answer without the parts that the specification leaves open: the error's words and data."""
+def strip_words(answer: Any) -> Any:
+    """Return an answer without the parts that the specification leaves open: the message and the data."""
     if isinstance(answer, list):
-        return sorted((essence(each) for each in answer), key=in_order)
+        return sorted((strip_words(item) for item in answer), key=sort_key)
     if "error" in answer:
         return {**answer, "error": {"code": answer["error"]["code"]}}
     return answer
 
 
-def refused(code: int, id_: Any = None) -> dict[str, Any]:
-    """Return the essence of an error."""
+def make_error(code: int, id_: Any = None) -> dict[str, Any]:
+    """Return an error response without message and data."""
     return {"jsonrpc": "2.0", "error": {"code": code}, "id": id_}
 
 
-def given(result: Any, id_: Any) -> dict[str, Any]:
-    """Return the essence of a result."""
+def make_result(result: Any, id_: Any) -> dict[str, Any]:
+    """Return a response with a result."""
     return {"jsonrpc": "2.0", "result": result, "id": id_}
 
 
-# The messages of section 7, as printed there.
+# The messages of section 7, as printed.
 EXAMPLES = [
-    (b'{"jsonrpc": "2.0", "method": "subtract", "params": [42, 23], "id": 1}', given(19, 1)),
-    (b'{"jsonrpc": "2.0", "method": "subtract", "params": [23, 42], "id": 2}', given(-19, 2)),
+    (b'{"jsonrpc": "2.0", "method": "subtract", "params": [42, 23], "id": 1}', make_result(19, 1)),
+    (b'{"jsonrpc": "2.0", "method": "subtract", "params": [23, 42], "id": 2}', make_result(-19, 2)),
     (
         b'{"jsonrpc": "2.0", "method": "subtract", "params": {"subtrahend": 23, "minuend": 42}, "id": 3}',
-        given(19, 3),
+        make_result(19, 3),
     ),
     (
         b'{"jsonrpc": "2.0", "method": "subtract", "params": {"minuend": 42, "subtrahend": 23}, "id": 4}',
-        given(19, 4),
+        make_result(19, 4),
     ),
     (b'{"jsonrpc": "2.0", "method": "update", "params": [1,2,3,4,5]}', None),
     (b'{"jsonrpc": "2.0", "method": "foobar"}', None),
-    (b'{"jsonrpc": "2.0", "method": "foobar", "id": "1"}', refused(-32601, "1")),
-    (b'{"jsonrpc": "2.0", "method": "foobar, "params": "bar", "baz]', refused(-32700)),
-    (b'{"jsonrpc": "2.0", "method": 1, "params": "bar"}', refused(-32600)),
+    (b'{"jsonrpc": "2.0", "method": "foobar", "id": "1"}', make_error(-32601, "1")),
+    (b'{"jsonrpc": "2.0", "method": "foobar, "params": "bar", "baz]', make_error(-32700)),
+    (b'{"jsonrpc": "2.0", "method": 1, "params": "bar"}', make_error(-32600)),
     (
         b'[ {"jsonrpc": "2.0", "method": "sum", "params": [1,2,4], "id": "1"}, {"jsonrpc": "2.0", "method" ]',
-        refused(-32700),
+        make_error(-32700),
     ),
-    (b"[]", refused(-32600)),
-    (b"[1]", [refused(-32600)]),
-    (b"[1,2,3]", [refused(-32600), refused(-32600), refused(-32600)]),
+    (b"[]", make_error(-32600)),
+    (b"[1]", [make_error(-32600)]),
+    (b"[1,2,3]", [make_error(-32600), make_error(-32600), make_error(-32600)]),
     (
         b'[ {"jsonrpc": "2.0", "method": "sum", "params": [1,2,4], "id": "1"},'
         b' {"jsonrpc": "2.0", "method": "notify_hello", "params": [7]},'
@@ -111,11 +111,11 @@ EXAMPLES = [
         b' {"jsonrpc": "2.0", "method": "foo.get", "params": {"name": "myself"}, "id": "5"},'
         b' {"jsonrpc": "2.0", "method": "get_data", "id": "9"} ]',
         [
-            given(7, "1"),
-            given(19, "2"),
-            refused(-32600),
-            refused(-32601, "5"),
-            given(["hello", 5], "9"),
+            make_result(7, "1"),
+            make_result(19, "2"),
+            make_error(-32600),
+            make_error(-32601, "5"),
+            make_result(["hello", 5], "9"),
         ],
     ),
     (
@@ -128,23 +128,25 @@ EXAMPLES = [
 
 @pytest.mark.parametrize(("sent", "expected"), EXAMPLES)
 async def test_the_specification_s_examples(client: Client, sent: bytes, expected: Any) -> None:
-    """Each is answered as the specification says, or not at all; and the connection lives on."""
+    """Each example is answered as specified, or not at all, and the connection stays open."""
     await client.send(sent)
     if expected is not None:
         answer = await client.read()
-        assert essence(answer) == (sorted(expected, key=in_order) if isinstance(expected, list) else expected)
-    await alive(client)
+        assert strip_words(answer) == (
+            sorted(expected, key=sort_key) if isinstance(expected, list) else expected
+        )
+    await require_alive(client)
 
 
 async def test_notifications_are_carried_out(client: Client, toys: Toys) -> None:
-    """Alone and in a batch."""
+    """Notifications are executed, alone and in a batch."""
     await client.send(EXAMPLES[4][0])
     await client.send(EXAMPLES[-1][0])
-    await alive(client)
+    await require_alive(client)
     assert toys.heard == [[1, 2, 3, 4, 5], [7]]
 
 
-# What the specification leaves to us.
+# Cases that the specification leaves open.
 
 
 @pytest.mark.parametrize(
@@ -174,17 +176,15 @@ async def test_notifications_are_carried_out(client: Client, toys: Toys) -> None
         (b'{"jsonrpc": "2.0", "method": "toy.broken", "id": 1}', -32603, 1),
     ],
 )
-async def test_what_is_wrong_is_answered_with_its_number(
-    client: Client, sent: bytes, code: int, id_: Any
-) -> None:
-    """And harms nothing: the connection lives on."""
+async def test_a_wrong_message_gets_its_error_code(client: Client, sent: bytes, code: int, id_: Any) -> None:
+    """A wrong message gets its error code, and the connection stays open."""
     await client.send(sent)
-    assert essence(await client.read()) == refused(code, id_)
-    await alive(client)
+    assert strip_words(await client.read()) == make_error(code, id_)
+    await require_alive(client)
 
 
-async def test_an_error_says_what_went_wrong_and_where(client: Client) -> None:
-    """A stable reason for programs, words for people, the path of what is wrong."""
+async def test_an_error_has_a_reason_and_a_path(client: Client) -> None:
+    """An error has a stable reason, a message, and the path of the bad value."""
     await client.send(b'{"jsonrpc":"2.0","id":1,"method":"toy.echo","params":{"items":[{"a":"x"}]}}')
     error = (await client.read())["error"]
     assert error["code"] == -32602
@@ -196,15 +196,15 @@ async def test_an_error_says_what_went_wrong_and_where(client: Client) -> None:
     assert "Expected `int`, got `str`" in error["message"]
 
 
-async def test_an_id_is_echoed_as_it_was_sent(client: Client) -> None:
-    """To the byte."""
+async def test_an_id_is_echoed_unchanged(client: Client) -> None:
+    """An id is echoed byte for byte."""
     for id_ in (b"1.0", b"-0", b"1e2", b'"\\u0041"', b'""', b"null", b"9" * 40):
         await client.send(b'{"jsonrpc":"2.0","method":"toy.read","id":%b}' % id_)
         assert await client.line() == b'{"jsonrpc":"2.0","id":%b,"result":true}' % id_
 
 
 async def test_a_batch_mixes_everything(client: Client, toys: Toys) -> None:
-    """One array, in any order, with one answer for each that has one."""
+    """A batch gets one array with one answer for each request, in any order."""
     call = {"jsonrpc": "2.0"}
     await client.send(
         [
@@ -220,7 +220,7 @@ async def test_a_batch_mixes_everything(client: Client, toys: Toys) -> None:
         ]
     )
     await until(lambda: toys.waiting == 1)
-    await alive(client)
+    await require_alive(client)
     toys.gate.set()
     answers = await client.read()
     codes = {answer["id"]: answer.get("error", {}).get("code") for answer in answers}
@@ -230,17 +230,17 @@ async def test_a_batch_mixes_everything(client: Client, toys: Toys) -> None:
 
 
 async def test_a_batch_of_the_limit_is_answered(client: Client) -> None:
-    """One more is refused as a whole."""
+    """A batch of the maximum size is answered; one request more refuses the whole batch."""
     call = {"jsonrpc": "2.0", "method": "toy.read"}
     await client.send([call | {"id": number} for number in range(MAX_BATCH_MESSAGES)])
     assert len(await client.read()) == MAX_BATCH_MESSAGES
     await client.send([call | {"id": number} for number in range(MAX_BATCH_MESSAGES + 1)])
-    assert essence(await client.read()) == refused(-32600)
-    await alive(client)
+    assert strip_words(await client.read()) == make_error(-32600)
+    await require_alive(client)
 
 
 async def test_requests_run_side_by_side(client: Client, toys: Toys) -> None:
-    """Who waits does not hold up who does not; each can be taken back."""
+    """A waiting request delays no other request, and each request can be cancelled."""
     first, second = await client.request("toy.wait", value=1), await client.request("toy.wait", value=2)
     assert await client.call("toy.read") is True
     await client.call("rpc.cancel", id=first)
@@ -252,8 +252,8 @@ async def test_requests_run_side_by_side(client: Client, toys: Toys) -> None:
         await client.call("rpc.cancel", id=99)
 
 
-async def test_following_is_the_same(server: RpcServer, client: Client) -> None:
-    """The answer, history, the present, text, the end."""
+async def test_a_subscription_is_complete(server: RpcServer, client: Client) -> None:
+    """A subscription yields its answer, past events, live events, text and its end."""
     await client.call("toy.keep", value="a")
     answer = await client.call("journal.subscribe", after=0, deltas=True, subscription="s")
     assert answer == {"subscription": "s", "cursor": 0}
@@ -261,27 +261,27 @@ async def test_following_is_the_same(server: RpcServer, client: Client) -> None:
     while "journal.synced" not in methods:
         methods.append((await client.next())[0])
     await client.call("toy.keep", value="b")
-    assert (await client.next())[1]["event"]["reason"] == "b"
+    assert (await client.next())[1]["event"]["note"] == "b"
     await client.call("journal.unsubscribe", subscription="s")
     assert await client.next() == ("journal.end", {"subscription": "s", "reason": "unsubscribed"})
 
 
-async def test_answers_come_in_one_piece_each(client: Client) -> None:
-    """However long."""
+async def test_every_answer_is_one_message(client: Client) -> None:
+    """Every answer is one message, whatever its length."""
     text = 'é\n"\\\u2028' * 50_000
     assert (await client.call("toy.echo", value=text))["value"] == text
 
 
-async def test_what_is_no_utf8_is_refused_on_the_socket(server: RpcServer) -> None:
-    """Over WebSocket it closes the connection, as its own test says."""
+async def test_a_line_that_is_not_utf8_is_refused(server: RpcServer) -> None:
+    """A line that is not UTF-8 is a parse error; a WebSocket closes, as its own test shows."""
     client = await server.connect()
     await client.send(b'{"jsonrpc":"2.0","id":1,"method":"toy.echo","params":{"value":"\xff"}}')
-    assert essence(await client.read()) == refused(-32700)
-    await alive(client)
+    assert strip_words(await client.read()) == make_error(-32700)
+    await require_alive(client)
 
 
-async def test_the_contract_describes_what_is_served(client: Client) -> None:
-    """rpc.discover over either transport."""
+async def test_discover_describes_the_served_methods(client: Client) -> None:
+    """rpc.discover describes the served methods over both transports."""
     document = await client.call("rpc.discover")
     assert msgspec.json.encode(document)
     assert "rpc.discover" in {method["name"] for method in document["methods"]}

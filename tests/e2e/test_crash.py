@@ -1,9 +1,9 @@
-"""The daemon is killed with SIGKILL at every commit of a scripted conversation, and nothing differs.
+"""The daemon is killed with SIGKILL at every commit of a scripted conversation; the result is the same.
 
-``strace`` delivers the signal at the k-th call of a system call, so the product holds no hooks for this:
-at ``fdatasync`` a commit is written but not yet valid; at ``sendto`` (how the writer thread and the loop
-tell others) one is on the disk and nobody has been told. After each kill the daemon is started again, the
-script goes on with the request it had no answer to, and the journals must be equal.
+``strace`` delivers the signal at the k-th call of a system call, so the product needs no test hooks. At
+``fdatasync`` a commit is written but not yet valid. At ``sendto``, with which the writer thread and the loop
+notify others, a commit is on the disk but not yet announced. After each kill the daemon is restarted, the
+script repeats the unanswered request, and the journals must be equal.
 """
 
 import shutil
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="needs st
 
 
 class Conversation(Script):
-    """What this daemon can do without tools."""
+    """A conversation with every feature that needs no tools."""
 
     def play(self) -> None:
         """Play a conversation with every feature of the daemon."""
@@ -42,22 +42,22 @@ class Conversation(Script):
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Callable[[str], Victim]]:
-    """Provide a function that creates daemons in homes of their own, and stop them all."""
-    made: list[Victim] = []
+    """Provide a function that creates daemons in separate homes, and stop them all."""
+    victims: list[Victim] = []
 
     def make(name: str) -> Victim:
         (tmp_path / name).mkdir(mode=0o700)
-        made.append(Victim(tmp_path / name))
-        return made[-1]
+        victims.append(Victim(tmp_path / name))
+        return victims[-1]
 
     yield make
-    for each in made:
-        if each.process is not None:
-            each.kill()
+    for victim in victims:
+        if victim.process is not None:
+            victim.kill()
 
 
 def play(daemon: Victim, *wrapper: str) -> dict[str, list[str]]:
-    """Play the script to its end, and give the journal, which the doctor has found sound."""
+    """Play the script to its end; return the journal after the doctor has checked it."""
     daemon.start(*wrapper)
     script = Conversation(daemon)
     script.play()
@@ -68,10 +68,10 @@ def play(daemon: Victim, *wrapper: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(("call", "every"), [("fdatasync", 1), ("sendto", 4)])
-def test_killed_at_every_commit_the_work_is_done_once_and_only_once(
+def test_a_kill_at_any_commit_changes_no_result(
     call: str, every: int, daemon: Callable[[str], Victim], tmp_path: Path
 ) -> None:
-    """Whatever commit the daemon dies at, and at some of the words after one, the journal is the same."""
+    """The journal is the same after a kill at any commit and at some messages after one."""
     calm = daemon("calm")
     trace = tmp_path / "calls"
     expected = play(calm, *strace("-o", str(trace), "-e", f"trace={call}"))

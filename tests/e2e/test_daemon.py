@@ -1,4 +1,4 @@
-"""The daemon's life, from outside: starting, stopping, reloading, crashing, being in the way."""
+"""The life of the daemon process: starts, stops, reloads, crashes and conflicts."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ SLOW = "/slow 200 20"
 
 
 def test_start_answer_stop(daemon: Daemon) -> None:
-    """It starts in an empty home, answers, stops on SIGTERM with code 0, and says both in the journal."""
+    """The daemon starts in an empty home, answers, stops on SIGTERM with code 0, and journals both."""
     assert daemon.call("rpc.ping")["version"]
     assert daemon.stop() == 0
     assert not daemon.socket.exists()
@@ -29,14 +29,14 @@ def test_start_answer_stop(daemon: Daemon) -> None:
     assert daemon.call("daemon.status")["warnings"] == []
 
 
-def test_everything_it_makes_is_private(daemon: Daemon) -> None:
-    """Nobody else may read a file or enter a directory of the home."""
+def test_the_home_is_private(daemon: Daemon) -> None:
+    """No other user may read a file or enter a directory of the home."""
     for path in (daemon.home, *daemon.home.rglob("*")):
         assert stat.S_IMODE(path.lstat().st_mode) & 0o077 == 0, path
 
 
-def test_after_a_kill_it_knows_and_goes_on(daemon: Daemon) -> None:
-    """SIGKILL leaves no mark; the next start says so, in the journal and in its status."""
+def test_a_start_after_a_kill_reports_it(daemon: Daemon) -> None:
+    """The start after SIGKILL reports the crash in the journal and in the status."""
     daemon.say("hello")
     daemon.kill()
     daemon.restart()
@@ -48,7 +48,7 @@ def test_after_a_kill_it_knows_and_goes_on(daemon: Daemon) -> None:
 
 
 def test_a_second_daemon_on_the_home(shared_daemon: Daemon) -> None:
-    """It says whose pid holds the home, ends with code 4, and harms nothing."""
+    """A second daemon names the pid of the first, ends with code 4, and disturbs nothing."""
     second = run_kheishd(shared_daemon.home)
     assert second.returncode == 4
     assert f"pid {shared_daemon.pid}" in second.stderr
@@ -57,7 +57,7 @@ def test_a_second_daemon_on_the_home(shared_daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_lets_runs_in_flight_finish(daemon: Daemon, number: signal.Signals) -> None:
-    """Who waits for an answer gets it, though the daemon was told to stop; new connections are refused."""
+    """A stopping daemon finishes its active runs and answers the waiting client."""
     with daemon.connect() as waiting:
         waiting.ask("conversation.send", content="/slow 20 20\nhello", wait="settled")
         until(lambda: daemon.call("daemon.status")["counts"]["runs_active"] == 1, "the run is active")
@@ -68,7 +68,7 @@ def test_a_stop_lets_runs_in_flight_finish(daemon: Daemon, number: signal.Signal
 
 
 def test_while_stopping_new_work_is_refused(daemon: Daemon) -> None:
-    """A connection that is still there is told so, with a reason programs know."""
+    """A stopping daemon refuses new work on open connections with a stable reason."""
     with daemon.connect() as waiting:
         waiting.ask("conversation.send", content=SLOW, wait="settled")
         until(lambda: daemon.call("daemon.status")["counts"]["runs_active"] == 1, "the run is active")
@@ -82,7 +82,7 @@ def test_while_stopping_new_work_is_refused(daemon: Daemon) -> None:
 
 
 def test_while_stopping_a_run_can_be_cancelled(daemon: Daemon) -> None:
-    """Who asked the daemon to stop need not wait for an answer that nobody wants any more."""
+    """A run can be cancelled while the daemon waits for it to stop."""
     run_id = daemon.call("conversation.send", content="/slow 1000 50")["run_id"]
     until(lambda: daemon.call("daemon.status")["counts"]["runs_active"] == 1, "the run is active")
     daemon.call("daemon.shutdown", drain_s=60)
@@ -91,7 +91,7 @@ def test_while_stopping_a_run_can_be_cancelled(daemon: Daemon) -> None:
 
 
 def test_a_second_signal_stops_at_once_and_nothing_is_lost(daemon: Daemon) -> None:
-    """The run is put down in order; the next daemon finishes it, once."""
+    """A second signal releases the active run, which the next daemon finishes once."""
     daemon.call("conversation.send", content="/slow 100 50\nhello")
     until(lambda: daemon.call("daemon.status")["counts"]["runs_active"] == 1, "the run is active")
     began = time.monotonic()
@@ -109,7 +109,7 @@ def test_a_second_signal_stops_at_once_and_nothing_is_lost(daemon: Daemon) -> No
 
 
 def test_shutdown_over_the_socket(daemon: Daemon) -> None:
-    """It answers with its pid, then ends as for SIGTERM."""
+    """daemon.shutdown answers with the pid, and the daemon stops as after SIGTERM."""
     assert daemon.call("daemon.shutdown") == {"pid": daemon.pid}
     assert daemon.wait() == 0
 
@@ -118,7 +118,7 @@ def test_shutdown_over_the_socket(daemon: Daemon) -> None:
     "milestone", ["run/kheishd.lock", "state/data.mdb", "state/identity", "run/kheishd.sock"]
 )
 def test_a_signal_during_the_start_is_obeyed(home: Path, milestone: str) -> None:
-    """However early it comes, the daemon stops in order: it neither dies of it nor forgets it."""
+    """A signal at any moment of the start stops the daemon in order."""
     daemon = Daemon(home)
     daemon.start(wait=False)
     until((home / milestone).exists, f"{milestone} exists")
@@ -144,7 +144,7 @@ def agent(home: Path, name: str, text: str) -> None:
 
 
 def test_a_bad_configuration_refuses_to_start(home: Path) -> None:
-    """Code 3, and a message with the key, the line and the nearest known key. Nothing is made."""
+    """The exit code is 3, the message names key, line and nearest key, and no file is made."""
     config(home, "default_agent = 'default'\ndefualt_route = 'offline'\n")
     ended = run_kheishd(home)
     assert ended.returncode == 3
@@ -154,7 +154,7 @@ def test_a_bad_configuration_refuses_to_start(home: Path) -> None:
 
 
 def test_a_bad_agent_is_skipped_at_the_start(home: Path) -> None:
-    """A warning names file and line; every other agent works."""
+    """A warning names the file and line of a bad agent; all other agents work."""
     agent(home, "good", "---\ndescription: d\n---\nBe good.\n")
     agent(home, "bad", "---\ndescription: d\ntools: all\n---\n")
     with Daemon(home) as daemon:
@@ -165,12 +165,12 @@ def test_a_bad_agent_is_skipped_at_the_start(home: Path) -> None:
         assert daemon.say("hello", agent="good")["status"] == "completed"
 
 
-@pytest.mark.parametrize("how", ["signal", "method"])
-def test_a_reload_takes_what_is_new(daemon: Daemon, how: str) -> None:
-    """Agents, routes and limits change; the generation rises; the journal says so."""
+@pytest.mark.parametrize("trigger", ["signal", "method"])
+def test_a_reload_applies_changes(daemon: Daemon, trigger: str) -> None:
+    """A reload applies new agents, routes and limits, raises the generation and is journaled."""
     agent(daemon.home, "fresh", "Be fresh.\n")
     config(daemon.home, "default_agent = 'fresh'\n[log]\nlevel = 'debug'\n")
-    if how == "signal":
+    if trigger == "signal":
         daemon.signal(signal.SIGHUP)
         until(lambda: daemon.call("daemon.status")["generation"] == 2, "reloaded")
     else:
@@ -192,8 +192,8 @@ def test_a_reload_takes_what_is_new(daemon: Daemon, how: str) -> None:
         ),
     ],
 )
-def test_a_reload_that_is_refused_changes_nothing(daemon: Daemon, file: str, text: str, words: str) -> None:
-    """The caller learns key and line; the status warns until the next good reload; work goes on."""
+def test_a_refused_reload_changes_nothing(daemon: Daemon, file: str, text: str, words: str) -> None:
+    """A refused reload names key and line, warns in the status and changes nothing else."""
     (daemon.home / "agents").mkdir()
     (daemon.home / file).write_text(text)
     with pytest.raises(RpcError) as refused:
@@ -210,7 +210,7 @@ def test_a_reload_that_is_refused_changes_nothing(daemon: Daemon, file: str, tex
 
 
 def test_a_run_in_flight_finishes_on_the_old_runtime(daemon: Daemon) -> None:
-    """The agent it runs for is deleted and reloaded away under it: it still answers."""
+    """An active run finishes although its agent is deleted by a reload."""
     agent(daemon.home, "brief", "Be brief.\n")
     daemon.call("daemon.reload")
     with daemon.connect() as waiting:
@@ -224,8 +224,8 @@ def test_a_run_in_flight_finishes_on_the_old_runtime(daemon: Daemon) -> None:
     assert refused.value.reason == "agent_not_found"
 
 
-def test_a_reload_does_not_bind_anew(daemon: Daemon) -> None:
-    """What is listened on stays as it is; whoever changed it is told what to do."""
+def test_a_reload_keeps_the_listeners(daemon: Daemon) -> None:
+    """A reload keeps the listeners; a changed [listen] is a warning with the remedy."""
     config(daemon.home, "[listen.tcp]\naddress = '127.0.0.1:0'\n")
     (warning,) = daemon.call("daemon.reload")["warnings"]
     assert "[listen] changed" in warning
@@ -237,7 +237,7 @@ def test_a_reload_does_not_bind_anew(daemon: Daemon) -> None:
 
 
 def test_twenty_reloads_at_once_coalesce(daemon: Daemon) -> None:
-    """All are answered, by at most a few performances; none with an error."""
+    """Twenty concurrent reloads succeed and are performed only a few times."""
     clients = [daemon.connect() for _ in range(20)]
     ids = [client.ask("daemon.reload") for client in clients]
     generations = {client.answer(id_)["generation"] for client, id_ in zip(clients, ids, strict=True)}
@@ -248,19 +248,19 @@ def test_twenty_reloads_at_once_coalesce(daemon: Daemon) -> None:
 
 
 def test_the_configuration_shows_no_credential(home: Path) -> None:
-    """Defaults are filled in; a credential is shown by its reference, also where it is missing."""
+    """The configuration has its defaults and shows a credential by its reference only."""
     config(
         home,
         "[routes.r]\ndriver='openai'\nmodel='m'\nbase_url='http://127.0.0.1:9/v1'\nauth_ref='env:MY_KEY'\n",
     )
     with Daemon(home, environ={"MY_KEY": "sk-super-secret"}) as daemon:
-        shown = daemon.call("daemon.config")
-        assert shown["config"]["routes"]["r"]["auth_ref"] == "env:MY_KEY"
-        assert shown["config"]["runs"]["max_active"] == 256
-        assert shown["path"] == str(home / "config.toml")
+        result = daemon.call("daemon.config")
+        assert result["config"]["routes"]["r"]["auth_ref"] == "env:MY_KEY"
+        assert result["config"]["runs"]["max_active"] == 256
+        assert result["path"] == str(home / "config.toml")
         assert "problem" not in daemon.call("route.get", route_id="r")
-        everything = json.dumps([shown, daemon.call("route.list"), daemon.call("daemon.status")])
-        assert "sk-super-secret" not in everything
+        results = json.dumps([result, daemon.call("route.list"), daemon.call("daemon.status")])
+        assert "sk-super-secret" not in results
     with Daemon(home) as daemon:
         route = daemon.call("route.get", route_id="r")
         assert (route["ready"], "MY_KEY" in route["problem"]) == (False, True)
@@ -270,7 +270,7 @@ def test_the_configuration_shows_no_credential(home: Path) -> None:
 
 
 def test_a_known_secret_is_scrubbed_from_journal_and_log(home: Path) -> None:
-    """Somebody says the key in a conversation: no journal, no file of the store and no log keeps it."""
+    """A key typed into a conversation is in no journal, store file or log."""
     config(home, "[log]\nlevel='debug'\n[routes.r]\ndriver='openai'\nmodel='m'\nbase_url='http://127.0.0.1:9'\n"
            "auth_ref='env:MY_KEY'\n")  # fmt: skip
     with Daemon(home, environ={"MY_KEY": "sk-super-secret"}) as daemon:
@@ -283,25 +283,25 @@ def test_a_known_secret_is_scrubbed_from_journal_and_log(home: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-def test_a_disk_that_fails_stops_it(home: Path) -> None:
-    """A write that could not be taken back: whoever asked is told, it ends with code 1 and says why.
+def test_a_failing_disk_stops_the_daemon(home: Path) -> None:
+    """After a failed write the caller gets an error and the daemon ends with code 1 and a reason.
 
-    What was acknowledged before is there afterwards.
+    Everything acknowledged earlier is intact at the next start.
     """
     inject = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync")
     with Daemon(home, before=(*inject, "-e", "inject=fdatasync:error=EIO:when=12+")) as daemon:
-        said = 0
+        count = 0
         with suppress(RpcError, EOFError):
             while True:
-                daemon.say(f"message {said}")
-                said += 1
+                daemon.say(f"message {count}")
+                count += 1
         assert daemon.wait() == 1
         last = daemon.read_log().splitlines()[-1]
         assert last.startswith("kheishd: ")
         assert "Input/output error" in last
     with Daemon(home) as daemon:
         texts = [m["message"]["items"][0]["text"] for m in daemon.call("conversation.history")["messages"]]
-        assert {f"message {number}" for number in range(said)} <= set(texts)
+        assert {f"message {number}" for number in range(count)} <= set(texts)
         assert daemon.call("daemon.doctor", deep=True)["findings"] == []
 
 
@@ -309,7 +309,7 @@ def test_a_disk_that_fails_stops_it(home: Path) -> None:
 
 
 def test_backup_while_running(daemon: Daemon, home: Path) -> None:
-    """A consistent copy, made while others write; it restores and goes on."""
+    """A backup made during writes is consistent and can be restored and used."""
     daemon.say("before")
     stop = threading.Event()
 
@@ -321,25 +321,25 @@ def test_backup_while_running(daemon: Daemon, home: Path) -> None:
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        made = daemon.call("daemon.backup", path=str(home.parent / "copy"))
+        backup = daemon.call("daemon.backup", path=str(home.parent / "copy"))
     finally:
         stop.set()
         writer.join()
-    assert made["bytes"] > 0
-    assert 0 < made["cursor"] <= daemon.call("daemon.status")["cursor"]
+    assert backup["bytes"] > 0
+    assert 0 < backup["cursor"] <= daemon.call("daemon.status")["cursor"]
     daemon.say("after")
     daemon.stop()
     restored = run_kheishd(home, "restore", str(home.parent / "copy"))
     assert restored.returncode == 0, restored.stderr
     daemon.restart()
     assert daemon.call("daemon.doctor", deep=True)["findings"] == []
-    said = [m["message"]["items"][0]["text"] for m in daemon.call("conversation.history")["messages"]]
-    assert said[0] == "before"
-    assert "after" not in said
+    texts = [m["message"]["items"][0]["text"] for m in daemon.call("conversation.history")["messages"]]
+    assert texts[0] == "before"
+    assert "after" not in texts
 
 
 def test_backup_refuses_bad_paths(shared_daemon: Daemon) -> None:
-    """Each rule by name; and nothing is left there."""
+    """Every bad path of a backup is refused with its reason and leaves no file."""
     home = shared_daemon.home
     for path in ("relative", str(home), str(home.parent / "no" / "where"), str(home / "state" / "copy")):
         with pytest.raises(RpcError) as refused:
@@ -349,18 +349,18 @@ def test_backup_refuses_bad_paths(shared_daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_doctor_online_finds_nothing_wrong(shared_daemon: Daemon, deep: bool) -> None:
-    """Beside work in flight, whatever has just been committed."""
+def test_the_online_doctor_finds_no_problem(shared_daemon: Daemon, deep: bool) -> None:
+    """The doctor finds no problem while runs are active."""
     for number in range(5):
         shared_daemon.call("conversation.send", sender=f"s{number}", content="/slow 5 5")
-    found = shared_daemon.call("daemon.doctor", deep=deep)
-    assert found["findings"] == []
-    assert found["streams"] >= 6
-    assert found["complete"]
+    report = shared_daemon.call("daemon.doctor", deep=deep)
+    assert report["findings"] == []
+    assert report["streams"] >= 6
+    assert report["complete"]
 
 
 def do_everything(daemon: Daemon) -> None:
-    """Every kind of change that clients can ask for, some of it still under way at the end."""
+    """Make every kind of change that clients can request; some work is still active at the end."""
     call = daemon.call
     daemon.say("one")
     exported = call("session.export", session_id=call("conversation.get")["session_id"])
@@ -379,15 +379,15 @@ def do_everything(daemon: Daemon) -> None:
     call("session.interrupt", session_id=child)
     daemon.say("/fail unauthorized", sender="failed")
     call("conversation.send", sender="retried", content="/fail rate_limited")
-    made = call("token.create", scopes=["read", "converse"])
-    call("token.narrow", token_id=made["token"]["token_id"], scopes=["read"])
-    call("token.revoke", token_id=made["token"]["token_id"])
+    created = call("token.create", scopes=["read", "converse"])
+    call("token.narrow", token_id=created["token"]["token_id"], scopes=["read"])
+    call("token.revoke", token_id=created["token"]["token_id"])
     call("token.create", scopes=["read"])
     call("conversation.send", sender="last", content="/slow 100 50")
 
 
 def test_the_doctor_agrees_with_everything_the_daemon_does(daemon: Daemon) -> None:
-    """At work, after a kill, while it recovers, and offline: records are what the journal says."""
+    """Records agree with the journal during work, after a kill, in recovery and at rest."""
     do_everything(daemon)
     assert daemon.call("daemon.doctor", deep=True)["findings"] == []
     daemon.kill()
@@ -401,10 +401,10 @@ def test_the_doctor_agrees_with_everything_the_daemon_does(daemon: Daemon) -> No
 
 
 def test_status_counts(daemon: Daemon) -> None:
-    """Everything an operator looks at first."""
+    """The status shows the counts that an operator needs first."""
     daemon.say("hello")
-    with daemon.connect() as other:
-        other.call("journal.subscribe")
+    with daemon.connect() as client:
+        client.call("journal.subscribe")
         status = daemon.call("daemon.status")
     assert status["pid"] == daemon.pid
     assert status["home"] == str(daemon.home)
@@ -423,35 +423,35 @@ def test_status_counts(daemon: Daemon) -> None:
 # The service manager.
 
 
-def test_systemd_is_told(home: Path, tmp_path: Path) -> None:
-    """READY once it answers, WATCHDOG while it lives, RELOADING and READY again, STOPPING at the end."""
+def test_systemd_is_notified(home: Path, tmp_path: Path) -> None:
+    """Systemd receives READY, WATCHDOG, RELOADING and STOPPING at the right moments."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(home.parent / "notify"))
         manager.settimeout(PATIENCE_S)
 
-        def heard(what: str) -> dict[str, str]:
+        def wait_for(key: str) -> dict[str, str]:
             while True:
                 text = manager.recv(4096).decode()
                 state = dict(line.split("=", 1) for line in text.splitlines())
-                if what in state:
+                if key in state:
                     return state
 
         environ = {"NOTIFY_SOCKET": str(home.parent / "notify"), "WATCHDOG_USEC": "200000"}
         daemon = Daemon(home, environ=environ).start(wait=False)
-        assert heard("READY")["MAINPID"] == str(daemon.pid)
+        assert wait_for("READY")["MAINPID"] == str(daemon.pid)
         assert daemon.call("rpc.ping")
-        heard("WATCHDOG")
-        heard("WATCHDOG")
+        wait_for("WATCHDOG")
+        wait_for("WATCHDOG")
         daemon.signal(signal.SIGHUP)
-        assert int(heard("RELOADING")["MONOTONIC_USEC"]) > 0
-        heard("READY")
+        assert int(wait_for("RELOADING")["MONOTONIC_USEC"]) > 0
+        wait_for("READY")
         daemon.signal(signal.SIGTERM)
-        heard("STOPPING")
+        wait_for("STOPPING")
         assert daemon.wait() == 0
 
 
 def test_logs_as_json(home: Path) -> None:
-    """Every line is an object with the same first members."""
+    """Every log line is a JSON object with the same first members."""
     with Daemon(home, "--log-format", "json", "--log-level", "debug") as daemon:
         daemon.say("hello")
         daemon.stop()
@@ -463,7 +463,7 @@ def test_logs_as_json(home: Path) -> None:
 
 
 def test_open_files_are_raised(shared_daemon: Daemon) -> None:
-    """The soft limit is the hard one, so that thousands may connect."""
+    """The soft limit of open files is raised to the hard limit."""
     limits = Path(f"/proc/{shared_daemon.pid}/limits").read_text()
     soft, hard = next(line for line in limits.splitlines() if "open files" in line).split()[3:5]
     assert soft == hard

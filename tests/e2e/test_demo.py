@@ -1,4 +1,4 @@
-"""``contrib/demo`` shows what it says and leaves nothing behind."""
+"""Tests of ``contrib/demo``: every step succeeds, and nothing remains."""
 
 import os
 import select
@@ -13,9 +13,9 @@ from tests.support.programs import ROOT, environment
 DEMO = ROOT / "contrib" / "demo"
 
 
-def left_behind(temporary: Path) -> list[str]:
-    """Files in the demo's temporary directory, and processes whose command line names it and that stay."""
-    running = [command for pid, command in commands() if str(temporary) in command and stays(pid)]
+def find_remains(temporary: Path) -> list[str]:
+    """Return the demo's files, and its processes that do not end."""
+    running = [command for pid, command in commands() if str(temporary) in command and still_exists(pid)]
     return [*(str(path) for path in temporary.iterdir()), *running]
 
 
@@ -27,8 +27,8 @@ def commands() -> Iterator[tuple[int, str]]:
                 yield int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
-def stays(pid: int) -> bool:
-    """Whether a process is still there after a while; one that was interrupted may take a moment to end."""
+def still_exists(pid: int) -> bool:
+    """Whether a process still exists after a while; an interrupted one may take a moment to end."""
     try:
         process = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -38,8 +38,8 @@ def stays(pid: int) -> bool:
     return not ended
 
 
-def test_the_demo_kills_the_daemon_and_goes_on_in_the_same_conversation(tmp_path: Path) -> None:
-    """Every step comes true, in plain words, and the temporary home is gone afterwards."""
+def test_the_demo_continues_the_conversation_after_a_kill(tmp_path: Path) -> None:
+    """Every step succeeds, and the temporary home is removed."""
     done = subprocess.run(
         [DEMO],
         env=environment(TMPDIR=str(tmp_path)),
@@ -53,12 +53,12 @@ def test_the_demo_kills_the_daemon_and_goes_on_in_the_same_conversation(tmp_path
     assert (
         "This is message 3 of our conversation; before it you said: “Tell me about the sea.”" in done.stdout
     )
-    assert "each there once and in order" in done.stdout
-    assert left_behind(tmp_path) == []
+    assert "each once and in order" in done.stdout
+    assert find_remains(tmp_path) == []
 
 
 def test_the_demo_interrupted_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Ctrl-C in the middle removes the home and ends every process."""
+    """Ctrl-C during the demo removes the home and ends every process."""
     with subprocess.Popen(
         [DEMO],
         env=environment(TMPDIR=str(tmp_path)),
@@ -74,4 +74,4 @@ def test_the_demo_interrupted_leaves_nothing_behind(tmp_path: Path) -> None:
         os.killpg(demo.pid, signal.SIGINT)
         assert demo.wait(60) == 130
         demo.stdout.read()
-    assert left_behind(tmp_path) == []
+    assert find_remains(tmp_path) == []

@@ -1,4 +1,4 @@
-"""The examples in contrib/examples do what they say, against the real daemon."""
+"""Tests of contrib/examples against the real daemon."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def code_lines(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_an_example_holds_a_turn_of_a_conversation(name: str, tmp_path: Path) -> None:
-    """Run as its first line says, it prints the answer, and the conversation is there afterwards."""
+    """An example prints the answer, and the conversation exists afterwards."""
     if shutil.which(NEEDED[name]) is None:
         pytest.skip(f"{NEEDED[name]} is missing")
     home = tmp_path / "home"
@@ -46,11 +46,11 @@ def test_an_example_holds_a_turn_of_a_conversation(name: str, tmp_path: Path) ->
         assert done.returncode == 0, done.stderr
         assert "You say: “Hello from " in done.stdout
         history = daemon.call("conversation.history", sender=SENDERS[name])
-    assert [one["message"]["role"] for one in history["messages"]] == ["user", "assistant"]
+    assert [message["message"]["role"] for message in history["messages"]] == ["user", "assistant"]
 
 
 def test_every_example_is_tested_and_short() -> None:
-    """There are no others, and each is about five lines besides its imports."""
+    """Every example is tested and has about five lines besides its imports."""
     scripts = {path.name for path in EXAMPLES.iterdir() if path.is_file()}
     assert scripts == set(PROGRAMS)
     for name in scripts:
@@ -58,13 +58,13 @@ def test_every_example_is_tested_and_short() -> None:
 
 
 def test_the_socat_example_prints_a_json_rpc_answer(tmp_path: Path) -> None:
-    """Without a JSON parser at hand, the shell's example shows the whole answer."""
+    """The shell example prints the whole JSON-RPC answer, because it has no JSON parser."""
     if shutil.which("socat") is None:
         pytest.skip("socat is missing")
     with Daemon(tmp_path / "home"):
-        shown = subprocess.check_output(
+        output = subprocess.check_output(
             ["sh", EXAMPLES / "socat.sh"], env=environment(KHEISH_HOME=str(tmp_path / "home")), timeout=60
         )
-    answer = json.loads(shown)
+    answer = json.loads(output)
     assert answer["jsonrpc"] == "2.0"
     assert answer["result"]["status"] == "completed"

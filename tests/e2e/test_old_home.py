@@ -1,8 +1,8 @@
 """A home of the previous version opens and continues to work.
 
-``fixtures/home-0.1.tar.xz`` is a home that kheish 0.1 left behind when it was killed, with something of
-everything in it and work under way; ``home-0.1.json`` holds what 0.1 itself said about an unpacked copy. An
-operator renames the keys of the configuration, which the daemon names at start; the daemon upgrades the rest.
+``fixtures/home-0.1.tar.xz`` is the home of a killed kheish 0.1 with every kind of object and active work;
+``home-0.1.json`` holds the answers of 0.1 about an unpacked copy. An operator renames the configuration keys
+that the daemon names at start; the daemon upgrades everything else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pytest
 from kheishd.launch import STORE_REFUSED, UNUSABLE
 from tests.support.daemons import Daemon, run_kheishd, short_home
 from tests.support.peers import call, websocket_peer
-from tests.support.stores import injected, needs_strace
+from tests.support.stores import needs_strace, strace_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,24 +54,24 @@ RENAMED = {
     "turns_max": "max_turns",
     "wall_s_max": "max_work_s",
 }
-"""The keys of config.toml and agent files that have other names now."""
+"""Renamed keys of config.toml and agent files."""
 
 EXPIRING = UNDER_WAY["question_expiring"]["run_id"]
 """A run whose question expires a year after the fixture was made."""
 
 
 def unpack(home: Path) -> None:
-    """Unpack the home of 0.1, and rename the keys that an operator wrote."""
+    """Unpack the home of 0.1, and rename its configuration keys as an operator would."""
     with tarfile.open(FIXTURES / "home-0.1.tar.xz") as archive:
         archive.extractall(home.parent, filter="data")
     for path in (home / "config.toml", *(home / "agents").glob("*.md")):
         keys = re.compile(rf"\b({'|'.join(RENAMED)})(?=\s*[=:])")
-        path.write_text(keys.sub(lambda found: RENAMED[found[1]], path.read_text()))
+        path.write_text(keys.sub(lambda match: RENAMED[match[1]], path.read_text()))
 
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A copy of the home of 0.1."""
+    """Provide a copy of the home of 0.1."""
     with short_home() as path:
         unpack(path)
         yield path
@@ -79,7 +79,7 @@ def home() -> Iterator[Path]:
 
 @contextmanager
 def quiet(home: Path) -> Iterator[Daemon]:
-    """A daemon of this version on the home of 0.1, once nothing is in flight any more."""
+    """Provide a daemon of this version on the home of 0.1, once no run is active."""
     with Daemon(home) as daemon:
         for run in UNDER_WAY.values():
             if run["status"] in ("completed", "failed", "cancelled"):
@@ -89,7 +89,7 @@ def quiet(home: Path) -> Iterator[Daemon]:
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    """A daemon that the tests of this module only read."""
+    """Provide a daemon that the tests of this module only read."""
     with short_home() as path:
         unpack(path)
         with quiet(path) as daemon:
@@ -97,15 +97,15 @@ def daemon() -> Iterator[Daemon]:
 
 
 def rows(daemon: Daemon, method: str, plural: str, **params: Any) -> list[dict[str, Any]]:
-    """Every row of a list."""
-    found: list[dict[str, Any]] = []
+    """Return all rows of a list."""
+    items: list[dict[str, Any]] = []
     after: str | None = None
     while True:
         page = daemon.call(method, limit=500, **params, **({} if after is None else {"after": after}))
-        found += page[plural]
+        items += page[plural]
         after = page["next"]
         if after is None:
-            return found
+            return items
 
 
 def require_healthy(daemon: Daemon) -> None:
@@ -114,8 +114,8 @@ def require_healthy(daemon: Daemon) -> None:
     assert (diagnosis["findings"], diagnosis["complete"]) == ([], True)
 
 
-def test_its_records_are_what_they_were(daemon: Daemon) -> None:
-    """Every object has its id, its state and its history, and the doctor is content."""
+def test_records_are_unchanged(daemon: Daemon) -> None:
+    """Every object keeps its id, state and history, and the doctor finds no problem."""
     require_healthy(daemon)
     sessions = {
         row["session_id"]: [
@@ -157,13 +157,13 @@ def _digest(messages: list[dict[str, Any]]) -> str:
 
 @pytest.fixture
 def working(home: Path) -> Iterator[Daemon]:
-    """A daemon of a test's own."""
+    """Provide a daemon for one test."""
     with quiet(home) as daemon:
         yield daemon
 
 
-def test_its_work_continues(working: Daemon) -> None:
-    """Runs in flight end as they did in 0.1; waiting and queued ones continue when a person answers."""
+def test_active_work_continues(working: Daemon) -> None:
+    """Active runs end as in 0.1; waiting and queued runs continue when a person answers."""
     daemon = working
 
     def allow(name: str) -> None:
@@ -173,22 +173,22 @@ def test_its_work_continues(working: Daemon) -> None:
             resolutions=[{"approval_id": row["approval_id"], "decision": "allow"} for row in approvals],
         )
 
-    def ended(name: str) -> dict[str, Any]:
+    def wait_for_run(name: str) -> dict[str, Any]:
         run: dict[str, Any] = daemon.call("run.wait", run_id=UNDER_WAY[name]["run_id"], timeout_s=30)
         return run
 
-    assert ended("flight_steered")["output"] == "it was steered"
-    assert ended("flight_bash")["output"] == "one is in doubt"
-    assert ended("flight_retry")["error"]["reason"] == "overloaded"
+    assert wait_for_run("flight_steered")["output"] == "it was steered"
+    assert wait_for_run("flight_bash")["output"] == "one is in doubt"
+    assert wait_for_run("flight_retry")["error"]["reason"] == "overloaded"
     allow("emit")
-    assert ended("emit")["value"] == {"ok": True}
-    assert ended("queued_behind_emit")["status"] == "completed"
+    assert wait_for_run("emit")["value"] == {"ok": True}
+    assert wait_for_run("queued_behind_emit")["status"] == "completed"
     allow("plan")
-    assert ended("plan")["output"] == "out of plan mode"
+    assert wait_for_run("plan")["output"] == "out of plan mode"
     (question,) = rows(daemon, "question.list", "questions", run_id=UNDER_WAY["question"]["run_id"])
     answers = [{"key": "q1", "selected": ["o2"]}, {"key": "q2", "text": "it is calm"}]
     daemon.call("question.answer", question_id=question["question_id"], answers=answers)
-    assert ended("question")["output"] == "thank you for the answer"
+    assert wait_for_run("question")["output"] == "thank you for the answer"
     for doubt in rows(daemon, "indoubt.list", "indoubts", status="open"):
         daemon.call("indoubt.resolve", indoubt_id=doubt["indoubt_id"], outcome="done")
     for sender in ("ada", "compacted", "checkpointed", "flight-bash"):
@@ -204,7 +204,7 @@ def test_its_work_continues(working: Daemon) -> None:
 
 
 def upgrade_status(daemon: Daemon, secret: str) -> int:
-    """The status with which the TCP listener answers a token."""
+    """Return the HTTP status with which the TCP listener answers a token."""
     address = (daemon.home / "run" / "tcp").read_text().strip()
     connection = HTTPConnection(address, timeout=30)
     headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Authorization": f"Bearer {secret}"}
@@ -216,8 +216,8 @@ def upgrade_status(daemon: Daemon, secret: str) -> int:
 
 
 @pytest.mark.parametrize("name", FACTS["tokens"])
-async def test_its_tokens_are_what_they_were(daemon: Daemon, name: str) -> None:
-    """A token opens what it opened; one that was revoked, or came of one, opens nothing."""
+async def test_tokens_are_unchanged(daemon: Daemon, name: str) -> None:
+    """Valid tokens keep their rights; revoked tokens and their descendants are refused."""
     secret, addresses = FACTS["tokens"][name]
     if addresses is None:
         assert upgrade_status(daemon, secret) == 401
@@ -227,8 +227,8 @@ async def test_its_tokens_are_what_they_were(daemon: Daemon, name: str) -> None:
     assert [f"{row['agent']}/{row['sender']}" for row in page["conversations"]] == addresses
 
 
-def test_its_configuration_is_renamed_by_its_operator(home: Path) -> None:
-    """The daemon does not start with old keys: it names each of them, with its place, and changes nothing."""
+def test_old_configuration_keys_are_named(home: Path) -> None:
+    """The daemon refuses old configuration keys and names the current ones."""
     config = home / "config.toml"
     config.write_text(config.read_text().replace("max_active", "active_max"))
     started = run_kheishd(home)
@@ -236,8 +236,8 @@ def test_its_configuration_is_renamed_by_its_operator(home: Path) -> None:
     assert "runs.active_max: unknown key; did you mean 'max_active'?" in started.stderr
 
 
-def test_a_stopped_daemon_examines_it_only_after_the_upgrade(home: Path) -> None:
-    """Before that its records are not those that this version reads."""
+def test_the_offline_doctor_requires_the_upgrade(home: Path) -> None:
+    """The offline doctor requires the upgrade, because it cannot read the old records."""
     refused = run_kheishd(home, "doctor")
     assert refused.returncode == STORE_REFUSED
     assert "Start the daemon once" in refused.stderr
@@ -249,8 +249,8 @@ def test_a_stopped_daemon_examines_it_only_after_the_upgrade(home: Path) -> None
 @needs_strace
 @pytest.mark.parametrize("commit", [1, 2, 3])
 def test_a_kill_during_the_upgrade_costs_nothing(home: Path, commit: int) -> None:
-    """The upgrade is three commits here. Wherever the daemon dies, the next one continues from there."""
-    victim = Daemon(home, before=tuple(injected(f"fdatasync:signal=KILL:when={commit}")))
+    """A kill at any of the three commits of the upgrade is recovered at the next start."""
+    victim = Daemon(home, before=tuple(strace_with(f"fdatasync:signal=KILL:when={commit}")))
     victim.start(wait=False)
     assert victim.wait() != 0
     with Daemon(home) as daemon:

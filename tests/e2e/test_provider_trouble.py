@@ -1,4 +1,4 @@
-"""Runs against a real HTTP server that answers as providers do on bad days."""
+"""Runs against a real HTTP server that imitates providers in trouble."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +21,7 @@ both_drivers = pytest.mark.parametrize("driver", ["openai", "anthropic"])
 
 
 @asynccontextmanager
-async def provided(
+async def serve_with_model(
     directory: Path, driver: Any, limits: RunsSection = LIMITS
 ) -> AsyncIterator[tuple[Household, ModelServer]]:
     """Provide a daemon whose default route is a model server."""
@@ -36,9 +36,9 @@ async def provided(
 
 
 @both_drivers
-async def test_a_provider_that_recovers_is_waited_for(tmp_path: Path, driver: str) -> None:
-    """Two failures and an answer: one completed run, with both failures in its journal."""
-    async with provided(tmp_path, driver) as (house, _):
+async def test_a_provider_that_recovers_is_retried(tmp_path: Path, driver: str) -> None:
+    """A run completes after two failures, and its journal has both."""
+    async with serve_with_model(tmp_path, driver) as (house, _):
         sent = await house.ask("hello", model="n-failures-then-ok:2:503:x")
         assert (sent["status"], sent["output"]) == ("completed", "echo: hello")
         failures = await house.events(run_id=sent["run_id"], types=["model_failed"])
@@ -47,8 +47,8 @@ async def test_a_provider_that_recovers_is_waited_for(tmp_path: Path, driver: st
 
 @both_drivers
 async def test_a_provider_that_does_not_recover_fails_the_run(tmp_path: Path, driver: str) -> None:
-    """After four attempts, with the provider's own reason and status, and never with the key."""
-    async with provided(tmp_path, driver) as (house, _):
+    """A run fails after four attempts with the provider's reason and status, without the key."""
+    async with serve_with_model(tmp_path, driver) as (house, _):
         sent = await house.ask("hello", model="status:529:retry-ms=5")
         assert (sent["status"], sent["error"]["status"]) == ("failed", 529)
         failed = await house.events(run_id=sent["run_id"], types=["model_failed"])
@@ -58,8 +58,8 @@ async def test_a_provider_that_does_not_recover_fails_the_run(tmp_path: Path, dr
 
 @both_drivers
 async def test_a_refused_key_is_not_tried_again(tmp_path: Path, driver: str) -> None:
-    """The run fails at once and says why."""
-    async with provided(tmp_path, driver) as (house, _):
+    """A refused key fails the run at once with its reason."""
+    async with serve_with_model(tmp_path, driver) as (house, _):
         sent = await house.ask("hello", model="status:401")
         assert (sent["status"], sent["error"]["reason"]) == ("failed", "unauthorized")
         assert "model_failed" not in await house.kinds(run_id=sent["run_id"])
@@ -68,9 +68,9 @@ async def test_a_refused_key_is_not_tried_again(tmp_path: Path, driver: str) -> 
 
 @both_drivers
 @pytest.mark.parametrize("model", ["cut:2", "hang-mid", "malformed"])
-async def test_half_an_answer_is_no_answer(tmp_path: Path, driver: str, model: str) -> None:
-    """A stream that breaks off or goes quiet is tried again; none of its parts is kept."""
-    async with provided(tmp_path, driver) as (house, _):
+async def test_a_partial_answer_is_retried(tmp_path: Path, driver: str, model: str) -> None:
+    """A broken or stalled stream is retried, and no part of it is kept."""
+    async with serve_with_model(tmp_path, driver) as (house, _):
         sent = await house.ask("hello", model=model)
         assert sent["status"] == "failed"
         assert sent["error"]["retryable"]
@@ -81,23 +81,23 @@ async def test_half_an_answer_is_no_answer(tmp_path: Path, driver: str, model: s
 
 @both_drivers
 async def test_a_cancel_hangs_up(tmp_path: Path, driver: str) -> None:
-    """The connection to the provider is closed before the cancel is answered; what had arrived is kept."""
-    async with provided(tmp_path, driver, RunsSection()) as (house, server):
+    """A cancel closes the provider's connection before it is answered and keeps the partial text."""
+    async with serve_with_model(tmp_path, driver, RunsSection()) as (house, server):
         sent = await house.send("hello", model="hang-mid", stream=True)
         while (await house.client.next())[0] != "journal.delta":
             pass
         answer = await house.call("conversation.cancel")
         assert answer["run_id"] == sent["run_id"]
         with trio.fail_after(5):
-            await (await server.request()).left.wait()
+            await (await server.request()).disconnected.wait()
         run = await house.call("run.get", run_id=sent["run_id"])
         assert (run["status"], run["output"].strip()) == ("cancelled", "so far")
 
 
 @both_drivers
-async def test_a_tool_that_is_not_there_gets_a_truthful_result(tmp_path: Path, driver: str) -> None:
-    """The model reads that there is none, in the provider's own form, and answers."""
-    async with provided(tmp_path, driver) as (house, server):
+async def test_an_unknown_tool_gets_an_error_result(tmp_path: Path, driver: str) -> None:
+    """A call of an unknown tool gets an error result, and the model answers."""
+    async with serve_with_model(tmp_path, driver) as (house, server):
         sent = await house.ask("hello", model="tools")
         assert sent["status"] == "completed"
         second = (await server.request(2)).body.decode()
@@ -105,9 +105,9 @@ async def test_a_tool_that_is_not_there_gets_a_truthful_result(tmp_path: Path, d
 
 
 @both_drivers
-async def test_a_conversation_goes_on_after_every_kind_of_trouble(tmp_path: Path, driver: str) -> None:
-    """Failed, cancelled, thinking and tool turns leave a transcript that the provider takes."""
-    async with provided(tmp_path, driver) as (house, _):
+async def test_a_conversation_continues_after_every_failure(tmp_path: Path, driver: str) -> None:
+    """Providers accept the transcript after failed, cancelled, thinking and tool turns."""
+    async with serve_with_model(tmp_path, driver) as (house, _):
         for model in ("status:400", "thinking", "tools", "cut:1", "length", "refusal"):
             await house.ask("hello", model=model)
         sent = await house.ask("still there?")

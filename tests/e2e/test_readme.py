@@ -1,4 +1,4 @@
-"""The README and the pages of contrib/docs show what the programs do."""
+"""Tests of the README and contrib/docs: examples, paths and settings agree with the programs."""
 
 import re
 import subprocess
@@ -41,18 +41,18 @@ def pattern(output: str) -> str:
     return re.escape(output).replace("…", ".*")
 
 
-def test_the_sessions_shown_happen_as_shown(surroundings: dict[str, str]) -> None:
-    """Each command, typed in order by a new user, prints what the README says it prints."""
+def test_the_examples_print_their_output(surroundings: dict[str, str]) -> None:
+    """Each command of the README, typed in order by a new user, prints the output shown."""
     for command, output in commands():
         done = subprocess.run(
             ["bash", "-c", command], env=surroundings, capture_output=True, text=True, timeout=60, check=False
         )
-        said = done.stdout + done.stderr
-        assert re.fullmatch(pattern(output), said), f"$ {command}\n{said}\ninstead of\n{output}"
+        output_text = done.stdout + done.stderr
+        assert re.fullmatch(pattern(output), output_text), f"$ {command}\n{output_text}\ninstead of\n{output}"
 
 
 def test_every_path_named_exists() -> None:
-    """A file or directory of the project that the README names is there."""
+    """Every file or directory that the README names exists."""
     paths = {
         path
         for page in PAGES
@@ -64,12 +64,12 @@ def test_every_path_named_exists() -> None:
 
 
 def test_the_readme_is_short() -> None:
-    """The README has at most 350 lines; details are in contrib/docs."""
+    """The README has at most 350 lines."""
     assert len(README.splitlines()) <= 350
 
 
 def settings(shape: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key of the configuration with its default; one of a route stands under its id."""
+    """Yield every configuration key with its default; keys of a route are below its id."""
     for field in msgspec.structs.fields(shape):
         name = f"{prefix}{field.encode_name}"
         inner = [arm for arm in (field.type, *get_args(field.type)) if isinstance(arm, type)]
@@ -81,29 +81,29 @@ def settings(shape: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[st
 
 
 def test_every_setting_is_explained() -> None:
-    """The table has each key that config.toml may hold, no other, and the default of each."""
+    """The table has exactly the keys of config.toml, each with its default."""
     table = README.partition("### Settings")[2].partition("\n## ")[0]
-    shown: dict[str, str] = {}
+    documented: dict[str, str] = {}
     for keys, defaults in re.findall(r"^\| (`.*?) \| (.*?) \|", table, re.MULTILINE):
         names = re.findall("`(.*?)`", keys)
-        shown |= dict(zip(names, (defaults.split(", ") * len(names))[: len(names)], strict=True))
-    there = dict(settings(Config))
-    assert shown.keys() == there.keys()
-    for name, default in there.items():
+        documented |= dict(zip(names, (defaults.split(", ") * len(names))[: len(names)], strict=True))
+    existing = dict(settings(Config))
+    assert documented.keys() == existing.keys()
+    for name, default in existing.items():
         if default is not msgspec.NODEFAULT and default is not None:
-            assert shown[name].strip("`") == msgspec.json.encode(default).decode(), name
+            assert documented[name].strip("`") == msgspec.json.encode(default).decode(), name
 
 
 def test_the_example_configuration_is_valid(tmp_path: Path) -> None:
-    """The configuration shown is one that the daemon takes."""
+    """The daemon accepts the configuration that the README shows."""
     from kheishd.config.reader import load
 
     blocks = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     assert blocks
-    shown = []
+    configs = []
     for number, block in enumerate(blocks):
         path = tmp_path / f"{number}.toml"
         path.write_text(block)
-        shown.append(load(path))
-    assert any(config.routes for config in shown)
-    assert any(config.permissions.rules for config in shown)
+        configs.append(load(path))
+    assert any(config.routes for config in configs)
+    assert any(config.permissions.rules for config in configs)

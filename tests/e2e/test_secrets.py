@@ -1,4 +1,4 @@
-"""A provider that repeats the key it was given: nobody is told, by no way there is."""
+"""A provider that repeats its key: no reader of the daemon receives it."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import trio
 from tests.support.daemons import Daemon, RpcError
 from tests.support.model_server import running_model_server
 
-# With what JSON spells otherwise.
+# With characters that JSON escapes.
 SECRET = 'sk-quo"ted-0123456789'
 ROTATED = "sk-rotated-9876543210"
 
@@ -32,21 +32,21 @@ capture = "full"
 """
 
 
-def spelled(secret: str) -> Iterator[bytes]:
-    """Return a secret as it is, in JSON, and in JSON inside JSON."""
+def yield_forms(secret: str) -> Iterator[bytes]:
+    """Yield a secret plain, in JSON, and in JSON inside JSON."""
     for _ in range(3):
         yield secret.encode()
         secret = json.dumps(secret)[1:-1]
 
 
-def known(text: str | bytes) -> bool:
-    """Whether somebody who reads this knows a secret."""
+def has_secret(text: str | bytes) -> bool:
+    """Whether a text contains a secret."""
     content = text.encode() if isinstance(text, str) else text
-    return any(form in content for secret in (SECRET, ROTATED) for form in spelled(secret))
+    return any(form in content for secret in (SECRET, ROTATED) for form in yield_forms(secret))
 
 
 def deltas(daemon: Daemon, **params: Any) -> tuple[str, str]:
-    """Send and follow: the text as it was written, and the answer as it is kept."""
+    """Send and follow; return the text of the deltas and the stored answer."""
     with daemon.connect() as client:
         sent = client.call("conversation.send", content="hello", stream=True, wait="settled", **params)
         while not any(note["method"] == "journal.end" for note in client.notes):
@@ -57,7 +57,7 @@ def deltas(daemon: Daemon, **params: Any) -> tuple[str, str]:
                 kind = note["params"]["kind"]
                 assert note["params"]["offset"] == len(written[kind])
                 written[kind] += note["params"]["text"]
-        assert not known(json.dumps(client.notes))
+        assert not has_secret(json.dumps(client.notes))
     assert written["thinking"] == written["text"]
     return written["text"], sent["output"]
 
@@ -72,17 +72,17 @@ def home(home: Path) -> Path:
     return home
 
 
-def story(home: Path) -> None:
-    """Return everything a client can request, with the key in every answer of the provider."""
+def make_requests(home: Path) -> None:
+    """Make every kind of request while the provider repeats the key; require that no answer contains it."""
     environ = {"KEY": SECRET, "CREDENTIALS_DIRECTORY": str(home / "credentials")}
     with Daemon(home, "--log-format", "json", "--log-level", "debug", environ=environ) as daemon:
         for size in (1, 2, 7, 1000):
-            written, kept = deltas(daemon, model=f"repeat:{size}")
-            assert written == kept == "it is [scrubbed], yes, sk-"
-        # One that was exchanged while the daemon runs counts from its first use on.
+            written, stored = deltas(daemon, model=f"repeat:{size}")
+            assert written == stored == "it is [scrubbed], yes, sk-"
+        # A key replaced while the daemon runs is redacted from its first use on.
         (home / "credentials" / "key").write_text(ROTATED)
-        written, kept = deltas(daemon, model="repeat:3", route="filed")
-        assert written == kept == "it is [scrubbed], yes, sk-"
+        written, stored = deltas(daemon, model="repeat:3", route="filed")
+        assert written == stored == "it is [scrubbed], yes, sk-"
         daemon.call("session.create", session_id="s", title=f"about {SECRET}", metadata={SECRET: ROTATED})
         assert daemon.call("session.get", session_id="s")["title"] == "about [scrubbed]"
         agent = daemon.call("definition.get", name="loose")
@@ -92,16 +92,16 @@ def story(home: Path) -> None:
             daemon.call("daemon.reload")
         assert "no route '[scrubbed]'" in refusal.value.message
         for method in ("daemon.status", "daemon.config", "route.list", "definition.list", "session.list"):
-            assert not known(json.dumps(daemon.call(method)))
+            assert not has_secret(json.dumps(daemon.call(method)))
         for method in ("run.list", "journal.read", "conversation.history"):
-            assert not known(json.dumps(daemon.call(method)))
+            assert not has_secret(json.dumps(daemon.call(method)))
         daemon.call("conversation.send", agent="loose", content=f"Is it {SECRET}?", wait="settled")
         daemon.stop()
-        assert not known(daemon.read_log())
+        assert not has_secret(daemon.read_log())
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Every text in a value."""
+    """Yield every text in a value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
@@ -109,20 +109,20 @@ def texts(value: Any) -> Iterator[str]:
             yield from texts(inner)
 
 
-def captured(home: Path) -> None:
-    """Return every captured artifact; none contains the key, not even split across pieces."""
+def require_clean_captures(home: Path) -> None:
+    """Require that no captured artifact contains the key, not even split across pieces."""
     paths = [path for path in (home / "debug").rglob("*") if path.is_file()]
     assert len(paths) == 6 * 3
     for path in paths:
         content = path.read_text()
-        assert not known(content)
+        assert not has_secret(content)
         joined = "".join(text for line in content.splitlines() for text in texts(json.loads(line)))
         assert "0123456789" not in joined.replace("msg_0123456789", "")
 
 
-async def test_a_key_that_the_provider_repeats_is_told_to_nobody(home: Path) -> None:
-    """Neither in pieces nor whole: text being written, answers, records, errors, the journal, the log."""
+async def test_a_key_that_the_provider_repeats_is_redacted_everywhere(home: Path) -> None:
+    """The key is in no delta, answer, record, error, journal or log, whole or in pieces."""
     async with running_model_server() as server:
         (home / "config.toml").write_text(CONFIG.format(url=server.base_url))
-        await trio.to_thread.run_sync(story, home)
-        await trio.to_thread.run_sync(captured, home)
+        await trio.to_thread.run_sync(make_requests, home)
+        await trio.to_thread.run_sync(require_clean_captures, home)

@@ -1,4 +1,4 @@
-"""JSON-RPC clients that none of us wrote hold a conversation with the real daemon."""
+"""Published JSON-RPC clients hold a conversation with the real daemon."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ needs_socat = pytest.mark.skipif(shutil.which("socat") is None, reason="socat is
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    """Provide a daemon that also listens for WebSockets; each client is a sender of its own."""
+    """Provide a daemon that also listens for WebSockets; each client is a separate sender."""
     with short_home() as home:
         home.mkdir()
         (home / "config.toml").write_text('[listen.tcp]\naddress = "127.0.0.1:0"\n')
@@ -32,10 +32,10 @@ def daemon() -> Iterator[Daemon]:
             yield daemon
 
 
-def printed(program: list[str], said: str = "") -> str:
+def run_client(program: list[str], stdin: str = "") -> str:
     """Return a program's output. Errors: AssertionError with its stderr if it fails."""
     done = subprocess.run(
-        program, input=said, capture_output=True, text=True, timeout=60, check=False, env=environment()
+        program, input=stdin, capture_output=True, text=True, timeout=60, check=False, env=environment()
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -49,11 +49,11 @@ def assert_remembers(second: dict[str, Any]) -> None:
 
 @needs_node
 def test_json_rpc_2_0_over_the_websocket_holds_a_conversation(daemon: Daemon) -> None:
-    """The npm package json-rpc-2.0 over ws, with a bearer token: two turns, a refusal, a batch."""
+    """Npm's json-rpc-2.0 over ws completes two turns, a refusal and a batch with a token."""
     token = daemon.call("token.create", name="stock", scopes=["read", "converse"])
     address = (daemon.home / "run" / "tcp").read_text().strip()
     url = f"ws://{address}/rpc"
-    gave = json.loads(printed(["node", str(NODE / "websocket.mjs"), url], token["secret"]))
+    gave = json.loads(run_client(["node", str(NODE / "websocket.mjs"), url], token["secret"]))
     assert gave["first"]["session_id"] == gave["second"]["session_id"]
     assert_remembers(gave["second"])
     assert gave["refusal"] == {"code": 1404, "reason": "run_not_found"}
@@ -64,8 +64,8 @@ def test_json_rpc_2_0_over_the_websocket_holds_a_conversation(daemon: Daemon) ->
 
 @needs_node
 def test_vscode_jsonrpc_over_the_unix_socket_holds_a_conversation(daemon: Daemon) -> None:
-    """The npm package vscode-jsonrpc frames by Content-Length and is answered alike."""
-    gave = json.loads(printed(["node", str(NODE / "editor.mjs"), str(daemon.socket)]))
+    """Npm's vscode-jsonrpc, which frames by Content-Length, holds a conversation."""
+    gave = json.loads(run_client(["node", str(NODE / "editor.mjs"), str(daemon.socket)]))
     assert gave["first"]["session_id"] == gave["second"]["session_id"]
     assert_remembers(gave["second"])
     assert gave["streamed"] == gave["second"]["output"]
@@ -75,12 +75,14 @@ def test_vscode_jsonrpc_over_the_unix_socket_holds_a_conversation(daemon: Daemon
 
 @needs_socat
 def test_socat_on_the_unix_socket_holds_a_conversation(daemon: Daemon) -> None:
-    """Two turns, each by a socat that closes its side at once and still gets its answer."""
+    """Two socats that half-close at once get their answers in one conversation."""
     for number, content in enumerate((LAMP, "What did I say before?"), 1):
         params = {"sender": "socat", "content": content, "wait": "settled"}
         request = {"jsonrpc": "2.0", "id": number, "method": "conversation.send", "params": params}
         answer = json.loads(
-            printed(["socat", "-t", "60", "-", f"UNIX-CONNECT:{daemon.socket}"], json.dumps(request) + "\n")
+            run_client(
+                ["socat", "-t", "60", "-", f"UNIX-CONNECT:{daemon.socket}"], json.dumps(request) + "\n"
+            )
         )
         assert answer["id"] == number
     assert_remembers(answer["result"])

@@ -1,4 +1,4 @@
-"""Cancelling and interrupting at every moment of a run: from the request to the worker and back."""
+"""Cancel and interrupt at every moment of a run, from the request to the worker."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,8 +17,8 @@ from protocol.transcript import Text, ToolCall, Usage, text_of
 from tests.support.desk import Gate, ModelPart, Scripted, fails, gives, open_desk, says, working
 
 
-async def test_a_cancelled_answer_keeps_what_had_arrived(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """The model call is over and the part is in the transcript before the cancel is answered."""
+async def test_a_cancelled_answer_keeps_its_partial_text(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The model call ends and its partial text is in the transcript before the cancel is answered."""
     models, gate = Scripted(), Gate()
     models.answers_to["one"] = gate
     async with open_desk(tmp_path, models) as desk, working(desk):
@@ -26,10 +26,10 @@ async def test_a_cancelled_answer_keeps_what_had_arrived(tmp_path: Path, autojum
         await gate.reached.wait()
         run = await desk.cancel(sent.run_id)
         assert (run.status, models.open_calls) == ("cancelled", 0)
-        said = [event for _, event in desk.journal(sent.session_id) if isinstance(event, MessageAppended)]
-        assert [(text_of(m.message.items), m.stop_reason) for m in said] == [("so far", "cancelled")]
+        messages = [event for _, event in desk.journal(sent.session_id) if isinstance(event, MessageAppended)]
+        assert [(text_of(m.message.items), m.stop_reason) for m in messages] == [("so far", "cancelled")]
         assert desk.count(RUNS_CANCELLED) == desk.count(RUNS_READY) == 0
-        # The conversation stays valid and goes on.
+        # The conversation stays valid and continues.
         assert (await desk.ask("two")).output == "You said: two"
         assert [text_of(message.items) for message in models.requests[-1].messages] == [
             "one",
@@ -38,10 +38,10 @@ async def test_a_cancelled_answer_keeps_what_had_arrived(tmp_path: Path, autojum
         ]
 
 
-async def test_a_cancelled_call_that_had_said_nothing_leaves_nothing(
+async def test_a_call_cancelled_before_its_text_leaves_no_message(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """No empty message; the question stays without an answer."""
+    """A call cancelled before its first text leaves no message."""
     models, gate = Scripted(), Gate(first="")
     models.answers_to["one"] = gate
     async with open_desk(tmp_path, models) as desk, working(desk):
@@ -53,7 +53,7 @@ async def test_a_cancelled_call_that_had_said_nothing_leaves_nothing(
 
 
 async def test_a_queued_run_is_cancelled_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Wherever it stands in its line, without waiting for those before it."""
+    """A queued run is cancelled at once, whatever its position in the queue."""
     gate = Gate()
     async with open_desk(tmp_path, Scripted(answers_to={"one": gate})) as desk, working(desk):
         sent = [await desk.send(text) for text in ("one", "two", "three")]
@@ -66,7 +66,7 @@ async def test_a_queued_run_is_cancelled_at_once(tmp_path: Path, autojump_clock:
 
 
 async def test_a_pause_is_cut_short_by_a_cancel(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Nobody waits for a provider on behalf of a run that is not wanted any more."""
+    """A cancel ends the pause before a retry."""
     models = Scripted([lambda request: fails(retry_after_s=3000.0)])
     async with open_desk(tmp_path, models) as desk, working(desk):
         sent = await desk.send()
@@ -75,8 +75,8 @@ async def test_a_pause_is_cut_short_by_a_cancel(tmp_path: Path, autojump_clock: 
         assert trio.current_time() < 1
 
 
-async def test_an_interrupt_is_called_one(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """The run in flight is interrupted, the queued one goes on."""
+async def test_an_interrupted_run_has_its_own_status(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The active run ends as interrupted, and the queued run continues."""
     gate = Gate()
     async with open_desk(tmp_path, Scripted(answers_to={"one": gate})) as desk, working(desk):
         sent, queued = await desk.send("one"), await desk.send("two")
@@ -87,7 +87,7 @@ async def test_an_interrupt_is_called_one(tmp_path: Path, autojump_clock: MockCl
 
 
 async def test_a_second_cancel_waits_for_the_same_end(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Two who cancel the same run are both answered when it has stopped; it is asked to stop once."""
+    """Two cancels of one run are both answered when it stops, and one request is journaled."""
     gate = Gate()
     async with open_desk(tmp_path, Scripted(answers_to={"one": gate})) as desk, working(desk):
         sent = await desk.send("one")
@@ -104,7 +104,7 @@ async def test_a_second_cancel_waits_for_the_same_end(tmp_path: Path, autojump_c
 async def test_a_cancel_may_come_after_any_commit(
     tmp_path: Path, autojump_clock: MockClock, moment: int, steps: int
 ) -> None:
-    """Whatever the run is doing: it ends once, is called cancelled or what it had become, nothing hangs."""
+    """A cancel after any commit ends the run once, as cancelled or with its earlier outcome."""
     models = Scripted(make_steps(steps))
     async with open_desk(tmp_path, models) as desk, working(desk):
         sent = await desk.send("one")
@@ -126,7 +126,7 @@ async def test_a_cancel_may_come_after_any_commit(
 async def test_a_cancel_may_come_at_any_turn_of_the_loop(
     tmp_path: Path, autojump_clock: MockClock, hops: int
 ) -> None:
-    """Also between commits, and in the moment in which the answer is complete."""
+    """A cancel between commits, even while the answer completes, ends the run once."""
     async with open_desk(tmp_path, Scripted(make_steps(1))) as desk, working(desk):
         sent = await desk.send("one")
         for _ in range(hops):
@@ -148,10 +148,10 @@ def make_steps(steps: int) -> list[ModelPart]:
     return [*parts, lambda request: fails(), lambda request: says("do", "ne"), lambda request: says("done")]
 
 
-async def test_an_answer_complete_when_the_stop_comes_is_kept_with_its_cost(
+async def test_an_answer_complete_at_the_cancel_is_kept_with_its_cost(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """The provider has given all of it and is about to hang up: the answer is whole, the run is cancelled."""
+    """An answer that is complete at the cancel is kept with its cost."""
     models = Lingering()
     async with open_desk(tmp_path, models) as desk, working(desk):
         sent = await desk.send("one")
@@ -162,7 +162,7 @@ async def test_an_answer_complete_when_the_stop_comes_is_kept_with_its_cost(
 
 
 class Lingering(Scripted):
-    """A provider that takes its time to close the connection."""
+    """A model caller that closes its connection slowly."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class Lingering(Scripted):
 
 
 class Grouped(Scripted):
-    """A provider with tasks of its own: what cancels it comes out as a group."""
+    """A model caller with its own tasks, which raises a cancellation in an exception group."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,10 +198,10 @@ class Grouped(Scripted):
         await trio.sleep_forever()
 
 
-async def test_a_provider_with_tasks_of_its_own_is_put_down_in_order(
+async def test_a_provider_with_its_own_tasks_is_stopped_in_order(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """On shutdown the run is released; on a cancel what had arrived is kept."""
+    """A shutdown releases the run; a cancel keeps the partial text."""
     models = Grouped()
     async with open_desk(tmp_path, models) as desk:
         async with working(desk):

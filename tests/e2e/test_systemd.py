@@ -1,4 +1,4 @@
-"""The systemd units: accepted without a word by systemd's own checks, and hardened."""
+"""The systemd units pass systemd's own checks and are hardened."""
 
 import os
 import re
@@ -15,13 +15,13 @@ from tests.support.daemons import PATIENCE_S, Client, Daemon
 
 UNITS = Path(__file__).parents[2] / "contrib" / "systemd"
 
-# Out of 10, times 10. 2.8 is what is left with the namespaces, mounts and networks that tools need.
+# The score of 0 to 10, times 10. The permitted 2.8 are namespaces, mounts and networks, which tools need.
 MAX_EXPOSURE = 30
 
 analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 
 
-def installed(tmp_path: Path, manager: str) -> list[Path]:
+def install_units(tmp_path: Path, manager: str) -> list[Path]:
     """Provide the units of a service manager, with a start program that exists on this machine."""
     source = UNITS / "user" if manager == "user" else UNITS
     copies = []
@@ -35,8 +35,8 @@ def installed(tmp_path: Path, manager: str) -> list[Path]:
 @analyze
 @pytest.mark.parametrize("manager", ["system", "user"])
 def test_verify_says_nothing(tmp_path: Path, manager: str) -> None:
-    """An unknown directive is only a word on stderr to systemd; here it is a failure."""
-    units = [str(unit) for unit in installed(tmp_path, manager)]
+    """systemd-analyze reports nothing about the units, not even an unknown directive."""
+    units = [str(unit) for unit in install_units(tmp_path, manager)]
     verified = subprocess.run(
         ["systemd-analyze", f"--{manager}", "verify", *units],
         capture_output=True,
@@ -49,8 +49,8 @@ def test_verify_says_nothing(tmp_path: Path, manager: str) -> None:
 
 @analyze
 def test_the_system_service_is_hardened(tmp_path: Path) -> None:
-    """The score that systemd gives what a service could do stays below a threshold."""
-    unit = installed(tmp_path, "system")[0]
+    """The exposure score of the system service is below a threshold."""
+    unit = install_units(tmp_path, "system")[0]
     scored = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", f"--threshold={MAX_EXPOSURE}", str(unit)],
         capture_output=True,
@@ -61,16 +61,16 @@ def test_the_system_service_is_hardened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["kheishd.service", "user/kheishd.service"])
-def test_hopeless_exits_are_not_retried(path: str) -> None:
-    """The unit knows the exit codes that trying again does not help with: those of the program."""
+def test_permanent_failures_are_not_retried(path: str) -> None:
+    """The unit does not restart after the exit codes that a restart cannot fix."""
     line = next(line for line in (UNITS / path).read_text().splitlines() if "PreventExitStatus" in line)
     codes = {int(code) for code in line.partition("=")[2].split()}
     assert codes == {2, launch.UNUSABLE, launch.HELD, launch.STORE_REFUSED}
 
 
 @pytest.mark.parametrize("path", ["kheishd.service", "user/kheishd.service"])
-def test_what_confined_tools_need_stays_allowed(path: str) -> None:
-    """Nothing that covers a part of /proc, and no namespace that bubblewrap makes is forbidden."""
+def test_the_unit_permits_confined_tools(path: str) -> None:
+    """The unit covers no part of /proc and permits the namespaces that bubblewrap creates."""
     text = (UNITS / path).read_text()
     directives = dict(re.findall(r"(?m)^(\w+)=(.*)$", text))
     assert not {"ProtectKernelTunables", "ProtectKernelLogs", "ProcSubset"} & set(directives)
@@ -88,9 +88,9 @@ os.execv(sys.executable, [sys.executable, "-m", "kheishd", *sys.argv[2:]])
 
 
 def test_a_passed_socket_is_used(home: Path) -> None:
-    """As systemd does it: the socket is there before the daemon, which binds none and removes none.
+    """The daemon uses the socket that systemd passes, and neither binds nor removes one.
 
-    A client that connected before the daemon was there is answered as soon as it is.
+    A client that connected before the start is answered once the daemon runs.
     """
     path = home.parent / "activated.sock"
     with socket.socket(socket.AF_UNIX) as listener:

@@ -1,4 +1,4 @@
-"""Tasks and shells in the background of a real daemon, which is stopped and killed at any moment."""
+"""Tasks and background shells of a real daemon that is stopped and killed at any moment."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def daemon() -> Iterator[Daemon]:
             yield daemon
 
 
-def begun(daemon: Daemon, command: str, *, before: str = "") -> Any:
+def start_shell(daemon: Daemon, command: str, *, before: str = "") -> Any:
     """Start a shell in the background and wait until it has written something, which is after ``before``."""
     sent = daemon.say(order("bash", command=f"{before}echo begun; {command}", run_in_background=True))
     (task,) = daemon.call("task.list", session_id=sent["session_id"], kind="shell")["tasks"]
@@ -30,7 +30,7 @@ def begun(daemon: Daemon, command: str, *, before: str = "") -> Any:
     return daemon.call("task.get", task_id=task["task_id"])
 
 
-def nothing_runs(word: str) -> None:
+def wait_until_gone(word: str) -> None:
     """Wait until no process has a word in its arguments."""
     until(lambda: not running_with(word), f"nothing runs {word}")
 
@@ -41,40 +41,40 @@ def is_sound(daemon: Daemon) -> bool:
     return findings == []
 
 
-def test_a_shell_goes_on_while_its_agent_answers(daemon: Daemon) -> None:
-    """Its run has ended long before; its end is told with the next answer, and what it wrote can be read."""
+def test_a_shell_outlives_its_run(daemon: Daemon) -> None:
+    """A shell outlives its run; the next answer reports its end, and its output is readable."""
     go = daemon.home / "workspace" / "go"
-    task = begun(daemon, "until [ -e go ]; do sleep 0.02; done; echo done; exit 3")
+    task = start_shell(daemon, "until [ -e go ]; do sleep 0.02; done; echo done; exit 3")
     assert daemon.call("run.get", run_id=task["created_by_run_id"])["status"] == "completed"
     assert "You say" in daemon.say("are you there?")["output"]
     go.touch()
     read = daemon.call("task.output", task_id=task["task_id"], wait=True)
     assert (read["text"], read["task"]["status"]) == ("begun\ndone\n", "failed")
     assert Path(read["path"]).read_text() == "begun\ndone\n"
-    told = daemon.say("and now?")["output"]
-    assert f"{task['task_id']}, 'echo begun;" in told
-    assert "ended with exit code 3" in told
+    output = daemon.say("and now?")["output"]
+    assert f"{task['task_id']}, 'echo begun;" in output
+    assert "ended with exit code 3" in output
     assert "ended with" not in daemon.say("once more")["output"]
     assert is_sound(daemon)
 
 
-def test_an_agent_uses_its_tools_for_a_shell(daemon: Daemon) -> None:
-    """It looks, stops it, and sees what became of it."""
-    task = begun(daemon, "exec sleep 4400.5")
+def test_an_agent_stops_and_reads_a_shell(daemon: Daemon) -> None:
+    """An agent stops a shell with one tool and reads its output with another."""
+    task = start_shell(daemon, "exec sleep 4400.5")
     stopped = daemon.say(order("task_stop", task_id=task["task_id"], note="not needed"))
     assert "it is being stopped" in stopped["output"]
-    # The stand-in obeys the last message alone, and that may be what became of the shell.
+    # The offline model obeys only the last message, which may be the notice about the end of the shell.
     daemon.call("task.output", task_id=task["task_id"], wait=True)
-    shown = daemon.say(order("task_output", task_id=task["task_id"]))["output"]
-    assert '"status":"cancelled"' in shown
-    assert '"note":"not needed"' in shown
-    assert '"output":"begun\\n' in shown
-    nothing_runs("4400.5")
+    output = daemon.say(order("task_output", task_id=task["task_id"]))["output"]
+    assert '"status":"cancelled"' in output
+    assert '"note":"not needed"' in output
+    assert '"output":"begun\\n' in output
+    wait_until_gone("4400.5")
 
 
-def test_a_daemon_that_is_killed_takes_its_shells_along(daemon: Daemon) -> None:
-    """The next one says so from the beginning; tasks that are to be done are as they were."""
-    task = begun(daemon, "(setsid sleep 4401.5 &); exec sleep 4401.5")
+def test_a_killed_daemon_leaves_no_shells(daemon: Daemon) -> None:
+    """A kill ends the shells, which the next daemon reports; open tasks are unchanged."""
+    task = start_shell(daemon, "(setsid sleep 4401.5 &); exec sleep 4401.5")
     session_id = task["session_id"]
     todo = daemon.call("task.create", session_id=session_id, title="Paint", blocked_by=[task["task_id"]])
     daemon.kill()
@@ -82,7 +82,7 @@ def test_a_daemon_that_is_killed_takes_its_shells_along(daemon: Daemon) -> None:
     after = daemon.call("task.get", task_id=task["task_id"])
     assert (after["status"], after["shell"]["terminal_reason"]) == ("failed", "daemon_restarted")
     assert "exit_code" not in after["shell"]
-    nothing_runs("4401.5")
+    wait_until_gone("4401.5")
     assert daemon.call("task.output", task_id=task["task_id"])["text"] == "begun\n"
     assert daemon.call("task.get", task_id=todo["task_id"]) == todo
     assert "because the daemon went down" in daemon.say("what happened?")["output"]
@@ -94,8 +94,8 @@ def test_a_daemon_that_is_killed_takes_its_shells_along(daemon: Daemon) -> None:
 
 
 def test_a_daemon_that_stops_ends_its_shells_in_order(daemon: Daemon) -> None:
-    """They put away what they have; the next daemon shows what became of them."""
-    task = begun(daemon, "while :; do sleep 0.02; done", before="trap 'echo put away; exit 0' TERM; ")
+    """A stop lets shells clean up; the next daemon shows their results."""
+    task = start_shell(daemon, "while :; do sleep 0.02; done", before="trap 'echo put away; exit 0' TERM; ")
     assert daemon.stop() == 0
     daemon.restart()
     after = daemon.call("task.get", task_id=task["task_id"])
@@ -104,19 +104,19 @@ def test_a_daemon_that_stops_ends_its_shells_in_order(daemon: Daemon) -> None:
 
 
 def test_ending_a_session_ends_its_shells(daemon: Daemon) -> None:
-    """Those of others go on."""
-    task = begun(daemon, "exec sleep 4402.5")
+    """Ending a session ends its shells and no other session's."""
+    task = start_shell(daemon, "exec sleep 4402.5")
     daemon.call("conversation.reset", agent="default", sender="user")
-    other = begun(daemon, "exec sleep 4403.5")
+    second_task = start_shell(daemon, "exec sleep 4403.5")
     daemon.call("session.end", session_id=task["session_id"])
     read = daemon.call("task.output", task_id=task["task_id"], wait=True)
     assert (read["task"]["status"], read["task"]["note"]) == ("cancelled", "the session was ended")
-    nothing_runs("4402.5")
-    assert daemon.call("task.get", task_id=other["task_id"])["status"] == "in_progress"
+    wait_until_gone("4402.5")
+    assert daemon.call("task.get", task_id=second_task["task_id"])["status"] == "in_progress"
 
 
-def test_killed_at_any_moment_there_is_one_task_a_call(daemon: Daemon) -> None:
-    """Killed at any moment of a background call, the daemon leaves one task and no process without a task."""
+def test_a_kill_at_any_moment_leaves_one_task_per_call(daemon: Daemon) -> None:
+    """A kill at any moment of a background call leaves one task and no orphan process."""
     command = order("bash", command="exec sleep 4404.5", run_in_background=True)
     for number in (0, 1, 2, 4, 8, 16):
         sent = daemon.call("conversation.send", content=command, sender=f"s{number}")
@@ -141,5 +141,5 @@ def test_killed_at_any_moment_there_is_one_task_a_call(daemon: Daemon) -> None:
     )
     for task in live:
         daemon.call("task.stop", task_id=task["task_id"])
-    nothing_runs("4404.5")
+    wait_until_gone("4404.5")
     assert is_sound(daemon)

@@ -1,4 +1,4 @@
-"""Captured model calls, against a model server."""
+"""Debug captures of model calls against a model server."""
 
 import json
 from collections.abc import AsyncIterator
@@ -72,7 +72,7 @@ class CapturedModels:
 async def captured_models(
     directory: Path, server: ModelServer, limits: CaptureLimits | None = None
 ) -> AsyncIterator[CapturedModels]:
-    """Serve the captures of a model caller."""
+    """Provide a model caller whose calls are captured."""
     captured = CapturedModels(directory / "debug", server, limits)
     async with trio.open_nursery() as nursery:
         await nursery.start(captured.captures.serve)

@@ -1,9 +1,9 @@
-"""The crash certificate: a run with tools and people in the loop, killed wherever it can be, and compared.
+"""The crash certificate: a run with tools and people is killed at every possible point, and compared.
 
-The script is played once undisturbed, then once for every place to be killed at. Each time the daemon is
-started again, what had no answer is asked again under the same key, and people give their answers again by
-the stored ids. In the end the journals must say the same, and the world must have seen each effect once; or
-at most once, if there is an item that says so.
+The script is played once undisturbed, then once per point. After each kill the daemon is restarted,
+unanswered requests are repeated with the same key, and people repeat their answers by the stored ids. In the
+end the journals must be equal, and each effect must have happened once, or at most once if an item is in
+doubt.
 """
 
 import json
@@ -32,7 +32,7 @@ def call(tool: str, **arguments: Any) -> str:
 
 
 def effect(name: str, **more: Any) -> str:
-    """Return a command that appends a line to the world."""
+    """Return a command that appends a line to the file of effects."""
     return call("bash", command=EFFECT.format(name=name), **more)
 
 
@@ -50,8 +50,8 @@ FIRST = "\n".join(
             "ask_user_question",
             questions=[
                 {
-                    "header": "Colour",
-                    "question": "Which colour?",
+                    "header": "Color",
+                    "question": "Which color?",
                     "options": [{"label": "red"}, {"label": "green"}],
                 }
             ],
@@ -68,7 +68,7 @@ EFFECTS = ("first", "second", "third", "fourth")
 
 
 class Operator(Script):
-    """A client and the people: sends, answers what is asked by its stored id, waits until a run has ended."""
+    """A client that acts for the people: it sends, answers requests by id, and waits for the ends of runs."""
 
     def play(self) -> None:
         """Play the whole script."""
@@ -78,7 +78,7 @@ class Operator(Script):
         self.run(SECOND)
 
     def run(self, text: str) -> dict[str, Any]:
-        """Send, and answer whatever is asked until the run has ended."""
+        """Send a message, and answer all requests until the run has ended."""
         run_id = self.send(text, wait="accepted")["run_id"]
         while True:
             run = self.call("run.wait", run_id=run_id)
@@ -91,25 +91,28 @@ class Operator(Script):
                     return run
 
     def approve(self, run_id: str) -> None:
-        """Allow everything that waits, as one answer."""
+        """Allow all pending approvals in one answer."""
         waiting = self.query("approval.list", run_id=run_id)["approvals"]
         if waiting:
-            answers = [{"approval_id": each["approval_id"], "decision": "allow"} for each in waiting]
-            self.answered("approval.resolve", answers[0]["approval_id"], resolutions=answers)
+            answers = [{"approval_id": approval["approval_id"], "decision": "allow"} for approval in waiting]
+            self.answer_until_accepted("approval.resolve", answers[0]["approval_id"], resolutions=answers)
 
     def answer(self, run_id: str) -> None:
         """Choose the first option of every question."""
-        for asked in self.query("question.list", run_id=run_id)["questions"]:
+        for question in self.query("question.list", run_id=run_id)["questions"]:
             answers = [
                 {"key": question["key"], "selected": [question["options"][0]["option_id"]]}
-                for question in asked["questions"]
+                for question in question["questions"]
             ]
-            self.answered(
-                "question.answer", asked["question_id"], question_id=asked["question_id"], answers=answers
+            self.answer_until_accepted(
+                "question.answer",
+                question["question_id"],
+                question_id=question["question_id"],
+                answers=answers,
             )
 
     def settle_tasks(self) -> None:
-        """Wait until no background shell runs any more."""
+        """Wait until no background shell runs."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         session_id = self.query("conversation.get", sender="ada")["session_id"]
         while any(
@@ -121,7 +124,7 @@ class Operator(Script):
             self.daemon.breathe()
 
     def cut_short(self) -> list[dict[str, Any]]:
-        """Return the background shells that ended with a daemon, as their tasks say."""
+        """Return the background shells that ended with a daemon, by their tasks."""
         session_id = self.query("conversation.get", sender="ada")["session_id"]
         tasks = self.query("task.list", session_id=session_id, status="any")["tasks"]
         return [
@@ -134,14 +137,14 @@ class Operator(Script):
         """Return the result of a query."""
         return self.call_again(method, params)
 
-    def answered(self, method: str, about: str, **params: Any) -> dict[str, Any]:
-        """Give a person's answer, repeated with the same key until it is accepted."""
+    def answer_until_accepted(self, method: str, about: str, **params: Any) -> dict[str, Any]:
+        """Answer a request, repeating the answer with the same key until it is accepted."""
         return self.call_again(method, {**params, "idempotency_key": f"answer-{about}"})
 
 
 @dataclass(slots=True)
 class Ending:
-    """How the script ended: its journal made comparable, the calls in doubt, and what the world saw."""
+    """The result of the script: its comparable journal, the calls in doubt, and the effects."""
 
     journal: dict[str, list[str]]
     doubts: list[dict[str, Any]]
@@ -178,8 +181,8 @@ def home(directory: Path, port: int) -> Victim:
     return Victim(directory)
 
 
-def played(victim: Victim, *wrapper: str) -> Ending:
-    """Play the script to its end, whatever kills the daemon meanwhile."""
+def play_script(victim: Victim, *wrapper: str) -> Ending:
+    """Play the script to its end, despite all kills of the daemon."""
     victim.start(*wrapper)
     operator = Operator(victim)
     operator.play()
@@ -190,7 +193,7 @@ def played(victim: Victim, *wrapper: str) -> Ending:
     workspace = victim.home / "workspace"
     effects = workspace / "effects"
     return Ending(
-        journal={stream: _settled(events) for stream, events in journal.items() if stream != "daemon"},
+        journal={stream: _sort_results(events) for stream, events in journal.items() if stream != "daemon"},
         doubts=doubts,
         effects=Counter(effects.read_text().split() if effects.exists() else ()),
         files={path.name: path.read_text() for path in sorted(workspace.glob("*.txt"))},
@@ -214,8 +217,8 @@ _OUTCOME = ("text", "how", "is_error", "blob", "bytes", "took_ms")
 
 
 def _without_doubts(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the events without recovery and without the ends of calls, which the world's log proves."""
-    kept = []
+    """Return the events without recovery and without the ends of calls, which the effects prove."""
+    comparable = []
     for event in events:
         match event["type"]:
             case kind if kind in RECOVERY:
@@ -227,41 +230,41 @@ def _without_doubts(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 event.pop("pre_tokens", None)
                 event.pop("post_tokens", None)
             case "approval_requested":
-                # What it is bound to is a digest of where it would run, and homes differ.
+                # The binding is a digest that includes the workspace, and homes differ.
                 event.get("preview", {}).pop("binding", None)
             case _:
                 pass
-        kept.append(event)
-    return kept
+        comparable.append(event)
+    return comparable
 
 
-def _settled(events: list[str]) -> list[str]:
-    """Results of calls that ran side by side come in any order: those next to each other are sorted."""
-    kept: list[str] = []
+def _sort_results(events: list[str]) -> list[str]:
+    """Sort adjacent results, because parallel calls return in any order."""
+    ordered: list[str] = []
     run: list[str] = []
     for event in [*events, ""]:
         if '"type": "tool_returned"' in event:
             run.append(event)
             continue
-        kept += sorted(run)
+        ordered += sorted(run)
         run = []
-        kept.append(event)
-    return kept[:-1]
+        ordered.append(event)
+    return ordered[:-1]
 
 
 def differences(calm: Ending, shaken: Ending) -> Iterator[str]:
-    """Where a disturbed ending differs from the undisturbed one in what must be the same."""
+    """Return the differences between a disturbed and the undisturbed ending that are not permitted."""
     if shaken.findings:
         yield f"the doctor found {shaken.findings}"
     for stream in sorted(calm.journal.keys() | shaken.journal.keys()):
         yield from _of_streams(calm.journal.get(stream, []), shaken.journal.get(stream, []))
     doubted = " ".join(json.dumps(item["arguments"]) for item in shaken.doubts)
     for name in EFFECTS:
-        seen = shaken.effects[name]
+        count = shaken.effects[name]
         in_doubt = re.search(rf"\b{name}\b", doubted) is not None
-        if seen != 1 and not (seen == 0 and in_doubt):
+        if count != 1 and not (count == 0 and in_doubt):
             item = "one says that it is in doubt" if in_doubt else "no item says so"
-            yield f"the effect '{name}' was seen {seen} times, and {item}"
+            yield f"the effect '{name}' was seen {count} times, and {item}"
     if shaken.files != calm.files and not shaken.doubts:
         yield f"the files differ: {shaken.files}"
 
@@ -277,23 +280,23 @@ def _of_streams(calm: list[str], shaken: list[str]) -> Iterator[str]:
     yield f"expected {len(calm)} events, found {len(shaken)}: {more}"
 
 
-# Where to be killed.
+# Disturbances.
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """One disturbance: what it is called, and the wrapper that brings it about (``{}`` for none)."""
+class Disturbance:
+    """A disturbance: its name, and the command that wraps the daemon (``{}`` for none)."""
 
     name: str
     wrapper: tuple[str, ...] = ()
     effect: str | None = None
 
 
-def traced(directory: Path, port: int, calls: tuple[str, ...]) -> tuple[Ending, dict[str, int]]:
-    """Return the undisturbed result, and how often one thread makes each of these system calls."""
+def play_traced(directory: Path, port: int, calls: tuple[str, ...]) -> tuple[Ending, dict[str, int]]:
+    """Return the undisturbed result, and the number of these system calls by one thread."""
     victim = home(directory, port)
     trace = directory.parent / "trace"
-    ending = played(victim, *strace("-o", str(trace), "-e", f"trace={','.join(calls)}"))
+    ending = play_script(victim, *strace("-o", str(trace), "-e", f"trace={','.join(calls)}"))
     victim.stop()
     counts: dict[str, Counter[str]] = {name: Counter() for name in calls}
     for line in trace.read_text(errors="replace").splitlines():
@@ -304,48 +307,48 @@ def traced(directory: Path, port: int, calls: tuple[str, ...]) -> tuple[Ending, 
     return ending, {name: max(threads.values(), default=0) for name, threads in counts.items()}
 
 
-def places(counts: dict[str, int], every: int) -> Iterator[Place]:
-    """Every place to be killed or harmed at, or each ``every``-th of them."""
+def list_disturbances(counts: dict[str, int], every: int) -> Iterator[Disturbance]:
+    """Return all points of a kill or fault, or each ``every``-th of them."""
     for name, most in counts.items():
         for k in range(1, most + 1, every):
-            yield Place(f"SIGKILL at {name} {k}", _inject(f"{name}:signal=SIGKILL:when={k}"))
+            yield Disturbance(f"SIGKILL at {name} {k}", _inject(f"{name}:signal=SIGKILL:when={k}"))
     for effect_name in EFFECTS:
-        yield Place(f"SIGKILL while '{effect_name}' runs", effect=effect_name)
+        yield Disturbance(f"SIGKILL while '{effect_name}' runs", effect=effect_name)
     flushes = counts.get("fdatasync", 0)
     for k in range(3, flushes, max(every, 4)):
-        yield Place(f"fdatasync {k} fails", _inject(f"fdatasync:error=EIO:when={k}"))
+        yield Disturbance(f"fdatasync {k} fails", _inject(f"fdatasync:error=EIO:when={k}"))
     for k in range(6, flushes, max(every, 4)):
-        at = f"when={k}..{k + 2}"
-        yield Place(f"the disk is full at write {k}", _inject(f"pwrite64,writev,pwritev:error=ENOSPC:{at}"))
+        faults = f"pwrite64,writev,pwritev:error=ENOSPC:when={k}..{k + 2}"
+        yield Disturbance(f"the disk is full at write {k}", _inject(faults))
 
 
-def _inject(what: str) -> tuple[str, ...]:
-    names = what.partition(":")[0]
-    return strace("-o", "/dev/null", "-e", f"trace={names}", "-e", f"inject={what}")
+def _inject(injection: str) -> tuple[str, ...]:
+    names = injection.partition(":")[0]
+    return strace("-o", "/dev/null", "-e", f"trace={names}", "-e", f"inject={injection}")
 
 
-def disturbed(directory: Path, port: int, place: Place) -> Ending:
+def play_disturbed(directory: Path, port: int, disturbance: Disturbance) -> Ending:
     """Return the result of one play with one disturbance."""
     victim = home(directory, port)
     try:
-        with _watched(victim, place.effect):
-            return played(victim, *place.wrapper)
+        with _kill_at_effect(victim, disturbance.effect):
+            return play_script(victim, *disturbance.wrapper)
     finally:
         victim.kill()
 
 
 @contextmanager
-def _watched(victim: Victim, effect_name: str | None) -> Iterator[None]:
-    """Kill the daemon as soon as an effect is seen in the world: its command still runs then."""
+def _kill_at_effect(victim: Victim, effect_name: str | None) -> Iterator[None]:
+    """Kill the daemon once an effect is seen, while its command still runs."""
     if effect_name is None:
         yield
         return
     done = threading.Event()
-    seen = victim.home / "workspace" / "effects"
+    effects = victim.home / "workspace" / "effects"
 
     def watch() -> None:
         while not done.wait(0.005):
-            if seen.exists() and effect_name in seen.read_text().split():
+            if effects.exists() and effect_name in effects.read_text().split():
                 victim.kill()
                 return
 

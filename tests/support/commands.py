@@ -17,7 +17,7 @@ from tests.support.workspaces import run_context
 
 
 def context_at(workspace: Path, sandbox: SandboxMode = "off") -> RunContext:
-    """Return the context of a run that is confined this way."""
+    """Return the context of a run with this confinement."""
     return replace(run_context(workspace), sandbox=sandbox)
 
 
@@ -59,12 +59,12 @@ def running_with(word: str) -> list[int]:
     return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if word in _arguments(pid)]
 
 
-def come_with(word: str, number: int, seconds: float = 20.0) -> list[int]:
-    """Wait until so many processes have a word in their arguments. Errors: AssertionError."""
+def wait_for_processes(word: str, number: int, seconds: float = 20.0) -> list[int]:
+    """Wait until that many processes have a word in their arguments. Errors: AssertionError."""
     deadline = time.monotonic() + seconds
-    while len(found := running_with(word)) < number:
-        assert time.monotonic() < deadline, f"only {len(found)} processes with {word}"
-    return found
+    while len(pids := running_with(word)) < number:
+        assert time.monotonic() < deadline, f"only {len(pids)} processes with {word}"
+    return pids
 
 
 def _arguments(pid: int) -> list[str]:
@@ -74,8 +74,8 @@ def _arguments(pid: int) -> list[str]:
         return []
 
 
-def ended(pids: list[int], seconds: float = 20.0) -> bool:
-    """Wait until these processes have ended; whether they did in time."""
+def wait_ended(pids: list[int], seconds: float = 20.0) -> bool:
+    """Wait for the end of processes; return whether all ended in time."""
     deadline = time.monotonic() + seconds
     for pid in pids:
         try:

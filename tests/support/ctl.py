@@ -1,4 +1,4 @@
-"""``kheishctl`` run in this process, against a real daemon."""
+"""``kheishctl`` in this process, against a real daemon."""
 
 import json
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from kheishctl.__main__ import root
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a command printed and how it ended."""
+    """The output and the exit code of a command."""
 
     code: int
     out: str
@@ -20,23 +20,23 @@ class Done:
 
     @property
     def json(self) -> Any:
-        """The one JSON document it printed."""
+        """The one JSON document in the output."""
         return json.loads(self.out)
 
     @property
     def rows(self) -> list[list[str]]:
-        """The rows of the table it printed."""
+        """The rows of the table in the output."""
         return [line.split("\t") for line in self.out.splitlines()]
 
 
 class Ctl:
-    """Runs commands on the daemon of one home."""
+    """A runner of commands on the daemon of one home."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
 
     def __call__(self, *arguments: str, stdin: str | bytes | None = None, **environ: str) -> Done:
-        """Run one command to its end. Errors: whatever it raises that is no failure of its own."""
+        """Run one command to its end. Errors: unexpected exceptions of the command."""
         result = CliRunner(env=environ).invoke(
             root,
             ["--home", str(self.home), *arguments],

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
-# The timeout of everything: generous, as a loaded machine is slow, but a hang must fail the test.
+# The timeout of every wait: long, because a loaded machine is slow, but a hang must fail the test.
 PATIENCE_S = 30.0
 LOOK_S = 0.005
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
+def until(condition: Callable[[], bool], description: str) -> None:
     """Wait for a condition in another process. Errors: AssertionError on a timeout."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
-        assert time.monotonic() < deadline, f"not in time: {what}"
+        assert time.monotonic() < deadline, f"not in time: {description}"
         time.sleep(LOOK_S)
 
 

@@ -49,10 +49,10 @@ EPOCH_MS = 1_800_000_000_000
 OPERATOR = Caller("uid:0", frozenset(SCOPES))
 PATIENCE_S = 30.0
 VIRTUAL_PATIENCE_S = 1_000_000.0
-"""How long a test may take, on the real clock and on a mock one."""
+"""The time limit of a test, on the real clock and on a mock clock."""
 
 ModelPart = Callable[[ModelRequest], AsyncIterator[ModelEvent]]
-"""Makes the events of one model call."""
+"""A function that makes the events of one model call."""
 
 
 def wall_clock() -> int:
@@ -81,7 +81,7 @@ async def fails(reason: str = "overloaded", **details: Any) -> AsyncIterator[Mod
 
 @dataclass
 class Scripted:
-    """A ModelCaller whose answers are made by the test: by the last message, else in order.
+    """A ModelCaller whose answers the test makes: by the last message, else in order.
 
     The last of ``answers`` serves all further calls; without any, the last message is repeated. ``requests``
     holds every request. ``open_calls`` counts the calls in progress, ``max_open_calls`` their maximum.
@@ -236,7 +236,7 @@ class Desk:
         return await self.do(interrupt, SessionInterrupt(session_id=session_id))
 
     async def command(self, run_id: str, *make: Callable[[RunRecord], Command]) -> RunRecord:
-        """Commit commands together, each made for the record after the one before."""
+        """Commit commands together; a function makes each command for the current record."""
 
         def carry_out(tx: Transaction) -> RunRecord:
             for make_command in make:
@@ -277,7 +277,7 @@ class Desk:
             await bell.wait()
 
     async def leave_running(self, run_id: str, starts: int) -> None:
-        """Leave a run as a daemon would that dies in its ``starts``-th model call (0: before any)."""
+        """Leave a run as a daemon does that dies in its ``starts``-th model call (0: before any)."""
 
         def begin(tx: Transaction) -> None:
             writer = writer_of(tx, run_id)
@@ -384,12 +384,12 @@ async def open_desk(
     directory: Path, models: Any = None, *, threaded: bool = False, **runtime: Any
 ) -> AsyncIterator[Desk]:
     """Open a desk on the store in ``directory``, without a worker. A test that hangs fails."""
-    made = make_runtime(models=models or Scripted(), **runtime)
+    runtime_ = make_runtime(models=models or Scripted(), **runtime)
     with trio.fail_after(PATIENCE_S if threaded else VIRTUAL_PATIENCE_S):
         async with open_state(
             directory / "state", version="test", threaded=threaded, clock=wall_clock
         ) as state:
-            yield Desk(state, made)
+            yield Desk(state, runtime_)
 
 
 @asynccontextmanager

@@ -82,11 +82,11 @@ def _events(session_id: str, run_id: str, status: str) -> list[JournalEvent]:
     ended: list[JournalEvent] = [ANSWER, RunEnded(outcome="completed")]
     parked: list[JournalEvent] = [RunEnded(outcome="failed", error=RunError("parked", "again and again"))]
     return {
-        "asking": accepted + begun + _asked(run_id),
-        "answered": accepted + begun + _asked(run_id) + _answered(run_id),
-        "withdrawn": accepted + begun + _asked(run_id) + _withdrawn(run_id),
-        "doubted": accepted + begun + _doubted(run_id),
-        "settled": [*accepted, *begun, *_doubted(run_id), _settled(run_id)],
+        "asking": accepted + begun + _ask_events(run_id),
+        "answered": accepted + begun + _ask_events(run_id) + _answer_events(run_id),
+        "withdrawn": accepted + begun + _ask_events(run_id) + _withdrawn(run_id),
+        "doubted": accepted + begun + _doubt_events(run_id),
+        "settled": [*accepted, *begun, *_doubt_events(run_id), _resolution_event(run_id)],
         "queued": accepted,
         "running": accepted + begun,
         "cancelled": accepted + begun + stopping,
@@ -95,7 +95,7 @@ def _events(session_id: str, run_id: str, status: str) -> list[JournalEvent]:
     }[status]
 
 
-def _asked(run_id: str) -> list[JournalEvent]:
+def _ask_events(run_id: str) -> list[JournalEvent]:
     """Return the events by which a run asks: for an approval and for an answer, both with deadlines."""
     calls: list[Item] = [ToolCall(f"c{number}_{run_id}", "write", {"path": "a"}) for number in (0, 1)]
     return [
@@ -106,7 +106,7 @@ def _asked(run_id: str) -> list[JournalEvent]:
     ]
 
 
-def _answered(run_id: str) -> list[JournalEvent]:
+def _answer_events(run_id: str) -> list[JournalEvent]:
     return [
         ApprovalAnswered(approval_id=f"apr_{run_id}", call_id=f"c0_{run_id}", decision="deny", note="no"),
         ToolReturned(call_id=f"c0_{run_id}", tool="write", how="denied", text="no", is_error=True),
@@ -126,7 +126,7 @@ def _withdrawn(run_id: str) -> list[JournalEvent]:
     ]
 
 
-def _doubted(run_id: str) -> list[JournalEvent]:
+def _doubt_events(run_id: str) -> list[JournalEvent]:
     """Return the events of a call in which the daemon died, and of the end of its run."""
     call_id = f"c0_{run_id}"
     return [
@@ -140,7 +140,7 @@ def _doubted(run_id: str) -> list[JournalEvent]:
     ]
 
 
-def _settled(run_id: str) -> JournalEvent:
+def _resolution_event(run_id: str) -> JournalEvent:
     call_id = f"c0_{run_id}"
     return IndoubtResolved(
         indoubt_id=f"dbt_{run_id}", call_id=call_id, tool="write", outcome="done", note="It was done."
@@ -161,8 +161,8 @@ def approval_requested(approval_id: str, call_id: str = "c0", **more: Any) -> Ap
 
 def question_asked(question_id: str, call_id: str = "c1", **more: Any) -> QuestionAsked:
     """Return the question of a call."""
-    asked = Question(question="Which?", key="q1", options=[Option(option_id="o1", label="This")])
-    return QuestionAsked(question_id=question_id, call_id=call_id, questions=[asked], **more)
+    asked_question = Question(question="Which?", key="q1", options=[Option(option_id="o1", label="This")])
+    return QuestionAsked(question_id=question_id, call_id=call_id, questions=[asked_question], **more)
 
 
 def indoubt_opened(indoubt_id: str, call_id: str = "c2", **more: Any) -> IndoubtOpened:
@@ -281,14 +281,16 @@ def _permissions(tx: Transaction) -> None:
     writer.write()
     writer = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"), run=tx.get(RUNS, run_id))
     writer.append(PermissionsChanged(add=[DENY]))
-    writer.append_all(_granted("grt_1", "run", left=1))
-    writer.append_all(_granted("grt_2", "session", left=2))
+    writer.append_all(_grant_events("grt_1", "run", remaining_uses=1))
+    writer.append_all(_grant_events("grt_2", "session", remaining_uses=2))
     writer.append(CallsJudged(item_id="itm_1", verdicts=[_verdict("grt_1"), _verdict("grt_2")]))
     writer.write()
 
 
-def _granted(grant_id: str, remember: Remember, left: int | None = None) -> list[JournalEvent]:
-    grant = Grant(grant_id=grant_id, tool="bash", subject="ls", granted_by="uid:0", remaining_uses=left)
+def _grant_events(grant_id: str, remember: Remember, remaining_uses: int | None = None) -> list[JournalEvent]:
+    grant = Grant(
+        grant_id=grant_id, tool="bash", subject="ls", granted_by="uid:0", remaining_uses=remaining_uses
+    )
     approval_id = f"apr_{grant_id}"
     answered = ApprovalAnswered(
         approval_id=approval_id, call_id="call_1", decision="allow", remember=remember, grant=grant
@@ -328,6 +330,6 @@ def spoil_line(store: Store, stream: str, place: int, change: Callable[[bytes], 
     return int(key[1])
 
 
-def derived(*but: Table[Any]) -> list[Table[Any]]:
-    """Return the tables that follow from the journal, without some."""
+def derived_tables(*but: Table[Any]) -> list[Table[Any]]:
+    """Return the tables that are derived from the journal, except some."""
     return [table for table in TABLES if table not in but]

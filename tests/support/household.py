@@ -77,7 +77,7 @@ AGENTS = {
     for definition in (
         built_in(),
         agent("reviewer", "tools: [read_file, grep]\npermission_mode: plan"),
-        agent("critic", instructions="Criticise."),
+        agent("critic", instructions="Criticize."),
     )
 }
 
@@ -238,8 +238,8 @@ async def household(
     models = Ready()
     models.problems = {"unready": "the environment variable NOT_SET is not set"}
     fields: dict[str, Any] = {"models": models, "definitions": AGENTS, "routes": ROUTES}
-    made = make_runtime(1, **(fields | runtime))
-    holder = RuntimeHolder(made, lambda old: None)
+    first_runtime = make_runtime(1, **(fields | runtime))
+    holder = RuntimeHolder(first_runtime, lambda old: None)
     listen = TcpListen("127.0.0.1", 0) if tcp else None
     async with (
         rpc_server(

@@ -181,9 +181,9 @@ def question(call: OpenCall) -> QuestionAsk:
     return QuestionAsk(f"qst_{call.call_id}", [Question(question="Which?", key="which")])
 
 
-def result(how: CallOutcome = "returned", text: str = "done") -> CallReturn:
+def result(outcome: CallOutcome = "returned", text: str = "done") -> CallReturn:
     """Make the result of a call."""
-    return CallReturn(how, text, is_error=how not in ("returned", "answered"))
+    return CallReturn(outcome, text, is_error=outcome not in ("returned", "answered"))
 
 
 def ask_person(run: RunRecord, *, questions: bool = False) -> Judge:
@@ -211,10 +211,10 @@ def answer_approvals(
     )
 
 
-def return_first(run: RunRecord, how: CallOutcome = "returned") -> ReturnResult:
+def return_first(run: RunRecord, outcome: CallOutcome = "returned") -> ReturnResult:
     """Return the result of the first call that runs or is ready."""
     call = next(call for call in run.calls if call.state in ("called", "ready"))
-    return ReturnResult(call.call_id, result(how))
+    return ReturnResult(call.call_id, result(outcome))
 
 
 def answer_question(call: OpenCall) -> AnswerQuestion:
@@ -346,14 +346,14 @@ def carry_out(run: RunRecord, command: Command) -> Transition:
 def all_transitions() -> list[Transition]:
     """Return every command on every distinguishable run of two turns and two calls."""
     queue = [Machine(max_turns=MAX_TURNS).run, Machine(kind="compaction").run]
-    seen, transitions = set(map(_key, queue)), []
+    keys, transitions = set(map(_key, queue)), []
     while queue:
         run = queue.pop()
         for command in possible_commands(run) if run.status not in ENDED else ():
             transition = carry_out(run, command)
             transitions.append(transition)
-            if _key(transition.target) not in seen:
-                seen.add(_key(transition.target))
+            if _key(transition.target) not in keys:
+                keys.add(_key(transition.target))
                 queue.append(transition.target)
     return transitions
 

@@ -1,11 +1,11 @@
-"""A real local HTTP/1.1 server that speaks what model providers publish, scripted by the model's name.
+"""A real local HTTP/1.1 server with the published protocols of providers, scripted by the model's name.
 
-``POST /v1/chat/completions`` is OpenAI's wire, ``POST /v1/messages`` Anthropic's; what the server does is
-chosen by the model that is asked for (see ``model_behaviours``). ``GET /requests`` gives what was asked
-so far, ``DELETE /requests`` forgets it.
+``POST /v1/chat/completions`` is OpenAI's protocol, ``POST /v1/messages`` Anthropic's. The requested model
+chooses the behavior (see ``model_behaviors``). ``GET /requests`` returns the requests so far, ``DELETE
+/requests`` forgets them.
 
-It is also the yardstick of the benches, so it is cheap: no HTTP library, plain non-blocking sockets on
-trio's readiness calls, and the answers that only count pieces are encoded once.
+The server is also the yardstick of the benchmarks and therefore cheap: no HTTP library, plain non-blocking
+sockets on trio's readiness calls, and answers that only count pieces are encoded once.
 
     python -m tests.support.model_server --port 0        # prints the port, serves until it is killed
 """
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from tests.support import model_behaviours as behaviours
-from tests.support.model_behaviours import Asked, Cut, Head, Pause, Piece, Pieces, Raw, Step
+from tests.support import model_behaviors as behaviors
+from tests.support.model_behaviors import Cut, Head, Pause, Piece, Pieces, Prompt, Raw, Step
 from tests.support.model_wire import Anthropic, OpenAI, Wire
 
 if TYPE_CHECKING:
@@ -37,23 +37,23 @@ WIRES: dict[str, type[OpenAI] | type[Anthropic]] = {
 
 
 @dataclass(slots=True)
-class Recorded:
-    """One request as it came. ``left`` is set once the client closed before the answer was whole."""
+class RecordedRequest:
+    """One request. ``disconnected`` is set once the client closed before the answer was complete."""
 
     method: str
     path: str
     headers: dict[str, str]
     body: bytes
-    left: trio.Event = field(default_factory=trio.Event)
-    begun: trio.Event = field(default_factory=trio.Event)
+    disconnected: trio.Event = field(default_factory=trio.Event)
+    streaming: trio.Event = field(default_factory=trio.Event)
 
     @property
     def json(self) -> dict[str, Any]:
-        """The body, decoded."""
+        """The decoded body."""
         decoded: dict[str, Any] = msgspec.json.decode(self.body)
         return decoded
 
-    def shown(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the request as ``/requests`` returns it."""
         body = self.json if self.body else None
         return {
@@ -61,7 +61,7 @@ class Recorded:
             "path": self.path,
             "headers": self.headers,
             "body": body,
-            "left": self.left.is_set(),
+            "disconnected": self.disconnected.is_set(),
         }
 
 
@@ -78,7 +78,7 @@ class _Messages(msgspec.Struct):
     messages: list[_Message] = []
 
 
-class _Gone(Exception):
+class _Disconnected(Exception):
     """The client closed its side."""
 
 
@@ -91,11 +91,11 @@ class ModelServer:
         self._failures: Counter[str] = Counter()
         self._arrived = trio.Event()
         self.connections = 0
-        self.requests: deque[Recorded] = deque(maxlen=REQUESTS_KEPT)
+        self.requests: deque[RecordedRequest] = deque(maxlen=REQUESTS_KEPT)
 
     @property
     def port(self) -> int:
-        """Where it listens, on 127.0.0.1."""
+        """The port on 127.0.0.1."""
         port: int = self._listener.getsockname()[1]
         return port
 
@@ -104,7 +104,7 @@ class ModelServer:
         """The ``base_url`` of a route to it."""
         return f"http://127.0.0.1:{self.port}/v1"
 
-    async def request(self, number: int = 1) -> Recorded:
+    async def request(self, number: int = 1) -> RecordedRequest:
         """Return the n-th request since the start, waiting for it."""
         while len(self.requests) < number:
             await self._arrived.wait()
@@ -128,11 +128,11 @@ class ModelServer:
                 while (recorded := await _read_request(connection, buffer)) is not None:
                     if not await self._answer(connection, recorded):
                         break
-        except (OSError, _Gone):
+        except (OSError, _Disconnected):
             pass
 
-    async def _answer(self, connection: socket.socket, recorded: Recorded) -> bool:
-        """Answer one request; whether the connection goes on."""
+    async def _answer(self, connection: socket.socket, recorded: RecordedRequest) -> bool:
+        """Answer one request; return whether the connection stays open."""
         wire = WIRES.get(recorded.path)
         if wire is None or recorded.method != "POST":
             return await self._serve_own(connection, recorded)
@@ -142,16 +142,16 @@ class ModelServer:
         model = msgspec.json.decode(recorded.body, type=_Model).model
         try:
             if model.startswith("chunks:"):
-                for data in self._prepared(recorded.path, model, wire()):
+                for data in self._prepare_writes(recorded.path, model, wire()):
                     await _write(connection, data)
                 return True
             return await _perform(connection, recorded, self._steps(recorded, model, wire()))
-        except (OSError, _Gone):
-            recorded.left.set()
+        except (OSError, _Disconnected):
+            recorded.disconnected.set()
             raise
 
-    async def _serve_own(self, connection: socket.socket, recorded: Recorded) -> bool:
-        status, result = 200, [request.shown() for request in self.requests]
+    async def _serve_own(self, connection: socket.socket, recorded: RecordedRequest) -> bool:
+        status, result = 200, [request.to_json() for request in self.requests]
         if recorded.path != "/requests":
             status = 404
         elif recorded.method == "DELETE":
@@ -160,36 +160,36 @@ class ModelServer:
         await _write(connection, _head(Head(status, "application/json", {}, len(body))) + body)
         return True
 
-    def _prepared(self, path: str, model: str, wire: Wire) -> list[bytes]:
+    def _prepare_writes(self, path: str, model: str, wire: Wire) -> list[bytes]:
         writes = self._ready.get((path, model))
         if writes is None:
-            asked = Asked(model, "", False, "", wire, self._failures)
-            writes = self._ready[path, model] = _writes(behaviours.steps(asked))
+            prompt = Prompt(model, "", False, "", wire, self._failures)
+            writes = self._ready[path, model] = _writes(behaviors.steps(prompt))
         return writes
 
-    def _steps(self, recorded: Recorded, model: str, wire: Wire) -> Iterator[Step]:
+    def _steps(self, recorded: RecordedRequest, model: str, wire: Wire) -> Iterator[Step]:
         messages = msgspec.json.decode(recorded.body, type=_Messages).messages
-        said, answered = _said(messages)
+        text, answered = _newest_text(messages)
         last = messages[-1] if messages else _Message()
         results = isinstance(last.content, list) and any(
             part.get("type") == "tool_result" for part in last.content
         )
         headers = recorded.headers
         secret = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
-        asked = Asked(model, said, results or last.role == "tool", secret, wire, self._failures, answered)
-        return behaviours.steps(asked)
+        prompt = Prompt(model, text, results or last.role == "tool", secret, wire, self._failures, answered)
+        return behaviors.steps(prompt)
 
 
 NOTES = ("The background shell ", "About an earlier call ")
-"""How what the daemon itself tells a model begins, among what users say."""
+"""The first words of the notices that the daemon adds to a user message."""
 
 
-def _said(messages: list[_Message]) -> tuple[str, int]:
-    """Return the user's newest text, and the number of answers since. Messages of the daemon do not count."""
+def _newest_text(messages: list[_Message]) -> tuple[str, int]:
+    """Return the user's newest text and the number of later answers; messages of the daemon do not count."""
     answered = 0
     for message in reversed(messages):
         paragraphs = _text(message.content).split("\n\n") if message.role == "user" else []
-        if text := "\n\n".join(each for each in paragraphs if not each.startswith(NOTES)):
+        if text := "\n\n".join(paragraph for paragraph in paragraphs if not paragraph.startswith(NOTES)):
             return text, answered
         answered += message.role == "assistant"
     return "", answered
@@ -198,7 +198,7 @@ def _said(messages: list[_Message]) -> tuple[str, int]:
 @asynccontextmanager
 async def running_model_server() -> AsyncIterator[ModelServer]:
     """Provide a server on a free port of 127.0.0.1."""
-    with listening(0) as listener:
+    with open_listener(0) as listener:
         server = ModelServer(listener)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.serve)
@@ -206,15 +206,15 @@ async def running_model_server() -> AsyncIterator[ModelServer]:
             nursery.cancel_scope.cancel()
 
 
-def listening(port: int) -> socket.socket:
-    """Provide a listening socket on 127.0.0.1."""
+def open_listener(port: int) -> socket.socket:
+    """Open a listening socket on 127.0.0.1."""
     listener = socket.create_server(("127.0.0.1", port), backlog=512)
     listener.setblocking(False)
     return listener
 
 
-async def _perform(connection: socket.socket, recorded: Recorded, steps: Iterable[Step]) -> bool:
-    """Do what the steps say; whether the connection can take another request."""
+async def _perform(connection: socket.socket, recorded: RecordedRequest, steps: Iterable[Step]) -> bool:
+    """Perform the steps; return whether the connection can take another request."""
     chunked, head = False, b""
     for step in steps:
         match step:
@@ -223,7 +223,7 @@ async def _perform(connection: socket.socket, recorded: Recorded, steps: Iterabl
             case Pause(seconds):
                 await _write(connection, head)
                 head = b""
-                recorded.begun.set()
+                recorded.streaming.set()
                 await _pause(connection, seconds)
             case Cut():
                 await _write(connection, head)
@@ -234,13 +234,13 @@ async def _perform(connection: socket.socket, recorded: Recorded, steps: Iterabl
                 data = _body(step, chunked=chunked)
                 await _write(connection, head + data)
                 head = b""
-                recorded.begun.set()
+                recorded.streaming.set()
     await _write(connection, head + (b"0\r\n\r\n" if chunked else b""))
     return True
 
 
 def _writes(steps: Iterable[Step]) -> list[bytes]:
-    """Yield the bytes of steps that only write; the head goes with the first, the end with the last."""
+    """Yield the bytes of steps that only write; the head joins the first write, the end the last."""
     writes, head = [], b""
     for step in steps:
         if isinstance(step, Head):
@@ -264,7 +264,7 @@ def _head(head: Head) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-async def _read_request(connection: socket.socket, buffer: bytearray) -> Recorded | None:
+async def _read_request(connection: socket.socket, buffer: bytearray) -> RecordedRequest | None:
     """Return the next request, or None if the client disconnected."""
     while (end := buffer.find(b"\r\n\r\n")) < 0:
         if not await _read(connection, buffer):
@@ -278,7 +278,7 @@ async def _read_request(connection: socket.socket, buffer: bytearray) -> Recorde
             return None
     body = bytes(buffer[end + 4 : whole])
     del buffer[:whole]
-    return Recorded(method, path, headers, body)
+    return RecordedRequest(method, path, headers, body)
 
 
 async def _read(connection: socket.socket, buffer: bytearray) -> bool:
@@ -302,10 +302,10 @@ async def _write(connection: socket.socket, data: bytes) -> None:
 
 
 async def _pause(connection: socket.socket, seconds: float) -> None:
-    """Wait; a client that closes meanwhile ends it. Clients send nothing while they are answered."""
+    """Wait until the pause or the connection ends. Clients send nothing while they are answered."""
     with trio.move_on_after(seconds):
         await trio.lowlevel.wait_readable(connection)
-        raise _Gone
+        raise _Disconnected
 
 
 def _text(content: Any) -> str:
@@ -316,10 +316,10 @@ def _text(content: Any) -> str:
 
 
 def main() -> None:
-    """Serve until killed; the port is printed on a line of its own."""
+    """Serve until killed; print the port on a separate line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--port", type=int, default=0)
-    with listening(parser.parse_args().port) as listener:
+    with open_listener(parser.parse_args().port) as listener:
         server = ModelServer(listener)
         print(server.port, flush=True)
         trio.run(server.serve)

@@ -1,7 +1,7 @@
-"""How the two published wires look: OpenAI chat completions and Anthropic messages, as event streams.
+"""The two published protocols as event streams: OpenAI chat completions and Anthropic messages.
 
-A behaviour says what the model does (:class:`Say`, :class:`Think`, :class:`Call`, :class:`Stop`); a wire
-turns each into the bytes of server-sent events.
+A behavior yields moves (:class:`Say`, :class:`Think`, :class:`Call`, :class:`Stop`); a wire turns each into
+the bytes of server-sent events.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ class Think:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A tool call, whole; the wire cuts its arguments into pieces."""
+    """A whole tool call; the wire cuts its arguments into pieces."""
 
     call_id: str
     name: str
@@ -39,7 +39,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """The orderly end: ``end``, ``length``, ``tool_calls`` or ``refusal``."""
+    """A regular end: ``end``, ``length``, ``tool_calls`` or ``refusal``."""
 
     reason: str = "end"
     input_tokens: int = 12
@@ -50,14 +50,14 @@ Move = Say | Think | Call | Stop
 
 
 class Wire(Protocol):
-    """One published wire."""
+    """One published protocol."""
 
     def start(self, model: str) -> bytes:
         """Return the bytes before the first piece."""
         ...
 
     def move(self, model: str, move: Move) -> bytes:
-        """Return the events of one step."""
+        """Return the events of one move."""
         ...
 
     def whole(self, model: str, moves: list[Move]) -> bytes:
@@ -74,7 +74,7 @@ class Wire(Protocol):
 
 
 class OpenAI:
-    """``chat.completion.chunk``. One wire per answer: it numbers the tool calls."""
+    """The wire of ``chat.completion.chunk``. Each answer has its own wire, which numbers the tool calls."""
 
     REASONS = {"end": "stop", "length": "length", "tool_calls": "tool_calls", "refusal": "content_filter"}
 
@@ -86,7 +86,7 @@ class OpenAI:
         return self._delta(model, {"role": "assistant", "content": ""})
 
     def move(self, model: str, move: Move) -> bytes:
-        """One chunk a piece; a tool call in three; the end with its usage chunk and ``[DONE]``."""
+        """Return one chunk per piece, three per tool call, and an end with usage and ``[DONE]``."""
         match move:
             case Say(text):
                 return self._delta(model, {"content": text})
@@ -109,7 +109,7 @@ class OpenAI:
         return msgspec.json.encode({**head, "choices": [choice], "usage": self.usage(stop)})
 
     def error(self, kind: str, message: str) -> bytes:
-        """``{"error": {...}}``."""
+        """Return ``{"error": {...}}``."""
         return msgspec.json.encode({"error": {"message": message, "type": kind, "param": None, "code": kind}})
 
     def error_event(self, kind: str, message: str) -> bytes:
@@ -149,7 +149,7 @@ class OpenAI:
 
 
 class Anthropic:
-    """``message_start`` to ``message_stop``. One wire per answer: it numbers the content blocks."""
+    """The wire from ``message_start`` to ``message_stop``. One per answer, to number the blocks."""
 
     REASONS = {"end": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "refusal": "refusal"}
 
@@ -158,7 +158,7 @@ class Anthropic:
         self._open: type[Move] | None = None
 
     def start(self, model: str) -> bytes:
-        """``message_start``, and a ping as published."""
+        """Return ``message_start`` and a ping, as published."""
         message: dict[str, Any] = {
             "id": MESSAGE,
             "type": "message",
@@ -174,10 +174,10 @@ class Anthropic:
                 "output_tokens": 1,
             },
         }
-        return named({"type": "message_start", "message": message}) + named({"type": "ping"})
+        return named_event({"type": "message_start", "message": message}) + named_event({"type": "ping"})
 
     def move(self, model: str, move: Move) -> bytes:
-        """Deltas in content blocks that open and close as the kind changes; then the end."""
+        """Return deltas in content blocks that open and close as the kind changes, then the end."""
         match move:
             case Say(text):
                 opened = self._block(Say, {"type": "text", "text": ""})
@@ -208,11 +208,11 @@ class Anthropic:
         )
 
     def error(self, kind: str, message: str) -> bytes:
-        """``{"type": "error", "error": {...}}``."""
+        """Return ``{"type": "error", "error": {...}}``."""
         return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})
 
     def error_event(self, kind: str, message: str) -> bytes:
-        """``event: error``."""
+        """Return an ``error`` event."""
         return b"event: error\ndata: " + self.error(kind, message) + b"\n\n"
 
     def _block(self, kind: type[Move], block: dict[str, Any]) -> bytes:
@@ -220,7 +220,9 @@ class Anthropic:
             return b""
         closed = self._close()
         self._index, self._open = self._index + 1, kind
-        return closed + named({"type": "content_block_start", "index": self._index, "content_block": block})
+        return closed + named_event(
+            {"type": "content_block_start", "index": self._index, "content_block": block}
+        )
 
     def _close(self) -> bytes:
         if self._open is None:
@@ -229,10 +231,10 @@ class Anthropic:
         if self._open is Think:
             signed = self._delta({"type": "signature_delta", "signature": "c2lnbmVkIGJ5IHRoZSBwcm92aWRlcg=="})
         self._open = None
-        return signed + named({"type": "content_block_stop", "index": self._index})
+        return signed + named_event({"type": "content_block_stop", "index": self._index})
 
     def _delta(self, delta: dict[str, Any]) -> bytes:
-        return named({"type": "content_block_delta", "index": self._index, "delta": delta})
+        return named_event({"type": "content_block_delta", "index": self._index, "delta": delta})
 
     def _call(self, call: Call) -> bytes:
         closed = self._close()
@@ -247,18 +249,18 @@ class Anthropic:
     def _end(self, stop: Stop) -> bytes:
         delta = {"stop_reason": self.REASONS[stop.reason], "stop_sequence": None}
         usage = {"output_tokens": stop.output_tokens}
-        return named({"type": "message_delta", "delta": delta, "usage": usage}) + named(
+        return named_event({"type": "message_delta", "delta": delta, "usage": usage}) + named_event(
             {"type": "message_stop"}
         )
 
 
 def event(data: dict[str, Any]) -> bytes:
-    """One event without a name."""
+    """Return an event without a name."""
     return b"data: " + msgspec.json.encode(data) + b"\n\n"
 
 
-def named(data: dict[str, Any]) -> bytes:
-    """One event called after its ``type``."""
+def named_event(data: dict[str, Any]) -> bytes:
+    """Return an event whose name is its ``type``."""
     return f"event: {data['type']}\n".encode() + event(data)
 
 

@@ -1,4 +1,4 @@
-"""Host names with addresses of a test's choice, within one run of the event loop."""
+"""Host names with addresses that a test chooses, within one run of the event loop."""
 
 import socket
 from ipaddress import ip_address
@@ -8,7 +8,7 @@ import trio
 
 
 class Names(trio.abc.HostnameResolver):
-    """A resolver of fixed addresses; ``queries`` are the names that were looked up."""
+    """A resolver of fixed addresses; ``queries`` are the names looked up."""
 
     def __init__(self, **answers: list[str]) -> None:
         self.answers = answers

@@ -1,4 +1,4 @@
-"""What a program writes, kept, and waited for by those who read it; for asyncio."""
+"""A text stream that keeps its text and wakes its readers; for asyncio."""
 
 import asyncio
 import io
@@ -7,19 +7,19 @@ from tests.support.daemons import PATIENCE_S
 
 
 class Paper(io.StringIO):
-    """A text stream that wakes whoever waits for something to be written on it."""
+    """A text stream that wakes its readers at each write."""
 
     def __init__(self) -> None:
         super().__init__()
         self._written = asyncio.Event()
 
     def write(self, text: str) -> int:
-        """Write, and wake who reads."""
+        """Write a text and wake the readers."""
         self._written.set()
         return super().write(text)
 
     async def sees(self, text: str, after: int = 0) -> None:
-        """Wait until something is written, past a position. Errors: TimeoutError."""
+        """Wait for a text beyond a position. Errors: TimeoutError."""
         async with asyncio.timeout(PATIENCE_S):
             while text not in self.getvalue()[after:]:
                 self._written.clear()

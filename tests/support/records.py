@@ -1,4 +1,4 @@
-"""Records made from events alone, without a store."""
+"""Records folded from events, without a store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 def fold_record(projection: Projection[R], *events: JournalEvent) -> R:
-    """Return the record that events give, with the cursors 1, 2, 3 in session ``s`` and run ``r``."""
+    """Return the record folded from events, with the cursors 1, 2, 3 in session ``s`` and run ``r``."""
     record: R | None = None
     for cursor, event in enumerate(events, 1):
         envelope = Envelope(cursor=cursor, at_ms=1000 * cursor, session_id="s", run_id="r")
@@ -24,7 +24,7 @@ def fold_record(projection: Projection[R], *events: JournalEvent) -> R:
 
 
 def index_rows(projection: Projection[R], *events: JournalEvent) -> dict[str, list[tuple[object, ...]]]:
-    """Return the index rows of the record that events give: the keys, by the name of their table."""
+    """Return the index rows of the record folded from events: the keys, by the name of their table."""
     rows: dict[str, list[tuple[object, ...]]] = {}
     for row in projection.rows(fold_record(projection, *events)):
         assert row.table in projection.indexes

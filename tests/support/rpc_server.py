@@ -42,12 +42,12 @@ UPGRADE = (
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
 )
 PATIENCE_S = 10.0
-"""How long a test waits for something that is to come before it fails."""
+"""The timeout of every wait of a test."""
 
 
 @dataclass
 class FakeControl:
-    """A daemon's levers that only note being pulled."""
+    """Controls of a daemon that only record their calls."""
 
     is_draining: bool = False
     shutdowns: list[float | None] = field(default_factory=list)
@@ -85,7 +85,7 @@ def bare_runtime() -> Runtime:
 
 
 class Lines:
-    """Messages as lines on a stream."""
+    """Messages as lines of a stream."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
@@ -130,7 +130,7 @@ class Messages:
 
 
 class Client:
-    """One connection, over either transport."""
+    """A connection over either transport."""
 
     def __init__(self, transport: Lines | Messages) -> None:
         self.transport = transport
@@ -151,7 +151,7 @@ class Client:
         return self.transport.stream
 
     async def send(self, message: Any) -> None:
-        """Send a value, or bytes as they are, as one message."""
+        """Send a value, or bytes unchanged, as one message."""
         await self.transport.send(message if isinstance(message, bytes) else msgspec.json.encode(message))
 
     async def read(self) -> Any:
@@ -164,7 +164,7 @@ class Client:
             return await self.transport.receive()
 
     async def request(self, method: str, **params: Any) -> int:
-        """Send a request and do not wait; its id."""
+        """Send a request without waiting; return its id."""
         self._next_id += 1
         await self.send({"jsonrpc": "2.0", "id": self._next_id, "method": method, "params": params})
         return self._next_id
@@ -179,7 +179,7 @@ class Client:
         return answer["result"]
 
     async def call(self, method: str, **params: Any) -> Any:
-        """Send a request and wait for its result. Errors: the refusal it was answered with."""
+        """Send a request and wait for its result. Errors: the refusal."""
         return await self.answer(await self.request(method, **params))
 
     async def next(self) -> tuple[str, dict[str, Any]]:
@@ -210,7 +210,7 @@ def _refusal_from(error: dict[str, Any]) -> Refusal:
 
 @dataclass
 class RpcServer:
-    """A server that runs, and its parts."""
+    """A running server and its parts."""
 
     path: Path
     tcp: str | None
@@ -228,7 +228,7 @@ class RpcServer:
 
     @property
     def live(self) -> Live:
-        """The text being written."""
+        """The live text."""
         return self.services.live
 
     async def connect(self) -> Client:
@@ -246,12 +246,12 @@ class RpcServer:
         return self._keep(Client(Messages(socket)))
 
     async def handshake(self, *headers: str, path: str = "/rpc", host: str | None = None) -> tuple[int, str]:
-        """Ask for an upgrade with these headers: the status and everything else that was answered."""
-        asked = [f"GET {path} HTTP/1.1", f"Host: {host or self.tcp}", *UPGRADE, *headers, "", ""]
-        return await self.raw_http("\r\n".join(asked).encode())
+        """Request an upgrade with these headers; return the status and the rest of the response."""
+        lines = [f"GET {path} HTTP/1.1", f"Host: {host or self.tcp}", *UPGRADE, *headers, "", ""]
+        return await self.raw_http("\r\n".join(lines).encode())
 
     async def raw_http(self, request: bytes) -> tuple[int, str]:
-        """Send bytes to the TCP listener: the status and the rest of what was answered at once."""
+        """Send bytes to the TCP listener; return the status and the rest of the first read."""
         address, _, port = str(self.tcp).rpartition(":")
         with trio.fail_after(PATIENCE_S):
             async with await trio.open_tcp_stream(address, int(port)) as stream:
@@ -260,17 +260,17 @@ class RpcServer:
         return int(answer.split(" ", 2)[1]), answer
 
     async def token(self, **params: Any) -> tuple[str, str]:
-        """Make a token: its id and its secret."""
+        """Make a token; return its id and its secret."""
         async with await self.connect() as client:
-            made = await client.call("token.create", **({"scopes": list(SCOPES)} | params))
-        return made["token"]["token_id"], made["secret"]
+            created = await client.call("token.create", **({"scopes": list(SCOPES)} | params))
+        return created["token"]["token_id"], created["secret"]
 
     def _keep(self, client: Client) -> Client:
         self._clients.append(client)
         return client
 
     async def aclose(self) -> None:
-        """Close every connection made."""
+        """Close every connection of this server."""
         for client in self._clients:
             await client.transport.aclose()
 

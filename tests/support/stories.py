@@ -1,4 +1,4 @@
-"""Sessions, runs and events that are written into a store by hand, for tests of readers."""
+"""Sessions, runs and events written into a store by hand, for tests of readers."""
 
 from collections.abc import Sequence
 
@@ -83,7 +83,7 @@ def ask(tx: Transaction, run_id: str, session_id: str, item_id: str) -> int:
 
 
 def call(tx: Transaction, run_id: str, session_id: str, *call_ids: str) -> int:
-    """Begin calls of a run in place of its others; return the cursor of the last event."""
+    """Begin calls of a run in place of its previous ones; return the cursor of the last event."""
     calls = [OpenCall(call_id=call_id, tool="look", state="called") for call_id in call_ids]
     put_run(tx, run_id, session_id, "running", calls=calls)
     events = [ToolCalled(call_id=call_id, tool="look") for call_id in call_ids]

@@ -98,7 +98,7 @@ class Toolbox(SubHook):
         return self.opinions.get(call.tool.name)
 
     async def preview(self, call: Invocation) -> Preview | None:
-        """Return the line that would be added, bound to the notes as they are."""
+        """Return the line that would be added, bound to the current notes."""
         text = str(call.arguments.get("text", ""))
         if text == "impossible":
             raise ToolError("this cannot be noted")
@@ -111,7 +111,7 @@ class Toolbox(SubHook):
         return {"size": len(self._read(call))}
 
     async def dispatch(self, call: Invocation) -> Outcome:
-        """Do what the tool's name says."""
+        """Perform the action that the tool's name describes."""
         self.open += 1
         self.most = max(self.most, self.open)
         try:
@@ -182,7 +182,7 @@ class Toolbox(SubHook):
 
 
 def calls(*invocations: tuple[str, dict[str, Any]]) -> Callable[[ModelRequest], AsyncIterator[ModelEvent]]:
-    """Yield an answer that asks for tools, each with its arguments: ``call_1`` and so on."""
+    """Yield an answer that calls tools with these arguments; the calls are ``call_1`` and so on."""
     items = [ToolCall(f"call_{n}", name, arguments) for n, (name, arguments) in enumerate(invocations, 1)]
     return lambda request: gives(*items, stop_reason="tool_calls")
 

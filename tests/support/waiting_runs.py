@@ -30,7 +30,7 @@ def asks(*questions: dict[str, Any]) -> str:
 
 
 def waits(ctl: Ctl, sender: str, content: str) -> str:
-    """Send an input that makes the run wait for a person. Returns the run's id."""
+    """Send an input that makes the run wait for a person; return the run's id."""
     done = ctl("send", "default", content, "--as", sender, "--json")
     assert done.code == exit_codes.RUN_WAITS, done.out + done.err
     return str(done.json["run_id"])

@@ -50,7 +50,7 @@ class Workshop:
     calls: int = 0
 
     def use(self, tool: str, *, binding: str | None = None, **arguments: Any) -> Invocation:
-        """Return a call, as it is dispatched."""
+        """Return a call in the form in which it is dispatched."""
         self.calls += 1
         row = next(row for row in self.files.tools if row.name == tool)
         return Invocation(
@@ -65,8 +65,8 @@ class Workshop:
         """Return the decoded text of a call's outcome."""
         return msgspec.json.decode((await self.outcome(tool, **arguments)).text)
 
-    def left_beside(self) -> list[str]:
-        """Return the files of calls' own that are still there."""
+    def list_leftovers(self) -> list[str]:
+        """Return the temporary files of calls that still exist."""
         return sorted(str(path) for path in self.path.rglob(".kheish-*"))
 
 

@@ -1,1 +1,1 @@
-"""The least that does the same on trio, LMDB or plain sockets: what our figures are held against."""
+"""Minimal equivalents on trio, LMDB or plain sockets, to compare our figures with."""

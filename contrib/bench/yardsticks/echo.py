@@ -1,4 +1,4 @@
-"""Raw trio: send back what comes."""
+"""Raw trio: echo all received bytes."""
 
 import sys
 

@@ -1,8 +1,8 @@
-"""Send the same lines to every connection: with plain sockets, or by a channel and a task for each.
+"""Send the same lines to every connection: with plain sockets, or with a channel and a task for each.
 
     python -m contrib.bench.yardsticks.fanout SOCKET plain|channel PIECES BYTES
 
-Every connection says that it is there; the first that says ``go`` sets off a burst.
+Every connection announces itself; the first ``go`` starts a burst.
 """
 
 import select
@@ -18,7 +18,7 @@ END = b'{"jsonrpc":"2.0","method":"journal.event","params":{"event":{"type":"run
 
 
 def pieces(count: int, size: int) -> Iterator[dict[str, object]]:
-    """Deltas as the daemon sends them, but for the subscription."""
+    """Yield deltas as the daemon sends them, without the subscription."""
     for number in range(count):
         yield {
             "run_id": "run_01K0BENCH0000000000000000000",
@@ -31,32 +31,32 @@ def pieces(count: int, size: int) -> Iterator[dict[str, object]]:
 
 
 def line(piece: dict[str, object], subscription: str) -> bytes:
-    """One notification."""
+    """Return one notification."""
     params = {"subscription": subscription, **piece}
     return msgspec.json.encode({"jsonrpc": "2.0", "method": "journal.delta", "params": params}) + b"\n"
 
 
 def plain(path: str, count: int, size: int) -> None:
-    """Encode once and write to one socket after another; wait only for one that is full."""
+    """Encode once and write to one socket after another; wait only for a full socket."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path)
     listener.listen(256)
     connections: list[socket.socket] = []
     while True:
         ready, _, _ = select.select([listener, *connections], [], [])
-        for one in ready:
-            if one is listener:
-                connections.append(one.accept()[0])
+        for connection in ready:
+            if connection is listener:
+                connections.append(connection.accept()[0])
                 continue
-            said = one.recv(64)
-            if said == b"go\n":
+            received = connection.recv(64)
+            if received == b"go\n":
                 for piece in pieces(count, size):
                     to_all(connections, line(piece, "subscription_1"))
                 to_all(connections, END)
-            elif said:
-                one.sendall(b"ok\n")
+            elif received:
+                connection.sendall(b"ok\n")
             else:
-                connections.remove(one)
+                connections.remove(connection)
 
 
 def to_all(connections: list[socket.socket], data: bytes) -> None:
@@ -66,20 +66,20 @@ def to_all(connections: list[socket.socket], data: bytes) -> None:
 
 
 class Channels:
-    """A channel and a task for every client, as one writes it first."""
+    """A channel and a task per client, the usual first implementation."""
 
     def __init__(self, count: int, size: int) -> None:
         self.count, self.size = count, size
         self.clients: list[trio.MemorySendChannel[dict[str, object] | None]] = []
 
     async def serve(self, stream: trio.SocketStream) -> None:
-        """One connection: a task that writes what comes by its channel, and this one that reads."""
+        """Serve one connection: a task writes from its channel, and this one reads."""
         send, receive = trio.open_memory_channel[dict[str, object] | None](1_000)
         self.clients.append(send)
         async with stream, trio.open_nursery() as nursery:
             nursery.start_soon(self.write, stream, receive, f"subscription_{len(self.clients)}")
-            while said := await stream.receive_some(64):
-                if said == b"go\n":
+            while received := await stream.receive_some(64):
+                if received == b"go\n":
                     await self.burst()
                 else:
                     await stream.send_all(b"ok\n")
@@ -87,7 +87,7 @@ class Channels:
             nursery.cancel_scope.cancel()
 
     async def burst(self) -> None:
-        """Every piece into every channel."""
+        """Send every piece to every channel."""
         for piece in (*pieces(self.count, self.size), None):
             for client in self.clients:
                 await client.send(piece)
@@ -98,7 +98,7 @@ class Channels:
         receive: trio.MemoryReceiveChannel[dict[str, object] | None],
         subscription: str,
     ) -> None:
-        """Encode and send what comes."""
+        """Encode and send the pieces of a channel."""
         async for piece in receive:
             await stream.send_all(END if piece is None else line(piece, subscription))
 
@@ -112,8 +112,8 @@ async def channel(path: str, count: int, size: int) -> None:
 
 
 if __name__ == "__main__":
-    where, mode, pieces_wanted, piece_bytes = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    path, mode, count, size = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     if mode == "plain":
-        plain(where, pieces_wanted, piece_bytes)
+        plain(path, count, size)
     else:
-        trio.run(partial(channel, where, pieces_wanted, piece_bytes))
+        trio.run(partial(channel, path, count, size))

@@ -34,7 +34,8 @@ def read_items(params: SendParams | SteerParams, max_bytes: int = MAX_INPUT_BYTE
     """
     field = input_field(params)
     if params.content and params.input_items:
-        raise InvalidParams("give either 'content' or 'input_items', not both", field=field)
+        text = "give either 'content' or 'input_items', not both"
+        raise InvalidParams(text, field="$.params.content")
     items = list(params.input_items or ([Text(params.content)] if params.content else []))
     if not items or any(isinstance(item, Text) and not item.text for item in items):
         raise InvalidParams("there is nothing to send: the content is empty", field=field)

@@ -44,8 +44,8 @@ def test_summary_of_arguments(arguments: Any, line: str) -> None:
 
 
 @given(ANYTHING)
-def test_summary_is_one_sanitised_line(arguments: Any) -> None:
-    """A summary is one sanitised line of limited length, whatever the arguments."""
+def test_summary_is_one_sanitized_line(arguments: Any) -> None:
+    """A summary is one sanitized line of limited length, whatever the arguments."""
     line = summarize_arguments({"command": "x", "y": arguments, str(arguments): 1})
     assert one_line(line) == line
     assert len(line) <= MAX_SUMMARY_CHARACTERS

@@ -13,7 +13,7 @@ from kheishctl.render.layout import count_columns
 from kheishctl.shell.panel import RequestPanel, format_title
 from kheishctl.shell.pending import GRACE_SECONDS, PendingRequests
 from kheishctl.shell.transcript import BAR
-from protocol.text import sanitise
+from protocol.text import sanitize
 
 NOW_S = 1_795_000_000.0
 DIFF = "--- a\n+++ b\n@@ -1 +1 @@\n-old\n+new\n same"
@@ -176,14 +176,14 @@ def test_whole_request() -> None:
 
 @given(ANY_TEXT, ANY_TEXT, st.sampled_from(["diff", "command", "text"]), st.integers(20, 60))
 def test_content_cannot_imitate_the_panel(text: str, note: str, kind: str, columns: int) -> None:
-    """Every line of a request stands behind the rule, fits, and is sanitised."""
+    """Every line of a request stands behind the rule, fits, and is sanitized."""
     record = make_approval(preview={"kind": kind, "text": text}, note=note, tool=text)
     lines = draw(make_pending(record), columns=columns, rows=1000)
     assert lines[0].startswith("? ")
     keys = next(number for number, line in enumerate(lines) if line.startswith("a allow"))
     assert all(line.startswith(BAR) for line in lines[1:keys])
     for line in lines:
-        assert sanitise(line) == line
+        assert sanitize(line) == line
         assert "\n" not in line
     assert all(count_columns(line) <= columns for line in lines[:keys])
 

@@ -33,7 +33,7 @@ from kheishctl.render.layout import count_columns
 from kheishctl.shell.markdown import MAX_LIVE_CHARACTERS, make_renderer
 from kheishctl.shell.transcript import BAR, RESULTS, SPINNER, CallChange, CallView, TranscriptView
 from protocol.objects.run import CallOutcome
-from protocol.text import sanitise
+from protocol.text import sanitize
 
 NOW_S = 1_795_000_000.0
 NOW_MS = int(NOW_S * 1000)
@@ -182,8 +182,8 @@ def test_colors() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=[])), st.integers(20, 60))
-def test_lines_are_sanitised_and_marked(text: str, columns: int) -> None:
-    """Whatever the name and output of a tool, its lines are sanitised, fit, and have a mark or a rule."""
+def test_lines_are_sanitized_and_marked(text: str, columns: int) -> None:
+    """Whatever the name and output of a tool, its lines are sanitized, fit, and have a mark or a rule."""
     calls = make_calls(columns=columns, verbose=True)
     changes: list[CallChange] = [
         CallRequest(CALL, text, text),
@@ -194,7 +194,7 @@ def test_lines_are_sanitised_and_marked(text: str, columns: int) -> None:
     lines = "".join(map(calls.show, changes)).split("\n")[:-1] + calls.format_running(9)
     lines += calls.show(make_result("failed", text, denied_by=text)).split("\n")[:-1]
     for line in lines:
-        assert sanitise(line) == line
+        assert sanitize(line) == line
         assert "\n" not in line
         assert count_columns(line) <= columns
         assert line.startswith((BAR, "→ ", "· ", "✗ ")) or line[0] in SPINNER
@@ -264,7 +264,7 @@ def test_reasoning() -> None:
     ],
 )
 def test_notes(change: DisplayChange, note: str) -> None:
-    """A note follows the text so far, sanitised and on one line."""
+    """A note follows the text so far, sanitized and on one line."""
     view = make_view()
     show(view, AnswerText("partial"))
     assert show(view, change) == f"partial\n\n{note}"

@@ -234,11 +234,11 @@ def test_require_creatable_full() -> None:
     require_creatable(Session(*tasks[1:], replace(tasks[0], status="failed")), creation("more"))
 
 
-def test_normalise_title() -> None:
+def test_normalize_title() -> None:
     """A title keeps single spaces; one without words is rejected."""
-    assert rules.normalise_title("  Paint\n the  fence ") == "Paint the fence"
+    assert rules.normalize_title("  Paint\n the  fence ") == "Paint the fence"
     with pytest.raises(InvalidParams, match="words"):
-        rules.normalise_title(" \t\n")
+        rules.normalize_title(" \t\n")
 
 
 # Changing.

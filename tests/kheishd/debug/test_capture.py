@@ -20,7 +20,7 @@ async def test_times_of_events(captured: CapturedModels, mock_clock: MockClock) 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask, captured.models, captured.request("hang-mid"))
         recorded = await captured.server.request()
-        await recorded.begun.wait()
+        await recorded.streaming.wait()
         while "so far " not in captured.read_all():
             await trio.lowlevel.checkpoint()
         mock_clock.jump(121)

@@ -144,7 +144,7 @@ def names(hooks: CompositeHook, context: RunContext | None = None) -> list[str]:
     return [row.name for row in hooks.offer(context or run_context())]
 
 
-# What is offered.
+# Offered tools.
 
 
 def test_tools_and_sections_come_in_the_order_of_their_parts() -> None:

@@ -25,7 +25,7 @@ from protocol.transcript import Item, Message, Text, ToolCall, ToolResult
 from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
 from tests.support.machine import PINNED, Machine
 
-# Imported in a thread otherwise, and a mock clock would run away meanwhile.
+# Imported here: a mock clock would jump ahead while a thread imports it.
 __import__("jsonschema_rs")
 
 TOOL = Results().read_result

@@ -383,7 +383,7 @@ async def test_a_rule_that_says_no_is_a_failed_call(tmp_path: Path, autojump_clo
             assert store.count(TASKS) == 1
 
 
-# The rows of the tools for tasks: what models are told, and what the daemon knows of each.
+# The rows of the tools.
 
 
 BY_NAME = {tool.name: tool for tool in TaskTools(None).tools}  # type: ignore[arg-type]

@@ -103,6 +103,10 @@ def test_the_translation_is_deterministic() -> None:
         ({"const": "a", "enum": None}, {"type": "string", "enum": ["a"]}),
         ({"enum": ["a", None]}, {"type": "string", "enum": ["a"]}),
         ({"enum": [True, False]}, {"type": "boolean"}),
+        (
+            {"anyOf": [{"enum": ["a", "b"]}, {"enum": ["b", "c"]}, {"type": "integer"}]},
+            {"anyOf": [{"type": "string", "enum": ["a", "b", "c"]}, {"type": "integer"}]},
+        ),
         ({"oneOf": [{"type": "string"}]}, {"type": "string"}),
         (
             {"type": "string", "anyOf": [{"minLength": 1}, {"pattern": "a"}], "description": "d"},

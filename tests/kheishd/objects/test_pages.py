@@ -19,7 +19,7 @@ from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED_ROWS, MAX_PAG
 
 
 def rows(size: int, start: int = -1) -> Iterator[tuple[tuple[str, int], int]]:
-    """Numbered rows beyond one of them."""
+    """Yield numbered rows after a number."""
     return ((("s", number), number) for number in range(start + 1, size))
 
 
@@ -101,7 +101,7 @@ def test_page_tokens_are_validated() -> None:
             assert refused.value.field == "$.params.after"
 
 
-def marks(state: State, *, limited: bool) -> PageTokens:
+def tokens_of(state: State, *, limited: bool) -> PageTokens:
     """Return the page tokens of a caller."""
     caller = Caller("token:t", frozenset(), agents=frozenset(("a",)) if limited else None)
     return PageTokens(cast("Call", SimpleNamespace(caller=caller, state=state)))
@@ -112,13 +112,13 @@ def marks(state: State, *, limited: bool) -> PageTokens:
 def test_page_tokens_of_a_limited_caller_are_encrypted(store: Store, text: str) -> None:
     """The token hides the id of the row and still leads to it."""
     state = cast("State", SimpleNamespace(store=store))
-    plain, veiled = (marks(state, limited=limited) for limited in (False, True))
+    plain, veiled = (tokens_of(state, limited=limited) for limited in (False, True))
     assert plain.token_of(("s", text)) == text == plain.id_of(text)
     mark = veiled.token_of(("s", text))
     assert len(text) < 8 or text not in mark
     assert veiled.id_of(mark) == text
-    assert mark == marks(state, limited=True).token_of((text,))
-    # An id that one knows is a mark, too.
+    assert mark == tokens_of(state, limited=True).token_of((text,))
+    # A plain id is a page token, too.
     assert veiled.id_of(text) == text
     assert (veiled.id_of(None), plain.id_of(None)) == (None, None)
 
@@ -129,5 +129,5 @@ def test_forged_page_tokens_are_refused(store: Store, token: str) -> None:
     state = cast("State", SimpleNamespace(store=store))
     for limited in (True, False):
         with pytest.raises(InvalidParams) as caught:
-            marks(state, limited=limited).id_of(token)
+            tokens_of(state, limited=limited).id_of(token)
         assert caught.value.field == "$.params.after"

@@ -30,7 +30,7 @@ REFUSING = FailureFactory("api.test", "sk-secret")
 
 
 class ExchangeFactory:
-    """A maker of exchanges with the model server, with a pool of its own."""
+    """A maker of exchanges with the model server, with its own pools."""
 
     def __init__(self, server: ModelServer, pools: ConnectionPools) -> None:
         self.server = server
@@ -96,9 +96,9 @@ async def test_a_server_that_never_answers(
             calls: list[RecordedCall] = []
             nursery.start_soon(collect, silent, calls)
             recorded = await server.request()
-            await recorded.begun.wait()
+            await recorded.streaming.wait()
             mock_clock.jump(121)
-            await recorded.left.wait()
+            await recorded.disconnected.wait()
     assert calls[0].require_failure().reason == "timed_out"
 
 
@@ -139,7 +139,7 @@ async def test_leaving_early_closes_the_connection(server: ModelServer, exchange
     async with exchange("hang-mid") as events:
         assert await anext(events) == TextDelta("so far ")
     with trio.fail_after(5):
-        await server.requests[0].left.wait()
+        await server.requests[0].disconnected.wait()
 
 
 async def test_an_error_of_the_block_is_not_wrapped(server: ModelServer, exchange: ExchangeFactory) -> None:
@@ -153,7 +153,7 @@ async def test_an_error_of_the_block_is_not_wrapped(server: ModelServer, exchang
     with pytest.raises(KeyError):
         await listen()
     with trio.fail_after(5):
-        await server.requests[0].left.wait()
+        await server.requests[0].disconnected.wait()
 
 
 @pytest.mark.parametrize("model", ["hang", "hang-mid"])
@@ -173,11 +173,11 @@ async def test_a_cancellation_is_not_wrapped(
 
         nursery.start_soon(listen)
         recorded = await server.request()
-        await recorded.begun.wait()
+        await recorded.streaming.wait()
         nursery.cancel_scope.cancel()
     assert [type(error) for error in errors] == [trio.Cancelled]
     with trio.fail_after(5):
-        await recorded.left.wait()
+        await recorded.disconnected.wait()
 
 
 async def test_a_whole_answer_keeps_the_connection(server: ModelServer, exchange: ExchangeFactory) -> None:
@@ -197,7 +197,7 @@ async def test_an_answer_over_the_limit_is_closed(server: ModelServer, exchange:
     call = await hear(exchange("long:9000000"))
     assert call.require_answer().stop_reason == "length"
     with trio.fail_after(5):
-        await server.requests[0].left.wait()
+        await server.requests[0].disconnected.wait()
 
 
 # Events.

@@ -1,5 +1,6 @@
-"""Failures of providers: one failure per kind of error, and never the credential."""
+"""Failures of providers: one failure per kind of error, always without the credential."""
 
+import gzip
 import math
 from typing import Any
 
@@ -13,7 +14,6 @@ from kheishd.providers.failures import (
     MAX_CLEANED_CHARACTERS,
     MAX_MESSAGE_BYTES,
     FailureFactory,
-    parse_error_body,
     retry_after,
 )
 
@@ -77,9 +77,22 @@ def test_statuses(status: int, reason: str, retryable: bool) -> None:
         {"object": "error", "message": "This model's maximum context length is 4096 tokens."},
         {"detail": "Input is too long for requested model."},
         {"error": "input length exceeds the model's context length"},
+        {
+            "error": {
+                "message": "The input token count (1200000) exceeds the maximum number of tokens allowed"
+            }
+        },
+        {"error": "This model's maximum prompt length is 131072 but the request contains 537812 tokens."},
+        {"error": {"message": "prompt token count of 140000 exceeds the limit of 128000", "code": "invalid"}},
+        {"error": {"message": "Invalid request: Your request exceeded model token limit: 131072"}},
+        {"error": {"code": "1261", "message": "Prompt exceeds max length"}},
+        {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4097. Given: 4096"},
+        {"error": "inputs tokens + max_new_tokens must be <= 4097"},
+        {"error": {"message": "no", "code": "max_tokens_exceeded"}},
+        {"error": "The number of tokens makes the context the overflow"},
     ],
 )
-def test_a_transcript_too_long_is_told_apart(error: dict[str, Any]) -> None:
+def test_a_too_long_transcript_has_its_reason(error: dict[str, Any]) -> None:
     """Every provider's message for a too long transcript is recognized."""
     assert by_status(400, error).reason == "context_too_long"
 
@@ -97,25 +110,79 @@ def test_an_exhausted_quota_is_not_waited_for(error: dict[str, Any]) -> None:
     assert (failure.reason, failure.retryable) == ("rate_limited", False)
 
 
+PER_MINUTE = {
+    "error": {
+        "code": 429,
+        "message": "You exceeded your current quota, please check your plan and billing details.\n"
+        "* Quota exceeded for metric: generate_content_free_tier_input_token_count, limit: 250000\n"
+        "Please retry in 20.1s.",
+        "status": "RESOURCE_EXHAUSTED",
+        "details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "20.1s"}],
+    }
+}
+
+
+@pytest.mark.parametrize("body", [PER_MINUTE, [PER_MINUTE]])
+def test_a_limit_per_minute_is_not_a_lack_of_money(body: Any) -> None:
+    """Google's limit per minute uses the words of an unpaid bill; it is retried after the named delay."""
+    for failure in (by_status(429, body), FailureFactory("api.test", None).by_error(body)):
+        assert (failure.reason, failure.retryable, failure.retry_after_s) == ("rate_limited", True, 20.1)
+        assert "exceeded your current quota" in failure.message
+
+
+def test_a_limit_per_minute_without_a_delay_is_retried() -> None:
+    """The name of the exhausted quota is enough to know that it is one per minute."""
+    quota = {"quotaId": "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"}
+    error = {"message": "You exceeded your current quota", "status": "RESOURCE_EXHAUSTED", "details": [quota]}
+    failure = by_status(429, {"error": error})
+    assert (failure.retryable, failure.retry_after_s) == (True, None)
+
+
+@pytest.mark.parametrize("message", ["Insufficient Balance", "This request requires more credits", "no"])
+def test_an_unpaid_bill_is_not_retried(message: str) -> None:
+    """A server that asks for money gets no second request, even if it names a delay."""
+    assert not by_status(402, {"error": {"message": message}}, {"retry-after": "3"}).retryable
+    named = {"error": {"message": message, "code": "insufficient_quota"}}
+    assert not by_status(429, named, {"retry-after": "3"}).retryable
+
+
+def test_the_header_comes_before_the_body() -> None:
+    """A delay in a header is more exact than one in a message."""
+    assert by_status(429, PER_MINUTE, {"retry-after": "7"}).retry_after_s == 7.0
+
+
 @pytest.mark.parametrize(
-    ("body", "name", "message"),
+    "error",
     [
-        (b'{"error":{"type":"t","code":"c","message":"m"}}', "t c", "m"),
-        (b'{"type":"error","error":{"type":"t","message":"m"}}', "t", "m"),
-        (b'{"error":"just a text"}', "", "just a text"),
-        (b'{"detail":[{"loc":["body"]}]}', "", '[{"loc":["body"]}]'),
-        (b'[{"error":{"code":400,"message":"m","status":"INVALID"}}]', "400 invalid", "m"),
-        (b"<html>bad gateway</html>", "", "<html>bad gateway</html>"),
-        (b'{"unknown":1}', "", '{"unknown":1}'),
-        (b"\xff\xfe", "", "\ufffd\ufffd"),
-        (b"[" * 100_000, "", "[" * 100_000),
-        (b"[]", "", "[]"),
-        (b"", "", ""),
+        {"code": "tool_use_failed", "message": "Failed to call a function.", "failed_generation": "<x"},
+        {"code": "json_validate_failed", "message": "Failed to generate JSON."},
+        {"message": "tool call validation failed: attempted to call tool 'x'"},
     ],
 )
-def test_bodies(body: bytes, name: str, message: str) -> None:
-    """Published error bodies are parsed; any other body is quoted."""
-    assert parse_error_body(body) == (name, message)
+def test_a_mistake_of_the_model_is_retried(error: dict[str, Any]) -> None:
+    """A server that rejects its own model's call gets the request again."""
+    for failure in (by_status(400, {"error": error}), FailureFactory("api.test", None).by_error(error)):
+        assert (failure.reason, failure.retryable) == ("bad_response", True)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "", "GZIP"])
+def test_a_compressed_body_is_read(encoding: str) -> None:
+    """An error keeps its message and its class though its server compressed it unasked."""
+    body = gzip.compress(msgspec.json.encode({"error": {"message": "prompt is too long: 9 > 8"}}))
+    failure = by_status(400, body, {"content-encoding": encoding})
+    assert failure.reason == "context_too_long"
+    assert "9 > 8" in failure.message
+
+
+def test_a_redirect_names_its_target() -> None:
+    """The target is shown without user, password and query, because these may be secrets."""
+    failure = by_status(307, b"", {"location": "https://user:pw@other.test/v1/chat?key=1"})
+    assert "https://other.test/v1/chat;" in failure.message
+    assert "pw" not in failure.message
+    assert "key" not in failure.message
+    assert "/v2/chat" in by_status(308, b"", {"location": "/v2/chat"}).message
+    assert "without a target" in by_status(301).message
+    assert "invalid address" in by_status(301, b"", {"location": "http://[::1"}).message
 
 
 @pytest.mark.parametrize(
@@ -164,6 +231,10 @@ def test_retry_after_never_fails(value: str) -> None:
         ({"code": 429, "message": "no"}, "rate_limited", True),
         ({"code": 502, "message": "no"}, "server_error", True),
         ({"code": "insufficient_quota", "message": "no"}, "rate_limited", False),
+        ({"code": "429", "message": "no"}, "rate_limited", True),
+        ({"message": "Rate limit reached for requests"}, "rate_limited", True),
+        ({"detail": "The model is at capacity"}, "overloaded", True),
+        ({"object": "error", "message": "no", "code": 400}, "bad_request", False),
         ("a text", "server_error", True),
         (None, "server_error", True),
         ({}, "server_error", True),
@@ -211,8 +282,8 @@ def test_broke() -> None:
     assert failures.broke(f"x {SECRET}").message == "api.test: x [credential]"
 
 
-def test_a_message_of_megabytes_is_cut_before_it_is_cleaned() -> None:
-    """A huge message is truncated before it is sanitised, but after the credential is redacted."""
+def test_a_huge_message_is_truncated_before_it_is_sanitized() -> None:
+    """A huge message is truncated before it is sanitized, but after the credential is redacted."""
     failures = FailureFactory("api.test", SECRET)
     long = failures.clean("x" * 1_000_000)
     assert len(long.encode()) <= MAX_MESSAGE_BYTES

@@ -151,7 +151,7 @@ async def test_leaving_a_parked_read_closes_the_connection(server: ModelServer) 
         assert b"so far" in await reply.read()
         await reply.aclose()
         with trio.fail_after(5):
-            await server.requests[0].left.wait()
+            await server.requests[0].disconnected.wait()
         await read_all(await send(pool, model_request(server, "echo")))
     assert server.connections == 2
 
@@ -166,7 +166,7 @@ async def test_a_read_that_is_cancelled_closes_the_connection(server: ModelServe
         assert scope.cancelled_caught
         await reply.aclose()
         with trio.fail_after(5):
-            await server.requests[0].left.wait()
+            await server.requests[0].disconnected.wait()
 
 
 async def test_bytes_before_a_break_are_returned_first(nursery: trio.Nursery) -> None:
@@ -354,7 +354,7 @@ async def test_a_proxy(server: ModelServer, monkeypatch: pytest.MonkeyPatch, nur
 
 
 @pytest.mark.parametrize("password", ["hunter2#x", "hun/ter2", "hun[ter2", "hünter2"])
-def test_the_password_of_a_proxy_is_not_told(monkeypatch: pytest.MonkeyPatch, password: str) -> None:
+def test_the_password_of_a_proxy_is_not_shown(monkeypatch: pytest.MonkeyPatch, password: str) -> None:
     """The note about an invalid proxy contains no password, because run errors are public."""
     monkeypatch.setenv("http_proxy", f"http://user:{password}@127.0.0.1:1")
     monkeypatch.delenv("no_proxy", raising=False)

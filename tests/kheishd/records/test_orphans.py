@@ -17,8 +17,8 @@ NO_REASON_NEEDED = {JOURNAL, BLOBS, META}
 def complaints(store: Store, check: OrphanCheck) -> list[str]:
     """Return the complaints about the rows of one table."""
     with store.read() as snapshot:
-        found = [check.examine(snapshot, key, value) for key, value in snapshot.scan(check.table)]
-    return [str(complaint) for complaint in found if complaint is not None]
+        results = [check.examine(snapshot, key, value) for key, value in snapshot.scan(check.table)]
+    return [str(complaint) for complaint in results if complaint is not None]
 
 
 def test_every_table_is_looked_at() -> None:

@@ -9,53 +9,53 @@ from kheishd.records.repair import repair
 from kheishd.store.table import Table
 from kheishd.store.tables import BLOBS, CHECKPOINTS, JOURNAL, META, RECEIPTS, RECEIPTS_BY_AGE, TABLES
 from kheishd.store.writer import Store
-from tests.support.histories import NOW_MS, derived, dump, rich_history, spoil_line, update
+from tests.support.histories import NOW_MS, derived_tables, dump, rich_history, spoil_line, update
 
-REBUILT = derived(JOURNAL, META, BLOBS, CHECKPOINTS, RECEIPTS, RECEIPTS_BY_AGE)
+REBUILT = derived_tables(JOURNAL, META, BLOBS, CHECKPOINTS, RECEIPTS, RECEIPTS_BY_AGE)
 
 
 def test_a_healthy_store_is_not_touched(store: Store) -> None:
     """A repair changes nothing in a healthy store."""
     rich_history(store)
-    before = dump(store)
+    rows = dump(store)
     changed, diagnosis = repair(store, NOW_MS)
-    assert (changed, diagnosis.findings, dump(store)) == (0, [], before)
+    assert (changed, diagnosis.findings, dump(store)) == (0, [], rows)
 
 
 @pytest.mark.parametrize("table", REBUILT, ids=lambda table: table.name)
 def test_a_table_that_is_gone_comes_back(store: Store, table: Table[Any]) -> None:
     """All rows of an emptied table are restored from the journal."""
     rich_history(store)
-    before = dump(store)
+    rows = dump(store)
     _empty(store, [table])
     changed, diagnosis = repair(store, NOW_MS)
-    assert changed >= len(before[table.name]) > 0
+    assert changed >= len(rows[table.name]) > 0
     assert diagnosis.findings == []
-    assert dump(store) == before
+    assert dump(store) == rows
 
 
 def test_everything_but_the_journal_is_gone(store: Store) -> None:
     """The journal alone restores every rebuildable table."""
     rich_history(store)
-    before = dump(store)
+    rows = dump(store)
     _empty(store, REBUILT)
     _, diagnosis = repair(store, NOW_MS)
     assert diagnosis.findings == []
-    assert dump(store) == before
+    assert dump(store) == rows
 
 
 @pytest.mark.parametrize("table", REBUILT, ids=lambda table: table.name)
 def test_rows_that_nobody_wrote_go(store: Store, table: Table[Any]) -> None:
     """A forged or forgotten row is deleted."""
     rich_history(store)
-    before = dump(store)
-    key, value = before[table.name][0]
+    rows = dump(store)
+    key, value = rows[table.name][0]
     strange = tuple(10**15 if isinstance(part, int) else f"{part}x" for part in key)
     update(store, lambda tx: tx.put(table, *strange, value=value))
     changed, diagnosis = repair(store, NOW_MS)
     assert changed >= 1
     assert diagnosis.findings == []
-    assert dump(store) == before
+    assert dump(store) == rows
 
 
 def test_a_damaged_stream_is_left_alone(store: Store) -> None:

@@ -20,13 +20,13 @@ from tests.support.histories import indoubt_opened, rich_history, session_with_r
 
 def replay(store: Store, stream: str, start: Replay | None = None) -> list[Complaint]:
     """Return the complaints about one stream."""
-    found: list[Complaint] = []
+    complaints: list[Complaint] = []
     replay = start or Replay(stream)
     with store.read() as snapshot:
         for (_, cursor), stored in snapshot.scan(JOURNAL, stream, after=(stream, replay.cursor)):
-            found += replay.entry(snapshot, cursor, stored)
-        found += replay.finish(snapshot)
-    return found
+            complaints += replay.entry(snapshot, cursor, stored)
+        complaints += replay.finish(snapshot)
+    return complaints
 
 
 @pytest.mark.parametrize("stream", ["ses_a", "ses_b", "ses_c", "ses_d", "ses_e", "ses_f", DAEMON_STREAM])
@@ -54,20 +54,20 @@ def test_one_changed_bit_is_one_finding(store: Store, place: int) -> None:
     """One changed bit, in the hash or in the line, breaks the chain there and nowhere else."""
     rich_history(store)
     cursor = spoil_line(store, "ses_a", 3, flip(place % 100 if place < 0 else place))
-    found = [c for c in replay(store, "ses_a") if isinstance(c, Damage)]
-    assert {damage.stream for damage in found} == {"ses_a"}
-    assert found[0].cursor == cursor
-    assert "chain is broken" in found[0].message
-    assert all(damage.cursor in (cursor, cursor + 1) for damage in found)
+    complaints = [c for c in replay(store, "ses_a") if isinstance(c, Damage)]
+    assert {damage.stream for damage in complaints} == {"ses_a"}
+    assert complaints[0].cursor == cursor
+    assert "chain is broken" in complaints[0].message
+    assert all(damage.cursor in (cursor, cursor + 1) for damage in complaints)
 
 
 def test_a_line_that_cannot_be_read(store: Store) -> None:
     """An unreadable line is damage, and the stream's records are left alone."""
     rich_history(store)
     spoil_line(store, "ses_a", 1, lambda stored: stored[:40])
-    found = replay(store, "ses_a")
-    assert all(isinstance(complaint, Damage) for complaint in found)
-    assert any("cannot be read" in str(complaint) for complaint in found)
+    complaints = replay(store, "ses_a")
+    assert all(isinstance(complaint, Damage) for complaint in complaints)
+    assert any("cannot be read" in str(complaint) for complaint in complaints)
 
 
 def test_a_line_in_the_wrong_place(store: Store) -> None:
@@ -92,9 +92,9 @@ def test_a_cursor_that_leads_nowhere(store: Store) -> None:
 def test_events_that_do_not_follow(store: Store) -> None:
     """A stream that does not begin with its session's creation is damaged."""
     update(store, lambda tx: tx.append("ses_x", SessionRenamed(title="t"), session_id="ses_x"))
-    (found,) = replay(store, "ses_x")
-    assert isinstance(found, Damage)
-    assert "does not follow" in found.message
+    (complaints,) = replay(store, "ses_x")
+    assert isinstance(complaints, Damage)
+    assert "does not follow" in complaints.message
 
 
 def test_a_replay_from_the_middle_checks_the_chain_only(store: Store) -> None:

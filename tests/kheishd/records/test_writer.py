@@ -53,7 +53,7 @@ from tests.support.histories import (
     task_ended,
 )
 from tests.support.machine import acceptance, possible_commands
-from tests.support.stores import NOW_MS, opened, update
+from tests.support.stores import NOW_MS, open_inline, update
 
 
 def begin(tx: Transaction, session_id: str, parent: str | None = None) -> None:
@@ -74,8 +74,7 @@ def accept(tx: Transaction, session_id: str, run_id: str, origin: Origin = BY_DA
 
 def perform(tx: Transaction, run_id: str, command: Command) -> None:
     """Carry out a command on a run."""
-    run = tx.get(RUNS, run_id)
-    assert run is not None
+    run = tx.need(RUNS, run_id)
     writer = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
     writer.carry_out(command)
     writer.write()
@@ -107,8 +106,7 @@ def test_a_record_is_folded_from_what_was_stored(store: Store) -> None:
     update(store, lambda tx: begin(tx, "s"))
     assert update(store, rename).title == "my [...]"
     with store.read() as snapshot:
-        session = snapshot.get(SESSIONS, "s")
-    assert session is not None
+        session = snapshot.need(SESSIONS, "s")
     assert session.title == "my [...]"
 
 
@@ -117,9 +115,9 @@ def test_nothing_changed_is_nothing_written(store: Store) -> None:
     update(store, lambda tx: begin(tx, "s"))
 
     def nothing(tx: Transaction) -> frozenset[str]:
-        before = frozenset(tx.rung)
+        previous = frozenset(tx.rung)
         SessionWriter(tx, "s", session=tx.get(SESSIONS, "s")).write()
-        return frozenset(tx.rung) - before
+        return frozenset(tx.rung) - previous
 
     assert update(store, nothing) == frozenset()
 
@@ -143,9 +141,9 @@ def test_index_rows_are_the_difference(store: Store) -> None:
         assert [key for key, _ in snapshot.scan(DEADLINES)] == [(5, "approval", "apr_1")]
 
     def answer(tx: Transaction) -> frozenset[str]:
-        before = frozenset(tx.rung)
+        previous = frozenset(tx.rung)
         write_events(tx, ApprovalAnswered(approval_id="apr_1", call_id="c0", decision="allow"))
-        return frozenset(tx.rung) - before
+        return frozenset(tx.rung) - previous
 
     rung = update(store, answer)
     assert {APPROVALS.name, APPROVALS_WAITING.name, DEADLINES.name} <= rung
@@ -163,8 +161,7 @@ def test_one_that_comes_and_goes_in_one_transaction(store: Store) -> None:
     )
     update(store, lambda tx: write_events(tx, *events))
     with store.read() as snapshot:
-        record = snapshot.get(INDOUBTS, "dbt_1")
-    assert record is not None
+        record = snapshot.need(INDOUBTS, "dbt_1")
     assert record.status == "done"
     assert examine_whole(store.read, deep=True).findings == []
 
@@ -184,11 +181,11 @@ def test_what_changes_nothing_writes_nothing(store: Store) -> None:
     update(store, lambda tx: write_events(tx, approval_requested("apr_1"), answered))
 
     def again(tx: Transaction) -> frozenset[str]:
-        before = frozenset(tx.rung)
+        previous = frozenset(tx.rung)
         changes = Changes(tx)
         changes.fold("s", Envelope(cursor=9, at_ms=9, session_id="s", run_id="r"), answered)
         changes.write()
-        return frozenset(tx.rung) - before
+        return frozenset(tx.rung) - previous
 
     assert update(store, again) == frozenset()
 
@@ -199,7 +196,7 @@ class Sessions(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
-        self.store = opened(Path(self.directory.name) / "state")
+        self.store = open_inline(Path(self.directory.name) / "state")
         self.sessions: list[str] = []
         self.runs: list[str] = []
 
@@ -350,7 +347,7 @@ class Histories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
-        self.store = opened(Path(self.directory.name) / "state")
+        self.store = open_inline(Path(self.directory.name) / "state")
         self.names: list[str] = []
 
     def teardown(self) -> None:
@@ -393,8 +390,8 @@ class Histories(RuleBasedStateMachine):
                 assert dict(snapshot.scan(projection.table)) == mine
                 rows = rows.union(*(projection.rows(record) for record in mine.values()))
             for table in {index for projection in SESSION_PROJECTIONS for index in projection.indexes}:
-                found = {IndexRow(table, key, value) for key, value in snapshot.scan(table)}
-                assert found == {row for row in rows if row.table is table}
+                stored = {IndexRow(table, key, value) for key, value in snapshot.scan(table)}
+                assert stored == {row for row in rows if row.table is table}
         assert examine_whole(self.store.read, deep=True).findings == []
 
     def folded(self, snapshot: Any) -> dict[tuple[Table[Any], Key], Any]:

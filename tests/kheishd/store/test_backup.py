@@ -18,7 +18,17 @@ from kheishd.store.upgrades import SCHEMA_KEY
 from kheishd.store.writer import Store
 from protocol.errors.daemon import DaemonDraining, PathRefused
 from protocol.errors.store import StorageFull
-from tests.support.stores import NOW_MS, append, fill, injected, needs_strace, opened, python, said, update
+from tests.support.stores import (
+    NOW_MS,
+    append,
+    fill,
+    make_input,
+    needs_strace,
+    open_inline,
+    python,
+    strace_with,
+    update,
+)
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -41,7 +51,7 @@ def content(directory: Path) -> tuple[list[tuple[int, str]], int]:
 
 def closed(directory: Path, events: int) -> Path:
     """Create a store with a number of events, and close it."""
-    store = opened(directory)
+    store = open_inline(directory)
     for _ in range(events):
         append(store)
     store.close()
@@ -82,7 +92,7 @@ def test_a_backup_while_others_write(store_dir: Path, tmp_path: Path) -> None:
         room = threading.Semaphore(256)
 
         def say(tx: Transaction) -> None:
-            tx.append("ses_1", said("x" * 1000))
+            tx.append("ses_1", make_input("x" * 1000))
             room.release()
 
         while not enough.is_set():
@@ -150,8 +160,8 @@ def test_a_backup_on_a_full_disk(store_dir: Path, tmp_path: Path) -> None:
     program = """
 import resource, sys
 from pathlib import Path
-from tests.support.stores import fill, opened
-store = opened(Path(sys.argv[1]))
+from tests.support.stores import fill, open_inline
+store = open_inline(Path(sys.argv[1]))
 for number in range(10):
     fill(store, number, 100_000)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
@@ -173,7 +183,7 @@ def test_restore_puts_back_what_was(copy: Path, tmp_path: Path) -> None:
     assert (done.cursor, done.bytes) == (3, (copy / DATA).stat().st_size)
     assert done.kept == target / "data.mdb.before-restore-1"
     assert read_marker(target) == read_marker(copy)
-    store = opened(target)
+    store = open_inline(target)
     assert append(store) == 4
     store.close()
     assert sorted(path.name for path in target.iterdir()) == [
@@ -219,7 +229,7 @@ def test_restore_mends_an_unusable_store(copy: Path, tmp_path: Path, damage: str
         case other:
             raise AssertionError(other)
     with pytest.raises(StoreUnusable):
-        opened(target)
+        open_inline(target)
     broken = data.read_bytes()
     kept = restore(copy, target).kept
     assert kept is not None
@@ -250,11 +260,11 @@ def spoil(directory: Path, what: str) -> None:
 def test_a_damaged_backup_replaces_nothing(copy: Path, tmp_path: Path, what: str) -> None:
     """A backup is verified whole, on a copy, before it replaces anything."""
     target = closed(tmp_path / "other", 7)
-    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    previous = {path.name: path.read_bytes() for path in target.iterdir()}
     spoil(copy, what)
     with pytest.raises(StoreUnusable):
         restore(copy, target)
-    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == previous
 
 
 @pytest.mark.parametrize("table", [RUNS, CURSORS])
@@ -292,7 +302,7 @@ def test_restore_and_compact_need_the_store_closed(copy: Path, store: Store) -> 
 
 def bulky(directory: Path) -> Path:
     """Create a closed store most of whose pages are free."""
-    store = opened(directory)
+    store = open_inline(directory)
     for number in range(20):
         append(store)
         fill(store, number, 100_000)
@@ -305,12 +315,12 @@ def bulky(directory: Path) -> Path:
 def test_compact_gives_space_back(tmp_path: Path) -> None:
     """After a compaction the file is smaller and the store is the same."""
     target = bulky(tmp_path / "s")
-    before, identity, size = content(target), read_marker(target), (target / DATA).stat().st_size
+    previous, identity, size = content(target), read_marker(target), (target / DATA).stat().st_size
     done = compact(target)
     assert (done.before_bytes, done.after_bytes) == (size, (target / DATA).stat().st_size)
     assert done.after_bytes < done.before_bytes // 4
-    assert (content(target), read_marker(target)) == (before, identity)
-    store = opened(target)
+    assert (content(target), read_marker(target)) == (previous, identity)
+    store = open_inline(target)
     assert append(store) == 22
     store.close()
     assert sorted(path.name for path in target.iterdir()) == ["data.mdb", "identity", "lock.mdb"]
@@ -344,7 +354,7 @@ def kills(*arguments: str | Path) -> Iterator[str]:
     """
     for call in CALLS:
         for number in range(1, 100):
-            under = injected(f"{call}:signal=SIGKILL:when={number}")
+            under = strace_with(f"{call}:signal=SIGKILL:when={number}")
             if python(KILLED, *arguments, under=under).returncode == 0:
                 break
             yield f"{call} {number}"
@@ -354,15 +364,15 @@ def kills(*arguments: str | Path) -> Iterator[str]:
 def test_compact_can_be_killed_at_any_point(tmp_path: Path) -> None:
     """After each kill the store opens complete, and compacting again works."""
     target = bulky(tmp_path / "s")
-    before = content(target)
+    previous = content(target)
     shutil.copytree(target, tmp_path / "pristine")
     killed = set()
     for where in kills("compact", target):
         killed.add(where)
-        assert content(target) == before
-        opened(target).close()
+        assert content(target) == previous
+        open_inline(target).close()
         assert not (target / ".compacting").exists(), "what the killed one left takes no room"
-        assert content(target) == before
+        assert content(target) == previous
         shutil.rmtree(target)
         shutil.copytree(tmp_path / "pristine", target)
     assert {"mkdir 1", "fsync 1", "rename 1", "rename 2", "rmdir 1"} <= killed
@@ -371,10 +381,10 @@ def test_compact_can_be_killed_at_any_point(tmp_path: Path) -> None:
 def outcome_of(directory: Path, old: object, new: object) -> str:
     """Return the name of the store in a directory, or that it is refused with a remedy."""
     try:
-        found = content(directory)
+        state = content(directory)
     except StoreUnusable as error:
         return "refused" if "kheishd restore BACKUP" in str(error) else str(error)
-    return "old" if found == old else "new" if found == new else "neither"
+    return "old" if state == old else "new" if state == new else "neither"
 
 
 @needs_strace

@@ -36,10 +36,10 @@ def test_each_stream_has_its_own_chain(store: Store) -> None:
     assert [append(store, stream) for stream in ("ses_a", "ses_b", "ses_a", "daemon")] == [1, 2, 3, 4]
     assert breaks(store) == []
     with store.read() as snapshot:
-        before, line = snapshot.entry("ses_a", 1), snapshot.entry("ses_a", 3)
-        assert before is not None
+        first, line = snapshot.entry("ses_a", 1), snapshot.entry("ses_a", 3)
+        assert first is not None
         assert line is not None
-        assert snapshot.head("ses_a") == (3, link(before[0], line[1]))
+        assert snapshot.head("ses_a") == (3, link(first[0], line[1]))
         assert snapshot.head("ses_none") == (0, NO_HASH)
 
 
@@ -52,8 +52,8 @@ def test_a_changed_line_is_one_break(store: Store, cursor: int) -> None:
         entry = snapshot.entry("ses_1", cursor)
     assert entry is not None
     spoil(store, "ses_1", cursor, entry[0] + entry[1].replace(b"number", b"Number"))
-    assert [(found.stream, found.cursor) for found in breaks(store)] == [("ses_1", cursor)]
-    assert [found.cursor for found in breaks(store, "ses_1")] == [cursor]
+    assert [(damage.stream, damage.cursor) for damage in breaks(store)] == [("ses_1", cursor)]
+    assert [damage.cursor for damage in breaks(store, "ses_1")] == [cursor]
 
 
 def test_a_changed_hash_is_seen(store: Store) -> None:
@@ -64,7 +64,7 @@ def test_a_changed_hash_is_seen(store: Store) -> None:
         entry = snapshot.entry("ses_1", 2)
     assert entry is not None
     spoil(store, "ses_1", 2, bytes(HASH_BYTES) + entry[1])
-    assert [found.cursor for found in breaks(store, "ses_1")] == [2, 3]
+    assert [damage.cursor for damage in breaks(store, "ses_1")] == [2, 3]
 
 
 def test_a_missing_entry_is_seen(store: Store) -> None:
@@ -72,7 +72,7 @@ def test_a_missing_entry_is_seen(store: Store) -> None:
     for _ in range(3):
         append(store)
     spoil(store, "ses_1", 2, None)
-    assert [found.cursor for found in breaks(store, "ses_1")] == [3]
+    assert [damage.cursor for damage in breaks(store, "ses_1")] == [3]
     spoil(store, "ses_1", 3, None)
     assert breaks(store, "ses_1") == []
     assert "3 cursors for 1 entries" in breaks(store)[-1].message
@@ -82,7 +82,7 @@ def test_a_cursor_of_another_stream_is_seen(store: Store) -> None:
     """The table of cursors must name the stream that has the entry."""
     append(store)
     update(store, lambda tx: tx.put(CURSORS, 1, value="ses_2"))
-    assert [found.message for found in breaks(store)] == ["the table of cursors does not name this stream"]
+    assert [damage.message for damage in breaks(store)] == ["the table of cursors does not name this stream"]
 
 
 def test_heads_are_forgotten_and_bounded() -> None:

@@ -40,23 +40,23 @@ def test_a_key_comes_back(case: tuple[tuple[type, ...], Key]) -> None:
 @given(layouts.flatmap(lambda layout: st.tuples(st.just(layout), keys(layout), keys(layout))))
 def test_keys_sort_by_their_parts(case: tuple[tuple[type, ...], Key, Key]) -> None:
     """Packed keys sort by their parts: texts by their bytes, numbers by size."""
-    layout, one, other = case
+    layout, first, second = case
     table: Table[Any] = Table("t", layout, bytes)
 
     def plain(key: Key) -> tuple[Any, ...]:
         return tuple(part.encode() if isinstance(part, str) else part for part in key)
 
-    assert (table.pack(one) < table.pack(other)) == (plain(one) < plain(other))
+    assert (table.pack(first) < table.pack(second)) == (plain(first) < plain(second))
 
 
 @given(layouts.flatmap(lambda layout: st.tuples(st.just(layout), keys(layout), keys(layout))))
 def test_a_prefix_is_that_of_its_keys_alone(case: tuple[tuple[type, ...], Key, Key]) -> None:
     """A packed key begins with the prefix of its first parts, and with no other key's."""
-    layout, one, other = case
+    layout, first, second = case
     table: Table[Any] = Table("t", layout, bytes)
     for count in range(len(layout)):
-        assert table.pack(one).startswith(table.prefix(one[:count]))
-        assert table.pack(one).startswith(table.prefix(other[:count])) == (one[:count] == other[:count])
+        assert table.pack(first).startswith(table.prefix(first[:count]))
+        assert table.pack(first).startswith(table.prefix(second[:count])) == (first[:count] == second[:count])
 
 
 def test_a_zero_character_cannot_end_a_part_early() -> None:

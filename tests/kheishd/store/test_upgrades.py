@@ -21,6 +21,7 @@ from kheishd.store.tables import (
     QUESTIONS,
     QUESTIONS_WAITING,
     RECEIPTS,
+    RECEIPTS_BY_AGE,
     RECORDS_BY_RUN,
     RECORDS_BY_SESSION,
     RUNS,
@@ -118,6 +119,9 @@ def test_one_that_fails_changes_nothing(env: lmdb.Environment) -> None:
         assert txn.get(b"half") is None
 
 
+KEY = RECEIPTS.pack(("uid:0", "session.send", "k"))
+
+
 @pytest.mark.parametrize("journal", [True, False])
 def test_renamed_fields_drop_the_records(env: lmdb.Environment, journal: bool) -> None:
     """The journal, receipts and blobs stay. The records are to be rebuilt, unless the journal is empty."""
@@ -125,9 +129,34 @@ def test_renamed_fields_drop_the_records(env: lmdb.Environment, journal: bool) -
     written: list[Table[Any]] = [RUNS, CHECKPOINTS, RECEIPTS, BLOBS, *([JOURNAL] if journal else [])]
     with env.begin(write=True) as txn:
         for table in written:
-            txn.put(b"k", b"old", db=env.open_db(table.name.encode(), txn))
+            txn.put(KEY, b"old", db=env.open_db(table.name.encode(), txn))
     upgrade(env, 4, "1.1", UPGRADES[:5])
     with env.begin() as txn:
-        kept = [table for table in written if txn.get(b"k", db=env.open_db(table.name.encode(), txn))]
+        kept = [table for table in written if txn.get(KEY, db=env.open_db(table.name.encode(), txn))]
     assert kept == [RECEIPTS, BLOBS, *([JOURNAL] if journal else [])]
     assert needs_rebuild(env) == journal
+
+
+def test_renamed_fields_drop_receipts_that_cannot_be_continued(env: lmdb.Environment) -> None:
+    """Receipts whose answers hold only ids stay, in both tables."""
+    upgrade(env, 0, "1.0", UPGRADES[:4])
+    methods = ["approval.resolve", "conversation.send", "run.cancel", "session.send", "task.stop"]
+    tables: tuple[Table[Any], ...] = (RECEIPTS, RECEIPTS_BY_AGE)
+    with env.begin(write=True) as txn:
+        receipts, ages = (env.open_db(table.name.encode(), txn) for table in tables)
+        for number, method in enumerate(methods):
+            txn.put(RECEIPTS.pack(("uid:0", method, "k")), b"r", db=receipts)
+            txn.put(RECEIPTS_BY_AGE.pack((number, "uid:0", method, "k")), b"", db=ages)
+    upgrade(env, 4, "1.1", UPGRADES[:5])
+    with env.begin() as txn:
+        kept = [
+            table.unpack(key)
+            for table in tables
+            for key, _ in txn.cursor(env.open_db(table.name.encode(), txn))
+        ]
+    assert kept == [
+        ("uid:0", "conversation.send", "k"),
+        ("uid:0", "session.send", "k"),
+        (1, "uid:0", "conversation.send", "k"),
+        (3, "uid:0", "session.send", "k"),
+    ]

@@ -152,29 +152,26 @@ def lock_workspace(
     """
     with explain_errors(root.workspace):
         descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=root.descriptor)
+    deadline = time.monotonic() + wait_s
+    locked = False
     try:
-        _acquire_lock(descriptor, root.workspace, check, wait_s)
+        while not locked:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked = True
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    note = f"another program holds the lock on {root.workspace}; try again later"
+                    raise ToolError(note) from None
+                check()
+                time.sleep(_RETRY_SECONDS)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise ToolError(f"{root.workspace}: {error.strerror}") from None
+                locked = True
         yield
     finally:
         os.close(descriptor)
-
-
-def _acquire_lock(descriptor: int, workspace: str, check: Check, wait_s: float) -> None:
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise ToolError(f"another program holds the lock on {workspace}; try again later") from None
-            check()
-            time.sleep(_RETRY_SECONDS)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise ToolError(f"{workspace}: {error.strerror}") from None
-            return
-        else:
-            return
 
 
 # Staging, commit and rollback.

@@ -94,7 +94,7 @@ class BashArguments(Arguments, frozen=True):
     """Arguments of ``bash``."""
 
     command: Annotated[str, Meta(min_length=1, description="The command line, or a short script.")]
-    workdir: Annotated[str, Meta(description="A directory inside the workspace, which is the default.")] = "."
+    workdir: Annotated[str, Meta(description="A directory inside the workspace.")] = "."
     timeout_s: Annotated[float, Meta(gt=0, description="Stop after this many seconds.")] | None = None
     description: Annotated[str, Meta(description="The purpose, in a few words, for people who watch.")] = ""
     run_in_background: Annotated[

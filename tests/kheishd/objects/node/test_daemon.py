@@ -21,7 +21,7 @@ from tests.support.runtimes import make_runtime
 
 @dataclass
 class Control(FakeControl):
-    """Levers that know how the daemon is."""
+    """Controls that report a status."""
 
     def status(self) -> DaemonStatus:
         return DaemonStatus(

@@ -42,12 +42,12 @@ async def client(server: RpcServer) -> Client:
 
 
 async def commit(server: RpcServer, fn: Callable[..., Any], *args: Any) -> Any:
-    """Commit something."""
+    """Commit a transaction."""
     return await server.state.update(lambda tx: fn(tx, *args))
 
 
 async def add(server: RpcServer, count: int, session_id: str = "ses_1", title: str = "") -> list[int]:
-    """Commit some events at once; their cursors."""
+    """Commit some events at once. Returns their cursors."""
 
     def fill(tx: Transaction) -> list[int]:
         return [add_event(tx, session_id, title) for _ in range(count)]
@@ -57,7 +57,7 @@ async def add(server: RpcServer, count: int, session_id: str = "ses_1", title: s
 
 
 def limit(server: RpcServer, caller: Caller = LIMITED) -> None:
-    """From now on every connection is this caller's."""
+    """Let every later connection be this caller's."""
     for connection in server.server.list_connections():
         connection.caller = caller
 

@@ -57,7 +57,7 @@ async def client(server: RpcServer) -> Client:
 
 
 def become(server: RpcServer, made: dict[str, Any]) -> None:
-    """From now on every connection there is comes with this token."""
+    """Let every later connection come with this token."""
     token = made["token"]
     grant = token["grant"]
     for connection in server.server.list_connections():
@@ -70,8 +70,8 @@ def become(server: RpcServer, made: dict[str, Any]) -> None:
         )
 
 
-def record_is_the_fold(server: RpcServer) -> None:
-    """Every record is what folding its events gives."""
+def require_records_equal_fold(server: RpcServer) -> None:
+    """Require that every record equals the fold of its events."""
     with server.state.read() as store:
         folded: dict[str, Token] = {}
         for _, line in store.entries(DAEMON_STREAM):
@@ -103,7 +103,7 @@ async def test_token_create_ok(server: RpcServer, client: Client) -> None:
         lines = b"".join(line for _, line in store.entries(DAEMON_STREAM))
     assert secret.encode() not in lines
     assert hash_secret(secret).encode() in lines
-    record_is_the_fold(server)
+    require_records_equal_fold(server)
 
 
 async def test_token_create_ok_once(client: Client) -> None:
@@ -167,7 +167,7 @@ async def test_dead_tokens_make_room(
     listed = [row["token_id"] for row in (await client.call("token.list", limit=500))["tokens"]]
     assert len(listed) >= 50
     assert brief["token"]["token_id"] not in listed
-    record_is_the_fold(server)
+    require_records_equal_fold(server)
 
 
 async def test_only_admins_manage_tokens(server: RpcServer, client: Client) -> None:
@@ -201,7 +201,7 @@ async def test_token_narrow_ok(server: RpcServer, client: Client) -> None:
         "agents": [],
         "expires_at_ms": NOW_MS + 5_000,
     }
-    record_is_the_fold(server)
+    require_records_equal_fold(server)
 
 
 async def test_token_narrow_token_not_found(client: Client, clock: Clock) -> None:
@@ -317,7 +317,7 @@ async def test_token_revoke_ok(server: RpcServer, client: Client, clock: Clock) 
         narrowed = records[child["token"]["token_id"]]
         assert not is_valid(store, narrowed, NOW_MS)
         assert view_of(store, narrowed) == replace(narrowed, revoked_at_ms=NOW_MS + 5)
-    record_is_the_fold(server)
+    require_records_equal_fold(server)
 
 
 async def test_token_revoke_token_not_found(client: Client) -> None:

@@ -66,7 +66,7 @@ def deny(approval_id: str, **more: Any) -> dict[str, Any]:
 
 
 async def resolve(client: Client, *resolutions: dict[str, Any], **more: Any) -> Any:
-    """Answer."""
+    """Answer approvals."""
     return await client.call("approval.resolve", resolutions=list(resolutions), **more)
 
 
@@ -79,7 +79,7 @@ async def unchanged_refusal_of(house: Household, *resolutions: dict[str, Any]) -
 
 
 async def wait_for_run(house: Household, run_id: str) -> Any:
-    """Return the run once it has ended or waits for a person."""
+    """Wait until a run has ended or waits for a person, and return it."""
     return await house.call("run.wait", run_id=run_id)
 
 
@@ -450,7 +450,7 @@ async def test_the_most_approvals_are_answered_at_once(house: Household, worksho
         ({"decision": "deny", "remember": "run"}, "remember"),
         ({"decision": "deny", "updated_input": {}}, "updated_input"),
         ({"uses": 3}, "uses"),
-        # What the model wrote would be allowed again, and not what the person made of it.
+        # A grant would allow the model's input, not the changed one.
         ({"updated_input": {"path": "/b", "text": "b"}, "remember": "session"}, "remember"),
         ({"updated_input": {"path": "/b", "text": "b"}, "remember": "run"}, "remember"),
     ],
@@ -492,7 +492,7 @@ async def test_answering_takes_its_own_right(house: Household) -> None:
         await resolve(client, allow(approval_id))
 
 
-# What is not answered.
+# Approvals that nobody answers.
 
 
 async def test_a_cancelled_run_withdraws_its_approvals(house: Household) -> None:

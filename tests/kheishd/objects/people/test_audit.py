@@ -25,7 +25,7 @@ async def idle(tmp_path: Path) -> AsyncIterator[Household]:
 
 
 def append_verdicts(*call_ids: str) -> CallsJudged:
-    """Verdicts on calls."""
+    """Return an event with verdicts on calls."""
     return CallsJudged(
         item_id="itm_1",
         verdicts=[
@@ -38,7 +38,7 @@ def append_verdicts(*call_ids: str) -> CallsJudged:
 
 
 async def journal(house: Household, session_id: str, run_id: str, *events: JournalEvent) -> None:
-    """Events of a run, by somebody."""
+    """Append events of a run, with an actor."""
 
     def append(tx: Transaction) -> None:
         for event in events:
@@ -66,7 +66,7 @@ async def history(house: Household, sender: str = "user", **params: Any) -> tupl
 
 
 def calls(rows: list[Any]) -> list[str]:
-    """Which calls rows are about."""
+    """Return the call ids of rows."""
     return [row["call_id"] for row in rows]
 
 

@@ -54,10 +54,10 @@ async def leave_call_in_doubt(house: Household, sender: str = "user") -> str:
     def leave(tx: Transaction) -> None:
         run = tx.get(RUNS, sent["run_id"])
         assert run is not None
-        fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+        writer = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
         for command in commands:
-            fold.carry_out(command)
-        fold.write()
+            writer.carry_out(command)
+        writer.write()
 
     await house.state.update(leave)
     return str(sent["run_id"])

@@ -32,14 +32,14 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
 
 
 async def add(desk: Desk, run_id: str, *events: Any) -> list[int]:
-    """Events of a run; their cursors."""
+    """Append events of a run. Returns their cursors."""
 
     def append(tx: Transaction) -> list[int]:
         run = tx.get(RUNS, run_id)
         assert run is not None
-        fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
-        cursors = [fold.append(event).cursor for event in events]
-        fold.write()
+        writer = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+        cursors = [writer.append(event).cursor for event in events]
+        writer.write()
         return cursors
 
     return await desk.state.update(append)
@@ -138,8 +138,8 @@ async def test_writer_of_a_caller(desk: Desk) -> None:
     run = desk.run(sent.run_id)
 
     def change(tx: Transaction) -> str:
-        fold = writer_of(tx, desk.call(), run)
-        assert (fold.run, fold.session.session_id) == (run, sent.session_id)
-        return fold.append(approval_requested("apr_1")).actor
+        writer = writer_of(tx, desk.call(), run)
+        assert (writer.run, writer.session.session_id) == (run, sent.session_id)
+        return writer.append(approval_requested("apr_1")).actor
 
     assert await desk.state.update(change) == OPERATOR.principal

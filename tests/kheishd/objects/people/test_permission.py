@@ -43,7 +43,7 @@ TOOLS = {
 
 
 class Toolbox(SubHook):
-    """A part that offers them."""
+    """A sub-hook that offers the tools."""
 
     name = "toolbox"
     tools = tuple(TOOLS.values())
@@ -79,7 +79,7 @@ async def run_in(house: Household, session_id: str, **params: Any) -> str:
 
 
 async def why(house: Household, tool: str = "bash", subject: str = "ls", **place: Any) -> tuple[str, str]:
-    """How a call would be judged, and what decides it."""
+    """Return the decision on a call and the line that decides it."""
     explanation = await house.call("permission.why", tool=tool, subject=subject, **place)
     return explanation["decision"], explanation["why"]
 
@@ -111,11 +111,11 @@ async def append(house: Household, run_id: str, event: Any) -> None:
     def change(tx: Transaction) -> None:
         run = tx.get(RUNS, run_id)
         assert run is not None
-        fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+        writer = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
         if run.status == "queued":
-            fold.carry_out(Start())
-        fold.append(event)
-        fold.write()
+            writer.carry_out(Start())
+        writer.append(event)
+        writer.write()
 
     await house.state.update(change)
 
@@ -187,7 +187,7 @@ async def test_permission_why_ok_for_an_unknown_tool(idle: Household) -> None:
     assert explanation["lines"][0]["source"] == "tool"
 
 
-async def place_not_found(house: Household, method: str, **params: Any) -> list[Refusal]:
+async def require_not_found(house: Household, method: str, **params: Any) -> list[Refusal]:
     """Require the same refusal for an unknown session or run as for an uncovered one."""
     sent = await house.send(agent="careful", sender="bob")
     ann = await house.connect_limited(senders=["ann"], scopes=["read", "approve"])
@@ -204,13 +204,13 @@ async def place_not_found(house: Household, method: str, **params: Any) -> list[
 
 async def test_permission_why_session_not_found(idle: Household) -> None:
     """An unknown session, and one that the token does not cover, are refused alike."""
-    refusals = await place_not_found(idle, "permission.why", tool="bash")
+    refusals = await require_not_found(idle, "permission.why", tool="bash")
     assert [type(refusal) for refusal in refusals[:2]] == [SessionNotFound] * 2
 
 
 async def test_permission_why_run_not_found(idle: Household) -> None:
     """An unknown run and a run of another session are refused."""
-    refusals = await place_not_found(idle, "permission.why", tool="bash")
+    refusals = await require_not_found(idle, "permission.why", tool="bash")
     assert [type(refusal) for refusal in refusals[2:]] == [RunNotFound] * 3
 
 
@@ -262,13 +262,13 @@ async def test_permission_list_ok(idle: Household) -> None:
 
 async def test_permission_list_session_not_found(idle: Household) -> None:
     """An unknown session, and one that the token does not cover, are refused alike."""
-    refusals = await place_not_found(idle, "permission.list")
+    refusals = await require_not_found(idle, "permission.list")
     assert [type(refusal) for refusal in refusals[:2]] == [SessionNotFound] * 2
 
 
 async def test_permission_list_run_not_found(idle: Household) -> None:
     """An unknown run and a run of another session are refused."""
-    refusals = await place_not_found(idle, "permission.list")
+    refusals = await require_not_found(idle, "permission.list")
     assert [type(refusal) for refusal in refusals[2:]] == [RunNotFound] * 3
 
 
@@ -352,13 +352,13 @@ async def test_permission_update_ok_revokes(idle: Household) -> None:
 
 async def test_permission_update_session_not_found(idle: Household) -> None:
     """An unknown session, and one that the token does not cover, are refused alike."""
-    refusals = await place_not_found(idle, "permission.update")
+    refusals = await require_not_found(idle, "permission.update")
     assert [type(refusal) for refusal in refusals[:2]] == [SessionNotFound] * 2
 
 
 async def test_permission_update_run_not_found(idle: Household) -> None:
     """An unknown run and a run of another session are refused."""
-    refusals = await place_not_found(idle, "permission.update")
+    refusals = await require_not_found(idle, "permission.update")
     assert [type(refusal) for refusal in refusals[2:]] == [RunNotFound] * 3
 
 
@@ -416,7 +416,7 @@ async def test_permission_update_input_too_large(idle: Household) -> None:
     assert len((await idle.call("permission.update", remove=[{"tool": "t0_1"}]))["rules"]) == MAX_RULES - 1
 
 
-# The layers of a place.
+# The layers of rules.
 
 
 async def test_a_child_session_has_no_rights_of_its_own(idle: Household) -> None:

@@ -47,7 +47,7 @@ async def unchanged_refusal_of(house: Household, method: str, question_id: str, 
 
 
 async def wait_for_run(house: Household, run_id: str) -> Any:
-    """Return the run once it has ended or waits for a person."""
+    """Wait until a run has ended or waits for a person, and return it."""
     return await house.call("run.wait", run_id=run_id)
 
 
@@ -56,7 +56,7 @@ def read_by_model(house: Household) -> Any:
     return json.loads(house.models.requests[-1].messages[-1].items[-1].text)  # type: ignore[union-attr]
 
 
-async def not_found(house: Household, method: str, **params: Any) -> None:
+async def require_not_found(house: Household, method: str, **params: Any) -> None:
     """Require that the method refuses an unknown id, the id of an approval and an uncovered question."""
     house.models.answers = calls(write())
     await house.ask(sender="carl")
@@ -90,7 +90,7 @@ async def require_closed(house: Household, method: str, **params: Any) -> None:
 
 
 async def require_expired(house: Household, method: str, **params: Any) -> None:
-    """Who comes too late is told so, also before it is written down that nobody came."""
+    """Require that a late answer is refused, even before the expiry is recorded."""
     run_id, question_id = await start_waiting_run(house, ask(expires_after_s=0.001))
     with house.state.read() as store:
         record = store.get(QUESTIONS, question_id)
@@ -133,7 +133,7 @@ async def test_question_get_ok(house: Household) -> None:
 
 async def test_question_get_question_not_found(house: Household) -> None:
     """An unknown id, and one that the token does not cover, are refused alike."""
-    await not_found(house, "question.get")
+    await require_not_found(house, "question.get")
 
 
 async def test_question_list_ok(house: Household) -> None:
@@ -259,7 +259,7 @@ async def test_question_answer_ok_after_a_restart(tmp_path: Path) -> None:
 
 async def test_question_answer_question_not_found(house: Household) -> None:
     """An unknown id, and one that the token does not cover, are refused alike."""
-    await not_found(house, "question.answer", answers=RED)
+    await require_not_found(house, "question.answer", answers=RED)
 
 
 async def test_question_answer_question_closed(house: Household) -> None:
@@ -316,7 +316,7 @@ async def test_question_cancel_ok_beside_an_approval(house: Household) -> None:
 
 async def test_question_cancel_question_not_found(house: Household) -> None:
     """An unknown id, and one that the token does not cover, are refused alike."""
-    await not_found(house, "question.cancel")
+    await require_not_found(house, "question.cancel")
 
 
 async def test_question_cancel_question_closed(house: Household) -> None:

@@ -1,7 +1,5 @@
 """Resolution of the names in a request."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -22,17 +20,10 @@ from protocol.errors.route import RouteNotFound
 from protocol.errors.session import SessionNotFound
 from protocol.objects.conversation import ConversationHistoryParams
 from protocol.objects.session import Session, SessionHistoryParams
-from tests.support.household import AGENTS, ROUTES, Household, household
+from tests.support.household import AGENTS, ROUTES, Household
 from tests.support.runtimes import make_runtime
 
 RUNTIME = make_runtime(definitions=AGENTS, routes=ROUTES)
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon without a run worker."""
-    async with household(tmp_path, work=False) as house:
-        yield house
 
 
 def caller(**limits: Any) -> Call:

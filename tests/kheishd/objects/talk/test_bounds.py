@@ -1,10 +1,7 @@
 """The bounds of a session: never wider than those of any session above it."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,14 +12,14 @@ from kheishd.store.environment import Snapshot
 from kheishd.store.tables import SESSIONS
 from protocol.objects.permission import MODES, PermissionMode
 from protocol.objects.session import CapabilityScope, Session
-from tests.support.household import AGENTS, Household, household
+from tests.support.household import AGENTS, Household
 from tests.support.runtimes import make_runtime
 
 RUNTIME = make_runtime(definitions=AGENTS)
 
 
 class Family(Snapshot):
-    """As much of a snapshot as is asked: sessions by id."""
+    """A snapshot that holds only sessions, by id."""
 
     def __init__(self, sessions: list[Session]) -> None:
         self._sessions = {session.session_id: session for session in sessions}
@@ -75,13 +72,6 @@ def test_a_mode_is_the_sessions_the_agents_or_the_daemons() -> None:
     assert bounds_of(Family([plan]), limited, plan).mode == "default"
     assert bounds_of(Family([plain]), RUNTIME, plain, reviewer).mode == "plan"
     assert bounds_of(Family([plan]), RUNTIME, plan, reviewer).mode == "acceptEdits"
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon without a run worker."""
-    async with household(tmp_path, work=False) as house:
-        yield house
 
 
 async def test_narrowing_a_parent_narrows_its_children(idle: Household) -> None:

@@ -1,10 +1,7 @@
 """Compaction over the socket: every outcome of both methods."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from kheishd.core.workspace import Workspaces
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent
@@ -16,22 +13,8 @@ from protocol.errors.session import SessionAlreadyEnded, SessionBusy, SessionNot
 from protocol.errors.token import ScopeMissing
 from protocol.transcript import Text, Usage
 from tests.support.desk import Gate, fails, gives
-from tests.support.household import AGENTS, ROUTES, Household, household, refusal_of
+from tests.support.household import AGENTS, ROUTES, Household, refusal_of
 from tests.support.runtimes import make_runtime
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon with a run worker."""
-    async with household(tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon without a run worker; tokens work."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
 
 
 async def make_conversation(house: Household, turns: int = 5) -> str:
@@ -51,7 +34,7 @@ async def answer(tokens: int) -> AsyncIterator[ModelEvent]:
 
 
 def compact(house: Household, **params: Any) -> Any:
-    """Have the conversation summed up, and wait for it."""
+    """Compact the conversation and wait for it."""
     return house.call("conversation.compact", wait="settled", **params)
 
 

@@ -1,7 +1,5 @@
 """Conversations over the socket: every outcome of get, list and reset."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,6 @@ from protocol.errors.session import (
 from protocol.errors.token import ScopeMissing
 from tests.support.household import (
     Household,
-    household,
     pages,
     refusal_of,
     require_conversation_not_found,
@@ -22,25 +19,7 @@ from tests.support.household import (
     require_sender_invalid,
 )
 
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon with a run worker."""
-    async with household(tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon without a run worker; tokens work."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
-
-
-# conversation.send
-
-
-# conversation.get, .list, .history
+# conversation.get, .list
 
 
 async def test_conversation_get_ok(idle: Household) -> None:
@@ -107,9 +86,6 @@ async def test_conversation_list_ok_shows_a_limited_caller_its_own(idle: Househo
     assert [row["agent"] for row in rows] == ["critic", "default", "reviewer"]
     assert (await ann.call("conversation.list", agent="critic"))["conversations"] == []
     assert (await ann.call("conversation.list", sender="bob"))["conversations"] == []
-
-
-# conversation.cancel
 
 
 # conversation.reset

@@ -1,10 +1,6 @@
 """Forks over the socket: what they inherit, and that they copy and widen nothing."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from kheishd.core.context.transcript import Transcript
 from kheishd.objects.talk.lineage import lineage
@@ -21,23 +17,9 @@ from protocol.journal.line import decode_envelope, decode_event
 from protocol.limits.session import MAX_FORKS
 from protocol.transcript import Item, ToolCall, text_of
 from tests.support.desk import gives, says
-from tests.support.household import AGENTS, Household, household, pages, refusal_of
+from tests.support.household import AGENTS, Household, pages, refusal_of
 from tests.support.runtimes import make_runtime
 from tests.support.transcripts import assert_valid
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon with a run worker; tokens work."""
-    async with household(tmp_path, tcp=True) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon without a run worker; tokens work."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
 
 
 def fork(house: Household, session_id: str, **params: Any) -> Any:
@@ -46,7 +28,7 @@ def fork(house: Household, session_id: str, **params: Any) -> Any:
 
 
 async def send(house: Household, session_id: str, content: str) -> Any:
-    """Say something there and wait for the answer."""
+    """Send to a session and wait for the answer."""
     return await house.call("session.send", session_id=session_id, content=content, wait="settled")
 
 
@@ -79,7 +61,7 @@ async def test_session_fork_ok(house: Household) -> None:
         newest = await texts(house, branch["session_id"], limit=limit, order="newest")
         assert newest == mine[::-1]
     assert await texts(house, session_id) == ["one", "You said: one", "two", "You said: two"]
-    # The address means what it meant.
+    # The address is still bound to the first session.
     assert (await house.call("conversation.get"))["session_id"] == session_id
 
 
@@ -135,7 +117,7 @@ async def test_session_fork_ok_anywhere_in_a_run(house: Household) -> None:
         await send(house, branch["session_id"], "go on")
         assert_valid(house.models.requests[-1].messages)
         assert read_prompt(house)[-1] == "go on"
-        # What was queued is shown where its run had started.
+        # A queued input comes where its run started.
         assert ("queued" in read_prompt(house)) == (
             not transcript.inputs and "queued" in texts_of(transcript)
         )

@@ -1,8 +1,5 @@
 """Messages of a session, as people read them."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from kheishd.objects.talk.history import read_history
@@ -17,7 +14,6 @@ from protocol.objects.session import Order, Session, SessionHistoryParams
 from protocol.transcript import Message, Text, ToolCall, ToolResult, Usage, text_of
 from tests.support.household import (
     Household,
-    household,
     pages,
     require_conversation_not_found,
     require_limited,
@@ -98,20 +94,6 @@ def test_a_page_begins_only_where_one_ended(filled: Store) -> None:
     """Only the ``next`` of a page is a page token."""
     with filled.read() as snapshot, pytest.raises(InvalidParams):
         read_history(snapshot, SESSION, SessionHistoryParams(session_id="ses", after="x"))
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon with a run worker."""
-    async with household(tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon without a run worker; tokens work."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
 
 
 async def test_conversation_history_ok(house: Household) -> None:

@@ -21,14 +21,16 @@ def test_read_items() -> None:
     """Either ``content`` or ``input_items`` holds something; empty and unsupported items are refused."""
     assert read_items(ConversationSend(content="x")) == [Text("x")]
     assert read_items(ConversationSend(input_items=[Text("a"), Text("b")])) == [Text("a"), Text("b")]
-    for wrong in (
-        ConversationSend(),
-        ConversationSend(content="x", input_items=[Text("y")]),
-        ConversationSend(input_items=[Text("a"), Text("")]),
-        ConversationSend(input_items=[Text("a"), AssetReference("ast_1")]),
+    content, items = "$.params.content", "$.params.input_items"
+    for params, field in (
+        (ConversationSend(), content),
+        (ConversationSend(content="x", input_items=[Text("y")]), content),
+        (ConversationSend(input_items=[Text("a"), Text("")]), items),
+        (ConversationSend(input_items=[Text("a"), AssetReference("ast_1")]), items),
     ):
-        with pytest.raises(InvalidParams):
-            read_items(wrong)
+        with pytest.raises(InvalidParams) as caught:
+            read_items(params)
+        assert caught.value.field == field
 
 
 FIELD = "$.params.content"

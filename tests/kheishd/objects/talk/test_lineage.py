@@ -25,7 +25,7 @@ def session(session_id: str, fork_of: ForkOf | None = None) -> Session:
 
 @pytest.fixture
 def family(store: Store) -> Store:
-    """Three sessions, each begun while the one before went on; cursors 1 to 12 in turn."""
+    """Fill a store with three sessions, each a fork of the previous one; their events alternate."""
     records = (
         session("one"),
         session("two", ForkOf("one", 2)),
@@ -56,11 +56,11 @@ SEEN = [
 
 
 def read_positions(
-    store: Store, stretches: list[Segment], cursor: int = 0, *, reverse: bool = False
+    store: Store, segments: list[Segment], cursor: int = 0, *, reverse: bool = False
 ) -> list[tuple[str, int]]:
-    """Where the entries of a lineage stand."""
+    """Return the positions of a lineage's entries."""
     with store.read() as snapshot:
-        entries = entries_of(snapshot, stretches, cursor, reverse=reverse)
+        entries = entries_of(snapshot, segments, cursor, reverse=reverse)
         return [(name, cursor) for name, cursor, _ in entries]
 
 

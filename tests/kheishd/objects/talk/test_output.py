@@ -27,7 +27,7 @@ async def house(tmp_path: Path) -> AsyncIterator[Household]:
         yield house
 
 
-def emits(house: Household, *texts: str) -> None:
+def emit(house: Household, *texts: str) -> None:
     """Let the next run emit these texts, each by a call of its own."""
     calls = [ToolCall(f"call_{number}", "emit_output", {"text": text}) for number, text in enumerate(texts)]
     house.models.answers[:] = [
@@ -39,7 +39,7 @@ def emits(house: Household, *texts: str) -> None:
 
 async def test_output_list_ok(house: Household) -> None:
     """A run lists its emitted outputs in order, the last one final, or else its answer."""
-    emits(house, "one", "two")
+    emit(house, "one", "two")
     sent = await house.ask()
     page = await house.call("output.list", run_id=sent["run_id"])
     listed = [(row["text"], row["source_kind"], row.get("final", False)) for row in page["outputs"]]
@@ -54,7 +54,7 @@ async def test_output_list_ok(house: Household) -> None:
 
 async def test_output_list_ok_of_a_session_page_by_page(house: Household) -> None:
     """The runs of a session are listed in order, whatever the page size; runs without output are skipped."""
-    emits(house, "one", "two", "three")
+    emit(house, "one", "two", "three")
     sent = await house.ask()
     house.models.answers_to["fail"] = lambda request: fails("unauthorized", retryable=False)
     await house.ask("fail")
@@ -112,14 +112,14 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
         yield desk
 
 
-def answers(desk: Desk, *parts: ModelPart) -> None:
+def set_answers(desk: Desk, *parts: ModelPart) -> None:
     """Set the next answers of the model, in order."""
     models = desk.holder.current().models
     assert isinstance(models, Scripted)
     models.answers[:] = parts
 
 
-def read(desk: Desk, run_id: str) -> tuple[Output | None, list[Output]]:
+def read_outputs(desk: Desk, run_id: str) -> tuple[Output | None, list[Output]]:
     """Return the run's newest output and all of its outputs."""
     with desk.state.read() as store:
         run = desk.run(run_id)
@@ -129,7 +129,7 @@ def read(desk: Desk, run_id: str) -> tuple[Output | None, list[Output]]:
 async def test_the_output_of_a_completed_run_is_its_last_answer(desk: Desk) -> None:
     """The output has an id derived from the message's, and its cursor and time."""
     sent = await desk.ask("hello")
-    last, outputs = read(desk, sent.run_id)
+    last, outputs = read_outputs(desk, sent.run_id)
     assert outputs == [last]
     assert last is not None
     assert (last.text, last.source_kind, last.final) == ("You said: hello", "assistant_text", True)
@@ -144,9 +144,9 @@ async def test_the_output_of_a_completed_run_is_its_last_answer(desk: Desk) -> N
 
 async def test_emitted_outputs_replace_the_answer(desk: Desk) -> None:
     """All emitted outputs are listed, and only the last is final."""
-    answers(desk, lambda r: gives(EMIT), lambda r: gives(AGAIN), lambda r: says("that is all"))
+    set_answers(desk, lambda r: gives(EMIT), lambda r: gives(AGAIN), lambda r: says("that is all"))
     sent = await desk.ask()
-    last, outputs = read(desk, sent.run_id)
+    last, outputs = read_outputs(desk, sent.run_id)
     assert [(output.text, output.value, output.final) for output in outputs] == [
         ("first", None, False),
         ("2", 2, True),
@@ -158,18 +158,18 @@ async def test_emitted_outputs_replace_the_answer(desk: Desk) -> None:
 
 async def test_a_failed_run_has_no_final_output(desk: Desk) -> None:
     """Emitted outputs are listed; text on the way is no output."""
-    answers(desk, lambda r: gives(EMIT), lambda r: fails("unauthorized", retryable=False))
+    set_answers(desk, lambda r: gives(EMIT), lambda r: fails("unauthorized", retryable=False))
     sent = await desk.ask()
-    last, outputs = read(desk, sent.run_id)
+    last, outputs = read_outputs(desk, sent.run_id)
     assert sent.status == "failed"
     assert [(output.text, output.final) for output in outputs] == [("first", False)]
-    answers(
+    set_answers(
         desk,
         lambda r: gives(Text("I look"), ToolCall("c", "none", {})),
         lambda r: fails("unauthorized", retryable=False),
     )
     sent = await desk.ask()
-    last, outputs = read(desk, sent.run_id)
+    last, outputs = read_outputs(desk, sent.run_id)
     assert outputs == []
     assert last is not None
     assert (last.text, last.final) == ("I look", False)
@@ -178,14 +178,14 @@ async def test_a_failed_run_has_no_final_output(desk: Desk) -> None:
 async def test_no_output_before_an_answer(desk: Desk) -> None:
     """A run without an answer, or with an empty one, has no output."""
     gate = Gate()
-    answers(desk, gate)
+    set_answers(desk, gate)
     sent = await desk.send()
     await gate.reached.wait()
-    assert read(desk, sent.run_id) == (None, [])
+    assert read_outputs(desk, sent.run_id) == (None, [])
     gate.opened.set()
-    answers(desk, lambda r: gives())
+    set_answers(desk, lambda r: gives())
     empty = await desk.ask()
-    last, outputs = read(desk, empty.run_id)
+    last, outputs = read_outputs(desk, empty.run_id)
     assert (empty.status, outputs) == ("completed", [])
     assert last is not None
     assert last.text == ""
@@ -197,7 +197,7 @@ async def test_pruned_outputs_are_skipped(desk: Desk) -> None:
     cursor = desk.run(sent.run_id).output_cursor
     assert cursor is not None
     await desk.state.update(lambda tx: tx.delete(JOURNAL, sent.session_id, cursor))
-    assert read(desk, sent.run_id) == (None, [])
+    assert read_outputs(desk, sent.run_id) == (None, [])
 
 
 SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "integer"}}
@@ -208,9 +208,9 @@ CONTRACT = OutputContract(schema=SCHEMA, max_repairs=1)
 
 async def test_an_answer_with_a_contract_is_json(desk: Desk) -> None:
     """A matching answer is canonical JSON with its value, also after repairs."""
-    answers(desk, lambda r: says("well"), lambda r: says("```json\n[1,\n 2]\n```"))
+    set_answers(desk, lambda r: says("well"), lambda r: says("```json\n[1,\n 2]\n```"))
     sent = await desk.ask(output_contract=CONTRACT)
-    last, outputs = read(desk, sent.run_id)
+    last, outputs = read_outputs(desk, sent.run_id)
     assert outputs == [last]
     assert last is not None
     assert (last.source_kind, last.text, last.value, last.final) == (
@@ -224,9 +224,9 @@ async def test_an_answer_with_a_contract_is_json(desk: Desk) -> None:
 
 async def test_an_answer_that_violates_its_contract_is_text(desk: Desk) -> None:
     """The last text of a failed run is shown, and is none of its outputs."""
-    answers(desk, lambda r: says("well"))
+    set_answers(desk, lambda r: says("well"))
     sent = await desk.ask(output_contract=CONTRACT)
-    last, outputs = read(desk, sent.run_id)
+    last, outputs = read_outputs(desk, sent.run_id)
     assert (sent.status, outputs) == ("failed", [])
     assert sent.error is not None
     assert sent.error.reason == "output_contract_violated"
@@ -237,9 +237,9 @@ async def test_an_answer_that_violates_its_contract_is_text(desk: Desk) -> None:
 async def test_a_continued_answer_is_one_output(desk: Desk) -> None:
     """The parts of a truncated answer are joined, and the contract binds the whole."""
     cut: ModelPart = lambda r: gives(Text("[1,"), stop_reason="length")  # noqa: E731
-    answers(desk, cut, lambda r: says("2]"))
+    set_answers(desk, cut, lambda r: says("2]"))
     sent = await desk.ask()
     assert (sent.output, sent.output_kind) == ("[1,2]", "assistant_text")
-    answers(desk, cut, lambda r: says(" 2]"))
+    set_answers(desk, cut, lambda r: says(" 2]"))
     bound = await desk.ask(output_contract=CONTRACT)
     assert (bound.output, bound.output_kind) == ("[1,2]", "structured_output")

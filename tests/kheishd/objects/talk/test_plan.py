@@ -26,9 +26,9 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     async with open_desk(tmp_path) as desk:
 
         def create(tx: Transaction) -> None:
-            fold = SessionWriter(tx, "ses_1", session=None)
-            fold.append(SessionCreated(agent="default"))
-            fold.write()
+            writer = SessionWriter(tx, "ses_1", session=None)
+            writer.append(SessionCreated(agent="default"))
+            writer.write()
 
         await desk.state.update(create)
         yield desk
@@ -38,10 +38,10 @@ async def append(desk: Desk, *events: JournalEvent) -> Session:
     """Append events and return the session after them."""
 
     def add(tx: Transaction) -> Session:
-        fold = SessionWriter(tx, "ses_1", session=desk.session("ses_1"))
-        fold.append_all(list(events))
-        fold.write()
-        return fold.session
+        writer = SessionWriter(tx, "ses_1", session=desk.session("ses_1"))
+        writer.append_all(list(events))
+        writer.write()
+        return writer.session
 
     return await desk.state.update(add)
 

@@ -24,21 +24,7 @@ from tests.support.model_server import ModelServer, running_model_server
 from tests.support.runtimes import change_runtime
 
 
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon with a run worker."""
-    async with household(tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon without a run worker; tokens work."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
-
-
-async def not_found(house: Household, method: str) -> None:
+async def require_not_found(house: Household, method: str) -> None:
     """Require that the method refuses an unknown run and an uncovered one alike."""
     sent = await house.send(agent="reviewer", sender="bob")
     ann = await house.connect_limited(senders=["ann"])
@@ -71,7 +57,7 @@ async def test_run_get_ok_shows_the_queue_position(idle: Household) -> None:
 
 async def test_run_get_run_not_found(idle: Household) -> None:
     """An unknown run, and one that the token does not cover, are refused alike."""
-    await not_found(idle, "run.get")
+    await require_not_found(idle, "run.get")
 
 
 # run.list
@@ -202,7 +188,7 @@ async def test_many_callers_wait_for_one_run(house: Household) -> None:
 
 async def test_run_wait_run_not_found(idle: Household) -> None:
     """An unknown run, and one that the token does not cover, are refused alike."""
-    await not_found(idle, "run.wait")
+    await require_not_found(idle, "run.wait")
 
 
 # run.cancel
@@ -258,7 +244,7 @@ async def test_run_cancel_ok_without_a_waiting_caller(house: Household) -> None:
 
 async def test_run_cancel_run_not_found(idle: Household) -> None:
     """An unknown run, and one that the token does not cover, are refused alike."""
-    await not_found(idle, "run.cancel")
+    await require_not_found(idle, "run.cancel")
 
 
 async def test_run_cancel_run_already_ended(house: Household) -> None:
@@ -370,7 +356,7 @@ async def test_run_debug_ok_of_a_cut_stream(capturing: Household) -> None:
 async def test_run_debug_ok_of_a_run_in_flight(capturing: Household, server: ModelServer) -> None:
     """Artifacts can be read while the model answers; a stopped call records its outcome."""
     sent = await capturing.send(route="slow", debug="full")
-    await (await server.request()).begun.wait()
+    await (await server.request()).streaming.wait()
     with trio.fail_after(10):
         while True:
             listed = await capturing.call("run.debug", run_id=sent["run_id"])
@@ -444,6 +430,12 @@ async def test_a_send_sets_the_debug_level(capturing: Household, tmp_path: Path)
         sent = await capturing.ask(debug=level)
         pinned = (await capturing.call("run.get", run_id=sent["run_id"]))["pinned"]
         assert pinned.get("debug", "off") == level
+        # Captures are written after the run has settled; run.debug waits for them.
+        if level == "off":
+            refusal = await capturing.refusal_of("run.debug", run_id=sent["run_id"])
+            assert isinstance(refusal, DebugNotFound)
+        else:
+            assert (await capturing.call("run.debug", run_id=sent["run_id"]))["artifacts"]
         assert await trio.Path(tmp_path / "debug" / sent["run_id"]).exists() == (level != "off")
     refusal = await capturing.refusal_of("conversation.send", content="hello", debug="on")
     assert isinstance(refusal, InvalidParams)

@@ -1,7 +1,6 @@
 """Sending over the socket: every outcome of conversation.send and session.send."""
 
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,6 @@ from protocol.limits.session import MAX_INPUT_BYTES, MAX_QUEUED_RUNS
 from tests.support.desk import says
 from tests.support.household import AGENTS, Household, agent, household, refusal_of
 from tests.support.runtimes import make_runtime
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon without a run worker, with an agent that names its route and model."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
 
 
 async def test_the_largest_values_fit_into_their_transactions(tmp_path: Path) -> None:
@@ -67,13 +59,6 @@ async def test_the_largest_values_fit_into_their_transactions(tmp_path: Path) ->
         answered = await house.call("run.wait", run_id=first["run_id"])
         assert answered["status"] == "completed"
         assert len(answered["output"]) > MAX_ANSWER_BYTES - 100
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon with a run worker."""
-    async with household(tmp_path) as house:
-        yield house
 
 
 async def test_conversation_send_ok(house: Household) -> None:
@@ -190,7 +175,7 @@ async def test_conversation_send_ok_a_guest_answers(house: Household) -> None:
     await house.ask("first")
     sent = await house.ask("And you?", guest="critic")
     request = house.models.requests[-1]
-    assert request.instructions.startswith("Criticise.")
+    assert request.instructions.startswith("Criticize.")
     assert "guest" in request.instructions
     assert request.pinned.tools == []
     assert [message.role for message in request.messages] == ["user", "user", "user"]
@@ -377,7 +362,7 @@ WORD: dict[str, Any] = {
 UNKNOWN: dict[str, Any] = {"schema": {"type": "string", "enum": ["a"]}}
 
 
-async def contract_invalid(house: Household, method: str, **params: Any) -> None:
+async def require_contract_invalid(house: Household, method: str, **params: Any) -> None:
     """Require that the method refuses an unsupported schema by its field."""
     refusal = await house.refusal_of(method, **params, output_contract=UNKNOWN)
     assert (type(refusal), refusal.field) == (ContractInvalid, "$.params.output_contract.schema")
@@ -497,5 +482,5 @@ async def test_session_send_input_contract_violated(idle: Household) -> None:
 async def test_session_send_contract_invalid(idle: Household) -> None:
     """An invalid output contract is refused, and no run is accepted."""
     session_id = (await create(idle))["session_id"]
-    await contract_invalid(idle, "session.send", session_id=session_id, content="x")
+    await require_contract_invalid(idle, "session.send", session_id=session_id, content="x")
     assert (await idle.call("run.list", session_id=session_id))["runs"] == []

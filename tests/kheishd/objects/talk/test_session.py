@@ -1,6 +1,5 @@
 """Sessions over the socket: every outcome of the methods of kheishd/objects/talk/session.py."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +27,6 @@ from protocol.limits.session import MAX_SESSION_DEPTH
 from protocol.transcript import ToolCall
 from tests.support.desk import gives, says
 from tests.support.household import Household, household, pages, refusal_of, require_session_not_found
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon with a run worker."""
-    async with household(tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon without a run worker; tokens work."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
 
 
 async def create(house: Household, **params: Any) -> Any:
@@ -217,7 +202,7 @@ async def test_session_create_refuses_a_reserved_id(idle: Household) -> None:
     assert isinstance(await idle.refusal_of("session.create", session_id="daemon"), InvalidParams)
 
 
-# session.get, .list, .history
+# session.get, .list
 
 
 async def test_session_get_ok(house: Household) -> None:
@@ -411,7 +396,7 @@ async def test_session_update_input_too_large(idle: Household) -> None:
 # session.send
 
 
-# session.rename, .interrupt, .end
+# session.rename, .end
 
 
 async def test_session_rename_ok(idle: Household) -> None:
@@ -481,7 +466,7 @@ WORD: dict[str, Any] = {
 UNKNOWN: dict[str, Any] = {"schema": {"type": "string", "enum": ["a"]}}
 
 
-async def contract_invalid(house: Household, method: str, **params: Any) -> None:
+async def require_contract_invalid(house: Household, method: str, **params: Any) -> None:
     """Require that the method refuses an unsupported schema by its field."""
     refusal = await house.refusal_of(method, **params, output_contract=UNKNOWN)
     assert (type(refusal), refusal.field) == (ContractInvalid, "$.params.output_contract.schema")
@@ -503,7 +488,7 @@ async def test_session_create_ok_with_contracts(idle: Household) -> None:
 
 async def test_session_create_contract_invalid(idle: Household) -> None:
     """An invalid contract is refused, and no session is created."""
-    await contract_invalid(idle, "session.create")
+    await require_contract_invalid(idle, "session.create")
     assert idle.sessions() == 0
 
 
@@ -526,7 +511,7 @@ async def test_session_update_ok_changes_contracts(house: Household) -> None:
 async def test_session_update_contract_invalid(idle: Household) -> None:
     """An invalid contract is refused, and nothing changes."""
     session_id = (await create(idle))["session_id"]
-    await contract_invalid(idle, "session.update", session_id=session_id)
+    await require_contract_invalid(idle, "session.update", session_id=session_id)
 
 
 async def test_session_get_ok_shows_todos_and_plan(tmp_path: Path) -> None:

@@ -1,10 +1,6 @@
 """Steering over the socket: every outcome of both methods, and that no message to a run is lost."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from kheishd.core.run.commands import Start
 from kheishd.records.writer import SessionWriter
@@ -17,25 +13,11 @@ from protocol.errors.session import InputContractViolated, InputTooLarge, QueueF
 from protocol.errors.token import ScopeMissing
 from protocol.limits.session import MAX_INPUT_BYTES, MAX_STEERS
 from protocol.transcript import text_of
-from tests.support.household import Household, household, refusal_of
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon with a run worker."""
-    async with household(tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon without a run worker; tokens work."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
+from tests.support.household import Household, refusal_of
 
 
 def steer(house: Household, content: str = "hurry", **params: Any) -> Any:
-    """Say something to the conversation's run in flight."""
+    """Steer the conversation's run in flight."""
     return house.call("conversation.steer", content=content, **params)
 
 
@@ -95,9 +77,9 @@ async def test_conversation_steer_nothing_to_steer_in_a_stopping_run(idle: House
 def start_run(tx: Any, run_id: str) -> None:
     """Append the start of a run, as a worker that goes away."""
     run = tx.get(RUNS, run_id)
-    fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
-    fold.carry_out(Start())
-    fold.write()
+    writer = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+    writer.carry_out(Start())
+    writer.write()
 
 
 async def test_conversation_steer_queue_full(idle: Household) -> None:

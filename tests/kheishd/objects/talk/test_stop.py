@@ -1,32 +1,12 @@
 """Stopping the run in flight: every outcome of conversation.cancel and session.interrupt."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
-
 from tests.support.household import (
     Household,
-    household,
     require_conversation_not_found,
     require_limited,
     require_sender_invalid,
     require_session_not_found,
 )
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon with a run worker."""
-    async with household(tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
-async def idle(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon without a run worker; tokens work."""
-    async with household(tmp_path, work=False, tcp=True) as house:
-        yield house
 
 
 async def test_conversation_cancel_ok(house: Household) -> None:

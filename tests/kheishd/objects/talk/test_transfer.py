@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,15 +14,8 @@ from protocol.errors.session import ImportInvalid, InputTooLarge, SessionNotFoun
 from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINE_BYTES
 from protocol.transcript import Item, ToolCall, text_of
 from tests.support.desk import gives
-from tests.support.household import Household, household, pages, refusal_of
+from tests.support.household import Household, pages, refusal_of
 from tests.support.transcripts import assert_valid
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Household]:
-    """Serve a daemon with a run worker; tokens work."""
-    async with household(tmp_path, tcp=True) as house:
-        yield house
 
 
 async def export_lines(house: Household, session_id: str, limit: int = 50) -> list[str]:
@@ -42,7 +33,7 @@ async def texts(house: Household, session_id: str) -> list[tuple[str, str]]:
 
 
 def chain_lines(*events: Any) -> list[str]:
-    """Lines with a chain that fits, whatever the events are: raw JSON text goes as it is."""
+    """Return lines with a valid hash chain for any events; raw JSON text is used unchanged."""
     digest, lines = NO_HASH, []
     for cursor, event in enumerate(events, 1):
         line = event if isinstance(event, str) else json.dumps({"cursor": cursor, "at_ms": 1, **event})
@@ -106,7 +97,7 @@ async def test_session_import_ok(house: Household) -> None:
     again = await house.call("session.send", session_id=session_id, content="three", wait="settled")
     assert again["output"] == "You said: three"
     assert len(house.models.requests[-1].messages) == 5
-    # What was imported can be exported and imported in turn.
+    # An imported session can be exported and imported again.
     second = await house.call("session.import", lines=await export_lines(house, session_id))
     assert await texts(house, second["session_id"]) == await texts(house, session_id)
 

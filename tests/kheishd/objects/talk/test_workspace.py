@@ -16,7 +16,7 @@ from tests.support.runtimes import make_runtime
 
 
 def workspaces(directory: Path, *, limited: bool = False) -> Workspaces:
-    """Those of a home in a directory."""
+    """Return the workspaces of a home in a directory."""
     root = directory / "work" if limited else directory / "home" / "workspace"
     return Workspaces(str(root), str(directory / "home"), limited)
 
@@ -42,7 +42,7 @@ async def limited(tmp_path: Path) -> AsyncIterator[Household]:
 
 
 async def read_workspace(house: Household, **params: Any) -> str:
-    """Where a run that is sent to a session works."""
+    """Send to a session and return the workspace of its run."""
     sent = await house.call("session.send", content="x", **params)
     workspace: str = (await house.call("run.get", run_id=sent["run_id"]))["pinned"]["workspace"]
     return workspace

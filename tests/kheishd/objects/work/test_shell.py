@@ -34,11 +34,11 @@ def append(*events: JournalEvent, session_id: str = "s") -> Callable[[Transactio
 
     def change(tx: Transaction) -> None:
         session = tx.get(SESSIONS, session_id)
-        fold = SessionWriter(tx, session_id, session=session)
+        writer = SessionWriter(tx, session_id, session=session)
         if session is None:
-            fold.append(SessionCreated(agent="default"))
-        fold.append_all(list(events))
-        fold.write()
+            writer.append(SessionCreated(agent="default"))
+        writer.append_all(list(events))
+        writer.write()
 
     return change
 
@@ -65,7 +65,7 @@ def events(store: Store, kind: type[Any]) -> list[Any]:
 
 
 def count_listed(store: Store) -> tuple[int, int]:
-    """How many shells live, and are being stopped, by the lists that the worker looks at."""
+    """Return the number of live shells and of stopping shells in the worker's indexes."""
     with store.read() as snapshot:
         return snapshot.count(SHELLS_LIVE), snapshot.count(SHELLS_STOPPING)
 
@@ -107,9 +107,9 @@ def test_stop_all_shells_of_a_session(store: Store) -> None:
     update(store, append(task_ended("a"), TaskStopRequested(task_id="b", note="first")))
 
     def stop(tx: Transaction) -> None:
-        fold = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
-        request_stop_all(fold, "all of you")
-        fold.write()
+        writer = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
+        request_stop_all(writer, "all of you")
+        writer.write()
 
     update(store, stop)
     update(store, stop)
@@ -144,7 +144,7 @@ def test_record_stalled(store: Store) -> None:
     [
         (False, ShellOutcome("exited", 0), "completed"),
         (False, ShellOutcome("exited", 3), "failed"),
-        # It was done before it could be stopped.
+        # The shell ended before it could be stopped.
         (True, ShellOutcome("exited", 0), "completed"),
         (True, ShellOutcome("stopped", 143), "cancelled"),
         (True, ShellOutcome("daemon_restarted"), "cancelled"),

@@ -56,9 +56,9 @@ async def start_shell(house: Household, task_id: str = "tsk_shell", session_id: 
     """Append the creation and the start of a shell."""
 
     def begin(tx: Transaction) -> None:
-        fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
-        fold.append(task_created(task_id, shell=True))
-        fold.write()
+        writer = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
+        writer.append(task_created(task_id, shell=True))
+        writer.write()
 
     await house.state.update(begin)
     return task_id
@@ -77,7 +77,7 @@ async def unchanged_refusal_of(house: Household, method: str, **params: Any) -> 
     return refusal
 
 
-async def not_found(house: Household, method: str, **params: Any) -> None:
+async def require_not_found(house: Household, method: str, **params: Any) -> None:
     """Require that the method refuses an unknown task and an uncovered one alike."""
     mine = await create_task(house)
     stranger = await house.connect_limited(senders=["ann"])
@@ -95,7 +95,7 @@ async def require_deleted(house: Household, method: str, **params: Any) -> None:
     assert (await house.call("task.list", status="any"))["tasks"] == []
 
 
-async def session_ended(house: Household, method: str, **params: Any) -> None:
+async def require_session_ended(house: Household, method: str, **params: Any) -> None:
     """Require that the method changes no task of an ended session."""
     task_id = await create_task(house)
     await house.call("session.end", session_id="s")
@@ -176,9 +176,9 @@ async def test_task_create_task_limit(house: Household) -> None:
     """A session has a maximum of open tasks; one that ends makes room."""
 
     def many(tx: Transaction) -> None:
-        fold = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
-        fold.append_all([task_created(f"tsk_{number}") for number in range(MAX_OPEN_TASKS)])
-        fold.write()
+        writer = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
+        writer.append_all([task_created(f"tsk_{number}") for number in range(MAX_OPEN_TASKS)])
+        writer.write()
 
     await house.state.update(many)
     assert type(await unchanged_refusal_of(house, "task.create", session_id="s", title="x")) is TaskLimit
@@ -222,7 +222,7 @@ async def test_task_get_ok(house: Household) -> None:
 
 async def test_task_get_task_not_found(house: Household) -> None:
     """An unknown task, and one that the token does not cover, are refused alike."""
-    await not_found(house, "task.get")
+    await require_not_found(house, "task.get")
 
 
 async def test_task_get_task_already_deleted(house: Household) -> None:
@@ -313,7 +313,7 @@ async def test_blocking_tasks_name_the_tasks_they_block(house: Household) -> Non
 
 async def test_task_update_task_not_found(house: Household) -> None:
     """Neither an unknown task nor an unknown blocking task is accepted."""
-    await not_found(house, "task.update", title="x")
+    await require_not_found(house, "task.update", title="x")
     refusal = await unchanged_refusal_of(
         house, "task.update", task_id=await create_task(house, "b"), blocked_by=["tsk_none"]
     )
@@ -327,7 +327,7 @@ async def test_task_update_task_already_deleted(house: Household) -> None:
 
 async def test_task_update_session_already_ended(house: Household) -> None:
     """Tasks of an ended session do not change."""
-    await session_ended(house, "task.update", title="x")
+    await require_session_ended(house, "task.update", title="x")
 
 
 async def test_task_update_input_too_large(house: Household) -> None:
@@ -468,7 +468,7 @@ async def test_task_stop_ok_of_a_shell_that_takes_its_time(
 
 async def test_task_stop_task_not_found(house: Household) -> None:
     """An unknown task, and one that the token does not cover, are refused alike."""
-    await not_found(house, "task.stop")
+    await require_not_found(house, "task.stop")
 
 
 async def test_task_stop_task_already_deleted(house: Household) -> None:
@@ -507,7 +507,7 @@ async def test_task_delete_ok(house: Household) -> None:
 
 async def test_task_delete_task_not_found(house: Household) -> None:
     """An unknown task, and one that the token does not cover, are refused alike."""
-    await not_found(house, "task.delete")
+    await require_not_found(house, "task.delete")
 
 
 async def test_task_delete_task_already_deleted(house: Household) -> None:
@@ -517,7 +517,7 @@ async def test_task_delete_task_already_deleted(house: Household) -> None:
 
 async def test_task_delete_session_already_ended(house: Household) -> None:
     """Tasks of an ended session do not change."""
-    await session_ended(house, "task.delete")
+    await require_session_ended(house, "task.delete")
 
 
 async def test_task_delete_task_running(house: Household) -> None:
@@ -610,7 +610,7 @@ async def test_task_output_ok_of_a_shell(house: Household, tmp_path: Path) -> No
 
 async def test_task_output_task_not_found(house: Household) -> None:
     """An unknown task, and one that the token does not cover, are refused alike."""
-    await not_found(house, "task.output")
+    await require_not_found(house, "task.output")
 
 
 async def test_task_output_task_already_deleted(house: Household) -> None:

@@ -177,7 +177,7 @@ def test_a_binding_is_that_of_all_files() -> None:
     assert len({binding_of(item) for item in [pair, *others]}) == 5
 
 
-# What a file is found to be.
+# The state of a file.
 
 
 def state_at(workspace: Path, path: str) -> FileState:

@@ -159,7 +159,7 @@ def test_a_search_begins_inside(tree: Path) -> None:
         searched(tree, "x", base="top.py")
 
 
-# Searching by ripgrep: what it finds is told once it was read here, and it ends when nobody waits.
+# Searching with ripgrep.
 
 
 RIPGREP = shutil.which("rg")

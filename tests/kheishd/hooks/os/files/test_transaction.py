@@ -224,7 +224,7 @@ def _give_up() -> None:
     raise GivenUp
 
 
-# A call that changes files: what is shown, noted, done and found out afterwards is one thing.
+# The uses of a call: preview, evidence, change and probe agree.
 
 
 def digest(content: bytes) -> str:
@@ -370,7 +370,7 @@ def test_evidence_fits(tmp_path: Path) -> None:
     assert len(make_changes(str(tmp_path), orders, "key", None)) == MAX_PATCH_FILES
 
 
-# Locks by name: one at a time, in no ring, and nothing left behind.
+# Locks of paths.
 
 
 async def test_one_at_a_time() -> None:

@@ -64,7 +64,7 @@ async def test_what_cannot_be_confined_to(workspace: Path, bubblewrap: None) -> 
         workdir.close()
 
 
-# The environment of a command: what passes, and that nothing else does.
+# The environment of a command.
 
 
 def test_little_passes() -> None:

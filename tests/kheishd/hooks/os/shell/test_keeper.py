@@ -13,7 +13,7 @@ import pytest
 
 from kheishd.hooks.os.shell.keeper import descendants, send_signal, start_ticks_of, stat_of, sweep
 from kheishd.hooks.os.shell.process import KEEPER, ROOT
-from tests.support.commands import come_with, ended, running_with
+from tests.support.commands import running_with, wait_ended, wait_for_processes
 
 
 class Kept:
@@ -137,18 +137,18 @@ def test_the_end_of_the_socket_is_the_end() -> None:
     """At the end of the socket everything is killed at once."""
     with kept("trap '' TERM; setsid sleep 7003.1 & setsid sleep 7003.1 & sleep 7003.1") as keeper:
         assert keeper.line()[0] == "began"
-        remaining = come_with("7003.1", 3)
+        remaining = wait_for_processes("7003.1", 3)
         keeper.hang_up()
-        assert ended([*remaining, keeper.process.pid])
+        assert wait_ended([*remaining, keeper.process.pid])
 
 
 def test_the_command_dies_with_its_keeper() -> None:
     """The kernel kills the command with its keeper; the mark finds its other processes."""
     with kept("exec sleep 7004.1") as keeper:
         assert keeper.line()[0] == "began"
-        remaining = come_with("7004.1", 1)
+        remaining = wait_for_processes("7004.1", 1)
         keeper.process.kill()
-        assert ended(remaining)
+        assert wait_ended(remaining)
 
 
 @pytest.mark.usefixtures("bubblewrap")
@@ -189,7 +189,7 @@ def test_a_name_that_looks_like_more(tmp_path: Path) -> None:
     program = tmp_path / "a) S 1 (b"
     program.symlink_to("/bin/sleep")
     with subprocess.Popen([program, "7005.1"]) as child:
-        come_with("7005.1", 1)
+        wait_for_processes("7005.1", 1)
         result = stat_of(child.pid)
         child.kill()
     assert result is not None
@@ -200,9 +200,9 @@ def test_sweeping() -> None:
     """A sweep kills everything below a process, stopped ones included, but not the process itself."""
     tree = "sleep 7006.1 & sh -c 'sleep 7006.1 & sleep 7006.1' & sleep 7006.1; read -r end"
     with subprocess.Popen(["/bin/sh", "-c", tree], stdin=subprocess.PIPE) as root:
-        remaining = come_with("7006.1", 4)
+        remaining = wait_for_processes("7006.1", 4)
         os.kill(remaining[0], signal.SIGSTOP)
         sweep(root.pid)
         assert root.poll() is None
         root.communicate()
-    assert ended(remaining)
+    assert wait_ended(remaining)

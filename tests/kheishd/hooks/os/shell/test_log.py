@@ -156,7 +156,7 @@ async def test_what_is_no_longer_wanted_goes(files: ShellFiles, tmp_path: Path) 
     await ShellFiles(tmp_path / "none").prune([], [], 0)
 
 
-# What looks like a question at the end of some output, and what does not.
+# Prompts.
 
 
 @pytest.mark.parametrize(

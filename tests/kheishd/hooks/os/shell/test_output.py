@@ -112,7 +112,7 @@ async def test_both_share_the_room(
     spool.remove()
 
 
-# Spools: what a command wrote, bounded, private, and gone with its call.
+# Spools.
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_the_tail_of_what_was_left(tmp_path: Path) -> None:
     assert read_tail(tmp_path / "two", 4) is None
 
 
-# Excerpts: the beginning and the end of output, within so many bytes of JSON.
+# Excerpts.
 
 
 def excerpt(*pieces: bytes, half: int = 100) -> Excerpt:

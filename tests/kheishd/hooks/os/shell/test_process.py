@@ -198,7 +198,7 @@ async def test_how_long_it_may_take_to_end(workdir: int) -> None:
             assert await command_process.wait() == CommandEnd(code)
 
 
-# Leftovers: found by their mark, and killed; everybody else's processes are let be.
+# Orphans.
 
 
 async def marked(mark: str, command: str) -> trio.Process:

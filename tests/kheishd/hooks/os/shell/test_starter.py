@@ -13,7 +13,7 @@ from kheishd.config.sections.workspace import SandboxMode
 from kheishd.hooks.os.shell.process import CommandEnd, KeptCommand, NotStarted, find_orphans, home_id
 from kheishd.hooks.os.shell.starter import TASK_VARIABLE, Starter
 from protocol.objects.task import Shell
-from tests.support.commands import ended
+from tests.support.commands import wait_ended
 
 
 def asked(workspace: Path, command: str, workdir: str = "", *, mode: SandboxMode = "off") -> Shell:
@@ -89,4 +89,4 @@ async def test_what_is_left_is_found_by_its_task(home: Path, workspace: Path, mo
         # The keeper itself carries the mark; so what is hunted is everything.
         with trio.fail_after(20):
             assert await Starter(home).kill_orphans("tsk_1")
-        assert ended(marked)
+        assert wait_ended(marked)

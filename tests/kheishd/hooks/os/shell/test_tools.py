@@ -35,7 +35,7 @@ from protocol.limits.call import (
 from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_LIVE_BYTES, MAX_SESSION_SHELLS
 from protocol.limits.units import KIB, MIB
 from protocol.objects.approval import Preview
-from tests.support.commands import Shell, come_with, context_at, ended, running_with
+from tests.support.commands import Shell, context_at, running_with, wait_ended, wait_for_processes
 from tests.support.histories import task_created
 from tests.support.stores import update
 
@@ -257,7 +257,7 @@ async def test_cancelled_it_has_stopped(shell: Shell) -> None:
             nursery.start_soon(shell.bash.dispatch, use)
             while not shell.streamed:
                 await trio.lowlevel.checkpoint()
-            come_with("6003.1", 2)
+            wait_for_processes("6003.1", 2)
             scope.cancel()
     assert scope.cancelled_caught
     assert running_with("6003.1") == []
@@ -474,11 +474,11 @@ async def test_the_daemon_is_killed(shell: Shell, home: Path, workspace: Path) -
     try:
         assert daemon.stdout is not None
         pid = int(await daemon.stdout.receive_some())
-        remaining = come_with("6007.1", 3)
+        remaining = wait_for_processes("6007.1", 3)
     finally:
         daemon.kill()
         await daemon.wait()
-    assert ended(remaining)
+    assert wait_ended(remaining)
     assert running_with("6007.1") == []
 
     use = shell.use(command)
@@ -553,7 +553,7 @@ async def test_a_daemon_that_died_in_such_a_call_did_nothing(bare: Shell) -> Non
     assert finding.outcome == "not_done"
 
 
-# What is told of a command that ran.
+# The result of a command.
 
 
 @pytest.fixture
@@ -627,7 +627,7 @@ def test_the_text_has_its_bound(capture: OutputCollector, spool: Spool) -> None:
     spool.remove()
 
 
-# A command for the background: a task in the commit of its call's result, and nothing before.
+# Commands for the background.
 
 
 def use(bare: Shell, store: Store) -> Invocation:

@@ -1,0 +1,344 @@
+"""Behaviors of the model server, selected by the name of the requested model.
+
+======================================= ==========================================================
+``echo``                                answers ``echo: `` and the last text of the user, word by word
+``slow:<ms>[:<n>]``                     n pieces (5) with a pause before each
+``chunks:<n>[:<burst>]``                n pieces of one word; ``burst`` of them (1) to one write
+``long:<bytes>``                        an answer of that many bytes, in pieces of 1 KiB
+``split:<n>[:<text>]``                  echoes in writes of n bytes, cutting lines and characters
+``thinking``                            reasons, then answers
+``repeat:<n>``                          repeats its key as thought and as text, in pieces of n characters
+``tools[:<name>:<json>]``               calls a tool; answers once it has the result
+``two-tools``                           calls two tools at once
+``orders``                              obeys ``/call <tool> <json>`` lines; ``/then`` separates answers
+``length``, ``refusal``                 ends for that reason
+``cut[:<n>]``                           closes the connection after n pieces (2)
+``malformed``                           an event that is not JSON
+``error-event[:<kind>]``                an error object inside the stream
+``no-done``                             ends without ``[DONE]`` or ``message_stop``
+``comments``                            comments, unknown fields and unknown events in between
+``nonstream``                           one JSON object instead of a stream
+``html``, ``empty``, ``redirect``       200 with a page, 200 with nothing, 302 elsewhere
+``garbage``                             bytes that are not HTTP
+``hang``, ``hang-mid``                  nothing at all; a piece and then nothing
+``status:<code>[:retry=<v>;retry-ms=<v>]`` an error; ``retry`` is ``Retry-After``
+``context``                             400, the transcript is too long
+``n-failures-then-ok:<n>:<code>[:<tag>]`` n errors for each tag, then ``echo``
+``file:<name>``                         the recorded stream of that name, unchanged
+======================================= ==========================================================
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.model_wire import Call, Move, Say, Stop, Think, Wire
+
+STREAMS = Path(__file__).parents[1] / "kheishd" / "providers" / "streams"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The status line and headers of an answer. Without ``length`` its body is sent in HTTP chunks."""
+
+    status: int = 200
+    content_type: str = "text/event-stream; charset=utf-8"
+    headers: dict[str, str] = field(default_factory=dict)
+    length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A pause of that many seconds, without end if infinite."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The end of the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """Bytes that are sent unchanged, outside of HTTP."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of the body, sent by one write as one HTTP chunk."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """Parts of the body, sent by one write, each an HTTP chunk."""
+
+    data: tuple[bytes, ...]
+
+
+Step = Head | Pause | Cut | Raw | Piece | Pieces
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The parts of a request that a behavior reads."""
+
+    model: str
+    text: str
+    has_result: bool
+    secret: str
+    wire: Wire
+    failures: Counter[str]
+    answered: int = 0
+
+
+def steps(prompt: Prompt) -> Iterator[Step]:
+    """Return the server's steps for one request. An unknown model is a 404, as with a real provider."""
+    name, _, rest = prompt.model.partition(":")
+    behavior = BEHAVIORS.get(name)
+    if behavior is None:
+        message = f"The model `{prompt.model}` does not exist"
+        return _error(404, prompt.wire.error("model_not_found", message))
+    return behavior(prompt, rest)
+
+
+def _error(status: int, body: bytes, headers: dict[str, str] | None = None) -> Iterator[Step]:
+    yield Head(status, "application/json", headers or {}, len(body))
+    yield Piece(body)
+
+
+def _stream(prompt: Prompt, moves: list[Move], pause: float = 0) -> Iterator[Step]:
+    yield Head()
+    yield Piece(prompt.wire.start(prompt.model))
+    for move in moves:
+        if pause and not isinstance(move, Stop):
+            yield Pause(pause)
+        yield Piece(prompt.wire.move(prompt.model, move))
+
+
+def words(text: str) -> list[Move]:
+    """Yield a text as one step per word, with its spaces."""
+    head, *tail = text.split(" ")
+    return [Say(head), *(Say(f" {word}") for word in tail)]
+
+
+def _echo_moves(prompt: Prompt) -> list[Move]:
+    return [*words(f"echo: {prompt.text}"), Stop()]
+
+
+def _echo(prompt: Prompt, rest: str) -> Iterator[Step]:
+    return _stream(prompt, _echo_moves(prompt))
+
+
+def _slow(prompt: Prompt, rest: str) -> Iterator[Step]:
+    pause, _, count = rest.partition(":")
+    pieces: list[Move] = [Say(f"piece{n} ") for n in range(1, int(count or 5) + 1)]
+    return _stream(prompt, [*pieces, Stop()], float(pause) / 1000)
+
+
+def _chunks(prompt: Prompt, rest: str) -> Iterator[Step]:
+    count, _, burst = rest.partition(":")
+    size = int(burst or 1)
+    bodies = [prompt.wire.start(prompt.model)]
+    bodies += [prompt.wire.move(prompt.model, Say(f"word{n} ")) for n in range(1, int(count) + 1)]
+    bodies.append(prompt.wire.move(prompt.model, Stop(output_tokens=int(count))))
+    yield Head()
+    for start in range(0, len(bodies), size):
+        yield Pieces(tuple(bodies[start : start + size]))
+
+
+def _long(prompt: Prompt, rest: str) -> Iterator[Step]:
+    size = int(rest)
+    full, last = divmod(size, 1024)
+    pieces: list[Move] = [Say("x" * 1024) for _ in range(full)]
+    return _stream(prompt, [*pieces, Say("x" * last), Stop()])
+
+
+def _split(prompt: Prompt, rest: str) -> Iterator[Step]:
+    size, _, text = rest.partition(":")
+    moves = [*words(text), Stop()] if text else _echo_moves(prompt)
+    body = prompt.wire.start(prompt.model) + b"".join(prompt.wire.move(prompt.model, move) for move in moves)
+    yield Head()
+    for start in range(0, len(body), int(size)):
+        yield Piece(body[start : start + int(size)])
+        yield Pause(0)
+
+
+def _thinking(prompt: Prompt, rest: str) -> Iterator[Step]:
+    return _stream(prompt, [Think("Let me "), Think("see."), Say("It is "), Say("42."), Stop()])
+
+
+def _repeat(prompt: Prompt, rest: str) -> Iterator[Step]:
+    text = f"it is {prompt.secret}, yes, {prompt.secret[:3]}"
+    pieces = [text[start : start + int(rest)] for start in range(0, len(text), int(rest))]
+    return _stream(prompt, [*map(Think, pieces), *map(Say, pieces), Stop()])
+
+
+def _tools(prompt: Prompt, rest: str) -> Iterator[Step]:
+    if prompt.has_result:
+        return _echo(prompt, rest)
+    name, _, arguments = (rest or 'get_weather:{"location": "San Francisco, CA"}').partition(":")
+    return _stream(prompt, [Say("I will look."), Call("call_abc123", name, arguments), Stop("tool_calls")])
+
+
+def _two_tools(prompt: Prompt, rest: str) -> Iterator[Step]:
+    calls: list[Move] = [Call("call_a", "first", '{"n": 1}'), Call("call_b", "second", "{}")]
+    return _stream(prompt, [*calls, Stop("tool_calls")])
+
+
+def _orders(prompt: Prompt, rest: str) -> Iterator[Step]:
+    """Repeat the text of one part of the message and make its ``/call`` lines calls."""
+    if "<conversation>" in prompt.text:
+        return _stream(prompt, [Say("A summary of what was said."), Stop()])
+    parts = re.split(r"^/then$", prompt.text, flags=re.MULTILINE)
+    lines = parts[prompt.answered].strip().splitlines() if prompt.answered < len(parts) else ["that is all"]
+    calls: list[Move] = []
+    texts = []
+    for line in lines:
+        match = re.fullmatch(r"/call (\S+) (.*)", line)
+        if match is None:
+            texts.append(line)
+        else:
+            calls.append(Call(f"call_{prompt.answered}_{len(calls)}", match[1], match[2]))
+    text = [Say("\n".join(texts))] if texts else []
+    return _stream(prompt, [*text, *calls, Stop("tool_calls" if calls else "end")])
+
+
+def _length(prompt: Prompt, rest: str) -> Iterator[Step]:
+    return _stream(prompt, [Say("cut sho"), Stop("length")])
+
+
+def _refusal(prompt: Prompt, rest: str) -> Iterator[Step]:
+    return _stream(prompt, [Say("I would"), Stop("refusal")])
+
+
+def _cut(prompt: Prompt, rest: str) -> Iterator[Step]:
+    yield from _stream(prompt, [Say(f"piece{n} ") for n in range(1, int(rest or 2) + 1)])
+    yield Cut()
+
+
+def _malformed(prompt: Prompt, rest: str) -> Iterator[Step]:
+    yield from _stream(prompt, [Say("fine ")])
+    yield Piece(b'event: content_block_delta\ndata: {"choices": [}\n\n')
+
+
+def _error_event(prompt: Prompt, rest: str) -> Iterator[Step]:
+    yield from _stream(prompt, [Say("fine ")])
+    yield Piece(prompt.wire.error_event(rest or "overloaded_error", f"Overloaded ({prompt.secret})"))
+
+
+def _no_done(prompt: Prompt, rest: str) -> Iterator[Step]:
+    yield from _stream(prompt, [Say("fine")])
+    end = prompt.wire.move(prompt.model, Stop())
+    yield Piece(end.removesuffix(b"data: [DONE]\n\n").partition(b"event: message_stop")[0])
+
+
+def _comments(prompt: Prompt, rest: str) -> Iterator[Step]:
+    noise = (
+        b': OPENROUTER PROCESSING\n\nid: 7\nretry: 100\nfoo: bar\n\nevent: news\ndata: {"type":"news"}\n\n'
+    )
+    yield Head()
+    yield Piece(noise)
+    for move in _echo_moves(prompt):
+        yield Piece(noise + prompt.wire.move(prompt.model, move))
+
+
+def _nonstream(prompt: Prompt, rest: str) -> Iterator[Step]:
+    body = prompt.wire.whole(prompt.model, _echo_moves(prompt))
+    yield Head(200, "application/json", {}, len(body))
+    yield Piece(body)
+
+
+def _html(prompt: Prompt, rest: str) -> Iterator[Step]:
+    body = b"<html><body>Welcome to the portal</body></html>"
+    yield Head(200, "text/html", {}, len(body))
+    yield Piece(body)
+
+
+def _empty(prompt: Prompt, rest: str) -> Iterator[Step]:
+    yield Head(200, "text/event-stream", {}, 0)
+
+
+def _redirect(prompt: Prompt, rest: str) -> Iterator[Step]:
+    yield Head(302, "text/plain", {"location": "http://elsewhere.invalid/v1/chat/completions"}, 0)
+
+
+def _garbage(prompt: Prompt, rest: str) -> Iterator[Step]:
+    yield Raw(b"\x00\x01\x02 this is not HTTP\r\n\r\n")
+    yield Cut()
+
+
+def _hang(prompt: Prompt, rest: str) -> Iterator[Step]:
+    yield Pause(float("inf"))
+
+
+def _hang_mid(prompt: Prompt, rest: str) -> Iterator[Step]:
+    yield from _stream(prompt, [Say("so far ")])
+    yield Pause(float("inf"))
+
+
+def _status(prompt: Prompt, rest: str) -> Iterator[Step]:
+    code, *extras = rest.split(":", 1)
+    headers: dict[str, str] = {}
+    for extra in extras[0].split(";") if extras else ():
+        key, _, value = extra.partition("=")
+        headers["retry-after-ms" if key == "retry-ms" else "retry-after"] = value
+    # Real providers repeat a part of the refused key; this one repeats all of it, to test the redaction.
+    message = f"Refused with {code}. The credential was: {prompt.secret}"
+    return _error(int(code), prompt.wire.error(f"error_{code}", message), headers)
+
+
+def _context(prompt: Prompt, rest: str) -> Iterator[Step]:
+    message = (
+        "This model's maximum context length is 8192 tokens. However, your messages resulted in 9000 tokens."
+    )
+    return _error(400, prompt.wire.error("context_length_exceeded", message))
+
+
+def _failures(prompt: Prompt, rest: str) -> Iterator[Step]:
+    count, code = rest.split(":")[:2]
+    prompt.failures[rest] += 1
+    return _status(prompt, code) if prompt.failures[rest] <= int(count) else _echo(prompt, "")
+
+
+def _file(prompt: Prompt, rest: str) -> Iterator[Step]:
+    yield Head()
+    yield Piece((STREAMS / rest).read_bytes())
+
+
+BEHAVIORS = {
+    "echo": _echo,
+    "slow": _slow,
+    "chunks": _chunks,
+    "long": _long,
+    "split": _split,
+    "thinking": _thinking,
+    "repeat": _repeat,
+    "tools": _tools,
+    "two-tools": _two_tools,
+    "orders": _orders,
+    "length": _length,
+    "refusal": _refusal,
+    "cut": _cut,
+    "malformed": _malformed,
+    "error-event": _error_event,
+    "no-done": _no_done,
+    "comments": _comments,
+    "nonstream": _nonstream,
+    "html": _html,
+    "empty": _empty,
+    "redirect": _redirect,
+    "garbage": _garbage,
+    "hang": _hang,
+    "hang-mid": _hang_mid,
+    "status": _status,
+    "context": _context,
+    "n-failures-then-ok": _failures,
+    "file": _file,
+}
