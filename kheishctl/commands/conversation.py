@@ -1,4 +1,4 @@
-"""``kheishctl conversation``: an agent and a sender, and the session of the two."""
+"""``kheishctl conversation``: conversations, each the session of one agent and one sender."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""An answer in progress: pieces in, deltas and finally the items out."""
+"""The model's answer in progress: collects its items, emits deltas, returns the final answer."""
 
 from typing import Any, Literal
 
@@ -76,7 +76,7 @@ class Draft:
         return block
 
     def extend(self, block: Block, piece: str) -> None:
-        """Append a piece to a block, as far as there is room."""
+        """Append a piece to a block; the part beyond the size limit is dropped."""
         if block.half:
             piece, block.half = block.half + piece, ""
         try:
@@ -178,7 +178,7 @@ def _make_call(block: Block, arguments: str, limit: str | None, *, is_last: bool
         return ToolCall(call_id, name, {}, invalid=describe_truncation(limit, arguments)) if name else None
     if not name:
         raise ModelFailure("bad_response", "the model called a tool without a name", retryable=True)
-    # The call's result tells the model, which knows what it meant.
+    # The call's result tells the model, which can correct the call.
     beginning = arguments[:MAX_INVALID_CHARACTERS]
     return ToolCall(call_id, name, {}, invalid=f"they {problem}; they begin {beginning!r}")
 

@@ -1,7 +1,7 @@
-"""One HTTP exchange with a provider: the request, and its answer as model events.
+"""One HTTP exchange with a provider: sends a request and yields its answer as model events.
 
-It belongs to the task that called: leaving the ``async with`` block early, or a cancellation, closes the
-connection at once, and no other task exists whose errors could arrive in a group.
+It runs in the caller's task: leaving the ``async with`` block early, or a cancellation, closes the connection
+immediately, and no error arrives in an exception group.
 """
 
 from __future__ import annotations
@@ -66,18 +66,18 @@ class Exchange:
 
     def __init__(
         self,
-        places: ConnectionPools,
+        pools: ConnectionPools,
         post: HttpRequest,
         reader: AnswerReader,
         failures: FailureFactory,
-        patience: CallTimeouts,
+        timeouts: CallTimeouts,
         capture: Capture = NO_CAPTURE,
     ) -> None:
-        self._places = places
+        self._pools = pools
         self._post = post
         self._reader = reader
         self._failures = failures
-        self._patience = patience
+        self._timeouts = timeouts
         self._capture = capture
         self._body = AnswerBody(reader)
         self._events: deque[ModelEvent] = deque()
@@ -88,7 +88,7 @@ class Exchange:
 
     async def __aenter__(self) -> AsyncIterator[ModelEvent]:
         try:
-            await self._guarded(self._send)
+            await self._translate_errors(self._send)
         except BaseException:
             await self._close()
             raise
@@ -112,11 +112,11 @@ class Exchange:
                 raise self._failure
             if self._answer is not None:
                 raise StopAsyncIteration
-            await self._more()
+            await self._read_more()
         return self._events.popleft()
 
     async def _send(self) -> None:
-        self._reply = reply = await self._places.send(self._post, self._capture.record_request)
+        self._reply = reply = await self._pools.send(self._post, self._capture.record_request)
         self._capture.record_reply(reply.status, reply.headers)
         if not 200 <= reply.status <= 299:
             body = b""
@@ -124,11 +124,11 @@ class Exchange:
                 body += received
             self._capture.record_body(body)
             raise self._failures.by_status(reply.status, reply.headers, body, time.time())
-        packed = reply.headers.get("content-encoding", "identity")
-        if packed != "identity":
-            raise self._failures.broke(f"the answer is compressed ({packed}) unasked", "bad_response")
+        encoding = reply.headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            raise self._failures.broke(f"the answer is compressed ({encoding}) unasked", "bad_response")
 
-    async def _more(self) -> None:
+    async def _read_more(self) -> None:
         assert self._reply is not None, "iterate it after entering it"
         try:
             received = await self._read()
@@ -164,21 +164,21 @@ class Exchange:
         """Read; None if the answer is settled, and nothing more came in time. Errors: ModelFailure."""
         assert self._reply is not None, "iterate it after entering it"
         if not self._reader.settled:
-            return await self._guarded(self._reply.read)
+            return await self._translate_errors(self._reply.read)
         if self._settled_at is None:
             self._settled_at = trio.current_time()
         with trio.move_on_at(self._settled_at + MAX_SETTLED_SECONDS):
-            return await self._guarded(self._reply.read)
+            return await self._translate_errors(self._reply.read)
         return None
 
-    async def _guarded(self, step: Callable[[], Awaitable[T]]) -> T:
+    async def _translate_errors(self, step: Callable[[], Awaitable[T]]) -> T:
         """Run a step that waits for the network. Errors: ModelFailure."""
         try:
-            return await self._patience.wait(step)
+            return await self._timeouts.wait(step)
         except ModelFailure:
             raise
         except Exception as error:
-            failure = self._places.failure(error, self._failures)
+            failure = self._pools.failure(error, self._failures)
             if failure is None:
                 raise
             raise failure from None
@@ -191,7 +191,7 @@ class Exchange:
                 while not self._reply.ended:
                     await self._reply.read()
             except Exception as error:
-                if self._places.failure(error, self._failures) is None:
+                if self._pools.failure(error, self._failures) is None:
                     raise
 
     async def _close(self) -> None:
@@ -200,7 +200,7 @@ class Exchange:
 
 
 class AnswerBody:
-    """The body of a success: events, or one JSON object from a server that does not stream."""
+    """The parser of a successful body: events, or one JSON object from a server that does not stream."""
 
     def __init__(self, reader: AnswerReader) -> None:
         self._reader = reader
@@ -212,11 +212,11 @@ class AnswerBody:
     def feed(self, received: bytes) -> None:
         """Process received bytes. Errors: ModelFailure."""
         if self._whole is not None:
-            self._gather(received)
+            self._append_object(received)
             return
         if not self._events and self._is_object(received):
             self._whole = bytearray()
-            self._gather(received)
+            self._append_object(received)
             return
         try:
             events = self._decoder.feed(received)
@@ -225,7 +225,7 @@ class AnswerBody:
         self._take(events)
 
     def finish(self) -> None:
-        """Process the end of the body. Errors: ModelFailure if it is no answer at all."""
+        """Process the end of the body. Errors: ModelFailure if the body is not an answer."""
         if self._whole is not None:
             self._reader.whole(bytes(self._whole))
             return
@@ -255,8 +255,8 @@ class AnswerBody:
             self._start = (self._start + received[:16]).lstrip()
         return self._start.startswith((b"{", b"["))
 
-    def _gather(self, received: bytes) -> None:
-        assert self._whole is not None, "gathering begins with an object"
+    def _append_object(self, received: bytes) -> None:
+        assert self._whole is not None, "nothing is appended before an object begins"
         self._whole += received
         if len(self._whole) > MAX_WHOLE_BYTES:
             raise malformed_answer(f"an answer of more than {MAX_WHOLE_BYTES} bytes")
@@ -276,8 +276,8 @@ class ConnectionPools:
 
     async def send(self, post: HttpRequest, sending: SendObserver | None = None) -> HttpReply:
         """Send a request. Errors: those that ``failure`` translates."""
-        place = post.url.partition("?")[0]
-        pool = self._pools.get(place) or await self._make(place)
+        url = post.url.partition("?")[0]
+        pool = self._pools.get(url) or await self._make(url)
         from kheishd.providers.http import send
 
         return await send(pool, post, sending)
@@ -294,11 +294,11 @@ class ConnectionPools:
         for pool in pools.values():
             await pool.aclose()
 
-    async def _make(self, place: str) -> Pool:
+    async def _make(self, url: str) -> Pool:
         async with self._making:
-            pool = self._pools.get(place)
+            pool = self._pools.get(url)
             if pool is None:
-                pool = self._pools[place] = await self._in_thread(_make_pool, place, self._max_connections)
+                pool = self._pools[url] = await self._in_thread(_make_pool, url, self._max_connections)
             return pool
 
 
@@ -310,7 +310,7 @@ def host_of(url: str) -> str:
         return "the provider"
 
 
-def _make_pool(place: str, max_connections: int) -> Pool:
+def _make_pool(url: str, max_connections: int) -> Pool:
     from kheishd.providers.http import make_pool
 
-    return make_pool(place, max_connections)
+    return make_pool(url, max_connections)
