@@ -1,4 +1,4 @@
-"""The consequence of a model's answer: calls, another model call, or the end of the run. Pure.
+"""Decide what follows a model's answer: tool calls, another model call, or the end of the run. Pure.
 
 An answer without calls is final unless a check objects. The checks, in this order:
 
