@@ -132,8 +132,9 @@ class ModelFailure(Exception):
     """A model call without an answer.
 
     ``reason`` is stable (``rate_limited``, ``overloaded``, ``unauthorized``, ``context_too_long``,
-    ``bad_request``, ``bad_response``, ``connection_failed``, ``timed_out``, ``route_gone``,
-    ``credential_missing``, ``server_error``); ``message`` never holds a credential.
+    ``bad_request``, ``bad_response``, ``empty_answer``, ``connection_failed``, ``timed_out``,
+    ``route_gone``, ``credential_missing``, ``server_error``); ``message`` never holds a credential. ``usage``
+    is the usage of an unusable answer.
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class ModelFailure(Exception):
         retryable: bool,
         status: int | None = None,
         retry_after_s: float | None = None,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -151,6 +153,7 @@ class ModelFailure(Exception):
         self.retryable = retryable
         self.status = status
         self.retry_after_s = retry_after_s
+        self.usage = usage or Usage()
 
     @property
     def error(self) -> RunError:

@@ -1,8 +1,9 @@
-"""The interface of a driver: it builds a request and reads the answer. It does no I/O."""
+"""The interface of a driver, which builds a request and parses its answer without I/O."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import msgspec
 
@@ -15,7 +16,7 @@ encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """One HTTP request, ready to be sent. Its headers hold the credential, so it is never shown."""
+    """One HTTP request, ready to be sent. Its headers contain the credential, so ``repr`` omits them."""
 
     url: str
     headers: dict[str, str]
@@ -33,10 +34,22 @@ class AnswerReader(Protocol):
     """The reader of one answer, as it arrives."""
 
     done: bool
-    """Whether the answer is whole, or as much of it as is kept; what still arrives is passed over."""
+    """Whether the answer is complete or at its size limit; further input is ignored."""
+
+    failed: bool
+    """Whether the provider reported an error, after which nothing is an answer."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the answer has its end, and only side information may follow."""
+        ...
 
     def event(self, data: bytes) -> None:
         """Process the data of one event. Errors: ModelFailure."""
+        ...
+
+    def fail_event(self, data: bytes) -> NoReturn:
+        """Fail because of an event that reports an error. Errors: ModelFailure."""
         ...
 
     def whole(self, body: bytes) -> None:
@@ -56,7 +69,7 @@ class Driver(Protocol):
     """A module that speaks one provider's protocol."""
 
     BASE_URL: str
-    """Where the provider itself is, for routes that name no other place."""
+    """The provider's own URL, for routes without a ``base_url``."""
 
     def post(self, request: ModelRequest, base_url: str, secret: str | None) -> HttpRequest:
         """Return the request to send."""
@@ -103,19 +116,19 @@ def body_options(request: ModelRequest) -> tuple[dict[str, Any], dict[str, str]]
 
 
 def lower_limit(value: Any, limit: int | None) -> Any:
-    """Return the lower of an option's limit and another one, if there is one."""
+    """Return the lower of an option's value and a limit; the value if the limit is None."""
     if limit is None:
         return value
     return min(value, limit) if isinstance(value, int) else limit
 
 
-# More than any context; the sum for a session stays below 64 bits for 18 billion answers.
+# More than any context window; the sum of a session fits into 64 bits for 18 billion answers.
 MAX_TOKENS = 10**9
 
 
 def token_count(count: float | None) -> int:
     """Return a storable count: some servers omit it, and some send -1 or nonsense for unknown."""
-    return int(min(max(count, 0), MAX_TOKENS)) if count is not None else 0
+    return int(min(max(count, 0), MAX_TOKENS)) if count is not None and not math.isnan(count) else 0
 
 
 def user_texts(items: list[Item]) -> list[str]:

@@ -35,9 +35,11 @@ def test_lines_are_read_and_written_as_they_were(line: bytes) -> None:
     assert encode_line(envelope, event) == line
 
 
-# Types and fields that format 1 never had stand at the end of the present corpus.
 @pytest.mark.parametrize(
-    ("old", "line"), [*zip(OLD, LINES, strict=False)], ids=lambda line: json.loads(line)["type"]
+    ("old", "line"),
+    # Later lines of the present format have fields that format 1 did not have.
+    [*zip(OLD, LINES[: len(OLD)], strict=True)],
+    ids=lambda line: json.loads(line)["type"],
 )
 def test_old_lines_are_read(old: bytes, line: bytes) -> None:
     """A line of format 1 decodes as the same event as its line in the present format."""
