@@ -194,8 +194,7 @@ class ContextWindow:
         try:
             result = await self._summary(prompt, upto, trigger)
         except ModelFailure as failure:
-            error = RunError(failure.reason, failure.message, failure.status, failure.retryable)
-            result = FailedCompaction(trigger, error)
+            result = FailedCompaction(trigger, failure.error)
         await self._active.commit(Compact(result))
         if isinstance(result, Compaction):
             self._failures = 0
