@@ -194,10 +194,10 @@ class ModelTurn:
             self._active.reload()
 
     async def _compact(self) -> None:
-        """Summarise the session, which is the only task of a compaction run."""
+        """Summarize the session, which is the only task of a compaction run."""
         try:
             with self._active.effect() as scope:
-                command = await self._window.summarise_all()
+                command = await self._window.summarize_all()
         except ModelFailure as failure:
             await self._fail(failure)
             return
