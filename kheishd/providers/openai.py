@@ -374,8 +374,8 @@ class ChatReader(DraftReader):
             is_other = name and (name != (same.name or name) or (call is None and delta.index is not None))
             return None if is_other else same
         if call is None:
-            # Without id and name it continues the last call. But if that call has an index of its own, the start
-            # of another one is lost.
+            # Without id and name it continues the last call. But if that call has an index of its own, then
+            # the start of another one is lost.
             is_lost = self._has_own_index and bool(arguments.strip())
             return None if name or delta.id or is_lost else self._last_call
         if delta.id and call.call_id in self._calls_by_id:
