@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from msgspec import Struct
 
 from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
-from protocol.transcript import Item, Message, Usage
+from protocol.transcript import Item, Message, Text, ToolCall, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.hook import Hook, Tool
     from protocol.budget import Prices
     from protocol.objects.definition import Definition
-    from protocol.objects.route import Driver
+    from protocol.objects.route import Driver, PresetName
     from protocol.objects.run import Pinned
 
 
@@ -40,6 +40,9 @@ class RouteSpec:
     context_tokens: int = DEFAULT_CONTEXT_TOKENS
     built_in: bool = False
     prices: Prices | None = None
+    preset: PresetName | None = None
+    auth_header: str | None = None
+    ca_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,12 @@ class ModelAnswer(Struct, frozen=True):
     usage: Usage
     stop_reason: str
     model: str | None = None
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether the model used its output limit up before the first word."""
+        has_content = any(isinstance(item, Text | ToolCall) for item in self.items)
+        return self.stop_reason == "length" and not has_content
 
 
 ModelEvent = TextDelta | ThinkingDelta | ModelAnswer
