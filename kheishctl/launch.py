@@ -1,4 +1,4 @@
-"""Starting the daemon's program: in the background, in place of this process, or for maintenance."""
+"""Launch ``kheishd``: in the background, in the foreground, or for a maintenance command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from kheishctl import exit_codes
 from kheishctl.client import Client, ConnectionLost, Failure, NoDaemon, TimedOut, resolve_socket
-from protocol.text import sanitise
+from protocol.text import sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,7 +91,7 @@ def run_maintenance(home: str, *arguments: str) -> tuple[int, str]:
         failure = Failure(errors.removeprefix("kheishd: ") or f"kheishd ended with {process.returncode}")
         failure.exit_code = exit_codes.HOME_TAKEN if process.returncode == 4 else exit_codes.FAILED
         raise failure
-    sys.stderr.write(f"{sanitise(errors)}\n" if errors else "")
+    sys.stderr.write(f"{sanitize(errors)}\n" if errors else "")
     return (exit_codes.FAILED if process.returncode else exit_codes.OK), output
 
 

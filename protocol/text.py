@@ -38,17 +38,17 @@ def escape_json(document: str) -> str:
     return _ACTIVE_IN_JSON.sub(_json_escape, document)
 
 
-def sanitise(text: str) -> str:
+def sanitize(text: str) -> str:
     """Replace active characters by visible symbols, for a terminal; carriage returns are removed.
 
-    Pieces of a text can be sanitised one by one: joined, they are the text sanitised.
+    Pieces of a text can be sanitized one by one: joined, they are the text sanitized.
     """
     return _ACTIVE.sub(_symbol, text)
 
 
 def one_line(text: str) -> str:
-    """Sanitise text and collapse its white space, newlines included, to single blanks."""
-    return " ".join(sanitise(text).split())
+    """Sanitize text and collapse its white space, newlines included, to single blanks."""
+    return " ".join(sanitize(text).split())
 
 
 def _backslash(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""What every test may ask for: a directory for a store, a store, a state; a sandbox."""
+"""Fixtures of all tests: the directory of a store, a store, a state, a sandbox."""
 
 import shutil
 import subprocess
@@ -20,7 +20,7 @@ settings.load_profile("house")
 
 @pytest.fixture
 def store_dir(tmp_path: Path) -> Path:
-    """Where a store may be made; there is nothing yet."""
+    """Return the path of a state directory that does not exist yet."""
     return tmp_path / "state"
 
 
@@ -48,7 +48,7 @@ async def inline_state(store_dir: Path) -> AsyncIterator[State]:
 
 @pytest.fixture(scope="session")
 def bubblewrap() -> None:
-    """Skips where Bubblewrap cannot make a sandbox: it is not there, or may not make namespaces."""
+    """Skip where Bubblewrap cannot make a sandbox: it is missing, or may not make namespaces."""
     binary = shutil.which("bwrap")
     if binary is None:
         pytest.skip("bubblewrap is not installed")

@@ -33,7 +33,7 @@ def measure(scale: Scale) -> Iterator[Row]:
             pings.append(ping)
     beside = f"{connections:,} idle connections"
     yield Row(beside, "KiB each", memories, at_most(8), note=note)
-    yield Row(f"processor's time, {beside}", "ms/s", spent, at_most(1))
+    yield Row(f"processor time, {beside}", "ms/s", spent, at_most(1))
     yield Row(f"rpc.ping p50, one core, {beside}", "µs", pings, at_most(1.1), "ratio", "none")
 
 

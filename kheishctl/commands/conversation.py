@@ -1,4 +1,4 @@
-"""``kheishctl conversation``: an agent and a sender, and the session of the two."""
+"""``kheishctl conversation``: conversations, each the session of one agent and one sender."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ from kheishctl.options import (
 from kheishctl.render.layout import Column, Display, format_record
 from kheishctl.render.messages import format_history
 from kheishctl.render.run import describe_outcome
-from protocol.text import sanitise
+from protocol.text import sanitize
 
 group = make_group("conversation", "Conversations: an agent and a sender, and their current session.")
 group.add_command(send)
@@ -163,7 +163,7 @@ def run_compaction(
 def _format_compacted(result: Json, display: Display) -> str:
     if "summary" not in result:
         return str(result.get("note", ""))
-    summary = sanitise(result["summary"])
+    summary = sanitize(result["summary"])
     if display.width is None:
         return summary
     return f"about {result.get('pre_tokens', 0)} tokens became {result.get('post_tokens', 0)}\n{summary}"

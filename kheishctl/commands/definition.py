@@ -5,7 +5,7 @@ from typing import Any
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.options import drop_unset, id_argument, paged
 from kheishctl.render.layout import Column, format_record
-from protocol.text import sanitise
+from protocol.text import sanitize
 
 group = make_group("definition", "Definitions of agents, from agents/<name>.md.")
 
@@ -31,5 +31,5 @@ def show(app: App, name: str) -> None:
     """Show an agent's definition; its instructions come last."""
     result = app.call("definition.get", {"name": name})
     fields = {field: value for field, value in result.items() if field != "instructions"}
-    instructions = sanitise(result["instructions"])
+    instructions = sanitize(result["instructions"])
     app.emit(result, lambda _, display: f"{format_record(fields, display)}\n\n{instructions}".rstrip("\n"))

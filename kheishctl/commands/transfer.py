@@ -13,7 +13,7 @@ from kheishctl.client import Failure, RequestRefused
 from kheishctl.contract import MAX_IMPORT_BYTES, MAX_IMPORT_LINES, MAX_PAGE_ROWS, Json
 from kheishctl.options import complete, drop_unset, mutating, session_argument
 from kheishctl.render.layout import format_record
-from protocol.text import escape_json, sanitise
+from protocol.text import escape_json, sanitize
 
 
 @command(
@@ -74,7 +74,7 @@ def _write(out: IO[str], lines: Iterable[str]) -> int:
     count = 0
     terminal = out.isatty()
     for line in lines:
-        out.write((sanitise(escape_json(line)) if terminal else line) + "\n")
+        out.write((sanitize(escape_json(line)) if terminal else line) + "\n")
         count += 1
     return count
 
@@ -120,7 +120,7 @@ def import_(app: App, file: str, agent: str | None, idempotency_key: str | None,
             if check:
                 break
     if not sent:
-        raise click.UsageError(f"{file} holds no lines")
+        raise click.UsageError(f"{file} contains no lines")
     app.emit(previous | {"messages": messages}, format_record)
 
 

@@ -1,6 +1,6 @@
-"""Changes of a session's display: one class for each kind of change that a person may want to see.
+"""Display changes: one class for each kind of change that a session's display can show.
 
-Text in a change is not sanitised unless its class says so; the code that shows it must sanitise it.
+Text in a change is not sanitized unless its class says so; the code that shows it must sanitize it.
 """
 
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ class RunEnd:
 
 @dataclass(frozen=True, slots=True)
 class CallRequest:
-    """A tool call that the model requests. ``summary`` is a sanitised line about its arguments."""
+    """A tool call that the model requests. ``summary`` is a sanitized line about its arguments."""
 
     call_id: str
     tool: str

@@ -1,4 +1,4 @@
-"""Journal events and live text on one line each.
+"""Format journal events and text in progress, one line each.
 
 An event of an unknown type, or of a known type in the shape of another version, is shown as JSON.
 """
@@ -12,7 +12,7 @@ from kheishctl.render.layout import Display, fit, paint
 from kheishctl.render.messages import format_message
 from kheishctl.render.pending import format_answers
 from kheishctl.render.units import format_duration, format_local, format_utc
-from protocol.text import escape_json, one_line, sanitise
+from protocol.text import escape_json, one_line, sanitize
 
 # Columns for the run or session of an event: the end of an id, where ids differ, or "daemon".
 ORIGIN_COLUMNS = 7
@@ -27,13 +27,13 @@ def _actor(event: Json) -> str:
 
 
 def format_verdict(verdict: Mapping[str, Any]) -> str:
-    """Format the verdict on a call and its source. Not yet sanitised."""
+    """Format the verdict on a call and its source. Not yet sanitized."""
     call = f"{verdict['tool']} {verdict.get('subject', '')}".rstrip()
     return f"{call}: {verdict['decision']}, by {verdict['why']}" + _note(verdict.get("note"))
 
 
 def format_task_end(event: Json) -> str:
-    """Format the end of a background shell. Not yet sanitised."""
+    """Format the end of a background shell. Not yet sanitized."""
     code = f" with exit code {event['exit_code']}" if event.get("exit_code") is not None else ""
     return f"{event['status']}, {event['terminal_reason']}{code}" + _note(event.get("problem"))
 
@@ -146,7 +146,7 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
 
 
 def summarize_event(event: Json) -> str:
-    """Summarize an event without its envelope on one sanitised line."""
+    """Summarize an event without its envelope on one sanitized line."""
     summary = SUMMARIES.get(str(event.get("type")), _as_json)
     try:
         return one_line(summary(event))
@@ -173,4 +173,4 @@ def format_delta(delta: Json, display: Display) -> str:
     """Format a piece of live text on one line."""
     text = escape_json(json.dumps(delta.get("text", ""), ensure_ascii=False))
     line = f"{delta.get('run_id')}\t{delta.get('kind')}\t{delta.get('offset')}\t{text}"
-    return paint(sanitise(line), "dim", display.color)
+    return paint(sanitize(line), "dim", display.color)

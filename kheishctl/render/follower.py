@@ -1,4 +1,4 @@
-"""Following a session: notifications in, changes out. Pure.
+"""The follower of a session: turns journal notifications into display changes. Pure.
 
 A follower sees two kinds of notification: durable events, in the order of their cursors, and deltas of live
 text, which arrive at once and may arrive again after a reconnection. It emits every character of an answer
@@ -68,7 +68,7 @@ class _Call:
 
 
 class StreamFollower:
-    """The state of following one session or run. ``cursor`` is the cursor of the last event."""
+    """The follower of one session or run. ``cursor`` is the cursor of the last event."""
 
     def __init__(self, cursor: int = 0) -> None:
         self.cursor = cursor
@@ -333,7 +333,7 @@ def _notices(event: Json) -> list[DisplayChange]:
         case "compaction_failed":
             note = f"the conversation could not be summarized: {event['error']['message']}"
         case "task_stalled":
-            note = f"the background shell {event['task_id']} waits for input that nobody can give"
+            note = f"the background shell {event['task_id']} waits for input, which it cannot receive"
         case "task_ended":
             note = f"the background shell {event['task_id']} has ended: {format_task_end(event)}"
         case _:

@@ -1,7 +1,7 @@
 """Layout for terminals and pipes: styles, columns of text, tables and records.
 
 Text from models, senders and file names may hold escape sequences. The daemon's data therefore passes through
-``sanitise``, ``one_line`` or ``sanitise_styled`` before it reaches a terminal.
+``sanitize``, ``one_line`` or ``sanitize_styled`` before it reaches a terminal.
 """
 
 import json
@@ -19,7 +19,7 @@ from kheishctl.render.units import (
     format_size,
     format_utc,
 )
-from protocol.text import one_line, sanitise
+from protocol.text import one_line, sanitize
 
 _STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
 
@@ -49,20 +49,20 @@ def paint(text: str, style: str, on: bool) -> str:
     return f"\x1b[{STYLES[style]}m{text}\x1b[0m" if on and text else text
 
 
-def sanitise_styled(text: str) -> str:
-    """Sanitise text but keep its styles."""
+def sanitize_styled(text: str) -> str:
+    """Sanitize text but keep its styles."""
     if text.isascii() and "\x1b" not in text and text.isprintable():
         return text
-    return "".join(part if _STYLE.fullmatch(part) else sanitise(part) for part in _STYLE.split(text))
+    return "".join(part if _STYLE.fullmatch(part) else sanitize(part) for part in _STYLE.split(text))
 
 
 def strip_styles(text: str) -> str:
-    """Remove styles and overwritten text from the output of a program; not yet sanitised."""
+    """Remove styles and overwritten text from the output of a program; not yet sanitized."""
     lines = _STYLE.sub("", text).replace("\r\n", "\n").split("\n")
     return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
 
 
-# Columns of a terminal. The functions expect sanitised text.
+# Columns of a terminal. The functions expect sanitized text.
 
 
 def count_columns(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Messages of a transcript as text."""
+"""Format the messages of a transcript as text."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,17 +7,17 @@ from typing import Any
 from kheishctl.contract import Json
 from kheishctl.render.layout import Display, paint
 from kheishctl.render.units import format_local, format_utc
-from protocol.text import one_line, sanitise
+from protocol.text import one_line, sanitize
 
 STOP_NOTES = {
     "length": "the answer was cut off at its length limit",
     "refusal": "the model refused to continue",
 }
-"""Notes on answers that are incomplete, by stop reason."""
+"""Notes on incomplete answers, by stop reason."""
 
 
 def format_item(item: Mapping[str, Any]) -> str:
-    """Format one item of a message; empty for reasoning. Not yet sanitised."""
+    """Format one item of a message; empty for reasoning. Not yet sanitized."""
     match item.get("kind"):
         case "text":
             return str(item.get("text", ""))
@@ -36,7 +36,7 @@ def format_item(item: Mapping[str, Any]) -> str:
 
 
 def format_message(message: Mapping[str, Any]) -> str:
-    """Format a message without its reasoning. Not yet sanitised."""
+    """Format a message without its reasoning. Not yet sanitized."""
     return "\n".join(filter(None, map(format_item, message.get("items", ()))))
 
 
@@ -46,11 +46,11 @@ def join_answer_text(message: Mapping[str, Any]) -> str:
 
 
 def format_history(messages: Sequence[Json], display: Display) -> str:
-    """Format messages as a conversation, oldest first; for a pipe one tab-separated line each."""
+    """Format messages as a conversation, oldest first; for a pipe, as one tab-separated line per message."""
     lines = []
     for entry in messages:
         message, role = entry["message"], entry["message"]["role"]
-        body = sanitise(format_message(message))
+        body = sanitize(format_message(message))
         if display.width is None:
             lines.append(f"{format_utc(entry['at_ms'])}\t{one_line(role)}\t{one_line(body)}")
             continue

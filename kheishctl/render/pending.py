@@ -1,6 +1,6 @@
-"""Approvals, questions and calls in doubt as text, and people's answers to them.
+"""Format approvals, questions and calls in doubt, and parse people's answers to them.
 
-Models and tools wrote most of the content, so every part of it is sanitised.
+Models and tools wrote most of the content, so every part of it is sanitized.
 """
 
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 from kheishctl.contract import Json
 from kheishctl.render.layout import Display, format_pairs, paint
-from protocol.text import escape_json, one_line, sanitise
+from protocol.text import escape_json, one_line, sanitize
 
 STATUS_STYLE = {
     "pending": "yellow",
@@ -68,16 +68,16 @@ def format_question_request(request: Json, display: Display) -> str:
 
 def format_question(question: Json, display: Display, answer: Json | None = None) -> str:
     """Format one question with numbered options; an asterisk marks the options of its answer."""
-    several = "(several may be chosen)" if question.get("multi_select") else ""
+    several = "(multiple choice)" if question.get("multi_select") else ""
     title = "  ".join(filter(None, [question["key"], question.get("header", ""), several]))
-    lines = [paint(one_line(title), "bold", display.color), sanitise(str(question["question"]))]
+    lines = [paint(one_line(title), "bold", display.color), sanitize(str(question["question"]))]
     selected = answer.get("selected", ()) if answer is not None else ()
     for number, option in enumerate(question.get("options", ()), 1):
         mark = "*" if option["option_id"] in selected else " "
         description = f": {one_line(option['description'])}" if option.get("description") else ""
         lines.append(f" {mark}{number}. {one_line(option['label'])}{description}")
     if answer is not None and answer.get("text"):
-        lines.append(f"> {sanitise(str(answer['text']))}")
+        lines.append(f"> {sanitize(str(answer['text']))}")
     return "\n".join(lines)
 
 
@@ -107,7 +107,7 @@ def format_status(record: Mapping[str, Any]) -> str:
 
 
 def format_answers(answers: Sequence[Mapping[str, Any]]) -> str:
-    """Format answers to questions: option ids or text. Not yet sanitised."""
+    """Format answers to questions: option ids or text. Not yet sanitized."""
     return " / ".join(
         ", ".join([*answer.get("selected", ()), *filter(None, [answer.get("text")])]) for answer in answers
     )
@@ -139,7 +139,7 @@ def _format_call(approval: Json, display: Display) -> str:
     preview = approval.get("preview")
     if preview is None:
         return f"input:\n{_format_json(approval['arguments'])}" if approval.get("arguments") else ""
-    lines = sanitise(str(preview.get("text", ""))).rstrip("\n").split("\n")
+    lines = sanitize(str(preview.get("text", ""))).rstrip("\n").split("\n")
     if preview.get("kind") == "diff":
         styles = [DIFF_STYLE.get(line[:1]) for line in lines]
         lines = [
@@ -154,7 +154,7 @@ def _format_call(approval: Json, display: Display) -> str:
 
 
 def _format_json(value: Any) -> str:
-    return sanitise(escape_json(json.dumps(value, ensure_ascii=False, indent=2)))
+    return sanitize(escape_json(json.dumps(value, ensure_ascii=False, indent=2)))
 
 
 # Answers.

@@ -1,4 +1,4 @@
-"""The state of a run as text: its record, its pending requests, and the commands that answer them."""
+"""Format the state of a run: its record, its pending requests, and the commands that answer them."""
 
 from collections.abc import Callable, Iterator
 
@@ -60,7 +60,7 @@ def describe_outcome(run: Json, command_line: CommandLine) -> str:
 
 
 def explain_run(run: Json, command_line: CommandLine) -> Iterator[str]:
-    """Yield sanitised lines about an incomplete answer and pending requests, with the commands to answer."""
+    """Yield sanitized lines about an incomplete answer and pending requests, with the commands to answer."""
     if run.get("stop_reason") in STOP_NOTES:
         yield STOP_NOTES[run["stop_reason"]]
     waiting = run.get("waiting", {})

@@ -1,17 +1,17 @@
-"""Markdown for the terminal, block by block, so that an answer can be shown while it is written.
+"""Markdown for the terminal, block by block, so that an answer can be shown as it arrives.
 
 A text is split into blocks where no later text can change the rendering of a block: at a blank line outside a
 code fence that is followed by a line without indentation. A finished block is rendered once; only the last
 block is rendered again as it grows. Of rich's output only the styles survive: everything else that acts on a
-terminal, such as a control character written as an entity, is sanitised after rendering.
+terminal, such as a control character written as an entity, is sanitized after rendering.
 """
 
 import io
 import re
 from collections.abc import Callable
 
-from kheishctl.render.layout import fold, sanitise_styled
-from protocol.text import sanitise
+from kheishctl.render.layout import fold, sanitize_styled
+from protocol.text import sanitize
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 
@@ -24,7 +24,7 @@ MAX_RENDER_CHARACTERS = 20 * 1_024
 
 
 class BlockSplitter:
-    """A splitter of growing text into blocks. It reads every line once, whatever the length of the text."""
+    """A splitter of growing text into blocks. It reads every line once, so long texts take linear time."""
 
     def __init__(self) -> None:
         self._block: list[str] = []
@@ -96,7 +96,7 @@ def make_renderer(*, color: bool) -> Callable[[str, int], str]:
 
     def render(text: str, width: int) -> str:
         if len(text) > MAX_RENDER_CHARACTERS:
-            return sanitise(text).strip("\n")
+            return sanitize(text).strip("\n")
         # Imported here, because rich costs several times the start of the interpreter.
         from rich.console import Console
         from rich.markdown import Markdown
@@ -112,9 +112,9 @@ def make_renderer(*, color: bool) -> Callable[[str, int], str]:
             _environ={},
         )
         # The address of a link is written out: a link that shows another address than its own is a trap.
-        console.print(Markdown(keep_line_breaks(sanitise(text)), code_theme="ansi_dark", hyperlinks=False))
+        console.print(Markdown(keep_line_breaks(sanitize(text)), code_theme="ansi_dark", hyperlinks=False))
         lines = out.getvalue().strip("\n").split("\n")
-        return sanitise_styled("\n".join(line.rstrip() for line in lines))
+        return sanitize_styled("\n".join(line.rstrip() for line in lines))
 
     return render
 
@@ -126,4 +126,4 @@ def preload() -> None:
 
 def fold_end(text: str, width: int, max_lines: int) -> str:
     """Return the last lines of a plain text at a width; a block that is too long to render looks so."""
-    return "\n".join(fold(sanitise(text[-width * max_lines :]), width)[-max_lines:])
+    return "\n".join(fold(sanitize(text[-width * max_lines :]), width)[-max_lines:])

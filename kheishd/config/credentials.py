@@ -1,4 +1,4 @@
-"""Recognise credentials by their name or their form."""
+"""Recognize credentials by their name or their form."""
 
 import re
 from typing import Final

@@ -35,7 +35,7 @@ MAX_EXPIRES_AFTER_S: Final = 365 * 24 * 3600
 MAX_QUOTED_BYTES: Final = 80
 
 
-class Choice(Arguments, frozen=True):
+class AnswerChoice(Arguments, frozen=True):
     """An option of a question, as the model writes it."""
 
     label: Annotated[str, Meta(min_length=1, description="The choice: one to five words.")]
@@ -48,7 +48,7 @@ class UserQuestion(Arguments, frozen=True):
     question: Annotated[str, Meta(min_length=1, description="The complete question.")]
     header: Annotated[str, Meta(description="A word or two that name the question.")] = ""
     options: Annotated[
-        list[Choice],
+        list[AnswerChoice],
         Meta(
             max_length=MAX_QUESTION_OPTIONS,
             description="The choices; the user may always write a text instead.",

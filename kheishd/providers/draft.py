@@ -1,4 +1,4 @@
-"""An answer in progress: pieces in, deltas and finally the items out."""
+"""The model's answer in progress: collects its items, emits deltas, returns the final answer."""
 
 from typing import Literal
 
@@ -57,7 +57,7 @@ class Draft:
         return block
 
     def extend(self, block: Block, piece: str) -> None:
-        """Append a piece to a block, as far as there is room."""
+        """Append a piece to a block; the part beyond the size limit is dropped."""
         piece = self._fit(piece)
         if not piece:
             return
@@ -141,6 +141,6 @@ def _call(block: Block, arguments: str, *, cut: bool) -> ToolCall | None:
         return None
     if not block.name:
         raise ModelFailure("bad_response", "the model called a tool without a name", retryable=True)
-    # The call's result tells the model, which knows what it meant.
+    # The call's result tells the model, which can correct the call.
     beginning = arguments[:MAX_INVALID_CHARACTERS]
     return ToolCall(block.call_id, block.name, {}, invalid=f"they {problem}; they begin {beginning!r}")

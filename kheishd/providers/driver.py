@@ -1,4 +1,4 @@
-"""The interface of a driver: it builds a request and reads the answer. It does no I/O."""
+"""The interface of a driver, which builds a request and parses its answer without I/O."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """One HTTP request, ready to be sent. Its headers hold the credential, so it is never shown.
+    """One HTTP request, ready to be sent. Its headers hold the credential, so ``repr`` omits them.
 
     ``ca_file`` holds the certificate authorities to trust; None for the usual ones.
     """
@@ -38,7 +38,7 @@ class AnswerReader(Protocol):
     """The reader of one answer, as it arrives."""
 
     done: bool
-    """Whether the answer is whole, or as much of it as is kept; what still arrives is passed over."""
+    """Whether the answer is complete or at its size limit; further input is ignored."""
 
     def event(self, data: bytes) -> None:
         """Process the data of one event. Errors: ModelFailure."""
@@ -61,7 +61,7 @@ class Driver(Protocol):
     """A module that speaks one provider's protocol."""
 
     BASE_URL: str
-    """Where the provider itself is, for routes that name no other place."""
+    """The provider's own URL, for routes without a ``base_url``."""
 
     def post(
         self, request: ModelRequest, base_url: str, secret: str | None, traits: Traits = USUAL_TRAITS
@@ -139,13 +139,13 @@ def _tool_name(tool: Any) -> Any:
 
 
 def lower_limit(value: Any, limit: int | None) -> Any:
-    """Return the lower of an option's limit and another one, if there is one."""
+    """Return the lower of an option's value and a limit; the value if the limit is None."""
     if limit is None:
         return value
     return min(value, limit) if isinstance(value, int) else limit
 
 
-# More than any context; the sum for a session stays below 64 bits for 18 billion answers.
+# More than any context window; the sum of a session fits into 64 bits for 18 billion answers.
 MAX_TOKENS = 10**9
 
 

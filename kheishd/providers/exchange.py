@@ -1,7 +1,7 @@
-"""One HTTP exchange with a provider: the request, and its answer as model events.
+"""One HTTP exchange with a provider: sends a request and yields its answer as model events.
 
-It belongs to the task that called: leaving the ``async with`` block early, or a cancellation, closes the
-connection at once, and no other task exists whose errors could arrive in a group.
+It runs in the caller's task: leaving the ``async with`` block early, or a cancellation, closes the connection
+immediately, and no error arrives in an exception group.
 """
 
 from __future__ import annotations
@@ -60,18 +60,18 @@ class Exchange:
 
     def __init__(
         self,
-        places: ConnectionPools,
+        pools: ConnectionPools,
         post: HttpRequest,
         reader: AnswerReader,
         failures: FailureFactory,
-        patience: CallTimeouts,
+        timeouts: CallTimeouts,
         capture: Capture = NO_CAPTURE,
     ) -> None:
-        self._places = places
+        self._pools = pools
         self._post = post
         self._reader = reader
         self._failures = failures
-        self._patience = patience
+        self._timeouts = timeouts
         self._capture = capture
         self._body = AnswerBody(reader)
         self._events: deque[ModelEvent] = deque()
@@ -81,7 +81,7 @@ class Exchange:
 
     async def __aenter__(self) -> AsyncIterator[ModelEvent]:
         try:
-            await self._guarded(self._send)
+            await self._translate_errors(self._send)
         except BaseException:
             await self._close()
             raise
@@ -105,11 +105,11 @@ class Exchange:
                 raise self._failure
             if self._answer is not None:
                 raise StopAsyncIteration
-            await self._more()
+            await self._read_more()
         return self._events.popleft()
 
     async def _send(self) -> None:
-        self._reply = reply = await self._places.send(self._post, self._capture.record_request)
+        self._reply = reply = await self._pools.send(self._post, self._capture.record_request)
         self._capture.record_reply(reply.status, reply.headers)
         if not 200 <= reply.status <= 299:
             body = b""
@@ -117,14 +117,14 @@ class Exchange:
                 body += received
             self._capture.record_body(body)
             raise self._failures.by_status(reply.status, reply.headers, body, time.time())
-        packed = reply.headers.get("content-encoding", "identity")
-        if packed != "identity":
-            raise self._failures.broke(f"the answer is compressed ({packed}) unasked", "bad_response")
+        encoding = reply.headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            raise self._failures.broke(f"the answer is compressed ({encoding}) unasked", "bad_response")
 
-    async def _more(self) -> None:
+    async def _read_more(self) -> None:
         assert self._reply is not None, "iterate it after entering it"
         try:
-            received = await self._guarded(self._reply.read)
+            received = await self._translate_errors(self._reply.read)
             self._capture.record_body(received)
             self._body.feed(received)
             if self._reply.ended:
@@ -148,14 +148,14 @@ class Exchange:
         elif self._failure is None:
             self._failure = self._failures.broke("the connection ended before the answer")
 
-    async def _guarded(self, step: Callable[[], Awaitable[T]]) -> T:
+    async def _translate_errors(self, step: Callable[[], Awaitable[T]]) -> T:
         """Run a step that waits for the network. Errors: ModelFailure."""
         try:
-            return await self._patience.wait(step)
+            return await self._timeouts.wait(step)
         except ModelFailure:
             raise
         except Exception as error:
-            failure = self._places.failure(error, self._failures)
+            failure = self._pools.failure(error, self._failures)
             if failure is None:
                 raise
             raise failure from None
@@ -168,7 +168,7 @@ class Exchange:
                 while not self._reply.ended:
                     await self._reply.read()
             except Exception as error:
-                if self._places.failure(error, self._failures) is None:
+                if self._pools.failure(error, self._failures) is None:
                     raise
 
     async def _close(self) -> None:
@@ -177,7 +177,7 @@ class Exchange:
 
 
 class AnswerBody:
-    """The body of a success: events, or one JSON object from a server that does not stream."""
+    """The parser of a successful body: events, or one JSON object from a server that does not stream."""
 
     def __init__(self, reader: AnswerReader) -> None:
         self._reader = reader
@@ -189,11 +189,11 @@ class AnswerBody:
     def feed(self, received: bytes) -> None:
         """Process received bytes. Errors: ModelFailure."""
         if self._whole is not None:
-            self._gather(received)
+            self._append_object(received)
             return
         if not self._events and self._is_object(received):
             self._whole = bytearray()
-            self._gather(received)
+            self._append_object(received)
             return
         try:
             events = self._decoder.feed(received)
@@ -202,7 +202,7 @@ class AnswerBody:
         self._take(events)
 
     def finish(self) -> None:
-        """Process the end of the body. Errors: ModelFailure if it is no answer at all."""
+        """Process the end of the body. Errors: ModelFailure if the body is not an answer."""
         if self._whole is not None:
             self._reader.whole(bytes(self._whole))
             return
@@ -227,8 +227,8 @@ class AnswerBody:
             self._start = (self._start + received[:16]).lstrip()
         return self._start.startswith(b"{")
 
-    def _gather(self, received: bytes) -> None:
-        assert self._whole is not None, "gathering begins with an object"
+    def _append_object(self, received: bytes) -> None:
+        assert self._whole is not None, "nothing is appended before an object begins"
         self._whole += received
         if len(self._whole) > MAX_WHOLE_BYTES:
             raise malformed_answer(f"an answer of more than {MAX_WHOLE_BYTES} bytes")
@@ -274,7 +274,7 @@ class ConnectionPools:
             return pool
 
 
-def _make_pool(place: str, ca_file: str | None, max_connections: int) -> Pool:
+def _make_pool(url: str, ca_file: str | None, max_connections: int) -> Pool:
     from kheishd.providers.http import make_pool
 
-    return make_pool(place, max_connections, ca_file)
+    return make_pool(url, max_connections, ca_file)

@@ -6,7 +6,7 @@ Nothing else writes these tables, so a record always equals the fold of its even
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from kheishd.core.run import machine
 from kheishd.records.registry import REGISTRY
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from protocol.objects.session import Session
 
 V = TypeVar("V")
+NO_ROWS: Final[frozenset[IndexRow]] = frozenset()
 
 
 @dataclass(slots=True)
@@ -70,24 +71,29 @@ class Changes:
 
     def write(self) -> None:
         """Write the changed records and the differences of their index rows."""
-        changed = {
-            place: change for place, change in self._changes.items() if change.current is not change.stored
-        }
+        changed = [
+            (table, key, change)
+            for (table, key), change in self._changes.items()
+            if change.current is not change.stored
+        ]
         # Derived rows are worked out of the stored records, so before anything is written.
-        derived = [*self._derived_differences(changed)]
-        for (table, key), change in changed.items():
+        derived = [*self._derived_differences(changed)] if changed else []
+        for table, key, change in changed:
             if change.current is None:
                 self._tx.delete(table, *key)
             else:
                 self._tx.put(table, *key, value=change.current)
-            rows = self._registry.by_table[table].rows
-            self._write_rows(
-                rows(change.stored) if change.stored is not None else frozenset(),
-                rows(change.current) if change.current is not None else frozenset(),
-            )
+            projection = self._registry.by_table[table]
+            if projection.indexes:
+                self._write_rows(
+                    projection.rows(change.stored) if change.stored is not None else NO_ROWS,
+                    projection.rows(change.current) if change.current is not None else NO_ROWS,
+                )
         for previous, current in derived:
             self._write_rows(previous, current)
-        self._changes.clear()
+        # Callers read the written records once more.
+        for _, _, change in changed:
+            change.stored = change.current
 
     def _change(self, table: Table[V], key: Key) -> _Change[V]:
         change = self._changes.get((table, key))
@@ -97,24 +103,27 @@ class Changes:
         return change
 
     def _derived_differences(
-        self, changed: dict[tuple[Table[Any], Key], _Change[Any]]
+        self, changed: list[tuple[Table[Any], Key, _Change[Any]]]
     ) -> Iterator[tuple[frozenset[IndexRow], frozenset[IndexRow]]]:
+        stored = _Stored(self)
         for index in self._registry.derived:
-            owners = [key for table, key in changed if table is index.owner.table]
-            for projection, owner_of in index.sources:
-                owners += [
-                    owner_of(change.stored if change.current is None else change.current)
-                    for (table, _), change in changed.items()
-                    if table is projection.table
-                ]
-            for key in dict.fromkeys(owners):
+            owners: dict[Key, None] = {}
+            sources = {projection.table: owner_of for projection, owner_of in index.sources}
+            for table, key, change in changed:
+                if table is index.owner.table:
+                    owners[key] = None
+                elif table in sources:
+                    owners[sources[table](change.stored if change.current is None else change.current)] = None
+            for key in owners:
                 owner = self._change(index.owner.table, key)
                 yield (
-                    index.rows(_Stored(self), owner.stored) if owner.stored is not None else frozenset(),
-                    index.rows(self, owner.current) if owner.current is not None else frozenset(),
+                    index.rows(stored, owner.stored) if owner.stored is not None else NO_ROWS,
+                    index.rows(self, owner.current) if owner.current is not None else NO_ROWS,
                 )
 
     def _write_rows(self, previous: frozenset[IndexRow], current: frozenset[IndexRow]) -> None:
+        if previous == current:
+            return
         for row in previous - current:
             self._tx.delete(row.table, *row.key)
         for row in current - previous:

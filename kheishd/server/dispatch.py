@@ -136,7 +136,7 @@ class _Entry:
         self.decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(row.params)
 
     def params(self, request: Request, asker: RequestSource) -> Any:
-        """Return an authorised request's params. Errors: ScopeMissing, MessageTooLarge, InvalidParams."""
+        """Return an authorized request's params. Errors: ScopeMissing, MessageTooLarge, InvalidParams."""
         if self.scope is not None:
             asker.caller.require_scope(self.scope)
         size, limit = memoryview(request.params).nbytes, self.row.max_params_bytes
@@ -148,6 +148,9 @@ class _Entry:
         """Run the task of a waiting request: answer it, also when it is cancelled."""
         assert opened.scope is not None
         with opened.scope:
+            # A request that was cancelled before its task ran begins nothing: what it began, such as a
+            # subscription of a client that is gone, would have no owner.
+            await trio.lowlevel.checkpoint_if_cancelled()
             try:
                 message = encode_result(opened.id, self.dispatcher.encode(await work()))
             except Exception as error:

@@ -32,7 +32,7 @@ class LineConnection(ClientConnection):
         self._unsent: bytearray | None = None
 
     async def run(self) -> None:
-        """Serve the client until it has finished, is gone, or is stopped."""
+        """Serve the client until it has finished, has disconnected, or is stopped."""
         try:
             await self._read()
             await self._finish()

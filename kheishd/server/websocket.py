@@ -1,6 +1,6 @@
 """The transport of TCP: WebSocket with bearer tokens, over TLS if a certificate is configured.
 
-The head of the HTTP request is read and checked here, before the WebSocket library sees it: an unauthorised
+The head of the HTTP request is read and checked here, before the WebSocket library sees it: an unauthorized
 client gets a plain HTTP answer (403 for a page of another site, 401 without a token, 404 for a wrong path)
 and reaches no other code. From then on one text message is one JSON-RPC message or batch.
 """

@@ -50,8 +50,8 @@ _COMMIT_BYTES = 2 * MAX_GROUP_UPDATES * MAX_UPDATE_BYTES
 
 
 GONE: Final = (
-    "the store's data file was removed or replaced while the daemon runs; nothing is written any more. Make "
-    "a backup with 'kheishctl daemon backup' before the daemon is stopped, and restore that"
+    "the store's data file was removed or replaced while the daemon runs, and nothing is written any more. "
+    "Back up the store before you stop the daemon, and restore that backup"
 )
 
 

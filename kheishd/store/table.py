@@ -67,7 +67,7 @@ def _pack_part(part: KeyPart) -> bytes:
 
 
 def make_packer(layout: KeyLayout) -> Callable[[Key], bytes]:
-    """Return the function that packs the keys of a layout: specialised for the layouts of hot tables."""
+    """Return the function that packs the keys of a layout: specialized for the layouts of hot tables."""
 
     def pack_text(key: Key) -> bytes:
         (text,) = key

@@ -31,7 +31,7 @@ READERS_SECONDS = 10.0
 
 
 class Store:
-    """An ordered map of tables with serialised transactions, snapshots and bells."""
+    """An ordered map of tables with serialized transactions, snapshots and bells."""
 
     schema = SCHEMA
 

@@ -23,7 +23,7 @@ Chat = Callable[..., "Terminal"]
 
 @contextmanager
 def chats(home: Path, state: Path, *defaults: str) -> Iterator[Chat]:
-    """Provide a function that opens chats with the daemon of a home, each in a terminal of its own."""
+    """Provide a function that opens chats with the daemon of a home, each in a separate terminal."""
     opened: list[Terminal] = []
 
     def open_chat(*arguments: str, columns: int = 90, rows: int = 40, **environ: str) -> Terminal:
@@ -143,7 +143,7 @@ def test_daemon_restarts_during_an_answer(daemon: Daemon, chat: Chat, orderly: b
         daemon.wait()
     else:
         daemon.kill()
-    terminal.sees("the connection is lost")
+    terminal.sees("connection lost")
     terminal.say("typed meanwhile")
     terminal.sees("to be sent: typed meanwhile")
     daemon.restart()
@@ -313,7 +313,7 @@ def test_pending_request_survives_a_restart(daemon: Daemon, chat: Chat, orderly:
     terminal.say(WRITE)
     terminal.sees(KEYS)
     daemon.stop() if orderly else daemon.kill()
-    terminal.until(lambda text: "the connection is lost" in text and KEYS not in text, "the loss")
+    terminal.until(lambda text: "connection lost" in text and KEYS not in text, "the loss")
     terminal.type("a")
     terminal.sees("user > a")
     terminal.type("\x7f")
@@ -366,7 +366,7 @@ def test_chat_starts_a_daemon(home: Path, chat: Chat, arguments: list[str]) -> N
 
 
 def test_chat_without_consent_to_a_daemon(home: Path, chat: Chat) -> None:
-    """Without consent no daemon is started, and the exit code says that there is none."""
+    """Without consent no daemon is started, and the exit code says that no daemon answers."""
     terminal = chat()
     terminal.sees("No daemon is running")
     terminal.say("n")

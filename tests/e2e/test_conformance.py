@@ -196,7 +196,7 @@ async def test_an_error_has_a_reason_and_a_path(client: Client) -> None:
     assert "Expected `int`, got `str`" in error["message"]
 
 
-async def test_an_id_is_echoed_as_it_was_sent(client: Client) -> None:
+async def test_an_id_is_echoed_unchanged(client: Client) -> None:
     """An id is echoed byte for byte."""
     for id_ in (b"1.0", b"-0", b"1e2", b'"\\u0041"', b'""', b"null", b"9" * 40):
         await client.send(b'{"jsonrpc":"2.0","method":"toy.read","id":%b}' % id_)

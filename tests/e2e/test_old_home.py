@@ -21,7 +21,7 @@ import pytest
 from kheishd.launch import STORE_REFUSED, UNUSABLE
 from tests.support.daemons import Daemon, run_kheishd, short_home
 from tests.support.peers import call, websocket_peer
-from tests.support.stores import injected, needs_strace
+from tests.support.stores import needs_strace, strace_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -228,7 +228,7 @@ async def test_tokens_are_unchanged(daemon: Daemon, name: str) -> None:
 
 
 def test_old_configuration_keys_are_named(home: Path) -> None:
-    """The daemon refuses old keys, names each with its line, and changes nothing."""
+    """The daemon refuses old configuration keys and names the current ones."""
     config = home / "config.toml"
     config.write_text(config.read_text().replace("max_active", "active_max"))
     started = run_kheishd(home)
@@ -250,7 +250,7 @@ def test_the_offline_doctor_requires_the_upgrade(home: Path) -> None:
 @pytest.mark.parametrize("commit", [1, 2, 3])
 def test_a_kill_during_the_upgrade_costs_nothing(home: Path, commit: int) -> None:
     """A kill at any of the three commits of the upgrade is recovered at the next start."""
-    victim = Daemon(home, before=tuple(injected(f"fdatasync:signal=KILL:when={commit}")))
+    victim = Daemon(home, before=tuple(strace_with(f"fdatasync:signal=KILL:when={commit}")))
     victim.start(wait=False)
     assert victim.wait() != 0
     with Daemon(home) as daemon:

@@ -105,7 +105,7 @@ async def test_an_unknown_tool_gets_an_error_result(tmp_path: Path, driver: str)
 
 
 @both_drivers
-async def test_a_conversation_goes_on_after_every_kind_of_trouble(tmp_path: Path, driver: str) -> None:
+async def test_a_conversation_continues_after_every_failure(tmp_path: Path, driver: str) -> None:
     """Providers accept the transcript after failed, cancelled, thinking and tool turns."""
     async with serve_with_model(tmp_path, driver) as (house, _):
         for model in ("status:400", "thinking", "tools", "cut:1", "length", "refusal"):

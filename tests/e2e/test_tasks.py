@@ -41,7 +41,7 @@ def is_sound(daemon: Daemon) -> bool:
     return findings == []
 
 
-def test_a_shell_goes_on_while_its_agent_answers(daemon: Daemon) -> None:
+def test_a_shell_outlives_its_run(daemon: Daemon) -> None:
     """A shell outlives its run; the next answer reports its end, and its output is readable."""
     go = daemon.home / "workspace" / "go"
     task = start_shell(daemon, "until [ -e go ]; do sleep 0.02; done; echo done; exit 3")
@@ -115,7 +115,7 @@ def test_ending_a_session_ends_its_shells(daemon: Daemon) -> None:
     assert daemon.call("task.get", task_id=second_task["task_id"])["status"] == "in_progress"
 
 
-def test_killed_at_any_moment_there_is_one_task_a_call(daemon: Daemon) -> None:
+def test_a_kill_at_any_moment_leaves_one_task_per_call(daemon: Daemon) -> None:
     """A kill at any moment of a background call leaves one task and no orphan process."""
     command = order("bash", command="exec sleep 4404.5", run_in_background=True)
     for number in (0, 1, 2, 4, 8, 16):

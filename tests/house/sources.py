@@ -1,4 +1,4 @@
-"""What the house tests look at: the source files, as paths, modules and syntax trees."""
+"""The source files, as paths, modules and syntax trees, for the house tests."""
 
 import ast
 import subprocess

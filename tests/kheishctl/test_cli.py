@@ -240,7 +240,7 @@ def test_ctrl_c_has_its_own_code() -> None:
     ],
 )
 def test_command_line(home: str | None, path: str | None, line: str) -> None:
-    """A command line addresses the same daemon and is quoted and sanitised."""
+    """A command line addresses the same daemon and is quoted and sanitized."""
     app = App(home, path, as_json=False)
     assert app.command_line("send", "a b") == line
     assert app.command_line("send", "a\x1b\nb").endswith("send 'a␛ b'")
@@ -359,18 +359,18 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_terminals_receive_sanitised_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal receives text sanitised except for styles; a pipe receives it unchanged."""
+def test_terminals_receive_sanitized_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal receives text sanitized except for styles; a pipe receives it unchanged."""
     out, err = Terminal(), Terminal()
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
     app = App(None, None, as_json=False)
-    app.say("\x1b[1mbold\x1b[0m \x1b]52;c;ZXZpbA==\x07 \x9b2J")
+    app.print("\x1b[1mbold\x1b[0m \x1b]52;c;ZXZpbA==\x07 \x9b2J")
     assert out.getvalue() == "\x1b[1mbold\x1b[0m ␛]52;c;ZXZpbA==␇ \N{REPLACEMENT CHARACTER}2J\n"
     note_next_page(app, "default\n$(id)\x1b]0;x\x07")
     assert "more: --after 'default\n$(id)␛]0;x␇', or --all" in err.getvalue()
     monkeypatch.setattr(sys, "stdout", pipe := io.StringIO())
-    app.say("\x1b[2J")
+    app.print("\x1b[2J")
     assert pipe.getvalue() == "\x1b[2J\n"
 
 

@@ -24,7 +24,7 @@ from kheishctl.client import (
     resolve_socket,
 )
 from tests.support.daemons import PATIENCE_S, Daemon
-from tests.support.scripted import Peer, scripted
+from tests.support.scripted import Peer, serve_scripts
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_notifications_in_between_are_kept(path: Path) -> None:
         peer.answer(request, {"cursor": 0})
         peer.notify("journal.event", cursor=3)
 
-    with scripted(path, script), Client.dial(str(path)) as client:
+    with serve_scripts(path, script), Client.dial(str(path)) as client:
         assert client.call("journal.subscribe") == {"cursor": 0}
         notes = client.notifications()
         assert [next(notes)[1]["cursor"] for _ in range(3)] == [1, 2, 3]
@@ -90,9 +90,9 @@ def test_malformed_answers(path: Path, line: bytes) -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.raw(line)
-        assert peer.gone()
+        assert peer.has_hung_up()
 
-    with scripted(path, script), Client.dial(str(path)) as client, pytest.raises(NotADaemon):
+    with serve_scripts(path, script), Client.dial(str(path)) as client, pytest.raises(NotADaemon):
         client.call("rpc.ping")
 
 
@@ -107,7 +107,7 @@ def test_endless_messages(path: Path, monkeypatch: pytest.MonkeyPatch, endless: 
             while True:
                 peer.raw(endless)
 
-    with scripted(path, script), Client.dial(str(path)) as client, pytest.raises(NotADaemon):
+    with serve_scripts(path, script), Client.dial(str(path)) as client, pytest.raises(NotADaemon):
         client.call("rpc.ping")
 
 
@@ -120,7 +120,7 @@ def test_exchange(path: Path) -> None:
         peer.answer(request, {"status": "completed"})
         peer.notify("journal.end", reason="settled")
 
-    with scripted(path, script), Client.dial(str(path)) as client:
+    with serve_scripts(path, script), Client.dial(str(path)) as client:
         seen = []
         for name, _ in client.exchange("conversation.send", {}):
             seen.append(name)
@@ -138,7 +138,7 @@ def test_waiting_for_the_socket(path: Path) -> None:
         peer.answer(request, "ok")
         peer.notify("b", n=2)
 
-    with scripted(path, serve), Client.dial(str(path)) as client:
+    with serve_scripts(path, serve), Client.dial(str(path)) as client:
         assert not client.has_pending
         assert client.call("rpc.ping") == "ok"
         assert client.has_pending
@@ -159,13 +159,13 @@ def test_a_message_in_pieces(path: Path) -> None:
         for byte in line + b"\n":
             peer.raw(bytes([byte]))
 
-    with scripted(path, script), Client.dial(str(path)) as client:
+    with serve_scripts(path, script), Client.dial(str(path)) as client:
         assert client.call("rpc.ping") == "日本"
 
 
 def test_lost_before_the_answer(path: Path) -> None:
     """A connection that ends before the answer is lost."""
-    with scripted(path, lambda peer: peer.request()), Client.dial(str(path)) as client:
+    with serve_scripts(path, lambda peer: peer.request()), Client.dial(str(path)) as client:
         with pytest.raises(ConnectionLost) as caught:
             client.call("rpc.ping")
     assert caught.value.exit_code == exit_codes.NO_DAEMON
@@ -176,9 +176,9 @@ def test_timed_out(path: Path) -> None:
 
     def script(peer: Peer) -> None:
         peer.request()
-        assert peer.gone()
+        assert peer.has_hung_up()
 
-    with scripted(path, script), Client.dial(str(path)) as client:
+    with serve_scripts(path, script), Client.dial(str(path)) as client:
         with pytest.raises(TimedOut) as caught:
             client.call("rpc.ping", timeout_s=0.01)
         client.close()
@@ -192,7 +192,7 @@ def test_another_program_at_the_socket(path: Path) -> None:
         peer.request()
         peer.raw(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
-    with scripted(path, script), Client.dial(str(path)) as client:
+    with serve_scripts(path, script), Client.dial(str(path)) as client:
         with pytest.raises(ConnectionLost, match="not a kheish daemon"):
             client.call("rpc.ping")
 
@@ -205,7 +205,7 @@ def test_another_version_is_named(path: Path, version: str, named: bool) -> None
         peer.refuse(peer.request(), -32601, "there is no method 'new.thing'", reason="method_not_found")
         peer.answer(peer.request(), {"version": version})
 
-    with scripted(path, script), Client.dial(str(path)) as client:
+    with serve_scripts(path, script), Client.dial(str(path)) as client:
         with pytest.raises(RequestRefused) as caught:
             client.call("new.thing")
     assert ("the daemon is version 9.9.9" in str(caught.value)) is named
@@ -258,7 +258,9 @@ def test_a_long_path(tmp_path: Path) -> None:
     assert len(os.fsencode(directory / "s")) > MAX_SOCKET_PATH_BYTES
     descriptor = os.open(directory, os.O_PATH)
     try:
-        with scripted(Path(f"/proc/self/fd/{descriptor}/s"), lambda peer: peer.answer(peer.request(), "ok")):
+        with serve_scripts(
+            Path(f"/proc/self/fd/{descriptor}/s"), lambda peer: peer.answer(peer.request(), "ok")
+        ):
             with Client.dial(str(directory / "s")) as client:
                 assert client.call("rpc.ping") == "ok"
     finally:

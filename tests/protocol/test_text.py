@@ -13,7 +13,7 @@ from protocol.text import (
     escape_line,
     json_length,
     one_line,
-    sanitise,
+    sanitize,
     truncate,
     truncate_json,
 )
@@ -27,13 +27,13 @@ ANY_TEXT = st.text(st.characters(exclude_categories=[]))
 @pytest.mark.parametrize("character", ACTIVE)
 def test_active_characters_are_replaced(character: str) -> None:
     """No function returns an active character unescaped."""
-    for text in (escape(character), escape_line(character), sanitise(character), one_line(f"a{character}b")):
+    for text in (escape(character), escape_line(character), sanitize(character), one_line(f"a{character}b")):
         assert character not in text
     assert "\x1b" not in escape_json(json.dumps(character, ensure_ascii=False))
     assert json.loads(escape_json(json.dumps(character, ensure_ascii=False))) == character
 
 
-@pytest.mark.parametrize("function", [escape, sanitise, escape_json])
+@pytest.mark.parametrize("function", [escape, sanitize, escape_json])
 def test_printable_text_is_unchanged(function: object) -> None:
     """Letters, emoji with joiners, tabs and newlines stay."""
     assert callable(function)
@@ -57,14 +57,14 @@ def test_a_line_has_no_newline() -> None:
 
 def test_symbols() -> None:
     """A control character has its Unicode symbol; a carriage return is removed."""
-    assert sanitise("\x1b[31mred\r\n") == "␛[31mred\n"
-    assert sanitise("\u202e") == "\N{REPLACEMENT CHARACTER}"
+    assert sanitize("\x1b[31mred\r\n") == "␛[31mred\n"
+    assert sanitize("\u202e") == "\N{REPLACEMENT CHARACTER}"
 
 
 @given(st.lists(st.text(max_size=8), max_size=6))
-def test_pieces_are_sanitised_like_the_whole(pieces: list[str]) -> None:
-    """Sanitising piece by piece gives the sanitised text."""
-    assert "".join(map(sanitise, pieces)) == sanitise("".join(pieces))
+def test_pieces_are_sanitized_like_the_whole(pieces: list[str]) -> None:
+    """Sanitizing piece by piece gives the sanitized text."""
+    assert "".join(map(sanitize, pieces)) == sanitize("".join(pieces))
 
 
 @given(st.text(), st.integers(3, 40))
@@ -94,21 +94,21 @@ def test_truncated_json_fits_and_is_the_longest(text: str, max_json_bytes: int) 
 
 
 @given(ANY_TEXT)
-def test_sanitised_text_holds_no_active_character(text: str) -> None:
-    """Sanitised text holds no control except tab and newline, no reordering mark and no surrogate."""
-    for character in sanitise(text):
+def test_sanitized_text_holds_no_active_character(text: str) -> None:
+    """Sanitized text holds no control except tab and newline, no reordering mark and no surrogate."""
+    for character in sanitize(text):
         assert character in "\t\n" or (ord(character) >= 0x20 and not 0x7F <= ord(character) < 0xA0)
         assert character not in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-    sanitise(text).encode()
+    sanitize(text).encode()
 
 
 @pytest.mark.parametrize("hidden", ["\u200b", "\xad", "\u2060", "\ufeff", "\U000e0001", "\U000e0041"])
 def test_invisible_characters_become_visible(hidden: str) -> None:
     """Invisible characters are replaced by a symbol, except joiners, which scripts need."""
-    assert sanitise(f"rm{hidden} -rf") == "rm\N{REPLACEMENT CHARACTER} -rf"
+    assert sanitize(f"rm{hidden} -rf") == "rm\N{REPLACEMENT CHARACTER} -rf"
     safe = escape_json(json.dumps(hidden, ensure_ascii=False))
     assert (safe.isascii(), json.loads(safe)) == (True, hidden)
-    assert sanitise("\u0646\u200c\u0645 👩\u200d🔧") == "\u0646\u200c\u0645 👩\u200d🔧"
+    assert sanitize("\u0646\u200c\u0645 👩\u200d🔧") == "\u0646\u200c\u0645 👩\u200d🔧"
 
 
 def test_one_line() -> None:
@@ -121,4 +121,4 @@ def test_escaped_json_decodes_to_the_same_text(text: str) -> None:
     """An escaped document decodes to the same text and holds no active character."""
     safe = escape_json(json.dumps(text, ensure_ascii=False))
     assert json.loads(safe) == text
-    assert sanitise(safe) == safe
+    assert sanitize(safe) == safe

@@ -50,8 +50,8 @@ FIRST = "\n".join(
             "ask_user_question",
             questions=[
                 {
-                    "header": "Colour",
-                    "question": "Which colour?",
+                    "header": "Color",
+                    "question": "Which color?",
                     "options": [{"label": "red"}, {"label": "green"}],
                 }
             ],

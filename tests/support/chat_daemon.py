@@ -8,7 +8,7 @@ from typing import Any
 
 from kheishctl import __version__
 from tests.support.daemons import until
-from tests.support.scripted import Message, Peer, scripted
+from tests.support.scripted import Message, Peer, serve_scripts
 
 SESSION, RUN, MESSAGE = "ses_1", "run_1", "itm_1"
 
@@ -117,7 +117,7 @@ class ChatDaemon:
 
 
 def make_approval(number: int, command: str, **fields: Any) -> Message:
-    """Return the approval of a command, as it is listed and emitted."""
+    """Return the approval of a command, in the form of lists and events."""
     return {
         "approval_id": f"apr_{number}",
         "session_id": SESSION,
@@ -135,5 +135,5 @@ def serve_chat(home: Path, connections: int = 1) -> Iterator[ChatDaemon]:
     """Serve a chat on the socket of a home, after the first connection, which checks for a daemon."""
     daemon = ChatDaemon()
     (home / "run").mkdir(parents=True)
-    with scripted(home / "run" / "kheishd.sock", lambda peer: None, *[daemon] * connections):
+    with serve_scripts(home / "run" / "kheishd.sock", lambda peer: None, *[daemon] * connections):
         yield daemon

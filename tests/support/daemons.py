@@ -24,11 +24,11 @@ PATIENCE_S = 30.0
 LOOK_S = 0.005
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
+def until(condition: Callable[[], bool], description: str) -> None:
     """Wait for a condition in another process. Errors: AssertionError on a timeout."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
-        assert time.monotonic() < deadline, f"not in time: {what}"
+        assert time.monotonic() < deadline, f"not in time: {description}"
         time.sleep(LOOK_S)
 
 

@@ -330,6 +330,6 @@ def spoil_line(store: Store, stream: str, place: int, change: Callable[[bytes], 
     return int(key[1])
 
 
-def derived(*but: Table[Any]) -> list[Table[Any]]:
+def derived_tables(*but: Table[Any]) -> list[Table[Any]]:
     """Return the tables that are derived from the journal, except some."""
     return [table for table in TABLES if table not in but]

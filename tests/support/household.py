@@ -77,7 +77,7 @@ AGENTS = {
     for definition in (
         built_in(),
         agent("reviewer", "tools: [read_file, grep]\npermission_mode: plan"),
-        agent("critic", instructions="Criticise."),
+        agent("critic", instructions="Criticize."),
     )
 }
 

@@ -1,7 +1,7 @@
 """A real local HTTP/1.1 server with the published protocols of providers, scripted by the model's name.
 
 ``POST .../chat/completions`` is OpenAI's protocol, ``POST .../v1/messages`` Anthropic's. The requested model
-chooses the behaviour (see ``model_behaviours``). ``GET /requests`` returns the requests so far, ``DELETE
+chooses the behavior (see ``model_behaviors``). ``GET /requests`` returns the requests so far, ``DELETE
 /requests`` forgets them.
 
 The server is also the yardstick of the benchmarks and therefore cheap: no HTTP library, plain non-blocking
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from tests.support import model_behaviours as behaviours
-from tests.support.model_behaviours import Cut, Head, Pause, Piece, Pieces, Prompt, Raw, Step
+from tests.support import model_behaviors as behaviors
+from tests.support.model_behaviors import Cut, Head, Pause, Piece, Pieces, Prompt, Raw, Step
 from tests.support.model_wire import Anthropic, OpenAI, Wire
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class ModelServer:
         writes = self._ready.get((path, model))
         if writes is None:
             prompt = Prompt(model, "", False, "", wire, self._failures)
-            writes = self._ready[path, model] = _writes(behaviours.steps(prompt))
+            writes = self._ready[path, model] = _writes(behaviors.steps(prompt))
         return writes
 
     def _steps(self, recorded: RecordedRequest, model: str, wire: Wire) -> Iterator[Step]:
@@ -185,7 +185,7 @@ class ModelServer:
         secret = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
         has_result = results or last.role == "tool"
         prompt = Prompt(model, text, has_result, secret, wire, self._failures, answered, recorded.body)
-        return behaviours.steps(prompt)
+        return behaviors.steps(prompt)
 
 
 NOTES = ("The background shell ", "About an earlier call ")

@@ -1,6 +1,6 @@
 """The two published protocols as event streams: OpenAI chat completions and Anthropic messages.
 
-A behaviour yields moves (:class:`Say`, :class:`Think`, :class:`Call`, :class:`Stop`); a wire turns each into
+A behavior yields moves (:class:`Say`, :class:`Think`, :class:`Call`, :class:`Stop`); a wire turns each into
 the bytes of server-sent events.
 """
 

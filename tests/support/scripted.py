@@ -29,7 +29,7 @@ class Peer:
         message: Message = json.loads(line)
         return message
 
-    def gone(self) -> bool:
+    def has_hung_up(self) -> bool:
         """Wait for a further line or the end of the connection; return whether the client has hung up."""
         return not self._line()
 
@@ -71,7 +71,7 @@ class Peer:
 
 
 @contextmanager
-def scripted(path: Path, *scripts: Script) -> Iterator[None]:
+def serve_scripts(path: Path, *scripts: Script) -> Iterator[None]:
     """Serve one connection after another, each by its script; the test raises the errors of the scripts."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))

@@ -20,7 +20,7 @@ def make_services(
     captures: Captures | None = None,
     shells: Shells | None = None,
 ) -> Services:
-    """Return services around a store; a single runtime is never replaced.
+    """Return services around a store, with one constant runtime.
 
     Captures and shells have their files next to the store, unless others are passed.
     """

@@ -31,7 +31,7 @@ class Yard:
         self.starter = Starter(self.home, {"PATH": os.environ["PATH"]})
 
     @asynccontextmanager
-    async def worked(self, *, stall_s: float = 45.0) -> AsyncIterator[ShellWorker]:
+    async def run_worker(self, *, stall_s: float = 45.0) -> AsyncIterator[ShellWorker]:
         """Provide a worker; leaving stops its shells, as the end of a daemon does."""
         desk = self.desk
         worker = ShellWorker(desk.services, self.files, self.starter, stall_s=stall_s)
@@ -76,12 +76,12 @@ class Yard:
         assert task.shell is not None
         return task, task.shell
 
-    async def ended(self, task_id: str = "t") -> tuple[Task, Shell]:
+    async def wait_ended(self, task_id: str = "t") -> tuple[Task, Shell]:
         """Return a task once it has ended."""
         await self.desk.until(lambda: self.task(task_id)[0].ended_at_ms is not None)
         return self.task(task_id)
 
-    async def wrote(self, text: str, task_id: str = "t") -> str:
+    async def wait_for_output(self, text: str, task_id: str = "t") -> str:
         """Wait until a shell's output contains a text, and return the output."""
         while True:
             grown = self.files.growth(task_id)

@@ -28,12 +28,12 @@ NOW_MS = 1_800_000_000_000
 ROOT = Path(__file__).parents[2]
 
 
-def said(text: str = "hello") -> InputReceived:
+def make_input(text: str = "hello") -> InputReceived:
     """Return an input with a text."""
     return InputReceived(input_id="inp_1", items=[Text(text)], sender="user")
 
 
-def opened(directory: Path, version: str = "test", map_bytes: int = MAP_BYTES) -> Store:
+def open_inline(directory: Path, version: str = "test", map_bytes: int = MAP_BYTES) -> Store:
     """Return a store whose writer runs inline."""
     return Store.open(
         directory, on_group=lambda group: None, threaded=False, version=version, map_bytes=map_bytes
@@ -47,7 +47,7 @@ def update(store: Store, fn: Callable[[Transaction], T]) -> T:
 
 def append(store: Store, stream: str = "ses_1", text: str = "hello") -> int:
     """Append one event; return its cursor."""
-    return update(store, lambda tx: tx.append(stream, said(text))[0].cursor)
+    return update(store, lambda tx: tx.append(stream, make_input(text))[0].cursor)
 
 
 def fill(store: Store, number: int, size: int) -> None:
@@ -55,7 +55,7 @@ def fill(store: Store, number: int, size: int) -> None:
     update(store, lambda tx: tx.put(CHECKPOINTS, "s", number, value=bytes(size)))
 
 
-def injected(injection: str) -> list[str]:
+def strace_with(injection: str) -> list[str]:
     """Return an strace command that makes system calls of a program fail or kills the program there."""
     calls = injection.partition(":")[0]
     return ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={calls}", "-e", f"inject={injection}"]

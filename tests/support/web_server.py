@@ -1,4 +1,4 @@
-"""A real HTTP server on the loopback address that answers each path with the bytes a test gives it."""
+"""A real HTTP server on the loopback address; the test sets the bytes of the answer for each path."""
 
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable

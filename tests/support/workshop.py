@@ -1,4 +1,4 @@
-"""Tools with scripted behaviour, and models that call them."""
+"""Tools with scripted behavior, and models that call them."""
 
 from collections.abc import AsyncIterator, Mapping
 from typing import Any

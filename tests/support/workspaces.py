@@ -65,7 +65,7 @@ class Workshop:
         """Return the decoded text of a call's outcome."""
         return msgspec.json.decode((await self.outcome(tool, **arguments)).text)
 
-    def left_beside(self) -> list[str]:
+    def list_leftovers(self) -> list[str]:
         """Return the temporary files of calls that still exist."""
         return sorted(str(path) for path in self.path.rglob(".kheish-*"))
 

@@ -81,21 +81,21 @@ CallCommand = (
 )
 
 
-def normalise_calls(items: list[Item], used_ids: Container[str]) -> list[Item]:
+def normalize_calls(items: list[Item], used_ids: Container[str]) -> list[Item]:
     """Return the items with distinct call ids and valid tool names.
 
     Providers require exactly one result for each id; ``used_ids`` are those of the transcript. Names are
-    sanitised to the characters that all providers accept; a renamed call cannot match a registered tool.
+    sanitized to the characters that all providers accept; a renamed call cannot match a registered tool.
     """
     seen: set[str] = set()
-    normalised: list[Item] = []
+    normalized: list[Item] = []
     for item in items:
         if isinstance(item, ToolCall):
             name = _INVALID_IN_NAME.sub("_", item.name)[:MAX_TOOL_BYTES]
             item = replace(item, call_id=_make_distinct(item.call_id, seen, used_ids), name=name)
             seen.add(item.call_id)
-        normalised.append(item)
-    return normalised
+        normalized.append(item)
+    return normalized
 
 
 def _make_distinct(call_id: str, seen: set[str], used_ids: Container[str]) -> str:

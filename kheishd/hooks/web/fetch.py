@@ -44,7 +44,7 @@ MAX_ATTEMPT_SECONDS = 4.0
 MAX_ATTEMPTS = 4
 
 
-class Forbidden(Exception):
+class AddressForbidden(Exception):
     """A host has an address that must not be connected to."""
 
     def __init__(self, host: str, address: Address) -> None:
@@ -67,11 +67,11 @@ class PinnedBackend(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        """Connect to a host if all of its addresses are allowed. Errors: Forbidden, ConnectError."""
+        """Connect to a host if all of its addresses are allowed. Errors: AddressForbidden, ConnectError."""
         addresses = await _resolve(host, port)
         for address in addresses:
             if not self._allowed(address):
-                raise Forbidden(host, address)
+                raise AddressForbidden(host, address)
         problem: Exception = httpcore2.ConnectError(f"{host} has no address")
         for address in _interleave(addresses)[:MAX_ATTEMPTS]:
             try:
@@ -101,7 +101,7 @@ def _interleave(addresses: list[Address]) -> list[Address]:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class FetchedPage:
     """A fetched page. ``truncated``: the body was longer. ``downgraded``: a redirect led from TLS to none."""
 
     target: Target
@@ -123,19 +123,19 @@ def _header(headers: list[tuple[str, str]], name: str) -> str:
     return next((value for key, value in headers if key == name), "")
 
 
-async def fetch(target: Target, allowed: Callable[[Address], bool], secure: ssl.SSLContext) -> Page:
+async def fetch(target: Target, allowed: Callable[[Address], bool], secure: ssl.SSLContext) -> FetchedPage:
     """Fetch a page from an allowed address. Errors: ToolError."""
     with trio.move_on_after(MAX_FETCH_SECONDS):
         try:
             return await _fetch(target, allowed, secure)
-        except Forbidden as forbidden:
+        except AddressForbidden as forbidden:
             raise ToolError(f"{forbidden}; nothing is fetched from there") from None
         except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException) as error:
             raise ToolError(f"{target.host} could not be fetched from: {_describe(error)}") from None
     raise ToolError(f"{target.host} took longer than {MAX_FETCH_SECONDS:g} s")
 
 
-async def _fetch(target: Target, allowed: Callable[[Address], bool], secure: ssl.SSLContext) -> Page:
+async def _fetch(target: Target, allowed: Callable[[Address], bool], secure: ssl.SSLContext) -> FetchedPage:
     redirects: list[str] = []
     downgraded = False
     async with httpcore2.AsyncConnectionPool(
@@ -151,7 +151,9 @@ async def _fetch(target: Target, allowed: Callable[[Address], bool], secure: ssl
                 location = _header(headers, "location")
                 if response.status not in REDIRECTS or not location:
                     body, truncated = await _read_body(response, headers, target)
-                    return Page(target, response.status, headers, body, truncated, redirects, downgraded)
+                    return FetchedPage(
+                        target, response.status, headers, body, truncated, redirects, downgraded
+                    )
             if len(redirects) == MAX_WEB_REDIRECTS:
                 raise ToolError(f"more than {MAX_WEB_REDIRECTS} redirects; the last one leads to {location}")
             followed = follow_redirect(target, location)

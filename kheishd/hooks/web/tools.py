@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
-    from kheishd.hooks.web.fetch import Page
+    from kheishd.hooks.web.fetch import FetchedPage
 
 # The fetch itself may take 15 seconds. Importing the library takes a second on a busy machine.
 TIMEOUT_SECONDS = 20.0
@@ -131,7 +131,7 @@ def _load() -> ssl.SSLContext:
     return httpcore2.default_ssl_context()
 
 
-def _outcome(target: Target, page: Page) -> Outcome:
+def _outcome(target: Target, page: FetchedPage) -> Outcome:
     headers, omitted = _select_headers(page.headers)
     match = _CHARSET.search(page.content_type)
     charset = match[1].lower() if match else "utf-8"

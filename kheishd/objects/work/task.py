@@ -168,7 +168,7 @@ def make_created(task_id: str, params: TaskCreate) -> TaskCreated:
     require_storable(params.metadata, MAX_TASK_METADATA_BYTES, "metadata", "$.params.metadata")
     return TaskCreated(
         task_id=task_id,
-        title=rules.normalise_title(params.title),
+        title=rules.normalize_title(params.title),
         description=params.description,
         owner=params.owner,
         blocked_by=list(dict.fromkeys(params.blocked_by)),
@@ -192,7 +192,7 @@ def make_updated(params: TaskUpdate) -> TaskUpdated:
     title, blocked_by = params.title, params.blocked_by
     return TaskUpdated(
         task_id=params.task_id,
-        title=title if title is UNSET else rules.normalise_title(title),
+        title=title if title is UNSET else rules.normalize_title(title),
         description=params.description,
         status=params.status,
         owner=params.owner,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from kheishd.core.run.answers import continued_cursors, fit_items
 from kheishd.core.run.budget import make_timeout
-from kheishd.core.run.calls import normalise_calls
+from kheishd.core.run.calls import normalize_calls
 from kheishd.core.run.commands import AcceptAnswer, BeginModelCall, EndEarly, Fail, FailModelCall
 from kheishd.core.run.due import next_attempt_at_ms
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, TextDelta, ThinkingDelta
@@ -122,7 +122,7 @@ class ModelTurn:
         active = self._active
         bound = active.pinned.output_contract is not None
         max_bytes = MAX_ANSWER_BYTES - (MAX_REPAIR_OVERHEAD_BYTES if bound else 0)
-        items, cut = fit_items(normalise_calls(answer.items, self._transcript.call_ids()), max_bytes)
+        items, cut = fit_items(normalize_calls(answer.items, self._transcript.call_ids()), max_bytes)
         check = None
         if bound:
             with active.state.read() as store:

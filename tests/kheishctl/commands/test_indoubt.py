@@ -8,7 +8,7 @@ from kheishctl import exit_codes
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon, short_home
 from tests.support.histories import session_with_runs
-from tests.support.stores import opened
+from tests.support.stores import open_inline
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def home_with_doubts() -> Iterator[Ctl]:
     """Run a daemon on a home whose previous daemon left calls in doubt."""
     with short_home() as home:
         home.mkdir(mode=0o700, exist_ok=True)
-        store = opened(home / "state")
+        store = open_inline(home / "state")
         session_with_runs(store, "ses_a", "doubted", "settled")
         session_with_runs(store, "ses_b", "doubted")
         store.close()

@@ -10,7 +10,7 @@ import pytest
 from kheishctl import exit_codes
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon
-from tests.support.scripted import Peer, scripted
+from tests.support.scripted import Peer, serve_scripts
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_follow_survives_a_restart(daemon: Daemon, tmp_path: Path) -> None:
         peer.notify("journal.delta", subscription="s", **delta)
         peer.notify("journal.end", subscription="s", reason="revoked")
 
-    with scripted(home / "run" / "kheishd.sock", first, second):
+    with serve_scripts(home / "run" / "kheishd.sock", first, second):
         done = Ctl(home)("journal", "follow", "--deltas", "--type", "run_started", "--json")
     lines = [json.loads(line) for line in done.out.splitlines()]
     assert [line.get("cursor") for line in lines] == [5, 8, None]

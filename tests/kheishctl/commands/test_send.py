@@ -20,7 +20,7 @@ from kheishctl.render.changes import (
     Notice,
 )
 from tests.support.ctl import Ctl
-from tests.support.scripted import Peer, scripted
+from tests.support.scripted import Peer, serve_scripts
 
 
 def test_send_prints_the_answer(ctl: Ctl, sender: str) -> None:
@@ -42,7 +42,7 @@ def test_send_nothing(ctl: Ctl) -> None:
     assert ctl("send", stdin=b"\xff").code == exit_codes.USAGE
     assert ctl("send", "default", "\udcff").code == exit_codes.USAGE
     done = ctl("send", "what is this?", stdin="")
-    assert "for the agent 'what is this?'; give AGENT and TEXT" in done.err
+    assert "for the agent 'what is this?'; pass AGENT and TEXT" in done.err
 
 
 def test_send_resumes(ctl: Ctl, sender: str) -> None:
@@ -134,8 +134,8 @@ def test_an_answer_that_was_cut(ctl: Ctl, sender: str) -> None:
 
 
 def test_notes_beside_a_streamed_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each message has a line of its own; calls and notes go to standard error, sanitised."""
-    printer = module._Printer()
+    """Each message has a line of its own; calls and notes go to standard error, sanitized."""
+    printer = module._AnswerPrinter()
     changes: list[DisplayChange] = [
         AnswerText("one"),
         MessageEnd("tool_calls"),
@@ -206,7 +206,7 @@ def test_a_restart_in_the_middle(path: Path, tmp_path: Path) -> None:
         assert request["params"]["wait"] == "settled"
         peer.answer(request, RESULT)
 
-    with scripted(path, lambda peer: None, lost, answered):
+    with serve_scripts(path, lambda peer: None, lost, answered):
         done = Ctl(tmp_path)("send", "default", "hi")
     assert (done.code, done.out) == (0, "done\n")
     assert len(keys) == 2
@@ -227,7 +227,7 @@ def test_an_orderly_stop_in_the_middle(path: Path, tmp_path: Path) -> None:
         keys.append(request["params"]["idempotency_key"])
         peer.answer(request, RESULT)
 
-    with scripted(path, lambda peer: None, stopping, answered):
+    with serve_scripts(path, lambda peer: None, stopping, answered):
         done = Ctl(tmp_path)("send", "default", "hi")
     assert (done.code, done.out) == (0, "done\n")
     assert "waiting for the daemon" in done.err
@@ -258,7 +258,7 @@ def test_a_daemon_that_does_not_come_back(
         assert peer.request()["method"] == "conversation.send"
 
     monkeypatch.setattr(module, "RECONNECT_SECONDS", 0.3)
-    with scripted(path, lost):
+    with serve_scripts(path, lost):
         done = Ctl(tmp_path)("send", "default", "hi")
     assert done.code == exit_codes.NO_DAEMON
     assert "--idempotency-key kheishctl-" in done.err

@@ -126,8 +126,8 @@ def test_a_shell_is_stopped(ctl: Ctl, sender: str) -> None:
     assert ctl("task", "output", task_id, "--wait").code == exit_codes.RUN_STOPPED
 
 
-def test_output_is_sanitised_on_a_terminal(ctl: Ctl, sender: str, daemon: Daemon) -> None:
-    """A terminal receives the output of a shell sanitised."""
+def test_output_is_sanitized_on_a_terminal(ctl: Ctl, sender: str, daemon: Daemon) -> None:
+    """A terminal receives the output of a shell sanitized."""
     _, task_id = shell(ctl, sender, r"printf '\033]0;owned\007 text\n'")
     ctl("task", "output", task_id, "--wait")
     argv = [sys.executable, "-m", "kheishctl", "--home", str(daemon.home), "task", "output", task_id]

@@ -11,7 +11,7 @@ from kheishctl.render.events import format_delta, format_event, summarize_event
 from kheishctl.render.layout import Display
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
-from protocol.text import sanitise
+from protocol.text import sanitize
 from tests.support.samples import sample
 
 NOW = 1_795_000_000_000
@@ -121,15 +121,15 @@ def test_event_lines() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=[])))
-def test_events_are_sanitised(text: str) -> None:
-    """An event with any text is one sanitised line."""
+def test_events_are_sanitized(text: str) -> None:
+    """An event with any text is one sanitized line."""
     received = event("input_received", input_id="i", items=[{"kind": "text", "text": text}])
     for line in (
         format_event(received, PIPE),
         format_event(received, WIDE),
         format_delta({"text": text}, PIPE),
     ):
-        assert sanitise(line) == line
+        assert sanitize(line) == line
         assert "\n" not in line
 
 

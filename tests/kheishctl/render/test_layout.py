@@ -13,13 +13,13 @@ from kheishctl.render.layout import (
     format_record,
     format_table,
     paint,
-    sanitise_styled,
+    sanitize_styled,
     strip_styles,
 )
 from kheishctl.render.units import (
     format_utc,
 )
-from protocol.text import sanitise
+from protocol.text import sanitize
 
 NOW = 1_795_000_000_000
 PIPE = Display(None, False, NOW)
@@ -31,8 +31,8 @@ EVERYTHING = st.text(st.characters(exclude_categories=[]))
 @given(st.text(st.characters(exclude_characters="\t")), st.integers(2, 12))
 def test_fold_keeps_everything(text: str, columns: int) -> None:
     """Folded lines fit the width and together hold the whole text."""
-    lines = fold(sanitise(text), columns)
-    assert "".join(lines) == sanitise(text).replace("\n", "")
+    lines = fold(sanitize(text), columns)
+    assert "".join(lines) == sanitize(text).replace("\n", "")
     assert all(count_columns(line) <= columns for line in lines)
 
 
@@ -48,11 +48,11 @@ def test_strip_styles() -> None:
     assert strip_styles("\x1b[1;32mok\x1b[0m 10%\r 20%\r\n\x1b[2Jx\r") == " 20%\n\x1b[2Jx"
 
 
-def test_sanitise_styled() -> None:
+def test_sanitize_styled() -> None:
     """Styles stay, and other active characters are replaced."""
-    assert sanitise_styled("\x1b[1mb\x1b[0m\x1b[2J") == "\x1b[1mb\x1b[0m␛[2J"
-    assert sanitise_styled("plain") == "plain"
-    assert sanitise_styled("\x9b2J\u202e") == "\N{REPLACEMENT CHARACTER}2J\N{REPLACEMENT CHARACTER}"
+    assert sanitize_styled("\x1b[1mb\x1b[0m\x1b[2J") == "\x1b[1mb\x1b[0m␛[2J"
+    assert sanitize_styled("plain") == "plain"
+    assert sanitize_styled("\x9b2J\u202e") == "\N{REPLACEMENT CHARACTER}2J\N{REPLACEMENT CHARACTER}"
 
 
 def test_count_columns() -> None:

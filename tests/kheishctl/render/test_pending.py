@@ -12,7 +12,7 @@ from kheishctl.render.layout import Display
 from protocol.objects.approval import ApprovalStatus, ApprovalView
 from protocol.objects.indoubt import IndoubtStatus, IndoubtView
 from protocol.objects.question import QuestionRequest, QuestionStatus
-from protocol.text import sanitise
+from protocol.text import sanitize
 from tests.support.samples import sample
 
 NOW = 1_795_000_000_000
@@ -56,12 +56,12 @@ def test_every_record_can_be_shown(kind: type, show: Any, look: Display, full: b
     text = show(sample(kind, full=full), look)
     assert "run" in text
     if look is not COLORED:
-        assert sanitise(text) == text
+        assert sanitize(text) == text
 
 
 @given(st.text(st.characters(exclude_categories=[])))
-def test_text_is_sanitised(text: str) -> None:
-    """Any text from models and tools is sanitised."""
+def test_text_is_sanitized(text: str) -> None:
+    """Any text from models and tools is sanitized."""
     preview = {"kind": "diff", "text": text}
     for rendered in (
         asking.format_approval(approval(tool=text, subject=text, preview=preview, note=text), WIDE),
@@ -70,7 +70,7 @@ def test_text_is_sanitised(text: str) -> None:
             {"key": "q1", "question": text, "options": [{"option_id": "o", "label": text}]}, WIDE
         ),
     ):
-        assert sanitise(rendered) == rendered
+        assert sanitize(rendered) == rendered
 
 
 def test_a_diff() -> None:
@@ -115,7 +115,7 @@ def test_a_question_with_its_answer() -> None:
 def test_a_question_with_several_answers() -> None:
     """A question that allows several options says so."""
     rendered = asking.format_question(ASKED | {"multi_select": True}, WIDE)
-    assert rendered.startswith("q1 Color (several may be chosen)\nWhich color?\n")
+    assert rendered.startswith("q1 Color (multiple choice)\nWhich color?\n")
 
 
 @pytest.mark.parametrize(

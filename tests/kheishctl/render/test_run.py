@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kheishctl.render.layout import Display
 from kheishctl.render.run import MAX_PENDING_SHOWN, describe_outcome, explain_run, format_run, paint_status
 from protocol.objects.run import SETTLED, OpenCall, RunView
-from protocol.text import sanitise
+from protocol.text import sanitize
 from tests.support.samples import sample
 
 NOW = 1_795_000_000_000
@@ -66,13 +66,13 @@ def test_incomplete_answers() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=[])))
-def test_pending_requests_are_sanitised(text: str) -> None:
-    """Any text of pending requests is one sanitised line."""
+def test_pending_requests_are_sanitized(text: str) -> None:
+    """Any text of pending requests is one sanitized line."""
     part = {"key": "k", "question": text}
     approval, question = {**APPROVAL, "subject": text}, {"question_id": "qst_1", "questions": [part]}
     lines = list(explain_run({"waiting": {"approvals": [approval], "questions": [question]}}, command_line))
     for line in (lines[0], lines[4]):
-        assert sanitise(line) == line
+        assert sanitize(line) == line
         assert "\n" not in line
 
 
@@ -153,6 +153,6 @@ def test_every_status_has_a_sentence(name: str) -> None:
 
 
 def test_a_failed_run_names_its_error() -> None:
-    """The sentence about a failed run holds the sanitised error."""
+    """The sentence about a failed run holds the sanitized error."""
     run = {"status": "failed", "error": {"message": "no key\x1b[2J"}}
     assert describe_outcome(run, command_line) == "the run failed: no key␛[2J"

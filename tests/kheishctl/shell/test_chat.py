@@ -198,7 +198,7 @@ def test_earlier_messages(daemon: Daemon, sender: str) -> None:
     run_chat(daemon, sender, body)
 
 
-def test_escape_sequences_are_sanitised(daemon: Daemon, sender: str) -> None:
+def test_escape_sequences_are_sanitized(daemon: Daemon, sender: str) -> None:
     """An escape sequence in a message is shown as text and does not reach the terminal."""
 
     async def body(person: Person) -> None:

@@ -11,7 +11,7 @@ import pytest
 from kheishctl.client import ConnectionLost, NoDaemon, NotADaemon, RequestRefused
 from kheishctl.shell.connection import ChatConnection
 from tests.support.daemons import Daemon
-from tests.support.scripted import Peer, Script, scripted
+from tests.support.scripted import Peer, Script, serve_scripts
 
 
 class Owner:
@@ -41,7 +41,7 @@ def run(path: Path, script: Script, body: Callable[[ChatConnection, Owner], Awai
         connection.close()
         await owner.is_lost.wait()
 
-    with scripted(path, script):
+    with serve_scripts(path, script):
         asyncio.run(main())
 
 
@@ -68,7 +68,7 @@ def test_invalid_error(tmp_path: Path) -> None:
         request = peer.request()
         peer.raw(b"[" * 100_000 + b"\n")
         peer.send({"id": request["id"], "error": "no"})
-        peer.gone()
+        peer.has_hung_up()
 
     async def body(connection: ChatConnection, owner: Owner) -> None:
         with pytest.raises(NotADaemon):
@@ -106,7 +106,7 @@ def test_answers_in_any_order(tmp_path: Path) -> None:
         first, second = peer.request(), peer.request()
         peer.answer(second, "second")
         peer.answer(first, "first")
-        peer.gone()
+        peer.has_hung_up()
 
     async def body(connection: ChatConnection, owner: Owner) -> None:
         answers = await asyncio.gather(connection.call("a"), connection.call("b"))
@@ -123,7 +123,7 @@ def test_notifications_come_before_a_later_answer(tmp_path: Path) -> None:
         peer.notify("n", number=1)
         peer.notify("n", number=2)
         peer.answer(request, None)
-        peer.gone()
+        peer.has_hung_up()
 
     async def body(connection: ChatConnection, owner: Owner) -> None:
         await connection.call("a")
@@ -151,7 +151,7 @@ def test_unknown_messages_are_ignored(tmp_path: Path) -> None:
         peer.raw(b"nonsense\n[]\n{}\n" + b'{"id": 99, "result": 1}\n' + b'{"method": "n"}\n')
         for byte in b'{"jsonrpc": "2.0", "id": %d, "result": 7}\n' % request["id"]:
             peer.raw(bytes([byte]))
-        peer.gone()
+        peer.has_hung_up()
 
     async def body(connection: ChatConnection, owner: Owner) -> None:
         assert await connection.call("a") == 7
@@ -168,7 +168,7 @@ def test_answer_to_a_cancelled_call(tmp_path: Path) -> None:
         third = peer.request()
         peer.answer(first, "first")
         peer.answer(third, "third")
-        peer.gone()
+        peer.has_hung_up()
 
     async def body(connection: ChatConnection, owner: Owner) -> None:
         first, second = (

@@ -23,7 +23,7 @@ from kheishctl.render.changes import (
 from kheishctl.render.messages import format_message
 from kheishctl.shell.conversation import ConversationClient
 from tests.support.daemons import PATIENCE_S, Daemon, short_home
-from tests.support.scripted import Peer, scripted
+from tests.support.scripted import Peer, serve_scripts
 
 
 class RecordingListener:
@@ -237,7 +237,7 @@ def test_daemon_killed_during_an_answer(own: Daemon) -> None:
         conversation.send("/slow 20 30\nhello")
         await listener.until(lambda: listener.count(AnswerText) >= 2)
         await asyncio.to_thread(own.kill)
-        await listener.wait_for("the connection is lost")
+        await listener.wait_for("connection lost")
         conversation.send("typed meanwhile")
         assert not conversation.is_connected
         await asyncio.to_thread(own.restart)
@@ -367,7 +367,7 @@ def test_start_during_a_run(tmp_path: Path) -> None:
         assert [question["question_id"] for question in listener.requests] == ["q1", "q2"]
         assert listener.doubts == [{"indoubt_id": "d"}]
 
-    with scripted(tmp_path / "s", FakeDaemon(BASE | results)):
+    with serve_scripts(tmp_path / "s", FakeDaemon(BASE | results)):
         run(tmp_path / "s", "ada", body)
 
 
@@ -379,7 +379,7 @@ def test_version_difference(tmp_path: Path) -> None:
         await listener.wait_for("started 0")
 
     script = FakeDaemon(BASE | {"conversation.get": refuse_conversation})
-    with scripted(tmp_path / "s", script):
+    with serve_scripts(tmp_path / "s", script):
         run(tmp_path / "s", "ada", body)
 
 
@@ -400,7 +400,7 @@ def test_retryable_refusal(tmp_path: Path) -> None:
         await listener.until(lambda: not conversation.outbox)
 
     script = FakeDaemon(BASE | {"conversation.get": refuse_conversation, "conversation.send": send})
-    with scripted(tmp_path / "s", script):
+    with serve_scripts(tmp_path / "s", script):
         run(tmp_path / "s", "ada", body)
     assert len(keys) == 2
     assert len(set(keys)) == 1
@@ -416,7 +416,7 @@ def test_refused_conversation(tmp_path: Path) -> None:
         await asyncio.Event().wait()
 
     with (
-        scripted(tmp_path / "s", FakeDaemon(BASE | {"conversation.get": refuse})),
+        serve_scripts(tmp_path / "s", FakeDaemon(BASE | {"conversation.get": refuse})),
         pytest.raises(RequestRefused),
     ):
         run(tmp_path / "s", "ada", body)

@@ -16,7 +16,7 @@ from kheishctl.shell.markdown import (
     make_renderer,
     preload,
 )
-from protocol.text import sanitise
+from protocol.text import sanitize
 
 LINES = ("a line\n", "\n", "```\n", "~~~~\n", "- item\n", "  more\n", "    code\n", "# head\n", "x")
 PIECES = st.lists(st.sampled_from(LINES))
@@ -77,9 +77,9 @@ def test_render_keeps_lines() -> None:
 
 
 def test_very_long_block() -> None:
-    """A block that takes too long to render is sanitised only."""
+    """A block that takes too long to render is sanitized only."""
     text = "**x**\x1b " * MAX_RENDER_CHARACTERS
-    assert make_renderer(color=True)(text, 80) == sanitise(text)
+    assert make_renderer(color=True)(text, 80) == sanitize(text)
 
 
 def test_render_styles() -> None:
@@ -114,7 +114,7 @@ SMUGGLED = (
 def test_only_styles_reach_the_terminal(text: str) -> None:
     """Control characters in a text, literal or as entities, never reach the terminal."""
     plain = SGR.sub("", make_renderer(color=True)(text, 40))
-    assert sanitise(plain) == plain
+    assert sanitize(plain) == plain
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(2, 40), st.integers(1, 10))

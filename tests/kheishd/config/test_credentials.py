@@ -1,4 +1,4 @@
-"""Credentials are recognised by their name or their form."""
+"""Credentials are recognized by their name or their form."""
 
 import pytest
 

@@ -21,7 +21,7 @@ from kheishd.store.tables import CHILDREN, CURSORS, SESSIONS, TOKENS
 from protocol.errors.daemon import DaemonDraining
 from protocol.errors.run import RunNotFound
 from protocol.ids import RUN
-from tests.support.stores import injected, needs_strace, python, said
+from tests.support.stores import make_input, needs_strace, python, strace_with
 
 if TYPE_CHECKING:
     from kheishd.store.writer import Store
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def say(stream: str, tx: Transaction) -> int:
     """Append one event."""
-    return tx.append(stream, said())[0].cursor
+    return tx.append(stream, make_input())[0].cursor
 
 
 def hello(tx: Transaction) -> int:
@@ -284,7 +284,7 @@ async def test_ids_and_times_come_from_the_clock(store_dir: Path) -> None:
         assert first < second
         assert first.startswith("run_")
         assert state.now_ms() == 1_001
-        envelope, _ = await state.update(lambda tx: tx.append("ses_1", said()))
+        envelope, _ = await state.update(lambda tx: tx.append("ses_1", make_input()))
         assert envelope.at_ms == 1_001
     assert wall_clock_ms() == pytest.approx(time.time() * 1000, abs=60_000)
 
@@ -397,12 +397,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from kheishd.kernel.state import open_state
 from protocol.errors.store import StorageFailed
-from tests.support.stores import said
+from tests.support.stores import make_input
 
 async def main():
     async with open_state(Path(sys.argv[1]), version="test") as state:
         try:
-            await state.update(lambda tx: tx.append("ses_1", said()))
+            await state.update(lambda tx: tx.append("ses_1", make_input()))
         except StorageFailed as error:
             print(error.code, state.store.failure is not None)
         with trio.fail_after(10):
@@ -417,5 +417,5 @@ def test_a_failed_store_rings(store_dir: Path) -> None:
     """Every caller gets storage_failed, and ``failed`` rings for the daemon."""
     # Strace counts for each thread; the main thread opens a store that is there without a flush.
     python(FAILING.replace("await state.failed.wait()", "return"), store_dir)
-    ended = python(FAILING, store_dir, under=injected("fdatasync:error=EIO"))
+    ended = python(FAILING, store_dir, under=strace_with("fdatasync:error=EIO"))
     assert ended.stdout == "1507 True\nstopping\n", ended.stderr

@@ -251,7 +251,7 @@ def test_no_end_is_no_answer() -> None:
     assert read_answer(start(0, type="text", text="x"), {"type": "message_stop"}).stop_reason == "end"
 
 
-def test_thinking_that_is_not_shown() -> None:
+def test_hidden_thinking() -> None:
     """Thinking that consists only of a signature is kept and sent back."""
     answer = read_answer(
         start(0, type="thinking", thinking="", signature=""),
@@ -314,7 +314,7 @@ def test_counts_are_running_totals() -> None:
     assert (answer.usage, answer.model) == (Usage(11, 6, cached_input_tokens=2), "m")
 
 
-def test_a_call_given_whole() -> None:
+def test_a_call_in_one_piece() -> None:
     """Input in the start of a block is read like input in pieces."""
     answer = read_answer(start(0, type="tool_use", id="t", name="look", input={"a": 1}), stop("tool_use"))
     assert answer.items == [ToolCall("t", "look", {"a": 1})]

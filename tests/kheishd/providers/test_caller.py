@@ -197,14 +197,14 @@ async def test_an_unknown_driver() -> None:
     assert "'google'" in call.require_failure().message
 
 
-async def test_nobody_there() -> None:
+async def test_a_refused_connection() -> None:
     """A refused connection is a retryable failure."""
     call = await ask(models(), make_request(driver="openai", base_url="http://127.0.0.1:1/v1"))
     assert (call.require_failure().reason, call.require_failure().retryable) == ("connection_failed", True)
     assert "127.0.0.1:1" in call.require_failure().message
 
 
-async def test_no_url() -> None:
+async def test_an_invalid_base_url() -> None:
     """An invalid base URL is not retried."""
     call = await ask(models(), make_request(driver="openai", base_url="nonsense"))
     assert (call.require_failure().reason, call.require_failure().retryable) == ("bad_request", False)

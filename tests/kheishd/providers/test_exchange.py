@@ -29,7 +29,7 @@ REFUSING = FailureFactory("api.test", "sk-secret")
 
 
 class ExchangeFactory:
-    """A maker of exchanges with the model server, with a pool of its own."""
+    """A maker of exchanges with the model server, with its own pools."""
 
     def __init__(self, server: ModelServer, pools: ConnectionPools) -> None:
         self.server = server

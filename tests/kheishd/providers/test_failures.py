@@ -1,4 +1,4 @@
-"""Failures of providers: one failure per kind of error, and never the credential."""
+"""Failures of providers: one failure per kind of error, always without the credential."""
 
 import gzip
 import math
@@ -92,7 +92,7 @@ def test_statuses(status: int, reason: str, retryable: bool) -> None:
         {"error": "The number of tokens makes the context the overflow"},
     ],
 )
-def test_a_transcript_too_long_is_told_apart(error: dict[str, Any]) -> None:
+def test_a_too_long_transcript_has_its_reason(error: dict[str, Any]) -> None:
     """Every provider's message for a too long transcript is recognized."""
     assert by_status(400, error).reason == "context_too_long"
 
@@ -282,8 +282,8 @@ def test_broke() -> None:
     assert failures.broke(f"x {SECRET}").message == "api.test: x [credential]"
 
 
-def test_a_message_of_megabytes_is_cut_before_it_is_cleaned() -> None:
-    """A huge message is truncated before it is sanitised, but after the credential is redacted."""
+def test_a_huge_message_is_truncated_before_it_is_sanitized() -> None:
+    """A huge message is truncated before it is sanitized, but after the credential is redacted."""
     failures = FailureFactory("api.test", SECRET)
     long = failures.clean("x" * 1_000_000)
     assert len(long.encode()) <= MAX_MESSAGE_BYTES

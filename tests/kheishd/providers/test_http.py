@@ -354,7 +354,7 @@ async def test_a_proxy(server: ModelServer, monkeypatch: pytest.MonkeyPatch, nur
 
 
 @pytest.mark.parametrize("password", ["hunter2#x", "hun/ter2", "hun[ter2", "hünter2"])
-def test_the_password_of_a_proxy_is_not_told(monkeypatch: pytest.MonkeyPatch, password: str) -> None:
+def test_the_password_of_a_proxy_is_not_shown(monkeypatch: pytest.MonkeyPatch, password: str) -> None:
     """The note about an invalid proxy contains no password, because run errors are public."""
     monkeypatch.setenv("http_proxy", f"http://user:{password}@127.0.0.1:1")
     monkeypatch.delenv("no_proxy", raising=False)

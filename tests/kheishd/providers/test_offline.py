@@ -1,4 +1,4 @@
-"""The offline model: it states what it is, is deterministic, and obeys slash lines."""
+"""The offline model: it names itself, is deterministic, and obeys slash lines."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ async def ask_offline(request: ModelRequest) -> RecordedCall:
     return await ask(ProviderCaller(), request)
 
 
-async def test_it_says_what_it_is_and_repeats() -> None:
+async def test_an_answer_introduces_itself_and_repeats() -> None:
     """The first line says that no model answers, the message is repeated, and deltas equal the text."""
     call = await ask_offline(make_request("How are you?"))
     answer = call.require_answer()
@@ -50,7 +50,7 @@ async def test_a_summary_obeys_no_directive() -> None:
     assert text_of(titled.require_answer().items) == "one two three four five"
 
 
-async def test_it_remembers() -> None:
+async def test_an_answer_counts_the_messages() -> None:
     """The answer counts the messages and repeats the previous one, so that resumption is visible."""
     earlier = (Message("user", [Text("first\n/long 1")]), Message("assistant", [Text("well")]))
     call = await ask_offline(make_request("second", earlier=earlier))
@@ -59,7 +59,7 @@ async def test_it_remembers() -> None:
     assert "you said: only directives" in (await ask_offline(make_request("x", earlier=only_orders))).text
 
 
-async def test_it_is_deterministic() -> None:
+async def test_answers_are_deterministic() -> None:
     """The same request produces the same events."""
     request = make_request("/think hm\n/long 20\n/slow 3 0\n/call a {}\nhello", instructions="be brief")
     assert await ask_offline(request) == await ask_offline(request)
@@ -171,7 +171,7 @@ async def test_a_failed_directive_is_not_obeyed_again() -> None:
 
 
 def test_directives() -> None:
-    """A directive is a line of its own with bounded numbers; other slash lines are text."""
+    """A directive is a separate line with bounded numbers; other slash lines are text."""
     orders = read_directives("/slow 99999999 99999999\nhello /slow 1 1\n/unknown x\n/slow x y\n/long 3 ")
     assert (orders.pieces, orders.pause_ms, orders.words) == (MAX_PIECES, MAX_PAUSE_MS, 3)
     assert orders.text == "hello /slow 1 1\n/unknown x\n/slow x y"

@@ -106,7 +106,7 @@ def test_every_kind_of_item() -> None:
     ]
 
 
-def test_reasoning_is_given_back_where_asked_for() -> None:
+def test_reasoning_is_sent_back_if_configured() -> None:
     """An option names the field in which reasoning is sent back; the option itself is not sent."""
     earlier = (Message("user", [Text("q")]), Message("assistant", [Thinking("hm"), Text("a")]))
     sent = post(make_request("hello", earlier=earlier, options={"reasoning_content": True}), "http://x", None)

@@ -15,7 +15,7 @@ from kheishd.store.tables import BLOBS, CHECKPOINTS, JOURNAL, META, RUNS
 from kheishd.store.writer import Store
 from protocol.events.daemon import DaemonStarted
 from protocol.journal.envelope import DAEMON_STREAM
-from tests.support.histories import derived, rich_history, session_with_runs, spoil_line, update
+from tests.support.histories import derived_tables, rich_history, session_with_runs, spoil_line, update
 
 
 @pytest.mark.parametrize("deep", [False, True])
@@ -36,7 +36,9 @@ def test_an_empty_store(store: Store) -> None:
     assert examine_whole(store.read, deep=True).findings == []
 
 
-@pytest.mark.parametrize("table", derived(BLOBS, CHECKPOINTS, JOURNAL, META), ids=lambda table: table.name)
+@pytest.mark.parametrize(
+    "table", derived_tables(BLOBS, CHECKPOINTS, JOURNAL, META), ids=lambda table: table.name
+)
 def test_every_lost_row_is_found(store: Store, table: Table[Any]) -> None:
     """Every lost row of every rebuildable table is found."""
     rich_history(store)

@@ -9,9 +9,9 @@ from kheishd.records.repair import repair
 from kheishd.store.table import Table
 from kheishd.store.tables import BLOBS, CHECKPOINTS, JOURNAL, META, RECEIPTS, RECEIPTS_BY_AGE, TABLES
 from kheishd.store.writer import Store
-from tests.support.histories import NOW_MS, derived, dump, rich_history, spoil_line, update
+from tests.support.histories import NOW_MS, derived_tables, dump, rich_history, spoil_line, update
 
-REBUILT = derived(JOURNAL, META, BLOBS, CHECKPOINTS, RECEIPTS, RECEIPTS_BY_AGE)
+REBUILT = derived_tables(JOURNAL, META, BLOBS, CHECKPOINTS, RECEIPTS, RECEIPTS_BY_AGE)
 
 
 def test_a_healthy_store_is_not_touched(store: Store) -> None:

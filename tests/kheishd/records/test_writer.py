@@ -53,7 +53,7 @@ from tests.support.histories import (
     task_ended,
 )
 from tests.support.machine import acceptance, possible_commands
-from tests.support.stores import NOW_MS, opened, update
+from tests.support.stores import NOW_MS, open_inline, update
 
 
 def begin(tx: Transaction, session_id: str, parent: str | None = None) -> None:
@@ -196,7 +196,7 @@ class Sessions(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
-        self.store = opened(Path(self.directory.name) / "state")
+        self.store = open_inline(Path(self.directory.name) / "state")
         self.sessions: list[str] = []
         self.runs: list[str] = []
 
@@ -347,7 +347,7 @@ class Histories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
-        self.store = opened(Path(self.directory.name) / "state")
+        self.store = open_inline(Path(self.directory.name) / "state")
         self.names: list[str] = []
 
     def teardown(self) -> None:

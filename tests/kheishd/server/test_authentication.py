@@ -139,9 +139,7 @@ async def test_a_bad_token_is_invalid(tokens: State, secret: str, now_ms: int) -
     ],
 )
 def test_known_hosts_and_origins_pass(host: str, origin: str | None) -> None:
-    """Addresses, localhost and configured names pass; so do no origin, the host itself and configured
-    origins.
-    """
+    """Addresses, localhost, configured hosts, configured origins and requests without an origin pass."""
     require_allowed_origin(host, origin, hosts=("kheish.example",), origins=("https://app.example",))
 
 

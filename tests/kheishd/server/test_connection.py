@@ -1,7 +1,7 @@
 """A connection without a transport: its buffers, its limits, and the answers that are sent together."""
 
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +249,20 @@ async def test_a_wait_cancelled_before_its_commit_answers_after_it(
     assert wire.messages()[-1]["error"]["code"] == 1499
 
 
+async def test_a_disconnect_between_commit_and_follow_up_begins_nothing(
+    wire: Wire, toys: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The follow-up of a committed mutation does not run for a client that has gone before it began."""
+    tasks: list[Callable[[], Awaitable[None]]] = []
+    monkeypatch.setattr(wire, "start", tasks.append)
+    await wire.receive([request("toy.follow", 1, value="x", wait=True)])
+    await until(lambda: len(tasks) == 1)
+    wire.finished()
+    await tasks[0]()
+    assert toys.followed == 0
+    assert not wire.opened
+
+
 async def test_an_update_that_is_not_taken_leaves_nothing_open(
     server: RpcServer, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,9 +299,7 @@ async def test_long_work_lets_others_run(wire: Wire, monkeypatch: pytest.MonkeyP
 
 
 async def test_the_answer_comes_before_what_it_announces(server: RpcServer, wire: Wire) -> None:
-    """A subscription's events follow the answer that names it, and its end precedes the answer that closes
-    it.
-    """
+    """A subscription's events come after the answer that opens it, and end before the one that closes it."""
     await server.state.update(lambda tx: None)
     await wire.receive([request("toy.keep", 1, value="x")])
     await until(lambda: len(wire.messages()) == 1)

@@ -18,7 +18,17 @@ from kheishd.store.upgrades import SCHEMA_KEY
 from kheishd.store.writer import Store
 from protocol.errors.daemon import DaemonDraining, PathRefused
 from protocol.errors.store import StorageFull
-from tests.support.stores import NOW_MS, append, fill, injected, needs_strace, opened, python, said, update
+from tests.support.stores import (
+    NOW_MS,
+    append,
+    fill,
+    make_input,
+    needs_strace,
+    open_inline,
+    python,
+    strace_with,
+    update,
+)
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -41,7 +51,7 @@ def content(directory: Path) -> tuple[list[tuple[int, str]], int]:
 
 def closed(directory: Path, events: int) -> Path:
     """Create a store with a number of events, and close it."""
-    store = opened(directory)
+    store = open_inline(directory)
     for _ in range(events):
         append(store)
     store.close()
@@ -82,7 +92,7 @@ def test_a_backup_while_others_write(store_dir: Path, tmp_path: Path) -> None:
         room = threading.Semaphore(256)
 
         def say(tx: Transaction) -> None:
-            tx.append("ses_1", said("x" * 1000))
+            tx.append("ses_1", make_input("x" * 1000))
             room.release()
 
         while not enough.is_set():
@@ -150,8 +160,8 @@ def test_a_backup_on_a_full_disk(store_dir: Path, tmp_path: Path) -> None:
     program = """
 import resource, sys
 from pathlib import Path
-from tests.support.stores import fill, opened
-store = opened(Path(sys.argv[1]))
+from tests.support.stores import fill, open_inline
+store = open_inline(Path(sys.argv[1]))
 for number in range(10):
     fill(store, number, 100_000)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
@@ -173,7 +183,7 @@ def test_restore_puts_back_what_was(copy: Path, tmp_path: Path) -> None:
     assert (done.cursor, done.bytes) == (3, (copy / DATA).stat().st_size)
     assert done.kept == target / "data.mdb.before-restore-1"
     assert read_marker(target) == read_marker(copy)
-    store = opened(target)
+    store = open_inline(target)
     assert append(store) == 4
     store.close()
     assert sorted(path.name for path in target.iterdir()) == [
@@ -219,7 +229,7 @@ def test_restore_mends_an_unusable_store(copy: Path, tmp_path: Path, damage: str
         case other:
             raise AssertionError(other)
     with pytest.raises(StoreUnusable):
-        opened(target)
+        open_inline(target)
     broken = data.read_bytes()
     kept = restore(copy, target).kept
     assert kept is not None
@@ -292,7 +302,7 @@ def test_restore_and_compact_need_the_store_closed(copy: Path, store: Store) -> 
 
 def bulky(directory: Path) -> Path:
     """Create a closed store most of whose pages are free."""
-    store = opened(directory)
+    store = open_inline(directory)
     for number in range(20):
         append(store)
         fill(store, number, 100_000)
@@ -310,7 +320,7 @@ def test_compact_gives_space_back(tmp_path: Path) -> None:
     assert (done.before_bytes, done.after_bytes) == (size, (target / DATA).stat().st_size)
     assert done.after_bytes < done.before_bytes // 4
     assert (content(target), read_marker(target)) == (previous, identity)
-    store = opened(target)
+    store = open_inline(target)
     assert append(store) == 22
     store.close()
     assert sorted(path.name for path in target.iterdir()) == ["data.mdb", "identity", "lock.mdb"]
@@ -344,7 +354,7 @@ def kills(*arguments: str | Path) -> Iterator[str]:
     """
     for call in CALLS:
         for number in range(1, 100):
-            under = injected(f"{call}:signal=SIGKILL:when={number}")
+            under = strace_with(f"{call}:signal=SIGKILL:when={number}")
             if python(KILLED, *arguments, under=under).returncode == 0:
                 break
             yield f"{call} {number}"
@@ -360,7 +370,7 @@ def test_compact_can_be_killed_at_any_point(tmp_path: Path) -> None:
     for where in kills("compact", target):
         killed.add(where)
         assert content(target) == previous
-        opened(target).close()
+        open_inline(target).close()
         assert not (target / ".compacting").exists(), "what the killed one left takes no room"
         assert content(target) == previous
         shutil.rmtree(target)

@@ -22,7 +22,7 @@ from kheishd.store.tables import CHECKPOINTS, CHILDREN, CURSORS
 from protocol.errors.run import RunNotFound
 from protocol.errors.store import StorageFailed, StorageFull
 from protocol.limits.units import KIB, MIB
-from tests.support.stores import NOW_MS, injected, needs_strace, python, said
+from tests.support.stores import NOW_MS, make_input, needs_strace, python, strace_with
 
 LOCK = threading.Lock()
 Fn = Callable[[Transaction], Any]
@@ -63,7 +63,7 @@ def bench(store_dir: Path) -> Iterator[Bench]:
 
 def say(stream: str) -> Fn:
     """Return an update that appends to a stream and returns the cursor."""
-    return lambda tx: tx.append(stream, said())[0].cursor
+    return lambda tx: tx.append(stream, make_input())[0].cursor
 
 
 def refuse(tx: Transaction) -> None:
@@ -73,7 +73,7 @@ def refuse(tx: Transaction) -> None:
 
 def fail(tx: Transaction) -> None:
     """Raise after writing."""
-    tx.append("ses_bad", said())
+    tx.append("ses_bad", make_input())
     tx.put(CHILDREN, "bad", "1", value=b"")
     raise LookupError("after")
 
@@ -278,14 +278,14 @@ from pathlib import Path
 from kheishd.store.commit import Committer, Job, has_space
 from kheishd.store.environment import Snapshot
 from kheishd.store.opening import open_environment
-from tests.support.stores import said
+from tests.support.stores import make_input
 
 directory, limit = Path(sys.argv[1]), int(sys.argv[2])
 opened = open_environment(directory, version="test")
 committer = Committer(opened.environment, None)
 def settle(*texts):
     def say(text):
-        return lambda tx: tx.append("ses_1", said(text))[0].cursor
+        return lambda tx: tx.append("ses_1", make_input(text))[0].cursor
     jobs = [Job(say(text), 0, threading.Lock()) for text in texts]
     committer.flush(jobs)
     for job in jobs:
@@ -363,7 +363,7 @@ def test_a_real_disk_fills_and_empties(small_disk: Path) -> None:
 def test_no_space_left_is_a_full_disk(store_dir: Path) -> None:
     """After ENOSPC from the disk, only the large update of the group is refused."""
     open_environment(store_dir, version="test").close()
-    ended = python(PROGRAM, store_dir, "0", under=injected("writev,pwritev:error=ENOSPC:when=3..4"))
+    ended = python(PROGRAM, store_dir, "0", under=strace_with("writev,pwritev:error=ENOSPC:when=3..4"))
     values, read, room, failure = ended.stdout.strip().split(" | ")
     assert (values, room, failure) == ("1 StorageFull 2 3", "room", "None"), ended.stderr + ended.stdout
     assert read == "read 3"
@@ -373,7 +373,7 @@ def test_no_space_left_is_a_full_disk(store_dir: Path) -> None:
 def test_a_failed_flush_is_final(store_dir: Path) -> None:
     """After EIO from fdatasync, every update fails and the disk is not tried again."""
     open_environment(store_dir, version="test").close()
-    ended = python(PROGRAM, store_dir, "0", under=injected("fdatasync:error=EIO:when=2+"))
+    ended = python(PROGRAM, store_dir, "0", under=strace_with("fdatasync:error=EIO:when=2+"))
     assert ended.stdout.startswith("1 StorageFailed StorageFailed StorageFailed | read 1"), ended.stderr
     assert "Input/output error" in ended.stdout
     again = python(PROGRAM, store_dir, "0")

@@ -35,7 +35,7 @@ from protocol.errors.store import UpdateTooLarge
 from protocol.journal.envelope import DAEMON_STREAM
 from protocol.journal.line import decode_envelope, decode_event
 from protocol.limits.store import MAX_UPDATE_BYTES
-from tests.support.stores import NOW_MS, append, fill, opened, said, update
+from tests.support.stores import NOW_MS, append, fill, make_input, open_inline, update
 
 if TYPE_CHECKING:
     from protocol.events.daemon import DaemonStopped
@@ -114,7 +114,7 @@ def test_entries_of_a_stream(store: Store) -> None:
         assert list(snapshot.feed(3, reverse=True)) == [(2, "ses_b"), (1, "ses_a")]
         assert snapshot.last_cursor == 6
         ((_, line),) = snapshot.entries("ses_b", 4)
-        assert decode_event(line) == said("number 6")
+        assert decode_event(line) == make_input("number 6")
         entry = snapshot.entry("ses_b", 6)
         assert entry is not None
         assert entry[1] == line
@@ -135,7 +135,7 @@ def test_an_empty_store(store: Store) -> None:
 
 def test_a_table_that_came_later_is_empty(store_dir: Path) -> None:
     """A reader of a store of an older version changes nothing and finds newer tables empty."""
-    opened(store_dir).close()
+    open_inline(store_dir).close()
     with open_lmdb(store_dir) as env, env.begin(write=True) as txn:
         txn.drop(env.open_db(PERMISSIONS.name.encode(), txn))
     with open_for_reading(store_dir) as environment, Snapshot(environment) as snapshot:
@@ -212,8 +212,8 @@ def test_a_transaction_sees_its_own_writes(store: Store) -> None:
         assert tx.delete(CHILDREN, "a", "1")
         assert not tx.delete(CHILDREN, "a", "1")
         assert tx.get(CHILDREN, "a", "1") is None
-        tx.append("ses_1", said())
-        tx.append("ses_1", said())
+        tx.append("ses_1", make_input())
+        tx.append("ses_1", make_input())
         assert tx.last_cursor == 2
         assert [cursor for cursor, _ in tx.entries("ses_1")] == [1, 2]
         assert tx.head("ses_1")[0] == 2
@@ -227,7 +227,7 @@ def test_an_envelope_says_everything(store: Store) -> None:
     def change(tx: Transaction) -> Any:
         return tx.append(
             "ses_1",
-            said(),
+            make_input(),
             session_id="ses_1",
             run_id="run_1",
             actor="uid:1000",
@@ -238,7 +238,7 @@ def test_an_envelope_says_everything(store: Store) -> None:
 
     append(store)
     envelope, event = update(store, change)
-    assert (envelope.cursor, envelope.at_ms, event) == (2, NOW_MS, said())
+    assert (envelope.cursor, envelope.at_ms, event) == (2, NOW_MS, make_input())
     with store.read() as snapshot:
         entry = snapshot.entry("ses_1", 2)
     assert entry is not None
@@ -253,7 +253,7 @@ def test_an_envelope_says_everything(store: Store) -> None:
         "on_behalf_of": "ada",
         "request_id": 7,
         "cause": 1,
-    } | msgspec.json.decode(msgspec.json.encode(said()))
+    } | msgspec.json.decode(msgspec.json.encode(make_input()))
 
 
 @pytest.mark.parametrize("parts", [1, 64])
@@ -292,7 +292,7 @@ def test_an_append_taken_back_leaves_no_trace(store: Store) -> None:
     """After a rollback the cursors and the chain continue as if the append had not happened."""
 
     def fail(tx: Transaction) -> None:
-        tx.append("ses_1", said("never"))
+        tx.append("ses_1", make_input("never"))
         raise LookupError
 
     append(store)
@@ -311,11 +311,11 @@ def test_secrets_are_scrubbed_before_hashing(store: Store) -> None:
         return line.replace(b"hunter2", b"[secret]")
 
     store.set_scrub(scrub)
-    envelope, event = update(store, lambda tx: tx.append("ses_1", said("my word is hunter2")))
-    assert event == said("my word is [secret]")
-    assert update(store, lambda tx: tx.append("ses_1", said("no secret")))[1] == said("no secret")
+    envelope, event = update(store, lambda tx: tx.append("ses_1", make_input("my word is hunter2")))
+    assert event == make_input("my word is [secret]")
+    assert update(store, lambda tx: tx.append("ses_1", make_input("no secret")))[1] == make_input("no secret")
     store.set_scrub(None)
-    assert update(store, lambda tx: tx.append("ses_1", said("hunter2")))[1] == said("hunter2")
+    assert update(store, lambda tx: tx.append("ses_1", make_input("hunter2")))[1] == make_input("hunter2")
     with store.read() as snapshot:
         assert envelope.cursor == 1
         entry = snapshot.entry("ses_1", 1)
@@ -329,7 +329,7 @@ def test_secrets_are_scrubbed_before_hashing(store: Store) -> None:
 
 def test_nobody_reads_once_it_is_closing(store_dir: Path) -> None:
     """A snapshot of a closed store is refused because the daemon is stopping."""
-    store = opened(store_dir)
+    store = open_inline(store_dir)
     store.close()
     with pytest.raises(DaemonDraining), store.read():
         pass
@@ -337,7 +337,7 @@ def test_nobody_reads_once_it_is_closing(store_dir: Path) -> None:
 
 def test_closing_waits_for_readers_of_other_threads(store_dir: Path) -> None:
     """The environment is closed only after a reading thread has finished."""
-    store = opened(store_dir)
+    store = open_inline(store_dir)
     append(store)
     reading, go_on = threading.Event(), threading.Event()
     seen: list[int] = []
@@ -362,7 +362,7 @@ def test_closing_waits_for_readers_of_other_threads(store_dir: Path) -> None:
 
 def test_closing_ends_the_snapshots_of_its_own_thread(store_dir: Path) -> None:
     """Reading a snapshot of a closed store is an error, not a crash."""
-    store = opened(store_dir)
+    store = open_inline(store_dir)
     with store.read() as snapshot:
         store.close()
         with pytest.raises(lmdb.Error):
@@ -416,7 +416,7 @@ class StoreBesideDict(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="kheish-test-"))
-        self.store = opened(self.directory)
+        self.store = open_inline(self.directory)
         self.rows: dict[tuple[Table[Any], Key], Any] = {}
         self.lines: list[tuple[str, InputReceived | DaemonStopped]] = []
 
@@ -442,7 +442,7 @@ class StoreBesideDict(RuleBasedStateMachine):
 
         def fail(tx: Transaction) -> None:
             changing(tx)
-            tx.append("ses_a", said("never"))
+            tx.append("ses_a", make_input("never"))
             raise LookupError
 
         with pytest.raises(LookupError):
@@ -454,16 +454,16 @@ class StoreBesideDict(RuleBasedStateMachine):
 
         def change(tx: Transaction) -> None:
             for stream, text in appended:
-                tx.append(stream, said(text))
+                tx.append(stream, make_input(text))
 
         update(self.store, change)
-        self.lines += [(stream, said(text)) for stream, text in appended]
+        self.lines += [(stream, make_input(text)) for stream, text in appended]
 
     @rule()
     def reopen(self) -> None:
         """Close and open the store: every commit is there."""
         self.store.close()
-        self.store = opened(self.directory)
+        self.store = open_inline(self.directory)
 
     @rule(table=tables, depth=st.integers(0, 3), row=rows(), reverse=st.booleans(), after=st.booleans())
     def scan(

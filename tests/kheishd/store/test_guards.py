@@ -18,15 +18,15 @@ from kheishd.store.guards import (
     write_marker,
 )
 from kheishd.store.tables import CHECKPOINTS
-from tests.support.stores import append, fill, opened, python, update
+from tests.support.stores import append, fill, open_inline, python, update
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 OPEN = """
 import sys
 from pathlib import Path
 from kheishd.store.tables import CHECKPOINTS
-from tests.support.stores import opened
-store = opened(Path(sys.argv[1]))
+from tests.support.stores import open_inline
+store = open_inline(Path(sys.argv[1]))
 with store.read() as snapshot:
     print(snapshot.count(CHECKPOINTS))
 """
@@ -35,7 +35,7 @@ with store.read() as snapshot:
 @pytest.fixture
 def used(store_dir: Path) -> Path:
     """Provide the directory of a closed store with some content."""
-    store = opened(store_dir)
+    store = open_inline(store_dir)
     for number in range(20):
         append(store)
         fill(store, number, 50_000)
@@ -47,7 +47,7 @@ def refused(directory: Path) -> str:
     """Return the refusal of opening; require that the files are unchanged."""
     previous = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "lock.mdb"}
     with pytest.raises(StoreUnusable) as caught:
-        opened(directory)
+        open_inline(directory)
     assert previous == {
         path.name: path.read_bytes() for path in directory.iterdir() if path.name != "lock.mdb"
     }
@@ -69,7 +69,7 @@ def test_a_store_in_order(used: Path) -> None:
     meta = newest_meta(used / DATA)
     assert meta.page_bytes == PAGE
     assert meta.pages * PAGE <= data_bytes(used)
-    store = opened(used)
+    store = open_inline(used)
     assert store.identity == identity
     store.close()
 
@@ -111,7 +111,7 @@ def test_a_file_of_another_kind_is_refused(used: Path) -> None:
 
 def test_a_short_file_may_be_sound(used: Path) -> None:
     """Pages taken and freed in one transaction are never written, which is no damage."""
-    store = opened(used)
+    store = open_inline(used)
 
     def come_and_go(tx: Transaction) -> None:
         for number in range(4):
@@ -132,7 +132,7 @@ def test_without_a_marker_a_store_is_adopted(used: Path) -> None:
     """The next start finishes one that was killed before it wrote the marker."""
     identity = read_marker(used)
     (used / MARKER).unlink()
-    opened(used).close()
+    open_inline(used).close()
     assert read_marker(used) == identity
 
 
@@ -140,7 +140,7 @@ def test_an_empty_file_without_a_marker_is_made_a_store(store_dir: Path) -> None
     """The next start repeats one that was killed at its beginning."""
     store_dir.mkdir()
     (store_dir / DATA).touch()
-    opened(store_dir).close()
+    open_inline(store_dir).close()
     assert check_files(store_dir) is not None
 
 
@@ -162,10 +162,10 @@ def test_one_at_a_time(used: Path) -> None:
     lock = lock_directory(used)
     assert "in use" in refused(used)
     os.close(lock)
-    store = opened(used)
+    store = open_inline(used)
     assert "in use" in refused(used)
     store.close()
-    opened(used).close()
+    open_inline(used).close()
 
 
 def test_a_directory_that_cannot_be(tmp_path: Path) -> None:

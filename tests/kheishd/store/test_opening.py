@@ -21,7 +21,7 @@ from kheishd.store.opening import (
 from kheishd.store.tables import CHECKPOINTS, JOURNAL, META, TABLES
 from kheishd.store.upgrades import SCHEMA, SCHEMA_KEY, VERSION_KEY
 from protocol.limits.units import MIB
-from tests.support.stores import append, injected, needs_strace, opened, python
+from tests.support.stores import append, needs_strace, open_inline, python, strace_with
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def say(directory: Path, key: bytes, value: bytes | None) -> None:
 def refused(directory: Path) -> str:
     """Return the refusal of opening."""
     with pytest.raises(StoreUnusable) as caught:
-        opened(directory)
+        open_inline(directory)
     return str(caught.value)
 
 
@@ -62,7 +62,7 @@ def test_a_new_store(tmp_path: Path) -> None:
     directory = tmp_path / "home" / "state"
     previous = os.umask(0)
     try:
-        store = opened(directory, "1.2.3")
+        store = open_inline(directory, "1.2.3")
     finally:
         os.umask(previous)
     assert mode(directory) == 0o700
@@ -81,11 +81,11 @@ def test_a_new_store(tmp_path: Path) -> None:
 
 def test_what_was_committed_is_found_again(store_dir: Path) -> None:
     """A closed and opened store has the same identity and journal."""
-    store = opened(store_dir)
+    store = open_inline(store_dir)
     append(store, text="kept")
     identity = store.identity
     store.close()
-    store = opened(store_dir)
+    store = open_inline(store_dir)
     assert store.identity == identity
     assert append(store) == 2
     store.close()
@@ -93,10 +93,10 @@ def test_what_was_committed_is_found_again(store_dir: Path) -> None:
 
 def test_a_directory_open_to_others_is_closed_to_them(store_dir: Path) -> None:
     """Every start sets the modes right."""
-    opened(store_dir).close()
+    open_inline(store_dir).close()
     store_dir.chmod(0o755)
     (store_dir / DATA).chmod(0o644)
-    opened(store_dir).close()
+    open_inline(store_dir).close()
     assert (mode(store_dir), mode(store_dir / DATA)) == (0o700, 0o600)
 
 
@@ -112,34 +112,34 @@ def test_what_a_killed_restore_or_compaction_left_is_removed(store_dir: Path) ->
 
 def test_opening_again_writes_nothing(store_dir: Path) -> None:
     """A start with nothing to change commits nothing."""
-    opened(store_dir).close()
+    open_inline(store_dir).close()
     previous = (store_dir / DATA).read_bytes()
-    opened(store_dir).close()
+    open_inline(store_dir).close()
     assert (store_dir / DATA).read_bytes() == previous
 
 
 @needs_strace
 def test_it_opens_on_a_full_disk(store_dir: Path) -> None:
     """On a full disk even a new version opens the store, and reads only."""
-    store = opened(store_dir, "1.0")
+    store = open_inline(store_dir, "1.0")
     append(store)
     store.close()
     program = """
 import sys
 from pathlib import Path
 from kheishd.store.tables import META
-from tests.support.stores import opened
-with opened(Path(sys.argv[1]), "2.0").read() as snapshot:
+from tests.support.stores import open_inline
+with open_inline(Path(sys.argv[1]), "2.0").read() as snapshot:
     print(snapshot.last_cursor, snapshot.get(META, "version"))
 """
-    ended = python(program, store_dir, under=injected("pwrite64,writev,pwritev:error=ENOSPC"))
+    ended = python(program, store_dir, under=strace_with("pwrite64,writev,pwritev:error=ENOSPC"))
     assert ended.stdout == "1 b'1.0'\n", ended.stderr
 
 
 def test_the_version_that_wrote_last_is_kept(store_dir: Path) -> None:
     """A start stores the version's name."""
-    opened(store_dir, "1.0").close()
-    store = opened(store_dir, "1.1")
+    open_inline(store_dir, "1.0").close()
+    store = open_inline(store_dir, "1.1")
     with store.read() as snapshot:
         assert snapshot.get(META, "version") == b"1.1"
     store.close()
@@ -147,7 +147,7 @@ def test_the_version_that_wrote_last_is_kept(store_dir: Path) -> None:
 
 def test_a_newer_schema_is_refused(store_dir: Path) -> None:
     """The refusal names the version that wrote the store and asks to start it."""
-    opened(store_dir).close()
+    open_inline(store_dir).close()
     say(store_dir, SCHEMA_KEY, str(SCHEMA + 1).encode())
     say(store_dir, VERSION_KEY, b"9.9.9")
     message = refused(store_dir)
@@ -162,7 +162,7 @@ def test_a_store_that_does_not_say_its_schema_is_refused(
     store_dir: Path, key: bytes, value: bytes | None
 ) -> None:
     """A store without a schema is not taken for a new one."""
-    opened(store_dir).close()
+    open_inline(store_dir).close()
     say(store_dir, key, value)
     assert "does not say which schema" in refused(store_dir)
 
@@ -177,7 +177,7 @@ def test_an_environment_of_something_else_is_refused(store_dir: Path) -> None:
 
 def test_an_emptied_store_is_refused(store_dir: Path) -> None:
     """An empty environment is refused where the marker says that a store was."""
-    opened(store_dir).close()
+    open_inline(store_dir).close()
     (store_dir / DATA).unlink()
     with inside(store_dir) as env, env.begin(write=True) as txn:
         txn.put(b"x", b"1")
@@ -191,16 +191,16 @@ def test_limited_address_space_is_named(store_dir: Path) -> None:
     program = """
 import resource, sys
 from pathlib import Path
-from tests.support.stores import opened
+from tests.support.stores import open_inline
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
-opened(Path(sys.argv[1]))
+open_inline(Path(sys.argv[1]))
 """
     ended = python(program, store_dir)
     assert ended.returncode == 1
     assert "address space" in ended.stderr
     assert "ulimit -v unlimited" in ended.stderr
     assert "LimitAS=infinity" in ended.stderr
-    opened(store_dir).close()
+    open_inline(store_dir).close()
 
 
 @pytest.mark.parametrize(
@@ -221,16 +221,16 @@ def test_every_error_is_explained(store_dir: Path, error: Exception, words: str)
 
 def test_a_refusal_lets_go_of_the_store(store_dir: Path) -> None:
     """A refusal releases the lock and closes the environment, so a mended store opens."""
-    opened(store_dir, "1.0").close()
+    open_inline(store_dir, "1.0").close()
     say(store_dir, SCHEMA_KEY, b"99")
     refused(store_dir)
     say(store_dir, SCHEMA_KEY, str(SCHEMA).encode())
-    opened(store_dir).close()
+    open_inline(store_dir).close()
 
 
 def test_for_reading_only(store_dir: Path) -> None:
     """A store opened for reading cannot be written, and its file stays unchanged."""
-    store = opened(store_dir)
+    store = open_inline(store_dir)
     append(store)
     store.close()
     previous = (store_dir / DATA).read_bytes()
@@ -252,7 +252,7 @@ def test_there_is_nothing_to_read(store_dir: Path) -> None:
 
 def test_reading_an_older_store(store_dir: Path) -> None:
     """A store that lacks a newer table is read without it."""
-    opened(store_dir).close()
+    open_inline(store_dir).close()
     with inside(store_dir) as env:
         table = env.open_db(CHECKPOINTS.name.encode())
         with env.begin(write=True) as txn:

@@ -27,7 +27,7 @@ def test_records_come_back() -> None:
 def test_a_record_of_a_newer_version_is_read() -> None:
     """Unknown fields of a newer version are ignored."""
     newer = msgspec.msgpack.encode(
-        {"session_id": "ses_1", "bound_at_ms": 1, "bound_cursor": 1, "colour": "blue"}
+        {"session_id": "ses_1", "bound_at_ms": 1, "bound_cursor": 1, "color": "blue"}
     )
     assert msgspec.msgpack.decode(newer, type=Binding) == Binding(
         session_id="ses_1", bound_at_ms=1, bound_cursor=1

@@ -15,7 +15,17 @@ from protocol.errors.daemon import DaemonDraining
 from protocol.errors.store import StorageFailed
 from protocol.limits.store import MAX_GROUP_UPDATES
 from protocol.limits.units import MIB
-from tests.support.stores import NOW_MS, append, fill, injected, needs_strace, opened, python, said, update
+from tests.support.stores import (
+    NOW_MS,
+    append,
+    fill,
+    make_input,
+    needs_strace,
+    open_inline,
+    python,
+    strace_with,
+    update,
+)
 
 
 class Threaded:
@@ -37,7 +47,7 @@ class Threaded:
 
     def say(self, stream: str = "ses_1") -> Job[int]:
         """Submit one event."""
-        return self.store.submit(lambda tx: tx.append(stream, said())[0].cursor, NOW_MS)
+        return self.store.submit(lambda tx: tx.append(stream, make_input())[0].cursor, NOW_MS)
 
     def hold(self) -> None:
         """Hold the writer in an update until it is released."""
@@ -99,7 +109,7 @@ def test_everything_is_on_the_disk_when_it_is_told(store_dir: Path) -> None:
 
     opened.append(Store.open(store_dir, on_group=told, version="test"))
     for _ in range(20):
-        opened[0].submit(lambda tx: tx.append("ses_1", said())[0].cursor, NOW_MS)
+        opened[0].submit(lambda tx: tx.append("ses_1", make_input())[0].cursor, NOW_MS)
     opened[0].close()
     assert seen
     assert all(acknowledged == there for acknowledged, there in seen)
@@ -160,7 +170,7 @@ def test_closing_finishes_what_is_queued(store_dir: Path) -> None:
     with pytest.raises(DaemonDraining):
         threaded.say()
     threaded.store.close()
-    store = opened(store_dir)
+    store = open_inline(store_dir)
     assert append(store) == 601
     store.close()
 
@@ -192,7 +202,7 @@ def test_without_a_thread_it_is_done_at_once(store_dir: Path) -> None:
         threaded=False,
         version="test",
     )
-    job = store.submit(lambda tx: tx.append("ses_1", said())[0].cursor, NOW_MS, "mine")
+    job = store.submit(lambda tx: tx.append("ses_1", make_input())[0].cursor, NOW_MS, "mine")
     assert told == [("mine", 1)]
     assert not job.cancel()
     store.close()
@@ -206,7 +216,7 @@ def test_a_store_says_what_it_is(store: Store, store_dir: Path) -> None:
 
 def test_a_full_store_says_so(store_dir: Path) -> None:
     """A refused write sets ``is_full``, and a successful one clears it."""
-    store = opened(store_dir, map_bytes=2 * MIB)
+    store = open_inline(store_dir, map_bytes=2 * MIB)
     number = 0
     while not store.is_full:
         store.submit(_fill(number), NOW_MS)
@@ -232,7 +242,7 @@ FAILING = """
 import sys, threading
 from pathlib import Path
 from kheishd.store.writer import Store
-from tests.support.stores import said
+from tests.support.stores import make_input
 
 told = threading.Semaphore(0)
 def on_group(group):
@@ -242,7 +252,7 @@ failures = []
 store = Store.open(Path(sys.argv[1]), on_group=on_group, on_failure=failures.append, version="test")
 jobs = []
 for number in range(6):
-    jobs.append(store.submit(lambda tx: tx.append("ses_1", said())[0].cursor, 0))
+    jobs.append(store.submit(lambda tx: tx.append("ses_1", make_input())[0].cursor, 0))
     told.acquire()
 print(*(type(job.error).__name__ if job.error else job.value for job in jobs))
 with store.read() as snapshot:
@@ -256,7 +266,7 @@ def test_a_failed_disk_is_told_once(store_dir: Path) -> None:
     """A failed flush is reported once; later updates get storage_failed, and reads are served."""
     # Strace counts for each thread: the main one has no flush where the store is there already, the third of
     # the writer's fails.
-    opened(store_dir).close()
-    ended = python(FAILING, store_dir, under=injected("fdatasync:error=EIO:when=3+"))
+    open_inline(store_dir).close()
+    ended = python(FAILING, store_dir, under=strace_with("fdatasync:error=EIO:when=3+"))
     failed = StorageFailed.__name__
     assert ended.stdout == f"1 2 {failed} {failed} {failed} {failed}\n2 1 True\n", ended.stderr

@@ -78,7 +78,7 @@ async def test_a_stopped_shell_may_clean_up(tmp_path: Path) -> None:
         background = shell(yard_)
 
         async def stop() -> None:
-            await yard_.wrote("ready")
+            await yard_.wait_for_output("ready")
             background.stop("stopped")
             background.stop("daemon_stopped")
 
@@ -101,7 +101,7 @@ async def test_a_shell_that_ignores_the_signal_is_killed(
         background = shell(yard_)
 
         async def stop() -> None:
-            await yard_.wrote("ready")
+            await yard_.wait_for_output("ready")
             await trio.to_thread.run_sync(wait_for_processes, "4101.5", 2)
             background.stop("daemon_stopped")
 
@@ -192,11 +192,11 @@ async def test_lost_output_fails_the_task(tmp_path: Path, monkeypatch: pytest.Mo
 async def test_a_shell_that_waits_for_input_is_stalled(tmp_path: Path) -> None:
     """Silence after a question is recorded once; a program that works in silence is not stalled."""
     async with yard(tmp_path) as yard_:
-        async with yard_.worked(stall_s=0.2):
+        async with yard_.run_worker(stall_s=0.2):
             await yard_.begin("printf 'Continue? [y/N] '; exec sleep 4103.5", "asks")
             await yard_.begin("echo working; exec sleep 4103.5", "works")
             await yard_.desk.until(lambda: yard_.task("asks")[1].stalled_at_ms is not None)
-            await yard_.wrote("working", "works")
+            await yard_.wait_for_output("working", "works")
             with trio.move_on_after(0.6):
                 await trio.sleep_forever()
             assert yard_.task("works")[1].stalled_at_ms is None
@@ -210,15 +210,15 @@ async def test_a_shell_that_waits_for_input_is_stalled(tmp_path: Path) -> None:
 
 async def test_a_task_follows_its_shell(tmp_path: Path) -> None:
     """The process is recorded while it runs, and its exit once no process is left."""
-    async with yard(tmp_path) as yard_, yard_.worked() as worker:
+    async with yard(tmp_path) as yard_, yard_.run_worker() as worker:
         await yard_.begin("echo one; until [ -e go ]; do sleep 0.02; done; exit 4")
-        await yard_.wrote("one")
+        await yard_.wait_for_output("one")
         await yard_.desk.until(lambda: yard_.task()[1].pid is not None)
         task, shell = yard_.task()
         assert (task.status, worker.active, worker.max_stop_s) == ("in_progress", 1, MAX_STOP_SECONDS)
         assert os.getpgid(shell.pid or 0) == shell.pid
         (tmp_path / "work" / "go").touch()
-        task, shell = await yard_.ended()
+        task, shell = await yard_.wait_ended()
         assert (task.status, shell.exit_code, shell.terminal_reason) == ("failed", 4, "exited")
         assert (shell.output_bytes, shell.output_kept_bytes) == (4, 4)
         assert yard_.kinds() == ["task_created", "task_started", "task_ended"]
@@ -228,21 +228,21 @@ async def test_a_task_follows_its_shell(tmp_path: Path) -> None:
 
 async def test_shells_run_side_by_side(tmp_path: Path) -> None:
     """A shell that ends does not affect the others."""
-    async with yard(tmp_path) as yard_, yard_.worked():
+    async with yard(tmp_path) as yard_, yard_.run_worker():
         await yard_.begin("until [ -e b ]; do sleep 0.02; done; touch a", "first")
         await yard_.begin("touch b; until [ -e a ]; do sleep 0.02; done", "second")
-        assert (await yard_.ended("first"))[0].status == "completed"
-        assert (await yard_.ended("second"))[0].status == "completed"
+        assert (await yard_.wait_ended("first"))[0].status == "completed"
+        assert (await yard_.wait_ended("second"))[0].status == "completed"
 
 
 async def test_a_client_stops_a_shell(tmp_path: Path) -> None:
     """The task is cancelled with the client's note; other shells keep running."""
-    async with yard(tmp_path) as yard_, yard_.worked():
+    async with yard(tmp_path) as yard_, yard_.run_worker():
         await yard_.begin("echo ready; exec sleep 4200.5")
         await yard_.begin("exec sleep 4201.5", "other")
-        await yard_.wrote("ready")
+        await yard_.wait_for_output("ready")
         await yard_.stop(reason="enough")
-        task, shell = await yard_.ended()
+        task, shell = await yard_.wait_ended()
         assert (task.status, task.note, shell.terminal_reason) == ("cancelled", "enough", "stopped")
         assert shell.exit_code == 143
         assert running_with("4200.5") == []
@@ -253,19 +253,19 @@ async def test_a_client_stops_a_shell(tmp_path: Path) -> None:
 async def test_a_task_that_is_stopped_at_once_never_begins(tmp_path: Path) -> None:
     """A shell that is created and stopped before the worker looks is cancelled."""
     async with yard(tmp_path) as yard_:
-        async with yard_.worked():
+        async with yard_.run_worker():
             await yard_.begin("touch begun")
             await yard_.stop()
-            task, _ = await yard_.ended()
+            task, _ = await yard_.wait_ended()
         assert task.status == "cancelled"
 
 
 async def test_a_task_whose_command_cannot_be_started_fails(tmp_path: Path) -> None:
     """The model is told the cause, too."""
-    async with yard(tmp_path) as yard_, yard_.worked():
+    async with yard(tmp_path) as yard_, yard_.run_worker():
         (tmp_path / "work" / "file").write_text("")
         await yard_.begin("true", workdir="file")
-        task, shell = await yard_.ended()
+        task, shell = await yard_.wait_ended()
         assert (task.status, shell.terminal_reason) == ("failed", "not_started")
         (note,) = [e.note for _, e in yard_.desk.journal("s") if isinstance(e, TaskEnded)]
         assert "could not be started" in note
@@ -278,11 +278,11 @@ async def test_the_readable_paths_are_those_of_the_current_configuration(
     """A sandboxed shell can read the paths that the current configuration names."""
     (tmp_path / "library").mkdir()
     (tmp_path / "library" / "book").write_text("words")
-    async with yard(tmp_path) as yard_, yard_.worked():
+    async with yard(tmp_path) as yard_, yard_.run_worker():
         workspace = WorkspaceSection(readable=[str(tmp_path / "library")])
         yard_.desk.holder.replace(make_runtime(2, workspace=workspace))
         await yard_.begin(f"cat {tmp_path}/library/book", boxed=True)
-        assert (await yard_.ended())[0].status == "completed"
+        assert (await yard_.wait_ended())[0].status == "completed"
 
 
 # Stopping.
@@ -291,11 +291,11 @@ async def test_the_readable_paths_are_those_of_the_current_configuration(
 async def test_a_stopping_daemon_ends_its_shells_in_order(tmp_path: Path) -> None:
     """Each shell may clean up, its task says how it ended, and no process of it runs."""
     async with yard(tmp_path) as yard_:
-        async with yard_.worked():
+        async with yard_.run_worker():
             await yard_.begin("trap 'echo put away; exit 0' TERM; echo ready; while :; do sleep 0.02; done")
             await yard_.begin("echo ready; exec sleep 4202.5", "other")
-            await yard_.wrote("ready")
-            await yard_.wrote("ready", "other")
+            await yard_.wait_for_output("ready")
+            await yard_.wait_for_output("ready", "other")
         for task_id, code in (("t", 0), ("other", 143)):
             task, shell = yard_.task(task_id)
             assert (task.status, shell.terminal_reason) == ("failed", "daemon_stopped")
@@ -307,7 +307,7 @@ async def test_a_stopping_daemon_ends_its_shells_in_order(tmp_path: Path) -> Non
 async def test_a_stopping_daemon_ends_a_shell_that_has_just_begun(tmp_path: Path) -> None:
     """The task ends and no process runs, however far the shell's start had come."""
     async with yard(tmp_path) as yard_:
-        async with yard_.worked():
+        async with yard_.run_worker():
             await yard_.begin("exec sleep 4205.5")
         task, shell = yard_.task()
         assert (task.status, shell.terminal_reason) == ("failed", "daemon_stopped")
@@ -329,7 +329,7 @@ async def test_orphans_are_ended_before_the_worker_has_started(tmp_path: Path, b
         log.close()
         mark = f"{home_id(yard_.home)}.t"
         orphan = await trio.lowlevel.open_process(["sleep", "4203.5"], env={"KHEISH_CALL": mark})
-        async with yard_.worked():
+        async with yard_.run_worker():
             task, shell = yard_.task()
             assert (task.status, shell.terminal_reason) == ("failed", "daemon_restarted")
             assert (shell.output_bytes, shell.exit_code) == (7, None)
@@ -346,9 +346,9 @@ from pathlib import Path
 from tests.support.shells import yard
 
 async def main():
-    async with yard(Path(sys.argv[1])) as yard_, yard_.worked():
+    async with yard(Path(sys.argv[1])) as yard_, yard_.run_worker():
         await yard_.begin("echo begun; exec sleep 4204.5")
-        await yard_.wrote("begun")
+        await yard_.wait_for_output("begun")
         print("ready", flush=True)
         await trio.sleep_forever()
 
@@ -368,7 +368,7 @@ async def test_a_killed_daemon_leaves_no_process_running(tmp_path: Path) -> None
         daemon.kill()
         await daemon.wait()
         await daemon.stdout.aclose()
-    async with yard(tmp_path) as yard_, yard_.worked():
+    async with yard(tmp_path) as yard_, yard_.run_worker():
         task, shell = yard_.task()
         assert running_with("4204.5") == []
         assert (task.status, shell.terminal_reason, shell.output_bytes) == ("failed", "daemon_restarted", 6)
@@ -392,10 +392,10 @@ async def test_a_commit_is_retried_while_the_disk_is_full(
         real(tx, task_id, outcome)
 
     real: Callable[..., None] = record_ended
-    async with yard(tmp_path) as yard_, yard_.worked():
+    async with yard(tmp_path) as yard_, yard_.run_worker():
         monkeypatch.setattr(module, "record_ended", record)
         await yard_.begin("true")
-        assert (await yard_.ended())[0].status == "completed"
+        assert (await yard_.wait_ended())[0].status == "completed"
         assert len(attempts) == 3
 
 
@@ -403,7 +403,7 @@ async def test_a_fault_fails_one_shell_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An unexpected error fails its own task and is logged; other shells keep running."""
-    async with yard(tmp_path) as yard_, yard_.worked():
+    async with yard(tmp_path) as yard_, yard_.run_worker():
         real = yard_.starter.running
 
         def running(task_id: str, *rest: Any) -> Any:
@@ -414,10 +414,10 @@ async def test_a_fault_fails_one_shell_only(
         monkeypatch.setattr(yard_.starter, "running", running)
         await yard_.begin("true", "bad")
         await yard_.begin("true", "good")
-        task, shell = await yard_.ended("bad")
+        task, shell = await yard_.wait_ended("bad")
         assert (task.status, shell.terminal_reason) == ("failed", "exit_unknown")
         assert shell.problem == module.FAILED
-        assert (await yard_.ended("good"))[0].status == "completed"
+        assert (await yard_.wait_ended("good"))[0].status == "completed"
     assert "a fault" in caplog.text
 
 
@@ -427,7 +427,7 @@ async def test_a_shell_whose_end_cannot_be_committed_is_not_run_again(
     """The worker abandons the shell, and the next daemon ends its task."""
     async with yard(tmp_path) as yard_:
         with monkeypatch.context() as patch:
-            async with yard_.worked() as worker:
+            async with yard_.run_worker() as worker:
 
                 def broken(*args: Any, **more: Any) -> None:
                     raise RuntimeError("no such luck")
@@ -438,19 +438,19 @@ async def test_a_shell_whose_end_cannot_be_committed_is_not_run_again(
                 with trio.fail_after(20):
                     while worker.active or "no such luck" not in caplog.text:
                         await trio.lowlevel.checkpoint()
-        async with yard_.worked():
+        async with yard_.run_worker():
             assert yard_.task()[1].terminal_reason == "daemon_restarted"
         assert (tmp_path / "work" / "count").read_text() == "x\n"
 
 
 async def test_files_of_deleted_tasks_are_removed(tmp_path: Path) -> None:
     """When another shell begins, files without a task are deleted and those of other tasks stay."""
-    async with yard(tmp_path) as yard_, yard_.worked():
+    async with yard(tmp_path) as yard_, yard_.run_worker():
         for task_id in ("one", "two"):
             await yard_.begin("echo x", task_id)
-            await yard_.ended(task_id)
+            await yard_.wait_ended(task_id)
         await yard_.append(TaskDeleted(task_id="one"))
         (tmp_path / "home" / "run" / "shells" / "stranger").write_text("of no task")
         await yard_.begin("echo x", "three")
-        await yard_.ended("three")
+        await yard_.wait_ended("three")
         assert await yard_.files.names() == ["three", "two"]

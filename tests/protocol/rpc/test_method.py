@@ -17,7 +17,7 @@ class Rename(Mutation, frozen=True, kw_only=True):
 def test_params_are_strict() -> None:
     """An unknown field is refused and named, in every kind of params."""
     for kind in (Params, Mutation, Page):
-        assert refuse(kind, {"colour": "red"}) == "$.params.colour"
+        assert refuse(kind, {"color": "red"}) == "$.params.color"
 
 
 def test_mutation_takes_a_key_and_check() -> None:

@@ -17,7 +17,7 @@ from kheishd.core.run.calls import (
     STOPPED,
     next_to_judge,
     next_to_run,
-    normalise_calls,
+    normalize_calls,
     require_state,
 )
 from kheishd.core.run.commands import (
@@ -114,14 +114,14 @@ def test_the_docstring_has_the_transitions_of_calls() -> None:
 # The model's message.
 
 
-def test_normalise_calls() -> None:
+def test_normalize_calls() -> None:
     """Repeated, used and empty ids become distinct; nothing else changes."""
     items: list[Item] = [
         Text("I look."),
         *(ToolCall(call_id, "look", {"at": 1}) for call_id in ("a", "a", "", "", "b", "a-2")),
     ]
-    normalised = normalise_calls(items, {"b", "b-2"})
-    assert [item.call_id for item in normalised if isinstance(item, ToolCall)] == [
+    normalized = normalize_calls(items, {"b", "b-2"})
+    assert [item.call_id for item in normalized if isinstance(item, ToolCall)] == [
         "a",
         "a-2",
         "call",
@@ -129,19 +129,19 @@ def test_normalise_calls() -> None:
         "b-3",
         "a-2-2",
     ]
-    assert normalised[0] == items[0]
-    assert all(item.arguments == {"at": 1} for item in normalised if isinstance(item, ToolCall))
+    assert normalized[0] == items[0]
+    assert all(item.arguments == {"at": 1} for item in normalized if isinstance(item, ToolCall))
 
 
 @given(st.lists(st.text(max_size=60), max_size=30), st.sets(st.text(max_size=60), max_size=10))
-def test_normalised_calls_are_valid_for_every_provider(ids: list[str], used_ids: set[str]) -> None:
+def test_normalized_calls_are_valid_for_every_provider(ids: list[str], used_ids: set[str]) -> None:
     """Ids are distinct and, like names, within their limits and characters."""
     items: list[Item] = [ToolCall(call_id, call_id, {}) for call_id in ids]
-    normalised = [item for item in normalise_calls(items, used_ids) if isinstance(item, ToolCall)]
-    call_ids = [call.call_id for call in normalised]
+    normalized = [item for item in normalize_calls(items, used_ids) if isinstance(item, ToolCall)]
+    call_ids = [call.call_id for call in normalized]
     assert len(set(call_ids)) == len(ids)
     assert not used_ids & set(call_ids)
-    for call in normalised:
+    for call in normalized:
         assert 0 < len(call.call_id.encode()) <= MAX_CALL_ID_BYTES
         assert len(call.name) <= MAX_TOOL_BYTES
         assert all(character.isascii() for character in call.name)

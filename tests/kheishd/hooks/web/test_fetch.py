@@ -11,7 +11,7 @@ import trio
 import trustme
 
 from kheishd.hooks.web import fetch as fetching
-from kheishd.hooks.web.fetch import Forbidden, Page, PinnedBackend, _interleave, fetch
+from kheishd.hooks.web.fetch import AddressForbidden, FetchedPage, PinnedBackend, _interleave, fetch
 from kheishd.hooks.web.urls import Address, is_public, parse_url
 from kheishd.kernel.hook import ToolError
 from protocol import __version__
@@ -32,7 +32,7 @@ async def web() -> AsyncIterator[WebServer]:
         yield web
 
 
-async def fetched(url: str, secure: ssl.SSLContext | None = None) -> Page:
+async def fetched(url: str, secure: ssl.SSLContext | None = None) -> FetchedPage:
     """Fetch a page from this machine."""
     return await fetch(parse_url(url), loopback, secure or httpcore2.default_ssl_context())
 
@@ -311,16 +311,16 @@ async def test_a_name_is_looked_up_once(nursery: trio.Nursery) -> None:
 async def test_one_forbidden_address_is_enough(answers: list[str]) -> None:
     """One forbidden address of a name forbids all."""
     trio.socket.set_custom_hostname_resolver(Names(example=answers))
-    with pytest.raises(Forbidden, match=r"^example is .*, which is not on the public internet$"):
+    with pytest.raises(AddressForbidden, match=r"^example is .*, which is not on the public internet$"):
         await PinnedBackend(is_public).connect_tcp("example", 1)
 
 
 async def test_an_address_is_looked_at_like_a_name() -> None:
     """An address in the system's own notation is checked, too."""
-    with pytest.raises(Forbidden, match=r"^127\.0\.0\.1 is not on the public internet$"):
+    with pytest.raises(AddressForbidden, match=r"^127\.0\.0\.1 is not on the public internet$"):
         await PinnedBackend(is_public).connect_tcp("127.0.0.1", 1)
     for host in ("0177.0.0.1", "127.1", "::ffff:127.0.0.1"):
-        with pytest.raises(Forbidden, match="127"):
+        with pytest.raises(AddressForbidden, match="127"):
             await PinnedBackend(is_public).connect_tcp(host, 1)
 
 

@@ -175,7 +175,7 @@ async def test_conversation_send_ok_a_guest_answers(house: Household) -> None:
     await house.ask("first")
     sent = await house.ask("And you?", guest="critic")
     request = house.models.requests[-1]
-    assert request.instructions.startswith("Criticise.")
+    assert request.instructions.startswith("Criticize.")
     assert "guest" in request.instructions
     assert request.pinned.tools == []
     assert [message.role for message in request.messages] == ["user", "user", "user"]

@@ -45,7 +45,7 @@ async def test_a_day_at_work(shop: Workshop) -> None:
     assert (await shop.do("list_files"))["paths"] == ["src/", "src/a.py"]
     assert (await shop.do("glob_search", pattern="**/*.py"))["paths"] == ["src/a.py"]
     assert len((await shop.do("grep_search", pattern="x"))["matches"]) == 2
-    assert shop.left_beside() == []
+    assert shop.list_leftovers() == []
 
 
 async def test_without_ripgrep(shop: Workshop) -> None:
@@ -174,7 +174,7 @@ async def edited_by_all(shops: list[tuple[Workshop, str]]) -> None:
                 edit = {"path": target, "old_text": word, "new_text": f"{word}!"}
                 nursery.start_soon(partial(here.do, "edit_file", **edit))
     assert (first.path / path).read_text().split() == [f"{word}!" for word in WORDS]
-    assert first.left_beside() == []
+    assert first.list_leftovers() == []
 
 
 async def test_what_another_program_changed_meanwhile_is_told(shop: Workshop) -> None:
@@ -293,7 +293,7 @@ async def test_a_write_that_is_not_waited_for_leaves_nothing(shop: Workshop) -> 
     with scope:
         await shop.do("write_file", path="f", content="x" * 4_000_000)
     assert scope.cancelled_caught
-    assert shop.left_beside() == []
+    assert shop.list_leftovers() == []
     assert (shop.path / "f").read_text() == "before"
 
 

@@ -1,16 +1,16 @@
-"""What the model server does, chosen by the name of the model that is asked for.
+"""Behaviors of the model server, selected by the name of the requested model.
 
 ======================================= ==========================================================
-``echo``                                says ``echo: `` and the last text of the user, in words
+``echo``                                answers ``echo: `` and the last text of the user, word by word
 ``slow:<ms>[:<n>]``                     n pieces (5) with a pause before each
 ``chunks:<n>[:<burst>]``                n pieces of one word; ``burst`` of them (1) to one write
 ``long:<bytes>``                        an answer of that many bytes, in pieces of 1 KiB
 ``split:<n>[:<text>]``                  echoes in writes of n bytes, cutting lines and characters
 ``thinking``                            reasons, then answers
-``repeat:<n>``                          thinks and says the key that it was sent, in pieces of n characters
-``tools[:<name>:<json>]``               asks for a tool; answers once a result is there
-``two-tools``                           asks for two tools at once
-``orders``                              obeys ``/call <tool> <json>`` lines; ``/then`` ends an answer's
+``repeat:<n>``                          repeats its key as thought and as text, in pieces of n characters
+``tools[:<name>:<json>]``               calls a tool; answers once it has the result
+``two-tools``                           calls two tools at once
+``orders``                              obeys ``/call <tool> <json>`` lines; ``/then`` separates answers
 ``length``, ``refusal``                 ends for that reason
 ``cut[:<n>]``                           closes the connection after n pieces (2)
 ``malformed``                           an event that is not JSON
@@ -27,7 +27,7 @@
 ``rejects-breakpoints``                 refuses cache breakpoints, else ``echo``
 ``reasons-first:<n>``                   reasons for n tokens, then answers, within the request's limit
 ``n-failures-then-ok:<n>:<code>[:<tag>]`` n errors for each tag, then ``echo``
-``file:<name>``                         the recorded stream of that name, as it is
+``file:<name>``                         the recorded stream of that name, unchanged
 ======================================= ==========================================================
 """
 
@@ -93,7 +93,7 @@ Step = Head | Pause | Cut | Raw | Piece | Pieces
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The parts of a request that a behaviour reads."""
+    """The parts of a request that a behavior reads."""
 
     model: str
     text: str
@@ -114,11 +114,11 @@ class Prompt:
 def steps(prompt: Prompt) -> Iterator[Step]:
     """Return the server's steps for one request. An unknown model is a 404, as with a real provider."""
     name, _, rest = prompt.model.partition(":")
-    behaviour = BEHAVIOURS.get(name)
-    if behaviour is None:
+    behavior = BEHAVIORS.get(name)
+    if behavior is None:
         message = f"The model `{prompt.model}` does not exist"
         return _error(404, prompt.wire.error("model_not_found", message))
-    return behaviour(prompt, rest)
+    return behavior(prompt, rest)
 
 
 def _error(status: int, body: bytes, headers: dict[str, str] | None = None) -> Iterator[Step]:
@@ -351,7 +351,7 @@ def _file(prompt: Prompt, rest: str) -> Iterator[Step]:
     yield Piece((STREAMS / rest).read_bytes())
 
 
-BEHAVIOURS = {
+BEHAVIORS = {
     "echo": _echo,
     "slow": _slow,
     "chunks": _chunks,
