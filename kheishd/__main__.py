@@ -1,4 +1,4 @@
-"""The program ``kheishd``: without a command, it runs the daemon in the foreground."""
+"""The entry point of ``kheishd``: run the daemon in the foreground, or a maintenance command."""
 
 from __future__ import annotations
 

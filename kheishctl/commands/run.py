@@ -115,7 +115,7 @@ def wait(app: App, run_id: str, timeout: float | None) -> None:
     app.emit(run, lambda _, display: output if display.width is None else sanitize(output))
     for line in filter(None, [describe_outcome(run, app.command_line), *explain_run(run, app.command_line)]):
         app.note(line)
-    click.get_current_context().exit(exit_codes.code_for_status(str(run["status"])))
+    click.get_current_context().exit(exit_codes.code_for_run(run))
 
 
 ARTIFACT_COLUMNS = (

@@ -263,7 +263,7 @@ def show(app: App, result: Json, *, streamed: bool) -> None:
     outcome = describe_outcome(result, app.command_line)
     for line in filter(None, [outcome, *explain_run(result, app.command_line)]):
         app.note(line)
-    click.get_current_context().exit(exit_codes.code_for_status(str(result.get("status"))))
+    click.get_current_context().exit(exit_codes.code_for_run(result))
 
 
 def _stop_command(app: App, address: Json) -> str:

@@ -51,6 +51,7 @@ FOLLOW_UP_NOTES = {
     "output_contract": "the answer violates its contract; the agent is asked to correct it",
     "completion": "a requirement is not met yet; the agent is reminded",
     "length": "the agent is asked to continue",
+    "pause": "the provider paused the turn; the agent is asked to continue",
 }
 """Notes on another model call after an answer, by its cause."""
 
@@ -317,6 +318,9 @@ def _close_question(event: Json, questions: list[Json]) -> QuestionClosing:
 def _notices(event: Json) -> list[DisplayChange]:
     """Return the notes on events that need no state; none for events that a person need not see."""
     match event.get("type"):
+        case "model_failed" if event["retry_at_ms"] is None:
+            # The end of the run states the failure.
+            return []
         case "model_failed":
             wait_s = max(0, int(event["retry_at_ms"]) - int(event["at_ms"])) / 1000
             delay = f"in {format_duration(wait_s)}" if wait_s else "now"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from msgspec import Struct
 
 from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
-from protocol.transcript import Item, Message, Text, ToolCall, Usage
+from protocol.transcript import Item, Message, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -103,12 +103,6 @@ class ModelAnswer(Struct, frozen=True):
     stop_reason: str
     model: str | None = None
 
-    @property
-    def is_used_up(self) -> bool:
-        """Whether the model used its output limit up before the first word."""
-        has_content = any(isinstance(item, Text | ToolCall) for item in self.items)
-        return self.stop_reason == "length" and not has_content
-
 
 ModelEvent = TextDelta | ThinkingDelta | ModelAnswer
 """Deltas, then exactly one answer, last."""
@@ -140,8 +134,9 @@ class ModelFailure(Exception):
     """A model call without an answer.
 
     ``reason`` is stable (``rate_limited``, ``overloaded``, ``unauthorized``, ``context_too_long``,
-    ``bad_request``, ``bad_response``, ``connection_failed``, ``timed_out``, ``route_gone``,
-    ``credential_missing``, ``server_error``); ``message`` never holds a credential.
+    ``bad_request``, ``bad_response``, ``empty_answer``, ``connection_failed``, ``timed_out``,
+    ``route_gone``, ``credential_missing``, ``server_error``); ``message`` never holds a credential. ``usage``
+    is the usage of an unusable answer.
     """
 
     def __init__(
@@ -152,6 +147,7 @@ class ModelFailure(Exception):
         retryable: bool,
         status: int | None = None,
         retry_after_s: float | None = None,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -159,6 +155,7 @@ class ModelFailure(Exception):
         self.retryable = retryable
         self.status = status
         self.retry_after_s = retry_after_s
+        self.usage = usage or Usage()
 
 
 class ModelCaller(Protocol):

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure
+from kheishd.kernel.runtime import ModelFailure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from types import TracebackType
 
-    from kheishd.kernel.runtime import ModelRequest
+    from kheishd.kernel.runtime import ModelEvent, ModelRequest
     from kheishd.providers.driver import HttpRequest
     from kheishd.providers.exchange import Exchange
     from kheishd.providers.traits import LearnedTraits, Traits
@@ -67,16 +67,10 @@ class AdaptedExchange:
     async def __anext__(self) -> ModelEvent:
         assert self._exchange is not None, "iterate it after entering it"
         try:
-            event = await anext(self._exchange)
+            return await anext(self._exchange)
         except ModelFailure as failure:
             if failure.reason == "empty_answer":
-                self._give_more_room()
+                # The model reasons, so its next summary or title has a higher limit.
+                pinned = self._request.pinned
+                self._learned.remember(pinned, replace(self._learned.find(pinned), has_more_room=True))
             raise
-        if isinstance(event, ModelAnswer) and event.is_used_up:
-            self._give_more_room()
-        return event
-
-    def _give_more_room(self) -> None:
-        """Remember that the model reasons, so that its next summary or title has a higher limit."""
-        pinned = self._request.pinned
-        self._learned.remember(pinned, replace(self._learned.find(pinned), has_more_room=True))

@@ -1,8 +1,9 @@
 """The interface of a driver, which builds a request and parses its answer without I/O."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import msgspec
 
@@ -40,8 +41,20 @@ class AnswerReader(Protocol):
     done: bool
     """Whether the answer is complete or at its size limit; further input is ignored."""
 
+    failed: bool
+    """Whether the provider reported an error, after which nothing is an answer."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the answer has its end, and only side information may follow."""
+        ...
+
     def event(self, data: bytes) -> None:
         """Process the data of one event. Errors: ModelFailure."""
+        ...
+
+    def fail_event(self, data: bytes) -> NoReturn:
+        """Fail because of an event that reports an error. Errors: ModelFailure."""
         ...
 
     def whole(self, body: bytes) -> None:
@@ -151,7 +164,7 @@ MAX_TOKENS = 10**9
 
 def token_count(count: float | None) -> int:
     """Return a storable count: some servers omit it, and some send -1 or nonsense for unknown."""
-    return int(min(max(count, 0), MAX_TOKENS)) if count is not None else 0
+    return int(min(max(count, 0), MAX_TOKENS)) if count is not None and not math.isnan(count) else 0
 
 
 def user_texts(items: list[Item]) -> list[str]:

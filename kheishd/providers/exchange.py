@@ -36,6 +36,11 @@ MAX_WHOLE_BYTES = 4 * 1024 * 1024
 MAX_TAIL_SECONDS = 0.05
 
 
+# The wait for side information, such as the usage, after the end of the answer: some servers keep the
+# connection open and send nothing more.
+MAX_SETTLED_SECONDS = 1.5
+
+
 class CallTimeouts:
     """The two timeouts of one call, counted from its creation."""
 
@@ -78,6 +83,7 @@ class Exchange:
         self._reply: HttpReply | None = None
         self._answer: ModelAnswer | None = None
         self._failure: ModelFailure | None = None
+        self._settled_at: float | None = None
 
     async def __aenter__(self) -> AsyncIterator[ModelEvent]:
         try:
@@ -124,7 +130,10 @@ class Exchange:
     async def _read_more(self) -> None:
         assert self._reply is not None, "iterate it after entering it"
         try:
-            received = await self._translate_errors(self._reply.read)
+            received = await self._read()
+            if received is None:
+                self._end()
+                return
             self._capture.record_body(received)
             self._body.feed(received)
             if self._reply.ended:
@@ -144,9 +153,22 @@ class Exchange:
             return
         if self._answer is not None:
             self._failure = None
+            # The end may have completed a character, or explained a refusal.
+            self._events += self._reader.take()
             self._events.append(self._answer)
         elif self._failure is None:
             self._failure = self._failures.broke("the connection ended before the answer")
+
+    async def _read(self) -> bytes | None:
+        """Read; None if the answer is settled, and nothing more came in time. Errors: ModelFailure."""
+        assert self._reply is not None, "iterate it after entering it"
+        if not self._reader.settled:
+            return await self._translate_errors(self._reply.read)
+        if self._settled_at is None:
+            self._settled_at = trio.current_time()
+        with trio.move_on_at(self._settled_at + MAX_SETTLED_SECONDS):
+            return await self._translate_errors(self._reply.read)
+        return None
 
     async def _translate_errors(self, step: Callable[[], Awaitable[T]]) -> T:
         """Run a step that waits for the network. Errors: ModelFailure."""
@@ -209,6 +231,8 @@ class AnswerBody:
         try:
             self._take(self._decoder.finish())
         except ModelFailure:
+            if self._reader.failed:
+                raise
             # The last event is incomplete: the connection broke inside it.
             return
         if not self._events and self._start.strip():
@@ -219,13 +243,16 @@ class AnswerBody:
         for event in events:
             if self._reader.done:
                 return
-            self._reader.event(event)
+            if type(event) is sse.ErrorEventData:
+                self._reader.fail_event(event)
+            if event and not event.isspace():
+                self._reader.event(event)
 
     def _is_object(self, received: bytes) -> bool:
-        # A JSON object begins with a brace, and no line of an event stream does.
+        # A JSON object begins with a brace and a list of errors with a bracket; no line of a stream does.
         if len(self._start) < 16:
             self._start = (self._start + received[:16]).lstrip()
-        return self._start.startswith(b"{")
+        return self._start.startswith((b"{", b"["))
 
     def _append_object(self, received: bytes) -> None:
         assert self._whole is not None, "nothing is appended before an object begins"

@@ -14,10 +14,19 @@ from protocol.text import truncate
 
 # The stored part of an error message.
 MAX_MESSAGE_BYTES = 2 * 1024
+MAX_QUOTE_BYTES = 200
 MAX_CLEANED_CHARACTERS = 4 * MAX_MESSAGE_BYTES
 
 RETRYABLE = frozenset(
-    ("rate_limited", "overloaded", "connection_failed", "timed_out", "server_error", "bad_response")
+    (
+        "rate_limited",
+        "overloaded",
+        "connection_failed",
+        "timed_out",
+        "server_error",
+        "bad_response",
+        "empty_answer",
+    )
 )
 """The reasons after which the same request may succeed."""
 
@@ -144,6 +153,11 @@ class FailureFactory:
     def broke(self, problem: str, reason: str = "connection_failed") -> ModelFailure:
         """Return the failure of an exchange without an answer."""
         return ModelFailure(reason, self.clean(f"{self._host}: {problem}"), retryable=reason in RETRYABLE)
+
+    def malformed(self, problem: str, data: bytes) -> ModelFailure:
+        """Return the failure of an answer that violates the provider's protocol, with its beginning."""
+        beginning = truncate(self.clean(data.decode(errors="replace")), MAX_QUOTE_BYTES)
+        return ModelFailure("bad_response", f"{self._host} sent {problem}: {beginning}", retryable=True)
 
     def clean(self, message: str) -> str:
         """Return a message on one line, without the credential and within MAX_MESSAGE_BYTES."""

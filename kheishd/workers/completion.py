@@ -15,16 +15,23 @@ if TYPE_CHECKING:
 async def complete(models: ModelCaller, request: ModelRequest) -> ModelAnswer:
     """Make a non-streaming model call.
 
-    A model that used its output limit up before the first word is called once more: the caller of models then
-    raises the limit. The usage is that of both calls.
+    An empty answer is requested once more: a model that used its output limit up by reasoning then has a
+    higher one. The usage is that of both calls.
 
     Errors: ModelFailure, also for a call that ends without an answer.
     """
-    answer = await _call(models, request)
-    if not answer.is_used_up:
-        return answer
-    second = await _call(models, request)
-    return replace(second, usage=answer.usage + second.usage)
+    try:
+        return await _call(models, request)
+    except ModelFailure as failure:
+        if failure.reason != "empty_answer":
+            raise
+        usage = failure.usage
+    try:
+        answer = await _call(models, request)
+    except ModelFailure as failure:
+        failure.usage += usage
+        raise
+    return replace(answer, usage=usage + answer.usage)
 
 
 async def _call(models: ModelCaller, request: ModelRequest) -> ModelAnswer:

@@ -16,6 +16,10 @@
 ``malformed``                           an event that is not JSON
 ``error-event[:<kind>]``                an error object inside the stream
 ``no-done``                             ends without ``[DONE]`` or ``message_stop``
+``stays-open``                          the same, and the connection stays open
+``heartbeats``                          events without data in between
+``says-nothing[:<n>]``                  n answers (all) with reasoning only for each model, then ``echo``
+``gzip-error``                          400, the transcript is too long, in a compressed body
 ``comments``                            comments, unknown fields and unknown events in between
 ``nonstream``                           one JSON object instead of a stream
 ``html``, ``empty``, ``redirect``       200 with a page, 200 with nothing, 302 elsewhere
@@ -31,6 +35,7 @@
 ======================================= ==========================================================
 """
 
+import gzip
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -252,6 +257,33 @@ def _no_done(prompt: Prompt, rest: str) -> Iterator[Step]:
     yield Piece(end.removesuffix(b"data: [DONE]\n\n").partition(b"event: message_stop")[0])
 
 
+def _stays_open(prompt: Prompt, rest: str) -> Iterator[Step]:
+    end = prompt.wire.move(prompt.model, Stop()).removesuffix(b"data: [DONE]\n\n")
+    said = prompt.wire.start(prompt.model) + prompt.wire.move(prompt.model, Say("fine"))
+    yield Head()
+    yield Piece(said + end.partition(b"event: message_stop")[0])
+    yield Pause(float("inf"))
+
+
+def _heartbeats(prompt: Prompt, rest: str) -> Iterator[Step]:
+    yield Head()
+    yield Piece(b"data:\n\n" + prompt.wire.start(prompt.model))
+    for move in _echo_moves(prompt):
+        yield Piece(b"data: \n\n" + prompt.wire.move(prompt.model, move))
+
+
+def _says_nothing(prompt: Prompt, rest: str) -> Iterator[Step]:
+    prompt.failures[prompt.model] += 1
+    if rest and prompt.failures[prompt.model] > int(rest):
+        return _echo(prompt, "")
+    return _stream(prompt, [Think("hm"), Stop()])
+
+
+def _gzip_error(prompt: Prompt, rest: str) -> Iterator[Step]:
+    body = gzip.compress(prompt.wire.error("invalid_request_error", "prompt is too long: 9 > 8"))
+    return _error(400, body, {"content-encoding": "gzip"})
+
+
 def _comments(prompt: Prompt, rest: str) -> Iterator[Step]:
     noise = (
         b': OPENROUTER PROCESSING\n\nid: 7\nretry: 100\nfoo: bar\n\nevent: news\ndata: {"type":"news"}\n\n'
@@ -368,6 +400,10 @@ BEHAVIORS = {
     "malformed": _malformed,
     "error-event": _error_event,
     "no-done": _no_done,
+    "stays-open": _stays_open,
+    "heartbeats": _heartbeats,
+    "says-nothing": _says_nothing,
+    "gzip-error": _gzip_error,
     "comments": _comments,
     "nonstream": _nonstream,
     "html": _html,

@@ -1,4 +1,4 @@
-"""Model requests about a conversation, not part of it: summaries and titles. Pure.
+"""Build the model requests for a conversation's summary and title, and parse their answers. Pure.
 
 For a summary, the conversation is shown as one text, not as a transcript: the model cannot continue it or
 call its tools, and every provider accepts it. Long texts are shortened. If the whole is too long for the

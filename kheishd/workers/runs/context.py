@@ -195,7 +195,7 @@ class ContextWindow:
             result = await self._summary(prompt, upto, trigger)
         except ModelFailure as failure:
             error = RunError(failure.reason, failure.message, failure.status, failure.retryable)
-            result = FailedCompaction(trigger, error)
+            result = FailedCompaction(trigger, error, failure.usage)
         await self._active.commit(Compact(result))
         if isinstance(result, Compaction):
             self._failures = 0
@@ -211,11 +211,6 @@ class ContextWindow:
         """Ask the model for a summary. Errors: ModelFailure if the model gives no answer."""
         answer = await self._ask_for_summary([entry for entry in prompt.entries if entry.cursor <= upto])
         try:
-            if answer.is_used_up:
-                raise NoSummary(
-                    "the model used all of its output tokens for reasoning; lower its effort in the options "
-                    "of the route, or raise context.summary_tokens"
-                )
             summary = extract_summary(answer.items)
             old_tokens, new_tokens = estimate_stage(prompt, Summarise(upto), summary)
             if new_tokens >= old_tokens:

@@ -1,4 +1,4 @@
-"""The calls during which a daemon died: find out whether each took effect, and commit the finding."""
+"""Probe the calls during which a daemon died: find out whether each took effect, and commit the result."""
 
 from __future__ import annotations
 

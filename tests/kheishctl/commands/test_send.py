@@ -83,6 +83,13 @@ def test_a_failed_run(ctl: Ctl, sender: str) -> None:
     assert ctl("send", "default", "/fail unauthorized", "--as", sender, "--json").json["error"]
 
 
+def test_an_empty_answer(ctl: Ctl, sender: str) -> None:
+    """An empty answer is reported after one retry, with an exit code of its own."""
+    done = ctl("send", "default", "/fail empty_answer", "--as", sender)
+    assert (done.code, done.out) == (exit_codes.EMPTY_ANSWER, "")
+    assert "another attempt gave nothing either" in done.err
+
+
 def test_a_timeout(ctl: Ctl, sender: str) -> None:
     """After a timeout, a note says how to continue waiting."""
     done = ctl("send", "--timeout", "0.2s", "default", "/slow 1000 1000", "--as", sender)
