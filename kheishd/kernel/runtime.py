@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from msgspec import Struct
 
 from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
+from protocol.objects.run import RunError
 from protocol.transcript import Item, Message, Usage
 
 if TYPE_CHECKING:
@@ -156,6 +157,11 @@ class ModelFailure(Exception):
         self.status = status
         self.retry_after_s = retry_after_s
         self.usage = usage or Usage()
+
+    @property
+    def error(self) -> RunError:
+        """The failure as the journal and the run's record hold it."""
+        return RunError(self.reason, self.message, self.status, self.retryable)
 
 
 class ModelCaller(Protocol):

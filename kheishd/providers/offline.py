@@ -77,7 +77,7 @@ async def answer(request: ModelRequest) -> AsyncGenerator[ModelEvent]:
     Errors: ModelFailure if a directive asks for one.
     """
     if request.purpose != "answer":
-        yield _summarise(request)
+        yield _summarize(request)
         return
     directives = read_directives(_current_part(request.messages))
     if directives.failure is not None:
@@ -102,14 +102,14 @@ async def answer(request: ModelRequest) -> AsyncGenerator[ModelEvent]:
     yield ModelAnswer(items, _usage(request, directives.thought, text), stop, request.pinned.model)
 
 
-def _summarise(request: ModelRequest) -> ModelAnswer:
+def _summarize(request: ModelRequest) -> ModelAnswer:
     """Return the stand-in for a summary or a title; directives in the messages have no effect."""
     words = text_of(request.messages[0].items).split() if request.messages else []
     if request.purpose == "title":
         text = " ".join(words[:5])
     else:
         beginning = " ".join(words[:SUMMARY_WORDS])
-        text = f"The offline stand-in cannot summarise. Its input has {len(words)} words: “{beginning} …”"
+        text = f"The offline stand-in cannot summarize. Its input has {len(words)} words: “{beginning} …”"
     usage = Usage(input_tokens=len(words), output_tokens=len(text.split()))
     return ModelAnswer([Text(text)], usage, "end", request.pinned.model)
 

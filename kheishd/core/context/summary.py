@@ -56,7 +56,7 @@ class NoSummary(Exception):
 
 
 def make_summary_request(entries: Sequence[TranscriptEntry], max_tokens: int, agent: str) -> list[Message]:
-    """Make the request to summarise some entries, within an estimated number of tokens.
+    """Make the request to summarize some entries, within an estimated number of tokens.
 
     ``agent`` is the session's own agent.
     """

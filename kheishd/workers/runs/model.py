@@ -168,7 +168,6 @@ class ModelTurn:
     async def _fail(self, failure: ModelFailure) -> None:
         """Commit a failure, with the time of the next attempt if there is to be one."""
         limits = self._active.runtime.config.runs
-        error = RunError(failure.reason, failure.message, failure.status, failure.retryable)
         at_ms = None
         if failure.retryable:
             at_ms = next_attempt_at_ms(
@@ -181,7 +180,7 @@ class ModelTurn:
                 max_retry_after_s=limits.max_retry_after_s,
                 jitter=random.random(),
             )
-        await self._active.commit(FailModelCall(error, at_ms, failure.usage))
+        await self._active.commit(FailModelCall(failure.error, at_ms, failure.usage))
 
     async def _shrink(self, failure: ModelFailure) -> None:
         """Shorten a prompt that the provider refused as too long; fail if it cannot be shortened."""
@@ -195,10 +194,10 @@ class ModelTurn:
             self._active.reload()
 
     async def _compact(self) -> None:
-        """Summarise the session, which is the only task of a compaction run."""
+        """Summarize the session, which is the only task of a compaction run."""
         try:
             with self._active.effect() as scope:
-                command = await self._window.summarise_all()
+                command = await self._window.summarize_all()
         except ModelFailure as failure:
             await self._fail(failure)
             return
