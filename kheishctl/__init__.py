@@ -1,4 +1,4 @@
-"""kheishctl: how people and scripts talk with the daemon."""
+"""kheishctl: the command-line client of the daemon."""
 
 from protocol import __version__
 

@@ -1,4 +1,4 @@
-"""The program ``kheishctl``."""
+"""The entry point of ``kheishctl``: all commands, imported when they are called."""
 
 import sys
 
@@ -27,7 +27,11 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("approval", f"{_COMMANDS}.approval:group", "Approvals: tool calls that need a person's approval."),
         ("question", f"{_COMMANDS}.question:group", "Questions that agents ask people."),
         ("indoubt", f"{_COMMANDS}.indoubt:group", "Calls in doubt: the daemon crashed while they ran."),
-        ("permission", f"{_COMMANDS}.permission:group", "Permissions: what agents may do, and why."),
+        (
+            "permission",
+            f"{_COMMANDS}.permission:group",
+            "Permissions: rules, grants and verdicts on tool calls.",
+        ),
     ),
     "Manage": (
         ("daemon", f"{_COMMANDS}.daemon:group", "Start, stop, reload, back up and check the daemon."),

@@ -1,8 +1,8 @@
-"""The frame of every command: common options, output, errors and exit codes.
+"""The base of every command: common options, output, errors and exit codes.
 
 A command is a function of an :class:`App` and its own parameters, declared by :func:`command`. It calls the
 daemon through ``app.call`` and shows the result through ``app.emit``: as one JSON document with ``--json``,
-else as text from a pure function. The frame turns exceptions into messages and exit codes.
+else as text from a pure function. :class:`Verb` turns exceptions into messages and exit codes.
 """
 
 import os
@@ -60,7 +60,7 @@ class App:
         path = ["--socket", self.path_option] if self.path_option else []
         return shlex.join(["kheishctl", *home, *path, *map(one_line, words)])
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """Close the connection if it is open; the next call opens a new one."""
         if self._client is not None:
             self._client.close()
@@ -72,35 +72,35 @@ class App:
         columns = os.get_terminal_size(sys.stdout.fileno()).columns or 80 if tty else None
         return Display(columns, use_color(tty), time.time_ns() // 1_000_000)
 
-    def emit(self, result: Any, human: Callable[[Any, Display], str]) -> None:
-        """Print a result: one JSON document with ``--json``, else the text that ``human`` returns."""
+    def emit(self, result: Any, format_result: Callable[[Any, Display], str]) -> None:
+        """Print a result: one JSON document with ``--json``, else the text that ``format_result`` returns."""
         if self.as_json:
-            self.document(result)
-        elif text := human(result, self.display()):
-            self.say(text)
+            self.print_json(result)
+        elif text := format_result(result, self.display()):
+            self.print(text)
 
-    def document(self, value: Any) -> None:
+    def print_json(self, value: Any) -> None:
         """Print one JSON document: indented on a terminal, on one line for a pipe."""
         import json
 
         indent = 2 if sys.stdout.isatty() else None
         separators = None if indent else (",", ":")
         document = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators)
-        self.say(escape_json(document))
+        self.print(escape_json(document))
 
-    def line(self, value: Any) -> None:
+    def print_json_line(self, value: Any) -> None:
         """Print one JSON line of a stream."""
         import json
 
-        self.say(escape_json(json.dumps(value, ensure_ascii=False, separators=(",", ":"))))
+        self.print(escape_json(json.dumps(value, ensure_ascii=False, separators=(",", ":"))))
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print a line and flush it. A terminal receives no escape sequences except styles."""
         sys.stdout.write((sanitize_styled(text) if sys.stdout.isatty() else text) + "\n")
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
-        """Print a note, which is not part of the result, on standard error; never with ``--json``."""
+        """Print a note, which is not part of the result, on standard error, unless ``--json`` is set."""
         if not self.as_json:
             sys.stderr.write((sanitize_styled(text) if sys.stderr.isatty() else text) + "\n")
             sys.stderr.flush()
@@ -112,7 +112,7 @@ class App:
         if hint is None and failure.reason in HINTS:
             hint = self.command_line(*HINTS[failure.reason])
         if self.as_json:
-            self.document({"error": error | {"data": error["data"] | ({"hint": hint} if hint else {})}})
+            self.print_json({"error": error | {"data": error["data"] | ({"hint": hint} if hint else {})}})
             return
         label = paint("kheishctl:", "red", use_color(sys.stderr.isatty()))
         sys.stderr.write(f"{label} {sanitize(failure.text)}\n")
@@ -127,7 +127,7 @@ def use_color(tty: bool) -> bool:
 
 
 def _store_option(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    """Store a common option, wherever it is on the command line; the last one counts."""
+    """Store a common option, given at any position of the command line; the last one counts."""
     if value:
         ctx.meta[_META + str(parameter.name)] = value
     return value
@@ -196,10 +196,10 @@ class Verb(click.Command):
             app.fail(Failure(f"{file}{error.strerror or error}"))
             ctx.exit(exit_codes.FAILED)
         finally:
-            app.hang_up()
+            app.disconnect()
 
     def get_short_help_str(self, limit: int = 45) -> str:
-        """Return the first sentence of the help, whatever its length: lists wrap it."""
+        """Return the first sentence of the help untruncated, because lists wrap it."""
         return " ".join((self.help or "").partition("\n\n")[0].split()).split(". ")[0].rstrip(".") + "."
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -280,7 +280,7 @@ class JsonUsageError(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the error like every other failure."""
         error = {"code": None, "message": self.message, "data": {"reason": "usage"}}
-        App(None, None, as_json=True).document({"error": error})
+        App(None, None, as_json=True).print_json({"error": error})
 
 
 @contextmanager

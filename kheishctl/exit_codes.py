@@ -1,5 +1,8 @@
 """Exit codes of kheishctl. Scripts rely on them: a released code keeps its meaning."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from kheishctl.contract import RUN_WAITING
 
 OK = 0
@@ -10,6 +13,7 @@ HOME_TAKEN = 4
 RUN_FAILED = 5
 RUN_STOPPED = 6
 RUN_WAITS = 7
+EMPTY_ANSWER = 8
 TIMED_OUT = 124
 INTERRUPTED = 130
 
@@ -22,6 +26,7 @@ MEANINGS: tuple[tuple[int, str], ...] = (
     (RUN_FAILED, "the run failed"),
     (RUN_STOPPED, "the run was cancelled or interrupted"),
     (RUN_WAITS, "the run waits for a person"),
+    (EMPTY_ANSWER, "the run failed: the model's answer was empty"),
     (TIMED_OUT, "timed out waiting; the run continues"),
     (INTERRUPTED, "stopped by Ctrl-C"),
 )
@@ -35,6 +40,13 @@ OF_STATUS = {
     **dict.fromkeys(RUN_WAITING, RUN_WAITS),
 }
 """The code for each status in which a run, or a task, no longer continues by itself."""
+
+
+def code_for_run(run: Mapping[str, Any]) -> int:
+    """Return the code for a run after waiting for it; an empty answer has a code of its own."""
+    error = run.get("error") or {}
+    is_empty = run.get("status") == "failed" and error.get("reason") == "empty_answer"
+    return EMPTY_ANSWER if is_empty else code_for_status(str(run.get("status")))
 
 
 def code_for_status(status: str) -> int:

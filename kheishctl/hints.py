@@ -1,4 +1,4 @@
-"""Commands that help after a refusal.
+"""Hints after a refusal: the command that helps, for each refusal reason.
 
 The daemon's messages name no commands of kheishctl, because every client shows them.
 """
@@ -27,4 +27,4 @@ HINTS: dict[str, tuple[str, ...]] = {
     "token_missing": ("token", "create"),
     "token_not_found": ("token", "list"),
 }
-"""The words of a command for each reason that has one; words in capitals are placeholders."""
+"""The command for each reason, as its arguments; words in capitals are placeholders."""

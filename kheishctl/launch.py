@@ -1,4 +1,4 @@
-"""Starting the daemon's program: in the background, in place of this process, or for maintenance."""
+"""Launch ``kheishd``: in the background, in the foreground, or for a maintenance command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options and argument types that several commands share, and completion by the daemon's names."""
+"""Options and argument types that several commands share, and completion with names from the daemon."""
 
 import json
 import os
@@ -33,10 +33,10 @@ COMPLETIONS: dict[str, tuple[str, Json, str, str]] = {
     "tasks": ("task.list", {"limit": 100}, "tasks", "task_id"),
     "indoubts": ("indoubt.list", {"limit": 100}, "indoubts", "indoubt_id"),
 }
-"""The source of each kind of name: a method, its params, the list in its result, the field with the name."""
+"""The source of each kind of name: the method, its params, the list in its result, the field in a row."""
 
-# Characters without a meaning in any shell. Bash inserts a completion as it is: a sender called '$(reboot)',
-# which anyone with the right to send may choose, would need only the Enter key.
+# Characters that no shell interprets. Bash inserts a completion unquoted: a sender named '$(reboot)', which
+# any client with the right to send may choose, would be executed when the user presses Enter.
 _PLAIN = re.compile(r"[\w.@:,/+][\w.@:,/+-]*")
 
 
@@ -56,7 +56,7 @@ def complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[
 
 
 def filter_plain_names(rows: Iterable[Json], field: str, incomplete: str) -> Iterator[str]:
-    """Yield the names that start with the typed text and have no meaning to a shell."""
+    """Yield the names that start with the typed text and contain no shell syntax."""
     for row in rows:
         name = str(row[field])
         if name.startswith(incomplete) and _PLAIN.fullmatch(name):
@@ -121,7 +121,7 @@ class SchemaFile(click.ParamType[Json]):
     name = "file"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Json:
-        """Return the object. Errors: a usage error if the file cannot be read or holds no object."""
+        """Return the object. Errors: a usage error if the file cannot be read or contains no object."""
         if isinstance(value, dict):
             return value
         try:
@@ -133,7 +133,7 @@ class SchemaFile(click.ParamType[Json]):
         except (ValueError, RecursionError) as error:
             self.fail(f"{value} is not JSON: {error}", param, ctx)
         if not isinstance(content, dict):
-            self.fail(f"{value} does not hold a JSON object", param, ctx)
+            self.fail(f"{value} does not contain a JSON object", param, ctx)
         return content
 
 
@@ -141,7 +141,7 @@ class SchemaFile(click.ParamType[Json]):
 
 
 def drop_unset(**params: Any) -> Json:
-    """Return the params without those that are None, False or empty; a zero stays."""
+    """Return the params without None, False and empty values; a zero stays."""
     return {
         name: value
         for name, value in params.items()
@@ -192,7 +192,7 @@ mutating = options(
     ),
     click.option("--check", is_flag=True, help="Dry run: report what would happen, change nothing."),
 )
-"""The options of a command that changes something."""
+"""The options of every command that calls a mutation."""
 
 sender_option = click.option(
     "--as",
@@ -221,40 +221,38 @@ workspace_option = click.option(
     metavar="DIR",
     # The daemon has another working directory.
     callback=lambda ctx, parameter, value: value and os.path.abspath(os.path.expanduser(value)),
-    help="The agent's working directory, within [workspace] root if that is set.",
+    help="The agent's working directory, within workspace.root if that is configured.",
 )
 """The option for the working directory of an agent."""
 
 timeout_option = click.option(
-    "--timeout", type=Duration(), metavar="TIME", help="Give up waiting after this long (90s, 15m)."
+    "--timeout", type=Duration(), metavar="TIME", help="Stop waiting after this time (90s, 15m)."
 )
 """The option that limits waiting."""
 
-note_option = click.option("--note", help="The reason; it is recorded in the journal.")
-"""The option for the reason of a change."""
+note_option = click.option("--note", help="A note, which is recorded in the journal.")
+"""The option for a note on a change."""
 
 metadata_option = click.option(
     "--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Attach metadata (repeatable)."
 )
 """The option for metadata."""
 
-session_filter = name_option("--session", "session_id", "sessions", "Only those of this session.")
+session_filter = name_option("--session", "session_id", "sessions", "Filter by session.")
 """The option that limits a list to a session."""
 
-request_filters = options(
-    session_filter, name_option("--run", "run_id", "open_runs", "Only those of this run.")
-)
+request_filters = options(session_filter, name_option("--run", "run_id", "open_runs", "Filter by run."))
 """The options that limit pending requests to a session or a run."""
 
 conversation_filters = options(
-    name_option("--agent", "agent", "agents", "Only those with this agent."),
+    name_option("--agent", "agent", "agents", "Filter by agent."),
     click.option(
         "--as",
         "--sender",
         "sender",
         metavar="SENDER",
         shell_complete=complete("senders"),
-        help="Only those of this sender.",
+        help="Filter by sender.",
     ),
 )
 """The options that limit a list to an agent and a sender."""
@@ -267,7 +265,7 @@ def status_option(choices: tuple[str, ...], default: str | None = None) -> Calla
         "--status",
         type=click.Choice(choices),
         metavar="STATUS",
-        help=f"Only those with this status: {', '.join(choices)}{suffix}.",
+        help=f"Filter by status: {', '.join(choices)}{suffix}.",
     )
 
 

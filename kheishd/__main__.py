@@ -1,4 +1,4 @@
-"""The program ``kheishd``: without a command, it runs the daemon in the foreground."""
+"""The entry point of ``kheishd``: run the daemon in the foreground, or a maintenance command."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default: info")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     restore = _add_command(commands, "restore", "verify a backup and replace the store by it")
-    restore.add_argument("backup", metavar="BACKUP", help="a backup written by 'kheishctl daemon backup'")
+    restore.add_argument("backup", metavar="BACKUP", help="the file of a backup")
     doctor = _add_command(commands, "doctor", "verify the journal, and the records and indexes against it")
     doctor.add_argument("--repair", action="store_true", help="rebuild records and indexes from the journal")
     doctor.add_argument("--deep", action="store_true", help="read the whole journal")

@@ -16,9 +16,9 @@ Schema = Annotated[
         "description; at the root also $schema and title."
     ),
 ]
-FollowUp = Literal["output_contract", "completion", "length"]
+FollowUp = Literal["output_contract", "completion", "length", "pause"]
 """The reason for another model call after an answer: the answer violates the output contract, a completion
-requirement is open, or the answer was truncated at its length limit.
+requirement is open, the answer was truncated at its length limit, or the provider paused the turn.
 """
 
 

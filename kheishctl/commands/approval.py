@@ -37,7 +37,7 @@ COLUMNS = (
     Column("RUN", "run_id"),
 )
 
-RESOLVED = (
+RESOLVED_COLUMNS = (
     Column("RUN", "run_id"),
     Column("RESOLVED", lambda row: len(row["approvals"]), "count"),
     Column("PENDING", "pending", "count"),
@@ -52,8 +52,10 @@ _approvals = click.argument(
     shell_complete=complete("approvals"),
     help="The approvals; all must belong to one run.",
 )
-_justification = click.option("--justification", metavar="TEXT", help="The reason; it is only recorded.")
-_note = click.option("--note", metavar="TEXT", help="The reason; the model reads it.")
+_justification = click.option(
+    "--justification", metavar="TEXT", help="A justification, which is only recorded."
+)
+_note = click.option("--note", metavar="TEXT", help="A note for the model.")
 
 
 @command(
@@ -107,7 +109,7 @@ def allow(
 ) -> None:
     """Allow calls of one run; it resumes when none of its calls is pending.
 
-    If somebody else answered first, nothing is changed and the message names them.
+    If another person answered first, nothing is changed and the message names that person.
     """
     if answer["updated_input"] is not None and len(approval_ids) > 1:
         raise click.UsageError("--input is for one approval")
@@ -145,14 +147,14 @@ def _format_resolved(result: Json, display: Display) -> str:
     return "\n".join(map(one_line, lines))
 
 
-# Many approvals at once.
+# Many approvals together.
 
 
 @command(group, "allow-all", examples=("kheishctl approval allow-all --run run_0EXAMPLE",))
 @request_filters
 @_justification
 def allow_all(app: App, justification: str | None, **filters: Any) -> None:
-    """Allow all pending approvals, or those of a session or run; each run's approvals at once.
+    """Allow all pending approvals, optionally of one session or run; each run's approvals together.
 
     Later approvals are not included.
     """
@@ -166,12 +168,12 @@ def allow_all(app: App, justification: str | None, **filters: Any) -> None:
 @_note
 @_justification
 def deny_all(app: App, note: str | None, justification: str | None, **filters: Any) -> None:
-    """Deny all pending approvals, or those of a session or run; each run's approvals at once."""
+    """Deny all pending approvals, optionally of one session or run; each run's approvals together."""
     _resolve_all(app, filters, drop_unset(decision="deny", note=note, justification=justification))
 
 
 def _resolve_all(app: App, filters: Json, answer: Json) -> None:
-    """Answer run by run. A run whose approvals somebody else answered meanwhile does not stop the others."""
+    """Answer run by run. A run that another person answered meanwhile does not stop the others."""
     params = drop_unset(limit=MAX_PAGE_ROWS, **filters)
     page = fetch_pages(app, "approval.list", params, "approvals", everything=True)
     # The approvals of one run fit one request, because the daemon limits how many can be pending.
@@ -188,7 +190,9 @@ def _resolve_all(app: App, filters: Json, answer: Json) -> None:
             runs.append({"run_id": run_id, "approvals": [], "error": refused.describe()})
     app.emit(
         {"resolved": sum(len(run["approvals"]) for run in runs), "runs": runs},
-        lambda result, display: format_table(result["runs"], RESOLVED, display, "No approvals are pending."),
+        lambda result, display: format_table(
+            result["runs"], RESOLVED_COLUMNS, display, "No approvals are pending."
+        ),
     )
     if any("error" in run for run in runs):
         click.get_current_context().exit(exit_codes.FAILED)

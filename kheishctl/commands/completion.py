@@ -1,4 +1,4 @@
-"""``kheishctl completion``: scripts with which shells complete commands, options and names."""
+"""``kheishctl completion``: completion scripts for bash, zsh and fish."""
 
 import click
 
@@ -41,4 +41,4 @@ def completion(app: App, shell: str) -> None:
     The names of agents, sessions, runs and tokens come from the daemon. If it is not running, they are not
     completed, and completion does not wait.
     """
-    app.say(build_script(shell).strip("\n"))
+    app.print(build_script(shell).strip("\n"))

@@ -1,4 +1,4 @@
-"""``kheishctl conversation``: an agent and a sender, and the session of the two."""
+"""``kheishctl conversation``: conversations, each the session of one agent and one sender."""
 
 from typing import Any
 
@@ -157,7 +157,7 @@ def run_compaction(
     app.emit(result, _format_compacted)
     if sentence := describe_outcome(result, app.command_line):
         app.note(sentence)
-    click.get_current_context().exit(exit_codes.code_for_status(str(result["status"])))
+    click.get_current_context().exit(exit_codes.code_for_run(result))
 
 
 def _format_compacted(result: Json, display: Display) -> str:

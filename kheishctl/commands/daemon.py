@@ -49,7 +49,7 @@ def status(app: App) -> None:
 def start(app: App, foreground: bool, arguments: tuple[str, ...]) -> None:
     """Start a daemon in the background; its log is <home>/run/kheishd.log.
 
-    A running daemon is left alone. As a service, use systemd: 'systemctl --user start kheishd'.
+    A running daemon keeps running. As a service, use systemd: 'systemctl --user start kheishd'.
     """
     _reject_socket_option(app)
     if foreground:
@@ -70,7 +70,7 @@ def _format_start(result: Json, display: Display) -> str:
 def _reject_socket_option(app: App) -> None:
     """Reject ``--socket`` for a command that works on a home. Errors: a usage error."""
     if app.path_option:
-        raise click.UsageError("this command works on a home: give --home, not --socket")
+        raise click.UsageError("this command works on a home directory: use --home, not --socket")
 
 
 @command(group, "stop", method="daemon.shutdown", examples=("kheishctl daemon stop --drain 5s",))
@@ -168,7 +168,7 @@ def _print_log(app: App, chunk: bytes) -> None:
     text = chunk.decode(errors="replace")
     if app.as_json:
         for line in text.splitlines():
-            app.line({"line": line})
+            app.print_json_line({"line": line})
         return
     sys.stdout.write(sanitize(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
@@ -250,9 +250,9 @@ def _run_maintenance(app: App, *words: str) -> NoReturn:
     """Run a maintenance command of kheishd and exit with its code. Errors: Failure with its message."""
     code, output = launch.run_maintenance(app.home, *words, *(["--json"] if app.as_json else []))
     if app.as_json:
-        app.document(json.loads(output))
+        app.print_json(json.loads(output))
     else:
-        app.say(sanitize(output))
+        app.print(sanitize(output))
     click.get_current_context().exit(code)
 
 

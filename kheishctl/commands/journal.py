@@ -1,4 +1,4 @@
-"""``kheishctl journal``: past events, and events as they happen."""
+"""``kheishctl journal``: read past events, and follow new ones."""
 
 import time
 from collections.abc import Callable
@@ -70,28 +70,28 @@ def read(app: App, types: tuple[str, ...], newest: bool, everything: bool, **par
 @click.option(
     "--after", type=click.IntRange(0), metavar="CURSOR", help="Start after this cursor (default: now)."
 )
-@click.option("--deltas", is_flag=True, help="Include text while it is written.")
+@click.option("--deltas", is_flag=True, help="Include text in progress.")
 def follow(app: App, types: tuple[str, ...], after: int | None, **params: Any) -> None:
     """Follow events as they happen, until Ctrl-C; with --json, one JSON line each.
 
     Following survives a restart of the daemon: no event is lost or repeated.
     """
-    watch = JournalWatch(app, drop_unset(types=list(types), **params), after)
+    follower = JournalFollower(app, drop_unset(types=list(types), **params), after)
     app.client  # noqa: B018 - fail at once if there is no daemon.
     while True:
         try:
-            watch.run()
+            follower.run()
             return
         except ConnectionLost:
-            app.note("The connection is lost; waiting for the daemon.")
+            app.note("Connection lost; waiting for the daemon.")
         except NoDaemon:
             pass  # The daemon has not restarted yet.
-        app.hang_up()
+        app.disconnect()
         time.sleep(RECONNECT_PAUSE_SECONDS)
 
 
-class JournalWatch:
-    """A subscription across reconnections. ``cursor`` is the cursor of the last event."""
+class JournalFollower:
+    """A subscription that survives reconnections. ``cursor`` is the cursor of the last event."""
 
     def __init__(self, app: App, params: Json, cursor: int | None) -> None:
         self.app = app
@@ -100,8 +100,8 @@ class JournalWatch:
 
     def run(self) -> None:
         """Follow over one connection; return when the daemon ends the subscription. Errors: Failure."""
-        position = {} if self.cursor is None else {"after": self.cursor}
-        subscription = self.app.call("journal.subscribe", self.params | position)
+        start = {} if self.cursor is None else {"after": self.cursor}
+        subscription = self.app.call("journal.subscribe", self.params | start)
         if self.cursor is None:
             self.cursor = int(subscription["cursor"])
         for method, params in self.app.client.notifications():
@@ -124,8 +124,8 @@ class JournalWatch:
                     pass  # A later version added this notification.
 
 
-def _show(app: App, row: Json, human: Callable[[Json, Display], str]) -> None:
+def _show(app: App, row: Json, format_row: Callable[[Json, Display], str]) -> None:
     if app.as_json:
-        app.line(row)
+        app.print_json_line(row)
     else:
-        app.say(human(row, app.display()))
+        app.print(format_row(row, app.display()))

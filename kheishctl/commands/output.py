@@ -35,6 +35,6 @@ COLUMNS = (
 def list_(app: App, everything: bool, **params: Any) -> None:
     """List the outputs of a run, or of all runs of a session, oldest first."""
     if (params["run_id"] is None) == (params["session_id"] is None):
-        raise click.UsageError("give either --run or --session")
+        raise click.UsageError("use either --run or --session")
     page = fetch_pages(app, "output.list", drop_unset(**params), "outputs", everything=everything)
     show_table(app, page, "outputs", COLUMNS, "No outputs.")

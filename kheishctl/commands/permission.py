@@ -1,4 +1,4 @@
-"""``kheishctl permission``: what agents may do without asking, and why."""
+"""``kheishctl permission``: the rules, grants and modes that decide about tool calls, and their audit."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,13 +11,13 @@ from kheishctl.options import drop_unset, mutating, name_option, oldest_option, 
 from kheishctl.render.layout import Column, Display, format_table, paint
 from protocol.text import one_line
 
-group = make_group("permission", "Permissions: what agents may do, and why.")
+group = make_group("permission", "Permissions: rules, grants and verdicts on tool calls.")
 
 _RULE = "TOOL[:SUBJECT]"
-DECISION_STYLE = {"allow": "green", "ask": "yellow", "deny": "red"}
+DECISION_STYLES = {"allow": "green", "ask": "yellow", "deny": "red"}
 
-LINES = (Column("SOURCE", "source"), Column("SAYS", "says"), Column("TEXT", "text"))
-LAYERS = (
+LINE_COLUMNS = (Column("SOURCE", "source"), Column("SAYS", "says"), Column("TEXT", "text"))
+LAYER_COLUMNS = (
     Column("LAYER", "layer"),
     Column("NAME", "name"),
     Column("SAYS", "says"),
@@ -25,7 +25,7 @@ LAYERS = (
     Column("SUBJECT", "subject"),
     Column("NOTE", "note"),
 )
-AUDIT = (
+AUDIT_COLUMNS = (
     Column("CURSOR", "cursor", "count"),
     Column("WHEN", "at_ms", "time"),
     Column("RUN", "run_id"),
@@ -36,7 +36,7 @@ AUDIT = (
     Column("WHY", lambda row: format_source(row)),
 )
 
-scope_options = options(
+target_options = options(
     name_option("--session", "session_id", "sessions", "In this session."),
     name_option("--run", "run_id", "runs", "In this run."),
 )
@@ -58,7 +58,7 @@ agent_option = name_option(
 )
 @click.argument("tool", metavar="TOOL", help="The name of a tool.")
 @click.argument("subject", required=False, help="The subject of the call: a command, a path, a host.")
-@scope_options
+@target_options
 @agent_option
 @click.option("--mode", type=click.Choice(PERMISSION_MODES), help="Assume this permission mode.")
 def why(app: App, **params: Any) -> None:
@@ -68,9 +68,9 @@ def why(app: App, **params: Any) -> None:
 
 def _format_explanation(result: Json, display: Display) -> str:
     decision = one_line(result["decision"])
-    painted = paint(decision, DECISION_STYLE.get(result["decision"], "dim"), display.color)
+    painted = paint(decision, DECISION_STYLES.get(result["decision"], "dim"), display.color)
     note = f" ({one_line(result['note'])})" if result["note"] else ""
-    lines = format_table(result["lines"], LINES, display)
+    lines = format_table(result["lines"], LINE_COLUMNS, display)
     if display.width is None:
         return f"{lines}\n{painted}\t\t{one_line(result['why'])}{note}"
     return f"{lines}\n\n{painted}: {one_line(result['why'])}{note}"
@@ -82,13 +82,15 @@ def _format_explanation(result: Json, display: Display) -> str:
     method="permission.list",
     examples=("kheishctl permission list", "kheishctl permission list --run run_0EXAMPLE --json"),
 )
-@scope_options
+@target_options
 @agent_option
 @paged
 def list_(app: App, everything: bool, **params: Any) -> None:
     """List the rules, grants and modes that apply, broadest first."""
     page = fetch_pages(app, "permission.list", drop_unset(**params), "permissions", everything=everything)
-    app.emit(page, lambda result, display: format_table(_list_rows(result["permissions"]), LAYERS, display))
+    app.emit(
+        page, lambda result, display: format_table(_list_rows(result["permissions"]), LAYER_COLUMNS, display)
+    )
 
 
 def _list_rows(layers: list[Json]) -> list[Json]:
@@ -122,7 +124,7 @@ rule_options = options(
     click.option("--deny", multiple=True, metavar=_RULE, help="Add a rule that denies (repeatable)."),
     click.option("--remove", multiple=True, metavar=_RULE, help="Remove a rule (repeatable)."),
 )
-"""The options that name rules."""
+"""The options that add and remove rules."""
 
 
 @command(
@@ -135,10 +137,10 @@ rule_options = options(
         "kheishctl permission update --run run_0EXAMPLE --remove bash --revoke grt_0EXAMPLE",
     ),
 )
-@scope_options
+@target_options
 @rule_options
 @click.option("--revoke", multiple=True, metavar="GRANT", help="Revoke a grant (repeatable).")
-@click.option("--note", help="The reason; it is shown with the new rules.")
+@click.option("--note", help="A note, which is shown with the new rules.")
 @mutating
 def update(
     app: App,
@@ -152,8 +154,9 @@ def update(
 ) -> None:
     """Add and remove rules, and revoke grants; effective from the next tool call.
 
-    Without --session and --run, the rules apply to the whole daemon. TOOL is a name, a prefix and '*', or
-    '*'; in SUBJECT, '*' matches anything. A rule replaces the rule with the same tool and subject.
+    Without --session and --run, the rules apply to the whole daemon. TOOL is a tool name, a prefix followed
+    by '*', or '*' alone; in SUBJECT, '*' matches anything. A rule replaces the rule with the same tool and
+    subject.
     """
     rules = {"allow": allow, "ask": ask, "deny": deny}
     added = [
@@ -162,10 +165,10 @@ def update(
         for text in texts
     ]
     if not (added or remove or revoke):
-        raise click.UsageError("nothing to change; give --allow, --ask, --deny, --remove or --revoke")
+        raise click.UsageError("nothing to change; use --allow, --ask, --deny, --remove or --revoke")
     params = drop_unset(add=added, remove=list(map(_parse_rule, remove)), revoke=list(revoke), **params)
     layer = app.call("permission.update", params)
-    app.emit(layer, lambda result, display: format_table(_list_rows([result]), LAYERS, display))
+    app.emit(layer, lambda result, display: format_table(_list_rows([result]), LAYER_COLUMNS, display))
 
 
 @command(
@@ -177,18 +180,18 @@ def update(
         "kheishctl permission audit --session ses_0EXAMPLE --all",
     ),
 )
-@scope_options
+@target_options
 @oldest_option
 @paged
 def audit(app: App, oldest: bool, everything: bool, **params: Any) -> None:
-    """Read the verdicts on calls and the answers of people, newest first."""
+    """List the verdicts on calls and people's answers, newest first."""
     params = drop_unset(order="oldest" if oldest else None, **params)
     page = fetch_pages(app, "permission.audit", params, "audits", everything=everything)
-    show_table(app, page, "audits", AUDIT, "No calls were judged yet.")
+    show_table(app, page, "audits", AUDIT_COLUMNS, "No calls were judged yet.")
 
 
 def format_source(row: Mapping[str, Any]) -> str:
-    """Format the source of a verdict, or the person who answered and their reason."""
+    """Format the source of a verdict, or the person who answered and that person's notes."""
     verdict = row.get("verdict")
     if verdict is not None:
         note = verdict.get("note", "")

@@ -78,7 +78,7 @@ def show(app: App, question_id: str) -> None:
     "--text", "texts", multiple=True, metavar="KEY=TEXT", help="An answer in your own words (repeatable)."
 )
 @click.option("--decline", "declined", is_flag=True, help="Decline to answer; the run continues.")
-@click.option("--justification", metavar="TEXT", help="The reason; the model reads it.")
+@click.option("--justification", metavar="TEXT", help="A justification for the model.")
 @mutating
 def answer(
     app: App,
@@ -124,10 +124,10 @@ def _parse_options(request: Json, options: tuple[str, ...], texts: tuple[str, ..
 def _prompt(app: App, request: Json) -> list[Json]:
     """Ask the person for each answer. Errors: a usage error if standard input is not a terminal."""
     if not sys.stdin.isatty():
-        raise click.UsageError("give --answer KEY=OPTION, --text KEY=TEXT or --decline")
+        raise click.UsageError("use --answer KEY=OPTION, --text KEY=TEXT or --decline")
     answers = []
     for part in request["questions"]:
-        app.say(format_question(part, app.display()) + "\n")
+        app.print(format_question(part, app.display()) + "\n")
         number = "numbers separated by commas" if part.get("multi_select") else "a number"
         prompt = f"Your answer ({number}, or your own words)" if part.get("options") else "Your answer"
         answers.append(parse_answer(part, click.prompt(prompt, prompt_suffix=": ")))
@@ -140,7 +140,7 @@ def _format_result(request: Json, display: Display) -> str:
 
 @command(group, "cancel", method="question.cancel", examples=("kheishctl question cancel qst_0EXAMPLE",))
 @_question
-@click.option("--justification", metavar="TEXT", help="The reason; it is recorded with the question.")
+@click.option("--justification", metavar="TEXT", help="A justification, which is recorded with the question.")
 @mutating
 def cancel(app: App, **params: Any) -> None:
     """Cancel a question and its run. To let the run continue, decline to answer instead."""

@@ -1,4 +1,4 @@
-"""``kheishctl call``: any method, for scripts and for methods without a command."""
+"""``kheishctl call``: call any method of the daemon, with params and results in JSON."""
 
 import json
 import sys
@@ -42,10 +42,10 @@ def call(app: App, method: str, params: str | None, follow: bool, timeout: float
         raise click.UsageError("the params must be a JSON object, because params are passed by name")
     result = app.call(method, arguments, timeout_s=timeout)
     if not follow:
-        app.document(result)
+        app.print_json(result)
         return
-    app.line({"result": result})
+    app.print_json_line({"result": result})
     for name, notification in app.client.notifications():
-        app.line({"method": name, "params": notification})
+        app.print_json_line({"method": name, "params": notification})
         if name == "journal.end":
             return

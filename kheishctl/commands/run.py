@@ -57,7 +57,7 @@ _open_run = id_argument("run_id", "RUN", "open_runs")
 )
 @session_filter
 @status_option(RUN_STATUSES)
-@click.option("--active", is_flag=True, help="Only those that have not ended.")
+@click.option("--active", is_flag=True, help="Only unfinished runs.")
 @oldest_option
 @paged
 def list_(app: App, oldest: bool, everything: bool, **filters: Any) -> None:
@@ -68,10 +68,10 @@ def list_(app: App, oldest: bool, everything: bool, **filters: Any) -> None:
 
 
 def add_run_details(call: Callable[[str, Json], Any], run: Json) -> Json:
-    """Return a run, or the result of a send, with its pending requests and an unusual stop reason.
+    """Add the pending requests and an unusual stop reason to a run or to the result of a send.
 
     Shape:  ``waiting``, by kind, for a run that waits for a person; ``stop_reason`` for an answer that was
-            cut off. If the daemon refuses or is gone, the run is returned as it is.
+            cut off. If the daemon refuses or does not answer, the run is returned without these details.
     """
     try:
         if run.get("status") in RUN_WAITING:
@@ -92,7 +92,7 @@ def add_run_details(call: Callable[[str, Json], Any], run: Json) -> Json:
 @command(group, "show", alias="get", method="run.get", examples=("kheishctl run show run_0EXAMPLE",))
 @run_argument
 def show(app: App, run_id: str) -> None:
-    """Show the state of a run: its calls, its pending requests, its use of time and tokens.
+    """Show the state of a run: its calls, its pending requests, its working time and token usage.
 
     With --json, the pending requests are in 'waiting'.
     """
@@ -115,10 +115,10 @@ def wait(app: App, run_id: str, timeout: float | None) -> None:
     app.emit(run, lambda _, display: output if display.width is None else sanitize(output))
     for line in filter(None, [describe_outcome(run, app.command_line), *explain_run(run, app.command_line)]):
         app.note(line)
-    click.get_current_context().exit(exit_codes.code_for_status(str(run["status"])))
+    click.get_current_context().exit(exit_codes.code_for_run(run))
 
 
-ARTIFACTS = (
+ARTIFACT_COLUMNS = (
     Column("ARTIFACT", "artifact_id"),
     Column("SIZE", "bytes", "size"),
     Column("WRITTEN", "at_ms", "time"),
@@ -148,12 +148,12 @@ def debug(app: App, run_id: str, artifact: str | None) -> None:
     """
     if artifact is None:
         result = app.call("run.debug", {"run_id": run_id})
-        app.emit(result, lambda page, display: format_table(page["artifacts"], ARTIFACTS, display))
+        app.emit(result, lambda page, display: format_table(page["artifacts"], ARTIFACT_COLUMNS, display))
         return
     parts = _read_artifact(app, {"run_id": run_id, "artifact": artifact})
     if app.as_json:
         pages = list(parts)
-        app.document({**pages[-1], "text": "".join(page["text"] for page in pages)})
+        app.print_json({**pages[-1], "text": "".join(page["text"] for page in pages)})
         return
     text = ""
     for part in parts:

@@ -1,4 +1,4 @@
-"""``kheishctl send``: send a message to an agent and print the answer; made for pipes."""
+"""``kheishctl send``: send a message to an agent and print the answer, in a terminal or a pipe."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ if TYPE_CHECKING:
 
     from kheishctl.contract import Json
 
-# A daemon that restarts is back within a second or two; a daemon that takes longer needs a person.
+# A restart takes a second or two; a daemon that stays away longer needs an operator.
 RECONNECT_SECONDS = 30.0
 RECONNECT_PAUSE_SECONDS = 0.2
 
 # The refusal of a daemon that is stopping; the next daemon continues the accepted runs.
 DRAINING = "daemon_draining"
 
-delivery_options = options(
+send_options = options(
     click.option("--no-wait", is_flag=True, help="Return when the input is on disk; print the ids."),
     timeout_option,
     name_option("--route", "route", "routes", "Use this route for this message."),
@@ -93,8 +93,7 @@ delivery_options = options(
         "--max-repairs",
         type=click.IntRange(0, MAX_REPAIRS),
         metavar="N",
-        help="How many times an answer that violates the contract may be corrected "
-        f"(default: {DEFAULT_REPAIRS}).",
+        help=f"Maximum corrections of an answer that violates the contract (default: {DEFAULT_REPAIRS}).",
     ),
     click.option(
         "--require-file",
@@ -104,7 +103,10 @@ delivery_options = options(
         help="The run must write this file (repeatable).",
     ),
     click.option(
-        "--max-tokens", type=click.IntRange(1), metavar="N", help="Maximum tokens of the run, in and out."
+        "--max-tokens",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Maximum tokens of the run, input and output.",
     ),
     click.option(
         "--max-time",
@@ -140,11 +142,11 @@ delivery_options = options(
 @click.option(
     "--guest",
     metavar="AGENT",
-    help="Let another agent answer just this message.",
+    help="Let another agent answer this message only.",
     shell_complete=complete("agents"),
 )
 @workspace_option
-@delivery_options
+@send_options
 def send(app: App, agent: str | None, text: tuple[str, ...], sender: str | None, **options: Any) -> None:
     """Send a message to an agent and print its answer.
 
@@ -158,7 +160,7 @@ def send(app: App, agent: str | None, text: tuple[str, ...], sender: str | None,
     address = drop_unset(
         agent=agent, sender=sender, guest=options.pop("guest"), workspace=options.pop("workspace")
     )
-    deliver(app, "conversation.send", address, read_text(app, text, agent), **options)
+    send_message(app, "conversation.send", address, read_text(app, text, agent), **options)
 
 
 def read_text(app: App, words: tuple[str, ...], recipient: str | None) -> str:
@@ -178,11 +180,11 @@ def read_text(app: App, words: tuple[str, ...], recipient: str | None) -> str:
         raise click.UsageError("standard input is not UTF-8 text") from None
     if not text.strip():
         agent = f"the agent {recipient!r}" if recipient else "the default agent"
-        raise click.UsageError(f"there is no message for {agent}; give AGENT and TEXT, or standard input")
+        raise click.UsageError(f"there is no message for {agent}; pass AGENT and TEXT, or standard input")
     return text
 
 
-def deliver(
+def send_message(
     app: App,
     method: str,
     address: Json,
@@ -222,7 +224,7 @@ def deliver(
     request = PersistentSend(app, method, params | {"idempotency_key": idempotency_key}, timeout)
     streaming = sys.stdout.isatty() and not app.as_json
     try:
-        result = request.stream(_Printer()) if streaming else request.settle()
+        result = request.stream(_AnswerPrinter()) if streaming else request.wait()
     except KeyboardInterrupt:
         app.note(f"\nThe run continues; this stops it: {_stop_command(app, address)}")
         raise
@@ -238,7 +240,7 @@ def _note_waiting_run(app: App, address: Json) -> None:
             session_id = app.call("conversation.get", pair)["session_id"]
         runs = app.call("run.list", {"session_id": session_id, "active": True})["runs"]
     except ConnectionLost:
-        app.hang_up()
+        app.disconnect()
     except Failure:
         pass  # The conversation is new, or the caller may not read it; the send reports a missing daemon.
     else:
@@ -252,16 +254,16 @@ def show(app: App, result: Json, *, streamed: bool) -> None:
     """Print the answer unless it was streamed, then exit with the code of the outcome."""
     if not streamed or result.get("status") != "completed":
         result = add_run_details(app.call, result)
-    # The stream shows the text of the last answer; an output of another kind is not part of it.
+    # The stream shows the text of the last answer, but no emitted output.
     was_streamed = streamed and result.get("output_kind", "assistant_text") == "assistant_text"
     if app.as_json:
-        app.document(result)
+        app.print_json(result)
     elif (output := result.get("output")) and not was_streamed:
-        app.say(sanitize(output) if sys.stdout.isatty() else output.rstrip("\n"))
+        app.print(sanitize(output) if sys.stdout.isatty() else output.rstrip("\n"))
     outcome = describe_outcome(result, app.command_line)
     for line in filter(None, [outcome, *explain_run(result, app.command_line)]):
         app.note(line)
-    click.get_current_context().exit(exit_codes.code_for_status(str(result.get("status"))))
+    click.get_current_context().exit(exit_codes.code_for_run(result))
 
 
 def _stop_command(app: App, address: Json) -> str:
@@ -275,9 +277,9 @@ def _stop_command(app: App, address: Json) -> str:
 
 @dataclass(slots=True)
 class PersistentSend:
-    """A send that survives a lost connection.
+    """A send that is retried after a lost connection.
 
-    It is repeated under the same idempotency key, so that the daemon executes it once.
+    Every attempt has the same idempotency key, so the daemon executes the send once.
     """
 
     app: App
@@ -285,20 +287,20 @@ class PersistentSend:
     params: Json
     timeout: float | None
 
-    def settle(self) -> Json:
+    def wait(self) -> Json:
         """Return the result when the run has settled. Errors: Failure."""
-        return self._persist(lambda wait: self.app.call(self.method, self.params | wait))
+        return self._retry(lambda wait: self.app.call(self.method, self.params | wait))
 
-    def stream(self, printer: _Printer) -> Json:
-        """Print the answer while it is written, and return the result. Errors: Failure."""
+    def stream(self, printer: _AnswerPrinter) -> Json:
+        """Print the answer as it arrives, and return the result. Errors: Failure."""
         follower = StreamFollower()
         try:
-            return self._persist(lambda wait: self._stream_once(wait, follower, printer), printer.end)
+            return self._retry(lambda wait: self._stream_once(wait, follower, printer), printer.end)
         except Failure:
             printer.end()
             raise
 
-    def _stream_once(self, wait: Json, follower: StreamFollower, printer: _Printer) -> Json:
+    def _stream_once(self, wait: Json, follower: StreamFollower, printer: _AnswerPrinter) -> Json:
         result: Json | None = None
         ended = False
         params = self.params | wait | {"stream": True}
@@ -309,21 +311,21 @@ class PersistentSend:
                 ended = True
             else:
                 printer.show(follower.feed(name, notification))
-            # The stream of a settled run ends; the stream of any other run would go on after a timeout.
+            # The stream ends with a settled run; after a timeout of the wait, it would continue.
             if result is not None and (ended or result["status"] not in (*RUN_ENDED, *RUN_WAITING)):
                 break
         assert result is not None
         printer.end()
         return result
 
-    def _persist(self, attempt: Callable[[Json], Any], pause: Callable[[], None] = lambda: None) -> Json:
-        started = time.monotonic()
+    def _retry(self, attempt: Callable[[Json], Any], pause: Callable[[], None] = lambda: None) -> Json:
+        started_at = time.monotonic()
         lost_at: float | None = None
         self.app.client  # noqa: B018 - fail at once if there is no daemon.
         while True:
             wait: Json = {"wait": "settled"}
             if self.timeout is not None:
-                wait["timeout_s"] = max(0.001, self.timeout - (time.monotonic() - started))
+                wait["timeout_s"] = max(0.001, self.timeout - (time.monotonic() - started_at))
             try:
                 result: Json = attempt(wait)
                 return result
@@ -332,10 +334,10 @@ class PersistentSend:
                     raise
                 pause()
                 if lost_at is None:
-                    self.app.note("The connection is lost; waiting for the daemon.")
+                    self.app.note("Connection lost; waiting for the daemon.")
                 if lost_at is None or isinstance(failure, ConnectionLost):
                     lost_at = time.monotonic()
-                self.app.hang_up()
+                self.app.disconnect()
                 if time.monotonic() - lost_at > RECONNECT_SECONDS:
                     raise NoDaemon(
                         f"{str(failure).rstrip('.')}. If the message arrived, it is on disk: to wait for the "
@@ -344,8 +346,8 @@ class PersistentSend:
                 time.sleep(RECONNECT_PAUSE_SECONDS)
 
 
-class _Printer:
-    """A printer of an answer while it is written: the answer on standard output, notes on standard error."""
+class _AnswerPrinter:
+    """Prints an answer as it arrives: the text on standard output, notes on standard error."""
 
     def __init__(self) -> None:
         self._at_line_start = True

@@ -1,4 +1,4 @@
-"""``kheishctl session``: the durable units of work."""
+"""``kheishctl session``: create, use, fork and end sessions."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import click
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.commands.conversation import compact_options, run_compaction, show_history
-from kheishctl.commands.send import deliver, delivery_options, read_text
+from kheishctl.commands.send import read_text, send_message, send_options
 from kheishctl.commands.transfer import export, import_
 from kheishctl.contract import PERMISSION_MODES, SESSION_EMPTY, SESSION_STATUSES, Json
 from kheishctl.options import (
@@ -46,17 +46,19 @@ COLUMNS = (
     Column("TITLE", "title"),
 )
 
-_speaker = click.option(
+_sender_option = click.option(
     "--as", "sender", metavar="SENDER", shell_complete=complete("senders"), help="The sender."
 )
 
 property_options = options(
     click.option(
-        "--permission-mode", type=click.Choice(PERMISSION_MODES), help="The permission mode of its runs."
+        "--permission-mode",
+        type=click.Choice(PERMISSION_MODES),
+        help="The permission mode of the session's runs.",
     ),
     workspace_option,
-    name_option("--route", "route", "routes", "The route of its runs."),
-    click.option("--model", metavar="MODEL", help="The model of its runs."),
+    name_option("--route", "route", "routes", "The route of the session's runs."),
+    click.option("--model", metavar="MODEL", help="The model of the session's runs."),
     click.option(
         "--input-contract",
         type=SchemaFile(),
@@ -67,7 +69,7 @@ property_options = options(
         "--output-contract",
         type=SchemaFile(),
         metavar="FILE",
-        help="Its runs must answer with JSON that matches the JSON Schema in this file.",
+        help="Require answers in JSON that matches the JSON Schema in this file.",
     ),
 )
 """The options for the properties of a session."""
@@ -98,7 +100,7 @@ def _make_params(
     "--scope",
     type=JsonValue(),
     metavar="JSON",
-    help='Limit its capabilities: {"tools": ["read_file"]}.',
+    help='Limit the session\'s capabilities: {"tools": ["read_file"]}.',
 )
 @property_options
 @metadata_option
@@ -112,7 +114,7 @@ def create(app: App, **params: Any) -> None:
 @conversation_filters
 @status_option(SESSION_STATUSES)
 @click.option("--parent", "parent_session_id", metavar="SESSION", help="Only the children of this session.")
-@click.option("--sidechains", is_flag=True, help="Include children that have ended.")
+@click.option("--sidechains", is_flag=True, help="Include child sessions that have ended.")
 @oldest_option
 @paged
 def list_(app: App, oldest: bool, everything: bool, **filters: Any) -> None:
@@ -139,7 +141,7 @@ def show(app: App, session_id: str) -> None:
     ),
 )
 @session_argument
-@click.option("--scope", type=JsonValue(), metavar="JSON", help="Narrow its capabilities.")
+@click.option("--scope", type=JsonValue(), metavar="JSON", help="Narrow the session's capabilities.")
 @property_options
 @click.option("--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Replace all metadata.")
 @click.option(
@@ -155,12 +157,12 @@ def update(app: App, clear: tuple[str, ...], **params: Any) -> None:
 @command(group, "send", method="session.send", examples=("kheishctl session send ses_0EXAMPLE 'Go on.'",))
 @session_argument
 @text_argument
-@_speaker
-@delivery_options
+@_sender_option
+@send_options
 def send(app: App, session_id: str, text: tuple[str, ...], sender: str | None, **options: Any) -> None:
     """Send a message to a session and print the answer."""
     address = drop_unset(session_id=session_id, sender=sender)
-    deliver(app, "session.send", address, read_text(app, text, session_id), **options)
+    send_message(app, "session.send", address, read_text(app, text, session_id), **options)
 
 
 @command(
@@ -168,7 +170,7 @@ def send(app: App, session_id: str, text: tuple[str, ...], sender: str | None, *
 )
 @session_argument
 @text_argument
-@_speaker
+@_sender_option
 @mutating
 def steer(app: App, session_id: str, text: tuple[str, ...], **params: Any) -> None:
     """Send a message to the current run; its model reads it before its next answer."""
@@ -224,7 +226,7 @@ def history(app: App, newest: bool, everything: bool, **params: Any) -> None:
     examples=("kheishctl session rename ses_0EXAMPLE 'Release 2'",),
 )
 @session_argument
-@click.argument("title", required=False, help="The title; without it, the title is removed.")
+@click.argument("title", required=False, help="The new title; without it, the title is removed.")
 @mutating
 def rename(app: App, session_id: str, title: str | None, **mutation: Any) -> None:
     """Set or remove the title of a session."""

@@ -53,7 +53,9 @@ _task = id_argument("task_id", "TASK", "tasks")
 )
 @session_filter
 @status_option(TASK_FILTERS, "open")
-@click.option("--kind", type=click.Choice(TASK_KINDS), metavar="KIND", help="Only tasks, or only shells.")
+@click.option(
+    "--kind", type=click.Choice(TASK_KINDS), metavar="KIND", help="List only tasks, or only shells."
+)
 @paged
 def list_(app: App, everything: bool, **filters: Any) -> None:
     """List open tasks, oldest first."""
@@ -69,7 +71,7 @@ def show(app: App, task_id: str) -> None:
 
 
 _details = options(
-    click.option("--description", metavar="TEXT", help="Full instructions for whoever does the task."),
+    click.option("--description", metavar="TEXT", help="Complete instructions for the task."),
     click.option("--owner", metavar="NAME", help="The person or agent who does the task."),
     click.option(
         "--blocked-by",
@@ -123,13 +125,13 @@ def _make_params(blocked_by: tuple[str, ...], metadata: tuple[str, ...], **param
     help="The new status; a finished task stays finished.",
 )
 @click.option("--output", metavar="TEXT", help="The result; required to complete a task.")
-@click.option("--note", metavar="TEXT", help="The reason for the new status.")
+@click.option("--note", metavar="TEXT", help="A note on the new status.")
 @click.option(
     "--clear", multiple=True, type=click.Choice(tuple(TASK_EMPTY)), help="Unset a property (repeatable)."
 )
 @mutating
 def update(app: App, clear: tuple[str, ...], **params: Any) -> None:
-    """Change a task; properties that are not given stay as they are."""
+    """Change a task; omitted properties stay unchanged."""
     params = _make_params(**params) | {name: TASK_EMPTY[name] for name in clear}
     app.emit(app.call("task.update", params), _format_status)
 
@@ -146,7 +148,7 @@ def _format_status(task: Json, display: Display) -> str:
     examples=("kheishctl task stop tsk_0EXAMPLE --note 'not needed any more'",),
 )
 @_task
-@click.option("--note", metavar="TEXT", help="The reason; the agent reads it.")
+@click.option("--note", metavar="TEXT", help="A note for the agent.")
 @mutating
 def stop(app: App, task_id: str, note: str | None, **mutation: Any) -> None:
     """Cancel a task. A shell is ended together with all its processes."""
@@ -185,7 +187,7 @@ def delete(app: App, **params: Any) -> None:
     "timeout_s",
     type=Duration(),
     metavar="TIME",
-    help="Give up waiting after this long (90s, 15m).",
+    help="Stop waiting after this time (90s, 15m).",
 )
 def output(app: App, follow: bool, wait: bool, timeout_s: float | None, **params: Any) -> None:
     """Print a task's result, or the last part of a shell's output.
@@ -218,7 +220,7 @@ def _follow(app: App, task_id: str, page: Json) -> Json:
 def _print(app: App, page: Json, offset: int) -> None:
     """Print a page and note the bytes missing since ``offset``; a terminal receives the text sanitized."""
     if app.as_json:
-        app.line(page)
+        app.print_json_line(page)
         return
     missing = page["left_out_bytes"] - offset
     if missing > 0:

@@ -60,7 +60,7 @@ grant_options = options(
         metavar="SENDER",
         help="Allow only this sender (repeatable; default: all).",
     ),
-    click.option("--expires", type=Duration(), metavar="TIME", help="Expire after this long (12h, 30d)."),
+    click.option("--expires", type=Duration(), metavar="TIME", help="Lifetime of the token (12h, 30d)."),
     mutating,
 )
 """The options for the rights of a token."""
@@ -81,7 +81,7 @@ def _make_params(expires: float | None, **params: Any) -> Json:
 def create(app: App, **params: Any) -> None:
     """Create a bearer token; its secret is shown only now."""
     if not params["scopes"]:
-        raise click.UsageError("a token without a scope cannot do anything; give at least one --scope")
+        raise click.UsageError("a token without a scope cannot do anything; use at least one --scope")
     app.emit(app.call("token.create", _make_params(**params)), _format_created)
 
 
@@ -94,7 +94,7 @@ def create(app: App, **params: Any) -> None:
 @id_argument("token_id", "TOKEN", "tokens")
 @grant_options
 def narrow(app: App, token_id: str, **params: Any) -> None:
-    """Create a weaker token from a token; rights that are not given stay as they are."""
+    """Create a weaker token from a token; omitted rights stay unchanged."""
     app.emit(app.call("token.narrow", {"token_id": token_id, **_make_params(**params)}), _format_created)
 
 
@@ -110,7 +110,7 @@ def _format_created(result: Json, display: Display) -> str:
 @click.option("--revoked", is_flag=True, help="Include revoked and expired tokens.")
 @paged
 def list_(app: App, everything: bool, **params: Any) -> None:
-    """List tokens, oldest first; never their secrets."""
+    """List tokens, oldest first, without their secrets."""
     page = fetch_pages(app, "token.list", drop_unset(**params), "tokens", everything=everything)
     show_table(app, page, "tokens", COLUMNS, "No tokens.")
 

@@ -120,7 +120,7 @@ def import_(app: App, file: str, agent: str | None, idempotency_key: str | None,
             if check:
                 break
     if not sent:
-        raise click.UsageError(f"{file} holds no lines")
+        raise click.UsageError(f"{file} contains no lines")
     app.emit(previous | {"messages": messages}, format_record)
 
 

@@ -1,6 +1,6 @@
-"""Tool calls as text: a summary of their arguments, and the end of their output.
+"""Format tool calls: a summary of their arguments, and the last lines of their output.
 
-Arguments and output may be megabytes long and hold escape sequences. These functions look only at the part
+Arguments and output may be megabytes long and contain escape sequences. These functions read only the part
 that is shown, and return sanitized text.
 """
 
@@ -11,18 +11,18 @@ from typing import Any
 from kheishctl.render.layout import strip_styles
 from protocol.text import one_line, sanitize
 
-# A summary fits a line of any terminal; this is the part of each argument that it may contain.
+# The size of a summary, which fits a line of any terminal, and of each argument in it.
 MAX_SUMMARY_CHARACTERS = 400
 MAX_ARGUMENT_CHARACTERS = 200
 
-# The part of an output that is kept, because only its last lines are shown.
+# The stored end of an output, of which only the last lines are shown.
 MAX_TAIL_CHARACTERS = 2_000
 
 
 def summarize_arguments(arguments: Any) -> str:
     """Summarize the arguments of a call on one sanitized line: its subject, then the others by name.
 
-    The subject is the first text: models write the arguments in the order of the tool's schema.
+    The subject is the first string argument: models write arguments in the order of the tool's schema.
     """
     if not isinstance(arguments, Mapping):
         return ""
@@ -51,14 +51,14 @@ def _abbreviate(value: Any) -> str:
 
 
 def take_first_lines(text: str, count: int) -> list[str]:
-    """Return the first lines that are not empty, sanitized."""
+    """Return the first ``count`` non-empty lines, sanitized."""
     lines = map(one_line, strip_styles(text[: count * MAX_TAIL_CHARACTERS]).split("\n"))
     return [line for line in lines if line][:count]
 
 
 @dataclass(slots=True)
-class Tail:
-    """The end of the output of a call."""
+class OutputTail:
+    """The last part of a call's output."""
 
     text: str = ""
 
@@ -67,6 +67,6 @@ class Tail:
         self.text = (self.text + text[-MAX_TAIL_CHARACTERS:])[-MAX_TAIL_CHARACTERS:]
 
     def lines(self, count: int) -> list[str]:
-        """Return the last lines that are not empty, sanitized, as a terminal would show them."""
+        """Return the last ``count`` non-empty lines, sanitized, with tabs expanded."""
         lines = [sanitize(line).expandtabs(4).rstrip() for line in strip_styles(self.text).split("\n")]
         return [line for line in lines if line][-count:]

@@ -1,4 +1,4 @@
-"""Changes of a session's display: one class for each kind of change that a person may want to see.
+"""Display changes: one class for each kind of change that a session's display can show.
 
 Text in a change is not sanitized unless its class says so; the code that shows it must sanitize it.
 """

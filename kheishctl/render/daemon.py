@@ -1,4 +1,4 @@
-"""The status of the daemon as text."""
+"""Format the status of the daemon."""
 
 from kheishctl import __version__
 from kheishctl.contract import Json

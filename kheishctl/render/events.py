@@ -1,4 +1,4 @@
-"""Journal events and live text on one line each.
+"""Format journal events and text in progress, one line each.
 
 An event of an unknown type, or of a known type in the shape of another version, is shown as JSON.
 """

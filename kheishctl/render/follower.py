@@ -1,4 +1,4 @@
-"""Following a session: notifications in, changes out. Pure.
+"""The follower of a session: turns journal notifications into display changes. Pure.
 
 A follower sees two kinds of notification: durable events, in the order of their cursors, and deltas of live
 text, which arrive at once and may arrive again after a reconnection. It emits every character of an answer
@@ -51,6 +51,7 @@ FOLLOW_UP_NOTES = {
     "output_contract": "the answer violates its contract; the agent is asked to correct it",
     "completion": "a requirement is not met yet; the agent is reminded",
     "length": "the agent is asked to continue",
+    "pause": "the provider paused the turn; the agent is asked to continue",
 }
 """Notes on another model call after an answer, by its cause."""
 
@@ -68,7 +69,7 @@ class _Call:
 
 
 class StreamFollower:
-    """The state of following one session or run. ``cursor`` is the cursor of the last event."""
+    """The follower of one session or run. ``cursor`` is the cursor of the last event."""
 
     def __init__(self, cursor: int = 0) -> None:
         self.cursor = cursor
@@ -317,6 +318,9 @@ def _close_question(event: Json, questions: list[Json]) -> QuestionClosing:
 def _notices(event: Json) -> list[DisplayChange]:
     """Return the notes on events that need no state; none for events that a person need not see."""
     match event.get("type"):
+        case "model_failed" if event["retry_at_ms"] is None:
+            # The end of the run states the failure.
+            return []
         case "model_failed":
             wait_s = max(0, int(event["retry_at_ms"]) - int(event["at_ms"])) / 1000
             delay = f"in {format_duration(wait_s)}" if wait_s else "now"
@@ -333,7 +337,7 @@ def _notices(event: Json) -> list[DisplayChange]:
         case "compaction_failed":
             note = f"the conversation could not be summarized: {event['error']['message']}"
         case "task_stalled":
-            note = f"the background shell {event['task_id']} waits for input that nobody can give"
+            note = f"the background shell {event['task_id']} waits for input, which it cannot receive"
         case "task_ended":
             note = f"the background shell {event['task_id']} has ended: {format_task_end(event)}"
         case _:

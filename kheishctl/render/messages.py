@@ -1,4 +1,4 @@
-"""Messages of a transcript as text."""
+"""Format the messages of a transcript as text."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ STOP_NOTES = {
     "length": "the answer was cut off at its length limit",
     "refusal": "the model refused to continue",
 }
-"""Notes on answers that are incomplete, by stop reason."""
+"""Notes on incomplete answers, by stop reason."""
 
 
 def format_item(item: Mapping[str, Any]) -> str:
@@ -46,7 +46,7 @@ def join_answer_text(message: Mapping[str, Any]) -> str:
 
 
 def format_history(messages: Sequence[Json], display: Display) -> str:
-    """Format messages as a conversation, oldest first; for a pipe one tab-separated line each."""
+    """Format messages as a conversation, oldest first; for a pipe, as one tab-separated line per message."""
     lines = []
     for entry in messages:
         message, role = entry["message"], entry["message"]["role"]

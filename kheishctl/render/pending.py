@@ -1,4 +1,4 @@
-"""Approvals, questions and calls in doubt as text, and people's answers to them.
+"""Format approvals, questions and calls in doubt, and parse people's answers to them.
 
 Models and tools wrote most of the content, so every part of it is sanitized.
 """
@@ -68,7 +68,7 @@ def format_question_request(request: Json, display: Display) -> str:
 
 def format_question(question: Json, display: Display, answer: Json | None = None) -> str:
     """Format one question with numbered options; an asterisk marks the options of its answer."""
-    several = "(several may be chosen)" if question.get("multi_select") else ""
+    several = "(multiple choice)" if question.get("multi_select") else ""
     title = "  ".join(filter(None, [question["key"], question.get("header", ""), several]))
     lines = [paint(one_line(title), "bold", display.color), sanitize(str(question["question"]))]
     selected = answer.get("selected", ()) if answer is not None else ()

@@ -1,4 +1,4 @@
-"""The state of a run as text: its record, its pending requests, and the commands that answer them."""
+"""Format the state of a run: its record, its pending requests, and the commands that answer them."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,9 +1,9 @@
-"""Sizes, amounts of money, times and people, written for people."""
+"""Format sizes, money, times and actors for people."""
 
 from collections.abc import Mapping
 from typing import Any
 
-# The prices of a route, each with its label.
+# The fields of a route's prices, each with its label.
 PRICES = (("input", "in"), ("cached_input", "cached"), ("output", "out"))
 
 
@@ -34,7 +34,7 @@ def format_prices(prices: Mapping[str, Any]) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Format a length of time in its two largest units: ``4.0 s``, ``3 min 5 s``, ``2 d 4 h``."""
+    """Format a duration in its two largest units: ``4.0 s``, ``3 min 5 s``, ``2 d 4 h``."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     rest = int(seconds)
@@ -47,7 +47,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_age(at_ms: int, now_ms: int) -> str:
-    """Format the distance of a time in one unit: ``3 min ago``, or ``in 2 h`` for a future time."""
+    """Format a time relative to now, in one unit: ``3 min ago``, or ``in 2 h`` for a future time."""
     seconds = (now_ms - at_ms) / 1000
     for name, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if abs(seconds) >= length:
@@ -70,8 +70,8 @@ def format_local(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def name_actor(actor: str) -> str:
-    """Return the login of an actor ``uid:N`` if there is one, else the actor; not yet sanitized."""
+def format_actor(actor: str) -> str:
+    """Return the login name of an actor ``uid:N`` if it has one, else the actor; not yet sanitized."""
     kind, _, number = actor.partition(":")
     if kind != "uid" or not number.isdecimal():
         return actor

@@ -1,4 +1,4 @@
-"""Answers to pending requests: sending them, and attributing them to the person who gave them.
+"""Send the user's answers to pending requests, and attribute every answer to its author.
 
 The first answer to a request counts. An answer of this chat is attributed to ``you`` only after the daemon
 has accepted it. If the journal reports the closing earlier, its change is held back until the daemon has
@@ -22,7 +22,7 @@ from kheishctl.render.changes import (
     QuestionClosing,
     QuestionOpening,
 )
-from kheishctl.render.units import name_actor
+from kheishctl.render.units import format_actor
 from kheishctl.shell.pending import Actions, EditInput, PendingRequests, ResolveApprovals, SubmitAnswers
 
 # Refusals that need no note, because the journal reports who was first.
@@ -90,7 +90,7 @@ class AnswerSender:
     def _attribute(self, change: Closing, key: str) -> Closing:
         is_ours = key in self._accepted and bool(change.actor)
         self._accepted.discard(key)
-        return replace(change, actor=YOU if is_ours else name_actor(change.actor))
+        return replace(change, actor=YOU if is_ours else format_actor(change.actor))
 
     async def carry_out(self, actions: Actions) -> None:
         """Carry out actions in order. After a refusal the view shows a note and the request again."""
@@ -113,7 +113,7 @@ class AnswerSender:
                     self._view.note(str(failure), "red")
                 elif isinstance(action, ResolveApprovals) and len(action.ids) > 1:
                     self._view.note(
-                        "one of these approvals was answered meanwhile, so none of your answers counts",
+                        "one of these approvals was answered meanwhile, so none of your answers was accepted",
                         "yellow",
                     )
 
@@ -139,7 +139,7 @@ class AnswerSender:
         approval = await self._call("approval.get", {"approval_id": approval_id})
         text = json.dumps(approval.get("arguments", {}), ensure_ascii=False, indent=2)
         if len(text) > MAX_EDITED_CHARACTERS:
-            note = "the input is too long to be edited here; deny the call and say what to change"
+            note = "the input is too long to edit here; deny the call with a note about the change"
             self._view.note(note, "yellow")
         elif self.pending.start_edit(approval_id):
             self._view.edit_text(text)

@@ -1,4 +1,4 @@
-"""The chat: it sends what the person types to the conversation, and shows the conversation's changes."""
+"""The chat: sends the user's input to the conversation and shows the conversation's changes."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Chat:
         task.add_done_callback(lambda _: self.redraw())
 
     def _print_farewell(self) -> None:
-        """Finish the transcript, and tell what continues without the chat."""
+        """Finish the transcript, and list the work that continues without the chat."""
         self._prompt.print(self._transcript.flush())
         if count := len(self._conversation.outbox):
             messages = "1 message was" if count == 1 else f"{count} messages were"

@@ -1,4 +1,4 @@
-"""The command ``kheishctl chat``."""
+"""``kheishctl chat``: chat with an agent in the terminal."""
 
 import sys
 

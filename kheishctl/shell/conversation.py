@@ -1,4 +1,4 @@
-"""The chat's side of one conversation, across reconnections. Knows no terminal.
+"""The client of one conversation: follows it and sends messages, across reconnections. No terminal I/O.
 
 One task keeps a connection: it dials, finds the session of the conversation, follows the session from the
 last known cursor, and dials again after a loss. Another task delivers the messages of the outbox in order,
@@ -160,7 +160,7 @@ class ConversationClient:
         sessions.put_nowait(None)
         if was_up:
             hint = "start it with 'kheishctl daemon start'"
-            self._listener.note(f"the connection is lost; waiting for the daemon ({hint})", "yellow")
+            self._listener.note(f"connection lost; waiting for the daemon ({hint})", "yellow")
             self._listener.redraw()
 
     async def _open(self, connection: ChatConnection) -> None:

@@ -1,4 +1,4 @@
-"""Markdown for the terminal, block by block, so that an answer can be shown while it is written.
+"""Markdown for the terminal, block by block, so that an answer can be shown as it arrives.
 
 A text is split into blocks where no later text can change the rendering of a block: at a blank line outside a
 code fence that is followed by a line without indentation. A finished block is rendered once; only the last
@@ -24,7 +24,7 @@ MAX_RENDER_CHARACTERS = 20 * 1_024
 
 
 class BlockSplitter:
-    """A splitter of growing text into blocks. It reads every line once, whatever the length of the text."""
+    """A splitter of growing text into blocks. It reads every line once, so long texts take linear time."""
 
     def __init__(self) -> None:
         self._block: list[str] = []

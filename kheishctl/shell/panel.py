@@ -1,7 +1,7 @@
 """The panel above the prompt: the oldest pending request, page by page, and the keys that answer it.
 
 Nothing of a request is truncated to the width, because a person must see all of a command before they allow
-it. Every line is sanitized and stands behind a rule, so that none looks like a prompt or a key.
+it. Every line is sanitized and prefixed with a bar, so that no line can imitate a prompt or a key.
 """
 
 import json
@@ -12,7 +12,7 @@ from kheishctl.render.layout import count_columns, fit, fold, paint
 from kheishctl.render.pending import DIFF_STYLE
 from kheishctl.render.units import format_age
 from kheishctl.shell.pending import PendingRequest, PendingRequests
-from kheishctl.shell.transcript import RULE
+from kheishctl.shell.transcript import BAR
 from protocol.text import one_line, sanitize
 
 # The part of a preview or of arguments that is shown: four times the daemon's limit. Folding it takes 20 ms.
@@ -119,16 +119,16 @@ class RequestPanel:
         return [head, *lines[pending.offset : pending.offset + pending.page_lines], *keys]
 
     def _fold_request(self, request: PendingRequest, columns: int) -> list[str]:
-        """Return the lines of a request behind the rule, folded to the width."""
+        """Return the lines of a request behind a bar, folded to the width."""
         key = (request.key, request.part, tuple(request.selected), columns)
         if self._cache[0] != key:
-            room = max(1, columns - len(RULE))
-            rule = paint(RULE, "dim", self._color)
+            width = max(1, columns - len(BAR))
+            bar = paint(BAR, "dim", self._color)
             lines = _question_lines(request) if request.is_question else _approval_lines(request.record)
             folded = [
-                rule + paint(part, style, self._color and bool(style))
+                bar + paint(part, style, self._color and bool(style))
                 for line, style in lines
-                for part in fold(sanitize(line), room)
+                for part in fold(sanitize(line), width)
             ]
             self._cache = (key, folded)
         return self._cache[1]
@@ -136,7 +136,7 @@ class RequestPanel:
     def _format_keys(
         self, pending: PendingRequests, first: PendingRequest, columns: int, max_rows: int, *, empty: bool
     ) -> list[str]:
-        """Return the lines with the effective keys; blank lines keep their place until keys are effective."""
+        """Return the lines with the effective keys; blank lines reserve space until keys are effective."""
         if pending.line_entry is not None:
             return [paint(fit("Enter: send · Ctrl-C: cancel", columns), "dim", self._color)]
         paging: list[Key] = []

@@ -152,7 +152,7 @@ class PendingRequests:
         self._in_flight.discard(key)
 
     def replace(self, records: Iterable[Json]) -> None:
-        """Replace all requests, but keep partial answers to those that stay."""
+        """Replace all requests, but keep partial answers to requests that are still pending."""
         previous, self._requests = self._requests, {}
         self._in_flight.clear()
         for record in sorted(records, key=lambda record: int(record.get("created_cursor", 0))):

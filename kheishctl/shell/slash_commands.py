@@ -215,7 +215,7 @@ class SlashHandler:
         word, _, rest = argument.partition(" ")
         approvals = pending.approvals
         if word.isdecimal():
-            # The numbers are those of '/approvals', which also lists questions.
+            # '/approvals' assigns the numbers, and also lists questions.
             number = int(word)
             approvals = [row for row in pending.requests[number - 1 : number] if not row.is_question]
         elif word != "all":
@@ -274,7 +274,7 @@ class SlashHandler:
             self._view.note("no call is in doubt", "yellow")
         elif outcome not in INDOUBT_OUTCOMES or not 1 <= number <= len(doubts):
             self._view.note(
-                "usage: /resolve [NUMBER] done | not-done [JUSTIFICATION]; the number is that of /doubts",
+                "usage: /resolve [NUMBER] done | not-done [JUSTIFICATION]; /doubts lists the numbers",
                 "yellow",
             )
         else:
@@ -351,7 +351,7 @@ COMMANDS: dict[str, CommandRow] = {
         "show the permission mode, or change it: '/mode acceptEdits'", SlashHandler.change_mode
     ),
     "why": CommandRow("explain the verdict on a call: '/why bash git push'", SlashHandler.explain),
-    # A model is called for the summary, which takes its time.
+    # The summary needs a model call, which takes time.
     "compact": CommandRow(
         "summarize the conversation; from now on the model sees the summary instead",
         SlashHandler.compact,
@@ -387,7 +387,7 @@ def parse(text: str) -> SlashCommand | str | None:
 
 
 def unescape(text: str) -> str:
-    """Return a line as it is sent: a line with two slashes at its start loses one."""
+    """Return the message of a line: of two leading slashes, one is removed."""
     return text[1:] if text.startswith("//") else text
 
 

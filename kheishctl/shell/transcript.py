@@ -1,7 +1,7 @@
-"""The transcript of a conversation as terminal text: finished text, and growing text that is drawn again.
+"""Format a conversation for the terminal: finished text, and growing text that is redrawn.
 
-Models, tools and senders wrote most of the content. It is sanitized, and each of its lines stands behind a
-mark or a rule, so that none looks like a prompt.
+Models, tools and senders wrote most of the content. It is sanitized, and each of its lines is prefixed with a
+mark or a bar, so that no line can imitate a prompt.
 """
 
 import time
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from kheishctl.contract import Json
-from kheishctl.render.calls import Tail, summarize_arguments, take_first_lines
+from kheishctl.render.calls import OutputTail, summarize_arguments, take_first_lines
 from kheishctl.render.changes import (
     AnswerRestart,
     AnswerText,
@@ -43,7 +43,7 @@ from protocol.text import one_line, sanitize
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 SPINS_PER_SECOND = 8
 
-RULE = "  │ "
+BAR = "  │ "
 
 MAX_NOTE_LINES = 3
 MAX_OUTPUT_LINES = 3
@@ -81,7 +81,7 @@ class _RunningCall:
     tool: str = ""
     summary: str = ""
     at_ms: int | None = None
-    tail: Tail = field(default_factory=Tail)
+    tail: OutputTail = field(default_factory=OutputTail)
 
 
 class CallView:
@@ -116,7 +116,7 @@ class CallView:
                 return ""
             case CallOutput(call_id, text, fresh):
                 call = self._running.setdefault(call_id, _RunningCall())
-                call.tail = Tail() if fresh else call.tail
+                call.tail = OutputTail() if fresh else call.tail
                 call.tail.add(text)
                 return ""
             case CallEnd():
@@ -131,7 +131,7 @@ class CallView:
             return ""
         mark, style, label = row
         if result.denied_by:
-            # A denial has a source; a call that could not be made has only the problem.
+            # A denial names its source; for a call that was never made, ``denied_by`` is the problem.
             label = f"{label} by {result.denied_by}" if result.outcome == "denied" else result.denied_by
         duration = format_duration(result.took_ms / 1000) if result.took_ms is not None else ""
         end = " after ".join(filter(None, (label, duration)))
@@ -150,12 +150,12 @@ class CallView:
         return f"{paint(mark, style, self._color)} {paint(name, 'bold', self._color)}  {rest}".rstrip() + "\n"
 
     def format_details(self, lines: Sequence[str]) -> str:
-        """Format details of the line above them."""
-        return "".join(f"{line}\n" for line in self._add_rule(lines))
+        """Format details that belong to the line above."""
+        return "".join(f"{line}\n" for line in self._add_bar(lines))
 
-    def _add_rule(self, lines: Sequence[str]) -> list[str]:
-        room = max(1, self._width() - len(RULE))
-        return [paint(RULE + fit(line, room), "dim", self._color) for line in lines]
+    def _add_bar(self, lines: Sequence[str]) -> list[str]:
+        columns = max(1, self._width() - len(BAR))
+        return [paint(BAR + fit(line, columns), "dim", self._color) for line in lines]
 
     def format_running(self, max_lines: int) -> list[str]:
         """Return the lines of the running calls: tool, arguments, elapsed time and the end of the output."""
@@ -172,7 +172,7 @@ class CallView:
             lines.append(self.format_line(spinner, "cyan", call.tool, summary, elapsed).rstrip("\n"))
             output = call.tail.lines(min(MAX_OUTPUT_LINES, spare)) if spare else []
             spare -= len(output)
-            lines += self._add_rule(output)
+            lines += self._add_bar(output)
         if len(visible) < len(running):
             lines[-1] = paint(f"… and {len(running) - len(visible) + 1} more", "dim", self._color)
         return lines
@@ -299,7 +299,7 @@ class TranscriptView:
         return self._add_paragraph(self._render(text, self._width()) + "\n\n")
 
     def _add_lines(self, text: str) -> str:
-        """Return lines, and remember that a blank line must separate the next paragraph from them."""
+        """Return lines, and record that a blank line must precede the next paragraph."""
         self._ends_in_line = bool(text) or self._ends_in_line
         return text
 
@@ -324,7 +324,7 @@ class TranscriptView:
         return paint(f"· {one_line(text)}", style, self._color) + "\n"
 
     def format_doubt(self, doubt: Json) -> str:
-        """Format a call in doubt with the hint how to resolve it."""
+        """Format a call in doubt with a hint on how to resolve it."""
         summary = summarize_arguments(doubt.get("arguments"))
         line = self.calls.format_line("?", "yellow", str(doubt["tool"]), "in doubt", summary)
         notes = take_first_lines(str(doubt.get("note", "")), MAX_NOTE_LINES)

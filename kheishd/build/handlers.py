@@ -1,10 +1,10 @@
-"""The handlers of all methods."""
+"""List the handlers of all methods, for the dispatcher."""
 
 from kheishd.kernel.call import Handler
 
 
 def handlers() -> tuple[Handler, ...]:
-    """Return the handlers of all objects."""
+    """Import all modules with handlers, and return their handlers."""
     from kheishd.objects.node import daemon, definition, journal, route, rpc, token
     from kheishd.objects.people import approval, audit, indoubt, permission, question
     from kheishd.objects.talk import (

@@ -107,11 +107,14 @@ def _make_route(route_id: str, section: RouteSection) -> RouteSpec:
         section.options,
         section.context_tokens,
         prices=prices,
+        preset=section.preset,
+        auth_header=section.auth_header,
+        ca_file=section.ca_file,
     )
 
 
 def _resolve_workspaces(config: Config, home: Home) -> Workspaces:
-    """Return the workspaces that agents may have; all links are resolved now. Errors: ConfigInvalid."""
+    """Return the bounds of agents' workspaces, with all symbolic links resolved. Errors: ConfigInvalid."""
     configured = config.workspace.root
     path = home.workspace if configured is None else home.resolve(configured)
     root, own = os.path.realpath(path), os.path.realpath(home.path)

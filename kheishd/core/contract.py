@@ -187,6 +187,9 @@ CONTINUE: Final = (
 )
 
 
+RESUME: Final = "The provider paused your turn. Continue it; repeat nothing and add no remark."
+
+
 def format_reminder(missing: Sequence[str]) -> str:
     """Format the reminder of unmet requirements."""
     return f"You are not done: you had to {' and to '.join(missing)}. Do it now, then answer."

@@ -314,7 +314,7 @@ def format_ended_note(
         outcome += f" with exit code {exit_code}"
     if problem:
         outcome += f" ({problem})"
-    output = f" task_output returns its output: {output_bytes} bytes." if output_bytes else ""
+    output = f" The output of the task has {output_bytes} bytes." if output_bytes else ""
     return f"The background shell {task.task_id}, '{abbreviate(task.title)}', {outcome}.{output}"
 
 
@@ -322,8 +322,8 @@ def format_stalled_note(task: Task) -> str:
     """Format the note about a shell that seems to wait for input, which it cannot get."""
     return (
         f"The background shell {task.task_id}, '{abbreviate(task.title)}', has written nothing for a while "
-        "and seems to wait for input. It cannot receive any: read its output with task_output, and stop it "
-        "with task_stop if it needs input; options such as --yes keep programs from asking."
+        "and seems to wait for input. It cannot receive any: read the output of the task, and stop the task "
+        "if it needs input; options such as --yes keep programs from asking."
     )
 
 

@@ -1,4 +1,4 @@
-"""The loop's side of a capture: it queues the steps that a recorder performs in a thread."""
+"""The capture of one model call, as the event loop sees it: queues the steps of a recorder thread."""
 
 from __future__ import annotations
 

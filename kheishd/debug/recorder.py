@@ -1,4 +1,4 @@
-"""The thread's side of a capture: it decodes streams, redacts texts and scrubs credentials.
+"""The recorder of one capture, in a thread: decodes streams, redacts texts and scrubs credentials.
 
 The artifacts of a call are
 

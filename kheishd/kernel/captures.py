@@ -1,4 +1,4 @@
-"""The interface to debug captures of model calls. Types only: the room ``debug`` implements it."""
+"""The interface to debug captures of model calls. Types only: the package ``debug`` implements it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The holder of the runtimes: the current one for new work, and older ones until their last user leaves."""
+"""The holder of the runtimes: the current one for new work, older ones until they are unused."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

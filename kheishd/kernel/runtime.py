@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from msgspec import Struct
 
 from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
+from protocol.objects.run import RunError
 from protocol.transcript import Item, Message, Usage
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.hook import Hook, Tool
     from protocol.budget import Prices
     from protocol.objects.definition import Definition
-    from protocol.objects.route import Driver
+    from protocol.objects.route import Driver, PresetName
     from protocol.objects.run import Pinned
 
 
@@ -40,6 +41,9 @@ class RouteSpec:
     context_tokens: int = DEFAULT_CONTEXT_TOKENS
     built_in: bool = False
     prices: Prices | None = None
+    preset: PresetName | None = None
+    auth_header: str | None = None
+    ca_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +135,9 @@ class ModelFailure(Exception):
     """A model call without an answer.
 
     ``reason`` is stable (``rate_limited``, ``overloaded``, ``unauthorized``, ``context_too_long``,
-    ``bad_request``, ``bad_response``, ``connection_failed``, ``timed_out``, ``route_gone``,
-    ``credential_missing``, ``server_error``); ``message`` never holds a credential.
+    ``bad_request``, ``bad_response``, ``empty_answer``, ``connection_failed``, ``timed_out``,
+    ``route_gone``, ``credential_missing``, ``server_error``); ``message`` never holds a credential. ``usage``
+    is the usage of an unusable answer.
     """
 
     def __init__(
@@ -143,6 +148,7 @@ class ModelFailure(Exception):
         retryable: bool,
         status: int | None = None,
         retry_after_s: float | None = None,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -150,6 +156,12 @@ class ModelFailure(Exception):
         self.retryable = retryable
         self.status = status
         self.retry_after_s = retry_after_s
+        self.usage = usage or Usage()
+
+    @property
+    def error(self) -> RunError:
+        """The failure as the journal and the run's record hold it."""
+        return RunError(self.reason, self.message, self.status, self.retryable)
 
 
 class ModelCaller(Protocol):

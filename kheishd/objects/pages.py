@@ -1,4 +1,4 @@
-"""Pages of lists: their tokens, and where a page ends."""
+"""Pages of lists: page tokens, and the end of a page."""
 
 from __future__ import annotations
 

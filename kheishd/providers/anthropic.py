@@ -2,31 +2,38 @@
 
 Thinking is sent back with its signature, unchanged, as the provider requires; redacted thinking keeps its
 data in place of the signature. Options of a route go into the request unchanged, except ``headers`` (added to
-the head, such as ``anthropic-beta``); ``max_tokens`` has a default, because the API requires it.
+the head, such as ``anthropic-beta``), ``tools`` (added to kheish's own) and ``cache_control`` (see
+``prompt_cache``); ``max_tokens`` has a default, because the API requires it.
 """
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-import msgspec
 from msgspec import Struct
 
+from kheishd.providers.address import join_path
+from kheishd.providers.answer_reader import DraftReader
 from kheishd.providers.draft import Block, Draft
 from kheishd.providers.driver import (
     HttpRequest,
     body_options,
     encode,
     lower_limit,
-    malformed_answer,
+    merge_tools,
     token_count,
     user_texts,
 )
+from kheishd.providers.error_report import is_error
+from kheishd.providers.lenient import LenientDecoder, SideInformation
+from kheishd.providers.prompt_cache import mark_prompt
+from kheishd.providers.traits import USUAL_TRAITS, Traits
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage
 
 if TYPE_CHECKING:
-    from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelRequest
+    from kheishd.kernel.runtime import ModelAnswer, ModelRequest
     from kheishd.providers.failures import FailureFactory
 
 BASE_URL = "https://api.anthropic.com"
@@ -39,11 +46,10 @@ STOP_REASONS = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
     "tool_use": "tool_calls",
+    "pause_turn": "pause",
     "refusal": "refusal",
 }
-"""Stop reasons with a meaning of their own; all others (``end_turn``, ``pause_turn``, ...) are an ordinary
-end.
-"""
+"""Stop reasons with a meaning of their own; all others (``end_turn``, ...) are an ordinary end."""
 
 _FOREIGN = re.compile(r"[^A-Za-z0-9_-]")
 
@@ -51,27 +57,33 @@ _FOREIGN = re.compile(r"[^A-Za-z0-9_-]")
 # The request.
 
 
-def post(request: ModelRequest, base_url: str, secret: str | None) -> HttpRequest:
-    """Return the request to send."""
-    options, extra = body_options(request)
+def post(
+    request: ModelRequest, base_url: str, secret: str | None, traits: Traits = USUAL_TRAITS
+) -> HttpRequest:
+    """Return the request to send to a server with these traits."""
+    options, extra = body_options(request, traits)
+    limit = traits.raise_limit(request.max_answer_tokens)
+    cache_control = options.pop("cache_control", None)
+    tools = merge_tools(_tools(request), options)
     body: dict[str, Any] = {
         **options,
-        "max_tokens": lower_limit(options.get("max_tokens", MAX_TOKENS), request.max_answer_tokens),
+        "max_tokens": lower_limit(options.get("max_tokens", MAX_TOKENS), limit),
         "model": request.pinned.model,
         "messages": messages(request.messages),
         "stream": True,
     }
-    if tools := _tools(request):
+    if tools:
         body["tools"] = tools
-        if request.withheld:
+        if request.tools and request.withheld:
             body["tool_choice"] = {"type": "none"}
     if request.instructions:
         body["system"] = request.instructions
-    headers = {"anthropic-version": VERSION, **extra}
-    if secret is not None:
-        headers["x-api-key"] = secret
-    base = base_url.rstrip("/").removesuffix("/v1")
-    return HttpRequest(f"{base}/v1/messages", headers, encode(body))
+    if request.purpose == "answer" and "cache_control" not in traits.omitted:
+        mark_prompt(body, cache_control)
+    headers = {"anthropic-version": VERSION, **extra, **traits.make_auth_headers(secret, "x-api-key")}
+    parts = urlsplit(base_url)
+    base = parts._replace(path=parts.path.rstrip("/").removesuffix("/v1")).geturl()
+    return HttpRequest(join_path(base, "/v1/messages"), headers, encode(body))
 
 
 def _tools(request: ModelRequest) -> list[dict[str, Any]]:
@@ -145,13 +157,19 @@ def _call_id(call_id: str) -> str:
 # The answer.
 
 
-class MessagesUsage(Struct):
+class MessagesUsage(SideInformation):
     """The usage object; ``input_tokens`` excludes tokens read from or written to the cache."""
 
     input_tokens: float | None = None
     output_tokens: float | None = None
     cache_read_input_tokens: float | None = None
     cache_creation_input_tokens: float | None = None
+
+
+class StopDetails(SideInformation):
+    """The details of a stop reason, such as the explanation of a refusal."""
+
+    explanation: str | None = None
 
 
 class Content(Struct):
@@ -175,6 +193,7 @@ class MessagesDelta(Struct):
     signature: str | None = None
     partial_json: str | None = None
     stop_reason: str | None = None
+    stop_details: StopDetails | None = None
 
 
 class MessageHead(Struct):
@@ -184,6 +203,7 @@ class MessageHead(Struct):
     content: list[Content] | None = None
     usage: MessagesUsage | None = None
     stop_reason: str | None = None
+    stop_details: StopDetails | None = None
 
 
 class MessagesEvent(MessageHead):
@@ -197,7 +217,7 @@ class MessagesEvent(MessageHead):
     error: Any = None
 
 
-_event = msgspec.json.Decoder(MessagesEvent)
+_event = LenientDecoder(MessagesEvent)
 
 
 def reader(failures: FailureFactory) -> MessagesReader:
@@ -205,64 +225,74 @@ def reader(failures: FailureFactory) -> MessagesReader:
     return MessagesReader(failures)
 
 
-class MessagesReader:
+class MessagesReader(DraftReader):
     """Reader of one answer: ``message_start``, content blocks, ``message_delta``, ``message_stop``."""
 
     def __init__(self, failures: FailureFactory) -> None:
-        self.done = False
-        self._failures = failures
-        self._draft = Draft()
+        super().__init__(failures)
         self._open: dict[int, Block] = {}
         self._counted = MessagesUsage()
-        self._model: str | None = None
-        self._stop: str | None = None
+        self._has_started = False
 
     def event(self, data: bytes) -> None:
         """Process the data of one event. Errors: ModelFailure."""
-        event = _decode(data)
+        event = self._decode(data)
         match event.type:
             case "content_block_delta":
                 self._delta(event)
             case "content_block_start":
                 self._start(event)
             case "message_start":
+                self._restart()
                 self._head(event.message or MessageHead())
             case "message_delta":
                 self._message_delta(event)
             case "message_stop":
                 self._stop, self.done = self._stop or "end", True
-            case "error":
-                raise self._failures.by_error(event.error)
-            case _:
-                # A ping, the end of a block, or an unknown event.
+            case "ping" | "content_block_stop":
                 pass
+            case _:
+                self._check_unknown(data)
         if self._draft.full:
             self.done = True
 
     def whole(self, body: bytes) -> None:
         """Process an answer that came as one JSON object. Errors: ModelFailure."""
-        message = _decode(body)
-        if message.error is not None:
-            raise self._failures.by_error(message.error)
+        message = self._decode(body)
+        if message.content is None:
+            self._check_unknown(body)
         self._head(message)
+        if self._stop is None and not self._draft.empty:
+            self._stop = "end"
         self.done = True
-
-    def take(self) -> list[ModelEvent]:
-        """Return the deltas since the last call."""
-        return self._draft.take()
 
     def end(self) -> ModelAnswer | None:
         """Return the answer; None if it is incomplete. Errors: ModelFailure."""
-        if self._stop is None and not self._draft.full:
-            return None
-        return self._draft.finish(self._stop or "length", _usage(self._counted), self._model)
+        self._usage = _usage(self._counted)
+        return super().end()
+
+    def _decode(self, data: bytes) -> MessagesEvent:
+        try:
+            event: MessagesEvent = _event.decode(data)
+        except ValueError:
+            raise self._malformed("something that is no event of the messages API", data) from None
+        if event.error is not None and is_error(event.error):
+            self.fail_event(data)
+        return event
+
+    def _restart(self) -> None:
+        """Drop the first half of an answer that its server began again."""
+        if self._has_started:
+            self._draft, self._open, self._counted, self._stop = Draft(), {}, MessagesUsage(), None
+        self._has_started = True
 
     def _head(self, message: MessageHead) -> None:
+        self._understood = True
         self._model = message.model or self._model
         self._count(message.usage)
         for index, content in enumerate(message.content or ()):
             self._block(index, content)
-        self._stop_for(message.stop_reason)
+        self._stop_for(message)
 
     def _start(self, event: MessagesEvent) -> None:
         if event.content_block is not None:
@@ -294,6 +324,7 @@ class MessagesReader:
         return self._draft.open(block)
 
     def _delta(self, event: MessagesEvent) -> None:
+        self._understood = True
         block, delta = self._open.get(event.index), event.delta
         if block is None or delta is None:
             return
@@ -306,11 +337,13 @@ class MessagesReader:
     def _message_delta(self, event: MessagesEvent) -> None:
         self._count(event.usage)
         if event.delta is not None:
-            self._stop_for(event.delta.stop_reason)
+            self._stop_for(event.delta)
 
-    def _stop_for(self, reason: str | None) -> None:
-        if reason:
-            self._stop = STOP_REASONS.get(reason, "end")
+    def _stop_for(self, message: MessageHead | MessagesDelta) -> None:
+        if message.stop_reason:
+            self._stop = STOP_REASONS.get(message.stop_reason, "end")
+        if message.stop_details is not None:
+            self._explanation = message.stop_details.explanation or self._explanation
 
     def _count(self, counted: MessagesUsage | None) -> None:
         """Merge running totals: a later count replaces an earlier one, a missing one does not."""
@@ -319,13 +352,6 @@ class MessagesReader:
                 value = getattr(counted, name)
                 if value is not None:
                     setattr(self._counted, name, value)
-
-
-def _decode(data: bytes) -> MessagesEvent:
-    try:
-        return _event.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise malformed_answer("something that is no event of the messages API") from None
 
 
 def _usage(counted: MessagesUsage) -> Usage:

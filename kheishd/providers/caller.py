@@ -1,4 +1,4 @@
-"""All providers behind one interface: a pinned route and a transcript in, model events out.
+"""The provider caller: calls the model of a pinned route, whatever its driver, and yields model events.
 
 Each driver knows only its protocol. Shared parts are here and in ``exchange``: the choice of the driver, the
 credential, the two timeouts, and the translation of every error into one ModelFailure.
@@ -7,15 +7,19 @@ credential, the two timeouts, and the translation of every error into one ModelF
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from kheishd.config.sections.runs import RunsSection
 from kheishd.kernel.captures import NO_CAPTURE, Capture, Captures
 from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest, RouteSpec
 from kheishd.providers import anthropic, credentials, offline, openai
-from kheishd.providers.driver import Driver
-from kheishd.providers.exchange import CallTimeouts, ConnectionPools, Exchange, host_of
+from kheishd.providers.adaptation import AdaptedExchange
+from kheishd.providers.address import host_of
+from kheishd.providers.driver import Driver, HttpRequest
+from kheishd.providers.exchange import CallTimeouts, ConnectionPools, Exchange
 from kheishd.providers.failures import FailureFactory
+from kheishd.providers.traits import LearnedTraits, Traits
 
 DRIVERS: Mapping[str, Driver] = {"openai": openai, "anthropic": anthropic}
 """The drivers that use HTTP."""
@@ -42,7 +46,8 @@ class ProviderCaller:
         self._captures = captures
         self._limits = limits or RunsSection()
         self._environ = environ
-        self._places = ConnectionPools(self._limits.max_active, in_thread)
+        self._pools = ConnectionPools(self._limits.max_active, in_thread)
+        self._traits = LearnedTraits()
 
     @asynccontextmanager
     async def ask(self, request: ModelRequest) -> AsyncGenerator[AsyncIterator[ModelEvent]]:
@@ -51,7 +56,7 @@ class ProviderCaller:
         Errors: ModelFailure, from entering or from iterating, never wrapped in a group.
         """
         with NO_CAPTURE if self._captures is None else self._captures.start(request) as capture:
-            async with self._asked(request, capture) as events:
+            async with self._open_events(request, capture) as events:
                 yield events if capture is NO_CAPTURE else _CapturedEvents(events, capture)
 
     def problem(self, route: RouteSpec) -> str | None:
@@ -62,18 +67,18 @@ class ProviderCaller:
 
     async def aclose(self) -> None:
         """Close idle connections."""
-        await self._places.aclose()
+        await self._pools.aclose()
 
-    def _asked(
+    def _open_events(
         self, request: ModelRequest, capture: Capture
     ) -> AbstractAsyncContextManager[AsyncIterator[ModelEvent]]:
-        patience = CallTimeouts(self._limits)
+        timeouts = CallTimeouts(self._limits)
         if request.pinned.driver != "offline":
-            return self._exchange(request, patience, capture)
+            return self._exchange(request, timeouts, capture)
         capture.record_local_request()
-        return _TimedEvents(offline.answer(request), patience)
+        return _TimedEvents(offline.answer(request), timeouts)
 
-    def _exchange(self, request: ModelRequest, patience: CallTimeouts, capture: Capture) -> Exchange:
+    def _exchange(self, request: ModelRequest, timeouts: CallTimeouts, capture: Capture) -> AdaptedExchange:
         pinned = request.pinned
         driver = DRIVERS.get(pinned.driver)
         if driver is None:
@@ -82,20 +87,20 @@ class ProviderCaller:
         secret = credentials.resolve(pinned.auth_ref, self._environ)
         if secret is not None and credentials.is_scrubbable(secret):
             self._learned(secret)
-        base_url = pinned.base_url or driver.BASE_URL
+        traits = self._traits.find(pinned)
+        base_url = pinned.base_url or traits.preset.base_url or driver.BASE_URL
         failures = FailureFactory(host_of(base_url), secret)
-        return Exchange(
-            self._places,
-            driver.post(request, base_url, secret),
-            driver.reader(failures),
-            failures,
-            patience,
-            capture,
-        )
+
+        def make_exchange(traits: Traits) -> tuple[HttpRequest, Exchange]:
+            post = replace(driver.post(request, base_url, secret, traits), ca_file=pinned.ca_file)
+            reader = driver.reader(failures)
+            return post, Exchange(self._pools, post, reader, failures, timeouts, capture)
+
+        return AdaptedExchange(request, self._traits, make_exchange)
 
 
 class _CapturedEvents:
-    """Events that are captured when the caller receives them."""
+    """An iterator of events that captures each one when the caller receives it."""
 
     def __init__(self, events: AsyncIterator[ModelEvent], capture: Capture) -> None:
         self._events = events
@@ -111,11 +116,11 @@ class _CapturedEvents:
 
 
 class _TimedEvents:
-    """Events under both timeouts; closed when left."""
+    """A context with events under both timeouts; leaving it closes their source."""
 
-    def __init__(self, events: AsyncGenerator[ModelEvent], patience: CallTimeouts) -> None:
+    def __init__(self, events: AsyncGenerator[ModelEvent], timeouts: CallTimeouts) -> None:
         self._events = events
-        self._patience = patience
+        self._timeouts = timeouts
 
     async def __aenter__(self) -> AsyncIterator[ModelEvent]:
         return self
@@ -127,4 +132,4 @@ class _TimedEvents:
         return self
 
     async def __anext__(self) -> ModelEvent:
-        return await self._patience.wait(self._events.__anext__)
+        return await self._timeouts.wait(self._events.__anext__)

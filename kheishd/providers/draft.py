@@ -1,11 +1,14 @@
-"""An answer in progress: pieces in, deltas and finally the items out."""
+"""The model's answer in progress: collects its items, emits deltas, returns the final answer."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct, field
 
+from kheishd.core.run.answers import describe_truncation
+from kheishd.core.text.surrogates import join_surrogates, split_first_half
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, TextDelta, ThinkingDelta
+from kheishd.providers.lenient import clean_json, load_json
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.rpc.wire import find_storage_problem
 from protocol.transcript import Item, Text, Thinking, ToolCall, Usage
@@ -15,7 +18,10 @@ MAX_INVALID_CHARACTERS = 200
 
 
 class Block(Struct):
-    """One item in progress. ``signature`` is that of a thought, or the data of a redacted one."""
+    """One item in progress. ``signature`` is that of a thought, or the data of a redacted one.
+
+    ``half`` is the first half of a character whose second half may come with the next piece.
+    """
 
     kind: Literal["text", "thinking", "call"]
     parts: list[str] = field(default_factory=list)
@@ -23,11 +29,18 @@ class Block(Struct):
     redacted: bool = False
     call_id: str = ""
     name: str = ""
+    half: str = ""
 
     @property
     def content(self) -> str:
         """The content so far."""
         return "".join(self.parts)
+
+    @property
+    def has_whole_arguments(self) -> bool:
+        """Whether the content so far is a JSON object, so that the call is complete."""
+        content = self.content.strip()
+        return content.endswith("}") and _decode_arguments(content) is not None
 
 
 class Draft:
@@ -35,6 +48,7 @@ class Draft:
 
     def __init__(self, max_bytes: int = MAX_ANSWER_BYTES) -> None:
         self.full = False
+        self._max_bytes = max_bytes
         self._room = max_bytes
         self._blocks: list[Block] = []
         self._fresh: list[Block] = []
@@ -43,6 +57,11 @@ class Draft:
     def empty(self) -> bool:
         """Whether nothing has arrived."""
         return not self._blocks
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there is text that is not blank."""
+        return any(block.kind == "text" and block.content.strip() for block in self._blocks)
 
     def write(self, kind: Literal["text", "thinking"], piece: str) -> None:
         """Append to the newest block if it is of this kind, else open another."""
@@ -57,8 +76,15 @@ class Draft:
         return block
 
     def extend(self, block: Block, piece: str) -> None:
-        """Append a piece to a block, as far as there is room."""
-        piece = self._fit(piece)
+        """Append a piece to a block; the part beyond the size limit is dropped."""
+        if block.half:
+            piece, block.half = block.half + piece, ""
+        try:
+            piece = self._fit(piece)
+        except UnicodeEncodeError:
+            # It has a half of a character. A first half at its end waits for the next piece.
+            piece, block.half = split_first_half(piece)
+            piece = self._fit(join_surrogates(piece))
         if not piece:
             return
         block.parts.append(piece)
@@ -71,6 +97,7 @@ class Draft:
 
     def sign(self, block: Block, signature: str) -> None:
         """Append to a thought's signature. A signature that does not fit makes the draft full."""
+        signature = signature if signature.isascii() else join_surrogates(signature)
         if self._fit(signature) == signature:
             block.signature += signature
 
@@ -82,19 +109,30 @@ class Draft:
             for block in fresh
         ]
 
+    def complete_characters(self) -> None:
+        """Replace the half of a character at the end of a block: its other half never came."""
+        for block in self._blocks:
+            if block.half:
+                block.half = ""
+                self.extend(block, "\ufffd")
+
     def finish(self, stop_reason: str, usage: Usage, model: str | None) -> ModelAnswer:
         """Return the answer for the transcript.
 
-        A call whose arguments are no JSON object says so; a truncated answer omits it.
+        A call whose arguments are no JSON object, or were cut off, says so. A refused answer calls nothing.
 
         Errors: ModelFailure ``bad_response`` for a call without a name.
         """
+        limit: str | None = None
         if self.full:
+            limit = f"the answer exceeds the {self._max_bytes:,} bytes that are accepted"
             stop_reason = "length"
+        elif stop_reason == "length":
+            limit = "the answer reached the model's output limit"
         items: list[Item] = []
         for block in self._blocks:
-            item = _item(block, cut=stop_reason == "length")
-            if item is not None:
+            item = _item(block, limit, is_last=block is self._blocks[-1])
+            if item is not None and not (stop_reason == "refusal" and isinstance(item, ToolCall)):
                 items.append(item)
         called = any(isinstance(item, ToolCall) for item in items)
         if called and stop_reason == "end":
@@ -112,7 +150,7 @@ class Draft:
         return piece
 
 
-def _item(block: Block, *, cut: bool) -> Item | None:
+def _item(block: Block, limit: str | None, *, is_last: bool) -> Item | None:
     content = block.content
     match block.kind:
         case "text":
@@ -122,25 +160,38 @@ def _item(block: Block, *, cut: bool) -> Item | None:
                 return None
             return Thinking(content, block.signature or None, block.redacted)
         case "call":
-            return _call(block, content, cut=cut)
+            return _make_call(block, content, limit, is_last=is_last)
 
 
-def _call(block: Block, arguments: str, *, cut: bool) -> ToolCall | None:
+def _make_call(block: Block, arguments: str, limit: str | None, *, is_last: bool) -> ToolCall | None:
+    """Return a call. ``limit``: the answer was cut off because of this limit."""
+    call_id, name = join_surrogates(block.call_id), join_surrogates(block.name)
     problem: str | None = "are no JSON object"
+    # The arguments of the last call of a truncated answer may not even have begun.
+    is_missing = limit is not None and is_last and not arguments.strip()
+    decoded = None if is_missing else _decode_arguments(arguments)
+    if decoded is not None and name:
+        problem = find_storage_problem(decoded)
+        if problem is None:
+            return ToolCall(call_id, name, decoded)
+    if limit is not None and (decoded is None or not name):
+        return ToolCall(call_id, name, {}, invalid=describe_truncation(limit, arguments)) if name else None
+    if not name:
+        raise ModelFailure("bad_response", "the model called a tool without a name", retryable=True)
+    # The call's result tells the model, which can correct the call.
+    beginning = arguments[:MAX_INVALID_CHARACTERS]
+    return ToolCall(call_id, name, {}, invalid=f"they {problem}; they begin {beginning!r}")
+
+
+def _decode_arguments(arguments: str) -> dict[str, Any] | None:
+    """Return the arguments of a call; None if they are no JSON object. No arguments are an empty object."""
     try:
         decoded = msgspec.json.decode(arguments.strip() or "{}")
-        if decoded is None:
-            decoded = {}
-        if isinstance(decoded, dict) and block.name:
-            problem = find_storage_problem(decoded)
-            if problem is None:
-                return ToolCall(block.call_id, block.name, decoded)
     except (msgspec.DecodeError, RecursionError):
-        pass
-    if cut:
-        return None
-    if not block.name:
-        raise ModelFailure("bad_response", "the model called a tool without a name", retryable=True)
-    # The call's result tells the model, which knows what it meant.
-    beginning = arguments[:MAX_INVALID_CHARACTERS]
-    return ToolCall(block.call_id, block.name, {}, invalid=f"they {problem}; they begin {beginning!r}")
+        try:
+            decoded = clean_json(load_json(arguments, accept_nan=False))
+        except ValueError:
+            return None
+    if decoded is None:
+        return {}
+    return decoded if isinstance(decoded, dict) else None

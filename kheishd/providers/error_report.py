@@ -51,6 +51,20 @@ def is_error(value: Any) -> bool:
     return any(value.values()) if isinstance(value, dict) else bool(value)
 
 
+def is_error_object(decoded: Any) -> bool:
+    """Whether a JSON value in the place of an answer reports an error."""
+    if isinstance(decoded, list):
+        return bool(decoded) and is_error_object(decoded[0])
+    if not isinstance(decoded, dict):
+        return False
+    if is_error(decoded.get("error")) or "error" in (decoded.get("object"), decoded.get("type")):
+        return True
+    # A message alone is an error, but with a type it may be an event of a kind that is not known here.
+    kind = str(decoded.get("type") or decoded.get("object") or "")
+    has_message = any(isinstance(decoded.get(key), str) and decoded[key] for key in ("message", "msg"))
+    return (has_message or bool(decoded.get("detail"))) and (not kind or "error" in kind.lower())
+
+
 def parse_error_body(body: bytes) -> ErrorReport:
     """Return the report of an error body in one of the published shapes, else its text as the message."""
     try:

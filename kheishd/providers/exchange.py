@@ -1,7 +1,7 @@
-"""One HTTP exchange with a provider: the request, and its answer as model events.
+"""One HTTP exchange with a provider: sends a request and yields its answer as model events.
 
-It belongs to the task that called: leaving the ``async with`` block early, or a cancellation, closes the
-connection at once, and no other task exists whose errors could arrive in a group.
+It runs in the caller's task: leaving the ``async with`` block early, or a cancellation, closes the connection
+immediately, and no error arrives in an exception group.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 import trio
 
@@ -37,6 +36,11 @@ MAX_WHOLE_BYTES = 4 * 1024 * 1024
 MAX_TAIL_SECONDS = 0.05
 
 
+# The wait for side information, such as the usage, after the end of the answer: some servers keep the
+# connection open and send nothing more.
+MAX_SETTLED_SECONDS = 1.5
+
+
 class CallTimeouts:
     """The two timeouts of one call, counted from its creation."""
 
@@ -61,28 +65,29 @@ class Exchange:
 
     def __init__(
         self,
-        places: ConnectionPools,
+        pools: ConnectionPools,
         post: HttpRequest,
         reader: AnswerReader,
         failures: FailureFactory,
-        patience: CallTimeouts,
+        timeouts: CallTimeouts,
         capture: Capture = NO_CAPTURE,
     ) -> None:
-        self._places = places
+        self._pools = pools
         self._post = post
         self._reader = reader
         self._failures = failures
-        self._patience = patience
+        self._timeouts = timeouts
         self._capture = capture
         self._body = AnswerBody(reader)
         self._events: deque[ModelEvent] = deque()
         self._reply: HttpReply | None = None
         self._answer: ModelAnswer | None = None
         self._failure: ModelFailure | None = None
+        self._settled_at: float | None = None
 
     async def __aenter__(self) -> AsyncIterator[ModelEvent]:
         try:
-            await self._guarded(self._send)
+            await self._translate_errors(self._send)
         except BaseException:
             await self._close()
             raise
@@ -106,11 +111,11 @@ class Exchange:
                 raise self._failure
             if self._answer is not None:
                 raise StopAsyncIteration
-            await self._more()
+            await self._read_more()
         return self._events.popleft()
 
     async def _send(self) -> None:
-        self._reply = reply = await self._places.send(self._post, self._capture.record_request)
+        self._reply = reply = await self._pools.send(self._post, self._capture.record_request)
         self._capture.record_reply(reply.status, reply.headers)
         if not 200 <= reply.status <= 299:
             body = b""
@@ -118,14 +123,17 @@ class Exchange:
                 body += received
             self._capture.record_body(body)
             raise self._failures.by_status(reply.status, reply.headers, body, time.time())
-        packed = reply.headers.get("content-encoding", "identity")
-        if packed != "identity":
-            raise self._failures.broke(f"the answer is compressed ({packed}) unasked", "bad_response")
+        encoding = reply.headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            raise self._failures.broke(f"the answer is compressed ({encoding}) unasked", "bad_response")
 
-    async def _more(self) -> None:
+    async def _read_more(self) -> None:
         assert self._reply is not None, "iterate it after entering it"
         try:
-            received = await self._guarded(self._reply.read)
+            received = await self._read()
+            if received is None:
+                self._end()
+                return
             self._capture.record_body(received)
             self._body.feed(received)
             if self._reply.ended:
@@ -145,18 +153,31 @@ class Exchange:
             return
         if self._answer is not None:
             self._failure = None
+            # The end may have completed a character, or explained a refusal.
+            self._events += self._reader.take()
             self._events.append(self._answer)
         elif self._failure is None:
             self._failure = self._failures.broke("the connection ended before the answer")
 
-    async def _guarded(self, step: Callable[[], Awaitable[T]]) -> T:
+    async def _read(self) -> bytes | None:
+        """Read; None if the answer is settled, and nothing more came in time. Errors: ModelFailure."""
+        assert self._reply is not None, "iterate it after entering it"
+        if not self._reader.settled:
+            return await self._translate_errors(self._reply.read)
+        if self._settled_at is None:
+            self._settled_at = trio.current_time()
+        with trio.move_on_at(self._settled_at + MAX_SETTLED_SECONDS):
+            return await self._translate_errors(self._reply.read)
+        return None
+
+    async def _translate_errors(self, step: Callable[[], Awaitable[T]]) -> T:
         """Run a step that waits for the network. Errors: ModelFailure."""
         try:
-            return await self._patience.wait(step)
+            return await self._timeouts.wait(step)
         except ModelFailure:
             raise
         except Exception as error:
-            failure = self._places.failure(error, self._failures)
+            failure = self._pools.failure(error, self._failures)
             if failure is None:
                 raise
             raise failure from None
@@ -169,7 +190,7 @@ class Exchange:
                 while not self._reply.ended:
                     await self._reply.read()
             except Exception as error:
-                if self._places.failure(error, self._failures) is None:
+                if self._pools.failure(error, self._failures) is None:
                     raise
 
     async def _close(self) -> None:
@@ -178,7 +199,7 @@ class Exchange:
 
 
 class AnswerBody:
-    """The body of a success: events, or one JSON object from a server that does not stream."""
+    """The parser of a successful body: events, or one JSON object from a server that does not stream."""
 
     def __init__(self, reader: AnswerReader) -> None:
         self._reader = reader
@@ -190,11 +211,11 @@ class AnswerBody:
     def feed(self, received: bytes) -> None:
         """Process received bytes. Errors: ModelFailure."""
         if self._whole is not None:
-            self._gather(received)
+            self._append_object(received)
             return
         if not self._events and self._is_object(received):
             self._whole = bytearray()
-            self._gather(received)
+            self._append_object(received)
             return
         try:
             events = self._decoder.feed(received)
@@ -203,13 +224,15 @@ class AnswerBody:
         self._take(events)
 
     def finish(self) -> None:
-        """Process the end of the body. Errors: ModelFailure if it is no answer at all."""
+        """Process the end of the body. Errors: ModelFailure if the body is not an answer."""
         if self._whole is not None:
             self._reader.whole(bytes(self._whole))
             return
         try:
             self._take(self._decoder.finish())
         except ModelFailure:
+            if self._reader.failed:
+                raise
             # The last event is incomplete: the connection broke inside it.
             return
         if not self._events and self._start.strip():
@@ -220,23 +243,26 @@ class AnswerBody:
         for event in events:
             if self._reader.done:
                 return
-            self._reader.event(event)
+            if type(event) is sse.ErrorEventData:
+                self._reader.fail_event(event)
+            if event and not event.isspace():
+                self._reader.event(event)
 
     def _is_object(self, received: bytes) -> bool:
-        # A JSON object begins with a brace, and no line of an event stream does.
+        # A JSON object begins with a brace and a list of errors with a bracket; no line of a stream does.
         if len(self._start) < 16:
             self._start = (self._start + received[:16]).lstrip()
-        return self._start.startswith(b"{")
+        return self._start.startswith((b"{", b"["))
 
-    def _gather(self, received: bytes) -> None:
-        assert self._whole is not None, "gathering begins with an object"
+    def _append_object(self, received: bytes) -> None:
+        assert self._whole is not None, "nothing is appended before an object begins"
         self._whole += received
         if len(self._whole) > MAX_WHOLE_BYTES:
             raise malformed_answer(f"an answer of more than {MAX_WHOLE_BYTES} bytes")
 
 
 class ConnectionPools:
-    """Pools of connections, one per URL, created at first use.
+    """Pools of connections, one per URL and set of certificate authorities, created at first use.
 
     ``in_thread`` runs slow work: importing the library and reading the system's certificates.
     """
@@ -244,13 +270,13 @@ class ConnectionPools:
     def __init__(self, max_connections: int, in_thread: Callable[..., Awaitable[Any]] | None = None) -> None:
         self._max_connections = max_connections
         self._in_thread = in_thread or trio.to_thread.run_sync
-        self._pools: dict[str, Pool] = {}
+        self._pools: dict[tuple[str, str | None], Pool] = {}
         self._making = trio.Lock()
 
     async def send(self, post: HttpRequest, sending: SendObserver | None = None) -> HttpReply:
         """Send a request. Errors: those that ``failure`` translates."""
-        place = post.url.partition("?")[0]
-        pool = self._pools.get(place) or await self._make(place)
+        key = (post.url.partition("?")[0], post.ca_file)
+        pool = self._pools.get(key) or await self._make(key)
         from kheishd.providers.http import send
 
         return await send(pool, post, sending)
@@ -267,23 +293,15 @@ class ConnectionPools:
         for pool in pools.values():
             await pool.aclose()
 
-    async def _make(self, place: str) -> Pool:
+    async def _make(self, key: tuple[str, str | None]) -> Pool:
         async with self._making:
-            pool = self._pools.get(place)
+            pool = self._pools.get(key)
             if pool is None:
-                pool = self._pools[place] = await self._in_thread(_make_pool, place, self._max_connections)
+                pool = self._pools[key] = await self._in_thread(_make_pool, *key, self._max_connections)
             return pool
 
 
-def host_of(url: str) -> str:
-    """Return the host and port of a URL for messages, without user, password or path."""
-    try:
-        return urlsplit(url).netloc.rpartition("@")[2] or "the provider"
-    except ValueError:
-        return "the provider"
-
-
-def _make_pool(place: str, max_connections: int) -> Pool:
+def _make_pool(url: str, ca_file: str | None, max_connections: int) -> Pool:
     from kheishd.providers.http import make_pool
 
-    return make_pool(place, max_connections)
+    return make_pool(url, max_connections, ca_file)

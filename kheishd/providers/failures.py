@@ -14,10 +14,19 @@ from protocol.text import truncate
 
 # The stored part of an error message.
 MAX_MESSAGE_BYTES = 2 * 1024
+MAX_QUOTE_BYTES = 200
 MAX_CLEANED_CHARACTERS = 4 * MAX_MESSAGE_BYTES
 
 RETRYABLE = frozenset(
-    ("rate_limited", "overloaded", "connection_failed", "timed_out", "server_error", "bad_response")
+    (
+        "rate_limited",
+        "overloaded",
+        "connection_failed",
+        "timed_out",
+        "server_error",
+        "bad_response",
+        "empty_answer",
+    )
 )
 """The reasons after which the same request may succeed."""
 
@@ -76,7 +85,7 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 
-# A limit that waiting does not lift: someone has to pay. Google uses the words of the second expression for
+# An exhausted quota: waiting does not help, only payment. Google uses the words of the second expression for
 # limits per minute, too, and then says how long to wait.
 _UNPAID_NAMES = ("insufficient_quota", "billing", "payment_required", "insufficient_balance")
 _UNPAID = re.compile(
@@ -98,7 +107,7 @@ _CERTAIN_STATUSES = (401, 402, 403, 408, 409, 429)
 
 
 class FailureFactory:
-    """A maker of failures from the errors of one provider, without its credential in them."""
+    """A factory of failures from a provider's errors. It removes the credential from their messages."""
 
     def __init__(self, host: str, secret: str | None) -> None:
         self._host = host
@@ -132,11 +141,11 @@ class FailureFactory:
     ) -> ModelFailure:
         delay_s = retry_after_s if retry_after_s is not None else report.retry_after_s
         reason = find_reason(status, report)
-        lasting = _is_unpaid(status, report, delay_s) or status in (501, 505)
+        permanent = _is_unpaid(status, report, delay_s) or status in (501, 505)
         return ModelFailure(
             reason,
             self.clean(message),
-            retryable=reason in RETRYABLE and not lasting,
+            retryable=reason in RETRYABLE and not permanent,
             status=status,
             retry_after_s=delay_s,
         )
@@ -144,6 +153,11 @@ class FailureFactory:
     def broke(self, problem: str, reason: str = "connection_failed") -> ModelFailure:
         """Return the failure of an exchange without an answer."""
         return ModelFailure(reason, self.clean(f"{self._host}: {problem}"), retryable=reason in RETRYABLE)
+
+    def malformed(self, problem: str, data: bytes) -> ModelFailure:
+        """Return the failure of an answer that violates the provider's protocol, with its beginning."""
+        beginning = truncate(self.clean(data.decode(errors="replace")), MAX_QUOTE_BYTES)
+        return ModelFailure("bad_response", f"{self._host} sent {problem}: {beginning}", retryable=True)
 
     def clean(self, message: str) -> str:
         """Return a message on one line, without the credential and within MAX_MESSAGE_BYTES."""
@@ -195,11 +209,11 @@ def _describe_redirect(location: str | None) -> str:
 
 def retry_after(headers: Mapping[str, str], now_s: float) -> float | None:
     """Return the seconds that a provider asks to wait: milliseconds, seconds or a date (RFC 9110)."""
-    milliseconds = _number(headers.get("retry-after-ms"))
+    milliseconds = _parse_number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
     value = headers.get("retry-after")
-    seconds = _number(value)
+    seconds = _parse_number(value)
     if seconds is not None or value is None:
         return seconds
     # Imported here, because it takes five milliseconds at start and most providers send seconds.
@@ -211,7 +225,7 @@ def retry_after(headers: Mapping[str, str], now_s: float) -> float | None:
         return None
 
 
-def _number(value: str | None) -> float | None:
+def _parse_number(value: str | None) -> float | None:
     try:
         number = float(value) if value is not None else math.nan
     except ValueError:

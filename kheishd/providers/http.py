@@ -1,6 +1,6 @@
-"""HTTP for providers: pools of connections, one request, and its body read by read.
+"""The HTTP client for providers: connection pools, requests, and bodies in network reads.
 
-Importing this imports the HTTP library, which takes a while: it happens in a thread, at first use.
+Import this module in a thread, at first use, because importing the HTTP library takes a while.
 
 **The bytes of one network read are returned together.** The library yields a body piece by piece, fifty
 pieces for fifty tokens even if they came together, and does not tell whether the next piece is already there.
@@ -16,11 +16,14 @@ from __future__ import annotations
 import types
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import SplitResult, urlsplit
 
 import httpcore2
 import trio
+
+from kheishd.providers.address import split_socket
+from kheishd.providers.certificates import make_tls_context
+from kheishd.providers.proxies import find_proxy
 
 if TYPE_CHECKING:
     import ssl
@@ -80,7 +83,7 @@ def _until_waiting(step: Coroutine[Any, Any, bytes]) -> Generator[Any, Any, byte
 
 
 @types.coroutine
-def _go_on(step: Coroutine[Any, Any, bytes]) -> Generator[Any, Any, bytes]:
+def _resume(step: Coroutine[Any, Any, bytes]) -> Generator[Any, Any, bytes]:
     """Await a step that may be parked; ``await`` itself accepts only a new one."""
     return (yield from step.__await__())
 
@@ -139,7 +142,7 @@ class AnnouncingStream(httpcore2.AsyncNetworkStream):
 
 
 class AnnouncingBackend(httpcore2.AsyncNetworkBackend):
-    """Trio's connections, as streams that announce."""
+    """The network backend whose connections are announcing streams."""
 
     def __init__(self) -> None:
         self._inner = httpcore2.TrioBackend()
@@ -156,44 +159,36 @@ class AnnouncingBackend(httpcore2.AsyncNetworkBackend):
         inner = await self._inner.connect_tcp(host, port, timeout, local_address, socket_options or ())
         return AnnouncingStream(inner)
 
+    async def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,  # noqa: ASYNC109
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> AnnouncingStream:
+        """Connect to a Unix socket."""
+        inner = await self._inner.connect_unix_socket(path, timeout, socket_options or ())
+        return AnnouncingStream(inner)
+
 
 Pool = httpcore2.AsyncConnectionPool
 
 
-def make_pool(base_url: str, max_connections: int) -> Pool:
-    """Return a pool of connections to one place, through the proxy of the environment, if any.
+def make_pool(base_url: str, max_connections: int, ca_file: str | None = None) -> Pool:
+    """Return a pool of connections to one URL, through the environment's proxy, if any.
 
-    Errors: UnsupportedProtocol if the URL, or that of the proxy, is unusable.
+    Errors: UnsupportedProtocol if the URL, that of the proxy, or the file of authorities is unusable.
     """
+    socket, base_url = split_socket(base_url)
     url = _split(base_url)
-    secure = httpcore2.default_ssl_context() if url.scheme == "https" else None
     return httpcore2.AsyncConnectionPool(
-        ssl_context=secure,
-        proxy=_proxy(url.scheme, url.hostname or ""),
+        ssl_context=make_tls_context(ca_file) if url.scheme == "https" else None,
+        proxy=find_proxy(url) if socket is None else None,
+        uds=socket,
         max_connections=max_connections,
         max_keepalive_connections=MAX_IDLE_CONNECTIONS,
         keepalive_expiry=MAX_IDLE_SECONDS,
         network_backend=AnnouncingBackend(),
     )
-
-
-def _proxy(scheme: str, host: str) -> httpcore2.Proxy | None:
-    proxies = getproxies()
-    proxy = proxies.get(scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(host):
-        return None
-    try:
-        url = _split(proxy if "://" in proxy else f"http://{proxy}")
-    except httpcore2.UnsupportedProtocol:
-        # The original message quotes the URL, which may hold a password; '#' truncates a URL.
-        raise httpcore2.UnsupportedProtocol(
-            "the proxy in the environment is not a URL; write '#' in a password as '%23'"
-        ) from None
-    if url.scheme not in ("http", "https"):
-        raise httpcore2.UnsupportedProtocol("the proxy in the environment is not an HTTP proxy")
-    port = url.port or (443 if url.scheme == "https" else 8080)
-    auth = (unquote(url.username), unquote(url.password or "")) if url.username else None
-    return httpcore2.Proxy(f"{url.scheme}://{url.hostname}:{port}", auth=auth)
 
 
 def _split(url: str) -> SplitResult:
@@ -208,7 +203,7 @@ def _split(url: str) -> SplitResult:
 
 
 class HttpReply:
-    """The answer to one request: its status and headers, then its body, read by read."""
+    """The reply to one request: its status and headers, then its body, one network read at a time."""
 
     def __init__(self, response: httpcore2.Response) -> None:
         self.status = response.status
@@ -236,7 +231,7 @@ class HttpReply:
         max_pieces, self._max_pieces = self._max_pieces, MAX_PIECES
         step, self._parked = self._parked or self._next(), None
         try:
-            parts.append(await _go_on(step))
+            parts.append(await _resume(step))
             while len(parts) < max_pieces:
                 step = self._next()
                 piece = await self._stream.ahead(step)
@@ -259,7 +254,7 @@ class HttpReply:
             if self._parked is not None:
                 # The connection is closed, so the step ends at once.
                 with suppress(StopAsyncIteration, *_ERRORS):
-                    await _go_on(self._parked)
+                    await _resume(self._parked)
             await self._pieces.aclose()
 
     def _next(self) -> Coroutine[Any, Any, bytes]:
@@ -268,7 +263,8 @@ class HttpReply:
 
 async def send(pool: Pool, post: HttpRequest, sending: SendObserver | None = None) -> HttpReply:
     """Send a request and wait for the head of its answer. Errors: those of the library."""
-    url = httpcore2.URL(post.url)
+    _, requested = split_socket(post.url)
+    url = httpcore2.URL(requested)
     headers = {
         "host": _host(url),
         "accept": "text/event-stream, application/json",
@@ -296,18 +292,18 @@ def failure(error: Exception, failures: FailureFactory) -> ModelFailure | None:
     """Return an error of the library or the network as a failure; None for a fault of the daemon."""
     match error:
         case httpcore2.UnsupportedProtocol() | httpcore2.LocalProtocolError():
-            return failures.broke(f"the request cannot be sent: {_message_of(error)}", "bad_request")
+            return failures.broke(f"the request cannot be sent: {_find_message(error)}", "bad_request")
         case httpcore2.ConnectTimeout():
             return failures.broke(f"no connection within {MAX_CONNECT_SECONDS:g} s")
         case httpcore2.ConnectError() | httpcore2.ProxyError():
-            return failures.broke(f"no connection: {_message_of(error)}")
+            return failures.broke(f"no connection: {_find_message(error)}")
         case httpcore2.NetworkError() | httpcore2.ProtocolError() | httpcore2.TimeoutException() | OSError():
-            return failures.broke(f"the connection broke: {_message_of(error)}")
+            return failures.broke(f"the connection broke: {_find_message(error)}")
         case _:
             return None
 
 
-def _message_of(error: BaseException) -> str:
+def _find_message(error: BaseException) -> str:
     """Return the message of an error, or of the cause that has one, such as a certificate error."""
     cause: BaseException | None = error
     while cause is not None:

@@ -33,18 +33,29 @@ class LenientDecoder:
 
     def decode(self, data: bytes) -> Any:
         """Return the decoded object. Errors: ValueError."""
+        if not data.isascii():
+            # The strict decoder does not validate the texts of fields that it skips.
+            data.decode()
         try:
             return self._strict.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return convert(load_json(data), self._kind)
 
 
-def load_json(data: bytes | str) -> Any:
-    """Return decoded JSON, in which texts may hold halves of surrogate pairs. Errors: ValueError."""
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def load_json(data: bytes | str, *, accept_nan: bool = True) -> Any:
+    """Return decoded JSON, in which texts may hold halves of surrogate pairs.
+
+    NaN and infinite numbers are no JSON, but some servers send them: they become null.
+
+    Errors: ValueError.
+    """
     try:
         text = data.decode() if isinstance(data, bytes) else data
-        # Infinite numbers and NaN are no JSON, and nothing here can use them.
-        return json.loads(text, parse_constant=lambda name: None)
+        return json.loads(text, parse_constant=(lambda name: None) if accept_nan else _reject_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -105,11 +116,15 @@ def _convert_to(value: Any, kind: Any) -> Any:
     if origin is dict:
         return clean_json(value)
     if isinstance(origin, type) and issubclass(origin, Struct):
-        # A null counts as missing.
-        fields = _field_kinds(origin)
-        return origin(
-            **{name: convert(value[name], fields[name]) for name in fields if value.get(name) is not None}
-        )
+        try:
+            # A null counts as missing.
+            kinds = _field_kinds(origin).items()
+            fields = {name: convert(value[name], kind) for name, kind in kinds if value.get(name) is not None}
+        except ValueError:
+            if issubclass(origin, SideInformation):
+                return None
+            raise
+        return origin(**fields)
     return None
 
 

@@ -1,7 +1,7 @@
 """The built-in stand-in for a model: deterministic, without network or key.
 
 It states that it is a stand-in, shows that it remembers the conversation and repeats its input. Lines that
-begin with a slash are directives, so that everything around a model can be tried without one:
+begin with a slash are directives, which exercise the daemon without a model:
 
 ======================== =====================================================================
 ``/call <tool> <json>``  calls a tool; several lines are one batch
@@ -77,7 +77,7 @@ async def answer(request: ModelRequest) -> AsyncGenerator[ModelEvent]:
     Errors: ModelFailure if a directive asks for one.
     """
     if request.purpose != "answer":
-        yield _summarise(request)
+        yield _summarize(request)
         return
     directives = read_directives(_current_part(request.messages))
     if directives.failure is not None:
@@ -102,14 +102,14 @@ async def answer(request: ModelRequest) -> AsyncGenerator[ModelEvent]:
     yield ModelAnswer(items, _usage(request, directives.thought, text), stop, request.pinned.model)
 
 
-def _summarise(request: ModelRequest) -> ModelAnswer:
+def _summarize(request: ModelRequest) -> ModelAnswer:
     """Return the stand-in for a summary or a title; directives in the messages have no effect."""
     words = text_of(request.messages[0].items).split() if request.messages else []
     if request.purpose == "title":
         text = " ".join(words[:5])
     else:
         beginning = " ".join(words[:SUMMARY_WORDS])
-        text = f"The offline stand-in cannot summarise. Its input has {len(words)} words: “{beginning} …”"
+        text = f"The offline stand-in cannot summarize. Its input has {len(words)} words: “{beginning} …”"
     usage = Usage(input_tokens=len(words), output_tokens=len(text.split()))
     return ModelAnswer([Text(text)], usage, "end", request.pinned.model)
 
@@ -118,13 +118,13 @@ def read_directives(text: str) -> Directives:
     """Separate the directives from a text. An unknown slash line is ordinary text."""
     directives, lines = Directives(), []
     for line in text.splitlines():
-        if not (line.startswith("/") and _obey(directives, line.strip())):
+        if not (line.startswith("/") and _apply_directive(directives, line.strip())):
             lines.append(line)
     directives.text = "\n".join(lines).strip()
     return directives
 
 
-def _obey(directives: Directives, line: str) -> bool:
+def _apply_directive(directives: Directives, line: str) -> bool:
     if match := _SLOW.fullmatch(line):
         directives.pieces = max(1, min(int(match[1]), MAX_PIECES))
         directives.pause_ms = min(int(match[2]), MAX_PAUSE_MS)
@@ -178,7 +178,7 @@ def _compose(messages: list[Message], directives: Directives) -> str:
     if results:
         lines = [WHAT_IT_IS, *(_result_line(result) for result in results)]
     else:
-        lines = [WHAT_IT_IS, _recall(messages)]
+        lines = [WHAT_IT_IS, _describe_conversation(messages)]
         if directives.text:
             lines.append(f"You say: {_quote(directives.text)}")
     lines += directives.complaints
@@ -202,7 +202,7 @@ def _result_line(result: ToolResult) -> str:
     return f"The tool {result.name} {verb}: {_quote(result.text)}"
 
 
-def _recall(messages: list[Message]) -> str:
+def _describe_conversation(messages: list[Message]) -> str:
     inputs = [read_directives(text_of(message.items)).text for message in messages if message.role == "user"]
     line = f"This is message {len(inputs)} of our conversation"
     if len(inputs) < 2:

@@ -3,34 +3,36 @@
 Source: https://platform.openai.com/docs/api-reference/chat-streaming, and the extensions of llama.cpp,
 Ollama, vLLM and OpenRouter. Every part of an answer may be missing or unknown without an error.
 
-Options of a route go into the request unchanged, except ``headers`` (added to the head) and
-``reasoning_content`` (true: the model's reasoning is sent back to it under that name).
+Options of a route go into the request unchanged, except ``headers`` (added to the head), ``tools`` (added to
+kheish's own) and ``reasoning_content`` (true: the model's reasoning is sent back to it under that name).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from msgspec import Struct
 
-from kheishd.providers.draft import Block, Draft
+from kheishd.providers.address import join_path
+from kheishd.providers.answer_reader import DraftReader
+from kheishd.providers.draft import Block
 from kheishd.providers.driver import (
     HttpRequest,
     body_options,
     encode,
     lower_limit,
-    malformed_answer,
+    merge_tools,
     token_count,
     user_texts,
 )
+from kheishd.providers.error_report import is_error
+from kheishd.providers.lenient import LenientDecoder, SideInformation
+from kheishd.providers.traits import TOKEN_LIMITS, USUAL_TRAITS, Traits
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kheishd.kernel.hook import Tool
-    from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelRequest
+    from kheishd.kernel.runtime import ModelAnswer, ModelRequest
     from kheishd.providers.failures import FailureFactory
 
 BASE_URL = "https://api.openai.com/v1"
@@ -49,47 +51,46 @@ STOP_REASONS = {
 # The request.
 
 
-def post(request: ModelRequest, base_url: str, secret: str | None) -> HttpRequest:
-    """Return the request to send."""
-    options, headers = body_options(request)
-    options |= _at_most(request, options, base_url)
+def post(
+    request: ModelRequest, base_url: str, secret: str | None, traits: Traits = USUAL_TRAITS
+) -> HttpRequest:
+    """Return the request to send to a server with these traits."""
+    options, headers = body_options(request, traits)
+    options |= _at_most(request, options, traits)
     give_back = options.pop("reasoning_content", False) is True
+    tools = merge_tools([_function(tool) for tool in request.tools], options)
     body = {
-        "stream_options": {"include_usage": True},
+        **({"stream_options": {"include_usage": True}} if traits.preset.stream_options else {}),
         **options,
         "model": request.pinned.model,
-        **_tools(request.tools, withheld=request.withheld),
+        # Some servers reject an empty list of tools.
+        **({"tools": tools} if tools else {}),
+        **({"tool_choice": "none"} if request.tools and request.withheld else {}),
         "messages": messages(request.instructions, request.messages, give_back_thinking=give_back),
         "stream": True,
     }
-    if secret is not None:
-        headers["authorization"] = f"Bearer {secret}"
-    return HttpRequest(f"{base_url.rstrip('/')}/chat/completions", headers, encode(body))
+    if "stream_options" in traits.omitted:
+        body.pop("stream_options", None)
+    headers |= traits.make_auth_headers(secret, "authorization")
+    return HttpRequest(join_path(base_url, "/chat/completions"), headers, encode(body))
 
 
-def _at_most(request: ModelRequest, options: dict[str, Any], base_url: str) -> dict[str, Any]:
-    """Return the limit of the answer, if it has one, under the parameter name in use."""
-    if request.max_answer_tokens is None:
-        return {}
-    # OpenAI's newer models reject the older name, but compatible servers know only that one.
-    usual = "max_completion_tokens" if base_url == BASE_URL else "max_tokens"
-    names = ("max_completion_tokens", "max_tokens")
-    name = next((name for name in names if name in options), usual)
-    return {name: lower_limit(options.get(name), request.max_answer_tokens)}
+def _at_most(request: ModelRequest, options: dict[str, Any], traits: Traits) -> dict[str, Any]:
+    """Return the limit of the answer, if it has one, under the name that the server accepts.
+
+    OpenAI's newer models reject the older name, ``max_tokens``, but compatible servers know only that one.
+    """
+    name = traits.name_token_limit(options)
+    values = [options.pop(other) for other in TOKEN_LIMITS if other in options]
+    limit = traits.raise_limit(request.max_answer_tokens)
+    if not values:
+        return {} if limit is None else {name: limit}
+    return {name: lower_limit(values[0], limit)}
 
 
-def _tools(tools: Sequence[Tool], *, withheld: bool = False) -> dict[str, Any]:
-    """Return the tools as functions; nothing without tools, because some servers reject an empty list."""
-    functions = [
-        {
-            "type": "function",
-            "function": {"name": tool.name, "description": tool.description, "parameters": tool.model_schema},
-        }
-        for tool in tools
-    ]
-    if not functions:
-        return {}
-    return {"tools": functions, "tool_choice": "none"} if withheld else {"tools": functions}
+def _function(tool: Tool) -> dict[str, Any]:
+    function = {"name": tool.name, "description": tool.description, "parameters": tool.model_schema}
+    return {"type": "function", "function": function}
 
 
 def messages(
@@ -153,7 +154,7 @@ class FunctionDelta(Struct):
 
 
 class CallDelta(Struct):
-    """A piece of a tool call. Without ``index``, the id identifies the call."""
+    """A piece of a tool call. Servers differ in the use of ``index`` and ``id``."""
 
     index: int | None = None
     id: str | None = None
@@ -161,44 +162,37 @@ class CallDelta(Struct):
 
 
 class ContentPart(Struct):
-    """A part of content that is sent as a list, as by Mistral."""
+    """A part of content that is sent as a list, as by Mistral; ``thinking`` is text or a list of parts."""
 
     text: str | None = None
     type: str | None = None
+    thinking: Any = None
 
 
 class ChatDelta(Struct):
-    """A piece of the answer, or all of it."""
+    """A piece of the answer, or all of it. ``function_call`` is the older form of a call."""
 
     content: str | list[ContentPart] | None = None
     reasoning_content: str | None = None
     reasoning: Any = None
     refusal: str | None = None
     tool_calls: list[CallDelta] | None = None
+    function_call: FunctionDelta | None = None
 
 
-class Choice(Struct):
-    """The only requested choice."""
-
-    delta: ChatDelta | None = None
-    message: ChatDelta | None = None
-    finish_reason: str | None = None
-    error: Any = None
-
-
-class PromptDetails(Struct):
+class PromptDetails(SideInformation):
     """Details of the request's tokens."""
 
     cached_tokens: float | None = None
 
 
-class CompletionDetails(Struct):
+class CompletionDetails(SideInformation):
     """Details of the answer's tokens."""
 
     reasoning_tokens: float | None = None
 
 
-class ChatUsage(Struct):
+class ChatUsage(SideInformation):
     """The usage object. ``prompt_cache_hit_tokens`` is DeepSeek's name for cached tokens."""
 
     prompt_tokens: float | None = None
@@ -208,6 +202,24 @@ class ChatUsage(Struct):
     prompt_cache_hit_tokens: float | None = None
 
 
+class Choice(Struct):
+    """One of the choices; only the first is requested. Some servers put the usage here."""
+
+    index: int | None = None
+    delta: ChatDelta | None = None
+    message: ChatDelta | None = None
+    finish_reason: str | None = None
+    error: Any = None
+    usage: ChatUsage | None = None
+
+
+class GroqExtension(SideInformation):
+    """Groq's own part of a chunk."""
+
+    usage: ChatUsage | None = None
+    error: Any = None
+
+
 class Chunk(Struct):
     """A ``chat.completion.chunk``, or a ``chat.completion``."""
 
@@ -215,9 +227,10 @@ class Chunk(Struct):
     usage: ChatUsage | None = None
     model: str | None = None
     error: Any = None
+    x_groq: GroqExtension | None = None
 
 
-_chunk = msgspec.json.Decoder(Chunk)
+_chunk = LenientDecoder(Chunk)
 
 
 def reader(failures: FailureFactory) -> ChatReader:
@@ -225,17 +238,16 @@ def reader(failures: FailureFactory) -> ChatReader:
     return ChatReader(failures)
 
 
-class ChatReader:
+class ChatReader(DraftReader):
     """Reader of one answer: deltas, then the finish reason, then the usage, then ``[DONE]``."""
 
     def __init__(self, failures: FailureFactory) -> None:
-        self.done = False
-        self._failures = failures
-        self._draft = Draft()
+        super().__init__(failures)
         self._calls: dict[int, Block] = {}
-        self._usage = Usage()
-        self._model: str | None = None
-        self._stop: str | None = None
+        self._calls_by_id: dict[str, Block] = {}
+        self._last_call: Block | None = None
+        self._opened_calls = 0
+        self._has_own_index = False
         self._refused = False
 
     def event(self, data: bytes) -> None:
@@ -252,77 +264,134 @@ class ChatReader:
             self._stop = "end"
         self.done = True
 
-    def take(self) -> list[ModelEvent]:
-        """Return the deltas since the last call."""
-        return self._draft.take()
-
     def end(self) -> ModelAnswer | None:
         """Return the answer; None if it is incomplete. Errors: ModelFailure."""
-        if self._stop is None and not self._draft.full:
-            return None
-        stop = "refusal" if self._refused else self._stop or "length"
-        return self._draft.finish(stop, self._usage, self._model)
+        if self._refused and self._stop is not None:
+            self._stop = "refusal"
+        return super().end()
 
     def _take_in(self, data: bytes) -> None:
         try:
             chunk = _chunk.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise malformed_answer("something that is no chat completion") from None
-        if chunk.error is not None:
-            raise self._failures.by_error(chunk.error)
+        except ValueError:
+            raise self._malformed("something that is no chat completion", data) from None
+        if chunk.error is not None and is_error(chunk.error):
+            self.fail_event(data)
         self._model = chunk.model or self._model
         if chunk.usage is not None:
-            self._usage = _usage(chunk.usage)
+            self._count(chunk.usage)
+        if chunk.x_groq is not None:
+            self._groq_extension(chunk.x_groq)
         if chunk.choices:
-            self._choice(chunk.choices[0])
+            # Only one choice is requested: it has the index 0, or none.
+            for choice in chunk.choices:
+                if not choice.index:
+                    self._choice(choice)
+                    break
+        elif chunk.usage is None:
+            self._check_unknown(data)
         if self._draft.full:
             self.done = True
 
+    def _groq_extension(self, extension: GroqExtension) -> None:
+        if is_error(extension.error):
+            self.fail(extension.error)
+        if extension.usage is not None:
+            self._count(extension.usage)
+
     def _choice(self, choice: Choice) -> None:
-        if choice.error is not None or choice.finish_reason == "error":
-            raise self._failures.by_error(choice.error)
+        self._understood = True
+        reason = choice.finish_reason
+        if reason == "error" or (choice.error is not None and is_error(choice.error)):
+            self.fail(choice.error)
+        if reason is not None and "malformed_function_call" in reason.lower():
+            self.failed = True
+            raise self._failures.broke(f"the model's tool call was malformed ({reason})", "bad_response")
         delta = choice.delta or choice.message
         if delta is not None:
             self._delta(delta)
-        if choice.finish_reason:
-            self._stop = STOP_REASONS.get(choice.finish_reason, "end")
+        if choice.usage is not None:
+            self._count(choice.usage)
+        if reason:
+            self._stop = STOP_REASONS.get(reason, "end")
+
+    def _count(self, counted: ChatUsage) -> None:
+        """Replace the usage: the last one counts, but an empty one does not."""
+        usage = _usage(counted)
+        self._usage = usage if usage != Usage() else self._usage
 
     def _delta(self, delta: ChatDelta) -> None:
         # Some servers send the same reasoning under both names.
         thought = delta.reasoning_content or delta.reasoning
         if isinstance(thought, str) and thought:
             self._draft.write("thinking", thought)
-        content = delta.content
-        parts = [part.text for part in content] if isinstance(content, list) else [content]
-        for text in (*parts, delta.refusal):
-            if text:
-                self._draft.write("text", text)
-        self._refused = self._refused or bool(delta.refusal)
+        if isinstance(delta.content, list):
+            for part in delta.content:
+                self._content_part(part)
+        elif delta.content:
+            self._draft.write("text", delta.content)
+        if delta.refusal:
+            self._refused = True
+            self._draft.write("text", delta.refusal)
         for call in delta.tool_calls or ():
             self._tool_call(call)
+        if delta.function_call is not None:
+            self._tool_call(CallDelta(function=delta.function_call))
+
+    def _content_part(self, part: ContentPart) -> None:
+        if thought := _join_thinking(part.thinking):
+            self._draft.write("thinking", thought)
+        if part.text:
+            self._draft.write("thinking" if part.type == "thinking" else "text", part.text)
 
     def _tool_call(self, delta: CallDelta) -> None:
-        key = self._key(delta)
-        block = self._calls.get(key)
-        if block is None:
-            block = self._calls[key] = self._draft.open(Block("call", call_id=f"call_{key}"))
-        block.call_id = delta.id or block.call_id
-        if delta.function is None:
-            return
-        block.name = block.name or delta.function.name or ""
-        arguments = delta.function.arguments
+        function = delta.function or FunctionDelta()
+        arguments = function.arguments or ""
         if isinstance(arguments, dict):
             arguments = encode(arguments).decode()
-        self._draft.extend(block, arguments or "")
-
-    def _key(self, delta: CallDelta) -> int:
-        """Return the key of a piece's call: its index, else a new one for each new id, else the last one."""
+        block = self._find_call(delta, function.name or "", arguments)
+        if block is None:
+            block = self._draft.open(Block("call", call_id=f"call_{self._opened_calls}"))
+            self._opened_calls += 1
+            self._has_own_index = delta.index is not None and delta.index not in self._calls
+        self._last_call = block
         if delta.index is not None:
-            return delta.index
-        last = len(self._calls) - 1
-        if delta.id is None:
-            return max(last, 0)
-        return next((key for key, block in self._calls.items() if block.call_id == delta.id), last + 1)
+            self._calls[delta.index] = block
+        if delta.id and block.call_id not in self._calls_by_id:
+            block.call_id = delta.id
+            self._calls_by_id[delta.id] = block
+        block.name = block.name or function.name or ""
+        self._draft.extend(block, arguments)
+
+    def _find_call(self, delta: CallDelta, name: str, arguments: str) -> Block | None:
+        """Return the call that a piece continues; None if the piece begins another call.
+
+        The id decides, then the index. But some servers repeat an index for other calls, or count it late, or
+        send neither: then a new name begins a call, and so does another id after a call that is complete.
+        """
+        call = self._last_call if delta.index is None else self._calls.get(delta.index)
+        if delta.id and (same := self._calls_by_id.get(delta.id)) is not None:
+            is_other = name and (name != (same.name or name) or (call is None and delta.index is not None))
+            return None if is_other else same
+        if call is None:
+            # Without id and name it continues the last call. But if that call has an index of its own, then
+            # the start of another one is lost.
+            is_lost = self._has_own_index and bool(arguments.strip())
+            return None if name or delta.id or is_lost else self._last_call
+        if delta.id and call.call_id in self._calls_by_id:
+            return None if name or delta.index is None or call.has_whole_arguments else call
+        if name and call.name and (name != call.name or (arguments and call.has_whole_arguments)):
+            return None
+        return call
+
+
+def _join_thinking(thinking: Any) -> str:
+    """Return the text of a part that is thinking: a text, or a list of parts."""
+    if isinstance(thinking, str):
+        return thinking
+    parts = thinking if isinstance(thinking, list) else []
+    texts = (part.get("text") for part in parts if isinstance(part, dict))
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _usage(counted: ChatUsage) -> Usage:

@@ -23,7 +23,7 @@ def is_final(record: Approval) -> bool:
 
 
 def index_rows(record: Approval) -> frozenset[IndexRow]:
-    """Return the index rows of a approval."""
+    """Return the index rows of an approval."""
     pending = None if is_final(record) else APPROVALS_WAITING
     return pending_rows(APPROVAL, record.approval_id, record, pending, record.expires_at_ms)
 

@@ -3,7 +3,7 @@
 A projection states everything about one type of record: the events that change it, the pure function that
 folds them, its table, and the index rows that follow from a record. The writer, the replay, the doctor and
 the rebuild know records only through projections. A new type of object is therefore its projection (a file of
-this room, listed in ``registry.py``), its tables and its handlers.
+this package, listed in ``registry.py``), its tables and its handlers.
 """
 
 from __future__ import annotations

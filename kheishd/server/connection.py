@@ -1,4 +1,4 @@
-"""One client connection: its open requests, and the answers that the client has not taken yet.
+"""One client connection: its open requests, and the answers that the client has not received yet.
 
 A connection has one task, which reads, dispatches the messages of each read and sends answers together when
 they are ready together. It sends at once and without waiting; only bytes that the kernel does not accept are
@@ -61,7 +61,7 @@ EndReason = Literal["unsubscribed", "shutdown", "revoked"]
 
 
 class ServerContext(Struct, frozen=True):
-    """The parts that all connections share. ``nursery`` holds their tasks."""
+    """The components that all connections share. ``nursery`` holds their tasks."""
 
     dispatcher: Dispatcher
     hub: "Hub"
@@ -127,31 +127,31 @@ class ClientConnection(ABC):
         self.flush()
 
     async def _receive_batch(self, batch: Batch) -> None:
-        gathering = BatchReply(self.answer)
+        batch_reply = BatchReply(self.answer)
         for value in batch.items:
             if type(value) is Request:
-                self._dispatch_in_batch(value, gathering)
+                self._dispatch_in_batch(value, batch_reply)
             else:
                 if type(value) is Malformed:
-                    gathering.expect()
-                self._take(value, gathering.add)
+                    batch_reply.expect()
+                self._take(value, batch_reply.add)
             if self._full() or time.monotonic() > self._slice_end:
                 await self._pause()
-        gathering.add(None)
+        batch_reply.add(None)
 
-    def _dispatch_in_batch(self, request: Request, gathering: BatchReply) -> None:
-        gathering.expect()
+    def _dispatch_in_batch(self, request: Request, batch_reply: BatchReply) -> None:
+        batch_reply.expect()
         try:
-            gathering.room()
+            batch_reply.require_capacity()
         except Overloaded as refusal:
-            gathering.add(encode_error(request.id, refusal))
+            batch_reply.add(encode_error(request.id, refusal))
             return
-        answer = self._shared.dispatcher.dispatch(request, self, gathering.add)
+        answer = self._shared.dispatcher.dispatch(request, self, batch_reply.add)
         if answer is not None:
-            gathering.add(answer)
+            batch_reply.add(answer)
 
     def _take(self, value: Decoded, reply: Reply) -> None:
-        """Handle a message that is no request. A response is ignored: the daemon sends no requests."""
+        """Handle a message other than a request. A response is ignored: the daemon sends no requests."""
         match value:
             case Notification():
                 request = Request(NULL, value.method, value.params)
@@ -167,7 +167,7 @@ class ClientConnection(ABC):
         )
 
     async def _pause(self) -> None:
-        """Send ready answers, let other tasks run, and wait for room."""
+        """Send ready answers, let other tasks run, and wait until the client is below its limits."""
         self._receiving = False
         self.flush()
         await trio.lowlevel.checkpoint()
@@ -233,7 +233,7 @@ class ClientConnection(ABC):
             subscription.end(reason)
 
     def end_endless(self) -> None:
-        """End the subscriptions that do not end by themselves."""
+        """End the subscriptions that have no end of their own."""
         for subscription in list((self.subscriptions or {}).values()):
             if subscription.until_settled is None:
                 subscription.end("unsubscribed")
@@ -278,7 +278,7 @@ class ClientConnection(ABC):
         return not self.unsent_bytes and not self.ended
 
     def answer(self, message: bytes) -> None:
-        """Send an answer, together with other answers of this read or of this turn of the loop."""
+        """Send an answer, together with other answers of this read or of this loop iteration."""
         self._ready.append(message)
         self._ready_bytes += len(message)
         if self._receiving:

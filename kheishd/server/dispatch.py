@@ -148,6 +148,9 @@ class _Entry:
         """Run the task of a waiting request: answer it, also when it is cancelled."""
         assert opened.scope is not None
         with opened.scope:
+            # A request that was cancelled before its task ran begins nothing: what it began, such as a
+            # subscription of a client that is gone, would have no owner.
+            await trio.lowlevel.checkpoint_if_cancelled()
             try:
                 message = encode_result(opened.id, self.dispatcher.encode(await work()))
             except Exception as error:
@@ -219,7 +222,7 @@ class _Mutations(_Entry):
             opened.job = None
             try:
                 if follows:
-                    self.follow(opened, asker, call, params, self.value(job.unwrap()))
+                    self.follow(opened, asker, call, params, job.unwrap())
                 else:
                     opened.finish(encode_result(opened.id, self.encode(job)))
             except Exception as error:
@@ -239,16 +242,15 @@ class _Mutations(_Entry):
         result = job.unwrap()
         return result.result if type(result) is RepeatedResult else self.dispatcher.encode(result)
 
-    def value(self, result: Any) -> Any:
-        """Return the handler's result, from this request or from the first one with its key."""
-        return self.result.decode(result.result) if type(result) is RepeatedResult else result
-
     def follow(self, opened: OpenRequest, asker: RequestSource, call: Call, params: Any, result: Any) -> None:
         """Continue after the commit, unless the caller cancelled the request meanwhile."""
         follow = self.handler.follow
         assert follow is not None, f"{self.row.name} says that it follows"
         if opened.refusal is not None:
             raise opened.refusal
+        if type(result) is RepeatedResult:
+            # The handler's result from the first request with this key.
+            result = self.result.decode(result.result)
         self.start(opened, asker, lambda: follow(call, params, result))
 
 

@@ -1,4 +1,4 @@
-"""Listening sockets: bound here or inherited from systemd, and the accepting of connections.
+"""Listening sockets: bind them or inherit them from systemd, and accept connections.
 
 A socket that answers is never unlinked; a stale one is replaced. The caller holds the home's lock, so no
 other daemon of this home is about to listen.

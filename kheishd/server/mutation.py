@@ -1,6 +1,6 @@
-"""The transaction of a mutation: idempotency keys, ``check`` and revoked tokens, the same for every method.
+"""The transaction of every mutation: the handler's changes, idempotency keys, dry runs and revoked tokens.
 
-A receipt is kept for a week per principal, method and key. It holds a digest of the params and the encoded
+A receipt is kept for a week per principal, method and key. It contains a digest of the params and the encoded
 result, and is written in the same transaction, so neither exists without the other. Refusals leave no
 receipt.
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # Each new receipt deletes a few expired ones, so the table shrinks without a task of its own.
 PURGED_PER_RECEIPT = 4
-PLACEHOLDER = "(shown when it is created)"
+SECRET_PLACEHOLDER = "(shown when it is created)"
 """The value of a secret in the result of a ``check``."""
 
 _encode = msgspec.json.Encoder().encode
@@ -39,7 +39,7 @@ _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
 class DryRun(Exception):
-    """Raised out of a transaction that only checks; holds its result."""
+    """Raised to roll back a dry run; carries its result."""
 
     def __init__(self, result: Any) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class MutationCommit:
         if self._params.check:
             secret = self._handler.row.secret
             if secret is not None:
-                result = msgspec.structs.replace(result, **{secret: PLACEHOLDER})
+                result = msgspec.structs.replace(result, **{secret: SECRET_PLACEHOLDER})
             raise DryRun(result)
         if key is not None:
             self._record(tx, key, result)

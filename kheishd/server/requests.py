@@ -68,21 +68,21 @@ class OpenRequest:
             self.refuse(self.refusal)
 
     def abandon(self) -> None:
-        """Give the request up because its client is gone. A transaction still runs."""
+        """Cancel the request because its client disconnected. A queued transaction still runs."""
         self.refusal = RequestCancelled()
         if self.scope is not None:
             self.scope.cancel()
 
 
 class BatchReply:
-    """The answers of one batch, sent together when all are there."""
+    """The answers of one batch, sent together when all are ready."""
 
     __slots__ = ("_answers", "_bytes", "_pending", "_reply")
 
     def __init__(self, reply: Reply) -> None:
         self._answers: list[bytes] = []
         self._bytes = 0
-        # One for the batch itself, until all its messages were dispatched.
+        # The batch itself counts as one until all its messages are dispatched.
         self._pending = 1
         self._reply = reply
 
@@ -99,7 +99,7 @@ class BatchReply:
         if self._pending == 0 and self._answers:
             self._reply(encode_batch(self._answers))
 
-    def room(self) -> None:
-        """Require room for another answer. Errors: Overloaded if the answers exceed the size of a message."""
+    def require_capacity(self) -> None:
+        """Reject another request if the answers fill a message. Errors: Overloaded."""
         if self._bytes >= MAX_LINE_BYTES:
             raise Overloaded(f"the batch's answers exceed {MAX_LINE_BYTES} bytes; send it in parts")

@@ -100,7 +100,7 @@ class Server:
             await self._ended.wait()
 
     async def drain(self, seconds: float) -> None:
-        """Answer what is open and close every connection, within ``seconds``."""
+        """Answer the open requests and close every connection, within ``seconds``."""
         for connection in self.list_connections():
             connection.stop("shutdown")
         with trio.move_on_after(seconds):

@@ -2,9 +2,9 @@
 
 A subscription is a cursor: every matching event up to it was sent. It is in one of two states.
 
-* **Catching up**: it sends pages from the journal, as fast as the client takes them; the hub schedules the
-  turns, because thousands may catch up at once. At the present it sends ``synced`` (once) and the text in
-  progress, and becomes level.
+* **Catching up**: it sends pages from the journal, as fast as the client receives them. The hub schedules the
+  pages, because thousands of subscriptions may catch up at once. At the present it sends ``synced`` (once)
+  and the text in progress, and becomes level.
 * **Level**: the hub reads the journal once per commit for all subscriptions and hands new lines over;
   :class:`~kheishd.kernel.live.Live` hands over pieces of text. Both are sent at once. If the client has not
   taken everything at that moment, the subscription records its positions and is catching up again.
@@ -52,9 +52,9 @@ PAGE_BYTES = 128 * 1024
 # The entries that a page, and the hub, examine at once: about two milliseconds of the loop.
 PAGE_ENTRIES = 1_000
 PAGE_SEEN_BYTES = 1024 * 1024
-# The time in which pages are sent in one turn of the loop, for all subscriptions together.
+# The time for sending pages in one loop iteration, for all subscriptions together.
 PAGING_S = 0.002
-# The subscriptions served with new entries in one turn of the loop: about five milliseconds.
+# The subscriptions that receive new entries in one loop iteration: about five milliseconds.
 FOLLOWERS_AT_ONCE = 1_000
 
 _encode = msgspec.json.Encoder().encode
@@ -69,7 +69,7 @@ class Subscriber(Protocol):
 
     @property
     def clear(self) -> bool:
-        """Whether the client has taken everything that was sent."""
+        """Whether the client has received everything that was sent."""
         ...
 
     def push(self, messages: list[bytes]) -> None:
@@ -113,7 +113,7 @@ class Subscription:
         self._deltas = deltas
         self._level = False
         self._synced = False
-        self._gap_told = 0
+        self._reported_gap = 0
         # The text sent when the client fell behind, by item: attempt, characters by kind.
         self._sent: dict[tuple[str, str], tuple[int, dict[Kind, int]]] = {}
         quoted = _encode(name)
@@ -137,7 +137,7 @@ class Subscription:
             return self.selection.admits(store, session_id)
 
     def delta(self, live_text: LiveText, delta: bytes) -> None:
-        """Send a piece of text, if the client has taken everything before."""
+        """Send a piece of text, if the client has received everything before."""
         if self._level:
             if self._peer.clear:
                 self._peer.push([self._delta_head + delta + b"}"])
@@ -145,7 +145,7 @@ class Subscription:
                 self._fall_behind()
 
     def hand(self, store: Snapshot, entries: list[LiveEntry]) -> None:
-        """Send new entries, if the client has taken everything before."""
+        """Send new entries, if the client has received everything before."""
         if not self._level:
             return
         head = self._event_head
@@ -182,7 +182,7 @@ class Subscription:
     # Catching up.
 
     def catch_up(self) -> None:
-        """Send the next missing page, and request another turn unless the present is reached."""
+        """Send the next missing page, and schedule another unless the present is reached."""
         if self.over or self._peer.ended:
             return
         if not self._peer.clear:
@@ -191,7 +191,7 @@ class Subscription:
             self._hub.catch_up(self)
 
     async def _when_clear(self) -> None:
-        """Request a turn when the client has taken everything."""
+        """Schedule the next page when the client has received everything."""
         while not self._peer.clear and not self._peer.ended and not self.over:
             await self._peer.change()
         self._hub.catch_up(self)
@@ -200,7 +200,7 @@ class Subscription:
         """Send a page; return whether the present, or the end, is reached."""
         scrub = self._hub.state.store.scrub or bytes
         with self._hub.state.read() as store:
-            self._tell_gap(store)
+            self._report_gap(store)
             messages: list[bytes] = []
             size = seen = 0
             lines = self.selection.examine(store, self._cursor)
@@ -255,11 +255,11 @@ class Subscription:
         self._sent[live_text.key] = (live_text.attempt, live_text.lengths())
         self._peer.push(messages)
 
-    def _tell_gap(self, store: Snapshot) -> None:
-        """Report pruned history beyond the cursor. In one stream, everything up to there is gone."""
+    def _report_gap(self, store: Snapshot) -> None:
+        """Report pruned history beyond the cursor. In one stream, all earlier entries were pruned."""
         pruned = pruned_until(store, self.selection.stream)
-        if pruned > max(self._cursor, self._gap_told):
-            self._gap_told = pruned
+        if pruned > max(self._cursor, self._reported_gap):
+            self._reported_gap = pruned
             gap = {"subscription": self.name, "from": self._cursor, "to": pruned}
             self._peer.push([encode_notification("journal.gap", _encode(gap))])
             if self.selection.stream is not None:
@@ -313,7 +313,7 @@ def _tail(cursor: int, line: bytes) -> bytes:
 
 
 @contextmanager
-def _alone(subscription: Subscription) -> Iterator[None]:
+def _isolate_errors(subscription: Subscription) -> Iterator[None]:
     """Log an error of one subscription and end it; no other is affected."""
     try:
         yield
@@ -337,7 +337,7 @@ class Hub:
         self._of_many: dict[Subscription, None] = {}
         self._cursor = 0
         self._joined: Bell = state.bell()
-        # The subscriptions with a page to send, in the order of their turns.
+        # The subscriptions with a page to send, in the order in which they are served.
         self._behind: OrderedDict[Subscription, None] = OrderedDict()
         self._fallen = trio.Event()
 
@@ -369,9 +369,9 @@ class Hub:
         return Subscribed(name, cursor)
 
     def catch_up(self, subscription: Subscription) -> None:
-        """Schedule a turn in which the subscription sends a page.
+        """Schedule the next page of a subscription.
 
-        It is a later turn, so that the answer to the request that subscribed is sent first.
+        It is sent in a later loop iteration, after the answer to the request that subscribed.
         """
         self._behind[subscription] = None
         self._fallen.set()
@@ -406,7 +406,7 @@ class Hub:
         self._all.pop(subscription, None)
 
     async def run(self) -> None:
-        """Hand over committed entries and schedule the pages of those catching up, for ever."""
+        """Hand over committed entries and schedule the pages of those catching up, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._page)
             await self._follow()
@@ -419,7 +419,7 @@ class Hub:
             until = time.monotonic() + PAGING_S
             while self._behind and time.monotonic() < until:
                 subscription, _ = self._behind.popitem(last=False)
-                with _alone(subscription):
+                with _isolate_errors(subscription):
                     subscription.catch_up()
             await checkpoint()
 
@@ -431,7 +431,7 @@ class Hub:
             bell = self.state.bell(CURSORS.name)
             entries, caught_up = self._read()
             if entries:
-                await self._hand_on(entries)
+                await self._distribute(entries)
             if caught_up:
                 await bell.wait()
             else:
@@ -453,24 +453,24 @@ class Hub:
                     return entries, False
         return entries, True
 
-    async def _hand_on(self, entries: list[LiveEntry]) -> None:
-        """Hand new entries to their followers, in several turns of the loop if there are many.
+    async def _distribute(self, entries: list[LiveEntry]) -> None:
+        """Hand new entries to their followers, in several loop iterations if there are many.
 
         A subscription that joins meanwhile has already read them; one that falls behind reads them later.
         """
-        handings = self._handings(entries)
+        assignments = self._assign_entries(entries)
         while True:
             with self.state.read() as store:
                 done = 0
-                for follower, concerned in islice(handings, FOLLOWERS_AT_ONCE):
-                    with _alone(follower):
+                for follower, concerned in islice(assignments, FOLLOWERS_AT_ONCE):
+                    with _isolate_errors(follower):
                         follower.hand(store, concerned)
                     done += 1
             if done < FOLLOWERS_AT_ONCE:
                 return
             await checkpoint()
 
-    def _handings(self, entries: list[LiveEntry]) -> Iterator[tuple[Subscription, list[LiveEntry]]]:
+    def _assign_entries(self, entries: list[LiveEntry]) -> Iterator[tuple[Subscription, list[LiveEntry]]]:
         """Yield each subscription with its entries."""
         by_stream: dict[str, list[LiveEntry]] = {}
         for entry in entries:

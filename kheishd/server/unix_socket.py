@@ -32,7 +32,7 @@ class LineConnection(ClientConnection):
         self._unsent: bytearray | None = None
 
     async def run(self) -> None:
-        """Serve the client until it has finished, is gone, or is stopped."""
+        """Serve the client until it has finished, has disconnected, or is stopped."""
         try:
             await self._read()
             await self._finish()
@@ -52,7 +52,7 @@ class LineConnection(ClientConnection):
             if not data:
                 await self.receive(self._codec.eof())
                 return
-            # Decoded in portions as it is dispatched: many small messages take long together.
+            # Decode and dispatch in portions, because many small messages together take long.
             portions = (data[start : start + FEED_BYTES] for start in range(0, len(data), FEED_BYTES))
             await self.receive(value for portion in portions for value in self._codec.feed(portion))
 

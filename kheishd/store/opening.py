@@ -1,4 +1,4 @@
-"""Opening a store: lock, check, open and upgrade it, or refuse it with a remedy."""
+"""Open a store: lock, check, open and upgrade it, or refuse it with a remedy."""
 
 import os
 from collections.abc import Iterator

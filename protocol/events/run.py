@@ -46,21 +46,26 @@ class ModelAsked(Event, frozen=True, tag="model_asked"):
 
 
 class ModelFailed(Event, frozen=True, tag="model_failed"):
-    """A model call failed and is retried at ``retry_at_ms``."""
+    """A model call failed and is retried at ``retry_at_ms``; null: it is not retried.
+
+    ``usage`` and ``cost`` are those of an answer that came and could not be used, such as an empty one.
+    """
 
     item_id: str
     turn: int
     attempt: int
     error: RunError
-    retry_at_ms: int
+    retry_at_ms: int | None
+    usage: Usage = Usage()
+    cost: Cost | None = None
 
 
 class MessageAppended(Event, frozen=True, tag="message_appended"):
     """A message was appended to the transcript.
 
-    ``stop_reason``: ``end``, ``length``, ``tool_calls``, ``refusal``, or ``cancelled`` for the part of an
-    answer that had arrived when the run was stopped. ``follow_up`` marks a message that the daemon wrote, as
-    the user, to make the model answer again.
+    ``stop_reason``: ``end``, ``length``, ``tool_calls``, ``refusal``, ``pause``, or ``cancelled`` for the
+    part of an answer that had arrived when the run was stopped. ``follow_up`` marks a message that the daemon
+    wrote, as the user, to make the model answer again.
     """
 
     item_id: str

@@ -35,7 +35,7 @@ def memory_bytes(daemon: Daemon) -> int:
 
 
 @asynccontextmanager
-async def peer_over(transport: str, home: Path) -> AsyncIterator[Peer]:
+async def connect_over(transport: str, home: Path) -> AsyncIterator[Peer]:
     """Connect over one of the transports, with all scopes."""
     async with AsyncExitStack() as stack:
         private = await stack.enter_async_context(unix_peer(home))
@@ -50,7 +50,7 @@ async def peer_over(transport: str, home: Path) -> AsyncIterator[Peer]:
 over_both = pytest.mark.parametrize("transport", ["unix", "websocket"])
 
 
-async def still_alive(peer: Peer) -> None:
+async def require_alive(peer: Peer) -> None:
     """Assert that the connection and the daemon still answer."""
     assert await call(peer, "rpc.ping")
 
@@ -77,12 +77,12 @@ async def test_an_invalid_message_gets_its_error_code(
     transport: str, text: bytes, number: int, daemon: Daemon
 ) -> None:
     """An invalid message gets its JSON-RPC error code, and the connection stays open."""
-    async with peer_over(transport, daemon.home) as peer:
+    async with connect_over(transport, daemon.home) as peer:
         await peer.say(text)
         answer = await peer.hear()
         assert answer["error"]["code"] in (number, -32602), answer
         assert answer["error"]["data"]["reason"]
-        await still_alive(peer)
+        await require_alive(peer)
 
 
 async def test_a_line_that_is_not_utf8_is_refused(daemon: Daemon) -> None:
@@ -90,7 +90,7 @@ async def test_a_line_that_is_not_utf8_is_refused(daemon: Daemon) -> None:
     async with unix_peer(daemon.home) as peer:
         await peer.stream.send_all(b'{"jsonrpc":"2.0","id":1,"method":"\xff\xfe"}\n')
         assert (await peer.hear())["error"]["code"] == -32700
-        await still_alive(peer)
+        await require_alive(peer)
 
 
 async def test_a_line_of_17_mib_is_refused_and_the_next_one_is_served(daemon: Daemon) -> None:
@@ -101,13 +101,13 @@ async def test_a_line_of_17_mib_is_refused_and_the_next_one_is_served(daemon: Da
             nursery.start_soon(peer.stream.send_all, b'"' + b"x" * (17 * MIB) + b'"\n')
             answer = await peer.hear()
         assert answer["error"]["data"]["reason"] == "message_too_large"
-        await still_alive(peer)
+        await require_alive(peer)
     assert memory_bytes(daemon) - before < 40 * MIB
 
 
 async def test_a_websocket_message_of_17_mib_closes_with_1009(daemon: Daemon) -> None:
     """An oversize WebSocket message closes only its own connection, with code 1009."""
-    async with peer_over("websocket", daemon.home) as peer:
+    async with connect_over("websocket", daemon.home) as peer:
         assert isinstance(peer, WebSocketPeer)
         with contextlib.suppress(ConnectionClosed):
             await peer.say(b'"' + b"x" * (17 * MIB) + b'"')
@@ -115,8 +115,8 @@ async def test_a_websocket_message_of_17_mib_closes_with_1009(daemon: Daemon) ->
             await peer.hear()
         assert peer.connection.closed is not None
         assert peer.connection.closed.code == 1009
-    async with peer_over("websocket", daemon.home) as peer:
-        await still_alive(peer)
+    async with connect_over("websocket", daemon.home) as peer:
+        await require_alive(peer)
 
 
 @over_both
@@ -147,10 +147,10 @@ async def test_invalid_params_are_refused_by_their_path(
     transport: str, method: str, params: dict[str, Any], field: str, daemon: Daemon
 ) -> None:
     """The error for missing, extra and wrongly typed params names the path."""
-    async with peer_over(transport, daemon.home) as peer:
+    async with connect_over(transport, daemon.home) as peer:
         error = (await respond(peer, method, **params))["error"]
         assert (error["code"], error["data"]["field"]) == (-32602, field), error
-        await still_alive(peer)
+        await require_alive(peer)
 
 
 @over_both
@@ -165,28 +165,28 @@ async def test_a_batch_answers_each_of_its_requests(transport: str, daemon: Daem
         {"jsonrpc": "2.0", "id": 5, "method": "conversation.send", "params": {"content": "in a batch"}},
         7,
     ]
-    async with peer_over(transport, daemon.home) as peer:
+    async with connect_over(transport, daemon.home) as peer:
         await peer.say(json.dumps(batch).encode())
         answers = {answer["id"]: answer for answer in await peer.hear()}
         assert set(answers) == {1, 2, 3, 4, 5, None}
         numbers = {key: answer["error"]["code"] for key, answer in answers.items() if "error" in answer}
         assert numbers == {2: -32601, 3: 1404, 4: -32602, None: -32600}
         assert answers[5]["result"]["run_id"]
-        await still_alive(peer)
+        await require_alive(peer)
 
 
 @over_both
 async def test_a_batch_of_notifications_is_not_answered(transport: str, daemon: Daemon) -> None:
     """A batch of notifications gets no answer."""
-    async with peer_over(transport, daemon.home) as peer:
+    async with connect_over(transport, daemon.home) as peer:
         await peer.say(b'[{"jsonrpc":"2.0","method":"rpc.ping"},{"jsonrpc":"2.0","method":"no.such"}]')
-        await still_alive(peer)
+        await require_alive(peer)
 
 
 @over_both
 async def test_an_error_names_the_next_action(transport: str, daemon: Daemon) -> None:
     """The error for an unknown agent names it and the agents that exist."""
-    async with peer_over(transport, daemon.home) as peer:
+    async with connect_over(transport, daemon.home) as peer:
         error = (await respond(peer, "conversation.send", agent="nobody", content="x"))["error"]
         assert error["code"] == 1404
         assert error["data"]["reason"] == "agent_not_found"
@@ -197,7 +197,7 @@ async def test_an_error_names_the_next_action(transport: str, daemon: Daemon) ->
 async def test_a_silent_client_disturbs_no_other(daemon: Daemon) -> None:
     """A silent client occupies one connection and delays no other client."""
     async with unix_peer(daemon.home), unix_peer(daemon.home) as second_peer:
-        await still_alive(second_peer)
+        await require_alive(second_peer)
 
 
 async def test_two_hundred_clients_are_served_at_once(daemon: Daemon) -> None:

@@ -143,7 +143,7 @@ def test_daemon_restarts_during_an_answer(daemon: Daemon, chat: Chat, orderly: b
         daemon.wait()
     else:
         daemon.kill()
-    terminal.sees("the connection is lost")
+    terminal.sees("connection lost")
     terminal.say("typed meanwhile")
     terminal.sees("to be sent: typed meanwhile")
     daemon.restart()
@@ -313,7 +313,7 @@ def test_pending_request_survives_a_restart(daemon: Daemon, chat: Chat, orderly:
     terminal.say(WRITE)
     terminal.sees(KEYS)
     daemon.stop() if orderly else daemon.kill()
-    terminal.until(lambda text: "the connection is lost" in text and KEYS not in text, "the loss")
+    terminal.until(lambda text: "connection lost" in text and KEYS not in text, "the loss")
     terminal.type("a")
     terminal.sees("user > a")
     terminal.type("\x7f")

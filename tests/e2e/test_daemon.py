@@ -57,7 +57,7 @@ def test_a_second_daemon_on_the_home(shared_daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_lets_runs_in_flight_finish(daemon: Daemon, number: signal.Signals) -> None:
-    """A stopping daemon finishes active runs and refuses new connections."""
+    """A stopping daemon finishes its active runs and answers the waiting client."""
     with daemon.connect() as waiting:
         waiting.ask("conversation.send", content="/slow 20 20\nhello", wait="settled")
         until(lambda: daemon.call("daemon.status")["counts"]["runs_active"] == 1, "the run is active")

@@ -15,7 +15,7 @@ DEMO = ROOT / "contrib" / "demo"
 
 def find_remains(temporary: Path) -> list[str]:
     """Return the demo's files, and its processes that do not end."""
-    running = [command for pid, command in commands() if str(temporary) in command and stays(pid)]
+    running = [command for pid, command in commands() if str(temporary) in command and still_exists(pid)]
     return [*(str(path) for path in temporary.iterdir()), *running]
 
 
@@ -27,7 +27,7 @@ def commands() -> Iterator[tuple[int, str]]:
                 yield int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
-def stays(pid: int) -> bool:
+def still_exists(pid: int) -> bool:
     """Whether a process still exists after a while; an interrupted one may take a moment to end."""
     try:
         process = os.pidfd_open(pid)

@@ -228,7 +228,7 @@ async def test_tokens_are_unchanged(daemon: Daemon, name: str) -> None:
 
 
 def test_old_configuration_keys_are_named(home: Path) -> None:
-    """The daemon refuses old keys, names each with its line, and changes nothing."""
+    """The daemon refuses old configuration keys and names the current ones."""
     config = home / "config.toml"
     config.write_text(config.read_text().replace("max_active", "active_max"))
     started = run_kheishd(home)

@@ -72,7 +72,7 @@ def home(home: Path) -> Path:
     return home
 
 
-def story(home: Path) -> None:
+def make_requests(home: Path) -> None:
     """Make every kind of request while the provider repeats the key; require that no answer contains it."""
     environ = {"KEY": SECRET, "CREDENTIALS_DIRECTORY": str(home / "credentials")}
     with Daemon(home, "--log-format", "json", "--log-level", "debug", environ=environ) as daemon:
@@ -124,5 +124,5 @@ async def test_a_key_that_the_provider_repeats_is_redacted_everywhere(home: Path
     """The key is in no delta, answer, record, error, journal or log, whole or in pieces."""
     async with running_model_server() as server:
         (home / "config.toml").write_text(CONFIG.format(url=server.base_url))
-        await trio.to_thread.run_sync(story, home)
+        await trio.to_thread.run_sync(make_requests, home)
         await trio.to_thread.run_sync(require_clean_captures, home)

@@ -365,12 +365,12 @@ def test_terminals_receive_sanitized_text(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
     app = App(None, None, as_json=False)
-    app.say("\x1b[1mbold\x1b[0m \x1b]52;c;ZXZpbA==\x07 \x9b2J")
+    app.print("\x1b[1mbold\x1b[0m \x1b]52;c;ZXZpbA==\x07 \x9b2J")
     assert out.getvalue() == "\x1b[1mbold\x1b[0m ␛]52;c;ZXZpbA==␇ \N{REPLACEMENT CHARACTER}2J\n"
     note_next_page(app, "default\n$(id)\x1b]0;x\x07")
     assert "more: --after 'default\n$(id)␛]0;x␇', or --all" in err.getvalue()
     monkeypatch.setattr(sys, "stdout", pipe := io.StringIO())
-    app.say("\x1b[2J")
+    app.print("\x1b[2J")
     assert pipe.getvalue() == "\x1b[2J\n"
 
 

@@ -22,6 +22,16 @@ def test_every_settled_status_has_a_code(status: str) -> None:
     assert (exit_codes.code_for_status(status) == exit_codes.RUN_WAITS) == (status not in ENDED)
 
 
+def test_an_empty_answer_has_a_code_of_its_own() -> None:
+    """A run that failed because of an empty answer differs from every other failed run."""
+    error = {"reason": "empty_answer", "message": "m"}
+    assert exit_codes.code_for_run({"status": "failed", "error": error}) == exit_codes.EMPTY_ANSWER
+    assert exit_codes.code_for_run({"status": "cancelled", "error": error}) == exit_codes.RUN_STOPPED
+    assert exit_codes.code_for_run({"status": "failed", "error": {"reason": "x"}}) == exit_codes.RUN_FAILED
+    assert exit_codes.code_for_run({"status": "completed"}) == exit_codes.OK
+    assert exit_codes.code_for_run({"status": "running", "error": None}) == exit_codes.TIMED_OUT
+
+
 @pytest.mark.parametrize("status", ["queued", "running"])
 def test_an_unsettled_run_is_a_timeout(status: str) -> None:
     """A run that has not settled means a timeout."""

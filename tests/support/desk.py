@@ -93,7 +93,7 @@ class Scripted:
     requests: list[ModelRequest] = field(default_factory=list)
     open_calls: int = 0
     max_open_calls: int = 0
-    summary_answers: list[ModelPart] = field(default_factory=lambda: [summarises])
+    summary_answers: list[ModelPart] = field(default_factory=lambda: [summarizes])
     summary_requests: list[ModelRequest] = field(default_factory=list)
 
     @asynccontextmanager
@@ -123,7 +123,7 @@ class Scripted:
         """Close nothing."""
 
 
-async def summarises(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+async def summarizes(request: ModelRequest) -> AsyncIterator[ModelEvent]:
     """Answer with a summary."""
     yield TextDelta("They talked.")
     yield ModelAnswer([Text("They talked.")], Usage(500, 20), "end", "scripted")

@@ -16,6 +16,10 @@
 ``malformed``                           an event that is not JSON
 ``error-event[:<kind>]``                an error object inside the stream
 ``no-done``                             ends without ``[DONE]`` or ``message_stop``
+``stays-open``                          the same, and the connection stays open
+``heartbeats``                          events without data in between
+``says-nothing[:<n>]``                  n answers (all) with reasoning only for each model, then ``echo``
+``gzip-error``                          400, the transcript is too long, in a compressed body
 ``comments``                            comments, unknown fields and unknown events in between
 ``nonstream``                           one JSON object instead of a stream
 ``html``, ``empty``, ``redirect``       200 with a page, 200 with nothing, 302 elsewhere
@@ -23,16 +27,23 @@
 ``hang``, ``hang-mid``                  nothing at all; a piece and then nothing
 ``status:<code>[:retry=<v>;retry-ms=<v>]`` an error; ``retry`` is ``Retry-After``
 ``context``                             400, the transcript is too long
+``rejects:<field>[:<status>]``          refuses requests with that field, else ``echo``; names it with 400
+``rejects-breakpoints``                 refuses cache breakpoints, else ``echo``
+``reasons-first:<n>``                   reasons for n tokens, then answers, within the request's limit
 ``n-failures-then-ok:<n>:<code>[:<tag>]`` n errors for each tag, then ``echo``
 ``file:<name>``                         the recorded stream of that name, unchanged
 ======================================= ==========================================================
 """
 
+import gzip
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from tests.support.model_wire import Call, Move, Say, Stop, Think, Wire
 
@@ -96,6 +107,13 @@ class Prompt:
     wire: Wire
     failures: Counter[str]
     answered: int = 0
+    body: bytes = b"{}"
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of the request."""
+        fields: dict[str, Any] = msgspec.json.decode(self.body)
+        return fields
 
 
 def steps(prompt: Prompt) -> Iterator[Step]:
@@ -239,6 +257,33 @@ def _no_done(prompt: Prompt, rest: str) -> Iterator[Step]:
     yield Piece(end.removesuffix(b"data: [DONE]\n\n").partition(b"event: message_stop")[0])
 
 
+def _stays_open(prompt: Prompt, rest: str) -> Iterator[Step]:
+    end = prompt.wire.move(prompt.model, Stop()).removesuffix(b"data: [DONE]\n\n")
+    said = prompt.wire.start(prompt.model) + prompt.wire.move(prompt.model, Say("fine"))
+    yield Head()
+    yield Piece(said + end.partition(b"event: message_stop")[0])
+    yield Pause(float("inf"))
+
+
+def _heartbeats(prompt: Prompt, rest: str) -> Iterator[Step]:
+    yield Head()
+    yield Piece(b"data:\n\n" + prompt.wire.start(prompt.model))
+    for move in _echo_moves(prompt):
+        yield Piece(b"data: \n\n" + prompt.wire.move(prompt.model, move))
+
+
+def _says_nothing(prompt: Prompt, rest: str) -> Iterator[Step]:
+    prompt.failures[prompt.model] += 1
+    if rest and prompt.failures[prompt.model] > int(rest):
+        return _echo(prompt, "")
+    return _stream(prompt, [Think("hm"), Stop()])
+
+
+def _gzip_error(prompt: Prompt, rest: str) -> Iterator[Step]:
+    body = gzip.compress(prompt.wire.error("invalid_request_error", "prompt is too long: 9 > 8"))
+    return _error(400, body, {"content-encoding": "gzip"})
+
+
 def _comments(prompt: Prompt, rest: str) -> Iterator[Step]:
     noise = (
         b': OPENROUTER PROCESSING\n\nid: 7\nretry: 100\nfoo: bar\n\nevent: news\ndata: {"type":"news"}\n\n'
@@ -307,6 +352,32 @@ def _failures(prompt: Prompt, rest: str) -> Iterator[Step]:
     return _status(prompt, code) if prompt.failures[rest] <= int(count) else _echo(prompt, "")
 
 
+def _rejects(prompt: Prompt, rest: str) -> Iterator[Step]:
+    name, _, status = rest.partition(":")
+    if name not in prompt.fields:
+        return _echo(prompt, "")
+    if status == "422":
+        return _error(422, prompt.wire.error("unprocessable", "Unprocessable Entity"))
+    other = "max_completion_tokens" if name == "max_tokens" else "max_tokens"
+    hint = f" Use '{other}' instead." if "max" in name else ""
+    message = f"Unsupported parameter: '{name}' is not supported with this model.{hint}"
+    return _error(400, prompt.wire.error("invalid_request_error", message))
+
+
+def _rejects_breakpoints(prompt: Prompt, rest: str) -> Iterator[Step]:
+    if b'"cache_control"' not in prompt.body:
+        return _echo(prompt, "")
+    message = "messages.0.content.0.cache_control: Extra inputs are not permitted"
+    return _error(400, prompt.wire.error("invalid_request_error", message))
+
+
+def _reasons_first(prompt: Prompt, rest: str) -> Iterator[Step]:
+    limit = prompt.fields.get("max_tokens", 0)
+    if limit <= int(rest):
+        return _stream(prompt, [Think("Let me see."), Stop("length", output_tokens=limit)])
+    return _stream(prompt, [Think("Let me see."), Say("A short title"), Stop(output_tokens=int(rest) + 3)])
+
+
 def _file(prompt: Prompt, rest: str) -> Iterator[Step]:
     yield Head()
     yield Piece((STREAMS / rest).read_bytes())
@@ -329,6 +400,10 @@ BEHAVIORS = {
     "malformed": _malformed,
     "error-event": _error_event,
     "no-done": _no_done,
+    "stays-open": _stays_open,
+    "heartbeats": _heartbeats,
+    "says-nothing": _says_nothing,
+    "gzip-error": _gzip_error,
     "comments": _comments,
     "nonstream": _nonstream,
     "html": _html,
@@ -340,5 +415,8 @@ BEHAVIORS = {
     "status": _status,
     "context": _context,
     "n-failures-then-ok": _failures,
+    "rejects": _rejects,
+    "rejects-breakpoints": _rejects_breakpoints,
+    "reasons-first": _reasons_first,
     "file": _file,
 }

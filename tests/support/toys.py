@@ -70,6 +70,7 @@ class Toys:
         self.gate = trio.Event()
         self.waiting = 0
         self.heard: list[Any] = []
+        self.followed = 0
         self.waited = 0
 
     def handlers(self) -> list[Handler]:
@@ -126,6 +127,7 @@ class Toys:
             raise RunAlreadyEnded("from within a nursery")
 
     async def _follow(self, call: Call, params: Keep, result: Kept) -> Kept:
+        self.followed += 1
         await self.gate.wait()
         self.waited += 1
         return msgspec.structs.replace(result, waited=self.waited)

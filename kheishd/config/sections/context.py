@@ -11,10 +11,10 @@ class ContextSection(Section, frozen=True):
     """``[context]``: the size of prompts, and compaction."""
 
     compact_tokens: Annotated[int, Meta(ge=1_000)] = 167_000
-    """Prompt size at which a conversation is summarized; smaller if the route's `context_tokens` is."""
+    """Prompt size at which a conversation is summarized, lowered to fit the route's `context_tokens`."""
 
     margin_tokens: Annotated[int, Meta(ge=0)] = 13_000
-    """Part of the route's `context_tokens` kept free, in addition to room for an answer."""
+    """Safety margin of the route's `context_tokens`, in addition to the part reserved for an answer."""
 
     keep_messages: Annotated[int, Meta(ge=1, le=1_000)] = 6
     """Number of newest messages that a summary does not replace."""

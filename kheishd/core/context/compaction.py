@@ -25,7 +25,7 @@ DEFAULT_ANSWER_TOKENS: Final = 8_192
 """Tokens reserved for an answer if the route's options set no maximum."""
 
 # A summary has at least a few sentences: fewer messages than these are not worth a model call.
-MIN_SUMMARISED: Final = 2
+MIN_SUMMARIZED: Final = 2
 
 MIN_SNIP_KEEP: Final = 2
 """Messages that are always kept: the newest one, and the one that it answers."""
@@ -53,7 +53,7 @@ class DropResults:
 
 
 @dataclass(frozen=True, slots=True)
-class Summarise:
+class Summarize:
     """The stage that replaces the messages up to a cursor with a summary."""
 
     upto: int
@@ -66,7 +66,7 @@ class Snip:
     upto: int
 
 
-Stage = DropResults | Summarise | Snip
+Stage = DropResults | Summarize | Snip
 
 
 def measure_prompt(
@@ -103,21 +103,21 @@ def max_answer_tokens(options: Mapping[str, Any]) -> int:
 
 
 def due_stage(
-    prompt: Prompt, max_tokens: int, now_ms: int, limits: ContextSection, *, may_summarise: bool
+    prompt: Prompt, max_tokens: int, now_ms: int, limits: ContextSection, *, may_summarize: bool
 ) -> Stage | None:
     """Return the stage that is due before the model is called; None if the prompt can be sent.
 
-    Args:   ``max_tokens`` is the size that the prompt may have; ``may_summarise`` is false after too many
+    Args:   ``max_tokens`` is the size that the prompt may have; ``may_summarize`` is false after too many
             failed summaries.
     """
     upto = find_results_cut(prompt, now_ms, limits)
     if upto is not None:
         return DropResults(upto)
-    if may_summarise:
+    if may_summarize:
         if prompt.tokens <= max_tokens:
             return None
         upto = find_summary_cut(prompt.entries, max_tokens, limits)
-        return Summarise(upto) if upto is not None else None
+        return Summarize(upto) if upto is not None else None
     target = min(max_tokens, limits.snip_tokens)
     if prompt.tokens <= target:
         return None
@@ -147,7 +147,7 @@ def find_results_cut(prompt: Prompt, now_ms: int, limits: ContextSection) -> int
 def find_summary_cut(
     entries: Sequence[TranscriptEntry], max_tokens: int, limits: ContextSection
 ) -> int | None:
-    """Return the cursor up to which messages are summarised; None if there are too few of them.
+    """Return the cursor up to which messages are summarized; None if there are too few of them.
 
     The last ``keep_messages`` stay, or as many of them as take half the size. A call stays with its results.
     """
@@ -159,8 +159,8 @@ def find_summary_cut(
         cut -= 1
     while not _is_boundary(entries, cut):
         cut -= 1
-    summarised = sum(entry.kind != "summary" for entry in entries[:cut])
-    return entries[cut - 1].cursor if summarised >= MIN_SUMMARISED else None
+    summarized = sum(entry.kind != "summary" for entry in entries[:cut])
+    return entries[cut - 1].cursor if summarized >= MIN_SUMMARIZED else None
 
 
 def find_snip_cut(prompt: Prompt, target: int, keep: int) -> int | None:
@@ -206,7 +206,7 @@ def estimate_stage(prompt: Prompt, stage: Stage, summary: str = "") -> tuple[int
     match stage:
         case DropResults(upto):
             reduced = drop_results(entries, upto, list(prompt.droppable))
-        case Summarise(upto):
+        case Summarize(upto):
             reduced = replace_with_summary(entries, upto, 0, summary)
         case Snip(upto):
             reduced = snip(entries, upto)

@@ -1,4 +1,4 @@
-"""The three reductions of a transcript, each a function of its entries and a cursor. Pure.
+"""Reduce a transcript: summarize it, snip its oldest messages, or drop old tool results. Pure.
 
 Compaction (``core/context/compaction.py``) decides which reduction is due, and up to which cursor. The
 decision is journaled as one event, which this module applies. So a replayed transcript is the same even if

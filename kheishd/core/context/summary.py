@@ -1,4 +1,4 @@
-"""Model requests about a conversation, not part of it: summaries and titles. Pure.
+"""Build the model requests for a conversation's summary and title, and parse their answers. Pure.
 
 For a summary, the conversation is shown as one text, not as a transcript: the model cannot continue it or
 call its tools, and every provider accepts it. Long texts are shortened. If the whole is too long for the
@@ -56,7 +56,7 @@ class NoSummary(Exception):
 
 
 def make_summary_request(entries: Sequence[TranscriptEntry], max_tokens: int, agent: str) -> list[Message]:
-    """Make the request to summarise some entries, within an estimated number of tokens.
+    """Make the request to summarize some entries, within an estimated number of tokens.
 
     ``agent`` is the session's own agent.
     """

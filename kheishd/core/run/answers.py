@@ -1,9 +1,10 @@
-"""The consequence of a model's answer: calls, another model call, or the end of the run. Pure.
+"""Decide what follows a model's answer: tool calls, another model call, or the end of the run. Pure.
 
 An answer without calls is final unless a check objects. The checks, in this order:
 
 * The run has a steer that its model has not read: the model is called again.
-* The answer was truncated at its length limit: it is continued, and both parts are one answer.
+* The answer was truncated at its length limit, or the provider paused the turn: it is continued, and both
+  parts are one answer. A pause that is not continued fails the run.
 * A requirement is not met: the model is reminded, at most twice.
 * The answer violates the run's output contract: the model must correct it, without tools, up to the
   contract's maximum.
@@ -20,6 +21,7 @@ from msgspec.structs import replace
 
 from kheishd.core.contract import (
     CONTINUE,
+    RESUME,
     find_match,
     find_missing,
     format_reminder,
@@ -34,6 +36,7 @@ from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.run import MessageAppended, RunEnded
 from protocol.journal.line import JournalEvent
 from protocol.limits.call import MAX_CALL_OVERHEAD_BYTES, MAX_CALLS
+from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.output import MAX_REMINDERS
 from protocol.objects.run import Pinned, RunError
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall
@@ -92,6 +95,11 @@ def _decide_final(
 ) -> JournalEvent:
     """Return the end of the run, or the message with which its model is called again."""
     may_continue = limit is None and len(run.partial_cursors) < pinned.max_continuations
+    if command.stop_reason == "pause":
+        if may_continue:
+            return _follow_up(run, "pause", RESUME)
+        error = limit or RunError("turn_paused", "the provider paused the turn again and again")
+        return RunEnded(outcome="failed", error=error)
     if command.stop_reason == "length" and not command.cut and may_continue:
         return _follow_up(run, "length", CONTINUE)
     unmet = find_unmet(run, pinned)
@@ -160,8 +168,8 @@ def evolve_follow_up(run: RunRecord, event: MessageAppended) -> RunRecord:
             return replace(run, follow_up=event.follow_up, repairs=run.repairs + 1)
         case "completion":
             return replace(run, follow_up=event.follow_up, reminders=run.reminders + 1)
-        case "length":
-            assert run.output_cursor is not None, "only an answer can be truncated"
+        case "length" | "pause":
+            assert run.output_cursor is not None, "only an answer can be continued"
             cursors = [*run.partial_cursors, run.output_cursor]
             return replace(run, follow_up=event.follow_up, partial_cursors=cursors)
         case None:
@@ -181,18 +189,27 @@ def evolve_output(run: RunRecord, cursor: int, event: OutputEmitted | Requiremen
 
 def continued_cursors(run: RunRecord) -> list[int]:
     """Return the cursors of the partial answers that the next answer continues."""
-    return run.partial_cursors if run.follow_up == "length" else []
+    return run.partial_cursors if run.follow_up in ("length", "pause") else []
 
 
 # The size of an answer.
 
 
+def describe_truncation(limit: str, arguments: str) -> str:
+    """Describe, for the model, why the arguments of its call are unusable: they did not fit."""
+    return (
+        f"they were cut off after {len(arguments.encode()):,} bytes, because {limit}: this tool call did not "
+        "fit. Do not continue it; make another call with less in it, or several smaller calls"
+    )
+
+
 def fit_items(items: list[Item], max_bytes: int) -> tuple[list[Item], bool]:
     """Return the items that fit into ``max_bytes`` of JSON, and whether anything was cut off.
 
-    Text and unsigned thinking are truncated between characters. All other items are kept whole or not at all:
-    a part of a signed thought does not match its signature. A call also takes room for its place in the run's
-    record and for a short result, because it needs one.
+    Text and unsigned thinking are truncated between characters. A call that does not fit keeps its name and
+    says why it cannot be run. Signed thinking is kept whole or not at all: a part does not match its
+    signature. A call also takes room for its place in the run's record and for a short result, because it
+    needs one.
     """
     fitting: list[Item] = []
     room = max_bytes
@@ -217,6 +234,11 @@ def _measure(item: Item) -> int:
 
 
 def _truncate(item: Item, room: int) -> list[Item]:
+    if isinstance(item, ToolCall):
+        arguments = msgspec.json.encode(item.arguments).decode()
+        limit = f"the answer exceeds the {MAX_ANSWER_BYTES:,} bytes that are accepted"
+        stub = replace(item, arguments={}, invalid=describe_truncation(limit, arguments))
+        return [stub] if _measure(stub) <= room else []
     if not isinstance(item, Text | Thinking):
         return []
     if isinstance(item, Thinking) and (item.signature is not None or item.redacted):

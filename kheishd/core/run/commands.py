@@ -49,10 +49,14 @@ class AcceptAnswer:
 
 @dataclass(frozen=True, slots=True)
 class FailModelCall:
-    """The model call has failed. ``retry_at_ms`` is the time of the next attempt; None if there is none."""
+    """The model call has failed. ``retry_at_ms`` is the time of the next attempt; None if there is none.
+
+    ``usage`` is that of an answer that came and could not be used.
+    """
 
     error: RunError
     retry_at_ms: int | None
+    usage: Usage = NO_USAGE
 
 
 @dataclass(frozen=True, slots=True)

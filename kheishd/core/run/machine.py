@@ -66,6 +66,7 @@ from kheishd.core.permissions.grants import evolve_run_grants
 from kheishd.core.run import answers, calls
 from kheishd.core.run.budget import add_costs, add_work_time, calculate_cost
 from kheishd.core.run.commands import (
+    NO_USAGE,
     AbandonQuestion,
     AcceptAnswer,
     AnswerApprovals,
@@ -166,12 +167,8 @@ def decide(run: RunRecord, pinned: Pinned, command: Command) -> list[JournalEven
             return [ModelAsked(item_id=open_item_id, turn=run.turn + 1, attempt=run.attempt + 1)]
         case AcceptAnswer():
             return answers.decide(run, pinned, command)
-        case FailModelCall(error, int() as retry_at_ms) if run.item_id is not None:
-            turn, attempt = run.turn + 1, run.attempt
-            failed = ModelFailed(
-                item_id=run.item_id, turn=turn, attempt=attempt, error=error, retry_at_ms=retry_at_ms
-            )
-            return [failed]
+        case FailModelCall():
+            return _fail_model_call(run, pinned, command)
         case Compact(result):
             return _compact(run, pinned, result)
         case Steer(steer_id, items, sender):
@@ -182,9 +179,8 @@ def decide(run: RunRecord, pinned: Pinned, command: Command) -> list[JournalEven
             return _end_early(run, pinned, command)
         case Release(note, results):
             return [*calls.end_running_calls(run, pinned, results), RunReleased(note=note)]
-        case Fail(error) | FailModelCall(error):
-            # If a stop was requested just before the failure, it is honoured, and the error is kept.
-            return [*calls.close_calls(run, pinned), RunEnded(outcome=run.cancel or "failed", error=error)]
+        case Fail(error):
+            return _fail(run, pinned, error)
         case Interrupt(error):
             ended = RunEnded(outcome=run.cancel or "interrupted", error=error)
             return [*calls.close_calls(run, pinned, died=True), ended]
@@ -192,6 +188,29 @@ def decide(run: RunRecord, pinned: Pinned, command: Command) -> list[JournalEven
             return _abandon_question(run, pinned, command)
         case _:
             return calls.decide(run, pinned, command)
+
+
+def _fail(run: RunRecord, pinned: Pinned, error: RunError) -> list[JournalEvent]:
+    # If a stop was requested just before the failure, it is honoured, and the error is kept.
+    return [*calls.close_calls(run, pinned), RunEnded(outcome=run.cancel or "failed", error=error)]
+
+
+def _fail_model_call(run: RunRecord, pinned: Pinned, command: FailModelCall) -> list[JournalEvent]:
+    """Return the failed attempt if it is retried or used anything, and the end if it is not retried."""
+    is_last = command.retry_at_ms is None or run.item_id is None
+    attempts: list[JournalEvent] = []
+    if run.item_id is not None and (not is_last or command.usage != NO_USAGE):
+        attempt = ModelFailed(
+            item_id=run.item_id,
+            turn=run.turn + 1,
+            attempt=run.attempt,
+            error=command.error,
+            retry_at_ms=command.retry_at_ms,
+            usage=command.usage,
+            cost=calculate_cost(command.usage, pinned.prices) if command.usage != NO_USAGE else None,
+        )
+        attempts = [attempt]
+    return [*attempts, *_fail(run, pinned, command.error)] if is_last else attempts
 
 
 def _start(run: RunRecord, pinned: Pinned) -> list[JournalEvent]:
@@ -321,8 +340,15 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
                 pending_steers=0,
                 starts_without_progress=run.starts_without_progress + 1,
             )
-        case ModelFailed(retry_at_ms=retry_at_ms):
-            return replace(run, retry_at_ms=retry_at_ms, failures=run.failures + 1, starts_without_progress=0)
+        case ModelFailed(retry_at_ms=retry_at_ms, usage=usage, cost=cost):
+            return replace(
+                run,
+                retry_at_ms=retry_at_ms,
+                failures=run.failures + 1,
+                usage=run.usage + usage,
+                cost=add_costs(run.cost, cost),
+                starts_without_progress=0,
+            )
         case MessageAppended():
             return _evolve_message(run, envelope, event)
         case ContextCompacted(usage=usage, cost=cost) | CompactionFailed(usage=usage, cost=cost):

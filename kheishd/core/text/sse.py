@@ -1,13 +1,17 @@
 """Server-sent events, bytes in, data out (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 
-Only the data is returned: providers repeat the names of events in it. Lines are split as bytes, so a read may
-end inside a character.
+Only the data is returned, because providers repeat the names of events in it; the data of an error is marked.
+Lines are split as bytes, so a read may end inside a character.
 """
 
 # One event. A complete answer in one event, JSON-escaped and wrapped, takes less than a fourth of it.
 MAX_EVENT_BYTES = 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
+
+
+class ErrorEventData(bytes):
+    """The data of an event that is called ``error``, or of a line ``error: ...``."""
 
 
 class EventTooLarge(Exception):
@@ -22,6 +26,7 @@ class EventDecoder:
         self._data: list[bytes] = []
         self._size = 0
         self._began = False
+        self._is_error = False
 
     def feed(self, received: bytes) -> list[bytes]:
         """Return the data of every event that these bytes complete.
@@ -56,10 +61,18 @@ class EventDecoder:
         for line in lines:
             if not line:
                 if self._data:
-                    events.append(b"\n".join(self._data))
+                    data = b"\n".join(self._data)
+                    events.append(ErrorEventData(data) if self._is_error else data)
                     self._data, self._size = [], 0
+                elif self._is_error:
+                    events.append(ErrorEventData())
+                self._is_error = False
             elif line.startswith(b"data:"):
                 value = line[6:] if line.startswith(b"data: ") else line[5:]
                 self._data.append(value)
                 self._size += len(value)
+            elif line.startswith(b"event:"):
+                self._is_error = line[6:].strip() == b"error"
+            elif line.startswith(b"error:"):
+                events.append(ErrorEventData(line[6:].strip()))
         return events

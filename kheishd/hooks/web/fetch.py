@@ -1,4 +1,4 @@
-"""Fetching a page: redirects are followed, each validated like the first URL, and the size is limited.
+"""Fetch a page: follow redirects, each validated like the first URL, and limit the size.
 
 Connections go only to addresses that were checked. A name is resolved once, here, where the connection is
 made: if it were resolved for a check and again for the connection, its owner could answer differently the

@@ -1,4 +1,4 @@
-"""Records of runs that wait for people: lookup and lists of approvals, questions and in-doubt calls."""
+"""Look up and list the requests to people: approvals, questions and in-doubt calls."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def read_items(params: SendParams | SteerParams, max_bytes: int = MAX_INPUT_BYTE
 def apply_input_contract(
     store: Snapshot, session: Session, items: list[InputItem], field: str
 ) -> list[InputItem]:
-    """Return items as the session's input contract demands: canonical JSON in place of their texts.
+    """Return items as the session's input contract demands: their texts replaced by canonical JSON.
 
     Shape:  the items themselves without a contract; else one text in place of all, where the first was.
     Errors: InputContractViolated.

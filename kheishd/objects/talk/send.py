@@ -183,12 +183,12 @@ async def follow_send(call: Call, params: ConversationSend | SessionSend, result
     return result
 
 
-def has_follow_up(params: ConversationSend | SessionSend) -> bool:
-    """Whether anything follows the commit."""
-    return params.stream or params.wait == "settled"
-
-
 send_to_conversation, send_to_session = HANDLERS = tuple(
-    mutation(row, prepare=prepare_send, follow=follow_send, follows=has_follow_up)(send)
+    mutation(
+        row,
+        prepare=prepare_send,
+        follow=follow_send,
+        follows=lambda params: params.stream or params.wait == "settled",
+    )(send)
     for row in (conversation.SEND, session.SEND)
 )

@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
+from msgspec.structs import replace
 
 from kheishd.core.run.budget import remaining_ms
 from kheishd.kernel.hook import RunContext
@@ -27,13 +28,13 @@ from protocol.journal.line import JournalEvent, Unknown, decode_event
 from protocol.transcript import ToolCall
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator
 
     from kheishd.core.run.commands import Command
     from kheishd.core.run.record import RunRecord
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.services import Services
-    from kheishd.store.environment import Transaction
+    from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.run import Pinned
 
 log = logging.getLogger("kheishd.runs")
@@ -175,38 +176,23 @@ class ActiveRun:
             tools=tools,
         )
 
-    def inputs(self) -> CallInputs:
-        """Return the inputs of the run's open calls."""
+    def tool_calls(self) -> list[ToolCall]:
+        """Return the calls of the newest message, with their arguments as the approver changed them."""
         assert self.record.output_cursor is not None, "a call stands in a message"
-        message = self._event(self.record.output_cursor)
-        assert isinstance(message, MessageAppended)
-        calls = [item for item in message.message.items if isinstance(item, ToolCall)]
-        return CallInputs(self.record, calls, self._event)
-
-    def _event(self, cursor: int) -> JournalEvent:
         with self.state.read() as store:
-            entry = store.entry(self.record.session_id, cursor)
+            message = self._read_event(store, self.record.output_cursor)
+            assert isinstance(message, MessageAppended)
+            tool_calls = [item for item in message.message.items if isinstance(item, ToolCall)]
+            for index, call in enumerate(self.record.calls):
+                if call.input_cursor is not None:
+                    answer = self._read_event(store, call.input_cursor)
+                    assert isinstance(answer, ApprovalAnswered)
+                    tool_calls[index] = replace(tool_calls[index], arguments=answer.updated_input or {})
+        return tool_calls
+
+    def _read_event(self, store: Snapshot, cursor: int) -> JournalEvent:
+        entry = store.entry(self.record.session_id, cursor)
         assert entry is not None, "a record refers to an event of the journal"
         event = decode_event(entry[1])
         assert not isinstance(event, Unknown), "this version wrote the event that a record refers to"
         return event
-
-
-class CallInputs:
-    """The inputs of a message's calls: from the model, or as the approver changed them."""
-
-    def __init__(
-        self, record: RunRecord, calls: list[ToolCall], event_at: Callable[[int], JournalEvent]
-    ) -> None:
-        self.calls = calls
-        self._record = record
-        self._event_at = event_at
-
-    def arguments(self, index: int) -> Mapping[str, Any]:
-        """Return the arguments with which a call is to run."""
-        cursor = self._record.calls[index].input_cursor
-        if cursor is None:
-            return self.calls[index].arguments
-        event = self._event_at(cursor)
-        assert isinstance(event, ApprovalAnswered)
-        return event.updated_input or {}

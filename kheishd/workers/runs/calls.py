@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from kheishd.kernel.hook import Tool
     from kheishd.kernel.live import LiveText
     from kheishd.store.environment import Snapshot
-    from kheishd.workers.runs.active import ActiveRun, CallInputs
+    from kheishd.workers.runs.active import ActiveRun
     from protocol.objects.run import CallOutcome, OpenCall
+    from protocol.transcript import ToolCall
 
 log = logging.getLogger("kheishd.runs")
 
@@ -65,10 +66,8 @@ class CallExecutor:
         """Judge some calls and commit the verdicts, unless the run is stopped meanwhile."""
         with self._active.effect() as scope:
             run = self._active.record
-            judge, inputs = await self._judge(), self._active.inputs()
-            judgements = [
-                await judge.judge(index, run.calls[index], inputs.calls[index]) for index in indexes
-            ]
+            judge, tool_calls = await self._judge(), self._active.tool_calls()
+            judgements = [await judge.judge(index, run.calls[index], tool_calls[index]) for index in indexes]
             await self._active.commit(Judge(judgements))
         if scope.cancelled_caught:
             self._active.reload()
@@ -88,11 +87,11 @@ class CallExecutor:
 
     async def _execute(self, indexes: tuple[int, ...]) -> None:
         run, hooks = self._active.record, self._active.runtime.hooks
-        judge, inputs = await self._judge(), self._active.inputs()
+        judge, tool_calls = await self._judge(), self._active.tool_calls()
         ready: list[tuple[int, Invocation]] = []
         # Calls beyond the limit stay ready, and are due again when these have returned.
         for index in indexes[: judge.rules.config.tools.max_parallel]:
-            invocation = await self._clear(run, judge, index, inputs)
+            invocation = await self._clear(run, judge, index, tool_calls[index])
             if invocation is None:
                 # The call has a result now, or waits for a person again: the batch has changed.
                 return
@@ -108,7 +107,7 @@ class CallExecutor:
                 nursery.start_soon(self._run, run, index, invocation, judge)
 
     async def _clear(
-        self, run: RunRecord, judge: CallJudge, index: int, inputs: CallInputs
+        self, run: RunRecord, judge: CallJudge, index: int, tool_call: ToolCall
     ) -> Invocation | None:
         """Return a call that may be dispatched; None if it may not run after all, which is then committed.
 
@@ -126,7 +125,7 @@ class CallExecutor:
                 judge.context,
                 call.call_id,
                 limit_time(tool, judge.rules.config.tools),
-                judge.validate(tool, inputs.arguments(index)),
+                judge.validate(tool, tool_call.arguments),
                 call.binding,
                 lambda text: self._stream(call.call_id, text),
                 lambda evidence: self._observe(call.call_id, evidence),

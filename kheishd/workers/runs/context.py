@@ -17,7 +17,7 @@ from kheishd.core.context.compaction import (
     DropResults,
     Prompt,
     Snip,
-    Summarise,
+    Summarize,
     due_stage,
     estimate_stage,
     find_snip_cut,
@@ -82,15 +82,15 @@ class ContextWindow:
         limits = active.runtime.config.context
         while True:
             request, prompt = await self._prompt()
-            may_summarise = self._failures < limits.max_failures
+            may_summarize = self._failures < limits.max_failures
             stage = due_stage(
-                prompt, self._max_tokens(), active.state.now_ms(), limits, may_summarise=may_summarise
+                prompt, self._max_tokens(), active.state.now_ms(), limits, may_summarize=may_summarize
             )
             match stage:
                 case None:
                     return request
-                case Summarise(upto):
-                    if not await self._summarise(prompt, upto, "auto"):
+                case Summarize(upto):
+                    if not await self._summarize(prompt, upto, "auto"):
                         return request
                 case _:
                     await self._drop(prompt, stage, "auto")
@@ -160,7 +160,7 @@ class ContextWindow:
         target = prompt.tokens // 2
         if self._overflows == 1:
             upto = find_summary_cut(prompt.entries, target, self._active.runtime.config.context)
-            if upto is not None and await self._summarise(prompt, upto, "overflow"):
+            if upto is not None and await self._summarize(prompt, upto, "overflow"):
                 return True
         upto = find_snip_cut(prompt, target, MIN_SNIP_KEEP)
         if upto is None:
@@ -168,7 +168,7 @@ class ContextWindow:
         await self._drop(prompt, Snip(upto), "overflow")
         return True
 
-    async def summarise_all(self) -> Compact:
+    async def summarize_all(self) -> Compact:
         """Return the outcome of a compaction run. Errors: ModelFailure."""
         _, prompt = await self._prompt()
         upto = find_summary_cut(prompt.entries, self._max_tokens(), self._active.runtime.config.context)
@@ -189,13 +189,12 @@ class ContextWindow:
         await self._active.commit(Compact(result))
         self._transcript.note_compaction()
 
-    async def _summarise(self, prompt: Prompt, upto: int, trigger: CompactTrigger) -> bool:
+    async def _summarize(self, prompt: Prompt, upto: int, trigger: CompactTrigger) -> bool:
         """Commit a summary of the messages up to a cursor, or the failure; return whether there is one."""
         try:
             result = await self._summary(prompt, upto, trigger)
         except ModelFailure as failure:
-            error = RunError(failure.reason, failure.message, failure.status, failure.retryable)
-            result = FailedCompaction(trigger, error)
+            result = FailedCompaction(trigger, failure.error, failure.usage)
         await self._active.commit(Compact(result))
         if isinstance(result, Compaction):
             self._failures = 0
@@ -212,7 +211,7 @@ class ContextWindow:
         answer = await self._ask_for_summary([entry for entry in prompt.entries if entry.cursor <= upto])
         try:
             summary = extract_summary(answer.items)
-            old_tokens, new_tokens = estimate_stage(prompt, Summarise(upto), summary)
+            old_tokens, new_tokens = estimate_stage(prompt, Summarize(upto), summary)
             if new_tokens >= old_tokens:
                 raise NoSummary("the summary is no shorter than what it sums up")
         except NoSummary as error:
@@ -223,7 +222,7 @@ class ContextWindow:
             trigger=trigger,
             summary=summary,
             pre_tokens=prompt.tokens,
-            post_tokens=tokens_after(prompt, Summarise(upto), summary),
+            post_tokens=tokens_after(prompt, Summarize(upto), summary),
             usage=answer.usage,
             model=answer.model,
         )

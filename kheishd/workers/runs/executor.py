@@ -75,11 +75,11 @@ class RunExecutor:
         return self._active.suspect
 
     def stop(self) -> None:
-        """StopEffect the current effect and read the record again: a client has asked to cancel the run."""
+        """Stop the current effect and read the record again: a client has asked to cancel the run."""
         self._active.stop()
 
     async def perform(self) -> None:
-        """ExecuteCalls the run until it has ended or waits for a person; release it on cancellation.
+        """Execute the run until it has ended or waits for a person; release it on cancellation.
 
         Errors: those of the commit that marks a run as failed after an internal error.
         """

@@ -41,6 +41,8 @@ class ModelTurn:
         self._transcript = TranscriptReader(active.state, active.record.session_id)
         self._window = ContextWindow(active, self._transcript)
         self._live_text: LiveText | None = None
+        # The turn of the last empty answer.
+        self._empty_turn: int | None = None
 
     async def ask(self) -> None:
         """Call the model and commit the outcome; a compaction run compacts its session instead."""
@@ -72,6 +74,11 @@ class ModelTurn:
         except ModelFailure as failure:
             if failure.reason == "context_too_long":
                 await self._shrink(failure)
+            elif failure.reason == "empty_answer" and self._active.record.output_cursors:
+                # The run has emitted its output, so that nothing is left to say.
+                await self._commit_answer(ModelAnswer([], failure.usage, "end"))
+            elif failure.reason == "empty_answer":
+                await self._fail(self._limit_empty_answers(failure))
             else:
                 await self._fail(failure)
             return
@@ -149,10 +156,18 @@ class ModelTurn:
         if checkpoint is None:
             await self._transcript.save_checkpoint()
 
+    def _limit_empty_answers(self, failure: ModelFailure) -> ModelFailure:
+        """Return the failure of an empty answer, which is retried once in each turn."""
+        turn = self._active.record.turn
+        is_first, self._empty_turn = self._empty_turn != turn, turn
+        if is_first:
+            return failure
+        message = f"{failure.message}; another attempt gave nothing either"
+        return ModelFailure(failure.reason, message, retryable=False, usage=failure.usage)
+
     async def _fail(self, failure: ModelFailure) -> None:
         """Commit a failure, with the time of the next attempt if there is to be one."""
         limits = self._active.runtime.config.runs
-        error = RunError(failure.reason, failure.message, failure.status, failure.retryable)
         at_ms = None
         if failure.retryable:
             at_ms = next_attempt_at_ms(
@@ -165,7 +180,7 @@ class ModelTurn:
                 max_retry_after_s=limits.max_retry_after_s,
                 jitter=random.random(),
             )
-        await self._active.commit(FailModelCall(error, at_ms))
+        await self._active.commit(FailModelCall(failure.error, at_ms, failure.usage))
 
     async def _shrink(self, failure: ModelFailure) -> None:
         """Shorten a prompt that the provider refused as too long; fail if it cannot be shortened."""
@@ -179,10 +194,10 @@ class ModelTurn:
             self._active.reload()
 
     async def _compact(self) -> None:
-        """Summarise the session, which is the only task of a compaction run."""
+        """Summarize the session, which is the only task of a compaction run."""
         try:
             with self._active.effect() as scope:
-                command = await self._window.summarise_all()
+                command = await self._window.summarize_all()
         except ModelFailure as failure:
             await self._fail(failure)
             return

@@ -1,4 +1,4 @@
-"""The calls during which a daemon died: find out whether each took effect, and commit the finding."""
+"""Probe the calls during which a daemon died: find out whether each took effect, and commit the result."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from protocol.journal.line import decode_event
 
 if TYPE_CHECKING:
     from kheishd.core.run.record import RunRecord
-    from kheishd.workers.runs.active import ActiveRun, CallInputs
+    from kheishd.workers.runs.active import ActiveRun
     from protocol.objects.run import OpenCall
+    from protocol.transcript import ToolCall
 
 
 class CallProber:
@@ -25,19 +26,19 @@ class CallProber:
     async def probe(self, indexes: tuple[int, ...]) -> None:
         """Probe some calls, each in its own commit."""
         await self._active.runtime.hooks.prepare()
-        run, inputs = self._active.record, self._active.inputs()
+        run, tool_calls = self._active.record, self._active.tool_calls()
         for index in indexes:
-            await self._active.commit(await self._probe(run, index, inputs))
+            await self._active.commit(await self._probe(run, run.calls[index], tool_calls[index]))
 
-    async def _probe(self, run: RunRecord, index: int, inputs: CallInputs) -> ResolveDoubt:
+    async def _probe(self, run: RunRecord, call: OpenCall, tool_call: ToolCall) -> ResolveDoubt:
         """Ask the tool's probe for the outcome of a call."""
-        call, hooks = run.calls[index], self._active.runtime.hooks
+        hooks = self._active.runtime.hooks
         evidence = self._evidence(run, call)
         tool = hooks.find_tool(call.tool)
         if tool is None:
             return ResolveDoubt(call.call_id, "unknown", "the tool is gone", evidence)
         try:
-            arguments = hooks.validate(tool, inputs.arguments(index))
+            arguments = hooks.validate(tool, tool_call.arguments)
         except ToolError:
             note = "its arguments no longer fit the tool"
             return ResolveDoubt(call.call_id, "unknown", note, evidence)

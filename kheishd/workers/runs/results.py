@@ -1,4 +1,4 @@
-"""Tool output cut to the sizes that the journal and a model accept. Every cut is marked as such."""
+"""Truncate tool output to the sizes that the journal and a model accept. Every truncation is marked."""
 
 import logging
 from collections.abc import Mapping

@@ -56,7 +56,7 @@ class RunWorker(Worker):
         return len(self._executors)
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """ExecuteCalls runs until cancelled; then release the active runs in order."""
+        """Execute runs until cancelled; then release the active runs in order."""
         async with trio.open_nursery() as self._nursery:
             try:
                 if self._services.runtimes.current().config.runs.recovery == "interrupt":

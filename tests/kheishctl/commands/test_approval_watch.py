@@ -82,7 +82,7 @@ def test_answering_by_a_key(daemon: Daemon, ctl: Ctl, sender: str, session: str)
         terminal.sees("allowed by uid:")
         terminal.sees(f"{PROMPT} (1 more)")
         terminal.type("d")
-        terminal.sees("Reason, for the model")
+        terminal.sees("Note for the model")
         terminal.say("not this one")
         terminal.sees("denied by uid:")
         terminal.until(lambda text: text.count("write_file c.txt") == 1, "the third one")
@@ -105,7 +105,7 @@ def test_answers_of_other_clients(daemon: Daemon, ctl: Ctl, sender: str, session
         terminal.sees("denied by uid:")
         terminal.sees("write_file b.txt")
         terminal.type("d")
-        terminal.sees("Reason, for the model")
+        terminal.sees("Note for the model")
         terminal.press("enter")
         terminal.until(lambda text: text.count("denied by uid:") == 2, "both answers")
         terminal.type("q")
@@ -138,8 +138,8 @@ def test_notes_about_a_restart() -> None:
             assert child.stdout.readline()
             daemon.kill()
             daemon.restart()
-            assert child.stderr.readline() == "The connection is lost; waiting for the daemon.\n"
-            assert child.stderr.readline() == "Connected again.\n"
+            assert child.stderr.readline() == "Connection lost; waiting for the daemon.\n"
+            assert child.stderr.readline() == "Reconnected.\n"
 
 
 def test_watching_without_a_daemon(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from kheishctl import exit_codes
-from kheishctl.commands.permission import AUDIT, _format_explanation
+from kheishctl.commands.permission import AUDIT_COLUMNS, _format_explanation
 from kheishctl.render.layout import Display, format_table
 from tests.support.ctl import Ctl
 
@@ -113,7 +113,7 @@ def test_the_rows_of_an_audit() -> None:
     common = {"cursor": 7, "at_ms": NOW, "session_id": "s", "run_id": "r", "call_id": "c"}
     verdict = {"tool": "bash", "subject": "ls", "decision": "ask", "why": "bash's default", "note": "look"}
     answer = {"decision": "deny", "actor": "uid:0", "note": "no", "justification": "late"}
-    rows = format_table([common | {"verdict": verdict}, common | answer], AUDIT, PIPE).splitlines()
+    rows = format_table([common | {"verdict": verdict}, common | answer], AUDIT_COLUMNS, PIPE).splitlines()
     assert [row.split("\t")[4:] for row in rows] == [
         ["ask", "bash", "ls", "bash's default: look"],
         ["deny", "", "", "answered by uid:0: no; late"],

@@ -42,7 +42,7 @@ def test_send_nothing(ctl: Ctl) -> None:
     assert ctl("send", stdin=b"\xff").code == exit_codes.USAGE
     assert ctl("send", "default", "\udcff").code == exit_codes.USAGE
     done = ctl("send", "what is this?", stdin="")
-    assert "for the agent 'what is this?'; give AGENT and TEXT" in done.err
+    assert "for the agent 'what is this?'; pass AGENT and TEXT" in done.err
 
 
 def test_send_resumes(ctl: Ctl, sender: str) -> None:
@@ -81,6 +81,13 @@ def test_a_failed_run(ctl: Ctl, sender: str) -> None:
     assert (done.code, done.out) == (exit_codes.RUN_FAILED, "")
     assert "the run failed" in done.err
     assert ctl("send", "default", "/fail unauthorized", "--as", sender, "--json").json["error"]
+
+
+def test_an_empty_answer(ctl: Ctl, sender: str) -> None:
+    """An empty answer is reported after one retry, with an exit code of its own."""
+    done = ctl("send", "default", "/fail empty_answer", "--as", sender)
+    assert (done.code, done.out) == (exit_codes.EMPTY_ANSWER, "")
+    assert "another attempt gave nothing either" in done.err
 
 
 def test_a_timeout(ctl: Ctl, sender: str) -> None:
@@ -135,7 +142,7 @@ def test_an_answer_that_was_cut(ctl: Ctl, sender: str) -> None:
 
 def test_notes_beside_a_streamed_answer(capsys: pytest.CaptureFixture[str]) -> None:
     """Each message has a line of its own; calls and notes go to standard error, sanitized."""
-    printer = module._Printer()
+    printer = module._AnswerPrinter()
     changes: list[DisplayChange] = [
         AnswerText("one"),
         MessageEnd("tool_calls"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kheishctl.render.calls import (
     MAX_SUMMARY_CHARACTERS,
     MAX_TAIL_CHARACTERS,
-    Tail,
+    OutputTail,
     summarize_arguments,
     take_first_lines,
 )
@@ -57,7 +57,7 @@ def test_huge_values_take_no_time() -> None:
     began = time.process_time()
     assert summarize_arguments({"command": huge, "more": [huge], "name": huge}).startswith("␛␛")
     assert take_first_lines(huge, 3)
-    tail = Tail()
+    tail = OutputTail()
     tail.add(huge)
     assert len(tail.lines(3)[0]) == MAX_TAIL_CHARACTERS
     assert time.process_time() - began < 0.5
@@ -71,7 +71,7 @@ def test_first_lines() -> None:
 
 def test_tail() -> None:
     """The tail holds the last lines as a terminal shows them, without styles."""
-    tail = Tail()
+    tail = OutputTail()
     for text in ("one\ntwo\r\n", "\x1b[32mthree\x1b[0m\n\n10%\r", "20%\x1b[2J"):
         tail.add(text)
     assert tail.lines(3) == ["two", "three", "20%␛[2J"]

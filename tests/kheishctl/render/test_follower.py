@@ -435,7 +435,7 @@ def test_notes_about_shells() -> None:
     listener = Listener()
     assert listener.event("task_created", task_id="tsk_1", title="npm run dev") == []
     (asks,) = listener.event("task_stalled", task_id="tsk_1", note="for the model")
-    assert asks == Notice("the background shell tsk_1 waits for input that nobody can give")
+    assert asks == Notice("the background shell tsk_1 waits for input, which it cannot receive")
     (ended,) = listener.event(
         "task_ended", task_id="tsk_1", status="failed", terminal_reason="exited", exit_code=2, note="x"
     )

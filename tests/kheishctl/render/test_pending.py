@@ -115,7 +115,7 @@ def test_a_question_with_its_answer() -> None:
 def test_a_question_with_several_answers() -> None:
     """A question that allows several options says so."""
     rendered = asking.format_question(ASKED | {"multi_select": True}, WIDE)
-    assert rendered.startswith("q1 Color (several may be chosen)\nWhich color?\n")
+    assert rendered.startswith("q1 Color (multiple choice)\nWhich color?\n")
 
 
 @pytest.mark.parametrize(

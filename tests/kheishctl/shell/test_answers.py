@@ -142,11 +142,13 @@ def test_one_of_several_was_answered() -> None:
         await bench.answers.carry_out((both,))
 
     bench = run(body)
-    assert bench.notes == ["one of these approvals was answered meanwhile, so none of your answers counts"]
+    assert bench.notes == [
+        "one of these approvals was answered meanwhile, so none of your answers was accepted"
+    ]
     assert bench.pending_ids == ["apr_1", "qst_1"]
 
 
-@pytest.mark.parametrize("failure", [make_refusal("storage_full"), ConnectionLost("the connection is lost")])
+@pytest.mark.parametrize("failure", [make_refusal("storage_full"), ConnectionLost("connection lost")])
 def test_failed_answer(failure: Failure) -> None:
     """If an answer fails, a note gives the failure, and the request stays pending."""
 

@@ -237,7 +237,7 @@ def test_daemon_killed_during_an_answer(own: Daemon) -> None:
         conversation.send("/slow 20 30\nhello")
         await listener.until(lambda: listener.count(AnswerText) >= 2)
         await asyncio.to_thread(own.kill)
-        await listener.wait_for("the connection is lost")
+        await listener.wait_for("connection lost")
         conversation.send("typed meanwhile")
         assert not conversation.is_connected
         await asyncio.to_thread(own.restart)

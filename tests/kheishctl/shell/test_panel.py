@@ -12,7 +12,7 @@ from kheishctl.contract import Json
 from kheishctl.render.layout import count_columns
 from kheishctl.shell.panel import RequestPanel, format_title
 from kheishctl.shell.pending import GRACE_SECONDS, PendingRequests
-from kheishctl.shell.transcript import RULE
+from kheishctl.shell.transcript import BAR
 from protocol.text import sanitize
 
 NOW_S = 1_795_000_000.0
@@ -58,9 +58,9 @@ def test_command() -> None:
     record = make_command("make all\nmake install", binding="x") | {"note": "bash asks\nby default"}
     assert draw(make_pending(record)) == [
         "? bash needs your approval",
-        f"{RULE}why: bash asks by default",
-        f"{RULE}make all",
-        f"{RULE}make install",
+        f"{BAR}why: bash asks by default",
+        f"{BAR}make all",
+        f"{BAR}make install",
         "a allow  r for this run  s for this session  d deny  D say why  e edit",
     ]
 
@@ -68,7 +68,7 @@ def test_command() -> None:
 def test_diff() -> None:
     """The lines of a diff have colors behind the rule."""
     lines = draw(make_pending(make_approval(preview={"kind": "diff", "text": DIFF})), color=True)
-    rule = f"\x1b[2m{RULE}\x1b[0m"
+    rule = f"\x1b[2m{BAR}\x1b[0m"
     assert lines[3:7] == [
         f"{rule}\x1b[36m@@ -1 +1 @@\x1b[0m",
         f"{rule}\x1b[31m-old\x1b[0m",
@@ -80,8 +80,8 @@ def test_diff() -> None:
 def test_arguments() -> None:
     """Without a preview the panel shows all arguments by name; without arguments, the subject."""
     lines = draw(make_pending(make_approval(arguments={"path": "a", "count": 3, "deep": {"x": [1]}})))
-    assert lines[1:4] == [f"{RULE}path: a", f"{RULE}count: 3", f'{RULE}deep: {{"x": [1]}}']
-    assert draw(make_pending(make_approval(subject="the subject")))[1] == f"{RULE}the subject"
+    assert lines[1:4] == [f"{BAR}path: a", f"{BAR}count: 3", f'{BAR}deep: {{"x": [1]}}']
+    assert draw(make_pending(make_approval(subject="the subject")))[1] == f"{BAR}the subject"
 
 
 def test_several_requests() -> None:
@@ -96,12 +96,12 @@ def test_long_request() -> None:
     pending = make_pending(make_command("\n".join(f"line {number}" for number in range(100))))
     first_page = draw(pending, rows=12)
     assert len(first_page) == 12
-    assert first_page[1] == f"{RULE}line 0"
+    assert first_page[1] == f"{BAR}line 0"
     assert "space more (1-9 of 100 lines)" in first_page[-2]
     for _ in range(20):
         pending.press(" ")
     last_page = draw(pending, rows=12)
-    assert last_page[-3] == f"{RULE}line 99"
+    assert last_page[-3] == f"{BAR}line 99"
     assert "(92-100 of 100 lines)" in last_page[-2]
 
 
@@ -109,7 +109,7 @@ def test_whole_command_is_visible() -> None:
     """A wide command is folded, not truncated, and a carriage return hides nothing of it."""
     text = "ls" + " " * 300 + "; rm -rf /\rls"
     lines = draw(make_pending(make_command(text)), columns=40)[1:-3]
-    assert "".join(line.removeprefix(RULE) for line in lines) == text.replace("\r", "")
+    assert "".join(line.removeprefix(BAR) for line in lines) == text.replace("\r", "")
 
 
 @pytest.mark.parametrize("fields", [{"truncated": True}, {}], ids=["by the daemon", "by the panel"])
@@ -119,7 +119,7 @@ def test_truncated_request(fields: Json) -> None:
     pending = make_pending(make_command(text, **fields))
     draw(pending)
     pending.offset = pending.total_lines - 1
-    assert draw(pending)[1].startswith(f"{RULE}Truncated:")
+    assert draw(pending)[1].startswith(f"{BAR}Truncated:")
 
 
 def test_keys_appear_when_they_are_effective() -> None:
@@ -140,16 +140,16 @@ def test_question() -> None:
     pending = make_pending({"question_id": "q", "questions": [part, {**part, "multi_select": True}]})
     assert draw(pending) == [
         "? the agent asks, question 1 of 2",
-        f"{RULE}Paint: Which",
-        f"{RULE}color?",
-        f"{RULE}1  red: warm",
-        f"{RULE}2  blue",
+        f"{BAR}Paint: Which",
+        f"{BAR}color?",
+        f"{BAR}1  red: warm",
+        f"{BAR}2  blue",
         "1-9 answer  … or type  n don't answer",
     ]
     pending.press("1")
     pending.mark_drawn(empty=True)
     pending.press("2")
-    assert draw(pending)[-3:-1] == [f"{RULE}1  [ ] red: warm", f"{RULE}2  [x] blue"]
+    assert draw(pending)[-3:-1] == [f"{BAR}1  [ ] red: warm", f"{BAR}2  [x] blue"]
     assert "Enter answer" in draw(pending)[-1]
 
 
@@ -171,7 +171,7 @@ def test_whole_request() -> None:
     pending = make_pending(make_command("\n".join("abc")))
     assert pending.first is not None
     text = RequestPanel(color=False).format_request(pending.first, 40, NOW_S)
-    assert text.splitlines() == ["? bash needs your approval", f"{RULE}a", f"{RULE}b", f"{RULE}c"]
+    assert text.splitlines() == ["? bash needs your approval", f"{BAR}a", f"{BAR}b", f"{BAR}c"]
 
 
 @given(ANY_TEXT, ANY_TEXT, st.sampled_from(["diff", "command", "text"]), st.integers(20, 60))
@@ -181,7 +181,7 @@ def test_content_cannot_imitate_the_panel(text: str, note: str, kind: str, colum
     lines = draw(make_pending(record), columns=columns, rows=1000)
     assert lines[0].startswith("? ")
     keys = next(number for number, line in enumerate(lines) if line.startswith("a allow"))
-    assert all(line.startswith(RULE) for line in lines[1:keys])
+    assert all(line.startswith(BAR) for line in lines[1:keys])
     for line in lines:
         assert sanitize(line) == line
         assert "\n" not in line
@@ -203,7 +203,7 @@ def test_huge_request_is_drawn_fast(piece: str, field: str) -> None:
 def test_keys_in_a_narrow_terminal() -> None:
     """In a narrow terminal the keys take as many lines as they need."""
     lines = draw(make_pending(make_approval(1), make_approval(2)), columns=30)
-    keys = " ".join(line for line in lines if not line.startswith((RULE, "?")))
+    keys = " ".join(line for line in lines if not line.startswith((BAR, "?")))
     assert re.findall(r"\b[arsdDeAX] \w+", keys) == [
         "a allow", "r for", "s for", "d deny", "D say", "e edit", "A allow", "X deny",
     ]  # fmt: skip
@@ -215,5 +215,5 @@ def test_keys_in_a_low_terminal() -> None:
     pending = make_pending(make_command("\n".join("abcdefgh")), make_approval(2))
     lines = draw(pending, columns=44, rows=6)
     assert len(lines) == 6
-    assert lines[1:4] == [f"{RULE}a", f"{RULE}b", f"{RULE}c"]
+    assert lines[1:4] == [f"{BAR}a", f"{BAR}b", f"{BAR}c"]
     assert lines[4:] == ["space more (1-3 of 8 lines)  a r s allow", "d D deny  e edit  A X all"]

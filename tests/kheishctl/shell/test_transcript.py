@@ -31,7 +31,7 @@ from kheishctl.render.changes import (
 )
 from kheishctl.render.layout import count_columns
 from kheishctl.shell.markdown import MAX_LIVE_CHARACTERS, make_renderer
-from kheishctl.shell.transcript import RESULTS, RULE, SPINNER, CallChange, CallView, TranscriptView
+from kheishctl.shell.transcript import BAR, RESULTS, SPINNER, CallChange, CallView, TranscriptView
 from protocol.objects.run import CallOutcome
 from protocol.text import sanitize
 
@@ -80,10 +80,10 @@ def test_call_result() -> None:
     format_result = make_calls().show
     assert format_result(make_result("returned", "output", took_ms=300)) == "✓ bash  0.3 s · make\n"
     assert format_result(make_result("failed", "exit 1\n\nno rule\nto make\nmore", took_ms=300)) == (
-        f"✗ bash  failed after 0.3 s · make\n{RULE}exit 1\n{RULE}no rule\n{RULE}to make\n"
+        f"✗ bash  failed after 0.3 s · make\n{BAR}exit 1\n{BAR}no rule\n{BAR}to make\n"
     )
     assert format_result(make_result("denied", "no network", denied_by="managed rule bash deny")) == (
-        f"✗ bash  denied by managed rule bash deny · make\n{RULE}no network\n"
+        f"✗ bash  denied by managed rule bash deny · make\n{BAR}no network\n"
     )
     assert format_result(make_result("stopped", "it was stopped")) == "■ bash  stopped · make\n"
     assert format_result(make_result("upended", "x")) == "· bash  upended · make\n"
@@ -120,7 +120,7 @@ def test_verbose() -> None:
     assert brief.show(allowed) == brief.show(pending) == ""
     lines = "\n".join(f"line {number}" for number in range(20))
     assert verbose.show(make_result("returned", lines)).splitlines()[1:] == [
-        f"{RULE}line {number}" for number in range(10)
+        f"{BAR}line {number}" for number in range(10)
     ]
 
 
@@ -134,9 +134,9 @@ def test_running_call() -> None:
     line, *output = calls.format_running(10)
     assert line[0] in SPINNER
     assert line[1:] == " bash  make 1 · 3 s"
-    assert output == [f"{RULE}two", f"{RULE}three", f"{RULE}four"]
+    assert output == [f"{BAR}two", f"{BAR}three", f"{BAR}four"]
     calls.show(CallOutput(CALL, "anew", True))
-    assert calls.format_running(10)[1:] == [f"{RULE}anew"]
+    assert calls.format_running(10)[1:] == [f"{BAR}anew"]
     calls.show(make_result("returned"))
     assert calls.format_running(10) == []
 
@@ -155,7 +155,7 @@ def test_output_before_the_start_of_its_call() -> None:
     calls.show(CallOutput(CALL, "early", False))
     assert calls.format_running(10) == []
     calls.show(make_start())
-    assert calls.format_running(10)[1:] == [f"{RULE}early"]
+    assert calls.format_running(10)[1:] == [f"{BAR}early"]
     calls.clear()
     assert calls.format_running(10) == []
 
@@ -167,7 +167,7 @@ def test_many_running_calls() -> None:
         calls.show(make_start(number))
         calls.show(CallOutput(f"call_{number}", "a\nb\nc\n", False))
     assert len(calls.format_running(100)) == 5 * 4
-    is_output = [line.startswith(RULE) for line in calls.format_running(7)]
+    is_output = [line.startswith(BAR) for line in calls.format_running(7)]
     assert is_output == [False, True, True, False, False, False, False]
     assert len(calls.format_running(3)) == 3
     assert calls.format_running(3)[-1] == "… and 3 more"
@@ -197,7 +197,7 @@ def test_lines_are_sanitized_and_marked(text: str, columns: int) -> None:
         assert sanitize(line) == line
         assert "\n" not in line
         assert count_columns(line) <= columns
-        assert line.startswith((RULE, "→ ", "· ", "✗ ")) or line[0] in SPINNER
+        assert line.startswith((BAR, "→ ", "· ", "✗ ")) or line[0] in SPINNER
 
 
 # The transcript.

@@ -396,12 +396,12 @@ def _find_reachable(waiting: dict[str, list[str]], start: str) -> set[str]:
 
 
 def test_format_ended_note() -> None:
-    """The note names the shell, its end and the tool that returns its output."""
+    """The note names the shell, its end and the size of its output."""
     shell = fold(creation("tsk_1", "npm run dev\n--port 8080", kind="shell", shell=COMMAND))
     note = format_ended_note(shell, "exited", 1, "", 120)
     assert note == (
         "The background shell tsk_1, 'npm run dev --port 8080', ended with exit code 1. "
-        "task_output returns its output: 120 bytes."
+        "The output of the task has 120 bytes."
     )
     assert format_ended_note(shell, "not_started", None, "no such directory") == (
         "The background shell tsk_1, 'npm run dev --port 8080', could not be started (no such directory)."
@@ -412,8 +412,8 @@ def test_format_ended_note() -> None:
 
 
 def test_format_stalled_note() -> None:
-    """The note names the tool that stops the shell; a long title is abbreviated."""
+    """The note says what to do; a long title is abbreviated."""
     note = format_stalled_note(fold(creation("tsk_1", "x" * 500, kind="shell", shell=COMMAND)))
     assert "tsk_1" in note
-    assert "task_stop" in note
+    assert "stop the task" in note
     assert len(note) < 500

@@ -12,6 +12,7 @@ from kheishd.kernel.runtime import ModelAnswer, ModelFailure
 from kheishd.providers.anthropic import MAX_TOKENS, MessagesReader, messages, post, reader
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
+from kheishd.providers.prompt_cache import EPHEMERAL
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.transcript import (
     AssetReference,
@@ -82,8 +83,10 @@ def test_the_request() -> None:
     assert msgspec.json.decode(sent.body) == {
         "model": "claude",
         "max_tokens": MAX_TOKENS,
-        "system": "be brief",
-        "messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}]}],
+        "system": [{"type": "text", "text": "be brief", "cache_control": EPHEMERAL}],
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "hello", "cache_control": EPHEMERAL}]}
+        ],
         "stream": True,
         "temperature": 0.5,
     }
@@ -229,7 +232,7 @@ def test_an_error_event() -> None:
     [
         ("end_turn", "end"),
         ("stop_sequence", "end"),
-        ("pause_turn", "end"),
+        ("pause_turn", "pause"),
         ("max_tokens", "length"),
         ("model_context_window_exceeded", "length"),
         ("tool_use", "tool_calls"),
@@ -254,9 +257,10 @@ def test_hidden_thinking() -> None:
         start(0, type="thinking", thinking="", signature=""),
         delta(0, type="signature_delta", signature="si"),
         delta(0, type="signature_delta", signature="gned"),
+        start(1, type="text", text="x"),
         stop(),
     )
-    assert answer.items == [Thinking("", "signed")]
+    assert answer.items == [Thinking("", "signed"), Text("x")]
 
 
 def test_blocks_that_take_turns() -> None:
@@ -305,6 +309,7 @@ def test_counts_are_running_totals() -> None:
             "type": "message_start",
             "message": {"model": "m", "usage": {"input_tokens": 9, "output_tokens": 1}},
         },
+        start(0, type="text", text="x"),
         stop(output_tokens=5),
         stop(output_tokens=6, cache_read_input_tokens=2),
     )
@@ -318,7 +323,7 @@ def test_a_call_in_one_piece() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"{", b"[]", b'{"type": 1}', b'{"index": "x"}', b'{"type":"\xff"}', b"[" * 5000]
+    "data", [b"{", b"[]", b'{"type": [1]}', b'{"index": "x"}', b'{"type":"\xff"}', b"[" * 5000]
 )
 def test_malformed_data(data: bytes) -> None:
     """Data that is no event fails the answer with a retryable failure."""
@@ -374,6 +379,7 @@ def test_offered_and_former_tools_are_defined() -> None:
             "name": "gone",
             "description": "This tool is no longer available.",
             "input_schema": {"type": "object"},
+            "cache_control": EPHEMERAL,
         },
     ]
     assert "tools" not in msgspec.json.decode(post(make_request(), "http://x", None).body)
@@ -403,3 +409,59 @@ def test_tools_may_be_withheld() -> None:
     assert "tool_choice" not in msgspec.json.decode(
         post(dataclasses.replace(request, tools=()), "http://x", None).body
     )
+
+
+# Irregularities of servers.
+
+
+def test_a_second_start_drops_the_first_half() -> None:
+    """A server that begins its message again is taken at its second word."""
+    head = {"type": "message_start", "message": {"usage": {"input_tokens": 3, "output_tokens": 1}}}
+    answer = read_answer(
+        head, start(0, type="text", text="first"), head, start(0, type="text", text="second"), stop()
+    )
+    assert (answer.items, answer.usage) == ([Text("second")], Usage(3, 1))
+
+
+def test_a_paused_turn_is_marked() -> None:
+    """A paused turn may be without text; the run continues it."""
+    answer = read_answer({"type": "message_start", "message": {}}, stop("pause_turn"))
+    assert (answer.items, answer.stop_reason) == ([], "pause")
+
+
+def test_numbers_in_the_place_of_texts() -> None:
+    """Counts and indexes as texts, numeric ids and an empty error cost nothing."""
+    answer = read_answer(
+        {"type": "message_start", "message": {"usage": {"input_tokens": "3"}}, "error": {}},
+        {
+            "type": "content_block_start",
+            "index": "0",
+            "content_block": {"type": "tool_use", "id": 7, "name": "n"},
+        },
+        {"type": "content_block_delta", "index": 0.0, "delta": {"partial_json": '{"a":1}'}},
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": "none"},
+    )
+    assert (answer.items, answer.usage) == ([ToolCall("7", "n", {"a": 1})], Usage(3))
+
+
+def test_halves_of_characters() -> None:
+    """A character whose halves come in two events is one character."""
+    fresh = read(start(0, type="text", text=""))
+    for half in (b"\\ud83d", b"\\ude00"):
+        fresh.event(b'{"type":"content_block_delta","index":0,"delta":{"text":"' + half + b'"}}')
+    fresh.event(msgspec.json.encode(stop()))
+    answer = fresh.end()
+    assert answer is not None
+    assert answer.items == [Text("😀")]
+
+
+def test_a_whole_message_without_a_reason_to_stop() -> None:
+    """With content it is an answer even without a stop reason; with neither it is no answer."""
+    fresh = new()
+    fresh.whole(b'{"content":[{"type":"text","text":"a"}]}')
+    answer = fresh.end()
+    assert answer is not None
+    assert answer.items == [Text("a")]
+    empty = new()
+    empty.whole(b"{}")
+    assert empty.end() is None

@@ -55,6 +55,7 @@ async def ask_server(server: ModelServer, driver: str, model: str) -> RecordedCa
         ("split:7:Grüße aus 東京 🗼", "Grüße aus 東京 🗼"),
         ("no-done", "fine"),
         ("comments", "echo: hello"),
+        ("heartbeats", "echo: hello"),
         ("nonstream", "echo: hello"),
     ],
 )
@@ -128,6 +129,8 @@ async def test_a_long_answer_is_bounded(server: ModelServer, driver: str) -> Non
         ("error-event", "overloaded", True),
         ("error-event:api_error", "server_error", True),
         ("redirect", "bad_request", False),
+        ("gzip-error", "context_too_long", False),
+        ("says-nothing", "empty_answer", True),
         ("context", "context_too_long", False),
         ("no-such-model", "bad_request", False),
         ("status:400", "bad_request", False),

@@ -46,13 +46,14 @@ def test_calls_are_items_and_no_deltas() -> None:
         ('{"at', "they are no JSON object; they begin '{\"at'"),
         ("[1]", "they are no JSON object; they begin '[1]'"),
         ('"text"', "they are no JSON object"),
+        ('{"n": NaN}', "they are no JSON object"),
         ("[" * 5000, "they are no JSON object; they begin '" + "[" * MAX_INVALID_CHARACTERS + "'"),
         ('{"n": 123456789012345678901234567890}', "they hold a whole number of more than 64 bits"),
         ('{"n":' * 200 + "1" + "}" * 200, "they are nested deeper than 128 levels"),
     ],
 )
 def test_a_call_with_invalid_arguments_is_marked(arguments: str, words: str) -> None:
-    """A call with invalid arguments is kept without them; a truncated answer drops the call."""
+    """A call with invalid arguments is kept without them, and says why they are invalid."""
     draft = Draft()
     draft.extend(draft.open(Block("call", call_id="1", name="look")), arguments)
     (call,) = draft.finish("tool_calls", Usage(), None).items
@@ -60,7 +61,6 @@ def test_a_call_with_invalid_arguments_is_marked(arguments: str, words: str) -> 
     assert (call.call_id, call.name, call.arguments) == ("1", "look", {})
     assert call.invalid is not None
     assert words in call.invalid
-    assert draft.finish("length", Usage(), None).items == []
 
 
 def test_a_call_without_a_name_is_a_bad_response() -> None:
@@ -72,13 +72,84 @@ def test_a_call_without_a_name_is_a_bad_response() -> None:
     assert (raised.value.reason, raised.value.retryable) == ("bad_response", True)
 
 
-def test_a_call_cut_short_is_left_out() -> None:
-    """A truncated answer keeps its complete calls and drops the incomplete one."""
+def test_a_truncated_call_says_that_it_did_not_fit() -> None:
+    """A truncated answer keeps the incomplete call, so that its result tells the model what did not fit."""
     draft = Draft()
     draft.write("text", "I will")
     draft.extend(draft.open(Block("call", call_id="1", name="look")), '{"at')
     answer = draft.finish("length", Usage(), None)
-    assert (answer.items, answer.stop_reason) == ([Text("I will")], "length")
+    text, call = answer.items
+    assert (text, answer.stop_reason) == (Text("I will"), "length")
+    assert isinstance(call, ToolCall)
+    assert (call.name, call.arguments) == ("look", {})
+    assert call.invalid is not None
+    assert "cut off after 4 bytes, because the answer reached the model's output limit" in call.invalid
+    assert "did not fit" in call.invalid
+
+
+def test_only_the_incomplete_call_of_a_truncated_answer_is_invalid() -> None:
+    """Complete calls of a truncated answer are run; a last call whose arguments never began is not."""
+    draft = Draft()
+    draft.extend(draft.open(Block("call", call_id="1", name="look")), '{"at": 1}')
+    draft.open(Block("call", call_id="2", name="wait"))
+    draft.open(Block("call", call_id="3", name="rest"))
+    first, second, third = draft.finish("length", Usage(), None).items
+    assert (first, second) == (ToolCall("1", "look", {"at": 1}), ToolCall("2", "wait", {}))
+    assert isinstance(third, ToolCall)
+    assert third.invalid is not None
+    assert "cut off after 0 bytes" in third.invalid
+
+
+def test_a_call_above_the_limit_of_the_daemon_says_so() -> None:
+    """A call with more arguments than are accepted names that limit."""
+    draft = Draft(max_bytes=10)
+    draft.extend(draft.open(Block("call", call_id="1", name="look")), '{"at": "' + "x" * 100)
+    answer = draft.finish("tool_calls", Usage(), None)
+    (call,) = answer.items
+    assert isinstance(call, ToolCall)
+    assert call.invalid is not None
+    assert "the answer exceeds the 10 bytes that are accepted" in call.invalid
+    assert answer.stop_reason == "length"
+
+
+def test_a_truncated_call_without_a_name_is_dropped() -> None:
+    """A call whose name never came cannot be answered."""
+    draft = Draft()
+    draft.write("text", "I will")
+    draft.open(Block("call", call_id="1"))
+    assert draft.finish("length", Usage(), None).items == [Text("I will")]
+
+
+def test_a_refused_answer_calls_nothing() -> None:
+    """Calls before a refusal are not run."""
+    draft = Draft()
+    draft.write("text", "I will")
+    draft.extend(draft.open(Block("call", call_id="1", name="look")), "{}")
+    assert draft.finish("refusal", Usage(), None).items == [Text("I will")]
+
+
+def test_halves_of_characters_are_joined() -> None:
+    """A character in two pieces is one character; a half without its other half is U+FFFD."""
+    draft = Draft()
+    for piece in ("a\ud83d", "\ude00b", "\ude00", "\ud83dc", "\ud83d"):
+        draft.write("text", piece)
+    draft.complete_characters()
+    assert draft.take() == [TextDelta("a😀b\ufffd\ufffdc\ufffd")]
+    assert draft.finish("end", Usage(), None).items == [Text("a😀b\ufffd\ufffdc\ufffd")]
+
+
+def test_halves_of_characters_in_calls() -> None:
+    """Halves in names, ids, arguments and signatures neither break an answer nor enter the transcript."""
+    draft = Draft()
+    call = draft.open(Block("call", call_id="1\ud83d", name="look\ude00"))
+    draft.extend(call, '{"n": "\ud83d')
+    draft.extend(call, '\ude00", "m": "\\ud83d"}')
+    thought = draft.open(Block("thinking"))
+    draft.sign(thought, "s\ud83d")
+    assert draft.finish("end", Usage(), None).items == [
+        ToolCall("1\ufffd", "look\ufffd", {"n": "😀", "m": "\ufffd"}),
+        Thinking("", "s\ufffd"),
+    ]
 
 
 def test_full() -> None:

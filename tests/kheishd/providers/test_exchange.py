@@ -6,20 +6,19 @@ from typing import Any
 import msgspec
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.config.sections.runs import RunsSection
 from kheishd.core.text.sse import MAX_EVENT_BYTES
 from kheishd.kernel.runtime import ModelFailure, TextDelta
-from kheishd.providers import openai
-from kheishd.providers.driver import HttpRequest
+from kheishd.providers import anthropic, openai
+from kheishd.providers.driver import Driver, HttpRequest
 from kheishd.providers.exchange import (
     MAX_WHOLE_BYTES,
     AnswerBody,
     CallTimeouts,
     ConnectionPools,
     Exchange,
-    host_of,
 )
 from kheishd.providers.failures import FailureFactory
 from protocol.transcript import Text
@@ -124,6 +123,31 @@ async def test_a_server_that_stops_in_the_middle(
         mock_clock.jump(121)
     assert call.text == "so far "
     assert "sent nothing for 120 s" in call.require_failure().message
+
+
+@pytest.mark.parametrize("driver", [openai, anthropic])
+async def test_an_open_connection_does_not_hold_up_an_answer(
+    server: ModelServer, mock_clock: MockClock, driver: Driver
+) -> None:
+    """An answer with its finish reason is complete within two seconds, though the server closes nothing."""
+    pools = ConnectionPools(10, inline)
+    post = driver.post(make_request("hello", model="stays-open"), server.base_url, None)
+    exchange = Exchange(pools, post, driver.reader(REFUSING), REFUSING, CallTimeouts(RunsSection()))
+    call, is_streaming = RecordedCall(), trio.Event()
+
+    async def listen() -> None:
+        async with exchange as events:
+            async for event in events:
+                call.take(event)
+                is_streaming.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listen)
+        await is_streaming.wait()
+        await wait_all_tasks_blocked()
+        mock_clock.jump(2)
+    assert call.require_answer().items == [Text("fine")]
+    await pools.aclose()
 
 
 async def collect(exchange: Exchange, calls: list[RecordedCall]) -> None:
@@ -289,9 +313,18 @@ def test_a_body_that_is_cut(reads: tuple[bytes, ...]) -> None:
     assert body_of(*reads).end() is None
 
 
+def test_events_without_data_are_ignored() -> None:
+    """Heartbeats without data are no part of the answer."""
+    text = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'
+    answer = body_of(b"data:\n\n" + text + b"data: \n\ndata: [DONE]\n\n").end()
+    assert answer is not None
+    assert answer.items == [Text("x")]
+
+
 def test_events_after_the_end_are_ignored() -> None:
     """Events after the last one are ignored."""
-    reader = body_of(b"data: [DONE]\n\ndata: nonsense\n\n")
+    text = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'
+    reader = body_of(text + b"data: [DONE]\n\ndata: nonsense\n\n")
     assert reader.done
     assert reader.end() is not None
 
@@ -320,7 +353,7 @@ async def test_a_pool_is_made_once(server: ModelServer) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(hear, exchange("echo"))
-    assert pool_arguments == [(f"{server.base_url}/chat/completions", 7)]
+    assert pool_arguments == [(f"{server.base_url}/chat/completions", None, 7)]
     await exchange.pools.aclose()
     await hear(exchange("echo"))
     await exchange.pools.aclose()
@@ -332,17 +365,3 @@ async def test_in_a_thread(server: ModelServer) -> None:
     pools = ConnectionPools(7)
     assert (await hear(ExchangeFactory(server, pools)("echo"))).text == "echo: hello"
     await pools.aclose()
-
-
-@pytest.mark.parametrize(
-    ("url", "host"),
-    [
-        ("https://api.test/v1", "api.test"),
-        ("http://user:secret@127.0.0.1:8080/v1", "127.0.0.1:8080"),
-        ("nonsense", "the provider"),
-        ("http://[::1", "the provider"),
-    ],
-)
-def test_host_of(url: str, host: str) -> None:
-    """Messages name the host and no other part of the URL."""
-    assert host_of(url) == host

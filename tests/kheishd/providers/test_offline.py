@@ -41,7 +41,7 @@ async def test_a_summary_obeys_no_directive() -> None:
     assert call.deltas == []
     (item,) = call.require_answer().items
     assert isinstance(item, Text)
-    assert "cannot summarise" in item.text
+    assert "cannot summarize" in item.text
     assert "8 words" in item.text
     assert call.require_answer().usage.input_tokens == 8
     titled = await ask_offline(

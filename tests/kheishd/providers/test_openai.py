@@ -224,8 +224,8 @@ def test_missing_and_unknown_fields(chunk: dict[str, Any]) -> None:
 
 def test_reasoning_under_two_names_is_taken_once() -> None:
     """Reasoning that a server sends under two names is read once."""
-    answer = read_answer(delta(reasoning="hm", reasoning_content="hm"), delta("stop"))
-    assert answer.items == [Thinking("hm")]
+    answer = read_answer(delta(reasoning="hm", reasoning_content="hm"), delta("stop", content="x"))
+    assert answer.items == [Thinking("hm"), Text("x")]
 
 
 def test_content_in_parts() -> None:
@@ -240,7 +240,7 @@ def test_a_refusal_is_marked_text() -> None:
     assert (answer.items, answer.stop_reason) == ([Text("I cannot.")], "refusal")
 
 
-def call(index: int | None = None, call_id: str | None = None, **function: Any) -> dict[str, Any]:
+def call(index: Any = None, call_id: Any = None, **function: Any) -> dict[str, Any]:
     """Return a chunk with a piece of a tool call."""
     return delta(tool_calls=[{"index": index, "id": call_id, "function": function}])
 
@@ -398,3 +398,161 @@ def test_tools_may_be_withheld() -> None:
     assert "tool_choice" not in msgspec.json.decode(
         post(dataclasses.replace(request, withheld=False), "http://x/v1", None).body
     )
+
+
+# Irregularities of servers.
+
+
+def test_calls_that_share_an_index() -> None:
+    """Two whole calls with the same index and different ids are two calls."""
+    answer = read_answer(
+        call(0, "call_a", name="one", arguments='{"n":1}'),
+        call(0, "call_b", name="one", arguments='{"n":2}'),
+        delta("stop"),
+    )
+    assert answer.items == [ToolCall("call_a", "one", {"n": 1}), ToolCall("call_b", "one", {"n": 2})]
+
+
+def test_an_index_that_is_counted_late() -> None:
+    """The later pieces of a call belong to it though the index changes after the first one."""
+    answer = read_answer(
+        call(0, "a", name="one", arguments="{}"),
+        call(0, "b", name="two", arguments='{"n"'),
+        call(1, None, arguments=":"),
+        call(1, "", arguments="2}"),
+        delta("stop"),
+    )
+    assert answer.items == [ToolCall("a", "one", {}), ToolCall("b", "two", {"n": 2})]
+
+
+@pytest.mark.parametrize("index", [None, 0, "0", 0.0, "0.0"])
+@pytest.mark.parametrize("call_id", [None, ""])
+def test_calls_without_an_id_begin_at_a_name(index: Any, call_id: str | None) -> None:
+    """Without ids, another name begins another call, and so does the same name after a complete call."""
+    answer = read_answer(
+        call(index, call_id, name="one", arguments='{"n":'),
+        call(index, call_id, arguments="1}"),
+        call(index, call_id, name="two", arguments="{}"),
+        call(index, call_id, name="two", arguments='{"n":3}'),
+        delta("stop"),
+    )
+    assert answer.items == [
+        ToolCall("call_0", "one", {"n": 1}),
+        ToolCall("call_1", "two", {}),
+        ToolCall("call_2", "two", {"n": 3}),
+    ]
+
+
+def test_a_name_in_every_piece() -> None:
+    """A server that repeats the name, or sends a new id with each piece of one call, has called once."""
+    repeated = read_answer(
+        call(0, "a", name="one", arguments='{"n"'), call(0, "a", name="one", arguments=":1}"), delta("stop")
+    )
+    assert repeated.items == [ToolCall("a", "one", {"n": 1})]
+    renumbered = read_answer(
+        call(0, "a", name="one", arguments='{"n"'), call(0, "b", arguments=":1}"), delta("stop")
+    )
+    assert renumbered.items == [ToolCall("a", "one", {"n": 1})]
+
+
+def test_an_id_that_comes_late() -> None:
+    """An id in a later piece is that of the call."""
+    answer = read_answer(call(0, None, name="one"), call(0, "a", arguments="{}"), delta("stop"))
+    assert answer.items == [ToolCall("a", "one", {})]
+
+
+def test_a_repeated_id_of_another_call() -> None:
+    """A server that sends one id for two calls has still called twice."""
+    answer = read_answer(
+        call(0, "a", name="one", arguments="{}"), call(1, "a", name="two", arguments="{}"), delta("stop")
+    )
+    assert [item.name for item in answer.items if isinstance(item, ToolCall)] == ["one", "two"]
+
+
+def test_numbers_in_the_place_of_texts() -> None:
+    """Numeric ids and counts as texts cost nothing, and neither does an empty error."""
+    usage = {"prompt_tokens": "12", "completion_tokens": "x", "prompt_tokens_details": [1]}
+    answer = read_answer(
+        {"error": {}, **delta(content="a")},
+        call(0, 7, name="one", arguments="{}"),
+        {"choices": [], "usage": usage, "model": 3},
+        delta("stop"),
+    )
+    assert answer.items == [Text("a"), ToolCall("7", "one", {})]
+    assert (answer.usage, answer.model) == (Usage(12), "3")
+
+
+@pytest.mark.parametrize("usage", ["none", 7, [], {"prompt_tokens": {}}, {"prompt_tokens_details": "x"}])
+def test_unusable_counts_cost_nothing(usage: Any) -> None:
+    """Usage that makes no sense counts as missing."""
+    answer = read_answer(delta(content="a"), {"choices": [], "usage": usage}, delta("stop"))
+    assert (answer.items, answer.usage) == ([Text("a")], Usage())
+
+
+def test_halves_of_characters() -> None:
+    """A character whose halves come in two chunks is one character, also in a call."""
+    answer = read_answer(
+        '{"choices":[{"delta":{"content":"a\\ud83d"}}]}',
+        '{"choices":[{"delta":{"content":"\\ude00"}}]}',
+        '{"choices":[{"delta":{"tool_calls":[{"id":"c","function":{"name":"n","arguments":{"x":"\\ud83d"}}}]}}]}',
+        delta("stop"),
+    )
+    assert answer.items == [Text("a😀"), ToolCall("c", "n", {"x": "\ufffd"})]
+
+
+def test_only_the_first_choice_counts() -> None:
+    """Of several choices, the one with the index 0 is the answer, in whichever order they come."""
+    others = [{"index": 1, "delta": {"content": "no"}}, {"index": "2", "delta": {"content": "no"}}]
+    first = {"index": 0, "delta": {"content": "yes"}, "finish_reason": "stop"}
+    assert read_answer({"choices": others}, {"choices": [*others, first]}).items == [Text("yes")]
+
+
+def test_thinking_in_parts() -> None:
+    """Mistral sends reasoning as parts of the content."""
+    parts = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "h"}, {"type": "text", "text": "m"}, 7]},
+        {"type": "thinking", "thinking": "!"},
+        {"type": "thinking", "thinking": None},
+        {"type": "text", "text": "yes"},
+    ]
+    assert read_answer(delta("stop", content=parts)).items == [Thinking("hm!"), Text("yes")]
+
+
+def test_the_older_form_of_a_call() -> None:
+    """A server may still send a single function call, in pieces."""
+    answer = read_answer(
+        delta(function_call={"name": "look", "arguments": '{"n"'}),
+        delta("function_call", function_call={"arguments": ":1}"}),
+    )
+    assert answer.items == [ToolCall("call_0", "look", {"n": 1})]
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        {"choices": [{"delta": {}, "usage": {"prompt_tokens": 5, "completion_tokens": 6}}]},
+        {"choices": [], "x_groq": {"usage": {"prompt_tokens": 5, "completion_tokens": 6}}},
+        {"choices": [], "usage": {"prompt_tokens": "5", "completion_tokens": 6.0}},
+    ],
+)
+def test_usage_at_other_places(chunk: dict[str, Any]) -> None:
+    """The usage is counted wherever it is, and an empty one later does not erase it."""
+    answer = read_answer(delta(content="a"), chunk, {"choices": [], "usage": {}}, delta("stop"))
+    assert answer.usage == Usage(5, 6)
+
+
+def test_errors_in_extensions_and_finish_reasons() -> None:
+    """Groq's own error field, and Gemini's finish reason for a malformed call, fail the answer."""
+    with pytest.raises(ModelFailure) as raised:
+        read(delta(content="a"), {"x_groq": {"error": "over capacity"}})
+    assert "over capacity" in raised.value.message
+    with pytest.raises(ModelFailure, match="malformed") as raised:
+        read(delta("function_call_filter: MALFORMED_FUNCTION_CALL"))
+    assert (raised.value.reason, raised.value.retryable) == ("bad_response", True)
+
+
+def test_a_call_without_its_start_is_no_part_of_another_call() -> None:
+    """Arguments for an unknown index, after a call with an index of its own, have lost their name."""
+    chunks = read(call(0, "a", name="one", arguments="{"), call(1, arguments='{"n":1}'), delta("stop"))
+    with pytest.raises(ModelFailure, match="without a name"):
+        chunks.end()

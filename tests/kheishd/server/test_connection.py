@@ -1,7 +1,7 @@
 """A connection without a transport: its buffers, its limits, and the answers that are sent together."""
 
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +247,20 @@ async def test_a_wait_cancelled_before_its_commit_answers_after_it(
     opened.cancel()
     await until(lambda: not wire.opened)
     assert wire.messages()[-1]["error"]["code"] == 1499
+
+
+async def test_a_disconnect_between_commit_and_follow_up_begins_nothing(
+    wire: Wire, toys: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The follow-up of a committed mutation does not run for a client that has gone before it began."""
+    tasks: list[Callable[[], Awaitable[None]]] = []
+    monkeypatch.setattr(wire, "start", tasks.append)
+    await wire.receive([request("toy.follow", 1, value="x", wait=True)])
+    await until(lambda: len(tasks) == 1)
+    wire.finished()
+    await tasks[0]()
+    assert toys.followed == 0
+    assert not wire.opened
 
 
 async def test_an_update_that_is_not_taken_leaves_nothing_open(

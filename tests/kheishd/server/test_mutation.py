@@ -6,8 +6,8 @@ import pytest
 
 from kheishd.kernel.call import Call, Caller, Mutate
 from kheishd.server.mutation import (
-    PLACEHOLDER,
     PURGED_PER_RECEIPT,
+    SECRET_PLACEHOLDER,
     DryRun,
     MutationCommit,
     RepeatedResult,
@@ -119,7 +119,7 @@ def test_a_check_is_taken_back(store: Store) -> None:
     assert caught.value.result == Kept("a", 1)
     with pytest.raises(DryRun) as caught:
         run(store, mutation("secret"), check=True)
-    assert caught.value.result == Shown(1, PLACEHOLDER)
+    assert caught.value.result == Shown(1, SECRET_PLACEHOLDER)
     assert receipts(store) == 0
 
 

@@ -117,7 +117,7 @@ def test_a_batch_of_long_answers_is_cut_short() -> None:
     """Requests of a batch are refused once its answers fill a message."""
     gathering = BatchReply(lambda answer: None)
     gathering.expect()
-    gathering.room()
+    gathering.require_capacity()
     gathering.add(b" " * MAX_LINE_BYTES)
     with pytest.raises(Overloaded):
-        gathering.room()
+        gathering.require_capacity()

@@ -36,7 +36,10 @@ def test_lines_are_read_and_written_as_they_were(line: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "line"), [*zip(OLD, LINES, strict=True)], ids=lambda line: json.loads(line)["type"]
+    ("old", "line"),
+    # Later lines of the present format have fields that format 1 did not have.
+    [*zip(OLD, LINES[: len(OLD)], strict=True)],
+    ids=lambda line: json.loads(line)["type"],
 )
 def test_old_lines_are_read(old: bytes, line: bytes) -> None:
     """A line of format 1 decodes as the same event as its line in the present format."""

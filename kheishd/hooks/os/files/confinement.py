@@ -1,4 +1,4 @@
-"""Paths of a workspace, opened so that nothing outside of it is ever touched.
+"""Confinement of file access: open paths of a workspace without following links out of it.
 
 A path is a sequence of names below the workspace's root. Each directory on the way is opened by its name in
 the previous directory, the root itself from ``/`` on, and a link is never followed: the kernel enforces that

@@ -1,4 +1,4 @@
-"""Edits of files: the state of the files, the changes that follow from it, and the four uses of both.
+"""Edits of files: compute the changes of a call from the state of its files, for all phases of the call.
 
 A call is shown to a person (preview), recorded (evidence), made, and probed after a crash. All four read the
 files' state and compute the changes from it with the same pure function, so the approved, recorded and

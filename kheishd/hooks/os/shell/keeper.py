@@ -1,4 +1,4 @@
-"""The keeper of one command: a program between the daemon and a command that a tool runs.
+"""The keeper: the supervisor process between the daemon and one command that a tool runs.
 
 It is an interpreter that has imported this file and little else (see ``process``). Its arguments are ``bare``
 or ``boxed``, then the command's argv. The daemon cannot do its work, for these reasons:

@@ -1,4 +1,4 @@
-"""Processes that tools start: each under its keeper, read while it writes, ended when its block is left.
+"""Processes that tools start: each has a keeper, is read while it writes, and ends with its block.
 
 A command has its own session, an empty standard input, and an environment of its own. However its caller
 ends (result, error, timeout, cancellation), leaving the block waits until nothing of the command runs any

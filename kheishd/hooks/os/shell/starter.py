@@ -1,4 +1,4 @@
-"""The start of a background shell: as it was allowed when its task was created, and not otherwise.
+"""The starter of background shells: starts a command exactly as it was approved with its task.
 
 It runs as a command in the foreground does, with the same keeper, sandbox and environment. Its directory and
 its confinement were approved: if those are no longer available, it is not started.

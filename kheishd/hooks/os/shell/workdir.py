@@ -1,4 +1,4 @@
-"""The directory in which a command begins: opened, and used as it was opened."""
+"""The working directory of a command, opened once so that a later rename or link cannot replace it."""
 
 import os
 import posixpath

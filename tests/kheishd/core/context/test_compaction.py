@@ -13,7 +13,7 @@ from kheishd.core.context.compaction import (
     Prompt,
     Snip,
     Stage,
-    Summarise,
+    Summarize,
     due_stage,
     find_results_cut,
     find_snip_cut,
@@ -110,16 +110,16 @@ def test_max_prompt_tokens(window: int, options: dict[str, object], expected: in
 def test_no_stage_is_due_for_a_short_conversation() -> None:
     """No stage is due for a short conversation."""
     prompt = uncounted(turns(5))
-    assert due_stage(prompt, FAR, 0, LIMITS, may_summarise=True) is None
-    assert due_stage(prompt, FAR, 0, LIMITS, may_summarise=False) is None
+    assert due_stage(prompt, FAR, 0, LIMITS, may_summarize=True) is None
+    assert due_stage(prompt, FAR, 0, LIMITS, may_summarize=False) is None
 
 
-def test_summarise_is_due() -> None:
-    """A long conversation is summarised, except for the last messages."""
+def test_summarize_is_due() -> None:
+    """A long conversation is summarized, except for the last messages."""
     entries = turns(20)
     prompt = uncounted(entries)
-    assert due_stage(prompt, prompt.tokens, 0, LIMITS, may_summarise=True) is None
-    assert due_stage(prompt, prompt.tokens - 1, 0, LIMITS, may_summarise=True) == Summarise(
+    assert due_stage(prompt, prompt.tokens, 0, LIMITS, may_summarize=True) is None
+    assert due_stage(prompt, prompt.tokens - 1, 0, LIMITS, may_summarize=True) == Summarize(
         entries[-7].cursor
     )
 
@@ -129,12 +129,12 @@ def test_snip_is_due_without_summaries() -> None:
     entries = turns(20)
     prompt = uncounted(entries)
     limits = replace(LIMITS, snip_tokens=prompt.tokens // 2)
-    assert due_stage(prompt, FAR, 0, limits, may_summarise=True) is None
-    stage = due_stage(prompt, FAR, 0, limits, may_summarise=False)
+    assert due_stage(prompt, FAR, 0, limits, may_summarize=True) is None
+    stage = due_stage(prompt, FAR, 0, limits, may_summarize=False)
     assert isinstance(stage, Snip)
     assert tokens_after(prompt, stage) <= prompt.tokens // 2 + 100
-    assert isinstance(due_stage(prompt, prompt.tokens - 1, 0, LIMITS, may_summarise=False), Snip)
-    assert due_stage(uncounted(turns(5)), 1, 0, limits, may_summarise=False) is None
+    assert isinstance(due_stage(prompt, prompt.tokens - 1, 0, LIMITS, may_summarize=False), Snip)
+    assert due_stage(uncounted(turns(5)), 1, 0, limits, may_summarize=False) is None
 
 
 def test_drop_results_is_due_after_a_pause() -> None:
@@ -142,15 +142,15 @@ def test_drop_results_is_due_after_a_pause() -> None:
     entries = [*turns(1), *make_calls(8, begin=100)]
     late = entries[-2].at_ms + 900_000
     prompt = uncounted(entries)
-    assert due_stage(prompt, FAR, late, LIMITS, may_summarise=True) is None
-    stage = due_stage(prompt, FAR, late + 1, LIMITS, may_summarise=True)
+    assert due_stage(prompt, FAR, late, LIMITS, may_summarize=True) is None
+    stage = due_stage(prompt, FAR, late + 1, LIMITS, may_summarize=True)
     assert stage == DropResults(entries[-10].cursor)
     reduced = drop_results(entries, entries[-10].cursor, list(DROPPABLE))
     texts = [item.text for entry in reduced for item in entry.message.items if isinstance(item, ToolResult)]
     assert [len(text) == 4_000 for text in texts] == [False] * 3 + [True] * 5
     assert tokens_after(prompt, stage) < prompt.tokens
     # Nothing is left to drop.
-    assert due_stage(uncounted(reduced), FAR, late + 1, LIMITS, may_summarise=True) is None
+    assert due_stage(uncounted(reduced), FAR, late + 1, LIMITS, may_summarize=True) is None
 
 
 def test_results_of_one_message_go_together() -> None:
@@ -204,8 +204,8 @@ def test_kept_messages_take_half_the_size() -> None:
     assert find_summary_cut(entries, last_tokens, LIMITS) == entries[-3].cursor
 
 
-def test_too_few_messages_are_not_summarised() -> None:
-    """A summary alone, or with one message, is not summarised again."""
+def test_too_few_messages_are_not_summarized() -> None:
+    """A summary alone, or with one message, is not summarized again."""
     assert find_summary_cut(turns(3), FAR, LIMITS) is None
     assert find_summary_cut([], FAR, LIMITS) is None
     summary = replace_with_summary(turns(4), 12, 1, "They talked.")
@@ -231,13 +231,13 @@ CEILINGS = st.integers(1, 20_000)
 
 @given(transcripts(), CEILINGS, st.integers(0, 12), st.booleans(), st.booleans())
 def test_stages_end_with_valid_transcripts(
-    entries: list[TranscriptEntry], ceiling: int, keep: int, may_summarise: bool, late: bool
+    entries: list[TranscriptEntry], ceiling: int, keep: int, may_summarize: bool, late: bool
 ) -> None:
     """The stages end after some steps, and each leaves a valid, different transcript."""
     limits = replace(LIMITS, keep_messages=keep, snip_keep_messages=keep, snip_tokens=5_000, keep_results=2)
     now_ms = FAR if late else 0
     for _ in range(60):
-        stage = due_stage(uncounted(entries), ceiling, now_ms, limits, may_summarise=may_summarise)
+        stage = due_stage(uncounted(entries), ceiling, now_ms, limits, may_summarize=may_summarize)
         if stage is None:
             break
         newest = entries[-1]
@@ -254,7 +254,7 @@ def test_stages_end_with_valid_transcripts(
 def _apply(entries: list[TranscriptEntry], stage: Stage) -> list[TranscriptEntry]:
     """Apply a stage."""
     match stage:
-        case Summarise(upto):
+        case Summarize(upto):
             return replace_with_summary(entries, upto, 0, "so far")
         case Snip(upto):
             return snip(entries, upto)

@@ -26,6 +26,7 @@ from protocol.events.call import ToolReturned
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.run import MessageAppended, RunEnded
 from protocol.limits.call import MAX_CALL_OVERHEAD_BYTES
+from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.output import MAX_REMINDERS
 from protocol.transcript import AssetReference, Item, Text, Thinking, ToolCall, Usage, text_of
 from tests.support.machine import Machine
@@ -215,6 +216,23 @@ def test_the_number_of_continuations_is_limited() -> None:
     assert begin_run(max_continuations=3).do(answer(stop_reason="length", cut=True)).run.status == "completed"
 
 
+def test_a_paused_turn_is_continued() -> None:
+    """The parts before and after a pause are one answer."""
+    partial = answer("one ", stop_reason="pause")
+    machine = answer_again(begin_run(max_continuations=3).do(partial), answer("two"))
+    run = machine.run
+    assert (run.status, len(run.partial_cursors), run.turn) == ("completed", 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("pinned", "reason"), [({}, "turn_paused"), ({"max_continuations": 3, "max_turns": 1}, "turn_limit")]
+)
+def test_a_pause_is_never_the_end(pinned: dict[str, Any], reason: str) -> None:
+    """A paused turn that is not continued fails the run."""
+    machine = begin_run(**pinned).do(answer("one ", stop_reason="pause"))
+    assert (machine.run.status, failure_reason(machine)) == ("failed", reason)
+
+
 def test_an_interrupted_answer_is_not_continued() -> None:
     """A partial answer before a steer or calls is no part of the next answer."""
     partial = answer("one ", stop_reason="length")
@@ -371,3 +389,16 @@ def test_fitting_items_are_a_prefix_within_the_limit(items: list[Item], room: in
     assert not fitting or size_of(fitting) - 2 <= room
     assert cut or fitting == items
     assert fitting[:-1] == items[: len(fitting) - 1 if fitting else 0]
+
+
+def test_a_call_that_does_not_fit_says_so() -> None:
+    """A call above the limit keeps its name, and its result can tell the model what was too large."""
+    call = ToolCall("c1", "write_file", {"content": "x" * MAX_ANSWER_BYTES})
+    items, cut = fit_items([Text("I write."), call], MAX_ANSWER_BYTES)
+    text, stub = items
+    assert (text, cut) == (Text("I write."), True)
+    assert isinstance(stub, ToolCall)
+    assert (stub.call_id, stub.name, stub.arguments) == ("c1", "write_file", {})
+    assert stub.invalid is not None
+    assert f"exceeds the {MAX_ANSWER_BYTES:,} bytes" in stub.invalid
+    assert fit_items([call], 10) == ([], True)

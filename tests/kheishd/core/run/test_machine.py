@@ -185,6 +185,15 @@ def test_a_permanent_failure_fails_the_run() -> None:
     assert (run.status, run.error) == ("failed", ERROR)
 
 
+def test_the_usage_of_a_failed_call_is_counted() -> None:
+    """An answer that came and could not be used is paid, whether the call is retried or not."""
+    usage = Usage(10, 20)
+    machine = Machine().do(Start(), begin(), FailModelCall(ERROR, 9_000, usage))
+    assert (machine.run.status, machine.run.usage) == ("running", usage)
+    run = machine.do(begin(), FailModelCall(ERROR, None, usage)).run
+    assert (run.status, run.error, run.usage) == ("failed", ERROR, usage + usage)
+
+
 def test_a_failure_after_a_stop_request_cancels_the_run() -> None:
     """The requested outcome counts, and the error is kept."""
     run = Machine().do(Start(), begin(), RequestCancel("cancelled"), FailModelCall(ERROR, None)).run

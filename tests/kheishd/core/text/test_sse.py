@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.text.sse import MAX_EVENT_BYTES, EventDecoder, EventTooLarge
+from kheishd.core.text.sse import MAX_EVENT_BYTES, ErrorEventData, EventDecoder, EventTooLarge
 
 
 def decoded(*reads: bytes) -> list[bytes]:
@@ -74,3 +74,23 @@ def test_an_event_over_the_limit_is_refused() -> None:
         decoder.feed(line)
     with pytest.raises(EventTooLarge):
         decoder.feed(line)
+
+
+@pytest.mark.parametrize(
+    ("stream", "events"),
+    [
+        (b"event: error\ndata: one\n\ndata: two\n\n", [(b"one", True), (b"two", False)]),
+        (b"data: one\nevent:error\n\n", [(b"one", True)]),
+        (b"event: error\nevent: other\ndata: one\n\n", [(b"one", False)]),
+        (b"event: error\n\ndata: two\n\n", [(b"", True), (b"two", False)]),
+        (b'error: {"message":"m"}\n\ndata: two\n\n', [(b'{"message":"m"}', True), (b"two", False)]),
+        (b"event: error\ndata: one", [(b"one", True)]),
+        (b"error: one", [(b"one", True)]),
+    ],
+)
+def test_errors_are_marked(stream: bytes, events: list[tuple[bytes, bool]]) -> None:
+    """The data of an event that is called error, and of a line of errors, is marked at any cut."""
+    for cut in range(len(stream) + 1):
+        decoder = EventDecoder()
+        received = decoder.feed(stream[:cut]) + decoder.feed(stream[cut:]) + decoder.finish()
+        assert [(bytes(data), isinstance(data, ErrorEventData)) for data in received] == events

@@ -430,6 +430,12 @@ async def test_a_send_sets_the_debug_level(capturing: Household, tmp_path: Path)
         sent = await capturing.ask(debug=level)
         pinned = (await capturing.call("run.get", run_id=sent["run_id"]))["pinned"]
         assert pinned.get("debug", "off") == level
+        # Captures are written after the run has settled; run.debug waits for them.
+        if level == "off":
+            refusal = await capturing.refusal_of("run.debug", run_id=sent["run_id"])
+            assert isinstance(refusal, DebugNotFound)
+        else:
+            assert (await capturing.call("run.debug", run_id=sent["run_id"]))["artifacts"]
         assert await trio.Path(tmp_path / "debug" / sent["run_id"]).exists() == (level != "off")
     refusal = await capturing.refusal_of("conversation.send", content="hello", debug="on")
     assert isinstance(refusal, InvalidParams)

@@ -39,7 +39,7 @@ from tests.support.desk import (
     gives,
     open_desk,
     says,
-    summarises,
+    summarizes,
     working,
 )
 from tests.support.toolbox import TOOLS, Toolbox, tool, workbench
@@ -88,10 +88,10 @@ def texts_of(request: ModelRequest) -> list[str]:
     return [text_of(message.items)[:20].strip() for message in request.messages]
 
 
-async def test_a_long_conversation_is_summarised_before_a_call(
+async def test_a_long_conversation_is_summarized_before_a_call(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """All but the last messages are summarised in one commit, and the summary is not streamed."""
+    """All but the last messages are summarized in one commit, and the summary is not streamed."""
     models = Scripted([counts(10), counts(10), counts(LONG), counts(300, "short again")])
     async with small_desk(tmp_path, models) as desk, working(desk):
         sent = await talk(desk)
@@ -234,7 +234,7 @@ async def test_a_summary_request_that_is_too_long_is_halved(
         return fails("context_too_long", retryable=False)
 
     models = Scripted(
-        [counts(10), counts(10), counts(LONG), counts(10)], summary_answers=[too_long, too_long, summarises]
+        [counts(10), counts(10), counts(LONG), counts(10)], summary_answers=[too_long, too_long, summarizes]
     )
     async with small_desk(tmp_path, models) as desk, working(desk):
         await talk(desk, 4)
@@ -266,7 +266,7 @@ def refuses(longest: int) -> ModelPart:
     return part
 
 
-async def test_a_refused_prompt_is_summarised(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_refused_prompt_is_summarized(tmp_path: Path, autojump_clock: MockClock) -> None:
     """The model is then asked again, for the same turn."""
     models = Scripted([counts(10), counts(10), counts(10), refuses(3)])
     async with small_desk(tmp_path, models) as desk, working(desk):
@@ -327,7 +327,7 @@ async def test_a_prompt_that_cannot_be_shortened_fails_the_run(
 async def test_a_summary_can_be_cancelled(tmp_path: Path, autojump_clock: MockClock) -> None:
     """No part of the summary is kept, and the conversation continues."""
     gate = Gate()
-    models = Scripted([counts(10), counts(10), counts(LONG)], summary_answers=[gate, summarises])
+    models = Scripted([counts(10), counts(10), counts(LONG)], summary_answers=[gate, summarizes])
     async with small_desk(tmp_path, models) as desk, working(desk):
         await talk(desk)
         sent = await desk.send("and now?")
@@ -347,7 +347,7 @@ async def test_a_summary_is_made_again_after_a_stop_or_a_crash(
 ) -> None:
     """The next daemon makes the summary again, once."""
     gate = Gate()
-    models = Scripted([counts(10), counts(10), counts(LONG), counts(10)], summary_answers=[gate, summarises])
+    models = Scripted([counts(10), counts(10), counts(LONG), counts(10)], summary_answers=[gate, summarizes])
     async with small_desk(tmp_path, models) as desk:
         async with working(desk):
             await talk(desk)

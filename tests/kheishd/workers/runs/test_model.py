@@ -11,9 +11,11 @@ from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.config.sections.runs import RunsSection
+from kheishd.core.contract import RESUME
 from kheishd.core.workspace import Workspaces
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.os.files.tools import Files
+from kheishd.hooks.output import Outputs
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelRequest, RouteSpec, TextDelta, ThinkingDelta
 from kheishd.store.tables import RUNS_READY
 from protocol.contract import OutputContract, Requirement
@@ -143,7 +145,7 @@ async def test_a_temporary_failure_is_retried_after_a_pause(
             for envelope, event in desk.journal(sent.session_id)
             if isinstance(event, ModelFailed)
         ]
-        pauses = [event.retry_at_ms - envelope.at_ms for envelope, event in failures]
+        pauses = [(event.retry_at_ms or 0) - envelope.at_ms for envelope, event in failures]
         for pause, full in zip(pauses, (1000, 2000, 4000), strict=True):
             assert full / 2 <= pause <= full
         assert failures[0][1].error == RunError(
@@ -221,6 +223,72 @@ async def test_a_missing_answer_is_retried(tmp_path: Path, autojump_clock: MockC
     models = Scripted([stops, lambda request: says("whole")])
     async with open_desk(tmp_path, models) as desk, working(desk):
         assert (await desk.ask()).output == "whole"
+
+
+EMPTY = {"retryable": True, "usage": Usage(5, 7)}
+
+
+async def test_an_empty_answer_is_retried_once(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """An empty answer gets one more attempt in each turn; its usage counts, and the retry is the answer."""
+    call = ToolCall("c1", "no_such_tool", {})
+    models = Scripted(
+        [
+            lambda request: fails("empty_answer", **EMPTY),
+            lambda request: gives(call),
+            lambda request: fails("empty_answer", **EMPTY),
+            lambda request: says("at last"),
+        ]
+    )
+    async with open_desk(tmp_path, models, runs=NO_JITTER) as desk, working(desk):
+        sent = await desk.ask()
+    assert (sent.status, sent.output, sent.usage) == ("completed", "at last", Usage(12, 16))
+
+
+async def test_two_empty_answers_fail_the_run(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A second empty answer is reported as that, with the usage of both."""
+    models = Scripted([lambda request: fails("empty_answer", **EMPTY)])
+    async with open_desk(tmp_path, models, runs=NO_JITTER) as desk, working(desk):
+        sent = await desk.ask()
+        assert (sent.status, sent.usage, len(models.requests)) == ("failed", Usage(10, 14), 2)
+        assert sent.error is not None
+        assert (sent.error.reason, sent.error.retryable) == ("empty_answer", False)
+        assert "another attempt gave nothing either" in sent.error.message
+        models.answers = [lambda request: says("later")]
+        assert (await desk.ask("again")).output == "later"
+
+
+async def test_an_empty_answer_after_an_output_is_the_end(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A run that has emitted its output is complete, though its model has nothing to add."""
+    call = ToolCall("c1", "emit_output", {"text": "the output"})
+    models = Scripted([lambda request: gives(call), lambda request: fails("empty_answer", **EMPTY)])
+    async with open_desk(tmp_path, models, hooks=CompositeHook((Outputs(),))) as desk, working(desk):
+        sent = await desk.ask()
+    assert (sent.status, sent.output, len(models.requests)) == ("completed", "the output", 2)
+
+
+async def test_a_paused_turn_goes_on(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The model is asked to continue, and both parts are the output."""
+    models = Scripted([lambda r: gives(Text("one "), stop_reason="pause"), lambda r: says("two")])
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        sent = await desk.ask()
+    assert (sent.status, sent.output) == ("completed", "one two")
+    assert models.requests[1].messages[-1].items == [Text(RESUME)]
+
+
+async def test_a_call_that_does_not_fit_is_reported_to_the_model(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The result of a call above the limit names the limit, and the model is not asked to continue it."""
+    call = ToolCall("c1", "write_file", {"path": "a", "content": "x" * MAX_ANSWER_BYTES})
+    models = Scripted([lambda request: gives(call), lambda request: says("in two parts, then")])
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        sent = await desk.ask()
+        assert (sent.status, len(models.requests)) == ("completed", 2)
+        (result,) = results(desk, sent)
+    assert result.is_error
+    assert f"exceeds the {MAX_ANSWER_BYTES:,} bytes" in result.text
+    assert "this tool call did not fit" in result.text
+    assert "Nothing was run" in result.text
 
 
 async def test_a_long_answer_is_truncated(tmp_path: Path, autojump_clock: MockClock) -> None:

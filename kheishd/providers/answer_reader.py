@@ -1,0 +1,117 @@
+"""The common part of the drivers' readers: the draft, the end of the answer, and the provider's errors.
+
+A failure is never an answer: the end of a stream counts only if there is an answer before it. An error object
+in any shape is that error, even after the end of the text.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, NoReturn
+
+from kheishd.core.text.surrogates import join_surrogates
+from kheishd.kernel.runtime import ModelFailure
+from kheishd.providers.draft import Draft
+from kheishd.providers.error_report import is_error_object
+from kheishd.providers.lenient import clean_json
+from protocol.transcript import Text, ToolCall, Usage
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from kheishd.kernel.runtime import ModelAnswer, ModelEvent
+    from kheishd.providers.failures import FailureFactory
+
+REFUSAL = "The model refused to answer."
+"""The text of a refusal without an explanation, so that its message is not empty."""
+
+
+class DraftReader:
+    """A reader of one answer into a draft. A driver's reader derives from it and processes the events."""
+
+    def __init__(self, failures: FailureFactory) -> None:
+        self.done = False
+        self.failed = False
+        self._failures = failures
+        self._draft = Draft()
+        self._usage = Usage()
+        self._model: str | None = None
+        self._stop: str | None = None
+        self._explanation = ""
+        self._understood = False
+        self._unknown: bytes | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the answer has its end, and only side information may follow."""
+        return self._stop is not None
+
+    def take(self) -> list[ModelEvent]:
+        """Return the deltas since the last call."""
+        return self._draft.take()
+
+    def end(self) -> ModelAnswer | None:
+        """Return the answer; None if it is incomplete. Errors: ModelFailure."""
+        if self.failed or (self._stop is None and not self._draft.full):
+            return None
+        self._draft.complete_characters()
+        if self._stop == "refusal":
+            self._explain_refusal()
+        model = None if self._model is None else join_surrogates(self._model)
+        answer = self._draft.finish(self._stop or "length", self._usage, model)
+        is_empty = not any(
+            isinstance(item, ToolCall) or (isinstance(item, Text) and item.text.strip())
+            for item in answer.items
+        )
+        if is_empty and answer.stop_reason != "pause":
+            raise self._describe_emptiness(answer)
+        return answer
+
+    def fail(self, error: Any) -> NoReturn:
+        """Fail because of an error object of the provider. Errors: ModelFailure."""
+        self.failed = True
+        raise self._failures.by_error(error)
+
+    def fail_event(self, data: bytes) -> NoReturn:
+        """Fail because of an event, or a body, that reports an error. Errors: ModelFailure."""
+        self.failed = True
+        raise self._failures.by_body(data)
+
+    def _check_unknown(self, data: bytes) -> None:
+        """Fail if data in the place of an answer is an error; else remember it. Errors: ModelFailure."""
+        if is_error_data(data):
+            self.fail_event(data)
+        self._unknown = self._unknown or data
+
+    def _malformed(self, problem: str, data: bytes) -> ModelFailure:
+        """Return the failure of data that cannot be decoded. Errors: ModelFailure if it is an error."""
+        self._check_unknown(data)
+        return self._failures.malformed(problem, data)
+
+    def _explain_refusal(self) -> None:
+        has_text = self._draft.has_text
+        text = self._explanation or ("" if has_text else REFUSAL)
+        self._explanation = ""
+        if text:
+            self._draft.write("text", f"\n\n{text}" if has_text else text)
+
+    def _describe_emptiness(self, answer: ModelAnswer) -> ModelFailure:
+        if not self._understood and self._unknown is not None:
+            return self._failures.by_body(self._unknown)
+        if answer.stop_reason == "length":
+            problem = "the model used its whole output limit before the first word; raise the route's limit"
+        elif answer.items:
+            problem = "it has reasoning only, and no text"
+        else:
+            problem = "it ended without any text"
+        failure = self._failures.broke(f"the model's answer is empty: {problem}", "empty_answer")
+        return ModelFailure(failure.reason, failure.message, retryable=True, usage=answer.usage)
+
+
+def is_error_data(data: bytes) -> bool:
+    """Whether data that is no part of an answer is an error object; anything may follow the object."""
+    try:
+        decoded, _ = json.JSONDecoder(strict=False).raw_decode(data.decode().lstrip())
+        return is_error_object(clean_json(decoded))
+    except (ValueError, RecursionError):
+        return False
