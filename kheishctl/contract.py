@@ -74,6 +74,7 @@ METHODS: Final = (
     "definition.get",
     "route.list",
     "route.get",
+    "route.test",
     "token.create",
     "token.narrow",
     "token.list",

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import click
+
+from kheishctl import exit_codes
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.options import drop_unset, id_argument, paged
-from kheishctl.render.layout import Column, format_record
+from kheishctl.render.layout import Column, format_record, format_table
 
 group = make_group("route", "Routes to models: a driver, a model and a credential each.")
 
@@ -32,3 +35,22 @@ def list_(app: App, everything: bool, **params: Any) -> None:
 def show(app: App, route_id: str) -> None:
     """Show a route; its credential is shown by reference only."""
     app.emit(app.call("route.get", {"route_id": route_id}), format_record)
+
+
+CHECK_COLUMNS = (
+    Column("STEP", lambda check: str(check["name"]).replace("_", " ")),
+    Column("RESULT", "status"),
+    Column("NOTE", "note"),
+)
+
+
+@command(group, "test", method="route.test", examples=("kheishctl route test claude",))
+@id_argument("route_id", "ROUTE", "routes")
+def test(app: App, route_id: str) -> None:
+    """Make one small call with one tool, and report step by step what worked.
+
+    The call may cost a fraction of a cent. The exit code is 1 if a step failed.
+    """
+    result = app.call("route.test", {"route_id": route_id})
+    app.emit(result, lambda result, display: format_table(result["checks"], CHECK_COLUMNS, display, ""))
+    click.get_current_context().exit(exit_codes.OK if result["ok"] else exit_codes.FAILED)

@@ -107,6 +107,9 @@ def _make_route(route_id: str, section: RouteSection) -> RouteSpec:
         section.options,
         section.context_tokens,
         prices=prices,
+        preset=section.preset,
+        auth_header=section.auth_header,
+        ca_file=section.ca_file,
     )
 
 

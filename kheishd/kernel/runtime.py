@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.hook import Hook, Tool
     from protocol.budget import Prices
     from protocol.objects.definition import Definition
-    from protocol.objects.route import Driver
+    from protocol.objects.route import Driver, PresetName
     from protocol.objects.run import Pinned
 
 
@@ -41,6 +41,9 @@ class RouteSpec:
     context_tokens: int = DEFAULT_CONTEXT_TOKENS
     built_in: bool = False
     prices: Prices | None = None
+    preset: PresetName | None = None
+    auth_header: str | None = None
+    ca_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

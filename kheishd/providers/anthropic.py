@@ -2,16 +2,19 @@
 
 Thinking is sent back with its signature, unchanged, as the provider requires; redacted thinking keeps its
 data in place of the signature. It goes only to the provider and the model that made it: they reject the
-signatures of others. Options of a route go into the request unchanged, except ``headers`` (added to
-the head, such as ``anthropic-beta``); ``max_tokens`` has a default, because the API requires it.
+signatures of others. Options of a route go into the request unchanged, except ``headers`` (added to the head,
+such as ``anthropic-beta``), ``tools`` (added to kheish's own) and ``cache_control`` (see ``prompt_cache``);
+``max_tokens`` has a default, because the API requires it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from kheishd.providers.address import join_path
 from kheishd.providers.answer_reader import DraftReader
 from kheishd.providers.attachments import is_origin, origin_of
 from kheishd.providers.call_ids import CallIdMap, form_for_anthropic
@@ -21,11 +24,14 @@ from kheishd.providers.driver import (
     body_options,
     encode,
     lower_limit,
+    merge_tools,
     token_count,
     user_texts,
 )
 from kheishd.providers.error_report import is_error
 from kheishd.providers.lenient import LenientDecoder, SideInformation
+from kheishd.providers.prompt_cache import mark_prompt
+from kheishd.providers.traits import USUAL_TRAITS, Traits
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage
 
 if TYPE_CHECKING:
@@ -51,27 +57,33 @@ STOP_REASONS = {
 # The request.
 
 
-def post(request: ModelRequest, base_url: str, secret: str | None) -> HttpRequest:
-    """Return the request to send."""
-    options, extra = body_options(request)
+def post(
+    request: ModelRequest, base_url: str, secret: str | None, traits: Traits = USUAL_TRAITS
+) -> HttpRequest:
+    """Return the request to send to a server with these traits."""
+    options, extra = body_options(request, traits)
+    limit = traits.raise_limit(request.max_answer_tokens)
+    cache_control = options.pop("cache_control", None)
+    tools = merge_tools(_tools(request), options)
     body: dict[str, Any] = {
         **options,
-        "max_tokens": lower_limit(options.get("max_tokens", MAX_TOKENS), request.max_answer_tokens),
+        "max_tokens": lower_limit(options.get("max_tokens", MAX_TOKENS), limit),
         "model": request.pinned.model,
         "messages": messages(request.messages, origin_of(request.pinned, base_url)),
         "stream": True,
     }
-    if tools := _tools(request):
+    if tools:
         body["tools"] = tools
-        if request.withheld:
+        if request.tools and request.withheld:
             body["tool_choice"] = {"type": "none"}
     if request.instructions:
         body["system"] = request.instructions
-    headers = {"anthropic-version": VERSION, **extra}
-    if secret is not None:
-        headers["x-api-key"] = secret
-    base = base_url.rstrip("/").removesuffix("/v1")
-    return HttpRequest(f"{base}/v1/messages", headers, encode(body))
+    if request.purpose == "answer" and "cache_control" not in traits.omitted:
+        mark_prompt(body, cache_control)
+    headers = {"anthropic-version": VERSION, **extra, **traits.make_auth_headers(secret, "x-api-key")}
+    parts = urlsplit(base_url)
+    base = parts._replace(path=parts.path.rstrip("/").removesuffix("/v1")).geturl()
+    return HttpRequest(join_path(base, "/v1/messages"), headers, encode(body))
 
 
 def _tools(request: ModelRequest) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct, field
 
-from kheishd.providers.exchange import host_of
+from kheishd.providers.address import host_of
 from protocol.limits.model import MAX_PROVIDER_DATA_BYTES
 from protocol.rpc.wire import find_storage_problem
 

@@ -7,16 +7,20 @@ credential, the two timeouts, and the translation of every error into one ModelF
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from kheishd.config.sections.runs import RunsSection
 from kheishd.kernel.captures import NO_CAPTURE, Capture, Captures
 from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest, RouteSpec
 from kheishd.providers import anthropic, credentials, offline, openai
+from kheishd.providers.adaptation import AdaptedExchange
+from kheishd.providers.address import host_of
 from kheishd.providers.attachments import origin_of
-from kheishd.providers.driver import Driver
-from kheishd.providers.exchange import CallTimeouts, ConnectionPools, Exchange, host_of
+from kheishd.providers.driver import Driver, HttpRequest
+from kheishd.providers.exchange import CallTimeouts, ConnectionPools, Exchange
 from kheishd.providers.failures import FailureFactory
+from kheishd.providers.traits import LearnedTraits, Traits
 
 DRIVERS: Mapping[str, Driver] = {"openai": openai, "anthropic": anthropic}
 """The drivers that use HTTP."""
@@ -44,6 +48,7 @@ class ProviderCaller:
         self._limits = limits or RunsSection()
         self._environ = environ
         self._pools = ConnectionPools(self._limits.max_active, in_thread)
+        self._traits = LearnedTraits()
 
     @asynccontextmanager
     async def ask(self, request: ModelRequest) -> AsyncGenerator[AsyncIterator[ModelEvent]]:
@@ -74,7 +79,7 @@ class ProviderCaller:
         capture.record_local_request()
         return _TimedEvents(offline.answer(request), timeouts)
 
-    def _exchange(self, request: ModelRequest, timeouts: CallTimeouts, capture: Capture) -> Exchange:
+    def _exchange(self, request: ModelRequest, timeouts: CallTimeouts, capture: Capture) -> AdaptedExchange:
         pinned = request.pinned
         driver = DRIVERS.get(pinned.driver)
         if driver is None:
@@ -83,16 +88,16 @@ class ProviderCaller:
         secret = credentials.resolve(pinned.auth_ref, self._environ)
         if secret is not None and credentials.is_scrubbable(secret):
             self._learned(secret)
-        base_url = pinned.base_url or driver.BASE_URL
+        traits = self._traits.find(pinned)
+        base_url = pinned.base_url or traits.preset.base_url or driver.BASE_URL
         failures = FailureFactory(host_of(base_url), secret)
-        return Exchange(
-            self._pools,
-            driver.post(request, base_url, secret),
-            driver.reader(failures, origin_of(pinned, base_url)),
-            failures,
-            timeouts,
-            capture,
-        )
+
+        def make_exchange(traits: Traits) -> tuple[HttpRequest, Exchange]:
+            post = replace(driver.post(request, base_url, secret, traits), ca_file=pinned.ca_file)
+            reader = driver.reader(failures, origin_of(pinned, base_url))
+            return post, Exchange(self._pools, post, reader, failures, timeouts, capture)
+
+        return AdaptedExchange(request, self._traits, make_exchange)
 
 
 class _CapturedEvents:

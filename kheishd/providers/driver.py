@@ -1,7 +1,7 @@
 """The interface of a driver, which builds a request and parses its answer without I/O."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
@@ -9,6 +9,7 @@ import msgspec
 
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest
 from kheishd.providers.failures import FailureFactory
+from kheishd.providers.traits import USUAL_TRAITS, Traits
 from protocol.transcript import AssetReference, Item, Text
 
 encode = msgspec.json.Encoder().encode
@@ -16,11 +17,15 @@ encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """One HTTP request, ready to be sent. Its headers contain the credential, so ``repr`` omits them."""
+    """One HTTP request, ready to be sent. Its headers hold the credential, so ``repr`` omits them.
+
+    ``ca_file`` holds the certificate authorities to trust; None for the usual ones.
+    """
 
     url: str
     headers: dict[str, str]
     body: bytes
+    ca_file: str | None = None
 
     def __repr__(self) -> str:
         return f"HttpRequest({self.url!r})"
@@ -71,8 +76,10 @@ class Driver(Protocol):
     BASE_URL: str
     """The provider's own URL, for routes without a ``base_url``."""
 
-    def post(self, request: ModelRequest, base_url: str, secret: str | None) -> HttpRequest:
-        """Return the request to send."""
+    def post(
+        self, request: ModelRequest, base_url: str, secret: str | None, traits: Traits = USUAL_TRAITS
+    ) -> HttpRequest:
+        """Return the request to send to a server with these traits."""
         ...
 
     def reader(self, failures: FailureFactory, origin: str = "") -> AnswerReader:
@@ -96,23 +103,52 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
 # Options that do not apply to a summary or a title: thinking uses up the few tokens of the limit, and there
 # are no tools.
 _OF_ANSWERS = frozenset(
-    ("thinking", "tool_choice", "parallel_tool_calls", "response_format", "stop", "stop_sequences", "n")
+    (
+        "thinking",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "response_format",
+        "stop",
+        "stop_sequences",
+        "n",
+    )
 )
-_SAMPLING = frozenset(("temperature", "top_p", "top_k"))
+_HIGH_EFFORTS = ("medium", "high", "xhigh", "max")
 
 
-def body_options(request: ModelRequest) -> tuple[dict[str, Any], dict[str, str]]:
+def body_options(
+    request: ModelRequest, traits: Traits = USUAL_TRAITS
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the options of a request, for its body and its head.
 
-    A request for a summary or a title drops the options that shape answers, and has a temperature of 0 if the
-    options show that the model accepts one.
+    A request for a summary or a title drops the options that shape answers, and reasons as little as the
+    server allows. Its sampling is the route's own: some models accept no other temperature.
     """
-    body, extra = split_options(request.pinned.options)
+    body, extra = split_options({**traits.preset.options, **request.pinned.options})
     if request.purpose != "answer":
-        sampled = "temperature" in body
-        body = {name: value for name, value in body.items() if name not in _OF_ANSWERS | _SAMPLING}
-        body |= {"temperature": 0} if sampled else {}
+        body = {name: value for name, value in body.items() if name not in _OF_ANSWERS}
+        if body.get("reasoning_effort") in _HIGH_EFFORTS:
+            body["reasoning_effort"] = "low"
+        body = {**traits.low_effort, **body}
     return body, extra
+
+
+def merge_tools(tools: Sequence[dict[str, Any]], options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return kheish's tools, then those of the route's options, which are removed from these.
+
+    A tool of the options does not replace one of the same name, which the daemon could not run.
+    """
+    extra = options.pop("tools", None)
+    names = {_tool_name(tool) for tool in tools}
+    return [*tools, *(tool for tool in extra or () if _tool_name(tool) not in names)]
+
+
+def _tool_name(tool: Any) -> Any:
+    """Return the name of a tool in any driver's form; the tool itself if it has none."""
+    function = tool.get("function", tool) if isinstance(tool, dict) else {}
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else id(tool)
 
 
 def lower_limit(value: Any, limit: int | None) -> Any:

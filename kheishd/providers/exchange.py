@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 import trio
 
@@ -263,7 +262,7 @@ class AnswerBody:
 
 
 class ConnectionPools:
-    """Pools of connections, one per URL, created at first use.
+    """Pools of connections, one per URL and set of certificate authorities, created at first use.
 
     ``in_thread`` runs slow work: importing the library and reading the system's certificates.
     """
@@ -271,13 +270,13 @@ class ConnectionPools:
     def __init__(self, max_connections: int, in_thread: Callable[..., Awaitable[Any]] | None = None) -> None:
         self._max_connections = max_connections
         self._in_thread = in_thread or trio.to_thread.run_sync
-        self._pools: dict[str, Pool] = {}
+        self._pools: dict[tuple[str, str | None], Pool] = {}
         self._making = trio.Lock()
 
     async def send(self, post: HttpRequest, sending: SendObserver | None = None) -> HttpReply:
         """Send a request. Errors: those that ``failure`` translates."""
-        url = post.url.partition("?")[0]
-        pool = self._pools.get(url) or await self._make(url)
+        key = (post.url.partition("?")[0], post.ca_file)
+        pool = self._pools.get(key) or await self._make(key)
         from kheishd.providers.http import send
 
         return await send(pool, post, sending)
@@ -294,23 +293,15 @@ class ConnectionPools:
         for pool in pools.values():
             await pool.aclose()
 
-    async def _make(self, url: str) -> Pool:
+    async def _make(self, key: tuple[str, str | None]) -> Pool:
         async with self._making:
-            pool = self._pools.get(url)
+            pool = self._pools.get(key)
             if pool is None:
-                pool = self._pools[url] = await self._in_thread(_make_pool, url, self._max_connections)
+                pool = self._pools[key] = await self._in_thread(_make_pool, *key, self._max_connections)
             return pool
 
 
-def host_of(url: str) -> str:
-    """Return the host and port of a URL for messages, without user, password or path."""
-    try:
-        return urlsplit(url).netloc.rpartition("@")[2] or "the provider"
-    except ValueError:
-        return "the provider"
-
-
-def _make_pool(url: str, max_connections: int) -> Pool:
+def _make_pool(url: str, ca_file: str | None, max_connections: int) -> Pool:
     from kheishd.providers.http import make_pool
 
-    return make_pool(url, max_connections)
+    return make_pool(url, max_connections, ca_file)

@@ -16,11 +16,14 @@ from __future__ import annotations
 import types
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import SplitResult, urlsplit
 
 import httpcore2
 import trio
+
+from kheishd.providers.address import split_socket
+from kheishd.providers.certificates import make_tls_context
+from kheishd.providers.proxies import find_proxy
 
 if TYPE_CHECKING:
     import ssl
@@ -156,44 +159,36 @@ class AnnouncingBackend(httpcore2.AsyncNetworkBackend):
         inner = await self._inner.connect_tcp(host, port, timeout, local_address, socket_options or ())
         return AnnouncingStream(inner)
 
+    async def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,  # noqa: ASYNC109
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> AnnouncingStream:
+        """Connect to a Unix socket."""
+        inner = await self._inner.connect_unix_socket(path, timeout, socket_options or ())
+        return AnnouncingStream(inner)
+
 
 Pool = httpcore2.AsyncConnectionPool
 
 
-def make_pool(base_url: str, max_connections: int) -> Pool:
+def make_pool(base_url: str, max_connections: int, ca_file: str | None = None) -> Pool:
     """Return a pool of connections to one URL, through the environment's proxy, if any.
 
-    Errors: UnsupportedProtocol if the URL or the proxy's URL is unusable.
+    Errors: UnsupportedProtocol if the URL, that of the proxy, or the file of authorities is unusable.
     """
+    socket, base_url = split_socket(base_url)
     url = _split(base_url)
-    secure = httpcore2.default_ssl_context() if url.scheme == "https" else None
     return httpcore2.AsyncConnectionPool(
-        ssl_context=secure,
-        proxy=_proxy(url.scheme, url.hostname or ""),
+        ssl_context=make_tls_context(ca_file) if url.scheme == "https" else None,
+        proxy=find_proxy(url) if socket is None else None,
+        uds=socket,
         max_connections=max_connections,
         max_keepalive_connections=MAX_IDLE_CONNECTIONS,
         keepalive_expiry=MAX_IDLE_SECONDS,
         network_backend=AnnouncingBackend(),
     )
-
-
-def _proxy(scheme: str, host: str) -> httpcore2.Proxy | None:
-    proxies = getproxies()
-    proxy = proxies.get(scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(host):
-        return None
-    try:
-        url = _split(proxy if "://" in proxy else f"http://{proxy}")
-    except httpcore2.UnsupportedProtocol:
-        # The original message quotes the URL, which may hold a password; '#' truncates a URL.
-        raise httpcore2.UnsupportedProtocol(
-            "the proxy in the environment is not a URL; write '#' in a password as '%23'"
-        ) from None
-    if url.scheme not in ("http", "https"):
-        raise httpcore2.UnsupportedProtocol("the proxy in the environment is not an HTTP proxy")
-    port = url.port or (443 if url.scheme == "https" else 8080)
-    auth = (unquote(url.username), unquote(url.password or "")) if url.username else None
-    return httpcore2.Proxy(f"{url.scheme}://{url.hostname}:{port}", auth=auth)
 
 
 def _split(url: str) -> SplitResult:
@@ -268,7 +263,8 @@ class HttpReply:
 
 async def send(pool: Pool, post: HttpRequest, sending: SendObserver | None = None) -> HttpReply:
     """Send a request and wait for the head of its answer. Errors: those of the library."""
-    url = httpcore2.URL(post.url)
+    _, requested = split_socket(post.url)
+    url = httpcore2.URL(requested)
     headers = {
         "host": _host(url),
         "accept": "text/event-stream, application/json",

@@ -3,8 +3,8 @@
 Source: https://platform.openai.com/docs/api-reference/chat-streaming, and the extensions of llama.cpp,
 Ollama, vLLM and OpenRouter. Every part of an answer may be missing or unknown without an error.
 
-Options of a route go into the request unchanged, except ``headers`` (added to the head) and these, which
-state the requirements of a server where they cannot be learned from its answers:
+Options of a route go into the request unchanged, except ``headers`` (added to the head), ``tools`` (added to
+kheish's own) and these, which state requirements of a server that cannot be learned from its answers:
 
 * ``reasoning_content``: true if every message with calls must have it, false if none may.
 * ``call_ids``: ``"mistral"`` for servers that accept only nine letters and digits as a call id.
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from kheishd.providers.address import join_path
 from kheishd.providers.answer_reader import DraftReader
 from kheishd.providers.chat_messages import (
     CALL_FIELDS,
@@ -33,15 +34,15 @@ from kheishd.providers.driver import (
     body_options,
     encode,
     lower_limit,
+    merge_tools,
     token_count,
 )
 from kheishd.providers.error_report import is_error
 from kheishd.providers.lenient import LenientDecoder, SideInformation
+from kheishd.providers.traits import TOKEN_LIMITS, USUAL_TRAITS, Traits
 from protocol.transcript import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kheishd.kernel.hook import Tool
     from kheishd.kernel.runtime import ModelAnswer, ModelRequest
     from kheishd.providers.attachments import Attachments
@@ -63,47 +64,46 @@ STOP_REASONS = {
 # The request.
 
 
-def post(request: ModelRequest, base_url: str, secret: str | None) -> HttpRequest:
-    """Return the request to send."""
-    options, headers = body_options(request)
-    options |= _at_most(request, options, base_url)
+def post(
+    request: ModelRequest, base_url: str, secret: str | None, traits: Traits = USUAL_TRAITS
+) -> HttpRequest:
+    """Return the request to send to a server with these traits."""
+    options, headers = body_options(request, traits)
+    options |= _at_most(request, options, traits)
     rules = take_rules(request.pinned, base_url, options)
+    tools = merge_tools([_function(tool) for tool in request.tools], options)
     body = {
-        "stream_options": {"include_usage": True},
+        **({"stream_options": {"include_usage": True}} if traits.preset.stream_options else {}),
         **options,
         "model": request.pinned.model,
-        **_tools(request.tools, withheld=request.withheld),
+        # Some servers reject an empty list of tools.
+        **({"tools": tools} if tools else {}),
+        **({"tool_choice": "none"} if request.tools and request.withheld else {}),
         "messages": messages(request.instructions, request.messages, rules),
         "stream": True,
     }
-    if secret is not None:
-        headers["authorization"] = f"Bearer {secret}"
-    return HttpRequest(f"{base_url.rstrip('/')}/chat/completions", headers, encode(body))
+    if "stream_options" in traits.omitted:
+        body.pop("stream_options", None)
+    headers |= traits.make_auth_headers(secret, "authorization")
+    return HttpRequest(join_path(base_url, "/chat/completions"), headers, encode(body))
 
 
-def _at_most(request: ModelRequest, options: dict[str, Any], base_url: str) -> dict[str, Any]:
-    """Return the limit of the answer, if it has one, under the parameter name in use."""
-    if request.max_answer_tokens is None:
-        return {}
-    # OpenAI's newer models reject the older name, but compatible servers know only that one.
-    usual = "max_completion_tokens" if base_url == BASE_URL else "max_tokens"
-    names = ("max_completion_tokens", "max_tokens")
-    name = next((name for name in names if name in options), usual)
-    return {name: lower_limit(options.get(name), request.max_answer_tokens)}
+def _at_most(request: ModelRequest, options: dict[str, Any], traits: Traits) -> dict[str, Any]:
+    """Return the limit of the answer, if it has one, under the name that the server accepts.
+
+    OpenAI's newer models reject the older name, ``max_tokens``, but compatible servers know only that one.
+    """
+    name = traits.name_token_limit(options)
+    values = [options.pop(other) for other in TOKEN_LIMITS if other in options]
+    limit = traits.raise_limit(request.max_answer_tokens)
+    if not values:
+        return {} if limit is None else {name: limit}
+    return {name: lower_limit(values[0], limit)}
 
 
-def _tools(tools: Sequence[Tool], *, withheld: bool = False) -> dict[str, Any]:
-    """Return the tools as functions; nothing without tools, because some servers reject an empty list."""
-    functions = [
-        {
-            "type": "function",
-            "function": {"name": tool.name, "description": tool.description, "parameters": tool.model_schema},
-        }
-        for tool in tools
-    ]
-    if not functions:
-        return {}
-    return {"tools": functions, "tool_choice": "none"} if withheld else {"tools": functions}
+def _function(tool: Tool) -> dict[str, Any]:
+    function = {"name": tool.name, "description": tool.description, "parameters": tool.model_schema}
+    return {"type": "function", "function": function}
 
 
 # The answer.
@@ -217,6 +217,7 @@ class ChatReader(DraftReader):
         self._calls_by_id: dict[str, Block] = {}
         self._last_call: Block | None = None
         self._opened_calls = 0
+        self._has_own_index = False
         self._refused = False
 
     def event(self, data: bytes) -> None:
@@ -325,6 +326,7 @@ class ChatReader(DraftReader):
         if block is None:
             block = self._draft.open(Block("call", call_id=f"call_{self._opened_calls}"))
             self._opened_calls += 1
+            self._has_own_index = delta.index is not None and delta.index not in self._calls
         self._last_call = block
         attach_to_call(block.attached, delta)
         if delta.index is not None:
@@ -346,7 +348,10 @@ class ChatReader(DraftReader):
             is_other = name and (name != (same.name or name) or (call is None and delta.index is not None))
             return None if is_other else same
         if call is None:
-            return None if name or delta.id else self._last_call
+            # Without id and name it continues the last call. But if that call has an index of its own, then
+            # the start of another one is lost.
+            is_lost = self._has_own_index and bool(arguments.strip())
+            return None if name or delta.id or is_lost else self._last_call
         if delta.id and call.call_id in self._calls_by_id:
             return None if name or delta.index is None or call.has_whole_arguments else call
         if name and call.name and (name != call.name or (arguments and call.has_whole_arguments)):

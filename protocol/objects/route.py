@@ -4,17 +4,39 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from protocol.budget import Prices
+from protocol.budget import Cost, Prices
 from protocol.errors.route import RouteNotFound
 from protocol.ids import Id
 from protocol.rpc.method import Method, Page, Params
+from protocol.transcript import Usage
 
 Driver = Literal["openai", "anthropic", "offline"]
+
+PresetName = Literal[
+    "azure",
+    "deepseek",
+    "fireworks",
+    "groq",
+    "litellm",
+    "llamacpp",
+    "lmstudio",
+    "mistral",
+    "moonshot",
+    "ollama",
+    "openai",
+    "openrouter",
+    "together",
+    "vllm",
+    "xai",
+    "zai",
+]
+"""The servers whose differences kheish knows."""
 
 
 class Route(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A route as shown to clients; a credential appears by reference only.
 
+    ``base_url`` null: that of the preset, or the driver's own. ``auth_header`` null: the usual header.
     ``context_tokens`` is the size of the model's context; ``prices`` are for a million tokens. ``ready``: a
     run could use the route now; otherwise ``problem`` says why not.
     """
@@ -24,8 +46,11 @@ class Route(Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str
     source: Literal["built_in", "file"]
     default: bool = False
+    preset: PresetName | None = None
     base_url: str | None = None
     auth_ref: str | None = None
+    auth_header: str | None = None
+    ca_file: str | None = None
     options: dict[str, Any] = {}
     context_tokens: int = 0
     prices: Prices | None = None
@@ -50,7 +75,43 @@ class RouteListParams(Page, frozen=True, kw_only=True):
     """Params of ``route.list``."""
 
 
+CheckName = Literal["connect", "authenticate", "stream", "tool_call", "usage"]
+
+
+class RouteCheck(Struct, frozen=True, omit_defaults=True):
+    """One step of a test. ``skipped``: an earlier step failed, or the step does not apply to the route."""
+
+    name: CheckName
+    status: Literal["ok", "failed", "skipped"]
+    note: str = ""
+
+
+class RouteTest(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The result of a test: ``ok`` if no step failed. ``model`` is the model's name as it states it."""
+
+    route_id: str
+    ok: bool
+    checks: list[RouteCheck]
+    duration_ms: int
+    usage: Usage
+    cost: Cost | None = None
+    model: str | None = None
+
+
+class RouteTestParams(RouteRef, frozen=True, kw_only=True):
+    """Params of ``route.test``."""
+
+
 LIST = Method("route.list", "query", RouteListParams, RouteList, "List the routes, by id.")
 GET = Method("route.get", "query", RouteRef, Route, "Show one route.", errors=(RouteNotFound,))
+TEST = Method(
+    "route.test",
+    "control",
+    RouteTestParams,
+    RouteTest,
+    "Make one small call with one tool, and report step by step what worked.",
+    scope="operate",
+    errors=(RouteNotFound,),
+)
 
-METHODS = (LIST, GET)
+METHODS = (LIST, GET, TEST)

@@ -81,6 +81,8 @@ class OpenCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The values that a run uses, fixed at acceptance. They contain no secret: ``auth_ref`` is a name.
 
+    ``preset``, ``auth_header`` and ``ca_file`` are those of the route.
+
     ``instructions_digest`` is the SHA-256 (hex) of the resolved instructions, which are stored separately.
     ``tools`` lists the offered tools: null means all tools, an empty list none. ``context_tokens`` is the
     size of the model's context window. ``debug`` is the level of the capture; a later ``off`` in the
@@ -94,6 +96,9 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str
     base_url: str | None = None
     auth_ref: str | None = None
+    preset: str | None = None
+    auth_header: str | None = None
+    ca_file: str | None = None
     options: dict[str, Any] = {}
     instructions_digest: str | None = None
     tools: list[str] | None = None

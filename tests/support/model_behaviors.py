@@ -27,6 +27,9 @@
 ``hang``, ``hang-mid``                  nothing at all; a piece and then nothing
 ``status:<code>[:retry=<v>;retry-ms=<v>]`` an error; ``retry`` is ``Retry-After``
 ``context``                             400, the transcript is too long
+``rejects:<field>[:<status>]``          refuses requests with that field, else ``echo``; names it with 400
+``rejects-breakpoints``                 refuses cache breakpoints, else ``echo``
+``reasons-first:<n>``                   reasons for n tokens, then answers, within the request's limit
 ``n-failures-then-ok:<n>:<code>[:<tag>]`` n errors for each tag, then ``echo``
 ``file:<name>``                         the recorded stream of that name, unchanged
 ======================================= ==========================================================
@@ -38,6 +41,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from tests.support.model_wire import Call, Move, Say, Stop, Think, Wire
 
@@ -101,6 +107,13 @@ class Prompt:
     wire: Wire
     failures: Counter[str]
     answered: int = 0
+    body: bytes = b"{}"
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of the request."""
+        fields: dict[str, Any] = msgspec.json.decode(self.body)
+        return fields
 
 
 def steps(prompt: Prompt) -> Iterator[Step]:
@@ -339,6 +352,32 @@ def _failures(prompt: Prompt, rest: str) -> Iterator[Step]:
     return _status(prompt, code) if prompt.failures[rest] <= int(count) else _echo(prompt, "")
 
 
+def _rejects(prompt: Prompt, rest: str) -> Iterator[Step]:
+    name, _, status = rest.partition(":")
+    if name not in prompt.fields:
+        return _echo(prompt, "")
+    if status == "422":
+        return _error(422, prompt.wire.error("unprocessable", "Unprocessable Entity"))
+    other = "max_completion_tokens" if name == "max_tokens" else "max_tokens"
+    hint = f" Use '{other}' instead." if "max" in name else ""
+    message = f"Unsupported parameter: '{name}' is not supported with this model.{hint}"
+    return _error(400, prompt.wire.error("invalid_request_error", message))
+
+
+def _rejects_breakpoints(prompt: Prompt, rest: str) -> Iterator[Step]:
+    if b'"cache_control"' not in prompt.body:
+        return _echo(prompt, "")
+    message = "messages.0.content.0.cache_control: Extra inputs are not permitted"
+    return _error(400, prompt.wire.error("invalid_request_error", message))
+
+
+def _reasons_first(prompt: Prompt, rest: str) -> Iterator[Step]:
+    limit = prompt.fields.get("max_tokens", 0)
+    if limit <= int(rest):
+        return _stream(prompt, [Think("Let me see."), Stop("length", output_tokens=limit)])
+    return _stream(prompt, [Think("Let me see."), Say("A short title"), Stop(output_tokens=int(rest) + 3)])
+
+
 def _file(prompt: Prompt, rest: str) -> Iterator[Step]:
     yield Head()
     yield Piece((STREAMS / rest).read_bytes())
@@ -376,5 +415,8 @@ BEHAVIORS = {
     "status": _status,
     "context": _context,
     "n-failures-then-ok": _failures,
+    "rejects": _rejects,
+    "rejects-breakpoints": _rejects_breakpoints,
+    "reasons-first": _reasons_first,
     "file": _file,
 }

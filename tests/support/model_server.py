@@ -1,6 +1,6 @@
 """A real local HTTP/1.1 server with the published protocols of providers, scripted by the model's name.
 
-``POST /v1/chat/completions`` is OpenAI's protocol, ``POST /v1/messages`` Anthropic's. The requested model
+``POST .../chat/completions`` is OpenAI's protocol, ``POST .../v1/messages`` Anthropic's. The requested model
 chooses the behavior (see ``model_behaviors``). ``GET /requests`` returns the requests so far, ``DELETE
 /requests`` forgets them.
 
@@ -31,9 +31,15 @@ if TYPE_CHECKING:
 
 REQUESTS_KEPT = 1_000
 WIRES: dict[str, type[OpenAI] | type[Anthropic]] = {
-    "/v1/chat/completions": OpenAI,
+    "/chat/completions": OpenAI,
     "/v1/messages": Anthropic,
 }
+"""The protocol of each path, whatever precedes it."""
+
+
+def _find_wire(path: str) -> type[OpenAI] | type[Anthropic] | None:
+    path = path.partition("?")[0]
+    return next((wire for end, wire in WIRES.items() if path.endswith(end)), None)
 
 
 @dataclass(slots=True)
@@ -117,7 +123,8 @@ class ModelServer:
                 await trio.lowlevel.wait_readable(self._listener)
                 connection, _ = self._listener.accept()
                 connection.setblocking(False)
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if connection.family != socket.AF_UNIX:
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self.connections += 1
                 nursery.start_soon(self._connection, connection)
 
@@ -133,7 +140,7 @@ class ModelServer:
 
     async def _answer(self, connection: socket.socket, recorded: RecordedRequest) -> bool:
         """Answer one request; return whether the connection stays open."""
-        wire = WIRES.get(recorded.path)
+        wire = _find_wire(recorded.path)
         if wire is None or recorded.method != "POST":
             return await self._serve_own(connection, recorded)
         self.requests.append(recorded)
@@ -176,7 +183,8 @@ class ModelServer:
         )
         headers = recorded.headers
         secret = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
-        prompt = Prompt(model, text, results or last.role == "tool", secret, wire, self._failures, answered)
+        has_result = results or last.role == "tool"
+        prompt = Prompt(model, text, has_result, secret, wire, self._failures, answered, recorded.body)
         return behaviors.steps(prompt)
 
 

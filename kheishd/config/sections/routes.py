@@ -1,5 +1,6 @@
 """``[routes.<id>]``: providers and models."""
 
+import os
 import re
 from collections.abc import Iterator
 from datetime import date, time
@@ -9,15 +10,19 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from kheishd.config.credentials import is_credential
+from kheishd.config.presets import PRESETS
 from kheishd.config.sections.section import Money, Section
 from kheishd.config.toml import KeyPath
 from kheishd.config.validation import Problem
 from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
-from protocol.objects.route import Driver
+from protocol.objects.route import Driver, PresetName
 
 BUILT_IN_ROUTE = "offline"
 
 AUTH_REF_PATTERN = r"(env|credential|slot):[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}"
+
+REQUEST_PATHS = ("/chat/completions", "/v1/messages", "/responses")
+"""The paths that drivers add to a ``base_url``."""
 
 Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)")]
 
@@ -31,11 +36,20 @@ class RouteSection(Section, frozen=True):
     model: Annotated[str, Meta(min_length=1, max_length=256)]
     """Model name, as the provider knows it."""
 
+    preset: PresetName | None = None
+    """Server whose differences apply, such as `"ollama"`. See contrib/docs/models.md."""
+
     base_url: str | None = None
-    """URL of the API (default: the provider's)."""
+    """URL of the API (default: the preset's or provider's); a Unix socket is `http+unix://%2Fa.sock/v1`."""
 
     auth_ref: str | None = None
     """Where the credential is: `"env:NAME"` or `"credential:NAME"`."""
+
+    auth_header: Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$(?!\n)")] | None = None
+    """Header of the credential, such as `"api-key"`; `"authorization"` holds a bearer token."""
+
+    ca_file: str | None = None
+    """File of certificate authorities to trust (PEM), instead of those of the environment or the system."""
 
     options: dict[str, Any] = {}
     """Fields added to every request unchanged: `max_tokens`, `temperature`, `headers` …"""
@@ -59,6 +73,12 @@ class RouteSection(Section, frozen=True):
         """Yield the problems that the types cannot express."""
         if self.base_url is not None:
             yield from _find_url_problems(self.base_url, (*path, "base_url"))
+        if self.preset is not None and self.driver != "openai":
+            yield Problem((*path, "preset"), 'presets are for driver = "openai"; remove the preset')
+        elif self.preset is not None and self.base_url is None and PRESETS[self.preset].base_url is None:
+            yield Problem((*path, "base_url"), f'preset = "{self.preset}" requires it')
+        if self.ca_file is not None and not os.access(self.ca_file, os.R_OK):
+            yield Problem((*path, "ca_file"), "not a readable file; write the absolute path of a PEM file")
         if self.auth_ref is not None and not re.fullmatch(AUTH_REF_PATTERN, self.auth_ref):
             # The message does not repeat the value: it may be a key pasted in the wrong place.
             yield Problem(
@@ -72,19 +92,31 @@ class RouteSection(Section, frozen=True):
 
 
 def _find_url_problems(url: str, path: KeyPath) -> Iterator[Problem]:
-    from urllib.parse import parse_qsl, urlsplit
+    from urllib.parse import parse_qsl, unquote, urlsplit
 
+    if re.search(r"\s", url):
+        yield Problem(path, "contains blanks; remove them")
+        return
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        is_socket = parts.scheme == "http+unix" and unquote(parts.netloc).startswith("/")
     except ValueError:
-        usable = False
-    if not usable:
-        yield Problem(path, "expected http://host[:port]/path or https://...")
+        usable = is_socket = False
+    if not usable and not is_socket:
+        yield Problem(path, "expected http://host[:port]/path, https://... or http+unix://%2Fa.sock/v1")
         return
-    names = [name for name, _ in parse_qsl(parts.query)]
+    names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
     if parts.username is not None or parts.password is not None or any(map(is_credential, names)):
         yield Problem(path, "a URL must not contain a credential; set auth_ref")
+    elif parts.fragment or (parts.query and names != ["api-version"]):
+        yield Problem(
+            path,
+            "a URL must end with its path; only Azure's ?api-version=... may follow; remove the rest",
+        )
+    end = next((end for end in REQUEST_PATHS if parts.path.rstrip("/").endswith(end)), None)
+    if end is not None:
+        yield Problem(path, f"ends with {end}, which kheish adds itself; remove it")
 
 
 def _find_option_problems(options: Any, path: KeyPath) -> Iterator[Problem]:
@@ -92,8 +124,6 @@ def _find_option_problems(options: Any, path: KeyPath) -> Iterator[Problem]:
 
     ``daemon.config`` shows the options, runs pin them, and requests and the journal hold them as JSON.
     """
-    if isinstance(options, int) and not -(2**63) <= options < 2**64:
-        yield Problem(path, "an integer of more than 64 bits, which JSON encoders reject")
     if isinstance(options, float) and not isfinite(options):
         yield Problem(path, "JSON has no such number")
     if isinstance(options, date | time):

@@ -1,11 +1,12 @@
 """Routes: the ways to reach models, from the configuration and built in."""
 
-from kheishd.kernel.call import Call, query
+from kheishd.kernel.call import Call, control, query
 from kheishd.kernel.runtime import RouteSpec, Runtime
+from kheishd.objects.node.trial import try_route
 from kheishd.objects.pages import page_of
 from protocol.errors.route import RouteNotFound
 from protocol.objects import route as rows
-from protocol.objects.route import Route, RouteList, RouteListParams, RouteRef
+from protocol.objects.route import Route, RouteList, RouteListParams, RouteRef, RouteTest, RouteTestParams
 
 
 def view_of(runtime: Runtime, spec: RouteSpec) -> Route:
@@ -17,8 +18,11 @@ def view_of(runtime: Runtime, spec: RouteSpec) -> Route:
         model=spec.model,
         source="built_in" if spec.built_in else "file",
         default=spec.route_id == runtime.config.default_route,
+        preset=spec.preset,
         base_url=spec.base_url,
         auth_ref=spec.auth_ref,
+        auth_header=spec.auth_header,
+        ca_file=spec.ca_file,
         options=dict(spec.options),
         context_tokens=spec.context_tokens,
         prices=spec.prices,
@@ -40,13 +44,23 @@ def list_routes(call: Call, params: RouteListParams) -> RouteList:
 @query(rows.GET)
 def get_route(call: Call, params: RouteRef) -> Route:
     """Show a route. Errors: RouteNotFound."""
-    spec = call.runtime.routes.get(params.route_id)
+    return view_of(call.runtime, _find_route(call.runtime, params.route_id))
+
+
+@control(rows.TEST)
+async def check_route(call: Call, params: RouteTestParams) -> RouteTest:
+    """Make one small call to a route. Errors: RouteNotFound."""
+    with call.services.runtimes.hold() as runtime:
+        return await try_route(runtime.models, _find_route(runtime, params.route_id))
+
+
+def _find_route(runtime: Runtime, route_id: str) -> RouteSpec:
+    spec = runtime.routes.get(route_id)
     if spec is None:
         raise RouteNotFound(
-            f"there is no route '{params.route_id}'; route.list names the routes",
-            field="$.params.route_id",
+            f"there is no route '{route_id}'; route.list names the routes", field="$.params.route_id"
         )
-    return view_of(call.runtime, spec)
+    return spec
 
 
-HANDLERS = (list_routes, get_route)
+HANDLERS = (list_routes, get_route, check_route)

@@ -194,7 +194,7 @@ class ContextWindow:
         try:
             result = await self._summary(prompt, upto, trigger)
         except ModelFailure as failure:
-            result = FailedCompaction(trigger, failure.error)
+            result = FailedCompaction(trigger, failure.error, failure.usage)
         await self._active.commit(Compact(result))
         if isinstance(result, Compaction):
             self._failures = 0

@@ -18,3 +18,29 @@ def test_show(ctl: Ctl) -> None:
 def test_show_route_not_found(ctl: Ctl) -> None:
     """An unknown route is refused."""
     assert ctl("route", "show", "none").code == 1
+
+
+def test_test(ctl: Ctl) -> None:
+    """The steps of a test are listed with their results."""
+    result = ctl("route", "test", "offline")
+    assert [row[:2] for row in result.rows] == [
+        ["connect", "ok"],
+        ["authenticate", "skipped"],
+        ["stream", "ok"],
+        ["tool call", "skipped"],
+        ["usage", "ok"],
+    ]
+    assert ctl.json("route", "test", "offline")["ok"] is True
+
+
+def test_test_of_a_route_that_fails(ctl: Ctl) -> None:
+    """A failed step sets the exit code, and its note says what happened."""
+    ctl.home.joinpath("config.toml").write_text(
+        '[routes.gone]\ndriver = "openai"\nmodel = "m"\nbase_url = "http://127.0.0.1:1/v1"\n'
+    )
+    assert ctl("daemon", "reload").code == 0
+    result = ctl("route", "test", "gone")
+    assert result.code == 1
+    assert result.rows[0][:2] == ["connect", "failed"]
+    assert "no connection" in result.rows[0][2]
+    assert ctl("route", "test", "gone", "--json").json["ok"] is False

@@ -12,6 +12,7 @@ from kheishd.kernel.runtime import ModelAnswer, ModelFailure
 from kheishd.providers.anthropic import MAX_TOKENS, MessagesReader, messages, post, reader
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
+from kheishd.providers.prompt_cache import EPHEMERAL
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.transcript import (
     AssetReference,
@@ -83,8 +84,10 @@ def test_the_request() -> None:
     assert msgspec.json.decode(sent.body) == {
         "model": "claude",
         "max_tokens": MAX_TOKENS,
-        "system": "be brief",
-        "messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}]}],
+        "system": [{"type": "text", "text": "be brief", "cache_control": EPHEMERAL}],
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "hello", "cache_control": EPHEMERAL}]}
+        ],
         "stream": True,
         "temperature": 0.5,
     }
@@ -408,6 +411,7 @@ def test_offered_and_former_tools_are_defined() -> None:
             "name": "gone",
             "description": "This tool is no longer available.",
             "input_schema": {"type": "object"},
+            "cache_control": EPHEMERAL,
         },
     ]
     assert "tools" not in msgspec.json.decode(post(make_request(), "http://x", None).body)

@@ -42,11 +42,11 @@ ANSWERING: dict[str, Any] = {
 
 
 def test_a_summary_drops_answer_options() -> None:
-    """A summary drops the options that shape an answer and uses temperature 0."""
+    """A summary drops the options that shape an answer and keeps the route's sampling."""
     request = make_request("hello", options=ANSWERING)
     assert body_options(request) == split_options(ANSWERING)
     body, headers = body_options(replace_purpose(request, "summary"))
-    assert body == {"temperature": 0, "service_tier": "flex"}
+    assert body == {"temperature": 0.7, "top_p": 0.9, "service_tier": "flex"}
     assert headers == {"x-title": "kheish"}
     assert body_options(replace_purpose(make_request("hello"), "title")) == ({}, {})
 
@@ -73,7 +73,7 @@ def test_a_limit_is_lowered(value: Any, limit: int | None, expected: Any) -> Non
         (anthropic, anthropic.BASE_URL, {"max_tokens": 500}, {"max_tokens": 500}),
         (openai, "http://127.0.0.1/v1", {}, {"max_tokens": 4_096}),
         (openai, "http://127.0.0.1/v1", {"max_tokens": 9_000}, {"max_tokens": 4_096}),
-        (openai, openai.BASE_URL, {}, {"max_completion_tokens": 4_096}),
+        (openai, openai.BASE_URL, {}, {"max_tokens": 4_096}),
         (openai, openai.BASE_URL, {"max_tokens": 9_000}, {"max_tokens": 4_096}),
         (openai, "http://x", {"max_completion_tokens": 99}, {"max_completion_tokens": 99}),
     ],

@@ -19,7 +19,6 @@ from kheishd.providers.exchange import (
     CallTimeouts,
     ConnectionPools,
     Exchange,
-    host_of,
 )
 from kheishd.providers.failures import FailureFactory
 from protocol.transcript import Text
@@ -354,7 +353,7 @@ async def test_a_pool_is_made_once(server: ModelServer) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(hear, exchange("echo"))
-    assert pool_arguments == [(f"{server.base_url}/chat/completions", 7)]
+    assert pool_arguments == [(f"{server.base_url}/chat/completions", None, 7)]
     await exchange.pools.aclose()
     await hear(exchange("echo"))
     await exchange.pools.aclose()
@@ -366,17 +365,3 @@ async def test_in_a_thread(server: ModelServer) -> None:
     pools = ConnectionPools(7)
     assert (await hear(ExchangeFactory(server, pools)("echo"))).text == "echo: hello"
     await pools.aclose()
-
-
-@pytest.mark.parametrize(
-    ("url", "host"),
-    [
-        ("https://api.test/v1", "api.test"),
-        ("http://user:secret@127.0.0.1:8080/v1", "127.0.0.1:8080"),
-        ("nonsense", "the provider"),
-        ("http://[::1", "the provider"),
-    ],
-)
-def test_host_of(url: str, host: str) -> None:
-    """Messages name the host and no other part of the URL."""
-    assert host_of(url) == host

@@ -1,4 +1,4 @@
-"""route.list and route.get, over a socket."""
+"""route.list, route.get and route.test, over a socket."""
 
 from pathlib import Path
 
@@ -72,3 +72,23 @@ async def test_route_get_ok_with_its_prices(tmp_path: Path) -> None:
         route = await client.call("route.get", route_id="ready")
         assert route["prices"] == {"currency": "EUR", "input": 1, "output": 2, "cached_input": 0}
         assert "prices" not in await client.call("route.get", route_id="broken")
+
+
+async def test_route_test_ok(tmp_path: Path) -> None:
+    """A test reports every step; a route that cannot be reached is a result, not a refusal."""
+    async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
+        client = await server.connect()
+        tested = await client.call("route.test", route_id="ready")
+    assert (tested["route_id"], tested["ok"]) == ("ready", False)
+    assert tested["checks"][0]["name"] == "connect"
+    assert tested["checks"][0]["status"] == "failed"
+    assert [check["status"] for check in tested["checks"][1:]] == ["skipped"] * 4
+
+
+async def test_route_test_route_not_found(tmp_path: Path) -> None:
+    """An unknown route is refused by its field."""
+    async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
+        client = await server.connect()
+        with pytest.raises(RouteNotFound, match="'nowhere'") as refused:
+            await client.call("route.test", route_id="nowhere")
+    assert refused.value.field == "$.params.route_id"

@@ -1,0 +1,66 @@
+"""Presets: how servers of OpenAI's chat completions differ. One row per server, from its documentation.
+
+``contrib/generate`` writes the table in contrib/docs/models.md from these rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+TokenLimit = Literal["max_tokens", "max_completion_tokens"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """The differences of one server.
+
+    ``base_url`` None: the route must name it. ``auth_header`` holds the credential: ``authorization`` as a
+    bearer token, any other header as it is. ``token_limit`` is the field that limits an answer.
+    ``stream_options``: the server accepts that field; the others send the usage without it. ``options`` are
+    defaults below the route's own. ``low_effort`` are the fields with which a reasoning model thinks little:
+    they apply to summaries and titles, whose tokens it would use up otherwise.
+    """
+
+    base_url: str | None = None
+    auth_header: str = "authorization"
+    token_limit: TokenLimit = "max_tokens"
+    stream_options: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
+    low_effort: Mapping[str, Any] = field(default_factory=dict)
+
+
+_EFFORT: Final = {"reasoning_effort": "low"}
+_THINKING_OFF: Final = {"thinking": {"type": "disabled"}}
+_TEMPLATE_WITHOUT_THINKING: Final = {"chat_template_kwargs": {"enable_thinking": False}}
+_REASONING_BACK: Final = {"reasoning_content": True}
+
+PRESETS: Final[Mapping[str, Preset]] = {
+    "azure": Preset(auth_header="api-key", token_limit="max_completion_tokens", low_effort=_EFFORT),
+    "deepseek": Preset(
+        base_url="https://api.deepseek.com", options=_REASONING_BACK, low_effort=_THINKING_OFF
+    ),
+    "fireworks": Preset(base_url="https://api.fireworks.ai/inference/v1"),
+    "groq": Preset(
+        base_url="https://api.groq.com/openai/v1", token_limit="max_completion_tokens", low_effort=_EFFORT
+    ),
+    "litellm": Preset(base_url="http://127.0.0.1:4000/v1", low_effort=_EFFORT),
+    "llamacpp": Preset(base_url="http://127.0.0.1:8080/v1", low_effort=_TEMPLATE_WITHOUT_THINKING),
+    "lmstudio": Preset(base_url="http://127.0.0.1:1234/v1"),
+    "mistral": Preset(base_url="https://api.mistral.ai/v1", stream_options=False),
+    "moonshot": Preset(base_url="https://api.moonshot.ai/v1", options=_REASONING_BACK),
+    "ollama": Preset(base_url="http://127.0.0.1:11434/v1", low_effort=_EFFORT),
+    "openai": Preset(
+        base_url="https://api.openai.com/v1", token_limit="max_completion_tokens", low_effort=_EFFORT
+    ),
+    "openrouter": Preset(
+        base_url="https://openrouter.ai/api/v1", low_effort={"reasoning": {"effort": "low"}}
+    ),
+    "together": Preset(base_url="https://api.together.xyz/v1"),
+    "vllm": Preset(base_url="http://127.0.0.1:8000/v1", low_effort=_TEMPLATE_WITHOUT_THINKING),
+    "xai": Preset(base_url="https://api.x.ai/v1", token_limit="max_completion_tokens"),
+    "zai": Preset(base_url="https://api.z.ai/api/paas/v4", options=_REASONING_BACK, low_effort=_THINKING_OFF),
+}
+"""All presets, by name."""
+
+NO_PRESET: Final = Preset()
+"""The values of a route without a preset."""

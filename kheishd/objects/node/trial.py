@@ -1,0 +1,161 @@
+"""The test of a route: one small call with one tool, judged step by step."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from kheishd.core.run.budget import calculate_cost
+from kheishd.kernel.hook import Tool
+from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
+from protocol.objects.route import CheckName, RouteCheck, RouteTest
+from protocol.objects.run import Pinned
+from protocol.transcript import Message, Text, ToolCall, Usage, text_of
+
+if TYPE_CHECKING:
+    from kheishd.kernel.runtime import ModelCaller, RouteSpec
+
+WORD: Final = "kheish"
+TOOL: Final = Tool(
+    name="report_word",
+    description="Report one word.",
+    schema={
+        "type": "object",
+        "properties": {"word": {"type": "string", "description": "The word."}},
+        "required": ["word"],
+    },
+    kind="read",
+)
+INSTRUCTIONS: Final = "You test a connection. Call the tool as the user asks, once, and write nothing."
+QUESTION: Final = f"Call the tool {TOOL.name} with the word '{WORD}'."
+
+# Enough for models that reason before the call.
+MAX_TRIAL_TOKENS: Final = 2048
+
+# The part of an answer that a note quotes.
+MAX_QUOTED_CHARACTERS: Final = 80
+
+ORDER: Final[tuple[CheckName, ...]] = ("connect", "authenticate", "stream", "tool_call", "usage")
+_REFUSED_STATUSES: Final = (401, 403)
+
+
+class Trial(Struct):
+    """The events of one call: what arrived, and the failure that ended it."""
+
+    connected: bool = False
+    pieces: int = 0
+    answer: ModelAnswer | None = None
+    failure: ModelFailure | None = None
+
+    def failed_check(self) -> CheckName:
+        """Return the step that the failure belongs to."""
+        failure = self.failure
+        if self.connected or failure is None:
+            return "stream"
+        if failure.reason == "credential_missing" or failure.status in _REFUSED_STATUSES:
+            return "authenticate"
+        return "connect" if failure.status is None else "stream"
+
+    def checks(self, route: RouteSpec) -> list[RouteCheck]:
+        """Return all steps in order. Steps after a failed one are skipped."""
+        if self.answer is not None:
+            return [*_checks_before(route, "stream"), *_judge(route, self.answer, self.pieces)]
+        failed = self.failed_check()
+        message = self.failure.message if self.failure is not None else "the call ended without an answer"
+        missing = self.failure is not None and self.failure.reason == "credential_missing"
+        earlier = [] if missing else _checks_before(route, failed)
+        if missing:
+            earlier = [RouteCheck("connect", "skipped", "without its credential nothing is sent")]
+        later = ORDER[ORDER.index(failed) + 1 :]
+        return [
+            *earlier,
+            RouteCheck(failed, "failed", message),
+            *(RouteCheck(name, "skipped") for name in later),
+        ]
+
+
+async def try_route(models: ModelCaller, route: RouteSpec) -> RouteTest:
+    """Make one small call to a route and return its result, whatever it is."""
+    started = time.monotonic()
+    request = ModelRequest(
+        pinned=Pinned(
+            route=route.route_id,
+            driver=route.driver,
+            model=route.model,
+            base_url=route.base_url,
+            auth_ref=route.auth_ref,
+            preset=route.preset,
+            auth_header=route.auth_header,
+            ca_file=route.ca_file,
+            options=dict(route.options),
+            context_tokens=route.context_tokens,
+        ),
+        instructions=INSTRUCTIONS,
+        messages=[Message("user", [Text(QUESTION)])],
+        tools=(TOOL,),
+        max_answer_tokens=MAX_TRIAL_TOKENS,
+    )
+    trial = Trial()
+    try:
+        async with models.ask(request) as events:
+            trial.connected = True
+            async for event in events:
+                if isinstance(event, ModelAnswer):
+                    trial.answer = event
+                else:
+                    trial.pieces += 1
+    except ModelFailure as failure:
+        trial.failure = failure
+    checks = trial.checks(route)
+    usage = trial.answer.usage if trial.answer is not None else Usage()
+    return RouteTest(
+        route_id=route.route_id,
+        ok=all(check.status != "failed" for check in checks),
+        checks=checks,
+        duration_ms=round((time.monotonic() - started) * 1000),
+        usage=usage,
+        cost=calculate_cost(usage, route.prices),
+        model=trial.answer.model if trial.answer is not None else None,
+    )
+
+
+def _checks_before(route: RouteSpec, name: CheckName) -> list[RouteCheck]:
+    """Return the successful steps before another one."""
+    checks = [
+        RouteCheck("connect", "ok"),
+        RouteCheck("authenticate", "ok")
+        if route.auth_ref is not None
+        else RouteCheck("authenticate", "skipped", "the route has no auth_ref"),
+    ]
+    return checks[: ORDER.index(name)]
+
+
+def _judge(route: RouteSpec, answer: ModelAnswer, pieces: int) -> list[RouteCheck]:
+    """Return the steps of a complete answer."""
+    calls = [item for item in answer.items if isinstance(item, ToolCall) and item.name == TOOL.name]
+    text = " ".join(text_of(answer.items).split())[:MAX_QUOTED_CHARACTERS]
+    if any(isinstance(call.arguments.get("word"), str) for call in calls):
+        tool_call = RouteCheck("tool_call", "ok")
+    elif calls:
+        tool_call = RouteCheck("tool_call", "failed", "the arguments of the call are not those of the tool")
+    elif route.driver == "offline":
+        tool_call = RouteCheck("tool_call", "skipped", "the offline stand-in calls no tool of its own accord")
+    elif answer.stop_reason == "length":
+        tool_call = RouteCheck(
+            "tool_call", "failed", f"{MAX_TRIAL_TOKENS} tokens were used up before the call"
+        )
+    else:
+        note = "the model did not call the tool" + (f"; it wrote: {text}" if text else "")
+        tool_call = RouteCheck("tool_call", "failed", note)
+    if answer.usage.output_tokens:
+        usage = RouteCheck("usage", "ok")
+    else:
+        usage = RouteCheck(
+            "usage",
+            "failed",
+            "the server reports no tokens, so budgets and costs have no effect on this route",
+        )
+    note = f"{pieces} pieces of text" if pieces else ""
+    return [RouteCheck("stream", "ok", note), tool_call, usage]

@@ -1,0 +1,133 @@
+"""The traits of a route's server: its preset, and the fields that it turned out to reject.
+
+Servers of the same protocol require different fields. A preset states the differences of a known server. The
+others show in its refusals: a request that is refused for a field is sent again without it, or under its
+other name. The form that the server accepts is remembered for the route until the daemon reloads or ends.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from kheishd.config.presets import NO_PRESET, PRESETS, Preset, TokenLimit
+
+if TYPE_CHECKING:
+    from kheishd.kernel.runtime import ModelFailure
+    from protocol.objects.run import Pinned
+
+# Factor for the output limit of a summary or a title, after a model used it up by reasoning.
+MORE_ROOM = 4
+
+_OTHER_LIMIT: dict[str, TokenLimit] = {
+    "max_tokens": "max_completion_tokens",
+    "max_completion_tokens": "max_tokens",
+}
+TOKEN_LIMITS = tuple(_OTHER_LIMIT)
+
+# A refusal of a field, as opposed to one of its value.
+_REJECTION = re.compile(
+    r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|forbidden|extra "
+    r"|invalid (param|field|arg)|no such (param|field)|instead|deprecated|not available|does not accept",
+    re.IGNORECASE,
+)
+
+# A refusal of a field that sets the effort of reasoning.
+_EFFORT = re.compile(r"reasoning|thinking|effort|chat_template", re.IGNORECASE)
+
+
+class Traits(Struct, frozen=True):
+    """The traits of one route's server.
+
+    ``auth_header`` replaces the header of the credential. ``token_limit`` is the learned name of the output
+    limit, ``omitted`` the fields that the server rejects. ``has_more_room``: summaries and titles have a
+    higher output limit, because the model reasons.
+    """
+
+    preset: Preset = NO_PRESET
+    auth_header: str | None = None
+    token_limit: TokenLimit | None = None
+    omitted: frozenset[str] = frozenset()
+    has_more_room: bool = False
+
+    def name_token_limit(self, options: dict[str, Any]) -> str:
+        """Return the name of the output limit: the learned one, that of the options, the preset's."""
+        named = next((name for name in TOKEN_LIMITS if name in options), self.preset.token_limit)
+        return self.token_limit or named
+
+    def raise_limit(self, max_tokens: int | None) -> int | None:
+        """Return the output limit of a summary or a title, higher for a model that reasons."""
+        return max_tokens * MORE_ROOM if max_tokens is not None and self.has_more_room else max_tokens
+
+    def make_auth_headers(self, secret: str | None, default: str) -> dict[str, str]:
+        """Return the header of a credential: a bearer token in ``authorization``, else the bare value."""
+        if secret is None:
+            return {}
+        name = (self.auth_header or default).lower()
+        return {name: f"Bearer {secret}" if name == "authorization" else secret}
+
+    @property
+    def low_effort(self) -> dict[str, Any]:
+        """The fields with which the model reasons little, unless the server rejects them."""
+        fields = self.preset.low_effort
+        return {name: value for name, value in fields.items() if name not in self.omitted}
+
+    def adapt(self, failure: ModelFailure, body: bytes) -> Traits | None:
+        """Return the traits with which to repeat a refused request; None if the refusal is final."""
+        if failure.reason != "bad_request" or failure.status not in (400, 422):
+            return None
+        sent, message = msgspec.json.decode(body), failure.message
+        limit = next((name for name in TOKEN_LIMITS if name in sent), "")
+        effort = next((name for name in self.low_effort if name in sent), None)
+        names_limit = re.search(rf"\b{limit}\b", message) is not None if limit else False
+        is_rejection = _REJECTION.search(message) is not None
+        if is_rejection and "stream_options" in sent and re.search("stream_options|include_usage", message):
+            return self._omit("stream_options")
+        if is_rejection and "cache_control" in message and "cache_control" not in self.omitted:
+            return self._omit("cache_control")
+        if is_rejection and names_limit and self.token_limit is None:
+            return replace(self, token_limit=_OTHER_LIMIT[limit])
+        if names_limit and self.has_more_room:
+            return replace(self, has_more_room=False)
+        if effort is not None and _EFFORT.search(message):
+            return self._omit(effort)
+        if failure.status == 422 and "stream_options" in sent:
+            # The usual refusal of an unknown field; if it names none, this field is the likeliest.
+            return self._omit("stream_options")
+        return None
+
+    def _omit(self, name: str) -> Traits:
+        return replace(self, omitted=self.omitted | {name})
+
+
+USUAL_TRAITS: Final = Traits()
+"""The traits of a server about which nothing is known."""
+
+
+class LearnedTraits:
+    """The traits of all routes, as far as they were learned."""
+
+    def __init__(self) -> None:
+        self._traits: dict[tuple[str, str, str | None], Traits] = {}
+
+    def find(self, pinned: Pinned) -> Traits:
+        """Return the current traits of a pinned route."""
+        learned = self._traits.get(_key(pinned))
+        if learned is not None:
+            return learned
+        # Without a URL, the driver's own provider is called.
+        name = pinned.preset or ("openai" if pinned.driver == "openai" and pinned.base_url is None else "")
+        preset = PRESETS.get(name, NO_PRESET)
+        return Traits(preset, pinned.auth_header or (preset.auth_header if name else None))
+
+    def remember(self, pinned: Pinned, traits: Traits) -> None:
+        """Remember traits that the server accepted."""
+        self._traits[_key(pinned)] = traits
+
+
+def _key(pinned: Pinned) -> tuple[str, str, str | None]:
+    return pinned.route, pinned.model, pinned.base_url

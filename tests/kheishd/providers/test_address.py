@@ -1,0 +1,49 @@
+"""Addresses: the URL of a request, Unix sockets, and the name of a server in messages."""
+
+import pytest
+
+from kheishd.providers.address import host_of, join_path, split_socket
+
+
+@pytest.mark.parametrize(
+    ("base", "url"),
+    [
+        ("https://api.test/v1", "https://api.test/v1/chat/completions"),
+        ("https://api.test/v1/", "https://api.test/v1/chat/completions"),
+        (
+            "https://x.openai.azure.com/openai/deployments/d?api-version=2024-10-21",
+            "https://x.openai.azure.com/openai/deployments/d/chat/completions?api-version=2024-10-21",
+        ),
+        ("http+unix://%2Frun%2Fa.sock/v1", "http+unix://%2Frun%2Fa.sock/v1/chat/completions"),
+    ],
+)
+def test_join_path(base: str, url: str) -> None:
+    """A path goes before the query of a base URL."""
+    assert join_path(base, "/chat/completions") == url
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("http+unix://%2Frun%2Fa%20b.sock/v1/x", ("/run/a b.sock", "http://localhost/v1/x")),
+        ("http://127.0.0.1:8080/v1", (None, "http://127.0.0.1:8080/v1")),
+    ],
+)
+def test_split_socket(url: str, parts: tuple[str | None, str]) -> None:
+    """The host of an ``http+unix`` URL is the path of a socket, percent-encoded."""
+    assert split_socket(url) == parts
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://api.test/v1", "api.test"),
+        ("http://user:secret@127.0.0.1:8080/v1", "127.0.0.1:8080"),
+        ("http+unix://%2Frun%2Fa.sock/v1", "/run/a.sock"),
+        ("nonsense", "the provider"),
+        ("http://[::1", "the provider"),
+    ],
+)
+def test_host_of(url: str, host: str) -> None:
+    """Messages name the host, or the socket, and no other part of the URL."""
+    assert host_of(url) == host

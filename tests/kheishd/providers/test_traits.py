@@ -1,0 +1,90 @@
+"""Traits: what a refusal teaches about a server, and what is remembered."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from kheishd.config.presets import PRESETS
+from kheishd.kernel.runtime import ModelFailure
+from kheishd.providers.traits import USUAL_TRAITS, LearnedTraits, Traits
+from protocol.objects.run import Pinned
+
+LIMIT = {"max_tokens": 5}
+STREAMED = {"stream_options": {"include_usage": True}}
+
+
+def adapt(traits: Traits, message: str, body: dict[str, Any], status: int = 400) -> Traits | None:
+    """Return the traits after a refusal of a request."""
+    failure = ModelFailure("bad_request", message, retryable=False, status=status)
+    return traits.adapt(failure, msgspec.json.encode(body))
+
+
+@pytest.mark.parametrize(
+    ("message", "body", "expected"),
+    [
+        ("'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.", LIMIT, {
+            "token_limit": "max_completion_tokens"
+        }),
+        ('[{"loc":["body","max_completion_tokens"],"msg":"Extra inputs are not permitted"}]', {
+            "max_completion_tokens": 5
+        }, {"token_limit": "max_tokens"}),
+        ("max_tokens is too large: 9000. This model supports at most 4096 completion tokens.", LIMIT, None),
+        ("Extra inputs are not permitted, field: 'stream_options'", STREAMED, {
+            "omitted": frozenset({"stream_options"})
+        }),
+        ("stream_options is not supported", LIMIT, None),
+        ("the model does not exist", {**LIMIT, **STREAMED}, None),
+    ],
+)  # fmt: skip
+def test_refusals(message: str, body: dict[str, Any], expected: dict[str, Any] | None) -> None:
+    """A refusal of a field that was sent changes the traits; a refusal of its value does not."""
+    changed = adapt(USUAL_TRAITS, message, body)
+    assert changed == (None if expected is None else msgspec.structs.replace(USUAL_TRAITS, **expected))
+
+
+def test_only_refusals_of_the_request_teach() -> None:
+    """Failures with another status or reason change nothing."""
+    message = "Unsupported parameter: 'max_tokens'"
+    assert adapt(USUAL_TRAITS, message, LIMIT, status=500) is None
+    failure = ModelFailure("context_too_long", message, retryable=False, status=400)
+    assert USUAL_TRAITS.adapt(failure, msgspec.json.encode(LIMIT)) is None
+
+
+def test_each_change_happens_once() -> None:
+    """A server that refuses both names of the limit is not asked forever."""
+    changed = adapt(USUAL_TRAITS, "unsupported: max_tokens", LIMIT)
+    assert changed is not None
+    assert adapt(changed, "unsupported: max_completion_tokens", {"max_completion_tokens": 5}) is None
+
+
+def test_a_rejected_effort_is_left_out() -> None:
+    """The effort of a preset is left out for a model that does not reason."""
+    traits = Traits(PRESETS["ollama"])
+    changed = adapt(traits, '"llama3" does not support thinking', {"reasoning_effort": "low"})
+    assert changed is not None
+    assert (traits.low_effort, changed.low_effort) == ({"reasoning_effort": "low"}, {})
+
+
+def test_a_limit_beyond_the_model_is_lowered_again() -> None:
+    """More room than the model has is given up."""
+    traits = Traits(has_more_room=True)
+    changed = adapt(traits, "max_tokens is too large", LIMIT)
+    assert changed is not None
+    assert (traits.raise_limit(100), changed.raise_limit(100)) == (400, 100)
+
+
+def test_traits_are_remembered_for_a_route_and_its_model() -> None:
+    """Traits apply to one route and model; another starts with its preset."""
+    learned = LearnedTraits()
+    pinned = Pinned(route="r", driver="openai", model="m", base_url="http://x")
+    learned.remember(pinned, Traits(token_limit="max_completion_tokens"))
+    assert learned.find(pinned).token_limit == "max_completion_tokens"
+    assert learned.find(msgspec.structs.replace(pinned, model="other")) == USUAL_TRAITS
+    azure = msgspec.structs.replace(pinned, route="azure", preset="azure")
+    assert learned.find(azure) == Traits(PRESETS["azure"], "api-key")
+
+
+def test_openai_itself() -> None:
+    """A route without a URL calls OpenAI and has its preset."""
+    assert LearnedTraits().find(Pinned(route="r", driver="openai", model="m")).preset == PRESETS["openai"]
