@@ -247,6 +247,7 @@ class ChatReader(DraftReader):
         self._calls_by_id: dict[str, Block] = {}
         self._last_call: Block | None = None
         self._opened_calls = 0
+        self._has_own_index = False
         self._refused = False
 
     def event(self, data: bytes) -> None:
@@ -352,6 +353,7 @@ class ChatReader(DraftReader):
         if block is None:
             block = self._draft.open(Block("call", call_id=f"call_{self._opened_calls}"))
             self._opened_calls += 1
+            self._has_own_index = delta.index is not None and delta.index not in self._calls
         self._last_call = block
         if delta.index is not None:
             self._calls[delta.index] = block
@@ -372,7 +374,10 @@ class ChatReader(DraftReader):
             is_other = name and (name != (same.name or name) or (call is None and delta.index is not None))
             return None if is_other else same
         if call is None:
-            return None if name or delta.id else self._last_call
+            # Without id and name it continues the last call. But if that call has an index of its own, then
+            # the start of another one is lost.
+            is_lost = self._has_own_index and bool(arguments.strip())
+            return None if name or delta.id or is_lost else self._last_call
         if delta.id and call.call_id in self._calls_by_id:
             return None if name or delta.index is None or call.has_whole_arguments else call
         if name and call.name and (name != call.name or (arguments and call.has_whole_arguments)):

@@ -139,6 +139,13 @@ def test_unknown_key(text: str, words: list[str]) -> None:
         ("[routes.r]\ncurrency = 'euro'", ["config.toml:2", "routes.r.currency", "matching regex"]),
         ("a = \n", ["config.toml:1", "not TOML: invalid value"]),
         ("[a\n", ["config.toml:1", "not TOML: expected ']'"]),
+        ("a = " + "[" * 5000, ["config.toml", "nested too deeply"]),
+        ("a = 1" + "0" * 5000, ["config.toml", "more than 64 bits"]),
+        ("[runs]\nmax_turns = 9223372036854775808", ["config.toml:2", "runs.max_turns", "64 bits"]),
+        ('[workspace]\nroot = "a\\u0000b"', ["config.toml:2", "workspace.root", "matching regex"]),
+        ('[workspace]\nreadable = ["/\\u0000"]', ["config.toml:2", "workspace.readable", "matching regex"]),
+        ('[listen.shared]\npath = "\\u0000"', ["config.toml:2", "listen.shared.path", "matching regex"]),
+        ('[listen.tcp]\nkey = "\\u0000"', ["config.toml:2", "listen.tcp.key", "matching regex"]),
     ],
 )
 def test_wrong_value(text: str, words: list[str]) -> None:
