@@ -274,6 +274,8 @@ class MessagesReader(DraftReader):
         try:
             event: MessagesEvent = _event.decode(data)
         except ValueError:
+            if not data.strip():
+                return MessagesEvent(type="ping")
             raise self._malformed("something that is no event of the messages API", data) from None
         if event.error is not None and is_error(event.error):
             self.fail_event(data)
@@ -325,11 +327,11 @@ class MessagesReader(DraftReader):
                 pass
 
     def _begin(self, index: int, block: Block) -> Block:
+        self._understood = True
         self._open[index] = block
         return self._draft.open(block)
 
     def _delta(self, event: MessagesEvent) -> None:
-        self._understood = True
         block, delta = self._open.get(event.index), event.delta
         if block is None or delta is None:
             return

@@ -244,6 +244,9 @@ class ChatReader(DraftReader):
         try:
             chunk = _chunk.decode(data)
         except ValueError:
+            if not data.strip():
+                # A heartbeat.
+                return
             raise self._malformed("something that is no chat completion", data) from None
         if chunk.error is not None and is_error(chunk.error):
             self.fail_event(data)
