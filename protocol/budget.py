@@ -35,8 +35,8 @@ class PinnedBudget(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Prices(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Prices in micros for a million tokens.
 
-    ``cached_input`` is for tokens read from the provider's cache, ``cache_write`` for those written to it. Null
-    is the price of any input.
+    ``cached_input`` is for tokens read from the provider's cache, ``cache_write`` for those written to it.
+    Null is the price of any input.
     """
 
     currency: str
