@@ -4,18 +4,22 @@ Reading is strict: an unknown key is a problem that names the nearest known one.
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from kheishd.config.sections.config import Config
-from kheishd.config.toml import find_key_lines, find_line
+from kheishd.config.toml import KeyPath, find_key_lines, find_line
 from kheishd.config.validation import Problem, find_problems, format_path
 from protocol.errors.daemon import ConfigInvalid
 from protocol.limits.units import MIB
 
 # A thousand routes of a kilobyte each.
 MAX_CONFIG_BYTES = 1 * MIB
+
+OVERSIZED = "a whole number of more than 64 bits"
 
 
 def load(path: Path) -> Config:
@@ -49,14 +53,28 @@ def parse(text: str, name: str = "config.toml") -> Config:
         line = re.match(r"line (\d+)", position)
         location = f"{name}:{line[1]}" if line else name
         raise ConfigInvalid(f"{location}: not TOML: {message[:1].lower()}{message[1:]}") from None
+    except RecursionError:
+        raise ConfigInvalid(f"{name}: nested too deeply") from None
+    except ValueError:
+        # Python converts no number of more than 4,300 digits.
+        raise ConfigInvalid(f"{name}: {OVERSIZED}") from None
     shape_problems = list(find_problems(Config, table))
     if shape_problems:
         raise _refusal(name, text, shape_problems)
     config = msgspec.convert(table, Config)
-    value_problems = list(config.find_problems(()))
+    value_problems = [*_find_oversized(table), *config.find_problems(())]
     if value_problems:
         raise _refusal(name, text, value_problems)
     return config
+
+
+def _find_oversized(value: Any, path: KeyPath = ()) -> Iterator[Problem]:
+    """Yield a problem for each whole number that neither a request nor a record can hold."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        yield Problem(path, OVERSIZED)
+    if isinstance(value, dict | list):
+        for key, element in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _find_oversized(element, (*path, key))
 
 
 def _refusal(name: str, text: str, file_problems: list[Problem]) -> ConfigInvalid:

@@ -33,6 +33,9 @@ class LenientDecoder:
 
     def decode(self, data: bytes) -> Any:
         """Return the decoded object. Errors: ValueError."""
+        if not data.isascii():
+            # The strict decoder does not validate the texts of fields that it skips.
+            data.decode()
         try:
             return self._strict.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -129,7 +129,7 @@ class Committer:
 
     def _handle(self, jobs: list[Job[Any]], error: BaseException) -> frozenset[str]:
         """Handle a failed commit: try each job alone if the failure allows it, else stop writing for good."""
-        full = _is_disk_full(error, self._environment.directory)
+        full = is_disk_full(error, self._environment.directory)
         if not full and not isinstance(error, _TRANSIENT):
             self.failure = f"a commit failed: {error!r}"
             return _fail_all(jobs)
@@ -198,7 +198,7 @@ class Committer:
         """
         if isinstance(error, lmdb.Error) and (
             isinstance(error, (lmdb.PanicError, *_TRANSIENT))
-            or _is_disk_full(error, self._environment.directory)
+            or is_disk_full(error, self._environment.directory)
         ):
             raise error
         if isinstance(error, Refusal):
@@ -223,7 +223,7 @@ def _fail_all(jobs: list[Job[Any]], message: str | None = None) -> frozenset[str
     return frozenset()
 
 
-def _is_disk_full(error: BaseException, directory: Path) -> bool:
+def is_disk_full(error: BaseException, directory: Path) -> bool:
     """Whether an error means that there is no space.
 
     LMDB reports a short write as an I/O error, and the last write to a full disk is short. So on an I/O

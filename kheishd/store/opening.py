@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import lmdb
 
+from kheishd.store.commit import is_disk_full
 from kheishd.store.environment import DATA, Environment
 from kheishd.store.guards import (
     MARKER,
@@ -125,6 +126,11 @@ def explain_errors(directory: Path) -> Iterator[None]:
     ) as error:
         raise StoreUnusable(f"{directory / DATA} is damaged: {error}. {RESTORE}") from error
     except lmdb.Error as error:
+        if is_disk_full(error, directory):
+            raise StoreUnusable(
+                f"The disk of {directory} is full, and the store has to be changed to be opened. Free some "
+                "space and start again; nothing is lost."
+            ) from error
         raise StoreUnusable(f"The store in {directory} cannot be opened: {error}.") from error
     except OSError as error:
         raise StoreUnusable(f"The store in {directory} cannot be opened: {error}.") from error

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from kheishd.config.sections.section import Section
+from kheishd.config.sections.section import FilePath, Section
 from kheishd.config.toml import KeyPath
 from kheishd.config.validation import Problem
 from protocol.rpc.method import Scope
@@ -17,10 +17,10 @@ class TcpSection(Section, frozen=True):
     address: str = "127.0.0.1:7707"
     """Host and port of the WebSocket listener. Without `[listen.tcp]`, kheishd does not listen on TCP."""
 
-    certificate: str | None = None
+    certificate: FilePath | None = None
     """TLS certificate file (PEM). Requires `key`."""
 
-    key: str | None = None
+    key: FilePath | None = None
     """TLS private key file (PEM). Requires `certificate`."""
 
     origins: list[str] = []
@@ -71,7 +71,7 @@ class SharedGrant(Section, frozen=True):
 class SharedSection(Section, frozen=True):
     """``[listen.shared]``: a second Unix socket for other users of this machine."""
 
-    path: str = "run/shared.sock"
+    path: FilePath = "run/shared.sock"
     """Path of a second Unix socket for other users. Without `[listen.shared]`, there is none."""
 
     mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "0660"

@@ -124,8 +124,6 @@ def _find_option_problems(options: Any, path: KeyPath) -> Iterator[Problem]:
 
     ``daemon.config`` shows the options, runs pin them, and requests and the journal hold them as JSON.
     """
-    if isinstance(options, int) and not -(2**63) <= options < 2**64:
-        yield Problem(path, "an integer of more than 64 bits, which JSON encoders reject")
     if isinstance(options, float) and not isfinite(options):
         yield Problem(path, "JSON has no such number")
     if isinstance(options, date | time):

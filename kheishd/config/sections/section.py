@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta, Struct
 
 from protocol.limits.budget import MAX_MICROS
+from protocol.limits.names import MAX_PATH_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +21,8 @@ YEAR_SECONDS = 366 * DAY_SECONDS
 Pause = Annotated[float, Meta(ge=0, le=DAY_SECONDS)]
 Timeout = Annotated[float, Meta(gt=0, le=DAY_SECONDS)]
 Age = Annotated[float, Meta(ge=0, le=YEAR_SECONDS)]
+# The system's functions reject a NUL character in a path.
+FilePath = Annotated[str, Meta(pattern=r"^[^\x00]+$", max_length=MAX_PATH_BYTES)]
 Money = Annotated[float, Meta(ge=0, le=MAX_MICROS // 1_000_000)]
 
 

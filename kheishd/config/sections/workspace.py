@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from kheishd.config.sections.section import Section
+from kheishd.config.sections.section import FilePath, Section
 from protocol.limits.names import MAX_PATH_BYTES
 
 SandboxMode = Literal["auto", "required", "off"]
@@ -14,11 +14,11 @@ SandboxMode = Literal["auto", "required", "off"]
 class WorkspaceSection(Section, frozen=True):
     """``[workspace]``: directories of agents, and the sandbox of their commands."""
 
-    root: str | None = None
+    root: FilePath | None = None
     """Default workspace (default: `workspace` in the home). If set, it contains all workspaces."""
 
     sandbox: SandboxMode = "auto"
     """Whether shell commands run under bubblewrap: `"auto"` (if it works here), `"required"` or `"off"`."""
 
-    readable: list[Annotated[str, Meta(pattern="^/", max_length=MAX_PATH_BYTES)]] = []
+    readable: list[Annotated[str, Meta(pattern=r"^/[^\x00]*$", max_length=MAX_PATH_BYTES)]] = []
     """Directories that sandboxed commands can read in addition to the system's."""

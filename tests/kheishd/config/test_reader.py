@@ -139,6 +139,13 @@ def test_unknown_key(text: str, words: list[str]) -> None:
         ("[routes.r]\ncurrency = 'euro'", ["config.toml:2", "routes.r.currency", "matching regex"]),
         ("a = \n", ["config.toml:1", "not TOML: invalid value"]),
         ("[a\n", ["config.toml:1", "not TOML: expected ']'"]),
+        ("a = " + "[" * 5000, ["config.toml", "nested too deeply"]),
+        ("a = 1" + "0" * 5000, ["config.toml", "more than 64 bits"]),
+        ("[runs]\nmax_turns = 9223372036854775808", ["config.toml:2", "runs.max_turns", "64 bits"]),
+        ('[workspace]\nroot = "a\\u0000b"', ["config.toml:2", "workspace.root", "matching regex"]),
+        ('[workspace]\nreadable = ["/\\u0000"]', ["config.toml:2", "workspace.readable", "matching regex"]),
+        ('[listen.shared]\npath = "\\u0000"', ["config.toml:2", "listen.shared.path", "matching regex"]),
+        ('[listen.tcp]\nkey = "\\u0000"', ["config.toml:2", "listen.tcp.key", "matching regex"]),
     ],
 )
 def test_wrong_value(text: str, words: list[str]) -> None:
@@ -182,6 +189,18 @@ ROUTE = "[routes.r]\ndriver = 'openai'\nmodel = 'm'\n"
         (ROUTE + "price_input = 3", ["config.toml:1", "price_input and price_output go together"]),
         (ROUTE + "price_cached_input = 1", ["config.toml:4", "price_cached_input", "requires price_input"]),
         (ROUTE + "base_url = 'https://h/v1?key=abc'", ["config.toml:4", "not contain a credential"]),
+        (ROUTE + "base_url = 'https://h/v1?a=b'", ["config.toml:4", "routes.r.base_url", "remove the rest"]),
+        (ROUTE + "base_url = 'https://h/v1#a'", ["config.toml:4", "must end with its path"]),
+        (ROUTE + "base_url = ' https://h/v1'", ["config.toml:4", "routes.r.base_url", "blanks; remove"]),
+        (
+            ROUTE + "base_url = 'https://h/v1/chat/completions/'",
+            ["config.toml:4", "routes.r.base_url", "ends with /chat/completions", "remove it"],
+        ),
+        (ROUTE + "base_url = 'http+unix://model.sock/v1'", ["config.toml:4", "http+unix://%2F"]),
+        (ROUTE + "preset = 'nobody'", ["config.toml:4", "routes.r.preset"]),
+        (ROUTE + "preset = 'azure'", ["routes.r.base_url", 'preset = "azure" requires it']),
+        (ROUTE + "auth_header = 'a b'", ["config.toml:4", "routes.r.auth_header"]),
+        (ROUTE + "ca_file = '/nowhere/ca.pem'", ["config.toml:4", "routes.r.ca_file", "not a readable file"]),
         (ROUTE + "auth_ref = 'OPENAI_API_KEY'", ["config.toml:4", "routes.r.auth_ref", "env:NAME"]),
         (
             ROUTE + "options = {headers = {Authorization = 'x'}}",

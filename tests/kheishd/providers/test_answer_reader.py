@@ -1,9 +1,12 @@
-"""The common part of the readers: empty answers, refusals, and errors in every shape."""
+"""The common part of the readers: empty answers, refusals, and errors in every shape, and damaged streams."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kheishd.kernel.runtime import ModelFailure
 from kheishd.providers import anthropic, openai
@@ -11,7 +14,8 @@ from kheishd.providers.answer_reader import REFUSAL, DraftReader, is_error_data
 from kheishd.providers.driver import Driver
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
-from protocol.transcript import Item, Text, Thinking, Usage
+from protocol.transcript import Item, Text, Thinking, ToolCall, Usage, text_of
+from tests.support.reference_parser import Answer, parse_chat, parse_messages
 
 TOO_LONG = "This model's maximum context length is 4096 tokens."
 
@@ -222,3 +226,97 @@ def test_a_reader_that_failed_has_no_answer() -> None:
 def test_other_data_is_no_error(data: bytes) -> None:
     """An empty error, an event of an unknown type and nonsense report no error."""
     assert not is_error_data(data)
+
+
+# Damaged streams.
+
+
+STREAMS = Path(__file__).parent / "streams"
+DAMAGED = [
+    pytest.param(
+        anthropic if path.name.startswith("anthropic") else openai,
+        path.read_bytes(),
+        id=path.stem,
+    )
+    for path in sorted(STREAMS.glob("*.sse"))
+]
+
+
+def read_answer(driver: Driver, stream: bytes, size: int = 1_000_000) -> Answer | ModelFailure:
+    """Return the answer of a stream that arrives in reads of a size, or its failure, as an exchange does."""
+    reader = driver.reader(FailureFactory("api.test", None))
+    body = AnswerBody(reader)
+    failure = ModelFailure("connection_failed", "the connection ended before the answer", retryable=True)
+    try:
+        for start in range(0, len(stream), size):
+            body.feed(stream[start : start + size])
+        body.finish()
+    except ModelFailure as error:
+        failure = error
+    try:
+        answer = reader.end()
+    except ModelFailure as error:
+        return error
+    if answer is None:
+        return failure
+    calls = [item for item in answer.items if isinstance(item, ToolCall)]
+    pairs = [(call.name, None if call.invalid else call.arguments) for call in calls]
+    return text_of(answer.items), pairs
+
+
+def parse_reference(driver: Driver, stream: bytes) -> Answer | None:
+    """Return the answer of the reference parser; None if it cannot read the stream."""
+    try:
+        return parse_messages(stream) if driver is anthropic else parse_chat(stream)
+    except (AttributeError, TypeError):
+        return None
+
+
+def require_no_silent_success(driver: Driver, stream: bytes, damaged: bytes) -> None:
+    """Require that a damaged stream has the answer of the reference parser, or a failure with a message.
+
+    Data for which the drivers make up, such as a changed index, may also leave the original answer.
+    """
+    outcome = read_answer(driver, damaged)
+    if isinstance(outcome, ModelFailure):
+        assert outcome.message
+    else:
+        assert outcome in (parse_reference(driver, damaged), parse_reference(driver, stream))
+
+
+@pytest.mark.parametrize(("driver", "stream"), DAMAGED)
+def test_reads_of_one_byte(driver: Driver, stream: bytes) -> None:
+    """A stream that arrives byte by byte has the same outcome as at once."""
+    outcomes = [read_answer(driver, stream, size) for size in (1, 2, 3, 7, 1_000_000)]
+    if not isinstance(outcomes[0], ModelFailure):
+        assert outcomes == [outcomes[0]] * 5
+        assert outcomes[0] == parse_reference(driver, stream)
+    else:
+        assert {getattr(outcome, "message", None) for outcome in outcomes} == {outcomes[0].message}
+
+
+@pytest.mark.parametrize(("driver", "stream"), DAMAGED)
+def test_a_truncated_stream_is_no_silent_success(driver: Driver, stream: bytes) -> None:
+    """A stream that ends at any byte has its answer or a failure, and never a part of the answer."""
+    for end in range(len(stream)):
+        require_no_silent_success(driver, stream, stream[:end])
+
+
+@pytest.mark.parametrize(("driver", "stream"), DAMAGED)
+def test_a_missing_byte_is_no_silent_success(driver: Driver, stream: bytes) -> None:
+    """A stream that lost any one byte has the answer of the reference parser, or a failure."""
+    for place in range(len(stream)):
+        require_no_silent_success(driver, stream, stream[:place] + stream[place + 1 :])
+
+
+@pytest.mark.parametrize(("driver", "stream"), DAMAGED)
+@given(data=st.data())
+def test_a_damaged_stream_is_no_silent_success(driver: Driver, stream: bytes, data: st.DataObject) -> None:
+    """A stream with any replaced, lost, repeated or inserted bytes has that answer, or a failure."""
+    start = data.draw(st.integers(0, len(stream) - 1), "start")
+    end = data.draw(st.integers(start, min(start + 400, len(stream))), "end")
+    part = stream[start:end]
+    inserted = data.draw(
+        st.sampled_from([b"", part + part, b"\n", b"\n\n", b"\x00"]) | st.binary(max_size=4), "in"
+    )
+    require_no_silent_success(driver, stream, stream[:start] + inserted + stream[end:])

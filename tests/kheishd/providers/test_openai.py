@@ -9,9 +9,10 @@ import pytest
 
 from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure
+from kheishd.providers.chat_messages import messages
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
-from kheishd.providers.openai import ChatReader, messages, post, reader
+from kheishd.providers.openai import ChatReader, post, reader
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.transcript import (
     AssetReference,
@@ -549,3 +550,10 @@ def test_errors_in_extensions_and_finish_reasons() -> None:
     with pytest.raises(ModelFailure, match="malformed") as raised:
         read(delta("function_call_filter: MALFORMED_FUNCTION_CALL"))
     assert (raised.value.reason, raised.value.retryable) == ("bad_response", True)
+
+
+def test_a_call_without_its_start_is_no_part_of_another_call() -> None:
+    """Arguments for an unknown index, after a call with an index of its own, have lost their name."""
+    chunks = read(call(0, "a", name="one", arguments="{"), call(1, arguments='{"n":1}'), delta("stop"))
+    with pytest.raises(ModelFailure, match="without a name"):
+        chunks.end()

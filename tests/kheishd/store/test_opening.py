@@ -136,6 +136,23 @@ with open_inline(Path(sys.argv[1]), "2.0").read() as snapshot:
     assert ended.stdout == "1 b'1.0'\n", ended.stderr
 
 
+@needs_strace
+def test_an_upgrade_on_a_full_disk_asks_for_space(store_dir: Path) -> None:
+    """Without space for an upgrade, opening names the remedy, and the store opens once there is some."""
+    store = open_inline(store_dir)
+    append(store)
+    store.close()
+    say(store_dir, SCHEMA_KEY, str(SCHEMA - 2).encode())
+    program = "import sys; from pathlib import Path; from tests.support.stores import open_inline\n"
+    program += "open_inline(Path(sys.argv[1]))"
+    ended = python(program, store_dir, under=strace_with("pwrite64,writev,pwritev:error=ENOSPC"))
+    assert "is full" in ended.stderr
+    assert "Free some space" in ended.stderr
+    say(store_dir, SCHEMA_KEY, str(SCHEMA).encode())
+    with open_inline(store_dir).read() as snapshot:
+        assert snapshot.last_cursor == 1
+
+
 def test_the_version_that_wrote_last_is_kept(store_dir: Path) -> None:
     """A start stores the version's name."""
     open_inline(store_dir, "1.0").close()
@@ -211,6 +228,7 @@ open_inline(Path(sys.argv[1]))
         (lmdb.DiskError("mdb_env_open"), "cannot be opened"),
         (PermissionError(13, "Permission denied"), "cannot be opened.*Permission denied"),
         (lmdb.MemoryError("mdb_env_open"), "address space"),
+        (lmdb.MapFullError("mdb_put"), "full.*Free some space"),
     ],
 )
 def test_every_error_is_explained(store_dir: Path, error: Exception, words: str) -> None:

@@ -1,0 +1,96 @@
+"""Reference parsers of both streams: short, slow, and written independently of the drivers.
+
+Each reads a whole stream and returns the text and the calls of its answer, or None if it has no complete one.
+They understand regular streams, and events without data, which are heartbeats.
+"""
+
+import json
+import re
+from typing import Any
+
+Answer = tuple[str, list[tuple[str, Any]]]
+"""The text of an answer, and the name and arguments of each call; None in the place of invalid arguments."""
+
+
+def parse_chat(stream: bytes) -> Answer | None:
+    """Return the answer of a stream of chat completion chunks."""
+    text, calls, has_ended = "", dict[int, list[str]](), False
+    for data in _split_events(stream):
+        if data == b"[DONE]":
+            has_ended = True
+            break
+        chunk = _decode(data)
+        if chunk is None:
+            # Data that cannot be decoded ends the answer.
+            break
+        if chunk.get("error"):
+            return None
+        for choice in chunk.get("choices") or []:
+            if choice.get("index"):
+                continue
+            delta = choice.get("delta") or {}
+            text += delta.get("content") or ""
+            for piece in delta.get("tool_calls") or []:
+                function = piece.get("function") or {}
+                call = calls.setdefault(piece.get("index") or 0, ["", ""])
+                call[0] = call[0] or function.get("name") or ""
+                call[1] += function.get("arguments") or ""
+            has_ended = has_ended or bool(choice.get("finish_reason"))
+    return _finish(text, list(calls.values())) if has_ended else None
+
+
+def parse_messages(stream: bytes) -> Answer | None:
+    """Return the answer of a stream of the messages API."""
+    blocks, places, has_ended = list[dict[str, str]](), dict[int, dict[str, str]](), False
+    for data in _split_events(stream):
+        event = _decode(data)
+        if event is None:
+            break
+        kind, index = event.get("type"), event.get("index") or 0
+        if event.get("error") or kind == "error":
+            return None
+        if kind == "content_block_start":
+            content = event.get("content_block") or {}
+            block = {"type": str(content.get("type")), "name": str(content.get("name") or ""), "text": ""}
+            block["text"] = content.get("text") or ""
+            places[index] = block
+            blocks.append(block)
+        elif kind == "content_block_delta" and index in places:
+            delta = event.get("delta") or {}
+            places[index]["text"] += (delta.get("text") or "") + (delta.get("partial_json") or "")
+        elif kind == "message_delta":
+            has_ended = has_ended or bool((event.get("delta") or {}).get("stop_reason"))
+        elif kind == "message_stop":
+            has_ended = True
+            break
+    if not has_ended:
+        return None
+    text = "".join(block["text"] for block in blocks if block["type"] == "text")
+    return _finish(text, [[block["name"], block["text"]] for block in blocks if block["type"] == "tool_use"])
+
+
+def _finish(text: str, calls: list[list[str]]) -> Answer | None:
+    if not text.strip() and not calls:
+        return None
+    return text, [(name, _decode(arguments.encode() or b"{}")) for name, arguments in calls]
+
+
+def _decode(data: bytes) -> dict[str, Any] | None:
+    try:
+        decoded = json.loads(data.decode())
+    except ValueError:
+        return None
+    return decoded if isinstance(decoded, dict) else None
+
+
+def _split_events(stream: bytes) -> list[bytes]:
+    lines = re.split(rb"\r\n|\r|\n", stream)
+    events: list[bytes] = []
+    data: list[bytes] = []
+    for line in [*lines, b""]:
+        if not line and data:
+            events += [joined] if (joined := b"\n".join(data)).strip() else []
+            data = []
+        elif line.startswith(b"data:"):
+            data.append(line.removeprefix(b"data:").removeprefix(b" "))
+    return events
