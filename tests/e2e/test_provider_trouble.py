@@ -101,7 +101,7 @@ async def test_an_unknown_tool_gets_an_error_result(tmp_path: Path, driver: str)
         sent = await house.ask("hello", model="tools")
         assert sent["status"] == "completed"
         second = (await server.request(2)).body.decode()
-        assert second.count("There is no tool called 'get_weather' here.") == 1
+        assert second.count("There is no tool 'get_weather'.") == 1
 
 
 @both_drivers
