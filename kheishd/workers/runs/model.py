@@ -77,8 +77,6 @@ class ModelTurn:
             elif failure.reason == "empty_answer" and self._active.record.output_cursors:
                 # The run has emitted its output, so that nothing is left to say.
                 await self._commit_answer(ModelAnswer([], failure.usage, "end"))
-            elif failure.reason == "empty_answer":
-                await self._fail(self._limit_empty_answers(failure))
             else:
                 await self._fail(failure)
             return
@@ -170,6 +168,8 @@ class ModelTurn:
 
     async def _fail(self, failure: ModelFailure) -> None:
         """Commit a failure, with the time of the next attempt if there is to be one."""
+        if failure.reason == "empty_answer":
+            failure = self._limit_empty_answers(failure)
         limits = self._active.runtime.config.runs
         at_ms = None
         if failure.retryable:
