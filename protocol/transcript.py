@@ -17,8 +17,22 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 Role = Literal["user", "assistant", "tool"]
+
+
+class ProviderData(Struct, frozen=True, omit_defaults=True):
+    """Data that a provider attached to a message or a call, to be sent back unchanged, and only to it.
+
+    ``origin`` names the provider: driver, host and model. ``call_id`` is the provider's own id of a call, if
+    it sent one. ``fields`` are opaque: only the driver that stored them reads them. Views for people
+    leave all of it out; the journal and exports keep it.
+    """
+
+    origin: str
+    call_id: str | None = None
+    fields: dict[str, Any] = {}
 
 
 class Text(Struct, frozen=True, tag_field="kind", tag="text"):
@@ -28,7 +42,10 @@ class Text(Struct, frozen=True, tag_field="kind", tag="text"):
 
 
 class Thinking(Struct, frozen=True, tag_field="kind", tag="thinking", omit_defaults=True):
-    """A model's reasoning. ``signature`` is the provider's proof, sent back unchanged."""
+    """A model's reasoning. ``signature`` is the provider's proof, sent back unchanged.
+
+    The provider is the origin of the message's data. Messages of earlier versions name none.
+    """
 
     text: str
     signature: str | None = None
@@ -39,13 +56,15 @@ class ToolCall(Struct, frozen=True, tag_field="kind", tag="tool_call", omit_defa
     """A model's request for a tool. ``arguments`` is the JSON object of the model.
 
     ``invalid`` says why the model's arguments are unusable (``they are no JSON object; ...``); then
-    ``arguments`` is empty and the call fails.
+    ``arguments`` is empty and the call fails. ``call_id`` is kheish's own id; ``provider_data`` holds the
+    provider's.
     """
 
     call_id: str
     name: str
     arguments: dict[str, Any]
     invalid: str | None = None
+    provider_data: ProviderData | None = None
 
 
 class ToolResult(Struct, frozen=True, tag_field="kind", tag="tool_result", omit_defaults=True):
@@ -74,6 +93,7 @@ class Message(Struct, frozen=True, omit_defaults=True):
     role: Role
     items: list[Item]
     agent: str | None = None
+    provider_data: ProviderData | None = None
 
 
 class Usage(Struct, frozen=True, omit_defaults=True):
@@ -93,3 +113,17 @@ class Usage(Struct, frozen=True, omit_defaults=True):
 def text_of(items: list[Item] | list[InputItem]) -> str:
     """Return the joined text of the text items; other items are skipped."""
     return "".join(item.text for item in items if isinstance(item, Text))
+
+
+def omit_provider_data(message: Message) -> Message:
+    """Return a message for people: without provider data and signatures."""
+    items: list[Item] = []
+    for item in message.items:
+        match item:
+            case ToolCall():
+                items.append(replace(item, provider_data=None))
+            case Thinking():
+                items.append(replace(item, signature=None))
+            case _:
+                items.append(item)
+    return replace(message, items=items, provider_data=None)

@@ -44,9 +44,10 @@ class CallCapture:
 
     def record_request(self, url: str, headers: Mapping[str, str], body: bytes) -> None:
         """Record the request and its headers as sent."""
+        elapsed_ms = self._elapsed_ms()
         self._started = trio.current_time()
         head = {"method": "POST", "url": url, "headers": dict(headers)}
-        self._put(len(body), self._recorder.record_request, head, body)
+        self._put(len(body), self._recorder.record_request, head, body, elapsed_ms)
 
     def record_local_request(self) -> None:
         """Record a request that is not sent anywhere."""

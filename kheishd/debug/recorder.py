@@ -58,6 +58,10 @@ class CallRecorder:
         self._stem = f"{_PREFIXES[request.purpose]}turn-{request.turn:04d}-attempt-{request.attempt:04d}"
         self._artifacts: CallArtifacts | None = None
         self._failed = False
+        self._start_stream()
+
+    def _start_stream(self) -> None:
+        """Expect the events of a new reply."""
         self._stream = ValueStreamScrubber()
         self._decoder: sse.EventDecoder | None = sse.EventDecoder()
         self._beginning = bytearray()
@@ -75,8 +79,12 @@ class CallRecorder:
             self._close()
             raise
 
-    def record_request(self, head: dict[str, Any], body: bytes) -> None:
-        """Write the request."""
+    def record_request(self, head: dict[str, Any], body: bytes, ms: int = 0) -> None:
+        """Write the request. If it follows a refused one of the same call, it has its own artifacts."""
+        if self._artifacts is not None:
+            self._write_rest(ms, overflowed=False)
+            self._close()
+            self._start_stream()
         if "headers" in head:
             headers = redact_headers(head["headers"], self._redactor)
             head = {**head, "url": redact_url(head["url"]), "headers": headers}
@@ -112,6 +120,16 @@ class CallRecorder:
         self, ms: int, answer: ModelAnswer | None, failure: ModelFailure | None, overflowed: bool
     ) -> None:
         """Write the rest of the events and the outcome, and close the artifacts."""
+        self._write_rest(ms, overflowed=overflowed)
+        if failure is not None:
+            self._write("answer", {"ms": ms, "outcome": "failed"}, "failure", _encode_failure(failure))
+        else:
+            outcome = "left" if answer is None else "answered"
+            self._write("answer", {"ms": ms, "outcome": outcome}, "answer", _encode(answer))
+        self._close()
+
+    def _write_rest(self, ms: int, *, overflowed: bool) -> None:
+        """Write the rest of the events."""
         if self._decoder is not None and not overflowed:
             for event in self._decoder.finish():
                 self._append_event(ms, event)
@@ -120,12 +138,6 @@ class CallRecorder:
         self._append_lines(self._stream.finish(self._scrubber()))
         if overflowed or self._truncated:
             self._open().truncate()
-        if failure is not None:
-            self._write("answer", {"ms": ms, "outcome": "failed"}, "failure", _encode_failure(failure))
-        else:
-            outcome = "left" if answer is None else "answered"
-            self._write("answer", {"ms": ms, "outcome": outcome}, "answer", _encode(answer))
-        self._close()
 
     def _append_event(self, ms: int, event: bytes) -> None:
         if not self._events:

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
 from protocol.objects.run import RunError
-from protocol.transcript import Item, Message, Usage
+from protocol.transcript import Item, Message, ProviderData, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -97,12 +97,16 @@ class ThinkingDelta(Struct, frozen=True):
 
 
 class ModelAnswer(Struct, frozen=True):
-    """A complete answer: its items in order, exactly as they enter the transcript."""
+    """A complete answer: its items in order, exactly as they enter the transcript.
+
+    ``provider_data`` is the data that the provider attached to the message as a whole.
+    """
 
     items: list[Item]
     usage: Usage
     stop_reason: str
     model: str | None = None
+    provider_data: ProviderData | None = None
 
 
 ModelEvent = TextDelta | ThinkingDelta | ModelAnswer

@@ -29,11 +29,12 @@ REFUSAL = "The model refused to answer."
 class DraftReader:
     """A reader of one answer into a draft. A driver's reader derives from it and processes the events."""
 
-    def __init__(self, failures: FailureFactory) -> None:
+    def __init__(self, failures: FailureFactory, origin: str = "") -> None:
         self.done = False
         self.failed = False
         self._failures = failures
-        self._draft = Draft()
+        self._origin = origin
+        self._draft = Draft(origin=origin)
         self._usage = Usage()
         self._model: str | None = None
         self._stop: str | None = None

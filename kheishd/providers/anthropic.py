@@ -1,14 +1,14 @@
 """Anthropic messages, streamed (https://platform.claude.com/docs/en/build-with-claude/streaming).
 
 Thinking is sent back with its signature, unchanged, as the provider requires; redacted thinking keeps its
-data in place of the signature. Options of a route go into the request unchanged, except ``headers`` (added to
-the head, such as ``anthropic-beta``), ``tools`` (added to kheish's own) and ``cache_control`` (see
-``prompt_cache``); ``max_tokens`` has a default, because the API requires it.
+data in place of the signature. It goes only to the provider and the model that made it: they reject the
+signatures of others. Options of a route go into the request unchanged, except ``headers`` (added to the head,
+such as ``anthropic-beta``), ``tools`` (added to kheish's own) and ``cache_control`` (see ``prompt_cache``);
+``max_tokens`` has a default, because the API requires it.
 """
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -16,6 +16,8 @@ from msgspec import Struct
 
 from kheishd.providers.address import join_path
 from kheishd.providers.answer_reader import DraftReader
+from kheishd.providers.attachments import is_origin, origin_of
+from kheishd.providers.call_ids import CallIdMap, form_for_anthropic
 from kheishd.providers.draft import Block, Draft
 from kheishd.providers.driver import (
     HttpRequest,
@@ -51,8 +53,6 @@ STOP_REASONS = {
 }
 """Stop reasons with a meaning of their own; all others (``end_turn``, ...) are an ordinary end."""
 
-_FOREIGN = re.compile(r"[^A-Za-z0-9_-]")
-
 
 # The request.
 
@@ -69,12 +69,12 @@ def post(
         **options,
         "max_tokens": lower_limit(options.get("max_tokens", MAX_TOKENS), limit),
         "model": request.pinned.model,
-        "messages": messages(request.messages),
+        "messages": messages(request.messages, origin_of(request.pinned, base_url)),
         "stream": True,
     }
     if tools:
         body["tools"] = tools
-        if request.tools and request.withheld:
+        if request.withheld:
             body["tool_choice"] = {"type": "none"}
     if request.instructions:
         body["system"] = request.instructions
@@ -103,12 +103,13 @@ def _tools(request: ModelRequest) -> list[dict[str, Any]]:
     return [*defined, *({"name": n, "description": text, "input_schema": {"type": "object"}} for n in gone)]
 
 
-def messages(transcript: list[Message]) -> list[dict[str, Any]]:
+def messages(transcript: list[Message], origin: str = "") -> list[dict[str, Any]]:
     """Return a transcript as alternating messages of user and assistant; a tool's result is a user's."""
     out: list[dict[str, Any]] = []
+    ids = CallIdMap(transcript, origin, form_for_anthropic)
     for message in transcript:
         role = "assistant" if message.role == "assistant" else "user"
-        blocks = _blocks(message)
+        blocks = _blocks(message, origin, ids)
         if not blocks:
             continue
         if out and out[-1]["role"] == role:
@@ -118,40 +119,38 @@ def messages(transcript: list[Message]) -> list[dict[str, Any]]:
     return out
 
 
-def _blocks(message: Message) -> list[dict[str, Any]]:
+def _blocks(message: Message, origin: str, ids: CallIdMap) -> list[dict[str, Any]]:
     match message.role:
         case "user":
             # The provider rejects blank text.
             return [{"type": "text", "text": text} for text in user_texts(message.items) if text.strip()]
         case "assistant":
-            return [block for item in message.items if (block := _block_of(item)) is not None]
+            # Signed thinking of an earlier version names no origin; this driver made it.
+            is_own = message.provider_data is None or is_origin(message.provider_data, origin)
+            blocks = (_block_of(item, ids, is_own=is_own) for item in message.items)
+            return [block for block in blocks if block is not None]
         case "tool":
-            return [_result(item) for item in message.items if isinstance(item, ToolResult)]
+            return [_result(item, ids) for item in message.items if isinstance(item, ToolResult)]
 
 
-def _block_of(item: Item) -> dict[str, Any] | None:
+def _block_of(item: Item, ids: CallIdMap, *, is_own: bool) -> dict[str, Any] | None:
     match item:
         case Text(text) if text.strip():
             return {"type": "text", "text": text}
-        case Thinking(_, signature, True) if signature:
+        case Thinking(_, signature, True) if signature and is_own:
             return {"type": "redacted_thinking", "data": signature}
-        case Thinking(text, signature, False) if signature:
+        case Thinking(text, signature, False) if signature and is_own:
             return {"type": "thinking", "thinking": text, "signature": signature}
         case ToolCall(call_id, name, arguments):
-            return {"type": "tool_use", "id": _call_id(call_id), "name": name, "input": arguments}
+            return {"type": "tool_use", "id": ids[call_id], "name": name, "input": arguments}
         case _:
-            # Reasoning of other providers has no signature, and the provider rejects it.
+            # Reasoning of other providers and models has no valid signature here.
             return None
 
 
-def _result(result: ToolResult) -> dict[str, Any]:
-    block = {"type": "tool_result", "tool_use_id": _call_id(result.call_id), "content": result.text}
+def _result(result: ToolResult, ids: CallIdMap) -> dict[str, Any]:
+    block = {"type": "tool_result", "tool_use_id": ids[result.call_id], "content": result.text}
     return {**block, "is_error": True} if result.is_error else block
-
-
-def _call_id(call_id: str) -> str:
-    """Return an id in the characters that this provider allows; it may come from another provider."""
-    return _FOREIGN.sub("_", call_id)
 
 
 # The answer.
@@ -220,16 +219,16 @@ class MessagesEvent(MessageHead):
 _event = LenientDecoder(MessagesEvent)
 
 
-def reader(failures: FailureFactory) -> MessagesReader:
-    """Return a reader for one answer."""
-    return MessagesReader(failures)
+def reader(failures: FailureFactory, origin: str = "") -> MessagesReader:
+    """Return a reader for one answer of this origin."""
+    return MessagesReader(failures, origin)
 
 
 class MessagesReader(DraftReader):
     """Reader of one answer: ``message_start``, content blocks, ``message_delta``, ``message_stop``."""
 
-    def __init__(self, failures: FailureFactory) -> None:
-        super().__init__(failures)
+    def __init__(self, failures: FailureFactory, origin: str = "") -> None:
+        super().__init__(failures, origin)
         self._open: dict[int, Block] = {}
         self._counted = MessagesUsage()
         self._has_started = False
@@ -275,6 +274,8 @@ class MessagesReader(DraftReader):
         try:
             event: MessagesEvent = _event.decode(data)
         except ValueError:
+            if not data.strip():
+                return MessagesEvent(type="ping")
             raise self._malformed("something that is no event of the messages API", data) from None
         if event.error is not None and is_error(event.error):
             self.fail_event(data)
@@ -283,7 +284,12 @@ class MessagesReader(DraftReader):
     def _restart(self) -> None:
         """Drop the first half of an answer that its server began again."""
         if self._has_started:
-            self._draft, self._open, self._counted, self._stop = Draft(), {}, MessagesUsage(), None
+            self._draft, self._open, self._counted, self._stop = (
+                Draft(origin=self._origin),
+                {},
+                MessagesUsage(),
+                None,
+            )
         self._has_started = True
 
     def _head(self, message: MessageHead) -> None:
@@ -311,7 +317,8 @@ class MessagesReader(DraftReader):
                 block = self._begin(index, Block("thinking", redacted=True))
                 self._draft.sign(block, content.data or "")
             case "tool_use":
-                call = Block("call", call_id=content.id or f"call_{index}", name=content.name or "")
+                call_id = content.id or f"call_{index}"
+                call = Block("call", call_id=call_id, name=content.name or "", provider_id=content.id or "")
                 block = self._begin(index, call)
                 if content.input:
                     self._draft.extend(block, encode(content.input).decode())
@@ -320,11 +327,11 @@ class MessagesReader(DraftReader):
                 pass
 
     def _begin(self, index: int, block: Block) -> Block:
+        self._understood = True
         self._open[index] = block
         return self._draft.open(block)
 
     def _delta(self, event: MessagesEvent) -> None:
-        self._understood = True
         block, delta = self._open.get(event.index), event.delta
         if block is None or delta is None:
             return

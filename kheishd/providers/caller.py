@@ -16,6 +16,7 @@ from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest, Route
 from kheishd.providers import anthropic, credentials, offline, openai
 from kheishd.providers.adaptation import AdaptedExchange
 from kheishd.providers.address import host_of
+from kheishd.providers.attachments import origin_of
 from kheishd.providers.driver import Driver, HttpRequest
 from kheishd.providers.exchange import CallTimeouts, ConnectionPools, Exchange
 from kheishd.providers.failures import FailureFactory
@@ -93,7 +94,7 @@ class ProviderCaller:
 
         def make_exchange(traits: Traits) -> tuple[HttpRequest, Exchange]:
             post = replace(driver.post(request, base_url, secret, traits), ca_file=pinned.ca_file)
-            reader = driver.reader(failures)
+            reader = driver.reader(failures, origin_of(pinned, base_url))
             return post, Exchange(self._pools, post, reader, failures, timeouts, capture)
 
         return AdaptedExchange(request, self._traits, make_exchange)

@@ -4,14 +4,16 @@ from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from kheishd.core.run.answers import describe_truncation
 from kheishd.core.text.surrogates import join_surrogates, split_first_half
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, TextDelta, ThinkingDelta
+from kheishd.providers.attachments import Attachments, measure_fields
 from kheishd.providers.lenient import clean_json, load_json
-from protocol.limits.model import MAX_ANSWER_BYTES
+from protocol.limits.model import MAX_ANSWER_BYTES, MAX_PROVIDER_DATA_BYTES
 from protocol.rpc.wire import find_storage_problem
-from protocol.transcript import Item, Text, Thinking, ToolCall, Usage
+from protocol.transcript import Item, ProviderData, Text, Thinking, ToolCall, Usage
 
 MAX_INVALID_CHARACTERS = 200
 """The part of invalid arguments that is shown to the model."""
@@ -20,6 +22,7 @@ MAX_INVALID_CHARACTERS = 200
 class Block(Struct):
     """One item in progress. ``signature`` is that of a thought, or the data of a redacted one.
 
+    ``provider_id`` is the id of a call that the provider sent, if it sent one; ``attached`` is its data.
     ``half`` is the first half of a character whose second half may come with the next piece.
     """
 
@@ -29,6 +32,8 @@ class Block(Struct):
     redacted: bool = False
     call_id: str = ""
     name: str = ""
+    provider_id: str = ""
+    attached: Attachments = field(default_factory=Attachments)
     half: str = ""
 
     @property
@@ -44,10 +49,15 @@ class Block(Struct):
 
 
 class Draft:
-    """The answer so far, within ``max_bytes``: once it is ``full``, further pieces are dropped."""
+    """The answer so far, within ``max_bytes``: once it is ``full``, further pieces are dropped.
 
-    def __init__(self, max_bytes: int = MAX_ANSWER_BYTES) -> None:
+    ``origin`` is that of the provider's data; without it, none is kept. ``attached`` is the message's data.
+    """
+
+    def __init__(self, max_bytes: int = MAX_ANSWER_BYTES, origin: str = "") -> None:
         self.full = False
+        self.attached = Attachments()
+        self._origin = origin
         self._max_bytes = max_bytes
         self._room = max_bytes
         self._blocks: list[Block] = []
@@ -130,14 +140,34 @@ class Draft:
         elif stop_reason == "length":
             limit = "the answer reached the model's output limit"
         items: list[Item] = []
+        # Data of calls comes first: some providers refuse a call without it.
+        room = MAX_PROVIDER_DATA_BYTES
         for block in self._blocks:
             item = _item(block, limit, is_last=block is self._blocks[-1])
-            if item is not None and not (stop_reason == "refusal" and isinstance(item, ToolCall)):
+            if isinstance(item, ToolCall):
+                if stop_reason == "refusal":
+                    continue
+                if self._origin:
+                    data = self._call_data(block, room)
+                    room -= measure_fields(data.fields) + len(data.call_id or "")
+                    item = replace(item, provider_data=data)
+            if item is not None:
                 items.append(item)
         called = any(isinstance(item, ToolCall) for item in items)
         if called and stop_reason == "end":
             stop_reason = "tool_calls"
-        return ModelAnswer(items, usage, stop_reason, model)
+        return ModelAnswer(items, usage, stop_reason, model, self._message_data(items, room))
+
+    def _call_data(self, block: Block, room: int) -> ProviderData:
+        call_id = block.provider_id if len(block.provider_id) <= room else ""
+        return ProviderData(self._origin, call_id or None, block.attached.take(room - len(call_id)))
+
+    def _message_data(self, items: list[Item], room: int) -> ProviderData | None:
+        """Return the data of the message; signatures of thoughts need its origin."""
+        fields = self.attached.take(room)
+        if self._origin and (fields or any(isinstance(item, Thinking) for item in items)):
+            return ProviderData(self._origin, fields=fields)
+        return None
 
     def _fit(self, piece: str) -> str:
         if self.full:

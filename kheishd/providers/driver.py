@@ -82,8 +82,8 @@ class Driver(Protocol):
         """Return the request to send to a server with these traits."""
         ...
 
-    def reader(self, failures: FailureFactory) -> AnswerReader:
-        """Return a reader for the answer."""
+    def reader(self, failures: FailureFactory, origin: str = "") -> AnswerReader:
+        """Return a reader for the answer, which tags the provider's data with its origin."""
         ...
 
 

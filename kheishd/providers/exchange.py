@@ -245,8 +245,7 @@ class AnswerBody:
                 return
             if type(event) is sse.ErrorEventData:
                 self._reader.fail_event(event)
-            if event and not event.isspace():
-                self._reader.event(event)
+            self._reader.event(event)
 
     def _is_object(self, received: bytes) -> bool:
         # A JSON object begins with a brace and a list of errors with a bracket; no line of a stream does.

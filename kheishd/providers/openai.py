@@ -4,7 +4,11 @@ Source: https://platform.openai.com/docs/api-reference/chat-streaming, and the e
 Ollama, vLLM and OpenRouter. Every part of an answer may be missing or unknown without an error.
 
 Options of a route go into the request unchanged, except ``headers`` (added to the head), ``tools`` (added to
-kheish's own) and ``reasoning_content`` (true: the model's reasoning is sent back to it under that name).
+kheish's own) and these, which state requirements of a server that cannot be learned from its answers:
+
+* ``reasoning_content``: true if every message with calls must have it, false if none may.
+* ``call_ids``: ``"mistral"`` for servers that accept only nine letters and digits as a call id.
+* ``thought_signatures``: true if a message with calls needs a signature of Gemini.
 """
 
 from __future__ import annotations
@@ -15,6 +19,15 @@ from msgspec import Struct
 
 from kheishd.providers.address import join_path
 from kheishd.providers.answer_reader import DraftReader
+from kheishd.providers.chat_messages import (
+    CALL_FIELDS,
+    FUNCTION_FIELDS,
+    MESSAGE_FIELDS,
+    THINKING_NAME,
+    find_google_signature,
+    messages,
+    take_rules,
+)
 from kheishd.providers.draft import Block
 from kheishd.providers.driver import (
     HttpRequest,
@@ -23,16 +36,16 @@ from kheishd.providers.driver import (
     lower_limit,
     merge_tools,
     token_count,
-    user_texts,
 )
 from kheishd.providers.error_report import is_error
 from kheishd.providers.lenient import LenientDecoder, SideInformation
 from kheishd.providers.traits import TOKEN_LIMITS, USUAL_TRAITS, Traits
-from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage
+from protocol.transcript import Usage
 
 if TYPE_CHECKING:
     from kheishd.kernel.hook import Tool
     from kheishd.kernel.runtime import ModelAnswer, ModelRequest
+    from kheishd.providers.attachments import Attachments
     from kheishd.providers.failures import FailureFactory
 
 BASE_URL = "https://api.openai.com/v1"
@@ -57,7 +70,7 @@ def post(
     """Return the request to send to a server with these traits."""
     options, headers = body_options(request, traits)
     options |= _at_most(request, options, traits)
-    give_back = options.pop("reasoning_content", False) is True
+    rules = take_rules(request.pinned, base_url, options)
     tools = merge_tools([_function(tool) for tool in request.tools], options)
     body = {
         **({"stream_options": {"include_usage": True}} if traits.preset.stream_options else {}),
@@ -65,8 +78,8 @@ def post(
         "model": request.pinned.model,
         # Some servers reject an empty list of tools.
         **({"tools": tools} if tools else {}),
-        **({"tool_choice": "none"} if request.tools and request.withheld else {}),
-        "messages": messages(request.instructions, request.messages, give_back_thinking=give_back),
+        **({"tool_choice": "none"} if tools and request.withheld else {}),
+        "messages": messages(request.instructions, request.messages, rules),
         "stream": True,
     }
     if "stream_options" in traits.omitted:
@@ -93,56 +106,6 @@ def _function(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def messages(
-    instructions: str, transcript: list[Message], *, give_back_thinking: bool = False
-) -> list[dict[str, Any]]:
-    """Return a transcript as chat messages; consecutive user messages are merged, as templates require."""
-    out: list[dict[str, Any]] = []
-    if instructions:
-        out.append({"role": "system", "content": instructions})
-    for message in transcript:
-        match message.role:
-            case "user":
-                _add_user(out, user_texts(message.items))
-            case "assistant":
-                _add_assistant(out, message.items, give_back_thinking=give_back_thinking)
-            case "tool":
-                for item in message.items:
-                    if isinstance(item, ToolResult):
-                        text = f"The tool failed: {item.text}" if item.is_error else item.text
-                        out.append({"role": "tool", "tool_call_id": item.call_id, "content": text})
-    return out
-
-
-def _add_user(out: list[dict[str, Any]], texts: list[str]) -> None:
-    if not texts:
-        return
-    content = "\n\n".join(texts)
-    if out and out[-1]["role"] == "user":
-        out[-1]["content"] += f"\n\n{content}"
-    else:
-        out.append({"role": "user", "content": content})
-
-
-def _add_assistant(out: list[dict[str, Any]], items: list[Item], *, give_back_thinking: bool) -> None:
-    text = "".join(item.text for item in items if isinstance(item, Text))
-    thought = "".join(item.text for item in items if isinstance(item, Thinking))
-    calls = [_call(item) for item in items if isinstance(item, ToolCall)]
-    if not text and not calls:
-        return
-    message: dict[str, Any] = {"role": "assistant", "content": text or None}
-    if calls:
-        message["tool_calls"] = calls
-    if thought and give_back_thinking:
-        message["reasoning_content"] = thought
-    out.append(message)
-
-
-def _call(call: ToolCall) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": encode(call.arguments).decode()}
-    return {"id": call.call_id, "type": "function", "function": function}
-
-
 # The answer.
 
 
@@ -151,6 +114,7 @@ class FunctionDelta(Struct):
 
     name: str | None = None
     arguments: str | dict[str, Any] | None = None
+    provider_specific_fields: Any = None
 
 
 class CallDelta(Struct):
@@ -159,6 +123,8 @@ class CallDelta(Struct):
     index: int | None = None
     id: str | None = None
     function: FunctionDelta | None = None
+    extra_content: Any = None
+    provider_specific_fields: Any = None
 
 
 class ContentPart(Struct):
@@ -176,6 +142,10 @@ class ChatDelta(Struct):
     reasoning_content: str | None = None
     reasoning: Any = None
     refusal: str | None = None
+    reasoning_details: Any = None
+    thinking_blocks: Any = None
+    provider_specific_fields: Any = None
+    extra_content: Any = None
     tool_calls: list[CallDelta] | None = None
     function_call: FunctionDelta | None = None
 
@@ -233,16 +203,16 @@ class Chunk(Struct):
 _chunk = LenientDecoder(Chunk)
 
 
-def reader(failures: FailureFactory) -> ChatReader:
-    """Return a reader for one answer."""
-    return ChatReader(failures)
+def reader(failures: FailureFactory, origin: str = "") -> ChatReader:
+    """Return a reader for one answer of this origin."""
+    return ChatReader(failures, origin)
 
 
 class ChatReader(DraftReader):
     """Reader of one answer: deltas, then the finish reason, then the usage, then ``[DONE]``."""
 
-    def __init__(self, failures: FailureFactory) -> None:
-        super().__init__(failures)
+    def __init__(self, failures: FailureFactory, origin: str = "") -> None:
+        super().__init__(failures, origin)
         self._calls: dict[int, Block] = {}
         self._calls_by_id: dict[str, Block] = {}
         self._last_call: Block | None = None
@@ -274,6 +244,9 @@ class ChatReader(DraftReader):
         try:
             chunk = _chunk.decode(data)
         except ValueError:
+            if not data.strip():
+                # A heartbeat.
+                return
             raise self._malformed("something that is no chat completion", data) from None
         if chunk.error is not None and is_error(chunk.error):
             self.fail_event(data)
@@ -325,6 +298,8 @@ class ChatReader(DraftReader):
         thought = delta.reasoning_content or delta.reasoning
         if isinstance(thought, str) and thought:
             self._draft.write("thinking", thought)
+            name = "reasoning_content" if delta.reasoning_content else "reasoning"
+            self._draft.attached.fields[THINKING_NAME] = name
         if isinstance(delta.content, list):
             for part in delta.content:
                 self._content_part(part)
@@ -333,6 +308,7 @@ class ChatReader(DraftReader):
         if delta.refusal:
             self._refused = True
             self._draft.write("text", delta.refusal)
+        attach_to_message(self._draft.attached, delta)
         for call in delta.tool_calls or ():
             self._tool_call(call)
         if delta.function_call is not None:
@@ -355,10 +331,11 @@ class ChatReader(DraftReader):
             self._opened_calls += 1
             self._has_own_index = delta.index is not None and delta.index not in self._calls
         self._last_call = block
+        attach_to_call(block.attached, delta)
         if delta.index is not None:
             self._calls[delta.index] = block
         if delta.id and block.call_id not in self._calls_by_id:
-            block.call_id = delta.id
+            block.call_id = block.provider_id = delta.id
             self._calls_by_id[delta.id] = block
         block.name = block.name or function.name or ""
         self._draft.extend(block, arguments)
@@ -403,3 +380,24 @@ def _usage(counted: ChatUsage) -> Usage:
         cached_input_tokens=token_count(prompt.cached_tokens or counted.prompt_cache_hit_tokens),
         reasoning_tokens=token_count(completion.reasoning_tokens),
     )
+
+
+def attach_to_message(attached: Attachments, delta: ChatDelta) -> None:
+    """Keep the data that a piece of an answer attaches to the message."""
+    for name in MESSAGE_FIELDS:
+        value = getattr(delta, name)
+        if name == "extra_content":
+            # Gemini also marks pieces of thoughts there; such a mark would make the message a thought.
+            signature = find_google_signature(value)
+            value = {"google": {"thought_signature": signature}} if signature else None
+        if value is not None:
+            attached.add(name, value)
+
+
+def attach_to_call(attached: Attachments, delta: CallDelta) -> None:
+    """Keep the data that a piece of a call attaches to the call and to its function."""
+    for name in CALL_FIELDS:
+        attached.add(name, getattr(delta, name))
+    specific = delta.function.provider_specific_fields if delta.function is not None else None
+    if specific is not None:
+        attached.add(FUNCTION_FIELDS, {"provider_specific_fields": specific})

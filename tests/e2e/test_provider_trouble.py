@@ -101,7 +101,7 @@ async def test_an_unknown_tool_gets_an_error_result(tmp_path: Path, driver: str)
         sent = await house.ask("hello", model="tools")
         assert sent["status"] == "completed"
         second = (await server.request(2)).body.decode()
-        assert second.count("There is no tool called 'get_weather' here.") == 1
+        assert second.count("There is no tool 'get_weather'.") == 1
 
 
 @both_drivers
@@ -113,3 +113,45 @@ async def test_a_conversation_continues_after_every_failure(tmp_path: Path, driv
         sent = await house.ask("still there?")
         assert sent["status"] == "completed"
         assert sent["output"].endswith("still there?")
+
+
+@both_drivers
+async def test_an_empty_answer_is_retried_once(tmp_path: Path, driver: str) -> None:
+    """One empty answer is retried; two fail the run with a reason of their own, and their usage counts."""
+    async with serve_with_model(tmp_path, driver) as (house, server):
+        sent = await house.ask("hello", model="says-nothing:1")
+        assert (sent["status"], sent["output"]) == ("completed", "echo: hello")
+        sent = await house.ask("hello", model="says-nothing")
+        assert (sent["status"], sent["error"]["reason"]) == ("failed", "empty_answer")
+        assert len(server.requests) == 4
+        assert sent["usage"]["output_tokens"] == 14
+
+
+@both_drivers
+async def test_a_refusal_can_be_continued(tmp_path: Path, driver: str) -> None:
+    """A refusal has a text, and the conversation continues behind it with an answer in between."""
+    async with serve_with_model(tmp_path, driver) as (house, server):
+        sent = await house.ask("hello", model="refuses")
+        assert (sent["status"], sent["output"]) == ("completed", "The model refused to answer.")
+        sent = await house.ask("go on", model="refuses")
+        assert (sent["status"], sent["output"]) == ("completed", "echo: go on")
+        roles = [message["role"] for message in server.requests[-1].json["messages"]]
+        assert roles[-3:] == ["user", "assistant", "user"]
+
+
+@both_drivers
+async def test_a_call_that_is_too_large_is_reported(tmp_path: Path, driver: str) -> None:
+    """The model is told once that its call did not fit, and why."""
+    async with serve_with_model(tmp_path, driver) as (house, server):
+        sent = await house.ask("hello", model="too-large:300000")
+        assert (sent["status"], sent["output"], len(server.requests)) == ("completed", "in parts, then", 2)
+        assert "this tool call did not fit" in server.requests[-1].body.decode()
+
+
+@both_drivers
+async def test_a_compressed_error_leads_to_compaction(tmp_path: Path, driver: str) -> None:
+    """A transcript that is too long is recognized in a compressed body."""
+    async with serve_with_model(tmp_path, driver) as (house, _):
+        sent = await house.ask("hello", model="gzip-error")
+        assert (sent["status"], sent["error"]["reason"]) == ("failed", "context_too_long")
+        assert "prompt is too long" in sent["error"]["message"]

@@ -2,18 +2,23 @@
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from protocol.transcript import (
     AssetReference,
     Item,
     Message,
+    ProviderData,
     Text,
     Thinking,
     ToolCall,
     ToolResult,
     Usage,
+    omit_provider_data,
     text_of,
 )
+
+DATA = ProviderData("openai api.test gpt", "functions.look:0", {"extra_content": {"x": [1, None]}})
 
 ITEMS: list[Item] = [
     Text("é\n\u2028🌍"),
@@ -21,6 +26,7 @@ ITEMS: list[Item] = [
     Thinking("hm"),
     ToolCall("c1", "read_file", {"path": "a", "n": [1, None]}),
     ToolCall("c1", "read_file", {}, invalid="they are no JSON object"),
+    ToolCall("c1", "read_file", {}, provider_data=DATA),
     ToolResult("c1", "read_file", "gone", is_error=True),
     ToolResult("c1", "read_file", "here"),
     AssetReference("ast_1", "image/png"),
@@ -31,7 +37,7 @@ ITEMS: list[Item] = [
 @pytest.mark.parametrize("item", ITEMS)
 def test_items_survive(item: Item) -> None:
     """Every item is the same after a journey through JSON and through MessagePack."""
-    message = Message("assistant", [item], agent="reviewer")
+    message = Message("assistant", [item], agent="reviewer", provider_data=DATA)
     assert msgspec.json.decode(msgspec.json.encode(message), type=Message) == message
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=Message) == message
 
@@ -66,3 +72,19 @@ def test_unknown_fields_are_passed_over() -> None:
     """A message written by a later version is read."""
     data = b'{"role":"user","items":[{"kind":"text","text":"a","new":1}],"new":{}}'
     assert msgspec.json.decode(data, type=Message) == Message("user", [Text("a")])
+
+
+def test_messages_without_provider_data_are_read() -> None:
+    """Messages and calls of earlier versions have none, and none is written where there is none."""
+    data = b'{"role":"assistant","items":[{"kind":"tool_call","call_id":"c1","name":"look","arguments":{}}]}'
+    message = Message("assistant", [ToolCall("c1", "look", {})])
+    assert msgspec.json.decode(data, type=Message) == message
+    assert msgspec.json.encode(message) == data
+
+
+def test_people_see_no_provider_data() -> None:
+    """Provider data and signatures are left out of a message for people; the rest of it stays."""
+    call = ToolCall("c1", "look", {"a": 1})
+    items: list[Item] = [Thinking("hm", "sig"), Text("a"), replace(call, provider_data=DATA)]
+    message = Message("assistant", items, "reviewer", DATA)
+    assert omit_provider_data(message) == Message("assistant", [Thinking("hm"), Text("a"), call], "reviewer")

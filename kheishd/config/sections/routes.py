@@ -63,6 +63,9 @@ class RouteSection(Section, frozen=True):
     price_cached_input: Money | None = None
     """Price of a million cached input tokens (default: `price_input`)."""
 
+    price_cache_write: Money | None = None
+    """Price of a million tokens that are written to the provider's cache (default: `price_input`)."""
+
     price_output: Money | None = None
     """Price of a million output tokens. Requires `price_input`."""
 
@@ -86,8 +89,9 @@ class RouteSection(Section, frozen=True):
             )
         if (self.price_input is None) != (self.price_output is None):
             yield Problem(path, "price_input and price_output go together; set both or neither")
-        if self.price_cached_input is not None and self.price_input is None:
-            yield Problem((*path, "price_cached_input"), "requires price_input and price_output")
+        for name in ("price_cached_input", "price_cache_write"):
+            if getattr(self, name) is not None and self.price_input is None:
+                yield Problem((*path, name), "requires price_input and price_output")
         yield from _find_option_problems(self.options, (*path, "options"))
 
 

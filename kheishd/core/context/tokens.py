@@ -9,7 +9,16 @@ from typing import Final
 
 import msgspec
 
-from protocol.transcript import AssetReference, Item, Message, Text, Thinking, ToolCall, ToolResult
+from protocol.transcript import (
+    AssetReference,
+    Item,
+    Message,
+    ProviderData,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+)
 
 PER_THOUSAND_BYTES: Final = 285
 PADDING: Final = (4, 3)
@@ -34,7 +43,7 @@ def estimate_text(text: str) -> int:
 
 def estimate_message(message: Message) -> int:
     """Estimate the tokens of a message."""
-    size = MESSAGE_BYTES + sum(map(_count_bytes, message.items))
+    size = MESSAGE_BYTES + sum(map(_count_bytes, message.items)) + _count_data_bytes(message.provider_data)
     assets = sum(isinstance(item, AssetReference) for item in message.items)
     return estimate_bytes(size) + assets * ASSET_TOKENS
 
@@ -51,8 +60,14 @@ def _count_bytes(item: Item) -> int:
         case Thinking(text, signature):
             return len(text.encode()) + len(signature or "")
         case ToolCall(call_id, name, arguments):
-            return len(call_id) + len(name) + len(msgspec.json.encode(arguments))
+            data = _count_data_bytes(item.provider_data)
+            return len(call_id) + len(name) + len(msgspec.json.encode(arguments)) + data
         case ToolResult(call_id, _, text):
             return len(call_id) + len(text.encode())
         case AssetReference():
             return 0
+
+
+def _count_data_bytes(data: ProviderData | None) -> int:
+    """Return the bytes of opaque fields: the provider reads them as part of the prompt."""
+    return len(msgspec.json.encode(data.fields)) if data is not None and data.fields else 0

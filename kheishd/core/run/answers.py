@@ -39,7 +39,7 @@ from protocol.limits.call import MAX_CALL_OVERHEAD_BYTES, MAX_CALLS
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.output import MAX_REMINDERS
 from protocol.objects.run import Pinned, RunError
-from protocol.transcript import Item, Message, Text, Thinking, ToolCall
+from protocol.transcript import Item, Message, ProviderData, Text, Thinking, ToolCall
 
 TOOLS_WITHHELD: Final = "it calls tools, and none are available now"
 
@@ -50,7 +50,7 @@ def decide(run: RunRecord, pinned: Pinned, command: AcceptAnswer) -> list[Journa
     cost = calculate_cost(command.usage, pinned.prices)
     message = MessageAppended(
         item_id=run.item_id,
-        message=Message("assistant", command.items, agent=run.guest),
+        message=Message("assistant", command.items, run.guest, command.provider_data),
         usage=command.usage,
         stop_reason=command.stop_reason,
         model=command.model,
@@ -201,6 +201,34 @@ def describe_truncation(limit: str, arguments: str) -> str:
         f"they were cut off after {len(arguments.encode()):,} bytes, because {limit}: this tool call did not "
         "fit. Do not continue it; make another call with less in it, or several smaller calls"
     )
+
+
+def fit_message(
+    items: list[Item], data: ProviderData | None, max_bytes: int
+) -> tuple[list[Item], ProviderData | None, bool]:
+    """Return the items and the provider data of a message that fit, and whether an item was cut off.
+
+    Provider data is dropped whole before any item is; its origin is kept, because signatures refer to it.
+    """
+    fitting, cut = fit_items(items, max_bytes - measure_data(data))
+    if not cut:
+        return fitting, data, False
+    data = _drop_fields(data)
+    items = [
+        replace(item, provider_data=_drop_fields(item.provider_data)) if isinstance(item, ToolCall) else item
+        for item in items
+    ]
+    fitting, cut = fit_items(items, max_bytes - measure_data(data))
+    return fitting, data, cut
+
+
+def measure_data(data: ProviderData | None) -> int:
+    """Return the bytes that the provider data of a message takes of its transaction."""
+    return len(msgspec.json.encode(data)) + len(',"provider_data":') if data is not None else 0
+
+
+def _drop_fields(data: ProviderData | None) -> ProviderData | None:
+    return ProviderData(data.origin, data.call_id) if data is not None else None
 
 
 def fit_items(items: list[Item], max_bytes: int) -> tuple[list[Item], bool]:

@@ -21,6 +21,7 @@ A run waits for a person only while none of its calls runs or is unjudged, and n
 it has a worker, even if a person answers meanwhile.
 """
 
+import hashlib
 import re
 from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, Final, assert_never
@@ -84,8 +85,9 @@ CallCommand = (
 def normalize_calls(items: list[Item], used_ids: Container[str]) -> list[Item]:
     """Return the items with distinct call ids and valid tool names.
 
-    Providers require exactly one result for each id; ``used_ids`` are those of the transcript. Names are
-    sanitized to the characters that all providers accept; a renamed call cannot match a registered tool.
+    Providers require exactly one result for each id; ``used_ids`` are those of the transcript. The provider's
+    id stays in ``provider_data``. Names are sanitized to the characters that all providers accept; a renamed
+    call cannot match a registered tool.
     """
     seen: set[str] = set()
     normalized: list[Item] = []
@@ -99,7 +101,10 @@ def normalize_calls(items: list[Item], used_ids: Container[str]) -> list[Item]:
 
 
 def _make_distinct(call_id: str, seen: set[str], used_ids: Container[str]) -> str:
-    distinct = truncate(call_id, MAX_CALL_ID_BYTES, ellipsis="") or "call"
+    distinct = call_id or "call"
+    if len(distinct.encode()) > MAX_CALL_ID_BYTES:
+        # Some providers put a signature into the id. A part of it would be sent to other providers.
+        distinct = f"call_{hashlib.sha256(call_id.encode()).hexdigest()[:24]}"
     stem = truncate(distinct, MAX_CALL_ID_BYTES - len("-1000000"), ellipsis="")
     number = 1
     while distinct in seen or distinct in used_ids:

@@ -11,7 +11,7 @@ from protocol.objects.approval import Preview, Remember
 from protocol.objects.permission import Grant, Verdict
 from protocol.objects.question import Answer, Question
 from protocol.objects.run import CallOutcome, RunError
-from protocol.transcript import InputItem, Item, Usage
+from protocol.transcript import InputItem, Item, ProviderData, Usage
 
 NO_USAGE: Final = Usage()
 
@@ -32,7 +32,7 @@ class BeginModelCall:
 
 @dataclass(frozen=True, slots=True)
 class AcceptAnswer:
-    """The model has answered; its calls have distinct ids.
+    """The model has answered; its calls have distinct ids. ``provider_data`` is that of the message.
 
     ``cut``: the answer was truncated here. ``max_calls`` is the limit of calls per message. ``checked`` is
     the check of the answer if the run has an output contract and has not emitted an output.
@@ -45,6 +45,7 @@ class AcceptAnswer:
     cut: bool = False
     max_calls: int = MAX_CALLS
     checked: AnswerCheck | None = None
+    provider_data: ProviderData | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,19 +60,18 @@ class EventDecoder:
         events: list[bytes] = []
         for line in lines:
             if not line:
-                if self._data:
-                    data = b"\n".join(self._data)
-                    events.append(ErrorEventData(data) if self._is_error else data)
+                if self._is_error:
+                    events.append(ErrorEventData(b"\n".join(self._data)))
+                    self._data, self._size, self._is_error = [], 0, False
+                elif self._data:
+                    events.append(b"\n".join(self._data))
                     self._data, self._size = [], 0
-                elif self._is_error:
-                    events.append(ErrorEventData())
-                self._is_error = False
             elif line.startswith(b"data:"):
                 value = line[6:] if line.startswith(b"data: ") else line[5:]
                 self._data.append(value)
                 self._size += len(value)
             elif line.startswith(b"event:"):
-                self._is_error = line[6:].strip() == b"error"
+                self._is_error = b"error" in line and line[6:].strip() == b"error"
             elif line.startswith(b"error:"):
                 events.append(ErrorEventData(line[6:].strip()))
         return events

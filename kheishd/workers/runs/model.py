@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, assert_never
 
-from kheishd.core.run.answers import continued_cursors, fit_items
+from kheishd.core.run.answers import continued_cursors, fit_items, fit_message, measure_data
 from kheishd.core.run.budget import make_timeout
 from kheishd.core.run.calls import normalize_calls
 from kheishd.core.run.commands import AcceptAnswer, BeginModelCall, EndEarly, Fail, FailModelCall
@@ -77,8 +77,6 @@ class ModelTurn:
             elif failure.reason == "empty_answer" and self._active.record.output_cursors:
                 # The run has emitted its output, so that nothing is left to say.
                 await self._commit_answer(ModelAnswer([], failure.usage, "end"))
-            elif failure.reason == "empty_answer":
-                await self._fail(self._limit_empty_answers(failure))
             else:
                 await self._fail(failure)
             return
@@ -129,7 +127,9 @@ class ModelTurn:
         active = self._active
         bound = active.pinned.output_contract is not None
         max_bytes = MAX_ANSWER_BYTES - (MAX_REPAIR_OVERHEAD_BYTES if bound else 0)
-        items, cut = fit_items(normalize_calls(answer.items, self._transcript.call_ids()), max_bytes)
+        items, provider_data, cut = fit_message(
+            normalize_calls(answer.items, self._transcript.call_ids()), answer.provider_data, max_bytes
+        )
         check = None
         if bound:
             with active.state.read() as store:
@@ -143,8 +143,9 @@ class ModelTurn:
             cut=cut,
             max_calls=active.current_runtime.config.tools.max_calls,
             checked=check,
+            provider_data=provider_data,
         )
-        checkpoint = self._transcript.checkpoint_beside(items, max_bytes)
+        checkpoint = self._transcript.checkpoint_beside(items, max_bytes - measure_data(provider_data))
 
         def commit(writer: SessionWriter) -> None:
             writer.carry_out(command)
@@ -167,6 +168,8 @@ class ModelTurn:
 
     async def _fail(self, failure: ModelFailure) -> None:
         """Commit a failure, with the time of the next attempt if there is to be one."""
+        if failure.reason == "empty_answer":
+            failure = self._limit_empty_answers(failure)
         limits = self._active.runtime.config.runs
         at_ms = None
         if failure.retryable:

@@ -189,6 +189,18 @@ ROUTE = "[routes.r]\ndriver = 'openai'\nmodel = 'm'\n"
         (ROUTE + "price_input = 3", ["config.toml:1", "price_input and price_output go together"]),
         (ROUTE + "price_cached_input = 1", ["config.toml:4", "price_cached_input", "requires price_input"]),
         (ROUTE + "base_url = 'https://h/v1?key=abc'", ["config.toml:4", "not contain a credential"]),
+        (ROUTE + "base_url = 'https://h/v1?a=b'", ["config.toml:4", "routes.r.base_url", "remove the rest"]),
+        (ROUTE + "base_url = 'https://h/v1#a'", ["config.toml:4", "must end with its path"]),
+        (ROUTE + "base_url = ' https://h/v1'", ["config.toml:4", "routes.r.base_url", "blanks; remove"]),
+        (
+            ROUTE + "base_url = 'https://h/v1/chat/completions/'",
+            ["config.toml:4", "routes.r.base_url", "ends with /chat/completions", "remove it"],
+        ),
+        (ROUTE + "base_url = 'http+unix://model.sock/v1'", ["config.toml:4", "http+unix://%2F"]),
+        (ROUTE + "preset = 'nobody'", ["config.toml:4", "routes.r.preset"]),
+        (ROUTE + "preset = 'azure'", ["routes.r.base_url", 'preset = "azure" requires it']),
+        (ROUTE + "auth_header = 'a b'", ["config.toml:4", "routes.r.auth_header"]),
+        (ROUTE + "ca_file = '/nowhere/ca.pem'", ["config.toml:4", "routes.r.ca_file", "not a readable file"]),
         (ROUTE + "auth_ref = 'OPENAI_API_KEY'", ["config.toml:4", "routes.r.auth_ref", "env:NAME"]),
         (
             ROUTE + "options = {headers = {Authorization = 'x'}}",

@@ -41,6 +41,16 @@ async def test_no_connection(captured: CapturedModels) -> None:
     assert answer["failure"]["reason"] == "credential_missing"
 
 
+async def test_refused_request_before_the_accepted_one(captured: CapturedModels) -> None:
+    """A request that is refused for a field, and the adapted one, have artifacts of their own."""
+    heard = await captured.ask("rejects:stream_options")
+    assert heard.answer is not None
+    assert "stream_options" in captured.document("request")["body"]
+    assert "Unsupported parameter" in captured.read("events.jsonl")
+    assert "stream_options" not in captured.document("request", f"{STEM}-again-0002")["body"]
+    assert captured.document("answer", f"{STEM}-again-0002")["outcome"] == "answered"
+
+
 async def test_caller_that_leaves_early(captured: CapturedModels) -> None:
     """The outcome of a call that is left before its end says so; the events received by then are kept."""
     async with captured.models.ask(captured.request("hang-mid")) as events:

@@ -18,6 +18,7 @@ from protocol.transcript import (
     AssetReference,
     Item,
     Message,
+    ProviderData,
     Text,
     Thinking,
     ToolCall,
@@ -216,6 +217,37 @@ def test_thinking_goes_back_unchanged() -> None:
         {"type": "thinking", "thinking": THOUGHT.text, "signature": THOUGHT.signature},
         {"type": "redacted_thinking", "data": REDACTED.signature},
     ]
+
+
+def test_thinking_goes_only_to_its_origin() -> None:
+    """Signed and redacted thinking of another model, host or driver is left out; the rest stays."""
+    origin = "anthropic api.test claude"
+    fresh = reader(FailureFactory("api.test", None), origin)
+    AnswerBody(fresh).feed((STREAMS / "anthropic-thinking.sse").read_bytes())
+    answer = fresh.end()
+    assert answer is not None
+    assert answer.provider_data == ProviderData(origin)
+    transcript = [Message("assistant", answer.items, provider_data=answer.provider_data)]
+    kinds = [block["type"] for block in messages(transcript, origin)[0]["content"]]
+    assert kinds == ["thinking", "redacted_thinking", "text"]
+    for other in ("anthropic api.test other", "anthropic other.test claude", "openai api.test claude"):
+        assert [block["type"] for block in messages(transcript, other)[0]["content"]] == ["text"]
+
+
+def test_thinking_of_an_earlier_version_goes_back() -> None:
+    """Signed thinking without an origin is sent back, because only this driver signed any."""
+    transcript = [Message("assistant", [THOUGHT, REDACTED, Text("a")])]
+    assert len(messages(transcript, "anthropic api.test claude")[0]["content"]) == 3
+
+
+def test_call_ids_go_back_verbatim() -> None:
+    """A call and its result have the provider's id; another origin gets one in valid characters."""
+    origin = "anthropic api.test claude"
+    call = ToolCall("a.b", "look", {}, provider_data=ProviderData(origin, "toolu/1"))
+    transcript = [Message("assistant", [call]), Message("tool", [ToolResult("a.b", "look", "seen")])]
+    for recipient, call_id in ((origin, "toolu/1"), ("anthropic api.test other", "a_b")):
+        sent_call, sent_result = messages(transcript, recipient)
+        assert sent_call["content"][0]["id"] == sent_result["content"][0]["tool_use_id"] == call_id
 
 
 def test_an_error_event() -> None:

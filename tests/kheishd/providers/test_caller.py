@@ -10,7 +10,7 @@ from kheishd.config.sections.runs import RunsSection
 from kheishd.kernel.runtime import ModelCaller, ModelRequest, RouteSpec, TextDelta
 from kheishd.providers.caller import ProviderCaller
 from protocol.limits.model import MAX_ANSWER_BYTES
-from protocol.transcript import Message, Text, Thinking, ToolCall, ToolResult, text_of
+from protocol.transcript import Message, ProviderData, Text, Thinking, ToolCall, ToolResult, text_of
 from tests.support.model_calls import RecordedCall, ask, inline, make_request
 from tests.support.model_server import ModelServer
 
@@ -80,7 +80,10 @@ async def test_thinking(server: ModelServer, driver: str) -> None:
 async def test_tools_there_and_back(server: ModelServer, caller: ModelCaller, driver: str) -> None:
     """A call becomes an item, and the model continues once the transcript has its result."""
     first = await ask_server(server, driver, "tools")
-    call = ToolCall("call_abc123", "get_weather", {"location": "San Francisco, CA"})
+    origin = f"{driver} 127.0.0.1:{server.port} tools"
+    arguments = {"location": "San Francisco, CA"}
+    data = ProviderData(origin, "call_abc123")
+    call = ToolCall("call_abc123", "get_weather", arguments, provider_data=data)
     assert first.require_answer().items == [Text("I will look."), call]
     assert first.require_answer().stop_reason == "tool_calls"
     request = make_server_request(server, driver, "tools")
@@ -94,9 +97,10 @@ async def test_tools_there_and_back(server: ModelServer, caller: ModelCaller, dr
 async def test_two_tools(server: ModelServer, driver: str) -> None:
     """Two calls in one answer become two items."""
     call = await ask_server(server, driver, "two-tools")
+    origin = f"{driver} 127.0.0.1:{server.port} two-tools"
     assert call.require_answer().items == [
-        ToolCall("call_a", "first", {"n": 1}),
-        ToolCall("call_b", "second", {}),
+        ToolCall("call_a", "first", {"n": 1}, provider_data=ProviderData(origin, "call_a")),
+        ToolCall("call_b", "second", {}, provider_data=ProviderData(origin, "call_b")),
     ]
 
 

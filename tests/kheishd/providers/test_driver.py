@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from kheishd.kernel.hook import Tool
 from kheishd.providers import anthropic, openai
 from kheishd.providers.driver import (
     AnswerReader,
@@ -19,7 +20,7 @@ from kheishd.providers.driver import (
     user_texts,
 )
 from kheishd.providers.failures import FailureFactory
-from protocol.transcript import AssetReference, Item, Text
+from protocol.transcript import AssetReference, Item, Message, Text
 from tests.support.model_calls import make_request
 
 
@@ -127,3 +128,51 @@ def test_malformed() -> None:
     """A malformed answer is a retryable failure."""
     failure = malformed_answer("noise")
     assert (failure.reason, failure.retryable) == ("bad_response", True)
+
+
+LOOK = Tool("look", "Look.", {"type": "object"}, "read")
+SEARCH: dict[str, Any] = {"type": "web_search", "max_uses": 3}
+
+
+def named(driver: Driver, name: str) -> dict[str, Any]:
+    """Return a tool of a route's options in the form of a driver."""
+    return {"type": "function", "function": {"name": name}} if driver is openai else {"name": name}
+
+
+@pytest.mark.parametrize("driver", [openai, anthropic])
+def test_tools_of_the_options_are_added(driver: Driver) -> None:
+    """Tools of the options follow kheish's; one of the same name is left out, and a summary has none."""
+    options = {"tools": [SEARCH, named(driver, "look"), named(driver, "other")], "cache_control": False}
+    request = dataclasses.replace(make_request("hello", options=options), tools=(LOOK,))
+    tools = msgspec.json.decode(driver.post(request, "http://x", None).body)["tools"]
+    assert "look" in str(tools[0])
+    assert tools[1:] == [SEARCH, named(driver, "other")]
+    alone = dataclasses.replace(request, tools=())
+    assert msgspec.json.decode(driver.post(alone, "http://x", None).body)["tools"][0] == SEARCH
+    summary = replace_purpose(alone, "summary", 100)
+    assert "tools" not in msgspec.json.decode(driver.post(summary, "http://x", None).body)
+
+
+@pytest.mark.parametrize("driver", [openai, anthropic])
+def test_the_prefix_of_a_prompt_is_stable(driver: Driver) -> None:
+    """Two turns of a run begin with the same bytes, up to the end of the earlier transcript."""
+    options = {"cache_control": False} if driver is anthropic else {}
+    first = dataclasses.replace(
+        make_request("hello", instructions="be brief", options=options), tools=(LOOK,)
+    )
+    later = [*first.messages, Message("assistant", [Text("hi")]), Message("user", [Text("go on")])]
+    second = dataclasses.replace(first, messages=later)
+    bodies = [driver.post(request, "http://x", None).body for request in (first, second)]
+    decoded = [msgspec.json.decode(body) for body in bodies]
+    assert decoded[1]["messages"][: len(decoded[0]["messages"])] == decoded[0]["messages"]
+    for body in decoded:
+        del body["messages"]
+    assert msgspec.json.encode(decoded[0]) == msgspec.json.encode(decoded[1])
+
+
+def test_a_summary_lowers_the_effort() -> None:
+    """A route's high effort is lowered for a summary, and a lower one is kept."""
+    for effort, expected in (("high", "low"), ("minimal", "minimal")):
+        request = make_request("hello", options={"reasoning_effort": effort})
+        assert body_options(replace_purpose(request, "summary"))[0] == {"reasoning_effort": expected}
+        assert body_options(request)[0] == {"reasoning_effort": effort}

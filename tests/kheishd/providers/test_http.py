@@ -1,10 +1,13 @@
 """HTTP connections: how reads are grouped, and when connections are kept or closed."""
 
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import coroutine
 from typing import Any
+from urllib.parse import quote
 
 import httpcore2
 import msgspec
@@ -401,3 +404,31 @@ async def test_tls(monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery, tmp_p
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     async with pool_to(url) as pool:
         assert b"".join(await read_all(await send(pool, HttpRequest(f"{url}/", {}, b"{}")))) == b"onetwo"
+    monkeypatch.delenv("SSL_CERT_FILE")
+    async with make_pool(url, 1, str(tmp_path / "ca.pem")) as pool:
+        assert b"".join(await read_all(await send(pool, HttpRequest(f"{url}/", {}, b"{}")))) == b"onetwo"
+
+
+async def test_a_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server on a Unix socket is called without a proxy, and its connections are kept."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    path = tmp_path / "a model.sock"
+    url = f"http+unix://{quote(str(path), safe='')}/v1"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.setblocking(False)
+        server = ModelServer(listener)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.serve)
+            async with pool_to(url) as pool:
+                for _ in range(2):
+                    body = msgspec.json.encode({"model": "echo", "messages": []})
+                    reply = await send(pool, HttpRequest(f"{url}/chat/completions", {}, body))
+                    assert b"echo" in b"".join(await read_all(reply))
+            nursery.cancel_scope.cancel()
+    assert server.connections == 1
+    assert [(request.path, request.headers["host"]) for request in server.requests] == [
+        ("/v1/chat/completions", "localhost")
+    ] * 2

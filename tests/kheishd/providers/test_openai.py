@@ -9,9 +9,10 @@ import pytest
 
 from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure
+from kheishd.providers.chat_messages import messages
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
-from kheishd.providers.openai import ChatReader, messages, post, reader
+from kheishd.providers.openai import ChatReader, post, reader
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.transcript import (
     AssetReference,

@@ -16,7 +16,16 @@ from kheishd.core.context.tokens import (
     estimate_messages,
     estimate_text,
 )
-from protocol.transcript import AssetReference, Item, Message, Text, Thinking, ToolCall, ToolResult
+from protocol.transcript import (
+    AssetReference,
+    Item,
+    Message,
+    ProviderData,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+)
 from tests.support.samples import sample
 
 
@@ -48,10 +57,13 @@ def test_everything_that_is_sent_counts() -> None:
         Text(long),
         Thinking("", signature=long),
         ToolCall("c", "t", {"text": long}),
+        ToolCall("c", "t", {}, provider_data=ProviderData("o", fields={"data": long})),
         ToolResult("c", "t", long),
     ]
     for item in items:
         assert estimate_message(Message("assistant", [item])) >= bare + estimate_bytes(2_900)
+    data = ProviderData("o", fields={"data": long})
+    assert estimate_message(Message("assistant", [], provider_data=data)) >= bare + estimate_bytes(2_900)
     assert estimate_message(Message("user", [AssetReference("a")])) == bare + ASSET_TOKENS
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kheishd.core.context.reduction import TranscriptEntry
 from kheishd.core.context.transcript import (
     Transcript,
     decode_checkpoint,
@@ -25,7 +26,17 @@ from protocol.events.session import SessionCreated, TranscriptImported
 from protocol.events.task import TaskEnded, TaskStalled
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown
-from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage, text_of
+from protocol.transcript import (
+    Item,
+    Message,
+    ProviderData,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+    Usage,
+    text_of,
+)
 from tests.support.machine import acceptance
 from tests.support.transcripts import assert_valid
 
@@ -310,6 +321,15 @@ def test_a_checkpoint_at_any_cut_equals_a_replay(
     prefix.lines = script.lines[:cut]
     resumed = script.fold(decode_checkpoint(encode_checkpoint(prefix.fold())))
     assert resumed == script.fold()
+
+
+def test_a_checkpoint_keeps_provider_data() -> None:
+    """Data of messages and calls survives a checkpoint, and one without such data is still read."""
+    data = ProviderData("openai api.test gpt", "functions.look:0", {"extra_content": {"a": [1, None]}})
+    call = ToolCall("c1", "look", {}, provider_data=data)
+    for message in (Message("assistant", [call], provider_data=data), Message("assistant", [Text("a")])):
+        transcript = Transcript(1, [TranscriptEntry(1, 1, message)])
+        assert decode_checkpoint(encode_checkpoint(transcript)).messages == [message]
 
 
 @given(STEPS)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from kheishd.core.contract import AnswerCheck, format_instruction
-from kheishd.core.run.answers import find_unmet, fit_items
+from kheishd.core.run.answers import find_unmet, fit_items, fit_message, measure_data
 from kheishd.core.run.commands import (
     AcceptAnswer,
     BeginModelCall,
@@ -28,7 +28,7 @@ from protocol.events.run import MessageAppended, RunEnded
 from protocol.limits.call import MAX_CALL_OVERHEAD_BYTES
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.output import MAX_REMINDERS
-from protocol.transcript import AssetReference, Item, Text, Thinking, ToolCall, Usage, text_of
+from protocol.transcript import AssetReference, Item, ProviderData, Text, Thinking, ToolCall, Usage, text_of
 from tests.support.machine import Machine
 
 SCHEMA = '{"type":"null"}'
@@ -389,6 +389,19 @@ def test_fitting_items_are_a_prefix_within_the_limit(items: list[Item], room: in
     assert not fitting or size_of(fitting) - 2 <= room
     assert cut or fitting == items
     assert fitting[:-1] == items[: len(fitting) - 1 if fitting else 0]
+
+
+def test_provider_data_is_dropped_before_items() -> None:
+    """Data that does not fit beside the items is dropped whole; its origin and the items stay."""
+    data = ProviderData("o", fields={"details": "x" * 50})
+    call = ToolCall("c", "t", {}, provider_data=ProviderData("o", "id", {"signature": "x" * 50}))
+    bare = ToolCall("c", "t", {}, provider_data=ProviderData("o", "id"))
+    room = size_of([call]) - 2 + MAX_CALL_OVERHEAD_BYTES + measure_data(data)
+    assert fit_message([call], data, room) == ([call], data, False)
+    assert fit_message([call], data, room - 1) == ([bare], ProviderData("o"), False)
+    assert fit_message([call], None, room) == ([call], None, False)
+    assert fit_message([Text("hello")], None, 1) == ([], None, True)
+    assert fit_message([Text("hello")], data, 1) == ([], ProviderData("o"), True)
 
 
 def test_a_call_that_does_not_fit_says_so() -> None:

@@ -11,7 +11,17 @@ from protocol.events.run import InputReceived, MessageAppended, RunStarted, Stee
 from protocol.events.session import SessionCreated, TranscriptImported
 from protocol.journal.line import JournalEvent
 from protocol.objects.session import Order, Session, SessionHistoryParams
-from protocol.transcript import Message, Text, ToolCall, ToolResult, Usage, text_of
+from protocol.transcript import (
+    Item,
+    Message,
+    ProviderData,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+    Usage,
+    text_of,
+)
 from tests.support.household import (
     Household,
     pages,
@@ -67,6 +77,18 @@ def test_history_messages(filled: Store) -> None:
     assert failed.message == Message("tool", [ToolResult("c", "t", "unseen", True)])
     assert returned.message.role == "tool"
     assert (answered.message.agent, answered.usage, answered.cursor) == ("critic", Usage(3, 2), 18)
+
+
+def test_history_shows_no_provider_data(store: Store) -> None:
+    """Data that a provider attached, and signatures, are stored but not shown."""
+    data = ProviderData("openai api.test gpt", "c", {"reasoning_details": ["opaque"]})
+    items: list[Item] = [Thinking("hm", "opaque"), ToolCall("c", "t", {}, provider_data=data)]
+    event = MessageAppended(item_id="itm", message=Message("assistant", items, provider_data=data))
+    update(store, lambda tx: tx.append("ses", event, session_id="ses"))
+    with store.read() as snapshot:
+        page = read_history(snapshot, SESSION, SessionHistoryParams(session_id="ses"))
+    (shown,) = page.messages
+    assert shown.message == Message("assistant", [Thinking("hm"), ToolCall("c", "t", {})])
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 50])

@@ -1,0 +1,189 @@
+"""A transcript as the messages of chat completions, with the data that the provider attached to them.
+
+Servers attach data under names of their own, and get it back under the same names:
+
+============================ ====================================================================
+name                         servers
+============================ ====================================================================
+``reasoning_content``        DeepSeek, Kimi, GLM, llama.cpp: the text of the thoughts
+``reasoning``                vLLM, Ollama, Groq: the same
+``reasoning_details``        OpenRouter
+``thinking_blocks``          LiteLLM
+``provider_specific_fields`` LiteLLM, on messages, calls and functions
+``extra_content``            Gemini: a call's ``google.thought_signature``
+============================ ====================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from kheishd.providers.attachments import is_origin, origin_of, own_fields
+from kheishd.providers.call_ids import CallIdMap, IdForm, form_for_mistral, form_for_openai
+from kheishd.providers.driver import encode, user_texts
+from protocol.transcript import Message, Text, Thinking, ToolCall, ToolResult
+
+if TYPE_CHECKING:
+    from protocol.objects.run import Pinned
+
+THINKING_NAME: Final = "thinking_name"
+"""The stored field that holds the name under which the thoughts arrived; their text is in the items."""
+
+MESSAGE_FIELDS: tuple[str, ...] = (
+    "reasoning_details",
+    "thinking_blocks",
+    "provider_specific_fields",
+    "extra_content",
+)
+CALL_FIELDS: tuple[str, ...] = ("extra_content", "provider_specific_fields")
+FUNCTION_FIELDS: Final = "function"
+"""The stored field of a call that holds the data of its function."""
+
+PLACEHOLDER_SIGNATURE: Final = "skip_thought_signature_validator"
+"""Google's documented signature for calls that its model did not make."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRules:
+    """The requirements of one route.
+
+    ``origin`` gets its own data back. ``reasoning_content``: true if every assistant message with calls must
+    have that field, false if none may; None: as the model's own messages have it. ``thought_signatures``: a
+    message with calls needs a signature. ``id_form`` is the form of call ids from elsewhere.
+    """
+
+    origin: str = ""
+    reasoning_content: bool | None = None
+    thought_signatures: bool = False
+    id_form: IdForm = form_for_openai
+
+
+def take_rules(pinned: Pinned, base_url: str, options: dict[str, Any]) -> ChatRules:
+    """Return the rules of a route, and remove their options from those of the body."""
+    host = urlsplit(base_url).hostname or ""
+    is_mistral = host == "mistral.ai" or host.endswith(".mistral.ai")
+    is_gemini = host.endswith("googleapis.com") and "gemini" in pinned.model
+    call_ids = options.pop("call_ids", "mistral" if is_mistral else None)
+    signatures = options.pop("thought_signatures", is_gemini)
+    reasoning = options.pop("reasoning_content", None)
+    return ChatRules(
+        origin=origin_of(pinned, base_url),
+        reasoning_content=reasoning if isinstance(reasoning, bool) else None,
+        thought_signatures=signatures is True,
+        id_form=form_for_mistral if call_ids == "mistral" else form_for_openai,
+    )
+
+
+NO_RULES: Final = ChatRules()
+
+
+def messages(
+    instructions: str, transcript: list[Message], rules: ChatRules = NO_RULES
+) -> list[dict[str, Any]]:
+    """Return a transcript as chat messages; consecutive user messages are merged, as templates require."""
+    history = _History(transcript, rules)
+    if instructions:
+        history.out.append({"role": "system", "content": instructions})
+    for message in transcript:
+        history.add(message)
+    return history.out
+
+
+class _History:
+    """The chat messages of one request."""
+
+    def __init__(self, transcript: list[Message], rules: ChatRules) -> None:
+        self.out: list[dict[str, Any]] = []
+        self._rules = rules
+        self._ids = CallIdMap(transcript, rules.origin, rules.id_form)
+        self._needs_reasoning = rules.reasoning_content is True or (
+            rules.reasoning_content is None and any(map(self._has_reasoning_content, transcript))
+        )
+        self._needs_signatures = rules.thought_signatures or any(map(self._has_signature, transcript))
+
+    def add(self, message: Message) -> None:
+        """Add a message of the transcript."""
+        match message.role:
+            case "user":
+                self._add_user(user_texts(message.items))
+            case "assistant":
+                self._add_assistant(message)
+            case "tool":
+                for item in message.items:
+                    if isinstance(item, ToolResult):
+                        text = f"The tool failed: {item.text}" if item.is_error else item.text
+                        call_id = self._ids[item.call_id]
+                        self.out.append({"role": "tool", "tool_call_id": call_id, "content": text})
+
+    def _add_user(self, texts: list[str]) -> None:
+        if not texts:
+            return
+        content = "\n\n".join(texts)
+        if self.out and self.out[-1]["role"] == "user":
+            self.out[-1]["content"] += f"\n\n{content}"
+        else:
+            self.out.append({"role": "user", "content": content})
+
+    def _add_assistant(self, message: Message) -> None:
+        text = "".join(item.text for item in message.items if isinstance(item, Text))
+        calls = [item for item in message.items if isinstance(item, ToolCall)]
+        if not text and not calls:
+            return
+        sent: dict[str, Any] = {"role": "assistant", "content": text or None}
+        if calls:
+            sent["tool_calls"] = [self._call(call) for call in calls]
+            if self._needs_signatures and not any(map(self._find_signature, calls)):
+                # In a batch, only the first call has a signature.
+                sent["tool_calls"][0]["extra_content"] = {
+                    "google": {"thought_signature": PLACEHOLDER_SIGNATURE}
+                }
+        sent |= self._attached(message)
+        if calls and self._needs_reasoning:
+            sent.setdefault("reasoning_content", "")
+        self.out.append(sent)
+
+    def _call(self, call: ToolCall) -> dict[str, Any]:
+        fields = own_fields(call, self._rules.origin)
+        function = {
+            **fields.get(FUNCTION_FIELDS, {}),
+            "name": call.name,
+            "arguments": encode(call.arguments).decode(),
+        }
+        attached = {name: fields[name] for name in CALL_FIELDS if name in fields}
+        return {**attached, "id": self._ids[call.call_id], "type": "function", "function": function}
+
+    def _attached(self, message: Message) -> dict[str, Any]:
+        """Return the provider's data of a message, as the provider sent it."""
+        fields = own_fields(message, self._rules.origin)
+        attached = {name: fields[name] for name in MESSAGE_FIELDS if name in fields}
+        name = fields.get(THINKING_NAME)
+        if message.provider_data is None and self._rules.reasoning_content:
+            # A message of an earlier version, which names no origin: the route's option decides.
+            name = "reasoning_content"
+        # OpenRouter reads the text from the details.
+        repeated = name == "reasoning" and "reasoning_details" in attached
+        if name is None or repeated or self._rules.reasoning_content is False:
+            return attached
+        thought = "".join(item.text for item in message.items if isinstance(item, Thinking))
+        return {**attached, name: thought} if thought else attached
+
+    def _has_reasoning_content(self, message: Message) -> bool:
+        return own_fields(message, self._rules.origin).get(THINKING_NAME) == "reasoning_content"
+
+    def _has_signature(self, message: Message) -> bool:
+        return any(isinstance(item, ToolCall) and self._find_signature(item) for item in message.items)
+
+    def _find_signature(self, call: ToolCall) -> Any:
+        """Return Google's signature of a call, if this origin attached one."""
+        if not is_origin(call.provider_data, self._rules.origin):
+            return None
+        return find_google_signature(own_fields(call, self._rules.origin).get("extra_content"))
+
+
+def find_google_signature(extra_content: Any) -> str | None:
+    """Return the signature in Gemini's ``extra_content``; None without one."""
+    google = extra_content.get("google") if isinstance(extra_content, dict) else None
+    signature = google.get("thought_signature") if isinstance(google, dict) else None
+    return signature if isinstance(signature, str) and signature else None
