@@ -158,7 +158,7 @@ async def test_a_compressed_error_leads_to_compaction(tmp_path: Path, driver: st
 
 
 async def test_compaction_on_a_server_with_another_limit_field(tmp_path: Path) -> None:
-    """A server that rejects ``max_tokens`` summarizes under the other name, and every later summary at once."""
+    """A server that rejects ``max_tokens`` summarizes under the other name from then on."""
     async with serve_with_model(tmp_path, "openai", model="rejects:max_tokens") as (house, server):
         for _ in range(2):
             for number in range(6):
