@@ -180,7 +180,7 @@ class ModelTurn:
         is_first, self._empty_turn = self._empty_turn != turn, turn
         if is_first:
             return failure
-        message = f"{failure.message}; another attempt gave nothing either"
+        message = f"{failure.message}; the retry was empty, too"
         return ModelFailure(failure.reason, message, retryable=False, usage=failure.usage)
 
     async def _fail(self, failure: ModelFailure) -> None:

@@ -253,7 +253,7 @@ async def test_two_empty_answers_fail_the_run(tmp_path: Path, autojump_clock: Mo
         assert (sent.status, sent.usage, len(models.requests)) == ("failed", Usage(10, 14), 2)
         assert sent.error is not None
         assert (sent.error.reason, sent.error.retryable) == ("empty_answer", False)
-        assert "another attempt gave nothing either" in sent.error.message
+        assert "the retry was empty, too" in sent.error.message
         models.answers = [lambda request: says("later")]
         assert (await desk.ask("again")).output == "later"
 
