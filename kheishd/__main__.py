@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--log-format", choices=("auto", "text", "json"), help="default: auto")
     top.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default: info")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
-    restore = _add_command(commands, "restore", "verify a backup and replace the store by it")
+    restore = _add_command(commands, "restore", "verify a backup and replace the store with it")
     restore.add_argument("backup", metavar="BACKUP", help="the file of a backup")
     doctor = _add_command(commands, "doctor", "verify the journal, and the records and indexes against it")
     doctor.add_argument("--repair", action="store_true", help="rebuild records and indexes from the journal")

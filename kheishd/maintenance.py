@@ -45,7 +45,7 @@ def lock_home_for_maintenance(option: str | None, *, create: bool = False) -> It
 
 
 def restore(option: str | None, backup: str, *, as_json: bool) -> int:
-    """Verify a backup and replace the store by it; the replaced store is kept beside it."""
+    """Verify a backup and replace the store with it; the replaced store is kept beside it."""
     from kheishd.store.backup import restore as restore_store
 
     with lock_home_for_maintenance(option, create=True) as home:
@@ -121,9 +121,7 @@ def _repair(home: Home) -> Diagnosis:
 
 
 def _print_diagnosis(diagnosis: Diagnosis) -> None:
-    print(
-        f"{diagnosis.events} events in {diagnosis.streams} streams and {diagnosis.records} records examined"
-    )
+    print(f"{diagnosis.events} events in {diagnosis.streams} streams and {diagnosis.records} records checked")
     if not diagnosis.complete:
         print("only the newest events were read; --deep reads all")
     for finding in diagnosis.findings:

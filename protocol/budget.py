@@ -33,12 +33,17 @@ class PinnedBudget(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Prices(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Prices in micros for a million tokens. ``cached_input`` null: the price of any input."""
+    """Prices in micros for a million tokens.
+
+    ``cached_input`` is for tokens read from the provider's cache, ``cache_write`` for those written to it.
+    Null is the price of any input.
+    """
 
     currency: str
     input: Micros
     output: Micros
     cached_input: Micros | None = None
+    cache_write: Micros | None = None
 
 
 class Cost(Struct, frozen=True):

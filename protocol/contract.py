@@ -46,7 +46,7 @@ class BoundContract(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Requirement(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A completion requirement of a run: it has written a file, ``path`` if given."""
+    """A completion requirement of a run: it has written the file ``path``, or any file if that is null."""
 
     type: Literal["workspace_file"]
     path: Annotated[str, Meta(min_length=1, max_length=MAX_REQUIRED_PATH_BYTES)] | None = None

@@ -72,7 +72,7 @@ def show(app: App, indoubt_id: str) -> None:
 @click.option("--justification", metavar="TEXT", help="How you know; it is recorded.")
 @mutating
 def resolve(app: App, outcome: str, **params: Any) -> None:
-    """State whether a call took effect; the model is told before its next answer.
+    """Record whether a call took effect; the model is told before its next answer.
 
     The call is not run again. If its run has ended, the session's next run is told.
     """

@@ -45,8 +45,8 @@ class Display:
 
 
 def paint(text: str, style: str, on: bool) -> str:
-    """Add one of :data:`STYLES` to text if ``on``."""
-    return f"\x1b[{STYLES[style]}m{text}\x1b[0m" if on and text else text
+    """Add one of :data:`STYLES` to text if ``on``; an empty style adds nothing."""
+    return f"\x1b[{STYLES[style]}m{text}\x1b[0m" if on and text and style else text
 
 
 def sanitize_styled(text: str) -> str:

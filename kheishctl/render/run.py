@@ -89,7 +89,11 @@ def format_run(run: Json, display: Display) -> str:
     agent = str(run["agent"]) + (f" as {run['sender']}" if run.get("sender") else "")
     duration = started and format_duration(((run.get("ended_at_ms") or display.now_ms) - started) / 1000)
     usage = run.get("usage") or {}
-    parts = (("cached", "cached_input_tokens"), ("reasoning", "reasoning_tokens"))
+    parts = (
+        ("cached", "cached_input_tokens"),
+        ("written to the cache", "cache_write_tokens"),
+        ("reasoning", "reasoning_tokens"),
+    )
     details = "".join(f", {usage[field]} {name}" for name, field in parts if usage.get(field))
     pairs = [
         ("run", str(run["run_id"])),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # The fields of a route's prices, each with its label.
-PRICES = (("input", "in"), ("cached_input", "cached"), ("output", "out"))
+PRICES = (("input", "in"), ("cached_input", "cached"), ("cache_write", "cache writes"), ("output", "out"))
 
 
 def format_size(amount: int) -> str:

@@ -37,6 +37,7 @@ DECISION_STYLES: dict[str, str] = {"allow": "green", "ask": "yellow", "deny": "r
 
 KEYS = (
     ("Enter", "send"),
+    ("//NAME", "send a message that begins with the name of a command"),
     ("Alt-Enter", "insert a line break (a paste keeps its line breaks)"),
     ("Ctrl-C", "stop the answer; the conversation continues"),
     ("Ctrl-D", "leave"),
@@ -324,7 +325,8 @@ class SlashHandler:
         params = {"tool": tool, "subject": subject} | ({"session_id": session_id} if session_id else {})
         explanation = await self._conversation.call("permission.why", params)
         for line in explanation["lines"]:
-            self._view.note(f"{line['source']}: {line['says'] or '-'}: {line['text']}")
+            says = f"{line['says']}, " if line["says"] else ""
+            self._view.note(f"{line['source']}: {says}{line['text']}")
         note = f": {explanation['note']}" if explanation.get("note") else ""
         decision = explanation["decision"]
         verdict = f"verdict: {decision}, by {explanation['why']}{note}, in mode {explanation['mode']}"
@@ -336,7 +338,7 @@ COMMANDS: dict[str, CommandRow] = {
     "history": CommandRow("show the last messages ('/history 50': the last 50)", SlashHandler.show_history),
     "status": CommandRow("show the status of the daemon", SlashHandler.show_status),
     "cancel": CommandRow("stop the answer, like Ctrl-C", SlashHandler.cancel),
-    "steer": CommandRow("send a message to the running run: '/steer skip the tests'", SlashHandler.steer),
+    "steer": CommandRow("send a message to the current run: '/steer skip the tests'", SlashHandler.steer),
     "approvals": CommandRow("show all pending approvals and questions in full", SlashHandler.list_requests),
     "allow": CommandRow("allow an approval: the first, '/allow 2', '/allow all'", SlashHandler.allow),
     "deny": CommandRow("deny an approval, with a note if you like: '/deny all too risky'", SlashHandler.deny),
@@ -346,7 +348,7 @@ COMMANDS: dict[str, CommandRow] = {
     "decline": CommandRow("decline a question", SlashHandler.decline),
     "tasks": CommandRow("show open tasks and background shells", SlashHandler.list_tasks),
     "doubts": CommandRow("show calls whose outcome is unknown", SlashHandler.list_doubts),
-    "resolve": CommandRow("state the outcome of such a call: '/resolve 2 not-done'", SlashHandler.resolve),
+    "resolve": CommandRow("record the outcome of such a call: '/resolve 2 not-done'", SlashHandler.resolve),
     "mode": CommandRow(
         "show the permission mode, or change it: '/mode acceptEdits'", SlashHandler.change_mode
     ),

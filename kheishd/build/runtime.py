@@ -91,12 +91,13 @@ def make_built_in_route() -> RouteSpec:
 def _make_route(route_id: str, section: RouteSection) -> RouteSpec:
     prices = None
     if section.price_input is not None and section.price_output is not None:
-        cached = section.price_cached_input
+        cached, written = section.price_cached_input, section.price_cache_write
         prices = Prices(
             currency=section.currency,
             input=to_micros(section.price_input),
             output=to_micros(section.price_output),
             cached_input=to_micros(cached) if cached is not None else None,
+            cache_write=to_micros(written) if written is not None else None,
         )
     return RouteSpec(
         route_id,

@@ -40,13 +40,20 @@ PRESETS: Final[Mapping[str, Preset]] = {
         base_url="https://api.deepseek.com", options=_REASONING_BACK, low_effort=_THINKING_OFF
     ),
     "fireworks": Preset(base_url="https://api.fireworks.ai/inference/v1"),
+    "gemini": Preset(
+        base_url="https://generativelanguage.googleapis.com/v1beta/openai",
+        options={"thought_signatures": True},
+        low_effort=_EFFORT,
+    ),
     "groq": Preset(
         base_url="https://api.groq.com/openai/v1", token_limit="max_completion_tokens", low_effort=_EFFORT
     ),
     "litellm": Preset(base_url="http://127.0.0.1:4000/v1", low_effort=_EFFORT),
     "llamacpp": Preset(base_url="http://127.0.0.1:8080/v1", low_effort=_TEMPLATE_WITHOUT_THINKING),
     "lmstudio": Preset(base_url="http://127.0.0.1:1234/v1"),
-    "mistral": Preset(base_url="https://api.mistral.ai/v1", stream_options=False),
+    "mistral": Preset(
+        base_url="https://api.mistral.ai/v1", stream_options=False, options={"call_ids": "mistral"}
+    ),
     "moonshot": Preset(base_url="https://api.moonshot.ai/v1", options=_REASONING_BACK),
     "ollama": Preset(base_url="http://127.0.0.1:11434/v1", low_effort=_EFFORT),
     "openai": Preset(

@@ -72,7 +72,7 @@ class CreateTask(Arguments, frozen=True):
     """Arguments of ``task_create``."""
 
     title: Annotated[Title, Meta(description="The work, in a few words.")]
-    description: Annotated[Description, Meta(description="Full instructions for whoever does it.")] = ""
+    description: Annotated[Description, Meta(description="Full instructions for the owner.")] = ""
     owner: Annotated[Owner, Meta(description="The agent that does it, if already known.")] | UnsetType = UNSET
     blocked_by: Blockers = []
 

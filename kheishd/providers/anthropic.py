@@ -74,7 +74,7 @@ def post(
     }
     if tools:
         body["tools"] = tools
-        if request.tools and request.withheld:
+        if request.withheld:
             body["tool_choice"] = {"type": "none"}
     if request.instructions:
         body["system"] = request.instructions

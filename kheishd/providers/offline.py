@@ -83,7 +83,7 @@ async def answer(request: ModelRequest) -> AsyncGenerator[ModelEvent]:
     if directives.failure is not None:
         raise ModelFailure(
             directives.failure,
-            "a directive told the offline stand-in to fail",
+            f"the directive '/fail {directives.failure}' failed this call",
             retryable=directives.failure in RETRYABLE,
         )
     full = _compose(request.messages, directives)

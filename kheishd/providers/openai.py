@@ -78,7 +78,7 @@ def post(
         "model": request.pinned.model,
         # Some servers reject an empty list of tools.
         **({"tools": tools} if tools else {}),
-        **({"tool_choice": "none"} if request.tools and request.withheld else {}),
+        **({"tool_choice": "none"} if tools and request.withheld else {}),
         "messages": messages(request.instructions, request.messages, rules),
         "stream": True,
     }

@@ -121,9 +121,7 @@ class Dispatcher:
 
         near = get_close_matches(name[:128], self._entries, 1)
         hint = f"did you mean '{near[0]}'?" if near else None
-        return MethodNotFound(
-            f"there is no method '{name[:128]}'; rpc.discover lists those there are", hint=hint
-        )
+        return MethodNotFound(f"there is no method '{name[:128]}'; rpc.discover lists the methods", hint=hint)
 
 
 class _Entry:

@@ -70,7 +70,7 @@ def write_backup(
         with explain_errors(partial):
             if os.path.lexists(directory):
                 raise FileExistsError(
-                    errno.EEXIST, "it exists already; a backup never overwrites", str(directory)
+                    errno.EEXIST, "it exists already, and a backup never overwrites", str(directory)
                 )
             partial.mkdir(mode=0o700)
             with _new_file(partial / DATA) as descriptor:

@@ -48,7 +48,7 @@ class ModelAsked(Event, frozen=True, tag="model_asked"):
 class ModelFailed(Event, frozen=True, tag="model_failed"):
     """A model call failed and is retried at ``retry_at_ms``; null: it is not retried.
 
-    ``usage`` and ``cost`` are those of an answer that came and could not be used, such as an empty one.
+    ``usage`` and ``cost`` are those of an unusable answer, such as an empty one.
     """
 
     item_id: str

@@ -163,7 +163,7 @@ AgentName = Annotated[
     Meta(
         min_length=1,
         max_length=MAX_AGENT_BYTES,
-        description="Judge for a new session of this agent, if neither a session nor a run is given.",
+        description="Judge for a new session of this agent, if no session and no run is named.",
     ),
 ]
 

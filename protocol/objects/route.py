@@ -16,6 +16,7 @@ PresetName = Literal[
     "azure",
     "deepseek",
     "fireworks",
+    "gemini",
     "groq",
     "litellm",
     "llamacpp",

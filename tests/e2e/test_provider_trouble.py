@@ -22,11 +22,11 @@ both_drivers = pytest.mark.parametrize("driver", ["openai", "anthropic"])
 
 @asynccontextmanager
 async def serve_with_model(
-    directory: Path, driver: Any, limits: RunsSection = LIMITS
+    directory: Path, driver: Any, limits: RunsSection = LIMITS, model: str = "echo"
 ) -> AsyncIterator[tuple[Household, ModelServer]]:
     """Provide a daemon whose default route is a model server."""
     async with running_model_server() as server:
-        route = RouteSpec("remote", driver, "echo", server.base_url, "env:KEY")
+        route = RouteSpec("remote", driver, model, server.base_url, "env:KEY")
         models = ProviderCaller(limits, environ={"KEY": SECRET})
         async with household(
             directory, routes={"remote": route}, default_route="remote", runs=limits, models=models
@@ -101,7 +101,7 @@ async def test_an_unknown_tool_gets_an_error_result(tmp_path: Path, driver: str)
         sent = await house.ask("hello", model="tools")
         assert sent["status"] == "completed"
         second = (await server.request(2)).body.decode()
-        assert second.count("There is no tool called 'get_weather' here.") == 1
+        assert second.count("There is no tool 'get_weather'.") == 1
 
 
 @both_drivers
@@ -113,3 +113,71 @@ async def test_a_conversation_continues_after_every_failure(tmp_path: Path, driv
         sent = await house.ask("still there?")
         assert sent["status"] == "completed"
         assert sent["output"].endswith("still there?")
+
+
+@both_drivers
+async def test_an_empty_answer_is_retried_once(tmp_path: Path, driver: str) -> None:
+    """One empty answer is retried; two fail the run with a reason of their own, and their usage counts."""
+    async with serve_with_model(tmp_path, driver) as (house, server):
+        sent = await house.ask("hello", model="says-nothing:1")
+        assert (sent["status"], sent["output"]) == ("completed", "echo: hello")
+        sent = await house.ask("hello", model="says-nothing")
+        assert (sent["status"], sent["error"]["reason"]) == ("failed", "empty_answer")
+        assert len(server.requests) == 4
+        assert sent["usage"]["output_tokens"] == 14
+
+
+@both_drivers
+async def test_a_refusal_can_be_continued(tmp_path: Path, driver: str) -> None:
+    """A refusal has a text, and the conversation continues behind it with an answer in between."""
+    async with serve_with_model(tmp_path, driver) as (house, server):
+        sent = await house.ask("hello", model="refuses")
+        assert (sent["status"], sent["output"]) == ("completed", "The model refused to answer.")
+        sent = await house.ask("go on", model="refuses")
+        assert (sent["status"], sent["output"]) == ("completed", "echo: go on")
+        roles = [message["role"] for message in server.requests[-1].json["messages"]]
+        assert roles[-3:] == ["user", "assistant", "user"]
+
+
+@both_drivers
+async def test_a_call_that_is_too_large_is_reported(tmp_path: Path, driver: str) -> None:
+    """The model is told once that its call did not fit, and why."""
+    async with serve_with_model(tmp_path, driver) as (house, server):
+        sent = await house.ask("hello", model="too-large:300000")
+        assert (sent["status"], sent["output"], len(server.requests)) == ("completed", "in parts, then", 2)
+        assert "this tool call did not fit" in server.requests[-1].body.decode()
+
+
+@both_drivers
+async def test_a_compressed_error_leads_to_compaction(tmp_path: Path, driver: str) -> None:
+    """A transcript that is too long is recognized in a compressed body."""
+    async with serve_with_model(tmp_path, driver) as (house, _):
+        sent = await house.ask("hello", model="gzip-error")
+        assert (sent["status"], sent["error"]["reason"]) == ("failed", "context_too_long")
+        assert "prompt is too long" in sent["error"]["message"]
+
+
+async def test_compaction_on_a_server_with_another_limit_field(tmp_path: Path) -> None:
+    """A server that rejects ``max_tokens`` summarizes under the other name from then on."""
+    async with serve_with_model(tmp_path, "openai", model="rejects:max_tokens") as (house, server):
+        for _ in range(2):
+            for number in range(6):
+                await house.ask(f"{number} " + "word " * 1000)
+            await house.call("conversation.compact", wait="settled")
+        compacted = await house.events(types=["context_compacted"])
+        assert [event["strategy"] for event in compacted] == ["summary", "summary"]
+        limits = [set(request.json) & {"max_tokens", "max_completion_tokens"} for request in server.requests]
+        assert [fields for fields in limits if fields] == [
+            {"max_tokens"},
+            {"max_completion_tokens"},
+            {"max_completion_tokens"},
+        ]
+
+
+@both_drivers
+async def test_cached_tokens_are_counted_and_priced(tmp_path: Path, driver: str) -> None:
+    """Cached tokens are part of a run's usage and have their price."""
+    async with serve_with_model(tmp_path, driver) as (house, _):
+        sent = await house.ask("hello", model="echo")
+        run = await house.call("run.get", run_id=sent["run_id"])
+        assert run["usage"]["cached_input_tokens"] == (4 if driver == "openai" else 3)

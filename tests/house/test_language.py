@@ -40,7 +40,7 @@ def test_class_names_are_unique() -> None:
 
 
 def test_figures_see_hits() -> None:
-    """Each kind of hit is recognised in an example."""
+    """Each kind of hit is recognized in an example."""
     path = next(path for path in sources() if path.name == "codec.py")
     names = [figure.name for figure in figures((path,))]
     assert len(names) == len(set(names)) == 6

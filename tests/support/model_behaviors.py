@@ -18,6 +18,8 @@
 ``no-done``                             ends without ``[DONE]`` or ``message_stop``
 ``stays-open``                          the same, and the connection stays open
 ``heartbeats``                          events without data in between
+``too-large:<bytes>``                   calls a tool with that many bytes of arguments; then answers
+``refuses``                             refuses without a text, once; then ``echo``
 ``says-nothing[:<n>]``                  n answers (all) with reasoning only for each model, then ``echo``
 ``gzip-error``                          400, the transcript is too long, in a compressed body
 ``comments``                            comments, unknown fields and unknown events in between
@@ -279,6 +281,20 @@ def _says_nothing(prompt: Prompt, rest: str) -> Iterator[Step]:
     return _stream(prompt, [Think("hm"), Stop()])
 
 
+def _too_large(prompt: Prompt, rest: str) -> Iterator[Step]:
+    if prompt.has_result:
+        return _stream(prompt, [Say("in parts, then"), Stop()])
+    arguments = '{"path": "a", "content": "' + "x" * int(rest) + '"}'
+    return _stream(prompt, [Call("call_a", "write_file", arguments), Stop("tool_calls")])
+
+
+def _refuses(prompt: Prompt, rest: str) -> Iterator[Step]:
+    prompt.failures[prompt.model] += 1
+    if prompt.failures[prompt.model] > 1:
+        return _echo(prompt, "")
+    return _stream(prompt, [Stop("refusal")])
+
+
 def _gzip_error(prompt: Prompt, rest: str) -> Iterator[Step]:
     body = gzip.compress(prompt.wire.error("invalid_request_error", "prompt is too long: 9 > 8"))
     return _error(400, body, {"content-encoding": "gzip"})
@@ -355,7 +371,8 @@ def _failures(prompt: Prompt, rest: str) -> Iterator[Step]:
 def _rejects(prompt: Prompt, rest: str) -> Iterator[Step]:
     name, _, status = rest.partition(":")
     if name not in prompt.fields:
-        return _echo(prompt, "")
+        is_summary = "<conversation>" in prompt.text
+        return _stream(prompt, [Say("A summary."), Stop()]) if is_summary else _echo(prompt, "")
     if status == "422":
         return _error(422, prompt.wire.error("unprocessable", "Unprocessable Entity"))
     other = "max_completion_tokens" if name == "max_tokens" else "max_tokens"
@@ -402,6 +419,8 @@ BEHAVIORS = {
     "no-done": _no_done,
     "stays-open": _stays_open,
     "heartbeats": _heartbeats,
+    "too-large": _too_large,
+    "refuses": _refuses,
     "says-nothing": _says_nothing,
     "gzip-error": _gzip_error,
     "comments": _comments,

@@ -63,6 +63,9 @@ class RouteSection(Section, frozen=True):
     price_cached_input: Money | None = None
     """Price of a million cached input tokens (default: `price_input`)."""
 
+    price_cache_write: Money | None = None
+    """Price of a million tokens that are written to the provider's cache (default: `price_input`)."""
+
     price_output: Money | None = None
     """Price of a million output tokens. Requires `price_input`."""
 
@@ -77,7 +80,9 @@ class RouteSection(Section, frozen=True):
             yield Problem((*path, "preset"), 'presets are for driver = "openai"; remove the preset')
         elif self.preset is not None and self.base_url is None and PRESETS[self.preset].base_url is None:
             yield Problem((*path, "base_url"), f'preset = "{self.preset}" requires it')
-        if self.ca_file is not None and not os.access(self.ca_file, os.R_OK):
+        if self.ca_file is not None and not (
+            os.path.isabs(self.ca_file) and os.access(self.ca_file, os.R_OK)
+        ):
             yield Problem((*path, "ca_file"), "not a readable file; write the absolute path of a PEM file")
         if self.auth_ref is not None and not re.fullmatch(AUTH_REF_PATTERN, self.auth_ref):
             # The message does not repeat the value: it may be a key pasted in the wrong place.
@@ -86,8 +91,9 @@ class RouteSection(Section, frozen=True):
             )
         if (self.price_input is None) != (self.price_output is None):
             yield Problem(path, "price_input and price_output go together; set both or neither")
-        if self.price_cached_input is not None and self.price_input is None:
-            yield Problem((*path, "price_cached_input"), "requires price_input and price_output")
+        for name in ("price_cached_input", "price_cache_write"):
+            if getattr(self, name) is not None and self.price_input is None:
+                yield Problem((*path, name), "requires price_input and price_output")
         yield from _find_option_problems(self.options, (*path, "options"))
 
 

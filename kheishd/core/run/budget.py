@@ -71,9 +71,12 @@ def calculate_cost(usage: Usage, prices: Prices | None) -> Cost | None:
         return None
     cached = min(usage.cached_input_tokens, usage.input_tokens)
     cached_price = prices.cached_input if prices.cached_input is not None else prices.input
+    written = min(usage.cache_write_tokens, usage.input_tokens - cached)
+    write_price = prices.cache_write if prices.cache_write is not None else prices.input
     exact = (
-        (usage.input_tokens - cached) * prices.input
+        (usage.input_tokens - cached - written) * prices.input
         + cached * cached_price
+        + written * write_price
         + usage.output_tokens * prices.output
     )
     return Cost((exact + PRICED_TOKENS // 2) // PRICED_TOKENS, prices.currency)

@@ -52,7 +52,7 @@ class AcceptAnswer:
 class FailModelCall:
     """The model call has failed. ``retry_at_ms`` is the time of the next attempt; None if there is none.
 
-    ``usage`` is that of an answer that came and could not be used.
+    ``usage`` is that of an unusable answer.
     """
 
     error: RunError

@@ -78,7 +78,10 @@ def backup_path(text: str, state: Path) -> Path:
     if not path.is_absolute() or "\0" in text:
         raise PathRefused(f"'{text}' is not an absolute path", field="$.params.path")
     if os.path.lexists(path):
-        raise PathRefused(f"{path} exists already; a backup never overwrites", field="$.params.path")
+        raise PathRefused(
+            f"{path} exists already, and a backup never overwrites; choose a new directory",
+            field="$.params.path",
+        )
     if not path.parent.is_dir():
         raise PathRefused(f"{path.parent} is not a directory; create it first", field="$.params.path")
     if path.parent.resolve().is_relative_to(state.resolve()):

@@ -141,7 +141,7 @@ def _judge(route: RouteSpec, answer: ModelAnswer, pieces: int) -> list[RouteChec
     elif calls:
         tool_call = RouteCheck("tool_call", "failed", "the arguments of the call are not those of the tool")
     elif route.driver == "offline":
-        tool_call = RouteCheck("tool_call", "skipped", "the offline stand-in calls no tool of its own accord")
+        tool_call = RouteCheck("tool_call", "skipped", "the offline stand-in calls a tool only by directive")
     elif answer.stop_reason == "length":
         tool_call = RouteCheck(
             "tool_call", "failed", f"{MAX_TRIAL_TOKENS} tokens were used up before the call"
@@ -157,5 +157,5 @@ def _judge(route: RouteSpec, answer: ModelAnswer, pieces: int) -> list[RouteChec
             "failed",
             "the server reports no tokens, so budgets and costs have no effect on this route",
         )
-    note = f"{pieces} pieces of text" if pieces else ""
+    note = f"pieces of text: {pieces}" if pieces else ""
     return [RouteCheck("stream", "ok", note), tool_call, usage]

@@ -213,7 +213,7 @@ class ContextWindow:
             summary = extract_summary(answer.items)
             old_tokens, new_tokens = estimate_stage(prompt, Summarize(upto), summary)
             if new_tokens >= old_tokens:
-                raise NoSummary("the summary is no shorter than what it sums up")
+                raise NoSummary("the summary is not shorter than the messages it replaces")
         except NoSummary as error:
             return FailedCompaction(trigger, RunError("no_summary", str(error)), answer.usage)
         return Compaction(

@@ -67,9 +67,9 @@ class CallJudge:
         max_output_bytes = self.rules.config.tools.max_run_output_bytes
         if self.context.run.tool_bytes >= max_output_bytes:
             text = (
-                f"This was not run: the tools of this run gave {self.context.run.tool_bytes} bytes together, "
+                f"This was not run: the tools of this run returned {self.context.run.tool_bytes} bytes, "
                 f"and the limit, tools.max_run_output_bytes, is {max_output_bytes}. "
-                "Answer with what there is."
+                "Answer with the results so far."
             )
             return _reject(call, tool, text)
         if tool_call.invalid is not None:
@@ -77,8 +77,8 @@ class CallJudge:
             return _reject(call, tool, text)
         if tool is None:
             names = sorted(self.offered)[:MAX_LISTED_TOOLS]
-            listed = f"Those there are: {', '.join(names)}." if names else "There are none."
-            return _reject(call, None, f"There is no tool called '{call.tool}' here. {listed}")
+            listed = f"The tools are: {', '.join(names)}." if names else "There are no tools."
+            return _reject(call, None, f"There is no tool '{call.tool}'. {listed}")
         try:
             arguments = self.validate(tool, tool_call.arguments)
             invocation = Invocation(self.context, call.call_id, tool, arguments)

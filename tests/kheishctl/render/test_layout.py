@@ -69,7 +69,8 @@ def test_fit_never_exceeds(text: str, columns: int) -> None:
 
 
 def test_paint_only_when_on() -> None:
-    """Without color, text is unchanged."""
+    """Without color or without a style, text is unchanged."""
+    assert paint("x", "", True) == "x"
     assert paint("x", "red", False) == "x"
     assert paint("x", "red", True) == "\x1b[31mx\x1b[0m"
 

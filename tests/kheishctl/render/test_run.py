@@ -89,7 +89,13 @@ def test_format_run() -> None:
         "started_at_ms": NOW - 5_000,
         "turn": 2,
         "pinned": {"route": "local", "model": "m", "permission_mode": "plan", "workspace": "/w"},
-        "usage": {"input_tokens": 10, "output_tokens": 3, "cached_input_tokens": 4, "reasoning_tokens": 1},
+        "usage": {
+            "input_tokens": 10,
+            "output_tokens": 3,
+            "cached_input_tokens": 4,
+            "cache_write_tokens": 2,
+            "reasoning_tokens": 1,
+        },
         "calls": [
             {"call_id": "c1", "tool": "bash", "state": "asked"},
             {"call_id": "c2", "tool": "read_file", "state": "called", "called_at_ms": NOW - 2_000},
@@ -100,7 +106,7 @@ def test_format_run() -> None:
     assert rows["agent"] == "default as ada, guest bob"
     assert rows["route"] == "local (m)"
     assert rows["took"] == "5.0 s"
-    assert rows["tokens"] == "10 read, 3 written, 4 cached, 1 reasoning"
+    assert rows["tokens"] == "10 read, 3 written, 4 cached, 2 written to the cache, 1 reasoning"
     calls = format_run(run, WIDE).splitlines()[-2:]
     assert calls[0] == "call c1: bash needs approval"
     assert calls[1].startswith("call c2: read_file running since ")

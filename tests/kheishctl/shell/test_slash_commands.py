@@ -367,8 +367,8 @@ def test_why() -> None:
     chat.run("why")
     chat.run("why bash git push")
     assert chat.output[1:] == [
-        "managed: ask: a rule",
-        "mode: -: -",
+        "managed: ask, a rule",
+        "mode: -",
         "verdict: ask, by managed rule: others see it, in mode default",
     ]
     chat.session_id = None

@@ -78,12 +78,14 @@ def test_prices(source: Source) -> None:
         "[runs]\nmax_cost = 0.5\n"
         "[routes.a]\ndriver = 'openai'\nmodel = 'm'\nprice_input = 3\nprice_output = 15.25\n"
         "[routes.b]\ndriver = 'openai'\nmodel = 'm'\nprice_input = 0.075\nprice_output = 0\n"
-        "price_cached_input = 0.01\ncurrency = 'EUR'\n"
+        "price_cached_input = 0.01\nprice_cache_write = 0.1\ncurrency = 'EUR'\n"
     )
     runtime = build(source)
     assert runtime.config.runs.budget == Budget(max_cost=0.5)
     assert runtime.routes["a"].prices == Prices(currency="USD", input=3_000_000, output=15_250_000)
-    assert runtime.routes["b"].prices == Prices(currency="EUR", input=75_000, output=0, cached_input=10_000)
+    assert runtime.routes["b"].prices == Prices(
+        currency="EUR", input=75_000, output=0, cached_input=10_000, cache_write=100_000
+    )
     assert runtime.routes["offline"].prices is None
     assert runtime.warnings == ()
 

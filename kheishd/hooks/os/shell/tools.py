@@ -85,8 +85,8 @@ Run a command in a shell (bash) and return its exit code, standard output and st
 To read, search or change files, use the tools for files if there are any."""
 
 BACKGROUND_NOTE = (
-    "It runs in the background from now on. task_output returns its output, task_stop ends it. You are told "
-    "when it has ended, before your next answer after that."
+    "It runs in the background. task_output returns its output, task_stop ends it. After its end, "
+    "you are told before your next answer."
 )
 
 

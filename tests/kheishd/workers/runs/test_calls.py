@@ -206,7 +206,7 @@ async def test_a_decided_outcome_mentions_a_changed_input(tmp_path: Path, autoju
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (ToolCall("c", "fly", {}), "There is no tool called 'fly' here. Those there are: again, "),
+        (ToolCall("c", "fly", {}), "There is no tool 'fly'. The tools are: again, "),
         (
             ToolCall("c", "note", {"text": 5}),
             'these arguments do not fit note: $.text: this is not of type "string"',
@@ -883,7 +883,7 @@ async def test_a_tool_outside_the_scope_of_a_parent_is_not_offered(
         async with working(desk):
             await desk.until(lambda: desk.ended(sent.run_id))
         (result,) = results_by_call(desk, sent.session_id).values()
-        assert result.text == "There is no tool called 'note' here. Those there are: look."
+        assert result.text == "There is no tool 'note'. The tools are: look."
         assert notes(tmp_path) == []
 
 
@@ -1059,5 +1059,5 @@ async def test_the_total_output_of_a_run_is_limited(tmp_path: Path, autojump_clo
     ):
         sent = await desk.ask()
         assert [result.how for result in results(desk, sent)] == ["returned", "returned", "failed"]
-        assert "gave 1200 bytes together" in results(desk, sent)[-1].text
+        assert "returned 1200 bytes" in results(desk, sent)[-1].text
         assert sent.status == "completed"

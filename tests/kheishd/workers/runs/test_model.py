@@ -18,6 +18,7 @@ from kheishd.hooks.os.files.tools import Files
 from kheishd.hooks.output import Outputs
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelRequest, RouteSpec, TextDelta, ThinkingDelta
 from kheishd.store.tables import RUNS_READY
+from kheishd.workers.runs.model import MAX_TRUNCATED_CALLS
 from protocol.contract import OutputContract, Requirement
 from protocol.events.call import ToolReturned
 from protocol.events.output import RequirementSatisfied
@@ -252,7 +253,7 @@ async def test_two_empty_answers_fail_the_run(tmp_path: Path, autojump_clock: Mo
         assert (sent.status, sent.usage, len(models.requests)) == ("failed", Usage(10, 14), 2)
         assert sent.error is not None
         assert (sent.error.reason, sent.error.retryable) == ("empty_answer", False)
-        assert "another attempt gave nothing either" in sent.error.message
+        assert "the retry was empty, too" in sent.error.message
         models.answers = [lambda request: says("later")]
         assert (await desk.ask("again")).output == "later"
 
@@ -289,6 +290,20 @@ async def test_a_call_that_does_not_fit_is_reported_to_the_model(
     assert f"exceeds the {MAX_ANSWER_BYTES:,} bytes" in result.text
     assert "this tool call did not fit" in result.text
     assert "Nothing was run" in result.text
+
+
+async def test_a_model_that_repeats_a_call_that_does_not_fit(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A model that never makes its call smaller is stopped, and not asked without end."""
+    call = ToolCall("c1", "write_file", {"path": "a", "content": "x" * MAX_ANSWER_BYTES})
+    models = Scripted([lambda request: gives(call)])
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        sent = await desk.ask()
+    assert sent.error is not None
+    assert (sent.status, sent.error.reason) == ("failed", "calls_too_large")
+    assert len(models.requests) == MAX_TRUNCATED_CALLS + 1
+    assert sent.usage == Usage(5, 5)
 
 
 async def test_a_long_answer_is_truncated(tmp_path: Path, autojump_clock: MockClock) -> None:
