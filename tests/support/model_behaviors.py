@@ -388,7 +388,8 @@ def _failures(prompt: Prompt, rest: str) -> Iterator[Step]:
 def _rejects(prompt: Prompt, rest: str) -> Iterator[Step]:
     name, _, status = rest.partition(":")
     if name not in prompt.fields:
-        return _echo(prompt, "")
+        is_summary = "<conversation>" in prompt.text
+        return _stream(prompt, [Say("A summary."), Stop()]) if is_summary else _echo(prompt, "")
     if status == "422":
         return _error(422, prompt.wire.error("unprocessable", "Unprocessable Entity"))
     other = "max_completion_tokens" if name == "max_tokens" else "max_tokens"
