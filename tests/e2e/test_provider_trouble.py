@@ -157,6 +157,25 @@ async def test_a_compressed_error_leads_to_compaction(tmp_path: Path, driver: st
         assert "prompt is too long" in sent["error"]["message"]
 
 
+@both_drivers
+async def test_a_limit_per_minute_is_waited_for(tmp_path: Path, driver: str) -> None:
+    """A rate limit is retried after the time that the body of the error names."""
+    async with serve_with_model(tmp_path, driver) as (house, _):
+        sent = await house.ask("hello", model="per-minute")
+        assert (sent["status"], sent["output"]) == ("completed", "echo: hello")
+        (failure,) = await house.events(run_id=sent["run_id"], types=["model_failed"])
+        assert 15 <= failure["retry_at_ms"] - failure["at_ms"] <= 25
+
+
+async def test_a_paused_turn_is_continued(tmp_path: Path) -> None:
+    """The parts before and after a pause of the provider are one output."""
+    async with serve_with_model(tmp_path, "anthropic") as (house, server):
+        sent = await house.ask("hello", model="pauses")
+        assert sent["status"] == "completed"
+        assert sent["output"].startswith("one echo: ")
+        assert len(server.requests) == 2
+
+
 async def test_compaction_on_a_server_with_another_limit_field(tmp_path: Path) -> None:
     """A server that rejects ``max_tokens`` summarizes under the other name from then on."""
     async with serve_with_model(tmp_path, "openai", model="rejects:max_tokens") as (house, server):
