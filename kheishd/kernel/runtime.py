@@ -139,9 +139,9 @@ class ModelFailure(Exception):
     """A model call without an answer.
 
     ``reason`` is stable (``rate_limited``, ``overloaded``, ``unauthorized``, ``context_too_long``,
-    ``bad_request``, ``bad_response``, ``empty_answer``, ``connection_failed``, ``timed_out``,
-    ``route_gone``, ``credential_missing``, ``server_error``); ``message`` never holds a credential. ``usage``
-    is the usage of an unusable answer.
+    ``bad_request``, ``bad_response``, ``empty_answer``, ``calls_too_large``, ``timed_out``,
+    ``connection_failed``, ``route_gone``, ``credential_missing``, ``server_error``); ``message`` never holds
+    a credential. ``usage`` is the usage of an unusable answer.
     """
 
     def __init__(

@@ -22,11 +22,11 @@ both_drivers = pytest.mark.parametrize("driver", ["openai", "anthropic"])
 
 @asynccontextmanager
 async def serve_with_model(
-    directory: Path, driver: Any, limits: RunsSection = LIMITS
+    directory: Path, driver: Any, limits: RunsSection = LIMITS, model: str = "echo"
 ) -> AsyncIterator[tuple[Household, ModelServer]]:
     """Provide a daemon whose default route is a model server."""
     async with running_model_server() as server:
-        route = RouteSpec("remote", driver, "echo", server.base_url, "env:KEY")
+        route = RouteSpec("remote", driver, model, server.base_url, "env:KEY")
         models = ProviderCaller(limits, environ={"KEY": SECRET})
         async with household(
             directory, routes={"remote": route}, default_route="remote", runs=limits, models=models
@@ -155,3 +155,48 @@ async def test_a_compressed_error_leads_to_compaction(tmp_path: Path, driver: st
         sent = await house.ask("hello", model="gzip-error")
         assert (sent["status"], sent["error"]["reason"]) == ("failed", "context_too_long")
         assert "prompt is too long" in sent["error"]["message"]
+
+
+@both_drivers
+async def test_a_limit_per_minute_is_waited_for(tmp_path: Path, driver: str) -> None:
+    """A rate limit is retried after the time that the body of the error names."""
+    async with serve_with_model(tmp_path, driver) as (house, _):
+        sent = await house.ask("hello", model="per-minute")
+        assert (sent["status"], sent["output"]) == ("completed", "echo: hello")
+        (failure,) = await house.events(run_id=sent["run_id"], types=["model_failed"])
+        assert 15 <= failure["retry_at_ms"] - failure["at_ms"] <= 25
+
+
+async def test_a_paused_turn_is_continued(tmp_path: Path) -> None:
+    """The parts before and after a pause of the provider are one output."""
+    async with serve_with_model(tmp_path, "anthropic") as (house, server):
+        sent = await house.ask("hello", model="pauses")
+        assert sent["status"] == "completed"
+        assert sent["output"].startswith("one echo: ")
+        assert len(server.requests) == 2
+
+
+async def test_compaction_on_a_server_with_another_limit_field(tmp_path: Path) -> None:
+    """A server that rejects ``max_tokens`` summarizes under the other name from then on."""
+    async with serve_with_model(tmp_path, "openai", model="rejects:max_tokens") as (house, server):
+        for _ in range(2):
+            for number in range(6):
+                await house.ask(f"{number} " + "word " * 1000)
+            await house.call("conversation.compact", wait="settled")
+        compacted = await house.events(types=["context_compacted"])
+        assert [event["strategy"] for event in compacted] == ["summary", "summary"]
+        limits = [set(request.json) & {"max_tokens", "max_completion_tokens"} for request in server.requests]
+        assert [fields for fields in limits if fields] == [
+            {"max_tokens"},
+            {"max_completion_tokens"},
+            {"max_completion_tokens"},
+        ]
+
+
+@both_drivers
+async def test_cached_tokens_are_counted_and_priced(tmp_path: Path, driver: str) -> None:
+    """Cached tokens are part of a run's usage and have their price."""
+    async with serve_with_model(tmp_path, driver) as (house, _):
+        sent = await house.ask("hello", model="echo")
+        run = await house.call("run.get", run_id=sent["run_id"])
+        assert run["usage"]["cached_input_tokens"] == (4 if driver == "openai" else 3)

@@ -19,6 +19,8 @@
 ``stays-open``                          the same, and the connection stays open
 ``heartbeats``                          events without data in between
 ``too-large:<bytes>``                   calls a tool with that many bytes of arguments; then answers
+``per-minute``                          429 in Google's words, once; the body says how long to wait
+``pauses``                              pauses its turn after a word, once; then ``echo``
 ``refuses``                             refuses without a text, once; then ``echo``
 ``says-nothing[:<n>]``                  n answers (all) with reasoning only for each model, then ``echo``
 ``gzip-error``                          400, the transcript is too long, in a compressed body
@@ -295,6 +297,21 @@ def _refuses(prompt: Prompt, rest: str) -> Iterator[Step]:
     return _stream(prompt, [Stop("refusal")])
 
 
+def _per_minute(prompt: Prompt, rest: str) -> Iterator[Step]:
+    prompt.failures[prompt.model] += 1
+    if prompt.failures[prompt.model] > 1:
+        return _echo(prompt, "")
+    message = "You exceeded your current quota, please check your plan. Please retry in 20ms."
+    return _error(429, prompt.wire.error("RESOURCE_EXHAUSTED", message))
+
+
+def _pauses(prompt: Prompt, rest: str) -> Iterator[Step]:
+    prompt.failures[prompt.model] += 1
+    if prompt.failures[prompt.model] > 1:
+        return _echo(prompt, "")
+    return _stream(prompt, [Say("one "), Stop("pause")])
+
+
 def _gzip_error(prompt: Prompt, rest: str) -> Iterator[Step]:
     body = gzip.compress(prompt.wire.error("invalid_request_error", "prompt is too long: 9 > 8"))
     return _error(400, body, {"content-encoding": "gzip"})
@@ -371,7 +388,8 @@ def _failures(prompt: Prompt, rest: str) -> Iterator[Step]:
 def _rejects(prompt: Prompt, rest: str) -> Iterator[Step]:
     name, _, status = rest.partition(":")
     if name not in prompt.fields:
-        return _echo(prompt, "")
+        is_summary = "<conversation>" in prompt.text
+        return _stream(prompt, [Say("A summary."), Stop()]) if is_summary else _echo(prompt, "")
     if status == "422":
         return _error(422, prompt.wire.error("unprocessable", "Unprocessable Entity"))
     other = "max_completion_tokens" if name == "max_tokens" else "max_tokens"
@@ -420,6 +438,8 @@ BEHAVIORS = {
     "heartbeats": _heartbeats,
     "too-large": _too_large,
     "refuses": _refuses,
+    "per-minute": _per_minute,
+    "pauses": _pauses,
     "says-nothing": _says_nothing,
     "gzip-error": _gzip_error,
     "comments": _comments,

@@ -23,6 +23,7 @@ import msgspec
 import trio
 
 from tests.support import model_behaviors as behaviors
+from tests.support import strict_providers
 from tests.support.model_behaviors import Cut, Head, Pause, Piece, Pieces, Prompt, Raw, Step
 from tests.support.model_wire import Anthropic, OpenAI, Wire
 
@@ -185,7 +186,7 @@ class ModelServer:
         secret = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
         has_result = results or last.role == "tool"
         prompt = Prompt(model, text, has_result, secret, wire, self._failures, answered, recorded.body)
-        return behaviors.steps(prompt)
+        return strict_providers.answer(prompt) if model.startswith("strict-") else behaviors.steps(prompt)
 
 
 NOTES = ("The background shell ", "About an earlier call ")

@@ -151,7 +151,13 @@ class OpenAI:
 class Anthropic:
     """The wire from ``message_start`` to ``message_stop``. One per answer, to number the blocks."""
 
-    REASONS = {"end": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "refusal": "refusal"}
+    REASONS = {
+        "end": "end_turn",
+        "length": "max_tokens",
+        "tool_calls": "tool_use",
+        "pause": "pause_turn",
+        "refusal": "refusal",
+    }
 
     def __init__(self) -> None:
         self._index = -1

@@ -80,7 +80,9 @@ class RouteSection(Section, frozen=True):
             yield Problem((*path, "preset"), 'presets are for driver = "openai"; remove the preset')
         elif self.preset is not None and self.base_url is None and PRESETS[self.preset].base_url is None:
             yield Problem((*path, "base_url"), f'preset = "{self.preset}" requires it')
-        if self.ca_file is not None and not os.access(self.ca_file, os.R_OK):
+        if self.ca_file is not None and not (
+            os.path.isabs(self.ca_file) and os.access(self.ca_file, os.R_OK)
+        ):
             yield Problem((*path, "ca_file"), "not a readable file; write the absolute path of a PEM file")
         if self.auth_ref is not None and not re.fullmatch(AUTH_REF_PATTERN, self.auth_ref):
             # The message does not repeat the value: it may be a key pasted in the wrong place.

@@ -19,7 +19,7 @@ from protocol import ids
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.output import MAX_REPAIR_OVERHEAD_BYTES
 from protocol.objects.run import RunError
-from protocol.transcript import Item, Text, text_of
+from protocol.transcript import Item, Text, ToolCall, text_of
 
 if TYPE_CHECKING:
     from kheishd.kernel.live import LiveText
@@ -30,6 +30,10 @@ TOO_LONG_HINT = (
     "nothing more can be left out: send less at once, start over with another session, or name another "
     "route; 'context_tokens' of a route says how much its model takes"
 )
+
+
+MAX_TRUNCATED_CALLS = 4
+"""The answers in a row whose calls did not fit: a model that does not make them smaller must not go on."""
 
 
 class ModelTurn:
@@ -43,6 +47,7 @@ class ModelTurn:
         self._live_text: LiveText | None = None
         # The turn of the last empty answer.
         self._empty_turn: int | None = None
+        self._truncated_answers = 0
 
     async def ask(self) -> None:
         """Call the model and commit the outcome; a compaction run compacts its session instead."""
@@ -130,6 +135,11 @@ class ModelTurn:
         items, provider_data, cut = fit_message(
             normalize_calls(answer.items, self._transcript.call_ids()), answer.provider_data, max_bytes
         )
+        stop_reason = "length" if cut else answer.stop_reason
+        if self._count_truncated_calls(items, stop_reason) > MAX_TRUNCATED_CALLS:
+            message = f"the model's tool calls did not fit {MAX_TRUNCATED_CALLS + 1} times in a row"
+            await self._fail(ModelFailure("calls_too_large", message, retryable=False, usage=answer.usage))
+            return
         check = None
         if bound:
             with active.state.read() as store:
@@ -138,7 +148,7 @@ class ModelTurn:
         command = AcceptAnswer(
             items=items,
             usage=answer.usage,
-            stop_reason="length" if cut else answer.stop_reason,
+            stop_reason=stop_reason,
             model=answer.model,
             cut=cut,
             max_calls=active.current_runtime.config.tools.max_calls,
@@ -156,6 +166,13 @@ class ModelTurn:
         self.close()
         if checkpoint is None:
             await self._transcript.save_checkpoint()
+
+    def _count_truncated_calls(self, items: list[Item], stop_reason: str) -> int:
+        """Return the number of answers in a row in which no call fitted."""
+        calls = [item for item in items if isinstance(item, ToolCall)]
+        is_truncated = stop_reason == "length" and bool(calls) and all(call.invalid for call in calls)
+        self._truncated_answers = self._truncated_answers + 1 if is_truncated else 0
+        return self._truncated_answers
 
     def _limit_empty_answers(self, failure: ModelFailure) -> ModelFailure:
         """Return the failure of an empty answer, which is retried once in each turn."""

@@ -18,6 +18,7 @@ from kheishd.hooks.os.files.tools import Files
 from kheishd.hooks.output import Outputs
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelRequest, RouteSpec, TextDelta, ThinkingDelta
 from kheishd.store.tables import RUNS_READY
+from kheishd.workers.runs.model import MAX_TRUNCATED_CALLS
 from protocol.contract import OutputContract, Requirement
 from protocol.events.call import ToolReturned
 from protocol.events.output import RequirementSatisfied
@@ -289,6 +290,20 @@ async def test_a_call_that_does_not_fit_is_reported_to_the_model(
     assert f"exceeds the {MAX_ANSWER_BYTES:,} bytes" in result.text
     assert "this tool call did not fit" in result.text
     assert "Nothing was run" in result.text
+
+
+async def test_a_model_that_repeats_a_call_that_does_not_fit(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A model that never makes its call smaller is stopped, and not asked without end."""
+    call = ToolCall("c1", "write_file", {"path": "a", "content": "x" * MAX_ANSWER_BYTES})
+    models = Scripted([lambda request: gives(call)])
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        sent = await desk.ask()
+    assert sent.error is not None
+    assert (sent.status, sent.error.reason) == ("failed", "calls_too_large")
+    assert len(models.requests) == MAX_TRUNCATED_CALLS + 1
+    assert sent.usage == Usage(5, 5)
 
 
 async def test_a_long_answer_is_truncated(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -1,0 +1,168 @@
+"""A conversation with two calls in one batch and thinking continues after every change.
+
+The providers are a real local HTTP server that rejects wrong or missing data (see ``strict_providers``).
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import trio
+
+from kheishd.config.sections.context import ContextSection
+from kheishd.kernel.runtime import RouteSpec
+from kheishd.objects.talk import compaction
+from kheishd.objects.talk.fork import fork
+from kheishd.objects.talk.send import send_to_session
+from kheishd.providers.caller import ProviderCaller
+from kheishd.store.tables import CHECKPOINTS
+from protocol.objects.conversation import ConversationCompact
+from protocol.objects.session import SessionFork, SessionSend
+from tests.support.desk import Desk, open_desk, working
+from tests.support.model_calls import inline
+from tests.support.model_server import ModelServer, running_model_server
+from tests.support.strict_providers import OWN_MESSAGE_KEYS, PROVIDERS, Rejected, check_request
+from tests.support.workshop import Workshop, hooks
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "deepseek": {"reasoning_content": True},
+    "gemini": {"thought_signatures": True},
+    "mistral": {"call_ids": "mistral"},
+}
+"""The options that the presets of these providers set."""
+
+QUESTION = "Look at both. " + "word " * 300
+
+
+def make_route(server: ModelServer, provider: str, model: str = "") -> RouteSpec:
+    """Return the route to one of the strict providers."""
+    driver: Literal["anthropic", "openai"] = "anthropic" if provider == "anthropic" else "openai"
+    options = OPTIONS.get(provider, {})
+    return RouteSpec(provider, driver, f"strict-{provider}{model}", base_url=server.base_url, options=options)
+
+
+@asynccontextmanager
+async def talking(directory: Path, server: ModelServer, provider: str) -> AsyncIterator[Desk]:
+    """Provide a desk with a worker and a route to each provider, of which one is the default."""
+    models = ProviderCaller(in_thread=inline)
+    routes = {provider: make_route(server, provider) for provider in PROVIDERS}
+    routes |= {f"{provider}-other": make_route(server, provider, ":other") for provider in PROVIDERS}
+    try:
+        async with (
+            open_desk(
+                directory,
+                models,
+                threaded=True,
+                routes=routes,
+                default_route=provider,
+                hooks=hooks(Workshop()),
+                context=ContextSection(keep_messages=4),
+            ) as desk,
+            working(desk),
+        ):
+            yield desk
+    finally:
+        await models.aclose()
+
+
+async def ask(desk: Desk, route: str, session_id: str | None = None) -> str:
+    """Ask a provider, which makes two calls and answers. Returns the session."""
+    if session_id is None:
+        sent = await desk.ask(QUESTION, route=route)
+    else:
+        message = SessionSend(session_id=session_id, content=QUESTION, route=route, wait="settled")
+        sent = await desk.do(send_to_session, message)
+    run = desk.run(sent.run_id)
+    assert (run.status, run.error) == ("completed", None)
+    assert sent.output == f"done by {route.removesuffix('-other')}"
+    assert run.turn == 2
+    return str(sent.session_id)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_conversation_continues(tmp_path: Path, provider: str) -> None:
+    """Without any change, a provider gets back all that it attached."""
+    async with running_model_server() as server, talking(tmp_path, server, provider) as desk:
+        for _ in range(3):
+            await ask(desk, provider)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_conversation_continues_on_every_other_route(tmp_path: Path, provider: str) -> None:
+    """After each change of route or driver, and back, no provider rejects the conversation."""
+    async with running_model_server() as server, talking(tmp_path, server, provider) as desk:
+        await ask(desk, provider)
+        for other in PROVIDERS:
+            await ask(desk, other)
+            await ask(desk, provider)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_conversation_continues_with_another_model(tmp_path: Path, provider: str) -> None:
+    """Another model of the same provider gets no data of the first one, which gets its own data back."""
+    async with running_model_server() as server, talking(tmp_path, server, provider) as desk:
+        for route in (provider, f"{provider}-other", provider, f"{provider}-other"):
+            await ask(desk, route)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_conversation_continues_after_compaction(tmp_path: Path, provider: str) -> None:
+    """The kept messages still have their data, beside a summary of the others."""
+    async with running_model_server() as server, talking(tmp_path, server, provider) as desk:
+        for _ in range(3):
+            session_id = await ask(desk, provider)
+        result = await desk.do(compaction.HANDLERS[0], ConversationCompact(wait="settled"))
+        assert result.summary == "They talked."
+        assert await ask(desk, provider) == session_id
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_conversation_continues_after_a_restart(tmp_path: Path, provider: str) -> None:
+    """Data survives in the journal, and in the checkpoint that a compaction leaves."""
+    async with running_model_server() as server:
+        async with talking(tmp_path, server, provider) as desk:
+            session_id = await ask(desk, provider)
+        async with talking(tmp_path, server, provider) as desk:
+            for _ in range(2):
+                assert await ask(desk, provider) == session_id
+            result = await desk.do(compaction.HANDLERS[0], ConversationCompact(wait="settled"))
+            assert result.summary == "They talked."
+            while not desk.count(CHECKPOINTS):
+                # The checkpoint is committed after the run has ended, and rings no bell.
+                await trio.lowlevel.checkpoint()
+        async with talking(tmp_path, server, provider) as desk:
+            assert await ask(desk, provider) == session_id
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_conversation_continues_in_a_fork(tmp_path: Path, provider: str) -> None:
+    """A fork sends the data of its parent's messages."""
+    async with running_model_server() as server, talking(tmp_path, server, provider) as desk:
+        session_id = await ask(desk, provider)
+        forked = await desk.do(fork, SessionFork(session_id=session_id))
+        assert await ask(desk, provider, forked.session_id) == forked.session_id
+        assert await ask(desk, provider) == session_id
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_lost_data_is_rejected(tmp_path: Path, provider: str) -> None:
+    """The server accepts what was sent, and rejects it without what the provider attached."""
+    async with running_model_server() as server, talking(tmp_path, server, provider) as desk:
+        await ask(desk, provider)
+        await ask(desk, provider)
+    request = server.requests[-1].json
+    check_request(request["model"], request["messages"])
+    for message in request["messages"]:
+        for name in OWN_MESSAGE_KEYS.get(provider, ()):
+            message.pop(name, None)
+        for call in message.get("tool_calls", ()):
+            call.pop("extra_content", None)
+            call["id"] = call["id"] + "x" * (
+                40 if provider in ("openai", "kimi", "litellm", "mistral") else 0
+            )
+        if isinstance(message["content"], list):
+            message["content"] = [block for block in message["content"] if "thinking" not in block["type"]]
+    with pytest.raises(Rejected):
+        check_request(request["model"], request["messages"])
