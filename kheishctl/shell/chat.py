@@ -266,7 +266,7 @@ class Chat:
         """Return the sender, or the purpose of the line."""
         entry = self._pending.line_entry
         if entry is not None:
-            return "why not" if entry.kind == "note" else "its input"
+            return "note" if entry.kind == "note" else "new input"
         return "answer" if self._accepts_answer else one_line(self._conversation.sender)
 
     def live_area(self, max_lines: int) -> str:

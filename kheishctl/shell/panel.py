@@ -163,7 +163,7 @@ class RequestPanel:
 def list_approval_keys(count: int) -> list[Key]:
     """Return the keys that answer an approval, if ``count`` approvals are pending."""
     keys = [("a", "allow"), ("r", "for this run"), ("s", "for this session"), ("d", "deny")]
-    keys += [("D", "say why"), ("e", "edit")]
+    keys += [("D", "with note"), ("e", "edit")]
     return [*keys, ("A", f"allow all {count}"), ("X", "deny all")] if count > 1 else keys
 
 
@@ -172,8 +172,8 @@ def list_question_keys(request: PendingRequest) -> list[Key]:
     if not request.options:
         return [("…", "type the answer"), ("/decline", "don't answer")]
     if request.question.get("multi_select"):
-        return [("1-9", "choose"), ("Enter", "answer"), ("…", "or type"), ("n", "don't answer")]
-    return [("1-9", "answer"), ("…", "or type"), ("n", "don't answer")]
+        return [("1-9", "choose"), ("Enter", "answer"), ("…", "or type"), ("n", "decline")]
+    return [("1-9", "answer"), ("…", "or type"), ("n", "decline")]
 
 
 def _break_rows(keys: list[Key], columns: int) -> list[list[Key]]:

@@ -280,7 +280,7 @@ def test_another_client_answers(daemon: Daemon, chat: Chat) -> None:
     for terminal in (first, second):
         terminal.sees(KEYS)
     second.type("D")
-    second.sees("why not >")
+    second.sees("note >")
     second.say("not into the workspace")
     second.sees("✗ write_file  denied by you · not into the workspace")
     name = pwd.getpwuid(os.getuid()).pw_name

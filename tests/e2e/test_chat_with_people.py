@@ -88,7 +88,7 @@ def test_denial_with_note(daemon: ChatDaemon, chat: OpenChat) -> None:
     request_approval(daemon, 1, "rm -rf build")
     terminal.sees(KEYS)
     terminal.type("D")
-    terminal.sees("why not >")
+    terminal.sees("note >")
     terminal.say("keep the build")
     [answer] = daemon.wait_for_call("approval.resolve")["resolutions"]
     assert answer == {"approval_id": "apr_1", "decision": "deny", "note": "keep the build"}
@@ -107,7 +107,7 @@ def test_edited_input(daemon: ChatDaemon, chat: OpenChat) -> None:
     request_approval(daemon, 1, "make")
     terminal.sees(KEYS)
     terminal.type("e")
-    terminal.sees("its input >")
+    terminal.sees("new input >")
     terminal.type("x\r")
     terminal.sees("this is not JSON")
     terminal.type("\x7f\r")
@@ -134,7 +134,7 @@ def test_input_does_not_replace_a_line(daemon: ChatDaemon, chat: OpenChat) -> No
     terminal.sees("user > x")
     is_typed.set()
     text = terminal.sees("the line is not empty")
-    assert "its input" not in text
+    assert "new input" not in text
 
 
 def test_all_approvals_at_once(daemon: ChatDaemon, chat: OpenChat) -> None:
@@ -336,7 +336,7 @@ def test_ctrl_c_cancels_the_note_and_then_the_run(daemon: ChatDaemon, chat: Open
     request_approval(daemon, 1, "make")
     terminal.sees(KEYS)
     terminal.type("D")
-    terminal.sees("why not >")
+    terminal.sees("note >")
     terminal.type("hm")
     terminal.press("ctrl-c")
     terminal.until(lambda text: "user >" in text and "hm" not in text, "the prompt")

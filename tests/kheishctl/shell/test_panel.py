@@ -61,7 +61,7 @@ def test_command() -> None:
         f"{BAR}why: bash asks by default",
         f"{BAR}make all",
         f"{BAR}make install",
-        "a allow  r for this run  s for this session  d deny  D say why  e edit",
+        "a allow  r for this run  s for this session  d deny  D with note  e edit",
     ]
 
 
@@ -144,7 +144,7 @@ def test_question() -> None:
         f"{BAR}color?",
         f"{BAR}1  red: warm",
         f"{BAR}2  blue",
-        "1-9 answer  … or type  n don't answer",
+        "1-9 answer  … or type  n decline",
     ]
     pending.press("1")
     pending.mark_drawn(empty=True)
@@ -205,7 +205,7 @@ def test_keys_in_a_narrow_terminal() -> None:
     lines = draw(make_pending(make_approval(1), make_approval(2)), columns=30)
     keys = " ".join(line for line in lines if not line.startswith((BAR, "?")))
     assert re.findall(r"\b[arsdDeAX] \w+", keys) == [
-        "a allow", "r for", "s for", "d deny", "D say", "e edit", "A allow", "X deny",
+        "a allow", "r for", "s for", "d deny", "D with", "e edit", "A allow", "X deny",
     ]  # fmt: skip
     assert all(count_columns(line) <= 30 for line in lines)
 
