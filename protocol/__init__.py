@@ -1,3 +1,3 @@
 """The language that the daemon and its clients share."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
