@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from msgspec.structs import replace
@@ -12,6 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.config.sections.runs import RunsSection
 from kheishd.core.contract import RESUME
+from kheishd.core.text.scrub import Scrubber
 from kheishd.core.workspace import Workspaces
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.os.files.tools import Files
@@ -27,7 +29,7 @@ from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.names import MAX_METADATA_BYTES
 from protocol.limits.output import MAX_CONTRACT_BYTES
 from protocol.objects.run import RunError, SendResult
-from protocol.transcript import Item, Text, Thinking, ToolCall, Usage
+from protocol.transcript import Item, Message, ProviderData, Text, Thinking, ToolCall, Usage
 from tests.support.desk import (
     EPOCH_MS,
     Desk,
@@ -403,3 +405,57 @@ async def test_a_contract_reserves_room_for_a_repair(tmp_path: Path, autojump_cl
 def results(desk: Desk, sent: SendResult) -> list[ToolReturned]:
     """Return the results of a run's calls, in order."""
     return [event for _, event in desk.journal(sent.session_id) if isinstance(event, ToolReturned)]
+
+
+async def test_provider_data_enters_the_next_prompt(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Data of a message and of its calls is journaled with them, and the next request has it."""
+    data = ProviderData("openai api.test gpt", "id", {"reasoning_details": [{"data": "x"}]})
+    call = ToolCall("c1", "look", {}, provider_data=data)
+
+    async def attach(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        yield ModelAnswer([call], Usage(), "tool_calls", provider_data=data)
+
+    models = Scripted([attach, lambda request: says("done")])
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        sent = await desk.ask()
+        expected = Message("assistant", [call], provider_data=data)
+        assert models.requests[-1].messages[1] == expected
+        journaled = [
+            event for _, event in desk.journal(sent.session_id) if isinstance(event, MessageAppended)
+        ]
+        assert journaled[0].message == expected
+
+
+async def test_provider_data_that_does_not_fit_is_dropped(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A long answer is committed without its data, but with its origin, and nothing of it is cut off."""
+    data = ProviderData("o", fields={"details": "x" * (MAX_ANSWER_BYTES // 3)})
+    text = "x" * (MAX_ANSWER_BYTES * 3 // 4)
+
+    async def attach(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        yield ModelAnswer([Text(text)], Usage(), "end", provider_data=data)
+
+    async with open_desk(tmp_path, Scripted([attach])) as desk, working(desk):
+        sent = await desk.ask()
+        assert sent.output == text
+        (event,) = [event for _, event in desk.journal(sent.session_id) if isinstance(event, MessageAppended)]
+        assert event.message.provider_data == ProviderData("o")
+
+
+async def test_secrets_in_provider_data_are_redacted(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A secret in opaque data is redacted in the journal, and so in the next request."""
+    data = ProviderData("o", "id-sk-0123456789", {"details": [{"data": "it is sk-0123456789"}]})
+    call = ToolCall("c1", "look", {}, provider_data=data)
+
+    async def attach(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        yield ModelAnswer([call], Usage(), "tool_calls", provider_data=data)
+
+    models = Scripted([attach, lambda request: says("done")])
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        desk.state.store.set_scrub(Scrubber(["sk-0123456789"]).scrub_journal_line)
+        sent = await desk.ask()
+        assert sent.status == "completed"
+        assert b"sk-0123456789" not in msgspec.json.encode(models.requests[-1].messages)
+        with desk.state.read() as store:
+            lines = [line for _, line in store.entries(sent.session_id, 0)]
+        assert not any(b"sk-0123456789" in line for line in lines)
+        assert any(b'"details"' in line for line in lines)
