@@ -65,7 +65,12 @@ PRESETS: Final[Mapping[str, Preset]] = {
     "together": Preset(base_url="https://api.together.xyz/v1"),
     "vllm": Preset(base_url="http://127.0.0.1:8000/v1", low_effort=_TEMPLATE_WITHOUT_THINKING),
     "xai": Preset(base_url="https://api.x.ai/v1", token_limit="max_completion_tokens"),
-    "zai": Preset(base_url="https://api.z.ai/api/paas/v4", options=_REASONING_BACK, low_effort=_THINKING_OFF),
+    "zai": Preset(
+        base_url="https://api.z.ai/api/paas/v4",
+        stream_options=False,
+        options=_REASONING_BACK,
+        low_effort=_THINKING_OFF,
+    ),
 }
 """All presets, by name."""
 

@@ -13,13 +13,14 @@ import trio
 
 from kheishd.config.sections.context import ContextSection
 from kheishd.kernel.runtime import RouteSpec
-from kheishd.objects.talk import compaction
+from kheishd.objects.talk import compaction, transfer
 from kheishd.objects.talk.fork import fork
 from kheishd.objects.talk.send import send_to_session
 from kheishd.providers.caller import ProviderCaller
 from kheishd.store.tables import CHECKPOINTS
 from protocol.objects.conversation import ConversationCompact
 from protocol.objects.session import SessionFork, SessionSend
+from protocol.objects.transfer import SessionExportParams, SessionImport
 from tests.support.desk import Desk, open_desk, working
 from tests.support.model_calls import inline
 from tests.support.model_server import ModelServer, running_model_server
@@ -166,3 +167,14 @@ async def test_lost_data_is_rejected(tmp_path: Path, provider: str) -> None:
             message["content"] = [block for block in message["content"] if "thinking" not in block["type"]]
     with pytest.raises(Rejected):
         check_request(request["model"], request["messages"])
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_conversation_continues_after_export_and_import(tmp_path: Path, provider: str) -> None:
+    """An export has the data, and an imported session sends it to its origin."""
+    async with running_model_server() as server, talking(tmp_path, server, provider) as desk:
+        session_id = await ask(desk, provider)
+        exported = transfer.export.answer(desk.call(), SessionExportParams(session_id=session_id, limit=200))
+        assert exported.next is None
+        imported = await desk.do(transfer.import_, SessionImport(lines=exported.lines))
+        assert await ask(desk, provider, imported.session_id) == imported.session_id

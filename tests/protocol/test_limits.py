@@ -38,7 +38,7 @@ from protocol.limits.files import (
     MAX_PATCH_FILES,
     MAX_READ_BYTES,
 )
-from protocol.limits.model import MAX_ANSWER_BYTES
+from protocol.limits.model import MAX_ANSWER_BYTES, MAX_PROVIDER_DATA_BYTES
 from protocol.limits.names import MAX_AGENT_BYTES, MAX_METADATA_BYTES, MAX_PATH_BYTES, MAX_SENDER_BYTES
 from protocol.limits.output import (
     MAX_CONTRACT_BYTES,
@@ -186,3 +186,8 @@ def test_file_tools() -> None:
     assert MAX_PATCH_FILES * 2 * 67 < MAX_EVIDENCE_BYTES
     assert MAX_EDIT_BYTES <= MAX_PATCH_BYTES <= MAX_TOOL_INPUT_BYTES
     assert MAX_PATH_BYTES <= MAX_SUBJECT_BYTES
+
+
+def test_provider_data_leaves_room_for_the_answer() -> None:
+    """The data of one message and its calls takes at most a third of the longest answer."""
+    assert MAX_PROVIDER_DATA_BYTES * 3 <= MAX_ANSWER_BYTES

@@ -35,12 +35,14 @@ def test_test(ctl: Ctl) -> None:
 
 def test_test_of_a_route_that_fails(ctl: Ctl) -> None:
     """A failed step sets the exit code, and its note says what happened."""
-    ctl.home.joinpath("config.toml").write_text(
-        '[routes.gone]\ndriver = "openai"\nmodel = "m"\nbase_url = "http://127.0.0.1:1/v1"\n'
-    )
+    config = ctl.home / "config.toml"
+    config.write_text('[routes.gone]\ndriver = "openai"\nmodel = "m"\nbase_url = "http://127.0.0.1:1/v1"\n')
     assert ctl("daemon", "reload").code == 0
-    result = ctl("route", "test", "gone")
-    assert result.code == 1
+    result, as_json = ctl("route", "test", "gone"), ctl("route", "test", "gone", "--json")
+    # Other tests share the daemon.
+    config.unlink()
+    assert ctl("daemon", "reload").code == 0
+    assert (result.code, as_json.code) == (1, 1)
     assert result.rows[0][:2] == ["connect", "failed"]
     assert "no connection" in result.rows[0][2]
-    assert ctl("route", "test", "gone", "--json").json["ok"] is False
+    assert as_json.json["ok"] is False
