@@ -18,6 +18,10 @@ REPLACEMENT: Final = "[scrubbed]"
 # Fields whose values name a variant of a union. A secret that is a substring of one must not make lines
 # unreadable.
 _TAGS: Final = frozenset(("type", "kind", "role"))
+# Fields with JSON of models, providers and clients, in which these names are names like any other.
+_FREE_FORM: Final = frozenset(
+    ("arguments", "evidence", "fields", "metadata", "reply_targets", "updated_input", "value")
+)
 
 
 class Scrubber:
@@ -64,7 +68,9 @@ class Scrubber:
         """Replace the secrets in a JSON object; the same bytes object if it has none."""
         for needle in self._needles:
             if needle in line:
-                return msgspec.json.encode(self._scrub_fields(msgspec.json.decode(line), top=True))
+                return msgspec.json.encode(
+                    self._scrub_fields(msgspec.json.decode(line), top=True, free_form=False)
+                )
         return line
 
     def find_spans(self, text: str) -> list[tuple[int, int]]:
@@ -90,20 +96,22 @@ class Scrubber:
             cut = moved if moved >= unsafe else 0
         return cut
 
-    def _scrub_fields(self, table: dict[str, Any], *, top: bool) -> dict[str, Any]:
+    def _scrub_fields(self, table: dict[str, Any], *, top: bool, free_form: bool) -> dict[str, Any]:
         return {
-            (key if top else self.scrub_text(key)): value if key in _TAGS else self._scrub_value(value)
+            (key if top else self.scrub_text(key)): value
+            if key in _TAGS and not free_form
+            else self._scrub_value(value, free_form=free_form or key in _FREE_FORM)
             for key, value in table.items()
         }
 
-    def _scrub_value(self, value: Any) -> Any:
+    def _scrub_value(self, value: Any, *, free_form: bool) -> Any:
         match value:
             case str():
                 return self.scrub_text(value)
             case list():
-                return [self._scrub_value(element) for element in value]
+                return [self._scrub_value(element, free_form=free_form) for element in value]
             case dict():
-                return self._scrub_fields(value, top=False)
+                return self._scrub_fields(value, top=False, free_form=free_form)
             case _:
                 return value
 

@@ -50,6 +50,17 @@ def test_a_journal_line_keeps_its_shape() -> None:
     assert list(json.loads(scrubbed)) == list(json.loads(line))
 
 
+def test_free_form_json_has_no_tags() -> None:
+    """In the arguments of a call, a secret under the name of a tag is replaced, too; a tag beside it is kept."""
+    line = (
+        b'{"type":"message_appended","message":{"role":"assistant","items":[{"kind":"tool_call",'
+        b'"call_id":"c","name":"n","arguments":{"type":"hunter2","deep":[{"kind":"hunter2"}]}}]}}'
+    )
+    scrubbed = Scrubber(["hunter2", "tool"]).scrub_journal_line(line)
+    assert b"hunter2" not in scrubbed
+    assert b'"kind":"tool_call"' in scrubbed
+
+
 def test_with_more_keeps_the_secrets() -> None:
     """A reload adds secrets and forgets none."""
     scrubber = Scrubber(["first-one"]).with_more(["second-one"])
