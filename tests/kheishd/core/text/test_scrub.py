@@ -51,7 +51,7 @@ def test_a_journal_line_keeps_its_shape() -> None:
 
 
 def test_free_form_json_has_no_tags() -> None:
-    """In the arguments of a call, a secret under the name of a tag is replaced, too; a tag beside it is kept."""
+    """In the arguments of a call, a secret under the name of a tag is replaced, too; real tags are kept."""
     line = (
         b'{"type":"message_appended","message":{"role":"assistant","items":[{"kind":"tool_call",'
         b'"call_id":"c","name":"n","arguments":{"type":"hunter2","deep":[{"kind":"hunter2"}]}}]}}'
