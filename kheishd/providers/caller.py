@@ -13,7 +13,7 @@ from typing import Any
 from kheishd.config.sections.runs import RunsSection
 from kheishd.kernel.captures import NO_CAPTURE, Capture, Captures
 from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest, RouteSpec
-from kheishd.providers import anthropic, credentials, offline, openai
+from kheishd.providers import credentials, offline
 from kheishd.providers.adaptation import AdaptedExchange
 from kheishd.providers.address import host_of
 from kheishd.providers.attachments import origin_of
@@ -22,8 +22,23 @@ from kheishd.providers.exchange import CallTimeouts, ConnectionPools, Exchange
 from kheishd.providers.failures import FailureFactory
 from kheishd.providers.traits import LearnedTraits, Traits
 
-DRIVERS: Mapping[str, Driver] = {"openai": openai, "anthropic": anthropic}
-"""The drivers that use HTTP."""
+
+def find_driver(name: str) -> Driver | None:
+    """Return the driver of this name that uses HTTP; None for the offline stand-in.
+
+    A driver is imported at its first call, because few daemons use both.
+    """
+    match name:
+        case "openai":
+            from kheishd.providers import openai
+
+            return openai
+        case "anthropic":
+            from kheishd.providers import anthropic
+
+            return anthropic
+        case _:
+            return None
 
 
 class ProviderCaller:
@@ -81,7 +96,7 @@ class ProviderCaller:
 
     def _exchange(self, request: ModelRequest, timeouts: CallTimeouts, capture: Capture) -> AdaptedExchange:
         pinned = request.pinned
-        driver = DRIVERS.get(pinned.driver)
+        driver = find_driver(pinned.driver)
         if driver is None:
             message = f"this version has no driver '{pinned.driver}'"
             raise ModelFailure("route_gone", message, retryable=False)
