@@ -109,6 +109,7 @@ def format_run(run: Json, display: Display) -> str:
         ("tokens", f"{usage.get('input_tokens', 0)} read, {usage.get('output_tokens', 0)} written{details}"),
         ("cost", format_money(run.get("cost"))),
         ("error", error.get("message")),
+        ("reason", error.get("reason")),
     ]
     calls = [_format_call(call, display) for call in run.get("calls", ())]
     return "\n".join([format_pairs(pairs, display), *calls])

@@ -49,6 +49,13 @@ def test_pending_requests() -> None:
     ]
 
 
+def test_a_failure_has_its_reason() -> None:
+    """The state of a failed run shows the message for people and the reason that scripts compare."""
+    error = {"message": "the token budget is used up", "reason": "token_budget"}
+    text = format_run(sample(RunView, full=False) | {"status": "failed", "error": error}, PIPE)
+    assert "error\tthe token budget is used up\nreason\ttoken_budget" in text
+
+
 def test_many_pending_requests() -> None:
     """Of many pending requests, the first are shown, with the command that lists all."""
     run = {"run_id": "run_1", "waiting": {"approvals": [APPROVAL] * 20}}
