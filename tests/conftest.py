@@ -1,6 +1,7 @@
 """Fixtures of all tests: the directory of a store, a store, a state, a sandbox."""
 
 import shutil
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,6 +13,10 @@ from hypothesis import settings
 
 from kheishd.kernel.state import State, open_state
 from kheishd.store.writer import Store
+
+# Shells start background jobs with SIGINT ignored, and children inherit that; tests press Ctrl-C.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A machine that is busy with something else is no counterexample.
 settings.register_profile("house", deadline=None)

@@ -66,7 +66,7 @@ def test_doctor_on_a_healthy_store(home: Home) -> None:
     for flags in ([], ["--deep"]):
         ended = kheishd(home, "doctor", *flags)
         assert ended.returncode == STOPPED, ended.stderr
-        assert ended.stdout.endswith("examined\nhealthy\n")
+        assert ended.stdout.endswith("checked\nhealthy\n")
     assert (home.state / "data.mdb").read_bytes() == before
     repaired = kheishd(home, "doctor", "--repair")
     assert (repaired.returncode, list(home.path.glob("before-repair*"))) == (STOPPED, [])
