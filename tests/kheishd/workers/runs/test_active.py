@@ -88,15 +88,24 @@ async def test_progress_ends_the_suspicion(desk: Desk) -> None:
 
 
 async def test_a_commit_is_retried_while_the_disk_is_full(
-    desk: Desk, caplog: pytest.LogCaptureFixture
+    desk: Desk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commit is retried every second, and each failure is logged with its run."""
     active = await active_run(desk)
-    with full_disk(), trio.move_on_after(10 * RETRY_SECONDS) as scope:
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 10:
+            scope.cancel()
+        await trio.lowlevel.checkpoint()
+
+    with full_disk(), trio.CancelScope() as scope, monkeypatch.context() as patch:
+        patch.setattr(trio, "sleep", pause)
         await active.update(put)
     assert scope.cancelled_caught
-    assert 9 <= len(caplog.records) <= 11
-    assert {record.__dict__["run_id"] for record in caplog.records} == {active.record.run_id}
+    assert pauses == [RETRY_SECONDS] * 10
+    assert [record.__dict__["run_id"] for record in caplog.records] == [active.record.run_id] * 10
     assert await active.update(put) == "saved"
 
 
