@@ -125,10 +125,12 @@ class DerivedIndex(Generic[R]):
 
     ``rows`` returns the rows of one owner. ``sources`` are the other projections whose records decide, each
     with the function that returns the key of the owner of such a record. A row's value, or the last part of
-    its key, is the id of a record of the first source.
+    its key, is the id of a record of the first source. ``decisive`` returns the key of the one source record
+    that decides together with the owner, or None; while it and that record are the same, so are the rows.
     """
 
     table: Table[Any]
     owner: Projection[R]
     rows: Callable[[RecordReader, R], frozenset[IndexRow]]
     sources: tuple[tuple[Projection[Any], Callable[[Any], Key]], ...]
+    decisive: Callable[[R], Key | None]

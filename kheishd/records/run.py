@@ -89,4 +89,5 @@ READY_RUNS: Final = DerivedIndex(
     owner=SESSION_RECORDS,
     rows=ready_rows,
     sources=((RUN_RECORDS, lambda run: (run.session_id,)),),
+    decisive=lambda session: (session.open_runs[0],) if session.open_runs else None,
 )

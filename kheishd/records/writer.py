@@ -109,13 +109,19 @@ class Changes:
         for index in self._registry.derived:
             owners: dict[Key, None] = {}
             sources = {projection.table: owner_of for projection, owner_of in index.sources}
+            changed_sources: set[Key | None] = set()
             for table, key, change in changed:
                 if table is index.owner.table:
                     owners[key] = None
                 elif table in sources:
                     owners[sources[table](change.stored if change.current is None else change.current)] = None
+                    changed_sources.add(key)
             for key in owners:
                 owner = self._change(index.owner.table, key)
+                if owner.stored is not None and owner.current is not None:
+                    decisive = index.decisive(owner.current)
+                    if decisive == index.decisive(owner.stored) and decisive not in changed_sources:
+                        continue
                 yield (
                     index.rows(stored, owner.stored) if owner.stored is not None else NO_ROWS,
                     index.rows(self, owner.current) if owner.current is not None else NO_ROWS,
@@ -241,6 +247,12 @@ class SessionWriter(StreamWriter):
     def pinned(self) -> Pinned:
         """The values that the run pinned when it was accepted."""
         return self.need(PINNED, cast("str", self._run_id))
+
+    def begin_run(self, run_id: str) -> None:
+        """Let the next events be those of a new run, whose id no record has."""
+        self._run_id = run_id
+        self._changes.load(RUNS, run_id, record=None)
+        self._changes.load(PINNED, run_id, record=None)
 
     def carry_out(self, command: Command) -> None:
         """Append the events by which the run carries out a command.

@@ -141,8 +141,9 @@ def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
     accepted = RunAccepted(
         input_id=prepared.input_id, agent=record.agent, sender=params.sender, guest=guest, pinned=pinned
     )
-    writer.append(received, run_id=prepared.run_id)
-    cursor = writer.append(accepted, run_id=prepared.run_id).cursor
+    writer.begin_run(prepared.run_id)
+    writer.append(received)
+    cursor = writer.append(accepted).cursor
     writer.write()
     return SendResult(session_id=record.session_id, run_id=prepared.run_id, status="queued", cursor=cursor)
 
