@@ -67,7 +67,8 @@ def compact(tx: Transaction, call: Call, compaction: _Compaction) -> CompactResu
     )
     origin = origin_of(call, record.sender)
     writer = SessionWriter(tx, record.session_id, session=record, origin=origin)
-    cursor = writer.append(accepted, run_id=compaction.run_id).cursor
+    writer.begin_run(compaction.run_id)
+    cursor = writer.append(accepted).cursor
     writer.write()
     return CompactResult(
         session_id=record.session_id, run_id=compaction.run_id, status="queued", cursor=cursor

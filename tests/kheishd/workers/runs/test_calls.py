@@ -16,7 +16,7 @@ from kheishd.core.run.calls import NOT_RUN, STOPPED
 from kheishd.core.run.commands import BeginModelCall, Start
 from kheishd.core.text.scrub import Scrubber
 from kheishd.hooks.composite import CompositeHook
-from kheishd.kernel.hook import Deny, Invocation, NeedsAnswer, Outcome, SubHook, Tool, ToolError
+from kheishd.kernel.hook import Deny, Invocation, NeedsAnswer, Outcome, SubHook, ToolError
 from kheishd.objects.people import permission
 from kheishd.objects.talk import session
 from kheishd.objects.talk.send import send_to_session
@@ -33,7 +33,7 @@ from protocol.objects.permission import PermissionMode, PermissionUpdate, Rule
 from protocol.objects.question import Question
 from protocol.objects.run import SETTLED, SendResult
 from protocol.objects.session import CapabilityScope, SessionCreate, SessionSend, SessionUpdate
-from protocol.transcript import Item, ToolCall, ToolResult
+from protocol.transcript import ToolCall, ToolResult
 from tests.support.desk import (
     Desk,
     Scripted,
@@ -45,6 +45,7 @@ from tests.support.desk import (
 )
 from tests.support.machine import allow, answer, answer_approvals, answer_question, call_tools, resolve_doubt
 from tests.support.runtimes import make_runtime
+from tests.support.slow_tool import Dawdling, dawdling_calls, results
 from tests.support.toolbox import NOTES, TOOLS, Toolbox, calls, tool, workbench
 from tests.support.transcripts import assert_valid
 
@@ -965,37 +966,6 @@ async def test_a_hook_may_deny_a_call(tmp_path: Path, autojump_clock: MockClock)
 
 
 # Limits of tools.
-
-
-class Dawdling(SubHook):
-    """A sub-hook whose tool takes an hour by default."""
-
-    name = "slow"
-    tools = (Tool("dawdle", "Wait.", {"type": "object"}, "read", timeout_s=7_200, parallel=True),)
-
-    def __init__(self) -> None:
-        self.open = self.most = 0
-
-    async def dispatch(self, use: Invocation) -> Outcome:
-        """Wait, and say so."""
-        use.stream("waiting")
-        self.open += 1
-        self.most = max(self.most, self.open)
-        try:
-            await trio.sleep_until(trio.current_time() + use.arguments.get("s", 3_600))
-        finally:
-            self.open -= 1
-        return Outcome("x" * use.arguments.get("gives", 0))
-
-
-def dawdling_calls(*arguments: dict[str, Any]) -> list[Item]:
-    """Return calls of the slow tool."""
-    return [ToolCall(f"call_{number}", "dawdle", fields) for number, fields in enumerate(arguments)]
-
-
-def results(desk: Desk, sent: SendResult) -> list[ToolReturned]:
-    """Return the results of a run's calls, in order."""
-    return [event for _, event in desk.journal(sent.session_id) if isinstance(event, ToolReturned)]
 
 
 async def test_the_current_limits_of_tools_apply(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -11,16 +11,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.config.sections.runs import RunsSection
 from kheishd.hooks.composite import CompositeHook
-from kheishd.kernel.hook import Invocation, Outcome, SubHook, Tool
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent
 from kheishd.store.tables import RUNS_CANCELLED
 from protocol.budget import Budget
-from protocol.events.call import ToolReturned
-from protocol.objects.run import SendResult
 from protocol.transcript import Item, Text, ToolCall, ToolResult, Usage, text_of
 from tests.support.desk import (
     EPOCH_MS,
-    Desk,
     Gate,
     Scripted,
     fails,
@@ -32,6 +28,7 @@ from tests.support.desk import (
     working,
 )
 from tests.support.machine import STEER
+from tests.support.slow_tool import Dawdling, dawdling_calls, results
 
 # Pauses.
 
@@ -191,37 +188,6 @@ async def test_the_time_budget_ends_a_model_call(tmp_path: Path, autojump_clock:
         assert desk.run(sent.run_id).worked_ms == pytest.approx(1_000, abs=10)
         await wait_all_tasks_blocked()
         assert desk.live_runs() == []
-
-
-class Dawdling(SubHook):
-    """A sub-hook whose tool takes an hour by default."""
-
-    name = "slow"
-    tools = (Tool("dawdle", "Wait.", {"type": "object"}, "read", timeout_s=7_200, parallel=True),)
-
-    def __init__(self) -> None:
-        self.open = self.most = 0
-
-    async def dispatch(self, use: Invocation) -> Outcome:
-        """Wait, and return the requested amount of output."""
-        use.stream("waiting")
-        self.open += 1
-        self.most = max(self.most, self.open)
-        try:
-            await trio.sleep_until(trio.current_time() + use.arguments.get("s", 3_600))
-        finally:
-            self.open -= 1
-        return Outcome("x" * use.arguments.get("gives", 0))
-
-
-def dawdling_calls(*arguments: dict[str, Any]) -> list[Item]:
-    """Return calls of the slow tool."""
-    return [ToolCall(f"call_{number}", "dawdle", fields) for number, fields in enumerate(arguments)]
-
-
-def results(desk: Desk, sent: SendResult) -> list[ToolReturned]:
-    """Return the results of a run's calls, in order."""
-    return [event for _, event in desk.journal(sent.session_id) if isinstance(event, ToolReturned)]
 
 
 async def test_the_time_budget_ends_tools(tmp_path: Path, autojump_clock: MockClock) -> None:
