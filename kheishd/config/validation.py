@@ -133,7 +133,9 @@ def _explain_unknown_key(key: Any, known: Any) -> str:
     # Imported here: only documents with a mistyped key pay for it.
     from difflib import get_close_matches
 
-    matches = get_close_matches(str(key), known, n=1, cutoff=0.5)
+    words = sorted(str(key).split("_"))
+    same_words = [name for name in known if sorted(name.split("_")) == words]
+    matches = same_words or get_close_matches(str(key), known, n=1)
     hint = f"did you mean '{matches[0]}'?" if matches else "known keys: " + ", ".join(known)
     return f"unknown key; {hint}"
 

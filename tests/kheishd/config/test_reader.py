@@ -97,6 +97,9 @@ def test_values() -> None:
             "[routes.local]\ndriver = 'offline'\nmodle = 'x'\nmodel = 'x'",
             ["config.toml:3", "routes.local.modle", "did you mean 'model'"],
         ),
+        # The same words in another order are nearer than a key with similar letters.
+        ("[permissions]\nmode = 'plan'\nmode_max = 'plan'", ["config.toml:3", "did you mean 'max_mode'"]),
+        ("[runs]\nbackoff_max_s = 4.0", ["config.toml:2", "did you mean 'max_backoff_s'"]),
         ("[listen.tpc]", ["config.toml:1", "listen.tpc", "did you mean 'tcp'"]),
         ("[zebra]", ["config.toml:1", "zebra", "known keys: default_agent"]),
         ("listen.shared.grants = [\n {scopes = [], uuid = 1}]", ["config.toml:2", "grants[0].uuid", "'uid'"]),
