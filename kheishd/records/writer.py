@@ -128,11 +128,12 @@ class Changes:
                 )
 
     def _write_rows(self, previous: frozenset[IndexRow], current: frozenset[IndexRow]) -> None:
+        # Most records are new or keep their rows.
         if previous == current:
             return
-        for row in previous - current:
+        for row in previous - current if previous else ():
             self._tx.delete(row.table, *row.key)
-        for row in current - previous:
+        for row in current - previous if previous else current:
             self._tx.put(row.table, *row.key, value=row.value)
 
 

@@ -103,7 +103,8 @@ class Committer:
         self.failure: str | None = None
         self._environment = environment
         self._heads = Heads()
-        self._file = _file_identity(environment.directory)
+        self._path = str(environment.directory / DATA)
+        self._file = _file_identity(self._path)
 
     def flush(self, jobs: list[Job[Any]]) -> frozenset[str]:
         """Run the jobs and commit their changes, so that each has its value or its error.
@@ -125,7 +126,7 @@ class Committer:
     @property
     def is_in_place(self) -> bool:
         """Whether the data file is still the file of that name."""
-        return _file_identity(self._environment.directory) == self._file
+        return _file_identity(self._path) == self._file
 
     def _handle(self, jobs: list[Job[Any]], error: BaseException) -> frozenset[str]:
         """Handle a failed commit: try each job alone if the failure allows it, else stop writing for good."""
@@ -208,10 +209,10 @@ class Committer:
         job.error = error
 
 
-def _file_identity(directory: Path) -> tuple[int, int] | None:
-    """Return the device and inode of the data file; None if there is none."""
+def _file_identity(path: str) -> tuple[int, int] | None:
+    """Return the device and inode of a file; None if there is none."""
     try:
-        stat = (directory / DATA).stat()
+        stat = os.stat(path)
     except OSError:
         return None
     return stat.st_dev, stat.st_ino
