@@ -124,7 +124,7 @@ class Draft:
             block.signature += signature
 
     def place(self, block: Block, name: str, value: Any) -> None:
-        """Attach data to a block that is no call. Data of a message that became too large is dropped whole."""
+        """Attach data to a block that is no call. Data of a message that is too large is dropped whole."""
         if self._placed_bytes > MAX_PROVIDER_DATA_BYTES:
             return
         size = block.attached.size
