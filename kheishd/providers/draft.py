@@ -18,15 +18,29 @@ from protocol.transcript import Item, ProviderData, Text, Thinking, ToolCall, Us
 MAX_INVALID_CHARACTERS = 200
 """The part of invalid arguments that is shown to the model."""
 
+PLACED = "placed"
+"""The message's field that lists its :class:`PlacedData`."""
+
+
+class PlacedData(Struct):
+    """Data at a place in a message: an opaque block before the item ``at``, or the citations of that text."""
+
+    at: int
+    block: dict[str, Any] | None = None
+    citations: list[Any] | None = None
+
 
 class Block(Struct):
     """One item in progress. ``signature`` is that of a thought, or the data of a redacted one.
+
+    An ``opaque`` block is no item: only its provider understands it. Its content is the JSON of its
+    ``input``, and ``attached`` has the rest as ``block``.
 
     ``provider_id`` is the id of a call that the provider sent, if it sent one; ``attached`` is its data.
     ``half`` is the first half of a character whose second half may come with the next piece.
     """
 
-    kind: Literal["text", "thinking", "call"]
+    kind: Literal["text", "thinking", "call", "opaque"]
     parts: list[str] = field(default_factory=list)
     signature: str = ""
     redacted: bool = False
@@ -98,7 +112,7 @@ class Draft:
         if not piece:
             return
         block.parts.append(piece)
-        if block.kind == "call":
+        if block.kind in ("call", "opaque"):
             return
         if self._fresh and self._fresh[-1].kind == block.kind:
             self._fresh[-1].parts.append(piece)
@@ -140,9 +154,12 @@ class Draft:
         elif stop_reason == "length":
             limit = "the answer reached the model's output limit"
         items: list[Item] = []
+        placed: list[dict[str, Any]] | None = []
         # Data of calls comes first: some providers refuse a call without it.
         room = MAX_PROVIDER_DATA_BYTES
         for block in self._blocks:
+            if block.kind == "opaque" or (block.kind == "text" and block.attached.size):
+                placed = _place(placed, block, len(items))
             item = _item(block, limit, is_last=block is self._blocks[-1])
             if isinstance(item, ToolCall):
                 if stop_reason == "refusal":
@@ -156,14 +173,18 @@ class Draft:
         called = any(isinstance(item, ToolCall) for item in items)
         if called and stop_reason == "end":
             stop_reason = "tool_calls"
-        return ModelAnswer(items, usage, stop_reason, model, self._message_data(items, room))
+        return ModelAnswer(items, usage, stop_reason, model, self._message_data(items, placed, room))
 
     def _call_data(self, block: Block, room: int) -> ProviderData:
         call_id = block.provider_id if len(block.provider_id) <= room else ""
         return ProviderData(self._origin, call_id or None, block.attached.take(room - len(call_id)))
 
-    def _message_data(self, items: list[Item], room: int) -> ProviderData | None:
+    def _message_data(
+        self, items: list[Item], placed: list[dict[str, Any]] | None, room: int
+    ) -> ProviderData | None:
         """Return the data of the message; signatures of thoughts need its origin."""
+        if placed:
+            self.attached.fields[PLACED] = placed
         fields = self.attached.take(room)
         if self._origin and (fields or any(isinstance(item, Thinking) for item in items)):
             return ProviderData(self._origin, fields=fields)
@@ -180,6 +201,17 @@ class Draft:
         return piece
 
 
+def _place(placed: list[dict[str, Any]] | None, block: Block, at: int) -> list[dict[str, Any]] | None:
+    """Add the data of a block to that of others. None if any is incomplete: a provider needs all of it."""
+    fields = block.attached.fields
+    if block.parts and block.kind == "opaque":
+        arguments = _decode_arguments(block.content)
+        fields = (
+            {"block": {**fields["block"], "input": arguments}} if fields and arguments is not None else {}
+        )
+    return [*placed, {"at": at, **fields}] if placed is not None and fields else None
+
+
 def _item(block: Block, limit: str | None, *, is_last: bool) -> Item | None:
     content = block.content
     match block.kind:
@@ -191,6 +223,8 @@ def _item(block: Block, limit: str | None, *, is_last: bool) -> Item | None:
             return Thinking(content, block.signature or None, block.redacted)
         case "call":
             return _make_call(block, content, limit, is_last=is_last)
+        case "opaque":
+            return None
 
 
 def _make_call(block: Block, arguments: str, limit: str | None, *, is_last: bool) -> ToolCall | None:
