@@ -122,8 +122,7 @@ def messages(transcript: list[Message], origin: str = "") -> list[dict[str, Any]
 def _blocks(message: Message, origin: str, ids: CallIdMap) -> list[dict[str, Any]]:
     match message.role:
         case "user":
-            # The provider rejects blank text.
-            return [{"type": "text", "text": text} for text in user_texts(message.items) if text.strip()]
+            return [{"type": "text", "text": text} for text in user_texts(message.items)]
         case "assistant":
             # Signed thinking of an earlier version names no origin; this driver made it.
             is_own = message.provider_data is None or is_origin(message.provider_data, origin)
