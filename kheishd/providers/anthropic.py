@@ -80,6 +80,7 @@ def post(
         body["system"] = request.instructions
     if request.purpose == "answer" and "cache_control" not in traits.omitted:
         mark_prompt(body, cache_control)
+    _add_situation(body["messages"], request.situation)
     headers = {"anthropic-version": VERSION, **extra, **traits.make_auth_headers(secret, "x-api-key")}
     parts = urlsplit(base_url)
     base = parts._replace(path=parts.path.rstrip("/").removesuffix("/v1")).geturl()
@@ -101,6 +102,12 @@ def _tools(request: ModelRequest) -> list[dict[str, Any]]:
     }
     text = "This tool is no longer available."
     return [*defined, *({"name": n, "description": text, "input_schema": {"type": "object"}} for n in gone)]
+
+
+def _add_situation(sent: list[dict[str, Any]], situation: str) -> None:
+    """Append the situation to the last user message; a paused turn of the model takes nothing more."""
+    if situation and sent and sent[-1]["role"] == "user":
+        sent[-1]["content"].append({"type": "text", "text": situation})
 
 
 def messages(transcript: list[Message], origin: str = "") -> list[dict[str, Any]]:
