@@ -26,7 +26,7 @@ from kheishd.providers.address import join_path
 from kheishd.providers.answer_reader import DraftReader
 from kheishd.providers.attachments import is_origin, origin_of, own_fields
 from kheishd.providers.call_ids import CallIdMap, form_for_anthropic
-from kheishd.providers.draft import PLACED, Block, Draft, PlacedData
+from kheishd.providers.draft import PLACED, Block, Draft, decode_arguments
 from kheishd.providers.driver import (
     HttpRequest,
     body_options,
@@ -121,6 +121,14 @@ def _add_situation(sent: list[dict[str, Any]], situation: str) -> None:
         sent[-1]["content"].append({"type": "text", "text": situation})
 
 
+class PlacedData(Struct):
+    """Data among the items of a message: an opaque block before an item, or further fields of a text."""
+
+    index: int
+    block: dict[str, Any] | None = None
+    text: dict[str, Any] | None = None
+
+
 def messages(transcript: list[Message], origin: str = "") -> list[dict[str, Any]]:
     """Return a transcript as alternating messages of user and assistant; a tool's result is a user's."""
     out: list[dict[str, Any]] = []
@@ -184,8 +192,7 @@ def _is_provider_call(block: dict[str, Any]) -> bool:
 def _blocks(message: Message, placed: list[PlacedData], origin: str, ids: CallIdMap) -> list[dict[str, Any]]:
     match message.role:
         case "user":
-            # The provider rejects blank text.
-            return [{"type": "text", "text": text} for text in user_texts(message.items) if text.strip()]
+            return [{"type": "text", "text": text} for text in user_texts(message.items)]
         case "assistant":
             # Signed thinking of an earlier version names no origin; this driver made it.
             is_own = message.provider_data is None or is_origin(message.provider_data, origin)
@@ -193,10 +200,10 @@ def _blocks(message: Message, placed: list[PlacedData], origin: str, ids: CallId
             for index, item in enumerate([*message.items, None]):
                 block = _block_of(item, origin, ids, is_own=is_own) if item is not None else None
                 for data in placed:
-                    if data.at == index and data.block is not None and "type" in data.block:
+                    if data.index == index and data.block is not None and "type" in data.block:
                         blocks.append(data.block)
-                    elif data.at == index and data.citations and block is not None:
-                        block["citations"] = data.citations
+                    elif data.index == index and data.text and block is not None:
+                        block = {**data.text, **block}
                 blocks.append(block)
             return [block for block in blocks if block is not None]
         case "tool":
@@ -306,6 +313,7 @@ class MessagesReader(DraftReader):
     def __init__(self, failures: FailureFactory, origin: str = "") -> None:
         super().__init__(failures, origin)
         self._open: dict[int, Block] = {}
+        self._citations: dict[int, list[Any]] = {}
         self._counted = MessagesUsage()
         self._has_started = False
 
@@ -325,7 +333,9 @@ class MessagesReader(DraftReader):
                 self._message_delta(event)
             case "message_stop":
                 self._stop, self.done = self._stop or "end", True
-            case "ping" | "content_block_stop":
+            case "content_block_stop":
+                self._close(event.index)
+            case "ping":
                 pass
             case _:
                 self._check_unknown(data)
@@ -344,6 +354,8 @@ class MessagesReader(DraftReader):
 
     def end(self) -> ModelAnswer | None:
         """Return the answer; None if it is incomplete. Errors: ModelFailure."""
+        for index in self._open:
+            self._close(index)
         self._usage = _usage(self._counted)
         return super().end()
 
@@ -361,12 +373,8 @@ class MessagesReader(DraftReader):
     def _restart(self) -> None:
         """Drop the first half of an answer that its server began again."""
         if self._has_started:
-            self._draft, self._open, self._counted, self._stop = (
-                Draft(origin=self._origin),
-                {},
-                MessagesUsage(),
-                None,
-            )
+            self._draft, self._counted, self._stop = Draft(origin=self._origin), MessagesUsage(), None
+            self._open, self._citations = {}, {}
         self._has_started = True
 
     def _head(self, message: MessageHead) -> None:
@@ -387,8 +395,7 @@ class MessagesReader(DraftReader):
             case "text":
                 block = self._begin(index, Block("text"))
                 self._draft.extend(block, content.text or "")
-                for citation in content.citations or ():
-                    block.attached.append("citations", citation)
+                self._citations[index] = list(content.citations or ())
             case "thinking":
                 block = self._begin(index, Block("thinking"))
                 self._draft.extend(block, content.thinking or "")
@@ -408,22 +415,39 @@ class MessagesReader(DraftReader):
                 pass
             case _:
                 # Such as a call of the provider's own tool, or its result.
-                self._begin(index, Block("opaque")).attached.add("block", raw)
+                self._draft.place(self._begin(index, Block("opaque")), "block", raw)
 
     def _begin(self, index: int, block: Block) -> Block:
         self._understood = True
         self._open[index] = block
         return self._draft.open(block)
 
+    def _close(self, index: int) -> None:
+        """Complete a block with the data that came in pieces."""
+        block = self._open.get(index)
+        if block is None:
+            return
+        if citations := self._citations.pop(index, None):
+            self._draft.place(block, "text", {"citations": citations})
+        if block.kind == "opaque" and block.parts:
+            arguments = decode_arguments(block.content)
+            block.parts = []
+            if arguments is None:
+                self._draft.drop_placed()
+            else:
+                self._draft.place(block, "block", {"input": arguments})
+
     def _delta(self, event: MessagesEvent) -> None:
         block, delta = self._open.get(event.index), event.delta
         if block is None or delta is None:
             return
         if delta.citation is not None:
-            block.attached.append("citations", delta.citation)
+            self._citations.setdefault(event.index, []).append(delta.citation)
         if block.kind == "opaque":
             pieces = {"content": delta.content, "text": delta.text}
-            block.attached.add("block", {name: piece for name, piece in pieces.items() if piece is not None})
+            self._draft.place(
+                block, "block", {name: piece for name, piece in pieces.items() if piece is not None}
+            )
             self._draft.extend(block, delta.partial_json or "")
             return
         for piece in (delta.text, delta.thinking, delta.partial_json):

@@ -57,14 +57,6 @@ class Attachments(Struct):
         if self.size > MAX_PROVIDER_DATA_BYTES:
             self.fields = {}
 
-    def append(self, name: str, element: Any) -> None:
-        """Append an element to a field that is a list, without joining it with the last one."""
-        if self.size <= MAX_PROVIDER_DATA_BYTES:
-            self.fields.setdefault(name, []).append(element)
-            self.size += len(msgspec.json.encode(element))
-        if self.size > MAX_PROVIDER_DATA_BYTES:
-            self.fields = {}
-
     def take(self, room: int) -> dict[str, Any]:
         """Return the fields if they fit into ``room`` bytes of JSON and can be stored; else none."""
         if not self.fields or find_storage_problem(self.fields) is not None:

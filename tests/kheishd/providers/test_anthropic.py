@@ -447,14 +447,23 @@ def test_tools_may_be_withheld() -> None:
 # Tools that the provider runs itself.
 
 ORIGIN = "anthropic api.test claude"
-SEARCH: dict[str, Any] = {"type": "server_tool_use", "id": "srv_1", "name": "web_search", "input": {"query": "a b"}}
+SEARCH: dict[str, Any] = {
+    "type": "server_tool_use",
+    "id": "srv_1",
+    "name": "web_search",
+    "input": {"query": "a b"},
+}
 FOUND: dict[str, Any] = {
     "type": "web_search_tool_result",
     "tool_use_id": "srv_1",
     "content": [{"type": "web_search_result", "url": "http://a", "encrypted_content": "c2VhbGVk"}],
 }
 CITATION = {"type": "web_search_result_location", "url": "http://a", "encrypted_index": "aW5kZXg"}
-CITED: dict[str, Any] = {"type": "text", "text": "It is so.", "citations": [CITATION, {**CITATION, "url": "http://b"}]}
+CITED: dict[str, Any] = {
+    "type": "text",
+    "text": "It is so.",
+    "citations": [CITATION, {**CITATION, "url": "http://b"}],
+}
 ANSWER: list[Any] = [{"type": "text", "text": "I look."}, SEARCH, FOUND, CITED]
 """The content of an answer with a search."""
 
@@ -603,7 +612,7 @@ def test_an_incomplete_call_of_the_provider() -> None:
     assert answer.provider_data is None
 
 
-@pytest.mark.parametrize("placed", ["?", [7], [{"at": "x"}], [{"at": 0, "block": {}}], [{"at": 5}]])
+@pytest.mark.parametrize("placed", ["?", [7], [{"index": "x"}], [{"index": 0, "block": {}}], [{"index": 5}]])
 def test_unusable_data_of_an_import(placed: Any) -> None:
     """Data that no driver wrote is left out."""
     data = ProviderData(ORIGIN, fields={"placed": placed})
