@@ -126,8 +126,6 @@ class _History:
                         self.out.append({"role": "tool", "tool_call_id": call_id, "content": text})
 
     def _add_user(self, texts: list[str]) -> None:
-        if not texts:
-            return
         content = "\n\n".join(texts)
         if self.out and self.out[-1]["role"] == "user":
             self.out[-1]["content"] += f"\n\n{content}"

@@ -52,7 +52,7 @@ class Block(Struct):
     def has_whole_arguments(self) -> bool:
         """Whether the content so far is a JSON object, so that the call is complete."""
         content = self.content.strip()
-        return content.endswith("}") and _decode_arguments(content) is not None
+        return content.endswith("}") and decode_arguments(content) is not None
 
 
 class Draft:
@@ -110,7 +110,7 @@ class Draft:
         if not piece:
             return
         block.parts.append(piece)
-        if block.kind == "call":
+        if block.kind in ("call", "opaque"):
             return
         if self._fresh and self._fresh[-1].kind == block.kind:
             self._fresh[-1].parts.append(piece)
@@ -131,9 +131,14 @@ class Draft:
         block.attached.add(name, value)
         self._placed_bytes += block.attached.size - size
         if self._placed_bytes > MAX_PROVIDER_DATA_BYTES:
-            for placed in self._blocks:
-                if placed.kind != "call":
-                    placed.attached = Attachments()
+            self.drop_placed()
+
+    def drop_placed(self) -> None:
+        """Drop all data that has a place: a part of it is unusable, and the provider needs all of it."""
+        self._placed_bytes = MAX_PROVIDER_DATA_BYTES + 1
+        for block in self._blocks:
+            if block.kind != "call":
+                block.attached = Attachments()
 
     def take(self) -> list[ModelEvent]:
         """Return the deltas since the last call; consecutive deltas of one kind are merged."""
@@ -230,7 +235,7 @@ def _make_call(block: Block, arguments: str, limit: str | None, *, is_last: bool
     problem: str | None = "are no JSON object"
     # The arguments of the last call of a truncated answer may not even have begun.
     is_missing = limit is not None and is_last and not arguments.strip()
-    decoded = None if is_missing else _decode_arguments(arguments)
+    decoded = None if is_missing else decode_arguments(arguments)
     if decoded is not None and name:
         problem = find_storage_problem(decoded)
         if problem is None:
@@ -244,7 +249,7 @@ def _make_call(block: Block, arguments: str, limit: str | None, *, is_last: bool
     return ToolCall(call_id, name, {}, invalid=f"they {problem}; they begin {beginning!r}")
 
 
-def _decode_arguments(arguments: str) -> dict[str, Any] | None:
+def decode_arguments(arguments: str) -> dict[str, Any] | None:
     """Return the arguments of a call; None if they are no JSON object. No arguments are an empty object."""
     try:
         decoded = msgspec.json.decode(arguments.strip() or "{}")
