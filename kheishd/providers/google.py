@@ -21,22 +21,16 @@ from kheishd.core.text.surrogates import join_surrogates
 from kheishd.providers.answer_reader import DraftReader
 from kheishd.providers.attachments import origin_of
 from kheishd.providers.draft import Block
-from kheishd.providers.driver import (
-    HttpRequest,
-    body_options,
-    encode,
-    lower_limit,
-    merge_tools,
-    token_count,
-)
+from kheishd.providers.driver import HttpRequest, body_options, encode, token_count
 from kheishd.providers.error_report import is_error
 from kheishd.providers.google_contents import PART, SIGNATURE, contents, requires_signatures
+from kheishd.providers.google_options import make_config, make_tools, take_object
 from kheishd.providers.lenient import LenientDecoder, SideInformation, convert, load_json
 from kheishd.providers.traits import USUAL_TRAITS, Traits
 from protocol.transcript import Usage
 
 if TYPE_CHECKING:
-    from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
+    from kheishd.kernel.runtime import ModelAnswer, ModelRequest
     from kheishd.providers.failures import FailureFactory
 
 BASE_URL = "https://generativelanguage.googleapis.com/v1beta"
@@ -75,36 +69,21 @@ FAILURES: Final = {
 
 # The request.
 
-# Fields of generationConfig that do not apply to a summary or a title.
-_OF_ANSWERS: Final = frozenset(
-    (
-        "responseMimeType",
-        "responseSchema",
-        "responseJsonSchema",
-        "responseModalities",
-        "stopSequences",
-        "candidateCount",
-        "thinkingConfig",
-    )
-)
-
-# The lowest budget that every model before Gemini 3 accepts.
-LOW_BUDGET_TOKENS: Final = 512
-
-_BEFORE_LEVELS: Final = re.compile(r"gemini-[12]\b")
-
 
 def post(
     request: ModelRequest, base_url: str, secret: str | None, traits: Traits = USUAL_TRAITS
 ) -> HttpRequest:
     """Return the request to send to a server with these traits."""
     options, headers = body_options(request, traits)
-    config = _generation_config(request, _take_object(options, "generationConfig"), traits)
-    tool_config = _take_object(options, "toolConfig")
+    config = make_config(request, take_object(options, "generationConfig"), traits)
+    tool_config = take_object(options, "toolConfig")
+    tools = make_tools(request.tools, options)
+    if tools and request.withheld:
+        tool_config["functionCallingConfig"] = {"mode": "NONE"}
     signatures = options.pop("thought_signatures", None)
     if not isinstance(signatures, bool):
         signatures = traits.needs_signatures or requires_signatures(request.pinned.model)
-    body: dict[str, Any] = {
+    body = {
         **options,
         "contents": contents(
             request.messages,
@@ -112,89 +91,26 @@ def post(
             needs_signatures=signatures,
             sends_ids="call_ids" not in traits.omitted,
         ),
+        **(
+            {"systemInstruction": {"parts": [{"text": request.instructions}]}} if request.instructions else {}
+        ),
+        **({"generationConfig": config} if config else {}),
+        **({"tools": tools} if tools else {}),
+        **({"toolConfig": tool_config} if tools and tool_config else {}),
     }
-    if request.instructions:
-        body["systemInstruction"] = {"parts": [{"text": request.instructions}]}
-    if config:
-        body["generationConfig"] = config
-    tools = _merge_tools(request, body)
-    if tools:
-        if request.withheld:
-            tool_config["functionCallingConfig"] = {"mode": "NONE"}
-        body |= {"tools": tools, **({"toolConfig": tool_config} if tool_config else {})}
     # A project of Vertex AI has access tokens, everything else has keys.
     header = "authorization" if "/projects/" in base_url else "x-goog-api-key"
     headers |= traits.make_auth_headers(secret, header)
-    return HttpRequest(_make_url(base_url, request.pinned.model), headers, encode(body))
+    return HttpRequest(make_url(base_url, request.pinned.model), headers, encode(body))
 
 
-def _make_url(base_url: str, model: str) -> str:
-    """Return the URL of a model; the query of a base URL is kept."""
+def make_url(base_url: str, model: str) -> str:
+    """Return the URL of a model, which may be named with its collection. The query of a base URL is kept."""
     parts = urlsplit(base_url)
     path = parts.path.rstrip("/").removesuffix("/models") or VERSION_PATH
     name = quote(model if "/" in model else f"models/{model}", safe="/:@")
     query = f"{parts.query}&alt=sse" if parts.query else "alt=sse"
     return urlunsplit((parts.scheme, parts.netloc, f"{path}/{name}:streamGenerateContent", query, ""))
-
-
-def _take_object(options: dict[str, Any], name: str) -> dict[str, Any]:
-    """Remove an object from the options and return it; it may have the name of protocol buffers, too."""
-    merged: dict[str, Any] = {}
-    for key in (name, re.sub("([A-Z])", lambda match: f"_{match[1].lower()}", name)):
-        value = options.pop(key, None)
-        merged |= _camelize_keys(value) if isinstance(value, dict) else {}
-    return merged
-
-
-def _camelize_keys(fields: dict[str, Any]) -> dict[str, Any]:
-    return {camelize(name): value for name, value in fields.items()}
-
-
-def camelize(name: str) -> str:
-    """Return the name of a field in JSON: ``finishReason`` for ``finish_reason``."""
-    return re.sub("_([a-z])", lambda match: match[1].upper(), name)
-
-
-def _generation_config(request: ModelRequest, config: dict[str, Any], traits: Traits) -> dict[str, Any]:
-    """Return the route's configuration with the limit of the answer and with the thoughts that are wanted."""
-    thinking = _take_object(config, "thinkingConfig")
-    if request.purpose != "answer":
-        config = {name: value for name, value in config.items() if name not in _OF_ANSWERS}
-        thinking = (
-            _think_little(request.pinned.model, thinking) if "thinkingConfig" not in traits.omitted else {}
-        )
-    elif "includeThoughts" not in traits.omitted and thinking.get("thinkingBudget") != 0:
-        thinking = {"includeThoughts": True, **thinking}
-    if thinking:
-        config["thinkingConfig"] = thinking
-    limit = lower_limit(config.get("maxOutputTokens"), traits.raise_limit(request.max_answer_tokens))
-    return config if limit is None else {**config, "maxOutputTokens": limit}
-
-
-def _think_little(model: str, thinking: dict[str, Any]) -> dict[str, Any]:
-    """Return the thinking of a summary or a title: little, in the unit that the route or the model uses."""
-    budget, level = thinking.get("thinkingBudget"), thinking.get("thinkingLevel")
-    if isinstance(budget, int):
-        return {"thinkingBudget": min(budget, LOW_BUDGET_TOKENS) if budget >= 0 else LOW_BUDGET_TOKENS}
-    if level is None and _BEFORE_LEVELS.search(model):
-        return {"thinkingBudget": LOW_BUDGET_TOKENS}
-    return {"thinkingLevel": "MINIMAL" if str(level).upper() == "MINIMAL" else "LOW"}
-
-
-def _merge_tools(request: ModelRequest, options: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return kheish's tools and the options' functions as one list, then Google's own tools."""
-    functions: list[dict[str, Any]] = []
-    others: list[dict[str, Any]] = []
-    for tool in options.pop("tools", None) or ():
-        other = _camelize_keys(tool) if isinstance(tool, dict) else {}
-        functions += other.pop("functionDeclarations", ())
-        others += [other] if other else []
-    declared = [
-        {"name": tool.name, "description": tool.description, "parametersJsonSchema": tool.model_schema}
-        for tool in request.tools
-    ]
-    merged = merge_tools(declared, {"tools": functions})
-    return [*([{"functionDeclarations": merged}] if merged else []), *others]
 
 
 # The answer.
@@ -349,17 +265,14 @@ class GoogleReader(DraftReader):
                 if not candidate.index:
                     self._candidate(candidate)
                     break
-        elif chunk.prompt_feedback is not None and chunk.prompt_feedback.block_reason:
-            self._block(chunk.prompt_feedback, chunk.prompt_feedback.block_reason)
+        elif (feedback := chunk.prompt_feedback) is not None and feedback.block_reason:
+            self._understood, self._stop = True, "refusal"
+            default = f"The provider blocked the prompt ({feedback.block_reason})."
+            self._explanation = feedback.block_reason_message or default
         elif usage is None:
             self._check_unknown(data)
         if self._draft.full:
             self.done = True
-
-    def _block(self, feedback: PromptFeedback, reason: str) -> None:
-        self._understood = True
-        self._stop = "refusal"
-        self._explanation = feedback.block_reason_message or f"The provider blocked the prompt ({reason})."
 
     def _candidate(self, candidate: GoogleCandidate) -> None:
         self._understood = True
@@ -369,15 +282,16 @@ class GoogleReader(DraftReader):
                 self._goes_on |= any(part.text or part.function_call is not None for part in content.parts)
             for part in content.parts:
                 self._part(part)
-        if candidate.finish_reason:
-            self._finish(candidate.finish_reason.upper(), candidate.finish_message)
+        reason = (candidate.finish_reason or "").upper()
+        if reason and reason != "FINISH_REASON_UNSPECIFIED":
+            self._finish(reason, candidate.finish_message)
 
     def _part(self, part: GooglePart) -> None:
         signature = part.thought_signature
         if signature and not signature.isascii():
             signature = join_surrogates(signature)
         if part.function_call is not None:
-            self._call(part.function_call, signature)
+            self._open_call(part.function_call, signature)
         elif part.text and not signature:
             self._draft.write("thinking" if part.thought else "text", part.text)
         elif signature and part.thought and part.text is not None:
@@ -391,7 +305,7 @@ class GoogleReader(DraftReader):
         elif signature or part.text is None:
             self._keep(part, signature)
 
-    def _call(self, call: GoogleCall, signature: str | None) -> None:
+    def _open_call(self, call: GoogleCall, signature: str | None) -> None:
         provider_id = call.id or ""
         block = Block(
             "call",
@@ -419,22 +333,17 @@ class GoogleReader(DraftReader):
         self._draft.place(self._draft.open(Block("opaque")), PART, kept)
 
     def _finish(self, reason: str, message: str | None) -> None:
-        if reason == "FINISH_REASON_UNSPECIFIED":
-            return
         if reason in FAILURES:
             self.failed = True
-            raise self._describe_failure(reason, message)
+            described = f"{reason}: {message}" if message else reason
+            failure = self._failures.broke(f"the model's answer failed ({described})", FAILURES[reason])
+            failure.usage = _usage(self._counted)
+            raise failure
         stop = STOP_REASONS.get(reason, "end")
         if stop == "refusal":
             self._explanation = message or f"The model refused to answer ({reason})."
         if self._stop != "refusal":
             self._stop = stop
-
-    def _describe_failure(self, reason: str, message: str | None) -> ModelFailure:
-        described = f"{reason}: {message}" if message else reason
-        failure = self._failures.broke(f"the model's answer failed ({described})", FAILURES[reason])
-        failure.usage = _usage(self._counted)
-        return failure
 
 
 def _usage(counted: GoogleUsage) -> Usage:

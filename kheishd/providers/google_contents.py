@@ -90,7 +90,13 @@ class _Contents:
         order = {call_id: index for index, call_id in enumerate(self._calls)}
         results = sorted(self._results, key=lambda result: order.get(result.call_id, len(order)))
         self._results = []
-        self._append("user", [self._result_part(result) for result in results])
+        parts: list[dict[str, Any]] = []
+        for result in results:
+            call = self._calls.get(result.call_id)
+            response = {"error" if result.is_error else "output": result.text}
+            name = call.name if call is not None else result.name
+            parts.append({"functionResponse": {**self._id_of(call), "name": name, "response": response}})
+        self._append("user", parts)
 
     def _append(self, role: str, parts: list[dict[str, Any]]) -> None:
         if not parts:
@@ -114,8 +120,10 @@ class _Contents:
                     parts.append({"text": text})
                 case Thinking(text, signature) if signature and is_own:
                     parts.append({"text": text, "thought": True, SIGNATURE: signature})
-                case ToolCall():
-                    parts.append(self._call_part(item))
+                case ToolCall(_, name, arguments):
+                    part = {"functionCall": {**self._id_of(item), "name": name, "args": arguments}}
+                    signature = own_fields(item, self._origin).get(SIGNATURE)
+                    parts.append({**part, SIGNATURE: signature} if signature else part)
                 case _:
                     # Thoughts without a signature are summaries for people.
                     pass
@@ -126,24 +134,9 @@ class _Contents:
             calls[0][SIGNATURE] = PLACEHOLDER_SIGNATURE
         return parts
 
-    def _call_part(self, call: ToolCall) -> dict[str, Any]:
-        signature = own_fields(call, self._origin).get(SIGNATURE)
-        function = {**self._id_of(call), "name": call.name, "args": call.arguments}
-        return {"functionCall": function, **({SIGNATURE: signature} if signature else {})}
-
-    def _result_part(self, result: ToolResult) -> dict[str, Any]:
-        call = self._calls.get(result.call_id)
-        return {
-            "functionResponse": {
-                **(self._id_of(call) if call is not None else {}),
-                "name": call.name if call is not None else result.name,
-                "response": {"error" if result.is_error else "output": result.text},
-            }
-        }
-
-    def _id_of(self, call: ToolCall) -> dict[str, str]:
+    def _id_of(self, call: ToolCall | None) -> dict[str, str]:
         """Return the provider's own id of a call: Vertex AI sends none, and rejects any."""
-        data = call.provider_data
+        data = call.provider_data if call is not None else None
         if data is None or data.origin != self._origin or data.call_id is None or not self._sends_ids:
             return {}
         return {"id": data.call_id}

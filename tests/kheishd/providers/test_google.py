@@ -11,7 +11,7 @@ from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
-from kheishd.providers.google import BASE_URL, FAILURES, STOP_REASONS, GoogleReader, camelize, post, reader
+from kheishd.providers.google import BASE_URL, FAILURES, STOP_REASONS, GoogleReader, make_url, post, reader
 from kheishd.providers.google_contents import contents
 from kheishd.providers.traits import USUAL_TRAITS, Traits
 from protocol.limits.model import MAX_ANSWER_BYTES, MAX_PROVIDER_DATA_BYTES
@@ -68,12 +68,6 @@ def ask(request: ModelRequest | None = None, traits: Traits = USUAL_TRAITS, **pi
     return body
 
 
-def summary(**pinned: Any) -> ModelRequest:
-    """Return a request for a summary."""
-    request = make_request("hello", driver="google", **{"model": "gemini-3-pro", **pinned})
-    return dataclasses.replace(request, purpose="summary", max_answer_tokens=100)
-
-
 def test_the_request() -> None:
     """URL, head and body are as documented; options are added but replace no field of the driver."""
     options = {"safetySettings": [], "contents": "no", "headers": {"x-trace": "1"}}
@@ -115,8 +109,7 @@ VERTEX = "https://aiplatform.googleapis.com/v1/projects/p/locations/global/publi
 )
 def test_urls(base: str, model: str, url: str) -> None:
     """A model may be named with its collection; a base URL without a path gets the version."""
-    request = make_request(driver="google", model=model)
-    assert post(request, base, None).url == f"{url}:streamGenerateContent?alt=sse"
+    assert make_url(base, model) == f"{url}:streamGenerateContent?alt=sse"
 
 
 def test_the_query_of_a_base_url_is_kept() -> None:
@@ -136,79 +129,20 @@ def test_the_header_of_the_credential() -> None:
     }
 
 
-def test_the_configuration_is_merged() -> None:
-    """The route's configuration and kheish's limit of the answer both survive; the lower limit counts."""
-    config = {"temperature": 0.5, "maxOutputTokens": 900, "thinkingConfig": {"thinkingBudget": 64}}
-    request = make_request(model="gemini-2.5-pro", options={"generationConfig": config})
-    limited = dataclasses.replace(request, max_answer_tokens=500)
-    thinking = {"includeThoughts": True, "thinkingBudget": 64}
-    assert ask(request)["generationConfig"] == {**config, "thinkingConfig": thinking}
-    assert ask(limited)["generationConfig"] == {
-        **config,
-        "thinkingConfig": thinking,
-        "maxOutputTokens": 500,
+def test_options_of_answers() -> None:
+    """A summary has no tools and no settings of tools; an answer has both, and its merged configuration."""
+    options = {
+        "generation_config": {"max_output_tokens": 7},
+        "tools": [{"googleSearch": {}}],
+        "toolConfig": {"x": 1},
     }
-    body = ask(
-        options={"generation_config": {"max_output_tokens": 7, "thinking_config": {"thinking_level": "LOW"}}}
-    )
-    assert body["generationConfig"] == {
-        "maxOutputTokens": 7,
-        "thinkingConfig": {"includeThoughts": True, "thinkingLevel": "LOW"},
-    }
-
-
-@pytest.mark.parametrize("options", [{"thinkingBudget": 0}, {"includeThoughts": False}])
-def test_thoughts_that_are_switched_off(options: dict[str, Any]) -> None:
-    """Thoughts are included by default, unless the route says otherwise or the model does not think."""
-    body = ask(options={"generationConfig": {"thinkingConfig": options}})
-    assert body["generationConfig"]["thinkingConfig"] == options
-    assert "generationConfig" not in ask(traits=Traits(omitted=frozenset(("includeThoughts",))))
-
-
-@pytest.mark.parametrize(
-    ("model", "thinking", "expected"),
-    [
-        ("gemini-3-pro", {}, {"thinkingLevel": "LOW"}),
-        ("gemini-3-pro", {"thinkingLevel": "high", "includeThoughts": True}, {"thinkingLevel": "LOW"}),
-        ("gemini-3-flash", {"thinkingLevel": "minimal"}, {"thinkingLevel": "MINIMAL"}),
-        ("gemini-2.5-flash", {}, {"thinkingBudget": 512}),
-        ("gemini-2.5-pro", {"thinkingBudget": 8000}, {"thinkingBudget": 512}),
-        ("gemini-2.5-pro", {"thinkingBudget": -1}, {"thinkingBudget": 512}),
-        ("gemini-2.5-flash", {"thinkingBudget": 0}, {"thinkingBudget": 0}),
-    ],
-)
-def test_summaries_think_little(model: str, thinking: dict[str, Any], expected: dict[str, Any]) -> None:
-    """A summary thinks little, in the unit of its model, and without options that shape answers."""
-    config = {"temperature": 1, "thinkingConfig": thinking, "responseMimeType": "application/json"}
-    options = {"generationConfig": config, "tools": [{"googleSearch": {}}], "toolConfig": {"x": 1}}
-    body = ask(summary(model=model, options=options))
-    assert body["generationConfig"] == {"temperature": 1, "thinkingConfig": expected, "maxOutputTokens": 100}
-    assert not {"tools", "toolConfig"} & body.keys()
-
-
-def test_summaries_of_models_that_do_not_think() -> None:
-    """The effort is left out after a refusal, and a model that reasons gets more room."""
-    omitted = Traits(omitted=frozenset(("thinkingConfig",)), has_more_room=True)
-    assert ask(summary(), omitted)["generationConfig"] == {"maxOutputTokens": 400}
-
-
-def test_the_tools() -> None:
-    """Tools are one list of functions with JSON Schema; the options' functions join it, others follow."""
-    declared = {"name": "look", "description": "Look.", "parametersJsonSchema": LOOK.model_schema}
-    request = dataclasses.replace(make_request("hello"), tools=(LOOK,))
-    assert ask(request)["tools"] == [{"functionDeclarations": [declared]}]
-    extra = [
-        {"googleSearch": {}, "function_declarations": [{"name": "look"}, {"name": "wait"}]},
-        {"codeExecution": {}},
-        "nonsense",
-    ]
-    pinned = make_request(options={"tools": extra}).pinned
-    assert ask(dataclasses.replace(request, pinned=pinned))["tools"] == [
-        {"functionDeclarations": [declared, {"name": "wait"}]},
-        {"googleSearch": {}},
-        {"codeExecution": {}},
-    ]
-    assert "tools" not in ask(make_request("hello"))
+    request = make_request("hello", model="gemini-3-pro", options=options)
+    body = ask(request)
+    assert (body["tools"], body["toolConfig"]) == (options["tools"], {"x": 1})
+    assert body["generationConfig"] == {"thinkingConfig": {"includeThoughts": True}, "maxOutputTokens": 7}
+    summary = ask(dataclasses.replace(request, purpose="summary", max_answer_tokens=100))
+    assert not {"tools", "toolConfig"} & summary.keys()
+    assert summary["generationConfig"] == {"thinkingConfig": {"thinkingLevel": "LOW"}, "maxOutputTokens": 7}
 
 
 def test_withheld_tools() -> None:
@@ -499,7 +433,6 @@ def test_names_of_protocol_buffers() -> None:
     assert (answer.usage, answer.model) == (Usage(3, 6, reasoning_tokens=2), "m")
     feedback = {"prompt_feedback": {"block_reason": "OTHER"}}
     assert read_answer(feedback).stop_reason == "refusal"
-    assert camelize("finish_reason") == "finishReason"
 
 
 def test_irregular_calls() -> None:
