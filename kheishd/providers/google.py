@@ -88,6 +88,7 @@ def post(
         "contents": contents(
             request.messages,
             origin_of(request.pinned, base_url),
+            request.situation,
             needs_signatures=signatures,
             sends_ids="call_ids" not in traits.omitted,
         ),
@@ -222,6 +223,8 @@ class GoogleReader(DraftReader):
         except ValueError:
             if data == b"[DONE]":
                 self.done = True
+                if not self._understood:
+                    self._stop = "end"
                 return
             if not data.strip():
                 # A heartbeat.

@@ -81,6 +81,18 @@ def test_results_are_one_content_in_the_order_of_the_calls() -> None:
     assert (last["role"], outputs) == ("user", ["seen a", "seen b", "seen c"])
 
 
+def test_the_situation_comes_last() -> None:
+    """The situation is the last text of the user, or the end of the last result; a paused turn has none."""
+    question = Message("user", [Text("a")])
+    assert contents([question], ORIGIN, "now")[-1]["parts"] == [{"text": "a"}, {"text": "now"}]
+    last = contents(answered(own_call("a"), own_call("b")), ORIGIN, "now")[-1]["parts"]
+    outputs = [part["functionResponse"]["response"]["output"] for part in last]
+    assert outputs == ["seen a", "seen b\n\nnow"]
+    paused = [question, Message("assistant", [Text("b")])]
+    assert contents(paused, ORIGIN, "now") == contents(paused, ORIGIN)
+    assert contents([], ORIGIN, "now") == []
+
+
 def test_only_the_ids_of_the_provider_go_back() -> None:
     """Generated ids and those of another origin are never sent, and none to a server without ids."""
     transcript = answered(own_call("call_0"), own_call("x-2", provider_id="x"))
