@@ -39,13 +39,17 @@ _REJECTION = re.compile(
 # A refusal of a field that sets the effort of reasoning.
 _EFFORT = re.compile(r"reasoning|thinking|effort|chat_template", re.IGNORECASE)
 
+# A refusal of the ids of calls, as by Vertex AI.
+_UNKNOWN_ID = re.compile(r'unknown name "id" at .{0,80}function', re.IGNORECASE)
+
 
 class Traits(Struct, frozen=True):
     """The traits of one route's server.
 
     ``auth_header`` replaces the header of the credential. ``token_limit`` is the learned name of the output
     limit, ``omitted`` the fields that the server rejects. ``has_more_room``: summaries and titles have a
-    higher output limit, because the model reasons.
+    higher output limit, because the model reasons. ``needs_signatures``: Google's model rejects calls without
+    a signature.
     """
 
     preset: Preset = NO_PRESET
@@ -53,6 +57,7 @@ class Traits(Struct, frozen=True):
     token_limit: TokenLimit | None = None
     omitted: frozenset[str] = frozenset()
     has_more_room: bool = False
+    needs_signatures: bool = False
 
     def name_token_limit(self, options: dict[str, Any]) -> str:
         """Return the name of the output limit: the learned one, that of the options, the preset's."""
@@ -81,6 +86,8 @@ class Traits(Struct, frozen=True):
         if failure.reason != "bad_request" or failure.status not in (400, 422):
             return None
         sent, message = msgspec.json.decode(body), failure.message
+        if "contents" in sent:
+            return self._adapt_to_google(sent, message)
         limit = next((name for name in TOKEN_LIMITS if name in sent), "")
         effort = next((name for name in self.low_effort if name in sent), None)
         names_limit = re.search(rf"\b{limit}\b", message) is not None if limit else False
@@ -98,6 +105,18 @@ class Traits(Struct, frozen=True):
         if failure.status == 422 and "stream_options" in sent:
             # The usual refusal of an unknown field; if it names none, this field is the likeliest.
             return self._omit("stream_options")
+        return None
+
+    def _adapt_to_google(self, sent: dict[str, Any], message: str) -> Traits | None:
+        """Return the traits with which to repeat a refused request of generateContent."""
+        thinking = sent.get("generationConfig", {}).get("thinkingConfig", {})
+        if "thought_signature" in message and not self.needs_signatures:
+            return replace(self, needs_signatures=True)
+        if _EFFORT.search(message) and thinking:
+            name = "includeThoughts" if "includeThoughts" in thinking else "thinkingConfig"
+            return self._omit(name) if name not in self.omitted else None
+        if _UNKNOWN_ID.search(message) and "call_ids" not in self.omitted:
+            return self._omit("call_ids")
         return None
 
     def _omit(self, name: str) -> Traits:

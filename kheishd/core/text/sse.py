@@ -1,17 +1,23 @@
 """Server-sent events, bytes in, data out (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 
 Only the data is returned, because providers repeat the names of events in it; the data of an error is marked.
-Lines are split as bytes, so a read may end inside a character.
+Lines are split as bytes, so a read may end inside a character. JSON outside of events is returned, too,
+because Google ends a broken stream with an error object on several lines without a field name.
 """
 
 # One event. A complete answer in one event, JSON-escaped and wrapped, takes less than a fourth of it.
 MAX_EVENT_BYTES = 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
+_FIELDS = (b"data:", b"event:", b"error:", b"id:", b"retry:", b":")
 
 
 class ErrorEventData(bytes):
     """The data of an event that is called ``error``, or of a line ``error: ...``."""
+
+
+class StrayData(bytes):
+    """JSON on lines without a field name, which is no event."""
 
 
 class EventTooLarge(Exception):
@@ -27,6 +33,7 @@ class EventDecoder:
         self._size = 0
         self._began = False
         self._is_error = False
+        self._stray: list[bytes] = []
 
     def feed(self, received: bytes) -> list[bytes]:
         """Return the data of every event that these bytes complete.
@@ -61,6 +68,13 @@ class EventDecoder:
         # This runs for each line: slices are cheaper than calls of startswith.
         for line in lines:
             name = line[:5]
+            if self._stray:
+                if line and not line.startswith(_FIELDS):
+                    self._stray.append(line)
+                    self._size += len(line)
+                    continue
+                events.append(StrayData(b"\n".join(self._stray)))
+                self._stray = []
             if name == b"data:":
                 value = line[6:] if line[5:6] == b" " else line[5:]
                 self._data.append(value)
@@ -72,9 +86,12 @@ class EventDecoder:
                 elif self._data:
                     events.append(b"\n".join(self._data))
                     self._data, self._size = [], 0
-            elif b"error" in line or self._is_error:
-                if line.startswith(b"event:"):
-                    self._is_error = line[6:].strip() == b"error"
-                elif line.startswith(b"error:"):
-                    events.append(ErrorEventData(line[6:].strip()))
+            elif name == b"event":
+                if b"error" in line or self._is_error:
+                    self._is_error = line.removeprefix(b"event:").strip() == b"error"
+            elif line.startswith(b"error:"):
+                events.append(ErrorEventData(line[6:].strip()))
+            elif line.startswith((b"{", b"[")):
+                self._stray.append(line)
+                self._size += len(line)
         return events
