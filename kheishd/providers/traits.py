@@ -61,6 +61,9 @@ _REASONS_OF_REFUSAL: dict[int | None, tuple[str, ...]] = {
     None: ("bad_request", "server_error"),
 }
 
+# A refusal of the ids of calls, as by Vertex AI.
+_UNKNOWN_ID = re.compile(r'unknown name "id" at .{0,80}function', re.IGNORECASE)
+
 
 class Traits(Struct, frozen=True):
     """The traits of one route's server.
@@ -69,7 +72,8 @@ class Traits(Struct, frozen=True):
     limit, ``omitted`` the fields that the server rejects. ``has_more_room``: summaries and titles have a
     higher output limit, because the model reasons. ``bridges_results``: a user's message must not follow a
     result of a tool directly. ``reasoning_filler``: messages with calls must have ``reasoning_content``, and
-    this is the text of one without thoughts.
+    this is the text of one without thoughts. ``needs_signatures``: Google's model rejects calls without a
+    signature.
     """
 
     preset: Preset = NO_PRESET
@@ -79,6 +83,7 @@ class Traits(Struct, frozen=True):
     has_more_room: bool = False
     bridges_results: bool = False
     reasoning_filler: str | None = None
+    needs_signatures: bool = False
 
     def name_token_limit(self, options: dict[str, Any]) -> str:
         """Return the name of the output limit: the learned one, that of the options, the preset's."""
@@ -107,6 +112,8 @@ class Traits(Struct, frozen=True):
         if failure.reason not in _REASONS_OF_REFUSAL.get(failure.status, ()):
             return None
         sent, message = msgspec.json.decode(body), failure.message
+        if "contents" in sent:
+            return self._adapt_to_google(sent, message)
         is_rejection = _REJECTION.search(message) is not None
         for name, words in _OMISSIBLE.items():
             is_sent = f'"{name}"'.encode() in body and name not in self.omitted
@@ -130,6 +137,18 @@ class Traits(Struct, frozen=True):
         if failure.status == 422 and "stream_options" in sent:
             # The usual refusal of an unknown field; if it names none, this field is the likeliest.
             return self._omit("stream_options")
+        return None
+
+    def _adapt_to_google(self, sent: dict[str, Any], message: str) -> Traits | None:
+        """Return the traits with which to repeat a refused request of generateContent."""
+        thinking = sent.get("generationConfig", {}).get("thinkingConfig", {})
+        if "thought_signature" in message and not self.needs_signatures:
+            return replace(self, needs_signatures=True)
+        if _EFFORT.search(message) and thinking:
+            name = "includeThoughts" if "includeThoughts" in thinking else "thinkingConfig"
+            return self._omit(name) if name not in self.omitted else None
+        if _UNKNOWN_ID.search(message) and "call_ids" not in self.omitted:
+            return self._omit("call_ids")
         return None
 
     def _omit(self, name: str) -> Traits:

@@ -341,7 +341,11 @@ def test_marks_outlive_their_messages() -> None:
     for origin, marks in (("a", ["x"]), ("b", ["x"]), ("a", ["y"]), ("c", [])):
         message = Message("assistant", [Text("hi")], provider_data=ProviderData(origin, marks=marks))
         script.add(MessageAppended(item_id=f"itm_{len(script.lines)}", message=message), "r1")
-    script.add(TranscriptImported(message=replace(message, provider_data=ProviderData("b", marks=["z"]))))
+    script.add(
+        TranscriptImported(
+            source_cursor=1, message=replace(message, provider_data=ProviderData("b", marks=["z"]))
+        )
+    )
     for strategy in get_args(CompactStrategy):
         script.add(ContextCompacted(upto=100, strategy=strategy, trigger="auto", summary="They talked."))
     transcript = script.fold()
@@ -355,7 +359,11 @@ def test_marks_are_bounded() -> None:
     script = Script()
     for number in range(MAX_ORIGINS + 5):
         data = ProviderData(f"o{number}", marks=[f"m{n}" for n in range(MAX_MARKS + 5)])
-        script.add(TranscriptImported(message=Message("assistant", [Text("hi")], provider_data=data)))
+        script.add(
+            TranscriptImported(
+                source_cursor=1, message=Message("assistant", [Text("hi")], provider_data=data)
+            )
+        )
     marks = script.fold().marks
     assert (len(marks), {len(names) for names in marks.values()}) == (MAX_ORIGINS, {MAX_MARKS})
 
