@@ -58,12 +58,14 @@ class Block(Struct):
 class Draft:
     """The answer so far, within ``max_bytes``: once it is ``full``, further pieces are dropped.
 
-    ``origin`` is that of the provider's data; without it, none is kept. ``attached`` is the message's data.
+    ``origin`` is that of the provider's data; without it, none is kept. ``attached`` is the message's data,
+    and ``marks`` those of its origin.
     """
 
     def __init__(self, max_bytes: int = MAX_ANSWER_BYTES, origin: str = "") -> None:
         self.full = False
         self.attached = Attachments()
+        self.marks: set[str] = set()
         self._origin = origin
         self._max_bytes = max_bytes
         self._room = max_bytes
@@ -200,8 +202,8 @@ class Draft:
     def _message_data(self, items: list[Item], room: int) -> ProviderData | None:
         """Return the data of the message; signatures of thoughts need its origin."""
         fields = self.attached.take(room)
-        if self._origin and (fields or any(isinstance(item, Thinking) for item in items)):
-            return ProviderData(self._origin, fields=fields)
+        if self._origin and (fields or self.marks or any(isinstance(item, Thinking) for item in items)):
+            return ProviderData(self._origin, fields=fields, marks=sorted(self.marks))
         return None
 
     def _fit(self, piece: str) -> str:
