@@ -88,9 +88,9 @@ def post(
         "contents": contents(
             request.messages,
             origin_of(request.pinned, base_url),
-            request.situation,
             needs_signatures=signatures,
             sends_ids="call_ids" not in traits.omitted,
+            situation=request.situation,
         ),
         **(
             {"systemInstruction": {"parts": [{"text": request.instructions}]}} if request.instructions else {}

@@ -37,10 +37,10 @@ def requires_signatures(model: str) -> bool | None:
 def contents(
     transcript: list[Message],
     origin: str = "",
-    situation: str = "",
     *,
     needs_signatures: bool | None = None,
     sends_ids: bool = True,
+    situation: str = "",
 ) -> list[dict[str, Any]]:
     """Return a transcript as alternating contents of ``user`` and ``model``.
 
