@@ -270,7 +270,8 @@ def _writes(steps: Iterable[Step]) -> list[bytes]:
 
 def _body(step: Piece | Pieces, *, chunked: bool) -> bytes:
     parts = (step.data,) if isinstance(step, Piece) else step.data
-    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) if chunked else b"".join(parts)
+    # An empty chunk would end the body.
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) if part and chunked else part for part in parts)
 
 
 def _head(head: Head) -> bytes:
