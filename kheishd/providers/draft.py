@@ -70,7 +70,8 @@ class Draft:
         self._max_bytes = max_bytes
         self._room = max_bytes
         self._blocks: list[Block] = []
-        self._fresh: list[Block] = []
+        # Not blocks, because there is one for each piece that arrives alone.
+        self._fresh: list[tuple[str, list[str]]] = []
         self._placed_bytes = 0
 
     @property
@@ -114,10 +115,10 @@ class Draft:
         block.parts.append(piece)
         if block.kind in ("call", "opaque"):
             return
-        if self._fresh and self._fresh[-1].kind == block.kind:
-            self._fresh[-1].parts.append(piece)
+        if self._fresh and self._fresh[-1][0] == block.kind:
+            self._fresh[-1][1].append(piece)
         else:
-            self._fresh.append(Block(block.kind, [piece]))
+            self._fresh.append((block.kind, [piece]))
 
     def sign(self, block: Block, signature: str) -> None:
         """Append to a thought's signature. A signature that does not fit makes the draft full."""
@@ -146,8 +147,8 @@ class Draft:
         """Return the deltas since the last call; consecutive deltas of one kind are merged."""
         fresh, self._fresh = self._fresh, []
         return [
-            TextDelta(block.content) if block.kind == "text" else ThinkingDelta(block.content)
-            for block in fresh
+            TextDelta("".join(parts)) if kind == "text" else ThinkingDelta("".join(parts))
+            for kind, parts in fresh
         ]
 
     def complete_characters(self) -> None:
