@@ -143,10 +143,10 @@ class ModelRequest:
 class ModelFailure(Exception):
     """A model call without an answer.
 
-    ``reason`` is stable (``rate_limited``, ``overloaded``, ``unauthorized``, ``context_too_long``,
-    ``bad_request``, ``bad_response``, ``empty_answer``, ``calls_too_large``, ``timed_out``,
-    ``connection_failed``, ``route_gone``, ``credential_missing``, ``server_error``); ``message`` never holds
-    a credential. ``usage`` is the usage of an unusable answer.
+    ``reason`` is stable (``rate_limited``, ``overloaded``, ``quota_exhausted``, ``unauthorized``,
+    ``context_too_long``, ``bad_request``, ``bad_response``, ``empty_answer``, ``calls_too_large``,
+    ``timed_out``, ``connection_failed``, ``route_gone``, ``credential_missing``, ``server_error``);
+    ``message`` never holds a credential. ``usage`` is the usage of an unusable answer.
     """
 
     def __init__(

@@ -60,6 +60,7 @@ def _read_chat(stream: bytes) -> SdkAnswer:
             usage.prompt_tokens,
             usage.completion_tokens,
             cached_input_tokens=(prompt.cached_tokens if prompt else None) or 0,
+            cache_write_tokens=(prompt.cache_write_tokens if prompt else None) or 0,
             reasoning_tokens=(details.reasoning_tokens if details else None) or 0,
         )
     return answer
