@@ -405,6 +405,9 @@ def attach_to_message(attached: Attachments, delta: ChatDelta) -> None:
             # Gemini also marks pieces of thoughts there; such a mark would make the message a thought.
             signature = find_google_signature(value)
             value = {"google": {"thought_signature": signature}} if signature else None
+        if name == "provider_specific_fields" and isinstance(value, dict):
+            # LiteLLM repeats other fields there, such as all thinking blocks.
+            value = {key: field for key, field in value.items() if field != getattr(delta, key, None)} or None
         if value is not None:
             attached.add(name, value)
 
