@@ -223,6 +223,8 @@ class GoogleReader(DraftReader):
         except ValueError:
             if data == b"[DONE]":
                 self.done = True
+                if not self._understood:
+                    self._stop = "end"
                 return
             if not data.strip():
                 # A heartbeat.

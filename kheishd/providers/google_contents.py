@@ -44,8 +44,10 @@ def contents(
 ) -> list[dict[str, Any]]:
     """Return a transcript as alternating contents of ``user`` and ``model``.
 
+    The situation is the end of the last content of the user. Behind the result of a call it is a part of that
+    result: a text would begin another turn, and the model would lose the thoughts of this one.
     ``needs_signatures`` None: if the conversation has one of this origin. ``sends_ids``: the server accepts
-    the ids of calls. The situation is the last part, even behind results.
+    the ids of calls.
     """
     if needs_signatures is None:
         needs_signatures = any(
@@ -58,8 +60,7 @@ def contents(
     for message in transcript:
         history.add(message)
     history.add_results()
-    if situation:
-        history.add(Message("user", [Text(situation)]))
+    history.add_situation(situation)
     return history.out
 
 
@@ -100,6 +101,18 @@ class _Contents:
             name = call.name if call is not None else result.name
             parts.append({"functionResponse": {**self._id_of(call), "name": name, "response": response}})
         self._append("user", parts)
+
+    def add_situation(self, situation: str) -> None:
+        """Add the situation; a paused turn of the model takes nothing more."""
+        if not situation or not self.out or self.out[-1]["role"] != "user":
+            return
+        parts = self.out[-1]["parts"]
+        result = parts[-1].get("functionResponse")
+        if result is None:
+            parts.append({"text": situation})
+        else:
+            response = result["response"]
+            result["response"] = {name: f"{text}\n\n{situation}" for name, text in response.items()}
 
     def _append(self, role: str, parts: list[dict[str, Any]]) -> None:
         if not parts:

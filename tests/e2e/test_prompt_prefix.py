@@ -26,7 +26,7 @@ from tests.support.model_calls import inline
 from tests.support.model_server import ModelServer, running_model_server
 from tests.support.workshop import Workshop, hooks
 
-DRIVERS = ("openai", "anthropic")
+DRIVERS = ("openai", "anthropic", "google")
 
 TODOS = '/call todo_write {"todos":[{"content":"look"},{"content":"say"}]}\n/then\nnoted'
 ONE_DONE = '/call todo_write {"todos":[{"content":"look","completed":true},{"content":"say"}]}\n/then\nnoted'
@@ -65,6 +65,8 @@ async def ask(desk: Desk, text: str, **params: Any) -> str:
 
 def parse_prompt(body: dict[str, Any]) -> tuple[str, str]:
     """Return the prompt of a request as the provider reads it, and its situation."""
+    if "contents" in body:
+        return parse_google_prompt(body)
     messages = body["messages"]
     last = messages[-1]
     situation = ""
@@ -75,6 +77,21 @@ def parse_prompt(body: dict[str, Any]) -> tuple[str, str]:
     prompt = msgspec.json.encode([body.get("tools"), body.get("system"), messages]).decode()
     # Breakpoints are no part of the prompt.
     prompt = prompt.replace(',"cache_control":{"type":"ephemeral"}', "")
+    return prompt.rstrip('"}]'), situation
+
+
+def parse_google_prompt(body: dict[str, Any]) -> tuple[str, str]:
+    """Return the prompt of a request to Google, and its situation: the last text, or the end of a result."""
+    contents = body["contents"]
+    part = contents[-1]["parts"][-1]
+    situation = ""
+    if "functionResponse" in part:
+        response = part["functionResponse"]["response"]
+        [(name, text)] = response.items()
+        response[name], _, situation = text.partition(f"\n\n{SITUATION_NOTE}")
+    elif part["text"].startswith(SITUATION_NOTE):
+        situation = contents[-1]["parts"].pop()["text"]
+    prompt = msgspec.json.encode([body.get("tools"), body.get("systemInstruction"), contents]).decode()
     return prompt.rstrip('"}]'), situation
 
 

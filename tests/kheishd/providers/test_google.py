@@ -510,6 +510,16 @@ def test_a_whole_answer() -> None:
         assert (answer.items, answer.usage, answer.stop_reason) == ([Text("ab")], Usage(1), "end")
 
 
+def test_a_truncated_body_is_no_answer() -> None:
+    """A list of chunks that ends at any byte is a failure with a message."""
+    body = msgspec.json.encode(CHUNKS)
+    for end in range(1, len(body)):
+        fresh = new()
+        with pytest.raises(ModelFailure, match="no response of generateContent"):
+            fresh.whole(body[:end])
+        assert fresh.end() is None
+
+
 def test_a_whole_answer_without_an_end() -> None:
     """A complete body is an answer even without a finish reason; an empty one is not."""
     fresh = new()

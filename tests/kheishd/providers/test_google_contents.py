@@ -81,13 +81,16 @@ def test_results_are_one_content_in_the_order_of_the_calls() -> None:
     assert (last["role"], outputs) == ("user", ["seen a", "seen b", "seen c"])
 
 
-def test_the_situation_is_the_last_part() -> None:
-    """It follows the user's text or the results, and what comes before is the same as without it."""
-    for transcript in (answered(own_call("c1")), [Message("user", [Text("look")])]):
-        sent = contents(transcript, ORIGIN, situation="now")
-        assert sent[-1]["role"] == "user"
-        assert sent[-1]["parts"].pop() == {"text": "now"}
-        assert sent == contents(transcript, ORIGIN)
+def test_the_situation_comes_last() -> None:
+    """The situation is the last text of the user, or the end of the last result; a paused turn has none."""
+    question = Message("user", [Text("a")])
+    assert contents([question], ORIGIN, situation="now")[-1]["parts"] == [{"text": "a"}, {"text": "now"}]
+    last = contents(answered(own_call("a"), own_call("b")), ORIGIN, situation="now")[-1]["parts"]
+    outputs = [part["functionResponse"]["response"]["output"] for part in last]
+    assert outputs == ["seen a", "seen b\n\nnow"]
+    paused = [question, Message("assistant", [Text("b")])]
+    assert contents(paused, ORIGIN, situation="now") == contents(paused, ORIGIN)
+    assert contents([], ORIGIN, situation="now") == []
 
 
 def test_only_the_ids_of_the_provider_go_back() -> None:
