@@ -117,6 +117,7 @@ class Prompt:
     failures: Counter[str]
     answered: int = 0
     body: bytes = b"{}"
+    headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def fields(self) -> dict[str, Any]:
