@@ -38,7 +38,7 @@ def contents(
     transcript: list[Message],
     origin: str = "",
     *,
-    needs_signatures: bool | None = None,
+    needs_signatures: bool = False,
     sends_ids: bool = True,
     situation: str = "",
 ) -> list[dict[str, Any]]:
@@ -46,16 +46,9 @@ def contents(
 
     The situation is the end of the last content of the user. Behind the result of a call it is a part of that
     result: a text would begin another turn, and the model would lose the thoughts of this one.
-    ``needs_signatures`` None: if the conversation has one of this origin. ``sends_ids``: the server accepts
-    the ids of calls.
+    ``needs_signatures``: the model rejects calls without one. ``sends_ids``: the server accepts the ids of
+    calls.
     """
-    if needs_signatures is None:
-        needs_signatures = any(
-            SIGNATURE in own_fields(item, origin)
-            for message in transcript
-            for item in message.items
-            if isinstance(item, ToolCall)
-        )
     history = _Contents(origin, needs_signatures=needs_signatures, sends_ids=sends_ids)
     for message in transcript:
         history.add(message)

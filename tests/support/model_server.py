@@ -191,7 +191,9 @@ class ModelServer:
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
         secret = bearer or headers.get("x-api-key", "") or headers.get("x-goog-api-key", "")
         has_result = results or last.role == "tool"
-        prompt = Prompt(model, text, has_result, secret, wire, self._failures, answered, recorded.body)
+        prompt = Prompt(
+            model, text, has_result, secret, wire, self._failures, answered, recorded.body, headers
+        )
         return strict_providers.answer(prompt) if model.startswith("strict-") else behaviors.steps(prompt)
 
 

@@ -145,20 +145,21 @@ def test_signatures_go_only_to_their_origin() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("needs_signatures", "placeholders"), [(None, 1), (True, 1), (False, 0)], ids=["unknown", "yes", "no"]
-)
-def test_placeholders_beside_signatures(needs_signatures: bool | None, placeholders: int) -> None:
-    """An own signature shows that the model needs one for every message with calls; it is never replaced."""
+def test_a_signature_is_never_replaced() -> None:
+    """A message with a signature keeps it, beside others that get a placeholder on their first call."""
     transcript = [
         *answered(own_call("a", "sig"), own_call("b")),
-        Message("assistant", [ToolCall("c", "look", {})]),
-        Message("tool", [ToolResult("c", "look", "seen")]),
+        Message("assistant", [ToolCall("c", "look", {}), ToolCall("d", "look", {})]),
     ]
-    sent = contents(transcript, ORIGIN, needs_signatures=needs_signatures)
-    signatures = [part.get("thoughtSignature") for content in sent for part in content["parts"]]
-    assert signatures.count("sig") == 1
-    assert signatures.count(PLACEHOLDER_SIGNATURE) == placeholders
+    for needs_signatures in (True, False):
+        sent = contents(transcript, ORIGIN, needs_signatures=needs_signatures)
+        signatures = [
+            part.get("thoughtSignature")
+            for content in sent
+            for part in content["parts"]
+            if "functionCall" in part
+        ]
+        assert signatures == ["sig", None, PLACEHOLDER_SIGNATURE if needs_signatures else None, None]
 
 
 @pytest.mark.parametrize("placed", [None, 7, [], [{"index": 9, "part": 1}], [{"index": 0}]])
