@@ -14,13 +14,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.daemons import Daemon, short_home
+from tests.support.daemons import Daemon, short_home, until
 from tests.support.programs import ROOT, environment
 
 if TYPE_CHECKING:
@@ -77,13 +76,14 @@ def running(command: Sequence[str | Path], log: Path, **environ: str) -> Iterato
             process.wait()
 
 
-def wait_for(process: subprocess.Popen[bytes], log: Path, is_ready: Callable[[], bool]) -> None:
-    """Wait until a program is ready. Errors: AssertionError with its output."""
-    deadline = time.monotonic() + MAX_START_S
-    while not is_ready():
+def wait_for(process: subprocess.Popen[bytes], log: Path, condition: Callable[[], bool]) -> None:
+    """Wait until a program is ready. Errors: AssertionError with its output if it ends before."""
+
+    def is_ready() -> bool:
         assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.05)
+        return condition()
+
+    until(is_ready, f"the start of {process.args!r}", MAX_START_S)
 
 
 def is_listening(port: int) -> bool:
