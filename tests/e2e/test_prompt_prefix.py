@@ -65,33 +65,17 @@ async def ask(desk: Desk, text: str, **params: Any) -> str:
 
 def parse_prompt(body: dict[str, Any]) -> tuple[str, str]:
     """Return the prompt of a request as the provider reads it, and its situation."""
-    if "contents" in body:
-        return parse_google_prompt(body)
-    messages = body["messages"]
-    last = messages[-1]
-    situation = ""
-    if isinstance(last["content"], str):
-        last["content"], _, situation = last["content"].partition(f"\n\n{SITUATION_NOTE}")
-    elif last["content"][-1].get("text", "").startswith(SITUATION_NOTE):
-        situation = last["content"].pop()["text"]
-    prompt = msgspec.json.encode([body.get("tools"), body.get("system"), messages]).decode()
+    messages = body.get("messages") or body["contents"]
+    instructions = body.get("system"), body.get("systemInstruction")
+    prompt = msgspec.json.encode([body.get("tools"), instructions, messages]).decode()
     # Breakpoints are no part of the prompt.
     prompt = prompt.replace(',"cache_control":{"type":"ephemeral"}', "")
-    return prompt.rstrip('"}]'), situation
-
-
-def parse_google_prompt(body: dict[str, Any]) -> tuple[str, str]:
-    """Return the prompt of a request to Google, and its situation: the last text, or the end of a result."""
-    contents = body["contents"]
-    part = contents[-1]["parts"][-1]
     situation = ""
-    if "functionResponse" in part:
-        response = part["functionResponse"]["response"]
-        [(name, text)] = response.items()
-        response[name], _, situation = text.partition(f"\n\n{SITUATION_NOTE}")
-    elif part["text"].startswith(SITUATION_NOTE):
-        situation = contents[-1]["parts"].pop()["text"]
-    prompt = msgspec.json.encode([body.get("tools"), body.get("systemInstruction"), contents]).decode()
+    if SITUATION_NOTE in prompt:
+        prompt, _, situation = prompt.rpartition(SITUATION_NOTE)
+    # It is a block of its own, or the end of the last text.
+    for frame in (',{"type":"text","text":"', ',{"text":"', "\\n\\n"):
+        prompt = prompt.removesuffix(frame)
     return prompt.rstrip('"}]'), situation
 
 

@@ -160,6 +160,19 @@ async def test_a_compressed_error_leads_to_compaction(tmp_path: Path, driver: st
 
 
 @every_driver
+async def test_an_error_inside_a_stream_leads_to_compaction(tmp_path: Path, driver: str) -> None:
+    """A transcript that is too long is summarized, also if the server says so after a status of success."""
+    async with serve_with_model(tmp_path, driver, model="fits:20000") as (house, server):
+        for number in range(8):
+            sent = await house.ask(f"{number} " + "word " * 500)
+            assert (sent["status"], sent.get("error")) == ("completed", None)
+        compacted = await house.events(types=["context_compacted"])
+        assert {(event["strategy"], event["trigger"]) for event in compacted} == {("summary", "overflow")}
+        assert await house.events(types=["model_failed"]) == []
+        assert b"A summary." in server.requests[-1].body
+
+
+@every_driver
 async def test_a_limit_per_minute_is_waited_for(tmp_path: Path, driver: str) -> None:
     """A rate limit is retried after the time that the body of the error names."""
     async with serve_with_model(tmp_path, driver) as (house, _):

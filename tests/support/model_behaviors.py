@@ -32,6 +32,7 @@
 ``hang``, ``hang-mid``                  nothing at all; a piece and then nothing
 ``status:<code>[:retry=<v>;retry-ms=<v>]`` an error; ``retry`` is ``Retry-After``
 ``context``                             400, the transcript is too long
+``fits:<bytes>``                        the same inside a stream for larger requests, else summary or ``echo``
 ``rejects:<field>[:<status>]``          refuses requests with that field, else ``echo``; names it with 400
 ``rejects-late:<field>``                the same inside a stream, without a status; names the field
 ``rejects-order``                       refuses a user's message after a result, else ``tools``
@@ -423,6 +424,14 @@ def _context(prompt: Prompt, rest: str) -> Iterator[Step]:
     return _error(400, prompt.wire.error("context_length_exceeded", message))
 
 
+def _fits(prompt: Prompt, rest: str) -> Iterator[Step]:
+    if len(prompt.body) > int(rest):
+        message = f"prompt is too long: {len(prompt.body)} tokens > {rest} maximum"
+        return iter((Head(), Piece(prompt.wire.error_event("invalid_request_error", message))))
+    is_summary = "<conversation>" in prompt.text
+    return _stream(prompt, [Say("A summary."), Stop()]) if is_summary else _echo(prompt, "")
+
+
 def _failures(prompt: Prompt, rest: str) -> Iterator[Step]:
     count, code = rest.split(":")[:2]
     prompt.failures[rest] += 1
@@ -522,6 +531,7 @@ BEHAVIORS = {
     "hang-mid": _hang_mid,
     "status": _status,
     "context": _context,
+    "fits": _fits,
     "n-failures-then-ok": _failures,
     "rejects": _rejects,
     "rejects-late": _rejects_late,
