@@ -75,9 +75,7 @@ class _Contents:
             return
         self.add_results()
         if message.role == "user":
-            # Google rejects an empty text.
-            texts = (text for text in user_texts(message.items) if text.strip())
-            self._append("user", [{"text": text} for text in texts])
+            self._append("user", [{"text": text} for text in user_texts(message.items)])
         else:
             self._calls = {item.call_id: item for item in message.items if isinstance(item, ToolCall)}
             self._append("model", self._model_parts(message))

@@ -37,6 +37,7 @@
 ``rejects-late:<field>``                the same inside a stream, without a status; names the field
 ``rejects-order``                       refuses a user's message after a result, else ``tools``
 ``rejects-breakpoints``                 refuses cache breakpoints, else ``echo``
+``rejects-thinking``                    refuses any configuration of thinking in Google's words, else ``echo``
 ``reasons-first:<n>``                   reasons for n tokens, then answers, within the request's limit
 ``n-failures-then-ok:<n>:<code>[:<tag>]`` n errors for each tag, then ``echo``
 ``file:<name>``                         the recorded stream of that name, unchanged
@@ -473,8 +474,17 @@ def _rejects_breakpoints(prompt: Prompt, rest: str) -> Iterator[Step]:
     return _error(400, prompt.wire.error("invalid_request_error", message))
 
 
+def _rejects_thinking(prompt: Prompt, rest: str) -> Iterator[Step]:
+    thinking = prompt.fields.get("generationConfig", {}).get("thinkingConfig")
+    if thinking is None:
+        return _echo(prompt, "")
+    words = "is not enabled for models/m" if "includeThoughts" in thinking else "level is not supported"
+    return _error(400, prompt.wire.error("INVALID_ARGUMENT", f"Thinking {words}"))
+
+
 def _reasons_first(prompt: Prompt, rest: str) -> Iterator[Step]:
-    limit = prompt.fields.get("max_tokens", 0)
+    limit = prompt.fields.get("generationConfig", {}).get("maxOutputTokens", 0)
+    limit = prompt.fields.get("max_tokens", limit)
     if limit <= int(rest):
         return _stream(prompt, [Think("Let me see."), Stop("length", output_tokens=limit)])
     return _stream(prompt, [Think("Let me see."), Say("A short title"), Stop(output_tokens=int(rest) + 3)])
@@ -527,6 +537,7 @@ BEHAVIORS = {
     "rejects-late": _rejects_late,
     "rejects-order": _rejects_order,
     "rejects-breakpoints": _rejects_breakpoints,
+    "rejects-thinking": _rejects_thinking,
     "reasons-first": _reasons_first,
     "file": _file,
 }

@@ -175,6 +175,33 @@ async def test_an_unknown_effort_is_left_out(server: ModelServer, caller: Provid
     assert text_of((await complete(caller, request)).items) == "echo: hello"
 
 
+async def test_a_model_of_google_that_does_not_think(server: ModelServer, caller: ProviderCaller) -> None:
+    """Thoughts and the effort of a title are left out after a refusal each, and from then on."""
+    request = request_to(server, "rejects-thinking", driver="google")
+    for _ in range(2):
+        assert (await ask(caller, request)).text == "echo: hello"
+        assert text_of((await complete(caller, for_title(request))).items) == "echo: hello"
+    configs = [request.json.get("generationConfig") for request in server.requests]
+    limit = {"maxOutputTokens": 64}
+    assert configs == [
+        {"thinkingConfig": {"includeThoughts": True}},
+        None,
+        {"thinkingConfig": {"thinkingLevel": "LOW"}, **limit},
+        limit,
+        None,
+        limit,
+    ]
+
+
+async def test_a_model_of_google_gets_more_room(server: ModelServer, caller: ProviderCaller) -> None:
+    """The higher limit of a title applies to Google's field, too."""
+    request = for_title(request_to(server, "reasons-first:100", driver="google"), 64)
+    for _ in range(2):
+        assert text_of((await complete(caller, request)).items) == "A short title"
+    limits = [request.json["generationConfig"]["maxOutputTokens"] for request in server.requests]
+    assert limits == [64, 256, 256]
+
+
 async def test_a_preset_without_stream_options(server: ModelServer, caller: ProviderCaller) -> None:
     """A preset omits the stream options from the first request on."""
     assert (await ask(caller, request_to(server, "echo", preset="mistral"))).text == "echo: hello"
@@ -200,6 +227,8 @@ async def test_azure(server: ModelServer, caller: ProviderCaller) -> None:
         ("openai", "api-key", "api-key", "sk-secret-of-the-test"),
         ("anthropic", None, "x-api-key", "sk-secret-of-the-test"),
         ("anthropic", "Authorization", "authorization", "Bearer sk-secret-of-the-test"),
+        ("google", None, "x-goog-api-key", "sk-secret-of-the-test"),
+        ("google", "authorization", "authorization", "Bearer sk-secret-of-the-test"),
     ],
 )
 async def test_the_header_of_the_credential(
@@ -209,6 +238,5 @@ async def test_the_header_of_the_credential(
     request = request_to(server, "echo", driver=driver, auth_ref="env:KEY", auth_header=auth_header)
     assert (await ask(caller, request)).text == "echo: hello"
     headers = server.requests[0].headers
-    assert {name: headers[name] for name in ("authorization", "api-key", "x-api-key") if name in headers} == {
-        header: value
-    }
+    names = ("authorization", "api-key", "x-api-key", "x-goog-api-key")
+    assert {name: headers[name] for name in names if name in headers} == {header: value}

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from kheishd.kernel.hook import Tool
-from kheishd.providers import anthropic, openai
+from kheishd.providers import anthropic, google, openai
 from kheishd.providers.driver import (
     BLANK,
     AnswerReader,
@@ -116,7 +116,7 @@ def test_a_post_hides_its_headers() -> None:
     assert "sk-secret" not in f"{post!r} {post}"
 
 
-@pytest.mark.parametrize("driver", [openai, anthropic])
+@pytest.mark.parametrize("driver", [openai, anthropic, google])
 def test_drivers_are_drivers(driver: Driver) -> None:
     """Every driver fulfils the interface of an exchange, and its reader begins empty."""
     reader: AnswerReader = driver.reader(FailureFactory("api.test", None))
@@ -155,7 +155,7 @@ def test_tools_of_the_options_are_added(driver: Driver) -> None:
     assert "tools" not in msgspec.json.decode(driver.post(summary, "http://x", None).body)
 
 
-@pytest.mark.parametrize("driver", [openai, anthropic])
+@pytest.mark.parametrize("driver", [openai, anthropic, google])
 def test_the_prefix_of_a_prompt_is_stable(driver: Driver) -> None:
     """Two turns of a run begin with the same bytes, up to the end of the earlier transcript."""
     options = {"cache_control": False} if driver is anthropic else {}
@@ -166,9 +166,8 @@ def test_the_prefix_of_a_prompt_is_stable(driver: Driver) -> None:
     second = dataclasses.replace(first, messages=later)
     bodies = [driver.post(request, "http://x", None).body for request in (first, second)]
     decoded = [msgspec.json.decode(body) for body in bodies]
-    assert decoded[1]["messages"][: len(decoded[0]["messages"])] == decoded[0]["messages"]
-    for body in decoded:
-        del body["messages"]
+    earlier, transcript = (body.pop("contents" if driver is google else "messages") for body in decoded)
+    assert transcript[: len(earlier)] == earlier
     assert msgspec.json.encode(decoded[0]) == msgspec.json.encode(decoded[1])
 
 
