@@ -15,7 +15,7 @@ from kheishd.providers.lenient import clean_json, load_json
 # The part of an error body that is read for its message.
 MAX_BODY_BYTES = 64 * 1024
 
-_NAMES = ("type", "code", "status")
+_NAMES = ("type", "code", "status", "error_type")
 _MESSAGES = ("message", "detail", "error", "msg", "errorMessage")
 _FIRST_BYTES_OF_GZIP = b"\x1f\x8b"
 
@@ -91,7 +91,7 @@ def parse_error(decoded: Any) -> ErrorReport:
     error: dict[str, Any] = inner if isinstance(inner, dict) and is_error(inner) else decoded
     message = next((error[key] for key in _MESSAGES if error.get(key)), "")
     text = _to_text(decoded)
-    codes = (str(error.get(key)) for key in ("code", "status", "status_code"))
+    codes = (str(error.get(key)) for key in ("code", "status", "status_code", "statusCode"))
     return ErrorReport(
         name=" ".join(str(error[key]) for key in _NAMES if error.get(key)).lower(),
         message=_add_upstream(error, message if isinstance(message, str) else _to_text(message)),
