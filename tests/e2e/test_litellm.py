@@ -21,7 +21,7 @@ import pytest
 
 from tests.support.daemons import Daemon, short_home, until
 from tests.support.programs import ROOT, environment
-from tests.support.strict_providers import provider_of
+from tests.support.strict_google import provider_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
