@@ -292,9 +292,8 @@ class GoogleReader(DraftReader):
                 self._goes_on |= any(part.text or part.function_call is not None for part in content.parts)
             for part in content.parts:
                 self._part(part)
-        reason = (candidate.finish_reason or "").upper()
-        if reason and reason != "FINISH_REASON_UNSPECIFIED":
-            self._finish(reason, candidate.finish_message)
+        if candidate.finish_reason:
+            self._finish(candidate.finish_reason.upper(), candidate.finish_message)
 
     def _part(self, part: GooglePart) -> None:
         signature = part.thought_signature
@@ -354,7 +353,8 @@ class GoogleReader(DraftReader):
         stop = STOP_REASONS.get(reason, "end")
         if stop == "refusal":
             self._explanation = message or f"The model refused to answer ({reason})."
-        if self._stop != "refusal":
+        # A refusal stays one, and the default value of the field is no reason.
+        if self._stop != "refusal" and reason != "FINISH_REASON_UNSPECIFIED":
             self._stop = stop
 
 
