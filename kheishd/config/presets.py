@@ -1,4 +1,4 @@
-"""Presets: how servers of OpenAI's chat completions differ. One row per server, from its documentation.
+"""Presets: how servers of OpenAI's chat completions differ. One row per server, with its documentation.
 
 ``contrib/generate`` writes the table in contrib/docs/models.md from these rows.
 """
@@ -35,36 +35,63 @@ _TEMPLATE_WITHOUT_THINKING: Final = {"chat_template_kwargs": {"enable_thinking":
 _REASONING_BACK: Final = {"reasoning_content": True}
 
 PRESETS: Final[Mapping[str, Preset]] = {
+    # https://learn.microsoft.com/azure/ai-services/openai/reference
     "azure": Preset(auth_header="api-key", token_limit="max_completion_tokens", low_effort=_EFFORT),
+    # https://api-docs.deepseek.com/guides/thinking_mode: thoughts go back with calls.
     "deepseek": Preset(
         base_url="https://api.deepseek.com", options=_REASONING_BACK, low_effort=_THINKING_OFF
     ),
-    "fireworks": Preset(base_url="https://api.fireworks.ai/inference/v1"),
+    # https://docs.fireworks.ai/api-reference/post-chatcompletions: without a limit, 2,000 tokens apply; a
+    # limit beyond the context is lowered.
+    "fireworks": Preset(
+        base_url="https://api.fireworks.ai/inference/v1",
+        options={"max_tokens": 32_768},
+        low_effort=_EFFORT,
+    ),
+    # https://ai.google.dev/gemini-api/docs/openai and .../thought-signatures
     "gemini": Preset(
         base_url="https://generativelanguage.googleapis.com/v1beta/openai",
         options={"thought_signatures": True},
         low_effort=_EFFORT,
     ),
+    # https://console.groq.com/docs/api-reference and .../docs/reasoning
     "groq": Preset(
         base_url="https://api.groq.com/openai/v1", token_limit="max_completion_tokens", low_effort=_EFFORT
     ),
+    # https://docs.litellm.ai/docs/proxy/user_keys and .../docs/reasoning_content
     "litellm": Preset(base_url="http://127.0.0.1:4000/v1", low_effort=_EFFORT),
+    # https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
     "llamacpp": Preset(base_url="http://127.0.0.1:8080/v1", low_effort=_TEMPLATE_WITHOUT_THINKING),
+    # https://lmstudio.ai/docs/developer/openai-compat
     "lmstudio": Preset(base_url="http://127.0.0.1:1234/v1"),
+    # https://docs.mistral.ai/api and .../capabilities/reasoning: ``reasoning_effort`` asks for thoughts.
     "mistral": Preset(
         base_url="https://api.mistral.ai/v1", stream_options=False, options={"call_ids": "mistral"}
     ),
-    "moonshot": Preset(base_url="https://api.moonshot.ai/v1", options=_REASONING_BACK),
+    # https://platform.kimi.ai/docs/api/chat: ``max_tokens`` is deprecated.
+    "moonshot": Preset(
+        base_url="https://api.moonshot.ai/v1",
+        token_limit="max_completion_tokens",
+        options=_REASONING_BACK,
+        low_effort=_THINKING_OFF,
+    ),
+    # https://docs.ollama.com/api/openai-compatibility
     "ollama": Preset(base_url="http://127.0.0.1:11434/v1", low_effort=_EFFORT),
+    # https://platform.openai.com/docs/api-reference/chat/create
     "openai": Preset(
         base_url="https://api.openai.com/v1", token_limit="max_completion_tokens", low_effort=_EFFORT
     ),
+    # https://openrouter.ai/docs/api-reference/parameters and .../use-cases/reasoning-tokens
     "openrouter": Preset(
         base_url="https://openrouter.ai/api/v1", low_effort={"reasoning": {"effort": "low"}}
     ),
-    "together": Preset(base_url="https://api.together.xyz/v1"),
+    # https://docs.together.ai/docs/inference/openai-compatibility
+    "together": Preset(base_url="https://api.together.ai/v1", low_effort=_EFFORT),
+    # https://docs.vllm.ai/en/stable/serving/openai_compatible_server/
     "vllm": Preset(base_url="http://127.0.0.1:8000/v1", low_effort=_TEMPLATE_WITHOUT_THINKING),
-    "xai": Preset(base_url="https://api.x.ai/v1", token_limit="max_completion_tokens"),
+    # https://docs.x.ai/docs/api-reference and .../developers/model-capabilities/text/reasoning
+    "xai": Preset(base_url="https://api.x.ai/v1", token_limit="max_completion_tokens", low_effort=_EFFORT),
+    # https://docs.z.ai/api-reference/llm/chat-completion
     "zai": Preset(
         base_url="https://api.z.ai/api/paas/v4",
         stream_options=False,

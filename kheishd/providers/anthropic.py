@@ -91,7 +91,9 @@ def post(
         body["system"] = request.instructions
     if request.purpose == "answer" and "cache_control" not in traits.omitted:
         mark_prompt(body, cache_control)
-    _add_situation(body["messages"], request.situation)
+    # A paused turn of the model takes nothing more.
+    if request.situation and body["messages"] and body["messages"][-1]["role"] == "user":
+        body["messages"][-1]["content"].append({"type": "text", "text": request.situation})
     headers = {"anthropic-version": VERSION, **extra, **traits.make_auth_headers(secret, "x-api-key")}
     parts = urlsplit(base_url)
     base = parts._replace(path=parts.path.rstrip("/").removesuffix("/v1")).geturl()
@@ -115,12 +117,6 @@ def _tools(request: ModelRequest) -> list[dict[str, Any]]:
     return [*defined, *({"name": n, "description": text, "input_schema": {"type": "object"}} for n in gone)]
 
 
-def _add_situation(sent: list[dict[str, Any]], situation: str) -> None:
-    """Append the situation to the last user message; a paused turn of the model takes nothing more."""
-    if situation and sent and sent[-1]["role"] == "user":
-        sent[-1]["content"].append({"type": "text", "text": situation})
-
-
 class PlacedData(Struct):
     """Data among the items of a message: an opaque block before an item, or further fields of a text."""
 
@@ -139,7 +135,9 @@ def messages(transcript: list[Message], origin: str = "") -> list[dict[str, Any]
         placed = _find_placed(message, origin)
         has_placed = has_placed or bool(placed)
         blocks = _blocks(message, placed, origin, ids)
-        if not blocks or (has_placed and message.items == [Text(RESUME)] and _is_paused(out)):
+        # A paused turn ends with a block that only the provider understands, and continues by itself.
+        is_paused = bool(out) and out[-1]["content"][-1]["type"] not in OWN_TYPES
+        if not blocks or (is_paused and message.items == [Text(RESUME)]):
             continue
         if out and out[-1]["role"] == role:
             out[-1]["content"] += blocks
@@ -156,11 +154,6 @@ def _find_placed(message: Message, origin: str) -> list[PlacedData]:
         return msgspec.convert(own_fields(message, origin).get(PLACED, []), list[PlacedData])
     except msgspec.ValidationError:
         return []
-
-
-def _is_paused(sent: list[dict[str, Any]]) -> bool:
-    """Whether the last message ends with a block that only the provider understands."""
-    return bool(sent) and sent[-1]["content"][-1]["type"] not in OWN_TYPES
 
 
 def _drop_unpaired(sent: list[dict[str, Any]]) -> None:
@@ -331,7 +324,8 @@ class MessagesReader(DraftReader):
                 self._restart()
                 self._head(event.message or MessageHead())
             case "message_delta":
-                self._message_delta(event)
+                self._count(event.usage)
+                self._stop_for(event.delta or MessagesDelta())
             case "message_stop":
                 self._stop, self.done = self._stop or "end", True
             case "content_block_stop":
@@ -467,11 +461,6 @@ class MessagesReader(DraftReader):
                 # A whole signature, which its start had, too; the provider's own clients keep the last one.
                 block.signature = ""
             self._draft.sign(block, delta.signature)
-
-    def _message_delta(self, event: MessagesEvent) -> None:
-        self._count(event.usage)
-        if event.delta is not None:
-            self._stop_for(event.delta)
 
     def _stop_for(self, message: MessageHead | MessagesDelta) -> None:
         if message.stop_reason:

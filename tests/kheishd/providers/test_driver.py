@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from kheishd.config.presets import PRESETS
 from kheishd.kernel.hook import Tool
 from kheishd.providers import anthropic, google, openai
 from kheishd.providers.driver import (
@@ -21,6 +22,7 @@ from kheishd.providers.driver import (
     user_texts,
 )
 from kheishd.providers.failures import FailureFactory
+from kheishd.providers.traits import Traits
 from protocol.transcript import AssetReference, Item, Message, Text
 from tests.support.model_calls import make_request
 
@@ -51,6 +53,14 @@ def test_a_summary_drops_answer_options() -> None:
     assert body == {"temperature": 0.7, "top_p": 0.9, "service_tier": "flex"}
     assert headers == {"x-title": "kheish"}
     assert body_options(replace_purpose(make_request("hello"), "title")) == ({}, {})
+
+
+def test_a_limit_of_the_route_replaces_that_of_its_preset() -> None:
+    """A preset may limit answers; the route's own limit counts instead, whichever of the names it has."""
+    traits = Traits(PRESETS["fireworks"])
+    assert body_options(make_request("hello"), traits)[0] == {"max_tokens": 32_768}
+    request = make_request("hello", options={"max_completion_tokens": 100})
+    assert body_options(request, traits)[0] == {"max_completion_tokens": 100}
 
 
 def replace_purpose(request: Any, purpose: Any, max_tokens: int | None = None) -> Any:
