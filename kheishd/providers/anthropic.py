@@ -122,7 +122,7 @@ def _tools(request: ModelRequest) -> list[dict[str, Any]]:
 
 
 def _find_container(transcript: list[Message], origin: str) -> str | None:
-    """Return the id of the container of an unfinished turn, in which the provider's tools run; None without."""
+    """Return the id of the container in which an unfinished turn runs the provider's tools; None without."""
     for message in reversed(transcript):
         if message.role == "assistant":
             container = own_fields(message, origin).get("container")
