@@ -73,6 +73,10 @@ class Draft:
         """Whether there is text that is not blank."""
         return any(block.kind == "text" and block.content.strip() for block in self._blocks)
 
+    def join_content(self, kind: Literal["text", "thinking"]) -> str:
+        """Return the content of all blocks of a kind."""
+        return "".join(block.content for block in self._blocks if block.kind == kind)
+
     def write(self, kind: Literal["text", "thinking"], piece: str) -> None:
         """Append to the newest block if it is of this kind, else open another."""
         if not self._blocks or self._blocks[-1].kind != kind or self._blocks[-1].redacted:
@@ -104,6 +108,12 @@ class Draft:
             self._fresh[-1].parts.append(piece)
         else:
             self._fresh.append(Block(block.kind, [piece]))
+
+    def rewrite(self, block: Block, content: str) -> None:
+        """Replace the content of a block; what was shown of it stays as it is."""
+        block.half = ""
+        self._room += sum(len(part.encode()) for part in block.parts)
+        block.parts = [self._fit(join_surrogates(content))]
 
     def sign(self, block: Block, signature: str) -> None:
         """Append to a thought's signature. A signature that does not fit makes the draft full."""

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from kheishd.config.presets import NO_PRESET, PRESETS, Preset, TokenLimit
+from kheishd.config.presets import NO_PRESET, PRESETS, Preset, TokenLimit, adapt_preset
 
 if TYPE_CHECKING:
     from kheishd.kernel.runtime import ModelFailure
@@ -28,6 +28,23 @@ _OTHER_LIMIT: dict[str, TokenLimit] = {
     "max_completion_tokens": "max_tokens",
 }
 TOKEN_LIMITS = tuple(_OTHER_LIMIT)
+_ALL_LIMITS = (*TOKEN_LIMITS, "max_output_tokens")
+
+# Fields that a request can do without, and the words that name them in a refusal.
+_OPTIONAL = (
+    ("stream_options", r"stream_options|include_usage"),
+    ("include", r"encrypted.content|\binclude\b"),
+    ("store", r"\bstore\b"),
+    ("max_output_tokens", r"\bmax_output_tokens\b"),
+)
+
+OUTPUT_ITEMS: Final = "output items"
+"""The name in ``Traits.omitted`` of a response's own items, which its server refused to read."""
+
+# A refusal of items: their server changed its keys, or demands an item that it did not send.
+_ITEMS_REFUSED = re.compile(
+    r"encrypted.content|not persisted|required '?(reasoning|following)|required following item", re.IGNORECASE
+)
 
 # A refusal of a field, as opposed to one of its value.
 _REJECTION = re.compile(
@@ -78,26 +95,32 @@ class Traits(Struct, frozen=True):
 
     def adapt(self, failure: ModelFailure, body: bytes) -> Traits | None:
         """Return the traits with which to repeat a refused request; None if the refusal is final."""
-        if failure.reason != "bad_request" or failure.status not in (400, 422):
+        if failure.reason != "bad_request" or failure.status not in (400, 404, 422):
             return None
         sent, message = msgspec.json.decode(body), failure.message
-        limit = next((name for name in TOKEN_LIMITS if name in sent), "")
+        limit = next((name for name in _ALL_LIMITS if name in sent), "")
         effort = next((name for name in self.low_effort if name in sent), None)
         names_limit = re.search(rf"\b{limit}\b", message) is not None if limit else False
         is_rejection = _REJECTION.search(message) is not None
-        if is_rejection and "stream_options" in sent and re.search("stream_options|include_usage", message):
-            return self._omit("stream_options")
+        for name, words in _OPTIONAL:
+            if is_rejection and name in sent and name not in self.omitted and re.search(words, message, re.I):
+                return self._omit(name)
+        if "input" in sent and OUTPUT_ITEMS not in self.omitted and _ITEMS_REFUSED.search(message):
+            return self._omit(OUTPUT_ITEMS)
+        if failure.status == 404:
+            return None
         if is_rejection and "cache_control" in message and "cache_control" not in self.omitted:
             return self._omit("cache_control")
-        if is_rejection and names_limit and self.token_limit is None:
+        if is_rejection and names_limit and self.token_limit is None and limit in _OTHER_LIMIT:
             return replace(self, token_limit=_OTHER_LIMIT[limit])
         if names_limit and self.has_more_room:
             return replace(self, has_more_room=False)
         if effort is not None and _EFFORT.search(message):
             return self._omit(effort)
-        if failure.status == 422 and "stream_options" in sent:
-            # The usual refusal of an unknown field; if it names none, this field is the likeliest.
-            return self._omit("stream_options")
+        if failure.status == 422:
+            # The usual refusal of an unknown field; if it names none, one of these is the likeliest.
+            likeliest = next((name for name in ("stream_options", "include") if name in sent), None)
+            return None if likeliest is None or likeliest in self.omitted else self._omit(likeliest)
         return None
 
     def _omit(self, name: str) -> Traits:
@@ -120,13 +143,14 @@ class LearnedTraits:
         if learned is not None:
             return learned
         # Without a URL, the driver's own provider is called.
-        name = pinned.preset or ("openai" if pinned.driver == "openai" and pinned.base_url is None else "")
-        preset = PRESETS.get(name, NO_PRESET)
+        is_openai = pinned.driver in ("openai", "responses") and pinned.base_url is None
+        name = pinned.preset or ("openai" if is_openai else "")
+        preset = adapt_preset(PRESETS.get(name, NO_PRESET), pinned.driver)
         return Traits(preset, pinned.auth_header or (preset.auth_header if name else None))
 
     def remember(self, pinned: Pinned, traits: Traits) -> None:
-        """Remember traits that the server accepted."""
-        self._traits[_key(pinned)] = traits
+        """Remember traits that the server accepted. Refused items are those of one conversation only."""
+        self._traits[_key(pinned)] = replace(traits, omitted=traits.omitted - {OUTPUT_ITEMS})
 
 
 def _key(pinned: Pinned) -> tuple[str, str, str | None]:
