@@ -17,7 +17,7 @@ from tests.support.model_server import ModelServer, running_model_server
 SECRET = "sk-provider-secret-0123456789"
 LIMITS = RunsSection(backoff_s=0.01, max_backoff_s=0.02, inactivity_timeout_s=0.2)
 
-both_drivers = pytest.mark.parametrize("driver", ["openai", "anthropic"])
+both_drivers = pytest.mark.parametrize("driver", ["openai", "responses", "anthropic"])
 
 
 @asynccontextmanager
@@ -135,7 +135,8 @@ async def test_a_refusal_can_be_continued(tmp_path: Path, driver: str) -> None:
         assert (sent["status"], sent["output"]) == ("completed", "The model refused to answer.")
         sent = await house.ask("go on", model="refuses")
         assert (sent["status"], sent["output"]) == ("completed", "echo: go on")
-        roles = [message["role"] for message in server.requests[-1].json["messages"]]
+        request = server.requests[-1].json
+        roles = [message["role"] for message in request.get("messages") or request["input"]]
         assert roles[-3:] == ["user", "assistant", "user"]
 
 
@@ -199,4 +200,4 @@ async def test_cached_tokens_are_counted_and_priced(tmp_path: Path, driver: str)
     async with serve_with_model(tmp_path, driver) as (house, _):
         sent = await house.ask("hello", model="echo")
         run = await house.call("run.get", run_id=sent["run_id"])
-        assert run["usage"]["cached_input_tokens"] == (4 if driver == "openai" else 3)
+        assert run["usage"]["cached_input_tokens"] == (3 if driver == "anthropic" else 4)

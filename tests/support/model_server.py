@@ -1,8 +1,8 @@
 """A real local HTTP/1.1 server with the published protocols of providers, scripted by the model's name.
 
-``POST .../chat/completions`` is OpenAI's protocol, ``POST .../v1/messages`` Anthropic's. The requested model
-chooses the behavior (see ``model_behaviors``). ``GET /requests`` returns the requests so far, ``DELETE
-/requests`` forgets them.
+``POST .../chat/completions`` and ``POST .../responses`` are OpenAI's protocols, ``POST .../v1/messages``
+Anthropic's. The requested model chooses the behavior (see ``model_behaviors``). ``GET /requests`` returns the
+requests so far, ``DELETE /requests`` forgets them.
 
 The server is also the yardstick of the benchmarks and therefore cheap: no HTTP library, plain non-blocking
 sockets on trio's readiness calls, and answers that only count pieces are encoded once.
@@ -26,19 +26,21 @@ from tests.support import model_behaviors as behaviors
 from tests.support import strict_providers
 from tests.support.model_behaviors import Cut, Head, Pause, Piece, Pieces, Prompt, Raw, Step
 from tests.support.model_wire import Anthropic, OpenAI, Wire
+from tests.support.responses_wire import Responses, read_input
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 REQUESTS_KEPT = 1_000
-WIRES: dict[str, type[OpenAI] | type[Anthropic]] = {
+WIRES: dict[str, Callable[[], Wire]] = {
     "/chat/completions": OpenAI,
+    "/responses": Responses,
     "/v1/messages": Anthropic,
 }
 """The protocol of each path, whatever precedes it."""
 
 
-def _find_wire(path: str) -> type[OpenAI] | type[Anthropic] | None:
+def _find_wire(path: str) -> Callable[[], Wire] | None:
     path = path.partition("?")[0]
     return next((wire for end, wire in WIRES.items() if path.endswith(end)), None)
 
@@ -83,6 +85,7 @@ class _Model(msgspec.Struct):
 
 class _Messages(msgspec.Struct):
     messages: list[_Message] = []
+    input: list[dict[str, Any]] = []
 
 
 class _Disconnected(Exception):
@@ -176,7 +179,8 @@ class ModelServer:
         return writes
 
     def _steps(self, recorded: RecordedRequest, model: str, wire: Wire) -> Iterator[Step]:
-        messages = msgspec.json.decode(recorded.body, type=_Messages).messages
+        sent = msgspec.json.decode(recorded.body, type=_Messages)
+        messages = sent.messages or msgspec.convert(read_input(sent.input), list[_Message])
         text, answered = _newest_text(messages)
         last = messages[-1] if messages else _Message()
         results = isinstance(last.content, list) and any(

@@ -12,7 +12,7 @@ from tests.support.captured import LONG, SECRET, CapturedModels, captured_models
 from tests.support.model_calls import ask
 from tests.support.model_server import ModelServer
 
-DRIVERS = pytest.mark.parametrize("driver", ["openai", "anthropic"])
+DRIVERS = pytest.mark.parametrize("driver", ["openai", "responses", "anthropic"])
 LEVELS = pytest.mark.parametrize("level", ["full", "redacted"])
 
 
@@ -27,7 +27,7 @@ async def test_request(captured: CapturedModels, driver: str) -> None:
     request = captured.document("request")
     assert f'"body":{sent.body.decode()}}}' in captured.read("request.json")
     assert request["url"] == f"http://127.0.0.1:{captured.server.port}{sent.path}"
-    credential = "authorization" if driver == "openai" else "x-api-key"
+    credential = "x-api-key" if driver == "anthropic" else "authorization"
     assert request["headers"] == sent.headers | {credential: "[redacted]"}
     assert (request["method"], request["body_bytes"]) == ("POST", len(sent.body))
     assert request["headers"]["x-title"] == "kheish"
@@ -52,9 +52,11 @@ async def test_events(captured: CapturedModels, driver: str) -> None:
 
 
 def text_of_event(data: dict[str, Any]) -> str:
-    """Return the piece of the answer in an event, on either wire."""
+    """Return the piece of the answer in an event, on any wire."""
     [choice] = data.get("choices") or [data]
     delta = choice.get("delta", {})
+    if isinstance(delta, str):
+        return delta
     piece: str = delta.get("content") or delta.get("text") or ""
     return piece
 

@@ -14,7 +14,7 @@ from protocol.transcript import Message, ProviderData, Text, Thinking, ToolCall,
 from tests.support.model_calls import RecordedCall, ask, inline, make_request
 from tests.support.model_server import ModelServer
 
-DRIVERS = pytest.mark.parametrize("driver", ["openai", "anthropic"])
+DRIVERS = pytest.mark.parametrize("driver", ["openai", "responses", "anthropic"])
 SECRET = "sk-secret-of-the-test"
 
 
