@@ -117,6 +117,8 @@ ModelEvent = TextDelta | ThinkingDelta | ModelAnswer
 class ModelRequest:
     """One model call: the run's pinned values, the instructions, the transcript, and the offered tools.
 
+    ``situation`` is text that changes from call to call. Drivers send it after the transcript, and no
+    breakpoint of a prompt cache comes after it: all before it is the beginning of the next request.
     ``withheld``: the model must not call the tools now. ``purpose``: for anything but an answer, the route's
     options that shape answers do not apply, and ``max_answer_tokens`` limits the answer. ``turn`` and
     ``attempt`` identify the call among the run's debug captures.
@@ -126,6 +128,7 @@ class ModelRequest:
     instructions: str
     messages: list[Message]
     tools: Sequence[Tool] = ()
+    situation: str = ""
     withheld: bool = False
     session_id: str = ""
     run_id: str = ""

@@ -80,14 +80,22 @@ NO_RULES: Final = ChatRules()
 
 
 def messages(
-    instructions: str, transcript: list[Message], rules: ChatRules = NO_RULES
+    instructions: str, transcript: list[Message], rules: ChatRules = NO_RULES, situation: str = ""
 ) -> list[dict[str, Any]]:
-    """Return a transcript as chat messages; consecutive user messages are merged, as templates require."""
+    """Return a transcript as chat messages; consecutive user messages are merged, as templates require.
+
+    The situation is the end of the last message, even if that is the result of a tool: some servers reject
+    a user's message there.
+    """
     history = _History(transcript, rules)
     if instructions:
         history.out.append({"role": "system", "content": instructions})
     for message in transcript:
         history.add(message)
+    if situation and history.out and history.out[-1]["role"] in ("user", "tool"):
+        history.out[-1]["content"] += f"\n\n{situation}"
+    elif situation:
+        history.out.append({"role": "user", "content": situation})
     return history.out
 
 
@@ -118,8 +126,6 @@ class _History:
                         self.out.append({"role": "tool", "tool_call_id": call_id, "content": text})
 
     def _add_user(self, texts: list[str]) -> None:
-        if not texts:
-            return
         content = "\n\n".join(texts)
         if self.out and self.out[-1]["role"] == "user":
             self.out[-1]["content"] += f"\n\n{content}"

@@ -177,13 +177,17 @@ def token_count(count: float | None) -> int:
     return int(min(max(count, 0), MAX_TOKENS)) if count is not None and not math.isnan(count) else 0
 
 
+BLANK = "[a blank message]"
+"""The text in place of a message without any: providers reject blank texts and missing messages."""
+
+
 def user_texts(items: list[Item]) -> list[str]:
-    """Return a user's items as texts; an asset is named, so that the model knows of it."""
+    """Return a user's items as texts, at least one; an asset is named, so that the model knows of it."""
     texts: list[str] = []
     for item in items:
-        if isinstance(item, Text) and item.text:
+        if isinstance(item, Text) and item.text.strip():
             texts.append(item.text)
         elif isinstance(item, AssetReference):
             kind = f", {item.media_type}" if item.media_type else ""
             texts.append(f"[attached file {item.asset_id}{kind}: its content is not shown here]")
-    return texts
+    return texts or [BLANK]

@@ -79,7 +79,7 @@ def post(
         # Some servers reject an empty list of tools.
         **({"tools": tools} if tools else {}),
         **({"tool_choice": "none"} if tools and request.withheld else {}),
-        "messages": messages(request.instructions, request.messages, rules),
+        "messages": messages(request.instructions, request.messages, rules, request.situation),
         "stream": True,
     }
     if "stream_options" in traits.omitted:

@@ -177,6 +177,18 @@ async def test_a_paused_turn_is_continued(tmp_path: Path) -> None:
         assert len(server.requests) == 2
 
 
+async def test_a_turn_paused_during_a_search_is_continued(tmp_path: Path) -> None:
+    """The provider gets its own blocks back verbatim, to continue the turn and in later turns."""
+    async with serve_with_model(tmp_path, "anthropic", model="searches") as (house, server):
+        sent = await house.ask("hello")
+        assert (sent["status"], sent["output"]) == ("completed", "I look. It is so.")
+        assert len(server.requests) == 2
+        sent = await house.ask("and now?")
+        assert (sent["status"], sent["output"]) == ("completed", "echo: and now?")
+        history = await house.call("conversation.history")
+        assert "srv_1" not in str(history)
+
+
 async def test_compaction_on_a_server_with_another_limit_field(tmp_path: Path) -> None:
     """A server that rejects ``max_tokens`` summarizes under the other name from then on."""
     async with serve_with_model(tmp_path, "openai", model="rejects:max_tokens") as (house, server):

@@ -21,6 +21,7 @@
 ``too-large:<bytes>``                   calls a tool with that many bytes of arguments; then answers
 ``per-minute``                          429 in Google's words, once; the body says how long to wait
 ``pauses``                              pauses its turn after a word, once; then ``echo``
+``searches``                            searches by a tool of its own, pauses, and goes on with its own blocks
 ``refuses``                             refuses without a text, once; then ``echo``
 ``says-nothing[:<n>]``                  n answers (all) with reasoning only for each model, then ``echo``
 ``gzip-error``                          400, the transcript is too long, in a compressed body
@@ -312,6 +313,44 @@ def _pauses(prompt: Prompt, rest: str) -> Iterator[Step]:
     return _stream(prompt, [Say("one "), Stop("pause")])
 
 
+SEARCH_CALLS = tuple(
+    {"type": "server_tool_use", "id": f"srv_{n}", "name": "web_search", "input": {"query": f"q{n}"}}
+    for n in (1, 2)
+)
+SEARCH_RESULTS = tuple(
+    {
+        "type": "web_search_tool_result",
+        "tool_use_id": f"srv_{n}",
+        "content": [{"type": "web_search_result", "url": "http://a", "encrypted_content": f"c2VhbA=={n}"}],
+    }
+    for n in (1, 2)
+)
+SEARCH_START: list[dict[str, Any]] = [
+    {"type": "text", "text": "I look. "},
+    SEARCH_CALLS[0],
+    SEARCH_RESULTS[0],
+    SEARCH_CALLS[1],
+]
+SEARCH_END: list[dict[str, Any]] = [
+    SEARCH_RESULTS[1],
+    {"type": "text", "text": "It is so.", "citations": [{"type": "web_search_result_location"}]},
+]
+"""The content of an answer before and after its pause."""
+
+
+def _searches(prompt: Prompt, rest: str) -> Iterator[Step]:
+    contents = [m["content"] for m in prompt.fields["messages"] if m["role"] == "assistant"]
+    is_paused = prompt.fields["messages"][-1]["role"] == "assistant"
+    complete = SEARCH_START + (SEARCH_END if contents and not is_paused else [])
+    if contents and contents[0] != complete:
+        return _error(400, prompt.wire.error("invalid_request_error", f"changed content: {contents[0]}"))
+    if contents and not is_paused:
+        return _echo(prompt, "")
+    content, reason = (SEARCH_END, "end_turn") if is_paused else (SEARCH_START, "pause_turn")
+    body = {"type": "message", "content": content, "stop_reason": reason, "usage": {"input_tokens": 5}}
+    return iter((Head(200, "application/json"), Piece(msgspec.json.encode(body))))
+
+
 def _gzip_error(prompt: Prompt, rest: str) -> Iterator[Step]:
     body = gzip.compress(prompt.wire.error("invalid_request_error", "prompt is too long: 9 > 8"))
     return _error(400, body, {"content-encoding": "gzip"})
@@ -440,6 +479,7 @@ BEHAVIORS = {
     "refuses": _refuses,
     "per-minute": _per_minute,
     "pauses": _pauses,
+    "searches": _searches,
     "says-nothing": _says_nothing,
     "gzip-error": _gzip_error,
     "comments": _comments,

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
+from kheishd.core.context.situation import SITUATION_NOTE
 from tests.support import model_behaviors as behaviors
 from tests.support import strict_providers
 from tests.support.model_behaviors import Cut, Head, Pause, Piece, Pieces, Prompt, Raw, Step
@@ -201,7 +202,8 @@ def _newest_text(messages: list[_Message]) -> tuple[str, int]:
     """Return the user's newest text and the number of later answers; messages of the daemon do not count."""
     answered = 0
     for message in reversed(messages):
-        paragraphs = _text(message.content).split("\n\n") if message.role == "user" else []
+        written = _text(message.content).partition(SITUATION_NOTE)[0] if message.role == "user" else ""
+        paragraphs = written.strip().split("\n\n") if written.strip() else []
         if text := "\n\n".join(paragraph for paragraph in paragraphs if not paragraph.startswith(NOTES)):
             return text, answered
         answered += message.role == "assistant"

@@ -254,14 +254,14 @@ def frame_messages(messages: list[Message], *, speaker: str, primary: str) -> li
 
 
 def format_framing(*, speaker: str, primary: str, guests: list[str]) -> str:
-    """Format the instructions that explain the tags; empty if no other agent spoke."""
+    """Explain the tags to the model; empty if no other agent spoke."""
     if speaker != primary:
         return (
-            f"\n\nYou are a guest in a conversation between the user and the agent '{primary}'. Answer the "
+            f"You are a guest in a conversation between the user and the agent '{primary}'. Answer the "
             "last message as yourself. Texts of other agents are in <from> tags."
         )
     if guests:
-        return "\n\nTexts in <from> tags are of guests: other agents who were asked to speak."
+        return "Texts in <from> tags are of guests: other agents who were asked to speak."
     return ""
 
 

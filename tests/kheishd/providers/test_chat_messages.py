@@ -44,6 +44,21 @@ def send_back(answer: ModelAnswer, rules: ChatRules = OWN) -> dict[str, Any]:
     return sent
 
 
+# The situation.
+
+
+def test_the_situation_is_the_end_of_the_last_message() -> None:
+    """It follows the user's message or a tool's result, without a message of its own."""
+    user = Message("user", [Text("hello")])
+    call = Message("assistant", [ToolCall("c1", "look", {})])
+    result = Message("tool", [ToolResult("c1", "look", "seen")])
+    assert messages("", [user], OWN, "now")[-1] == {"role": "user", "content": "hello\n\nnow"}
+    sent = messages("", [user, call, result], OWN, "now")
+    assert sent[-1] == {"role": "tool", "tool_call_id": "c1", "content": "seen\n\nnow"}
+    assert sent[:-1] == messages("", [user, call], OWN)
+    assert messages("be brief", [], OWN, "now")[-1] == {"role": "user", "content": "now"}
+
+
 # Reasoning.
 
 

@@ -9,6 +9,7 @@ import pytest
 from kheishd.kernel.hook import Tool
 from kheishd.providers import anthropic, openai
 from kheishd.providers.driver import (
+    BLANK,
     AnswerReader,
     Driver,
     HttpRequest,
@@ -99,13 +100,14 @@ def test_tokens(count: float | None, expected: int) -> None:
 
 
 def test_shown() -> None:
-    """Texts are shown unchanged, an asset by its name, and an empty item as nothing."""
-    items: list[Item] = [Text("a"), Text(""), AssetReference("ast_1"), AssetReference("ast_2", "image/png")]
+    """Texts are shown unchanged, an asset by its name, and a blank text as nothing if there is more."""
+    items: list[Item] = [Text("a "), Text(" "), AssetReference("ast_1"), AssetReference("ast_2", "image/png")]
     assert user_texts(items) == [
-        "a",
+        "a ",
         "[attached file ast_1: its content is not shown here]",
         "[attached file ast_2, image/png: its content is not shown here]",
     ]
+    assert user_texts([Text(""), Text(" \n")]) == [BLANK]
 
 
 def test_a_post_hides_its_headers() -> None:

@@ -10,6 +10,7 @@ import pytest
 from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure
 from kheishd.providers.chat_messages import messages
+from kheishd.providers.driver import BLANK
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
 from kheishd.providers.openai import ChatReader, post, reader
@@ -123,14 +124,19 @@ def test_users_messages_in_a_row_are_one() -> None:
 
 
 def test_empty_messages_are_left_out() -> None:
-    """An empty message is left out; calls without text have null content."""
+    """An answer without text is left out; calls without text have null content."""
     transcript = [
-        Message("user", [Text("")]),
+        Message("user", [Text("hello")]),
         Message("assistant", [Thinking("hm")]),
         Message("assistant", [ToolCall("c1", "look", {})]),
     ]
-    [only] = messages("", transcript)
+    [_, only] = messages("", transcript)
     assert only["content"] is None
+
+
+def test_a_blank_message_is_sent_as_one() -> None:
+    """A blank message of the user stays one, so that the request has a message, and the roles alternate."""
+    assert messages("", [Message("user", [Text(" ")])]) == [{"role": "user", "content": BLANK}]
 
 
 # The answer.
