@@ -166,9 +166,12 @@ def _unpack_part(part: Any, content: str) -> Any:
 
 
 def input_items(
-    transcript: list[Message], origin: str = "", *, with_output: bool = True
+    transcript: list[Message], origin: str = "", situation: str = "", *, with_output: bool = True
 ) -> list[dict[str, Any]]:
     """Return a transcript as input items; consecutive user messages are merged, as templates require.
+
+    The situation is the end of the last item, even if that is the result of a tool: some servers reject a
+    user's message there.
 
     Args:   ``with_output`` is false for a server that refuses its own output items.
     """
@@ -183,6 +186,10 @@ def input_items(
                 out += _plain_items(message, ids) if output is None else output
             case "tool":
                 out += (_make_result(item, ids) for item in message.items if isinstance(item, ToolResult))
+    if situation and out and out[-1].get("type") == "function_call_output":
+        out[-1]["output"] += f"\n\n{situation}"
+    elif situation:
+        _add_user(out, [situation])
     return out
 
 

@@ -63,14 +63,14 @@ def post(
     include = [*(options.pop("include", None) or [])]
     if "include" not in traits.omitted and ENCRYPTED_REASONING not in include:
         include.append(ENCRYPTED_REASONING)
-    origin = origin_of(request.pinned, base_url)
+    origin, with_output = origin_of(request.pinned, base_url), OUTPUT_ITEMS not in traits.omitted
     body = {
         **options,
         "model": request.pinned.model,
         **({"instructions": request.instructions} if request.instructions else {}),
         **({"tools": tools} if tools else {}),
         **({"tool_choice": "none"} if tools and request.withheld else {}),
-        "input": input_items(request.messages, origin, with_output=OUTPUT_ITEMS not in traits.omitted),
+        "input": input_items(request.messages, origin, request.situation, with_output=with_output),
         "store": False,
         **({"include": include} if include else {}),
         "stream": True,
