@@ -55,9 +55,9 @@ class DraftReader:
         """Return the answer; None if it is incomplete. Errors: ModelFailure."""
         if self.failed or (self._stop is None and not self._draft.full):
             return None
-        self._draft.complete_characters()
         if self._stop == "refusal":
             self._explain_refusal()
+        self._draft.complete_characters()
         model = None if self._model is None else join_surrogates(self._model)
         answer = self._draft.finish(self._stop or "length", self._usage, model)
         is_empty = not any(

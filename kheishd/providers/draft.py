@@ -203,7 +203,7 @@ class Draft:
         return ModelAnswer(items, usage, stop_reason, model, self._message_data(items, room))
 
     def _call_data(self, block: Block, room: int) -> ProviderData:
-        call_id = block.provider_id if len(block.provider_id) <= room else ""
+        call_id = join_surrogates(block.provider_id) if len(block.provider_id) <= room else ""
         return ProviderData(self._origin, call_id or None, block.attached.take(room - len(call_id)))
 
     def _message_data(self, items: list[Item], room: int) -> ProviderData | None:

@@ -173,6 +173,9 @@ class FailureFactory:
 def find_reason(status: int | None, report: ErrorReport) -> str:
     """Return the reason of a failure: from its status, the provider's name for it, or its message."""
     described = f"{report.name} {report.message}"
+    if status == 400 and "API_KEY_INVALID" in report.text:
+        # Google's status for a wrong key.
+        return "unauthorized"
     if status in _CERTAIN_STATUSES:
         return "context_too_long" if "context_length" in report.name else _STATUSES.get(status, "bad_request")
     if "context_length" in report.name or _TOO_LONG.search(described):

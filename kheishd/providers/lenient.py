@@ -118,8 +118,11 @@ def _convert_to(value: Any, kind: Any) -> Any:
     if isinstance(origin, type) and issubclass(origin, Struct):
         try:
             # A null counts as missing.
-            kinds = _field_kinds(origin).items()
-            fields = {name: convert(value[name], kind) for name, kind in kinds if value.get(name) is not None}
+            fields = {
+                field: convert(value[name], kind)
+                for field, names, kind in _field_kinds(origin)
+                if (name := next((name for name in names if value.get(name) is not None), None)) is not None
+            }
         except ValueError:
             if issubclass(origin, SideInformation):
                 return None
@@ -139,6 +142,11 @@ def _to_number(value: Any, kind: type[int] | type[float]) -> int | float | None:
 
 
 @cache
-def _field_kinds(kind: type[Struct]) -> dict[str, Any]:
+def _field_kinds(kind: type[Struct]) -> list[tuple[str, tuple[str, ...], Any]]:
+    """Return the fields of a struct, each with its names in JSON and its type.
+
+    A field that is renamed may also have its own name, as in JSON of protocol buffers.
+    """
     hints = get_type_hints(kind)
-    return {name: hints[name] for name in kind.__struct_fields__}
+    names = zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True)
+    return [(field, (encoded, field), hints[field]) for field, encoded in names]

@@ -334,7 +334,7 @@ class ChatReader(DraftReader):
         attach_to_call(block.attached, delta)
         if delta.index is not None:
             self._calls[delta.index] = block
-        if delta.id and block.call_id not in self._calls_by_id:
+        if delta.id and not block.provider_id:
             block.call_id = block.provider_id = delta.id
             self._calls_by_id[delta.id] = block
         block.name = block.name or function.name or ""
@@ -355,7 +355,7 @@ class ChatReader(DraftReader):
             # the start of another one is lost.
             is_lost = self._has_own_index and bool(arguments.strip())
             return None if name or delta.id or is_lost else self._last_call
-        if delta.id and call.call_id in self._calls_by_id:
+        if delta.id and call.provider_id:
             return None if name or delta.index is None or call.has_whole_arguments else call
         if name and call.name and (name != call.name or (arguments and call.has_whole_arguments)):
             return None

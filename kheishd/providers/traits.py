@@ -56,13 +56,17 @@ _REJECTION = re.compile(
 # A refusal of a field that sets the effort of reasoning.
 _EFFORT = re.compile(r"reasoning|thinking|effort|chat_template", re.IGNORECASE)
 
+# A refusal of the ids of calls, as by Vertex AI.
+_UNKNOWN_ID = re.compile(r'unknown name "id" at .{0,80}function', re.IGNORECASE)
+
 
 class Traits(Struct, frozen=True):
     """The traits of one route's server.
 
     ``auth_header`` replaces the header of the credential. ``token_limit`` is the learned name of the output
     limit, ``omitted`` the fields that the server rejects. ``has_more_room``: summaries and titles have a
-    higher output limit, because the model reasons.
+    higher output limit, because the model reasons. ``needs_signatures``: Google's model rejects calls without
+    a signature.
     """
 
     preset: Preset = NO_PRESET
@@ -70,6 +74,7 @@ class Traits(Struct, frozen=True):
     token_limit: TokenLimit | None = None
     omitted: frozenset[str] = frozenset()
     has_more_room: bool = False
+    needs_signatures: bool = False
 
     def name_token_limit(self, options: dict[str, Any]) -> str:
         """Return the name of the output limit: the learned one, that of the options, the preset's."""
@@ -98,17 +103,19 @@ class Traits(Struct, frozen=True):
         if failure.reason != "bad_request" or failure.status not in (400, 404, 422):
             return None
         sent, message = msgspec.json.decode(body), failure.message
+        if "input" in sent and OUTPUT_ITEMS not in self.omitted and _ITEMS_REFUSED.search(message):
+            # Items are also refused as not found, and a field with similar words as unknown.
+            return self._omit_field(sent, message) or self._omit(OUTPUT_ITEMS)
+        if failure.status == 404:
+            return None
+        if "contents" in sent:
+            return self._adapt_to_google(sent, message)
         limit = next((name for name in _ALL_LIMITS if name in sent), "")
         effort = next((name for name in self.low_effort if name in sent), None)
         names_limit = re.search(rf"\b{limit}\b", message) is not None if limit else False
         is_rejection = _REJECTION.search(message) is not None
-        for name, words in _OPTIONAL:
-            if is_rejection and name in sent and name not in self.omitted and re.search(words, message, re.I):
-                return self._omit(name)
-        if "input" in sent and OUTPUT_ITEMS not in self.omitted and _ITEMS_REFUSED.search(message):
-            return self._omit(OUTPUT_ITEMS)
-        if failure.status == 404:
-            return None
+        if (adapted := self._omit_field(sent, message)) is not None:
+            return adapted
         if is_rejection and "cache_control" in message and "cache_control" not in self.omitted:
             return self._omit("cache_control")
         if is_rejection and names_limit and self.token_limit is None and limit in _OTHER_LIMIT:
@@ -121,6 +128,27 @@ class Traits(Struct, frozen=True):
             # The usual refusal of an unknown field; if it names none, one of these is the likeliest.
             likeliest = next((name for name in ("stream_options", "include") if name in sent), None)
             return None if likeliest is None or likeliest in self.omitted else self._omit(likeliest)
+        return None
+
+    def _adapt_to_google(self, sent: dict[str, Any], message: str) -> Traits | None:
+        """Return the traits with which to repeat a refused request of generateContent."""
+        thinking = sent.get("generationConfig", {}).get("thinkingConfig", {})
+        if "thought_signature" in message and not self.needs_signatures:
+            return replace(self, needs_signatures=True)
+        if _EFFORT.search(message) and thinking:
+            name = "includeThoughts" if "includeThoughts" in thinking else "thinkingConfig"
+            return self._omit(name) if name not in self.omitted else None
+        if _UNKNOWN_ID.search(message) and "call_ids" not in self.omitted:
+            return self._omit("call_ids")
+        return None
+
+    def _omit_field(self, sent: dict[str, Any], message: str) -> Traits | None:
+        """Return the traits without an optional field that the server does not know."""
+        if _REJECTION.search(message) is None:
+            return None
+        for name, words in _OPTIONAL:
+            if name in sent and name not in self.omitted and re.search(words, message, re.IGNORECASE):
+                return self._omit(name)
         return None
 
     def _omit(self, name: str) -> Traits:

@@ -21,7 +21,13 @@ BUILT_IN_ROUTE = "offline"
 
 AUTH_REF_PATTERN = r"(env|credential|slot):[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}"
 
-REQUEST_PATHS = ("/chat/completions", "/v1/messages", "/responses")
+REQUEST_PATHS = (
+    "/chat/completions",
+    "/v1/messages",
+    "/responses",
+    ":generateContent",
+    ":streamGenerateContent",
+)
 """The paths that drivers add to a ``base_url``."""
 
 Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)")]
@@ -31,7 +37,7 @@ class RouteSection(Section, frozen=True, kw_only=True):
     """``[routes.<id>]``: one driver, one model, one reference to a credential."""
 
     driver: Driver | None = None
-    """Protocol: `"openai"`, `"responses"` (default for OpenAI itself), `"anthropic"` or `"offline"`."""
+    """Protocol: `"openai"`, `"responses"` (default for OpenAI), `"anthropic"`, `"google"` or `"offline"`."""
 
     model: Annotated[str, Meta(min_length=1, max_length=256)]
     """Model name, as the provider knows it."""

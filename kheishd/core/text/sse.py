@@ -1,17 +1,23 @@
 """Server-sent events, bytes in, data out (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 
 Only the data is returned, because providers repeat the names of events in it; the data of an error is marked.
-Lines are split as bytes, so a read may end inside a character.
+Lines are split as bytes, so a read may end inside a character. JSON outside of events is returned, too,
+because Google ends a broken stream with an error object on several lines without a field name.
 """
 
 # One event. A complete answer in one event, JSON-escaped and wrapped, takes less than a fourth of it.
 MAX_EVENT_BYTES = 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
+_FIELDS = (b"data:", b"event:", b"error:", b"id:", b"retry:", b":")
 
 
 class ErrorEventData(bytes):
     """The data of an event that is called ``error``, or of a line ``error: ...``."""
+
+
+class StrayData(bytes):
+    """JSON on lines without a field name, which is no event."""
 
 
 class EventTooLarge(Exception):
@@ -27,6 +33,7 @@ class EventDecoder:
         self._size = 0
         self._began = False
         self._is_error = False
+        self._stray: list[bytes] = []
 
     def feed(self, received: bytes) -> list[bytes]:
         """Return the data of every event that these bytes complete.
@@ -59,6 +66,13 @@ class EventDecoder:
     def _take(self, lines: list[bytes]) -> list[bytes]:
         events: list[bytes] = []
         for line in lines:
+            if self._stray:
+                if line and not line.startswith(_FIELDS):
+                    self._stray.append(line)
+                    self._size += len(line)
+                    continue
+                events.append(StrayData(b"\n".join(self._stray)))
+                self._stray = []
             if not line:
                 if self._is_error:
                     events.append(ErrorEventData(b"\n".join(self._data)))
@@ -74,4 +88,7 @@ class EventDecoder:
                 self._is_error = b"error" in line and line[6:].strip() == b"error"
             elif line.startswith(b"error:"):
                 events.append(ErrorEventData(line[6:].strip()))
+            elif line.startswith((b"{", b"[")):
+                self._stray.append(line)
+                self._size += len(line)
         return events

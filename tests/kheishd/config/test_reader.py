@@ -196,6 +196,10 @@ ROUTE = "[routes.r]\ndriver = 'openai'\nmodel = 'm'\n"
         (ROUTE + "base_url = 'https://h/v1#a'", ["config.toml:4", "must end with its path"]),
         (ROUTE + "base_url = ' https://h/v1'", ["config.toml:4", "routes.r.base_url", "blanks; remove"]),
         (
+            ROUTE + "base_url = 'https://h/v1beta/models/m:streamGenerateContent'",
+            ["config.toml:4", "routes.r.base_url", "ends with :streamGenerateContent", "remove it"],
+        ),
+        (
             ROUTE + "base_url = 'https://h/v1/chat/completions/'",
             ["config.toml:4", "routes.r.base_url", "ends with /chat/completions", "remove it"],
         ),

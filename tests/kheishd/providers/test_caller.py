@@ -199,9 +199,9 @@ async def test_a_missing_credential_is_a_failure(server: ModelServer) -> None:
 
 async def test_an_unknown_driver() -> None:
     """A run pinned to an unknown driver fails with a note about the driver."""
-    call = await ask(models(), make_request(driver="google"))
+    call = await ask(models(), make_request(driver="telepathy"))
     assert call.require_failure().reason == "route_gone"
-    assert "'google'" in call.require_failure().message
+    assert "'telepathy'" in call.require_failure().message
 
 
 async def test_a_refused_connection() -> None:

@@ -246,6 +246,14 @@ def test_errors_inside_a_stream(error: Any, reason: str, retryable: bool) -> Non
     assert (failure.reason, failure.retryable) == (reason, retryable)
 
 
+def test_a_wrong_key_of_google() -> None:
+    """Google refuses a wrong key with the status of a wrong request; its details name the key."""
+    details = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}]
+    error = {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT", "details": details}
+    assert by_status(400, {"error": error}).reason == "unauthorized"
+    assert by_status(400, {"error": {**error, "details": []}}).reason == "bad_request"
+
+
 def test_the_credential_is_taken_out() -> None:
     """A credential that the provider repeats, plain or inside JSON, is redacted in the message."""
     for body in (

@@ -468,6 +468,16 @@ def test_an_id_that_comes_late() -> None:
     assert answer.items == [ToolCall("a", "one", {})]
 
 
+def test_ids_that_count_from_one() -> None:
+    """An id that looks like one of kheish's own is the provider's: no call loses its id by that."""
+    answer = read_answer(
+        call(0, "call_1", name="one", arguments="{}"),
+        call(1, "call_2", name="one", arguments="{}"),
+        delta("stop"),
+    )
+    assert answer.items == [ToolCall("call_1", "one", {}), ToolCall("call_2", "one", {})]
+
+
 def test_a_repeated_id_of_another_call() -> None:
     """A server that sends one id for two calls has still called twice."""
     answer = read_answer(

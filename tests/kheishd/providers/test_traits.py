@@ -88,3 +88,32 @@ def test_traits_are_remembered_for_a_route_and_its_model() -> None:
 def test_openai_itself() -> None:
     """A route without a URL calls OpenAI and has its preset."""
     assert LearnedTraits().find(Pinned(route="r", driver="openai", model="m")).preset == PRESETS["openai"]
+
+
+THOUGHTS = {"contents": [], "generationConfig": {"thinkingConfig": {"includeThoughts": True}}}
+EFFORT = {"contents": [], "generationConfig": {"thinkingConfig": {"thinkingLevel": "LOW"}}}
+UNKNOWN_ID = "Invalid JSON payload received. Unknown name \"id\" at 'contents[1].parts[0].function_call'"
+
+
+@pytest.mark.parametrize(
+    ("message", "body", "expected"),
+    [
+        ("Thinking is not enabled for models/gemini-2.0-flash", THOUGHTS, {
+            "omitted": frozenset({"includeThoughts"})
+        }),
+        ("Thinking level is not supported for this model.", EFFORT, {
+            "omitted": frozenset({"thinkingConfig"})
+        }),
+        ("thinking_config is not supported.", {"contents": []}, None),
+        ("Function call is missing a thought_signature in functionCall parts.", THOUGHTS, {
+            "needs_signatures": True
+        }),
+        (UNKNOWN_ID, {"contents": []}, {"omitted": frozenset({"call_ids"})}),
+        ("Please ensure that the number of function response parts is equal", THOUGHTS, None),
+    ],
+)  # fmt: skip
+def test_refusals_of_google(message: str, body: dict[str, Any], expected: dict[str, Any] | None) -> None:
+    """Google's refusals teach that a model does not think, needs signatures, or knows no ids; each once."""
+    changed = adapt(USUAL_TRAITS, message, body)
+    assert changed == (None if expected is None else msgspec.structs.replace(USUAL_TRAITS, **expected))
+    assert changed is None or adapt(changed, message, body) is None

@@ -1,0 +1,154 @@
+"""A transcript as the contents of generateContent, with the data that Google attached to their parts.
+
+Sources: https://ai.google.dev/gemini-api/docs/thought-signatures and
+https://ai.google.dev/gemini-api/docs/function-calling. A part goes back with its own signature, at its place:
+signatures of thoughts and calls are stored with these, those of texts and parts that are no items (calls of
+Google's own tools, empty texts) in the message's ``placed`` field. Gemini 3 and later models reject a message
+with calls without a signature; calls that another model made get a placeholder.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from kheishd.providers.attachments import is_origin, own_fields
+from kheishd.providers.chat_messages import PLACEHOLDER_SIGNATURE
+from kheishd.providers.draft import PLACED
+from kheishd.providers.driver import user_texts
+from protocol.transcript import Message, Text, Thinking, ToolCall, ToolResult
+
+SIGNATURE: Final = "thoughtSignature"
+PART: Final = "part"
+"""The key of a stored part that is no item of the transcript."""
+
+_VERSION: Final = re.compile(r"gemini-(\d+)")
+
+
+def requires_signatures(model: str) -> bool | None:
+    """Whether a model rejects calls without a signature; None if its name does not tell."""
+    match = _VERSION.search(model)
+    if match is not None:
+        return int(match[1]) >= 3
+    # An alias, such as gemini-flash-latest, is a current model.
+    return True if "gemini" in model else None
+
+
+def contents(
+    transcript: list[Message],
+    origin: str = "",
+    *,
+    needs_signatures: bool | None = None,
+    sends_ids: bool = True,
+) -> list[dict[str, Any]]:
+    """Return a transcript as alternating contents of ``user`` and ``model``.
+
+    ``needs_signatures`` None: if the conversation has one of this origin. ``sends_ids``: the server accepts
+    the ids of calls.
+    """
+    if needs_signatures is None:
+        needs_signatures = any(
+            SIGNATURE in own_fields(item, origin)
+            for message in transcript
+            for item in message.items
+            if isinstance(item, ToolCall)
+        )
+    history = _Contents(origin, needs_signatures=needs_signatures, sends_ids=sends_ids)
+    for message in transcript:
+        history.add(message)
+    history.add_results()
+    return history.out
+
+
+class _Contents:
+    """The contents of one request."""
+
+    def __init__(self, origin: str, *, needs_signatures: bool, sends_ids: bool) -> None:
+        self.out: list[dict[str, Any]] = []
+        self._origin = origin
+        self._needs_signatures = needs_signatures
+        self._sends_ids = sends_ids
+        self._calls: dict[str, ToolCall] = {}
+        self._results: list[ToolResult] = []
+
+    def add(self, message: Message) -> None:
+        """Add a message of the transcript."""
+        if message.role == "tool":
+            self._results += [item for item in message.items if isinstance(item, ToolResult)]
+            return
+        self.add_results()
+        if message.role == "user":
+            # Google rejects an empty text.
+            texts = (text for text in user_texts(message.items) if text.strip())
+            self._append("user", [{"text": text} for text in texts])
+        else:
+            self._calls = {item.call_id: item for item in message.items if isinstance(item, ToolCall)}
+            self._append("model", self._model_parts(message))
+
+    def add_results(self) -> None:
+        """Add the results of the newest calls: one content, in the order of the calls."""
+        order = {call_id: index for index, call_id in enumerate(self._calls)}
+        results = sorted(self._results, key=lambda result: order.get(result.call_id, len(order)))
+        self._results = []
+        parts: list[dict[str, Any]] = []
+        for result in results:
+            call = self._calls.get(result.call_id)
+            response = {"error" if result.is_error else "output": result.text}
+            name = call.name if call is not None else result.name
+            parts.append({"functionResponse": {**self._id_of(call), "name": name, "response": response}})
+        self._append("user", parts)
+
+    def _append(self, role: str, parts: list[dict[str, Any]]) -> None:
+        if not parts:
+            return
+        if self.out and self.out[-1]["role"] == role:
+            self.out[-1]["parts"] += parts
+        else:
+            self.out.append({"role": role, "parts": parts})
+
+    def _model_parts(self, message: Message) -> list[dict[str, Any]]:
+        is_own = is_origin(message.provider_data, self._origin)
+        between, signatures = _read_placed(own_fields(message, self._origin).get(PLACED))
+        parts: list[dict[str, Any]] = []
+        for index, item in enumerate(message.items):
+            parts += between.pop(index, ())
+            signature = signatures.get(index)
+            match item:
+                case Text(text) if signature:
+                    parts.append({"text": text, SIGNATURE: signature})
+                case Text(text) if text.strip():
+                    parts.append({"text": text})
+                case Thinking(text, signature) if signature and is_own:
+                    parts.append({"text": text, "thought": True, SIGNATURE: signature})
+                case ToolCall(_, name, arguments):
+                    part = {"functionCall": {**self._id_of(item), "name": name, "args": arguments}}
+                    signature = own_fields(item, self._origin).get(SIGNATURE)
+                    parts.append({**part, SIGNATURE: signature} if signature else part)
+                case _:
+                    # Thoughts without a signature are summaries for people.
+                    pass
+        parts += [part for later in between.values() for part in later]
+        calls = [part for part in parts if "functionCall" in part]
+        if self._needs_signatures and calls and not any(SIGNATURE in call for call in calls):
+            # In a batch, only the first call has a signature.
+            calls[0][SIGNATURE] = PLACEHOLDER_SIGNATURE
+        return parts
+
+    def _id_of(self, call: ToolCall | None) -> dict[str, str]:
+        """Return the provider's own id of a call: Vertex AI sends none, and rejects any."""
+        data = call.provider_data if call is not None else None
+        if data is None or data.origin != self._origin or data.call_id is None or not self._sends_ids:
+            return {}
+        return {"id": data.call_id}
+
+
+def _read_placed(placed: Any) -> tuple[dict[int, list[dict[str, Any]]], dict[int, Any]]:
+    """Return the stored parts by the index of the next item, and the signatures of texts by their index."""
+    between: dict[int, list[dict[str, Any]]] = {}
+    signatures: dict[int, Any] = {}
+    for element in placed if isinstance(placed, list) else ():
+        if isinstance(element.get(PART), dict):
+            between.setdefault(element["index"], []).append(element[PART])
+        else:
+            signatures[element["index"]] = element.get(SIGNATURE)
+    return between, signatures
