@@ -95,10 +95,11 @@ class Draft:
             last = self.open(Block(kind))
         self.extend(last, piece)
 
-    def open(self, block: Block) -> Block:
-        """Open a block."""
+    def open(self, block: Block, following: Block | None = None) -> Block:
+        """Open a block, after the others or before the ``following`` one."""
         if not self.full:
-            self._blocks.append(block)
+            places = (index for index, other in enumerate(self._blocks) if other is following)
+            self._blocks.insert(next(places, len(self._blocks)), block)
         return block
 
     def extend(self, block: Block, piece: str) -> None:

@@ -58,6 +58,7 @@ _NAMES = (
     ("permission", "unauthorized"),
     ("api_key", "unauthorized"),
     ("invalid_request", "bad_request"),
+    ("invalid_prompt", "bad_request"),
     ("not_found", "bad_request"),
     ("timeout", "timed_out"),
 )

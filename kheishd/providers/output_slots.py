@@ -25,7 +25,7 @@ class OutputSlot(Struct, eq=False):
     block: Block | None = None
     item_id: str | None = None
     call_id: str | None = None
-    part: tuple[str, int | None] | None = None
+    part: tuple[str, float | None] | None = None
     begun: dict[str, Any] | None = None
     item: dict[str, Any] | None = None
 
@@ -35,14 +35,16 @@ class OutputSlots(Struct):
 
     slots: list[OutputSlot] = field(default_factory=list)
     _by_id: dict[str, OutputSlot] = field(default_factory=dict)
-    _by_index: dict[int, OutputSlot] = field(default_factory=dict)
+    _by_index: dict[float, OutputSlot] = field(default_factory=dict)
 
-    def add(self, slot: OutputSlot, item_id: str | None, index: int | None, place: int | None = None) -> None:
+    def add(
+        self, slot: OutputSlot, item_id: str | None, index: float | None, place: int | None = None
+    ) -> None:
         """Add an item, after the others if no place is given."""
         self.slots.insert(len(self.slots) if place is None else place, slot)
         self.name(slot, item_id, index)
 
-    def name(self, slot: OutputSlot, item_id: str | None, index: int | None) -> None:
+    def name(self, slot: OutputSlot, item_id: str | None, index: float | None) -> None:
         """Let an item be found by this id and this index, too."""
         if item_id:
             slot.item_id = item_id
@@ -50,7 +52,7 @@ class OutputSlots(Struct):
         if index is not None:
             self._by_index[index] = slot
 
-    def find(self, kind: str, item_id: str | None, index: int | None) -> OutputSlot | None:
+    def find(self, kind: str, item_id: str | None, index: float | None) -> OutputSlot | None:
         """Return the item of an event; None if the event begins another one.
 
         An item that is already complete is found only by its id.
@@ -67,7 +69,7 @@ class OutputSlots(Struct):
         newest = next((slot for slot in reversed(self.slots) if slot.kind == kind), None)
         return newest if newest is not None and newest.item is None else None
 
-    def find_unannounced(self, kind: str, item_id: str | None, index: int | None) -> OutputSlot | None:
+    def find_unannounced(self, kind: str, item_id: str | None, index: float | None) -> OutputSlot | None:
         """Return the item of an announcement, if events of the item came before it; else None."""
         slot = self.find(kind, item_id, index)
         return slot if slot is not None and slot.begun is None else None

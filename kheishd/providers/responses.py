@@ -144,13 +144,13 @@ class ResponseObject(Struct):
 
 
 class ResponseEvent(Struct):
-    """Any event; each type fills some of the fields."""
+    """Any event; each type fills some of the fields. An unusable index counts as missing."""
 
     type: str = ""
     delta: str | dict[str, Any] | None = None
-    output_index: int | None = None
-    content_index: int | None = None
-    summary_index: int | None = None
+    output_index: float | None = None
+    content_index: float | None = None
+    summary_index: float | None = None
     item_id: str | None = None
     text: Any = None
     refusal: Any = None
@@ -301,12 +301,14 @@ class ResponseReader(DraftReader):
     # Items.
 
     def _open(
-        self, kind: str, item_id: str | None, index: int | None, place: int | None = None
+        self, kind: str, item_id: str | None, index: float | None, place: int | None = None
     ) -> OutputSlot:
         self._understood = True
         slot = OutputSlot(kind)
         if kind in _BLOCKS:
-            slot.block = self._draft.open(Block(_BLOCKS[kind]))
+            later = self._output.slots[place:] if place is not None else ()
+            following = next((other.block for other in later if other.block is not None), None)
+            slot.block = self._draft.open(Block(_BLOCKS[kind]), following)
             if kind == "function_call":
                 slot.block.call_id = f"call_{len(self._output.slots)}"
         self._output.add(slot, item_id, index, place)
@@ -350,7 +352,7 @@ class ResponseReader(DraftReader):
         slot.begun = event.item
         _name_call(slot, known)
 
-    def _finish(self, item: dict[str, Any], index: int | None) -> None:
+    def _finish(self, item: dict[str, Any], index: float | None) -> None:
         known = _read_item(item)
         slot = self._output.find(known.type, known.id, index)
         if slot is None:
@@ -455,7 +457,7 @@ def _name_call(slot: OutputSlot, known: OutputItem) -> None:
     slot.block.name = known.name or slot.block.name
 
 
-def _part_index(event: ResponseEvent) -> int | None:
+def _part_index(event: ResponseEvent) -> float | None:
     return event.content_index if event.summary_index is None else event.summary_index
 
 
