@@ -26,13 +26,15 @@ class ProviderData(Struct, frozen=True, omit_defaults=True):
     """Data that a provider attached to a message or a call, to be sent back unchanged, and only to it.
 
     ``origin`` names the provider: driver, host and model. ``call_id`` is the provider's own id of a call, if
-    it sent one. ``fields`` are opaque: only the driver that stored them reads them. Views for people
-    leave all of it out; the journal and exports keep it.
+    it sent one. ``fields`` are opaque: only the driver that stored them reads them. ``marks`` name what the
+    driver learned about the origin from this message; they outlive the message when it is compacted. Views
+    for people leave all of it out; the journal and exports keep it.
     """
 
     origin: str
     call_id: str | None = None
     fields: dict[str, Any] = {}
+    marks: list[str] = []
 
 
 class Text(Struct, frozen=True, tag_field="kind", tag="text"):

@@ -314,6 +314,7 @@ class MessagesReader(DraftReader):
         super().__init__(failures, origin)
         self._open: dict[int, Block] = {}
         self._citations: dict[int, list[Any]] = {}
+        self._whole_inputs: set[int] = set()
         self._counted = MessagesUsage()
         self._has_started = False
 
@@ -374,7 +375,7 @@ class MessagesReader(DraftReader):
         """Drop the first half of an answer that its server began again."""
         if self._has_started:
             self._draft, self._counted, self._stop = Draft(origin=self._origin), MessagesUsage(), None
-            self._open, self._citations = {}, {}
+            self._open, self._citations, self._whole_inputs = {}, {}, set()
         self._has_started = True
 
     def _head(self, message: MessageHead) -> None:
@@ -408,6 +409,7 @@ class MessagesReader(DraftReader):
                 call = Block("call", call_id=call_id, name=content.name or "", provider_id=content.id or "")
                 block = self._begin(index, call)
                 if content.input:
+                    self._whole_inputs.add(index)
                     self._draft.extend(block, encode(content.input).decode())
                 if isinstance(content.caller, dict) and content.caller.get("type") != "direct":
                     block.attached.add("caller", content.caller)
@@ -450,10 +452,20 @@ class MessagesReader(DraftReader):
             )
             self._draft.extend(block, delta.partial_json or "")
             return
-        for piece in (delta.text, delta.thinking, delta.partial_json):
-            if piece:
-                self._draft.extend(block, piece)
+        if delta.text:
+            self._draft.extend(block, delta.text)
+        if delta.thinking:
+            self._draft.extend(block, delta.thinking)
+        if delta.partial_json:
+            if event.index in self._whole_inputs:
+                # The pieces repeat arguments that came with the start.
+                self._whole_inputs.discard(event.index)
+                block.parts.clear()
+            self._draft.extend(block, delta.partial_json)
         if delta.signature:
+            if delta.signature.startswith(block.signature):
+                # A whole signature, which its start had, too; the provider's own clients keep the last one.
+                block.signature = ""
             self._draft.sign(block, delta.signature)
 
     def _message_delta(self, event: MessagesEvent) -> None:

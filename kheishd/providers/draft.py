@@ -58,17 +58,20 @@ class Block(Struct):
 class Draft:
     """The answer so far, within ``max_bytes``: once it is ``full``, further pieces are dropped.
 
-    ``origin`` is that of the provider's data; without it, none is kept. ``attached`` is the message's data.
+    ``origin`` is that of the provider's data; without it, none is kept. ``attached`` is the message's data,
+    and ``marks`` those of its origin.
     """
 
     def __init__(self, max_bytes: int = MAX_ANSWER_BYTES, origin: str = "") -> None:
         self.full = False
         self.attached = Attachments()
+        self.marks: set[str] = set()
         self._origin = origin
         self._max_bytes = max_bytes
         self._room = max_bytes
         self._blocks: list[Block] = []
-        self._fresh: list[Block] = []
+        # Not blocks, because there is one for each piece that arrives alone.
+        self._fresh: list[tuple[str, list[str]]] = []
         self._placed_bytes = 0
 
     @property
@@ -117,10 +120,10 @@ class Draft:
         block.parts.append(piece)
         if block.kind in ("call", "opaque"):
             return
-        if self._fresh and self._fresh[-1].kind == block.kind:
-            self._fresh[-1].parts.append(piece)
+        if self._fresh and self._fresh[-1][0] == block.kind:
+            self._fresh[-1][1].append(piece)
         else:
-            self._fresh.append(Block(block.kind, [piece]))
+            self._fresh.append((block.kind, [piece]))
 
     def rewrite(self, block: Block, content: str) -> None:
         """Replace the content of a block; what was shown of it stays as it is."""
@@ -155,8 +158,8 @@ class Draft:
         """Return the deltas since the last call; consecutive deltas of one kind are merged."""
         fresh, self._fresh = self._fresh, []
         return [
-            TextDelta(block.content) if block.kind == "text" else ThinkingDelta(block.content)
-            for block in fresh
+            TextDelta("".join(parts)) if kind == "text" else ThinkingDelta("".join(parts))
+            for kind, parts in fresh
         ]
 
     def complete_characters(self) -> None:
@@ -210,8 +213,8 @@ class Draft:
     def _message_data(self, items: list[Item], room: int) -> ProviderData | None:
         """Return the data of the message; signatures of thoughts need its origin."""
         fields = self.attached.take(room)
-        if self._origin and (fields or any(isinstance(item, Thinking) for item in items)):
-            return ProviderData(self._origin, fields=fields)
+        if self._origin and (fields or self.marks or any(isinstance(item, Thinking) for item in items)):
+            return ProviderData(self._origin, fields=fields, marks=sorted(self.marks))
         return None
 
     def _fit(self, piece: str) -> str:

@@ -90,6 +90,7 @@ def post(
             origin_of(request.pinned, base_url),
             needs_signatures=signatures,
             sends_ids="call_ids" not in traits.omitted,
+            situation=request.situation,
         ),
         **(
             {"systemInstruction": {"parts": [{"text": request.instructions}]}} if request.instructions else {}

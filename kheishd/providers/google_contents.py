@@ -40,11 +40,12 @@ def contents(
     *,
     needs_signatures: bool | None = None,
     sends_ids: bool = True,
+    situation: str = "",
 ) -> list[dict[str, Any]]:
     """Return a transcript as alternating contents of ``user`` and ``model``.
 
     ``needs_signatures`` None: if the conversation has one of this origin. ``sends_ids``: the server accepts
-    the ids of calls.
+    the ids of calls. The situation is the last part, even behind results.
     """
     if needs_signatures is None:
         needs_signatures = any(
@@ -57,6 +58,8 @@ def contents(
     for message in transcript:
         history.add(message)
     history.add_results()
+    if situation:
+        history.add(Message("user", [Text(situation)]))
     return history.out
 
 

@@ -23,6 +23,10 @@ from kheishd.providers.chat_messages import (
     CALL_FIELDS,
     FUNCTION_FIELDS,
     MESSAGE_FIELDS,
+    PART_OF_PARTS,
+    PART_OF_TEXT,
+    SENDS_REASONING_CONTENT,
+    SIGNS_CALLS,
     THINKING_NAME,
     find_google_signature,
     messages,
@@ -70,7 +74,7 @@ def post(
     """Return the request to send to a server with these traits."""
     options, headers = body_options(request, traits)
     options |= _at_most(request, options, traits)
-    rules = take_rules(request.pinned, base_url, options)
+    rules = take_rules(request, base_url, options, traits)
     tools = merge_tools([_function(tool) for tool in request.tools], options)
     body = {
         **({"stream_options": {"include_usage": True}} if traits.preset.stream_options else {}),
@@ -300,6 +304,8 @@ class ChatReader(DraftReader):
             self._draft.write("thinking", thought)
             name = "reasoning_content" if delta.reasoning_content else "reasoning"
             self._draft.attached.fields[THINKING_NAME] = name
+            if delta.reasoning_content:
+                self._draft.marks.add(SENDS_REASONING_CONTENT)
         if isinstance(delta.content, list):
             for part in delta.content:
                 self._content_part(part)
@@ -317,6 +323,8 @@ class ChatReader(DraftReader):
     def _content_part(self, part: ContentPart) -> None:
         if thought := _join_thinking(part.thinking):
             self._draft.write("thinking", thought)
+            form = PART_OF_TEXT if isinstance(part.thinking, str) else PART_OF_PARTS
+            self._draft.attached.fields[THINKING_NAME] = form
         if part.text:
             self._draft.write("thinking" if part.type == "thinking" else "text", part.text)
 
@@ -332,6 +340,8 @@ class ChatReader(DraftReader):
             self._has_own_index = delta.index is not None and delta.index not in self._calls
         self._last_call = block
         attach_to_call(block.attached, delta)
+        if find_google_signature(delta.extra_content) is not None:
+            self._draft.marks.add(SIGNS_CALLS)
         if delta.index is not None:
             self._calls[delta.index] = block
         if delta.id and not block.provider_id:

@@ -24,6 +24,7 @@ class OutputSlot(Struct, eq=False):
     kind: str
     block: Block | None = None
     item_id: str | None = None
+    index: float | None = None
     call_id: str | None = None
     part: tuple[str, float | None] | None = None
     begun: dict[str, Any] | None = None
@@ -50,6 +51,7 @@ class OutputSlots(Struct):
             slot.item_id = item_id
             self._by_id[item_id] = slot
         if index is not None:
+            slot.index = index
             self._by_index[index] = slot
 
     def find(self, kind: str, item_id: str | None, index: float | None) -> OutputSlot | None:
@@ -63,11 +65,20 @@ class OutputSlots(Struct):
         slot = self._by_index.get(index) if index is not None else None
         if slot is not None and slot.kind == kind:
             return slot if slot.item is None else None
-        if index is not None and slot is None:
-            return None
-        # The event has no index, or one of several items of different kinds.
         newest = next((slot for slot in reversed(self.slots) if slot.kind == kind), None)
-        return newest if newest is not None and newest.item is None else None
+        if newest is None or newest.item is not None:
+            return None
+        # The event has no index, or one of items of several types, or the first name of its item.
+        is_new = index is not None and slot is None
+        return None if is_new and (newest.item_id or newest.index is not None) else newest
+
+    def find_named(self, kind: str, item_id: str | None, call_id: str | None) -> OutputSlot | None:
+        """Return the item with this id or this id of a call; None without one."""
+        slot = self._by_id.get(item_id) if item_id else None
+        if slot is not None and slot.kind == kind:
+            return slot
+        same = (slot for slot in self.slots if call_id and slot.kind == kind and slot.call_id == call_id)
+        return next(same, None)
 
     def find_unannounced(self, kind: str, item_id: str | None, index: float | None) -> OutputSlot | None:
         """Return the item of an announcement, if events of the item came before it; else None."""

@@ -345,7 +345,9 @@ class ResponseReader(DraftReader):
         if not isinstance(event.item, dict):
             return
         known = _read_item(event.item)
-        slot = self._output.find_unannounced(known.type, known.id, event.output_index)
+        slot = self._output.find_named(known.type, known.id, known.call_id)
+        if slot is None or (slot.item is not None and slot.item_id != known.id):
+            slot = self._output.find_unannounced(known.type, known.id, event.output_index)
         if slot is None:
             slot = self._open(known.type, known.id, event.output_index)
         self._output.name(slot, known.id, event.output_index)
@@ -354,14 +356,20 @@ class ResponseReader(DraftReader):
 
     def _finish(self, item: dict[str, Any], index: float | None) -> None:
         known = _read_item(item)
-        slot = self._output.find(known.type, known.id, index)
+        slot = self._output.find_named(known.type, known.id, known.call_id)
         if slot is None:
-            slot = self._open(known.type, known.id, index)
+            slot = self._output.find(known.type, known.id, index)
+            if slot is None or (slot.call_id and known.call_id and slot.item_id != known.id):
+                # Two calls with an index in common.
+                slot = self._open(known.type, known.id, index)
+        # It is known if it comes again.
+        self._output.name(slot, known.id, None)
         self._complete(slot, item)
 
     def _complete(self, slot: OutputSlot, item: dict[str, Any]) -> None:
-        """Give an item its final form."""
-        if slot.item is None:
+        """Give an item its final form. That of a text or call without any content is not final."""
+        is_blank = slot.kind != "reasoning" and slot.block is not None and not slot.block.parts
+        if slot.item is None or is_blank:
             slot.item = item
             self._fill(slot, item)
 
@@ -424,6 +432,9 @@ class ResponseReader(DraftReader):
         place = 0
         for item, known_item, slot in zip(output, known, slots, strict=True):
             if slot is None:
+                if self._output.find_named(known_item.type, known_item.id, known_item.call_id) is not None:
+                    # The output repeats an item.
+                    continue
                 slot = self._open(known_item.type, known_item.id, None, place)
             place = self._output.slots.index(slot) + 1
             self._complete(slot, item)

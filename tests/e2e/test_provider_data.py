@@ -5,6 +5,7 @@ The providers are a real local HTTP server that rejects wrong or missing data (s
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +51,11 @@ async def talking(directory: Path, server: ModelServer, provider: str) -> AsyncI
     models = ProviderCaller(in_thread=inline)
     routes = {provider: make_route(server, provider) for provider in PROVIDERS}
     routes |= {f"{provider}-other": make_route(server, provider, ":other") for provider in PROVIDERS}
+    # The same models, whose requirements no option states.
+    routes |= {
+        f"{provider}-plain": replace(routes[provider], route_id=f"{provider}-plain", options={})
+        for provider in ("deepseek", "gemini")
+    }
     try:
         async with (
             open_desk(
@@ -77,7 +83,7 @@ async def ask(desk: Desk, route: str, session_id: str | None = None) -> str:
         sent = await desk.do(send_to_session, message)
     run = desk.run(sent.run_id)
     assert (run.status, run.error) == ("completed", None)
-    assert sent.output == f"done by {route.removesuffix('-other')}"
+    assert sent.output == f"done by {route.partition('-')[0]}"
     assert run.turn == 2
     return str(sent.session_id)
 
@@ -145,6 +151,24 @@ async def test_a_conversation_continues_in_a_fork(tmp_path: Path, provider: str)
         forked = await desk.do(fork, SessionFork(session_id=session_id))
         assert await ask(desk, provider, forked.session_id) == forked.session_id
         assert await ask(desk, provider) == session_id
+
+
+@pytest.mark.parametrize("provider", ["deepseek", "gemini"])
+async def test_a_learned_requirement_outlives_the_messages(tmp_path: Path, provider: str) -> None:
+    """A model's requirement is known after a compaction, a restart and in a fork, without a refusal."""
+    async with running_model_server() as server:
+        async with talking(tmp_path, server, provider) as desk:
+            await ask(desk, f"{provider}-plain")
+            for _ in range(3):
+                session_id = await ask(desk, "openai")
+            await desk.do(compaction.HANDLERS[0], ConversationCompact(wait="settled"))
+        async with talking(tmp_path, server, provider) as desk:
+            server.requests.clear()
+            forked = await desk.do(fork, SessionFork(session_id=session_id))
+            await ask(desk, f"{provider}-plain", forked.session_id)
+            await ask(desk, f"{provider}-plain", session_id)
+    assert f"done by {provider}" not in server.requests[0].body.decode()
+    assert len(server.requests) == 4
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

@@ -33,6 +33,8 @@
 ``status:<code>[:retry=<v>;retry-ms=<v>]`` an error; ``retry`` is ``Retry-After``
 ``context``                             400, the transcript is too long
 ``rejects:<field>[:<status>]``          refuses requests with that field, else ``echo``; names it with 400
+``rejects-late:<field>``                the same inside a stream, without a status; names the field
+``rejects-order``                       refuses a user's message after a result, else ``tools``
 ``rejects-breakpoints``                 refuses cache breakpoints, else ``echo``
 ``reasons-first:<n>``                   reasons for n tokens, then answers, within the request's limit
 ``n-failures-then-ok:<n>:<code>[:<tag>]`` n errors for each tag, then ``echo``
@@ -45,6 +47,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -437,6 +440,22 @@ def _rejects(prompt: Prompt, rest: str) -> Iterator[Step]:
     return _error(400, prompt.wire.error("invalid_request_error", message))
 
 
+def _rejects_late(prompt: Prompt, rest: str) -> Iterator[Step]:
+    if rest not in prompt.fields:
+        return _echo(prompt, "")
+    message = f"Unsupported parameter: '{rest}' is not supported with this model."
+    error = msgspec.json.encode({"error": {"message": message}})
+    return iter((Head(), Piece(b": waiting\n\n"), Piece(b"data: " + error + b"\n\n")))
+
+
+def _rejects_order(prompt: Prompt, rest: str) -> Iterator[Step]:
+    roles = [message["role"] for message in prompt.fields["messages"]]
+    if ("tool", "user") in pairwise(roles):
+        message = "Unexpected role 'user' after role 'tool'"
+        return _error(400, prompt.wire.error("invalid_request_message_order", message))
+    return _tools(prompt, "look:{}") if "tool" not in roles else _echo(prompt, "")
+
+
 def _rejects_breakpoints(prompt: Prompt, rest: str) -> Iterator[Step]:
     if b'"cache_control"' not in prompt.body:
         return _echo(prompt, "")
@@ -494,6 +513,8 @@ BEHAVIORS = {
     "context": _context,
     "n-failures-then-ok": _failures,
     "rejects": _rejects,
+    "rejects-late": _rejects_late,
+    "rejects-order": _rejects_order,
     "rejects-breakpoints": _rejects_breakpoints,
     "reasons-first": _reasons_first,
     "file": _file,

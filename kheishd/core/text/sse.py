@@ -40,7 +40,7 @@ class EventDecoder:
 
         Errors: EventTooLarge.
         """
-        buffer = self._rest + received
+        buffer = self._rest + received if self._rest else received
         if not self._began:
             if len(buffer) < len(_BOM) and _BOM.startswith(buffer):
                 self._rest = buffer
@@ -52,8 +52,8 @@ class EventDecoder:
                 # Possibly the first half of CR LF: the line ends with the next byte.
                 buffer, tail = buffer[:-1], b"\r"
             buffer = buffer.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        *lines, rest = buffer.split(b"\n")
-        self._rest = rest + tail
+        lines = buffer.split(b"\n")
+        self._rest = lines.pop() + tail
         events = self._take(lines)
         if len(self._rest) + self._size > MAX_EVENT_BYTES:
             raise EventTooLarge
@@ -65,7 +65,9 @@ class EventDecoder:
 
     def _take(self, lines: list[bytes]) -> list[bytes]:
         events: list[bytes] = []
+        # This runs for each line: slices are cheaper than calls of startswith.
         for line in lines:
+            name = line[:5]
             if self._stray:
                 if line and not line.startswith(_FIELDS):
                     self._stray.append(line)
@@ -73,19 +75,20 @@ class EventDecoder:
                     continue
                 events.append(StrayData(b"\n".join(self._stray)))
                 self._stray = []
-            if not line:
+            if name == b"data:":
+                value = line[6:] if line[5:6] == b" " else line[5:]
+                self._data.append(value)
+                self._size += len(value)
+            elif not name:
                 if self._is_error:
                     events.append(ErrorEventData(b"\n".join(self._data)))
                     self._data, self._size, self._is_error = [], 0, False
                 elif self._data:
                     events.append(b"\n".join(self._data))
                     self._data, self._size = [], 0
-            elif line.startswith(b"data:"):
-                value = line[6:] if line.startswith(b"data: ") else line[5:]
-                self._data.append(value)
-                self._size += len(value)
-            elif line.startswith(b"event:"):
-                self._is_error = b"error" in line and line[6:].strip() == b"error"
+            elif name == b"event":
+                if b"error" in line or self._is_error:
+                    self._is_error = line.removeprefix(b"event:").strip() == b"error"
             elif line.startswith(b"error:"):
                 events.append(ErrorEventData(line[6:].strip()))
             elif line.startswith((b"{", b"[")):

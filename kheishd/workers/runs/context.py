@@ -107,6 +107,7 @@ class ContextWindow:
             instructions="\n\n".join(filter(None, self._instructions(context))),
             messages=frame_messages(transcript.messages, speaker=speaker, primary=run.agent),
             tools=hooks.offer(context),
+            marks=transcript.marks,
             situation=self._situation(context, find_guests(transcript.messages)),
             withheld=run.follow_up == "output_contract",
             session_id=run.session_id,

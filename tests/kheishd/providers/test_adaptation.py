@@ -9,7 +9,7 @@ import pytest
 from kheishd.kernel.runtime import ModelRequest
 from kheishd.providers.caller import ProviderCaller
 from kheishd.workers.completion import complete
-from protocol.transcript import text_of
+from protocol.transcript import Message, ToolCall, ToolResult, text_of
 from tests.support.model_calls import ask, inline, make_request
 from tests.support.model_server import ModelServer
 
@@ -68,6 +68,40 @@ async def test_stream_options_are_left_out(server: ModelServer, caller: Provider
     for _ in range(2):
         assert (await ask(caller, request)).text == "echo: hello"
     assert ["stream_options" in fields for fields in sent_fields(server)] == [True, False, False]
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "stream_options"])
+async def test_a_refusal_inside_a_stream_is_learned_from(
+    server: ModelServer, caller: ProviderCaller, field: str
+) -> None:
+    """An error before any output teaches, although the status is 200 and the error has no name."""
+    request = request_to(server, f"rejects-late:{field}", options={"max_tokens": 500})
+    for _ in range(2):
+        assert (await ask(caller, request)).text == "echo: hello"
+    assert [field in fields for fields in sent_fields(server)] == [True, False, False]
+
+
+async def test_an_error_after_output_is_final(server: ModelServer, caller: ProviderCaller) -> None:
+    """After the first words, a request is not repeated, whatever the error says."""
+    request = request_to(server, "error-event:'stream_options' is not supported")
+    call = await ask(caller, request)
+    assert (call.text, len(server.requests)) == ("fine ", 1)
+    assert call.failure is not None
+
+
+async def test_the_order_of_roles_is_learned(server: ModelServer, caller: ProviderCaller) -> None:
+    """A message of the assistant comes between a result and a user's message, once the server wants it."""
+    earlier = (
+        Message("assistant", [ToolCall("c1", "look", {})]),
+        Message("tool", [ToolResult("c1", "look", "seen")]),
+    )
+    request = make_request(
+        "and now?", earlier=earlier, driver="openai", model="rejects-order", base_url=server.base_url
+    )
+    for _ in range(2):
+        assert (await ask(caller, request)).text == "echo: and now?"
+    roles = ["".join(message["role"][0] for message in sent.json["messages"]) for sent in server.requests]
+    assert roles == ["atu", "atau", "atau"]
 
 
 async def test_other_routes_are_not_affected(server: ModelServer, caller: ProviderCaller) -> None:

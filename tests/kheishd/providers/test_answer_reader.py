@@ -1,5 +1,6 @@
 """The common part of the readers: empty answers, refusals, and errors in every shape, and damaged streams."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.kernel.runtime import ModelFailure
-from kheishd.providers import anthropic, openai
+from kheishd.providers import anthropic, openai, responses
 from kheishd.providers.answer_reader import REFUSAL, DraftReader, is_error_data
 from kheishd.providers.driver import Driver
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
 from protocol.transcript import Item, Text, Thinking, ToolCall, Usage, text_of
-from tests.support.reference_parser import Answer, parse_chat, parse_messages
+from tests.support.reference_parser import Answer, parse_chat, parse_messages, parse_responses
 
 TOO_LONG = "This model's maximum context length is 4096 tokens."
 
@@ -232,13 +233,16 @@ def test_other_data_is_no_error(data: bytes) -> None:
 
 
 STREAMS = Path(__file__).parent / "streams"
+DRIVERS: dict[str, Driver] = {"anthropic": anthropic, "openai": openai, "responses": responses}
+PARSERS: dict[Driver, Callable[[bytes], Answer | None]] = {
+    anthropic: parse_messages,
+    openai: parse_chat,
+    responses: parse_responses,
+}
 DAMAGED = [
-    pytest.param(
-        anthropic if path.name.startswith("anthropic") else openai,
-        path.read_bytes(),
-        id=path.stem,
-    )
+    pytest.param(DRIVERS[path.stem.partition("-")[0]], path.read_bytes(), id=path.stem)
     for path in sorted(STREAMS.glob("*.sse"))
+    if not path.name.startswith("google-")
 ]
 
 
@@ -267,7 +271,7 @@ def read_answer(driver: Driver, stream: bytes, size: int = 1_000_000) -> Answer 
 def parse_reference(driver: Driver, stream: bytes) -> Answer | None:
     """Return the answer of the reference parser; None if it cannot read the stream."""
     try:
-        return parse_messages(stream) if driver is anthropic else parse_chat(stream)
+        return PARSERS[driver](stream)
     except (AttributeError, TypeError):
         return None
 

@@ -296,6 +296,20 @@ def test_hidden_thinking() -> None:
     assert answer.items == [Thinking("", "signed"), Text("x")]
 
 
+def test_content_that_is_repeated() -> None:
+    """A signature or arguments that came with the start, and come again as pieces, are there once."""
+    answer = read_answer(
+        start(0, type="thinking", thinking="", signature="signed"),
+        delta(0, type="thinking_delta", thinking="Hm."),
+        delta(0, type="signature_delta", signature="signed"),
+        start(1, type="tool_use", id="toolu_1", name="look", input={"path": "/a"}),
+        delta(1, type="input_json_delta", partial_json='{"path":'),
+        delta(1, type="input_json_delta", partial_json='"/a"}'),
+        stop("tool_use"),
+    )
+    assert answer.items == [Thinking("Hm.", "signed"), ToolCall("toolu_1", "look", {"path": "/a"})]
+
+
 def test_blocks_that_take_turns() -> None:
     """A piece is added to the block of its index, even if another block began later."""
     answer = read_answer(

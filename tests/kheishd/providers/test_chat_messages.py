@@ -1,5 +1,6 @@
 """Messages of chat completions: each server gets its own data back, and nothing that it rejects."""
 
+import dataclasses
 from typing import Any
 
 import msgspec
@@ -10,8 +11,8 @@ from kheishd.providers.chat_messages import PLACEHOLDER_SIGNATURE, ChatRules, me
 from kheishd.providers.failures import FailureFactory
 from kheishd.providers.openai import reader
 from protocol.limits.model import MAX_PROVIDER_DATA_BYTES
-from protocol.objects.run import Pinned
 from protocol.transcript import Item, Message, ProviderData, Text, Thinking, ToolCall, ToolResult
+from tests.support.model_calls import make_request
 
 ORIGIN = "openai api.test gpt"
 OTHER = ChatRules("openai api.test other")
@@ -95,6 +96,48 @@ def test_required_reasoning_is_learned() -> None:
     assert (
         messages("", transcript[:3], ChatRules(ORIGIN, reasoning_content=True))[0]["reasoning_content"] == ""
     )
+
+
+def test_required_reasoning_is_remembered() -> None:
+    """After a compaction, the conversation's marks say that the model sends ``reasoning_content``."""
+    answer = read({"reasoning_content": "hm"}, call(0, "c1"))
+    assert answer.provider_data is not None
+    assert answer.provider_data.marks == ["reasoning_content"]
+    request = dataclasses.replace(
+        make_request(driver="openai", model="gpt"), marks={ORIGIN: answer.provider_data.marks}
+    )
+    assert take_rules(request, "http://api.test", {}).reasoning_content is True
+    assert take_rules(request, "http://other.test", {}).reasoning_content is None
+    assert take_rules(request, "http://api.test", {"reasoning_content": False}).reasoning_content is False
+
+
+@pytest.mark.parametrize("thinking", [[{"type": "text", "text": "Let me see."}], "Let me see."])
+def test_reasoning_in_parts_of_the_content_goes_back(thinking: Any) -> None:
+    """Thoughts that arrived as parts of the content are sent back as such, in their order with the texts."""
+    parts = [{"type": "thinking", "thinking": thinking}, {"type": "text", "text": "a"}]
+    answer = read({"content": parts}, {"content": "b"}, {"content": parts[:1]}, call(0, "abcdefgh1"))
+    assert send_back(answer)["content"] == [parts[0], {"type": "text", "text": "ab"}, parts[0]]
+    for rules in (OTHER, ChatRules(ORIGIN, reasoning_content=False)):
+        assert send_back(answer, rules)["content"] == "ab"
+
+
+def test_a_bridge_between_a_result_and_the_user() -> None:
+    """Mistral wants an answer of the assistant before the user speaks again, as after a cancelled run."""
+    transcript = [
+        Message("assistant", [ToolCall("c1", "look", {})]),
+        Message("tool", [ToolResult("c1", "look", "seen")]),
+        Message("user", [Text("never mind")]),
+        Message("user", [Text("go on")]),
+    ]
+    options = {"call_ids": "mistral"}
+    rules = take_rules(make_request(driver="openai", model="m"), "http://x", options)
+    assert [message["role"] for message in messages("", transcript, rules)] == [
+        "assistant",
+        "tool",
+        "assistant",
+        "user",
+    ]
+    assert [message["role"] for message in messages("", transcript, OWN)] == ["assistant", "tool", "user"]
 
 
 def test_reasoning_of_an_earlier_version() -> None:
@@ -227,14 +270,14 @@ def test_a_generated_id_is_recorded() -> None:
 )
 def test_rules_of_known_hosts(base_url: str, model: str, signatures: bool, id_length: int) -> None:
     """Google's Gemini needs signatures, and Mistral ids of nine characters, without any option."""
-    rules = take_rules(Pinned(route="r", driver="openai", model=model), base_url, {})
+    rules = take_rules(make_request(driver="openai", model=model), base_url, {})
     assert (rules.thought_signatures, len(rules.id_form("call_1", 0))) == (signatures, id_length)
 
 
 def test_rules_of_options() -> None:
     """Options state the requirements of other hosts, and are not sent."""
     options = {"reasoning_content": True, "call_ids": "mistral", "thought_signatures": True, "top_p": 1}
-    rules = take_rules(Pinned(route="r", driver="openai", model="m"), "http://localhost/v1", options)
+    rules = take_rules(make_request(driver="openai", model="m"), "http://localhost/v1", options)
     assert (rules.reasoning_content, rules.thought_signatures) == (True, True)
     assert len(rules.id_form("call_1", 0)) == 9
     assert options == {"top_p": 1}

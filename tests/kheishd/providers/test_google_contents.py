@@ -81,6 +81,15 @@ def test_results_are_one_content_in_the_order_of_the_calls() -> None:
     assert (last["role"], outputs) == ("user", ["seen a", "seen b", "seen c"])
 
 
+def test_the_situation_is_the_last_part() -> None:
+    """It follows the user's text or the results, and what comes before is the same as without it."""
+    for transcript in (answered(own_call("c1")), [Message("user", [Text("look")])]):
+        sent = contents(transcript, ORIGIN, situation="now")
+        assert sent[-1]["role"] == "user"
+        assert sent[-1]["parts"].pop() == {"text": "now"}
+        assert sent == contents(transcript, ORIGIN)
+
+
 def test_only_the_ids_of_the_provider_go_back() -> None:
     """Generated ids and those of another origin are never sent, and none to a server without ids."""
     transcript = answered(own_call("call_0"), own_call("x-2", provider_id="x"))

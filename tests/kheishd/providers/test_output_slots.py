@@ -58,6 +58,26 @@ def test_a_new_index_is_a_new_item() -> None:
     assert slots.find("function_call", "fc_1", 0) is call
 
 
+def test_the_first_name_of_an_item() -> None:
+    """An item without any name is the one that a new id and index belong to."""
+    slots = OutputSlots()
+    message = add(slots, "message")
+    assert slots.find("message", "msg_1", 1) is message
+    slots.name(message, "msg_1", 1)
+    assert slots.find("message", "msg_2", 2) is None
+
+
+def test_an_item_is_known_by_its_ids() -> None:
+    """An item with a known id, or a known id of a call, is that item; another type is none."""
+    slots = OutputSlots()
+    call = add(slots, "function_call", "fc_1", 0)
+    call.call_id = "call_1"
+    assert slots.find_named("function_call", "fc_1", None) is call
+    assert slots.find_named("function_call", "fc_2", "call_1") is call
+    assert slots.find_named("function_call", "fc_2", "call_2") is None
+    assert slots.find_named("message", "fc_1", None) is None
+
+
 def test_a_late_announcement() -> None:
     """An item whose pieces came first is the one that is announced afterwards; an announced one is not."""
     slots = OutputSlots()

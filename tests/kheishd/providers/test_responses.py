@@ -302,7 +302,7 @@ def test_an_error_before_the_failed_response(size: int) -> None:
     [
         ("rate_limit_exceeded", "Please try again in 20ms.", "rate_limited", True),
         ("context_length_exceeded", "Your input exceeds the context window.", "context_too_long", False),
-        ("insufficient_quota", "You exceeded your current quota.", "rate_limited", False),
+        ("insufficient_quota", "You exceeded your current quota.", "quota_exhausted", False),
         ("server_error", "The server had an error.", "server_error", True),
         ("invalid_prompt", "Your prompt was flagged.", "bad_request", False),
         (None, "Something happened.", "server_error", True),
@@ -408,6 +408,7 @@ PIECES = [text_delta("I ", item_id="msg_1"), text_delta("see.", item_id="msg_1")
         [done(WHOLE, None), completed(WHOLE)],
         [done(WHOLE), done(WHOLE), completed(WHOLE)],
         [completed(WHOLE)],
+        [event("output_text.delta", delta="I "), done(WHOLE), completed()],
         [event("completed", response={"output": [None, WHOLE, "?"]})],
         [added(WHOLE), completed()],
         [
@@ -458,6 +459,16 @@ def test_what_the_pieces_lacked_is_shown() -> None:
         [done(function_call(1, '{"a":1}'), None), completed()],
         [done(function_call(1, {"a": 1}), None), completed()],
         [completed(function_call(1, '{"a":1}'))],
+        [completed(function_call(1, '{"a":1}'), function_call(1, '{"a":1}'))],
+        [done(function_call(1, "")), completed(function_call(1, '{"a":1}'))],
+        [
+            added(function_call(1, ""), 0),
+            added(function_call(1, ""), 0),
+            done(function_call(1, '{"a":1}'), 0),
+            done(function_call(1, '{"a":1}'), 1),
+            done(function_call(1, '{"a":1}', id="another"), 0),
+            completed(function_call(1, '{"a":1}')),
+        ],
         [
             event("function_call_arguments.delta", output_index=0, item_id="fc_1", delta='{"a":1}'),
             completed(function_call(1, '{"a":1}')),

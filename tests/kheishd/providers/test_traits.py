@@ -43,6 +43,44 @@ def test_refusals(message: str, body: dict[str, Any], expected: dict[str, Any] |
     assert changed == (None if expected is None else msgspec.structs.replace(USUAL_TRAITS, **expected))
 
 
+@pytest.mark.parametrize("reason", ["bad_request", "server_error"])
+def test_a_refusal_without_a_status(reason: str) -> None:
+    """An error inside a stream has no status, and often no name: its message decides."""
+    body = msgspec.json.encode(LIMIT)
+    for message, changes in (("Unsupported parameter: 'max_tokens'", True), ("something broke", False)):
+        failure = ModelFailure(reason, message, retryable=True)
+        assert (USUAL_TRAITS.adapt(failure, body) is not None) is changes
+    assert adapt(USUAL_TRAITS, "Unsupported parameter: 'max_tokens'", LIMIT, status=404) is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Missing `reasoning_content` field in the assistant message at message index 2.",
+        "The reasoning_content in the thinking mode must be passed back to the API.",
+        "thinking is enabled but reasoning_content is missing in assistant tool call message at index 2",
+    ],
+)
+def test_reasoning_that_is_required(message: str) -> None:
+    """A server that misses ``reasoning_content`` gets it empty, then blank, and is not asked forever."""
+    fillers = []
+    traits = USUAL_TRAITS
+    while (changed := adapt(traits, message, {})) is not None:
+        traits = changed
+        fillers.append(traits.reasoning_filler)
+    assert fillers == ["", " "]
+    changed = adapt(USUAL_TRAITS, message, {"messages": [{"reasoning_content": ""}]})
+    assert changed == msgspec.structs.replace(USUAL_TRAITS, reasoning_filler=" ")
+
+
+def test_an_order_of_roles_that_is_required() -> None:
+    """A server that rejects a user's message after a result teaches that, once."""
+    message = "Unexpected role 'user' after role 'tool'"
+    changed = adapt(USUAL_TRAITS, message, {})
+    assert changed == msgspec.structs.replace(USUAL_TRAITS, bridges_results=True)
+    assert adapt(changed, message, {}) is None
+
+
 def test_only_refusals_of_the_request_teach() -> None:
     """Failures with another status or reason change nothing."""
     message = "Unsupported parameter: 'max_tokens'"
