@@ -9,7 +9,7 @@ import msgspec
 
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest
 from kheishd.providers.failures import FailureFactory
-from kheishd.providers.traits import USUAL_TRAITS, Traits
+from kheishd.providers.traits import TOKEN_LIMITS, USUAL_TRAITS, Traits
 from protocol.transcript import AssetReference, Item, Text
 
 encode = msgspec.json.Encoder().encode
@@ -127,7 +127,11 @@ def body_options(
     A request for a summary or a title drops the options that shape answers, and reasons as little as the
     server allows. Its sampling is the route's own: some models accept no other temperature.
     """
-    body, extra = split_options({**traits.preset.options, **request.pinned.options})
+    defaults, own = dict(traits.preset.options), request.pinned.options
+    if any(name in own for name in TOKEN_LIMITS):
+        # Whichever name it has, the route's own limit replaces the preset's.
+        defaults = {name: value for name, value in defaults.items() if name not in TOKEN_LIMITS}
+    body, extra = split_options({**defaults, **own})
     if request.purpose != "answer":
         body = {name: value for name, value in body.items() if name not in _OF_ANSWERS}
         if body.get("reasoning_effort") in _HIGH_EFFORTS:

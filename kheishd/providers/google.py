@@ -20,6 +20,7 @@ from msgspec import Struct
 from kheishd.core.text.surrogates import join_surrogates
 from kheishd.providers.answer_reader import DraftReader
 from kheishd.providers.attachments import origin_of
+from kheishd.providers.chat_messages import SIGNS_CALLS
 from kheishd.providers.draft import Block
 from kheishd.providers.driver import HttpRequest, body_options, encode, token_count
 from kheishd.providers.error_report import is_error
@@ -80,15 +81,17 @@ def post(
     tools = make_tools(request.tools, options)
     if tools and request.withheld:
         tool_config["functionCallingConfig"] = {"mode": "NONE"}
-    signatures = options.pop("thought_signatures", None)
-    if not isinstance(signatures, bool):
-        signatures = traits.needs_signatures or requires_signatures(request.pinned.model)
+    origin = origin_of(request.pinned, base_url)
+    is_signing = requires_signatures(request.pinned.model)
+    if is_signing is None:
+        is_signing = SIGNS_CALLS in request.marks.get(origin, ())
+    needs_signatures = options.pop("thought_signatures", traits.needs_signatures or is_signing)
     body = {
         **options,
         "contents": contents(
             request.messages,
-            origin_of(request.pinned, base_url),
-            needs_signatures=signatures,
+            origin,
+            needs_signatures=needs_signatures is True,
             sends_ids="call_ids" not in traits.omitted,
             situation=request.situation,
         ),
@@ -223,6 +226,8 @@ class GoogleReader(DraftReader):
         except ValueError:
             if data == b"[DONE]":
                 self.done = True
+                if not self._understood:
+                    self._stop = "end"
                 return
             if not data.strip():
                 # A heartbeat.
@@ -315,7 +320,9 @@ class GoogleReader(DraftReader):
             provider_id=provider_id,
         )
         self._opened_calls += 1
-        block.attached.add(SIGNATURE, signature)
+        if signature:
+            block.attached.add(SIGNATURE, signature)
+            self._draft.marks.add(SIGNS_CALLS)
         args = call.args if call.args is not None else {}
         self._draft.extend(self._draft.open(block), args if isinstance(args, str) else encode(args).decode())
 

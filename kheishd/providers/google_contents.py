@@ -38,28 +38,22 @@ def contents(
     transcript: list[Message],
     origin: str = "",
     *,
-    needs_signatures: bool | None = None,
+    needs_signatures: bool = False,
     sends_ids: bool = True,
     situation: str = "",
 ) -> list[dict[str, Any]]:
     """Return a transcript as alternating contents of ``user`` and ``model``.
 
-    ``needs_signatures`` None: if the conversation has one of this origin. ``sends_ids``: the server accepts
-    the ids of calls. The situation is the last part, even behind results.
+    The situation is the end of the last content of the user. Behind the result of a call it is a part of that
+    result: a text would begin another turn, and the model would lose the thoughts of this one.
+    ``needs_signatures``: the model rejects calls without one. ``sends_ids``: the server accepts the ids of
+    calls.
     """
-    if needs_signatures is None:
-        needs_signatures = any(
-            SIGNATURE in own_fields(item, origin)
-            for message in transcript
-            for item in message.items
-            if isinstance(item, ToolCall)
-        )
     history = _Contents(origin, needs_signatures=needs_signatures, sends_ids=sends_ids)
     for message in transcript:
         history.add(message)
     history.add_results()
-    if situation:
-        history.add(Message("user", [Text(situation)]))
+    history.add_situation(situation)
     return history.out
 
 
@@ -81,9 +75,7 @@ class _Contents:
             return
         self.add_results()
         if message.role == "user":
-            # Google rejects an empty text.
-            texts = (text for text in user_texts(message.items) if text.strip())
-            self._append("user", [{"text": text} for text in texts])
+            self._append("user", [{"text": text} for text in user_texts(message.items)])
         else:
             self._calls = {item.call_id: item for item in message.items if isinstance(item, ToolCall)}
             self._append("model", self._model_parts(message))
@@ -100,6 +92,18 @@ class _Contents:
             name = call.name if call is not None else result.name
             parts.append({"functionResponse": {**self._id_of(call), "name": name, "response": response}})
         self._append("user", parts)
+
+    def add_situation(self, situation: str) -> None:
+        """Add the situation; a paused turn of the model takes nothing more."""
+        if not situation or not self.out or self.out[-1]["role"] != "user":
+            return
+        parts = self.out[-1]["parts"]
+        result = parts[-1].get("functionResponse")
+        if result is None:
+            parts.append({"text": situation})
+        else:
+            response = result["response"]
+            result["response"] = {name: f"{text}\n\n{situation}" for name, text in response.items()}
 
     def _append(self, role: str, parts: list[dict[str, Any]]) -> None:
         if not parts:

@@ -155,9 +155,11 @@ class ChatDelta(Struct):
 
 
 class PromptDetails(SideInformation):
-    """Details of the request's tokens."""
+    """Details of the request's tokens. ``cache_creation_tokens`` is LiteLLM's name for written tokens."""
 
     cached_tokens: float | None = None
+    cache_write_tokens: float | None = None
+    cache_creation_tokens: float | None = None
 
 
 class CompletionDetails(SideInformation):
@@ -167,13 +169,14 @@ class CompletionDetails(SideInformation):
 
 
 class ChatUsage(SideInformation):
-    """The usage object. ``prompt_cache_hit_tokens`` is DeepSeek's name for cached tokens."""
+    """The usage object. DeepSeek and Kimi have cached tokens beside the details."""
 
     prompt_tokens: float | None = None
     completion_tokens: float | None = None
     prompt_tokens_details: PromptDetails | None = None
     completion_tokens_details: CompletionDetails | None = None
     prompt_cache_hit_tokens: float | None = None
+    cached_tokens: float | None = None
 
 
 class Choice(Struct):
@@ -384,10 +387,12 @@ def _join_thinking(thinking: Any) -> str:
 def _usage(counted: ChatUsage) -> Usage:
     prompt = counted.prompt_tokens_details or PromptDetails()
     completion = counted.completion_tokens_details or CompletionDetails()
+    cached = prompt.cached_tokens or counted.prompt_cache_hit_tokens or counted.cached_tokens
     return Usage(
         input_tokens=token_count(counted.prompt_tokens),
         output_tokens=token_count(counted.completion_tokens),
-        cached_input_tokens=token_count(prompt.cached_tokens or counted.prompt_cache_hit_tokens),
+        cached_input_tokens=token_count(cached),
+        cache_write_tokens=token_count(prompt.cache_write_tokens or prompt.cache_creation_tokens),
         reasoning_tokens=token_count(completion.reasoning_tokens),
     )
 
@@ -400,6 +405,9 @@ def attach_to_message(attached: Attachments, delta: ChatDelta) -> None:
             # Gemini also marks pieces of thoughts there; such a mark would make the message a thought.
             signature = find_google_signature(value)
             value = {"google": {"thought_signature": signature}} if signature else None
+        if name == "provider_specific_fields" and isinstance(value, dict):
+            # LiteLLM repeats other fields there, such as all thinking blocks.
+            value = {key: field for key, field in value.items() if field != getattr(delta, key, None)} or None
         if value is not None:
             attached.add(name, value)
 

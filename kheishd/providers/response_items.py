@@ -133,20 +133,17 @@ def unpack_output(message: Message, origin: str, ids: CallIdMap) -> list[dict[st
     for item in packed:
         if not isinstance(item, dict):
             return None
-        if item.get("type") != "function_call":
-            items.append(_unpack_item(item, texts))
+        kind = str(item.get("type"))
+        if kind != "function_call":
+            names = (name for name in _PARTS.get(kind, ()) if isinstance(item.get(name), list))
+            parts = {name: [_unpack_part(part, texts[kind]) for part in item[name]] for name in names}
+            items.append({**item, **parts})
         elif calls:
             items.append({**make_call(calls.pop(0), ids), **item})
         else:
             return None
     # An answer whose calls were cut off has other calls than its output.
     return items if items and not calls else None
-
-
-def _unpack_item(item: dict[str, Any], texts: dict[str, str]) -> dict[str, Any]:
-    kind = str(item.get("type"))
-    lists = {name: item[name] for name in _PARTS.get(kind, ()) if isinstance(item.get(name), list)}
-    return {**item, **{name: [_unpack_part(part, texts[kind]) for part in lists[name]] for name in lists}}
 
 
 def _unpack_part(part: Any, content: str) -> Any:
@@ -185,7 +182,11 @@ def input_items(
                 output = unpack_output(message, origin, ids) if with_output else None
                 out += _plain_items(message, ids) if output is None else output
             case "tool":
-                out += (_make_result(item, ids) for item in message.items if isinstance(item, ToolResult))
+                for item in message.items:
+                    if isinstance(item, ToolResult):
+                        text = f"The tool failed: {item.text}" if item.is_error else item.text
+                        call_id = ids[item.call_id]
+                        out.append({"type": "function_call_output", "call_id": call_id, "output": text})
     if situation and out and out[-1].get("type") == "function_call_output":
         out[-1]["output"] += f"\n\n{situation}"
     elif situation:
@@ -222,8 +223,3 @@ def make_call(call: ToolCall, ids: CallIdMap) -> dict[str, Any]:
         "name": call.name,
         "arguments": arguments,
     }
-
-
-def _make_result(result: ToolResult, ids: CallIdMap) -> dict[str, Any]:
-    text = f"The tool failed: {result.text}" if result.is_error else result.text
-    return {"type": "function_call_output", "call_id": ids[result.call_id], "output": text}

@@ -35,7 +35,6 @@ from kheishd.providers.traits import OUTPUT_ITEMS, TOKEN_LIMITS, USUAL_TRAITS, T
 from protocol.transcript import Usage
 
 if TYPE_CHECKING:
-    from kheishd.kernel.hook import Tool
     from kheishd.kernel.runtime import ModelAnswer, ModelRequest
     from kheishd.providers.failures import FailureFactory
 
@@ -59,7 +58,18 @@ def post(
         effort = {"effort": options.pop("reasoning_effort")}
         options["reasoning"] = {**effort, **options.get("reasoning", {})}
     _limit_tokens(request, options, traits)
-    tools = merge_tools([_make_tool(tool) for tool in request.tools], options)
+    # Strict mode, the default, requires schemas in which every property is required.
+    own_tools = [
+        {
+            "type": "function",
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": tool.model_schema,
+            "strict": False,
+        }
+        for tool in request.tools
+    ]
+    tools = merge_tools(own_tools, options)
     include = [*(options.pop("include", None) or [])]
     if "include" not in traits.omitted and ENCRYPTED_REASONING not in include:
         include.append(ENCRYPTED_REASONING)
@@ -90,17 +100,6 @@ def _limit_tokens(request: ModelRequest, options: dict[str, Any], traits: Traits
         options["max_output_tokens"] = limit
 
 
-def _make_tool(tool: Tool) -> dict[str, Any]:
-    # Strict mode, the default, requires schemas in which every property is required.
-    return {
-        "type": "function",
-        "name": tool.name,
-        "description": tool.description,
-        "parameters": tool.model_schema,
-        "strict": False,
-    }
-
-
 # The answer.
 
 
@@ -123,6 +122,17 @@ class ResponseUsage(SideInformation):
     output_tokens: float | None = None
     input_tokens_details: ResponseInputDetails | None = None
     output_tokens_details: ResponseOutputDetails | None = None
+
+    def to_usage(self) -> Usage:
+        """Return the counts as the transcript has them."""
+        sent = self.input_tokens_details or ResponseInputDetails()
+        received = self.output_tokens_details or ResponseOutputDetails()
+        return Usage(
+            input_tokens=token_count(self.input_tokens),
+            output_tokens=token_count(self.output_tokens),
+            cached_input_tokens=token_count(sent.cached_tokens),
+            reasoning_tokens=token_count(received.reasoning_tokens),
+        )
 
 
 class IncompleteDetails(SideInformation):
@@ -221,7 +231,12 @@ class ResponseReader(DraftReader):
                 self._stop = self._stop or "end"
             self.done = True
             return
-        event = self._decode(data)
+        try:
+            event: ResponseEvent = _event.decode(data)
+        except ValueError:
+            event = self._decode_other(data)
+        if event.type == "error" or (event.error is not None and is_error(event.error)):
+            self.fail_event(data)
         part = _DELTAS.get(event.type)
         if part is not None:
             self._delta(event, *part)
@@ -249,15 +264,6 @@ class ResponseReader(DraftReader):
             output = self._pack_output()
             self._draft.attached.fields = {OUTPUT: output} if output else {}
         return super().end()
-
-    def _decode(self, data: bytes) -> ResponseEvent:
-        try:
-            event: ResponseEvent = _event.decode(data)
-        except ValueError:
-            event = self._decode_other(data)
-        if event.type == "error" or (event.error is not None and is_error(event.error)):
-            self.fail_event(data)
-        return event
 
     def _decode_other(self, data: bytes) -> ResponseEvent:
         """Return an event whose fields have other types, which is right for unknown events only."""
@@ -414,7 +420,7 @@ class ResponseReader(DraftReader):
             self.fail_event(data)
         self._model = response.model or self._model
         if response.usage is not None:
-            self._usage = _usage(response.usage)
+            self._usage = response.usage.to_usage()
         self._take_output([item for item in response.output or () if isinstance(item, dict)])
         reason = response.incomplete_details.reason if response.incomplete_details is not None else None
         if reason == "content_filter":
@@ -482,14 +488,3 @@ def _find_text(part: Any) -> str:
     if not isinstance(part, dict):
         return ""
     return next((part[name] for name in ("text", "refusal") if isinstance(part.get(name), str)), "")
-
-
-def _usage(counted: ResponseUsage) -> Usage:
-    details = counted.input_tokens_details or ResponseInputDetails()
-    output_details = counted.output_tokens_details or ResponseOutputDetails()
-    return Usage(
-        input_tokens=token_count(counted.input_tokens),
-        output_tokens=token_count(counted.output_tokens),
-        cached_input_tokens=token_count(details.cached_tokens),
-        reasoning_tokens=token_count(output_details.reasoning_tokens),
-    )

@@ -163,7 +163,7 @@ class Traits(Struct, frozen=True):
     def _adapt_to_google(self, sent: dict[str, Any], message: str) -> Traits | None:
         """Return the traits with which to repeat a refused request of generateContent."""
         thinking = sent.get("generationConfig", {}).get("thinkingConfig", {})
-        if "thought_signature" in message and not self.needs_signatures:
+        if "thought_signature" in message.lower() and not self.needs_signatures:
             return replace(self, needs_signatures=True)
         if _EFFORT.search(message) and thinking:
             name = "includeThoughts" if "includeThoughts" in thinking else "thinkingConfig"

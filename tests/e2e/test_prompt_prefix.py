@@ -26,7 +26,7 @@ from tests.support.model_calls import inline
 from tests.support.model_server import ModelServer, running_model_server
 from tests.support.workshop import Workshop, hooks
 
-DRIVERS = ("openai", "responses", "anthropic")
+DRIVERS = ("openai", "responses", "anthropic", "google")
 
 TODOS = '/call todo_write {"todos":[{"content":"look"},{"content":"say"}]}\n/then\nnoted'
 ONE_DONE = '/call todo_write {"todos":[{"content":"look","completed":true},{"content":"say"}]}\n/then\nnoted'
@@ -65,19 +65,17 @@ async def ask(desk: Desk, text: str, **params: Any) -> str:
 
 def parse_prompt(body: dict[str, Any]) -> tuple[str, str]:
     """Return the prompt of a request as the provider reads it, and its situation."""
-    messages = body.get("messages") or body["input"]
-    last = messages[-1]
-    situation = ""
-    content = "output" if "output" in last else "content"
-    if isinstance(last[content], str):
-        last[content], _, situation = last[content].partition(f"\n\n{SITUATION_NOTE}")
-    elif last["content"][-1].get("text", "").startswith(SITUATION_NOTE):
-        situation = last["content"].pop()["text"]
-    prompt = msgspec.json.encode(
-        [body.get("tools"), body.get("system"), body.get("instructions"), messages]
-    ).decode()
+    messages = body.get("messages") or body.get("input") or body["contents"]
+    instructions = body.get("system"), body.get("systemInstruction"), body.get("instructions")
+    prompt = msgspec.json.encode([body.get("tools"), instructions, messages]).decode()
     # Breakpoints are no part of the prompt.
     prompt = prompt.replace(',"cache_control":{"type":"ephemeral"}', "")
+    situation = ""
+    if SITUATION_NOTE in prompt:
+        prompt, _, situation = prompt.rpartition(SITUATION_NOTE)
+    # It is a block of its own, or the end of the last text.
+    for frame in (',{"type":"text","text":"', ',{"text":"', "\\n\\n"):
+        prompt = prompt.removesuffix(frame)
     return prompt.rstrip('"}]'), situation
 
 

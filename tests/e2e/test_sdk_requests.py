@@ -168,9 +168,31 @@ def read_response_steps(body: dict[str, Any]) -> Iterator[Step]:
     assert previous != "reasoning"
 
 
+def read_google_steps(body: dict[str, Any]) -> Iterator[Step]:
+    """Yield the parts of Google's contents, whose roles alternate. Calls match by order, name and id."""
+    previous = None
+    calls: list[str] = []
+    results = 0
+    for content in body["contents"]:
+        assert content["role"] != previous
+        previous = content["role"]
+        for part in content["parts"]:
+            match part:
+                case {"functionCall": call}:
+                    calls.append(f"{len(calls)} {call['name']} {call.get('id')}")
+                    yield "call", calls[-1]
+                case {"functionResponse": response}:
+                    yield "result", f"{results} {response['name']} {response.get('id')}"
+                    results += 1
+                case _:
+                    assert part["text"].strip() or "thoughtSignature" in part
+                    yield "user" if content["role"] == "user" else "assistant", ""
+
+
 STEPS = {
     "openai": read_chat_steps,
     "responses": read_response_steps,
     "anthropic": read_anthropic_steps,
+    "google": read_google_steps,
 }
 """The readers of requests, by the driver."""

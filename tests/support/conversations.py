@@ -29,6 +29,7 @@ from kheishd.providers.traits import OUTPUT_ITEMS, LearnedTraits, Traits
 from kheishd.toolbox import Toolbox
 from protocol.objects.run import Pinned
 from protocol.transcript import AssetReference, Item, Message, Text, ToolCall, ToolResult
+from tests.support.google_wire import Google
 from tests.support.model_wire import Anthropic, Call, Move, OpenAI, Say, Stop, Think, Wire
 from tests.support.responses_wire import Responses
 
@@ -38,7 +39,12 @@ if TYPE_CHECKING:
     from kheishd.kernel.hook import Tool
     from kheishd.providers.driver import Driver
 
-WIRES: dict[str, Callable[[], Wire]] = {"openai": OpenAI, "responses": Responses, "anthropic": Anthropic}
+WIRES: dict[str, Callable[[], Wire]] = {
+    "openai": OpenAI,
+    "responses": Responses,
+    "anthropic": Anthropic,
+    "google": Google,
+}
 """The wire of each driver."""
 
 
@@ -273,6 +279,13 @@ OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
         {"cache_control": False},
         {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
     ),
+    "google": (
+        {"generationConfig": {"temperature": 0.5, "maxOutputTokens": 100}, "safetySettings": []},
+        {"generation_config": {"thinking_config": {"thinking_level": "HIGH"}, "stop_sequences": ["\n"]}},
+        {"generationConfig": {"thinkingConfig": {"thinkingBudget": 2000}}, "thought_signatures": True},
+        {"tools": [{"googleSearch": {}}], "toolConfig": {"includeServerSideToolInvocations": True}},
+        {"tools": [{"function_declarations": [{"name": "of_the_route"}]}], "headers": {"x-trace": "1"}},
+    ),
 }
 """The options of routes, by the driver."""
 
@@ -299,10 +312,13 @@ def requests(draw: st.DrawFn, server: Server) -> ModelRequest:
 def learned_traits(draw: st.DrawFn, request: ModelRequest) -> Traits:
     """Return the traits of the request's server, as a preset states them or as the daemon learned them."""
     traits = LearnedTraits().find(request.pinned)
-    names = ("stream_options", "cache_control", "include", "store", OUTPUT_ITEMS, *traits.preset.low_effort)
+    google = ("includeThoughts", "thinkingConfig", "call_ids")
+    responses = ("include", "store", OUTPUT_ITEMS)
+    names = ("stream_options", "cache_control", *google, *responses, *traits.preset.low_effort)
     return replace(
         traits,
         token_limit=draw(st.sampled_from([None, "max_tokens", "max_completion_tokens"])),
         omitted=frozenset(draw(st.lists(st.sampled_from(names)))),
         has_more_room=draw(st.booleans()),
+        needs_signatures=draw(st.booleans()),
     )

@@ -32,10 +32,12 @@
 ``hang``, ``hang-mid``                  nothing at all; a piece and then nothing
 ``status:<code>[:retry=<v>;retry-ms=<v>]`` an error; ``retry`` is ``Retry-After``
 ``context``                             400, the transcript is too long
+``fits:<bytes>``                        the same inside a stream for larger requests, else summary or ``echo``
 ``rejects:<field>[:<status>]``          refuses requests with that field, else ``echo``; names it with 400
 ``rejects-late:<field>``                the same inside a stream, without a status; names the field
 ``rejects-order``                       refuses a user's message after a result, else ``tools``
 ``rejects-breakpoints``                 refuses cache breakpoints, else ``echo``
+``rejects-thinking``                    refuses any configuration of thinking in Google's words, else ``echo``
 ``reasons-first:<n>``                   reasons for n tokens, then answers, within the request's limit
 ``n-failures-then-ok:<n>:<code>[:<tag>]`` n errors for each tag, then ``echo``
 ``file:<name>``                         the recorded stream of that name, unchanged
@@ -116,6 +118,7 @@ class Prompt:
     failures: Counter[str]
     answered: int = 0
     body: bytes = b"{}"
+    headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -421,6 +424,14 @@ def _context(prompt: Prompt, rest: str) -> Iterator[Step]:
     return _error(400, prompt.wire.error("context_length_exceeded", message))
 
 
+def _fits(prompt: Prompt, rest: str) -> Iterator[Step]:
+    if len(prompt.body) > int(rest):
+        message = f"prompt is too long: {len(prompt.body)} tokens > {rest} maximum"
+        return iter((Head(), Piece(prompt.wire.error_event("invalid_request_error", message))))
+    is_summary = "<conversation>" in prompt.text
+    return _stream(prompt, [Say("A summary."), Stop()]) if is_summary else _echo(prompt, "")
+
+
 def _failures(prompt: Prompt, rest: str) -> Iterator[Step]:
     count, code = rest.split(":")[:2]
     prompt.failures[rest] += 1
@@ -463,8 +474,17 @@ def _rejects_breakpoints(prompt: Prompt, rest: str) -> Iterator[Step]:
     return _error(400, prompt.wire.error("invalid_request_error", message))
 
 
+def _rejects_thinking(prompt: Prompt, rest: str) -> Iterator[Step]:
+    thinking = prompt.fields.get("generationConfig", {}).get("thinkingConfig")
+    if thinking is None:
+        return _echo(prompt, "")
+    words = "is not enabled for models/m" if "includeThoughts" in thinking else "level is not supported"
+    return _error(400, prompt.wire.error("INVALID_ARGUMENT", f"Thinking {words}"))
+
+
 def _reasons_first(prompt: Prompt, rest: str) -> Iterator[Step]:
-    limit = prompt.fields.get("max_tokens", 0)
+    limit = prompt.fields.get("generationConfig", {}).get("maxOutputTokens", 0)
+    limit = prompt.fields.get("max_tokens", limit)
     if limit <= int(rest):
         return _stream(prompt, [Think("Let me see."), Stop("length", output_tokens=limit)])
     return _stream(prompt, [Think("Let me see."), Say("A short title"), Stop(output_tokens=int(rest) + 3)])
@@ -511,11 +531,13 @@ BEHAVIORS = {
     "hang-mid": _hang_mid,
     "status": _status,
     "context": _context,
+    "fits": _fits,
     "n-failures-then-ok": _failures,
     "rejects": _rejects,
     "rejects-late": _rejects_late,
     "rejects-order": _rejects_order,
     "rejects-breakpoints": _rejects_breakpoints,
+    "rejects-thinking": _rejects_thinking,
     "reasons-first": _reasons_first,
     "file": _file,
 }

@@ -1,8 +1,9 @@
 """A real local HTTP/1.1 server with the published protocols of providers, scripted by the model's name.
 
-``POST .../chat/completions`` and ``POST .../responses`` are OpenAI's protocols, ``POST .../v1/messages``
-Anthropic's. The requested model chooses the behavior (see ``model_behaviors``). ``GET /requests`` returns the
-requests so far, ``DELETE /requests`` forgets them.
+``POST .../chat/completions`` and ``POST .../responses`` are OpenAI's protocols, ``POST .../v1/messages`` is
+Anthropic's, and ``POST .../models/MODEL:streamGenerateContent`` Google's. The requested model chooses the
+behavior (see ``model_behaviors``). ``GET /requests`` returns the requests so far, ``DELETE /requests``
+forgets them.
 
 The server is also the yardstick of the benchmarks and therefore cheap: no HTTP library, plain non-blocking
 sockets on trio's readiness calls, and answers that only count pieces are encoded once.
@@ -25,6 +26,7 @@ import trio
 from kheishd.core.context.situation import SITUATION_NOTE
 from tests.support import model_behaviors as behaviors
 from tests.support import strict_providers
+from tests.support.google_wire import METHOD, Google, read_contents, read_model
 from tests.support.model_behaviors import Cut, Head, Pause, Piece, Pieces, Prompt, Raw, Step
 from tests.support.model_wire import Anthropic, OpenAI, Wire
 from tests.support.responses_wire import Responses, read_input
@@ -37,6 +39,7 @@ WIRES: dict[str, Callable[[], Wire]] = {
     "/chat/completions": OpenAI,
     "/responses": Responses,
     "/v1/messages": Anthropic,
+    METHOD: Google,
 }
 """The protocol of each path, whatever precedes it."""
 
@@ -81,12 +84,13 @@ class _Message(msgspec.Struct):
 
 
 class _Model(msgspec.Struct):
-    model: str
+    model: str = ""
 
 
 class _Messages(msgspec.Struct):
     messages: list[_Message] = []
     input: list[dict[str, Any]] = []
+    contents: list[dict[str, Any]] = []
 
 
 class _Disconnected(Exception):
@@ -151,7 +155,7 @@ class ModelServer:
         self.requests.append(recorded)
         self._arrived.set()
         self._arrived = trio.Event()
-        model = msgspec.json.decode(recorded.body, type=_Model).model
+        model = msgspec.json.decode(recorded.body, type=_Model).model or read_model(recorded.path)
         try:
             if model.startswith("chunks:"):
                 for data in self._prepare_writes(recorded.path, model, wire()):
@@ -181,16 +185,20 @@ class ModelServer:
 
     def _steps(self, recorded: RecordedRequest, model: str, wire: Wire) -> Iterator[Step]:
         sent = msgspec.json.decode(recorded.body, type=_Messages)
-        messages = sent.messages or msgspec.convert(read_input(sent.input), list[_Message])
+        items = [*read_input(sent.input), *read_contents(sent.contents)]
+        messages = sent.messages or msgspec.convert(items, list[_Message])
         text, answered = _newest_text(messages)
         last = messages[-1] if messages else _Message()
         results = isinstance(last.content, list) and any(
             part.get("type") == "tool_result" for part in last.content
         )
         headers = recorded.headers
-        secret = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
+        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        secret = bearer or headers.get("x-api-key", "") or headers.get("x-goog-api-key", "")
         has_result = results or last.role == "tool"
-        prompt = Prompt(model, text, has_result, secret, wire, self._failures, answered, recorded.body)
+        prompt = Prompt(
+            model, text, has_result, secret, wire, self._failures, answered, recorded.body, headers
+        )
         return strict_providers.answer(prompt) if model.startswith("strict-") else behaviors.steps(prompt)
 
 
@@ -269,7 +277,8 @@ def _writes(steps: Iterable[Step]) -> list[bytes]:
 
 def _body(step: Piece | Pieces, *, chunked: bool) -> bytes:
     parts = (step.data,) if isinstance(step, Piece) else step.data
-    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) if chunked else b"".join(parts)
+    # An empty chunk would end the body.
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) if part and chunked else part for part in parts)
 
 
 def _head(head: Head) -> bytes:

@@ -1,4 +1,4 @@
-"""Reference parsers of the streams: short, slow, and written independently of the drivers.
+"""Reference parsers of all streams: short, slow, and written independently of the drivers.
 
 Each reads a whole stream and returns the text and the calls of its answer, or None if it has no complete one.
 They understand regular streams, and events without data, which are heartbeats.
@@ -141,6 +141,46 @@ def _take_item(items: list[dict[str, Any]], item: dict[str, Any], *, is_whole: b
     taken["id"], taken["name"] = item.get("id"), item.get("name") or taken["name"]
     taken["text"] = text or taken["text"] if is_whole else taken["text"]
     taken["is_whole"] = is_whole
+
+
+def parse_google(stream: bytes) -> Answer | None:
+    """Return the answer of a stream of generateContent; that of a blocked prompt or a refusal says so."""
+    text, calls, reason, explanation = "", list[list[str]](), "", ""
+    for data in _split_events(stream):
+        if data == b"[DONE]":
+            break
+        chunk = _decode(data)
+        if chunk is None or chunk.get("error"):
+            return None
+        candidates = chunk.get("candidates") or []
+        feedback = chunk.get("promptFeedback") or {}
+        if not candidates and feedback.get("blockReason"):
+            reason = "BLOCKED"
+            default = f"The provider blocked the prompt ({feedback['blockReason']})."
+            explanation = feedback.get("blockReasonMessage") or default
+        for candidate in candidates:
+            if candidate.get("index"):
+                continue
+            for part in (candidate.get("content") or {}).get("parts") or []:
+                call = part.get("functionCall")
+                if call is not None:
+                    args = call.get("args")
+                    calls.append([call.get("name") or "", json.dumps({} if args is None else args)])
+                elif not part.get("thought"):
+                    text += part.get("text") or ""
+            reason = candidate.get("finishReason") or reason
+            if reason in _REFUSALS and reason != "BLOCKED":
+                explanation = candidate.get("finishMessage") or f"The model refused to answer ({reason})."
+            break
+    if not reason or reason in _FAILURES:
+        return None
+    if explanation:
+        return (f"{text}\n\n{explanation}" if text.strip() else explanation), []
+    return _finish(text, calls)
+
+
+_REFUSALS = ("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "IMAGE_SAFETY")
+_FAILURES = ("MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "OTHER", "MISSING_THOUGHT_SIGNATURE")
 
 
 def _finish(text: str, calls: list[list[str]]) -> Answer | None:

@@ -60,6 +60,7 @@ def _read_chat(stream: bytes) -> SdkAnswer:
             usage.prompt_tokens,
             usage.completion_tokens,
             cached_input_tokens=(prompt.cached_tokens if prompt else None) or 0,
+            cache_write_tokens=(prompt.cache_write_tokens if prompt else None) or 0,
             reasoning_tokens=(details.reasoning_tokens if details else None) or 0,
         )
     return answer
@@ -124,10 +125,10 @@ def _read_responses(stream: bytes) -> SdkAnswer:
 def _read_google(stream: bytes) -> SdkAnswer:
     types = import_module("google.genai.types")
     answer = SdkAnswer()
-    for line in stream.decode().splitlines():
-        if not line.startswith("data:"):
+    for line in stream.split(b"\n"):
+        if not line.startswith(b"data:"):
             continue
-        response = types.GenerateContentResponse.model_validate_json(line.removeprefix("data:"))
+        response = types.GenerateContentResponse.model_validate_json(line.removeprefix(b"data:"))
         for part in (response.parts or ()) if response.candidates else ():
             if part.function_call is not None:
                 call = part.function_call
@@ -141,7 +142,7 @@ def _read_google(stream: bytes) -> SdkAnswer:
         if (usage := response.usage_metadata) is not None:
             thoughts = usage.thoughts_token_count or 0
             answer.usage = Usage(
-                usage.prompt_token_count or 0,
+                (usage.prompt_token_count or 0) + (usage.tool_use_prompt_token_count or 0),
                 (usage.candidates_token_count or 0) + thoughts,
                 cached_input_tokens=usage.cached_content_token_count or 0,
                 reasoning_tokens=thoughts,

@@ -53,6 +53,7 @@ EXTENSIONS: Final[Mapping[str, Mapping[str, Fields]]] = {
         FUNCTION: _SPECIFIC,
     },
     "llamacpp": {ASSISTANT: _REASONING_CONTENT, BODY: _TEMPLATE},
+    "mistral": {ASSISTANT: {"content": str | list[dict[str, str | list[dict[str, str]]]] | None}},
     "moonshot": {ASSISTANT: _REASONING_CONTENT},
     "ollama": {ASSISTANT: _REASONING},
     "openrouter": {
@@ -62,7 +63,7 @@ EXTENSIONS: Final[Mapping[str, Mapping[str, Fields]]] = {
     "vllm": {ASSISTANT: _REASONING, BODY: _TEMPLATE},
     "zai": {ASSISTANT: _REASONING_CONTENT, BODY: _THINKING},
 }
-"""The fields that a server adds to OpenAI's types, by the type; other servers add none."""
+"""The fields that a server adds to OpenAI's types or extends, by the type; other servers have none."""
 
 _BODIES: Final = {
     "openai": ("openai.types.chat.completion_create_params", "CompletionCreateParamsStreaming"),

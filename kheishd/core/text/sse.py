@@ -1,7 +1,7 @@
 """Server-sent events, bytes in, data out (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 
 Only the data is returned, because providers repeat the names of events in it; the data of an error is marked.
-Lines are split as bytes, so a read may end inside a character. JSON outside of events is returned, too,
+Lines are split as bytes, so a read may end inside a character. JSON behind events is returned, too,
 because Google ends a broken stream with an error object on several lines without a field name.
 """
 
@@ -17,7 +17,7 @@ class ErrorEventData(bytes):
 
 
 class StrayData(bytes):
-    """JSON on lines without a field name, which is no event."""
+    """JSON behind events, on lines without a field name."""
 
 
 class EventTooLarge(Exception):
@@ -34,6 +34,7 @@ class EventDecoder:
         self._began = False
         self._is_error = False
         self._stray: list[bytes] = []
+        self._has_events = False
 
     def feed(self, received: bytes) -> list[bytes]:
         """Return the data of every event that these bytes complete.
@@ -91,7 +92,8 @@ class EventDecoder:
                     self._is_error = line.removeprefix(b"event:").strip() == b"error"
             elif line.startswith(b"error:"):
                 events.append(ErrorEventData(line[6:].strip()))
-            elif line.startswith((b"{", b"[")):
+            elif line.startswith((b"{", b"[")) and (events or self._has_events):
                 self._stray.append(line)
                 self._size += len(line)
+        self._has_events = self._has_events or bool(events)
         return events

@@ -174,12 +174,11 @@ def test_reasoning_details_go_back() -> None:
 
 
 def test_litellm_s_data_goes_back() -> None:
-    """LiteLLM's blocks and fields go back on the message, the call and the function that had them."""
+    """LiteLLM's blocks and fields go back on the message, the call and the function that had them, once."""
     block = {"type": "thinking", "thinking": "hm", "signature": "s"}
     answer = read(
-        {"thinking_blocks": [{**block, "thinking": "h", "signature": None}]},
-        {"thinking_blocks": [{**block, "thinking": "m"}]},
-        {"provider_specific_fields": {"x": 1}, "content": "a"},
+        {"provider_specific_fields": {"x": 1, "thinking_blocks": [block]}, "thinking_blocks": [block]},
+        {"provider_specific_fields": {"thinking_blocks": []}, "thinking_blocks": [], "content": "a"},
         call(0, "c1", provider_specific_fields={"y": 2}, function={"provider_specific_fields": {"z": 3}}),
     )
     sent = send_back(answer)
@@ -189,6 +188,16 @@ def test_litellm_s_data_goes_back() -> None:
     assert sent["tool_calls"][0]["function"]["provider_specific_fields"] == {"z": 3}
     assert b"specific" not in msgspec.json.encode(send_back(answer, OTHER))
     assert b"thinking" not in msgspec.json.encode(send_back(answer, OTHER))
+
+
+def test_blocks_in_pieces_are_joined() -> None:
+    """A thinking block that arrives in pieces is one block with its signature."""
+    block = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    answer = read(
+        {"thinking_blocks": [{**block, "thinking": "h", "signature": None}]},
+        {"thinking_blocks": [{**block, "thinking": "m"}], "content": "a"},
+    )
+    assert send_back(answer)["thinking_blocks"] == [block]
 
 
 # Gemini.

@@ -9,6 +9,8 @@ import pytest
 
 from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
+from kheishd.providers.attachments import origin_of
+from kheishd.providers.chat_messages import PLACEHOLDER_SIGNATURE, SIGNS_CALLS
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
 from kheishd.providers.google import BASE_URL, FAILURES, STOP_REASONS, GoogleReader, make_url, post, reader
@@ -173,6 +175,18 @@ def test_foreign_calls(model: str, options: dict[str, Any], traits: Traits, sign
     request = make_request("b", earlier=earlier, driver="google", model=model, options=options)
     call = ask(request, traits)["contents"][1]["parts"][0]
     assert ("thoughtSignature" in call) is signed
+
+
+def test_a_learned_need_of_signatures() -> None:
+    """A model without a telling name that once signed a call needs signatures from then on."""
+    call = {"functionCall": {"name": "look"}, "thoughtSignature": "s"}
+    answer = read_answer(chunk(call), STOP, origin=ORIGIN)
+    assert answer.provider_data == ProviderData(ORIGIN, marks=[SIGNS_CALLS])
+    earlier = (Message("user", [Text("a")]), Message("assistant", [ToolCall("c", "look", {})]))
+    request = make_request("b", earlier=earlier, driver="google", model="endpoints/7")
+    marked = {origin_of(request.pinned, BASE_URL): [SIGNS_CALLS]}
+    call = ask(dataclasses.replace(request, marks=marked))["contents"][1]["parts"][0]
+    assert call["thoughtSignature"] == PLACEHOLDER_SIGNATURE
 
 
 # The answer.
@@ -508,6 +522,16 @@ def test_a_whole_answer() -> None:
         answer = fresh.end()
         assert answer is not None
         assert (answer.items, answer.usage, answer.stop_reason) == ([Text("ab")], Usage(1), "end")
+
+
+def test_a_truncated_body_is_no_answer() -> None:
+    """A list of chunks that ends at any byte is a failure with a message."""
+    body = msgspec.json.encode(CHUNKS)
+    for end in range(1, len(body)):
+        fresh = new()
+        with pytest.raises(ModelFailure, match="no response of generateContent"):
+            fresh.whole(body[:end])
+        assert fresh.end() is None
 
 
 def test_a_whole_answer_without_an_end() -> None:

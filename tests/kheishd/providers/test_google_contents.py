@@ -81,13 +81,16 @@ def test_results_are_one_content_in_the_order_of_the_calls() -> None:
     assert (last["role"], outputs) == ("user", ["seen a", "seen b", "seen c"])
 
 
-def test_the_situation_is_the_last_part() -> None:
-    """It follows the user's text or the results, and what comes before is the same as without it."""
-    for transcript in (answered(own_call("c1")), [Message("user", [Text("look")])]):
-        sent = contents(transcript, ORIGIN, situation="now")
-        assert sent[-1]["role"] == "user"
-        assert sent[-1]["parts"].pop() == {"text": "now"}
-        assert sent == contents(transcript, ORIGIN)
+def test_the_situation_comes_last() -> None:
+    """The situation is the last text of the user, or the end of the last result; a paused turn has none."""
+    question = Message("user", [Text("a")])
+    assert contents([question], ORIGIN, situation="now")[-1]["parts"] == [{"text": "a"}, {"text": "now"}]
+    last = contents(answered(own_call("a"), own_call("b")), ORIGIN, situation="now")[-1]["parts"]
+    outputs = [part["functionResponse"]["response"]["output"] for part in last]
+    assert outputs == ["seen a", "seen b\n\nnow"]
+    paused = [question, Message("assistant", [Text("b")])]
+    assert contents(paused, ORIGIN, situation="now") == contents(paused, ORIGIN)
+    assert contents([], ORIGIN, situation="now") == []
 
 
 def test_only_the_ids_of_the_provider_go_back() -> None:
@@ -142,20 +145,21 @@ def test_signatures_go_only_to_their_origin() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("needs_signatures", "placeholders"), [(None, 1), (True, 1), (False, 0)], ids=["unknown", "yes", "no"]
-)
-def test_placeholders_beside_signatures(needs_signatures: bool | None, placeholders: int) -> None:
-    """An own signature shows that the model needs one for every message with calls; it is never replaced."""
+def test_a_signature_is_never_replaced() -> None:
+    """A message with a signature keeps it, beside others that get a placeholder on their first call."""
     transcript = [
         *answered(own_call("a", "sig"), own_call("b")),
-        Message("assistant", [ToolCall("c", "look", {})]),
-        Message("tool", [ToolResult("c", "look", "seen")]),
+        Message("assistant", [ToolCall("c", "look", {}), ToolCall("d", "look", {})]),
     ]
-    sent = contents(transcript, ORIGIN, needs_signatures=needs_signatures)
-    signatures = [part.get("thoughtSignature") for content in sent for part in content["parts"]]
-    assert signatures.count("sig") == 1
-    assert signatures.count(PLACEHOLDER_SIGNATURE) == placeholders
+    for needs_signatures in (True, False):
+        sent = contents(transcript, ORIGIN, needs_signatures=needs_signatures)
+        signatures = [
+            part.get("thoughtSignature")
+            for content in sent
+            for part in content["parts"]
+            if "functionCall" in part
+        ]
+        assert signatures == ["sig", None, PLACEHOLDER_SIGNATURE if needs_signatures else None, None]
 
 
 @pytest.mark.parametrize("placed", [None, 7, [], [{"index": 9, "part": 1}], [{"index": 0}]])

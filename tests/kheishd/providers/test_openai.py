@@ -499,6 +499,21 @@ def test_numbers_in_the_place_of_texts() -> None:
     assert (answer.usage, answer.model) == (Usage(12), "3")
 
 
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        ({"prompt_cache_hit_tokens": 4}, Usage(9, cached_input_tokens=4)),
+        ({"cached_tokens": 4}, Usage(9, cached_input_tokens=4)),
+        ({"prompt_tokens_details": {"cache_write_tokens": 5}}, Usage(9, cache_write_tokens=5)),
+        ({"prompt_tokens_details": {"cache_creation_tokens": 5}}, Usage(9, cache_write_tokens=5)),
+    ],
+)
+def test_cached_tokens_under_every_name(usage: dict[str, Any], expected: Usage) -> None:
+    """Tokens read from and written to the cache are counted, because they have prices of their own."""
+    answer = read_answer(delta("stop", content="a"), {"choices": [], "usage": {"prompt_tokens": 9, **usage}})
+    assert answer.usage == expected
+
+
 @pytest.mark.parametrize("usage", ["none", 7, [], {"prompt_tokens": {}}, {"prompt_tokens_details": "x"}])
 def test_unusable_counts_cost_nothing(usage: Any) -> None:
     """Usage that makes no sense counts as missing."""
