@@ -3,7 +3,7 @@
 Thinking is sent back with its signature, unchanged, as the provider requires; redacted thinking keeps its
 data in place of the signature. Calls and results of tools that the provider runs itself, and the citations of
 texts, are sent back as they came. All of this goes only to the provider and the model that made it: they
-reject the signatures of others.
+reject the signatures of others. A turn that is not finished names the container in which these tools run.
 
 A turn that the provider paused is continued by its own content alone, without a message of the user
 (https://platform.claude.com/docs/en/agents-and-tools/tool-use/server-tools).
@@ -74,13 +74,14 @@ def post(
     """Return the request to send to a server with these traits."""
     options, extra = body_options(request, traits)
     limit = traits.raise_limit(request.max_answer_tokens)
+    origin = origin_of(request.pinned, base_url)
     cache_control = options.pop("cache_control", None)
     tools = merge_tools(_tools(request), options)
     body: dict[str, Any] = {
         **options,
         "max_tokens": lower_limit(options.get("max_tokens", MAX_TOKENS), limit),
         "model": request.pinned.model,
-        "messages": messages(request.messages, origin_of(request.pinned, base_url)),
+        "messages": messages(request.messages, origin),
         "stream": True,
     }
     if tools:
@@ -89,6 +90,9 @@ def post(
             body["tool_choice"] = {"type": "none"}
     if request.instructions:
         body["system"] = request.instructions
+    container, own = _find_container(request.messages, origin), options.get("container")
+    if container is not None and not isinstance(own, str):
+        body["container"] = {**own, "id": container} if isinstance(own, dict) else container
     if request.purpose == "answer" and "cache_control" not in traits.omitted:
         mark_prompt(body, cache_control)
     # A paused turn of the model takes nothing more.
@@ -115,6 +119,17 @@ def _tools(request: ModelRequest) -> list[dict[str, Any]]:
     }
     text = "This tool is no longer available."
     return [*defined, *({"name": n, "description": text, "input_schema": {"type": "object"}} for n in gone)]
+
+
+def _find_container(transcript: list[Message], origin: str) -> str | None:
+    """Return the id of the container in which an unfinished turn runs the provider's tools; None without."""
+    for message in reversed(transcript):
+        if message.role == "assistant":
+            container = own_fields(message, origin).get("container")
+            return container if isinstance(container, str) else None
+        if message.role == "user" and message.items != [Text(RESUME)]:
+            break
+    return None
 
 
 class PlacedData(Struct):
@@ -267,6 +282,7 @@ class MessagesDelta(Struct):
     partial_json: str | None = None
     citation: Any = None
     content: Any = None
+    container: Any = None
     stop_reason: str | None = None
     stop_details: StopDetails | None = None
 
@@ -277,6 +293,7 @@ class MessageHead(Struct):
     model: str | None = None
     content: list[dict[str, Any]] | None = None
     usage: MessagesUsage | None = None
+    container: Any = None
     stop_reason: str | None = None
     stop_details: StopDetails | None = None
 
@@ -467,6 +484,8 @@ class MessagesReader(DraftReader):
             self._stop = STOP_REASONS.get(message.stop_reason, "end")
         if message.stop_details is not None:
             self._explanation = message.stop_details.explanation or self._explanation
+        if isinstance(message.container, dict) and isinstance(message.container.get("id"), str):
+            self._draft.attached.add("container", message.container["id"])
 
     def _count(self, counted: MessagesUsage | None) -> None:
         """Merge running totals: a later count replaces an earlier one, a missing one does not."""
