@@ -58,7 +58,11 @@ class AdaptedExchange:
             try:
                 event = await anext(self._exchange)
             except ModelFailure as failure:
-                self._learn_about_room(failure)
+                # Only summaries and titles have an output limit that the route did not choose.
+                if failure.reason == "empty_answer" and self._request.purpose != "answer":
+                    # The model reasons, so its next summary or title has a higher limit.
+                    self._traits = replace(self._traits, has_more_room=True)
+                    self._learned.remember(self._request.pinned, self._traits)
                 if self._is_accepted or not self._adapt(failure):
                     raise
                 await self._exchange.__aexit__(None, None, None)
@@ -89,10 +93,3 @@ class AdaptedExchange:
         adapted = self._traits.adapt(failure, self._body)
         self._traits = adapted or self._traits
         return adapted is not None
-
-    def _learn_about_room(self, failure: ModelFailure) -> None:
-        """Give the next summary or title a higher limit, after the model used up this one by reasoning."""
-        # Only summaries and titles have an output limit that the route did not choose.
-        if failure.reason == "empty_answer" and self._request.purpose != "answer":
-            self._traits = replace(self._traits, has_more_room=True)
-            self._learned.remember(self._request.pinned, self._traits)

@@ -3,7 +3,7 @@
 Thinking is sent back with its signature, unchanged, as the provider requires; redacted thinking keeps its
 data in place of the signature. Calls and results of tools that the provider runs itself, and the citations of
 texts, are sent back as they came. All of this goes only to the provider and the model that made it: they
-reject the signatures of others.
+reject the signatures of others. A turn that is not finished names the container in which these tools run.
 
 A turn that the provider paused is continued by its own content alone, without a message of the user
 (https://platform.claude.com/docs/en/agents-and-tools/tool-use/server-tools).
@@ -74,13 +74,14 @@ def post(
     """Return the request to send to a server with these traits."""
     options, extra = body_options(request, traits)
     limit = traits.raise_limit(request.max_answer_tokens)
+    origin = origin_of(request.pinned, base_url)
     cache_control = options.pop("cache_control", None)
     tools = merge_tools(_tools(request), options)
     body: dict[str, Any] = {
         **options,
         "max_tokens": lower_limit(options.get("max_tokens", MAX_TOKENS), limit),
         "model": request.pinned.model,
-        "messages": messages(request.messages, origin_of(request.pinned, base_url)),
+        "messages": messages(request.messages, origin),
         "stream": True,
     }
     if tools:
@@ -89,9 +90,14 @@ def post(
             body["tool_choice"] = {"type": "none"}
     if request.instructions:
         body["system"] = request.instructions
+    container, own = _find_container(request.messages, origin), options.get("container")
+    if container is not None and not isinstance(own, str):
+        body["container"] = {**own, "id": container} if isinstance(own, dict) else container
     if request.purpose == "answer" and "cache_control" not in traits.omitted:
         mark_prompt(body, cache_control)
-    _add_situation(body["messages"], request.situation)
+    # A paused turn of the model takes nothing more.
+    if request.situation and body["messages"] and body["messages"][-1]["role"] == "user":
+        body["messages"][-1]["content"].append({"type": "text", "text": request.situation})
     headers = {"anthropic-version": VERSION, **extra, **traits.make_auth_headers(secret, "x-api-key")}
     parts = urlsplit(base_url)
     base = parts._replace(path=parts.path.rstrip("/").removesuffix("/v1")).geturl()
@@ -115,10 +121,15 @@ def _tools(request: ModelRequest) -> list[dict[str, Any]]:
     return [*defined, *({"name": n, "description": text, "input_schema": {"type": "object"}} for n in gone)]
 
 
-def _add_situation(sent: list[dict[str, Any]], situation: str) -> None:
-    """Append the situation to the last user message; a paused turn of the model takes nothing more."""
-    if situation and sent and sent[-1]["role"] == "user":
-        sent[-1]["content"].append({"type": "text", "text": situation})
+def _find_container(transcript: list[Message], origin: str) -> str | None:
+    """Return the id of the container in which an unfinished turn runs the provider's tools; None without."""
+    for message in reversed(transcript):
+        if message.role == "assistant":
+            container = own_fields(message, origin).get("container")
+            return container if isinstance(container, str) else None
+        if message.role == "user" and message.items != [Text(RESUME)]:
+            break
+    return None
 
 
 class PlacedData(Struct):
@@ -139,7 +150,9 @@ def messages(transcript: list[Message], origin: str = "") -> list[dict[str, Any]
         placed = _find_placed(message, origin)
         has_placed = has_placed or bool(placed)
         blocks = _blocks(message, placed, origin, ids)
-        if not blocks or (has_placed and message.items == [Text(RESUME)] and _is_paused(out)):
+        # A paused turn ends with a block that only the provider understands, and continues by itself.
+        is_paused = bool(out) and out[-1]["content"][-1]["type"] not in OWN_TYPES
+        if not blocks or (is_paused and message.items == [Text(RESUME)]):
             continue
         if out and out[-1]["role"] == role:
             out[-1]["content"] += blocks
@@ -156,11 +169,6 @@ def _find_placed(message: Message, origin: str) -> list[PlacedData]:
         return msgspec.convert(own_fields(message, origin).get(PLACED, []), list[PlacedData])
     except msgspec.ValidationError:
         return []
-
-
-def _is_paused(sent: list[dict[str, Any]]) -> bool:
-    """Whether the last message ends with a block that only the provider understands."""
-    return bool(sent) and sent[-1]["content"][-1]["type"] not in OWN_TYPES
 
 
 def _drop_unpaired(sent: list[dict[str, Any]]) -> None:
@@ -274,6 +282,7 @@ class MessagesDelta(Struct):
     partial_json: str | None = None
     citation: Any = None
     content: Any = None
+    container: Any = None
     stop_reason: str | None = None
     stop_details: StopDetails | None = None
 
@@ -284,6 +293,7 @@ class MessageHead(Struct):
     model: str | None = None
     content: list[dict[str, Any]] | None = None
     usage: MessagesUsage | None = None
+    container: Any = None
     stop_reason: str | None = None
     stop_details: StopDetails | None = None
 
@@ -331,7 +341,8 @@ class MessagesReader(DraftReader):
                 self._restart()
                 self._head(event.message or MessageHead())
             case "message_delta":
-                self._message_delta(event)
+                self._count(event.usage)
+                self._stop_for(event.delta or MessagesDelta())
             case "message_stop":
                 self._stop, self.done = self._stop or "end", True
             case "content_block_stop":
@@ -468,16 +479,13 @@ class MessagesReader(DraftReader):
                 block.signature = ""
             self._draft.sign(block, delta.signature)
 
-    def _message_delta(self, event: MessagesEvent) -> None:
-        self._count(event.usage)
-        if event.delta is not None:
-            self._stop_for(event.delta)
-
     def _stop_for(self, message: MessageHead | MessagesDelta) -> None:
         if message.stop_reason:
             self._stop = STOP_REASONS.get(message.stop_reason, "end")
         if message.stop_details is not None:
             self._explanation = message.stop_details.explanation or self._explanation
+        if isinstance(message.container, dict) and isinstance(message.container.get("id"), str):
+            self._draft.attached.add("container", message.container["id"])
 
     def _count(self, counted: MessagesUsage | None) -> None:
         """Merge running totals: a later count replaces an earlier one, a missing one does not."""

@@ -135,9 +135,17 @@ class _History:
         self._rules = rules
         self._ids = CallIdMap(transcript, rules.origin, rules.id_form)
         self._needs_reasoning = rules.reasoning_content is True or (
-            rules.reasoning_content is None and any(map(self._has_reasoning_content, transcript))
+            rules.reasoning_content is None
+            and any(
+                own_fields(message, rules.origin).get(THINKING_NAME) == "reasoning_content"
+                for message in transcript
+            )
         )
-        self._needs_signatures = rules.thought_signatures or any(map(self._has_signature, transcript))
+        self._needs_signatures = rules.thought_signatures or any(
+            isinstance(item, ToolCall) and self._find_signature(item)
+            for message in transcript
+            for item in message.items
+        )
 
     def add(self, message: Message) -> None:
         """Add a message of the transcript."""
@@ -206,12 +214,6 @@ class _History:
             return attached
         thought = "".join(item.text for item in message.items if isinstance(item, Thinking))
         return {**attached, name: thought} if thought else attached
-
-    def _has_reasoning_content(self, message: Message) -> bool:
-        return own_fields(message, self._rules.origin).get(THINKING_NAME) == "reasoning_content"
-
-    def _has_signature(self, message: Message) -> bool:
-        return any(isinstance(item, ToolCall) and self._find_signature(item) for item in message.items)
 
     def _find_signature(self, call: ToolCall) -> Any:
         """Return Google's signature of a call, if this origin attached one."""

@@ -192,9 +192,10 @@ class Draft:
                 if stop_reason == "refusal":
                     continue
                 if self._origin:
-                    data = self._call_data(block, room)
-                    room -= measure_fields(data.fields) + len(data.call_id or "")
-                    item = replace(item, provider_data=data)
+                    call_id = join_surrogates(block.provider_id) if len(block.provider_id) <= room else ""
+                    fields = block.attached.take(room - len(call_id))
+                    room -= measure_fields(fields) + len(call_id)
+                    item = replace(item, provider_data=ProviderData(self._origin, call_id or None, fields))
             elif block.attached.fields:
                 placed.append({"index": len(items), **block.attached.fields})
             if item is not None:
@@ -205,10 +206,6 @@ class Draft:
         if placed:
             self.attached.fields[PLACED] = placed
         return ModelAnswer(items, usage, stop_reason, model, self._message_data(items, room))
-
-    def _call_data(self, block: Block, room: int) -> ProviderData:
-        call_id = join_surrogates(block.provider_id) if len(block.provider_id) <= room else ""
-        return ProviderData(self._origin, call_id or None, block.attached.take(room - len(call_id)))
 
     def _message_data(self, items: list[Item], room: int) -> ProviderData | None:
         """Return the data of the message; signatures of thoughts need its origin."""

@@ -223,6 +223,9 @@ class GoogleReader(DraftReader):
         """Process the data of one event. Errors: ModelFailure."""
         try:
             chunk: GoogleChunk = _chunk.decode(data)
+            if chunk.usage_metadata is None and _SNAKE_CASE.search(data):
+                # Chunks of Google itself have a usage, under its name in JSON.
+                chunk = convert(load_json(data), GoogleChunk)
         except ValueError:
             if data == b"[DONE]":
                 self.done = True
@@ -242,6 +245,9 @@ class GoogleReader(DraftReader):
         """
         try:
             chunks = _chunks.decode(body) if body.startswith(b"[") else [_chunk.decode(body)]
+            if _SNAKE_CASE.search(body):
+                value = load_json(body)
+                chunks = convert(value if isinstance(value, list) else [value], list[GoogleChunk])
         except ValueError:
             raise self._malformed("something that is no response of generateContent", body) from None
         for chunk in chunks:
@@ -256,8 +262,6 @@ class GoogleReader(DraftReader):
         return super().end()
 
     def _take_in(self, chunk: GoogleChunk, data: bytes) -> None:
-        if chunk.usage_metadata is None and _SNAKE_CASE.search(data) and not data.startswith(b"["):
-            chunk = convert(load_json(data), GoogleChunk)
         if chunk.error is not None and is_error(chunk.error):
             self.fail(chunk.error)
         usage = chunk.usage_metadata
@@ -288,9 +292,8 @@ class GoogleReader(DraftReader):
                 self._goes_on |= any(part.text or part.function_call is not None for part in content.parts)
             for part in content.parts:
                 self._part(part)
-        reason = (candidate.finish_reason or "").upper()
-        if reason and reason != "FINISH_REASON_UNSPECIFIED":
-            self._finish(reason, candidate.finish_message)
+        if candidate.finish_reason:
+            self._finish(candidate.finish_reason.upper(), candidate.finish_message)
 
     def _part(self, part: GooglePart) -> None:
         signature = part.thought_signature
@@ -350,7 +353,8 @@ class GoogleReader(DraftReader):
         stop = STOP_REASONS.get(reason, "end")
         if stop == "refusal":
             self._explanation = message or f"The model refused to answer ({reason})."
-        if self._stop != "refusal":
+        # A refusal stays one, and the default value of the field is no reason.
+        if self._stop != "refusal" and reason != "FINISH_REASON_UNSPECIFIED":
             self._stop = stop
 
 

@@ -91,13 +91,13 @@ def convert(value: Any, kind: Any) -> Any:
         converted = _convert_to(value, option)
         if converted is not None:
             return converted
-    if NoneType in kinds and any(_is_beside_answer(option) for option in kinds):
+    is_beside_answer = any(
+        option is float or (isinstance(option, type) and issubclass(option, SideInformation))
+        for option in kinds
+    )
+    if NoneType in kinds and is_beside_answer:
         return None
     raise ValueError(f"{type(value).__name__} in the place of {kind}")
-
-
-def _is_beside_answer(kind: Any) -> bool:
-    return kind is float or (isinstance(kind, type) and issubclass(kind, SideInformation))
 
 
 def _convert_to(value: Any, kind: Any) -> Any:

@@ -47,7 +47,6 @@ from kheishd.providers.traits import TOKEN_LIMITS, USUAL_TRAITS, Traits
 from protocol.transcript import Usage
 
 if TYPE_CHECKING:
-    from kheishd.kernel.hook import Tool
     from kheishd.kernel.runtime import ModelAnswer, ModelRequest
     from kheishd.providers.attachments import Attachments
     from kheishd.providers.failures import FailureFactory
@@ -75,7 +74,11 @@ def post(
     options, headers = body_options(request, traits)
     options |= _at_most(request, options, traits)
     rules = take_rules(request, base_url, options, traits)
-    tools = merge_tools([_function(tool) for tool in request.tools], options)
+    functions = (
+        {"name": tool.name, "description": tool.description, "parameters": tool.model_schema}
+        for tool in request.tools
+    )
+    tools = merge_tools([{"type": "function", "function": function} for function in functions], options)
     body = {
         **({"stream_options": {"include_usage": True}} if traits.preset.stream_options else {}),
         **options,
@@ -103,11 +106,6 @@ def _at_most(request: ModelRequest, options: dict[str, Any], traits: Traits) -> 
     if not values:
         return {} if limit is None else {name: limit}
     return {name: lower_limit(values[0], limit)}
-
-
-def _function(tool: Tool) -> dict[str, Any]:
-    function = {"name": tool.name, "description": tool.description, "parameters": tool.model_schema}
-    return {"type": "function", "function": function}
 
 
 # The answer.
@@ -261,7 +259,10 @@ class ChatReader(DraftReader):
         if chunk.usage is not None:
             self._count(chunk.usage)
         if chunk.x_groq is not None:
-            self._groq_extension(chunk.x_groq)
+            if is_error(chunk.x_groq.error):
+                self.fail(chunk.x_groq.error)
+            if chunk.x_groq.usage is not None:
+                self._count(chunk.x_groq.usage)
         if chunk.choices:
             # Only one choice is requested: it has the index 0, or none.
             for choice in chunk.choices:
@@ -272,12 +273,6 @@ class ChatReader(DraftReader):
             self._check_unknown(data)
         if self._draft.full:
             self.done = True
-
-    def _groq_extension(self, extension: GroqExtension) -> None:
-        if is_error(extension.error):
-            self.fail(extension.error)
-        if extension.usage is not None:
-            self._count(extension.usage)
 
     def _choice(self, choice: Choice) -> None:
         self._understood = True

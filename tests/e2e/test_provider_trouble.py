@@ -183,6 +183,17 @@ async def test_a_limit_per_minute_is_waited_for(tmp_path: Path, driver: str) -> 
         assert 15 <= failure["retry_at_ms"] - failure["at_ms"] <= 25
 
 
+@every_driver
+@pytest.mark.parametrize("model", ["status:402", "unpaid"])
+async def test_an_account_without_credit_fails_the_run(tmp_path: Path, driver: str, model: str) -> None:
+    """The run fails at once, and its reason is not that of a rate limit."""
+    async with serve_with_model(tmp_path, driver) as (house, server):
+        sent = await house.ask("hello", model=model)
+        assert (sent["status"], sent["error"]["reason"]) == ("failed", "quota_exhausted")
+        assert "no credit or quota left" in sent["error"]["message"]
+        assert len(server.requests) == 1
+
+
 async def test_a_paused_turn_is_continued(tmp_path: Path) -> None:
     """The parts before and after a pause of the provider are one output."""
     async with serve_with_model(tmp_path, "anthropic") as (house, server):

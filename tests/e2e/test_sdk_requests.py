@@ -169,13 +169,15 @@ def read_response_steps(body: dict[str, Any]) -> Iterator[Step]:
 
 
 def read_google_steps(body: dict[str, Any]) -> Iterator[Step]:
-    """Yield the parts of Google's contents, whose roles alternate. Calls match by order, name and id."""
+    """Yield the parts of Google's contents, which alternate. Calls match by order, name and id."""
     previous = None
     calls: list[str] = []
     results = 0
     for content in body["contents"]:
-        assert content["role"] != previous
-        previous = content["role"]
+        kinds = {"functionResponse" in part for part in content["parts"]}
+        assert len(kinds) == 1, "results are a content of their own"
+        assert (content["role"], kinds) != previous
+        previous = (content["role"], kinds)
         for part in content["parts"]:
             match part:
                 case {"functionCall": call}:

@@ -113,7 +113,7 @@ def read_contents(contents: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for content in contents:
         parts = [
             {"type": "text", "text": part.get("text", "")}
-            if "functionResponse" not in part
+            if not part.keys() & {"functionResponse", "function_response"}
             else {"type": "tool_result"}
             for part in content["parts"]
         ]

@@ -20,6 +20,7 @@
 ``heartbeats``                          events without data in between
 ``too-large:<bytes>``                   calls a tool with that many bytes of arguments; then answers
 ``per-minute``                          429 in Google's words, once; the body says how long to wait
+``unpaid``                              429, the account has no credit left
 ``pauses``                              pauses its turn after a word, once; then ``echo``
 ``searches``                            searches by a tool of its own, pauses, and goes on with its own blocks
 ``refuses``                             refuses without a text, once; then ``echo``
@@ -312,6 +313,11 @@ def _per_minute(prompt: Prompt, rest: str) -> Iterator[Step]:
     return _error(429, prompt.wire.error("RESOURCE_EXHAUSTED", message))
 
 
+def _unpaid(prompt: Prompt, rest: str) -> Iterator[Step]:
+    message = "You exceeded your current quota, please check your plan and billing details."
+    return _error(429, prompt.wire.error("insufficient_quota", message), {"retry-after": "1"})
+
+
 def _pauses(prompt: Prompt, rest: str) -> Iterator[Step]:
     prompt.failures[prompt.model] += 1
     if prompt.failures[prompt.model] > 1:
@@ -518,6 +524,7 @@ BEHAVIORS = {
     "refuses": _refuses,
     "per-minute": _per_minute,
     "pauses": _pauses,
+    "unpaid": _unpaid,
     "searches": _searches,
     "says-nothing": _says_nothing,
     "gzip-error": _gzip_error,

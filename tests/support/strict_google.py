@@ -2,12 +2,16 @@
 
 An answer with calls has a thought, an unsigned and a signed text, two calls of which the first is signed, and
 an empty signed part. The Gemini API sends an id with the first call, Vertex AI sends none and rejects any.
+``proxied`` is the Gemini API behind a proxy that writes the contents itself: of what it attached, it requires
+the signatures of calls only.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from tests.support.google_wire import google_event
@@ -19,9 +23,10 @@ OTHER_MODEL = 50_000
 """The calls of a provider's other model, ``strict-<provider>:other``, have numbers above this one."""
 
 PLACEHOLDER = "skip_thought_signature_validator"
+PROXIED_PLACEHOLDER = base64.b64encode(PLACEHOLDER.encode()).decode()
 BODY_KEYS = {"contents", "systemInstruction", "generationConfig", "tools", "toolConfig"}
 PART_KEYS = {"text", "functionCall", "functionResponse", "thoughtSignature"}
-HEADERS = {"google": "x-goog-api-key", "vertex": "authorization"}
+HEADERS = {"google": "x-goog-api-key", "vertex": "authorization", "proxied": "x-goog-api-key"}
 """The header of the credential."""
 
 
@@ -50,7 +55,7 @@ def make_parts(model: str, number: int) -> list[dict[str, Any]]:
     provider = provider_of(model)
     first: dict[str, Any] = {"name": "look", "args": {"path": f"/{provider}/{number}"}}
     second = {"name": "look", "args": {"path": f"/{provider}/{number + 1}"}}
-    if provider == "google":
+    if provider != "vertex":
         first["id"] = f"fc-{number}"
     return [
         {"text": "I look."},
@@ -86,10 +91,16 @@ def check_google(model: str, body: dict[str, Any], headers: Mapping[str, str] | 
         own = HEADERS[provider]
         require(own in headers, f"no credential in {own}")
         require(not (set(HEADERS.values()) - {own}) & headers.keys(), "a credential in another header")
+    if provider == "proxied":
+        check_proxied(model, body["contents"])
+        return
     require(body.keys() <= BODY_KEYS, f"unknown fields: {sorted(body.keys() - BODY_KEYS)}")
     contents = body["contents"]
-    roles = [content["role"] for content in contents]
-    require(roles == ["user", "model"] * (len(roles) // 2) + ["user"], f"the roles do not alternate: {roles}")
+    kinds = [kind_of(content) for content in contents]
+    require(
+        kinds[0] == kinds[-1] == "user" or kinds[-1] == "results", f"the user is not first and last: {kinds}"
+    )
+    require(all(a != b for a, b in pairwise(kinds)), f"contents do not alternate: {kinds}")
     is_own_turn = False
     for index, content in enumerate(contents):
         parts = content["parts"]
@@ -125,6 +136,13 @@ def check_google(model: str, body: dict[str, Any], headers: Mapping[str, str] | 
             require(all(part.keys() == {"text"} and part["text"] for part in parts), f"foreign data: {parts}")
 
 
+def kind_of(content: dict[str, Any]) -> str:
+    """Return the role of a content, or ``results``, which may be no other parts. Errors: Rejected."""
+    results = ["functionResponse" in part for part in content["parts"]]
+    require(all(results) or not any(results), "results and other parts in one content")
+    return "results" if all(results) else str(content["role"])
+
+
 def check_calls(model: str, parts: list[dict[str, Any]], calls: list[dict[str, Any]]) -> bool:
     """Check a content with calls; return whether the model made them. Errors: Rejected."""
     first = next(part for part in parts if "functionCall" in part)
@@ -141,3 +159,20 @@ def check_calls(model: str, parts: list[dict[str, Any]], calls: list[dict[str, A
     signed = [part for part in parts if "thoughtSignature" in part]
     require(len(signed) == 1, f"foreign signatures: {signed}")
     return False
+
+
+def check_proxied(model: str, contents: list[dict[str, Any]]) -> None:
+    """Reject a call of the model without its signature or id, and signatures of others. Errors: Rejected."""
+    for index, content in enumerate(contents):
+        calls = [part for part in content["parts"] if "function_call" in part]
+        if not calls:
+            continue
+        results = [part for part in contents[index + 1]["parts"] if "function_response" in part]
+        require(len(results) == len(calls), "the number of results is not that of calls")
+        call, signature = calls[0]["function_call"], calls[0].get("thoughtSignature")
+        match = re.fullmatch(r"/proxied/(\d+)", str(call["args"].get("path")))
+        if match is None:
+            require(signature in (None, PROXIED_PLACEHOLDER), f"a foreign signature: {signature}")
+            continue
+        require(signature == sign(model, f"call {match[1]}"), f"the signature of {call} is {signature}")
+        require(call.get("id") == f"fc-{match[1]}", f"a changed id: {call}")

@@ -48,12 +48,16 @@ class EventDecoder:
                 return []
             self._began, buffer = True, buffer.removeprefix(_BOM)
         tail = b""
-        if b"\r" in buffer:
-            if buffer.endswith(b"\r"):
-                # Possibly the first half of CR LF: the line ends with the next byte.
-                buffer, tail = buffer[:-1], b"\r"
-            buffer = buffer.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        lines = buffer.split(b"\n")
+        if b"\r" not in buffer:
+            lines = buffer.split(b"\n")
+        else:
+            lines = buffer.split(b"\r\n")
+            if not len(lines) - 1 == buffer.count(b"\r") == buffer.count(b"\n"):
+                # There are other line ends than CR LF.
+                if buffer.endswith(b"\r"):
+                    # Possibly the first half of CR LF: the line ends with the next byte.
+                    buffer, tail = buffer[:-1], b"\r"
+                lines = buffer.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         self._rest = lines.pop() + tail
         events = self._take(lines)
         if len(self._rest) + self._size > MAX_EVENT_BYTES:

@@ -559,6 +559,39 @@ def test_a_paused_turn_goes_back_alone() -> None:
     assert body["messages"][-1] == {"role": "assistant", "content": ANSWER[:2]}
 
 
+@pytest.mark.parametrize(
+    ("options", "sent"),
+    [
+        ({}, "container_1"),
+        ({"container": {"skills": ["pdf"]}}, {"skills": ["pdf"], "id": "container_1"}),
+        ({"container": "own"}, "own"),
+    ],
+)
+def test_an_unfinished_turn_names_its_container(options: dict[str, Any], sent: Any) -> None:
+    """Its tools go on in the container in which they began; the next turn has a new one."""
+    container = {"id": "container_1", "expires_at": "2027-01-01T00:00:00Z"}
+    answers = []
+    fresh = reader(FailureFactory("api.test", None), ORIGIN)
+    body = {"type": "message", "content": ANSWER[:2], "stop_reason": "pause_turn", "container": container}
+    fresh.whole(msgspec.json.encode(body))
+    answers.append(fresh.end())
+    fresh = reader(FailureFactory("api.test", None), ORIGIN)
+    ended = {"type": "message_delta", "delta": {"stop_reason": "pause_turn", "container": container}}
+    for event in (start(0, **SEARCH), ended):
+        fresh.event(msgspec.json.encode(event))
+    answers.append(fresh.end())
+    for answer in answers:
+        assert answer is not None
+        pinned = make_request(driver="anthropic", model="claude", options=options)
+        for transcript, expected in (
+            ([USER, write(answer), RESUMED], sent),
+            ([USER, write(answer), RESUMED, USER], options.get("container")),
+        ):
+            request = dataclasses.replace(pinned, messages=transcript)
+            posted = msgspec.json.decode(post(request, "http://api.test", None).body)
+            assert posted.get("container") == expected
+
+
 def test_a_paused_turn_without_such_blocks_is_resumed_in_words() -> None:
     """A pause after a text is continued by the user: a request must not end with a text of the model."""
     paused = write(read_content(ANSWER[0], reason="pause_turn"))

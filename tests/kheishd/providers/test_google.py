@@ -447,6 +447,13 @@ def test_names_of_protocol_buffers() -> None:
     assert (answer.usage, answer.model) == (Usage(3, 6, reasoning_tokens=2), "m")
     feedback = {"prompt_feedback": {"block_reason": "OTHER"}}
     assert read_answer(feedback).stop_reason == "refusal"
+    whole = {"candidates": [{"content": {"parts": [call]}, "finish_reason": "STOP"}], "usage_metadata": usage}
+    for body in (whole, [whole]):
+        fresh = new(ORIGIN)
+        fresh.whole(msgspec.json.encode(body))
+        same = fresh.end()
+        assert same is not None
+        assert (same.items, same.usage) == (answer.items[1:], answer.usage)
 
 
 def test_irregular_calls() -> None:
