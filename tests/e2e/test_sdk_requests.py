@@ -149,6 +149,25 @@ def read_anthropic_steps(body: dict[str, Any]) -> Iterator[Step]:
                     yield message["role"], ""
 
 
+def read_response_steps(body: dict[str, Any]) -> Iterator[Step]:
+    """Yield the parts of the input of the Responses API, where reasoning comes before what it led to."""
+    previous = None
+    for item in body["input"]:
+        match item["type"]:
+            case "function_call_output":
+                yield "result", item["call_id"]
+            case "function_call":
+                yield "call", item["call_id"]
+            case "message":
+                assert item["content"]
+                yield item["role"], ""
+            case _:
+                yield "assistant", ""
+        assert previous != "reasoning" or item["type"] in ("message", "function_call", "reasoning")
+        previous = item["type"]
+    assert previous != "reasoning"
+
+
 def read_google_steps(body: dict[str, Any]) -> Iterator[Step]:
     """Yield the parts of Google's contents, which alternate. Calls match by order, name and id."""
     previous = None
@@ -172,5 +191,10 @@ def read_google_steps(body: dict[str, Any]) -> Iterator[Step]:
                     yield "user" if content["role"] == "user" else "assistant", ""
 
 
-STEPS = {"openai": read_chat_steps, "anthropic": read_anthropic_steps, "google": read_google_steps}
+STEPS = {
+    "openai": read_chat_steps,
+    "responses": read_response_steps,
+    "anthropic": read_anthropic_steps,
+    "google": read_google_steps,
+}
 """The readers of requests, by the driver."""
