@@ -103,6 +103,8 @@ def test_only_the_ids_of_the_provider_go_back() -> None:
         return calls
 
     assert ids() == [None, "x"]
+    transcript = answered(own_call("x", provider_id="x"), own_call("x-2", provider_id="x"))
+    assert ids() == ["x", None], "an id that a message repeats"
     assert ids(sends_ids=False) == ids(origin=OTHER) == [None, None]
 
 
