@@ -151,7 +151,7 @@ class Responses:
 def _usage(stop: Stop) -> dict[str, Any]:
     return {
         "input_tokens": stop.input_tokens,
-        "input_tokens_details": {"cached_tokens": 4},
+        "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 1},
         "output_tokens": stop.output_tokens,
         "output_tokens_details": {"reasoning_tokens": 2},
         "total_tokens": stop.input_tokens + stop.output_tokens,
