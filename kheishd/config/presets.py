@@ -1,11 +1,12 @@
-"""Presets: how servers of OpenAI's chat completions differ. One row per server, with its documentation.
+"""Presets: how servers of OpenAI's protocols differ. One row per server, with its documentation.
 
 ``contrib/generate`` writes the table in contrib/docs/models.md from these rows.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, get_args
+from urllib.parse import urlsplit
 
 TokenLimit = Literal["max_tokens", "max_completion_tokens"]
 
@@ -19,6 +20,8 @@ class Preset:
     ``stream_options``: the server accepts that field; the others send the usage without it. ``options`` are
     defaults below the route's own. ``low_effort`` are the fields with which a reasoning model thinks little:
     they apply to summaries and titles, whose tokens it would use up otherwise.
+
+    A row is for chat completions; ``adapt_preset`` returns it for the Responses API.
     """
 
     base_url: str | None = None
@@ -30,6 +33,7 @@ class Preset:
 
 
 _EFFORT: Final = {"reasoning_effort": "low"}
+_REASONING_EFFORT: Final = {"reasoning": {"effort": "low"}}
 _THINKING_OFF: Final = {"thinking": {"type": "disabled"}}
 _TEMPLATE_WITHOUT_THINKING: Final = {"chat_template_kwargs": {"enable_thinking": False}}
 _REASONING_BACK: Final = {"reasoning_content": True}
@@ -56,7 +60,9 @@ PRESETS: Final[Mapping[str, Preset]] = {
     ),
     # https://console.groq.com/docs/api-reference and .../docs/reasoning
     "groq": Preset(
-        base_url="https://api.groq.com/openai/v1", token_limit="max_completion_tokens", low_effort=_EFFORT
+        base_url="https://api.groq.com/openai/v1",
+        token_limit="max_completion_tokens",
+        low_effort=_EFFORT,
     ),
     # https://docs.litellm.ai/docs/proxy/user_keys and .../docs/reasoning_content
     "litellm": Preset(base_url="http://127.0.0.1:4000/v1", low_effort=_EFFORT),
@@ -79,12 +85,12 @@ PRESETS: Final[Mapping[str, Preset]] = {
     "ollama": Preset(base_url="http://127.0.0.1:11434/v1", low_effort=_EFFORT),
     # https://platform.openai.com/docs/api-reference/chat/create
     "openai": Preset(
-        base_url="https://api.openai.com/v1", token_limit="max_completion_tokens", low_effort=_EFFORT
+        base_url="https://api.openai.com/v1",
+        token_limit="max_completion_tokens",
+        low_effort=_EFFORT,
     ),
     # https://openrouter.ai/docs/api-reference/parameters and .../use-cases/reasoning-tokens
-    "openrouter": Preset(
-        base_url="https://openrouter.ai/api/v1", low_effort={"reasoning": {"effort": "low"}}
-    ),
+    "openrouter": Preset(base_url="https://openrouter.ai/api/v1", low_effort=_REASONING_EFFORT),
     # https://docs.together.ai/docs/inference/openai-compatibility
     "together": Preset(base_url="https://api.together.ai/v1", low_effort=_EFFORT),
     # https://docs.vllm.ai/en/stable/serving/openai_compatible_server/
@@ -103,3 +109,48 @@ PRESETS: Final[Mapping[str, Preset]] = {
 
 NO_PRESET: Final = Preset()
 """The values of a route without a preset."""
+
+RESPONSES_PRESETS: Final = (
+    "azure",  # https://learn.microsoft.com/azure/foundry/openai/how-to/responses
+    "deepseek",  # https://api-docs.deepseek.com/guides/responses_api
+    "fireworks",  # https://docs.fireworks.ai/guides/response-api
+    "groq",  # https://console.groq.com/docs/responses-api
+    "litellm",  # https://docs.litellm.ai/docs/response_api
+    "llamacpp",  # https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
+    "lmstudio",  # https://lmstudio.ai/docs/developer/openai-compat/responses
+    "ollama",  # https://docs.ollama.com/api/openai-compatibility
+    "openai",  # https://developers.openai.com/api/reference/resources/responses
+    "openrouter",  # https://openrouter.ai/docs/api-reference/responses/overview
+    "together",  # https://docs.together.ai/docs/inference/responses
+    "vllm",  # https://docs.vllm.ai/en/stable/serving/openai_compatible_server/
+    "xai",  # https://docs.x.ai/developers/model-capabilities/text/generate-text
+)
+"""The presets whose servers also speak the Responses API, as documented."""
+
+
+def adapt_preset(preset: Preset, driver: str) -> Preset:
+    """Return a preset as it applies to a driver.
+
+    The Responses API sets the effort of reasoning in one way; a server that does not know it says so. Of the
+    options, only the output limit applies.
+    """
+    if driver != "responses":
+        return preset
+    limits = {name: value for name, value in preset.options.items() if name in get_args(TokenLimit)}
+    return replace(preset, options=limits, low_effort=_REASONING_EFFORT)
+
+
+def find_default_driver(preset: str | None, base_url: str | None) -> Literal["openai", "responses"] | None:
+    """Return the driver of a route that names none; None if it must name one.
+
+    OpenAI's current models accept tools only through the Responses API. Other servers with a preset speak
+    chat completions.
+    """
+    if preset is not None:
+        return "responses" if preset == "openai" else "openai"
+    try:
+        host = urlsplit(base_url or "https://api.openai.com").hostname or ""
+    except ValueError:
+        host = ""
+    # Some regions have hosts of their own, such as eu.api.openai.com.
+    return "responses" if host == "api.openai.com" or host.endswith(".api.openai.com") else None

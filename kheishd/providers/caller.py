@@ -33,6 +33,10 @@ def find_driver(name: str) -> Driver | None:
             from kheishd.providers import openai
 
             return openai
+        case "responses":
+            from kheishd.providers import responses
+
+            return responses
         case "anthropic":
             from kheishd.providers import anthropic
 

@@ -84,6 +84,10 @@ class Draft:
         """Whether there is text that is not blank."""
         return any(block.kind == "text" and block.content.strip() for block in self._blocks)
 
+    def join_content(self, kind: Literal["text", "thinking"]) -> str:
+        """Return the content of all blocks of a kind."""
+        return "".join(block.content for block in self._blocks if block.kind == kind)
+
     def write(self, kind: Literal["text", "thinking"], piece: str) -> None:
         """Append to the newest block if it is of this kind, else open another.
 
@@ -94,10 +98,11 @@ class Draft:
             last = self.open(Block(kind))
         self.extend(last, piece)
 
-    def open(self, block: Block) -> Block:
-        """Open a block."""
+    def open(self, block: Block, following: Block | None = None) -> Block:
+        """Open a block, after the others or before the ``following`` one."""
         if not self.full:
-            self._blocks.append(block)
+            places = (index for index, other in enumerate(self._blocks) if other is following)
+            self._blocks.insert(next(places, len(self._blocks)), block)
         return block
 
     def extend(self, block: Block, piece: str) -> None:
@@ -119,6 +124,12 @@ class Draft:
             self._fresh[-1][1].append(piece)
         else:
             self._fresh.append((block.kind, [piece]))
+
+    def rewrite(self, block: Block, content: str) -> None:
+        """Replace the content of a block; what was shown of it stays as it is."""
+        block.half = ""
+        self._room += sum(len(part.encode()) for part in block.parts)
+        block.parts = [self._fit(join_surrogates(content))]
 
     def sign(self, block: Block, signature: str) -> None:
         """Append to a thought's signature. A signature that does not fit makes the draft full."""

@@ -109,6 +109,8 @@ _OF_ANSWERS = frozenset(
         "tool_choice",
         "parallel_tool_calls",
         "response_format",
+        "text",
+        "max_tool_calls",
         "stop",
         "stop_sequences",
         "n",
@@ -134,7 +136,15 @@ def body_options(
         body = {name: value for name, value in body.items() if name not in _OF_ANSWERS}
         if body.get("reasoning_effort") in _HIGH_EFFORTS:
             body["reasoning_effort"] = "low"
-        body = {**traits.low_effort, **body}
+        low = traits.low_effort
+        if isinstance(reasoning := body.get("reasoning"), dict):
+            is_high = reasoning.get("effort") in _HIGH_EFFORTS
+            body["reasoning"] = {
+                **low.get("reasoning", {}),
+                **reasoning,
+                **({"effort": "low"} if is_high else {}),
+            }
+        body = {**low, **body}
     return body, extra
 
 

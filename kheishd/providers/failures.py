@@ -63,6 +63,7 @@ _NAMES = (
     ("forbidden", "unauthorized"),
     ("api_key", "unauthorized"),
     ("invalid_request", "bad_request"),
+    ("invalid_prompt", "bad_request"),
     ("invalid_argument", "bad_request"),
     ("badrequest", "bad_request"),
     ("bad_request", "bad_request"),

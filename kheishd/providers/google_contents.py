@@ -4,7 +4,8 @@ Sources: https://ai.google.dev/gemini-api/docs/thought-signatures and
 https://ai.google.dev/gemini-api/docs/function-calling. A part goes back with its own signature, at its place:
 signatures of thoughts and calls are stored with these, those of texts and parts that are no items (calls of
 Google's own tools, empty texts) in the message's ``placed`` field. Gemini 3 and later models reject a message
-with calls without a signature; calls that another model made get a placeholder.
+with calls without a signature; calls that another model made get a placeholder. The results of a batch are a
+content of their own: Vertex AI rejects a text in the same content.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def contents(
     sends_ids: bool = True,
     situation: str = "",
 ) -> list[dict[str, Any]]:
-    """Return a transcript as alternating contents of ``user`` and ``model``.
+    """Return a transcript as contents of ``user`` and ``model``, which alternate, except behind results.
 
     The situation is the end of the last content of the user. Behind the result of a call it is a part of that
     result: a text would begin another turn, and the model would lose the thoughts of this one.
@@ -97,19 +98,24 @@ class _Contents:
         """Add the situation; a paused turn of the model takes nothing more."""
         if not situation or not self.out or self.out[-1]["role"] != "user":
             return
-        parts = self.out[-1]["parts"]
-        result = parts[-1].get("functionResponse")
-        if result is None:
-            parts.append({"text": situation})
-        else:
-            response = result["response"]
-            result["response"] = {name: f"{text}\n\n{situation}" for name, text in response.items()}
+        last = self.out[-1]["parts"][-1]
+        if not _is_result(last):
+            self.out[-1]["parts"].append({"text": situation})
+            return
+        response = last["functionResponse"]["response"]
+        for name, text in response.items():
+            response[name] = f"{text}\n\n{situation}"
 
     def _append(self, role: str, parts: list[dict[str, Any]]) -> None:
         if not parts:
             return
-        if self.out and self.out[-1]["role"] == role:
-            self.out[-1]["parts"] += parts
+        last = self.out[-1] if self.out else None
+        if (
+            last is not None
+            and last["role"] == role
+            and not any(map(_is_result, (last["parts"][-1], parts[0])))
+        ):
+            last["parts"] += parts
         else:
             self.out.append({"role": role, "parts": parts})
 
@@ -147,6 +153,10 @@ class _Contents:
         if data is None or data.origin != self._origin or data.call_id is None or not self._sends_ids:
             return {}
         return {"id": data.call_id}
+
+
+def _is_result(part: dict[str, Any]) -> bool:
+    return "functionResponse" in part
 
 
 def _read_placed(placed: Any) -> tuple[dict[int, list[dict[str, Any]]], dict[int, Any]]:

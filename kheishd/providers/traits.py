@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from kheishd.config.presets import NO_PRESET, PRESETS, Preset, TokenLimit
+from kheishd.config.presets import NO_PRESET, PRESETS, Preset, TokenLimit, adapt_preset
 
 if TYPE_CHECKING:
     from kheishd.kernel.runtime import ModelFailure
@@ -28,6 +28,15 @@ _OTHER_LIMIT: dict[str, TokenLimit] = {
     "max_completion_tokens": "max_tokens",
 }
 TOKEN_LIMITS = tuple(_OTHER_LIMIT)
+_ALL_LIMITS = (*TOKEN_LIMITS, "max_output_tokens")
+
+OUTPUT_ITEMS: Final = "output items"
+"""The name in ``Traits.omitted`` of a response's own items, which its server refused to read."""
+
+# A refusal of items: their server changed its keys, or demands an item that it did not send.
+_ITEMS_REFUSED = re.compile(
+    r"encrypted.content|not persisted|without its required '?(reasoning|following)", re.IGNORECASE
+)
 
 # A refusal of a field, as opposed to one of its value.
 _REJECTION = re.compile(
@@ -37,7 +46,13 @@ _REJECTION = re.compile(
 )
 
 # Fields that may be left out, and the words that name them in a refusal.
-_OMISSIBLE = {"stream_options": "stream_options|include_usage", "cache_control": "cache_control"}
+_OMISSIBLE = {
+    "stream_options": "stream_options|include_usage",
+    "cache_control": "cache_control",
+    "include": r"[Ee]ncrypted.content|\binclude\b",
+    "store": r"\bstore\b",
+    "max_output_tokens": r"\bmax_output_tokens\b",
+}
 
 # A refusal of a field that sets the effort of reasoning.
 _EFFORT = re.compile(r"reasoning|thinking|effort|chat_template", re.IGNORECASE)
@@ -58,6 +73,7 @@ REASONING_FILLERS = ("", " ")
 _REASONS_OF_REFUSAL: dict[int | None, tuple[str, ...]] = {
     400: ("bad_request",),
     422: ("bad_request",),
+    404: ("bad_request",),
     None: ("bad_request", "server_error"),
 }
 
@@ -112,6 +128,9 @@ class Traits(Struct, frozen=True):
         if failure.reason not in _REASONS_OF_REFUSAL.get(failure.status, ()):
             return None
         sent, message = msgspec.json.decode(body), failure.message
+        if failure.status == 404:
+            # Only items of a response are refused as not found.
+            return self._omit_items(sent, message)
         if "contents" in sent:
             return self._adapt_to_google(sent, message)
         is_rejection = _REJECTION.search(message) is not None
@@ -119,9 +138,11 @@ class Traits(Struct, frozen=True):
             is_sent = f'"{name}"'.encode() in body and name not in self.omitted
             if is_rejection and is_sent and re.search(words, message):
                 return self._omit(name)
-        limit = next((name for name in TOKEN_LIMITS if name in sent), None)
+        if (adapted := self._omit_items(sent, message)) is not None:
+            return adapted
+        limit = next((name for name in _ALL_LIMITS if name in sent), None)
         if limit is not None and re.search(rf"\b{limit}\b", message):
-            if is_rejection and self.token_limit is None:
+            if is_rejection and self.token_limit is None and limit in _OTHER_LIMIT:
                 return replace(self, token_limit=_OTHER_LIMIT[limit])
             if self.has_more_room:
                 return replace(self, has_more_room=False)
@@ -134,9 +155,9 @@ class Traits(Struct, frozen=True):
             # The empty filler was refused, whether it was learned or is the route's.
             is_refused = self.reasoning_filler == "" or b'"reasoning_content":""' in body
             return replace(self, reasoning_filler=REASONING_FILLERS[is_refused])
-        if failure.status == 422 and "stream_options" in sent:
+        if failure.status == 422 and (likeliest := {"stream_options", "include"} & sent.keys()):
             # The usual refusal of an unknown field; if it names none, this field is the likeliest.
-            return self._omit("stream_options")
+            return self._omit(likeliest.pop())
         return None
 
     def _adapt_to_google(self, sent: dict[str, Any], message: str) -> Traits | None:
@@ -150,6 +171,11 @@ class Traits(Struct, frozen=True):
         if _UNKNOWN_ID.search(message) and "call_ids" not in self.omitted:
             return self._omit("call_ids")
         return None
+
+    def _omit_items(self, sent: dict[str, Any], message: str) -> Traits | None:
+        """Return the traits without the items of earlier responses, if the server refused to read these."""
+        is_refused = "input" in sent and _ITEMS_REFUSED.search(message) is not None
+        return self._omit(OUTPUT_ITEMS) if is_refused and OUTPUT_ITEMS not in self.omitted else None
 
     def _omit(self, name: str) -> Traits:
         return replace(self, omitted=self.omitted | {name})
@@ -171,13 +197,14 @@ class LearnedTraits:
         if learned is not None:
             return learned
         # Without a URL, the driver's own provider is called.
-        name = pinned.preset or ("openai" if pinned.driver == "openai" and pinned.base_url is None else "")
-        preset = PRESETS.get(name, NO_PRESET)
+        is_openai = pinned.driver in ("openai", "responses") and pinned.base_url is None
+        name = pinned.preset or ("openai" if is_openai else "")
+        preset = adapt_preset(PRESETS.get(name, NO_PRESET), pinned.driver)
         return Traits(preset, pinned.auth_header or (preset.auth_header if name else None))
 
     def remember(self, pinned: Pinned, traits: Traits) -> None:
-        """Remember traits that the server accepted."""
-        self._traits[_key(pinned)] = traits
+        """Remember traits that the server accepted. Refused items are those of one conversation only."""
+        self._traits[_key(pinned)] = replace(traits, omitted=traits.omitted - {OUTPUT_ITEMS})
 
 
 def _key(pinned: Pinned) -> tuple[str, str, str | None]:

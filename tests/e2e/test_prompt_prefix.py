@@ -26,7 +26,7 @@ from tests.support.model_calls import inline
 from tests.support.model_server import ModelServer, running_model_server
 from tests.support.workshop import Workshop, hooks
 
-DRIVERS = ("openai", "anthropic", "google")
+DRIVERS = ("openai", "responses", "anthropic", "google")
 
 TODOS = '/call todo_write {"todos":[{"content":"look"},{"content":"say"}]}\n/then\nnoted'
 ONE_DONE = '/call todo_write {"todos":[{"content":"look","completed":true},{"content":"say"}]}\n/then\nnoted'
@@ -65,8 +65,8 @@ async def ask(desk: Desk, text: str, **params: Any) -> str:
 
 def parse_prompt(body: dict[str, Any]) -> tuple[str, str]:
     """Return the prompt of a request as the provider reads it, and its situation."""
-    messages = body.get("messages") or body["contents"]
-    instructions = body.get("system"), body.get("systemInstruction")
+    messages = body.get("messages") or body.get("input") or body["contents"]
+    instructions = body.get("system"), body.get("systemInstruction"), body.get("instructions")
     prompt = msgspec.json.encode([body.get("tools"), instructions, messages]).decode()
     # Breakpoints are no part of the prompt.
     prompt = prompt.replace(',"cache_control":{"type":"ephemeral"}', "")

@@ -17,7 +17,7 @@ from tests.support.model_server import ModelServer, running_model_server
 SECRET = "sk-provider-secret-0123456789"
 LIMITS = RunsSection(backoff_s=0.01, max_backoff_s=0.02, inactivity_timeout_s=0.2)
 
-every_driver = pytest.mark.parametrize("driver", ["openai", "anthropic", "google"])
+every_driver = pytest.mark.parametrize("driver", ["openai", "responses", "anthropic", "google"])
 
 
 @asynccontextmanager
@@ -137,7 +137,8 @@ async def test_a_refusal_can_be_continued(tmp_path: Path, driver: str) -> None:
         sent = await house.ask("go on", model="refuses")
         assert (sent["status"], sent["output"]) == ("completed", "echo: go on")
         body = server.requests[-1].json
-        roles = [message["role"] for message in body.get("messages") or body["contents"]]
+        messages = body.get("messages") or body.get("input") or body["contents"]
+        roles = [message["role"] for message in messages]
         assert roles[-3:] == ["user", "model" if driver == "google" else "assistant", "user"]
 
 

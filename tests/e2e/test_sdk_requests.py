@@ -149,14 +149,35 @@ def read_anthropic_steps(body: dict[str, Any]) -> Iterator[Step]:
                     yield message["role"], ""
 
 
+def read_response_steps(body: dict[str, Any]) -> Iterator[Step]:
+    """Yield the parts of the input of the Responses API, where reasoning comes before what it led to."""
+    previous = None
+    for item in body["input"]:
+        match item["type"]:
+            case "function_call_output":
+                yield "result", item["call_id"]
+            case "function_call":
+                yield "call", item["call_id"]
+            case "message":
+                assert item["content"]
+                yield item["role"], ""
+            case _:
+                yield "assistant", ""
+        assert previous != "reasoning" or item["type"] in ("message", "function_call", "reasoning")
+        previous = item["type"]
+    assert previous != "reasoning"
+
+
 def read_google_steps(body: dict[str, Any]) -> Iterator[Step]:
-    """Yield the parts of Google's contents, whose roles alternate. Calls match by order, name and id."""
+    """Yield the parts of Google's contents, which alternate. Calls match by order, name and id."""
     previous = None
     calls: list[str] = []
     results = 0
     for content in body["contents"]:
-        assert content["role"] != previous
-        previous = content["role"]
+        kinds = {"functionResponse" in part for part in content["parts"]}
+        assert len(kinds) == 1, "results are a content of their own"
+        assert (content["role"], kinds) != previous
+        previous = (content["role"], kinds)
         for part in content["parts"]:
             match part:
                 case {"functionCall": call}:
@@ -170,5 +191,10 @@ def read_google_steps(body: dict[str, Any]) -> Iterator[Step]:
                     yield "user" if content["role"] == "user" else "assistant", ""
 
 
-STEPS = {"openai": read_chat_steps, "anthropic": read_anthropic_steps, "google": read_google_steps}
+STEPS = {
+    "openai": read_chat_steps,
+    "responses": read_response_steps,
+    "anthropic": read_anthropic_steps,
+    "google": read_google_steps,
+}
 """The readers of requests, by the driver."""

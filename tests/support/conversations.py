@@ -25,12 +25,13 @@ from kheishd.providers.attachments import origin_of
 from kheishd.providers.caller import find_driver
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
-from kheishd.providers.traits import LearnedTraits, Traits
+from kheishd.providers.traits import OUTPUT_ITEMS, LearnedTraits, Traits
 from kheishd.toolbox import Toolbox
 from protocol.objects.run import Pinned
 from protocol.transcript import AssetReference, Item, Message, Text, ToolCall, ToolResult
 from tests.support.google_wire import Google
 from tests.support.model_wire import Anthropic, Call, Move, OpenAI, Say, Stop, Think, Wire, named_event
+from tests.support.responses_wire import Responses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,7 +39,12 @@ if TYPE_CHECKING:
     from kheishd.kernel.hook import Tool
     from kheishd.providers.driver import Driver
 
-WIRES: dict[str, Callable[[], Wire]] = {"openai": OpenAI, "anthropic": Anthropic, "google": Google}
+WIRES: dict[str, Callable[[], Wire]] = {
+    "openai": OpenAI,
+    "responses": Responses,
+    "anthropic": Anthropic,
+    "google": Google,
+}
 """The wire of each driver."""
 
 
@@ -52,7 +58,11 @@ class Server:
     @property
     def name(self) -> str:
         """The name of the server in test ids."""
-        return self.preset or self.driver
+        return (
+            f"{self.preset}-{self.driver}"
+            if self.preset and self.driver != "openai"
+            else self.preset or self.driver
+        )
 
     def pin(self, options: dict[str, Any] | None = None) -> Pinned:
         """Return the values of a run with a route to the server."""
@@ -82,6 +92,7 @@ class Server:
 SERVERS = (
     *(Server(driver) for driver in WIRES if driver != "openai"),
     *(Server("openai", preset) for preset in PRESETS),
+    *(Server("responses", preset) for preset in ("azure", "openrouter", "vllm")),
 )
 """The servers of all drivers and presets."""
 
@@ -94,7 +105,7 @@ def write_answer(server: Server, moves: Sequence[Move], first: bytes = b"") -> b
     wire, model = WIRES[server.driver](), f"{server.name}-1"
     stream = wire.start(model) + first + b"".join(wire.move(model, move) for move in moves)
     attach = ATTACHMENTS.get(server.preset)
-    if attach is None:
+    if attach is None or server.driver != "openai":
         return stream
     events = []
     for event in stream.split(b"\n\n"):
@@ -281,6 +292,12 @@ OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
         {"tools": [{"type": "function", "function": {"name": "of_the_route"}}], "parallel_tool_calls": False},
         {"headers": {"x-title": "kheish"}, "stop": ["\n"], "response_format": {"type": "json_object"}},
     ),
+    "responses": (
+        {"temperature": 0.5, "max_tokens": 100},
+        {"max_output_tokens": 100_000, "reasoning": {"effort": "high", "summary": "auto"}},
+        {"tools": [{"type": "web_search"}], "include": ["web_search_call.action.sources"], "store": True},
+        {"reasoning_effort": "high", "text": {"verbosity": "low"}, "parallel_tool_calls": False},
+    ),
     "anthropic": (
         {"max_tokens": 100, "stop_sequences": ["\n"], "output_config": {"effort": "high"}},
         {"thinking": {"type": "enabled", "budget_tokens": 2000}, "headers": {"anthropic-beta": "x"}},
@@ -322,7 +339,8 @@ def learned_traits(draw: st.DrawFn, request: ModelRequest) -> Traits:
     """Return the traits of the request's server, as a preset states them or as the daemon learned them."""
     traits = LearnedTraits().find(request.pinned)
     google = ("includeThoughts", "thinkingConfig", "call_ids")
-    names = ("stream_options", "cache_control", *google, *traits.preset.low_effort)
+    responses = ("include", "store", OUTPUT_ITEMS)
+    names = ("stream_options", "cache_control", *google, *responses, *traits.preset.low_effort)
     return replace(
         traits,
         token_limit=draw(st.sampled_from([None, "max_tokens", "max_completion_tokens"])),

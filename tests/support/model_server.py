@@ -1,8 +1,9 @@
 """A real local HTTP/1.1 server with the published protocols of providers, scripted by the model's name.
 
-``POST .../chat/completions`` is OpenAI's protocol, ``POST .../v1/messages`` Anthropic's, and ``POST
-.../models/MODEL:streamGenerateContent`` Google's. The requested model chooses the behavior (see
-``model_behaviors``). ``GET /requests`` returns the requests so far, ``DELETE /requests`` forgets them.
+``POST .../chat/completions`` and ``POST .../responses`` are OpenAI's protocols, ``POST .../v1/messages`` is
+Anthropic's, and ``POST .../models/MODEL:streamGenerateContent`` Google's. The requested model chooses the
+behavior (see ``model_behaviors``). ``GET /requests`` returns the requests so far, ``DELETE /requests``
+forgets them.
 
 The server is also the yardstick of the benchmarks and therefore cheap: no HTTP library, plain non-blocking
 sockets on trio's readiness calls, and answers that only count pieces are encoded once.
@@ -28,6 +29,7 @@ from tests.support import strict_providers
 from tests.support.google_wire import METHOD, Google, read_contents, read_model
 from tests.support.model_behaviors import Cut, Head, Pause, Piece, Pieces, Prompt, Raw, Step
 from tests.support.model_wire import Anthropic, OpenAI, Wire
+from tests.support.responses_wire import Responses, read_input
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 REQUESTS_KEPT = 1_000
 WIRES: dict[str, Callable[[], Wire]] = {
     "/chat/completions": OpenAI,
+    "/responses": Responses,
     "/v1/messages": Anthropic,
     METHOD: Google,
 }
@@ -86,6 +89,7 @@ class _Model(msgspec.Struct):
 
 class _Messages(msgspec.Struct):
     messages: list[_Message] = []
+    input: list[dict[str, Any]] = []
     contents: list[dict[str, Any]] = []
 
 
@@ -181,7 +185,8 @@ class ModelServer:
 
     def _steps(self, recorded: RecordedRequest, model: str, wire: Wire) -> Iterator[Step]:
         sent = msgspec.json.decode(recorded.body, type=_Messages)
-        messages = sent.messages or msgspec.convert([*read_contents(sent.contents)], list[_Message])
+        items = [*read_input(sent.input), *read_contents(sent.contents)]
+        messages = sent.messages or msgspec.convert(items, list[_Message])
         text, answered = _newest_text(messages)
         last = messages[-1] if messages else _Message()
         results = isinstance(last.content, list) and any(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from tests.support.google_wire import google_event
@@ -95,8 +96,11 @@ def check_google(model: str, body: dict[str, Any], headers: Mapping[str, str] | 
         return
     require(body.keys() <= BODY_KEYS, f"unknown fields: {sorted(body.keys() - BODY_KEYS)}")
     contents = body["contents"]
-    roles = [content["role"] for content in contents]
-    require(roles == ["user", "model"] * (len(roles) // 2) + ["user"], f"the roles do not alternate: {roles}")
+    kinds = [kind_of(content) for content in contents]
+    require(
+        kinds[0] == kinds[-1] == "user" or kinds[-1] == "results", f"the user is not first and last: {kinds}"
+    )
+    require(all(a != b for a, b in pairwise(kinds)), f"contents do not alternate: {kinds}")
     is_own_turn = False
     for index, content in enumerate(contents):
         parts = content["parts"]
@@ -130,6 +134,13 @@ def check_google(model: str, body: dict[str, Any], headers: Mapping[str, str] | 
             is_own_turn = False
         else:
             require(all(part.keys() == {"text"} and part["text"] for part in parts), f"foreign data: {parts}")
+
+
+def kind_of(content: dict[str, Any]) -> str:
+    """Return the role of a content, or ``results``, which may be no other parts. Errors: Rejected."""
+    results = ["functionResponse" in part for part in content["parts"]]
+    require(all(results) or not any(results), "results and other parts in one content")
+    return "results" if all(results) else str(content["role"])
 
 
 def check_calls(model: str, parts: list[dict[str, Any]], calls: list[dict[str, Any]]) -> bool:

@@ -97,7 +97,7 @@ def max_answer_tokens(options: Mapping[str, Any]) -> int:
     """Return the maximum size of an answer, from a route's options or the default."""
     config = options.get("generationConfig")
     limits = {**options, **(config if isinstance(config, dict) else {})}
-    for name in ("max_completion_tokens", "max_tokens", "maxOutputTokens"):
+    for name in ("max_output_tokens", "max_completion_tokens", "max_tokens", "maxOutputTokens"):
         value = limits.get(name)
         if isinstance(value, int) and value > 0:
             return value

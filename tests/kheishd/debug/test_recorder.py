@@ -12,7 +12,7 @@ from tests.support.captured import LONG, SECRET, CapturedModels, captured_models
 from tests.support.model_calls import ask
 from tests.support.model_server import ModelServer
 
-DRIVERS = pytest.mark.parametrize("driver", ["openai", "anthropic", "google"])
+DRIVERS = pytest.mark.parametrize("driver", ["openai", "responses", "anthropic", "google"])
 LEVELS = pytest.mark.parametrize("level", ["full", "redacted"])
 
 
@@ -27,8 +27,8 @@ async def test_request(captured: CapturedModels, driver: str) -> None:
     request = captured.document("request")
     assert f'"body":{sent.body.decode()}}}' in captured.read("request.json")
     assert request["url"] == f"http://127.0.0.1:{captured.server.port}{sent.path}"
-    credentials = {"openai": "authorization", "anthropic": "x-api-key", "google": "x-goog-api-key"}
-    assert request["headers"] == sent.headers | {credentials[driver]: "[redacted]"}
+    credentials = {"anthropic": "x-api-key", "google": "x-goog-api-key"}
+    assert request["headers"] == sent.headers | {credentials.get(driver, "authorization"): "[redacted]"}
     assert (request["method"], request["body_bytes"]) == ("POST", len(sent.body))
     assert request["headers"]["x-title"] == "kheish"
 
@@ -57,6 +57,8 @@ def text_of_event(data: dict[str, Any]) -> str:
         return "".join(part["text"] for part in candidates[0]["content"]["parts"])
     [choice] = data.get("choices") or [data]
     delta = choice.get("delta", {})
+    if isinstance(delta, str):
+        return delta
     piece: str = delta.get("content") or delta.get("text") or ""
     return piece
 

@@ -104,6 +104,18 @@ async def test_the_order_of_roles_is_learned(server: ModelServer, caller: Provid
     assert roles == ["atu", "atau", "atau"]
 
 
+@pytest.mark.parametrize("rejected", ["include:400", "include:422", "store:400", "max_output_tokens:400"])
+async def test_fields_of_the_responses_api_are_left_out(
+    server: ModelServer, caller: ProviderCaller, rejected: str
+) -> None:
+    """A field of the Responses API that its server does not know is left out after one refusal."""
+    name = rejected.partition(":")[0]
+    request = request_to(server, f"rejects:{rejected}", driver="responses", options={"max_tokens": 9})
+    for _ in range(2):
+        assert (await ask(caller, request)).text == "echo: hello"
+    assert [name in fields for fields in sent_fields(server)] == [True, False, False]
+
+
 async def test_other_routes_are_not_affected(server: ModelServer, caller: ProviderCaller) -> None:
     """What one route learned does not apply to another."""
     await ask(caller, request_to(server, "rejects:stream_options"))
@@ -155,13 +167,15 @@ async def test_a_reasoning_model_gets_more_room(server: ModelServer, caller: Pro
         ("openrouter", {"reasoning": {"effort": "low"}}),
         ("deepseek", {"thinking": {"type": "disabled"}}),
         ("groq", {"reasoning_effort": "low"}),
+        ("groq responses", {"reasoning": {"effort": "low"}}),
     ],
 )
 async def test_a_title_has_low_effort(
     server: ModelServer, caller: ProviderCaller, preset: str, fields: dict[str, Any]
 ) -> None:
     """A title is requested with low effort where the preset says how; an answer is not."""
-    request = request_to(server, "echo", preset=preset)
+    preset, _, driver = preset.partition(" ")
+    request = request_to(server, "echo", driver or "openai", preset=preset)
     await complete(caller, for_title(request))
     await ask(caller, request)
     title, answer = (request.json for request in server.requests)
@@ -202,6 +216,15 @@ async def test_a_model_of_google_gets_more_room(server: ModelServer, caller: Pro
     assert limits == [64, 256, 256]
 
 
+async def test_an_unknown_effort_is_left_out_of_responses(
+    server: ModelServer, caller: ProviderCaller
+) -> None:
+    """The effort is left out of the Responses API for a model that does not reason."""
+    request = for_title(request_to(server, "rejects:reasoning", driver="responses"))
+    assert text_of((await complete(caller, request)).items) == "echo: hello"
+    assert ["reasoning" in fields for fields in sent_fields(server)] == [True, False]
+
+
 async def test_a_preset_without_stream_options(server: ModelServer, caller: ProviderCaller) -> None:
     """A preset omits the stream options from the first request on."""
     assert (await ask(caller, request_to(server, "echo", preset="mistral"))).text == "echo: hello"
@@ -220,9 +243,21 @@ async def test_azure(server: ModelServer, caller: ProviderCaller) -> None:
     assert "authorization" not in sent.headers
 
 
+async def test_azure_with_the_responses_api(server: ModelServer, caller: ProviderCaller) -> None:
+    """Azure's newer URLs have the same header and query."""
+    base_url = f"http://127.0.0.1:{server.port}/openai/v1?api-version=preview"
+    request = request_to(server, "echo", "responses", preset="azure", base_url=base_url, auth_ref="env:KEY")
+    assert (await ask(caller, request)).text == "echo: hello"
+    [sent] = server.requests
+    assert sent.path == "/openai/v1/responses?api-version=preview"
+    assert sent.headers["api-key"] == "sk-secret-of-the-test"
+    assert "authorization" not in sent.headers
+
+
 @pytest.mark.parametrize(
     ("driver", "auth_header", "header", "value"),
     [
+        ("responses", None, "authorization", "Bearer sk-secret-of-the-test"),
         ("openai", None, "authorization", "Bearer sk-secret-of-the-test"),
         ("openai", "api-key", "api-key", "sk-secret-of-the-test"),
         ("anthropic", None, "x-api-key", "sk-secret-of-the-test"),

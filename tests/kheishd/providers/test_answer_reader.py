@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.kernel.runtime import ModelFailure
-from kheishd.providers import anthropic, google, openai
+from kheishd.providers import anthropic, google, openai, responses
 from kheishd.providers.answer_reader import REFUSAL, DraftReader, is_error_data
 from kheishd.providers.driver import Driver
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
 from protocol.transcript import Item, Text, Thinking, ToolCall, Usage, text_of
-from tests.support.reference_parser import Answer, parse_chat, parse_google, parse_messages
+from tests.support.reference_parser import Answer, parse_chat, parse_google, parse_messages, parse_responses
 
 TOO_LONG = "This model's maximum context length is 4096 tokens."
 
@@ -264,11 +264,17 @@ def test_other_data_is_no_error(data: bytes) -> None:
 
 
 STREAMS = Path(__file__).parent / "streams"
-DRIVERS: dict[str, Driver] = {"anthropic": anthropic, "google": google, "openai": openai}
+DRIVERS: dict[str, Driver] = {
+    "anthropic": anthropic,
+    "google": google,
+    "openai": openai,
+    "responses": responses,
+}
 REFERENCES: dict[Driver, Callable[[bytes], Answer | None]] = {
     anthropic: parse_messages,
     google: parse_google,
     openai: parse_chat,
+    responses: parse_responses,
 }
 DAMAGED = [
     pytest.param(

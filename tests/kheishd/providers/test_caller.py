@@ -18,7 +18,7 @@ from tests.support.model_server import ModelServer
 FIELDS = {"google": {"thoughtSignature": SIGNATURE}}
 """The data that a provider attaches to the first call."""
 
-DRIVERS = pytest.mark.parametrize("driver", ["openai", "anthropic", "google"])
+DRIVERS = pytest.mark.parametrize("driver", ["openai", "responses", "anthropic", "google"])
 SECRET = "sk-secret-of-the-test"
 
 

@@ -40,7 +40,7 @@ def answered(*calls: ToolCall, items: list[Item] | None = None, **fields: Any) -
 
 
 def test_every_kind_of_item() -> None:
-    """Every kind of item is encoded, results and the next text are one content, and roles alternate."""
+    """Every kind of item is encoded, texts of one role are one content, and results are one of their own."""
     transcript = [
         Message("user", [Text("look"), AssetReference("ast_1"), Text(" \n")]),
         Message("user", [Text("now")]),
@@ -49,6 +49,7 @@ def test_every_kind_of_item() -> None:
         ),
         Message("tool", [ToolResult("call_0", "look", "no", is_error=True)]),
         Message("user", [Text("and?")]),
+        Message("user", [Text("now")]),
         Message("assistant", [Thinking("only a thought")]),
     ]
     assert contents(transcript) == [
@@ -64,10 +65,8 @@ def test_every_kind_of_item() -> None:
             "role": "model",
             "parts": [{"text": "I will"}, {"functionCall": {"name": "look", "args": {"a": 1}}}],
         },
-        {
-            "role": "user",
-            "parts": [{"functionResponse": {"name": "look", "response": {"error": "no"}}}, {"text": "and?"}],
-        },
+        {"role": "user", "parts": [{"functionResponse": {"name": "look", "response": {"error": "no"}}}]},
+        {"role": "user", "parts": [{"text": "and?"}, {"text": "now"}]},
     ]
 
 

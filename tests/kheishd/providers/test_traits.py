@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from kheishd.config.presets import PRESETS
+from kheishd.config.presets import PRESETS, adapt_preset
 from kheishd.kernel.runtime import ModelFailure
-from kheishd.providers.traits import USUAL_TRAITS, LearnedTraits, Traits
+from kheishd.providers.traits import OUTPUT_ITEMS, USUAL_TRAITS, LearnedTraits, Traits
 from protocol.objects.run import Pinned
 
 LIMIT = {"max_tokens": 5}
@@ -81,6 +81,51 @@ def test_an_order_of_roles_that_is_required() -> None:
     assert adapt(changed, message, {}) is None
 
 
+ITEMS = {"input": [{}], "include": ["reasoning.encrypted_content"], "store": False, "max_output_tokens": 5}
+
+
+@pytest.mark.parametrize(
+    ("message", "status", "omitted"),
+    [
+        ("Encrypted content is not supported with this model.", 400, "include"),
+        ("Unknown parameter: 'include'.", 400, "include"),
+        ("Unprocessable Entity", 422, "include"),
+        ("Unrecognized request argument supplied: store", 400, "store"),
+        ("Unsupported parameter: max_output_tokens", 400, "max_output_tokens"),
+        ("The encrypted content gAAA could not be verified.", 400, OUTPUT_ITEMS),
+        (
+            "Item with id 'rs_1' not found. Items are not persisted when `store` is set to false.",
+            404,
+            OUTPUT_ITEMS,
+        ),
+        (
+            "Item 'rs_1' of type 'reasoning' was provided without its required following item.",
+            400,
+            OUTPUT_ITEMS,
+        ),
+        ("Item 'fc_1' was provided without its required 'reasoning' item: 'rs_1'.", 400, OUTPUT_ITEMS),
+        ("The model does not exist", 404, None),
+        ("max_output_tokens must be at least 16", 400, None),
+    ],
+)
+def test_refusals_of_responses(message: str, status: int, omitted: str | None) -> None:
+    """A server of the Responses API may refuse fields, and items that it made itself."""
+    changed = adapt(USUAL_TRAITS, message, ITEMS, status)
+    assert (changed is not None and changed.omitted) == (omitted is not None and {omitted})
+    if changed is not None and omitted is not None:
+        sent = {name: value for name, value in ITEMS.items() if name != omitted}
+        again = adapt(changed, message, sent, status)
+        assert again is None or again.omitted == {omitted, OUTPUT_ITEMS}
+
+
+def test_refused_items_are_not_remembered() -> None:
+    """A refusal of items concerns one conversation, and its route still sends those of others."""
+    learned = LearnedTraits()
+    pinned = Pinned(route="r", driver="responses", model="m", base_url="http://x")
+    learned.remember(pinned, Traits(omitted=frozenset((OUTPUT_ITEMS, "include"))))
+    assert learned.find(pinned).omitted == {"include"}
+
+
 def test_only_refusals_of_the_request_teach() -> None:
     """Failures with another status or reason change nothing."""
     message = "Unsupported parameter: 'max_tokens'"
@@ -124,7 +169,9 @@ def test_traits_are_remembered_for_a_route_and_its_model() -> None:
 
 
 def test_openai_itself() -> None:
-    """A route without a URL calls OpenAI and has its preset."""
+    """A route without a URL calls OpenAI and has its preset, as it is for the driver."""
+    adapted = LearnedTraits().find(Pinned(route="r", driver="responses", model="m")).preset
+    assert adapted == adapt_preset(PRESETS["openai"], "responses")
     assert LearnedTraits().find(Pinned(route="r", driver="openai", model="m")).preset == PRESETS["openai"]
 
 

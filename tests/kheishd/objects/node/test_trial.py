@@ -15,7 +15,7 @@ from tests.support.model_calls import inline
 from tests.support.model_server import ModelServer, running_model_server
 
 CALLING = f"tools:{TOOL.name}:{json.dumps({'word': WORD})}"
-DRIVERS = pytest.mark.parametrize("driver", ["openai", "anthropic", "google"])
+DRIVERS = pytest.mark.parametrize("driver", ["openai", "responses", "anthropic", "google"])
 
 
 @pytest.fixture
