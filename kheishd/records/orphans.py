@@ -80,12 +80,11 @@ def _index_check(table: Table[Any]) -> OrphanCheck:
 
 def _derived_check(index: DerivedIndex[Any]) -> OrphanCheck:
     """Return the check of a derived index: the owner of the record that a row names gives the row."""
-    projection, owner_of = index.sources[0]
 
     def is_explained(store: Snapshot, key: Key, value: Any) -> bool:
         record_id = _record_id(index.table, key, value)
-        record = store.get(projection.table, record_id) if record_id else None
-        owner = store.get(index.owner.table, *owner_of(record)) if record is not None else None
+        record = store.get(index.source.table, record_id) if record_id else None
+        owner = store.get(index.owner.table, *index.owner_key(record)) if record is not None else None
         return owner is not None and IndexRow(index.table, key, value) in index.rows(store, owner)
 
     return OrphanCheck(index.table, is_explained)

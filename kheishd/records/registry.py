@@ -17,7 +17,7 @@ from kheishd.records.token import TOKEN_RECORDS
 from protocol.journal.line import JournalEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from kheishd.store.table import Table
 
@@ -60,9 +60,13 @@ class Registry:
             for kind in {projection.stream for projection in self.projections}
         }
 
+    def of_stream(self, stream: str) -> Mapping[type[Any], tuple[Projection[Any], ...]]:
+        """Return the projections whose records the events of a stream may change, by type of event."""
+        return self._by_event.get(stream_kind(stream), {})
+
     def find(self, stream: str, event: JournalEvent) -> tuple[Projection[Any], ...]:
         """Return the projections whose records an event of a stream may change."""
-        return self._by_event.get(stream_kind(stream), {}).get(type(event), ())
+        return self.of_stream(stream).get(type(event), ())
 
 
 REGISTRY: Final = Registry(PROJECTIONS, DERIVED)

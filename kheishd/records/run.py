@@ -88,6 +88,7 @@ READY_RUNS: Final = DerivedIndex(
     table=RUNS_READY,
     owner=SESSION_RECORDS,
     rows=ready_rows,
-    sources=((RUN_RECORDS, lambda run: (run.session_id,)),),
+    source=RUN_RECORDS,
+    owner_key=lambda run: (run.session_id,),
     decisive=lambda session: (session.open_runs[0],) if session.open_runs else None,
 )

@@ -30,5 +30,6 @@ SESSION_RECORDS: Final = Projection(
     source=source_in_session,
     rows=index_rows,
     indexes=(CHILDREN,),
+    constant_rows=True,
     bounded=True,
 )

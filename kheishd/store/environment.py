@@ -229,7 +229,17 @@ class Transaction(Snapshot):
     It is the writer's: one may serve several update functions, one after another.
     """
 
-    __slots__ = ("_bytes", "_cursors", "_heads", "_journal", "_max_bytes", "_scrub", "now_ms", "rung")
+    __slots__ = (
+        "_bytes",
+        "_cursors",
+        "_heads",
+        "_journal",
+        "_max_bytes",
+        "_scrub",
+        "blobs",
+        "now_ms",
+        "rung",
+    )
 
     def __init__(
         self,
@@ -250,6 +260,8 @@ class Transaction(Snapshot):
         self._max_bytes = max_bytes
         self.now_ms = 0
         self.rung: set[str] = set()
+        self.blobs: set[tuple[str, int]] = set()
+        """The chunks of blobs that exist, as far as the updates have looked them up or written them."""
 
     def begin_update(self, now_ms: int) -> None:
         """Begin the next update function."""
