@@ -10,7 +10,7 @@ from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.records.permission import PERMISSION_RECORDS
 from kheishd.records.projection import DerivedIndex, Projection, stream_kind
 from kheishd.records.question import QUESTION_RECORDS
-from kheishd.records.run import PINNED_RECORDS, READY_RUNS, RUN_RECORDS
+from kheishd.records.run import READY_RUNS, RUN_RECORDS
 from kheishd.records.session import SESSION_RECORDS
 from kheishd.records.task import TASK_RECORDS
 from kheishd.records.token import TOKEN_RECORDS
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     SESSION_RECORDS,
     RUN_RECORDS,
-    PINNED_RECORDS,
     CONVERSATION_RECORDS,
     APPROVAL_RECORDS,
     QUESTION_RECORDS,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from kheishd.core.run import machine
 from kheishd.records.registry import REGISTRY
-from kheishd.store.tables import PINNED, RUNS, SESSIONS
+from kheishd.records.run import read_pinned
+from kheishd.store.tables import RUNS, SESSIONS
 from protocol.events.run import RunAccepted
 
 if TYPE_CHECKING:
@@ -235,12 +236,11 @@ class SessionWriter(StreamWriter):
     ) -> None:
         super().__init__(tx, session_id, session_id=session_id, origin=origin)
         self.session_id = session_id
+        self._pinned = pinned
         self._changes.load(SESSIONS, session_id, record=session)
         if run is not None:
             self._run_id = run.run_id
             self._changes.load(RUNS, run.run_id, record=run)
-            if pinned is not None:
-                self._changes.load(PINNED, run.run_id, record=pinned)
 
     @property
     def session(self) -> Session:
@@ -255,13 +255,15 @@ class SessionWriter(StreamWriter):
     @property
     def pinned(self) -> Pinned:
         """The values that the run pinned when it was accepted."""
-        return self.need(PINNED, cast("str", self._run_id))
+        if self._pinned is None:
+            self._pinned = read_pinned(self.tx, self.run)
+        return self._pinned
 
     def begin_run(self, run_id: str) -> None:
         """Let the next events be those of a new run, whose id no record has."""
         self._run_id = run_id
+        self._pinned = None
         self._changes.load(RUNS, run_id, record=None)
-        self._changes.load(PINNED, run_id, record=None)
 
     def carry_out(self, command: Command) -> None:
         """Append the events by which the run carries out a command.

@@ -2,7 +2,7 @@
 
 from kheishd.records.orphans import CHECKS
 from kheishd.records.registry import DERIVED, PROJECTIONS, REGISTRY
-from kheishd.store.tables import APPROVALS, PERMISSIONS, PINNED, RUNS, SESSIONS, TABLES, TOKENS
+from kheishd.store.tables import APPROVALS, PERMISSIONS, RUNS, SESSIONS, TABLES, TOKENS
 from protocol.events.permission import PermissionsChanged
 from protocol.events.run import RunStarted
 from protocol.events.token import TokenRevoked
@@ -29,7 +29,7 @@ def test_an_event_concerns_the_projections_that_fold_it() -> None:
         return [projection.table for projection in REGISTRY.find(stream, event)]  # type: ignore[arg-type]
 
     assert tables("s", RunStarted(starts=1)) == [SESSIONS, RUNS]
-    assert tables("s", acceptance()) == [SESSIONS, RUNS, PINNED]
+    assert tables("s", acceptance()) == [SESSIONS, RUNS]
     assert tables("s", approval_requested("apr_1")) == [SESSIONS, RUNS, APPROVALS]
     assert tables("s", PermissionsChanged()) == [SESSIONS, RUNS]
     assert tables(DAEMON_STREAM, PermissionsChanged()) == [PERMISSIONS]
