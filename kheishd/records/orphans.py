@@ -7,7 +7,6 @@ journal does not account for.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -18,6 +17,7 @@ from kheishd.records.replay import Difference
 from kheishd.store.table import Key, Table
 from kheishd.store.tables import CHECKPOINTS, CURSORS, RECEIPTS, RECEIPTS_BY_AGE
 from protocol.journal.line import decode_envelope, decode_event
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from kheishd.records.projection import DerivedIndex, Projection
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 IsExplained = Callable[["Snapshot", Key, Any], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class OrphanCheck:
+class OrphanCheck(Value, frozen=True):
     """A table, and the function that returns whether one of its rows has a reason to exist."""
 
     table: Table[Any]

@@ -8,10 +8,10 @@ this package, listed in ``registry.py``), its tables and its handlers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from protocol.journal.envelope import DAEMON_STREAM
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,8 +57,7 @@ class RecordReader(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Projection(Generic[R]):
+class Projection(Value, Generic[R], frozen=True):
     """One type of record.
 
     ``kind`` names the type. ``stream`` is the kind of the streams in which its events stand. ``begins`` is
@@ -121,8 +120,7 @@ def source_in_session(store: Snapshot, key: Key, record: OfSession) -> tuple[str
     return record.session_id, record.created_cursor
 
 
-@dataclass(frozen=True, slots=True)
-class DerivedIndex(Generic[R]):
+class DerivedIndex(Value, Generic[R], frozen=True):
     """An index whose rows follow from two records: from an owner and from a source record that it names.
 
     ``rows`` returns the rows of one owner. ``owner_key`` returns the key of the owner of a source record. A

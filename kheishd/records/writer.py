@@ -5,14 +5,16 @@ Nothing else writes these tables, so a record always equals the fold of its even
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+
+from msgspec import Struct
 
 from kheishd.core.run import machine
 from kheishd.records.registry import REGISTRY
 from kheishd.records.run import read_pinned
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol.events.run import RunAccepted
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,8 +34,7 @@ V = TypeVar("V")
 NO_ROWS: Final[frozenset[IndexRow]] = frozenset()
 
 
-@dataclass(slots=True)
-class _Change(Generic[V]):
+class _Change(Struct, Generic[V]):
     """A record as stored and as the events so far leave it; one object while it is unchanged."""
 
     stored: V | None
@@ -153,8 +154,7 @@ class _Stored:
         return self._changes._change(table, key).stored
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Value, frozen=True):
     """The cause of an event: the daemon itself, or a caller with a request."""
 
     actor: str = "daemon"

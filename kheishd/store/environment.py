@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec import field
 
 from kheishd.store.journal import HASH_BYTES, NO_HASH, Head, Heads
 from kheishd.store.tables import CURSORS, JOURNAL
@@ -15,6 +16,7 @@ from protocol.errors.store import UpdateTooLarge
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown, decode_envelope, decode_event, encode_line
 from protocol.limits.store import MAX_UPDATE_BYTES
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,8 +69,7 @@ class Readers:
         return not self._open or self._idle.wait(seconds)
 
 
-@dataclass(frozen=True, slots=True)
-class Environment:
+class Environment(Value, frozen=True):
     """An open LMDB environment, the handles of its tables, and its identity."""
 
     directory: Path
