@@ -14,10 +14,12 @@ tool        ``tool_result``
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta, Struct
-from msgspec.structs import replace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Role = Literal["user", "assistant", "tool"]
 
@@ -26,13 +28,15 @@ class ProviderData(Struct, frozen=True, omit_defaults=True):
     """Data that a provider attached to a message or a call, to be sent back unchanged, and only to it.
 
     ``origin`` names the provider: driver, host and model. ``call_id`` is the provider's own id of a call, if
-    it sent one. ``fields`` are opaque: only the driver that stored them reads them. Views for people
-    leave all of it out; the journal and exports keep it.
+    it sent one. ``fields`` are opaque: only the driver that stored them reads them. ``marks`` name what the
+    driver learned about the origin from this message; they outlive the message when it is compacted. Views
+    for people leave all of it out; the journal and exports keep it.
     """
 
     origin: str
     call_id: str | None = None
     fields: dict[str, Any] = {}
+    marks: list[str] = []
 
 
 class Text(Struct, frozen=True, tag_field="kind", tag="text"):
@@ -110,20 +114,47 @@ class Usage(Struct, frozen=True, omit_defaults=True):
         return Usage(*(getattr(self, name) + getattr(other, name) for name in self.__struct_fields__))
 
 
-def text_of(items: list[Item] | list[InputItem]) -> str:
+def text_of(items: Sequence[Struct]) -> str:
     """Return the joined text of the text items; other items are skipped."""
     return "".join(item.text for item in items if isinstance(item, Text))
 
 
-def omit_provider_data(message: Message) -> Message:
+# Messages for people, without the data and the signatures of providers.
+
+
+class VisibleThinking(Struct, frozen=True, tag_field="kind", tag="thinking", omit_defaults=True):
+    """A model's reasoning, as people read it."""
+
+    text: str
+    redacted: bool = False
+
+
+class VisibleCall(Struct, frozen=True, tag_field="kind", tag="tool_call", omit_defaults=True):
+    """A model's request for a tool, as people read it. ``invalid``: why its arguments are unusable."""
+
+    call_id: str
+    name: str
+    arguments: dict[str, Any]
+    invalid: str | None = None
+
+
+class VisibleMessage(Struct, frozen=True, omit_defaults=True):
+    """One message, as people read it. ``agent`` names a guest agent that wrote it."""
+
+    role: Role
+    items: list[Text | VisibleThinking | VisibleCall | ToolResult | AssetReference]
+    agent: str | None = None
+
+
+def make_visible(message: Message) -> VisibleMessage:
     """Return a message for people: without provider data and signatures."""
-    items: list[Item] = []
+    items: list[Text | VisibleThinking | VisibleCall | ToolResult | AssetReference] = []
     for item in message.items:
         match item:
-            case ToolCall():
-                items.append(replace(item, provider_data=None))
-            case Thinking():
-                items.append(replace(item, signature=None))
+            case ToolCall(call_id, name, arguments, invalid):
+                items.append(VisibleCall(call_id, name, arguments, invalid))
+            case Thinking(text, _, redacted):
+                items.append(VisibleThinking(text, redacted))
             case _:
                 items.append(item)
-    return replace(message, items=items, provider_data=None)
+    return VisibleMessage(message.role, items, message.agent)

@@ -17,6 +17,7 @@ FIGURES = (
     "send_accepted",
     "turn",
     "tokens",
+    "drivers",
     "fanout",
     "idle_connections",
     "start",

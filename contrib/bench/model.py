@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from contrib.bench.processes import MAX_START_SECONDS, Broken, program, scratch
 
@@ -22,14 +22,29 @@ ANSWER = f"chunks:{CHUNKS}"
 FIRST = b"word1 "
 END = b"0\r\n\r\n"
 
+QUESTION = {"role": "user", "content": "hello"}
+DIALECTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "openai": ("/v1/chat/completions", {"stream": True, "messages": [QUESTION]}),
+    "anthropic": ("/v1/messages", {"stream": True, "max_tokens": 1000, "messages": [QUESTION]}),
+    "responses": ("/v1/responses", {"stream": True, "input": [QUESTION]}),
+    "google": (
+        "/v1beta/models/{model}:streamGenerateContent?alt=sse",
+        {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]},
+    ),
+}
+"""The path and the body of a request in each driver's dialect."""
+
 
 def config(port: int, more: str = "") -> str:
     """Return a ``config.toml`` whose default route is the model server."""
-    return (
-        'default_route = "bench"\n'
-        f'[routes.bench]\ndriver = "openai"\nmodel = "{ANSWER}"\nbase_url = "http://127.0.0.1:{port}/v1"\n'
-        f"[daemon]\ndrain_s = 0\n{more}"
-    )
+    return f'default_route = "bench"\n{make_route(port, "bench")}[daemon]\ndrain_s = 0\n{more}'
+
+
+def make_route(port: int, name: str, driver: str = "openai") -> str:
+    """Return the section of a route to the model server."""
+    version = "v1beta" if driver == "google" else "v1"
+    base_url = f"http://127.0.0.1:{port}/{version}"
+    return f'[routes.{name}]\ndriver = "{driver}"\nmodel = "{ANSWER}"\nbase_url = "{base_url}"\n'
 
 
 @contextmanager
@@ -57,7 +72,8 @@ class AnswerTimes:
 class Direct:
     """A kept-alive connection to the model server, read as bytes: the cheapest possible client."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, driver: str = "openai") -> None:
+        self.driver = driver
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -69,9 +85,10 @@ class Direct:
 
     def ask(self, model: str = ANSWER) -> None:
         """Send a request."""
-        fields = {"model": model, "stream": True, "messages": [{"role": "user", "content": "hello"}]}
-        body = json.dumps(fields).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-length: {len(body)}\r\n\r\n"
+        path, fields = DIALECTS[self.driver]
+        body = json.dumps({"model": model, **fields}).encode()
+        target = path.format(model=model)
+        head = f"POST {target} HTTP/1.1\r\nhost: bench\r\ncontent-length: {len(body)}\r\n\r\n"
         self.socket.sendall(head.encode() + body)
 
     def read(self) -> int:

@@ -42,10 +42,12 @@ def last(tokens: int) -> bytes:
     return f"word{tokens} ".encode()
 
 
-def time_to_text(client: Client, sender: str, model: str, awaited: bytes) -> float:
+def time_to_text(client: Client, sender: str, model: str, awaited: bytes, route: str | None = None) -> float:
     """Measure the time from a send until its deltas contain these bytes, in ms; then let the turn end."""
     began = perf_counter_ns()
     send = {"sender": sender, "content": MESSAGE, "model": model, "wait": "settled", "stream": True}
+    if route is not None:
+        send["route"] = route
     number = client.send("conversation.send", **send)
     text, arrived, written = awaited.decode(), 0, ""
     settled = ended = False

@@ -43,10 +43,10 @@ def one_conversation(scale: Scale, client: Client, direct: Direct) -> Iterator[R
     yield Row(f"last ten turns of {turns}", "ms", flat, at_most(1.2), "ratio", "first ten turns")
 
 
-def turn(client: Client, sender: str) -> float:
+def turn(client: Client, sender: str, **params: str) -> float:
     """Measure one turn, in milliseconds."""
     began = perf_counter_ns()
-    result = client.call("conversation.send", sender=sender, content=MESSAGE, wait="settled")
+    result = client.call("conversation.send", sender=sender, content=MESSAGE, wait="settled", **params)
     took = (perf_counter_ns() - began) / 1e6
     require_completed(result)
     return took

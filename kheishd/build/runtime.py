@@ -101,7 +101,7 @@ def _make_route(route_id: str, section: RouteSection) -> RouteSpec:
         )
     return RouteSpec(
         route_id,
-        section.driver,
+        section.effective_driver,
         section.model,
         section.base_url,
         section.auth_ref,

@@ -1,11 +1,12 @@
-"""Presets: how servers of OpenAI's chat completions differ. One row per server, from its documentation.
+"""Presets: how servers of OpenAI's protocols differ. One row per server, with its documentation.
 
 ``contrib/generate`` writes the table in contrib/docs/models.md from these rows.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, get_args
+from urllib.parse import urlsplit
 
 TokenLimit = Literal["max_tokens", "max_completion_tokens"]
 
@@ -19,6 +20,8 @@ class Preset:
     ``stream_options``: the server accepts that field; the others send the usage without it. ``options`` are
     defaults below the route's own. ``low_effort`` are the fields with which a reasoning model thinks little:
     they apply to summaries and titles, whose tokens it would use up otherwise.
+
+    A row is for chat completions; ``adapt_preset`` returns it for the Responses API.
     """
 
     base_url: str | None = None
@@ -30,41 +33,71 @@ class Preset:
 
 
 _EFFORT: Final = {"reasoning_effort": "low"}
+_REASONING_EFFORT: Final = {"reasoning": {"effort": "low"}}
 _THINKING_OFF: Final = {"thinking": {"type": "disabled"}}
 _TEMPLATE_WITHOUT_THINKING: Final = {"chat_template_kwargs": {"enable_thinking": False}}
 _REASONING_BACK: Final = {"reasoning_content": True}
 
 PRESETS: Final[Mapping[str, Preset]] = {
+    # https://learn.microsoft.com/azure/ai-services/openai/reference
     "azure": Preset(auth_header="api-key", token_limit="max_completion_tokens", low_effort=_EFFORT),
+    # https://api-docs.deepseek.com/guides/thinking_mode: thoughts go back with calls.
     "deepseek": Preset(
         base_url="https://api.deepseek.com", options=_REASONING_BACK, low_effort=_THINKING_OFF
     ),
-    "fireworks": Preset(base_url="https://api.fireworks.ai/inference/v1"),
+    # https://docs.fireworks.ai/api-reference/post-chatcompletions: without a limit, 2,000 tokens apply; a
+    # limit beyond the context is lowered.
+    "fireworks": Preset(
+        base_url="https://api.fireworks.ai/inference/v1",
+        options={"max_tokens": 32_768},
+        low_effort=_EFFORT,
+    ),
+    # https://ai.google.dev/gemini-api/docs/openai and .../thought-signatures
     "gemini": Preset(
         base_url="https://generativelanguage.googleapis.com/v1beta/openai",
         options={"thought_signatures": True},
         low_effort=_EFFORT,
     ),
+    # https://console.groq.com/docs/api-reference and .../docs/reasoning
     "groq": Preset(
-        base_url="https://api.groq.com/openai/v1", token_limit="max_completion_tokens", low_effort=_EFFORT
+        base_url="https://api.groq.com/openai/v1",
+        token_limit="max_completion_tokens",
+        low_effort=_EFFORT,
     ),
+    # https://docs.litellm.ai/docs/proxy/user_keys and .../docs/reasoning_content
     "litellm": Preset(base_url="http://127.0.0.1:4000/v1", low_effort=_EFFORT),
+    # https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
     "llamacpp": Preset(base_url="http://127.0.0.1:8080/v1", low_effort=_TEMPLATE_WITHOUT_THINKING),
+    # https://lmstudio.ai/docs/developer/openai-compat
     "lmstudio": Preset(base_url="http://127.0.0.1:1234/v1"),
+    # https://docs.mistral.ai/api and .../capabilities/reasoning: ``reasoning_effort`` asks for thoughts.
     "mistral": Preset(
         base_url="https://api.mistral.ai/v1", stream_options=False, options={"call_ids": "mistral"}
     ),
-    "moonshot": Preset(base_url="https://api.moonshot.ai/v1", options=_REASONING_BACK),
+    # https://platform.kimi.ai/docs/api/chat: ``max_tokens`` is deprecated.
+    "moonshot": Preset(
+        base_url="https://api.moonshot.ai/v1",
+        token_limit="max_completion_tokens",
+        options=_REASONING_BACK,
+        low_effort=_THINKING_OFF,
+    ),
+    # https://docs.ollama.com/api/openai-compatibility
     "ollama": Preset(base_url="http://127.0.0.1:11434/v1", low_effort=_EFFORT),
+    # https://platform.openai.com/docs/api-reference/chat/create
     "openai": Preset(
-        base_url="https://api.openai.com/v1", token_limit="max_completion_tokens", low_effort=_EFFORT
+        base_url="https://api.openai.com/v1",
+        token_limit="max_completion_tokens",
+        low_effort=_EFFORT,
     ),
-    "openrouter": Preset(
-        base_url="https://openrouter.ai/api/v1", low_effort={"reasoning": {"effort": "low"}}
-    ),
-    "together": Preset(base_url="https://api.together.xyz/v1"),
+    # https://openrouter.ai/docs/api-reference/parameters and .../use-cases/reasoning-tokens
+    "openrouter": Preset(base_url="https://openrouter.ai/api/v1", low_effort=_REASONING_EFFORT),
+    # https://docs.together.ai/docs/inference/openai-compatibility
+    "together": Preset(base_url="https://api.together.ai/v1", low_effort=_EFFORT),
+    # https://docs.vllm.ai/en/stable/serving/openai_compatible_server/
     "vllm": Preset(base_url="http://127.0.0.1:8000/v1", low_effort=_TEMPLATE_WITHOUT_THINKING),
-    "xai": Preset(base_url="https://api.x.ai/v1", token_limit="max_completion_tokens"),
+    # https://docs.x.ai/docs/api-reference and .../developers/model-capabilities/text/reasoning
+    "xai": Preset(base_url="https://api.x.ai/v1", token_limit="max_completion_tokens", low_effort=_EFFORT),
+    # https://docs.z.ai/api-reference/llm/chat-completion
     "zai": Preset(
         base_url="https://api.z.ai/api/paas/v4",
         stream_options=False,
@@ -76,3 +109,48 @@ PRESETS: Final[Mapping[str, Preset]] = {
 
 NO_PRESET: Final = Preset()
 """The values of a route without a preset."""
+
+RESPONSES_PRESETS: Final = (
+    "azure",  # https://learn.microsoft.com/azure/foundry/openai/how-to/responses
+    "deepseek",  # https://api-docs.deepseek.com/guides/responses_api
+    "fireworks",  # https://docs.fireworks.ai/guides/response-api
+    "groq",  # https://console.groq.com/docs/responses-api
+    "litellm",  # https://docs.litellm.ai/docs/response_api
+    "llamacpp",  # https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
+    "lmstudio",  # https://lmstudio.ai/docs/developer/openai-compat/responses
+    "ollama",  # https://docs.ollama.com/api/openai-compatibility
+    "openai",  # https://developers.openai.com/api/reference/resources/responses
+    "openrouter",  # https://openrouter.ai/docs/api-reference/responses/overview
+    "together",  # https://docs.together.ai/docs/inference/responses
+    "vllm",  # https://docs.vllm.ai/en/stable/serving/openai_compatible_server/
+    "xai",  # https://docs.x.ai/developers/model-capabilities/text/generate-text
+)
+"""The presets whose servers also speak the Responses API, as documented."""
+
+
+def adapt_preset(preset: Preset, driver: str) -> Preset:
+    """Return a preset as it applies to a driver.
+
+    The Responses API sets the effort of reasoning in one way; a server that does not know it says so. Of the
+    options, only the output limit applies.
+    """
+    if driver != "responses":
+        return preset
+    limits = {name: value for name, value in preset.options.items() if name in get_args(TokenLimit)}
+    return replace(preset, options=limits, low_effort=_REASONING_EFFORT)
+
+
+def find_default_driver(preset: str | None, base_url: str | None) -> Literal["openai", "responses"] | None:
+    """Return the driver of a route that names none; None if it must name one.
+
+    OpenAI's current models accept tools only through the Responses API. Other servers with a preset speak
+    chat completions.
+    """
+    if preset is not None:
+        return "responses" if preset == "openai" else "openai"
+    try:
+        host = urlsplit(base_url or "https://api.openai.com").hostname or ""
+    except ValueError:
+        host = ""
+    # Some regions have hosts of their own, such as eu.api.openai.com.
+    return "responses" if host == "api.openai.com" or host.endswith(".api.openai.com") else None

@@ -89,6 +89,7 @@ def _encode_request(request: ModelRequest) -> bytes:
             "model": request.pinned.model,
             "instructions": request.instructions,
             "messages": request.messages,
+            "situation": request.situation,
             "tools": [
                 {"name": tool.name, "description": tool.description, "input_schema": tool.model_schema}
                 for tool in request.tools

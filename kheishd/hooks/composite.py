@@ -39,7 +39,7 @@ from kheishd.kernel.hook import (
 from protocol.limits.call import MAX_TOOL_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from protocol.objects.approval import Preview
 
@@ -139,15 +139,22 @@ class CompositeHook:
 
     def sections(self, context: RunContext) -> list[str]:
         """Return the prompt sections, in order; of a sub-hook with tools, only if one of them is offered."""
-        sections: list[str] = []
+        return self._collect(context, lambda part: part.sections(context))
+
+    def situation(self, context: RunContext) -> list[str]:
+        """Return the texts about the current situation, in order, of the same sub-hooks."""
+        return self._collect(context, lambda part: part.situation(context))
+
+    def _collect(self, context: RunContext, texts_of: Callable[[SubHook], Sequence[str]]) -> list[str]:
+        texts: list[str] = []
         for part in self._parts:
             if self._tools_of(part) and not self._offer_of(part, context):
                 continue
             try:
-                sections += [_encodable(section) for section in part.sections(context)]
+                texts += [_encodable(text) for text in texts_of(part)]
             except Exception:
                 log.exception("a hook could not make its section", extra={"part": part.name})
-        return sections
+        return texts
 
     async def prepare(self) -> None:
         """Load what ``validate`` needs for tools without a struct: it would block the loop."""

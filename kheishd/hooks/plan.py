@@ -27,9 +27,9 @@ from protocol.objects.approval import Preview
 from protocol.objects.session import Plan, Todo
 from protocol.text import truncate
 
-# The part of a plan in the instructions while it is carried out. The whole plan is in the transcript, too,
+# The part of a plan that the model sees while it carries it out. The whole plan is in the transcript, too,
 # until that is compacted.
-MAX_PLAN_SECTION_BYTES = 4 * KIB
+MAX_SHOWN_PLAN_BYTES = 4 * KIB
 
 IN_PLAN_MODE: Final = (
     "Plan mode is on: read and ask, but change nothing, as calls that change something are denied. When you "
@@ -75,24 +75,24 @@ class Planning(SubHook):
 
     name = "planning"
 
-    def sections(self, context: RunContext) -> Sequence[str]:
+    def situation(self, context: RunContext) -> Sequence[str]:
         """Describe plan mode while it is on, the todos while some are open, and a plan in progress."""
         with context.state.read() as store:
             todos, plan = todos_of(store, context.session), plan_of(store, context.session)
         open_todos = any(todo.status != "completed" for todo in todos)
-        sections = [IN_PLAN_MODE] if _in_plan_mode(context) else []
+        texts = [IN_PLAN_MODE] if _in_plan_mode(context) else []
         if open_todos:
             lines = "\n".join(f"{MARKS[todo.status]} {todo.content} ({todo.todo_id})" for todo in todos)
-            sections.append(f"Your todos (todo_write changes them):\n{lines}")
+            texts.append(f"Your todos (todo_write changes them):\n{lines}")
         approved_at = context.session.plan_cursor
         if plan is None or approved_at is None or _in_plan_mode(context):
-            return sections
+            return texts
         # It is carried out in the run that approved it, and while todos are open.
         if open_todos or approved_at > context.run.accepted_cursor:
             marker = "\n[... the rest is left out here]"
-            content = truncate(plan.content, MAX_PLAN_SECTION_BYTES + len(marker), marker)
-            sections.append(f"The approved plan:\n{content}")
-        return sections
+            content = truncate(plan.content, MAX_SHOWN_PLAN_BYTES + len(marker), marker)
+            texts.append(f"The approved plan:\n{content}")
+        return texts
 
     @tool(
         "todo_write",

@@ -346,7 +346,15 @@ class SubHook:
         return self.tools
 
     def sections(self, context: RunContext) -> Sequence[str]:
-        """Return the sub-hook's sections of a run's instructions."""
+        """Return the sub-hook's sections of a run's instructions.
+
+        They must not change during a conversation: a provider caches the prompt from its beginning, and a
+        changed section makes it read the whole transcript anew. Changing text belongs to ``situation``.
+        """
+        return ()
+
+    def situation(self, context: RunContext) -> Sequence[str]:
+        """Return the sub-hook's texts about the current situation, which the model reads last."""
         return ()
 
     def subject(self, call: Invocation) -> str:
@@ -406,6 +414,10 @@ class Hook(Protocol):
 
     def sections(self, context: RunContext) -> list[str]:
         """Return the sub-hooks' sections of the instructions, in order."""
+        ...
+
+    def situation(self, context: RunContext) -> list[str]:
+        """Return the sub-hooks' texts about the current situation, in order."""
         ...
 
     def find_tool(self, name: str) -> Tool | None:

@@ -117,6 +117,9 @@ ModelEvent = TextDelta | ThinkingDelta | ModelAnswer
 class ModelRequest:
     """One model call: the run's pinned values, the instructions, the transcript, and the offered tools.
 
+    ``situation`` is text that changes from call to call. Drivers send it after the transcript, and no
+    breakpoint of a prompt cache comes after it: all before it is the beginning of the next request. ``marks``
+    are those of each origin in the conversation, also of messages that were compacted.
     ``withheld``: the model must not call the tools now. ``purpose``: for anything but an answer, the route's
     options that shape answers do not apply, and ``max_answer_tokens`` limits the answer. ``turn`` and
     ``attempt`` identify the call among the run's debug captures.
@@ -126,6 +129,8 @@ class ModelRequest:
     instructions: str
     messages: list[Message]
     tools: Sequence[Tool] = ()
+    situation: str = ""
+    marks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     withheld: bool = False
     session_id: str = ""
     run_id: str = ""
@@ -138,10 +143,10 @@ class ModelRequest:
 class ModelFailure(Exception):
     """A model call without an answer.
 
-    ``reason`` is stable (``rate_limited``, ``overloaded``, ``unauthorized``, ``context_too_long``,
-    ``bad_request``, ``bad_response``, ``empty_answer``, ``calls_too_large``, ``timed_out``,
-    ``connection_failed``, ``route_gone``, ``credential_missing``, ``server_error``); ``message`` never holds
-    a credential. ``usage`` is the usage of an unusable answer.
+    ``reason`` is stable (``rate_limited``, ``overloaded``, ``quota_exhausted``, ``unauthorized``,
+    ``context_too_long``, ``bad_request``, ``bad_response``, ``empty_answer``, ``calls_too_large``,
+    ``timed_out``, ``connection_failed``, ``route_gone``, ``credential_missing``, ``server_error``);
+    ``message`` never holds a credential. ``usage`` is the usage of an unusable answer.
     """
 
     def __init__(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class AdaptedExchange:
     """The exchanges of one call: refused requests, and the accepted one, whose events it yields.
 
+    A server may refuse a request by its status, or by an error inside a stream before any event.
     ``make_exchange`` returns the request for a server's traits and its exchange.
     """
 
@@ -33,27 +34,14 @@ class AdaptedExchange:
         self._request = request
         self._learned = learned
         self._make_exchange = make_exchange
+        self._traits = self._first_traits = learned.find(request.pinned)
+        self._body = b""
         self._exchange: Exchange | None = None
+        self._is_accepted = False
 
     async def __aenter__(self) -> AsyncIterator[ModelEvent]:
-        pinned = self._request.pinned
-        first = traits = self._learned.find(pinned)
-        while True:
-            post, exchange = self._make_exchange(traits)
-            try:
-                events = await exchange.__aenter__()
-            except ModelFailure as failure:
-                adapted = traits.adapt(failure, post.body)
-                if adapted is None:
-                    raise
-                traits = adapted
-                continue
-            break
-        self._exchange = exchange
-        if traits is not first:
-            self._learned.remember(pinned, traits)
-        # Only summaries and titles have an output limit that the route did not choose.
-        return events if self._request.purpose == "answer" else self
+        await self._open()
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -66,11 +54,42 @@ class AdaptedExchange:
 
     async def __anext__(self) -> ModelEvent:
         assert self._exchange is not None, "iterate it after entering it"
-        try:
-            return await anext(self._exchange)
-        except ModelFailure as failure:
-            if failure.reason == "empty_answer":
-                # The model reasons, so its next summary or title has a higher limit.
-                pinned = self._request.pinned
-                self._learned.remember(pinned, replace(self._learned.find(pinned), has_more_room=True))
-            raise
+        while True:
+            try:
+                event = await anext(self._exchange)
+            except ModelFailure as failure:
+                # Only summaries and titles have an output limit that the route did not choose.
+                if failure.reason == "empty_answer" and self._request.purpose != "answer":
+                    # The model reasons, so its next summary or title has a higher limit.
+                    self._traits = replace(self._traits, has_more_room=True)
+                    self._learned.remember(self._request.pinned, self._traits)
+                if self._is_accepted or not self._adapt(failure):
+                    raise
+                await self._exchange.__aexit__(None, None, None)
+                await self._open()
+                continue
+            if not self._is_accepted:
+                self._is_accepted = True
+                if self._traits is not self._first_traits:
+                    self._learned.remember(self._request.pinned, self._traits)
+            return event
+
+    async def _open(self) -> None:
+        """Send the request until its server does not refuse it. Errors: ModelFailure."""
+        while True:
+            post, exchange = self._make_exchange(self._traits)
+            self._body = post.body
+            try:
+                await exchange.__aenter__()
+            except ModelFailure as failure:
+                if not self._adapt(failure):
+                    raise
+                continue
+            self._exchange = exchange
+            return
+
+    def _adapt(self, failure: ModelFailure) -> bool:
+        """Adapt the traits to a refusal; return whether another request may be accepted."""
+        adapted = self._traits.adapt(failure, self._body)
+        self._traits = adapted or self._traits
+        return adapted is not None

@@ -55,9 +55,13 @@ class DraftReader:
         """Return the answer; None if it is incomplete. Errors: ModelFailure."""
         if self.failed or (self._stop is None and not self._draft.full):
             return None
-        self._draft.complete_characters()
         if self._stop == "refusal":
-            self._explain_refusal()
+            has_text = self._draft.has_text
+            text = self._explanation or ("" if has_text else REFUSAL)
+            self._explanation = ""
+            if text:
+                self._draft.write("text", f"\n\n{text}" if has_text else text)
+        self._draft.complete_characters()
         model = None if self._model is None else join_surrogates(self._model)
         answer = self._draft.finish(self._stop or "length", self._usage, model)
         is_empty = not any(
@@ -88,13 +92,6 @@ class DraftReader:
         """Return the failure of data that cannot be decoded. Errors: ModelFailure if it is an error."""
         self._check_unknown(data)
         return self._failures.malformed(problem, data)
-
-    def _explain_refusal(self) -> None:
-        has_text = self._draft.has_text
-        text = self._explanation or ("" if has_text else REFUSAL)
-        self._explanation = ""
-        if text:
-            self._draft.write("text", f"\n\n{text}" if has_text else text)
 
     def _describe_emptiness(self, answer: ModelAnswer) -> ModelFailure:
         if not self._understood and self._unknown is not None:

@@ -1,8 +1,14 @@
 """Anthropic messages, streamed (https://platform.claude.com/docs/en/build-with-claude/streaming).
 
 Thinking is sent back with its signature, unchanged, as the provider requires; redacted thinking keeps its
-data in place of the signature. It goes only to the provider and the model that made it: they reject the
-signatures of others. Options of a route go into the request unchanged, except ``headers`` (added to the head,
+data in place of the signature. Calls and results of tools that the provider runs itself, and the citations of
+texts, are sent back as they came. All of this goes only to the provider and the model that made it: they
+reject the signatures of others. A turn that is not finished names the container in which these tools run.
+
+A turn that the provider paused is continued by its own content alone, without a message of the user
+(https://platform.claude.com/docs/en/agents-and-tools/tool-use/server-tools).
+
+Options of a route go into the request unchanged, except ``headers`` (added to the head,
 such as ``anthropic-beta``), ``tools`` (added to kheish's own) and ``cache_control`` (see ``prompt_cache``);
 ``max_tokens`` has a default, because the API requires it.
 """
@@ -12,24 +18,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Struct
 
+from kheishd.core.contract import RESUME
 from kheishd.providers.address import join_path
 from kheishd.providers.answer_reader import DraftReader
-from kheishd.providers.attachments import is_origin, origin_of
+from kheishd.providers.attachments import is_origin, origin_of, own_fields
 from kheishd.providers.call_ids import CallIdMap, form_for_anthropic
-from kheishd.providers.draft import Block, Draft
+from kheishd.providers.draft import PLACED, Block, Draft, decode_arguments
 from kheishd.providers.driver import (
+    GONE,
     HttpRequest,
     body_options,
     encode,
+    find_gone_tools,
     lower_limit,
     merge_tools,
     token_count,
     user_texts,
 )
 from kheishd.providers.error_report import is_error
-from kheishd.providers.lenient import LenientDecoder, SideInformation
+from kheishd.providers.lenient import LenientDecoder, SideInformation, convert
 from kheishd.providers.prompt_cache import mark_prompt
 from kheishd.providers.traits import USUAL_TRAITS, Traits
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage
@@ -53,6 +63,9 @@ STOP_REASONS = {
 }
 """Stop reasons with a meaning of their own; all others (``end_turn``, ...) are an ordinary end."""
 
+OWN_TYPES = ("text", "thinking", "redacted_thinking", "tool_use", "tool_result")
+"""The types of blocks that are items of a transcript; all others are opaque."""
+
 
 # The request.
 
@@ -63,13 +76,14 @@ def post(
     """Return the request to send to a server with these traits."""
     options, extra = body_options(request, traits)
     limit = traits.raise_limit(request.max_answer_tokens)
+    origin = origin_of(request.pinned, base_url)
     cache_control = options.pop("cache_control", None)
     tools = merge_tools(_tools(request), options)
     body: dict[str, Any] = {
         **options,
         "max_tokens": lower_limit(options.get("max_tokens", MAX_TOKENS), limit),
         "model": request.pinned.model,
-        "messages": messages(request.messages, origin_of(request.pinned, base_url)),
+        "messages": messages(request.messages, origin),
         "stream": True,
     }
     if tools:
@@ -78,8 +92,14 @@ def post(
             body["tool_choice"] = {"type": "none"}
     if request.instructions:
         body["system"] = request.instructions
+    container, own = _find_container(request.messages, origin), options.get("container")
+    if container is not None and not isinstance(own, str):
+        body["container"] = {**own, "id": container} if isinstance(own, dict) else container
     if request.purpose == "answer" and "cache_control" not in traits.omitted:
         mark_prompt(body, cache_control)
+    # A paused turn of the model takes nothing more.
+    if request.situation and body["messages"] and body["messages"][-1]["role"] == "user":
+        body["messages"][-1]["content"].append({"type": "text", "text": request.situation})
     headers = {"anthropic-version": VERSION, **extra, **traits.make_auth_headers(secret, "x-api-key")}
     parts = urlsplit(base_url)
     base = parts._replace(path=parts.path.rstrip("/").removesuffix("/v1")).geturl()
@@ -92,48 +112,111 @@ def _tools(request: ModelRequest) -> list[dict[str, Any]]:
         {"name": tool.name, "description": tool.description, "input_schema": tool.model_schema}
         for tool in request.tools
     ]
-    names = {tool.name for tool in request.tools}
-    gone = {
-        item.name: None
-        for message in request.messages
-        for item in message.items
-        if isinstance(item, ToolCall) and item.name not in names
-    }
-    text = "This tool is no longer available."
-    return [*defined, *({"name": n, "description": text, "input_schema": {"type": "object"}} for n in gone)]
+    gone = (
+        {"name": name, "description": GONE, "input_schema": {"type": "object"}}
+        for name in find_gone_tools(request)
+    )
+    return [*defined, *gone]
+
+
+def _find_container(transcript: list[Message], origin: str) -> str | None:
+    """Return the id of the container in which an unfinished turn runs the provider's tools; None without."""
+    for message in reversed(transcript):
+        if message.role == "assistant":
+            container = own_fields(message, origin).get("container")
+            return container if isinstance(container, str) else None
+        if message.role == "user" and message.items != [Text(RESUME)]:
+            break
+    return None
+
+
+class PlacedData(Struct):
+    """Data among the items of a message: an opaque block before an item, or further fields of a text."""
+
+    index: int
+    block: dict[str, Any] | None = None
+    text: dict[str, Any] | None = None
 
 
 def messages(transcript: list[Message], origin: str = "") -> list[dict[str, Any]]:
     """Return a transcript as alternating messages of user and assistant; a tool's result is a user's."""
     out: list[dict[str, Any]] = []
     ids = CallIdMap(transcript, origin, form_for_anthropic)
+    has_placed = False
     for message in transcript:
         role = "assistant" if message.role == "assistant" else "user"
-        blocks = _blocks(message, origin, ids)
-        if not blocks:
+        placed = _find_placed(message, origin)
+        has_placed = has_placed or bool(placed)
+        blocks = _blocks(message, placed, origin, ids)
+        # A paused turn ends with a block that only the provider understands, and continues by itself.
+        is_paused = bool(out) and out[-1]["content"][-1]["type"] not in OWN_TYPES
+        if not blocks or (is_paused and message.items == [Text(RESUME)]):
             continue
         if out and out[-1]["role"] == role:
             out[-1]["content"] += blocks
         else:
             out.append({"role": role, "content": blocks})
+    if has_placed and out:
+        _drop_unpaired(out)
     return out
 
 
-def _blocks(message: Message, origin: str, ids: CallIdMap) -> list[dict[str, Any]]:
+def _find_placed(message: Message, origin: str) -> list[PlacedData]:
+    """Return the opaque blocks and citations of a message of this origin; none of an unusable import."""
+    try:
+        return msgspec.convert(own_fields(message, origin).get(PLACED, []), list[PlacedData])
+    except msgspec.ValidationError:
+        return []
+
+
+def _drop_unpaired(sent: list[dict[str, Any]]) -> None:
+    """Drop calls of the provider's tools without results, and such results without calls: it rejects them.
+
+    The last calls stay: the provider runs them when it continues a paused turn, or gets the results of the
+    other calls of their message.
+    """
+    blocks = [block for message in sent if message["role"] == "assistant" for block in message["content"]]
+    answered = {str(block["tool_use_id"]) for block in blocks if "tool_use_id" in block}
+    called = {str(block["id"]) for block in blocks if _is_provider_call(block)}
+    has_results = sent[-1]["content"][0]["type"] == "tool_result" and len(sent) > 1
+    continued = sent[-1] if sent[-1]["role"] == "assistant" else sent[-2] if has_results else None
+    for message in sent:
+        if message["role"] == "assistant":
+            message["content"] = [
+                block
+                for block in message["content"]
+                if (message is continued or not _is_provider_call(block) or str(block["id"]) in answered)
+                and ("tool_use_id" not in block or str(block["tool_use_id"]) in called)
+            ]
+    sent[:] = [message for message in sent if message["content"]]
+
+
+def _is_provider_call(block: dict[str, Any]) -> bool:
+    return str(block["type"]).endswith("_tool_use") and "id" in block
+
+
+def _blocks(message: Message, placed: list[PlacedData], origin: str, ids: CallIdMap) -> list[dict[str, Any]]:
     match message.role:
         case "user":
-            # The provider rejects blank text.
-            return [{"type": "text", "text": text} for text in user_texts(message.items) if text.strip()]
+            return [{"type": "text", "text": text} for text in user_texts(message.items)]
         case "assistant":
             # Signed thinking of an earlier version names no origin; this driver made it.
             is_own = message.provider_data is None or is_origin(message.provider_data, origin)
-            blocks = (_block_of(item, ids, is_own=is_own) for item in message.items)
+            blocks: list[dict[str, Any] | None] = []
+            for index, item in enumerate([*message.items, None]):
+                block = _block_of(item, origin, ids, is_own=is_own) if item is not None else None
+                for data in placed:
+                    if data.index == index and data.block is not None and "type" in data.block:
+                        blocks.append(data.block)
+                    elif data.index == index and data.text and block is not None:
+                        block = {**data.text, **block}
+                blocks.append(block)
             return [block for block in blocks if block is not None]
         case "tool":
             return [_result(item, ids) for item in message.items if isinstance(item, ToolResult)]
 
 
-def _block_of(item: Item, ids: CallIdMap, *, is_own: bool) -> dict[str, Any] | None:
+def _block_of(item: Item, origin: str, ids: CallIdMap, *, is_own: bool) -> dict[str, Any] | None:
     match item:
         case Text(text) if text.strip():
             return {"type": "text", "text": text}
@@ -142,7 +225,9 @@ def _block_of(item: Item, ids: CallIdMap, *, is_own: bool) -> dict[str, Any] | N
         case Thinking(text, signature, False) if signature and is_own:
             return {"type": "thinking", "thinking": text, "signature": signature}
         case ToolCall(call_id, name, arguments):
-            return {"type": "tool_use", "id": ids[call_id], "name": name, "input": arguments}
+            block: dict[str, Any] = {"type": "tool_use", "id": ids[call_id], "name": name, "input": arguments}
+            caller = own_fields(item, origin).get("caller")
+            return block if caller is None else {**block, "caller": caller}
         case _:
             # Reasoning of other providers and models has no valid signature here.
             return None
@@ -182,6 +267,8 @@ class Content(Struct):
     id: str | None = None
     name: str | None = None
     input: Any = None
+    citations: Any = None
+    caller: Any = None
 
 
 class MessagesDelta(Struct):
@@ -191,6 +278,9 @@ class MessagesDelta(Struct):
     thinking: str | None = None
     signature: str | None = None
     partial_json: str | None = None
+    citation: Any = None
+    content: Any = None
+    container: Any = None
     stop_reason: str | None = None
     stop_details: StopDetails | None = None
 
@@ -199,8 +289,9 @@ class MessageHead(Struct):
     """The message in ``message_start``, or complete."""
 
     model: str | None = None
-    content: list[Content] | None = None
+    content: list[dict[str, Any]] | None = None
     usage: MessagesUsage | None = None
+    container: Any = None
     stop_reason: str | None = None
     stop_details: StopDetails | None = None
 
@@ -211,7 +302,7 @@ class MessagesEvent(MessageHead):
     type: str = ""
     index: int = 0
     message: MessageHead | None = None
-    content_block: Content | None = None
+    content_block: dict[str, Any] | None = None
     delta: MessagesDelta | None = None
     error: Any = None
 
@@ -230,6 +321,8 @@ class MessagesReader(DraftReader):
     def __init__(self, failures: FailureFactory, origin: str = "") -> None:
         super().__init__(failures, origin)
         self._open: dict[int, Block] = {}
+        self._citations: dict[int, list[Any]] = {}
+        self._whole_inputs: set[int] = set()
         self._counted = MessagesUsage()
         self._has_started = False
 
@@ -240,15 +333,19 @@ class MessagesReader(DraftReader):
             case "content_block_delta":
                 self._delta(event)
             case "content_block_start":
-                self._start(event)
+                if event.content_block is not None:
+                    self._block(event.index, event.content_block)
             case "message_start":
                 self._restart()
                 self._head(event.message or MessageHead())
             case "message_delta":
-                self._message_delta(event)
+                self._count(event.usage)
+                self._stop_for(event.delta or MessagesDelta())
             case "message_stop":
                 self._stop, self.done = self._stop or "end", True
-            case "ping" | "content_block_stop":
+            case "content_block_stop":
+                self._close(event.index)
+            case "ping":
                 pass
             case _:
                 self._check_unknown(data)
@@ -267,6 +364,8 @@ class MessagesReader(DraftReader):
 
     def end(self) -> ModelAnswer | None:
         """Return the answer; None if it is incomplete. Errors: ModelFailure."""
+        for index in self._open:
+            self._close(index)
         self._usage = _usage(self._counted)
         return super().end()
 
@@ -284,12 +383,8 @@ class MessagesReader(DraftReader):
     def _restart(self) -> None:
         """Drop the first half of an answer that its server began again."""
         if self._has_started:
-            self._draft, self._open, self._counted, self._stop = (
-                Draft(origin=self._origin),
-                {},
-                MessagesUsage(),
-                None,
-            )
+            self._draft, self._counted, self._stop = Draft(origin=self._origin), MessagesUsage(), None
+            self._open, self._citations, self._whole_inputs = {}, {}, set()
         self._has_started = True
 
     def _head(self, message: MessageHead) -> None:
@@ -300,15 +395,17 @@ class MessagesReader(DraftReader):
             self._block(index, content)
         self._stop_for(message)
 
-    def _start(self, event: MessagesEvent) -> None:
-        if event.content_block is not None:
-            self._block(event.index, event.content_block)
-
-    def _block(self, index: int, content: Content) -> None:
+    def _block(self, index: int, raw: dict[str, Any]) -> None:
+        """Process a block, at its start or complete."""
+        try:
+            content: Content = convert(raw, Content)
+        except ValueError:
+            raise self._malformed("a content block of an unknown form", encode(raw)) from None
         match content.type:
             case "text":
                 block = self._begin(index, Block("text"))
                 self._draft.extend(block, content.text or "")
+                self._citations[index] = list(content.citations or ())
             case "thinking":
                 block = self._begin(index, Block("thinking"))
                 self._draft.extend(block, content.thinking or "")
@@ -321,36 +418,72 @@ class MessagesReader(DraftReader):
                 call = Block("call", call_id=call_id, name=content.name or "", provider_id=content.id or "")
                 block = self._begin(index, call)
                 if content.input:
+                    self._whole_inputs.add(index)
                     self._draft.extend(block, encode(content.input).decode())
-            case _:
-                # Calls of the provider's own tools are not part of the transcript.
+                if isinstance(content.caller, dict) and content.caller.get("type") != "direct":
+                    block.attached.add("caller", content.caller)
+            case "":
                 pass
+            case _:
+                # Such as a call of the provider's own tool, or its result.
+                self._draft.place(self._begin(index, Block("opaque")), "block", raw)
 
     def _begin(self, index: int, block: Block) -> Block:
         self._understood = True
         self._open[index] = block
         return self._draft.open(block)
 
+    def _close(self, index: int) -> None:
+        """Complete a block with the data that came in pieces."""
+        block = self._open.get(index)
+        if block is None:
+            return
+        if citations := self._citations.pop(index, None):
+            self._draft.place(block, "text", {"citations": citations})
+        if block.kind == "opaque" and block.parts:
+            arguments = decode_arguments(block.content)
+            block.parts = []
+            if arguments is None:
+                self._draft.drop_placed()
+            else:
+                self._draft.place(block, "block", {"input": arguments})
+
     def _delta(self, event: MessagesEvent) -> None:
         block, delta = self._open.get(event.index), event.delta
         if block is None or delta is None:
             return
-        for piece in (delta.text, delta.thinking, delta.partial_json):
-            if piece:
-                self._draft.extend(block, piece)
+        if delta.citation is not None:
+            self._citations.setdefault(event.index, []).append(delta.citation)
+        if block.kind == "opaque":
+            pieces = {"content": delta.content, "text": delta.text}
+            self._draft.place(
+                block, "block", {name: piece for name, piece in pieces.items() if piece is not None}
+            )
+            self._draft.extend(block, delta.partial_json or "")
+            return
+        if delta.text:
+            self._draft.extend(block, delta.text)
+        if delta.thinking:
+            self._draft.extend(block, delta.thinking)
+        if delta.partial_json:
+            if event.index in self._whole_inputs:
+                # The pieces repeat arguments that came with the start.
+                self._whole_inputs.discard(event.index)
+                block.parts.clear()
+            self._draft.extend(block, delta.partial_json)
         if delta.signature:
+            if delta.signature.startswith(block.signature):
+                # A whole signature, which its start had, too; the provider's own clients keep the last one.
+                block.signature = ""
             self._draft.sign(block, delta.signature)
-
-    def _message_delta(self, event: MessagesEvent) -> None:
-        self._count(event.usage)
-        if event.delta is not None:
-            self._stop_for(event.delta)
 
     def _stop_for(self, message: MessageHead | MessagesDelta) -> None:
         if message.stop_reason:
             self._stop = STOP_REASONS.get(message.stop_reason, "end")
         if message.stop_details is not None:
             self._explanation = message.stop_details.explanation or self._explanation
+        if isinstance(message.container, dict) and isinstance(message.container.get("id"), str):
+            self._draft.attached.add("container", message.container["id"])
 
     def _count(self, counted: MessagesUsage | None) -> None:
         """Merge running totals: a later count replaces an earlier one, a missing one does not."""

@@ -46,19 +46,17 @@ class CallIdMap:
                 self._ids[call.call_id] = own
                 used.add(own)
         for call in calls:
-            if call.call_id not in self._ids:
-                used.add(self._add(call.call_id, used))
+            attempt = 0
+            while call.call_id not in self._ids:
+                mapped = form(call.call_id, attempt)
+                attempt += 1
+                if mapped not in used:
+                    self._ids[call.call_id] = mapped
+                    used.add(mapped)
 
     def __getitem__(self, call_id: str) -> str:
         """Return the id of a call in this request; that of an unknown call has the right form, too."""
         return self._ids.get(call_id) or self._form(call_id, 0)
-
-    def _add(self, call_id: str, used: set[str]) -> str:
-        attempt = 0
-        while (mapped := self._form(call_id, attempt)) in used:
-            attempt += 1
-        self._ids[call_id] = mapped
-        return mapped
 
 
 def form_for_openai(call_id: str, attempt: int) -> str:

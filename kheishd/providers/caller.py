@@ -26,17 +26,25 @@ from kheishd.providers.traits import LearnedTraits, Traits
 def find_driver(name: str) -> Driver | None:
     """Return the driver of this name that uses HTTP; None for the offline stand-in.
 
-    A driver is imported at its first call, because few daemons use both.
+    A driver is imported at its first call, because few daemons use all of them.
     """
     match name:
         case "openai":
             from kheishd.providers import openai
 
             return openai
+        case "responses":
+            from kheishd.providers import responses
+
+            return responses
         case "anthropic":
             from kheishd.providers import anthropic
 
             return anthropic
+        case "google":
+            from kheishd.providers import google
+
+            return google
         case _:
             return None
 

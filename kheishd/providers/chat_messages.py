@@ -11,7 +11,10 @@ name                         servers
 ``thinking_blocks``          LiteLLM
 ``provider_specific_fields`` LiteLLM, on messages, calls and functions
 ``extra_content``            Gemini: a call's ``google.thought_signature``
+parts of ``content``         Mistral: thoughts, in their order with texts
 ============================ ====================================================================
+
+Source of the last one: https://docs.mistral.ai/capabilities/reasoning/; models reason worse without it.
 """
 
 from __future__ import annotations
@@ -23,10 +26,11 @@ from urllib.parse import urlsplit
 from kheishd.providers.attachments import is_origin, origin_of, own_fields
 from kheishd.providers.call_ids import CallIdMap, IdForm, form_for_mistral, form_for_openai
 from kheishd.providers.driver import encode, user_texts
+from kheishd.providers.traits import USUAL_TRAITS, Traits
 from protocol.transcript import Message, Text, Thinking, ToolCall, ToolResult
 
 if TYPE_CHECKING:
-    from protocol.objects.run import Pinned
+    from kheishd.kernel.runtime import ModelRequest
 
 THINKING_NAME: Final = "thinking_name"
 """The stored field that holds the name under which the thoughts arrived; their text is in the items."""
@@ -38,6 +42,18 @@ MESSAGE_FIELDS: tuple[str, ...] = (
     "extra_content",
 )
 CALL_FIELDS: tuple[str, ...] = ("extra_content", "provider_specific_fields")
+PART_OF_PARTS: Final = "content.thinking[]"
+PART_OF_TEXT: Final = "content.thinking"
+"""The names of thoughts that arrived as parts of the content: each with a list of texts, or with one text."""
+
+SENDS_REASONING_CONTENT: Final = "reasoning_content"
+"""The mark of a model that has sent ``reasoning_content``: it may require that on messages with calls."""
+SIGNS_CALLS: Final = "thought_signatures"
+"""The mark of a model that has signed a call."""
+
+BRIDGE: Final = "OK."
+"""The assistant's message between a result and a user's message, for servers that require one."""
+
 FUNCTION_FIELDS: Final = "function"
 """The stored field of a call that holds the data of its function."""
 
@@ -52,27 +68,39 @@ class ChatRules:
     ``origin`` gets its own data back. ``reasoning_content``: true if every assistant message with calls must
     have that field, false if none may; None: as the model's own messages have it. ``thought_signatures``: a
     message with calls needs a signature. ``id_form`` is the form of call ids from elsewhere.
+    ``bridges_results``: a user's message must not follow a result directly. ``reasoning_filler`` is the
+    ``reasoning_content`` of a message without thoughts.
     """
 
     origin: str = ""
     reasoning_content: bool | None = None
     thought_signatures: bool = False
     id_form: IdForm = form_for_openai
+    bridges_results: bool = False
+    reasoning_filler: str = ""
 
 
-def take_rules(pinned: Pinned, base_url: str, options: dict[str, Any]) -> ChatRules:
-    """Return the rules of a route, and remove their options from those of the body."""
+def take_rules(
+    request: ModelRequest, base_url: str, options: dict[str, Any], traits: Traits = USUAL_TRAITS
+) -> ChatRules:
+    """Return the rules of a request, and remove their options from those of the body."""
+    pinned = request.pinned
+    origin = origin_of(pinned, base_url)
+    marks = request.marks.get(origin, ())
     host = urlsplit(base_url).hostname or ""
     is_mistral = host == "mistral.ai" or host.endswith(".mistral.ai")
     is_gemini = host.endswith("googleapis.com") and "gemini" in pinned.model
     call_ids = options.pop("call_ids", "mistral" if is_mistral else None)
-    signatures = options.pop("thought_signatures", is_gemini)
-    reasoning = options.pop("reasoning_content", None)
+    signatures = options.pop("thought_signatures", is_gemini or SIGNS_CALLS in marks)
+    needs_reasoning = traits.reasoning_filler is not None or SENDS_REASONING_CONTENT in marks
+    reasoning = options.pop("reasoning_content", True if needs_reasoning else None)
     return ChatRules(
-        origin=origin_of(pinned, base_url),
+        origin=origin,
         reasoning_content=reasoning if isinstance(reasoning, bool) else None,
         thought_signatures=signatures is True,
         id_form=form_for_mistral if call_ids == "mistral" else form_for_openai,
+        reasoning_filler=traits.reasoning_filler or "",
+        bridges_results=call_ids == "mistral" or traits.bridges_results,
     )
 
 
@@ -80,14 +108,22 @@ NO_RULES: Final = ChatRules()
 
 
 def messages(
-    instructions: str, transcript: list[Message], rules: ChatRules = NO_RULES
+    instructions: str, transcript: list[Message], rules: ChatRules = NO_RULES, situation: str = ""
 ) -> list[dict[str, Any]]:
-    """Return a transcript as chat messages; consecutive user messages are merged, as templates require."""
+    """Return a transcript as chat messages; consecutive user messages are merged, as templates require.
+
+    The situation is the end of the last message, even if that is the result of a tool: some servers reject
+    a user's message there.
+    """
     history = _History(transcript, rules)
     if instructions:
         history.out.append({"role": "system", "content": instructions})
     for message in transcript:
         history.add(message)
+    if situation and history.out and history.out[-1]["role"] in ("user", "tool"):
+        history.out[-1]["content"] += f"\n\n{situation}"
+    elif situation:
+        history.out.append({"role": "user", "content": situation})
     return history.out
 
 
@@ -99,9 +135,17 @@ class _History:
         self._rules = rules
         self._ids = CallIdMap(transcript, rules.origin, rules.id_form)
         self._needs_reasoning = rules.reasoning_content is True or (
-            rules.reasoning_content is None and any(map(self._has_reasoning_content, transcript))
+            rules.reasoning_content is None
+            and any(
+                own_fields(message, rules.origin).get(THINKING_NAME) == "reasoning_content"
+                for message in transcript
+            )
         )
-        self._needs_signatures = rules.thought_signatures or any(map(self._has_signature, transcript))
+        self._needs_signatures = rules.thought_signatures or any(
+            isinstance(item, ToolCall) and self._find_signature(item)
+            for message in transcript
+            for item in message.items
+        )
 
     def add(self, message: Message) -> None:
         """Add a message of the transcript."""
@@ -118,9 +162,9 @@ class _History:
                         self.out.append({"role": "tool", "tool_call_id": call_id, "content": text})
 
     def _add_user(self, texts: list[str]) -> None:
-        if not texts:
-            return
         content = "\n\n".join(texts)
+        if self.out and self.out[-1]["role"] == "tool" and self._rules.bridges_results:
+            self.out.append({"role": "assistant", "content": BRIDGE})
         if self.out and self.out[-1]["role"] == "user":
             self.out[-1]["content"] += f"\n\n{content}"
         else:
@@ -141,7 +185,7 @@ class _History:
                 }
         sent |= self._attached(message)
         if calls and self._needs_reasoning:
-            sent.setdefault("reasoning_content", "")
+            sent.setdefault("reasoning_content", self._rules.reasoning_filler)
         self.out.append(sent)
 
     def _call(self, call: ToolCall) -> dict[str, Any]:
@@ -159,6 +203,8 @@ class _History:
         fields = own_fields(message, self._rules.origin)
         attached = {name: fields[name] for name in MESSAGE_FIELDS if name in fields}
         name = fields.get(THINKING_NAME)
+        if name in (PART_OF_PARTS, PART_OF_TEXT) and self._rules.reasoning_content is not False:
+            return {**attached, "content": _make_parts(message, name)}
         if message.provider_data is None and self._rules.reasoning_content:
             # A message of an earlier version, which names no origin: the route's option decides.
             name = "reasoning_content"
@@ -169,17 +215,26 @@ class _History:
         thought = "".join(item.text for item in message.items if isinstance(item, Thinking))
         return {**attached, name: thought} if thought else attached
 
-    def _has_reasoning_content(self, message: Message) -> bool:
-        return own_fields(message, self._rules.origin).get(THINKING_NAME) == "reasoning_content"
-
-    def _has_signature(self, message: Message) -> bool:
-        return any(isinstance(item, ToolCall) and self._find_signature(item) for item in message.items)
-
     def _find_signature(self, call: ToolCall) -> Any:
         """Return Google's signature of a call, if this origin attached one."""
         if not is_origin(call.provider_data, self._rules.origin):
             return None
         return find_google_signature(own_fields(call, self._rules.origin).get("extra_content"))
+
+
+def _make_parts(message: Message, name: str) -> list[dict[str, Any]]:
+    """Return the thoughts and texts of a message as parts of its content."""
+    parts: list[dict[str, Any]] = []
+    for item in message.items:
+        match item:
+            case Thinking(text) if text:
+                texts = [{"type": "text", "text": text}]
+                parts.append({"type": "thinking", "thinking": texts if name == PART_OF_PARTS else text})
+            case Text(text) if text:
+                parts.append({"type": "text", "text": text})
+            case _:
+                pass
+    return parts
 
 
 def find_google_signature(extra_content: Any) -> str | None:

@@ -1,6 +1,6 @@
 """The model's answer in progress: collects its items, emits deltas, returns the final answer."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct, field
@@ -18,15 +18,22 @@ from protocol.transcript import Item, ProviderData, Text, Thinking, ToolCall, Us
 MAX_INVALID_CHARACTERS = 200
 """The part of invalid arguments that is shown to the model."""
 
+PLACED: Final = "placed"
+"""The field of a message with the data that has a place among its items: a list.
+
+Each element has the ``index`` of the item that it belongs to, or before which it stands.
+"""
+
 
 class Block(Struct):
     """One item in progress. ``signature`` is that of a thought, or the data of a redacted one.
 
-    ``provider_id`` is the id of a call that the provider sent, if it sent one; ``attached`` is its data.
-    ``half`` is the first half of a character whose second half may come with the next piece.
+    ``provider_id`` is the id of a call that the provider sent, if it sent one; ``attached`` is the provider's
+    data. ``half`` is the first half of a character whose second half may come with the next piece. An
+    ``opaque`` block is no item: only its data is kept, in its place.
     """
 
-    kind: Literal["text", "thinking", "call"]
+    kind: Literal["text", "thinking", "call", "opaque"]
     parts: list[str] = field(default_factory=list)
     signature: str = ""
     redacted: bool = False
@@ -45,23 +52,27 @@ class Block(Struct):
     def has_whole_arguments(self) -> bool:
         """Whether the content so far is a JSON object, so that the call is complete."""
         content = self.content.strip()
-        return content.endswith("}") and _decode_arguments(content) is not None
+        return content.endswith("}") and decode_arguments(content) is not None
 
 
 class Draft:
     """The answer so far, within ``max_bytes``: once it is ``full``, further pieces are dropped.
 
-    ``origin`` is that of the provider's data; without it, none is kept. ``attached`` is the message's data.
+    ``origin`` is that of the provider's data; without it, none is kept. ``attached`` is the message's data,
+    and ``marks`` those of its origin.
     """
 
     def __init__(self, max_bytes: int = MAX_ANSWER_BYTES, origin: str = "") -> None:
         self.full = False
         self.attached = Attachments()
+        self.marks: set[str] = set()
         self._origin = origin
         self._max_bytes = max_bytes
         self._room = max_bytes
         self._blocks: list[Block] = []
-        self._fresh: list[Block] = []
+        # Not blocks, because there is one for each piece that arrives alone.
+        self._fresh: list[tuple[str, list[str]]] = []
+        self._placed_bytes = 0
 
     @property
     def empty(self) -> bool:
@@ -73,16 +84,25 @@ class Draft:
         """Whether there is text that is not blank."""
         return any(block.kind == "text" and block.content.strip() for block in self._blocks)
 
-    def write(self, kind: Literal["text", "thinking"], piece: str) -> None:
-        """Append to the newest block if it is of this kind, else open another."""
-        if not self._blocks or self._blocks[-1].kind != kind or self._blocks[-1].redacted:
-            self.open(Block(kind))
-        self.extend(self._blocks[-1], piece)
+    def join_content(self, kind: Literal["text", "thinking"]) -> str:
+        """Return the content of all blocks of a kind."""
+        return "".join(block.content for block in self._blocks if block.kind == kind)
 
-    def open(self, block: Block) -> Block:
-        """Open a block."""
+    def write(self, kind: Literal["text", "thinking"], piece: str) -> None:
+        """Append to the newest block if it is of this kind, else open another.
+
+        A block with a signature or data is complete: these belong to its content.
+        """
+        last = self._blocks[-1] if self._blocks else None
+        if last is None or last.kind != kind or last.redacted or last.signature or last.attached.fields:
+            last = self.open(Block(kind))
+        self.extend(last, piece)
+
+    def open(self, block: Block, following: Block | None = None) -> Block:
+        """Open a block, after the others or before the ``following`` one."""
         if not self.full:
-            self._blocks.append(block)
+            places = (index for index, other in enumerate(self._blocks) if other is following)
+            self._blocks.insert(next(places, len(self._blocks)), block)
         return block
 
     def extend(self, block: Block, piece: str) -> None:
@@ -98,12 +118,18 @@ class Draft:
         if not piece:
             return
         block.parts.append(piece)
-        if block.kind == "call":
+        if block.kind in ("call", "opaque"):
             return
-        if self._fresh and self._fresh[-1].kind == block.kind:
-            self._fresh[-1].parts.append(piece)
+        if self._fresh and self._fresh[-1][0] == block.kind:
+            self._fresh[-1][1].append(piece)
         else:
-            self._fresh.append(Block(block.kind, [piece]))
+            self._fresh.append((block.kind, [piece]))
+
+    def rewrite(self, block: Block, content: str) -> None:
+        """Replace the content of a block; what was shown of it stays as it is."""
+        block.half = ""
+        self._room += sum(len(part.encode()) for part in block.parts)
+        block.parts = [self._fit(join_surrogates(content))]
 
     def sign(self, block: Block, signature: str) -> None:
         """Append to a thought's signature. A signature that does not fit makes the draft full."""
@@ -111,12 +137,29 @@ class Draft:
         if self._fit(signature) == signature:
             block.signature += signature
 
+    def place(self, block: Block, name: str, value: Any) -> None:
+        """Attach data to a block that is no call. Data of a message that is too large is dropped whole."""
+        if self._placed_bytes > MAX_PROVIDER_DATA_BYTES:
+            return
+        size = block.attached.size
+        block.attached.add(name, value)
+        self._placed_bytes += block.attached.size - size
+        if self._placed_bytes > MAX_PROVIDER_DATA_BYTES:
+            self.drop_placed()
+
+    def drop_placed(self) -> None:
+        """Drop all data that has a place: a part of it is unusable, and the provider needs all of it."""
+        self._placed_bytes = MAX_PROVIDER_DATA_BYTES + 1
+        for block in self._blocks:
+            if block.kind != "call":
+                block.attached = Attachments()
+
     def take(self) -> list[ModelEvent]:
         """Return the deltas since the last call; consecutive deltas of one kind are merged."""
         fresh, self._fresh = self._fresh, []
         return [
-            TextDelta(block.content) if block.kind == "text" else ThinkingDelta(block.content)
-            for block in fresh
+            TextDelta("".join(parts)) if kind == "text" else ThinkingDelta("".join(parts))
+            for kind, parts in fresh
         ]
 
     def complete_characters(self) -> None:
@@ -140,6 +183,7 @@ class Draft:
         elif stop_reason == "length":
             limit = "the answer reached the model's output limit"
         items: list[Item] = []
+        placed: list[dict[str, Any]] = []
         # Data of calls comes first: some providers refuse a call without it.
         room = MAX_PROVIDER_DATA_BYTES
         for block in self._blocks:
@@ -148,25 +192,26 @@ class Draft:
                 if stop_reason == "refusal":
                     continue
                 if self._origin:
-                    data = self._call_data(block, room)
-                    room -= measure_fields(data.fields) + len(data.call_id or "")
-                    item = replace(item, provider_data=data)
+                    call_id = join_surrogates(block.provider_id) if len(block.provider_id) <= room else ""
+                    fields = block.attached.take(room - len(call_id))
+                    room -= measure_fields(fields) + len(call_id)
+                    item = replace(item, provider_data=ProviderData(self._origin, call_id or None, fields))
+            elif block.attached.fields:
+                placed.append({"index": len(items), **block.attached.fields})
             if item is not None:
                 items.append(item)
         called = any(isinstance(item, ToolCall) for item in items)
         if called and stop_reason == "end":
             stop_reason = "tool_calls"
+        if placed:
+            self.attached.fields[PLACED] = placed
         return ModelAnswer(items, usage, stop_reason, model, self._message_data(items, room))
-
-    def _call_data(self, block: Block, room: int) -> ProviderData:
-        call_id = block.provider_id if len(block.provider_id) <= room else ""
-        return ProviderData(self._origin, call_id or None, block.attached.take(room - len(call_id)))
 
     def _message_data(self, items: list[Item], room: int) -> ProviderData | None:
         """Return the data of the message; signatures of thoughts need its origin."""
         fields = self.attached.take(room)
-        if self._origin and (fields or any(isinstance(item, Thinking) for item in items)):
-            return ProviderData(self._origin, fields=fields)
+        if self._origin and (fields or self.marks or any(isinstance(item, Thinking) for item in items)):
+            return ProviderData(self._origin, fields=fields, marks=sorted(self.marks))
         return None
 
     def _fit(self, piece: str) -> str:
@@ -191,6 +236,8 @@ def _item(block: Block, limit: str | None, *, is_last: bool) -> Item | None:
             return Thinking(content, block.signature or None, block.redacted)
         case "call":
             return _make_call(block, content, limit, is_last=is_last)
+        case "opaque":
+            return None
 
 
 def _make_call(block: Block, arguments: str, limit: str | None, *, is_last: bool) -> ToolCall | None:
@@ -199,7 +246,7 @@ def _make_call(block: Block, arguments: str, limit: str | None, *, is_last: bool
     problem: str | None = "are no JSON object"
     # The arguments of the last call of a truncated answer may not even have begun.
     is_missing = limit is not None and is_last and not arguments.strip()
-    decoded = None if is_missing else _decode_arguments(arguments)
+    decoded = None if is_missing else decode_arguments(arguments)
     if decoded is not None and name:
         problem = find_storage_problem(decoded)
         if problem is None:
@@ -213,7 +260,7 @@ def _make_call(block: Block, arguments: str, limit: str | None, *, is_last: bool
     return ToolCall(call_id, name, {}, invalid=f"they {problem}; they begin {beginning!r}")
 
 
-def _decode_arguments(arguments: str) -> dict[str, Any] | None:
+def decode_arguments(arguments: str) -> dict[str, Any] | None:
     """Return the arguments of a call; None if they are no JSON object. No arguments are an empty object."""
     try:
         decoded = msgspec.json.decode(arguments.strip() or "{}")

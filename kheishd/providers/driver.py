@@ -3,14 +3,14 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 import msgspec
 
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest
 from kheishd.providers.failures import FailureFactory
-from kheishd.providers.traits import USUAL_TRAITS, Traits
-from protocol.transcript import AssetReference, Item, Text
+from kheishd.providers.traits import TOKEN_LIMITS, USUAL_TRAITS, Traits
+from protocol.transcript import AssetReference, Item, Text, ToolCall
 
 encode = msgspec.json.Encoder().encode
 
@@ -109,6 +109,8 @@ _OF_ANSWERS = frozenset(
         "tool_choice",
         "parallel_tool_calls",
         "response_format",
+        "text",
+        "max_tool_calls",
         "stop",
         "stop_sequences",
         "n",
@@ -125,12 +127,24 @@ def body_options(
     A request for a summary or a title drops the options that shape answers, and reasons as little as the
     server allows. Its sampling is the route's own: some models accept no other temperature.
     """
-    body, extra = split_options({**traits.preset.options, **request.pinned.options})
+    defaults, own = dict(traits.preset.options), request.pinned.options
+    if any(name in own for name in TOKEN_LIMITS):
+        # Whichever name it has, the route's own limit replaces the preset's.
+        defaults = {name: value for name, value in defaults.items() if name not in TOKEN_LIMITS}
+    body, extra = split_options({**defaults, **own})
     if request.purpose != "answer":
         body = {name: value for name, value in body.items() if name not in _OF_ANSWERS}
         if body.get("reasoning_effort") in _HIGH_EFFORTS:
             body["reasoning_effort"] = "low"
-        body = {**traits.low_effort, **body}
+        low = traits.low_effort
+        if isinstance(reasoning := body.get("reasoning"), dict):
+            is_high = reasoning.get("effort") in _HIGH_EFFORTS
+            body["reasoning"] = {
+                **low.get("reasoning", {}),
+                **reasoning,
+                **({"effort": "low"} if is_high else {}),
+            }
+        body = {**low, **body}
     return body, extra
 
 
@@ -142,6 +156,17 @@ def merge_tools(tools: Sequence[dict[str, Any]], options: dict[str, Any]) -> lis
     extra = options.pop("tools", None)
     names = {_tool_name(tool) for tool in tools}
     return [*tools, *(tool for tool in extra or () if _tool_name(tool) not in names)]
+
+
+GONE: Final = "This tool is no longer available."
+"""The description of a tool that only the transcript mentions."""
+
+
+def find_gone_tools(request: ModelRequest) -> list[str]:
+    """Return the names of the tools that only the transcript mentions: some providers reject their calls."""
+    names = {tool.name for tool in request.tools}
+    calls = (item for message in request.messages for item in message.items if isinstance(item, ToolCall))
+    return list(dict.fromkeys(call.name for call in calls if call.name not in names))
 
 
 def _tool_name(tool: Any) -> Any:
@@ -167,13 +192,17 @@ def token_count(count: float | None) -> int:
     return int(min(max(count, 0), MAX_TOKENS)) if count is not None and not math.isnan(count) else 0
 
 
+BLANK = "[a blank message]"
+"""The text in place of a message without any: providers reject blank texts and missing messages."""
+
+
 def user_texts(items: list[Item]) -> list[str]:
-    """Return a user's items as texts; an asset is named, so that the model knows of it."""
+    """Return a user's items as texts, at least one; an asset is named, so that the model knows of it."""
     texts: list[str] = []
     for item in items:
-        if isinstance(item, Text) and item.text:
+        if isinstance(item, Text) and item.text.strip():
             texts.append(item.text)
         elif isinstance(item, AssetReference):
             kind = f", {item.media_type}" if item.media_type else ""
             texts.append(f"[attached file {item.asset_id}{kind}: its content is not shown here]")
-    return texts
+    return texts or [BLANK]

@@ -15,7 +15,7 @@ from kheishd.providers.lenient import clean_json, load_json
 # The part of an error body that is read for its message.
 MAX_BODY_BYTES = 64 * 1024
 
-_NAMES = ("type", "code", "status")
+_NAMES = ("type", "code", "status", "error_type")
 _MESSAGES = ("message", "detail", "error", "msg", "errorMessage")
 _FIRST_BYTES_OF_GZIP = b"\x1f\x8b"
 
@@ -91,10 +91,11 @@ def parse_error(decoded: Any) -> ErrorReport:
     error: dict[str, Any] = inner if isinstance(inner, dict) and is_error(inner) else decoded
     message = next((error[key] for key in _MESSAGES if error.get(key)), "")
     text = _to_text(decoded)
+    codes = (str(error.get(key)) for key in ("code", "status", "status_code", "statusCode"))
     return ErrorReport(
         name=" ".join(str(error[key]) for key in _NAMES if error.get(key)).lower(),
         message=_add_upstream(error, message if isinstance(message, str) else _to_text(message)),
-        status=_find_status(error),
+        status=next((int(text) for text in codes if re.fullmatch(r"[45]\d\d", text)), None),
         retry_after_s=_find_delay_field(decoded, MAX_DEPTH) or find_delay_s(text),
         text=text,
     )
@@ -105,14 +106,6 @@ def _add_upstream(error: dict[str, Any], message: str) -> str:
     metadata = error.get("metadata")
     raw = metadata.get("raw") if isinstance(metadata, dict) else None
     return f"{message}: {raw if isinstance(raw, str) else _to_text(raw)}" if raw else message
-
-
-def _find_status(error: dict[str, Any]) -> int | None:
-    for key in ("code", "status", "status_code"):
-        text = str(error.get(key))
-        if re.fullmatch(r"[45]\d\d", text):
-            return int(text)
-    return None
 
 
 def _to_text(value: Any) -> str:
@@ -134,18 +127,16 @@ def _find_delay_field(value: Any, depth: int) -> float | None:
         return None
     if isinstance(value, dict):
         for name, field in value.items():
-            if name.lower() in _DELAY_FIELDS and (delay_s := _parse_delay(_flatten_delay(field))) is not None:
-                return delay_s
+            if name.lower() in _DELAY_FIELDS:
+                # Google's libraries send an object of seconds and nanoseconds, too.
+                text = str(field.get("seconds", "") if isinstance(field, dict) else field)
+                if (delay_s := _parse_delay(text)) is not None:
+                    return delay_s
     elements = value.values() if isinstance(value, dict) else value
     return next(
         (delay_s for element in elements if (delay_s := _find_delay_field(element, depth - 1)) is not None),
         None,
     )
-
-
-def _flatten_delay(field: Any) -> str:
-    """Return a delay as text; Google's libraries send an object of seconds and nanoseconds, too."""
-    return str(field.get("seconds", "")) if isinstance(field, dict) else str(field)
 
 
 def _parse_delay(text: str) -> float | None:

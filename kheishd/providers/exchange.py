@@ -15,6 +15,7 @@ import trio
 from kheishd.core.text import sse
 from kheishd.kernel.captures import NO_CAPTURE
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure
+from kheishd.providers.answer_reader import is_error_data
 from kheishd.providers.driver import AnswerReader, HttpRequest, SendObserver, malformed_answer
 from kheishd.providers.error_report import MAX_BODY_BYTES
 
@@ -239,8 +240,12 @@ class AnswerBody:
             raise malformed_answer("no event stream; check the route's base_url")
 
     def _take(self, events: list[bytes]) -> None:
-        self._events += len(events)
         for event in events:
+            if type(event) is sse.StrayData:
+                if is_error_data(event) and not self._reader.done:
+                    self._reader.fail_event(event)
+                continue
+            self._events += 1
             if self._reader.done:
                 return
             if type(event) is sse.ErrorEventData:

@@ -37,6 +37,8 @@ _STATUSES = {
     409: "rate_limited",
     413: "context_too_long",
     429: "rate_limited",
+    # Groq's flexible tier has no capacity.
+    498: "overloaded",
     529: "overloaded",
 }
 
@@ -54,12 +56,24 @@ _NAMES = (
     ("throttl", "rate_limited"),
     ("overloaded", "overloaded"),
     ("unavailable", "overloaded"),
+    ("capacity", "overloaded"),
     ("authentication", "unauthorized"),
+    ("unauthorized", "unauthorized"),
     ("permission", "unauthorized"),
+    ("forbidden", "unauthorized"),
     ("api_key", "unauthorized"),
     ("invalid_request", "bad_request"),
+    ("invalid_prompt", "bad_request"),
+    ("invalid_argument", "bad_request"),
+    ("badrequest", "bad_request"),
+    ("bad_request", "bad_request"),
+    ("validation", "bad_request"),
+    ("precondition", "bad_request"),
+    ("content_filter", "bad_request"),
+    ("content_policy", "bad_request"),
     ("not_found", "bad_request"),
     ("timeout", "timed_out"),
+    ("deadline", "timed_out"),
 )
 
 # Messages of errors without a usable name or status.
@@ -69,7 +83,8 @@ _MESSAGES = (
 )
 
 # Messages for a transcript that is too long. In this order: OpenAI and vLLM; Anthropic; llama.cpp, OpenRouter
-# and Ollama; Gemini; xAI; Copilot; Moonshot; Z.AI; TGI and Together; a code without a message; LM Studio.
+# and Ollama; Gemini; xAI; Copilot; Moonshot; Z.AI; TGI and Together; a code without a message; LM Studio;
+# vLLM's decoder; Qwen.
 _TOO_LONG = re.compile(
     r"maximum context length|context[ _-]?(length|window|size|limit)|reduce the length"
     r"|prompt is too long|too many (input )?tokens|input is too long"
@@ -81,16 +96,37 @@ _TOO_LONG = re.compile(
     r"|prompt exceeds (the )?max(imum)? length"
     r"|inputs?`? tokens \+ `?max_new_tokens|inputs?`? must have less than"
     r"|max_tokens_exceeded"
-    r"|context.{0,20}overflow",
+    r"|context.{0,20}overflow"
+    r"|longer than the maximum model length"
+    r"|range of input length",
     re.IGNORECASE,
 )
 
-# An exhausted quota: waiting does not help, only payment. Google uses the words of the second expression for
-# limits per minute, too, and then says how long to wait.
-_UNPAID_NAMES = ("insufficient_quota", "billing", "payment_required", "insufficient_balance")
+# A request that is larger than what a minute may have: OpenAI reports it as a rate limit, which no waiting
+# helps against.
+_TOO_LARGE_FOR_A_MINUTE = re.compile(r"request too large for", re.IGNORECASE)
+
+# An account without credit or quota: waiting does not help, only payment, or another day. Google uses the
+# words of the first expression for limits per minute, too, and then says how long to wait. In this order:
+# OpenAI and Google; Anthropic; DeepSeek, Z.AI and Moonshot; OpenRouter and xAI; Together; Fireworks; LiteLLM;
+# Ollama.
+_UNPAID_NAMES = (
+    "insufficient_quota",
+    "billing",
+    "payment_required",
+    "insufficient_balance",
+    "exceeded_current_quota",
+    "budget_exceeded",
+)
 _UNPAID = re.compile(
-    r"exceeded your current quota|credit balance|insufficient (balance|credits|funds|quota)|payment required"
-    r"|insufficient_quota|requires? more credits|add credits",
+    r"exceeded (your )?current quota|billing hard limit|prepayment credits"
+    r"|credit balance"
+    r"|insufficient[ _](balance|credits?|funds|quota)|余额不足"
+    r"|requires? more credits|(add|purchase|buy) (more )?credits?|used all available credits|spending limit"
+    r"|credit limit exceeded|payment required"
+    r"|account .{0,120}suspended"
+    r"|budget has been exceeded|(exceeded|over) budget"
+    r"|(hourly|daily|weekly|monthly|session|your) usage limit|usage limit reached",
     re.IGNORECASE,
 )
 _PER_MINUTE = re.compile(r"per[ _-]?minute", re.IGNORECASE)
@@ -104,6 +140,9 @@ _MISTAKES_OF_MODEL = re.compile(
 
 # Statuses whose reason is certain, whatever the message mentions.
 _CERTAIN_STATUSES = (401, 402, 403, 408, 409, 429)
+
+
+UNPAID_HINT = "the account has no credit or quota left at this provider"
 
 
 class FailureFactory:
@@ -141,11 +180,13 @@ class FailureFactory:
     ) -> ModelFailure:
         delay_s = retry_after_s if retry_after_s is not None else report.retry_after_s
         reason = find_reason(status, report)
-        permanent = _is_unpaid(status, report, delay_s) or status in (501, 505)
+        if _is_unpaid(status, report, delay_s):
+            reason = "quota_exhausted"
+            message = f"{truncate(message, MAX_MESSAGE_BYTES // 2)}; {UNPAID_HINT}"
         return ModelFailure(
             reason,
             self.clean(message),
-            retryable=reason in RETRYABLE and not permanent,
+            retryable=reason in RETRYABLE and status not in (501, 505),
             status=status,
             retry_after_s=delay_s,
         )
@@ -173,6 +214,11 @@ class FailureFactory:
 def find_reason(status: int | None, report: ErrorReport) -> str:
     """Return the reason of a failure: from its status, the provider's name for it, or its message."""
     described = f"{report.name} {report.message}"
+    if status == 400 and "API_KEY_INVALID" in report.text:
+        # Google's status for a wrong key.
+        return "unauthorized"
+    if status == 429 and _TOO_LARGE_FOR_A_MINUTE.search(report.message):
+        return "context_too_long"
     if status in _CERTAIN_STATUSES:
         return "context_too_long" if "context_length" in report.name else _STATUSES.get(status, "bad_request")
     if "context_length" in report.name or _TOO_LONG.search(described):
@@ -191,6 +237,8 @@ def find_reason(status: int | None, report: ErrorReport) -> str:
 def _is_unpaid(status: int | None, report: ErrorReport, delay_s: float | None) -> bool:
     if status == 402 or any(name in report.name for name in _UNPAID_NAMES):
         return True
+    if status is not None and status >= 500:
+        return False
     waits = delay_s is not None or _PER_MINUTE.search(report.text) is not None
     return _UNPAID.search(report.message) is not None and not waits
 

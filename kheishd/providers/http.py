@@ -265,8 +265,10 @@ async def send(pool: Pool, post: HttpRequest, sending: SendObserver | None = Non
     """Send a request and wait for the head of its answer. Errors: those of the library."""
     _, requested = split_socket(post.url)
     url = httpcore2.URL(requested)
+    host = url.host.decode("ascii")
+    host = f"[{host}]" if ":" in host else host
     headers = {
-        "host": _host(url),
+        "host": host if url.port is None else f"{host}:{url.port}",
         "accept": "text/event-stream, application/json",
         "accept-encoding": "identity",
         "content-type": "application/json",
@@ -280,12 +282,6 @@ async def send(pool: Pool, post: HttpRequest, sending: SendObserver | None = Non
         "POST", url, headers=list(headers.items()), content=post.body, extensions=extensions
     )
     return HttpReply(await pool.handle_async_request(request))
-
-
-def _host(url: httpcore2.URL) -> str:
-    host = url.host.decode("ascii")
-    host = f"[{host}]" if ":" in host else host
-    return host if url.port is None else f"{host}:{url.port}"
 
 
 def failure(error: Exception, failures: FailureFactory) -> ModelFailure | None:

@@ -91,13 +91,13 @@ def convert(value: Any, kind: Any) -> Any:
         converted = _convert_to(value, option)
         if converted is not None:
             return converted
-    if NoneType in kinds and any(_is_beside_answer(option) for option in kinds):
+    is_beside_answer = any(
+        option is float or (isinstance(option, type) and issubclass(option, SideInformation))
+        for option in kinds
+    )
+    if NoneType in kinds and is_beside_answer:
         return None
     raise ValueError(f"{type(value).__name__} in the place of {kind}")
-
-
-def _is_beside_answer(kind: Any) -> bool:
-    return kind is float or (isinstance(kind, type) and issubclass(kind, SideInformation))
 
 
 def _convert_to(value: Any, kind: Any) -> Any:
@@ -118,8 +118,11 @@ def _convert_to(value: Any, kind: Any) -> Any:
     if isinstance(origin, type) and issubclass(origin, Struct):
         try:
             # A null counts as missing.
-            kinds = _field_kinds(origin).items()
-            fields = {name: convert(value[name], kind) for name, kind in kinds if value.get(name) is not None}
+            fields = {
+                field: convert(value[name], kind)
+                for field, names, kind in _field_kinds(origin)
+                if (name := next((name for name in names if value.get(name) is not None), None)) is not None
+            }
         except ValueError:
             if issubclass(origin, SideInformation):
                 return None
@@ -139,6 +142,11 @@ def _to_number(value: Any, kind: type[int] | type[float]) -> int | float | None:
 
 
 @cache
-def _field_kinds(kind: type[Struct]) -> dict[str, Any]:
+def _field_kinds(kind: type[Struct]) -> list[tuple[str, tuple[str, ...], Any]]:
+    """Return the fields of a struct, each with its names in JSON and its type.
+
+    A field that is renamed may also have its own name, as in JSON of protocol buffers.
+    """
     hints = get_type_hints(kind)
-    return {name: hints[name] for name in kind.__struct_fields__}
+    names = zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True)
+    return [(field, (encoded, field), hints[field]) for field, encoded in names]

@@ -95,7 +95,11 @@ async def answer(request: ModelRequest) -> AsyncGenerator[ModelEvent]:
             await trio.sleep(directives.pause_ms / 1000)
         if piece:
             yield TextDelta(piece)
-    calls = _calls(directives, request.messages)
+    # Calls are numbered after those in the transcript.
+    existing = sum(isinstance(item, ToolCall) for message in request.messages for item in message.items)
+    calls = [
+        ToolCall(f"call_{existing + n}", name, args) for n, (name, args) in enumerate(directives.calls, 1)
+    ]
     items: list[Item] = [Thinking(directives.thought)] if directives.thought else []
     items += [Text(text), *calls]
     stop = "tool_calls" if calls else "end" if text == full else "length"
@@ -176,7 +180,10 @@ def _compose(messages: list[Message], directives: Directives) -> str:
         return directives.answer
     results = _results(messages)
     if results:
-        lines = [WHAT_IT_IS, *(_result_line(result) for result in results)]
+        lines = [WHAT_IT_IS]
+        for result in results:
+            verb = "failed with" if result.is_error else "gave"
+            lines.append(f"The tool {result.name} {verb}: {_quote(result.text)}")
     else:
         lines = [WHAT_IT_IS, _describe_conversation(messages)]
         if directives.text:
@@ -195,11 +202,6 @@ def _results(messages: list[Message]) -> list[ToolResult]:
             break
         results[:0] = [item for item in message.items if isinstance(item, ToolResult)]
     return results
-
-
-def _result_line(result: ToolResult) -> str:
-    verb = "failed with" if result.is_error else "gave"
-    return f"The tool {result.name} {verb}: {_quote(result.text)}"
 
 
 def _describe_conversation(messages: list[Message]) -> str:
@@ -224,14 +226,6 @@ def _pieces(text: str, count: int) -> Iterable[str]:
     length, bounds = len(text), range(count + 1)
     edges = [length * n // count for n in bounds]
     return (text[edges[n] : edges[n + 1]] for n in range(count))
-
-
-def _calls(directives: Directives, messages: list[Message]) -> list[ToolCall]:
-    """Return the requested calls, numbered after those in the transcript."""
-    existing = sum(isinstance(item, ToolCall) for message in messages for item in message.items)
-    return [
-        ToolCall(f"call_{existing + n}", name, args) for n, (name, args) in enumerate(directives.calls, 1)
-    ]
 
 
 def _usage(request: ModelRequest, thought: str, text: str) -> Usage:

@@ -23,6 +23,10 @@ from kheishd.providers.chat_messages import (
     CALL_FIELDS,
     FUNCTION_FIELDS,
     MESSAGE_FIELDS,
+    PART_OF_PARTS,
+    PART_OF_TEXT,
+    SENDS_REASONING_CONTENT,
+    SIGNS_CALLS,
     THINKING_NAME,
     find_google_signature,
     messages,
@@ -43,7 +47,6 @@ from kheishd.providers.traits import TOKEN_LIMITS, USUAL_TRAITS, Traits
 from protocol.transcript import Usage
 
 if TYPE_CHECKING:
-    from kheishd.kernel.hook import Tool
     from kheishd.kernel.runtime import ModelAnswer, ModelRequest
     from kheishd.providers.attachments import Attachments
     from kheishd.providers.failures import FailureFactory
@@ -70,8 +73,12 @@ def post(
     """Return the request to send to a server with these traits."""
     options, headers = body_options(request, traits)
     options |= _at_most(request, options, traits)
-    rules = take_rules(request.pinned, base_url, options)
-    tools = merge_tools([_function(tool) for tool in request.tools], options)
+    rules = take_rules(request, base_url, options, traits)
+    functions = (
+        {"name": tool.name, "description": tool.description, "parameters": tool.model_schema}
+        for tool in request.tools
+    )
+    tools = merge_tools([{"type": "function", "function": function} for function in functions], options)
     body = {
         **({"stream_options": {"include_usage": True}} if traits.preset.stream_options else {}),
         **options,
@@ -79,7 +86,7 @@ def post(
         # Some servers reject an empty list of tools.
         **({"tools": tools} if tools else {}),
         **({"tool_choice": "none"} if tools and request.withheld else {}),
-        "messages": messages(request.instructions, request.messages, rules),
+        "messages": messages(request.instructions, request.messages, rules, request.situation),
         "stream": True,
     }
     if "stream_options" in traits.omitted:
@@ -99,11 +106,6 @@ def _at_most(request: ModelRequest, options: dict[str, Any], traits: Traits) -> 
     if not values:
         return {} if limit is None else {name: limit}
     return {name: lower_limit(values[0], limit)}
-
-
-def _function(tool: Tool) -> dict[str, Any]:
-    function = {"name": tool.name, "description": tool.description, "parameters": tool.model_schema}
-    return {"type": "function", "function": function}
 
 
 # The answer.
@@ -151,9 +153,11 @@ class ChatDelta(Struct):
 
 
 class PromptDetails(SideInformation):
-    """Details of the request's tokens."""
+    """Details of the request's tokens. ``cache_creation_tokens`` is LiteLLM's name for written tokens."""
 
     cached_tokens: float | None = None
+    cache_write_tokens: float | None = None
+    cache_creation_tokens: float | None = None
 
 
 class CompletionDetails(SideInformation):
@@ -163,13 +167,14 @@ class CompletionDetails(SideInformation):
 
 
 class ChatUsage(SideInformation):
-    """The usage object. ``prompt_cache_hit_tokens`` is DeepSeek's name for cached tokens."""
+    """The usage object. DeepSeek and Kimi have cached tokens beside the details."""
 
     prompt_tokens: float | None = None
     completion_tokens: float | None = None
     prompt_tokens_details: PromptDetails | None = None
     completion_tokens_details: CompletionDetails | None = None
     prompt_cache_hit_tokens: float | None = None
+    cached_tokens: float | None = None
 
 
 class Choice(Struct):
@@ -254,7 +259,10 @@ class ChatReader(DraftReader):
         if chunk.usage is not None:
             self._count(chunk.usage)
         if chunk.x_groq is not None:
-            self._groq_extension(chunk.x_groq)
+            if is_error(chunk.x_groq.error):
+                self.fail(chunk.x_groq.error)
+            if chunk.x_groq.usage is not None:
+                self._count(chunk.x_groq.usage)
         if chunk.choices:
             # Only one choice is requested: it has the index 0, or none.
             for choice in chunk.choices:
@@ -265,12 +273,6 @@ class ChatReader(DraftReader):
             self._check_unknown(data)
         if self._draft.full:
             self.done = True
-
-    def _groq_extension(self, extension: GroqExtension) -> None:
-        if is_error(extension.error):
-            self.fail(extension.error)
-        if extension.usage is not None:
-            self._count(extension.usage)
 
     def _choice(self, choice: Choice) -> None:
         self._understood = True
@@ -300,6 +302,8 @@ class ChatReader(DraftReader):
             self._draft.write("thinking", thought)
             name = "reasoning_content" if delta.reasoning_content else "reasoning"
             self._draft.attached.fields[THINKING_NAME] = name
+            if delta.reasoning_content:
+                self._draft.marks.add(SENDS_REASONING_CONTENT)
         if isinstance(delta.content, list):
             for part in delta.content:
                 self._content_part(part)
@@ -317,6 +321,8 @@ class ChatReader(DraftReader):
     def _content_part(self, part: ContentPart) -> None:
         if thought := _join_thinking(part.thinking):
             self._draft.write("thinking", thought)
+            form = PART_OF_TEXT if isinstance(part.thinking, str) else PART_OF_PARTS
+            self._draft.attached.fields[THINKING_NAME] = form
         if part.text:
             self._draft.write("thinking" if part.type == "thinking" else "text", part.text)
 
@@ -332,9 +338,11 @@ class ChatReader(DraftReader):
             self._has_own_index = delta.index is not None and delta.index not in self._calls
         self._last_call = block
         attach_to_call(block.attached, delta)
+        if find_google_signature(delta.extra_content) is not None:
+            self._draft.marks.add(SIGNS_CALLS)
         if delta.index is not None:
             self._calls[delta.index] = block
-        if delta.id and block.call_id not in self._calls_by_id:
+        if delta.id and not block.provider_id:
             block.call_id = block.provider_id = delta.id
             self._calls_by_id[delta.id] = block
         block.name = block.name or function.name or ""
@@ -355,7 +363,7 @@ class ChatReader(DraftReader):
             # the start of another one is lost.
             is_lost = self._has_own_index and bool(arguments.strip())
             return None if name or delta.id or is_lost else self._last_call
-        if delta.id and call.call_id in self._calls_by_id:
+        if delta.id and call.provider_id:
             return None if name or delta.index is None or call.has_whole_arguments else call
         if name and call.name and (name != call.name or (arguments and call.has_whole_arguments)):
             return None
@@ -374,10 +382,12 @@ def _join_thinking(thinking: Any) -> str:
 def _usage(counted: ChatUsage) -> Usage:
     prompt = counted.prompt_tokens_details or PromptDetails()
     completion = counted.completion_tokens_details or CompletionDetails()
+    cached = prompt.cached_tokens or counted.prompt_cache_hit_tokens or counted.cached_tokens
     return Usage(
         input_tokens=token_count(counted.prompt_tokens),
         output_tokens=token_count(counted.completion_tokens),
-        cached_input_tokens=token_count(prompt.cached_tokens or counted.prompt_cache_hit_tokens),
+        cached_input_tokens=token_count(cached),
+        cache_write_tokens=token_count(prompt.cache_write_tokens or prompt.cache_creation_tokens),
         reasoning_tokens=token_count(completion.reasoning_tokens),
     )
 
@@ -390,6 +400,9 @@ def attach_to_message(attached: Attachments, delta: ChatDelta) -> None:
             # Gemini also marks pieces of thoughts there; such a mark would make the message a thought.
             signature = find_google_signature(value)
             value = {"google": {"thought_signature": signature}} if signature else None
+        if name == "provider_specific_fields" and isinstance(value, dict):
+            # LiteLLM repeats other fields there, such as all thinking blocks.
+            value = {key: field for key, field in value.items() if field != getattr(delta, key, None)} or None
         if value is not None:
             attached.add(name, value)
 

@@ -7,10 +7,11 @@ from protocol.limits.units import KIB
 # is ``length``.
 MAX_ANSWER_BYTES = 192 * KIB
 
-# The data that a provider attaches to one message and its calls, as JSON: 64 KiB are about 16,000 tokens of
-# reasoning, a third of the longest answer, within which it counts. What does not fit is dropped whole: a part
-# of a signature is worth nothing.
-MAX_PROVIDER_DATA_BYTES = 64 * KIB
+# The data that a provider attaches to one message and its calls, as JSON: 128 KiB are about 32,000 tokens of
+# reasoning, or the results of a few web searches. It counts within the longest answer and leaves 64 KiB, some
+# 16,000 tokens, to text and calls; if those need more, the data is dropped first. What does not fit is
+# dropped whole: a part of a signature is worth nothing.
+MAX_PROVIDER_DATA_BYTES = 128 * KIB
 
 # The context of a model whose route does not state it: that of most current models.
 DEFAULT_CONTEXT_TOKENS = 200_000

@@ -10,7 +10,7 @@ from protocol.ids import Id
 from protocol.rpc.method import Method, Page, Params
 from protocol.transcript import Usage
 
-Driver = Literal["openai", "anthropic", "offline"]
+Driver = Literal["openai", "responses", "anthropic", "google", "offline"]
 
 PresetName = Literal[
     "azure",

@@ -42,7 +42,7 @@ from protocol.objects.run import (
 )
 from protocol.objects.transfer import SessionExport, SessionExportParams, SessionImport, SessionImportResult
 from protocol.rpc.method import Method, Mutation, Page, Params
-from protocol.transcript import InputItem, Message, Usage
+from protocol.transcript import InputItem, Usage, VisibleMessage
 
 Allowlist = list[str] | None
 """Permitted names: null means every name, an empty list none."""
@@ -152,7 +152,7 @@ class HistoryMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     cursor: Cursor
     at_ms: int
-    message: Message
+    message: VisibleMessage
     run_id: str | None = None
     item_id: str | None = None
     sender: str | None = None

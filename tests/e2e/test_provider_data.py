@@ -5,8 +5,9 @@ The providers are a real local HTTP server that rejects wrong or missing data (s
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import trio
@@ -19,37 +20,58 @@ from kheishd.objects.talk.send import send_to_session
 from kheishd.providers.caller import ProviderCaller
 from kheishd.store.tables import CHECKPOINTS
 from protocol.objects.conversation import ConversationCompact
+from protocol.objects.route import Driver
 from protocol.objects.session import SessionFork, SessionSend
 from protocol.objects.transfer import SessionExportParams, SessionImport
 from tests.support.desk import Desk, open_desk, working
+from tests.support.google_wire import read_model
 from tests.support.model_calls import inline
 from tests.support.model_server import ModelServer, running_model_server
-from tests.support.strict_providers import OWN_MESSAGE_KEYS, PROVIDERS, Rejected, check_request
+from tests.support.strict_google import Rejected
+from tests.support.strict_providers import OWN_MESSAGE_KEYS, PROVIDERS, check_request
 from tests.support.workshop import Workshop, hooks
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "deepseek": {"reasoning_content": True},
     "gemini": {"thought_signatures": True},
     "mistral": {"call_ids": "mistral"},
+    "google": {"thought_signatures": True},
+    "vertex": {"thought_signatures": True},
 }
 """The options that the presets of these providers set."""
+
+DRIVERS: dict[str, Driver] = {"anthropic": "anthropic", "google": "google", "vertex": "google"}
+"""The drivers of the providers that have another one than OpenAI's chat completions."""
 
 QUESTION = "Look at both. " + "word " * 300
 
 
 def make_route(server: ModelServer, provider: str, model: str = "") -> RouteSpec:
     """Return the route to one of the strict providers."""
-    driver: Literal["anthropic", "openai"] = "anthropic" if provider == "anthropic" else "openai"
-    options = OPTIONS.get(provider, {})
-    return RouteSpec(provider, driver, f"strict-{provider}{model}", base_url=server.base_url, options=options)
+    base_url = server.base_url
+    if provider == "vertex":
+        base_url += "/projects/p/locations/global/publishers/google"
+    return RouteSpec(
+        provider,
+        DRIVERS.get(provider, "openai"),
+        f"strict-{provider}{model}",
+        base_url=base_url,
+        auth_ref="env:KEY",
+        options=OPTIONS.get(provider, {}),
+    )
 
 
 @asynccontextmanager
 async def talking(directory: Path, server: ModelServer, provider: str) -> AsyncIterator[Desk]:
     """Provide a desk with a worker and a route to each provider, of which one is the default."""
-    models = ProviderCaller(in_thread=inline)
+    models = ProviderCaller(environ={"KEY": "secret-of-the-test"}, in_thread=inline)
     routes = {provider: make_route(server, provider) for provider in PROVIDERS}
     routes |= {f"{provider}-other": make_route(server, provider, ":other") for provider in PROVIDERS}
+    # The same models, whose requirements no option states.
+    routes |= {
+        f"{provider}-plain": replace(routes[provider], route_id=f"{provider}-plain", options={})
+        for provider in ("deepseek", "gemini", "google")
+    }
     try:
         async with (
             open_desk(
@@ -77,7 +99,7 @@ async def ask(desk: Desk, route: str, session_id: str | None = None) -> str:
         sent = await desk.do(send_to_session, message)
     run = desk.run(sent.run_id)
     assert (run.status, run.error) == ("completed", None)
-    assert sent.output == f"done by {route.removesuffix('-other')}"
+    assert sent.output == f"done by {route.partition('-')[0]}"
     assert run.turn == 2
     return str(sent.session_id)
 
@@ -147,6 +169,24 @@ async def test_a_conversation_continues_in_a_fork(tmp_path: Path, provider: str)
         assert await ask(desk, provider) == session_id
 
 
+@pytest.mark.parametrize("provider", ["deepseek", "gemini", "google"])
+async def test_a_learned_requirement_outlives_the_messages(tmp_path: Path, provider: str) -> None:
+    """A model's requirement is known after a compaction, a restart and in a fork, without a refusal."""
+    async with running_model_server() as server:
+        async with talking(tmp_path, server, provider) as desk:
+            await ask(desk, f"{provider}-plain")
+            for _ in range(3):
+                session_id = await ask(desk, "openai")
+            await desk.do(compaction.HANDLERS[0], ConversationCompact(wait="settled"))
+        async with talking(tmp_path, server, provider) as desk:
+            server.requests.clear()
+            forked = await desk.do(fork, SessionFork(session_id=session_id))
+            await ask(desk, f"{provider}-plain", forked.session_id)
+            await ask(desk, f"{provider}-plain", session_id)
+    assert f"done by {provider}" not in server.requests[0].body.decode()
+    assert len(server.requests) == 4
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_lost_data_is_rejected(tmp_path: Path, provider: str) -> None:
     """The server accepts what was sent, and rejects it without what the provider attached."""
@@ -154,8 +194,12 @@ async def test_lost_data_is_rejected(tmp_path: Path, provider: str) -> None:
         await ask(desk, provider)
         await ask(desk, provider)
     request = server.requests[-1].json
-    check_request(request["model"], request["messages"])
-    for message in request["messages"]:
+    model = request.get("model") or read_model(server.requests[-1].path)
+    check_request(model, request, server.requests[-1].headers)
+    for content in request.get("contents", ()):
+        for part in content["parts"]:
+            part.pop("thoughtSignature", None)
+    for message in request.get("messages", ()):
         for name in OWN_MESSAGE_KEYS.get(provider, ()):
             message.pop(name, None)
         for call in message.get("tool_calls", ()):
@@ -166,7 +210,7 @@ async def test_lost_data_is_rejected(tmp_path: Path, provider: str) -> None:
         if isinstance(message["content"], list):
             message["content"] = [block for block in message["content"] if "thinking" not in block["type"]]
     with pytest.raises(Rejected):
-        check_request(request["model"], request["messages"])
+        check_request(model, request)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

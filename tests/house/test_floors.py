@@ -150,6 +150,12 @@ def test_only_the_store_says_lmdb() -> None:
     assert not wrong, "lmdb outside of the store:\n" + "\n".join(wrong)
 
 
+def test_only_tests_import_the_sdks() -> None:
+    """The SDKs of providers are oracles of the tests: the product never imports them."""
+    wrong = imported(tuple(FLOORS), {"openai", "anthropic", "google", "pydantic", "litellm"})
+    assert not wrong, "an SDK in the product:\n" + "\n".join(wrong)
+
+
 def test_protocol_needs_msgspec_only() -> None:
     """Protocol imports msgspec and the parts of the standard library that do no I/O."""
     wrong = imported(("protocol",), OUTSIDE | CHANCE)

@@ -14,7 +14,10 @@ from protocol.transcript import (
     ToolCall,
     ToolResult,
     Usage,
-    omit_provider_data,
+    VisibleCall,
+    VisibleMessage,
+    VisibleThinking,
+    make_visible,
     text_of,
 )
 
@@ -87,4 +90,17 @@ def test_people_see_no_provider_data() -> None:
     call = ToolCall("c1", "look", {"a": 1})
     items: list[Item] = [Thinking("hm", "sig"), Text("a"), replace(call, provider_data=DATA)]
     message = Message("assistant", items, "reviewer", DATA)
-    assert omit_provider_data(message) == Message("assistant", [Thinking("hm"), Text("a"), call], "reviewer")
+    visible = make_visible(message)
+    assert visible.agent == "reviewer"
+    assert visible.items == [VisibleThinking("hm"), Text("a"), VisibleCall("c1", "look", {"a": 1})]
+    bare = replace(message, items=[Thinking("hm"), Text("a"), call], provider_data=None)
+    assert msgspec.json.encode(visible) == msgspec.json.encode(bare)
+
+
+def test_people_see_every_kind_of_item() -> None:
+    """Every item of a transcript is one of a message for people, with the same fields."""
+    bare = [replace(item, signature=None) if isinstance(item, Thinking) else item for item in ITEMS]
+    bare = [replace(item, provider_data=None) if isinstance(item, ToolCall) else item for item in bare]
+    visible = make_visible(Message("assistant", ITEMS))
+    assert msgspec.json.encode(visible.items) == msgspec.json.encode(bare)
+    assert msgspec.convert(msgspec.to_builtins(visible), VisibleMessage) == visible

@@ -24,9 +24,9 @@ PATIENCE_S = 30.0
 LOOK_S = 0.005
 
 
-def until(condition: Callable[[], bool], description: str) -> None:
+def until(condition: Callable[[], bool], description: str, patience_s: float = PATIENCE_S) -> None:
     """Wait for a condition in another process. Errors: AssertionError on a timeout."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline, f"not in time: {description}"
         time.sleep(LOOK_S)

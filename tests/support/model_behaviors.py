@@ -20,7 +20,9 @@
 ``heartbeats``                          events without data in between
 ``too-large:<bytes>``                   calls a tool with that many bytes of arguments; then answers
 ``per-minute``                          429 in Google's words, once; the body says how long to wait
+``unpaid``                              429, the account has no credit left
 ``pauses``                              pauses its turn after a word, once; then ``echo``
+``searches``                            searches by a tool of its own, pauses, and goes on with its own blocks
 ``refuses``                             refuses without a text, once; then ``echo``
 ``says-nothing[:<n>]``                  n answers (all) with reasoning only for each model, then ``echo``
 ``gzip-error``                          400, the transcript is too long, in a compressed body
@@ -31,8 +33,12 @@
 ``hang``, ``hang-mid``                  nothing at all; a piece and then nothing
 ``status:<code>[:retry=<v>;retry-ms=<v>]`` an error; ``retry`` is ``Retry-After``
 ``context``                             400, the transcript is too long
+``fits:<bytes>``                        the same inside a stream for larger requests, else summary or ``echo``
 ``rejects:<field>[:<status>]``          refuses requests with that field, else ``echo``; names it with 400
+``rejects-late:<field>``                the same inside a stream, without a status; names the field
+``rejects-order``                       refuses a user's message after a result, else ``tools``
 ``rejects-breakpoints``                 refuses cache breakpoints, else ``echo``
+``rejects-thinking``                    refuses any configuration of thinking in Google's words, else ``echo``
 ``reasons-first:<n>``                   reasons for n tokens, then answers, within the request's limit
 ``n-failures-then-ok:<n>:<code>[:<tag>]`` n errors for each tag, then ``echo``
 ``file:<name>``                         the recorded stream of that name, unchanged
@@ -44,6 +50,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +119,7 @@ class Prompt:
     failures: Counter[str]
     answered: int = 0
     body: bytes = b"{}"
+    headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -305,11 +313,54 @@ def _per_minute(prompt: Prompt, rest: str) -> Iterator[Step]:
     return _error(429, prompt.wire.error("RESOURCE_EXHAUSTED", message))
 
 
+def _unpaid(prompt: Prompt, rest: str) -> Iterator[Step]:
+    message = "You exceeded your current quota, please check your plan and billing details."
+    return _error(429, prompt.wire.error("insufficient_quota", message), {"retry-after": "1"})
+
+
 def _pauses(prompt: Prompt, rest: str) -> Iterator[Step]:
     prompt.failures[prompt.model] += 1
     if prompt.failures[prompt.model] > 1:
         return _echo(prompt, "")
     return _stream(prompt, [Say("one "), Stop("pause")])
+
+
+SEARCH_CALLS = tuple(
+    {"type": "server_tool_use", "id": f"srv_{n}", "name": "web_search", "input": {"query": f"q{n}"}}
+    for n in (1, 2)
+)
+SEARCH_RESULTS = tuple(
+    {
+        "type": "web_search_tool_result",
+        "tool_use_id": f"srv_{n}",
+        "content": [{"type": "web_search_result", "url": "http://a", "encrypted_content": f"c2VhbA=={n}"}],
+    }
+    for n in (1, 2)
+)
+SEARCH_START: list[dict[str, Any]] = [
+    {"type": "text", "text": "I look. "},
+    SEARCH_CALLS[0],
+    SEARCH_RESULTS[0],
+    SEARCH_CALLS[1],
+]
+SEARCH_END: list[dict[str, Any]] = [
+    SEARCH_RESULTS[1],
+    {"type": "text", "text": "It is so.", "citations": [{"type": "web_search_result_location"}]},
+]
+"""The content of an answer before and after its pause."""
+
+
+def _searches(prompt: Prompt, rest: str) -> Iterator[Step]:
+    contents = [m["content"] for m in prompt.fields["messages"] if m["role"] == "assistant"]
+    is_paused = prompt.fields["messages"][-1]["role"] == "assistant"
+    complete = SEARCH_START + (SEARCH_END if contents and not is_paused else [])
+    if contents and contents[0] != complete:
+        return _error(400, prompt.wire.error("invalid_request_error", f"changed content: {contents[0]}"))
+    if contents and not is_paused:
+        return _echo(prompt, "")
+    content, reason = (SEARCH_END, "end_turn") if is_paused else (SEARCH_START, "pause_turn")
+    body = {"type": "message", "content": content, "stop_reason": reason, "usage": {"input_tokens": 5}}
+    return iter((Head(200, "application/json"), Piece(msgspec.json.encode(body))))
 
 
 def _gzip_error(prompt: Prompt, rest: str) -> Iterator[Step]:
@@ -379,6 +430,14 @@ def _context(prompt: Prompt, rest: str) -> Iterator[Step]:
     return _error(400, prompt.wire.error("context_length_exceeded", message))
 
 
+def _fits(prompt: Prompt, rest: str) -> Iterator[Step]:
+    if len(prompt.body) > int(rest):
+        message = f"prompt is too long: {len(prompt.body)} tokens > {rest} maximum"
+        return iter((Head(), Piece(prompt.wire.error_event("invalid_request_error", message))))
+    is_summary = "<conversation>" in prompt.text
+    return _stream(prompt, [Say("A summary."), Stop()]) if is_summary else _echo(prompt, "")
+
+
 def _failures(prompt: Prompt, rest: str) -> Iterator[Step]:
     count, code = rest.split(":")[:2]
     prompt.failures[rest] += 1
@@ -398,6 +457,22 @@ def _rejects(prompt: Prompt, rest: str) -> Iterator[Step]:
     return _error(400, prompt.wire.error("invalid_request_error", message))
 
 
+def _rejects_late(prompt: Prompt, rest: str) -> Iterator[Step]:
+    if rest not in prompt.fields:
+        return _echo(prompt, "")
+    message = f"Unsupported parameter: '{rest}' is not supported with this model."
+    error = msgspec.json.encode({"error": {"message": message}})
+    return iter((Head(), Piece(b": waiting\n\n"), Piece(b"data: " + error + b"\n\n")))
+
+
+def _rejects_order(prompt: Prompt, rest: str) -> Iterator[Step]:
+    roles = [message["role"] for message in prompt.fields["messages"]]
+    if ("tool", "user") in pairwise(roles):
+        message = "Unexpected role 'user' after role 'tool'"
+        return _error(400, prompt.wire.error("invalid_request_message_order", message))
+    return _tools(prompt, "look:{}") if "tool" not in roles else _echo(prompt, "")
+
+
 def _rejects_breakpoints(prompt: Prompt, rest: str) -> Iterator[Step]:
     if b'"cache_control"' not in prompt.body:
         return _echo(prompt, "")
@@ -405,8 +480,17 @@ def _rejects_breakpoints(prompt: Prompt, rest: str) -> Iterator[Step]:
     return _error(400, prompt.wire.error("invalid_request_error", message))
 
 
+def _rejects_thinking(prompt: Prompt, rest: str) -> Iterator[Step]:
+    thinking = prompt.fields.get("generationConfig", {}).get("thinkingConfig")
+    if thinking is None:
+        return _echo(prompt, "")
+    words = "is not enabled for models/m" if "includeThoughts" in thinking else "level is not supported"
+    return _error(400, prompt.wire.error("INVALID_ARGUMENT", f"Thinking {words}"))
+
+
 def _reasons_first(prompt: Prompt, rest: str) -> Iterator[Step]:
-    limit = prompt.fields.get("max_tokens", 0)
+    limit = prompt.fields.get("generationConfig", {}).get("maxOutputTokens", 0)
+    limit = prompt.fields.get("max_tokens", limit)
     if limit <= int(rest):
         return _stream(prompt, [Think("Let me see."), Stop("length", output_tokens=limit)])
     return _stream(prompt, [Think("Let me see."), Say("A short title"), Stop(output_tokens=int(rest) + 3)])
@@ -440,6 +524,8 @@ BEHAVIORS = {
     "refuses": _refuses,
     "per-minute": _per_minute,
     "pauses": _pauses,
+    "unpaid": _unpaid,
+    "searches": _searches,
     "says-nothing": _says_nothing,
     "gzip-error": _gzip_error,
     "comments": _comments,
@@ -452,9 +538,13 @@ BEHAVIORS = {
     "hang-mid": _hang_mid,
     "status": _status,
     "context": _context,
+    "fits": _fits,
     "n-failures-then-ok": _failures,
     "rejects": _rejects,
+    "rejects-late": _rejects_late,
+    "rejects-order": _rejects_order,
     "rejects-breakpoints": _rejects_breakpoints,
+    "rejects-thinking": _rejects_thinking,
     "reasons-first": _reasons_first,
     "file": _file,
 }

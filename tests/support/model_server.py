@@ -1,8 +1,9 @@
 """A real local HTTP/1.1 server with the published protocols of providers, scripted by the model's name.
 
-``POST .../chat/completions`` is OpenAI's protocol, ``POST .../v1/messages`` Anthropic's. The requested model
-chooses the behavior (see ``model_behaviors``). ``GET /requests`` returns the requests so far, ``DELETE
-/requests`` forgets them.
+``POST .../chat/completions`` and ``POST .../responses`` are OpenAI's protocols, ``POST .../v1/messages`` is
+Anthropic's, and ``POST .../models/MODEL:streamGenerateContent`` Google's. The requested model chooses the
+behavior (see ``model_behaviors``). ``GET /requests`` returns the requests so far, ``DELETE /requests``
+forgets them.
 
 The server is also the yardstick of the benchmarks and therefore cheap: no HTTP library, plain non-blocking
 sockets on trio's readiness calls, and answers that only count pieces are encoded once.
@@ -22,23 +23,28 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
+from kheishd.core.context.situation import SITUATION_NOTE
 from tests.support import model_behaviors as behaviors
 from tests.support import strict_providers
+from tests.support.google_wire import METHOD, Google, read_contents, read_model
 from tests.support.model_behaviors import Cut, Head, Pause, Piece, Pieces, Prompt, Raw, Step
 from tests.support.model_wire import Anthropic, OpenAI, Wire
+from tests.support.responses_wire import Responses, read_input
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 REQUESTS_KEPT = 1_000
-WIRES: dict[str, type[OpenAI] | type[Anthropic]] = {
+WIRES: dict[str, Callable[[], Wire]] = {
     "/chat/completions": OpenAI,
+    "/responses": Responses,
     "/v1/messages": Anthropic,
+    METHOD: Google,
 }
 """The protocol of each path, whatever precedes it."""
 
 
-def _find_wire(path: str) -> type[OpenAI] | type[Anthropic] | None:
+def _find_wire(path: str) -> Callable[[], Wire] | None:
     path = path.partition("?")[0]
     return next((wire for end, wire in WIRES.items() if path.endswith(end)), None)
 
@@ -78,11 +84,13 @@ class _Message(msgspec.Struct):
 
 
 class _Model(msgspec.Struct):
-    model: str
+    model: str = ""
 
 
 class _Messages(msgspec.Struct):
     messages: list[_Message] = []
+    input: list[dict[str, Any]] = []
+    contents: list[dict[str, Any]] = []
 
 
 class _Disconnected(Exception):
@@ -147,7 +155,7 @@ class ModelServer:
         self.requests.append(recorded)
         self._arrived.set()
         self._arrived = trio.Event()
-        model = msgspec.json.decode(recorded.body, type=_Model).model
+        model = msgspec.json.decode(recorded.body, type=_Model).model or read_model(recorded.path)
         try:
             if model.startswith("chunks:"):
                 for data in self._prepare_writes(recorded.path, model, wire()):
@@ -176,16 +184,21 @@ class ModelServer:
         return writes
 
     def _steps(self, recorded: RecordedRequest, model: str, wire: Wire) -> Iterator[Step]:
-        messages = msgspec.json.decode(recorded.body, type=_Messages).messages
+        sent = msgspec.json.decode(recorded.body, type=_Messages)
+        items = [*read_input(sent.input), *read_contents(sent.contents)]
+        messages = sent.messages or msgspec.convert(items, list[_Message])
         text, answered = _newest_text(messages)
         last = messages[-1] if messages else _Message()
         results = isinstance(last.content, list) and any(
             part.get("type") == "tool_result" for part in last.content
         )
         headers = recorded.headers
-        secret = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
+        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        secret = bearer or headers.get("x-api-key", "") or headers.get("x-goog-api-key", "")
         has_result = results or last.role == "tool"
-        prompt = Prompt(model, text, has_result, secret, wire, self._failures, answered, recorded.body)
+        prompt = Prompt(
+            model, text, has_result, secret, wire, self._failures, answered, recorded.body, headers
+        )
         return strict_providers.answer(prompt) if model.startswith("strict-") else behaviors.steps(prompt)
 
 
@@ -197,7 +210,8 @@ def _newest_text(messages: list[_Message]) -> tuple[str, int]:
     """Return the user's newest text and the number of later answers; messages of the daemon do not count."""
     answered = 0
     for message in reversed(messages):
-        paragraphs = _text(message.content).split("\n\n") if message.role == "user" else []
+        written = _text(message.content).partition(SITUATION_NOTE)[0] if message.role == "user" else ""
+        paragraphs = written.strip().split("\n\n") if written.strip() else []
         if text := "\n\n".join(paragraph for paragraph in paragraphs if not paragraph.startswith(NOTES)):
             return text, answered
         answered += message.role == "assistant"
@@ -263,7 +277,8 @@ def _writes(steps: Iterable[Step]) -> list[bytes]:
 
 def _body(step: Piece | Pieces, *, chunked: bool) -> bytes:
     parts = (step.data,) if isinstance(step, Piece) else step.data
-    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) if chunked else b"".join(parts)
+    # An empty chunk would end the body.
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) if part and chunked else part for part in parts)
 
 
 def _head(head: Head) -> bytes:

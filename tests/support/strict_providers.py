@@ -15,6 +15,8 @@ provider       rejects
 ``litellm``    its call without the signature in its id
 ``mistral``    an id of other than nine letters and digits
 ``openai``     an id of more than 40 characters
+``google``     parts without their signatures, and other faults (see ``strict_google``)
+``vertex``     the same, and any id
 ============== ======================================================================================
 
 All of them reject fields that are not theirs, repeated ids, and calls without results.
@@ -22,7 +24,6 @@ All of them reject fields that are not theirs, repeated ids, and calls without r
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +31,22 @@ import msgspec
 
 from tests.support.model_behaviors import Head, Piece, Prompt, Step
 from tests.support.model_wire import Say, Stop, event, named_event
+from tests.support.strict_google import (
+    HEADERS,
+    OTHER_MODEL,
+    PLACEHOLDER,
+    Rejected,
+    check_google,
+    make_end,
+    make_parts,
+    provider_of,
+    require,
+    sign,
+    write_parts,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-PLACEHOLDER = "skip_thought_signature_validator"
+    from collections.abc import Iterator, Mapping
 
 MESSAGE_KEYS = {"role", "content", "tool_calls", "tool_call_id"}
 CALL_KEYS = {"id", "type", "function"}
@@ -54,28 +66,12 @@ IDS = {
     "litellm": "call_{n}__thought__{signature}",
     "mistral": "mist{n:05}",
     "openai": "call_openai_{n}",
+    "google": "fc-{n}",
+    "vertex": "no ids: {n}",
 }
 """The form of each provider's ids; ``n`` counts calls."""
 
 PROVIDERS = tuple(IDS)
-
-OTHER_MODEL = 50_000
-"""The calls of a provider's other model, ``strict-<provider>:other``, have numbers above this one."""
-
-
-class Rejected(Exception):
-    """A request that the provider rejects."""
-
-
-def require(condition: Any, problem: str) -> None:
-    """Reject the request unless the condition holds."""
-    if not condition:
-        raise Rejected(problem)
-
-
-def sign(model: str, content: str) -> str:
-    """Return the signature of a model for a content."""
-    return hashlib.sha256(f"{model} {content}".encode()).hexdigest()
 
 
 def make_id(provider: str, n: int) -> str:
@@ -91,17 +87,12 @@ def is_own_id(model: str, call_id: str) -> bool:
     return (int(numbers[-1]) > OTHER_MODEL) == (":" in model)
 
 
-def provider_of(model: str) -> str:
-    """Return the provider of a model."""
-    return model.removeprefix("strict-").partition(":")[0]
-
-
 def answer(prompt: Prompt) -> Iterator[Step]:
     """Return the server's steps for one request: an error, or the next answer."""
     provider = provider_of(prompt.model)
     request = msgspec.json.decode(prompt.body)
     try:
-        check_request(prompt.model, request["messages"])
+        check_request(prompt.model, request, prompt.headers)
     except Rejected as rejected:
         body = prompt.wire.error("invalid_request_error", f"{provider}: {rejected}")
         yield Head(400, "application/json", {}, len(body))
@@ -111,23 +102,31 @@ def answer(prompt: Prompt) -> Iterator[Step]:
     yield Piece(prompt.wire.start(prompt.model))
     if "<conversation>" in prompt.text or prompt.has_result:
         text = "They talked." if "<conversation>" in prompt.text else f"done by {provider}"
+        if provider in HEADERS:
+            yield Piece(write_parts(prompt.model, make_end(prompt.model, text)))
+            return
         yield Piece(prompt.wire.move(prompt.model, Say(text)) + prompt.wire.move(prompt.model, Stop()))
         return
     first = prompt.failures["calls"] + 1 + OTHER_MODEL * (":" in prompt.model)
     prompt.failures["calls"] += 2
+    if provider in HEADERS:
+        yield Piece(write_parts(prompt.model, make_parts(prompt.model, first)))
+        return
     call_ids = [make_id(provider, n) for n in (first, first + 1)]
     write = write_anthropic if provider == "anthropic" else write_chat
     yield Piece(write(prompt, provider, call_ids))
     yield Piece(prompt.wire.move(prompt.model, Stop("tool_calls")))
 
 
-def check_request(model: str, messages: list[dict[str, Any]]) -> None:
+def check_request(model: str, body: dict[str, Any], headers: Mapping[str, str] | None = None) -> None:
     """Reject what the model's provider rejects. Errors: Rejected."""
     provider = provider_of(model)
-    if provider == "anthropic":
-        check_anthropic(model, messages)
+    if provider in HEADERS:
+        check_google(model, body, headers)
+    elif provider == "anthropic":
+        check_anthropic(model, body["messages"])
     else:
-        check_chat(provider, model, messages)
+        check_chat(provider, model, body["messages"])
 
 
 # Chat completions.

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from kheishd.config.credentials import is_credential
-from kheishd.config.presets import PRESETS
+from kheishd.config.presets import PRESETS, find_default_driver
 from kheishd.config.sections.section import Money, Section
 from kheishd.config.toml import KeyPath
 from kheishd.config.validation import Problem
@@ -21,17 +21,23 @@ BUILT_IN_ROUTE = "offline"
 
 AUTH_REF_PATTERN = r"(env|credential|slot):[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}"
 
-REQUEST_PATHS = ("/chat/completions", "/v1/messages", "/responses")
+REQUEST_PATHS = (
+    "/chat/completions",
+    "/v1/messages",
+    "/responses",
+    ":generateContent",
+    ":streamGenerateContent",
+)
 """The paths that drivers add to a ``base_url``."""
 
 Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)")]
 
 
-class RouteSection(Section, frozen=True):
+class RouteSection(Section, frozen=True, kw_only=True):
     """``[routes.<id>]``: one driver, one model, one reference to a credential."""
 
-    driver: Driver
-    """Wire protocol of the provider: `"openai"`, `"anthropic"` or `"offline"`."""
+    driver: Driver | None = None
+    """Protocol: `"openai"`, `"responses"` (default for OpenAI), `"anthropic"`, `"google"` or `"offline"`."""
 
     model: Annotated[str, Meta(min_length=1, max_length=256)]
     """Model name, as the provider knows it."""
@@ -72,12 +78,22 @@ class RouteSection(Section, frozen=True):
     currency: Currency = "USD"
     """Currency of prices and costs."""
 
+    @property
+    def effective_driver(self) -> Driver:
+        """The driver, or the default one for OpenAI's own API and for presets."""
+        driver = self.driver or find_default_driver(self.preset, self.base_url)
+        assert driver is not None, "a route without a driver is rejected"
+        return driver
+
     def find_problems(self, path: KeyPath) -> Iterator[Problem]:
         """Yield the problems that the types cannot express."""
         if self.base_url is not None:
             yield from _find_url_problems(self.base_url, (*path, "base_url"))
-        if self.preset is not None and self.driver != "openai":
-            yield Problem((*path, "preset"), 'presets are for driver = "openai"; remove the preset')
+        if self.driver is None and find_default_driver(self.preset, self.base_url) is None:
+            yield Problem(path, "the key 'driver' is missing; only routes to OpenAI itself have a default")
+        if self.preset is not None and self.driver not in (None, "openai", "responses"):
+            message = 'presets are for driver = "openai" and driver = "responses"; remove the preset'
+            yield Problem((*path, "preset"), message)
         elif self.preset is not None and self.base_url is None and PRESETS[self.preset].base_url is None:
             yield Problem((*path, "base_url"), f'preset = "{self.preset}" requires it')
         if self.ca_file is not None and not (

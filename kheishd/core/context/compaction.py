@@ -91,8 +91,10 @@ def max_prompt_tokens(limits: ContextSection, window: int, options: Mapping[str,
 
 def max_answer_tokens(options: Mapping[str, Any]) -> int:
     """Return the maximum size of an answer, from a route's options or the default."""
-    for name in ("max_completion_tokens", "max_tokens"):
-        value = options.get(name)
+    config = options.get("generationConfig")
+    limits = {**options, **(config if isinstance(config, dict) else {})}
+    for name in ("max_output_tokens", "max_completion_tokens", "max_tokens", "maxOutputTokens"):
+        value = limits.get(name)
         if isinstance(value, int) and value > 0:
             return value
     return DEFAULT_ANSWER_TOKENS

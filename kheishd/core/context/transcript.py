@@ -41,6 +41,11 @@ CHECKPOINT_EVENTS = 64
 """Number of events after which a new checkpoint is worth its bytes: about ten text turns."""
 
 
+# A conversation has a few origins with one or two marks each; an import must not make it thousands.
+MAX_ORIGINS = 64
+MAX_MARKS = 16
+
+
 class TokenCount(Struct, frozen=True, array_like=True):
     """A provider's token count: of a whole prompt for ``speaker`` and its answer at ``cursor``.
 
@@ -58,7 +63,8 @@ class Transcript(Struct):
     ``inputs`` is keyed by input id, ``runs`` maps run ids to input ids. ``calls`` maps the ids of the newest
     message's calls to tools while results are missing; the ``results`` enter together, in the order of the
     calls. ``pending`` are messages that enter before the next answer, once no call is open. ``counted`` is
-    the newest token count that is still valid.
+    the newest token count that is still valid. ``marks`` are the marks of each origin's provider data; a
+    compaction keeps them.
     """
 
     cursor: int = 0
@@ -69,6 +75,7 @@ class Transcript(Struct):
     results: dict[str, ToolResult] = field(default_factory=dict)
     pending: list[Message] = field(default_factory=list)
     counted: TokenCount | None = None
+    marks: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def messages(self) -> list[Message]:
@@ -114,6 +121,10 @@ class Transcript(Struct):
                 pass
 
     def _add(self, envelope: Envelope, message: Message, kind: Literal["", "input"] = "") -> None:
+        data = message.provider_data
+        if data is not None and data.marks and (data.origin in self.marks or len(self.marks) < MAX_ORIGINS):
+            marks = {*self.marks.get(data.origin, ()), *data.marks}
+            self.marks[data.origin] = sorted(marks)[:MAX_MARKS]
         self.entries.append(TranscriptEntry(envelope.cursor, envelope.at_ms, message, kind))
 
     def _append_message(self, envelope: Envelope, event: MessageAppended) -> None:
@@ -205,7 +216,7 @@ def _find_calls(message: Message) -> dict[str, str]:
 class _Checkpoint(Struct, array_like=True):
     """An encoded transcript. ``shape`` changes with the shape of a transcript."""
 
-    shape: Literal[2]
+    shape: Literal[3]
     transcript: Transcript
 
 
@@ -215,7 +226,7 @@ _decoder = msgspec.msgpack.Decoder(_Checkpoint)
 
 def encode_checkpoint(transcript: Transcript) -> bytes:
     """Encode a transcript as a checkpoint."""
-    return _encoder.encode(_Checkpoint(2, transcript))
+    return _encoder.encode(_Checkpoint(3, transcript))
 
 
 def decode_checkpoint(checkpoint: bytes) -> Transcript:
@@ -254,14 +265,14 @@ def frame_messages(messages: list[Message], *, speaker: str, primary: str) -> li
 
 
 def format_framing(*, speaker: str, primary: str, guests: list[str]) -> str:
-    """Format the instructions that explain the tags; empty if no other agent spoke."""
+    """Explain the tags to the model; empty if no other agent spoke."""
     if speaker != primary:
         return (
-            f"\n\nYou are a guest in a conversation between the user and the agent '{primary}'. Answer the "
+            f"You are a guest in a conversation between the user and the agent '{primary}'. Answer the "
             "last message as yourself. Texts of other agents are in <from> tags."
         )
     if guests:
-        return "\n\nTexts in <from> tags are of guests: other agents who were asked to speak."
+        return "Texts in <from> tags are of guests: other agents who were asked to speak."
     return ""
 
 

@@ -208,7 +208,8 @@ def fit_message(
 ) -> tuple[list[Item], ProviderData | None, bool]:
     """Return the items and the provider data of a message that fit, and whether an item was cut off.
 
-    Provider data is dropped whole before any item is; its origin is kept, because signatures refer to it.
+    Provider data is dropped whole before any item is; its origin is kept, because signatures refer to it, and
+    so are its marks.
     """
     fitting, cut = fit_items(items, max_bytes - measure_data(data))
     if not cut:
@@ -228,7 +229,7 @@ def measure_data(data: ProviderData | None) -> int:
 
 
 def _drop_fields(data: ProviderData | None) -> ProviderData | None:
-    return ProviderData(data.origin, data.call_id) if data is not None else None
+    return replace(data, fields={}) if data is not None else None
 
 
 def fit_items(items: list[Item], max_bytes: int) -> tuple[list[Item], bool]:

@@ -340,11 +340,12 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
                 pending_steers=0,
                 starts_without_progress=run.starts_without_progress + 1,
             )
-        case ModelFailed(retry_at_ms=retry_at_ms, usage=usage, cost=cost):
+        case ModelFailed(error=error, retry_at_ms=retry_at_ms, usage=usage, cost=cost):
             return replace(
                 run,
                 retry_at_ms=retry_at_ms,
                 failures=run.failures + 1,
+                empty_answers=run.empty_answers + (error.reason == "empty_answer"),
                 usage=run.usage + usage,
                 cost=add_costs(run.cost, cost),
                 starts_without_progress=0,
@@ -409,6 +410,7 @@ def _evolve_message(run: RunRecord, envelope: Envelope, event: MessageAppended) 
         turn=run.turn + 1,
         attempt=0,
         failures=0,
+        empty_answers=0,
         item_id=None,
         output_cursor=envelope.cursor,
         output_item_id=event.item_id,

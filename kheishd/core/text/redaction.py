@@ -37,7 +37,8 @@ _PLAIN_HEADERS: Final = re.compile(
 
 _VOCABULARY_FIELDS: Final = frozenset(
     "type kind role object model id call_id tool_call_id tool_use_id name finish_reason stop_reason status"
-    " code reason service_tier system_fingerprint".split()
+    " code reason service_tier system_fingerprint finishReason blockReason modelVersion responseId mode"
+    " thinkingLevel".split()
 )
 _WORD: Final = re.compile(r"[A-Za-z0-9_.:/@+-]{1,128}")
 _FIELD_NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_.$-]{0,63}")

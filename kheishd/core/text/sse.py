@@ -1,17 +1,23 @@
 """Server-sent events, bytes in, data out (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 
 Only the data is returned, because providers repeat the names of events in it; the data of an error is marked.
-Lines are split as bytes, so a read may end inside a character.
+Lines are split as bytes, so a read may end inside a character. JSON behind events is returned, too,
+because Google ends a broken stream with an error object on several lines without a field name.
 """
 
 # One event. A complete answer in one event, JSON-escaped and wrapped, takes less than a fourth of it.
 MAX_EVENT_BYTES = 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
+_FIELDS = (b"data:", b"event:", b"error:", b"id:", b"retry:", b":")
 
 
 class ErrorEventData(bytes):
     """The data of an event that is called ``error``, or of a line ``error: ...``."""
+
+
+class StrayData(bytes):
+    """JSON behind events, on lines without a field name."""
 
 
 class EventTooLarge(Exception):
@@ -27,26 +33,32 @@ class EventDecoder:
         self._size = 0
         self._began = False
         self._is_error = False
+        self._stray: list[bytes] = []
+        self._has_events = False
 
     def feed(self, received: bytes) -> list[bytes]:
         """Return the data of every event that these bytes complete.
 
         Errors: EventTooLarge.
         """
-        buffer = self._rest + received
+        buffer = self._rest + received if self._rest else received
         if not self._began:
             if len(buffer) < len(_BOM) and _BOM.startswith(buffer):
                 self._rest = buffer
                 return []
             self._began, buffer = True, buffer.removeprefix(_BOM)
         tail = b""
-        if b"\r" in buffer:
-            if buffer.endswith(b"\r"):
-                # Possibly the first half of CR LF: the line ends with the next byte.
-                buffer, tail = buffer[:-1], b"\r"
-            buffer = buffer.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        *lines, rest = buffer.split(b"\n")
-        self._rest = rest + tail
+        if b"\r" not in buffer:
+            lines = buffer.split(b"\n")
+        else:
+            lines = buffer.split(b"\r\n")
+            if not len(lines) - 1 == buffer.count(b"\r") == buffer.count(b"\n"):
+                # There are other line ends than CR LF.
+                if buffer.endswith(b"\r"):
+                    # Possibly the first half of CR LF: the line ends with the next byte.
+                    buffer, tail = buffer[:-1], b"\r"
+                lines = buffer.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        self._rest = lines.pop() + tail
         events = self._take(lines)
         if len(self._rest) + self._size > MAX_EVENT_BYTES:
             raise EventTooLarge
@@ -58,20 +70,34 @@ class EventDecoder:
 
     def _take(self, lines: list[bytes]) -> list[bytes]:
         events: list[bytes] = []
+        # This runs for each line: slices are cheaper than calls of startswith.
         for line in lines:
-            if not line:
+            name = line[:5]
+            if self._stray:
+                if line and not line.startswith(_FIELDS):
+                    self._stray.append(line)
+                    self._size += len(line)
+                    continue
+                events.append(StrayData(b"\n".join(self._stray)))
+                self._stray = []
+            if name == b"data:":
+                value = line[6:] if line[5:6] == b" " else line[5:]
+                self._data.append(value)
+                self._size += len(value)
+            elif not name:
                 if self._is_error:
                     events.append(ErrorEventData(b"\n".join(self._data)))
                     self._data, self._size, self._is_error = [], 0, False
                 elif self._data:
                     events.append(b"\n".join(self._data))
                     self._data, self._size = [], 0
-            elif line.startswith(b"data:"):
-                value = line[6:] if line.startswith(b"data: ") else line[5:]
-                self._data.append(value)
-                self._size += len(value)
-            elif line.startswith(b"event:"):
-                self._is_error = b"error" in line and line[6:].strip() == b"error"
+            elif name == b"event":
+                if b"error" in line or self._is_error:
+                    self._is_error = line.removeprefix(b"event:").strip() == b"error"
             elif line.startswith(b"error:"):
                 events.append(ErrorEventData(line[6:].strip()))
+            elif line.startswith((b"{", b"[")) and (events or self._has_events):
+                self._stray.append(line)
+                self._size += len(line)
+        self._has_events = self._has_events or bool(events)
         return events

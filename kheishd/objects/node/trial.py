@@ -38,7 +38,7 @@ MAX_TRIAL_TOKENS: Final = 2048
 MAX_QUOTED_CHARACTERS: Final = 80
 
 ORDER: Final[tuple[CheckName, ...]] = ("connect", "authenticate", "stream", "tool_call", "usage")
-_REFUSED_STATUSES: Final = (401, 403)
+_REFUSALS: Final = ("credential_missing", "unauthorized")
 
 
 class Trial(Struct):
@@ -54,7 +54,7 @@ class Trial(Struct):
         failure = self.failure
         if self.connected or failure is None:
             return "stream"
-        if failure.reason == "credential_missing" or failure.status in _REFUSED_STATUSES:
+        if failure.reason in _REFUSALS:
             return "authenticate"
         return "connect" if failure.status is None else "stream"
 

@@ -14,7 +14,7 @@ from protocol.events.session import TranscriptImported
 from protocol.journal.line import decode_envelope, decode_event
 from protocol.objects import conversation, session
 from protocol.objects.session import History, HistoryMessage
-from protocol.transcript import Message, ToolResult, Usage, omit_provider_data
+from protocol.transcript import Message, ToolResult, Usage, make_visible
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot
@@ -66,7 +66,7 @@ def _read_message(line: bytes) -> HistoryMessage | None:
         cursor=envelope.cursor,
         at_ms=envelope.at_ms,
         run_id=envelope.run_id,
-        message=omit_provider_data(message),
+        message=make_visible(message),
         sender=sender,
         item_id=item_id,
         stop_reason=stop_reason,

@@ -26,6 +26,7 @@ from kheishd.core.context.compaction import (
     measure_prompt,
     tokens_after,
 )
+from kheishd.core.context.situation import format_situation
 from kheishd.core.context.summary import (
     SUMMARY_INSTRUCTIONS,
     NoSummary,
@@ -103,10 +104,11 @@ class ContextWindow:
         speaker = run.guest or run.agent
         request = ModelRequest(
             pinned=context.pinned,
-            instructions="\n\n".join(filter(None, self._instructions(context)))
-            + format_framing(speaker=speaker, primary=run.agent, guests=find_guests(transcript.messages)),
+            instructions="\n\n".join(filter(None, self._instructions(context))),
             messages=frame_messages(transcript.messages, speaker=speaker, primary=run.agent),
             tools=hooks.offer(context),
+            marks=transcript.marks,
+            situation=self._situation(context, find_guests(transcript.messages)),
             withheld=run.follow_up == "output_contract",
             session_id=run.session_id,
             run_id=run.run_id,
@@ -116,25 +118,31 @@ class ContextWindow:
         schemas = sum(
             len(msgspec.json.encode(tool.model_schema)) + len(tool.description) for tool in request.tools
         )
-        overhead = len(request.instructions.encode()) + schemas
+        overhead = len(request.instructions.encode()) + len(request.situation.encode()) + schemas
         droppable = [tool.name for tool in hooks.tools() if tool.droppable]
         return request, measure_prompt(transcript.entries, transcript.counted, run.guest, overhead, droppable)
 
     def _instructions(self, context: RunContext) -> list[str]:
-        """Return the sections of the instructions: the agent's, the hooks', and the run's requirements."""
-        pinned, state = context.pinned, self._active.state
+        """Return the sections of the instructions: the agent's, and the hooks'."""
         sections = []
-        if pinned.instructions_digest is not None:
-            with state.read() as store:
-                own = store.get(BLOBS, pinned.instructions_digest, 0)
+        if (digest := context.pinned.instructions_digest) is not None:
+            with self._active.state.read() as store:
+                own = store.get(BLOBS, digest, 0)
             sections += [own.decode()] if own is not None else []
-        sections += self._active.runtime.hooks.sections(context)
+        return sections + self._active.runtime.hooks.sections(context)
+
+    def _situation(self, context: RunContext, guests: list[str]) -> str:
+        """Return the changing part of the prompt: the hooks' texts, other agents, the run's requirements."""
+        run, pinned = self._active.record, context.pinned
+        texts = self._active.runtime.hooks.situation(context)
+        if framing := format_framing(speaker=run.guest or run.agent, primary=run.agent, guests=guests):
+            texts.append(framing)
         if requirements := find_unmet(context.run, pinned):
-            sections.append(f"Before you are done you must {' and '.join(requirements)}.")
+            texts.append(f"Before you are done you must {' and '.join(requirements)}.")
         if pinned.output_contract is not None:
-            with state.read() as store:
-                sections.append(format_instruction(schema_text(store, pinned.output_contract.digest)))
-        return sections
+            with self._active.state.read() as store:
+                texts.append(format_instruction(schema_text(store, pinned.output_contract.digest)))
+        return format_situation(texts)
 
     def _max_tokens(self) -> int:
         """Return the number of tokens above which the prompt is compacted."""

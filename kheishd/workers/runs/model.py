@@ -45,8 +45,6 @@ class ModelTurn:
         self._transcript = TranscriptReader(active.state, active.record.session_id)
         self._window = ContextWindow(active, self._transcript)
         self._live_text: LiveText | None = None
-        # The turn of the last empty answer.
-        self._empty_turn: int | None = None
         self._truncated_answers = 0
 
     async def ask(self) -> None:
@@ -174,19 +172,12 @@ class ModelTurn:
         self._truncated_answers = self._truncated_answers + 1 if is_truncated else 0
         return self._truncated_answers
 
-    def _limit_empty_answers(self, failure: ModelFailure) -> ModelFailure:
-        """Return the failure of an empty answer, which is retried once in each turn."""
-        turn = self._active.record.turn
-        is_first, self._empty_turn = self._empty_turn != turn, turn
-        if is_first:
-            return failure
-        message = f"{failure.message}; the retry was empty, too"
-        return ModelFailure(failure.reason, message, retryable=False, usage=failure.usage)
-
     async def _fail(self, failure: ModelFailure) -> None:
         """Commit a failure, with the time of the next attempt if there is to be one."""
-        if failure.reason == "empty_answer":
-            failure = self._limit_empty_answers(failure)
+        if failure.reason == "empty_answer" and self._active.record.empty_answers:
+            # An empty answer is retried once in each turn.
+            message = f"{failure.message}; the retry was empty, too"
+            failure = ModelFailure(failure.reason, message, retryable=False, usage=failure.usage)
         limits = self._active.runtime.config.runs
         at_ms = None
         if failure.retryable:

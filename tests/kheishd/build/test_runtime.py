@@ -90,6 +90,24 @@ def test_prices(source: Source) -> None:
     assert runtime.warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("keys", "driver"),
+    [
+        ("", "responses"),
+        ("base_url = 'https://api.openai.com/v1'", "responses"),
+        ("driver = 'openai'", "openai"),
+        ("driver = 'openai'\nbase_url = 'https://api.openai.com/v1'", "openai"),
+        ("preset = 'openai'", "responses"),
+        ("preset = 'ollama'", "openai"),
+        ("preset = 'ollama'\ndriver = 'responses'", "responses"),
+    ],
+)
+def test_the_driver_of_a_route(source: Source, keys: str, driver: str) -> None:
+    """A route to OpenAI that names no driver uses the Responses API."""
+    source.home.config.write_text(f"[routes.r]\nmodel = 'm'\n{keys}\n")
+    assert build(source).routes["r"].driver == driver
+
+
 def test_cost_limit_without_prices(source: Source) -> None:
     """A cost limit that has no effect on a route is a warning."""
     source.home.config.write_text("[runs]\nmax_cost = 0.5\n[routes.free]\ndriver = 'openai'\nmodel = 'm'\n")

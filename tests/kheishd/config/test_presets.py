@@ -2,7 +2,15 @@
 
 from typing import get_args
 
-from kheishd.config.presets import NO_PRESET, PRESETS
+import pytest
+
+from kheishd.config.presets import (
+    NO_PRESET,
+    PRESETS,
+    RESPONSES_PRESETS,
+    adapt_preset,
+    find_default_driver,
+)
 from kheishd.config.sections.config import Config
 from kheishd.config.sections.routes import RouteSection
 from protocol.objects.route import PresetName
@@ -25,3 +33,40 @@ def test_every_preset_makes_a_valid_route() -> None:
 def test_without_a_preset() -> None:
     """A route without a preset has no options and no server of its own."""
     assert (NO_PRESET.base_url, NO_PRESET.options, NO_PRESET.low_effort) == (None, {}, {})
+
+
+def test_presets_for_the_responses_api() -> None:
+    """For the Responses API, a preset keeps its URL, credential and output limit, and has its own effort."""
+    assert set(RESPONSES_PRESETS) <= set(PRESETS)
+    assert list(RESPONSES_PRESETS) == sorted(RESPONSES_PRESETS)
+    azure, deepseek, fireworks = (PRESETS[name] for name in ("azure", "deepseek", "fireworks"))
+    effort = {"reasoning": {"effort": "low"}}
+    assert adapt_preset(azure, "responses").auth_header == "api-key"
+    assert adapt_preset(deepseek, "responses").base_url == deepseek.base_url
+    assert (adapt_preset(deepseek, "responses").options, adapt_preset(NO_PRESET, "responses").low_effort) == (
+        {},
+        effort,
+    )
+    assert adapt_preset(fireworks, "responses").options == {"max_tokens": 32_768}
+    assert adapt_preset(deepseek, "openai") is deepseek
+
+
+@pytest.mark.parametrize(
+    ("preset", "base_url", "driver"),
+    [
+        (None, None, "responses"),
+        (None, "https://api.openai.com/v1", "responses"),
+        (None, "https://API.openai.com:443/v1/", "responses"),
+        (None, "https://eu.api.openai.com/v1", "responses"),
+        ("openai", None, "responses"),
+        ("openai", "http://127.0.0.1:4000/v1", "responses"),
+        ("ollama", None, "openai"),
+        ("azure", "https://x.openai.azure.com/openai/v1", "openai"),
+        (None, "http://127.0.0.1:8080/v1", None),
+        (None, "https://api.openai.com.evil.test/v1", None),
+        (None, "http://[", None),
+    ],
+)
+def test_default_drivers(preset: str | None, base_url: str | None, driver: str | None) -> None:
+    """OpenAI's own API has the Responses driver by default, other presets that of chat completions."""
+    assert find_default_driver(preset, base_url) == driver

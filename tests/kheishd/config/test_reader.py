@@ -196,10 +196,26 @@ ROUTE = "[routes.r]\ndriver = 'openai'\nmodel = 'm'\n"
         (ROUTE + "base_url = 'https://h/v1#a'", ["config.toml:4", "must end with its path"]),
         (ROUTE + "base_url = ' https://h/v1'", ["config.toml:4", "routes.r.base_url", "blanks; remove"]),
         (
+            ROUTE + "base_url = 'https://h/v1beta/models/m:streamGenerateContent'",
+            ["config.toml:4", "routes.r.base_url", "ends with :streamGenerateContent", "remove it"],
+        ),
+        (
             ROUTE + "base_url = 'https://h/v1/chat/completions/'",
             ["config.toml:4", "routes.r.base_url", "ends with /chat/completions", "remove it"],
         ),
         (ROUTE + "base_url = 'http+unix://model.sock/v1'", ["config.toml:4", "http+unix://%2F"]),
+        (
+            "[routes.r]\nmodel = 'm'\nbase_url = 'http://h/v1'",
+            ["config.toml:1", "routes.r", "the key 'driver' is missing"],
+        ),
+        (
+            "[routes.r]\ndriver = 'anthropic'\nmodel = 'm'\npreset = 'openai'",
+            [
+                "config.toml:4",
+                "routes.r.preset",
+                'presets are for driver = "openai" and driver = "responses"',
+            ],
+        ),
         (ROUTE + "preset = 'nobody'", ["config.toml:4", "routes.r.preset"]),
         (ROUTE + "preset = 'azure'", ["routes.r.base_url", 'preset = "azure" requires it']),
         (ROUTE + "auth_header = 'a b'", ["config.toml:4", "routes.r.auth_header"]),

@@ -12,7 +12,7 @@ from tests.support.captured import LONG, SECRET, CapturedModels, captured_models
 from tests.support.model_calls import ask
 from tests.support.model_server import ModelServer
 
-DRIVERS = pytest.mark.parametrize("driver", ["openai", "anthropic"])
+DRIVERS = pytest.mark.parametrize("driver", ["openai", "responses", "anthropic", "google"])
 LEVELS = pytest.mark.parametrize("level", ["full", "redacted"])
 
 
@@ -27,8 +27,8 @@ async def test_request(captured: CapturedModels, driver: str) -> None:
     request = captured.document("request")
     assert f'"body":{sent.body.decode()}}}' in captured.read("request.json")
     assert request["url"] == f"http://127.0.0.1:{captured.server.port}{sent.path}"
-    credential = "authorization" if driver == "openai" else "x-api-key"
-    assert request["headers"] == sent.headers | {credential: "[redacted]"}
+    credentials = {"anthropic": "x-api-key", "google": "x-goog-api-key"}
+    assert request["headers"] == sent.headers | {credentials.get(driver, "authorization"): "[redacted]"}
     assert (request["method"], request["body_bytes"]) == ("POST", len(sent.body))
     assert request["headers"]["x-title"] == "kheish"
 
@@ -52,9 +52,13 @@ async def test_events(captured: CapturedModels, driver: str) -> None:
 
 
 def text_of_event(data: dict[str, Any]) -> str:
-    """Return the piece of the answer in an event, on either wire."""
+    """Return the piece of the answer in an event, on any wire."""
+    if candidates := data.get("candidates"):
+        return "".join(part["text"] for part in candidates[0]["content"]["parts"])
     [choice] = data.get("choices") or [data]
     delta = choice.get("delta", {})
+    if isinstance(delta, str):
+        return delta
     piece: str = delta.get("content") or delta.get("text") or ""
     return piece
 
@@ -169,7 +173,10 @@ async def test_redacted_texts(captured: CapturedModels, driver: str) -> None:
         assert f'"{text}' not in written
     redactor = captured.captures.redactor
     body = captured.document("request")["body"]
-    assert body["model"] == "thinking"
+    if driver == "google":
+        assert captured.document("request")["url"].endswith("/thinking:streamGenerateContent?alt=sse")
+    else:
+        assert body["model"] == "thinking"
     assert f'"{redactor.redact_text(LONG)}"' in written
     assert redactor.redact_text(instructions) in str(body)
     assert captured.document("answer")["answer"]["items"][1]["text"] == redactor.redact_text(heard.text)

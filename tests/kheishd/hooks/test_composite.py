@@ -43,6 +43,10 @@ class Commentator(SubHook):
         """Return its name."""
         return [self.name]
 
+    def situation(self, context: RunContext) -> Sequence[str]:
+        """Return its name in a sentence, which cannot be encoded."""
+        return [f"It is {self.name}\udce9."]
+
     async def before_call(self, call: Invocation) -> Opinion | None:
         """Return its opinion, or raise it."""
         if isinstance(self._opinion, Exception):
@@ -69,6 +73,10 @@ class Broken(SubHook):
     def sections(self, context: RunContext) -> Sequence[str]:
         """Raise KeyError."""
         raise KeyError("sections")
+
+    def situation(self, context: RunContext) -> Sequence[str]:
+        """Raise KeyError."""
+        raise KeyError("situation")
 
     def subject(self, call: Invocation) -> str:
         """Raise KeyError."""
@@ -152,6 +160,7 @@ def test_tools_and_sections_come_in_the_order_of_their_parts() -> None:
     hooks = CompositeHook([Commentator("first"), Toolbox(tools=(tool("b"), tool("a"))), Doing(None)])
     assert [item.name for item in hooks.offer(run_context())] == ["b", "a", "does"]
     assert hooks.sections(run_context("/srv")) == ["first", "Notes are kept in /srv."]
+    assert hooks.situation(run_context("/srv")) == ["It is first?."]
     assert hooks.find_tool("does") is Doing.tools[0]
     assert hooks.find_tool("gone") is None
 
@@ -409,7 +418,7 @@ async def test_a_broken_part_harms_its_own_calls_only(caplog: pytest.LogCaptureF
     """A broken sub-hook fails its own calls only, and none of them runs unjudged."""
     hooks = CompositeHook([Broken(), Doing(None)])
     assert [item.name for item in hooks.offer(run_context())] == ["does"]
-    assert hooks.sections(run_context()) == []
+    assert (hooks.sections(run_context()), hooks.situation(run_context())) == ([], [])
     use = call_of(Broken.tools[0])
     with pytest.raises(ToolError, match="the daemon's log"):
         hooks.subject(use)

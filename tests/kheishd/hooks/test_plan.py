@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.hooks.composite import CompositeHook
-from kheishd.hooks.plan import IN_PLAN_MODE, MAX_PLAN_SECTION_BYTES, PLAN_MODE_LEFT, PLAN_MODE_STAYS, Planning
+from kheishd.hooks.plan import IN_PLAN_MODE, MAX_SHOWN_PLAN_BYTES, PLAN_MODE_LEFT, PLAN_MODE_STAYS, Planning
 from kheishd.kernel.hook import Invocation, Outcome, SubHook, Tool
 from kheishd.objects.talk.plan import plan_of, todos_of
 from protocol.events.approval import ApprovalRequested
@@ -95,12 +95,13 @@ async def test_todos_that_are_not_kept(desk: Desk, outcome: list[dict[str, str]]
     assert [todo.content for todo in todos(desk, sent)] == ["stays"]
 
 
-async def test_open_todos_are_in_the_instructions(desk: Desk) -> None:
-    """Todos are in the instructions while one of them is open."""
+async def test_open_todos_are_in_the_situation(desk: Desk) -> None:
+    """The model sees the todos while one of them is open, and the instructions do not change."""
     await call(desk, "todo_write", {"todos": [{"content": "look", "completed": True}, {"content": "say"}]})
-    assert "[x] look (todo-1)\n[ ] say (todo-2)" in models(desk).requests[-1].instructions
+    assert "[x] look (todo-1)\n[ ] say (todo-2)" in models(desk).requests[-1].situation
     await call(desk, "todo_write", {"todos": [{"content": "look", "completed": True}]})
-    assert "[x]" not in models(desk).requests[-1].instructions
+    assert "[x]" not in models(desk).requests[-1].situation
+    assert len({request.instructions for request in models(desk).requests}) == 1
 
 
 # Plan mode.
@@ -111,7 +112,7 @@ async def test_plan_mode_is_entered_and_left_with_a_plan(desk: Desk) -> None:
     sent = await call(desk, "enter_plan_mode", {"note": "it is large"})
     session = desk.session(sent.session_id)
     assert (session.permission_mode, session.plan_mode) == ("plan", True)
-    assert IN_PLAN_MODE in models(desk).requests[-1].instructions
+    assert IN_PLAN_MODE in models(desk).requests[-1].situation
     sent = await call(desk, "exit_plan_mode", {"plan": "# Plan\nlook", "summary": "look"})
     assert sent.status == "waiting_for_approval"
     params = next(e for _, e in desk.journal(sent.session_id) if isinstance(e, ApprovalRequested))
@@ -124,7 +125,7 @@ async def test_plan_mode_is_entered_and_left_with_a_plan(desk: Desk) -> None:
     stored = plan(desk, sent)
     assert stored is not None
     assert (stored.content, stored.summary) == ("# Plan\nlook", "look")
-    assert "The approved plan:\n# Plan\nlook" in models(desk).requests[-1].instructions
+    assert "The approved plan:\n# Plan\nlook" in models(desk).requests[-1].situation
 
 
 async def test_a_person_may_change_the_plan(desk: Desk) -> None:
@@ -154,16 +155,16 @@ async def test_a_later_plan_is_the_same_artifact(desk: Desk) -> None:
 
 
 async def test_the_plan_is_shown_while_it_is_carried_out(desk: Desk) -> None:
-    """The plan is in the instructions of its run, and while todos are open; a long one is cut."""
+    """The model sees the plan in its run, and while todos are open; a long one is cut."""
     await call(desk, "enter_plan_mode", {})
-    sent = await call(desk, "exit_plan_mode", {"plan": "é" * MAX_PLAN_SECTION_BYTES})
+    sent = await call(desk, "exit_plan_mode", {"plan": "é" * MAX_SHOWN_PLAN_BYTES})
     await desk.allow(sent.run_id)
-    display = models(desk).requests[-1].instructions
-    assert "é" * (MAX_PLAN_SECTION_BYTES // 2) + "\n[... the rest is left out here]" in display
+    display = models(desk).requests[-1].situation
+    assert "é" * (MAX_SHOWN_PLAN_BYTES // 2) + "\n[... the rest is left out here]" in display
     await desk.ask("thanks")
-    assert "approved plan" not in models(desk).requests[-1].instructions
+    assert "approved plan" not in models(desk).requests[-1].situation
     await call(desk, "todo_write", {"todos": [{"content": "look"}]})
-    assert "approved plan" in models(desk).requests[-1].instructions
+    assert "approved plan" in models(desk).requests[-1].situation
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,7 @@ async def test_nobody_leaves_the_plan_mode_that_somebody_else_set(
         assert result(desk, sent).text == PLAN_MODE_STAYS
         assert plan(desk, sent) is not None
         assert desk.pinned(sent.run_id).permission_mode == "plan"
-        assert IN_PLAN_MODE in models(desk).requests[-1].instructions
+        assert IN_PLAN_MODE in models(desk).requests[-1].situation
 
 
 async def test_a_run_that_begins_in_plan_mode_may_do_what_it_may_afterwards(desk: Desk) -> None:

@@ -158,7 +158,7 @@ async def test_a_sub_hook_without_overrides_does_nothing() -> None:
 
     part, call = Plain(), call_of(row_of("note"))
     assert list(part.offer(run_context())) == [row_of("note")]
-    assert list(part.sections(run_context())) == []
+    assert [*part.sections(run_context()), *part.situation(run_context())] == []
     assert part.subject(call) == ""
     assert await part.before_call(call) is None
     assert await part.preview(call) is None

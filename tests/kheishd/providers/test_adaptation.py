@@ -9,7 +9,7 @@ import pytest
 from kheishd.kernel.runtime import ModelRequest
 from kheishd.providers.caller import ProviderCaller
 from kheishd.workers.completion import complete
-from protocol.transcript import text_of
+from protocol.transcript import Message, ToolCall, ToolResult, text_of
 from tests.support.model_calls import ask, inline, make_request
 from tests.support.model_server import ModelServer
 
@@ -70,6 +70,52 @@ async def test_stream_options_are_left_out(server: ModelServer, caller: Provider
     assert ["stream_options" in fields for fields in sent_fields(server)] == [True, False, False]
 
 
+@pytest.mark.parametrize("field", ["max_tokens", "stream_options"])
+async def test_a_refusal_inside_a_stream_is_learned_from(
+    server: ModelServer, caller: ProviderCaller, field: str
+) -> None:
+    """An error before any output teaches, although the status is 200 and the error has no name."""
+    request = request_to(server, f"rejects-late:{field}", options={"max_tokens": 500})
+    for _ in range(2):
+        assert (await ask(caller, request)).text == "echo: hello"
+    assert [field in fields for fields in sent_fields(server)] == [True, False, False]
+
+
+async def test_an_error_after_output_is_final(server: ModelServer, caller: ProviderCaller) -> None:
+    """After the first words, a request is not repeated, whatever the error says."""
+    request = request_to(server, "error-event:'stream_options' is not supported")
+    call = await ask(caller, request)
+    assert (call.text, len(server.requests)) == ("fine ", 1)
+    assert call.failure is not None
+
+
+async def test_the_order_of_roles_is_learned(server: ModelServer, caller: ProviderCaller) -> None:
+    """A message of the assistant comes between a result and a user's message, once the server wants it."""
+    earlier = (
+        Message("assistant", [ToolCall("c1", "look", {})]),
+        Message("tool", [ToolResult("c1", "look", "seen")]),
+    )
+    request = make_request(
+        "and now?", earlier=earlier, driver="openai", model="rejects-order", base_url=server.base_url
+    )
+    for _ in range(2):
+        assert (await ask(caller, request)).text == "echo: and now?"
+    roles = ["".join(message["role"][0] for message in sent.json["messages"]) for sent in server.requests]
+    assert roles == ["atu", "atau", "atau"]
+
+
+@pytest.mark.parametrize("rejected", ["include:400", "include:422", "store:400", "max_output_tokens:400"])
+async def test_fields_of_the_responses_api_are_left_out(
+    server: ModelServer, caller: ProviderCaller, rejected: str
+) -> None:
+    """A field of the Responses API that its server does not know is left out after one refusal."""
+    name = rejected.partition(":")[0]
+    request = request_to(server, f"rejects:{rejected}", driver="responses", options={"max_tokens": 9})
+    for _ in range(2):
+        assert (await ask(caller, request)).text == "echo: hello"
+    assert [name in fields for fields in sent_fields(server)] == [True, False, False]
+
+
 async def test_other_routes_are_not_affected(server: ModelServer, caller: ProviderCaller) -> None:
     """What one route learned does not apply to another."""
     await ask(caller, request_to(server, "rejects:stream_options"))
@@ -121,13 +167,15 @@ async def test_a_reasoning_model_gets_more_room(server: ModelServer, caller: Pro
         ("openrouter", {"reasoning": {"effort": "low"}}),
         ("deepseek", {"thinking": {"type": "disabled"}}),
         ("groq", {"reasoning_effort": "low"}),
+        ("groq responses", {"reasoning": {"effort": "low"}}),
     ],
 )
 async def test_a_title_has_low_effort(
     server: ModelServer, caller: ProviderCaller, preset: str, fields: dict[str, Any]
 ) -> None:
     """A title is requested with low effort where the preset says how; an answer is not."""
-    request = request_to(server, "echo", preset=preset)
+    preset, _, driver = preset.partition(" ")
+    request = request_to(server, "echo", driver or "openai", preset=preset)
     await complete(caller, for_title(request))
     await ask(caller, request)
     title, answer = (request.json for request in server.requests)
@@ -139,6 +187,42 @@ async def test_an_unknown_effort_is_left_out(server: ModelServer, caller: Provid
     """The effort is left out for a model that does not reason."""
     request = for_title(request_to(server, "rejects:reasoning_effort", preset="ollama"))
     assert text_of((await complete(caller, request)).items) == "echo: hello"
+
+
+async def test_a_model_of_google_that_does_not_think(server: ModelServer, caller: ProviderCaller) -> None:
+    """Thoughts and the effort of a title are left out after a refusal each, and from then on."""
+    request = request_to(server, "rejects-thinking", driver="google")
+    for _ in range(2):
+        assert (await ask(caller, request)).text == "echo: hello"
+        assert text_of((await complete(caller, for_title(request))).items) == "echo: hello"
+    configs = [request.json.get("generationConfig") for request in server.requests]
+    limit = {"maxOutputTokens": 64}
+    assert configs == [
+        {"thinkingConfig": {"includeThoughts": True}},
+        None,
+        {"thinkingConfig": {"thinkingLevel": "LOW"}, **limit},
+        limit,
+        None,
+        limit,
+    ]
+
+
+async def test_a_model_of_google_gets_more_room(server: ModelServer, caller: ProviderCaller) -> None:
+    """The higher limit of a title applies to Google's field, too."""
+    request = for_title(request_to(server, "reasons-first:100", driver="google"), 64)
+    for _ in range(2):
+        assert text_of((await complete(caller, request)).items) == "A short title"
+    limits = [request.json["generationConfig"]["maxOutputTokens"] for request in server.requests]
+    assert limits == [64, 256, 256]
+
+
+async def test_an_unknown_effort_is_left_out_of_responses(
+    server: ModelServer, caller: ProviderCaller
+) -> None:
+    """The effort is left out of the Responses API for a model that does not reason."""
+    request = for_title(request_to(server, "rejects:reasoning", driver="responses"))
+    assert text_of((await complete(caller, request)).items) == "echo: hello"
+    assert ["reasoning" in fields for fields in sent_fields(server)] == [True, False]
 
 
 async def test_a_preset_without_stream_options(server: ModelServer, caller: ProviderCaller) -> None:
@@ -159,13 +243,27 @@ async def test_azure(server: ModelServer, caller: ProviderCaller) -> None:
     assert "authorization" not in sent.headers
 
 
+async def test_azure_with_the_responses_api(server: ModelServer, caller: ProviderCaller) -> None:
+    """Azure's newer URLs have the same header and query."""
+    base_url = f"http://127.0.0.1:{server.port}/openai/v1?api-version=preview"
+    request = request_to(server, "echo", "responses", preset="azure", base_url=base_url, auth_ref="env:KEY")
+    assert (await ask(caller, request)).text == "echo: hello"
+    [sent] = server.requests
+    assert sent.path == "/openai/v1/responses?api-version=preview"
+    assert sent.headers["api-key"] == "sk-secret-of-the-test"
+    assert "authorization" not in sent.headers
+
+
 @pytest.mark.parametrize(
     ("driver", "auth_header", "header", "value"),
     [
+        ("responses", None, "authorization", "Bearer sk-secret-of-the-test"),
         ("openai", None, "authorization", "Bearer sk-secret-of-the-test"),
         ("openai", "api-key", "api-key", "sk-secret-of-the-test"),
         ("anthropic", None, "x-api-key", "sk-secret-of-the-test"),
         ("anthropic", "Authorization", "authorization", "Bearer sk-secret-of-the-test"),
+        ("google", None, "x-goog-api-key", "sk-secret-of-the-test"),
+        ("google", "authorization", "authorization", "Bearer sk-secret-of-the-test"),
     ],
 )
 async def test_the_header_of_the_credential(
@@ -175,6 +273,5 @@ async def test_the_header_of_the_credential(
     request = request_to(server, "echo", driver=driver, auth_ref="env:KEY", auth_header=auth_header)
     assert (await ask(caller, request)).text == "echo: hello"
     headers = server.requests[0].headers
-    assert {name: headers[name] for name in ("authorization", "api-key", "x-api-key") if name in headers} == {
-        header: value
-    }
+    names = ("authorization", "api-key", "x-api-key", "x-goog-api-key")
+    assert {name: headers[name] for name in names if name in headers} == {header: value}

@@ -1,5 +1,6 @@
 """The common part of the readers: empty answers, refusals, and errors in every shape, and damaged streams."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.kernel.runtime import ModelFailure
-from kheishd.providers import anthropic, openai
+from kheishd.providers import anthropic, google, openai, responses
 from kheishd.providers.answer_reader import REFUSAL, DraftReader, is_error_data
 from kheishd.providers.driver import Driver
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
 from protocol.transcript import Item, Text, Thinking, ToolCall, Usage, text_of
-from tests.support.reference_parser import Answer, parse_chat, parse_messages
+from tests.support.reference_parser import Answer, parse_chat, parse_google, parse_messages, parse_responses
 
 TOO_LONG = "This model's maximum context length is 4096 tokens."
 
@@ -53,6 +54,12 @@ def block(kind: str, **fields: Any) -> str:
     return named(type="content_block_start", index=0, content_block={"type": kind, **fields})
 
 
+def part(finish: str | None = None, **fields: Any) -> str:
+    """Return the line of a chunk of generateContent with one part."""
+    candidate: dict[str, Any] = {"content": {"parts": [fields]}, "index": 0}
+    return named(candidates=[{**candidate, **({"finishReason": finish} if finish else {})}])
+
+
 def stopped(reason: str, **details: Any) -> str:
     """Return the lines of the end of a message."""
     return (
@@ -61,6 +68,22 @@ def stopped(reason: str, **details: Any) -> str:
         + named(type="message_stop")
     )
 
+
+TEXTS: dict[Driver, str] = {
+    openai: chat(content="x"),
+    anthropic: block("text", text="x"),
+    google: part(text="x"),
+}
+SETTLED: dict[Driver, str] = {
+    openai: chat(finish="stop"),
+    anthropic: named(type="message_delta", delta={"stop_reason": "end_turn"}),
+    google: named(candidates=[{"finishReason": "STOP"}]),
+}
+ENDS: dict[Driver, str] = {
+    openai: "data: [DONE]\n",
+    anthropic: named(type="message_stop"),
+    google: "data: [DONE]\n",
+}
 
 # Empty answers.
 
@@ -78,6 +101,12 @@ def stopped(reason: str, **details: Any) -> str:
         (anthropic, [named(type="message_start", message={}), stopped("end_turn")], "without any text"),
         (anthropic, [block("thinking", thinking="hm"), stopped("end_turn")], "it has reasoning only"),
         (anthropic, [block("thinking", thinking="hm"), stopped("max_tokens")], "its whole output limit"),
+        (google, [part(finish="STOP")], "it ended without any text"),
+        (google, [named(candidates=[{"finishReason": "STOP"}])], "it ended without any text"),
+        (google, [part(text=""), part(text=" ", finish="STOP")], "it has reasoning only"),
+        (google, [part(text="hm", thought=True, finish="STOP")], "it has reasoning only"),
+        (google, [part(text="", thoughtSignature="s", finish="STOP")], "it ended without any text"),
+        (google, [part(text="hm", thought=True, finish="MAX_TOKENS")], "its whole output limit"),
     ],
 )
 def test_an_empty_answer_is_a_failure(driver: Driver, lines: list[str], words: str) -> None:
@@ -94,11 +123,10 @@ def test_an_empty_answer_has_its_usage() -> None:
     assert failure.usage == Usage(10, 20)
 
 
-@pytest.mark.parametrize("driver", [openai, anthropic])
+@pytest.mark.parametrize("driver", [openai, anthropic, google])
 def test_an_end_after_unknown_data_is_a_failure(driver: Driver) -> None:
     """An end counts only if there is something understood before it; the unknown data is in the message."""
-    end = "data: [DONE]\n" if driver is openai else named(type="message_stop")
-    failure = read_failure(driver, named(base_resp={"status_msg": "rate limit reached"}), end)
+    failure = read_failure(driver, named(base_resp={"status_msg": "rate limit reached"}), ENDS[driver])
     assert "rate limit reached" in failure.message
     assert failure.reason != "empty_answer"
 
@@ -121,6 +149,16 @@ def test_an_end_after_unknown_data_is_a_failure(driver: Driver) -> None:
             anthropic,
             [block("tool_use", id="t", name="look", input={"a": 1}), stopped("refusal", stop_details="?")],
             [Text(REFUSAL)],
+        ),
+        (
+            google,
+            [part(text="I would", finish="SAFETY")],
+            [Text("I would\n\nThe model refused to answer (SAFETY).")],
+        ),
+        (
+            google,
+            [named(promptFeedback={"blockReason": "?"})],
+            [Text("The provider blocked the prompt (?).")],
         ),
         (openai, [chat(finish="content_filter")], [Text(REFUSAL)]),
         (openai, [chat(refusal="I cannot."), "data: [DONE]\n"], [Text("I cannot.")]),
@@ -162,17 +200,11 @@ ERRORS = [
 """An error in every shape that is known."""
 
 
-@pytest.mark.parametrize("driver", [openai, anthropic])
+@pytest.mark.parametrize("driver", [openai, anthropic, google])
 @pytest.mark.parametrize("error", ERRORS)
 def test_an_error_is_never_an_answer(driver: Driver, error: str) -> None:
     """An error in any shape and at any place before the end is that error, whole line or not."""
-    text = chat(content="x") if driver is openai else block("text", text="x")
-    settled = (
-        chat(finish="stop")
-        if driver is openai
-        else named(type="message_delta", delta={"stop_reason": "end_turn"})
-    )
-    end = "data: [DONE]\n" if driver is openai else named(type="message_stop")
+    text, settled, end = TEXTS[driver], SETTLED[driver], ENDS[driver]
     for lines in (
         [error, end],
         [error, settled, end],
@@ -186,7 +218,7 @@ def test_an_error_is_never_an_answer(driver: Driver, error: str) -> None:
         assert TOO_LONG in failure.message
 
 
-@pytest.mark.parametrize("driver", [openai, anthropic])
+@pytest.mark.parametrize("driver", [openai, anthropic, google])
 @pytest.mark.parametrize("error", [line for line in ERRORS if line.startswith("data: ")])
 def test_an_error_in_place_of_a_whole_answer(driver: Driver, error: str) -> None:
     """An error body with a status of success is that error, whatever follows it."""
@@ -232,9 +264,21 @@ def test_other_data_is_no_error(data: bytes) -> None:
 
 
 STREAMS = Path(__file__).parent / "streams"
+DRIVERS: dict[str, Driver] = {
+    "anthropic": anthropic,
+    "google": google,
+    "openai": openai,
+    "responses": responses,
+}
+REFERENCES: dict[Driver, Callable[[bytes], Answer | None]] = {
+    anthropic: parse_messages,
+    google: parse_google,
+    openai: parse_chat,
+    responses: parse_responses,
+}
 DAMAGED = [
     pytest.param(
-        anthropic if path.name.startswith("anthropic") else openai,
+        DRIVERS[path.stem.partition("-")[0]],
         path.read_bytes(),
         id=path.stem,
     )
@@ -267,7 +311,7 @@ def read_answer(driver: Driver, stream: bytes, size: int = 1_000_000) -> Answer 
 def parse_reference(driver: Driver, stream: bytes) -> Answer | None:
     """Return the answer of the reference parser; None if it cannot read the stream."""
     try:
-        return parse_messages(stream) if driver is anthropic else parse_chat(stream)
+        return REFERENCES[driver](stream)
     except (AttributeError, TypeError):
         return None
 

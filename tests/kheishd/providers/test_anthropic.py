@@ -7,13 +7,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from kheishd.core.contract import RESUME
 from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure
 from kheishd.providers.anthropic import MAX_TOKENS, MessagesReader, messages, post, reader
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
 from kheishd.providers.prompt_cache import EPHEMERAL
-from protocol.limits.model import MAX_ANSWER_BYTES
+from protocol.limits.model import MAX_ANSWER_BYTES, MAX_PROVIDER_DATA_BYTES
 from protocol.transcript import (
     AssetReference,
     Item,
@@ -295,6 +296,20 @@ def test_hidden_thinking() -> None:
     assert answer.items == [Thinking("", "signed"), Text("x")]
 
 
+def test_content_that_is_repeated() -> None:
+    """A signature or arguments that came with the start, and come again as pieces, are there once."""
+    answer = read_answer(
+        start(0, type="thinking", thinking="", signature="signed"),
+        delta(0, type="thinking_delta", thinking="Hm."),
+        delta(0, type="signature_delta", signature="signed"),
+        start(1, type="tool_use", id="toolu_1", name="look", input={"path": "/a"}),
+        delta(1, type="input_json_delta", partial_json='{"path":'),
+        delta(1, type="input_json_delta", partial_json='"/a"}'),
+        stop("tool_use"),
+    )
+    assert answer.items == [Thinking("Hm.", "signed"), ToolCall("toolu_1", "look", {"path": "/a"})]
+
+
 def test_blocks_that_take_turns() -> None:
     """A piece is added to the block of its index, even if another block began later."""
     answer = read_answer(
@@ -441,6 +456,225 @@ def test_tools_may_be_withheld() -> None:
     assert "tool_choice" not in msgspec.json.decode(
         post(dataclasses.replace(request, tools=()), "http://x", None).body
     )
+
+
+# Tools that the provider runs itself.
+
+ORIGIN = "anthropic api.test claude"
+SEARCH: dict[str, Any] = {
+    "type": "server_tool_use",
+    "id": "srv_1",
+    "name": "web_search",
+    "input": {"query": "a b"},
+}
+FOUND: dict[str, Any] = {
+    "type": "web_search_tool_result",
+    "tool_use_id": "srv_1",
+    "content": [{"type": "web_search_result", "url": "http://a", "encrypted_content": "c2VhbGVk"}],
+}
+CITATION = {"type": "web_search_result_location", "url": "http://a", "encrypted_index": "aW5kZXg"}
+CITED: dict[str, Any] = {
+    "type": "text",
+    "text": "It is so.",
+    "citations": [CITATION, {**CITATION, "url": "http://b"}],
+}
+ANSWER: list[Any] = [{"type": "text", "text": "I look."}, SEARCH, FOUND, CITED]
+"""The content of an answer with a search."""
+
+
+def read_content(*content: dict[str, Any], reason: str = "end_turn") -> ModelAnswer:
+    """Return the answer of a complete message of the origin."""
+    fresh = reader(FailureFactory("api.test", None), ORIGIN)
+    fresh.whole(msgspec.json.encode({"type": "message", "content": content, "stop_reason": reason}))
+    answer = fresh.end()
+    assert answer is not None
+    return answer
+
+
+def write(answer: ModelAnswer) -> Message:
+    """Return an answer as a message of the transcript."""
+    return Message("assistant", answer.items, provider_data=answer.provider_data)
+
+
+def send(*transcript: Message, origin: str = ORIGIN) -> list[Any]:
+    """Return the roles and the contents of a transcript as it is sent."""
+    return [(message["role"], message["content"]) for message in messages(list(transcript), origin)]
+
+
+USER = Message("user", [Text("go")])
+ASKED = ("user", [{"type": "text", "text": "go"}])
+RESUMED = Message("user", [Text(RESUME)])
+
+
+def test_blocks_of_the_provider_go_back_verbatim() -> None:
+    """Calls and results of its own tools, and citations, are sent back in their places, to it alone."""
+    answer = read_content(*ANSWER)
+    assert answer.items == [Text("I look."), Text("It is so.")]
+    assert send(USER, write(answer), USER) == [ASKED, ("assistant", ANSWER), ASKED]
+    texts = [{"type": "text", "text": "I look."}, {"type": "text", "text": "It is so."}]
+    for origin in ("", "anthropic api.test other"):
+        assert send(USER, write(answer), origin=origin) == [ASKED, ("assistant", texts)]
+
+
+def test_blocks_of_the_provider_that_arrive_in_pieces() -> None:
+    """A block that is streamed is the same as a whole one."""
+    fresh = reader(FailureFactory("api.test", None), ORIGIN)
+    summary = {"type": "compaction", "content": None}
+    events = [
+        start(0, type="text", text=""),
+        delta(0, type="text_delta", text="I look."),
+        start(1, **{**SEARCH, "input": {}}),
+        delta(1, type="input_json_delta", partial_json=""),
+        delta(1, type="input_json_delta", partial_json='{"query":"a'),
+        delta(1, type="input_json_delta", partial_json=' b"}'),
+        start(2, **FOUND),
+        start(3, type="text", text="", citations=[]),
+        delta(3, type="citations_delta", citation=CITATION),
+        delta(3, type="text_delta", text="It is so."),
+        delta(3, type="citations_delta", citation={**CITATION, "url": "http://b"}),
+        start(4, **summary),
+        delta(4, type="compaction_delta", content="They talked."),
+        stop(),
+    ]
+    for event in events:
+        fresh.event(msgspec.json.encode(event))
+    answer = fresh.end()
+    assert answer is not None
+    content = [*ANSWER, {"type": "compaction", "content": "They talked."}]
+    assert send(USER, write(answer)) == [ASKED, ("assistant", content)]
+
+
+def test_a_paused_turn_goes_back_alone() -> None:
+    """A paused turn ends the request, without a message of the user; both parts are one message later."""
+    paused = write(read_content(*ANSWER[:2], reason="pause_turn"))
+    assert send(USER, paused, RESUMED) == [ASKED, ("assistant", ANSWER[:2])]
+    rest = write(read_content(*ANSWER[2:]))
+    assert send(USER, paused, RESUMED, rest, USER) == [ASKED, ("assistant", ANSWER), ASKED]
+    request = dataclasses.replace(
+        make_request(driver="anthropic", model="claude"),
+        messages=[USER, paused, RESUMED],
+        situation="now",
+    )
+    body = msgspec.json.decode(post(request, "http://api.test", None).body)
+    assert body["messages"][-1] == {"role": "assistant", "content": ANSWER[:2]}
+
+
+@pytest.mark.parametrize(
+    ("options", "sent"),
+    [
+        ({}, "container_1"),
+        ({"container": {"skills": ["pdf"]}}, {"skills": ["pdf"], "id": "container_1"}),
+        ({"container": "own"}, "own"),
+    ],
+)
+def test_an_unfinished_turn_names_its_container(options: dict[str, Any], sent: Any) -> None:
+    """Its tools go on in the container in which they began; the next turn has a new one."""
+    container = {"id": "container_1", "expires_at": "2027-01-01T00:00:00Z"}
+    answers = []
+    fresh = reader(FailureFactory("api.test", None), ORIGIN)
+    body = {"type": "message", "content": ANSWER[:2], "stop_reason": "pause_turn", "container": container}
+    fresh.whole(msgspec.json.encode(body))
+    answers.append(fresh.end())
+    fresh = reader(FailureFactory("api.test", None), ORIGIN)
+    ended = {"type": "message_delta", "delta": {"stop_reason": "pause_turn", "container": container}}
+    for event in (start(0, **SEARCH), ended):
+        fresh.event(msgspec.json.encode(event))
+    answers.append(fresh.end())
+    for answer in answers:
+        assert answer is not None
+        pinned = make_request(driver="anthropic", model="claude", options=options)
+        for transcript, expected in (
+            ([USER, write(answer), RESUMED], sent),
+            ([USER, write(answer), RESUMED, USER], options.get("container")),
+        ):
+            request = dataclasses.replace(pinned, messages=transcript)
+            posted = msgspec.json.decode(post(request, "http://api.test", None).body)
+            assert posted.get("container") == expected
+
+
+def test_a_paused_turn_without_such_blocks_is_resumed_in_words() -> None:
+    """A pause after a text is continued by the user: a request must not end with a text of the model."""
+    paused = write(read_content(ANSWER[0], reason="pause_turn"))
+    assert [role for role, _ in send(USER, paused, RESUMED)] == ["user", "assistant", "user"]
+
+
+def test_unpaired_blocks_are_dropped() -> None:
+    """A call without its result, and a result without its call, would be rejected."""
+    paused, rest = write(read_content(*ANSWER[:2])), write(read_content(*ANSWER[2:]))
+    assert send(USER, paused, USER) == [ASKED, ("assistant", ANSWER[:1]), ASKED]
+    assert send(RESUMED, rest, USER)[1:] == [("assistant", [CITED]), ASKED]
+    only = write(read_content(SEARCH, reason="pause_turn"))
+    assert send(USER, only, USER) == [ASKED, ASKED]
+
+
+def test_a_call_of_both_kinds() -> None:
+    """A provider's call beside one of kheish stays without a result: it runs when the other one has its."""
+    call = {"type": "tool_use", "id": "t1", "name": "look", "input": {}}
+    mixed = write(read_content(SEARCH, call, reason="tool_use"))
+    result = Message("tool", [ToolResult("t1", "look", "seen")])
+    returned = {"type": "tool_result", "tool_use_id": "t1", "content": "seen"}
+    assert send(USER, mixed, result) == [ASKED, ("assistant", [SEARCH, call]), ("user", [returned])]
+    later = write(read_content(FOUND, CITED))
+    sent = send(USER, mixed, result, later, USER)
+    assert sent[1:4] == [("assistant", [SEARCH, call]), ("user", [returned]), ("assistant", [FOUND, CITED])]
+
+
+def test_the_caller_of_a_call_goes_back() -> None:
+    """A call that a program of the provider makes names its caller; the usual caller is left out."""
+    caller = {"type": "code_execution_20250825", "tool_id": "srv_1"}
+    call = {"type": "tool_use", "id": "t1", "name": "look", "input": {}}
+    answer = read_content({**call, "caller": caller}, reason="tool_use")
+    assert send(USER, write(answer))[1] == ("assistant", [{**call, "caller": caller}])
+    answer = read_content({**call, "caller": {"type": "direct"}}, reason="tool_use")
+    assert send(USER, write(answer))[1] == ("assistant", [call])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {**FOUND, "content": "x" * MAX_PROVIDER_DATA_BYTES},
+        {**FOUND, "content": 2**70},
+        {**CITED, "citations": [{**CITATION, "url": "x" * MAX_PROVIDER_DATA_BYTES}] * 2},
+    ],
+)
+def test_blocks_that_do_not_fit_are_dropped_whole(content: dict[str, Any]) -> None:
+    """If one block is too large or cannot be stored, none is kept: the provider needs all of them."""
+    answer = read_content(ANSWER[0], SEARCH, content)
+    ((_, sent),) = send(write(answer))
+    assert all(block.keys() == {"type", "text"} for block in sent)
+
+
+def test_an_incomplete_call_of_the_provider() -> None:
+    """Arguments that were cut off make all blocks unusable."""
+    fresh = reader(FailureFactory("api.test", None), ORIGIN)
+    for event in (
+        start(0, type="text", text="I look."),
+        start(1, **{**SEARCH, "input": {}}),
+        delta(1, type="input_json_delta", partial_json='{"query":"a'),
+        stop("max_tokens"),
+    ):
+        fresh.event(msgspec.json.encode(event))
+    answer = fresh.end()
+    assert answer is not None
+    assert answer.provider_data is None
+
+
+@pytest.mark.parametrize("placed", ["?", [7], [{"index": "x"}], [{"index": 0, "block": {}}], [{"index": 5}]])
+def test_unusable_data_of_an_import(placed: Any) -> None:
+    """Data that no driver wrote is left out."""
+    data = ProviderData(ORIGIN, fields={"placed": placed})
+    assert send(Message("assistant", [Text("a")], provider_data=data)) == [
+        ("assistant", [{"type": "text", "text": "a"}])
+    ]
+    assert send(Message("assistant", [], provider_data=data)) == []
+
+
+def test_a_block_without_a_type_is_left_out() -> None:
+    """Empty content blocks, and types that are no text, cost nothing."""
+    answer = read_answer(start(0), start(1, type="text", text="a"), stop())
+    assert answer.items == [Text("a")]
+    with pytest.raises(ModelFailure):
+        read(start(0, type={}))
 
 
 # Irregularities of servers.

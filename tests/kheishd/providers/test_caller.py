@@ -11,10 +11,14 @@ from kheishd.kernel.runtime import ModelCaller, ModelRequest, RouteSpec, TextDel
 from kheishd.providers.caller import ProviderCaller
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.transcript import Message, ProviderData, Text, Thinking, ToolCall, ToolResult, text_of
+from tests.support.google_wire import SIGNATURE
 from tests.support.model_calls import RecordedCall, ask, inline, make_request
 from tests.support.model_server import ModelServer
 
-DRIVERS = pytest.mark.parametrize("driver", ["openai", "anthropic"])
+FIELDS = {"google": {"thoughtSignature": SIGNATURE}}
+"""The data that a provider attaches to the first call."""
+
+DRIVERS = pytest.mark.parametrize("driver", ["openai", "responses", "anthropic", "google"])
 SECRET = "sk-secret-of-the-test"
 
 
@@ -82,7 +86,7 @@ async def test_tools_there_and_back(server: ModelServer, caller: ModelCaller, dr
     first = await ask_server(server, driver, "tools")
     origin = f"{driver} 127.0.0.1:{server.port} tools"
     arguments = {"location": "San Francisco, CA"}
-    data = ProviderData(origin, "call_abc123")
+    data = ProviderData(origin, "call_abc123", FIELDS.get(driver, {}))
     call = ToolCall("call_abc123", "get_weather", arguments, provider_data=data)
     assert first.require_answer().items == [Text("I will look."), call]
     assert first.require_answer().stop_reason == "tool_calls"
@@ -98,8 +102,9 @@ async def test_two_tools(server: ModelServer, driver: str) -> None:
     """Two calls in one answer become two items."""
     call = await ask_server(server, driver, "two-tools")
     origin = f"{driver} 127.0.0.1:{server.port} two-tools"
+    first = ProviderData(origin, "call_a", FIELDS.get(driver, {}))
     assert call.require_answer().items == [
-        ToolCall("call_a", "first", {"n": 1}, provider_data=ProviderData(origin, "call_a")),
+        ToolCall("call_a", "first", {"n": 1}, provider_data=first),
         ToolCall("call_b", "second", {}, provider_data=ProviderData(origin, "call_b")),
     ]
 
@@ -199,9 +204,9 @@ async def test_a_missing_credential_is_a_failure(server: ModelServer) -> None:
 
 async def test_an_unknown_driver() -> None:
     """A run pinned to an unknown driver fails with a note about the driver."""
-    call = await ask(models(), make_request(driver="google"))
+    call = await ask(models(), make_request(driver="telepathy"))
     assert call.require_failure().reason == "route_gone"
-    assert "'google'" in call.require_failure().message
+    assert "'telepathy'" in call.require_failure().message
 
 
 async def test_a_refused_connection() -> None:

@@ -1,5 +1,6 @@
 """Messages of chat completions: each server gets its own data back, and nothing that it rejects."""
 
+import dataclasses
 from typing import Any
 
 import msgspec
@@ -10,8 +11,8 @@ from kheishd.providers.chat_messages import PLACEHOLDER_SIGNATURE, ChatRules, me
 from kheishd.providers.failures import FailureFactory
 from kheishd.providers.openai import reader
 from protocol.limits.model import MAX_PROVIDER_DATA_BYTES
-from protocol.objects.run import Pinned
 from protocol.transcript import Item, Message, ProviderData, Text, Thinking, ToolCall, ToolResult
+from tests.support.model_calls import make_request
 
 ORIGIN = "openai api.test gpt"
 OTHER = ChatRules("openai api.test other")
@@ -42,6 +43,21 @@ def send_back(answer: ModelAnswer, rules: ChatRules = OWN) -> dict[str, Any]:
     message = Message("assistant", answer.items, provider_data=answer.provider_data)
     sent: dict[str, Any] = messages("", [message], rules)[0]
     return sent
+
+
+# The situation.
+
+
+def test_the_situation_is_the_end_of_the_last_message() -> None:
+    """It follows the user's message or a tool's result, without a message of its own."""
+    user = Message("user", [Text("hello")])
+    call = Message("assistant", [ToolCall("c1", "look", {})])
+    result = Message("tool", [ToolResult("c1", "look", "seen")])
+    assert messages("", [user], OWN, "now")[-1] == {"role": "user", "content": "hello\n\nnow"}
+    sent = messages("", [user, call, result], OWN, "now")
+    assert sent[-1] == {"role": "tool", "tool_call_id": "c1", "content": "seen\n\nnow"}
+    assert sent[:-1] == messages("", [user, call], OWN)
+    assert messages("be brief", [], OWN, "now")[-1] == {"role": "user", "content": "now"}
 
 
 # Reasoning.
@@ -82,6 +98,48 @@ def test_required_reasoning_is_learned() -> None:
     )
 
 
+def test_required_reasoning_is_remembered() -> None:
+    """After a compaction, the conversation's marks say that the model sends ``reasoning_content``."""
+    answer = read({"reasoning_content": "hm"}, call(0, "c1"))
+    assert answer.provider_data is not None
+    assert answer.provider_data.marks == ["reasoning_content"]
+    request = dataclasses.replace(
+        make_request(driver="openai", model="gpt"), marks={ORIGIN: answer.provider_data.marks}
+    )
+    assert take_rules(request, "http://api.test", {}).reasoning_content is True
+    assert take_rules(request, "http://other.test", {}).reasoning_content is None
+    assert take_rules(request, "http://api.test", {"reasoning_content": False}).reasoning_content is False
+
+
+@pytest.mark.parametrize("thinking", [[{"type": "text", "text": "Let me see."}], "Let me see."])
+def test_reasoning_in_parts_of_the_content_goes_back(thinking: Any) -> None:
+    """Thoughts that arrived as parts of the content are sent back as such, in their order with the texts."""
+    parts = [{"type": "thinking", "thinking": thinking}, {"type": "text", "text": "a"}]
+    answer = read({"content": parts}, {"content": "b"}, {"content": parts[:1]}, call(0, "abcdefgh1"))
+    assert send_back(answer)["content"] == [parts[0], {"type": "text", "text": "ab"}, parts[0]]
+    for rules in (OTHER, ChatRules(ORIGIN, reasoning_content=False)):
+        assert send_back(answer, rules)["content"] == "ab"
+
+
+def test_a_bridge_between_a_result_and_the_user() -> None:
+    """Mistral wants an answer of the assistant before the user speaks again, as after a cancelled run."""
+    transcript = [
+        Message("assistant", [ToolCall("c1", "look", {})]),
+        Message("tool", [ToolResult("c1", "look", "seen")]),
+        Message("user", [Text("never mind")]),
+        Message("user", [Text("go on")]),
+    ]
+    options = {"call_ids": "mistral"}
+    rules = take_rules(make_request(driver="openai", model="m"), "http://x", options)
+    assert [message["role"] for message in messages("", transcript, rules)] == [
+        "assistant",
+        "tool",
+        "assistant",
+        "user",
+    ]
+    assert [message["role"] for message in messages("", transcript, OWN)] == ["assistant", "tool", "user"]
+
+
 def test_reasoning_of_an_earlier_version() -> None:
     """A message without an origin keeps its meaning: its thoughts are sent if the route says so."""
     message = Message("assistant", [Thinking("hm"), Text("a")])
@@ -116,12 +174,11 @@ def test_reasoning_details_go_back() -> None:
 
 
 def test_litellm_s_data_goes_back() -> None:
-    """LiteLLM's blocks and fields go back on the message, the call and the function that had them."""
+    """LiteLLM's blocks and fields go back on the message, the call and the function that had them, once."""
     block = {"type": "thinking", "thinking": "hm", "signature": "s"}
     answer = read(
-        {"thinking_blocks": [{**block, "thinking": "h", "signature": None}]},
-        {"thinking_blocks": [{**block, "thinking": "m"}]},
-        {"provider_specific_fields": {"x": 1}, "content": "a"},
+        {"provider_specific_fields": {"x": 1, "thinking_blocks": [block]}, "thinking_blocks": [block]},
+        {"provider_specific_fields": {"thinking_blocks": []}, "thinking_blocks": [], "content": "a"},
         call(0, "c1", provider_specific_fields={"y": 2}, function={"provider_specific_fields": {"z": 3}}),
     )
     sent = send_back(answer)
@@ -131,6 +188,16 @@ def test_litellm_s_data_goes_back() -> None:
     assert sent["tool_calls"][0]["function"]["provider_specific_fields"] == {"z": 3}
     assert b"specific" not in msgspec.json.encode(send_back(answer, OTHER))
     assert b"thinking" not in msgspec.json.encode(send_back(answer, OTHER))
+
+
+def test_blocks_in_pieces_are_joined() -> None:
+    """A thinking block that arrives in pieces is one block with its signature."""
+    block = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    answer = read(
+        {"thinking_blocks": [{**block, "thinking": "h", "signature": None}]},
+        {"thinking_blocks": [{**block, "thinking": "m"}], "content": "a"},
+    )
+    assert send_back(answer)["thinking_blocks"] == [block]
 
 
 # Gemini.
@@ -212,14 +279,14 @@ def test_a_generated_id_is_recorded() -> None:
 )
 def test_rules_of_known_hosts(base_url: str, model: str, signatures: bool, id_length: int) -> None:
     """Google's Gemini needs signatures, and Mistral ids of nine characters, without any option."""
-    rules = take_rules(Pinned(route="r", driver="openai", model=model), base_url, {})
+    rules = take_rules(make_request(driver="openai", model=model), base_url, {})
     assert (rules.thought_signatures, len(rules.id_form("call_1", 0))) == (signatures, id_length)
 
 
 def test_rules_of_options() -> None:
     """Options state the requirements of other hosts, and are not sent."""
     options = {"reasoning_content": True, "call_ids": "mistral", "thought_signatures": True, "top_p": 1}
-    rules = take_rules(Pinned(route="r", driver="openai", model="m"), "http://localhost/v1", options)
+    rules = take_rules(make_request(driver="openai", model="m"), "http://localhost/v1", options)
     assert (rules.reasoning_content, rules.thought_signatures) == (True, True)
     assert len(rules.id_form("call_1", 0)) == 9
     assert options == {"top_p": 1}

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.kernel.runtime import ModelFailure, TextDelta, ThinkingDelta
-from kheishd.providers.draft import MAX_INVALID_CHARACTERS, Block, Draft
-from protocol.transcript import Text, Thinking, ToolCall, Usage
+from kheishd.providers.draft import MAX_INVALID_CHARACTERS, PLACED, Block, Draft
+from protocol.limits.model import MAX_PROVIDER_DATA_BYTES
+from protocol.transcript import ProviderData, Text, Thinking, ToolCall, Usage
 
 
 def test_pieces_of_one_kind_are_one_item_and_one_delta() -> None:
@@ -191,6 +192,41 @@ def test_a_truncated_signature_is_dropped() -> None:
     draft.sign(block, "long")
     assert draft.full
     assert draft.finish("end", Usage(), None).items == [Thinking("ab")]
+
+
+def test_data_keeps_its_place() -> None:
+    """Data of a text and opaque data between items are stored with the index of their item."""
+    draft = Draft(origin="here")
+    draft.write("text", "a")
+    draft.place(draft.open(Block("opaque")), "part", {"kind": "news"})
+    signed = draft.open(Block("text"))
+    draft.extend(signed, "b")
+    draft.place(signed, "signature", "s")
+    draft.write("text", "c")
+    draft.open(Block("thinking"))
+    draft.place(draft.open(Block("opaque")), "part", {"kind": "end"})
+    answer = draft.finish("end", Usage(), None)
+    assert answer.items == [Text("a"), Text("b"), Text("c")]
+    placed = [
+        {"index": 1, "part": {"kind": "news"}},
+        {"index": 1, "signature": "s"},
+        {"index": 3, "part": {"kind": "end"}},
+    ]
+    assert answer.provider_data == ProviderData("here", fields={PLACED: placed})
+    assert draft.finish("end", Usage(), None) == answer
+
+
+def test_too_much_data_in_places_is_dropped_whole() -> None:
+    """Data between items that became too large is dropped from all places; the items stay."""
+    draft = Draft(origin="here")
+    half = "x" * (MAX_PROVIDER_DATA_BYTES // 2)
+    for piece in ("a", "b", "c"):
+        block = draft.open(Block("text"))
+        draft.extend(block, piece)
+        draft.place(block, "signature", half)
+    answer = draft.finish("end", Usage(), None)
+    assert answer.items == [Text("a"), Text("b"), Text("c")]
+    assert answer.provider_data is None
 
 
 @given(st.lists(st.tuples(st.sampled_from(["text", "thinking"]), st.text()), max_size=20), st.integers(1, 60))

@@ -6,9 +6,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from kheishd.config.presets import PRESETS
 from kheishd.kernel.hook import Tool
-from kheishd.providers import anthropic, openai
+from kheishd.providers import anthropic, google, openai
 from kheishd.providers.driver import (
+    BLANK,
     AnswerReader,
     Driver,
     HttpRequest,
@@ -20,6 +22,7 @@ from kheishd.providers.driver import (
     user_texts,
 )
 from kheishd.providers.failures import FailureFactory
+from kheishd.providers.traits import Traits
 from protocol.transcript import AssetReference, Item, Message, Text
 from tests.support.model_calls import make_request
 
@@ -50,6 +53,14 @@ def test_a_summary_drops_answer_options() -> None:
     assert body == {"temperature": 0.7, "top_p": 0.9, "service_tier": "flex"}
     assert headers == {"x-title": "kheish"}
     assert body_options(replace_purpose(make_request("hello"), "title")) == ({}, {})
+
+
+def test_a_limit_of_the_route_replaces_that_of_its_preset() -> None:
+    """A preset may limit answers; the route's own limit counts instead, whichever of the names it has."""
+    traits = Traits(PRESETS["fireworks"])
+    assert body_options(make_request("hello"), traits)[0] == {"max_tokens": 32_768}
+    request = make_request("hello", options={"max_completion_tokens": 100})
+    assert body_options(request, traits)[0] == {"max_completion_tokens": 100}
 
 
 def replace_purpose(request: Any, purpose: Any, max_tokens: int | None = None) -> Any:
@@ -99,13 +110,14 @@ def test_tokens(count: float | None, expected: int) -> None:
 
 
 def test_shown() -> None:
-    """Texts are shown unchanged, an asset by its name, and an empty item as nothing."""
-    items: list[Item] = [Text("a"), Text(""), AssetReference("ast_1"), AssetReference("ast_2", "image/png")]
+    """Texts are shown unchanged, an asset by its name, and a blank text as nothing if there is more."""
+    items: list[Item] = [Text("a "), Text(" "), AssetReference("ast_1"), AssetReference("ast_2", "image/png")]
     assert user_texts(items) == [
-        "a",
+        "a ",
         "[attached file ast_1: its content is not shown here]",
         "[attached file ast_2, image/png: its content is not shown here]",
     ]
+    assert user_texts([Text(""), Text(" \n")]) == [BLANK]
 
 
 def test_a_post_hides_its_headers() -> None:
@@ -114,7 +126,7 @@ def test_a_post_hides_its_headers() -> None:
     assert "sk-secret" not in f"{post!r} {post}"
 
 
-@pytest.mark.parametrize("driver", [openai, anthropic])
+@pytest.mark.parametrize("driver", [openai, anthropic, google])
 def test_drivers_are_drivers(driver: Driver) -> None:
     """Every driver fulfils the interface of an exchange, and its reader begins empty."""
     reader: AnswerReader = driver.reader(FailureFactory("api.test", None))
@@ -153,7 +165,7 @@ def test_tools_of_the_options_are_added(driver: Driver) -> None:
     assert "tools" not in msgspec.json.decode(driver.post(summary, "http://x", None).body)
 
 
-@pytest.mark.parametrize("driver", [openai, anthropic])
+@pytest.mark.parametrize("driver", [openai, anthropic, google])
 def test_the_prefix_of_a_prompt_is_stable(driver: Driver) -> None:
     """Two turns of a run begin with the same bytes, up to the end of the earlier transcript."""
     options = {"cache_control": False} if driver is anthropic else {}
@@ -164,9 +176,8 @@ def test_the_prefix_of_a_prompt_is_stable(driver: Driver) -> None:
     second = dataclasses.replace(first, messages=later)
     bodies = [driver.post(request, "http://x", None).body for request in (first, second)]
     decoded = [msgspec.json.decode(body) for body in bodies]
-    assert decoded[1]["messages"][: len(decoded[0]["messages"])] == decoded[0]["messages"]
-    for body in decoded:
-        del body["messages"]
+    earlier, transcript = (body.pop("contents" if driver is google else "messages") for body in decoded)
+    assert transcript[: len(earlier)] == earlier
     assert msgspec.json.encode(decoded[0]) == msgspec.json.encode(decoded[1])
 
 

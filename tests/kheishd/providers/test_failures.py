@@ -34,7 +34,7 @@ def by_status(status: int, body: Any = None, headers: dict[str, str] | None = No
         (302, "bad_request", False),
         (400, "bad_request", False),
         (401, "unauthorized", False),
-        (402, "bad_request", False),
+        (402, "quota_exhausted", False),
         (403, "unauthorized", False),
         (404, "bad_request", False),
         (408, "rate_limited", True),
@@ -43,6 +43,7 @@ def by_status(status: int, body: Any = None, headers: dict[str, str] | None = No
         (422, "bad_request", False),
         (429, "rate_limited", True),
         (500, "server_error", True),
+        (498, "overloaded", True),
         (501, "server_error", False),
         (502, "server_error", True),
         (503, "server_error", True),
@@ -90,6 +91,8 @@ def test_statuses(status: int, reason: str, retryable: bool) -> None:
         {"error": "inputs tokens + max_new_tokens must be <= 4097"},
         {"error": {"message": "no", "code": "max_tokens_exceeded"}},
         {"error": "The number of tokens makes the context the overflow"},
+        {"error": {"message": "The decoder prompt (length 9) is longer than the maximum model length of 8."}},
+        {"error": {"message": "Range of input length should be [1, 30720]", "code": "invalid_parameter"}},
     ],
 )
 def test_a_too_long_transcript_has_its_reason(error: dict[str, Any]) -> None:
@@ -98,16 +101,65 @@ def test_a_too_long_transcript_has_its_reason(error: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("status", "error"),
     [
-        {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}},
-        {"error": {"message": "Your credit balance is too low"}},
+        (429, {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}),
+        (400, {"error": {"message": "Billing hard limit has been reached", "code": "billing_limit"}}),
+        (400, {"error": {"message": "Your credit balance is too low", "type": "invalid_request_error"}}),
+        (402, {"error": {"message": "Insufficient Balance", "type": "unknown_error"}}),
+        (429, {"error": {"code": "1113", "message": "Insufficient balance or no resource package."}}),
+        (429, {"error": {"code": "1113", "message": "余额不足或无可用资源包,请充值。"}}),
+        (403, "Your team has either used all available credits or reached its monthly spending limit."),
+        (429, {"error": {"message": "Your account org-1 <ak-2> is suspended, please check your plan"}}),
+        (403, {"error": {"message": "is not active", "type": "exceeded_current_quota_error"}}),
+        (402, {"error": {"message": "Credit limit exceeded.", "type": "credit_limit"}}),
+        (412, {"error": {"message": "Account a is suspended, possibly due to reaching a limit"}}),
+        (429, {"error": {"message": "ExceededBudget: over budget", "type": "budget_exceeded"}}),
+        (429, {"error": "you (a) have reached your weekly usage limit, upgrade for higher limits"}),
+        (429, {"error": {"code": 429, "message": "Your prepayment credits are depleted."}}),
+    ],
+)  # fmt: skip
+def test_an_account_without_credit_is_not_waited_for(status: int, error: Any) -> None:
+    """An account without credit or quota has a reason of its own, and is not called again."""
+    for failure in (by_status(status, error), FailureFactory("api.test", None).by_error(error)):
+        if status != 402 or failure.status == 402:
+            assert (failure.reason, failure.retryable) == ("quota_exhausted", False)
+            assert failure.message.endswith("; the account has no credit or quota left at this provider")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 40000.",
+        "Request too large for model `x` on tokens per minute (TPM): Limit 6000, Requested 9000",
     ],
 )
-def test_an_exhausted_quota_is_not_waited_for(error: dict[str, Any]) -> None:
-    """An exhausted quota is not retried."""
-    failure = by_status(429, error)
-    assert (failure.reason, failure.retryable) == ("rate_limited", False)
+def test_a_request_larger_than_a_minute_is_too_long(message: str) -> None:
+    """A request that exceeds the tokens of a whole minute is shortened: it would never be accepted."""
+    for status in (413, 429):
+        error = {"error": {"message": message, "code": "rate_limit_exceeded"}}
+        assert by_status(status, error).reason == "context_too_long"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "You have been rate limited. Your rate limit is 60 queries per minute. Upgrade."},
+        {"message": "You exceeded the token rate limit of your pricing tier. Please retry after 20 seconds."},
+        {"message": "request reached max request: 3, please try again after 1 seconds"},
+        {"message": "Requests rate limit exceeded"},
+        {"message": "Service tier capacity exceeded for this model.", "type": "invalid_request_error"},
+    ],
+)  # fmt: skip
+def test_a_rate_limit_is_waited_for(error: dict[str, Any]) -> None:
+    """Advice to upgrade does not make a rate limit an unpaid bill."""
+    failure = by_status(429, {"error": error})
+    assert (failure.reason, failure.retryable) == ("rate_limited", True)
+
+
+def test_a_router_with_an_upstream_in_trouble_is_asked_again() -> None:
+    """An upstream without credit behind a failing router is not the account of the route."""
+    assert by_status(502, {"error": {"message": "upstream: insufficient credits"}}).retryable
 
 
 PER_MINUTE = {
@@ -230,10 +282,16 @@ def test_retry_after_never_fails(value: str) -> None:
         ({"type": "timeout_error", "message": "no"}, "timed_out", True),
         ({"code": 429, "message": "no"}, "rate_limited", True),
         ({"code": 502, "message": "no"}, "server_error", True),
-        ({"code": "insufficient_quota", "message": "no"}, "rate_limited", False),
+        ({"code": "insufficient_quota", "message": "no"}, "quota_exhausted", False),
+        ({"status": "INVALID_ARGUMENT", "message": "no"}, "bad_request", False),
+        ({"type": "BadRequestError", "message": "no"}, "bad_request", False),
+        ({"status": "DEADLINE_EXCEEDED", "message": "no"}, "timed_out", True),
         ({"code": "429", "message": "no"}, "rate_limited", True),
         ({"message": "Rate limit reached for requests"}, "rate_limited", True),
         ({"detail": "The model is at capacity"}, "overloaded", True),
+        ({"error": "no", "error_type": "validation"}, "bad_request", False),
+        ({"error": "Model is overloaded", "error_type": "overloaded"}, "overloaded", True),
+        ({"statusCode": 429, "message": "Try again in 20 seconds."}, "rate_limited", True),
         ({"object": "error", "message": "no", "code": 400}, "bad_request", False),
         ("a text", "server_error", True),
         (None, "server_error", True),
@@ -244,6 +302,14 @@ def test_errors_inside_a_stream(error: Any, reason: str, retryable: bool) -> Non
     """An error object within a stream is classified by its type."""
     failure = FailureFactory("api.test", None).by_error(error)
     assert (failure.reason, failure.retryable) == (reason, retryable)
+
+
+def test_a_wrong_key_of_google() -> None:
+    """Google refuses a wrong key with the status of a wrong request; its details name the key."""
+    details = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}]
+    error = {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT", "details": details}
+    assert by_status(400, {"error": error}).reason == "unauthorized"
+    assert by_status(400, {"error": {**error, "details": []}}).reason == "bad_request"
 
 
 def test_the_credential_is_taken_out() -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from msgspec import Struct
 
-from kheishd.providers.lenient import LenientDecoder, SideInformation, clean_json, load_json
+from kheishd.providers.lenient import LenientDecoder, SideInformation, clean_json, convert, load_json
 
 
 class Counts(SideInformation):
@@ -20,6 +20,12 @@ class Part(Struct):
 
     text: str | None = None
     index: int = 0
+
+
+class Renamed(Struct, rename="camel"):
+    """A struct whose field has another name in JSON."""
+
+    first_part: Part | None = None
 
 
 class Answer(Struct):
@@ -111,3 +117,10 @@ def test_deep_values_are_an_error() -> None:
         load_json("[" * 100_000)
     while value:
         value = value.pop()
+
+
+@pytest.mark.parametrize("name", ["firstPart", "first_part"])
+def test_a_renamed_field_has_two_names(name: str) -> None:
+    """A field that is renamed is read under its name in JSON and under its own; null counts as missing."""
+    other = {"firstPart": None} if name == "first_part" else {}
+    assert convert({name: {"index": "2"}, **other}, Renamed) == Renamed(Part(index=2))

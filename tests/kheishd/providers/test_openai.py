@@ -10,6 +10,7 @@ import pytest
 from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure
 from kheishd.providers.chat_messages import messages
+from kheishd.providers.driver import BLANK
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
 from kheishd.providers.openai import ChatReader, post, reader
@@ -123,14 +124,19 @@ def test_users_messages_in_a_row_are_one() -> None:
 
 
 def test_empty_messages_are_left_out() -> None:
-    """An empty message is left out; calls without text have null content."""
+    """An answer without text is left out; calls without text have null content."""
     transcript = [
-        Message("user", [Text("")]),
+        Message("user", [Text("hello")]),
         Message("assistant", [Thinking("hm")]),
         Message("assistant", [ToolCall("c1", "look", {})]),
     ]
-    [only] = messages("", transcript)
+    [_, only] = messages("", transcript)
     assert only["content"] is None
+
+
+def test_a_blank_message_is_sent_as_one() -> None:
+    """A blank message of the user stays one, so that the request has a message, and the roles alternate."""
+    assert messages("", [Message("user", [Text(" ")])]) == [{"role": "user", "content": BLANK}]
 
 
 # The answer.
@@ -462,6 +468,16 @@ def test_an_id_that_comes_late() -> None:
     assert answer.items == [ToolCall("a", "one", {})]
 
 
+def test_ids_that_count_from_one() -> None:
+    """An id that looks like one of kheish's own is the provider's: no call loses its id by that."""
+    answer = read_answer(
+        call(0, "call_1", name="one", arguments="{}"),
+        call(1, "call_2", name="one", arguments="{}"),
+        delta("stop"),
+    )
+    assert answer.items == [ToolCall("call_1", "one", {}), ToolCall("call_2", "one", {})]
+
+
 def test_a_repeated_id_of_another_call() -> None:
     """A server that sends one id for two calls has still called twice."""
     answer = read_answer(
@@ -481,6 +497,21 @@ def test_numbers_in_the_place_of_texts() -> None:
     )
     assert answer.items == [Text("a"), ToolCall("7", "one", {})]
     assert (answer.usage, answer.model) == (Usage(12), "3")
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        ({"prompt_cache_hit_tokens": 4}, Usage(9, cached_input_tokens=4)),
+        ({"cached_tokens": 4}, Usage(9, cached_input_tokens=4)),
+        ({"prompt_tokens_details": {"cache_write_tokens": 5}}, Usage(9, cache_write_tokens=5)),
+        ({"prompt_tokens_details": {"cache_creation_tokens": 5}}, Usage(9, cache_write_tokens=5)),
+    ],
+)
+def test_cached_tokens_under_every_name(usage: dict[str, Any], expected: Usage) -> None:
+    """Tokens read from and written to the cache are counted, because they have prices of their own."""
+    answer = read_answer(delta("stop", content="a"), {"choices": [], "usage": {"prompt_tokens": 9, **usage}})
+    assert answer.usage == expected
 
 
 @pytest.mark.parametrize("usage", ["none", 7, [], {"prompt_tokens": {}}, {"prompt_tokens_details": "x"}])

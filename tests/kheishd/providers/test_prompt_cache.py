@@ -52,6 +52,13 @@ def test_four_breakpoints() -> None:
     )
 
 
+def test_the_situation_comes_after_the_breakpoints() -> None:
+    """The situation is the last block and is not cached, because the next request has another one."""
+    body = make_body(situation="now")
+    assert body["messages"][-1]["content"][-1] == {"type": "text", "text": "now"}
+    assert find_marks(body) == find_marks(make_body())
+
+
 def test_the_prefix_is_stable() -> None:
     """Without the marks, an earlier request is a prefix of a later one, byte for byte."""
     first = ModelRequest(make_request().pinned, "be brief", [*EARLIER[:1]], tools=TOOLS)

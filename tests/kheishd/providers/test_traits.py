@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from kheishd.config.presets import PRESETS
+from kheishd.config.presets import PRESETS, adapt_preset
 from kheishd.kernel.runtime import ModelFailure
-from kheishd.providers.traits import USUAL_TRAITS, LearnedTraits, Traits
+from kheishd.providers.traits import OUTPUT_ITEMS, USUAL_TRAITS, LearnedTraits, Traits
 from protocol.objects.run import Pinned
 
 LIMIT = {"max_tokens": 5}
@@ -41,6 +41,89 @@ def test_refusals(message: str, body: dict[str, Any], expected: dict[str, Any] |
     """A refusal of a field that was sent changes the traits; a refusal of its value does not."""
     changed = adapt(USUAL_TRAITS, message, body)
     assert changed == (None if expected is None else msgspec.structs.replace(USUAL_TRAITS, **expected))
+
+
+@pytest.mark.parametrize("reason", ["bad_request", "server_error"])
+def test_a_refusal_without_a_status(reason: str) -> None:
+    """An error inside a stream has no status, and often no name: its message decides."""
+    body = msgspec.json.encode(LIMIT)
+    for message, changes in (("Unsupported parameter: 'max_tokens'", True), ("something broke", False)):
+        failure = ModelFailure(reason, message, retryable=True)
+        assert (USUAL_TRAITS.adapt(failure, body) is not None) is changes
+    assert adapt(USUAL_TRAITS, "Unsupported parameter: 'max_tokens'", LIMIT, status=404) is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Missing `reasoning_content` field in the assistant message at message index 2.",
+        "The reasoning_content in the thinking mode must be passed back to the API.",
+        "thinking is enabled but reasoning_content is missing in assistant tool call message at index 2",
+    ],
+)
+def test_reasoning_that_is_required(message: str) -> None:
+    """A server that misses ``reasoning_content`` gets it empty, then blank, and is not asked forever."""
+    fillers = []
+    traits = USUAL_TRAITS
+    while (changed := adapt(traits, message, {})) is not None:
+        traits = changed
+        fillers.append(traits.reasoning_filler)
+    assert fillers == ["", " "]
+    changed = adapt(USUAL_TRAITS, message, {"messages": [{"reasoning_content": ""}]})
+    assert changed == msgspec.structs.replace(USUAL_TRAITS, reasoning_filler=" ")
+
+
+def test_an_order_of_roles_that_is_required() -> None:
+    """A server that rejects a user's message after a result teaches that, once."""
+    message = "Unexpected role 'user' after role 'tool'"
+    changed = adapt(USUAL_TRAITS, message, {})
+    assert changed == msgspec.structs.replace(USUAL_TRAITS, bridges_results=True)
+    assert adapt(changed, message, {}) is None
+
+
+ITEMS = {"input": [{}], "include": ["reasoning.encrypted_content"], "store": False, "max_output_tokens": 5}
+
+
+@pytest.mark.parametrize(
+    ("message", "status", "omitted"),
+    [
+        ("Encrypted content is not supported with this model.", 400, "include"),
+        ("Unknown parameter: 'include'.", 400, "include"),
+        ("Unprocessable Entity", 422, "include"),
+        ("Unrecognized request argument supplied: store", 400, "store"),
+        ("Unsupported parameter: max_output_tokens", 400, "max_output_tokens"),
+        ("The encrypted content gAAA could not be verified.", 400, OUTPUT_ITEMS),
+        (
+            "Item with id 'rs_1' not found. Items are not persisted when `store` is set to false.",
+            404,
+            OUTPUT_ITEMS,
+        ),
+        (
+            "Item 'rs_1' of type 'reasoning' was provided without its required following item.",
+            400,
+            OUTPUT_ITEMS,
+        ),
+        ("Item 'fc_1' was provided without its required 'reasoning' item: 'rs_1'.", 400, OUTPUT_ITEMS),
+        ("The model does not exist", 404, None),
+        ("max_output_tokens must be at least 16", 400, None),
+    ],
+)
+def test_refusals_of_responses(message: str, status: int, omitted: str | None) -> None:
+    """A server of the Responses API may refuse fields, and items that it made itself."""
+    changed = adapt(USUAL_TRAITS, message, ITEMS, status)
+    assert (changed is not None and changed.omitted) == (omitted is not None and {omitted})
+    if changed is not None and omitted is not None:
+        sent = {name: value for name, value in ITEMS.items() if name != omitted}
+        again = adapt(changed, message, sent, status)
+        assert again is None or again.omitted == {omitted, OUTPUT_ITEMS}
+
+
+def test_refused_items_are_not_remembered() -> None:
+    """A refusal of items concerns one conversation, and its route still sends those of others."""
+    learned = LearnedTraits()
+    pinned = Pinned(route="r", driver="responses", model="m", base_url="http://x")
+    learned.remember(pinned, Traits(omitted=frozenset((OUTPUT_ITEMS, "include"))))
+    assert learned.find(pinned).omitted == {"include"}
 
 
 def test_only_refusals_of_the_request_teach() -> None:
@@ -86,5 +169,36 @@ def test_traits_are_remembered_for_a_route_and_its_model() -> None:
 
 
 def test_openai_itself() -> None:
-    """A route without a URL calls OpenAI and has its preset."""
+    """A route without a URL calls OpenAI and has its preset, as it is for the driver."""
+    adapted = LearnedTraits().find(Pinned(route="r", driver="responses", model="m")).preset
+    assert adapted == adapt_preset(PRESETS["openai"], "responses")
     assert LearnedTraits().find(Pinned(route="r", driver="openai", model="m")).preset == PRESETS["openai"]
+
+
+THOUGHTS = {"contents": [], "generationConfig": {"thinkingConfig": {"includeThoughts": True}}}
+EFFORT = {"contents": [], "generationConfig": {"thinkingConfig": {"thinkingLevel": "LOW"}}}
+UNKNOWN_ID = "Invalid JSON payload received. Unknown name \"id\" at 'contents[1].parts[0].function_call'"
+
+
+@pytest.mark.parametrize(
+    ("message", "body", "expected"),
+    [
+        ("Thinking is not enabled for models/gemini-2.0-flash", THOUGHTS, {
+            "omitted": frozenset({"includeThoughts"})
+        }),
+        ("Thinking level is not supported for this model.", EFFORT, {
+            "omitted": frozenset({"thinkingConfig"})
+        }),
+        ("thinking_config is not supported.", {"contents": []}, None),
+        ("Function call is missing a thought_signature in functionCall parts.", THOUGHTS, {
+            "needs_signatures": True
+        }),
+        (UNKNOWN_ID, {"contents": []}, {"omitted": frozenset({"call_ids"})}),
+        ("Please ensure that the number of function response parts is equal", THOUGHTS, None),
+    ],
+)  # fmt: skip
+def test_refusals_of_google(message: str, body: dict[str, Any], expected: dict[str, Any] | None) -> None:
+    """Google's refusals teach that a model does not think, needs signatures, or knows no ids; each once."""
+    changed = adapt(USUAL_TRAITS, message, body)
+    assert changed == (None if expected is None else msgspec.structs.replace(USUAL_TRAITS, **expected))
+    assert changed is None or adapt(changed, message, body) is None

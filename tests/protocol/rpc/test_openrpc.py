@@ -176,3 +176,19 @@ def test_only_what_is_served_is_described() -> None:
     one = make_document([METHODS["rpc.ping"]], "0.1.0")
     assert [method["name"] for method in one["methods"]] == ["rpc.ping"]
     assert "Session" not in one["components"]["schemas"]
+
+
+def test_data_of_providers_is_no_part_of_a_history() -> None:
+    """Histories are for people: their schema has neither provider data nor signatures."""
+    schemas = DOCUMENT["components"]["schemas"]
+    seen: set[str] = set()
+    pending = ["History"]
+    while pending:
+        name = pending.pop()
+        if name not in seen:
+            seen.add(name)
+            pending += [reference.rpartition("/")[2] for reference in references(schemas[name])]
+    assert "VisibleMessage" in seen
+    shown = json.dumps([schemas[name] for name in seen])
+    assert "provider_data" not in shown
+    assert "signature" not in shown

@@ -95,6 +95,8 @@ def test_another_speakers_count_is_ignored() -> None:
         (32_000, {}, 10_808),
         (8_192, {}, 2_730),
         (128_000, {"max_tokens": "many"}, 106_808),
+        (128_000, {"generationConfig": {"maxOutputTokens": 4_000}}, 111_000),
+        (128_000, {"generationConfig": "many"}, 106_808),
     ],
 )
 def test_max_prompt_tokens(window: int, options: dict[str, object], expected: int) -> None:

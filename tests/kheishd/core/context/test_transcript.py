@@ -8,9 +8,12 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kheishd.core.context.reduction import TranscriptEntry
 from kheishd.core.context.transcript import (
+    MAX_MARKS,
+    MAX_ORIGINS,
     Transcript,
     decode_checkpoint,
     encode_checkpoint,
@@ -330,6 +333,39 @@ def test_a_checkpoint_keeps_provider_data() -> None:
     for message in (Message("assistant", [call], provider_data=data), Message("assistant", [Text("a")])):
         transcript = Transcript(1, [TranscriptEntry(1, 1, message)])
         assert decode_checkpoint(encode_checkpoint(transcript)).messages == [message]
+
+
+def test_marks_outlive_their_messages() -> None:
+    """Marks of provider data are joined for each origin; compactions and checkpoints keep them."""
+    script = Script()
+    for origin, marks in (("a", ["x"]), ("b", ["x"]), ("a", ["y"]), ("c", [])):
+        message = Message("assistant", [Text("hi")], provider_data=ProviderData(origin, marks=marks))
+        script.add(MessageAppended(item_id=f"itm_{len(script.lines)}", message=message), "r1")
+    script.add(
+        TranscriptImported(
+            source_cursor=1, message=replace(message, provider_data=ProviderData("b", marks=["z"]))
+        )
+    )
+    for strategy in get_args(CompactStrategy):
+        script.add(ContextCompacted(upto=100, strategy=strategy, trigger="auto", summary="They talked."))
+    transcript = script.fold()
+    assert transcript.marks == {"a": ["x", "y"], "b": ["x", "z"]}
+    assert not any(message.provider_data for message in transcript.messages)
+    assert decode_checkpoint(encode_checkpoint(transcript)) == transcript
+
+
+def test_marks_are_bounded() -> None:
+    """An import with many origins and marks leaves a bounded number of them."""
+    script = Script()
+    for number in range(MAX_ORIGINS + 5):
+        data = ProviderData(f"o{number}", marks=[f"m{n}" for n in range(MAX_MARKS + 5)])
+        script.add(
+            TranscriptImported(
+                source_cursor=1, message=Message("assistant", [Text("hi")], provider_data=data)
+            )
+        )
+    marks = script.fold().marks
+    assert (len(marks), {len(names) for names in marks.values()}) == (MAX_ORIGINS, {MAX_MARKS})
 
 
 @given(STEPS)

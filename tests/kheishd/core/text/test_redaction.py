@@ -85,6 +85,7 @@ def test_the_structure_of_a_request_stays() -> None:
     ("value", "redacted"),
     [
         ({"type": "no word, a sentence"}, {"type": "[19 characters]"}),
+        ({"finishReason": "STOP", "text": "hi"}, {"finishReason": "STOP", "text": "[2 characters]"}),
         ({"arguments": {"type": "secret"}}, {"arguments": {"type": "[6 characters]"}}),
         ({"input": [{"role": "x"}]}, {"input": [{"role": "[1 characters]"}]}),
         ({"dear diary, today": 1}, {"[17 characters]": 1}),

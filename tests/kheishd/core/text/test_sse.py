@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.text.sse import MAX_EVENT_BYTES, ErrorEventData, EventDecoder, EventTooLarge
+from kheishd.core.text.sse import MAX_EVENT_BYTES, ErrorEventData, EventDecoder, EventTooLarge, StrayData
 
 
 def decoded(*reads: bytes) -> list[bytes]:
@@ -94,3 +94,27 @@ def test_errors_are_marked(stream: bytes, events: list[tuple[bytes, bool]]) -> N
         decoder = EventDecoder()
         received = decoder.feed(stream[:cut]) + decoder.feed(stream[cut:]) + decoder.finish()
         assert [(bytes(data), isinstance(data, ErrorEventData)) for data in received] == events
+
+
+@pytest.mark.parametrize(
+    ("stream", "events"),
+    [
+        (b'data: one\n\n{\n "error": 1\n}\n', [(b"one", False), (b'{\n "error": 1\n}', True)]),
+        (b'data: one\r\n\r\n[{"error": 1}]\r\n\r\n', [(b"one", False), (b'[{"error": 1}]', True)]),
+        (b"{\n1}\ndata: two\n\n", [(b"two", False)]),
+        (b"data: one\n\n{\n: comment\n[", [(b"one", False), (b"{", True), (b"[", True)]),
+    ],
+)
+def test_json_behind_events_is_marked(stream: bytes, events: list[tuple[bytes, bool]]) -> None:
+    """JSON behind an event is returned with its mark, up to the next field or blank line."""
+    for cut in range(len(stream) + 1):
+        decoder = EventDecoder()
+        received = decoder.feed(stream[:cut]) + decoder.feed(stream[cut:]) + decoder.finish()
+        assert [(bytes(data), isinstance(data, StrayData)) for data in received] == events
+
+
+def test_json_behind_events_is_limited() -> None:
+    """JSON behind events counts against the limit of an event."""
+    decoder = EventDecoder()
+    with pytest.raises(EventTooLarge):
+        decoder.feed(b"data: one\n\n{\n" + (b"x" * 1000 + b"\n") * (MAX_EVENT_BYTES // 1000 + 1))

@@ -15,7 +15,7 @@ from tests.support.model_calls import inline
 from tests.support.model_server import ModelServer, running_model_server
 
 CALLING = f"tools:{TOOL.name}:{json.dumps({'word': WORD})}"
-DRIVERS = pytest.mark.parametrize("driver", ["openai", "anthropic"])
+DRIVERS = pytest.mark.parametrize("driver", ["openai", "responses", "anthropic", "google"])
 
 
 @pytest.fixture
@@ -56,9 +56,9 @@ async def test_everything_works(server: ModelServer, driver: str) -> None:
     )
     assert result.cost is not None
     assert result.usage.output_tokens == 7
-    assert [tool.get("name") or tool["function"]["name"] for tool in server.requests[0].json["tools"]] == [
-        TOOL.name
-    ]
+    [tool] = server.requests[0].json["tools"]
+    [function] = tool.get("functionDeclarations") or [tool.get("function", tool)]
+    assert function["name"] == TOOL.name
 
 
 @DRIVERS

@@ -20,6 +20,9 @@ from protocol.transcript import (
     ToolCall,
     ToolResult,
     Usage,
+    VisibleCall,
+    VisibleMessage,
+    VisibleThinking,
     text_of,
 )
 from tests.support.household import (
@@ -74,7 +77,7 @@ def test_history_messages(filled: Store) -> None:
     assert (received.sender, received.run_id, received.item_id) == ("ann", "run_1", None)
     assert (called.stop_reason, called.item_id) == ("tool_calls", "itm_1")
     assert (steered.message.role, steered.sender, text_of(steered.message.items)) == ("user", "bob", "hurry")
-    assert failed.message == Message("tool", [ToolResult("c", "t", "unseen", True)])
+    assert failed.message == VisibleMessage("tool", [ToolResult("c", "t", "unseen", True)])
     assert returned.message.role == "tool"
     assert (answered.message.agent, answered.usage, answered.cursor) == ("critic", Usage(3, 2), 18)
 
@@ -88,7 +91,7 @@ def test_history_shows_no_provider_data(store: Store) -> None:
     with store.read() as snapshot:
         page = read_history(snapshot, SESSION, SessionHistoryParams(session_id="ses"))
     (shown,) = page.messages
-    assert shown.message == Message("assistant", [Thinking("hm"), ToolCall("c", "t", {})])
+    assert shown.message == VisibleMessage("assistant", [VisibleThinking("hm"), VisibleCall("c", "t", {})])
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 50])

@@ -175,8 +175,8 @@ async def test_conversation_send_ok_a_guest_answers(house: Household) -> None:
     await house.ask("first")
     sent = await house.ask("And you?", guest="critic")
     request = house.models.requests[-1]
-    assert request.instructions.startswith("Criticize.")
-    assert "guest" in request.instructions
+    assert request.instructions == "Criticize."
+    assert "guest" in request.situation
     assert request.pinned.tools == []
     assert [message.role for message in request.messages] == ["user", "user", "user"]
     events = await house.events(run_id=sent["run_id"], types=["message_appended"])
@@ -184,7 +184,7 @@ async def test_conversation_send_ok_a_guest_answers(house: Household) -> None:
     await house.ask("Thanks.")
     request = house.models.requests[-1]
     assert '<from agent="critic">' in request.messages[-2].items[0].text  # type: ignore[union-attr]
-    assert "guests" in request.instructions
+    assert "guests" in request.situation
     own = await house.ask("Me?", guest="default")
     assert "guest" not in (await house.call("run.get", run_id=own["run_id"]))
 

@@ -481,19 +481,21 @@ async def test_sections_of_sub_hooks_join_the_instructions(tmp_path: Path, autoj
         assert (request.instructions, list(request.tools)) == (own, [])
 
 
-async def test_the_instructions_state_the_requirements(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """The instructions name the required files and hold the schema of the answer."""
+async def test_the_situation_states_the_requirements(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The situation names the required files and holds the schema of the answer."""
     models = Scripted([lambda request: says('"yes"')])
     contract = OutputContract(schema={"type": "string"}, max_repairs=0)
     files = [Requirement(type="workspace_file", path="a.md")]
     async with open_desk(tmp_path, models) as desk, working(desk):
         await desk.ask("one", output_contract=contract)
-        instructions = models.requests[-1].instructions
-        assert instructions.endswith('no code fence.\n{"type":"string"}')
+        situation = models.requests[-1].situation
+        assert situation.endswith('no code fence.\n{"type":"string"}\n</situation>')
         await desk.ask("two", output_contract=contract, completion_requirements=files)
-        assert "Before you are done you must write the file 'a.md'.\n\n" in models.requests[-1].instructions
+        assert "Before you are done you must write the file 'a.md'.\n\n" in models.requests[-1].situation
         await desk.ask("three")
-        assert models.requests[-1].instructions == desk.holder.current().definitions["default"].instructions
+        assert models.requests[-1].situation == ""
+        own = desk.holder.current().definitions["default"].instructions
+        assert {request.instructions for request in models.requests} == {own}
 
 
 async def test_tools_are_withheld_during_a_repair(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -260,6 +260,22 @@ async def test_two_empty_answers_fail_the_run(tmp_path: Path, autojump_clock: Mo
         assert (await desk.ask("again")).output == "later"
 
 
+async def test_a_restart_gives_no_second_retry_of_an_empty_answer(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """An empty answer before a restart counts after it."""
+    empty = Scripted([lambda request: fails("empty_answer", retry_after_s=60.0, **EMPTY)])
+    async with open_desk(tmp_path, empty) as desk:
+        async with working(desk):
+            sent = await desk.send()
+            await desk.until(lambda: desk.run(sent.run_id).retry_at_ms is not None)
+        assert desk.run(sent.run_id).empty_answers == 1
+    async with open_desk(tmp_path, empty) as desk, working(desk):
+        await desk.until(lambda: desk.ended(sent.run_id))
+        error = desk.run(sent.run_id).error
+    assert (len(empty.requests), error.reason if error else None) == (2, "empty_answer")
+
+
 async def test_an_empty_answer_after_an_output_is_the_end(tmp_path: Path, autojump_clock: MockClock) -> None:
     """A run that has emitted its output is complete, though its model has nothing to add."""
     call = ToolCall("c1", "emit_output", {"text": "the output"})

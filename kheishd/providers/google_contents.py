@@ -1,0 +1,183 @@
+"""A transcript as the contents of generateContent, with the data that Google attached to their parts.
+
+Sources: https://ai.google.dev/gemini-api/docs/thought-signatures and
+https://ai.google.dev/gemini-api/docs/function-calling. A part goes back with its own signature, at its place:
+signatures of thoughts and calls are stored with these, those of texts and parts that are no items (calls of
+Google's own tools, empty texts) in the message's ``placed`` field. Gemini 3 and later models reject a message
+with calls without a signature; calls that another model made get a placeholder. The results of a batch are a
+content of their own: Vertex AI rejects a text in the same content.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from kheishd.providers.attachments import is_origin, own_fields
+from kheishd.providers.chat_messages import PLACEHOLDER_SIGNATURE
+from kheishd.providers.draft import PLACED
+from kheishd.providers.driver import user_texts
+from protocol.transcript import Message, Text, Thinking, ToolCall, ToolResult
+
+SIGNATURE: Final = "thoughtSignature"
+PART: Final = "part"
+"""The key of a stored part that is no item of the transcript."""
+
+_VERSION: Final = re.compile(r"gemini-(\d+)")
+
+
+def requires_signatures(model: str) -> bool | None:
+    """Whether a model rejects calls without a signature; None if its name does not tell."""
+    match = _VERSION.search(model)
+    if match is not None:
+        return int(match[1]) >= 3
+    # An alias, such as gemini-flash-latest, is a current model.
+    return True if "gemini" in model else None
+
+
+def contents(
+    transcript: list[Message],
+    origin: str = "",
+    *,
+    needs_signatures: bool = False,
+    sends_ids: bool = True,
+    situation: str = "",
+) -> list[dict[str, Any]]:
+    """Return a transcript as contents of ``user`` and ``model``, which alternate, except behind results.
+
+    The situation is the end of the last content of the user. Behind the result of a call it is a part of that
+    result: a text would begin another turn, and the model would lose the thoughts of this one.
+    ``needs_signatures``: the model rejects calls without one. ``sends_ids``: the server accepts the ids of
+    calls.
+    """
+    history = _Contents(origin, needs_signatures=needs_signatures, sends_ids=sends_ids)
+    for message in transcript:
+        history.add(message)
+    history.add_results()
+    history.add_situation(situation)
+    return history.out
+
+
+class _Contents:
+    """The contents of one request."""
+
+    def __init__(self, origin: str, *, needs_signatures: bool, sends_ids: bool) -> None:
+        self.out: list[dict[str, Any]] = []
+        self._origin = origin
+        self._needs_signatures = needs_signatures
+        self._sends_ids = sends_ids
+        self._calls: dict[str, ToolCall] = {}
+        self._ids: dict[str, str] = {}
+        self._results: list[ToolResult] = []
+
+    def add(self, message: Message) -> None:
+        """Add a message of the transcript."""
+        if message.role == "tool":
+            self._results += [item for item in message.items if isinstance(item, ToolResult)]
+            return
+        self.add_results()
+        if message.role == "user":
+            self._append("user", [{"text": text} for text in user_texts(message.items)])
+        else:
+            self._take_calls(message)
+            self._append("model", self._model_parts(message))
+
+    def add_results(self) -> None:
+        """Add the results of the newest calls: one content, in the order of the calls."""
+        order = {call_id: index for index, call_id in enumerate(self._calls)}
+        results = sorted(self._results, key=lambda result: order.get(result.call_id, len(order)))
+        self._results = []
+        parts: list[dict[str, Any]] = []
+        for result in results:
+            call = self._calls.get(result.call_id)
+            response = {"error" if result.is_error else "output": result.text}
+            name = call.name if call is not None else result.name
+            parts.append(
+                {"functionResponse": {**self._id_of(result.call_id), "name": name, "response": response}}
+            )
+        self._append("user", parts)
+
+    def add_situation(self, situation: str) -> None:
+        """Add the situation; a paused turn of the model takes nothing more."""
+        if not situation or not self.out or self.out[-1]["role"] != "user":
+            return
+        last = self.out[-1]["parts"][-1]
+        if not _is_result(last):
+            self.out[-1]["parts"].append({"text": situation})
+            return
+        response = last["functionResponse"]["response"]
+        for name, text in response.items():
+            response[name] = f"{text}\n\n{situation}"
+
+    def _append(self, role: str, parts: list[dict[str, Any]]) -> None:
+        if not parts:
+            return
+        last = self.out[-1] if self.out else None
+        if (
+            last is not None
+            and last["role"] == role
+            and not any(map(_is_result, (last["parts"][-1], parts[0])))
+        ):
+            last["parts"] += parts
+        else:
+            self.out.append({"role": role, "parts": parts})
+
+    def _model_parts(self, message: Message) -> list[dict[str, Any]]:
+        is_own = is_origin(message.provider_data, self._origin)
+        between, signatures = _read_placed(own_fields(message, self._origin).get(PLACED))
+        parts: list[dict[str, Any]] = []
+        for index, item in enumerate(message.items):
+            parts += between.pop(index, ())
+            signature = signatures.get(index)
+            match item:
+                case Text(text) if signature:
+                    parts.append({"text": text, SIGNATURE: signature})
+                case Text(text) if text.strip():
+                    parts.append({"text": text})
+                case Thinking(text, signature) if signature and is_own:
+                    parts.append({"text": text, "thought": True, SIGNATURE: signature})
+                case ToolCall(call_id, name, arguments):
+                    part = {"functionCall": {**self._id_of(call_id), "name": name, "args": arguments}}
+                    signature = own_fields(item, self._origin).get(SIGNATURE)
+                    parts.append({**part, SIGNATURE: signature} if signature else part)
+                case _:
+                    # Thoughts without a signature are summaries for people.
+                    pass
+        parts += [part for later in between.values() for part in later]
+        calls = [part for part in parts if "functionCall" in part]
+        if self._needs_signatures and calls and not any(SIGNATURE in call for call in calls):
+            # In a batch, only the first call has a signature.
+            calls[0][SIGNATURE] = PLACEHOLDER_SIGNATURE
+        return parts
+
+    def _take_calls(self, message: Message) -> None:
+        """Remember the calls of a message, and the ids that the provider sent with them.
+
+        Vertex AI sends none and rejects any; the Gemini API rejects an id that a message repeats.
+        """
+        self._calls = {item.call_id: item for item in message.items if isinstance(item, ToolCall)}
+        self._ids = {}
+        for call in self._calls.values():
+            data = call.provider_data
+            own = data.call_id if data is not None and data.origin == self._origin else None
+            if own and self._sends_ids and own not in self._ids.values():
+                self._ids[call.call_id] = own
+
+    def _id_of(self, call_id: str) -> dict[str, str]:
+        return {"id": self._ids[call_id]} if call_id in self._ids else {}
+
+
+def _is_result(part: dict[str, Any]) -> bool:
+    return "functionResponse" in part
+
+
+def _read_placed(placed: Any) -> tuple[dict[int, list[dict[str, Any]]], dict[int, Any]]:
+    """Return the stored parts by the index of the next item, and the signatures of texts by their index."""
+    between: dict[int, list[dict[str, Any]]] = {}
+    signatures: dict[int, Any] = {}
+    for element in placed if isinstance(placed, list) else ():
+        if isinstance(element.get(PART), dict):
+            between.setdefault(element["index"], []).append(element[PART])
+        else:
+            signatures[element["index"]] = element.get(SIGNATURE)
+    return between, signatures

@@ -1,0 +1,129 @@
+"""Consecutive requests of a conversation share the whole earlier prompt, so that providers can cache it.
+
+Providers cache a prompt from its beginning: tools, instructions, transcript. Each request here must repeat
+the previous one byte for byte, except for the situation, which is its end.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from kheishd.core.context.situation import SITUATION_NOTE
+from kheishd.hooks.plan import Planning
+from kheishd.kernel.runtime import RouteSpec
+from kheishd.objects.talk.fork import fork
+from kheishd.objects.talk.send import send_to_session
+from kheishd.providers.caller import ProviderCaller
+from protocol.contract import OutputContract
+from protocol.objects.session import SessionFork, SessionSend
+from tests.support.desk import Desk, open_desk, working
+from tests.support.model_calls import inline
+from tests.support.model_server import ModelServer, running_model_server
+from tests.support.workshop import Workshop, hooks
+
+DRIVERS = ("openai", "responses", "anthropic", "google")
+
+TODOS = '/call todo_write {"todos":[{"content":"look"},{"content":"say"}]}\n/then\nnoted'
+ONE_DONE = '/call todo_write {"todos":[{"content":"look","completed":true},{"content":"say"}]}\n/then\nnoted'
+PLAN = '/call enter_plan_mode {}\n/then\n/call look {"path":"/a"}\n/then\nplanned'
+
+
+@asynccontextmanager
+async def talking(directory: Path, server: ModelServer, driver: Any) -> AsyncIterator[Desk]:
+    """Provide a desk with a worker, planning tools, and a route of a driver to the server."""
+    models = ProviderCaller(in_thread=inline)
+    route = RouteSpec("remote", driver, "orders", base_url=server.base_url)
+    parts = hooks(Workshop(), Planning())
+    try:
+        async with (
+            open_desk(
+                directory,
+                models,
+                threaded=True,
+                routes={"remote": route},
+                default_route="remote",
+                hooks=parts,
+            ) as desk,
+            working(desk),
+        ):
+            yield desk
+    finally:
+        await models.aclose()
+
+
+async def ask(desk: Desk, text: str, **params: Any) -> str:
+    """Send a message, and return its session once the run is completed."""
+    sent = await desk.ask(text, **params)
+    assert (sent.status, sent.error) == ("completed", None)
+    return str(sent.session_id)
+
+
+def parse_prompt(body: dict[str, Any]) -> tuple[str, str]:
+    """Return the prompt of a request as the provider reads it, and its situation."""
+    messages = body.get("messages") or body.get("input") or body["contents"]
+    instructions = body.get("system"), body.get("systemInstruction"), body.get("instructions")
+    prompt = msgspec.json.encode([body.get("tools"), instructions, messages]).decode()
+    # Breakpoints are no part of the prompt.
+    prompt = prompt.replace(',"cache_control":{"type":"ephemeral"}', "")
+    situation = ""
+    if SITUATION_NOTE in prompt:
+        prompt, _, situation = prompt.rpartition(SITUATION_NOTE)
+    # It is a block of its own, or the end of the last text.
+    for frame in (',{"type":"text","text":"', ',{"text":"', "\\n\\n"):
+        prompt = prompt.removesuffix(frame)
+    return prompt.rstrip('"}]'), situation
+
+
+def require_shared_prefixes(server: ModelServer) -> list[str]:
+    """Require that each request repeats the previous one; return the situations, and forget the requests."""
+    pairs = [parse_prompt(request.json) for request in server.requests]
+    for (previous, _), (current, _) in pairwise(pairs):
+        assert current.startswith(previous)
+    server.requests.clear()
+    return [situation for _, situation in pairs]
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_consecutive_requests_share_their_prefix(tmp_path: Path, driver: str) -> None:
+    """Todos, a plan and requirements change, and everything before the situation stays."""
+    contract = OutputContract(schema={"type": "null"})
+    async with running_model_server() as server, talking(tmp_path, server, driver) as desk:
+        for text in ("hello", TODOS, "and now?", ONE_DONE, PLAN, "still there?"):
+            await ask(desk, text)
+        await ask(desk, "null", output_contract=contract)
+        await ask(desk, "bye")
+        situations = require_shared_prefixes(server)
+    assert situations[0] == ""
+    assert sum("[x] look" in situation for situation in situations) > 3
+    assert sum("Plan mode is on" in situation for situation in situations) > 2
+    assert sum("no code fence" in situation for situation in situations) == 1
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_a_restarted_daemon_repeats_the_prefix(tmp_path: Path, driver: str) -> None:
+    """After a restart, the next request begins with all of the last one."""
+    async with running_model_server() as server:
+        for text in (TODOS, "and now?"):
+            async with talking(tmp_path, server, driver) as desk:
+                await ask(desk, text)
+        assert len(require_shared_prefixes(server)) == 3
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_a_fork_repeats_the_prefix_of_its_parent(tmp_path: Path, driver: str) -> None:
+    """A fork and its parent both begin with the requests before the fork point."""
+    async with running_model_server() as server, talking(tmp_path, server, driver) as desk:
+        session_id = await ask(desk, TODOS)
+        before = server.requests.copy()
+        forked = await desk.do(fork, SessionFork(session_id=session_id))
+        message = SessionSend(session_id=forked.session_id, content="in the fork", wait="settled")
+        await desk.do(send_to_session, message)
+        assert len(require_shared_prefixes(server)) == 3
+        server.requests.extend(before)
+        await ask(desk, "in the parent")
+        assert len(require_shared_prefixes(server)) == 3
