@@ -28,9 +28,11 @@ from kheishd.providers.attachments import is_origin, origin_of, own_fields
 from kheishd.providers.call_ids import CallIdMap, form_for_anthropic
 from kheishd.providers.draft import PLACED, Block, Draft, decode_arguments
 from kheishd.providers.driver import (
+    GONE,
     HttpRequest,
     body_options,
     encode,
+    find_gone_tools,
     lower_limit,
     merge_tools,
     token_count,
@@ -110,15 +112,11 @@ def _tools(request: ModelRequest) -> list[dict[str, Any]]:
         {"name": tool.name, "description": tool.description, "input_schema": tool.model_schema}
         for tool in request.tools
     ]
-    names = {tool.name for tool in request.tools}
-    gone = {
-        item.name: None
-        for message in request.messages
-        for item in message.items
-        if isinstance(item, ToolCall) and item.name not in names
-    }
-    text = "This tool is no longer available."
-    return [*defined, *({"name": n, "description": text, "input_schema": {"type": "object"}} for n in gone)]
+    gone = (
+        {"name": name, "description": GONE, "input_schema": {"type": "object"}}
+        for name in find_gone_tools(request)
+    )
+    return [*defined, *gone]
 
 
 def _find_container(transcript: list[Message], origin: str) -> str | None:

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 import msgspec
 
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest
 from kheishd.providers.failures import FailureFactory
 from kheishd.providers.traits import TOKEN_LIMITS, USUAL_TRAITS, Traits
-from protocol.transcript import AssetReference, Item, Text
+from protocol.transcript import AssetReference, Item, Text, ToolCall
 
 encode = msgspec.json.Encoder().encode
 
@@ -156,6 +156,17 @@ def merge_tools(tools: Sequence[dict[str, Any]], options: dict[str, Any]) -> lis
     extra = options.pop("tools", None)
     names = {_tool_name(tool) for tool in tools}
     return [*tools, *(tool for tool in extra or () if _tool_name(tool) not in names)]
+
+
+GONE: Final = "This tool is no longer available."
+"""The description of a tool that only the transcript mentions."""
+
+
+def find_gone_tools(request: ModelRequest) -> list[str]:
+    """Return the names of the tools that only the transcript mentions: some providers reject their calls."""
+    names = {tool.name for tool in request.tools}
+    calls = (item for message in request.messages for item in message.items if isinstance(item, ToolCall))
+    return list(dict.fromkeys(call.name for call in calls if call.name not in names))
 
 
 def _tool_name(tool: Any) -> Any:

@@ -78,7 +78,7 @@ def post(
     options, headers = body_options(request, traits)
     config = make_config(request, take_object(options, "generationConfig"), traits)
     tool_config = take_object(options, "toolConfig")
-    tools = make_tools(request.tools, options)
+    tools = make_tools(request, options)
     if tools and request.withheld:
         tool_config["functionCallingConfig"] = {"mode": "NONE"}
     origin = origin_of(request.pinned, base_url)
@@ -92,6 +92,7 @@ def post(
             request.messages,
             origin,
             needs_signatures=needs_signatures is True,
+            sends_signatures=SIGNATURE not in traits.omitted,
             sends_ids="call_ids" not in traits.omitted,
             situation=request.situation,
         ),

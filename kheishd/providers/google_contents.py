@@ -40,6 +40,7 @@ def contents(
     origin: str = "",
     *,
     needs_signatures: bool = False,
+    sends_signatures: bool = True,
     sends_ids: bool = True,
     situation: str = "",
 ) -> list[dict[str, Any]]:
@@ -47,10 +48,11 @@ def contents(
 
     The situation is the end of the last content of the user. Behind the result of a call it is a part of that
     result: a text would begin another turn, and the model would lose the thoughts of this one.
-    ``needs_signatures``: the model rejects calls without one. ``sends_ids``: the server accepts the ids of
-    calls.
+    ``needs_signatures``: the model rejects calls without one. ``sends_signatures``: it accepts its own.
+    ``sends_ids``: the server accepts the ids of calls.
     """
-    history = _Contents(origin, needs_signatures=needs_signatures, sends_ids=sends_ids)
+    signed_origin = origin if sends_signatures else ""
+    history = _Contents(origin if sends_ids else "", signed_origin, needs_signatures=needs_signatures)
     for message in transcript:
         history.add(message)
     history.add_results()
@@ -59,14 +61,15 @@ def contents(
 
 
 class _Contents:
-    """The contents of one request."""
+    """The contents of one request. ``id_origin`` gets its own ids back, and ``origin`` its other data."""
 
-    def __init__(self, origin: str, *, needs_signatures: bool, sends_ids: bool) -> None:
+    def __init__(self, id_origin: str, origin: str, *, needs_signatures: bool) -> None:
         self.out: list[dict[str, Any]] = []
+        self._id_origin = id_origin
         self._origin = origin
         self._needs_signatures = needs_signatures
-        self._sends_ids = sends_ids
         self._calls: dict[str, ToolCall] = {}
+        self._ids: dict[str, str] = {}
         self._results: list[ToolResult] = []
 
     def add(self, message: Message) -> None:
@@ -78,7 +81,7 @@ class _Contents:
         if message.role == "user":
             self._append("user", [{"text": text} for text in user_texts(message.items)])
         else:
-            self._calls = {item.call_id: item for item in message.items if isinstance(item, ToolCall)}
+            self._take_calls(message)
             self._append("model", self._model_parts(message))
 
     def add_results(self) -> None:
@@ -91,7 +94,9 @@ class _Contents:
             call = self._calls.get(result.call_id)
             response = {"error" if result.is_error else "output": result.text}
             name = call.name if call is not None else result.name
-            parts.append({"functionResponse": {**self._id_of(call), "name": name, "response": response}})
+            parts.append(
+                {"functionResponse": {**self._id_of(result.call_id), "name": name, "response": response}}
+            )
         self._append("user", parts)
 
     def add_situation(self, situation: str) -> None:
@@ -133,8 +138,8 @@ class _Contents:
                     parts.append({"text": text})
                 case Thinking(text, signature) if signature and is_own:
                     parts.append({"text": text, "thought": True, SIGNATURE: signature})
-                case ToolCall(_, name, arguments):
-                    part = {"functionCall": {**self._id_of(item), "name": name, "args": arguments}}
+                case ToolCall(call_id, name, arguments):
+                    part = {"functionCall": {**self._id_of(call_id), "name": name, "args": arguments}}
                     signature = own_fields(item, self._origin).get(SIGNATURE)
                     parts.append({**part, SIGNATURE: signature} if signature else part)
                 case _:
@@ -147,12 +152,22 @@ class _Contents:
             calls[0][SIGNATURE] = PLACEHOLDER_SIGNATURE
         return parts
 
-    def _id_of(self, call: ToolCall | None) -> dict[str, str]:
-        """Return the provider's own id of a call: Vertex AI sends none, and rejects any."""
-        data = call.provider_data if call is not None else None
-        if data is None or data.origin != self._origin or data.call_id is None or not self._sends_ids:
-            return {}
-        return {"id": data.call_id}
+    def _take_calls(self, message: Message) -> None:
+        """Remember the calls of a message, and the ids that the provider sent with them.
+
+        Earlier models and versions of Vertex AI send none and reject any. An id that a message repeats is
+        rejected, too.
+        """
+        self._calls = {item.call_id: item for item in message.items if isinstance(item, ToolCall)}
+        self._ids = {}
+        for call in self._calls.values():
+            data = call.provider_data
+            own = data.call_id if data is not None and data.origin == self._id_origin else None
+            if own and own not in self._ids.values():
+                self._ids[call.call_id] = own
+
+    def _id_of(self, call_id: str) -> dict[str, str]:
+        return {"id": self._ids[call_id]} if call_id in self._ids else {}
 
 
 def _is_result(part: dict[str, Any]) -> bool:

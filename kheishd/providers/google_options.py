@@ -9,12 +9,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from kheishd.providers.driver import lower_limit, merge_tools
+from kheishd.providers.driver import GONE, find_gone_tools, lower_limit, merge_tools
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from kheishd.kernel.hook import Tool
     from kheishd.kernel.runtime import ModelRequest
     from kheishd.providers.traits import Traits
 
@@ -84,10 +81,11 @@ def think_little(model: str, thinking: dict[str, Any]) -> dict[str, Any]:
     return {"thinkingLevel": "MINIMAL" if str(level).upper() == "MINIMAL" else "LOW"}
 
 
-def make_tools(tools: Sequence[Tool], options: dict[str, Any]) -> list[dict[str, Any]]:
+def make_tools(request: ModelRequest, options: dict[str, Any]) -> list[dict[str, Any]]:
     """Return kheish's tools and the options' functions as one list of functions, then Google's own tools.
 
-    The tools are removed from the options.
+    The functions that only the transcript mentions are declared, too, because Google rejects the result of an
+    undeclared one. The tools are removed from the options.
     """
     functions: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
@@ -95,9 +93,13 @@ def make_tools(tools: Sequence[Tool], options: dict[str, Any]) -> list[dict[str,
         other = {camelize(name): value for name, value in tool.items()} if isinstance(tool, dict) else {}
         functions += other.pop("functionDeclarations", ())
         others += [other] if other else []
-    declared = [
+    declared: list[dict[str, Any]] = [
         {"name": tool.name, "description": tool.description, "parametersJsonSchema": tool.model_schema}
-        for tool in tools
+        for tool in request.tools
     ]
-    merged = merge_tools(declared, {"tools": functions})
-    return [*([{"functionDeclarations": merged}] if merged else []), *others]
+    declared = merge_tools(declared, {"tools": functions})
+    names = {function.get("name") for function in declared}
+    declared += [
+        {"name": name, "description": GONE} for name in find_gone_tools(request) if name not in names
+    ]
+    return [*([{"functionDeclarations": declared}] if declared else []), *others]

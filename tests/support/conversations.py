@@ -338,7 +338,7 @@ def requests(draw: st.DrawFn, server: Server) -> ModelRequest:
 def learned_traits(draw: st.DrawFn, request: ModelRequest) -> Traits:
     """Return the traits of the request's server, as a preset states them or as the daemon learned them."""
     traits = LearnedTraits().find(request.pinned)
-    google = ("includeThoughts", "thinkingConfig", "call_ids")
+    google = ("includeThoughts", "thinkingConfig", "thoughtSignature", "call_ids")
     responses = ("include", "store", OUTPUT_ITEMS)
     names = ("stream_options", "cache_control", *google, *responses, *traits.preset.low_effort)
     return replace(

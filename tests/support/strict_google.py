@@ -101,6 +101,9 @@ def check_google(model: str, body: dict[str, Any], headers: Mapping[str, str] | 
         kinds[0] == kinds[-1] == "user" or kinds[-1] == "results", f"the user is not first and last: {kinds}"
     )
     require(all(a != b for a, b in pairwise(kinds)), f"contents do not alternate: {kinds}")
+    declared = {
+        function["name"] for tool in body.get("tools", ()) for function in tool["functionDeclarations"]
+    }
     is_own_turn = False
     for index, content in enumerate(contents):
         parts = content["parts"]
@@ -123,6 +126,9 @@ def check_google(model: str, body: dict[str, Any], headers: Mapping[str, str] | 
             require(
                 len(answers) == len(calls),
                 "the number of function response parts is not that of function call parts",
+            )
+            require(
+                all(result["name"] in declared for result in answers), "Request contains an invalid argument."
             )
             for call, result in zip(calls, answers, strict=True):
                 require(result.keys() <= {"id", "name", "response"}, f"unknown fields: {sorted(result)}")

@@ -103,6 +103,8 @@ def test_only_the_ids_of_the_provider_go_back() -> None:
         return calls
 
     assert ids() == [None, "x"]
+    transcript = answered(own_call("x", provider_id="x"), own_call("x-2", provider_id="x"))
+    assert ids() == ["x", None], "an id that a message repeats"
     assert ids(sends_ids=False) == ids(origin=OTHER) == [None, None]
 
 
@@ -141,6 +143,20 @@ def test_signatures_go_only_to_their_origin() -> None:
         {"text": "look"},
         {**first, "thoughtSignature": PLACEHOLDER_SIGNATURE},
         second,
+    ]
+
+
+def test_refused_signatures() -> None:
+    """After a refusal of its own signatures, a model gets a placeholder and its ids, and no other data."""
+    placed = [{"index": 1, "thoughtSignature": "sig-2"}, {"index": 0, "part": {"toolCall": {}}}]
+    items: list[Item] = [Thinking("so", "sig-1"), Text("look")]
+    transcript = answered(own_call("a", "sig-3", provider_id="x"), items=items, **{PLACED: placed})
+    assert contents(transcript, ORIGIN, needs_signatures=True, sends_signatures=False)[1]["parts"] == [
+        {"text": "look"},
+        {
+            "functionCall": {"id": "x", "name": "look", "args": {"n": "a"}},
+            "thoughtSignature": PLACEHOLDER_SIGNATURE,
+        },
     ]
 
 

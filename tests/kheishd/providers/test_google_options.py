@@ -7,6 +7,7 @@ import pytest
 
 from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import ModelRequest
+from kheishd.providers.driver import GONE
 from kheishd.providers.google_options import (
     LOW_BUDGET_TOKENS,
     camelize,
@@ -16,6 +17,7 @@ from kheishd.providers.google_options import (
     think_little,
 )
 from kheishd.providers.traits import USUAL_TRAITS, Traits
+from protocol.transcript import Item, Message, ToolCall
 from tests.support.model_calls import make_request
 
 LOOK = Tool("look", "Look.", {"type": "object", "properties": {"at": {"type": "string"}}}, kind="read")
@@ -101,11 +103,25 @@ def test_tools() -> None:
             "nonsense",
         ]
     }
-    assert make_tools([LOOK], options) == [
+    request = dataclasses.replace(make_request(), tools=(LOOK,))
+    assert make_tools(request, options) == [
         {"functionDeclarations": [DECLARED, {"name": "wait"}]},
         {"googleSearch": {}},
         {"codeExecution": {}},
     ]
     assert options == {}
-    assert make_tools([LOOK], {}) == [{"functionDeclarations": [DECLARED]}]
-    assert make_tools([], {}) == []
+    assert make_tools(request, {}) == [{"functionDeclarations": [DECLARED]}]
+    assert make_tools(make_request(), {}) == []
+
+
+def test_tools_that_are_gone() -> None:
+    """A function that only the transcript mentions is declared, last, unless the options declare it."""
+    calls: list[Item] = [
+        ToolCall(str(n), name, {}) for n, name in enumerate(("look", "wait", "gone", "gone"))
+    ]
+    request = make_request(earlier=(Message("assistant", calls),))
+    options = {"tools": [{"functionDeclarations": [{"name": "wait"}]}]}
+    gone = {"name": "gone", "description": GONE}
+    assert make_tools(dataclasses.replace(request, tools=(LOOK,)), options) == [
+        {"functionDeclarations": [DECLARED, {"name": "wait"}, gone]}
+    ]
