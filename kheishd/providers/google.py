@@ -92,6 +92,7 @@ def post(
             request.messages,
             origin,
             needs_signatures=needs_signatures is True,
+            sends_signatures=SIGNATURE not in traits.omitted,
             sends_ids="call_ids" not in traits.omitted,
             situation=request.situation,
         ),

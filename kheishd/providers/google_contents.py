@@ -40,6 +40,7 @@ def contents(
     origin: str = "",
     *,
     needs_signatures: bool = False,
+    sends_signatures: bool = True,
     sends_ids: bool = True,
     situation: str = "",
 ) -> list[dict[str, Any]]:
@@ -47,10 +48,11 @@ def contents(
 
     The situation is the end of the last content of the user. Behind the result of a call it is a part of that
     result: a text would begin another turn, and the model would lose the thoughts of this one.
-    ``needs_signatures``: the model rejects calls without one. ``sends_ids``: the server accepts the ids of
-    calls.
+    ``needs_signatures``: the model rejects calls without one. ``sends_signatures``: it accepts its own.
+    ``sends_ids``: the server accepts the ids of calls.
     """
-    history = _Contents(origin, needs_signatures=needs_signatures, sends_ids=sends_ids)
+    signed_origin = origin if sends_signatures else ""
+    history = _Contents(origin if sends_ids else "", signed_origin, needs_signatures=needs_signatures)
     for message in transcript:
         history.add(message)
     history.add_results()
@@ -59,13 +61,13 @@ def contents(
 
 
 class _Contents:
-    """The contents of one request."""
+    """The contents of one request. ``id_origin`` gets its own ids back, and ``origin`` its other data."""
 
-    def __init__(self, origin: str, *, needs_signatures: bool, sends_ids: bool) -> None:
+    def __init__(self, id_origin: str, origin: str, *, needs_signatures: bool) -> None:
         self.out: list[dict[str, Any]] = []
+        self._id_origin = id_origin
         self._origin = origin
         self._needs_signatures = needs_signatures
-        self._sends_ids = sends_ids
         self._calls: dict[str, ToolCall] = {}
         self._ids: dict[str, str] = {}
         self._results: list[ToolResult] = []
@@ -153,14 +155,15 @@ class _Contents:
     def _take_calls(self, message: Message) -> None:
         """Remember the calls of a message, and the ids that the provider sent with them.
 
-        Vertex AI sends none and rejects any; the Gemini API rejects an id that a message repeats.
+        Earlier models and versions of Vertex AI send none and reject any. An id that a message repeats is
+        rejected, too.
         """
         self._calls = {item.call_id: item for item in message.items if isinstance(item, ToolCall)}
         self._ids = {}
         for call in self._calls.values():
             data = call.provider_data
-            own = data.call_id if data is not None and data.origin == self._origin else None
-            if own and self._sends_ids and own not in self._ids.values():
+            own = data.call_id if data is not None and data.origin == self._id_origin else None
+            if own and own not in self._ids.values():
                 self._ids[call.call_id] = own
 
     def _id_of(self, call_id: str) -> dict[str, str]:

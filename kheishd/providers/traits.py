@@ -77,7 +77,13 @@ _REASONS_OF_REFUSAL: dict[int | None, tuple[str, ...]] = {
     None: ("bad_request", "server_error"),
 }
 
-# A refusal of the ids of calls, as by Vertex AI.
+# A refusal of the model's own signatures, as after a change of the account.
+_INVALID_SIGNATURE = re.compile(
+    r"(corrupted|invalid) thought.?signature|thought.?signature is (corrupted|invalid|not valid)",
+    re.IGNORECASE,
+)
+
+# A refusal of the ids of calls, as by earlier versions of Vertex AI.
 _UNKNOWN_ID = re.compile(r'unknown name "id" at .{0,80}function', re.IGNORECASE)
 
 
@@ -163,6 +169,8 @@ class Traits(Struct, frozen=True):
     def _adapt_to_google(self, sent: dict[str, Any], message: str) -> Traits | None:
         """Return the traits with which to repeat a refused request of generateContent."""
         thinking = sent.get("generationConfig", {}).get("thinkingConfig", {})
+        if _INVALID_SIGNATURE.search(message) and "thoughtSignature" not in self.omitted:
+            return replace(self._omit("thoughtSignature"), needs_signatures=True)
         if "thought_signature" in message.lower() and not self.needs_signatures:
             return replace(self, needs_signatures=True)
         if _EFFORT.search(message) and thinking:

@@ -146,6 +146,20 @@ def test_signatures_go_only_to_their_origin() -> None:
     ]
 
 
+def test_refused_signatures() -> None:
+    """After a refusal of its own signatures, a model gets a placeholder and its ids, and no other data."""
+    placed = [{"index": 1, "thoughtSignature": "sig-2"}, {"index": 0, "part": {"toolCall": {}}}]
+    items: list[Item] = [Thinking("so", "sig-1"), Text("look")]
+    transcript = answered(own_call("a", "sig-3", provider_id="x"), items=items, **{PLACED: placed})
+    assert contents(transcript, ORIGIN, needs_signatures=True, sends_signatures=False)[1]["parts"] == [
+        {"text": "look"},
+        {
+            "functionCall": {"id": "x", "name": "look", "args": {"n": "a"}},
+            "thoughtSignature": PLACEHOLDER_SIGNATURE,
+        },
+    ]
+
+
 def test_a_signature_is_never_replaced() -> None:
     """A message with a signature keeps it, beside others that get a placeholder on their first call."""
     transcript = [

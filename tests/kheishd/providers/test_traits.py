@@ -193,6 +193,12 @@ UNKNOWN_ID = "Invalid JSON payload received. Unknown name \"id\" at 'contents[1]
         ("Function call is missing a thought_signature in functionCall parts.", THOUGHTS, {
             "needs_signatures": True
         }),
+        ("Corrupted thought signature.", THOUGHTS, {
+            "omitted": frozenset({"thoughtSignature"}), "needs_signatures": True
+        }),
+        ("Unable to submit request because Thought signature is not valid..", {"contents": []}, {
+            "omitted": frozenset({"thoughtSignature"}), "needs_signatures": True
+        }),
         (UNKNOWN_ID, {"contents": []}, {"omitted": frozenset({"call_ids"})}),
         ("Please ensure that the number of function response parts is equal", THOUGHTS, None),
     ],
