@@ -183,7 +183,8 @@ class FailureFactory:
         reason = find_reason(status, report)
         if _is_unpaid(status, report, delay_s):
             reason = "quota_exhausted"
-            message = f"{truncate(message, MAX_MESSAGE_BYTES // 2)}; {UNPAID_HINT}"
+            # Cleaned first: a part of the credential would not be recognized.
+            message = f"{truncate(self.clean(message), MAX_MESSAGE_BYTES // 2)}; {UNPAID_HINT}"
         return ModelFailure(
             reason,
             self.clean(message),

@@ -23,6 +23,9 @@ SIGNATURE: Final = "thoughtSignature"
 PART: Final = "part"
 """The key of a stored part that is no item of the transcript."""
 
+# The parts that are items of the transcript, or results of the daemon's tools.
+_ITEM_FIELDS: Final = frozenset(("functionCall", "functionResponse"))
+
 _VERSION: Final = re.compile(r"gemini-(\d+)")
 
 
@@ -179,8 +182,13 @@ def _read_placed(placed: Any) -> tuple[dict[int, list[dict[str, Any]]], dict[int
     between: dict[int, list[dict[str, Any]]] = {}
     signatures: dict[int, Any] = {}
     for element in placed if isinstance(placed, list) else ():
-        if isinstance(element.get(PART), dict):
-            between.setdefault(element["index"], []).append(element[PART])
-        else:
-            signatures[element["index"]] = element.get(SIGNATURE)
+        match element:
+            case {"index": int(index), "part": dict(part)}:
+                # In an imported message, it may be a hidden text.
+                if not part.get("text") and not part.keys() & _ITEM_FIELDS:
+                    between.setdefault(index, []).append(part)
+            case {"index": int(index), "thoughtSignature": str(signature)}:
+                signatures[index] = signature
+            case _:
+                pass
     return between, signatures

@@ -18,7 +18,7 @@ from msgspec import Struct
 from kheishd.providers.address import join_path
 from kheishd.providers.answer_reader import DraftReader
 from kheishd.providers.attachments import origin_of
-from kheishd.providers.draft import Block, Draft
+from kheishd.providers.draft import MAX_BLOCKS, Block
 from kheishd.providers.driver import (
     HttpRequest,
     body_options,
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 BASE_URL = "https://api.openai.com/v1"
 
 ENCRYPTED_REASONING = "reasoning.encrypted_content"
+
+MAX_ITEM_BYTES = 4 * 1024 * 1024
+"""The events of whole items that are kept until the end: announced, whole, and in the output."""
 _STORED = ("store", "previous_response_id", "conversation", "background", "stream", "input", "instructions")
 
 
@@ -182,7 +185,7 @@ class OutputItem(SideInformation):
     arguments: str | dict[str, Any] | None = None
 
 
-BlockKind = Literal["text", "thinking", "call"]
+BlockKind = Literal["text", "thinking", "call", "opaque"]
 
 _BLOCKS: dict[str, BlockKind] = {"message": "text", "reasoning": "thinking", "function_call": "call"}
 """The types of items that are part of the transcript, with the kind of their block."""
@@ -224,6 +227,7 @@ class ResponseReader(DraftReader):
         self._has_begun = False
         self._response_id: str | None = None
         self._refused = False
+        self._item_bytes = 0
 
     def event(self, data: bytes) -> None:
         """Process the data of one event. Errors: ModelFailure."""
@@ -283,8 +287,10 @@ class ResponseReader(DraftReader):
     def _other_event(self, event: ResponseEvent, data: bytes) -> None:
         match event.type:
             case "response.output_item.added":
+                self._item_bytes += len(data)
                 self._announce(event)
             case "response.output_item.done":
+                self._item_bytes += len(data)
                 if isinstance(event.item, dict):
                     self._finish(event.item, event.output_index)
             case "response.created":
@@ -302,7 +308,8 @@ class ResponseReader(DraftReader):
         """Begin the response; drop the first half of an answer that its server began again."""
         response_id = response.id if response is not None else None
         if self._has_begun and (response_id is None or response_id != self._response_id):
-            self._draft, self._output, self._refused = Draft(origin=self._origin), OutputSlots(), False
+            self._restart_draft()
+            self._output, self._refused = OutputSlots(), False
         self._understood = self._has_begun = True
         self._response_id = response_id
 
@@ -313,12 +320,13 @@ class ResponseReader(DraftReader):
     ) -> OutputSlot:
         self._understood = True
         slot = OutputSlot(kind)
+        later = self._output.slots[place:] if place is not None else ()
+        following = next((other.block for other in later if other.block is not None), None)
+        block = self._draft.open(Block(_BLOCKS.get(kind, "opaque")), following)
         if kind in _BLOCKS:
-            later = self._output.slots[place:] if place is not None else ()
-            following = next((other.block for other in later if other.block is not None), None)
-            slot.block = self._draft.open(Block(_BLOCKS[kind]), following)
-            if kind == "function_call":
-                slot.block.call_id = f"call_{len(self._output.slots)}"
+            slot.block = block
+        if kind == "function_call":
+            block.call_id = f"call_{len(self._output.slots)}"
         self._output.add(slot, item_id, index, place)
         return slot
 
@@ -359,7 +367,7 @@ class ResponseReader(DraftReader):
         if slot is None:
             slot = self._open(known.type, known.id, event.output_index)
         self._output.name(slot, known.id, event.output_index)
-        slot.begun = event.item
+        slot.begun = self._keep(event.item)
         _name_call(slot, known)
 
     def _finish(self, item: dict[str, Any], index: float | None) -> None:
@@ -378,8 +386,12 @@ class ResponseReader(DraftReader):
         """Give an item its final form. That of a text or call without any content is not final."""
         is_blank = slot.kind != "reasoning" and slot.block is not None and not slot.block.parts
         if slot.item is None or is_blank:
-            slot.item = item
+            slot.item = self._keep(item)
             self._fill(slot, item)
+
+    def _keep(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Return an item to store; an empty one if the items are too large to be sent back."""
+        return item if self._item_bytes <= MAX_ITEM_BYTES else {}
 
     def _fill(self, slot: OutputSlot, item: dict[str, Any]) -> None:
         """Add to the transcript what the pieces of an item lacked."""
@@ -423,7 +435,10 @@ class ResponseReader(DraftReader):
         self._model = response.model or self._model
         if response.usage is not None:
             self._usage = response.usage.to_usage()
-        self._take_output([item for item in response.output or () if isinstance(item, dict)])
+        self._item_bytes += len(data)
+        output = [item for item in response.output or () if isinstance(item, dict)]
+        # With one item more than an answer may have, it is full.
+        self._take_output(output[: MAX_BLOCKS + 1])
         reason = response.incomplete_details.reason if response.incomplete_details is not None else None
         if reason == "content_filter":
             self._stop = "refusal"
@@ -456,7 +471,8 @@ class ResponseReader(DraftReader):
         output = [slot.item for slot in self._output.slots if slot.item is not None]
         has_calls = any(slot.kind == "function_call" for slot in self._output.slots)
         is_filtered = self._stop == "refusal" and (has_calls or not self._refused)
-        if len(output) < len(self._output.slots) or is_filtered or self._draft.full:
+        is_too_large = self._draft.full or self._item_bytes > MAX_ITEM_BYTES
+        if len(output) < len(self._output.slots) or is_filtered or is_too_large:
             return []
         return pack_output(output, self._draft.join_content("text"), self._draft.join_content("thinking"))
 
