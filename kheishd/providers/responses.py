@@ -237,11 +237,11 @@ class ResponseReader(DraftReader):
             event: ResponseEvent = _event.decode(data)
         except ValueError:
             event = self._decode_other(data)
-        if event.type == "error" or (event.error is not None and is_error(event.error)):
-            self.fail_event(data)
         part = _DELTAS.get(event.type)
-        if part is not None:
-            self._delta(event, *part)
+        if part is not None and event.error is None:
+            self._delta(event, part)
+        elif event.type == "error" or is_error(event.error):
+            self.fail_event(data)
         else:
             self._other_event(event, data)
         if self._draft.full:
@@ -293,7 +293,7 @@ class ResponseReader(DraftReader):
                 status = event.type.removeprefix("response.")
                 self._end_response(event.response or ResponseObject(), status, data)
             case _ if event.type in _WHOLE_PARTS:
-                self._whole_part(event, *_WHOLE_PARTS[event.type])
+                self._whole_part(event, _WHOLE_PARTS[event.type])
             case _:
                 if not event.type.startswith(("response.", "keepalive")):
                     self._check_unknown(data)
@@ -322,15 +322,15 @@ class ResponseReader(DraftReader):
         self._output.add(slot, item_id, index, place)
         return slot
 
-    def _delta(self, event: ResponseEvent, kind: str, part_kind: str) -> None:
-        index = event.output_index
-        slot = self._output.find(kind, event.item_id, index)
+    def _delta(self, event: ResponseEvent, kinds: tuple[str, str]) -> None:
+        kind, part_kind = kinds
+        slot = self._output.find(kind, event.item_id, event.output_index)
         if slot is None:
-            slot = self._open(kind, event.item_id, index)
+            slot = self._open(kind, event.item_id, event.output_index)
         piece = event.delta if isinstance(event.delta, str) else _find_text(event.delta)
         if slot.block is None or slot.item is not None or not piece:
             return
-        part = part_kind, _part_index(event)
+        part = part_kind, event.content_index if event.summary_index is None else event.summary_index
         if slot.part != part:
             slot.part = part
             if slot.block.parts:
@@ -338,16 +338,17 @@ class ResponseReader(DraftReader):
             self._refused = self._refused or part_kind == "refusal"
         self._draft.extend(slot.block, piece)
 
-    def _whole_part(self, event: ResponseEvent, kind: str, part_kind: str) -> None:
+    def _whole_part(self, event: ResponseEvent, kinds: tuple[str, str]) -> None:
         """Process a part that is complete: servers that send no pieces of it may send it whole."""
+        kind, part_kind = kinds
         slot = self._output.find(kind, event.item_id, event.output_index)
         present = slot.part if slot is not None else None
-        number = _part_index(event)
+        number = event.content_index if event.summary_index is None else event.summary_index
         is_other = present is None or (None not in (number, present[1]) and present != (part_kind, number))
         content = next((text for text in (event.text, event.refusal, event.arguments) if text), None)
         if is_other and isinstance(content, str):
             event.delta = content
-            self._delta(event, kind, part_kind)
+            self._delta(event, kinds)
 
     def _announce(self, event: ResponseEvent) -> None:
         if not isinstance(event.item, dict):
@@ -474,10 +475,6 @@ def _name_call(slot: OutputSlot, known: OutputItem) -> None:
     if call_id:
         slot.call_id = slot.block.call_id = slot.block.provider_id = call_id
     slot.block.name = known.name or slot.block.name
-
-
-def _part_index(event: ResponseEvent) -> float | None:
-    return event.content_index if event.summary_index is None else event.summary_index
 
 
 def _separator(part_kind: str) -> str:
