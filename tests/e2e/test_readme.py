@@ -105,5 +105,19 @@ def test_the_example_configuration_is_valid(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.toml"
         path.write_text(block)
         configs.append(load(path))
-    assert any(config.routes for config in configs)
     assert any(config.permissions.rules for config in configs)
+    routes = next(config.routes for config in configs if config.routes)
+    # Without a driver, a route to OpenAI speaks the Responses API.
+    assert {route.driver for route in routes.values()} == {"openai", None, "anthropic", "google"}
+    assert {route.preset for route in routes.values()} >= {"llamacpp", "openrouter"}
+
+
+def test_the_routes_in_the_documentation_are_valid(tmp_path: Path) -> None:
+    """The daemon accepts every route that the page about models shows."""
+    from kheishd.config.reader import load
+
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "contrib/docs/models.md").read_text(), re.DOTALL)
+    for number, block in enumerate(blocks):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(block)
+        assert load(path).routes
