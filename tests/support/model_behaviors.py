@@ -38,6 +38,7 @@
 ``rejects-late:<field>``                the same inside a stream, without a status; names the field
 ``rejects-order``                       refuses a user's message after a result, else ``tools``
 ``rejects-breakpoints``                 refuses cache breakpoints, else ``echo``
+``wants-signatures``                    fails in Google's stream if no call is signed, else ``echo``
 ``rejects-thinking``                    refuses any configuration of thinking in Google's words, else ``echo``
 ``reasons-first:<n>``                   reasons for n tokens, then answers, within the request's limit
 ``n-failures-then-ok:<n>:<code>[:<tag>]`` n errors for each tag, then ``echo``
@@ -480,6 +481,13 @@ def _rejects_breakpoints(prompt: Prompt, rest: str) -> Iterator[Step]:
     return _error(400, prompt.wire.error("invalid_request_error", message))
 
 
+def _wants_signatures(prompt: Prompt, rest: str) -> Iterator[Step]:
+    if b"thoughtSignature" in prompt.body:
+        return _echo(prompt, "")
+    failed = msgspec.json.encode({"candidates": [{"finishReason": "MISSING_THOUGHT_SIGNATURE"}]})
+    return iter((Head(), Piece(b"data: " + failed + b"\r\n\r\n")))
+
+
 def _rejects_thinking(prompt: Prompt, rest: str) -> Iterator[Step]:
     thinking = prompt.fields.get("generationConfig", {}).get("thinkingConfig")
     if thinking is None:
@@ -544,6 +552,7 @@ BEHAVIORS = {
     "rejects-late": _rejects_late,
     "rejects-order": _rejects_order,
     "rejects-breakpoints": _rejects_breakpoints,
+    "wants-signatures": _wants_signatures,
     "rejects-thinking": _rejects_thinking,
     "reasons-first": _reasons_first,
     "file": _file,
