@@ -1,6 +1,6 @@
 """The sub-hooks of the composite Hook, in their order, and the state that survives a reload."""
 
-from dataclasses import dataclass, field
+from msgspec import field
 
 from kheishd.config.sections.config import Config
 from kheishd.home import Home
@@ -15,10 +15,10 @@ from kheishd.hooks.plan import Planning
 from kheishd.hooks.results import Results
 from kheishd.hooks.tasks import TaskTools
 from kheishd.hooks.web.tools import WebFetch
+from protocol.structs import Value
 
 
-@dataclass(frozen=True, slots=True)
-class Toolbox:
+class Toolbox(Value, frozen=True):
     """State of tools for the daemon's whole life: a reload makes new sub-hooks around it."""
 
     home: Home

@@ -10,13 +10,13 @@ canonical: without space, with sorted keys, without absent properties.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
 from protocol.contract import Requirement
 from protocol.rpc.wire import find_storage_problem
+from protocol.structs import Value
 
 TYPES: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
 _KEYWORDS: Final = frozenset(("type", "description"))
@@ -85,16 +85,14 @@ def _find_object_problems(schema: Mapping[str, Any], path: str) -> Iterator[str]
 # Values.
 
 
-@dataclass(frozen=True, slots=True)
-class ContractMatch:
+class ContractMatch(Value, frozen=True):
     """A value that matches its schema, and its canonical form."""
 
     text: str
     value: Any
 
 
-@dataclass(frozen=True, slots=True)
-class ContractViolation:
+class ContractViolation(Value, frozen=True):
     """A sentence about the violations of a schema, with their paths."""
 
     problem: str
@@ -157,8 +155,7 @@ def _drop_nulls(schema: Mapping[str, Any], value: Any) -> Any:
             return value
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerCheck:
+class AnswerCheck(Value, frozen=True):
     """The schema of an answer and its violation; None if the answer matches or is not checked yet."""
 
     schema: str

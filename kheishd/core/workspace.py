@@ -5,9 +5,8 @@ nor is within it, except within the directory reserved for workspaces. It is wit
 root is configured, only an operator may choose it. A child session's workspace is within its parent's.
 """
 
-from dataclasses import dataclass
-
 from protocol.errors.session import WorkspaceForbidden
+from protocol.structs import Value
 
 DAEMON_DIRECTORIES = frozenset({"state", "run", "debug", "agents", "skills", "cron", "events"})
 """Directories in the daemon's home that the daemon obeys: write access to them is control of the daemon."""
@@ -15,8 +14,7 @@ DAEMON_DIRECTORIES = frozenset({"state", "run", "debug", "agents", "skills", "cr
 _FIELD = "$.params.workspace"
 
 
-@dataclass(frozen=True, slots=True)
-class Workspaces:
+class Workspaces(Value, frozen=True):
     """The bounds of workspaces: the default one, ``root``, and the daemon's own ``home``.
 
     ``limited``: the configuration sets the root, so all workspaces are within it.

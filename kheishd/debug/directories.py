@@ -11,11 +11,11 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from protocol.limits.debug import MAX_DEBUG_ARTIFACT_BYTES
 from protocol.objects.run import DebugArtifact
+from protocol.structs import Value
 
 ArtifactKind = Literal["request", "events", "answer"]
 
@@ -45,8 +45,7 @@ class CaptureRefused(Exception):
     """A capture is impossible; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class ArtifactFile:
+class ArtifactFile(Value, frozen=True):
     """A file of an artifact; its ``stem`` names the call."""
 
     name: str

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from kheishd.core.text.scrub import Scrubber, replace_spans
@@ -34,6 +33,7 @@ from protocol.limits.debug import (
     MAX_DEBUG_ARTIFACTS,
     MAX_DEBUG_RUN_BYTES,
 )
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,8 +46,7 @@ if TYPE_CHECKING:
 EVICTION_TARGET: Final = 0.9
 
 
-@dataclass(frozen=True, slots=True)
-class CaptureLimits:
+class CaptureLimits(Value, frozen=True):
     """The limits of one run's captures."""
 
     artifact_bytes: int = MAX_DEBUG_ARTIFACT_BYTES

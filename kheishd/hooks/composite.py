@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import trio
+from msgspec.structs import replace
 
 from kheishd.hooks.validation import Validator
 from kheishd.kernel.hook import (

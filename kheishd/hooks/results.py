@@ -8,13 +8,13 @@ model is a blob; only the requested chunks of it are read.
 from __future__ import annotations
 
 import codecs
-from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 import trio
 from msgspec import Meta
+from msgspec.structs import replace
 
 from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubHook, ToolError, tool
 from kheishd.objects.talk.lineage import Segment, entries_of, lineage
@@ -26,6 +26,7 @@ from protocol.events.session import TranscriptImported
 from protocol.journal.line import decode_event
 from protocol.limits.call import MAX_CALL_ID_BYTES, MAX_TOOL_TEXT_BYTES
 from protocol.limits.units import KIB, MIB
+from protocol.structs import Value
 from protocol.transcript import ToolResult
 
 if TYPE_CHECKING:
@@ -53,8 +54,7 @@ class ReadResult(Arguments, frozen=True):
     ] = MAX_PORTION_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class _StoredResult:
+class _StoredResult(Value, frozen=True):
     """A stored result: its text, or the name and size of the blob with the full output."""
 
     tool: str

@@ -14,13 +14,13 @@ The dispatcher applies scopes, idempotency keys and ``check`` to all handlers al
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kheishd.records.writer import Origin
 from protocol.errors.conversation import SenderForbidden
 from protocol.errors.definition import AgentForbidden
 from protocol.errors.token import ScopeMissing
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from protocol.rpc.method import AnyMethod, Scope
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Value, frozen=True):
     """The party that makes a request, and its rights. ``None`` allows every name, an empty set none."""
 
     principal: str
@@ -122,8 +121,7 @@ class Control(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Value, frozen=True):
     """The context of one request. ``runtime`` is the current one as of the request."""
 
     caller: Caller
@@ -145,16 +143,14 @@ class Call:
         return self.services.live
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(Value, frozen=True):
     """The handler of a query."""
 
     row: AnyMethod
     answer: Callable[[Call, Any], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Mutate:
+class Mutate(Value, frozen=True):
     """The handler of a mutation: its functions before, inside and after the transaction."""
 
     row: AnyMethod
@@ -168,8 +164,7 @@ class Mutate:
         return self.follow is not None and (self.follows is None or self.follows(params))
 
 
-@dataclass(frozen=True, slots=True)
-class Act:
+class Act(Value, frozen=True):
     """The handler of a control method; its function may be async."""
 
     row: AnyMethod

@@ -19,14 +19,15 @@ The life of a call:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_type_hints, overload
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from kheishd.kernel.schema import portable, schema_of
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -57,8 +58,7 @@ def _write_nothing(arguments: Any) -> Sequence[str]:
     return ()
 
 
-@dataclass(frozen=True)
-class Tool:
+class Tool(Value, frozen=True, dict=True):
     """A row that describes one tool: everything that the daemon knows about it.
 
     ``name`` has 1-64 characters of A-Z a-z 0-9 _ -, because every provider accepts those.
@@ -93,8 +93,7 @@ class Tool:
         return portable(self.schema)
 
 
-@dataclass(frozen=True, slots=True)
-class ToolMethods:
+class ToolMethods(Value, frozen=True):
     """The functions of a declared tool. Each takes the call and its arguments; a probe also the evidence."""
 
     run: Callable[[Invocation, Any], Awaitable[Outcome]]
@@ -191,8 +190,7 @@ def tool(
 # Calls.
 
 
-@dataclass(frozen=True, slots=True)
-class RunContext:
+class RunContext(Value, frozen=True):
     """The surroundings of a call: they decide which tools and prompt sections a run has.
 
     ``workspace`` is the absolute path of the directory that file and shell tools are confined to.
@@ -223,8 +221,7 @@ async def _discard_evidence(evidence: Mapping[str, Any]) -> None:
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class Invocation:
+class Invocation(Value, frozen=True):
     """One call of one tool. Make it from ``Hook.validate(tool, ...)`` and the run's context.
 
     ``arguments`` are validated: the tool's struct, or a dict for a tool that has none.
@@ -238,8 +235,8 @@ class Invocation:
     tool: Tool
     arguments: Any
     binding: str | None = None
-    stream: Callable[[str], None] = field(default=_discard_text)
-    observe: Callable[[Mapping[str, Any]], Awaitable[None]] = field(default=_discard_evidence)
+    stream: Callable[[str], None] = _discard_text
+    observe: Callable[[Mapping[str, Any]], Awaitable[None]] = _discard_evidence
 
     @property
     def key(self) -> str:
@@ -259,8 +256,7 @@ class Stale(Exception):
     """The state that was approved has changed since; the person must be asked again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Value, frozen=True):
     """The outcome of a call: ``text`` is what the model reads, as JSON if it has several parts.
 
     ``full_output`` is the entire output if ``text`` holds only part of it; it is stored as a blob that the
@@ -283,22 +279,19 @@ class Outcome:
 # Opinions, before a call is judged.
 
 
-@dataclass(frozen=True, slots=True)
-class Deny:
+class Deny(Value, frozen=True):
     """The call must not run; ``note`` reaches the model."""
 
     note: str
 
 
-@dataclass(frozen=True, slots=True)
-class NeedsApproval:
+class NeedsApproval(Value, frozen=True):
     """A person must approve the call, whatever the mode."""
 
     note: str
 
 
-@dataclass(frozen=True, slots=True)
-class NeedsAnswer:
+class NeedsAnswer(Value, frozen=True):
     """The call is itself a question to a person: the answer is its result, and it is never dispatched."""
 
     questions: list[Question]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from kheishd.kernel.captures import Captures
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.state import State
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
+class Services(Value, frozen=True):
     """The store, the text being written, the runtimes, the debug captures and the output of shells.
 
     All of them live from the opening of the store to its closing. A reload replaces the current runtime, not

@@ -1,13 +1,12 @@
 """The output of background shells, for its readers. Types only."""
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from kheishd.kernel.state import Bell
+from protocol.structs import Value
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(Value, frozen=True):
     """A part of a shell's output.
 
     ``text`` ends before ``offset`` of the whole output, which has ``total_bytes``. ``left_out_bytes`` come

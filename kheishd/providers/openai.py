@@ -312,9 +312,17 @@ class ChatReader(DraftReader):
         if delta.refusal:
             self._refused = True
             self._draft.write("text", delta.refusal)
-        attach_to_message(self._draft.attached, delta)
-        for call in delta.tool_calls or ():
-            self._tool_call(call)
+        # This runs for each token, and few tokens come with data.
+        if (
+            delta.provider_specific_fields is not None
+            or delta.reasoning_details is not None
+            or delta.thinking_blocks is not None
+            or delta.extra_content is not None
+        ):
+            attach_to_message(self._draft.attached, delta)
+        if delta.tool_calls:
+            for call in delta.tool_calls:
+                self._tool_call(call)
         if delta.function_call is not None:
             self._tool_call(CallDelta(function=delta.function_call))
 

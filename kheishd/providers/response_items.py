@@ -38,6 +38,16 @@ _PARTS = {"message": ("content",), "reasoning": ("summary", "content")}
 _TEXTS = ("text", "refusal")
 _FROM_CALL = ("call_id", "name", "arguments")
 
+# Calls that wait for a result of the client, whose tools only a route's own options can offer.
+_CLIENT_CALLS = (
+    "apply_patch_call",
+    "computer_call",
+    "custom_tool_call",
+    "local_shell_call",
+    "shell_call",
+    "tool_search_call",
+)
+
 # Longer arguments are not stored twice: they go back as kheish formats them.
 MAX_RAW_ARGUMENTS_CHARACTERS: Final = 4096
 
@@ -60,12 +70,11 @@ def pack_output(output: Sequence[dict[str, Any]], text: str, thoughts: str) -> l
 
 def _awaits_output(item: dict[str, Any], output: Sequence[dict[str, Any]]) -> bool:
     """Whether an item requests an action that kheish did not offer, so that its result will never be sent."""
-    kind, call_id = item.get("type"), item.get("call_id")
-    if kind == "mcp_approval_request":
+    if item.get("type") == "mcp_approval_request":
         return True
-    if kind == "function_call" or call_id is None or str(kind).endswith("_output"):
-        return False
-    return not any(other.get("call_id") == call_id and other is not item for other in output)
+    # The provider may have run it, as it does with a hosted shell.
+    is_answered = any(other.get("call_id") == item.get("call_id") for other in output if other is not item)
+    return item.get("type") in _CLIENT_CALLS and not is_answered
 
 
 class _TextIndex:
@@ -174,6 +183,7 @@ def input_items(
     """
     ids = CallIdMap(transcript, origin, form_for_openai)
     out: list[dict[str, Any]] = []
+    callers: dict[str, Any] = {}
     for message in transcript:
         match message.role:
             case "user":
@@ -181,12 +191,16 @@ def input_items(
             case "assistant":
                 output = unpack_output(message, origin, ids) if with_output else None
                 out += _plain_items(message, ids) if output is None else output
+                # A hosted program that called a tool is continued by the result that names it.
+                callers |= {item["call_id"]: item["caller"] for item in output or () if item.get("caller")}
             case "tool":
                 for item in message.items:
                     if isinstance(item, ToolResult):
                         text = f"The tool failed: {item.text}" if item.is_error else item.text
                         call_id = ids[item.call_id]
-                        out.append({"type": "function_call_output", "call_id": call_id, "output": text})
+                        result = {"type": "function_call_output", "call_id": call_id, "output": text}
+                        caller = callers.get(call_id)
+                        out.append(result if caller is None else {**result, "caller": caller})
     if situation and out and out[-1].get("type") == "function_call_output":
         out[-1]["output"] += f"\n\n{situation}"
     elif situation:

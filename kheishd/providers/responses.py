@@ -107,6 +107,7 @@ class ResponseInputDetails(SideInformation):
     """Details of the request's tokens."""
 
     cached_tokens: float | None = None
+    cache_write_tokens: float | None = None
 
 
 class ResponseOutputDetails(SideInformation):
@@ -131,6 +132,7 @@ class ResponseUsage(SideInformation):
             input_tokens=token_count(self.input_tokens),
             output_tokens=token_count(self.output_tokens),
             cached_input_tokens=token_count(sent.cached_tokens),
+            cache_write_tokens=token_count(sent.cache_write_tokens),
             reasoning_tokens=token_count(received.reasoning_tokens),
         )
 

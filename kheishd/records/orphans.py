@@ -7,7 +7,6 @@ journal does not account for.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -18,6 +17,7 @@ from kheishd.records.replay import Difference
 from kheishd.store.table import Key, Table
 from kheishd.store.tables import CHECKPOINTS, CURSORS, RECEIPTS, RECEIPTS_BY_AGE
 from protocol.journal.line import decode_envelope, decode_event
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from kheishd.records.projection import DerivedIndex, Projection
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 IsExplained = Callable[["Snapshot", Key, Any], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class OrphanCheck:
+class OrphanCheck(Value, frozen=True):
     """A table, and the function that returns whether one of its rows has a reason to exist."""
 
     table: Table[Any]
@@ -80,12 +79,11 @@ def _index_check(table: Table[Any]) -> OrphanCheck:
 
 def _derived_check(index: DerivedIndex[Any]) -> OrphanCheck:
     """Return the check of a derived index: the owner of the record that a row names gives the row."""
-    projection, owner_of = index.sources[0]
 
     def is_explained(store: Snapshot, key: Key, value: Any) -> bool:
         record_id = _record_id(index.table, key, value)
-        record = store.get(projection.table, record_id) if record_id else None
-        owner = store.get(index.owner.table, *owner_of(record)) if record is not None else None
+        record = store.get(index.source.table, record_id) if record_id else None
+        owner = store.get(index.owner.table, *index.owner_key(record)) if record is not None else None
         return owner is not None and IndexRow(index.table, key, value) in index.rows(store, owner)
 
     return OrphanCheck(index.table, is_explained)

@@ -8,10 +8,10 @@ this package, listed in ``registry.py``), its tables and its handlers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from protocol.journal.envelope import DAEMON_STREAM
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,8 +57,7 @@ class RecordReader(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Projection(Generic[R]):
+class Projection(Value, Generic[R], frozen=True):
     """One type of record.
 
     ``kind`` names the type. ``stream`` is the kind of the streams in which its events stand. ``begins`` is
@@ -68,6 +67,7 @@ class Projection(Generic[R]):
     the event that began a record. No event changes a record that is ``final``. ``rows`` returns a record's
     index rows, all of them in tables of ``indexes``.
 
+    ``constant_rows``: a record's index rows follow from its first event alone, so later ones change none.
     ``bounded``: the daemon limits how many records of the type are open in one stream, so that a replay can
     hold all of them. ``strays``: events may name a record before its first event and after it is final; they
     change nothing. ``superseded`` permits differences where events of several streams change one record: it
@@ -85,6 +85,7 @@ class Projection(Generic[R]):
     final: Callable[[R], bool] = lambda record: False
     rows: Callable[[R], frozenset[IndexRow]] = lambda record: frozenset()
     indexes: tuple[Table[Any], ...] = ()
+    constant_rows: bool = False
     bounded: bool = False
     strays: bool = False
     superseded: Callable[[Snapshot, str, R | None, R | None], bool] | None = None
@@ -119,18 +120,18 @@ def source_in_session(store: Snapshot, key: Key, record: OfSession) -> tuple[str
     return record.session_id, record.created_cursor
 
 
-@dataclass(frozen=True, slots=True)
-class DerivedIndex(Generic[R]):
-    """An index whose rows follow from several records: from an owner and from records that it names.
+class DerivedIndex(Value, Generic[R], frozen=True):
+    """An index whose rows follow from two records: from an owner and from a source record that it names.
 
-    ``rows`` returns the rows of one owner. ``sources`` are the other projections whose records decide, each
-    with the function that returns the key of the owner of such a record. A row's value, or the last part of
-    its key, is the id of a record of the first source. ``decisive`` returns the key of the one source record
-    that decides together with the owner, or None; while it and that record are the same, so are the rows.
+    ``rows`` returns the rows of one owner. ``owner_key`` returns the key of the owner of a source record. A
+    row's value, or the last part of its key, is the id of a source record. ``decisive`` returns the key of
+    the source record that decides together with the owner, or None; while it and that record are the same, so
+    are the rows.
     """
 
     table: Table[Any]
     owner: Projection[R]
     rows: Callable[[RecordReader, R], frozenset[IndexRow]]
-    sources: tuple[tuple[Projection[Any], Callable[[Any], Key]], ...]
+    source: Projection[Any]
+    owner_key: Callable[[Any], Key]
     decisive: Callable[[R], Key | None]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from kheishd.records.registry import REGISTRY
 from kheishd.records.writer import Changes
 from protocol.journal.line import Unknown, decode_envelope, decode_event
 
@@ -39,7 +40,7 @@ def rebuild_some(tx: Transaction, after: int) -> int | None:
             try:
                 event = decode_event(entry[1])
                 if not isinstance(event, Unknown):
-                    changes.fold(stream, decode_envelope(entry[1]), event)
+                    changes.fold(REGISTRY.find(stream, event), decode_envelope(entry[1]), event)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AssertionError) as error:
                 log.warning("the event %d of %s is left out of the records: %s", cursor, stream, error)
         count += 1

@@ -10,21 +10,20 @@ from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.records.permission import PERMISSION_RECORDS
 from kheishd.records.projection import DerivedIndex, Projection, stream_kind
 from kheishd.records.question import QUESTION_RECORDS
-from kheishd.records.run import PINNED_RECORDS, READY_RUNS, RUN_RECORDS
+from kheishd.records.run import READY_RUNS, RUN_RECORDS
 from kheishd.records.session import SESSION_RECORDS
 from kheishd.records.task import TASK_RECORDS
 from kheishd.records.token import TOKEN_RECORDS
 from protocol.journal.line import JournalEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from kheishd.store.table import Table
 
 PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     SESSION_RECORDS,
     RUN_RECORDS,
-    PINNED_RECORDS,
     CONVERSATION_RECORDS,
     APPROVAL_RECORDS,
     QUESTION_RECORDS,
@@ -60,9 +59,13 @@ class Registry:
             for kind in {projection.stream for projection in self.projections}
         }
 
+    def of_stream(self, stream: str) -> Mapping[type[Any], tuple[Projection[Any], ...]]:
+        """Return the projections whose records the events of a stream may change, by type of event."""
+        return self._by_event.get(stream_kind(stream), {})
+
     def find(self, stream: str, event: JournalEvent) -> tuple[Projection[Any], ...]:
         """Return the projections whose records an event of a stream may change."""
-        return self._by_event.get(stream_kind(stream), {}).get(type(event), ())
+        return self.of_stream(stream).get(type(event), ())
 
 
 REGISTRY: Final = Registry(PROJECTIONS, DERIVED)

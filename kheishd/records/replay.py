@@ -15,6 +15,7 @@ from kheishd.records.registry import REGISTRY
 from kheishd.store.journal import HASH_BYTES, NO_HASH, link
 from kheishd.store.tables import CURSORS
 from protocol.journal.line import JournalEvent, Unknown, decode_envelope, decode_event
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,8 +34,7 @@ V = TypeVar("V")
 MAX_KEPT: Final = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
+class Damage(Value, frozen=True):
     """A part of the store that is not what was written, such as a journal entry; only a backup mends it."""
 
     message: str
@@ -42,8 +42,7 @@ class Damage:
     cursor: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Value, frozen=True):
     """A row that differs from the journal. ``expected`` is the value to write; None: delete the row."""
 
     table: Table[Any]

@@ -1,4 +1,4 @@
-"""Records of runs, the values they pinned, and the index of the runs that are ready for a worker."""
+"""Records of runs, their pinned values, and the index of the runs that are ready for a worker."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Final
 from kheishd.core.run import machine
 from kheishd.records.projection import DerivedIndex, IndexRow, Projection, key_of_run
 from kheishd.records.session import SESSION_RECORDS
-from kheishd.store.tables import PINNED, RUNS, RUNS_BY_SESSION, RUNS_CANCELLED, RUNS_READY
+from kheishd.store.tables import RUNS, RUNS_BY_SESSION, RUNS_CANCELLED, RUNS_READY
 from protocol.events.run import RunAccepted
-from protocol.objects.run import ENDED, SETTLED, Pinned
+from protocol.journal.line import decode_event
+from protocol.objects.run import ENDED, SETTLED
 
 if TYPE_CHECKING:
     from kheishd.core.run.record import RunRecord
     from kheishd.records.projection import RecordReader
     from kheishd.store.environment import Snapshot
-    from kheishd.store.table import Key
-    from protocol.journal.envelope import Envelope
+    from protocol.objects.run import Pinned
     from protocol.objects.session import Session
 
 
@@ -51,27 +51,15 @@ RUN_RECORDS: Final = Projection(
 )
 
 
-def evolve_pinned(pinned: Pinned | None, envelope: Envelope, event: RunAccepted) -> Pinned:
-    """Return the values that a run pinned; nothing changes them later."""
+def read_pinned(store: Snapshot, run: RunRecord) -> Pinned:
+    """Return the values that a run pinned. Only the event of its acceptance contains them.
+
+    Errors: AssertionError, msgspec.DecodeError if the journal is damaged there.
+    """
+    entry = store.entry(run.session_id, run.accepted_cursor)
+    event = decode_event(entry[1]) if entry is not None else None
+    assert isinstance(event, RunAccepted), f"the acceptance of run {run.run_id} is not in the journal"
     return event.pinned
-
-
-def source_of_pinned(store: Snapshot, key: Key, pinned: Pinned) -> tuple[str, int] | None:
-    """Return the stream and cursor of the run's acceptance."""
-    run = store.get(RUNS, *key)
-    return None if run is None else (run.session_id, run.accepted_cursor)
-
-
-PINNED_RECORDS: Final = Projection(
-    kind="pinned values",
-    table=PINNED,
-    begins=RunAccepted,
-    events=(RunAccepted,),
-    key=key_of_run,
-    evolve=evolve_pinned,
-    source=source_of_pinned,
-    final=lambda pinned: True,
-)
 
 
 def ready_rows(records: RecordReader, session: Session) -> frozenset[IndexRow]:
@@ -88,6 +76,7 @@ READY_RUNS: Final = DerivedIndex(
     table=RUNS_READY,
     owner=SESSION_RECORDS,
     rows=ready_rows,
-    sources=((RUN_RECORDS, lambda run: (run.session_id,)),),
+    source=RUN_RECORDS,
+    owner_key=lambda run: (run.session_id,),
     decisive=lambda session: (session.open_runs[0],) if session.open_runs else None,
 )

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Final
 from kheishd.core import session as session_rules
 from kheishd.records.projection import IndexRow, Projection, source_in_session
 from kheishd.store.tables import CHILDREN, SESSIONS
-from protocol.events.session import SessionCreated
+from protocol.events.approval import ApprovalAnswered
+from protocol.events.call import CallsJudged
+from protocol.events.context import CompactionFailed, ContextCompacted
+from protocol.events.permission import PermissionsChanged
+from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
+from protocol.events.run import MessageAppended, RunAccepted, RunEnded
+from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
 
 if TYPE_CHECKING:
     from protocol.objects.session import Session
@@ -20,15 +26,35 @@ def index_rows(session: Session) -> frozenset[IndexRow]:
     return frozenset((IndexRow(CHILDREN, (session.parent_session_id, session.session_id)),))
 
 
+EVENTS: Final = (
+    SessionCreated,
+    SessionUpdated,
+    SessionRenamed,
+    SessionEnded,
+    RunAccepted,
+    RunEnded,
+    MessageAppended,
+    ContextCompacted,
+    CompactionFailed,
+    TodosWritten,
+    PlanEntered,
+    PlanExited,
+    PermissionsChanged,
+    ApprovalAnswered,
+    CallsJudged,
+)
+"""The events that ``core.session.evolve`` applies; all others leave a session as it is."""
+
 SESSION_RECORDS: Final = Projection(
     kind="session",
     table=SESSIONS,
     begins=SessionCreated,
-    events=None,
+    events=EVENTS,
     key=lambda envelope, event: None if envelope.session_id is None else (envelope.session_id,),
     evolve=session_rules.evolve,
     source=source_in_session,
     rows=index_rows,
     indexes=(CHILDREN,),
+    constant_rows=True,
     bounded=True,
 )

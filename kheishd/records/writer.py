@@ -5,20 +5,23 @@ Nothing else writes these tables, so a record always equals the fold of its even
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+
+from msgspec import Struct
 
 from kheishd.core.run import machine
 from kheishd.records.registry import REGISTRY
-from kheishd.store.tables import PINNED, RUNS, SESSIONS
+from kheishd.records.run import read_pinned
+from kheishd.store.tables import RUNS, SESSIONS
 from protocol.events.run import RunAccepted
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from kheishd.core.run.commands import Command
     from kheishd.core.run.record import RunRecord
-    from kheishd.records.projection import IndexRow
+    from kheishd.records.projection import IndexRow, Projection
     from kheishd.records.registry import Registry
     from kheishd.store.environment import Transaction
     from kheishd.store.table import Key, KeyPart, Table
@@ -31,8 +34,7 @@ V = TypeVar("V")
 NO_ROWS: Final[frozenset[IndexRow]] = frozenset()
 
 
-@dataclass(slots=True)
-class _Change(Generic[V]):
+class _Change(Struct, Generic[V]):
     """A record as stored and as the events so far leave it; one object while it is unchanged."""
 
     stored: V | None
@@ -55,16 +57,16 @@ class Changes:
         """Return a record as the events so far leave it."""
         return self._change(table, key).current
 
-    def fold(self, stream: str, envelope: Envelope, event: JournalEvent) -> None:
-        """Fold in an event as it was stored.
+    def fold(self, projections: Iterable[Projection[Any]], envelope: Envelope, event: JournalEvent) -> None:
+        """Fold an event, as it was stored, into the records of these projections, those of its stream.
 
         Errors: AssertionError if it does not follow from the events before it: the journal is damaged.
         """
-        for projection in self._registry.find(stream, event):
+        for projection in projections:
             key = projection.key(envelope, event)
             if key is None:
                 continue
-            change = self._change(projection.table, key)
+            change = self._changes.get((projection.table, key)) or self._read(projection.table, key)
             if change.current is None and projection.strays and not isinstance(event, projection.begins):
                 continue
             change.current = projection.evolve(change.current, envelope, event)
@@ -76,55 +78,59 @@ class Changes:
             for (table, key), change in self._changes.items()
             if change.current is not change.stored
         ]
+        if not changed:
+            return
         # Derived rows are worked out of the stored records, so before anything is written.
-        derived = [*self._derived_differences(changed)] if changed else []
+        differences = [*self._derived_differences(changed)]
         for table, key, change in changed:
-            if change.current is None:
+            stored, current = change.stored, change.current
+            if current is None:
                 self._tx.delete(table, *key)
             else:
-                self._tx.put(table, *key, value=change.current)
+                self._tx.put(table, *key, value=current)
             projection = self._registry.by_table[table]
-            if projection.indexes:
+            if stored is None or current is None or not projection.constant_rows:
                 self._write_rows(
-                    projection.rows(change.stored) if change.stored is not None else NO_ROWS,
-                    projection.rows(change.current) if change.current is not None else NO_ROWS,
+                    NO_ROWS if stored is None else projection.rows(stored),
+                    NO_ROWS if current is None else projection.rows(current),
                 )
-        for previous, current in derived:
-            self._write_rows(previous, current)
-        # Callers read the written records once more.
-        for _, _, change in changed:
-            change.stored = change.current
+            # Callers read the written records once more.
+            change.stored = current
+        for previous, rows in differences:
+            self._write_rows(previous, rows)
 
     def _change(self, table: Table[V], key: Key) -> _Change[V]:
-        change = self._changes.get((table, key))
-        if change is None:
-            record = self._tx.get(table, *key)
-            change = self._changes[table, key] = _Change(record, record)
+        return self._changes.get((table, key)) or self._read(table, key)
+
+    def _read(self, table: Table[V], key: Key) -> _Change[V]:
+        record = self._tx.get(table, *key)
+        change = self._changes[table, key] = _Change(record, record)
         return change
 
     def _derived_differences(
         self, changed: list[tuple[Table[Any], Key, _Change[Any]]]
     ) -> Iterator[tuple[frozenset[IndexRow], frozenset[IndexRow]]]:
-        stored = _Stored(self)
         for index in self._registry.derived:
+            owner_table, source_table = index.owner.table, index.source.table
             owners: dict[Key, None] = {}
-            sources = {projection.table: owner_of for projection, owner_of in index.sources}
             changed_sources: set[Key | None] = set()
             for table, key, change in changed:
-                if table is index.owner.table:
+                if table is owner_table:
                     owners[key] = None
-                elif table in sources:
-                    owners[sources[table](change.stored if change.current is None else change.current)] = None
+                elif table is source_table:
+                    owners[index.owner_key(change.stored if change.current is None else change.current)] = (
+                        None
+                    )
                     changed_sources.add(key)
             for key in owners:
-                owner = self._change(index.owner.table, key)
+                owner = self._change(owner_table, key)
                 if owner.stored is not None and owner.current is not None:
                     decisive = index.decisive(owner.current)
-                    if decisive == index.decisive(owner.stored) and decisive not in changed_sources:
+                    if decisive not in changed_sources and decisive == index.decisive(owner.stored):
                         continue
                 yield (
-                    index.rows(stored, owner.stored) if owner.stored is not None else NO_ROWS,
-                    index.rows(self, owner.current) if owner.current is not None else NO_ROWS,
+                    NO_ROWS if owner.stored is None else index.rows(_Stored(self), owner.stored),
+                    NO_ROWS if owner.current is None else index.rows(self, owner.current),
                 )
 
     def _write_rows(self, previous: frozenset[IndexRow], current: frozenset[IndexRow]) -> None:
@@ -148,8 +154,7 @@ class _Stored:
         return self._changes._change(table, key).stored
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Value, frozen=True):
     """The cause of an event: the daemon itself, or a caller with a request."""
 
     actor: str = "daemon"
@@ -163,15 +168,34 @@ BY_DAEMON = Origin()
 class StreamWriter:
     """A stream and the transaction that changes it: ``append`` as often as needed, then ``write`` once."""
 
-    def __init__(self, tx: Transaction, stream: str, *, origin: Origin = BY_DAEMON) -> None:
+    def __init__(
+        self, tx: Transaction, stream: str, *, session_id: str | None = None, origin: Origin = BY_DAEMON
+    ) -> None:
         self.tx = tx
         self.stream = stream
         self.origin = origin
+        self._session_id = session_id
+        self._run_id: str | None = None
         self._changes = Changes(tx)
+        self._projections = REGISTRY.of_stream(stream)
 
-    def append(self, event: JournalEvent) -> Envelope:
-        """Append one event and fold it into the records that it changes."""
-        return self._append(event)[0]
+    def append(self, event: JournalEvent, *, run_id: str | None = None) -> Envelope:
+        """Append one event, of the run if there is one, and fold it into the records that it changes."""
+        run_id = run_id if run_id is not None else self._run_id
+        origin = self.origin
+        envelope, stored = self.tx.append(
+            self.stream,
+            event,
+            session_id=self._session_id,
+            run_id=run_id,
+            actor=origin.actor,
+            on_behalf_of=origin.on_behalf_of,
+            request_id=origin.request_id,
+        )
+        self._changes.fold(self._projections.get(type(stored), ()), envelope, stored)
+        if isinstance(stored, RunAccepted):
+            self._run_id = run_id
+        return envelope
 
     def append_all(self, events: Iterable[JournalEvent]) -> None:
         """Append events in order."""
@@ -192,21 +216,6 @@ class StreamWriter:
         """Write the changed records and index rows."""
         self._changes.write()
 
-    def _append(
-        self, event: JournalEvent, *, session_id: str | None = None, run_id: str | None = None
-    ) -> tuple[Envelope, JournalEvent]:
-        envelope, stored = self.tx.append(
-            self.stream,
-            event,
-            session_id=session_id,
-            run_id=run_id,
-            actor=self.origin.actor,
-            on_behalf_of=self.origin.on_behalf_of,
-            request_id=self.origin.request_id,
-        )
-        self._changes.fold(self.stream, envelope, stored)
-        return envelope, stored
-
 
 class SessionWriter(StreamWriter):
     """A session, perhaps one of its runs, and the transaction that changes them.
@@ -225,14 +234,13 @@ class SessionWriter(StreamWriter):
         pinned: Pinned | None = None,
         origin: Origin = BY_DAEMON,
     ) -> None:
-        super().__init__(tx, session_id, origin=origin)
+        super().__init__(tx, session_id, session_id=session_id, origin=origin)
         self.session_id = session_id
-        self._run_id = run.run_id if run is not None else None
+        self._pinned = pinned
         self._changes.load(SESSIONS, session_id, record=session)
         if run is not None:
+            self._run_id = run.run_id
             self._changes.load(RUNS, run.run_id, record=run)
-            if pinned is not None:
-                self._changes.load(PINNED, run.run_id, record=pinned)
 
     @property
     def session(self) -> Session:
@@ -247,13 +255,15 @@ class SessionWriter(StreamWriter):
     @property
     def pinned(self) -> Pinned:
         """The values that the run pinned when it was accepted."""
-        return self.need(PINNED, cast("str", self._run_id))
+        if self._pinned is None:
+            self._pinned = read_pinned(self.tx, self.run)
+        return self._pinned
 
     def begin_run(self, run_id: str) -> None:
         """Let the next events be those of a new run, whose id no record has."""
         self._run_id = run_id
+        self._pinned = None
         self._changes.load(RUNS, run_id, record=None)
-        self._changes.load(PINNED, run_id, record=None)
 
     def carry_out(self, command: Command) -> None:
         """Append the events by which the run carries out a command.
@@ -261,11 +271,3 @@ class SessionWriter(StreamWriter):
         Errors: RunAlreadyEnded; AssertionError for a command that the run's state does not accept.
         """
         self.append_all(machine.decide(self.run, self.pinned, command))
-
-    def append(self, event: JournalEvent, *, run_id: str | None = None) -> Envelope:
-        """Append one event, of the run if there is one, and fold it into the records that it changes."""
-        run_id = run_id if run_id is not None else self._run_id
-        envelope, stored = self._append(event, session_id=self.session_id, run_id=run_id)
-        if isinstance(stored, RunAccepted):
-            self._run_id = run_id
-        return envelope

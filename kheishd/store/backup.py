@@ -14,7 +14,6 @@ import shutil
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import lmdb
@@ -40,6 +39,7 @@ from kheishd.store.tables import META, TABLES
 from kheishd.store.upgrades import NOT_RECORDS, SCHEMA
 from protocol.errors.daemon import DaemonDraining, PathRefused
 from protocol.errors.store import StorageFull
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -171,8 +171,7 @@ def _copy(environment: Environment, target: int, deadline: _Deadline) -> None:
 # While no daemon runs.
 
 
-@dataclass(frozen=True, slots=True)
-class Restored:
+class Restored(Value, frozen=True):
     """The result of a restore. ``kept`` is the path of the previous data, if there was any."""
 
     cursor: int
@@ -180,8 +179,7 @@ class Restored:
     kept: Path | None
 
 
-@dataclass(frozen=True, slots=True)
-class Compacted:
+class Compacted(Value, frozen=True):
     """The size of the data file before and after a compaction."""
 
     before_bytes: int

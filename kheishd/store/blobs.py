@@ -35,8 +35,10 @@ def chunks(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 def put_chunk(tx: Transaction, name: str, number: int, chunk: bytes) -> None:
     """Write one chunk unless it exists."""
-    if tx.get(BLOBS, name, number) is None:
-        tx.put(BLOBS, name, number, value=chunk)
+    if (name, number) not in tx.blobs:
+        if tx.get(BLOBS, name, number) is None:
+            tx.put(BLOBS, name, number, value=chunk)
+        tx.blobs.add((name, number))
 
 
 def read_blob(snapshot: Snapshot, name: str) -> bytes | None:

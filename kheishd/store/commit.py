@@ -23,7 +23,6 @@ import errno
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import lmdb
@@ -34,6 +33,7 @@ from kheishd.store.journal import Heads
 from protocol.errors.refusal import Refusal
 from protocol.errors.store import StorageFailed, StorageFull
 from protocol.limits.store import MAX_GROUP_UPDATES, MAX_UPDATE_BYTES
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,8 +82,7 @@ class Job(Struct, Generic[T], eq=False):
         return cast("T", self.value)
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Value, frozen=True):
     """Jobs that were flushed together, and the bells to ring: table names and ``stream:<name>``."""
 
     jobs: list[Job[Any]]

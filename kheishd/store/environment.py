@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec import field
 
 from kheishd.store.journal import HASH_BYTES, NO_HASH, Head, Heads
 from kheishd.store.tables import CURSORS, JOURNAL
@@ -15,6 +16,7 @@ from protocol.errors.store import UpdateTooLarge
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown, decode_envelope, decode_event, encode_line
 from protocol.limits.store import MAX_UPDATE_BYTES
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,8 +69,7 @@ class Readers:
         return not self._open or self._idle.wait(seconds)
 
 
-@dataclass(frozen=True, slots=True)
-class Environment:
+class Environment(Value, frozen=True):
     """An open LMDB environment, the handles of its tables, and its identity."""
 
     directory: Path
@@ -229,7 +230,17 @@ class Transaction(Snapshot):
     It is the writer's: one may serve several update functions, one after another.
     """
 
-    __slots__ = ("_bytes", "_cursors", "_heads", "_journal", "_max_bytes", "_scrub", "now_ms", "rung")
+    __slots__ = (
+        "_bytes",
+        "_cursors",
+        "_heads",
+        "_journal",
+        "_max_bytes",
+        "_scrub",
+        "blobs",
+        "now_ms",
+        "rung",
+    )
 
     def __init__(
         self,
@@ -250,6 +261,8 @@ class Transaction(Snapshot):
         self._max_bytes = max_bytes
         self.now_ms = 0
         self.rung: set[str] = set()
+        self.blobs: set[tuple[str, int]] = set()
+        """The chunks of blobs that exist, as far as the updates have looked them up or written them."""
 
     def begin_update(self, now_ms: int) -> None:
         """Begin the next update function."""

@@ -7,11 +7,11 @@ newest hash of a stream proves that nothing before it was changed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from kheishd.store.tables import CURSORS, JOURNAL
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,8 +72,7 @@ class Heads:
             self.streams.clear()
 
 
-@dataclass(frozen=True, slots=True)
-class Break:
+class Break(Value, frozen=True):
     """A point at which the journal is not what was written."""
 
     stream: str

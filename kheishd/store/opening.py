@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +33,7 @@ from kheishd.store.upgrades import (
     rebuild_records,
     upgrade,
 )
+from protocol.structs import Value
 
 __all__ = ["MAP_BYTES", "Opened", "StoreUnusable", "open_environment", "open_for_reading"]
 
@@ -52,8 +52,7 @@ MAX_TABLES = 256
 MAX_READERS = 126
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(Value, frozen=True):
     """An environment and the lock on its directory."""
 
     environment: Environment

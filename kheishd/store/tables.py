@@ -12,7 +12,6 @@ from kheishd.store.table import Table
 from protocol.objects.approval import Approval
 from protocol.objects.indoubt import Indoubt
 from protocol.objects.question import QuestionRequest
-from protocol.objects.run import Pinned
 from protocol.objects.session import Session
 from protocol.objects.task import Task
 
@@ -33,8 +32,6 @@ CONVERSATIONS = Table("conversations", (str, str), Binding)
 """(agent, sender) → the session that the conversation is bound to."""
 RUNS = Table("runs", (str,), RunRecord)
 """(run id) → the run's record."""
-PINNED = Table("pinned", (str,), Pinned)
-"""(run id) → the values pinned when the run was accepted. Written once."""
 RUNS_BY_SESSION = Table("runs_by_session", (str, int), str)
 """(session id, cursor of acceptance) → run id: a session's runs, in order."""
 RUNS_READY = Table("runs_ready", (int,), str)

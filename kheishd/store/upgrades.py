@@ -27,7 +27,6 @@ from kheishd.store.tables import (
     JOURNAL,
     META,
     PERMISSIONS,
-    PINNED,
     QUESTIONS,
     QUESTIONS_WAITING,
     RECEIPTS,
@@ -91,12 +90,11 @@ def u004_tasks(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
 
 
 def u005_fields_renamed(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
-    """Add a table for pinned values; rebuild the records, whose fields have other names since.
+    """Rebuild the records, whose fields have other names since.
 
     A repeated request is answered from its receipt. Where the answer continues with the record in it, the old
     one cannot be read: without its receipt, the repeated request is refused because it was done already.
     """
-    env.open_db(PINNED.name.encode(), txn)
     drop_records(env, txn)
     for table, index in ((RECEIPTS, 1), (RECEIPTS_BY_AGE, 2)):
         with txn.cursor(env.open_db(table.name.encode(), txn)) as cursor:

@@ -22,8 +22,9 @@ from kheishd.core.context.summary import (
 from kheishd.core.run.budget import calculate_cost
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
 from kheishd.objects.talk.output import output_of
+from kheishd.records.run import read_pinned
 from kheishd.records.writer import SessionWriter
-from kheishd.store.tables import PINNED, RUNS, SESSIONS
+from kheishd.store.tables import RUNS, SESSIONS
 from kheishd.workers.completion import complete
 from kheishd.workers.worker import Worker
 from protocol.errors.refusal import Refusal
@@ -77,7 +78,7 @@ class TitleWorker(Worker):
                 output = output_of(store, run) if run is not None else None
                 if run is None or output is None or not output.text or run.session_id in self._busy:
                     return
-                pinned, question = store.need(PINNED, run_id), _input_text(store, run)
+                pinned, question = read_pinned(store, run), _input_text(store, run)
         except (msgspec.DecodeError, Refusal):
             # An unreadable record is reported by the doctor.
             return
@@ -116,7 +117,7 @@ def _run_to_name(store: Snapshot, runtime: Runtime, run_id: str) -> RunRecord | 
     run = store.get(RUNS, run_id)
     if run is None or run.status != "completed" or run.kind != "input" or run.guest is not None:
         return None
-    pinned = store.need(PINNED, run_id)
+    pinned = read_pinned(store, run)
     if pinned.driver == "offline" or pinned.route not in runtime.routes:
         return None
     session = store.get(SESSIONS, run.session_id)

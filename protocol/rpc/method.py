@@ -1,6 +1,5 @@
 """Method rows: name, kind, params, result, scope and refusals of each method, read by daemon and client."""
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from msgspec import Meta, Struct
@@ -9,6 +8,7 @@ from protocol.errors.refusal import Refusal
 from protocol.limits.names import MAX_IDEMPOTENCY_KEY_BYTES
 from protocol.limits.page import DEFAULT_PAGE_ROWS, MAX_PAGE_ROWS
 from protocol.limits.rpc import MAX_PARAMS_BYTES
+from protocol.structs import Value
 
 Kind = Literal["query", "mutation", "control"]
 """``query``: answered inline, changes nothing. ``mutation``: one transaction, then an answer. ``control``:
@@ -61,8 +61,7 @@ class Page(Params, frozen=True, kw_only=True, forbid_unknown_fields=True):
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Method(Generic[P, R]):
+class Method(Value, Generic[P, R], frozen=True):
     """One method of the contract.
 
     ``uncompared`` names the params that an idempotency key does not cover (how to wait, not what to do).

@@ -3,11 +3,11 @@
 import os
 import select
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from kheishd.config.sections.workspace import SandboxMode
 from kheishd.hooks.os.shell.tools import Bash

@@ -30,7 +30,7 @@ from kheishd.toolbox import Toolbox
 from protocol.objects.run import Pinned
 from protocol.transcript import AssetReference, Item, Message, Text, ToolCall, ToolResult
 from tests.support.google_wire import Google
-from tests.support.model_wire import Anthropic, Call, Move, OpenAI, Say, Stop, Think, Wire
+from tests.support.model_wire import Anthropic, Call, Move, OpenAI, Say, Stop, Think, Wire, named_event
 from tests.support.responses_wire import Responses
 
 if TYPE_CHECKING:
@@ -100,10 +100,10 @@ SERVERS = (
 # Answers.
 
 
-def write_answer(server: Server, moves: Sequence[Move]) -> bytes:
-    """Return the stream of an answer in a server's dialect."""
+def write_answer(server: Server, moves: Sequence[Move], first: bytes = b"") -> bytes:
+    """Return the stream of an answer in a server's dialect, with ``first`` behind its start."""
     wire, model = WIRES[server.driver](), f"{server.name}-1"
-    stream = wire.start(model) + b"".join(wire.move(model, move) for move in moves)
+    stream = wire.start(model) + first + b"".join(wire.move(model, move) for move in moves)
     attach = ATTACHMENTS.get(server.preset)
     if attach is None or server.driver != "openai":
         return stream
@@ -177,6 +177,31 @@ ATTACHMENTS: dict[str, Callable[[dict[str, Any]], None]] = {
 """The functions that put a server's own data into a delta."""
 
 
+def write_search() -> bytes:
+    """Return the blocks of a web search by Anthropic itself, and of a text that cites its result."""
+    place = {"url": "http://a.test", "title": "A"}
+    result = {"type": "web_search_result", **place, "encrypted_content": "c2VhbGVk", "page_age": None}
+    cited = {"type": "web_search_result_location", **place, "cited_text": "a", "encrypted_index": "aW5kZXg="}
+    blocks: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
+        (
+            {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {}},
+            [{"type": "input_json_delta", "partial_json": '{"query": "a"}'}],
+        ),
+        ({"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": [result]}, []),
+        (
+            {"type": "text", "text": "", "citations": []},
+            [{"type": "citations_delta", "citation": cited}, {"type": "text_delta", "text": "It is a."}],
+        ),
+    ]
+    events: list[dict[str, Any]] = []
+    # The indexes are above those of the other blocks.
+    for index, (block, deltas) in enumerate(blocks, 100):
+        events.append({"type": "content_block_start", "index": index, "content_block": block})
+        events += [{"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas]
+        events.append({"type": "content_block_stop", "index": index})
+    return b"".join(map(named_event, events))
+
+
 def read_answer(server: Server, stream: bytes) -> ModelAnswer:
     """Return the answer that the driver reads from a stream."""
     origin = origin_of(server.pin(), server.find_url())
@@ -229,7 +254,8 @@ def conversations(draw: st.DrawFn, server: Server) -> list[Message]:
     for _ in range(draw(st.integers(0, 4))):
         transcript.append(draw(_inputs()))
         speaker = server if draw(st.booleans()) else draw(_SERVERS)
-        answer = read_answer(speaker, write_answer(speaker, draw(answers())))
+        search = write_search() if speaker.driver == "anthropic" and draw(st.booleans()) else b""
+        answer = read_answer(speaker, write_answer(speaker, draw(answers()), search))
         items = normalize_calls(answer.items, used)
         transcript.append(Message("assistant", items, provider_data=answer.provider_data))
         calls = [item for item in items if isinstance(item, ToolCall)]

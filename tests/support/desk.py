@@ -28,11 +28,12 @@ from kheishd.kernel.state import State, open_state
 from kheishd.objects.talk import run
 from kheishd.objects.talk.send import send_to_conversation
 from kheishd.objects.talk.stop import cancel_in_conversation, interrupt
+from kheishd.records.run import read_pinned
 from kheishd.records.writer import SessionWriter
 from kheishd.store.commit import Group
 from kheishd.store.environment import Transaction
 from kheishd.store.table import Table
-from kheishd.store.tables import CHECKPOINTS, PINNED, RUNS, SESSIONS
+from kheishd.store.tables import CHECKPOINTS, RUNS, SESSIONS
 from kheishd.workers.runs.worker import RunWorker
 from protocol.events.session import SessionRenamed
 from protocol.journal.envelope import Envelope
@@ -339,7 +340,7 @@ class Desk:
     def pinned(self, run_id: str) -> Pinned:
         """Return the values that a run pinned."""
         with self.state.read() as store:
-            return store.need(PINNED, run_id)
+            return read_pinned(store, store.need(RUNS, run_id))
 
     def run(self, run_id: str) -> RunRecord:
         """Return a run's current record."""

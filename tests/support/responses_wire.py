@@ -83,8 +83,10 @@ class Responses:
         text, self._pieces = "".join(self._pieces), []
         if item["type"] == "reasoning":
             sealed = hashlib.sha256(text.encode()).hexdigest()
-            summary = [{"type": "summary_text", "text": text}]
-            return self._finish({**item, "encrypted_content": sealed, "summary": summary})
+            summary = {"type": "summary_text", "text": text}
+            done = self._about("response.reasoning_summary_text.done", item, summary_index=0, text=text)
+            done += self._about("response.reasoning_summary_part.done", item, summary_index=0, part=summary)
+            return done + self._finish({**item, "encrypted_content": sealed, "summary": [summary]})
         part = {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
         done = self._about("response.output_text.done", item, content_index=0, text=text)
         done += self._about("response.content_part.done", item, content_index=0, part=part)
@@ -100,12 +102,15 @@ class Responses:
         if self._item is None or self._item["type"] != kind:
             opened = self.close()
             number = len(self._output)
+            part: dict[str, Any] = {"type": "output_text", "annotations": [], "logprobs": [], "text": ""}
+            begun = "response.content_part.added"
             if kind == "reasoning":
+                part, begun = {"type": "summary_text", "text": ""}, "response.reasoning_summary_part.added"
                 self._item = {"id": f"rs_{number}", "type": kind, "summary": []}
             else:
                 self._item = {"id": f"msg_{number}", "type": kind, "role": "assistant", "content": []}
                 self._item["status"] = "in_progress"
-            opened += self._announce(self._item)
+            opened += self._announce(self._item) + self._about(begun, self._item, **index, part=part)
         self._pieces.append(text)
         return opened + self._about(name, self._item, **index, delta=text)
 
@@ -151,7 +156,7 @@ class Responses:
 def _usage(stop: Stop) -> dict[str, Any]:
     return {
         "input_tokens": stop.input_tokens,
-        "input_tokens_details": {"cached_tokens": 4},
+        "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 1},
         "output_tokens": stop.output_tokens,
         "output_tokens_details": {"reasoning_tokens": 2},
         "total_tokens": stop.input_tokens + stop.output_tokens,

@@ -106,12 +106,18 @@ def _read_responses(stream: bytes) -> SdkAnswer:
         state.handle_event(models.construct_type(type_=responses.ResponseStreamEvent, value=data))
         if data["type"] in ("response.completed", "response.incomplete"):
             response = models.construct_type(type_=responses.Response, value=data["response"])
-    answer = SdkAnswer(response.output_text, stop=response.status)
+    details = response.incomplete_details
+    answer = SdkAnswer(stop=response.status if details is None else details.reason)
     for item in response.output:
-        if item.type == "reasoning":
+        if item.type == "message":
+            for part in item.content:
+                is_refusal = part.type == "refusal"
+                answer.text += part.refusal if is_refusal else part.text
+                answer.stop = "refusal" if is_refusal else answer.stop
+        elif item.type == "reasoning":
             answer.thinking += "\n\n".join(part.text for part in item.summary)
-        if item.type == "function_call":
-            answer.calls.append((item.call_id, item.name, _decode(item.arguments)))
+        elif item.type == "function_call":
+            answer.calls.append((item.call_id or item.id, item.name, _decode(item.arguments)))
     usage = response.usage
     answer.usage = Usage(
         usage.input_tokens,

@@ -54,7 +54,7 @@ EXTENSIONS: Final[Mapping[str, Mapping[str, Fields]]] = {
     },
     "llamacpp": {ASSISTANT: _REASONING_CONTENT, BODY: _TEMPLATE},
     "mistral": {ASSISTANT: {"content": str | list[dict[str, str | list[dict[str, str]]]] | None}},
-    "moonshot": {ASSISTANT: _REASONING_CONTENT},
+    "moonshot": {ASSISTANT: _REASONING_CONTENT, BODY: _THINKING},
     "ollama": {ASSISTANT: _REASONING},
     "openrouter": {
         ASSISTANT: {"reasoning_details": list[dict[str, Any]]},

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from kheishd.core.run.record import RunRecord
 from kheishd.store.environment import Transaction
-from kheishd.store.tables import CHILDREN, META, PINNED, RUNS, SESSIONS
+from kheishd.store.tables import CHILDREN, META, RUNS, SESSIONS
 from protocol.events.call import ToolCalled
 from protocol.events.daemon import DaemonReloaded
 from protocol.events.run import ModelAsked, RunEnded
 from protocol.events.session import SessionCreated, SessionRenamed
 from protocol.journal.envelope import DAEMON_STREAM
-from protocol.objects.run import OpenCall, Pinned, RunStatus
+from protocol.objects.run import OpenCall, RunStatus
 from protocol.objects.session import Session
 
 
@@ -72,7 +72,6 @@ def put_run(
         calls=list(calls),
     )
     tx.put(RUNS, run_id, value=record)
-    tx.put(PINNED, run_id, value=Pinned(route="offline", driver="offline", model="offline"))
 
 
 def ask(tx: Transaction, run_id: str, session_id: str, item_id: str) -> int:

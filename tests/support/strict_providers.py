@@ -15,6 +15,7 @@ provider       rejects
 ``litellm``    its call without the signature in its id
 ``mistral``    an id of other than nine letters and digits
 ``openai``     an id of more than 40 characters
+``responses``  its items if one is missing or changed, and other faults (see ``strict_responses``)
 ``google``     parts without their signatures, and other faults (see ``strict_google``)
 ``vertex``     the same, and any id
 ============== ======================================================================================
@@ -44,6 +45,7 @@ from tests.support.strict_google import (
     sign,
     write_parts,
 )
+from tests.support.strict_responses import check_responses, write_calls, write_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -66,6 +68,7 @@ IDS = {
     "litellm": "call_{n}__thought__{signature}",
     "mistral": "mist{n:05}",
     "openai": "call_openai_{n}",
+    "responses": "call_responses_{n}",
     "google": "fc-{n}",
     "vertex": "no ids: {n}",
 }
@@ -105,12 +108,18 @@ def answer(prompt: Prompt) -> Iterator[Step]:
         if provider in HEADERS:
             yield Piece(write_parts(prompt.model, make_end(prompt.model, text)))
             return
+        if provider == "responses":
+            yield Piece(write_end(prompt.model, text))
+            return
         yield Piece(prompt.wire.move(prompt.model, Say(text)) + prompt.wire.move(prompt.model, Stop()))
         return
     first = prompt.failures["calls"] + 1 + OTHER_MODEL * (":" in prompt.model)
     prompt.failures["calls"] += 2
     if provider in HEADERS:
         yield Piece(write_parts(prompt.model, make_parts(prompt.model, first)))
+        return
+    if provider == "responses":
+        yield Piece(write_calls(prompt.model, first + 1))
         return
     call_ids = [make_id(provider, n) for n in (first, first + 1)]
     write = write_anthropic if provider == "anthropic" else write_chat
@@ -123,6 +132,8 @@ def check_request(model: str, body: dict[str, Any], headers: Mapping[str, str] |
     provider = provider_of(model)
     if provider in HEADERS:
         check_google(model, body, headers)
+    elif provider == "responses":
+        check_responses(model, body)
     elif provider == "anthropic":
         check_anthropic(model, body["messages"])
     else:

@@ -13,13 +13,13 @@ The token count of the newest answer comes from the provider; only later message
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from kheishd.config.sections.context import ContextSection
 from kheishd.core.context.reduction import TranscriptEntry, drop_results, replace_with_summary, snip
 from kheishd.core.context.tokens import estimate_bytes, estimate_message, estimate_messages
 from kheishd.core.context.transcript import TokenCount
+from protocol.structs import Value
 
 DEFAULT_ANSWER_TOKENS: Final = 8_192
 """Tokens reserved for an answer if the route's options set no maximum."""
@@ -31,8 +31,7 @@ MIN_SNIP_KEEP: Final = 2
 """Messages that are always kept: the newest one, and the one that it answers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(Value, frozen=True):
     """The prompt of the next model call, and its size.
 
     ``overhead`` is the estimated tokens of instructions and tools, ``tokens`` the size of the whole prompt.
@@ -45,22 +44,19 @@ class Prompt:
     droppable: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class DropResults:
+class DropResults(Value, frozen=True):
     """The stage that drops old results of tools up to a cursor."""
 
     upto: int
 
 
-@dataclass(frozen=True, slots=True)
-class Summarize:
+class Summarize(Value, frozen=True):
     """The stage that replaces the messages up to a cursor with a summary."""
 
     upto: int
 
 
-@dataclass(frozen=True, slots=True)
-class Snip:
+class Snip(Value, frozen=True):
     """The stage that removes the oldest messages up to a cursor."""
 
     upto: int

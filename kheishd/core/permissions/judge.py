@@ -17,9 +17,9 @@ for those, too.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Final, Literal, assert_never
 
+from msgspec.structs import replace
 from msgspec.structs import replace as replace_struct
 
 from protocol.objects.permission import (
@@ -33,6 +33,7 @@ from protocol.objects.permission import (
     PermissionMode,
     Rule,
 )
+from protocol.structs import Value
 
 STRICTNESS: Final[tuple[Decision, ...]] = ("allow", "ask", "deny")
 """From the loosest to the strictest."""
@@ -50,8 +51,7 @@ DENIED_IN_PLAN: Final = "plan mode only reads and asks: describe the change inst
 DENIED_UNASKED: Final = "this needs a person's approval, and the mode dontAsk denies instead of asking"
 
 
-@dataclass(frozen=True, slots=True)
-class ToolFacts:
+class ToolFacts(Value, frozen=True):
     """The properties of a tool that judging needs; the fields are those of ``kernel.hook.Tool``."""
 
     name: str
@@ -60,24 +60,21 @@ class ToolFacts:
     in_plan: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class HookOpinion:
+class HookOpinion(Value, frozen=True):
     """A hook's opinion about one call: deny it, or ask a person even if the rules allow it."""
 
     decision: Literal["ask", "deny"]
     note: str
 
 
-@dataclass(frozen=True, slots=True)
-class Layers:
+class Layers(Value, frozen=True):
     """The permission layers of a run or session, broadest first, and its effective mode."""
 
     layers: tuple[LayerRules, ...]
     mode: PermissionMode
 
 
-@dataclass(frozen=True, slots=True)
-class Ruling:
+class Ruling(Value, frozen=True):
     """The decision about a call; ``base`` is that of the rules alone, ``why`` names the deciding part.
 
     ``note`` is for the person who is asked or the model that is denied. ``grant_id`` is the grant that was

@@ -33,7 +33,9 @@ NO_PINNED_LIMIT: Final = PinnedBudget()
 
 def intersect_budgets(budgets: Iterable[Budget | None]) -> Budget | None:
     """Return the lowest of each limit; None if there is none. 0 and None mean no limit."""
-    limits = tuple(budget for budget in budgets if budget is not None)
+    limits = [budget for budget in budgets if budget is not None and budget != NO_LIMIT]
+    if not limits:
+        return None
     lowest = Budget(
         max_tokens=_lowest([limit.max_tokens for limit in limits]) or 0,
         max_work_s=_lowest([limit.max_work_s for limit in limits]) or 0.0,

@@ -1,7 +1,8 @@
 """Commands to the run machine: values with facts; the machine makes the events of them."""
 
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal
+
+from msgspec import field
 
 from kheishd.core.contract import AnswerCheck
 from protocol.events.context import CompactStrategy, CompactTrigger
@@ -11,6 +12,7 @@ from protocol.objects.approval import Preview, Remember
 from protocol.objects.permission import Grant, Verdict
 from protocol.objects.question import Answer, Question
 from protocol.objects.run import CallOutcome, RunError
+from protocol.structs import Value
 from protocol.transcript import InputItem, Item, ProviderData, Usage
 
 NO_USAGE: Final = Usage()
@@ -18,20 +20,17 @@ NO_USAGE: Final = Usage()
 # The run and its model calls.
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Value, frozen=True):
     """A worker takes up the run."""
 
 
-@dataclass(frozen=True, slots=True)
-class BeginModelCall:
+class BeginModelCall(Value, frozen=True):
     """A model call begins; ``item_id`` is for its message."""
 
     item_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class AcceptAnswer:
+class AcceptAnswer(Value, frozen=True):
     """The model has answered; its calls have distinct ids. ``provider_data`` is that of the message.
 
     ``cut``: the answer was truncated here. ``max_calls`` is the limit of calls per message. ``checked`` is
@@ -48,8 +47,7 @@ class AcceptAnswer:
     provider_data: ProviderData | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FailModelCall:
+class FailModelCall(Value, frozen=True):
     """The model call has failed. ``retry_at_ms`` is the time of the next attempt; None if there is none.
 
     ``usage`` is that of an unusable answer.
@@ -60,8 +58,7 @@ class FailModelCall:
     usage: Usage = NO_USAGE
 
 
-@dataclass(frozen=True, slots=True)
-class Compaction:
+class Compaction(Value, frozen=True):
     """A reduction of the model's context; the fields are those of ``ContextCompacted``."""
 
     upto: int
@@ -75,8 +72,7 @@ class Compaction:
     model: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FailedCompaction:
+class FailedCompaction(Value, frozen=True):
     """A summary that could not be made, with the usage of the attempts."""
 
     trigger: CompactTrigger
@@ -84,8 +80,7 @@ class FailedCompaction:
     usage: Usage = NO_USAGE
 
 
-@dataclass(frozen=True, slots=True)
-class Compact:
+class Compact(Value, frozen=True):
     """The context was compacted, or could not be. None: there was nothing to compact."""
 
     result: Compaction | FailedCompaction | None
@@ -94,8 +89,7 @@ class Compact:
 # Calls.
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovalAsk:
+class ApprovalAsk(Value, frozen=True):
     """A request to approve a call."""
 
     approval_id: str
@@ -105,8 +99,7 @@ class ApprovalAsk:
     expires_at_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class QuestionAsk:
+class QuestionAsk(Value, frozen=True):
     """The questions of a call to a person."""
 
     question_id: str
@@ -114,8 +107,7 @@ class QuestionAsk:
     expires_at_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CallReturn:
+class CallReturn(Value, frozen=True):
     """The result of a call; the fields are those of ``ToolReturned``."""
 
     how: CallOutcome
@@ -126,46 +118,40 @@ class CallReturn:
     took_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(Value, frozen=True):
     """The verdict on a new call. ``then`` asks a person, or is the result of a call that may not run."""
 
     verdict: Verdict
     then: ApprovalAsk | QuestionAsk | CallReturn | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Judge:
+class Judge(Value, frozen=True):
     """New calls were judged, in order."""
 
     judgements: list[Judgement]
 
 
-@dataclass(frozen=True, slots=True)
-class RenewApproval:
+class RenewApproval(Value, frozen=True):
     """The approved state has changed, or the rules have: a person must approve the call again."""
 
     call_id: str
     ask: ApprovalAsk
 
 
-@dataclass(frozen=True, slots=True)
-class CallTools:
+class CallTools(Value, frozen=True):
     """Calls begin. ``evidence`` is by call id, in the order of the message."""
 
     evidence: dict[str, dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Observe:
+class Observe(Value, frozen=True):
     """There is more evidence about a running call."""
 
     call_id: str
     evidence: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class ReturnResult:
+class ReturnResult(Value, frozen=True):
     """A call has its result; ``events`` are its other changes, ``written`` the files that it wrote."""
 
     call_id: str
@@ -174,8 +160,7 @@ class ReturnResult:
     written: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ResolveDoubt:
+class ResolveDoubt(Value, frozen=True):
     """The finding about a call during which the daemon died; ``written`` are the files that it wrote."""
 
     call_id: str
@@ -188,8 +173,7 @@ class ResolveDoubt:
 # Answers of people.
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovalAnswer:
+class ApprovalAnswer(Value, frozen=True):
     """A person's answer to the approval of a call."""
 
     call_id: str
@@ -201,22 +185,19 @@ class ApprovalAnswer:
     grant: Grant | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerApprovals:
+class AnswerApprovals(Value, frozen=True):
     """A person has answered approvals."""
 
     answers: list[ApprovalAnswer]
 
 
-@dataclass(frozen=True, slots=True)
-class ExpireApproval:
+class ExpireApproval(Value, frozen=True):
     """Nobody has answered the approval of a call in time: the call is denied."""
 
     call_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerQuestion:
+class AnswerQuestion(Value, frozen=True):
     """A person has answered the questions of a call, or declined; ``reply`` is the call's result."""
 
     call_id: str
@@ -226,8 +207,7 @@ class AnswerQuestion:
     reply: str
 
 
-@dataclass(frozen=True, slots=True)
-class AbandonQuestion:
+class AbandonQuestion(Value, frozen=True):
     """Nobody will answer the questions of a call: the run is cancelled."""
 
     call_id: str
@@ -239,8 +219,7 @@ class AbandonQuestion:
 # Intervention and the end.
 
 
-@dataclass(frozen=True, slots=True)
-class Steer:
+class Steer(Value, frozen=True):
     """A client sends a message to the run, for its next model call."""
 
     steer_id: str
@@ -248,16 +227,14 @@ class Steer:
     sender: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class RequestCancel:
+class RequestCancel(Value, frozen=True):
     """A client requests that the run stops."""
 
     outcome: Literal["cancelled", "interrupted"]
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class EndEarly:
+class EndEarly(Value, frozen=True):
     """The effect of the run was stopped, after a request or at a limit; ``items`` had arrived by then.
 
     ``results`` are those of the calls that were running. ``error`` is the limit, if that stopped the run.
@@ -268,23 +245,20 @@ class EndEarly:
     error: RunError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Value, frozen=True):
     """The worker releases the run because the daemon stops; ``results`` are those of the stopped calls."""
 
     note: str
     results: tuple[ReturnResult, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(Value, frozen=True):
     """The run cannot continue."""
 
     error: RunError
 
 
-@dataclass(frozen=True, slots=True)
-class Interrupt:
+class Interrupt(Value, frozen=True):
     """The configuration forbids that the run continues after a restart."""
 
     error: RunError

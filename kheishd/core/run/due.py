@@ -3,64 +3,55 @@
 See ``core/run/machine.py`` for the theory of operation.
 """
 
-from dataclasses import dataclass
-
 from kheishd.core.run import calls
 from kheishd.core.run.budget import make_timeout, remaining_ms
 from kheishd.core.run.record import RunRecord
 from protocol.objects.run import ENDED, Pinned, RunError
+from protocol.structs import Value
 
 ALONE_AT = 2
 PARKED_AT = 3
 
 
-@dataclass(frozen=True, slots=True)
-class TakeUp:
+class TakeUp(Value, frozen=True):
     """A worker must take up the run."""
 
     alone: bool
 
 
-@dataclass(frozen=True, slots=True)
-class AskModel:
+class AskModel(Value, frozen=True):
     """A model call is due."""
 
 
-@dataclass(frozen=True, slots=True)
-class JudgeCalls:
+class JudgeCalls(Value, frozen=True):
     """The calls with these indexes must be judged."""
 
     indexes: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ExecuteCalls:
+class ExecuteCalls(Value, frozen=True):
     """The calls with these indexes must run, side by side."""
 
     indexes: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeCalls:
+class ProbeCalls(Value, frozen=True):
     """The daemon died during the calls with these indexes: their outcomes must be determined."""
 
     indexes: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(Value, frozen=True):
     """Nothing is due until a time on the wall clock."""
 
     until_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class StopEffect:
+class StopEffect(Value, frozen=True):
     """The current effect must be stopped, and the run ended as requested."""
 
 
-@dataclass(frozen=True, slots=True)
-class Expire:
+class Expire(Value, frozen=True):
     """The run's time is used up: the current effect must be stopped, and the run ended."""
 
     error: RunError

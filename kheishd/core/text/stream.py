@@ -10,8 +10,9 @@ keep their order and structure; only texts and names change.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from kheishd.core.text.scrub import Scrubber, replace_spans
 
@@ -50,16 +51,14 @@ class TextStreamScrubber:
         return scrubber.scrub_text(rest)
 
 
-@dataclass(slots=True)
-class _HeldValue:
+class _HeldValue(Struct):
     """A value, and the number of texts in it that are not safe yet."""
 
     value: Any
     pending: int = 0
 
 
-@dataclass(slots=True)
-class _HeldText:
+class _HeldText(Struct):
     """A text in a value: its scrubbed part, and the rest that is not safe yet."""
 
     owner: _HeldValue

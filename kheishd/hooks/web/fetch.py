@@ -12,18 +12,19 @@ import socket
 import ssl
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from ipaddress import ip_address
 from itertools import chain, zip_longest
 from urllib.parse import urlsplit
 
 import httpcore2
 import trio
+from msgspec import field
 
 from kheishd.hooks.web.urls import Address, Target, follow_redirect
 from kheishd.kernel.hook import ToolError
 from protocol import __version__
 from protocol.limits.web import MAX_WEB_BODY_BYTES, MAX_WEB_REDIRECTS
+from protocol.structs import Value
 
 MAX_FETCH_SECONDS = 15.0
 
@@ -100,8 +101,7 @@ def _interleave(addresses: list[Address]) -> list[Address]:
     return [address for address in chain(*zip_longest(*families.values())) if address is not None]
 
 
-@dataclass(frozen=True, slots=True)
-class FetchedPage:
+class FetchedPage(Value, frozen=True):
     """A fetched page. ``truncated``: the body was longer. ``downgraded``: a redirect led from TLS to none."""
 
     target: Target

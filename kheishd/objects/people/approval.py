@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,7 +40,7 @@ from protocol.objects.approval import (
     Resolution,
 )
 from protocol.objects.permission import Grant
-from protocol.structs import fields_of
+from protocol.structs import Value, fields_of
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
@@ -96,8 +95,7 @@ def list_(call: Call, params: ApprovalListParams) -> ApprovalList:
 # Resolve.
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(Value, frozen=True):
     """A validated resolution: the field it arrived in, the changed input, and the id of a new grant."""
 
     resolution: Resolution

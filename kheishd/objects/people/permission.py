@@ -18,8 +18,9 @@ from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, Tool
 from kheishd.objects.pages import cursor_after, page_of
 from kheishd.objects.talk.address import find_definition, find_run, find_session
 from kheishd.objects.talk.bounds import ancestors, bounds_of, mode_of
+from kheishd.records.run import read_pinned
 from kheishd.records.writer import SessionWriter, StreamWriter
-from kheishd.store.tables import PERMISSIONS, PINNED, SESSIONS
+from kheishd.store.tables import PERMISSIONS, SESSIONS
 from protocol.errors.permission import GrantNotFound
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.run import RunAlreadyEnded, RunNotFound
@@ -75,7 +76,7 @@ def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: RunRecor
         if run.guest is not None:
             layers += _definition_layer(runtime, run.guest, layers)
         # The pinned text is a mode, because ``bounds_of`` returned it.
-        mode = cast("PermissionMode", store.need(PINNED, run.run_id).permission_mode)
+        mode = cast("PermissionMode", read_pinned(store, run).permission_mode)
         layers.append(LayerRules(layer="run", name=run.run_id, rules=run.rules, mode=mode, grants=run.grants))
     return Layers(tuple(layers), effective_mode(layers))
 
@@ -171,7 +172,7 @@ def why(call: Call, params: PermissionWhy) -> Explanation:
         layers = layers_of(store, call.runtime, session, run)
         tools = bounds_of(store, call.runtime, session).scope.tools
         if run is not None:
-            tools = intersect_names(tools, store.need(PINNED, run.run_id).tools)
+            tools = intersect_names(tools, read_pinned(store, run).tools)
     if params.mode is not None:
         layers = _with_mode(layers, params.mode)
     tool = call.runtime.hooks.find_tool(params.tool)

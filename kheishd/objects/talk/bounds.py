@@ -7,12 +7,12 @@ children, and no chain of sessions yields a right that its root lacks. No mode i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kheishd.core.session import intersect_scopes, is_wider, narrower_mode
 from kheishd.store.tables import SESSIONS
 from protocol.errors.token import ScopeWouldWiden
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from kheishd.kernel.call import Call
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from protocol.objects.session import CapabilityScope, Session
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(Value, frozen=True):
     """A scope, a permission mode, and the number of sessions above: 0 for a root."""
 
     scope: CapabilityScope

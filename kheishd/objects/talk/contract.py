@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,6 +11,7 @@ from kheishd.store.blobs import blob_name, put_chunk, read_blob
 from protocol.contract import BoundContract, InputContract, OutputContract
 from protocol.errors.session import ContractInvalid, InputTooLarge
 from protocol.limits.output import MAX_CONTRACT_BYTES
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from kheishd.core.run.record import RunRecord
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from protocol.objects.session import SessionSettings
 
 
-@dataclass(frozen=True, slots=True)
-class StoredSchema:
+class StoredSchema(Value, frozen=True):
     """A valid schema as stored. Its keys keep the order in which they were sent."""
 
     content: bytes
@@ -52,8 +51,7 @@ class StoredSchema:
         put_chunk(tx, self.digest, 0, self.content)
 
 
-@dataclass(frozen=True, slots=True)
-class Contracts:
+class Contracts(Value, frozen=True):
     """The contracts that params set: the properties of the session, by name, and the schemas to store."""
 
     properties: dict[str, Any]

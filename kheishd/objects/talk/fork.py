@@ -9,7 +9,6 @@ has neither its allow rules nor its grants. The two sessions cannot send each ot
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kheishd.core.session import choose_mode, intersect_scopes, narrower_mode
@@ -30,7 +29,7 @@ from protocol.events.session import SessionCreated
 from protocol.limits.session import MAX_FORKS
 from protocol.objects import session as rows
 from protocol.objects.session import ForkOf, Session, SessionFork, SessionProperties
-from protocol.structs import fields_of
+from protocol.structs import Value, fields_of
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Transaction
@@ -38,8 +37,7 @@ if TYPE_CHECKING:
     from protocol.objects.permission import PermissionMode
 
 
-@dataclass(frozen=True, slots=True)
-class _Fork:
+class _Fork(Value, frozen=True):
     """A validated request and the id that the fork will have."""
 
     params: SessionFork

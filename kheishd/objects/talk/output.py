@@ -18,7 +18,8 @@ from kheishd.kernel.call import Call, query
 from kheishd.objects.pages import not_a_token, page_of
 from kheishd.objects.talk.address import find_run, find_session, may_read_run
 from kheishd.objects.talk.contract import schema_text
-from kheishd.store.tables import PINNED, RUNS, RUNS_BY_SESSION
+from kheishd.records.run import read_pinned
+from kheishd.store.tables import RUNS, RUNS_BY_SESSION
 from protocol import ids
 from protocol.errors.rpc import InvalidParams
 from protocol.events.output import OutputEmitted
@@ -95,7 +96,7 @@ def answer_text(store: Snapshot, run: RunRecord, cursors: Iterable[int]) -> str:
 
 def _structure(store: Snapshot, run: RunRecord, answer: Output) -> Output:
     """Return a final answer as canonical JSON if an output contract binds it."""
-    contract = store.need(PINNED, run.run_id).output_contract if answer.final else None
+    contract = read_pinned(store, run).output_contract if answer.final else None
     if contract is None:
         return answer
     verdict = parse_value(msgspec.json.decode(schema_text(store, contract.digest)), answer.text)

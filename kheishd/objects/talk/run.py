@@ -11,8 +11,9 @@ from kheishd.kernel.call import Call, control, mutation, origin_of, query
 from kheishd.objects.pages import PageTokens, cursor_after, last_part, page_of
 from kheishd.objects.talk.address import find_run, find_session, may_read_run
 from kheishd.objects.talk.output import output_of
+from kheishd.records.run import read_pinned
 from kheishd.records.writer import SessionWriter
-from kheishd.store.tables import PINNED, RUNS, RUNS_BY_SESSION, SESSIONS
+from kheishd.store.tables import RUNS, RUNS_BY_SESSION, SESSIONS
 from protocol.objects import run as rows
 from protocol.objects.run import (
     ENDED,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 def public_run(store: Snapshot, run: RunRecord) -> Run:
     """Return a run as clients see it: its state and its pinned values."""
-    return Run(**fields_of(RunState, run), pinned=store.need(PINNED, run.run_id))
+    return Run(**fields_of(RunState, run), pinned=read_pinned(store, run))
 
 
 def view_of(store: Snapshot, run: RunRecord) -> RunView:
@@ -165,7 +166,7 @@ async def debug(call: Call, params: RunDebug) -> DebugCapture:
     """
     with call.state.read() as store:
         run = find_run(store, call, params.run_id)
-        level = store.need(PINNED, run.run_id).debug
+        level = read_pinned(store, run).debug
     captures = call.services.captures
     if params.artifact is None:
         artifacts = await captures.list_artifacts(run.run_id)

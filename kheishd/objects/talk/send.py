@@ -6,7 +6,6 @@ They differ only in the address. Read from top to bottom: ``prepare_send`` runs 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -39,6 +38,7 @@ from protocol.objects import conversation, session
 from protocol.objects.conversation import ConversationSend
 from protocol.objects.journal import Filter
 from protocol.objects.run import SendResult
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Transaction
@@ -47,8 +47,7 @@ if TYPE_CHECKING:
     from protocol.transcript import InputItem
 
 
-@dataclass(frozen=True, slots=True)
-class _Input:
+class _Input(Value, frozen=True):
     """A validated input and the ids it will have. ``definition`` is the agent of a conversation."""
 
     params: ConversationSend | SessionSend

@@ -5,7 +5,6 @@ The methods that a session shares with its conversation are in send, steer, stop
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -45,7 +44,7 @@ from protocol.objects.session import (
     SessionUpdate,
     SessionView,
 )
-from protocol.structs import fields_of
+from protocol.structs import Value, fields_of
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
@@ -67,8 +66,7 @@ def scope_of(definition: Definition) -> CapabilityScope:
 # Properties.
 
 
-@dataclass(frozen=True, slots=True)
-class _Settings:
+class _Settings(Value, frozen=True):
     """The validated properties that params set, by name, and the schemas to store with them."""
 
     properties: dict[str, Any]
@@ -100,8 +98,7 @@ def _validate_settings(call: Call, params: SessionSettings) -> _Settings:
 # Create.
 
 
-@dataclass(frozen=True, slots=True)
-class _Creation:
+class _Creation(Value, frozen=True):
     params: SessionCreate
     session_id: str
     definition: Definition

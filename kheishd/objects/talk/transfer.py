@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -33,6 +32,7 @@ from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINE_BYTES
 from protocol.objects import session as rows
 from protocol.objects.transfer import SessionExport, SessionExportParams, SessionImport, SessionImportResult
 from protocol.rpc.wire import find_storage_problem, is_nested_too_deep
+from protocol.structs import Value
 from protocol.transcript import Message, Text, ToolResult
 
 if TYPE_CHECKING:
@@ -85,8 +85,7 @@ def _scan(store: Snapshot, segments: list[Segment], cursor: int) -> Iterator[tup
 # Import.
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(Value, frozen=True):
     """A verified part of an export, the hash of its last line, and the id of a new session."""
 
     params: SessionImport

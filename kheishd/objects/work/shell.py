@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kheishd.core import task as rules
@@ -12,6 +11,7 @@ from protocol.errors.task import TaskLimit
 from protocol.events.task import TaskEnded, TaskStalled, TaskStarted, TaskStopRequested
 from protocol.limits.shell import MAX_SESSION_SHELLS, MAX_SHELLS
 from protocol.objects.task import OPEN, ShellEnding, Task, TaskEnding
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
 
 
-@dataclass(frozen=True, slots=True)
-class ShellOutcome:
+class ShellOutcome(Value, frozen=True):
     """The end of a shell, and the size of its output."""
 
     why: ShellEnding

@@ -10,11 +10,11 @@ can replace it.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
+from msgspec.structs import replace
 
 from kheishd.core.run.calls import NOT_RUN, STOPPED
 from kheishd.core.run.commands import CallReturn, CallTools, Judge, Observe, RenewApproval, ReturnResult
@@ -22,6 +22,7 @@ from kheishd.kernel.hook import Invocation, Outcome, Stale, ToolError
 from kheishd.kernel.live import TOOL_KINDS
 from kheishd.workers.runs.judge import CallJudge
 from kheishd.workers.runs.results import cut_to_end, fit_evidence, fit_outcome
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,8 +42,7 @@ REPORT_SECONDS = 20.0
 """The time that a tool has beyond ``tools.max_timeout_s``, to stop and to report its output until then."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Ended:
+class _Ended(Value, frozen=True):
     """The outcome of a call that has ended."""
 
     how: CallOutcome

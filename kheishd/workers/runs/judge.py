@@ -5,7 +5,6 @@ Judging changes nothing but blobs of long previews: the caller commits the judge
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -105,9 +104,9 @@ class CallJudge:
         ruling = judge(facts_of(invocation.tool), self.hooks.subject(invocation), self._layers())
         if not approved:
             # A grant cannot be used here, because only a verdict counts it down: so a person is asked.
-            return ruling if ruling.grant_id is None else dataclasses.replace(ruling, decision="ask")
+            return ruling if ruling.grant_id is None else msgspec.structs.replace(ruling, decision="ask")
         denied = ruling.base == "deny" or ruling.mode_effect == "denied_in_plan"
-        return dataclasses.replace(ruling, decision="deny" if denied else "allow")
+        return msgspec.structs.replace(ruling, decision="deny" if denied else "allow")
 
     async def renew_approval(self, index: int, invocation: Invocation) -> ApprovalAsk | None:
         """Return a new approval if the approved state has changed, else None.

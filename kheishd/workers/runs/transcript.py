@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ from protocol.errors.store import StorageFull
 from protocol.journal.line import decode_envelope, decode_event
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.store import MAX_CHECKPOINT_BYTES, MAX_SEPARATE_CHECKPOINT_BYTES
+from protocol.structs import Value
 from protocol.transcript import ToolCall, text_of
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ MAX_READ_BYTES = 1024 * 1024
 """The same in bytes, because a line may have 200 KiB: about two milliseconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(Value, frozen=True):
     """An encoded transcript up to a cursor, which replaces the session's earlier checkpoint."""
 
     session_id: str

@@ -16,7 +16,8 @@ import msgspec
 import trio
 
 from kheishd.core.run.due import TakeUp, due
-from kheishd.store.tables import PINNED, RUNS, RUNS_CANCELLED, RUNS_READY
+from kheishd.records.run import read_pinned
+from kheishd.store.tables import RUNS, RUNS_CANCELLED, RUNS_READY
 from kheishd.workers.runs.executor import RunExecutor
 from kheishd.workers.worker import Worker
 
@@ -123,14 +124,12 @@ class RunWorker(Worker):
         if run_id in self._skipped:
             return None
         try:
-            record, pinned = store.get(RUNS, run_id), store.get(PINNED, run_id)
-        except msgspec.DecodeError:
-            record = pinned = None
-        if record is None or pinned is None:
+            record = store.need(RUNS, run_id)
+            return record, read_pinned(store, record)
+        except (AssertionError, msgspec.DecodeError):
             log.error("a run cannot be read and is skipped; check the store", extra={"run_id": run_id})
             self._skipped.add(run_id)
             return None
-        return record, pinned
 
     def _start(
         self, record: RunRecord, pinned: Pinned, *, suspect: bool = False, interrupt: bool = False

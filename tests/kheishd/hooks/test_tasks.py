@@ -1,13 +1,13 @@
 """The tools for tasks as a run uses them: their results, and the decisions at the commit."""
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock
 
 from kheishd.hooks.composite import CompositeHook

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Any
 
 import pytest
 from msgspec import Meta
+from msgspec.structs import replace
 
 from kheishd.kernel.hook import (
     Arguments,

@@ -69,21 +69,36 @@ def stopped(reason: str, **details: Any) -> str:
     )
 
 
+def item(kind: str, **fields: Any) -> str:
+    """Return the line of a whole item of the Responses API."""
+    return named(type="response.output_item.done", item={"type": kind, **fields})
+
+
+def ended(reason: str) -> str:
+    """Return the line of the end of an incomplete response."""
+    return named(type="response.incomplete", response={"incomplete_details": {"reason": reason}})
+
+
 TEXTS: dict[Driver, str] = {
     openai: chat(content="x"),
     anthropic: block("text", text="x"),
     google: part(text="x"),
+    responses: item("message", content=[{"type": "output_text", "text": "x"}]),
 }
 SETTLED: dict[Driver, str] = {
     openai: chat(finish="stop"),
     anthropic: named(type="message_delta", delta={"stop_reason": "end_turn"}),
     google: named(candidates=[{"finishReason": "STOP"}]),
+    responses: item("message", content=[{"type": "output_text", "text": "y"}]),
 }
 ENDS: dict[Driver, str] = {
     openai: "data: [DONE]\n",
     anthropic: named(type="message_stop"),
     google: "data: [DONE]\n",
+    responses: named(type="response.completed", response={}),
 }
+
+HM = item("reasoning", summary=[{"type": "summary_text", "text": "hm"}])
 
 # Empty answers.
 
@@ -107,6 +122,12 @@ ENDS: dict[Driver, str] = {
         (google, [part(text="hm", thought=True, finish="STOP")], "it has reasoning only"),
         (google, [part(text="", thoughtSignature="s", finish="STOP")], "it ended without any text"),
         (google, [part(text="hm", thought=True, finish="MAX_TOKENS")], "its whole output limit"),
+        (responses, [named(type="response.created"), ENDS[responses]], "it ended without any text"),
+        (responses, ["data: [DONE]\n"], "it ended without any text"),
+        (responses, [item("message", content=[]), ENDS[responses]], "it ended without any text"),
+        (responses, [item("web_search_call"), ENDS[responses]], "it ended without any text"),
+        (responses, [HM, ENDS[responses]], "it has reasoning only"),
+        (responses, [HM, ended("max_output_tokens")], "its whole output limit"),
     ],
 )
 def test_an_empty_answer_is_a_failure(driver: Driver, lines: list[str], words: str) -> None:
@@ -123,7 +144,7 @@ def test_an_empty_answer_has_its_usage() -> None:
     assert failure.usage == Usage(10, 20)
 
 
-@pytest.mark.parametrize("driver", [openai, anthropic, google])
+@pytest.mark.parametrize("driver", [openai, anthropic, google, responses])
 def test_an_end_after_unknown_data_is_a_failure(driver: Driver) -> None:
     """An end counts only if there is something understood before it; the unknown data is in the message."""
     failure = read_failure(driver, named(base_resp={"status_msg": "rate limit reached"}), ENDS[driver])
@@ -163,6 +184,8 @@ def test_an_end_after_unknown_data_is_a_failure(driver: Driver) -> None:
         (openai, [chat(finish="content_filter")], [Text(REFUSAL)]),
         (openai, [chat(refusal="I cannot."), "data: [DONE]\n"], [Text("I cannot.")]),
         (openai, [chat(reasoning="hm"), chat(finish="refusal")], [Thinking("hm"), Text(REFUSAL)]),
+        (responses, [HM, ended("content_filter")], [Thinking("hm"), Text(REFUSAL)]),
+        (responses, [TEXTS[responses], ended("content_filter")], [Text("x")]),
     ],
 )
 def test_a_refusal_has_a_text(driver: Driver, lines: list[str], items: list[Item]) -> None:
@@ -200,7 +223,7 @@ ERRORS = [
 """An error in every shape that is known."""
 
 
-@pytest.mark.parametrize("driver", [openai, anthropic, google])
+@pytest.mark.parametrize("driver", [openai, anthropic, google, responses])
 @pytest.mark.parametrize("error", ERRORS)
 def test_an_error_is_never_an_answer(driver: Driver, error: str) -> None:
     """An error in any shape and at any place before the end is that error, whole line or not."""
@@ -218,7 +241,7 @@ def test_an_error_is_never_an_answer(driver: Driver, error: str) -> None:
         assert TOO_LONG in failure.message
 
 
-@pytest.mark.parametrize("driver", [openai, anthropic, google])
+@pytest.mark.parametrize("driver", [openai, anthropic, google, responses])
 @pytest.mark.parametrize("error", [line for line in ERRORS if line.startswith("data: ")])
 def test_an_error_in_place_of_a_whole_answer(driver: Driver, error: str) -> None:
     """An error body with a status of success is that error, whatever follows it."""

@@ -149,6 +149,7 @@ def test_trailing_reasoning_is_omitted() -> None:
     [
         {"type": "custom_tool_call", "call_id": "c", "name": "x", "input": ""},
         {"type": "computer_call", "call_id": "c"},
+        {"type": "shell_call", "call_id": "c"},
         {"type": "mcp_approval_request", "id": "mcpr_1"},
     ],
 )
@@ -200,6 +201,16 @@ def test_a_repeated_call_id_is_mapped() -> None:
     sent = send(first, second, result)
     assert [item.get("call_id") for item in sent] == ["call_1", "call_1-2", "call_1-2"]
     assert [item.get("id") for item in sent[:2]] == ["fc_1", "fc_1"]
+
+
+def test_a_call_of_a_hosted_program() -> None:
+    """The result of a call that a hosted program made names the program, which is not answered itself."""
+    program = {"id": "prog_1", "type": "program", "call_id": "prog", "code": "look()", "fingerprint": "f"}
+    caller = {"type": "program", "caller_id": "prog"}
+    output = [program, {**CALL, "caller": caller}]
+    *items, result = send(make_answer(output), Message("tool", [ToolResult("call_1", "look", "seen")]))
+    assert items == output
+    assert result == {"type": "function_call_output", "call_id": "call_1", "output": "seen", "caller": caller}
 
 
 # Other messages.

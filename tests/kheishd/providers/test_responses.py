@@ -305,6 +305,7 @@ def test_an_error_before_the_failed_response(size: int) -> None:
         ("insufficient_quota", "You exceeded your current quota.", "quota_exhausted", False),
         ("server_error", "The server had an error.", "server_error", True),
         ("invalid_prompt", "Your prompt was flagged.", "bad_request", False),
+        ("misalignment_policy_violation", "This was blocked.", "bad_request", False),
         (None, "Something happened.", "server_error", True),
     ],
 )
@@ -667,8 +668,11 @@ def test_strange_indexes(index: Any) -> None:
 def test_numeric_ids_and_counts_as_strings() -> None:
     """Ids may be numbers, and counts strings."""
     item = {"type": "function_call", "id": 7, "call_id": 8, "name": "look", "arguments": "{}"}
-    answer = read_answer(done(item), completed(usage={"input_tokens": "12", "output_tokens": "3"}))
-    assert (calls_of(answer), answer.usage) == ([("8", "look", {})], Usage(12, 3))
+    details = {"cached_tokens": "4", "cache_write_tokens": 5.0}
+    usage = {"input_tokens": "12", "output_tokens": "3", "input_tokens_details": details}
+    answer = read_answer(done(item), completed(usage=usage))
+    assert calls_of(answer) == [("8", "look", {})]
+    assert answer.usage == Usage(12, 3, cached_input_tokens=4, cache_write_tokens=5)
 
 
 @pytest.mark.parametrize("usage", [None, {}, "?", 7, {"input_tokens": {}}, {"input_tokens_details": 1}])

@@ -57,7 +57,7 @@ def apply(tx: Transaction, registry: Registry, stream: str, *events: JournalEven
     changes = Changes(tx, registry)
     for event in events:
         envelope, stored = tx.append(stream, event)
-        changes.fold(stream, envelope, stored)
+        changes.fold(registry.find(stream, stored), envelope, stored)
     changes.write()
 
 

@@ -2,7 +2,7 @@
 
 from kheishd.records.orphans import CHECKS
 from kheishd.records.registry import DERIVED, PROJECTIONS, REGISTRY
-from kheishd.store.tables import APPROVALS, PERMISSIONS, PINNED, RUNS, SESSIONS, TABLES, TOKENS
+from kheishd.store.tables import APPROVALS, PERMISSIONS, RUNS, SESSIONS, TABLES, TOKENS
 from protocol.events.permission import PermissionsChanged
 from protocol.events.run import RunStarted
 from protocol.events.token import TokenRevoked
@@ -23,14 +23,14 @@ def test_each_projection_is_complete() -> None:
 
 
 def test_an_event_concerns_the_projections_that_fold_it() -> None:
-    """Every event of a session's stream may change the session and its run; some change other records too."""
+    """An event changes its run, perhaps the session, and the record that it names."""
 
     def tables(stream: str, event: object) -> list[object]:
         return [projection.table for projection in REGISTRY.find(stream, event)]  # type: ignore[arg-type]
 
-    assert tables("s", RunStarted(starts=1)) == [SESSIONS, RUNS]
-    assert tables("s", acceptance()) == [SESSIONS, RUNS, PINNED]
-    assert tables("s", approval_requested("apr_1")) == [SESSIONS, RUNS, APPROVALS]
+    assert tables("s", RunStarted(starts=1)) == [RUNS]
+    assert tables("s", acceptance()) == [SESSIONS, RUNS]
+    assert tables("s", approval_requested("apr_1")) == [RUNS, APPROVALS]
     assert tables("s", PermissionsChanged()) == [SESSIONS, RUNS]
     assert tables(DAEMON_STREAM, PermissionsChanged()) == [PERMISSIONS]
     assert tables(DAEMON_STREAM, TokenRevoked(token_id="t")) == [TOKENS]

@@ -1,11 +1,12 @@
 """Records of runs, the values they pinned, and the index of ready runs."""
 
 import pytest
+from msgspec.structs import replace
 
-from kheishd.records.run import PINNED_RECORDS, RUN_RECORDS
+from kheishd.records.run import RUN_RECORDS, read_pinned
 from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
-from kheishd.store.tables import PINNED, RUNS, RUNS_READY, SESSIONS
+from kheishd.store.tables import RUNS, RUNS_READY, SESSIONS
 from kheishd.store.writer import Store
 from protocol.events.approval import ApprovalRequested
 from protocol.events.call import CallsJudged
@@ -32,13 +33,6 @@ def test_a_run_is_listed_by_session_and_while_it_is_to_be_stopped() -> None:
     ended = RunEnded(outcome="cancelled")
     assert index_rows(RUN_RECORDS, ACCEPTED, RunStarted(starts=1), cancelled, ended) == lasting
     assert RUN_RECORDS.final(fold_record(RUN_RECORDS, ACCEPTED, ended))
-
-
-def test_pinned_values_are_those_of_the_acceptance() -> None:
-    """Pinned values are final at once."""
-    assert fold_record(PINNED_RECORDS, ACCEPTED) == OFFLINE
-    assert PINNED_RECORDS.final(OFFLINE)
-    assert index_rows(PINNED_RECORDS, ACCEPTED) == {}
 
 
 def write(store: Store, run_id: str, *events: JournalEvent) -> frozenset[str]:
@@ -85,12 +79,24 @@ def test_the_first_open_run_of_a_session_is_ready(store: Store) -> None:
     assert ready(store) == []
 
 
-def test_pinned_values_are_written_once(store: Store) -> None:
-    """A later event of the run writes its record and no pinned values."""
-    assert {RUNS.name, PINNED.name} <= write(store, "r1", ACCEPTED)
-    rung = write(store, "r1", RunStarted(starts=1))
-    assert RUNS.name in rung
-    assert PINNED.name not in rung
+def test_pinned_values_are_those_of_the_acceptance(store: Store) -> None:
+    """Pinned values are written once, with the acceptance, and stay the same when the run goes on."""
+    write(store, "r1", ACCEPTED)
+    with store.read() as snapshot:
+        accepted = snapshot.need(RUNS, "r1")
+        assert read_pinned(snapshot, accepted) == OFFLINE
+    write(store, "r1", RunStarted(starts=1))
+    with store.read() as snapshot:
+        assert read_pinned(snapshot, snapshot.need(RUNS, "r1")) == OFFLINE
+
+
+def test_pinned_values_of_a_damaged_journal_are_an_error(store: Store) -> None:
+    """A run whose acceptance is missing has no pinned values."""
+    write(store, "r1", ACCEPTED)
+    with store.read() as snapshot:
+        run = replace(snapshot.need(RUNS, "r1"), accepted_cursor=999)
+        with pytest.raises(AssertionError, match="acceptance of run r1"):
+            read_pinned(snapshot, run)
 
 
 @pytest.mark.parametrize("event", [CancelRequested(outcome="cancelled"), RunStarted(starts=2)])

@@ -1,8 +1,10 @@
 """Records of sessions and their index rows."""
 
-from kheishd.records.session import SESSION_RECORDS
+from kheishd.records.session import EVENTS, SESSION_RECORDS
 from protocol.events.session import SessionCreated, SessionEnded
 from protocol.journal.envelope import Envelope
+from protocol.journal.line import Unknown, decode_envelope, decode_event
+from tests.house.sources import ROOT
 from tests.support.records import fold_record, index_rows
 
 
@@ -19,8 +21,18 @@ def test_a_session_is_never_final() -> None:
     assert not SESSION_RECORDS.final(record)
 
 
-def test_every_event_of_its_stream_concerns_the_session() -> None:
-    """Every event with a session id concerns that session."""
+def test_the_other_events_leave_a_session_as_it_is() -> None:
+    """The projection folds exactly the events that change a session; the corpus has every type of event."""
+    session = fold_record(SESSION_RECORDS, SessionCreated(agent="default"))
+    for line in (ROOT / "tests/protocol/corpus/format-2.jsonl").read_bytes().splitlines():
+        event = decode_event(line)
+        assert not isinstance(event, Unknown)
+        if not isinstance(event, EVENTS):
+            assert SESSION_RECORDS.evolve(session, decode_envelope(line), event) is session
+
+
+def test_an_event_concerns_the_session_that_its_envelope_names() -> None:
+    """An event without a session id concerns no session."""
     event = SessionEnded()
     assert SESSION_RECORDS.key(Envelope(cursor=1, at_ms=1, session_id="s"), event) == ("s",)
     assert SESSION_RECORDS.key(Envelope(cursor=1, at_ms=1), event) is None

@@ -183,7 +183,8 @@ def test_what_changes_nothing_writes_nothing(store: Store) -> None:
     def again(tx: Transaction) -> frozenset[str]:
         previous = frozenset(tx.rung)
         changes = Changes(tx)
-        changes.fold("s", Envelope(cursor=9, at_ms=9, session_id="s", run_id="r"), answered)
+        projections = REGISTRY.find("s", answered)
+        changes.fold(projections, Envelope(cursor=9, at_ms=9, session_id="s", run_id="r"), answered)
         changes.write()
         return frozenset(tx.rung) - previous
 

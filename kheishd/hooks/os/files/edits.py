@@ -12,7 +12,6 @@ import stat
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Annotated
 
 import trio
@@ -28,6 +27,7 @@ from protocol.limits.files import (
     MAX_PATCH_FILES,
     MAX_PATCH_HUNKS,
 )
+from protocol.structs import Value
 
 FilePath = Annotated[str, Meta(min_length=1, description="The file, relative to the workspace.")]
 FileDigest = Annotated[
@@ -88,8 +88,7 @@ def check_cancelled() -> None:
         return
 
 
-@dataclass(frozen=True, slots=True)
-class FileState:
+class FileState(Value, frozen=True):
     """The state of a file. ``content`` is None if the file is missing or too large to be edited.
 
     ``digest`` is the SHA-256 of the whole file, in hex. ``stamp`` differs as soon as the file does.
@@ -152,8 +151,7 @@ def stamp_of(status: os.stat_result) -> tuple[int, ...]:
 # Edits and the changes that they make.
 
 
-@dataclass(frozen=True, slots=True)
-class WriteEdit:
+class WriteEdit(Value, frozen=True):
     """An edit that replaces the whole content of a file."""
 
     path: str
@@ -161,8 +159,7 @@ class WriteEdit:
     expected: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class ReplaceEdit:
+class ReplaceEdit(Value, frozen=True):
     """An edit that replaces a text in a file."""
 
     path: str
@@ -175,8 +172,7 @@ class ReplaceEdit:
 Edit = WriteEdit | ReplaceEdit
 
 
-@dataclass(frozen=True, slots=True)
-class FileChange:
+class FileChange(Value, frozen=True):
     """The change of one file."""
 
     state: FileState

@@ -17,10 +17,10 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 import trio
+from msgspec import Struct
 
 from kheishd.hooks.os.files.confinement import Root, explain_errors, open_file, open_root, sync_directory
 from kheishd.hooks.os.files.diff import diff_of
@@ -183,8 +183,7 @@ def temporary_names(key: str, path: str) -> tuple[str, str]:
     return f".kheish-{digest}.new", f".kheish-{digest}.old"
 
 
-@dataclass(slots=True)
-class _StagedChange:
+class _StagedChange(Struct):
     """A change whose new content is in the directory under a temporary name."""
 
     change: FileChange

@@ -13,7 +13,6 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from fnmatch import translate
 
 from kheishd.hooks.os.files.confinement import ROOT, Root, explain_errors
@@ -21,6 +20,7 @@ from kheishd.hooks.os.files.edits import Check, check_cancelled
 from kheishd.kernel.hook import ToolError
 from protocol.limits.files import MAX_PATTERN_ALTERNATIVES, MAX_WALKED_ENTRIES
 from protocol.limits.names import MAX_PATH_BYTES
+from protocol.structs import Value
 
 SKIPPED_NAMES = frozenset({".git"})
 """Directories that no search enters: a repository's own files are many, and not text."""
@@ -29,8 +29,7 @@ CHECK_INTERVAL = 256
 """Entries between two checks."""
 
 
-@dataclass(frozen=True, slots=True)
-class WalkEntry:
+class WalkEntry(Value, frozen=True):
     """An entry of a directory. ``path`` is relative to the workspace, ``below`` to the base of the walk."""
 
     path: str

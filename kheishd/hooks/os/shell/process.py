@@ -18,13 +18,13 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import trio
 
 from kheishd.hooks.os.shell.keeper import ProcessId, send_signal, start_ticks_of
+from protocol.structs import Value
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +61,7 @@ class NotStarted(Exception):
     """The command never ran; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class CommandEnd:
+class CommandEnd(Value, frozen=True):
     """The end of a command, once nothing of it runs: ``code`` is 128 + n if it ended by signal n.
 
     ``code`` is None if it is unknown: ``unboxed`` if the sandbox could not be set up and the command never
@@ -73,8 +72,7 @@ class CommandEnd:
     unboxed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Value, frozen=True):
     """A command to run. ``workdir`` is an open directory; ``mark`` identifies its processes.
 
     ``boxed``: the argv is that of a sandbox, which runs the command proper. It inherits the descriptors

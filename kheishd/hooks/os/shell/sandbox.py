@@ -26,13 +26,13 @@ import shutil
 import stat
 import subprocess
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
 from kheishd.kernel.hook import ToolError
 from protocol.limits.units import MIB
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -158,8 +158,7 @@ class Sandbox:
                 yield path, ("--tmpfs", path) if is_directory else ("--ro-bind", os.devnull, path)
 
 
-@dataclass(frozen=True, slots=True)
-class Bubblewrap:
+class Bubblewrap(Value, frozen=True):
     """The program, and its options, which depend on its version."""
 
     path: str

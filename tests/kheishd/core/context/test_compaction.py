@@ -1,7 +1,5 @@
 """Compaction: when a conversation is too long, and where it is cut."""
 
-import dataclasses
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -175,7 +173,7 @@ def test_results_of_one_message_go_together() -> None:
 def test_tokens_after() -> None:
     """The remaining size is scaled from estimate to count."""
     entries = turns(20)
-    counted = dataclasses.replace(uncounted(entries), tokens=1_000)
+    counted = replace(uncounted(entries), tokens=1_000)
     stage = Snip(entries[19].cursor)
     assert 500 <= tokens_after(counted, stage) <= 560
     assert tokens_after(Prompt([], 0, 0), stage) == 0

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from msgspec.structs import replace as changed
 
 from kheishd.core.permissions.judge import (
@@ -461,8 +461,8 @@ def test_explain_agrees_with_judge(
     layers = Layers(tuple(chain), effective_mode(chain))
     ruling, explanation = judge(tool, subject, layers, opinion), explain(tool, subject, layers, opinion)
     assert isinstance(explanation, Explanation)
-    assert [getattr(explanation, name) for name in Ruling.__slots__] == [
-        getattr(ruling, name) for name in Ruling.__slots__
+    assert [getattr(explanation, name) for name in Ruling.__struct_fields__] == [
+        getattr(ruling, name) for name in Ruling.__struct_fields__
     ]
     assert ruling.mode == layers.mode
     assert ruling.decision in [line.says for line in explanation.lines]

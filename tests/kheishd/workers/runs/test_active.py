@@ -12,7 +12,7 @@ from kheishd.core.run.commands import Release, Start, Steer
 from kheishd.core.text.scrub import Scrubber
 from kheishd.store.blobs import read_blob
 from kheishd.store.environment import Transaction
-from kheishd.store.tables import META, PINNED
+from kheishd.store.tables import META
 from kheishd.workers.runs.active import RETRY_SECONDS, ActiveRun
 from protocol.budget import Budget
 from protocol.errors.run import RunAlreadyEnded
@@ -31,8 +31,7 @@ async def desk(tmp_path: Path, autojump_clock: MockClock) -> AsyncIterator[Desk]
 async def active_run(desk: Desk, **params: Any) -> ActiveRun:
     """Send a message and return its run as an executor would hold it."""
     sent = await desk.send("hello", **params)
-    with desk.state.read() as store:
-        pinned = store.need(PINNED, sent.run_id)
+    pinned = desk.pinned(sent.run_id)
     return ActiveRun(desk.services, desk.run(sent.run_id), pinned)
 
 
@@ -71,8 +70,7 @@ async def test_progress_ends_the_suspicion(desk: Desk) -> None:
     """The first commit after which the run has made progress lets other runs start."""
     sent = await desk.send("hello")
     await desk.leave_running(sent.run_id, 2)
-    with desk.state.read() as store:
-        pinned = store.need(PINNED, sent.run_id)
+    pinned = desk.pinned(sent.run_id)
     calls: list[str] = []
     active = ActiveRun(
         desk.services,

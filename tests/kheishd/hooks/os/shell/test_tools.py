@@ -6,13 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import msgspec
 import pytest
 import trio
+from msgspec.structs import replace
 
 from kheishd.hooks.os.shell.output import OutputCollector, Spool
 from kheishd.hooks.os.shell.process import CommandEnd
