@@ -62,7 +62,7 @@ _UNKNOWN_ID: Final = re.compile(r'unknown name "id" at .{0,80}function', re.IGNO
 REASONING_FILLERS: Final = ("", " ")
 
 
-class Refusal:
+class RefusedRequest:
     """A refused request. ``is_rejection``: for a field, as opposed to its value."""
 
     def __init__(self, failure: ModelFailure, body: bytes) -> None:
@@ -77,14 +77,14 @@ class Refusal:
         return re.search(words, self.message) is not None
 
 
-Rule = Callable[[Traits, Refusal], Traits | None]
+Rule = Callable[[Traits, RefusedRequest], Traits | None]
 
 
 def adapt(traits: Traits, failure: ModelFailure, body: bytes) -> Traits | None:
     """Return the traits with which to repeat a refused request; None if the refusal is final."""
     if failure.reason not in _REASONS.get(failure.status, ()):
         return None
-    refusal = Refusal(failure, body)
+    refusal = RefusedRequest(failure, body)
     rules = GOOGLE_RULES if "contents" in refusal.sent else RULES
     if failure.status == 404:
         rules = (omit_items,)
@@ -95,7 +95,7 @@ def adapt(traits: Traits, failure: ModelFailure, body: bytes) -> Traits | None:
 # Chat completions, the Responses API and the messages API.
 
 
-def omit_field(traits: Traits, refusal: Refusal) -> Traits | None:
+def omit_field(traits: Traits, refusal: RefusedRequest) -> Traits | None:
     """Leave out a field that the server does not know."""
     for name, words in _OMISSIBLE.items():
         is_sent = f'"{name}"'.encode() in refusal.body and name not in traits.omitted
@@ -104,12 +104,12 @@ def omit_field(traits: Traits, refusal: Refusal) -> Traits | None:
     return None
 
 
-def omit_items(traits: Traits, refusal: Refusal) -> Traits | None:
+def omit_items(traits: Traits, refusal: RefusedRequest) -> Traits | None:
     """Send no items of earlier responses: the server changed its keys, or demands one that it never sent."""
     return traits.omit(OUTPUT_ITEMS) if "input" in refusal.sent and refusal.names(_ITEMS) else None
 
 
-def change_limit(traits: Traits, refusal: Refusal) -> Traits | None:
+def change_limit(traits: Traits, refusal: RefusedRequest) -> Traits | None:
     """Send the output limit under its other name, or lower it to the model's own again."""
     limit = next((name for name in LIMIT_NAMES if name in refusal.sent), None)
     if limit is None or not refusal.names(rf"\b{limit}\b"):
@@ -119,18 +119,18 @@ def change_limit(traits: Traits, refusal: Refusal) -> Traits | None:
     return replace(traits, has_more_room=False)
 
 
-def omit_effort(traits: Traits, refusal: Refusal) -> Traits | None:
+def omit_effort(traits: Traits, refusal: RefusedRequest) -> Traits | None:
     """Leave out the effort of summaries and titles for a model that does not reason."""
     effort = next((name for name in traits.low_effort if name in refusal.sent), None)
     return traits.omit(effort) if effort is not None and refusal.names(_EFFORT) else None
 
 
-def bridge_results(traits: Traits, refusal: Refusal) -> Traits | None:
+def bridge_results(traits: Traits, refusal: RefusedRequest) -> Traits | None:
     """Let the assistant speak between a result and the user's message, as Mistral's models want it."""
     return replace(traits, bridges_results=True) if refusal.names(_ORDER_OF_ROLES) else None
 
 
-def fill_reasoning(traits: Traits, refusal: Refusal) -> Traits | None:
+def fill_reasoning(traits: Traits, refusal: RefusedRequest) -> Traits | None:
     """Add the thoughts that DeepSeek, Kimi and others miss in messages with calls."""
     if not refusal.names(_MISSING_REASONING):
         return None
@@ -139,7 +139,7 @@ def fill_reasoning(traits: Traits, refusal: Refusal) -> Traits | None:
     return replace(traits, reasoning_filler=REASONING_FILLERS[is_refused])
 
 
-def omit_likeliest_field(traits: Traits, refusal: Refusal) -> Traits | None:
+def omit_likeliest_field(traits: Traits, refusal: RefusedRequest) -> Traits | None:
     """Leave out the likeliest field, if the usual refusal of an unknown one names none."""
     likeliest = {"stream_options", "include"} & refusal.sent.keys()
     return traits.omit(likeliest.pop()) if refusal.status == 422 and likeliest else None
@@ -148,20 +148,20 @@ def omit_likeliest_field(traits: Traits, refusal: Refusal) -> Traits | None:
 # Google's generateContent.
 
 
-def drop_signatures(traits: Traits, refusal: Refusal) -> Traits | None:
+def drop_signatures(traits: Traits, refusal: RefusedRequest) -> Traits | None:
     """Send placeholders instead of the model's own signatures, as after a change of the account."""
     if not refusal.names(_INVALID_SIGNATURE):
         return None
     return replace(traits.omit("thoughtSignature"), needs_signatures=True)
 
 
-def require_signatures(traits: Traits, refusal: Refusal) -> Traits | None:
+def require_signatures(traits: Traits, refusal: RefusedRequest) -> Traits | None:
     """Sign every message with calls."""
     is_missing = "thought_signature" in refusal.message.lower()
     return replace(traits, needs_signatures=True) if is_missing else None
 
 
-def omit_thinking(traits: Traits, refusal: Refusal) -> Traits | None:
+def omit_thinking(traits: Traits, refusal: RefusedRequest) -> Traits | None:
     """Leave out the wish for thoughts, or the configuration of thinking."""
     thinking = refusal.sent.get("generationConfig", {}).get("thinkingConfig", {})
     if not thinking or not refusal.names(_EFFORT):
@@ -169,7 +169,7 @@ def omit_thinking(traits: Traits, refusal: Refusal) -> Traits | None:
     return traits.omit("includeThoughts" if "includeThoughts" in thinking else "thinkingConfig")
 
 
-def omit_call_ids(traits: Traits, refusal: Refusal) -> Traits | None:
+def omit_call_ids(traits: Traits, refusal: RefusedRequest) -> Traits | None:
     """Send no ids of calls, which earlier versions of Vertex AI do not know."""
     return traits.omit("call_ids") if refusal.names(_UNKNOWN_ID) else None
 
