@@ -38,6 +38,7 @@
 ``rejects-late:<field>``                the same inside a stream, without a status; names the field
 ``rejects-order``                       refuses a user's message after a result, else ``tools``
 ``rejects-breakpoints``                 refuses cache breakpoints, else ``echo``
+``wants-signatures``                    fails in Google's stream if no call is signed, else ``echo``
 ``rejects-thinking``                    refuses any configuration of thinking in Google's words, else ``echo``
 ``rejects-reasoning``                   refuses encrypted reasoning, else reasons and echoes
 ``reasons-first:<n>``                   reasons for n tokens, then answers, within the request's limit
@@ -481,6 +482,13 @@ def _rejects_breakpoints(prompt: Prompt, rest: str) -> Iterator[Step]:
     return _error(400, prompt.wire.error("invalid_request_error", message))
 
 
+def _wants_signatures(prompt: Prompt, rest: str) -> Iterator[Step]:
+    if b"thoughtSignature" in prompt.body:
+        return _echo(prompt, "")
+    failed = msgspec.json.encode({"candidates": [{"finishReason": "MISSING_THOUGHT_SIGNATURE"}]})
+    return iter((Head(), Piece(b"data: " + failed + b"\r\n\r\n")))
+
+
 def _rejects_thinking(prompt: Prompt, rest: str) -> Iterator[Step]:
     thinking = prompt.fields.get("generationConfig", {}).get("thinkingConfig")
     if thinking is None:
@@ -553,6 +561,7 @@ BEHAVIORS = {
     "rejects-order": _rejects_order,
     "rejects-breakpoints": _rejects_breakpoints,
     "rejects-reasoning": _rejects_reasoning,
+    "wants-signatures": _wants_signatures,
     "rejects-thinking": _rejects_thinking,
     "reasons-first": _reasons_first,
     "file": _file,

@@ -220,6 +220,17 @@ async def test_a_model_of_google_that_does_not_think(server: ModelServer, caller
     ]
 
 
+async def test_a_model_of_google_that_wants_signatures(server: ModelServer, caller: ProviderCaller) -> None:
+    """A call of another model gets a placeholder once the stream has failed for its missing signature."""
+    called = Message("assistant", [ToolCall("c", "look", {})])
+    earlier = (Message("user", [Text("look")]), called, Message("tool", [ToolResult("c", "look", "seen")]))
+    request = request_to(server, "wants-signatures", driver="google")
+    request.messages[:0] = earlier
+    for _ in range(2):
+        assert (await ask(caller, request)).text == "echo: hello"
+    assert [b"thoughtSignature" in request.body for request in server.requests] == [False, True, True]
+
+
 async def test_a_model_of_google_gets_more_room(server: ModelServer, caller: ProviderCaller) -> None:
     """The higher limit of a title applies to Google's field, too."""
     request = for_title(request_to(server, "reasons-first:100", driver="google"), 64)
