@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure
@@ -14,6 +16,8 @@ from kheishd.providers.response_items import OUTPUT, input_items
 from kheishd.providers.response_reader import ResponseReader
 from protocol.limits.model import MAX_ANSWER_BYTES, MAX_PROVIDER_DATA_BYTES
 from protocol.transcript import Item, Message, ProviderData, Text, Thinking, ToolCall, Usage, text_of
+from tests.support.model_wire import Call, Move, Say, Stop, Think
+from tests.support.responses_wire import Responses
 
 STREAMS = Path(__file__).parent / "streams"
 ORIGIN = "responses api.test gpt"
@@ -157,6 +161,42 @@ def test_output_goes_back_as_it_came(name: str) -> None:
             if sent["type"] == "response.completed" and name == "gateway":
                 items = {0: sent["response"]["output"][0], 1: items[0]}
     assert send_back(answer) == [items[index] for index in sorted(items)]
+
+
+_PIECES = st.sampled_from(["", "a", "I look.", "\n\n", "😀"])
+_MOVES = st.lists(
+    st.one_of(
+        st.builds(Think, _PIECES),
+        st.builds(Say, _PIECES),
+        st.builds(
+            Call,
+            st.uuids().map(str),
+            st.just("look"),
+            st.sampled_from(['{"a":1}', '{"a": 1}', "{}", '{"a', ""]),
+        ),
+    ),
+    max_size=8,
+)
+
+
+@given(moves=_MOVES, size=st.integers(1, 300))
+def test_the_output_of_any_answer_goes_back(moves: list[Move], size: int) -> None:
+    """Whatever an answer consists of, its items go back as they came, with valid arguments."""
+    wire = Responses()
+    stream = wire.start("gpt") + b"".join(wire.move("gpt", move) for move in [*moves, Say("end"), Stop()])
+    fresh = new()
+    body = AnswerBody(fresh)
+    for start in range(0, len(stream), size):
+        body.feed(stream[start : start + size])
+    answer = fresh.end()
+    assert answer is not None
+    ended = msgspec.json.decode(stream.rpartition(b"data: ")[2])
+    items = ended["response"]["output"]
+    for item in items:
+        if item.get("arguments") in ('{"a', ""):
+            item["arguments"] = "{}"
+    assert send_back(answer) == items
+    assert text_of(answer.items) == "".join(move.text for move in moves if isinstance(move, Say)) + "end"
 
 
 @pytest.mark.parametrize("size", [1, 10_000])
