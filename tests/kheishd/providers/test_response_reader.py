@@ -13,7 +13,7 @@ from kheishd.kernel.runtime import ModelAnswer, ModelFailure
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
 from kheishd.providers.response_items import OUTPUT, input_items
-from kheishd.providers.response_reader import ResponseReader
+from kheishd.providers.response_reader import MAX_ITEMS, ResponseReader
 from protocol.limits.model import MAX_ANSWER_BYTES, MAX_PROVIDER_DATA_BYTES
 from protocol.transcript import Item, Message, ProviderData, Text, Thinking, ToolCall, Usage, text_of
 from tests.support.model_wire import Call, Move, Say, Stop, Think
@@ -326,6 +326,7 @@ PIECES = [text_delta("I ", item_id="msg_1"), text_delta("see.", item_id="msg_1")
         [done(WHOLE, None), completed(WHOLE)],
         [done(WHOLE), done(WHOLE), completed(WHOLE)],
         [completed(WHOLE)],
+        [text_delta("I ", error={}), text_delta("see.", error=None), completed(error={})],
         [event("output_text.delta", delta="I "), done(WHOLE), completed()],
         [event("completed", response={"output": [None, WHOLE, "?"]})],
         [added(WHOLE), completed()],
@@ -537,6 +538,18 @@ def test_a_response_in_the_background_is_no_answer(status: str) -> None:
 
 
 # Irregularities.
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_too_many_items(whole: bool) -> None:
+    """An answer with more items than any real one has is a failure."""
+    items = [{"type": "web_search_call", "id": f"ws_{n}"} for n in range(MAX_ITEMS + 1)]
+    events = [completed(*items)] if whole else [done(item, None) for item in items]
+    failure = read_failure(*events)
+    assert (failure.reason, "more than 1,000 items" in failure.message) == ("bad_response", True)
+    assert read_answer(*(done(item, None) for item in items[2:]), completed(message("a"))).items == [
+        Text("a")
+    ]
 
 
 @pytest.mark.parametrize(
