@@ -40,6 +40,7 @@
 ``rejects-breakpoints``                 refuses cache breakpoints, else ``echo``
 ``wants-signatures``                    fails in Google's stream if no call is signed, else ``echo``
 ``rejects-thinking``                    refuses any configuration of thinking in Google's words, else ``echo``
+``rejects-reasoning``                   refuses encrypted reasoning, else reasons and echoes
 ``reasons-first:<n>``                   reasons for n tokens, then answers, within the request's limit
 ``n-failures-then-ok:<n>:<code>[:<tag>]`` n errors for each tag, then ``echo``
 ``file:<name>``                         the recorded stream of that name, unchanged
@@ -496,6 +497,13 @@ def _rejects_thinking(prompt: Prompt, rest: str) -> Iterator[Step]:
     return _error(400, prompt.wire.error("INVALID_ARGUMENT", f"Thinking {words}"))
 
 
+def _rejects_reasoning(prompt: Prompt, rest: str) -> Iterator[Step]:
+    if b'"encrypted_content"' not in prompt.body:
+        return _stream(prompt, [Think("hm"), *_echo_moves(prompt)])
+    message = "The encrypted content for item rs_0 could not be verified."
+    return _error(400, prompt.wire.error("invalid_request_error", message))
+
+
 def _reasons_first(prompt: Prompt, rest: str) -> Iterator[Step]:
     limit = prompt.fields.get("generationConfig", {}).get("maxOutputTokens", 0)
     limit = prompt.fields.get("max_tokens", limit)
@@ -552,6 +560,7 @@ BEHAVIORS = {
     "rejects-late": _rejects_late,
     "rejects-order": _rejects_order,
     "rejects-breakpoints": _rejects_breakpoints,
+    "rejects-reasoning": _rejects_reasoning,
     "wants-signatures": _wants_signatures,
     "rejects-thinking": _rejects_thinking,
     "reasons-first": _reasons_first,

@@ -116,6 +116,19 @@ async def test_fields_of_the_responses_api_are_left_out(
     assert [name in fields for fields in sent_fields(server)] == [True, False, False]
 
 
+async def test_refused_items_are_sent_as_text(server: ModelServer, caller: ProviderCaller) -> None:
+    """A conversation goes on although its server refuses its own items, and these are tried each time."""
+    request = request_to(server, "rejects-reasoning", driver="responses")
+    answer = (await ask(caller, request)).require_answer()
+    request.messages.append(Message("assistant", answer.items, provider_data=answer.provider_data))
+    request.messages.append(Message("user", [Text("go on")]))
+    for _ in range(2):
+        assert (await ask(caller, request)).text == "echo: go on"
+    inputs = [[item["type"] for item in sent.json["input"]] for sent in server.requests]
+    with_items, as_text = ["message", "reasoning", "message", "message"], ["message"] * 3
+    assert inputs == [["message"], with_items, as_text, with_items, as_text]
+
+
 async def test_other_routes_are_not_affected(server: ModelServer, caller: ProviderCaller) -> None:
     """What one route learned does not apply to another."""
     await ask(caller, request_to(server, "rejects:stream_options"))
