@@ -213,12 +213,18 @@ class GoogleReader(DraftReader):
         super().__init__(failures, origin)
         self._counted = GoogleUsage()
         self._opened_calls = 0
+        # Whether anything came after a finish reason, and whether text or a call is the newest part.
         self._goes_on = False
+        self._is_answered = False
 
     @property
     def settled(self) -> bool:
-        """Whether the answer has its end. Some servers send a finish reason with every chunk."""
-        return self._stop is not None and not self._goes_on
+        """Whether the answer has its end, and only side information may follow.
+
+        A finish reason may also come with every chunk, before the answer, or between the rounds of Google's
+        own tools. Then only the end of the stream is the end.
+        """
+        return self._stop == "refusal" or (self._stop is not None and not self._goes_on and self._is_answered)
 
     def event(self, data: bytes) -> None:
         """Process the data of one event. Errors: ModelFailure."""
@@ -289,8 +295,8 @@ class GoogleReader(DraftReader):
         self._understood = True
         content = candidate.content
         if content is not None and content.parts:
-            if self._stop is not None:
-                self._goes_on |= any(part.text or part.function_call is not None for part in content.parts)
+            if self._stop not in (None, "refusal") and any(map(_has_content, content.parts)):
+                self._stop, self._goes_on = None, True
             for part in content.parts:
                 self._part(part)
         if candidate.finish_reason:
@@ -303,12 +309,14 @@ class GoogleReader(DraftReader):
         if part.function_call is not None:
             self._open_call(part.function_call, signature)
         elif part.text and not signature:
+            self._is_answered = True
             self._draft.write("thinking" if part.thought else "text", part.text)
         elif signature and part.thought and part.text is not None:
             block = self._draft.open(Block("thinking"))
             self._draft.extend(block, part.text)
             self._draft.sign(block, signature)
         elif signature and part.text:
+            self._is_answered = True
             block = self._draft.open(Block("text"))
             self._draft.extend(block, part.text)
             self._draft.place(block, SIGNATURE, signature)
@@ -324,6 +332,7 @@ class GoogleReader(DraftReader):
             provider_id=provider_id,
         )
         self._opened_calls += 1
+        self._is_answered = True
         if signature:
             block.attached.add(SIGNATURE, signature)
             self._draft.marks.add(SIGNS_CALLS)
@@ -333,6 +342,8 @@ class GoogleReader(DraftReader):
     def _keep(self, part: GooglePart, signature: str | None) -> None:
         """Keep a part that is no item, such as a call of Google's own tools or an empty text."""
         kept = {name: value for field, name in _OPAQUE.items() if (value := getattr(part, field)) is not None}
+        if kept:
+            self._is_answered = False
         # The answer is text: an image goes back only if its signature is needed.
         if not signature and kept.keys() <= {"inlineData"}:
             return
@@ -357,6 +368,10 @@ class GoogleReader(DraftReader):
         # A refusal stays one, and the default value of the field is no reason.
         if self._stop != "refusal" and reason != "FINISH_REASON_UNSPECIFIED":
             self._stop = stop
+
+
+def _has_content(part: GooglePart) -> bool:
+    return bool(part.text) or part.function_call is not None
 
 
 def _usage(counted: GoogleUsage) -> Usage:

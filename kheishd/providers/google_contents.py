@@ -128,6 +128,7 @@ class _Contents:
         is_own = is_origin(message.provider_data, self._origin)
         between, signatures = _read_placed(own_fields(message, self._origin).get(PLACED))
         parts: list[dict[str, Any]] = []
+        calls: list[dict[str, Any]] = []
         for index, item in enumerate(message.items):
             parts += between.pop(index, ())
             signature = signatures.get(index)
@@ -141,12 +142,12 @@ class _Contents:
                 case ToolCall(call_id, name, arguments):
                     part = {"functionCall": {**self._id_of(call_id), "name": name, "args": arguments}}
                     signature = own_fields(item, self._origin).get(SIGNATURE)
-                    parts.append({**part, SIGNATURE: signature} if signature else part)
+                    calls.append({**part, SIGNATURE: signature} if signature else part)
+                    parts.append(calls[-1])
                 case _:
                     # Thoughts without a signature are summaries for people.
                     pass
         parts += [part for later in between.values() for part in later]
-        calls = [part for part in parts if "functionCall" in part]
         if self._needs_signatures and calls and not any(SIGNATURE in call for call in calls):
             # In a batch, only the first call has a signature.
             calls[0][SIGNATURE] = PLACEHOLDER_SIGNATURE
@@ -179,8 +180,11 @@ def _read_placed(placed: Any) -> tuple[dict[int, list[dict[str, Any]]], dict[int
     between: dict[int, list[dict[str, Any]]] = {}
     signatures: dict[int, Any] = {}
     for element in placed if isinstance(placed, list) else ():
-        if isinstance(element.get(PART), dict):
-            between.setdefault(element["index"], []).append(element[PART])
-        else:
-            signatures[element["index"]] = element.get(SIGNATURE)
+        match element:
+            case {"index": int(index), "part": dict(part)}:
+                between.setdefault(index, []).append(part)
+            case {"index": int(index)}:
+                signatures[index] = element.get(SIGNATURE)
+            case _:
+                pass
     return between, signatures

@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from kheishd.config.sections.runs import RunsSection
 from kheishd.core.text.sse import MAX_EVENT_BYTES
 from kheishd.kernel.runtime import ModelFailure, TextDelta
-from kheishd.providers import anthropic, openai
+from kheishd.providers import anthropic, google, openai
 from kheishd.providers.driver import Driver, HttpRequest
 from kheishd.providers.exchange import (
     MAX_WHOLE_BYTES,
@@ -125,7 +125,7 @@ async def test_a_server_that_stops_in_the_middle(
     assert "sent nothing for 120 s" in call.require_failure().message
 
 
-@pytest.mark.parametrize("driver", [openai, anthropic])
+@pytest.mark.parametrize("driver", [openai, anthropic, google])
 async def test_an_open_connection_does_not_hold_up_an_answer(
     server: ModelServer, mock_clock: MockClock, driver: Driver
 ) -> None:
