@@ -216,6 +216,7 @@ ERRORS = [
     f'data: [{{"error":{{"code":400,"message":"{TOO_LONG}"}}}}]\n',
     f"error: {TOO_LONG}\n",
     f'error: {{"message":"{TOO_LONG}"}}\n',
+    f'{{"error": {{\n  "message": "{TOO_LONG}"\n}}}}\n',
     f"event: error\ndata: {TOO_LONG}\n",
     f'event: error\ndata: {{"message":"{TOO_LONG}"}}\n',
     f'event: error\ndata: {{"error":{{"message":"{TOO_LONG}"}}}}\n',
