@@ -333,6 +333,9 @@ class MessagesReader(DraftReader):
             case "content_block_delta":
                 self._delta(event)
             case "content_block_start":
+                # Pieces of a block that is not known do not belong to an earlier one.
+                self._close(event.index)
+                self._open.pop(event.index, None)
                 if event.content_block is not None:
                     self._block(event.index, event.content_block)
             case "message_start":
