@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kheishd.config.presets import BASE_URLS
 from kheishd.providers.address import join_path
 from kheishd.providers.attachments import origin_of
 from kheishd.providers.driver import HttpRequest, body_options, encode, lower_limit, merge_tools
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import ModelRequest
     from kheishd.providers.failures import FailureFactory
 
-BASE_URL = "https://api.openai.com/v1"
+BASE_URL = BASE_URLS["responses"]
 
 ENCRYPTED_REASONING = "reasoning.encrypted_content"
 _STORED = ("store", "previous_response_id", "conversation", "background", "stream", "input", "instructions")
