@@ -154,12 +154,21 @@ class FailureFactory:
         self._host = host
         self._secret = secret
 
-    def by_status(self, status: int, headers: Mapping[str, str], body: bytes, now_s: float) -> ModelFailure:
-        """Return the failure of an HTTP error. ``now_s`` is the wall clock, for dates."""
+    def by_status(
+        self, status: int, headers: Mapping[str, str], body: bytes, now_s: float, path: str = ""
+    ) -> ModelFailure:
+        """Return the failure of an HTTP error.
+
+        ``now_s`` is the wall clock, for dates. The message names the requested ``path`` if the server does
+        not know it.
+        """
         report = parse_error_body(decompress(body, headers.get("content-encoding", "").strip().lower()))
         message = f"{self._host} answered {status}: {report.message or 'nothing more'}"
         if 300 <= status <= 399:
             message = f"{self._host} answered {status}: {_describe_redirect(headers.get('location'))}"
+        elif status in (404, 405) and "model" not in report.text.lower():
+            # The server does not know the path, as opposed to the model.
+            message = f"{message}; the request went to {path}: check the route's base_url"
         return self._make(message, status, report, retry_after(headers, now_s))
 
     def by_error(self, error: Any) -> ModelFailure:

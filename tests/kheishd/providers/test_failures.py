@@ -226,6 +226,19 @@ def test_a_compressed_body_is_read(encoding: str) -> None:
     assert "9 > 8" in failure.message
 
 
+@pytest.mark.parametrize("status", [404, 405])
+def test_an_unknown_path_is_named(status: int) -> None:
+    """The message names a path that the server does not know, but not for an unknown model."""
+    failures = FailureFactory("api.test", SECRET)
+    failure = failures.by_status(status, {}, b"404 page not found", NOW_S, "/chat/completions")
+    assert failure.message == (
+        f"api.test answered {status}: 404 page not found; the request went to /chat/completions: "
+        "check the route's base_url"
+    )
+    unknown = failures.by_status(status, {}, b'{"error": "model \'qwen\' not found"}', NOW_S, "/v1/x")
+    assert "base_url" not in unknown.message
+
+
 def test_a_redirect_names_its_target() -> None:
     """The target is shown without user, password and query, because these may be secrets."""
     failure = by_status(307, b"", {"location": "https://user:pw@other.test/v1/chat?key=1"})
