@@ -143,6 +143,7 @@ _MISTAKES_OF_MODEL = re.compile(
 _CERTAIN_STATUSES = (401, 402, 403, 408, 409, 429)
 
 
+RESPONSES_HINT = 'set driver = "responses" in the route, which speaks that API'
 UNPAID_HINT = "the account has no credit or quota left at this provider"
 
 
@@ -193,6 +194,8 @@ class FailureFactory:
         if _is_unpaid(status, report, delay_s):
             reason = "quota_exhausted"
             message = f"{truncate(message, MAX_MESSAGE_BYTES // 2)}; {UNPAID_HINT}"
+        elif reason == "bad_request" and "v1/responses" in report.message:
+            message = f"{truncate(message, MAX_MESSAGE_BYTES // 2)}; {RESPONSES_HINT}"
         return ModelFailure(
             reason,
             self.clean(message),

@@ -35,9 +35,9 @@ def post(
     options, headers = body_options(request, traits)
     for name in _STORED:
         options.pop(name, None)
-    if "reasoning_effort" in options:
-        effort = {"effort": options.pop("reasoning_effort")}
-        options["reasoning"] = {**effort, **options.get("reasoning", {})}
+    if (effort := options.pop("reasoning_effort", None)) is not None:
+        own = options.get("reasoning")
+        options["reasoning"] = {"effort": effort, **(own if isinstance(own, dict) else {})}
     _limit_tokens(request, options, traits)
     # Strict mode, the default, requires schemas in which every property is required.
     own_tools = [
@@ -51,7 +51,8 @@ def post(
         for tool in request.tools
     ]
     tools = merge_tools(own_tools, options)
-    include = [*(options.pop("include", None) or [])]
+    own_include = options.pop("include", None)
+    include = list(own_include) if isinstance(own_include, list) else []
     if "include" not in traits.omitted and ENCRYPTED_REASONING not in include:
         include.append(ENCRYPTED_REASONING)
     origin, with_output = origin_of(request.pinned, base_url), OUTPUT_ITEMS not in traits.omitted

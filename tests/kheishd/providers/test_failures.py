@@ -367,3 +367,14 @@ def test_a_huge_message_is_truncated_before_it_is_sanitized() -> None:
     long = failures.clean("x" * 1_000_000)
     assert len(long.encode()) <= MAX_MESSAGE_BYTES
     assert failures.clean(" " * (MAX_CLEANED_CHARACTERS - 8) + SECRET + "y" * 1_000_000) == "[credent"
+
+
+def test_a_model_of_the_responses_api_only() -> None:
+    """A refusal that names the Responses API says how a route uses it."""
+    message = "Function tools are not supported in /v1/chat/completions. To use them, use /v1/responses."
+    body = msgspec.json.encode({"error": {"message": message, "type": "invalid_request_error"}})
+    failure = FailureFactory("api.test", None).by_status(400, {}, body, 0.0)
+    assert failure.reason == "bad_request"
+    assert failure.message.endswith(
+        f'{message}; set driver = "responses" in the route, which speaks that API'
+    )
