@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from msgspec import Raw, Struct
 
+from kheishd.config.presets import BASE_URLS
 from kheishd.core.text.surrogates import join_surrogates
 from kheishd.providers.answer_reader import DraftReader
 from kheishd.providers.attachments import origin_of
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import ModelAnswer, ModelRequest
     from kheishd.providers.failures import FailureFactory
 
-BASE_URL = "https://generativelanguage.googleapis.com/v1beta"
+BASE_URL = BASE_URLS["google"]
 VERSION_PATH: Final = "/v1beta"
 
 STOP_REASONS: Final = {

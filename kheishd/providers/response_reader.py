@@ -7,7 +7,7 @@ error. ``response.output_item.done`` has the final form of an item; deltas only 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import Struct
 
@@ -103,6 +103,9 @@ class OutputItem(SideInformation):
     name: str | None = None
     arguments: str | dict[str, Any] | None = None
 
+
+ENCRYPTED: Final = "encrypted_content"
+"""The field of a reasoning item that holds the reasoning for the server."""
 
 BlockKind = Literal["text", "thinking", "call"]
 
@@ -303,6 +306,9 @@ class ResponseReader(DraftReader):
         if slot.item is None or is_blank:
             slot.item = item
             self._fill(slot, item)
+        elif not slot.item.get(ENCRYPTED) and item.get(ENCRYPTED):
+            # LiteLLM has the encrypted reasoning only in the complete output.
+            slot.item = {**slot.item, ENCRYPTED: item[ENCRYPTED]}
 
     def _fill(self, slot: OutputSlot, item: dict[str, Any]) -> None:
         """Add to the transcript what the pieces of an item lacked."""

@@ -187,3 +187,7 @@ def test_a_summary_lowers_the_effort() -> None:
         request = make_request("hello", options={"reasoning_effort": effort})
         assert body_options(replace_purpose(request, "summary"))[0] == {"reasoning_effort": expected}
         assert body_options(request)[0] == {"reasoning_effort": effort}
+        own = {"output_config": {"effort": effort, "format": {"type": "json_schema", "schema": {}}}}
+        request = make_request("hello", options=own)
+        assert body_options(replace_purpose(request, "title"))[0] == {"output_config": {"effort": expected}}
+        assert body_options(request)[0] == own

@@ -446,6 +446,14 @@ def test_the_final_form_of_an_item_goes_back() -> None:
     assert send_back(answer)[0]["encrypted_content"] == "final"
 
 
+def test_encrypted_reasoning_that_is_only_in_the_complete_output_goes_back() -> None:
+    """Reasoning whose item was complete without its encrypted form gets that from the complete output."""
+    shown_item = {"id": "rs_1", "type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]}
+    sealed = {"id": "rs_1", "type": "reasoning", "encrypted_content": "sealed", "content": []}
+    answer = read_answer(done(shown_item, 0), done(message("a"), 1), completed(sealed, message("a")))
+    assert send_back(answer)[0] == {**shown_item, "encrypted_content": "sealed"}
+
+
 def test_without_the_end_of_an_item_nothing_goes_back() -> None:
     """An answer of which an item never was complete goes back as text and calls."""
     begun = {"id": "rs_1", "type": "reasoning", "encrypted_content": "incomplete", "summary": []}
