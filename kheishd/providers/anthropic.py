@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
+from kheishd.config.presets import BASE_URLS
 from kheishd.core.contract import RESUME
 from kheishd.providers.address import join_path
 from kheishd.providers.answer_reader import DraftReader
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import ModelAnswer, ModelRequest
     from kheishd.providers.failures import FailureFactory
 
-BASE_URL = "https://api.anthropic.com"
+BASE_URL = BASE_URLS["anthropic"]
 VERSION = "2023-06-01"
 
 # The lowest output limit of the provider's current models.

@@ -143,6 +143,7 @@ _MISTAKES_OF_MODEL = re.compile(
 _CERTAIN_STATUSES = (401, 402, 403, 408, 409, 429)
 
 
+RESPONSES_HINT = 'set driver = "responses" in the route, which speaks that API'
 UNPAID_HINT = "the account has no credit or quota left at this provider"
 
 
@@ -153,12 +154,21 @@ class FailureFactory:
         self._host = host
         self._secret = secret
 
-    def by_status(self, status: int, headers: Mapping[str, str], body: bytes, now_s: float) -> ModelFailure:
-        """Return the failure of an HTTP error. ``now_s`` is the wall clock, for dates."""
+    def by_status(
+        self, status: int, headers: Mapping[str, str], body: bytes, now_s: float, path: str = ""
+    ) -> ModelFailure:
+        """Return the failure of an HTTP error.
+
+        ``now_s`` is the wall clock, for dates. The message names the requested ``path`` if the server does
+        not know it.
+        """
         report = parse_error_body(decompress(body, headers.get("content-encoding", "").strip().lower()))
         message = f"{self._host} answered {status}: {report.message or 'nothing more'}"
         if 300 <= status <= 399:
             message = f"{self._host} answered {status}: {_describe_redirect(headers.get('location'))}"
+        elif status in (404, 405) and "model" not in report.text.lower():
+            # The server does not know the path, as opposed to the model.
+            message = f"{message}; the request went to {path}: check the route's base_url"
         return self._make(message, status, report, retry_after(headers, now_s))
 
     def by_error(self, error: Any) -> ModelFailure:
@@ -184,6 +194,8 @@ class FailureFactory:
         if _is_unpaid(status, report, delay_s):
             reason = "quota_exhausted"
             message = f"{truncate(message, MAX_MESSAGE_BYTES // 2)}; {UNPAID_HINT}"
+        elif reason == "bad_request" and "v1/responses" in report.message:
+            message = f"{truncate(message, MAX_MESSAGE_BYTES // 2)}; {RESPONSES_HINT}"
         return ModelFailure(
             reason,
             self.clean(message),
