@@ -78,3 +78,12 @@ def test_a_search_shows_no_denied_file(daemon: Daemon, workspace: Path) -> None:
     assert "needle in notes" in found
     assert "needle-in-env" not in found
     assert '"denied_files":1' in found
+
+
+def test_a_workspace_that_is_gone_is_named(daemon: Daemon, workspace: Path) -> None:
+    """A workspace that was moved away is named and not created anew, by file tools and commands."""
+    (workspace / "notes").write_text("x\n")
+    workspace.rename(workspace.with_name("moved"))
+    for tool, arguments in {"list_files": {}, "write_file": {"path": "f", "content": "x"}}.items():
+        assert f"the workspace {workspace} does not exist" in call(daemon, tool, **arguments)
+    assert not workspace.exists()
