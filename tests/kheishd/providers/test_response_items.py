@@ -214,6 +214,7 @@ def test_a_call_that_the_provider_ran() -> None:
         ["nonsense"],
         [{"type": "message", "content": "?"}],
         [{"type": "function_call"}, {"type": "function_call"}],
+        [{"type": "function_call", "caller": {}}, {"type": "new", "caller": [], "call_id": []}, 7],
     ],
 )
 def test_stored_items_that_do_not_fit_are_ignored(output: Any) -> None:
@@ -231,6 +232,22 @@ def test_unknown_parts_go_back(part: Any) -> None:
     item = {"type": "message", "content": [part]}
     answer = Message("assistant", [Text("a")], provider_data=ProviderData(ORIGIN, fields={OUTPUT: [item]}))
     assert send(answer) == [item]
+
+
+def test_strange_items_of_an_import_are_sent() -> None:
+    """Items that look like a user's message, or like the call of a program, are sent as they are stored."""
+    output = [
+        {"type": "message", "role": "user", "content": []},
+        {"type": "new", "caller": {"type": "program"}, "call_id": [7]},
+        {"type": "function_call_output", "output": "stored"},
+    ]
+    answer = Message("assistant", [Text("a")], provider_data=ProviderData(ORIGIN, fields={OUTPUT: output}))
+    user = Message("user", [Text("hello")])
+    assert send(answer, Message("tool", []), user)[:3] == output
+    assert input_items([answer], ORIGIN, "now")[:3] == output
+    own = Message("assistant", [Text("a")], provider_data=ProviderData(ORIGIN, fields={OUTPUT: output[:1]}))
+    assert send(own, user) == [output[0], {"type": "message", "role": "user", "content": "hello"}]
+    assert input_items([answer, Message("tool", [])], ORIGIN, "now")[:2] == output[:2]
 
 
 def test_a_repeated_call_id_is_mapped() -> None:
