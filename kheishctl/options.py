@@ -86,6 +86,18 @@ class Duration(click.ParamType[float]):
         return seconds
 
 
+class Name(click.ParamType[str]):
+    """A name. An empty one is refused: it is the value of a variable that a script did not set."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name. Errors: a usage error if it is empty."""
+        if not str(value).strip():
+            self.fail("it is empty; leave the option out for its default", param, ctx)
+        return str(value)
+
+
 class Amount(click.ParamType[float]):
     """A positive amount of money in units of a currency: ``0.5``."""
 
@@ -181,7 +193,10 @@ def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 def name_option(name: str, field: str, kind: str, help_text: str, **attrs: Any) -> Callable[[F], F]:
     """Return an option whose value is completed by the daemon's names."""
     metavar = name.removeprefix("--").upper()
-    return click.option(name, field, metavar=metavar, shell_complete=complete(kind), help=help_text, **attrs)
+    completion = complete(kind)
+    return click.option(
+        name, field, type=Name(), metavar=metavar, shell_complete=completion, help=help_text, **attrs
+    )
 
 
 mutating = options(
@@ -197,6 +212,7 @@ mutating = options(
 sender_option = click.option(
     "--as",
     "sender",
+    type=Name(),
     metavar="SENDER",
     shell_complete=complete("senders"),
     help="The sender (default: user); the same agent and sender continue their conversation.",
@@ -250,6 +266,7 @@ conversation_filters = options(
         "--as",
         "--sender",
         "sender",
+        type=Name(),
         metavar="SENDER",
         shell_complete=complete("senders"),
         help="Filter by sender.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import resource
 import signal
 import sys
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from kheishd.home import Home, HomeHeld, HomeUnusable, Lock, find_home, prepare
+from kheishd.hooks.os.umask import restrict_umask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, MutableMapping
@@ -60,7 +60,7 @@ def launch(options: LaunchOptions, environ: MutableMapping[str, str]) -> int:
     """Run a daemon until it stops; return the exit code. Errors: Exit."""
     # The daemon unblocks them once its loop receives signals; an early one then stops it in order.
     signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
-    os.umask(0o077)
+    restrict_umask()
     home = prepare_home(options.home, environ)
     with lock_home(home):
         return _run(options, home, environ)

@@ -114,7 +114,11 @@ class JournalFollower:
                 case "journal.synced":
                     self.cursor = params["cursor"]
                 case "journal.gap":
-                    self.app.note(f"events {params['from']} to {params['to']} were pruned")
+                    start, self.cursor = params["from"], params["to"]
+                    if self.cursor < start:
+                        self.app.note(f"the journal ends at {self.cursor}, before cursor {start}")
+                    else:
+                        self.app.note(f"events {start} to {self.cursor} were pruned")
                 case "journal.delta":
                     delta = {name: value for name, value in params.items() if name != "subscription"}
                     _show(

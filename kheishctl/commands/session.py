@@ -11,6 +11,7 @@ from kheishctl.commands.transfer import export, import_
 from kheishctl.contract import PERMISSION_MODES, SESSION_EMPTY, SESSION_STATUSES, Json
 from kheishctl.options import (
     JsonValue,
+    Name,
     SchemaFile,
     complete,
     conversation_filters,
@@ -47,7 +48,12 @@ COLUMNS = (
 )
 
 _sender_option = click.option(
-    "--as", "sender", metavar="SENDER", shell_complete=complete("senders"), help="The sender."
+    "--as",
+    "sender",
+    type=Name(),
+    metavar="SENDER",
+    shell_complete=complete("senders"),
+    help="The sender.",
 )
 
 property_options = options(

@@ -106,7 +106,11 @@ class StreamFollower:
             case "journal.delta":
                 return self._read_delta(params)
             case "journal.gap":
-                self.cursor = max(self.cursor, int(params["to"]))
+                start, end = int(params["from"]), int(params["to"])
+                if end < start:
+                    self.cursor = end
+                    return [Notice("the daemon's history ends before the last event shown here")]
+                self.cursor = max(self.cursor, end)
                 return [Notice("a part of the history was pruned")]
             case _:
                 pass  # A later version added this notification.

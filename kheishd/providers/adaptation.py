@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from kheishd.kernel.runtime import ModelFailure
+from kheishd.providers.refusals import adapt
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -91,6 +92,6 @@ class AdaptedExchange:
 
     def _adapt(self, failure: ModelFailure) -> bool:
         """Adapt the traits to a refusal; return whether another request may be accepted."""
-        adapted = self._traits.adapt(failure, self._body)
+        adapted = adapt(self._traits, failure, self._body)
         self._traits = adapted or self._traits
         return adapted is not None

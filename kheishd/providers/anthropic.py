@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
+from kheishd.config.presets import BASE_URLS
 from kheishd.core.contract import RESUME
 from kheishd.providers.address import join_path
 from kheishd.providers.answer_reader import DraftReader
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import ModelAnswer, ModelRequest
     from kheishd.providers.failures import FailureFactory
 
-BASE_URL = "https://api.anthropic.com"
+BASE_URL = BASE_URLS["anthropic"]
 VERSION = "2023-06-01"
 
 # The lowest output limit of the provider's current models.
@@ -346,6 +347,9 @@ class MessagesReader(DraftReader):
             case "content_block_delta":
                 self._delta(event)
             case "content_block_start":
+                # Pieces of a block that is not known do not belong to an earlier one.
+                self._close(event.index)
+                self._open.pop(event.index, None)
                 if event.content_block is not None:
                     self._block(event.index, event.content_block)
             case "message_start":

@@ -15,8 +15,9 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
+from kheishd.config.presets import BASE_URLS
 from kheishd.core.text.surrogates import join_surrogates
 from kheishd.providers.answer_reader import DraftReader
 from kheishd.providers.attachments import origin_of
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import ModelAnswer, ModelRequest
     from kheishd.providers.failures import FailureFactory
 
-BASE_URL = "https://generativelanguage.googleapis.com/v1beta"
+BASE_URL = BASE_URLS["google"]
 VERSION_PATH: Final = "/v1beta"
 
 STOP_REASONS: Final = {
@@ -121,7 +122,7 @@ def make_url(base_url: str, model: str) -> str:
 # The answer.
 
 
-class GoogleCall(Struct):
+class GoogleCall(Struct, gc=False):
     """A call of a function. Gemini sends it whole, often without id and without arguments."""
 
     id: str | None = None
@@ -129,7 +130,7 @@ class GoogleCall(Struct):
     args: Any = None
 
 
-class GooglePart(Struct, rename="camel"):
+class GooglePart(Struct, rename="camel", gc=False):
     """A part of the answer. Of the kinds that are no items, only the data is kept, to be sent back."""
 
     text: str | None = None
@@ -152,13 +153,13 @@ _OPAQUE: Final = {
 }
 
 
-class GoogleContent(Struct):
+class GoogleContent(Struct, gc=False):
     """The content of a candidate."""
 
     parts: list[GooglePart] | None = None
 
 
-class GoogleCandidate(Struct, rename="camel"):
+class GoogleCandidate(Struct, rename="camel", gc=False):
     """One of the answers; only the first is requested."""
 
     content: GoogleContent | None = None
@@ -174,7 +175,7 @@ class PromptFeedback(SideInformation, rename="camel"):
     block_reason_message: str | None = None
 
 
-class GoogleUsage(SideInformation, rename="camel"):
+class GoogleUsage(Struct, rename="camel"):
     """The usage until this chunk. The prompt includes cached tokens, but not those of Google's own tools."""
 
     prompt_token_count: float | None = None
@@ -184,11 +185,11 @@ class GoogleUsage(SideInformation, rename="camel"):
     tool_use_prompt_token_count: float | None = None
 
 
-class GoogleChunk(Struct, rename="camel"):
-    """A response, or a piece of it."""
+class GoogleChunk(Struct, rename="camel", gc=False):
+    """A response, or a piece of it. Only the last usage is decoded."""
 
     candidates: list[GoogleCandidate] | None = None
-    usage_metadata: GoogleUsage | None = None
+    usage_metadata: Raw = Raw()
     prompt_feedback: PromptFeedback | None = None
     model_version: str | None = None
     error: Any = None
@@ -211,20 +212,26 @@ class GoogleReader(DraftReader):
 
     def __init__(self, failures: FailureFactory, origin: str = "") -> None:
         super().__init__(failures, origin)
-        self._counted = GoogleUsage()
+        self._counted = Raw()
         self._opened_calls = 0
+        # Whether anything came after a finish reason, and whether text or a call is the newest part.
         self._goes_on = False
+        self._is_answered = False
 
     @property
     def settled(self) -> bool:
-        """Whether the answer has its end. Some servers send a finish reason with every chunk."""
-        return self._stop is not None and not self._goes_on
+        """Whether the answer has its end, and only side information may follow.
+
+        A finish reason may also come with every chunk, before the answer, or between the rounds of Google's
+        own tools. Then only the end of the stream is the end.
+        """
+        return self._stop == "refusal" or (self._stop is not None and not self._goes_on and self._is_answered)
 
     def event(self, data: bytes) -> None:
         """Process the data of one event. Errors: ModelFailure."""
         try:
             chunk: GoogleChunk = _chunk.decode(data)
-            if chunk.usage_metadata is None and _SNAKE_CASE.search(data):
+            if not chunk.usage_metadata and _SNAKE_CASE.search(data):
                 # Chunks of Google itself have a usage, under its name in JSON.
                 chunk = convert(load_json(data), GoogleChunk)
         except ValueError:
@@ -266,7 +273,7 @@ class GoogleReader(DraftReader):
         if chunk.error is not None and is_error(chunk.error):
             self.fail(chunk.error)
         usage = chunk.usage_metadata
-        if usage is not None and (usage.prompt_token_count or usage != GoogleUsage()):
+        if len(usage) > len("null"):
             self._counted = usage
         if chunk.model_version is not None:
             self._model = chunk.model_version
@@ -280,7 +287,7 @@ class GoogleReader(DraftReader):
             self._understood, self._stop = True, "refusal"
             default = f"The provider blocked the prompt ({feedback.block_reason})."
             self._explanation = feedback.block_reason_message or default
-        elif usage is None:
+        elif not usage:
             self._check_unknown(data)
         if self._draft.full:
             self.done = True
@@ -289,8 +296,8 @@ class GoogleReader(DraftReader):
         self._understood = True
         content = candidate.content
         if content is not None and content.parts:
-            if self._stop is not None:
-                self._goes_on |= any(part.text or part.function_call is not None for part in content.parts)
+            if self._stop not in (None, "refusal") and any(map(_has_content, content.parts)):
+                self._stop, self._goes_on = None, True
             for part in content.parts:
                 self._part(part)
         if candidate.finish_reason:
@@ -303,12 +310,14 @@ class GoogleReader(DraftReader):
         if part.function_call is not None:
             self._open_call(part.function_call, signature)
         elif part.text and not signature:
+            self._is_answered = True
             self._draft.write("thinking" if part.thought else "text", part.text)
         elif signature and part.thought and part.text is not None:
             block = self._draft.open(Block("thinking"))
             self._draft.extend(block, part.text)
             self._draft.sign(block, signature)
         elif signature and part.text:
+            self._is_answered = True
             block = self._draft.open(Block("text"))
             self._draft.extend(block, part.text)
             self._draft.place(block, SIGNATURE, signature)
@@ -324,6 +333,7 @@ class GoogleReader(DraftReader):
             provider_id=provider_id,
         )
         self._opened_calls += 1
+        self._is_answered = True
         if signature:
             block.attached.add(SIGNATURE, signature)
             self._draft.marks.add(SIGNS_CALLS)
@@ -333,6 +343,8 @@ class GoogleReader(DraftReader):
     def _keep(self, part: GooglePart, signature: str | None) -> None:
         """Keep a part that is no item, such as a call of Google's own tools or an empty text."""
         kept = {name: value for field, name in _OPAQUE.items() if (value := getattr(part, field)) is not None}
+        if kept:
+            self._is_answered = False
         # The answer is text: an image goes back only if its signature is needed.
         if not signature and kept.keys() <= {"inlineData"}:
             return
@@ -359,7 +371,15 @@ class GoogleReader(DraftReader):
             self._stop = stop
 
 
-def _usage(counted: GoogleUsage) -> Usage:
+def _has_content(part: GooglePart) -> bool:
+    return bool(part.text) or part.function_call is not None
+
+
+def _usage(encoded: Raw) -> Usage:
+    try:
+        counted: GoogleUsage = convert(load_json(bytes(encoded)), GoogleUsage)
+    except ValueError:
+        counted = GoogleUsage()
     thoughts = token_count(counted.thoughts_token_count)
     return Usage(
         input_tokens=token_count(counted.prompt_token_count)

@@ -131,6 +131,7 @@ class _Contents:
         is_own = is_origin(message.provider_data, self._origin)
         between, signatures = _read_placed(own_fields(message, self._origin).get(PLACED))
         parts: list[dict[str, Any]] = []
+        calls: list[dict[str, Any]] = []
         for index, item in enumerate(message.items):
             parts += between.pop(index, ())
             signature = signatures.get(index)
@@ -144,12 +145,12 @@ class _Contents:
                 case ToolCall(call_id, name, arguments):
                     part = {"functionCall": {**self._id_of(call_id), "name": name, "args": arguments}}
                     signature = own_fields(item, self._origin).get(SIGNATURE)
-                    parts.append({**part, SIGNATURE: signature} if signature else part)
+                    calls.append({**part, SIGNATURE: signature} if signature else part)
+                    parts.append(calls[-1])
                 case _:
                     # Thoughts without a signature are summaries for people.
                     pass
         parts += [part for later in between.values() for part in later]
-        calls = [part for part in parts if "functionCall" in part]
         if self._needs_signatures and calls and not any(SIGNATURE in call for call in calls):
             # In a batch, only the first call has a signature.
             calls[0][SIGNATURE] = PLACEHOLDER_SIGNATURE

@@ -156,14 +156,8 @@ def unpack_output(message: Message, origin: str, ids: CallIdMap) -> list[dict[st
             items.append(_unpack_call(calls.pop(0), item, ids))
         else:
             return None
-    # An answer whose calls were cut off has other calls than its output, and a redacted one another text.
-    return items if items and not calls and _find_end(packed) in (None, len(texts["message"])) else None
-
-
-def _find_end(packed: list[dict[str, Any]]) -> int | None:
-    """Return the end of the last text of stored messages; None without one."""
-    parts = (part for item in packed if item["type"] == "message" for part in item.get("content") or ())
-    return max((sum(part[name]) for part in parts for name in _TEXTS if part.get(name)), default=None)
+    # An answer whose calls were cut off has other calls than its output.
+    return items if items and not calls else None
 
 
 def _is_answer(item: Any) -> bool:
@@ -236,11 +230,7 @@ def input_items(
                 output = unpack_output(message, origin, ids) if with_output else None
                 out += _plain_items(message, ids) if output is None else output
                 # A hosted program that called a tool is continued by the result that names it.
-                callers |= {
-                    item["call_id"]: item["caller"]
-                    for item in output or ()
-                    if item.get("caller") and isinstance(item.get("call_id"), str)
-                }
+                callers |= {str(item.get("call_id")): item.get("caller") for item in output or ()}
             case "tool":
                 for item in message.items:
                     if isinstance(item, ToolResult):
@@ -249,7 +239,8 @@ def input_items(
                         result = {"type": "function_call_output", "call_id": call_id, "output": text}
                         caller = callers.get(call_id)
                         out.append(result if caller is None else {**result, "caller": caller})
-    if situation and out and out[-1].get("type") == "function_call_output":
+    has_result = bool(out) and transcript[-1].role == "tool" and isinstance(out[-1].get("output"), str)
+    if situation and has_result:
         out[-1]["output"] += f"\n\n{situation}"
     elif situation:
         _add_user(out, [situation])
@@ -258,9 +249,7 @@ def input_items(
 
 def _add_user(out: list[dict[str, Any]], texts: list[str]) -> None:
     content = "\n\n".join(texts)
-    if not content:
-        return
-    if out and out[-1].get("role") == "user":
+    if out and out[-1].get("role") == "user" and isinstance(out[-1].get("content"), str):
         out[-1]["content"] += f"\n\n{content}"
     else:
         out.append({"type": "message", "role": "user", "content": content})

@@ -256,7 +256,14 @@ class Subscription:
         self._peer.push(messages)
 
     def _report_gap(self, store: Snapshot) -> None:
-        """Report pruned history beyond the cursor. In one stream, all earlier entries were pruned."""
+        """Report history that is not there: pruned, or of another journal, as before a restore.
+
+        In one stream, all entries before the pruned mark were pruned.
+        """
+        if self._cursor > store.last_cursor:
+            gap = {"subscription": self.name, "from": self._cursor, "to": store.last_cursor}
+            self._peer.push([encode_notification("journal.gap", _encode(gap))])
+            self._cursor = store.last_cursor
         pruned = pruned_until(store, self.selection.stream)
         if pruned > max(self._cursor, self._reported_gap):
             self._reported_gap = pruned

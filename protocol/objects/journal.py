@@ -110,7 +110,11 @@ class DeltaNotification(Struct, frozen=True):
 
 
 class GapNotification(Struct, frozen=True, rename={"from_": "from"}):
-    """Params of ``journal.gap``: the events after ``from`` up to ``to`` were pruned."""
+    """Params of ``journal.gap``: the events after ``from`` up to ``to`` were pruned.
+
+    If ``to`` is below ``from``, the journal ends at ``to``: the subscriber's cursor is from another journal,
+    such as the one before a backup was restored. The subscription continues at ``to``.
+    """
 
     subscription: str
     from_: Cursor

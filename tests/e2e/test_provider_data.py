@@ -27,7 +27,8 @@ from tests.support.desk import Desk, open_desk, working
 from tests.support.google_wire import read_model
 from tests.support.model_calls import inline
 from tests.support.model_server import ModelServer, running_model_server
-from tests.support.strict_google import Rejected
+from tests.support.sdk_requests import find_request_problem
+from tests.support.strict_google import Rejected, provider_of
 from tests.support.strict_providers import OWN_MESSAGE_KEYS, PROVIDERS, check_request
 from tests.support.workshop import Workshop, hooks
 
@@ -68,7 +69,10 @@ def make_route(server: ModelServer, provider: str, model: str = "") -> RouteSpec
 
 @asynccontextmanager
 async def talking(directory: Path, server: ModelServer, provider: str) -> AsyncIterator[Desk]:
-    """Provide a desk with a worker and a route to each provider, of which one is the default."""
+    """Provide a desk with a worker and a route to each provider, of which one is the default.
+
+    Every request must also be one that the provider's official SDK would send.
+    """
     models = ProviderCaller(environ={"KEY": "secret-of-the-test"}, in_thread=inline)
     routes = {provider: make_route(server, provider) for provider in PROVIDERS}
     routes |= {f"{provider}-other": make_route(server, provider, ":other") for provider in PROVIDERS}
@@ -93,6 +97,10 @@ async def talking(directory: Path, server: ModelServer, provider: str) -> AsyncI
             yield desk
     finally:
         await models.aclose()
+    for request in server.requests:
+        model_provider = provider_of(request.json.get("model") or read_model(request.path))
+        driver = DRIVERS.get(model_provider, "openai")
+        assert find_request_problem(driver, request.body, model_provider) is None
 
 
 async def ask(desk: Desk, route: str, session_id: str | None = None) -> str:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from msgspec.structs import fields
 
-from kheishctl.options import COMPLETIONS, Amount, SchemaFile, make_contract
+from kheishctl.options import COMPLETIONS, Amount, Name, SchemaFile, make_contract
 from protocol.rpc.catalogue import METHODS
 
 
@@ -63,3 +63,11 @@ def test_completions_exist(kind: str) -> None:
     (rows,) = [item for item in fields(METHODS[method].result) if item.name == plural]
     (row,) = get_args(rows.type)
     assert field in {item.name for item in fields(row)}
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_empty_name_is_refused(text: str) -> None:
+    """An empty name is a mistake of a script, not the default."""
+    with pytest.raises(click.UsageError, match="it is empty"):
+        Name().convert(text, None, None)
+    assert Name().convert("ann", None, None) == "ann"

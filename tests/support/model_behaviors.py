@@ -38,7 +38,9 @@
 ``rejects-late:<field>``                the same inside a stream, without a status; names the field
 ``rejects-order``                       refuses a user's message after a result, else ``tools``
 ``rejects-breakpoints``                 refuses cache breakpoints, else ``echo``
+``wants-signatures``                    fails in Google's stream if no call is signed, else ``echo``
 ``rejects-thinking``                    refuses any configuration of thinking in Google's words, else ``echo``
+``rejects-reasoning``                   refuses encrypted reasoning, else reasons and echoes
 ``reasons-first:<n>``                   reasons for n tokens, then answers, within the request's limit
 ``n-failures-then-ok:<n>:<code>[:<tag>]`` n errors for each tag, then ``echo``
 ``file:<name>``                         the recorded stream of that name, unchanged
@@ -480,12 +482,26 @@ def _rejects_breakpoints(prompt: Prompt, rest: str) -> Iterator[Step]:
     return _error(400, prompt.wire.error("invalid_request_error", message))
 
 
+def _wants_signatures(prompt: Prompt, rest: str) -> Iterator[Step]:
+    if b"thoughtSignature" in prompt.body:
+        return _echo(prompt, "")
+    failed = msgspec.json.encode({"candidates": [{"finishReason": "MISSING_THOUGHT_SIGNATURE"}]})
+    return iter((Head(), Piece(b"data: " + failed + b"\r\n\r\n")))
+
+
 def _rejects_thinking(prompt: Prompt, rest: str) -> Iterator[Step]:
     thinking = prompt.fields.get("generationConfig", {}).get("thinkingConfig")
     if thinking is None:
         return _echo(prompt, "")
     words = "is not enabled for models/m" if "includeThoughts" in thinking else "level is not supported"
     return _error(400, prompt.wire.error("INVALID_ARGUMENT", f"Thinking {words}"))
+
+
+def _rejects_reasoning(prompt: Prompt, rest: str) -> Iterator[Step]:
+    if b'"encrypted_content"' not in prompt.body:
+        return _stream(prompt, [Think("hm"), *_echo_moves(prompt)])
+    message = "The encrypted content for item rs_0 could not be verified."
+    return _error(400, prompt.wire.error("invalid_request_error", message))
 
 
 def _reasons_first(prompt: Prompt, rest: str) -> Iterator[Step]:
@@ -544,6 +560,8 @@ BEHAVIORS = {
     "rejects-late": _rejects_late,
     "rejects-order": _rejects_order,
     "rejects-breakpoints": _rejects_breakpoints,
+    "rejects-reasoning": _rejects_reasoning,
+    "wants-signatures": _wants_signatures,
     "rejects-thinking": _rejects_thinking,
     "reasons-first": _reasons_first,
     "file": _file,

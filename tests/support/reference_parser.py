@@ -163,6 +163,9 @@ def parse_google(stream: bytes) -> Answer | None:
                 continue
             for part in (candidate.get("content") or {}).get("parts") or []:
                 call = part.get("functionCall")
+                if reason not in _REFUSALS and (part.get("text") or call is not None):
+                    # Content after a finish reason: it was not the last one.
+                    reason = ""
                 if call is not None:
                     args = call.get("args")
                     calls.append([call.get("name") or "", json.dumps({} if args is None else args)])

@@ -16,7 +16,7 @@ for those, too.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final, Literal, assert_never
 
 from msgspec.structs import replace
@@ -108,6 +108,21 @@ def explain(tool: ToolFacts, subject: str, layers: Layers, opinion: HookOpinion 
         mode_effect=ruling.mode_effect,
         grant_id=ruling.grant_id,
         lines=walk.lines,
+    )
+
+
+def is_path_closed(path: str, tools: Collection[str], layers: Layers) -> bool:
+    """Whether a rule keeps a path from one of the tools that read: by a deny, or because it asks first.
+
+    A search must not show the content of such a file. Rules without a subject are about tools, not paths.
+    """
+    return any(
+        rule.decision != "allow"
+        and rule.subject is not None
+        and matches_subject(rule.subject, path)
+        and any(matches_tool(rule.tool, tool) for tool in tools)
+        for layer in layers.layers
+        for rule in layer.rules
     )
 
 

@@ -47,18 +47,11 @@ class EventDecoder:
                 self._rest = buffer
                 return []
             self._began, buffer = True, buffer.removeprefix(_BOM)
-        tail = b""
-        if b"\r" not in buffer:
-            lines = buffer.split(b"\n")
-        else:
-            lines = buffer.split(b"\r\n")
-            if not len(lines) - 1 == buffer.count(b"\r") == buffer.count(b"\n"):
-                # There are other line ends than CR LF.
-                if buffer.endswith(b"\r"):
-                    # Possibly the first half of CR LF: the line ends with the next byte.
-                    buffer, tail = buffer[:-1], b"\r"
-                lines = buffer.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        self._rest = lines.pop() + tail
+        # Bytes end their lines with LF, CR LF or CR only, as the specification has it.
+        lines = buffer.splitlines()
+        end = buffer[-1:]
+        # A CR may be the first half of CR LF: its line ends with the next byte.
+        self._rest = b"" if end == b"\n" or not lines else lines.pop() + (end if end == b"\r" else b"")
         events = self._take(lines)
         if len(self._rest) + self._size > MAX_EVENT_BYTES:
             raise EventTooLarge

@@ -238,6 +238,10 @@ def test_gap_and_synced_move_the_cursor() -> None:
     """A gap is reported, and both notifications move the cursor."""
     follower = StreamFollower()
     assert follower.feed("journal.gap", {"from": 0, "to": 7}) == [Notice("a part of the history was pruned")]
+    assert follower.cursor == 7
+    text = "the daemon's history ends before the last event shown here"
+    assert follower.feed("journal.gap", {"from": 7, "to": 3}) == [Notice(text)]
+    assert follower.cursor == 3
     assert follower.feed("journal.synced", {"cursor": 9}) == []
     assert follower.cursor == 9
 

@@ -9,7 +9,7 @@ import pytest
 from kheishd.kernel.runtime import ModelRequest
 from kheishd.providers.caller import ProviderCaller
 from kheishd.workers.completion import complete
-from protocol.transcript import Message, ToolCall, ToolResult, text_of
+from protocol.transcript import Message, Text, ToolCall, ToolResult, text_of
 from tests.support.model_calls import ask, inline, make_request
 from tests.support.model_server import ModelServer
 
@@ -116,6 +116,19 @@ async def test_fields_of_the_responses_api_are_left_out(
     assert [name in fields for fields in sent_fields(server)] == [True, False, False]
 
 
+async def test_refused_items_are_sent_as_text(server: ModelServer, caller: ProviderCaller) -> None:
+    """A conversation goes on although its server refuses its own items, and these are tried each time."""
+    request = request_to(server, "rejects-reasoning", driver="responses")
+    answer = (await ask(caller, request)).require_answer()
+    request.messages.append(Message("assistant", answer.items, provider_data=answer.provider_data))
+    request.messages.append(Message("user", [Text("go on")]))
+    for _ in range(2):
+        assert (await ask(caller, request)).text == "echo: go on"
+    inputs = [[item["type"] for item in sent.json["input"]] for sent in server.requests]
+    with_items, as_text = ["message", "reasoning", "message", "message"], ["message"] * 3
+    assert inputs == [["message"], with_items, as_text, with_items, as_text]
+
+
 async def test_other_routes_are_not_affected(server: ModelServer, caller: ProviderCaller) -> None:
     """What one route learned does not apply to another."""
     await ask(caller, request_to(server, "rejects:stream_options"))
@@ -205,6 +218,17 @@ async def test_a_model_of_google_that_does_not_think(server: ModelServer, caller
         None,
         limit,
     ]
+
+
+async def test_a_model_of_google_that_wants_signatures(server: ModelServer, caller: ProviderCaller) -> None:
+    """A call of another model gets a placeholder once the stream has failed for its missing signature."""
+    called = Message("assistant", [ToolCall("c", "look", {})])
+    earlier = (Message("user", [Text("look")]), called, Message("tool", [ToolResult("c", "look", "seen")]))
+    request = request_to(server, "wants-signatures", driver="google")
+    request.messages[:0] = earlier
+    for _ in range(2):
+        assert (await ask(caller, request)).text == "echo: hello"
+    assert [b"thoughtSignature" in request.body for request in server.requests] == [False, True, True]
 
 
 async def test_a_model_of_google_gets_more_room(server: ModelServer, caller: ProviderCaller) -> None:

@@ -148,7 +148,7 @@ def test_an_empty_answer_is_a_failure(driver: Driver, lines: list[str], words: s
     [
         (openai, named(model="m" * 500, choices=[{"delta": {"content": "x"}, "finish_reason": "stop"}])),
         (anthropic, named(type="message_start", message={"model": "m" * 500}) + "\n" + TEXTS[anthropic]),
-        (google, named(modelVersion="m" * 500, candidates=[{"finishReason": "STOP"}]) + "\n" + TEXTS[google]),
+        (google, TEXTS[google] + "\n" + named(modelVersion="m" * 500, candidates=[{"finishReason": "STOP"}])),
         (responses, named(type="response.completed", response={"model": "m" * 500})),
     ],
 )
@@ -239,6 +239,7 @@ ERRORS = [
     f'data: [{{"error":{{"code":400,"message":"{TOO_LONG}"}}}}]\n',
     f"error: {TOO_LONG}\n",
     f'error: {{"message":"{TOO_LONG}"}}\n',
+    f'{{"error": {{\n  "message": "{TOO_LONG}"\n}}}}\n',
     f"event: error\ndata: {TOO_LONG}\n",
     f'event: error\ndata: {{"message":"{TOO_LONG}"}}\n',
     f'event: error\ndata: {{"error":{{"message":"{TOO_LONG}"}}}}\n',

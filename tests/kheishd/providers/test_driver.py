@@ -12,6 +12,7 @@ from kheishd.config.presets import PRESETS
 from kheishd.kernel.hook import Tool
 from kheishd.providers import anthropic, google, openai, responses
 from kheishd.providers.attachments import origin_of
+from kheishd.providers.caller import find_driver
 from kheishd.providers.driver import (
     BLANK,
     AnswerReader,
@@ -163,7 +164,16 @@ def named(driver: Driver, name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name}} if driver is openai else {"name": name}
 
 
-@pytest.mark.parametrize("driver", [openai, anthropic])
+TRANSCRIPTS: dict[Driver, str] = {
+    openai: "messages",
+    responses: "input",
+    anthropic: "messages",
+    google: "contents",
+}
+"""The field of the transcript in a request of each driver."""
+
+
+@pytest.mark.parametrize("driver", [openai, anthropic, responses])
 def test_tools_of_the_options_are_added(driver: Driver) -> None:
     """Tools of the options follow kheish's; one of the same name is left out, and a summary has none."""
     options = {"tools": [SEARCH, named(driver, "look"), named(driver, "other")], "cache_control": False}
@@ -177,8 +187,8 @@ def test_tools_of_the_options_are_added(driver: Driver) -> None:
     assert "tools" not in msgspec.json.decode(driver.post(summary, "http://x", None).body)
 
 
-@pytest.mark.parametrize("driver", [openai, anthropic, google])
-def test_the_prefix_of_a_prompt_is_stable(driver: Driver) -> None:
+@pytest.mark.parametrize(("driver", "name"), TRANSCRIPTS.items())
+def test_the_prefix_of_a_prompt_is_stable(driver: Driver, name: str) -> None:
     """Two turns of a run begin with the same bytes, up to the end of the earlier transcript."""
     options = {"cache_control": False} if driver is anthropic else {}
     first = dataclasses.replace(
@@ -188,7 +198,7 @@ def test_the_prefix_of_a_prompt_is_stable(driver: Driver) -> None:
     second = dataclasses.replace(first, messages=later)
     bodies = [driver.post(request, "http://x", None).body for request in (first, second)]
     decoded = [msgspec.json.decode(body) for body in bodies]
-    earlier, transcript = (body.pop("contents" if driver is google else "messages") for body in decoded)
+    earlier, transcript = (body.pop(name) for body in decoded)
     assert transcript[: len(earlier)] == earlier
     assert msgspec.json.encode(decoded[0]) == msgspec.json.encode(decoded[1])
 
@@ -199,6 +209,15 @@ def test_a_summary_lowers_the_effort() -> None:
         request = make_request("hello", options={"reasoning_effort": effort})
         assert body_options(replace_purpose(request, "summary"))[0] == {"reasoning_effort": expected}
         assert body_options(request)[0] == {"reasoning_effort": effort}
+        for more in ({}, {"summary": "auto"}):
+            request = make_request("hello", options={"reasoning": {"effort": effort, **more}})
+            lowered = {"reasoning": {"effort": expected, **more}}
+            assert body_options(replace_purpose(request, "title"))[0] == lowered
+            assert body_options(request)[0]["reasoning"]["effort"] == effort
+        own = {"output_config": {"effort": effort, "format": {"type": "json_schema", "schema": {}}}}
+        request = make_request("hello", options=own)
+        assert body_options(replace_purpose(request, "title"))[0] == {"output_config": {"effort": expected}}
+        assert body_options(request)[0] == own
 
 
 # Stored data of an import, which may be anything.
@@ -224,15 +243,16 @@ STORED = ("placed", "output", "thinking_name", "function", "extra_content", "con
 FIELDS = st.fixed_dictionaries({}, optional={name: st.lists(OBJECTS, max_size=2) | DATA for name in STORED})
 
 
-@pytest.mark.parametrize("driver", [anthropic, google, openai, responses])
+@pytest.mark.parametrize("name", ["anthropic", "google", "openai", "responses"])
 @given(fields=FIELDS, of_call=FIELDS)
-def test_any_stored_data_can_be_sent(driver: Driver, fields: dict[str, Any], of_call: dict[str, Any]) -> None:
+def test_any_stored_data_can_be_sent(name: str, fields: dict[str, Any], of_call: dict[str, Any]) -> None:
     """Data of an imported message cannot break the request, whatever it is."""
-    name = driver.__name__.rpartition(".")[2]
+    driver = find_driver(name)
+    assert driver is not None
     request = make_request("go on", driver=name)
     origin = origin_of(request.pinned, driver.BASE_URL)
     call = ToolCall("c", "look", {}, provider_data=ProviderData(origin, "own", of_call))
-    items = [Thinking("hm", "s"), Text("I look."), call]
+    items: list[Item] = [Thinking("hm", "s"), Text("I look."), call]
     answer = Message("assistant", items, provider_data=ProviderData(origin, fields=fields))
     results = Message("tool", [ToolResult("c", "look", "seen")])
     request = dataclasses.replace(request, messages=[answer, results, *request.messages], situation="Now.")

@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from kheishd.config.sections.runs import RunsSection
 from kheishd.core.text.sse import MAX_EVENT_BYTES
 from kheishd.kernel.runtime import ModelFailure, TextDelta
-from kheishd.providers import anthropic, openai
+from kheishd.providers import anthropic, google, openai
 from kheishd.providers.driver import Driver, HttpRequest
 from kheishd.providers.exchange import (
     MAX_WHOLE_BYTES,
@@ -125,7 +125,7 @@ async def test_a_server_that_stops_in_the_middle(
     assert "sent nothing for 120 s" in call.require_failure().message
 
 
-@pytest.mark.parametrize("driver", [openai, anthropic])
+@pytest.mark.parametrize("driver", [openai, anthropic, google])
 async def test_an_open_connection_does_not_hold_up_an_answer(
     server: ModelServer, mock_clock: MockClock, driver: Driver
 ) -> None:
@@ -300,8 +300,9 @@ def test_a_body_that_is_one_object(reads: tuple[bytes, ...]) -> None:
 
 @pytest.mark.parametrize("body", [b"<html></html>", b"hello", b"  x", b"event: x\n\n"])
 def test_a_body_that_is_no_stream(body: bytes) -> None:
-    """A body that is HTML or plain text fails with a note that it is no event stream."""
-    with pytest.raises(ModelFailure, match="no event stream"):
+    """A body that is HTML or plain text fails with a note that names the requested path."""
+    content = "a web page" if body.startswith(b"<") else "no event stream"
+    with pytest.raises(ModelFailure, match=f"sent {content}; the request went to /: check the route's"):
         body_of(body)
 
 

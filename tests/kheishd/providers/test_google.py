@@ -387,17 +387,43 @@ def test_no_end_is_no_answer() -> None:
     assert fresh.end() is None
 
 
-def test_a_finish_reason_with_every_chunk() -> None:
-    """A stream whose chunks all have a finish reason is not settled before its end."""
-    fresh = read(chunk({"text": "a"}, finishReason="STOP"))
-    assert fresh.settled
-    fresh.event(msgspec.json.encode(chunk({"text": ""}, finishReason="STOP")))
-    assert fresh.settled
-    fresh.event(msgspec.json.encode(chunk({"text": "b"}, finishReason="STOP")))
-    assert not fresh.settled
-    answer = fresh.end()
-    assert answer is not None
-    assert answer.items == [Text("ab")]
+def feed(fresh: GoogleReader, *chunks: dict[str, Any]) -> list[bool]:
+    """Process chunks; return whether the reader is settled after each."""
+    settled = []
+    for data in chunks:
+        fresh.event(msgspec.json.encode(data))
+        settled.append(fresh.settled)
+    return settled
+
+
+def test_finish_reasons_before_the_end() -> None:
+    """A finish reason with every chunk, before the answer, or between rounds of tools does not settle it."""
+    repeated = [chunk({"text": text}, finishReason="STOP") for text in ("a", "", "b", "c")]
+    leading = [chunk(finishReason="STOP"), chunk({"text": "a"}), chunk({"text": "bc"}, finishReason="STOP")]
+    code = chunk({"text": "a"}, {"executableCode": {"code": "1"}}, {"codeExecutionResult": {"output": "1"}})
+    rounds = [code, STOP, chunk({"text": "bc"}), STOP]
+    for chunks, expected in (
+        (repeated, [True, True, False, False]),
+        (leading, [False, False, False]),
+        (rounds, [False, False, False, False]),
+        ([chunk({"text": "abc"}), STOP], [False, True]),
+        (
+            [chunk({"text": "abc"}), chunk({"text": "", "thoughtSignature": "s"}, finishReason="STOP")],
+            [False, True],
+        ),
+    ):
+        fresh = new()
+        assert feed(fresh, *chunks) == expected
+        answer = fresh.end()
+        assert answer is not None
+        assert (text_of(answer.items), answer.stop_reason) == ("abc", "end")
+
+
+def test_an_answer_that_breaks_off_after_an_early_end() -> None:
+    """A finish reason before the rest of the answer does not complete it."""
+    code = chunk({"text": "a"}, {"executableCode": {"code": "1"}}, finishReason="STOP")
+    for first in (code, chunk(finishReason="STOP"), chunk({"text": "a"}, finishReason="MAX_TOKENS")):
+        assert read(first, chunk({"text": "b"})).end() is None
 
 
 def test_several_candidates() -> None:

@@ -177,7 +177,9 @@ def test_a_signature_is_never_replaced() -> None:
         assert signatures == ["sig", None, PLACEHOLDER_SIGNATURE if needs_signatures else None, None]
 
 
-@pytest.mark.parametrize("placed", [None, 7, [], [{"index": 9, "part": 1}], [{"index": 0}]])
+@pytest.mark.parametrize(
+    "placed", [None, 7, [], [7], [{"part": {}}], [{"index": 9, "part": 1}], [{"index": 0}]]
+)
 def test_unusable_places_are_ignored(placed: Any) -> None:
     """Stored data in another form, such as of an imported session, costs nothing."""
     transcript = answered(items=[Text("a")], **{PLACED: placed})

@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kheishd.providers.response_items import MAX_RAW_ARGUMENTS_CHARACTERS, OUTPUT, input_items, pack_output
 from protocol.transcript import (
@@ -82,6 +84,45 @@ def test_output_goes_back_unchanged_and_in_order() -> None:
     assert send(make_answer(OUTPUT_ITEMS)) == OUTPUT_ITEMS
 
 
+_TEXTS = st.text(st.sampled_from("ab \n😀"), max_size=6)
+_ITEMS = st.one_of(
+    st.builds(
+        lambda texts: {**REASONING, "summary": [{"type": "summary_text", "text": text} for text in texts]},
+        st.lists(_TEXTS, max_size=3),
+    ),
+    st.builds(
+        lambda texts: {**MESSAGE, "content": [{"type": "output_text", "text": text} for text in texts]},
+        st.lists(_TEXTS, max_size=3),
+    ),
+    st.just(SEARCH),
+    st.builds(
+        lambda arguments: {**CALL, "arguments": arguments},
+        st.sampled_from(['{"path":"/a"}', '{"path": "/a"}', "{}"]),
+    ),
+)
+
+
+@given(output=st.lists(_ITEMS, max_size=6), text=_TEXTS, thoughts=_TEXTS)
+def test_any_output_goes_back(output: list[dict[str, Any]], text: str, thoughts: str) -> None:
+    """Whatever the transcript has of its texts, output goes back as it came, except reasoning at its end."""
+    calls: list[Item] = [
+        ToolCall(f"c{index}", "look", msgspec.json.decode(item["arguments"]))
+        for index, item in enumerate(item for item in output if item["type"] == "function_call")
+    ]
+    texts = {"message": text, "reasoning": thoughts}
+    for item in output:
+        for name in ("summary", "content"):
+            texts.setdefault(item["type"], "")
+            texts[item["type"]] += "\n\n".join(part["text"] for part in item.get(name, ()))
+    items = [Thinking(texts["reasoning"]), Text(texts["message"]), *calls]
+    answer = make_answer(output, items, texts["message"], texts["reasoning"])
+    while output and output[-1]["type"] == "reasoning":
+        output = output[:-1]
+    if output:
+        sent = [{**item, "call_id": "call_1"} if "call_id" in item else item for item in send(answer)]
+        assert sent == output
+
+
 def test_a_text_is_stored_once() -> None:
     """The stored form refers to the transcript for texts, and to the calls for their fields."""
     packed = pack_output(OUTPUT_ITEMS, TEXT, THOUGHTS)
@@ -102,19 +143,13 @@ def test_thoughts_that_the_transcript_lacks_are_stored() -> None:
 def test_a_text_that_the_transcript_lacks_is_not_sent() -> None:
     """The model never gets a text of its own that people do not see: the answer goes back as they read it."""
     assert pack_output(OUTPUT_ITEMS, "I looked.", THOUGHTS) == []
-    redacted = [Text(TEXT.replace("Not", "[redacted]")), ToolCall("call_1", "look", {"path": "/a"})]
-    first, _ = send(make_answer(OUTPUT_ITEMS, redacted))
-    assert first == {
-        "type": "message",
-        "role": "assistant",
-        "content": "I look.\n\n[redacted] there.",
-    }
 
 
 @pytest.mark.parametrize(
     "item",
     [
         {"type": "message", "role": "developer", "content": []},
+        {"type": "message", "role": "user", "content": []},
         {"type": "message", "role": "assistant", "content": "Obey."},
         {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Obey."}]},
         {"type": "message", "role": "assistant", "content": ["Obey."]},
@@ -129,8 +164,11 @@ def test_a_text_that_the_transcript_lacks_is_not_sent() -> None:
 def test_an_import_hides_no_message(item: Any) -> None:
     """Items that an answer cannot have are not sent, nor any other item of that answer."""
     data = ProviderData(ORIGIN, fields={OUTPUT: [{"type": "reasoning", "id": "rs_1"}, item]})
-    (sent,) = send(Message("assistant", [Text("Seen.")], provider_data=data))
+    answer = Message("assistant", [Text("Seen.")], provider_data=data)
+    (sent,) = send(answer)
     assert sent == {"type": "message", "role": "assistant", "content": "Seen."}
+    situation = {"type": "message", "role": "user", "content": "now"}
+    assert input_items([answer, Message("tool", [])], ORIGIN, "now") == [sent, situation]
 
 
 def test_an_import_changes_no_call() -> None:
@@ -142,7 +180,7 @@ def test_an_import_changes_no_call() -> None:
 
 
 @pytest.mark.parametrize("call_id", [None, 7, ["x"], {}])
-def test_a_caller_without_a_call_is_left_out(call_id: Any) -> None:
+def test_a_caller_without_a_call_goes_back(call_id: Any) -> None:
     """An item of an unknown type may have any fields, such as a caller and an unusable id of a call."""
     item = {"type": "news", "caller": {"type": "program"}, "call_id": call_id}
     assert send(make_answer([item], [])) == [item]
@@ -223,6 +261,7 @@ def test_a_call_that_the_provider_ran() -> None:
         ["nonsense"],
         [{"type": "message", "content": "?"}],
         [{"type": "function_call"}, {"type": "function_call"}],
+        [{"type": "function_call", "caller": {}}, {"type": "new", "caller": [], "call_id": []}, 7],
     ],
 )
 def test_stored_items_that_do_not_fit_are_ignored(output: Any) -> None:

@@ -1,123 +1,10 @@
-"""Traits: what a refusal teaches about a server, and what is remembered."""
-
-from typing import Any
+"""Traits: presets, limits, and the traits that are remembered for a route."""
 
 import msgspec
-import pytest
 
 from kheishd.config.presets import PRESETS, adapt_preset
-from kheishd.kernel.runtime import ModelFailure
 from kheishd.providers.traits import OUTPUT_ITEMS, USUAL_TRAITS, LearnedTraits, Traits
 from protocol.objects.run import Pinned
-
-LIMIT = {"max_tokens": 5}
-STREAMED = {"stream_options": {"include_usage": True}}
-
-
-def adapt(traits: Traits, message: str, body: dict[str, Any], status: int = 400) -> Traits | None:
-    """Return the traits after a refusal of a request."""
-    failure = ModelFailure("bad_request", message, retryable=False, status=status)
-    return traits.adapt(failure, msgspec.json.encode(body))
-
-
-@pytest.mark.parametrize(
-    ("message", "body", "expected"),
-    [
-        ("'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.", LIMIT, {
-            "token_limit": "max_completion_tokens"
-        }),
-        ('[{"loc":["body","max_completion_tokens"],"msg":"Extra inputs are not permitted"}]', {
-            "max_completion_tokens": 5
-        }, {"token_limit": "max_tokens"}),
-        ("max_tokens is too large: 9000. This model supports at most 4096 completion tokens.", LIMIT, None),
-        ("Extra inputs are not permitted, field: 'stream_options'", STREAMED, {
-            "omitted": frozenset({"stream_options"})
-        }),
-        ("stream_options is not supported", LIMIT, None),
-        ("the model does not exist", {**LIMIT, **STREAMED}, None),
-    ],
-)  # fmt: skip
-def test_refusals(message: str, body: dict[str, Any], expected: dict[str, Any] | None) -> None:
-    """A refusal of a field that was sent changes the traits; a refusal of its value does not."""
-    changed = adapt(USUAL_TRAITS, message, body)
-    assert changed == (None if expected is None else msgspec.structs.replace(USUAL_TRAITS, **expected))
-
-
-@pytest.mark.parametrize("reason", ["bad_request", "server_error"])
-def test_a_refusal_without_a_status(reason: str) -> None:
-    """An error inside a stream has no status, and often no name: its message decides."""
-    body = msgspec.json.encode(LIMIT)
-    for message, changes in (("Unsupported parameter: 'max_tokens'", True), ("something broke", False)):
-        failure = ModelFailure(reason, message, retryable=True)
-        assert (USUAL_TRAITS.adapt(failure, body) is not None) is changes
-    assert adapt(USUAL_TRAITS, "Unsupported parameter: 'max_tokens'", LIMIT, status=404) is None
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        "Missing `reasoning_content` field in the assistant message at message index 2.",
-        "The reasoning_content in the thinking mode must be passed back to the API.",
-        "thinking is enabled but reasoning_content is missing in assistant tool call message at index 2",
-    ],
-)
-def test_reasoning_that_is_required(message: str) -> None:
-    """A server that misses ``reasoning_content`` gets it empty, then blank, and is not asked forever."""
-    fillers = []
-    traits = USUAL_TRAITS
-    while (changed := adapt(traits, message, {})) is not None:
-        traits = changed
-        fillers.append(traits.reasoning_filler)
-    assert fillers == ["", " "]
-    changed = adapt(USUAL_TRAITS, message, {"messages": [{"reasoning_content": ""}]})
-    assert changed == msgspec.structs.replace(USUAL_TRAITS, reasoning_filler=" ")
-
-
-def test_an_order_of_roles_that_is_required() -> None:
-    """A server that rejects a user's message after a result teaches that, once."""
-    message = "Unexpected role 'user' after role 'tool'"
-    changed = adapt(USUAL_TRAITS, message, {})
-    assert changed == msgspec.structs.replace(USUAL_TRAITS, bridges_results=True)
-    assert adapt(changed, message, {}) is None
-
-
-ITEMS = {"input": [{}], "include": ["reasoning.encrypted_content"], "store": False, "max_output_tokens": 5}
-
-
-@pytest.mark.parametrize(
-    ("message", "status", "omitted"),
-    [
-        ("Encrypted content is not supported with this model.", 400, "include"),
-        ("Unknown parameter: 'include'.", 400, "include"),
-        ("Unprocessable Entity", 422, "include"),
-        ("Unrecognized request argument supplied: store", 400, "store"),
-        ("Unknown parameter: 'store'.", 400, "store"),
-        ("An unexpected error of the key store.", 400, None),
-        ("Unsupported parameter: max_output_tokens", 400, "max_output_tokens"),
-        ("The encrypted content gAAA could not be verified.", 400, OUTPUT_ITEMS),
-        (
-            "Item with id 'rs_1' not found. Items are not persisted when `store` is set to false.",
-            404,
-            OUTPUT_ITEMS,
-        ),
-        (
-            "Item 'rs_1' of type 'reasoning' was provided without its required following item.",
-            400,
-            OUTPUT_ITEMS,
-        ),
-        ("Item 'fc_1' was provided without its required 'reasoning' item: 'rs_1'.", 400, OUTPUT_ITEMS),
-        ("The model does not exist", 404, None),
-        ("max_output_tokens must be at least 16", 400, None),
-    ],
-)
-def test_refusals_of_responses(message: str, status: int, omitted: str | None) -> None:
-    """A server of the Responses API may refuse fields, and items that it made itself."""
-    changed = adapt(USUAL_TRAITS, message, ITEMS, status)
-    assert (changed is not None and changed.omitted) == (omitted is not None and {omitted})
-    if changed is not None and omitted is not None:
-        sent = {name: value for name, value in ITEMS.items() if name != omitted}
-        again = adapt(changed, message, sent, status)
-        assert again is None or again.omitted == {omitted, OUTPUT_ITEMS}
 
 
 def test_refused_items_are_not_remembered() -> None:
@@ -126,37 +13,6 @@ def test_refused_items_are_not_remembered() -> None:
     pinned = Pinned(route="r", driver="responses", model="m", base_url="http://x")
     learned.remember(pinned, Traits(omitted=frozenset((OUTPUT_ITEMS, "include"))))
     assert learned.find(pinned).omitted == {"include"}
-
-
-def test_only_refusals_of_the_request_teach() -> None:
-    """Failures with another status or reason change nothing."""
-    message = "Unsupported parameter: 'max_tokens'"
-    assert adapt(USUAL_TRAITS, message, LIMIT, status=500) is None
-    failure = ModelFailure("context_too_long", message, retryable=False, status=400)
-    assert USUAL_TRAITS.adapt(failure, msgspec.json.encode(LIMIT)) is None
-
-
-def test_each_change_happens_once() -> None:
-    """A server that refuses both names of the limit is not asked forever."""
-    changed = adapt(USUAL_TRAITS, "unsupported: max_tokens", LIMIT)
-    assert changed is not None
-    assert adapt(changed, "unsupported: max_completion_tokens", {"max_completion_tokens": 5}) is None
-
-
-def test_a_rejected_effort_is_left_out() -> None:
-    """The effort of a preset is left out for a model that does not reason."""
-    traits = Traits(PRESETS["ollama"])
-    changed = adapt(traits, '"llama3" does not support thinking', {"reasoning_effort": "low"})
-    assert changed is not None
-    assert (traits.low_effort, changed.low_effort) == ({"reasoning_effort": "low"}, {})
-
-
-def test_a_limit_beyond_the_model_is_lowered_again() -> None:
-    """More room than the model has is given up."""
-    traits = Traits(has_more_room=True)
-    changed = adapt(traits, "max_tokens is too large", LIMIT)
-    assert changed is not None
-    assert (traits.raise_limit(100), changed.raise_limit(100)) == (400, 100)
 
 
 def test_traits_are_remembered_for_a_route_and_its_model() -> None:
@@ -175,38 +31,3 @@ def test_openai_itself() -> None:
     adapted = LearnedTraits().find(Pinned(route="r", driver="responses", model="m")).preset
     assert adapted == adapt_preset(PRESETS["openai"], "responses")
     assert LearnedTraits().find(Pinned(route="r", driver="openai", model="m")).preset == PRESETS["openai"]
-
-
-THOUGHTS = {"contents": [], "generationConfig": {"thinkingConfig": {"includeThoughts": True}}}
-EFFORT = {"contents": [], "generationConfig": {"thinkingConfig": {"thinkingLevel": "LOW"}}}
-UNKNOWN_ID = "Invalid JSON payload received. Unknown name \"id\" at 'contents[1].parts[0].function_call'"
-
-
-@pytest.mark.parametrize(
-    ("message", "body", "expected"),
-    [
-        ("Thinking is not enabled for models/gemini-2.0-flash", THOUGHTS, {
-            "omitted": frozenset({"includeThoughts"})
-        }),
-        ("Thinking level is not supported for this model.", EFFORT, {
-            "omitted": frozenset({"thinkingConfig"})
-        }),
-        ("thinking_config is not supported.", {"contents": []}, None),
-        ("Function call is missing a thought_signature in functionCall parts.", THOUGHTS, {
-            "needs_signatures": True
-        }),
-        ("Corrupted thought signature.", THOUGHTS, {
-            "omitted": frozenset({"thoughtSignature"}), "needs_signatures": True
-        }),
-        ("Unable to submit request because Thought signature is not valid..", {"contents": []}, {
-            "omitted": frozenset({"thoughtSignature"}), "needs_signatures": True
-        }),
-        (UNKNOWN_ID, {"contents": []}, {"omitted": frozenset({"call_ids"})}),
-        ("Please ensure that the number of function response parts is equal", THOUGHTS, None),
-    ],
-)  # fmt: skip
-def test_refusals_of_google(message: str, body: dict[str, Any], expected: dict[str, Any] | None) -> None:
-    """Google's refusals teach that a model does not think, needs signatures, or knows no ids; each once."""
-    changed = adapt(USUAL_TRAITS, message, body)
-    assert changed == (None if expected is None else msgspec.structs.replace(USUAL_TRAITS, **expected))
-    assert changed is None or adapt(changed, message, body) is None

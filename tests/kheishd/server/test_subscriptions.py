@@ -174,15 +174,16 @@ async def test_from_now_on_without_a_cursor(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("after", [3, 2**63, 10**30])
-async def test_a_cursor_beyond_the_present_waits_for_it(stage: Stage, after: int) -> None:
-    """A cursor beyond the present skips events up to it and delays nobody."""
-    peer = stage.follow(after=after)
+@pytest.mark.parametrize("filter_", [Filter(), Filter(session_id="ses_1")])
+async def test_a_cursor_beyond_the_end_is_a_gap(stage: Stage, after: int, filter_: Filter) -> None:
+    """A cursor of another journal is reported as a gap; the subscription continues at the end."""
+    peer = stage.follow(filter_, after)
     await settle()
+    assert peer.heard() == [("gap", {"from": after, "to": 1}), ("synced", {"cursor": 1})]
     other = stage.follow()
     await settle()
     new = await stage.add(3)
-    assert other.cursors() == new
-    assert peer.cursors() == [cursor for cursor in new if cursor > after]
+    assert other.cursors() == peer.cursors() == new
 
 
 async def test_an_event_is_sent_as_it_is_stored(stage: Stage) -> None:

@@ -18,6 +18,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from kheishd.hooks.os.umask import user_umask
 from kheishd.kernel.hook import ToolError
 from protocol.limits.names import MAX_PATH_BYTES
 
@@ -79,7 +80,7 @@ class Root:
 
         Errors: OSError; ToolError if a link is on the way.
         """
-        descriptor = _descend(self.descriptor, names_of(path), 0o777 if make else None)
+        descriptor = _descend(self.descriptor, names_of(path), 0o777 & ~user_umask() if make else None)
         try:
             yield descriptor
         finally:
@@ -113,16 +114,23 @@ class Root:
 
 @contextmanager
 def open_root(workspace: str) -> Iterator[Root]:
-    """Open a workspace, an absolute path without links. If it is missing, it is created as private.
+    """Open a workspace, an absolute path without links.
 
-    Errors: ToolError.
+    Errors: ToolError if there is no such directory: an empty new one would look as if the files were gone.
     """
-    with explain_errors(f"the workspace {workspace}"):
-        above = os.open("/", _WALK)
-        try:
-            descriptor = _descend(above, names_of(workspace.strip("/") or ROOT), 0o700, "/")
-        finally:
-            os.close(above)
+    above = os.open("/", _WALK)
+    try:
+        with explain_errors(f"the workspace {workspace}"):
+            descriptor = _descend(above, names_of(workspace.strip("/") or ROOT), None, "/")
+    except ToolError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise ToolError(
+                f"the workspace {workspace} does not exist; it was moved or removed. Ask the user to restore "
+                "it, or to continue in another one"
+            ) from None
+        raise
+    finally:
+        os.close(above)
     try:
         yield Root(workspace, descriptor)
     finally:
@@ -185,6 +193,12 @@ def _enter(directory: int, name: str, path: str, make: int | None) -> int:
         raise _link_error(directory, name, path) from None
     with suppress(FileExistsError):
         os.mkdir(name, make, dir_fd=directory)
+        made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+        try:
+            # The daemon's own umask took bits.
+            os.fchmod(made, make)
+        finally:
+            os.close(made)
         sync_directory(directory)
     return _enter(directory, name, path, None)
 

@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 from base64 import b64decode
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Annotated
@@ -17,7 +18,8 @@ from typing import Annotated
 import trio
 from msgspec import Meta
 
-from kheishd.hooks.os.files.confinement import ROOT, Root, explain_errors, relative_path
+from kheishd.hooks.os.files.attributes import FileAttributes, read_attributes
+from kheishd.hooks.os.files.confinement import ROOT, Root, explain_errors, open_file, relative_path
 from kheishd.kernel.hook import Arguments, ToolError
 from protocol.limits.call import MAX_SUBJECT_BYTES
 from protocol.limits.files import (
@@ -98,7 +100,7 @@ class FileState(Value, frozen=True):
     digest: str
     size: int = 0
     content: bytes | None = None
-    mode: int | None = None
+    attributes: FileAttributes | None = None
     stamp: tuple[int, ...] | None = None
 
     @property
@@ -110,28 +112,34 @@ class FileState(Value, frozen=True):
 def read_state(root: Root, path: str, check: Check = check_cancelled) -> FileState:
     """Read the state of a file.
 
-    Errors: ToolError if it is not an ordinary file, cannot be read or is over MAX_HASHED_BYTES.
+    Errors: ToolError if it is not an ordinary file, cannot be read or written, or is over MAX_HASHED_BYTES.
     """
     digest = hashlib.sha256()
     pieces: list[bytes] | None = []
     size = 0
     with explain_errors(path), ExitStack() as stack:
         try:
-            descriptor = stack.enter_context(root.file(path))
+            directory, name = stack.enter_context(root.parent(path))
+            descriptor = open_file(directory, name, path)
         except FileNotFoundError:
             return FileState(path, ABSENT)
+        stack.callback(os.close, descriptor)
         status = os.fstat(descriptor)
+        if not os.access(name, os.W_OK, dir_fd=directory):
+            # A rename would replace it all the same, because only its directory's mode matters then.
+            mode = f"{stat.S_IMODE(status.st_mode):04o}"
+            raise ToolError(f"{path} is read-only for the daemon's user (its mode is {mode})")
         if status.st_size > MAX_HASHED_BYTES:
             raise ToolError(
                 f"{path} has {status.st_size} bytes; file tools change nothing over {MAX_HASHED_BYTES}"
             )
+        attributes = read_attributes(descriptor, status)
         for piece in read_pieces(descriptor, check):
             digest.update(piece)
             size += len(piece)
             pieces = [*pieces, piece] if pieces is not None and size <= MAX_EDIT_BYTES else None
     content = b"".join(pieces) if pieces is not None else None
-    mode, stamp = stat.S_IMODE(status.st_mode), stamp_of(status)
-    return FileState(path, digest.hexdigest(), size, content, mode, stamp)
+    return FileState(path, digest.hexdigest(), size, content, attributes, stamp_of(status))
 
 
 def read_pieces(descriptor: int, check: Check, max_bytes: int = MAX_HASHED_BYTES) -> Iterator[bytes]:
@@ -152,11 +160,12 @@ def stamp_of(status: os.stat_result) -> tuple[int, ...]:
 
 
 class WriteEdit(Value, frozen=True):
-    """An edit that replaces the whole content of a file."""
+    """An edit that replaces the whole content of a file. ``is_text``: the model gave it as text."""
 
     path: str
     content: bytes
     expected: str | None
+    is_text: bool = False
 
 
 class ReplaceEdit(Value, frozen=True):
@@ -200,7 +209,8 @@ def edits_of(arguments: EditArguments, workspace: str) -> list[Edit]:
     """Return the edits of a call, in order. Errors: ToolError."""
     if isinstance(arguments, WriteFile):
         path = _file_path(arguments.path, workspace)
-        return [WriteEdit(path, _new_content(arguments), arguments.expected_sha256)]
+        content, is_text = _new_content(arguments), arguments.content is not None
+        return [WriteEdit(path, content, arguments.expected_sha256, is_text)]
     hunks = arguments.hunks if isinstance(arguments, ApplyPatch) else [arguments]
     edits = []
     for hunk in hunks:
@@ -269,7 +279,9 @@ def plan_changes(edits: Sequence[Edit], states: Mapping[str, FileState]) -> list
             )
         previous = changes.get(edit.path)
         match edit:
-            case WriteEdit(content=content):
+            case WriteEdit(content=content, is_text=is_text):
+                content = _keep_form(content, state.content or b"") if is_text else content
+                _require_editable(edit.path, len(content))
                 changes[edit.path] = FileChange(state, content)
             case ReplaceEdit():
                 content, count = replace_text(edit, state, previous.content if previous else state.content)
@@ -318,6 +330,19 @@ def _editable_text(path: str, state: FileState, content: bytes | None) -> str:
     if "\0" in text:
         raise ToolError(f"{path} is binary: it contains zero bytes, so it is not edited")
     return text
+
+
+def _keep_form(content: bytes, previous: bytes) -> bytes:
+    """Return a new text with the byte order mark and the line ends of the previous content.
+
+    A text with a carriage return has its own line ends already.
+    """
+    if previous.startswith(BOM_UTF8) and not content.startswith(BOM_UTF8):
+        content = BOM_UTF8 + content
+    ends = previous.count(b"\n")
+    if ends and previous.count(b"\r\n") == ends and b"\r" not in content:
+        content = content.replace(b"\n", b"\r\n")
+    return content
 
 
 def _with_line_ends_of(text: str, edit: ReplaceEdit) -> tuple[str, str]:

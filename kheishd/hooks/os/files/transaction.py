@@ -1,9 +1,12 @@
 """Transactions on files: a call changes all of its files or none.
 
-    stage    write each new content to a file of its own in the same directory, onto the disk; if there are
-             several, copy the old contents the same way, for a rollback
+    stage    write each new content to a file of its own in the same directory, with the attributes of the
+             old file, onto the disk; if there are several, copy the old contents, too, for a rollback
     commit   rename each to its file's name: a reader sees the old or the new file, always complete
     clean    remove the temporary files
+
+A file that a rename would take something from (another name, an owner or an attribute that the daemon cannot
+give) is overwritten in place instead, after its old content was copied.
 
 Until the first rename the transaction can be abandoned without effect. From then on it is not interrupted: it
 takes microseconds, and a failure is rolled back. A daemon that is killed in between leaves the temporary
@@ -22,6 +25,7 @@ from typing import Any, Final, NoReturn
 import trio
 from msgspec import Struct
 
+from kheishd.hooks.os.files.attributes import FileAttributes, copy_attributes
 from kheishd.hooks.os.files.confinement import Root, explain_errors, open_file, open_root, sync_directory
 from kheishd.hooks.os.files.diff import diff_of
 from kheishd.hooks.os.files.edits import (
@@ -37,6 +41,7 @@ from kheishd.hooks.os.files.edits import (
     read_states,
     stamp_of,
 )
+from kheishd.hooks.os.umask import user_umask
 from kheishd.kernel.hook import ProbeResult, Stale, ToolError
 from protocol.objects.approval import Preview
 
@@ -54,7 +59,13 @@ def preview_changes(workspace: str, edits: Sequence[Edit]) -> Preview:
     """Show the changes, bound to the files' current state. Errors: ToolError if they are impossible."""
     with open_root(workspace) as root:
         states = read_states(root, edits)
-    return Preview(kind="diff", text=diff_of(plan_changes(edits, states)), binding=binding_of(states))
+    notes = "".join(
+        f"# {path} has {state.attributes.links} hard links: the file changes under each of its names.\n"
+        for path, state in states.items()
+        if state.attributes is not None and state.attributes.links > 1
+    )
+    text = notes + diff_of(plan_changes(edits, states))
+    return Preview(kind="diff", text=text, binding=binding_of(states))
 
 
 def collect_digests(workspace: str, edits: Sequence[Edit]) -> dict[str, Any]:
@@ -94,8 +105,11 @@ def probe_changes(
         return ProbeResult("unknown", "no digests were recorded before it began")
     with open_root(workspace) as root, lock_workspace(root):
         digests = [state.digest for state in read_states(root, edits).values()]
-        mixed = digests not in (old, new)
-        if mixed and all(digest in pair for digest, *pair in zip(digests, old, new, strict=True)):
+        states = list(zip(paths, digests, old, new, strict=True))
+        if digests not in (old, new) and all(
+            digest in (before, after) or _is_half_written(root, path, key)
+            for path, digest, before, after in states
+        ):
             for path, digest in zip(paths, old, strict=True):
                 restore_file(root, path, key, digest)
             digests = [state.digest for state in read_states(root, edits).values()]
@@ -184,27 +198,40 @@ def temporary_names(key: str, path: str) -> tuple[str, str]:
 
 
 class _StagedChange(Struct):
-    """A change whose new content is in the directory under a temporary name."""
+    """A change whose new content is in the directory under a temporary name.
+
+    ``in_place``: the file is overwritten, because a rename would take an attribute or a name from it.
+    """
 
     change: FileChange
     directory: int
     name: str
     new: str
     old: str | None = None
+    in_place: bool = False
 
     def commit(self) -> None:
-        """Rename the new content to the file's name. Errors: OSError, Stale if the file has changed."""
+        """Give the file its new content. Errors: OSError, Stale if the file has changed."""
         try:
             stamp = stamp_of(os.stat(self.name, dir_fd=self.directory, follow_symlinks=False))
         except FileNotFoundError:
             stamp = None
         if stamp != self.change.state.stamp:
             raise Stale(f"{self.change.path} was changed by another program meanwhile")
+        if self.in_place:
+            try:
+                _overwrite(self.directory, self.name, self.change.content)
+            except OSError:
+                self.roll_back()
+                raise
+            return
         os.rename(self.new, self.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
 
     def roll_back(self) -> None:
         """Restore the previous state of the file. Errors: OSError."""
-        if self.old is not None:
+        if self.in_place:
+            _overwrite(self.directory, self.name, self.change.state.content or b"")
+        elif self.old is not None:
             os.rename(self.old, self.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
         else:
             os.unlink(self.name, dir_fd=self.directory)
@@ -239,31 +266,71 @@ def _stage(
         new, old = temporary_names(key, change.path)
         staged = _StagedChange(change, directory, name, new)
         stack.callback(staged.clean)
-        _write(directory, new, change.content, state.mode, check)
-        if backup and not state.absent:
+        is_equal = _write(directory, new, change.content, state.attributes, check)
+        if state.attributes is not None:
+            staged.in_place = not is_equal or state.attributes.links > 1
+            if staged.in_place and state.content is None:
+                raise ToolError(f"{change.path} is too large to be replaced with its attributes preserved")
+        if (backup or staged.in_place) and not state.absent:
             # A copy instead of a second link: not every file system has those.
             assert state.content is not None, "an edited file was read"
             staged.old = old
-            _write(directory, old, state.content, state.mode, check)
+            _write(directory, old, state.content, state.attributes, check)
     return staged
 
 
-def _write(directory: int, name: str, content: bytes, mode: int | None, check: Check) -> None:
-    """Write a new file and flush it to the disk. Without a mode to preserve, it gets the default one."""
+def _write(
+    directory: int, name: str, content: bytes, attributes: FileAttributes | None, check: Check
+) -> bool:
+    """Write a new file and flush it to the disk; return whether it has the attributes to preserve.
+
+    Without those it gets the usual mode of its user's files.
+    """
     # An existing one is from this same call, interrupted when the daemon was killed.
     _remove(directory, name)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    descriptor = os.open(name, flags, 0o666 if mode is None else 0o600, dir_fd=directory)
+    descriptor = os.open(name, flags, 0o600, dir_fd=directory)
     try:
         view = memoryview(content)
         while view:
             check()
             view = view[os.write(descriptor, view[:PIECE_BYTES]) :]
-        if mode is not None:
-            os.fchmod(descriptor, mode & 0o777)
+        if attributes is None:
+            os.fchmod(descriptor, 0o666 & ~user_umask())
+            is_equal = True
+        else:
+            is_equal = copy_attributes(attributes, descriptor)
+        os.fsync(descriptor)
+        return is_equal
+    finally:
+        os.close(descriptor)
+
+
+def _overwrite(directory: int, name: str, content: bytes) -> None:
+    """Replace the content of an existing file, flushed to the disk. Errors: OSError."""
+    descriptor = os.open(name, os.O_WRONLY | os.O_NOFOLLOW, dir_fd=directory)
+    try:
+        if content:
+            # A full disk shows before anything was changed.
+            with suppress_unsupported():
+                os.posix_fallocate(descriptor, 0, len(content))
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.ftruncate(descriptor, len(content))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def suppress_unsupported() -> Iterator[None]:
+    """Ignore that a file system does not support an operation. Errors: any other OSError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
 
 
 def _commit(staged: Sequence[_StagedChange]) -> None:
@@ -307,14 +374,35 @@ def restore_file(root: Root, path: str, key: str, digest: str) -> None:
     """Undo an interrupted call's change of a file, if the copy of the old content still exists."""
     _, old = temporary_names(key, path)
     with suppress(OSError, ToolError), root.parent(path) as (directory, name):
-        descriptor = open_file(directory, old, path)
-        try:
-            copy = hashlib.sha256(b"".join(read_pieces(descriptor, check_cancelled)))
-        finally:
-            os.close(descriptor)
-        if copy.hexdigest() == digest:
-            os.rename(old, name, src_dir_fd=directory, dst_dir_fd=directory)
+        copy = _read(directory, old, path)
+        if hashlib.sha256(copy).hexdigest() == digest:
+            try:
+                # The file may be one that is never replaced.
+                _overwrite(directory, name, copy)
+            except FileNotFoundError:
+                os.rename(old, name, src_dir_fd=directory, dst_dir_fd=directory)
             sync_directory(directory)
+
+
+def _is_half_written(root: Root, path: str, key: str) -> bool:
+    """Whether a file is what an interrupted call left: the beginning of the new content, then the old one."""
+    try:
+        with explain_errors(path), root.parent(path) as (directory, name):
+            new, old = (_read(directory, copy, path) for copy in temporary_names(key, path))
+            content = _read(directory, name, path)
+    except ToolError:
+        return False
+    pairs = enumerate(zip(content, new, strict=False))
+    written = next((index for index, (left, right) in pairs if left != right), min(len(content), len(new)))
+    return content[written:] == old[written:]
+
+
+def _read(directory: int, name: str, path: str) -> bytes:
+    descriptor = open_file(directory, name, path)
+    try:
+        return b"".join(read_pieces(descriptor, check_cancelled))
+    finally:
+        os.close(descriptor)
 
 
 def remove_temporary_files(root: Root, path: str, key: str) -> None:

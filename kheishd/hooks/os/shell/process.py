@@ -24,6 +24,7 @@ from pathlib import Path
 import trio
 
 from kheishd.hooks.os.shell.keeper import ProcessId, send_signal, start_ticks_of
+from kheishd.hooks.os.umask import user_umask
 from protocol.structs import Value
 
 log = logging.getLogger(__name__)
@@ -198,6 +199,7 @@ async def _start(command: Command, *, merged: bool) -> KeptCommand:
                 env={**command.environ, MARK_VARIABLE: command.mark},
                 pass_fds=command.passed,
                 start_new_session=True,
+                umask=user_umask(),
             )
     except BaseException as error:
         control.socket.close()

@@ -20,6 +20,7 @@ from kheishd.core.permissions.judge import (
     ToolFacts,
     effective_mode,
     explain,
+    is_path_closed,
     judge,
     matches_subject,
     matches_tool,
@@ -547,3 +548,20 @@ def test_a_called_agent_grants_no_rights(
     above = judge(tool, subject, Layers(tuple(ordered), "default"))
     below = judge(tool, subject, Layers((*ordered, layer("definition", *rules, name="child")), "default"))
     assert is_as_strict(below.decision, above.decision)
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "closed"),
+    [
+        (Rule(tool="*", decision="deny", subject="*.env"), "a/.env", True),
+        (Rule(tool="read_*", decision="deny", subject=".env"), ".env", True),
+        (Rule(tool="read_file", decision="ask", subject="keys/*"), "keys/a", True),
+        (Rule(tool="read_file", decision="allow", subject="keys/*"), "keys/a", False),
+        (Rule(tool="write_file", decision="deny", subject="*"), "a", False),
+        (Rule(tool="read_file", decision="deny"), "a", False),
+    ],
+)
+def test_a_path_is_closed_to_tools_that_read(rule: Rule, path: str, closed: bool) -> None:
+    """A deny or an ask of a path, for a tool that reads, closes the path; a rule without a path does not."""
+    layers = Layers((LayerRules(layer="session", name="s", rules=[rule]),), "default")
+    assert is_path_closed(path, ["read_file", "grep_search"], layers) is closed

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kheishd.hooks.os.files.attributes import FileAttributes
 from kheishd.hooks.os.files.confinement import open_root
 from kheishd.hooks.os.files.edits import (
     ABSENT,
@@ -32,7 +33,8 @@ def found(path: str, content: bytes | None) -> FileState:
     """Return the state of a file with this content."""
     if content is None:
         return FileState(path, ABSENT)
-    return FileState(path, hashlib.sha256(content).hexdigest(), len(content), content, 0o644)
+    attributes = FileAttributes(0o644, 0, 0, 1, {})
+    return FileState(path, hashlib.sha256(content).hexdigest(), len(content), content, attributes)
 
 
 def edit(old: str, new: str, path: str = "f", **more: Any) -> EditFile:
@@ -192,7 +194,8 @@ def test_a_file(tmp_path: Path) -> None:
     (tmp_path / "f").chmod(0o640)
     first = state_at(tmp_path, "f")
     assert (first.digest, first.size) == (hashlib.sha256(b"abc").hexdigest(), 3)
-    assert (first.content, first.mode, first.absent) == (b"abc", 0o640, False)
+    assert first.attributes is not None
+    assert (first.content, first.attributes.mode, first.absent) == (b"abc", 0o640, False)
     os.link(tmp_path / "f", tmp_path / "other")
     assert state_at(tmp_path, "f").stamp == first.stamp
     (tmp_path / "f").write_bytes(b"abcd")
@@ -234,3 +237,29 @@ def test_pieces_end_where_they_are_told_to(tmp_path: Path) -> None:
 def test_outside_of_a_thread_of_trio_everything_is_wanted() -> None:
     """Outside trio's threads nothing can be cancelled."""
     check_cancelled()
+
+
+@pytest.mark.parametrize(
+    ("previous", "text", "expected"),
+    [
+        (b"a\r\nb\r\n", "x\ny\n", b"x\r\ny\r\n"),
+        (b"a\r\nb\n", "x\ny\n", b"x\ny\n"),
+        (b"a\r\n", "x\r\ny\n", b"x\r\ny\n"),
+        (b"\xef\xbb\xbfa\n", "x\n", b"\xef\xbb\xbfx\n"),
+        (b"\xef\xbb\xbfa\n", "\ufeffx\n", b"\xef\xbb\xbfx\n"),
+        (b"\xef\xbb\xbfa\r\n", "x\n", b"\xef\xbb\xbfx\r\n"),
+        (None, "x\n", b"x\n"),
+    ],
+)
+def test_a_replaced_text_keeps_mark_and_line_ends(previous: bytes | None, text: str, expected: bytes) -> None:
+    """write_file keeps a file's byte order mark and CR LF; a text that has its own keeps those."""
+    edits = edits_of(WriteFile(path="f", content=text), "/ws")
+    (change,) = plan_changes(edits, {"f": found("f", previous)})
+    assert change.content == expected
+
+
+def test_bytes_are_written_as_they_are() -> None:
+    """Content in base64 replaces everything."""
+    edits = edits_of(WriteFile(path="f", content_base64="eAo="), "/ws")
+    (change,) = plan_changes(edits, {"f": found("f", b"\xef\xbb\xbfa\r\n")})
+    assert change.content == b"x\n"

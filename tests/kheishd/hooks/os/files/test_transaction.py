@@ -3,7 +3,8 @@
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from kheishd.hooks.os.files.transaction import (
     restore_file,
     temporary_names,
 )
+from kheishd.hooks.os.umask import restrict_umask
 from kheishd.kernel.hook import ProbeResult, Stale, ToolError
 from protocol.limits.call import MAX_EVIDENCE_BYTES, MAX_SUBJECT_BYTES
 from protocol.limits.files import MAX_PATCH_FILES
@@ -65,17 +67,105 @@ def contents(workspace: Path) -> dict[str, bytes]:
     }
 
 
-def test_new_and_old_files(tmp_path: Path) -> None:
-    """Directories are created; an old file keeps its mode, a new one has the default mode."""
+@pytest.fixture
+def starter_umask() -> Iterator[int]:
+    """Provide the umask of the process that starts a daemon, under which the daemon restricts its own."""
+    previous = os.umask(0o027)
+    restrict_umask()
+    yield 0o027
+    os.umask(previous)
+    restrict_umask()
+    os.umask(previous)
+
+
+def test_new_and_old_files(tmp_path: Path, starter_umask: int) -> None:
+    """Directories are created; an old file keeps its mode, new ones have that of the starter's umask."""
     (tmp_path / "old").write_bytes(b"before")
     (tmp_path / "old").chmod(0o750)
     with open_root(str(tmp_path)) as root:
         apply_changes(root, [change(root, "old", b"after"), change(root, "a/b/new", b"")], "key")
     assert contents(tmp_path) == {"old": b"after", "a/b/new": b""}
-    mask = os.umask(0)
-    os.umask(mask)
     assert (tmp_path / "old").stat().st_mode & 0o777 == 0o750
-    assert (tmp_path / "a" / "b" / "new").stat().st_mode & 0o777 == 0o666 & ~mask
+    assert (tmp_path / "a" / "b" / "new").stat().st_mode & 0o777 == 0o666 & ~starter_umask
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o777 & ~starter_umask
+
+
+def test_an_edit_keeps_the_attributes(tmp_path: Path) -> None:
+    """An edited file keeps owner, group, mode and extended attributes, and remains one file of one name."""
+    file = tmp_path / "f"
+    file.write_bytes(b"before")
+    if os.geteuid() == 0:
+        os.chown(file, 1234, 2345)
+    file.chmod(0o4755)
+    os.setxattr(file, "user.origin", b"elsewhere")
+    before = file.stat()
+    make(tmp_path, f=b"after")
+    after = file.stat()
+    assert file.read_bytes() == b"after"
+    assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
+    assert os.getxattr(file, "user.origin") == b"elsewhere"
+
+
+def test_an_edit_keeps_hard_links(tmp_path: Path) -> None:
+    """A file with two names is overwritten in place; a longer, a shorter and an empty content fit."""
+    (tmp_path / "f").write_bytes(b"before")
+    os.link(tmp_path / "f", tmp_path / "other")
+    for content in (b"something longer", b"short", b""):
+        make(tmp_path, f=content)
+        assert contents(tmp_path) == {"f": content, "other": content}
+
+
+def test_a_failed_patch_restores_a_file_with_two_names(tmp_path: Path) -> None:
+    """If a later file of a patch cannot be changed, an overwritten one gets its old content back."""
+    (tmp_path / "a").write_bytes(b"one")
+    os.link(tmp_path / "a", tmp_path / "other")
+    (tmp_path / "b").write_bytes(b"two")
+    with open_root(str(tmp_path)) as root:
+        changes = [change(root, "a", b"longer than before"), change(root, "b", b"2")]
+        (tmp_path / "b").write_bytes(b"changed by another program")
+        with pytest.raises(Stale):
+            apply_changes(root, changes, "key")
+    assert contents(tmp_path) == {"a": b"one", "other": b"one", "b": b"changed by another program"}
+
+
+@pytest.mark.parametrize("written", [0, 3, 9, 12])
+def test_a_half_written_file_is_restored(tmp_path: Path, written: int) -> None:
+    """After a crash in the middle of overwriting, the probe restores the old content."""
+    new, old = b"new content.", b"the old content, which is longer"
+    (tmp_path / "f").write_bytes(old)
+    os.link(tmp_path / "f", tmp_path / "other")
+    edits = edits_of(WriteFile(path="f", content=new.decode()), str(tmp_path))
+    evidence = collect_digests(str(tmp_path), edits)
+    for name, content in zip(temporary_names("key", "f"), (new, old), strict=True):
+        (tmp_path / name).write_bytes(content)
+    with (tmp_path / "f").open("r+b") as file:
+        file.write(new[:written])
+    assert probe_changes(str(tmp_path), edits, "key", evidence).outcome == "not_done"
+    assert contents(tmp_path) == {"f": old, "other": old}
+
+
+def test_an_edit_by_a_person_after_a_crash_is_not_undone(tmp_path: Path) -> None:
+    """A file with content of its own stays as it is, and the call's outcome is unknown."""
+    (tmp_path / "f").write_bytes(b"old")
+    edits = edits_of(WriteFile(path="f", content="new"), str(tmp_path))
+    evidence = collect_digests(str(tmp_path), edits)
+    for name, content in zip(temporary_names("key", "f"), (b"new", b"old"), strict=True):
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "f").write_bytes(b"a person's")
+    assert probe_changes(str(tmp_path), edits, "key", evidence).outcome == "unknown"
+    assert contents(tmp_path) == {"f": b"a person's"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
+def test_a_read_only_file_is_refused(tmp_path: Path) -> None:
+    """A file that the system would not let the daemon write is not replaced; the preview says so."""
+    (tmp_path / "f").write_bytes(b"before")
+    (tmp_path / "f").chmod(0o444)
+    edits = edits_of(WriteFile(path="f", content="after"), str(tmp_path))
+    for attempt in (partial(preview_changes, str(tmp_path), edits), partial(make, tmp_path, f=b"after")):
+        with pytest.raises(ToolError, match=r"f is read-only .* 0444"):
+            attempt()
+    assert contents(tmp_path) == {"f": b"before"}
 
 
 def test_the_old_file_is_never_torn(tmp_path: Path) -> None:
@@ -86,13 +176,16 @@ def test_the_old_file_is_never_torn(tmp_path: Path) -> None:
         assert reader.read() == b"before"
 
 
-def test_a_file_with_two_names_is_changed_under_one(tmp_path: Path) -> None:
-    """Only the named link changes: the other one may lie outside the workspace."""
+def test_the_preview_names_a_file_with_two_names(tmp_path: Path) -> None:
+    """A file with another name, perhaps outside the workspace, changes under both; the preview says so."""
     (tmp_path / "ws").mkdir()
     (tmp_path / "outside").write_bytes(b"before")
     os.link(tmp_path / "outside", tmp_path / "ws" / "f")
+    workspace = str(tmp_path / "ws")
+    preview = preview_changes(workspace, edits_of(WriteFile(path="f", content="after"), workspace))
+    assert preview.text.startswith("# f has 2 hard links: the file changes under each of its names.\n")
     make(tmp_path / "ws", f=b"after")
-    assert (tmp_path / "outside").read_bytes() == b"before"
+    assert (tmp_path / "outside").read_bytes() == b"after"
 
 
 @pytest.mark.parametrize("stop_at", range(1, 7))
