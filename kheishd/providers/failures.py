@@ -183,7 +183,7 @@ class FailureFactory:
         if report.status is not None:
             message = f"{self._host} answered {report.status}: {report.message or report.name}"
         else:
-            message = f"{self._host} broke off: {report.message or report.name or 'without a reason'}"
+            message = f"{self._host} sent an error: {report.message or report.name or 'without a message'}"
         return self._make(message, report.status, report, None)
 
     def _make(

@@ -292,7 +292,7 @@ def failure(error: Exception, failures: FailureFactory) -> ModelFailure | None:
     """Return an error of the library or the network as a failure; None for a fault of the daemon."""
     match error:
         case httpcore2.UnsupportedProtocol() | httpcore2.LocalProtocolError():
-            return failures.broke(f"the request cannot be sent: {_find_message(error)}", "bad_request")
+            return failures.broke(f"the request cannot be sent: {error}", "bad_request")
         case httpcore2.ConnectTimeout():
             return failures.broke(f"no connection within {MAX_CONNECT_SECONDS:g} s")
         case httpcore2.ConnectError() | httpcore2.ProxyError():

@@ -317,6 +317,15 @@ def test_a_provider_that_does_not_pick_up() -> None:
     assert error_failure.message == "api.test: no connection within 30 s"
 
 
+def test_an_unusable_file_of_authorities(tmp_path: Path) -> None:
+    """The message names the key and the file."""
+    with pytest.raises(httpcore2.UnsupportedProtocol) as raised:
+        make_pool("https://api.test", 1, str(tmp_path / "ca.pem"))
+    error_failure = failure(raised.value, FailureFactory("api.test", None))
+    assert error_failure is not None
+    assert f"ca_file '{tmp_path}/ca.pem' is not usable" in error_failure.message
+
+
 def test_our_own_faults_are_no_failures() -> None:
     """A bug in our code is not reported as a network failure."""
     assert failure(KeyError("x"), FailureFactory("api.test", None)) is None
