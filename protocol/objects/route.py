@@ -76,11 +76,14 @@ class RouteListParams(Page, frozen=True, kw_only=True):
     """Params of ``route.list``."""
 
 
-CheckName = Literal["connect", "authenticate", "stream", "tool_call", "usage"]
+CheckName = Literal["connect", "authenticate", "stream", "tool_call", "usage", "context"]
 
 
 class RouteCheck(Struct, frozen=True, omit_defaults=True):
-    """One step of a test. ``skipped``: an earlier step failed, or the step does not apply to the route."""
+    """One step of a test. ``skipped``: an earlier step failed, or the step does not apply to the route.
+
+    ``context`` is checked for presets of servers whose operator sets the size of the context.
+    """
 
     name: CheckName
     status: Literal["ok", "failed", "skipped"]

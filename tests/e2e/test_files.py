@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.daemons import Daemon, short_home
+from tests.support.daemons import Daemon, short_home, until
 from tests.support.waiting_runs import order
 
 CONFIG = """
@@ -87,3 +87,13 @@ def test_a_workspace_that_is_gone_is_named(daemon: Daemon, workspace: Path) -> N
     for tool, arguments in {"list_files": {}, "write_file": {"path": "f", "content": "x"}}.items():
         assert f"the workspace {workspace} does not exist" in call(daemon, tool, **arguments)
     assert not workspace.exists()
+
+
+def test_a_file_that_other_programs_obey_is_asked_about(daemon: Daemon, workspace: Path) -> None:
+    """In the mode acceptEdits, an edit of a git hook waits for a person."""
+    sent = daemon.call("conversation.send", content=order("write_file", path=".git/config", content="x"))
+    until(lambda: daemon.call("approval.list")["approvals"] != [], "a person is asked")
+    (approval,) = daemon.call("approval.list")["approvals"]
+    assert (approval["run_id"], approval["subject"]) == (sent["run_id"], ".git/config")
+    assert "other programs execute or obey .git/config" in approval["justification"]
+    assert not (workspace / ".git").exists()

@@ -35,6 +35,7 @@ pytestmark = pytest.mark.skipif(
 
 KEY = "sk-litellm-0123456789abcdef0123456789abcdef"
 MAX_START_S = 90.0
+QUESTION = "Look at both. " + "word " * 300
 
 BACKENDS = {
     "anthropic": ("anthropic/strict-anthropic", ""),
@@ -141,7 +142,7 @@ def daemon(proxy: str) -> Iterator[Daemon]:
     """Provide a daemon with a route to each model behind the proxy."""
     with short_home() as home:
         home.mkdir()
-        lines = ["[runs]", "max_attempts = 1"]
+        lines = ["[runs]", "max_attempts = 1", "[context]", "keep_messages = 4"]
         routes = {**ROUTES, **{name: ("openai", name) for name in FAILING}}
         for name, (driver, backend) in routes.items():
             lines += [
@@ -162,7 +163,7 @@ def ask(daemon: Daemon, route: str, sender: str) -> str:
 
     Returns the session.
     """
-    sent = daemon.say("Look at both.", sender=sender, route=route)
+    sent = daemon.say(QUESTION, sender=sender, route=route)
     assert sent["status"] == "completed", (route, sent["error"]["message"])
     assert sent["output"] == f"done by {provider_of(BACKENDS[ROUTES[route][1]][0].partition('/')[2])}"
     session_id: str = sent["session_id"]
@@ -171,14 +172,19 @@ def ask(daemon: Daemon, route: str, sender: str) -> str:
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_a_conversation_with_calls_and_thinking(daemon: Daemon, route: str) -> None:
-    """Each backend gets back what it attached, in every later turn."""
+    """Each backend gets back what it attached, in every later turn, and after a compaction."""
+    sender = f"alone-{route}"
     for _ in range(3):
-        session_id = ask(daemon, route, sender=f"alone-{route}")
+        session_id = ask(daemon, route, sender)
     events = daemon.events(session_id=session_id, types=["message_appended"])
     kinds = [[item["kind"] for item in event["message"]["items"]] for event in events]
     with_calls = [row for row in kinds if "tool_call" in row]
     assert [row.count("tool_call") for row in with_calls] == [2, 2, 2]
     assert all(("thinking" in row) == (route not in SILENT) for row in with_calls)
+    daemon.call("session.update", session_id=session_id, route=route)
+    compacted = daemon.call("conversation.compact", sender=sender, wait="settled")
+    assert compacted["summary"] == "They talked."
+    ask(daemon, route, sender)
 
 
 def test_a_signature_inside_an_id(daemon: Daemon) -> None:
@@ -211,3 +217,12 @@ def test_a_failure_behind_the_proxy(daemon: Daemon, model: str) -> None:
     """A backend's failure keeps its reason behind the proxy."""
     sent = daemon.say("Hello.", sender=model, route=model)
     assert (sent["status"], sent["error"]["reason"]) == ("failed", FAILING[model][2])
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_route_can_be_tested(daemon: Daemon, route: str) -> None:
+    """The test of a route reaches each backend; these backends call another tool than the offered one."""
+    tested = daemon.call("route.test", route_id=route)
+    statuses = {check["name"]: check["status"] for check in tested["checks"]}
+    assert statuses.pop("tool_call") == "failed"
+    assert statuses == dict.fromkeys(("connect", "authenticate", "stream", "usage"), "ok")

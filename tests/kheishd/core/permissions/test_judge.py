@@ -565,3 +565,28 @@ def test_a_path_is_closed_to_tools_that_read(rule: Rule, path: str, closed: bool
     """A deny or an ask of a path, for a tool that reads, closes the path; a rule without a path does not."""
     layers = Layers((LayerRules(layer="session", name="s", rules=[rule]),), "default")
     assert is_path_closed(path, ["read_file", "grep_search"], layers) is closed
+
+
+@pytest.mark.parametrize(
+    ("subject", "protected", "decision"),
+    [
+        ("a.py", (), "allow"),
+        (".git/config", (), "ask"),
+        ("a.py\nsub/.envrc", (), "ask"),
+        ("deploy/run.sh", (), "allow"),
+        ("deploy/run.sh", ("deploy/*",), "ask"),
+    ],
+)
+def test_protected_files_are_asked_about_in_accept_edits(
+    subject: str, protected: tuple[str, ...], decision: str
+) -> None:
+    """The mode acceptEdits does not allow edits of files that other programs obey; the note says so."""
+    tool = ToolFacts("write_file", "edit", "ask")
+    layers = Layers(
+        (LayerRules(layer="session", name="s", rules=[], mode="acceptEdits"),), "acceptEdits", protected
+    )
+    ruling = judge(tool, subject, layers)
+    assert ruling.decision == decision
+    assert ("other programs execute or obey" in ruling.note) is (decision == "ask")
+    explanation = explain(tool, subject, layers)
+    assert (explanation.decision, explanation.note) == (ruling.decision, ruling.note)
