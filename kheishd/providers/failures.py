@@ -148,11 +148,15 @@ UNPAID_HINT = "the account has no credit or quota left at this provider"
 
 
 class FailureFactory:
-    """A factory of failures from a provider's errors. It removes the credential from their messages."""
+    """A factory of failures from a provider's errors. It removes the credential from their messages.
 
-    def __init__(self, host: str, secret: str | None) -> None:
+    ``auth_ref`` names the credential in the message about a refused one.
+    """
+
+    def __init__(self, host: str, secret: str | None, auth_ref: str | None = None) -> None:
         self._host = host
         self._secret = secret
+        self._auth_ref = auth_ref
 
     def by_status(
         self, status: int, headers: Mapping[str, str], body: bytes, now_s: float, path: str = ""
@@ -168,7 +172,7 @@ class FailureFactory:
             message = f"{self._host} answered {status}: {_describe_redirect(headers.get('location'))}"
         elif status in (404, 405) and "model" not in report.text.lower():
             # The server does not know the path, as opposed to the model.
-            message = f"{message}; the request went to {path}: check the route's base_url"
+            message = _add_hint(message, f"the request went to {path}: check the route's base_url")
         return self._make(message, status, report, retry_after(headers, now_s))
 
     def by_error(self, error: Any) -> ModelFailure:
@@ -193,7 +197,10 @@ class FailureFactory:
         reason = find_reason(status, report)
         if _is_unpaid(status, report, delay_s):
             reason = "quota_exhausted"
-            message = f"{truncate(message, MAX_MESSAGE_BYTES // 2)}; {UNPAID_HINT}"
+            message = _add_hint(message, UNPAID_HINT)
+        elif reason == "unauthorized":
+            source = f"the credential is {self._auth_ref}" if self._secret else "the route has no auth_ref"
+            message = _add_hint(message, source)
         elif reason == "bad_request" and "v1/responses" in report.message:
             message = f"{truncate(message, MAX_MESSAGE_BYTES // 2)}; {RESPONSES_HINT}"
         return ModelFailure(
@@ -222,6 +229,11 @@ class FailureFactory:
         message = message[:MAX_CLEANED_CHARACTERS]
         line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
         return truncate(line, MAX_MESSAGE_BYTES)
+
+
+def _add_hint(message: str, hint: str) -> str:
+    message = truncate(message, MAX_MESSAGE_BYTES // 2).rstrip(" .\n")
+    return f"{message}; {hint}"
 
 
 def find_reason(status: int | None, report: ErrorReport) -> str:
