@@ -193,9 +193,9 @@ class FailureFactory:
         reason = find_reason(status, report)
         if _is_unpaid(status, report, delay_s):
             reason = "quota_exhausted"
-            message = f"{truncate(message, MAX_MESSAGE_BYTES // 2)}; {UNPAID_HINT}"
+            message = f"{self._shorten(message)}; {UNPAID_HINT}"
         elif reason == "bad_request" and "v1/responses" in report.message:
-            message = f"{truncate(message, MAX_MESSAGE_BYTES // 2)}; {RESPONSES_HINT}"
+            message = f"{self._shorten(message)}; {RESPONSES_HINT}"
         return ModelFailure(
             reason,
             self.clean(message),
@@ -203,6 +203,10 @@ class FailureFactory:
             status=status,
             retry_after_s=delay_s,
         )
+
+    def _shorten(self, message: str) -> str:
+        """Return a clean message with room for a hint; a part of the credential would not be recognized."""
+        return truncate(self.clean(message), MAX_MESSAGE_BYTES // 2)
 
     def broke(self, problem: str, reason: str = "connection_failed") -> ModelFailure:
         """Return the failure of an exchange without an answer."""
