@@ -172,7 +172,7 @@ class FailureFactory:
             message = f"{self._host} answered {status}: {_describe_redirect(headers.get('location'))}"
         elif status in (404, 405) and "model" not in report.text.lower():
             # The server does not know the path, as opposed to the model.
-            message = _add_hint(message, f"the request went to {path}: check the route's base_url")
+            message = self._add_hint(message, f"the request went to {path}: check the route's base_url")
         return self._make(message, status, report, retry_after(headers, now_s))
 
     def by_error(self, error: Any) -> ModelFailure:
@@ -197,12 +197,12 @@ class FailureFactory:
         reason = find_reason(status, report)
         if _is_unpaid(status, report, delay_s):
             reason = "quota_exhausted"
-            message = _add_hint(message, UNPAID_HINT)
+            message = self._add_hint(message, UNPAID_HINT)
         elif reason == "unauthorized":
             source = f"the credential is {self._auth_ref}" if self._secret else "the route has no auth_ref"
-            message = _add_hint(message, source)
+            message = self._add_hint(message, source)
         elif reason == "bad_request" and "v1/responses" in report.message:
-            message = f"{truncate(message, MAX_MESSAGE_BYTES // 2)}; {RESPONSES_HINT}"
+            message = self._add_hint(message, RESPONSES_HINT)
         return ModelFailure(
             reason,
             self.clean(message),
@@ -210,6 +210,14 @@ class FailureFactory:
             status=status,
             retry_after_s=delay_s,
         )
+
+    def _add_hint(self, message: str, hint: str) -> str:
+        """Return a clean message with a hint.
+
+        It is cleaned before it is shortened: a part of the credential would not be recognized.
+        """
+        shortened = truncate(self.clean(message), MAX_MESSAGE_BYTES // 2)
+        return f"{shortened.rstrip(' .')}; {hint}"
 
     def broke(self, problem: str, reason: str = "connection_failed") -> ModelFailure:
         """Return the failure of an exchange without an answer."""
@@ -229,11 +237,6 @@ class FailureFactory:
         message = message[:MAX_CLEANED_CHARACTERS]
         line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
         return truncate(line, MAX_MESSAGE_BYTES)
-
-
-def _add_hint(message: str, hint: str) -> str:
-    message = truncate(message, MAX_MESSAGE_BYTES // 2).rstrip(" .\n")
-    return f"{message}; {hint}"
 
 
 def find_reason(status: int | None, report: ErrorReport) -> str:
