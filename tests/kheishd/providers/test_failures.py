@@ -385,6 +385,5 @@ def test_a_model_of_the_responses_api_only() -> None:
     body = msgspec.json.encode({"error": {"message": message, "type": "invalid_request_error"}})
     failure = FailureFactory("api.test", None).by_status(400, {}, body, 0.0)
     assert failure.reason == "bad_request"
-    assert failure.message.endswith(
-        f'{message}; set driver = "responses" in the route, which speaks that API'
-    )
+    hint = 'set driver = "responses" in the route, which speaks that API'
+    assert failure.message == f"api.test answered 400: {message.removesuffix('.')}; {hint}"
