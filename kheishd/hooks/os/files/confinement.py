@@ -41,8 +41,8 @@ _MESSAGES = {
 def relative_path(text: str, workspace: str) -> str:
     """Return a path from a tool's argument relative to the workspace, without ``.`` and ``..``.
 
-    An absolute path must begin with the workspace's own, or with a link to it. A path with unprintable characters is rejected,
-    because a person who approves must see it correctly.
+    An absolute path must begin with the workspace's own, or with a link to it. A path with unprintable
+    characters is rejected, because a person who approves must see it correctly.
     Errors: ToolError.
     """
     if not text.isprintable() or len(text.encode(errors="replace")) > MAX_PATH_BYTES:
