@@ -226,6 +226,16 @@ def test_a_compressed_body_is_read(encoding: str) -> None:
     assert "9 > 8" in failure.message
 
 
+@pytest.mark.parametrize(
+    ("secret", "auth_ref", "source"),
+    [(SECRET, "env:KEY", "the credential is env:KEY"), (None, None, "the route has no auth_ref")],
+)
+def test_a_refused_credential_is_named(secret: str | None, auth_ref: str | None, source: str) -> None:
+    """The message names the reference of a refused credential, or the missing key of the route."""
+    failure = FailureFactory("api.test", secret, auth_ref).by_status(401, {}, b"Wrong key.", NOW_S)
+    assert failure.message == f"api.test answered 401: Wrong key; {source}"
+
+
 @pytest.mark.parametrize("status", [404, 405])
 def test_an_unknown_path_is_named(status: int) -> None:
     """The message names a path that the server does not know, but not for an unknown model."""
