@@ -243,7 +243,7 @@ def test_an_unknown_path_is_named(status: int) -> None:
     failure = failures.by_status(status, {}, b"404 page not found", NOW_S, "/chat/completions")
     assert failure.message == (
         f"api.test answered {status}: 404 page not found; the request went to /chat/completions: "
-        "check the route's base_url"
+        "check the route's base_url and driver"
     )
     unknown = failures.by_status(status, {}, b'{"error": "model \'qwen\' not found"}', NOW_S, "/v1/x")
     assert "base_url" not in unknown.message
