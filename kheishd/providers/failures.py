@@ -172,7 +172,9 @@ class FailureFactory:
             message = f"{self._host} answered {status}: {_describe_redirect(headers.get('location'))}"
         elif status in (404, 405) and "model" not in report.text.lower():
             # The server does not know the path, as opposed to the model.
-            message = self._add_hint(message, f"the request went to {path}: check the route's base_url")
+            message = self._add_hint(
+                message, f"the request went to {path}: check the route's base_url and driver"
+            )
         return self._make(message, status, report, retry_after(headers, now_s))
 
     def by_error(self, error: Any) -> ModelFailure:

@@ -243,7 +243,7 @@ def test_an_unknown_path_is_named(status: int) -> None:
     failure = failures.by_status(status, {}, b"404 page not found", NOW_S, "/chat/completions")
     assert failure.message == (
         f"api.test answered {status}: 404 page not found; the request went to /chat/completions: "
-        "check the route's base_url"
+        "check the route's base_url and driver"
     )
     unknown = failures.by_status(status, {}, b'{"error": "model \'qwen\' not found"}', NOW_S, "/v1/x")
     assert "base_url" not in unknown.message
@@ -385,6 +385,5 @@ def test_a_model_of_the_responses_api_only() -> None:
     body = msgspec.json.encode({"error": {"message": message, "type": "invalid_request_error"}})
     failure = FailureFactory("api.test", None).by_status(400, {}, body, 0.0)
     assert failure.reason == "bad_request"
-    assert failure.message.endswith(
-        f'{message}; set driver = "responses" in the route, which speaks that API'
-    )
+    hint = 'set driver = "responses" in the route, which speaks that API'
+    assert failure.message == f"api.test answered 400: {message.removesuffix('.')}; {hint}"
