@@ -20,8 +20,8 @@ _BEYOND_ASCII: Final = (
 _ACTIVE: Final = re.compile(rf"[\x00-\x08\x0b-\x1f{_BEYOND_ASCII}]")
 _ACTIVE_IN_JSON: Final = re.compile(f"[{_BEYOND_ASCII}]")
 
-# The characters that a person cannot see, or takes for a blank. Joiners and variation selectors change letters
-# and emoji before them, and show nothing behind ASCII.
+# Characters that a person cannot see, or takes for a blank. Joiners and variation selectors change the letter
+# or emoji before them, and show nothing behind ASCII.
 _UNSEEN: Final = re.compile(
     rf"[\x00-\x08\x0b-\x1f{_BEYOND_ASCII}\xa0\u1680\u2000-\u200a\u202f\u205f"
     r"\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\uffa0\U000e0100-\U000e01ef]"
