@@ -183,7 +183,7 @@ class FailureFactory:
         reason = find_reason(status, report)
         if _is_unpaid(status, report, delay_s):
             reason = "quota_exhausted"
-            message = f"{truncate(message, MAX_MESSAGE_BYTES // 2)}; {UNPAID_HINT}"
+            message = f"{truncate(message, MAX_MESSAGE_BYTES // 2).rstrip('. ')}; {UNPAID_HINT}"
         return ModelFailure(
             reason,
             self.clean(message),
