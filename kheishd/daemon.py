@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -21,8 +21,9 @@ import trio
 
 from kheishd import __version__
 from kheishd.build.handlers import handlers
-from kheishd.build.listeners import build_listen_options
+from kheishd.build.listeners import ListenOptions, build_listen_options
 from kheishd.build.runtime import Source, build_runtime
+from kheishd.config.reader import make_refusal
 from kheishd.control import DaemonControl, Stopper, Vitals
 from kheishd.core.text.scrub import Scrubber
 from kheishd.debug.captures import CaptureService
@@ -37,7 +38,7 @@ from kheishd.providers.caller import ProviderCaller
 from kheishd.providers.credentials import find_secrets
 from kheishd.reload import Reloader
 from kheishd.server.dispatch import Dispatcher
-from kheishd.server.listeners import open_listeners
+from kheishd.server.listeners import ListenerUnusable, open_listeners
 from kheishd.server.server import Server, open_server
 from kheishd.systemd import Notifier, read_watchdog_seconds
 from kheishd.toolbox import Toolbox
@@ -178,17 +179,37 @@ class Daemon:
 
     @asynccontextmanager
     async def _listen(self, server: Server) -> AsyncIterator[None]:
-        options = build_listen_options(self._config.listen, self._source.home)
+        """Serve clients of all listeners while the block runs. Errors: SocketInUse, ConfigInvalid."""
+        options = self._build_listen_options(self._config)
         run_dir = self._source.home.run
-        with open_listeners(
-            options.rpc, options.shared, options.tcp, run_dir=run_dir, environ=self._environ
-        ) as listeners:
+        with ExitStack() as stack:
+            try:
+                listeners = stack.enter_context(
+                    open_listeners(
+                        options.rpc, options.shared, options.tcp, run_dir=run_dir, environ=self._environ
+                    )
+                )
+            except ListenerUnusable as error:
+                raise make_refusal(self._source.config_path, error.key, str(error)) from None
             self._vitals.listeners = [listener.name for listener in listeners]
             async with trio.open_nursery() as nursery:
                 for listener in listeners:
                     await nursery.start(server.listen, listener)
                 yield
                 nursery.cancel_scope.cancel()
+
+    def _build_listen_options(self, config: Config) -> ListenOptions:
+        """Return the options of the listeners. Errors: ConfigInvalid, also for an unusable certificate."""
+        options = build_listen_options(config.listen, self._source.home)
+        if options.tcp is not None and options.tcp.certificate is not None:
+            # TLS is needed by few daemons, and its import takes a while.
+            from kheishd.server.websocket import load_certificate
+
+            try:
+                load_certificate(options.tcp)
+            except ListenerUnusable as error:
+                raise make_refusal(self._source.config_path, error.key, str(error)) from None
+        return options
 
     async def _watch_store(self) -> None:
         """Errors: StorageFailed once the disk refuses a write that cannot be rolled back."""
@@ -235,6 +256,8 @@ class Daemon:
         )
         if runtime.config.listen == self._config.listen:
             return runtime
+        # The next start must not fail because of a value that this reload accepted.
+        self._build_listen_options(runtime.config)
         return replace(runtime, warnings=(*runtime.warnings, LISTEN_CHANGED))
 
     def _make_models(self, limits: RunsSection) -> ProviderCaller:

@@ -77,7 +77,7 @@ class Home(Struct, frozen=True):
 
     @property
     def workspace(self) -> Path:
-        """The default workspace of agents; created when first needed."""
+        """The default workspace of agents."""
         return self.path / "workspace"
 
     @property
@@ -122,6 +122,7 @@ def prepare(home: Home) -> None:
         for directory in (home.path, home.state, home.run):
             directory.mkdir(mode=PRIVATE, parents=directory is home.path, exist_ok=True)
             _secure(directory, home.agents if directory is home.path else directory)
+        home.workspace.mkdir(mode=PRIVATE, exist_ok=True)
     except OSError as error:
         raise HomeUnusable(f"cannot use {error.filename or home.path} as a home: {error.strerror}") from None
 

@@ -36,6 +36,9 @@ EXIT_MEANINGS: Final = (
 )
 """All exit codes with their meanings, for help texts, man pages and units."""
 
+PR_SET_DUMPABLE: Final = 4
+"""Source: prctl(2)."""
+
 BLOCKED_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -86,6 +89,18 @@ def lock_home(home: Home) -> Lock:
         raise Exit(UNUSABLE, str(error)) from None
 
 
+def protect_memory() -> None:
+    """Keep processes of the same user from reading the daemon's memory and environment, and dump no core.
+
+    Both contain credentials. Programs that the daemon starts are not affected. Root may still read.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_DUMPABLE, ctypes.c_ulong(0), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl failed")
+
+
 def _run(options: LaunchOptions, home: Home, environ: MutableMapping[str, str]) -> int:
     # Importing creates many objects and no garbage; collecting would take a tenth of the start.
     gc.disable()
@@ -102,6 +117,7 @@ def _run(options: LaunchOptions, home: Home, environ: MutableMapping[str, str]) 
         config = source.read_config()
     except ConfigInvalid as error:
         raise Exit(UNUSABLE, error.message) from None
+    protect_memory()
     _tune()
     logs = Logs(
         options.log_format or config.log.format, options.log_level or config.log.level, environ=environ

@@ -88,7 +88,7 @@ def format_run(run: Json, display: Display) -> str:
     pinned, error, started = run["pinned"], run.get("error") or {}, run.get("started_at_ms")
     agent = str(run["agent"]) + (f" as {run['sender']}" if run.get("sender") else "")
     duration = started and format_duration(((run.get("ended_at_ms") or display.now_ms) - started) / 1000)
-    usage = run.get("usage") or {}
+    usage, retry_ms = run.get("usage") or {}, run.get("retry_at_ms")
     parts = (
         ("cached", "cached_input_tokens"),
         ("written to the cache", "cache_write_tokens"),
@@ -105,6 +105,7 @@ def format_run(run: Json, display: Display) -> str:
         ("workspace", pinned.get("workspace")),
         ("accepted", display.format_time(run["accepted_at_ms"])),
         ("took", duration),
+        ("retry", retry_ms and f"attempt {run.get('failures', 0) + 1} at {display.format_time(retry_ms)}"),
         ("answers", str(run.get("turn", 0))),
         ("tokens", f"{usage.get('input_tokens', 0)} read, {usage.get('output_tokens', 0)} written{details}"),
         ("cost", format_money(run.get("cost"))),

@@ -110,6 +110,14 @@ PRESETS: Final[Mapping[str, Preset]] = {
 NO_PRESET: Final = Preset()
 """The values of a route without a preset."""
 
+BASE_URLS: Final[Mapping[str, str]] = {
+    "anthropic": "https://api.anthropic.com",
+    "google": "https://generativelanguage.googleapis.com/v1beta",
+    "openai": "https://api.openai.com/v1",
+    "responses": "https://api.openai.com/v1",
+}
+"""The URL of each driver's own provider, for routes without a ``base_url``."""
+
 RESPONSES_PRESETS: Final = (
     "azure",  # https://learn.microsoft.com/azure/foundry/openai/how-to/responses
     "deepseek",  # https://api-docs.deepseek.com/guides/responses_api
@@ -138,6 +146,12 @@ def adapt_preset(preset: Preset, driver: str) -> Preset:
         return preset
     limits = {name: value for name, value in preset.options.items() if name in get_args(TokenLimit)}
     return replace(preset, options=limits, low_effort=_REASONING_EFFORT)
+
+
+def find_base_url(driver: str, preset: str | None, base_url: str | None) -> str | None:
+    """Return the URL of a route's API: its own, that of the preset, the provider's; None if it has no API."""
+    settings = PRESETS.get(preset, NO_PRESET) if preset is not None else NO_PRESET
+    return base_url or settings.base_url or BASE_URLS.get(driver)
 
 
 def find_default_driver(preset: str | None, base_url: str | None) -> Literal["openai", "responses"] | None:

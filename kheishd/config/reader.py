@@ -5,6 +5,7 @@ Reading is strict: an unknown key is a problem that names the nearest known one.
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,17 @@ def _find_oversized(value: Any, path: KeyPath = ()) -> Iterator[Problem]:
     if isinstance(value, dict | list):
         for key, element in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _find_oversized(element, (*path, key))
+
+
+def make_refusal(path: Path | None, key: KeyPath, message: str) -> ConfigInvalid:
+    """Return the refusal of one value, with the file and the line in which it stands."""
+    location = ""
+    if path is not None:
+        with suppress(OSError, UnicodeDecodeError):
+            line = find_line(find_key_lines(path.read_text()), key)
+            location = f"{path.name}:{line}: " if line else f"{path.name}: "
+    name = format_path(key)
+    return ConfigInvalid(f"{location}{name}: {message}" if name else message, field=name or None)
 
 
 def _refusal(name: str, text: str, file_problems: list[Problem]) -> ConfigInvalid:

@@ -5,7 +5,7 @@ This module walks a document along the struct that describes it and collects all
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from types import UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
@@ -56,7 +56,7 @@ def find_problems(shape: type[Struct], table: Any, path: KeyPath = ()) -> Iterat
     fields = {field.encode_name: field for field in msgspec.structs.fields(shape)}
     for key in table:
         if key not in fields:
-            yield Problem((*path, key), _explain_unknown_key(key, fields))
+            yield Problem((*path, key), _explain_unknown_key(key, fields, getattr(shape, "KEY_HINTS", {})))
     for key, field in fields.items():
         if key in table:
             yield from _find_value_problems(field.type, table[key], (*path, key))
@@ -129,7 +129,9 @@ def _find_struct(expected: Any) -> tuple[type | None, type[Struct], Any] | None:
     return (container, inner[1], arguments[0]) if inner and inner[0] is None else None
 
 
-def _explain_unknown_key(key: Any, known: Any) -> str:
+def _explain_unknown_key(key: Any, known: Any, hints: Mapping[str, str]) -> str:
+    if key in hints:
+        return f"unknown key; {hints[key]}"
     # Imported here: only documents with a mistyped key pay for it.
     from difflib import get_close_matches
 

@@ -221,6 +221,10 @@ async def _discard_evidence(evidence: Mapping[str, Any]) -> None:
     pass
 
 
+def _is_open(path: str) -> bool:
+    return False
+
+
 class Invocation(Value, frozen=True):
     """One call of one tool. Make it from ``Hook.validate(tool, ...)`` and the run's context.
 
@@ -228,6 +232,8 @@ class Invocation(Value, frozen=True):
     ``binding`` is the state that an approval is bound to (see :class:`Preview`); None without an approval.
     ``stream`` shows a piece of output to the run's followers while the tool runs; it never waits.
     ``observe`` journals more evidence after the start, such as a process id; at most 4 KiB.
+    ``is_closed`` returns whether rules keep the content of a path from tools that read (see
+    ``core.permissions.judge.is_path_closed``).
     """
 
     context: RunContext
@@ -237,6 +243,7 @@ class Invocation(Value, frozen=True):
     binding: str | None = None
     stream: Callable[[str], None] = _discard_text
     observe: Callable[[Mapping[str, Any]], Awaitable[None]] = _discard_evidence
+    is_closed: Callable[[str], bool] = _is_open
 
     @property
     def key(self) -> str:

@@ -33,3 +33,8 @@ def host_of(url: str) -> str:
         return urlsplit(url).netloc.rpartition("@")[2] or "the provider"
     except ValueError:
         return "the provider"
+
+
+def path_of(url: str) -> str:
+    """Return the path of a request's URL, for messages; without its query."""
+    return f"/{url.partition('://')[2].partition('/')[2].partition('?')[0]}"

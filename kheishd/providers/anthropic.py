@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
+from kheishd.config.presets import BASE_URLS
 from kheishd.core.context.situation import PAST_SITUATION
 from kheishd.core.contract import RESUME
 from kheishd.providers.address import join_path
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import ModelAnswer, ModelRequest
     from kheishd.providers.failures import FailureFactory
 
-BASE_URL = "https://api.anthropic.com"
+BASE_URL = BASE_URLS["anthropic"]
 VERSION = "2023-06-01"
 
 BINDING_BETA = "thinking-binding-controls-2026-08-01"
@@ -384,6 +385,9 @@ class MessagesReader(DraftReader):
             case "content_block_delta":
                 self._delta(event)
             case "content_block_start":
+                # Pieces of a block that is not known do not belong to an earlier one.
+                self._close(event.index)
+                self._open.pop(event.index, None)
                 if event.content_block is not None:
                     self._block(event.index, event.content_block)
             case "message_start":

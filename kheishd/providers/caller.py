@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+from kheishd.config.presets import find_base_url
 from kheishd.config.sections.runs import RunsSection
 from kheishd.kernel.captures import NO_CAPTURE, Capture, Captures
 from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest, RouteSpec
@@ -111,8 +112,7 @@ class ProviderCaller:
         secret = credentials.resolve(pinned.auth_ref, self._environ)
         if secret is not None and credentials.is_scrubbable(secret):
             self._learned(secret)
-        traits = self._traits.find(pinned)
-        base_url = pinned.base_url or traits.preset.base_url or driver.BASE_URL
+        base_url = find_base_url(pinned.driver, pinned.preset, pinned.base_url) or driver.BASE_URL
         failures = FailureFactory(host_of(base_url), secret)
 
         def make_exchange(traits: Traits) -> tuple[HttpRequest, Exchange]:

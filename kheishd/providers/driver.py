@@ -141,6 +141,10 @@ def body_options(
         body = {name: value for name, value in body.items() if name not in _OF_ANSWERS}
         if body.get("reasoning_effort") in _HIGH_EFFORTS:
             body["reasoning_effort"] = "low"
+        # Anthropic's effort; the format beside it is that of answers.
+        if isinstance(output_config := body.pop("output_config", None), dict) and "effort" in output_config:
+            effort = output_config["effort"]
+            body["output_config"] = {"effort": "low" if effort in _HIGH_EFFORTS else effort}
         low = traits.low_effort
         if isinstance(reasoning := body.get("reasoning"), dict):
             is_high = reasoning.get("effort") in _HIGH_EFFORTS

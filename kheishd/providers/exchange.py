@@ -15,6 +15,7 @@ import trio
 from kheishd.core.text import sse
 from kheishd.kernel.captures import NO_CAPTURE
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure
+from kheishd.providers.address import path_of
 from kheishd.providers.answer_reader import is_error_data
 from kheishd.providers.driver import AnswerReader, HttpRequest, SendObserver, malformed_answer
 from kheishd.providers.error_report import MAX_BODY_BYTES
@@ -79,7 +80,8 @@ class Exchange:
         self._failures = failures
         self._timeouts = timeouts
         self._capture = capture
-        self._body = AnswerBody(reader)
+        self._path = path_of(post.url)
+        self._body = AnswerBody(reader, self._path)
         self._events: deque[ModelEvent] = deque()
         self._reply: HttpReply | None = None
         self._answer: ModelAnswer | None = None
@@ -123,7 +125,7 @@ class Exchange:
             while len(body) < MAX_BODY_BYTES and (received := await reply.read()):
                 body += received
             self._capture.record_body(body)
-            raise self._failures.by_status(reply.status, reply.headers, body, time.time())
+            raise self._failures.by_status(reply.status, reply.headers, body, time.time(), self._path)
         encoding = reply.headers.get("content-encoding", "identity")
         if encoding != "identity":
             raise self._failures.broke(f"the answer is compressed ({encoding}) unasked", "bad_response")
@@ -200,10 +202,14 @@ class Exchange:
 
 
 class AnswerBody:
-    """The parser of a successful body: events, or one JSON object from a server that does not stream."""
+    """The parser of a successful body: events, or one JSON object from a server that does not stream.
 
-    def __init__(self, reader: AnswerReader) -> None:
+    The message about another body names the requested ``path``.
+    """
+
+    def __init__(self, reader: AnswerReader, path: str = "/") -> None:
         self._reader = reader
+        self._path = path
         self._decoder = sse.EventDecoder()
         self._start = b""
         self._whole: bytearray | None = None
@@ -237,7 +243,8 @@ class AnswerBody:
             # The last event is incomplete: the connection broke inside it.
             return
         if not self._events and self._start.strip():
-            raise malformed_answer("no event stream; check the route's base_url")
+            content = "a web page" if self._start.startswith(b"<") else "no event stream"
+            raise malformed_answer(f"{content}; the request went to {self._path}: check the route's base_url")
 
     def _take(self, events: list[bytes]) -> None:
         for event in events:

@@ -143,6 +143,7 @@ _MISTAKES_OF_MODEL = re.compile(
 _CERTAIN_STATUSES = (401, 402, 403, 408, 409, 429)
 
 
+RESPONSES_HINT = 'set driver = "responses" in the route, which speaks that API'
 UNPAID_HINT = "the account has no credit or quota left at this provider"
 
 
@@ -153,12 +154,21 @@ class FailureFactory:
         self._host = host
         self._secret = secret
 
-    def by_status(self, status: int, headers: Mapping[str, str], body: bytes, now_s: float) -> ModelFailure:
-        """Return the failure of an HTTP error. ``now_s`` is the wall clock, for dates."""
+    def by_status(
+        self, status: int, headers: Mapping[str, str], body: bytes, now_s: float, path: str = ""
+    ) -> ModelFailure:
+        """Return the failure of an HTTP error.
+
+        ``now_s`` is the wall clock, for dates. The message names the requested ``path`` if the server does
+        not know it.
+        """
         report = parse_error_body(decompress(body, headers.get("content-encoding", "").strip().lower()))
         message = f"{self._host} answered {status}: {report.message or 'nothing more'}"
         if 300 <= status <= 399:
             message = f"{self._host} answered {status}: {_describe_redirect(headers.get('location'))}"
+        elif status in (404, 405) and "model" not in report.text.lower():
+            # The server does not know the path, as opposed to the model.
+            message = f"{message}; the request went to {path}: check the route's base_url"
         return self._make(message, status, report, retry_after(headers, now_s))
 
     def by_error(self, error: Any) -> ModelFailure:
@@ -173,7 +183,7 @@ class FailureFactory:
         if report.status is not None:
             message = f"{self._host} answered {report.status}: {report.message or report.name}"
         else:
-            message = f"{self._host} broke off: {report.message or report.name or 'without a reason'}"
+            message = f"{self._host} sent an error: {report.message or report.name or 'without a message'}"
         return self._make(message, report.status, report, None)
 
     def _make(
@@ -183,7 +193,9 @@ class FailureFactory:
         reason = find_reason(status, report)
         if _is_unpaid(status, report, delay_s):
             reason = "quota_exhausted"
-            message = f"{truncate(message, MAX_MESSAGE_BYTES // 2).rstrip('. ')}; {UNPAID_HINT}"
+            message = _add_hint(message, UNPAID_HINT)
+        elif reason == "bad_request" and "v1/responses" in report.message:
+            message = _add_hint(message, RESPONSES_HINT)
         return ModelFailure(
             reason,
             self.clean(message),
@@ -242,6 +254,10 @@ def _is_unpaid(status: int | None, report: ErrorReport, delay_s: float | None) -
         return False
     waits = delay_s is not None or _PER_MINUTE.search(report.text) is not None
     return _UNPAID.search(report.message) is not None and not waits
+
+
+def _add_hint(message: str, hint: str) -> str:
+    return f"{truncate(message, MAX_MESSAGE_BYTES // 2).rstrip('. ')}; {hint}"
 
 
 def _describe_redirect(location: str | None) -> str:

@@ -15,8 +15,9 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
+from kheishd.config.presets import BASE_URLS
 from kheishd.core.text.surrogates import join_surrogates
 from kheishd.providers.answer_reader import DraftReader
 from kheishd.providers.attachments import origin_of
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import ModelAnswer, ModelRequest
     from kheishd.providers.failures import FailureFactory
 
-BASE_URL = "https://generativelanguage.googleapis.com/v1beta"
+BASE_URL = BASE_URLS["google"]
 VERSION_PATH: Final = "/v1beta"
 
 STOP_REASONS: Final = {
@@ -121,7 +122,7 @@ def make_url(base_url: str, model: str) -> str:
 # The answer.
 
 
-class GoogleCall(Struct):
+class GoogleCall(Struct, gc=False):
     """A call of a function. Gemini sends it whole, often without id and without arguments."""
 
     id: str | None = None
@@ -129,7 +130,7 @@ class GoogleCall(Struct):
     args: Any = None
 
 
-class GooglePart(Struct, rename="camel"):
+class GooglePart(Struct, rename="camel", gc=False):
     """A part of the answer. Of the kinds that are no items, only the data is kept, to be sent back."""
 
     text: str | None = None
@@ -152,13 +153,13 @@ _OPAQUE: Final = {
 }
 
 
-class GoogleContent(Struct):
+class GoogleContent(Struct, gc=False):
     """The content of a candidate."""
 
     parts: list[GooglePart] | None = None
 
 
-class GoogleCandidate(Struct, rename="camel"):
+class GoogleCandidate(Struct, rename="camel", gc=False):
     """One of the answers; only the first is requested."""
 
     content: GoogleContent | None = None
@@ -174,7 +175,7 @@ class PromptFeedback(SideInformation, rename="camel"):
     block_reason_message: str | None = None
 
 
-class GoogleUsage(SideInformation, rename="camel"):
+class GoogleUsage(Struct, rename="camel"):
     """The usage until this chunk. The prompt includes cached tokens, but not those of Google's own tools."""
 
     prompt_token_count: float | None = None
@@ -184,11 +185,11 @@ class GoogleUsage(SideInformation, rename="camel"):
     tool_use_prompt_token_count: float | None = None
 
 
-class GoogleChunk(Struct, rename="camel"):
-    """A response, or a piece of it."""
+class GoogleChunk(Struct, rename="camel", gc=False):
+    """A response, or a piece of it. Only the last usage is decoded."""
 
     candidates: list[GoogleCandidate] | None = None
-    usage_metadata: GoogleUsage | None = None
+    usage_metadata: Raw = Raw()
     prompt_feedback: PromptFeedback | None = None
     model_version: str | None = None
     error: Any = None
@@ -211,7 +212,7 @@ class GoogleReader(DraftReader):
 
     def __init__(self, failures: FailureFactory, origin: str = "") -> None:
         super().__init__(failures, origin)
-        self._counted = GoogleUsage()
+        self._counted = Raw()
         self._opened_calls = 0
         # Whether anything came after a finish reason, and whether text or a call is the newest part.
         self._goes_on = False
@@ -230,7 +231,7 @@ class GoogleReader(DraftReader):
         """Process the data of one event. Errors: ModelFailure."""
         try:
             chunk: GoogleChunk = _chunk.decode(data)
-            if chunk.usage_metadata is None and _SNAKE_CASE.search(data):
+            if not chunk.usage_metadata and _SNAKE_CASE.search(data):
                 # Chunks of Google itself have a usage, under its name in JSON.
                 chunk = convert(load_json(data), GoogleChunk)
         except ValueError:
@@ -272,7 +273,7 @@ class GoogleReader(DraftReader):
         if chunk.error is not None and is_error(chunk.error):
             self.fail(chunk.error)
         usage = chunk.usage_metadata
-        if usage is not None and (usage.prompt_token_count or usage != GoogleUsage()):
+        if len(usage) > len("null"):
             self._counted = usage
         if chunk.model_version is not None:
             self._model = chunk.model_version
@@ -286,7 +287,7 @@ class GoogleReader(DraftReader):
             self._understood, self._stop = True, "refusal"
             default = f"The provider blocked the prompt ({feedback.block_reason})."
             self._explanation = feedback.block_reason_message or default
-        elif usage is None:
+        elif not usage:
             self._check_unknown(data)
         if self._draft.full:
             self.done = True
@@ -374,7 +375,11 @@ def _has_content(part: GooglePart) -> bool:
     return bool(part.text) or part.function_call is not None
 
 
-def _usage(counted: GoogleUsage) -> Usage:
+def _usage(encoded: Raw) -> Usage:
+    try:
+        counted: GoogleUsage = convert(load_json(bytes(encoded)), GoogleUsage)
+    except ValueError:
+        counted = GoogleUsage()
     thoughts = token_count(counted.thoughts_token_count)
     return Usage(
         input_tokens=token_count(counted.prompt_token_count)

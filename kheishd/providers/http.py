@@ -13,6 +13,8 @@ token: 40 of the 150 microseconds that a token may take.
 
 from __future__ import annotations
 
+import os
+import ssl
 import types
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -26,7 +28,6 @@ from kheishd.providers.certificates import make_tls_context
 from kheishd.providers.proxies import find_proxy
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Coroutine, Generator, Iterable
 
     from kheishd.kernel.runtime import ModelFailure
@@ -45,6 +46,9 @@ MAX_CONNECT_SECONDS = 30.0
 # many as decode in a few milliseconds, about 10 microseconds each.
 MAX_FIRST_PIECES = 4
 MAX_PIECES = 256
+
+# The reasons of OpenSSL for an answer that is no TLS, such as an error page of an HTTP server.
+_ANSWERS_WITHOUT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
 
 _WAITING = object()
 _ERRORS = (
@@ -288,7 +292,7 @@ def failure(error: Exception, failures: FailureFactory) -> ModelFailure | None:
     """Return an error of the library or the network as a failure; None for a fault of the daemon."""
     match error:
         case httpcore2.UnsupportedProtocol() | httpcore2.LocalProtocolError():
-            return failures.broke(f"the request cannot be sent: {_find_message(error)}", "bad_request")
+            return failures.broke(f"the request cannot be sent: {error}", "bad_request")
         case httpcore2.ConnectTimeout():
             return failures.broke(f"no connection within {MAX_CONNECT_SECONDS:g} s")
         case httpcore2.ConnectError() | httpcore2.ProxyError():
@@ -300,10 +304,22 @@ def failure(error: Exception, failures: FailureFactory) -> ModelFailure | None:
 
 
 def _find_message(error: BaseException) -> str:
-    """Return the message of an error, or of the cause that has one, such as a certificate error."""
+    """Return the message of the operating system or of TLS below an error of the library, else its own."""
+    message = ""
     cause: BaseException | None = error
     while cause is not None:
-        if str(cause):
-            return str(cause)
-        cause = cause.__cause__ or cause.__context__
-    return type(error).__name__
+        if isinstance(cause, BaseExceptionGroup):
+            # The attempts to connect to several addresses of one host.
+            cause = cause.exceptions[0]
+        message = message or str(cause)
+        match cause:
+            case ssl.SSLCertVerificationError():
+                return f"its certificate is not trusted ({cause.verify_message}); see the route's ca_file"
+            case ssl.SSLError() if cause.reason in _ANSWERS_WITHOUT_TLS:
+                return "the server does not speak TLS; check the https:// of the route's base_url"
+            case OSError() if not isinstance(cause, ssl.SSLError) and cause.errno is not None:
+                # The negative codes are those of name resolution.
+                return os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)
+            case _:
+                cause = cause.__cause__ or cause.__context__
+    return message or type(error).__name__

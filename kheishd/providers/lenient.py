@@ -13,7 +13,7 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from kheishd.core.text.surrogates import join_surrogates
 
@@ -106,6 +106,8 @@ def _convert_to(value: Any, kind: Any) -> Any:
     if origin is str:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return value if isinstance(value, str) else str(value) if is_number else None
+    if origin is Raw:
+        return Raw(msgspec.json.encode(clean_json(value)))
     if origin in (int, float):
         return _to_number(value, origin)
     if origin is list and isinstance(value, list):

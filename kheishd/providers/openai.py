@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from kheishd.config.presets import BASE_URLS
 from kheishd.providers.address import join_path
 from kheishd.providers.answer_reader import DraftReader
 from kheishd.providers.chat_messages import (
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from kheishd.providers.attachments import Attachments
     from kheishd.providers.failures import FailureFactory
 
-BASE_URL = "https://api.openai.com/v1"
+BASE_URL = BASE_URLS["openai"]
 
 STOP_REASONS = {
     "length": "length",

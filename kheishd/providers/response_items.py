@@ -192,7 +192,7 @@ def input_items(
                 output = unpack_output(message, origin, ids) if with_output else None
                 out += _plain_items(message, ids) if output is None else output
                 # A hosted program that called a tool is continued by the result that names it.
-                callers |= {item["call_id"]: item["caller"] for item in output or () if item.get("caller")}
+                callers |= {str(item.get("call_id")): item.get("caller") for item in output or ()}
             case "tool":
                 for item in message.items:
                     if isinstance(item, ToolResult):
@@ -201,7 +201,8 @@ def input_items(
                         result = {"type": "function_call_output", "call_id": call_id, "output": text}
                         caller = callers.get(call_id)
                         out.append(result if caller is None else {**result, "caller": caller})
-    if situation and out and out[-1].get("type") == "function_call_output":
+    has_result = bool(out) and transcript[-1].role == "tool" and isinstance(out[-1].get("output"), str)
+    if situation and has_result:
         out[-1]["output"] += f"\n\n{situation}"
     elif situation:
         _add_user(out, [situation])
@@ -210,9 +211,7 @@ def input_items(
 
 def _add_user(out: list[dict[str, Any]], texts: list[str]) -> None:
     content = "\n\n".join(texts)
-    if not content:
-        return
-    if out and out[-1].get("role") == "user":
+    if out and out[-1].get("role") == "user" and isinstance(out[-1].get("content"), str):
         out[-1]["content"] += f"\n\n{content}"
     else:
         out.append({"type": "message", "role": "user", "content": content})

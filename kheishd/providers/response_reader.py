@@ -7,7 +7,7 @@ error. ``response.output_item.done`` has the final form of an item; deltas only 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import Struct
 
@@ -104,6 +104,9 @@ class OutputItem(SideInformation):
     arguments: str | dict[str, Any] | None = None
 
 
+ENCRYPTED: Final = "encrypted_content"
+"""The field of a reasoning item that holds the reasoning for the server."""
+
 BlockKind = Literal["text", "thinking", "call"]
 
 _BLOCKS: dict[str, BlockKind] = {"message": "text", "reasoning": "thinking", "function_call": "call"}
@@ -127,6 +130,9 @@ _KNOWN_EVENTS = {
     *(f"response.{name}" for name in ("created", "completed", "incomplete", "failed", "cancelled")),
     *(f"response.output_item.{name}" for name in ("added", "done")),
 }
+
+# The items of one answer, most of which are calls of hosted tools: a hundred is a lot.
+MAX_ITEMS = 1_000
 
 _event = LenientDecoder(ResponseEvent)
 _response = LenientDecoder(ResponseObject)
@@ -154,11 +160,11 @@ class ResponseReader(DraftReader):
             event: ResponseEvent = _event.decode(data)
         except ValueError:
             event = self._decode_other(data)
-        part = _DELTAS.get(event.type)
-        if part is not None and event.error is None:
-            self._delta(event, part)
-        elif event.type == "error" or is_error(event.error):
+        if event.type == "error" or (event.error is not None and is_error(event.error)):
             self.fail_event(data)
+        part = _DELTAS.get(event.type)
+        if part is not None:
+            self._delta(event, part)
         else:
             self._other_event(event, data)
         if self._draft.full:
@@ -229,6 +235,8 @@ class ResponseReader(DraftReader):
         self, kind: str, item_id: str | None, index: float | None, place: int | None = None
     ) -> OutputSlot:
         self._understood = True
+        if len(self._output.slots) >= MAX_ITEMS:
+            raise self._failures.broke(f"an answer of more than {MAX_ITEMS:,} items", "bad_response")
         slot = OutputSlot(kind)
         if kind in _BLOCKS:
             later = self._output.slots[place:] if place is not None else ()
@@ -298,6 +306,9 @@ class ResponseReader(DraftReader):
         if slot.item is None or is_blank:
             slot.item = item
             self._fill(slot, item)
+        elif not slot.item.get(ENCRYPTED) and item.get(ENCRYPTED):
+            # LiteLLM has the encrypted reasoning only in the complete output.
+            slot.item = {**slot.item, ENCRYPTED: item[ENCRYPTED]}
 
     def _fill(self, slot: OutputSlot, item: dict[str, Any]) -> None:
         """Add to the transcript what the pieces of an item lacked."""
@@ -353,10 +364,10 @@ class ResponseReader(DraftReader):
 
     def _take_output(self, output: list[dict[str, Any]]) -> None:
         """Take the items that did not come before from the complete output."""
-        known = [_read_item(item) for item in output]
+        known = [_read_item(item) for item in output[: MAX_ITEMS + 1]]
         slots = self._output.match([(item.type, item.id, item.call_id) for item in known])
         place = 0
-        for item, known_item, slot in zip(output, known, slots, strict=True):
+        for item, known_item, slot in zip(output, known, slots, strict=False):
             if slot is None:
                 if self._output.find_named(known_item.type, known_item.id, known_item.call_id) is not None:
                     # The output repeats an item.

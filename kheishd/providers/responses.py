@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kheishd.config.presets import BASE_URLS
 from kheishd.providers.address import join_path
 from kheishd.providers.attachments import origin_of
 from kheishd.providers.driver import HttpRequest, body_options, encode, lower_limit, merge_tools
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import ModelRequest
     from kheishd.providers.failures import FailureFactory
 
-BASE_URL = "https://api.openai.com/v1"
+BASE_URL = BASE_URLS["responses"]
 
 ENCRYPTED_REASONING = "reasoning.encrypted_content"
 _STORED = ("store", "previous_response_id", "conversation", "background", "stream", "input", "instructions")
@@ -34,9 +35,9 @@ def post(
     options, headers = body_options(request, traits)
     for name in _STORED:
         options.pop(name, None)
-    if "reasoning_effort" in options:
-        effort = {"effort": options.pop("reasoning_effort")}
-        options["reasoning"] = {**effort, **options.get("reasoning", {})}
+    if (effort := options.pop("reasoning_effort", None)) is not None:
+        own = options.get("reasoning")
+        options["reasoning"] = {"effort": effort, **(own if isinstance(own, dict) else {})}
     _limit_tokens(request, options, traits)
     # Strict mode, the default, requires schemas in which every property is required.
     own_tools = [
@@ -50,7 +51,8 @@ def post(
         for tool in request.tools
     ]
     tools = merge_tools(own_tools, options)
-    include = [*(options.pop("include", None) or [])]
+    own_include = options.pop("include", None)
+    include = list(own_include) if isinstance(own_include, list) else []
     if "include" not in traits.omitted and ENCRYPTED_REASONING not in include:
         include.append(ENCRYPTED_REASONING)
     origin, with_output = origin_of(request.pinned, base_url), OUTPUT_ITEMS not in traits.omitted

@@ -42,6 +42,14 @@ class SocketInUse(Exception):
     """The path is in use by another process, or is not a socket; it is left unchanged."""
 
 
+class ListenerUnusable(Exception):
+    """A listener that cannot be opened. ``key`` is the setting to change; empty for the private socket."""
+
+    def __init__(self, key: tuple[str, ...], message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 class RpcListen(Struct, frozen=True):
     """The private socket: for the daemon's own user and root."""
 
@@ -98,7 +106,7 @@ def open_listeners(
 
     Sockets inherited from systemd replace the ones to bind. ``<run_dir>/tcp`` holds the TCP address.
 
-    Errors: SocketInUse; OSError if binding fails; KeyError for an unknown group.
+    Errors: SocketInUse; ListenerUnusable if binding fails.
     """
     with ExitStack() as stack:
         listeners = [
@@ -108,11 +116,29 @@ def open_listeners(
         specs: list[Listen] = [spec for spec in (rpc, shared, tcp) if spec is not None]
         for spec in specs:
             if type(spec) not in kinds:
-                listeners.append(stack.enter_context(_open_socket(spec)))
+                try:
+                    listeners.append(stack.enter_context(_open_socket(spec)))
+                except (OSError, KeyError) as error:
+                    raise _make_unusable(spec, error) from None
         for listener in listeners:
             if isinstance(listener.spec, TcpListen):
                 stack.enter_context(_address_file(run_dir / "tcp", listener))
         yield listeners
+
+
+def _make_unusable(spec: Listen, error: OSError | KeyError) -> ListenerUnusable:
+    reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else ""
+    match spec:
+        case TcpListen(host, port):
+            # The text of socket.create_server repeats the address.
+            reason = os.strerror(error.errno or 0).lower() if isinstance(error, OSError) else reason
+            return ListenerUnusable(("listen", "tcp", "address"), f"cannot listen on {host}:{port}: {reason}")
+        case SharedListen(group=group) if isinstance(error, KeyError):
+            return ListenerUnusable(("listen", "shared", "group"), f"this machine has no group '{group}'")
+        case SharedListen(path):
+            return ListenerUnusable(("listen", "shared", "path"), f"cannot make the socket {path}: {reason}")
+        case RpcListen(path):
+            return ListenerUnusable((), f"cannot make the socket {path}: {reason}")
 
 
 # Inherited from systemd.

@@ -19,7 +19,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_st
 
 from kheishd.server.authentication import find_token_caller, require_allowed_origin
 from kheishd.server.connection import ClientConnection, EndReason, ServerContext
-from kheishd.server.listeners import TcpListen, accept_all
+from kheishd.server.listeners import ListenerUnusable, TcpListen, accept_all
 from protocol.errors.refusal import Forbidden, Refusal, Unauthenticated
 from protocol.errors.rpc import InvalidRequest
 from protocol.limits.rpc import MAX_LINE_BYTES
@@ -68,6 +68,26 @@ class TransportHost(Protocol):
         ...
 
 
+def load_certificate(spec: TcpListen) -> ssl.SSLContext | None:
+    """Return the TLS context of a listener; None without TLS. Errors: ListenerUnusable."""
+    if spec.certificate is None or spec.key is None:
+        return None
+    for name, path in {"certificate": spec.certificate, "key": spec.key}.items():
+        try:
+            path.read_bytes()
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise ListenerUnusable(("listen", "tcp", name), f"cannot read {path}: {reason}") from None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(spec.certificate, spec.key)
+    except ssl.SSLError as error:
+        text = f"{spec.certificate} and {spec.key} are no certificate with its key, both in PEM"
+        detail = error.reason or str(error)
+        raise ListenerUnusable(("listen", "tcp", "certificate"), f"{text} ({detail})") from None
+    return context
+
+
 async def serve_websockets(
     host: TransportHost,
     listening: socket.socket,
@@ -75,11 +95,8 @@ async def serve_websockets(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> NoReturn:
-    """Serve clients for ever. Errors: OSError (ssl.SSLError) for an unusable certificate or key."""
-    context = None
-    if spec.certificate is not None:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(spec.certificate, spec.key)
+    """Serve clients for ever. Errors: ListenerUnusable for an unusable certificate or key."""
+    context = load_certificate(spec)
 
     def serve(plain: socket.socket) -> None:
         for option, value in _KEEP_ALIVE:

@@ -37,9 +37,9 @@ PresetName = Literal[
 class Route(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A route as shown to clients; a credential appears by reference only.
 
-    ``base_url`` null: that of the preset, or the driver's own. ``auth_header`` null: the usual header.
-    ``context_tokens`` is the size of the model's context; ``prices`` are for a million tokens. ``ready``: a
-    run could use the route now; otherwise ``problem`` says why not.
+    ``base_url`` is the URL of the API, named by the route, its preset or its driver; null if there is none.
+    ``auth_header`` null: the usual header. ``context_tokens`` is the size of the model's context; ``prices``
+    are for a million tokens. ``ready``: a run could use the route now; otherwise ``problem`` says why not.
     """
 
     route_id: str
@@ -76,11 +76,14 @@ class RouteListParams(Page, frozen=True, kw_only=True):
     """Params of ``route.list``."""
 
 
-CheckName = Literal["connect", "authenticate", "stream", "tool_call", "usage"]
+CheckName = Literal["connect", "authenticate", "stream", "tool_call", "usage", "context"]
 
 
 class RouteCheck(Struct, frozen=True, omit_defaults=True):
-    """One step of a test. ``skipped``: an earlier step failed, or the step does not apply to the route."""
+    """One step of a test. ``skipped``: an earlier step failed, or the step does not apply to the route.
+
+    ``context`` is checked for presets of servers whose operator sets the size of the context.
+    """
 
     name: CheckName
     status: Literal["ok", "failed", "skipped"]

@@ -1,6 +1,7 @@
 """The life of the daemon process: starts, stops, reloads, crashes and conflicts."""
 
 import json
+import re
 import shutil
 import signal
 import socket
@@ -234,6 +235,40 @@ def test_a_reload_keeps_the_listeners(daemon: Daemon) -> None:
     daemon.restart()
     status = daemon.call("daemon.status")
     assert (len(status["listeners"]), status["warnings"]) == (2, [])
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        (
+            'address = "127.0.0.1:0"\ncertificate = "c.pem"\nkey = "k.pem"\n',
+            r"config.toml:3: listen.tcp.certificate: cannot read .*/c.pem: no such file",
+        ),
+        (
+            'address = "127.0.0.1:0"\ncertificate = "config.toml"\nkey = "config.toml"\n',
+            r"config.toml:3: listen.tcp.certificate: .*/config.toml and .* are no certificate",
+        ),
+        (
+            'address = "192.0.2.1:80"\ninsecure = true\n',
+            r"config.toml:2: listen.tcp.address: cannot listen on 192.0.2.1:80: cannot assign requested",
+        ),
+    ],
+)
+def test_a_listener_that_cannot_be_opened_ends_the_start(home: Path, lines: str, problem: str) -> None:
+    """The daemon is not ready before all listeners are; the error names file, line, key and reason."""
+    config(home, f"[listen.tcp]\n{lines}")
+    ended = run_kheishd(home)
+    assert ended.returncode == 3
+    assert re.search(problem, ended.stderr)
+    assert not (home / "run" / "kheishd.sock").exists()
+
+
+def test_a_reload_refuses_a_certificate_that_the_next_start_would(daemon: Daemon) -> None:
+    """An unusable certificate is refused at the reload, not at the next start."""
+    config(daemon.home, "[listen.tcp]\naddress = '127.0.0.1:0'\ncertificate = 'c'\nkey = 'k'\n")
+    with pytest.raises(RpcError, match=r"config.toml:3: listen.tcp.certificate: cannot read") as refused:
+        daemon.call("daemon.reload")
+    assert refused.value.reason == "config_invalid"
 
 
 def test_twenty_reloads_at_once_coalesce(daemon: Daemon) -> None:

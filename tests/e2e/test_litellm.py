@@ -35,17 +35,30 @@ pytestmark = pytest.mark.skipif(
 
 KEY = "sk-litellm-0123456789abcdef0123456789abcdef"
 MAX_START_S = 90.0
+QUESTION = "Look at both. " + "word " * 300
 
 BACKENDS = {
     "anthropic": ("anthropic/strict-anthropic", ""),
     "deepseek": ("deepseek/strict-deepseek", "/v1"),
     "gemini": ("gemini/strict-proxied", ""),
     "openai": ("openai/strict-openai", "/v1"),
+    "responses": ("openai/strict-responses", "/v1"),
 }
 """The models behind the proxy, with the paths of their APIs. The part before the slash is the dialect."""
 
-THINKING = ("anthropic", "deepseek", "gemini")
-"""The backends that show their thoughts."""
+ROUTES = {
+    "anthropic": ("openai", "anthropic"),
+    "deepseek": ("openai", "deepseek"),
+    "gemini": ("openai", "gemini"),
+    "openai": ("openai", "openai"),
+    "anthropic-responses": ("responses", "anthropic"),
+    "gemini-responses": ("responses", "gemini"),
+    "openai-responses": ("responses", "responses"),
+}
+"""The driver and the backend of each route. The proxy translates the Responses API for other backends."""
+
+SILENT = ("openai",)
+"""The routes without thoughts."""
 
 FAILING = {
     "too-long": ("openai/context", "/v1", "context_too_long"),
@@ -129,14 +142,15 @@ def daemon(proxy: str) -> Iterator[Daemon]:
     """Provide a daemon with a route to each model behind the proxy."""
     with short_home() as home:
         home.mkdir()
-        lines = ["[runs]", "max_attempts = 1"]
-        for name in (*BACKENDS, *FAILING):
+        lines = ["[runs]", "max_attempts = 1", "[context]", "keep_messages = 4"]
+        routes = {**ROUTES, **{name: ("openai", name) for name in FAILING}}
+        for name, (driver, backend) in routes.items():
             lines += [
                 f"[routes.{name}]",
-                'driver = "openai"',
+                f'driver = "{driver}"',
                 'preset = "litellm"',
                 f'base_url = "{proxy}"',
-                f'model = "{name}"',
+                f'model = "{backend}"',
                 'auth_ref = "env:LITELLM_KEY"',
             ]
         (home / "config.toml").write_text("\n".join(lines))
@@ -149,23 +163,28 @@ def ask(daemon: Daemon, route: str, sender: str) -> str:
 
     Returns the session.
     """
-    sent = daemon.say("Look at both.", sender=sender, route=route)
-    assert sent["status"] == "completed", sent["error"]
-    assert sent["output"] == f"done by {provider_of(BACKENDS[route][0].partition('/')[2])}"
+    sent = daemon.say(QUESTION, sender=sender, route=route)
+    assert sent["status"] == "completed", (route, sent["error"]["message"])
+    assert sent["output"] == f"done by {provider_of(BACKENDS[ROUTES[route][1]][0].partition('/')[2])}"
     session_id: str = sent["session_id"]
     return session_id
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_conversation_with_calls_and_thinking(daemon: Daemon, backend: str) -> None:
-    """Each backend gets back what it attached, in every later turn."""
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_conversation_with_calls_and_thinking(daemon: Daemon, route: str) -> None:
+    """Each backend gets back what it attached, in every later turn, and after a compaction."""
+    sender = f"alone-{route}"
     for _ in range(3):
-        session_id = ask(daemon, backend, sender=backend)
+        session_id = ask(daemon, route, sender)
     events = daemon.events(session_id=session_id, types=["message_appended"])
     kinds = [[item["kind"] for item in event["message"]["items"]] for event in events]
     with_calls = [row for row in kinds if "tool_call" in row]
     assert [row.count("tool_call") for row in with_calls] == [2, 2, 2]
-    assert all(("thinking" in row) == (backend in THINKING) for row in with_calls)
+    assert all(("thinking" in row) == (route not in SILENT) for row in with_calls)
+    daemon.call("session.update", session_id=session_id, route=route)
+    compacted = daemon.call("conversation.compact", sender=sender, wait="settled")
+    assert compacted["summary"] == "They talked."
+    ask(daemon, route, sender)
 
 
 def test_a_signature_inside_an_id(daemon: Daemon) -> None:
@@ -180,10 +199,17 @@ def test_a_signature_inside_an_id(daemon: Daemon) -> None:
     ask(daemon, "gemini", sender="ids")
 
 
-def test_a_conversation_over_all_backends(daemon: Daemon) -> None:
-    """A conversation goes from each backend to each other one, and back."""
-    for backend in (*BACKENDS, *BACKENDS):
-        ask(daemon, backend, sender="all")
+@pytest.mark.parametrize(
+    "routes",
+    [
+        ["anthropic", "gemini", "openai-responses", "deepseek", "openai"],
+        ["gemini-responses", "openai", "anthropic-responses", "deepseek", "openai-responses"],
+    ],
+)
+def test_a_conversation_over_all_backends(daemon: Daemon, routes: list[str]) -> None:
+    """A conversation goes over all backends and both drivers, and back."""
+    for route in (*routes, *routes):
+        ask(daemon, route, sender=routes[0])
 
 
 @pytest.mark.parametrize("model", FAILING)

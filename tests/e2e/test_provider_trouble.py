@@ -184,6 +184,17 @@ async def test_a_limit_per_minute_is_waited_for(tmp_path: Path, driver: str) -> 
 
 
 @every_driver
+async def test_a_limit_that_lasts_too_long_fails_the_run(tmp_path: Path, driver: str) -> None:
+    """The message states the requested delay and the key that limits it."""
+    async with serve_with_model(tmp_path, driver) as (house, server):
+        sent = await house.ask("hello", model="status:429:retry-ms=7200000")
+        assert (sent["status"], sent["error"]["reason"]) == ("failed", "rate_limited")
+        limit = "it asks to wait for 7200 s, and runs.max_retry_after_s allows 3600 s"
+        assert sent["error"]["message"].endswith(limit)
+        assert len(server.requests) == 1
+
+
+@every_driver
 @pytest.mark.parametrize("model", ["status:402", "unpaid"])
 async def test_an_account_without_credit_fails_the_run(tmp_path: Path, driver: str, model: str) -> None:
     """The run fails at once, and its reason is not that of a rate limit."""

@@ -126,3 +126,30 @@ def test_early_signal(tmp_path: Path) -> None:
 def test_import_blocks_no_signals() -> None:
     """Importing the module blocks no signals."""
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+PROTECTED = """
+import ctypes, os, subprocess
+from kheishd.launch import protect_memory
+
+def readable():
+    command = ["cat", f"/proc/{os.getpid()}/environ"]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    # A change of the user has made the process unreadable.
+    ctypes.CDLL(None).prctl(4, ctypes.c_ulong(1), 0, 0, 0)
+before = readable()
+protect_memory()
+print(before, readable(), open("/proc/self/fd/0") is not None, os.listdir("/proc/self/fd") != [])
+"""
+
+
+def test_no_process_of_the_same_user_reads_the_daemons_memory() -> None:
+    """The environment, with its credentials, is closed to the same user; the daemon's own /proc works."""
+    command = [sys.executable, "-c", PROTECTED]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True)
+    assert done.stdout.split() == ["True", "False", "True", "True"]

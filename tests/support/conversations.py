@@ -323,10 +323,24 @@ def requests(draw: st.DrawFn, server: Server) -> ModelRequest:
     options = draw(st.sampled_from(({}, *OPTIONS.get(server.driver, ()))))
     tools = draw(st.lists(st.sampled_from(_offered_tools()), unique_by=lambda tool: tool.name, max_size=4))
     is_answer = purpose == "answer"
+    transcript = draw(conversations(server))
+    marks = {
+        message.provider_data.origin: message.provider_data.marks
+        for message in transcript
+        if message.provider_data is not None and message.provider_data.marks
+    }
+    inputs = [index for index, message in enumerate(transcript) if message.role == "user"]
+    if draw(st.booleans()):
+        # After a compaction, only the marks of the earlier messages are left.
+        transcript = [Message("user", [Text("They talked.")]), *transcript[draw(st.sampled_from(inputs)) :]]
     return ModelRequest(
         pinned=server.pin(options),
         instructions=draw(st.sampled_from(["", "Be brief."])),
-        messages=draw(conversations(server)),
+        messages=transcript,
+        situation=draw(st.sampled_from(["", "<situation>One todo is open.</situation>"]))
+        if is_answer
+        else "",
+        marks=marks,
         tools=tools if is_answer else (),
         withheld=is_answer and draw(st.booleans()),
         purpose=purpose,  # type: ignore[arg-type]

@@ -9,6 +9,7 @@
 ``thinking``                            reasons, then answers
 ``repeat:<n>``                          repeats its key as thought and as text, in pieces of n characters
 ``tools[:<name>:<json>]``               calls a tool; answers once it has the result
+``reads:<n>:<name>:<json>``             calls a tool, and reports n tokens of the prompt
 ``two-tools``                           calls two tools at once
 ``orders``                              obeys ``/call <tool> <json>`` lines; ``/then`` separates answers
 ``length``, ``refusal``                 ends for that reason
@@ -219,6 +220,12 @@ def _tools(prompt: Prompt, rest: str) -> Iterator[Step]:
         return _echo(prompt, rest)
     name, _, arguments = (rest or 'get_weather:{"location": "San Francisco, CA"}').partition(":")
     return _stream(prompt, [Say("I will look."), Call("call_abc123", name, arguments), Stop("tool_calls")])
+
+
+def _reads(prompt: Prompt, rest: str) -> Iterator[Step]:
+    """Call a tool, and report that many tokens of the prompt."""
+    count, name, arguments = rest.split(":", 2)
+    return _stream(prompt, [Call("call_a", name, arguments), Stop("tool_calls", input_tokens=int(count))])
 
 
 def _two_tools(prompt: Prompt, rest: str) -> Iterator[Step]:
@@ -567,6 +574,7 @@ BEHAVIORS = {
     "thinking": _thinking,
     "repeat": _repeat,
     "tools": _tools,
+    "reads": _reads,
     "two-tools": _two_tools,
     "orders": _orders,
     "length": _length,

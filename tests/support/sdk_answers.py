@@ -123,6 +123,8 @@ def _read_responses(stream: bytes) -> SdkAnswer:
         usage.input_tokens,
         usage.output_tokens,
         cached_input_tokens=usage.input_tokens_details.cached_tokens,
+        # Servers may leave it out.
+        cache_write_tokens=getattr(usage.input_tokens_details, "cache_write_tokens", None) or 0,
         reasoning_tokens=usage.output_tokens_details.reasoning_tokens,
     )
     return answer

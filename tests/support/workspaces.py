@@ -22,7 +22,8 @@ ID = "0J3R5K8T1VQ6L2M9N4P7S0U3AB"
 
 
 def run_context(workspace: Path, tools: list[str] | None = None) -> RunContext:
-    """Return a run in a workspace, which may use these tools, or all."""
+    """Return a run in a workspace, which is made, and which may use these tools, or all."""
+    workspace.mkdir(parents=True, exist_ok=True)
     session = Session(
         session_id=f"ses_{ID}", agent="default", status="open", created_at_ms=1, updated_at_ms=1
     )

@@ -21,6 +21,9 @@ class PermissionsSection(Section, frozen=True):
     max_mode: PermissionMode = "bypassPermissions"
     """Widest permission mode of any session."""
 
+    protected: Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=MAX_RULES)] = []
+    """More paths, such as `deploy/*`, whose edits a person approves even in the mode `acceptEdits`."""
+
     rules: Annotated[list[Rule], Meta(max_length=MAX_RULES)] = []
     """The broadest rules: `tool` and `decision`, optionally with a `subject` and a `note`."""
 

@@ -2,10 +2,11 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date, time
 from math import isfinite
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
@@ -21,14 +22,24 @@ BUILT_IN_ROUTE = "offline"
 
 AUTH_REF_PATTERN = r"(env|credential|slot):[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}"
 
-REQUEST_PATHS = (
-    "/chat/completions",
-    "/v1/messages",
-    "/responses",
-    ":generateContent",
-    ":streamGenerateContent",
+REQUEST_PATH = re.compile(
+    r"(/chat/completions|/v1/messages|/responses|/models/[^/]+:(stream)?generateContent)/*$", re.IGNORECASE
 )
-"""The paths that drivers add to a ``base_url``."""
+"""The end of a URL that drivers add to a ``base_url``."""
+
+OPTION_NAMES = (
+    "headers",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "max_tokens",
+    "reasoning",
+    "reasoning_effort",
+    "temperature",
+    "thinking",
+    "tools",
+    "top_p",
+)
+"""Keys of ``options`` that are often written one level too high."""
 
 Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)")]
 
@@ -36,8 +47,17 @@ Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)")]
 class RouteSection(Section, frozen=True, kw_only=True):
     """``[routes.<id>]``: one driver, one model, one reference to a credential."""
 
+    KEY_HINTS: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(OPTION_NAMES, "write it into 'options'"),
+        **dict.fromkeys(
+            ("api_key", "key", "token"), "set 'auth_ref' to \"env:NAME\", a variable that holds it"
+        ),
+        **dict.fromkeys(("api_base", "endpoint", "url"), "did you mean 'base_url'?"),
+        "provider": "did you mean 'driver' or 'preset'?",
+    }
+
     driver: Driver | None = None
-    """Protocol: `"openai"`, `"responses"` (default for OpenAI), `"anthropic"`, `"google"` or `"offline"`."""
+    """`"openai"` (default of presets), `"responses"` (of OpenAI), `"anthropic"`, `"google"`, `"offline"`."""
 
     model: Annotated[str, Meta(min_length=1, max_length=256)]
     """Model name, as the provider knows it."""
@@ -90,21 +110,22 @@ class RouteSection(Section, frozen=True, kw_only=True):
         if self.base_url is not None:
             yield from _find_url_problems(self.base_url, (*path, "base_url"))
         if self.driver is None and find_default_driver(self.preset, self.base_url) is None:
-            yield Problem(path, "the key 'driver' is missing; only routes to OpenAI itself have a default")
+            yield Problem(
+                path,
+                "the key 'driver' is missing; most servers need driver = \"openai\" (only routes to OpenAI "
+                "itself, and those with a preset, have a default)",
+            )
         if self.preset is not None and self.driver not in (None, "openai", "responses"):
             message = 'presets are for driver = "openai" and driver = "responses"; remove the preset'
             yield Problem((*path, "preset"), message)
         elif self.preset is not None and self.base_url is None and PRESETS[self.preset].base_url is None:
             yield Problem((*path, "base_url"), f'preset = "{self.preset}" requires it')
-        if self.ca_file is not None and not (
-            os.path.isabs(self.ca_file) and os.access(self.ca_file, os.R_OK)
-        ):
-            yield Problem((*path, "ca_file"), "not a readable file; write the absolute path of a PEM file")
+        if self.ca_file is not None:
+            yield from _find_file_problems(self.ca_file, (*path, "ca_file"))
         if self.auth_ref is not None and not re.fullmatch(AUTH_REF_PATTERN, self.auth_ref):
             # The message does not repeat the value: it may be a key pasted in the wrong place.
-            yield Problem(
-                (*path, "auth_ref"), "expected env:NAME, credential:NAME or slot:NAME, not the key itself"
-            )
+            message = 'expected "env:NAME" or "credential:NAME", not the key itself'
+            yield Problem((*path, "auth_ref"), message)
         if (self.price_input is None) != (self.price_output is None):
             yield Problem(path, "price_input and price_output go together; set both or neither")
         for name in ("price_cached_input", "price_cache_write"):
@@ -136,9 +157,16 @@ def _find_url_problems(url: str, path: KeyPath) -> Iterator[Problem]:
             path,
             "a URL must end with its path; only Azure's ?api-version=... may follow; remove the rest",
         )
-    end = next((end for end in REQUEST_PATHS if parts.path.rstrip("/").endswith(end)), None)
-    if end is not None:
-        yield Problem(path, f"ends with {end}, which kheish adds itself; remove it")
+    if (end := REQUEST_PATH.search(parts.path)) is not None:
+        yield Problem(path, f"ends with {end[1]}, which kheish adds itself; remove it")
+
+
+def _find_file_problems(file: str, path: KeyPath) -> Iterator[Problem]:
+    """Yield the problem of a file of certificate authorities; a directory of them is accepted, too."""
+    if not os.path.isabs(file) or not os.access(file, os.R_OK):
+        yield Problem(path, "not a readable file; write the absolute path of a PEM file")
+    elif os.path.isfile(file) and b"-----BEGIN " not in Path(file).read_bytes():
+        yield Problem(path, "the file holds no certificate in PEM form")
 
 
 def _find_option_problems(options: Any, path: KeyPath) -> Iterator[Problem]:

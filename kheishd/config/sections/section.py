@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from msgspec import Meta, Struct
 
@@ -31,6 +32,9 @@ class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     The string below a field describes the key; ``contrib/generate`` writes it into the README.
     """
+
+    KEY_HINTS: ClassVar[Mapping[str, str]] = {}
+    """The remedies for keys that do not exist, but that people expect."""
 
     def find_problems(self, path: KeyPath) -> Iterator[Problem]:
         """Yield the problems that the types cannot express; ``path`` is the section's own."""

@@ -18,7 +18,7 @@ class WorkspaceSection(Section, frozen=True):
     """Default workspace (default: `workspace` in the home). If set, it contains all workspaces."""
 
     sandbox: SandboxMode = "auto"
-    """Whether shell commands run under bubblewrap: `"auto"` (if it works here), `"required"` or `"off"`."""
+    """Commands run under bubblewrap: `"auto"` (if it works; always, once it has), `"required"` or `"off"`."""
 
     readable: list[Annotated[str, Meta(pattern=r"^/[^\x00]*$", max_length=MAX_PATH_BYTES)]] = []
     """Directories that sandboxed commands can read in addition to the system's."""

@@ -16,12 +16,12 @@ for those, too.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final, Literal, assert_never
 
 from msgspec.structs import replace
-from msgspec.structs import replace as replace_struct
 
+from kheishd.core.permissions.protected import is_protected
 from protocol.objects.permission import (
     MODES,
     Decision,
@@ -68,10 +68,14 @@ class HookOpinion(Value, frozen=True):
 
 
 class Layers(Value, frozen=True):
-    """The permission layers of a run or session, broadest first, and its effective mode."""
+    """The permission layers of a run or session, broadest first, and its effective mode.
+
+    ``protected`` are more paths, as patterns, that a person is asked about even in the mode ``acceptEdits``.
+    """
 
     layers: tuple[LayerRules, ...]
     mode: PermissionMode
+    protected: tuple[str, ...] = ()
 
 
 class Ruling(Value, frozen=True):
@@ -111,6 +115,21 @@ def explain(tool: ToolFacts, subject: str, layers: Layers, opinion: HookOpinion 
     )
 
 
+def is_path_closed(path: str, tools: Collection[str], layers: Layers) -> bool:
+    """Whether a rule keeps a path from one of the tools that read: by a deny, or because it asks first.
+
+    A search must not show the content of such a file. Rules without a subject are about tools, not paths.
+    """
+    return any(
+        rule.decision != "allow"
+        and rule.subject is not None
+        and matches_subject(rule.subject, path)
+        and any(matches_tool(rule.tool, tool) for tool in tools)
+        for layer in layers.layers
+        for rule in layer.rules
+    )
+
+
 def use_grants(layers: Layers, grant_ids: Sequence[str]) -> Layers:
     """Return the layers after some grants were used, for the next call of a batch that has no verdicts yet.
 
@@ -123,11 +142,11 @@ def use_grants(layers: Layers, grant_ids: Sequence[str]) -> Layers:
         grants = [
             grant
             if grant.remaining_uses is None
-            else replace_struct(grant, remaining_uses=grant.remaining_uses - grant_ids.count(grant.grant_id))
+            else replace(grant, remaining_uses=grant.remaining_uses - grant_ids.count(grant.grant_id))
             for grant in layered.grants
         ]
-        used.append(replace_struct(layered, grants=grants))
-    return Layers(tuple(used), layers.mode)
+        used.append(replace(layered, grants=grants))
+    return replace(layers, layers=tuple(used))
 
 
 def effective_mode(layers: Sequence[LayerRules]) -> PermissionMode:
@@ -282,7 +301,13 @@ class _Walk:
                     self._decide("deny", "mode dontAsk", note, "ask_denied")
             case "acceptEdits":
                 if previous.decision == "ask" and not self.firm and self.tool.kind == "edit":
-                    self._decide("allow", "mode acceptEdits", "", "edit_allowed")
+                    protected = self._find_protected()
+                    if protected is None:
+                        self._decide("allow", "mode acceptEdits", "", "edit_allowed")
+                    else:
+                        note = f"other programs execute or obey {protected}"
+                        self._decide("ask", "mode acceptEdits", note)
+                        self._explain("mode", None, f"the mode does not allow this edit: {note}")
             case "bypassPermissions":
                 if previous.decision == "ask" and not self.firm:
                     self._decide("allow", "mode bypassPermissions", "", "ask_allowed")
@@ -295,6 +320,18 @@ class _Walk:
             self._explain(
                 "mode", None, "the mode does not change this ask: the managed rules or a hook require it"
             )
+
+    def _find_protected(self) -> str | None:
+        """Return the first path of an edit that is protected; None if none is."""
+        return next(
+            (
+                path
+                for path in self.subject.split("\n")
+                if is_protected(path)
+                or any(matches_subject(pattern, path) for pattern in self.layers.protected)
+            ),
+            None,
+        )
 
     def _apply_grants(self) -> None:
         if self.ruling.decision != "ask":

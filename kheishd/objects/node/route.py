@@ -1,5 +1,6 @@
 """Routes: the ways to reach models, from the configuration and built in."""
 
+from kheishd.config.presets import find_base_url
 from kheishd.kernel.call import Call, control, query
 from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.objects.node.trial import try_route
@@ -19,7 +20,7 @@ def view_of(runtime: Runtime, spec: RouteSpec) -> Route:
         source="built_in" if spec.built_in else "file",
         default=spec.route_id == runtime.config.default_route,
         preset=spec.preset,
-        base_url=spec.base_url,
+        base_url=find_base_url(spec.driver, spec.preset, spec.base_url),
         auth_ref=spec.auth_ref,
         auth_header=spec.auth_header,
         ca_file=spec.ca_file,

@@ -37,7 +37,22 @@ MAX_TRIAL_TOKENS: Final = 2048
 # The part of an answer that a note quotes.
 MAX_QUOTED_CHARACTERS: Final = 80
 
-ORDER: Final[tuple[CheckName, ...]] = ("connect", "authenticate", "stream", "tool_call", "usage")
+LOCAL_PRESETS: Final = ("llamacpp", "lmstudio", "ollama", "vllm")
+"""The servers whose operator sets the size of the context.
+
+Ollama gives a model 4,096 tokens on most machines, and drops the beginning of a longer prompt without an
+error: first the tools. Their test therefore has a prompt of the size that agents have.
+
+Source: https://docs.ollama.com/context-length
+"""
+
+FILLER: Final = "\n".join(f"{number}. This line only takes up room." for number in range(1, 641))
+"""About 6,400 tokens, which cost nothing on a machine of one's own."""
+
+# Fewer read tokens mean that the prompt was truncated, whatever the model's tokenizer is.
+MIN_READ_TOKENS: Final = 4_500
+
+ORDER: Final[tuple[CheckName, ...]] = ("connect", "authenticate", "stream", "tool_call", "usage", "context")
 _REFUSALS: Final = ("credential_missing", "unauthorized")
 
 
@@ -68,7 +83,8 @@ class Trial(Struct):
         earlier = [] if missing else _checks_before(route, failed)
         if missing:
             earlier = [RouteCheck("connect", "skipped", "without its credential nothing is sent")]
-        later = ORDER[ORDER.index(failed) + 1 :]
+        order = ORDER if route.preset in LOCAL_PRESETS else ORDER[:-1]
+        later = order[order.index(failed) + 1 :]
         return [
             *earlier,
             RouteCheck(failed, "failed", message),
@@ -92,7 +108,7 @@ async def try_route(models: ModelCaller, route: RouteSpec) -> RouteTest:
             options=dict(route.options),
             context_tokens=route.context_tokens,
         ),
-        instructions=INSTRUCTIONS,
+        instructions=f"{INSTRUCTIONS}\n\n{FILLER}" if route.preset in LOCAL_PRESETS else INSTRUCTIONS,
         messages=[Message("user", [Text(QUESTION)])],
         tools=(TOOL,),
         max_answer_tokens=MAX_TRIAL_TOKENS,
@@ -158,4 +174,19 @@ def _judge(route: RouteSpec, answer: ModelAnswer, pieces: int) -> list[RouteChec
             "the server reports no tokens, so budgets and costs have no effect on this route",
         )
     note = f"pieces of text: {pieces}" if pieces else ""
-    return [RouteCheck("stream", "ok", note), tool_call, usage]
+    context = [_judge_context(answer.usage.input_tokens)] if route.preset in LOCAL_PRESETS else []
+    return [RouteCheck("stream", "ok", note), tool_call, usage, *context]
+
+
+def _judge_context(read_tokens: int) -> RouteCheck:
+    """Return the step that checks whether the server read the whole prompt."""
+    if not read_tokens:
+        return RouteCheck("context", "skipped", "the server reports no tokens")
+    if read_tokens >= MIN_READ_TOKENS:
+        return RouteCheck("context", "ok", f"the server read {read_tokens} tokens")
+    return RouteCheck(
+        "context",
+        "failed",
+        f"the server read only {read_tokens} of about 6000 tokens, and dropped the rest: raise the size of "
+        "its context (Ollama: OLLAMA_CONTEXT_LENGTH)",
+    )

@@ -78,7 +78,7 @@ def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: RunRecor
         # The pinned text is a mode, because ``bounds_of`` returned it.
         mode = cast("PermissionMode", read_pinned(store, run).permission_mode)
         layers.append(LayerRules(layer="run", name=run.run_id, rules=run.rules, mode=mode, grants=run.grants))
-    return Layers(tuple(layers), effective_mode(layers))
+    return Layers(tuple(layers), effective_mode(layers), tuple(managed.protected))
 
 
 def _daemon_rules(store: Snapshot) -> list[Rule]:
@@ -194,7 +194,7 @@ def _with_mode(layers: Layers, mode: PermissionMode) -> Layers:
     changed = tuple(
         replace(layer, mode=modes[layer.layer]) if layer.layer in modes else layer for layer in layers.layers
     )
-    return Layers(changed, effective_mode(changed))
+    return replace(layers, layers=changed, mode=effective_mode(changed))
 
 
 # Change.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
-from kheishd.core.permissions.judge import Layers, Ruling, judge, use_grants
+from kheishd.core.permissions.judge import Layers, Ruling, is_path_closed, judge, use_grants
 from kheishd.core.run.commands import ApprovalAsk, CallReturn, Judgement, QuestionAsk
 from kheishd.kernel.hook import Invocation, NeedsAnswer, NeedsApproval, ToolError
 from kheishd.objects.people.permission import facts_of, layers_of, opinion_of
@@ -31,7 +31,7 @@ from protocol.objects.permission import Verdict
 from protocol.text import truncate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from kheishd.kernel.hook import RunContext, Tool
     from kheishd.kernel.runtime import Runtime
@@ -107,6 +107,11 @@ class CallJudge:
             return ruling if ruling.grant_id is None else msgspec.structs.replace(ruling, decision="ask")
         denied = ruling.base == "deny" or ruling.mode_effect == "denied_in_plan"
         return msgspec.structs.replace(ruling, decision="deny" if denied else "allow")
+
+    def make_path_check(self) -> Callable[[str], bool]:
+        """Return the check whether a rule keeps a path from tools that read, by the current rules."""
+        layers, tools = self._layers(), [tool.name for tool in self.hooks.tools() if tool.kind == "read"]
+        return lambda path: is_path_closed(path, tools, layers)
 
     async def renew_approval(self, index: int, invocation: Invocation) -> ApprovalAsk | None:
         """Return a new approval if the approved state has changed, else None.

@@ -178,16 +178,22 @@ class ModelTurn:
             # An empty answer is retried once in each turn.
             message = f"{failure.message}; the retry was empty, too"
             failure = ModelFailure(failure.reason, message, retryable=False, usage=failure.usage)
-        limits = self._active.runtime.config.runs
+        limits, delay_s = self._active.runtime.config.runs, failure.retry_after_s
         at_ms = None
-        if failure.retryable:
+        if failure.retryable and delay_s is not None and delay_s > limits.max_retry_after_s:
+            limit = f"runs.max_retry_after_s allows {limits.max_retry_after_s:g} s"
+            message = f"{failure.message}; it asks to wait for {delay_s:g} s, and {limit}"
+            failure = ModelFailure(
+                failure.reason, message, retryable=True, status=failure.status, usage=failure.usage
+            )
+        elif failure.retryable:
             at_ms = next_attempt_at_ms(
                 now_ms=self._active.state.now_ms(),
                 attempt=self._active.record.failures + 1,
                 max_attempts=limits.max_attempts,
                 backoff_s=limits.backoff_s,
                 max_backoff_s=limits.max_backoff_s,
-                retry_after_s=failure.retry_after_s,
+                retry_after_s=delay_s,
                 max_retry_after_s=limits.max_retry_after_s,
                 jitter=random.random(),
             )

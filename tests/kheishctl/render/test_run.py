@@ -84,7 +84,7 @@ def test_pending_requests_are_sanitized(text: str) -> None:
 
 
 def test_format_run() -> None:
-    """A run shows its settings, its use of time and tokens, and the state of each open call."""
+    """A run shows its settings, its use of time and tokens, its next attempt, and each open call."""
     run = {
         "run_id": "run_1",
         "session_id": "ses_1",
@@ -113,6 +113,9 @@ def test_format_run() -> None:
     assert rows["agent"] == "default as ada, guest bob"
     assert rows["route"] == "local (m)"
     assert rows["took"] == "5.0 s"
+    assert "retry" not in rows
+    waiting = format_run({**run, "failures": 1, "retry_at_ms": NOW}, PIPE)
+    assert f"retry\tattempt 2 at {PIPE.format_time(NOW)}\n" in waiting
     assert rows["tokens"] == "10 read, 3 written, 4 cached, 2 written to the cache, 1 reasoning"
     calls = format_run(run, WIDE).splitlines()[-2:]
     assert calls[0] == "call c1: bash needs approval"

@@ -9,6 +9,7 @@ from kheishd.config.presets import (
     PRESETS,
     RESPONSES_PRESETS,
     adapt_preset,
+    find_base_url,
     find_default_driver,
 )
 from kheishd.config.sections.config import Config
@@ -70,3 +71,19 @@ def test_presets_for_the_responses_api() -> None:
 def test_default_drivers(preset: str | None, base_url: str | None, driver: str | None) -> None:
     """OpenAI's own API has the Responses driver by default, other presets that of chat completions."""
     assert find_default_driver(preset, base_url) == driver
+
+
+@pytest.mark.parametrize(
+    ("driver", "preset", "base_url", "url"),
+    [
+        ("openai", "ollama", "http://gpu.test/v1", "http://gpu.test/v1"),
+        ("openai", "ollama", None, "http://127.0.0.1:11434/v1"),
+        ("responses", None, None, "https://api.openai.com/v1"),
+        ("anthropic", None, None, "https://api.anthropic.com"),
+        ("offline", None, None, None),
+        ("openai", "a preset of a later version", None, "https://api.openai.com/v1"),
+    ],
+)
+def test_base_urls(driver: str, preset: str | None, base_url: str | None, url: str | None) -> None:
+    """A route's own URL comes first, then that of its preset, then that of its driver."""
+    assert find_base_url(driver, preset, base_url) == url

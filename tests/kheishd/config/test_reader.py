@@ -197,7 +197,7 @@ ROUTE = "[routes.r]\ndriver = 'openai'\nmodel = 'm'\n"
         (ROUTE + "base_url = ' https://h/v1'", ["config.toml:4", "routes.r.base_url", "blanks; remove"]),
         (
             ROUTE + "base_url = 'https://h/v1beta/models/m:streamGenerateContent'",
-            ["config.toml:4", "routes.r.base_url", "ends with :streamGenerateContent", "remove it"],
+            ["config.toml:4", "routes.r.base_url", "ends with /models/m:streamGenerateContent"],
         ),
         (
             ROUTE + "base_url = 'https://h/v1/chat/completions/'",
@@ -206,7 +206,7 @@ ROUTE = "[routes.r]\ndriver = 'openai'\nmodel = 'm'\n"
         (ROUTE + "base_url = 'http+unix://model.sock/v1'", ["config.toml:4", "http+unix://%2F"]),
         (
             "[routes.r]\nmodel = 'm'\nbase_url = 'http://h/v1'",
-            ["config.toml:1", "routes.r", "the key 'driver' is missing"],
+            ["config.toml:1", "routes.r", "the key 'driver' is missing", 'need driver = "openai"'],
         ),
         (
             "[routes.r]\ndriver = 'anthropic'\nmodel = 'm'\npreset = 'openai'",
@@ -221,6 +221,7 @@ ROUTE = "[routes.r]\ndriver = 'openai'\nmodel = 'm'\n"
         (ROUTE + "auth_header = 'a b'", ["config.toml:4", "routes.r.auth_header"]),
         (ROUTE + "ca_file = '/nowhere/ca.pem'", ["config.toml:4", "routes.r.ca_file", "not a readable file"]),
         (ROUTE + "auth_ref = 'OPENAI_API_KEY'", ["config.toml:4", "routes.r.auth_ref", "env:NAME"]),
+        (ROUTE + f"ca_file = '{__file__}'", ["config.toml:4", "routes.r.ca_file", "no certificate in PEM"]),
         (
             ROUTE + "options = {headers = {Authorization = 'x'}}",
             ["config.toml:4", "Authorization", "auth_ref"],
@@ -243,6 +244,25 @@ def test_invalid_combination(text: str, words: list[str]) -> None:
     """Valid types in invalid or dangerous combinations are reported as well."""
     message = refuse(text)
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("key", "remedy"),
+    [
+        ("api_key", "set 'auth_ref' to \"env:NAME\""),
+        ("max_tokens", "write it into 'options'"),
+        ("url", "did you mean 'base_url'?"),
+        ("provider", "did you mean 'driver' or 'preset'?"),
+        ("drvier", "did you mean 'driver'?"),
+    ],
+)
+def test_an_expected_key_has_a_remedy(key: str, remedy: str) -> None:
+    """A key that other programs have is refused with the key that kheish has."""
+    assert refuse(
+        ROUTE + f"{key} = 'sk-secret'"
+    ) == f"config.toml:4: routes.r.{key}: unknown key; {remedy}" + (
+        ", a variable that holds it" if key == "api_key" else ""
+    )
 
 
 def test_a_pasted_key_is_not_repeated() -> None:

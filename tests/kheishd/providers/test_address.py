@@ -2,7 +2,7 @@
 
 import pytest
 
-from kheishd.providers.address import host_of, join_path, split_socket
+from kheishd.providers.address import host_of, join_path, path_of, split_socket
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,17 @@ def test_split_socket(url: str, parts: tuple[str | None, str]) -> None:
 def test_host_of(url: str, host: str) -> None:
     """Messages name the host, or the socket, and no other part of the URL."""
     assert host_of(url) == host
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("https://api.test/v1/responses", "/v1/responses"),
+        ("https://api.test/d/chat/completions?api-version=1", "/d/chat/completions"),
+        ("http+unix://%2Frun%2Fa.sock/v1/messages", "/v1/messages"),
+        ("https://api.test", "/"),
+    ],
+)
+def test_path_of(url: str, path: str) -> None:
+    """Messages name the requested path, without the host and the query."""
+    assert path_of(url) == path

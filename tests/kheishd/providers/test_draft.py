@@ -242,3 +242,25 @@ def test_deltas_and_items_say_the_same(pieces: list[tuple[str, str]], limit: int
     assert "".join(streamed) == text
     assert len(text.encode()) <= limit
     assert "".join(piece for _, piece in pieces).startswith(text)
+
+
+def test_a_block_before_another() -> None:
+    """A block may be opened before a later one, and after all others if that is gone."""
+    draft = Draft()
+    last = draft.open(Block("text"))
+    draft.extend(last, "b")
+    draft.extend(draft.open(Block("text"), last), "a")
+    draft.extend(draft.open(Block("thinking"), Block("text")), "hm")
+    assert draft.finish("end", Usage(), None).items == [Text("a"), Text("b"), Thinking("hm")]
+    assert (draft.join_content("text"), draft.join_content("thinking")) == ("ab", "hm")
+
+
+def test_content_may_be_rewritten() -> None:
+    """Rewritten content is not shown again, and takes the room of what it replaces."""
+    draft = Draft(max_bytes=6)
+    block = draft.open(Block("text"))
+    draft.extend(block, "wrong\ud83d")
+    draft.rewrite(block, "right\ud83d")
+    assert draft.take() == [TextDelta("wrong")]
+    assert draft.full, "the replacement character takes three bytes"
+    assert draft.finish("end", Usage(), None).items == [Text("right")]

@@ -8,7 +8,7 @@ import pytest
 
 from kheishd.config.presets import PRESETS
 from kheishd.kernel.hook import Tool
-from kheishd.providers import anthropic, google, openai
+from kheishd.providers import anthropic, google, openai, responses
 from kheishd.providers.driver import (
     BLANK,
     AnswerReader,
@@ -151,7 +151,16 @@ def named(driver: Driver, name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name}} if driver is openai else {"name": name}
 
 
-@pytest.mark.parametrize("driver", [openai, anthropic])
+TRANSCRIPTS: dict[Driver, str] = {
+    openai: "messages",
+    responses: "input",
+    anthropic: "messages",
+    google: "contents",
+}
+"""The field of the transcript in a request of each driver."""
+
+
+@pytest.mark.parametrize("driver", [openai, anthropic, responses])
 def test_tools_of_the_options_are_added(driver: Driver) -> None:
     """Tools of the options follow kheish's; one of the same name is left out, and a summary has none."""
     options = {"tools": [SEARCH, named(driver, "look"), named(driver, "other")], "cache_control": False}
@@ -165,8 +174,8 @@ def test_tools_of_the_options_are_added(driver: Driver) -> None:
     assert "tools" not in msgspec.json.decode(driver.post(summary, "http://x", None).body)
 
 
-@pytest.mark.parametrize("driver", [openai, anthropic, google])
-def test_the_prefix_of_a_prompt_is_stable(driver: Driver) -> None:
+@pytest.mark.parametrize(("driver", "name"), TRANSCRIPTS.items())
+def test_the_prefix_of_a_prompt_is_stable(driver: Driver, name: str) -> None:
     """Two turns of a run begin with the same bytes, up to the end of the earlier transcript."""
     options = {"cache_control": False} if driver is anthropic else {}
     first = dataclasses.replace(
@@ -176,7 +185,7 @@ def test_the_prefix_of_a_prompt_is_stable(driver: Driver) -> None:
     second = dataclasses.replace(first, messages=later)
     bodies = [driver.post(request, "http://x", None).body for request in (first, second)]
     decoded = [msgspec.json.decode(body) for body in bodies]
-    earlier, transcript = (body.pop("contents" if driver is google else "messages") for body in decoded)
+    earlier, transcript = (body.pop(name) for body in decoded)
     assert transcript[: len(earlier)] == earlier
     assert msgspec.json.encode(decoded[0]) == msgspec.json.encode(decoded[1])
 
@@ -187,3 +196,12 @@ def test_a_summary_lowers_the_effort() -> None:
         request = make_request("hello", options={"reasoning_effort": effort})
         assert body_options(replace_purpose(request, "summary"))[0] == {"reasoning_effort": expected}
         assert body_options(request)[0] == {"reasoning_effort": effort}
+        for more in ({}, {"summary": "auto"}):
+            request = make_request("hello", options={"reasoning": {"effort": effort, **more}})
+            lowered = {"reasoning": {"effort": expected, **more}}
+            assert body_options(replace_purpose(request, "title"))[0] == lowered
+            assert body_options(request)[0]["reasoning"]["effort"] == effort
+        own = {"output_config": {"effort": effort, "format": {"type": "json_schema", "schema": {}}}}
+        request = make_request("hello", options=own)
+        assert body_options(replace_purpose(request, "title"))[0] == {"output_config": {"effort": expected}}
+        assert body_options(request)[0] == own

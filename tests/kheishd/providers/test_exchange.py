@@ -300,8 +300,9 @@ def test_a_body_that_is_one_object(reads: tuple[bytes, ...]) -> None:
 
 @pytest.mark.parametrize("body", [b"<html></html>", b"hello", b"  x", b"event: x\n\n"])
 def test_a_body_that_is_no_stream(body: bytes) -> None:
-    """A body that is HTML or plain text fails with a note that it is no event stream."""
-    with pytest.raises(ModelFailure, match="no event stream"):
+    """A body that is HTML or plain text fails with a note that names the requested path."""
+    content = "a web page" if body.startswith(b"<") else "no event stream"
+    with pytest.raises(ModelFailure, match=f"sent {content}; the request went to /: check the route's"):
         body_of(body)
 
 

@@ -226,6 +226,19 @@ def test_a_compressed_body_is_read(encoding: str) -> None:
     assert "9 > 8" in failure.message
 
 
+@pytest.mark.parametrize("status", [404, 405])
+def test_an_unknown_path_is_named(status: int) -> None:
+    """The message names a path that the server does not know, but not for an unknown model."""
+    failures = FailureFactory("api.test", SECRET)
+    failure = failures.by_status(status, {}, b"404 page not found", NOW_S, "/chat/completions")
+    assert failure.message == (
+        f"api.test answered {status}: 404 page not found; the request went to /chat/completions: "
+        "check the route's base_url"
+    )
+    unknown = failures.by_status(status, {}, b'{"error": "model \'qwen\' not found"}', NOW_S, "/v1/x")
+    assert "base_url" not in unknown.message
+
+
 def test_a_redirect_names_its_target() -> None:
     """The target is shown without user, password and query, because these may be secrets."""
     failure = by_status(307, b"", {"location": "https://user:pw@other.test/v1/chat?key=1"})
@@ -354,3 +367,14 @@ def test_a_huge_message_is_truncated_before_it_is_sanitized() -> None:
     long = failures.clean("x" * 1_000_000)
     assert len(long.encode()) <= MAX_MESSAGE_BYTES
     assert failures.clean(" " * (MAX_CLEANED_CHARACTERS - 8) + SECRET + "y" * 1_000_000) == "[credent"
+
+
+def test_a_model_of_the_responses_api_only() -> None:
+    """A refusal that names the Responses API says how a route uses it."""
+    message = "Function tools are not supported in /v1/chat/completions. To use them, use /v1/responses."
+    body = msgspec.json.encode({"error": {"message": message, "type": "invalid_request_error"}})
+    failure = FailureFactory("api.test", None).by_status(400, {}, body, 0.0)
+    assert failure.reason == "bad_request"
+    assert failure.message.endswith(
+        f'{message.rstrip(".")}; set driver = "responses" in the route, which speaks that API'
+    )

@@ -317,6 +317,15 @@ def test_a_provider_that_does_not_pick_up() -> None:
     assert error_failure.message == "api.test: no connection within 30 s"
 
 
+def test_an_unusable_file_of_authorities(tmp_path: Path) -> None:
+    """The message names the key and the file."""
+    with pytest.raises(httpcore2.UnsupportedProtocol) as raised:
+        make_pool("https://api.test", 1, str(tmp_path / "ca.pem"))
+    error_failure = failure(raised.value, FailureFactory("api.test", None))
+    assert error_failure is not None
+    assert f"ca_file '{tmp_path}/ca.pem' is not usable" in error_failure.message
+
+
 def test_our_own_faults_are_no_failures() -> None:
     """A bug in our code is not reported as a network failure."""
     assert failure(KeyError("x"), FailureFactory("api.test", None)) is None
@@ -399,7 +408,8 @@ async def test_tls(monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery, tmp_p
             await send(pool, HttpRequest(f"{url}/", {}, b"{}"))
     tls_failure = failure(raised.value, FailureFactory("api.test", None))
     assert tls_failure is not None
-    assert "CERTIFICATE_VERIFY_FAILED" in tls_failure.message
+    assert "its certificate is not trusted (unable to get local issuer certificate)" in tls_failure.message
+    assert "ca_file" in tls_failure.message
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     async with pool_to(url) as pool:
@@ -407,6 +417,22 @@ async def test_tls(monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery, tmp_p
     monkeypatch.delenv("SSL_CERT_FILE")
     async with make_pool(url, 1, str(tmp_path / "ca.pem")) as pool:
         assert b"".join(await read_all(await send(pool, HttpRequest(f"{url}/", {}, b"{}")))) == b"onetwo"
+
+
+async def test_a_server_without_tls(nursery: trio.Nursery) -> None:
+    """The failure of https:// to a server that answers without TLS names the key to check."""
+
+    async def handler(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+
+    url = f"https://127.0.0.1:{await serve(handler, nursery)}"
+    async with pool_to(url) as pool:
+        with pytest.raises(httpcore2.ConnectError) as raised:
+            await send(pool, HttpRequest(f"{url}/", {}, b"{}"))
+    tls_failure = failure(raised.value, FailureFactory("api.test", None))
+    assert tls_failure is not None
+    assert "the server does not speak TLS; check the https://" in tls_failure.message
 
 
 async def test_a_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

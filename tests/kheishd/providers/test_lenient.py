@@ -124,3 +124,8 @@ def test_a_renamed_field_has_two_names(name: str) -> None:
     """A field that is renamed is read under its name in JSON and under its own; null counts as missing."""
     other = {"firstPart": None} if name == "first_part" else {}
     assert convert({name: {"index": "2"}, **other}, Renamed) == Renamed(Part(index=2))
+
+
+def test_raw_values_stay_encoded() -> None:
+    """A value that is decoded later stays encoded, without halves of characters."""
+    assert bytes(convert({"a": ["\ud83d", 1]}, msgspec.Raw)) == '{"a":["\ufffd",1]}'.encode()

@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kheishd.providers.response_items import MAX_RAW_ARGUMENTS_CHARACTERS, OUTPUT, input_items, pack_output
 from protocol.transcript import (
@@ -80,6 +82,45 @@ def send(*transcript: Message, origin: str = ORIGIN) -> list[dict[str, Any]]:
 def test_output_goes_back_unchanged_and_in_order() -> None:
     """Every item goes back as it came, also those of unknown types."""
     assert send(make_answer(OUTPUT_ITEMS)) == OUTPUT_ITEMS
+
+
+_TEXTS = st.text(st.sampled_from("ab \n😀"), max_size=6)
+_ITEMS = st.one_of(
+    st.builds(
+        lambda texts: {**REASONING, "summary": [{"type": "summary_text", "text": text} for text in texts]},
+        st.lists(_TEXTS, max_size=3),
+    ),
+    st.builds(
+        lambda texts: {**MESSAGE, "content": [{"type": "output_text", "text": text} for text in texts]},
+        st.lists(_TEXTS, max_size=3),
+    ),
+    st.just(SEARCH),
+    st.builds(
+        lambda arguments: {**CALL, "arguments": arguments},
+        st.sampled_from(['{"path":"/a"}', '{"path": "/a"}', "{}"]),
+    ),
+)
+
+
+@given(output=st.lists(_ITEMS, max_size=6), text=_TEXTS, thoughts=_TEXTS)
+def test_any_output_goes_back(output: list[dict[str, Any]], text: str, thoughts: str) -> None:
+    """Whatever the transcript has of its texts, output goes back as it came, except reasoning at its end."""
+    calls: list[Item] = [
+        ToolCall(f"c{index}", "look", msgspec.json.decode(item["arguments"]))
+        for index, item in enumerate(item for item in output if item["type"] == "function_call")
+    ]
+    texts = {"message": text, "reasoning": thoughts}
+    for item in output:
+        for name in ("summary", "content"):
+            texts.setdefault(item["type"], "")
+            texts[item["type"]] += "\n\n".join(part["text"] for part in item.get(name, ()))
+    items = [Thinking(texts["reasoning"]), Text(texts["message"]), *calls]
+    answer = make_answer(output, items, texts["message"], texts["reasoning"])
+    while output and output[-1]["type"] == "reasoning":
+        output = output[:-1]
+    if output:
+        sent = [{**item, "call_id": "call_1"} if "call_id" in item else item for item in send(answer)]
+        assert sent == output
 
 
 def test_a_text_is_stored_once() -> None:
@@ -173,6 +214,7 @@ def test_a_call_that_the_provider_ran() -> None:
         ["nonsense"],
         [{"type": "message", "content": "?"}],
         [{"type": "function_call"}, {"type": "function_call"}],
+        [{"type": "function_call", "caller": {}}, {"type": "new", "caller": [], "call_id": []}, 7],
     ],
 )
 def test_stored_items_that_do_not_fit_are_ignored(output: Any) -> None:
@@ -190,6 +232,22 @@ def test_unknown_parts_go_back(part: Any) -> None:
     item = {"type": "message", "content": [part]}
     answer = Message("assistant", [Text("a")], provider_data=ProviderData(ORIGIN, fields={OUTPUT: [item]}))
     assert send(answer) == [item]
+
+
+def test_strange_items_of_an_import_are_sent() -> None:
+    """Items that look like a user's message, or like the call of a program, are sent as they are stored."""
+    output = [
+        {"type": "message", "role": "user", "content": []},
+        {"type": "new", "caller": {"type": "program"}, "call_id": [7]},
+        {"type": "function_call_output", "output": "stored"},
+    ]
+    answer = Message("assistant", [Text("a")], provider_data=ProviderData(ORIGIN, fields={OUTPUT: output}))
+    user = Message("user", [Text("hello")])
+    assert send(answer, Message("tool", []), user)[:3] == output
+    assert input_items([answer], ORIGIN, "now")[:3] == output
+    own = Message("assistant", [Text("a")], provider_data=ProviderData(ORIGIN, fields={OUTPUT: output[:1]}))
+    assert send(own, user) == [output[0], {"type": "message", "role": "user", "content": "hello"}]
+    assert input_items([answer, Message("tool", [])], ORIGIN, "now")[:2] == output[:2]
 
 
 def test_a_repeated_call_id_is_mapped() -> None:

@@ -5,15 +5,19 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
 from kheishd.providers.response_items import OUTPUT, input_items
-from kheishd.providers.response_reader import ResponseReader
+from kheishd.providers.response_reader import MAX_ITEMS, ResponseReader
 from protocol.limits.model import MAX_ANSWER_BYTES, MAX_PROVIDER_DATA_BYTES
 from protocol.transcript import Item, Message, ProviderData, Text, Thinking, ToolCall, Usage, text_of
+from tests.support.model_wire import Call, Move, Say, Stop, Think
+from tests.support.responses_wire import Responses
 
 STREAMS = Path(__file__).parent / "streams"
 ORIGIN = "responses api.test gpt"
@@ -159,6 +163,42 @@ def test_output_goes_back_as_it_came(name: str) -> None:
     assert send_back(answer) == [items[index] for index in sorted(items)]
 
 
+_PIECES = st.sampled_from(["", "a", "I look.", "\n\n", "😀"])
+_MOVES = st.lists(
+    st.one_of(
+        st.builds(Think, _PIECES),
+        st.builds(Say, _PIECES),
+        st.builds(
+            Call,
+            st.uuids().map(str),
+            st.just("look"),
+            st.sampled_from(['{"a":1}', '{"a": 1}', "{}", '{"a', ""]),
+        ),
+    ),
+    max_size=8,
+)
+
+
+@given(moves=_MOVES, size=st.integers(1, 300))
+def test_the_output_of_any_answer_goes_back(moves: list[Move], size: int) -> None:
+    """Whatever an answer consists of, its items go back as they came, with valid arguments."""
+    wire = Responses()
+    stream = wire.start("gpt") + b"".join(wire.move("gpt", move) for move in [*moves, Say("end"), Stop()])
+    fresh = new()
+    body = AnswerBody(fresh)
+    for start in range(0, len(stream), size):
+        body.feed(stream[start : start + size])
+    answer = fresh.end()
+    assert answer is not None
+    ended = msgspec.json.decode(stream.rpartition(b"data: ")[2])
+    items = ended["response"]["output"]
+    for item in items:
+        if item.get("arguments") in ('{"a', ""):
+            item["arguments"] = "{}"
+    assert send_back(answer) == items
+    assert text_of(answer.items) == "".join(move.text for move in moves if isinstance(move, Say)) + "end"
+
+
 @pytest.mark.parametrize("size", [1, 10_000])
 def test_an_error_before_the_failed_response(size: int) -> None:
     """The error is reported with its message and its delay; the failed response after it changes nothing."""
@@ -286,6 +326,7 @@ PIECES = [text_delta("I ", item_id="msg_1"), text_delta("see.", item_id="msg_1")
         [done(WHOLE, None), completed(WHOLE)],
         [done(WHOLE), done(WHOLE), completed(WHOLE)],
         [completed(WHOLE)],
+        [text_delta("I ", error={}), text_delta("see.", error=None), completed(error={})],
         [event("output_text.delta", delta="I "), done(WHOLE), completed()],
         [event("completed", response={"output": [None, WHOLE, "?"]})],
         [added(WHOLE), completed()],
@@ -405,6 +446,14 @@ def test_the_final_form_of_an_item_goes_back() -> None:
     assert send_back(answer)[0]["encrypted_content"] == "final"
 
 
+def test_encrypted_reasoning_that_is_only_in_the_complete_output_goes_back() -> None:
+    """Reasoning whose item was complete without its encrypted form gets that from the complete output."""
+    shown_item = {"id": "rs_1", "type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]}
+    sealed = {"id": "rs_1", "type": "reasoning", "encrypted_content": "sealed", "content": []}
+    answer = read_answer(done(shown_item, 0), done(message("a"), 1), completed(sealed, message("a")))
+    assert send_back(answer)[0] == {**shown_item, "encrypted_content": "sealed"}
+
+
 def test_without_the_end_of_an_item_nothing_goes_back() -> None:
     """An answer of which an item never was complete goes back as text and calls."""
     begun = {"id": "rs_1", "type": "reasoning", "encrypted_content": "incomplete", "summary": []}
@@ -497,6 +546,18 @@ def test_a_response_in_the_background_is_no_answer(status: str) -> None:
 
 
 # Irregularities.
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_too_many_items(whole: bool) -> None:
+    """An answer with more items than any real one has is a failure."""
+    items = [{"type": "web_search_call", "id": f"ws_{n}"} for n in range(MAX_ITEMS + 1)]
+    events = [completed(*items)] if whole else [done(item, None) for item in items]
+    failure = read_failure(*events)
+    assert (failure.reason, "more than 1,000 items" in failure.message) == ("bad_response", True)
+    assert read_answer(*(done(item, None) for item in items[2:]), completed(message("a"))).items == [
+        Text("a")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from kheishd.server import listeners
 from kheishd.server.listeners import (
     DESCRIPTORS_RESERVED,
     MAX_PATH_BYTES,
     Listener,
+    ListenerUnusable,
     RpcListen,
     SharedListen,
     SocketInUse,
@@ -161,8 +163,26 @@ def test_the_shared_socket_has_its_mode_and_group(tmp_path: Path) -> None:
         assert mode(path) == 0o660
         assert os.stat(path).st_gid == os.getgid()
         assert mode(tmp_path / "run" / "kheishd.sock") == 0o600
-    with pytest.raises(KeyError), opened(tmp_path / "run", SharedListen(path, group="no such group")):
+
+
+@pytest.mark.parametrize(
+    ("shared", "tcp", "key", "message"),
+    [
+        (SharedListen(Path("/proc/x/s")), None, "path", "cannot make the socket /proc/x/s: no such file"),
+        (SharedListen(Path("s"), group="no-such"), None, "group", "this machine has no group 'no-such'"),
+        (None, TcpListen("192.0.2.1", 80), "address", "cannot listen on 192.0.2.1:80: cannot assign"),
+    ],
+)
+def test_a_listener_that_cannot_be_opened_names_its_setting(
+    tmp_path: Path, shared: SharedListen | None, tcp: TcpListen | None, key: str, message: str
+) -> None:
+    """The error names the setting and the reason, and the other sockets are closed again."""
+    if shared is not None:
+        shared = replace(shared, path=tmp_path / shared.path)
+    with pytest.raises(ListenerUnusable, match=message) as refused, opened(tmp_path / "run", shared, tcp):
         pass
+    assert refused.value.key[-1] == key
+    assert not (tmp_path / "run" / "kheishd.sock").exists()
 
 
 def test_a_shared_socket_that_is_swapped_changes_no_other_file(tmp_path: Path) -> None:

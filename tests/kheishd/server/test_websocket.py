@@ -14,7 +14,7 @@ import trustme
 from trio_websocket import open_websocket_url
 
 from kheishd.objects.node import journal, rpc
-from kheishd.server.listeners import TcpListen
+from kheishd.server.listeners import ListenerUnusable, TcpListen
 from protocol.errors.definition import AgentForbidden
 from protocol.errors.token import ScopeMissing, ScopeWouldWiden
 from protocol.limits.rpc import MAX_LINE_BYTES
@@ -390,6 +390,6 @@ async def test_tls_is_spoken_with_a_certificate(tmp_path: Path, toys: Toys) -> N
 async def test_a_certificate_that_cannot_be_used_is_an_error(tmp_path: Path, toys: Toys) -> None:
     """An unusable certificate raises an error before the first client."""
     spec = TcpListen("127.0.0.1", 0, tmp_path / "missing.pem", tmp_path / "missing.pem")
-    with pytest.RaisesGroup(FileNotFoundError, flatten_subgroups=True):
+    with pytest.RaisesGroup(ListenerUnusable, flatten_subgroups=True):
         async with rpc_server(tmp_path, toys.handlers(), tcp=spec):
             raise AssertionError("it must not start")

@@ -114,16 +114,23 @@ class Root:
 
 @contextmanager
 def open_root(workspace: str) -> Iterator[Root]:
-    """Open a workspace, an absolute path without links. If it is missing, it is created as private.
+    """Open a workspace, an absolute path without links.
 
-    Errors: ToolError.
+    Errors: ToolError if there is no such directory: an empty new one would look as if the files were gone.
     """
-    with explain_errors(f"the workspace {workspace}"):
-        above = os.open("/", _WALK)
-        try:
-            descriptor = _descend(above, names_of(workspace.strip("/") or ROOT), 0o700, "/")
-        finally:
-            os.close(above)
+    above = os.open("/", _WALK)
+    try:
+        with explain_errors(f"the workspace {workspace}"):
+            descriptor = _descend(above, names_of(workspace.strip("/") or ROOT), None, "/")
+    except ToolError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise ToolError(
+                f"the workspace {workspace} does not exist; it was moved or removed. Ask the user to restore "
+                "it, or to continue in another one"
+            ) from None
+        raise
+    finally:
+        os.close(above)
     try:
         yield Root(workspace, descriptor)
     finally:

@@ -11,8 +11,10 @@ is killed as soon as the result is full or the caller is cancelled.
 
 import os
 import posixpath
+import re
 import subprocess
 from base64 import b64decode
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
@@ -119,10 +121,44 @@ def _encode_paths(walk: Walk, paths: Iterable[str], limit: int, **head: str) -> 
     return encode({**head, "paths": results.items, "truncated": truncated, **unnamed})
 
 
+PathCheck = Callable[[str], bool]
+"""Whether rules keep the content of a path from the model."""
+
 # Literal text.
 
 
-def literal_search(root: Root, arguments: SearchFiles, check: Check = check_cancelled) -> str:
+class FileCheck:
+    """The files that a search must not show, by their rules, and those that it could not read; counted."""
+
+    def __init__(self, is_closed: PathCheck) -> None:
+        self._is_closed = is_closed
+        self._closed: dict[str, bool] = {}
+        self._unread: set[str | bytes] = set()
+
+    def may_show(self, path: str) -> bool:
+        """Whether the content of a file may be shown. Rules are asked once for each file."""
+        if path not in self._closed:
+            self._closed[path] = self._is_closed(path)
+        return not self._closed[path]
+
+    def miss(self, name: str | bytes) -> None:
+        """Count a file that could not be read, or named."""
+        self._unread.add(name)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers of these files, as fields of the result; without zeros."""
+        numbers = {"denied_files": sum(self._closed.values()), "unread_files": len(self._unread)}
+        return {name: number for name, number in numbers.items() if number}
+
+
+def _show_all(path: str) -> bool:
+    return False
+
+
+def literal_search(
+    root: Root, arguments: SearchFiles, check: Check = check_cancelled, is_closed: PathCheck = _show_all
+) -> str:
     """Find the lines that contain a text. Errors: ToolError.
 
     Without ripgrep there is no safe way to run a stranger's regular expression.
@@ -131,22 +167,26 @@ def literal_search(root: Root, arguments: SearchFiles, check: Check = check_canc
     text = arguments.pattern.encode(errors="replace")
     walk = Walk(root, base, check=check)
     results = BoundedResults(arguments.limit)
-    matches = (match for entry in walk if entry.file for match in _search_file(root, entry.path, text, check))
+    files = FileCheck(is_closed)
+    matches = (
+        match for entry in walk if entry.file for match in _search_file(root, entry.path, text, check, files)
+    )
     for match in matches:
         if not results.add(match):
             break
     truncated = results.truncated or walk.truncated
-    return encode({"matches": results.items, "truncated": truncated, "engine": "literal"})
+    return encode({"matches": results.items, "truncated": truncated, "engine": "literal", **files.counts})
 
 
-def _search_file(root: Root, path: str, text: bytes, check: Check) -> Iterator[TextMatch]:
-    """Yield the matches in a file; none if it is binary, large, or cannot be read."""
+def _search_file(root: Root, path: str, text: bytes, check: Check, files: FileCheck) -> Iterator[TextMatch]:
+    """Yield the matches in a file; none if it is binary or large, cannot be read or must not be shown."""
     try:
         with explain_errors(path), root.file(path) as descriptor:
             content = b"".join(read_pieces(descriptor, check, MAX_EDIT_BYTES + 1))
     except ToolError:
+        files.miss(path)
         return
-    if text not in content or b"\0" in content or len(content) > MAX_EDIT_BYTES:
+    if text not in content or b"\0" in content or len(content) > MAX_EDIT_BYTES or not files.may_show(path):
         return
     for number, line in enumerate(content.split(b"\n"), 1):
         start = line.find(text)
@@ -168,10 +208,10 @@ def excerpt_around(line: bytes, start: int) -> str:
 RIPGREP_OPTIONS: Final = (
     "--json",
     "--no-config",
-    "--no-messages",
     "--hidden",
     "--glob=!.git",
-    "--encoding=none",
+    # ``$`` matches before CR LF.
+    "--crlf",
     "--sort=path",
     f"--max-count={MAX_MATCHES + 1}",
     f"--max-filesize={MAX_EDIT_BYTES}",
@@ -181,6 +221,9 @@ RIPGREP_ENVIRONMENT: Final = {"LC_ALL": "C.UTF-8"}
 _READ_BYTES: Final = 64 * KIB
 _MAX_COMPLAINT_CHARACTERS: Final = 500
 _FAILED: Final = 2
+
+# The complaint about a file that cannot be read.
+_UNREADABLE: Final = re.compile(rb"rg: (.*): [^:]*\(os error \d+\)$")
 
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
 
@@ -222,12 +265,14 @@ _match_decoder = msgspec.json.Decoder(_RipgrepMatch)
 class RipgrepLines:
     """Splitter of ripgrep's output into lines, bounded. ``skipped``: a line was too long and was left out.
 
-    ``truncated``: there is more output than the limit. ``complaint`` is the output that is not JSON.
+    ``truncated``: there is more output than the limit. ``complaint`` is the output that is not JSON, without
+    the complaints about ``unreadable`` files.
     """
 
     def __init__(self) -> None:
         self.truncated = False
         self.skipped = False
+        self.unreadable: list[bytes] = []
         self.complaint = ""
         self._total = 0
         self._rest = b""
@@ -245,19 +290,28 @@ class RipgrepLines:
             self._skipping = self.skipped = True
             self._rest = b""
         complaints = [line for line in lines if line and not line.startswith(b"{")]
+        unreadable = [match[1] for match in map(_UNREADABLE.match, complaints) if match is not None]
+        self.unreadable += unreadable
+        complaints = [line for line in complaints if _UNREADABLE.match(line) is None]
         self.complaint = b"\n".join([self.complaint.encode(), *complaints]).decode(errors="replace").strip()
         self.complaint = self.complaint[:_MAX_COMPLAINT_CHARACTERS]
         return [line for line in lines if line.startswith(b"{")]
 
 
-async def regex_search(program: str, workspace: str, arguments: SearchFiles, in_thread: InThread) -> str:
+async def regex_search(
+    program: str,
+    workspace: str,
+    arguments: SearchFiles,
+    in_thread: InThread,
+    is_closed: PathCheck = _show_all,
+) -> str:
     """Find the lines that match a regular expression, with files in the order of their paths.
 
     Errors: ToolError; OSError if the program cannot be run.
     """
     command = [program, *RIPGREP_OPTIONS, f"--regexp={_require_passable(arguments.pattern)}", "--", "."]
     base = relative_path(arguments.base, workspace)
-    results, lines = BoundedResults(arguments.limit), RipgrepLines()
+    results, lines, files = BoundedResults(arguments.limit), RipgrepLines(), FileCheck(is_closed)
     with ExitStack() as stack:
         root, directory = await in_thread(partial(_open_directory, stack, workspace, base))
         async with _running(command, directory) as process:
@@ -266,11 +320,13 @@ async def regex_search(program: str, workspace: str, arguments: SearchFiles, in_
             while more and not results.truncated and not lines.truncated:
                 piece = await process.stdout.receive_some(_READ_BYTES)
                 more = bool(piece)
-                await in_thread(partial(_confirm, root, base, lines.feed(bytes(piece)), results))
-            if not more and not results.items and await process.wait() == _FAILED:
+                await in_thread(partial(_confirm, root, base, lines.feed(bytes(piece)), results, files))
+            if not more and not results.items and lines.complaint and await process.wait() == _FAILED:
                 raise ToolError(f"the search failed: {lines.complaint}")
+    for name in lines.unreadable:
+        files.miss(name)
     truncated = results.truncated or lines.truncated or lines.skipped
-    return encode({"matches": results.items, "truncated": truncated, "engine": "ripgrep"})
+    return encode({"matches": results.items, "truncated": truncated, "engine": "ripgrep", **files.counts})
 
 
 def _require_passable(pattern: str) -> str:
@@ -312,7 +368,7 @@ async def _running(command: list[str], directory: int) -> AsyncIterator[trio.Pro
             await process.stdout.aclose()
 
 
-def _confirm(root: Root, base: str, lines: list[bytes], results: BoundedResults) -> None:
+def _confirm(root: Root, base: str, lines: list[bytes], results: BoundedResults, files: FileCheck) -> None:
     """Add the matches that a second, confined read confirms; others differ, or have an invalid path."""
     for line in lines:
         message = _message_decoder.decode(line)
@@ -320,13 +376,23 @@ def _confirm(root: Root, base: str, lines: list[bytes], results: BoundedResults)
             continue
         match = _match_decoder.decode(message.data)
         claimed = match.lines.raw()
+        if match.path.text is None:
+            files.miss(match.path.raw())
+            continue
         try:
-            path = relative_path(posixpath.join(base, match.path.text or ""), root.workspace)
+            path = relative_path(posixpath.join(base, match.path.text), root.workspace)
+            if not files.may_show(path):
+                continue
             with explain_errors(path), root.file(path) as descriptor:
-                actual = os.pread(descriptor, len(claimed), match.absolute_offset)
+                # ripgrep does not count a byte order mark.
+                mark = len(BOM_UTF8) if os.pread(descriptor, len(BOM_UTF8), 0) == BOM_UTF8 else 0
+                actual = os.pread(descriptor, len(claimed), match.absolute_offset + mark)
         except ToolError:
+            files.miss(match.path.raw())
             continue
         if actual != claimed:
+            # Changed meanwhile, replaced by a link, or in another encoding.
+            files.miss(path)
             continue
         start = match.submatches[0].start if match.submatches else 0
         if not results.add(TextMatch(path, match.line_number, excerpt_around(actual, start))):

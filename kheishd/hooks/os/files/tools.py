@@ -252,11 +252,13 @@ class Files(SubHook):
     )
     async def grep_search(self, call: Invocation, arguments: SearchFiles) -> Outcome:
         """Find lines by a regular expression, or by a text without ripgrep. Errors: ToolError."""
-        workspace = call.context.workspace
+        workspace, is_closed = call.context.workspace, call.is_closed
         if self._ripgrep is None:
-            return Outcome(await self._run(_in_root, workspace, partial(literal_search, arguments=arguments)))
+            work = partial(literal_search, arguments=arguments, is_closed=is_closed)
+            return Outcome(await self._run(_in_root, workspace, work))
         try:
-            return Outcome(await regex_search(self._ripgrep, workspace, arguments, self._in_thread))
+            result = await regex_search(self._ripgrep, workspace, arguments, self._in_thread, is_closed)
+            return Outcome(result)
         except OSError as error:
             log.warning("ripgrep cannot be run", extra={"program": self._ripgrep, "error": str(error)})
             raise ToolError("the search cannot be run at the moment; use glob_search and read_file") from None

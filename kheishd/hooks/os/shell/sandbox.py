@@ -20,6 +20,7 @@ Root is special. It has no capabilities inside, but owns many files that others 
 
 from __future__ import annotations
 
+import logging
 import os
 import pwd
 import shutil
@@ -36,9 +37,15 @@ from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from kheishd.config.sections.workspace import SandboxMode
     from kheishd.hooks.os.shell.workdir import Workdir
+
+log = logging.getLogger(__name__)
+
+MARK_NAME = ".sandbox"
+"""The name of the mark in the daemon's home. Remove it to permit commands without a sandbox again."""
 
 SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt"),
@@ -62,11 +69,18 @@ MAX_PROBE_SECONDS = 10.0
 
 
 class Sandbox:
-    """The confinement of commands. ``hidden`` paths are never visible; ``readable`` ones always are."""
+    """The confinement of commands. ``hidden`` paths are never visible; ``readable`` ones always are.
 
-    def __init__(self, hidden: Sequence[str], readable: Sequence[str] = ()) -> None:
+    ``mark`` is a file that exists once the sandbox has worked. From then on it is required: a trial that
+    fails later must not let commands run outside that people allowed inside.
+    """
+
+    def __init__(
+        self, hidden: Sequence[str], readable: Sequence[str] = (), *, mark: Path | None = None
+    ) -> None:
         self._hidden = tuple(hidden)
         self._readable = tuple(readable)
+        self._mark = mark
         self._bubblewrap: Bubblewrap | None = None
 
     async def choose(self, mode: SandboxMode) -> bool:
@@ -74,12 +88,21 @@ class Sandbox:
         if mode == "off":
             return False
         problem = await self.find_problem()
-        if problem is not None and mode == "required":
+        if problem is None:
+            return True
+        if mode == "required":
             raise ToolError(
                 f"commands must run in a sandbox here, and it does not work: {problem}. "
                 "Work without the shell, or ask the operator to install bubblewrap"
             )
-        return problem is None
+        if self._mark is not None and self._mark.exists():
+            log.warning("the sandbox has worked before and fails now", extra={"problem": problem})
+            raise ToolError(
+                f"commands ran in a sandbox here before, and it does not work now: {problem}. Try again "
+                "later, work without the shell, or ask the operator to repair bubblewrap or to set "
+                'workspace.sandbox = "off"'
+            )
+        return False
 
     async def find_problem(self) -> str | None:
         """Return why the sandbox does not work here; None if it does, as one successful trial shows.
@@ -98,6 +121,10 @@ class Sandbox:
         except _Unusable as problem:
             return str(problem)
         self._bubblewrap = bubblewrap
+        if self._mark is not None:
+            # On a full disk, this daemon still requires the sandbox: it has found it.
+            with suppress(OSError):
+                self._mark.touch(mode=0o600)
         return None
 
     def argv(self, workdir: Workdir, command: Sequence[str]) -> list[str]:

@@ -33,7 +33,7 @@ from kheishd.hooks.os.shell.process import (
     kill_orphans,
     running,
 )
-from kheishd.hooks.os.shell.sandbox import Sandbox
+from kheishd.hooks.os.shell.sandbox import MARK_NAME, Sandbox
 from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
 from kheishd.kernel.hook import Arguments, Invocation, Outcome, ProbeResult, Stale, SubHook, ToolError, tool
 from kheishd.objects.work.shell import require_room
@@ -140,7 +140,7 @@ class Bash(SubHook):
         self._environ = environ
         self._calls = home / "run" / "calls"
         self._home_id = home_id(home)
-        self._sandbox = Sandbox([str(home)], readable)
+        self._sandbox = Sandbox([str(home)], readable, mark=home / MARK_NAME)
 
     def command_subject(self, call: Invocation, arguments: BashArguments) -> str:
         """Return the command line."""

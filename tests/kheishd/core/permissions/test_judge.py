@@ -20,6 +20,7 @@ from kheishd.core.permissions.judge import (
     ToolFacts,
     effective_mode,
     explain,
+    is_path_closed,
     judge,
     matches_subject,
     matches_tool,
@@ -547,3 +548,45 @@ def test_a_called_agent_grants_no_rights(
     above = judge(tool, subject, Layers(tuple(ordered), "default"))
     below = judge(tool, subject, Layers((*ordered, layer("definition", *rules, name="child")), "default"))
     assert is_as_strict(below.decision, above.decision)
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "closed"),
+    [
+        (Rule(tool="*", decision="deny", subject="*.env"), "a/.env", True),
+        (Rule(tool="read_*", decision="deny", subject=".env"), ".env", True),
+        (Rule(tool="read_file", decision="ask", subject="keys/*"), "keys/a", True),
+        (Rule(tool="read_file", decision="allow", subject="keys/*"), "keys/a", False),
+        (Rule(tool="write_file", decision="deny", subject="*"), "a", False),
+        (Rule(tool="read_file", decision="deny"), "a", False),
+    ],
+)
+def test_a_path_is_closed_to_tools_that_read(rule: Rule, path: str, closed: bool) -> None:
+    """A deny or an ask of a path, for a tool that reads, closes the path; a rule without a path does not."""
+    layers = Layers((LayerRules(layer="session", name="s", rules=[rule]),), "default")
+    assert is_path_closed(path, ["read_file", "grep_search"], layers) is closed
+
+
+@pytest.mark.parametrize(
+    ("subject", "protected", "decision"),
+    [
+        ("a.py", (), "allow"),
+        (".git/config", (), "ask"),
+        ("a.py\nsub/.envrc", (), "ask"),
+        ("deploy/run.sh", (), "allow"),
+        ("deploy/run.sh", ("deploy/*",), "ask"),
+    ],
+)
+def test_protected_files_are_asked_about_in_accept_edits(
+    subject: str, protected: tuple[str, ...], decision: str
+) -> None:
+    """The mode acceptEdits does not allow edits of files that other programs obey; the note says so."""
+    tool = ToolFacts("write_file", "edit", "ask")
+    layers = Layers(
+        (LayerRules(layer="session", name="s", rules=[], mode="acceptEdits"),), "acceptEdits", protected
+    )
+    ruling = judge(tool, subject, layers)
+    assert ruling.decision == decision
+    assert ("other programs execute or obey" in ruling.note) is (decision == "ask")
+    explanation = explain(tool, subject, layers)
+    assert (explanation.decision, explanation.note) == (ruling.decision, ruling.note)

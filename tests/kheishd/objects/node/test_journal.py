@@ -102,12 +102,12 @@ async def test_journal_read_ok_returns_stored_bytes(server: RpcServer, client: C
 
 
 async def test_journal_read_ok_beyond_the_end(client: Client) -> None:
-    """A cursor after the newest entry returns an empty page."""
+    """A cursor after the newest entry returns an empty page; to a subscription it is a gap."""
     for cursor in (2, 2**63, 2**64, 10**30):
         assert await client.call("journal.read", after=cursor) == {"events": [], "next": None}
         assert cursors(await client.call("journal.read", after=cursor, order="newest")) == [1]
         await client.call("journal.subscribe", after=cursor)
-        assert (await client.next())[0] == "journal.synced"
+        assert [(await client.next())[0] for _ in range(2)] == ["journal.gap", "journal.synced"]
 
 
 async def test_journal_read_ok_filtered(server: RpcServer, client: Client) -> None:

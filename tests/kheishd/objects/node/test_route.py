@@ -22,7 +22,7 @@ def runtime() -> Runtime:
     routes = [
         RouteSpec("offline", "offline", "offline", built_in=True),
         RouteSpec("ready", "openai", "m", url, "env:A_KEY", {"max_tokens": 5}, prices=PRICES),
-        RouteSpec("broken", "anthropic", "m", url, "env:NO_KEY"),
+        RouteSpec("broken", "anthropic", "m", None, "env:NO_KEY"),
     ]
     return make_runtime(
         routes={route.route_id: route for route in routes},
@@ -54,6 +54,10 @@ async def test_route_get_ok(tmp_path: Path) -> None:
     assert SECRET not in str(ready)
     assert broken["ready"] is False
     assert "env:NO_KEY" in broken["problem"]
+    assert [route["base_url"] for route in (ready, broken)] == [
+        "http://127.0.0.1:9/v1",
+        "https://api.anthropic.com",
+    ]
 
 
 async def test_route_get_route_not_found(tmp_path: Path) -> None:

@@ -105,3 +105,28 @@ async def test_a_route_without_a_credential(server: ModelServer) -> None:
     result = await try_model(server, CALLING, auth_ref=None)
     assert result.ok
     assert statuses(result)["authenticate"] == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("count", "status", "note"),
+    [
+        (6_500, "ok", "read 6500 tokens"),
+        (4_096, "failed", "only 4096 of about 6000 tokens"),
+        (0, "skipped", "no tokens"),
+    ],
+)
+async def test_a_local_server_reads_the_whole_prompt(
+    server: ModelServer, count: int, status: str, note: str
+) -> None:
+    """A local server that truncates a prompt of the size that agents have fails the last step."""
+    model = f"reads:{count}:{TOOL.name}:{json.dumps({'word': WORD})}"
+    result = await try_model(server, model, preset="ollama")
+    assert (result.checks[-1].name, result.checks[-1].status) == ("context", status)
+    assert note in result.checks[-1].note
+    assert len(server.requests[0].body) > 20_000
+
+
+async def test_a_local_server_that_cannot_be_reached(server: ModelServer) -> None:
+    """The last step is skipped after an earlier failure."""
+    result = await try_model(server, CALLING, preset="vllm", base_url="http://127.0.0.1:1/v1")
+    assert statuses(result)["context"] == "skipped"

@@ -87,11 +87,16 @@ def test_a_file_is_opened(workspace: Path) -> None:
     assert read(workspace, "a/file") == b"inside"
 
 
-def test_a_missing_workspace_is_made(tmp_path: Path) -> None:
-    """A missing workspace is created as private, with its parents."""
-    with open_root(str(tmp_path / "new" / "ws")):
-        pass
-    assert (tmp_path / "new" / "ws").stat().st_mode & 0o777 == 0o700
+def test_a_missing_workspace_is_refused(tmp_path: Path) -> None:
+    """A workspace that is gone is named, and not created anew; a file is none."""
+    (tmp_path / "file").touch()
+    for path, problem in {"gone/ws": "does not exist; it was moved", "file": "not a directory"}.items():
+        with (
+            pytest.raises(ToolError, match=f"the workspace {tmp_path}/{path}.*{problem}"),
+            open_root(str(tmp_path / path)),
+        ):
+            pass
+    assert not (tmp_path / "gone").exists()
 
 
 def test_a_link_on_the_way_is_not_followed(workspace: Path) -> None:

@@ -232,6 +232,35 @@ async def test_what_ripgrep_does_not_search(forest: Path) -> None:
     (forest / os.fsdecode(b"\xff")).write_text("needles\n")
     answer = await regex_matches(forest, "needles|secret")
     assert answer["matches"] == [{"path": "latin", "line": 1, "text": "needles \ufffd"}]
+    # The one in UTF-16, and the one whose name is no text.
+    assert answer["unread_files"] == 2
+
+
+@needs_ripgrep
+async def test_line_ends_and_marks_are_no_part_of_a_line(forest: Path) -> None:
+    """``$`` matches before CR LF, and ``^`` after a byte order mark, also in later lines of that file."""
+    (forest / "dos").write_bytes(b"foo();\r\nbar();\r\n")
+    (forest / "mark").write_bytes(b"\xef\xbb\xbffirst line\nfirst again\n")
+    assert (await regex_matches(forest, r"foo\(\);$"))["matches"] == [
+        {"path": "dos", "line": 1, "text": "foo();"}
+    ]
+    assert [match["line"] for match in (await regex_matches(forest, "^first"))["matches"]] == [1, 2]
+
+
+@needs_ripgrep
+async def test_closed_files_are_counted_and_not_shown(forest: Path) -> None:
+    """A search shows nothing of a file that the rules keep from tools that read."""
+
+    def is_closed(path: str) -> bool:
+        return path.endswith(".py")
+
+    search = SearchFiles(pattern="needle")
+    text = await regex_search(RIPGREP or "rg", str(forest), search, trio.to_thread.run_sync, is_closed)
+    with open_root(str(forest)) as root:
+        literal = literal_search(root, search, is_closed=is_closed)
+    for answer in map(msgspec.json.decode, (text, literal)):
+        assert [match["path"] for match in answer["matches"]] == [".hidden", "a/z.c"]
+        assert answer["denied_files"] == 2
 
 
 @needs_ripgrep

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from kheishd.hooks.os.shell.sandbox import Sandbox, _root_only
+from kheishd.hooks.os.shell.sandbox import MARK_NAME, Sandbox, _root_only
 from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
 from kheishd.kernel.hook import ToolError
 
@@ -295,3 +295,20 @@ async def test_one_that_cannot_be_executed(
     assert await Sandbox([str(home)]).find_problem() == "bwrap exited with 3"
     (tmp_path / "bwrap").write_bytes(b"\0no program")
     assert await Sandbox([str(home)]).find_problem() == "Exec format error"
+
+
+async def test_a_sandbox_that_has_worked_is_required(
+    home: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After one success in a home, a failing trial runs nothing outside, also in a later daemon."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    mark = home / MARK_NAME
+    fake(tmp_path, "exit 3", "--size")
+    assert not await Sandbox([str(home)], mark=mark).choose("auto")
+    assert not mark.exists()
+    fake(tmp_path, ":", "--size")
+    assert await Sandbox([str(home)], mark=mark).choose("auto")
+    fake(tmp_path, "exit 3", "--size")
+    with pytest.raises(ToolError, match=r"ran in a sandbox here before, .*: bwrap exited with 3"):
+        await Sandbox([str(home)], mark=mark).choose("auto")
+    assert not await Sandbox([str(home)], mark=mark).choose("off")

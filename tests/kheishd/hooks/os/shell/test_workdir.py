@@ -43,10 +43,14 @@ def test_a_workspace_that_is_a_link(tmp_path: Path) -> None:
         open_workdir(str(tmp_path / "link"), ".")
 
 
-def test_a_workspace_that_is_missing_is_made(tmp_path: Path) -> None:
-    """A missing workspace is created as private, as the file tools do."""
-    with opened(tmp_path / "new", "."):
-        assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+def test_a_missing_workspace_is_refused(tmp_path: Path) -> None:
+    """A missing workspace is not created, as with the file tools."""
+    with (
+        pytest.raises(ToolError, match="does not exist; it was moved or removed"),
+        opened(tmp_path / "new", "."),
+    ):
+        pass
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_workspace_that_is_no_directory(tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""Files that other programs execute or obey: editing one is to run code outside of every sandbox.
+
+A version control system runs hooks, a shell and an editor run what their files name, a build server runs the
+steps of its file, and agents obey instructions. So a person is asked before such a file is edited, even in
+the mode ``acceptEdits``. ``permissions.protected`` adds patterns. Pure.
+"""
+
+from itertools import pairwise
+from typing import Final
+
+PROTECTED_DIRECTORIES: Final = frozenset(
+    (
+        *(".git", ".hg", ".svn", ".husky"),
+        *(".vscode", ".idea", ".devcontainer"),
+        *(".circleci", ".buildkite", ".woodpecker"),
+        *(".claude", ".agents", ".cursor", ".codex", ".gemini"),
+    )
+)
+"""Directories whose whole content is protected. ``.git`` may also be a file that names another directory."""
+
+PROTECTED_FILES: Final = frozenset(
+    (
+        *(".gitmodules", ".gitattributes", ".pre-commit-config.yaml"),
+        *(".envrc", ".profile", ".login", ".logout", ".bashrc", ".bash_profile", ".bash_login"),
+        *(".bash_logout", ".zshrc", ".zshenv", ".zprofile", ".zlogin", ".zlogout", ".cshrc", ".tcshrc"),
+        *(".gitlab-ci.yml", ".travis.yml", "azure-pipelines.yml", "bitbucket-pipelines.yml"),
+        *("jenkinsfile", ".drone.yml", "appveyor.yml", ".cirrus.yml"),
+        *("agents.md", "claude.md", "gemini.md", ".mcp.json", ".cursorrules"),
+    )
+)
+"""Names of protected files, in lower case: some file systems do not distinguish it."""
+
+PROTECTED_PATHS: Final = (".github/workflows", ".github/actions", ".config/fish", ".forgejo/workflows")
+"""Protected directories of two names."""
+
+
+def is_protected(path: str) -> bool:
+    """Whether a path of a workspace is, or lies in, a file or directory that other programs obey."""
+    names = path.casefold().split("/")
+    return (
+        not PROTECTED_DIRECTORIES.isdisjoint(names)
+        or names[-1] in PROTECTED_FILES
+        or any("/".join(pair) in PROTECTED_PATHS for pair in pairwise(names))
+    )

@@ -1,0 +1,99 @@
+"""Files of users, read and changed by agents of a real daemon."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.daemons import Daemon, short_home, until
+from tests.support.waiting_runs import order
+
+CONFIG = """
+[permissions]
+mode = "acceptEdits"
+
+[[permissions.rules]]
+tool = "*"
+subject = "*.env"
+decision = "deny"
+"""
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    """Provide a daemon, started under the umask 022, that denies every tool ``.env`` files."""
+    with short_home() as home:
+        home.mkdir()
+        (home / "config.toml").write_text(CONFIG)
+        previous = os.umask(0o022)
+        try:
+            with Daemon(home) as daemon:
+                yield daemon
+        finally:
+            os.umask(previous)
+
+
+@pytest.fixture
+def workspace(daemon: Daemon) -> Path:
+    """Provide the agent's workspace."""
+    workspace = daemon.home / "workspace"
+    workspace.mkdir(exist_ok=True)
+    return workspace
+
+
+def call(daemon: Daemon, tool: str, **arguments: Any) -> str:
+    """Let the agent call a tool; return the answer, which contains the result."""
+    return str(daemon.say(order(tool, **arguments))["output"])
+
+
+def test_new_files_follow_the_starters_umask(daemon: Daemon, workspace: Path) -> None:
+    """New files and directories have the modes of the user's other files; the daemon's own are private."""
+    assert "bytes_written" in call(daemon, "write_file", path="new/file.txt", content="x\n")
+    assert (workspace / "new").stat().st_mode & 0o777 == 0o755
+    assert (workspace / "new/file.txt").stat().st_mode & 0o777 == 0o644
+    assert daemon.home.stat().st_mode & 0o077 == 0
+
+
+def test_an_edit_keeps_what_a_file_has(daemon: Daemon, workspace: Path) -> None:
+    """An edit keeps mode, extended attributes, hard links and line ends."""
+    file = workspace / "f"
+    file.write_bytes(b"one\r\ntwo\r\n")
+    file.chmod(0o751)
+    os.setxattr(file, "user.origin", b"elsewhere")
+    os.link(file, workspace / "other")
+    assert "replacements" in call(daemon, "edit_file", path="f", old_text="two", new_text="three\nfour")
+    assert (workspace / "other").read_bytes() == b"one\r\nthree\r\nfour\r\n"
+    assert file.stat().st_mode & 0o7777 == 0o751
+    assert os.getxattr(file, "user.origin") == b"elsewhere"
+
+
+def test_a_search_shows_no_denied_file(daemon: Daemon, workspace: Path) -> None:
+    """What read_file refuses, grep_search leaves out and counts."""
+    (workspace / ".env").write_text("TOKEN=needle-in-env\n")
+    (workspace / "notes").write_text("needle in notes\n")
+    assert "needle-in-env" not in call(daemon, "read_file", path=".env")
+    found = call(daemon, "grep_search", pattern="needle")
+    assert "needle in notes" in found
+    assert "needle-in-env" not in found
+    assert '"denied_files":1' in found
+
+
+def test_a_workspace_that_is_gone_is_named(daemon: Daemon, workspace: Path) -> None:
+    """A workspace that was moved away is named and not created anew, by file tools and commands."""
+    (workspace / "notes").write_text("x\n")
+    workspace.rename(workspace.with_name("moved"))
+    for tool, arguments in {"list_files": {}, "write_file": {"path": "f", "content": "x"}}.items():
+        assert f"the workspace {workspace} does not exist" in call(daemon, tool, **arguments)
+    assert not workspace.exists()
+
+
+def test_a_file_that_other_programs_obey_is_asked_about(daemon: Daemon, workspace: Path) -> None:
+    """In the mode acceptEdits, an edit of a git hook waits for a person."""
+    sent = daemon.call("conversation.send", content=order("write_file", path=".git/config", content="x"))
+    until(lambda: daemon.call("approval.list")["approvals"] != [], "a person is asked")
+    (approval,) = daemon.call("approval.list")["approvals"]
+    assert (approval["run_id"], approval["subject"]) == (sent["run_id"], ".git/config")
+    assert "other programs execute or obey .git/config" in approval["justification"]
+    assert not (workspace / ".git").exists()
