@@ -331,8 +331,12 @@ def _notices(event: Json) -> list[DisplayChange]:
             note = f"the model call failed ({event['error']['message']}); retrying {delay}"
         case "session_ended":
             note = "the session has ended and accepts no more input"
-        case "session_updated" if mode := event["changes"].get("permission_mode"):
-            note = f"the permission mode is now {mode}; it applies to runs accepted from here on"
+        case "session_updated" if changes := [
+            f"the {name.replace('_', ' ')} is now {value}"
+            for name in ("permission_mode", "route", "model")
+            if (value := event["changes"].get(name))
+        ]:
+            note = f"{', '.join(changes)}; it applies to runs accepted from here on"
         case "context_compacted":
             content = "a summary" if event["strategy"] == "summary" else "less"
             previous, current = event.get("pre_tokens", 0), event.get("post_tokens", 0)

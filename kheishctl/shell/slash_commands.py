@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 DEFAULT_HISTORY_MESSAGES = 20
 MAX_HISTORY_MESSAGES = 500
 
-# The number of tasks that fits a screen; the command line shows the rest.
+# The numbers of tasks and routes that fit a screen; the command line shows the rest.
 MAX_TASKS_SHOWN = 20
+MAX_ROUTES_SHOWN = 20
 
 # The similarity of an unknown word to a command that makes it a typing error: "/rest" is similar enough to
 # "/reset", "/call" is not to "/cancel".
@@ -283,7 +284,7 @@ class SlashHandler:
             justification = {"justification": " ".join(words[1:])} if words[1:] else {}
             await self._answers.resolve_doubt(params | justification)
 
-    # Tasks and permissions.
+    # Tasks, permissions and routes.
 
     async def list_tasks(self, _: str) -> None:
         """Show the open tasks and background shells of the session."""
@@ -314,6 +315,37 @@ class SlashHandler:
             params = {"tool": ANY_TOOL, "session_id": session_id}
             explanation = await self._conversation.call("permission.why", params)
             self._view.note(f"the permission mode is {explanation['mode']}")
+
+    async def change_route(self, route: str) -> None:
+        """Set the route of the session, with the route's own model; without a route, list the routes."""
+        session_id = self._conversation.session_id
+        if route and session_id is not None:
+            params = {"session_id": session_id, "route": route, "model": None}
+            await self._conversation.call("session.update", params)
+        elif route:
+            self._view.note("the conversation has no session yet; send a message first", "yellow")
+        else:
+            page = await self._conversation.call("route.list", {"limit": MAX_ROUTES_SHOWN})
+            for row in page["routes"]:
+                state = " (default)" if row.get("default") else ""
+                problem = f", not ready: {row['problem']}" if row.get("problem") else ""
+                self._view.note(f"{row['route_id']}{state}: {row['model']} by {row['driver']}{problem}", "")
+            if page.get("next") is not None:
+                self._view.note("more: kheishctl route list")
+
+    async def change_model(self, model: str) -> None:
+        """Set the model of the session; without a model, show it."""
+        session_id = self._conversation.session_id
+        if session_id is None:
+            self._view.note("the conversation has no session yet; send a message first", "yellow")
+        elif model:
+            params = {"session_id": session_id, "model": model}
+            await self._conversation.call("session.update", params)
+        else:
+            session = await self._conversation.call("session.get", {"session_id": session_id})
+            route = f"route {session['route']}" if session.get("route") else "the agent's route"
+            own = session.get("model") or "that of the route"
+            self._view.note(f"the model is {own}, on {route}; /route lists the routes")
 
     async def explain(self, argument: str) -> None:
         """Explain the verdict on a call, line by line."""
@@ -349,6 +381,10 @@ COMMANDS: dict[str, CommandRow] = {
     "tasks": CommandRow("show open tasks and background shells", SlashHandler.list_tasks),
     "doubts": CommandRow("show calls whose outcome is unknown", SlashHandler.list_doubts),
     "resolve": CommandRow("record the outcome of such a call: '/resolve 2 not-done'", SlashHandler.resolve),
+    "route": CommandRow("list the routes, or change the route: '/route claude'", SlashHandler.change_route),
+    "model": CommandRow(
+        "show the model, or take another one of the same route: '/model NAME'", SlashHandler.change_model
+    ),
     "mode": CommandRow(
         "show the permission mode, or change it: '/mode acceptEdits'", SlashHandler.change_mode
     ),

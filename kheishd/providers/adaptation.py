@@ -54,8 +54,8 @@ class AdaptedExchange:
         return self
 
     async def __anext__(self) -> ModelEvent:
-        assert self._exchange is not None, "iterate it after entering it"
         while True:
+            assert self._exchange is not None, "iterate it after entering it"
             try:
                 event = await anext(self._exchange)
             except ModelFailure as failure:
@@ -66,7 +66,8 @@ class AdaptedExchange:
                     self._learned.remember(self._request.pinned, self._traits)
                 if self._is_accepted or not self._adapt(failure):
                     raise
-                await self._exchange.__aexit__(None, None, None)
+                refused, self._exchange = self._exchange, None
+                await refused.__aexit__(None, None, None)
                 await self._open()
                 continue
             if not self._is_accepted:

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import ModelAnswer, ModelEvent
     from kheishd.providers.failures import FailureFactory
 
+MAX_RESTARTS = 8
+"""How many times a server may begin an answer again: what was shown of it cannot be taken back."""
+
+MAX_MODEL_CHARACTERS = 200
+"""The stored part of the name of the model that answered."""
+
 REFUSAL = "The model refused to answer."
 """The text of a refusal without an explanation, so that its message is not empty."""
 
@@ -42,6 +48,7 @@ class DraftReader:
         self._explanation = ""
         self._understood = False
         self._unknown: bytes | None = None
+        self._restarts = 0
 
     @property
     def settled(self) -> bool:
@@ -63,7 +70,7 @@ class DraftReader:
             if text:
                 self._draft.write("text", f"\n\n{text}" if has_text else text)
         self._draft.complete_characters()
-        model = None if self._model is None else join_surrogates(self._model)
+        model = None if self._model is None else join_surrogates(self._model[:MAX_MODEL_CHARACTERS])
         answer = self._draft.finish(self._stop or "length", self._usage, model)
         is_empty = not any(
             isinstance(item, ToolCall) or (isinstance(item, Text) and item.text.strip())
@@ -82,6 +89,13 @@ class DraftReader:
         """Fail because of an event, or a body, that reports an error. Errors: ModelFailure."""
         self.failed = True
         raise self._failures.by_body(data)
+
+    def _restart_draft(self) -> None:
+        """Drop the first half of an answer that its server began again. Errors: ModelFailure."""
+        self._restarts += 1
+        if self._restarts > MAX_RESTARTS:
+            raise self._failures.broke("the answer was begun again and again", "bad_response")
+        self._draft, self._stop = Draft(origin=self._origin), None
 
     def _check_unknown(self, data: bytes) -> None:
         """Fail if data in the place of an answer is an error; else remember it. Errors: ModelFailure."""

@@ -33,7 +33,7 @@ from kheishd.providers.address import join_path
 from kheishd.providers.answer_reader import DraftReader
 from kheishd.providers.attachments import is_origin, origin_of, own_fields
 from kheishd.providers.call_ids import CallIdMap, form_for_anthropic
-from kheishd.providers.draft import PLACED, Block, Draft, decode_arguments
+from kheishd.providers.draft import PLACED, Block, decode_arguments
 from kheishd.providers.driver import (
     GONE,
     HttpRequest,
@@ -49,6 +49,7 @@ from kheishd.providers.error_report import is_error
 from kheishd.providers.lenient import LenientDecoder, SideInformation, convert
 from kheishd.providers.prompt_cache import mark_prompt
 from kheishd.providers.traits import OUTPUT_ITEMS, USUAL_TRAITS, Traits
+from protocol.limits.model import MAX_PROVIDER_DATA_BYTES
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage
 
 if TYPE_CHECKING:
@@ -214,11 +215,19 @@ def messages(
 
 
 def _find_placed(message: Message, origin: str) -> list[PlacedData]:
-    """Return the opaque blocks and citations of a message of this origin; none of an unusable import."""
+    """Return the opaque blocks and citations of a message of this origin; none of an unusable import.
+
+    In an imported message, a block of the transcript's own types would be a hidden text.
+    """
     try:
-        return msgspec.convert(own_fields(message, origin).get(PLACED, []), list[PlacedData])
+        placed = msgspec.convert(own_fields(message, origin).get(PLACED, []), list[PlacedData])
     except msgspec.ValidationError:
         return []
+    return [data for data in placed if data.block is None or _is_opaque(data.block)]
+
+
+def _is_opaque(block: dict[str, Any]) -> bool:
+    return isinstance(block.get("type"), str) and block["type"] not in OWN_TYPES
 
 
 def _drop_unpaired(sent: list[dict[str, Any]]) -> None:
@@ -255,12 +264,15 @@ def _blocks(message: Message, placed: list[PlacedData], origin: str, ids: CallId
             # Signed thinking of an earlier version names no origin; this driver made it.
             is_own = message.provider_data is None or is_origin(message.provider_data, origin)
             blocks: list[dict[str, Any] | None] = []
+            by_index: dict[int, list[PlacedData]] = {}
+            for data in placed:
+                by_index.setdefault(data.index, []).append(data)
             for index, item in enumerate([*message.items, None]):
                 block = _block_of(item, origin, ids, is_own=is_own) if item is not None else None
-                for data in placed:
-                    if data.index == index and data.block is not None and "type" in data.block:
+                for data in by_index.get(index, ()):
+                    if data.block is not None:
                         blocks.append(data.block)
-                    elif data.index == index and data.text and block is not None:
+                    elif data.text and block is not None:
                         block = {**data.text, **block}
                 blocks.append(block)
             return [block for block in blocks if block is not None]
@@ -374,6 +386,7 @@ class MessagesReader(DraftReader):
         super().__init__(failures, origin)
         self._open: dict[int, Block] = {}
         self._citations: dict[int, list[Any]] = {}
+        self._cited_bytes = 0
         self._whole_inputs: set[int] = set()
         self._counted = MessagesUsage()
         self._has_started = False
@@ -440,7 +453,8 @@ class MessagesReader(DraftReader):
     def _restart(self) -> None:
         """Drop the first half of an answer that its server began again."""
         if self._has_started:
-            self._draft, self._counted, self._stop = Draft(origin=self._origin), MessagesUsage(), None
+            self._restart_draft()
+            self._counted = MessagesUsage()
             self._open, self._citations, self._whole_inputs = {}, {}, set()
         self._has_started = True
 
@@ -462,7 +476,9 @@ class MessagesReader(DraftReader):
             case "text":
                 block = self._begin(index, Block("text"))
                 self._draft.extend(block, content.text or "")
-                self._citations[index] = list(content.citations or ())
+                self._citations[index] = []
+                for citation in content.citations if isinstance(content.citations, list) else ():
+                    self._cite(index, citation)
             case "thinking":
                 block = self._begin(index, Block("thinking"))
                 self._draft.extend(block, content.thinking or "")
@@ -505,12 +521,21 @@ class MessagesReader(DraftReader):
             else:
                 self._draft.place(block, "block", {"input": arguments})
 
+    def _cite(self, index: int, citation: Any) -> None:
+        """Keep a citation of a text, as long as the message's data can be stored."""
+        self._cited_bytes += len(encode(citation))
+        if self._cited_bytes > MAX_PROVIDER_DATA_BYTES:
+            self._citations = {}
+            self._draft.drop_placed()
+            return
+        self._citations.setdefault(index, []).append(citation)
+
     def _delta(self, event: MessagesEvent) -> None:
         block, delta = self._open.get(event.index), event.delta
         if block is None or delta is None:
             return
         if delta.citation is not None:
-            self._citations.setdefault(event.index, []).append(delta.citation)
+            self._cite(event.index, delta.citation)
         if block.kind == "opaque":
             pieces = {"content": delta.content, "text": delta.text}
             self._draft.place(

@@ -46,6 +46,9 @@ PART_OF_PARTS: Final = "content.thinking[]"
 PART_OF_TEXT: Final = "content.thinking"
 """The names of thoughts that arrived as parts of the content: each with a list of texts, or with one text."""
 
+THINKING_NAMES: Final = ("reasoning_content", "reasoning", PART_OF_PARTS, PART_OF_TEXT)
+"""All names under which thoughts arrive."""
+
 SENDS_REASONING_CONTENT: Final = "reasoning_content"
 """The mark of a model that has sent ``reasoning_content``: it may require that on messages with calls."""
 SIGNS_CALLS: Final = "thought_signatures"
@@ -190,8 +193,9 @@ class _History:
 
     def _call(self, call: ToolCall) -> dict[str, Any]:
         fields = own_fields(call, self._rules.origin)
+        own_function = fields.get(FUNCTION_FIELDS)
         function = {
-            **fields.get(FUNCTION_FIELDS, {}),
+            **(own_function if isinstance(own_function, dict) else {}),
             "name": call.name,
             "arguments": encode(call.arguments).decode(),
         }
@@ -203,6 +207,9 @@ class _History:
         fields = own_fields(message, self._rules.origin)
         attached = {name: fields[name] for name in MESSAGE_FIELDS if name in fields}
         name = fields.get(THINKING_NAME)
+        if name not in THINKING_NAMES:
+            # An imported message may have anything there.
+            name = None
         if name in (PART_OF_PARTS, PART_OF_TEXT) and self._rules.reasoning_content is not False:
             return {**attached, "content": _make_parts(message, name)}
         if message.provider_data is None and self._rules.reasoning_content:

@@ -18,6 +18,12 @@ from protocol.transcript import Item, ProviderData, Text, Thinking, ToolCall, Us
 MAX_INVALID_CHARACTERS = 200
 """The part of invalid arguments that is shown to the model."""
 
+MAX_BLOCKS: Final = 1_024
+"""The items of one answer, and its data without an item: four times the calls that are run at once."""
+
+MAX_CHECKED_BYTES: Final = 4 * 1024 * 1024
+"""The work of finding the end of one call: a server may repeat its name with each of many pieces."""
+
 PLACED: Final = "placed"
 """The field of a message with the data that has a place among its items: a list.
 
@@ -42,6 +48,7 @@ class Block(Struct):
     provider_id: str = ""
     attached: Attachments = field(default_factory=Attachments)
     half: str = ""
+    checked_bytes: int = 0
 
     @property
     def content(self) -> str:
@@ -50,13 +57,19 @@ class Block(Struct):
 
     @property
     def has_whole_arguments(self) -> bool:
-        """Whether the content so far is a JSON object, so that the call is complete."""
+        """Whether the content so far is a JSON object, so that the call is complete.
+
+        It is not determined any more after MAX_CHECKED_BYTES.
+        """
+        if self.checked_bytes > MAX_CHECKED_BYTES:
+            return False
         content = self.content.strip()
+        self.checked_bytes += len(content)
         return content.endswith("}") and decode_arguments(content) is not None
 
 
 class Draft:
-    """The answer so far, within ``max_bytes``: once it is ``full``, further pieces are dropped.
+    """The answer so far, within ``max_bytes`` and MAX_BLOCKS: once it is ``full``, the rest is dropped.
 
     ``origin`` is that of the provider's data; without it, none is kept. ``attached`` is the message's data,
     and ``marks`` those of its origin.
@@ -105,9 +118,13 @@ class Draft:
 
     def open(self, block: Block, following: Block | None = None) -> Block:
         """Open a block, after the others or before the ``following`` one."""
-        if not self.full:
-            places = (index for index, other in enumerate(self._blocks) if other is following)
-            self._blocks.insert(next(places, len(self._blocks)), block)
+        if len(self._blocks) >= MAX_BLOCKS:
+            self.full = True
+        if self.full:
+            return block
+        places = (index for index, other in enumerate(self._blocks) if other is following)
+        end = len(self._blocks)
+        self._blocks.insert(end if following is None else next(places, end), block)
         return block
 
     def extend(self, block: Block, piece: str) -> None:
@@ -183,7 +200,10 @@ class Draft:
         """
         limit: str | None = None
         if self.full:
-            limit = f"the answer exceeds the {self._max_bytes:,} bytes that are accepted"
+            accepted = (
+                f"{self._max_bytes:,} bytes" if len(self._blocks) < MAX_BLOCKS else f"{MAX_BLOCKS:,} parts"
+            )
+            limit = f"the answer exceeds the {accepted} that are accepted"
             stop_reason = "length"
         elif stop_reason == "length":
             limit = "the answer reached the model's output limit"

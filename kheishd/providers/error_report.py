@@ -109,7 +109,11 @@ def _add_upstream(error: dict[str, Any], message: str) -> str:
 
 
 def _to_text(value: Any) -> str:
-    return msgspec.json.encode(clean_json(value)).decode()
+    try:
+        return msgspec.json.encode(clean_json(value)).decode()
+    except (ValueError, OverflowError, RecursionError):
+        # Nested too deeply, or a number of more than 64 bits.
+        return ""
 
 
 # Delays.

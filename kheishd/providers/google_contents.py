@@ -23,6 +23,9 @@ SIGNATURE: Final = "thoughtSignature"
 PART: Final = "part"
 """The key of a stored part that is no item of the transcript."""
 
+# The parts that are items of the transcript, or results of the daemon's tools.
+_ITEM_FIELDS: Final = frozenset(("functionCall", "functionResponse"))
+
 _VERSION: Final = re.compile(r"gemini-(\d+)")
 
 
@@ -182,9 +185,11 @@ def _read_placed(placed: Any) -> tuple[dict[int, list[dict[str, Any]]], dict[int
     for element in placed if isinstance(placed, list) else ():
         match element:
             case {"index": int(index), "part": dict(part)}:
-                between.setdefault(index, []).append(part)
-            case {"index": int(index)}:
-                signatures[index] = element.get(SIGNATURE)
+                # In an imported message, it may be a hidden text.
+                if not part.get("text") and not part.keys() & _ITEM_FIELDS:
+                    between.setdefault(index, []).append(part)
+            case {"index": int(index), "thoughtSignature": str(signature)}:
+                signatures[index] = signature
             case _:
                 pass
     return between, signatures

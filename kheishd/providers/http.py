@@ -255,10 +255,11 @@ class HttpReply:
         """Close the body; the connection is reused if the body was read completely."""
         with trio.CancelScope(shield=True):
             await self._response.aclose()
-            if self._parked is not None:
+            parked, self._parked = self._parked, None
+            if parked is not None:
                 # The connection is closed, so the step ends at once.
                 with suppress(StopAsyncIteration, *_ERRORS):
-                    await _resume(self._parked)
+                    await _resume(parked)
             await self._pieces.aclose()
 
     def _next(self) -> Coroutine[Any, Any, bytes]:

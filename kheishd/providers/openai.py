@@ -33,7 +33,7 @@ from kheishd.providers.chat_messages import (
     messages,
     take_rules,
 )
-from kheishd.providers.draft import Block
+from kheishd.providers.draft import MAX_BLOCKS, Block
 from kheishd.providers.driver import (
     HttpRequest,
     body_options,
@@ -349,7 +349,7 @@ class ChatReader(DraftReader):
         attach_to_call(block.attached, delta)
         if find_google_signature(delta.extra_content) is not None:
             self._draft.marks.add(SIGNS_CALLS)
-        if delta.index is not None:
+        if delta.index is not None and len(self._calls) <= MAX_BLOCKS:
             self._calls[delta.index] = block
         if delta.id and not block.provider_id:
             block.call_id = block.provider_id = delta.id

@@ -39,7 +39,8 @@ _OMISSIBLE: Final = {
     "stream_options": "stream_options|include_usage",
     "cache_control": "cache_control",
     "include": r"[Ee]ncrypted.content|\binclude\b",
-    "store": r"\bstore\b",
+    # Without it, OpenAI stores the answer, so that a word such as "the data store" must not count.
+    "store": r"['\"`]store['\"`]|: store\b|\bstore (param|field|arg)|(param\w*|field|arg\w*):? store\b",
     "max_output_tokens": r"\bmax_output_tokens\b",
 }
 

@@ -24,6 +24,7 @@ import msgspec
 
 from kheishd.providers.attachments import own_fields
 from kheishd.providers.call_ids import CallIdMap, form_for_openai
+from kheishd.providers.draft import decode_arguments
 from kheishd.providers.driver import encode, user_texts
 from protocol.transcript import Message, Text, Thinking, ToolCall, ToolResult
 
@@ -48,6 +49,9 @@ _CLIENT_CALLS = (
     "tool_search_call",
 )
 
+# Items that are input only: in an imported answer, a hidden message or a reference to another response.
+_INPUT_ONLY = ("function_call_output", "item_reference")
+
 # Longer arguments are not stored twice: they go back as kheish formats them.
 MAX_RAW_ARGUMENTS_CHARACTERS: Final = 4096
 
@@ -65,7 +69,8 @@ def pack_output(output: Sequence[dict[str, Any]], text: str, thoughts: str) -> l
         return []
     trailing = sum(1 for _ in takewhile(lambda item: item.get("type") == "reasoning", reversed(output)))
     texts = {"message": _TextIndex(text), "reasoning": _TextIndex(thoughts)}
-    return [_pack_item(item, texts) for item in output[: len(output) - trailing]]
+    packed = [_pack_item(item, texts) for item in output[: len(output) - trailing]]
+    return packed if all(map(_is_answer, packed)) else []
 
 
 def _awaits_output(item: dict[str, Any], output: Sequence[dict[str, Any]]) -> bool:
@@ -140,19 +145,54 @@ def unpack_output(message: Message, origin: str, ids: CallIdMap) -> list[dict[st
     }
     items: list[dict[str, Any]] = []
     for item in packed:
-        if not isinstance(item, dict):
+        if not _is_answer(item):
             return None
-        kind = str(item.get("type"))
+        kind = item["type"]
         if kind != "function_call":
             names = (name for name in _PARTS.get(kind, ()) if isinstance(item.get(name), list))
             parts = {name: [_unpack_part(part, texts[kind]) for part in item[name]] for name in names}
             items.append({**item, **parts})
         elif calls:
-            items.append({**make_call(calls.pop(0), ids), **item})
+            items.append(_unpack_call(calls.pop(0), item, ids))
         else:
             return None
     # An answer whose calls were cut off has other calls than its output.
     return items if items and not calls else None
+
+
+def _is_answer(item: Any) -> bool:
+    """Whether a stored item is part of an answer. Imported data may be anything, and nobody sees it."""
+    if not isinstance(item, dict) or not isinstance(item.get("type"), str) or item["type"] in _INPUT_ONLY:
+        return False
+    if item["type"] == "message":
+        parts = item.get("content") or []
+        if not isinstance(parts, list) or not all(_refers_to_transcript(part) for part in parts):
+            return False
+    return item.get("role") in (None, "assistant")
+
+
+def _refers_to_transcript(part: Any) -> bool:
+    """Whether all texts of a stored part are in the transcript."""
+    texts = [part.get(name) for name in _TEXTS] if isinstance(part, dict) else [part]
+    return all(not text or _is_reference(text) for text in texts)
+
+
+def _is_reference(value: Any) -> bool:
+    match value:
+        case [int(), int()]:
+            return True
+        case _:
+            return False
+
+
+def _unpack_call(call: ToolCall, item: dict[str, Any], ids: CallIdMap) -> dict[str, Any]:
+    """Return a call as its stored item; the transcript has its name and arguments."""
+    plain = make_call(call, ids)
+    fields = {name: value for name, value in item.items() if name not in _FROM_CALL}
+    arguments = item.get("arguments")
+    if isinstance(arguments, str) and decode_arguments(arguments) == call.arguments:
+        fields["arguments"] = arguments
+    return {**plain, **fields}
 
 
 def _unpack_part(part: Any, content: str) -> Any:
@@ -160,11 +200,9 @@ def _unpack_part(part: Any, content: str) -> Any:
         return part
     unpacked = dict(part)
     for name in _TEXTS:
-        match part.get(name):
-            case [int(start), int(length)]:
-                unpacked[name] = content[start : start + length]
-            case _:
-                pass
+        if _is_reference(part.get(name)):
+            start, length = part[name]
+            unpacked[name] = content[start : start + length]
     return unpacked
 
 

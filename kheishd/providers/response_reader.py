@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from msgspec import Struct
 
 from kheishd.providers.answer_reader import DraftReader
-from kheishd.providers.draft import Block, Draft
+from kheishd.providers.draft import Block
 from kheishd.providers.driver import encode, token_count
 from kheishd.providers.error_report import is_error
 from kheishd.providers.lenient import LenientDecoder, SideInformation, convert, load_json
@@ -134,6 +134,9 @@ _KNOWN_EVENTS = {
 # The items of one answer, most of which are calls of hosted tools: a hundred is a lot.
 MAX_ITEMS = 1_000
 
+# The events of whole items that are kept until the end: announced, whole, and in the output.
+MAX_ITEM_BYTES = 4 * 1024 * 1024
+
 _event = LenientDecoder(ResponseEvent)
 _response = LenientDecoder(ResponseObject)
 
@@ -147,6 +150,7 @@ class ResponseReader(DraftReader):
         self._has_begun = False
         self._response_id: str | None = None
         self._refused = False
+        self._item_bytes = 0
 
     def event(self, data: bytes) -> None:
         """Process the data of one event. Errors: ModelFailure."""
@@ -206,8 +210,10 @@ class ResponseReader(DraftReader):
     def _other_event(self, event: ResponseEvent, data: bytes) -> None:
         match event.type:
             case "response.output_item.added":
+                self._item_bytes += len(data)
                 self._announce(event)
             case "response.output_item.done":
+                self._item_bytes += len(data)
                 if isinstance(event.item, dict):
                     self._finish(event.item, event.output_index)
             case "response.created":
@@ -225,7 +231,8 @@ class ResponseReader(DraftReader):
         """Begin the response; drop the first half of an answer that its server began again."""
         response_id = response.id if response is not None else None
         if self._has_begun and (response_id is None or response_id != self._response_id):
-            self._draft, self._output, self._refused = Draft(origin=self._origin), OutputSlots(), False
+            self._restart_draft()
+            self._output, self._refused = OutputSlots(), False
         self._understood = self._has_begun = True
         self._response_id = response_id
 
@@ -285,7 +292,7 @@ class ResponseReader(DraftReader):
         if slot is None:
             slot = self._open(known.type, known.id, event.output_index)
         self._output.name(slot, known.id, event.output_index)
-        slot.begun = event.item
+        slot.begun = self._keep(event.item)
         _name_call(slot, known)
 
     def _finish(self, item: dict[str, Any], index: float | None) -> None:
@@ -304,11 +311,15 @@ class ResponseReader(DraftReader):
         """Give an item its final form. That of a text or call without any content is not final."""
         is_blank = slot.kind != "reasoning" and slot.block is not None and not slot.block.parts
         if slot.item is None or is_blank:
-            slot.item = item
+            slot.item = self._keep(item)
             self._fill(slot, item)
         elif not slot.item.get(ENCRYPTED) and item.get(ENCRYPTED):
             # LiteLLM has the encrypted reasoning only in the complete output.
             slot.item = {**slot.item, ENCRYPTED: item[ENCRYPTED]}
+
+    def _keep(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Return an item to store; an empty one if the items are too large to be sent back."""
+        return item if self._item_bytes <= MAX_ITEM_BYTES else {}
 
     def _fill(self, slot: OutputSlot, item: dict[str, Any]) -> None:
         """Add to the transcript what the pieces of an item lacked."""
@@ -352,6 +363,7 @@ class ResponseReader(DraftReader):
         self._model = response.model or self._model
         if response.usage is not None:
             self._usage = response.usage.to_usage()
+        self._item_bytes += len(data)
         self._take_output([item for item in response.output or () if isinstance(item, dict)])
         reason = response.incomplete_details.reason if response.incomplete_details is not None else None
         if reason == "content_filter":
@@ -385,7 +397,8 @@ class ResponseReader(DraftReader):
         output = [slot.item for slot in self._output.slots if slot.item is not None]
         has_calls = any(slot.kind == "function_call" for slot in self._output.slots)
         is_filtered = self._stop == "refusal" and (has_calls or not self._refused)
-        if len(output) < len(self._output.slots) or is_filtered or self._draft.full:
+        is_too_large = self._draft.full or self._item_bytes > MAX_ITEM_BYTES
+        if len(output) < len(self._output.slots) or is_filtered or is_too_large:
             return []
         return pack_output(output, self._draft.join_content("text"), self._draft.join_content("thinking"))
 

@@ -217,3 +217,12 @@ def test_a_failure_behind_the_proxy(daemon: Daemon, model: str) -> None:
     """A backend's failure keeps its reason behind the proxy."""
     sent = daemon.say("Hello.", sender=model, route=model)
     assert (sent["status"], sent["error"]["reason"]) == ("failed", FAILING[model][2])
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_route_can_be_tested(daemon: Daemon, route: str) -> None:
+    """The test of a route reaches each backend; these backends call another tool than the offered one."""
+    tested = daemon.call("route.test", route_id=route)
+    statuses = {check["name"]: check["status"] for check in tested["checks"]}
+    assert statuses.pop("tool_call") == "failed"
+    assert statuses == dict.fromkeys(("connect", "authenticate", "stream", "usage"), "ok")

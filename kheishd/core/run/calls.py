@@ -102,8 +102,9 @@ def normalize_calls(items: list[Item], used_ids: Container[str]) -> list[Item]:
 
 def _make_distinct(call_id: str, seen: set[str], used_ids: Container[str]) -> str:
     distinct = call_id or "call"
-    if len(distinct.encode()) > MAX_CALL_ID_BYTES:
-        # Some providers put a signature into the id. A part of it would be sent to other providers.
+    if len(distinct.encode()) > MAX_CALL_ID_BYTES or not distinct.isprintable():
+        # Some providers put a signature into the id. A part of it would be sent to other providers. Control
+        # characters would reach them, too, and terminals.
         distinct = f"call_{hashlib.sha256(call_id.encode()).hexdigest()[:24]}"
     stem = truncate(distinct, MAX_CALL_ID_BYTES - len("-1000000"), ellipsis="")
     number = 1

@@ -69,14 +69,14 @@ class EventDecoder:
             if self._stray:
                 if line and not line.startswith(_FIELDS):
                     self._stray.append(line)
-                    self._size += len(line)
+                    self._size += len(line) + 1
                     continue
                 events.append(StrayData(b"\n".join(self._stray)))
                 self._stray = []
             if name == b"data:":
                 value = line[6:] if line[5:6] == b" " else line[5:]
                 self._data.append(value)
-                self._size += len(value)
+                self._size += len(value) + 1
             elif not name:
                 if self._is_error:
                     events.append(ErrorEventData(b"\n".join(self._data)))
@@ -91,6 +91,6 @@ class EventDecoder:
                 events.append(ErrorEventData(line[6:].strip()))
             elif line.startswith((b"{", b"[")) and (events or self._has_events):
                 self._stray.append(line)
-                self._size += len(line)
+                self._size += len(line) + 1
         self._has_events = self._has_events or bool(events)
         return events

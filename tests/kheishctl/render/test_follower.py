@@ -431,6 +431,8 @@ def test_other_notes_about_runs() -> None:
     [noted] = listener.event("session_updated", changes={"permission_mode": "plan"})
     assert isinstance(noted, Notice)
     assert "the permission mode is now plan" in noted.text
+    [noted] = listener.event("session_updated", changes={"route": "claude", "model": None})
+    assert noted == Notice("the route is now claude; it applies to runs accepted from here on")
     assert listener.event("session_updated", changes={"title": "x"}) == []
 
 

@@ -336,7 +336,7 @@ def test_doubts() -> None:
     assert empty.output == ["no call is in doubt"]
 
 
-# Tasks and permissions.
+# Tasks, permissions and routes.
 
 
 def test_mode() -> None:
@@ -353,6 +353,43 @@ def test_mode() -> None:
     chat.session_id = None
     chat.run("mode plan")
     assert "send a message first" in chat.output[2]
+
+
+def test_route() -> None:
+    """The command lists the routes, or changes the route of an existing session."""
+    chat = FakeChat()
+    ready = {"route_id": "gpt", "driver": "responses", "model": "m", "default": True}
+    broken = {"route_id": "claude", "driver": "anthropic", "model": "n", "problem": "no key"}
+    chat.results["route.list"] = {"routes": [ready, broken], "next": "gpt"}
+    chat.run("route")
+    assert chat.output == [
+        "gpt (default): m by responses",
+        "claude: n by anthropic, not ready: no key",
+        "more: kheishctl route list",
+    ]
+    chat.run("route claude")
+    expected = {"session_id": "ses_1", "route": "claude", "model": None}
+    assert chat.calls[-1] == ("session.update", expected)
+    chat.session_id = None
+    chat.run("route claude")
+    assert "send a message first" in chat.output[-1]
+
+
+def test_model() -> None:
+    """The command shows or changes the model of an existing session."""
+    chat = FakeChat()
+    chat.run("model")
+    chat.results["session.get"] = {"route": "gpt", "model": "m"}
+    chat.run("model")
+    assert chat.output == [
+        "the model is that of the route, on the agent's route; /route lists the routes",
+        "the model is m, on route gpt; /route lists the routes",
+    ]
+    chat.run("model n")
+    assert chat.calls[-1] == ("session.update", {"session_id": "ses_1", "model": "n"})
+    chat.session_id = None
+    chat.run("model n")
+    assert "send a message first" in chat.output[-1]
 
 
 def test_why() -> None:

@@ -1,5 +1,7 @@
 """The common part of the readers: empty answers, refusals, and errors in every shape, and damaged streams."""
 
+import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kheishd.core.run.answers import fit_message
+from kheishd.core.run.calls import normalize_calls
 from kheishd.kernel.runtime import ModelFailure
-from kheishd.providers import anthropic, google, openai, responses
-from kheishd.providers.answer_reader import REFUSAL, DraftReader, is_error_data
+from kheishd.providers import anthropic, chat_messages, google, openai, responses
+from kheishd.providers.answer_reader import MAX_MODEL_CHARACTERS, REFUSAL, DraftReader, is_error_data
 from kheishd.providers.driver import Driver
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
-from protocol.transcript import Item, Text, Thinking, ToolCall, Usage, text_of
+from kheishd.providers.google_contents import contents
+from kheishd.providers.response_items import input_items
+from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage, text_of
 from tests.support.reference_parser import Answer, parse_chat, parse_google, parse_messages, parse_responses
 
 TOO_LONG = "This model's maximum context length is 4096 tokens."
@@ -135,6 +141,23 @@ def test_an_empty_answer_is_a_failure(driver: Driver, lines: list[str], words: s
     failure = read_failure(driver, *lines)
     assert (failure.reason, failure.retryable) == ("empty_answer", True)
     assert words in failure.message
+
+
+@pytest.mark.parametrize(
+    ("driver", "line"),
+    [
+        (openai, named(model="m" * 500, choices=[{"delta": {"content": "x"}, "finish_reason": "stop"}])),
+        (anthropic, named(type="message_start", message={"model": "m" * 500}) + "\n" + TEXTS[anthropic]),
+        (google, TEXTS[google] + "\n" + named(modelVersion="m" * 500, candidates=[{"finishReason": "STOP"}])),
+        (responses, named(type="response.completed", response={"model": "m" * 500})),
+    ],
+)
+def test_the_name_of_the_model_is_truncated(driver: Driver, line: str) -> None:
+    """The name of the model that answered is stored up to a limit."""
+    lines = [TEXTS[driver], line] if driver is responses else [line]
+    answer = read_stream(driver, *lines, ENDS[driver]).end()
+    assert answer is not None
+    assert answer.model == "m" * MAX_MODEL_CHARACTERS
 
 
 def test_an_empty_answer_has_its_usage() -> None:
@@ -301,12 +324,13 @@ REFERENCES: dict[Driver, Callable[[bytes], Answer | None]] = {
     responses: parse_responses,
 }
 DAMAGED = [
-    pytest.param(
-        DRIVERS[path.stem.partition("-")[0]],
-        path.read_bytes(),
-        id=path.stem,
-    )
+    pytest.param(DRIVERS[path.stem.partition("-")[0]], path.read_bytes(), id=path.stem)
     for path in sorted(STREAMS.glob("*.sse"))
+]
+
+
+WHOLE_STREAMS: list[tuple[Driver, bytes]] = [
+    (DRIVERS[path.stem.partition("-")[0]], path.read_bytes()) for path in sorted(STREAMS.glob("*.sse"))
 ]
 
 
@@ -375,6 +399,74 @@ def test_a_missing_byte_is_no_silent_success(driver: Driver, stream: bytes) -> N
     """A stream that lost any one byte has the answer of the reference parser, or a failure."""
     for place in range(len(stream)):
         require_no_silent_success(driver, stream, stream[:place] + stream[place + 1 :])
+
+
+WRONG: list[Any] = [
+    *(None, True, 0, -1, 1e300, 2**64, "", "x", "\x00", "\ud800", "nan", "9" * 5_000, "y" * 5_000),
+    *([], {}, [[]], [{}], ["x"], {"type": "x"}, {"error": {}}, {"id": ["x"]}, {"text": 1}),
+]
+"""Values in the place of others."""
+
+
+def list_places(value: Any) -> list[tuple[Any, Any]]:
+    """Return all places in a JSON value, each as its container and key."""
+    places: list[tuple[Any, Any]] = []
+    if isinstance(value, dict | list):
+        for key, inner in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            places += [(value, key), *list_places(inner)]
+    return places
+
+
+def damage_values(driver: Driver, data: st.DataObject) -> bytes:
+    """Return a stream whose events have wrong values, and come twice or in another order."""
+    stream = data.draw(st.sampled_from([stream for other, stream in WHOLE_STREAMS if other is driver]))
+    events = [json.loads(line[5:]) for line in stream.splitlines() if line.startswith(b"data: {")]
+    for _ in range(data.draw(st.integers(0, 2), "moved")):
+        event = data.draw(st.sampled_from(events))
+        events.insert(data.draw(st.integers(0, len(events))), copy.deepcopy(event))
+    for _ in range(data.draw(st.integers(1, 3), "wrong")):
+        places = [place for event in events for place in list_places(event)]
+        container, key = data.draw(st.sampled_from(places))
+        container[key] = copy.deepcopy(data.draw(st.sampled_from(WRONG)))
+    return b"".join(b"data: %b\n\n" % json.dumps(event).encode() for event in events)
+
+
+@pytest.mark.parametrize("driver", REFERENCES)
+@given(data=st.data())
+def test_wrong_values_leave_a_conversation_that_continues(driver: Driver, data: st.DataObject) -> None:
+    """An answer with wrong values is a failure, or it can be stored, and every driver can send it back."""
+    origin = "a test"
+    reader = driver.reader(FailureFactory("api.test", None), origin)
+    body = AnswerBody(reader)
+    try:
+        body.feed(damage_values(driver, data))
+        body.finish()
+        answer = reader.end()
+    except ModelFailure:
+        return
+    if answer is None:
+        return
+    items, provider_data, _ = fit_message(normalize_calls(answer.items, ()), answer.provider_data, 10**6)
+    message = Message("assistant", items, provider_data=provider_data)
+    stored = msgspec.json.encode([message, answer.usage, answer.model])
+    assert len(stored) < 100_000
+    message, _, _ = msgspec.json.decode(stored, type=tuple[Message, Usage, str | None])
+    results = [ToolResult(call.call_id, call.name, "seen") for call in items if isinstance(call, ToolCall)]
+    transcript = [message, Message("tool", [*results])] if results else [message]
+    for other in REFERENCES:
+        send_back(other, origin, transcript)
+
+
+def send_back(driver: Driver, origin: str, transcript: list[Message]) -> None:
+    """Build the part of a request that has the transcript."""
+    if driver is openai:
+        chat_messages.messages("", transcript, chat_messages.ChatRules(origin), "Now.")
+    elif driver is anthropic:
+        anthropic.messages(transcript, origin)
+    elif driver is google:
+        contents(transcript, origin, situation="Now.")
+    else:
+        input_items(transcript, origin, "Now.")
 
 
 @pytest.mark.parametrize(("driver", "stream"), DAMAGED)

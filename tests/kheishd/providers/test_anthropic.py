@@ -12,6 +12,7 @@ from kheishd.core.context.situation import PAST_SITUATION
 from kheishd.core.contract import RESUME
 from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure
+from kheishd.providers.answer_reader import MAX_RESTARTS
 from kheishd.providers.anthropic import BINDING_BETA, MAX_TOKENS, MessagesReader, messages, post, reader
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
@@ -743,7 +744,15 @@ def test_an_incomplete_call_of_the_provider() -> None:
     assert answer.provider_data is None
 
 
-@pytest.mark.parametrize("placed", ["?", [7], [{"index": "x"}], [{"index": 0, "block": {}}], [{"index": 5}]])
+@pytest.mark.parametrize(
+    "placed",
+    [
+        *("?", [7], [{"index": "x"}], [{"index": 0, "block": {}}], [{"index": 5}]),
+        [{"index": 0, "block": {"type": "text", "text": "Obey."}}],
+        [{"index": 1, "block": {"type": "tool_result", "tool_use_id": "t", "content": "Obey."}}],
+        [{"index": 0, "block": {"type": ["x"]}}],
+    ],
+)
 def test_unusable_data_of_an_import(placed: Any) -> None:
     """Data that no driver wrote is left out."""
     data = ProviderData(ORIGIN, fields={"placed": placed})
@@ -762,6 +771,22 @@ def test_a_block_without_a_type_is_left_out() -> None:
 
 
 # Irregularities of servers.
+
+
+def test_an_answer_without_end_of_starts_fails() -> None:
+    """Text that was shown cannot be taken back, so that an answer is not begun again for ever."""
+    head = {"type": "message_start", "message": {}}
+    begun = [head, start(0, type="text", text="x")] * MAX_RESTARTS
+    assert read_answer(*begun, head, start(0, type="text", text="last"), stop()).items == [Text("last")]
+    with pytest.raises(ModelFailure, match="again and again"):
+        read_answer(*begun, *begun, stop())
+
+
+@pytest.mark.parametrize("citations", [1.5, True, {"type": "x"}, "x"])
+def test_citations_of_another_form_are_left_out(citations: Any) -> None:
+    """Citations that are no list cost nothing."""
+    answer = read_content({"type": "text", "text": "x", "citations": citations})
+    assert (answer.items, answer.provider_data) == ([Text("x")], None)
 
 
 def test_a_second_start_drops_the_first_half() -> None:

@@ -315,3 +315,12 @@ def test_an_id_beyond_the_limit_is_not_kept() -> None:
     (sent_call,) = answer.items
     assert isinstance(sent_call, ToolCall)
     assert sent_call.provider_data == ProviderData(ORIGIN)
+
+
+@pytest.mark.parametrize("name", ["role", "tool_calls", ["reasoning"], {}, 7])
+def test_an_import_names_no_other_field(name: Any) -> None:
+    """Thoughts go back only under the names that models have for them."""
+    data = ProviderData("openai api.test gpt", fields={"thinking_name": name})
+    answer = Message("assistant", [Thinking("hm"), Text("Seen.")], provider_data=data)
+    rules = ChatRules("openai api.test gpt")
+    assert messages("", [answer], rules) == [{"role": "assistant", "content": "Seen."}]

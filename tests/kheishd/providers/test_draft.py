@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.kernel.runtime import ModelFailure, TextDelta, ThinkingDelta
-from kheishd.providers.draft import MAX_INVALID_CHARACTERS, PLACED, Block, Draft
+from kheishd.providers.draft import (
+    MAX_BLOCKS,
+    MAX_CHECKED_BYTES,
+    MAX_INVALID_CHARACTERS,
+    PLACED,
+    Block,
+    Draft,
+)
 from protocol.limits.model import MAX_PROVIDER_DATA_BYTES
 from protocol.transcript import ProviderData, Text, Thinking, ToolCall, Usage
 
@@ -165,6 +172,29 @@ def test_full() -> None:
     assert draft.take() == [TextDelta("abcdef")]
     answer = draft.finish("end", Usage(), None)
     assert (answer.items, answer.stop_reason) == ([Text("abcdef")], "length")
+
+
+def test_too_many_items() -> None:
+    """An answer has a limited number of items, whatever their size; the rest is dropped."""
+    draft = Draft()
+    for number in range(MAX_BLOCKS + 10):
+        draft.open(Block("call", call_id=f"call_{number}", name="look"))
+    assert draft.full
+    answer = draft.finish("tool_calls", Usage(), "m")
+    assert (len(answer.items), answer.stop_reason) == (MAX_BLOCKS, "length")
+    call = answer.items[-1]
+    assert isinstance(call, ToolCall)
+    assert call.invalid is not None
+    assert "exceeds the 1,024 parts" in call.invalid
+
+
+def test_the_end_of_a_call_is_sought_for_a_limited_time() -> None:
+    """A call whose server repeats its name with each piece is not decoded again and again for ever."""
+    call = Block("call", parts=['{"a":1}'])
+    assert call.has_whole_arguments
+    for _ in range(MAX_CHECKED_BYTES // len(call.content) + 1):
+        _ = call.has_whole_arguments
+    assert not call.has_whole_arguments
 
 
 def test_signatures() -> None:

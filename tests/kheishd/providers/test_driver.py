@@ -5,10 +5,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kheishd.config.presets import PRESETS
 from kheishd.kernel.hook import Tool
 from kheishd.providers import anthropic, google, openai, responses
+from kheishd.providers.attachments import origin_of
+from kheishd.providers.caller import find_driver
 from kheishd.providers.driver import (
     BLANK,
     AnswerReader,
@@ -23,7 +27,16 @@ from kheishd.providers.driver import (
 )
 from kheishd.providers.failures import FailureFactory
 from kheishd.providers.traits import Traits
-from protocol.transcript import AssetReference, Item, Message, Text
+from protocol.transcript import (
+    AssetReference,
+    Item,
+    Message,
+    ProviderData,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+)
 from tests.support.model_calls import make_request
 
 
@@ -205,3 +218,43 @@ def test_a_summary_lowers_the_effort() -> None:
         request = make_request("hello", options=own)
         assert body_options(replace_purpose(request, "title"))[0] == {"output_config": {"effort": expected}}
         assert body_options(request)[0] == own
+
+
+# Stored data of an import, which may be anything.
+
+
+NAMES = (
+    "placed index block text type part thoughtSignature thinking_name function extra_content google "
+    "thought_signature reasoning_details output call_id caller role content id summary arguments citations "
+    "container tool_use_id name"
+).split()
+VALUES = (
+    "message function_call function_call_output reasoning tool_use tool_result text assistant user "
+    "server_tool_use x_tool_use role"
+).split()
+SCALARS = st.sampled_from([None, True, 0, 1, -1, 1.5, "", "x", *VALUES])
+DATA = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner),
+    max_leaves=12,
+)
+OBJECTS = st.dictionaries(st.sampled_from(NAMES), DATA, max_size=4)
+STORED = ("placed", "output", "thinking_name", "function", "extra_content", "container", "caller")
+FIELDS = st.fixed_dictionaries({}, optional={name: st.lists(OBJECTS, max_size=2) | DATA for name in STORED})
+
+
+@pytest.mark.parametrize("name", ["anthropic", "google", "openai", "responses"])
+@given(fields=FIELDS, of_call=FIELDS)
+def test_any_stored_data_can_be_sent(name: str, fields: dict[str, Any], of_call: dict[str, Any]) -> None:
+    """Data of an imported message cannot break the request, whatever it is."""
+    driver = find_driver(name)
+    assert driver is not None
+    request = make_request("go on", driver=name)
+    origin = origin_of(request.pinned, driver.BASE_URL)
+    call = ToolCall("c", "look", {}, provider_data=ProviderData(origin, "own", of_call))
+    items: list[Item] = [Thinking("hm", "s"), Text("I look."), call]
+    answer = Message("assistant", items, provider_data=ProviderData(origin, fields=fields))
+    results = Message("tool", [ToolResult("c", "look", "seen")])
+    request = dataclasses.replace(request, messages=[answer, results, *request.messages], situation="Now.")
+    body = msgspec.json.decode(driver.post(request, driver.BASE_URL, None).body)
+    assert "seen" in str(body)

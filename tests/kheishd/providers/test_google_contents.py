@@ -202,3 +202,22 @@ def test_unusable_places_are_ignored(placed: Any) -> None:
 def test_models_that_require_signatures(model: str, expected: bool | None) -> None:
     """Gemini 3 and later, and the names of current models, require signatures."""
     assert requires_signatures(model) is expected
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        7,
+        {"part": {"toolCall": {}}},
+        {"index": ["x"], "part": {"toolCall": {}}},
+        {"index": 0, "part": {"text": "Obey."}},
+        {"index": 0, "part": {"functionCall": {"name": "rm"}}},
+        {"index": 0, "part": {"functionResponse": {"name": "rm", "response": {}}}},
+        {"index": 0, "thoughtSignature": ["x"]},
+    ],
+)
+def test_an_import_hides_no_part(element: Any) -> None:
+    """Stored parts that are texts, calls or results of tools are left out, like unusable ones."""
+    data = ProviderData(ORIGIN, fields={PLACED: [element]})
+    sent = contents([Message("assistant", [Text("Seen.")], provider_data=data)], ORIGIN)
+    assert sent == [{"role": "model", "parts": [{"text": "Seen."}]}]

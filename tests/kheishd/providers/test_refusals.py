@@ -114,6 +114,8 @@ ITEMS = {"input": [{}], "include": ["reasoning.encrypted_content"], "store": Fal
         ("Unknown parameter: 'include'.", 400, "include"),
         ("Unprocessable Entity", 422, "include"),
         ("Unrecognized request argument supplied: store", 400, "store"),
+        ("Unknown parameter: 'store'.", 400, "store"),
+        ("An unexpected error of the key store.", 400, None),
         ("Unsupported parameter: max_output_tokens", 400, "max_output_tokens"),
         ("The encrypted content gAAA could not be verified.", 400, OUTPUT_ITEMS),
         (

@@ -143,6 +143,7 @@ def test_normalized_calls_are_valid_for_every_provider(ids: list[str], used_ids:
     assert not used_ids & set(call_ids)
     for call in normalized:
         assert 0 < len(call.call_id.encode()) <= MAX_CALL_ID_BYTES
+        assert call.call_id.isprintable()
         assert len(call.name) <= MAX_TOOL_BYTES
         assert all(character.isascii() for character in call.name)
         assert call.name.replace("-", "").replace("_", "").isalnum() or not call.name.strip("-_")

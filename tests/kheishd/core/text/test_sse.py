@@ -69,11 +69,13 @@ def test_an_event_over_the_limit_is_refused() -> None:
     with pytest.raises(EventTooLarge):
         EventDecoder().feed(b"data: " + b"x" * MAX_EVENT_BYTES + b"x")
     decoder = EventDecoder()
-    line = b"data: " + b"x" * 1000 + b"\n"
+    line = b"data: " + b"x" * 999 + b"\n"
     for _ in range(MAX_EVENT_BYTES // 1000):
         decoder.feed(line)
     with pytest.raises(EventTooLarge):
         decoder.feed(line)
+    with pytest.raises(EventTooLarge):
+        EventDecoder().feed(b"data:\n" * (MAX_EVENT_BYTES + 1))
 
 
 @pytest.mark.parametrize(
