@@ -118,6 +118,7 @@ class ProviderCaller:
         def make_exchange(traits: Traits) -> tuple[HttpRequest, Exchange]:
             post = replace(driver.post(request, base_url, secret, traits), ca_file=pinned.ca_file)
             reader = driver.reader(failures, origin_of(pinned, base_url))
+            reader.situation = post.situation
             return post, Exchange(self._pools, post, reader, failures, timeouts, capture)
 
         return AdaptedExchange(request, self._traits, make_exchange)

@@ -63,6 +63,11 @@ _INVALID_SIGNATURE: Final = re.compile(
     r"(corrupted|invalid) thought.?signature|thought.?signature is (corrupted|invalid|not valid)",
     re.IGNORECASE,
 )
+_INVALID_THOUGHT: Final = re.compile(
+    r"invalid .?(signature|data).? in .?(redacted_)?thinking|thinking.? blocks .{0,60}cannot be modified",
+    re.IGNORECASE,
+)
+_MISSING_THOUGHT: Final = re.compile(r"expected .?thinking.? or .?redacted_thinking", re.IGNORECASE)
 _UNKNOWN_ID: Final = re.compile(r'unknown name "id" at .{0,80}function', re.IGNORECASE)
 
 # An empty text, which Kimi's coding models take for a missing one, and then a blank.
@@ -156,6 +161,18 @@ def fill_reasoning(traits: Traits, refusal: RefusedRequest) -> Traits | None:
     return replace(traits, reasoning_filler=REASONING_FILLERS[is_refused])
 
 
+def drop_thinking(traits: Traits, refusal: RefusedRequest) -> Traits | None:
+    """Let Anthropic drop the thoughts that are not valid any more; send none if that does not help."""
+    if refusal.names("prefix_mismatch_behavior") and not traits.drops_thinking:
+        return replace(traits, drops_thinking=True)
+    return traits.omit(OUTPUT_ITEMS) if refusal.names(_INVALID_THOUGHT) else None
+
+
+def disable_thinking(traits: Traits, refusal: RefusedRequest) -> Traits | None:
+    """Ask for no thoughts if an unfinished turn must begin with one, but has none that is valid."""
+    return traits.omit("thinking") if refusal.names(_MISSING_THOUGHT) else None
+
+
 def omit_likeliest_field(traits: Traits, refusal: RefusedRequest) -> Traits | None:
     """Leave out the likeliest field, if the usual refusal of an unknown one names none."""
     likeliest = {"stream_options", "include"} & refusal.sent.keys()
@@ -199,6 +216,8 @@ RULES: Final[tuple[Rule, ...]] = (
     omit_effort,
     bridge_results,
     fill_reasoning,
+    drop_thinking,
+    disable_thinking,
     omit_likeliest_field,
 )
 GOOGLE_RULES: Final[tuple[Rule, ...]] = (drop_signatures, require_signatures, omit_thinking, omit_call_ids)

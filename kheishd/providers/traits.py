@@ -31,6 +31,9 @@ LIMIT_NAMES = (*TOKEN_LIMITS, "max_output_tokens")
 OUTPUT_ITEMS: Final = "output items"
 """The name in ``Traits.omitted`` of a response's own items, which its server refused to read."""
 
+# The items are refused in one conversation, and without them, so is the wish for further thoughts.
+_OF_ONE_CONVERSATION: Final = frozenset((OUTPUT_ITEMS, "thinking"))
+
 
 class Traits(Struct, frozen=True):
     """The traits of one route's server.
@@ -41,6 +44,8 @@ class Traits(Struct, frozen=True):
     result of a tool directly. ``reasoning_filler``: messages with calls must have ``reasoning_content``, and
     this is the text of one without thoughts. ``needs_signatures``: Google's model rejects calls without a
     signature. ``max_output`` is the learned maximum of the output limit.
+    ``drops_thinking``: Anthropic's model rejects thoughts behind a changed prompt, and is asked to
+    drop them.
     """
 
     preset: Preset = NO_PRESET
@@ -52,6 +57,7 @@ class Traits(Struct, frozen=True):
     reasoning_filler: str | None = None
     needs_signatures: bool = False
     max_output: int | None = None
+    drops_thinking: bool = False
 
     def name_token_limit(self, options: dict[str, Any]) -> str:
         """Return the name of the output limit: the learned one, that of the options, the preset's."""
@@ -105,8 +111,8 @@ class LearnedTraits:
         return Traits(preset, pinned.auth_header or (preset.auth_header if name else None))
 
     def remember(self, pinned: Pinned, traits: Traits) -> None:
-        """Remember traits that the server accepted. Refused items are those of one conversation only."""
-        self._traits[_key(pinned)] = replace(traits, omitted=traits.omitted - {OUTPUT_ITEMS})
+        """Remember traits that the server accepted, except those of one conversation only."""
+        self._traits[_key(pinned)] = replace(traits, omitted=traits.omitted - _OF_ONE_CONVERSATION)
 
 
 def _key(pinned: Pinned) -> tuple[str, str, str | None]:

@@ -9,6 +9,7 @@ from kheishd.config.presets import PRESETS
 from kheishd.kernel.runtime import ModelFailure
 from kheishd.providers import refusals
 from kheishd.providers.traits import OUTPUT_ITEMS, USUAL_TRAITS, Traits
+from tests.support.model_behaviors import UNBOUND
 
 LIMIT = {"max_tokens": 5}
 STREAMED = {"stream_options": {"include_usage": True}}
@@ -84,6 +85,28 @@ def test_reasoning_that_is_required(message: str) -> None:
     assert fillers == ["", " "]
     changed = adapt(USUAL_TRAITS, message, {"messages": [{"reasoning_content": ""}]})
     assert changed == msgspec.structs.replace(USUAL_TRAITS, reasoning_filler=" ")
+
+
+def test_thoughts_that_are_not_valid() -> None:
+    """Anthropic drops invalid thoughts if it offers to; else none is sent, and at last none is asked for."""
+    bound = f"messages.1.content.0: {UNBOUND}"
+    changed = adapt(USUAL_TRAITS, bound, {})
+    assert changed == msgspec.structs.replace(USUAL_TRAITS, drops_thinking=True)
+    assert adapt(changed, bound, {}) == changed.omit(OUTPUT_ITEMS)
+    for message in (
+        "messages.3.content.0: Invalid `signature` in `thinking` block",
+        "messages.3.content.0: Invalid `data` in `redacted_thinking` block",
+        "messages.3.content.0: `thinking` or `redacted_thinking` blocks in the latest assistant message "
+        "cannot be modified. These blocks must remain as they were in the original response.",
+    ):
+        changed = adapt(USUAL_TRAITS, message, {})
+        assert changed == USUAL_TRAITS.omit(OUTPUT_ITEMS)
+        assert adapt(changed, message, {}) is None
+    missing = (
+        "messages.3.content.0.type: Expected `thinking` or `redacted_thinking`, but found `tool_use`. When "
+        "`thinking` is enabled, a final `assistant` message must start with a thinking block."
+    )
+    assert adapt(USUAL_TRAITS, missing, {}) == USUAL_TRAITS.omit("thinking")
 
 
 def test_an_order_of_roles_that_is_required() -> None:

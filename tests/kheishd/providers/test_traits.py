@@ -11,7 +11,7 @@ def test_refused_items_are_not_remembered() -> None:
     """A refusal of items concerns one conversation, and its route still sends those of others."""
     learned = LearnedTraits()
     pinned = Pinned(route="r", driver="responses", model="m", base_url="http://x")
-    learned.remember(pinned, Traits(omitted=frozenset((OUTPUT_ITEMS, "include"))))
+    learned.remember(pinned, Traits(omitted=frozenset((OUTPUT_ITEMS, "thinking", "include"))))
     assert learned.find(pinned).omitted == {"include"}
 
 
