@@ -217,7 +217,7 @@ class _History:
             # A message of an earlier version, which names no origin: the route's option decides.
             name = "reasoning_content"
         # OpenRouter reads the text from the details.
-        repeated = name == "reasoning" and "reasoning_details" in attached
+        repeated = name == "reasoning" and "reasoning_details" in fields
         if name is None or repeated or self._rules.reasoning_content is False:
             return attached
         thought = "".join(item.text for item in message.items if isinstance(item, Thinking))
