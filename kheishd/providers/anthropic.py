@@ -62,8 +62,10 @@ VERSION = "2023-06-01"
 BINDING_BETA = "thinking-binding-controls-2026-08-01"
 """The name of the feature by which the provider drops invalid thoughts, instead of rejecting them."""
 
-# The lowest output limit of the provider's current models.
-MAX_TOKENS = 8192
+# The output limit of a route without one, within which files can be written: an eighth of the context, at
+# least that of older models and at most the lowest one of the provider's models since 2025.
+MIN_OUTPUT_TOKENS = 8_192
+MAX_OUTPUT_TOKENS = 32_000
 
 STOP_REASONS = {
     "max_tokens": "length",
@@ -90,13 +92,13 @@ def post(
 ) -> HttpRequest:
     """Return the request to send to a server with these traits."""
     options, extra = body_options(request, traits)
-    limit = traits.raise_limit(request.max_answer_tokens)
+    limit = traits.adjust_limit(request.max_answer_tokens)
     origin = origin_of(request.pinned, base_url)
     cache_control = options.pop("cache_control", None)
     tools = merge_tools(_tools(request), options)
     body: dict[str, Any] = {
         **options,
-        "max_tokens": lower_limit(options.get("max_tokens", MAX_TOKENS), limit),
+        "max_tokens": lower_limit(options.get("max_tokens", _find_default_limit(request, options)), limit),
         "model": request.pinned.model,
         "messages": messages(request.messages, origin, sends_thoughts=OUTPUT_ITEMS not in traits.omitted),
         "stream": True,
@@ -164,6 +166,14 @@ def _tools(request: ModelRequest) -> list[dict[str, Any]]:
         for name in find_gone_tools(request)
     )
     return [*defined, *gone]
+
+
+def _find_default_limit(request: ModelRequest, options: dict[str, Any]) -> int:
+    """Return the output limit of a route that sets none: an eighth of the context, and the thinking."""
+    room = max(MIN_OUTPUT_TOKENS, min(request.pinned.context_tokens // 8, MAX_OUTPUT_TOKENS))
+    thinking = options.get("thinking")
+    budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
+    return room + budget if isinstance(budget, int) else room
 
 
 def _find_container(transcript: list[Message], origin: str) -> str | None:

@@ -53,6 +53,12 @@ _MISSING_REASONING: Final = re.compile(
 _ITEMS: Final = re.compile(
     r"encrypted.content|not persisted|without its required '?(reasoning|following)", re.IGNORECASE
 )
+# The model's maximum in a refusal of an output limit: of Anthropic; DeepSeek and Qwen; OpenAI; Groq.
+_MAX_OUTPUT: Final = re.compile(
+    r"> (\d+), which is the maximum|range of max_tokens \D{1,20}\[\d+, ?(\d+)\]"
+    r"|supports at most (\d+) \w*\s?tokens|less than or equal to `?(\d+)",
+    re.IGNORECASE,
+)
 _INVALID_SIGNATURE: Final = re.compile(
     r"(corrupted|invalid) thought.?signature|thought.?signature is (corrupted|invalid|not valid)",
     re.IGNORECASE,
@@ -113,6 +119,16 @@ def omit_field(traits: Traits, refusal: RefusedRequest) -> Traits | None:
 def omit_items(traits: Traits, refusal: RefusedRequest) -> Traits | None:
     """Send no items of earlier responses: the server changed its keys, or demands one that it never sent."""
     return traits.omit(OUTPUT_ITEMS) if "input" in refusal.sent and refusal.names(_ITEMS) else None
+
+
+def lower_limit(traits: Traits, refusal: RefusedRequest) -> Traits | None:
+    """Send an output limit that the model allows: the refusal of a higher one names it."""
+    limit = next((name for name in LIMIT_NAMES if name in refusal.sent), None)
+    match = _MAX_OUTPUT.search(refusal.message)
+    if limit is None or match is None or not refusal.names(rf"\b{limit}\b"):
+        return None
+    maximum, sent = int(next(filter(None, match.groups()))), refusal.sent[limit]
+    return replace(traits, max_output=maximum) if isinstance(sent, int) and 0 < maximum < sent else None
 
 
 def change_limit(traits: Traits, refusal: RefusedRequest) -> Traits | None:
@@ -195,6 +211,7 @@ def omit_call_ids(traits: Traits, refusal: RefusedRequest) -> Traits | None:
 RULES: Final[tuple[Rule, ...]] = (
     omit_field,
     omit_items,
+    lower_limit,
     change_limit,
     omit_effort,
     bridge_results,

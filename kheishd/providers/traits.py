@@ -43,7 +43,8 @@ class Traits(Struct, frozen=True):
     higher output limit, because the model reasons. ``bridges_results``: a user's message must not follow a
     result of a tool directly. ``reasoning_filler``: messages with calls must have ``reasoning_content``, and
     this is the text of one without thoughts. ``needs_signatures``: Google's model rejects calls without a
-    signature. ``drops_thinking``: Anthropic's model rejects thoughts behind a changed prompt, and is asked to
+    signature. ``max_output`` is the learned maximum of the output limit.
+    ``drops_thinking``: Anthropic's model rejects thoughts behind a changed prompt, and is asked to
     drop them.
     """
 
@@ -55,6 +56,7 @@ class Traits(Struct, frozen=True):
     bridges_results: bool = False
     reasoning_filler: str | None = None
     needs_signatures: bool = False
+    max_output: int | None = None
     drops_thinking: bool = False
 
     def name_token_limit(self, options: dict[str, Any]) -> str:
@@ -62,9 +64,12 @@ class Traits(Struct, frozen=True):
         named = next((name for name in TOKEN_LIMITS if name in options), self.preset.token_limit)
         return self.token_limit or named
 
-    def raise_limit(self, max_tokens: int | None) -> int | None:
-        """Return the output limit of a summary or a title, higher for a model that reasons."""
-        return max_tokens * MORE_ROOM if max_tokens is not None and self.has_more_room else max_tokens
+    def adjust_limit(self, max_tokens: int | None) -> int | None:
+        """Return an output limit, higher for a model that reasons, and not above the model's maximum."""
+        if max_tokens is not None and self.has_more_room:
+            max_tokens *= MORE_ROOM
+        limits = [limit for limit in (max_tokens, self.max_output) if limit is not None]
+        return min(limits, default=None)
 
     def make_auth_headers(self, secret: str | None, default: str) -> dict[str, str]:
         """Return the header of a credential: a bearer token in ``authorization``, else the bare value."""

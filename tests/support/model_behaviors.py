@@ -35,6 +35,7 @@
 ``status:<code>[:retry=<v>;retry-ms=<v>]`` an error; ``retry`` is ``Retry-After``
 ``context``                             400, the transcript is too long
 ``fits:<bytes>``                        the same inside a stream for larger requests, else summary or ``echo``
+``allows:<n>``                          refuses an output limit above n, else ``echo``
 ``rejects:<field>[:<status>]``          refuses requests with that field, else ``echo``; names it with 400
 ``rejects-late:<field>``                the same inside a stream, without a status; names the field
 ``rejects-order``                       refuses a user's message after a result, else ``tools``
@@ -507,6 +508,15 @@ def _rejects(prompt: Prompt, rest: str) -> Iterator[Step]:
     return _error(400, prompt.wire.error("invalid_request_error", message))
 
 
+def _allows(prompt: Prompt, rest: str) -> Iterator[Step]:
+    limits = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+    limit = next((prompt.fields[name] for name in limits if name in prompt.fields), 0)
+    if limit <= int(rest):
+        return _echo(prompt, "")
+    message = f"max_tokens: {limit} > {rest}, which is the maximum allowed number of output tokens for m"
+    return _error(400, prompt.wire.error("invalid_request_error", message))
+
+
 def _rejects_late(prompt: Prompt, rest: str) -> Iterator[Step]:
     if rest not in prompt.fields:
         return _echo(prompt, "")
@@ -605,6 +615,7 @@ BEHAVIORS = {
     "context": _context,
     "fits": _fits,
     "n-failures-then-ok": _failures,
+    "allows": _allows,
     "rejects": _rejects,
     "rejects-late": _rejects_late,
     "rejects-order": _rejects_order,

@@ -13,7 +13,7 @@ from kheishd.core.contract import RESUME
 from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure
 from kheishd.providers.answer_reader import MAX_RESTARTS
-from kheishd.providers.anthropic import BINDING_BETA, MAX_TOKENS, MessagesReader, messages, post, reader
+from kheishd.providers.anthropic import BINDING_BETA, MessagesReader, messages, post, reader
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
 from kheishd.providers.prompt_cache import EPHEMERAL
@@ -88,7 +88,7 @@ def test_the_request() -> None:
     }
     assert msgspec.json.decode(sent.body) == {
         "model": "claude",
-        "max_tokens": MAX_TOKENS,
+        "max_tokens": 25_000,
         "system": [{"type": "text", "text": "be brief", "cache_control": EPHEMERAL}],
         "messages": [
             {"role": "user", "content": [{"type": "text", "text": "hello", "cache_control": EPHEMERAL}]}
@@ -102,6 +102,24 @@ def test_the_request() -> None:
 def test_base_url_with_and_without_the_version(base: str) -> None:
     """A base URL may contain the version or omit it."""
     assert post(make_request("hello"), base, None).url == "https://x/v1/messages"
+
+
+@pytest.mark.parametrize(
+    ("context_tokens", "thinking", "limit"),
+    [
+        (0, None, 8_192),
+        (32_000, None, 8_192),
+        (200_000, None, 25_000),
+        (1_000_000, None, 32_000),
+        (200_000, {"type": "enabled", "budget_tokens": 10_000}, 35_000),
+        (200_000, {"type": "adaptive"}, 25_000),
+    ],
+)
+def test_the_default_limit(context_tokens: int, thinking: dict[str, Any] | None, limit: int) -> None:
+    """The API requires an output limit: it grows with the context, and thinking comes on top of it."""
+    options = {"thinking": thinking} if thinking else {}
+    request = make_request("hello", options=options, context_tokens=context_tokens)
+    assert msgspec.json.decode(post(request, "http://x", None).body)["max_tokens"] == limit
 
 
 def test_max_tokens_and_no_credential() -> None:
