@@ -18,6 +18,8 @@ from kheishctl.hints import HINTS
 from kheishctl.render.daemon import describe_version_difference
 
 SOCKET_NAME = os.path.join("run", "kheishd.sock")
+LOCK_NAME = "kheishd.lock"
+MAX_LOCK_BYTES = 32
 
 # The kernel's limit for the path of a Unix socket: 108 bytes with the zero at the end.
 MAX_SOCKET_PATH_BYTES = 107
@@ -141,6 +143,12 @@ def dial(path: str, timeout_s: float | None = None) -> socket.socket:
         _connect(connection, path)
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
         connection.close()
+        holder = find_lock_holder(path)
+        if holder is not None:
+            raise NoDaemon(
+                f"the daemon (pid {holder}) does not listen on {path}: it is starting or stopping, or that "
+                "file was removed. Try again, or stop it with 'kheishctl daemon stop' and start it"
+            ) from None
         raise NoDaemon(
             f"no daemon is running at {path}; start one with 'kheishctl daemon start', "
             "or name its home with --home"
@@ -155,6 +163,25 @@ def dial(path: str, timeout_s: float | None = None) -> socket.socket:
         connection.close()
         raise NoDaemon(f"cannot reach a daemon at {path}: {error.strerror or error}") from None
     return connection
+
+
+def find_lock_holder(path: str) -> int | None:
+    """Return the pid of the daemon that has locked the home of a socket; None if none has.
+
+    The lock is looked up, not tried: to hold it for a moment could make a daemon's start fail.
+    Source: /proc/locks, proc(5).
+    """
+    try:
+        with open(os.path.join(os.path.dirname(path), LOCK_NAME), "rb") as lock:
+            inode, pid = os.fstat(lock.fileno()).st_ino, lock.read(MAX_LOCK_BYTES).strip().decode()
+        with open("/proc/locks") as table:
+            locks = [line.split() for line in table]
+    except (OSError, UnicodeDecodeError):
+        return None
+    is_held = any(
+        row[1] == "FLOCK" and row[4] == pid and row[5].rpartition(":")[2] == str(inode) for row in locks
+    )
+    return int(pid) if is_held else None
 
 
 def _connect(connection: socket.socket, path: str) -> None:

@@ -20,6 +20,21 @@ _BEYOND_ASCII: Final = (
 _ACTIVE: Final = re.compile(rf"[\x00-\x08\x0b-\x1f{_BEYOND_ASCII}]")
 _ACTIVE_IN_JSON: Final = re.compile(f"[{_BEYOND_ASCII}]")
 
+# Characters that a person cannot see, or takes for a blank. Joiners and variation selectors change the letter
+# or emoji before them, and show nothing behind ASCII.
+_UNSEEN: Final = (
+    rf"[\x00-\x08\x0b-\x1f{_BEYOND_ASCII}\xa0\u1680\u2000-\u200a\u202f\u205f"
+    r"\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\uffa0\U000e0100-\U000e01ef]"
+    r"|(?<![^\x00-\x7f])[\u200c\u200d\ufe00-\ufe0f]"
+)
+_CONTROL_NAMES: Final = {
+    "\0": "NULL",
+    "\b": "BACKSPACE",
+    "\r": "CARRIAGE RETURN",
+    "\x1b": "ESCAPE",
+    "\x7f": "DELETE",
+}
+
 # Escaping.
 
 
@@ -46,6 +61,20 @@ def sanitize(text: str) -> str:
     return _ACTIVE.sub(_symbol, text)
 
 
+def reveal(text: str) -> str:
+    """Replace characters that a person would not see by their names, such as ``⟨HANGUL FILLER⟩``.
+
+    For text that a person is to approve: nothing in it may look like less than it is. Newlines stay.
+    """
+    # Compiled here, because few starts of the client show an approval; ``re`` keeps it.
+    return re.sub(_UNSEEN, _name, text)
+
+
+def reveal_line(text: str) -> str:
+    """Reveal text on one line: a newline is replaced by its name, too."""
+    return reveal(text).replace("\n", "⟨LINE FEED⟩")
+
+
 def one_line(text: str) -> str:
     """Sanitize text and collapse its white space, newlines included, to single blanks."""
     return " ".join(sanitize(text).split())
@@ -61,6 +90,15 @@ def _backslash(match: re.Match[str]) -> str:
 def _json_escape(match: re.Match[str]) -> str:
     # JSON allows DEL unescaped, so json.dumps leaves it; a character above U+FFFF takes two escapes.
     return r"\u007f" if match.group() == "\x7f" else json.dumps(match.group())[1:-1]
+
+
+def _name(match: re.Match[str]) -> str:
+    # Only needed for hidden characters, and every start of the client would import it.
+    import unicodedata
+
+    character = match.group()
+    code = f"U+{ord(character):04X}"
+    return f"⟨{_CONTROL_NAMES.get(character) or unicodedata.name(character, code)}⟩"
 
 
 def _symbol(match: re.Match[str]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import time
 from typing import Any, NoReturn
@@ -10,7 +11,7 @@ import click
 
 from kheishctl import exit_codes, launch
 from kheishctl.cli import App, command, make_group
-from kheishctl.client import Failure, NoDaemon, TimedOut, dial
+from kheishctl.client import Failure, NoDaemon, TimedOut, dial, find_lock_holder
 from kheishctl.contract import Json
 from kheishctl.options import Duration, drop_unset
 from kheishctl.render.daemon import format_daemon_status
@@ -80,10 +81,21 @@ def stop(app: App, drain: float | None) -> None:
     try:
         dial(app.path).close()
     except NoDaemon:
-        raise NoDaemon(f"no daemon is running at {app.path}; there is nothing to stop") from None
+        pid = find_lock_holder(app.path)
+        if pid is None:
+            raise NoDaemon(f"no daemon is running at {app.path}; there is nothing to stop") from None
+        # Its socket was removed, or does not exist yet: a signal stops it as well.
+        os.kill(pid, signal.SIGTERM)
+        _wait_until_stopped(app, pid, 2 * STOP_SECONDS)
+        return
     configured = app.call("daemon.config")["config"]["daemon"]["drain_s"]
     pid = int(app.call("daemon.shutdown", drop_unset(drain_s=drain))["pid"])
-    if not launch.wait_for_exit(pid, (configured if drain is None else drain) + STOP_SECONDS):
+    _wait_until_stopped(app, pid, (configured if drain is None else drain) + STOP_SECONDS)
+
+
+def _wait_until_stopped(app: App, pid: int, timeout_s: float) -> None:
+    """Wait for the end of the daemon, and print it. Errors: TimedOut."""
+    if not launch.wait_for_exit(pid, timeout_s):
         raise TimedOut(f"the daemon (pid {pid}) has not stopped yet; see 'kheishctl daemon logs'")
     app.emit({"pid": pid, "stopped": True}, lambda result, _: f"stopped, pid {result['pid']}")
 

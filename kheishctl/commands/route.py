@@ -1,13 +1,16 @@
 """``kheishctl route``: the routes to models."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from kheishctl import exit_codes
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
+from kheishctl.contract import Json
 from kheishctl.options import drop_unset, id_argument, paged
-from kheishctl.render.layout import Column, format_record, format_table
+from kheishctl.render.layout import Column, Display, format_record, format_table, paint
+from protocol.text import one_line
 
 group = make_group("route", "Routes to models: a driver, a model and a credential each.")
 
@@ -27,7 +30,14 @@ COLUMNS = (
 def list_(app: App, everything: bool, **params: Any) -> None:
     """List routes by id."""
     page = fetch_pages(app, "route.list", drop_unset(**params), "routes", everything=everything)
-    show_table(app, page, "routes", COLUMNS, "No routes.")
+    if app.as_json or app.display().width is None:
+        show_table(app, page, "routes", COLUMNS, "No routes.")
+        return
+    # A table truncates long cells, and a problem says what to do.
+    show_table(app, page, "routes", COLUMNS[:-1], "No routes.")
+    for row in page["routes"]:
+        if row.get("problem"):
+            app.print(one_line(f"{row['route_id']}: {row['problem']}"))
 
 
 @command(group, "show", alias="get", method="route.get", examples=("kheishctl route show offline",))
@@ -42,6 +52,19 @@ CHECK_COLUMNS = (
     Column("RESULT", "status"),
     Column("NOTE", "note"),
 )
+RESULT_STYLES = {"ok": "green", "failed": "red", "skipped": "dim"}
+
+
+def format_checks(checks: Sequence[Json], display: Display) -> str:
+    """Format the steps of a test: a table for a pipe, and whole notes for a terminal."""
+    if display.width is None:
+        return format_table(checks, CHECK_COLUMNS, display)
+    lines = []
+    for check in checks:
+        step, status = str(check["name"]).replace("_", " "), str(check["status"])
+        result = paint(status.ljust(7), RESULT_STYLES.get(status, ""), display.color)
+        lines.append(f"{step.ljust(12)}  {result}  {one_line(str(check.get('note', '')))}".rstrip())
+    return "\n".join(lines)
 
 
 @command(group, "test", method="route.test", examples=("kheishctl route test claude",))
@@ -52,5 +75,5 @@ def test(app: App, route_id: str) -> None:
     The call may cost a fraction of a cent. The exit code is 1 if a step failed.
     """
     result = app.call("route.test", {"route_id": route_id})
-    app.emit(result, lambda result, display: format_table(result["checks"], CHECK_COLUMNS, display, ""))
+    app.emit(result, lambda result, display: format_checks(result["checks"], display))
     click.get_current_context().exit(exit_codes.OK if result["ok"] else exit_codes.FAILED)

@@ -1,6 +1,7 @@
 """Format approvals, questions and calls in doubt, and parse people's answers to them.
 
-Models and tools wrote most of the content, so every part of it is sanitized.
+Models and tools wrote most of the content, so every part of it is sanitized. The part that a person approves
+shows hidden characters by name.
 """
 
 import json
@@ -9,7 +10,7 @@ from typing import Any
 
 from kheishctl.contract import Json
 from kheishctl.render.layout import Display, format_pairs, paint
-from protocol.text import escape_json, one_line, sanitize
+from protocol.text import escape_json, one_line, reveal, reveal_line, sanitize
 
 STATUS_STYLE = {
     "pending": "yellow",
@@ -34,7 +35,7 @@ def format_approval(approval: Json, display: Display) -> str:
     pairs: Pairs = (
         ("approval", str(approval["approval_id"])),
         ("status", _format_status_time(approval, display)),
-        ("tool", f"{approval['tool']} {approval.get('subject', '')}"),
+        ("tool", f"{approval['tool']} {reveal_line(str(approval.get('subject', '')))}"),
         ("why", approval.get("note")),
         ("agent", _format_agent(approval)),
         ("run", str(approval["run_id"])),
@@ -139,7 +140,7 @@ def _format_call(approval: Json, display: Display) -> str:
     preview = approval.get("preview")
     if preview is None:
         return f"input:\n{_format_json(approval['arguments'])}" if approval.get("arguments") else ""
-    lines = sanitize(str(preview.get("text", ""))).rstrip("\n").split("\n")
+    lines = reveal(str(preview.get("text", ""))).rstrip("\n").split("\n")
     if preview.get("kind") == "diff":
         styles = [DIFF_STYLE.get(line[:1]) for line in lines]
         lines = [
@@ -154,7 +155,7 @@ def _format_call(approval: Json, display: Display) -> str:
 
 
 def _format_json(value: Any) -> str:
-    return sanitize(escape_json(json.dumps(value, ensure_ascii=False, indent=2)))
+    return reveal(escape_json(json.dumps(value, ensure_ascii=False, indent=2)))
 
 
 # Answers.

@@ -13,7 +13,7 @@ from kheishctl.render.pending import DIFF_STYLE
 from kheishctl.render.units import format_age
 from kheishctl.shell.pending import PendingRequest, PendingRequests
 from kheishctl.shell.transcript import BAR
-from protocol.text import one_line, sanitize
+from protocol.text import one_line, reveal, reveal_line, sanitize
 
 # The part of a preview or of arguments that is shown: four times the daemon's limit. Folding it takes 20 ms.
 MAX_SHOWN_CHARACTERS = 64 * 1_024
@@ -58,7 +58,7 @@ def _approval_lines(approval: Json) -> Iterator[Line]:
             yield TRUNCATED, "yellow"
         return
     if not isinstance(arguments, dict) or not arguments:
-        yield one_line(str(approval.get("subject", ""))[:MAX_SHOWN_CHARACTERS]), "bold"
+        yield reveal_line(str(approval.get("subject", ""))[:MAX_SHOWN_CHARACTERS]), "bold"
         return
     room = MAX_SHOWN_CHARACTERS
     for name, value in arguments.items():
@@ -128,7 +128,7 @@ class RequestPanel:
             folded = [
                 bar + paint(part, style, self._color and bool(style))
                 for line, style in lines
-                for part in fold(sanitize(line), width)
+                for part in fold(sanitize(line) if request.is_question else reveal(line), width)
             ]
             self._cache = (key, folded)
         return self._cache[1]

@@ -38,6 +38,7 @@ class DraftReader:
     def __init__(self, failures: FailureFactory, origin: str = "") -> None:
         self.done = False
         self.failed = False
+        self.situation = ""
         self._failures = failures
         self._origin = origin
         self._draft = Draft(origin=origin)

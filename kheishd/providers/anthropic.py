@@ -5,6 +5,11 @@ data in place of the signature. Calls and results of tools that the provider run
 texts, are sent back as they came. All of this goes only to the provider and the model that made it: they
 reject the signatures of others. A turn that is not finished names the container in which these tools run.
 
+Newer models bind a thought to all that they read before it, and reject or drop it once that has changed. So
+the situation stays where it was stated as long as a later thought is sent back: it is kept with the answer,
+and stated again when it has changed. What else changes the prompt (tools, instructions, compaction) makes
+earlier thoughts invalid (https://platform.claude.com/docs/en/build-with-claude/preserved-thinking).
+
 A turn that the provider paused is continued by its own content alone, without a message of the user
 (https://platform.claude.com/docs/en/agents-and-tools/tool-use/server-tools).
 
@@ -22,6 +27,7 @@ import msgspec
 from msgspec import Struct
 
 from kheishd.config.presets import BASE_URLS
+from kheishd.core.context.situation import PAST_SITUATION
 from kheishd.core.contract import RESUME
 from kheishd.providers.address import join_path
 from kheishd.providers.answer_reader import DraftReader
@@ -42,7 +48,7 @@ from kheishd.providers.driver import (
 from kheishd.providers.error_report import is_error
 from kheishd.providers.lenient import LenientDecoder, SideInformation, convert
 from kheishd.providers.prompt_cache import mark_prompt
-from kheishd.providers.traits import USUAL_TRAITS, Traits
+from kheishd.providers.traits import OUTPUT_ITEMS, USUAL_TRAITS, Traits
 from protocol.limits.model import MAX_PROVIDER_DATA_BYTES
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage
 
@@ -53,8 +59,13 @@ if TYPE_CHECKING:
 BASE_URL = BASE_URLS["anthropic"]
 VERSION = "2023-06-01"
 
-# The lowest output limit of the provider's current models.
-MAX_TOKENS = 8192
+BINDING_BETA = "thinking-binding-controls-2026-08-01"
+"""The name of the feature by which the provider drops invalid thoughts, instead of rejecting them."""
+
+# The output limit of a route without one, within which files can be written: an eighth of the context, at
+# least that of older models and at most the lowest one of the provider's models since 2025.
+MIN_OUTPUT_TOKENS = 8_192
+MAX_OUTPUT_TOKENS = 32_000
 
 STOP_REASONS = {
     "max_tokens": "length",
@@ -65,7 +76,11 @@ STOP_REASONS = {
 }
 """Stop reasons with a meaning of their own; all others (``end_turn``, ...) are an ordinary end."""
 
-OWN_TYPES = ("text", "thinking", "redacted_thinking", "tool_use", "tool_result")
+SITUATION = "situation"
+"""The field of a message with the situation that was stated before its thoughts."""
+
+THOUGHTS = ("thinking", "redacted_thinking")
+OWN_TYPES = ("text", *THOUGHTS, "tool_use", "tool_result")
 """The types of blocks that are items of a transcript; all others are opaque."""
 
 
@@ -77,15 +92,15 @@ def post(
 ) -> HttpRequest:
     """Return the request to send to a server with these traits."""
     options, extra = body_options(request, traits)
-    limit = traits.raise_limit(request.max_answer_tokens)
+    limit = traits.adjust_limit(request.max_answer_tokens)
     origin = origin_of(request.pinned, base_url)
     cache_control = options.pop("cache_control", None)
     tools = merge_tools(_tools(request), options)
     body: dict[str, Any] = {
         **options,
-        "max_tokens": lower_limit(options.get("max_tokens", MAX_TOKENS), limit),
+        "max_tokens": lower_limit(options.get("max_tokens", _find_default_limit(request, options)), limit),
         "model": request.pinned.model,
-        "messages": messages(request.messages, origin),
+        "messages": messages(request.messages, origin, sends_thoughts=OUTPUT_ITEMS not in traits.omitted),
         "stream": True,
     }
     if tools:
@@ -99,13 +114,45 @@ def post(
         body["container"] = {**own, "id": container} if isinstance(own, dict) else container
     if request.purpose == "answer" and "cache_control" not in traits.omitted:
         mark_prompt(body, cache_control)
+    situation = _choose_situation(request, origin)
     # A paused turn of the model takes nothing more.
-    if request.situation and body["messages"] and body["messages"][-1]["role"] == "user":
-        body["messages"][-1]["content"].append({"type": "text", "text": request.situation})
+    if situation and body["messages"] and body["messages"][-1]["role"] == "user":
+        body["messages"][-1]["content"].append({"type": "text", "text": situation})
+    else:
+        situation = ""
+    _configure_thinking(body, extra, traits)
     headers = {"anthropic-version": VERSION, **extra, **traits.make_auth_headers(secret, "x-api-key")}
     parts = urlsplit(base_url)
     base = parts._replace(path=parts.path.rstrip("/").removesuffix("/v1")).geturl()
-    return HttpRequest(join_path(base, "/v1/messages"), headers, encode(body))
+    return HttpRequest(join_path(base, "/v1/messages"), headers, encode(body), situation)
+
+
+def _choose_situation(request: ModelRequest, origin: str) -> str:
+    """Return the situation to state at the end; empty if the transcript states it already."""
+    answers = (message for message in reversed(request.messages) if message.role == "assistant")
+    stated = next((text for message in answers if (text := _find_situation(message, origin))), "")
+    if not stated or request.purpose != "answer":
+        return request.situation
+    situation = request.situation or PAST_SITUATION
+    return situation if situation != stated else ""
+
+
+def _find_situation(message: Message, origin: str) -> str:
+    """Return the situation that was stated before an answer of this origin; empty without."""
+    situation = own_fields(message, origin).get(SITUATION)
+    return situation if isinstance(situation, str) else ""
+
+
+def _configure_thinking(body: dict[str, Any], headers: dict[str, str], traits: Traits) -> None:
+    """Adapt the option ``thinking`` to what the server refused."""
+    if "thinking" in traits.omitted:
+        body.pop("thinking", None)
+    if traits.drops_thinking:
+        own = body.get("thinking")
+        own = own if isinstance(own, dict) else {"type": "adaptive"}
+        body["thinking"] = {**own, "block_binding": {"prefix_mismatch_behavior": "drop_block"}}
+        own_betas = headers.get("anthropic-beta", "").split(",")
+        headers["anthropic-beta"] = ",".join([*filter(None, own_betas), BINDING_BETA])
 
 
 def _tools(request: ModelRequest) -> list[dict[str, Any]]:
@@ -119,6 +166,14 @@ def _tools(request: ModelRequest) -> list[dict[str, Any]]:
         for name in find_gone_tools(request)
     )
     return [*defined, *gone]
+
+
+def _find_default_limit(request: ModelRequest, options: dict[str, Any]) -> int:
+    """Return the output limit of a route that sets none: an eighth of the context, and the thinking."""
+    room = max(MIN_OUTPUT_TOKENS, min(request.pinned.context_tokens // 8, MAX_OUTPUT_TOKENS))
+    thinking = options.get("thinking")
+    budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
+    return room + budget if isinstance(budget, int) else room
 
 
 def _find_container(transcript: list[Message], origin: str) -> str | None:
@@ -140,7 +195,9 @@ class PlacedData(Struct):
     text: dict[str, Any] | None = None
 
 
-def messages(transcript: list[Message], origin: str = "") -> list[dict[str, Any]]:
+def messages(
+    transcript: list[Message], origin: str = "", *, sends_thoughts: bool = True
+) -> list[dict[str, Any]]:
     """Return a transcript as alternating messages of user and assistant; a tool's result is a user's."""
     out: list[dict[str, Any]] = []
     ids = CallIdMap(transcript, origin, form_for_anthropic)
@@ -150,10 +207,14 @@ def messages(transcript: list[Message], origin: str = "") -> list[dict[str, Any]
         placed = _find_placed(message, origin)
         has_placed = has_placed or bool(placed)
         blocks = _blocks(message, placed, origin, ids)
+        if not sends_thoughts:
+            blocks = [block for block in blocks if block["type"] not in THOUGHTS]
         # A paused turn ends with a block that only the provider understands, and continues by itself.
         is_paused = bool(out) and out[-1]["content"][-1]["type"] not in OWN_TYPES
         if not blocks or (is_paused and message.items == [Text(RESUME)]):
             continue
+        if (situation := _find_situation(message, origin)) and out and out[-1]["role"] == "user":
+            out[-1]["content"].append({"type": "text", "text": situation})
         if out and out[-1]["role"] == role:
             out[-1]["content"] += blocks
         else:
@@ -384,6 +445,8 @@ class MessagesReader(DraftReader):
         for index in self._open:
             self._close(index)
         self._usage = _usage(self._counted)
+        if self.situation and self._draft.has_thoughts:
+            self._draft.attached.add(SITUATION, self.situation)
         return super().end()
 
     def _decode(self, data: bytes) -> MessagesEvent:

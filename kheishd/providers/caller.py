@@ -113,11 +113,12 @@ class ProviderCaller:
         if secret is not None and credentials.is_scrubbable(secret):
             self._learned(secret)
         base_url = find_base_url(pinned.driver, pinned.preset, pinned.base_url) or driver.BASE_URL
-        failures = FailureFactory(host_of(base_url), secret)
+        failures = FailureFactory(host_of(base_url), secret, pinned.auth_ref)
 
         def make_exchange(traits: Traits) -> tuple[HttpRequest, Exchange]:
             post = replace(driver.post(request, base_url, secret, traits), ca_file=pinned.ca_file)
             reader = driver.reader(failures, origin_of(pinned, base_url))
+            reader.situation = post.situation
             return post, Exchange(self._pools, post, reader, failures, timeouts, capture)
 
         return AdaptedExchange(request, self._traits, make_exchange)

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from kheishd.providers.attachments import is_origin, origin_of, own_fields
 from kheishd.providers.call_ids import CallIdMap, IdForm, form_for_mistral, form_for_openai
 from kheishd.providers.driver import encode, user_texts
-from kheishd.providers.traits import USUAL_TRAITS, Traits
+from kheishd.providers.traits import OUTPUT_ITEMS, USUAL_TRAITS, Traits
 from protocol.transcript import Message, Text, Thinking, ToolCall, ToolResult
 
 if TYPE_CHECKING:
@@ -35,12 +35,10 @@ if TYPE_CHECKING:
 THINKING_NAME: Final = "thinking_name"
 """The stored field that holds the name under which the thoughts arrived; their text is in the items."""
 
-MESSAGE_FIELDS: tuple[str, ...] = (
-    "reasoning_details",
-    "thinking_blocks",
-    "provider_specific_fields",
-    "extra_content",
-)
+SIGNED_FIELDS: tuple[str, ...] = ("reasoning_details", "thinking_blocks", "provider_specific_fields")
+"""The stored fields with signed thoughts, such as those of Claude behind a gateway."""
+
+MESSAGE_FIELDS: tuple[str, ...] = (*SIGNED_FIELDS, "extra_content")
 CALL_FIELDS: tuple[str, ...] = ("extra_content", "provider_specific_fields")
 PART_OF_PARTS: Final = "content.thinking[]"
 PART_OF_TEXT: Final = "content.thinking"
@@ -72,7 +70,7 @@ class ChatRules:
     have that field, false if none may; None: as the model's own messages have it. ``thought_signatures``: a
     message with calls needs a signature. ``id_form`` is the form of call ids from elsewhere.
     ``bridges_results``: a user's message must not follow a result directly. ``reasoning_filler`` is the
-    ``reasoning_content`` of a message without thoughts.
+    ``reasoning_content`` of a message without thoughts. ``refused`` are fields of messages that are not sent.
     """
 
     origin: str = ""
@@ -81,6 +79,7 @@ class ChatRules:
     id_form: IdForm = form_for_openai
     bridges_results: bool = False
     reasoning_filler: str = ""
+    refused: tuple[str, ...] = ()
 
 
 def take_rules(
@@ -104,6 +103,7 @@ def take_rules(
         id_form=form_for_mistral if call_ids == "mistral" else form_for_openai,
         reasoning_filler=traits.reasoning_filler or "",
         bridges_results=call_ids == "mistral" or traits.bridges_results,
+        refused=SIGNED_FIELDS if OUTPUT_ITEMS in traits.omitted else (),
     )
 
 
@@ -205,7 +205,8 @@ class _History:
     def _attached(self, message: Message) -> dict[str, Any]:
         """Return the provider's data of a message, as the provider sent it."""
         fields = own_fields(message, self._rules.origin)
-        attached = {name: fields[name] for name in MESSAGE_FIELDS if name in fields}
+        sent = (name for name in MESSAGE_FIELDS if name not in self._rules.refused)
+        attached = {name: fields[name] for name in sent if name in fields}
         name = fields.get(THINKING_NAME)
         if name not in THINKING_NAMES:
             # An imported message may have anything there.
@@ -216,7 +217,7 @@ class _History:
             # A message of an earlier version, which names no origin: the route's option decides.
             name = "reasoning_content"
         # OpenRouter reads the text from the details.
-        repeated = name == "reasoning" and "reasoning_details" in attached
+        repeated = name == "reasoning" and "reasoning_details" in fields
         if name is None or repeated or self._rules.reasoning_content is False:
             return attached
         thought = "".join(item.text for item in message.items if isinstance(item, Thinking))

@@ -97,6 +97,11 @@ class Draft:
         """Whether there is text that is not blank."""
         return any(block.kind == "text" and block.content.strip() for block in self._blocks)
 
+    @property
+    def has_thoughts(self) -> bool:
+        """Whether there is a signed thought."""
+        return any(block.kind == "thinking" and block.signature for block in self._blocks)
+
     def join_content(self, kind: Literal["text", "thinking"]) -> str:
         """Return the content of all blocks of a kind."""
         return "".join(block.content for block in self._blocks if block.kind == kind)

@@ -19,12 +19,14 @@ encode = msgspec.json.Encoder().encode
 class HttpRequest:
     """One HTTP request, ready to be sent. Its headers hold the credential, so ``repr`` omits them.
 
-    ``ca_file`` holds the certificate authorities to trust; None for the usual ones.
+    ``situation`` is the one that a driver wants to keep with the answer. ``ca_file`` holds the certificate
+    authorities to trust; None for the usual ones.
     """
 
     url: str
     headers: dict[str, str]
     body: bytes
+    situation: str = ""
     ca_file: str | None = None
 
     def __repr__(self) -> str:
@@ -43,6 +45,9 @@ class AnswerReader(Protocol):
 
     failed: bool
     """Whether the provider reported an error, after which nothing is an answer."""
+
+    situation: str
+    """The situation of the request."""
 
     @property
     def settled(self) -> bool:

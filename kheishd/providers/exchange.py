@@ -244,7 +244,9 @@ class AnswerBody:
             return
         if not self._events and self._start.strip():
             content = "a web page" if self._start.startswith(b"<") else "no event stream"
-            raise malformed_answer(f"{content}; the request went to {self._path}: check the route's base_url")
+            raise malformed_answer(
+                f"{content}; the request went to {self._path}: check the route's base_url and driver"
+            )
 
     def _take(self, events: list[bytes]) -> None:
         for event in events:

@@ -148,11 +148,15 @@ UNPAID_HINT = "the account has no credit or quota left at this provider"
 
 
 class FailureFactory:
-    """A factory of failures from a provider's errors. It removes the credential from their messages."""
+    """A factory of failures from a provider's errors. It removes the credential from their messages.
 
-    def __init__(self, host: str, secret: str | None) -> None:
+    ``auth_ref`` names the credential in the message about a refused one.
+    """
+
+    def __init__(self, host: str, secret: str | None, auth_ref: str | None = None) -> None:
         self._host = host
         self._secret = secret
+        self._auth_ref = auth_ref
 
     def by_status(
         self, status: int, headers: Mapping[str, str], body: bytes, now_s: float, path: str = ""
@@ -168,7 +172,9 @@ class FailureFactory:
             message = f"{self._host} answered {status}: {_describe_redirect(headers.get('location'))}"
         elif status in (404, 405) and "model" not in report.text.lower():
             # The server does not know the path, as opposed to the model.
-            message = f"{message}; the request went to {path}: check the route's base_url"
+            message = self._add_hint(
+                message, f"the request went to {path}: check the route's base_url and driver"
+            )
         return self._make(message, status, report, retry_after(headers, now_s))
 
     def by_error(self, error: Any) -> ModelFailure:
@@ -193,9 +199,12 @@ class FailureFactory:
         reason = find_reason(status, report)
         if _is_unpaid(status, report, delay_s):
             reason = "quota_exhausted"
-            message = f"{self._shorten(message)}; {UNPAID_HINT}"
+            message = self._add_hint(message, UNPAID_HINT)
+        elif reason == "unauthorized":
+            source = f"the credential is {self._auth_ref}" if self._secret else "the route has no auth_ref"
+            message = self._add_hint(message, source)
         elif reason == "bad_request" and "v1/responses" in report.message:
-            message = f"{self._shorten(message)}; {RESPONSES_HINT}"
+            message = self._add_hint(message, RESPONSES_HINT)
         return ModelFailure(
             reason,
             self.clean(message),
@@ -204,9 +213,13 @@ class FailureFactory:
             retry_after_s=delay_s,
         )
 
-    def _shorten(self, message: str) -> str:
-        """Return a clean message with room for a hint; a part of the credential would not be recognized."""
-        return truncate(self.clean(message), MAX_MESSAGE_BYTES // 2)
+    def _add_hint(self, message: str, hint: str) -> str:
+        """Return a clean message with a hint.
+
+        It is cleaned before it is shortened: a part of the credential would not be recognized.
+        """
+        shortened = truncate(self.clean(message), MAX_MESSAGE_BYTES // 2)
+        return f"{shortened.rstrip(' .')}; {hint}"
 
     def broke(self, problem: str, reason: str = "connection_failed") -> ModelFailure:
         """Return the failure of an exchange without an answer."""

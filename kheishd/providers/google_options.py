@@ -60,7 +60,7 @@ def make_config(request: ModelRequest, config: dict[str, Any], traits: Traits) -
         thinking = {} if "thinkingConfig" in traits.omitted else think_little(request.pinned.model, thinking)
     elif "includeThoughts" not in traits.omitted and thinking.get("thinkingBudget") != 0:
         thinking = {"includeThoughts": True, **thinking}
-    limit = lower_limit(config.get("maxOutputTokens"), traits.raise_limit(request.max_answer_tokens))
+    limit = lower_limit(config.get("maxOutputTokens"), traits.adjust_limit(request.max_answer_tokens))
     return {
         **config,
         **({"thinkingConfig": thinking} if thinking else {}),

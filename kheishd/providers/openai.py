@@ -103,7 +103,7 @@ def _at_most(request: ModelRequest, options: dict[str, Any], traits: Traits) -> 
     """
     name = traits.name_token_limit(options)
     values = [options.pop(other) for other in TOKEN_LIMITS if other in options]
-    limit = traits.raise_limit(request.max_answer_tokens)
+    limit = traits.adjust_limit(request.max_answer_tokens)
     if not values:
         return {} if limit is None else {name: limit}
     return {name: lower_limit(values[0], limit)}

@@ -53,10 +53,21 @@ _MISSING_REASONING: Final = re.compile(
 _ITEMS: Final = re.compile(
     r"encrypted.content|not persisted|without its required '?(reasoning|following)", re.IGNORECASE
 )
+# The model's maximum in a refusal of an output limit: of Anthropic; DeepSeek and Qwen; OpenAI; Groq.
+_MAX_OUTPUT: Final = re.compile(
+    r"> (\d+), which is the maximum|range of max_tokens \D{1,20}\[\d+, ?(\d+)\]"
+    r"|supports at most (\d+) \w*\s?tokens|less than or equal to `?(\d+)",
+    re.IGNORECASE,
+)
 _INVALID_SIGNATURE: Final = re.compile(
     r"(corrupted|invalid) thought.?signature|thought.?signature is (corrupted|invalid|not valid)",
     re.IGNORECASE,
 )
+_INVALID_THOUGHT: Final = re.compile(
+    r"invalid .?(signature|data).? in .?(redacted_)?thinking|thinking.? blocks .{0,60}cannot be modified",
+    re.IGNORECASE,
+)
+_MISSING_THOUGHT: Final = re.compile(r"expected .?thinking.? or .?redacted_thinking", re.IGNORECASE)
 _UNKNOWN_ID: Final = re.compile(r'unknown name "id" at .{0,80}function', re.IGNORECASE)
 
 # An empty text, which Kimi's coding models take for a missing one, and then a blank.
@@ -110,6 +121,16 @@ def omit_items(traits: Traits, refusal: RefusedRequest) -> Traits | None:
     return traits.omit(OUTPUT_ITEMS) if "input" in refusal.sent and refusal.names(_ITEMS) else None
 
 
+def lower_limit(traits: Traits, refusal: RefusedRequest) -> Traits | None:
+    """Send an output limit that the model allows: the refusal of a higher one names it."""
+    limit = next((name for name in LIMIT_NAMES if name in refusal.sent), None)
+    match = _MAX_OUTPUT.search(refusal.message)
+    if limit is None or match is None or not refusal.names(rf"\b{limit}\b"):
+        return None
+    maximum, sent = int(next(filter(None, match.groups()))), refusal.sent[limit]
+    return replace(traits, max_output=maximum) if isinstance(sent, int) and 0 < maximum < sent else None
+
+
 def change_limit(traits: Traits, refusal: RefusedRequest) -> Traits | None:
     """Send the output limit under its other name, or lower it to the model's own again."""
     limit = next((name for name in LIMIT_NAMES if name in refusal.sent), None)
@@ -138,6 +159,18 @@ def fill_reasoning(traits: Traits, refusal: RefusedRequest) -> Traits | None:
     # The empty filler was refused, whether it was learned or is the route's.
     is_refused = traits.reasoning_filler is not None or b'"reasoning_content":""' in refusal.body
     return replace(traits, reasoning_filler=REASONING_FILLERS[is_refused])
+
+
+def drop_thinking(traits: Traits, refusal: RefusedRequest) -> Traits | None:
+    """Let Anthropic drop the thoughts that are not valid any more; send none if that does not help."""
+    if refusal.names("prefix_mismatch_behavior") and not traits.drops_thinking:
+        return replace(traits, drops_thinking=True)
+    return traits.omit(OUTPUT_ITEMS) if refusal.names(_INVALID_THOUGHT) else None
+
+
+def disable_thinking(traits: Traits, refusal: RefusedRequest) -> Traits | None:
+    """Ask for no thoughts if an unfinished turn must begin with one, but has none that is valid."""
+    return traits.omit("thinking") if refusal.names(_MISSING_THOUGHT) else None
 
 
 def omit_likeliest_field(traits: Traits, refusal: RefusedRequest) -> Traits | None:
@@ -178,10 +211,13 @@ def omit_call_ids(traits: Traits, refusal: RefusedRequest) -> Traits | None:
 RULES: Final[tuple[Rule, ...]] = (
     omit_field,
     omit_items,
+    lower_limit,
     change_limit,
     omit_effort,
     bridge_results,
     fill_reasoning,
+    drop_thinking,
+    disable_thinking,
     omit_likeliest_field,
 )
 GOOGLE_RULES: Final[tuple[Rule, ...]] = (drop_signatures, require_signatures, omit_thinking, omit_call_ids)

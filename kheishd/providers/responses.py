@@ -77,7 +77,7 @@ def _limit_tokens(request: ModelRequest, options: dict[str, Any], traits: Traits
     """Set the limit of the answer, if it has one and the server accepts it."""
     names = ("max_output_tokens", *TOKEN_LIMITS)
     values = [options.pop(name) for name in names if name in options]
-    limit = lower_limit(values[0] if values else None, traits.raise_limit(request.max_answer_tokens))
+    limit = lower_limit(values[0] if values else None, traits.adjust_limit(request.max_answer_tokens))
     if limit is not None and "max_output_tokens" not in traits.omitted:
         options["max_output_tokens"] = limit
 

@@ -31,6 +31,9 @@ LIMIT_NAMES = (*TOKEN_LIMITS, "max_output_tokens")
 OUTPUT_ITEMS: Final = "output items"
 """The name in ``Traits.omitted`` of a response's own items, which its server refused to read."""
 
+# The items are refused in one conversation, and without them, so is the wish for further thoughts.
+_OF_ONE_CONVERSATION: Final = frozenset((OUTPUT_ITEMS, "thinking"))
+
 
 class Traits(Struct, frozen=True):
     """The traits of one route's server.
@@ -40,7 +43,9 @@ class Traits(Struct, frozen=True):
     higher output limit, because the model reasons. ``bridges_results``: a user's message must not follow a
     result of a tool directly. ``reasoning_filler``: messages with calls must have ``reasoning_content``, and
     this is the text of one without thoughts. ``needs_signatures``: Google's model rejects calls without a
-    signature.
+    signature. ``max_output`` is the learned maximum of the output limit.
+    ``drops_thinking``: Anthropic's model rejects thoughts behind a changed prompt, and is asked to
+    drop them.
     """
 
     preset: Preset = NO_PRESET
@@ -51,15 +56,20 @@ class Traits(Struct, frozen=True):
     bridges_results: bool = False
     reasoning_filler: str | None = None
     needs_signatures: bool = False
+    max_output: int | None = None
+    drops_thinking: bool = False
 
     def name_token_limit(self, options: dict[str, Any]) -> str:
         """Return the name of the output limit: the learned one, that of the options, the preset's."""
         named = next((name for name in TOKEN_LIMITS if name in options), self.preset.token_limit)
         return self.token_limit or named
 
-    def raise_limit(self, max_tokens: int | None) -> int | None:
-        """Return the output limit of a summary or a title, higher for a model that reasons."""
-        return max_tokens * MORE_ROOM if max_tokens is not None and self.has_more_room else max_tokens
+    def adjust_limit(self, max_tokens: int | None) -> int | None:
+        """Return an output limit, higher for a model that reasons, and not above the model's maximum."""
+        if max_tokens is not None and self.has_more_room:
+            max_tokens *= MORE_ROOM
+        limits = [limit for limit in (max_tokens, self.max_output) if limit is not None]
+        return min(limits, default=None)
 
     def make_auth_headers(self, secret: str | None, default: str) -> dict[str, str]:
         """Return the header of a credential: a bearer token in ``authorization``, else the bare value."""
@@ -101,8 +111,8 @@ class LearnedTraits:
         return Traits(preset, pinned.auth_header or (preset.auth_header if name else None))
 
     def remember(self, pinned: Pinned, traits: Traits) -> None:
-        """Remember traits that the server accepted. Refused items are those of one conversation only."""
-        self._traits[_key(pinned)] = replace(traits, omitted=traits.omitted - {OUTPUT_ITEMS})
+        """Remember traits that the server accepted, except those of one conversation only."""
+        self._traits[_key(pinned)] = replace(traits, omitted=traits.omitted - _OF_ONE_CONVERSATION)
 
 
 def _key(pinned: Pinned) -> tuple[str, str, str | None]:

@@ -10,6 +10,7 @@ serve both sides: a server receives requests and notifications, a client respons
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Literal, TypeVar
 
@@ -20,6 +21,7 @@ from protocol.errors.refusal import Refusal
 from protocol.errors.rpc import InvalidParams, InvalidRequest, ParseError
 from protocol.ids import ID_PATTERN, ID_SHAPE
 from protocol.limits.rpc import MAX_BATCH_MESSAGES, MAX_ID_BYTES, MAX_NESTING
+from protocol.limits.units import KIB
 
 NULL = b"null"
 
@@ -112,6 +114,11 @@ _raw = msgspec.json.Decoder(Raw)
 _error = msgspec.json.Decoder(Error)
 _id: msgspec.json.Decoder[Id] = msgspec.json.Decoder(Id)
 
+_REPLACEMENT = "\ufffd".encode()
+
+MAX_SOUGHT_BYTES = 64 * KIB
+"""The longest message with invalid characters whose id is sought."""
+
 _STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _BRACKETS_ALIKE = bytes.maketrans(b"{}", b"[]")
@@ -123,7 +130,7 @@ def decode(data: bytes) -> Decoded:
     Shape:  one of :data:`Decoded`; ``Malformed`` for anything that is not JSON-RPC 2.0. Never raises.
     """
     if not data.isascii() and (problem := _check_utf8(data)):
-        return Malformed(problem)
+        return Malformed(problem, _find_id(data))
     try:
         return _make_message(_incoming.decode(data))
     except msgspec.ValidationError as error:
@@ -131,7 +138,22 @@ def decode(data: bytes) -> Decoded:
     except RecursionError:
         return Malformed(_make_depth_error())
     except ValueError as error:
-        return Malformed(ParseError(f"the message is not JSON: {error}"))
+        return Malformed(ParseError(f"the message is not JSON: {error}"), _find_id(data))
+
+
+def _find_id(data: bytes) -> bytes:
+    """Return the id of an object with invalid characters in it, such as half a surrogate pair; else ``null``.
+
+    The standard library accepts them. It is slow, so the id of a long message is not sought.
+    """
+    if len(data) > MAX_SOUGHT_BYTES:
+        return NULL
+    try:
+        id_ = msgspec.json.encode(json.loads(data.decode(errors="replace")).get("id"))
+    except (ValueError, RecursionError, AttributeError, TypeError):
+        return NULL
+    is_id = id_[0] not in b"{[tf" and len(id_) <= MAX_ID_BYTES and _REPLACEMENT not in id_
+    return id_ if is_id else NULL
 
 
 def _make_message(incoming: _RawMessage) -> Message | Malformed:

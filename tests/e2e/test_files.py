@@ -95,5 +95,5 @@ def test_a_file_that_other_programs_obey_is_asked_about(daemon: Daemon, workspac
     until(lambda: daemon.call("approval.list")["approvals"] != [], "a person is asked")
     (approval,) = daemon.call("approval.list")["approvals"]
     assert (approval["run_id"], approval["subject"]) == (sent["run_id"], ".git/config")
-    assert "other programs execute or obey .git/config" in approval["justification"]
+    assert "other programs execute or obey .git/config" in approval["note"], approval
     assert not (workspace / ".git").exists()

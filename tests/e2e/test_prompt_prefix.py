@@ -34,11 +34,13 @@ PLAN = '/call enter_plan_mode {}\n/then\n/call look {"path":"/a"}\n/then\nplanne
 
 
 @asynccontextmanager
-async def talking(directory: Path, server: ModelServer, driver: Any) -> AsyncIterator[Desk]:
-    """Provide a desk with a worker, planning tools, and a route of a driver to the server."""
+async def talking(
+    directory: Path, server: ModelServer, driver: Any, model: str = "orders", *, planned: bool = True
+) -> AsyncIterator[Desk]:
+    """Provide a desk with a worker, planning tools if ``planned``, and a route to the server."""
     models = ProviderCaller(in_thread=inline)
-    route = RouteSpec("remote", driver, "orders", base_url=server.base_url)
-    parts = hooks(Workshop(), Planning())
+    route = RouteSpec("remote", driver, model, base_url=server.base_url)
+    parts = hooks(Workshop(), *([Planning()] if planned else []))
     try:
         async with (
             open_desk(
@@ -127,3 +129,44 @@ async def test_a_fork_repeats_the_prefix_of_its_parent(tmp_path: Path, driver: s
         server.requests.extend(before)
         await ask(desk, "in the parent")
         assert len(require_shared_prefixes(server)) == 3
+
+
+# Thoughts that are bound to all that came before them.
+
+
+def read_thinking(server: ModelServer) -> list[Any]:
+    """Return the configuration of thinking of each request, and forget the requests."""
+    configured = [request.json.get("thinking") for request in server.requests]
+    server.requests.clear()
+    return configured
+
+
+async def test_bound_thoughts_stay_valid(tmp_path: Path) -> None:
+    """The situation stays where it was stated and comes again when it changes, also after a restart."""
+    async with running_model_server() as server:
+        async with talking(tmp_path, server, "anthropic", "binds") as desk:
+            for text in ("hello", TODOS, "and now?", "well?", ONE_DONE, PLAN):
+                await ask(desk, text)
+            await ask(desk, "null", output_contract=OutputContract(schema={"type": "null"}))
+        async with talking(tmp_path, server, "anthropic", "binds") as desk:
+            await ask(desk, "still there?")
+            await ask(desk, '/call todo_write {"todos":[]}\n/then\nnoted')
+            await ask(desk, "bye")
+        last = server.requests[-1].body.decode()
+        # No request was refused and sent again.
+        assert read_thinking(server) == [None] * 15
+    assert last.count("<situation>") < last.count("Hm.") - 2
+    for stated in ("[ ] look", "[x] look", "Plan mode is on", "no code fence"):
+        assert 0 < last.count(stated) <= 4
+
+
+async def test_thoughts_behind_a_changed_prompt_are_dropped(tmp_path: Path) -> None:
+    """With other tools, the provider is asked to drop thoughts instead of rejecting them; it stays so."""
+    dropping = {"type": "adaptive", "block_binding": {"prefix_mismatch_behavior": "drop_block"}}
+    async with running_model_server() as server:
+        async with talking(tmp_path, server, "anthropic", "binds") as desk:
+            await ask(desk, "one")
+        async with talking(tmp_path, server, "anthropic", "binds", planned=False) as desk:
+            await ask(desk, "two")
+            await ask(desk, "three")
+        assert read_thinking(server) == [None, None, dropping, dropping]

@@ -13,6 +13,8 @@ from protocol.text import (
     escape_line,
     json_length,
     one_line,
+    reveal,
+    reveal_line,
     sanitize,
     truncate,
     truncate_json,
@@ -122,3 +124,26 @@ def test_escaped_json_decodes_to_the_same_text(text: str) -> None:
     safe = escape_json(json.dumps(text, ensure_ascii=False))
     assert json.loads(safe) == text
     assert sanitize(safe) == safe
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("cat notes\u3164; rm x", "cat notes⟨HANGUL FILLER⟩; rm x"),
+        ("ls\rrm x", "ls⟨CARRIAGE RETURN⟩rm x"),
+        ("a\x1b[2Jb\x00", "a⟨ESCAPE⟩[2Jb⟨NULL⟩"),
+        ("a\x01", "a⟨U+0001⟩"),
+        ("a\xa0b\u2800c\u200bd", "a⟨NO-BREAK SPACE⟩b⟨BRAILLE PATTERN BLANK⟩c⟨ZERO WIDTH SPACE⟩d"),
+        ("rm\u200d x\ufe0f", "rm⟨ZERO WIDTH JOINER⟩ x⟨VARIATION SELECTOR-16⟩"),
+        ("\u202e", "⟨RIGHT-TO-LEFT OVERRIDE⟩"),
+        (
+            "👩\u200d💻 ❤\ufe0f \u0645\u06cc\u200c\u062e\u3000x\ttab",
+            "👩\u200d💻 ❤\ufe0f \u0645\u06cc\u200c\u062e\u3000x\ttab",
+        ),
+        ("two\nlines", "two\nlines"),
+    ],
+)
+def test_hidden_characters_are_revealed_by_name(text: str, shown: str) -> None:
+    """A person who approves sees each character; joiners keep their effect on letters and emoji."""
+    assert reveal(text) == shown
+    assert reveal_line(text) == shown.replace("\n", "⟨LINE FEED⟩")

@@ -35,9 +35,11 @@
 ``status:<code>[:retry=<v>;retry-ms=<v>]`` an error; ``retry`` is ``Retry-After``
 ``context``                             400, the transcript is too long
 ``fits:<bytes>``                        the same inside a stream for larger requests, else summary or ``echo``
+``allows:<n>``                          refuses an output limit above n, else ``echo``
 ``rejects:<field>[:<status>]``          refuses requests with that field, else ``echo``; names it with 400
 ``rejects-late:<field>``                the same inside a stream, without a status; names the field
 ``rejects-order``                       refuses a user's message after a result, else ``tools``
+``binds``                               thinks and obeys; refuses its thoughts behind a changed prompt
 ``rejects-breakpoints``                 refuses cache breakpoints, else ``echo``
 ``wants-signatures``                    fails in Google's stream if no call is signed, else ``echo``
 ``rejects-thinking``                    refuses any configuration of thinking in Google's words, else ``echo``
@@ -49,6 +51,7 @@
 """
 
 import gzip
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -59,7 +62,7 @@ from typing import Any
 
 import msgspec
 
-from tests.support.model_wire import Call, Move, Say, Stop, Think, Wire
+from tests.support.model_wire import Anthropic, Call, Move, Say, Stop, Think, Wire
 
 STREAMS = Path(__file__).parents[1] / "kheishd" / "providers" / "streams"
 
@@ -233,8 +236,12 @@ def _two_tools(prompt: Prompt, rest: str) -> Iterator[Step]:
 
 def _orders(prompt: Prompt, rest: str) -> Iterator[Step]:
     """Repeat the text of one part of the message and make its ``/call`` lines calls."""
+    return _stream(prompt, _obey(prompt))
+
+
+def _obey(prompt: Prompt) -> list[Move]:
     if "<conversation>" in prompt.text:
-        return _stream(prompt, [Say("A summary of what was said."), Stop()])
+        return [Say("A summary of what was said."), Stop()]
     parts = re.split(r"^/then$", prompt.text, flags=re.MULTILINE)
     lines = parts[prompt.answered].strip().splitlines() if prompt.answered < len(parts) else ["that is all"]
     calls: list[Move] = []
@@ -246,7 +253,42 @@ def _orders(prompt: Prompt, rest: str) -> Iterator[Step]:
         else:
             calls.append(Call(f"call_{prompt.answered}_{len(calls)}", match[1], match[2]))
     text = [Say("\n".join(texts))] if texts else []
-    return _stream(prompt, [*text, *calls, Stop("tool_calls" if calls else "end")])
+    return [*text, *calls, Stop("tool_calls" if calls else "end")]
+
+
+UNBOUND = (
+    "messages.1.content.0: Invalid `signature` in `thinking` block. The block is bound to a different "
+    "conversation. Remove the block, or set `thinking.block_binding.prefix_mismatch_behavior` to "
+    '"drop_block". That setting requires the `thinking-binding-controls-2026-08-01` value in the '
+    "`anthropic-beta` header."
+)
+
+
+def _binds(prompt: Prompt, rest: str) -> Iterator[Step]:
+    """Think and obey, with signatures of all that came before."""
+    sent = prompt.fields
+    may_drop = sent.get("thinking", {}).get("block_binding") == {"prefix_mismatch_behavior": "drop_block"}
+    if may_drop and "thinking-binding-controls-2026-08-01" not in prompt.headers.get("anthropic-beta", ""):
+        return _error(400, prompt.wire.error("invalid_request_error", "block_binding: not permitted"))
+    signatures = ["".join(_find_signatures(message)) for message in sent["messages"]]
+    expected = [_sign(sent, index) if signature else "" for index, signature in enumerate(signatures)]
+    if not may_drop and signatures != expected:
+        return _error(400, prompt.wire.error("invalid_request_error", UNBOUND))
+    assert isinstance(prompt.wire, Anthropic)
+    prompt.wire.signature = _sign(sent, len(signatures))
+    return _stream(prompt, [Think("Hm."), *_obey(prompt)])
+
+
+def _find_signatures(message: dict[str, Any]) -> list[str]:
+    content = message["content"]
+    return [block["signature"] for block in content if block["type"] == "thinking"]
+
+
+def _sign(sent: dict[str, Any], end: int) -> str:
+    prefix = [sent.get("system"), sent.get("tools"), *sent["messages"][:end]]
+    # Breakpoints are no part of the prompt.
+    text = msgspec.json.encode(prefix).replace(b',"cache_control":{"type":"ephemeral"}', b"")
+    return hashlib.sha256(text).hexdigest()
 
 
 def _length(prompt: Prompt, rest: str) -> Iterator[Step]:
@@ -466,6 +508,15 @@ def _rejects(prompt: Prompt, rest: str) -> Iterator[Step]:
     return _error(400, prompt.wire.error("invalid_request_error", message))
 
 
+def _allows(prompt: Prompt, rest: str) -> Iterator[Step]:
+    limits = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+    limit = next((prompt.fields[name] for name in limits if name in prompt.fields), 0)
+    if limit <= int(rest):
+        return _echo(prompt, "")
+    message = f"max_tokens: {limit} > {rest}, which is the maximum allowed number of output tokens for m"
+    return _error(400, prompt.wire.error("invalid_request_error", message))
+
+
 def _rejects_late(prompt: Prompt, rest: str) -> Iterator[Step]:
     if rest not in prompt.fields:
         return _echo(prompt, "")
@@ -564,6 +615,7 @@ BEHAVIORS = {
     "context": _context,
     "fits": _fits,
     "n-failures-then-ok": _failures,
+    "allows": _allows,
     "rejects": _rejects,
     "rejects-late": _rejects_late,
     "rejects-order": _rejects_order,
@@ -571,6 +623,7 @@ BEHAVIORS = {
     "rejects-reasoning": _rejects_reasoning,
     "wants-signatures": _wants_signatures,
     "rejects-thinking": _rejects_thinking,
+    "binds": _binds,
     "reasons-first": _reasons_first,
     "file": _file,
 }

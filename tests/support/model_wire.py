@@ -160,6 +160,7 @@ class Anthropic:
     }
 
     def __init__(self) -> None:
+        self.signature = "c2lnbmVkIGJ5IHRoZSBwcm92aWRlcg=="
         self._index = -1
         self._open: type[Move] | None = None
 
@@ -235,7 +236,7 @@ class Anthropic:
             return b""
         signed = b""
         if self._open is Think:
-            signed = self._delta({"type": "signature_delta", "signature": "c2lnbmVkIGJ5IHRoZSBwcm92aWRlcg=="})
+            signed = self._delta({"type": "signature_delta", "signature": self.signature})
         self._open = None
         return signed + named_event({"type": "content_block_stop", "index": self._index})
 

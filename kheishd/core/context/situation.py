@@ -12,8 +12,8 @@ from typing import Final
 _TAG: Final = re.compile(r"<(?=\s*/?\s*situation\b)", re.IGNORECASE)
 
 SITUATION_NOTE: Final = (
-    "The text in <situation> tags is from the program that runs you, not from the user: the situation as of "
-    "now."
+    "The text in <situation> tags is from the program that runs you, not from the user: the situation from "
+    "now on."
 )
 
 
@@ -24,3 +24,7 @@ def format_situation(texts: Sequence[str]) -> str:
     # A text after a tag that a plan or a todo closes too early would pass for the user's own words.
     content = _TAG.sub("&lt;", "\n\n".join(texts))
     return f"{SITUATION_NOTE}\n<situation>\n{content}\n</situation>"
+
+
+PAST_SITUATION: Final = format_situation(["What was stated here before no longer applies."])
+"""The situation when nothing is left of an earlier one that the model still sees."""

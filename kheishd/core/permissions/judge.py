@@ -48,6 +48,7 @@ MAX_SUBJECT_CHARACTERS: Final = 64
 # Denials without a note of their own, as the model reads them.
 DENIED: Final = "the permission rules deny this"
 DENIED_IN_PLAN: Final = "plan mode only reads and asks: describe the change instead of making it"
+DENIED_FETCH_IN_PLAN: Final = "plan mode fetches only from hosts that a rule allows"
 DENIED_UNASKED: Final = "this needs a person's approval, and the mode dontAsk denies instead of asking"
 
 
@@ -295,6 +296,8 @@ class _Walk:
             case "plan":
                 if not self.tool.in_plan or asked_by_hook:
                     self._decide("deny", "mode plan", DENIED_IN_PLAN, "denied_in_plan")
+                elif self.tool.kind == "fetch" and previous.decision == "ask":
+                    self._decide("deny", "mode plan", DENIED_FETCH_IN_PLAN, "denied_in_plan")
             case "dontAsk":
                 if previous.decision == "ask":
                     note = f"{DENIED_UNASKED}: {previous.note}" if previous.note else DENIED_UNASKED

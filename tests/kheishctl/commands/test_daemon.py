@@ -101,6 +101,21 @@ def test_stop_without_a_daemon(tmp_path: Path) -> None:
     assert Ctl(tmp_path)("daemon", "stop").code == exit_codes.NO_DAEMON
 
 
+def test_a_daemon_without_its_socket_is_named_and_stopped(program: Program) -> None:
+    """If the socket file was removed, commands name the daemon by its lock, and it can be stopped."""
+    started = program("daemon", "start", "--json")
+    pid = json.loads(started.out)["pid"]
+    (program.home / "run" / "kheishd.sock").unlink()
+    for command in (("status",), ("daemon", "status")):
+        done = program(*command)
+        assert done.code == exit_codes.NO_DAEMON
+        assert f"the daemon (pid {pid}) does not listen on" in done.err
+        assert "kheishctl daemon stop" in done.err
+    stopped = program("daemon", "stop", "--json")
+    assert json.loads(stopped.out) == {"pid": pid, "stopped": True}
+    assert "there is nothing to stop" in program("daemon", "stop").err
+
+
 def test_reload(ctl: Ctl) -> None:
     """The new generation is printed."""
     assert ctl("daemon", "reload").out.startswith("reloaded: generation ")

@@ -1,6 +1,11 @@
 """``kheishctl route``."""
 
+import sys
+
+from kheishctl.commands.route import format_checks
+from kheishctl.render.layout import Display
 from tests.support.ctl import Ctl
+from tests.support.terminal import Terminal
 
 
 def test_list(ctl: Ctl) -> None:
@@ -46,3 +51,25 @@ def test_test_of_a_route_that_fails(ctl: Ctl) -> None:
     assert result.rows[0][:2] == ["connect", "failed"]
     assert "no connection" in result.rows[0][2]
     assert as_json.json["ok"] is False
+
+
+def test_whole_notes_on_a_terminal() -> None:
+    """A terminal shows the notes of a test in full, however narrow it is."""
+    note = "it wrote: " + "many words " * 20
+    checks = [{"name": "connect", "status": "ok"}, {"name": "tool_call", "status": "failed", "note": note}]
+    lines = format_checks(checks, Display(40, False, 0)).splitlines()
+    assert lines == ["connect       ok", f"tool call     failed   {note.strip()}"]
+
+
+def test_whole_problems_on_a_terminal(ctl: Ctl) -> None:
+    """A terminal shows the problem of a route in full below the table."""
+    config = ctl.home / "config.toml"
+    config.write_text('[routes.keyless]\nmodel = "m"\nauth_ref = "env:KHEISH_TEST_KEY_THAT_IS_NOT_SET"\n')
+    assert ctl("daemon", "reload").code == 0
+    command = [sys.executable, "-m", "kheishctl", "--home", str(ctl.home), "route", "list"]
+    with Terminal(command, {}, columns=200) as terminal:
+        terminal.sees("keyless: 'env:KHEISH_TEST_KEY_THAT_IS_NOT_SET' is not set in the daemon's environment")
+        assert "responses" in terminal.text
+    # Other tests share the daemon.
+    config.unlink()
+    assert ctl("daemon", "reload").code == 0

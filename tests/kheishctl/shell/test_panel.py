@@ -109,7 +109,7 @@ def test_whole_command_is_visible() -> None:
     """A wide command is folded, not truncated, and a carriage return hides nothing of it."""
     text = "ls" + " " * 300 + "; rm -rf /\rls"
     lines = draw(make_pending(make_command(text)), columns=40)[1:-3]
-    assert "".join(line.removeprefix(BAR) for line in lines) == text.replace("\r", "")
+    assert "".join(line.removeprefix(BAR) for line in lines) == text.replace("\r", "⟨CARRIAGE RETURN⟩")
 
 
 @pytest.mark.parametrize("fields", [{"truncated": True}, {}], ids=["by the daemon", "by the panel"])

@@ -54,6 +54,14 @@ async def test_the_name_of_the_limit_is_learned(
     assert server.requests[1].json[accepted] == 500
 
 
+async def test_the_maximum_of_a_model_is_learned(server: ModelServer, caller: ProviderCaller) -> None:
+    """A limit above the model's maximum is lowered to it after one refusal, and so from then on."""
+    request = request_to(server, "allows:8192", "anthropic", context_tokens=200_000)
+    for _ in range(2):
+        assert (await ask(caller, request)).text == "echo: hello"
+    assert [request.json["max_tokens"] for request in server.requests] == [25_000, 8_192, 8_192]
+
+
 async def test_the_limit_of_a_title_is_learned(server: ModelServer, caller: ProviderCaller) -> None:
     """A title succeeds on a server that rejects ``max_tokens``, whatever the form of its URL."""
     request = for_title(request_to(server, "rejects:max_tokens", base_url=f"{server.base_url}/"))

@@ -6,15 +6,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
+from kheishd.core.context.situation import PAST_SITUATION
 from kheishd.core.contract import RESUME
 from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure
 from kheishd.providers.answer_reader import MAX_RESTARTS
-from kheishd.providers.anthropic import MAX_TOKENS, MessagesReader, messages, post, reader
+from kheishd.providers.anthropic import BINDING_BETA, MessagesReader, messages, post, reader
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
 from kheishd.providers.prompt_cache import EPHEMERAL
+from kheishd.providers.traits import OUTPUT_ITEMS, USUAL_TRAITS, Traits
 from protocol.limits.model import MAX_ANSWER_BYTES, MAX_PROVIDER_DATA_BYTES
 from protocol.transcript import (
     AssetReference,
@@ -85,7 +88,7 @@ def test_the_request() -> None:
     }
     assert msgspec.json.decode(sent.body) == {
         "model": "claude",
-        "max_tokens": MAX_TOKENS,
+        "max_tokens": 25_000,
         "system": [{"type": "text", "text": "be brief", "cache_control": EPHEMERAL}],
         "messages": [
             {"role": "user", "content": [{"type": "text", "text": "hello", "cache_control": EPHEMERAL}]}
@@ -99,6 +102,24 @@ def test_the_request() -> None:
 def test_base_url_with_and_without_the_version(base: str) -> None:
     """A base URL may contain the version or omit it."""
     assert post(make_request("hello"), base, None).url == "https://x/v1/messages"
+
+
+@pytest.mark.parametrize(
+    ("context_tokens", "thinking", "limit"),
+    [
+        (0, None, 8_192),
+        (32_000, None, 8_192),
+        (200_000, None, 25_000),
+        (1_000_000, None, 32_000),
+        (200_000, {"type": "enabled", "budget_tokens": 10_000}, 35_000),
+        (200_000, {"type": "adaptive"}, 25_000),
+    ],
+)
+def test_the_default_limit(context_tokens: int, thinking: dict[str, Any] | None, limit: int) -> None:
+    """The API requires an output limit: it grows with the context, and thinking comes on top of it."""
+    options = {"thinking": thinking} if thinking else {}
+    request = make_request("hello", options=options, context_tokens=context_tokens)
+    assert msgspec.json.decode(post(request, "http://x", None).body)["max_tokens"] == limit
 
 
 def test_max_tokens_and_no_credential() -> None:
@@ -558,6 +579,87 @@ def test_a_paused_turn_goes_back_alone() -> None:
     )
     body = msgspec.json.decode(post(request, "http://api.test", None).body)
     assert body["messages"][-1] == {"role": "assistant", "content": ANSWER[:2]}
+
+
+def think(situation: str, text: str = "done", **content: Any) -> Message:
+    """Return an answer to a request with a situation."""
+    fresh = reader(FailureFactory("api.test", None), ORIGIN)
+    fresh.situation = situation
+    thought = {"type": "thinking", "thinking": "hm", "signature": "signed", **content}
+    fresh.whole(
+        msgspec.json.encode({"type": "message", "content": [thought, {"type": "text", "text": text}]})
+    )
+    answer = fresh.end()
+    assert answer is not None
+    return write(answer)
+
+
+def ask_about(
+    *transcript: Message, situation: str, traits: Traits = USUAL_TRAITS, **fields: Any
+) -> tuple[str, list[Any]]:
+    """Return the situation that a request keeps, and the texts of its messages of the user."""
+    request = dataclasses.replace(
+        make_request(driver="anthropic", model="claude"),
+        messages=[*transcript, USER],
+        situation=situation,
+        **fields,
+    )
+    sent = post(request, "http://api.test", None, traits)
+    sent_messages = msgspec.json.decode(sent.body)["messages"]
+    users = [message["content"] for message in sent_messages if message["role"] == "user"]
+    return sent.situation, [[block["text"] for block in content] for content in users]
+
+
+def test_the_situation_stays_before_its_thoughts() -> None:
+    """It is repeated where it was stated, and stated again when it has changed or is over."""
+    asked = ASKED[1][0]["text"]
+    assert ask_about(situation="a") == ("a", [[asked, "a"]])
+    assert ask_about(USER, think("a"), situation="a") == ("", [[asked, "a"], [asked]])
+    assert ask_about(USER, think("a"), situation="b") == ("b", [[asked, "a"], [asked, "b"]])
+    assert ask_about(USER, think("a"), USER, think(""), situation="a")[0] == ""
+    over = (USER, think("a"), USER, think("b"))
+    kept = ask_about(*over, situation="")
+    assert kept == (PAST_SITUATION, [[asked, "a"], [asked, "b"], [asked, PAST_SITUATION]])
+    assert ask_about(*over, USER, think(PAST_SITUATION), situation="")[0] == ""
+    assert ask_about(*over, situation="", purpose="summary")[0] == ""
+
+
+def test_a_situation_without_thoughts_is_not_kept() -> None:
+    """Only signed thoughts of this origin need what they have read."""
+    asked = ASKED[1][0]["text"]
+    unsigned = think("a", signature="")
+    own = think("a")
+    assert own.provider_data is not None
+    other = replace(own, provider_data=replace(own.provider_data, origin="anthropic api.test other"))
+    for answer in (unsigned, other):
+        assert ask_about(USER, answer, situation="a") == ("a", [[asked], [asked, "a"]])
+    imported = Message(
+        "assistant", [Text("done")], provider_data=ProviderData(ORIGIN, fields={"situation": 5})
+    )
+    assert ask_about(USER, imported, situation="a") == ("a", [[asked], [asked, "a"]])
+
+
+def test_thoughts_that_the_server_refused() -> None:
+    """Depending on the refusal, the server is asked to drop thoughts, gets none, or makes none."""
+    options = {"thinking": {"type": "adaptive", "display": "summarized"}, "headers": {"anthropic-beta": "x"}}
+
+    def send_with(traits: Traits, options: dict[str, Any]) -> tuple[Any, str, list[str]]:
+        request = make_request(driver="anthropic", model="claude", options=options)
+        request = dataclasses.replace(request, messages=[USER, think(""), USER])
+        sent = post(request, "http://api.test", None, traits)
+        body = msgspec.json.decode(sent.body)
+        types = [block["type"] for block in body["messages"][1]["content"]]
+        return body.get("thinking"), sent.headers.get("anthropic-beta", ""), types
+
+    binding = {"block_binding": {"prefix_mismatch_behavior": "drop_block"}}
+    dropping = Traits(drops_thinking=True)
+    both = ["thinking", "text"]
+    assert send_with(dropping, {}) == ({"type": "adaptive", **binding}, BINDING_BETA, both)
+    assert send_with(dropping, {"thinking": 5})[0] == {"type": "adaptive", **binding}
+    expected = {"type": "adaptive", "display": "summarized", **binding}
+    assert send_with(dropping, options) == (expected, f"x,{BINDING_BETA}", both)
+    assert send_with(USUAL_TRAITS.omit(OUTPUT_ITEMS), options) == (options["thinking"], "x", ["text"])
+    assert send_with(USUAL_TRAITS.omit("thinking"), options) == (None, "x", both)
 
 
 @pytest.mark.parametrize(

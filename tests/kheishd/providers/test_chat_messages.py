@@ -10,6 +10,7 @@ from kheishd.kernel.runtime import ModelAnswer
 from kheishd.providers.chat_messages import PLACEHOLDER_SIGNATURE, ChatRules, messages, take_rules
 from kheishd.providers.failures import FailureFactory
 from kheishd.providers.openai import reader
+from kheishd.providers.traits import OUTPUT_ITEMS, USUAL_TRAITS
 from protocol.limits.model import MAX_PROVIDER_DATA_BYTES
 from protocol.transcript import Item, Message, ProviderData, Text, Thinking, ToolCall, ToolResult
 from tests.support.model_calls import make_request
@@ -96,6 +97,17 @@ def test_required_reasoning_is_learned() -> None:
     assert (
         messages("", transcript[:3], ChatRules(ORIGIN, reasoning_content=True))[0]["reasoning_content"] == ""
     )
+
+
+def test_refused_thoughts_are_left_out() -> None:
+    """Once a server refused its signed thoughts, the text of the thoughts remains."""
+    block = {"type": "thinking", "thinking": "hm", "signature": "c2ln"}
+    answer = read({"reasoning_content": "hm", "thinking_blocks": [block]}, {"content": "a"})
+    assert send_back(answer)["thinking_blocks"] == [block]
+    traits = USUAL_TRAITS.omit(OUTPUT_ITEMS)
+    rules = take_rules(make_request(driver="openai", model="gpt"), "http://api.test", {}, traits)
+    sent = send_back(answer, rules)
+    assert (sent.get("thinking_blocks"), sent["reasoning_content"]) == (None, "hm")
 
 
 def test_required_reasoning_is_remembered() -> None:

@@ -226,6 +226,16 @@ def test_a_compressed_body_is_read(encoding: str) -> None:
     assert "9 > 8" in failure.message
 
 
+@pytest.mark.parametrize(
+    ("secret", "auth_ref", "source"),
+    [(SECRET, "env:KEY", "the credential is env:KEY"), (None, None, "the route has no auth_ref")],
+)
+def test_a_refused_credential_is_named(secret: str | None, auth_ref: str | None, source: str) -> None:
+    """The message names the reference of a refused credential, or the missing key of the route."""
+    failure = FailureFactory("api.test", secret, auth_ref).by_status(401, {}, b"Wrong key.", NOW_S)
+    assert failure.message == f"api.test answered 401: Wrong key; {source}"
+
+
 @pytest.mark.parametrize("status", [404, 405])
 def test_an_unknown_path_is_named(status: int) -> None:
     """The message names a path that the server does not know, but not for an unknown model."""
@@ -233,7 +243,7 @@ def test_an_unknown_path_is_named(status: int) -> None:
     failure = failures.by_status(status, {}, b"404 page not found", NOW_S, "/chat/completions")
     assert failure.message == (
         f"api.test answered {status}: 404 page not found; the request went to /chat/completions: "
-        "check the route's base_url"
+        "check the route's base_url and driver"
     )
     unknown = failures.by_status(status, {}, b'{"error": "model \'qwen\' not found"}', NOW_S, "/v1/x")
     assert "base_url" not in unknown.message
@@ -375,6 +385,5 @@ def test_a_model_of_the_responses_api_only() -> None:
     body = msgspec.json.encode({"error": {"message": message, "type": "invalid_request_error"}})
     failure = FailureFactory("api.test", None).by_status(400, {}, body, 0.0)
     assert failure.reason == "bad_request"
-    assert failure.message.endswith(
-        f'{message}; set driver = "responses" in the route, which speaks that API'
-    )
+    hint = 'set driver = "responses" in the route, which speaks that API'
+    assert failure.message == f"api.test answered 400: {message.removesuffix('.')}; {hint}"

@@ -9,6 +9,7 @@ from kheishd.config.presets import PRESETS
 from kheishd.kernel.runtime import ModelFailure
 from kheishd.providers import refusals
 from kheishd.providers.traits import OUTPUT_ITEMS, USUAL_TRAITS, Traits
+from tests.support.model_behaviors import UNBOUND
 
 LIMIT = {"max_tokens": 5}
 STREAMED = {"stream_options": {"include_usage": True}}
@@ -30,6 +31,19 @@ def adapt(traits: Traits, message: str, body: dict[str, Any], status: int = 400)
             "max_completion_tokens": 5
         }, {"token_limit": "max_tokens"}),
         ("max_tokens is too large: 9000. This model supports at most 4096 completion tokens.", LIMIT, None),
+        ("max_tokens: 25000 > 8192, which is the maximum allowed number of output tokens for claude-3", {
+            "max_tokens": 25_000
+        }, {"max_output": 8_192}),
+        ("Invalid max_tokens value, the valid range of max_tokens is [1, 8192]", {
+            "max_tokens": 9_000
+        }, {"max_output": 8_192}),
+        ("Range of max_tokens should be [1, 8192]", {"max_tokens": 9_000}, {"max_output": 8_192}),
+        ("max_tokens is too large: 9000. This model supports at most 4096 completion tokens, whereas you", {
+            "max_tokens": 9_000
+        }, {"max_output": 4_096}),
+        ("`max_completion_tokens` must be less than or equal to `32768`, the maximum value for", {
+            "max_completion_tokens": 40_000
+        }, {"max_output": 32_768}),
         ("Extra inputs are not permitted, field: 'stream_options'", STREAMED, {
             "omitted": frozenset({"stream_options"})
         }),
@@ -38,7 +52,7 @@ def adapt(traits: Traits, message: str, body: dict[str, Any], status: int = 400)
     ],
 )  # fmt: skip
 def test_refusals(message: str, body: dict[str, Any], expected: dict[str, Any] | None) -> None:
-    """A refusal of a field that was sent changes the traits; a refusal of its value does not."""
+    """A refusal of a field that was sent, or of a limit above the model's, changes the traits."""
     changed = adapt(USUAL_TRAITS, message, body)
     assert changed == (None if expected is None else msgspec.structs.replace(USUAL_TRAITS, **expected))
 
@@ -71,6 +85,28 @@ def test_reasoning_that_is_required(message: str) -> None:
     assert fillers == ["", " "]
     changed = adapt(USUAL_TRAITS, message, {"messages": [{"reasoning_content": ""}]})
     assert changed == msgspec.structs.replace(USUAL_TRAITS, reasoning_filler=" ")
+
+
+def test_thoughts_that_are_not_valid() -> None:
+    """Anthropic drops invalid thoughts if it offers to; else none is sent, and at last none is asked for."""
+    bound = f"messages.1.content.0: {UNBOUND}"
+    changed = adapt(USUAL_TRAITS, bound, {})
+    assert changed == msgspec.structs.replace(USUAL_TRAITS, drops_thinking=True)
+    assert adapt(changed, bound, {}) == changed.omit(OUTPUT_ITEMS)
+    for message in (
+        "messages.3.content.0: Invalid `signature` in `thinking` block",
+        "messages.3.content.0: Invalid `data` in `redacted_thinking` block",
+        "messages.3.content.0: `thinking` or `redacted_thinking` blocks in the latest assistant message "
+        "cannot be modified. These blocks must remain as they were in the original response.",
+    ):
+        changed = adapt(USUAL_TRAITS, message, {})
+        assert changed == USUAL_TRAITS.omit(OUTPUT_ITEMS)
+        assert adapt(changed, message, {}) is None
+    missing = (
+        "messages.3.content.0.type: Expected `thinking` or `redacted_thinking`, but found `tool_use`. When "
+        "`thinking` is enabled, a final `assistant` message must start with a thinking block."
+    )
+    assert adapt(USUAL_TRAITS, missing, {}) == USUAL_TRAITS.omit("thinking")
 
 
 def test_an_order_of_roles_that_is_required() -> None:
@@ -148,7 +184,7 @@ def test_a_limit_beyond_the_model_is_lowered_again() -> None:
     traits = Traits(has_more_room=True)
     changed = adapt(traits, "max_tokens is too large", LIMIT)
     assert changed is not None
-    assert (traits.raise_limit(100), changed.raise_limit(100)) == (400, 100)
+    assert (traits.adjust_limit(100), changed.adjust_limit(100)) == (400, 100)
 
 
 THOUGHTS = {"contents": [], "generationConfig": {"thinkingConfig": {"includeThoughts": True}}}

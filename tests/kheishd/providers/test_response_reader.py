@@ -237,7 +237,7 @@ def test_failures(code: str | None, message: str, reason: str, retryable: bool) 
         read_failure({"type": "error", "error": error}),
         read_failure(event("completed", response={"status": "failed", "error": error, "output": []})),
     ):
-        assert message in failure.message
+        assert message.rstrip(".") in failure.message
         if code is not None:
             assert failure.reason == reason
             assert failure.retryable == retryable

@@ -11,7 +11,7 @@ def test_refused_items_are_not_remembered() -> None:
     """A refusal of items concerns one conversation, and its route still sends those of others."""
     learned = LearnedTraits()
     pinned = Pinned(route="r", driver="responses", model="m", base_url="http://x")
-    learned.remember(pinned, Traits(omitted=frozenset((OUTPUT_ITEMS, "include"))))
+    learned.remember(pinned, Traits(omitted=frozenset((OUTPUT_ITEMS, "thinking", "include"))))
     assert learned.find(pinned).omitted == {"include"}
 
 
@@ -31,3 +31,12 @@ def test_openai_itself() -> None:
     adapted = LearnedTraits().find(Pinned(route="r", driver="responses", model="m")).preset
     assert adapted == adapt_preset(PRESETS["openai"], "responses")
     assert LearnedTraits().find(Pinned(route="r", driver="openai", model="m")).preset == PRESETS["openai"]
+
+
+def test_output_limits() -> None:
+    """A limit is higher for a model that reasons, and never above the model's maximum."""
+    raised = Traits(has_more_room=True)
+    assert (USUAL_TRAITS.adjust_limit(64), USUAL_TRAITS.adjust_limit(None)) == (64, None)
+    assert (raised.adjust_limit(64), raised.adjust_limit(None)) == (256, None)
+    capped = Traits(has_more_room=True, max_output=100)
+    assert (capped.adjust_limit(64), capped.adjust_limit(None), capped.adjust_limit(20)) == (100, 100, 80)

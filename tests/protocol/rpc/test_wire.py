@@ -15,7 +15,7 @@ from protocol.ids import ID_SHAPE, Id
 from protocol.limits.rpc import MAX_BATCH_MESSAGES, MAX_ID_BYTES, MAX_NESTING
 from protocol.rpc import wire
 from protocol.rpc.method import Params
-from protocol.rpc.wire import Batch, Malformed, Notification, Request, Response, decode
+from protocol.rpc.wire import MAX_SOUGHT_BYTES, Batch, Malformed, Notification, Request, Response, decode
 
 
 def malformed(data: bytes) -> Malformed:
@@ -216,7 +216,6 @@ def test_not_json(data: bytes) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b'{"jsonrpc":"2.0","method":"\xff","id":1}',
         b'{"jsonrpc":"2.0","method":"a","id":"\xff"}',
         b'{"jsonrpc":"2.0","method":"a","params":{"text":"\xed\xa0\x80"}}',
         b'{"jsonrpc":"2.0","method":"a","ignored":"\xc3"}',
@@ -501,3 +500,23 @@ def test_params_too_deep() -> None:
     decoder = msgspec.json.Decoder(dict[str, Any])
     with pytest.raises(InvalidParams):
         wire.decode_params(decoder, Raw(b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}"))
+
+
+@pytest.mark.parametrize(
+    ("line", "id_"),
+    [
+        (b'{"jsonrpc":"2.0","id":7,"method":"m","params":{"x":"\\ud800"}}', b"7"),
+        (b'{"jsonrpc":"2.0","id":"a","method":"m","params":{"x":"\xff"}}', b'"a"'),
+        (b'{"jsonrpc":"2.0","id":"\\ud800","method":"m"}', b"null"),
+        (b'{"jsonrpc":"2.0","id":[1],"method":"\\ud800"}', b"null"),
+        (b'{"jsonrpc":"2.0","id":7,"method":"\\ud800"', b"null"),
+        (b'["\\ud800"]', b"null"),
+        (b'{"id":7,"x":"\\ud800' + b"a" * MAX_SOUGHT_BYTES + b'"}', b"null"),
+        (b'{"id":7,"x":"\\ud800",' + b'"x":[' * 5_000, b"null"),
+    ],
+)
+def test_a_request_with_invalid_characters_is_answered_by_its_id(line: bytes, id_: bytes) -> None:
+    """Half a surrogate pair or a byte that is no UTF-8 does not hide whose request it was."""
+    decoded = decode(line)
+    assert isinstance(decoded, Malformed)
+    assert decoded.id == id_

@@ -41,20 +41,38 @@ _MESSAGES = {
 def relative_path(text: str, workspace: str) -> str:
     """Return a path from a tool's argument relative to the workspace, without ``.`` and ``..``.
 
-    An absolute path must begin with the workspace's own. A path with unprintable characters is rejected,
-    because a person who approves must see it correctly.
+    An absolute path must begin with the workspace's own, or with a link to it. A path with unprintable
+    characters is rejected, because a person who approves must see it correctly.
     Errors: ToolError.
     """
     if not text.isprintable() or len(text.encode(errors="replace")) > MAX_PATH_BYTES:
         raise ToolError(f"a path has at most {MAX_PATH_BYTES} bytes, all of them printable")
     if posixpath.isabs(text):
-        text = posixpath.relpath(posixpath.normpath(text), workspace)
+        absolute = posixpath.normpath(text)
+        text = posixpath.relpath(absolute, workspace)
+        if _leads_out(text):
+            text = _find_below_link(absolute, workspace) or text
     path = posixpath.normpath(text or ROOT)
-    if path == ".." or path.startswith("../"):
+    if _leads_out(path):
         raise ToolError(
             f"the path leads out of the workspace {workspace}; give one inside it, relative to it"
         )
     return path
+
+
+def _leads_out(path: str) -> bool:
+    return path == ".." or path.startswith("../")
+
+
+def _find_below_link(absolute: str, workspace: str) -> str | None:
+    """Return the rest of an absolute path behind a link to the workspace; None if it has no such part."""
+    above, rest = absolute, ROOT
+    while above not in ("/", "//"):
+        if os.path.realpath(above) == workspace:
+            return rest
+        above, name = posixpath.split(above)
+        rest = posixpath.join(name, rest)
+    return None
 
 
 @contextmanager

@@ -590,3 +590,22 @@ def test_protected_files_are_asked_about_in_accept_edits(
     assert ("other programs execute or obey" in ruling.note) is (decision == "ask")
     explanation = explain(tool, subject, layers)
     assert (explanation.decision, explanation.note) == (ruling.decision, ruling.note)
+
+
+@pytest.mark.parametrize(
+    ("mode", "rules", "decision"),
+    [
+        ("default", [], "ask"),
+        ("plan", [], "deny"),
+        ("dontAsk", [], "deny"),
+        ("plan", [Rule(tool="web_fetch", subject="docs.example", decision="allow")], "allow"),
+        ("dontAsk", [Rule(tool="web_fetch", subject="docs.example", decision="allow")], "allow"),
+    ],
+)
+def test_a_host_is_fetched_from_if_a_person_or_a_rule_allows_it(
+    mode: PermissionMode, rules: list[Rule], decision: str
+) -> None:
+    """A URL carries data out, so plan mode, too, fetches only from hosts that a rule allows."""
+    tool = ToolFacts("web_fetch", "fetch", "ask", in_plan=True)
+    layers = Layers((LayerRules(layer="session", name="s", rules=rules, mode=mode),), mode)
+    assert judge(tool, "docs.example", layers).decision == decision

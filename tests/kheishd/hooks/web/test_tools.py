@@ -148,7 +148,7 @@ async def test_what_cannot_be_fetched(tool: WebFetch) -> None:
 def test_the_tool_itself(tool: WebFetch) -> None:
     """A fetch changes nothing: it may run in parallel, in plan mode, and again."""
     [row] = tool.tools
-    assert (row.name, row.kind, row.default) == ("web_fetch", "fetch", "allow")
+    assert (row.name, row.kind, row.default) == ("web_fetch", "fetch", "ask")
     assert row.parallel
     assert row.repeatable
     assert row.in_plan

@@ -77,6 +77,20 @@ def test_a_path_has_a_limit() -> None:
         relative_path("é" * MAX_PATH_BYTES, "/srv/ws")
 
 
+def test_a_path_through_a_link_to_the_workspace(tmp_path: Path) -> None:
+    """A person who names the workspace by a link may name its files by that link, too."""
+    (tmp_path / "real" / "ws" / "a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real/ws")
+    (tmp_path / "above").symlink_to("real")
+    workspace = str(tmp_path / "real" / "ws")
+    for path in (tmp_path / "link" / "a" / "f", tmp_path / "above" / "ws" / "a" / "f"):
+        assert relative_path(str(path), workspace) == "a/f"
+    assert relative_path(str(tmp_path / "link"), workspace) == "."
+    for path in (tmp_path / "above" / "other", tmp_path / "link" / ".." / "x", tmp_path):
+        with pytest.raises(ToolError, match="leads out"):
+            relative_path(str(path), workspace)
+
+
 def test_names() -> None:
     """A path splits into its names; the root has none."""
     assert (names_of(ROOT), names_of("a/b")) == ([], ["a", "b"])
