@@ -4,6 +4,7 @@ A Unix socket is written as a host: ``http+unix://%2Frun%2Fmodel.sock/v1`` is th
 at ``/run/model.sock``.
 """
 
+import re
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 UNIX_SCHEME = "http+unix"
@@ -22,6 +23,12 @@ def split_socket(url: str) -> tuple[str | None, str]:
         return None, url
     host, slash, path = rest.partition("/")
     return unquote(host), f"http://localhost{slash}{path}"
+
+
+def find_server(url: str) -> str:
+    """Return a URL without its path: its scheme and its host, or its socket."""
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{re.split('[/?#]', rest, maxsplit=1)[0]}"
 
 
 def host_of(url: str) -> str:

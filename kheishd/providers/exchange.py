@@ -15,7 +15,7 @@ import trio
 from kheishd.core.text import sse
 from kheishd.kernel.captures import NO_CAPTURE
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure
-from kheishd.providers.address import path_of
+from kheishd.providers.address import find_server, path_of
 from kheishd.providers.answer_reader import is_error_data
 from kheishd.providers.driver import AnswerReader, HttpRequest, SendObserver, malformed_answer
 from kheishd.providers.error_report import MAX_BODY_BYTES
@@ -275,8 +275,9 @@ class AnswerBody:
 
 
 class ConnectionPools:
-    """Pools of connections, one per URL and set of certificate authorities, created at first use.
+    """Pools of connections, one per server and set of certificate authorities, created at first use.
 
+    Google's URLs name the model, which a client may choose: a pool per URL would be one per model.
     ``in_thread`` runs slow work: importing the library and reading the system's certificates.
     """
 
@@ -288,7 +289,7 @@ class ConnectionPools:
 
     async def send(self, post: HttpRequest, sending: SendObserver | None = None) -> HttpReply:
         """Send a request. Errors: those that ``failure`` translates."""
-        key = (post.url.partition("?")[0], post.ca_file)
+        key = (find_server(post.url), post.ca_file)
         pool = self._pools.get(key) or await self._make(key)
         from kheishd.providers.http import send
 

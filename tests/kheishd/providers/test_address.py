@@ -2,7 +2,7 @@
 
 import pytest
 
-from kheishd.providers.address import host_of, join_path, path_of, split_socket
+from kheishd.providers.address import find_server, host_of, join_path, path_of, split_socket
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,21 @@ def test_split_socket(url: str, parts: tuple[str | None, str]) -> None:
 def test_host_of(url: str, host: str) -> None:
     """Messages name the host, or the socket, and no other part of the URL."""
     assert host_of(url) == host
+
+
+@pytest.mark.parametrize(
+    ("url", "server"),
+    [
+        ("https://api.test/v1beta/models/m:streamGenerateContent?alt=sse", "https://api.test"),
+        ("https://api.test?alt=sse", "https://api.test"),
+        ("http+unix://%2Frun%2Fa.sock/v1/messages", "http+unix://%2Frun%2Fa.sock"),
+        ("http://[::1]:80/v1", "http://[::1]:80"),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_find_server(url: str, server: str) -> None:
+    """Connections are shared by all URLs of one server."""
+    assert find_server(url) == server
 
 
 @pytest.mark.parametrize(
