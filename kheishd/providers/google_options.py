@@ -91,7 +91,10 @@ def make_tools(request: ModelRequest, options: dict[str, Any]) -> list[dict[str,
     others: list[dict[str, Any]] = []
     for tool in options.pop("tools", None) or ():
         other = {camelize(name): value for name, value in tool.items()} if isinstance(tool, dict) else {}
-        functions += other.pop("functionDeclarations", ())
+        own = other.pop("functionDeclarations", ())
+        functions += (
+            [function for function in own if isinstance(function, dict)] if isinstance(own, list) else []
+        )
         others += [other] if other else []
     declared: list[dict[str, Any]] = [
         {"name": tool.name, "description": tool.description, "parametersJsonSchema": tool.model_schema}

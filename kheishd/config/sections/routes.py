@@ -131,6 +131,9 @@ class RouteSection(Section, frozen=True, kw_only=True):
         for name in ("price_cached_input", "price_cache_write"):
             if getattr(self, name) is not None and self.price_input is None:
                 yield Problem((*path, name), "requires price_input and price_output")
+        tools = self.options.get("tools", [])
+        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+            yield Problem((*path, "options", "tools"), "expected a list of tables, one for each tool")
         yield from _find_option_problems(self.options, (*path, "options"))
 
 

@@ -183,6 +183,8 @@ ROUTE = "[routes.r]\ndriver = 'openai'\nmodel = 'm'\n"
         (ROUTE + "options.day = 1979-05-27T07:32:00Z", ["config.toml:4", "JSON has no dates"]),
         (ROUTE + "options.day = [1979-05-27, 07:32:00]", ["config.toml:4", "JSON has no dates"]),
         (ROUTE + "options.headers.Cookie = 'session=1'", ["config.toml:4", "not contain a credential"]),
+        (ROUTE + "options.tools = true", ["config.toml:4", "expected a list of tables"]),
+        (ROUTE + "options.tools = [{}, 5]", ["config.toml:4", "expected a list of tables"]),
         (ROUTE + "options.accessToken = 'abc'", ["config.toml:4", "not contain a credential"]),
         (
             ROUTE + "options.headers.X-Who = 'Bearer abcdefgh'",

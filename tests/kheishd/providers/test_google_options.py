@@ -99,7 +99,8 @@ def test_tools() -> None:
     options = {
         "tools": [
             {"googleSearch": {}, "function_declarations": [{"name": "look"}, {"name": "wait"}]},
-            {"codeExecution": {}},
+            {"codeExecution": {}, "functionDeclarations": [5]},
+            {"functionDeclarations": 5},
             "nonsense",
         ]
     }
