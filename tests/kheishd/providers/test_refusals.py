@@ -224,8 +224,8 @@ def test_refusals_of_google(message: str, body: dict[str, Any], expected: dict[s
 
 EVERYTHING = (
     "Unsupported parameter: stream_options include 'store' max_tokens cache_control max_output_tokens "
-    "instead, reasoning effort missing reasoning_content role 'user' after role 'tool', encrypted content, not "
-    "persisted, "
+    "instead, reasoning effort missing reasoning_content role 'user' after role 'tool', encrypted content, "
+    "not persisted, "
     'thought_signature is invalid, prefix_mismatch_behavior, unknown name "id" at function, '
     "less than or equal to {}"
 )
