@@ -65,6 +65,11 @@ class Snip(Value, frozen=True):
 Stage = DropResults | Summarize | Snip
 
 
+# A provider counts its own work for an answer, too, such as each request of a hosted search, and a faulty one
+# counts anything. Neither may compact a conversation that is short: no tokenizer has more tokens than bytes.
+MAX_TOKENS_PER_ESTIMATED: Final = 4
+
+
 def measure_prompt(
     entries: Sequence[TranscriptEntry],
     counted: TokenCount | None,
@@ -72,12 +77,17 @@ def measure_prompt(
     overhead_bytes: int,
     droppable: Sequence[str] = (),
 ) -> Prompt:
-    """Return the prompt with its size: the count of the same speaker's last answer plus later messages."""
+    """Return the prompt with its size: the count of the same speaker's last answer plus later messages.
+
+    A count is believed up to MAX_TOKENS_PER_ESTIMATED.
+    """
     overhead = estimate_bytes(overhead_bytes)
     if counted is None or counted.speaker != speaker:
         return Prompt(entries, overhead, overhead + _estimate_entries(entries), droppable)
+    earlier = _estimate_entries([entry for entry in entries if entry.cursor <= counted.cursor])
     later = _estimate_entries([entry for entry in entries if entry.cursor > counted.cursor])
-    return Prompt(entries, overhead, counted.tokens + later, droppable)
+    tokens = min(counted.tokens, MAX_TOKENS_PER_ESTIMATED * (overhead + earlier))
+    return Prompt(entries, overhead, tokens + later, droppable)
 
 
 def max_prompt_tokens(limits: ContextSection, window: int, options: Mapping[str, Any]) -> int:

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from kheishd.config.sections.context import ContextSection
 from kheishd.core.context.compaction import (
+    MAX_TOKENS_PER_ESTIMATED,
     DropResults,
     Prompt,
     Snip,
@@ -23,7 +24,7 @@ from kheishd.core.context.compaction import (
 from kheishd.core.context.reduction import TranscriptEntry, drop_results, replace_with_summary, snip
 from kheishd.core.context.tokens import estimate_bytes, estimate_messages
 from kheishd.core.context.transcript import TokenCount
-from protocol.transcript import Message, Text, ToolCall, ToolResult
+from protocol.transcript import Message, Text, ToolCall, ToolResult, text_of
 from tests.support.transcripts import assert_valid, transcripts
 
 LIMITS = ContextSection()
@@ -73,6 +74,20 @@ def test_only_later_messages_are_estimated() -> None:
     counted = TokenCount(entries[3].cursor, 1_000, None)
     latest = estimate_messages(entry.message for entry in entries[4:])
     assert measure_prompt(entries, counted, None, 9_999).tokens == 1_000 + latest
+
+
+def test_an_impossible_count_is_not_believed() -> None:
+    """A count that the transcript cannot have, such as that of a hosted search, compacts nothing."""
+    entries = turns(3)
+    everything = estimate_bytes(9_999) + estimate_messages(entry.message for entry in entries)
+    for tokens in (10**9, 8 * everything):
+        measured = measure_prompt(entries, TokenCount(entries[-1].cursor, tokens, None), None, 9_999).tokens
+        assert measured == MAX_TOKENS_PER_ESTIMATED * everything
+    possible = 9_999 + sum(len(text_of(entry.message.items).encode()) for entry in entries)
+    assert (
+        measure_prompt(entries, TokenCount(entries[-1].cursor, possible, None), None, 9_999).tokens
+        == possible
+    )
 
 
 def test_another_speakers_count_is_ignored() -> None:
