@@ -71,7 +71,11 @@ class DraftReader:
                 self._draft.write("text", f"\n\n{text}" if has_text else text)
         self._draft.complete_characters()
         model = None if self._model is None else join_surrogates(self._model[:MAX_MODEL_CHARACTERS])
-        answer = self._draft.finish(self._stop or "length", self._usage, model)
+        try:
+            answer = self._draft.finish(self._stop or "length", self._usage, model)
+        except ModelFailure as failure:
+            failure.usage = self._usage
+            raise
         is_empty = not any(
             isinstance(item, ToolCall) or (isinstance(item, Text) and item.text.strip())
             for item in answer.items

@@ -322,7 +322,7 @@ class ChatReader(DraftReader):
         ):
             attach_to_message(self._draft.attached, delta)
         if delta.tool_calls:
-            for call in delta.tool_calls:
+            for call in delta.tool_calls[: MAX_BLOCKS + 1]:
                 self._tool_call(call)
         if delta.function_call is not None:
             self._tool_call(CallDelta(function=delta.function_call))

@@ -128,6 +128,9 @@ def lower_limit(traits: Traits, refusal: RefusedRequest) -> Traits | None:
     if limit is None or match is None or not refusal.names(rf"\b{limit}\b"):
         return None
     maximum, sent = int(next(filter(None, match.groups()))), refusal.sent[limit]
+    if traits.max_output is not None:
+        # A server whose maximum is one lower each time would be asked thousands of times.
+        maximum = min(maximum, traits.max_output // 2)
     return replace(traits, max_output=maximum) if isinstance(sent, int) and 0 < maximum < sent else None
 
 

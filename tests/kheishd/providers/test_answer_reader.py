@@ -161,10 +161,13 @@ def test_the_name_of_the_model_is_truncated(driver: Driver, line: str) -> None:
 
 
 def test_an_empty_answer_has_its_usage() -> None:
-    """The tokens of an empty answer are paid, and therefore counted."""
+    """The tokens of an empty answer, or of an unusable one, are paid, and therefore counted."""
     usage = {"prompt_tokens": 10, "completion_tokens": 20}
     failure = read_failure(openai, chat(finish="stop"), named(choices=[], usage=usage))
     assert failure.usage == Usage(10, 20)
+    nameless = chat(tool_calls=[{"index": 0, "id": "c", "function": {"arguments": "{}"}}])
+    failure = read_failure(openai, nameless, named(choices=[], usage=usage), "data: [DONE]\n")
+    assert (failure.reason, failure.usage) == ("bad_response", Usage(10, 20))
 
 
 @pytest.mark.parametrize("driver", [openai, anthropic, google, responses])

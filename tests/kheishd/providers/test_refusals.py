@@ -220,3 +220,28 @@ def test_refusals_of_google(message: str, body: dict[str, Any], expected: dict[s
     changed = adapt(USUAL_TRAITS, message, body)
     assert changed == (None if expected is None else msgspec.structs.replace(USUAL_TRAITS, **expected))
     assert changed is None or adapt(changed, message, body) is None
+
+
+EVERYTHING = (
+    "Unsupported parameter: stream_options include 'store' max_tokens cache_control max_output_tokens "
+    "instead, reasoning effort missing reasoning_content role 'user' after role 'tool', encrypted content, "
+    "not persisted, "
+    'thought_signature is invalid, prefix_mismatch_behavior, unknown name "id" at function, '
+    "less than or equal to {}"
+)
+
+
+@pytest.mark.parametrize("body", [{"messages": []}, {"input": []}, {"contents": []}])
+@pytest.mark.parametrize("status", [400, 404, 422])
+def test_a_server_that_refuses_everything_is_not_asked_forever(body: dict[str, Any], status: int) -> None:
+    """Whatever a server refuses, and however often it lowers its maximum, the refusals come to an end."""
+    traits = Traits(PRESETS["openrouter"])
+    body |= {"stream_options": {}, "include": [], "store": False, "cache_control": {}, "reasoning": {}}
+    body |= {"generationConfig": {"thinkingConfig": {"includeThoughts": True}}}
+    sent, count = 100_000, 0
+    while (
+        changed := adapt(traits, EVERYTHING.format(sent - 1), {**body, "max_tokens": sent}, status)
+    ) is not None:
+        traits, count = changed, count + 1
+        sent = traits.max_output or sent
+        assert count < 40
