@@ -14,10 +14,10 @@ import logging
 import os
 import signal
 from contextlib import ExitStack, asynccontextmanager, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import trio
+from msgspec.structs import replace
 
 from kheishd import __version__
 from kheishd.build.handlers import handlers

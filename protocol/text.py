@@ -29,6 +29,7 @@ _UNSEEN: Final = (
 )
 _CONTROL_NAMES: Final = {
     "\0": "NULL",
+    "\a": "BELL",
     "\b": "BACKSPACE",
     "\r": "CARRIAGE RETURN",
     "\x1b": "ESCAPE",

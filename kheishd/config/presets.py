@@ -4,15 +4,18 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, get_args
 from urllib.parse import urlsplit
+
+from msgspec import field
+from msgspec.structs import replace
+
+from protocol.structs import Value
 
 TokenLimit = Literal["max_tokens", "max_completion_tokens"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preset:
+class Preset(Value, frozen=True, kw_only=True):
     """The differences of one server.
 
     ``base_url`` None: the route must name it. ``auth_header`` holds the credential: ``authorization`` as a

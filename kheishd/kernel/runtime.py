@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from msgspec import Struct
+from msgspec import field
 
 from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
 from protocol.objects.run import RunError
+from protocol.structs import Value
 from protocol.transcript import Item, Message, ProviderData, Usage
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from protocol.objects.run import Pinned
 
 
-@dataclass(frozen=True, slots=True)
-class RouteSpec:
+class RouteSpec(Value, frozen=True):
     """A configured route.
 
     ``auth_ref`` names the credential (``env:NAME``), which is resolved at each call. ``context_tokens`` is
@@ -46,8 +45,7 @@ class RouteSpec:
     ca_file: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Runtime:
+class Runtime(Value, frozen=True):
     """One generation of the configuration.
 
     A run holds its runtime while it is active; a reload replaces the whole. ``warnings`` are problems of the
@@ -84,19 +82,19 @@ class Runtimes(Protocol):
 # Model calls.
 
 
-class TextDelta(Struct, frozen=True):
+class TextDelta(Value, frozen=True):
     """A piece of the answer."""
 
     text: str
 
 
-class ThinkingDelta(Struct, frozen=True):
+class ThinkingDelta(Value, frozen=True):
     """A piece of the reasoning."""
 
     text: str
 
 
-class ModelAnswer(Struct, frozen=True):
+class ModelAnswer(Value, frozen=True):
     """A complete answer: its items in order, exactly as they enter the transcript.
 
     ``provider_data`` is the data that the provider attached to the message as a whole.
@@ -113,8 +111,7 @@ ModelEvent = TextDelta | ThinkingDelta | ModelAnswer
 """Deltas, then exactly one answer, last."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelRequest:
+class ModelRequest(Value, frozen=True):
     """One model call: the run's pinned values, the instructions, the transcript, and the offered tools.
 
     ``situation`` is text that changes from call to call. Drivers send it after the transcript, and no

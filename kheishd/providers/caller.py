@@ -7,8 +7,9 @@ credential, the two timeouts, and the translation of every error into one ModelF
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from kheishd.config.presets import find_base_url
 from kheishd.config.sections.runs import RunsSection

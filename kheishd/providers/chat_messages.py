@@ -19,7 +19,6 @@ Source of the last one: https://docs.mistral.ai/capabilities/reasoning/; models 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -27,6 +26,7 @@ from kheishd.providers.attachments import is_origin, origin_of, own_fields
 from kheishd.providers.call_ids import CallIdMap, IdForm, form_for_mistral, form_for_openai
 from kheishd.providers.driver import encode, user_texts
 from kheishd.providers.traits import OUTPUT_ITEMS, USUAL_TRAITS, Traits
+from protocol.structs import Value
 from protocol.transcript import Message, Text, Thinking, ToolCall, ToolResult
 
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ PLACEHOLDER_SIGNATURE: Final = "skip_thought_signature_validator"
 """Google's documented signature for calls that its model did not make."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRules:
+class ChatRules(Value, frozen=True):
     """The requirements of one route.
 
     ``origin`` gets its own data back. ``reasoning_content``: true if every assistant message with calls must

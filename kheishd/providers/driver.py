@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol
 
 import msgspec
@@ -10,13 +9,13 @@ import msgspec
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest
 from kheishd.providers.failures import FailureFactory
 from kheishd.providers.traits import TOKEN_LIMITS, USUAL_TRAITS, Traits
+from protocol.structs import Value
 from protocol.transcript import AssetReference, Item, Text, ToolCall
 
 encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
+class HttpRequest(Value, frozen=True):
     """One HTTP request, ready to be sent. Its headers hold the credential, so ``repr`` omits them.
 
     ``situation`` is the one that a driver wants to keep with the answer. ``ca_file`` holds the certificate

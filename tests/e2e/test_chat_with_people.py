@@ -251,7 +251,7 @@ def test_long_diff(daemon: ChatDaemon, chat: OpenChat) -> None:
     daemon.emit("approval_requested", **make_approval(1, "") | {"preview": preview})
     terminal.sees("space more (1-")
     assert "user >" in terminal.lines
-    assert "│ +line 0 ␛[2J␛]0;stolen␇" in terminal.text
+    assert "│ +line 0 ⟨ESCAPE⟩[2J⟨ESCAPE⟩]0;stolen⟨BELL⟩" in terminal.text
     terminal.type(" ")
     terminal.sees("│ +user > a forged line")
     terminal.type(" " * 200)

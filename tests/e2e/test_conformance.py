@@ -273,10 +273,10 @@ async def test_every_answer_is_one_message(client: Client) -> None:
 
 
 async def test_a_line_that_is_not_utf8_is_refused(server: RpcServer) -> None:
-    """A line that is not UTF-8 is a parse error; a WebSocket closes, as its own test shows."""
+    """A line that is not UTF-8 is a parse error with its id; a WebSocket closes, as its own test shows."""
     client = await server.connect()
     await client.send(b'{"jsonrpc":"2.0","id":1,"method":"toy.echo","params":{"value":"\xff"}}')
-    assert strip_words(await client.read()) == make_error(-32700)
+    assert strip_words(await client.read()) == make_error(-32700, 1)
     await require_alive(client)
 
 

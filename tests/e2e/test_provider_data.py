@@ -5,12 +5,12 @@ The providers are a real local HTTP server that rejects wrong or missing data (s
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from kheishd.config.sections.context import ContextSection
 from kheishd.kernel.runtime import RouteSpec

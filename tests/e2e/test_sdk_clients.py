@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import trio
 
@@ -120,7 +120,7 @@ async def ask_driver(server: ModelServer, driver: str, base_url: str, preset: st
         route="r", driver=driver, model="echo", base_url=base_url, preset=preset, auth_ref="env:K"
     )
     tool = Tool("look", "Look.", {"type": "object", "properties": {"path": {"type": "string"}}}, "read")
-    request = dataclasses.replace(
+    request = msgspec.structs.replace(
         make_request(),
         pinned=pinned,
         instructions="Be brief.",

@@ -1,9 +1,9 @@
 """Runtimes for tests, on the offline route."""
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from kheishd.config.sections.config import Config
 from kheishd.core.definition import built_in

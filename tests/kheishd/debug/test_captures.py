@@ -1,11 +1,11 @@
 """The captures of a daemon: started, collected and read."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from kheishd.core.text.scrub import Scrubber
 from kheishd.debug.captures import CaptureService

@@ -1,11 +1,11 @@
 """The artifacts of captured calls, against a server that speaks as providers do."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from kheishd.debug.files import CaptureLimits
 from tests.support.captured import LONG, SECRET, CapturedModels, captured_models

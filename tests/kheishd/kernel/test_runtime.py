@@ -1,7 +1,5 @@
 """Runtimes, which are immutable, and failures of model calls."""
 
-import dataclasses
-
 import pytest
 
 from kheishd.kernel.runtime import ModelFailure
@@ -11,7 +9,7 @@ from tests.support.runtimes import make_runtime
 def test_a_runtime_cannot_be_changed() -> None:
     """A runtime is immutable, so that a reload does not affect its holders."""
     runtime = make_runtime()
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         runtime.generation = 2  # type: ignore[misc]
 
 

@@ -1,10 +1,10 @@
 """Calls that adapt to their server: refused fields are left out or renamed, and the result is remembered."""
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from kheishd.kernel.runtime import ModelRequest
 from kheishd.providers.caller import ProviderCaller

@@ -1,6 +1,5 @@
 """The Anthropic driver: requests, unchanged signatures, and answers read from published streams."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -438,7 +437,7 @@ def test_offered_and_former_tools_are_defined() -> None:
     calls = [ToolCall("c1", "look", {}), ToolCall("c2", "gone", {}), ToolCall("c3", "gone", {})]
     results: list[Item] = [ToolResult(call.call_id, call.name, "seen") for call in calls]
     earlier = (Message("assistant", list(calls)), Message("tool", results))
-    request = dataclasses.replace(
+    request = msgspec.structs.replace(
         make_request(earlier=earlier), tools=(Tool("look", "Look.", schema, "read"),)
     )
     body = msgspec.json.decode(post(request, "http://x", None).body)
@@ -472,11 +471,11 @@ def test_a_call_with_invalid_arguments_is_sent_back_as_a_valid_one() -> None:
 def test_tools_may_be_withheld() -> None:
     """Withheld tools are defined but may not be called; without tools both fields are absent."""
     tool = Tool("look", "Look.", {"type": "object"}, "read")
-    request = dataclasses.replace(make_request(), tools=(tool,), withheld=True)
+    request = msgspec.structs.replace(make_request(), tools=(tool,), withheld=True)
     body = msgspec.json.decode(post(request, "http://x", None).body)
     assert (body["tool_choice"], len(body["tools"])) == ({"type": "none"}, 1)
     assert "tool_choice" not in msgspec.json.decode(
-        post(dataclasses.replace(request, tools=()), "http://x", None).body
+        post(msgspec.structs.replace(request, tools=()), "http://x", None).body
     )
 
 
@@ -572,7 +571,7 @@ def test_a_paused_turn_goes_back_alone() -> None:
     assert send(USER, paused, RESUMED) == [ASKED, ("assistant", ANSWER[:2])]
     rest = write(read_content(*ANSWER[2:]))
     assert send(USER, paused, RESUMED, rest, USER) == [ASKED, ("assistant", ANSWER), ASKED]
-    request = dataclasses.replace(
+    request = msgspec.structs.replace(
         make_request(driver="anthropic", model="claude"),
         messages=[USER, paused, RESUMED],
         situation="now",
@@ -598,7 +597,7 @@ def ask_about(
     *transcript: Message, situation: str, traits: Traits = USUAL_TRAITS, **fields: Any
 ) -> tuple[str, list[Any]]:
     """Return the situation that a request keeps, and the texts of its messages of the user."""
-    request = dataclasses.replace(
+    request = msgspec.structs.replace(
         make_request(driver="anthropic", model="claude"),
         messages=[*transcript, USER],
         situation=situation,
@@ -645,7 +644,7 @@ def test_thoughts_that_the_server_refused() -> None:
 
     def send_with(traits: Traits, options: dict[str, Any]) -> tuple[Any, str, list[str]]:
         request = make_request(driver="anthropic", model="claude", options=options)
-        request = dataclasses.replace(request, messages=[USER, think(""), USER])
+        request = msgspec.structs.replace(request, messages=[USER, think(""), USER])
         sent = post(request, "http://api.test", None, traits)
         body = msgspec.json.decode(sent.body)
         types = [block["type"] for block in body["messages"][1]["content"]]
@@ -690,7 +689,7 @@ def test_an_unfinished_turn_names_its_container(options: dict[str, Any], sent: A
             ([USER, write(answer), RESUMED], sent),
             ([USER, write(answer), RESUMED, USER], options.get("container")),
         ):
-            request = dataclasses.replace(pinned, messages=transcript)
+            request = msgspec.structs.replace(pinned, messages=transcript)
             posted = msgspec.json.decode(post(request, "http://api.test", None).body)
             assert posted.get("container") == expected
 

@@ -1,6 +1,5 @@
 """Messages of chat completions: each server gets its own data back, and nothing that it rejects."""
 
-import dataclasses
 from typing import Any
 
 import msgspec
@@ -115,7 +114,7 @@ def test_required_reasoning_is_remembered() -> None:
     answer = read({"reasoning_content": "hm"}, call(0, "c1"))
     assert answer.provider_data is not None
     assert answer.provider_data.marks == ["reasoning_content"]
-    request = dataclasses.replace(
+    request = msgspec.structs.replace(
         make_request(driver="openai", model="gpt"), marks={ORIGIN: answer.provider_data.marks}
     )
     assert take_rules(request, "http://api.test", {}).reasoning_content is True

@@ -1,6 +1,5 @@
 """Parts that the drivers share: options, token counts and the text of a user."""
 
-import dataclasses
 from typing import Any
 
 import msgspec
@@ -78,7 +77,7 @@ def test_a_limit_of_the_route_replaces_that_of_its_preset() -> None:
 
 def replace_purpose(request: Any, purpose: Any, max_tokens: int | None = None) -> Any:
     """Return a request with another purpose."""
-    return dataclasses.replace(request, purpose=purpose, max_answer_tokens=max_tokens)
+    return msgspec.structs.replace(request, purpose=purpose, max_answer_tokens=max_tokens)
 
 
 @pytest.mark.parametrize(
@@ -177,11 +176,11 @@ TRANSCRIPTS: dict[Driver, str] = {
 def test_tools_of_the_options_are_added(driver: Driver) -> None:
     """Tools of the options follow kheish's; one of the same name is left out, and a summary has none."""
     options = {"tools": [SEARCH, named(driver, "look"), named(driver, "other")], "cache_control": False}
-    request = dataclasses.replace(make_request("hello", options=options), tools=(LOOK,))
+    request = msgspec.structs.replace(make_request("hello", options=options), tools=(LOOK,))
     tools = msgspec.json.decode(driver.post(request, "http://x", None).body)["tools"]
     assert "look" in str(tools[0])
     assert tools[1:] == [SEARCH, named(driver, "other")]
-    alone = dataclasses.replace(request, tools=())
+    alone = msgspec.structs.replace(request, tools=())
     assert msgspec.json.decode(driver.post(alone, "http://x", None).body)["tools"][0] == SEARCH
     summary = replace_purpose(alone, "summary", 100)
     assert "tools" not in msgspec.json.decode(driver.post(summary, "http://x", None).body)
@@ -191,11 +190,11 @@ def test_tools_of_the_options_are_added(driver: Driver) -> None:
 def test_the_prefix_of_a_prompt_is_stable(driver: Driver, name: str) -> None:
     """Two turns of a run begin with the same bytes, up to the end of the earlier transcript."""
     options = {"cache_control": False} if driver is anthropic else {}
-    first = dataclasses.replace(
+    first = msgspec.structs.replace(
         make_request("hello", instructions="be brief", options=options), tools=(LOOK,)
     )
     later = [*first.messages, Message("assistant", [Text("hi")]), Message("user", [Text("go on")])]
-    second = dataclasses.replace(first, messages=later)
+    second = msgspec.structs.replace(first, messages=later)
     bodies = [driver.post(request, "http://x", None).body for request in (first, second)]
     decoded = [msgspec.json.decode(body) for body in bodies]
     earlier, transcript = (body.pop(name) for body in decoded)
@@ -255,6 +254,8 @@ def test_any_stored_data_can_be_sent(name: str, fields: dict[str, Any], of_call:
     items: list[Item] = [Thinking("hm", "s"), Text("I look."), call]
     answer = Message("assistant", items, provider_data=ProviderData(origin, fields=fields))
     results = Message("tool", [ToolResult("c", "look", "seen")])
-    request = dataclasses.replace(request, messages=[answer, results, *request.messages], situation="Now.")
+    request = msgspec.structs.replace(
+        request, messages=[answer, results, *request.messages], situation="Now."
+    )
     body = msgspec.json.decode(driver.post(request, driver.BASE_URL, None).body)
     assert "seen" in str(body)

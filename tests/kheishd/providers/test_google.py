@@ -1,6 +1,5 @@
 """The Google driver: requests, and answers read from streams of the documented shapes."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +141,7 @@ def test_options_of_answers() -> None:
     body = ask(request)
     assert (body["tools"], body["toolConfig"]) == (options["tools"], {"x": 1})
     assert body["generationConfig"] == {"thinkingConfig": {"includeThoughts": True}, "maxOutputTokens": 7}
-    summary = ask(dataclasses.replace(request, purpose="summary", max_answer_tokens=100))
+    summary = ask(msgspec.structs.replace(request, purpose="summary", max_answer_tokens=100))
     assert not {"tools", "toolConfig"} & summary.keys()
     assert summary["generationConfig"] == {"thinkingConfig": {"thinkingLevel": "LOW"}, "maxOutputTokens": 7}
 
@@ -150,9 +149,9 @@ def test_options_of_answers() -> None:
 def test_withheld_tools() -> None:
     """Tools that must not be called now stay declared, in the mode NONE; the route's other settings stay."""
     options = {"toolConfig": {"functionCallingConfig": {"mode": "ANY"}, "retrievalConfig": {}}}
-    request = dataclasses.replace(make_request(options=options), tools=(LOOK,))
+    request = msgspec.structs.replace(make_request(options=options), tools=(LOOK,))
     assert ask(request)["toolConfig"] == options["toolConfig"]
-    assert ask(dataclasses.replace(request, withheld=True))["toolConfig"] == {
+    assert ask(msgspec.structs.replace(request, withheld=True))["toolConfig"] == {
         "functionCallingConfig": {"mode": "NONE"},
         "retrievalConfig": {},
     }
@@ -185,7 +184,7 @@ def test_a_learned_need_of_signatures() -> None:
     earlier = (Message("user", [Text("a")]), Message("assistant", [ToolCall("c", "look", {})]))
     request = make_request("b", earlier=earlier, driver="google", model="endpoints/7")
     marked = {origin_of(request.pinned, BASE_URL): [SIGNS_CALLS]}
-    call = ask(dataclasses.replace(request, marks=marked))["contents"][1]["parts"][0]
+    call = ask(msgspec.structs.replace(request, marks=marked))["contents"][1]["parts"][0]
     assert call["thoughtSignature"] == PLACEHOLDER_SIGNATURE
 
 

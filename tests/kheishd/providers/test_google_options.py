@@ -1,8 +1,8 @@
 """Options of routes to Google: the configuration of an answer and of a summary, thinking, and tools."""
 
-import dataclasses
 from typing import Any
 
+import msgspec
 import pytest
 
 from kheishd.kernel.hook import Tool
@@ -26,7 +26,7 @@ DECLARED = {"name": "look", "description": "Look.", "parametersJsonSchema": LOOK
 
 def summary(model: str = "gemini-3-pro") -> ModelRequest:
     """Return a request for a summary."""
-    return dataclasses.replace(make_request(model=model), purpose="summary", max_answer_tokens=100)
+    return msgspec.structs.replace(make_request(model=model), purpose="summary", max_answer_tokens=100)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_the_configuration_is_merged() -> None:
     expected = {"temperature": 0.5, "maxOutputTokens": 900, "thinkingConfig": thinking}
     request = make_request(model="gemini-2.5-pro")
     assert make_config(request, dict(config), USUAL_TRAITS) == expected
-    limited = dataclasses.replace(request, max_answer_tokens=500)
+    limited = msgspec.structs.replace(request, max_answer_tokens=500)
     assert make_config(limited, dict(config), USUAL_TRAITS) == {**expected, "maxOutputTokens": 500}
 
 
@@ -104,7 +104,7 @@ def test_tools() -> None:
             "nonsense",
         ]
     }
-    request = dataclasses.replace(make_request(), tools=(LOOK,))
+    request = msgspec.structs.replace(make_request(), tools=(LOOK,))
     assert make_tools(request, options) == [
         {"functionDeclarations": [DECLARED, {"name": "wait"}]},
         {"googleSearch": {}},
@@ -123,6 +123,6 @@ def test_tools_that_are_gone() -> None:
     request = make_request(earlier=(Message("assistant", calls),))
     options = {"tools": [{"functionDeclarations": [{"name": "wait"}]}]}
     gone = {"name": "gone", "description": GONE}
-    assert make_tools(dataclasses.replace(request, tools=(LOOK,)), options) == [
+    assert make_tools(msgspec.structs.replace(request, tools=(LOOK,)), options) == [
         {"functionDeclarations": [DECLARED, {"name": "wait"}, gone]}
     ]

@@ -1,7 +1,6 @@
 """The offline model: it names itself, is deterministic, and obeys slash lines."""
 
-import dataclasses
-
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -37,7 +36,7 @@ async def test_an_answer_introduces_itself_and_repeats() -> None:
 async def test_a_summary_obeys_no_directive() -> None:
     """A summary obeys no directive and says that it is no real one; a title is the first words."""
     request = make_request("<conversation>\nUser:\n/fail overloaded\n/call bash {}\n</conversation>")
-    call = await ask_offline(dataclasses.replace(request, purpose="summary"))
+    call = await ask_offline(msgspec.structs.replace(request, purpose="summary"))
     assert call.deltas == []
     (item,) = call.require_answer().items
     assert isinstance(item, Text)
@@ -45,7 +44,7 @@ async def test_a_summary_obeys_no_directive() -> None:
     assert "8 words" in item.text
     assert call.require_answer().usage.input_tokens == 8
     titled = await ask_offline(
-        dataclasses.replace(make_request("one two three four five six"), purpose="title")
+        msgspec.structs.replace(make_request("one two three four five six"), purpose="title")
     )
     assert text_of(titled.require_answer().items) == "one two three four five"
 

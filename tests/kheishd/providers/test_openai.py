@@ -1,6 +1,5 @@
 """The OpenAI driver: requests, and answers read from the streams that servers publish."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -356,7 +355,7 @@ def test_tools_are_offered_as_functions() -> None:
         Tool("wait", "Wait.", {"type": "object"}, "read"),
     )
     body = msgspec.json.decode(
-        post(dataclasses.replace(make_request(), tools=tools), "http://x/v1", None).body
+        post(msgspec.structs.replace(make_request(), tools=tools), "http://x/v1", None).body
     )
     assert body["tools"] == [
         {
@@ -396,14 +395,14 @@ def test_a_call_with_invalid_arguments_is_sent_back_as_a_valid_one() -> None:
 def test_tools_may_be_withheld() -> None:
     """Withheld tools are defined but may not be called; without tools both fields are absent."""
     tool = Tool("look", "Look.", {"type": "object"}, "read")
-    request = dataclasses.replace(make_request(), tools=(tool,), withheld=True)
+    request = msgspec.structs.replace(make_request(), tools=(tool,), withheld=True)
     body = msgspec.json.decode(post(request, "http://x/v1", None).body)
     assert (body["tool_choice"], len(body["tools"])) == ("none", 1)
     assert "tool_choice" not in msgspec.json.decode(
-        post(dataclasses.replace(request, tools=()), "http://x/v1", None).body
+        post(msgspec.structs.replace(request, tools=()), "http://x/v1", None).body
     )
     assert "tool_choice" not in msgspec.json.decode(
-        post(dataclasses.replace(request, withheld=False), "http://x/v1", None).body
+        post(msgspec.structs.replace(request, withheld=False), "http://x/v1", None).body
     )
 
 

@@ -1,6 +1,5 @@
 """The breakpoints of prompt caching in requests of the messages API."""
 
-import dataclasses
 from typing import Any
 
 import msgspec
@@ -27,7 +26,7 @@ def make_body(**changes: Any) -> dict[str, Any]:
     options = changes.pop("options", {})
     request = make_request("next", earlier=EARLIER, instructions="be brief", options=options)
     body: dict[str, Any] = msgspec.json.decode(
-        post(dataclasses.replace(request, tools=TOOLS, **changes), "http://x", None).body
+        post(msgspec.structs.replace(request, tools=TOOLS, **changes), "http://x", None).body
     )
     return body
 
@@ -62,7 +61,7 @@ def test_the_situation_comes_after_the_breakpoints() -> None:
 def test_the_prefix_is_stable() -> None:
     """Without the marks, an earlier request is a prefix of a later one, byte for byte."""
     first = ModelRequest(make_request().pinned, "be brief", [*EARLIER[:1]], tools=TOOLS)
-    second = dataclasses.replace(first, messages=[*EARLIER[:3]])
+    second = msgspec.structs.replace(first, messages=[*EARLIER[:3]])
     bodies = [
         msgspec.json.decode(post(_without_marks(request), "http://x", None).body)
         for request in (first, second)
@@ -75,7 +74,7 @@ def test_the_prefix_is_stable() -> None:
 
 def _without_marks(request: ModelRequest) -> ModelRequest:
     pinned = msgspec.structs.replace(request.pinned, options={"cache_control": False})
-    return dataclasses.replace(request, pinned=pinned)
+    return msgspec.structs.replace(request, pinned=pinned)
 
 
 def test_options_set_the_lifetime_or_switch_it_off() -> None:

@@ -1,6 +1,5 @@
 """The driver of the Responses API: stateless requests."""
 
-import dataclasses
 from typing import Any
 
 import msgspec
@@ -29,7 +28,7 @@ def make_body(request: ModelRequest, traits: Traits | None = None) -> dict[str, 
 def to_gpt(options: dict[str, Any] | None = None, **fields: Any) -> ModelRequest:
     """Return a request to a model."""
     request = make_request("hello", driver="responses", model="gpt", options=options or {})
-    return dataclasses.replace(request, **fields)
+    return msgspec.structs.replace(request, **fields)
 
 
 def test_the_request() -> None:

@@ -1,12 +1,12 @@
 """Approvals over the socket: permissions, effects of answers, and the first answer."""
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from kheishd.config.sections.runs import RunsSection
 from kheishd.objects.people import approval

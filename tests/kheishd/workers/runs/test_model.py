@@ -1,6 +1,5 @@
 """Model calls of a run: commits, retries, long answers, and required output."""
 
-import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,7 @@ async def test_a_run_keeps_its_pinned_values(tmp_path: Path, autojump_clock: Moc
 
 def replace_route(route: RouteSpec, **changes: Any) -> RouteSpec:
     """Replace the settings of a route."""
-    return dataclasses.replace(route, **changes)
+    return msgspec.structs.replace(route, **changes)
 
 
 async def test_a_missing_route_fails_the_run(tmp_path: Path, autojump_clock: MockClock) -> None:
