@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -45,11 +46,13 @@ class CallIdMap:
             if own and own not in used and call.call_id not in self._ids:
                 self._ids[call.call_id] = own
                 used.add(own)
+        # The attempts at ids that have the same form, which many ids may have.
+        attempts: Counter[str] = Counter()
         for call in calls:
-            attempt = 0
+            first = form(call.call_id, 0)
             while call.call_id not in self._ids:
-                mapped = form(call.call_id, attempt)
-                attempt += 1
+                mapped = form(call.call_id, attempts[first])
+                attempts[first] += 1
                 if mapped not in used:
                     self._ids[call.call_id] = mapped
                     used.add(mapped)

@@ -89,6 +89,8 @@ def test_similar_ids_do_not_collide() -> None:
         "a_b-2",
         "a_b-3",
     ]
+    similar = [make_call(chr(0x4E00 + number)) for number in range(5_000)]
+    assert map_ids(form_for_anthropic, *similar)[-1] == "_-5000"
 
 
 def test_a_repeated_provider_id_is_sent_once() -> None:
