@@ -71,7 +71,7 @@ class RouteSection(Section, frozen=True, kw_only=True):
     auth_ref: str | None = None
     """Where the credential is: `"env:NAME"` or `"credential:NAME"`."""
 
-    auth_header: Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$(?!\n)")] | None = None
+    auth_header: str | None = None
     """Header of the credential, such as `"api-key"`; `"authorization"` holds a bearer token."""
 
     ca_file: str | None = None
@@ -126,6 +126,8 @@ class RouteSection(Section, frozen=True, kw_only=True):
             # The message does not repeat the value: it may be a key pasted in the wrong place.
             message = 'expected "env:NAME" or "credential:NAME", not the key itself'
             yield Problem((*path, "auth_ref"), message)
+        if self.auth_header is not None and not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,63}", self.auth_header):
+            yield Problem((*path, "auth_header"), 'expected only the name of a header, such as "api-key"')
         if (self.price_input is None) != (self.price_output is None):
             yield Problem(path, "price_input and price_output go together; set both or neither")
         for name in ("price_cached_input", "price_cache_write"):

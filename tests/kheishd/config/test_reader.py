@@ -220,7 +220,7 @@ ROUTE = "[routes.r]\ndriver = 'openai'\nmodel = 'm'\n"
         ),
         (ROUTE + "preset = 'nobody'", ["config.toml:4", "routes.r.preset"]),
         (ROUTE + "preset = 'azure'", ["routes.r.base_url", 'preset = "azure" requires it']),
-        (ROUTE + "auth_header = 'a b'", ["config.toml:4", "routes.r.auth_header"]),
+        (ROUTE + "auth_header = 'a: b'", ["config.toml:4", "routes.r.auth_header", "only the name"]),
         (ROUTE + "ca_file = '/nowhere/ca.pem'", ["config.toml:4", "routes.r.ca_file", "not a readable file"]),
         (ROUTE + "auth_ref = 'OPENAI_API_KEY'", ["config.toml:4", "routes.r.auth_ref", "env:NAME"]),
         (ROUTE + f"ca_file = '{__file__}'", ["config.toml:4", "routes.r.ca_file", "no certificate in PEM"]),
