@@ -8,12 +8,16 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from kheishd.core.text.surrogates import join_surrogates
 from kheishd.providers.lenient import clean_json, load_json
 
 # The part of an error body that is read for its message.
 MAX_BODY_BYTES = 64 * 1024
+
+# The part of a name, a message or a text that is searched, which takes up to a microsecond per character.
+MAX_SEARCHED_CHARACTERS = 32 * 1024
 
 _NAMES = ("type", "code", "status", "error_type")
 _MESSAGES = ("message", "detail", "error", "msg", "errorMessage")
@@ -67,34 +71,36 @@ def is_error_object(decoded: Any) -> bool:
 
 def parse_error_body(body: bytes) -> ErrorReport:
     """Return the report of an error body in one of the published shapes, else its text as the message."""
+    text = body[:MAX_BODY_BYTES].decode(errors="replace")
     try:
-        decoded = clean_json(load_json(body))
+        report = parse_error(clean_json(load_json(body)))
     except ValueError:
-        text = body.decode(errors="replace")
-        return ErrorReport("", text, None, find_delay_s(text), text)
-    report = parse_error(decoded)
-    return (
-        report if report.message else msgspec.structs.replace(report, message=body.decode(errors="replace"))
-    )
+        return parse_error(text)
+    return report if report.message else replace(report, message=text[:MAX_SEARCHED_CHARACTERS])
 
 
 def parse_error(decoded: Any) -> ErrorReport:
-    """Return the report of an error object, or of an object that holds one."""
+    """Return the report of an error object, or of an object that holds one.
+
+    Its texts are truncated to MAX_SEARCHED_CHARACTERS.
+    """
     while isinstance(decoded, list) and decoded:
         decoded = decoded[0]
     if isinstance(decoded, str):
-        text = join_surrogates(decoded)
+        text = join_surrogates(decoded[:MAX_SEARCHED_CHARACTERS])
         return ErrorReport("", text, None, find_delay_s(text), text)
     if not isinstance(decoded, dict):
         return ErrorReport()
     inner = decoded.get("error")
     error: dict[str, Any] = inner if isinstance(inner, dict) and is_error(inner) else decoded
     message = next((error[key] for key in _MESSAGES if error.get(key)), "")
-    text = _to_text(decoded)
+    text = _to_text(decoded)[:MAX_SEARCHED_CHARACTERS]
     codes = (str(error.get(key)) for key in ("code", "status", "status_code", "statusCode"))
     return ErrorReport(
-        name=" ".join(str(error[key]) for key in _NAMES if error.get(key)).lower(),
-        message=_add_upstream(error, message if isinstance(message, str) else _to_text(message)),
+        name=" ".join(str(error[key]) for key in _NAMES if error.get(key)).lower()[:MAX_SEARCHED_CHARACTERS],
+        message=_add_upstream(error, message if isinstance(message, str) else _to_text(message))[
+            :MAX_SEARCHED_CHARACTERS
+        ],
         status=next((int(text) for text in codes if re.fullmatch(r"[45]\d\d", text)), None),
         retry_after_s=_find_delay_field(decoded, MAX_DEPTH) or find_delay_s(text),
         text=text,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kheishd.providers.error_report import (
     MAX_BODY_BYTES,
+    MAX_SEARCHED_CHARACTERS,
     decompress,
     find_delay_s,
     is_error,
@@ -29,7 +30,8 @@ from kheishd.providers.error_report import (
         (b"<html>bad gateway</html>", "", "<html>bad gateway</html>"),
         (b'{"unknown":1}', "", '{"unknown":1}'),
         (b"\xff\xfe", "", "\ufffd\ufffd"),
-        (b"[" * 100_000, "", "[" * 100_000),
+        (b"[" * 100_000, "", "[" * MAX_SEARCHED_CHARACTERS),
+        (b'{"message":"' + b"m" * 100_000 + b'"}', "", "m" * MAX_SEARCHED_CHARACTERS),
         (b"[]", "", "[]"),
         (b"", "", ""),
     ],
