@@ -139,7 +139,7 @@ _MISTAKES_OF_MODEL = re.compile(
     re.IGNORECASE,
 )
 
-# What else a server may not know than the path: a model, OpenRouter's endpoints of one, an item of a response.
+# Unknown things other than the path: a model, OpenRouter's endpoints of one, an item of a response.
 _OTHER_UNKNOWN = re.compile(r"model|endpoints|\bitem\b", re.IGNORECASE)
 
 # Statuses whose reason is certain, whatever the message mentions.
