@@ -173,7 +173,7 @@ class FailureFactory:
         message = f"{self._host} answered {status}: {report.message or 'nothing more'}"
         if 300 <= status <= 399:
             message = f"{self._host} answered {status}: {_describe_redirect(headers.get('location'))}"
-        elif status in (404, 405) and not _OTHER_UNKNOWN.search(report.text):
+        elif status in (404, 405) and not _OTHER_UNKNOWN.search(f"{report.name} {report.message}"):
             message = self._add_hint(
                 message, f"the request went to {path}: check the route's base_url and driver"
             )

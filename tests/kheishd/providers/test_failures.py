@@ -245,6 +245,8 @@ def test_an_unknown_path_is_named(status: int) -> None:
         f"api.test answered {status}: 404 page not found; the request went to /chat/completions: "
         "check the route's base_url and driver"
     )
+    page = b"<html><title>Not Found</title><body>Find the best models here</body></html>"
+    assert "base_url" in failures.by_status(status, {}, page, NOW_S, "/api/chat/completions").message
     for message in ("model 'qwen' not found", "No endpoints found that support tool use"):
         body = msgspec.json.encode({"error": {"message": message}})
         assert "base_url" not in failures.by_status(status, {}, body, NOW_S, "/v1/x").message
