@@ -33,6 +33,9 @@ _PART_OF_DELAY = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milli|h|m|s|$)", re.IGNORECA
 _SECONDS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 _DELAY_FIELDS = ("retrydelay", "retry_delay", "retryafter", "retry_after")
 
+# A proxy's error page, which is long.
+_TITLE = re.compile(r"^\s*<.{0,2000}?<title[^>]*>([^<]{1,200})</title>", re.IGNORECASE | re.DOTALL)
+
 # The levels of an error object that are searched for a delay.
 MAX_DEPTH = 8
 
@@ -71,12 +74,14 @@ def is_error_object(decoded: Any) -> bool:
 
 def parse_error_body(body: bytes) -> ErrorReport:
     """Return the report of an error body in one of the published shapes, else its text as the message."""
-    text = body[:MAX_BODY_BYTES].decode(errors="replace")
+    text = body[:MAX_BODY_BYTES].decode(errors="replace")[:MAX_SEARCHED_CHARACTERS]
     try:
         report = parse_error(clean_json(load_json(body)))
     except ValueError:
-        return parse_error(text)
-    return report if report.message else replace(report, message=text[:MAX_SEARCHED_CHARACTERS])
+        title = _TITLE.search(text)
+        message = f"a web page with the title '{title[1].strip()}'" if title is not None else text
+        return ErrorReport("", message, None, find_delay_s(text), text)
+    return report if report.message else replace(report, message=text)
 
 
 def parse_error(decoded: Any) -> ErrorReport:

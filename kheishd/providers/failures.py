@@ -139,6 +139,9 @@ _MISTAKES_OF_MODEL = re.compile(
     re.IGNORECASE,
 )
 
+# Unknown things other than the path: a model, OpenRouter's endpoints of one, an item of a response.
+_OTHER_UNKNOWN = re.compile(r"model|endpoints|\bitem\b", re.IGNORECASE)
+
 # Statuses whose reason is certain, whatever the message mentions.
 _CERTAIN_STATUSES = (401, 402, 403, 408, 409, 429)
 
@@ -170,8 +173,7 @@ class FailureFactory:
         message = f"{self._host} answered {status}: {report.message or 'nothing more'}"
         if 300 <= status <= 399:
             message = f"{self._host} answered {status}: {_describe_redirect(headers.get('location'))}"
-        elif status in (404, 405) and "model" not in report.text.lower():
-            # The server does not know the path, as opposed to the model.
+        elif status in (404, 405) and not _OTHER_UNKNOWN.search(f"{report.name} {report.message}"):
             message = self._add_hint(
                 message, f"the request went to {path}: check the route's base_url and driver"
             )

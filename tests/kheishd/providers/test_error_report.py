@@ -28,6 +28,12 @@ from kheishd.providers.error_report import (
         (b'{"detail":[{"loc":["body"]}]}', "", '[{"loc":["body"]}]'),
         (b'[{"error":{"code":400,"message":"m","status":"INVALID"}}]', "400 invalid", "m"),
         (b"<html>bad gateway</html>", "", "<html>bad gateway</html>"),
+        (
+            b"<!DOCTYPE html>\n<html><head><title> 502 Bad Gateway </title></head><body>" + b"x" * 9_000,
+            "",
+            "a web page with the title '502 Bad Gateway'",
+        ),
+        (b"say <title>x</title>", "", "say <title>x</title>"),
         (b'{"unknown":1}', "", '{"unknown":1}'),
         (b"\xff\xfe", "", "\ufffd\ufffd"),
         (b"[" * 100_000, "", "[" * MAX_SEARCHED_CHARACTERS),
@@ -37,7 +43,7 @@ from kheishd.providers.error_report import (
     ],
 )
 def test_bodies(body: bytes, name: str, message: str) -> None:
-    """Published error bodies are parsed; any other body is quoted."""
+    """Published error bodies are parsed, a page is named by its title, and any other body is quoted."""
     report = parse_error_body(body)
     assert (report.name, report.message) == (name, message)
 

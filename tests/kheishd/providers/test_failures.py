@@ -245,8 +245,11 @@ def test_an_unknown_path_is_named(status: int) -> None:
         f"api.test answered {status}: 404 page not found; the request went to /chat/completions: "
         "check the route's base_url and driver"
     )
-    unknown = failures.by_status(status, {}, b'{"error": "model \'qwen\' not found"}', NOW_S, "/v1/x")
-    assert "base_url" not in unknown.message
+    page = b"<html><title>Not Found</title><body>Find the best models here</body></html>"
+    assert "base_url" in failures.by_status(status, {}, page, NOW_S, "/api/chat/completions").message
+    for message in ("model 'qwen' not found", "No endpoints found that support tool use"):
+        body = msgspec.json.encode({"error": {"message": message}})
+        assert "base_url" not in failures.by_status(status, {}, body, NOW_S, "/v1/x").message
 
 
 def test_a_redirect_names_its_target() -> None:
