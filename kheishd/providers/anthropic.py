@@ -29,6 +29,7 @@ from msgspec import Struct
 from kheishd.config.presets import BASE_URLS
 from kheishd.core.context.situation import PAST_SITUATION
 from kheishd.core.contract import RESUME
+from kheishd.core.text.surrogates import join_surrogates
 from kheishd.providers.address import join_path
 from kheishd.providers.answer_reader import DraftReader
 from kheishd.providers.attachments import is_origin, origin_of, own_fields
@@ -547,7 +548,8 @@ class MessagesReader(DraftReader):
         if delta.citation is not None:
             self._cite(event.index, delta.citation)
         if block.kind == "opaque":
-            pieces = {"content": delta.content, "text": delta.text}
+            text = join_surrogates(delta.text) if delta.text is not None else None
+            pieces = {"content": delta.content, "text": text}
             self._draft.place(
                 block, "block", {name: piece for name, piece in pieces.items() if piece is not None}
             )

@@ -845,6 +845,16 @@ def test_halves_of_characters() -> None:
     answer = fresh.end()
     assert answer is not None
     assert answer.items == [Text("😀")]
+    fresh = reader(FailureFactory("api.test", None), ORIGIN)
+    fresh.event(msgspec.json.encode(start(0, type="news")))
+    fresh.event(b'{"type":"content_block_delta","index":0,"delta":{"text":"\\ud83d"}}')
+    fresh.event(msgspec.json.encode(start(1, type="text", text="x")))
+    fresh.event(msgspec.json.encode(stop()))
+    answer = fresh.end()
+    assert answer is not None
+    assert answer.provider_data == ProviderData(
+        ORIGIN, fields={"placed": [{"index": 0, "block": {"type": "news", "text": "\ufffd"}}]}
+    )
 
 
 def test_a_whole_message_without_a_reason_to_stop() -> None:
