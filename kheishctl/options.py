@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
 from typing import Any, TypeVar
@@ -232,11 +233,30 @@ text_argument = click.argument(
 )
 """The text of a message."""
 
+
+class Workspace(click.ParamType[str]):
+    """A directory of this machine, as an absolute path: the daemon has another working directory."""
+
+    name = "directory"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the path. Errors: a usage error if it is no directory; one that is hidden may be."""
+        path = os.path.abspath(os.path.expanduser(str(value)))
+        try:
+            if not stat.S_ISDIR(os.stat(path).st_mode):
+                self.fail(f"{path} is not a directory", param, ctx)
+        except (FileNotFoundError, NotADirectoryError):
+            self.fail(f"{path} does not exist; create it first", param, ctx)
+        except OSError:
+            # The daemon may see more than this user.
+            pass
+        return path
+
+
 workspace_option = click.option(
     "--workspace",
+    type=Workspace(),
     metavar="DIR",
-    # The daemon has another working directory.
-    callback=lambda ctx, parameter, value: value and os.path.abspath(os.path.expanduser(value)),
     help="The agent's working directory, within workspace.root if that is configured.",
 )
 """The option for the working directory of an agent."""

@@ -29,7 +29,17 @@ def test_workspace_is_relative_to_the_caller(
 ) -> None:
     """A relative workspace becomes absolute, because the daemon has another directory."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "work").mkdir()
     assert ctl.json("session", "create", "--workspace", "work")["workspace"] == str(tmp_path / "work")
+
+
+def test_a_workspace_that_is_no_directory(ctl: Ctl, tmp_path: Path) -> None:
+    """A workspace that does not exist, or is a file, is refused by name."""
+    (tmp_path / "file").touch()
+    for name, problem in {"none": "does not exist; create it first", "file": "is not a directory"}.items():
+        done = ctl("session", "create", "--workspace", str(tmp_path / name))
+        assert done.code == exit_codes.USAGE
+        assert f"{tmp_path / name} {problem}" in done.err
 
 
 def test_create_with_an_invalid_scope(ctl: Ctl) -> None:
