@@ -116,6 +116,9 @@ class RequestPanel:
         for _ in range(2):
             keys = self._format_keys(pending, first, columns, max_lines // 3, empty=empty)
             pending.page_lines = max(1, max_lines - 1 - len(keys))
+        # The page has its size now; with its last line, the keys change, but not their number of rows.
+        pending.mark_read()
+        keys = self._format_keys(pending, first, columns, max_lines // 3, empty=empty)
         return [head, *lines[pending.offset : pending.offset + pending.page_lines], *keys]
 
     def _fold_request(self, request: PendingRequest, columns: int) -> list[str]:
@@ -150,6 +153,9 @@ class RequestPanel:
         rows = _break_rows([*paging, *keys], columns)
         if len(rows) > max(1, max_rows) and not first.is_question:
             rows = _break_rows([*paging[:1], *BRIEF_KEYS], columns)
+        if paging and not first.is_question and not pending.is_read:
+            unread = _break_rows([paging[0], ("a r s", "allow at its end"), ("d D", "deny")], columns)
+            rows = [*unread, *[[]] * len(rows)][: len(rows)]
         if not pending.is_armed:
             return [""] * len(rows)
         if not empty and not first.is_question:

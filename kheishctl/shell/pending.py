@@ -110,6 +110,7 @@ class PendingRequests:
     """The pending requests, the position within the shown one, and the purpose of the next line.
 
     The panel sets ``total_lines`` and ``page_lines`` when it draws the shown request from line ``offset``.
+    Then it calls ``mark_read``: an approval can be allowed once its last line was on the screen.
     """
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
@@ -117,6 +118,7 @@ class PendingRequests:
         self.line_entry: LineEntry | None = None
         self.offset = 0
         self.page_lines = self.total_lines = 0
+        self.is_read = False
         self._requests: dict[str, PendingRequest] = {}
         self._in_flight: set[str] = set()
         self._announced: set[str] = set()
@@ -181,8 +183,12 @@ class PendingRequests:
         elif self._visible is None or self._visible[0] != current:
             if self._visible is None or self._visible[0][0] != current[0]:
                 self._accepts_line = False
-            self._visible, self.offset = (current, self._now_s()), 0
+            self._visible, self.offset, self.is_read = (current, self._now_s()), 0, False
         self._accepts_line = self._accepts_line or (empty and self.is_armed)
+
+    def mark_read(self) -> None:
+        """Record that the lines of the current page are drawn."""
+        self.is_read = self.is_read or self.offset + self.page_lines >= self.total_lines
 
     @property
     def is_armed(self) -> bool:
@@ -215,6 +221,9 @@ class PendingRequests:
 
     def _press_approval(self, request: PendingRequest, key: str) -> Actions | None:
         match key:
+            case "a" | "r" | "s" | "A" if not self.is_read:
+                # The end of a command decides what it does.
+                return ()
             case "a" | "r" | "s":
                 return self.resolve([request], "allow", remember=_REMEMBER[key])
             case "d":

@@ -216,4 +216,9 @@ def test_keys_in_a_low_terminal() -> None:
     lines = draw(pending, columns=44, rows=6)
     assert len(lines) == 6
     assert lines[1:4] == [f"{BAR}a", f"{BAR}b", f"{BAR}c"]
-    assert lines[4:] == ["space more (1-3 of 8 lines)  a r s allow", "d D deny  e edit  A X all"]
+    assert lines[4:] == ["space more (1-3 of 8 lines)", "a r s allow at its end  d D deny"]
+    for _ in range(2):
+        pending.press(" ")
+        lines = draw(pending, columns=44, rows=6)
+    assert lines[1:4] == [f"{BAR}f", f"{BAR}g", f"{BAR}h"]
+    assert lines[4:] == ["space more (6-8 of 8 lines)  a r s allow", "d D deny  e edit  A X all"]

@@ -46,6 +46,7 @@ class Viewer:
         self.pending.mark_drawn(empty=empty)
         self.now_s += GRACE_SECONDS
         self.pending.mark_drawn(empty=empty)
+        self.pending.mark_read()
 
     def press(self, key: str) -> Any:
         """Press a key."""
@@ -80,6 +81,7 @@ def test_key_answers_only_a_request_that_was_visible() -> None:
     pending.add(make_approval(1))
     assert pending.press("a") is None
     pending.mark_drawn(empty=True)
+    pending.mark_read()
     now_s = GRACE_SECONDS / 2
     assert pending.press("a") is None
     pending.add(make_approval(2))
@@ -87,6 +89,7 @@ def test_key_answers_only_a_request_that_was_visible() -> None:
     assert pending.press("a") is not None
     assert pending.press("a") is None
     pending.mark_drawn(empty=True)
+    pending.mark_read()
     now_s = 2 * GRACE_SECONDS
     assert pending.press("a") is not None
 
@@ -236,6 +239,32 @@ def test_next_request_starts_at_its_first_line() -> None:
     viewer.press("a")
     viewer.look()
     assert viewer.pending.offset == 0
+
+
+@pytest.mark.parametrize("key", ["a", "r", "s", "A"])
+def test_an_approval_is_allowed_only_after_its_end_was_shown(key: str) -> None:
+    """The keys that allow have no effect before the last line was on the screen; going back is fine then."""
+    viewer = Viewer()
+    viewer.pending.total_lines, viewer.pending.page_lines = 25, 10
+    viewer.pending.add(make_approval(1))
+    viewer.look()
+    assert viewer.press(key) == ()
+    for _ in range(2):
+        viewer.press(" ")
+        viewer.look()
+    viewer.press("b")
+    viewer.look()
+    assert viewer.press(key)
+    assert viewer.pending.first is None
+
+
+def test_an_approval_is_denied_at_any_time() -> None:
+    """A person who has read enough to say no need not read the rest."""
+    viewer = Viewer()
+    viewer.pending.total_lines, viewer.pending.page_lines = 25, 10
+    viewer.pending.add(make_approval(1))
+    viewer.look()
+    assert viewer.press("d")
 
 
 def test_replaced_requests() -> None:
