@@ -32,6 +32,7 @@ from protocol.errors.journal import SubscriptionExists, SubscriptionNotFound
 from protocol.errors.rpc import Overloaded, RequestNotFound
 from protocol.errors.token import TokenInvalid
 from protocol.limits.rpc import MAX_OPEN_REQUESTS, MAX_SUBSCRIPTIONS, MAX_UNSENT_BYTES
+from protocol.objects.rpc import CANCEL, LSP_CANCEL
 from protocol.rpc.wire import (
     NULL,
     Batch,
@@ -154,7 +155,8 @@ class ClientConnection(ABC):
         """Handle a message other than a request. A response is ignored: the daemon sends no requests."""
         match value:
             case Notification():
-                request = Request(NULL, value.method, value.params)
+                method = CANCEL.name if value.method == LSP_CANCEL else value.method
+                request = Request(NULL, method, value.params)
                 self._shared.dispatcher.dispatch(request, self, _drop)
             case Malformed():
                 reply(encode_error(value.id, value.refusal))

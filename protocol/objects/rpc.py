@@ -45,4 +45,10 @@ CANCEL = Method(
     errors=(RequestNotFound,),
 )
 
+LSP_CANCEL = "$/cancelRequest"
+"""The notification by which clients of language servers cancel a request; it has the same params.
+
+Source: https://microsoft.github.io/language-server-protocol/specification, "Cancellation Support".
+"""
+
 METHODS = (PING, DISCOVER, CANCEL)

@@ -252,6 +252,17 @@ async def test_requests_run_side_by_side(client: Client, toys: Toys) -> None:
         await client.call("rpc.cancel", id=99)
 
 
+async def test_clients_of_language_servers_cancel_as_they_are_used_to(client: Client, toys: Toys) -> None:
+    """The notification ``$/cancelRequest`` cancels a request; an unknown id changes nothing."""
+    first = await client.request("toy.wait", value=1)
+    assert await client.call("toy.read") is True
+    for id_ in (99, first):
+        await client.send({"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": id_}})
+    with pytest.raises(RequestCancelled):
+        await client.answer(first)
+    await require_alive(client)
+
+
 async def test_a_subscription_is_complete(server: RpcServer, client: Client) -> None:
     """A subscription yields its answer, past events, live events, text and its end."""
     await client.call("toy.keep", value="a")
