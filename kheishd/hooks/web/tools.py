@@ -13,7 +13,8 @@ import msgspec
 import trio
 from msgspec import Meta, Struct
 
-from kheishd.hooks.web.urls import Address, Target, is_public, parse_url
+from kheishd.hooks.web.interfaces import is_foreign_and_public
+from kheishd.hooks.web.urls import Address, Target, parse_url
 from kheishd.kernel.hook import Arguments, Invocation, Outcome, SubHook, tool
 from protocol.limits.call import MAX_TOOL_TEXT_BYTES
 from protocol.limits.units import KIB
@@ -77,7 +78,7 @@ class WebFetch(SubHook):
 
     name = "web_fetch"
 
-    def __init__(self, allowed: Callable[[Address], bool] = is_public) -> None:
+    def __init__(self, allowed: Callable[[Address], bool] = is_foreign_and_public) -> None:
         self._allowed = allowed
         self._secure: ssl.SSLContext | None = None
 

@@ -116,12 +116,18 @@ _SPECIAL_V6 = [ip_network(block) for block in ("2001::/23", "2001:db8::/32", "20
 _V4_IN_V6 = [IPv6Network(block) for block in ("::ffff:0:0/96", "64:ff9b::/96")]
 
 
+def extract_v4(address: Address) -> Address:
+    """Return the IPv4 address that an IPv6 address embeds, else the address itself."""
+    if isinstance(address, IPv6Address) and any(address in block for block in _V4_IN_V6):
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
+
+
 def is_public(address: Address) -> bool:
     """Whether an address is on the public internet."""
+    address = extract_v4(address)
     if isinstance(address, IPv4Address):
         return address.is_global and not any(address in block for block in _SPECIAL_V4)
-    if any(address in block for block in _V4_IN_V6):
-        return is_public(IPv4Address(int(address) & 0xFFFFFFFF))
     return (
         address.is_global and address in _ASSIGNED_V6 and not any(address in block for block in _SPECIAL_V6)
     )
