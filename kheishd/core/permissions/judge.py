@@ -308,9 +308,10 @@ class _Walk:
                     if protected is None:
                         self._decide("allow", "mode acceptEdits", "", "edit_allowed")
                     else:
-                        note = f"other programs execute or obey {protected}"
+                        problem = f"other programs execute or obey {protected}"
+                        note = f"{previous.note}; {problem}" if previous.note else problem
                         self._decide("ask", "mode acceptEdits", note)
-                        self._explain("mode", None, f"the mode does not allow this edit: {note}")
+                        self._explain("mode", None, f"the mode does not allow this edit: {problem}")
             case "bypassPermissions":
                 if previous.decision == "ask" and not self.firm:
                     self._decide("allow", "mode bypassPermissions", "", "ask_allowed")

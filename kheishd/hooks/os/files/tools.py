@@ -252,7 +252,7 @@ class Files(SubHook):
     )
     async def grep_search(self, call: Invocation, arguments: SearchFiles) -> Outcome:
         """Find lines by a regular expression, or by a text without ripgrep. Errors: ToolError."""
-        workspace, is_closed = call.context.workspace, call.is_closed
+        workspace, is_closed = call.context.workspace, call.make_path_check()
         if self._ripgrep is None:
             work = partial(literal_search, arguments=arguments, is_closed=is_closed)
             return Outcome(await self._run(_in_root, workspace, work))

@@ -49,6 +49,9 @@ from protocol.objects.approval import Preview
 LOCK_SECONDS: Final = 3.0
 _RETRY_SECONDS: Final = 0.01
 
+# The file system cannot reserve space.
+_NO_ALLOCATION: Final = (errno.EOPNOTSUPP, errno.EINVAL)
+
 _NO_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -291,10 +294,7 @@ def _write(
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     descriptor = os.open(name, flags, 0o600, dir_fd=directory)
     try:
-        view = memoryview(content)
-        while view:
-            check()
-            view = view[os.write(descriptor, view[:PIECE_BYTES]) :]
+        _write_all(descriptor, content, check)
         if attributes is None:
             os.fchmod(descriptor, 0o666 & ~user_umask())
             is_equal = True
@@ -311,26 +311,24 @@ def _overwrite(directory: int, name: str, content: bytes) -> None:
     descriptor = os.open(name, os.O_WRONLY | os.O_NOFOLLOW, dir_fd=directory)
     try:
         if content:
-            # A full disk shows before anything was changed.
-            with suppress_unsupported():
+            try:
+                # A full disk shows before anything was changed.
                 os.posix_fallocate(descriptor, 0, len(content))
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view) :]
+            except OSError as error:
+                if error.errno not in _NO_ALLOCATION:
+                    raise
+        _write_all(descriptor, content, lambda: None)
         os.ftruncate(descriptor, len(content))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-@contextmanager
-def suppress_unsupported() -> Iterator[None]:
-    """Ignore that a file system does not support an operation. Errors: any other OSError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-            raise
+def _write_all(descriptor: int, content: bytes, check: Check) -> None:
+    view = memoryview(content)
+    while view:
+        check()
+        view = view[os.write(descriptor, view[:PIECE_BYTES]) :]
 
 
 def _commit(staged: Sequence[_StagedChange]) -> None:

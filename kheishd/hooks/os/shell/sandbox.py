@@ -122,7 +122,7 @@ class Sandbox:
             return str(problem)
         self._bubblewrap = bubblewrap
         if self._mark is not None:
-            # On a full disk, this daemon still requires the sandbox: it has found it.
+            # Without the mark, as on a full disk, the sandbox is required until the next reload only.
             with suppress(OSError):
                 self._mark.touch(mode=0o600)
         return None
