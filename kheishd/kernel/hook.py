@@ -232,8 +232,8 @@ class Invocation(Value, frozen=True):
     ``binding`` is the state that an approval is bound to (see :class:`Preview`); None without an approval.
     ``stream`` shows a piece of output to the run's followers while the tool runs; it never waits.
     ``observe`` journals more evidence after the start, such as a process id; at most 4 KiB.
-    ``is_closed`` returns whether rules keep the content of a path from tools that read (see
-    ``core.permissions.judge.is_path_closed``).
+    ``make_path_check`` reads the current rules and returns whether they keep the content of a path from tools
+    that read (see ``core.permissions.judge.is_path_closed``).
     """
 
     context: RunContext
@@ -243,7 +243,7 @@ class Invocation(Value, frozen=True):
     binding: str | None = None
     stream: Callable[[str], None] = _discard_text
     observe: Callable[[Mapping[str, Any]], Awaitable[None]] = _discard_evidence
-    is_closed: Callable[[str], bool] = _is_open
+    make_path_check: Callable[[], Callable[[str], bool]] = lambda: _is_open
 
     @property
     def key(self) -> str:

@@ -129,7 +129,7 @@ class CallExecutor:
                 call.binding,
                 lambda text: self._stream(call.call_id, text),
                 lambda evidence: self._observe(call.call_id, evidence),
-                judge.make_path_check(),
+                judge.make_path_check,
             )
             ruling = judge.judge_again(invocation, approved=call.approved)
             approval = None
