@@ -191,9 +191,11 @@ def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-def name_option(name: str, field: str, kind: str, help_text: str, **attrs: Any) -> Callable[[F], F]:
+def name_option(
+    name: str, field: str, kind: str, help_text: str, *, metavar: str | None = None, **attrs: Any
+) -> Callable[[F], F]:
     """Return an option whose value is completed by the daemon's names."""
-    metavar = name.removeprefix("--").upper()
+    metavar = metavar or name.removeprefix("--").upper()
     completion = complete(kind)
     return click.option(
         name, field, type=Name(), metavar=metavar, shell_complete=completion, help=help_text, **attrs
@@ -210,13 +212,12 @@ mutating = options(
 )
 """The options of every command that calls a mutation."""
 
-sender_option = click.option(
+sender_option = name_option(
     "--as",
     "sender",
-    type=Name(),
+    "senders",
+    "The sender (default: user); the same agent and sender continue their conversation.",
     metavar="SENDER",
-    shell_complete=complete("senders"),
-    help="The sender (default: user); the same agent and sender continue their conversation.",
 )
 """The option for the sender of a conversation."""
 

@@ -11,9 +11,7 @@ from kheishctl.commands.transfer import export, import_
 from kheishctl.contract import PERMISSION_MODES, SESSION_EMPTY, SESSION_STATUSES, Json
 from kheishctl.options import (
     JsonValue,
-    Name,
     SchemaFile,
-    complete,
     conversation_filters,
     drop_unset,
     make_contract,
@@ -47,14 +45,7 @@ COLUMNS = (
     Column("TITLE", "title"),
 )
 
-_sender_option = click.option(
-    "--as",
-    "sender",
-    type=Name(),
-    metavar="SENDER",
-    shell_complete=complete("senders"),
-    help="The sender.",
-)
+_sender_option = name_option("--as", "sender", "senders", "The sender.", metavar="SENDER")
 
 property_options = options(
     click.option(
