@@ -174,9 +174,9 @@ def test_workspaces_are_resolved(tmp_path: Path) -> None:
 
 def test_agent_outside_of_the_configured_root(source: Source) -> None:
     """A configured root limits agents' workspaces."""
-    source.home.config.write_text("[workspace]\nroot = '/srv/work'\n")
+    source.home.config.write_text("[workspace]\nroot = '/srv/team'\n")
     (source.home.agents / "a.md").write_text("---\nworkspace: /srv/other\n---\n")
     (source.home.agents / "b.md").write_text("---\nworkspace: inside\n---\n")
     runtime = build(source)
-    assert "a.md:2: workspace: /srv/other is not within /srv/work" in runtime.warnings[0]
-    assert runtime.definitions["b"].workspace == "/srv/work/inside"
+    assert "a.md:2: workspace: /srv/other is not within /srv/team" in runtime.warnings[0]
+    assert runtime.definitions["b"].workspace == "/srv/team/inside"

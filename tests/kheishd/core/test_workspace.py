@@ -15,7 +15,7 @@ from protocol.errors.session import WorkspaceForbidden
 
 HOME = "/home/kheish"
 DEFAULT = Workspaces(f"{HOME}/workspace", HOME)
-LIMITED = Workspaces("/srv/work", HOME, limited=True)
+LIMITED = Workspaces("/srv/team", HOME, limited=True)
 OUTSIDE = [HOME, f"{HOME}/state", f"{HOME}/run", f"{HOME}/agents/x", f"{HOME}/workspaces", "/home", "/"]
 
 PATHS = st.lists(st.sampled_from(["a", "b", "ab"]), max_size=4).map(lambda names: "/" + "/".join(names))
@@ -55,15 +55,15 @@ def test_without_a_configured_root_an_operator_chooses() -> None:
 
 def test_with_a_configured_root_everybody_chooses_within_it() -> None:
     """Every caller may choose within the configured root, and nobody beyond it."""
-    for path, inside in (("/srv/work", True), ("/srv/work/a", True), ("/srv/worker", False), ("/srv", False)):
+    for path, inside in (("/srv/team", True), ("/srv/team/a", True), ("/srv/teams", False), ("/srv", False)):
         assert is_allowed(LIMITED, path) == inside
         assert is_allowed(LIMITED, path, by_operator=False) == inside
 
 
 def test_a_root_inside_the_home() -> None:
     """A root inside the home may be used, a directory beside it may not."""
-    inside = Workspaces(f"{HOME}/work", HOME, limited=True)
-    assert is_allowed(inside, f"{HOME}/work/a")
+    inside = Workspaces(f"{HOME}/jobs", HOME, limited=True)
+    assert is_allowed(inside, f"{HOME}/jobs/a")
     assert not is_allowed(inside, f"{HOME}/workspace")
 
 
