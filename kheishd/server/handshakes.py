@@ -1,7 +1,7 @@
 """Connections over TCP that are not authenticated yet: how many there may be, and for how long.
 
-Without a token, a peer can only occupy a place here. A new peer beyond the limit takes the place of the oldest
-one of the address that occupies most, so that a flood displaces itself.
+Without a token, a peer can only occupy a place here. A new peer beyond the limit takes the place of the
+oldest one of the address that occupies most, so that a flood displaces itself.
 """
 
 from __future__ import annotations
