@@ -76,10 +76,10 @@ class _Answers:
     """The answers to all clients of one failed start."""
 
     def __init__(self, message: str, stamp: Callable[[], object], first_stamp: object) -> None:
-        from protocol.errors.daemon import NotStarted
+        from protocol.errors.daemon import DaemonNotStarted
 
-        self._full = NotStarted(f"the daemon cannot start: {message}")
-        self._brief = NotStarted()
+        self._full = DaemonNotStarted(f"the daemon cannot start: {message}")
+        self._brief = DaemonNotStarted()
         self._stamp = stamp
         self._first_stamp = first_stamp
 

@@ -17,7 +17,7 @@ class DaemonDraining(Unavailable, reason="daemon_draining"):
     """The daemon is shutting down and accepts no new work; try again when it is back."""
 
 
-class NotStarted(Unavailable, reason="not_started"):
+class DaemonNotStarted(Unavailable, reason="not_started"):
     """The daemon cannot start; its log and the service manager's status say why."""
 
     retryable = False
