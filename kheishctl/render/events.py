@@ -80,6 +80,10 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     ),
     "daemon_stopped": lambda e: str(e["note"]),
     "daemon_reloaded": lambda e: "; ".join([f"generation {e['generation']}", *e.get("warnings", ())]),
+    "daemon_restored": lambda e: (
+        f"backup of {format_utc(e['backup_at_ms'])}, up to cursor {e['backup_cursor']}; {e['runs']} runs "
+        f"interrupted, {e['indoubts']} calls in doubt; epoch {e['epoch']}"
+    ),
     "token_created": lambda e: f"{e['token_id']} {e.get('name', '')}",
     "token_revoked": lambda e: f"{e['token_id']} {e.get('note', '')}",
     "session_created": lambda e: f"{e['agent']} as {e.get('sender') or '-'} {e.get('title') or ''}",

@@ -110,9 +110,14 @@ def open_listeners(
     Errors: SocketInUse; ListenerUnusable if binding fails.
     """
     with ExitStack() as stack:
-        listeners = [
-            stack.enter_context(_adopt(fd, spec)) for fd, spec in _inherit(environ, rpc, shared, tcp)
-        ]
+        try:
+            inherited = list(_inherit(environ, rpc, shared, tcp))
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise ListenerUnusable(
+                (), f"a descriptor passed by systemd is no listening socket: {reason}"
+            ) from None
+        listeners = [stack.enter_context(_adopt(fd, spec)) for fd, spec in inherited]
         kinds = {type(listener.spec) for listener in listeners}
         specs: list[Listen] = [spec for spec in (rpc, shared, tcp) if spec is not None]
         for spec in specs:

@@ -11,7 +11,7 @@ from kheishd.kernel.call import Caller
 from kheishd.objects.node import journal, rpc
 from kheishd.objects.node.journal import MAX_CACHED_STREAMS, Selection, pruned_until
 from kheishd.store.environment import Transaction
-from protocol.errors.journal import CursorPruned, SubscriptionExists, SubscriptionNotFound
+from protocol.errors.journal import CursorPruned, CursorUnknown, SubscriptionExists, SubscriptionNotFound
 from protocol.errors.rpc import Overloaded
 from protocol.errors.run import RunNotFound
 from protocol.errors.session import SessionNotFound
@@ -205,6 +205,19 @@ async def test_journal_read_cursor_pruned(server: RpcServer, client: Client) -> 
         assert cursors_[1] in cursors(await client.call("journal.read", after=cursors_[0], **params))
         assert await client.call("journal.read", **params)
         assert await client.call("journal.read", order="newest", after=1, **params)
+
+
+async def test_journal_read_cursor_unknown(server: RpcServer, client: Client) -> None:
+    """A cursor beyond the end, or with the epoch of another line of history, is refused; so says the hint."""
+    last = (await add(server, 3))[-1]
+    page = await client.call("journal.read", after=last, epoch=server.state.epoch)
+    assert (page["events"], page["epoch"]) == ([], server.state.epoch)
+    for params in ({"after": last + 1}, {"after": 1, "epoch": "another"}):
+        with pytest.raises(CursorUnknown) as caught:
+            await client.call("journal.read", **params)
+        assert caught.value.hint == server.state.epoch
+    assert (await client.call("journal.read", after=last + 1, order="newest"))["events"]
+    assert (await client.call("journal.read", epoch="another"))["events"], "without a cursor nothing is wrong"
 
 
 async def test_pruned_cursors_are_per_stream(server: RpcServer) -> None:
