@@ -64,6 +64,20 @@ def _summarize_permissions(event: Json) -> str:
     return "; ".join([*added, *removed, *revoked])
 
 
+def describe_gap(gap: Json) -> str:
+    """Describe a gap in the journal, with its consequence."""
+    start, end = gap["from"], gap["to"]
+    if gap.get("reason") == "restored":
+        lost = f"the events after cursor {end} that you saw are not in it" if end < start else "none is lost"
+        return (
+            f"a backup was restored, so the journal has another epoch, {gap['epoch']}; {lost}; what happened "
+            "since follows"
+        )
+    if end < start:
+        return f"the journal ends at cursor {end}, before cursor {start}, which is of another history"
+    return f"events {start} to {end} were pruned"
+
+
 def _summarize_return(event: Json) -> str:
     took = f" after {format_duration(event['took_ms'] / 1000)}" if event.get("took_ms") is not None else ""
     return f"{event['tool']} {event['how']}{took}" + _note(event["text"])

@@ -28,8 +28,7 @@ class Filter(Params, frozen=True, kw_only=True):
 class JournalRead(Filter, frozen=True, kw_only=True):
     """Params of ``journal.read``. ``after`` is a cursor; with order newest, the page precedes it.
 
-    With the ``epoch`` of the cursor, a cursor of another line of history is refused. A cursor beyond the end
-    always is, because no page can have returned it.
+    With the ``epoch`` of the cursor, a cursor of another line of history, or beyond the end, is refused.
     """
 
     after: Cursor | None = None

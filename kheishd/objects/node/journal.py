@@ -196,9 +196,9 @@ def read(call: Call, params: JournalRead) -> JournalPage:
 
 def _require_own_cursor(store: Snapshot, params: JournalRead, epoch: str) -> None:
     """Require that the cursor of a page is of this line of history. Errors: CursorUnknown."""
-    if params.after is None:
+    if params.after is None or params.epoch is None:
         return
-    if params.epoch is not None and params.epoch != epoch:
+    if params.epoch != epoch:
         shared = find_shared_cursor(store, params.epoch) or 0
         raise CursorUnknown(
             f"the cursor {params.after} is of another line of history than this one, whose epoch is {epoch}: "
