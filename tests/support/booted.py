@@ -48,8 +48,8 @@ done
 exit "$status"
 """
 
-# What a machine has and a container lacks. nspawn covers parts of /proc, and then the kernel lets nobody in a user
-# namespace to mount one. The loader must know the interpreter's own library, if it has one.
+# A container lacks two things of a machine. nspawn covers parts of /proc, and then the kernel lets nobody in a
+# user namespace mount one. The loader must know the interpreter's own library, if it has one.
 MACHINE_UNIT = """
 [Unit]
 DefaultDependencies=no
