@@ -12,7 +12,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,8 +47,8 @@ done
 exit "$status"
 """
 
-# A container lacks two things of a machine. nspawn covers parts of /proc, and then the kernel lets nobody in a
-# user namespace mount one. The loader must know the interpreter's own library, if it has one.
+# A container lacks two things of a machine. nspawn covers parts of /proc, and then the kernel forbids to mount
+# another one in a user namespace. The loader must know the interpreter's own library, if it has one.
 MACHINE_UNIT = """
 [Unit]
 DefaultDependencies=no
@@ -135,13 +134,19 @@ class Booted:
 
     def wait_booted(self) -> None:
         """Wait until systemd has started everything. Errors: CannotBoot."""
-        deadline = time.monotonic() + PATIENCE_S
-        while self._shell.poll() is None and time.monotonic() < deadline:
+
+        def has_booted() -> bool:
+            if self._shell.poll() is not None:
+                return True
             with suppress(LookupError):
                 state = self.run("systemctl", "is-system-running", "--wait", check=False)
-                if state.stdout.strip() in ("running", "degraded"):
-                    return
-            time.sleep(0.02)
+                return state.stdout.strip() in ("running", "degraded")
+            return False
+
+        with suppress(AssertionError):
+            until(has_booted, "the boot")
+            if self._shell.poll() is None:
+                return
         raise CannotBoot(f"systemd-nspawn did not boot: {self.log[-500:]}")
 
     @property
