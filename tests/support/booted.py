@@ -47,8 +47,8 @@ done
 exit "$status"
 """
 
-# A container lacks two things of a machine. nspawn covers parts of /proc, and then the kernel forbids to mount
-# another one in a user namespace. The loader must know the interpreter's own library, if it has one.
+# A container lacks two things of a machine. nspawn covers parts of /proc, and then it cannot be mounted
+# in a user namespace. The loader must know the interpreter's own library, if it has one.
 MACHINE_UNIT = """
 [Unit]
 DefaultDependencies=no
