@@ -40,7 +40,7 @@ from kheishd.providers.credentials import find_secrets
 from kheishd.reload import Reloader
 from kheishd.restored import finish_restore
 from kheishd.server.dispatch import Dispatcher
-from kheishd.server.listeners import ListenerUnusable, open_listeners
+from kheishd.server.listeners import Listener, ListenerUnusable, check_listeners, open_listeners
 from kheishd.server.server import Server, open_server
 from kheishd.systemd import Notifier, read_watchdog_seconds
 from kheishd.toolbox import Toolbox
@@ -94,6 +94,8 @@ class Daemon:
         self._notifier = Notifier(environ)
         self._watchdog_s = read_watchdog_seconds(environ)
         self._vitals = Vitals(version=__version__, home=source.home.path, sandbox=self._sandbox.describe)
+        self._server: Server | None = None
+        self._listeners: list[Listener] = []
         self._state: State
         self.reloader: Reloader
 
@@ -203,6 +205,7 @@ class Daemon:
     async def _listen(self, server: Server) -> AsyncIterator[None]:
         """Serve clients of all listeners while the block runs. Errors: SocketInUse, ConfigInvalid."""
         options = self._build_listen_options(self._config)
+        self._server = server
         run_dir = self._source.home.run
         with ExitStack() as stack:
             try:
@@ -213,6 +216,7 @@ class Daemon:
                 )
             except ListenerUnusable as error:
                 raise make_refusal(self._source.config_path, error.key, str(error)) from None
+            self._listeners = listeners
             self._vitals.listeners = [listener.name for listener in listeners]
             async with trio.open_nursery() as nursery:
                 for listener in listeners:
@@ -222,15 +226,15 @@ class Daemon:
 
     def _build_listen_options(self, config: Config) -> ListenOptions:
         """Return the options of the listeners. Errors: ConfigInvalid, also for an unusable certificate."""
-        options = build_listen_options(config.listen, self._source.home)
-        if options.tcp is not None and options.tcp.certificate is not None:
-            # TLS is needed by few daemons, and its import takes a while.
-            from kheishd.server.websocket import load_certificate
+        try:
+            options = build_listen_options(config.listen, self._source.home, self._environ)
+            if options.tcp is not None and options.tcp.certificate is not None:
+                # TLS is needed by few daemons, and its import takes a while.
+                from kheishd.server.websocket import load_certificate
 
-            try:
                 load_certificate(options.tcp)
-            except ListenerUnusable as error:
-                raise make_refusal(self._source.config_path, error.key, str(error)) from None
+        except ListenerUnusable as error:
+            raise make_refusal(self._source.config_path, error.key, str(error)) from None
         return options
 
     async def _watch_store(self) -> None:
@@ -285,10 +289,14 @@ class Daemon:
         runtime = build_runtime(
             self._source, generation, self._make_models, self._toolbox.hooks, skip_bad_agents=False
         )
+        # The next start must not fail because of a value that this reload accepted.
+        options = self._build_listen_options(runtime.config)
         if runtime.config.listen == self._config.listen:
             return runtime
-        # The next start must not fail because of a value that this reload accepted.
-        self._build_listen_options(runtime.config)
+        try:
+            check_listeners([spec for spec in (options.shared, options.tcp) if spec], self._listeners)
+        except ListenerUnusable as error:
+            raise make_refusal(self._source.config_path, error.key, str(error)) from None
         return replace(runtime, warnings=(*runtime.warnings, LISTEN_CHANGED))
 
     def _make_models(self, limits: RunsSection) -> ProviderCaller:
@@ -298,6 +306,12 @@ class Daemon:
         """Learn the credentials of a runtime, and log at its level."""
         self._learn(*find_secrets(runtime.routes.values(), self._environ))
         self._logs.set_level(self._level or runtime.config.log.level)
+        if self._server is not None:
+            try:
+                self._server.renew_certificates()
+            except ListenerUnusable as error:
+                # It was usable a moment ago, when the runtime was built.
+                log.warning("connections still use the previous certificate: %s", error)
 
     def _learn(self, *secrets: str) -> None:
         """Scrub secrets from everything that is journaled, logged, streamed or captured from now on."""
