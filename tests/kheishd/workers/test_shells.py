@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from kheishd.config.sections.config import Config
 from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.core.text.scrub import Scrubber
 from kheishd.hooks.os.shell.log import ShellLog
@@ -42,7 +43,7 @@ def shell(yard: Yard, *, stall_s: float = 45.0) -> BackgroundShell:
 async def run(yard: Yard, command: str) -> ShellOutcome:
     """Run a command to its own end; return how it ended."""
     await yard.begin(command)
-    return await shell(yard).run(yard.starter, ())
+    return await shell(yard).run(yard.starter, Config())
 
 
 # One shell.

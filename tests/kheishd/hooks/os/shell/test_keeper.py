@@ -19,13 +19,13 @@ from tests.support.commands import running_with, wait_ended, wait_for_processes
 class Kept:
     """A keeper, and our end of its socket."""
 
-    def __init__(self, argv: list[str], manner: str) -> None:
+    def __init__(self, argv: list[str], manner: str, limits: str = "", workspace: str = "/") -> None:
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(20)
         self.lines = self.socket.makefile("r")
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", KEEPER, str(ROOT), manner, *argv],
+                [sys.executable, "-I", "-S", "-c", KEEPER, str(ROOT), manner, limits, workspace, *argv],
                 stdin=theirs.fileno(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -14,6 +14,7 @@ import pytest
 import trio
 from msgspec.structs import replace
 
+from kheishd.config.sections.tools import LimitsSection
 from kheishd.hooks.os.shell.output import OutputCollector, Spool
 from kheishd.hooks.os.shell.process import CommandEnd
 from kheishd.hooks.os.shell.tools import Bash, BashArguments, _create_task, outcome_of, result_of
@@ -576,7 +577,7 @@ def outcome(
     workdir: str = "/w",
 ) -> Outcome:
     """Return the outcome of a command that ended so."""
-    result = result_of(command, workdir, False, 5.0, end, collector, spool)
+    result = result_of(command, workdir, False, 5.0, end, collector, spool, LimitsSection())
     return outcome_of(result, collector, spool)
 
 
