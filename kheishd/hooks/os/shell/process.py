@@ -66,7 +66,7 @@ class CommandEnd(Value, frozen=True):
     """The end of a command, once nothing of it runs: ``code`` is 128 + n if it ended by signal n.
 
     ``code`` is None if it is unknown: ``unboxed`` if the sandbox could not be set up and the command never
-    ran, else the keeper was killed. ``exceeded``: the keeper stopped it because of this limit (see ``watch``).
+    ran, else the keeper was killed. ``exceeded`` is the limit for which the keeper stopped it.
     """
 
     code: int | None
