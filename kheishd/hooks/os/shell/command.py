@@ -71,7 +71,7 @@ def prepare_command(
     argv = [*shell_argv(), line]
     boxed = None
     if sandbox is not None:
-        boxed = sandbox.confine(workdir, [*_process_limit(limits), *argv], limits)
+        boxed = sandbox.confine(workdir, [*limit_processes(limits), *argv], limits)
     return Command(
         tuple(argv if boxed is None else boxed.argv),
         {**clean_environment(environ, workdir.workspace), **(variables or {})},
@@ -85,7 +85,7 @@ def prepare_command(
     )
 
 
-def _process_limit(limits: LimitsSection) -> list[str]:
+def limit_processes(limits: LimitsSection) -> list[str]:
     """Return the beginning of an argv that limits the processes of an ordinary user inside the sandbox.
 
     The kernel counts a user's processes in each user namespace, so this must happen inside: outside, all that

@@ -303,8 +303,8 @@ def _exec(argv: list[str], report: int, limits: Limits) -> NoReturn:
                 signal.signal(number, signal.SIG_DFL)
             with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
                 file.write(str(OOM_SCORE))
-            _limit(limits)
-            _join_keyring()
+            limit_process(limits)
+            join_keyring()
             os.execv(argv[0], argv)
     except OSError as error:
         os.write(report, (error.strerror or str(error)).encode())
@@ -312,7 +312,7 @@ def _exec(argv: list[str], report: int, limits: Limits) -> NoReturn:
         os._exit(127)
 
 
-def _limit(limits: Limits) -> None:
+def limit_process(limits: Limits) -> None:
     """Apply the limits that the kernel has for each process; a limit that is lower already stays."""
     for kind, value in (
         (resource.RLIMIT_CORE, 0),
@@ -327,7 +327,7 @@ def _limit(limits: Limits) -> None:
             resource.setrlimit(kind, (soft, hard))
 
 
-def _join_keyring() -> None:
+def join_keyring() -> None:
     """Leave the daemon's session keyring for an empty one, if the kernel has keyrings."""
     import ctypes
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
+from itertools import chain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Watch:
                 return "processes"
         if self._limits.memory and pages * PAGE_BYTES > self._limits.memory:
             # Processes that were forked share pages, which were counted more than once so far.
-            if sum(map(_proportional_bytes, pids)) > self._limits.memory:
+            if sum(map(proportional_bytes, pids)) > self._limits.memory:
                 return "memory"
         return None
 
@@ -133,7 +134,9 @@ class Watch:
         Deleted files that are still open count as well. Stops when it is more than ``enough``.
         """
         total = 0
-        for status in (*self._deleted_files(), *self._changed_files(deadline)):
+        # The clock of files ticks a few times in a hundredth of a second.
+        changed_files = find_changed_files(self._workspace, self._began_ns - 10_000_000, deadline)
+        for status in chain(find_deleted_files(self._workspace), changed_files):
             if status is None:
                 return None
             total += status.st_blocks * BLOCK_BYTES
@@ -141,36 +144,38 @@ class Watch:
                 break
         return total
 
-    def _changed_files(self, deadline: float) -> Iterator[os.stat_result | None]:
-        directories = [self._workspace]
-        # The clock of files ticks a few times in a hundredth of a second.
-        since_ns = self._began_ns - 10_000_000
-        while directories:
-            if time.monotonic() > deadline:
-                yield None
-                return
-            with suppress(OSError), os.scandir(directories.pop()) as entries:
-                for entry in entries:
-                    with suppress(OSError):
-                        if entry.is_dir(follow_symlinks=False):
-                            directories.append(entry.path)
-                        status = entry.stat(follow_symlinks=False)
-                        if status.st_ctime_ns >= since_ns:
-                            yield status
 
-    def _deleted_files(self) -> Iterator[os.stat_result]:
-        device = None
+def find_changed_files(directory: str, since_ns: int, deadline: float) -> Iterator[os.stat_result | None]:
+    """Yield the status of each file below a directory that changed since a time; None if the time is over."""
+    directories = [directory]
+    while directories:
+        if time.monotonic() > deadline:
+            yield None
+            return
+        with suppress(OSError), os.scandir(directories.pop()) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        directories.append(entry.path)
+                    status = entry.stat(follow_symlinks=False)
+                    if status.st_ctime_ns >= since_ns:
+                        yield status
+
+
+def find_deleted_files(directory: str) -> Iterator[os.stat_result]:
+    """Yield the status of the deleted files on a directory's disk that the command's processes hold open."""
+    device = None
+    with suppress(OSError):
+        device = os.stat(directory).st_dev
+    seen = set()
+    for pid in tree(os.getpid()):
         with suppress(OSError):
-            device = os.stat(self._workspace).st_dev
-        seen = set()
-        for pid in tree(os.getpid()):
-            with suppress(OSError):
-                for name in os.listdir(f"/proc/{pid}/fd"):
-                    with suppress(OSError):
-                        status = os.stat(f"/proc/{pid}/fd/{name}")
-                        if status.st_nlink == 0 and status.st_dev == device and status.st_ino not in seen:
-                            seen.add(status.st_ino)
-                            yield status
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                with suppress(OSError):
+                    status = os.stat(f"/proc/{pid}/fd/{name}")
+                    if status.st_nlink == 0 and status.st_dev == device and status.st_ino not in seen:
+                        seen.add(status.st_ino)
+                        yield status
 
 
 def tree(root: int) -> Iterator[int]:
@@ -186,7 +191,7 @@ def tree(root: int) -> Iterator[int]:
                     pids += map(int, file.read().split())
 
 
-def _proportional_bytes(pid: int) -> int:
+def proportional_bytes(pid: int) -> int:
     """Return the memory of a process, with its part of what it shares with others."""
     with suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
         for line in file:
