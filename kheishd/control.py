@@ -225,7 +225,7 @@ class DaemonControl:
         if self._reloads.problem is not None:
             yield f"the last reload was refused and changed nothing: {self._reloads.problem}"
         yield from self._runtimes.current().warnings
-        yield from self._find_sandbox_warnings()
+        yield from self.find_sandbox_warnings()
         yield from self._find_unready_routes()
         with self._state.read() as store:
             newest = islice(store.scan(RUNS, reverse=True), MAX_PARKED_SEARCH_RUNS)
@@ -235,7 +235,8 @@ class DaemonControl:
         if self._vitals.after_crash and uptime_s < CRASH_WARNING_SECONDS:
             yield "the previous daemon did not shut down cleanly; its unfinished work was resumed"
 
-    def _find_sandbox_warnings(self) -> Iterator[str]:
+    def find_sandbox_warnings(self) -> Iterator[str]:
+        """Yield the warnings about the sandbox of commands."""
         sandbox = self._vitals.sandbox(self._runtimes.current().config.workspace)
         if sandbox is None or not sandbox.problem:
             return
