@@ -13,6 +13,7 @@ import trio
 from msgspec import Struct
 
 from kheishd.config.sections.workspace import WorkspaceSection
+from kheishd.objects.talk.workspace import find_problem
 from kheishd.store.commit import GONE
 from kheishd.store.tables import (
     APPROVALS_WAITING,
@@ -137,7 +138,7 @@ class DaemonControl:
     async def reload(self) -> tuple[int, list[str]]:
         """Build a new runtime; return its generation and all warnings. Errors: ConfigInvalid."""
         generation, warnings = await self._reloads.request()
-        return generation, [*warnings, *self._find_unready_routes()]
+        return generation, [*warnings, *self._find_missing_workspaces(), *self._find_unready_routes()]
 
     def shutdown(self, drain_s: float | None) -> None:
         """Request a stop."""
@@ -222,6 +223,7 @@ class DaemonControl:
             yield f"the last reload was refused and changed nothing: {self._reloads.problem}"
         yield from self._runtimes.current().warnings
         yield from self._find_sandbox_warnings()
+        yield from self._find_missing_workspaces()
         yield from self._find_unready_routes()
         with self._state.read() as store:
             newest = islice(store.scan(RUNS, reverse=True), MAX_PARKED_SEARCH_RUNS)
@@ -245,6 +247,14 @@ class DaemonControl:
                 f"workspace.sandbox is off: {sandbox.problem}; switch the sandbox on, or accept this with "
                 'workspace.unsandboxed = "allow"'
             )
+
+    def _find_missing_workspaces(self) -> Iterator[str]:
+        runtime = self._runtimes.current()
+        agents = {agent.workspace for agent in runtime.definitions.values() if agent.workspace is not None}
+        for path in sorted({runtime.workspace_root} | agents):
+            problem = find_problem(path)
+            if problem is not None:
+                yield f"the workspace {path} {problem}"
 
     def _find_unready_routes(self) -> Iterator[str]:
         runtime = self._runtimes.current()
