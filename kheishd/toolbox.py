@@ -38,6 +38,7 @@ class Toolbox(Value, frozen=True):
             health=self.health,
             asks_unsandboxed=config.workspace.unsandboxed == "ask",
             limits=config.tools.limits,
+            protected=config.permissions.protected,
         )
         parts = (Files(self.locks), bash, WebFetch(), AskUser(), Planning(), Outputs(), Results())
         return CompositeHook((*parts, TaskTools(self.shells)))

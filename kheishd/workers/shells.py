@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from codecs import getincrementaldecoder
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
@@ -24,6 +24,7 @@ from kheishd.core.text.stream import TextStreamScrubber
 from kheishd.hooks.os.shell.limits import explain_excess
 from kheishd.hooks.os.shell.log import ends_in_prompt
 from kheishd.hooks.os.shell.process import MAX_KILL_SECONDS, CommandEnd, KeptCommand, NotStarted
+from kheishd.objects.people.permission import closed_patterns_of
 from kheishd.objects.work.shell import (
     ShellOutcome,
     live_shells,
@@ -98,19 +99,24 @@ class BackgroundShell:
             self._cause = cause
             self._running.cancel()
 
-    async def run(self, starter: Starter, config: Config) -> ShellOutcome:
-        """Run the command; return how it ended, with no process of it left and its output in its file."""
+    async def run(self, starter: Starter, config: Config, closed: Sequence[str] = ()) -> ShellOutcome:
+        """Run the command; return how it ended, with no process of it left and its output in its file.
+
+        ``closed`` are the patterns of paths that it cannot read in a sandbox.
+        """
         shell = self.task.shell
         assert shell is not None, "the task has a command"
         if self._running.cancel_called:
             return ShellOutcome(self._cause, problem="it had not begun")
         await trio.to_thread.run_sync(self._log.begin)
         try:
-            async with starter.running(self.task.task_id, shell, config) as process:
+            notes: list[str] = []
+            async with starter.running(self.task.task_id, shell, config, closed, notes) as process:
                 ended = await self._attend(process)
             code = None if ended is None else ended.code
             written = await self._files.read(self.task.task_id, 1)
             ending, problem = self._ending(ended, config)
+            problem = "; ".join(filter(None, (problem, *notes)))
             return ShellOutcome(ending, code, _brief(problem), self._log.total_bytes, written.kept_bytes)
         except NotStarted as error:
             return ShellOutcome("not_started", problem=_brief(str(error)))
@@ -262,7 +268,10 @@ class ShellWorker(Worker):
             try:
                 try:
                     await self._prune()
-                    over = await shell.run(self._starter, self._services.runtimes.current().config)
+                    runtime = self._services.runtimes.current()
+                    with self._state.read() as store:
+                        closed = closed_patterns_of(store, runtime, shell.task)
+                    over = await shell.run(self._starter, runtime.config, closed)
                 except Exception:
                     log.exception("a background shell failed", extra={"task_id": task_id})
                     over = ShellOutcome("exit_unknown", problem=FAILED)

@@ -5,7 +5,7 @@ its confinement were approved: if those are no longer available, it is not start
 """
 
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,8 @@ from kheishd.hooks.os.shell.process import (
     running,
 )
 from kheishd.hooks.os.shell.sandbox import Sandbox
+from kheishd.hooks.os.shell.scan import PathRules
+from kheishd.hooks.os.shell.shield import Shield, describe_new
 from kheishd.hooks.os.shell.workdir import open_workdir
 from kheishd.kernel.hook import ToolError
 from protocol.objects.task import Shell
@@ -45,8 +47,13 @@ class Starter:
         self._health = health
 
     @asynccontextmanager
-    async def running(self, task_id: str, shell: Shell, config: Config) -> AsyncIterator[KeptCommand]:
+    async def running(
+        self, task_id: str, shell: Shell, config: Config, closed: Sequence[str], notes: list[str]
+    ) -> AsyncIterator[KeptCommand]:
         """Run the shell of a task while the block runs, within the limits of the configuration.
+
+        ``closed`` are the patterns of paths that a sandboxed one cannot read. Sentences about its end are
+        appended to ``notes``.
 
         Errors: NotStarted.
         """
@@ -58,25 +65,31 @@ class Starter:
         except ToolError as error:
             raise NotStarted(str(error)) from None
         try:
-            variables, mark = {TASK_VARIABLE: task_id}, self._mark(task_id)
-            prepare = partial(
-                prepare_command,
-                shell.command,
-                workdir,
-                self._environ,
-                mark,
-                sandbox,
-                config.tools.limits,
-                variables,
-            )
+            shield = None
             try:
                 if sandbox is not None:
                     await sandbox.choose("required")
+                    rules = PathRules(tuple(config.permissions.protected), tuple(closed))
+                    shield = await trio.to_thread.run_sync(Shield, workdir, rules, sandbox.hidden)
+                prepare = partial(
+                    prepare_command,
+                    shell.command,
+                    workdir,
+                    self._environ,
+                    self._mark(task_id),
+                    sandbox,
+                    config.tools.limits,
+                    None if shield is None else shield.scan,
+                    {TASK_VARIABLE: task_id},
+                )
                 command = await trio.to_thread.run_sync(prepare)
             except ToolError as error:
                 raise NotStarted(str(error)) from None
             async with running(command, merged=True) as process:
                 yield process
+            if shield is not None:
+                new = await trio.to_thread.run_sync(shield.find_new)
+                notes += [*describe_new([*new.unapproved, *new.elsewhere]), *shield.describe_limit()]
         finally:
             workdir.close()
 

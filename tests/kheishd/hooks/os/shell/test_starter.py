@@ -28,7 +28,7 @@ async def started(home: Path, shell: Shell, readable: tuple[str, ...] = ()) -> A
     """Run the shell of the task ``tsk_1``."""
     environ = {"PATH": os.environ["PATH"], "OPENAI_API_KEY": "canary"}
     config = Config(workspace=WorkspaceSection(readable=list(readable)))
-    async with Starter(home, environ).running("tsk_1", shell, config) as command_process:
+    async with Starter(home, environ).running("tsk_1", shell, config, (), []) as command_process:
         yield command_process
 
 
