@@ -42,7 +42,7 @@ LOG_TAIL_LINES = 5
 
 
 class StartFailed(Failure):
-    """A daemon that ended before it answered; the message is the end of its log."""
+    """A daemon that ended before it answered: its exit code, and the end of its log as the message."""
 
     reason = "not_started"
 
@@ -104,7 +104,7 @@ def start(home: str, arguments: Sequence[str] = (), *, note: Callable[[str], Non
     """Start a daemon in the background, wait until it answers, and return its status.
 
     The daemon has its own session, the working directory ``/`` and its log in ``<home>/run``.
-    Errors: StartFailed with the end of its log, exit code 4 if another daemon uses the home; TimedOut.
+    Errors: StartFailed with the daemon's exit code and the end of its log; TimedOut.
     """
     # Imported here because 'status' is in the same module as 'start'.
     import subprocess
@@ -134,7 +134,7 @@ def start(home: str, arguments: Sequence[str] = (), *, note: Callable[[str], Non
         code = child.poll()
         if code is not None:
             message = f"the daemon did not start: {_read_log_end(home, offset, code)}"
-            raise StartFailed(message, exit_codes.HOME_TAKEN if code == 4 else exit_codes.FAILED)
+            raise StartFailed(message, code if code > 0 else exit_codes.FAILED)
         status = probe(resolve_socket(home))
         # Another daemon may answer on the socket until the new one notices and ends.
         if status is not None and status.get("pid") == child.pid:

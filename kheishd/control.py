@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 from msgspec import Struct
 
+from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.store.commit import GONE
 from kheishd.store.tables import (
     APPROVALS_WAITING,
@@ -24,7 +25,7 @@ from kheishd.store.tables import (
     TOKENS,
 )
 from protocol.limits.units import MIB
-from protocol.objects.daemon import Counts, DaemonStatus, Disk
+from protocol.objects.daemon import Counts, DaemonStatus, Disk, SandboxStatus
 
 if TYPE_CHECKING:
     from kheishd.kernel.services import Services
@@ -78,6 +79,7 @@ class Vitals(Struct):
     listeners: list[str] = []
     server: ServerCounts | None = None
     active_runs: Callable[[], int] = lambda: 0
+    sandbox: Callable[[WorkspaceSection], SandboxStatus | None] = lambda workspace: None
 
 
 class Stopper:
@@ -174,6 +176,7 @@ class DaemonControl:
             draining=self._stopper.requested,
             default_agent=runtime.config.default_agent,
             default_route=runtime.config.default_route,
+            sandbox=vitals.sandbox(runtime.config.workspace),
         )
 
     def _count_objects(self) -> Counts:
@@ -218,6 +221,7 @@ class DaemonControl:
         if self._reloads.problem is not None:
             yield f"the last reload was refused and changed nothing: {self._reloads.problem}"
         yield from self._runtimes.current().warnings
+        yield from self._find_sandbox_warnings()
         yield from self._find_unready_routes()
         with self._state.read() as store:
             newest = islice(store.scan(RUNS, reverse=True), MAX_PARKED_SEARCH_RUNS)
@@ -226,6 +230,21 @@ class DaemonControl:
             yield f"the run {run_id} was parked, because the daemon crashed each time it executed the run"
         if self._vitals.after_crash and uptime_s < CRASH_WARNING_SECONDS:
             yield "the previous daemon did not shut down cleanly; its unfinished work was resumed"
+
+    def _find_sandbox_warnings(self) -> Iterator[str]:
+        sandbox = self._vitals.sandbox(self._runtimes.current().config.workspace)
+        if sandbox is None or not sandbox.problem:
+            return
+        if sandbox.state == "required":
+            yield (
+                f"no command runs, because the sandbox does not work: {sandbox.problem}; repair or install "
+                'bubblewrap, or set workspace.sandbox = "off" and approve each command'
+            )
+        elif sandbox.state == "off":
+            yield (
+                f"workspace.sandbox is off: {sandbox.problem}; switch the sandbox on, or accept this with "
+                'workspace.unsandboxed = "allow"'
+            )
 
     def _find_unready_routes(self) -> Iterator[str]:
         runtime = self._runtimes.current()

@@ -29,6 +29,7 @@ from kheishd.core.text.scrub import Scrubber
 from kheishd.debug.captures import CaptureService
 from kheishd.debug.files import CaptureFiles
 from kheishd.events import commit_start, commit_stop
+from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.log import ShellFiles
 from kheishd.hooks.os.shell.starter import Starter
 from kheishd.kernel.live import Live
@@ -83,10 +84,12 @@ class Daemon:
         self._live = Live()
         self._captures = CaptureService(CaptureFiles(source.home.debug))
         self._shells = ShellFiles(source.home.shells)
-        self._toolbox = Toolbox(source.home, self._shells)
+        self._sandbox = SandboxHealth(source.home.path)
+        self._toolbox = Toolbox(source.home, self._shells, self._sandbox)
+        self._reloaded = trio.Event()
         self._notifier = Notifier(environ)
         self._watchdog_s = read_watchdog_seconds(environ)
-        self._vitals = Vitals(version=__version__, home=source.home.path)
+        self._vitals = Vitals(version=__version__, home=source.home.path, sandbox=self._sandbox.describe)
         self._state: State
         self.reloader: Reloader
 
@@ -141,7 +144,7 @@ class Daemon:
         """Run workers, connections and listeners until all of them have ended."""
         runtimes = self.reloader.runtimes
         services = Services(self._state, self._live, runtimes, self._captures, self._shells)
-        starter = Starter(self._source.home.path, self._environ)
+        starter = Starter(self._source.home.path, self._environ, self._sandbox)
         titles = TitleWorker(services)
         runs = RunWorker(services, on_release=titles.consider)
         # The shell worker starts before any run: it ends the shells of the previous daemon.
@@ -160,6 +163,7 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             for worker in workers:
                 await nursery.start(worker.serve, name=worker.name)
+            nursery.start_soon(self._watch_sandbox)
             async with open_server(dispatcher) as server:
                 self._vitals.server = server
                 async with self._listen(server):
@@ -216,6 +220,13 @@ class Daemon:
         await self._state.failed.wait()
         raise StorageFailed(f"{self._state.store.failure}; everything acknowledged before is on the disk")
 
+    async def _watch_sandbox(self) -> None:
+        """Try the sandbox of commands now and after each reload, so that the status and the log show it."""
+        while True:
+            reloaded = self._reloaded
+            await self._toolbox.try_sandbox(self.reloader.runtimes.current().config.workspace)
+            await reloaded.wait()
+
     # Signals and the service manager.
 
     async def _handle_signals(self, signals: AsyncIterator[int], stopper: Stopper) -> None:
@@ -243,6 +254,8 @@ class Daemon:
         if begins:
             self._notifier.reloading()
         else:
+            self._reloaded.set()
+            self._reloaded = trio.Event()
             self._notify_ready()
 
     def _notify_ready(self) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from kheishd.activation import PassedSockets
 from kheishd.home import Home, HomeHeld, HomeUnusable, Lock, find_home, prepare
 from kheishd.hooks.os.umask import restrict_umask
 
@@ -35,6 +36,9 @@ EXIT_MEANINGS: Final = (
     (STORE_REFUSED, "the store or the backup cannot be opened"),
 )
 """All exit codes with their meanings, for help texts, man pages and units."""
+
+PERMANENT: Final = (UNUSABLE, HELD, STORE_REFUSED)
+"""The codes of failures that a restart does not fix."""
 
 PR_SET_DUMPABLE: Final = 4
 """Source: prctl(2)."""
@@ -64,9 +68,27 @@ def launch(options: LaunchOptions, environ: MutableMapping[str, str]) -> int:
     # The daemon unblocks them once its loop receives signals; an early one then stops it in order.
     signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
     restrict_umask()
-    home = prepare_home(options.home, environ)
-    with lock_home(home):
-        return _run(options, home, environ)
+    passed = PassedSockets(environ)
+    try:
+        home = prepare_home(options.home, environ)
+        with lock_home(home):
+            return _run(options, home, environ)
+    except Exit as end:
+        if end.code in PERMANENT:
+            passed.answer(str(end), lambda: _stamp_config(options, environ))
+        raise
+    finally:
+        passed.close()
+
+
+def _stamp_config(options: LaunchOptions, environ: MutableMapping[str, str]) -> object:
+    """Return a value that changes with the configuration file; None without one."""
+    try:
+        path = find_home(options.home, environ).config if options.config is None else Path(options.config)
+        status = path.stat()
+    except (HomeUnusable, OSError):
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def prepare_home(option: str | None, environ: MutableMapping[str, str]) -> Home:

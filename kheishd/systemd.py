@@ -33,6 +33,10 @@ class Notifier:
         microseconds = round((within_s + STOP_MARGIN_SECONDS) * 1_000_000)
         self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={microseconds}\nSTATUS={status}")
 
+    def status(self, status: str) -> None:
+        """Show a state in the service's status."""
+        self._send(f"STATUS={' '.join(status.split())}")
+
     def alive(self) -> None:
         """Reset the watchdog."""
         self._send("WATCHDOG=1")

@@ -3,12 +3,15 @@
 from msgspec import field
 
 from kheishd.config.sections.config import Config
+from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.home import Home
 from kheishd.hooks.ask_user import AskUser
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.os.files.tools import Files
 from kheishd.hooks.os.files.transaction import PathLocks
+from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.log import ShellFiles
+from kheishd.hooks.os.shell.sandbox import Sandbox
 from kheishd.hooks.os.shell.tools import Bash
 from kheishd.hooks.output import Outputs
 from kheishd.hooks.plan import Planning
@@ -23,6 +26,7 @@ class Toolbox(Value, frozen=True):
 
     home: Home
     shells: ShellFiles
+    health: SandboxHealth
     locks: PathLocks = field(default_factory=PathLocks)
 
     def hooks(self, config: Config) -> CompositeHook:
@@ -31,6 +35,14 @@ class Toolbox(Value, frozen=True):
             self.home.path,
             readable=tuple(config.workspace.readable),
             max_timeout_s=config.tools.max_timeout_s,
+            health=self.health,
+            asks_unsandboxed=config.workspace.unsandboxed == "ask",
         )
         parts = (Files(self.locks), bash, WebFetch(), AskUser(), Planning(), Outputs(), Results())
         return CompositeHook((*parts, TaskTools(self.shells)))
+
+    async def try_sandbox(self, workspace: WorkspaceSection) -> None:
+        """Try the sandbox of commands, unless it is off, and log its state."""
+        if workspace.sandbox != "off":
+            await Sandbox([str(self.home.path)], workspace.readable, health=self.health).find_problem()
+        self.health.log_state(workspace)

@@ -51,6 +51,9 @@ def start(app: App, foreground: bool, arguments: tuple[str, ...]) -> None:
     """Start a daemon in the background; its log is <home>/run/kheishd.log.
 
     A running daemon keeps running. As a service, use systemd: 'systemctl --user start kheishd'.
+
+    A daemon that cannot start is reported with its own exit code: 3 for an unusable configuration, home or
+    listener, 4 if another daemon uses the home, 5 if the store cannot be opened.
     """
     _reject_socket_option(app)
     if foreground:

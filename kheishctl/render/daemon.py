@@ -13,6 +13,15 @@ PENDING = (
     ("indoubts", "call in doubt", "calls in doubt"),
 )
 
+SANDBOX_STATES = {
+    "works": "works",
+    "required": "does not work, so no command runs",
+    "off": "off: commands run without it",
+    "unavailable": "does not work, and commands run without it",
+    "untested": "not tried yet",
+}
+"""The states of the sandbox of commands."""
+
 
 def describe_version_difference(version: str) -> str:
     """Return a sentence that names the versions of the daemon and of this program."""
@@ -40,6 +49,7 @@ def format_daemon_status(result: Json, display: Display) -> str:
         ("clients", f"{counts['connections']} connected, {counts['subscriptions']} following"),
         ("disk", f"{format_size(disk['used_bytes'])} used, {format_size(disk['free_bytes'])} free"),
         ("memory", format_size(result["memory_bytes"])),
+        ("sandbox", _describe_sandbox(result.get("sandbox"))),
         ("journal", f"at cursor {result['cursor']}"),
     ]
     alerts = [] if version == __version__ else [describe_version_difference(version)]
@@ -50,3 +60,11 @@ def format_daemon_status(result: Json, display: Display) -> str:
     if not result["warnings"] and display.width is not None:
         lines.append(paint("healthy", "green", display.color))
     return "\n".join([format_pairs(pairs, display), *lines])
+
+
+def _describe_sandbox(sandbox: Json | None) -> str:
+    """Return the state of the sandbox of commands; empty if an older daemon does not report it."""
+    if sandbox is None:
+        return ""
+    problem = f": {sandbox['problem']}" if sandbox.get("problem") else ""
+    return f"{SANDBOX_STATES.get(sandbox['state'], sandbox['state'])} (mode {sandbox['mode']}){problem}"

@@ -31,7 +31,8 @@ BACKLOG = 1024
 LISTEN_FD_FIRST = 3
 # Connections accepted before existing connections get their turn.
 ACCEPTED_PER_TURN = 64
-# Descriptors reserved for runs, reloads and backups. With a low limit, clients get three quarters of it.
+# Descriptors reserved for runs, reloads and backups, and as many more for the private socket, so that
+# other clients cannot keep the daemon's own user out. With a low limit, each reserve is a quarter of it.
 DESCRIPTORS_RESERVED = 64
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -109,9 +110,14 @@ def open_listeners(
     Errors: SocketInUse; ListenerUnusable if binding fails.
     """
     with ExitStack() as stack:
-        listeners = [
-            stack.enter_context(_adopt(fd, spec)) for fd, spec in _inherit(environ, rpc, shared, tcp)
-        ]
+        try:
+            inherited = list(_inherit(environ, rpc, shared, tcp))
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise ListenerUnusable(
+                (), f"a descriptor passed by systemd is no listening socket: {reason}"
+            ) from None
+        listeners = [stack.enter_context(_adopt(fd, spec)) for fd, spec in inherited]
         kinds = {type(listener.spec) for listener in listeners}
         specs: list[Listen] = [spec for spec in (rpc, shared, tcp) if spec is not None]
         for spec in specs:
@@ -293,18 +299,20 @@ async def accept_all(
     listening: socket.socket,
     accepted: Callable[[socket.socket], None],
     descriptor_freed: Callable[[], Awaitable[None]],
+    *,
+    is_private: bool = False,
 ) -> NoReturn:
     """Accept connections for ever. ``accepted`` receives each, non-blocking, and must not fail.
 
     When file descriptors run out, accepting pauses until ``descriptor_freed`` returns; new clients wait in
-    the kernel's queue.
+    the kernel's queue. Only the private socket accepts into its own reserve.
 
     Errors: OSError if the listening socket is broken.
     """
     paused = False
     while True:
         await wait_readable(listening)
-        if _accept_some(listening, accepted):
+        if _accept_some(listening, accepted, is_private=is_private):
             paused = False
             await checkpoint()
             continue
@@ -314,10 +322,12 @@ async def accept_all(
         await descriptor_freed()
 
 
-def _accept_some(listening: socket.socket, accepted: Callable[[socket.socket], None]) -> bool:
+def _accept_some(
+    listening: socket.socket, accepted: Callable[[socket.socket], None], *, is_private: bool
+) -> bool:
     """Accept up to one turn's connections; return False if descriptors run out. Errors: OSError."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    reserved = min(DESCRIPTORS_RESERVED, limit // 4)
+    reserved = min(DESCRIPTORS_RESERVED, limit // 4) * (1 if is_private else 2)
     ceiling = sys.maxsize if limit == resource.RLIM_INFINITY else limit - reserved
     try:
         # The kernel assigns the lowest free number.

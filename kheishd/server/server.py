@@ -57,7 +57,12 @@ class Server:
             await serve_websockets(self, listener.socket, spec, task_status=task_status)
             return
         task_status.started()
-        await accept_all(listener.socket, lambda stream: self._welcome(stream, spec), self.descriptor_freed)
+        await accept_all(
+            listener.socket,
+            lambda stream: self._welcome(stream, spec),
+            self.descriptor_freed,
+            is_private=isinstance(spec, RpcListen),
+        )
 
     def _welcome(self, stream: socket.socket, spec: RpcListen | SharedListen) -> None:
         try:

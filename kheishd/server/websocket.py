@@ -19,6 +19,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_st
 
 from kheishd.server.authentication import find_token_caller, require_allowed_origin
 from kheishd.server.connection import ClientConnection, EndReason, ServerContext
+from kheishd.server.handshakes import HANDSHAKE_S, Handshakes
 from kheishd.server.listeners import ListenerUnusable, TcpListen, accept_all
 from protocol.errors.refusal import Forbidden, Refusal, Unauthenticated
 from protocol.errors.rpc import InvalidRequest
@@ -36,8 +37,7 @@ PATH = "/rpc"
 READ_BYTES = 64 * 1024
 # A head holds a token and the headers of browsers; h11 accepts no larger one.
 MAX_HEAD_BYTES = 16 * 1024
-# A handshake, TLS included, takes a few round trips; closing does, too.
-HANDSHAKE_S = 10.0
+# Closing takes a few round trips.
 GOODBYE_S = 5.0
 
 # The kernel notices a vanished client within two minutes.
@@ -97,25 +97,35 @@ async def serve_websockets(
 ) -> NoReturn:
     """Serve clients for ever. Errors: ListenerUnusable for an unusable certificate or key."""
     context = load_certificate(spec)
+    handshakes = Handshakes()
 
     def serve(plain: socket.socket) -> None:
-        for option, value in _KEEP_ALIVE:
-            plain.setsockopt(*option, value)
-        stream: trio.abc.Stream = trio.SocketStream(trio.socket.from_stdlib_socket(plain))
+        try:
+            for option, value in _KEEP_ALIVE:
+                plain.setsockopt(*option, value)
+            address = plain.getpeername()[0]
+        except OSError:
+            plain.close()  # The client is gone.
+            return
+        peer = trio.socket.from_stdlib_socket(plain)
+        handshakes.add(peer, address)
+        stream: trio.abc.Stream = trio.SocketStream(peer)
         if context is not None:
             stream = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
-        host.shared.nursery.start_soon(_serve, host, stream, spec)
+        host.shared.nursery.start_soon(_serve, host, stream, spec, handshakes.time_limit(peer))
 
     task_status.started()
     await accept_all(listening, serve, host.descriptor_freed)
 
 
-async def _serve(host: TransportHost, stream: trio.abc.Stream, spec: TcpListen) -> None:
+async def _serve(
+    host: TransportHost, stream: trio.abc.Stream, spec: TcpListen, time_limit: AbstractContextManager[None]
+) -> None:
     """Serve one client from its first byte to its last; its errors affect no other."""
     try:
         async with stream:
             admitted = None
-            with trio.move_on_after(HANDSHAKE_S):
+            with time_limit:
                 admitted = await _admit(host, stream, spec)
             if admitted is not None:
                 await _converse(host, *admitted)

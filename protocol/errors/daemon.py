@@ -15,3 +15,9 @@ class PathRefused(Unprocessable, reason="path_refused"):
 
 class DaemonDraining(Unavailable, reason="daemon_draining"):
     """The daemon is shutting down and accepts no new work; try again when it is back."""
+
+
+class DaemonNotStarted(Unavailable, reason="not_started"):
+    """The daemon cannot start; its log and the service manager's status say why."""
+
+    retryable = False

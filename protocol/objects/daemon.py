@@ -1,6 +1,6 @@
 """The daemon: its status, and the operations of an operator."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -36,6 +36,19 @@ class Disk(Struct, frozen=True, kw_only=True):
     map_bytes: int
 
 
+class SandboxStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The sandbox of commands, as of its last trial.
+
+    ``works``: commands run in it. ``required``: it does not work and is required, so no command runs.
+    ``off``: it is switched off. ``unavailable``: it does not work, and commands run without it. ``untested``:
+    the daemon has not tried it yet. ``mode`` is the configured ``workspace.sandbox``.
+    """
+
+    state: Literal["works", "required", "off", "unavailable", "untested"]
+    mode: Literal["auto", "required", "off"]
+    problem: str = ""
+
+
 class DaemonStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The status of the daemon. ``warnings`` are sentences, each with its remedy; empty means healthy."""
 
@@ -55,6 +68,7 @@ class DaemonStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     draining: bool = False
     default_agent: str = "default"
     default_route: str = "offline"
+    sandbox: SandboxStatus | None = None
 
 
 class Reloaded(Struct, frozen=True, kw_only=True):

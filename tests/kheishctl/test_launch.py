@@ -11,6 +11,7 @@ import pytest
 
 from kheishctl import exit_codes, launch
 from kheishctl.client import Failure, resolve_socket
+from kheishd.launch import UNUSABLE
 from tests.support.daemons import Daemon, short_home
 
 
@@ -61,12 +62,12 @@ def test_start_in_the_home_of_another_user(home: Path, foreign: str) -> None:
 
 
 def test_start_with_a_bad_configuration(home: Path) -> None:
-    """The message holds the daemon's reason."""
+    """The message holds the daemon's reason, and the exit code is the daemon's."""
     home.mkdir()
     (home / "config.toml").write_text("default_agnet = 1\n")
-    with pytest.raises(launch.StartFailed, match="default_agnet") as caught:
+    with pytest.raises(launch.StartFailed, match=r"config\.toml:1: default_agnet") as caught:
         launch.start(str(home))
-    assert caught.value.exit_code == exit_codes.FAILED
+    assert caught.value.exit_code == UNUSABLE
 
 
 def test_a_long_log_is_truncated(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

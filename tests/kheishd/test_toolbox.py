@@ -5,6 +5,7 @@ from pathlib import Path
 from kheishd.config.sections.config import Config
 from kheishd.config.sections.tools import ToolsSection
 from kheishd.home import Home
+from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.log import ShellFiles
 from kheishd.toolbox import Toolbox
 from kheishd.workers.runs.calls import REPORT_SECONDS
@@ -14,7 +15,7 @@ from tests.support.schemas import assert_portable
 def test_every_tool_is_there_once(tmp_path: Path) -> None:
     """Every tool of the contract exists, with a description and a closed schema."""
     home = Home(tmp_path)
-    hooks = Toolbox(home, ShellFiles(home.shells)).hooks(Config())
+    hooks = Toolbox(home, ShellFiles(home.shells), SandboxHealth(home.path)).hooks(Config())
     files = (
         "read_file",
         "write_file",
@@ -39,7 +40,7 @@ def test_every_tool_is_there_once(tmp_path: Path) -> None:
 def test_commands_keep_the_time_that_tools_have(tmp_path: Path) -> None:
     """A command has a longer tool timeout than its own, so that it can report its output."""
     home = Home(tmp_path)
-    toolbox = Toolbox(home, ShellFiles(home.shells))
+    toolbox = Toolbox(home, ShellFiles(home.shells), SandboxHealth(home.path))
     for longest_s in (5.0, 180.0, 3600.0):
         tool = toolbox.hooks(Config(tools=ToolsSection(max_timeout_s=longest_s))).find_tool("bash")
         assert tool is not None
@@ -49,7 +50,7 @@ def test_commands_keep_the_time_that_tools_have(tmp_path: Path) -> None:
 def test_every_schema_is_accepted_by_every_provider(tmp_path: Path) -> None:
     """The schema that models see is in the portable subset, and has every argument."""
     home = Home(tmp_path)
-    for tool in Toolbox(home, ShellFiles(home.shells)).hooks(Config()).tools():
+    for tool in Toolbox(home, ShellFiles(home.shells), SandboxHealth(home.path)).hooks(Config()).tools():
         assert_portable(tool.model_schema)
         assert list(tool.model_schema["properties"]) == list(tool.schema["properties"])
         assert tool.model_schema.get("required", []) == tool.schema["required"]

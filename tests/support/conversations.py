@@ -19,6 +19,7 @@ from kheishd.config.presets import PRESETS
 from kheishd.config.sections.config import Config
 from kheishd.core.run.calls import normalize_calls
 from kheishd.home import Home
+from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.log import ShellFiles
 from kheishd.kernel.runtime import ModelAnswer, ModelRequest
 from kheishd.providers.attachments import origin_of
@@ -282,7 +283,7 @@ def _inputs() -> st.SearchStrategy[Message]:
 def _offered_tools() -> tuple[Tool, ...]:
     """Return the tools of a daemon."""
     home = Home(Path("/nonexistent"))
-    return tuple(Toolbox(home, ShellFiles(home.shells)).hooks(Config()).tools())
+    return tuple(Toolbox(home, ShellFiles(home.shells), SandboxHealth(home.path)).hooks(Config()).tools())
 
 
 OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {

@@ -13,7 +13,7 @@ class DebugSection(Section, frozen=True):
     """``[debug]``: captures of model calls."""
 
     capture: DebugLevel = "off"
-    """Whether model calls are [captured](#what-was-sent): `"off"`, `"redacted"` or `"full"`."""
+    """Whether model calls are captured (`contrib/docs/operation.md`): `"off"`, `"redacted"` or `"full"`."""
 
     max_age_s: Age = 7.0 * DAY_SECONDS
     """Age at which a run's captures are deleted (0: never)."""

@@ -16,7 +16,7 @@ class PermissionsSection(Section, frozen=True):
     """``[permissions]``: the broadest layer of rules."""
 
     mode: PermissionMode = "default"
-    """Permission mode of sessions and agents that set none, see [Permissions](#permissions)."""
+    """Permission mode of sessions and agents that set none, see `contrib/docs/permissions.md`."""
 
     max_mode: PermissionMode = "bypassPermissions"
     """Widest permission mode of any session."""

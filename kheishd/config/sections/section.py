@@ -30,7 +30,7 @@ Money = Annotated[float, Meta(ge=0, le=MAX_MICROS // 1_000_000)]
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of ``config.toml``: its fields are the keys, their defaults apply to absent keys.
 
-    The string below a field describes the key; ``contrib/generate`` writes it into the README.
+    The string below a field describes the key; ``contrib/generate`` writes it into the table of settings.
     """
 
     KEY_HINTS: ClassVar[Mapping[str, str]] = {}

@@ -10,6 +10,9 @@ from protocol.limits.names import MAX_PATH_BYTES
 SandboxMode = Literal["auto", "required", "off"]
 """Whether commands run in a sandbox: if possible, always, never."""
 
+UnsandboxedMode = Literal["ask", "allow"]
+"""Whether a person approves each command without a sandbox in a home in which the sandbox has worked."""
+
 
 class WorkspaceSection(Section, frozen=True):
     """``[workspace]``: directories of agents, and the sandbox of their commands."""
@@ -19,6 +22,9 @@ class WorkspaceSection(Section, frozen=True):
 
     sandbox: SandboxMode = "auto"
     """Commands run under bubblewrap: `"auto"` (if it works; always, once it has), `"required"` or `"off"`."""
+
+    unsandboxed: UnsandboxedMode = "ask"
+    """Commands under `sandbox = "off"` once it has worked: `"ask"` about each, or `"allow"` as rules say."""
 
     readable: list[Annotated[str, Meta(pattern=r"^/[^\x00]*$", max_length=MAX_PATH_BYTES)]] = []
     """Directories that sandboxed commands can read in addition to the system's."""

@@ -7,6 +7,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -339,7 +340,8 @@ async def test_some_descriptors_are_nobodys_but_the_daemons(
         room = 4 * (highest + 20) // 3
         resource.setrlimit(resource.RLIMIT_NOFILE, (room, limits[1]))
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
-        nursery.start_soon(accept_all, listener.socket, accepted.append, descriptor_freed)
+        accept = partial(accept_all, is_private=True)
+        nursery.start_soon(accept, listener.socket, accepted.append, descriptor_freed)
         for client in clients:
             client.connect(str(tmp_path / "kheishd.sock"))
         while pauses < 3:
@@ -379,3 +381,30 @@ async def test_a_broken_socket_is_an_error(tmp_path: Path) -> None:
         deaf.setblocking(False)
         with pytest.raises(OSError, match="Invalid argument"):
             await accept_all(deaf, lambda stream: None, trio.lowlevel.checkpoint)
+
+
+async def test_only_the_private_socket_uses_its_reserve(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """Where other clients have to wait for descriptors, those of the private socket are accepted."""
+    accepted: list[socket.socket] = []
+    paused = trio.Event()
+
+    async def descriptor_freed() -> None:
+        paused.set()
+        await trio.sleep_forever()
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with opened(tmp_path) as (listener,), ExitStack() as stack:
+        client = stack.enter_context(socket.socket(socket.AF_UNIX))
+        client.connect(str(tmp_path / "kheishd.sock"))
+        highest = _filled(stack)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3 * highest // 2, limits[1]))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        nursery.start_soon(accept_all, listener.socket, accepted.append, descriptor_freed)
+        await paused.wait()
+        assert accepted == []
+        accept = partial(accept_all, is_private=True)
+        nursery.start_soon(accept, listener.socket, accepted.append, descriptor_freed)
+        while not accepted:
+            await trio.lowlevel.checkpoint()
+        accepted[0].close()
+        nursery.cancel_scope.cancel()

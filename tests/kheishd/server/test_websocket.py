@@ -219,7 +219,7 @@ async def test_what_is_no_upgrade_is_refused(server: RpcServer) -> None:
 
 async def test_a_peer_that_says_nothing_is_let_go(server: RpcServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that sends nothing is disconnected after the handshake timeout."""
-    monkeypatch.setattr("kheishd.server.websocket.HANDSHAKE_S", 0.01)
+    monkeypatch.setattr("kheishd.server.handshakes.HANDSHAKE_S", 0.01)
     address, _, port = str(server.tcp).rpartition(":")
     with trio.fail_after(10):
         async with await trio.open_tcp_stream(address, int(port)) as stream:

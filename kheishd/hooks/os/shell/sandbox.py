@@ -20,7 +20,6 @@ Root is special. It has no capabilities inside, but owns many files that others 
 
 from __future__ import annotations
 
-import logging
 import os
 import pwd
 import shutil
@@ -37,15 +36,10 @@ from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from kheishd.config.sections.workspace import SandboxMode
+    from kheishd.hooks.os.shell.health import SandboxHealth
     from kheishd.hooks.os.shell.workdir import Workdir
-
-log = logging.getLogger(__name__)
-
-MARK_NAME = ".sandbox"
-"""The name of the mark in the daemon's home. Remove it to permit commands without a sandbox again."""
 
 SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt"),
@@ -71,16 +65,16 @@ MAX_PROBE_SECONDS = 10.0
 class Sandbox:
     """The confinement of commands. ``hidden`` paths are never visible; ``readable`` ones always are.
 
-    ``mark`` is a file that exists once the sandbox has worked. From then on it is required: a trial that
+    ``health`` knows whether the sandbox has worked in this home. From then on it is required: a trial that
     fails later must not let commands run outside that people allowed inside.
     """
 
     def __init__(
-        self, hidden: Sequence[str], readable: Sequence[str] = (), *, mark: Path | None = None
+        self, hidden: Sequence[str], readable: Sequence[str] = (), *, health: SandboxHealth | None = None
     ) -> None:
         self._hidden = tuple(hidden)
         self._readable = tuple(readable)
-        self._mark = mark
+        self._health = health
         self._bubblewrap: Bubblewrap | None = None
 
     async def choose(self, mode: SandboxMode) -> bool:
@@ -95,14 +89,19 @@ class Sandbox:
                 f"commands must run in a sandbox here, and it does not work: {problem}. "
                 "Work without the shell, or ask the operator to install bubblewrap"
             )
-        if self._mark is not None and self._mark.exists():
-            log.warning("the sandbox has worked before and fails now", extra={"problem": problem})
+        if self._health is not None and self._health.has_worked:
             raise ToolError(
                 f"commands ran in a sandbox here before, and it does not work now: {problem}. Try again "
                 "later, work without the shell, or ask the operator to repair bubblewrap or to set "
                 'workspace.sandbox = "off"'
             )
         return False
+
+    def record_failure(self, problem: str) -> None:
+        """Record that a command's sandbox could not be set up: the next command tries the sandbox again."""
+        self._bubblewrap = None
+        if self._health is not None:
+            self._health.record(problem)
 
     async def find_problem(self) -> str | None:
         """Return why the sandbox does not work here; None if it does, as one successful trial shows.
@@ -111,21 +110,24 @@ class Sandbox:
         """
         if self._bubblewrap is not None:
             return None
+        problem = None
+        try:
+            self._bubblewrap = await self._try()
+        except _Unusable as error:
+            problem = str(error)
+        if self._health is not None:
+            self._health.record(problem)
+        return problem
+
+    async def _try(self) -> Bubblewrap:
+        """Run nothing in a sandbox. Errors: _Unusable."""
         path = shutil.which("bwrap")
         if path is None:
-            return "bubblewrap (bwrap) is not installed"
-        try:
-            bubblewrap = Bubblewrap(path, frozenset((await _run([path, "--help"])).split()))
-            options = await trio.to_thread.run_sync(lambda: list(self._options(bubblewrap, None)))
-            await _run([path, *options, "--", "/bin/sh", "-c", ":"])
-        except _Unusable as problem:
-            return str(problem)
-        self._bubblewrap = bubblewrap
-        if self._mark is not None:
-            # Without the mark, as on a full disk, the sandbox is required until the next reload only.
-            with suppress(OSError):
-                self._mark.touch(mode=0o600)
-        return None
+            raise _Unusable("bubblewrap (bwrap) is not installed")
+        bubblewrap = Bubblewrap(path, frozenset((await _run([path, "--help"])).split()))
+        options = await trio.to_thread.run_sync(lambda: list(self._options(bubblewrap, None)))
+        await _run([path, *options, "--", "/bin/sh", "-c", ":"])
+        return bubblewrap
 
     def argv(self, workdir: Workdir, command: Sequence[str]) -> list[str]:
         """Return the argv of a command in the sandbox, after ``choose`` returned True. Reads the file system.

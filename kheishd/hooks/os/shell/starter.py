@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from kheishd.hooks.os.shell.command import prepare_command
+from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.process import (
     KEEPER_SECONDS,
     KeptCommand,
@@ -34,10 +35,13 @@ TASK_VARIABLE: Final = "KHEISH_SHELL_TASK_ID"
 class Starter:
     """Starter of background shells for the daemon of one home."""
 
-    def __init__(self, home: Path, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self, home: Path, environ: Mapping[str, str] = os.environ, health: SandboxHealth | None = None
+    ) -> None:
         self._home = home
         self._home_id = home_id(home)
         self._environ = environ
+        self._health = health
 
     @asynccontextmanager
     async def running(
@@ -47,7 +51,9 @@ class Starter:
 
         Errors: NotStarted.
         """
-        sandbox = Sandbox([str(self._home)], readable) if shell.sandboxed else None
+        sandbox = None
+        if shell.sandboxed:
+            sandbox = Sandbox([str(self._home)], readable, health=self._health)
         try:
             workdir = await trio.to_thread.run_sync(open_workdir, shell.workspace, shell.workdir)
         except ToolError as error:

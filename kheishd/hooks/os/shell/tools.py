@@ -33,9 +33,20 @@ from kheishd.hooks.os.shell.process import (
     kill_orphans,
     running,
 )
-from kheishd.hooks.os.shell.sandbox import MARK_NAME, Sandbox
+from kheishd.hooks.os.shell.sandbox import Sandbox
 from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
-from kheishd.kernel.hook import Arguments, Invocation, Outcome, ProbeResult, Stale, SubHook, ToolError, tool
+from kheishd.kernel.hook import (
+    Arguments,
+    Invocation,
+    NeedsApproval,
+    Opinion,
+    Outcome,
+    ProbeResult,
+    Stale,
+    SubHook,
+    ToolError,
+    tool,
+)
 from kheishd.objects.work.shell import require_room
 from protocol import ids
 from protocol.errors.task import TaskLimit
@@ -44,6 +55,7 @@ from protocol.limits.call import MAX_TOOL_TEXT_BYTES
 from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_TAIL_BYTES
 from protocol.limits.units import KIB
 from protocol.objects.approval import Preview
+from protocol.objects.permission import CallFacts
 from protocol.objects.task import ShellCommand
 from protocol.text import truncate_json_start
 
@@ -51,6 +63,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from kheishd.hooks.os.shell.health import SandboxHealth
     from kheishd.store.environment import Snapshot
 
 MAX_TIMEOUT_SECONDS = 180.0
@@ -83,6 +96,10 @@ Run a command in a shell (bash) and return its exit code, standard output and st
 - With run_in_background it runs beside you, without a time limit: for servers, long builds, and anything
   you need not wait for. It becomes a task: task_output returns its output, task_stop ends it.
 To read, search or change files, use the tools for files if there are any."""
+
+UNSANDBOXED_NOTE = (
+    "commands ran in a sandbox here before, and this one would run without it: workspace.sandbox is off"
+)
 
 BACKGROUND_NOTE = (
     "It runs in the background. task_output returns its output, task_stop ends it. After its end, "
@@ -119,7 +136,11 @@ class BashResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Bash(SubHook):
-    """Shell commands of runs. A sandboxed one can see ``readable`` besides the system."""
+    """Shell commands of runs. A sandboxed one can see ``readable`` besides the system.
+
+    ``asks_unsandboxed``: a person approves each command without a sandbox if there was one before, whatever a
+    rule, a grant or a mode says.
+    """
 
     name = "bash"
 
@@ -130,6 +151,8 @@ class Bash(SubHook):
         readable: Sequence[str] = (),
         max_timeout_s: float = MAX_TIMEOUT_SECONDS,
         environ: Mapping[str, str] = os.environ,
+        health: SandboxHealth | None = None,
+        asks_unsandboxed: bool = True,
     ) -> None:
         self.revise(
             self.bash,
@@ -140,7 +163,24 @@ class Bash(SubHook):
         self._environ = environ
         self._calls = home / "run" / "calls"
         self._home_id = home_id(home)
-        self._sandbox = Sandbox([str(home)], readable, mark=home / MARK_NAME)
+        self._health = health
+        self._asks_unsandboxed = asks_unsandboxed
+        self._sandbox = Sandbox([str(home)], readable, health=health)
+
+    async def before_call(self, call: Invocation) -> Opinion | None:
+        """Require a person's approval of a command that would leave the sandbox of the commands before it."""
+        if call.tool.name == self.bash.name and self._leaves_sandbox(call):
+            return NeedsApproval(UNSANDBOXED_NOTE)
+        return None
+
+    def _leaves_sandbox(self, call: Invocation) -> bool:
+        health = self._health
+        return (
+            call.context.sandbox == "off"
+            and self._asks_unsandboxed
+            and health is not None
+            and health.has_worked
+        )
 
     def command_subject(self, call: Invocation, arguments: BashArguments) -> str:
         """Return the command line."""
@@ -156,7 +196,12 @@ class Bash(SubHook):
             confinement += ", in the background until it ends"
         # The directory comes first, so that no command can forge it.
         text = f"in {workdir.path}, {confinement}:\n{arguments.command}"
-        return Preview(kind="command", text=text, binding=_binding(workdir, boxed))
+        facts = CallFacts(
+            workdir=workdir.path,
+            background=arguments.run_in_background,
+            sandbox="bubblewrap" if boxed else "none",
+        )
+        return Preview(kind="command", text=text, binding=_binding(workdir, boxed), facts=facts)
 
     async def command_evidence(self, call: Invocation, arguments: BashArguments) -> dict[str, Any]:
         """Return the command and its directory. Errors: ToolError."""
@@ -210,6 +255,9 @@ class Bash(SubHook):
         try:
             if call.binding not in (None, _binding(workdir, boxed)):
                 raise Stale
+            # A rule, a grant or a mode allowed it: perhaps before a reload switched the sandbox off.
+            if call.binding is None and self._leaves_sandbox(call):
+                raise Stale
             if arguments.run_in_background:
                 return _create_task(call, arguments, workdir, boxed=boxed)
             return await self._run(call, arguments, workdir, boxed=boxed)
@@ -230,6 +278,8 @@ class Bash(SubHook):
             collector = OutputCollector(spool, call.stream)
             timeout_s = min(arguments.timeout_s or self._max_timeout_s, self._max_timeout_s)
             end = await _perform(call, command, collector, timeout_s)
+            if end is not None and end.unboxed:
+                self._sandbox.record_failure(collector.stderr.text(MAX_PROBLEM_BYTES)[0].strip())
             result = result_of(arguments.command, workdir.path, boxed, timeout_s, end, collector, spool)
             return await trio.to_thread.run_sync(outcome_of, result, collector, spool)
         finally:

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from kheishd.hooks.os.shell.sandbox import MARK_NAME, Sandbox, _root_only
+from kheishd.config.sections.workspace import WorkspaceSection
+from kheishd.hooks.os.shell.health import MARK_NAME, SandboxHealth
+from kheishd.hooks.os.shell.sandbox import Sandbox, _root_only
 from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
 from kheishd.kernel.hook import ToolError
 
@@ -302,13 +304,31 @@ async def test_a_sandbox_that_has_worked_is_required(
 ) -> None:
     """After one success in a home, a failing trial runs nothing outside, also in a later daemon."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    mark = home / MARK_NAME
+
+    def restarted() -> Sandbox:
+        return Sandbox([str(home)], health=SandboxHealth(home))
+
     fake(tmp_path, "exit 3", "--size")
-    assert not await Sandbox([str(home)], mark=mark).choose("auto")
-    assert not mark.exists()
+    assert not await restarted().choose("auto")
+    assert not (home / MARK_NAME).exists()
     fake(tmp_path, ":", "--size")
-    assert await Sandbox([str(home)], mark=mark).choose("auto")
+    assert await restarted().choose("auto")
     fake(tmp_path, "exit 3", "--size")
     with pytest.raises(ToolError, match=r"ran in a sandbox here before, .*: bwrap exited with 3"):
-        await Sandbox([str(home)], mark=mark).choose("auto")
-    assert not await Sandbox([str(home)], mark=mark).choose("off")
+        await restarted().choose("auto")
+    assert not await restarted().choose("off")
+
+
+async def test_a_sandbox_that_could_not_be_set_up_is_tried_again(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure of a command's own sandbox is recorded, and the next command tries the sandbox again."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    health = SandboxHealth(home)
+    sandbox = Sandbox([str(home)], health=health)
+    fake(tmp_path, ":", "--size")
+    assert await sandbox.choose("auto")
+    sandbox.record_failure("no namespaces left")
+    assert health.describe(WorkspaceSection()).problem == "no namespaces left"
+    assert await sandbox.choose("auto")
+    assert health.describe(WorkspaceSection()).state == "works"

@@ -1,0 +1,114 @@
+"""Starting: the true state of a daemon that cannot start, for people, scripts and systemd."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.ctl import Ctl
+from tests.support.daemons import PATIENCE_S, Client, Daemon
+
+ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3, inheritable=True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="rpc")
+os.execv(sys.executable, [sys.executable, "-m", "kheishd", *sys.argv[2:]])
+"""
+
+
+def configure(home: Path, text: str) -> None:
+    """Write the configuration of a home."""
+    home.mkdir(exist_ok=True)
+    (home / "config.toml").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ("default_agnet = 1\n", "config.toml:1: default_agnet: unknown key"),
+        (
+            "\n[listen.tcp]\naddress = '127.0.0.1:TAKEN'\n",
+            "config.toml:3: listen.tcp.address: cannot listen on",
+        ),
+        (
+            "[listen.tcp]\naddress = '127.0.0.1:0'\ncertificate = 'no.pem'\nkey = 'no.pem'\n",
+            "config.toml:3: listen.tcp.certificate: cannot read",
+        ),
+        ("[listen.shared]\npath = '/no/such/s.sock'\n", "config.toml:2: listen.shared.path: "),
+    ],
+)
+def test_start_reports_what_keeps_the_daemon_from_starting(home: Path, config: str, problem: str) -> None:
+    """``daemon start`` exits with 3 and names file, line and key; no daemon remains."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        configure(home, config.replace("TAKEN", str(taken.getsockname()[1])))
+        started = Ctl(home)("daemon", "start")
+    assert (started.code, problem in started.err) == (3, True), started.err
+    assert Ctl(home)("status").code == 3
+
+
+@contextmanager
+def activate(listener: socket.socket, home: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a daemon with a listening socket, as systemd does."""
+    command = [sys.executable, "-c", ACTIVATE, str(listener.fileno()), "--home", str(home)]
+    with subprocess.Popen(command, pass_fds=[listener.fileno()], stderr=subprocess.PIPE) as process:
+        yield process
+
+
+def test_clients_learn_why_a_socket_activated_daemon_cannot_start(home: Path) -> None:
+    """Clients are answered with the reason instead of left waiting, and the daemon ends with its code.
+
+    After a correction, the next connection starts the daemon, without any other command.
+    """
+    configure(home, "default_agnet = 1\n")
+    path = home.parent / "activated.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        with Client(path) as early:
+            early.ask("conversation.send", content="hello")
+            with activate(listener, home) as process:
+                assert "config.toml:1: default_agnet" in refusal(early)["message"]
+                shown = Ctl(home)("--socket", str(path), "status")
+                assert (shown.code, "config.toml:1: default_agnet" in shown.err) == (1, True), shown.err
+                configure(home, "")
+                with Client(path) as next_client:
+                    next_client.ask("rpc.ping")
+                    _, log = process.communicate(timeout=PATIENCE_S)
+                    assert (process.returncode, log.count(b"\n")) == (3, 1), log
+                    with activate(listener, home) as started:
+                        assert next_client.answer(1)["version"]
+                        next_client.call("daemon.shutdown")
+                        started.communicate(timeout=PATIENCE_S)
+                        assert started.returncode == 0
+
+
+def refusal(client: Client) -> dict[str, Any]:
+    """Return the error that the daemon answers."""
+    error: dict[str, Any] = client.receive()["error"]
+    assert error["data"]["reason"] == "not_started"
+    return error
+
+
+def test_a_socket_activated_daemon_beside_another_one_says_so(daemon: Daemon) -> None:
+    """A home that another daemon uses, and a passed descriptor that is no socket, are reported, too."""
+    path = daemon.home.parent / "activated.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        with Client(path) as client:
+            client.send({"jsonrpc": "2.0", "id": 1, "method": "rpc.ping"})
+            with activate(listener, daemon.home) as process:
+                assert f"the daemon (pid {daemon.pid}) is using {daemon.home}" in refusal(client)["message"]
+                process.terminate()
+                process.communicate(timeout=PATIENCE_S)
+                assert process.returncode == 4
+    daemon.stop()
+    with (daemon.home / "config.toml").open("w+") as file:
+        command = [sys.executable, "-c", ACTIVATE, str(file.fileno()), "--home", str(daemon.home)]
+        ended = subprocess.run(command, pass_fds=[file.fileno()], capture_output=True, check=False)
+    assert (ended.returncode, b"passed by systemd" in ended.stderr) == (3, True), ended.stderr
