@@ -47,7 +47,7 @@ from kheishd.workers.expiry import ExpiryWorker, RetentionWorker
 from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.shells import ShellWorker
 from kheishd.workers.titles import TitleWorker
-from protocol.errors.store import StorageFailed, StorageFull
+from protocol.errors.store import StorageFailed, StorageFull, StoreDamaged
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, MutableMapping
@@ -134,7 +134,7 @@ class Daemon:
         self._vitals.schema = self._state.store.schema
         self._vitals.started_at_ms = self._state.now_ms()
         self._vitals.after_crash = await commit_start(self._state)
-        for warning in runtime.warnings:
+        for warning in (*self._state.store.warnings, *runtime.warnings):
             log.warning("%s", warning)
         if self._vitals.after_crash:
             log.warning("the previous daemon did not shut down cleanly; its unfinished work is resumed")
@@ -161,8 +161,9 @@ class Daemon:
         )
         dispatcher = Dispatcher(handlers(), services, control)
         async with trio.open_nursery() as nursery:
-            for worker in workers:
-                await nursery.start(worker.serve, name=worker.name)
+            # With a damaged store only reads are served.
+            for worker in workers if self._state.store.damage is None else ():
+                await nursery.start(self._work, worker, name=worker.name)
             nursery.start_soon(self._watch_sandbox)
             async with open_server(dispatcher) as server:
                 self._vitals.server = server
@@ -176,10 +177,30 @@ class Daemon:
                     self._notifier.stopping("Waiting for active runs", remaining_s)
                     log.info("stopping", extra={"reason": stopper.reason})
                 with stopper.scope:
-                    for worker in workers:
+                    for worker in workers if self._state.store.damage is None else ():
                         await worker.drain()
                 await server.drain(CLOSE_SECONDS)
             nursery.cancel_scope.cancel()
+
+    async def _work(
+        self, worker: Worker, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run a worker until it is cancelled, or until damage of the store is found."""
+
+        async def stop_if_damaged() -> None:
+            await self._state.damaged.wait()
+            nursery.cancel_scope.cancel()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stop_if_damaged)
+                await worker.serve(task_status=task_status)
+                nursery.cancel_scope.cancel()
+        except* StoreDamaged:
+            log.error("%s ended, because the store is damaged", worker.name)
+            # The worker may have read the damage before it was ready.
+            with suppress(RuntimeError):
+                task_status.started()
 
     @asynccontextmanager
     async def _listen(self, server: Server) -> AsyncIterator[None]:
@@ -245,7 +266,7 @@ class Daemon:
     async def _feed_watchdog(self, interval_s: float) -> None:
         """Notify systemd twice per interval, as long as both the loop and the writer respond."""
         while True:
-            with suppress(StorageFull):
+            with suppress(StorageFull, StoreDamaged):
                 await self._state.update(lambda tx: None)
             self._notifier.alive()
             await trio.sleep(interval_s / 2)

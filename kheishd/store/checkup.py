@@ -1,9 +1,9 @@
-"""The check of a data file in a child process, and the note that makes it unnecessary after an orderly stop.
+"""The check of a data file in a child process, and the note that it was closed in order.
 
-Reading a file through a map ends the process if the disk cannot read a page, so the check has a process of its
-own. After an orderly stop the newest transaction, size and time of the file are noted beside it. A file that
-differs from its note was not closed in order, or was changed by another program: it is checked before LMDB
-opens it.
+Reading a file through a map ends the process if the disk cannot read a page, so the check has a process of
+its own. After an orderly stop the newest transaction, size and time of the file are noted beside it. A file
+that differs from its note was not closed in order, or was changed by another program: it is checked before
+LMDB opens it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 NOTE: Final = "checked"
 """The file beside the data with the state of the data at the last orderly stop."""
 
-# A gigabyte takes about two seconds, a quick check half of that; a loaded machine and a cold disk take longer.
+# A gigabyte takes two seconds, a quick check half of that; a loaded machine or a cold disk takes longer.
 MIN_SECONDS: Final = 30.0
 SECONDS_PER_BYTE: Final = 30.0 / 2**30
 # Up to here even the whole check takes a fraction of a second.
@@ -43,6 +43,12 @@ class Checkup(Value, frozen=True):
 
     problems: list[str]
     is_complete: bool = True
+
+
+def describe_problems(problems: list[str]) -> str:
+    """Return the first problem and the number of the others."""
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return problems[0] + more
 
 
 def check_data(data: Path, *, quick: bool = False, meta_page: bytes | None = None) -> Checkup:

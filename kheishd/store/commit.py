@@ -11,7 +11,7 @@ A group is flushed as follows:
    and gets its own result.
 5. If the data file was removed or replaced, a commit goes to a file that no name leads to, so no update is
    reported as stored. The daemon keeps running, because a backup of its state is the only remaining copy.
-6. If anything cannot be read, the store is damaged: the group is rolled back, and nothing is written any more.
+6. If anything cannot be read, the store is damaged: the group is rolled back, and nothing more is written.
 7. After any other disk failure the contents of the disk are unknown. The writer refuses all further updates;
    the daemon must stop and start again from the contents of the disk.
 
@@ -223,7 +223,8 @@ class Committer:
         Errors: lmdb.Error if the job did not cause it.
         """
         if isinstance(error, lmdb.Error) and (
-            isinstance(error, (*CORRUPT, *_TRANSIENT)) or is_disk_full(error, self._environment.directory)
+            isinstance(error, (lmdb.PanicError, *CORRUPT, *_TRANSIENT))
+            or is_disk_full(error, self._environment.directory)
         ):
             raise error
         if isinstance(error, Refusal):

@@ -8,7 +8,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import lmdb
-from msgspec import DecodeError, field
+from msgspec import DecodeError, Raw, field
+from msgspec.json import Decoder
 
 from kheishd.store.journal import HASH_BYTES, NO_HASH, Head, Heads
 from kheishd.store.pages import PageDamaged, PageFile, get_handles
@@ -33,14 +34,15 @@ Handle = Any
 """LMDB's own handle of a named table."""
 DATA = "data.mdb"
 """The name that LMDB gives the data file."""
+_decode_raw = Decoder(Raw).decode
+
 CORRUPT: Final = (
     lmdb.CorruptedError,
     lmdb.PageNotFoundError,
     lmdb.InvalidError,
-    lmdb.PanicError,
     PageDamaged,
 )
-"""Errors that say that the file is damaged, or, once LMDB has met damage in writing, that it gave up."""
+"""Errors that say that the file is damaged."""
 UNREADABLE: Final = (*CORRUPT, DecodeError, UnicodeDecodeError, ValueError, IndexError)
 """Errors of reading and decoding a row, whose key was valid."""
 REPAIR: Final = (
@@ -257,7 +259,9 @@ class Snapshot:
                 error = PageDamaged("its cursors are out of order")
                 raise self._environment.explain(error, f"the stream '{stream}'")
             last = cursor
-            yield cursor, stored[HASH_BYTES:]
+            line = stored[HASH_BYTES:]
+            self.require_json(line, f"the event at cursor {cursor}")
+            yield cursor, line
 
     def feed(self, after: int = 0, *, reverse: bool = False) -> Iterator[tuple[int, str]]:
         """Yield the cursors of the whole daemon, each with its stream, beyond ``after``; see ``entries``."""
@@ -271,7 +275,24 @@ class Snapshot:
             stored = self._txn.get(JOURNAL.pack((stream, cursor)), None, self._handles[JOURNAL])
         except CORRUPT as error:
             raise self._environment.explain(error, f"the event at cursor {cursor}") from None
-        return None if stored is None else (stored[:HASH_BYTES], stored[HASH_BYTES:])
+        if stored is None:
+            return None
+        line = stored[HASH_BYTES:]
+        self.require_json(line, f"the event at cursor {cursor}")
+        return stored[:HASH_BYTES], line
+
+    def require_json(self, stored: bytes, subject: str) -> None:
+        """Require that stored bytes are JSON, because they are sent as they are.
+
+        A kilobyte takes less than a microsecond.
+        Errors: StoreDamaged; in maintenance the error itself.
+        """
+        try:
+            _decode_raw(stored)
+            if not stored.isascii():
+                stored.decode()
+        except (DecodeError, UnicodeDecodeError) as error:
+            raise self._environment.explain(error, subject) from None
 
     def head(self, stream: str) -> tuple[int, bytes]:
         """Return the newest cursor of a stream and the hash there; (0, zeros) if it has no entries."""

@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 
 import lmdb
 
-from kheishd.store.checkup import check_data, count_unclean_start, needs_check, write_note
+from kheishd.store.checkup import check_data, count_unclean_start, describe_problems, needs_check, write_note
 from kheishd.store.commit import is_disk_full
 from kheishd.store.environment import DATA, Environment, Health, Snapshot
 from kheishd.store.guards import (
@@ -122,6 +122,9 @@ def _enter_damaged(directory: Path, expected: str | None, problems: list[str]) -
         pages = PageFile(directory / DATA)
     except PageDamaged as error:
         raise StoreUnusable(f"{directory / DATA} is damaged: {error}. {RESTORE}") from error
+    if META.name.encode() not in pages.tables():
+        pages.close()
+        raise StoreUnusable(f"{directory / DATA} is an LMDB file, but not a store of kheish.")
     health = Health()
     health.damage, health.pages, health.handles = damage, pages, get_handles(pages, TABLES)
     try:
@@ -133,7 +136,7 @@ def _enter_damaged(directory: Path, expected: str | None, problems: list[str]) -
             is_incomplete = snapshot.get(META, "rebuild") is not None
         if schema is None or schema != str(SCHEMA).encode() or is_incomplete or identity is None:
             raise StoreUnusable(
-                f"{directory / DATA} is damaged ({damage}), and it has to be upgraded by this version. {RESTORE}"
+                f"{directory / DATA} is damaged ({damage}), and this version has to upgrade it. {RESTORE}"
             )
         require_identity(StoreInfo(SCHEMA, "", identity.decode(errors="replace")), expected, directory)
     except PageDamaged as error:
@@ -143,12 +146,6 @@ def _enter_damaged(directory: Path, expected: str | None, problems: list[str]) -
         pages.close()
         raise
     return environment
-
-
-def describe_problems(problems: list[str]) -> str:
-    """Return the first problem and the number of the others."""
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return problems[0] + more
 
 
 def open_lmdb(directory: Path, *, map_bytes: int = MAP_BYTES, readonly: bool = False) -> lmdb.Environment:

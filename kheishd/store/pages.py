@@ -188,7 +188,9 @@ class PageFile:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._descriptor)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def info(self) -> dict[str, int]:
         """Return the size of the map, which is the size of the file."""
@@ -219,6 +221,30 @@ class PageFile:
             raise PageDamaged(f"page {number} is not the value that page {page.number} names")
         return extent[PAGE_HEADER.size : PAGE_HEADER.size + size]
 
+    def rows(self, table: bytes) -> Iterator[tuple[bytes, bytes] | None]:
+        """Yield the rows of a table that can be read, and None for each page or row that cannot."""
+        tree = self._tables[table]
+        stack = [] if tree.root == NO_PAGE else [(tree.root, 1)]
+        while stack:
+            number, depth = stack.pop()
+            try:
+                page = self.page(number)
+                if page.is_leaf != (depth == min(tree.depth, MAX_DEPTH)):
+                    raise PageDamaged(f"page {number} is at the wrong depth of its tree")
+                if not page.is_leaf:
+                    stack += [(page.child(index), depth + 1) for index in reversed(range(len(page.offsets)))]
+                    continue
+            except PageDamaged:
+                yield None
+                continue
+            for index in range(len(page.offsets)):
+                try:
+                    row = page.key(index), self.value(page, index)
+                except PageDamaged:
+                    yield None
+                else:
+                    yield row
+
     def _read(self, number: int, pages: int) -> bytes:
         size = self.meta.page_bytes
         if not METAS <= number <= self.meta.pages - pages:
@@ -234,9 +260,8 @@ class PageFile:
     def _read_tables(self) -> Iterator[tuple[bytes, Tree]]:
         cursor = PageCursor(self, self.meta.main)
         for name, record in cursor.iternext():
-            if len(record) != TREE.size:
-                raise PageDamaged("the list of tables has an entry that is no table")
-            yield name, Tree._make(TREE.unpack(record))
+            if len(record) == TREE.size:
+                yield name, Tree._make(TREE.unpack(record))
 
 
 class PageTransaction:

@@ -1,9 +1,10 @@
 """A check of all pages of a data file, without LMDB: each is used or free, and LMDB can read each safely.
 
-It reads every page of every tree once: page numbers, bounds of nodes, order of keys, counts; then the lists of
-free pages. Each page must be used once or free once. One wrong number in a list of free pages would let LMDB
-overwrite a page in use; a damaged page would end the process that reads it. The check runs in a child process
-(``checkup.py``), which may die of a failing disk without the daemon. It imports little, to start quickly.
+It reads every page of every tree once: page numbers, bounds of nodes, order of keys, counts; then the lists
+of free pages. Each page must be used once or free once. One wrong number in a list of free pages would let
+LMDB overwrite a page in use; a damaged page would end the process that reads it. The check runs in a child
+process (``checkup.py``), which may die of a failing disk without the daemon. It imports little, to start
+quickly.
 """
 
 from __future__ import annotations
@@ -82,9 +83,8 @@ class Structure:
         lost = self._state.count(0)
         # After other damage, pages are missing because of that.
         if lost and complete:
-            self._note(
-                f"{lost} pages, first page {self._state.index(0)}, are neither in use nor in the list of free pages"
-            )
+            first = self._state.index(0)
+            self._note(f"{lost} pages, the first is {first}, are neither in use nor listed as free")
 
     def _note(self, problem: str) -> None:
         self.problems.append(problem)
@@ -359,7 +359,10 @@ def check_structure(path: str, meta_page: bytes | None = None, *, quick: bool = 
 
 
 def main(arguments: list[str]) -> None:
-    """Check a file; print the problems as JSON. Arguments: the path, "quick" or "all", perhaps a meta page in hex."""
+    """Check a file; print the problems as JSON.
+
+    Arguments: the path, "quick" or "all", perhaps a meta page in hex.
+    """
     path, extent, *meta = arguments
     page = bytes.fromhex(meta[0]) if meta else None
     print(json.dumps(check_structure(path, page, quick=extent == "quick")))

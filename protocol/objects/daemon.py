@@ -50,7 +50,10 @@ class SandboxStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class DaemonStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The status of the daemon. ``warnings`` are sentences, each with its remedy; empty means healthy."""
+    """The status of the daemon. ``warnings`` are sentences, each with its remedy; empty means healthy.
+
+    ``damage`` is present if the store is damaged: it is read-only then.
+    """
 
     version: str
     pid: int
@@ -68,6 +71,7 @@ class DaemonStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     draining: bool = False
     default_agent: str = "default"
     default_route: str = "offline"
+    damage: str | None = None
     sandbox: SandboxStatus | None = None
 
 
