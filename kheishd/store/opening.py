@@ -11,6 +11,7 @@ import lmdb
 from kheishd.store.checkup import check_data, count_unclean_start, describe_problems, needs_check, write_note
 from kheishd.store.commit import is_disk_full
 from kheishd.store.environment import DATA, Environment, Health, Snapshot
+from kheishd.store.epoch import adopt_backup
 from kheishd.store.guards import (
     MARKER,
     RESTORE,
@@ -253,6 +254,7 @@ def _enter(
     with suppress(lmdb.DiskError, lmdb.MapFullError), env.begin(write=True, db=handles[META]) as txn:
         if txn.get(VERSION_KEY) != version.encode():
             txn.put(VERSION_KEY, version.encode())
+    adopt_backup(env)
     environment = Environment(directory, env, handles, identity)
     if needs_rebuild(env):
         if rebuild is None:
@@ -295,5 +297,16 @@ def open_for_reading(directory: Path, *, current: bool = False) -> Iterator[Envi
                 if table.name.encode() in names
             }
         yield Environment(directory, env, handles, info.identity)
+    finally:
+        env.close()
+
+
+@contextmanager
+def open_for_marking(directory: Path) -> Iterator[lmdb.Environment]:
+    """Open a copy of a store that no process uses, to add a mark to it. Errors: lmdb.Error."""
+    # Without LMDB's own lock, whose file does not belong into a backup.
+    env = lmdb.open(str(directory), map_size=MAP_BYTES, max_dbs=MAX_TABLES, readahead=False, lock=False)
+    try:
+        yield env
     finally:
         env.close()

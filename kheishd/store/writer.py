@@ -43,6 +43,7 @@ class Store:
         on_group: Callable[[Group], None],
         on_failure: Callable[[str], None],
         on_damage: Callable[[str], None],
+        is_watched: bool,
         scrub: Scrub | None,
         threaded: bool,
         version: str,
@@ -52,7 +53,7 @@ class Store:
         self._opened = open_environment(directory, version=version, map_bytes=map_bytes, rebuild=rebuild)
         self._environment = self._opened.environment
         health = self._environment.health
-        health.is_watched = True
+        health.is_watched = is_watched
         health.on_damage = on_damage
         self._committer = Committer(self._environment, scrub)
         self._on_group = on_group
@@ -73,6 +74,7 @@ class Store:
         on_group: Callable[[Group], None],
         on_failure: Callable[[str], None] = lambda reason: None,
         on_damage: Callable[[str], None] = lambda damage: None,
+        is_watched: bool = True,
         scrub: Scrub | None = None,
         threaded: bool = True,
         version: str,
@@ -82,7 +84,8 @@ class Store:
         """Open the store in ``directory``; create it if there is none.
 
         ``on_group`` is called once per commit and ``on_failure`` once at most, both on the writer thread;
-        ``on_damage`` once at most, on any thread. A damaged store opens for reading.
+        ``on_damage`` once at most, on any thread. A damaged store opens for reading. Unless ``is_watched``, a
+        row that cannot be decoded is an error and no damage.
         Without ``threaded``, an update is flushed and reported when ``submit`` returns. ``rebuild`` folds the
         journal into the records again, after an upgrade that dropped them.
         Errors: StoreUnusable.
@@ -92,6 +95,7 @@ class Store:
             on_group=on_group,
             on_failure=on_failure,
             on_damage=on_damage,
+            is_watched=is_watched,
             scrub=scrub,
             threaded=threaded,
             version=version,

@@ -191,7 +191,7 @@ def test_reading_requires_that_cursors_rise(store: Store) -> None:
 
         def _rows(self, *_: object) -> Iterator[tuple[bytes, bytes]]:
             key = JOURNAL.pack(("ses_1", 1))
-            return iter([(key, bytes(33)), (key, bytes(33))])
+            return iter([(key, bytes(32) + b"{}"), (key, bytes(32) + b"{}")])
 
     with store.read() as snapshot:
         lying = Lying(snapshot._environment)
