@@ -14,6 +14,7 @@ import trio
 from msgspec import Struct
 
 from kheishd.config.sections.workspace import WorkspaceSection
+from kheishd.objects.talk.workspace import find_problem
 from kheishd.store.commit import GONE
 from kheishd.store.environment import refuse_damaged
 from kheishd.store.epoch import OpenWork, RestoreMark
@@ -142,7 +143,7 @@ class DaemonControl:
     async def reload(self) -> tuple[int, list[str]]:
         """Build a new runtime; return its generation and all warnings. Errors: ConfigInvalid."""
         generation, warnings = await self._reloads.request()
-        return generation, [*warnings, *self._find_unready_routes()]
+        return generation, [*warnings, *self._find_missing_workspaces(), *self._find_unready_routes()]
 
     def shutdown(self, drain_s: float | None) -> None:
         """Request a stop."""
@@ -233,7 +234,8 @@ class DaemonControl:
         if self._reloads.problem is not None:
             yield f"the last reload was refused and changed nothing: {self._reloads.problem}"
         yield from self._runtimes.current().warnings
-        yield from self._find_sandbox_warnings()
+        yield from self.find_sandbox_warnings()
+        yield from self._find_missing_workspaces()
         yield from self._find_unready_routes()
         parked: list[str] = []
         # The status of a damaged store is reported without its rows that cannot be read.
@@ -245,7 +247,8 @@ class DaemonControl:
         if self._vitals.after_crash and uptime_s < CRASH_WARNING_SECONDS:
             yield "the previous daemon did not shut down cleanly; its unfinished work was resumed"
 
-    def _find_sandbox_warnings(self) -> Iterator[str]:
+    def find_sandbox_warnings(self) -> Iterator[str]:
+        """Yield the warnings about the sandbox of commands."""
         sandbox = self._vitals.sandbox(self._runtimes.current().config.workspace)
         if sandbox is None or not sandbox.problem:
             return
@@ -259,6 +262,14 @@ class DaemonControl:
                 f"workspace.sandbox is off: {sandbox.problem}; switch the sandbox on, or accept this with "
                 'workspace.unsandboxed = "allow"'
             )
+
+    def _find_missing_workspaces(self) -> Iterator[str]:
+        runtime = self._runtimes.current()
+        agents = {agent.workspace for agent in runtime.definitions.values() if agent.workspace is not None}
+        for path in sorted({runtime.workspace_root} | agents):
+            problem = find_problem(path)
+            if problem is not None:
+                yield f"the workspace {path} {problem}"
 
     def _find_unready_routes(self) -> Iterator[str]:
         runtime = self._runtimes.current()
