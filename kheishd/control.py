@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.store.commit import GONE
+from kheishd.store.epoch import OpenWork, RestoreMark
 from kheishd.store.tables import (
     APPROVALS_WAITING,
     CONVERSATIONS,
@@ -25,7 +26,7 @@ from kheishd.store.tables import (
     TOKENS,
 )
 from protocol.limits.units import MIB
-from protocol.objects.daemon import Counts, DaemonStatus, Disk, SandboxStatus
+from protocol.objects.daemon import Counts, DaemonStatus, Disk, RestoreStatus, SandboxStatus
 
 if TYPE_CHECKING:
     from kheishd.kernel.services import Services
@@ -76,6 +77,7 @@ class Vitals(Struct):
     schema: int = 0
     started_at_ms: int = 0
     after_crash: bool = False
+    restored: RestoreMark | None = None
     listeners: list[str] = []
     server: ServerCounts | None = None
     active_runs: Callable[[], int] = lambda: 0
@@ -171,6 +173,8 @@ class DaemonControl:
             counts=self._count_objects(),
             disk=disk,
             cursor=cursor,
+            epoch=self._state.epoch,
+            restored=_describe_restore(vitals.restored),
             memory_bytes=memory_bytes(),
             warnings=list(self._find_warnings(disk, uptime_s)),
             draining=self._stopper.requested,
@@ -252,6 +256,19 @@ class DaemonControl:
             problem = runtime.models.problem(spec)
             if problem is not None:
                 yield f"the route '{spec.route_id}' is not ready: {problem}"
+
+
+def _describe_restore(mark: RestoreMark | None) -> RestoreStatus | None:
+    if mark is None:
+        return None
+    work = mark.open_work or OpenWork()
+    return RestoreStatus(
+        backup_at_ms=mark.backup_at_ms,
+        restored_at_ms=mark.restored_at_ms,
+        cursor=mark.cursor,
+        runs=work.running + work.queued + work.waiting,
+        indoubts=work.indoubts,
+    )
 
 
 def memory_bytes() -> int:

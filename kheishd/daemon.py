@@ -38,6 +38,7 @@ from kheishd.kernel.state import State, open_state
 from kheishd.providers.caller import ProviderCaller
 from kheishd.providers.credentials import find_secrets
 from kheishd.reload import Reloader
+from kheishd.restored import finish_restore
 from kheishd.server.dispatch import Dispatcher
 from kheishd.server.listeners import Listener, ListenerUnusable, check_listeners, open_listeners
 from kheishd.server.server import Server, open_server
@@ -50,7 +51,7 @@ from kheishd.workers.titles import TitleWorker
 from protocol.errors.store import StorageFailed, StorageFull
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, MutableMapping
+    from collections.abc import AsyncIterator, MutableMapping, Sequence
 
     from kheishd.config.sections.config import Config
     from kheishd.config.sections.runs import RunsSection
@@ -67,6 +68,9 @@ LISTEN_CHANGED: Final = "[listen] changed; restart the daemon to apply it"
 
 # The time for answering and closing connections, after the active runs have ended or been suspended.
 CLOSE_SECONDS: Final = 2.0
+
+# The time between attempts to mark the work of a restored store while the disk is full.
+RESTORE_RETRY_SECONDS: Final = 5.0
 
 
 class Daemon:
@@ -163,8 +167,7 @@ class Daemon:
         )
         dispatcher = Dispatcher(handlers(), services, control)
         async with trio.open_nursery() as nursery:
-            for worker in workers:
-                await nursery.start(worker.serve, name=worker.name)
+            await self._start_workers(nursery, workers)
             nursery.start_soon(self._watch_sandbox)
             async with open_server(dispatcher) as server:
                 self._vitals.server = server
@@ -182,6 +185,21 @@ class Daemon:
                         await worker.drain()
                 await server.drain(CLOSE_SECONDS)
             nursery.cancel_scope.cancel()
+
+    async def _start_workers(self, nursery: trio.Nursery, workers: Sequence[Worker]) -> None:
+        """Start the workers, once the open work of a restored store is marked: none of it may run again."""
+        try:
+            self._vitals.restored = await finish_restore(self._state)
+        except StorageFull:
+            log.warning("the restored store cannot be marked on a full disk; no work is done until it is")
+            nursery.start_soon(self._start_workers_later, nursery, workers)
+            return
+        for worker in workers:
+            await nursery.start(worker.serve, name=worker.name)
+
+    async def _start_workers_later(self, nursery: trio.Nursery, workers: Sequence[Worker]) -> None:
+        await trio.sleep(RESTORE_RETRY_SECONDS)
+        await self._start_workers(nursery, workers)
 
     @asynccontextmanager
     async def _listen(self, server: Server) -> AsyncIterator[None]:

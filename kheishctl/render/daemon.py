@@ -3,7 +3,7 @@
 from kheishctl import __version__
 from kheishctl.contract import Json
 from kheishctl.render.layout import Display, format_pairs, paint
-from kheishctl.render.units import format_duration, format_size
+from kheishctl.render.units import format_duration, format_local, format_size
 from protocol.text import one_line
 
 # The kinds of pending requests in the daemon's counts, with their names for one and for several.
@@ -26,6 +26,19 @@ SANDBOX_STATES = {
 def describe_version_difference(version: str) -> str:
     """Return a sentence that names the versions of the daemon and of this program."""
     return f"the daemon is version {version}, this kheishctl is {__version__}"
+
+
+def _format_restore(restored: Json | None) -> str:
+    """Describe the newest restore; empty if there was none."""
+    if restored is None:
+        return ""
+    runs, indoubts = restored["runs"], restored["indoubts"]
+    made, at = format_local(restored["backup_at_ms"]), format_local(restored["restored_at_ms"])
+    return (
+        f"{at}, from a backup of {made}; "
+        f"{runs} {'run' if runs == 1 else 'runs'} interrupted, {indoubts} "
+        f"{'call' if indoubts == 1 else 'calls'} in doubt"
+    )
 
 
 def format_daemon_status(result: Json, display: Display) -> str:
@@ -51,6 +64,7 @@ def format_daemon_status(result: Json, display: Display) -> str:
         ("memory", format_size(result["memory_bytes"])),
         ("sandbox", _describe_sandbox(result.get("sandbox"))),
         ("journal", f"at cursor {result['cursor']}"),
+        ("restored", _format_restore(result.get("restored"))),
     ]
     alerts = [] if version == __version__ else [describe_version_difference(version)]
     if result.get("draining"):
