@@ -37,6 +37,7 @@ class Toolbox(Value, frozen=True):
             max_timeout_s=config.tools.max_timeout_s,
             health=self.health,
             asks_unsandboxed=config.workspace.unsandboxed == "ask",
+            limits=config.tools.limits,
         )
         parts = (Files(self.locks), bash, WebFetch(), AskUser(), Planning(), Outputs(), Results())
         return CompositeHook((*parts, TaskTools(self.shells)))

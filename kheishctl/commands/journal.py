@@ -81,7 +81,7 @@ def follow(app: App, types: tuple[str, ...], after: int | None, epoch: str | Non
     """Follow events as they happen, until Ctrl-C; with --json, one JSON line each.
 
     Following survives a restart of the daemon: no event is lost or repeated. If a backup is restored
-    meanwhile, a note says so, and the events after the backup follow.
+    meanwhile, a note says so (with --json a line with 'gap'), and the events after the backup follow.
     """
     follower = JournalFollower(app, drop_unset(types=list(types), **params), after, epoch)
     app.client  # noqa: B018 - fail at once if there is no daemon.
@@ -128,6 +128,9 @@ class JournalFollower:
                     self.cursor = params["cursor"]
                 case "journal.gap":
                     self.cursor = int(params["to"])
+                    if self.app.as_json:
+                        gap = {name: value for name, value in params.items() if name != "subscription"}
+                        self.app.print_json_line({"gap": gap})
                     self.app.note(describe_gap(params))
                 case "journal.delta":
                     delta = {name: value for name, value in params.items() if name != "subscription"}

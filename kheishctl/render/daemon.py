@@ -51,6 +51,12 @@ def format_daemon_status(result: Json, display: Display) -> str:
         f"{count} {singular if count == 1 else plural}" for count, singular, plural in numbers if count
     ]
     agent, route = result.get("default_agent", "default"), result.get("default_route", "offline")
+    # An older daemon does not report the sandbox of commands.
+    status = result.get("sandbox")
+    sandbox = ""
+    if status is not None:
+        sandbox = f"{SANDBOX_STATES.get(status['state'], status['state'])} (mode {status['mode']})"
+        sandbox += f": {status['problem']}" if status.get("problem") else ""
     pairs = [
         ("daemon", f"version {version}, pid {result['pid']}, up {format_duration(result['uptime_s'])}"),
         ("home", result["home"]),
@@ -62,7 +68,7 @@ def format_daemon_status(result: Json, display: Display) -> str:
         ("clients", f"{counts['connections']} connected, {counts['subscriptions']} following"),
         ("disk", f"{format_size(disk['used_bytes'])} used, {format_size(disk['free_bytes'])} free"),
         ("memory", format_size(result["memory_bytes"])),
-        ("sandbox", _describe_sandbox(result.get("sandbox"))),
+        ("sandbox", sandbox),
         ("journal", f"at cursor {result['cursor']}"),
         ("restored", _format_restore(result.get("restored"))),
     ]
@@ -74,11 +80,3 @@ def format_daemon_status(result: Json, display: Display) -> str:
     if not result["warnings"] and display.width is not None:
         lines.append(paint("healthy", "green", display.color))
     return "\n".join([format_pairs(pairs, display), *lines])
-
-
-def _describe_sandbox(sandbox: Json | None) -> str:
-    """Return the state of the sandbox of commands; empty if an older daemon does not report it."""
-    if sandbox is None:
-        return ""
-    problem = f": {sandbox['problem']}" if sandbox.get("problem") else ""
-    return f"{SANDBOX_STATES.get(sandbox['state'], sandbox['state'])} (mode {sandbox['mode']}){problem}"

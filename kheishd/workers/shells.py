@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from codecs import getincrementaldecoder
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal
 import trio
 
 from kheishd.core.text.stream import TextStreamScrubber
+from kheishd.hooks.os.shell.limits import explain_excess
 from kheishd.hooks.os.shell.log import ends_in_prompt
 from kheishd.hooks.os.shell.process import MAX_KILL_SECONDS, CommandEnd, KeptCommand, NotStarted
 from kheishd.objects.work.shell import (
@@ -36,6 +37,7 @@ from protocol.errors.store import StorageFull
 from protocol.limits.shell import MAX_SHELL_BYTES_PER_SECOND, MAX_SHELL_FILES_BYTES
 
 if TYPE_CHECKING:
+    from kheishd.config.sections.config import Config
     from kheishd.hooks.os.shell.log import ShellFiles, ShellLog
     from kheishd.hooks.os.shell.starter import Starter
     from kheishd.kernel.live import Live
@@ -96,22 +98,19 @@ class BackgroundShell:
             self._cause = cause
             self._running.cancel()
 
-    async def run(self, starter: Starter, readable: Sequence[str]) -> ShellOutcome:
-        """Run the command; return how it ended, with no process of it left and its output in its file.
-
-        ``readable`` are the paths that a sandboxed command may read besides the system's.
-        """
+    async def run(self, starter: Starter, config: Config) -> ShellOutcome:
+        """Run the command; return how it ended, with no process of it left and its output in its file."""
         shell = self.task.shell
         assert shell is not None, "the task has a command"
         if self._running.cancel_called:
             return ShellOutcome(self._cause, problem="it had not begun")
         await trio.to_thread.run_sync(self._log.begin)
         try:
-            async with starter.running(self.task.task_id, shell, readable) as process:
+            async with starter.running(self.task.task_id, shell, config) as process:
                 ended = await self._attend(process)
             code = None if ended is None else ended.code
             written = await self._files.read(self.task.task_id, 1)
-            ending, problem = self._ending(ended)
+            ending, problem = self._ending(ended, config)
             return ShellOutcome(ending, code, _brief(problem), self._log.total_bytes, written.kept_bytes)
         except NotStarted as error:
             return ShellOutcome("not_started", problem=_brief(str(error)))
@@ -143,7 +142,7 @@ class BackgroundShell:
             nursery.cancel_scope.cancel()
         return ended
 
-    def _ending(self, ended: CommandEnd | None) -> tuple[ShellEnding, str]:
+    def _ending(self, ended: CommandEnd | None, config: Config) -> tuple[ShellEnding, str]:
         """Return the kind of ending and the problem, which is empty if nothing went wrong."""
         problem = self._log.problem or ""
         if self._running.cancelled_caught:
@@ -151,6 +150,8 @@ class BackgroundShell:
         if ended is not None and ended.unboxed:
             last_output = self._log.last.decode(errors="replace")
             return "not_started", f"its sandbox could not be set up: {last_output}"
+        if ended is not None and ended.exceeded is not None:
+            return "exited", explain_excess(ended.exceeded, config.tools.limits)
         if ended is None or ended.code is None:
             return "exit_unknown", "its supervisor was killed"
         return ("output_capture_failed" if problem else "exited"), problem
@@ -261,8 +262,7 @@ class ShellWorker(Worker):
             try:
                 try:
                     await self._prune()
-                    workspace = self._services.runtimes.current().config.workspace
-                    over = await shell.run(self._starter, workspace.readable)
+                    over = await shell.run(self._starter, self._services.runtimes.current().config)
                 except Exception:
                     log.exception("a background shell failed", extra={"task_id": task_id})
                     over = ShellOutcome("exit_unknown", problem=FAILED)

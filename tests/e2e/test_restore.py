@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon, RpcError, run_kheishd, short_home, until
+from tests.support.stores import needs_strace, strace_with
 from tests.support.waiting_runs import order, writes
 
 if TYPE_CHECKING:
@@ -211,7 +215,7 @@ def test_a_foreign_cursor_gets_a_gap(
         )
         assert client.note("journal.synced")["cursor"] == last
     with pytest.raises(RpcError) as refused:
-        story.daemon.call("journal.read", **params)
+        story.daemon.call("journal.read", **{"epoch": story.daemon.call("rpc.ping")["epoch"]} | params)
     assert refused.value.reason == "cursor_unknown"
 
 
@@ -225,6 +229,34 @@ def test_a_follower_of_this_epoch_gets_none(story: Story) -> None:
             assert (first["method"], first["params"]["cursor"]) == ("journal.synced", status["cursor"])
         page = story.daemon.call("journal.read", after=status["cursor"], **epoch)
         assert (page["events"], page["epoch"]) == ([], status["epoch"])
+
+
+def test_followers_on_the_command_line(story: Story) -> None:
+    """``journal follow`` keeps its epoch across a restore, and says what happened."""
+    daemon = story.daemon
+    command = [sys.executable, "-m", "kheishctl", "--home", str(daemon.home), "--json", "journal", "follow"]
+    daemon.say("before the second restore", sender="done")
+    cursor, epoch = (daemon.call("daemon.status")[name] for name in ("cursor", "epoch"))
+    arguments = [
+        "--after",
+        str(cursor - 1),
+        "--epoch",
+        epoch,
+        "--type",
+        "daemon_restored",
+        "--type",
+        "run_ended",
+    ]
+    with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        assert json.loads(follower.stdout.readline())["type"] == "run_ended"
+        daemon.stop()
+        assert run_kheishd(daemon.home, "restore", str(story.backup)).returncode == 0
+        daemon.start()
+        gap, *events = (json.loads(follower.stdout.readline()) for _ in range(5))
+        follower.terminate()
+    assert (gap["gap"]["reason"], gap["gap"]["to"]) == ("restored", story.backup_cursor)
+    assert [event["type"] for event in events] == ["run_ended"] * 3 + ["daemon_restored"]
 
 
 def test_the_way_back(story: Story) -> None:
@@ -268,4 +300,25 @@ def test_a_backup_that_is_put_in_place_by_hand(story: Story) -> None:
     assert (status["restored"]["runs"], status["warnings"]) == (3, [])
     assert status["epoch"] != story.epoch
     assert daemon.call("run.get", run_id=story.running["run_id"])["status"] == "interrupted"
+    assert lines(story, "begun") == lines(story, "second") == ["once"]
+
+
+@needs_strace
+def test_a_kill_while_the_work_is_marked(story: Story) -> None:
+    """A kill at any commit of the first start leaves no run that runs again; the next start continues."""
+    daemon = story.daemon
+    daemon.stop()
+    for commit in (2, 4):
+        assert run_kheishd(daemon.home, "restore", str(story.backup)).returncode == 0
+        victim = Daemon(daemon.home, before=tuple(strace_with(f"fdatasync:signal=KILL:when={commit}")))
+        victim.start(wait=False)
+        assert victim.wait() != 0
+        daemon.start()
+        status = daemon.call("daemon.status")
+        assert (status["restored"]["runs"], status["counts"]["runs_ready"]) == (3, 0)
+        for sent in (story.running, story.queued, story.waiting):
+            assert daemon.call("run.get", run_id=sent["run_id"])["status"] == "interrupted"
+        assert len(daemon.events(types=["daemon_restored"])) == 1
+        assert daemon.call("daemon.doctor", deep=True)["findings"] == []
+        daemon.stop()
     assert lines(story, "begun") == lines(story, "second") == ["once"]
