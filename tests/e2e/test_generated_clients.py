@@ -34,8 +34,16 @@ import msgspec
 import pydantic
 
 from models import (
-    ConversationSendParams, Envelope, ErrorData, InputReceivedEvent, JournalPage, JournalReadParams, RunGetParams,
-    RunView, SendResult, SessionId,
+    ConversationSendParams,
+    Envelope,
+    ErrorData,
+    InputReceivedEvent,
+    JournalPage,
+    JournalReadParams,
+    RunGetParams,
+    RunView,
+    SendResult,
+    SessionId,
 )
 
 Result = TypeVar("Result", bound=pydantic.BaseModel)
@@ -76,9 +84,8 @@ with socket.socket(socket.AF_UNIX) as connection:
     page = ask("journal.read", JournalReadParams(session_id=SessionId(result.session_id)))
     assert len(JournalPage.model_validate(page).events) == len(page["events"])
     events = {Envelope.model_validate(event).cursor: event for event in page["events"]}
-    inputs = [
-        InputReceivedEvent.model_validate(event) for event in events.values() if event["type"] == "input_received"
-    ]
+    received = [event for event in events.values() if event["type"] == "input_received"]
+    inputs = [InputReceivedEvent.model_validate(event) for event in received]
     document = {"texts": texts, "refusal": reason, "inputs": [event.sender for event in inputs]}
     print(msgspec.json.encode(document).decode())
 """
@@ -126,8 +133,8 @@ def assert_conversation(texts: list[str]) -> None:
 def test_a_typescript_client_holds_a_conversation(daemon: Daemon, tmp_path: Path) -> None:
     """@open-rpc/generator's client compiles with ``tsc --strict`` and holds a conversation.
 
-    Two faults of the generator are worked around: it writes a method's name as an identifier, and a name with a
-    dot needs quotes; and its methods find a required param missing, so that such calls go through ``rpc``.
+    Two faults of the generator are worked around: it writes a method's name as an identifier, and a name with
+    a dot needs quotes; and its methods miss required params, so that such calls go through ``rpc``.
     """
     document = daemon.call("rpc.discover")
     (tmp_path / "node_modules").symlink_to(MODULES)
@@ -159,7 +166,7 @@ def test_a_typescript_client_holds_a_conversation(daemon: Daemon, tmp_path: Path
 
 
 def test_a_python_client_holds_a_conversation(daemon: Daemon, tmp_path: Path) -> None:
-    """datamodel-code-generator's models pass ``mypy --strict``, and a client with them holds a conversation."""
+    """datamodel-code-generator's models pass ``mypy --strict``; a client with them holds a conversation."""
     (tmp_path / "schema.json").write_text(json.dumps(to_json_schema(daemon.call("rpc.discover"))))
     (tmp_path / "client.py").write_text(PYTHON_CLIENT)
     options = ["--input-file-type", "jsonschema", "--output-model-type", "pydantic_v2.BaseModel"]
