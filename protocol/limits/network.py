@@ -9,8 +9,8 @@ MAX_HOST_BYTES = 253
 # The hosts that a command connected to or was refused, in its result and in the record of a shell.
 MAX_LISTED_HOSTS = 16
 
-# A connection of a command takes two descriptors of the daemon. Package managers open up to fifty at once; the
-# daemon of a machine that has more than four such commands lets further connections wait.
+# A connection of a command takes two descriptors of the daemon. Package managers open up to fifty at once. If
+# more than four such commands run, further connections wait.
 MAX_COMMAND_CONNECTIONS = 64
 MAX_PROXY_CONNECTIONS = 256
 

@@ -1,4 +1,4 @@
-"""The gate of one command: decides about each connection, makes it, and remembers what was opened and refused.
+"""The gate of one command: decides about each connection, makes it, and counts it.
 
 The rules judge the destination as the command named it, and then each address of it. An address that is not
 on the public internet, or is this machine's own, is closed unless a rule names exactly that address: so no
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # The resolver of the system and four attempts to connect.
 MAX_CONNECT_SECONDS: Final = 45.0
 
-# A program that tries again and again costs the daemon one judgement each time: from some refusals on, it waits.
+# A program that tries again and again costs the daemon a judgement each time: after some refusals, it waits.
 MAX_FAST_REFUSALS: Final = 64
 REFUSAL_SECONDS: Final = 0.1
 

@@ -1,8 +1,8 @@
 """The proxy of one command: HTTP and SOCKS 5 on one port of the command's own network.
 
-The sandbox of a command has no network but its own loopback interface. The keeper opens a port there and hands
-it to the daemon, which serves it: so the daemon resolves all names, and the rules judge every connection. The
-port exists in this sandbox only, thus no command reaches the proxy of another.
+The sandbox of a command has no network but its own loopback interface. The keeper opens a port there and
+hands it to the daemon, which serves it: so the daemon resolves all names, and the rules judge every
+connection. The port exists in this sandbox only, thus no command reaches the proxy of another.
 
 A connection is told apart by its first byte. Errors of a peer end its own connection only.
 """

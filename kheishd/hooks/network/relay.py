@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -68,9 +69,9 @@ async def relay(incoming: Incoming, outgoing: trio.SocketStream) -> None:
         note_activity()
         first, incoming.buffer = incoming.buffer, b""
         async with trio.open_nursery() as nursery:
-            streams = (incoming.stream, outgoing)
-            for source, sink, data in ((*streams, first), (*reversed(streams), b"")):
-                nursery.start_soon(_pump, source, sink, data, note_activity, nursery.cancel_scope.cancel)
+            pump = partial(_pump, note_activity=note_activity, give_up=nursery.cancel_scope.cancel)
+            nursery.start_soon(pump, incoming.stream, outgoing, first)
+            nursery.start_soon(pump, outgoing, incoming.stream, b"")
 
 
 async def _pump(
@@ -92,4 +93,3 @@ async def _pump(
         return
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         await sink.send_eof()
-

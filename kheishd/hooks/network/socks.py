@@ -9,8 +9,6 @@ import errno
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final
 
-import trio
-
 from kheishd.hooks.network.connector import HostUnknown
 from kheishd.hooks.network.destination import Destination, parse_address, parse_name
 from kheishd.hooks.network.gate import Refused

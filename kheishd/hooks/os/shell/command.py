@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from kheishd.hooks.network.proxy import PORT, proxy_variables
 from kheishd.hooks.os.shell.process import Command
 
 if TYPE_CHECKING:
@@ -70,4 +71,8 @@ def prepare_command(
         argv = sandbox.argv(workdir, argv)
     descriptors = () if sandbox is None else (workdir.outer,)
     environment = {**clean_environment(environ, workdir.workspace), **(variables or {})}
-    return Command(tuple(argv), environment, workdir.inner, mark, sandbox is not None, descriptors)
+    port = 0
+    if sandbox is not None and sandbox.network == "closed":
+        environment |= proxy_variables()
+        port = PORT
+    return Command(tuple(argv), environment, workdir.inner, mark, sandbox is not None, descriptors, port)

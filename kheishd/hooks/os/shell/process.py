@@ -77,7 +77,8 @@ class Command(Value, frozen=True):
     """A command to run. ``workdir`` is an open directory; ``mark`` identifies its processes.
 
     ``boxed``: the argv is that of a sandbox, which runs the command proper. It inherits the descriptors
-    ``passed``, and closes them for the command.
+    ``passed``, and closes them for the command. ``port``: the sandbox has a network of its own, in which this
+    port is opened for the daemon.
     """
 
     argv: tuple[str, ...]
@@ -86,10 +87,15 @@ class Command(Value, frozen=True):
     mark: str
     boxed: bool = False
     passed: tuple[int, ...] = ()
+    port: int = 0
 
 
 class KeptCommand:
-    """A command under its keeper. ``pid`` and ``start_ticks`` identify its process for certain."""
+    """A command under its keeper. ``pid`` and ``start_ticks`` identify its process for certain.
+
+    ``listening`` is the port in the command's own network; None without such a network, or if it could not be
+    opened: then the command has no network at all.
+    """
 
     def __init__(self, keeper: trio.Process, control: trio.SocketStream, mark: str) -> None:
         assert keeper.stdout is not None, "a pipe was requested"
@@ -97,6 +103,7 @@ class KeptCommand:
         self.stderr = keeper.stderr
         self.pid = 0
         self.start_ticks = 0
+        self.listening: socket.socket | None = None
         self._keeper = keeper
         self._control = control
         self._mark = mark
@@ -145,6 +152,8 @@ class KeptCommand:
             if not self._gone:
                 await self.stop()
             await self._control.aclose()
+            if self.listening is not None:
+                self.listening.close()
             for stream in (self.stdout, self.stderr):
                 if stream is not None:
                     await stream.aclose()
@@ -157,9 +166,13 @@ class KeptCommand:
         """Return the keeper's next line; an empty one once it has ended."""
         while b"\n" not in self._buffer and len(self._buffer) < MAX_LINE_BYTES:
             try:
-                data = await self._control.receive_some(MAX_LINE_BYTES)
-            except trio.BrokenResourceError:
-                data = b""
+                data, rights, _, _ = await self._control.socket.recvmsg(
+                    MAX_LINE_BYTES, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
+                )
+            except OSError:
+                data, rights = b"", []
+            for _, _, descriptor in rights:
+                self.listening = socket.socket(fileno=int.from_bytes(descriptor, sys.byteorder))
             if not data:
                 return ""
             self._buffer += data
@@ -184,7 +197,8 @@ async def running(command: Command, *, merged: bool = False) -> AsyncIterator[Ke
 async def _start(command: Command, *, merged: bool) -> KeptCommand:
     ours, theirs = socket.socketpair()
     argv = [sys.executable, "-I", "-S", "-c", KEEPER, str(ROOT)]
-    argv += ["boxed" if command.boxed else "bare", *command.argv]
+    confinement = f"closed:{command.port}" if command.port else "boxed" if command.boxed else "bare"
+    argv += [confinement, *command.argv]
     control = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
     try:
         # Shielded: a cancellation between the start and the return would lose the process.

@@ -329,7 +329,7 @@ async def test_an_address_is_looked_at_like_a_name() -> None:
 async def test_the_next_address_is_tried(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
     """If one address refuses, the next is tried, with both families in turn."""
     port = await listening(nursery)
-    names = Names(monkeypatch, example=["::1", "127.0.0.9", "127.0.0.8", "127.0.0.1"])
+    Names(monkeypatch, example=["::1", "127.0.0.9", "127.0.0.8", "127.0.0.1"])
     assert await greeting(PinnedBackend(loopback), "example", port) == b"127.0.0.1"
 
 
