@@ -50,6 +50,7 @@ def evolve(approval: Approval | None, envelope: Envelope, event: ApprovalEvent) 
             sender=event.sender,
             subject=event.subject,
             binding=event.preview.binding if event.preview is not None else None,
+            facts=event.preview.facts if event.preview is not None else None,
             expires_at_ms=event.expires_at_ms,
         )
     assert approval is not None, "an approval's first event is its request"

@@ -41,6 +41,7 @@ from protocol.limits.call import MAX_TOOL_BYTES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from kheishd.core.permissions.claims import Claim
     from protocol.objects.approval import Preview
 
 log = logging.getLogger("kheishd.hooks")
@@ -176,6 +177,15 @@ class CompositeHook:
             raise
         except Exception:
             raise _log_fault("a tool could not name its subject", call) from None
+
+    def claims(self, call: Invocation) -> Sequence[Claim]:
+        """Return what a call asks for besides its subject. Errors: ToolError if that is not known."""
+        try:
+            return tuple(self._owner(call).claims(call))
+        except ToolError:
+            raise
+        except Exception:
+            raise _log_fault("a tool could not name its claims", call) from None
 
     async def before_call(self, call: Invocation) -> Opinion | None:
         """Return the opinion that counts. A sub-hook that fails denies: no call runs unjudged."""

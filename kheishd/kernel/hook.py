@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_type_hin
 from msgspec import Struct
 from msgspec.structs import replace
 
+from kheishd.core.permissions.judge import Ruling
 from kheishd.kernel.schema import portable, schema_of
 from protocol.structs import Value
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from kheishd.config.sections.workspace import SandboxMode
+    from kheishd.core.permissions.claims import Claim
     from kheishd.core.run.record import RunRecord
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot
@@ -98,6 +100,7 @@ class ToolMethods(Value, frozen=True):
 
     run: Callable[[Invocation, Any], Awaitable[Outcome]]
     subject: Callable[[Invocation, Any], str] | None = None
+    claims: Callable[[Invocation, Any], Sequence[Claim]] | None = None
     preview: Callable[[Invocation, Any], Awaitable[Preview | None]] | None = None
     evidence: Callable[[Invocation, Any], Awaitable[dict[str, Any]]] | None = None
     probe: Callable[[Invocation, Any, Mapping[str, Any]], Awaitable[ProbeResult]] | None = None
@@ -148,6 +151,7 @@ def tool(
     droppable: bool = False,
     writes: Callable[[Any], Iterable[str]] = _write_nothing,
     subject: Callable[[Any, Invocation, Any], str] | None = None,
+    claims: Callable[[Any, Invocation, Any], Sequence[Claim]] | None = None,
     preview: Callable[[Any, Invocation, Any], Awaitable[Preview | None]] | None = None,
     evidence: Callable[[Any, Invocation, Any], Awaitable[dict[str, Any]]] | None = None,
     probe: Callable[[Any, Invocation, Any, Mapping[str, Any]], Awaitable[ProbeResult]] | None = None,
@@ -155,8 +159,8 @@ def tool(
     """Declare a method of a sub-hook as a tool; its facts are those of :class:`Tool`.
 
     The arguments' struct is the annotation of the method's parameter ``arguments``. ``subject`` returns the
-    text that permission rules match besides the tool's name, such as a path. ``preview``, ``evidence`` and
-    ``probe`` are as in :class:`SubHook`, for this tool.
+    text that permission rules match besides the tool's name, such as a path. ``claims``, ``preview``,
+    ``evidence`` and ``probe`` are as in :class:`SubHook`, for this tool.
     """
 
     def declare(run: Callable[[Any, Invocation, Any], Awaitable[Outcome]]) -> DeclaredTool:
@@ -178,6 +182,7 @@ def tool(
         functions = {
             "run": run,
             "subject": subject,
+            "claims": claims,
             "preview": preview,
             "evidence": evidence,
             "probe": probe,
@@ -225,6 +230,10 @@ def _is_open(path: str) -> bool:
     return False
 
 
+def _deny_claim(claim: Claim) -> Ruling:
+    return Ruling("deny", "deny", "no rules", "no rules are known here")
+
+
 class Invocation(Value, frozen=True):
     """One call of one tool. Make it from ``Hook.validate(tool, ...)`` and the run's context.
 
@@ -234,6 +243,8 @@ class Invocation(Value, frozen=True):
     ``observe`` journals more evidence after the start, such as a process id; at most 4 KiB.
     ``make_path_check`` reads the current rules and returns whether they keep the content of a path from tools
     that read (see ``core.permissions.judge.is_path_closed``).
+    ``judge_claim`` judges a claim of the running call by the current rules, such as a connection. A claim
+    that was approved together with the call is allowed unless a rule denies it now.
     """
 
     context: RunContext
@@ -244,6 +255,7 @@ class Invocation(Value, frozen=True):
     stream: Callable[[str], None] = _discard_text
     observe: Callable[[Mapping[str, Any]], Awaitable[None]] = _discard_evidence
     make_path_check: Callable[[], Callable[[str], bool]] = lambda: _is_open
+    judge_claim: Callable[[Claim], Ruling] = _deny_claim
 
     @property
     def key(self) -> str:
@@ -369,6 +381,14 @@ class SubHook:
         methods = call.tool.methods
         return "" if methods is None or methods.subject is None else methods.subject(call, call.arguments)
 
+    def claims(self, call: Invocation) -> Sequence[Claim]:
+        """Return what a call asks for besides its subject, such as destinations. Errors: ToolError.
+
+        Each claim is judged by the rules. A person who is asked about the call is shown the destinations.
+        """
+        methods = call.tool.methods
+        return () if methods is None or methods.claims is None else methods.claims(call, call.arguments)
+
     async def before_call(self, call: Invocation) -> Opinion | None:
         """Return an opinion about a call of any sub-hook's tool, or None."""
         return None
@@ -441,6 +461,10 @@ class Hook(Protocol):
 
     def subject(self, call: Invocation) -> str:
         """Return the text that permission rules match besides the tool's name. Errors: ToolError."""
+        ...
+
+    def claims(self, call: Invocation) -> Sequence[Claim]:
+        """Return what a call asks for besides its subject. Errors: ToolError."""
         ...
 
     async def before_call(self, call: Invocation) -> Opinion | None:

@@ -4,8 +4,8 @@ from protocol.limits.units import KIB, MIB
 
 # Tool calls in one message of a model; a larger batch is refused, call by call. Calls are judged 16 at a time
 # in one transaction: each adds a verdict and an approval's event and record, with a subject of 1 KiB in two
-# of them, a note of 512 bytes and a preview of 3 KiB, at most 8 KiB together; the run's record with 256 open
-# calls takes another 48 KiB.
+# of them, facts of 512 bytes in two, a note of 512 bytes and a preview of 3 KiB, at most 9 KiB together; the
+# run's record with 256 open calls takes another 48 KiB.
 MAX_CALLS = 256
 MAX_JUDGED_CALLS = 16
 
@@ -33,6 +33,10 @@ MAX_JUDGED_REASON_BYTES = 512
 
 # The subject in a verdict: 16 verdicts share a transaction, each possibly with its approval.
 MAX_VERDICT_SUBJECT_BYTES = 256
+
+# The circumstances of a call, in its approval's event and record and in a grant: a directory and a few hosts.
+# Longer ones are replaced by their digest.
+MAX_FACTS_BYTES = 512
 
 # The input and output of a tool. 16 MiB is a large log; the model reads 32 KiB of it at once (about 8,000
 # tokens), and a blob holds the rest. As JSON, 32 KiB can take six times as much: 192 KiB fit a transaction.

@@ -20,6 +20,7 @@ from protocol.errors.store import StorageFull
 from protocol.ids import Cursor, Id
 from protocol.limits.names import MAX_REASON_BYTES
 from protocol.limits.permission import MAX_GRANT_USES, MAX_RESOLUTIONS
+from protocol.objects.permission import CallFacts
 from protocol.rpc.method import Method, Mutation, Page, Params
 
 ApprovalStatus = Literal["pending", "allowed", "denied", "expired", "withdrawn"]
@@ -32,7 +33,7 @@ class Preview(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     The approval is bound to ``binding`` (the digest of the files shown): if it has changed when the call is
     about to run, the person is asked again. ``truncated``: ``text`` is incomplete and ``blob`` names the
-    complete text.
+    complete text. ``facts`` are the circumstances that ``text`` shows; a remembered answer is for these.
     """
 
     kind: Literal["diff", "command", "text"]
@@ -40,6 +41,7 @@ class Preview(Struct, frozen=True, kw_only=True, omit_defaults=True):
     binding: str | None = None
     truncated: bool = False
     blob: str | None = None
+    facts: CallFacts | None = None
 
 
 class Approval(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -64,6 +66,7 @@ class Approval(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sender: str | None = None
     subject: str = ""
     binding: str | None = None
+    facts: CallFacts | None = None
     expires_at_ms: int | None = None
     resolved_at_ms: int | None = None
     resolved_cursor: Cursor | None = None

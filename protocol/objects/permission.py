@@ -71,10 +71,29 @@ class RuleRef(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     subject: Subject | None = None
 
 
-class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A remembered approval: it answers asks about a tool and a subject.
+ClaimKind = Literal["call", "command", "network"]
+"""The kinds of a call's claims: the call itself, a command of its line, a destination to connect to."""
 
-    Both match literally, including a ``*``; ``subject`` null matches only calls without one.
+
+class CallFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The circumstances of a call that a person is shown with it: an approval is for exactly these.
+
+    ``workdir`` is the directory of a command, ``sandbox`` its confinement and ``network`` the destinations
+    that it may connect to, as ``net:HOST:PORT``. ``other`` holds those of other tools.
+    """
+
+    workdir: str | None = None
+    background: bool = False
+    sandbox: str | None = None
+    network: list[str] = []
+    other: list[str] = []
+
+
+class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A remembered approval: it answers asks about a tool and a subject in the same circumstances.
+
+    Both match literally, including a ``*``; ``subject`` null matches only calls without one. ``facts`` are
+    the circumstances that were shown; null: there were none.
     ``remaining_uses`` null: unlimited. ``approval_id`` is the approval that created it.
     """
 
@@ -82,6 +101,7 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tool: str
     granted_by: str
     subject: str | None = None
+    facts: CallFacts | None = None
     remaining_uses: int | None = None
     approval_id: str | None = None
 
@@ -90,8 +110,8 @@ class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The verdict on one call: ``base`` by the rules, ``decision`` after mode, grants and hooks.
 
     ``why`` names the deciding rule, such as ``managed rule bash deny``; ``mode_effect`` is set if the mode
-    changed the verdict. A long ``subject`` is truncated. ``parallel`` and ``repeatable`` are facts of the
-    tool at that time.
+    changed the verdict. A long ``subject`` is truncated. ``binding`` is the state that a grant approved it in
+    (see ``Preview``). ``parallel`` and ``repeatable`` are facts of the tool at that time.
     """
 
     call_id: str
@@ -106,6 +126,7 @@ class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
     grant_id: str | None = None
     approval_id: str | None = None
     question_id: str | None = None
+    binding: str | None = None
     parallel: bool = False
     repeatable: bool = False
 
@@ -122,10 +143,20 @@ class ExplanationLine(Struct, frozen=True, kw_only=True):
     text: str
 
 
+class ClaimExplanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The decision of the rules about one claim of a call; the strictest of all claims counts."""
+
+    kind: ClaimKind
+    subject: str
+    says: Decision
+    why: str
+
+
 class Explanation(Struct, frozen=True, kw_only=True):
     """An explanation of a verdict: the verdict, and every line that led to it, in order.
 
-    Hooks are not included: their opinion depends on the call's arguments.
+    ``claims`` lists the parts of a call that consists of several. Hooks are not included: their opinion
+    depends on the call's arguments.
     """
 
     decision: Decision
@@ -136,6 +167,7 @@ class Explanation(Struct, frozen=True, kw_only=True):
     mode_effect: ModeEffect | None
     grant_id: str | None
     lines: list[ExplanationLine]
+    claims: list[ClaimExplanation] = []
 
 
 class LayerRules(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -172,7 +204,8 @@ class PermissionWhy(Params, frozen=True, kw_only=True):
     """Params of ``permission.why``: a call and the session or run that would make it.
 
     Without a session and a run, the call is judged in a new session of ``agent``, or of the default agent.
-    ``mode`` replaces the session's mode, within its limits.
+    ``mode`` replaces the session's mode, within its limits. A ``subject`` of the form ``net:HOST:PORT`` is a
+    connection of a running call. ``facts`` are the call's circumstances, without which no grant answers.
     """
 
     tool: Annotated[str, Meta(min_length=1, max_length=MAX_TOOL_BYTES)]
@@ -181,6 +214,7 @@ class PermissionWhy(Params, frozen=True, kw_only=True):
     run_id: Id | None = None
     agent: AgentName | None = None
     mode: PermissionMode | None = None
+    facts: CallFacts | None = None
 
 
 class PermissionListParams(Page, frozen=True, kw_only=True):

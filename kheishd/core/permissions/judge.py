@@ -21,9 +21,18 @@ from typing import Final, Literal, assert_never
 
 from msgspec.structs import replace
 
+from kheishd.core.permissions.claims import (
+    NETWORK,
+    Claim,
+    host_of,
+    matches_destination,
+    matches_subject,
+)
 from kheishd.core.permissions.protected import is_protected
 from protocol.objects.permission import (
     MODES,
+    CallFacts,
+    ClaimExplanation,
     Decision,
     Explanation,
     ExplanationLine,
@@ -95,14 +104,47 @@ class Ruling(Value, frozen=True):
     grant_id: str | None = None
 
 
-def judge(tool: ToolFacts, subject: str, layers: Layers, opinion: HookOpinion | None = None) -> Ruling:
-    """Decide about a call of a tool. ``subject`` is the whole subject, as the tool's sub-hook names it."""
-    return _Walk(tool, subject, layers, opinion).ruling
+def judge(
+    tool: ToolFacts,
+    subject: str,
+    layers: Layers,
+    opinion: HookOpinion | None = None,
+    *,
+    claims: Sequence[Claim] = (),
+    facts: CallFacts | None = None,
+) -> Ruling:
+    """Decide about a call of a tool.
+
+    Args:   ``subject`` is the whole subject, as the tool's sub-hook names it, and ``claims`` are the call's
+            further claims. ``facts`` are the circumstances that a person would be shown; None: they are not
+            known, and no grant answers for them.
+    """
+    return _Walk(tool, [Claim("call", subject), *claims], layers, opinion, facts).ruling
 
 
-def explain(tool: ToolFacts, subject: str, layers: Layers, opinion: HookOpinion | None = None) -> Explanation:
-    """Decide about a call like :func:`judge`, and return a line for every part that was considered."""
-    walk = _Walk(tool, subject, layers, opinion)
+def judge_claim(tool: ToolFacts, claim: Claim, layers: Layers) -> Ruling:
+    """Decide about a claim of a call that runs already, such as a connection; grants do not count."""
+    return _Walk(tool, _claims_alone(tool, claim), layers).ruling
+
+
+def explain(
+    tool: ToolFacts,
+    subject: str,
+    layers: Layers,
+    opinion: HookOpinion | None = None,
+    *,
+    claims: Sequence[Claim] = (),
+    facts: CallFacts | None = None,
+) -> Explanation:
+    """Decide about a call like :func:`judge`, and return a line for every part that was considered.
+
+    A ``subject`` that is a destination, ``net:HOST:PORT``, is judged like a connection of a running call.
+    """
+    if subject.startswith(NETWORK) and not claims:
+        alone = _claims_alone(tool, Claim("network", subject))
+        walk = _Walk(tool, alone, layers, opinion, facts)
+    else:
+        walk = _Walk(tool, [Claim("call", subject), *claims], layers, opinion, facts)
     ruling = walk.ruling
     return Explanation(
         decision=ruling.decision,
@@ -113,7 +155,18 @@ def explain(tool: ToolFacts, subject: str, layers: Layers, opinion: HookOpinion 
         mode_effect=ruling.mode_effect,
         grant_id=ruling.grant_id,
         lines=walk.lines,
+        claims=walk.explained,
     )
+
+
+def _claims_alone(tool: ToolFacts, claim: Claim) -> list[Claim]:
+    """Return the claims by which a destination is judged alone. To fetch from a host is to connect to it."""
+    return [Claim("call", host_of(claim)), claim] if tool.kind == "fetch" else [claim]
+
+
+def has_grants(layers: Layers, tool: ToolFacts, subject: str) -> bool:
+    """Whether a grant for a tool and a subject exists: whether it holds depends on the circumstances."""
+    return any(_grants_of(layers, tool, subject))
 
 
 def is_path_closed(path: str, tools: Collection[str], layers: Layers) -> bool:
@@ -164,36 +217,23 @@ def matches_tool(pattern: str, tool: str) -> bool:
     return tool.startswith(pattern[:-1]) if pattern.endswith("*") else tool == pattern
 
 
-def matches_subject(pattern: str | None, subject: str) -> bool:
-    """Whether a rule's subject pattern matches a subject; None matches any, ``*`` any text, even none.
+def matches_claim(rule: Rule, tool: ToolFacts, claim: Claim) -> bool:
+    """Whether a rule matches a claim. A rule without a subject is about the call.
 
-    Linear in the length of both: each piece is searched once, from the left.
-    """
-    if pattern is None:
-        return True
-    first, *pieces = pattern.split("*")
-    if not pieces:
-        return subject == pattern
-    last = pieces.pop()
-    if len(subject) < len(first) + len(last) or not (subject.startswith(first) and subject.endswith(last)):
-        return False
-    start, end = len(first), len(subject) - len(last)
-    for piece in pieces:
-        position = subject.find(piece, start, end)
-        if position < 0:
-            return False
-        start = position + len(piece)
-    return True
-
-
-def matches_call(rule: Rule, tool: ToolFacts, subject: str) -> bool:
-    """Whether a rule matches a call. The subject of an edit may be several paths, one per line.
-
-    A deny or an ask matches if one of the paths does, an allow only if all of them do.
+    The subject of an edit may be several paths, one per line: a deny or an ask matches if one of the paths
+    does, an allow only if all of them do.
     """
     if not matches_tool(rule.tool, tool.name):
         return False
-    paths = subject.split("\n") if tool.kind == "edit" else [subject]
+    if rule.subject is None:
+        return claim.kind == "call"
+    if claim.kind == "network" or rule.subject.startswith(NETWORK):
+        return (
+            claim.kind == "network"
+            and rule.subject.startswith(NETWORK)
+            and matches_destination(rule.subject, claim.subject)
+        )
+    paths = claim.subject.split("\n") if tool.kind == "edit" else [claim.subject]
     quantifier = all if rule.decision == "allow" else any
     return quantifier(matches_subject(rule.subject, path) for path in paths)
 
@@ -216,15 +256,28 @@ def find_distrust(rule: Rule, tool: ToolFacts, subject: str) -> str | None:
 
 
 class _Walk:
-    """One walk through everything that decides about a call; produces ``lines`` and a ``ruling``."""
+    """One walk through everything that decides about a call; produces ``lines`` and a ``ruling``.
 
-    def __init__(self, tool: ToolFacts, subject: str, layers: Layers, opinion: HookOpinion | None) -> None:
+    Without a claim of the kind "call", the call runs already, and only its further claims are judged.
+    """
+
+    def __init__(
+        self,
+        tool: ToolFacts,
+        claims: Sequence[Claim],
+        layers: Layers,
+        opinion: HookOpinion | None = None,
+        facts: CallFacts | None = None,
+    ) -> None:
         self.tool = tool
-        self.subject = subject
+        self.claims = claims
         self.layers = layers
+        self.facts = facts
         self.lines: list[ExplanationLine] = []
+        self.explained: list[ClaimExplanation] = []
         self.firm = False
-        self.ruling = self._apply_rules()
+        self.asks_for_network = False
+        self.ruling = self._judge_claims()
         if opinion is not None:
             self._explain("hook", opinion.decision, opinion.note)
             if STRICTNESS.index(opinion.decision) > STRICTNESS.index(self.ruling.decision):
@@ -232,6 +285,11 @@ class _Walk:
             self.firm = self.firm or opinion.decision == "ask"
         self._apply_mode(asked_by_hook=opinion is not None and opinion.decision == "ask")
         self._apply_grants()
+
+    @property
+    def subject(self) -> str | None:
+        """The subject of the call; None if the call runs already."""
+        return next((claim.subject for claim in self.claims if claim.kind == "call"), None)
 
     def _explain(self, source: str, says: Decision | None, text: str) -> None:
         self.lines.append(ExplanationLine(source=source, says=says, text=text))
@@ -241,43 +299,82 @@ class _Walk:
 
     # Rules.
 
-    def _apply_rules(self) -> Ruling:
+    def _judge_claims(self) -> Ruling:
+        """Judge each claim by the rules, and return the first of the strictest rulings.
+
+        A claim without a matching rule has the default, unless a rule about the call speaks for it: for the
+        commands of a command line, and for the destination of a call that only fetches. In the same way, the
+        rules about those speak for a call without a matching rule.
+        """
         default = self.tool.default
         self._explain("tool", default, f"default without a matching rule: {default}")
+        rulings = [(claim, self._apply_rules(claim)) for claim in self.claims]
+        spoken_for = any(claim.kind == "call" and ruling is not None for claim, ruling in rulings)
+        represented = any(self._represents_call(claim) for claim in self.claims)
+        judged: list[Ruling] = []
+        for claim, ruling in rulings:
+            if ruling is None:
+                if represented if claim.kind == "call" else spoken_for and self._represents_call(claim):
+                    continue
+                ruling = self._default_of(claim)
+            judged.append(ruling)
+            self.asks_for_network |= claim.kind == "network" and ruling.decision == "ask"
+            if len(self.claims) > 1:
+                view = ClaimExplanation(
+                    kind=claim.kind, subject=claim.subject, says=ruling.decision, why=ruling.why
+                )
+                self.explained.append(view)
+        return max(judged, key=lambda ruling: STRICTNESS.index(ruling.decision))
+
+    def _represents_call(self, claim: Claim) -> bool:
+        """Whether a claim and the call say the same, so that a rule about one speaks for the other."""
+        return claim.kind == "command" or (claim.kind == "network" and self.tool.kind == "fetch")
+
+    def _default_of(self, claim: Claim) -> Ruling:
+        default, source = self.tool.default, f"{self.tool.name}'s default"
+        if claim.kind == "network" and default != "deny":
+            default, source = "ask", "the network's default"
+        ruling = Ruling(default, default, source, _default_note(default), self.layers.mode)
+        return _name_claim(ruling, claim)
+
+    def _apply_rules(self, claim: Claim) -> Ruling | None:
+        """Return the ruling of the rules about a claim; None if they leave it to the default."""
+        if claim.kind != "call":
+            self._explain(claim.kind, None, claim.subject)
         rules = [
             (rule, layered)
             for layered in self.layers.layers
-            if (rule := self._find_strictest(layered)) is not None
+            if (rule := self._find_strictest(layered, claim)) is not None
         ]
-        self.firm = any(layered.layer == "managed" and rule.decision == "ask" for rule, layered in rules)
-        mode = self.layers.mode
-        by_default = Ruling(default, default, f"{self.tool.name}'s default", _default_note(default), mode)
+        self.firm |= any(layered.layer == "managed" and rule.decision == "ask" for rule, layered in rules)
         if not rules:
-            return by_default
+            return None
+        default = self._default_of(claim).decision
         rule, layered = max(rules, key=lambda pair: STRICTNESS.index(pair[0].decision))
         root = next((layer for layer in self.layers.layers if layer.layer == "definition"), None)
         # Only the root's definition, among definitions, may be looser than the tool's default.
         may_loosen = any(layer.layer != "definition" or layer is root for _, layer in rules)
         if STRICTNESS.index(rule.decision) < STRICTNESS.index(default) and not may_loosen:
             self._explain("tool", default, "an agent called by another agent can only be stricter than this")
-            return by_default
+            return None
         why = f"{_label(layered)} {_format_rule(rule, MAX_SUBJECT_CHARACTERS)}"
-        return Ruling(rule.decision, rule.decision, why, rule.note or _default_note(rule.decision), mode)
+        note = rule.note or _default_note(rule.decision)
+        return _name_claim(Ruling(rule.decision, rule.decision, why, note, self.layers.mode), claim)
 
-    def _find_strictest(self, layered: LayerRules) -> Rule | None:
+    def _find_strictest(self, layered: LayerRules, claim: Claim) -> Rule | None:
         """Return the first of the strictest rules of a layer that hold; explain every matching rule."""
         holding: list[Rule] = []
         for rule in layered.rules:
-            if not matches_call(rule, self.tool, self.subject):
+            if not matches_claim(rule, self.tool, claim):
                 continue
-            distrust = find_distrust(rule, self.tool, self.subject)
+            distrust = find_distrust(rule, self.tool, claim.subject) if claim.kind == "call" else None
             if distrust is None:
                 holding.append(rule)
                 note = f": {rule.note}" if rule.note else ""
                 self._explain(_label(layered), rule.decision, f"{_format_rule(rule)}{note}")
             else:
                 self._explain(_label(layered), None, f"{_format_rule(rule)} does not hold: {distrust}")
-        if not holding:
+        if not holding and claim.kind == "call":
             self._explain(_label(layered), None, "no matching rule" if layered.rules else "no rules")
         return max(holding, key=lambda rule: STRICTNESS.index(rule.decision), default=None)
 
@@ -294,9 +391,9 @@ class _Walk:
             case "default":
                 return
             case "plan":
-                if not self.tool.in_plan or asked_by_hook:
+                if (self.subject is not None and not self.tool.in_plan) or asked_by_hook:
                     self._decide("deny", "mode plan", DENIED_IN_PLAN, "denied_in_plan")
-                elif self.tool.kind == "fetch" and previous.decision == "ask":
+                elif previous.decision == "ask" and (self.tool.kind == "fetch" or self.asks_for_network):
                     self._decide("deny", "mode plan", DENIED_FETCH_IN_PLAN, "denied_in_plan")
             case "dontAsk":
                 if previous.decision == "ask":
@@ -330,7 +427,7 @@ class _Walk:
         return next(
             (
                 path
-                for path in self.subject.split("\n")
+                for path in (self.subject or "").split("\n")
                 if is_protected(path)
                 or any(matches_subject(pattern, path) for pattern in self.layers.protected)
             ),
@@ -338,26 +435,53 @@ class _Walk:
         )
 
     def _apply_grants(self) -> None:
-        if self.ruling.decision != "ask":
+        if self.ruling.decision != "ask" or self.subject is None:
             return
-        grant = next(self._matching_grants(), None) if self.layers.mode != "plan" else None
-        if grant is None:
-            self._explain("grant", None, "no matching grant")
+        grants = _grants_of(self.layers, self.tool, self.subject) if self.layers.mode != "plan" else ()
+        for grant in grants:
+            shown = grant.facts or CallFacts()
+            if shown != self.facts:
+                self._explain("grant", None, f"{grant.grant_id} holds only {format_facts(shown)}")
+                continue
+            uses = "" if grant.remaining_uses is None else f", {grant.remaining_uses} uses left"
+            self._explain("grant", "allow", f"{grant.grant_id} of {grant.granted_by} matches{uses}")
+            self._decide("allow", f"grant {grant.grant_id}", "")
+            self.ruling = replace(self.ruling, grant_id=grant.grant_id)
             return
-        uses = "" if grant.remaining_uses is None else f", {grant.remaining_uses} uses left"
-        self._explain("grant", "allow", f"{grant.grant_id} of {grant.granted_by} matches{uses}")
-        self._decide("allow", f"grant {grant.grant_id}", "")
-        self.ruling = replace(self.ruling, grant_id=grant.grant_id)
+        self._explain("grant", None, "no matching grant")
 
-    def _matching_grants(self) -> Iterator[Grant]:
-        """Yield the grants for exactly this call: the run's, then the session's own."""
-        call = (self.tool.name, self.subject)
-        for source in ("run", "session"):
-            for layered in self.layers.layers:
-                for grant in layered.grants if layered.layer == source else ():
-                    usable = grant.remaining_uses is None or grant.remaining_uses > 0
-                    if usable and (grant.tool, grant.subject or "") == call:
-                        yield grant
+
+def _grants_of(layers: Layers, tool: ToolFacts, subject: str) -> Iterator[Grant]:
+    """Yield the usable grants for exactly this tool and subject: the run's, then the session's own."""
+    for source in ("run", "session"):
+        for layered in layers.layers:
+            for grant in layered.grants if layered.layer == source else ():
+                usable = grant.remaining_uses is None or grant.remaining_uses > 0
+                if usable and (grant.tool, grant.subject or "") == (tool.name, subject):
+                    yield grant
+
+
+def format_facts(facts: CallFacts) -> str:
+    """Format the circumstances of a call for a person."""
+    parts = [
+        *([f"in {facts.workdir}"] if facts.workdir is not None else []),
+        *(["in the background"] if facts.background else []),
+        *([f"with the sandbox {facts.sandbox}"] if facts.sandbox is not None else []),
+        *([f"with the network {', '.join(facts.network)}"] if facts.network else []),
+        *(f"with {text}" for text in facts.other),
+    ]
+    return ", ".join(parts) or "for a call without further circumstances"
+
+
+def _name_claim(ruling: Ruling, claim: Claim) -> Ruling:
+    """Return a ruling whose ``why`` names the claim, if that is not the call itself."""
+    if claim.kind == "call":
+        return ruling
+    return replace(ruling, why=f"{ruling.why}, for {_shorten(claim.subject)!r}")
+
+
+def _shorten(subject: str) -> str:
+    return f"{subject[:MAX_SUBJECT_CHARACTERS]}…" if len(subject) > MAX_SUBJECT_CHARACTERS else subject
 
 
 def _default_note(decision: Decision) -> str:

@@ -435,6 +435,7 @@ def _evolve_calls(calls: list[OpenCall], envelope: Envelope, event: JournalEvent
                     parallel=by_id[call.call_id].parallel,
                     repeatable=by_id[call.call_id].repeatable,
                     approved=by_id[call.call_id].grant_id is not None,
+                    binding=by_id[call.call_id].binding,
                 )
                 if call.state == "new" and call.call_id in by_id
                 else call

@@ -252,6 +252,7 @@ def _make_answer(call: Call, answer: _Answer, approval: Approval) -> ApprovalAns
             tool=approval.tool,
             granted_by=call.caller.principal,
             subject=approval.subject or None,
+            facts=approval.facts,
             remaining_uses=resolution.uses,
             approval_id=approval.approval_id,
         )

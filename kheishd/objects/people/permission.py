@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, assert_never, cast
 
 from msgspec.structs import replace
 
+from kheishd.core.permissions.claims import Claim
 from kheishd.core.permissions.grants import change_rules, find_rules_problem
 from kheishd.core.permissions.judge import HookOpinion, Layers, ToolFacts, effective_mode, explain
 from kheishd.core.session import intersect_names
@@ -30,6 +31,7 @@ from protocol.events.permission import PermissionsChanged
 from protocol.journal.envelope import DAEMON_STREAM
 from protocol.objects import permission as rows
 from protocol.objects.permission import (
+    CallFacts,
     Explanation,
     ExplanationLine,
     Grant,
@@ -184,7 +186,10 @@ def why(call: Call, params: PermissionWhy) -> Explanation:
     if tools is not None and params.tool not in tools:
         notes.append(("scope", "the scope does not include this tool"))
     lines = [ExplanationLine(source=source, says=None, text=text) for source, text in notes]
-    explanation = explain(facts, params.subject, layers)
+    # A command always has circumstances; another tool has none unless the caller names some.
+    shown = params.facts or (None if facts.kind == "execute" else CallFacts())
+    claims = [] if shown is None else [Claim("network", subject) for subject in shown.network]
+    explanation = explain(facts, params.subject, layers, claims=claims, facts=shown)
     return replace(explanation, lines=[*lines, *explanation.lines])
 
 

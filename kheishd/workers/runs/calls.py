@@ -10,6 +10,7 @@ can replace it.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -130,6 +131,9 @@ class CallExecutor:
                 lambda text: self._stream(call.call_id, text),
                 lambda evidence: self._observe(call.call_id, evidence),
                 judge.make_path_check,
+            )
+            invocation = replace(
+                invocation, judge_claim=partial(judge.judge_claim, invocation, approved=call.approved)
             )
             ruling = judge.judge_again(invocation, approved=call.approved)
             approval = None

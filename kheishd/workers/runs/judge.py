@@ -5,18 +5,28 @@ Judging changes nothing but blobs of long previews: the caller commits the judge
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
 
-from kheishd.core.permissions.judge import Layers, Ruling, is_path_closed, judge, use_grants
+from kheishd.core.permissions.judge import (
+    Layers,
+    Ruling,
+    has_grants,
+    is_path_closed,
+    judge,
+    judge_claim,
+    use_grants,
+)
 from kheishd.core.run.commands import ApprovalAsk, CallReturn, Judgement, QuestionAsk
 from kheishd.kernel.hook import Invocation, NeedsAnswer, NeedsApproval, ToolError
 from kheishd.objects.people.permission import facts_of, layers_of, opinion_of
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol import ids
 from protocol.limits.call import (
+    MAX_FACTS_BYTES,
     MAX_JUDGED_CALLS,
     MAX_JUDGED_REASON_BYTES,
     MAX_PREVIEW_BYTES,
@@ -27,16 +37,18 @@ from protocol.limits.call import (
     MAX_WAITING_QUESTIONS,
 )
 from protocol.limits.names import MAX_REASON_BYTES
-from protocol.objects.permission import Verdict
+from protocol.objects.approval import Preview
+from protocol.objects.permission import CallFacts, Verdict
 from protocol.text import truncate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from kheishd.core.permissions.claims import Claim
+    from kheishd.core.permissions.judge import HookOpinion
     from kheishd.kernel.hook import RunContext, Tool
     from kheishd.kernel.runtime import Runtime
     from kheishd.workers.runs.active import ActiveRun
-    from protocol.objects.approval import Preview
     from protocol.objects.run import CallOutcome, CallState, OpenCall
     from protocol.transcript import ToolCall
 
@@ -101,24 +113,42 @@ class CallJudge:
         A call that was approved, by a person or by a grant, may run unless a rule or plan mode denies it now.
         Errors: ToolError.
         """
-        ruling = judge(facts_of(invocation.tool), self.hooks.subject(invocation), self._layers())
+        # Without facts, no grant is used: only a verdict counts it down. So a person is asked.
+        ruling = self._judge(invocation)
         if not approved:
-            # A grant cannot be used here, because only a verdict counts it down: so a person is asked.
-            return ruling if ruling.grant_id is None else msgspec.structs.replace(ruling, decision="ask")
+            return ruling
         denied = ruling.base == "deny" or ruling.mode_effect == "denied_in_plan"
-        return msgspec.structs.replace(ruling, decision="deny" if denied else "allow")
+        return replace(ruling, decision="deny" if denied else "allow")
 
     def make_path_check(self) -> Callable[[str], bool]:
         """Return the check whether a rule keeps a path from tools that read, by the current rules."""
         layers, tools = self._layers(), [tool.name for tool in self.hooks.tools() if tool.kind == "read"]
         return lambda path: is_path_closed(path, tools, layers)
 
+    def judge_claim(self, invocation: Invocation, claim: Claim, *, approved: bool) -> Ruling:
+        """Judge a claim of a running call by the current rules (see :class:`Invocation`)."""
+        ruling = judge_claim(facts_of(invocation.tool), claim, self._layers())
+        if approved and ruling.decision != "deny" and claim in self.hooks.claims(invocation):
+            return replace(ruling, decision="allow", why="approved with the call")
+        return ruling
+
+    def _judge(
+        self,
+        invocation: Invocation,
+        opinion: HookOpinion | None = None,
+        facts: CallFacts | None = None,
+    ) -> Ruling:
+        # Rules match the whole subject: the end of a command may lie beyond the part that is stored.
+        tool, subject = facts_of(invocation.tool), self.hooks.subject(invocation)
+        claims = self.hooks.claims(invocation)
+        return judge(tool, subject, self._layers(), opinion, claims=claims, facts=facts)
+
     async def renew_approval(self, index: int, invocation: Invocation) -> ApprovalAsk | None:
         """Return a new approval if the approved state has changed, else None.
 
         Errors: ToolError if the call has become impossible.
         """
-        preview = await self.hooks.preview(invocation)
+        preview = await self._preview(invocation)
         if preview is None or preview.binding == invocation.binding:
             return None
         note = "what was approved has changed since: look again"
@@ -130,15 +160,18 @@ class CallJudge:
         Errors: ToolError if the call is impossible.
         """
         note = f"this was allowed before, and now a person is to be asked: {ruling.note or ruling.why}"
-        return await self._approval(index, invocation, note, await self.hooks.preview(invocation))
+        return await self._approval(index, invocation, note, await self._preview(invocation))
 
     async def _judge_valid(self, index: int, call: OpenCall, invocation: Invocation) -> Judgement:
         """Judge a call with valid arguments by opinions and rules."""
         tool = invocation.tool
         opinion = await self.hooks.before_call(invocation)
-        # Rules match the whole subject: the end of a command may lie beyond the part that is stored.
         subject = self.hooks.subject(invocation)
-        ruling = judge(facts_of(tool), subject, self._layers(), opinion_of(opinion))
+        ruling, preview = self._judge(invocation, opinion_of(opinion)), None
+        if ruling.decision == "ask" and has_grants(self._layers(), facts_of(tool), subject):
+            preview = await self._preview(invocation)
+            facts = CallFacts() if preview is None or preview.facts is None else preview.facts
+            ruling = self._judge(invocation, opinion_of(opinion), facts)
         verdict = Verdict(
             call_id=call.call_id,
             tool=tool.name,
@@ -150,6 +183,7 @@ class CallJudge:
             mode=ruling.mode,
             mode_effect=ruling.mode_effect,
             grant_id=ruling.grant_id,
+            binding=preview.binding if preview is not None and ruling.grant_id is not None else None,
             parallel=tool.parallel,
             repeatable=tool.repeatable,
         )
@@ -166,7 +200,7 @@ class CallJudge:
             problem = f"{MAX_WAITING_CALLS} calls of this message wait for a person already"
             return _reject_for_now(verdict, call, problem)
         try:
-            preview = await self.hooks.preview(invocation)
+            preview = preview or await self._preview(invocation)
         except ToolError as error:
             # A person is not asked about an impossible call.
             return Judgement(verdict, _error_result(str(error)))
@@ -174,6 +208,20 @@ class CallJudge:
         approval = await self._approval(index, invocation, note, preview)
         self._asking.append("asked")
         return Judgement(verdict, approval)
+
+    async def _preview(self, invocation: Invocation) -> Preview | None:
+        """Return the preview of a call; its facts include the call's destinations. Errors: ToolError."""
+        preview = await self.hooks.preview(invocation)
+        network = [claim.subject for claim in self.hooks.claims(invocation) if claim.kind == "network"]
+        if network:
+            preview = preview or Preview(kind="text", text=f"connect to {', '.join(network)}")
+            preview = replace(preview, facts=replace(preview.facts or CallFacts(), network=network))
+        if preview is not None and preview.facts is not None:
+            encoded = msgspec.json.encode(preview.facts)
+            if len(encoded) > MAX_FACTS_BYTES:
+                digest = sha256(encoded).hexdigest()
+                preview = replace(preview, facts=CallFacts(other=[f"sha256 {digest}"]))
+        return preview
 
     def _ask_question(self, verdict: Verdict, call: OpenCall, opinion: NeedsAnswer) -> Judgement:
         """Put the call's question to a person, unless too many calls wait already."""

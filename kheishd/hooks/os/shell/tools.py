@@ -55,6 +55,7 @@ from protocol.limits.call import MAX_TOOL_TEXT_BYTES
 from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_TAIL_BYTES
 from protocol.limits.units import KIB
 from protocol.objects.approval import Preview
+from protocol.objects.permission import CallFacts
 from protocol.objects.task import ShellCommand
 from protocol.text import truncate_json_start
 
@@ -195,7 +196,12 @@ class Bash(SubHook):
             confinement += ", in the background until it ends"
         # The directory comes first, so that no command can forge it.
         text = f"in {workdir.path}, {confinement}:\n{arguments.command}"
-        return Preview(kind="command", text=text, binding=_binding(workdir, boxed))
+        facts = CallFacts(
+            workdir=workdir.path,
+            background=arguments.run_in_background,
+            sandbox="bubblewrap" if boxed else "none",
+        )
+        return Preview(kind="command", text=text, binding=_binding(workdir, boxed), facts=facts)
 
     async def command_evidence(self, call: Invocation, arguments: BashArguments) -> dict[str, Any]:
         """Return the command and its directory. Errors: ToolError."""

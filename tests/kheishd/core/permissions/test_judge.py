@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from msgspec.structs import replace as changed
 
+from kheishd.core.permissions.claims import destination, matches_subject
 from kheishd.core.permissions.judge import (
     DENIED,
     DENIED_UNASKED,
@@ -22,13 +23,14 @@ from kheishd.core.permissions.judge import (
     explain,
     is_path_closed,
     judge,
-    matches_subject,
+    judge_claim,
     matches_tool,
     use_grants,
 )
 from kheishd.kernel.hook import ToolKind
 from protocol.objects.permission import (
     MODES,
+    CallFacts,
     Decision,
     Explanation,
     Grant,
@@ -67,8 +69,8 @@ def grant(grant_id: str = "grt_1", uses: int | None = None, subject: str | None 
 def decide(
     tool: ToolFacts, layers: Layers, subject: str = "ls", opinion: HookOpinion | None = None
 ) -> Decision:
-    """Return the decision about a call."""
-    return judge(tool, subject, layers, opinion).decision
+    """Return the decision about a call without circumstances."""
+    return judge(tool, subject, layers, opinion, facts=CallFacts()).decision
 
 
 # Rules.
@@ -311,7 +313,9 @@ def test_a_hook_can_require_approval() -> None:
 def test_a_grant_matches_tool_and_subject_exactly() -> None:
     """A grant matches its tool and subject exactly; one without subject matches calls without one."""
     granted = layers_of(layer("session", grants=[grant()]))
-    assert judge(BASH, "ls", granted) == Ruling("allow", "ask", "grant grt_1", grant_id="grt_1")
+    assert judge(BASH, "ls", granted, facts=CallFacts()) == Ruling(
+        "allow", "ask", "grant grt_1", grant_id="grt_1"
+    )
     assert decide(BASH, granted, "ls -l") == "ask"
     assert decide(replace(BASH, name="bash2"), granted) == "ask"
     assert decide(BASH, layers_of(layer("session", grants=[grant(subject="*")]))) == "ask"
@@ -323,10 +327,10 @@ def test_the_runs_grants_are_used_before_the_sessions() -> None:
     """The run's grants come before the session's; used-up grants and grants of parents match nothing."""
     own, runs = layer("session", grants=[grant("own")]), layer("run", grants=[grant("its", uses=1)])
     layers = layers_of(own, runs)
-    ruling = judge(BASH, "ls", layers)
+    ruling = judge(BASH, "ls", layers, facts=CallFacts())
     assert ruling.grant_id == "its"
     remaining = use_grants(layers, ["its"])
-    assert judge(BASH, "ls", remaining).grant_id == "own"
+    assert judge(BASH, "ls", remaining, facts=CallFacts()).grant_id == "own"
     assert use_grants(remaining, ["own"]) == remaining
     assert use_grants(remaining, []) is remaining
     assert decide(BASH, layers_of(layer("parent", grants=[grant()]), layer("session"))) == "ask"
@@ -339,7 +343,7 @@ def test_a_grant_never_undoes_a_deny() -> None:
     assert decide(BASH, layers_of(granted, mode="dontAsk")) == "deny"
     planned = replace(BASH, in_plan=True)
     assert decide(planned, layers_of(granted, mode="plan")) == "ask"
-    assert judge(BASH, "ls", layers_of(granted, mode="bypassPermissions")).grant_id is None
+    assert judge(BASH, "ls", layers_of(granted, mode="bypassPermissions"), facts=CallFacts()).grant_id is None
 
 
 def test_a_grant_covers_firm_asks() -> None:
@@ -349,6 +353,107 @@ def test_a_grant_covers_firm_asks() -> None:
         decide(BASH, layers_of(layer("managed", rule("ask")), granted, mode="bypassPermissions")) == "allow"
     )
     assert decide(BASH, layers_of(granted), "ls", HookOpinion("ask", "look")) == "allow"
+
+
+SHOWN = CallFacts(workdir="/w", sandbox="bubblewrap")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "current", "decision"),
+    [
+        (SHOWN, SHOWN, "allow"),
+        (SHOWN, changed(SHOWN, workdir="/w/sub"), "ask"),
+        (SHOWN, changed(SHOWN, background=True), "ask"),
+        (SHOWN, changed(SHOWN, sandbox="none"), "ask"),
+        (SHOWN, changed(SHOWN, network=["net:a.example:443"]), "ask"),
+        (changed(SHOWN, network=["net:a.example:443"]), SHOWN, "ask"),
+        (None, SHOWN, "ask"),
+        (SHOWN, None, "ask"),
+        (CallFacts(), CallFacts(), "allow"),
+        (CallFacts(other=["server a"]), CallFacts(other=["server b"]), "ask"),
+    ],
+)
+def test_a_grant_is_for_the_circumstances_that_were_shown(
+    recorded: CallFacts | None, current: CallFacts | None, decision: Decision
+) -> None:
+    """A grant of another directory, confinement or network asks again; one of an old home, too."""
+    layers = layers_of(layer("session", grants=[changed(grant(), facts=recorded)]))
+    ruling = judge(BASH, "ls", layers, facts=current)
+    assert (ruling.decision, ruling.grant_id) == (decision, "grt_1" if decision == "allow" else None)
+    lines = explain(BASH, "ls", layers, facts=current).lines
+    assert any(line.source == "grant" and line.text.startswith("grt_1") for line in lines)
+
+
+# Destinations.
+
+HOST = destination("pypi.org", 443)
+ALLOWED_COMMAND = layer("session", rule("allow", "bash"))
+
+
+@pytest.mark.parametrize(
+    ("rules", "decision", "why"),
+    [
+        ([], "ask", "the network's default, for 'net:pypi.org:443'"),
+        ([rule("allow", "*", "*")], "ask", "the network's default, for 'net:pypi.org:443'"),
+        ([rule("allow", "bash", "net:pypi.org")], "allow", "session rule bash allow"),
+        ([rule("allow", "*", "net:*.org:443")], "allow", "session rule bash allow"),
+        ([rule("allow", "*", "net:pypi.org:80")], "ask", "the network's default, for 'net:pypi.org:443'"),
+        (
+            [rule("allow", "*", "net:*"), rule("deny", "bash", "net:pypi.org")],
+            "deny",
+            "session rule bash 'net:pypi.org' deny, for 'net:pypi.org:443'",
+        ),
+    ],
+)
+def test_a_destination_is_judged_besides_its_call(rules: list[Rule], decision: Decision, why: str) -> None:
+    """A rule about the call opens no host; the strictest claim counts, and the verdict names it."""
+    layers = layers_of(layer("session", rule("allow", "bash"), *rules))
+    ruling = judge(BASH, "ls", layers, claims=[HOST])
+    assert (ruling.decision, ruling.why) == (decision, why)
+    explanation = explain(BASH, "ls", layers, claims=[HOST])
+    assert (explanation.decision, explanation.why) == (decision, why)
+    assert [(claim.kind, claim.says) for claim in explanation.claims][-1] == ("network", decision)
+
+
+def test_a_rule_for_destinations_matches_no_command() -> None:
+    """A command line that looks like a destination is none."""
+    layers = layers_of(layer("session", rule("allow", "bash", "net:*")))
+    assert decide(BASH, layers, "net:x") == "ask"
+
+
+@pytest.mark.parametrize("mode", ["plan", "dontAsk"])
+def test_the_network_is_closed_where_nobody_is_asked(mode: PermissionMode) -> None:
+    """In plan and dontAsk, only a rule opens a host, for a new call and for a running one."""
+    tool = replace(BASH, in_plan=True)
+    for rules, expected in (([], "deny"), ([rule("allow", "*", "net:pypi.org")], "allow")):
+        layers = layers_of(layer("session", rule("allow", "bash"), *rules), mode=mode)
+        assert judge(tool, "ls", layers, claims=[HOST]).decision == expected
+        assert judge_claim(BASH, HOST, layers).decision == expected
+
+
+def test_a_fetch_and_its_destination_are_one() -> None:
+    """A rule about the host of a fetch speaks for its destination and the other way round."""
+    fetch = ToolFacts("web_fetch", "fetch", "ask", in_plan=True)
+    for rules in (
+        [rule("allow", "web_fetch", "pypi.org")],
+        [rule("allow", "web_fetch", "net:pypi.org")],
+        [rule("allow", "web_fetch")],
+    ):
+        layers = layers_of(layer("session", *rules))
+        assert judge(fetch, "pypi.org", layers, claims=[HOST]).decision == "allow"
+        assert judge_claim(fetch, HOST, layers).decision == "allow"
+    layers = layers_of(layer("session", rule("allow", "web_fetch", "pypi.org")))
+    elsewhere = destination("evil.example", 443)
+    assert judge_claim(fetch, elsewhere, layers).decision == "ask"
+    denied = layers_of(layer("session", rule("allow", "web_fetch"), rule("deny", "*", "net:pypi.org")))
+    assert judge(fetch, "pypi.org", denied, claims=[HOST]).decision == "deny"
+
+
+def test_a_destination_can_be_explained_alone() -> None:
+    """The subject of a destination is judged like a connection of a running call."""
+    layers = layers_of(layer("session", rule("allow", "bash"), rule("allow", "*", "net:a.example")))
+    assert explain(BASH, "net:a.example:443", layers).decision == "allow"
+    assert explain(BASH, "net:b.example:443", layers).decision == "ask"
 
 
 # Explaining.
@@ -363,7 +468,7 @@ def test_an_explanation_has_a_line_for_each_part() -> None:
         layer("run", rule("ask", "bash"), name="r"),
         mode="acceptEdits",
     )
-    explanation = explain(BASH, "ls", layers, HookOpinion("ask", "look"))
+    explanation = explain(BASH, "ls", layers, HookOpinion("ask", "look"), facts=CallFacts())
     assert [(line.source, line.says, line.text) for line in explanation.lines] == [
         ("tool", "ask", "default without a matching rule: ask"),
         ("managed", None, "no matching rule"),
@@ -460,7 +565,8 @@ def test_explain_agrees_with_judge(
 ) -> None:
     """The explanation has the ruling's fields, and one of its lines says the decision."""
     layers = Layers(tuple(chain), effective_mode(chain))
-    ruling, explanation = judge(tool, subject, layers, opinion), explain(tool, subject, layers, opinion)
+    ruling = judge(tool, subject, layers, opinion, facts=CallFacts())
+    explanation = explain(tool, subject, layers, opinion, facts=CallFacts())
     assert isinstance(explanation, Explanation)
     assert [getattr(explanation, name) for name in Ruling.__struct_fields__] == [
         getattr(ruling, name) for name in Ruling.__struct_fields__

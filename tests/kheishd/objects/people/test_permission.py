@@ -27,7 +27,7 @@ from protocol.events.call import CallsJudged
 from protocol.limits.permission import MAX_RULES
 from protocol.limits.session import MAX_SESSION_DEPTH
 from protocol.objects.approval import Remember
-from protocol.objects.permission import Grant, Rule, Verdict
+from protocol.objects.permission import CallFacts, Grant, Rule, Verdict
 from tests.support.histories import approval_requested
 from tests.support.household import AGENTS, Household, agent, household, pages, refusal_of
 from tests.support.runtimes import make_runtime
@@ -80,7 +80,8 @@ async def run_in(house: Household, session_id: str, **params: Any) -> str:
 
 async def why(house: Household, tool: str = "bash", subject: str = "ls", **place: Any) -> tuple[str, str]:
     """Return the decision on a call and the line that decides it."""
-    explanation = await house.call("permission.why", tool=tool, subject=subject, **place)
+    facts = {"workdir": "/w"} if tool == "bash" else None
+    explanation = await house.call("permission.why", tool=tool, subject=subject, facts=facts, **place)
     return explanation["decision"], explanation["why"]
 
 
@@ -96,7 +97,14 @@ def rule(decision: str, tool: str = "bash", subject: str | None = None) -> dict[
 
 async def remember(house: Household, run_id: str, scope: Remember, uses: int | None = None) -> None:
     """Append the approval of a call of ``bash`` on ``ls``, with a grant."""
-    grant = Grant(grant_id=f"grt_{scope}", tool="bash", subject="ls", granted_by="uid:0", remaining_uses=uses)
+    grant = Grant(
+        grant_id=f"grt_{scope}",
+        tool="bash",
+        subject="ls",
+        granted_by="uid:0",
+        facts=CallFacts(workdir="/w"),
+        remaining_uses=uses,
+    )
     approval_id = f"apr_{scope}"
     answer = ApprovalAnswered(
         approval_id=approval_id, call_id="c", decision="allow", remember=scope, grant=grant
@@ -173,6 +181,23 @@ async def test_permission_why_ok_as_if_in_another_mode(idle: Household) -> None:
     )
     assert (as_if["decision"], as_if["mode"]) == ("allow", "acceptEdits")
     assert await why(idle, mode="bypassPermissions") == ("allow", "mode bypassPermissions")
+
+
+async def test_permission_why_ok_for_the_circumstances_of_a_call(idle: Household) -> None:
+    """A grant and a host count only in the circumstances that the request names."""
+    await create(idle, "s")
+    run_id = await run_in(idle, "s")
+    await remember(idle, run_id, "run")
+    unknown = await idle.call("permission.why", tool="bash", subject="ls", run_id=run_id)
+    assert unknown["decision"] == "ask"
+    assert "grt_run holds only in /w" in [line["text"] for line in unknown["lines"]]
+    await update(idle, rule("allow"), rule("allow", "*", "net:pypi.org"))
+    for host, decision in (("pypi.org", "allow"), ("evil.example", "ask")):
+        facts = {"workdir": "/w", "network": [f"net:{host}:443"]}
+        explanation = await idle.call("permission.why", tool="bash", subject="ls", facts=facts)
+        assert explanation["decision"] == decision
+        assert [claim["kind"] for claim in explanation["claims"]] == ["call", "network"]
+        assert (await why(idle, subject=f"net:{host}:443"))[0] == decision
 
 
 async def test_permission_why_ok_for_an_unknown_tool(idle: Household) -> None:

@@ -8,17 +8,19 @@ import pytest
 from trio.testing import MockClock
 
 from kheishd.config.sections.permissions import PermissionsSection
+from kheishd.core.permissions.claims import Claim, destination
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import Invocation, Outcome, SubHook, Tool
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
-from kheishd.objects.people import permission
+from kheishd.objects.people import approval, permission
 from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
-from kheishd.store.tables import SESSIONS
+from kheishd.store.tables import APPROVALS, SESSIONS
 from protocol.events.approval import ApprovalAnswered, ApprovalRequested
 from protocol.events.call import CallsJudged
 from protocol.limits.call import MAX_SUBJECT_BYTES, MAX_VERDICT_SUBJECT_BYTES
-from protocol.objects.permission import Grant, PermissionUpdate, Rule, Verdict
+from protocol.objects.approval import Approval, ApprovalResolve, Preview, Remember, Resolution
+from protocol.objects.permission import CallFacts, Grant, PermissionUpdate, Rule, Verdict
 from protocol.transcript import ToolCall
 from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
 from tests.support.histories import approval_requested
@@ -36,14 +38,28 @@ class FakeShell(SubHook):
 
     def __init__(self) -> None:
         self.ran: list[str] = []
+        self.facts: CallFacts | None = None
+        self.hosts: list[Claim] = []
+        self.connections: list[tuple[str, str]] = []
 
     def subject(self, use: Invocation) -> str:
         """Return the command."""
         return str(use.arguments["command"])
 
+    def claims(self, use: Invocation) -> list[Claim]:
+        """Return the hosts."""
+        return self.hosts
+
+    async def preview(self, use: Invocation) -> Preview | None:
+        """Show the circumstances."""
+        return None if self.facts is None else Preview(kind="command", text="", facts=self.facts)
+
     async def dispatch(self, use: Invocation) -> Outcome:
-        """Record the command."""
+        """Record the command, and the decisions about connections."""
         self.ran.append(self.subject(use))
+        for claim in (*self.hosts, destination("evil.example", 443)):
+            ruling = use.judge_claim(claim)
+            self.connections.append((ruling.decision, ruling.why))
         return Outcome("done")
 
 
@@ -149,3 +165,48 @@ async def test_a_counted_grant_is_used_once_per_call_of_a_batch(
     await desk.command(run_id, lambda run: answer_approvals(run, "deny"))
     await desk.until(lambda: desk.ended(run_id))
     assert shell.ran == ["ls", "ls"]
+
+
+async def approve_next(desk: Desk, models: Scripted, command: str, remember: Remember = "once") -> Approval:
+    """Let the model call the shell, answer its only approval, and return that."""
+    models.answers = [calls(command), lambda request: says("so be it")]
+    sent = await desk.send("go")
+    await desk.until(lambda: desk.run(sent.run_id).status == "waiting_for_approval")
+    (open_call,) = desk.run(sent.run_id).calls
+    with desk.state.read() as store:
+        pending = store.need(APPROVALS, open_call.waits_for or "")
+    resolution = Resolution(approval_id=pending.approval_id, decision="allow", remember=remember)
+    await desk.do(approval.resolve, ApprovalResolve(resolutions=[resolution]))
+    await desk.until(lambda: desk.ended(sent.run_id))
+    return pending
+
+
+async def test_a_grant_records_what_was_shown(desk: Desk, models: Scripted, shell: FakeShell) -> None:
+    """The same command in another directory, or with another host, is asked about again."""
+    shell.facts = CallFacts(workdir="/w", sandbox="bubblewrap")
+    shell.hosts = [destination("pypi.org", 443)]
+    pending = await approve_next(desk, models, "ls", "session")
+    assert pending.facts == CallFacts(workdir="/w", sandbox="bubblewrap", network=["net:pypi.org:443"])
+    (verdict,) = await verdicts_of(desk, models, "ls")
+    assert verdict.decision == "allow"
+    assert verdict.grant_id is not None
+    shell.hosts = []
+    await approve_next(desk, models, "ls")
+    shell.hosts = [destination("pypi.org", 443)]
+    shell.facts = CallFacts(workdir="/w/sub", sandbox="bubblewrap")
+    await approve_next(desk, models, "ls")
+
+
+async def test_a_running_call_is_judged_for_each_connection(
+    desk: Desk, models: Scripted, shell: FakeShell
+) -> None:
+    """An approved host is open, another one is not, and a deny that came later closes both."""
+    shell.hosts = [destination("pypi.org", 443)]
+    pending = await approve_next(desk, models, "ls")
+    assert pending.facts == CallFacts(network=["net:pypi.org:443"])
+    asked = ("ask", "the network's default, for 'net:evil.example:443'")
+    assert shell.connections == [("allow", "approved with the call"), asked]
+    await update_rules(desk, add=[Rule(tool="bash", subject="net:evil.example", decision="deny")])
+    shell.connections.clear()
+    await approve_next(desk, models, "ls")
+    assert [decision for decision, _ in shell.connections] == ["allow", "deny"]
