@@ -39,7 +39,7 @@ from kheishd.providers.caller import ProviderCaller
 from kheishd.providers.credentials import find_secrets
 from kheishd.reload import Reloader
 from kheishd.server.dispatch import Dispatcher
-from kheishd.server.listeners import ListenerUnusable, open_listeners
+from kheishd.server.listeners import ListenerUnusable, TcpListen, open_listeners
 from kheishd.server.server import Server, open_server
 from kheishd.systemd import Notifier, read_watchdog_seconds
 from kheishd.toolbox import Toolbox
@@ -149,7 +149,7 @@ class Daemon:
         runs = RunWorker(services, on_release=titles.consider)
         # The shell worker starts before any run: it ends the shells of the previous daemon.
         workers: tuple[Worker, ...] = (
-            ShellWorker(services, self._shells, starter),
+            ShellWorker(services, self._shells, starter, own_ports=self._toolbox.own_ports),
             titles,
             runs,
             ExpiryWorker(services),
@@ -196,6 +196,11 @@ class Daemon:
             except ListenerUnusable as error:
                 raise make_refusal(self._source.config_path, error.key, str(error)) from None
             self._vitals.listeners = [listener.name for listener in listeners]
+            self._toolbox.own_ports.update(
+                listener.socket.getsockname()[1]
+                for listener in listeners
+                if isinstance(listener.spec, TcpListen)
+            )
             async with trio.open_nursery() as nursery:
                 for listener in listeners:
                     await nursery.start(server.listen, listener)

@@ -45,14 +45,18 @@ class Gate:
     """The gate of one command.
 
     ``judge`` judges a destination by the current rules; ``own_ports`` are the TCP ports of the daemon.
+    ``connected`` and ``refused`` count connections by destination; ``closed`` are those that no person is
+    asked about. ``is_served``: the command has a port that leads here.
     """
 
     def __init__(self, judge: Callable[[Claim], Ruling], own_ports: Collection[int] = ()) -> None:
         self._judge = judge
         self._own_ports = own_ports
         self._refusals = 0
-        self.opened: dict[str, int] = {}
+        self.is_served = False
+        self.connected: dict[str, int] = {}
         self.refused: dict[str, int] = {}
+        self.closed: dict[str, None] = {}
 
     async def connect(self, destination: Destination) -> trio.SocketStream:
         """Connect to a destination. Errors: Refused, HostUnknown, OSError."""
@@ -67,10 +71,12 @@ class Gate:
             address = Destination(str(forbidden.address), destination.port)
             closed = self._is_own_port(forbidden.address, destination.port)
             cause = OWN if closed else CLOSED.format(subject=address.subject)
+            if len(self.closed) < MAX_LISTED_HOSTS:
+                self.closed[str(destination)] = None
             await self._refuse(destination, cause if address == destination else f"it is {address}: {cause}")
         except trio.TooSlowError:
             raise TimeoutError(errno.ETIMEDOUT, "no answer in time") from None
-        _count(self.opened, str(destination))
+        _count(self.connected, str(destination))
         return stream
 
     async def _refuse(self, destination: Destination, cause: str) -> None:

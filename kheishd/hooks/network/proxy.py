@@ -60,6 +60,7 @@ async def serving(listening: socket.socket | None, gate: Gate) -> AsyncIterator[
     if listening is None:
         yield
         return
+    gate.is_served = True
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_accept, trio.socket.from_stdlib_socket(listening), gate)
         yield

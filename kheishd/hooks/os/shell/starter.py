@@ -13,6 +13,8 @@ from typing import Final
 
 import trio
 
+from kheishd.hooks.network.gate import Gate
+from kheishd.hooks.network.proxy import serving
 from kheishd.hooks.os.shell.command import prepare_command
 from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.process import (
@@ -45,15 +47,17 @@ class Starter:
 
     @asynccontextmanager
     async def running(
-        self, task_id: str, shell: Shell, readable: Sequence[str]
+        self, task_id: str, shell: Shell, readable: Sequence[str], gate: Gate
     ) -> AsyncIterator[KeptCommand]:
         """Run the shell of a task while the block runs. A sandboxed one can also see ``readable``.
+
+        Its connections go through ``gate``.
 
         Errors: NotStarted.
         """
         sandbox = None
         if shell.sandboxed:
-            sandbox = Sandbox([str(self._home)], readable, health=self._health)
+            sandbox = Sandbox([str(self._home)], readable, health=self._health, network=shell.network)
         try:
             workdir = await trio.to_thread.run_sync(open_workdir, shell.workspace, shell.workdir)
         except ToolError as error:
@@ -69,7 +73,10 @@ class Starter:
                 command = await trio.to_thread.run_sync(prepare)
             except ToolError as error:
                 raise NotStarted(str(error)) from None
-            async with running(command, merged=True) as process:
+            async with (
+                running(command, merged=True) as process,
+                serving(process.listening, gate),
+            ):
                 yield process
         finally:
             workdir.close()

@@ -14,6 +14,7 @@ from kheishd.hooks.os.shell.process import CommandEnd, KeptCommand, NotStarted, 
 from kheishd.hooks.os.shell.starter import TASK_VARIABLE, Starter
 from protocol.objects.task import Shell
 from tests.support.commands import wait_ended
+from tests.support.gates import make_gate
 
 
 def asked(workspace: Path, command: str, workdir: str = "", *, mode: SandboxMode = "off") -> Shell:
@@ -26,7 +27,7 @@ def asked(workspace: Path, command: str, workdir: str = "", *, mode: SandboxMode
 async def started(home: Path, shell: Shell, readable: tuple[str, ...] = ()) -> AsyncIterator[KeptCommand]:
     """Run the shell of the task ``tsk_1``."""
     environ = {"PATH": os.environ["PATH"], "OPENAI_API_KEY": "canary"}
-    async with Starter(home, environ).running("tsk_1", shell, readable) as command_process:
+    async with Starter(home, environ).running("tsk_1", shell, readable, make_gate()) as command_process:
         yield command_process
 
 
