@@ -127,8 +127,8 @@ class BackgroundShell:
                 _brief(problem),
                 self._log.total_bytes,
                 written.kept_bytes,
-                gate.connected,
-                gate.refused,
+                list(gate.connected),
+                list(gate.refused),
             )
         except NotStarted as error:
             return ShellOutcome("not_started", problem=_brief(str(error)))

@@ -76,7 +76,7 @@ class Shell(ShellCommand, frozen=True, kw_only=True, omit_defaults=True):
     ``pid`` is also its process group; together with ``start_ticks``, in clock ticks since the machine booted,
     it identifies the process uniquely. ``output_bytes`` counts all output, of which the newest
     ``output_kept_bytes`` are kept. ``stopped_by`` is the first actor that asked to stop it. ``connected`` and
-    ``refused`` count its connections by destination.
+    ``refused`` are the destinations of its connections.
     """
 
     pid: int | None = None
@@ -90,8 +90,8 @@ class Shell(ShellCommand, frozen=True, kw_only=True, omit_defaults=True):
     stalled_at_ms: int | None = None
     output_bytes: int = 0
     output_kept_bytes: int = 0
-    connected: dict[str, int] = {}
-    refused: dict[str, int] = {}
+    connected: list[str] = []
+    refused: list[str] = []
 
 
 class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):

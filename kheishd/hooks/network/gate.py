@@ -62,7 +62,8 @@ class Gate:
         """Connect to a destination. Errors: Refused, HostUnknown, OSError."""
         ruling = self._judge_host(destination)
         if ruling.decision != "allow":
-            await self._refuse(destination, f"{ruling.note or ruling.why}; {REMEDY}")
+            denied = ruling.note or ruling.why if ruling.decision == "deny" else "no rule allows it"
+            await self._refuse(destination, f"{denied}; {REMEDY}")
         connector = Connector(partial(self._is_allowed, destination))
         try:
             with trio.fail_after(MAX_CONNECT_SECONDS):

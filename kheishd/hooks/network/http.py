@@ -38,7 +38,7 @@ HOP_BY_HOP: Final = frozenset(
 HTTP_PORT: Final = 80
 
 
-class HttpRequest:
+class ProxiedRequest:
     """A request to the proxy: its head, and the client's connection, from which its body is read."""
 
     def __init__(self, client: h11.Connection, head: h11.Request, destination: Destination) -> None:
@@ -52,7 +52,7 @@ class HttpRequest:
         return self.head.method == b"CONNECT"
 
 
-async def read_request(incoming: Incoming) -> HttpRequest | None:
+async def read_request(incoming: Incoming) -> ProxiedRequest | None:
     """Read the head of a request; None if it was rejected. Errors: EndOfStream."""
     client = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_PROXY_HEAD_BYTES)
     try:
@@ -68,10 +68,10 @@ async def read_request(incoming: Incoming) -> HttpRequest | None:
     except (h11.RemoteProtocolError, ToolError, ValueError) as error:
         await incoming.finish(_answer(400, "Bad Request", f"kheish: not a request to a proxy: {error}"))
         return None
-    return HttpRequest(client, head, destination)
+    return ProxiedRequest(client, head, destination)
 
 
-async def serve_http(incoming: Incoming, request: HttpRequest, gate: Gate) -> None:
+async def serve_http(incoming: Incoming, request: ProxiedRequest, gate: Gate) -> None:
     """Connect to the destination of a request, and relay."""
     destination = request.destination
     try:
@@ -125,7 +125,7 @@ def _answer(status: int, phrase: str, text: str) -> bytes:
 # One request and its answer.
 
 
-async def _exchange(incoming: Incoming, request: HttpRequest, outgoing: trio.SocketStream) -> None:
+async def _exchange(incoming: Incoming, request: ProxiedRequest, outgoing: trio.SocketStream) -> None:
     """Send a request to its server, and the answer to the client, both while they arrive."""
     server = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_PROXY_HEAD_BYTES)
     parts = urlsplit(request.head.target.decode("latin-1"))

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 class ShellOutcome(Value, frozen=True):
-    """The end of a shell, the size of its output, and its connections by destination."""
+    """The end of a shell, the size of its output, and the destinations of its connections."""
 
     why: ShellEnding
     exit_code: int | None = None
     problem: str = ""
     output_bytes: int = 0
     output_kept_bytes: int = 0
-    connected: dict[str, int] = {}
-    refused: dict[str, int] = {}
+    connected: list[str] = []
+    refused: list[str] = []
 
 
 def live_shells(store: Snapshot, session_id: str | None = None) -> Iterator[Task]:
