@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.store.commit import GONE
+from kheishd.store.epoch import OpenWork, RestoreMark
 from kheishd.store.tables import (
     APPROVALS_WAITING,
     CONVERSATIONS,
@@ -25,7 +26,7 @@ from kheishd.store.tables import (
     TOKENS,
 )
 from protocol.limits.units import MIB
-from protocol.objects.daemon import Counts, DaemonStatus, Disk, SandboxStatus
+from protocol.objects.daemon import Counts, DaemonStatus, Disk, RestoreStatus, SandboxStatus
 
 if TYPE_CHECKING:
     from kheishd.kernel.services import Services
@@ -76,6 +77,7 @@ class Vitals(Struct):
     schema: int = 0
     started_at_ms: int = 0
     after_crash: bool = False
+    restored: RestoreMark | None = None
     listeners: list[str] = []
     server: ServerCounts | None = None
     active_runs: Callable[[], int] = lambda: 0
@@ -171,6 +173,8 @@ class DaemonControl:
             counts=self._count_objects(),
             disk=disk,
             cursor=cursor,
+            epoch=self._state.epoch,
+            restored=_describe_restore(vitals.restored),
             memory_bytes=memory_bytes(),
             warnings=list(self._find_warnings(disk, uptime_s)),
             draining=self._stopper.requested,
@@ -221,7 +225,7 @@ class DaemonControl:
         if self._reloads.problem is not None:
             yield f"the last reload was refused and changed nothing: {self._reloads.problem}"
         yield from self._runtimes.current().warnings
-        yield from self._find_sandbox_warnings()
+        yield from self.find_sandbox_warnings()
         yield from self._find_unready_routes()
         with self._state.read() as store:
             newest = islice(store.scan(RUNS, reverse=True), MAX_PARKED_SEARCH_RUNS)
@@ -231,7 +235,8 @@ class DaemonControl:
         if self._vitals.after_crash and uptime_s < CRASH_WARNING_SECONDS:
             yield "the previous daemon did not shut down cleanly; its unfinished work was resumed"
 
-    def _find_sandbox_warnings(self) -> Iterator[str]:
+    def find_sandbox_warnings(self) -> Iterator[str]:
+        """Yield the warnings about the sandbox of commands."""
         sandbox = self._vitals.sandbox(self._runtimes.current().config.workspace)
         if sandbox is None or not sandbox.problem:
             return
@@ -252,6 +257,19 @@ class DaemonControl:
             problem = runtime.models.problem(spec)
             if problem is not None:
                 yield f"the route '{spec.route_id}' is not ready: {problem}"
+
+
+def _describe_restore(mark: RestoreMark | None) -> RestoreStatus | None:
+    if mark is None:
+        return None
+    work = mark.open_work or OpenWork()
+    return RestoreStatus(
+        backup_at_ms=mark.backup_at_ms,
+        restored_at_ms=mark.restored_at_ms,
+        cursor=mark.cursor,
+        runs=work.running + work.queued + work.waiting,
+        indoubts=work.indoubts,
+    )
 
 
 def memory_bytes() -> int:

@@ -38,8 +38,15 @@ from kheishd.kernel.state import State, open_state
 from kheishd.providers.caller import ProviderCaller
 from kheishd.providers.credentials import find_secrets
 from kheishd.reload import Reloader
+from kheishd.restored import finish_restore
 from kheishd.server.dispatch import Dispatcher
-from kheishd.server.listeners import ListenerUnusable, TcpListen, open_listeners
+from kheishd.server.listeners import (
+    Listener,
+    ListenerUnusable,
+    TcpListen,
+    check_listeners,
+    open_listeners,
+)
 from kheishd.server.server import Server, open_server
 from kheishd.systemd import Notifier, read_watchdog_seconds
 from kheishd.toolbox import Toolbox
@@ -50,7 +57,7 @@ from kheishd.workers.titles import TitleWorker
 from protocol.errors.store import StorageFailed, StorageFull
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, MutableMapping
+    from collections.abc import AsyncIterator, MutableMapping, Sequence
 
     from kheishd.config.sections.config import Config
     from kheishd.config.sections.runs import RunsSection
@@ -67,6 +74,9 @@ LISTEN_CHANGED: Final = "[listen] changed; restart the daemon to apply it"
 
 # The time for answering and closing connections, after the active runs have ended or been suspended.
 CLOSE_SECONDS: Final = 2.0
+
+# The time between attempts to mark the work of a restored store while the disk is full.
+RESTORE_RETRY_SECONDS: Final = 5.0
 
 
 class Daemon:
@@ -90,6 +100,8 @@ class Daemon:
         self._notifier = Notifier(environ)
         self._watchdog_s = read_watchdog_seconds(environ)
         self._vitals = Vitals(version=__version__, home=source.home.path, sandbox=self._sandbox.describe)
+        self._server: Server | None = None
+        self._listeners: list[Listener] = []
         self._state: State
         self.reloader: Reloader
 
@@ -161,8 +173,7 @@ class Daemon:
         )
         dispatcher = Dispatcher(handlers(), services, control)
         async with trio.open_nursery() as nursery:
-            for worker in workers:
-                await nursery.start(worker.serve, name=worker.name)
+            await self._start_workers(nursery, workers)
             nursery.start_soon(self._watch_sandbox)
             async with open_server(dispatcher) as server:
                 self._vitals.server = server
@@ -181,10 +192,26 @@ class Daemon:
                 await server.drain(CLOSE_SECONDS)
             nursery.cancel_scope.cancel()
 
+    async def _start_workers(self, nursery: trio.Nursery, workers: Sequence[Worker]) -> None:
+        """Start the workers, once the open work of a restored store is marked: none of it may run again."""
+        try:
+            self._vitals.restored = await finish_restore(self._state)
+        except StorageFull:
+            log.warning("the restored store cannot be marked on a full disk; no work is done until it is")
+            nursery.start_soon(self._start_workers_later, nursery, workers)
+            return
+        for worker in workers:
+            await nursery.start(worker.serve, name=worker.name)
+
+    async def _start_workers_later(self, nursery: trio.Nursery, workers: Sequence[Worker]) -> None:
+        await trio.sleep(RESTORE_RETRY_SECONDS)
+        await self._start_workers(nursery, workers)
+
     @asynccontextmanager
     async def _listen(self, server: Server) -> AsyncIterator[None]:
         """Serve clients of all listeners while the block runs. Errors: SocketInUse, ConfigInvalid."""
         options = self._build_listen_options(self._config)
+        self._server = server
         run_dir = self._source.home.run
         with ExitStack() as stack:
             try:
@@ -195,6 +222,7 @@ class Daemon:
                 )
             except ListenerUnusable as error:
                 raise make_refusal(self._source.config_path, error.key, str(error)) from None
+            self._listeners = listeners
             self._vitals.listeners = [listener.name for listener in listeners]
             self._toolbox.own_ports.update(
                 listener.socket.getsockname()[1]
@@ -209,15 +237,15 @@ class Daemon:
 
     def _build_listen_options(self, config: Config) -> ListenOptions:
         """Return the options of the listeners. Errors: ConfigInvalid, also for an unusable certificate."""
-        options = build_listen_options(config.listen, self._source.home)
-        if options.tcp is not None and options.tcp.certificate is not None:
-            # TLS is needed by few daemons, and its import takes a while.
-            from kheishd.server.websocket import load_certificate
+        try:
+            options = build_listen_options(config.listen, self._source.home, self._environ)
+            if options.tcp is not None and options.tcp.certificate is not None:
+                # TLS is needed by few daemons, and its import takes a while.
+                from kheishd.server.websocket import load_certificate
 
-            try:
                 load_certificate(options.tcp)
-            except ListenerUnusable as error:
-                raise make_refusal(self._source.config_path, error.key, str(error)) from None
+        except ListenerUnusable as error:
+            raise make_refusal(self._source.config_path, error.key, str(error)) from None
         return options
 
     async def _watch_store(self) -> None:
@@ -272,10 +300,14 @@ class Daemon:
         runtime = build_runtime(
             self._source, generation, self._make_models, self._toolbox.hooks, skip_bad_agents=False
         )
+        # The next start must not fail because of a value that this reload accepted.
+        options = self._build_listen_options(runtime.config)
         if runtime.config.listen == self._config.listen:
             return runtime
-        # The next start must not fail because of a value that this reload accepted.
-        self._build_listen_options(runtime.config)
+        try:
+            check_listeners([spec for spec in (options.shared, options.tcp) if spec], self._listeners)
+        except ListenerUnusable as error:
+            raise make_refusal(self._source.config_path, error.key, str(error)) from None
         return replace(runtime, warnings=(*runtime.warnings, LISTEN_CHANGED))
 
     def _make_models(self, limits: RunsSection) -> ProviderCaller:
@@ -285,6 +317,12 @@ class Daemon:
         """Learn the credentials of a runtime, and log at its level."""
         self._learn(*find_secrets(runtime.routes.values(), self._environ))
         self._logs.set_level(self._level or runtime.config.log.level)
+        if self._server is not None:
+            try:
+                self._server.renew_certificates()
+            except ListenerUnusable as error:
+                # It was usable a moment ago, when the runtime was built.
+                log.warning("connections still use the previous certificate: %s", error)
 
     def _learn(self, *secrets: str) -> None:
         """Scrub secrets from everything that is journaled, logged, streamed or captured from now on."""

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from kheishd import __version__
+from kheishd.store.epoch import read_restore_mark
 from kheishd.store.tables import META
 from protocol.errors.store import StorageFailed, StorageFull
 from protocol.events.daemon import DaemonReloaded, DaemonStarted, DaemonStopped
@@ -27,9 +28,14 @@ CLEAN: Final = "clean"
 
 
 async def commit_start(state: State) -> bool:
-    """Commit that the daemon started; return whether the previous daemon crashed."""
+    """Commit that the daemon started; return whether the previous daemon crashed.
+
+    A restored store has no previous daemon: its backup was made while one ran.
+    """
     with state.read() as store:
-        after_crash = store.last_cursor > 0 and store.get(META, CLEAN) is None
+        mark = read_restore_mark(store)
+        is_restored = mark is not None and mark.pending
+        after_crash = store.last_cursor > 0 and store.get(META, CLEAN) is None and not is_restored
     schema = state.store.schema
     event = DaemonStarted(version=__version__, pid=os.getpid(), schema=schema, after_crash=after_crash)
 

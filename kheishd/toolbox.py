@@ -43,6 +43,7 @@ class Toolbox(Value, frozen=True):
             asks_unsandboxed=config.workspace.unsandboxed == "ask",
             network=config.workspace.network,
             own_ports=self.own_ports,
+            limits=config.tools.limits,
         )
         parts = (Files(self.locks), bash, WebFetch(), AskUser(), Planning(), Outputs(), Results())
         return CompositeHook((*parts, TaskTools(self.shells)))

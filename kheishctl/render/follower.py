@@ -107,6 +107,9 @@ class StreamFollower:
                 return self._read_delta(params)
             case "journal.gap":
                 start, end = int(params["from"]), int(params["to"])
+                if params.get("reason") == "restored":
+                    self.cursor = end
+                    return [Notice("a backup was restored: events shown here may not be in it")]
                 if end < start:
                     self.cursor = end
                     return [Notice("the daemon's history ends before the last event shown here")]

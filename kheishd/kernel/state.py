@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_resch
 from kheishd.records.rebuild import rebuild_some
 from kheishd.store.blobs import blob_name, chunks, put_chunk
 from kheishd.store.environment import Scrub, Snapshot, Transaction
+from kheishd.store.epoch import read_epoch
 from kheishd.store.writer import Group, Job, Store
 from protocol.ids import make_id
 
@@ -108,6 +109,12 @@ class State:
         self.failed = Bell()
         self._bells = _BellRegistry()
         self._random: list[bytes] = []
+
+    @cached_property
+    def epoch(self) -> str:
+        """The epoch of the store: the id of its line of history, which a restore ends."""
+        with self.read() as store:
+            return read_epoch(store)
 
     def new_id(self, prefix: str) -> str:
         """Return a new id; a later id sorts after an earlier one, by the millisecond."""

@@ -10,6 +10,7 @@ import lmdb
 
 from kheishd.store.commit import is_disk_full
 from kheishd.store.environment import DATA, Environment
+from kheishd.store.epoch import adopt_backup
 from kheishd.store.guards import (
     MARKER,
     RESTORE,
@@ -195,6 +196,7 @@ def _enter(
     with suppress(lmdb.DiskError, lmdb.MapFullError), env.begin(write=True, db=handles[META]) as txn:
         if txn.get(VERSION_KEY) != version.encode():
             txn.put(VERSION_KEY, version.encode())
+    adopt_backup(env)
     environment = Environment(directory, env, handles, identity)
     if needs_rebuild(env):
         if rebuild is None:
@@ -237,5 +239,16 @@ def open_for_reading(directory: Path, *, current: bool = False) -> Iterator[Envi
                 if table.name.encode() in names
             }
         yield Environment(directory, env, handles, info.identity)
+    finally:
+        env.close()
+
+
+@contextmanager
+def open_for_marking(directory: Path) -> Iterator[lmdb.Environment]:
+    """Open a copy of a store that no process uses, to add a mark to it. Errors: lmdb.Error."""
+    # Without LMDB's own lock, whose file does not belong into a backup.
+    env = lmdb.open(str(directory), map_size=MAP_BYTES, max_dbs=MAX_TABLES, readahead=False, lock=False)
+    try:
+        yield env
     finally:
         env.close()

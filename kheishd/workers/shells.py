@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from codecs import getincrementaldecoder
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
@@ -25,6 +25,7 @@ from kheishd.core.permissions.claims import NETWORK, Claim
 from kheishd.core.permissions.judge import Ruling, ToolFacts, judge_claim
 from kheishd.core.text.stream import TextStreamScrubber
 from kheishd.hooks.network.gate import Gate
+from kheishd.hooks.os.shell.limits import explain_excess
 from kheishd.hooks.os.shell.log import ends_in_prompt
 from kheishd.hooks.os.shell.process import MAX_KILL_SECONDS, CommandEnd, KeptCommand, NotStarted
 from kheishd.objects.people.permission import layers_of
@@ -41,6 +42,7 @@ from protocol.errors.store import StorageFull
 from protocol.limits.shell import MAX_SHELL_BYTES_PER_SECOND, MAX_SHELL_FILES_BYTES
 
 if TYPE_CHECKING:
+    from kheishd.config.sections.config import Config
     from kheishd.hooks.os.shell.log import ShellFiles, ShellLog
     from kheishd.hooks.os.shell.starter import Starter
     from kheishd.kernel.live import Live
@@ -104,11 +106,10 @@ class BackgroundShell:
             self._cause = cause
             self._running.cancel()
 
-    async def run(self, starter: Starter, readable: Sequence[str], gate: Gate) -> ShellOutcome:
+    async def run(self, starter: Starter, config: Config, gate: Gate) -> ShellOutcome:
         """Run the command; return how it ended, with no process of it left and its output in its file.
 
-        ``readable`` are the paths that a sandboxed command may read besides the system's. Its connections go
-        through ``gate``.
+        Its connections go through ``gate``.
         """
         shell = self.task.shell
         assert shell is not None, "the task has a command"
@@ -116,11 +117,11 @@ class BackgroundShell:
             return ShellOutcome(self._cause, problem="it had not begun")
         await trio.to_thread.run_sync(self._log.begin)
         try:
-            async with starter.running(self.task.task_id, shell, readable, gate) as process:
+            async with starter.running(self.task.task_id, shell, config, gate) as process:
                 ended = await self._attend(process)
             code = None if ended is None else ended.code
             written = await self._files.read(self.task.task_id, 1)
-            ending, problem = self._ending(ended)
+            ending, problem = self._ending(ended, config)
             return ShellOutcome(
                 ending,
                 code,
@@ -160,7 +161,7 @@ class BackgroundShell:
             nursery.cancel_scope.cancel()
         return ended
 
-    def _ending(self, ended: CommandEnd | None) -> tuple[ShellEnding, str]:
+    def _ending(self, ended: CommandEnd | None, config: Config) -> tuple[ShellEnding, str]:
         """Return the kind of ending and the problem, which is empty if nothing went wrong."""
         problem = self._log.problem or ""
         if self._running.cancelled_caught:
@@ -168,6 +169,8 @@ class BackgroundShell:
         if ended is not None and ended.unboxed:
             last_output = self._log.last.decode(errors="replace")
             return "not_started", f"its sandbox could not be set up: {last_output}"
+        if ended is not None and ended.exceeded is not None:
+            return "exited", explain_excess(ended.exceeded, config.tools.limits)
         if ended is None or ended.code is None:
             return "exit_unknown", "its supervisor was killed"
         return ("output_capture_failed" if problem else "exited"), problem
@@ -285,9 +288,9 @@ class ShellWorker(Worker):
             try:
                 try:
                     await self._prune()
-                    workspace = self._services.runtimes.current().config.workspace
+                    config = self._services.runtimes.current().config
                     gate = Gate(partial(self._judge, shell.task), self._own_ports)
-                    over = await shell.run(self._starter, workspace.readable, gate)
+                    over = await shell.run(self._starter, config, gate)
                 except Exception:
                     log.exception("a background shell failed", extra={"task_id": task_id})
                     over = ShellOutcome("exit_unknown", problem=FAILED)

@@ -66,6 +66,7 @@ async def backup(call: Call, params: DaemonBackup) -> BackupResult:
         bytes=sum(file.stat().st_size for file in path.iterdir()),
         cursor=cursor,
         took_ms=round((time.monotonic() - started) * 1000),
+        epoch=call.state.epoch,
     )
 
 

@@ -144,7 +144,13 @@ def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
     writer.append(received)
     cursor = writer.append(accepted).cursor
     writer.write()
-    return SendResult(session_id=record.session_id, run_id=prepared.run_id, status="queued", cursor=cursor)
+    return SendResult(
+        session_id=record.session_id,
+        run_id=prepared.run_id,
+        status="queued",
+        cursor=cursor,
+        epoch=call.state.epoch,
+    )
 
 
 def _open_conversation(

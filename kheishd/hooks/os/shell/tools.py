@@ -19,12 +19,14 @@ import msgspec
 import trio
 from msgspec import Meta, Struct
 
+from kheishd.config.sections.tools import LimitsSection
 from kheishd.core.permissions.claims import Claim
 from kheishd.core.task import abbreviate
 from kheishd.hooks.network.destination import Destination, parse_destination
 from kheishd.hooks.network.gate import Gate
 from kheishd.hooks.network.proxy import serving
 from kheishd.hooks.os.shell.command import prepare_command, shell_argv
+from kheishd.hooks.os.shell.limits import explain_excess, suspect_limit
 from kheishd.hooks.os.shell.output import OutputCollector, Spool, read_tail, trim_start, truncate_middle
 from kheishd.hooks.os.shell.process import (
     GRACE_SECONDS,
@@ -55,10 +57,10 @@ from kheishd.objects.work.shell import require_room
 from protocol import ids
 from protocol.errors.task import TaskLimit
 from protocol.events.task import TaskCreated
-from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.limits.call import MAX_TOOL_OUTPUT_BYTES, MAX_TOOL_TEXT_BYTES
 from protocol.limits.network import MAX_CALL_HOSTS, MAX_HOST_BYTES
 from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_TAIL_BYTES
-from protocol.limits.units import KIB
+from protocol.limits.units import KIB, MIB
 from protocol.objects.approval import Preview
 from protocol.objects.permission import CallFacts
 from protocol.objects.task import ShellCommand
@@ -184,6 +186,7 @@ class Bash(SubHook):
         asks_unsandboxed: bool = True,
         network: NetworkMode = "closed",
         own_ports: Collection[int] = (),
+        limits: LimitsSection | None = None,
     ) -> None:
         self.revise(
             self.bash,
@@ -194,6 +197,7 @@ class Bash(SubHook):
         self._environ = environ
         self._calls = home / "run" / "calls"
         self._home_id = home_id(home)
+        self._limits = limits or LimitsSection()
         self._health = health
         self._asks_unsandboxed = asks_unsandboxed
         self._own_ports = own_ports
@@ -312,7 +316,13 @@ class Bash(SubHook):
         spool = Spool(self._calls / call.key)
         sandbox = self._sandbox if boxed else None
         prepare = partial(
-            prepare_command, arguments.command, workdir, self._environ, self._mark(call), sandbox
+            prepare_command,
+            arguments.command,
+            workdir,
+            self._environ,
+            self._mark(call),
+            sandbox,
+            self._limits,
         )
         try:
             command = await trio.to_thread.run_sync(prepare)
@@ -323,7 +333,9 @@ class Bash(SubHook):
             end = await _perform(call, command, collector, gate, timeout_s)
             if end is not None and end.unboxed:
                 self._sandbox.record_failure(collector.stderr.text(MAX_PROBLEM_BYTES)[0].strip())
-            result = result_of(arguments.command, workdir.path, boxed, timeout_s, end, collector, spool)
+            result = result_of(
+                arguments.command, workdir.path, boxed, timeout_s, end, collector, spool, self._limits
+            )
             result = _add_connections(result, gate, no_proxy=command.port != 0 and not gate.is_served)
             return await trio.to_thread.run_sync(outcome_of, result, collector, spool)
         finally:
@@ -420,6 +432,7 @@ def result_of(
     end: CommandEnd | None,
     collector: OutputCollector,
     spool: Spool,
+    limits: LimitsSection,
 ) -> BashResult:
     """Return the result, still without the output.
 
@@ -432,13 +445,19 @@ def result_of(
         problem, _ = collector.stderr.text(MAX_PROBLEM_BYTES)
         note = "the command did not run, because its sandbox could not be set up"
         raise ToolError(f"{note}: {problem.strip()}")
+    elif end.exceeded is not None:
+        notes.append(explain_excess(end.exceeded, limits))
     elif end.code is None:
         raise ToolError(
             "the exit code of the command is unknown, because its keeper was killed; "
             "nothing of it runs any more, but check its effects"
         )
+    else:
+        errors, _ = collector.stderr.text(MAX_PROBLEM_BYTES)
+        suspicion = suspect_limit(end.code, errors, limits)
+        notes += [] if suspicion is None else [suspicion]
     if spool.dropped:
-        reason = spool.problem or "it exceeded the limit"
+        reason = spool.problem or f"more than {MAX_TOOL_OUTPUT_BYTES // MIB} MiB; write it to a file"
         notes.append(f"{spool.dropped} bytes of the output are lost: {reason}")
     return BashResult(
         command=truncate_middle(command, MAX_ECHO_BYTES),

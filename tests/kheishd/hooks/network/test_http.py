@@ -46,8 +46,8 @@ async def test_a_tunnel() -> None:
 
 async def test_a_request(web: WebServer) -> None:
     """The server sees the path and its own host; headers for the proxy do not pass."""
-    hops = {"keep_alive": "timeout=5", "connection": "x-hop", "x_hop": "1"}
-    web.answers["/a%20b?c=d//e"] = answer(b"page", x="y", **hops)
+    page = answer(b"page", x="y", keep_alive="timeout=5", connection="x-hop", x_hop="1")
+    web.answers["/a%20b?c=d//e"] = page
     gate = make_gate(f"127.0.0.1:{web.port}")
     async with open_proxy(gate) as port:
         sent = get(

@@ -14,6 +14,7 @@ import pytest
 import trio
 from msgspec.structs import replace
 
+from kheishd.config.sections.tools import LimitsSection
 from kheishd.hooks.os.shell.output import OutputCollector, Spool
 from kheishd.hooks.os.shell.process import CommandEnd
 from kheishd.hooks.os.shell.tools import Bash, BashArguments, _create_task, outcome_of, result_of
@@ -154,7 +155,7 @@ async def test_a_flood(shell: Shell) -> None:
     assert outcome.full_output == bytes(MAX_TOOL_OUTPUT_BYTES)
     assert result["stdout"].endswith("the end\n")
     lost = 48 * MIB + len("the end\n") - MAX_TOOL_OUTPUT_BYTES
-    assert result["note"] == f"{lost} bytes of the output are lost: it exceeded the limit"
+    assert result["note"] == f"{lost} bytes of the output are lost: more than 16 MiB; write it to a file"
     assert turns > 48 * MIB / (64 * KIB), "others have their turn at least once a read"
     assert sum(map(len, shell.streamed)) < MAX_COMMAND_LIVE_BYTES + 65 * KIB
     assert shell.streamed[-1].endswith("[there is more output; it is not shown while the command runs]\n")
@@ -578,7 +579,7 @@ def outcome(
     workdir: str = "/w",
 ) -> Outcome:
     """Return the outcome of a command that ended so."""
-    result = result_of(command, workdir, False, 5.0, end, collector, spool)
+    result = result_of(command, workdir, False, 5.0, end, collector, spool, LimitsSection())
     return outcome_of(result, collector, spool)
 
 
