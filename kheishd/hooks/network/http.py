@@ -64,7 +64,7 @@ async def read_request(incoming: Incoming) -> ProxiedRequest | None:
         if head.method == b"CONNECT":
             destination = parse_destination(target, None)
         else:
-            destination = _parse_url(target)
+            destination = parse_target(target)
     except (h11.RemoteProtocolError, ToolError, ValueError) as error:
         await incoming.finish(_answer(400, "Bad Request", f"kheish: not a request to a proxy: {error}"))
         return None
@@ -90,7 +90,7 @@ async def serve_http(incoming: Incoming, request: ProxiedRequest, gate: Gate) ->
                 await incoming.stream.send_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
                 await relay(incoming, outgoing)
             else:
-                await _exchange(incoming, request, outgoing)
+                await exchange(incoming, request, outgoing)
 
 
 def _receive(client: h11.Connection, incoming: Incoming) -> object:
@@ -101,7 +101,7 @@ def _receive(client: h11.Connection, incoming: Incoming) -> object:
     return client.next_event()
 
 
-def _parse_url(target: str) -> Destination:
+def parse_target(target: str) -> Destination:
     """Return the destination of a request for a URL. Errors: ToolError, ValueError."""
     scheme, separator, rest = target.partition("://")
     if not separator or scheme.lower() != "http":
@@ -125,7 +125,7 @@ def _answer(status: int, phrase: str, text: str) -> bytes:
 # One request and its answer.
 
 
-async def _exchange(incoming: Incoming, request: ProxiedRequest, outgoing: trio.SocketStream) -> None:
+async def exchange(incoming: Incoming, request: ProxiedRequest, outgoing: trio.SocketStream) -> None:
     """Send a request to its server, and the answer to the client, both while they arrive."""
     server = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_PROXY_HEAD_BYTES)
     parts = urlsplit(request.head.target.decode("latin-1"))
@@ -135,9 +135,9 @@ async def _exchange(incoming: Incoming, request: ProxiedRequest, outgoing: trio.
     head = h11.Request(method=request.head.method, target=path, headers=headers)
     await outgoing.send_all(server.send(head) or b"")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_send_body, incoming, request.client, server, outgoing)
+        nursery.start_soon(send_body, incoming, request.client, server, outgoing)
         try:
-            await _send_answer(incoming, request.client, server, outgoing)
+            await send_answer(incoming, request.client, server, outgoing)
         except (trio.BrokenResourceError, trio.TooSlowError, h11.ProtocolError) as error:
             # Once the answer has begun, its missing end tells the client.
             if request.client.our_state is h11.SEND_RESPONSE:
@@ -148,7 +148,7 @@ async def _exchange(incoming: Incoming, request: ProxiedRequest, outgoing: trio.
         nursery.cancel_scope.cancel()
 
 
-async def _send_body(
+async def send_body(
     incoming: Incoming, client: h11.Connection, server: h11.Connection, outgoing: trio.SocketStream
 ) -> None:
     """Send the body of a request as it arrives; if it cannot be sent, the server's answer tells why."""
@@ -164,7 +164,7 @@ async def _send_body(
                 return
 
 
-async def _send_answer(
+async def send_answer(
     incoming: Incoming, client: h11.Connection, server: h11.Connection, outgoing: trio.SocketStream
 ) -> None:
     """Send the answer of a server as it arrives.

@@ -50,7 +50,7 @@ async def read_request(incoming: Incoming) -> Destination | None:
         return None
     await incoming.stream.send_all(bytes((VERSION, NO_AUTHENTICATION)))
     try:
-        return await _read_destination(incoming)
+        return await read_destination(incoming)
     except _Rejected as rejected:
         await incoming.finish(_reply(rejected.code))
         return None
@@ -73,7 +73,7 @@ async def serve_socks(incoming: Incoming, destination: Destination, gate: Gate) 
             await relay(incoming, outgoing)
 
 
-async def _read_destination(incoming: Incoming) -> Destination:
+async def read_destination(incoming: Incoming) -> Destination:
     """Read the request proper. Errors: _Rejected, EndOfStream."""
     version, command, _, kind = await incoming.read_exactly(4)
     if version != VERSION:

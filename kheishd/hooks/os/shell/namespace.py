@@ -42,7 +42,7 @@ def send_port(control: int, line: str, pid: int, port: int) -> bool:
 def _send_port(control: int, line: str, pid: int, port: int) -> None:
     import _socket
 
-    _enter_network(pid)
+    enter_network(pid)
     listening = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
     # The loopback interface may not be up yet.
     listening.setsockopt(_socket.IPPROTO_IP, IP_FREEBIND, 1)
@@ -54,7 +54,7 @@ def _send_port(control: int, line: str, pid: int, port: int) -> None:
     connection.sendmsg([line.encode() + b"\n"], [rights])
 
 
-def _enter_network(pid: int) -> None:
+def enter_network(pid: int) -> None:
     """Enter the network of a process, which must not be this one's. Errors: OSError."""
     import ctypes
     import fcntl

@@ -231,7 +231,7 @@ class Bash(SubHook):
         _require_runnable(arguments.command)
         boxed, workdir = await self._prepare(call, arguments)
         workdir.close()
-        confinement = _describe_confinement(arguments, self._confinement(boxed=boxed))
+        confinement = describe_confinement(arguments, self._confinement(boxed=boxed))
         # The directory comes first, so that no command can forge it.
         text = f"in {workdir.path}, {confinement}:\n{arguments.command}"
         facts = CallFacts(
@@ -336,7 +336,7 @@ class Bash(SubHook):
             result = result_of(
                 arguments.command, workdir.path, boxed, timeout_s, end, collector, spool, self._limits
             )
-            result = _add_connections(result, gate, no_proxy=command.port != 0 and not gate.is_served)
+            result = add_connections(result, gate, no_proxy=command.port != 0 and not gate.is_served)
             return await trio.to_thread.run_sync(outcome_of, result, collector, spool)
         finally:
             with trio.CancelScope(shield=True):
@@ -372,7 +372,7 @@ def _destinations(arguments: BashArguments) -> list[Destination]:
     return list(dict.fromkeys(map(parse_destination, arguments.network)))
 
 
-def _describe_confinement(arguments: BashArguments, confinement: Confinement) -> str:
+def describe_confinement(arguments: BashArguments, confinement: Confinement) -> str:
     """Describe for a person what keeps a command inside, and where it can connect to. Errors: ToolError."""
     match confinement:
         case "none":
@@ -474,7 +474,7 @@ def result_of(
     )
 
 
-def _add_connections(result: BashResult, gate: Gate, *, no_proxy: bool) -> BashResult:
+def add_connections(result: BashResult, gate: Gate, *, no_proxy: bool) -> BashResult:
     """Return a result with its command's connections, and with the remedy for those that were refused."""
     notes = [] if result.note is None else [result.note]
     notes += ["its proxy could not be set up, so it had no network"] if no_proxy else []
