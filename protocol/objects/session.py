@@ -23,6 +23,7 @@ from protocol.errors.session import (
     SessionNotFound,
     TooDeep,
     WorkspaceForbidden,
+    WorkspaceMissing,
 )
 from protocol.errors.store import StorageFull
 from protocol.errors.token import ScopeWouldWiden
@@ -322,6 +323,7 @@ CREATE = Method(
         SessionNotFound,
         ScopeWouldWiden,
         WorkspaceForbidden,
+        WorkspaceMissing,
         TooDeep,
         InputTooLarge,
         ContractInvalid,
@@ -343,6 +345,7 @@ UPDATE = Method(
         RouteNotFound,
         ScopeWouldWiden,
         WorkspaceForbidden,
+        WorkspaceMissing,
         InputTooLarge,
         ContractInvalid,
         StorageFull,

@@ -1,5 +1,6 @@
 """Forks over the socket: what they inherit, and that they copy and widen nothing."""
 
+from pathlib import Path
 from typing import Any
 
 from kheishd.core.context.transcript import Transcript
@@ -188,16 +189,16 @@ async def test_session_fork_ok_reads_the_parents_checkpoint(house: Household) ->
 # Rights.
 
 
-async def test_session_fork_ok_inherits_the_boundary(idle: Household) -> None:
+async def test_session_fork_ok_inherits_the_boundary(idle: Household, srv: Path) -> None:
     """A fork has the scope, mode, parent, workspace, route, contracts and metadata of the other session."""
     flag = {"type": "object", "properties": {}, "additionalProperties": False}
-    parent = await idle.call("session.create", scope={"tools": ["a", "b"]}, workspace="/srv/a")
+    parent = await idle.call("session.create", scope={"tools": ["a", "b"]}, workspace=f"{srv}/a")
     made = await idle.call(
         "session.create",
         parent_session_id=parent["session_id"],
         scope={"tools": ["a"]},
         permission_mode="plan",
-        workspace="/srv/a/b",
+        workspace=f"{srv}/a/b",
         route="local",
         model="m",
         title="T",
