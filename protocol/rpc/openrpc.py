@@ -1,8 +1,8 @@
 """Generate the OpenRPC 1.x document of the protocol from the method rows, for ``rpc.discover``.
 
-Generators of clients name types by components, titles and methods. So a component's name is an identifier and
-equals its title, no method's name makes the same type name, every enumeration states its type, and a reference
-has no default, which generators take for a value of another type.
+Generators of clients name types by components, titles and methods. So a component's name is an identifier
+and equals its title, no method's name makes the same type name, every enumeration states its type, and a
+reference has no default, which generators take for a value of another type.
 
 Extensions carry the properties that OpenRPC has no field for: ``x-kind``, ``x-scope`` and ``x-since`` on a
 method, ``x-notifications``, ``x-errors`` (errors of any message) and ``x-conventions`` on the document.
