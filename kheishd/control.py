@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +16,7 @@ from msgspec import Struct
 from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.objects.talk.workspace import find_problem
 from kheishd.store.commit import GONE
+from kheishd.store.environment import refuse_damaged
 from kheishd.store.epoch import OpenWork, RestoreMark
 from kheishd.store.tables import (
     APPROVALS_WAITING,
@@ -26,6 +28,7 @@ from kheishd.store.tables import (
     SESSIONS,
     TOKENS,
 )
+from protocol.errors.store import StoreDamaged
 from protocol.limits.units import MIB
 from protocol.objects.daemon import Counts, DaemonStatus, Disk, RestoreStatus, SandboxStatus
 
@@ -160,7 +163,8 @@ class DaemonControl:
         vitals, runtime = self._vitals, self._runtimes.current()
         uptime_s = time.monotonic() - self._started
         disk = self._read_disk()
-        with self._state.read() as store:
+        cursor = 0
+        with suppress(StoreDamaged), self._state.read() as store:
             cursor = store.last_cursor
         return DaemonStatus(
             version=vitals.version,
@@ -181,6 +185,7 @@ class DaemonControl:
             draining=self._stopper.requested,
             default_agent=runtime.config.default_agent,
             default_route=runtime.config.default_route,
+            damage=self._state.store.damage,
             sandbox=vitals.sandbox(runtime.config.workspace),
         )
 
@@ -216,6 +221,9 @@ class DaemonControl:
         )
 
     def _find_warnings(self, disk: Disk, uptime_s: float) -> Iterator[str]:
+        if self._state.store.damage is not None:
+            yield refuse_damaged(self._state.store.damage).message
+        yield from self._state.store.warnings
         if not self._state.store.is_in_place:
             yield GONE
         if disk.free_bytes < LOW_DISK_BYTES:
@@ -229,7 +237,9 @@ class DaemonControl:
         yield from self.find_sandbox_warnings()
         yield from self._find_missing_workspaces()
         yield from self._find_unready_routes()
-        with self._state.read() as store:
+        parked: list[str] = []
+        # The status of a damaged store is reported without its rows that cannot be read.
+        with suppress(StoreDamaged), self._state.read() as store:
             newest = islice(store.scan(RUNS, reverse=True), MAX_PARKED_SEARCH_RUNS)
             parked = [run.run_id for _, run in newest if run.error and run.error.reason == "parked"]
         for run_id in parked:

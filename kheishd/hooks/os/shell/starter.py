@@ -14,6 +14,8 @@ from typing import Final
 import trio
 
 from kheishd.config.sections.config import Config
+from kheishd.hooks.network.gate import Gate
+from kheishd.hooks.network.proxy import serving
 from kheishd.hooks.os.shell.command import prepare_command
 from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.process import (
@@ -48,18 +50,29 @@ class Starter:
 
     @asynccontextmanager
     async def running(
-        self, task_id: str, shell: Shell, config: Config, closed: Sequence[str], notes: list[str]
+        self,
+        task_id: str,
+        shell: Shell,
+        config: Config,
+        gate: Gate,
+        closed: Sequence[str] = (),
+        notes: list[str] | None = None,
     ) -> AsyncIterator[KeptCommand]:
         """Run the shell of a task while the block runs, within the limits of the configuration.
 
-        ``closed`` are the patterns of paths that a sandboxed one cannot read. Sentences about its end are
-        appended to ``notes``.
+        Its connections go through ``gate``. ``closed`` are the patterns of paths that a sandboxed one cannot
+        read. Sentences about its end are appended to ``notes``.
 
         Errors: NotStarted.
         """
         sandbox = None
         if shell.sandboxed:
-            sandbox = Sandbox([str(self._home)], config.workspace.readable, health=self._health)
+            sandbox = Sandbox(
+                [str(self._home)],
+                config.workspace.readable,
+                health=self._health,
+                network=shell.network,
+            )
         try:
             workdir = await trio.to_thread.run_sync(open_workdir, shell.workspace, shell.workdir)
         except ToolError as error:
@@ -85,9 +98,12 @@ class Starter:
                 command = await trio.to_thread.run_sync(prepare)
             except ToolError as error:
                 raise NotStarted(str(error)) from None
-            async with running(command, merged=True) as process:
+            async with (
+                running(command, merged=True) as process,
+                serving(process.listening, gate),
+            ):
                 yield process
-            if shield is not None:
+            if shield is not None and notes is not None:
                 new = await trio.to_thread.run_sync(shield.find_new)
                 notes += [*describe_new([*new.unapproved, *new.elsewhere]), *shield.describe_limit()]
         finally:

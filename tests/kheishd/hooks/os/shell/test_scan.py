@@ -72,14 +72,14 @@ def test_git_directories(workspace: Path) -> None:
 
 def test_files_that_a_git_configuration_names(workspace: Path) -> None:
     """Hooks in the working tree and included configuration are protected as well."""
-    write(workspace, ".git/HEAD", "tools/hooks/pre-commit", "shared.config", ".git/extra", "origin/HEAD")
-    config = "[core]\n\thooksPath = tools/hooks\n[include]\n\tpath = ../shared.config\n\tpath = extra\n"
+    write(workspace, ".git/HEAD", "tools/hooks/pre-commit", "common.config", ".git/extra", "origin/HEAD")
+    config = "[core]\n\thooksPath = tools/hooks\n[include]\n\tpath = ../common.config\n\tpath = extra\n"
     write(
         workspace,
         ".git/config",
         text=config + '[remote "o"]\n\turl = origin\n[core]\n\tfsmonitor = ../../x\n',
     )
-    assert {"tools/hooks", "shared.config"} < scan(workspace).protected.keys()
+    assert {"tools/hooks", "common.config"} < scan(workspace).protected.keys()
     assert "origin" not in scan(workspace).protected
 
 
