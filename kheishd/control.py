@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -13,7 +14,10 @@ import trio
 from msgspec import Struct
 
 from kheishd.config.sections.workspace import WorkspaceSection
+from kheishd.objects.talk.workspace import find_problem
 from kheishd.store.commit import GONE
+from kheishd.store.environment import refuse_damaged
+from kheishd.store.epoch import OpenWork, RestoreMark
 from kheishd.store.tables import (
     APPROVALS_WAITING,
     CONVERSATIONS,
@@ -24,8 +28,9 @@ from kheishd.store.tables import (
     SESSIONS,
     TOKENS,
 )
+from protocol.errors.store import StoreDamaged
 from protocol.limits.units import MIB
-from protocol.objects.daemon import Counts, DaemonStatus, Disk, SandboxStatus
+from protocol.objects.daemon import Counts, DaemonStatus, Disk, RestoreStatus, SandboxStatus
 
 if TYPE_CHECKING:
     from kheishd.kernel.services import Services
@@ -76,6 +81,7 @@ class Vitals(Struct):
     schema: int = 0
     started_at_ms: int = 0
     after_crash: bool = False
+    restored: RestoreMark | None = None
     listeners: list[str] = []
     server: ServerCounts | None = None
     active_runs: Callable[[], int] = lambda: 0
@@ -137,7 +143,7 @@ class DaemonControl:
     async def reload(self) -> tuple[int, list[str]]:
         """Build a new runtime; return its generation and all warnings. Errors: ConfigInvalid."""
         generation, warnings = await self._reloads.request()
-        return generation, [*warnings, *self._find_unready_routes()]
+        return generation, [*warnings, *self._find_missing_workspaces(), *self._find_unready_routes()]
 
     def shutdown(self, drain_s: float | None) -> None:
         """Request a stop."""
@@ -157,7 +163,8 @@ class DaemonControl:
         vitals, runtime = self._vitals, self._runtimes.current()
         uptime_s = time.monotonic() - self._started
         disk = self._read_disk()
-        with self._state.read() as store:
+        cursor = 0
+        with suppress(StoreDamaged), self._state.read() as store:
             cursor = store.last_cursor
         return DaemonStatus(
             version=vitals.version,
@@ -171,11 +178,14 @@ class DaemonControl:
             counts=self._count_objects(),
             disk=disk,
             cursor=cursor,
+            epoch=self._state.epoch,
+            restored=_describe_restore(vitals.restored),
             memory_bytes=memory_bytes(),
             warnings=list(self._find_warnings(disk, uptime_s)),
             draining=self._stopper.requested,
             default_agent=runtime.config.default_agent,
             default_route=runtime.config.default_route,
+            damage=self._state.store.damage,
             sandbox=vitals.sandbox(runtime.config.workspace),
         )
 
@@ -211,6 +221,9 @@ class DaemonControl:
         )
 
     def _find_warnings(self, disk: Disk, uptime_s: float) -> Iterator[str]:
+        if self._state.store.damage is not None:
+            yield refuse_damaged(self._state.store.damage).message
+        yield from self._state.store.warnings
         if not self._state.store.is_in_place:
             yield GONE
         if disk.free_bytes < LOW_DISK_BYTES:
@@ -221,9 +234,12 @@ class DaemonControl:
         if self._reloads.problem is not None:
             yield f"the last reload was refused and changed nothing: {self._reloads.problem}"
         yield from self._runtimes.current().warnings
-        yield from self._find_sandbox_warnings()
+        yield from self.find_sandbox_warnings()
+        yield from self._find_missing_workspaces()
         yield from self._find_unready_routes()
-        with self._state.read() as store:
+        parked: list[str] = []
+        # The status of a damaged store is reported without its rows that cannot be read.
+        with suppress(StoreDamaged), self._state.read() as store:
             newest = islice(store.scan(RUNS, reverse=True), MAX_PARKED_SEARCH_RUNS)
             parked = [run.run_id for _, run in newest if run.error and run.error.reason == "parked"]
         for run_id in parked:
@@ -231,7 +247,8 @@ class DaemonControl:
         if self._vitals.after_crash and uptime_s < CRASH_WARNING_SECONDS:
             yield "the previous daemon did not shut down cleanly; its unfinished work was resumed"
 
-    def _find_sandbox_warnings(self) -> Iterator[str]:
+    def find_sandbox_warnings(self) -> Iterator[str]:
+        """Yield the warnings about the sandbox of commands."""
         sandbox = self._vitals.sandbox(self._runtimes.current().config.workspace)
         if sandbox is None or not sandbox.problem:
             return
@@ -246,12 +263,33 @@ class DaemonControl:
                 'workspace.unsandboxed = "allow"'
             )
 
+    def _find_missing_workspaces(self) -> Iterator[str]:
+        runtime = self._runtimes.current()
+        agents = {agent.workspace for agent in runtime.definitions.values() if agent.workspace is not None}
+        for path in sorted({runtime.workspace_root} | agents):
+            problem = find_problem(path)
+            if problem is not None:
+                yield f"the workspace {path} {problem}"
+
     def _find_unready_routes(self) -> Iterator[str]:
         runtime = self._runtimes.current()
         for spec in runtime.routes.values():
             problem = runtime.models.problem(spec)
             if problem is not None:
                 yield f"the route '{spec.route_id}' is not ready: {problem}"
+
+
+def _describe_restore(mark: RestoreMark | None) -> RestoreStatus | None:
+    if mark is None:
+        return None
+    work = mark.open_work or OpenWork()
+    return RestoreStatus(
+        backup_at_ms=mark.backup_at_ms,
+        restored_at_ms=mark.restored_at_ms,
+        cursor=mark.cursor,
+        runs=work.running + work.queued + work.waiting,
+        indoubts=work.indoubts,
+    )
 
 
 def memory_bytes() -> int:

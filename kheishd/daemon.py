@@ -38,8 +38,15 @@ from kheishd.kernel.state import State, open_state
 from kheishd.providers.caller import ProviderCaller
 from kheishd.providers.credentials import find_secrets
 from kheishd.reload import Reloader
+from kheishd.restored import finish_restore
 from kheishd.server.dispatch import Dispatcher
-from kheishd.server.listeners import ListenerUnusable, open_listeners
+from kheishd.server.listeners import (
+    Listener,
+    ListenerUnusable,
+    TcpListen,
+    check_listeners,
+    open_listeners,
+)
 from kheishd.server.server import Server, open_server
 from kheishd.systemd import Notifier, read_watchdog_seconds
 from kheishd.toolbox import Toolbox
@@ -47,10 +54,10 @@ from kheishd.workers.expiry import ExpiryWorker, RetentionWorker
 from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.shells import ShellWorker
 from kheishd.workers.titles import TitleWorker
-from protocol.errors.store import StorageFailed, StorageFull
+from protocol.errors.store import StorageFailed, StorageFull, StoreDamaged
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, MutableMapping
+    from collections.abc import AsyncIterator, MutableMapping, Sequence
 
     from kheishd.config.sections.config import Config
     from kheishd.config.sections.runs import RunsSection
@@ -67,6 +74,9 @@ LISTEN_CHANGED: Final = "[listen] changed; restart the daemon to apply it"
 
 # The time for answering and closing connections, after the active runs have ended or been suspended.
 CLOSE_SECONDS: Final = 2.0
+
+# The time between attempts to mark the work of a restored store while the disk is full.
+RESTORE_RETRY_SECONDS: Final = 5.0
 
 
 class Daemon:
@@ -90,6 +100,8 @@ class Daemon:
         self._notifier = Notifier(environ)
         self._watchdog_s = read_watchdog_seconds(environ)
         self._vitals = Vitals(version=__version__, home=source.home.path, sandbox=self._sandbox.describe)
+        self._server: Server | None = None
+        self._listeners: list[Listener] = []
         self._state: State
         self.reloader: Reloader
 
@@ -134,7 +146,7 @@ class Daemon:
         self._vitals.schema = self._state.store.schema
         self._vitals.started_at_ms = self._state.now_ms()
         self._vitals.after_crash = await commit_start(self._state)
-        for warning in runtime.warnings:
+        for warning in (*self._state.store.warnings, *runtime.warnings):
             log.warning("%s", warning)
         if self._vitals.after_crash:
             log.warning("the previous daemon did not shut down cleanly; its unfinished work is resumed")
@@ -149,7 +161,7 @@ class Daemon:
         runs = RunWorker(services, on_release=titles.consider)
         # The shell worker starts before any run: it ends the shells of the previous daemon.
         workers: tuple[Worker, ...] = (
-            ShellWorker(services, self._shells, starter),
+            ShellWorker(services, self._shells, starter, own_ports=self._toolbox.own_ports),
             titles,
             runs,
             ExpiryWorker(services),
@@ -161,8 +173,7 @@ class Daemon:
         )
         dispatcher = Dispatcher(handlers(), services, control)
         async with trio.open_nursery() as nursery:
-            for worker in workers:
-                await nursery.start(worker.serve, name=worker.name)
+            await self._start_workers(nursery, workers)
             nursery.start_soon(self._watch_sandbox)
             async with open_server(dispatcher) as server:
                 self._vitals.server = server
@@ -176,15 +187,58 @@ class Daemon:
                     self._notifier.stopping("Waiting for active runs", remaining_s)
                     log.info("stopping", extra={"reason": stopper.reason})
                 with stopper.scope:
-                    for worker in workers:
+                    for worker in workers if self._state.store.damage is None else ():
                         await worker.drain()
                 await server.drain(CLOSE_SECONDS)
             nursery.cancel_scope.cancel()
+
+    async def _work(
+        self, worker: Worker, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run a worker until it is cancelled, or until damage of the store is found."""
+
+        async def stop_if_damaged() -> None:
+            await self._state.damaged.wait()
+            nursery.cancel_scope.cancel()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stop_if_damaged)
+                await worker.serve(task_status=task_status)
+                nursery.cancel_scope.cancel()
+        except* StoreDamaged:
+            log.error("%s ended, because the store is damaged", worker.name)
+            # The worker may have read the damage before it was ready.
+            with suppress(RuntimeError):
+                task_status.started()
+
+    async def _start_workers(self, nursery: trio.Nursery, workers: Sequence[Worker]) -> None:
+        """Start the workers, once the open work of a restored store is marked: none of it may run again.
+
+        With a damaged store only reads are served.
+        """
+        if self._state.store.damage is not None:
+            return
+        try:
+            self._vitals.restored = await finish_restore(self._state)
+        except StoreDamaged:
+            return
+        except StorageFull:
+            log.warning("the restored store cannot be marked on a full disk; no work is done until it is")
+            nursery.start_soon(self._start_workers_later, nursery, workers)
+            return
+        for worker in workers:
+            await nursery.start(self._work, worker, name=worker.name)
+
+    async def _start_workers_later(self, nursery: trio.Nursery, workers: Sequence[Worker]) -> None:
+        await trio.sleep(RESTORE_RETRY_SECONDS)
+        await self._start_workers(nursery, workers)
 
     @asynccontextmanager
     async def _listen(self, server: Server) -> AsyncIterator[None]:
         """Serve clients of all listeners while the block runs. Errors: SocketInUse, ConfigInvalid."""
         options = self._build_listen_options(self._config)
+        self._server = server
         run_dir = self._source.home.run
         with ExitStack() as stack:
             try:
@@ -195,7 +249,13 @@ class Daemon:
                 )
             except ListenerUnusable as error:
                 raise make_refusal(self._source.config_path, error.key, str(error)) from None
+            self._listeners = listeners
             self._vitals.listeners = [listener.name for listener in listeners]
+            self._toolbox.own_ports.update(
+                listener.socket.getsockname()[1]
+                for listener in listeners
+                if isinstance(listener.spec, TcpListen)
+            )
             async with trio.open_nursery() as nursery:
                 for listener in listeners:
                     await nursery.start(server.listen, listener)
@@ -204,15 +264,15 @@ class Daemon:
 
     def _build_listen_options(self, config: Config) -> ListenOptions:
         """Return the options of the listeners. Errors: ConfigInvalid, also for an unusable certificate."""
-        options = build_listen_options(config.listen, self._source.home)
-        if options.tcp is not None and options.tcp.certificate is not None:
-            # TLS is needed by few daemons, and its import takes a while.
-            from kheishd.server.websocket import load_certificate
+        try:
+            options = build_listen_options(config.listen, self._source.home, self._environ)
+            if options.tcp is not None and options.tcp.certificate is not None:
+                # TLS is needed by few daemons, and its import takes a while.
+                from kheishd.server.websocket import load_certificate
 
-            try:
                 load_certificate(options.tcp)
-            except ListenerUnusable as error:
-                raise make_refusal(self._source.config_path, error.key, str(error)) from None
+        except ListenerUnusable as error:
+            raise make_refusal(self._source.config_path, error.key, str(error)) from None
         return options
 
     async def _watch_store(self) -> None:
@@ -245,7 +305,7 @@ class Daemon:
     async def _feed_watchdog(self, interval_s: float) -> None:
         """Notify systemd twice per interval, as long as both the loop and the writer respond."""
         while True:
-            with suppress(StorageFull):
+            with suppress(StorageFull, StoreDamaged):
                 await self._state.update(lambda tx: None)
             self._notifier.alive()
             await trio.sleep(interval_s / 2)
@@ -267,10 +327,14 @@ class Daemon:
         runtime = build_runtime(
             self._source, generation, self._make_models, self._toolbox.hooks, skip_bad_agents=False
         )
+        # The next start must not fail because of a value that this reload accepted.
+        options = self._build_listen_options(runtime.config)
         if runtime.config.listen == self._config.listen:
             return runtime
-        # The next start must not fail because of a value that this reload accepted.
-        self._build_listen_options(runtime.config)
+        try:
+            check_listeners([spec for spec in (options.shared, options.tcp) if spec], self._listeners)
+        except ListenerUnusable as error:
+            raise make_refusal(self._source.config_path, error.key, str(error)) from None
         return replace(runtime, warnings=(*runtime.warnings, LISTEN_CHANGED))
 
     def _make_models(self, limits: RunsSection) -> ProviderCaller:
@@ -280,6 +344,12 @@ class Daemon:
         """Learn the credentials of a runtime, and log at its level."""
         self._learn(*find_secrets(runtime.routes.values(), self._environ))
         self._logs.set_level(self._level or runtime.config.log.level)
+        if self._server is not None:
+            try:
+                self._server.renew_certificates()
+            except ListenerUnusable as error:
+                # It was usable a moment ago, when the runtime was built.
+                log.warning("connections still use the previous certificate: %s", error)
 
     def _learn(self, *secrets: str) -> None:
         """Scrub secrets from everything that is journaled, logged, streamed or captured from now on."""

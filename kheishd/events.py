@@ -8,8 +8,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from kheishd import __version__
+from kheishd.store.epoch import read_restore_mark
 from kheishd.store.tables import META
-from protocol.errors.store import StorageFailed, StorageFull
+from protocol.errors.store import StorageFailed, StorageFull, StoreDamaged
 from protocol.events.daemon import DaemonReloaded, DaemonStarted, DaemonStopped
 from protocol.journal.envelope import DAEMON_STREAM
 
@@ -27,9 +28,14 @@ CLEAN: Final = "clean"
 
 
 async def commit_start(state: State) -> bool:
-    """Commit that the daemon started; return whether the previous daemon crashed."""
+    """Commit that the daemon started; return whether the previous daemon crashed.
+
+    A restored store has no previous daemon: its backup was made while one ran.
+    """
     with state.read() as store:
-        after_crash = store.last_cursor > 0 and store.get(META, CLEAN) is None
+        mark = read_restore_mark(store)
+        is_restored = mark is not None and mark.pending
+        after_crash = store.last_cursor > 0 and store.get(META, CLEAN) is None and not is_restored
     schema = state.store.schema
     event = DaemonStarted(version=__version__, pid=os.getpid(), schema=schema, after_crash=after_crash)
 
@@ -59,8 +65,8 @@ async def commit_stop(state: State, reason: str) -> None:
 
 
 async def _commit(state: State, change: Callable[[Transaction], object]) -> None:
-    """Commit an event of the daemon; on a full disk, the daemon continues without it."""
+    """Commit an event of the daemon; on a full disk or a damaged store, the daemon continues without it."""
     try:
         await state.update(change)
-    except StorageFull as refusal:
+    except (StorageFull, StoreDamaged) as refusal:
         log.error("an event of the daemon could not be stored: %s", refusal)

@@ -115,14 +115,18 @@ def find_home(option: str | None, environ: Mapping[str, str]) -> Home:
 def prepare(home: Home) -> None:
     """Create missing directories and close all of them to other users.
 
+    The default workspace is created with a new home only: if it is gone later, an empty one would hide that.
+
     Errors: HomeUnusable if the path is not a directory, belongs to another user, cannot be created, or holds
     files of other users.
     """
     try:
         for directory in (home.path, home.state, home.run):
+            if directory == home.state and not directory.exists():
+                # Before the state: a start that ends here is the first one again.
+                home.workspace.mkdir(mode=PRIVATE, exist_ok=True)
             directory.mkdir(mode=PRIVATE, parents=directory is home.path, exist_ok=True)
             _secure(directory, home.agents if directory is home.path else directory)
-        home.workspace.mkdir(mode=PRIVATE, exist_ok=True)
     except OSError as error:
         raise HomeUnusable(f"cannot use {error.filename or home.path} as a home: {error.strerror}") from None
 

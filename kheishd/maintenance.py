@@ -3,20 +3,28 @@
 Exit codes are those of ``launch``; the doctor exits with 1 if it finds anything.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kheishd import __version__
 from kheishd.home import Home, HomeUnusable, find_home
 from kheishd.launch import FAILED, STOPPED, STORE_REFUSED, UNUSABLE, Exit, lock_home, prepare_home
 from protocol.errors.refusal import Refusal
-from protocol.objects.daemon import Diagnosis
+from protocol.text import escape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kheishd.store.backup import Restored
+    from kheishd.store.epoch import Withdrawn
+    from protocol.objects.daemon import Diagnosis
 
 
 @contextmanager
@@ -51,32 +59,107 @@ def restore(option: str | None, backup: str, *, as_json: bool) -> int:
     with lock_home_for_maintenance(option, create=True) as home:
         restored = restore_store(Path(backup).absolute(), home.state)
     if as_json:
+        import msgspec
+
+        mark = msgspec.to_builtins(restored.mark)
         previous = None if restored.kept is None else str(restored.kept)
-        _print_json({"bytes": restored.bytes, "cursor": restored.cursor, "kept": previous})
-        return STOPPED
-    print(f"restored {restored.bytes:,} bytes, up to cursor {restored.cursor}")
-    if restored.kept is not None:
-        print(f"the previous store is kept as {restored.kept}; remove it when you no longer need it")
+        names = ("backup_at_ms", "restored_at_ms", "open_work", "withdrawn")
+        _print_json(
+            {"bytes": restored.bytes, "cursor": restored.cursor, "kept": previous}
+            | {name: mark.get(name) for name in names}
+        )
+    else:
+        _print_restored(restored)
     return STOPPED
+
+
+def _print_restored(restored: Restored) -> None:
+    from kheishd.restored import format_time
+
+    mark = restored.mark
+    made = format_time(mark.backup_at_ms)
+    print(f"restored {restored.bytes:,} bytes, up to cursor {restored.cursor}, from a backup of {made}")
+    work = mark.open_work
+    if work is None:
+        print("an older version made the backup; the first start counts the runs that were open in it")
+    else:
+        print(
+            f"runs that were open in the backup and do not continue: {work.running} running, {work.queued} "
+            f"queued, {work.waiting} waiting for a person; the first start marks them as interrupted"
+        )
+        print(f"calls that were running, in doubt after the first start: {work.indoubts}")
+        if work.shells:
+            print(f"background commands that were running and are not run again: {work.shells}")
+    if restored.kept is None:
+        return
+    _print_withdrawn(mark.withdrawn)
+    print(f"the previous store is kept in {restored.kept}")
+    print(f"  to go back: kheishd restore {restored.kept}")
+    print("  remove it when you no longer need it")
+
+
+def _print_withdrawn(withdrawn: Withdrawn | None) -> None:
+    """Print the rights that were withdrawn in the replaced store after the backup."""
+    if withdrawn is None:
+        print(
+            "the previous store cannot be read, so it is not known which tokens, grants and rules were "
+            "revoked or changed after the backup; list them and revoke what should not be there"
+        )
+        return
+    revoked = ", ".join(withdrawn.tokens)
+    print(f"tokens that were revoked after the backup and stay revoked: {revoked or 'none'}")
+    if withdrawn.created_tokens:
+        print(
+            f"tokens that were created after the backup and do not exist any more: {withdrawn.created_tokens}"
+        )
+    if withdrawn.changes is None:
+        print("an older version wrote one of the two stores, so their grants and rules were not compared")
+        return
+    for change in withdrawn.changes:
+        layer = "the daemon" if change.session_id is None else f"the session {change.session_id}"
+        rules = [f"{rule.decision} {rule.tool} {rule.subject or ''}".rstrip() for rule in change.add]
+        lost = [f"allow {rule.tool} {rule.subject or ''}".rstrip() for rule in change.remove]
+        for text, names in (
+            ("grants that were revoked or used after the backup stay revoked", change.revoke),
+            ("rules that were added after the backup stay", rules),
+            ("rules that were removed after the backup stay removed", lost),
+        ):
+            if names:
+                print(escape(f"{layer}: {text}: {', '.join(names)}"))
+    if not withdrawn.changes:
+        print("no grants or rules were withdrawn after the backup")
 
 
 def compact(option: str | None, *, as_json: bool) -> int:
     """Shrink the store file."""
-    from kheishd.store.backup import compact as compact_store
+    from kheishd.store.compaction import compact as compact_store
 
     with lock_home_for_maintenance(option) as home:
         compacted = compact_store(home.state)
     if as_json:
-        _print_json({"before_bytes": compacted.before_bytes, "after_bytes": compacted.after_bytes})
-    else:
+        _print_json(compacted)
+        return STOPPED
+    if compacted.needed_bytes is None:
         print(f"compacted {compacted.before_bytes:,} bytes to {compacted.after_bytes:,}")
+    else:
+        print(
+            f"{compacted.freed_bytes:,} bytes were given back to the disk; to shorten the file as well, a "
+            f"copy of it needs {compacted.needed_bytes:,} free bytes on the disk of {home.state}"
+        )
     return STOPPED
 
 
 def doctor(option: str | None, *, repair: bool, deep: bool, as_json: bool) -> int:
-    """Examine the store and print the findings; with ``repair``, first rebuild records from the journal."""
+    """Examine the store and print the findings; with ``repair``, first repair what can be repaired.
+
+    The pages are checked before LMDB reads them, by a child process.
+    """
     with lock_home_for_maintenance(option) as home:
         diagnosis = _examine(home, deep=deep or repair)
+        # A stream with a changed event cannot be repaired, and does not prevent the repair of records.
+        if repair and any(finding.kind == "damaged" and not finding.stream for finding in diagnosis.findings):
+            _salvage(home)
+            diagnosis = _repair(home)
         if repair and any(finding.kind == "differs" for finding in diagnosis.findings):
             diagnosis = _repair(home)
     if as_json:
@@ -87,12 +170,30 @@ def doctor(option: str | None, *, repair: bool, deep: bool, as_json: bool) -> in
 
 
 def _examine(home: Home, *, deep: bool) -> Diagnosis:
-    from kheishd.records.doctor import examine_whole
-    from kheishd.store.environment import Snapshot
+    from kheishd.records.doctor import diagnose_pages, examine_whole
+    from kheishd.store.checkup import check_data
+    from kheishd.store.environment import DATA, Snapshot
+    from kheishd.store.guards import data_bytes
     from kheishd.store.opening import open_for_reading
 
+    if data_bytes(home.state):
+        problems = check_data(home.state / DATA).problems
+        if problems:
+            return diagnose_pages(problems)
     with open_for_reading(home.state, current=True) as environment:
         return examine_whole(lambda: Snapshot(environment), deep=deep)
+
+
+def _salvage(home: Home) -> None:
+    """Copy all that can be read of a damaged store into a new file."""
+    from kheishd.store.salvage import salvage
+
+    salvaged = salvage(home.state)
+    print(f"the damaged store is kept as {salvaged.kept}", file=sys.stderr)
+    for table in salvaged.rebuilt:
+        print(f"the table '{table}' is rebuilt from the journal", file=sys.stderr)
+    for table, rows in salvaged.lost.items():
+        print(f"the table '{table}' has lost {rows} rows or pages", file=sys.stderr)
 
 
 def _repair(home: Home) -> Diagnosis:
@@ -105,6 +206,7 @@ def _repair(home: Home) -> Diagnosis:
         home.state,
         on_group=lambda group: None,
         threaded=False,
+        is_watched=False,
         version=__version__,
         rebuild=rebuild_some,
     )

@@ -19,6 +19,15 @@ Id = Annotated[str, Meta(pattern=ID_PATTERN, description=ID_SHAPE)]
 """An identifier as a caller may choose it or send it."""
 
 Cursor = Annotated[int, Meta(ge=0, description="A position in the journal; 0 is before the first event.")]
+
+Epoch = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=64,
+        description="The id of a store's line of history. A restored backup begins a new one.",
+    ),
+]
 """A position in the journal: one increasing number for the whole daemon."""
 
 SESSION = "ses"

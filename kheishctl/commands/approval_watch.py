@@ -31,6 +31,7 @@ class ApprovalWatch:
         self.pending: dict[str, Json] = {}
         self._interactive = sys.stdin.isatty() and sys.stdout.isatty() and not app.as_json
         self._current: str | None = None
+        self._epoch: str | None = None
         self._reconnecting = False
         self._finished = False
 
@@ -51,7 +52,13 @@ class ApprovalWatch:
 
     def _follow(self, client: Client) -> None:
         """Watch over one connection; return when the person quits or the daemon ends the stream."""
-        client.call("journal.subscribe", {"types": EVENT_TYPES} | self.filters)
+        subscribed = client.call("journal.subscribe", {"types": EVENT_TYPES} | self.filters)
+        if self._epoch not in (None, subscribed.get("epoch")):
+            # Approvals of before may not exist, and none of them is pending any more.
+            self.pending.clear()
+            self._current = None
+            self.app.note("A backup was restored; earlier approvals are withdrawn.")
+        self._epoch = subscribed.get("epoch")
         if self._reconnecting:
             self._reconnecting = False
             self.app.note("Reconnected.")

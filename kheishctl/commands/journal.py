@@ -10,7 +10,7 @@ from kheishctl.cli import App, command, make_group, note_next_page
 from kheishctl.client import ConnectionLost, NoDaemon
 from kheishctl.contract import MAX_PAGE_ROWS, Json
 from kheishctl.options import drop_unset, name_option, newest_option, options
-from kheishctl.render.events import format_delta, format_event
+from kheishctl.render.events import describe_gap, format_delta, format_event
 from kheishctl.render.layout import Display
 
 group = make_group("journal", "The journal: every event, in order, each with its cursor.")
@@ -27,6 +27,10 @@ event_filters = options(
 )
 """The options that select events."""
 
+epoch_option = click.option(
+    "--epoch", metavar="EPOCH", help="The epoch of CURSOR: a restored store has another one, and is noticed."
+)
+
 
 @command(
     group,
@@ -39,6 +43,7 @@ event_filters = options(
 )
 @event_filters
 @click.option("--after", type=click.IntRange(0), metavar="CURSOR", help="Continue after this cursor.")
+@epoch_option
 @newest_option
 @click.option("--limit", type=click.IntRange(1, MAX_PAGE_ROWS), metavar="N", help="Maximum events per page.")
 @click.option("--all", "everything", is_flag=True, help="Fetch all pages.")
@@ -70,13 +75,15 @@ def read(app: App, types: tuple[str, ...], newest: bool, everything: bool, **par
 @click.option(
     "--after", type=click.IntRange(0), metavar="CURSOR", help="Start after this cursor (default: now)."
 )
+@epoch_option
 @click.option("--deltas", is_flag=True, help="Include text in progress.")
-def follow(app: App, types: tuple[str, ...], after: int | None, **params: Any) -> None:
+def follow(app: App, types: tuple[str, ...], after: int | None, epoch: str | None, **params: Any) -> None:
     """Follow events as they happen, until Ctrl-C; with --json, one JSON line each.
 
-    Following survives a restart of the daemon: no event is lost or repeated.
+    Following survives a restart of the daemon: no event is lost or repeated. If a backup is restored
+    meanwhile, a note says so (with --json a line with 'gap'), and the events after the backup follow.
     """
-    follower = JournalFollower(app, drop_unset(types=list(types), **params), after)
+    follower = JournalFollower(app, drop_unset(types=list(types), **params), after, epoch)
     app.client  # noqa: B018 - fail at once if there is no daemon.
     while True:
         try:
@@ -91,17 +98,23 @@ def follow(app: App, types: tuple[str, ...], after: int | None, **params: Any) -
 
 
 class JournalFollower:
-    """A subscription that survives reconnections. ``cursor`` is the cursor of the last event."""
+    """A subscription that survives reconnections.
 
-    def __init__(self, app: App, params: Json, cursor: int | None) -> None:
+    ``cursor`` is the cursor of the last event, ``epoch`` the id of its line of history.
+    """
+
+    def __init__(self, app: App, params: Json, cursor: int | None, epoch: str | None = None) -> None:
         self.app = app
         self.params = params
         self.cursor = cursor
+        self.epoch = epoch
 
     def run(self) -> None:
         """Follow over one connection; return when the daemon ends the subscription. Errors: Failure."""
-        start = {} if self.cursor is None else {"after": self.cursor}
-        subscription = self.app.call("journal.subscribe", self.params | start)
+        subscription = self.app.call(
+            "journal.subscribe", self.params | drop_unset(after=self.cursor, epoch=self.epoch)
+        )
+        self.epoch = subscription.get("epoch")
         if self.cursor is None:
             self.cursor = int(subscription["cursor"])
         for method, params in self.app.client.notifications():
@@ -114,11 +127,11 @@ class JournalFollower:
                 case "journal.synced":
                     self.cursor = params["cursor"]
                 case "journal.gap":
-                    start, self.cursor = params["from"], params["to"]
-                    if self.cursor < start:
-                        self.app.note(f"the journal ends at {self.cursor}, before cursor {start}")
-                    else:
-                        self.app.note(f"events {start} to {self.cursor} were pruned")
+                    self.cursor = int(params["to"])
+                    if self.app.as_json:
+                        gap = {name: value for name, value in params.items() if name != "subscription"}
+                        self.app.print_json_line({"gap": gap})
+                    self.app.note(describe_gap(params))
                 case "journal.delta":
                     delta = {name: value for name, value in params.items() if name != "subscription"}
                     _show(

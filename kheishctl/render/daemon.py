@@ -3,7 +3,7 @@
 from kheishctl import __version__
 from kheishctl.contract import Json
 from kheishctl.render.layout import Display, format_pairs, paint
-from kheishctl.render.units import format_duration, format_size
+from kheishctl.render.units import format_duration, format_local, format_size
 from protocol.text import one_line
 
 # The kinds of pending requests in the daemon's counts, with their names for one and for several.
@@ -28,6 +28,19 @@ def describe_version_difference(version: str) -> str:
     return f"the daemon is version {version}, this kheishctl is {__version__}"
 
 
+def _format_restore(restored: Json | None) -> str:
+    """Describe the newest restore; empty if there was none."""
+    if restored is None:
+        return ""
+    runs, indoubts = restored["runs"], restored["indoubts"]
+    made, at = format_local(restored["backup_at_ms"]), format_local(restored["restored_at_ms"])
+    return (
+        f"{at}, from a backup of {made}; "
+        f"{runs} {'run' if runs == 1 else 'runs'} interrupted, {indoubts} "
+        f"{'call' if indoubts == 1 else 'calls'} in doubt"
+    )
+
+
 def format_daemon_status(result: Json, display: Display) -> str:
     """Format the daemon's status in a few lines; warnings come last, where people notice them."""
     counts, disk = result["counts"], result["disk"]
@@ -38,6 +51,12 @@ def format_daemon_status(result: Json, display: Display) -> str:
         f"{count} {singular if count == 1 else plural}" for count, singular, plural in numbers if count
     ]
     agent, route = result.get("default_agent", "default"), result.get("default_route", "offline")
+    # An older daemon does not report the sandbox of commands.
+    status = result.get("sandbox")
+    sandbox = ""
+    if status is not None:
+        sandbox = f"{SANDBOX_STATES.get(status['state'], status['state'])} (mode {status['mode']})"
+        sandbox += f": {status['problem']}" if status.get("problem") else ""
     pairs = [
         ("daemon", f"version {version}, pid {result['pid']}, up {format_duration(result['uptime_s'])}"),
         ("home", result["home"]),
@@ -49,8 +68,9 @@ def format_daemon_status(result: Json, display: Display) -> str:
         ("clients", f"{counts['connections']} connected, {counts['subscriptions']} following"),
         ("disk", f"{format_size(disk['used_bytes'])} used, {format_size(disk['free_bytes'])} free"),
         ("memory", format_size(result["memory_bytes"])),
-        ("sandbox", _describe_sandbox(result.get("sandbox"))),
+        ("sandbox", sandbox),
         ("journal", f"at cursor {result['cursor']}"),
+        ("restored", _format_restore(result.get("restored"))),
     ]
     alerts = [] if version == __version__ else [describe_version_difference(version)]
     if result.get("draining"):
@@ -60,11 +80,3 @@ def format_daemon_status(result: Json, display: Display) -> str:
     if not result["warnings"] and display.width is not None:
         lines.append(paint("healthy", "green", display.color))
     return "\n".join([format_pairs(pairs, display), *lines])
-
-
-def _describe_sandbox(sandbox: Json | None) -> str:
-    """Return the state of the sandbox of commands; empty if an older daemon does not report it."""
-    if sandbox is None:
-        return ""
-    problem = f": {sandbox['problem']}" if sandbox.get("problem") else ""
-    return f"{SANDBOX_STATES.get(sandbox['state'], sandbox['state'])} (mode {sandbox['mode']}){problem}"

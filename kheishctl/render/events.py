@@ -64,6 +64,20 @@ def _summarize_permissions(event: Json) -> str:
     return "; ".join([*added, *removed, *revoked])
 
 
+def describe_gap(gap: Json) -> str:
+    """Describe a gap in the journal, with its consequence."""
+    start, end = gap["from"], gap["to"]
+    if gap.get("reason") == "restored":
+        lost = f"the events after cursor {end} that you saw are not in it" if end < start else "none is lost"
+        return (
+            f"a backup was restored, so the journal has another epoch, {gap['epoch']}; {lost}; what happened "
+            "since follows"
+        )
+    if end < start:
+        return f"the journal ends at cursor {end}, before cursor {start}, which is of another history"
+    return f"events {start} to {end} were pruned"
+
+
 def _summarize_return(event: Json) -> str:
     took = f" after {format_duration(event['took_ms'] / 1000)}" if event.get("took_ms") is not None else ""
     return f"{event['tool']} {event['how']}{took}" + _note(event["text"])
@@ -80,6 +94,10 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     ),
     "daemon_stopped": lambda e: str(e["note"]),
     "daemon_reloaded": lambda e: "; ".join([f"generation {e['generation']}", *e.get("warnings", ())]),
+    "daemon_restored": lambda e: (
+        f"backup of {format_utc(e['backup_at_ms'])}, up to cursor {e['backup_cursor']}; {e['runs']} runs "
+        f"interrupted, {e['indoubts']} calls in doubt; epoch {e['epoch']}"
+    ),
     "token_created": lambda e: f"{e['token_id']} {e.get('name', '')}",
     "token_revoked": lambda e: f"{e['token_id']} {e.get('note', '')}",
     "session_created": lambda e: f"{e['agent']} as {e.get('sender') or '-'} {e.get('title') or ''}",

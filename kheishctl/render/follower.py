@@ -107,6 +107,9 @@ class StreamFollower:
                 return self._read_delta(params)
             case "journal.gap":
                 start, end = int(params["from"]), int(params["to"])
+                if params.get("reason") == "restored":
+                    self.cursor = end
+                    return [Notice("a backup was restored: events shown here may not be in it")]
                 if end < start:
                     self.cursor = end
                     return [Notice("the daemon's history ends before the last event shown here")]
@@ -115,6 +118,12 @@ class StreamFollower:
             case _:
                 pass  # A later version added this notification.
         return []
+
+    def queue_input(self, run_id: str, text: str, sender: str) -> DisplayChange:
+        """Learn the input of a queued run, which was accepted before the events that follow."""
+        self._inputs[run_id] = (text, sender)
+        self._queued[run_id] = run_id
+        return QueuedInput(text, sender, run_id)
 
     # Events.
 

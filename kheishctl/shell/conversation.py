@@ -20,6 +20,7 @@ from kheishctl import __version__
 from kheishctl.client import ConnectionLost, NoDaemon, RequestRefused
 from kheishctl.render.daemon import describe_version_difference
 from kheishctl.render.follower import StreamFollower
+from kheishctl.render.messages import format_message
 from kheishctl.shell.connection import ChatConnection
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class ConversationClient:
         self._subscription = ""
         self._subscriptions = 0
         self._watch_cursor: int | None = None
+        self._epoch: str | None = None
         self._version = __version__
         self._follower = StreamFollower()
 
@@ -171,7 +173,8 @@ class ConversationClient:
         if version != self._version:
             self._version = version
             self._listener.note(describe_version_difference(version), "yellow")
-        position = {} if self._watch_cursor is None else {"after": self._watch_cursor}
+        self._enter_epoch(status.get("epoch"))
+        position = self._position(self._watch_cursor)
         watch = {"types": WATCHED_TYPES, "subscription": WATCH}
         subscribed = await connection.call("journal.subscribe", watch | position)
         self._watch_cursor = max(self._watch_cursor or 0, int(subscribed["cursor"]))
@@ -181,6 +184,25 @@ class ConversationClient:
         await self._list_pending(connection, self._session_id)
         await self._subscribe(connection, self._session_id, self._follower.cursor)
         self._listener.note("connected again")
+
+    def _enter_epoch(self, epoch: str | None) -> None:
+        """Begin anew if a backup was restored: cursors, and perhaps the session, are of another history."""
+        if self._epoch not in (None, epoch):
+            self._listener.note(
+                "a backup was restored: the conversation is as it was then, and later messages are lost",
+                "yellow",
+            )
+            self._session_id = self._watch_cursor = None
+            self._subscription = ""
+            self._follower = StreamFollower()
+            self._listener.replace_pending([], [])
+        self._epoch = epoch
+
+    def _position(self, cursor: int | None) -> Json:
+        """Return the params of a subscription that continues at a cursor of this epoch."""
+        if cursor is None:
+            return {}
+        return {"after": cursor} if self._epoch is None else {"after": cursor, "epoch": self._epoch}
 
     async def _start(self, connection: ChatConnection) -> None:
         """Find the session of the address and show its last messages; a new address has no session.
@@ -203,12 +225,18 @@ class ConversationClient:
         # The history is shown up to this cursor and the journal after it, so that nothing is shown twice.
         newest = self.address() | {"order": "newest", "limit": MESSAGES_AT_START}
         page = await connection.call("conversation.history", newest)
-        messages = [entry for entry in reversed(page["messages"]) if entry["cursor"] <= cursor]
+        open_runs = session.get("open_runs", ())
+        entries = [entry for entry in reversed(page["messages"]) if entry["cursor"] <= cursor]
+        queued = [entry for entry in entries if entry.get("unread") and entry.get("run_id") in open_runs]
+        messages = [entry for entry in entries if entry not in queued]
         self._listener.start(messages, has_more=page["next"] is not None)
         self._follower = StreamFollower(cursor)
+        for entry in queued:
+            text, sender = format_message(entry["message"]), str(entry.get("sender") or "")
+            self._listener.receive(self._follower.queue_input(entry["run_id"], text, sender))
         answers = [entry["message"] for entry in messages if entry["message"]["role"] == "assistant"]
         self._follower.learn(answers[-1] if answers else {"items": []})
-        self._follower.running = next(iter(session.get("open_runs", ())), None)
+        self._follower.running = next(iter(open_runs), None)
         if self._follower.running is not None:
             run = await connection.call("run.get", {"run_id": self._follower.running})
             for change in self._follower.resume(run):
@@ -239,8 +267,8 @@ class ConversationClient:
         self._subscriptions += 1
         self._subscription = f"chat-{self._subscriptions}"
         self._session_id = session_id
-        params = {"session_id": session_id, "after": cursor, "deltas": True}
-        await connection.call("journal.subscribe", params | {"subscription": self._subscription})
+        params = {"session_id": session_id, "deltas": True, "subscription": self._subscription}
+        await connection.call("journal.subscribe", params | self._position(cursor))
 
     def _on_notification(self, method: str, params: Json) -> None:
         subscription = params.get("subscription")

@@ -81,6 +81,7 @@ class Connection(Protocol):
         filter_: Filter,
         after: int | None,
         *,
+        epoch: str | None = None,
         deltas: bool,
         subscription: str | None = None,
         until_settled: str | None = None,

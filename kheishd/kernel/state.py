@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_resch
 from kheishd.records.rebuild import rebuild_some
 from kheishd.store.blobs import blob_name, chunks, put_chunk
 from kheishd.store.environment import Scrub, Snapshot, Transaction
+from kheishd.store.epoch import read_epoch
 from kheishd.store.writer import Group, Job, Store
 from protocol.ids import make_id
 
@@ -100,14 +101,24 @@ class _BellRegistry:
 
 
 class State:
-    """The store, for trio tasks. ``failed`` rings when the store writes no more and the daemon must stop."""
+    """The store, for trio tasks.
+
+    ``failed`` rings when the store writes no more and the daemon must stop; ``damaged`` when it is read-only.
+    """
 
     def __init__(self, store: Store, clock: Callable[[], int]) -> None:
         self.store = store
         self.now_ms = clock
         self.failed = Bell()
+        self.damaged = Bell()
         self._bells = _BellRegistry()
         self._random: list[bytes] = []
+
+    @cached_property
+    def epoch(self) -> str:
+        """The epoch of the store: the id of its line of history, which a restore ends."""
+        with self.read() as store:
+            return read_epoch(store)
 
     def new_id(self, prefix: str) -> str:
         """Return a new id; a later id sorts after an earlier one, by the millisecond."""
@@ -222,16 +233,24 @@ async def open_state(
         with suppress(trio.RunFinishedError):
             token.run_sync_soon(state.failed.ring)
 
+    def on_damage(damage: str) -> None:
+        log.critical("the store is damaged and read-only from now on: %s", damage)
+        with suppress(trio.RunFinishedError):
+            token.run_sync_soon(state.damaged.ring)
+
     store = Store.open(
         directory,
         on_group=on_group,
         on_failure=on_failure,
+        on_damage=on_damage,
         scrub=scrub,
         threaded=threaded,
         version=version,
         rebuild=rebuild_some,
     )
     state = State(store, clock)
+    if store.damage is not None:
+        on_damage(store.damage)
     try:
         yield state
     finally:

@@ -247,6 +247,7 @@ class ClientConnection(ABC):
         filter_: Filter,
         after: int | None,
         *,
+        epoch: str | None = None,
         deltas: bool,
         subscription: str | None = None,
         until_settled: str | None = None,
@@ -262,7 +263,13 @@ class ClientConnection(ABC):
         if subscription is not None and subscription in self.subscriptions:
             raise SubscriptionExists(field="$.params.subscription")
         return self._shared.hub.subscribe(
-            self, filter_, after, deltas=deltas, subscription=subscription, until_settled=until_settled
+            self,
+            filter_,
+            after,
+            epoch,
+            deltas=deltas,
+            subscription=subscription,
+            until_settled=until_settled,
         )
 
     def unsubscribe(self, subscription: str) -> None:

@@ -13,7 +13,7 @@ import resource
 import socket
 import stat
 import sys
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
@@ -22,6 +22,7 @@ from msgspec import Struct
 from trio.lowlevel import checkpoint, wait_readable
 
 from kheishd.server.authentication import SocketGrant
+from kheishd.server.shared_socket import find_obstacle
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class SocketInUse(Exception):
 class ListenerUnusable(Exception):
     """A listener that cannot be opened. ``key`` is the setting to change; empty for the private socket."""
 
-    def __init__(self, key: tuple[str, ...], message: str) -> None:
+    def __init__(self, key: tuple[str | int, ...], message: str) -> None:
         super().__init__(message)
         self.key = key
 
@@ -58,12 +59,13 @@ class RpcListen(Struct, frozen=True):
 
 
 class SharedListen(Struct, frozen=True):
-    """A second socket for other users, with their grants. Its directory must exist."""
+    """A second socket for other users, with their grants; ``makes_directory`` if its own is missing."""
 
     path: Path
     mode: int = 0o660
     group: str | None = None
     grants: tuple[SocketGrant, ...] = ()
+    makes_directory: bool = False
 
 
 class TcpListen(Struct, frozen=True):
@@ -199,6 +201,11 @@ def _open_socket(spec: Listen) -> Iterator[Listener]:
     if isinstance(spec, RpcListen):
         spec.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         spec.path.parent.chmod(0o700)
+    elif spec.makes_directory and not spec.path.parent.exists():
+        spec.path.parent.mkdir()
+        spec.path.parent.chmod(0o755)
+    if isinstance(spec, SharedListen):
+        _require_reachable(spec)
     with short_path(spec.path) as path, socket.socket(socket.AF_UNIX) as listening:
         listening.setblocking(False)
         _clear(path, spec.path)
@@ -269,11 +276,47 @@ def _share(path: str, spec: SharedListen) -> None:
             raise SocketInUse(f"another process replaced {spec.path}; it is left unchanged")
         itself = f"/proc/self/fd/{descriptor}"
         if spec.group is not None:
-            group = int(spec.group) if spec.group.isdigit() else grp.getgrnam(spec.group).gr_gid
-            os.chown(itself, -1, group)
+            os.chown(itself, -1, _find_gid(spec.group))
         os.chmod(itself, spec.mode)
     finally:
         os.close(descriptor)
+
+
+def _find_gid(group: str | None) -> int:
+    """Return the number of a group; the daemon's own for None. Errors: KeyError."""
+    if group is None:
+        return os.getegid()
+    return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+
+
+def _require_reachable(spec: SharedListen) -> None:
+    """Errors: ListenerUnusable if a granted user cannot reach the socket; OSError, KeyError."""
+    obstacle = find_obstacle(spec.path, spec.mode, _find_gid(spec.group), spec.grants)
+    if obstacle is not None:
+        raise ListenerUnusable(("listen", "shared", obstacle[0]), obstacle[1])
+
+
+def check_listeners(specs: Iterable[Listen], listeners: Iterable[Listener]) -> None:
+    """Check that the next start can open its listeners, apart from those that are open.
+
+    Errors: ListenerUnusable.
+    """
+    opened = [listener.spec for listener in listeners]
+    for spec in specs:
+        try:
+            if isinstance(spec, SharedListen):
+                if not (spec.makes_directory and not spec.path.parent.exists()):
+                    _require_reachable(spec)
+                    if not os.access(spec.path.parent, os.W_OK | os.X_OK):
+                        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            elif isinstance(spec, TcpListen) and not any(
+                isinstance(other, TcpListen) and (other.host, other.port) in ((spec.host, spec.port), ("", 0))
+                for other in opened
+            ):
+                with _open_socket(spec):
+                    pass
+        except (OSError, KeyError) as error:
+            raise _make_unusable(spec, error) from None
 
 
 def address_of(listening: socket.socket) -> str:

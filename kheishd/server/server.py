@@ -1,22 +1,29 @@
 """The server: accepts connections on every transport, counts, drains and closes them."""
 
+from __future__ import annotations
+
 import logging
-import socket
-from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING
 
 import trio
 
 from kheishd.objects.node.token import is_valid
 from kheishd.server.authentication import find_private_caller, find_shared_caller, peer_of
 from kheishd.server.connection import ClientConnection, ServerContext
-from kheishd.server.dispatch import Dispatcher
 from kheishd.server.listeners import Listener, RpcListen, SharedListen, TcpListen, accept_all
 from kheishd.server.subscriptions import Hub
 from kheishd.server.unix_socket import LineConnection
 from kheishd.store.tables import TOKENS
 from protocol.errors.refusal import Refusal
 from protocol.rpc.wire import encode_error
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+    from collections.abc import AsyncIterator, Iterator
+
+    from kheishd.server.dispatch import Dispatcher
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +36,8 @@ class Server:
 
     def __init__(self, shared: ServerContext) -> None:
         self.shared = shared
+        # The TLS contexts of the TCP listeners, by their specifications.
+        self.certificates: dict[TcpListen, ssl.SSLContext | None] = {}
         self._live: dict[ClientConnection, None] = {}
         self._ended = trio.Event()
 
@@ -98,6 +107,14 @@ class Server:
             del self._live[connection]
             self._ended.set()
             self._ended = trio.Event()
+
+    def renew_certificates(self) -> None:
+        """Read certificates anew, for new connections. Errors: ListenerUnusable."""
+        for spec, context in self.certificates.items():
+            if context is not None:
+                from kheishd.server.websocket import renew_certificate
+
+                renew_certificate(context, spec)
 
     async def descriptor_freed(self) -> None:
         """Until a connection has ended."""

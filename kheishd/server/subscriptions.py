@@ -30,9 +30,10 @@ import trio
 from trio.lowlevel import checkpoint
 
 from kheishd.objects.node.journal import Selection, pruned_until
+from kheishd.store.epoch import find_shared_cursor
 from kheishd.store.tables import CURSORS, RUNS
 from protocol.ids import SUBSCRIPTION
-from protocol.objects.journal import Subscribed
+from protocol.objects.journal import GapReason, Subscribed
 from protocol.objects.run import SETTLED
 from protocol.rpc.wire import encode_notification
 
@@ -56,6 +57,9 @@ PAGE_SEEN_BYTES = 1024 * 1024
 PAGING_S = 0.002
 # The subscriptions that receive new entries in one loop iteration: about five milliseconds.
 FOLLOWERS_AT_ONCE = 1_000
+
+Gap = tuple[int, GapReason]
+"""The cursor from which a subscriber wanted to continue, and why it cannot."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -99,6 +103,7 @@ class Subscription:
         selection: Selection,
         name: str,
         cursor: int,
+        gap: Gap | None = None,
         *,
         deltas: bool,
         until_settled: str | None,
@@ -110,6 +115,7 @@ class Subscription:
         self._hub = hub
         self._peer = peer
         self._cursor = cursor
+        self._gap = gap
         self._deltas = deltas
         self._level = False
         self._synced = False
@@ -217,7 +223,7 @@ class Subscription:
             self._cursor = max(self._cursor, store.last_cursor)
             if not self._synced:
                 self._synced = True
-                messages.append(self._note("synced", cursor=self._cursor))
+                messages.append(self._note("synced", cursor=self._cursor, epoch=self._hub.state.epoch))
             self._peer.push(messages)
             return self._end_if_settled(store) or self._become_level(store)
 
@@ -256,21 +262,23 @@ class Subscription:
         self._peer.push(messages)
 
     def _report_gap(self, store: Snapshot) -> None:
-        """Report history that is not there: pruned, or of another journal, as before a restore.
+        """Report history that is not there: pruned, or of another line of history, as before a restore.
 
         In one stream, all entries before the pruned mark were pruned.
         """
-        if self._cursor > store.last_cursor:
-            gap = {"subscription": self.name, "from": self._cursor, "to": store.last_cursor}
-            self._peer.push([encode_notification("journal.gap", _encode(gap))])
-            self._cursor = store.last_cursor
+        if self._gap is not None:
+            (start, reason), self._gap = self._gap, None
+            self._push_gap(start, self._cursor, reason)
         pruned = pruned_until(store, self.selection.stream)
         if pruned > max(self._cursor, self._reported_gap):
             self._reported_gap = pruned
-            gap = {"subscription": self.name, "from": self._cursor, "to": pruned}
-            self._peer.push([encode_notification("journal.gap", _encode(gap))])
+            self._push_gap(self._cursor, pruned, "pruned")
             if self.selection.stream is not None:
                 self._cursor = pruned
+
+    def _push_gap(self, start: int, end: int, reason: GapReason) -> None:
+        fields = {"from": start, "to": end, "epoch": self._hub.state.epoch, "reason": reason}
+        self._peer.push([self._note("gap", **fields)])
 
     # The end.
 
@@ -356,24 +364,35 @@ class Hub:
         peer: Subscriber,
         filter_: Filter,
         after: int | None,
+        epoch: str | None = None,
         *,
         deltas: bool,
         subscription: str | None,
         until_settled: str | None,
     ) -> Subscribed:
-        """Create a subscription for a client. Errors: SessionNotFound, RunNotFound."""
+        """Create a subscription for a client. Errors: SessionNotFound, RunNotFound.
+
+        A cursor of another line of history is replaced by the last one that both lines share.
+        """
+        gap: Gap | None = None
         with self.state.read() as store:
             selection = Selection(store, peer.caller, filter_)
-            cursor = store.last_cursor if after is None else after
+            cursor = last = store.last_cursor
+            if after is not None and epoch is not None and epoch != self.state.epoch:
+                cursor, gap = min(after, find_shared_cursor(store, epoch) or 0), (after, "restored")
+            elif after is not None:
+                cursor, gap = min(after, last), (after, "beyond_end") if after > last else None
         name = subscription or self.state.new_id(SUBSCRIPTION)
-        made = Subscription(self, peer, selection, name, cursor, deltas=deltas, until_settled=until_settled)
+        made = Subscription(
+            self, peer, selection, name, cursor, gap, deltas=deltas, until_settled=until_settled
+        )
         assert peer.subscriptions is not None, "the peer keeps its subscriptions"
         peer.subscriptions[name] = made
         self._all[made] = None
         if deltas:
             self.live.follow(made)
         self.catch_up(made)
-        return Subscribed(name, cursor)
+        return Subscribed(name, cursor, self.state.epoch)
 
     def catch_up(self, subscription: Subscription) -> None:
         """Schedule the next page of a subscription.
@@ -454,6 +473,7 @@ class Hub:
                 if self._of_many or stream in self._by_stream:
                     entry = store.entry(stream, cursor)
                     assert entry is not None, "a cursor has its entry"
+                    store.require_json(entry[1], f"the event at cursor {cursor}")
                     entries.append(LiveEntry(cursor, stream, entry[1]))
                     size += len(entries[-1].line)
                 if size >= PAGE_BYTES or examined >= PAGE_ENTRIES:

@@ -58,6 +58,7 @@ class TransportHost(Protocol):
     """The server, as a transport sees it."""
 
     shared: ServerContext
+    certificates: dict[TcpListen, ssl.SSLContext | None]
 
     def live(self, connection: ClientConnection) -> AbstractContextManager[None]:
         """Register a connection while it lasts."""
@@ -88,6 +89,13 @@ def load_certificate(spec: TcpListen) -> ssl.SSLContext | None:
     return context
 
 
+def renew_certificate(context: ssl.SSLContext, spec: TcpListen) -> None:
+    """Use the current certificate for new connections. Errors: ListenerUnusable, without a change."""
+    load_certificate(spec)
+    assert spec.certificate is not None
+    context.load_cert_chain(spec.certificate, spec.key)
+
+
 async def serve_websockets(
     host: TransportHost,
     listening: socket.socket,
@@ -96,7 +104,7 @@ async def serve_websockets(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> NoReturn:
     """Serve clients for ever. Errors: ListenerUnusable for an unusable certificate or key."""
-    context = load_certificate(spec)
+    context = host.certificates[spec] = load_certificate(spec)
     handshakes = Handshakes()
 
     def serve(plain: socket.socket) -> None:

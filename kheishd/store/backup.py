@@ -1,4 +1,4 @@
-"""Copies of the store: backed up while it runs; restored and compacted while it does not.
+"""Copies of the store: backed up while it runs; restored while it does not.
 
 A backup is a directory like the store's own: the data and the marker. Backup, restore and compaction follow
 one pattern: write beside the target, sync, verify the copy, and only then give it the target's name. Each may
@@ -21,8 +21,16 @@ import msgspec
 
 from kheishd.store.commit import FULL_ERRORS
 from kheishd.store.environment import DATA, Environment, Snapshot
+from kheishd.store.epoch import (
+    BackupMark,
+    OpenWork,
+    RestoreMark,
+    mark_backup,
+    mark_restored,
+    read_backup_mark,
+    read_line,
+)
 from kheishd.store.guards import (
-    COMPACTING,
     MARKER,
     RESTORING,
     StoreUnusable,
@@ -30,15 +38,18 @@ from kheishd.store.guards import (
     data_bytes,
     lock_directory,
     make_directory,
+    read_marker,
     sync_directory,
     write_marker,
 )
 from kheishd.store.journal import verify_chain
-from kheishd.store.opening import explain_errors, open_for_reading
-from kheishd.store.tables import META, TABLES
+from kheishd.store.opening import explain_errors, open_for_marking, open_for_reading
+from kheishd.store.tables import META, RUNS, SHELLS_LIVE, TABLES
 from kheishd.store.upgrades import NOT_RECORDS, SCHEMA
+from kheishd.store.withdrawn import Replaced, read_replaced
 from protocol.errors.daemon import DaemonDraining, PathRefused
 from protocol.errors.store import StorageFull
+from protocol.objects.run import ENDED, SETTLED
 from protocol.structs import Value
 
 if TYPE_CHECKING:
@@ -73,11 +84,13 @@ def write_backup(
                     errno.EEXIST, "it exists already, and a backup never overwrites", str(directory)
                 )
             partial.mkdir(mode=0o700)
-            with _new_file(partial / DATA) as descriptor:
+            with new_file(partial / DATA) as descriptor:
                 _copy(environment, descriptor, _Deadline(environment, timeout_s, check))
             write_marker(partial, environment.identity)
             with open_for_reading(partial) as copy, Snapshot(copy) as snapshot:
                 cursor = snapshot.last_cursor
+            with open_for_marking(partial) as env:
+                mark_backup(env, BackupMark(time.time_ns() // 1_000_000, cursor))
             partial.rename(directory)
             sync_directory(directory.parent)
             return cursor
@@ -110,7 +123,7 @@ class _Deadline:
 
 
 @contextmanager
-def _new_file(path: Path) -> Iterator[int]:
+def new_file(path: Path) -> Iterator[int]:
     """Create a file and provide its descriptor; sync the file at the end."""
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
@@ -172,24 +185,22 @@ def _copy(environment: Environment, target: int, deadline: _Deadline) -> None:
 
 
 class Restored(Value, frozen=True):
-    """The result of a restore. ``kept`` is the path of the previous data, if there was any."""
+    """The result of a restore. ``kept`` is the directory of the previous store, if there was any.
+
+    ``mark`` is the mark in the restored store.
+    """
 
     cursor: int
     bytes: int
     kept: Path | None
-
-
-class Compacted(Value, frozen=True):
-    """The size of the data file before and after a compaction."""
-
-    before_bytes: int
-    after_bytes: int
+    mark: RestoreMark
 
 
 def restore(backup: Path, directory: Path) -> Restored:
-    """Replace the store in ``directory`` by a backup; keep the previous data beside it.
+    """Replace the store in ``directory`` by a backup; keep the previous store beside it.
 
-    The whole copy is verified before it replaces anything: its pages, every row, the journal's chain.
+    The whole copy is verified before it replaces anything: its pages, every row, the journal's chain. It
+    begins a new line of history, and the first start marks the work that was open in it.
     Errors: StoreUnusable; the store is unchanged then.
     """
     with explain_errors(backup):
@@ -197,32 +208,91 @@ def restore(backup: Path, directory: Path) -> Restored:
         if data_bytes(backup) == 0:
             raise StoreUnusable(f"{backup} is not a backup of kheish: there is no {DATA} in it.")
     make_directory(directory)
-    with _hold_lock(directory), _work_directory(directory, RESTORING) as work:
-        with (backup / DATA).open("rb") as source, _new_file(work / DATA) as target:
+    with hold_lock(directory), work_directory(directory, RESTORING) as work:
+        with (backup / DATA).open("rb") as source, new_file(work / DATA) as target:
             while os.sendfile(target, source.fileno(), None, 1 << 30):
                 pass
         with suppress(FileNotFoundError):
             shutil.copyfile(backup / MARKER, work / MARKER)
         identity, cursor = verify_copy(work)
-        kept = _link_previous(directory / DATA)
+        replaced = read_replaced(directory, work) if data_bytes(directory) else None
+        mark = _mark_restored(work, (backup / DATA).stat().st_mtime_ns // 1_000_000, replaced)
+        kept = _keep_previous(directory)
         size = (work / DATA).stat().st_size
+        if _is_named_otherwise(directory, identity):
+            # Between the two renames there is no marker, which is valid: opening the store writes it again.
+            # With the marker of the other store, a kill in between would leave a store that is refused.
+            (directory / MARKER).unlink()
+            sync_directory(directory)
         (work / DATA).replace(directory / DATA)
-        # After a kill here, and a restore from another store's backup, marker and data differ, and the store
-        # refuses to open; restoring again mends it.
+        sync_directory(directory)
         write_marker(directory, identity)
-        return Restored(cursor, size, kept)
+        return Restored(cursor, size, kept, mark)
 
 
-def _link_previous(data: Path) -> Path | None:
-    """Link the data under a second name that nothing removes; return it, or None if there is no data."""
+def _is_named_otherwise(directory: Path, identity: str) -> bool:
+    """Whether the marker names another store, or nothing readable."""
+    try:
+        return read_marker(directory) not in (None, identity)
+    except StoreUnusable:
+        return True
+
+
+def _mark_restored(work: Path, modified_at_ms: int, replaced: Replaced | None) -> RestoreMark:
+    """Begin a new line of history in a copy of a backup; return its mark.
+
+    Args:   ``modified_at_ms`` stands for the time of the backup in one that has no mark: a store that was
+            kept by another restore, or a backup of an earlier version.
+    """
+    with open_for_reading(work) as environment, Snapshot(environment) as snapshot:
+        backup = read_backup_mark(snapshot) or BackupMark(modified_at_ms, snapshot.last_cursor)
+        line = read_line(snapshot)
+        is_current = snapshot.get(META, "schema") == str(SCHEMA).encode()
+        mark = RestoreMark(
+            backup_at_ms=backup.at_ms,
+            cursor=line.last_cursor,
+            restored_at_ms=time.time_ns() // 1_000_000,
+            withdrawn=None if replaced is None else replaced.withdrawn,
+            open_work=count_open_work(snapshot) if is_current else None,
+        )
+    with open_for_marking(work) as env:
+        mark_restored(env, line, mark, None if replaced is None else replaced.line)
+    return mark
+
+
+def count_open_work(snapshot: Snapshot) -> OpenWork:
+    """Count the work that is open in a store."""
+    runs = [run for _, run in snapshot.scan(RUNS) if run.status not in ENDED]
+    calls = [call for run in runs for call in run.calls]
+    return OpenWork(
+        running=sum(run.status == "running" for run in runs),
+        queued=sum(run.status == "queued" for run in runs),
+        waiting=sum(run.status in SETTLED for run in runs),
+        indoubts=sum(
+            call.state == "doubted" or (call.state == "called" and not call.repeatable) for call in calls
+        ),
+        shells=snapshot.count(SHELLS_LIVE),
+    )
+
+
+def _keep_previous(directory: Path) -> Path | None:
+    """Link the store into a directory of its own, which is a backup itself; None if there is no data."""
+    data = directory / DATA
     if not data.exists():
         return None
     for number in range(1, 10_000):
-        link = data.with_name(f"{DATA}.before-restore-{number}")
-        with suppress(FileExistsError):
-            os.link(data, link)
-            return link
-    raise StoreUnusable(f"{data.parent} holds 9,999 stores from before restores; remove some.")
+        kept = directory / f"before-restore-{number}"
+        # A restore that was killed has left a link to the data that is still in use.
+        if not kept.exists() or ((kept / DATA).exists() and (kept / DATA).samefile(data)):
+            shutil.rmtree(kept, ignore_errors=True)
+            kept.mkdir(mode=0o700)
+            os.link(data, kept / DATA)
+            with suppress(FileNotFoundError):
+                shutil.copyfile(directory / MARKER, kept / MARKER)
+            sync_directory(kept)
+            sync_directory(directory)
+            return kept
+    raise StoreUnusable(f"{directory} holds 9,999 stores from before restores; remove some.")
 
 
 def verify_copy(directory: Path) -> tuple[str, int]:
@@ -259,34 +329,9 @@ def verify_copy(directory: Path) -> tuple[str, int]:
         return environment.identity, snapshot.last_cursor
 
 
-def compact(directory: Path) -> Compacted:
-    """Copy the store in ``directory`` without its free pages, and replace it by the copy.
-
-    Errors: StoreUnusable; the store is unchanged then.
-    """
-    data = directory / DATA
-    with _hold_lock(directory), _work_directory(directory, COMPACTING) as work:
-        before_bytes = data_bytes(directory)
-        with open_for_reading(directory) as environment:
-            with _new_file(work / DATA) as target:
-                environment.lmdb.copyfd(target, compact=True)
-            write_marker(work, environment.identity)
-            with open_for_reading(work) as copy, Snapshot(copy) as fresh, Snapshot(environment) as old:
-                if _summary(environment, old) != _summary(copy, fresh):
-                    raise StoreUnusable(f"The compacted copy of {data} differs from it; it was thrown away.")
-        after_bytes = (work / DATA).stat().st_size
-        (work / DATA).replace(data)
-        sync_directory(directory)
-    return Compacted(before_bytes, after_bytes)
-
-
-def _summary(environment: Environment, snapshot: Snapshot) -> dict[str, int]:
-    counts = {table.name: snapshot.count(table) for table in environment.handles}
-    return counts | {"": snapshot.last_cursor}
-
-
 @contextmanager
-def _hold_lock(directory: Path) -> Iterator[None]:
+def hold_lock(directory: Path) -> Iterator[None]:
+    """Lock a store's directory while the block runs. Errors: StoreUnusable, also for errors in the block."""
     lock = lock_directory(directory)
     try:
         with explain_errors(directory):
@@ -296,7 +341,7 @@ def _hold_lock(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _work_directory(directory: Path, name: str) -> Iterator[Path]:
+def work_directory(directory: Path, name: str) -> Iterator[Path]:
     """Provide an empty directory inside the store's own; empty it first if a kill left it."""
     work = directory / name
     shutil.rmtree(work, ignore_errors=True)

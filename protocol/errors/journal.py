@@ -13,5 +13,9 @@ class SubscriptionExists(Conflict, reason="subscription_exists"):
     """This connection already has a subscription with that id; choose another."""
 
 
+class CursorUnknown(Gone, reason="cursor_unknown"):
+    """That cursor is not of this store's history, but perhaps of the one before a backup was restored."""
+
+
 class CursorPruned(Gone, reason="cursor_pruned"):
     """The history before that cursor was pruned; read from the first available cursor."""

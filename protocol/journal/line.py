@@ -17,7 +17,7 @@ from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalR
 from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserved, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.conversation import ConversationBound, ConversationUnbound
-from protocol.events.daemon import DaemonReloaded, DaemonStarted, DaemonStopped
+from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted, DaemonStopped
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.permission import PermissionsChanged
@@ -59,6 +59,7 @@ JournalEvent = (
     DaemonStarted
     | DaemonStopped
     | DaemonReloaded
+    | DaemonRestored
     | TokenCreated
     | TokenRevoked
     | SessionCreated

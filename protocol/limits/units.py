@@ -2,3 +2,4 @@
 
 KIB = 1024
 MIB = 1024 * KIB
+GIB = 1024 * MIB

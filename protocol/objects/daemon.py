@@ -36,6 +36,19 @@ class Disk(Struct, frozen=True, kw_only=True):
     map_bytes: int
 
 
+class RestoreStatus(Struct, frozen=True, kw_only=True):
+    """The newest restore: the time of the backup and of the restore, and the newest cursor of the backup.
+
+    ``runs`` counts the runs that were open in the backup, ``indoubts`` their calls that were running.
+    """
+
+    backup_at_ms: int
+    restored_at_ms: int
+    cursor: Cursor
+    runs: int
+    indoubts: int
+
+
 class SandboxStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The sandbox of commands, as of its last trial.
 
@@ -50,7 +63,12 @@ class SandboxStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class DaemonStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The status of the daemon. ``warnings`` are sentences, each with its remedy; empty means healthy."""
+    """The status of the daemon. ``warnings`` are sentences, each with its remedy; empty means healthy.
+
+    ``epoch`` is the id of the store's line of history: a cursor counts only together with its epoch.
+    ``restored`` is the restore that began the line, if one did.
+    ``damage`` is present if the store is damaged: it is read-only then.
+    """
 
     version: str
     pid: int
@@ -68,6 +86,9 @@ class DaemonStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     draining: bool = False
     default_agent: str = "default"
     default_route: str = "offline"
+    damage: str | None = None
+    epoch: str = ""
+    restored: RestoreStatus | None = None
     sandbox: SandboxStatus | None = None
 
 
@@ -105,12 +126,13 @@ class DaemonBackup(Params, frozen=True, kw_only=True):
 
 
 class BackupResult(Struct, frozen=True, kw_only=True):
-    """A complete and verified backup."""
+    """A complete and verified backup: the state at ``cursor`` in the line of history ``epoch``."""
 
     path: str
     bytes: int
     cursor: Cursor
     took_ms: int
+    epoch: str = ""
 
 
 class DoctorParams(Params, frozen=True, kw_only=True):

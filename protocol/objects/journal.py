@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Raw, Struct
 
-from protocol.errors.journal import CursorPruned, SubscriptionExists, SubscriptionNotFound
+from protocol.errors.journal import CursorPruned, CursorUnknown, SubscriptionExists, SubscriptionNotFound
 from protocol.errors.rpc import Overloaded
 from protocol.errors.run import RunNotFound
 from protocol.errors.session import SessionNotFound
-from protocol.ids import Cursor, Id
+from protocol.ids import Cursor, Epoch, Id
 from protocol.limits.page import DEFAULT_PAGE_ROWS, MAX_PAGE_ROWS
 from protocol.rpc.method import Method, Params
 
@@ -26,37 +26,49 @@ class Filter(Params, frozen=True, kw_only=True):
 
 
 class JournalRead(Filter, frozen=True, kw_only=True):
-    """Params of ``journal.read``. ``after`` is a cursor; with order newest, the page precedes it."""
+    """Params of ``journal.read``. ``after`` is a cursor; with order newest, the page precedes it.
+
+    With the ``epoch`` of the cursor, a cursor of another line of history, or beyond the end, is refused.
+    """
 
     after: Cursor | None = None
+    epoch: Epoch | None = None
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_ROWS)] = DEFAULT_PAGE_ROWS
     order: Literal["oldest", "newest"] = "oldest"
 
 
 class JournalPage(Struct, frozen=True):
-    """A page of events, each as its stored bytes; ``next`` is the cursor of the next page, or null."""
+    """A page of events, each as its stored bytes; ``next`` is the cursor of the next page, or null.
+
+    ``epoch`` is the id of the line of history that the cursors belong to.
+    """
 
     events: list[Raw]
     next: Cursor | None
+    epoch: str = ""
 
 
 class JournalSubscribe(Filter, frozen=True, kw_only=True):
     """Params of ``journal.subscribe``: from ``after`` (default: now) to the present, then live.
 
+    ``epoch`` is that of ``after``: if the cursor is of another line of history, such as the one before a
+    backup was restored, the subscription begins with ``journal.gap``. So it does for a cursor beyond the end.
     ``deltas`` adds text while it is written and the output of running tools. The caller may choose the id
     ``subscription``.
     """
 
     after: Cursor | None = None
+    epoch: Epoch | None = None
     deltas: bool = False
     subscription: Id | None = None
 
 
 class Subscribed(Struct, frozen=True):
-    """A subscription and the cursor after which it starts."""
+    """A subscription and the cursor after which it starts, in the line of history ``epoch``."""
 
     subscription: str
     cursor: Cursor
+    epoch: str = ""
 
 
 class JournalUnsubscribe(Params, frozen=True, kw_only=True):
@@ -87,6 +99,7 @@ class SyncedNotification(Struct, frozen=True):
 
     subscription: str
     cursor: Cursor
+    epoch: str
 
 
 class DeltaNotification(Struct, frozen=True):
@@ -109,16 +122,23 @@ class DeltaNotification(Struct, frozen=True):
     text: str
 
 
-class GapNotification(Struct, frozen=True, rename={"from_": "from"}):
-    """Params of ``journal.gap``: the events after ``from`` up to ``to`` were pruned.
+GapReason = Literal["pruned", "restored", "beyond_end"]
 
-    If ``to`` is below ``from``, the journal ends at ``to``: the subscriber's cursor is from another journal,
-    such as the one before a backup was restored. The subscription continues at ``to``.
+
+class GapNotification(Struct, frozen=True, rename={"from_": "from"}):
+    """Params of ``journal.gap``: the subscription continues at ``to`` instead of ``from``.
+
+    ``pruned``: the events after ``from`` up to ``to`` were pruned. ``restored``: a backup was restored, and
+    the subscriber's cursor is of another line of history than this one, ``epoch``. Both share the events up
+    to ``to``; those that the subscriber had after it do not exist here, and others follow. ``beyond_end``:
+    the journal ends at ``to``, so the subscriber's cursor cannot be of this line of history.
     """
 
     subscription: str
     from_: Cursor
     to: Cursor
+    epoch: str
+    reason: GapReason
 
 
 class EndNotification(Struct, frozen=True):
@@ -142,7 +162,7 @@ READ = Method(
     JournalRead,
     JournalPage,
     "Read events, oldest or newest first.",
-    errors=(SessionNotFound, RunNotFound, CursorPruned),
+    errors=(SessionNotFound, RunNotFound, CursorPruned, CursorUnknown),
 )
 SUBSCRIBE = Method(
     "journal.subscribe",

@@ -9,9 +9,10 @@ from protocol.rpc.method import Method, NoParams, Params
 
 
 class Pong(Struct, frozen=True):
-    """The daemon's answer to a ping, with its version."""
+    """The daemon's answer to a ping: its version, and the epoch of its journal's cursors."""
 
     version: str
+    epoch: str = ""
 
 
 class Cancel(Params, frozen=True, kw_only=True):

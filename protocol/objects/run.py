@@ -235,7 +235,8 @@ class SendParams(Mutation, frozen=True, kw_only=True):
 class SendResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The result of a send: the session and run of the input and, once the run has settled, its outcome.
 
-    ``cursor`` is the cursor of the acceptance: ``journal.subscribe {after: cursor}`` misses no later event.
+    ``cursor`` is the cursor of the acceptance: ``journal.subscribe {after: cursor, epoch}`` misses no later
+    event.
     ``value`` is the output as a JSON value, if it has one.
     """
 
@@ -243,6 +244,7 @@ class SendResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     run_id: str
     status: RunStatus
     cursor: Cursor
+    epoch: str = ""
     subscription: str | None = None
     output: str | None = None
     output_kind: OutputKind | None = None

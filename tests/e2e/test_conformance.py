@@ -267,7 +267,7 @@ async def test_a_subscription_is_complete(server: RpcServer, client: Client) -> 
     """A subscription yields its answer, past events, live events, text and its end."""
     await client.call("toy.keep", value="a")
     answer = await client.call("journal.subscribe", after=0, deltas=True, subscription="s")
-    assert answer == {"subscription": "s", "cursor": 0}
+    assert answer == {"subscription": "s", "cursor": 0, "epoch": server.state.epoch}
     methods = []
     while "journal.synced" not in methods:
         methods.append((await client.next())[0])

@@ -26,16 +26,15 @@ pytestmark = pytest.mark.usefixtures("bubblewrap")
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """Provide a home in which a rule and the mode allow every command."""
+    """Provide a home."""
     with short_home() as home:
         home.mkdir()
-        configure(home)
         yield home
 
 
-def configure(home: Path, settings: str = "") -> None:
-    """Write the configuration: settings of the workspace, and a rule for all commands."""
-    (home / "config.toml").write_text(f"[workspace]\n{settings}\n{ALLOW}")
+def configure(home: Path, permissions: str, workspace: str = "") -> None:
+    """Write the configuration: permissions and settings of the workspace."""
+    (home / "config.toml").write_text(f"[workspace]\n{workspace}\n{permissions}")
 
 
 def state(daemon: Daemon) -> dict[str, Any]:
@@ -53,34 +52,47 @@ def asks(daemon: Daemon, command: str, **arguments: Any) -> dict[str, Any]:
     return approval
 
 
+def answer(daemon: Daemon, approval: dict[str, Any], **how: str) -> None:
+    """Allow a command."""
+    resolution = {"approval_id": approval["approval_id"], "decision": "allow", **how}
+    daemon.call("approval.resolve", resolutions=[resolution])
+
+
 def test_leaving_the_sandbox_needs_a_person(home: Path) -> None:
     """The status and the log show the state; once it is off, no rule, mode or grant allows a command."""
     with Daemon(home) as daemon:
         until(lambda: state(daemon)["state"] == "works", "the sandbox was tried")
+        approval = asks(daemon, "echo granted")
+        assert approval["preview"]["facts"]["sandbox"] == "bubblewrap"
+        answer(daemon, approval, remember="session")
+        assert (
+            '"sandboxed":true'
+            in daemon.say(order("bash", command="echo granted"), sender="echo granted")["output"]
+        )
+        configure(home, ALLOW)
+        daemon.call("daemon.reload")
         assert '"sandboxed":true' in daemon.say(order("bash", command="echo in"))["output"]
         assert "works (mode auto)" in Ctl(home)("status").out
         assert "the state of the sandbox of commands is 'works'" in daemon.read_log()
 
-        configure(home, 'sandbox = "off"')
+        configure(home, ALLOW, 'sandbox = "off"')
         daemon.call("daemon.reload")
         until(lambda: "the state of the sandbox of commands is 'off'" in daemon.read_log(), "it is logged")
         assert state(daemon)["state"] == "off"
         (warning,) = daemon.call("daemon.status")["warnings"]
         assert "workspace.sandbox is off: commands ran in a sandbox before" in warning
 
+        # The grant was for the sandbox.
+        assert "this one would run without it" in asks(daemon, "echo granted")["note"]
         for arguments in ({}, {"run_in_background": True}):
             approval = asks(daemon, f"echo out >>out{len(arguments)}", **arguments)
             assert "this one would run without it" in approval["note"]
             assert "without a sandbox" in approval["preview"]["text"]
-            answer = {"approval_id": approval["approval_id"], "decision": "allow", "remember": "session"}
-            daemon.call("approval.resolve", resolutions=[answer])
-            written = home / "workspace" / f"out{len(arguments)}"
-            until(written.exists, "the approved command ran")
-            # The grant of the session does not answer for the person.
-            again = asks(daemon, f"echo out >>out{len(arguments)}", **arguments)
-            assert "without a sandbox" in again["preview"]["text"]
+            assert approval["preview"]["facts"]["sandbox"] == "none"
+            answer(daemon, approval)
+            until((home / "workspace" / f"out{len(arguments)}").exists, "the approved command ran")
 
-        configure(home, 'sandbox = "off"\nunsandboxed = "allow"')
+        configure(home, ALLOW, 'sandbox = "off"\nunsandboxed = "allow"')
         daemon.call("daemon.reload")
         assert daemon.call("daemon.status")["warnings"] == []
         assert '"sandboxed":false' in daemon.say(order("bash", command="echo accepted"), sender="x")["output"]
@@ -88,6 +100,7 @@ def test_leaving_the_sandbox_needs_a_person(home: Path) -> None:
 
 def test_a_sandbox_that_fails_later(home: Path, tmp_path: Path) -> None:
     """Where the sandbox has worked, a later daemon without bubblewrap runs no command, and says so."""
+    configure(home, ALLOW)
     with Daemon(home) as daemon:
         until(lambda: state(daemon)["state"] == "works", "the sandbox was tried")
         daemon.stop()

@@ -1,17 +1,22 @@
 """Starting: the true state of a daemon that cannot start, for people, scripts and systemd."""
 
+import json
+import os
 import socket
+import ssl
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from tests.support.ctl import Ctl
-from tests.support.daemons import PATIENCE_S, Client, Daemon
+from tests.support.daemons import PATIENCE_S, Client, Daemon, RpcError, run_kheishd
 
 ACTIVATE = """
 import os, sys
@@ -112,3 +117,85 @@ def test_a_socket_activated_daemon_beside_another_one_says_so(daemon: Daemon) ->
         command = [sys.executable, "-c", ACTIVATE, str(file.fileno()), "--home", str(daemon.home)]
         ended = subprocess.run(command, pass_fds=[file.fileno()], capture_output=True, check=False)
     assert (ended.returncode, b"passed by systemd" in ended.stderr) == (3, True), ended.stderr
+
+
+SHARED = "[listen.shared]\n[[listen.shared.grants]]\nuid = 65534\nscopes = ['read']\n"
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+
+@only_root
+def test_a_granted_user_reaches_the_shared_socket(home: Path) -> None:
+    """At its default path, a process of a granted user is served; others are refused by the daemon."""
+    configure(home, SHARED)
+    with tempfile.TemporaryDirectory(dir="/tmp") as parent:
+        Path(parent).chmod(0o755)
+        runtime = Path(parent) / "kheish"
+        with Daemon(home, environ={"RUNTIME_DIRECTORY": str(runtime)}) as daemon:
+            answers = [call_as(uid, runtime / "shared.sock") for uid in (65534, 65533)]
+            assert f"unix:{runtime}/shared.sock" in daemon.call("daemon.status")["listeners"]
+    assert json.loads(answers[0])["result"]["version"]
+    assert "result" not in answers[1]
+
+
+def call_as(uid: int, path: Path) -> str:
+    """Send a ping as another user."""
+    done = subprocess.run(
+        ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "socat", "-", f"UNIX:{path}"],
+        input='{"jsonrpc":"2.0","id":1,"method":"rpc.ping"}\n',
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    return done.stdout or done.stderr
+
+
+def test_a_shared_socket_that_nobody_reaches_is_refused(home: Path) -> None:
+    """A path in the home, which others cannot enter, ends the start with the remedy, and a reload, too."""
+    unreachable = SHARED.replace("\n", "\npath = 'run/shared.sock'\n", 1)
+    configure(home, unreachable)
+    ended = run_kheishd(home)
+    assert ended.returncode == 3
+    assert "config.toml:2: listen.shared.path: " in ended.stderr
+    assert f"cannot enter {home}/run (mode 0700); choose a path in a directory" in ended.stderr
+    configure(home, "")
+    with Daemon(home) as daemon:
+        configure(home, unreachable)
+        with pytest.raises(RpcError, match=r"config\.toml:2: listen\.shared\.path"):
+            daemon.call("daemon.reload")
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            configure(home, f"[listen.tcp]\naddress = '127.0.0.1:{port}'\n")
+            with pytest.raises(RpcError, match=r"config\.toml:2: listen\.tcp\.address: cannot listen"):
+                daemon.call("daemon.reload")
+        assert daemon.call("daemon.status")["generation"] == 1
+
+
+def test_a_renewed_certificate_is_used_after_a_reload(home: Path) -> None:
+    """New connections get the new certificate; an unusable one is refused, and the last good one stays."""
+    authority = trustme.CA()
+    configure(home, "[listen.tcp]\naddress = '127.0.0.1:0'\ncertificate = 'c.pem'\nkey = 'k.pem'\n")
+
+    def renew() -> None:
+        issued = authority.issue_cert("127.0.0.1")
+        (home / "c.pem").write_bytes(issued.cert_chain_pems[0].bytes())
+        (home / "k.pem").write_bytes(issued.private_key_pem.bytes())
+
+    renew()
+    with Daemon(home) as daemon:
+        first = present_certificate(home)
+        renew()
+        daemon.call("daemon.reload")
+        second = present_certificate(home)
+        assert second != first
+        (home / "c.pem").write_text("nonsense")
+        with pytest.raises(RpcError, match=r"config\.toml:3: listen\.tcp\.certificate"):
+            daemon.call("daemon.reload")
+        assert present_certificate(home) == second
+
+
+def present_certificate(home: Path) -> str:
+    """Return the certificate of the TCP listener."""
+    host, _, port = (home / "run" / "tcp").read_text().strip().rpartition(":")
+    return ssl.get_server_certificate((host, int(port)), timeout=PATIENCE_S)

@@ -144,3 +144,15 @@ def test_resolve_configured_paths(tmp_path: Path) -> None:
     assert home.resolve("a/b") == tmp_path / "a" / "b"
     assert home.resolve("~/x") == Path.home() / "x"
     assert home.resolve("/x") == Path("/x")
+
+
+def test_the_default_workspace_is_created_once(tmp_path: Path) -> None:
+    """A home that exists gets no new workspace in place of one that was moved away."""
+    home = Home(tmp_path / "home")
+    prepare(home)
+    home.workspace.rename(tmp_path / "moved")
+    prepare(home)
+    assert not home.workspace.exists()
+    # A link to a disk that is not mounted does not keep the daemon from starting.
+    home.workspace.symlink_to(tmp_path / "disk")
+    prepare(home)

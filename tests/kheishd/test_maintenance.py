@@ -37,10 +37,10 @@ def open_store(home: Home) -> Store:
 
 
 def content(home: Home) -> dict[str, list[object]]:
-    """Return every row of a home's store."""
+    """Return every row of a home's store, except the properties of the store itself."""
     store = open_store(home)
     try:
-        return dump(store)
+        return {name: rows for name, rows in dump(store).items() if name != "meta"}
     finally:
         store.close()
 
@@ -123,7 +123,7 @@ def test_restore(home: Home, tmp_path: Path) -> None:
     """The content of the backup is restored; the message says where the previous store is kept."""
     store = open_store(home)
     store.backup(tmp_path / "copy")
-    before = dump(store)
+    before = {name: rows for name, rows in dump(store).items() if name != "meta"}
     session_with_runs(store, "ses_later", "ended")
     store.close()
     ended = kheishd(home, "restore", str(tmp_path / "copy"))
@@ -131,8 +131,11 @@ def test_restore(home: Home, tmp_path: Path) -> None:
     assert content(home) == before
     [previous] = [file for file in home.state.iterdir() if "before-restore" in file.name]
     assert previous.name in ended.stdout
-    again = kheishd(home, "restore", str(tmp_path / "copy"), "--json")
-    assert json.loads(again.stdout)["bytes"] == (tmp_path / "copy" / "data.mdb").stat().st_size
+    assert f"to go back: kheishd restore {previous}" in ended.stdout
+    again = json.loads(kheishd(home, "restore", str(tmp_path / "copy"), "--json").stdout)
+    assert again["kept"].endswith("before-restore-2")
+    assert (again["withdrawn"], again["open_work"]["running"] > 0) == ({"changes": []}, True)
+    assert again["backup_at_ms"] <= again["restored_at_ms"]
 
 
 def test_restore_of_a_damaged_backup(home: Home, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_limits_state_their_unit_and_reason(module: ModuleType) -> None:
         value = vars(module)[name]
         assert isinstance(value, int), name
         assert value > 0, name
-        assert re.search(r"^(MAX|DEFAULT)_|_MS$|^[KM]IB$", name), f"{name} does not name what it limits"
+        assert re.search(r"^(MAX|DEFAULT)_|_MS$|^[KMG]IB$", name), f"{name} does not name what it limits"
     if module.__name__ != "protocol.limits.units":
         blocks = re.split(r"\n\n", source[source.index("\n#") + 1 :])
         assert all(block.startswith("#") for block in blocks if block.strip()), "a limit without arithmetic"

@@ -25,6 +25,7 @@ from kheishd.core.run.commands import (
     Compact,
     Compaction,
     EndEarly,
+    EndRestored,
     ExpireApproval,
     Fail,
     FailedCompaction,
@@ -245,6 +246,7 @@ def possible_commands(run: RunRecord) -> list[Command]:
     commands: list[Command] = [RequestCancel("cancelled", "enough"), RequestCancel("interrupted"), STEER]
     commands += _commands_of_people(run)
     commands.append(Fail(RunError("internal_error", "something failed")))
+    commands.append(EndRestored(RunError("restored", "the store was restored"), "The backup is old"))
     if run.status == "queued":
         return [Start(), *commands]
     if run.status == "running":
@@ -373,7 +375,7 @@ def _key(run: RunRecord) -> tuple[Any, ...]:
 
 
 _DISTURBING = (Steer, Release, FailModelCall, ExpireApproval, RenewApproval, Compact)
-_ENDING = (RequestCancel, Fail, Interrupt, AbandonQuestion)
+_ENDING = (RequestCancel, Fail, Interrupt, EndRestored, AbandonQuestion)
 
 
 def make_history(choices: list[int], max_turns: int = 0) -> Machine:

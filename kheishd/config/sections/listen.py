@@ -71,11 +71,14 @@ class SharedGrant(Section, frozen=True):
 class SharedSection(Section, frozen=True):
     """``[listen.shared]``: a second Unix socket for other users of this machine."""
 
-    path: FilePath = "run/shared.sock"
-    """Path of a second Unix socket for other users. Without `[listen.shared]`, there is none."""
+    path: FilePath | None = None
+    """Path of a second Unix socket for other users, in a directory that they can enter (default:
+    `shared.sock` in systemd's `RuntimeDirectory`, or in `/run/kheish` for root). Without
+    `[listen.shared]`, there is none."""
 
-    mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "0660"
-    """File mode of the socket: which users may open it."""
+    mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] | None = None
+    """File mode of the socket: which users may open it (default: 0660 with a `group`, else 0666). Their
+    grants decide what they may do."""
 
     group: str | None = None
     """Group that owns the socket."""
@@ -85,7 +88,7 @@ class SharedSection(Section, frozen=True):
 
     def find_problems(self, path: KeyPath) -> Iterator[Problem]:
         """Yield the problems that the types cannot express."""
-        if int(self.mode, 8) & 0o111:
+        if self.mode is not None and int(self.mode, 8) & 0o111:
             yield Problem((*path, "mode"), "a socket has no execute bits; use 0660 or 0666")
         for index, grant in enumerate(self.grants):
             if (grant.uid is None) == (grant.gid is None):

@@ -12,7 +12,29 @@ from protocol.limits.call import (
     MAX_TOOL_INPUT_BYTES,
     MAX_TOOL_OUTPUT_BYTES,
 )
-from protocol.limits.units import KIB, MIB
+from protocol.limits.units import GIB, KIB, MIB
+
+
+class LimitsSection(Section, frozen=True):
+    """``[tools.limits]``: limits of each command, with all its processes unless stated otherwise."""
+
+    max_memory_bytes: Annotated[int, Meta(ge=64 * MIB)] = 8 * GIB
+    """Maximum memory of a command; never more than three quarters of the machine's."""
+
+    max_processes: Annotated[int, Meta(ge=16, le=4_000_000)] = 4096
+    """Maximum processes and threads of a command."""
+
+    max_file_bytes: Annotated[int, Meta(ge=MIB)] = 16 * GIB
+    """Maximum size of a file that a command writes."""
+
+    max_open_files: Annotated[int, Meta(ge=64, le=4_000_000)] = 16_384
+    """Maximum open files of each process of a command."""
+
+    max_growth_bytes: Annotated[int, Meta(ge=MIB)] = 16 * GIB
+    """Maximum growth of the workspace by a command."""
+
+    max_scratch_bytes: Annotated[int, Meta(ge=MIB)] = 512 * MIB
+    """Size of each of `/tmp`, `/var/tmp` and `/dev/shm` in the sandbox, which are in memory."""
 
 
 class ToolsSection(Section, frozen=True):
@@ -35,3 +57,5 @@ class ToolsSection(Section, frozen=True):
 
     max_run_output_bytes: Annotated[int, Meta(ge=KIB, le=1024 * MIB)] = DEFAULT_RUN_OUTPUT_BYTES
     """Maximum stored size of all results of a run."""
+
+    limits: LimitsSection = LimitsSection()

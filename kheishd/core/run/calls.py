@@ -65,6 +65,14 @@ IN_DOUBT: Final = (
     "It is not known whether this took effect: the daemon went down while it ran. It was not run again. "
     "Check before you rely on it or repeat it."
 )
+RESTORED_IN_DOUBT: Final = (
+    "It is not known whether this took effect: it was running when a backup was made, and the daemon's state "
+    "was restored from that backup since. It was not run again. Check before you rely on it or repeat it."
+)
+RESTORED: Final = (
+    "It is not known whether this ran: the daemon's state was restored from a backup that was made before. "
+    "It was not run since. Check before you rely on it or repeat it."
+)
 STOPPED: Final = "This was stopped before it ended; its effects until then remain."
 
 _INVALID_IN_NAME: Final = re.compile(r"[^A-Za-z0-9_-]")
@@ -375,6 +383,30 @@ def close_calls(
             began = call.state == "called" or (call.state == "ready" and call.repeatable and call.attempt > 0)
             text = STOPPED if began else NOT_RUN
             yield ToolReturned(call_id=call.call_id, tool=call.tool, how="stopped", text=text, is_error=True)
+
+
+def close_restored_calls(run: RunRecord, note: str) -> Iterator[JournalEvent]:
+    """Yield a result for every open call of a run that was open in a restored backup.
+
+    After the backup, any of them may have run. Those that were running then are in doubt.
+    """
+    for index, call in enumerate(run.calls):
+        if call.state == "asked" and call.waits_for is not None:
+            yield ApprovalLapsed(approval_id=call.waits_for, call_id=call.call_id, how="withdrawn")
+        if call.state == "questioned" and call.waits_for is not None:
+            yield QuestionLapsed(question_id=call.waits_for, call_id=call.call_id, how="withdrawn")
+        if call.state == "doubted" or (call.state == "called" and not call.repeatable):
+            opened, result = _open_doubt(run, index, note=note)
+            yield opened
+            yield replace(result, text=f"{RESTORED_IN_DOUBT} {note}.")
+        elif call.state != "returned":
+            yield ToolReturned(
+                call_id=call.call_id,
+                tool=call.tool,
+                how="stopped",
+                text=f"{RESTORED} {note}.",
+                is_error=True,
+            )
 
 
 def _open_doubt(

@@ -264,6 +264,16 @@ class Interrupt(Value, frozen=True):
     error: RunError
 
 
+class EndRestored(Value, frozen=True):
+    """The store was restored from a backup in which the run was open. It must not continue.
+
+    ``note`` is about the backup; it is added to the results of the run's open calls.
+    """
+
+    error: RunError
+    note: str
+
+
 Command = (
     Start
     | BeginModelCall
@@ -286,4 +296,5 @@ Command = (
     | Release
     | Fail
     | Interrupt
+    | EndRestored
 )

@@ -21,6 +21,7 @@ queued          Start            running
                 Steer            queued
                 RequestCancel    cancelled
                 Fail             failed
+                EndRestored      interrupted
 running         Start            running, waiting, failed, cancelled, interrupted
                 BeginModelCall   running
                 AcceptAnswer     running, completed, failed, cancelled, interrupted
@@ -42,6 +43,7 @@ running         Start            running, waiting, failed, cancelled, interrupte
                 Release          running, waiting
                 Fail             failed, cancelled, interrupted
                 Interrupt        cancelled, interrupted
+                EndRestored      cancelled, interrupted
 waiting         AnswerApprovals  running, waiting
                 ExpireApproval   running, waiting
                 AnswerQuestion   running, waiting
@@ -49,6 +51,7 @@ waiting         AnswerApprovals  running, waiting
                 Steer            waiting
                 RequestCancel    cancelled, interrupted
                 Fail             failed
+                EndRestored      interrupted
 ended           any              refused: RunAlreadyEnded
 =============== ================ ===============================================
 
@@ -77,6 +80,7 @@ from kheishd.core.run.commands import (
     Compact,
     Compaction,
     EndEarly,
+    EndRestored,
     ExpireApproval,
     Fail,
     FailedCompaction,
@@ -118,9 +122,10 @@ from protocol.transcript import Item, Message, ToolCall
 
 _ANSWERS_TO_APPROVALS: Final = (AnswerApprovals, ExpireApproval)
 _ANSWERS_TO_QUESTIONS: Final = (AnswerQuestion, AbandonQuestion)
+_INTERVENTIONS: Final = (Steer, RequestCancel, Fail, EndRestored)
 
 ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
-    "queued": (Start, Steer, RequestCancel, Fail),
+    "queued": (Start, Steer, RequestCancel, Fail, EndRestored),
     "running": (
         Start,
         BeginModelCall,
@@ -142,9 +147,10 @@ ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
         Release,
         Fail,
         Interrupt,
+        EndRestored,
     ),
-    "waiting_for_approval": (*_ANSWERS_TO_APPROVALS, Steer, RequestCancel, Fail),
-    "waiting_for_user_question": (*_ANSWERS_TO_APPROVALS, *_ANSWERS_TO_QUESTIONS, Steer, RequestCancel, Fail),
+    "waiting_for_approval": (*_ANSWERS_TO_APPROVALS, *_INTERVENTIONS),
+    "waiting_for_user_question": (*_ANSWERS_TO_APPROVALS, *_ANSWERS_TO_QUESTIONS, *_INTERVENTIONS),
 }
 """The commands that a run accepts, by its status; a run that has ended accepts none."""
 
@@ -184,6 +190,9 @@ def decide(run: RunRecord, pinned: Pinned, command: Command) -> list[JournalEven
         case Interrupt(error):
             ended = RunEnded(outcome=run.cancel or "interrupted", error=error)
             return [*calls.close_calls(run, pinned, died=True), ended]
+        case EndRestored(error, note):
+            ended = RunEnded(outcome=run.cancel or "interrupted", error=error)
+            return [*calls.close_restored_calls(run, note), ended]
         case AbandonQuestion():
             return _abandon_question(run, pinned, command)
         case _:

@@ -8,8 +8,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from kheishd.kernel.call import Call, Caller, control, query
+from kheishd.store.epoch import find_shared_cursor
 from kheishd.store.tables import META, RUNS, SESSIONS
-from protocol.errors.journal import CursorPruned
+from protocol.errors.journal import CursorPruned, CursorUnknown
 from protocol.errors.run import RunNotFound
 from protocol.errors.session import SessionNotFound
 from protocol.journal.envelope import DAEMON_STREAM
@@ -114,10 +115,14 @@ class Selection:
     def examine(
         self, store: Snapshot, start: int, *, newest: bool = False
     ) -> Iterator[tuple[int, bytes | None, int]]:
-        """Yield the entries after a cursor: cursor, line (None if it does not match), examined bytes."""
+        """Yield the entries after a cursor: cursor, line (None if it does not match), examined bytes.
+
+        Errors: StoreDamaged for a line that is not JSON, because lines are sent as they are.
+        """
         start = min(start, MAX_CURSOR)
         if self.stream is not None:
             for cursor, line in store.entries(self.stream, start, reverse=newest):
+                store.require_json(line, f"the event at cursor {cursor}")
                 yield cursor, line if self.matches(line) else None, len(line)
             return
         for cursor, stream in store.feed(start, reverse=newest):
@@ -125,6 +130,7 @@ class Selection:
             if entry is None:
                 yield cursor, None, 0
             else:
+                store.require_json(entry[1], f"the event at cursor {cursor}")
                 yield cursor, entry[1] if self.matches(entry[1]) else None, len(entry[1])
 
 
@@ -165,15 +171,17 @@ def read(call: Call, params: JournalRead) -> JournalPage:
 
     Shape:  at most ``limit`` events; fewer, even none, with a ``next``, when a mebibyte or 5,000
             examined or 8 MiB of them are reached first.
-    Errors: SessionNotFound, RunNotFound, CursorPruned.
+    Errors: SessionNotFound, RunNotFound, CursorPruned, CursorUnknown.
     """
     newest = params.order == "newest"
+    epoch = call.state.epoch
     if newest and params.after == 0:
-        return JournalPage([], None)
+        return JournalPage([], None, epoch)
     events: list[Raw] = []
     size = examined_bytes = 0
     with call.state.read() as store:
         selection = Selection(store, call.caller, params)
+        _require_own_cursor(store, params, epoch)
         if not newest and params.after is not None:
             pruned = pruned_until(store, selection.stream)
             if params.after < pruned:
@@ -185,17 +193,39 @@ def read(call: Call, params: JournalRead) -> JournalPage:
                 events.append(Raw(line))
                 size += length
             if len(events) >= params.limit or size >= MAX_PAGE_BYTES:
-                return JournalPage(events, cursor)
+                return JournalPage(events, cursor, epoch)
             if examined >= MAX_PAGE_EXAMINED_ROWS or examined_bytes >= MAX_PAGE_EXAMINED_BYTES:
-                return JournalPage(events, cursor)
-    return JournalPage(events, None)
+                return JournalPage(events, cursor, epoch)
+    return JournalPage(events, None, epoch)
+
+
+def _require_own_cursor(store: Snapshot, params: JournalRead, epoch: str) -> None:
+    """Require that the cursor of a page is of this line of history. Errors: CursorUnknown."""
+    if params.after is None or params.epoch is None:
+        return
+    if params.epoch != epoch:
+        shared = find_shared_cursor(store, params.epoch) or 0
+        raise CursorUnknown(
+            f"the cursor {params.after} is of another line of history than this one, whose epoch is {epoch}: "
+            f"a backup was restored; both are the same up to cursor {min(shared, params.after)}, so continue "
+            "there",
+            field="$.params.epoch",
+            hint=epoch,
+        )
+    if params.order == "oldest" and params.after > store.last_cursor:
+        raise CursorUnknown(
+            f"the journal ends at cursor {store.last_cursor}, so the cursor {params.after} is not of this "
+            f"line of history, whose epoch is {epoch}",
+            field="$.params.after",
+            hint=epoch,
+        )
 
 
 @control(rows.SUBSCRIBE)
 def subscribe(call: Call, params: JournalSubscribe) -> Subscribed:
     """Follow events on the caller's connection."""
     return call.connection.subscribe(
-        params, params.after, deltas=params.deltas, subscription=params.subscription
+        params, params.after, epoch=params.epoch, deltas=params.deltas, subscription=params.subscription
     )
 
 

@@ -9,13 +9,11 @@ from protocol.objects import rpc as rows
 from protocol.objects.rpc import Cancel, CancelledRequest, Pong
 from protocol.rpc.method import NoParams
 
-_PONG = Pong(__version__)
-
 
 @query(rows.PING)
 def ping(call: Call, params: NoParams) -> Pong:
-    """Answer with the daemon's version."""
-    return _PONG
+    """Answer with the daemon's version and epoch."""
+    return Pong(__version__, call.state.epoch)
 
 
 @query(rows.DISCOVER)

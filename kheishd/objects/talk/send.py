@@ -65,7 +65,7 @@ def prepare_send(call: Call, params: ConversationSend | SessionSend) -> _Input:
     """Validate an input and assign its ids.
 
     Errors: NotSupported, AgentForbidden, AgentNotFound, SenderInvalid, SenderForbidden, ScopeMissing,
-    ContractInvalid, InputTooLarge, InvalidParams, WorkspaceForbidden.
+    ContractInvalid, InputTooLarge, InvalidParams, WorkspaceForbidden, WorkspaceMissing.
     """
     definition = guest = workspace = None
     if isinstance(params, ConversationSend):
@@ -144,7 +144,13 @@ def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
     writer.append(received)
     cursor = writer.append(accepted).cursor
     writer.write()
-    return SendResult(session_id=record.session_id, run_id=prepared.run_id, status="queued", cursor=cursor)
+    return SendResult(
+        session_id=record.session_id,
+        run_id=prepared.run_id,
+        status="queued",
+        cursor=cursor,
+        epoch=call.state.epoch,
+    )
 
 
 def _open_conversation(

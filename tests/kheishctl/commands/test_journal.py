@@ -80,8 +80,9 @@ def test_follow_survives_a_restart(daemon: Daemon, tmp_path: Path) -> None:
     with serve_scripts(home / "run" / "kheishd.sock", first, second):
         done = Ctl(home)("journal", "follow", "--deltas", "--type", "run_started", "--json")
     lines = [json.loads(line) for line in done.out.splitlines()]
-    assert [line.get("cursor") for line in lines] == [5, 8, None]
-    assert lines[2]["delta"]["text"] == "t"
+    assert [line.get("cursor") for line in lines] == [5, 8, None, None]
+    assert lines[2] == {"gap": {"from": 8, "to": 9}}
+    assert lines[3]["delta"]["text"] == "t"
 
 
 def test_follow_from_a_cursor(daemon: Daemon, ctl: Ctl, sender: str, sent: dict[str, str]) -> None:

@@ -8,7 +8,7 @@ from tests.support.ctl import Ctl
 
 def test_call(ctl: Ctl) -> None:
     """The result of any method is printed as one JSON document."""
-    assert ctl("call", "rpc.ping").json == {"version": __version__}
+    assert ctl("call", "rpc.ping").json["version"] == __version__
     assert "openrpc" in ctl("call", "rpc.discover").json
 
 

@@ -242,6 +242,9 @@ def test_gap_and_synced_move_the_cursor() -> None:
     text = "the daemon's history ends before the last event shown here"
     assert follower.feed("journal.gap", {"from": 7, "to": 3}) == [Notice(text)]
     assert follower.cursor == 3
+    restored = {"from": 3, "to": 2, "reason": "restored", "epoch": "e"}
+    text = "a backup was restored: events shown here may not be in it"
+    assert (follower.feed("journal.gap", restored), follower.cursor) == ([Notice(text)], 2)
     assert follower.feed("journal.synced", {"cursor": 9}) == []
     assert follower.cursor == 9
 

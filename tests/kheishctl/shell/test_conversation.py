@@ -22,7 +22,7 @@ from kheishctl.render.changes import (
 )
 from kheishctl.render.messages import format_message
 from kheishctl.shell.conversation import ConversationClient
-from tests.support.daemons import PATIENCE_S, Daemon, short_home
+from tests.support.daemons import PATIENCE_S, Daemon, run_kheishd, short_home
 from tests.support.scripted import Peer, serve_scripts
 
 
@@ -249,6 +249,55 @@ def test_daemon_killed_during_an_answer(own: Daemon) -> None:
     inputs = own.events(types=["input_received"])
     assert len(inputs) == 2
     assert listener.count(MessageEnd) == 2
+
+
+def test_a_restored_backup(own: Daemon) -> None:
+    """After a restore, the chat says so, shows the conversation as it was, and continues it."""
+    backup = own.home.parent / "backup"
+
+    def restore() -> None:
+        own.stop()
+        assert run_kheishd(own.home, "restore", str(backup)).returncode == 0
+        own.restart()
+
+    async def body(conversation: ConversationClient, listener: RecordingListener) -> None:
+        conversation.send("kept")
+        await listener.until(lambda: listener.count(RunEnd) == 1)
+        await asyncio.to_thread(own.call, "daemon.backup", path=str(backup))
+        conversation.send("lost")
+        await listener.until(lambda: listener.count(RunEnd) == 2)
+        await asyncio.to_thread(restore)
+        await listener.wait_for("a backup was restored")
+        await listener.until(lambda: conversation.is_connected)
+        conversation.send("after")
+        await listener.until(lambda: listener.count(RunEnd) == 3)
+
+    assert run(own.socket, "ada", body).inputs == ["kept", "lost", "after"]
+    texts = [event["items"][0]["text"] for event in own.events(types=["input_received"])]
+    assert texts == ["kept", "after"]
+
+
+def test_a_restored_backup_without_the_conversation(own: Daemon) -> None:
+    """If the conversation began after the backup, the next message begins it anew."""
+    backup = own.home.parent / "backup"
+    own.call("daemon.backup", path=str(backup))
+
+    def restore() -> None:
+        own.stop()
+        assert run_kheishd(own.home, "restore", str(backup)).returncode == 0
+        own.restart()
+
+    async def body(conversation: ConversationClient, listener: RecordingListener) -> None:
+        conversation.send("lost")
+        await listener.until(lambda: listener.count(RunEnd) == 1)
+        await asyncio.to_thread(restore)
+        await listener.wait_for("a backup was restored")
+        conversation.send("anew")
+        await listener.until(lambda: listener.count(RunEnd) == 2)
+
+    run(own.socket, "ada", body)
+    texts = [event["items"][0]["text"] for event in own.events(types=["input_received"])]
+    assert texts == ["anew"]
 
 
 def test_daemon_that_starts_later(own: Daemon) -> None:

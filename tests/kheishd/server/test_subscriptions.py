@@ -71,10 +71,14 @@ class Peer:
         self._nursery.start_soon(work)
 
     def heard(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return every notification: its kind, and its params without the subscription."""
+        """Return every notification: its kind, and its params without the subscription and the epoch."""
         found = []
         for message in map(msgspec.json.decode, self.sent):
-            params = {name: value for name, value in message["params"].items() if name != "subscription"}
+            params = {
+                name: value
+                for name, value in message["params"].items()
+                if name not in ("subscription", "epoch")
+            }
             found.append((message["method"].removeprefix("journal."), params))
         return found
 
@@ -179,7 +183,8 @@ async def test_a_cursor_beyond_the_end_is_a_gap(stage: Stage, after: int, filter
     """A cursor of another journal is reported as a gap; the subscription continues at the end."""
     peer = stage.follow(filter_, after)
     await settle()
-    assert peer.heard() == [("gap", {"from": after, "to": 1}), ("synced", {"cursor": 1})]
+    gap = {"from": after, "to": 1, "reason": "beyond_end"}
+    assert peer.heard() == [("gap", gap), ("synced", {"cursor": 1})]
     other = stage.follow()
     await settle()
     new = await stage.add(3)
@@ -469,7 +474,7 @@ async def test_pruned_history_is_a_gap(stage: Stage) -> None:
     await stage.change(mark_pruned, "ses_1", cursors[1])
     peer = stage.follow(Filter(session_id="ses_1"), 1)
     await settle()
-    assert peer.heard()[0] == ("gap", {"from": 1, "to": cursors[1]})
+    assert peer.heard()[0] == ("gap", {"from": 1, "to": cursors[1], "reason": "pruned"})
     assert peer.cursors() == cursors[2:]
     later = stage.follow(Filter(session_id="ses_1"), cursors[1])
     await settle()
@@ -487,7 +492,7 @@ async def test_history_pruned_while_a_peer_was_slow_is_a_gap(stage: Stage) -> No
     await settle()
     assert peer.heard()[1:] == [
         ("event", peer.heard()[1][1]),
-        ("gap", {"from": cursors[0], "to": cursors[2]}),
+        ("gap", {"from": cursors[0], "to": cursors[2], "reason": "pruned"}),
         ("event", peer.heard()[3][1]),
     ]
     assert peer.cursors() == [cursors[0], cursors[3]]
@@ -500,7 +505,7 @@ async def test_whoever_follows_everything_hears_of_a_gap_once(stage: Stage) -> N
     peer = stage.follow(after=0)
     await stage.add(1)
     assert peer.kinds().count("gap") == 1
-    assert peer.heard()[0] == ("gap", {"from": 0, "to": cursors[1]})
+    assert peer.heard()[0] == ("gap", {"from": 0, "to": cursors[1], "reason": "pruned"})
     assert set(cursors) < set(peer.cursors())
 
 

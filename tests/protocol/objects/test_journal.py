@@ -23,7 +23,7 @@ LINE = b'{"cursor":7,"at_ms":1, "type":"run_started","start":1}'
 def test_an_event_is_sent_as_its_own_bytes() -> None:
     """Pages and notifications carry the stored line unchanged."""
     page = msgspec.json.encode(JournalPage([Raw(LINE), Raw(LINE)], None))
-    assert page == b'{"events":[' + LINE + b"," + LINE + b'],"next":null}'
+    assert page == b'{"events":[' + LINE + b"," + LINE + b'],"next":null,"epoch":""}'
     told = msgspec.json.encode(EventNotification("s", 7, Raw(LINE)))
     assert told == b'{"subscription":"s","cursor":7,"event":' + LINE + b"}"
     assert bytes(msgspec.json.decode(told, type=EventNotification).event) == LINE
@@ -31,10 +31,12 @@ def test_an_event_is_sent_as_its_own_bytes() -> None:
 
 def test_gap_is_from_and_to() -> None:
     """The wire name of ``from_`` is ``from``."""
-    assert json.loads(msgspec.json.encode(GapNotification("s", 3, 9))) == {
+    assert json.loads(msgspec.json.encode(GapNotification("s", 3, 9, "e", "pruned"))) == {
         "subscription": "s",
         "from": 3,
         "to": 9,
+        "epoch": "e",
+        "reason": "pruned",
     }
 
 

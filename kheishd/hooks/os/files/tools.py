@@ -232,7 +232,8 @@ class Files(SubHook):
     @tool(
         "glob_search",
         description="Find files whose path below base matches a pattern: '*' and '?' within a name, '[abc]', "
-        "'{one,other}', and '**' for any number of directories, as in 'src/**/*.py'.",
+        "'{one,other}', and '**' for any number of directories, as in 'src/**/*.py'. A backslash makes the "
+        "character after it literal, as in 'a\\[1\\].txt'.",
         timeout_s=10.0,
         droppable=True,
         **_READ,

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from kheishd.hooks.network.proxy import PORT, proxy_variables
+from kheishd.hooks.os.shell.limits import PROCESS_MARGIN, write_limits
 from kheishd.hooks.os.shell.process import Command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kheishd.config.sections.tools import LimitsSection
     from kheishd.hooks.os.shell.sandbox import Sandbox
     from kheishd.hooks.os.shell.workdir import Workdir
 
@@ -58,6 +61,7 @@ def prepare_command(
     environ: Mapping[str, str],
     mark: str,
     sandbox: Sandbox | None,
+    limits: LimitsSection,
     variables: Mapping[str, str] | None = None,
 ) -> Command:
     """Prepare a command line that works in a directory; without a sandbox, it is not confined.
@@ -66,8 +70,36 @@ def prepare_command(
     the file system. Errors: ToolError if the workspace cannot be confined to.
     """
     argv = [*shell_argv(), line]
+    boxed = None
     if sandbox is not None:
-        argv = sandbox.argv(workdir, argv)
-    descriptors = () if sandbox is None else (workdir.outer,)
+        boxed = sandbox.confine(workdir, [*limit_processes(limits), *argv], limits)
     environment = {**clean_environment(environ, workdir.workspace), **(variables or {})}
-    return Command(tuple(argv), environment, workdir.inner, mark, sandbox is not None, descriptors)
+    port = 0
+    if sandbox is not None and sandbox.network == "closed":
+        environment |= proxy_variables()
+        port = PORT
+    return Command(
+        tuple(argv if boxed is None else boxed.argv),
+        environment,
+        workdir.inner,
+        mark,
+        boxed is not None,
+        () if boxed is None else (workdir.outer,),
+        () if boxed is None else boxed.descriptors,
+        write_limits(limits),
+        workdir.workspace,
+        port,
+    )
+
+
+def limit_processes(limits: LimitsSection) -> list[str]:
+    """Return the beginning of an argv that limits the processes of an ordinary user inside the sandbox.
+
+    The kernel counts a user's processes in each user namespace, so this must happen inside: outside, all that
+    the user runs would count. Root is never limited this way, nor does it have a namespace.
+    """
+    shell, *options = shell_argv()
+    if os.geteuid() == 0 or not shell.endswith("bash"):
+        return []
+    script = f'ulimit -u {limits.max_processes + PROCESS_MARGIN} 2>/dev/null; exec "$@"'
+    return [shell, *options, script, shell]

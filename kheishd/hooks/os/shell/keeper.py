@@ -1,7 +1,8 @@
 """The keeper: the supervisor process between the daemon and one command that a tool runs.
 
-It is an interpreter that has imported this file and little else (see ``process``). Its arguments are ``bare``
-or ``boxed``, then the command's argv. The daemon cannot do its work, for these reasons:
+It is an interpreter that has imported this file and little else (see ``process``). Its arguments are
+``bare``, ``boxed``, or ``closed:PORT`` for a sandbox with a network of its own, the limits (see ``watch``),
+the workspace, and the command's argv. The daemon cannot do its work, for these reasons:
 
 - **No process escapes.** The keeper is the *subreaper* of everything below it: each process that a command
   starts stays a descendant of the keeper, even in a session of its own and with its parent gone. The keeper
@@ -14,8 +15,9 @@ or ``boxed``, then the command's argv. The daemon cannot do its work, for these 
 
 Standard input is the socket; standard output and error are the command's. The keeper sends these lines::
 
-    began PID STARTED       the command runs
+    began PID STARTED       the command runs; with the descriptor of the port in its closed network
     failed NOTE             the command could not be started
+    exceeded LIMIT          the command is being stopped, because it exceeded this limit
     ended CODE              the command has ended; 128 + n by signal n
     unboxed                 the sandbox could not be set up, so the command never ran
     gone                    nothing of the command runs any more
@@ -30,10 +32,13 @@ as well kill the daemon. Its processes carry a mark by which they are found (see
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import time
 from contextlib import suppress
+
+from kheishd.hooks.os.shell.watch import Limits, Watch
 
 # Importing ``typing`` takes as long as the rest of the start, so only the type checker does it.
 TYPE_CHECKING = False
@@ -43,6 +48,10 @@ if TYPE_CHECKING:
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+
+# keyctl(KEYCTL_JOIN_SESSION_KEYRING): its number, by architecture, and the operation.
+KEYCTL = {"x86_64": 250, "aarch64": 219}
+JOIN_SESSION_KEYRING = 1
 
 # The interval between two sweeps, and its maximum: a process that cannot be killed (it waits for a disk, or
 # became another user's) must not be signalled a hundred times a second.
@@ -127,9 +136,12 @@ def sweep(root: int) -> None:
 class Keeper:
     """The state of the command, and the time at which everything that remains of it is killed."""
 
-    def __init__(self, control: int, *, boxed: bool) -> None:
+    def __init__(self, control: int, *, boxed: bool, limits: Limits, workspace: str, port: int = 0) -> None:
         self._control = control
         self._boxed = boxed
+        self._port = port
+        self._limits = limits
+        self._watch = Watch(limits, workspace)
         self._status = -1
         self._main = 0
         self._kill_at: float | None = None
@@ -141,33 +153,63 @@ class Keeper:
 
     def start(self, argv: list[str]) -> bool:
         """Start the command and report it; return whether it could be started."""
-        inside = -1
+        inside = blocked = release = -1
         if self._boxed:
             self._status, inside = os.pipe()
             os.set_inheritable(inside, True)
             argv = [argv[0], "--json-status-fd", str(inside), *argv[1:]]
+        if self._port:
+            # The command must not look for its port before that is open.
+            blocked, release = os.pipe()
+            os.set_inheritable(blocked, True)
+            argv = [argv[0], "--block-fd", str(blocked), *argv[1:]]
         read, write = os.pipe()
         self._main = os.fork()
         if self._main == 0:
-            _exec(argv, write)
+            _exec(argv, write, self._limits)
         os.close(write)
-        if self._boxed:
-            os.close(inside)
+        for descriptor in (inside, blocked):
+            if descriptor >= 0:
+                os.close(descriptor)
         # A successful exec closes the pipe without a message.
         problem = os.read(read, 1_000).decode(errors="replace")
         os.close(read)
-        self._send(
-            f"failed {problem}" if problem else f"began {self._main} {start_ticks_of(self._main) or 0}"
-        )
+        began = f"began {self._main} {start_ticks_of(self._main) or 0}"
+        if problem or not self._port or not self._send_port(began):
+            self._send(f"failed {problem}" if problem else began)
+        if self._port:
+            os.close(release)
         return not problem
+
+    def _send_port(self, began: str) -> bool:
+        """Open the port in the command's network, and send it with the report; return whether that worked."""
+        from kheishd.hooks.os.shell.namespace import send_port
+
+        status = b""
+        while not status.endswith(b"\n") and (data := os.read(self._status, 1_000)):
+            status += data
+        # Bubblewrap reports the first process of the sandbox as soon as that has its namespaces.
+        _, found, pid = status.partition(b'"child-pid": ')
+        return bool(found) and send_port(self._control, began, int(pid[: pid.index(b",")]), self._port)
 
     def stay(self) -> None:
         """Run until there is no child any more, and report that."""
         while self._reap():
-            if self._kill_at is not None and time.monotonic() >= self._kill_at:
-                self._kill()
+            if self._kill_at is not None:
+                if time.monotonic() >= self._kill_at:
+                    self._kill()
+            elif time.monotonic() >= self._watch.next_look:
+                self._look()
             self._wait()
         self._send("gone")
+
+    def _look(self) -> None:
+        """Stop the command if it exceeds a limit."""
+        _run_first()
+        exceeded = self._watch.look()
+        if exceeded is not None:
+            self._send(f"exceeded {exceeded}")
+            self._expire()
 
     def _reap(self) -> bool:
         """Reap the ended children; return whether any is left."""
@@ -200,7 +242,8 @@ class Keeper:
 
     def _wait(self) -> None:
         """Wait until a child has ended, the daemon has sent a message, or it is time to kill."""
-        timeout_ms = None if self._kill_at is None else max(0.0, self._kill_at - time.monotonic()) * 1_000
+        until = self._watch.next_look if self._kill_at is None else self._kill_at
+        timeout_ms = max(0.0, until - time.monotonic()) * 1_000
         for descriptor, _ in self._poll.poll(timeout_ms):
             if descriptor == self._wakeup:
                 os.read(self._wakeup, 1_000)
@@ -231,9 +274,7 @@ class Keeper:
         if self._main:
             self._kill_main()
         else:
-            # Run before all other processes, if that is allowed: there may be thousands to kill.
-            with suppress(OSError):
-                os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+            _run_first()
             sweep(os.getpid())
         self._kill_at = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, MAX_SWEEP_SECONDS)
@@ -264,7 +305,13 @@ def _open_wakeup() -> int:
     return read
 
 
-def _exec(argv: list[str], report: int) -> NoReturn:
+def _run_first() -> None:
+    """Run before all other processes, if that is allowed: there may be thousands to count and to kill."""
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+
+
+def _exec(argv: list[str], report: int, limits: Limits) -> NoReturn:
     """Turn this child into the command; an error is written to ``report``."""
     try:
         keeper = os.getppid()
@@ -276,11 +323,37 @@ def _exec(argv: list[str], report: int) -> NoReturn:
                 signal.signal(number, signal.SIG_DFL)
             with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
                 file.write(str(OOM_SCORE))
+            limit_process(limits)
+            join_keyring()
             os.execv(argv[0], argv)
     except OSError as error:
         os.write(report, (error.strerror or str(error)).encode())
     finally:
         os._exit(127)
+
+
+def limit_process(limits: Limits) -> None:
+    """Apply the limits that the kernel has for each process; a limit that is lower already stays."""
+    for kind, value in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, limits.file),
+        (resource.RLIMIT_NOFILE, limits.descriptors),
+    ):
+        if value or kind == resource.RLIMIT_CORE:
+            soft, hard = (
+                value if current == resource.RLIM_INFINITY else min(current, value)
+                for current in resource.getrlimit(kind)
+            )
+            resource.setrlimit(kind, (soft, hard))
+
+
+def join_keyring() -> None:
+    """Leave the daemon's session keyring for an empty one, if the kernel has keyrings."""
+    import ctypes
+
+    number = KEYCTL.get(os.uname().machine)
+    if number is not None:
+        ctypes.CDLL(None).syscall(number, JOIN_SESSION_KEYRING, None)
 
 
 def _prctl(option: int, value: int) -> None:
@@ -292,13 +365,21 @@ def _prctl(option: int, value: int) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Keep one command. The arguments are ``bare`` or ``boxed``, then the command's argv."""
+    """Keep one command; the arguments are those of this file's docstring."""
     control = os.dup(0)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
-    keeper = Keeper(control, boxed=argv[0] == "boxed")
-    if keeper.start(argv[1:]):
+    manner, limits, workspace, *command = argv
+    confinement, _, port = manner.partition(":")
+    keeper = Keeper(
+        control,
+        boxed=confinement != "bare",
+        limits=Limits(limits),
+        workspace=workspace,
+        port=int(port or 0),
+    )
+    if keeper.start(command):
         # The command's output ends with the command, not with the keeper.
         os.dup2(null, 1)
         os.dup2(null, 2)

@@ -7,8 +7,10 @@ home directory, the daemon's home with its socket and its store, and ``/run`` wi
 - The workspace, at its own path, writable.
 - A private ``/tmp``, ``/dev`` and ``/proc``, which end with the command.
 - Its own processes only; when the first of them is killed, the kernel kills all.
-- The network, unrestricted: shells are used to fetch packages. That includes services of this machine that
-  listen for everybody, and abstract Unix sockets. The daemon's own sockets are files outside the sandbox.
+- A network of its own, without the machine's interfaces: one port leads to the daemon's proxy, which connects
+  to the hosts that the rules allow (see ``network.proxy``). So services on the machine's loopback interface,
+  abstract Unix sockets and name servers are out of reach. With ``network = "open"``, all of these are in
+  reach.
 
 If one path is inside another, the inner one wins: a workspace inside the daemon's home is visible, and the
 daemon's home inside a workspace is hidden.
@@ -29,15 +31,17 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
+from msgspec.structs import replace
 
+from kheishd.config.sections.tools import LimitsSection
+from kheishd.hooks.os.shell.seccomp import open_filter
 from kheishd.kernel.hook import ToolError
-from protocol.limits.units import MIB
 from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from kheishd.config.sections.workspace import SandboxMode
+    from kheishd.config.sections.workspace import NetworkMode, SandboxMode
     from kheishd.hooks.os.shell.health import SandboxHealth
     from kheishd.hooks.os.shell.workdir import Workdir
 
@@ -55,8 +59,6 @@ CREDENTIALS = (
 """Files that stay hidden even if the user's home directory is in the workspace."""
 
 SCRATCH = ("/tmp", "/var/tmp", "/dev/shm")
-# Scratch directories are in memory. Compilers and package managers use some hundred megabytes.
-MAX_SCRATCH_BYTES = 512 * MIB
 
 # Starting Bubblewrap takes five milliseconds; on a very busy machine, a thousand times that.
 MAX_PROBE_SECONDS = 10.0
@@ -70,8 +72,14 @@ class Sandbox:
     """
 
     def __init__(
-        self, hidden: Sequence[str], readable: Sequence[str] = (), *, health: SandboxHealth | None = None
+        self,
+        hidden: Sequence[str],
+        readable: Sequence[str] = (),
+        *,
+        health: SandboxHealth | None = None,
+        network: NetworkMode = "closed",
     ) -> None:
+        self.network = network
         self._hidden = tuple(hidden)
         self._readable = tuple(readable)
         self._health = health
@@ -124,13 +132,28 @@ class Sandbox:
         path = shutil.which("bwrap")
         if path is None:
             raise _Unusable("bubblewrap (bwrap) is not installed")
-        bubblewrap = Bubblewrap(path, frozenset((await _run([path, "--help"])).split()))
-        options = await trio.to_thread.run_sync(lambda: list(self._options(bubblewrap, None)))
-        await _run([path, *options, "--", "/bin/sh", "-c", ":"])
+        options = frozenset((await _run([path, "--help"])).split())
+        bubblewrap = Bubblewrap(path, options, own_user="--disable-userns" in options and os.geteuid() != 0)
+        try:
+            await self._require_working(bubblewrap)
+        except _Unusable:
+            if not bubblewrap.own_user:
+                raise
+            # Where it cannot be forbidden to make further user namespaces, the filter of calls forbids it.
+            bubblewrap = replace(bubblewrap, own_user=False)
+            await self._require_working(bubblewrap)
         return bubblewrap
 
-    def argv(self, workdir: Workdir, command: Sequence[str]) -> list[str]:
-        """Return the argv of a command in the sandbox, after ``choose`` returned True. Reads the file system.
+    async def _require_working(self, bubblewrap: Bubblewrap) -> None:
+        """Run nothing in a sandbox with these options. Errors: _Unusable."""
+        boxed = await trio.to_thread.run_sync(lambda: self._confine(bubblewrap, None, LimitsSection()))
+        try:
+            await _run([*boxed.argv, "--", "/bin/sh", "-c", ":"], boxed.descriptors)
+        finally:
+            boxed.close()
+
+    def confine(self, workdir: Workdir, command: Sequence[str], limits: LimitsSection) -> Boxed:
+        """Return a command in the sandbox, after ``choose`` returned True. Reads the file system.
 
         ``workdir.outer`` must be open under this number in the process that executes it.
         Errors: ToolError if the workspace cannot be confined to.
@@ -141,12 +164,27 @@ class Sandbox:
             raise ToolError(
                 f"commands cannot be confined to the workspace {workspace}; ask the operator for another one"
             )
-        options = self._options(self._bubblewrap, workdir)
-        return [self._bubblewrap.path, *options, "--chdir", workdir.path, "--", *command]
+        boxed = self._confine(self._bubblewrap, workdir, limits)
+        return replace(boxed, argv=(*boxed.argv, "--chdir", workdir.path, "--", *command))
 
-    def _options(self, bubblewrap: Bubblewrap, workdir: Workdir | None) -> Iterator[str]:
+    def _confine(self, bubblewrap: Bubblewrap, workdir: Workdir | None, limits: LimitsSection) -> Boxed:
+        """Return the beginning of a command's argv."""
+        argv = [bubblewrap.path, *self._options(bubblewrap, workdir, limits)]
+        descriptors = []
+        if "--seccomp" in bubblewrap.options and (descriptor := open_filter()) is not None:
+            descriptors.append(descriptor)
+            argv += ["--seccomp", str(descriptor)]
+        return Boxed(tuple(argv), tuple(descriptors))
+
+    def _options(
+        self, bubblewrap: Bubblewrap, workdir: Workdir | None, limits: LimitsSection
+    ) -> Iterator[str]:
         yield from ("--unshare-pid", "--unshare-ipc", "--die-with-parent", "--new-session")
         yield from ("--cap-drop", "ALL")
+        if self.network == "closed":
+            yield "--unshare-net"
+        if bubblewrap.own_user:
+            yield from ("--unshare-user", "--disable-userns")
         for path in SYSTEM:
             # ``/bin``, for one, may be a link to ``usr/bin``.
             if os.path.islink(path):
@@ -159,7 +197,7 @@ class Sandbox:
             yield from ("--ro-bind-try", resolver, resolver)
         yield from ("--proc", "/proc", "--dev", "/dev", "--dir", "/run")
         for path in SCRATCH:
-            yield from (*bubblewrap.scratch, "--tmpfs", path)
+            yield from (*bubblewrap.scratch(limits.max_scratch_bytes), "--tmpfs", path)
         yield from self._mount_options(
             {} if workdir is None else {workdir.workspace: bubblewrap.bind(workdir)}
         )
@@ -187,16 +225,31 @@ class Sandbox:
                 yield path, ("--tmpfs", path) if is_directory else ("--ro-bind", os.devnull, path)
 
 
+class Boxed(Value, frozen=True):
+    """A command in the sandbox, and the descriptors that it inherits; they belong to it alone."""
+
+    argv: tuple[str, ...]
+    descriptors: tuple[int, ...] = ()
+
+    def close(self) -> None:
+        """Close the descriptors, if the command is not started."""
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+
+
 class Bubblewrap(Value, frozen=True):
-    """The program, and its options, which depend on its version."""
+    """The program, and its options, which depend on its version.
+
+    ``own_user``: the sandbox has a user namespace of its own, below which none can be made.
+    """
 
     path: str
     options: frozenset[str]
+    own_user: bool = False
 
-    @property
-    def scratch(self) -> tuple[str, ...]:
-        """The options that limit scratch memory; before 0.7 it is half of the machine's."""
-        return ("--size", str(MAX_SCRATCH_BYTES)) if "--size" in self.options else ()
+    def scratch(self, max_bytes: int) -> tuple[str, ...]:
+        """Return the options that limit scratch memory; before 0.7 it is half of the machine's."""
+        return ("--size", str(max_bytes)) if "--size" in self.options else ()
 
     def bind(self, workdir: Workdir) -> tuple[str, ...]:
         """Return the options for the workspace: the opened directory; before 0.10, its path.
@@ -238,13 +291,14 @@ class _Unusable(Exception):
     """Bubblewrap does not work here; the message gives the reason."""
 
 
-async def _run(argv: list[str]) -> str:
+async def _run(argv: Sequence[str], descriptors: Sequence[int] = ()) -> str:
     """Run a program and return its output. Errors: _Unusable unless it succeeds."""
     with trio.move_on_after(MAX_PROBE_SECONDS):
         try:
             completed = await trio.run_process(
-                argv,
+                list(argv),
                 check=False,
+                pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 capture_stdout=True,
                 capture_stderr=True,

@@ -5,7 +5,7 @@ its confinement were approved: if those are no longer available, it is not start
 """
 
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,9 @@ from typing import Final
 
 import trio
 
+from kheishd.config.sections.config import Config
+from kheishd.hooks.network.gate import Gate
+from kheishd.hooks.network.proxy import serving
 from kheishd.hooks.os.shell.command import prepare_command
 from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.process import (
@@ -45,15 +48,24 @@ class Starter:
 
     @asynccontextmanager
     async def running(
-        self, task_id: str, shell: Shell, readable: Sequence[str]
+        self, task_id: str, shell: Shell, config: Config, gate: Gate
     ) -> AsyncIterator[KeptCommand]:
-        """Run the shell of a task while the block runs. A sandboxed one can also see ``readable``.
+        """Run the shell of a task while the block runs, within the limits of the configuration.
+
+        Its connections go through ``gate``.
+
+        Its connections go through ``gate``.
 
         Errors: NotStarted.
         """
         sandbox = None
         if shell.sandboxed:
-            sandbox = Sandbox([str(self._home)], readable, health=self._health)
+            sandbox = Sandbox(
+                [str(self._home)],
+                config.workspace.readable,
+                health=self._health,
+                network=shell.network,
+            )
         try:
             workdir = await trio.to_thread.run_sync(open_workdir, shell.workspace, shell.workdir)
         except ToolError as error:
@@ -61,7 +73,14 @@ class Starter:
         try:
             variables, mark = {TASK_VARIABLE: task_id}, self._mark(task_id)
             prepare = partial(
-                prepare_command, shell.command, workdir, self._environ, mark, sandbox, variables
+                prepare_command,
+                shell.command,
+                workdir,
+                self._environ,
+                mark,
+                sandbox,
+                config.tools.limits,
+                variables,
             )
             try:
                 if sandbox is not None:
@@ -69,7 +88,10 @@ class Starter:
                 command = await trio.to_thread.run_sync(prepare)
             except ToolError as error:
                 raise NotStarted(str(error)) from None
-            async with running(command, merged=True) as process:
+            async with (
+                running(command, merged=True) as process,
+                serving(process.listening, gate),
+            ):
                 yield process
         finally:
             workdir.close()

@@ -11,7 +11,7 @@ from kheishd.kernel.call import Caller
 from kheishd.objects.node import journal, rpc
 from kheishd.objects.node.journal import MAX_CACHED_STREAMS, Selection, pruned_until
 from kheishd.store.environment import Transaction
-from protocol.errors.journal import CursorPruned, SubscriptionExists, SubscriptionNotFound
+from protocol.errors.journal import CursorPruned, CursorUnknown, SubscriptionExists, SubscriptionNotFound
 from protocol.errors.rpc import Overloaded
 from protocol.errors.run import RunNotFound
 from protocol.errors.session import SessionNotFound
@@ -104,7 +104,8 @@ async def test_journal_read_ok_returns_stored_bytes(server: RpcServer, client: C
 async def test_journal_read_ok_beyond_the_end(client: Client) -> None:
     """A cursor after the newest entry returns an empty page; to a subscription it is a gap."""
     for cursor in (2, 2**63, 2**64, 10**30):
-        assert await client.call("journal.read", after=cursor) == {"events": [], "next": None}
+        page = await client.call("journal.read", after=cursor)
+        assert (page["events"], page["next"]) == ([], None)
         assert cursors(await client.call("journal.read", after=cursor, order="newest")) == [1]
         await client.call("journal.subscribe", after=cursor)
         assert [(await client.next())[0] for _ in range(2)] == ["journal.gap", "journal.synced"]
@@ -207,6 +208,19 @@ async def test_journal_read_cursor_pruned(server: RpcServer, client: Client) -> 
         assert await client.call("journal.read", order="newest", after=1, **params)
 
 
+async def test_journal_read_cursor_unknown(server: RpcServer, client: Client) -> None:
+    """A cursor beyond the end, or of another epoch, is refused with the current epoch as the hint."""
+    last = (await add(server, 3))[-1]
+    page = await client.call("journal.read", after=last, epoch=server.state.epoch)
+    assert (page["events"], page["epoch"]) == ([], server.state.epoch)
+    for params in ({"after": last + 1, "epoch": server.state.epoch}, {"after": 1, "epoch": "another"}):
+        with pytest.raises(CursorUnknown) as caught:
+            await client.call("journal.read", **params)
+        assert caught.value.hint == server.state.epoch
+    assert (await client.call("journal.read", after=last + 1, order="newest"))["events"]
+    assert (await client.call("journal.read", epoch="another"))["events"], "without a cursor nothing is wrong"
+
+
 async def test_pruned_cursors_are_per_stream(server: RpcServer) -> None:
     """A stream without pruning has the pruned cursor 0."""
     await commit(server, mark_pruned, "ses_1", 300)
@@ -230,13 +244,15 @@ async def test_cached_verdicts_are_bounded(server: RpcServer) -> None:
 async def test_journal_subscribe_ok(server: RpcServer, client: Client) -> None:
     """A subscription sends its answer, the entries after the cursor, ``synced``, then new entries."""
     appended = await add(server, 2)
+    epoch = server.state.epoch
     assert await client.call("journal.subscribe", after=1, subscription="mine") == {
         "subscription": "mine",
         "cursor": 1,
+        "epoch": epoch,
     }
     heard = [await client.next() for _ in range(3)]
     assert [method for method, _ in heard] == ["journal.event", "journal.event", "journal.synced"]
-    assert heard[2][1] == {"subscription": "mine", "cursor": appended[-1]}
+    assert heard[2][1] == {"subscription": "mine", "cursor": appended[-1], "epoch": epoch}
     (new,) = await add(server, 1)
     method, params = await client.next()
     assert (method, params["subscription"], params["cursor"]) == ("journal.event", "mine", new)
@@ -298,7 +314,8 @@ async def test_journal_unsubscribe_ok(server: RpcServer, client: Client) -> None
     """After its answer the subscription sends nothing more; another one continues."""
     for name in ("s", "t"):
         await client.call("journal.subscribe", subscription=name)
-        assert await client.next() == ("journal.synced", {"subscription": name, "cursor": 1})
+        method, synced = await client.next()
+        assert (method, synced["subscription"], synced["cursor"]) == ("journal.synced", name, 1)
     assert await client.call("journal.unsubscribe", subscription="s") == {"subscription": "s"}
     await add(server, 1)
     assert await client.next() == ("journal.end", {"subscription": "s", "reason": "unsubscribed"})

@@ -21,8 +21,9 @@ async def client(tmp_path: Path) -> AsyncIterator[Client]:
 
 
 async def test_rpc_ping_ok(client: Client) -> None:
-    """The daemon answers with its version."""
-    assert await client.call("rpc.ping") == {"version": __version__}
+    """The daemon answers with its version and its epoch."""
+    pong = await client.call("rpc.ping")
+    assert (pong["version"], len(pong["epoch"])) == (__version__, 32)
 
 
 async def test_rpc_discover_ok(client: Client) -> None:

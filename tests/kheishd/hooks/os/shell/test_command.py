@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from kheishd.config.sections.tools import LimitsSection
 from kheishd.hooks.os.shell.command import (
     DEFAULT_PATH,
     clean_environment,
@@ -29,7 +30,7 @@ def test_without_a_sandbox(workspace: Path) -> None:
     """Without a sandbox the shell runs in the open directory, with a cleaned environment."""
     workdir = open_workdir(str(workspace), ".")
     try:
-        command = prepare_command("echo x", workdir, ENVIRON, "mark-1", None, {"TASK": "t"})
+        command = prepare_command("echo x", workdir, ENVIRON, "mark-1", None, LimitsSection(), {"TASK": "t"})
         assert command.argv == (*shell_argv(), "echo x")
         assert (command.workdir, command.mark, command.boxed) == (workdir.inner, "mark-1", False)
         assert command.environ == {**clean_environment(ENVIRON, str(workspace)), "TASK": "t"}
@@ -44,7 +45,8 @@ async def test_in_a_sandbox(home: Path, workspace: Path, bubblewrap: None) -> No
     assert await sandbox.choose("required")
     workdir = open_workdir(str(workspace), ".")
     try:
-        command = prepare_command("echo x", workdir, ENVIRON, "mark-1", sandbox)
+        command = prepare_command("echo x", workdir, ENVIRON, "mark-1", sandbox, LimitsSection())
+        command.close()
         assert command.boxed
         assert command.argv[0].endswith("bwrap")
         assert command.argv[-len(shell_argv()) - 1 :] == (*shell_argv(), "echo x")
@@ -59,7 +61,7 @@ async def test_what_cannot_be_confined_to(workspace: Path, bubblewrap: None) -> 
     workdir = open_workdir(str(workspace), ".")
     try:
         with pytest.raises(ToolError):
-            prepare_command("echo x", workdir, ENVIRON, "mark-1", sandbox)
+            prepare_command("echo x", workdir, ENVIRON, "mark-1", sandbox, LimitsSection())
     finally:
         workdir.close()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from kheishd.config.sections.tools import LimitsSection
 from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.hooks.os.shell.health import MARK_NAME, SandboxHealth
 from kheishd.hooks.os.shell.sandbox import Sandbox, _root_only
@@ -33,7 +34,11 @@ async def inside(sandbox: Sandbox, workspace: Path, command: str, *original: str
     """Run a command in a sandbox and return its output and errors."""
     assert await sandbox.choose("required")
     with opened(workspace) as workdir:
-        return said([*original, *sandbox.argv(workdir, [*SHELL, command])], workdir.outer)
+        boxed = sandbox.confine(workdir, [*SHELL, command], LimitsSection())
+        try:
+            return said([*original, *boxed.argv], workdir.outer, *boxed.descriptors)
+        finally:
+            boxed.close()
 
 
 def said(argv: list[str], *passed: int) -> str:
@@ -179,10 +184,12 @@ async def test_it_holds_the_workspace_that_was_opened(home: Path, workspace: Pat
         pytest.skip("this bubblewrap cannot be given an open directory")
     (workspace / "here").touch()
     with opened(workspace) as workdir:
-        argv = sandbox.argv(workdir, [*SHELL, f"ls {workspace}; cd {workspace} && touch new"])
+        command = [*SHELL, f"ls {workspace}; cd {workspace} && touch new"]
+        boxed = sandbox.confine(workdir, command, LimitsSection())
         await trio.Path(workspace).rename(tmp_path / "moved")
         await trio.Path(workspace).symlink_to(home)
-        assert said(argv, workdir.outer) == "here\n"
+        assert said(list(boxed.argv), workdir.outer, *boxed.descriptors) == "here\n"
+        boxed.close()
     assert sorted(os.listdir(tmp_path / "moved")) == ["here", "new"]
 
 
@@ -281,7 +288,9 @@ async def test_older_ones(
     sandbox = Sandbox([str(home)])
     assert await sandbox.choose("required")
     with opened(workspace) as workdir:
-        argv = sandbox.argv(workdir, SHELL)
+        boxed = sandbox.confine(workdir, SHELL, LimitsSection())
+        boxed.close()
+        argv = boxed.argv
         by_descriptor = ["--bind-fd", str(workdir.outer), str(workspace)]
     assert ("--size" in argv) is ("--size" in options)
     manner = by_descriptor if "--bind-fd" in options else ["--bind", str(workspace), str(workspace)]

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from kheishd.config.sections.workspace import SandboxMode
+from kheishd.config.sections.config import Config
+from kheishd.config.sections.workspace import SandboxMode, WorkspaceSection
 from kheishd.hooks.os.shell.process import CommandEnd, KeptCommand, NotStarted, find_orphans, home_id
 from kheishd.hooks.os.shell.starter import TASK_VARIABLE, Starter
 from protocol.objects.task import Shell
 from tests.support.commands import wait_ended
+from tests.support.gates import make_gate
 
 
 def asked(workspace: Path, command: str, workdir: str = "", *, mode: SandboxMode = "off") -> Shell:
@@ -26,7 +28,8 @@ def asked(workspace: Path, command: str, workdir: str = "", *, mode: SandboxMode
 async def started(home: Path, shell: Shell, readable: tuple[str, ...] = ()) -> AsyncIterator[KeptCommand]:
     """Run the shell of the task ``tsk_1``."""
     environ = {"PATH": os.environ["PATH"], "OPENAI_API_KEY": "canary"}
-    async with Starter(home, environ).running("tsk_1", shell, readable) as command_process:
+    config = Config(workspace=WorkspaceSection(readable=list(readable)))
+    async with Starter(home, environ).running("tsk_1", shell, config, make_gate()) as command_process:
         yield command_process
 
 

@@ -14,6 +14,7 @@ import pytest
 import trio
 from msgspec.structs import replace
 
+from kheishd.config.sections.tools import LimitsSection
 from kheishd.hooks.os.shell.output import OutputCollector, Spool
 from kheishd.hooks.os.shell.process import CommandEnd
 from kheishd.hooks.os.shell.tools import Bash, BashArguments, _create_task, outcome_of, result_of
@@ -154,7 +155,7 @@ async def test_a_flood(shell: Shell) -> None:
     assert outcome.full_output == bytes(MAX_TOOL_OUTPUT_BYTES)
     assert result["stdout"].endswith("the end\n")
     lost = 48 * MIB + len("the end\n") - MAX_TOOL_OUTPUT_BYTES
-    assert result["note"] == f"{lost} bytes of the output are lost: it exceeded the limit"
+    assert result["note"] == f"{lost} bytes of the output are lost: more than 16 MiB; write it to a file"
     assert turns > 48 * MIB / (64 * KIB), "others have their turn at least once a read"
     assert sum(map(len, shell.streamed)) < MAX_COMMAND_LIVE_BYTES + 65 * KIB
     assert shell.streamed[-1].endswith("[there is more output; it is not shown while the command runs]\n")
@@ -375,7 +376,9 @@ async def test_what_a_person_is_shown(shell: Shell, workspace: Path) -> None:
     use = shell.use("make\n# in /safe", workdir="sub")
     preview = await preview_of(shell.bash, use)
     assert preview.kind == "command"
-    manner = "in a sandbox" if shell.context.sandbox == "required" else "without a sandbox"
+    manner = "without a sandbox, thus with the machine's whole network"
+    if shell.context.sandbox == "required":
+        manner = "in a sandbox, connecting only to hosts that rules allow"
     assert preview.text == f"in {workspace}/sub, {manner}:\nmake\n# in /safe"
     assert shell.bash.subject(use) == "make\n# in /safe"
 
@@ -576,7 +579,7 @@ def outcome(
     workdir: str = "/w",
 ) -> Outcome:
     """Return the outcome of a command that ended so."""
-    result = result_of(command, workdir, False, 5.0, end, collector, spool)
+    result = result_of(command, workdir, False, 5.0, end, collector, spool, LimitsSection())
     return outcome_of(result, collector, spool)
 
 
@@ -640,7 +643,7 @@ def background(bare: Shell, store: Store, workspace: Path, command: str = "make"
     workdir = open_workdir(str(workspace), ".")
     try:
         arguments = BashArguments(command=command, description=title)
-        return _create_task(use(bare, store), arguments, workdir, boxed=True)
+        return _create_task(use(bare, store), arguments, workdir, "bubblewrap")
     finally:
         workdir.close()
 

@@ -1,0 +1,200 @@
+"""The limits of one command where the kernel has none for a whole tree of processes.
+
+The kernel limits a single process: the size of a file, the number of descriptors. For all processes of a
+command together it needs a control group (cgroup v2), which an ordinary user has only where the service
+manager delegates one. Elsewhere, the keeper watches: the number of processes and threads, and their memory;
+and in any case the growth of the workspace, for which file systems rarely have quotas.
+
+Watching is late by up to half a second, and it is honest: the command is stopped, and the limit is named.
+This file is part of the keeper's process, which imports little (see ``keeper``).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from itertools import chain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# The first look comes soon, since a runaway command is fast; later ones cost a long command nothing.
+FIRST_PAUSE_SECONDS = 0.05
+MAX_PAUSE_SECONDS = 0.5
+PAUSE_GROWTH = 20
+
+BLOCK_BYTES = 512
+
+# The time for finding the files that a command has written; beyond it, all that the disk lost is its own.
+MAX_SEARCH_SECONDS = 2.0
+
+# The time between two searches, as a multiple of the previous one's.
+SEARCH_REST = 10
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Limits:
+    """The limits of a command; 0 is none. ``group`` is the directory of its control group, if it has one.
+
+    ``memory``, ``file``, ``growth`` and ``reserve`` are bytes, ``processes`` counts threads as well.
+    ``reserve`` is free space of the workspace's file system: below it, a command may not write more.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        values = dict(item.split("=", 1) for item in text.split(",") if item)
+        self.memory = int(values.get("memory", 0))
+        self.processes = int(values.get("processes", 0))
+        self.file = int(values.get("file", 0))
+        self.descriptors = int(values.get("descriptors", 0))
+        self.growth = int(values.get("growth", 0))
+        self.reserve = int(values.get("reserve", 0))
+        self.group = values.get("group", "")
+
+
+class Watch:
+    """The watch over the processes below the keeper and over the workspace, an absolute path."""
+
+    def __init__(self, limits: Limits, workspace: str) -> None:
+        self._limits = limits
+        self._workspace = workspace
+        self._began = time.monotonic()
+        self._began_ns = time.time_ns()
+        self._free_bytes = self._read_free_bytes()
+        self._next_search = 0.0
+        self._searched_at_bytes = 0
+        self.next_look = self._began + FIRST_PAUSE_SECONDS
+
+    def look(self) -> str | None:
+        """Return the name of a limit that is exceeded; None if none is."""
+        exceeded = None
+        if self._limits.memory or self._limits.processes:
+            exceeded = self._check_processes()
+        exceeded = exceeded or self._check_growth()
+        now = time.monotonic()
+        elapsed = now - self._began
+        self.next_look = now + min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS + elapsed / PAUSE_GROWTH)
+        return exceeded
+
+    # Processes.
+
+    def _check_processes(self) -> str | None:
+        tasks = pages = 0
+        pids = []
+        for pid in tree(os.getpid()):
+            pids.append(pid)
+            with suppress(OSError, ValueError, IndexError):
+                with open(f"/proc/{pid}/stat", "rb") as file:
+                    tasks += int(file.read().rpartition(b")")[2].split()[17])
+                with open(f"/proc/{pid}/statm", "rb") as file:
+                    _, resident, shared, *_ = file.read().split()
+                pages += int(resident) - int(shared)
+            # A tree that grows faster than it can be walked.
+            if self._limits.processes and tasks > self._limits.processes:
+                return "processes"
+        if self._limits.memory and pages * PAGE_BYTES > self._limits.memory:
+            # Processes that were forked share pages, which were counted more than once so far.
+            if sum(map(proportional_bytes, pids)) > self._limits.memory:
+                return "memory"
+        return None
+
+    # Growth.
+
+    def _read_free_bytes(self) -> int:
+        try:
+            status = os.statvfs(self._workspace)
+        except OSError:
+            return 0
+        return status.f_bavail * status.f_frsize
+
+    def _check_growth(self) -> str | None:
+        """Compare the free space, which is cheap; if much is gone, find out how much this command wrote."""
+        free_bytes = self._read_free_bytes()
+        lost_bytes = self._free_bytes - free_bytes
+        low = bool(self._limits.reserve) and free_bytes < self._limits.reserve
+        allowed = 0 if low else self._limits.growth
+        if not (low or self._limits.growth) or lost_bytes <= max(allowed, self._searched_at_bytes):
+            return None
+        began = time.monotonic()
+        if began < self._next_search:
+            return None
+        written_bytes = self._find_written_bytes(allowed, began + MAX_SEARCH_SECONDS)
+        self._next_search = time.monotonic() + SEARCH_REST * (time.monotonic() - began)
+        if written_bytes is None or written_bytes > allowed:
+            return "reserve" if low else "growth"
+        # Others wrote the rest; look again when more is gone.
+        self._searched_at_bytes = lost_bytes + (allowed - written_bytes) // 2
+        return None
+
+    def _find_written_bytes(self, enough: int, deadline: float) -> int | None:
+        """Return the size of the files that changed since the beginning; None if the time is over.
+
+        Deleted files that are still open count as well. Stops when it is more than ``enough``.
+        """
+        total = 0
+        # The clock of files ticks a few times in a hundredth of a second.
+        changed_files = find_changed_files(self._workspace, self._began_ns - 10_000_000, deadline)
+        for status in chain(find_deleted_files(self._workspace), changed_files):
+            if status is None:
+                return None
+            total += status.st_blocks * BLOCK_BYTES
+            if total > enough:
+                break
+        return total
+
+
+def find_changed_files(directory: str, since_ns: int, deadline: float) -> Iterator[os.stat_result | None]:
+    """Yield the status of each file below a directory that changed since a time; None if the time is over."""
+    directories = [directory]
+    while directories:
+        if time.monotonic() > deadline:
+            yield None
+            return
+        with suppress(OSError), os.scandir(directories.pop()) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        directories.append(entry.path)
+                    status = entry.stat(follow_symlinks=False)
+                    if status.st_ctime_ns >= since_ns:
+                        yield status
+
+
+def find_deleted_files(directory: str) -> Iterator[os.stat_result]:
+    """Yield the status of the deleted files on a directory's disk that the command's processes hold open."""
+    device = None
+    with suppress(OSError):
+        device = os.stat(directory).st_dev
+    seen = set()
+    for pid in tree(os.getpid()):
+        with suppress(OSError):
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                with suppress(OSError):
+                    status = os.stat(f"/proc/{pid}/fd/{name}")
+                    if status.st_nlink == 0 and status.st_dev == device and status.st_ino not in seen:
+                        seen.add(status.st_ino)
+                        yield status
+
+
+def tree(root: int) -> Iterator[int]:
+    """Yield the processes below one, by the kernel's lists of children."""
+    pids = [root]
+    while pids:
+        pid = pids.pop()
+        if pid != root:
+            yield pid
+        with suppress(OSError):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with suppress(OSError), open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                    pids += map(int, file.read().split())
+
+
+def proportional_bytes(pid: int) -> int:
+    """Return the memory of a process, with its part of what it shares with others."""
+    with suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+        for line in file:
+            if line.startswith(b"Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0

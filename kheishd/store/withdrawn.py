@@ -1,0 +1,140 @@
+"""Rights that a store withdrew after a backup of it was made.
+
+A restore must not give back what was taken away: a revoked token, a revoked or used grant, a deleted allow
+rule, a new deny or ask rule. The replaced store knows them, if it can still be read. It may be damaged, and
+LMDB may crash on damaged pages, so a child process reads it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Struct
+
+from kheishd.core.permissions.grants import rule_key
+from kheishd.store.environment import Snapshot
+from kheishd.store.epoch import Line, Withdrawal, Withdrawn, read_line
+from kheishd.store.opening import open_for_reading
+from kheishd.store.tables import META, PERMISSIONS, SESSIONS
+from kheishd.store.upgrades import SCHEMA
+from protocol.events.token import TokenCreated, TokenRevoked
+from protocol.journal.envelope import DAEMON_STREAM
+from protocol.journal.line import decode_event
+from protocol.objects.permission import RuleRef
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from protocol.objects.permission import Grant, Rule
+
+
+class Replaced(Struct, frozen=True):
+    """The line of history of a replaced store, and the rights that it withdrew."""
+
+    line: Line
+    withdrawn: Withdrawn
+
+
+def read_replaced(directory: Path, backup: Path) -> Replaced | None:
+    """Compare a store with a backup, in a child process; None if the store or its records are unreadable."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        # Whatever happens here must not run the parent's clean-up.
+        try:
+            os.close(reader)
+            with os.fdopen(writer, "wb") as out:
+                out.write(msgspec.json.encode(_compare(directory, backup)))
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    try:
+        return msgspec.json.decode(answer, type=Replaced)
+    except msgspec.DecodeError:
+        return None
+
+
+def _compare(directory: Path, backup: Path) -> Replaced:
+    with (
+        open_for_reading(directory) as replaced_environment,
+        open_for_reading(backup) as backup_environment,
+        Snapshot(replaced_environment) as replaced,
+        Snapshot(backup_environment) as restored,
+    ):
+        return Replaced(read_line(replaced), find_withdrawn(replaced, restored))
+
+
+def find_withdrawn(replaced: Snapshot, restored: Snapshot) -> Withdrawn:
+    """Return the rights that the backup grants and the replaced store had withdrawn."""
+    created, revoked = _read_tokens(replaced)
+    known, known_revoked = _read_tokens(restored)
+    is_comparable = all(store.get(META, "schema") == str(SCHEMA).encode() for store in (replaced, restored))
+    return Withdrawn(
+        tokens=sorted((revoked & known) - known_revoked),
+        changes=list(_find_changes(replaced, restored)) if is_comparable else None,
+        created_tokens=len(created - revoked - known),
+    )
+
+
+def _read_tokens(store: Snapshot) -> tuple[set[str], set[str]]:
+    """Return the ids of the tokens that were ever created, and of those that were revoked.
+
+    Source: the journal, which every version reads.
+    """
+    created, revoked = set(), set()
+    for _, line in store.entries(DAEMON_STREAM):
+        # Most events are about something else, so they are not decoded.
+        event = decode_event(line) if b'"type":"token_' in line else None
+        if isinstance(event, TokenCreated):
+            created.add(event.token_id)
+        elif isinstance(event, TokenRevoked):
+            revoked.add(event.token_id)
+    return created, revoked
+
+
+def _find_changes(replaced: Snapshot, restored: Snapshot) -> Iterator[Withdrawal]:
+    previous, current = replaced.get(PERMISSIONS, DAEMON_STREAM), restored.get(PERMISSIONS, DAEMON_STREAM)
+    if previous is not None or current is not None:
+        rules = current.rules if current is not None else []
+        yield from _compare_rules(None, previous.rules if previous is not None else [], rules, [])
+    for _, session in restored.scan(SESSIONS):
+        old = replaced.get(SESSIONS, session.session_id)
+        if old is not None:
+            uses = {grant.grant_id: grant for grant in old.grants}
+            revoke = [grant.grant_id for grant in session.grants if _is_less(uses.get(grant.grant_id), grant)]
+            yield from _compare_rules(session.session_id, old.rules, session.rules, revoke)
+
+
+def _is_less(old: Grant | None, grant: Grant) -> bool:
+    """Whether a grant was revoked, used up or used since the backup."""
+    if old is None:
+        return True
+    return old.remaining_uses is not None and old.remaining_uses != grant.remaining_uses
+
+
+def _compare_rules(
+    session_id: str | None, old: Sequence[Rule], current: Sequence[Rule], revoke: list[str]
+) -> Iterator[Withdrawal]:
+    """Yield the change by which the rules of a layer permit no more than those of the replaced store."""
+    old_rules = {rule_key(rule): rule for rule in old}
+    rules = {rule_key(rule): rule for rule in current}
+    add = [
+        rule
+        for key, rule in old_rules.items()
+        if rule.decision != "allow"
+        and (key not in rules or rules[key].decision == "allow" or rule.decision == "deny")
+        and (key not in rules or rules[key].decision != rule.decision)
+    ]
+    remove = [
+        RuleRef(tool=rule.tool, subject=rule.subject)
+        for key, rule in rules.items()
+        if rule.decision == "allow" and key not in old_rules
+    ]
+    if add or remove or revoke:
+        yield Withdrawal(session_id=session_id, add=add, remove=remove, revoke=revoke)

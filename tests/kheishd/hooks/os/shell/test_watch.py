@@ -1,0 +1,131 @@
+"""The watch over a command: what it counts, and what belongs to others."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kheishd.hooks.os.shell.watch import Limits, Watch, tree
+from protocol.limits.units import MIB
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    """Provide a child that holds 40 MiB and has a child of its own."""
+    script = "x = b'x' * (40 << 20); import subprocess; subprocess.Popen(['cat']); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=-1, stdout=-1) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.stdin.close()
+
+
+def test_limits_are_read() -> None:
+    """Limits that are not named do not exist."""
+    limits = Limits("memory=5,processes=6,file=7,descriptors=8,growth=9,reserve=10,group=/sys/fs/x")
+    assert (limits.memory, limits.processes, limits.file) == (5, 6, 7)
+    assert (limits.descriptors, limits.growth, limits.reserve, limits.group) == (8, 9, 10, "/sys/fs/x")
+    assert vars(Limits()) == vars(Limits(",".join(f"{name}=0" for name in ("memory", "file"))))
+
+
+def test_processes_and_memory(child: subprocess.Popen[bytes], workspace: Path) -> None:
+    """All processes below count, with their threads and their own memory."""
+    pids = set(tree(os.getpid()))
+    assert child.pid in pids
+    number = len(pids)
+    assert number >= 2
+    for text, exceeded in (
+        (f"processes={number - 1}", "processes"),
+        (f"processes={number + 1000}", None),
+        (f"memory={30 * MIB}", "memory"),
+        (f"memory={4000 * MIB}", None),
+        ("", None),
+    ):
+        assert Watch(Limits(text), str(workspace)).look() == exceeded, text
+
+
+def fill(path: Path, mib: int) -> None:
+    """Write a file that takes space on the disk."""
+    path.write_bytes(b"x" * (mib * MIB))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def test_growth(workspace: Path) -> None:
+    """Files written since the beginning count, at any depth, and deleted ones while they are open."""
+    fill(workspace / "old", 3)
+    os.utime(workspace / "old", (0, 0))
+    (workspace / "deep").mkdir()
+    watch = Watch(Limits(f"growth={2 * MIB}"), str(workspace))
+    # The free space as it was before: others on this disk write as well.
+    watch._free_bytes += 64 * MIB
+    watch._began_ns = os.stat(workspace / "old").st_ctime_ns + 20_000_000
+    assert watch.look() is None
+    watch = Watch(Limits(f"growth={2 * MIB}"), str(workspace))
+    watch._free_bytes += 64 * MIB
+    fill(workspace / "deep" / "new", 3)
+    assert watch.look() == "growth"
+    script = f"f = open('{workspace}/gone', 'wb'); f.write(b'x' * (3 << 20)); f.flush()"
+    script += "; print(flush=True); input()"
+    (workspace / "deep" / "new").unlink()
+    (workspace / "old").unlink()
+    with subprocess.Popen([sys.executable, "-c", script], stdin=-1, stdout=-1) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        (workspace / "gone").unlink()
+        watch._next_search = watch._searched_at_bytes = 0
+        assert watch.look() == "growth"
+        process.stdin.close()
+
+
+def test_growth_of_others(workspace: Path, tmp_path: Path) -> None:
+    """Space that others take is not the command's, and is not searched for again and again."""
+    watch = Watch(Limits(f"growth={2 * MIB}"), str(workspace))
+    watch._free_bytes += 64 * MIB
+    fill(tmp_path / "elsewhere", 3)
+    assert watch.look() is None
+    assert watch._searched_at_bytes > 60 * MIB
+    fill(workspace / "own", 3)
+    watch._next_search = 0
+    watch._free_bytes += 64 * MIB
+    assert watch.look() == "growth"
+
+
+def test_a_search_that_takes_too_long(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the files cannot be searched in time, all that the disk lost counts as the command's."""
+    monkeypatch.setattr("kheishd.hooks.os.shell.watch.MAX_SEARCH_SECONDS", -1.0)
+    watch = Watch(Limits(f"growth={2 * MIB}"), str(workspace))
+    watch._free_bytes += 64 * MIB
+    assert watch.look() == "growth"
+
+
+def test_the_reserve(workspace: Path) -> None:
+    """Below the reserve of the disk, only a command that writes is stopped."""
+    watch = Watch(Limits(f"reserve={1 << 62}"), str(workspace))
+    watch._free_bytes += 64 * MIB
+    watch._began_ns += 10**12
+    assert watch.look() is None
+    watch = Watch(Limits(f"reserve={1 << 62}"), str(workspace))
+    watch._free_bytes += 64 * MIB
+    fill(workspace / "own", 1)
+    assert watch.look() == "reserve"
+
+
+def test_looks_become_rarer(workspace: Path) -> None:
+    """The first look comes soon; a command that takes long is looked at twice a second."""
+    watch = Watch(Limits(), str(workspace))
+    assert watch.next_look - watch._began < 0.1
+    watch._began -= 1000
+    watch.look()
+    assert 1000.4 < watch.next_look - watch._began < 1001
+
+
+def test_a_workspace_that_is_gone(tmp_path: Path) -> None:
+    """A workspace that was removed is no reason to fail."""
+    watch = Watch(Limits("growth=1,memory=1"), str(tmp_path / "gone"))
+    assert watch.look() in (None, "memory")

@@ -1,0 +1,133 @@
+"""Rights that a replaced store had withdrawn since a backup: all of them, and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from msgspec.structs import replace
+
+from kheishd.records.writer import SessionWriter, StreamWriter
+from kheishd.store.environment import DATA
+from kheishd.store.epoch import Withdrawal
+from kheishd.store.tables import SESSIONS
+from kheishd.store.withdrawn import find_withdrawn, read_replaced
+from protocol.events.permission import PermissionsChanged
+from protocol.events.token import TokenCreated, TokenRevoked
+from protocol.journal.envelope import DAEMON_STREAM
+from protocol.objects.permission import Decision, Grant, Rule, RuleRef
+from protocol.objects.token import TokenGrant
+from tests.support.histories import session_with_runs
+from tests.support.stores import open_inline, update
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kheishd.store.environment import Transaction
+    from kheishd.store.writer import Store
+    from protocol.journal.line import JournalEvent
+
+
+def in_daemon(store: Store, *events: JournalEvent) -> None:
+    """Append events to the daemon's stream."""
+
+    def change(tx: Transaction) -> None:
+        writer = StreamWriter(tx, DAEMON_STREAM)
+        writer.append_all(events)
+        writer.write()
+
+    update(store, change)
+
+
+def in_session(store: Store, *events: JournalEvent) -> None:
+    """Append events to a session's stream."""
+
+    def change(tx: Transaction) -> None:
+        writer = SessionWriter(tx, "ses_a", session=tx.need(SESSIONS, "ses_a"))
+        writer.append_all(events)
+        writer.write()
+
+    update(store, change)
+
+
+def rule(tool: str, decision: Decision) -> Rule:
+    """Return a rule for a tool."""
+    return Rule(tool=tool, decision=decision)
+
+
+def hold(store: Store, **uses: int | None) -> None:
+    """Let the session's record have these grants and no others, with their remaining uses."""
+    grants = [
+        Grant(grant_id=grant_id, tool="bash", granted_by="uid:0", remaining_uses=remaining)
+        for grant_id, remaining in uses.items()
+    ]
+    update(
+        store,
+        lambda tx: tx.put(SESSIONS, "ses_a", value=replace(tx.need(SESSIONS, "ses_a"), grants=grants)),
+    )
+
+
+def created(token_id: str) -> TokenCreated:
+    """Return the creation of a token."""
+    return TokenCreated(token_id=token_id, digest=token_id, grant=TokenGrant(scopes=["read"]))
+
+
+@pytest.fixture
+def copy(store: Store, tmp_path: Path) -> Path:
+    """Provide a backup of a store with tokens, rules and grants."""
+    session_with_runs(store, "ses_a")
+    in_daemon(store, created("tok_kept"), created("tok_lost"), created("tok_gone"))
+    in_daemon(store, TokenRevoked(token_id="tok_gone"))
+    in_daemon(store, PermissionsChanged(add=[rule("a", "allow"), rule("b", "ask"), rule("c", "deny")]))
+    hold(store, gra_kept=None, gra_lost=None, gra_used=3)
+    in_session(store, PermissionsChanged(add=[rule("s", "allow")]))
+    store.backup(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_nothing_was_withdrawn(store: Store, copy: Path) -> None:
+    """A store that only granted more since the backup has withdrawn nothing."""
+    in_daemon(store, created("tok_new"), PermissionsChanged(add=[rule("b", "allow"), rule("d", "allow")]))
+    hold(store, gra_kept=None, gra_lost=None, gra_used=3, gra_new=None)
+    store.close()
+    replaced = read_replaced(store.directory, copy)
+    assert replaced is not None
+    withdrawn = replaced.withdrawn
+    assert (withdrawn.tokens, withdrawn.changes, withdrawn.created_tokens) == ([], [], 1)
+
+
+def test_every_withdrawn_right_is_found(store: Store, copy: Path) -> None:
+    """Revoked tokens and grants, deleted allow rules, and new or stricter rules are found."""
+    in_daemon(store, TokenRevoked(token_id="tok_lost"))
+    stricter = [rule("b", "deny"), rule("c", "allow"), rule("e", "ask")]
+    in_daemon(store, PermissionsChanged(add=stricter, remove=[RuleRef(tool="a")]))
+    in_session(store, PermissionsChanged(add=[rule("s", "ask")]))
+    hold(store, gra_kept=None, gra_used=2)
+    store.close()
+    replaced = read_replaced(store.directory, copy)
+    assert replaced is not None
+    assert replaced.withdrawn.tokens == ["tok_lost"]
+    assert replaced.withdrawn.changes == [
+        Withdrawal(session_id=None, add=[rule("b", "deny"), rule("e", "ask")], remove=[RuleRef(tool="a")]),
+        Withdrawal(session_id="ses_a", add=[rule("s", "ask")], revoke=["gra_lost", "gra_used"]),
+    ]
+
+
+def test_a_store_of_another_version_is_compared_by_its_journal(store: Store, copy: Path) -> None:
+    """The tokens of a store with an older schema are compared, its rules and grants are not."""
+    in_daemon(store, TokenRevoked(token_id="tok_lost"))
+    other = open_inline(copy)
+    with other._environment.lmdb.begin(write=True) as txn:
+        txn.put(b"schema", b"4", db=other._environment.lmdb.open_db(b"meta", txn))
+    with store.read() as replaced, other.read() as restored:
+        withdrawn = find_withdrawn(replaced, restored)
+    other.close()
+    assert (withdrawn.tokens, withdrawn.changes) == (["tok_lost"], None)
+
+
+def test_a_store_that_crashes_its_reader_is_unreadable(store: Store, copy: Path) -> None:
+    """Damage that kills the reading process does not kill the restore."""
+    store.close()
+    data = store.directory / DATA
+    data.write_bytes(data.read_bytes()[: 2 * 4096] + b"\xa5" * (data.stat().st_size - 2 * 4096))
+    assert read_replaced(store.directory, copy) is None
