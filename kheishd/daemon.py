@@ -41,7 +41,13 @@ from kheishd.providers.credentials import find_secrets
 from kheishd.reload import Reloader
 from kheishd.restored import finish_restore
 from kheishd.server.dispatch import Dispatcher
-from kheishd.server.listeners import Listener, ListenerUnusable, check_listeners, open_listeners
+from kheishd.server.listeners import (
+    Listener,
+    ListenerUnusable,
+    TcpListen,
+    check_listeners,
+    open_listeners,
+)
 from kheishd.server.server import Server, open_server
 from kheishd.systemd import Notifier, read_watchdog_seconds
 from kheishd.toolbox import Toolbox
@@ -156,7 +162,7 @@ class Daemon:
         runs = RunWorker(services, on_release=titles.consider)
         # The shell worker starts before any run: it ends the shells of the previous daemon.
         workers: tuple[Worker, ...] = (
-            ShellWorker(services, self._shells, starter),
+            ShellWorker(services, self._shells, starter, own_ports=self._toolbox.own_ports),
             titles,
             runs,
             ExpiryWorker(services),
@@ -246,6 +252,11 @@ class Daemon:
                 raise make_refusal(self._source.config_path, error.key, str(error)) from None
             self._listeners = listeners
             self._vitals.listeners = [listener.name for listener in listeners]
+            self._toolbox.own_ports.update(
+                listener.socket.getsockname()[1]
+                for listener in listeners
+                if isinstance(listener.spec, TcpListen)
+            )
             async with trio.open_nursery() as nursery:
                 for listener in listeners:
                     await nursery.start(server.listen, listener)

@@ -92,7 +92,7 @@ class Ruling(Value, frozen=True):
     """The decision about a call; ``base`` is that of the rules alone, ``why`` names the deciding part.
 
     ``note`` is for the person who is asked or the model that is denied. ``grant_id`` is the grant that was
-    used: the event with the verdict counts it down.
+    used: the event with the verdict counts it down. ``exact``: a rule without a ``*`` allows the destination.
     """
 
     decision: Decision
@@ -102,6 +102,7 @@ class Ruling(Value, frozen=True):
     mode: PermissionMode = "default"
     mode_effect: ModeEffect | None = None
     grant_id: str | None = None
+    exact: bool = False
 
 
 def judge(
@@ -124,7 +125,19 @@ def judge(
 
 def judge_claim(tool: ToolFacts, claim: Claim, layers: Layers) -> Ruling:
     """Decide about a claim of a call that runs already, such as a connection; grants do not count."""
-    return _Walk(tool, _claims_alone(tool, claim), layers).ruling
+    ruling = _Walk(tool, _claims_alone(tool, claim), layers).ruling
+    return replace(ruling, exact=ruling.decision == "allow" and _is_named(tool, claim, layers))
+
+
+def _is_named(tool: ToolFacts, claim: Claim, layers: Layers) -> bool:
+    """Whether a rule allows a claim by its name, without a ``*``. Of the definitions, the root's counts."""
+    definitions = [layered for layered in layers.layers if layered.layer == "definition"]
+    return any(
+        rule.decision == "allow" and "*" not in (rule.subject or "*") and matches_claim(rule, tool, claim)
+        for layered in layers.layers
+        if layered not in definitions[1:]
+        for rule in layered.rules
+    )
 
 
 def explain(

@@ -13,8 +13,8 @@ import msgspec
 import trio
 from msgspec import Meta, Struct
 
-from kheishd.hooks.web.interfaces import is_foreign_and_public
-from kheishd.hooks.web.urls import Address, Target, parse_url
+from kheishd.hooks.network.interfaces import is_foreign_and_public
+from kheishd.hooks.web.urls import Target, parse_url
 from kheishd.kernel.hook import Arguments, Invocation, Outcome, SubHook, tool
 from protocol.limits.call import MAX_TOOL_TEXT_BYTES
 from protocol.limits.units import KIB
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
+    from kheishd.hooks.network.addresses import Address
     from kheishd.hooks.web.fetch import FetchedPage
 
 # The fetch itself may take 15 seconds. Importing the library takes a second on a busy machine.

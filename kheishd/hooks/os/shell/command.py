@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from kheishd.hooks.network.proxy import PORT, proxy_variables
 from kheishd.hooks.os.shell.limits import PROCESS_MARGIN, write_limits
 from kheishd.hooks.os.shell.process import Command
 from kheishd.kernel.reserve import RESERVE
@@ -73,9 +74,14 @@ def prepare_command(
     boxed = None
     if sandbox is not None:
         boxed = sandbox.confine(workdir, [*limit_processes(limits), *argv], limits)
+    environment = {**clean_environment(environ, workdir.workspace), **(variables or {})}
+    port = 0
+    if sandbox is not None and sandbox.network == "closed":
+        environment |= proxy_variables()
+        port = PORT
     return Command(
         tuple(argv if boxed is None else boxed.argv),
-        {**clean_environment(environ, workdir.workspace), **(variables or {})},
+        environment,
         workdir.inner,
         mark,
         boxed is not None,
@@ -83,6 +89,7 @@ def prepare_command(
         () if boxed is None else boxed.descriptors,
         write_limits(limits, reserve_bytes=RESERVE.get_bytes(workdir.workspace)),
         workdir.workspace,
+        port,
     )
 
 

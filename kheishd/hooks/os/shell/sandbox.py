@@ -7,8 +7,10 @@ home directory, the daemon's home with its socket and its store, and ``/run`` wi
 - The workspace, at its own path, writable.
 - A private ``/tmp``, ``/dev`` and ``/proc``, which end with the command.
 - Its own processes only; when the first of them is killed, the kernel kills all.
-- The network, unrestricted: shells are used to fetch packages. That includes services of this machine that
-  listen for everybody, and abstract Unix sockets. The daemon's own sockets are files outside the sandbox.
+- A network of its own, without the machine's interfaces: one port leads to the daemon's proxy, which connects
+  to the hosts that the rules allow (see ``network.proxy``). So services on the machine's loopback interface,
+  abstract Unix sockets and name servers are out of reach. With ``network = "open"``, all of these are in
+  reach.
 
 If one path is inside another, the inner one wins: a workspace inside the daemon's home is visible, and the
 daemon's home inside a workspace is hidden.
@@ -39,7 +41,7 @@ from protocol.structs import Value
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from kheishd.config.sections.workspace import SandboxMode
+    from kheishd.config.sections.workspace import NetworkMode, SandboxMode
     from kheishd.hooks.os.shell.health import SandboxHealth
     from kheishd.hooks.os.shell.workdir import Workdir
 
@@ -70,8 +72,14 @@ class Sandbox:
     """
 
     def __init__(
-        self, hidden: Sequence[str], readable: Sequence[str] = (), *, health: SandboxHealth | None = None
+        self,
+        hidden: Sequence[str],
+        readable: Sequence[str] = (),
+        *,
+        health: SandboxHealth | None = None,
+        network: NetworkMode = "closed",
     ) -> None:
+        self.network = network
         self._hidden = tuple(hidden)
         self._readable = tuple(readable)
         self._health = health
@@ -173,6 +181,8 @@ class Sandbox:
     ) -> Iterator[str]:
         yield from ("--unshare-pid", "--unshare-ipc", "--die-with-parent", "--new-session")
         yield from ("--cap-drop", "ALL")
+        if self.network == "closed":
+            yield "--unshare-net"
         if bubblewrap.own_user:
             yield from ("--unshare-user", "--disable-userns")
         for path in SYSTEM:

@@ -14,6 +14,8 @@ from typing import Final
 import trio
 
 from kheishd.config.sections.config import Config
+from kheishd.hooks.network.gate import Gate
+from kheishd.hooks.network.proxy import serving
 from kheishd.hooks.os.shell.command import prepare_command
 from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.process import (
@@ -45,14 +47,25 @@ class Starter:
         self._health = health
 
     @asynccontextmanager
-    async def running(self, task_id: str, shell: Shell, config: Config) -> AsyncIterator[KeptCommand]:
+    async def running(
+        self, task_id: str, shell: Shell, config: Config, gate: Gate
+    ) -> AsyncIterator[KeptCommand]:
         """Run the shell of a task while the block runs, within the limits of the configuration.
+
+        Its connections go through ``gate``.
+
+        Its connections go through ``gate``.
 
         Errors: NotStarted.
         """
         sandbox = None
         if shell.sandboxed:
-            sandbox = Sandbox([str(self._home)], config.workspace.readable, health=self._health)
+            sandbox = Sandbox(
+                [str(self._home)],
+                config.workspace.readable,
+                health=self._health,
+                network=shell.network,
+            )
         try:
             workdir = await trio.to_thread.run_sync(open_workdir, shell.workspace, shell.workdir)
         except ToolError as error:
@@ -75,7 +88,10 @@ class Starter:
                 command = await trio.to_thread.run_sync(prepare)
             except ToolError as error:
                 raise NotStarted(str(error)) from None
-            async with running(command, merged=True) as process:
+            async with (
+                running(command, merged=True) as process,
+                serving(process.listening, gate),
+            ):
                 yield process
         finally:
             workdir.close()

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from kheishd.hooks.network.addresses import Address
 from kheishd.hooks.web.tools import FetchPage, WebFetch
-from kheishd.hooks.web.urls import Address
 from kheishd.kernel.hook import Invocation, Outcome, ToolError
 from protocol.limits.call import MAX_TOOL_TEXT_BYTES
 from protocol.limits.web import MAX_WEB_BODY_BYTES
