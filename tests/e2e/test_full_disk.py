@@ -96,7 +96,6 @@ def test_tools_leave_the_rest_of_the_disk_to_the_store(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "40m") as disk:
         home = disk / "home"
         home.mkdir(mode=0o700)
-        rules = 'allow = ["write_file", "bash"]'
         (home / "config.toml").write_text('[permissions]\nmode = "bypassPermissions"\n')
         with Daemon(home) as daemon:
             daemon.log = tmp_path / "log"

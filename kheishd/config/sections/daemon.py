@@ -18,4 +18,4 @@ class DaemonSection(Section, frozen=True):
 
     # A turn with text writes about 300 KiB: several hundred turns after everything else was refused.
     reserve_bytes: Annotated[int, Meta(ge=0)] = 128 * MIB
-    """Free space on the store's disk that tools, commands and captures leave to it; at most 5 % of the disk."""
+    """Free space on the store's disk that tools, commands and captures leave; at most 5 % of the disk."""
