@@ -63,11 +63,11 @@ class SimpleCommand(Value, frozen=True):
 
 def read_commands(line: str) -> list[SimpleCommand]:
     """Return the simple commands of a line, in order. Errors: NotUnderstood."""
-    _require_visible(line)
+    require_visible(line)
     return _Lexer(line).read()
 
 
-def _require_visible(line: str) -> None:
+def require_visible(line: str) -> None:
     """Reject a line that is too long, or does not look like its content. Errors: NotUnderstood."""
     if len(line) > MAX_LINE_CHARACTERS:
         raise NotUnderstood(f"the line has more than {MAX_LINE_CHARACTERS} characters", MAX_LINE_CHARACTERS)
@@ -103,11 +103,11 @@ class _Lexer:
                 end = line.find("\n", self.position)
                 self.position = len(line) if end < 0 else end
             elif match := _REDIRECTION.match(line, self.position):
-                self._read_redirection(match)
+                self.read_redirection(match)
             elif match := _OPERATOR.match(line, self.position):
-                self._read_operator(match[0])
+                self.read_operator(match[0])
             else:
-                self._read_word()
+                self.read_word()
         self._end_command()
         if self.groups:
             raise NotUnderstood("a group without an end", len(line))
@@ -123,7 +123,7 @@ class _Lexer:
             raise NotUnderstood("a redirection without a command", self.position)
         self.redirects = self.after_group = False
 
-    def _read_operator(self, operator: str) -> None:
+    def read_operator(self, operator: str) -> None:
         if operator == ";" and self.line[self.position + 1 : self.position + 2] in (";", "&"):
             raise NotUnderstood("an operator of 'case'", self.position)
         if operator == "(":
@@ -142,7 +142,7 @@ class _Lexer:
             raise NotUnderstood(f"{closing!r} without a beginning", self.position)
         self.after_group = True
 
-    def _read_redirection(self, match: re.Match[str]) -> None:
+    def read_redirection(self, match: re.Match[str]) -> None:
         """Skip a redirection that changes no file: to /dev/null, or to another descriptor."""
         operator = match[0].lstrip("0123456789")
         if operator == "<<":
@@ -159,10 +159,10 @@ class _Lexer:
         self.redirects = True
         self.position = target.end()
 
-    def _read_word(self) -> None:
+    def read_word(self) -> None:
         if self.after_group:
             raise NotUnderstood("a word after a group", self.position)
-        word = self._scan_word()
+        word = self.scan_word()
         raw = self.line[word.start : word.end]
         is_first = not self.words
         if is_first and not self.assignments and word.is_plain and not self.redirects:
@@ -188,7 +188,7 @@ class _Lexer:
             raise NotUnderstood("a command whose name is a pattern or a job", word.start)
         self.words.append(word)
 
-    def _scan_word(self) -> Word:
+    def scan_word(self) -> Word:
         line, start = self.line, self.position
         parts: list[str] = []
         is_plain, glob_at = True, -1
@@ -204,7 +204,7 @@ class _Lexer:
                 parts.append(line[position + 1 : end])
                 position, is_plain = end + 1, False
             elif character == '"':
-                position = self._scan_double_quotes(position, parts)
+                position = self.scan_double_quotes(position, parts)
                 is_plain = False
             elif character == "\\":
                 if position + 1 >= len(line) or line[position + 1] == "\n":
@@ -227,7 +227,7 @@ class _Lexer:
         self.position = position
         return Word(value, start, position, is_plain, glob_at >= 0)
 
-    def _scan_double_quotes(self, start: int, parts: list[str]) -> int:
+    def scan_double_quotes(self, start: int, parts: list[str]) -> int:
         """Append the content of double quotes; return the position after them. Errors: NotUnderstood."""
         line, position = self.line, start + 1
         while position < len(line):

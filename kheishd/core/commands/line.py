@@ -56,10 +56,10 @@ def read_line(line: str) -> CommandLine:
     try:
         commands = read_commands(line)
         if commands:
-            _compare(line, commands)
+            require_agreement(line, commands)
     except NotUnderstood as error:
         problem = f"{error.reason} at column {error.column}"
-        return CommandLine(tuple(_find_commands(line)), f"not understood: {problem}")
+        return CommandLine(tuple(find_commands(line)), f"not understood: {problem}")
     return CommandLine(tuple(commands))
 
 
@@ -78,7 +78,7 @@ def _parse(line: str) -> tuple[Node, list[int]]:
     return _parser().parse(line.encode()).root_node, [*positions, len(line)]
 
 
-def _compare(line: str, commands: list[SimpleCommand]) -> None:
+def require_agreement(line: str, commands: list[SimpleCommand]) -> None:
     """Require that the grammar finds the same words. Errors: NotUnderstood where it does not."""
     if len(line) > MAX_GRAMMAR_CHARACTERS:
         raise NotUnderstood(f"the line has more than {MAX_GRAMMAR_CHARACTERS} characters", len(line))
@@ -131,7 +131,7 @@ def _walk(root: Node) -> Iterator[Node]:
         nodes += reversed(node.children)
 
 
-def _find_commands(line: str) -> Iterator[SimpleCommand]:
+def find_commands(line: str) -> Iterator[SimpleCommand]:
     """Yield what looks like a simple command anywhere in a line that is not understood."""
     line = line.encode(errors="replace").decode()
     if len(line) > MAX_GRAMMAR_CHARACTERS or line.count("|") > 256 or line.count("<<") > 16:

@@ -147,7 +147,7 @@ def readings_of(command: SimpleCommand, line: str) -> tuple[Reading, ...]:
         shown = [*_join_assignments(prefix), *map(_quote, values)]
         named = " ".join(shown[: len(prefix) + max(count, 1 if prefix else 0)]) if prefix or count else ""
         readings.append(Reading(" ".join(shown), named, problem or own_problem))
-        inner = _look_through(values, globs)
+        inner = look_through(values, globs)
         if inner is None:
             break
         more, start = inner
@@ -234,11 +234,11 @@ def _find_named(values: list[str], globs: list[bool]) -> tuple[int, str | None]:
         return 0, "the assignment changes the commands after it"
     program = _program(values[0])
     if values[0] in SAFE_BUILTINS or values[0] in OTHER_BUILTINS:
-        return int(values[0] == "command"), _find_builtin_problem(values, globs)
+        return int(values[0] == "command"), find_builtin_problem(values, globs)
     if program == "find":
         return _last(values, lambda word: word in _FIND_ACTIONS), None
     if program == "git":
-        return _find_git_named(values, globs)
+        return find_git_named(values, globs)
     if program in _OPTIONS:
         long, short = _OPTIONS[program]
         # The options of tar may begin without a dash.
@@ -266,7 +266,8 @@ def _is_option(word: str, long: Sequence[str], short: str) -> bool:
     return False
 
 
-def _find_git_named(values: list[str], globs: list[bool]) -> tuple[int, str | None]:
+def find_git_named(values: list[str], globs: list[bool]) -> tuple[int, str | None]:
+    """Return how many words of a git command a rule must name, and why no rule with a ``*`` holds."""
     position = 1
     while position < len(values) and values[position].startswith("-"):
         position += 2 if values[position] in _GIT_VALUED else 1
@@ -286,7 +287,7 @@ def _find_git_named(values: list[str], globs: list[bool]) -> tuple[int, str | No
     return min(count, len(values)), None
 
 
-def _find_builtin_problem(values: list[str], globs: list[bool]) -> str | None:
+def find_builtin_problem(values: list[str], globs: list[bool]) -> str | None:
     """Return why a rule with a ``*`` does not speak for a builtin, such as one that evaluates its words."""
     name, words = values[0], values[1:]
     if name in OTHER_BUILTINS:
@@ -316,7 +317,7 @@ def _find_builtin_problem(values: list[str], globs: list[bool]) -> str | None:
 # Wrappers.
 
 
-def _look_through(values: list[str], globs: list[bool]) -> tuple[list[str], int] | None:
+def look_through(values: list[str], globs: list[bool]) -> tuple[list[str], int] | None:
     """Return the assignments of a harmless wrapper and the position of its command; None if it is none."""
     if not values:
         return None

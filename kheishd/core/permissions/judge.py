@@ -133,7 +133,9 @@ def _is_named(tool: ToolFacts, claim: Claim, layers: Layers) -> bool:
     """Whether a rule allows a claim by its name, without a ``*``. Of the definitions, the root's counts."""
     definitions = [layered for layered in layers.layers if layered.layer == "definition"]
     return any(
-        rule.decision == "allow" and "*" not in (rule.subject or "*") and matches_claim(rule, tool, claim)
+        rule.decision == "allow"
+        and "*" not in (rule.subject or "*")
+        and find_match(rule, tool, claim) == (True, None)
         for layered in layers.layers
         if layered not in definitions[1:]
         for rule in layered.rules
@@ -309,7 +311,7 @@ class _Walk:
         self.explained: list[ClaimExplanation] = []
         self.firm = False
         self.asks_for_network = False
-        self.ruling = self._judge_claims()
+        self.ruling = self.judge_claims()
         if opinion is not None:
             self._explain("hook", opinion.decision, opinion.note)
             if STRICTNESS.index(opinion.decision) > STRICTNESS.index(self.ruling.decision):
@@ -331,7 +333,7 @@ class _Walk:
 
     # Rules.
 
-    def _judge_claims(self) -> Ruling:
+    def judge_claims(self) -> Ruling:
         """Judge each claim by the rules, and return the first of the strictest rulings.
 
         A claim without a matching rule has the default, unless a rule about the call speaks for it: for the
@@ -340,7 +342,7 @@ class _Walk:
         """
         default = self.tool.default
         self._explain("tool", default, f"default without a matching rule: {default}")
-        rulings = [(claim, self._apply_rules(claim)) for claim in self.claims]
+        rulings = [(claim, self.apply_rules(claim)) for claim in self.claims]
         spoken_for = any(claim.kind == "call" and ruling is not None for claim, ruling in rulings)
         represented = any(claim.is_complete and self._represents_call(claim) for claim in self.claims)
         judged: list[Ruling] = []
@@ -377,7 +379,7 @@ class _Walk:
         ruling = Ruling(default, default, source, _default_note(default), self.layers.mode)
         return _name_claim(ruling, claim)
 
-    def _apply_rules(self, claim: Claim) -> Ruling | None:
+    def apply_rules(self, claim: Claim) -> Ruling | None:
         """Return the ruling of the rules about a claim; None if they leave it to the default."""
         if claim.kind != "call":
             self._explain(claim.kind, None, claim.subject)
@@ -386,7 +388,7 @@ class _Walk:
         rules = [
             (rule, layered)
             for layered in self.layers.layers
-            if (rule := self._find_strictest(layered, claim)) is not None
+            if (rule := self.find_strictest(layered, claim)) is not None
         ]
         self.firm |= any(layered.layer == "managed" and rule.decision == "ask" for rule, layered in rules)
         if not rules:
@@ -403,7 +405,7 @@ class _Walk:
         note = rule.note or _default_note(rule.decision)
         return _name_claim(Ruling(rule.decision, rule.decision, why, note, self.layers.mode), claim)
 
-    def _find_strictest(self, layered: LayerRules, claim: Claim) -> Rule | None:
+    def find_strictest(self, layered: LayerRules, claim: Claim) -> Rule | None:
         """Return the first of the strictest rules of a layer that hold; explain every matching rule."""
         holding: list[Rule] = []
         for rule in layered.rules:
@@ -411,7 +413,7 @@ class _Walk:
             if not matches:
                 continue
             if distrust is None and rule.decision == "allow" and claim.has_pattern:
-                distrust = self._find_hidden(rule, claim)
+                distrust = self.find_hidden(rule, claim)
             if distrust is None:
                 holding.append(rule)
                 note = f": {rule.note}" if rule.note else ""
@@ -422,7 +424,7 @@ class _Walk:
             self._explain(_label(layered), None, "no matching rule" if layered.rules else "no rules")
         return max(holding, key=lambda rule: STRICTNESS.index(rule.decision), default=None)
 
-    def _find_hidden(self, allow: Rule, claim: Claim) -> str | None:
+    def find_hidden(self, allow: Rule, claim: Claim) -> str | None:
         """Return why an allow does not hold for a command with a pattern of files: a deny may match them."""
         if allow.subject is None or "*" not in allow.subject:
             return None
