@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kheishd.hooks.network.proxy import PORT, proxy_variables
 from kheishd.hooks.os.shell.limits import PROCESS_MARGIN, write_limits
 from kheishd.hooks.os.shell.process import Command
+from kheishd.kernel.reserve import RESERVE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,7 +90,7 @@ def prepare_command(
         boxed is not None,
         () if boxed is None else (workdir.outer,),
         () if boxed is None else boxed.descriptors,
-        write_limits(limits),
+        write_limits(limits, reserve_bytes=RESERVE.get_bytes(workdir.workspace)),
         workdir.workspace,
         port,
     )

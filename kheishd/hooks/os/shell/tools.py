@@ -499,9 +499,13 @@ def add_connections(result: BashResult, gate: Gate, *, no_proxy: bool) -> BashRe
             "about which a rule or a person decides"
         )
     if gate.closed:
+        closed = (
+            host if host == address else f"{host}, which is {address}"
+            for host, address in gate.closed.items()
+        )
         notes.append(
-            f"{', '.join(gate.closed)}: an address that is not on the public internet, or that this machine "
-            "owns, is opened only by a rule that names exactly that address"
+            f"not on the public internet, or this machine: {'; '.join(closed)}. Such an address is opened "
+            "only by a rule that names exactly that address, as net:ADDRESS:PORT"
         )
     return msgspec.structs.replace(
         result, connected=gate.connected, refused=gate.refused, note="; ".join(notes) or None
