@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -13,8 +14,10 @@ import trio
 from msgspec import Struct
 
 from kheishd.config.sections.workspace import WorkspaceSection
+from kheishd.objects.talk.workspace import find_problem
 from kheishd.signing import SigningKey
 from kheishd.store.commit import GONE
+from kheishd.store.environment import refuse_damaged
 from kheishd.store.epoch import OpenWork, RestoreMark
 from kheishd.store.tables import (
     APPROVALS_WAITING,
@@ -26,6 +29,7 @@ from kheishd.store.tables import (
     SESSIONS,
     TOKENS,
 )
+from protocol.errors.store import StoreDamaged
 from protocol.limits.units import MIB
 from protocol.objects.daemon import Counts, DaemonStatus, Disk, RestoreStatus, SandboxStatus
 
@@ -144,7 +148,7 @@ class DaemonControl:
     async def reload(self) -> tuple[int, list[str]]:
         """Build a new runtime; return its generation and all warnings. Errors: ConfigInvalid."""
         generation, warnings = await self._reloads.request()
-        return generation, [*warnings, *self._find_unready_routes()]
+        return generation, [*warnings, *self._find_missing_workspaces(), *self._find_unready_routes()]
 
     def sign_export(self, end: ExportEnd) -> ExportEnd:
         """Sign the end of an export by the key of the home. Errors: ExportKeyUnusable."""
@@ -172,7 +176,8 @@ class DaemonControl:
         vitals, runtime = self._vitals, self._runtimes.current()
         uptime_s = time.monotonic() - self._started
         disk = self._read_disk()
-        with self._state.read() as store:
+        cursor = 0
+        with suppress(StoreDamaged), self._state.read() as store:
             cursor = store.last_cursor
         return DaemonStatus(
             version=vitals.version,
@@ -193,6 +198,7 @@ class DaemonControl:
             draining=self._stopper.requested,
             default_agent=runtime.config.default_agent,
             default_route=runtime.config.default_route,
+            damage=self._state.store.damage,
             sandbox=vitals.sandbox(runtime.config.workspace),
         )
 
@@ -228,6 +234,9 @@ class DaemonControl:
         )
 
     def _find_warnings(self, disk: Disk, uptime_s: float) -> Iterator[str]:
+        if self._state.store.damage is not None:
+            yield refuse_damaged(self._state.store.damage).message
+        yield from self._state.store.warnings
         if not self._state.store.is_in_place:
             yield GONE
         if disk.free_bytes < LOW_DISK_BYTES:
@@ -239,8 +248,11 @@ class DaemonControl:
             yield f"the last reload was refused and changed nothing: {self._reloads.problem}"
         yield from self._runtimes.current().warnings
         yield from self.find_sandbox_warnings()
+        yield from self._find_missing_workspaces()
         yield from self._find_unready_routes()
-        with self._state.read() as store:
+        parked: list[str] = []
+        # The status of a damaged store is reported without its rows that cannot be read.
+        with suppress(StoreDamaged), self._state.read() as store:
             newest = islice(store.scan(RUNS, reverse=True), MAX_PARKED_SEARCH_RUNS)
             parked = [run.run_id for _, run in newest if run.error and run.error.reason == "parked"]
         for run_id in parked:
@@ -263,6 +275,14 @@ class DaemonControl:
                 f"workspace.sandbox is off: {sandbox.problem}; switch the sandbox on, or accept this with "
                 'workspace.unsandboxed = "allow"'
             )
+
+    def _find_missing_workspaces(self) -> Iterator[str]:
+        runtime = self._runtimes.current()
+        agents = {agent.workspace for agent in runtime.definitions.values() if agent.workspace is not None}
+        for path in sorted({runtime.workspace_root} | agents):
+            problem = find_problem(path)
+            if problem is not None:
+                yield f"the workspace {path} {problem}"
 
     def _find_unready_routes(self) -> Iterator[str]:
         runtime = self._runtimes.current()

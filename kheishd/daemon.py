@@ -33,6 +33,7 @@ from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.log import ShellFiles
 from kheishd.hooks.os.shell.starter import Starter
 from kheishd.kernel.live import Live
+from kheishd.kernel.reserve import RESERVE
 from kheishd.kernel.services import Services
 from kheishd.kernel.state import State, open_state
 from kheishd.providers.caller import ProviderCaller
@@ -40,7 +41,13 @@ from kheishd.providers.credentials import find_secrets
 from kheishd.reload import Reloader
 from kheishd.restored import finish_restore
 from kheishd.server.dispatch import Dispatcher
-from kheishd.server.listeners import Listener, ListenerUnusable, check_listeners, open_listeners
+from kheishd.server.listeners import (
+    Listener,
+    ListenerUnusable,
+    TcpListen,
+    check_listeners,
+    open_listeners,
+)
 from kheishd.server.server import Server, open_server
 from kheishd.systemd import Notifier, read_watchdog_seconds
 from kheishd.toolbox import Toolbox
@@ -48,7 +55,7 @@ from kheishd.workers.expiry import ExpiryWorker, RetentionWorker
 from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.shells import ShellWorker
 from kheishd.workers.titles import TitleWorker
-from protocol.errors.store import StorageFailed, StorageFull
+from protocol.errors.store import StorageFailed, StorageFull, StoreDamaged
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, MutableMapping, Sequence
@@ -140,7 +147,7 @@ class Daemon:
         self._vitals.schema = self._state.store.schema
         self._vitals.started_at_ms = self._state.now_ms()
         self._vitals.after_crash = await commit_start(self._state)
-        for warning in runtime.warnings:
+        for warning in (*self._state.store.warnings, *runtime.warnings):
             log.warning("%s", warning)
         if self._vitals.after_crash:
             log.warning("the previous daemon did not shut down cleanly; its unfinished work is resumed")
@@ -155,7 +162,7 @@ class Daemon:
         runs = RunWorker(services, on_release=titles.consider)
         # The shell worker starts before any run: it ends the shells of the previous daemon.
         workers: tuple[Worker, ...] = (
-            ShellWorker(services, self._shells, starter),
+            ShellWorker(services, self._shells, starter, own_ports=self._toolbox.own_ports),
             titles,
             runs,
             ExpiryWorker(services),
@@ -181,21 +188,48 @@ class Daemon:
                     self._notifier.stopping("Waiting for active runs", remaining_s)
                     log.info("stopping", extra={"reason": stopper.reason})
                 with stopper.scope:
-                    for worker in workers:
+                    for worker in workers if self._state.store.damage is None else ():
                         await worker.drain()
                 await server.drain(CLOSE_SECONDS)
             nursery.cancel_scope.cancel()
 
+    async def _work(
+        self, worker: Worker, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run a worker until it is cancelled, or until damage of the store is found."""
+
+        async def stop_if_damaged() -> None:
+            await self._state.damaged.wait()
+            nursery.cancel_scope.cancel()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stop_if_damaged)
+                await worker.serve(task_status=task_status)
+                nursery.cancel_scope.cancel()
+        except* StoreDamaged:
+            log.error("%s ended, because the store is damaged", worker.name)
+            # The worker may have read the damage before it was ready.
+            with suppress(RuntimeError):
+                task_status.started()
+
     async def _start_workers(self, nursery: trio.Nursery, workers: Sequence[Worker]) -> None:
-        """Start the workers, once the open work of a restored store is marked: none of it may run again."""
+        """Start the workers, once the open work of a restored store is marked: none of it may run again.
+
+        With a damaged store only reads are served.
+        """
+        if self._state.store.damage is not None:
+            return
         try:
             self._vitals.restored = await finish_restore(self._state)
+        except StoreDamaged:
+            return
         except StorageFull:
             log.warning("the restored store cannot be marked on a full disk; no work is done until it is")
             nursery.start_soon(self._start_workers_later, nursery, workers)
             return
         for worker in workers:
-            await nursery.start(worker.serve, name=worker.name)
+            await nursery.start(self._work, worker, name=worker.name)
 
     async def _start_workers_later(self, nursery: trio.Nursery, workers: Sequence[Worker]) -> None:
         await trio.sleep(RESTORE_RETRY_SECONDS)
@@ -218,6 +252,11 @@ class Daemon:
                 raise make_refusal(self._source.config_path, error.key, str(error)) from None
             self._listeners = listeners
             self._vitals.listeners = [listener.name for listener in listeners]
+            self._toolbox.own_ports.update(
+                listener.socket.getsockname()[1]
+                for listener in listeners
+                if isinstance(listener.spec, TcpListen)
+            )
             async with trio.open_nursery() as nursery:
                 for listener in listeners:
                     await nursery.start(server.listen, listener)
@@ -267,7 +306,7 @@ class Daemon:
     async def _feed_watchdog(self, interval_s: float) -> None:
         """Notify systemd twice per interval, as long as both the loop and the writer respond."""
         while True:
-            with suppress(StorageFull):
+            with suppress(StorageFull, StoreDamaged):
                 await self._state.update(lambda tx: None)
             self._notifier.alive()
             await trio.sleep(interval_s / 2)
@@ -303,8 +342,9 @@ class Daemon:
         return ProviderCaller(limits, environ=self._environ, learned=self._learn, captures=self._captures)
 
     def _adopt(self, runtime: Runtime) -> None:
-        """Learn the credentials of a runtime, and log at its level."""
+        """Learn the credentials of a runtime, keep its reserve on the disk, and log at its level."""
         self._learn(*find_secrets(runtime.routes.values(), self._environ))
+        RESERVE.keep(self._source.home.state, runtime.config.daemon.reserve_bytes)
         self._logs.set_level(self._level or runtime.config.log.level)
         if self._server is not None:
             try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from kheishd import __version__
 from kheishd.store.epoch import read_restore_mark
 from kheishd.store.tables import META
-from protocol.errors.store import StorageFailed, StorageFull
+from protocol.errors.store import StorageFailed, StorageFull, StoreDamaged
 from protocol.events.daemon import DaemonReloaded, DaemonStarted, DaemonStopped
 from protocol.journal.envelope import DAEMON_STREAM
 
@@ -65,8 +65,8 @@ async def commit_stop(state: State, reason: str) -> None:
 
 
 async def _commit(state: State, change: Callable[[Transaction], object]) -> None:
-    """Commit an event of the daemon; on a full disk, the daemon continues without it."""
+    """Commit an event of the daemon; on a full disk or a damaged store, the daemon continues without it."""
     try:
         await state.update(change)
-    except StorageFull as refusal:
+    except (StorageFull, StoreDamaged) as refusal:
         log.error("an event of the daemon could not be stored: %s", refusal)

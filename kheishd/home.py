@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,14 +116,18 @@ def find_home(option: str | None, environ: Mapping[str, str]) -> Home:
 def prepare(home: Home) -> None:
     """Create missing directories and close all of them to other users.
 
+    The default workspace is created with a new home only: if it is gone later, an empty one would hide that.
+
     Errors: HomeUnusable if the path is not a directory, belongs to another user, cannot be created, or holds
     files of other users.
     """
     try:
         for directory in (home.path, home.state, home.run):
+            if directory == home.state and not directory.exists():
+                # Before the state: a start that ends here is the first one again.
+                home.workspace.mkdir(mode=PRIVATE, exist_ok=True)
             directory.mkdir(mode=PRIVATE, parents=directory is home.path, exist_ok=True)
             _secure(directory, home.agents if directory is home.path else directory)
-        home.workspace.mkdir(mode=PRIVATE, exist_ok=True)
     except OSError as error:
         raise HomeUnusable(f"cannot use {error.filename or home.path} as a home: {error.strerror}") from None
 
@@ -184,14 +189,22 @@ class Lock:
             pid = os.pread(descriptor, MAX_LOCK_BYTES, 0).strip()
             os.close(descriptor)
             raise HomeHeld(home.path, int(pid) if pid.isdigit() else None) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        cls._write(descriptor, b"%d" % os.getpid())
         return cls(descriptor)
 
     def release(self) -> None:
         """Release the lock. The file stays: without it, two daemons could lock two files of one name."""
-        os.ftruncate(self._descriptor, 0)
+        self._write(self._descriptor, b"")
         os.close(self._descriptor)
+
+    @staticmethod
+    def _write(descriptor: int, pid: bytes) -> None:
+        """Write the pid, in a file that keeps its length: on a full disk there is still room for it.
+
+        A first start on a full disk has none, and works without.
+        """
+        with suppress(OSError):
+            os.pwrite(descriptor, pid.ljust(MAX_LOCK_BYTES - 1) + b"\n", 0)
 
     def __enter__(self) -> Lock:
         return self

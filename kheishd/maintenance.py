@@ -132,21 +132,49 @@ def _print_withdrawn(withdrawn: Withdrawn | None) -> None:
 
 def compact(option: str | None, *, as_json: bool) -> int:
     """Shrink the store file."""
-    from kheishd.store.backup import compact as compact_store
+    from msgspec import to_builtins
+
+    from kheishd.store.compaction import compact as compact_store
 
     with lock_home_for_maintenance(option) as home:
         compacted = compact_store(home.state)
+        removable = dict(_find_removable(home)) if compacted.needed_bytes is not None else {}
     if as_json:
-        _print_json({"before_bytes": compacted.before_bytes, "after_bytes": compacted.after_bytes})
-    else:
+        _print_json({**to_builtins(compacted), "removable": removable})
+        return STOPPED
+    if compacted.needed_bytes is None:
         print(f"compacted {compacted.before_bytes:,} bytes to {compacted.after_bytes:,}")
+    else:
+        print(
+            f"{compacted.freed_bytes:,} bytes were given back to the disk; to shorten the file as well, a "
+            f"copy of it needs {compacted.needed_bytes:,} free bytes on the disk of {home.state}"
+        )
+        for path, size in removable.items():
+            print(f"{path} takes {size:,} bytes and may be removed")
     return STOPPED
 
 
+def _find_removable(home: Home) -> Iterator[tuple[str, int]]:
+    """Yield what may be removed by hand, with its size: captures, and stores that were replaced."""
+    candidates = [home.debug, *home.state.glob("*before-re*"), *home.path.glob("before-re*")]
+    for path in candidates:
+        files = [path, *path.rglob("*")] if path.is_dir() else [path]
+        size = sum(file.lstat().st_blocks * 512 for file in files if file.is_file())
+        if size:
+            yield str(path), size
+
+
 def doctor(option: str | None, *, repair: bool, deep: bool, as_json: bool) -> int:
-    """Examine the store and print the findings; with ``repair``, first rebuild records from the journal."""
+    """Examine the store and print the findings; with ``repair``, first repair what can be repaired.
+
+    The pages are checked before LMDB reads them, by a child process.
+    """
     with lock_home_for_maintenance(option) as home:
         diagnosis = _examine(home, deep=deep or repair)
+        # A stream with a changed event cannot be repaired, and does not prevent the repair of records.
+        if repair and any(finding.kind == "damaged" and not finding.stream for finding in diagnosis.findings):
+            _salvage(home)
+            diagnosis = _repair(home)
         if repair and any(finding.kind == "differs" for finding in diagnosis.findings):
             diagnosis = _repair(home)
     if as_json:
@@ -157,12 +185,30 @@ def doctor(option: str | None, *, repair: bool, deep: bool, as_json: bool) -> in
 
 
 def _examine(home: Home, *, deep: bool) -> Diagnosis:
-    from kheishd.records.doctor import examine_whole
-    from kheishd.store.environment import Snapshot
+    from kheishd.records.doctor import diagnose_pages, examine_whole
+    from kheishd.store.checkup import check_data
+    from kheishd.store.environment import DATA, Snapshot
+    from kheishd.store.guards import data_bytes
     from kheishd.store.opening import open_for_reading
 
+    if data_bytes(home.state):
+        problems = check_data(home.state / DATA).problems
+        if problems:
+            return diagnose_pages(problems)
     with open_for_reading(home.state, current=True) as environment:
         return examine_whole(lambda: Snapshot(environment), deep=deep)
+
+
+def _salvage(home: Home) -> None:
+    """Copy all that can be read of a damaged store into a new file."""
+    from kheishd.store.salvage import salvage
+
+    salvaged = salvage(home.state)
+    print(f"the damaged store is kept as {salvaged.kept}", file=sys.stderr)
+    for table in salvaged.rebuilt:
+        print(f"the table '{table}' is rebuilt from the journal", file=sys.stderr)
+    for table, rows in salvaged.lost.items():
+        print(f"the table '{table}' has lost {rows} rows or pages", file=sys.stderr)
 
 
 def _repair(home: Home) -> Diagnosis:
@@ -175,6 +221,7 @@ def _repair(home: Home) -> Diagnosis:
         home.state,
         on_group=lambda group: None,
         threaded=False,
+        is_watched=False,
         version=__version__,
         rebuild=rebuild_some,
     )

@@ -22,12 +22,16 @@ from protocol.structs import Value
 
 
 class Toolbox(Value, frozen=True):
-    """State of tools for the daemon's whole life: a reload makes new sub-hooks around it."""
+    """State of tools for the daemon's whole life: a reload makes new sub-hooks around it.
+
+    ``own_ports`` are the TCP ports on which the daemon listens: no command connects to them.
+    """
 
     home: Home
     shells: ShellFiles
     health: SandboxHealth
     locks: PathLocks = field(default_factory=PathLocks)
+    own_ports: set[int] = field(default_factory=set)
 
     def hooks(self, config: Config) -> CompositeHook:
         """Return the sub-hooks, in the order of their prompt sections and opinions."""
@@ -37,7 +41,10 @@ class Toolbox(Value, frozen=True):
             max_timeout_s=config.tools.max_timeout_s,
             health=self.health,
             asks_unsandboxed=config.workspace.unsandboxed == "ask",
+            network=config.workspace.network,
+            own_ports=self.own_ports,
             limits=config.tools.limits,
+            protected=config.permissions.protected,
         )
         parts = (Files(self.locks), bash, WebFetch(), AskUser(), Planning(), Outputs(), Results())
         return CompositeHook((*parts, TaskTools(self.shells)))
@@ -45,5 +52,8 @@ class Toolbox(Value, frozen=True):
     async def try_sandbox(self, workspace: WorkspaceSection) -> None:
         """Try the sandbox of commands, unless it is off, and log its state."""
         if workspace.sandbox != "off":
-            await Sandbox([str(self.home.path)], workspace.readable, health=self.health).find_problem()
+            sandbox = Sandbox(
+                [str(self.home.path)], workspace.readable, health=self.health, network=workspace.network
+            )
+            await sandbox.find_problem()
         self.health.log_state(workspace)

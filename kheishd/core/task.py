@@ -137,6 +137,8 @@ def _evolve_shell(
                 problem=event.problem,
                 output_bytes=event.output_bytes,
                 output_kept_bytes=event.output_kept_bytes,
+                connected=event.connected,
+                refused=event.refused,
             )
             return replace(task, status=event.status, note=shell.stop_note, shell=ended)
 

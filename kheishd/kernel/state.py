@@ -101,12 +101,16 @@ class _BellRegistry:
 
 
 class State:
-    """The store, for trio tasks. ``failed`` rings when the store writes no more and the daemon must stop."""
+    """The store, for trio tasks.
+
+    ``failed`` rings when the store writes no more and the daemon must stop; ``damaged`` when it is read-only.
+    """
 
     def __init__(self, store: Store, clock: Callable[[], int]) -> None:
         self.store = store
         self.now_ms = clock
         self.failed = Bell()
+        self.damaged = Bell()
         self._bells = _BellRegistry()
         self._random: list[bytes] = []
 
@@ -229,16 +233,24 @@ async def open_state(
         with suppress(trio.RunFinishedError):
             token.run_sync_soon(state.failed.ring)
 
+    def on_damage(damage: str) -> None:
+        log.critical("the store is damaged and read-only from now on: %s", damage)
+        with suppress(trio.RunFinishedError):
+            token.run_sync_soon(state.damaged.ring)
+
     store = Store.open(
         directory,
         on_group=on_group,
         on_failure=on_failure,
+        on_damage=on_damage,
         scrub=scrub,
         threaded=threaded,
         version=version,
         rebuild=rebuild_some,
     )
     state = State(store, clock)
+    if store.damage is not None:
+        on_damage(store.damage)
     try:
         yield state
     finally:

@@ -16,13 +16,15 @@ import trio
 
 from kheishd.records.orphans import CHECKS, OrphanCheck
 from kheishd.records.replay import Complaint, Damage, Difference, Replay
+from kheishd.store.environment import CORRUPT
 from kheishd.store.journal import HASH_BYTES
 from kheishd.store.table import Key
 from kheishd.store.tables import BLOBS, JOURNAL
+from protocol.errors.store import StoreDamaged
 from protocol.objects.daemon import Diagnosis, Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from kheishd.store.environment import Snapshot
 
@@ -57,11 +59,15 @@ class Examination:
     def step(self, store: Snapshot) -> bool:
         """Examine a little more; return whether there is more to examine."""
         self._store, self._remaining, self.complaints = store, self._step_rows, []
-        for complaint in self._work:
-            if complaint is None:
-                return True
-            self.complaints.append(complaint)
-            self._note(complaint)
+        try:
+            for complaint in self._work:
+                if complaint is None:
+                    return True
+                self.complaints.append(complaint)
+                self._note(complaint)
+        except (StoreDamaged, *CORRUPT) as error:
+            self._complete = False
+            self._note(Damage(str(error)))
         return False
 
     def diagnosis(self) -> Diagnosis:
@@ -186,7 +192,7 @@ class Examination:
                 if count == SHALLOW_ROWS and not self._deep:
                     self._complete = False
                     return
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, ValueError, StoreDamaged) as error:
             self._complete = False
             yield Damage(f"a row of the table '{check.table.name}' cannot be read: {error}")
 
@@ -208,6 +214,14 @@ class Examination:
 def _blob_damage(name: str, digest: str) -> Iterator[Damage]:
     if name and name != digest:
         yield Damage(f"the content of the blob {name} is not what was stored")
+
+
+def diagnose_pages(problems: Sequence[str]) -> Diagnosis:
+    """Return the diagnosis of a file whose pages are damaged: what they contain was not examined."""
+    findings = [
+        Finding(kind="damaged", message=problem, remedy=f"{_REPAIR}, or {_RESTORE}") for problem in problems
+    ]
+    return Diagnosis(streams=0, events=0, records=0, findings=findings, complete=False)
 
 
 async def examine(read: Callable[[], Snapshot], *, deep: bool) -> Diagnosis:

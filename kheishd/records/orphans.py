@@ -16,6 +16,7 @@ from kheishd.records.registry import REGISTRY
 from kheishd.records.replay import Difference
 from kheishd.store.table import Key, Table
 from kheishd.store.tables import CHECKPOINTS, CURSORS, RECEIPTS, RECEIPTS_BY_AGE
+from protocol.errors.store import StoreDamaged
 from protocol.journal.line import decode_envelope, decode_event
 from protocol.structs import Value
 
@@ -36,7 +37,7 @@ class OrphanCheck(Value, frozen=True):
         """Return the instruction to delete a row if it is an orphan, else None."""
         try:
             explained = self.is_explained(store, key, value)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, StoreDamaged):
             # The row's reason cannot be read. That is a finding of its own, and no reason to delete the row.
             explained = True
         return None if explained else Difference(self.table, key, None, "")

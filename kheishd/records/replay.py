@@ -14,6 +14,7 @@ import msgspec
 from kheishd.records.registry import REGISTRY
 from kheishd.store.journal import HASH_BYTES, NO_HASH, link
 from kheishd.store.tables import CURSORS
+from protocol.errors.store import StoreDamaged
 from protocol.journal.line import JournalEvent, Unknown, decode_envelope, decode_event
 from protocol.structs import Value
 
@@ -225,7 +226,7 @@ class Replay:
     def _compare(self, store: Snapshot, row: ExpectedRow) -> Iterator[Difference]:
         try:
             stored = store.get(row.table, *row.key)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, StoreDamaged):
             stored = NotImplemented
         if stored == row.value:
             return

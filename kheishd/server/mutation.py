@@ -99,6 +99,7 @@ class MutationCommit:
             raise IdempotencyConflict(field="$.params.idempotency_key")
         if row.secret is not None:
             raise AlreadyShown(field="$.params.idempotency_key")
+        tx.require_json(receipt.result, "the result of an earlier request")
         return RepeatedResult(receipt.result)
 
     def _record(self, tx: Transaction, key: str, result: Any) -> None:

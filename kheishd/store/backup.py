@@ -1,4 +1,4 @@
-"""Copies of the store: backed up while it runs; restored and compacted while it does not.
+"""Copies of the store: backed up while it runs; restored while it does not.
 
 A backup is a directory like the store's own: the data and the marker. Backup, restore and compaction follow
 one pattern: write beside the target, sync, verify the copy, and only then give it the target's name. Each may
@@ -31,7 +31,6 @@ from kheishd.store.epoch import (
     read_line,
 )
 from kheishd.store.guards import (
-    COMPACTING,
     MARKER,
     RESTORING,
     StoreUnusable,
@@ -85,7 +84,7 @@ def write_backup(
                     errno.EEXIST, "it exists already, and a backup never overwrites", str(directory)
                 )
             partial.mkdir(mode=0o700)
-            with _new_file(partial / DATA) as descriptor:
+            with new_file(partial / DATA) as descriptor:
                 _copy(environment, descriptor, _Deadline(environment, timeout_s, check))
             write_marker(partial, environment.identity)
             with open_for_reading(partial) as copy, Snapshot(copy) as snapshot:
@@ -124,7 +123,7 @@ class _Deadline:
 
 
 @contextmanager
-def _new_file(path: Path) -> Iterator[int]:
+def new_file(path: Path) -> Iterator[int]:
     """Create a file and provide its descriptor; sync the file at the end."""
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
@@ -197,13 +196,6 @@ class Restored(Value, frozen=True):
     mark: RestoreMark
 
 
-class Compacted(Value, frozen=True):
-    """The size of the data file before and after a compaction."""
-
-    before_bytes: int
-    after_bytes: int
-
-
 def restore(backup: Path, directory: Path) -> Restored:
     """Replace the store in ``directory`` by a backup; keep the previous store beside it.
 
@@ -216,8 +208,8 @@ def restore(backup: Path, directory: Path) -> Restored:
         if data_bytes(backup) == 0:
             raise StoreUnusable(f"{backup} is not a backup of kheish: there is no {DATA} in it.")
     make_directory(directory)
-    with _hold_lock(directory), _work_directory(directory, RESTORING) as work:
-        with (backup / DATA).open("rb") as source, _new_file(work / DATA) as target:
+    with hold_lock(directory), work_directory(directory, RESTORING) as work:
+        with (backup / DATA).open("rb") as source, new_file(work / DATA) as target:
             while os.sendfile(target, source.fileno(), None, 1 << 30):
                 pass
         with suppress(FileNotFoundError):
@@ -333,34 +325,9 @@ def verify_copy(directory: Path) -> tuple[str, int]:
         return environment.identity, snapshot.last_cursor
 
 
-def compact(directory: Path) -> Compacted:
-    """Copy the store in ``directory`` without its free pages, and replace it by the copy.
-
-    Errors: StoreUnusable; the store is unchanged then.
-    """
-    data = directory / DATA
-    with _hold_lock(directory), _work_directory(directory, COMPACTING) as work:
-        before_bytes = data_bytes(directory)
-        with open_for_reading(directory) as environment:
-            with _new_file(work / DATA) as target:
-                environment.lmdb.copyfd(target, compact=True)
-            write_marker(work, environment.identity)
-            with open_for_reading(work) as copy, Snapshot(copy) as fresh, Snapshot(environment) as old:
-                if _summary(environment, old) != _summary(copy, fresh):
-                    raise StoreUnusable(f"The compacted copy of {data} differs from it; it was thrown away.")
-        after_bytes = (work / DATA).stat().st_size
-        (work / DATA).replace(data)
-        sync_directory(directory)
-    return Compacted(before_bytes, after_bytes)
-
-
-def _summary(environment: Environment, snapshot: Snapshot) -> dict[str, int]:
-    counts = {table.name: snapshot.count(table) for table in environment.handles}
-    return counts | {"": snapshot.last_cursor}
-
-
 @contextmanager
-def _hold_lock(directory: Path) -> Iterator[None]:
+def hold_lock(directory: Path) -> Iterator[None]:
+    """Lock a store's directory while the block runs. Errors: StoreUnusable, also for errors in the block."""
     lock = lock_directory(directory)
     try:
         with explain_errors(directory):
@@ -370,7 +337,7 @@ def _hold_lock(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _work_directory(directory: Path, name: str) -> Iterator[Path]:
+def work_directory(directory: Path, name: str) -> Iterator[Path]:
     """Provide an empty directory inside the store's own; empty it first if a kill left it."""
     work = directory / name
     shutil.rmtree(work, ignore_errors=True)

@@ -11,7 +11,8 @@ A group is flushed as follows:
    and gets its own result.
 5. If the data file was removed or replaced, a commit goes to a file that no name leads to, so no update is
    reported as stored. The daemon keeps running, because a backup of its state is the only remaining copy.
-6. After any other disk failure the contents of the disk are unknown. The writer refuses all further updates;
+6. If anything cannot be read, the store is damaged: the group is rolled back, and nothing more is written.
+7. After any other disk failure the contents of the disk are unknown. The writer refuses all further updates;
    the daemon must stop and start again from the contents of the disk.
 
 No result is reported before the commit: a refusal may depend on another update of the group.
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 import lmdb
 from msgspec import Struct
 
-from kheishd.store.environment import DATA, Environment, Scrub, Transaction
+from kheishd.store.environment import CORRUPT, DATA, Environment, Scrub, Transaction, refuse_damaged
 from kheishd.store.journal import Heads
 from protocol.errors.refusal import Refusal
 from protocol.errors.store import StorageFailed, StorageFull
@@ -89,6 +90,10 @@ class Group(Value, frozen=True):
     rung: frozenset[str]
 
 
+class _DamageNoticed(Exception):
+    """An update read something that is damaged."""
+
+
 class _RollBack(Exception):
     """One of several updates raised after it had written."""
 
@@ -112,10 +117,13 @@ class Committer:
         """
         if self.failure is not None:
             return _fail_all(jobs)
-        try:
-            rung = self._commit(jobs)
-        except BaseException as error:
-            return self._handle(jobs, error)
+        with self._environment.health.lock:
+            if self._environment.health.damage is not None:
+                return self._refuse_all(jobs)
+            try:
+                rung = self._commit(jobs)
+            except BaseException as error:
+                return self._handle(jobs, error)
         if not self.is_in_place:
             return _fail_all(jobs, GONE)
         if rung:
@@ -129,6 +137,10 @@ class Committer:
 
     def _handle(self, jobs: list[Job[Any]], error: BaseException) -> frozenset[str]:
         """Handle a failed commit: try each job alone if the failure allows it, else stop writing for good."""
+        if isinstance(error, CORRUPT):
+            self._environment.health.note(self._environment.data, f"a commit met it ({error})")
+        if self._environment.health.damage is not None:
+            return self._refuse_all(jobs)
         full = is_disk_full(error, self._environment.directory)
         if not full and not isinstance(error, _TRANSIENT):
             self.failure = f"a commit failed: {error!r}"
@@ -139,6 +151,13 @@ class Committer:
             return frozenset().union(*(self.flush([job]) for job in jobs))
         self.is_full = self.is_full or full
         jobs[0].error = StorageFull() if full else error
+        return frozenset()
+
+    def _refuse_all(self, jobs: list[Job[Any]]) -> frozenset[str]:
+        damage = self._environment.health.damage
+        assert damage is not None
+        for job in jobs:
+            job.error = refuse_damaged(damage)
         return frozenset()
 
     def _commit(self, jobs: list[Job[Any]]) -> set[str]:
@@ -155,6 +174,7 @@ class Committer:
                     self._assign(job, error)
                     if transaction.has_written:
                         raise _RollBack from None
+            self._require_sound()
             txn.commit()
         except _RollBack:
             self._roll_back(txn)
@@ -181,11 +201,17 @@ class Committer:
                 else:
                     child.commit()
                     rung |= transaction.rung
+            self._require_sound()
             parent.commit()
         except BaseException:
             self._roll_back(parent)
             raise
         return rung
+
+    def _require_sound(self) -> None:
+        """Commit nothing that was computed from damaged rows."""
+        if self._environment.health.damage is not None:
+            raise _DamageNoticed
 
     def _roll_back(self, txn: lmdb.Transaction[bytes]) -> None:
         txn.abort()
@@ -197,7 +223,7 @@ class Committer:
         Errors: lmdb.Error if the job did not cause it.
         """
         if isinstance(error, lmdb.Error) and (
-            isinstance(error, (lmdb.PanicError, *_TRANSIENT))
+            isinstance(error, (lmdb.PanicError, *CORRUPT, *_TRANSIENT))
             or is_disk_full(error, self._environment.directory)
         ):
             raise error

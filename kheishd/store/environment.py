@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from msgspec import field
+import lmdb
+from msgspec import DecodeError, Raw, field
+from msgspec.json import Decoder
 
 from kheishd.store.journal import HASH_BYTES, NO_HASH, Head, Heads
-from kheishd.store.tables import CURSORS, JOURNAL
+from kheishd.store.pages import PageDamaged, PageFile, get_handles
+from kheishd.store.tables import CURSORS, JOURNAL, TABLES
 from protocol.errors.daemon import DaemonDraining
-from protocol.errors.store import UpdateTooLarge
+from protocol.errors.store import StoreDamaged, UpdateTooLarge
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown, decode_envelope, decode_event, encode_line
 from protocol.limits.store import MAX_UPDATE_BYTES
@@ -21,8 +24,6 @@ from protocol.structs import Value
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
-
-    import lmdb
 
     from kheishd.store.table import Key, KeyPart, Table
 
@@ -33,6 +34,21 @@ Handle = Any
 """LMDB's own handle of a named table."""
 DATA = "data.mdb"
 """The name that LMDB gives the data file."""
+_decode_raw = Decoder(Raw).decode
+
+CORRUPT: Final = (
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.InvalidError,
+    PageDamaged,
+)
+"""Errors that say that the file is damaged."""
+UNREADABLE: Final = (*CORRUPT, DecodeError, UnicodeDecodeError, ValueError, IndexError)
+"""Errors of reading and decoding a row, whose key was valid."""
+REPAIR: Final = (
+    "Nothing is written any more and no run starts; reads go on. Stop the daemon, and repair the store with "
+    "'kheishd doctor --repair', or restore a backup with 'kheishd restore BACKUP'"
+)
 
 
 class Readers:
@@ -69,6 +85,48 @@ class Readers:
         return not self._open or self._idle.wait(seconds)
 
 
+class Health:
+    """The first damage that was noticed. From then on the store is read without LMDB, which could crash."""
+
+    __slots__ = ("_data", "damage", "handles", "is_watched", "lock", "on_damage", "pages")
+
+    def __init__(self) -> None:
+        self.damage: str | None = None
+        self.on_damage: Callable[[str], None] = lambda damage: None
+        self.is_watched = False
+        """Whether damage becomes a refusal; in maintenance, the error itself is wanted."""
+        self.lock = threading.RLock()
+        """Held during a commit."""
+        self.pages: PageFile | None = None
+        self.handles: dict[Table[Any], Handle] = {}
+
+    def note(self, data: Path, damage: str) -> None:
+        """Note damage, the first time: nothing is written after it."""
+        with self.lock:
+            if self.damage is not None:
+                return
+            self.damage = damage
+            try:
+                pages = PageFile(data)
+            except (PageDamaged, OSError):
+                # Not even the list of tables can be read: continue with LMDB.
+                pages = None
+            if pages is not None:
+                self.handles = get_handles(pages, TABLES)
+                self.pages = pages
+        self.on_damage(damage)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.pages is not None:
+            self.pages.close()
+
+
+def refuse_damaged(damage: str) -> StoreDamaged:
+    """Return the refusal of a change to a damaged store."""
+    return StoreDamaged(f"the store is damaged: {damage}. {REPAIR}")
+
+
 class Environment(Value, frozen=True):
     """An open LMDB environment, the handles of its tables, and its identity."""
 
@@ -77,6 +135,20 @@ class Environment(Value, frozen=True):
     handles: dict[Table[Any], Handle]
     identity: str
     readers: Readers = field(default_factory=Readers)
+    health: Health = field(default_factory=Health)
+
+    @property
+    def data(self) -> Path:
+        """The data file."""
+        return self.directory / DATA
+
+    def explain(self, error: Exception, subject: str) -> Exception:
+        """Note that something could not be read; return the refusal. In maintenance, return the error."""
+        if not self.health.is_watched:
+            return error
+        damage = f"{subject} cannot be read ({error})"
+        self.health.note(self.data, damage)
+        return refuse_damaged(damage)
 
 
 class Snapshot:
@@ -93,7 +165,13 @@ class Snapshot:
     def __enter__(self) -> Self:
         self._environment.readers.enter(self)
         try:
-            self._txn = self._environment.lmdb.begin()
+            health = self._environment.health
+            if health.pages is None:
+                self._txn = self._environment.lmdb.begin()
+            else:
+                # The same methods, as far as they are used.
+                self._txn = cast("lmdb.Transaction[bytes]", health.pages.begin())
+                self._handles = health.handles
         except BaseException:
             self._environment.readers.leave(self)
             raise
@@ -111,16 +189,23 @@ class Snapshot:
     def last_cursor(self) -> int:
         """The newest cursor of the journal; 0 if there is none."""
         if self._last is None:
-            with self._txn.cursor(self._handles[CURSORS]) as cursor:
-                self._last = int.from_bytes(cursor.key(), "big") if cursor.last() else 0
+            try:
+                with self._txn.cursor(self._handles[CURSORS]) as cursor:
+                    self._last = int.from_bytes(cursor.key(), "big") if cursor.last() else 0
+            except CORRUPT as error:
+                raise self._environment.explain(error, "the end of the journal") from None
         return self._last
 
     def get(self, table: Table[V], *key: KeyPart) -> V | None:
         """Return the value at ``key``, or None."""
         handle = self._handles.get(table)
-        # In a store that an older version wrote, a newer table is empty.
-        stored = None if handle is None else self._txn.get(table.pack(key), None, handle)
-        return None if stored is None else table.decode(stored)
+        packed = table.pack(key)
+        try:
+            # In a store that an older version wrote, a newer table is empty.
+            stored = None if handle is None else self._txn.get(packed, None, handle)
+            return None if stored is None else table.decode(stored)
+        except UNREADABLE as error:
+            raise self._environment.explain(error, f"a row of the table '{table.name}'") from None
 
     def need(self, table: Table[V], *key: KeyPart) -> V:
         """Return the value at ``key``, which must exist. Errors: AssertionError if it does not."""
@@ -153,7 +238,11 @@ class Snapshot:
         unpack, decode = table.unpack, table.decode
         start = None if after is None else table.pack(after)
         for packed, stored in self._rows(table, table.prefix(prefix), start, reverse):
-            yield unpack(packed), decode(stored)
+            try:
+                row = unpack(packed), decode(stored)
+            except UNREADABLE as error:
+                raise self._environment.explain(error, f"a row of the table '{table.name}'") from None
+            yield row
 
     def entries(self, stream: str, after: int = 0, *, reverse: bool = False) -> Iterator[tuple[int, bytes]]:
         """Yield the entries of one stream, (cursor, line), oldest first, beyond ``after``.
@@ -166,7 +255,9 @@ class Snapshot:
         last = after
         for packed, stored in self._rows(JOURNAL, prefix, start, reverse):
             cursor = int.from_bytes(packed[size:], "big")
-            assert cursor > last if not reverse else not last or cursor < last, "cursors out of order"
+            if cursor <= last if not reverse else last and cursor >= last:
+                error = PageDamaged("its cursors are out of order")
+                raise self._environment.explain(error, f"the stream '{stream}'")
             last = cursor
             yield cursor, stored[HASH_BYTES:]
 
@@ -174,12 +265,28 @@ class Snapshot:
         """Yield the cursors of the whole daemon, each with its stream, beyond ``after``; see ``entries``."""
         start = CURSORS.pack((after,)) if after else None
         for packed, stored in self._rows(CURSORS, b"", start, reverse):
-            yield int.from_bytes(packed, "big"), stored.decode()
+            yield int.from_bytes(packed, "big"), stored.decode(errors="replace")
 
     def entry(self, stream: str, cursor: int) -> tuple[bytes, bytes] | None:
         """Return the hash and the line at one cursor, or None."""
-        stored = self._txn.get(JOURNAL.pack((stream, cursor)), None, self._handles[JOURNAL])
+        try:
+            stored = self._txn.get(JOURNAL.pack((stream, cursor)), None, self._handles[JOURNAL])
+        except CORRUPT as error:
+            raise self._environment.explain(error, f"the event at cursor {cursor}") from None
         return None if stored is None else (stored[:HASH_BYTES], stored[HASH_BYTES:])
+
+    def require_json(self, stored: bytes, subject: str) -> None:
+        """Require that stored bytes are JSON, because they are sent as they are.
+
+        A kilobyte takes less than a microsecond.
+        Errors: StoreDamaged; in maintenance the error itself.
+        """
+        try:
+            _decode_raw(stored)
+            if not stored.isascii():
+                stored.decode()
+        except (DecodeError, UnicodeDecodeError) as error:
+            raise self._environment.explain(error, subject) from None
 
     def head(self, stream: str) -> tuple[int, bytes]:
         """Return the newest cursor of a stream and the hash there; (0, zeros) if it has no entries."""
@@ -194,13 +301,16 @@ class Snapshot:
         handle = self._handles.get(table)
         if handle is None:
             return
-        with self._txn.cursor(handle) as cursor:
-            if not (_seek_back if reverse else _seek)(cursor, prefix, start):
-                return
-            for packed, stored in cursor.iterprev() if reverse else cursor.iternext():
-                if not packed.startswith(prefix):
+        try:
+            with self._txn.cursor(handle) as cursor:
+                if not (_seek_back if reverse else _seek)(cursor, prefix, start):
                     return
-                yield packed, stored
+                for packed, stored in cursor.iterprev() if reverse else cursor.iternext():
+                    if not packed.startswith(prefix):
+                        return
+                    yield packed, stored
+        except CORRUPT as error:
+            raise self._environment.explain(error, f"a part of the table '{table.name}'") from None
 
 
 def _seek(cursor: lmdb.Cursor[bytes], prefix: bytes, start: bytes | None) -> bool:

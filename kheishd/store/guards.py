@@ -9,12 +9,11 @@ states the remedy, and nothing unreadable is overwritten.
 import fcntl
 import os
 import shutil
-import struct
-import sys
 from pathlib import Path
-from typing import NamedTuple
 
+from kheishd.store.checkup import check_data
 from kheishd.store.environment import DATA
+from kheishd.store.pages import MetaPage, newest, read_metas
 
 MARKER = "identity"
 RESTORING = ".restoring"
@@ -55,24 +54,6 @@ def remove_leftovers(directory: Path) -> None:
         shutil.rmtree(directory / name, ignore_errors=True)
 
 
-class MetaPage(NamedTuple):
-    """The contents of a meta page: the size of the file, and the number of its newest transaction."""
-
-    page_bytes: int
-    pages: int
-    transaction: int
-
-
-_PAGE_HEADER = struct.Struct("=QHHHH")
-_META = struct.Struct("=IIQQ")
-_TREE_BYTES = 48
-_TAIL = struct.Struct("=QQ")
-_MAGIC = 0xBEEFC0DE
-_FORMAT = 1
-_META_FLAG = 0x08
-_META_BYTES = _PAGE_HEADER.size + _META.size + 2 * _TREE_BYTES + _TAIL.size
-
-
 def check_files(directory: Path) -> str | None:
     """Check a store's files before LMDB opens them; return the identity that its marker names, if any.
 
@@ -103,12 +84,7 @@ def _require_sound(data: Path, size: int, expected: int) -> None:
     Rarely a short file is sound: its last pages were taken and freed in one transaction, so they were never
     written. Only reading the whole tree can tell, and LMDB itself would crash on a missing page.
     """
-    from lmdb.verify import VerifyError, verify
-
-    try:
-        problems: list[str] = verify(str(data))  # type: ignore[no-untyped-call]
-    except VerifyError as error:
-        problems = [str(error)]
+    problems = check_data(data).problems
     if problems:
         raise StoreUnusable(
             f"{data} is cut short: it has {size:,} bytes of {expected:,} ({problems[0]}). {RESTORE}"
@@ -126,25 +102,11 @@ def data_bytes(directory: Path) -> int:
 def newest_meta(data: Path) -> MetaPage:
     """Return the newer of the two meta pages. Errors: StoreUnusable if either is damaged: LMDB needs both."""
     with data.open("rb") as file:
-        first = _parse_meta(file.read(_META_BYTES))
-        if first is not None:
-            file.seek(first.page_bytes)
-            second = _parse_meta(file.read(_META_BYTES))
-            if second is not None:
-                return max(first, second, key=lambda meta: meta.transaction)
-    raise StoreUnusable(f"{data} is damaged: one of its two meta pages is not one. {RESTORE}")
-
-
-def _parse_meta(page: bytes) -> MetaPage | None:
-    if len(page) < _META_BYTES:
-        return None
-    flags = _PAGE_HEADER.unpack_from(page)[2]
-    magic, version, _, _ = _META.unpack_from(page, _PAGE_HEADER.size)
-    trees = _PAGE_HEADER.size + _META.size
-    page_bytes = int.from_bytes(page[trees : trees + 4], sys.byteorder)
-    last_page, transaction = _TAIL.unpack_from(page, trees + 2 * _TREE_BYTES)
-    is_sound = flags & _META_FLAG and magic == _MAGIC and version == _FORMAT and 256 <= page_bytes <= 1 << 16
-    return MetaPage(page_bytes, last_page + 1, transaction) if is_sound else None
+        first, second = read_metas(file.fileno())
+    meta = newest(first, second)
+    if meta is None or first is None or second is None:
+        raise StoreUnusable(f"{data} is damaged: one of its two meta pages is not one. {RESTORE}")
+    return meta
 
 
 # The marker.

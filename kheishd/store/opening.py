@@ -4,12 +4,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import lmdb
 
-from kheishd.store.commit import is_disk_full
-from kheishd.store.environment import DATA, Environment
+from kheishd.store.checkup import check_data, count_unclean_start, describe_problems, needs_check, write_note
+from kheishd.store.commit import FULL_ERRORS, is_disk_full
+from kheishd.store.environment import DATA, Environment, Health, Snapshot
 from kheishd.store.epoch import adopt_backup
 from kheishd.store.guards import (
     MARKER,
@@ -23,6 +24,7 @@ from kheishd.store.guards import (
     sync_directory,
     write_marker,
 )
+from kheishd.store.pages import PageDamaged, PageFile, get_handles
 from kheishd.store.tables import META, TABLES
 from kheishd.store.upgrades import (
     IDENTITY_KEY,
@@ -51,17 +53,23 @@ MAP_BYTES = 1 << 40
 MAX_TABLES = 256
 # Snapshots open at once: one on the loop, a few in worker threads; 126 is LMDB's default.
 MAX_READERS = 126
+# A header and 126 readers of 64 bytes.
+LOCK_BYTES = 8192
 
 
 class Opened(Value, frozen=True):
-    """An environment and the lock on its directory."""
+    """An environment and the lock on its directory. ``warnings`` are what was noticed in opening."""
 
     environment: Environment
     lock: int
+    warnings: list[str] = []
 
     def close(self) -> None:
         """Close the environment and release the lock. No snapshot may be open."""
         self.environment.lmdb.close()
+        self.environment.health.close()
+        if self.environment.health.damage is None:
+            write_note(self.environment.data)
         os.close(self.lock)
 
 
@@ -71,7 +79,7 @@ def open_environment(
     """Open the store in ``directory``, create it if there is none, and upgrade it.
 
     ``rebuild`` folds the journal into the records after an upgrade that dropped them; without it, such a
-    store is refused.
+    store is refused. A store that was not closed in order is checked first; a damaged one opens for reading.
     Errors: StoreUnusable.
     """
     make_directory(directory)
@@ -80,9 +88,14 @@ def open_environment(
         with explain_errors(directory):
             remove_leftovers(directory)
             expected = check_files(directory)
+            warnings: list[str] = []
+            if data_bytes(directory) and needs_check(directory / DATA):
+                problems = _check_unclean(directory / DATA, warnings)
+                if problems:
+                    return Opened(_enter_damaged(directory, expected, problems), lock)
             env = open_lmdb(directory, map_bytes=map_bytes)
             try:
-                return Opened(_enter(directory, env, expected, version, rebuild), lock)
+                return Opened(_enter(directory, env, expected, version, rebuild), lock, warnings)
             except BaseException:
                 env.close()
                 raise
@@ -91,8 +104,57 @@ def open_environment(
         raise
 
 
+def _check_unclean(data: Path, warnings: list[str]) -> list[str]:
+    """Check a file that was not closed in order, before LMDB reads it and before anything is written.
+
+    The check is quick the first time, and whole if the file was not closed in order twice.
+    """
+    checkup = check_data(data, quick=count_unclean_start(data) == 1)
+    if not checkup.is_complete:
+        warnings.append(
+            "the store was not closed in order, and checking its file took too long; check it with "
+            "'kheishd doctor --deep'"
+        )
+    return checkup.problems
+
+
+def _enter_damaged(directory: Path, expected: str | None, problems: list[str]) -> Environment:
+    """Open a damaged store for reading, without LMDB. Errors: StoreUnusable."""
+    damage = describe_problems(problems)
+    try:
+        pages = PageFile(directory / DATA)
+    except PageDamaged as error:
+        raise StoreUnusable(f"{directory / DATA} is damaged: {error}. {RESTORE}") from error
+    if META.name.encode() not in pages.tables():
+        pages.close()
+        raise StoreUnusable(f"{directory / DATA} is an LMDB file, but not a store of kheish.")
+    health = Health()
+    health.damage, health.pages, health.handles = damage, pages, get_handles(pages, TABLES)
+    try:
+        # All that is called of LMDB's environment from here on is here as well.
+        file = cast("lmdb.Environment", pages)
+        environment = Environment(directory, file, health.handles, expected or "", health=health)
+        with Snapshot(environment) as snapshot:
+            schema, identity = (snapshot.get(META, name) for name in ("schema", "identity"))
+            is_incomplete = snapshot.get(META, "rebuild") is not None
+        if schema is None or schema != str(SCHEMA).encode() or is_incomplete or identity is None:
+            raise StoreUnusable(
+                f"{directory / DATA} is damaged ({damage}), and this version has to upgrade it. {RESTORE}"
+            )
+        require_identity(StoreInfo(SCHEMA, "", identity.decode(errors="replace")), expected, directory)
+    except PageDamaged as error:
+        pages.close()
+        raise StoreUnusable(f"{directory / DATA} is damaged: {error}. {RESTORE}") from error
+    except BaseException:
+        pages.close()
+        raise
+    return environment
+
+
 def open_lmdb(directory: Path, *, map_bytes: int = MAP_BYTES, readonly: bool = False) -> lmdb.Environment:
-    """Open an environment, after :func:`check_files`. Errors: lmdb.Error."""
+    """Open an environment, after :func:`check_files`. Errors: lmdb.Error, OSError."""
+    if not readonly:
+        _allocate_lock_file(directory / LOCK)
     return lmdb.open(
         str(directory),
         map_size=map_bytes,
@@ -105,6 +167,15 @@ def open_lmdb(directory: Path, *, map_bytes: int = MAP_BYTES, readonly: bool = F
         readonly=readonly,
         lock=not readonly,
     )
+
+
+def _allocate_lock_file(path: Path) -> None:
+    """Give LMDB's file of readers its blocks: a missing one would end the process on a full disk."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, LOCK_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -133,6 +204,11 @@ def explain_errors(directory: Path) -> Iterator[None]:
             ) from error
         raise StoreUnusable(f"The store in {directory} cannot be opened: {error}.") from error
     except OSError as error:
+        if error.errno in FULL_ERRORS:
+            raise StoreUnusable(
+                f"The disk of {directory} is full, and the store needs {LOCK_BYTES} bytes more to be opened. "
+                "Free some space and start again; nothing is lost."
+            ) from error
         raise StoreUnusable(f"The store in {directory} cannot be opened: {error}.") from error
 
 

@@ -11,8 +11,9 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kheishd.store.backup import MAX_BACKUP_SECONDS, write_backup
+from kheishd.store.checkup import Checkup, check_data, check_snapshot
 from kheishd.store.commit import Committer, Group, Job
-from kheishd.store.environment import DATA, Scrub, Snapshot, Transaction
+from kheishd.store.environment import DATA, Scrub, Snapshot, Transaction, refuse_damaged
 from kheishd.store.opening import MAP_BYTES, open_environment
 from kheishd.store.upgrades import SCHEMA, Rebuild
 from protocol.errors.daemon import DaemonDraining
@@ -41,6 +42,8 @@ class Store:
         *,
         on_group: Callable[[Group], None],
         on_failure: Callable[[str], None],
+        on_damage: Callable[[str], None],
+        is_watched: bool,
         scrub: Scrub | None,
         threaded: bool,
         version: str,
@@ -49,6 +52,9 @@ class Store:
     ) -> None:
         self._opened = open_environment(directory, version=version, map_bytes=map_bytes, rebuild=rebuild)
         self._environment = self._opened.environment
+        health = self._environment.health
+        health.is_watched = is_watched
+        health.on_damage = on_damage
         self._committer = Committer(self._environment, scrub)
         self._on_group = on_group
         self._on_failure = on_failure
@@ -67,6 +73,8 @@ class Store:
         *,
         on_group: Callable[[Group], None],
         on_failure: Callable[[str], None] = lambda reason: None,
+        on_damage: Callable[[str], None] = lambda damage: None,
+        is_watched: bool = True,
         scrub: Scrub | None = None,
         threaded: bool = True,
         version: str,
@@ -75,7 +83,9 @@ class Store:
     ) -> Store:
         """Open the store in ``directory``; create it if there is none.
 
-        ``on_group`` is called once per commit and ``on_failure`` once at most, both on the writer thread.
+        ``on_group`` is called once per commit and ``on_failure`` once at most, both on the writer thread;
+        ``on_damage`` once at most, on any thread. A damaged store opens for reading. Unless ``is_watched``, a
+        row that cannot be decoded is an error and no damage.
         Without ``threaded``, an update is flushed and reported when ``submit`` returns. ``rebuild`` folds the
         journal into the records again, after an upgrade that dropped them.
         Errors: StoreUnusable.
@@ -84,6 +94,8 @@ class Store:
             directory,
             on_group=on_group,
             on_failure=on_failure,
+            on_damage=on_damage,
+            is_watched=is_watched,
             scrub=scrub,
             threaded=threaded,
             version=version,
@@ -123,6 +135,26 @@ class Store:
     def is_in_place(self) -> bool:
         """Whether the data file still has its name; without it, nothing written is stored."""
         return self._committer.is_in_place
+
+    @property
+    def damage(self) -> str | None:
+        """The damage because of which nothing is written any more; None while none is known."""
+        return self._environment.health.damage
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was noticed in opening."""
+        return self._opened.warnings
+
+    def note_damage(self, damage: str) -> None:
+        """Note damage that was found by a check: nothing is written any more."""
+        self._environment.health.note(self._environment.data, damage)
+
+    def check_structure(self) -> Checkup:
+        """Check the pages of the file while it is in use. Runs a child process; may run on any thread."""
+        if self.damage is not None:
+            return check_data(self._environment.data)
+        return check_snapshot(self._environment)
 
     @property
     def failure(self) -> str | None:
@@ -168,8 +200,11 @@ class Store:
         """Copy the current store to a new directory; return its newest cursor. May run on any thread.
 
         ``check`` is called now and then; an exception that it raises ends the backup.
-        Errors: PathRefused (also after the timeout), StorageFull, DaemonDraining; then nothing remains.
+        Errors: PathRefused (also after the timeout), StorageFull, StoreDamaged, DaemonDraining; then nothing
+        remains.
         """
+        if self.damage is not None:
+            raise refuse_damaged(self.damage)
         return write_backup(self._environment, directory, timeout_s, check)
 
     def close(self) -> None:

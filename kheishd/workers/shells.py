@@ -13,17 +13,22 @@ from __future__ import annotations
 
 import logging
 from codecs import getincrementaldecoder
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 import trio
+from msgspec.structs import replace
 
+from kheishd.core.permissions.claims import NETWORK, Claim
+from kheishd.core.permissions.judge import Ruling, ToolFacts, judge_claim
 from kheishd.core.text.stream import TextStreamScrubber
+from kheishd.hooks.network.gate import Gate
 from kheishd.hooks.os.shell.limits import explain_excess
 from kheishd.hooks.os.shell.log import ends_in_prompt
 from kheishd.hooks.os.shell.process import MAX_KILL_SECONDS, CommandEnd, KeptCommand, NotStarted
+from kheishd.objects.people.permission import closed_patterns_of, layers_of
 from kheishd.objects.work.shell import (
     ShellOutcome,
     live_shells,
@@ -31,7 +36,7 @@ from kheishd.objects.work.shell import (
     record_stalled,
     record_started,
 )
-from kheishd.store.tables import SHELLS_LIVE, SHELLS_STOPPING, TASKS
+from kheishd.store.tables import RUNS, SESSIONS, SHELLS_LIVE, SHELLS_STOPPING, TASKS
 from kheishd.workers.worker import Worker
 from protocol.errors.store import StorageFull
 from protocol.limits.shell import MAX_SHELL_BYTES_PER_SECOND, MAX_SHELL_FILES_BYTES
@@ -71,6 +76,9 @@ RETRY_SECONDS: Final = 1.0
 
 FAILED: Final = "something failed inside the daemon; its log has the details"
 
+SHELL: Final = ToolFacts("bash", "execute", "ask")
+"""The tool whose rules apply to the connections of a shell."""
+
 StopCause = Literal["stopped", "daemon_stopped"]
 
 Commit = Callable[["Callable[[Transaction], None]"], Awaitable[None]]
@@ -98,20 +106,36 @@ class BackgroundShell:
             self._cause = cause
             self._running.cancel()
 
-    async def run(self, starter: Starter, config: Config) -> ShellOutcome:
-        """Run the command; return how it ended, with no process of it left and its output in its file."""
+    async def run(
+        self, starter: Starter, config: Config, gate: Gate, closed: Sequence[str] = ()
+    ) -> ShellOutcome:
+        """Run the command; return how it ended, with no process of it left and its output in its file.
+
+        Its connections go through ``gate``. ``closed`` are the patterns of paths that it cannot read in a
+        sandbox.
+        """
         shell = self.task.shell
         assert shell is not None, "the task has a command"
         if self._running.cancel_called:
             return ShellOutcome(self._cause, problem="it had not begun")
         await trio.to_thread.run_sync(self._log.begin)
         try:
-            async with starter.running(self.task.task_id, shell, config) as process:
+            notes: list[str] = []
+            async with starter.running(self.task.task_id, shell, config, gate, closed, notes) as process:
                 ended = await self._attend(process)
             code = None if ended is None else ended.code
             written = await self._files.read(self.task.task_id, 1)
             ending, problem = self._ending(ended, config)
-            return ShellOutcome(ending, code, _brief(problem), self._log.total_bytes, written.kept_bytes)
+            problem = "; ".join(filter(None, (problem, *notes)))
+            return ShellOutcome(
+                ending,
+                code,
+                _brief(problem),
+                self._log.total_bytes,
+                written.kept_bytes,
+                list(gate.connected),
+                list(gate.refused),
+            )
         except NotStarted as error:
             return ShellOutcome("not_started", problem=_brief(str(error)))
         finally:
@@ -196,13 +220,20 @@ class ShellWorker(Worker):
     name: ClassVar[str] = "shells"
 
     def __init__(
-        self, services: Services, files: ShellFiles, starter: Starter, *, stall_s: float = STALL_SECONDS
+        self,
+        services: Services,
+        files: ShellFiles,
+        starter: Starter,
+        *,
+        stall_s: float = STALL_SECONDS,
+        own_ports: Collection[int] = (),
     ) -> None:
         self._services = services
         self._state = services.state
         self._files = files
         self._starter = starter
         self._stall_s = stall_s
+        self._own_ports = own_ports
         self._running: dict[str, BackgroundShell] = {}
         self._abandoned: set[str] = set()
         self._stopping = False
@@ -262,7 +293,11 @@ class ShellWorker(Worker):
             try:
                 try:
                     await self._prune()
-                    over = await shell.run(self._starter, self._services.runtimes.current().config)
+                    runtime = self._services.runtimes.current()
+                    gate = Gate(partial(self._judge, shell.task), self._own_ports)
+                    with self._state.read() as store:
+                        closed = closed_patterns_of(store, runtime, shell.task)
+                    over = await shell.run(self._starter, runtime.config, gate, closed)
                 except Exception:
                     log.exception("a background shell failed", extra={"task_id": task_id})
                     over = ShellOutcome("exit_unknown", problem=FAILED)
@@ -272,6 +307,21 @@ class ShellWorker(Worker):
                 self._abandoned.add(task_id)
             finally:
                 del self._running[task_id]
+
+    def _judge(self, task: Task, claim: Claim) -> Ruling:
+        """Judge a connection of a running shell by the current rules.
+
+        A host that was allowed with the command stays allowed unless a rule denies it now.
+        """
+        with self._state.read() as store:
+            session = store.need(SESSIONS, task.session_id)
+            run = None if task.created_by_run_id is None else store.get(RUNS, task.created_by_run_id)
+            layers = layers_of(store, self._services.runtimes.current(), session, run)
+        ruling = judge_claim(SHELL, claim, layers)
+        hosts = [] if task.shell is None else task.shell.hosts
+        if ruling.decision != "deny" and claim.subject.removeprefix(NETWORK) in hosts:
+            return replace(ruling, decision="allow")
+        return ruling
 
     async def _commit(self, fn: Callable[[Transaction], None]) -> None:
         """Commit; retry while the disk is full and the daemon is not stopping.

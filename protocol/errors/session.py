@@ -29,6 +29,10 @@ class WorkspaceForbidden(Forbidden, reason="workspace_forbidden"):
     """Agents may not work in that directory; omit it, or choose one inside workspace.root."""
 
 
+class WorkspaceMissing(Unprocessable, reason="workspace_missing"):
+    """That workspace does not exist or is no directory that the daemon may enter; name an existing one."""
+
+
 class QueueFull(LimitReached, reason="queue_full"):
     """The session's queue is full; wait for runs to end or cancel some."""
 

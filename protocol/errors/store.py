@@ -20,3 +20,7 @@ class StorageFailed(Unavailable, reason="storage_failed"):
 
     code = 1507
     retryable = False
+
+
+class StoreDamaged(StorageFailed, reason="store_damaged"):
+    """The store is damaged, and nothing is written any more. Reads go on."""

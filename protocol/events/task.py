@@ -77,6 +77,8 @@ class TaskEnded(Event, frozen=True, tag="task_ended"):
     output_bytes: int = 0
     output_kept_bytes: int = 0
     note: str = ""
+    connected: list[str] = []
+    refused: list[str] = []
 
 
 TaskEvent = (

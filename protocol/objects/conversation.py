@@ -17,6 +17,7 @@ from protocol.errors.session import (
     SessionAlreadyEnded,
     SessionBusy,
     WorkspaceForbidden,
+    WorkspaceMissing,
 )
 from protocol.errors.store import StorageFull
 from protocol.ids import Id
@@ -155,6 +156,7 @@ SEND = Method(
         QueueFull,
         NotSupported,
         WorkspaceForbidden,
+        WorkspaceMissing,
         StorageFull,
     ),
     uncompared=("wait", "stream", "timeout_s"),

@@ -67,6 +67,7 @@ class DaemonStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``epoch`` is the id of the store's line of history: a cursor counts only together with its epoch.
     ``restored`` is the restore that began the line, if one did.
+    ``damage`` is present if the store is damaged: it is read-only then.
     """
 
     version: str
@@ -85,6 +86,7 @@ class DaemonStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     draining: bool = False
     default_agent: str = "default"
     default_route: str = "offline"
+    damage: str | None = None
     epoch: str = ""
     restored: RestoreStatus | None = None
     sandbox: SandboxStatus | None = None

@@ -24,6 +24,7 @@ from protocol.errors.session import (
     SessionNotFound,
     TooDeep,
     WorkspaceForbidden,
+    WorkspaceMissing,
 )
 from protocol.errors.store import StorageFull
 from protocol.errors.token import ScopeWouldWiden
@@ -155,7 +156,10 @@ class SessionView(Session, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class HistoryMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One message of a history, with its cursor, its sender and its token usage."""
+    """One message of a history, with its cursor, its sender and its token usage.
+
+    ``unread``: no model has read it, because its run is queued or ended in the queue.
+    """
 
     cursor: Cursor
     at_ms: int
@@ -165,10 +169,11 @@ class HistoryMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sender: str | None = None
     stop_reason: str | None = None
     usage: Usage = Usage()
+    unread: bool = False
 
 
 class History(Struct, frozen=True):
-    """A page of messages, in the requested order."""
+    """A page of messages, in the order in which the model reads them, or from the end."""
 
     messages: list[HistoryMessage]
     next: str | None
@@ -329,6 +334,7 @@ CREATE = Method(
         SessionNotFound,
         ScopeWouldWiden,
         WorkspaceForbidden,
+        WorkspaceMissing,
         TooDeep,
         InputTooLarge,
         ContractInvalid,
@@ -350,6 +356,7 @@ UPDATE = Method(
         RouteNotFound,
         ScopeWouldWiden,
         WorkspaceForbidden,
+        WorkspaceMissing,
         InputTooLarge,
         ContractInvalid,
         StorageFull,

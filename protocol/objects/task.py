@@ -55,13 +55,19 @@ output could not be stored; the daemon stopped; the daemon crashed.
 
 
 class ShellCommand(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The command of a shell, with the resolved paths of its directory and workspace."""
+    """The command of a shell, with the resolved paths of its directory and workspace.
+
+    ``network`` open: it has the machine's network; closed: a sandboxed one reaches the ``hosts`` that were
+    allowed with it, as ``HOST:PORT``, and those that rules allow.
+    """
 
     command: str
     workdir: str
     workspace: str
     sandboxed: bool
     call_id: str = ""
+    network: Literal["closed", "open"] = "closed"
+    hosts: list[str] = []
 
 
 class Shell(ShellCommand, frozen=True, kw_only=True, omit_defaults=True):
@@ -69,7 +75,8 @@ class Shell(ShellCommand, frozen=True, kw_only=True, omit_defaults=True):
 
     ``pid`` is also its process group; together with ``start_ticks``, in clock ticks since the machine booted,
     it identifies the process uniquely. ``output_bytes`` counts all output, of which the newest
-    ``output_kept_bytes`` are kept. ``stopped_by`` is the first actor that asked to stop it.
+    ``output_kept_bytes`` are kept. ``stopped_by`` is the first actor that asked to stop it. ``connected`` and
+    ``refused`` are the destinations of its connections.
     """
 
     pid: int | None = None
@@ -83,6 +90,8 @@ class Shell(ShellCommand, frozen=True, kw_only=True, omit_defaults=True):
     stalled_at_ms: int | None = None
     output_bytes: int = 0
     output_kept_bytes: int = 0
+    connected: list[str] = []
+    refused: list[str] = []
 
 
 class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,10 +1,14 @@
 """Generate the OpenRPC 1.x document of the protocol from the method rows, for ``rpc.discover``.
 
+Generators of clients name types by components, titles and methods. So a component's name is an identifier
+and equals its title, no method's name makes the same type name, every enumeration states its type, and a
+reference has no default, which generators take for a value of another type.
+
 Extensions carry the properties that OpenRPC has no field for: ``x-kind``, ``x-scope`` and ``x-since`` on a
 method, ``x-notifications``, ``x-errors`` (errors of any message) and ``x-conventions`` on the document.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from inspect import cleandoc
 from operator import attrgetter
 from typing import Any
@@ -34,7 +38,8 @@ from protocol.limits.rpc import MAX_BATCH_MESSAGES, MAX_LINE_BYTES
 from protocol.objects.journal import NOTIFICATIONS
 from protocol.rpc.method import AnyMethod, Mutation
 
-OPENRPC = "1.3.2"
+OPENRPC = "1.2.6"
+"""The newest version that the types of generated clients accept. Later ones add nothing that is used here."""
 
 ANY_MESSAGE: tuple[type[Refusal], ...] = (
     ParseError,
@@ -47,6 +52,8 @@ ANY_MESSAGE: tuple[type[Refusal], ...] = (
 
 _REF = "#/components/schemas/"
 _LINE = "JournalLine"
+# The types of the values of enumerations.
+_KINDS = {str: "string", int: "integer", bool: "boolean", type(None): "null"}
 # These fields are raw bytes in the structs, so their schemas are stated here.
 _RAW_FIELDS = {
     ("JournalPage", "events"): {"type": "array", "items": {"$ref": _REF + _LINE}},
@@ -107,20 +114,31 @@ def _make_schemas(rows: list[AnyMethod]) -> tuple[dict[str, tuple[Json, Json]], 
     for (struct, field), schema in _RAW_FIELDS.items():
         if struct in components:
             components[struct]["properties"][field] = schema
+    components |= _make_event_components()
+    # "session.list" and its result are both SessionList in most generators.
+    methods = {"".join(word.title() for word in row.name.split(".")) for row in rows}
+    names = {
+        row.result.__name__: f"{row.result.__name__}Result" for row in rows if row.result.__name__ in methods
+    }
+    components = _rename(components, names)
+    for node in _walk([schemas, components]):
+        # References, and the values of a discriminator's mapping.
+        for key, value in node.items():
+            if isinstance(value, str) and value.startswith(_REF):
+                node[key] = _REF + names.get(value.removeprefix(_REF), value.removeprefix(_REF))
     pairs = zip(schemas[: len(types) : 2], schemas[1 : len(types) : 2], strict=True)
-    return dict(zip((row.name for row in rows), pairs, strict=True)), components | _make_event_components()
+    return dict(zip((row.name for row in rows), pairs, strict=True)), components
 
 
 def _make_event_components() -> Json:
     """Return the components of a journal line, its envelope and its events.
 
-    They are separate components, because an event and an object may share a name; an event's is
-    ``event.<type>``.
+    They are separate components, because an event and an object may share a name.
     """
     variants = JournalEvent.__args__
+    names = {event.__name__: f"{event.__name__}Event" for event in variants}
     _, components = _make_components([Envelope, *variants])
-    names = {event.__name__: f"event.{event.__struct_config__.tag}" for event in variants}
-    components = {names.get(name, name): schema for name, schema in components.items()}
+    components = _rename(components, names)
     components[_LINE] = {
         "title": _LINE,
         "description": "One journal line: its format, the envelope's fields and the event's fields. "
@@ -140,7 +158,33 @@ def _make_components(types: list[Any]) -> tuple[tuple[Json, ...], Json]:
     for schema in components.values():
         if "description" in schema:
             schema["description"] = cleandoc(schema["description"])
+    for node in _walk([schemas, components]):
+        # A field of an object could be called "enum" or "default": its schema is an object.
+        if isinstance(values := node.get("enum"), list):
+            (node["type"],) = {_KINDS[type(value)] for value in values}
+        if ("$ref" in node or "anyOf" in node) and isinstance(node.get("default"), dict):
+            del node["default"]
     return schemas, components
+
+
+def _rename(components: Json, names: Mapping[str, str]) -> Json:
+    """Return components with new names and titles."""
+    renamed = {names.get(name, name): schema for name, schema in components.items()}
+    for name, schema in renamed.items():
+        schema["title"] = name
+    return renamed
+
+
+def _walk(node: Any) -> Iterator[Json]:
+    """Yield every object in a JSON value."""
+    pending = [node]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, (list, tuple)):
+            pending += node
+        elif isinstance(node, dict):
+            yield node
+            pending += node.values()
 
 
 def _describe_method(row: AnyMethod, components: Json, params: Json, result: Json) -> Json:
@@ -195,11 +239,7 @@ def _find_reachable(content: Any, components: Json) -> set[str]:
     reachable: set[str] = set()
     pending = [content]
     while pending:
-        node = pending.pop()
-        if isinstance(node, list):
-            pending += node
-        elif isinstance(node, dict):
-            pending += node.values()
+        for node in _walk(pending.pop()):
             name = str(node.get("$ref", "")).removeprefix(_REF)
             if name in components and name not in reachable:
                 reachable.add(name)

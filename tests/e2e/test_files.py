@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.daemons import Daemon, short_home, until
+from tests.support.daemons import Daemon, RpcError, short_home, until
 from tests.support.waiting_runs import order
 
 CONFIG = """
@@ -87,6 +87,44 @@ def test_a_workspace_that_is_gone_is_named(daemon: Daemon, workspace: Path) -> N
     for tool, arguments in {"list_files": {}, "write_file": {"path": "f", "content": "x"}}.items():
         assert f"the workspace {workspace} does not exist" in call(daemon, tool, **arguments)
     assert not workspace.exists()
+
+
+def test_a_workspace_must_exist(daemon: Daemon, workspace: Path) -> None:
+    """A workspace that is gone, or is a file, is refused by its name in every request."""
+    (workspace / "file").touch()
+    for name, problem in {"gone": "does not exist", "file": "is not a directory"}.items():
+        for method in ("conversation.send", "session.create"):
+            params = {"content": "x"} if method == "conversation.send" else {}
+            with pytest.raises(RpcError, match=f"the workspace {workspace}/{name} {problem}") as refused:
+                daemon.call(method, workspace=str(workspace / name), **params)
+            assert (refused.value.reason, refused.value.data["field"]) == (
+                "workspace_missing",
+                "$.params.workspace",
+            )
+    assert not (workspace / "gone").exists()
+
+
+def test_a_default_workspace_that_was_removed_stays_so(daemon: Daemon, workspace: Path) -> None:
+    """After a restart the default workspace is still gone; the status and the tools name it."""
+    workspace.rename(workspace.with_name("moved"))
+    daemon.stop()
+    daemon.start()
+    assert f"the workspace {workspace} does not exist" in "".join(daemon.call("daemon.status")["warnings"])
+    assert f"the workspace {workspace} does not exist" in call(daemon, "list_files")
+    assert not workspace.exists()
+    workspace.with_name("moved").rename(workspace)
+    assert daemon.call("daemon.status")["warnings"] == []
+
+
+def test_a_glob_can_be_escaped(daemon: Daemon, workspace: Path) -> None:
+    """A backslash or a class makes a special character of a pattern literal."""
+    for name in ("a[1].txt", "a1.txt", "b*.txt", "bb.txt"):
+        (workspace / name).touch()
+    for pattern in (r"a\[1\].txt", "a[[]1].txt"):
+        listed = call(daemon, "glob_search", pattern=pattern)
+        assert ("a[1].txt" in listed, '"a1.txt"' in listed) == (True, False), listed
+    listed = call(daemon, "glob_search", pattern="b[*].txt")
+    assert ("b*.txt" in listed, "bb.txt" in listed) == (True, False), listed
 
 
 def test_a_file_that_other_programs_obey_is_asked_about(daemon: Daemon, workspace: Path) -> None:

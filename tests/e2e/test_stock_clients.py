@@ -58,7 +58,7 @@ def test_json_rpc_2_0_over_the_websocket_holds_a_conversation(daemon: Daemon) ->
     assert_remembers(gave["second"])
     assert gave["refusal"] == {"code": 1404, "reason": "run_not_found"}
     by_id = {answer["id"]: answer for answer in gave["batch"]}
-    assert set(by_id[101]["result"]) == {"version"}
+    assert by_id[101]["result"]["version"]
     assert by_id[102]["error"]["code"] == -32601
 
 

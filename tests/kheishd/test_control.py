@@ -10,6 +10,7 @@ import trio.testing
 
 from kheishd import control
 from kheishd.control import DaemonControl, Stopper, Vitals, memory_bytes
+from kheishd.core.workspace import Workspaces
 from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.kernel.state import State
 from kheishd.providers.caller import ProviderCaller
@@ -17,6 +18,8 @@ from kheishd.store.writer import Store
 from tests.support.histories import rich_history, session_with_runs
 from tests.support.runtimes import make_runtime
 from tests.support.services import make_services
+
+WORKSPACES = Workspaces("/tmp", "/home/kheish")
 
 
 class FakeReloads:
@@ -35,7 +38,7 @@ def make(
     """Return a control on a real store."""
     fields: dict[str, Any] = {"version": "1", "home": Path("/h"), "schema": 1, "started_at_ms": 5}
     return DaemonControl(
-        make_services(state, runtime or make_runtime()),
+        make_services(state, runtime or make_runtime(workspaces=WORKSPACES)),
         Vitals(**(fields | vitals)),
         Stopper(lambda: 10.0),
         FakeReloads(problem),
@@ -71,7 +74,10 @@ async def test_warnings(full_state: State, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(control, "LOW_DISK_BYTES", 1 << 62)
     broken = RouteSpec("broken", "openai", "m", "http://127.0.0.1:9", "env:NO_KEY")
     runtime = make_runtime(
-        routes={"broken": broken}, models=ProviderCaller(environ={}), warnings=("skipped x",)
+        routes={"broken": broken},
+        models=ProviderCaller(environ={}),
+        warnings=("skipped x",),
+        workspaces=Workspaces("/no/such", "/h"),
     )
     control_ = make(full_state, runtime, "config.toml:1: no", after_crash=True)
     warnings = control_.status().warnings
@@ -79,6 +85,7 @@ async def test_warnings(full_state: State, monkeypatch: pytest.MonkeyPatch) -> N
         "nearly full",
         "config.toml:1: no",
         "skipped x",
+        "the workspace /no/such does not exist; create it",
         "route 'broken' is not ready",
         "did not shut down cleanly",
     ]
@@ -111,7 +118,9 @@ async def test_a_crash_warning_expires(full_state: State, monkeypatch: pytest.Mo
 async def test_a_reload_reports_unready_routes(full_state: State) -> None:
     """A reload's warnings include routes without credentials."""
     broken = RouteSpec("broken", "openai", "m", "http://127.0.0.1:9", "env:NO_KEY")
-    runtime = make_runtime(routes={"broken": broken}, models=ProviderCaller(environ={}))
+    runtime = make_runtime(
+        routes={"broken": broken}, models=ProviderCaller(environ={}), workspaces=WORKSPACES
+    )
     _, warnings = await make(full_state, runtime).reload()
     assert warnings[0] == "a warning"
     assert "route 'broken' is not ready" in warnings[1]

@@ -1,34 +1,27 @@
-"""Host names with addresses that a test chooses, within one run of the event loop."""
+"""Host names with addresses that a test chooses."""
 
 import socket
-from ipaddress import ip_address
-from typing import Any
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
-import trio
+import pytest
+
+from kheishd.hooks.network import connector
 
 
-class Names(trio.abc.HostnameResolver):
-    """A resolver of fixed addresses; ``queries`` are the names looked up."""
+class Names:
+    """A resolver of fixed addresses in place of the system's; ``queries`` are the names looked up."""
 
-    def __init__(self, **answers: list[str]) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **answers: list[str]) -> None:
         self.answers = answers
         self.queries: list[str] = []
+        self._system = connector.look_up
+        monkeypatch.setattr(connector, "look_up", self.look_up)
 
-    async def getaddrinfo(
-        self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
-    ) -> Any:
-        """Return the addresses of a name."""
-        name = host.decode() if isinstance(host, bytes) else host
-        self.queries.append(name)
-        if name not in self.answers:
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [self._format(address, port) for address in self.answers[name]]
-
-    def _format(self, address: str, port: int) -> tuple[Any, ...]:
-        if ip_address(address).version == 4:
-            return (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
-        return (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, port, 0, 0))
-
-    async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
-        """Reject every address: none has a name."""
+    def look_up(self, host: str, port: int) -> list[IPv4Address | IPv6Address]:
+        """Return the addresses of a name; an address in any notation is that address."""
+        self.queries.append(host)
+        if host in self.answers:
+            return [ip_address(address) for address in self.answers[host]]
+        if host[-1].isdigit() or ":" in host:
+            return self._system(host, port)
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")

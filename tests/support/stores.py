@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +12,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from kheishd.store.opening import MAP_BYTES
+from kheishd.store.environment import Snapshot
+from kheishd.store.opening import MAP_BYTES, open_for_reading
+from kheishd.store.pages import NODE_HEADER, PAGE_HEADER, PageFile, newest, read_metas
 from kheishd.store.tables import CHECKPOINTS
 from kheishd.store.writer import Store
 from protocol.events.run import InputReceived
 from protocol.transcript import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from kheishd.store.environment import Transaction
 
@@ -67,3 +71,85 @@ def python(
     """Run a Python program, perhaps under another one such as strace."""
     command = [*under, sys.executable, "-c", program, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def content(directory: Path) -> tuple[list[tuple[int, str]], int]:
+    """Return the journal and the bulk of a closed store."""
+    with open_for_reading(directory) as environment, Snapshot(environment) as snapshot:
+        return list(snapshot.feed()), snapshot.count(CHECKPOINTS)
+
+
+def closed(directory: Path, events: int) -> Path:
+    """Create a store with a number of events, and close it."""
+    store = open_inline(directory)
+    for _ in range(events):
+        append(store)
+    store.close()
+    return directory
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from kheishd.store.backup import restore
+from kheishd.store.compaction import compact
+if sys.argv[1] == "compact":
+    compact(Path(sys.argv[2]))
+else:
+    restore(Path(sys.argv[3]), Path(sys.argv[2]))
+"""
+CALLS = ("mkdir", "unlink", "unlinkat", "rmdir", "rename", "link", "fsync", "fdatasync", "ftruncate")
+
+
+def kills(*arguments: str | Path) -> Iterator[str]:
+    """Run the program again and again, killed at the first, second, … of each call that changes files.
+
+    Gives which it was after each kill; strace counts each call by itself.
+    """
+    for call in CALLS:
+        for number in range(1, 100):
+            under = strace_with(f"{call}:signal=SIGKILL:when={number}")
+            if python(KILLED, *arguments, under=under).returncode == 0:
+                break
+            yield f"{call} {number}"
+
+
+def point_free_page(data: Path) -> int:
+    """Change one number in the list of free pages to that of a page in use; return that page."""
+    descriptor = os.open(data, os.O_RDWR)
+    try:
+        meta = newest(*read_metas(descriptor))
+        assert meta is not None
+        assert meta.free.depth == 1
+        leaf = bytearray(os.pread(descriptor, meta.page_bytes, meta.free.root * meta.page_bytes))
+        lower = PAGE_HEADER.unpack_from(leaf)[3]
+        offsets = struct.unpack_from(f"={(lower - PAGE_HEADER.size) // 2}H", leaf, PAGE_HEADER.size)
+        # The key of each node is a transaction, 8 bytes; then come the number of pages, and the pages.
+        list_ = offsets[-1] + NODE_HEADER.size + 8
+        count = struct.unpack_from("=Q", leaf, list_)[0]
+        struct.pack_into("=Q", leaf, list_ + 8 * count, meta.main.root)
+        os.pwrite(descriptor, leaf, meta.free.root * meta.page_bytes)
+        return meta.main.root
+    finally:
+        os.close(descriptor)
+
+
+def damage_page(data: Path, page: int, content: bytes | None = None) -> None:
+    """Overwrite a page, with zeros unless ``content`` is given."""
+    size = os.sysconf("SC_PAGE_SIZE")
+    descriptor = os.open(data, os.O_RDWR)
+    try:
+        os.pwrite(descriptor, content or bytes(size), page * size)
+    finally:
+        os.close(descriptor)
+
+
+def find_leaf(data: Path, table: str, *, last: bool = False) -> int:
+    """Return the number of a leaf of a table: the first, or the last."""
+    file = PageFile(data)
+    try:
+        cursor = file.begin().cursor(table.encode())
+        assert cursor.last() if last else cursor.first()
+        return cursor._path[-1][0].number
+    finally:
+        file.close()

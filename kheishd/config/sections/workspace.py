@@ -14,6 +14,10 @@ UnsandboxedMode = Literal["ask", "allow"]
 """Whether a person approves each command without a sandbox in a home in which the sandbox has worked."""
 
 
+NetworkMode = Literal["closed", "open"]
+"""Whether sandboxed commands reach only the hosts that rules or a person allow, or the machine's network."""
+
+
 class WorkspaceSection(Section, frozen=True):
     """``[workspace]``: directories of agents, and the sandbox of their commands."""
 
@@ -25,6 +29,9 @@ class WorkspaceSection(Section, frozen=True):
 
     unsandboxed: UnsandboxedMode = "ask"
     """Commands under `sandbox = "off"` once it has worked: `"ask"` about each, or `"allow"` as rules say."""
+
+    network: NetworkMode = "closed"
+    """Sandboxed commands reach only allowed hosts (`"closed"`), or the machine's whole network (`"open"`)."""
 
     readable: list[Annotated[str, Meta(pattern=r"^/[^\x00]*$", max_length=MAX_PATH_BYTES)]] = []
     """Directories that sandboxed commands can read in addition to the system's."""

@@ -1,26 +1,23 @@
 """Fetch a page: follow redirects, each validated like the first URL, and limit the size.
 
-Connections go only to addresses that were checked. A name is resolved once, here, where the connection is
-made: if it were resolved for a check and again for the connection, its owner could answer differently the
-second time.
+Connections go only to addresses that were checked (see ``network.connector``).
 
 Importing this imports the HTTP library, which takes long: a thread does it, when it is first needed.
 """
 
 import re
-import socket
 import ssl
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
-from ipaddress import ip_address
-from itertools import chain, zip_longest
 from urllib.parse import urlsplit
 
 import httpcore2
 import trio
 from msgspec import field
 
-from kheishd.hooks.web.urls import Address, Target, follow_redirect
+from kheishd.hooks.network.addresses import Address
+from kheishd.hooks.network.connector import MAX_ATTEMPT_SECONDS, AddressForbidden, Connector, HostUnknown
+from kheishd.hooks.web.urls import Target, follow_redirect
 from kheishd.kernel.hook import ToolError
 from protocol import __version__
 from protocol.limits.web import MAX_WEB_BODY_BYTES, MAX_WEB_REDIRECTS
@@ -40,24 +37,12 @@ HEADERS: dict[bytes | str, bytes | str] = {
     "accept-encoding": "identity",
 }
 
-# While there are further addresses, one that does not answer within this time is given up.
-MAX_ATTEMPT_SECONDS = 4.0
-MAX_ATTEMPTS = 4
-
-
-class AddressForbidden(Exception):
-    """A host has an address that must not be connected to."""
-
-    def __init__(self, host: str, address: Address) -> None:
-        subject = f"{host} is {address}, which" if host != str(address) else host
-        super().__init__(f"{subject} is not on the public internet")
-
 
 class PinnedBackend(httpcore2.AsyncNetworkBackend):
     """A network backend that connects to allowed addresses only."""
 
-    def __init__(self, allowed: Callable[[Address], bool]) -> None:
-        self._allowed = allowed
+    def __init__(self, allowed: Callable[[Address, int], bool]) -> None:
+        self._connector = Connector(allowed)
         self._inner = httpcore2.TrioBackend()
 
     async def connect_tcp(
@@ -69,12 +54,12 @@ class PinnedBackend(httpcore2.AsyncNetworkBackend):
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         """Connect to a host if all of its addresses are allowed. Errors: AddressForbidden, ConnectError."""
-        addresses = await _resolve(host, port)
-        for address in addresses:
-            if not self._allowed(address):
-                raise AddressForbidden(host, address)
+        try:
+            addresses = await self._connector.resolve(host, port)
+        except HostUnknown as error:
+            raise httpcore2.ConnectError(str(error)) from None
         problem: Exception = httpcore2.ConnectError(f"{host} has no address")
-        for address in _interleave(addresses)[:MAX_ATTEMPTS]:
+        for address in addresses:
             try:
                 return await self._inner.connect_tcp(
                     str(address), port, MAX_ATTEMPT_SECONDS, local_address, socket_options or ()
@@ -82,23 +67,6 @@ class PinnedBackend(httpcore2.AsyncNetworkBackend):
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 problem = error
         raise problem
-
-
-async def _resolve(host: str, port: int) -> list[Address]:
-    try:
-        results = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise httpcore2.ConnectError(f"{host}: {error.strerror or error}") from None
-    # A zone is part of the address here: no address with one is public.
-    return list(dict.fromkeys(ip_address(sockaddr[0]) for *_, sockaddr in results))
-
-
-def _interleave(addresses: list[Address]) -> list[Address]:
-    """Return the addresses with the families alternating: if one does not work, the other may."""
-    families: dict[int, list[Address]] = {}
-    for address in addresses:
-        families.setdefault(address.version, []).append(address)
-    return [address for address in chain(*zip_longest(*families.values())) if address is not None]
 
 
 class FetchedPage(Value, frozen=True):
@@ -123,11 +91,20 @@ def _header(headers: list[tuple[str, str]], name: str) -> str:
     return next((value for key, value in headers if key == name), "")
 
 
-async def fetch(target: Target, allowed: Callable[[Address], bool], secure: ssl.SSLContext) -> FetchedPage:
-    """Fetch a page from an allowed address. Errors: ToolError."""
+async def fetch(
+    target: Target,
+    allowed: Callable[[Address, int], bool],
+    secure: ssl.SSLContext,
+    admit: Callable[[Target], None] = lambda target: None,
+) -> FetchedPage:
+    """Fetch a page from an allowed address and port.
+
+    Args:   ``admit`` raises ToolError for a target to which no redirect may lead.
+    Errors: ToolError.
+    """
     with trio.move_on_after(MAX_FETCH_SECONDS):
         try:
-            return await _fetch(target, allowed, secure)
+            return await _fetch(target, allowed, secure, admit)
         except AddressForbidden as forbidden:
             raise ToolError(f"{forbidden}; nothing is fetched from there") from None
         except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException) as error:
@@ -135,7 +112,12 @@ async def fetch(target: Target, allowed: Callable[[Address], bool], secure: ssl.
     raise ToolError(f"{target.host} took longer than {MAX_FETCH_SECONDS:g} s")
 
 
-async def _fetch(target: Target, allowed: Callable[[Address], bool], secure: ssl.SSLContext) -> FetchedPage:
+async def _fetch(
+    target: Target,
+    allowed: Callable[[Address, int], bool],
+    secure: ssl.SSLContext,
+    admit: Callable[[Target], None],
+) -> FetchedPage:
     redirects: list[str] = []
     downgraded = False
     async with httpcore2.AsyncConnectionPool(
@@ -157,6 +139,7 @@ async def _fetch(target: Target, allowed: Callable[[Address], bool], secure: ssl
             if len(redirects) == MAX_WEB_REDIRECTS:
                 raise ToolError(f"more than {MAX_WEB_REDIRECTS} redirects; the last one leads to {location}")
             followed = follow_redirect(target, location)
+            admit(followed)
             downgraded = downgraded or (target.secure and not followed.secure)
             target = followed
             redirects.append(target.url)

@@ -4,9 +4,11 @@ import os
 import time
 from pathlib import Path
 
+import trio
 from msgspec import to_builtins
 
 from kheishd.kernel.call import Call, control, query
+from kheishd.store.checkup import SMALL_BYTES, describe_problems
 from protocol.errors.daemon import PathRefused
 from protocol.objects import daemon as rows
 from protocol.objects.daemon import (
@@ -92,11 +94,25 @@ def backup_path(text: str, state: Path) -> Path:
 
 @control(rows.DOCTOR)
 async def doctor(call: Call, params: DoctorParams) -> Diagnosis:
-    """Examine the store in slices, between other work."""
-    # Imported on first use, because few daemons run it.
-    from kheishd.records.doctor import examine
+    """Examine the pages of the store in a child process, then its content in slices, between other work.
 
-    return await examine(call.state.read, deep=params.deep)
+    A damaged store becomes read-only.
+    """
+    # Imported on first use, because few daemons run it.
+    from kheishd.records.doctor import diagnose_pages, examine
+
+    store = call.state.store
+    if params.deep or store.file_bytes <= SMALL_BYTES:
+        checkup = await trio.to_thread.run_sync(store.check_structure)
+        if checkup.problems:
+            store.note_damage(describe_problems(checkup.problems))
+            return diagnose_pages(checkup.problems)
+    diagnosis = await examine(call.state.read, deep=params.deep)
+    for finding in diagnosis.findings:
+        if finding.kind == "damaged":
+            store.note_damage(finding.message)
+            break
+    return diagnosis
 
 
 HANDLERS = (status, reload, shutdown, config, backup, doctor)

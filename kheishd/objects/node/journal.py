@@ -115,10 +115,14 @@ class Selection:
     def examine(
         self, store: Snapshot, start: int, *, newest: bool = False
     ) -> Iterator[tuple[int, bytes | None, int]]:
-        """Yield the entries after a cursor: cursor, line (None if it does not match), examined bytes."""
+        """Yield the entries after a cursor: cursor, line (None if it does not match), examined bytes.
+
+        Errors: StoreDamaged for a line that is not JSON, because lines are sent as they are.
+        """
         start = min(start, MAX_CURSOR)
         if self.stream is not None:
             for cursor, line in store.entries(self.stream, start, reverse=newest):
+                store.require_json(line, f"the event at cursor {cursor}")
                 yield cursor, line if self.matches(line) else None, len(line)
             return
         for cursor, stream in store.feed(start, reverse=newest):
@@ -126,6 +130,7 @@ class Selection:
             if entry is None:
                 yield cursor, None, 0
             else:
+                store.require_json(entry[1], f"the event at cursor {cursor}")
                 yield cursor, entry[1] if self.matches(entry[1]) else None, len(entry[1])
 
 

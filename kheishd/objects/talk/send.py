@@ -65,7 +65,7 @@ def prepare_send(call: Call, params: ConversationSend | SessionSend) -> _Input:
     """Validate an input and assign its ids.
 
     Errors: NotSupported, AgentForbidden, AgentNotFound, SenderInvalid, SenderForbidden, ScopeMissing,
-    ContractInvalid, InputTooLarge, InvalidParams, WorkspaceForbidden.
+    ContractInvalid, InputTooLarge, InvalidParams, WorkspaceForbidden, WorkspaceMissing.
     """
     definition = guest = workspace = None
     if isinstance(params, ConversationSend):

@@ -8,11 +8,13 @@ replaces it later leads nowhere.
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from kheishd.core.workspace import choose_workspace
 from kheishd.store.tables import SESSIONS
 from protocol.errors.rpc import InvalidParams
+from protocol.errors.session import WorkspaceMissing
 from protocol.limits.names import MAX_PATH_BYTES
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 def resolve_requested(call: Call, path: str) -> str:
     """Return the directory that a caller requests, resolved; a relative path begins at the root.
 
-    Errors: InvalidParams, WorkspaceForbidden.
+    Errors: InvalidParams, WorkspaceForbidden, WorkspaceMissing.
     """
     workspaces = call.runtime.workspaces
     resolved = resolve(path, workspaces.root)
@@ -34,8 +36,27 @@ def resolve_requested(call: Call, path: str) -> str:
         raise InvalidParams(
             f"a workspace is a path of at most {MAX_PATH_BYTES} printable bytes", field="$.params.workspace"
         )
+    # First: a caller that may not choose it learns nothing about it.
     workspaces.require_allowed(resolved, by_operator="operate" in call.caller.scopes)
+    problem = find_problem(resolved)
+    if problem is not None:
+        raise WorkspaceMissing(f"the workspace {resolved} {problem}", field="$.params.workspace")
     return resolved
+
+
+def find_problem(path: str) -> str | None:
+    """Return why a resolved path is no directory to work in; None if it is one."""
+    try:
+        is_directory = stat.S_ISDIR(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return "does not exist; create it, or name an existing directory"
+    except OSError as error:
+        return f"cannot be entered: {(error.strerror or str(error)).lower()}"
+    if not is_directory:
+        return "is not a directory"
+    if not os.access(path, os.R_OK | os.X_OK):
+        return f"cannot be entered by the daemon's user (uid {os.geteuid()})"
+    return None
 
 
 def resolve(path: str, root: str) -> str | None:

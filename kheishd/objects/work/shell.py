@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 
 class ShellOutcome(Value, frozen=True):
-    """The end of a shell, and the size of its output."""
+    """The end of a shell, the size of its output, and the destinations of its connections."""
 
     why: ShellEnding
     exit_code: int | None = None
     problem: str = ""
     output_bytes: int = 0
     output_kept_bytes: int = 0
+    connected: list[str] = []
+    refused: list[str] = []
 
 
 def live_shells(store: Snapshot, session_id: str | None = None) -> Iterator[Task]:
@@ -87,6 +89,8 @@ def record_ended(tx: Transaction, task_id: str, outcome: ShellOutcome) -> None:
         output_bytes=outcome.output_bytes,
         output_kept_bytes=outcome.output_kept_bytes,
         note=note,
+        connected=outcome.connected,
+        refused=outcome.refused,
     )
     _append(tx, task, ended)
 

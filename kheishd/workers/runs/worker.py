@@ -120,7 +120,10 @@ class RunWorker(Worker):
             self._start(record, pinned)
 
     def _load(self, store: Snapshot, run_id: str) -> tuple[RunRecord, Pinned] | None:
-        """Return a run's record and its pinned values; None, and skip the run, if they cannot be read."""
+        """Return a run's record and its pinned values; None, and skip the run, if the latter cannot be read.
+
+        Errors: StoreDamaged if the record cannot be read.
+        """
         if run_id in self._skipped:
             return None
         try:

@@ -161,7 +161,7 @@ def test_integers_are_numbers() -> None:
         ('{"ok": true} {"ok": true}', "this is not one JSON value"),
         ('Here you are: {"ok": true}', "this is not one JSON value"),
         ("NaN", "this is not one JSON value"),
-        ("[" * 2_000 + "]" * 2_000, "this is not one JSON value"),
+        ("[" * 200_000 + "]" * 200_000, "this is not one JSON value"),
         ("[" * (MAX_NESTING + 2) + "]" * (MAX_NESTING + 2), "nested deeper"),
         ('{"ok": 1e999}', "this is not one JSON value"),
         ("{}", '$: "ok" is a required property'),

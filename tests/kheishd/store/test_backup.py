@@ -3,13 +3,13 @@
 import os
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from kheishd.store.backup import compact, restore, verify_copy
+from kheishd.store.backup import restore, verify_copy
+from kheishd.store.compaction import compact
 from kheishd.store.environment import DATA, Snapshot, Transaction
 from kheishd.store.guards import MARKER, StoreUnusable, read_marker
 from kheishd.store.opening import open_for_reading
@@ -21,12 +21,14 @@ from protocol.errors.store import StorageFull
 from tests.support.stores import (
     NOW_MS,
     append,
+    closed,
+    content,
     fill,
+    kills,
     make_input,
     needs_strace,
     open_inline,
     python,
-    strace_with,
     update,
 )
 
@@ -41,21 +43,6 @@ def copy(store: Store, tmp_path: Path) -> Path:
         fill(store, number, 50_000)
     store.backup(tmp_path / "copy")
     return tmp_path / "copy"
-
-
-def content(directory: Path) -> tuple[list[tuple[int, str]], int]:
-    """Return the journal and the bulk of a closed store."""
-    with open_for_reading(directory) as environment, Snapshot(environment) as snapshot:
-        return list(snapshot.feed()), snapshot.count(CHECKPOINTS)
-
-
-def closed(directory: Path, events: int) -> Path:
-    """Create a store with a number of events, and close it."""
-    store = open_inline(directory)
-    for _ in range(events):
-        append(store)
-    store.close()
-    return directory
 
 
 # While the store runs.
@@ -188,6 +175,7 @@ def test_restore_puts_back_what_was(copy: Path, tmp_path: Path) -> None:
     store.close()
     assert sorted(path.name for path in target.iterdir()) == [
         "before-restore-1",
+        "checked",
         "data.mdb",
         "identity",
         "lock.mdb",
@@ -296,87 +284,6 @@ def test_restore_and_compact_need_the_store_closed(copy: Path, store: Store) -> 
     for work in (lambda: restore(copy, store.directory), lambda: compact(store.directory)):
         with pytest.raises(StoreUnusable, match="in use"):
             work()
-
-
-# Giving space back.
-
-
-def bulky(directory: Path) -> Path:
-    """Create a closed store most of whose pages are free."""
-    store = open_inline(directory)
-    for number in range(20):
-        append(store)
-        fill(store, number, 100_000)
-    update(store, lambda tx: [tx.delete(CHECKPOINTS, *key) for key, _ in tx.scan(CHECKPOINTS)])
-    append(store)
-    store.close()
-    return directory
-
-
-def test_compact_gives_space_back(tmp_path: Path) -> None:
-    """After a compaction the file is smaller and the store is the same."""
-    target = bulky(tmp_path / "s")
-    previous, identity, size = content(target), read_marker(target), (target / DATA).stat().st_size
-    done = compact(target)
-    assert (done.before_bytes, done.after_bytes) == (size, (target / DATA).stat().st_size)
-    assert done.after_bytes < done.before_bytes // 4
-    assert (content(target), read_marker(target)) == (previous, identity)
-    store = open_inline(target)
-    assert append(store) == 22
-    store.close()
-    assert sorted(path.name for path in target.iterdir()) == ["data.mdb", "identity", "lock.mdb"]
-
-
-def test_compact_refuses_what_opening_refuses(tmp_path: Path) -> None:
-    """A store that cannot be opened is not compacted, and nothing is left behind."""
-    target = closed(tmp_path / "s", 40)
-    os.truncate(target / DATA, 5 * PAGE)
-    with pytest.raises(StoreUnusable, match="cut short"):
-        compact(target)
-    assert not (target / ".compacting").exists()
-
-
-KILLED = """
-import sys
-from pathlib import Path
-from kheishd.store.backup import compact, restore
-if sys.argv[1] == "compact":
-    compact(Path(sys.argv[2]))
-else:
-    restore(Path(sys.argv[3]), Path(sys.argv[2]))
-"""
-CALLS = ("mkdir", "unlink", "unlinkat", "rmdir", "rename", "link", "fsync", "fdatasync", "ftruncate")
-
-
-def kills(*arguments: str | Path) -> Iterator[str]:
-    """Run the program again and again, killed at the first, second, … of each call that changes files.
-
-    Gives which it was after each kill; strace counts each call by itself.
-    """
-    for call in CALLS:
-        for number in range(1, 100):
-            under = strace_with(f"{call}:signal=SIGKILL:when={number}")
-            if python(KILLED, *arguments, under=under).returncode == 0:
-                break
-            yield f"{call} {number}"
-
-
-@needs_strace
-def test_compact_can_be_killed_at_any_point(tmp_path: Path) -> None:
-    """After each kill the store opens complete, and compacting again works."""
-    target = bulky(tmp_path / "s")
-    previous = content(target)
-    shutil.copytree(target, tmp_path / "pristine")
-    killed = set()
-    for where in kills("compact", target):
-        killed.add(where)
-        assert content(target) == previous
-        open_inline(target).close()
-        assert not (target / ".compacting").exists(), "what the killed one left takes no room"
-        assert content(target) == previous
-        shutil.rmtree(target)
-        shutil.copytree(tmp_path / "pristine", target)
-    assert {"mkdir 1", "fsync 1", "rename 1", "rename 2", "rmdir 1"} <= killed
 
 
 def outcome_of(directory: Path, old: object, new: object) -> str:

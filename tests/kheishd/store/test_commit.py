@@ -324,7 +324,7 @@ def test_looking_for_room_leaves_nothing_even_if_killed(
 
     monkeypatch.setattr("kheishd.store.commit.os.posix_fallocate", allocate)
     assert not has_space(store_dir)
-    assert sorted(names) == ["data.mdb", "identity", "lock.mdb"]
+    assert sorted(names) == ["checked", "data.mdb", "identity", "lock.mdb"]
 
 
 @pytest.fixture

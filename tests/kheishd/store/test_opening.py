@@ -107,7 +107,12 @@ def test_what_a_killed_restore_or_compaction_left_is_removed(store_dir: Path) ->
         (store_dir / name).mkdir()
         (store_dir / name / "data.mdb").write_bytes(b"x" * 4096)
     open_environment(store_dir, version="test").close()
-    assert sorted(path.name for path in store_dir.iterdir()) == ["data.mdb", "identity", "lock.mdb"]
+    assert sorted(path.name for path in store_dir.iterdir()) == [
+        "checked",
+        "data.mdb",
+        "identity",
+        "lock.mdb",
+    ]
 
 
 def test_opening_again_writes_nothing(store_dir: Path) -> None:

@@ -24,6 +24,7 @@ from protocol.events.task import TaskDeleted, TaskEnded
 from protocol.limits.shell import MAX_SHELL_OUTPUT_BYTES
 from protocol.limits.units import MIB
 from tests.support.commands import running_with, wait_ended, wait_for_processes
+from tests.support.gates import make_gate
 from tests.support.runtimes import make_runtime
 from tests.support.shells import Yard, yard
 
@@ -43,7 +44,7 @@ def shell(yard: Yard, *, stall_s: float = 45.0) -> BackgroundShell:
 async def run(yard: Yard, command: str) -> ShellOutcome:
     """Run a command to its own end; return how it ended."""
     await yard.begin(command)
-    return await shell(yard).run(yard.starter, Config())
+    return await shell(yard).run(yard.starter, Config(), make_gate())
 
 
 # One shell.
@@ -85,7 +86,7 @@ async def test_a_stopped_shell_may_clean_up(tmp_path: Path) -> None:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stop)
-            over = await background.run(yard_.starter, Config())
+            over = await background.run(yard_.starter, Config(), make_gate())
         assert (over.why, over.exit_code) == ("stopped", 0)
         assert "put away\n" in (await yard_.files.read("t", 100)).text
 
@@ -108,7 +109,7 @@ async def test_a_shell_that_ignores_the_signal_is_killed(
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stop)
-            over = await background.run(yard_.starter, Config())
+            over = await background.run(yard_.starter, Config(), make_gate())
         assert (over.why, over.exit_code) == ("daemon_stopped", 128 + signal.SIGKILL)
         assert running_with("4101.5") == []
 
@@ -119,7 +120,7 @@ async def test_a_shell_that_is_stopped_before_it_begins_never_begins(tmp_path: P
         await yard_.begin(f"touch {tmp_path}/begun")
         background = shell(yard_)
         background.stop("stopped")
-        over = await background.run(yard_.starter, Config())
+        over = await background.run(yard_.starter, Config(), make_gate())
         assert over == ShellOutcome("stopped", None, "it had not begun")
         assert not (tmp_path / "begun").exists()
 
@@ -129,7 +130,7 @@ async def test_a_command_that_cannot_be_started_has_a_problem(tmp_path: Path) ->
     async with yard(tmp_path) as yard_:
         await yard_.begin("true", workdir="file")
         (tmp_path / "work" / "file").write_text("no directory")
-        over = await shell(yard_).run(yard_.starter, Config())
+        over = await shell(yard_).run(yard_.starter, Config(), make_gate())
         assert over.why == "not_started"
         assert "file" in over.problem
 

@@ -83,6 +83,33 @@ def test_references_resolve() -> None:
         assert not name.startswith(("protocol.", "kheishd.")), reference
 
 
+def objects(node: Any) -> Iterator[dict[str, Any]]:
+    """Yield every object in a document."""
+    if isinstance(node, dict):
+        yield node
+    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from objects(inner)
+
+
+def test_generators_can_name_every_type() -> None:
+    """Names of components are identifiers, equal their titles and differ from the types of methods."""
+    methods = {"".join(word.title() for word in name.split(".")) for name in BY_NAME}
+    assert "SessionList" in methods
+    for name, component in DOCUMENT["components"]["schemas"].items():
+        assert name.isidentifier()
+        assert component["title"] == name
+        assert name not in methods
+
+
+def test_generators_can_type_every_value() -> None:
+    """Enumerations state their type; a reference has no default, which would be a value of another type."""
+    nodes = list(objects(DOCUMENT))
+    enumerations = [node for node in nodes if isinstance(node.get("enum"), list)]
+    assert len(enumerations) > 100
+    assert {node["type"] for node in enumerations} <= {"string", "integer", "boolean"}
+    assert not [node for node in nodes if "$ref" in node and "default" in node]
+
+
 def test_components_are_used() -> None:
     """Every component is referenced, except the data of errors."""
     used = set(references(DOCUMENT))
@@ -136,10 +163,12 @@ def test_journal_lines_are_described() -> None:
     line = validator(schemas["JournalLine"])
     for each in journal_lines():
         assert line.is_valid(each), each
-        assert validator(schemas[f"event.{each['type']}"]).is_valid(each), each
+        name = "".join(word.title() for word in each["type"].split("_"))
+        assert validator(schemas[f"{name}Event"]).is_valid(each), each
     assert line.is_valid({"cursor": 1, "at_ms": 1, "type": "planet_landed"})
     assert not line.is_valid({"at_ms": 1, "type": "run_started", "start": 1})
-    assert {name.removeprefix("event.") for name in schemas if name.startswith("event.")} == EVENT_TYPES
+    listed = [reference["$ref"].rpartition("/")[2] for reference in schemas["JournalLine"]["anyOf"][:-1]]
+    assert {schemas[name]["properties"]["type"]["enum"][0] for name in listed} == EVENT_TYPES
 
 
 def test_notifications_are_described() -> None:

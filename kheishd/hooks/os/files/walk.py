@@ -5,7 +5,8 @@ The walk goes directory by directory, nearest first, and follows no link.
 Patterns are ``src/**/*.py`` or ``*.{c,h}``. Names are matched by ``fnmatch``, whose translation never
 backtracks: a pattern comes from a model, and one that takes exponential time would stop the daemon, because
 ``re`` holds the interpreter lock. Only the syntax that ``fnmatch`` lacks is added: ``**`` for any number of
-directories, and ``{one,other}``. ``glob.translate`` came with Python 3.13; wcmatch does more, but backtracks.
+directories, ``{one,other}``, and a backslash before a literal character. ``glob.translate`` came with
+Python 3.13; wcmatch does more, but backtracks.
 """
 
 import os
@@ -116,6 +117,11 @@ class Walk:
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _ANY_DIRECTORIES = "**"
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+_CLASS = re.compile(r"\[!?\]?[^\]/]*\]")
+# While a pattern is taken apart, private characters stand for special ones that are literal.
+_LITERALS = {chr(0x100000 + ord(special)): special for special in "*?[]{},!-\\"}
+_PLACEHOLDERS = {special: placeholder for placeholder, special in _LITERALS.items()}
 
 _Matcher = Callable[[str], object]
 
@@ -127,7 +133,9 @@ class Glob:
     """
 
     def __init__(self, pattern: str) -> None:
-        self._rows = [_compile(alternative) for alternative in _expand(pattern)]
+        literal = _ESCAPE.sub(lambda match: _PLACEHOLDERS.get(match[1], match[1]), pattern)
+        literal = _CLASS.sub(lambda match: _hide_braces(match[0]), literal)
+        self._rows = [_compile(alternative) for alternative in _expand(literal)]
 
     def matches(self, path: str) -> bool:
         """Whether the whole path matches."""
@@ -136,6 +144,10 @@ class Glob:
     def may_match_below(self, path: str) -> bool:
         """Whether a path below this directory could match."""
         return any(any(state < len(row) for state in _reach(row, path)) for row in self._rows)
+
+
+def _hide_braces(text: str) -> str:
+    return "".join(_PLACEHOLDERS[letter] if letter in "{}," else letter for letter in text)
 
 
 def _expand(pattern: str) -> list[str]:
@@ -164,7 +176,14 @@ def _compile(pattern: str) -> list[_Matcher | None]:
     # Repeated ones mean the same as one.
     pairs = zip(["", *names], names, strict=False)
     names = [name for previous, name in pairs if not previous == name == _ANY_DIRECTORIES]
-    return [None if name == _ANY_DIRECTORIES else re.compile(translate(name)).match for name in names]
+    return [None if name == _ANY_DIRECTORIES else _compile_name(name) for name in names]
+
+
+def _compile_name(name: str) -> _Matcher:
+    expression = "".join(
+        re.escape(_LITERALS[letter]) if letter in _LITERALS else letter for letter in translate(name)
+    )
+    return re.compile(expression).match
 
 
 def _reach(row: list[_Matcher | None], path: str) -> set[int]:

@@ -1,8 +1,8 @@
 """The keeper: the supervisor process between the daemon and one command that a tool runs.
 
-It is an interpreter that has imported this file and little else (see ``process``). Its arguments are ``bare``
-or ``boxed``, the limits (see ``watch``), the workspace, and the command's argv. The daemon cannot do its
-work, for these reasons:
+It is an interpreter that has imported this file and little else (see ``process``). Its arguments are
+``bare``, ``boxed``, or ``closed:PORT`` for a sandbox with a network of its own, the limits (see ``watch``),
+the workspace, and the command's argv. The daemon cannot do its work, for these reasons:
 
 - **No process escapes.** The keeper is the *subreaper* of everything below it: each process that a command
   starts stays a descendant of the keeper, even in a session of its own and with its parent gone. The keeper
@@ -15,7 +15,7 @@ work, for these reasons:
 
 Standard input is the socket; standard output and error are the command's. The keeper sends these lines::
 
-    began PID STARTED       the command runs
+    began PID STARTED       the command runs; with the descriptor of the port in its closed network
     failed NOTE             the command could not be started
     exceeded LIMIT          the command is being stopped, because it exceeded this limit
     ended CODE              the command has ended; 128 + n by signal n
@@ -136,9 +136,10 @@ def sweep(root: int) -> None:
 class Keeper:
     """The state of the command, and the time at which everything that remains of it is killed."""
 
-    def __init__(self, control: int, *, boxed: bool, limits: Limits, workspace: str) -> None:
+    def __init__(self, control: int, *, boxed: bool, limits: Limits, workspace: str, port: int = 0) -> None:
         self._control = control
         self._boxed = boxed
+        self._port = port
         self._limits = limits
         self._watch = Watch(limits, workspace)
         self._status = -1
@@ -152,25 +153,44 @@ class Keeper:
 
     def start(self, argv: list[str]) -> bool:
         """Start the command and report it; return whether it could be started."""
-        inside = -1
+        inside = blocked = release = -1
         if self._boxed:
             self._status, inside = os.pipe()
             os.set_inheritable(inside, True)
             argv = [argv[0], "--json-status-fd", str(inside), *argv[1:]]
+        if self._port:
+            # The command must not look for its port before that is open.
+            blocked, release = os.pipe()
+            os.set_inheritable(blocked, True)
+            argv = [argv[0], "--block-fd", str(blocked), *argv[1:]]
         read, write = os.pipe()
         self._main = os.fork()
         if self._main == 0:
             _exec(argv, write, self._limits)
         os.close(write)
-        if self._boxed:
-            os.close(inside)
+        for descriptor in (inside, blocked):
+            if descriptor >= 0:
+                os.close(descriptor)
         # A successful exec closes the pipe without a message.
         problem = os.read(read, 1_000).decode(errors="replace")
         os.close(read)
-        self._send(
-            f"failed {problem}" if problem else f"began {self._main} {start_ticks_of(self._main) or 0}"
-        )
+        began = f"began {self._main} {start_ticks_of(self._main) or 0}"
+        if problem or not self._port or not self._send_port(began):
+            self._send(f"failed {problem}" if problem else began)
+        if self._port:
+            os.close(release)
         return not problem
+
+    def _send_port(self, began: str) -> bool:
+        """Open the port in the command's network, and send it with the report; return whether that worked."""
+        from kheishd.hooks.os.shell.namespace import send_port
+
+        status = b""
+        while not status.endswith(b"\n") and (data := os.read(self._status, 1_000)):
+            status += data
+        # Bubblewrap reports the first process of the sandbox as soon as that has its namespaces.
+        _, found, pid = status.partition(b'"child-pid": ')
+        return bool(found) and send_port(self._control, began, int(pid[: pid.index(b",")]), self._port)
 
     def stay(self) -> None:
         """Run until there is no child any more, and report that."""
@@ -351,7 +371,14 @@ def main(argv: list[str]) -> None:
     os.dup2(null, 0)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     manner, limits, workspace, *command = argv
-    keeper = Keeper(control, boxed=manner == "boxed", limits=Limits(limits), workspace=workspace)
+    confinement, _, port = manner.partition(":")
+    keeper = Keeper(
+        control,
+        boxed=confinement != "bare",
+        limits=Limits(limits),
+        workspace=workspace,
+        port=int(port or 0),
+    )
     if keeper.start(command):
         # The command's output ends with the command, not with the keeper.
         os.dup2(null, 1)

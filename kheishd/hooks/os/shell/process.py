@@ -79,7 +79,8 @@ class Command(Value, frozen=True):
 
     ``boxed``: the argv is that of a sandbox, which runs the command proper. It inherits the descriptors
     ``passed``, and closes them for the command; ``owned`` are those that only this command uses: they are
-    closed once it has started. ``limits`` are those of the keeper, for a command in ``workspace``.
+    closed once it has started. ``limits`` are those of the keeper, for a command in ``workspace``. ``port``:
+    the sandbox has a network of its own, in which this port is opened for the daemon.
     """
 
     argv: tuple[str, ...]
@@ -91,6 +92,7 @@ class Command(Value, frozen=True):
     owned: tuple[int, ...] = ()
     limits: str = ""
     workspace: str = "/"
+    port: int = 0
 
     def close(self) -> None:
         """Close the descriptors that only this command uses."""
@@ -99,7 +101,11 @@ class Command(Value, frozen=True):
 
 
 class KeptCommand:
-    """A command under its keeper. ``pid`` and ``start_ticks`` identify its process for certain."""
+    """A command under its keeper. ``pid`` and ``start_ticks`` identify its process for certain.
+
+    ``listening`` is the port in the command's own network; None without such a network, or if it could not be
+    opened: then the command has no network at all.
+    """
 
     def __init__(self, keeper: trio.Process, control: trio.SocketStream, mark: str) -> None:
         assert keeper.stdout is not None, "a pipe was requested"
@@ -107,6 +113,7 @@ class KeptCommand:
         self.stderr = keeper.stderr
         self.pid = 0
         self.start_ticks = 0
+        self.listening: socket.socket | None = None
         self._keeper = keeper
         self._control = control
         self._mark = mark
@@ -157,6 +164,8 @@ class KeptCommand:
             if not self._gone:
                 await self.stop()
             await self._control.aclose()
+            if self.listening is not None:
+                self.listening.close()
             for stream in (self.stdout, self.stderr):
                 if stream is not None:
                     await stream.aclose()
@@ -169,9 +178,13 @@ class KeptCommand:
         """Return the keeper's next line; an empty one once it has ended."""
         while b"\n" not in self._buffer and len(self._buffer) < MAX_LINE_BYTES:
             try:
-                data = await self._control.receive_some(MAX_LINE_BYTES)
-            except trio.BrokenResourceError:
-                data = b""
+                data, rights, _, _ = await self._control.socket.recvmsg(
+                    MAX_LINE_BYTES, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
+                )
+            except OSError:
+                data, rights = b"", []
+            for _, _, descriptor in rights:
+                self.listening = socket.socket(fileno=int.from_bytes(descriptor, sys.byteorder))
             if not data:
                 return ""
             self._buffer += data
@@ -196,7 +209,8 @@ async def running(command: Command, *, merged: bool = False) -> AsyncIterator[Ke
 async def _start(command: Command, *, merged: bool) -> KeptCommand:
     ours, theirs = socket.socketpair()
     argv = [sys.executable, "-I", "-S", "-c", KEEPER, str(ROOT)]
-    argv += ["boxed" if command.boxed else "bare", command.limits, command.workspace, *command.argv]
+    confinement = f"closed:{command.port}" if command.port else "boxed" if command.boxed else "bare"
+    argv += [confinement, command.limits, command.workspace, *command.argv]
     control = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
     try:
         # Shielded: a cancellation between the start and the return would lose the process.

@@ -11,16 +11,19 @@ the call, there is neither a task nor a process.
 from __future__ import annotations
 
 import os
-from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, assert_never
 
 import msgspec
 import trio
 from msgspec import Meta, Struct
 
 from kheishd.config.sections.tools import LimitsSection
+from kheishd.core.permissions.claims import Claim
 from kheishd.core.task import abbreviate
+from kheishd.hooks.network.destination import Destination, parse_destination
+from kheishd.hooks.network.gate import Gate
+from kheishd.hooks.network.proxy import serving
 from kheishd.hooks.os.shell.command import prepare_command, shell_argv
 from kheishd.hooks.os.shell.limits import explain_excess, suspect_limit
 from kheishd.hooks.os.shell.output import OutputCollector, Spool, read_tail, trim_start, truncate_middle
@@ -36,6 +39,8 @@ from kheishd.hooks.os.shell.process import (
     running,
 )
 from kheishd.hooks.os.shell.sandbox import Sandbox
+from kheishd.hooks.os.shell.scan import PathRules
+from kheishd.hooks.os.shell.shield import Shield
 from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
 from kheishd.kernel.hook import (
     Arguments,
@@ -54,6 +59,7 @@ from protocol import ids
 from protocol.errors.task import TaskLimit
 from protocol.events.task import TaskCreated
 from protocol.limits.call import MAX_TOOL_OUTPUT_BYTES, MAX_TOOL_TEXT_BYTES
+from protocol.limits.network import MAX_CALL_HOSTS, MAX_HOST_BYTES
 from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_TAIL_BYTES
 from protocol.limits.units import KIB, MIB
 from protocol.objects.approval import Preview
@@ -62,13 +68,17 @@ from protocol.objects.task import ShellCommand
 from protocol.text import truncate_json_start
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
+    from kheishd.config.sections.workspace import NetworkMode
     from kheishd.hooks.os.shell.health import SandboxHealth
     from kheishd.store.environment import Snapshot
 
 MAX_TIMEOUT_SECONDS = 180.0
+
+Confinement = Literal["none", "bubblewrap", "bubblewrap, network open"]
+"""What keeps a command inside: nothing, a sandbox with a closed network, one with the machine's network."""
 
 # The time for ending a command after its timeout, so that the tool reports the timeout, and is not cancelled.
 STOPPING_SECONDS = GRACE_SECONDS + 3 * MAX_KILL_SECONDS
@@ -91,7 +101,8 @@ Run a command in a shell (bash) and return its exit code, standard output and st
 - It starts in the workspace, or in workdir, a directory inside it. Only files persist between calls: no
   variables, no current directory, no processes. Processes that still run when the shell ends are killed.
 - Usually it sees the workspace, which it can write to, and the system, which is read-only. /tmp is private
-  and deleted afterwards; ~ is the workspace. The network can be used.
+  and deleted afterwards; ~ is the workspace.
+- {network}
 - Standard input is empty, so no prompt can be answered: use options such as --yes.
 - The middle of long output is left out. A command that takes longer than timeout_s is stopped (default and
   maximum: {max_timeout_s:g}).
@@ -102,6 +113,13 @@ To read, search or change files, use the tools for files if there are any."""
 UNSANDBOXED_NOTE = (
     "commands ran in a sandbox here before, and this one would run without it: workspace.sandbox is off"
 )
+
+NETWORK_TEXTS: Mapping[NetworkMode, str] = {
+    "open": "The network can be used.",
+    "closed": """\
+Usually its network is closed: it reaches only hosts that rules or a person allow, through the proxy that
+  http_proxy and https_proxy name, and there is no DNS. List the hosts that it needs in network.""",
+}
 
 BACKGROUND_NOTE = (
     "It runs in the background. task_output returns its output, task_stop ends it. After its end, "
@@ -119,10 +137,20 @@ class BashArguments(Arguments, frozen=True):
     run_in_background: Annotated[
         bool, Meta(description="Start it and return at once; timeout_s does not apply.")
     ] = False
+    network: Annotated[
+        list[Annotated[str, Meta(max_length=MAX_HOST_BYTES + 10)]],
+        Meta(
+            max_length=MAX_CALL_HOSTS,
+            description="The hosts that it connects to, as HOST (port 443) or HOST:PORT.",
+        ),
+    ] = []
 
 
 class BashResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The result for the model. ``exit_code`` is null if the command was stopped."""
+    """The result for the model. ``exit_code`` is null if the command was stopped.
+
+    ``connected`` and ``refused`` count the connections by destination.
+    """
 
     command: str
     workdir: str
@@ -134,6 +162,8 @@ class BashResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     stderr: str
     stdout_truncated: bool
     stderr_truncated: bool
+    connected: dict[str, int] = {}
+    refused: dict[str, int] = {}
     note: str | None = None
 
 
@@ -155,11 +185,14 @@ class Bash(SubHook):
         environ: Mapping[str, str] = os.environ,
         health: SandboxHealth | None = None,
         asks_unsandboxed: bool = True,
+        network: NetworkMode = "closed",
+        own_ports: Collection[int] = (),
         limits: LimitsSection | None = None,
+        protected: Sequence[str] = (),
     ) -> None:
         self.revise(
             self.bash,
-            description=DESCRIPTION.format(max_timeout_s=max_timeout_s),
+            description=DESCRIPTION.format(max_timeout_s=max_timeout_s, network=NETWORK_TEXTS[network]),
             timeout_s=max_timeout_s + STOPPING_SECONDS,
         )
         self._max_timeout_s = max_timeout_s
@@ -167,9 +200,11 @@ class Bash(SubHook):
         self._calls = home / "run" / "calls"
         self._home_id = home_id(home)
         self._limits = limits or LimitsSection()
+        self._protected = tuple(protected)
         self._health = health
         self._asks_unsandboxed = asks_unsandboxed
-        self._sandbox = Sandbox([str(home)], readable, health=health)
+        self._own_ports = own_ports
+        self._sandbox = Sandbox([str(home)], readable, health=health, network=network)
 
     async def before_call(self, call: Invocation) -> Opinion | None:
         """Require a person's approval of a command that would leave the sandbox of the commands before it."""
@@ -190,22 +225,29 @@ class Bash(SubHook):
         """Return the command line."""
         return arguments.command
 
+    def command_claims(self, call: Invocation, arguments: BashArguments) -> list[Claim]:
+        """Return the destinations that the command asks for. Errors: ToolError."""
+        return [Claim("network", destination.subject) for destination in _destinations(arguments)]
+
     async def preview_command(self, call: Invocation, arguments: BashArguments) -> Preview:
         """Show the command and its directory: the approval is bound to both. Errors: ToolError."""
         _require_runnable(arguments.command)
         boxed, workdir = await self._prepare(call, arguments)
         workdir.close()
-        confinement = "in a sandbox" if boxed else "without a sandbox"
-        if arguments.run_in_background:
-            confinement += ", in the background until it ends"
+        confinement = describe_confinement(arguments, self._confinement(boxed=boxed))
         # The directory comes first, so that no command can forge it.
         text = f"in {workdir.path}, {confinement}:\n{arguments.command}"
         facts = CallFacts(
             workdir=workdir.path,
             background=arguments.run_in_background,
-            sandbox="bubblewrap" if boxed else "none",
+            sandbox=self._confinement(boxed=boxed),
         )
-        return Preview(kind="command", text=text, binding=_binding(workdir, boxed), facts=facts)
+        return Preview(
+            kind="command",
+            text=text,
+            binding=_binding(workdir, arguments, self._confinement(boxed=boxed)),
+            facts=facts,
+        )
 
     async def command_evidence(self, call: Invocation, arguments: BashArguments) -> dict[str, Any]:
         """Return the command and its directory. Errors: ToolError."""
@@ -213,7 +255,9 @@ class Bash(SubHook):
         boxed, workdir = await self._prepare(call, arguments)
         workdir.close()
         argv = [*shell_argv(), truncate_middle(arguments.command, MAX_EVIDENCE_ECHO_BYTES)]
-        return {"argv": argv, "cwd": workdir.path, "sandboxed": boxed}
+        network = [str(destination) for destination in _destinations(arguments)]
+        hosts = {"network": network} if network else {}
+        return {"argv": argv, "cwd": workdir.path, "sandboxed": boxed, **hosts}
 
     async def probe_command(
         self, call: Invocation, arguments: BashArguments, evidence: Mapping[str, Any]
@@ -245,6 +289,7 @@ class Bash(SubHook):
         default="ask",
         droppable=True,
         subject=command_subject,
+        claims=command_claims,
         preview=preview_command,
         evidence=command_evidence,
         probe=probe_command,
@@ -257,13 +302,13 @@ class Bash(SubHook):
         _require_runnable(arguments.command)
         boxed, workdir = await self._prepare(call, arguments)
         try:
-            if call.binding not in (None, _binding(workdir, boxed)):
+            if call.binding not in (None, _binding(workdir, arguments, self._confinement(boxed=boxed))):
                 raise Stale
             # A rule, a grant or a mode allowed it: perhaps before a reload switched the sandbox off.
             if call.binding is None and self._leaves_sandbox(call):
                 raise Stale
             if arguments.run_in_background:
-                return _create_task(call, arguments, workdir, boxed=boxed)
+                return _create_task(call, arguments, workdir, self._confinement(boxed=boxed))
             return await self._run(call, arguments, workdir, boxed=boxed)
         finally:
             workdir.close()
@@ -273,26 +318,38 @@ class Bash(SubHook):
     ) -> Outcome:
         spool = Spool(self._calls / call.key)
         sandbox = self._sandbox if boxed else None
-        prepare = partial(
-            prepare_command,
-            arguments.command,
-            workdir,
-            self._environ,
-            self._mark(call),
-            sandbox,
-            self._limits,
-        )
+        shield = None
         try:
-            command = await trio.to_thread.run_sync(prepare)
+            if sandbox is not None:
+                rules = PathRules(self._protected, tuple(call.closed_patterns()))
+                shield = await trio.to_thread.run_sync(Shield, workdir, rules, sandbox.hidden)
+            command = await trio.to_thread.run_sync(
+                prepare_command,
+                arguments.command,
+                workdir,
+                self._environ,
+                self._mark(call),
+                sandbox,
+                self._limits,
+                None if shield is None else shield.scan,
+            )
             await trio.to_thread.run_sync(spool.begin)
             collector = OutputCollector(spool, call.stream)
             timeout_s = min(arguments.timeout_s or self._max_timeout_s, self._max_timeout_s)
-            end = await _perform(call, command, collector, timeout_s)
+            gate = Gate(call.judge_claim, self._own_ports)
+            notes: list[str] = []
+            try:
+                end = await _perform(call, command, collector, gate, timeout_s)
+            finally:
+                if shield is not None:
+                    with trio.CancelScope(shield=True):
+                        notes = await trio.to_thread.run_sync(shield.finish)
             if end is not None and end.unboxed:
                 self._sandbox.record_failure(collector.stderr.text(MAX_PROBLEM_BYTES)[0].strip())
             result = result_of(
-                arguments.command, workdir.path, boxed, timeout_s, end, collector, spool, self._limits
+                arguments.command, workdir.path, boxed, timeout_s, end, collector, spool, self._limits, notes
             )
+            result = add_connections(result, gate, no_proxy=command.port != 0 and not gate.is_served)
             return await trio.to_thread.run_sync(outcome_of, result, collector, spool)
         finally:
             with trio.CancelScope(shield=True):
@@ -303,6 +360,11 @@ class Bash(SubHook):
         boxed = await self._sandbox.choose(call.context.sandbox)
         workspace = call.context.workspace
         return boxed, await trio.to_thread.run_sync(open_workdir, workspace, arguments.workdir)
+
+    def _confinement(self, *, boxed: bool) -> Confinement:
+        if not boxed:
+            return "none"
+        return "bubblewrap" if self._sandbox.network == "closed" else "bubblewrap, network open"
 
     def _mark(self, call: Invocation) -> str:
         return f"{self._home_id}.{call.key}"
@@ -318,24 +380,51 @@ def _require_runnable(command: str) -> None:
         )
 
 
-def _binding(workdir: Workdir, boxed: bool) -> str:
-    return sha256(f"{'boxed' if boxed else 'bare'} {workdir.path}".encode(errors="replace")).hexdigest()
+def _destinations(arguments: BashArguments) -> list[Destination]:
+    """Return the destinations that a command asks for. Errors: ToolError."""
+    return list(dict.fromkeys(map(parse_destination, arguments.network)))
+
+
+def describe_confinement(arguments: BashArguments, confinement: Confinement) -> str:
+    """Describe for a person what keeps a command inside, and where it can connect to. Errors: ToolError."""
+    match confinement:
+        case "none":
+            text = "without a sandbox, thus with the machine's whole network"
+        case "bubblewrap, network open":
+            text = "in a sandbox with the machine's whole network"
+        case "bubblewrap" if arguments.network:
+            hosts = ", ".join(map(str, _destinations(arguments)))
+            text = f"in a sandbox that may connect to {hosts}"
+        case "bubblewrap":
+            text = "in a sandbox, connecting only to hosts that rules allow"
+        case _:
+            assert_never(confinement)
+    return f"{text}, in the background until it ends" if arguments.run_in_background else text
+
+
+def _binding(workdir: Workdir, arguments: BashArguments, confinement: Confinement) -> str:
+    hosts = " ".join(sorted(map(str, _destinations(arguments))))
+    text = f"{confinement}; {hosts}; {workdir.path}"
+    return sha256(text.encode(errors="replace")).hexdigest()
 
 
 # In the foreground.
 
 
 async def _perform(
-    call: Invocation, command: Command, collector: OutputCollector, timeout_s: float
+    call: Invocation, command: Command, collector: OutputCollector, gate: Gate, timeout_s: float
 ) -> CommandEnd | None:
-    """Run a command and collect its output. Returns how it ended; None if it took too long."""
+    """Run a command with the connections that its gate admits, and collect its output.
+
+    Return how it ended; None if it took too long.
+    """
     end = None
     try:
         async with running(command) as process:
             assert process.stderr is not None, "its errors are separate"
             if process.pid:
                 await call.observe({"pid": process.pid, "started": process.start_ticks})
-            async with trio.open_nursery() as nursery:
+            async with serving(process.listening, gate), trio.open_nursery() as nursery:
                 nursery.start_soon(collector.pump, process.stdout, collector.stdout)
                 nursery.start_soon(collector.pump, process.stderr, collector.stderr)
                 with trio.move_on_after(timeout_s):
@@ -357,12 +446,13 @@ def result_of(
     collector: OutputCollector,
     spool: Spool,
     limits: LimitsSection,
+    remarks: Sequence[str] = (),
 ) -> BashResult:
     """Return the result, still without the output.
 
     Errors: ToolError if the command never ran, or its end is unknown.
     """
-    notes = []
+    notes = list(remarks)
     if end is None:
         notes.append(f"stopped after {timeout_s:g} s; do less at once, or give a longer timeout_s")
     elif end.unboxed:
@@ -398,6 +488,30 @@ def result_of(
     )
 
 
+def add_connections(result: BashResult, gate: Gate, *, no_proxy: bool) -> BashResult:
+    """Return a result with its command's connections, and with the remedy for those that were refused."""
+    notes = [] if result.note is None else [result.note]
+    notes += ["its proxy could not be set up, so it had no network"] if no_proxy else []
+    asks = [host for host in gate.refused if host not in gate.closed]
+    if asks:
+        notes.append(
+            f"connections were refused; if they are needed, call bash again with network: {asks}, "
+            "about which a rule or a person decides"
+        )
+    if gate.closed:
+        closed = (
+            host if host == address else f"{host}, which is {address}"
+            for host, address in gate.closed.items()
+        )
+        notes.append(
+            f"not on the public internet, or this machine: {'; '.join(closed)}. Such an address is opened "
+            "only by a rule that names exactly that address, as net:ADDRESS:PORT"
+        )
+    return msgspec.structs.replace(
+        result, connected=gate.connected, refused=gate.refused, note="; ".join(notes) or None
+    )
+
+
 def outcome_of(result: BashResult, collector: OutputCollector, spool: Spool) -> Outcome:
     """Return the outcome with the output. Only a timeout is an error: a command may fail by its exit code."""
     room = MAX_TOOL_TEXT_BYTES - len(msgspec.json.encode(result))
@@ -417,7 +531,9 @@ def outcome_of(result: BashResult, collector: OutputCollector, spool: Spool) -> 
 # In the background.
 
 
-def _create_task(call: Invocation, arguments: BashArguments, workdir: Workdir, *, boxed: bool) -> Outcome:
+def _create_task(
+    call: Invocation, arguments: BashArguments, workdir: Workdir, confinement: Confinement
+) -> Outcome:
     """Return the outcome of a call whose command runs in the background. Errors: ToolError."""
     context = call.context
     _require_text(workdir.path)
@@ -431,8 +547,10 @@ def _create_task(call: Invocation, arguments: BashArguments, workdir: Workdir, *
             command=arguments.command,
             workdir=workdir.path,
             workspace=context.workspace,
-            sandboxed=boxed,
+            sandboxed=confinement != "none",
             call_id=call.call_id,
+            network="closed" if confinement == "bubblewrap" else "open",
+            hosts=[str(destination) for destination in _destinations(arguments)],
         ),
     )
 

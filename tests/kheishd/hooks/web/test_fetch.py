@@ -2,7 +2,6 @@
 
 import ssl
 from collections.abc import AsyncIterator
-from ipaddress import ip_address
 from pathlib import Path
 
 import httpcore2
@@ -10,9 +9,11 @@ import pytest
 import trio
 import trustme
 
+from kheishd.hooks.network.addresses import Address, is_public
+from kheishd.hooks.network.connector import AddressForbidden
 from kheishd.hooks.web import fetch as fetching
-from kheishd.hooks.web.fetch import AddressForbidden, FetchedPage, PinnedBackend, _interleave, fetch
-from kheishd.hooks.web.urls import Address, is_public, parse_url
+from kheishd.hooks.web.fetch import FetchedPage, PinnedBackend, fetch
+from kheishd.hooks.web.urls import parse_url
 from kheishd.kernel.hook import ToolError
 from protocol import __version__
 from protocol.limits.web import MAX_WEB_BODY_BYTES
@@ -20,9 +21,14 @@ from tests.support.names import Names
 from tests.support.web_server import WebServer, answer, redirect, web_server
 
 
-def loopback(address: Address) -> bool:
+def loopback(address: Address, port: int = 0) -> bool:
     """Whether an address is this machine's own."""
     return address.is_loopback
+
+
+def public(address: Address, port: int) -> bool:
+    """Whether an address is on the public internet."""
+    return is_public(address)
 
 
 @pytest.fixture
@@ -89,9 +95,11 @@ async def test_not_without_end(web: WebServer) -> None:
 @pytest.mark.parametrize(
     "location", ["http://10.0.0.1/", "http://169.254.169.254/latest/meta-data", "http://inside/"]
 )
-async def test_a_redirect_to_where_nothing_is_fetched_from(web: WebServer, location: str) -> None:
+async def test_a_redirect_to_where_nothing_is_fetched_from(
+    web: WebServer, location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each redirect is checked like the first URL."""
-    trio.socket.set_custom_hostname_resolver(Names(inside=["192.168.1.1"]))
+    Names(monkeypatch, inside=["192.168.1.1"])
     web.answers["/"] = redirect(location)
     with pytest.raises(ToolError, match="is not on the public internet; nothing is fetched from there"):
         await fetched(web.url())
@@ -106,12 +114,12 @@ async def test_a_redirect_that_leads_nowhere(web: WebServer) -> None:
     assert (await fetched(web.url("/page"))).body == b"choose"
 
 
-async def test_nothing_private(web: WebServer) -> None:
+async def test_nothing_private(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """By default no connection to this machine is made."""
-    trio.socket.set_custom_hostname_resolver(Names(example=["127.0.0.1"]))
+    Names(monkeypatch, example=["127.0.0.1"])
     for host in ("127.0.0.1", "example"):
         with pytest.raises(ToolError, match="is not on the public internet"):
-            await fetch(parse_url(web.url(host=host)), is_public, httpcore2.default_ssl_context())
+            await fetch(parse_url(web.url(host=host)), public, httpcore2.default_ssl_context())
     assert web.requests == []
 
 
@@ -217,9 +225,9 @@ async def test_servers_that_make_no_sense(web: WebServer, bytes_: bytes, cause: 
         await fetched(web.url())
 
 
-async def test_nobody_there() -> None:
+async def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown name and a refused connection are reported."""
-    trio.socket.set_custom_hostname_resolver(Names())
+    Names(monkeypatch)
     with pytest.raises(
         ToolError, match="nobody could not be fetched from: nobody: Name or service not known"
     ):
@@ -247,7 +255,7 @@ async def test_certificates_are_verified(tmp_path: Path, monkeypatch: pytest.Mon
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("example").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    trio.socket.set_custom_hostname_resolver(Names(example=["127.0.0.1"], other=["127.0.0.1"]))
+    Names(monkeypatch, example=["127.0.0.1"], other=["127.0.0.1"])
     async with web_server(context) as web, web_server() as plain:
         web.answers["/"] = answer(b"secret")
         web.answers["/down"] = redirect(plain.url("/"))
@@ -287,14 +295,13 @@ async def greeting(backend: PinnedBackend, host: str, port: int) -> bytes:
         await stream.aclose()
 
 
-async def test_a_name_is_looked_up_once(nursery: trio.Nursery) -> None:
+async def test_a_name_is_looked_up_once(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name is resolved once: the checked address is the connected one."""
     port = await listening(nursery)
-    names = Names(example=["127.0.0.2"])
-    trio.socket.set_custom_hostname_resolver(names)
+    names = Names(monkeypatch, example=["127.0.0.2"])
     checked: list[str] = []
 
-    def allowed(address: Address) -> bool:
+    def allowed(address: Address, port: int) -> bool:
         checked.append(str(address))
         names.answers["example"] = ["127.0.0.1"]
         return True
@@ -308,49 +315,42 @@ async def test_a_name_is_looked_up_once(nursery: trio.Nursery) -> None:
 @pytest.mark.parametrize(
     "answers", [["127.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["8.8.8.8", "::1"], ["10.0.0.1", "8.8.8.8"]]
 )
-async def test_one_forbidden_address_is_enough(answers: list[str]) -> None:
+async def test_one_forbidden_address_is_enough(answers: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """One forbidden address of a name forbids all."""
-    trio.socket.set_custom_hostname_resolver(Names(example=answers))
+    Names(monkeypatch, example=answers)
     with pytest.raises(AddressForbidden, match=r"^example is .*, which is not on the public internet$"):
-        await PinnedBackend(is_public).connect_tcp("example", 1)
+        await PinnedBackend(public).connect_tcp("example", 1)
 
 
 async def test_an_address_is_looked_at_like_a_name() -> None:
     """An address in the system's own notation is checked, too."""
     with pytest.raises(AddressForbidden, match=r"^127\.0\.0\.1 is not on the public internet$"):
-        await PinnedBackend(is_public).connect_tcp("127.0.0.1", 1)
+        await PinnedBackend(public).connect_tcp("127.0.0.1", 1)
     for host in ("0177.0.0.1", "127.1", "::ffff:127.0.0.1"):
         with pytest.raises(AddressForbidden, match="127"):
-            await PinnedBackend(is_public).connect_tcp(host, 1)
+            await PinnedBackend(public).connect_tcp(host, 1)
 
 
-async def test_the_next_address_is_tried(nursery: trio.Nursery) -> None:
+async def test_the_next_address_is_tried(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
     """If one address refuses, the next is tried, with both families in turn."""
     port = await listening(nursery)
-    names = Names(example=["::1", "127.0.0.9", "127.0.0.8", "127.0.0.1"])
-    trio.socket.set_custom_hostname_resolver(names)
+    Names(monkeypatch, example=["::1", "127.0.0.9", "127.0.0.8", "127.0.0.1"])
     assert await greeting(PinnedBackend(loopback), "example", port) == b"127.0.0.1"
 
 
-async def test_not_all_of_many_are_tried(nursery: trio.Nursery) -> None:
+async def test_not_all_of_many_are_tried(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a few of a hundred addresses are tried."""
     port = await listening(nursery)
     many = [f"127.0.1.{number}" for number in range(1, 100)]
-    trio.socket.set_custom_hostname_resolver(Names(example=[*many, "127.0.0.1"]))
+    Names(monkeypatch, example=[*many, "127.0.0.1"])
     with pytest.raises(httpcore2.ConnectError):
         await PinnedBackend(loopback).connect_tcp("example", port)
 
 
-async def test_families_take_turns() -> None:
-    """Families alternate, in the order of the answer."""
-    four, six = (list(map(ip_address, item)) for item in (["1.0.0.1", "1.0.0.2"], ["::1", "::2", "::3"]))
-    assert _interleave([*six, *four]) == [six[0], four[0], six[1], four[1], six[2]]
-
-
-async def test_a_name_that_nobody_knows() -> None:
+async def test_a_name_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown name is reported."""
-    trio.socket.set_custom_hostname_resolver(Names(empty=[]))
+    Names(monkeypatch, empty=[])
     with pytest.raises(httpcore2.ConnectError, match="nobody: Name or service not known"):
-        await PinnedBackend(is_public).connect_tcp("nobody", 1)
+        await PinnedBackend(public).connect_tcp("nobody", 1)
     with pytest.raises(httpcore2.ConnectError, match="empty has no address"):
-        await PinnedBackend(is_public).connect_tcp("empty", 1)
+        await PinnedBackend(public).connect_tcp("empty", 1)

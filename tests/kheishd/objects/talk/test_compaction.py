@@ -1,6 +1,7 @@
 """Compaction over the socket: every outcome of both methods."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from kheishd.core.workspace import Workspaces
@@ -193,10 +194,10 @@ async def test_conversation_compact_route_not_ready(idle: Household) -> None:
     assert isinstance(await idle.refusal_of("conversation.compact"), RouteNotReady)
 
 
-async def test_conversation_compact_workspace_forbidden(idle: Household) -> None:
+async def test_conversation_compact_workspace_forbidden(idle: Household, srv: Path) -> None:
     """The session's workspace is no longer allowed."""
-    sent = await idle.send(agent="critic", workspace="/srv/a")
-    await idle.call("session.update", session_id=sent["session_id"], workspace="/srv/a")
+    sent = await idle.send(agent="critic", workspace=f"{srv}/a")
+    await idle.call("session.update", session_id=sent["session_id"], workspace=f"{srv}/a")
     await leave_idle(idle, workspaces=Workspaces("/elsewhere", "/home", limited=True), routes=ROUTES)
     assert isinstance(await idle.refusal_of("conversation.compact", agent="critic"), SessionBusy)
     await idle.call("run.cancel", run_id=sent["run_id"])
@@ -281,11 +282,11 @@ async def test_session_compact_route_not_ready(idle: Household) -> None:
     assert isinstance(await idle.refusal_of("session.compact", session_id=session_id), RouteNotReady)
 
 
-async def test_session_compact_workspace_forbidden(idle: Household) -> None:
+async def test_session_compact_workspace_forbidden(idle: Household, srv: Path) -> None:
     """The workspace of a child is outside of its parent's new one."""
-    parent = await create_session(idle, workspace="/srv/a")
-    child = await create_session(idle, parent_session_id=parent, workspace="/srv/a/b")
-    await idle.call("session.update", session_id=parent, workspace="/srv/c")
+    parent = await create_session(idle, workspace=f"{srv}/a")
+    child = await create_session(idle, parent_session_id=parent, workspace=f"{srv}/a/b")
+    await idle.call("session.update", session_id=parent, workspace=f"{srv}/c")
     assert isinstance(await idle.refusal_of("session.compact", session_id=child), WorkspaceForbidden)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kheishd.core.workspace import Workspaces
 from kheishd.store.tables import CONVERSATIONS, RUNS
 from protocol.errors.conversation import SenderForbidden, SenderInvalid
 from protocol.errors.definition import AgentForbidden, AgentNotFound
@@ -19,9 +20,10 @@ from protocol.errors.session import (
     SessionAlreadyEnded,
     SessionNotFound,
     WorkspaceForbidden,
+    WorkspaceMissing,
 )
 from protocol.limits.model import MAX_ANSWER_BYTES
-from protocol.limits.names import MAX_METADATA_BYTES
+from protocol.limits.names import MAX_METADATA_BYTES, MAX_PATH_BYTES
 from protocol.limits.rpc import MAX_SUBSCRIPTIONS
 from protocol.limits.session import MAX_INPUT_BYTES, MAX_QUEUED_RUNS
 from tests.support.desk import says
@@ -32,6 +34,10 @@ from tests.support.runtimes import make_runtime
 async def test_the_largest_values_fit_into_their_transactions(tmp_path: Path) -> None:
     """The longest input, metadata, instructions, scope, names, queue and answer fit together."""
     metadata = {"a": "b" * (MAX_METADATA_BYTES - 20)}
+    deep = tmp_path
+    while len(str(deep)) < MAX_PATH_BYTES:
+        deep /= "w" * min(200, MAX_PATH_BYTES - len(str(deep)) - 1)
+    deep.mkdir(parents=True)
     async with household(tmp_path, definitions={"large": agent("large")}) as house:
         await house.call(
             "session.create",
@@ -40,7 +46,7 @@ async def test_the_largest_values_fit_into_their_transactions(tmp_path: Path) ->
             title="t" * 512,
             scope={"tools": ["t" * 70] * 54},
             metadata=metadata,
-            workspace="/" + "w" * 1023,
+            workspace=str(deep),
         )
         gate = house.gate("first")
         gate.rest = "x" * 2 * MAX_ANSWER_BYTES
@@ -226,23 +232,25 @@ async def test_conversation_send_sender_forbidden(idle: Household) -> None:
     assert (await ann.call("conversation.send", content="x", sender="ann"))["status"] == "queued"
 
 
-async def test_conversation_send_workspace_forbidden(idle: Household) -> None:
+async def test_conversation_send_workspace_forbidden(idle: Household, srv: Path) -> None:
     """The daemon's home is refused; without ``operate`` only the default workspace is allowed."""
-    workspaces = idle.holder.current().workspaces
+    workspaces = Workspaces(f"{srv}/home/workspace", f"{srv}/home")
+    (srv / "home" / "workspace").mkdir(parents=True)
+    idle.holder.replace(make_runtime(2, models=idle.models, definitions=AGENTS, workspaces=workspaces))
     speaker = await idle.connect_limited(scopes=["read", "converse"])
     for client, path in (
         (idle.client, workspaces.home),
         (idle.client, "../state"),
-        (speaker, "/srv"),
+        (speaker, str(srv)),
         (speaker, f"{workspaces.root}/a"),
     ):
         refusal = await refusal_of(client, "conversation.send", content="x", workspace=path)
         assert (type(refusal), refusal.field) == (WorkspaceForbidden, "$.params.workspace")
     assert idle.sessions() == 0
-    for client, path in ((speaker, workspaces.root), (speaker, "."), (idle.client, "/srv")):
+    for client, path in ((speaker, workspaces.root), (speaker, "."), (idle.client, f"{srv}/a")):
         sent = await client.call("conversation.send", content="x", workspace=path)
         pinned = (await idle.call("run.get", run_id=sent["run_id"]))["pinned"]
-        assert pinned["workspace"] == ("/srv" if path == "/srv" else workspaces.root)
+        assert pinned["workspace"] == (path if path == f"{srv}/a" else workspaces.root)
 
 
 @pytest.mark.parametrize("sender", ["ä" * 65, "a\nb", "\x00", "​"])
@@ -389,15 +397,26 @@ async def test_session_send_session_not_found(idle: Household) -> None:
     assert isinstance(refusal, SessionNotFound)
 
 
-async def test_session_send_workspace_forbidden(idle: Household) -> None:
+@pytest.mark.parametrize("name", ["gone", "file", "file/below"])
+async def test_conversation_send_workspace_missing(idle: Household, srv: Path, name: str) -> None:
+    """A workspace that does not exist or is a file is refused by its name; nothing is created."""
+    (srv / "file").touch()
+    refusal = await idle.refusal_of("conversation.send", content="x", workspace=f"{srv}/{name}")
+    assert (type(refusal), refusal.field) == (WorkspaceMissing, "$.params.workspace")
+    assert f"the workspace {srv}/{name} " in refusal.message
+    assert idle.sessions() == 0
+    assert not (srv / "gone").exists()
+
+
+async def test_session_send_workspace_forbidden(idle: Household, srv: Path) -> None:
     """The stored workspace of a child is refused once it is outside of its parent's."""
-    parent = (await create(idle, workspace="/srv/a"))["session_id"]
-    child = (await create(idle, parent_session_id=parent, workspace="/srv/a/b"))["session_id"]
+    parent = (await create(idle, workspace=f"{srv}/a"))["session_id"]
+    child = (await create(idle, parent_session_id=parent, workspace=f"{srv}/a/b"))["session_id"]
     assert (await idle.call("session.send", session_id=child, content="x"))["status"] == "queued"
-    await idle.call("session.update", session_id=parent, workspace="/srv/c")
+    await idle.call("session.update", session_id=parent, workspace=f"{srv}/c")
     refusal = await idle.refusal_of("session.send", session_id=child, content="x")
     assert isinstance(refusal, WorkspaceForbidden)
-    assert "/srv/a/b is not within /srv/c" in refusal.message
+    assert f"{srv}/a/b is not within {srv}/c" in refusal.message
     await idle.call("session.update", session_id=child, workspace=None)
     assert (await idle.call("session.send", session_id=child, content="x"))["status"] == "queued"
 

@@ -21,6 +21,7 @@ from protocol.errors.session import (
     SessionNotFound,
     TooDeep,
     WorkspaceForbidden,
+    WorkspaceMissing,
 )
 from protocol.errors.token import ScopeMissing, ScopeWouldWiden
 from protocol.limits.session import MAX_SESSION_DEPTH
@@ -37,7 +38,7 @@ async def create(house: Household, **params: Any) -> Any:
 # session.create
 
 
-async def test_session_create_ok(idle: Household) -> None:
+async def test_session_create_ok(idle: Household, srv: Path) -> None:
     """A session has the requested properties, within the limits of its agent."""
     made = await create(
         idle,
@@ -46,7 +47,7 @@ async def test_session_create_ok(idle: Household) -> None:
         title="A title",
         scope={"tools": ["grep", "bash"], "mcp": []},
         permission_mode="plan",
-        workspace="/srv",
+        workspace=str(srv),
         route="local",
         model="m",
         metadata={"team": "red"},
@@ -137,17 +138,17 @@ async def test_session_create_scope_would_widen(idle: Household) -> None:
         assert isinstance(refusal, ScopeWouldWiden)
 
 
-async def test_session_create_workspace_forbidden(idle: Household) -> None:
+async def test_session_create_workspace_forbidden(idle: Household, srv: Path) -> None:
     """The daemon's home is refused, and for a child every directory outside of its parent's workspace."""
     home = idle.holder.current().workspaces.home
     for path in (home, f"{home}/state/x", "/", "..", "../agents"):
         refusal = await idle.refusal_of("session.create", workspace=path)
         assert (type(refusal), refusal.field) == (WorkspaceForbidden, "$.params.workspace")
-    parent = (await create(idle, workspace="/srv/a"))["session_id"]
-    for path in ("/srv/ab", "/srv", "x"):
+    parent = (await create(idle, workspace=f"{srv}/a"))["session_id"]
+    for path in (f"{srv}/ab", str(srv)):
         refusal = await idle.refusal_of("session.create", parent_session_id=parent, workspace=path)
         assert isinstance(refusal, WorkspaceForbidden)
-    assert (await create(idle, parent_session_id=parent, workspace="/srv/a/b"))["workspace"] == "/srv/a/b"
+    assert (await create(idle, parent_session_id=parent, workspace=f"{srv}/a/b"))["workspace"] == f"{srv}/a/b"
 
 
 async def test_session_create_a_wider_mode_requires_approve(idle: Household) -> None:
@@ -297,23 +298,33 @@ async def test_session_list_ok_shows_a_limited_caller_its_own(idle: Household) -
     assert await pages(nobody, "session.list", "sessions") == []
 
 
+async def test_session_create_workspace_missing(idle: Household, srv: Path) -> None:
+    """A workspace that does not exist is refused by its name, and so is the target of a dangling link."""
+    (srv / "link").symlink_to("gone")
+    for path in (f"{srv}/gone", f"{srv}/link"):
+        refusal = await idle.refusal_of("session.create", workspace=path)
+        assert (type(refusal), refusal.field) == (WorkspaceMissing, "$.params.workspace")
+        assert f"the workspace {srv}/gone does not exist" in refusal.message
+    assert idle.sessions() == 0
+
+
 # session.update
 
 
-async def test_session_update_ok(house: Household) -> None:
+async def test_session_update_ok(house: Household, srv: Path) -> None:
     """An absent field is unchanged, null unsets it; accepted runs keep their pinned values."""
     gate = house.gate("slow")
     session_id = (await create(house, model="before", metadata={"a": 1}))["session_id"]
     await house.call("session.send", session_id=session_id, content="slow")
     queued = await house.call("session.send", session_id=session_id, content="queued")
-    updated = await house.call("session.update", session_id=session_id, model=None, workspace="/srv")
-    assert (updated.get("model"), updated["workspace"], updated["metadata"]) == (None, "/srv", {"a": 1})
+    updated = await house.call("session.update", session_id=session_id, model=None, workspace=str(srv))
+    assert (updated.get("model"), updated["workspace"], updated["metadata"]) == (None, str(srv), {"a": 1})
     later = await house.call("session.send", session_id=session_id, content="later")
     gate.opened.set()
     await house.call("run.wait", run_id=later["run_id"])
     pinned = [(await house.call("run.get", run_id=run["run_id"]))["pinned"] for run in (queued, later)]
     assert [values["model"] for values in pinned] == ["before", "offline"]
-    assert [values["workspace"] for values in pinned] == [house.holder.current().workspace_root, "/srv"]
+    assert [values["workspace"] for values in pinned] == [house.holder.current().workspace_root, str(srv)]
 
 
 async def test_session_update_ok_narrows(idle: Household) -> None:
@@ -343,15 +354,24 @@ async def test_session_update_route_not_found(idle: Household) -> None:
     assert isinstance(await idle.refusal_of("session.update", session_id="s", route="nowhere"), RouteNotFound)
 
 
-async def test_session_update_workspace_forbidden(idle: Household) -> None:
+async def test_session_update_workspace_forbidden(idle: Household, srv: Path) -> None:
     """A workspace is validated as at creation; a refused update changes nothing."""
-    parent = (await create(idle, workspace="/srv/a"))["session_id"]
-    child = (await create(idle, parent_session_id=parent, workspace="/srv/a/b"))["session_id"]
-    for session_id, path in ((parent, "../run"), (child, "/srv"), (child, "/srv/ab")):
+    parent = (await create(idle, workspace=f"{srv}/a"))["session_id"]
+    child = (await create(idle, parent_session_id=parent, workspace=f"{srv}/a/b"))["session_id"]
+    for session_id, path in ((parent, "../run"), (child, str(srv)), (child, f"{srv}/ab")):
         refusal = await idle.refusal_of("session.update", session_id=session_id, workspace=path)
         assert (type(refusal), refusal.field) == (WorkspaceForbidden, "$.params.workspace")
-    updated = await idle.call("session.update", session_id=child, workspace="/srv/a/c")
-    assert updated["workspace"] == "/srv/a/c"
+    updated = await idle.call("session.update", session_id=child, workspace=f"{srv}/a/c")
+    assert updated["workspace"] == f"{srv}/a/c"
+
+
+async def test_session_update_workspace_missing(idle: Household, srv: Path) -> None:
+    """A workspace that was moved away is refused; the session keeps its own."""
+    session_id = (await create(idle, workspace=f"{srv}/a"))["session_id"]
+    (srv / "c").rename(f"{srv}/moved")
+    refusal = await idle.refusal_of("session.update", session_id=session_id, workspace=f"{srv}/c")
+    assert (type(refusal), refusal.field) == (WorkspaceMissing, "$.params.workspace")
+    assert (await idle.call("session.get", session_id=session_id))["workspace"] == f"{srv}/a"
 
 
 async def test_session_update_scope_would_widen(idle: Household) -> None:

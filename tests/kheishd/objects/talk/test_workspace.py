@@ -1,5 +1,6 @@
 """Workspaces as requested and as used, with real directories and links."""
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,9 @@ from typing import Any
 import pytest
 
 from kheishd.core.workspace import Workspaces
-from kheishd.objects.talk.workspace import resolve
+from kheishd.objects.talk.workspace import find_problem, resolve
 from protocol.errors.rpc import InvalidParams
-from protocol.errors.session import WorkspaceForbidden
+from protocol.errors.session import WorkspaceForbidden, WorkspaceMissing
 from protocol.limits.names import MAX_PATH_BYTES
 from tests.support.household import AGENTS, Household, agent, household
 from tests.support.runtimes import make_runtime
@@ -18,6 +19,9 @@ from tests.support.runtimes import make_runtime
 def workspaces(directory: Path, *, limited: bool = False) -> Workspaces:
     """Return the workspaces of a home in a directory."""
     root = directory / "work" if limited else directory / "home" / "workspace"
+    for name in ("a/b", "b", "own"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    (directory / "home" / "state").mkdir(parents=True, exist_ok=True)
     return Workspaces(str(root), str(directory / "home"), limited)
 
 
@@ -62,6 +66,18 @@ def test_resolve(tmp_path: Path) -> None:
     assert resolve("strange", root) is None
 
 
+def test_find_problem(tmp_path: Path) -> None:
+    """A directory that is missing, a file, below a file, or closed to the daemon's user is a problem."""
+    (tmp_path / "file").touch()
+    assert find_problem(str(tmp_path)) is None
+    assert find_problem(str(tmp_path / "gone")) == "does not exist; create it, or name an existing directory"
+    assert find_problem(str(tmp_path / "file")) == "is not a directory"
+    assert find_problem(str(tmp_path / "file" / "x")) == "cannot be entered: not a directory"
+    (tmp_path / "closed").mkdir(0o000)
+    if os.geteuid() != 0:
+        assert "cannot be entered by the daemon's user" in str(find_problem(str(tmp_path / "closed")))
+
+
 async def test_the_default_workspace_is_pinned(free: Household, tmp_path: Path) -> None:
     """Without a workspace of its own a run pins the default one."""
     sent = await free.send()
@@ -71,6 +87,7 @@ async def test_the_default_workspace_is_pinned(free: Household, tmp_path: Path) 
 
 async def test_links_are_resolved_when_they_are_accepted(free: Household, tmp_path: Path) -> None:
     """A link into the daemon's home is refused, and a link that is changed later changes nothing."""
+    (tmp_path / "elsewhere").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     made = await free.call("session.create", workspace=str(tmp_path / "link"))
     assert made["workspace"] == str(tmp_path / "elsewhere")
@@ -124,8 +141,11 @@ def names_in(directory: Path) -> set[str]:
 
 
 async def test_no_directory_is_created_by_a_request(free: Household, tmp_path: Path) -> None:
-    """A directory is created by the tool that needs it."""
+    """A missing workspace is not created, neither the requested one nor the default one."""
+    (tmp_path / "home" / "workspace").rename(tmp_path / "moved")
     names = names_in(tmp_path)
-    await free.call("session.create", workspace=str(tmp_path / "new"))
+    refusal = await free.refusal_of("session.create", workspace=str(tmp_path / "new"))
+    assert isinstance(refusal, WorkspaceMissing)
     await free.send()
+    assert not (tmp_path / "home" / "workspace").exists()
     assert names_in(tmp_path) == names

@@ -9,7 +9,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.config.sections.runs import RunsSection
 from kheishd.kernel.runtime import ModelRequest
-from kheishd.store.tables import RUNS_CANCELLED, RUNS_READY
+from kheishd.store.tables import RUNS_CANCELLED
+from protocol.errors.store import StoreDamaged
 from protocol.events.run import RunStarted
 from protocol.objects.run import RunError
 from protocol.transcript import text_of
@@ -274,17 +275,18 @@ async def test_a_drain_without_active_runs_returns_at_once(tmp_path: Path, autoj
 # Failures.
 
 
-async def test_an_unreadable_record_is_skipped(
-    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The run is logged and skipped, and other runs are executed."""
+async def test_an_unreadable_record_ends_the_worker(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A record that cannot be read is damage: no run is executed any more, and nothing is written."""
     async with open_desk(tmp_path) as desk:
         spoilt, sound = await desk.send(sender="spoilt"), await desk.send(sender="sound")
         await desk.corrupt_run(spoilt.run_id)
-        async with working(desk):
-            await desk.until(lambda: desk.run(sound.run_id).status == "completed")
-        assert [record.run_id for record in caplog.records if hasattr(record, "run_id")] == [spoilt.run_id]
-        assert desk.count(RUNS_READY) == 1
+        with pytest.RaisesGroup(StoreDamaged, flatten_subgroups=True):
+            async with working(desk):
+                await desk.state.damaged.wait()
+                await trio.sleep_forever()
+        assert desk.run(sound.run_id).status == "queued"
+        with pytest.raises(StoreDamaged, match="the table 'runs'"):
+            await desk.state.update(lambda tx: None)
 
 
 def broken(request: ModelRequest) -> None:

@@ -129,6 +129,15 @@ def test_a_walk_ends(tree: Path) -> None:
         ("a.b+(c)", ["a.b+(c)"], ["axb+(c)", "a.bb(c)"]),
         ("[", ["["], ["a"]),
         ("**a", ["ba", "a"], ["b/a"]),
+        ("[*]", ["*"], ["a"]),
+        ("[{]a,b[}]", ["{a,b}"], ["a", "b"]),
+        (r"\*.{py,c}", ["*.py", "*.c"], ["a.py"]),
+        (r"\{a,b\}", ["{a,b}"], ["a", "b"]),
+        (r"{a\,b,c}", ["a,b", "c"], ["a", "b"]),
+        (r"a\[1\]\?", ["a[1]?"], ["a1x", "a1?"]),
+        (r"\*\*/x", ["**/x"], ["a/x", "x"]),
+        (r"[\]x].[\!a]", ["].!", "x.a"], ["y.b", "].b"]),
+        (r"a\\b\c", ["a\\bc"], ["abc", "a\\b\\c"]),
     ],
 )
 def test_matches(pattern: str, fits: list[str], others: list[str]) -> None:

@@ -91,7 +91,8 @@ def test_a_command_finds_itself_as_usual() -> None:
         descriptors, session, score, _, ignored = keeper.output().split()
     # The fourth is the one that ls reads the directory with.
     assert (int(descriptors), session.decode(), int(score)) == (4, pid, 500)
-    assert int(ignored, 16) == 0
+    # The C library has signals 32 and 33 for itself, and ignores them in programs that it starts.
+    assert int(ignored, 16) & ~(0b11 << 31) == 0
 
 
 def test_signals_do_not_end_it() -> None:

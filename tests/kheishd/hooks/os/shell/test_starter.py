@@ -15,6 +15,7 @@ from kheishd.hooks.os.shell.process import CommandEnd, KeptCommand, NotStarted, 
 from kheishd.hooks.os.shell.starter import TASK_VARIABLE, Starter
 from protocol.objects.task import Shell
 from tests.support.commands import wait_ended
+from tests.support.gates import make_gate
 
 
 def asked(workspace: Path, command: str, workdir: str = "", *, mode: SandboxMode = "off") -> Shell:
@@ -28,7 +29,7 @@ async def started(home: Path, shell: Shell, readable: tuple[str, ...] = ()) -> A
     """Run the shell of the task ``tsk_1``."""
     environ = {"PATH": os.environ["PATH"], "OPENAI_API_KEY": "canary"}
     config = Config(workspace=WorkspaceSection(readable=list(readable)))
-    async with Starter(home, environ).running("tsk_1", shell, config) as command_process:
+    async with Starter(home, environ).running("tsk_1", shell, config, make_gate()) as command_process:
         yield command_process
 
 

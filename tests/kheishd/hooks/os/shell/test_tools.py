@@ -376,7 +376,9 @@ async def test_what_a_person_is_shown(shell: Shell, workspace: Path) -> None:
     use = shell.use("make\n# in /safe", workdir="sub")
     preview = await preview_of(shell.bash, use)
     assert preview.kind == "command"
-    manner = "in a sandbox" if shell.context.sandbox == "required" else "without a sandbox"
+    manner = "without a sandbox, thus with the machine's whole network"
+    if shell.context.sandbox == "required":
+        manner = "in a sandbox, connecting only to hosts that rules allow"
     assert preview.text == f"in {workspace}/sub, {manner}:\nmake\n# in /safe"
     assert shell.bash.subject(use) == "make\n# in /safe"
 
@@ -641,7 +643,7 @@ def background(bare: Shell, store: Store, workspace: Path, command: str = "make"
     workdir = open_workdir(str(workspace), ".")
     try:
         arguments = BashArguments(command=command, description=title)
-        return _create_task(use(bare, store), arguments, workdir, boxed=True)
+        return _create_task(use(bare, store), arguments, workdir, "bubblewrap")
     finally:
         workdir.close()
 

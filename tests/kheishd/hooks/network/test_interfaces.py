@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kheishd.hooks.web import interfaces
-from kheishd.hooks.web.interfaces import is_foreign_and_public, read_own_addresses
+from kheishd.hooks.network import interfaces
+from kheishd.hooks.network.interfaces import is_foreign_and_public, read_own_addresses
 
 FIB_TRIE = """Main:
   +-- 0.0.0.0/0 3 0 5

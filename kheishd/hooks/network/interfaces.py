@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Final
 
-from kheishd.hooks.web.urls import Address, extract_v4, is_public
+from kheishd.hooks.network.addresses import Address, extract_v4, is_public
 from protocol.limits.units import MIB
 
 PROC_NET: Final = Path("/proc/net")
@@ -20,6 +20,12 @@ _LOCAL_V4: Final = re.compile(rb"\|-- ([0-9.]+)\n(?:\s+/\d+ .*\n)*?\s+/32 host L
 def is_foreign_and_public(address: Address) -> bool:
     """Whether an address is on the public internet, and not one of this machine."""
     return is_public(address) and extract_v4(address) not in read_own_addresses()
+
+
+def is_own(address: Address) -> bool:
+    """Whether a connection to an address leads to this machine."""
+    address = extract_v4(address)
+    return address.is_loopback or address.is_unspecified or address in read_own_addresses()
 
 
 def read_own_addresses(proc_net: Path = PROC_NET) -> frozenset[Address]:

@@ -1,0 +1,149 @@
+"""The check of a data file in a child process, and the note that it was closed in order.
+
+Reading a file through a map ends the process if the disk cannot read a page, so the check has a process of
+its own. After an orderly stop the newest transaction, size and time of the file are noted beside it. A file
+that differs from its note was not closed in order, or was changed by another program: it is checked before
+LMDB opens it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from kheishd.store.pages import META_BYTES, newest, parse_meta, read_metas
+from protocol.structs import Value
+
+if TYPE_CHECKING:
+    from kheishd.store.environment import Environment
+
+NOTE: Final = "checked"
+"""The file beside the data with the state of the data at the last orderly stop."""
+
+# A gigabyte takes two seconds, a quick check half of that; a loaded machine or a cold disk takes longer.
+MIN_SECONDS: Final = 30.0
+SECONDS_PER_BYTE: Final = 30.0 / 2**30
+# Up to here even the whole check takes a fraction of a second.
+SMALL_BYTES: Final = 128 * 2**20
+
+ROOT: Final = Path(__file__).parents[2]
+PROGRAM: Final = (
+    "import sys; sys.path.append(sys.argv[1]); from kheishd.store.structure import main; main(sys.argv[2:])"
+)
+
+
+class Checkup(Value, frozen=True):
+    """The result of a check: the problems, and whether the check reached the end of the file."""
+
+    problems: list[str]
+    is_complete: bool = True
+
+
+def describe_problems(problems: list[str]) -> str:
+    """Return the first problem and the number of the others."""
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return problems[0] + more
+
+
+def check_data(data: Path, *, quick: bool = False, meta_page: bytes | None = None) -> Checkup:
+    """Check a data file in a child process, as of its newest meta page or of a copy of an older one."""
+    size = data.stat().st_size
+    extent = "quick" if quick and size > SMALL_BYTES else "all"
+    command = [sys.executable, "-I", "-S", "-c", PROGRAM, str(ROOT), str(data), extent]
+    if meta_page is not None:
+        command.append(meta_page.hex())
+    timeout_s = MIN_SECONDS + size * SECONDS_PER_BYTE
+    try:
+        # All other descriptors, such as a lock, are closed in the child.
+        child = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return Checkup([], is_complete=False)
+    if child.returncode < 0:
+        name = signal.Signals(-child.returncode).name
+        return Checkup([f"a part of the file cannot be read: reading it ended with {name}"])
+    try:
+        return Checkup([str(problem) for problem in json.loads(child.stdout)])
+    except ValueError:
+        error = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        return Checkup([f"the file cannot be checked: {error or f'exit code {child.returncode}'}"])
+
+
+def check_snapshot(environment: Environment) -> Checkup:
+    """Check the file of an open environment, as of a snapshot that keeps its pages from being overwritten."""
+    data = environment.data
+    txn = environment.lmdb.begin()
+    try:
+        number = txn.id()
+        descriptor = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            first = os.pread(descriptor, META_BYTES, 0)
+            meta = parse_meta(first)
+            pages = [first] if meta is None else [first, os.pread(descriptor, META_BYTES, meta.page_bytes)]
+        finally:
+            os.close(descriptor)
+        for page in pages:
+            meta = parse_meta(page)
+            if meta is not None and meta.transaction == number:
+                return check_data(data, meta_page=page)
+    finally:
+        txn.abort()
+    # Two commits came between, or a meta page is damaged: the former has passed at the next attempt.
+    return Checkup([], is_complete=False)
+
+
+def write_note(data: Path) -> None:
+    """Note the state of a data file that was closed in order. A note that cannot be written is none."""
+    state = _describe(data)
+    if state is not None:
+        _write(data, f"closed {state}")
+
+
+def needs_check(data: Path) -> bool:
+    """Whether the file is not as an orderly stop left it."""
+    return _read(data) != f"closed {_describe(data)}"
+
+
+def count_unclean_start(data: Path) -> int:
+    """Note that the file was not closed in order; return how often that has been so in a row."""
+    word, _, number = _read(data).partition(" ")
+    count = int(number) + 1 if word == "unclean" and number.isdigit() else 1
+    _write(data, f"unclean {count}")
+    return count
+
+
+def _describe(data: Path) -> str | None:
+    with suppress(OSError):
+        descriptor = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            meta = newest(*read_metas(descriptor))
+            status = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+        if meta is not None:
+            return f"{meta.transaction} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
+    return None
+
+
+def _read(data: Path) -> str:
+    try:
+        return data.with_name(NOTE).read_text("ascii", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _write(data: Path, text: str) -> None:
+    with suppress(OSError):
+        descriptor = os.open(
+            data.with_name(NOTE), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+        try:
+            # In place and of one length: a full disk has room for it.
+            os.pwrite(descriptor, f"{text:<100}\n".encode(), 0)
+        finally:
+            os.close(descriptor)

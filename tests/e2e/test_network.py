@@ -1,0 +1,261 @@
+"""The network of commands: closed, opened per host, tried with real clients through a real daemon."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.daemons import Daemon, short_home, until
+from tests.support.local_web import LocalWeb
+from tests.support.waiting_runs import order
+
+pytestmark = pytest.mark.usefixtures("bubblewrap")
+
+# The loopback address is in no_proxy, for the servers that a command starts itself.
+CURL = "curl -sS --noproxy '' --max-time 20"
+
+CONFIG = """
+[permissions]
+rules = [
+    {{ tool = "bash", decision = "allow" }},
+    {{ tool = "*", subject = "net:{open}", decision = "allow" }},
+    {{ tool = "*", subject = "net:*.allowed.example", decision = "allow" }},
+    {{ tool = "*", subject = "net:denied.allowed.example", decision = "deny", note = "never there" }},
+]
+"""
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[LocalWeb]:
+    """Provide a server that a rule opens."""
+    with LocalWeb() as web:
+        yield web
+
+
+@pytest.fixture(scope="module")
+def closed_web() -> Iterator[LocalWeb]:
+    """Provide a server that no rule opens."""
+    with LocalWeb() as web:
+        yield web
+
+
+@pytest.fixture(scope="module")
+def daemon(web: LocalWeb) -> Iterator[Daemon]:
+    """Provide a daemon that allows commands, and connections to one server."""
+    with short_home() as home:
+        home.mkdir()
+        (home / "config.toml").write_text(CONFIG.format(open=web.address))
+        with Daemon(home) as daemon:
+            yield daemon
+
+
+def returned(daemon: Daemon, run_id: str) -> str:
+    """Return the result of a run's only call."""
+    events = daemon.events(run_id=run_id, types=["tool_returned"])
+    return str(events[-1]["text"])
+
+
+def call(daemon: Daemon, tool: str, sender: str = "ada", **arguments: Any) -> str:
+    """Call a tool and return its result."""
+    return returned(daemon, daemon.say(order(tool, **arguments), sender=sender)["run_id"])
+
+
+def run(daemon: Daemon, command: str, sender: str = "ada", **arguments: Any) -> dict[str, Any]:
+    """Run a command and return its decoded result."""
+    result: dict[str, Any] = json.loads(call(daemon, "bash", sender, command=command, **arguments))
+    return result
+
+
+def wait_for_approval(daemon: Daemon, command: str, sender: str, **arguments: Any) -> dict[str, Any]:
+    """Let a call wait for a person, and return its approval."""
+    content = order("bash", command=command, **arguments)
+    run_id = daemon.call("conversation.send", content=content, sender=sender)["run_id"]
+    until(lambda: daemon.call("approval.list", run_id=run_id)["approvals"] != [], "a person is asked")
+    approval: dict[str, Any] = daemon.call("approval.list", run_id=run_id)["approvals"][0]
+    return approval
+
+
+def answer(daemon: Daemon, approval: dict[str, Any], **extra: Any) -> dict[str, Any]:
+    """Allow a call, and return its result."""
+    resolution = {"approval_id": approval["approval_id"], "decision": "allow", **extra}
+    daemon.call("approval.resolve", resolutions=[resolution])
+    daemon.call("run.wait", run_id=approval["run_id"])
+    result: dict[str, Any] = json.loads(returned(daemon, approval["run_id"]))
+    return result
+
+
+# What is closed.
+
+
+def test_the_network_is_closed_by_default(daemon: Daemon, closed_web: LocalWeb, tmp_path: Path) -> None:
+    """Services of this machine, abstract sockets and name servers are out of reach, whatever is tried."""
+    abstract = socket.socket(socket.AF_UNIX)
+    abstract.bind("\0kheish-test-abstract")
+    abstract.listen()
+    asked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    asked.bind(("127.0.0.1", 0))
+    asked.setblocking(False)
+    attempts = f"""
+import socket
+def attempt(name, action):
+    try: print(name, "REACHED", action())
+    except OSError as error: print(name, "failed:", error)
+def udp(family, address):
+    with socket.socket(family, socket.SOCK_DGRAM) as s: return s.sendto(b"secret", address)
+attempt("loopback", lambda: socket.create_connection(("127.0.0.1", {closed_web.port}), 5))
+attempt("loopback6", lambda: socket.create_connection(("::1", {closed_web.port}), 5))
+attempt("metadata", lambda: socket.create_connection(("169.254.169.254", 80), 5))
+attempt("public", lambda: socket.create_connection(("1.1.1.1", 443), 5))
+attempt("public6", lambda: socket.create_connection(("2606:4700:4700::1111", 443), 5))
+attempt("dns", lambda: socket.getaddrinfo("secret.example.org", 80))
+attempt("dns-udp", lambda: udp(socket.AF_INET, ("8.8.8.8", 53)))
+attempt("dns-udp6", lambda: udp(socket.AF_INET6, ("2001:4860:4860::8888", 53)))
+attempt("broadcast", lambda: udp(socket.AF_INET, ("255.255.255.255", 9)))
+attempt("multicast", lambda: udp(socket.AF_INET6, ("ff02::1", 9)))
+attempt("abstract", lambda: socket.socket(socket.AF_UNIX).connect("\\0kheish-test-abstract"))
+attempt("raw", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1).sendto(b"x", ("1.1.1.1", 0)))
+attempt("packet", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 3))
+attempt("vsock", lambda: socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM).connect((2, 1)))
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s: s.sendto(b"secret", {asked.getsockname()!r})
+print("interfaces", [line.split(":")[0].strip() for line in open("/proc/net/dev").readlines()[2:]])
+"""
+    result = run(daemon, f"python3 - <<'END'\n{attempts}\nEND")
+    assert result["exit_code"] == 0, result
+    assert "REACHED" not in result["stdout"], result["stdout"]
+    assert result["stdout"].count("failed:") == 14
+    assert "interfaces ['lo']" in result["stdout"]
+    assert (closed_web.paths, result.get("connected")) == ([], None)
+    with pytest.raises(BlockingIOError):
+        asked.recv(100)
+    abstract.close()
+    asked.close()
+
+
+def test_a_refused_host_is_named_with_the_remedy(daemon: Daemon, closed_web: LocalWeb) -> None:
+    """The clients get an answer, and the result names each refused host and the argument to use."""
+    command = f"""
+{CURL} https://secret-in-a-name.example.org/; {CURL} http://secret.example.org/x
+{CURL} --proxy socks5h://127.0.0.1:808 http://third.example.org/
+{CURL} http://{closed_web.address}/; {CURL} http://denied.allowed.example/
+{CURL} http://0x7f.1:{closed_web.port}/ ; {CURL} http://[::ffff:127.0.0.1]:{closed_web.port}/
+"""
+    result = run(daemon, command)
+    assert "connected" not in result
+    assert result["refused"] == {
+        "secret-in-a-name.example.org:443": 1,
+        "secret.example.org:80": 1,
+        "third.example.org:80": 1,
+        closed_web.address: 3,
+        "denied.allowed.example:80": 1,
+    }
+    assert "CONNECT tunnel failed, response 403" in result["stderr"]
+    assert "kheish: this command may not connect to secret.example.org:80: no rule allows" in result["stdout"]
+    assert "never there" in result["stdout"]
+    assert "call bash again with network: ['secret-in-a-name.example.org:443'" in result["note"]
+    assert closed_web.paths == []
+
+
+# What is opened.
+
+
+def test_a_rule_opens_a_host(daemon: Daemon, web: LocalWeb) -> None:
+    """curl, Python and git reach an allowed host through the proxy, by each protocol."""
+    url = f"http://{web.address}"
+    for client in (
+        f"{CURL} {url}/forward",
+        f"{CURL} --proxytunnel {url}/tunnel",
+        f"{CURL} --proxy socks5h://127.0.0.1:808 {url}/socks5h",
+        f"{CURL} --proxy socks5://127.0.0.1:808 {url}/socks5",
+        "unset no_proxy NO_PROXY; python3 -c 'from urllib.request import urlopen;"
+        f' print(urlopen("{url}/python").read().decode())\'',
+    ):
+        result = run(daemon, client)
+        assert result["connected"] == {web.address: 1}, result
+        assert "page /" in result["stdout"]
+    assert web.paths == ["/forward", "/tunnel", "/socks5h", "/socks5", "/python"]
+    result = run(daemon, f"unset no_proxy NO_PROXY; git ls-remote {url}/repository")
+    assert result["connected"] == {web.address: 1}, result
+    assert web.paths[-1].startswith("/repository/info/refs")
+
+
+def test_a_person_opens_a_host(daemon: Daemon, closed_web: LocalWeb) -> None:
+    """Hosts that a call asks for are in its approval, which is for exactly these."""
+    hosts = ["nothing.invalid", "nothing.invalid:80"]
+    approval = wait_for_approval(daemon, "curl -sS http://nothing.invalid", "person", network=hosts)
+    assert "that may connect to nothing.invalid:443, nothing.invalid:80:" in approval["preview"]["text"]
+    assert approval["facts"]["network"] == ["net:nothing.invalid:443", "net:nothing.invalid:80"]
+    result = answer(daemon, approval, remember="session")
+    assert "kheish: nothing.invalid: " in result["stdout"]
+    assert "refused" not in result
+    # The grant is for these hosts: another one is asked about.
+    same = run(daemon, "curl -sS http://nothing.invalid", "person", network=hosts)
+    assert "kheish: nothing.invalid: " in same["stdout"]
+    other = wait_for_approval(daemon, "curl -sS http://nothing.invalid", "person", network=["other.invalid"])
+    answer(daemon, other)
+    # A person who allows a private address does not open it: its own rule does.
+    private = wait_for_approval(
+        daemon, f"{CURL} http://{closed_web.address}/", "p", network=[closed_web.address]
+    )
+    result = answer(daemon, private)
+    assert result["refused"] == {closed_web.address: 1}
+    assert "only by a rule that names exactly that address" in result["note"]
+    assert closed_web.paths == []
+
+
+def test_modes_that_ask_nobody(daemon: Daemon) -> None:
+    """Plan and dontAsk deny a host that no rule allows, and dontAsk opens one that a rule allows."""
+    session = daemon.say("hello", sender="mode")["session_id"]
+    daemon.call("session.update", session_id=session, permission_mode="dontAsk")
+    output = call(daemon, "bash", "mode", command="true", network=["example.org"])
+    assert "This was not allowed: this needs a person's approval" in output
+    result = run(daemon, f"{CURL} http://a.allowed.example/; {CURL} http://example.org/", "mode")
+    assert "kheish: a.allowed.example: " in result["stdout"]
+    assert result["refused"] == {"example.org:80": 1}
+    daemon.call("session.update", session_id=session, permission_mode="plan")
+    output = call(daemon, "web_fetch", "mode", url="http://example.org/")
+    assert "plan mode fetches only from hosts that a rule allows" in output
+
+
+def test_rules_change_while_a_command_runs(daemon: Daemon, web: LocalWeb) -> None:
+    """A deny closes a host for a running shell; commands in the background have the same network."""
+    loop = f"until [ -e stop ]; do {CURL} http://{web.address}/loop && sleep 0.05; done; {CURL} http://x.example/"
+    task_id = run(daemon, loop, "bg", run_in_background=True)["task_id"]
+    until(lambda: web.paths.count("/loop") > 1, "the shell connects")
+    rule = {"tool": "bash", "subject": f"net:{web.address}"}
+    daemon.call("permission.update", add=[{**rule, "decision": "deny"}])
+
+    def text() -> str:
+        return str(daemon.call("task.output", task_id=task_id)["text"])
+
+    until(lambda: "may not connect" in text(), "the shell is refused")
+    seen = len(web.paths)
+    daemon.call("permission.update", remove=[rule])
+    until(lambda: len(web.paths) > seen, "the shell connects again")
+    (daemon.home / "workspace" / "stop").touch()
+    shell = daemon.call("task.output", task_id=task_id, wait=True)["task"]["shell"]
+    assert shell["connected"] == [web.address]
+    assert sorted(shell["refused"]) == sorted([web.address, "x.example:80"])
+
+
+def test_a_host_of_a_background_command(daemon: Daemon) -> None:
+    """The hosts that were allowed with a background command are in its task, and open to it."""
+    approval = wait_for_approval(
+        daemon,
+        "curl -sS http://nothing.invalid; curl -sS http://other.invalid",
+        "shell",
+        network=["nothing.invalid:80"],
+        run_in_background=True,
+    )
+    assert "in the background" in approval["preview"]["text"]
+    daemon.call(
+        "approval.resolve", resolutions=[{"approval_id": approval["approval_id"], "decision": "allow"}]
+    )
+    daemon.call("run.wait", run_id=approval["run_id"])
+    (task,) = daemon.call("task.list", session_id=approval["session_id"], kind="shell", status="any")["tasks"]
+    output = daemon.call("task.output", task_id=task["task_id"], wait=True)
+    assert "kheish: nothing.invalid: " in output["text"]
+    assert output["task"]["shell"]["hosts"] == ["nothing.invalid:80"]
+    assert output["task"]["shell"]["refused"] == ["other.invalid:80"]
