@@ -152,6 +152,9 @@ class ExportReader:
         entries: list[Entry] = []
         for index, text in enumerate(texts):
             number = self.lines + 1
+            if number == 1:
+                # A byte order mark of a file is before its first line.
+                text = text.removeprefix("\ufeff")
             if self.end is not None:
                 raise ExportProblem("edited", number + 1, f"line {number + 1} follows the end of the export")
             if text.startswith('{"end":'):

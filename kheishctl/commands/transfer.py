@@ -127,7 +127,7 @@ def verify(app: App, file: str, signed_by: str | None, without_end: bool) -> Non
 
     The exit code is 1 for an export that was truncated, edited, reordered or rechained.
     """
-    with click.open_file(file, encoding="utf-8") as source:
+    with click.open_file(file, encoding="utf-8-sig") as source:
         reader = _verify(source, signed_by, without_end=without_end)
     result = {"lines": reader.lines, "cursor": reader.cursor, "hash": reader.last_hash.hex()}
     signature = reader.end.signature if reader.end is not None else None
@@ -159,7 +159,7 @@ def _verify(source: IO[str], signed_by: str | None, *, without_end: bool) -> Exp
 @contextmanager
 def _open_seekable(file: str) -> Iterator[IO[str]]:
     """Open a file; standard input is stored first, because an export is read twice."""
-    with click.open_file(file, encoding="utf-8") as source:
+    with click.open_file(file, encoding="utf-8-sig") as source:
         if file != "-":
             yield source
             return
