@@ -173,8 +173,7 @@ class Sandbox:
     ) -> Boxed:
         """Return a command in the sandbox, after ``choose`` returned True. Reads the file system.
 
-        ``scan`` names the paths of the workspace that are read-only, covered, or fixed. ``workdir.outer``
-        must be open under this number in the process that executes it.
+        ``scan`` names the paths of the workspace that are read-only, covered, or fixed.
         Errors: ToolError if the workspace cannot be confined to.
         """
         assert self._bubblewrap is not None, "choose was called"
@@ -293,19 +292,28 @@ def workspace_binds(bubblewrap: Bubblewrap, workdir: Workdir, scan: Scan, descri
     What is a mount cannot be renamed or removed. The opened ``descriptors`` are added to the list.
     Errors: ToolError if the workspace has just changed.
     """
-    binds = {workdir.workspace: bubblewrap.bind(workdir.outer, workdir.workspace)}
+
+    def bind(descriptor: int, path: str, *, writable: bool = True) -> tuple[str, ...]:
+        options = bubblewrap.bind(descriptor, path, writable=writable)
+        if str(descriptor) in options:
+            descriptors.append(descriptor)
+        else:
+            # Bubblewrap closes only those that it was told about: with another, a command could leave.
+            os.close(descriptor)
+        return options
+
+    binds = {workdir.workspace: bind(os.dup(workdir.outer), workdir.workspace)}
     root = Root(workdir.workspace, workdir.outer)
     paths = [*sorted(scan.pinned), *(path for path in scan.protected if path not in scan.links)]
     for path in paths[:MAX_PROTECTED_MOUNTS]:
         with explain_errors(path), root.parent(path) as (directory, name):
             descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-        descriptors.append(descriptor)
         status = os.fstat(descriptor)
+        absolute = f"{workdir.workspace}/{path}"
+        binds[absolute] = bind(descriptor, absolute, writable=path in scan.pinned)
         expected = scan.protected.get(path)
         if stat.S_ISLNK(status.st_mode) or expected not in (None, (status.st_dev, status.st_ino)):
             raise ToolError(f"{path} changed while the command was prepared; try again")
-        absolute = f"{workdir.workspace}/{path}"
-        binds[absolute] = bubblewrap.bind(descriptor, absolute, writable=path in scan.pinned)
     return binds
 
 
