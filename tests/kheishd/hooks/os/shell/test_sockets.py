@@ -18,13 +18,8 @@ def work(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     (work / "link").symlink_to("sub")
     monkeypatch.chdir(work)
     sockets = []
-    for name in (
-        f"{work}/absolute",
-        "./relative",
-        f"{work}/link/a b\u00e9",
-        "\0abstract/x",
-        f"{work}/../outside-{os.getpid()}",
-    ):
+    outside = f"{work}/../outside-{os.getpid()}"
+    for name in (f"{work}/absolute", "./relative", f"{work}/link/a bé", "\0abstract/x", outside):
         sockets.append(socket.socket(socket.AF_UNIX))
         sockets[-1].bind(name)
     yield work
@@ -35,9 +30,10 @@ def work(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 
 def test_sockets_are_found_by_their_path(work: Path) -> None:
     """Sockets are found under any name of their directory; abstract ones and those elsewhere are not."""
-    assert find_sockets([str(work)]) == sorted(
-        [f"{work}/absolute", f"{work}/relative", f"{work}/sub/a b\u00e9"]
-    )
+    bound = [f"{work}/absolute", f"{work}/relative", f"{work}/sub/a bé"]
+    assert find_sockets([str(work)]) == bound
+    assert find_sockets([str(work)], [f"{work}/sub"]) == bound[:2]
+    assert find_sockets([f"{work}/sub"], [str(work)]) == bound[2:]
     (work / "absolute").unlink()
     (work / "relative").unlink()
     (work / "relative").touch()
@@ -47,6 +43,6 @@ def test_sockets_are_found_by_their_path(work: Path) -> None:
 
 def test_a_table_that_cannot_be_read(tmp_path: Path) -> None:
     """Without the table, and with one that makes no sense, nothing is found."""
-    assert find_sockets(["/"], tmp_path / "none") == []
+    assert find_sockets(["/"], table=tmp_path / "none") == []
     (tmp_path / "table").write_bytes(b"Num\n\n1 2 3 4 5 6 7\n1: 2 3 4 5 6 7 /a\0b\n1: 2 3 4 5 6 7 /\xff\n")
-    assert find_sockets(["/"], tmp_path / "table") == []
+    assert find_sockets(["/"], table=tmp_path / "table") == []
