@@ -9,7 +9,8 @@ home directory, the daemon's home with its socket and its store, and ``/run`` wi
 - Its own processes only; when the first of them is killed, the kernel kills all.
 - A network of its own, without the machine's interfaces: one port leads to the daemon's proxy, which connects
   to the hosts that the rules allow (see ``network.proxy``). So services on the machine's loopback interface,
-  abstract Unix sockets and name servers are out of reach. With ``network = "open"``, all of these are in
+  abstract Unix sockets and name servers are out of reach, and other people's sockets in the workspace are
+  covered (see ``sockets``). With ``network = "open"``, all of these are in
   reach.
 
 If one path is inside another, the inner one wins: a workspace inside the daemon's home is visible, and the
@@ -37,6 +38,7 @@ from kheishd.config.sections.tools import LimitsSection
 from kheishd.hooks.os.files.confinement import Root, explain_errors
 from kheishd.hooks.os.shell.scan import Scan
 from kheishd.hooks.os.shell.seccomp import open_filter
+from kheishd.hooks.os.shell.sockets import find_sockets
 from kheishd.kernel.hook import ToolError
 from protocol.structs import Value
 
@@ -243,7 +245,9 @@ class Sandbox:
     def _covers(self, visible: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Yield the paths that would be visible and must not be, with the options that hide them."""
         private = _root_only("/etc") if os.geteuid() == 0 else ()
-        for path in map(os.path.realpath, (*self._hidden, *_credentials(), *private)):
+        hidden = tuple(map(os.path.realpath, self._hidden))
+        sockets = find_sockets(visible, hidden) if self.network == "closed" else ()
+        for path in map(os.path.realpath, (*self._hidden, *_credentials(), *private, *sockets)):
             if _is_inside(path, visible) and os.path.exists(path):
                 is_directory = os.path.isdir(path)
                 yield path, ("--tmpfs", path) if is_directory else ("--ro-bind", os.devnull, path)
