@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -113,7 +114,7 @@ def start(home: str, arguments: Sequence[str] = (), *, note: Callable[[str], Non
     os.makedirs(run, mode=0o700, exist_ok=True)
     _require_own_directory(home)
     _require_own_directory(run)
-    log = os.open(get_log_path(home), LOG_FLAGS, 0o600)
+    log = _open_log(home)
     try:
         if os.fstat(log).st_size > MAX_LOG_BYTES:
             os.ftruncate(log, 0)
@@ -144,6 +145,16 @@ def start(home: str, arguments: Sequence[str] = (), *, note: Callable[[str], Non
     raise TimedOut(f"the daemon has not answered in {READY_SECONDS:.0f} s; its log is {get_log_path(home)}")
 
 
+def _open_log(home: str) -> int:
+    """Open the log, or no file at all if a full disk has no room for a new one. Errors: OSError."""
+    try:
+        return os.open(get_log_path(home), LOG_FLAGS, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+
 def _require_own_directory(directory: str) -> None:
     """Reject another user's directory, before anything is written into it. Errors: StartFailed."""
     owner = os.stat(directory).st_uid
@@ -156,10 +167,20 @@ def _require_own_directory(directory: str) -> None:
 
 def _read_log_end(home: str, offset: int, code: int) -> str:
     """Return the last lines that a daemon logged before it ended."""
-    with open(get_log_path(home), "rb") as log:
-        log.seek(offset)
-        lines = log.read().decode(errors="replace").strip().splitlines()
-    return "\n  ".join(lines[-LOG_TAIL_LINES:] or [f"exit code {code}, no message"])
+    try:
+        with open(get_log_path(home), "rb") as log:
+            log.seek(offset)
+            lines = log.read().decode(errors="replace").strip().splitlines()
+    except FileNotFoundError:
+        lines = []
+    return "\n  ".join(lines[-LOG_TAIL_LINES:] or [f"exit code {code}, no message{_explain_silence(home)}"])
+
+
+def _explain_silence(home: str) -> str:
+    """Return the reason why a log may have no message, if it is the disk."""
+    if os.statvfs(home).f_bavail:
+        return ""
+    return f": the disk of {home} is full, and the log too; see 'kheishctl daemon start --foreground'"
 
 
 def probe(path: str) -> Json | None:

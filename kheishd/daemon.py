@@ -33,6 +33,7 @@ from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.log import ShellFiles
 from kheishd.hooks.os.shell.starter import Starter
 from kheishd.kernel.live import Live
+from kheishd.kernel.reserve import RESERVE
 from kheishd.kernel.services import Services
 from kheishd.kernel.state import State, open_state
 from kheishd.providers.caller import ProviderCaller
@@ -341,8 +342,9 @@ class Daemon:
         return ProviderCaller(limits, environ=self._environ, learned=self._learn, captures=self._captures)
 
     def _adopt(self, runtime: Runtime) -> None:
-        """Learn the credentials of a runtime, and log at its level."""
+        """Learn the credentials of a runtime, keep its reserve on the disk, and log at its level."""
         self._learn(*find_secrets(runtime.routes.values(), self._environ))
+        RESERVE.keep(self._source.home.state, runtime.config.daemon.reserve_bytes)
         self._logs.set_level(self._level or runtime.config.log.level)
         if self._server is not None:
             try:

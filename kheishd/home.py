@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -188,14 +189,22 @@ class Lock:
             pid = os.pread(descriptor, MAX_LOCK_BYTES, 0).strip()
             os.close(descriptor)
             raise HomeHeld(home.path, int(pid) if pid.isdigit() else None) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        cls._write(descriptor, b"%d" % os.getpid())
         return cls(descriptor)
 
     def release(self) -> None:
         """Release the lock. The file stays: without it, two daemons could lock two files of one name."""
-        os.ftruncate(self._descriptor, 0)
+        self._write(self._descriptor, b"")
         os.close(self._descriptor)
+
+    @staticmethod
+    def _write(descriptor: int, pid: bytes) -> None:
+        """Write the pid, in a file that keeps its length: on a full disk there is still room for it.
+
+        A first start on a full disk has none, and works without.
+        """
+        with suppress(OSError):
+            os.pwrite(descriptor, pid.ljust(MAX_LOCK_BYTES - 1) + b"\n", 0)
 
     def __enter__(self) -> Lock:
         return self

@@ -132,12 +132,15 @@ def _print_withdrawn(withdrawn: Withdrawn | None) -> None:
 
 def compact(option: str | None, *, as_json: bool) -> int:
     """Shrink the store file."""
+    from msgspec import to_builtins
+
     from kheishd.store.compaction import compact as compact_store
 
     with lock_home_for_maintenance(option) as home:
         compacted = compact_store(home.state)
+        removable = dict(_find_removable(home)) if compacted.needed_bytes is not None else {}
     if as_json:
-        _print_json(compacted)
+        _print_json({**to_builtins(compacted), "removable": removable})
         return STOPPED
     if compacted.needed_bytes is None:
         print(f"compacted {compacted.before_bytes:,} bytes to {compacted.after_bytes:,}")
@@ -146,7 +149,19 @@ def compact(option: str | None, *, as_json: bool) -> int:
             f"{compacted.freed_bytes:,} bytes were given back to the disk; to shorten the file as well, a "
             f"copy of it needs {compacted.needed_bytes:,} free bytes on the disk of {home.state}"
         )
+        for path, size in removable.items():
+            print(f"{path} takes {size:,} bytes and may be removed")
     return STOPPED
+
+
+def _find_removable(home: Home) -> Iterator[tuple[str, int]]:
+    """Yield what may be removed by hand, with its size: captures, and stores that were replaced."""
+    candidates = [home.debug, *home.state.glob("*before-re*"), *home.path.glob("before-re*")]
+    for path in candidates:
+        files = [path, *path.rglob("*")] if path.is_dir() else [path]
+        size = sum(file.lstat().st_blocks * 512 for file in files if file.is_file())
+        if size:
+            yield str(path), size
 
 
 def doctor(option: str | None, *, repair: bool, deep: bool, as_json: bool) -> int:

@@ -119,6 +119,12 @@ class StreamFollower:
                 pass  # A later version added this notification.
         return []
 
+    def queue_input(self, run_id: str, text: str, sender: str) -> DisplayChange:
+        """Learn the input of a queued run, which was accepted before the events that follow."""
+        self._inputs[run_id] = (text, sender)
+        self._queued[run_id] = run_id
+        return QueuedInput(text, sender, run_id)
+
     # Events.
 
     def _read_event(self, cursor: int, event: Json) -> list[DisplayChange]:

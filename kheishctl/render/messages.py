@@ -46,7 +46,7 @@ def join_answer_text(message: Mapping[str, Any]) -> str:
 
 
 def format_history(messages: Sequence[Json], display: Display) -> str:
-    """Format messages as a conversation, oldest first; for a pipe, as one tab-separated line per message."""
+    """Format messages as a conversation, in order; for a pipe, as one tab-separated line per message."""
     lines = []
     for entry in messages:
         message, role = entry["message"], entry["message"]["role"]
@@ -58,5 +58,6 @@ def format_history(messages: Sequence[Json], display: Display) -> str:
         speaker = paint(name, "green" if role == "user" else "blue", display.color)
         time = paint(format_local(entry["at_ms"]), "dim", display.color)
         note = " (stopped)" if entry.get("stop_reason") == "cancelled" else ""
+        note += " (unread)" if entry.get("unread") else ""
         lines.append(f"{speaker} {time}{note}\n{body}\n")
     return "\n".join(lines)

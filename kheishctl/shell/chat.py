@@ -23,7 +23,7 @@ from kheishctl.shell.transcript import SPINS_PER_SECOND, TranscriptView
 from protocol.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Coroutine
 
     from prompt_toolkit.input import Input
     from prompt_toolkit.output import Output
@@ -234,14 +234,15 @@ class Chat:
         self._prompt.print(text)
 
     def print_messages(self, messages: list[Json]) -> None:
-        """Print messages of the history, each answer after its input."""
-        for entry in order_answers(messages):
+        """Print messages of the history."""
+        for entry in messages:
             message = entry["message"]
             if message["role"] == "user":
                 # A message of the daemon, which asks for a correction, has an item id like an answer.
                 daemon = "the daemon" if entry.get("item_id") else None
                 sender = message.get("agent") or entry.get("sender") or daemon or self._conversation.sender
-                self._prompt.print(self._transcript.format_input(format_message(message), str(sender)))
+                name = f"{sender} (unread)" if entry.get("unread") else str(sender)
+                self._prompt.print(self._transcript.format_input(format_message(message), name))
             else:
                 self._prompt.print(self._transcript.format_answer(join_answer_text(message)))
                 for call in list_calls(message):
@@ -301,23 +302,3 @@ class Chat:
             self._prompt.redraw(GRACE_SECONDS)
         columns = self._prompt.columns
         return self._panel.format_panel(self._pending, columns, max_lines, time.time(), empty=empty)
-
-
-def order_answers(messages: list[Json]) -> Iterator[Json]:
-    """Yield messages so that each answer follows its input, also if inputs were queued meanwhile.
-
-    Runs are answered in the order in which they were accepted. An input that precedes the input of an answer
-    has no answer of its own, and comes first.
-    """
-    inputs: list[Json] = []
-    for entry in messages:
-        if entry["message"]["role"] == "user":
-            inputs.append(entry)
-            continue
-        runs = [queued.get("run_id") for queued in inputs]
-        if entry.get("run_id") in runs:
-            end = len(runs) - runs[::-1].index(entry.get("run_id"))
-            yield from inputs[:end]
-            del inputs[:end]
-        yield entry
-    yield from inputs

@@ -20,6 +20,7 @@ from kheishctl import __version__
 from kheishctl.client import ConnectionLost, NoDaemon, RequestRefused
 from kheishctl.render.daemon import describe_version_difference
 from kheishctl.render.follower import StreamFollower
+from kheishctl.render.messages import format_message
 from kheishctl.shell.connection import ChatConnection
 
 if TYPE_CHECKING:
@@ -224,12 +225,18 @@ class ConversationClient:
         # The history is shown up to this cursor and the journal after it, so that nothing is shown twice.
         newest = self.address() | {"order": "newest", "limit": MESSAGES_AT_START}
         page = await connection.call("conversation.history", newest)
-        messages = [entry for entry in reversed(page["messages"]) if entry["cursor"] <= cursor]
+        open_runs = session.get("open_runs", ())
+        entries = [entry for entry in reversed(page["messages"]) if entry["cursor"] <= cursor]
+        queued = [entry for entry in entries if entry.get("unread") and entry.get("run_id") in open_runs]
+        messages = [entry for entry in entries if entry not in queued]
         self._listener.start(messages, has_more=page["next"] is not None)
         self._follower = StreamFollower(cursor)
+        for entry in queued:
+            text, sender = format_message(entry["message"]), str(entry.get("sender") or "")
+            self._listener.receive(self._follower.queue_input(entry["run_id"], text, sender))
         answers = [entry["message"] for entry in messages if entry["message"]["role"] == "assistant"]
         self._follower.learn(answers[-1] if answers else {"items": []})
-        self._follower.running = next(iter(session.get("open_runs", ())), None)
+        self._follower.running = next(iter(open_runs), None)
         if self._follower.running is not None:
             run = await connection.call("run.get", {"run_id": self._follower.running})
             for change in self._follower.resume(run):

@@ -26,6 +26,7 @@ from kheishd.debug.directories import (
     read_file,
     write_all,
 )
+from kheishd.kernel.reserve import RESERVE
 from protocol.errors.run import ArtifactNotFound, DebugNotFound
 from protocol.limits.debug import (
     DEFAULT_DEBUG_BYTES,
@@ -87,7 +88,13 @@ class CaptureFiles:
             del self._writing[run_id]
 
     def reserve(self, count: int) -> None:
-        """Reserve bytes before writing them. Errors: CaptureRefused if evictions cannot make enough space."""
+        """Reserve bytes before writing them.
+
+        Errors: CaptureRefused if evictions cannot make enough space, or the rest of the disk is the store's.
+        """
+        problem = RESERVE.find_problem(str(self._directory), count)
+        if problem is not None:
+            raise CaptureRefused(problem)
         if self._used_bytes is None:
             self._used_bytes = sum(size for _, _, size in self._list_runs())
         if self._used_bytes + count > self._max_bytes:

@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 import lmdb
 
 from kheishd.store.checkup import check_data, count_unclean_start, describe_problems, needs_check, write_note
-from kheishd.store.commit import is_disk_full
+from kheishd.store.commit import FULL_ERRORS, is_disk_full
 from kheishd.store.environment import DATA, Environment, Health, Snapshot
 from kheishd.store.epoch import adopt_backup
 from kheishd.store.guards import (
@@ -53,6 +53,8 @@ MAP_BYTES = 1 << 40
 MAX_TABLES = 256
 # Snapshots open at once: one on the loop, a few in worker threads; 126 is LMDB's default.
 MAX_READERS = 126
+# A header and 126 readers of 64 bytes.
+LOCK_BYTES = 8192
 
 
 class Opened(Value, frozen=True):
@@ -150,7 +152,9 @@ def _enter_damaged(directory: Path, expected: str | None, problems: list[str]) -
 
 
 def open_lmdb(directory: Path, *, map_bytes: int = MAP_BYTES, readonly: bool = False) -> lmdb.Environment:
-    """Open an environment, after :func:`check_files`. Errors: lmdb.Error."""
+    """Open an environment, after :func:`check_files`. Errors: lmdb.Error, OSError."""
+    if not readonly:
+        _allocate_lock_file(directory / LOCK)
     return lmdb.open(
         str(directory),
         map_size=map_bytes,
@@ -163,6 +167,15 @@ def open_lmdb(directory: Path, *, map_bytes: int = MAP_BYTES, readonly: bool = F
         readonly=readonly,
         lock=not readonly,
     )
+
+
+def _allocate_lock_file(path: Path) -> None:
+    """Give LMDB's file of readers its blocks: a missing one would end the process on a full disk."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, LOCK_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -191,6 +204,11 @@ def explain_errors(directory: Path) -> Iterator[None]:
             ) from error
         raise StoreUnusable(f"The store in {directory} cannot be opened: {error}.") from error
     except OSError as error:
+        if error.errno in FULL_ERRORS:
+            raise StoreUnusable(
+                f"The disk of {directory} is full, and the store needs {LOCK_BYTES} bytes more to be opened. "
+                "Free some space and start again; nothing is lost."
+            ) from error
         raise StoreUnusable(f"The store in {directory} cannot be opened: {error}.") from error
 
 

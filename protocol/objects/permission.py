@@ -144,12 +144,17 @@ class ExplanationLine(Struct, frozen=True, kw_only=True):
 
 
 class ClaimExplanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The decision of the rules about one claim of a call; the strictest of all claims counts."""
+    """The decision of the rules about one claim of a call; the strictest of all claims counts.
+
+    ``words`` are those of a command as they were read, and ``problem`` is why no allow with a ``*`` holds.
+    """
 
     kind: ClaimKind
     subject: str
     says: Decision
     why: str
+    words: list[str] = []
+    problem: str | None = None
 
 
 class Explanation(Struct, frozen=True, kw_only=True):

@@ -149,7 +149,10 @@ class SessionView(Session, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class HistoryMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One message of a history, with its cursor, its sender and its token usage."""
+    """One message of a history, with its cursor, its sender and its token usage.
+
+    ``unread``: no model has read it, because its run is queued or ended in the queue.
+    """
 
     cursor: Cursor
     at_ms: int
@@ -159,10 +162,11 @@ class HistoryMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sender: str | None = None
     stop_reason: str | None = None
     usage: Usage = Usage()
+    unread: bool = False
 
 
 class History(Struct, frozen=True):
-    """A page of messages, in the requested order."""
+    """A page of messages, in the order in which the model reads them, or from the end."""
 
     messages: list[HistoryMessage]
     next: str | None

@@ -8,13 +8,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.daemons import PATIENCE_S, Client, Daemon, RpcError, run_kheishd
+from tests.support.disks import fill_disk, small_disk
 
 MIB = 2**20
 NOBODY = 65534
@@ -194,26 +194,13 @@ def test_sigterm_under_load_loses_nothing(daemon: Daemon) -> None:
     assert not any(event.get("after_crash") for event in daemon.events(types=["daemon_started"]))
 
 
-@contextmanager
-def small_disk(directory: Path, size: str) -> Iterator[Path]:
-    """Provide a small file system that is soon full."""
-    directory.mkdir(mode=0o700)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "none", str(directory)]
-    if os.getuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
-        pytest.skip("needs the right to mount a tmpfs")
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", "-l", str(directory)], check=True)
-
-
 def test_a_full_disk_refuses_writes_serves_reads_and_recovers(home: Path) -> None:
     """Writes resume once there is space, and the accepted messages are complete."""
     with small_disk(home, "24m"), Daemon(home) as daemon:
         run_result = daemon.say("before the disk was full")
         filler = home / "filler"
         with filler.open("wb") as file:
-            _fill(file.fileno())
+            fill_disk(file.fileno())
         refused = _until_refused(daemon)
         assert refused["error"]["code"] == 1507
         assert refused["error"]["data"]["reason"] == "storage_full"
@@ -242,15 +229,6 @@ def test_a_removed_store_is_restored_from_a_backup(daemon: Daemon) -> None:
     daemon.restart()
     assert daemon.call("run.get", run_id=run_result["run_id"])["output"] == run_result["output"]
     assert daemon.call("daemon.doctor", deep=True)["findings"] == []
-
-
-def _fill(descriptor: int) -> None:
-    for size in (MIB, 4096, 1):
-        try:
-            while True:
-                os.write(descriptor, b"x" * size)
-        except OSError:
-            continue
 
 
 def _until_refused(daemon: Daemon) -> dict[str, Any]:

@@ -32,6 +32,8 @@ def loaded(module: str, packages: tuple[str, ...]) -> str:
                 "yaml",
                 "asyncio",
                 "jsonschema_rs",
+                "tree_sitter",
+                "tree_sitter_bash",
                 "kheishctl",
             ),
         ),

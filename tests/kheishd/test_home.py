@@ -1,5 +1,6 @@
 """The home directory: its location, its privacy and its lock."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -113,17 +114,33 @@ def test_second_daemon(tmp_path: Path) -> None:
         assert caught.value.pid == holder.pid
         holder.kill()
     with Lock.take(home):
-        assert home.lock.read_text() == f"{os.getpid()}\n"
+        assert home.lock.read_text().split() == [str(os.getpid())]
 
 
 def test_released_lock(tmp_path: Path) -> None:
-    """The file of a released lock is empty, and the lock can be taken again."""
+    """The file of a released lock names nobody and keeps its blocks, and the lock can be taken again."""
     home = Home(tmp_path)
     prepare(home)
-    Lock.take(home).release()
-    assert home.lock.read_bytes() == b""
+    with Lock.take(home):
+        held = home.lock.stat()
+    assert home.lock.read_text().split() == []
+    assert (home.lock.stat().st_size, home.lock.stat().st_blocks) == (held.st_size, held.st_blocks)
     with Lock.take(home), pytest.raises(HomeHeld):
         Lock.take(home)
+
+
+def test_lock_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pid that cannot be written does not prevent the lock, nor its release."""
+    home = Home(tmp_path)
+    prepare(home)
+
+    def pwrite(descriptor: int, content: bytes, offset: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("kheishd.home.os.pwrite", pwrite)
+    with Lock.take(home), pytest.raises(HomeHeld) as caught:
+        Lock.take(home)
+    assert caught.value.pid is None
 
 
 def test_link_in_the_place_of_the_lock(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from kheishd.config.sections.section import Section
+from protocol.limits.units import MIB
 
 
 class DaemonSection(Section, frozen=True):
@@ -14,3 +15,7 @@ class DaemonSection(Section, frozen=True):
     # next daemon repeats an unfinished model call.
     drain_s: Annotated[float, Meta(ge=0, le=3600)] = 10.0
     """How long active runs may continue when the daemon stops."""
+
+    # A turn with text writes about 300 KiB: several hundred turns after everything else was refused.
+    reserve_bytes: Annotated[int, Meta(ge=0)] = 128 * MIB
+    """Free space on the store's disk that tools, commands and captures leave; at most 5 % of the disk."""

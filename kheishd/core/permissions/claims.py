@@ -7,8 +7,13 @@ is ``net:HOST:PORT``. A rule with the subject ``net:HOST`` or ``net:HOST:PORT`` 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
+from kheishd.core.commands.line import read_line
+from kheishd.core.commands.readings import Reading, aliases_of, readings_of
 from protocol.structs import Value
 
 if TYPE_CHECKING:
@@ -17,12 +22,82 @@ if TYPE_CHECKING:
 NETWORK: Final = "net:"
 """The beginning of the subject of a destination."""
 
+# Comparing two patterns takes the product of their lengths.
+MAX_COMPARED_CHARACTERS: Final = 512
+
 
 class Claim(Value, frozen=True):
-    """One thing that a call asks for, as rules match it."""
+    """One thing that a call asks for, as rules match it.
+
+    Of a command, ``words`` are its words, ``readings`` the texts that an allow may match, and ``aliases``
+    more texts that only a deny or an ask matches. ``has_pattern``: files of any name may replace a word.
+    ``problem`` is why no allow with a ``*`` holds for a command line. Not ``is_complete``: the command was
+    found in a line that is not understood, so an allow of it says nothing.
+    """
 
     kind: ClaimKind
     subject: str
+    words: tuple[str, ...] = ()
+    readings: tuple[Reading, ...] = ()
+    aliases: tuple[str, ...] = ()
+    has_pattern: bool = False
+    problem: str | None = None
+    is_complete: bool = True
+
+
+def claims_of_command(line: str) -> list[Claim]:
+    """Return the claims of a command line: the line, and its simple commands unless it is only one."""
+    parsed = read_line(line)
+    call = Claim("call", line, problem=parsed.problem)
+    commands = [
+        Claim(
+            "command",
+            readings[0].text,
+            words=tuple(word.value for word in command.words),
+            readings=readings,
+            aliases=aliases_of(command),
+            has_pattern=any(word.is_glob for word in command.words),
+            is_complete=parsed.problem is None,
+        )
+        for command in parsed.commands
+        if command.words or command.assignments
+        if (readings := readings_of(command, line))
+    ]
+    if len(commands) == 1 and parsed.problem is None:
+        return [replace(commands[0], kind="call", subject=line)]
+    return [call, *commands]
+
+
+def may_both_match(pattern: str, text: str) -> bool:
+    """Whether some text is matched by a rule's pattern and by a command with patterns of file names.
+
+    Shape:  of long ones, it is taken for granted.
+    """
+    if len(pattern) > MAX_COMPARED_CHARACTERS or len(text) > MAX_COMPARED_CHARACTERS:
+        return True
+    text = re.sub(r"\[[^]]*\]|\?", "*", text)
+    reached = {0}
+    for character in pattern:
+        # The positions of the text that the pattern may have reached, each over any stars of the text.
+        reached = _pass_stars(text, reached)
+        if character == "*":
+            reached = set(range(min(reached, default=len(text) + 1), len(text) + 1))
+            continue
+        reached = {
+            position if text[position] == "*" else position + 1
+            for position in reached
+            if position < len(text) and text[position] in (character, "*")
+        }
+    return len(text) in _pass_stars(text, reached)
+
+
+def _pass_stars(text: str, reached: set[int]) -> set[int]:
+    passed = set(reached)
+    for position in sorted(reached):
+        while position < len(text) and text[position] == "*":
+            position += 1
+            passed.add(position)
+    return passed
 
 
 def destination(host: str, port: int) -> Claim:

@@ -9,14 +9,14 @@ have called, so it can only be stricter; else an agent could do through another 
 Then follow, in this order: a hook's opinion, the permission mode and the grants. Each acts on the result so
 far. A deny is final. An ask by the managed layer or by a hook is *firm*: no mode turns it into an allow.
 
-A rule's subject is compared with the call's as text, and ``*`` matches any text: the meaning of a subject is
-known to its tool only. For programs a text match promises little, so an allow with a ``*`` does not hold for
-a command line that chains, substitutes or redirects, nor for a path with ``..`` in it. A deny or an ask holds
-for those, too.
+A rule's subject is compared with the call's as text, and ``*`` matches any text. A command line is read, and
+each of its simple commands is judged as a claim of its own (``claims.py``): an allow with a ``*`` holds for a
+command that is understood, and an allow of a path with ``..`` in it does not hold. A deny or an ask holds for
+those, too.
 """
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final, Literal, assert_never
 
 from msgspec.structs import replace
@@ -24,9 +24,11 @@ from msgspec.structs import replace
 from kheishd.core.permissions.claims import (
     NETWORK,
     Claim,
+    claims_of_command,
     host_of,
     matches_destination,
     matches_subject,
+    may_both_match,
 )
 from kheishd.core.permissions.protected import is_protected
 from protocol.objects.permission import (
@@ -47,8 +49,6 @@ from protocol.structs import Value
 STRICTNESS: Final[tuple[Decision, ...]] = ("allow", "ask", "deny")
 """From the loosest to the strictest."""
 
-# Makes a command line more than its first command. "${" can hide a substitution.
-_CHAINED: Final = re.compile(r"[;&|<>`\r\n\0]|\$[({]")
 _UPWARD: Final = re.compile(r"(^|/)\.\.(/|$)")
 
 # A verdict names the deciding rule, and one transaction holds 32 verdicts: long subjects are truncated.
@@ -120,7 +120,7 @@ def judge(
             further claims. ``facts`` are the circumstances that a person would be shown; None: they are not
             known, and no grant answers for them.
     """
-    return _Walk(tool, [Claim("call", subject), *claims], layers, opinion, facts).ruling
+    return _Walk(tool, [*_claims_of_call(tool, subject), *claims], layers, opinion, facts).ruling
 
 
 def judge_claim(tool: ToolFacts, claim: Claim, layers: Layers) -> Ruling:
@@ -133,7 +133,9 @@ def _is_named(tool: ToolFacts, claim: Claim, layers: Layers) -> bool:
     """Whether a rule allows a claim by its name, without a ``*``. Of the definitions, the root's counts."""
     definitions = [layered for layered in layers.layers if layered.layer == "definition"]
     return any(
-        rule.decision == "allow" and "*" not in (rule.subject or "*") and matches_claim(rule, tool, claim)
+        rule.decision == "allow"
+        and "*" not in (rule.subject or "*")
+        and find_match(rule, tool, claim) == (True, None)
         for layered in layers.layers
         if layered not in definitions[1:]
         for rule in layered.rules
@@ -157,7 +159,7 @@ def explain(
         alone = _claims_alone(tool, Claim("network", subject))
         walk = _Walk(tool, alone, layers, opinion, facts)
     else:
-        walk = _Walk(tool, [Claim("call", subject), *claims], layers, opinion, facts)
+        walk = _Walk(tool, [*_claims_of_call(tool, subject), *claims], layers, opinion, facts)
     ruling = walk.ruling
     return Explanation(
         decision=ruling.decision,
@@ -172,6 +174,10 @@ def explain(
     )
 
 
+def _claims_of_call(tool: ToolFacts, subject: str) -> list[Claim]:
+    return claims_of_command(subject) if tool.kind == "execute" and subject else [Claim("call", subject)]
+
+
 def _claims_alone(tool: ToolFacts, claim: Claim) -> list[Claim]:
     """Return the claims by which a destination is judged alone. To fetch from a host is to connect to it."""
     return [Claim("call", host_of(claim)), claim] if tool.kind == "fetch" else [claim]
@@ -182,19 +188,26 @@ def has_grants(layers: Layers, tool: ToolFacts, subject: str) -> bool:
     return any(_grants_of(layers, tool, subject))
 
 
-def is_path_closed(path: str, tools: Collection[str], layers: Layers) -> bool:
-    """Whether a rule keeps a path from one of the tools that read: by a deny, or because it asks first.
+def closed_patterns(tools: Collection[str], layers: Layers) -> tuple[str, ...]:
+    """Return the patterns of paths that rules keep from one of the tools that read: by a deny, or an ask.
 
-    A search must not show the content of such a file. Rules without a subject are about tools, not paths.
+    Neither a search nor a command may show the content of such a file. Rules without a subject are about
+    tools, not paths.
     """
-    return any(
-        rule.decision != "allow"
-        and rule.subject is not None
-        and matches_subject(rule.subject, path)
-        and any(matches_tool(rule.tool, tool) for tool in tools)
+    patterns = {
+        rule.subject: None
         for layer in layers.layers
         for rule in layer.rules
-    )
+        if rule.decision != "allow"
+        and rule.subject is not None
+        and any(matches_tool(rule.tool, tool) for tool in tools)
+    }
+    return tuple(patterns)
+
+
+def is_path_closed(path: str, patterns: Iterable[str]) -> bool:
+    """Whether a path matches one of the patterns of closed paths."""
+    return any(matches_subject(pattern, path) for pattern in patterns)
 
 
 def use_grants(layers: Layers, grant_ids: Sequence[str]) -> Layers:
@@ -230,39 +243,54 @@ def matches_tool(pattern: str, tool: str) -> bool:
     return tool.startswith(pattern[:-1]) if pattern.endswith("*") else tool == pattern
 
 
-def matches_claim(rule: Rule, tool: ToolFacts, claim: Claim) -> bool:
-    """Whether a rule matches a claim. A rule without a subject is about the call.
+def find_match(rule: Rule, tool: ToolFacts, claim: Claim) -> tuple[bool, str | None]:
+    """Return whether a rule matches a claim and, if it does not hold all the same, the reason.
 
-    The subject of an edit may be several paths, one per line: a deny or an ask matches if one of the paths
-    does, an allow only if all of them do.
+    A rule without a subject is about the call. The subject of an edit may be several paths, one per line: a
+    deny or an ask matches if one of the paths does, an allow only if all of them do.
     """
+    pattern = rule.subject
     if not matches_tool(rule.tool, tool.name):
-        return False
-    if rule.subject is None:
-        return claim.kind == "call"
-    if claim.kind == "network" or rule.subject.startswith(NETWORK):
-        return (
-            claim.kind == "network"
-            and rule.subject.startswith(NETWORK)
-            and matches_destination(rule.subject, claim.subject)
-        )
+        return False, None
+    if pattern is None:
+        return claim.kind == "call", None
+    if claim.kind == "network" or pattern.startswith(NETWORK):
+        both = claim.kind == "network" and pattern.startswith(NETWORK)
+        return both and matches_destination(pattern, claim.subject), None
+    if tool.kind == "execute":
+        return _find_command_match(rule, pattern, claim)
     paths = claim.subject.split("\n") if tool.kind == "edit" else [claim.subject]
     quantifier = all if rule.decision == "allow" else any
-    return quantifier(matches_subject(rule.subject, path) for path in paths)
+    distrusted = rule.decision == "allow" and "*" in pattern and _UPWARD.search(claim.subject)
+    matches = quantifier(matches_subject(pattern, path) for path in paths)
+    return matches, "the path contains '..'" if distrusted else None
 
 
-def find_distrust(rule: Rule, tool: ToolFacts, subject: str) -> str | None:
-    """Return why a matching allow does not hold for a subject; None if the rule holds."""
-    if rule.decision != "allow" or rule.subject is None or "*" not in rule.subject:
-        return None
-    if tool.kind == "execute":
-        chained = _CHAINED.search(subject)
-        return (
-            f"the command contains {chained[0]!r} and may run more than the pattern shows"
-            if chained
-            else None
-        )
-    return "the path contains '..'" if _UPWARD.search(subject) else None
+def _find_command_match(rule: Rule, pattern: str, claim: Claim) -> tuple[bool, str | None]:
+    """Return whether a rule matches a command, or a command line, and why it does not hold.
+
+    A deny or an ask matches any of the texts. An allow without a ``*`` is for the line or the command as it
+    is; an allow with a ``*`` needs a command that is understood, and whose dangerous words the rule names.
+    """
+    texts = [claim.subject, *(reading.text for reading in claim.readings)]
+    if rule.decision != "allow":
+        return any(matches_subject(pattern, text) for text in (*texts, *claim.aliases)), None
+    if not claim.is_complete:
+        return False, None
+    if "*" not in pattern:
+        return pattern in texts, None
+    literal = pattern.partition("*")[0]
+    problem = None
+    for reading in claim.readings:
+        if matches_subject(pattern, reading.text):
+            problem = reading.problem
+            if problem is None and not literal.startswith(reading.named):
+                problem = f"its text before the '*' must contain {_shorten(reading.named)!r}"
+            if problem is None:
+                return True, None
+    if problem is None and claim.problem is not None and matches_subject(pattern, claim.subject):
+        problem = claim.problem
+    return problem is not None, problem
 
 
 # The walk.
@@ -290,7 +318,7 @@ class _Walk:
         self.explained: list[ClaimExplanation] = []
         self.firm = False
         self.asks_for_network = False
-        self.ruling = self._judge_claims()
+        self.ruling = self.judge_claims()
         if opinion is not None:
             self._explain("hook", opinion.decision, opinion.note)
             if STRICTNESS.index(opinion.decision) > STRICTNESS.index(self.ruling.decision):
@@ -312,7 +340,7 @@ class _Walk:
 
     # Rules.
 
-    def _judge_claims(self) -> Ruling:
+    def judge_claims(self) -> Ruling:
         """Judge each claim by the rules, and return the first of the strictest rulings.
 
         A claim without a matching rule has the default, unless a rule about the call speaks for it: for the
@@ -321,20 +349,28 @@ class _Walk:
         """
         default = self.tool.default
         self._explain("tool", default, f"default without a matching rule: {default}")
-        rulings = [(claim, self._apply_rules(claim)) for claim in self.claims]
+        rulings = [(claim, self.apply_rules(claim)) for claim in self.claims]
         spoken_for = any(claim.kind == "call" and ruling is not None for claim, ruling in rulings)
-        represented = any(self._represents_call(claim) for claim in self.claims)
+        represented = any(claim.is_complete and self._represents_call(claim) for claim in self.claims)
         judged: list[Ruling] = []
         for claim, ruling in rulings:
             if ruling is None:
+                if not claim.is_complete:
+                    continue
                 if represented if claim.kind == "call" else spoken_for and self._represents_call(claim):
                     continue
                 ruling = self._default_of(claim)
             judged.append(ruling)
             self.asks_for_network |= claim.kind == "network" and ruling.decision == "ask"
-            if len(self.claims) > 1:
+            if len(self.claims) > 1 or claim.words:
+                problem = claim.problem or next((reading.problem for reading in claim.readings), None)
                 view = ClaimExplanation(
-                    kind=claim.kind, subject=claim.subject, says=ruling.decision, why=ruling.why
+                    kind=claim.kind,
+                    subject=claim.subject,
+                    says=ruling.decision,
+                    why=ruling.why,
+                    words=list(claim.words),
+                    problem=problem,
                 )
                 self.explained.append(view)
         return max(judged, key=lambda ruling: STRICTNESS.index(ruling.decision))
@@ -350,14 +386,16 @@ class _Walk:
         ruling = Ruling(default, default, source, _default_note(default), self.layers.mode)
         return _name_claim(ruling, claim)
 
-    def _apply_rules(self, claim: Claim) -> Ruling | None:
+    def apply_rules(self, claim: Claim) -> Ruling | None:
         """Return the ruling of the rules about a claim; None if they leave it to the default."""
         if claim.kind != "call":
             self._explain(claim.kind, None, claim.subject)
+        elif claim.problem is not None:
+            self._explain("command", None, claim.problem)
         rules = [
             (rule, layered)
             for layered in self.layers.layers
-            if (rule := self._find_strictest(layered, claim)) is not None
+            if (rule := self.find_strictest(layered, claim)) is not None
         ]
         self.firm |= any(layered.layer == "managed" and rule.decision == "ask" for rule, layered in rules)
         if not rules:
@@ -374,13 +412,15 @@ class _Walk:
         note = rule.note or _default_note(rule.decision)
         return _name_claim(Ruling(rule.decision, rule.decision, why, note, self.layers.mode), claim)
 
-    def _find_strictest(self, layered: LayerRules, claim: Claim) -> Rule | None:
+    def find_strictest(self, layered: LayerRules, claim: Claim) -> Rule | None:
         """Return the first of the strictest rules of a layer that hold; explain every matching rule."""
         holding: list[Rule] = []
         for rule in layered.rules:
-            if not matches_claim(rule, self.tool, claim):
+            matches, distrust = find_match(rule, self.tool, claim)
+            if not matches:
                 continue
-            distrust = find_distrust(rule, self.tool, claim.subject) if claim.kind == "call" else None
+            if distrust is None and rule.decision == "allow" and claim.has_pattern:
+                distrust = self.find_hidden(rule, claim)
             if distrust is None:
                 holding.append(rule)
                 note = f": {rule.note}" if rule.note else ""
@@ -390,6 +430,17 @@ class _Walk:
         if not holding and claim.kind == "call":
             self._explain(_label(layered), None, "no matching rule" if layered.rules else "no rules")
         return max(holding, key=lambda rule: STRICTNESS.index(rule.decision), default=None)
+
+    def find_hidden(self, allow: Rule, claim: Claim) -> str | None:
+        """Return why an allow does not hold for a command with a pattern of files: a deny may match them."""
+        if allow.subject is None or "*" not in allow.subject:
+            return None
+        for layered in self.layers.layers:
+            for rule in layered.rules:
+                is_stricter = rule.decision != "allow" and matches_tool(rule.tool, self.tool.name)
+                if is_stricter and rule.subject is not None and may_both_match(rule.subject, claim.subject):
+                    return f"the file names of the command may match {_format_rule(rule)}"
+        return None
 
     # Opinions, modes and grants act on the decision of the rules.
 

@@ -45,8 +45,8 @@ class Gate:
     """The gate of one command.
 
     ``judge`` judges a destination by the current rules; ``own_ports`` are the TCP ports of the daemon.
-    ``connected`` and ``refused`` count connections by destination; ``closed`` are those that no person is
-    asked about. ``is_served``: the command has a port that leads here.
+    ``connected`` and ``refused`` count connections by destination; ``closed`` are the addresses of those that
+    no person is asked about. ``is_served``: the command has a port that leads here.
     """
 
     def __init__(self, judge: Callable[[Claim], Ruling], own_ports: Collection[int] = ()) -> None:
@@ -56,7 +56,7 @@ class Gate:
         self.is_served = False
         self.connected: dict[str, int] = {}
         self.refused: dict[str, int] = {}
-        self.closed: dict[str, None] = {}
+        self.closed: dict[str, str] = {}
 
     async def connect(self, destination: Destination) -> trio.SocketStream:
         """Connect to a destination. Errors: Refused, HostUnknown, OSError."""
@@ -73,7 +73,7 @@ class Gate:
             closed = self._is_own_port(forbidden.address, destination.port)
             cause = OWN if closed else CLOSED.format(subject=address.subject)
             if len(self.closed) < MAX_LISTED_HOSTS:
-                self.closed[str(destination)] = None
+                self.closed[str(destination)] = str(address)
             await self._refuse(destination, cause if address == destination else f"it is {address}: {cause}")
         except trio.TooSlowError:
             raise TimeoutError(errno.ETIMEDOUT, "no answer in time") from None

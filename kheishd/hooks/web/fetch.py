@@ -41,8 +41,8 @@ HEADERS: dict[bytes | str, bytes | str] = {
 class PinnedBackend(httpcore2.AsyncNetworkBackend):
     """A network backend that connects to allowed addresses only."""
 
-    def __init__(self, allowed: Callable[[Address], bool]) -> None:
-        self._connector = Connector(lambda address, port: allowed(address))
+    def __init__(self, allowed: Callable[[Address, int], bool]) -> None:
+        self._connector = Connector(allowed)
         self._inner = httpcore2.TrioBackend()
 
     async def connect_tcp(
@@ -91,11 +91,20 @@ def _header(headers: list[tuple[str, str]], name: str) -> str:
     return next((value for key, value in headers if key == name), "")
 
 
-async def fetch(target: Target, allowed: Callable[[Address], bool], secure: ssl.SSLContext) -> FetchedPage:
-    """Fetch a page from an allowed address. Errors: ToolError."""
+async def fetch(
+    target: Target,
+    allowed: Callable[[Address, int], bool],
+    secure: ssl.SSLContext,
+    admit: Callable[[Target], None] = lambda target: None,
+) -> FetchedPage:
+    """Fetch a page from an allowed address and port.
+
+    Args:   ``admit`` raises ToolError for a target to which no redirect may lead.
+    Errors: ToolError.
+    """
     with trio.move_on_after(MAX_FETCH_SECONDS):
         try:
-            return await _fetch(target, allowed, secure)
+            return await _fetch(target, allowed, secure, admit)
         except AddressForbidden as forbidden:
             raise ToolError(f"{forbidden}; nothing is fetched from there") from None
         except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException) as error:
@@ -103,7 +112,12 @@ async def fetch(target: Target, allowed: Callable[[Address], bool], secure: ssl.
     raise ToolError(f"{target.host} took longer than {MAX_FETCH_SECONDS:g} s")
 
 
-async def _fetch(target: Target, allowed: Callable[[Address], bool], secure: ssl.SSLContext) -> FetchedPage:
+async def _fetch(
+    target: Target,
+    allowed: Callable[[Address, int], bool],
+    secure: ssl.SSLContext,
+    admit: Callable[[Target], None],
+) -> FetchedPage:
     redirects: list[str] = []
     downgraded = False
     async with httpcore2.AsyncConnectionPool(
@@ -125,6 +139,7 @@ async def _fetch(target: Target, allowed: Callable[[Address], bool], secure: ssl
             if len(redirects) == MAX_WEB_REDIRECTS:
                 raise ToolError(f"more than {MAX_WEB_REDIRECTS} redirects; the last one leads to {location}")
             followed = follow_redirect(target, location)
+            admit(followed)
             downgraded = downgraded or (target.secure and not followed.secure)
             target = followed
             redirects.append(target.url)

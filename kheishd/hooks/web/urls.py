@@ -9,7 +9,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from msgspec import Struct
 
-from kheishd.hooks.network.destination import parse_address, parse_name
+from kheishd.hooks.network.destination import Destination, parse_address, parse_name
 from kheishd.kernel.hook import ToolError
 from protocol.limits.web import MAX_URL_BYTES
 
@@ -24,6 +24,12 @@ class Target(Struct, frozen=True):
     url: str
     host: str
     secure: bool
+    port: int
+
+    @property
+    def destination(self) -> Destination:
+        """The destination of the connection."""
+        return Destination(self.host, self.port)
 
 
 def parse_url(text: str) -> Target:
@@ -42,13 +48,16 @@ def parse_url(text: str) -> Target:
         raise ToolError("only http:// and https:// can be fetched")
     if "@" in parts.netloc:
         raise ToolError("a URL with a user or a password is not fetched; leave them out")
+    if port == 0:
+        raise ToolError("that is not a URL: there is no port 0")
     # Brackets are for addresses; older versions of the parser accept any text in them.
     host = parse_address(host) if "[" in parts.netloc else parse_name(host)
     authority = f"[{host}]" if ":" in host else host
     authority += "" if port is None else f":{port}"
     query = f"?{quote(parts.query, safe=_SAFE)}" if parts.query else ""
     url = f"{parts.scheme}://{authority}{quote(parts.path, safe=_SAFE) or '/'}{query}"
-    return Target(url, host, parts.scheme == "https")
+    secure = parts.scheme == "https"
+    return Target(url, host, secure, port or (443 if secure else 80))
 
 
 def follow_redirect(target: Target, location: str) -> Target:

@@ -55,12 +55,19 @@ def test_history() -> None:
             "stop_reason": "cancelled",
             "message": {"role": "assistant", "items": [{"kind": "text", "text": "he"}]},
         },
+        {
+            "at_ms": NOW,
+            "unread": True,
+            "message": {"role": "user", "items": [{"kind": "text", "text": "next"}]},
+        },
     ]
     rendered = format_history(messages, WIDE)
     assert rendered.startswith("ada ")
     assert "hi␛" in rendered
     assert "(stopped)" in rendered
+    assert "(unread)\nnext" in rendered
     assert [line.split("\t")[1:] for line in format_history(messages, PIPE).splitlines()] == [
         ["user", "hi␛"],
         ["assistant", "he"],
+        ["user", "next"],
     ]

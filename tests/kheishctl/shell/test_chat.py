@@ -9,7 +9,7 @@ from prompt_toolkit.data_structures import Size
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output.vt100 import Vt100_Output
 
-from kheishctl.shell.chat import Chat, order_answers
+from kheishctl.shell.chat import Chat
 from tests.support.daemons import PATIENCE_S, Daemon
 from tests.support.paper import Paper
 
@@ -212,22 +212,3 @@ def test_escape_sequences_are_sanitized(daemon: Daemon, sender: str) -> None:
         person.type("\x04")
 
     assert "\x1b]0;title" not in run_chat(daemon, sender, body, "default")
-
-
-@pytest.mark.parametrize(
-    ("received", "ordered"),
-    [
-        ("u1 a1 u2 a2", "u1 a1 u2 a2"),
-        ("u1 u2 a1 a2", "u1 a1 u2 a2"),
-        ("u1 u2 u3 a1 a3", "u1 a1 u2 u3 a3"),  # The second run has no answer.
-        ("u2 a1 a2 u3", "a1 u2 a2 u3"),  # The first input is on the previous page.
-        ("u1 a1 a1 u2", "u1 a1 a1 u2"),
-        ("", ""),
-    ],
-)
-def test_order_answers(received: str, ordered: str) -> None:
-    """In the history each answer follows its input, also if the input was queued during another answer."""
-    roles = {"u": "user", "a": "assistant"}
-    messages = [{"message": {"role": roles[name[0]]}, "run_id": name[1:]} for name in received.split()]
-    order = [entry["message"]["role"][0] + entry["run_id"] for entry in order_answers(messages)]
-    assert " ".join(order) == ordered

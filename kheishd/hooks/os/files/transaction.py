@@ -43,6 +43,7 @@ from kheishd.hooks.os.files.edits import (
 )
 from kheishd.hooks.os.umask import user_umask
 from kheishd.kernel.hook import ProbeResult, Stale, ToolError
+from kheishd.kernel.reserve import RESERVE
 from protocol.objects.approval import Preview
 
 # An edit takes milliseconds; a lock that is held longer belongs to another program.
@@ -287,11 +288,14 @@ def _write(
 ) -> bool:
     """Write a new file and flush it to the disk; return whether it has the attributes to preserve.
 
-    Without those it gets the usual mode of its user's files.
+    Without those it gets the usual mode of its user's files. Errors: OSError, ToolError.
     """
     # An existing one is from this same call, interrupted when the daemon was killed.
     _remove(directory, name)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    problem = RESERVE.find_problem(directory, len(content))
+    if problem is not None:
+        raise ToolError(problem)
     descriptor = os.open(name, flags, 0o600, dir_fd=directory)
     try:
         _write_all(descriptor, content, check)

@@ -48,7 +48,10 @@ def explain_excess(exceeded: str, limits: LimitsSection) -> str:
         case "growth":
             used, key, value = "wrote more than allowed", "max_growth_bytes", limits.max_growth_bytes
         case _:
-            return "stopped: the disk is nearly full, and this command was writing; free some space first"
+            return (
+                "stopped: it wrote to a disk that is nearly full, whose last part is kept for the daemon's "
+                "store (the operator can lower daemon.reserve_bytes); free some space first"
+            )
     size = f"{value // MIB} MiB" if value else str(limits.max_processes)
     return f"stopped: it {used}, {size} (the operator can raise tools.limits.{key})"
 

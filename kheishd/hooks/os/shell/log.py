@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 import trio
 
 from kheishd.hooks.os.shell.output import trim_start
+from kheishd.kernel.reserve import RESERVE
 from kheishd.kernel.shells import Written
 from kheishd.kernel.state import Bell
 from protocol.limits.shell import MAX_SHELL_KEPT_BYTES, MAX_SHELL_OUTPUT_BYTES
@@ -74,6 +75,10 @@ class ShellLog:
         self.total_bytes += len(data)
         self.last = (self.last + data)[-LAST_BYTES:]
         if self._descriptor < 0:
+            return
+        self.problem = RESERVE.find_problem(self._descriptor, len(data))
+        if self.problem is not None:
+            self.close()
             return
         try:
             if self._size + len(data) > self._max:

@@ -2,7 +2,13 @@
 
 import pytest
 
-from kheishd.core.permissions.claims import destination, host_of, matches_destination
+from kheishd.core.permissions.claims import (
+    claims_of_command,
+    destination,
+    host_of,
+    matches_destination,
+    may_both_match,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,3 +51,37 @@ def test_a_destination_has_one_spelling(host: str, port: int, subject: str) -> N
 def test_a_pattern_matches_by_host_and_port(pattern: str, subject: str, matches: bool) -> None:
     """A rule without a port matches any port of the host; a star matches any text."""
     assert matches_destination(pattern, subject) is matches
+
+
+@pytest.mark.parametrize(
+    ("line", "claims"),
+    [
+        ("ls -l", [("call", "ls -l")]),
+        ("A=1; ls", [("call", "A=1; ls"), ("command", "A=1"), ("command", "ls")]),
+        ("LANG=C; ls", [("call", "LANG=C; ls")]),
+        ("a | b", [("call", "a | b"), ("command", "a"), ("command", "b")]),
+        ("a $(b)", [("call", "a $(b)"), ("command", "a '$(b)'"), ("command", "b")]),
+    ],
+)
+def test_a_command_line_has_claims(line: str, claims: list[tuple[str, str]]) -> None:
+    """A line of one command is one claim; otherwise, the line and each of its commands are."""
+    assert [(claim.kind, claim.subject) for claim in claims_of_command(line)] == claims
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "matches"),
+    [
+        ("cat *.env", "cat a*", True),
+        ("cat *.env", "cat a*.py", False),
+        ("cat .env", "cat .e?v", True),
+        ("cat .env", "cat .[e]nv", True),
+        ("cat .env", "cat a?", False),
+        ("rm *", "cat a*", False),
+        ("*", "cat a*", True),
+        ("x" * 600, "cat a*", True),
+        ("a*" * 300, "a*" * 300, True),
+    ],
+)
+def test_two_patterns_may_match_the_same_text(pattern: str, text: str, matches: bool) -> None:
+    """A rule and a pattern of file names are compared; where that is costly, they match."""
+    assert may_both_match(pattern, text) is matches

@@ -21,9 +21,14 @@ from tests.support.names import Names
 from tests.support.web_server import WebServer, answer, redirect, web_server
 
 
-def loopback(address: Address) -> bool:
+def loopback(address: Address, port: int = 0) -> bool:
     """Whether an address is this machine's own."""
     return address.is_loopback
+
+
+def public(address: Address, port: int) -> bool:
+    """Whether an address is on the public internet."""
+    return is_public(address)
 
 
 @pytest.fixture
@@ -114,7 +119,7 @@ async def test_nothing_private(web: WebServer, monkeypatch: pytest.MonkeyPatch) 
     Names(monkeypatch, example=["127.0.0.1"])
     for host in ("127.0.0.1", "example"):
         with pytest.raises(ToolError, match="is not on the public internet"):
-            await fetch(parse_url(web.url(host=host)), is_public, httpcore2.default_ssl_context())
+            await fetch(parse_url(web.url(host=host)), public, httpcore2.default_ssl_context())
     assert web.requests == []
 
 
@@ -296,7 +301,7 @@ async def test_a_name_is_looked_up_once(nursery: trio.Nursery, monkeypatch: pyte
     names = Names(monkeypatch, example=["127.0.0.2"])
     checked: list[str] = []
 
-    def allowed(address: Address) -> bool:
+    def allowed(address: Address, port: int) -> bool:
         checked.append(str(address))
         names.answers["example"] = ["127.0.0.1"]
         return True
@@ -314,16 +319,16 @@ async def test_one_forbidden_address_is_enough(answers: list[str], monkeypatch: 
     """One forbidden address of a name forbids all."""
     Names(monkeypatch, example=answers)
     with pytest.raises(AddressForbidden, match=r"^example is .*, which is not on the public internet$"):
-        await PinnedBackend(is_public).connect_tcp("example", 1)
+        await PinnedBackend(public).connect_tcp("example", 1)
 
 
 async def test_an_address_is_looked_at_like_a_name() -> None:
     """An address in the system's own notation is checked, too."""
     with pytest.raises(AddressForbidden, match=r"^127\.0\.0\.1 is not on the public internet$"):
-        await PinnedBackend(is_public).connect_tcp("127.0.0.1", 1)
+        await PinnedBackend(public).connect_tcp("127.0.0.1", 1)
     for host in ("0177.0.0.1", "127.1", "::ffff:127.0.0.1"):
         with pytest.raises(AddressForbidden, match="127"):
-            await PinnedBackend(is_public).connect_tcp(host, 1)
+            await PinnedBackend(public).connect_tcp(host, 1)
 
 
 async def test_the_next_address_is_tried(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,6 +351,6 @@ async def test_a_name_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None
     """An unknown name is reported."""
     Names(monkeypatch, empty=[])
     with pytest.raises(httpcore2.ConnectError, match="nobody: Name or service not known"):
-        await PinnedBackend(is_public).connect_tcp("nobody", 1)
+        await PinnedBackend(public).connect_tcp("nobody", 1)
     with pytest.raises(httpcore2.ConnectError, match="empty has no address"):
-        await PinnedBackend(is_public).connect_tcp("empty", 1)
+        await PinnedBackend(public).connect_tcp("empty", 1)

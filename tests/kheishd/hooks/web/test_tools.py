@@ -1,14 +1,17 @@
 """The tool as a run uses it: its result for the model, and its facts."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from kheishd.core.permissions.claims import Claim
+from kheishd.core.permissions.judge import Ruling
 from kheishd.hooks.network.addresses import Address
-from kheishd.hooks.web.tools import FetchPage, WebFetch
+from kheishd.hooks.web.tools import FetchPage, WebFetch, _admit
+from kheishd.hooks.web.urls import parse_url
 from kheishd.kernel.hook import Invocation, Outcome, ToolError
 from protocol.limits.call import MAX_TOOL_TEXT_BYTES
 from protocol.limits.web import MAX_WEB_BODY_BYTES
@@ -36,9 +39,14 @@ def tool() -> WebFetch:
     return WebFetch(loopback)
 
 
-def use_of(tool: WebFetch, url: str) -> Invocation:
-    """Return a call."""
-    return Invocation(context_at(Path("/")), "call_1", tool.web_fetch, FetchPage(url=url))
+def ask(claim: Claim) -> Ruling:
+    """Judge as if no rule matched."""
+    return Ruling("ask", "ask", "the network's default")
+
+
+def use_of(tool: WebFetch, url: str, judge: Callable[[Claim], Ruling] = ask) -> Invocation:
+    """Return a call, whose redirects and addresses are judged."""
+    return Invocation(context_at(Path("/")), "call_1", tool.web_fetch, FetchPage(url=url), judge_claim=judge)
 
 
 async def outcome(tool: WebFetch, url: str) -> Outcome:
@@ -123,6 +131,49 @@ async def test_by_default_the_public_internet_only(web: WebServer) -> None:
     with pytest.raises(ToolError, match="is not on the public internet"):
         await outcome(WebFetch(), web.url())
     assert web.requests == []
+
+
+async def test_redirects_are_judged(tool: WebFetch, web: WebServer) -> None:
+    """A redirect to another host or port is followed only if the rules allow it, and else named."""
+    async with web_server() as other:
+        web.answers["/"] = redirect(other.url("/x?secret"))
+        other.answers["/x?secret"] = answer(b"there")
+        subject = f"net:127.0.0.1:{other.port}"
+        rulings = {
+            "no rule allows that host. If it is needed, call web_fetch": Ruling("ask", "ask", "default"),
+            "never there": Ruling("deny", "deny", "a rule", "never there"),
+            "the rules deny 127.0.0.1": Ruling("allow", "deny", "two rules"),
+        }
+        for problem, ruling in rulings.items():
+
+            def judge(claim: Claim, ruling: Ruling = ruling) -> Ruling:
+                return ruling if claim.subject == subject else ask(claim)
+
+            with pytest.raises(ToolError, match=problem):
+                await tool.dispatch(use_of(tool, web.url(), judge))
+        assert other.requests == []
+        response = await tool.dispatch(
+            use_of(tool, web.url(), lambda claim: Ruling("allow", "allow", "a rule"))
+        )
+        assert msgspec.json.decode(response.text)["body"] == "there"
+
+
+def test_an_upgrade_of_the_same_host(tool: WebFetch) -> None:
+    """A redirect to the same host over TLS is followed, unless a rule denies it."""
+    first, secure = parse_url("http://a.example/"), parse_url("https://a.example/x")
+    _admit(use_of(tool, first.url), first, secure)
+    for start, target in ((secure, first), (first, parse_url("https://b.example/"))):
+        with pytest.raises(ToolError, match="no rule allows that host"):
+            _admit(use_of(tool, start.url), start, target)
+    denied = use_of(tool, first.url, lambda claim: Ruling("deny", "deny", "a rule"))
+    with pytest.raises(ToolError, match="a rule"):
+        _admit(denied, first, secure)
+
+
+def test_the_destination_is_judged(tool: WebFetch) -> None:
+    """Rules for destinations match the host and the port of a URL."""
+    claims = tool.claims(use_of(tool, "https://Example.org.:8080/x"))
+    assert claims == [Claim("network", "net:example.org:8080")]
 
 
 async def test_what_rules_and_people_see(tool: WebFetch) -> None:

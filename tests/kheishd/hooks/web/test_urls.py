@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.hooks.web.urls import Target, follow_redirect, parse_url
+from kheishd.hooks.web.urls import follow_redirect, parse_url
 from kheishd.kernel.hook import ToolError
 from protocol.limits.web import MAX_URL_BYTES
 
@@ -38,7 +38,22 @@ from protocol.limits.web import MAX_URL_BYTES
 )
 def test_what_may_be_fetched(text: str, url: str, host: str) -> None:
     """A URL is normalized to its form on the wire."""
-    assert parse_url(text) == Target(url, host, url.startswith("https"))
+    target = parse_url(text)
+    assert (target.url, target.host, target.secure) == (url, host, url.startswith("https"))
+
+
+@pytest.mark.parametrize(
+    ("url", "destination"),
+    [
+        ("http://a.example/", "a.example:80"),
+        ("https://a.example./", "a.example:443"),
+        ("https://a.example:80/", "a.example:80"),
+        ("http://[2606:4700::1111]:8080/", "[2606:4700::1111]:8080"),
+    ],
+)
+def test_the_destination(url: str, destination: str) -> None:
+    """The destination of a URL is its host and its port, or that of its scheme."""
+    assert str(parse_url(url).destination) == destination
 
 
 @pytest.mark.parametrize(
@@ -59,6 +74,7 @@ def test_what_may_be_fetched(text: str, url: str, host: str) -> None:
         ("http://exam\tple.org/", "blanks"),
         ("http://example.org/\r\nhost: x", "blanks"),
         ("http://example.org:99999/", "that is not a URL"),
+        ("http://example.org:0/", "that is not a URL"),
         ("http://example.org:x/", "that is not a URL"),
         ("http://[::1/", "that is not a URL"),
         ("http://[fe80::1%25eth0]/", "zone"),

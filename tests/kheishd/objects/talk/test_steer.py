@@ -44,7 +44,7 @@ async def test_conversation_steer_ok(house: Household) -> None:
     assert read == ["slow", "so far and so on", "one", "twothree"]
     history = await house.call("conversation.history")
     messages = [message["message"]["items"][0]["text"] for message in history["messages"]]
-    assert messages == ["slow", "one", "two", "so far and so on", "You said: twothree"]
+    assert messages == ["slow", "so far and so on", "one", "two", "You said: twothree"]
 
 
 async def test_conversation_steer_ok_of_a_queued_run(idle: Household) -> None:

@@ -132,7 +132,7 @@ async def test_the_end_of_a_long_command_is_judged(desk: Desk, models: Scripted,
     """The stored subject is truncated, but a command chained beyond it still needs an approval."""
     await update_rules(desk, add=[Rule(tool="bash", subject="git *", decision="allow")])
     (verdict,) = await verdicts_of(desk, models, "git log " + "x" * MAX_SUBJECT_BYTES + "; rm -rf /")
-    assert (verdict.decision, verdict.why) == ("ask", "bash's default")
+    assert (verdict.decision, verdict.why) == ("ask", "bash's default, for 'rm -rf /'")
     assert len(verdict.subject.encode()) <= MAX_VERDICT_SUBJECT_BYTES
     assert verdict.subject.endswith("x…")
     assert shell.ran == []

@@ -1,0 +1,175 @@
+"""The texts that rules match, and the words that they must name."""
+
+import subprocess
+
+import pytest
+
+from kheishd.core.commands.line import read_line
+from kheishd.core.commands.readings import (
+    OTHER_BUILTINS,
+    SAFE_BUILTINS,
+    Reading,
+    aliases_of,
+    join_words,
+    readings_of,
+)
+
+
+def readings(line: str) -> list[Reading]:
+    """Return the readings of a line of one command."""
+    read = read_line(line)
+    assert read.problem is None
+    (command,) = read.commands
+    return list(readings_of(command, line))
+
+
+@pytest.mark.parametrize(
+    ("line", "texts"),
+    [
+        ("git   status", ["git status", "git   status"]),
+        ("echo 'a b'  \"c\"", ["echo 'a b' c", "echo 'a b'  \"c\""]),
+        ("timeout -k 5 10 nice -n 5 ls -l", ["timeout -k 5 10 nice -n 5 ls -l", "nice -n 5 ls -l", "ls -l"]),
+        ("timeout -s KILL 5s ls", ["timeout -s KILL 5s ls", "ls"]),
+        ("env LANG=C ls", ["env LANG=C ls", "ls"]),
+        ("env FOO=1 ls", ["env FOO=1 ls", "FOO=1 ls"]),
+        ("env -i ls", ["env -i ls"]),
+        ("command -v ls", ["command -v ls"]),
+        ("nohup ls", ["nohup ls", "ls"]),
+        ("nohup", ["nohup"]),
+        ("timeout a*b ls", ["timeout 'a*b' ls", "timeout a*b ls"]),
+        ("LC_ALL=C ls", ["ls", "LC_ALL=C ls"]),
+        ("FOO=1 ls", ["FOO=1 ls"]),
+        ("LANG=C", []),
+    ],
+)
+def test_a_command_has_texts(line: str, texts: list[str]) -> None:
+    """Rules match canonical words, the command of a harmless wrapper, and the text as it was written."""
+    assert list(dict.fromkeys(reading.text for reading in readings(line))) == texts
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("ls -l", ""),
+        ("python3.11 -c x", "python3.11"),
+        ("/usr/bin/perl x", "/usr/bin/perl"),
+        ("/lib64/ld-linux-x86-64.so.2 x", "/lib64/ld-linux-x86-64.so.2"),
+        ("sudo ls", "sudo"),
+        ("xargs rm", "xargs"),
+        ("env -S 'a b'", "env -S"),
+        ("find . -name x", ""),
+        ("find . -name x -exec a {} +", "find . -name x -exec"),
+        ("find . -delete", "find . -delete"),
+        ("git status", ""),
+        ("git log --oneline", ""),
+        ("git -c core.pager=x log", "git -c core.pager=x"),
+        ("git -C sub -c 'alias.y=!z' y", "git -C sub -c 'alias.y=!z'"),
+        ("git --git-dir x config y z", "git --git-dir x config"),
+        ("git clone --u=x y", "git clone --u=x"),
+        ("git fetch ext::sh", "git fetch ext::sh"),
+        ("git rebase -xls", "git rebase -xls"),
+        ("git clean -fdx", ""),
+        ("git push -u origin", ""),
+        ("git bisect run x", "git bisect"),
+        ("git grep -Oless x", "git grep -Oless"),
+        ("git commit -m 'a::b c'", "git commit -m 'a::b c'"),
+        ("git commit -m 'use a::b'", ""),
+        ("tar -xzf a", ""),
+        ("tar --to-c=x -xf a", "tar --to-c=x"),
+        ("tar xIf x a", "tar xIf"),
+        ("rsync -avze x a b", "rsync -avze"),
+        ("rg --pre x y", "rg --pre"),
+        ("FOO=1 ls", "FOO=1 ls"),
+        ("command ls", "command"),
+    ],
+)
+def test_a_rule_must_name_what_runs_another_program(line: str, named: str) -> None:
+    """Programs that run others, and options that do, are part of what a rule must contain literally."""
+    first = readings(line)[0]
+    assert (first.named, first.problem) == (named, None)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "printf -v x y",
+        "printf -vx y",
+        "printf '%s%n' x y",
+        "printf a*b c",
+        "test -v x",
+        "[ -R x ]",
+        "[ a -eq 1 ]",
+        "test 1 -lt 'a[1]'",
+        "wait -p x",
+        "eval x",
+        "source x",
+        ". x",
+        "exec x",
+        "trap x EXIT",
+        "read x",
+        "export PATH=x",
+        "declare x",
+        "let x",
+        "unset x",
+        "mapfile -C x y",
+        "hash -p x y",
+        "compgen -F x",
+        "enable -f x y",
+        "builtin eval x",
+        "PATH=x ls",
+        "LD_PRELOAD=x ls",
+        "BASH_ENV=x ls",
+        "GIT_SSH_COMMAND=x git fetch",
+        "IFS=x ls",
+        "FOO=1",
+        "git c*t x",
+    ],
+)
+def test_some_commands_need_a_rule_without_a_star(line: str) -> None:
+    """A builtin that evaluates its words and an assignment that changes the lookup need an exact rule."""
+    assert all(reading.problem for reading in readings(line))
+
+
+@pytest.mark.parametrize(
+    "line", ["printf '%s' x", "test 1 -eq 2", "[ -f x ]", "[ a = b ]", "wait", "wait 5", "cd x", "true"]
+)
+def test_harmless_builtins_are_commands(line: str) -> None:
+    """Builtins without an evaluation are matched like programs."""
+    assert {reading.problem for reading in readings(line)} == {None}
+
+
+def test_every_builtin_of_bash_is_known() -> None:
+    """A builtin of this machine's bash is either safe or needs an exact rule."""
+    done = subprocess.run(["/bin/bash", "-c", "compgen -b"], capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) - SAFE_BUILTINS - OTHER_BUILTINS
+    assert not SAFE_BUILTINS & OTHER_BUILTINS
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "/bin/rm -rf x",
+        "sudo -u root rm -rf x",
+        "env -i rm -rf x",
+        "sh -c 'rm -rf x'",
+        "bash -lc 'cd y && rm  -rf x'",
+        "eval 'rm -rf x'",
+        "find . -exec rm -rf x \\;",
+        "xargs rm -rf x",
+        "sh -c \"sh -c 'rm -rf x'\"",
+        "timeout 5 nice /bin/rm -rf x",
+    ],
+)
+def test_a_deny_matches_what_a_command_may_run(line: str) -> None:
+    """The commands of wrappers and of scripts in an argument are known to denies."""
+    (command,) = read_line(line).commands
+    assert "rm -rf x" in aliases_of(command)
+
+
+@pytest.mark.parametrize(
+    "word", ["b c", "", "d'e", "$h", "*", "~", "#", "{a,b}", "é", "a!", "x=y", "!", "\\"]
+)
+def test_canonical_text_is_read_back(word: str) -> None:
+    """The canonical text of words is a command line of the same words."""
+    (command,) = read_line(join_words(["a", word, "{}"])).commands
+    assert [read.value for read in command.words] == ["a", word, "{}"]
