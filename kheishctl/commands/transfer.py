@@ -103,7 +103,7 @@ def import_(app: App, file: str, agent: str | None, idempotency_key: str | None,
     """Import an export as a new session."""
     messages = sent = 0
     previous: Json = {}
-    with click.open_file(file, encoding="utf-8") as source:
+    with click.open_file(file, encoding="utf-8-sig") as source:
         for index, part in enumerate(split_parts(_read_lines(source))):
             # Each part is a separate request, so each has its own key.
             key = f"{idempotency_key}.{index}" if idempotency_key else None

@@ -73,7 +73,7 @@ def test_leaving_the_sandbox_needs_a_person(home: Path) -> None:
         configure(home, ALLOW)
         daemon.call("daemon.reload")
         assert '"sandboxed":true' in daemon.say(order("bash", command="echo in"))["output"]
-        assert "works (mode auto)" in Ctl(home)("status").out
+        assert "works (mode auto); network closed" in Ctl(home)("status").out
         assert "the state of the sandbox of commands is 'works'" in daemon.read_log()
 
         configure(home, ALLOW, 'sandbox = "off"')

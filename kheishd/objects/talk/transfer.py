@@ -121,7 +121,8 @@ def _verify(params: SessionImport) -> tuple[list[_Entry], str]:
     for number, text in enumerate(params.lines, 1):
         field = f"$.params.lines[{number - 1}]"
         try:
-            line = _line.decode(text)
+            # A byte order mark of a file is before its first line.
+            line = _line.decode(text.removeprefix("\ufeff") if number == 1 else text)
             stored = bytes(line.event)
             envelope, event = decode_envelope(stored), decode_event(stored)
         except (msgspec.DecodeError, RecursionError) as error:
