@@ -104,17 +104,8 @@ def test_the_wheel_in_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
     """Installed without network, the wheel starts a daemon, which runs commands; its contract is the same."""
     prefix = tmp_path / "clean"
     run_program([sys.executable, "-m", "venv", "--without-pip", prefix])
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        prefix / "bin/python",
-        "install",
-        "--quiet",
-        "--no-compile",
-    ]
-    run_program([*pip, "--find-links", WHEELHOUSE, wheel])
+    install = [sys.executable, "-m", "pip", "--python", str(prefix / "bin/python"), "install", "--quiet"]
+    run_program([*install, "--no-compile", "--find-links", WHEELHOUSE, wheel])
     for path in ("share/man/man1/kheishctl.1", "share/kheish/systemd/user/kheishd.service"):
         assert (prefix / path).exists()
     with short_home() as home:
