@@ -158,6 +158,25 @@ def test_a_refused_host_is_named_with_the_remedy(daemon: Daemon, closed_web: Loc
     assert closed_web.paths == []
 
 
+def test_sockets_of_others_in_the_workspace(daemon: Daemon, tmp_path: Path) -> None:
+    """A socket that another process has in the workspace is out of reach; those of commands can be used."""
+    path = daemon.home / "workspace" / "agent.sock"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        own = 'python3 -c \'import socket; s = socket.socket(socket.AF_UNIX); s.{}("{}"); print("done")\''
+        assert "done" not in run(daemon, own.format("connect", "agent.sock"))["stdout"]
+        assert "done" not in run(daemon, own.format("connect", path))["stdout"]
+        other.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            other.accept()
+        serve = "s = socket.socket(socket.AF_UNIX); s.bind('own.sock'); s.listen(); s.accept()"
+        run(daemon, f'python3 -c "import socket; {serve}"', "shells", run_in_background=True)
+        until((daemon.home / "workspace" / "own.sock").exists, "the shell listens")
+        assert "done" in run(daemon, own.format("connect", "own.sock"))["stdout"]
+    path.unlink()
+
+
 # What is opened.
 
 

@@ -77,10 +77,10 @@ class CommandEnd(Value, frozen=True):
 class Command(Value, frozen=True):
     """A command to run. ``workdir`` is an open directory; ``mark`` identifies its processes.
 
-    ``boxed``: the argv is that of a sandbox, which runs the command proper. It inherits the descriptors
-    ``passed``, and closes them for the command; ``owned`` are those that only this command uses: they are
-    closed once it has started. ``limits`` are those of the keeper, for a command in ``workspace``. ``port``:
-    the sandbox has a network of its own, in which this port is opened for the daemon.
+    ``boxed``: the argv is that of a sandbox, which runs the command proper. It inherits ``descriptors`` and
+    closes them for the command; they belong to this command, and are closed here once it has started.
+    ``limits`` are those of the keeper, for a command in ``workspace``. ``port``: the sandbox has a network of
+    its own, in which this port is opened for the daemon.
     """
 
     argv: tuple[str, ...]
@@ -88,15 +88,14 @@ class Command(Value, frozen=True):
     workdir: int
     mark: str
     boxed: bool = False
-    passed: tuple[int, ...] = ()
-    owned: tuple[int, ...] = ()
+    descriptors: tuple[int, ...] = ()
     limits: str = ""
     workspace: str = "/"
     port: int = 0
 
     def close(self) -> None:
         """Close the descriptors that only this command uses."""
-        for descriptor in self.owned:
+        for descriptor in self.descriptors:
             os.close(descriptor)
 
 
@@ -223,7 +222,7 @@ async def _start(command: Command, *, merged: bool) -> KeptCommand:
                 # The directory itself, whatever its name leads to by now.
                 cwd=f"/proc/self/fd/{command.workdir}",
                 env={**command.environ, MARK_VARIABLE: command.mark},
-                pass_fds=(*command.passed, *command.owned),
+                pass_fds=command.descriptors,
                 start_new_session=True,
                 umask=user_umask(),
             )
