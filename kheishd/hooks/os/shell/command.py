@@ -88,7 +88,6 @@ def prepare_command(
         workdir.inner,
         mark,
         boxed is not None,
-        () if boxed is None else (workdir.outer,),
         () if boxed is None else boxed.descriptors,
         write_limits(limits, reserve_bytes=RESERVE.get_bytes(workdir.workspace)),
         workdir.workspace,

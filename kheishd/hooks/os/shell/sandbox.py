@@ -9,7 +9,8 @@ home directory, the daemon's home with its socket and its store, and ``/run`` wi
 - Its own processes only; when the first of them is killed, the kernel kills all.
 - A network of its own, without the machine's interfaces: one port leads to the daemon's proxy, which connects
   to the hosts that the rules allow (see ``network.proxy``). So services on the machine's loopback interface,
-  abstract Unix sockets and name servers are out of reach. With ``network = "open"``, all of these are in
+  abstract Unix sockets and name servers are out of reach, and other people's sockets in the workspace are
+  covered (see ``sockets``). With ``network = "open"``, all of these are in
   reach.
 
 If one path is inside another, the inner one wins: a workspace inside the daemon's home is visible, and the
@@ -37,6 +38,7 @@ from kheishd.config.sections.tools import LimitsSection
 from kheishd.hooks.os.files.confinement import Root, explain_errors
 from kheishd.hooks.os.shell.scan import Scan
 from kheishd.hooks.os.shell.seccomp import open_filter
+from kheishd.hooks.os.shell.sockets import find_sockets
 from kheishd.kernel.hook import ToolError
 from protocol.structs import Value
 
@@ -132,6 +134,12 @@ class Sandbox:
             self._bubblewrap = await self._try()
         except _Unusable as error:
             problem = str(error)
+            opened = Sandbox(self._hidden, self._readable, network="open")
+            is_about_networks = "loopback" in problem or "namespace" in problem
+            if self.network == "closed" and is_about_networks and await opened.find_problem() is None:
+                problem += (
+                    '; it works with workspace.network = "open", which gives commands the machine\'s network'
+                )
         if self._health is not None:
             self._health.record(problem)
         return problem
@@ -173,8 +181,7 @@ class Sandbox:
     ) -> Boxed:
         """Return a command in the sandbox, after ``choose`` returned True. Reads the file system.
 
-        ``scan`` names the paths of the workspace that are read-only, covered, or fixed. ``workdir.outer``
-        must be open under this number in the process that executes it.
+        ``scan`` names the paths of the workspace that are read-only, covered, or fixed.
         Errors: ToolError if the workspace cannot be confined to.
         """
         assert self._bubblewrap is not None, "choose was called"
@@ -244,7 +251,9 @@ class Sandbox:
     def _covers(self, visible: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Yield the paths that would be visible and must not be, with the options that hide them."""
         private = _root_only("/etc") if os.geteuid() == 0 else ()
-        for path in map(os.path.realpath, (*self._hidden, *_credentials(), *private)):
+        hidden = tuple(map(os.path.realpath, self._hidden))
+        sockets = find_sockets(visible, hidden) if self.network == "closed" else ()
+        for path in map(os.path.realpath, (*self._hidden, *_credentials(), *private, *sockets)):
             if _is_inside(path, visible) and os.path.exists(path):
                 is_directory = os.path.isdir(path)
                 yield path, ("--tmpfs", path) if is_directory else ("--ro-bind", os.devnull, path)
@@ -293,19 +302,28 @@ def workspace_binds(bubblewrap: Bubblewrap, workdir: Workdir, scan: Scan, descri
     What is a mount cannot be renamed or removed. The opened ``descriptors`` are added to the list.
     Errors: ToolError if the workspace has just changed.
     """
-    binds = {workdir.workspace: bubblewrap.bind(workdir.outer, workdir.workspace)}
+
+    def bind(descriptor: int, path: str, *, writable: bool = True) -> tuple[str, ...]:
+        options = bubblewrap.bind(descriptor, path, writable=writable)
+        if str(descriptor) in options:
+            descriptors.append(descriptor)
+        else:
+            # Bubblewrap closes only those that it was told about: with another, a command could leave.
+            os.close(descriptor)
+        return options
+
+    binds = {workdir.workspace: bind(os.dup(workdir.outer), workdir.workspace)}
     root = Root(workdir.workspace, workdir.outer)
     paths = [*sorted(scan.pinned), *(path for path in scan.protected if path not in scan.links)]
     for path in paths[:MAX_PROTECTED_MOUNTS]:
         with explain_errors(path), root.parent(path) as (directory, name):
             descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-        descriptors.append(descriptor)
         status = os.fstat(descriptor)
+        absolute = f"{workdir.workspace}/{path}"
+        binds[absolute] = bind(descriptor, absolute, writable=path in scan.pinned)
         expected = scan.protected.get(path)
         if stat.S_ISLNK(status.st_mode) or expected not in (None, (status.st_dev, status.st_ino)):
             raise ToolError(f"{path} changed while the command was prepared; try again")
-        absolute = f"{workdir.workspace}/{path}"
-        binds[absolute] = bubblewrap.bind(descriptor, absolute, writable=path in scan.pinned)
     return binds
 
 
