@@ -13,7 +13,6 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-import lmdb
 import msgspec
 from msgspec import Struct
 
@@ -29,7 +28,7 @@ from kheishd.store.guards import (
     make_directory,
     sync_directory,
 )
-from kheishd.store.opening import MAX_TABLES, explain_errors, open_for_reading, read_info
+from kheishd.store.opening import open_beside, open_for_reading, read_info
 from kheishd.store.tables import (
     APPROVALS,
     BLOBS,
@@ -191,17 +190,11 @@ def _copy(state: Path, work: Path) -> None:
     checkup = check_data(data, quick=True)
     if checkup.problems and not _is_open(state):
         raise StoreUnusable(f"{data} is damaged: {describe_problems(checkup.problems)}. Nothing was changed.")
-    with explain_errors(state):
-        # With LMDB's lock, so that the daemon's writer does not overwrite the pages of this reader.
-        env = lmdb.open(str(state), readonly=True, lock=True, mode=0o600, max_dbs=MAX_TABLES)
-        try:
-            with (work / DATA).open("xb") as target:
-                env.copyfd(target.fileno(), compact=True)
-                os.fsync(target.fileno())
-        finally:
-            env.close()
-        shutil.copyfile(state / MARKER, work / MARKER)
-        sync_directory(work)
+    with open_beside(state) as env, (work / DATA).open("xb") as target:
+        env.copyfd(target.fileno(), compact=True)
+        os.fsync(target.fileno())
+    shutil.copyfile(state / MARKER, work / MARKER)
+    sync_directory(work)
 
 
 def _is_open(state: Path) -> bool:

@@ -358,3 +358,16 @@ def open_for_marking(directory: Path) -> Iterator[lmdb.Environment]:
         yield env
     finally:
         env.close()
+
+
+@contextmanager
+def open_beside(directory: Path) -> Iterator[lmdb.Environment]:
+    """Open a store for reading that another process may have open and write. Errors: StoreUnusable."""
+    with explain_errors(directory):
+        # With LMDB's lock, so that the writer overwrites no page of this reader.
+        env = lmdb.open(str(directory), readonly=True, lock=True, mode=0o600, max_dbs=MAX_TABLES)
+    try:
+        with explain_errors(directory):
+            yield env
+    finally:
+        env.close()
