@@ -39,6 +39,7 @@ METHODS: Final = (
     "session.interrupt",
     "session.end",
     "session.export",
+    "session.key",
     "session.import",
     "run.list",
     "run.get",

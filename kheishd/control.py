@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.objects.talk.workspace import find_problem
+from kheishd.signing import SigningKey
 from kheishd.store.commit import GONE
 from kheishd.store.environment import refuse_damaged
 from kheishd.store.epoch import OpenWork, RestoreMark
@@ -34,10 +35,14 @@ from protocol.objects.daemon import Counts, DaemonStatus, Disk, RestoreStatus, S
 
 if TYPE_CHECKING:
     from kheishd.kernel.services import Services
+    from protocol.export import ExportEnd
 
 # Below this, a few hours of work may fill the disk: a turn with text writes about 300 KiB, so 256 MiB are
 # less than a thousand turns.
 LOW_DISK_BYTES = 256 * MIB
+
+EXPORT_KEY = "export.key"
+"""The file in the home with the key that signs exports."""
 
 # How long the status reports a crash of the previous daemon.
 CRASH_WARNING_SECONDS = 3600
@@ -144,6 +149,14 @@ class DaemonControl:
         """Build a new runtime; return its generation and all warnings. Errors: ConfigInvalid."""
         generation, warnings = await self._reloads.request()
         return generation, [*warnings, *self._find_missing_workspaces(), *self._find_unready_routes()]
+
+    def sign_export(self, end: ExportEnd) -> ExportEnd:
+        """Sign the end of an export by the key of the home. Errors: ExportKeyUnusable."""
+        return SigningKey(self._vitals.home / EXPORT_KEY).sign(end)
+
+    def export_key(self) -> str:
+        """Return the public key of the home. Errors: ExportKeyUnusable."""
+        return SigningKey(self._vitals.home / EXPORT_KEY).public()
 
     def shutdown(self, drain_s: float | None) -> None:
         """Request a stop."""

@@ -126,10 +126,24 @@ def prepare(home: Home) -> None:
             if directory == home.state and not directory.exists():
                 # Before the state: a start that ends here is the first one again.
                 home.workspace.mkdir(mode=PRIVATE, exist_ok=True)
-            directory.mkdir(mode=PRIVATE, parents=directory is home.path, exist_ok=True)
+            _make_directory(directory)
             _secure(directory, home.agents if directory is home.path else directory)
     except OSError as error:
         raise HomeUnusable(f"cannot use {error.filename or home.path} as a home: {error.strerror}") from None
+
+
+def _make_directory(directory: Path) -> None:
+    """Create a directory and its parents, if there are none, and sync their names: a power cut keeps them."""
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+    for path in reversed(missing):
+        # A parent that may not be read belongs to another user, and cannot be synced either.
+        with suppress(PermissionError):
+            descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def _secure(directory: Path, *contents: Path) -> None:

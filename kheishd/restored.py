@@ -53,7 +53,7 @@ async def finish_restore(state: State) -> RestoreMark | None:
     await state.update(partial(put_restore_mark, mark=mark))
     for run_id in runs:
         try:
-            await state.update(partial(_end_run, run_id=run_id, backup_at_ms=mark.backup_at_ms))
+            await state.update(partial(end_restored_run, run_id=run_id, backup_at_ms=mark.backup_at_ms))
         except (AssertionError, msgspec.DecodeError):
             # The worker skips it for the same reason.
             log.error("an open run cannot be read; check the store", extra={"run_id": run_id})
@@ -75,7 +75,8 @@ async def finish_restore(state: State) -> RestoreMark | None:
     return mark
 
 
-def _end_run(tx: Transaction, run_id: str, backup_at_ms: int) -> None:
+def end_restored_run(tx: Transaction, run_id: str, backup_at_ms: int) -> None:
+    """End a run that was open in the backup."""
     run = tx.need(RUNS, run_id)
     if run.status in ENDED:
         return

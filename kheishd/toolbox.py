@@ -44,6 +44,7 @@ class Toolbox(Value, frozen=True):
             network=config.workspace.network,
             own_ports=self.own_ports,
             limits=config.tools.limits,
+            protected=config.permissions.protected,
         )
         parts = (Files(self.locks), bash, WebFetch(), AskUser(), Planning(), Outputs(), Results())
         return CompositeHook((*parts, TaskTools(self.shells)))

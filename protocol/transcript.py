@@ -14,9 +14,12 @@ tool        ``tool_result``
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta, Struct
+
+from protocol.limits.call import MAX_CALL_ID_BYTES, MAX_TOOL_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,3 +161,111 @@ def make_visible(message: Message) -> VisibleMessage:
             case _:
                 items.append(item)
     return VisibleMessage(message.role, items, message.agent)
+
+
+# Validity. Providers refuse a request whose transcript breaks one of these rules.
+
+
+ITEMS_OF: dict[Role, tuple[type[Struct], ...]] = {
+    "user": (Text, AssetReference),
+    "assistant": (Text, Thinking, ToolCall),
+    "tool": (ToolResult,),
+}
+"""The kinds of items that a message of each role may have."""
+
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def find_message_problem(message: Message) -> str | None:
+    """Return why a message by itself is not valid; None for a valid one."""
+    misplaced = [item for item in message.items if not isinstance(item, ITEMS_OF[message.role])]
+    if misplaced:
+        kind = misplaced[0].__struct_config__.tag
+        return f"a message of the role '{message.role}' has an item of the kind '{kind}'"
+    if not any(_has_content(item) for item in message.items):
+        return f"a message of the role '{message.role}' has no content"
+    if message.role == "user" and not all(_has_content(item) for item in message.items):
+        return "a user's message has an empty text"
+    if message.role != "assistant" and message.provider_data is not None:
+        return f"a message of the role '{message.role}' has data of a provider"
+    calls = [item for item in message.items if isinstance(item, ToolCall)]
+    origins = {call.provider_data.origin for call in calls if call.provider_data is not None}
+    if message.provider_data is not None:
+        origins.add(message.provider_data.origin)
+    if len(origins) > 1:
+        return "a message has data of several providers"
+    for call in calls:
+        length = len(call.call_id.encode())
+        if not 0 < length <= MAX_CALL_ID_BYTES or not call.call_id.isprintable():
+            return "a call has an id that is empty, too long or not printable"
+        if not _TOOL_NAME.fullmatch(call.name) or len(call.name) > MAX_TOOL_BYTES:
+            return f"the call '{call.call_id}' has a name that no tool can have"
+    return None
+
+
+def _has_content(item: Struct) -> bool:
+    match item:
+        case Text(text):
+            return bool(text)
+        case Thinking(text, signature):
+            return bool(text or signature)
+        case _:
+            return True
+
+
+class TranscriptChecker:
+    """A check that messages, one after another, form a valid transcript.
+
+    It begins with a user's message. An assistant's message answers a user or reads results. Every call has a
+    distinct id and exactly one result, before any other message. ``open_calls`` are the calls without a
+    result: their tools by id.
+    """
+
+    def __init__(self) -> None:
+        self.open_calls: dict[str, str] = {}
+        self.call_ids: set[str] = set()
+        self.last_role: Role | None = None
+
+    def add(self, message: Message) -> str | None:
+        """Add the next message; return why it is not valid (and was not added), or None."""
+        problem = find_message_problem(message) or self._find_problem(message)
+        if problem is not None:
+            return problem
+        for item in message.items:
+            match item:
+                case ToolCall(call_id, name):
+                    self.open_calls[call_id] = name
+                    self.call_ids.add(call_id)
+                case ToolResult(call_id):
+                    del self.open_calls[call_id]
+                case _:
+                    pass
+        self.last_role = message.role
+        return None
+
+    def _find_problem(self, message: Message) -> str | None:
+        if message.role == "tool":
+            return self._find_result_problem([item for item in message.items if isinstance(item, ToolResult)])
+        if self.open_calls:
+            return f"the call '{next(iter(self.open_calls))}' has no result before the next message"
+        if message.role == "user":
+            return None
+        if self.last_role is None:
+            return "the transcript begins with a message of the assistant"
+        if self.last_role == "assistant":
+            return "a message of the assistant follows another one"
+        ids = [item.call_id for item in message.items if isinstance(item, ToolCall)]
+        repeated = next(
+            (id_ for index, id_ in enumerate(ids) if id_ in self.call_ids or id_ in ids[:index]), None
+        )
+        return None if repeated is None else f"two calls have the id '{repeated}'"
+
+    def _find_result_problem(self, results: list[ToolResult]) -> str | None:
+        for index, result in enumerate(results):
+            tool = self.open_calls.get(result.call_id)
+            if tool is None or any(result.call_id == earlier.call_id for earlier in results[:index]):
+                had = "already has a result" if result.call_id in self.call_ids else "does not exist"
+                return f"a result is of the call '{result.call_id}', which {had}"
+            if tool != result.name:
+                return f"the result of the call '{result.call_id}' names another tool"
+        return None

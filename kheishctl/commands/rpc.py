@@ -35,7 +35,7 @@ from kheishctl.options import timeout_option
 def call(app: App, method: str, params: str | None, follow: bool, timeout: float | None) -> None:
     """Call any method of the daemon and print its result as JSON."""
     try:
-        arguments = json.loads(sys.stdin.read() if params == "-" else params or "{}")
+        arguments = json.loads(sys.stdin.buffer.read() if params == "-" else params or "{}")
     except ValueError as error:
         raise click.UsageError(f"the params are not JSON: {error}") from None
     if not isinstance(arguments, dict):

@@ -175,7 +175,7 @@ def read_text(app: App, words: tuple[str, ...], recipient: str | None) -> str:
     if sys.stdin.isatty():
         app.note(f"Type the message for {recipient or 'the default agent'}; Ctrl-D sends it.")
     try:
-        text = sys.stdin.buffer.read().decode()
+        text = sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise click.UsageError("standard input is not UTF-8 text") from None
     if not text.strip():

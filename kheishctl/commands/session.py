@@ -7,7 +7,7 @@ import click
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.commands.conversation import compact_options, run_compaction, show_history
 from kheishctl.commands.send import read_text, send_message, send_options
-from kheishctl.commands.transfer import export, import_
+from kheishctl.commands.transfer import export, import_, key, verify
 from kheishctl.contract import PERMISSION_MODES, SESSION_EMPTY, SESSION_STATUSES, Json
 from kheishctl.options import (
     JsonValue,
@@ -33,7 +33,9 @@ from kheishctl.render.layout import Column, format_record
 
 group = make_group("session", "Sessions: the durable units of work, each with its own journal.")
 group.add_command(export)
+group.add_command(verify)
 group.add_command(import_)
+group.add_command(key)
 
 COLUMNS = (
     Column("SESSION", "session_id"),

@@ -1,10 +1,13 @@
-"""``kheishctl session export|import``: a session as a JSONL file, and back."""
+"""``kheishctl session export|verify|import|key``: a session as a JSONL file, its verification, and back."""
+
+from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+import tempfile
+from contextlib import contextmanager
 from itertools import chain
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import click
 
@@ -15,28 +18,36 @@ from kheishctl.options import complete, drop_unset, mutating, session_argument
 from kheishctl.render.layout import format_record
 from protocol.text import escape_json, sanitize
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from protocol.export import ExportReader
+
 
 @command(
     None,
     "export",
     method="session.export",
     examples=(
-        "kheishctl session export ses_0EXAMPLE session.jsonl",
+        "kheishctl session export ses_0EXAMPLE session.jsonl --sign",
         "kheishctl session export ses_0EXAMPLE | zstd > s.zst",
     ),
 )
 @session_argument
+@click.option("--sign", is_flag=True, help="Sign the end of the export by the key of the daemon's home.")
 @click.argument(
     "file", default="-", type=click.Path(dir_okay=False), help="The file (default: standard output)."
 )
-def export(app: App, session_id: str, file: str) -> None:
-    """Write a session's journal with its hash chain, as JSONL.
+def export(app: App, session_id: str, sign: bool, file: str) -> None:
+    """Write a session's journal with its hash chain and its end, as JSONL.
 
-    The file appears when it is complete. With --json, FILE is required and the command prints a summary.
+    The end states the number of lines and the last hash, so a truncated or changed file is refused. Only a
+    signature excludes that all hashes were computed anew. The file appears when it is complete. With --json,
+    FILE is required and the command prints a summary.
     """
     if app.as_json and file == "-":
         raise click.UsageError("with --json, name a FILE: the export itself is JSON lines")
-    lines = _read_export(app, session_id)
+    lines = _read_export(app, session_id, sign=sign)
     if file == "-":
         _write(sys.stdout, lines)
         return
@@ -56,8 +67,8 @@ def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
-def _read_export(app: App, session_id: str) -> Iterator[str]:
-    params: Json = {"session_id": session_id, "limit": MAX_PAGE_ROWS}
+def _read_export(app: App, session_id: str, *, sign: bool) -> Iterator[str]:
+    params: Json = {"session_id": session_id, "limit": MAX_PAGE_ROWS} | drop_unset(sign=sign)
     while True:
         page = app.call("session.export", params)
         yield from page["lines"]
@@ -79,6 +90,86 @@ def _write(out: IO[str], lines: Iterable[str]) -> int:
     return count
 
 
+signer_option = click.option(
+    "--signed-by", metavar="KEY", help="Require a signature by this key; see 'session key'."
+)
+end_option = click.option(
+    "--without-end",
+    is_flag=True,
+    help="Accept an export of an earlier version, which has no end: a truncated one is not noticed then.",
+)
+file_argument = click.argument(
+    "file",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    help="The export; '-' is standard input.",
+)
+
+
+@command(None, "key", method="session.key", examples=("kheishctl session key --json | jq -r .key",))
+def key(app: App) -> None:
+    """Show the public key with which the daemon's home signs exports.
+
+    The private key is in the home, in 'export.key'. It is in no backup.
+    """
+    app.emit(app.call("session.key"), format_record)
+
+
+@command(
+    None,
+    "verify",
+    examples=("kheishctl session verify session.jsonl --signed-by 'ed25519:0EXAMPLE='",),
+)
+@file_argument
+@signer_option
+@end_option
+def verify(app: App, file: str, signed_by: str | None, without_end: bool) -> None:
+    """Verify an export without a daemon: every line, its end, its signature.
+
+    The exit code is 1 for an export that was truncated, edited, reordered or rechained.
+    """
+    with click.open_file(file, encoding="utf-8-sig") as source:
+        reader = _verify(source, signed_by, without_end=without_end)
+    result = {"lines": reader.lines, "cursor": reader.cursor, "hash": reader.last_hash.hex()}
+    signature = reader.end.signature if reader.end is not None else None
+    app.emit(result | {"signed_by": None if signature is None else signature.key}, format_record)
+
+
+def _verify(source: IO[str], signed_by: str | None, *, without_end: bool) -> ExportReader:
+    """Verify a whole export. Errors: Failure, naming the first bad line."""
+    # Imported on first use: few commands need the events of the journal.
+    from protocol.export import ExportProblem, ExportReader
+
+    reader = ExportReader()
+    try:
+        for part in split_parts(_read_lines(source)):
+            reader.read(part)
+        if reader.lines == 0 and reader.end is None:
+            raise click.UsageError("there are no lines in the export")
+        if not without_end:
+            reader.require_end()
+    except ExportProblem as problem:
+        raise Failure(str(problem)) from None
+    signature = reader.end.signature if reader.end is not None else None
+    if signed_by is not None and (signature is None or signature.key != signed_by):
+        by = "nobody" if signature is None else f"the key {signature.key}"
+        raise Failure(f"the export is signed by {by}, not by the key {signed_by}")
+    return reader
+
+
+@contextmanager
+def _open_seekable(file: str) -> Iterator[IO[str]]:
+    """Open a file; standard input is stored first, because an export is read twice."""
+    with click.open_file(file, encoding="utf-8-sig") as source:
+        if file != "-":
+            yield source
+            return
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as stored:
+            for line in _read_lines(source):
+                stored.write(line + "\n")
+            stored.seek(0)
+            yield stored
+
+
 @command(
     None,
     "import",
@@ -88,40 +179,67 @@ def _write(out: IO[str], lines: Iterable[str]) -> int:
         "zstdcat s.zst | kheishctl session import - --agent reviewer",
     ),
 )
-@click.argument(
-    "file",
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
-    help="The export; '-' is standard input.",
-)
+@file_argument
 @click.option(
     "--agent",
     shell_complete=complete("agents"),
     help="Another agent for the new session (default: the same).",
 )
+@signer_option
+@end_option
 @mutating
-def import_(app: App, file: str, agent: str | None, idempotency_key: str | None, check: bool) -> None:
-    """Import an export as a new session."""
+def import_(
+    app: App,
+    file: str,
+    agent: str | None,
+    signed_by: str | None,
+    without_end: bool,
+    idempotency_key: str | None,
+    check: bool,
+) -> None:
+    """Import an export as a new session.
+
+    The whole export is verified before anything is sent.
+    """
     messages = sent = 0
     previous: Json = {}
-    with click.open_file(file, encoding="utf-8") as source:
-        for index, part in enumerate(split_parts(_read_lines(source))):
+    with _open_seekable(file) as source:
+        _verify(source, signed_by, without_end=without_end)
+        source.seek(0)
+        for index, (part, more) in enumerate(_mark_last(split_parts(_read_lines(source)))):
             # Each part is a separate request, so each has its own key.
             key = f"{idempotency_key}.{index}" if idempotency_key else None
-            params = drop_unset(lines=part, agent=agent, idempotency_key=key, check=check)
+            params = drop_unset(
+                lines=part,
+                agent=agent,
+                more=more,
+                without_end=without_end,
+                signed_by=signed_by,
+                idempotency_key=key,
+                check=check,
+            )
             try:
                 result = app.call("session.import", params | previous)
             except RequestRefused as refused:
                 if sent:
-                    session = f"which session {previous['session_id']} holds"
-                    refused.note += f" (counted after the first {sent} lines, {session})"
+                    refused.note += f" (the session {previous['session_id']} holds the first {sent} lines)"
                 raise
             previous = {name: result[name] for name in ("session_id", "last_hash")}
             messages, sent = messages + result["messages"], sent + len(part)
             if check:
                 break
-    if not sent:
-        raise click.UsageError(f"{file} contains no lines")
-    app.emit(previous | {"messages": messages}, format_record)
+    app.emit(result | {"messages": messages}, format_record)
+
+
+def _mark_last(parts: Iterable[list[str]]) -> Iterator[tuple[list[str], bool]]:
+    """Yield each part, and whether more follow."""
+    previous: list[str] | None = None
+    for part in parts:
+        if previous is not None:
+            yield previous, True
+        previous = part
+    if previous is not None:
+        yield previous, False
 
 
 def _read_lines(source: IO[str]) -> Iterator[str]:

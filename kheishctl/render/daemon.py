@@ -57,6 +57,7 @@ def format_daemon_status(result: Json, display: Display) -> str:
     if status is not None:
         sandbox = f"{SANDBOX_STATES.get(status['state'], status['state'])} (mode {status['mode']})"
         sandbox += f": {status['problem']}" if status.get("problem") else ""
+        sandbox += f"; network {status.get('network', 'closed')}"
     pairs = [
         ("daemon", f"version {version}, pid {result['pid']}, up {format_duration(result['uptime_s'])}"),
         ("home", result["home"]),

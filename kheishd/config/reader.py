@@ -33,7 +33,7 @@ def load(path: Path) -> Config:
     if len(content) > MAX_CONFIG_BYTES:
         raise ConfigInvalid(f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
     try:
-        return parse(content.decode(), path.name)
+        return parse(content.decode("utf-8-sig"), path.name)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigInvalid(f"{path.name}:{line}: not UTF-8; save the file in that encoding") from None
@@ -83,7 +83,7 @@ def make_refusal(path: Path | None, key: KeyPath, message: str) -> ConfigInvalid
     location = ""
     if path is not None:
         with suppress(OSError, UnicodeDecodeError):
-            line = find_line(find_key_lines(path.read_text()), key)
+            line = find_line(find_key_lines(path.read_text("utf-8-sig")), key)
             location = f"{path.name}:{line}: " if line else f"{path.name}: "
     name = format_path(key)
     return ConfigInvalid(f"{location}{name}: {message}" if name else message, field=name or None)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.services import Services
     from kheishd.kernel.state import State
     from kheishd.store.environment import Transaction
+    from protocol.export import ExportEnd
     from protocol.objects.daemon import DaemonStatus
     from protocol.objects.journal import Filter, Subscribed
     from protocol.rpc.method import AnyMethod, Scope
@@ -103,6 +104,14 @@ class Control(Protocol):
 
     async def reload(self) -> tuple[int, list[str]]:
         """Build a new runtime; return its generation and its warnings. Errors: ConfigInvalid."""
+        ...
+
+    def sign_export(self, end: ExportEnd) -> ExportEnd:
+        """Sign the end of an export by the key of the home. Errors: ExportKeyUnusable."""
+        ...
+
+    def export_key(self) -> str:
+        """Return the public key of the home. Errors: ExportKeyUnusable."""
         ...
 
     def shutdown(self, drain_s: float | None) -> None:

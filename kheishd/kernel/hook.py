@@ -226,10 +226,6 @@ async def _discard_evidence(evidence: Mapping[str, Any]) -> None:
     pass
 
 
-def _is_open(path: str) -> bool:
-    return False
-
-
 def _deny_claim(claim: Claim) -> Ruling:
     return Ruling("deny", "deny", "no rules", "no rules are known here")
 
@@ -241,8 +237,8 @@ class Invocation(Value, frozen=True):
     ``binding`` is the state that an approval is bound to (see :class:`Preview`); None without an approval.
     ``stream`` shows a piece of output to the run's followers while the tool runs; it never waits.
     ``observe`` journals more evidence after the start, such as a process id; at most 4 KiB.
-    ``make_path_check`` reads the current rules and returns whether they keep the content of a path from tools
-    that read (see ``core.permissions.judge.is_path_closed``).
+    ``closed_patterns`` reads the current rules and returns the patterns of paths that they keep from tools
+    that read (see ``core.permissions.judge``).
     ``judge_claim`` judges a claim of the running call by the current rules, such as a connection. A claim
     that was approved together with the call is allowed unless a rule denies it now.
     """
@@ -254,7 +250,7 @@ class Invocation(Value, frozen=True):
     binding: str | None = None
     stream: Callable[[str], None] = _discard_text
     observe: Callable[[Mapping[str, Any]], Awaitable[None]] = _discard_evidence
-    make_path_check: Callable[[], Callable[[str], bool]] = lambda: _is_open
+    closed_patterns: Callable[[], Sequence[str]] = tuple
     judge_claim: Callable[[Claim], Ruling] = _deny_claim
 
     @property

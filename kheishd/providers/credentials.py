@@ -84,7 +84,7 @@ def _read(name: str, environ: Mapping[str, str]) -> str | None:
     try:
         with (Path(directory) / name).open("rb") as file:
             value = file.read(MAX_CREDENTIAL_BYTES + 1)
-        return value.decode() if len(value) <= MAX_CREDENTIAL_BYTES else None
+        return value.decode("utf-8-sig") if len(value) <= MAX_CREDENTIAL_BYTES else None
     except (OSError, UnicodeDecodeError):
         return None
 

@@ -219,7 +219,11 @@ def restore(backup: Path, directory: Path) -> Restored:
         mark = _mark_restored(work, (backup / DATA).stat().st_mtime_ns // 1_000_000, replaced)
         kept = _keep_previous(directory)
         size = (work / DATA).stat().st_size
-        if _is_named_otherwise(directory, identity):
+        try:
+            is_same_store = read_marker(directory) in (None, identity)
+        except StoreUnusable:
+            is_same_store = False
+        if not is_same_store:
             # Between the two renames there is no marker, which is valid: opening the store writes it again.
             # With the marker of the other store, a kill in between would leave a store that is refused.
             (directory / MARKER).unlink()
@@ -228,14 +232,6 @@ def restore(backup: Path, directory: Path) -> Restored:
         sync_directory(directory)
         write_marker(directory, identity)
         return Restored(cursor, size, kept, mark)
-
-
-def _is_named_otherwise(directory: Path, identity: str) -> bool:
-    """Whether the marker names another store, or nothing readable."""
-    try:
-        return read_marker(directory) not in (None, identity)
-    except StoreUnusable:
-        return True
 
 
 def _mark_restored(work: Path, modified_at_ms: int, replaced: Replaced | None) -> RestoreMark:

@@ -7,18 +7,26 @@ states the remedy, and nothing unreadable is overwritten.
 """
 
 import fcntl
+import logging
 import os
 import shutil
+from itertools import count
 from pathlib import Path
 
 from kheishd.store.checkup import check_data
 from kheishd.store.environment import DATA
-from kheishd.store.pages import MetaPage, newest, read_metas
+from kheishd.store.pages import META_BYTES, MetaPage, newest, read_metas
 
 MARKER = "identity"
 RESTORING = ".restoring"
 COMPACTING = ".compacting"
 RESTORE = "Restore a backup with 'kheishd restore BACKUP'; what is there now is kept beside it."
+
+
+# The tables of a new store take some twenty pages.
+MAX_UNFINISHED_BYTES = 1 << 20
+
+log = logging.getLogger("kheishd.store")
 
 
 class StoreUnusable(Exception):
@@ -52,6 +60,36 @@ def remove_leftovers(directory: Path) -> None:
     """Remove the copies that a killed restore or compaction has left; they are as large as the store."""
     for name in (RESTORING, COMPACTING):
         shutil.rmtree(directory / name, ignore_errors=True)
+
+
+def set_aside_unfinished(directory: Path) -> Path | None:
+    """Rename the data of a first start that a power cut ended before its first commit; return the new path.
+
+    Without a marker nothing was acknowledged. Then the meta pages are as LMDB created them, or zeros where
+    the disk did not get them. Any other file is left where it is.
+    """
+    data = directory / DATA
+    if not 0 < data_bytes(directory) <= MAX_UNFINISHED_BYTES or (directory / MARKER).exists():
+        return None
+    with data.open("rb") as file:
+        metas = read_metas(file.fileno())
+        first, second = (
+            os.pread(file.fileno(), META_BYTES, start) for start in (0, os.sysconf("SC_PAGE_SIZE"))
+        )
+    if all(metas) or any(meta is not None and meta.transaction for meta in metas):
+        return None
+    if any(page.strip(b"\0") and meta is None for page, meta in zip((first, second), metas, strict=True)):
+        return None
+    unfinished = _name_unused(data, "unfinished")
+    data.rename(unfinished)
+    log.warning("the power failed during the first start; its unfinished file is kept as %s", unfinished)
+    return unfinished
+
+
+def _name_unused(data: Path, word: str) -> Path:
+    """Return a path beside the data that does not exist."""
+    numbered = (data.with_name(f"{DATA}.{word}-{number}") for number in count(1))
+    return next(path for path in numbered if not path.exists())
 
 
 def check_files(directory: Path) -> str | None:

@@ -21,6 +21,7 @@ from kheishd.store.guards import (
     lock_directory,
     make_directory,
     remove_leftovers,
+    set_aside_unfinished,
     sync_directory,
     write_marker,
 )
@@ -87,6 +88,7 @@ def open_environment(
     try:
         with explain_errors(directory):
             remove_leftovers(directory)
+            set_aside_unfinished(directory)
             expected = check_files(directory)
             warnings: list[str] = []
             if data_bytes(directory) and needs_check(directory / DATA):

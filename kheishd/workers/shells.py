@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from codecs import getincrementaldecoder
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
@@ -28,7 +28,7 @@ from kheishd.hooks.network.gate import Gate
 from kheishd.hooks.os.shell.limits import explain_excess
 from kheishd.hooks.os.shell.log import ends_in_prompt
 from kheishd.hooks.os.shell.process import MAX_KILL_SECONDS, CommandEnd, KeptCommand, NotStarted
-from kheishd.objects.people.permission import layers_of
+from kheishd.objects.people.permission import closed_patterns_of, layers_of
 from kheishd.objects.work.shell import (
     ShellOutcome,
     live_shells,
@@ -106,10 +106,13 @@ class BackgroundShell:
             self._cause = cause
             self._running.cancel()
 
-    async def run(self, starter: Starter, config: Config, gate: Gate) -> ShellOutcome:
+    async def run(
+        self, starter: Starter, config: Config, gate: Gate, closed: Sequence[str] = ()
+    ) -> ShellOutcome:
         """Run the command; return how it ended, with no process of it left and its output in its file.
 
-        Its connections go through ``gate``.
+        Its connections go through ``gate``. ``closed`` are the patterns of paths that it cannot read in a
+        sandbox.
         """
         shell = self.task.shell
         assert shell is not None, "the task has a command"
@@ -117,11 +120,13 @@ class BackgroundShell:
             return ShellOutcome(self._cause, problem="it had not begun")
         await trio.to_thread.run_sync(self._log.begin)
         try:
-            async with starter.running(self.task.task_id, shell, config, gate) as process:
+            notes: list[str] = []
+            async with starter.running(self.task.task_id, shell, config, gate, closed, notes) as process:
                 ended = await self._attend(process)
             code = None if ended is None else ended.code
             written = await self._files.read(self.task.task_id, 1)
             ending, problem = self._ending(ended, config)
+            problem = "; ".join(filter(None, (problem, *notes)))
             return ShellOutcome(
                 ending,
                 code,
@@ -288,9 +293,11 @@ class ShellWorker(Worker):
             try:
                 try:
                     await self._prune()
-                    config = self._services.runtimes.current().config
+                    runtime = self._services.runtimes.current()
                     gate = Gate(partial(self._judge, shell.task), self._own_ports)
-                    over = await shell.run(self._starter, config, gate)
+                    with self._state.read() as store:
+                        closed = closed_patterns_of(store, runtime, shell.task)
+                    over = await shell.run(self._starter, runtime.config, gate, closed)
                 except Exception:
                     log.exception("a background shell failed", extra={"task_id": task_id})
                     over = ShellOutcome("exit_unknown", problem=FAILED)

@@ -41,6 +41,10 @@ class InputTooLarge(TooLarge, reason="input_too_large"):
     """The input exceeds its limit; put large content in a file in the workspace."""
 
 
+class ExportKeyUnusable(Conflict, reason="export_key_unusable"):
+    """The key with which this home signs exports cannot be read or made."""
+
+
 class ImportInvalid(Unprocessable, reason="import_invalid"):
     """The export is damaged or is not a session export; nothing was imported."""
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from msgspec import Struct
+
 from protocol.budget import Cost
 from protocol.ids import Cursor
 from protocol.journal.envelope import Event
@@ -39,12 +41,29 @@ class SessionEnded(Event, frozen=True, tag="session_ended"):
     note: str = ""
 
 
+class PendingMessage(Struct, frozen=True, omit_defaults=True):
+    """A message of an import that is not in its place yet: the input of a run, or a note (no run)."""
+
+    message: Message
+    source_cursor: Cursor
+    run_id: str | None = None
+
+
 class SessionImported(Event, frozen=True, tag="session_imported"):
-    """A session was imported. The events that follow restore an export of another session."""
+    """A part of an export was imported into the session; the events before restore its messages.
+
+    ``source_lines`` and ``source_cursor`` are the number of lines so far and the cursor of the last one.
+    ``pending`` are inputs and notes of this and earlier parts that a later part puts into their place.
+    ``signed_by`` is the key that signed the export, in its last part.
+    """
 
     source_session_id: str
     source_head: str
     source_events: int
+    source_lines: int = 0
+    source_cursor: Cursor = 0
+    pending: list[PendingMessage] = []
+    signed_by: str | None = None
 
 
 class TranscriptImported(Event, frozen=True, tag="transcript_imported"):

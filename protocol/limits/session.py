@@ -21,6 +21,9 @@ MAX_IMPORT_BYTES = 192 * KIB
 MAX_IMPORT_LINE_BYTES = 224 * KIB
 MAX_IMPORT_LINES = 500
 
+# What a part writes: its messages, and the inputs that wait for a later part. 16 KiB remain for other events.
+MAX_IMPORTED_BYTES = 240 * KIB
+
 # Queued runs of one session. At a minute per run, 256 are four hours of work.
 MAX_QUEUED_RUNS = 256
 

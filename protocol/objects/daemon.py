@@ -54,11 +54,13 @@ class SandboxStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``works``: commands run in it. ``required``: it does not work and is required, so no command runs.
     ``off``: it is switched off. ``unavailable``: it does not work, and commands run without it. ``untested``:
-    the daemon has not tried it yet. ``mode`` is the configured ``workspace.sandbox``.
+    the daemon has not tried it yet. ``mode`` is the configured ``workspace.sandbox``. ``network``: whether
+    commands reach only the hosts that rules or a person allow, or the machine's whole network.
     """
 
     state: Literal["works", "required", "off", "unavailable", "untested"]
     mode: Literal["auto", "required", "off"]
+    network: Literal["closed", "open"] = "closed"
     problem: str = ""
 
 

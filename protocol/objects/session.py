@@ -13,6 +13,7 @@ from protocol.errors.route import RouteNotFound, RouteNotReady
 from protocol.errors.run import NothingToSteer
 from protocol.errors.session import (
     ContractInvalid,
+    ExportKeyUnusable,
     ImportInvalid,
     InputContractViolated,
     InputTooLarge,
@@ -41,8 +42,14 @@ from protocol.objects.run import (
     SteerParams,
     SteerResult,
 )
-from protocol.objects.transfer import SessionExport, SessionExportParams, SessionImport, SessionImportResult
-from protocol.rpc.method import Method, Mutation, Page, Params
+from protocol.objects.transfer import (
+    ExportKey,
+    SessionExport,
+    SessionExportParams,
+    SessionImport,
+    SessionImportResult,
+)
+from protocol.rpc.method import Method, Mutation, NoParams, Page, Params
 from protocol.transcript import InputItem, Usage, VisibleMessage
 
 Allowlist = list[str] | None
@@ -448,7 +455,15 @@ EXPORT = Method(
     SessionExportParams,
     SessionExport,
     "Read a session's journal and its hash chain as lines of a JSONL file.",
-    errors=_SESSION,
+    errors=(*_SESSION, ExportKeyUnusable),
+)
+KEY = Method(
+    "session.key",
+    "query",
+    NoParams,
+    ExportKey,
+    "Show the public key with which this home signs exports.",
+    errors=(ExportKeyUnusable,),
 )
 IMPORT = Method(
     "session.import",
@@ -482,6 +497,7 @@ METHODS = (
     INTERRUPT,
     END,
     EXPORT,
+    KEY,
     IMPORT,
 )
 __all__ = ["METHODS", "InputItem", "Session"]

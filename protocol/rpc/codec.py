@@ -5,12 +5,16 @@ A peer's first bytes select one of two framings:
 * **lines**: one message per line, ended by a newline (JSON ignores a carriage return before it);
 * **headers**: ``Content-Length: <n>``, a blank line, ``n`` bytes, as editors send them.
 
+A byte order mark before them, as in a file of requests that is piped in, is ignored.
+
 Invalid input from a peer never raises. A frame over the limit becomes one ``Malformed``, and its bytes are
 skipped without being buffered; any other error becomes ``Malformed``, too. The next frame is read normally.
 Between frames the buffer is empty.
 """
 
 from __future__ import annotations
+
+from codecs import BOM_UTF8
 
 from protocol.errors.rpc import MessageTooLarge, ParseError
 from protocol.limits.rpc import MAX_HEADER_BYTES, MAX_LINE_BYTES
@@ -34,7 +38,7 @@ class Codec:
         """Return the messages that ``data`` completes, in order; often none."""
         messages: list[Decoded] = []
         if self._framing is None:
-            data = self._start + data
+            data = (self._start + data).removeprefix(BOM_UTF8)
             self._framing = _choose_framing(data, self._limit)
             if self._framing is None:
                 self._start = data
@@ -67,6 +71,8 @@ class Codec:
 def _choose_framing(data: bytes, limit: int) -> _Lines | _Headers | None:
     """Return the framing that the first bytes select; None while more bytes are needed to decide."""
     start = data[: max(map(len, _HEADER_STARTS))].lower()
+    if BOM_UTF8.startswith(start):
+        return None
     if start.startswith(_HEADER_STARTS):
         return _Headers(limit)
     if any(header.startswith(start) for header in _HEADER_STARTS):

@@ -61,12 +61,16 @@ EXPIRING = UNDER_WAY["question_expiring"]["run_id"]
 
 
 def unpack(home: Path) -> None:
-    """Unpack the home of 0.1, and rename its configuration keys as an operator would."""
+    """Unpack the home of 0.1, and rename its configuration keys as an operator would.
+
+    The grant of its shared socket, which is in the home, was of use to root only.
+    """
     with tarfile.open(FIXTURES / "home-0.1.tar.xz") as archive:
         archive.extractall(home.parent, filter="data")
     for path in (home / "config.toml", *(home / "agents").glob("*.md")):
         keys = re.compile(rf"\b({'|'.join(RENAMED)})(?=\s*[=:])")
-        path.write_text(keys.sub(lambda match: RENAMED[match[1]], path.read_text()))
+        text = path.read_text().replace("uid = 12345", "uid = 0")
+        path.write_text(keys.sub(lambda match: RENAMED[match[1]], text))
 
 
 @pytest.fixture
@@ -142,6 +146,10 @@ def test_records_are_unchanged(daemon: Daemon) -> None:
         assert len(FACTS[f"{name}s"]) - len(expected) == (name == "question")
     for session_id, digest in FACTS["histories"].items():
         messages = rows(daemon, "session.history", "messages", session_id=session_id)
+        # Only their order has changed: it is that in which the model reads them.
+        messages.sort(key=lambda message: int(message["cursor"]))
+        for message in messages:
+            message.pop("unread", None)
         # The digests are those of 0.1 without the signatures of thinking, which histories no longer show.
         assert _digest(messages) == digest, session_id
     for session_id, layers in FACTS["rules"].items():

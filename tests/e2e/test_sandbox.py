@@ -1,6 +1,7 @@
 """The sandbox of commands in a real daemon: its state, and the way out of it."""
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def test_leaving_the_sandbox_needs_a_person(home: Path) -> None:
         configure(home, ALLOW)
         daemon.call("daemon.reload")
         assert '"sandboxed":true' in daemon.say(order("bash", command="echo in"))["output"]
-        assert "works (mode auto)" in Ctl(home)("status").out
+        assert "works (mode auto); network closed" in Ctl(home)("status").out
         assert "the state of the sandbox of commands is 'works'" in daemon.read_log()
 
         configure(home, ALLOW, 'sandbox = "off"')
@@ -118,3 +119,53 @@ def test_a_sandbox_that_fails_later(home: Path, tmp_path: Path) -> None:
         assert "does not work, so no command runs (mode auto): no namespaces here" in done.out
         (home / ".sandbox").unlink()
         until(lambda: state(daemon)["state"] == "unavailable", "the operator removed the mark")
+
+
+DENY = """
+[[permissions.rules]]
+tool = "read_file"
+subject = "*.env"
+decision = "deny"
+
+[[permissions.rules]]
+tool = "read_file"
+subject = "keys/*"
+decision = "ask"
+"""
+
+
+def test_files_that_others_obey_and_files_that_are_denied(home: Path) -> None:
+    """A command cannot change a git hook, leaves no new one, and cannot read what read_file refuses."""
+    configure(home, ALLOW + DENY)
+    with Daemon(home) as daemon:
+        workspace = home / "workspace"
+        subprocess.run(["git", "init", "-q", str(workspace)], check=True)
+        for path in ("a.env", "keys/private", "open"):
+            (workspace / path).parent.mkdir(exist_ok=True)
+            (workspace / path).write_text("canary\n")
+
+        def run(command: str, **arguments: Any) -> str:
+            return str(daemon.say(order("bash", command=command, **arguments), sender=command[:30])["output"])
+
+        assert "Read-only file system" in run("echo evil >.git/hooks/pre-commit")
+        result = run("echo evil >.envrc; git -c user.name=a -c user.email=b commit --allow-empty -m works")
+        assert "works" in result
+        assert "renamed to NAME.unapproved: .envrc" in result
+        assert not (workspace / ".envrc").exists()
+        result = run("cat a.env keys/private; cat open | tr c C")
+        assert "Canary" in result
+        assert "canary" not in result
+        assert result.count("Permission denied") == 2
+
+        run("cat a.env keys/private; echo evil >.envrc", run_in_background=True)
+        tasks: list[dict[str, Any]] = []
+
+        def has_ended() -> bool:
+            tasks[:] = daemon.call("task.list", status="any")["tasks"]
+            return bool(tasks) and tasks[0]["status"] not in ("pending", "in_progress")
+
+        until(has_ended, "the shell ended")
+        assert "inspect them first: .envrc" in tasks[0]["shell"]["problem"]
+        written = daemon.call("task.output", task_id=tasks[0]["task_id"])["text"]
+        assert written.count("Permission denied") == 2
+        assert "canary" not in written

@@ -157,13 +157,19 @@ def test_only_tests_import_the_sdks() -> None:
 
 
 def test_protocol_needs_msgspec_only() -> None:
-    """Protocol imports msgspec and the parts of the standard library that do no I/O."""
+    """Protocol imports msgspec and the parts of the standard library that do no I/O.
+
+    Daemon and client verify the signatures of exports alike, with a library that each imports on first use.
+    """
     wrong = imported(("protocol",), OUTSIDE | CHANCE)
     allowed = {"msgspec", "protocol"} | set(sys.stdlib_module_names)
     for path in sources():
         if path.parts[0] == "protocol":
             wrong += [
-                f"{path}:{line}: {name}" for line, name in imports(path) if name.split(".")[0] not in allowed
+                f"{path}:{line}: {name}"
+                for line, name in imports(path)
+                if name.split(".")[0] not in allowed
+                and not (path.name == "export.py" and name.startswith("cryptography."))
             ]
     assert not wrong, "imports that the shared language should not need:\n" + "\n".join(wrong)
 

@@ -38,7 +38,7 @@ NOT_OPTIONS = {
     "permission.audit": {"order"},
     "permission.update": {"add"},
     "approval.resolve": {"resolutions"},
-    "session.import": {"lines", "session_id", "last_hash"},
+    "session.import": {"lines", "session_id", "last_hash", "more"},
     "session.export": {"limit", "after"},
     "journal.subscribe": {"subscription"},
     # Given by the command, which prints an artifact whole.

@@ -173,3 +173,21 @@ def test_the_default_workspace_is_created_once(tmp_path: Path) -> None:
     # A link to a disk that is not mounted does not keep the daemon from starting.
     home.workspace.symlink_to(tmp_path / "disk")
     prepare(home)
+
+
+def test_a_new_home_is_synced_into_its_parents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut after the first start does not lose the home's own name, nor those of its new parents."""
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr("kheishd.home.os.fsync", note)
+    home = Home(tmp_path / "a" / "b")
+    prepare(home)
+    assert synced[:2] == [str(tmp_path), str(tmp_path / "a")]
+    synced.clear()
+    prepare(home)
+    assert synced == []

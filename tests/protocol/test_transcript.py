@@ -5,6 +5,7 @@ import pytest
 from msgspec.structs import replace
 
 from protocol.transcript import (
+    ITEMS_OF,
     AssetReference,
     Item,
     Message,
@@ -13,10 +14,12 @@ from protocol.transcript import (
     Thinking,
     ToolCall,
     ToolResult,
+    TranscriptChecker,
     Usage,
     VisibleCall,
     VisibleMessage,
     VisibleThinking,
+    find_message_problem,
     make_visible,
     text_of,
 )
@@ -104,3 +107,92 @@ def test_people_see_every_kind_of_item() -> None:
     visible = make_visible(Message("assistant", ITEMS))
     assert msgspec.json.encode(visible.items) == msgspec.json.encode(bare)
     assert msgspec.convert(msgspec.to_builtins(visible), VisibleMessage) == visible
+
+
+CALLS = Message("assistant", [Text("I look"), ToolCall("c1", "look", {}), ToolCall("c2", "look", {})])
+ASKED = Message("user", [Text("look")])
+
+
+def result(call_id: str, name: str = "look") -> Message:
+    """Return the result of a call."""
+    return Message("tool", [ToolResult(call_id, name, "")])
+
+
+def check(*messages: Message) -> list[str | None]:
+    """Return what a checker says about each message."""
+    checker = TranscriptChecker()
+    return [checker.add(message) for message in messages]
+
+
+def test_a_valid_transcript() -> None:
+    """Questions, steers, calls, results in any order, thoughts and answers are valid."""
+    answer = Message("assistant", [Thinking("hm"), Text("a stone")])
+    joined = Message("tool", [ToolResult("d1", "t", "x"), ToolResult("d2", "t", "y", is_error=True)])
+    more = Message("assistant", [ToolCall("d1", "t", {}), ToolCall("d2", "t", {})])
+    messages = (ASKED, ASKED, CALLS, result("c2"), result("c1"), ASKED, more, joined, answer, ASKED, answer)
+    assert check(*messages) == [None] * len(messages)
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        ((CALLS,), "begins with a message of the assistant"),
+        ((result("c1"),), "does not exist"),
+        ((ASKED, CALLS, ASKED), "'c1' has no result"),
+        ((ASKED, CALLS, result("c1"), result("c1")), "already has a result"),
+        ((ASKED, CALLS, result("c1", "other")), "names another tool"),
+        ((ASKED, CALLS, result("c1"), result("c2"), CALLS), "two calls have the id 'c1'"),
+        ((ASKED, Message("assistant", [Text("a")]), Message("assistant", [Text("b")])), "follows another"),
+        ((ASKED, CALLS, Message("tool", [ToolResult("c1", "look", "x")] * 2)), "already has a result"),
+    ],
+)
+def test_an_invalid_transcript(messages: tuple[Message, ...], words: str) -> None:
+    """The first message that breaks a rule is named, and is not added."""
+    *valid, problem = check(*messages)
+    assert valid == [None] * len(valid)
+    assert problem is not None
+    assert words in problem
+
+
+ANTHROPIC = ProviderData("anthropic api.anthropic.com model")
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (Message("user", [ToolCall("c", "t", {})]), "kind 'tool_call'"),
+        (Message("user", [ToolResult("c", "t", "x")]), "kind 'tool_result'"),
+        (Message("user", [Thinking("hm")]), "kind 'thinking'"),
+        (Message("assistant", [ToolResult("c", "t", "x")]), "kind 'tool_result'"),
+        (Message("assistant", [AssetReference("a")]), "kind 'asset'"),
+        (Message("tool", [Text("x")]), "kind 'text'"),
+        (Message("user", []), "no content"),
+        (Message("assistant", [Text("")]), "no content"),
+        (Message("assistant", [Thinking("")]), "no content"),
+        (Message("user", [Text("x"), Text("")]), "an empty text"),
+        (Message("user", [Text("x")], provider_data=ANTHROPIC), "data of a provider"),
+        (Message("assistant", [ToolCall("", "t", {})]), "an id that is empty"),
+        (Message("assistant", [ToolCall("c" * 41, "t", {})]), "too long"),
+        (Message("assistant", [ToolCall("c\n", "t", {})]), "not printable"),
+        (Message("assistant", [ToolCall("c", "", {})]), "a name that no tool can have"),
+        (Message("assistant", [ToolCall("c", "a b", {})]), "a name that no tool can have"),
+        (
+            Message(
+                "assistant",
+                [ToolCall("c", "t", {}, provider_data=ProviderData("google host model"))],
+                provider_data=ANTHROPIC,
+            ),
+            "data of several providers",
+        ),
+    ],
+)
+def test_an_invalid_message(message: Message, words: str) -> None:
+    """A message that no provider accepts is invalid, and the problem is named."""
+    problem = find_message_problem(message)
+    assert problem is not None
+    assert words in problem
+
+
+def test_no_message_is_both() -> None:
+    """Each kind of item belongs to the roles of the table."""
+    assert {kind for kinds in ITEMS_OF.values() for kind in kinds} == set(Item.__args__)

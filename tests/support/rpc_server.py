@@ -20,6 +20,8 @@ from kheishd.server.listeners import RpcListen, SharedListen, TcpListen, open_li
 from kheishd.server.server import Server, open_server
 from protocol.errors.daemon import ConfigInvalid
 from protocol.errors.refusal import REFUSALS, Refusal
+from protocol.errors.session import ExportKeyUnusable
+from protocol.export import ExportEnd, derive_key, sign_end
 from protocol.rpc.method import SCOPES
 from tests.support.runtimes import WORKSPACES
 from tests.support.services import make_services
@@ -57,6 +59,16 @@ class FakeControl:
         if self.problem is not None:
             raise ConfigInvalid(self.problem)
         return 2, []
+
+    def sign_export(self, end: ExportEnd) -> ExportEnd:
+        if self.problem is not None:
+            raise ExportKeyUnusable(self.problem)
+        return sign_end(end, b"s" * 32)
+
+    def export_key(self) -> str:
+        if self.problem is not None:
+            raise ExportKeyUnusable(self.problem)
+        return derive_key(b"s" * 32)
 
     def shutdown(self, drain_s: float | None) -> None:
         self.shutdowns.append(drain_s)

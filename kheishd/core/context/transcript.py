@@ -41,6 +41,9 @@ CHECKPOINT_EVENTS = 64
 """Number of events after which a new checkpoint is worth its bytes: about ten text turns."""
 
 
+MISSING_RESULT: Final = "The result of this call is missing."
+"""The result of a call that has none, such as one that ran at a fork point."""
+
 # A conversation has a few origins with one or two marks each; an import must not make it thousands.
 MAX_ORIGINS = 64
 MAX_MARKS = 16
@@ -175,7 +178,7 @@ class Transcript(Struct):
         """Add a placeholder for each missing result, such as at the end of a truncated import."""
         missing = [(call_id, tool) for call_id, tool in self.calls.items() if call_id not in self.results]
         for call_id, tool in missing:
-            self._add_result(envelope, ToolResult(call_id, tool, "The result of this call is missing.", True))
+            self._add_result(envelope, ToolResult(call_id, tool, MISSING_RESULT, True))
 
     def _add_pending(self, envelope: Envelope) -> None:
         """Add the pending messages, unless calls are open: nothing may separate a call from its result."""

@@ -16,7 +16,7 @@ those, too.
 """
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final, Literal, assert_never
 
 from msgspec.structs import replace
@@ -188,19 +188,26 @@ def has_grants(layers: Layers, tool: ToolFacts, subject: str) -> bool:
     return any(_grants_of(layers, tool, subject))
 
 
-def is_path_closed(path: str, tools: Collection[str], layers: Layers) -> bool:
-    """Whether a rule keeps a path from one of the tools that read: by a deny, or because it asks first.
+def closed_patterns(tools: Collection[str], layers: Layers) -> tuple[str, ...]:
+    """Return the patterns of paths that rules keep from one of the tools that read: by a deny, or an ask.
 
-    A search must not show the content of such a file. Rules without a subject are about tools, not paths.
+    Neither a search nor a command may show the content of such a file. Rules without a subject are about
+    tools, not paths.
     """
-    return any(
-        rule.decision != "allow"
-        and rule.subject is not None
-        and matches_subject(rule.subject, path)
-        and any(matches_tool(rule.tool, tool) for tool in tools)
+    patterns = {
+        rule.subject: None
         for layer in layers.layers
         for rule in layer.rules
-    )
+        if rule.decision != "allow"
+        and rule.subject is not None
+        and any(matches_tool(rule.tool, tool) for tool in tools)
+    }
+    return tuple(patterns)
+
+
+def is_path_closed(path: str, patterns: Iterable[str]) -> bool:
+    """Whether a path matches one of the patterns of closed paths."""
+    return any(matches_subject(pattern, path) for pattern in patterns)
 
 
 def use_grants(layers: Layers, grant_ids: Sequence[str]) -> Layers:

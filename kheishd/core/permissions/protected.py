@@ -42,3 +42,21 @@ def is_protected(path: str) -> bool:
         or names[-1] in PROTECTED_FILES
         or any("/".join(pair) in PROTECTED_PATHS for pair in pairwise(names))
     )
+
+
+def is_protected_entry(parent: str, name: str) -> bool:
+    """Whether a name in a directory is protected, if nothing above it is: ``parent`` is the directory's name.
+
+    For all entries of a directory tree, this takes a fraction of the time of ``is_protected``.
+    """
+    folded = name.casefold()
+    return (
+        folded in PROTECTED_DIRECTORIES
+        or folded in PROTECTED_FILES
+        or is_protected_pair(f"{parent.casefold()}/{folded}")
+    )
+
+
+def is_protected_pair(path: str) -> bool:
+    """Whether the last two names of a path are those of a protected directory of two names."""
+    return "/".join(path.casefold().rsplit("/", 2)[-2:]) in PROTECTED_PATHS

@@ -12,7 +12,14 @@ from msgspec.structs import replace
 
 from kheishd.core.permissions.claims import Claim
 from kheishd.core.permissions.grants import change_rules, find_rules_problem
-from kheishd.core.permissions.judge import HookOpinion, Layers, ToolFacts, effective_mode, explain
+from kheishd.core.permissions.judge import (
+    HookOpinion,
+    Layers,
+    ToolFacts,
+    closed_patterns,
+    effective_mode,
+    explain,
+)
 from kheishd.core.session import intersect_names
 from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, Tool
@@ -21,7 +28,7 @@ from kheishd.objects.talk.address import find_definition, find_run, find_session
 from kheishd.objects.talk.bounds import ancestors, bounds_of, mode_of
 from kheishd.records.run import read_pinned
 from kheishd.records.writer import SessionWriter, StreamWriter
-from kheishd.store.tables import PERMISSIONS, SESSIONS
+from kheishd.store.tables import PERMISSIONS, RUNS, SESSIONS
 from protocol.errors.permission import GrantNotFound
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.run import RunAlreadyEnded, RunNotFound
@@ -52,6 +59,7 @@ if TYPE_CHECKING:
     from kheishd.core.run.record import RunRecord
     from kheishd.kernel.runtime import Runtime
     from kheishd.store.environment import Snapshot, Transaction
+    from protocol.objects.task import Task
 
 # Layers.
 
@@ -81,6 +89,14 @@ def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: RunRecor
         mode = cast("PermissionMode", read_pinned(store, run).permission_mode)
         layers.append(LayerRules(layer="run", name=run.run_id, rules=run.rules, mode=mode, grants=run.grants))
     return Layers(tuple(layers), effective_mode(layers), tuple(managed.protected))
+
+
+def closed_patterns_of(store: Snapshot, runtime: Runtime, task: Task) -> tuple[str, ...]:
+    """Return the patterns of the paths that the rules keep from tools that read, for a task's command."""
+    session = store.need(SESSIONS, task.session_id)
+    run = None if task.created_by_run_id is None else store.get(RUNS, task.created_by_run_id)
+    readers = [tool.name for tool in runtime.hooks.tools() if tool.kind == "read"]
+    return closed_patterns(readers, layers_of(store, runtime, session, run))
 
 
 def _daemon_rules(store: Snapshot) -> list[Rule]:

@@ -2,58 +2,57 @@
 
 from __future__ import annotations
 
-import hashlib
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
-from msgspec import Raw, Struct
 
+from kheishd.core.context.transcript import MISSING_RESULT
 from kheishd.kernel.call import Call, mutation, origin_of, query
-from kheishd.objects.pages import cursor_after, page_of
+from kheishd.objects.pages import not_a_token, page_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_definition, find_session
 from kheishd.objects.talk.lineage import Segment, lineage
 from kheishd.objects.talk.session import scope_of
 from kheishd.records.writer import SessionWriter
+from kheishd.store.journal import HASH_BYTES
 from kheishd.store.tables import JOURNAL
 from protocol import ids
+from protocol.errors.refusal import Refusal
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import ImportInvalid, InputTooLarge
 from protocol.events.call import ToolReturned
 from protocol.events.indoubt import IndoubtResolved
 from protocol.events.run import InputReceived, MessageAppended, ModelAsked, RunEnded, RunStarted, Steered
-from protocol.events.session import SessionCreated, SessionImported, TranscriptImported
+from protocol.events.session import PendingMessage, SessionCreated, SessionImported, TranscriptImported
 from protocol.events.task import TaskEnded, TaskStalled
-from protocol.journal.envelope import Envelope
-from protocol.journal.line import JournalEvent, Unknown, decode_envelope, decode_event
+from protocol.export import ExportEnd, ExportProblem, ExportReader, encode_end
+from protocol.journal.line import decode_event
 from protocol.limits.names import MAX_METADATA_BYTES, MAX_TITLE_BYTES
 from protocol.limits.rpc import MAX_NESTING
-from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINE_BYTES
+from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINE_BYTES, MAX_IMPORTED_BYTES
 from protocol.objects import session as rows
-from protocol.objects.transfer import SessionExport, SessionExportParams, SessionImport, SessionImportResult
+from protocol.objects.transfer import (
+    ExportKey,
+    SessionExport,
+    SessionExportParams,
+    SessionImport,
+    SessionImportResult,
+)
 from protocol.rpc.wire import find_storage_problem, is_nested_too_deep
 from protocol.structs import Value
-from protocol.transcript import Message, Text, ToolResult
+from protocol.transcript import Message, Text, ToolResult, TranscriptChecker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot, Transaction
+    from protocol.export import Entry
+    from protocol.objects.session import Session
+    from protocol.rpc.method import NoParams
 
-HASH_BYTES = 32
-NO_HASH = bytes(HASH_BYTES)
-
-
-class _Line(Struct):
-    """One line of an export: the journal line as stored, and the hash of the chain up to it."""
-
-    hash: str
-    event: Raw
-
-
-_line = msgspec.json.Decoder(_Line)
-
-_Entry = tuple[Envelope, JournalEvent | Unknown]
+_TOKEN = re.compile(r"([0-9]{1,19})(?:-([0-9]{1,12}))?")
 
 
 # Export.
@@ -61,16 +60,35 @@ _Entry = tuple[Envelope, JournalEvent | Unknown]
 
 @query(rows.EXPORT)
 def export(call: Call, params: SessionExportParams) -> SessionExport:
-    """Return a page of a session's journal, as lines of a JSONL file.
+    """Return a page of a session's journal, as lines of a JSONL file; the last page has the end.
 
     The lines before its fork point come first: its own first line names the hash of the last of them.
     """
-    cursor = cursor_after(params.after) or 0
+    cursor, before = _read_token(params.after)
     with call.state.read() as store:
         session = find_session(store, call, params.session_id)
-        exported = _scan(store, lineage(store, session), cursor)
-        lines, following = page_of(exported, params.limit, lambda line: True)
+        segments = lineage(store, session)
+        if before is None:
+            before = sum(1 for (_, passed), _ in _scan(store, segments, 0) if passed <= cursor)
+        lines, following = page_of(_scan(store, segments, cursor), params.limit, lambda line: True)
+        count = before + len(lines)
+        if following is None:
+            end = _make_end(store, segments, count, call.state)
+            lines.append(encode_end(call.control.sign_export(end) if params.sign else end))
+    following = None if following is None else f"{following}-{count}"
     return SessionExport(session_id=session.session_id, lines=lines, next=following)
+
+
+def _read_token(token: str | None) -> tuple[int, int | None]:
+    """Return the cursor of a page token, and the number of lines before it if the token has it.
+
+    A client may forge the number: then the end of its export contradicts the lines, and nothing else.
+    Errors: InvalidParams.
+    """
+    match = _TOKEN.fullmatch(token or "0-0")
+    if match is None:
+        raise not_a_token()
+    return int(match[1]), None if match[2] is None else int(match[2])
 
 
 def _scan(store: Snapshot, segments: list[Segment], cursor: int) -> Iterator[tuple[tuple[str, int], str]]:
@@ -82,16 +100,44 @@ def _scan(store: Snapshot, segments: list[Segment], cursor: int) -> Iterator[tup
             yield (session_id, key[1]), f'{{"hash":"{digest}","event":{event}}}'
 
 
+def _make_end(store: Snapshot, segments: list[Segment], count: int, state: State) -> ExportEnd:
+    # The session's own journal is the last segment; it has at least the event of its creation.
+    session_id = segments[-1].session_id
+    cursor, digest = store.head(session_id)
+    return ExportEnd(
+        session_id=session_id,
+        lines=count,
+        cursor=cursor,
+        hash=digest.hex(),
+        epoch=state.epoch,
+        exported_at_ms=state.now_ms(),
+    )
+
+
+@query(rows.KEY)
+def key(call: Call, params: NoParams) -> ExportKey:
+    """Return the public key of the home; the first call makes the key."""
+    return ExportKey(call.control.export_key())
+
+
 # Import.
 
 
 class _Part(Value, frozen=True):
-    """A verified part of an export, the hash of its last line, and the id of a new session."""
+    """A verified part of an export, its messages with their cursors, and the id of a new session.
+
+    ``previous`` is the event of the part before. ``refusal`` is set instead if this part does not continue
+    it: a repeated request is answered from its receipt, so the transaction decides.
+    """
 
     params: SessionImport
-    entries: list[_Entry]
-    last_hash: str
     new_session_id: str
+    entries: list[Entry]
+    reader: ExportReader
+    messages: list[tuple[int, Message]]
+    pending: list[PendingMessage]
+    previous: SessionImported | None = None
+    refusal: Refusal | None = None
 
 
 def _prepare(call: Call, params: SessionImport) -> _Part:
@@ -104,44 +150,71 @@ def _prepare(call: Call, params: SessionImport) -> _Part:
         )
     if (params.session_id is None) != (params.last_hash is None):
         raise InvalidParams("'session_id' and 'last_hash' go together", field="$.params.session_id")
-    entries, last_hash = _verify(params)
-    return _Part(params, entries, last_hash, call.state.new_id(ids.SESSION))
-
-
-def _verify(params: SessionImport) -> tuple[list[_Entry], str]:
-    """Decode lines and check their hash chain. Returns the entries and the last hash.
-
-    Errors: InvalidParams, ImportInvalid.
-    """
     try:
-        previous = bytes.fromhex(params.last_hash) if params.last_hash is not None else NO_HASH
+        bytes.fromhex(params.last_hash or "")
     except ValueError as error:
         raise InvalidParams("'last_hash' is not a hash in hex", field="$.params.last_hash") from error
-    entries: list[_Entry] = []
     for number, text in enumerate(params.lines, 1):
-        field = f"$.params.lines[{number - 1}]"
-        try:
-            line = _line.decode(text)
-            stored = bytes(line.event)
-            envelope, event = decode_envelope(stored), decode_event(stored)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise ImportInvalid(f"line {number} is not a line of an export: {error}", field=field) from error
         # A stored value nests no deeper than the limit, and lies a few levels down in its event.
-        if is_nested_too_deep(stored, 2 * MAX_NESTING):
-            text = f"line {number} is nested deeper than {2 * MAX_NESTING} levels"
-            raise ImportInvalid(text, field=field)
-        problem = find_storage_problem(event, 2 * MAX_NESTING)
-        if problem is not None:
-            raise ImportInvalid(f"line {number} cannot be stored: its values {problem}", field=field)
-        entries.append((envelope, event))
-        if isinstance(event, SessionCreated) and event.fork_of is not None:
-            # A fork begins a hash chain of its own, and names the hash at its fork point.
-            previous = NO_HASH if event.fork_of.hash == previous.hex() else previous
-        previous = hashlib.sha256(previous + stored).digest()
-        if previous.hex() != line.hash:
-            text = f"the hash chain breaks at line {number}: the export was changed or a line is missing"
-            raise ImportInvalid(text, field=field)
-    return entries, previous.hex()
+        if is_nested_too_deep(text.encode(), 2 * MAX_NESTING):
+            raise _invalid(number, f"line {number} is nested deeper than {2 * MAX_NESTING} levels")
+    new_session_id = call.state.new_id(ids.SESSION)
+    previous: SessionImported | None = None
+    checker = TranscriptChecker()
+    try:
+        if params.session_id is not None:
+            with call.state.read() as store:
+                session, previous = _find_previous(store, call, params)
+                checker = _resume_checker(store, session.session_id)
+        entries, reader = _verify(params, previous)
+        messages, pending = _check_messages(
+            entries,
+            previous.pending if previous is not None else [],
+            checker,
+            reader.lines - len(entries),
+            is_last=not params.more,
+        )
+    except Refusal as refusal:
+        if params.session_id is None:
+            raise
+        return _Part(params, new_session_id, [], ExportReader(), [], [], refusal=refusal)
+    return _Part(params, new_session_id, entries, reader, messages, pending, previous)
+
+
+def _invalid(number: int, message: str) -> ImportInvalid:
+    return ImportInvalid(message, field=f"$.params.lines[{number - 1}]")
+
+
+def _verify(params: SessionImport, previous: SessionImported | None) -> tuple[list[Entry], ExportReader]:
+    """Verify the lines of a part, after the previous part. Errors: ImportInvalid."""
+    reader = ExportReader()
+    if previous is not None:
+        reader = ExportReader(
+            last_hash=bytes.fromhex(previous.source_head),
+            cursor=previous.source_cursor,
+            lines=previous.source_lines,
+        )
+    before = reader.lines
+    try:
+        entries = reader.read(params.lines)
+        if not params.more and not params.without_end:
+            reader.require_end()
+    except ExportProblem as problem:
+        # The line's index in the request; a missing line is after all of them.
+        index = min(problem.line - before, len(params.lines))
+        raise _invalid(max(index, 1), str(problem)) from problem
+    for number, entry in enumerate(entries, 1):
+        wrong = find_storage_problem(entry.event, 2 * MAX_NESTING)
+        if wrong is not None:
+            raise _invalid(number, f"line {before + number} cannot be stored: its values {wrong}")
+    signature = reader.end.signature if reader.end is not None else None
+    if params.signed_by is not None and not params.more:
+        signer = None if signature is None else signature.key
+        if signer != params.signed_by:
+            by = "nobody" if signer is None else f"the key {signer}"
+            message = f"the export is signed by {by}, not by the key {params.signed_by}"
+            raise ImportInvalid(message, field="$.params.signed_by")
+    return entries, reader
 
 
 @mutation(rows.IMPORT, prepare=_prepare)
@@ -150,27 +223,43 @@ def import_(tx: Transaction, call: Call, part: _Part) -> SessionImportResult:
 
     Errors: ImportInvalid, AgentNotFound, AgentForbidden, SenderForbidden, SessionNotFound, InputTooLarge.
     """
-    writer = _begin(tx, call, part) if part.params.session_id is None else _resume(tx, call, part)
-    messages = _messages_of(part.entries)
-    for cursor, message in messages:
+    if part.refusal is not None:
+        raise part.refusal
+    entries, reader = part.entries, part.reader
+    if part.params.session_id is None:
+        writer = _begin(tx, call, part, entries)
+    else:
+        session, previous = _find_previous(tx, call, part.params)
+        assert previous == part.previous, "the hash of the previous part is the same"
+        writer = SessionWriter(tx, session.session_id, session=session, origin=origin_of(call))
+    for cursor, message in part.messages:
         writer.append(TranscriptImported(message=message, source_cursor=cursor))
+    signature = reader.end.signature if reader.end is not None else None
+    last_hash = reader.last_hash.hex()
+    signed_by = None if signature is None else signature.key
     writer.append(
         SessionImported(
-            source_session_id=part.entries[0][0].session_id or "",
-            source_head=part.last_hash,
-            source_events=len(part.entries),
+            source_session_id=(entries[0].envelope.session_id or "") if entries else "",
+            source_head=last_hash,
+            source_events=len(entries),
+            source_lines=reader.lines,
+            source_cursor=reader.cursor,
+            pending=part.pending,
+            signed_by=signed_by,
         )
     )
     writer.write()
-    return SessionImportResult(session_id=writer.session_id, messages=len(messages), last_hash=part.last_hash)
+    return SessionImportResult(
+        session_id=writer.session_id, messages=len(part.messages), last_hash=last_hash, signed_by=signed_by
+    )
 
 
-def _begin(tx: Transaction, call: Call, part: _Part) -> SessionWriter:
+def _begin(tx: Transaction, call: Call, part: _Part, entries: list[Entry]) -> SessionWriter:
     """Return the writer of a new session for the first part of an export."""
     field = "$.params.lines[0]"
-    created = part.entries[0][1]
+    created = entries[0].event if entries else None
     if not isinstance(created, SessionCreated):
-        text = "an export begins with the event 'session_created'; send its lines in order"
+        text = "an export begins with 'session_created'; its first lines are missing or reordered"
         raise ImportInvalid(text, field=field)
     if created.fork_of is not None:
         text = "this begins at a fork point; the lines before it are missing"
@@ -195,62 +284,149 @@ def _begin(tx: Transaction, call: Call, part: _Part) -> SessionWriter:
     return writer
 
 
-def _resume(tx: Transaction, call: Call, part: _Part) -> SessionWriter:
-    """Return the writer of the session that the previous part was imported into."""
-    session = find_session(tx, call, part.params.session_id or "")
+def _find_previous(tx: Snapshot, call: Call, params: SessionImport) -> tuple[Session, SessionImported]:
+    """Return the session that the previous part was imported into, and the event of that part."""
+    session = find_session(tx, call, params.session_id or "")
     newest = tx.entry(session.session_id, tx.head(session.session_id)[0])
     event = decode_event(newest[1]) if newest is not None else None
-    if not isinstance(event, SessionImported) or event.source_head != part.params.last_hash:
+    if not isinstance(event, SessionImported) or event.source_head != params.last_hash:
         raise ImportInvalid(
             "this part does not continue the previous one; start the import again",
             field="$.params.last_hash",
         )
-    return SessionWriter(tx, session.session_id, session=session, origin=origin_of(call))
+    return session, event
 
 
-def _messages_of(entries: list[_Entry]) -> list[tuple[int, Message]]:
-    """Return the messages of a part with their cursors, in the order in which the model saw them.
+def _resume_checker(store: Snapshot, session_id: str) -> TranscriptChecker:
+    """Return the checker of a session's transcript after the parts so far.
 
-    An input belongs where its run started, a steer or a note where the model was called again. Without such
-    an event in this part they belong at its end. An input that was cancelled while it waited is left out.
-    Each tool result is a message of its own: readers of the transcript join them.
+    Source: its journal. Messages with calls are decoded, and those after the newest of them.
     """
-    messages: list[tuple[int, Message]] = []
-    inputs: dict[str | None, tuple[int, Message]] = {}
-    notes: list[tuple[int, Message]] = []
-    for envelope, event in entries:
-        match event:
+    checker = TranscriptChecker()
+    for _, line in store.entries(session_id):
+        if b'"type":"transcript_imported"' not in line:
+            continue
+        if not checker.open_calls and b'"tool_call"' not in line:
+            # Without open calls only the role matters.
+            checker.last_role = "assistant" if b'"role":"assistant"' in line else "user"
+            continue
+        event = decode_event(line)
+        assert isinstance(event, TranscriptImported)
+        checker.add(event.message)
+    return checker
+
+
+def _check_messages(
+    entries: list[Entry],
+    earlier: list[PendingMessage],
+    checker: TranscriptChecker,
+    before: int,
+    *,
+    is_last: bool,
+) -> tuple[list[tuple[int, Message]], list[PendingMessage]]:
+    """Return the messages of a part with their cursors, and those that wait for a later part.
+
+    A call without a result gets one at a fork point, and at the end of the export.
+
+    Args:   ``before`` is the number of lines before the part, ``earlier`` are pending messages of those.
+    Errors: ImportInvalid if the session's transcript would not be valid for every provider; InputTooLarge.
+    """
+    messages, pending = _place_messages(entries, earlier)
+    if is_last:
+        messages += [_Placed(0, waiting.source_cursor, waiting.message) for waiting in pending]
+        pending = []
+    checked: list[tuple[int, Message]] = []
+    for index, cursor, message in messages:
+        if message is None:
+            checked += _close_calls(checker, cursor)
+            continue
+        if index == 0 and checker.open_calls:
+            # It has no place, and the export ended during the calls of a run: no results follow.
+            checked += _close_calls(checker, cursor)
+        problem = checker.add(message)
+        if problem is not None:
+            line = f"line {before + index}" if index else "a message of an earlier part"
+            raise _invalid(max(index, 1), f"{line} makes a transcript that is not valid: {problem}")
+        checked.append((cursor, message))
+    if is_last:
+        checked += _close_calls(checker, entries[-1].envelope.cursor if entries else 0)
+    size = len(msgspec.json.encode([message for _, message in checked])) + len(msgspec.json.encode(pending))
+    if size > MAX_IMPORTED_BYTES:
+        text = f"{len(pending)} inputs wait for the next part, too many for one; send smaller parts"
+        raise InputTooLarge(text, field="$.params.lines")
+    return checked, pending
+
+
+def _close_calls(checker: TranscriptChecker, cursor: int) -> list[tuple[int, Message]]:
+    """Return a result for each call without one, such as those of an export of a running session."""
+    results = [
+        Message("tool", [ToolResult(call_id, tool, MISSING_RESULT, True)])
+        for call_id, tool in checker.open_calls.items()
+    ]
+    for result in results:
+        checker.add(result)
+    return [(cursor, result) for result in results]
+
+
+class _Placed(NamedTuple):
+    """A message with the number of its line in the part and its cursor. None stands for a fork point."""
+
+    line: int
+    cursor: int
+    message: Message | None
+
+
+def _place_messages(
+    entries: list[Entry], earlier: list[PendingMessage]
+) -> tuple[list[_Placed], list[PendingMessage]]:
+    """Return the messages of a part in the order in which the model saw them, and those without a place yet.
+
+    An input belongs where its run started, a steer or a note where the model was called again. An input that
+    was cancelled while it waited is left out. Each tool result is a message of its own: readers of the
+    transcript join them.
+    """
+    placed: list[_Placed] = []
+    inputs = {waiting.run_id: waiting for waiting in earlier if waiting.run_id is not None}
+    notes = [waiting for waiting in earlier if waiting.run_id is None]
+    for line, entry in enumerate(entries, 1):
+        run_id, cursor = entry.envelope.run_id, entry.envelope.cursor
+        match entry.event:
             case InputReceived(items=items):
-                inputs[envelope.run_id] = (envelope.cursor, Message("user", list(items)))
+                inputs[run_id or ""] = PendingMessage(Message("user", list(items)), cursor, run_id or "")
             case SessionCreated():
-                # Fork point: pending inputs of the parent are not inherited.
-                messages += notes
+                # The fork point: calls and pending inputs of the parent end here, notes are inherited.
+                placed += [_Placed(line, cursor, None), *(_place(line, note) for note in notes)]
                 notes, inputs = [], {}
-            case RunStarted() if envelope.run_id in inputs:
-                messages.append(inputs.pop(envelope.run_id))
-            case Steered(items=items) if envelope.run_id in inputs:
+            case RunStarted() if run_id in inputs:
+                placed.append(_place(line, inputs.pop(run_id)))
+            case Steered(items=items) if run_id in inputs:
                 # The run had not started, so the message belongs to its input.
-                cursor, received = inputs[envelope.run_id]
-                inputs[envelope.run_id] = (cursor, Message("user", [*received.items, *items]))
+                waiting = inputs[run_id]
+                joined = Message("user", [*waiting.message.items, *items])
+                inputs[run_id] = PendingMessage(joined, waiting.source_cursor, run_id)
             case Steered(items=items):
-                notes.append((envelope.cursor, Message("user", list(items))))
+                notes.append(PendingMessage(Message("user", list(items)), cursor))
             case IndoubtResolved(note=note) | TaskStalled(note=note) | TaskEnded(note=note) if note:
-                notes.append((envelope.cursor, Message("user", [Text(note)])))
+                notes.append(PendingMessage(Message("user", [Text(note)]), cursor))
             case ModelAsked():
-                messages += notes
+                placed += [_place(line, waiting) for waiting in notes]
                 notes = []
             case RunEnded():
-                messages += notes
+                placed += [_place(line, waiting) for waiting in notes]
                 notes = []
-                inputs.pop(envelope.run_id, None)
+                inputs.pop(run_id or "", None)
             case ToolReturned(call_id=call_id, tool=tool, text=text, is_error=is_error):
                 result = ToolResult(call_id, tool, text, is_error)
-                messages.append((envelope.cursor, Message("tool", [result])))
+                placed.append(_Placed(line, cursor, Message("tool", [result])))
             case MessageAppended(message=message) | TranscriptImported(message=message):
-                messages.append((envelope.cursor, message))
+                placed.append(_Placed(line, cursor, message))
             case _:
                 pass
-    return [*messages, *notes, *inputs.values()]
+    return placed, [*notes, *inputs.values()]
 
 
-HANDLERS = (export, import_)
+def _place(line: int, waiting: PendingMessage) -> _Placed:
+    return _Placed(line, waiting.source_cursor, waiting.message)
+
+
+HANDLERS = (export, key, import_)

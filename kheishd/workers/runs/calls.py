@@ -130,7 +130,7 @@ class CallExecutor:
                 call.binding,
                 lambda text: self._stream(call.call_id, text),
                 lambda evidence: self._observe(call.call_id, evidence),
-                judge.make_path_check,
+                judge.closed_patterns,
             )
             invocation = replace(
                 invocation, judge_claim=partial(judge.judge_claim, invocation, approved=call.approved)

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from kheishd.core.permissions.judge import (
     Layers,
     Ruling,
+    closed_patterns,
     has_grants,
-    is_path_closed,
     judge,
     judge_claim,
     use_grants,
@@ -42,7 +42,7 @@ from protocol.objects.permission import CallFacts, Verdict
 from protocol.text import truncate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from kheishd.core.permissions.claims import Claim
     from kheishd.core.permissions.judge import HookOpinion
@@ -120,10 +120,11 @@ class CallJudge:
         denied = ruling.base == "deny" or ruling.mode_effect == "denied_in_plan"
         return replace(ruling, decision="deny" if denied else "allow")
 
-    def make_path_check(self) -> Callable[[str], bool]:
-        """Return the check whether a rule keeps a path from tools that read, by the current rules."""
-        layers, tools = self._layers(), [tool.name for tool in self.hooks.tools() if tool.kind == "read"]
-        return lambda path: is_path_closed(path, tools, layers)
+    def closed_patterns(self) -> tuple[str, ...]:
+        """Return the patterns of paths that rules keep from tools that read, by the current rules."""
+        return closed_patterns(
+            [tool.name for tool in self.hooks.tools() if tool.kind == "read"], self._layers()
+        )
 
     def judge_claim(self, invocation: Invocation, claim: Claim, *, approved: bool) -> Ruling:
         """Judge a claim of a running call by the current rules (see :class:`Invocation`)."""

@@ -31,7 +31,8 @@ def test_export_and_import(ctl: Ctl, session: str, tmp_path: Path, monkeypatch: 
     summary = ctl.json("session", "export", session, str(file))
     lines = file.read_text().splitlines()
     assert summary["lines"] == len(lines) > 6
-    assert all(json.loads(line).keys() == {"hash", "event"} for line in lines)
+    assert all(json.loads(line).keys() == {"hash", "event"} for line in lines[:-1])
+    assert json.loads(lines[-1])["end"]["lines"] == len(lines) - 1
     assert not list(tmp_path.glob("*.part"))
     copy = ctl.json("session", "import", str(file))["session_id"]
     assert copy != session
@@ -96,16 +97,29 @@ def test_a_damaged_export_is_refused(ctl: Ctl, session: str) -> None:
     assert ctl("session", "import", "-", stdin="").code == exit_codes.USAGE
 
 
-def test_a_damaged_part_names_the_imported_session(
+def test_a_damaged_line_is_found_before_anything_is_sent(
     ctl: Ctl, session: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a later part is damaged, the message names the session that holds the earlier parts."""
+    """The message names the line in the file, and nothing of the file is imported."""
     monkeypatch.setattr(transfer, "MAX_IMPORT_LINES", 4)
+    previous = len(ctl("session", "list", "--all").rows)
     lines = ctl("session", "export", session).out.splitlines()
     lines[5] = "nonsense"
     done = ctl("session", "import", "-", stdin="\n".join(lines))
-    assert "line 2 is not a line of an export" in done.err
-    assert "counted after the first 4 lines, which session ses_" in done.err
+    assert "line 6 is not a line of an export" in done.err
+    assert len(ctl("session", "list", "--all").rows) == previous
+
+
+def test_a_later_part_that_is_refused_names_the_session(
+    ctl: Ctl, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the daemon refuses a later part, the message names the session that holds the earlier ones."""
+    monkeypatch.setattr(transfer, "MAX_IMPORT_LINES", 4)
+    lines = ctl("session", "export", session).out.splitlines()
+    monkeypatch.setattr(transfer, "_verify", lambda source, signed_by, without_end: None)
+    done = ctl("session", "import", "-", stdin="\n".join(lines[:-1]))
+    assert "the export is truncated" in done.err
+    assert "(the session ses_" in done.err
 
 
 def test_a_binary_file_is_no_export(ctl: Ctl) -> None:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from kheishd.store.environment import DATA, Transaction
@@ -15,6 +16,7 @@ from kheishd.store.guards import (
     make_directory,
     newest_meta,
     read_marker,
+    set_aside_unfinished,
     write_marker,
 )
 from kheishd.store.tables import CHECKPOINTS
@@ -176,3 +178,36 @@ def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
             make_directory(path)
     with pytest.raises(StoreUnusable, match="cannot be opened"):
         lock_directory(tmp_path / "nowhere")
+
+
+def first_start(directory: Path) -> bytes:
+    """Return the meta pages as LMDB creates them, in a file without a marker."""
+    directory.mkdir()
+    lmdb.open(str(directory), map_size=1 << 20, max_dbs=10).close()
+    return (directory / DATA).read_bytes()
+
+
+@pytest.mark.parametrize("lost", [(0,), (1,), (0, 1)])
+def test_the_file_of_an_unfinished_first_start_is_set_aside(store_dir: Path, lost: tuple[int, ...]) -> None:
+    """Meta pages that a power cut left as zeros begin no store; a new one takes their place."""
+    content = bytearray(first_start(store_dir))
+    for page in lost:
+        content[page * PAGE : (page + 1) * PAGE] = bytes(PAGE)
+    (store_dir / DATA).write_bytes(content)
+    store = open_inline(store_dir)
+    assert append(store) == 1
+    store.close()
+    assert store_dir.joinpath("data.mdb.unfinished-1").read_bytes() == content
+
+
+def test_nothing_else_is_taken_for_an_unfinished_store(used: Path) -> None:
+    """A file with a commit, with other content, or with a marker is refused and left where it is."""
+    assert set_aside_unfinished(used) is None
+    with (used / DATA).open("r+b") as file:
+        file.write(bytes(PAGE))
+    assert set_aside_unfinished(used) is None
+    (used / MARKER).unlink()
+    assert set_aside_unfinished(used) is None
+    (used / DATA).write_bytes(b"-- a dump of something else\n" * 1000)
+    assert set_aside_unfinished(used) is None
+    assert "damaged" in refused(used)

@@ -295,6 +295,16 @@ def test_only_a_header_begins_like_one() -> None:
     assert shown(codec.feed(PING + b"\n")) == [(b"1", "rpc.ping", b"")]
 
 
+@pytest.mark.parametrize("size", range(1, 6))
+def test_a_byte_order_mark_is_ignored(size: int) -> None:
+    """A byte order mark before the first message is ignored, in any pieces and framing."""
+    mark = b"\xef\xbb\xbf"
+    for message in (PING + b"\n", b"Content-Length: 44\r\n\r\n" + PING):
+        data = mark + message
+        assert reasons(read([data[start : start + size] for start in range(0, len(data), size)])) == [b"1"]
+    assert reasons(read([mark])) == []
+
+
 # One message at a time.
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final, TypeVar
 
 import trio
 
+from kheishd.core.permissions.judge import is_path_closed
 from kheishd.hooks.os.files.confinement import Root, open_root, relative_path
 from kheishd.hooks.os.files.edits import (
     ApplyPatch,
@@ -253,7 +254,8 @@ class Files(SubHook):
     )
     async def grep_search(self, call: Invocation, arguments: SearchFiles) -> Outcome:
         """Find lines by a regular expression, or by a text without ripgrep. Errors: ToolError."""
-        workspace, is_closed = call.context.workspace, call.make_path_check()
+        workspace = call.context.workspace
+        is_closed = partial(is_path_closed, patterns=call.closed_patterns())
         if self._ripgrep is None:
             work = partial(literal_search, arguments=arguments, is_closed=is_closed)
             return Outcome(await self._run(_in_root, workspace, work))

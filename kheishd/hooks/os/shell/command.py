@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from kheishd.config.sections.tools import LimitsSection
     from kheishd.hooks.os.shell.sandbox import Sandbox
+    from kheishd.hooks.os.shell.scan import Scan
     from kheishd.hooks.os.shell.workdir import Workdir
 
 
@@ -63,17 +64,19 @@ def prepare_command(
     mark: str,
     sandbox: Sandbox | None,
     limits: LimitsSection,
+    scan: Scan | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> Command:
     """Prepare a command line that works in a directory; without a sandbox, it is not confined.
 
-    ``environ`` is the daemon's own environment, of which little passes; ``variables`` are added to it. Reads
-    the file system. Errors: ToolError if the workspace cannot be confined to.
+    ``scan`` names the special paths of the workspace for the sandbox. ``environ`` is the daemon's own
+    environment, of which little passes; ``variables`` are added to it. Reads the file system.
+    Errors: ToolError if the workspace cannot be confined to.
     """
     argv = [*shell_argv(), line]
     boxed = None
     if sandbox is not None:
-        boxed = sandbox.confine(workdir, [*limit_processes(limits), *argv], limits)
+        boxed = sandbox.confine(workdir, [*limit_processes(limits), *argv], limits, scan)
     environment = {**clean_environment(environ, workdir.workspace), **(variables or {})}
     port = 0
     if sandbox is not None and sandbox.network == "closed":
@@ -85,7 +88,6 @@ def prepare_command(
         workdir.inner,
         mark,
         boxed is not None,
-        () if boxed is None else (workdir.outer,),
         () if boxed is None else boxed.descriptors,
         write_limits(limits, reserve_bytes=RESERVE.get_bytes(workdir.workspace)),
         workdir.workspace,

@@ -58,13 +58,15 @@ class SandboxHealth:
         if mode == "off":
             asks = self.has_worked and workspace.unsandboxed == "ask"
             note = "commands ran in a sandbox before, so a person approves each one outside" if asks else ""
-            return SandboxStatus(state="off", mode=mode, problem=note)
+            return SandboxStatus(state="off", mode=mode, network="open", problem=note)
+        network = workspace.network
         if not self._tried:
-            return SandboxStatus(state="untested", mode=mode)
+            return SandboxStatus(state="untested", mode=mode, network=network)
         if not problem:
-            return SandboxStatus(state="works", mode=mode)
-        required = mode == "required" or self.has_worked
-        return SandboxStatus(state="required" if required else "unavailable", mode=mode, problem=problem)
+            return SandboxStatus(state="works", mode=mode, network=network)
+        if mode == "required" or self.has_worked:
+            return SandboxStatus(state="required", mode=mode, network=network, problem=problem)
+        return SandboxStatus(state="unavailable", mode=mode, network="open", problem=problem)
 
     def log_state(self, workspace: WorkspaceSection) -> None:
         """Log the state under a configuration if it differs from the state logged before."""
@@ -76,5 +78,5 @@ class SandboxHealth:
                 level,
                 "the state of the sandbox of commands is '%s'",
                 status.state,
-                extra={"mode": status.mode, "problem": status.problem or None},
+                extra={"mode": status.mode, "network": status.network, "problem": status.problem or None},
             )

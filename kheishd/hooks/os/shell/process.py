@@ -77,10 +77,10 @@ class CommandEnd(Value, frozen=True):
 class Command(Value, frozen=True):
     """A command to run. ``workdir`` is an open directory; ``mark`` identifies its processes.
 
-    ``boxed``: the argv is that of a sandbox, which runs the command proper. It inherits the descriptors
-    ``passed``, and closes them for the command; ``owned`` are those that only this command uses: they are
-    closed once it has started. ``limits`` are those of the keeper, for a command in ``workspace``. ``port``:
-    the sandbox has a network of its own, in which this port is opened for the daemon.
+    ``boxed``: the argv is that of a sandbox, which runs the command proper. It inherits ``descriptors`` and
+    closes them for the command; they belong to this command, and are closed here once it has started.
+    ``limits`` are those of the keeper, for a command in ``workspace``. ``port``: the sandbox has a network of
+    its own, in which this port is opened for the daemon.
     """
 
     argv: tuple[str, ...]
@@ -88,15 +88,14 @@ class Command(Value, frozen=True):
     workdir: int
     mark: str
     boxed: bool = False
-    passed: tuple[int, ...] = ()
-    owned: tuple[int, ...] = ()
+    descriptors: tuple[int, ...] = ()
     limits: str = ""
     workspace: str = "/"
     port: int = 0
 
     def close(self) -> None:
         """Close the descriptors that only this command uses."""
-        for descriptor in self.owned:
+        for descriptor in self.descriptors:
             os.close(descriptor)
 
 
@@ -107,7 +106,7 @@ class KeptCommand:
     opened: then the command has no network at all.
     """
 
-    def __init__(self, keeper: trio.Process, control: trio.SocketStream, mark: str) -> None:
+    def __init__(self, keeper: trio.Process, control: trio.SocketStream, mark: str, port: int = 0) -> None:
         assert keeper.stdout is not None, "a pipe was requested"
         self.stdout = keeper.stdout
         self.stderr = keeper.stderr
@@ -117,6 +116,7 @@ class KeptCommand:
         self._keeper = keeper
         self._control = control
         self._mark = mark
+        self._port = port
         self._buffer = b""
         self._end = CommandEnd(None)
         self._gone = False
@@ -131,6 +131,8 @@ class KeptCommand:
             raise NotStarted(rest)
         if message == "began":
             self.pid, self.start_ticks = map(int, rest.split())
+            if self._port and self.listening is None:
+                log.warning("the network of a command could not be entered, so it has none")
 
     async def wait(self) -> CommandEnd:
         """Wait until nothing of the command runs any more. It may be cancelled and called again."""
@@ -223,7 +225,7 @@ async def _start(command: Command, *, merged: bool) -> KeptCommand:
                 # The directory itself, whatever its name leads to by now.
                 cwd=f"/proc/self/fd/{command.workdir}",
                 env={**command.environ, MARK_VARIABLE: command.mark},
-                pass_fds=(*command.passed, *command.owned),
+                pass_fds=command.descriptors,
                 start_new_session=True,
                 umask=user_umask(),
             )
@@ -234,7 +236,7 @@ async def _start(command: Command, *, merged: bool) -> KeptCommand:
         raise
     finally:
         command.close()
-    return KeptCommand(keeper, control, command.mark)
+    return KeptCommand(keeper, control, command.mark, command.port)
 
 
 def home_id(home: Path) -> str:

@@ -9,7 +9,8 @@ home directory, the daemon's home with its socket and its store, and ``/run`` wi
 - Its own processes only; when the first of them is killed, the kernel kills all.
 - A network of its own, without the machine's interfaces: one port leads to the daemon's proxy, which connects
   to the hosts that the rules allow (see ``network.proxy``). So services on the machine's loopback interface,
-  abstract Unix sockets and name servers are out of reach. With ``network = "open"``, all of these are in
+  abstract Unix sockets and name servers are out of reach, and other people's sockets in the workspace are
+  covered (see ``sockets``). With ``network = "open"``, all of these are in
   reach.
 
 If one path is inside another, the inner one wins: a workspace inside the daemon's home is visible, and the
@@ -34,7 +35,10 @@ import trio
 from msgspec.structs import replace
 
 from kheishd.config.sections.tools import LimitsSection
+from kheishd.hooks.os.files.confinement import Root, explain_errors
+from kheishd.hooks.os.shell.scan import Scan
 from kheishd.hooks.os.shell.seccomp import open_filter
+from kheishd.hooks.os.shell.sockets import find_sockets
 from kheishd.kernel.hook import ToolError
 from protocol.structs import Value
 
@@ -57,6 +61,13 @@ CREDENTIALS = (
     *(".netrc", ".git-credentials", ".pgpass", ".npmrc", ".pypirc", ".cargo/credentials.toml"),
 )
 """Files that stay hidden even if the user's home directory is in the workspace."""
+
+# Each takes a descriptor until the command has started, and a tenth of a millisecond.
+MAX_PROTECTED_MOUNTS = 128
+MAX_MASKS = 500
+
+Mounts = dict[str, tuple[str, ...]]
+"""Options of Bubblewrap by the path of the mount."""
 
 SCRATCH = ("/tmp", "/var/tmp", "/dev/shm")
 
@@ -123,6 +134,12 @@ class Sandbox:
             self._bubblewrap = await self._try()
         except _Unusable as error:
             problem = str(error)
+            opened = Sandbox(self._hidden, self._readable, network="open")
+            is_about_networks = "loopback" in problem or "namespace" in problem
+            if self.network == "closed" and is_about_networks and await opened.find_problem() is None:
+                problem += (
+                    '; it works with workspace.network = "open", which gives commands the machine\'s network'
+                )
         if self._health is not None:
             self._health.record(problem)
         return problem
@@ -146,16 +163,25 @@ class Sandbox:
 
     async def _require_working(self, bubblewrap: Bubblewrap) -> None:
         """Run nothing in a sandbox with these options. Errors: _Unusable."""
-        boxed = await trio.to_thread.run_sync(lambda: self._confine(bubblewrap, None, LimitsSection()))
+        boxed = await trio.to_thread.run_sync(
+            lambda: self._confine(bubblewrap, None, LimitsSection(), Scan())
+        )
         try:
             await _run([*boxed.argv, "--", "/bin/sh", "-c", ":"], boxed.descriptors)
         finally:
             boxed.close()
 
-    def confine(self, workdir: Workdir, command: Sequence[str], limits: LimitsSection) -> Boxed:
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """The paths that are never visible."""
+        return self._hidden
+
+    def confine(
+        self, workdir: Workdir, command: Sequence[str], limits: LimitsSection, scan: Scan | None = None
+    ) -> Boxed:
         """Return a command in the sandbox, after ``choose`` returned True. Reads the file system.
 
-        ``workdir.outer`` must be open under this number in the process that executes it.
+        ``scan`` names the paths of the workspace that are read-only, covered, or fixed.
         Errors: ToolError if the workspace cannot be confined to.
         """
         assert self._bubblewrap is not None, "choose was called"
@@ -164,20 +190,28 @@ class Sandbox:
             raise ToolError(
                 f"commands cannot be confined to the workspace {workspace}; ask the operator for another one"
             )
-        boxed = self._confine(self._bubblewrap, workdir, limits)
+        boxed = self._confine(self._bubblewrap, workdir, limits, scan or Scan())
         return replace(boxed, argv=(*boxed.argv, "--chdir", workdir.path, "--", *command))
 
-    def _confine(self, bubblewrap: Bubblewrap, workdir: Workdir | None, limits: LimitsSection) -> Boxed:
-        """Return the beginning of a command's argv."""
-        argv = [bubblewrap.path, *self._options(bubblewrap, workdir, limits)]
-        descriptors = []
-        if "--seccomp" in bubblewrap.options and (descriptor := open_filter()) is not None:
-            descriptors.append(descriptor)
-            argv += ["--seccomp", str(descriptor)]
+    def _confine(
+        self, bubblewrap: Bubblewrap, workdir: Workdir | None, limits: LimitsSection, scan: Scan
+    ) -> Boxed:
+        """Return the beginning of a command's argv. Errors: ToolError."""
+        descriptors: list[int] = []
+        try:
+            binds = {} if workdir is None else workspace_binds(bubblewrap, workdir, scan, descriptors)
+            covers = {} if workdir is None else workspace_covers(bubblewrap, workdir.workspace, scan)
+            argv = [bubblewrap.path, *self._options(bubblewrap, binds, covers, limits)]
+            if "--seccomp" in bubblewrap.options and (descriptor := open_filter()) is not None:
+                descriptors.append(descriptor)
+                argv += ["--seccomp", str(descriptor)]
+        except BaseException:
+            Boxed((), tuple(descriptors)).close()
+            raise
         return Boxed(tuple(argv), tuple(descriptors))
 
     def _options(
-        self, bubblewrap: Bubblewrap, workdir: Workdir | None, limits: LimitsSection
+        self, bubblewrap: Bubblewrap, binds: Mounts, covers: Mounts, limits: LimitsSection
     ) -> Iterator[str]:
         yield from ("--unshare-pid", "--unshare-ipc", "--die-with-parent", "--new-session")
         yield from ("--cap-drop", "ALL")
@@ -198,28 +232,28 @@ class Sandbox:
         yield from ("--proc", "/proc", "--dev", "/dev", "--dir", "/run")
         for path in SCRATCH:
             yield from (*bubblewrap.scratch(limits.max_scratch_bytes), "--tmpfs", path)
-        yield from self._mount_options(
-            {} if workdir is None else {workdir.workspace: bubblewrap.bind(workdir)}
-        )
+        yield from self._mount_options(binds, covers)
         for path in ("/dev", "/proc", "/") if os.geteuid() == 0 else ("/dev", "/"):
             yield from ("--remount-ro", path)
 
-    def _mount_options(self, binds: dict[str, tuple[str, ...]]) -> Iterator[str]:
+    def _mount_options(self, binds: Mounts, closed: Mounts) -> Iterator[str]:
         """Yield the options for paths that may be inside one another: the inner after the outer."""
         for path in map(os.path.realpath, self._readable):
             binds.setdefault(path, ("--ro-bind-try", path, path))
-        covers = dict(self._covers((*binds, *SYSTEM)))
+        covers = {**closed, **dict(self._covers((*binds, *SYSTEM)))}
         for path in sorted(binds.keys() | covers.keys(), key=lambda path: path.count("/")):
             yield from binds.get(path) or covers[path]
         # Only now: a visible path may have been mounted inside a hidden one.
-        for path, (option, *_) in covers.items():
-            if option == "--tmpfs" and path not in binds:
+        for path, options in covers.items():
+            if "--tmpfs" in options and path not in binds:
                 yield from ("--remount-ro", path)
 
     def _covers(self, visible: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Yield the paths that would be visible and must not be, with the options that hide them."""
         private = _root_only("/etc") if os.geteuid() == 0 else ()
-        for path in map(os.path.realpath, (*self._hidden, *_credentials(), *private)):
+        hidden = tuple(map(os.path.realpath, self._hidden))
+        sockets = find_sockets(visible, hidden) if self.network == "closed" else ()
+        for path in map(os.path.realpath, (*self._hidden, *_credentials(), *private, *sockets)):
             if _is_inside(path, visible) and os.path.exists(path):
                 is_directory = os.path.isdir(path)
                 yield path, ("--tmpfs", path) if is_directory else ("--ro-bind", os.devnull, path)
@@ -251,14 +285,65 @@ class Bubblewrap(Value, frozen=True):
         """Return the options that limit scratch memory; before 0.7 it is half of the machine's."""
         return ("--size", str(max_bytes)) if "--size" in self.options else ()
 
-    def bind(self, workdir: Workdir) -> tuple[str, ...]:
-        """Return the options for the workspace: the opened directory; before 0.10, its path.
+    def bind(self, descriptor: int, path: str, *, writable: bool = True) -> tuple[str, ...]:
+        """Return the options for an opened file or directory; before 0.10, for its path.
 
-        An agent may be able to replace another agent's workspace by a link, if that is inside its own.
+        An agent may be able to replace a path by a link, such as another agent's workspace inside its own.
         """
-        if "--bind-fd" in self.options:
-            return ("--bind-fd", str(workdir.outer), workdir.workspace)
-        return ("--bind", workdir.workspace, workdir.workspace)
+        option = "--bind" if writable else "--ro-bind"
+        if f"{option}-fd" in self.options:
+            return (f"{option}-fd", str(descriptor), path)
+        return (option, path, path)
+
+
+def workspace_binds(bubblewrap: Bubblewrap, workdir: Workdir, scan: Scan, descriptors: list[int]) -> Mounts:
+    """Return the mounts of a workspace: itself, its read-only paths, and directories that keep their names.
+
+    What is a mount cannot be renamed or removed. The opened ``descriptors`` are added to the list.
+    Errors: ToolError if the workspace has just changed.
+    """
+
+    def bind(descriptor: int, path: str, *, writable: bool = True) -> tuple[str, ...]:
+        options = bubblewrap.bind(descriptor, path, writable=writable)
+        if str(descriptor) in options:
+            descriptors.append(descriptor)
+        else:
+            # Bubblewrap closes only those that it was told about: with another, a command could leave.
+            os.close(descriptor)
+        return options
+
+    binds = {workdir.workspace: bind(os.dup(workdir.outer), workdir.workspace)}
+    root = Root(workdir.workspace, workdir.outer)
+    paths = [*sorted(scan.pinned), *(path for path in scan.protected if path not in scan.links)]
+    for path in paths[:MAX_PROTECTED_MOUNTS]:
+        with explain_errors(path), root.parent(path) as (directory, name):
+            descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        status = os.fstat(descriptor)
+        absolute = f"{workdir.workspace}/{path}"
+        binds[absolute] = bind(descriptor, absolute, writable=path in scan.pinned)
+        expected = scan.protected.get(path)
+        if stat.S_ISLNK(status.st_mode) or expected not in (None, (status.st_dev, status.st_ino)):
+            raise ToolError(f"{path} changed while the command was prepared; try again")
+    return binds
+
+
+def workspace_covers(bubblewrap: Bubblewrap, workspace: str, scan: Scan) -> Mounts:
+    """Return the mounts that hide closed paths. Errors: ToolError if there are too many.
+
+    Reading a closed path fails: were a directory just empty, ``git add`` would remove its files.
+    """
+    if len(scan.masked) > MAX_MASKS:
+        raise ToolError(
+            f"the permission rules close more than {MAX_MASKS} paths of the workspace, which is too many to "
+            "hide from a command; use the tools for files, or ask the operator for rules about directories"
+        )
+    forbidding = ("--perms", "0000") if "--perms" in bubblewrap.options else ()
+    return {
+        f"{workspace}/{path}": (*forbidding, "--tmpfs", f"{workspace}/{path}")
+        if is_directory
+        else ("--ro-bind", os.devnull, f"{workspace}/{path}")
+        for path, is_directory in scan.masked.items()
+    }
 
 
 def _is_inside(path: str, directories: Iterable[str]) -> bool:

@@ -5,7 +5,7 @@ its confinement were approved: if those are no longer available, it is not start
 """
 
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,8 @@ from kheishd.hooks.os.shell.process import (
     running,
 )
 from kheishd.hooks.os.shell.sandbox import Sandbox
+from kheishd.hooks.os.shell.scan import PathRules
+from kheishd.hooks.os.shell.shield import Shield, describe_new
 from kheishd.hooks.os.shell.workdir import open_workdir
 from kheishd.kernel.hook import ToolError
 from protocol.objects.task import Shell
@@ -48,13 +50,18 @@ class Starter:
 
     @asynccontextmanager
     async def running(
-        self, task_id: str, shell: Shell, config: Config, gate: Gate
+        self,
+        task_id: str,
+        shell: Shell,
+        config: Config,
+        gate: Gate,
+        closed: Sequence[str] = (),
+        notes: list[str] | None = None,
     ) -> AsyncIterator[KeptCommand]:
         """Run the shell of a task while the block runs, within the limits of the configuration.
 
-        Its connections go through ``gate``.
-
-        Its connections go through ``gate``.
+        Its connections go through ``gate``. ``closed`` are the patterns of paths that a sandboxed one cannot
+        read. Sentences about its end are appended to ``notes``.
 
         Errors: NotStarted.
         """
@@ -71,20 +78,23 @@ class Starter:
         except ToolError as error:
             raise NotStarted(str(error)) from None
         try:
-            variables, mark = {TASK_VARIABLE: task_id}, self._mark(task_id)
-            prepare = partial(
-                prepare_command,
-                shell.command,
-                workdir,
-                self._environ,
-                mark,
-                sandbox,
-                config.tools.limits,
-                variables,
-            )
+            shield = None
             try:
                 if sandbox is not None:
                     await sandbox.choose("required")
+                    rules = PathRules(tuple(config.permissions.protected), tuple(closed))
+                    shield = await trio.to_thread.run_sync(Shield, workdir, rules, sandbox.hidden)
+                prepare = partial(
+                    prepare_command,
+                    shell.command,
+                    workdir,
+                    self._environ,
+                    self._mark(task_id),
+                    sandbox,
+                    config.tools.limits,
+                    None if shield is None else shield.scan,
+                    {TASK_VARIABLE: task_id},
+                )
                 command = await trio.to_thread.run_sync(prepare)
             except ToolError as error:
                 raise NotStarted(str(error)) from None
@@ -93,6 +103,9 @@ class Starter:
                 serving(process.listening, gate),
             ):
                 yield process
+            if shield is not None and notes is not None:
+                new = await trio.to_thread.run_sync(shield.find_new)
+                notes += [*describe_new([*new.unapproved, *new.elsewhere]), *shield.describe_limit()]
         finally:
             workdir.close()
 

@@ -11,7 +11,6 @@ the call, there is neither a task nor a process.
 from __future__ import annotations
 
 import os
-from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, Any, Literal, assert_never
 
@@ -40,6 +39,8 @@ from kheishd.hooks.os.shell.process import (
     running,
 )
 from kheishd.hooks.os.shell.sandbox import Sandbox
+from kheishd.hooks.os.shell.scan import PathRules
+from kheishd.hooks.os.shell.shield import Shield
 from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
 from kheishd.kernel.hook import (
     Arguments,
@@ -187,6 +188,7 @@ class Bash(SubHook):
         network: NetworkMode = "closed",
         own_ports: Collection[int] = (),
         limits: LimitsSection | None = None,
+        protected: Sequence[str] = (),
     ) -> None:
         self.revise(
             self.bash,
@@ -198,6 +200,7 @@ class Bash(SubHook):
         self._calls = home / "run" / "calls"
         self._home_id = home_id(home)
         self._limits = limits or LimitsSection()
+        self._protected = tuple(protected)
         self._health = health
         self._asks_unsandboxed = asks_unsandboxed
         self._own_ports = own_ports
@@ -315,26 +318,36 @@ class Bash(SubHook):
     ) -> Outcome:
         spool = Spool(self._calls / call.key)
         sandbox = self._sandbox if boxed else None
-        prepare = partial(
-            prepare_command,
-            arguments.command,
-            workdir,
-            self._environ,
-            self._mark(call),
-            sandbox,
-            self._limits,
-        )
+        shield = None
         try:
-            command = await trio.to_thread.run_sync(prepare)
+            if sandbox is not None:
+                rules = PathRules(self._protected, tuple(call.closed_patterns()))
+                shield = await trio.to_thread.run_sync(Shield, workdir, rules, sandbox.hidden)
+            command = await trio.to_thread.run_sync(
+                prepare_command,
+                arguments.command,
+                workdir,
+                self._environ,
+                self._mark(call),
+                sandbox,
+                self._limits,
+                None if shield is None else shield.scan,
+            )
             await trio.to_thread.run_sync(spool.begin)
             collector = OutputCollector(spool, call.stream)
             timeout_s = min(arguments.timeout_s or self._max_timeout_s, self._max_timeout_s)
             gate = Gate(call.judge_claim, self._own_ports)
-            end = await _perform(call, command, collector, gate, timeout_s)
+            notes: list[str] = []
+            try:
+                end = await _perform(call, command, collector, gate, timeout_s)
+            finally:
+                if shield is not None:
+                    with trio.CancelScope(shield=True):
+                        notes = await trio.to_thread.run_sync(shield.finish)
             if end is not None and end.unboxed:
                 self._sandbox.record_failure(collector.stderr.text(MAX_PROBLEM_BYTES)[0].strip())
             result = result_of(
-                arguments.command, workdir.path, boxed, timeout_s, end, collector, spool, self._limits
+                arguments.command, workdir.path, boxed, timeout_s, end, collector, spool, self._limits, notes
             )
             result = add_connections(result, gate, no_proxy=command.port != 0 and not gate.is_served)
             return await trio.to_thread.run_sync(outcome_of, result, collector, spool)
@@ -433,12 +446,13 @@ def result_of(
     collector: OutputCollector,
     spool: Spool,
     limits: LimitsSection,
+    remarks: Sequence[str] = (),
 ) -> BashResult:
     """Return the result, still without the output.
 
     Errors: ToolError if the command never ran, or its end is unknown.
     """
-    notes = []
+    notes = list(remarks)
     if end is None:
         notes.append(f"stopped after {timeout_s:g} s; do less at once, or give a longer timeout_s")
     elif end.unboxed:

@@ -19,6 +19,7 @@ from kheishd.core.permissions.judge import (
     Layers,
     Ruling,
     ToolFacts,
+    closed_patterns,
     effective_mode,
     explain,
     is_path_closed,
@@ -776,7 +777,7 @@ def test_a_called_agent_grants_no_rights(
 def test_a_path_is_closed_to_tools_that_read(rule: Rule, path: str, closed: bool) -> None:
     """A deny or an ask of a path, for a tool that reads, closes the path; a rule without a path does not."""
     layers = Layers((LayerRules(layer="session", name="s", rules=[rule]),), "default")
-    assert is_path_closed(path, ["read_file", "grep_search"], layers) is closed
+    assert is_path_closed(path, closed_patterns(["read_file", "grep_search"], layers)) is closed
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from kheishd.store.journal import NO_HASH
 from protocol.errors.conversation import SenderForbidden
 from protocol.errors.definition import AgentForbidden, AgentNotFound
 from protocol.errors.rpc import InvalidParams
-from protocol.errors.session import ImportInvalid, InputTooLarge, SessionNotFound
+from protocol.errors.session import ExportKeyUnusable, ImportInvalid, InputTooLarge, SessionNotFound
+from protocol.export import ExportEnd, encode_end
 from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINE_BYTES
 from protocol.transcript import Item, ToolCall, text_of
 from tests.support.desk import gives
@@ -32,14 +33,35 @@ async def texts(house: Household, session_id: str) -> list[tuple[str, str]]:
     return [(row["message"]["role"], row["message"]["items"][0]["text"]) for row in rows]
 
 
-def chain_lines(*events: Any) -> list[str]:
-    """Return lines with a valid hash chain for any events; raw JSON text is used unchanged."""
-    digest, lines = NO_HASH, []
+def chain_lines(*events: Any, end: bool = True) -> list[str]:
+    """Return lines with a valid hash chain and end for any events; raw JSON text is used unchanged."""
+    digest, cursor, lines = NO_HASH, 0, []
     for cursor, event in enumerate(events, 1):
         line = event if isinstance(event, str) else json.dumps({"cursor": cursor, "at_ms": 1, **event})
         digest = hashlib.sha256(digest + line.encode()).digest()
         lines.append(f'{{"hash":"{digest.hex()}","event":{line}}}')
-    return lines
+    return [*lines, make_end(len(lines), cursor, digest)] if end else lines
+
+
+def make_end(lines: int, cursor: int, digest: bytes) -> str:
+    """Return the last line of an export."""
+    return encode_end(
+        ExportEnd(
+            session_id="ses_x", lines=lines, cursor=cursor, hash=digest.hex(), epoch="e", exported_at_ms=1
+        )
+    )
+
+
+async def import_in_parts(house: Household, lines: list[str], size: int) -> list[dict[str, Any]]:
+    """Import lines in parts of a size; return the answers."""
+    answers: list[dict[str, Any]] = []
+    for begin in range(0, len(lines), size):
+        previous = {name: answers[-1][name] for name in ("session_id", "last_hash") if answers}
+        more = begin + size < len(lines)
+        answers.append(
+            await house.call("session.import", lines=lines[begin : begin + size], more=more, **previous)
+        )
+    return answers
 
 
 BEGUN = {"type": "session_created", "agent": "default", "session_id": "ses_x"}
@@ -51,6 +73,20 @@ def input_event(number: int, text: str = "x") -> dict[str, Any]:
     return {"type": "input_received", "input_id": f"i{number}", "run_id": f"r{number}", "items": items}
 
 
+TEXT = {"kind": "text", "text": "x"}
+CALL = {"kind": "tool_call", "call_id": "c1", "name": "look", "arguments": {}}
+
+
+def message(role: str, *items: dict[str, Any]) -> dict[str, Any]:
+    """Return the event of a message."""
+    return {"type": "message_appended", "item_id": "i", "message": {"role": role, "items": list(items)}}
+
+
+def result(call_id: str, name: str = "look") -> dict[str, Any]:
+    """Return a result."""
+    return {"kind": "tool_result", "call_id": call_id, "name": name, "text": "seen"}
+
+
 # session.export
 
 
@@ -60,6 +96,7 @@ async def test_session_export_ok(house: Household) -> None:
     for limit in (1, 3, 50):
         lines = await export_lines(house, sent["session_id"], limit)
         digest = NO_HASH
+        *lines, last = lines
         for line in lines:
             event = line[len('{"hash":"') + 64 + len('","event":') : -1]
             digest = hashlib.sha256(digest + event.encode()).digest()
@@ -67,6 +104,9 @@ async def test_session_export_ok(house: Household) -> None:
         assert [json.loads(line)["event"]["type"] for line in lines] == await house.kinds(
             session_id=sent["session_id"]
         )
+        end = json.loads(last)["end"]
+        assert (end["lines"], end["hash"]) == (len(lines), digest.hex())
+        assert end["cursor"] == json.loads(lines[-1])["event"]["cursor"]
     for token in ("x", "9" * 20):
         refusal = await house.refusal_of("session.export", session_id=sent["session_id"], after=token)
         assert isinstance(refusal, InvalidParams)
@@ -92,7 +132,7 @@ async def test_session_import_ok(house: Household) -> None:
     imported = await house.call("session.import", lines=lines)
     session_id = imported["session_id"]
     assert session_id != sent["session_id"]
-    assert (imported["messages"], imported["last_hash"]) == (4, json.loads(lines[-1])["hash"])
+    assert (imported["messages"], imported["last_hash"]) == (4, json.loads(lines[-2])["hash"])
     assert await texts(house, session_id) == await texts(house, sent["session_id"])
     again = await house.call("session.send", session_id=session_id, content="three", wait="settled")
     assert again["output"] == "You said: three"
@@ -107,14 +147,9 @@ async def test_session_import_ok_in_parts(house: Household) -> None:
     for text in ("one", "two", "three"):
         sent = await house.ask(text)
     lines = await export_lines(house, sent["session_id"])
-    answer: dict[str, Any] = {}
-    messages = 0
-    for begin in range(0, len(lines), 4):
-        previous = {name: answer[name] for name in ("session_id", "last_hash") if answer}
-        answer = await house.call("session.import", lines=lines[begin : begin + 4], **previous)
-        messages += answer["messages"]
-    assert messages == 6
-    imported = await texts(house, answer["session_id"])
+    answers = await import_in_parts(house, lines, 4)
+    assert sum(answer["messages"] for answer in answers) == 6
+    imported = await texts(house, answers[-1]["session_id"])
     assert sorted(imported) == sorted(await texts(house, sent["session_id"]))
 
 
@@ -152,10 +187,7 @@ async def test_session_import_ok_with_calls_and_steers(house: Household) -> None
     await house.call("run.wait", run_id=sent["run_id"])
     lines = await export_lines(house, sent["session_id"])
     for size in (1, 2, 3, len(lines)):
-        answer: dict[str, Any] = {}
-        for begin in range(0, len(lines), size):
-            previous = {name: answer[name] for name in ("session_id", "last_hash") if answer}
-            answer = await house.call("session.import", lines=lines[begin : begin + size], **previous)
+        answer = (await import_in_parts(house, lines, size))[-1]
         await house.call("session.send", session_id=answer["session_id"], content="x", wait="settled")
         messages = house.models.requests[-1].messages
         assert_valid(messages)
@@ -257,7 +289,7 @@ async def test_session_import_import_invalid_when_a_part_is_missing(house: House
     """A part continues the previous one only."""
     sent = await house.ask("one")
     lines = await export_lines(house, sent["session_id"])
-    begun = await house.call("session.import", lines=lines[:3])
+    begun = await house.call("session.import", lines=lines[:3], more=True)
     good = {"session_id": begun["session_id"], "last_hash": begun["last_hash"]}
     for wrong in (
         good | {"last_hash": "00" * 32},
@@ -287,11 +319,109 @@ async def test_session_import_import_invalid_values(house: Household, arguments:
     """Values that would make the session unreadable are refused."""
     call = f'{{"kind":"tool_call","call_id":"c","name":"t","arguments":{arguments}}}'
     message = f'{{"role":"assistant","items":[{call}]}}'
-    line = f'{{"cursor":2,"at_ms":1,"type":"message_appended","item_id":"i","message":{message}}}'
-    refusal = await house.refusal_of("session.import", lines=chain_lines(BEGUN, line))
+    line = f'{{"cursor":3,"at_ms":1,"type":"message_appended","item_id":"i","message":{message}}}'
+    refusal = await house.refusal_of("session.import", lines=chain_lines(BEGUN, input_event(1), line))
     assert isinstance(refusal, ImportInvalid)
-    assert "line 2" in refusal.message
+    assert "line 3" in refusal.message
     assert words in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("events", "line", "words"),
+    [
+        ([message("user", CALL)], 3, "role 'user' has an item of the kind 'tool_call'"),
+        ([message("tool", result("c1"))], 3, "the call 'c1', which does not exist"),
+        ([message("assistant", CALL), message("tool", result("c1")), message("tool", result("c1"))], 5, "c1"),
+        ([message("assistant", CALL), message("user", TEXT)], 4, "'c1' has no result before"),
+        ([message("assistant", CALL), message("assistant", TEXT)], 4, "'c1' has no result before"),
+        ([message("assistant", CALL, CALL)], 3, "two calls have the id 'c1'"),
+        ([message("assistant", TEXT), message("assistant", TEXT)], 4, "follows another one"),
+        ([message("assistant", CALL), message("tool", result("c1", "other"))], 4, "names another tool"),
+        ([message("assistant")], 3, "has no content"),
+        ([message("user", {"kind": "text", "text": ""})], 3, "has no content"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 100])
+async def test_session_import_import_invalid_transcript(
+    house: Household, events: list[dict[str, Any]], line: int, words: str, size: int
+) -> None:
+    """A transcript that a provider would refuse is refused, with its line; in parts as well as whole."""
+    lines = chain_lines(BEGUN, message("user", TEXT), *events)
+    with pytest.raises(ImportInvalid) as refused:
+        await import_in_parts(house, lines, size)
+    assert f"line {line} makes a transcript that is not valid" in refused.value.message
+    assert words in refused.value.message
+
+
+async def test_session_import_import_invalid_first_message(house: Household) -> None:
+    """A transcript that begins with an answer is refused."""
+    lines = chain_lines(BEGUN, message("assistant", TEXT))
+    refusal = await house.refusal_of("session.import", lines=lines)
+    assert "begins with a message of the assistant" in refusal.message
+
+
+async def test_session_import_ok_closes_open_calls(house: Household) -> None:
+    """The calls of an export that ended while they ran get a result, so the transcript is valid."""
+    lines = chain_lines(BEGUN, message("user", TEXT), message("assistant", CALL))
+    imported = await house.call("session.import", lines=lines)
+    assert imported["messages"] == 3
+    await house.call("session.send", session_id=imported["session_id"], content="x", wait="settled")
+    assert_valid(house.models.requests[-1].messages)
+
+
+async def test_session_import_import_invalid_end(house: Household) -> None:
+    """An export without its end, or with lines missing before it, is refused as truncated."""
+    lines = await export_lines(house, (await house.ask("one"))["session_id"])
+    for truncated, words in (
+        (lines[:-1], "truncated: after line"),
+        ([*lines[:-2], lines[-1]], f"truncated at line {len(lines) - 1}"),
+        (lines[:1], "truncated: after line 1"),
+    ):
+        refusal = await house.refusal_of("session.import", lines=truncated)
+        assert words in refusal.message, truncated
+    assert house.sessions() == 1
+    assert (await house.call("session.import", lines=lines[:-1], without_end=True))["messages"] == 2
+
+
+async def test_session_import_ok_signed(house: Household) -> None:
+    """The key that signed an export is named; an import may require it."""
+    sent = await house.ask("one")
+    own = (await house.call("session.key"))["key"]
+    signed: list[str] = await pages(
+        house.client, "session.export", "lines", session_id=sent["session_id"], sign=True
+    )
+    assert (await house.call("session.import", lines=signed, signed_by=own))["signed_by"] == own
+    plain = await export_lines(house, sent["session_id"])
+    other = "ed25519:" + "A" * 43 + "="
+    for lines, key in ((plain, own), (signed, other)):
+        refusal = await house.refusal_of("session.import", lines=lines, signed_by=key)
+        assert f"not by the key {key}" in refusal.message
+    forged = [*signed[:-1], signed[-1].replace('"lines":', '"lines": ')]
+    assert (await house.call("session.import", lines=forged))["signed_by"] == own, "the same values"
+    forged = [*signed[:-1], signed[-1].replace('"exported_at_ms":', '"exported_at_ms":1')]
+    assert own in (await house.refusal_of("session.import", lines=forged)).message
+
+
+async def test_session_key_ok(house: Household) -> None:
+    """The key is the same each time."""
+    key = (await house.call("session.key"))["key"]
+    assert key == (await house.call("session.key"))["key"]
+    assert key.startswith("ed25519:")
+
+
+async def test_session_key_export_key_unusable(house: Household) -> None:
+    """A key that cannot be read or made is a refusal of its own."""
+    house.control.problem = "it is a directory"
+    assert isinstance(await house.refusal_of("session.key"), ExportKeyUnusable)
+
+
+async def test_session_export_export_key_unusable(house: Household) -> None:
+    """Without its key, a home signs no export; it still exports."""
+    sent = await house.ask("one")
+    house.control.problem = "it is a directory"
+    refusal = await house.refusal_of("session.export", session_id=sent["session_id"], sign=True)
+    assert isinstance(refusal, ExportKeyUnusable)
+    assert await export_lines(house, sent["session_id"])
 
 
 async def test_session_import_input_too_large(house: Household) -> None:
@@ -315,10 +445,15 @@ async def test_session_import_ok_up_to_its_limits(house: Household) -> None:
     assert 150_000 < sum(map(len, lines)) < MAX_IMPORT_BYTES
     assert (await house.call("session.import", lines=lines))["messages"] == 400
     answer = {"role": "assistant", "items": [{"kind": "text", "text": "x" * 196_000}]}
-    lines = chain_lines(BEGUN, {"type": "message_appended", "item_id": "i", "message": answer})
-    begun = await house.call("session.import", lines=lines[:1])
+    started = {"type": "run_started", "starts": 1, "run_id": "r1"}
+    appended = {"type": "message_appended", "item_id": "i", "message": answer}
+    lines = chain_lines(BEGUN, input_event(1), started, appended)
+    begun = await house.call("session.import", lines=lines[:3], more=True)
     going_on = {name: begun[name] for name in ("session_id", "last_hash")}
-    assert (await house.call("session.import", lines=lines[1:], **going_on))["messages"] == 1
+    continued = await house.call("session.import", lines=[lines[3]], more=True, **going_on)
+    assert continued["messages"] == 1
+    going_on = {name: continued[name] for name in ("session_id", "last_hash")}
+    assert (await house.call("session.import", lines=[lines[4]], **going_on))["messages"] == 0
 
 
 async def test_session_import_agent_not_found(house: Household) -> None:
@@ -344,7 +479,7 @@ async def test_session_import_sender_forbidden(house: Household) -> None:
 async def test_session_import_session_not_found(house: Household) -> None:
     """An unknown session, and one that the token does not cover, are refused alike."""
     lines = chain_lines(BEGUN, input_event(1))
-    begun = await house.call("session.import", lines=lines[:1])
+    begun = await house.call("session.import", lines=lines[:1], more=True)
     critic = await house.connect_limited(agents=["critic"])
     for client, session_id in ((house.client, "ses_none"), (critic, begun["session_id"])):
         part = {"lines": lines[1:], "session_id": session_id, "last_hash": begun["last_hash"]}

@@ -30,7 +30,9 @@ def test_without_a_sandbox(workspace: Path) -> None:
     """Without a sandbox the shell runs in the open directory, with a cleaned environment."""
     workdir = open_workdir(str(workspace), ".")
     try:
-        command = prepare_command("echo x", workdir, ENVIRON, "mark-1", None, LimitsSection(), {"TASK": "t"})
+        command = prepare_command(
+            "echo x", workdir, ENVIRON, "mark-1", None, LimitsSection(), variables={"TASK": "t"}
+        )
         assert command.argv == (*shell_argv(), "echo x")
         assert (command.workdir, command.mark, command.boxed) == (workdir.inner, "mark-1", False)
         assert command.environ == {**clean_environment(ENVIRON, str(workspace)), "TASK": "t"}

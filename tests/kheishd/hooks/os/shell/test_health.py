@@ -42,6 +42,20 @@ def test_switched_off_after_it_worked(home: Path) -> None:
     assert health.describe(WorkspaceSection(sandbox="off", unsandboxed="allow")).problem == ""
 
 
+def test_the_network(home: Path) -> None:
+    """The network is open if the configuration says so, and wherever commands run without a sandbox."""
+    health, opened = SandboxHealth(home), WorkspaceSection(network="open")
+    assert [health.describe(workspace).network for workspace in (AUTO, opened, OFF)] == [
+        "closed",
+        "open",
+        "open",
+    ]
+    health.record("no bwrap")
+    assert health.describe(AUTO).network == "open"
+    health.record(None)
+    assert [health.describe(workspace).network for workspace in (AUTO, opened)] == ["closed", "open"]
+
+
 def test_a_mark_that_cannot_be_written(tmp_path: Path) -> None:
     """Without the mark, the sandbox is required as long as the daemon runs."""
     health = SandboxHealth(tmp_path / "gone")

@@ -23,7 +23,7 @@ def test_the_keeper_reads_them() -> None:
         ("memory", "used more memory than allowed, 64 MiB (the operator can raise tools.limits.max_memory_"),
         ("processes", "more processes and threads than allowed, 4096 (the operator can raise tools.limits."),
         ("growth", "wrote more than allowed, 16384 MiB (the operator can raise tools.limits.max_growth_byt"),
-        ("reserve", "the disk is nearly full, and this command was writing"),
+        ("reserve", "it wrote to a disk that is nearly full"),
     ],
 )
 def test_an_excess_names_its_limit(exceeded: str, text: str) -> None:

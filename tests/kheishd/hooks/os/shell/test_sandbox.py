@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from kheishd.config.sections.tools import LimitsSection
 from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.hooks.os.shell.health import MARK_NAME, SandboxHealth
 from kheishd.hooks.os.shell.sandbox import Sandbox, _root_only
+from kheishd.hooks.os.shell.scan import PathRules, scan_workspace
+from kheishd.hooks.os.shell.seccomp import MACHINES
 from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
 from kheishd.kernel.hook import ToolError
 
@@ -30,13 +33,16 @@ def opened(workspace: Path, workdir: str = ".") -> Iterator[Workdir]:
     target.close()
 
 
-async def inside(sandbox: Sandbox, workspace: Path, command: str, *original: str) -> str:
+async def inside(
+    sandbox: Sandbox, workspace: Path, command: str, *original: str, closed: tuple[str, ...] = ()
+) -> str:
     """Run a command in a sandbox and return its output and errors."""
     assert await sandbox.choose("required")
     with opened(workspace) as workdir:
-        boxed = sandbox.confine(workdir, [*SHELL, command], LimitsSection())
+        scan = scan_workspace(str(workspace), str(workspace), PathRules(closed=closed))
+        boxed = sandbox.confine(workdir, [*SHELL, command], LimitsSection(), scan)
         try:
-            return said([*original, *boxed.argv], workdir.outer, *boxed.descriptors)
+            return said([*original, *boxed.argv], *boxed.descriptors)
         finally:
             boxed.close()
 
@@ -180,7 +186,9 @@ async def test_links_lead_nowhere(home: Path, workspace: Path) -> None:
 async def test_it_holds_the_workspace_that_was_opened(home: Path, workspace: Path, tmp_path: Path) -> None:
     """Replacing the workspace by a link after it was opened has no effect."""
     sandbox = Sandbox([str(home)])
-    if not await sandbox.choose("required") or "--bind-fd" not in said(["bwrap", "--help"]):
+    if not await sandbox.choose("required") or "--bind-fd" not in said(
+        [shutil.which("bwrap") or "bwrap", "--help"]
+    ):
         pytest.skip("this bubblewrap cannot be given an open directory")
     (workspace / "here").touch()
     with opened(workspace) as workdir:
@@ -188,7 +196,7 @@ async def test_it_holds_the_workspace_that_was_opened(home: Path, workspace: Pat
         boxed = sandbox.confine(workdir, command, LimitsSection())
         await trio.Path(workspace).rename(tmp_path / "moved")
         await trio.Path(workspace).symlink_to(home)
-        assert said(list(boxed.argv), workdir.outer, *boxed.descriptors) == "here\n"
+        assert said(list(boxed.argv), *boxed.descriptors) == "here\n"
         boxed.close()
     assert sorted(os.listdir(tmp_path / "moved")) == ["here", "new"]
 
@@ -201,6 +209,129 @@ async def test_no_open_directory_leads_out(home: Path, workspace: Path) -> None:
     )
     assert "home" not in text
     assert text.count("Not a directory") + text.count("No such file") == len(text.splitlines())
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_files_that_others_execute_are_read_only(home: Path, workspace: Path) -> None:
+    """Protected files, and the hooks and configuration of git, cannot be changed, renamed or replaced."""
+    said(["git", "init", "-q", str(workspace)])
+    for path in (".envrc", "sub/.vscode/tasks.json", "sub/AGENTS.md"):
+        (workspace / path).parent.mkdir(parents=True, exist_ok=True)
+        (workspace / path).write_text("before\n")
+    original = (workspace / ".git/config").read_bytes()
+    text = await inside(
+        Sandbox([str(home)]),
+        workspace,
+        "for f in .envrc sub/AGENTS.md sub/.vscode/tasks.json sub/.vscode/new .git/config"
+        " .git/hooks/pre-commit; do"
+        " echo x >$f && echo written; rm -f $f; mv $f moved; ln $f link && echo linked; done;"
+        " mv .git g; mv .git/hooks h; mv sub/.vscode v; touch sub/fine .git/fine",
+    )
+    assert "written" not in text
+    assert "linked" not in text
+    assert (workspace / ".envrc").read_text() == "before\n"
+    assert (workspace / "sub/AGENTS.md").read_text() == "before\n"
+    assert os.listdir(workspace / "sub/.vscode") == ["tasks.json"]
+    assert (workspace / ".git/config").read_bytes() == original
+    assert not (workspace / ".git/hooks/pre-commit").exists()
+    assert (workspace / "sub/fine").exists()
+    assert (workspace / ".git/fine").exists()
+    # What ``mv`` made are copies.
+    assert {".envrc", ".git", "sub"} <= set(os.listdir(workspace))
+    assert (workspace / ".git/hooks").is_dir()
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_git_can_commit(home: Path, workspace: Path) -> None:
+    """In the sandbox git commits, branches and adds worktrees; only its configuration cannot be changed."""
+    said(["git", "init", "-q", str(workspace)])
+    (workspace / ".gitattributes").write_text("* text=auto\n")
+    git = "git -c user.name=a -c user.email=b"
+    text = await inside(
+        Sandbox([str(home)]),
+        workspace,
+        f"echo x >f && git add -A && {git} commit -qm one && git checkout -q -b two &&"
+        f" git worktree add -q tree && git stash list && {git} commit -q --amend -m again && git gc -q &&"
+        " git log --format=%s && git config a.b c",
+    )
+    assert text.startswith("again\n"), text
+    assert "could not write config file" in text
+    assert (workspace / "tree/f").read_text() == "x\n"
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_closed_paths_cannot_be_read(home: Path, workspace: Path) -> None:
+    """A path that a rule closes to tools that read is not readable by a command, nor after renaming."""
+    for path in (".env", "a/.env", "keys/private", "a/b/keys/private"):
+        (workspace / path).parent.mkdir(parents=True, exist_ok=True)
+        (workspace / path).write_text("canary\n")
+    (workspace / "link").symlink_to(".env")
+    text = await inside(
+        Sandbox([str(home)]),
+        workspace,
+        "cat .env a/.env keys/* a/b/keys/* link; mv keys k; mv a/b/keys a/k; mv a/b c; mv a d; mv .env e;"
+        " chmod 700 keys; cat k/* a/k/* c/keys/* d/b/keys/* e keys/*; rm -rf a keys .env; echo x >.env;"
+        " ls keys; echo fine >new",
+        closed=("*.env", "keys/*", "a/b/keys/*"),
+    )
+    assert "canary" not in text
+    assert (workspace / "new").read_text() == "fine\n"
+    for path in (".env", "a/.env", "keys/private", "a/b/keys/private"):
+        assert (workspace / path).read_text() == "canary\n"
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_a_workspace_that_changes_meanwhile(home: Path, workspace: Path) -> None:
+    """A protected file that was replaced after the scan is not mounted: the link would lead out."""
+    sandbox = Sandbox([str(home)])
+    assert await sandbox.choose("required")
+    (workspace / ".vscode").mkdir()
+    with opened(workspace) as workdir:
+        scan = scan_workspace(str(workspace), str(workspace), PathRules())
+        (workspace / ".vscode").rmdir()
+        (workspace / ".vscode").symlink_to(home)
+        original = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(ToolError, match=r"\.vscode changed while the command was prepared"):
+            sandbox.confine(workdir, SHELL, LimitsSection(), scan)
+        scan.masked = {f"f{number}": False for number in range(501)}
+        scan.protected = {}
+        with pytest.raises(ToolError, match="close more than 500 paths"):
+            sandbox.confine(workdir, SHELL, LimitsSection(), scan)
+        assert len(os.listdir("/proc/self/fd")) == original
+
+
+SYSTEM_CALLS = """
+import ctypes, errno, socket
+libc = ctypes.CDLL(None, use_errno=True)
+for call in ("ptrace", "keyctl", "unshare", "mount", "setns"):
+    number = {numbers}[call]
+    arguments = (0x10000000,) if call == "unshare" else (0, 0, 0, 0)
+    print(call, errno.errorcode[ctypes.get_errno()] if libc.syscall(number, *arguments) < 0 else "allowed")
+for family in (socket.AF_NETLINK, socket.AF_PACKET, socket.AF_VSOCK, socket.AF_UNIX, socket.AF_INET):
+    try:
+        socket.socket(family, socket.SOCK_DGRAM).close()
+        print(family.name, "open")
+    except OSError as error:
+        print(family.name, errno.errorcode[error.errno])
+"""
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_system_calls(home: Path, workspace: Path) -> None:
+    """The kernel applies the filter: dangerous calls fail, and so do unusual sockets."""
+    machine = MACHINES.get(os.uname().machine)
+    if machine is None:
+        pytest.skip(f"there is no filter for {os.uname().machine}")
+    numbers = {**machine.denied, "unshare": machine.unshare}
+    (workspace / "calls.py").write_text(SYSTEM_CALLS.replace("{numbers}", repr(numbers)))
+    text = await inside(Sandbox([str(home)]), workspace, "python3 calls.py")
+    if "python3" in text:
+        pytest.skip("the system has no python3")
+    assert dict(line.split() for line in text.splitlines()) == {
+        **dict.fromkeys(("ptrace", "keyctl", "unshare", "mount", "setns"), "EPERM"),
+        **dict.fromkeys(("AF_NETLINK", "AF_PACKET", "AF_VSOCK"), "EAFNOSUPPORT"),
+        **dict.fromkeys(("AF_UNIX", "AF_INET"), "open"),
+    }
 
 
 async def test_workspaces_that_cannot_be_confined_to(home: Path, bubblewrap: None) -> None:
@@ -291,10 +422,15 @@ async def test_older_ones(
         boxed = sandbox.confine(workdir, SHELL, LimitsSection())
         boxed.close()
         argv = boxed.argv
-        by_descriptor = ["--bind-fd", str(workdir.outer), str(workspace)]
     assert ("--size" in argv) is ("--size" in options)
-    manner = by_descriptor if "--bind-fd" in options else ["--bind", str(workspace), str(workspace)]
-    assert " ".join(manner) in " ".join(argv)
+    by_path = " ".join(["--bind", str(workspace), str(workspace)])
+    assert (by_path in " ".join(argv)) is ("--bind-fd" not in options)
+    if "--bind-fd" in options:
+        assert argv[argv.index("--bind-fd") + 1] in map(str, boxed.descriptors)
+        assert argv[argv.index("--bind-fd") + 2] == str(workspace)
+    else:
+        # One that Bubblewrap was not told about would stay open in the command.
+        assert len(boxed.descriptors) == argv.count("--seccomp")
 
 
 async def test_one_that_cannot_be_executed(
@@ -306,6 +442,20 @@ async def test_one_that_cannot_be_executed(
     assert await Sandbox([str(home)]).find_problem() == "bwrap exited with 3"
     (tmp_path / "bwrap").write_bytes(b"\0no program")
     assert await Sandbox([str(home)]).find_problem() == "Exec format error"
+
+
+async def test_a_machine_without_networks(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If only the closed network does not work, the problem names the setting; nothing is opened."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    fake(tmp_path, 'case "$*" in *--unshare-net*) echo "loopback: Failed RTM_NEWADDR" >&2; exit 1;; esac')
+    problem = await Sandbox([str(home)]).find_problem()
+    assert problem is not None
+    assert problem.startswith('loopback: Failed RTM_NEWADDR; it works with workspace.network = "open"')
+    assert await Sandbox([str(home)], network="open").find_problem() is None
+    fake(tmp_path, 'echo "no namespace" >&2; exit 1')
+    assert await Sandbox([str(home)]).find_problem() == "no namespace"
 
 
 async def test_a_sandbox_that_has_worked_is_required(

@@ -1,0 +1,199 @@
+"""The shield of files that other programs execute or obey, against files that a command creates.
+
+A mount makes an existing file read-only. A name that does not exist cannot be mounted without creating it in
+the user's workspace, where it would be seen by everybody, be added by ``git add``, and break ``git init``. So
+the workspace is scanned again after a command in the foreground, and each protected file that is new is put
+aside: it is renamed to ``NAME.unapproved``, and the result says so. A new git directory, as of ``git clone``,
+stays if its configuration has only harmless settings and its hooks are samples.
+
+In directories that the command itself made, as by ``git worktree add``, such files stay, and are reported.
+
+While the command runs, such a file exists. After a command in the background, which may take hours while
+people work in the same directory, new files are reported only.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from kheishd.core.permissions.protected import is_protected_pair
+from kheishd.hooks.os.files.confinement import Root
+from kheishd.hooks.os.shell.scan import (
+    GIT,
+    GUARDED_IN_GIT,
+    MAX_ENTRIES_WITH_RULES,
+    PathRules,
+    Scan,
+    read_git_link,
+    scan_workspace,
+)
+from kheishd.kernel.hook import ToolError
+from protocol.structs import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from kheishd.hooks.os.shell.workdir import Workdir
+
+SUFFIX: Final = ".unapproved"
+MAX_SUFFIXES: Final = 1000
+SAMPLE: Final = ".sample"
+
+MAX_GIT_CONFIG_BYTES: Final = 64 * 1024
+MAX_REPORTED: Final = 10
+
+_GIT_SECTION: Final = re.compile(r'\[([A-Za-z0-9-]+)(?: "([^"\\\]]*)")?\]')
+_GIT_SETTING: Final = re.compile(r"([A-Za-z][A-Za-z0-9-]*)(?:\s*=\s*(.*))?")
+_HARMLESS: Final = frozenset(
+    (
+        *("core.repositoryformatversion", "core.filemode", "core.bare", "core.logallrefupdates"),
+        *("core.ignorecase", "core.precomposeunicode", "core.symlinks", "core.autocrlf", "core.eol"),
+        *("extensions.objectformat", "extensions.refstorage", "extensions.partialclone"),
+        *("remote.url", "remote.fetch", "remote.tagopt", "remote.mirror", "remote.promisor"),
+        *("remote.partialclonefilter", "branch.remote", "branch.merge", "branch.rebase"),
+        *("submodule.url", "submodule.active", "submodule.branch", "user.name", "user.email"),
+        *("init.defaultbranch", "pull.rebase", "pull.ff", "push.default", "push.autosetupremote"),
+        *("fetch.prune", "gc.auto", "advice.detachedhead"),
+    )
+)
+"""The settings of a new repository that name no program, and no file with such settings."""
+
+
+class NewFiles(Value, frozen=True):
+    """Protected files that appeared: in directories that existed before, and in new directories."""
+
+    unapproved: list[str]
+    elsewhere: list[str]
+
+
+class Shield:
+    """The protected files of a workspace at the begin of a command. Its methods read the file system."""
+
+    def __init__(self, workdir: Workdir, rules: PathRules, skipped: Collection[str] = ()) -> None:
+        self._workdir = workdir
+        self._rules = rules
+        self._skipped = skipped
+        # The opened directory, whatever its name leads to by now.
+        self._root = f"/proc/self/fd/{workdir.outer}"
+        self.scan = self._scan()
+
+    def _scan(self) -> Scan:
+        return scan_workspace(self._root, self._workdir.workspace, self._rules, self._skipped)
+
+    def find_new(self) -> NewFiles:
+        """Return the protected files that appeared, and that are not part of a harmless new repository."""
+        before, scan = self.scan, self._scan()
+        known, known_directories = set(before.protected.values()), set(before.directories.values())
+        unapproved: list[str] = []
+        elsewhere: list[str] = []
+        for path, identity in sorted(scan.protected.items()):
+            directory, name = posixpath.split(path)
+            if before.protected.get(path) == identity:
+                continue
+            if directory in scan.git and name in GUARDED_IN_GIT:
+                unapproved += [] if identity in known else self._find_programs(path, scan)
+                continue
+            if name.casefold() == GIT and path not in scan.links:
+                target = read_git_link(self._root, self._workdir.workspace, path)
+                if target in scan.git:
+                    continue
+            if is_protected_pair(path):
+                directory = posixpath.dirname(directory)
+            if not directory or directory in before.directories:
+                unapproved.append(path)
+            elif scan.directories.get(directory) not in known_directories:
+                elsewhere.append(path)
+            elif identity not in known:
+                unapproved.append(path)
+        return NewFiles(unapproved, elsewhere)
+
+    def finish(self) -> list[str]:
+        """Put new protected files aside; return sentences about them, and about the limits of the scan."""
+        new = self.find_new()
+        root = Root(self._workdir.workspace, self._workdir.outer)
+        moved = []
+        for path in new.unapproved:
+            with suppress(OSError, ToolError), root.parent(path) as (directory, name):
+                os.rename(name, _free_name(directory, name), src_dir_fd=directory, dst_dir_fd=directory)
+                moved.append(path)
+        sentences = []
+        if moved:
+            sentences.append(
+                "other programs execute or obey these files, which nobody approved, so they were renamed to "
+                f"NAME{SUFFIX}: {_list(moved)}. Create such files with write_file, which asks a person"
+            )
+        return [*sentences, *describe_new(new.elsewhere), *self.describe_limit()]
+
+    def describe_limit(self) -> list[str]:
+        """Return a sentence if the workspace has too many entries for the rules about paths."""
+        if self.scan.complete or not self._rules.closed:
+            return []
+        return [
+            f"the workspace has more than {MAX_ENTRIES_WITH_RULES} entries, so the rules about paths hold "
+            "for its upper levels only"
+        ]
+
+    def _find_programs(self, path: str, scan: Scan) -> list[str]:
+        """Return the new parts of a git directory that name programs; none if they are harmless."""
+        full = f"{self._root}/{path}"
+        if path in scan.links:
+            return [path]
+        match posixpath.basename(path):
+            case "hooks" if os.path.isdir(full):
+                return [f"{path}/{hook}" for hook in os.listdir(full) if not hook.endswith(SAMPLE)]
+            case "commondir":
+                # As ``git worktree add`` writes it.
+                return [] if _read(full).strip() == "../.." else [path]
+            case _:
+                return [] if is_harmless_git_config(_read(full)) else [path]
+
+
+def describe_new(paths: list[str]) -> list[str]:
+    """Return a sentence about protected files that appeared and stay; none without any."""
+    if not paths:
+        return []
+    return [f"other programs execute or obey these new files; inspect them first: {_list(paths)}"]
+
+
+def _list(paths: list[str]) -> str:
+    return ", ".join(paths[:MAX_REPORTED]) + (", …" if len(paths) > MAX_REPORTED else "")
+
+
+def is_harmless_git_config(text: str) -> bool:
+    """Whether a git configuration consists of settings that name no program; what is unusual is not."""
+    section = ""
+    for line in map(str.strip, text.split("\n")):
+        if not line or line[0] in "#;":
+            continue
+        if heading := _GIT_SECTION.fullmatch(line):
+            section = heading[1].lower()
+        elif (setting := _GIT_SETTING.fullmatch(line)) and not line.endswith("\\"):
+            # ``ext::COMMAND`` as an address runs a command.
+            if f"{section}.{setting[1].lower()}" not in _HARMLESS or "::" in (setting[2] or ""):
+                return False
+        else:
+            return False
+    return True
+
+
+def _read(path: str) -> str:
+    """Return the text of a file; text that is harmless to nobody if it cannot be read, or is too long."""
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            content = file.read(MAX_GIT_CONFIG_BYTES + 1)
+    except OSError:
+        return "?"
+    return content.decode(errors="replace") if len(content) <= MAX_GIT_CONFIG_BYTES else "?"
+
+
+def _free_name(directory: int, name: str) -> str:
+    for suffix in (SUFFIX, *(f"{SUFFIX}-{number}" for number in range(2, MAX_SUFFIXES))):
+        try:
+            os.stat(name + suffix, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return name + suffix
+    raise FileExistsError(name)
