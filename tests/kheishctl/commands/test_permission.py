@@ -40,6 +40,29 @@ def test_why(ctl: Ctl, session: str) -> None:
     assert (verdict["decision"], verdict["mode_effect"]) == ("deny", "ask_denied")
 
 
+def test_why_shows_how_a_line_was_read(ctl: Ctl, session: str) -> None:
+    """Each command of a line is listed with its words, its decision and the reason."""
+    ctl.json("permission", "update", "--session", session, "--allow", "bash:git *")
+    done = ctl("permission", "why", "bash", "git 'a b' | printf -v x y", "--session", session)
+    assert [
+        "allow",
+        "[git] [a b]",
+        f"session {session} rule bash 'git *' allow, for \"git 'a b'\"",
+    ] in done.rows
+    assert ["ask", "[printf] [-v] [x] [y]", "printf -v evaluates its variable"] in done.rows
+    done = ctl("permission", "why", "bash", "git $x", "--session", session)
+    assert "not understood: an expansion at column 5" in done.out
+
+
+def test_why_in_assumed_circumstances(ctl: Ctl, session: str) -> None:
+    """The hosts that a call asks for are judged, too."""
+    ctl.json("permission", "update", "--session", session, "--allow", "bash", "--allow", "*:net:pypi.org")
+    options = ("--session", session, "--workdir", "/w", "--background", "--sandbox", "on")
+    for host, decision in (("pypi.org:443", "allow"), ("net:evil.example:443", "ask")):
+        explanation = ctl.json("permission", "why", "bash", "ls", *options, "--network", host)
+        assert explanation["decision"] == decision
+
+
 def test_why_without_a_tool(ctl: Ctl) -> None:
     """An explanation without a tool is a usage error."""
     assert ctl("permission", "why").code == exit_codes.USAGE
