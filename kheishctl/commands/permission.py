@@ -65,7 +65,7 @@ agent_option = name_option(
     "--facts",
     type=JsonValue(),
     metavar="JSON",
-    help="Assume these circumstances, such as {\"workdir\": \"/srv/work\"}: a grant is for the shown ones only.",
+    help='Assume these circumstances, such as {"workdir": "/srv/work"}: a grant is for exactly these.',
 )
 def why(app: App, **params: Any) -> None:
     """Explain, line by line, how a call would be judged now; nothing is called."""
