@@ -128,8 +128,13 @@ def test_boot_resumes_work_of_both_units(service: Booted) -> None:
 
 @pytest.mark.parametrize("manager", ["system", "user", "user without namespaces"])
 def test_commands_run_in_the_sandbox(service: Booted, manager: str) -> None:
-    """Under the restrictions of each unit, bash runs in its sandbox: it sees no home and no other process."""
+    """Under the restrictions of each unit, bash runs in its sandbox: it sees no home and no other process.
+
+    Its network leads to the daemon's proxy.
+    """
     command = "cat /proc/[0-9]*/comm; ls -d ~root/* /home/*/* /run/kheishd.sock; echo made > file; cat file"
+    tunnel = "CONNECT x.example:443 HTTP/1.0\\r\\n\\r\\n"
+    command += f"; exec 3<>/dev/tcp/127.0.0.1/808; printf '{tunnel}' >&3; cat <&3"
     content = order("bash", command=command)
     if manager == "system":
         with start(service) as client:
@@ -157,6 +162,7 @@ def test_commands_run_in_the_sandbox(service: Booted, manager: str) -> None:
     assert "kheishd.sock'" in output, "the command would have listed the socket"
     assert "systemd" not in output
     assert "python" not in output
+    assert "kheish: x.example: " in output, "the proxy would have answered"
 
 
 def test_a_credential_reaches_the_provider(service: Booted) -> None:
