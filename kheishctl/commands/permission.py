@@ -7,7 +7,7 @@ import click
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.contract import PERMISSION_MODES, Json
-from kheishctl.options import drop_unset, mutating, name_option, oldest_option, options, paged
+from kheishctl.options import JsonValue, drop_unset, mutating, name_option, oldest_option, options, paged
 from kheishctl.render.claims import format_claim, format_facts
 from kheishctl.render.layout import Column, Display, format_table, paint
 from protocol.text import one_line
@@ -67,31 +67,19 @@ agent_option = name_option(
 @target_options
 @agent_option
 @click.option("--mode", type=click.Choice(PERMISSION_MODES), help="Assume this permission mode.")
-@click.option("--workdir", help="Assume this directory of the command, as an approval shows it.")
-@click.option("--background", is_flag=True, help="Assume that the command runs in the background.")
-@click.option("--sandbox", help="Assume this confinement of the command, as an approval shows it.")
 @click.option(
-    "--network",
-    multiple=True,
-    metavar="HOST:PORT",
-    help="Assume that the call asks for this host (repeatable).",
+    "--facts",
+    type=JsonValue(),
+    metavar="JSON",
+    help='Assume these circumstances, such as {"workdir": "/srv/work"}: a grant is for exactly these.',
 )
-def why(
-    app: App,
-    workdir: str | None,
-    background: bool,
-    sandbox: str | None,
-    network: tuple[str, ...],
-    **params: Any,
-) -> None:
+def why(app: App, **params: Any) -> None:
     """Explain, line by line, how a call would be judged now; nothing is called.
 
     A command line is shown as it was read: each of its commands, with its words. Remembered approvals hold
     only in the circumstances that were shown; without them, none is used.
     """
-    hosts = [f"net:{host.removeprefix('net:')}" for host in network]
-    facts = drop_unset(workdir=workdir, sandbox=sandbox, background=background or None, network=hosts or None)
-    app.emit(app.call("permission.why", drop_unset(**params, facts=facts or None)), _format_explanation)
+    app.emit(app.call("permission.why", drop_unset(**params)), _format_explanation)
 
 
 def _format_explanation(result: Json, display: Display) -> str:

@@ -1,5 +1,6 @@
 """``kheishctl permission``."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -57,9 +58,9 @@ def test_why_shows_how_a_line_was_read(ctl: Ctl, session: str) -> None:
 def test_why_in_assumed_circumstances(ctl: Ctl, session: str) -> None:
     """The hosts that a call asks for are judged, too."""
     ctl.json("permission", "update", "--session", session, "--allow", "bash", "--allow", "*:net:pypi.org")
-    options = ("--session", session, "--workdir", "/w", "--background", "--sandbox", "on")
-    for host, decision in (("pypi.org:443", "allow"), ("net:evil.example:443", "ask")):
-        explanation = ctl.json("permission", "why", "bash", "ls", *options, "--network", host)
+    for host, decision in (("pypi.org", "allow"), ("evil.example", "ask")):
+        facts = json.dumps({"workdir": "/w", "network": [f"net:{host}:443"]})
+        explanation = ctl.json("permission", "why", "bash", "ls", "--session", session, "--facts", facts)
         assert explanation["decision"] == decision
 
 
