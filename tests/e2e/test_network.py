@@ -278,3 +278,82 @@ def test_a_host_of_a_background_command(daemon: Daemon) -> None:
     assert "kheish: nothing.invalid: " in output["text"]
     assert output["task"]["shell"]["hosts"] == ["nothing.invalid:80"]
     assert output["task"]["shell"]["refused"] == ["other.invalid:80"]
+
+
+# What a person and the status say where the network is open.
+
+
+@pytest.mark.parametrize(
+    ("setting", "confinement"),
+    [
+        ('network = "open"', "in a sandbox with the machine's whole network"),
+        ('sandbox = "off"', "without a sandbox, thus with the machine's whole network"),
+    ],
+)
+def test_an_open_network_is_shown(web: LocalWeb, setting: str, confinement: str) -> None:
+    """Where commands have the machine's network, each approval, the status and the log say so."""
+    with short_home() as home:
+        home.mkdir()
+        (home / "config.toml").write_text(f"[workspace]\n{setting}\n")
+        with Daemon(home) as daemon:
+            approval = wait_for_approval(daemon, f"{CURL} http://{web.address}/open", "ada")
+            assert f", {confinement}:\n" in approval["preview"]["text"]
+            result = answer(daemon, approval)
+            assert result["stdout"] == "page /open\n"
+            assert ("connected" in result, "refused" in result) == (False, False)
+            assert daemon.call("daemon.status")["sandbox"]["network"] == "open"
+            until(lambda: "network=open" in daemon.read_log(), "the log shows it")
+
+
+# Commands that attack the proxy.
+
+
+def test_a_hostile_command_harms_itself_only(daemon: Daemon, web: LocalWeb) -> None:
+    """Floods of connections and of garbage delay nobody, and end with the command."""
+    attack = f"""
+import os, socket, struct, threading
+def flood(sent, reset):
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", 808)) as s:
+                if reset: s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                s.sendall(sent)
+                if not reset: s.recv(100)
+        except OSError: pass
+tunnel = b"CONNECT {web.address} HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n"
+endless = b"GET http://x/ HTTP/1.1\\r\\nx: " * 9000
+for sent in (tunnel.replace(b"127", b"128"), os.urandom(3000), b"\\x05\\x01\\x00\\x05", endless):
+    for reset in (True, False): threading.Thread(target=flood, args=(sent, reset), daemon=True).start()
+idle = [socket.create_connection(("127.0.0.1", 808)) for _ in range(50)]
+for s in idle: s.sendall(tunnel)
+print("flooding", flush=True)
+threading.Event().wait()
+"""
+    task = run(daemon, f"python3 - <<'END'\n{attack}\nEND", "hostile", run_in_background=True)["task_id"]
+    until(lambda: "flooding" in daemon.call("task.output", task_id=task)["text"], "the attack runs")
+    result = run(daemon, f"{CURL} http://{web.address}/meanwhile", "victim")
+    assert result["stdout"] == "page /meanwhile\n"
+    until(lambda: len(web.connections) == 50, "the idle tunnels are open")
+    daemon.call("task.stop", task_id=task)
+    shell = daemon.call("task.output", task_id=task, wait=True)["task"]["shell"]
+    assert shell["connected"] == [web.address]
+    until(lambda: not web.connections, "all connections of the command are closed")
+    assert "Traceback" not in daemon.read_log()
+
+
+def test_the_proxy_of_another_command(daemon: Daemon, web: LocalWeb) -> None:
+    """The port of a command leads to its own rules and counts, and no command can take it."""
+    taken = "import socket; socket.socket().bind(('127.0.0.1', 808))"
+    result = run(daemon, f'python3 -c "{taken}"; {CURL} http://{web.address}/own', "x")
+    assert "Permission denied" in result["stderr"] or "Address already in use" in result["stderr"]
+    assert result["connected"] == {web.address: 1}
+
+
+def test_bypassing_permissions_opens_no_private_address(daemon: Daemon, closed_web: LocalWeb) -> None:
+    """The mode that allows everything else does not open this machine to its commands."""
+    session = daemon.say("hello", sender="bypass")["session_id"]
+    daemon.call("session.update", session_id=session, permission_mode="bypassPermissions")
+    result = run(daemon, f"{CURL} http://{closed_web.address}/; {CURL} http://nothing.invalid/", "bypass")
+    assert result["refused"] == {closed_web.address: 1}
+    assert "kheish: nothing.invalid: " in result["stdout"]
+    assert closed_web.paths == []

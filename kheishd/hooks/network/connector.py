@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 MAX_ATTEMPT_SECONDS = 4.0
 MAX_ATTEMPTS = 4
 
-# The resolver of the system may take half a minute, and cannot be interrupted. Threads of its own: names that
-# no server answers for must not delay the daemon's other work.
-RESOLVER_THREADS = trio.CapacityLimiter(16)
+# The resolver of the system may take half a minute, and cannot be interrupted. It has threads of its own:
+# names without an answer must not delay the daemon's other work, nor those of commands its own fetches.
+RESOLVER_THREADS = trio.CapacityLimiter(8)
+COMMAND_RESOLVER_THREADS = trio.CapacityLimiter(32)
 
 
 class AddressForbidden(Exception):
@@ -45,13 +46,17 @@ class HostUnknown(Exception):
 
 
 class Connector(Value, frozen=True):
-    """Connections to the hosts whose addresses are ``allowed``, by address and port."""
+    """Connections to the hosts whose addresses are ``allowed``, by address and port.
+
+    Names are resolved in ``threads``.
+    """
 
     allowed: Callable[[Address, int], bool]
+    threads: trio.CapacityLimiter = RESOLVER_THREADS
 
     async def resolve(self, host: str, port: int) -> list[Address]:
         """Return the addresses of a host. Errors: HostUnknown, AddressForbidden."""
-        addresses = await resolve(host, port)
+        addresses = await resolve(host, port, self.threads)
         for address in addresses:
             if not self.allowed(address, port):
                 raise AddressForbidden(host, address)
@@ -68,11 +73,11 @@ class Connector(Value, frozen=True):
         raise problem
 
 
-async def resolve(host: str, port: int) -> list[Address]:
+async def resolve(host: str, port: int, threads: trio.CapacityLimiter) -> list[Address]:
     """Return the addresses of a host. Errors: HostUnknown."""
     try:
         addresses = await trio.to_thread.run_sync(
-            look_up, host, port, abandon_on_cancel=True, limiter=RESOLVER_THREADS
+            look_up, host, port, abandon_on_cancel=True, limiter=threads
         )
     except (OSError, UnicodeError) as error:
         problem = getattr(error, "strerror", None) or str(error)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from kheishd.core.permissions.claims import Claim
-from kheishd.hooks.network.connector import AddressForbidden, Connector
+from kheishd.hooks.network.connector import COMMAND_RESOLVER_THREADS, AddressForbidden, Connector
 from kheishd.hooks.network.destination import Destination
 from kheishd.hooks.network.interfaces import is_foreign_and_public, is_own
-from protocol.limits.network import MAX_LISTED_HOSTS
+from protocol.limits.network import MAX_COMMAND_ATTEMPTS, MAX_LISTED_HOSTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -52,6 +52,7 @@ class Gate:
     def __init__(self, judge: Callable[[Claim], Ruling], own_ports: Collection[int] = ()) -> None:
         self._judge = judge
         self._own_ports = own_ports
+        self._attempts = trio.Semaphore(MAX_COMMAND_ATTEMPTS)
         self._refusals = 0
         self.is_served = False
         self.connected: dict[str, int] = {}
@@ -64,10 +65,11 @@ class Gate:
         if ruling.decision != "allow":
             denied = ruling.note or ruling.why if ruling.decision == "deny" else "no rule allows it"
             await self._refuse(destination, f"{denied}; {REMEDY}")
-        connector = Connector(partial(self._is_allowed, destination))
+        connector = Connector(partial(self._is_allowed, destination), COMMAND_RESOLVER_THREADS)
         try:
-            with trio.fail_after(MAX_CONNECT_SECONDS):
-                stream = await connector.connect(destination.host, destination.port)
+            async with self._attempts:
+                with trio.fail_after(MAX_CONNECT_SECONDS):
+                    stream = await connector.connect(destination.host, destination.port)
         except AddressForbidden as forbidden:
             address = Destination(str(forbidden.address), destination.port)
             closed = self._is_own_port(forbidden.address, destination.port)

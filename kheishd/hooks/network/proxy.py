@@ -10,6 +10,7 @@ A connection is told apart by its first byte. Errors of a peer end its own conne
 from __future__ import annotations
 
 import logging
+import resource
 from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
@@ -39,8 +40,20 @@ MAX_HEAD_SECONDS: Final = 20.0
 # Accepting fails while the daemon has no descriptor left.
 RETRY_SECONDS: Final = 0.2
 
-# The connections of all commands together.
-_connections: Final = trio.Semaphore(MAX_PROXY_CONNECTIONS)
+# At most this part of the descriptors is for connections of commands; each takes two.
+DESCRIPTORS_PART: Final = 4
+
+
+def _count_connections() -> int:
+    """Return how many connections all commands together may have."""
+    # The daemon raises its own limit to the hard one.
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return MAX_PROXY_CONNECTIONS
+    return max(min(MAX_PROXY_CONNECTIONS, limit // DESCRIPTORS_PART // 2), 1)
+
+
+_connections: Final = trio.Semaphore(_count_connections())
 
 
 def proxy_variables() -> dict[str, str]:

@@ -106,7 +106,7 @@ class KeptCommand:
     opened: then the command has no network at all.
     """
 
-    def __init__(self, keeper: trio.Process, control: trio.SocketStream, mark: str) -> None:
+    def __init__(self, keeper: trio.Process, control: trio.SocketStream, mark: str, port: int = 0) -> None:
         assert keeper.stdout is not None, "a pipe was requested"
         self.stdout = keeper.stdout
         self.stderr = keeper.stderr
@@ -116,6 +116,7 @@ class KeptCommand:
         self._keeper = keeper
         self._control = control
         self._mark = mark
+        self._port = port
         self._buffer = b""
         self._end = CommandEnd(None)
         self._gone = False
@@ -130,6 +131,8 @@ class KeptCommand:
             raise NotStarted(rest)
         if message == "began":
             self.pid, self.start_ticks = map(int, rest.split())
+            if self._port and self.listening is None:
+                log.warning("the network of a command could not be entered, so it has none")
 
     async def wait(self) -> CommandEnd:
         """Wait until nothing of the command runs any more. It may be cancelled and called again."""
@@ -233,7 +236,7 @@ async def _start(command: Command, *, merged: bool) -> KeptCommand:
         raise
     finally:
         command.close()
-    return KeptCommand(keeper, control, command.mark)
+    return KeptCommand(keeper, control, command.mark, command.port)
 
 
 def home_id(home: Path) -> str:

@@ -134,6 +134,12 @@ class Sandbox:
             self._bubblewrap = await self._try()
         except _Unusable as error:
             problem = str(error)
+            opened = Sandbox(self._hidden, self._readable, network="open")
+            is_about_networks = "loopback" in problem or "namespace" in problem
+            if self.network == "closed" and is_about_networks and await opened.find_problem() is None:
+                problem += (
+                    '; it works with workspace.network = "open", which gives commands the machine\'s network'
+                )
         if self._health is not None:
             self._health.record(problem)
         return problem

@@ -444,6 +444,20 @@ async def test_one_that_cannot_be_executed(
     assert await Sandbox([str(home)]).find_problem() == "Exec format error"
 
 
+async def test_a_machine_without_networks(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If only the closed network does not work, the problem names the setting; nothing is opened."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    fake(tmp_path, 'case "$*" in *--unshare-net*) echo "loopback: Failed RTM_NEWADDR" >&2; exit 1;; esac')
+    problem = await Sandbox([str(home)]).find_problem()
+    assert problem is not None
+    assert problem.startswith('loopback: Failed RTM_NEWADDR; it works with workspace.network = "open"')
+    assert await Sandbox([str(home)], network="open").find_problem() is None
+    fake(tmp_path, 'echo "no namespace" >&2; exit 1')
+    assert await Sandbox([str(home)]).find_problem() == "no namespace"
+
+
 async def test_a_sandbox_that_has_worked_is_required(
     home: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
