@@ -7,7 +7,7 @@ import click
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.contract import PERMISSION_MODES, Json
-from kheishctl.options import drop_unset, mutating, name_option, oldest_option, options, paged
+from kheishctl.options import JsonValue, drop_unset, mutating, name_option, oldest_option, options, paged
 from kheishctl.render.layout import Column, Display, format_table, paint
 from protocol.text import one_line
 
@@ -61,6 +61,12 @@ agent_option = name_option(
 @target_options
 @agent_option
 @click.option("--mode", type=click.Choice(PERMISSION_MODES), help="Assume this permission mode.")
+@click.option(
+    "--facts",
+    type=JsonValue(),
+    metavar="JSON",
+    help='Assume these circumstances, such as {"workdir": "/srv/work"}: a grant is for exactly these.',
+)
 def why(app: App, **params: Any) -> None:
     """Explain, line by line, how a call would be judged now; nothing is called."""
     app.emit(app.call("permission.why", drop_unset(**params)), _format_explanation)

@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
-from kheishd.records.rebuild import rebuild_some
+from kheishd.records.rebuild import find_unreadable, rebuild_some
 from kheishd.store.blobs import blob_name, chunks, put_chunk
 from kheishd.store.environment import Scrub, Snapshot, Transaction
 from kheishd.store.epoch import read_epoch
+from kheishd.store.upgrades import UpgradePlan, describe_upgrade
 from kheishd.store.writer import Group, Job, Store
 from protocol.ids import make_id
 
@@ -247,7 +248,10 @@ async def open_state(
         threaded=threaded,
         version=version,
         rebuild=rebuild_some,
+        plan=UpgradePlan(check=find_unreadable, keep=True),
     )
+    if store.upgraded is not None:
+        log.warning("%s", describe_upgrade(store.upgraded))
     state = State(store, clock)
     if store.damage is not None:
         on_damage(store.damage)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import lmdb
 import msgspec
 
+from kheishd.store.checkup import write_note
 from kheishd.store.commit import FULL_ERRORS
 from kheishd.store.environment import DATA, Environment, Snapshot
 from kheishd.store.epoch import (
@@ -231,6 +232,8 @@ def restore(backup: Path, directory: Path) -> Restored:
         (work / DATA).replace(directory / DATA)
         sync_directory(directory)
         write_marker(directory, identity)
+        # It was verified, so the first start need not check it once more.
+        write_note(directory / DATA)
         return Restored(cursor, size, kept, mark)
 
 

@@ -76,9 +76,9 @@ def configure(machine: Booted, more: str = "", *, root: str = "") -> None:
     (machine.root / HOME / "config.toml").write_text(CONFIG + (f"root = '{root}'\n" if root else "") + more)
 
 
-def drop_in(machine: Booted, settings: str) -> None:
+def drop_in(machine: Booted, settings: str, units: str = ETC) -> None:
     """Add settings to the service."""
-    directory = machine.root / ETC / "kheishd.service.d"
+    directory = machine.root / units / "kheishd.service.d"
     directory.mkdir(exist_ok=True)
     (directory / "local.conf").write_text(f"[Service]\n{settings}\n")
     machine.run("systemctl", "daemon-reload")
@@ -126,16 +126,27 @@ def test_boot_resumes_work_of_both_units(service: Booted) -> None:
     service.run("systemctl", "disable", "kheishd")
 
 
-@pytest.mark.parametrize("manager", ["system", "user"])
+@pytest.mark.parametrize("manager", ["system", "user", "user without namespaces"])
 def test_commands_run_in_the_sandbox(service: Booted, manager: str) -> None:
-    """Under the restrictions of each unit, bash runs in its sandbox: it sees no home and no other process."""
+    """Under the restrictions of each unit, bash runs in its sandbox: it sees no home and no other process.
+
+    Its network leads to the daemon's proxy.
+    """
     command = "cat /proc/[0-9]*/comm; ls -d ~root/* /home/*/* /run/kheishd.sock; echo made > file; cat file"
+    tunnel = "CONNECT x.example:443 HTTP/1.0\\r\\n\\r\\n"
+    command += f"; exec 3<>/dev/tcp/127.0.0.1/808; printf '{tunnel}' >&3; cat <&3"
     content = order("bash", command=command)
     if manager == "system":
         with start(service) as client:
             output = say(client, content)["output"]
     else:
         service.run("systemctl", "start", "user@1500.service")
+        if manager != "user":
+            unit = (UNITS / "user" / "kheishd.service").read_text()
+            settings = re.findall(r"(?m)^#((?:Private|Protect|Capability)\w+=.*)$", unit)
+            assert len(settings) == 11
+            drop_in(service, "\n".join(settings), "etc/systemd/user")
+            service.run("systemctl", "--user", "daemon-reload", user=USER)
         home = service.root / "home" / USER / ".kheish"
         home.mkdir(mode=0o700, exist_ok=True)
         (home / "config.toml").write_text(CONFIG)
@@ -145,11 +156,13 @@ def test_commands_run_in_the_sandbox(service: Booted, manager: str) -> None:
         sent = service.run("kheishctl", "call", "conversation.send", params, user=USER)
         output = json.loads(sent.stdout)["output"]
         service.run("systemctl", "--user", "stop", "kheishd.service", "kheishd.socket", user=USER)
+        shutil.rmtree(service.root / "etc/systemd/user/kheishd.service.d", ignore_errors=True)
     assert '"sandboxed":true' in output
     assert "made" in output
     assert "kheishd.sock'" in output, "the command would have listed the socket"
     assert "systemd" not in output
     assert "python" not in output
+    assert "kheish: x.example: " in output, "the proxy would have answered"
 
 
 def test_a_credential_reaches_the_provider(service: Booted) -> None:

@@ -310,8 +310,6 @@ def test_an_open_network_is_shown(web: LocalWeb, setting: str, confinement: str)
 
 def test_a_hostile_command_harms_itself_only(daemon: Daemon, web: LocalWeb) -> None:
     """Floods of connections and of garbage delay nobody, and end with the command."""
-    descriptors = Path(f"/proc/{daemon.pid}/fd")
-    before = len(list(descriptors.iterdir()))
     attack = f"""
 import os, socket, struct, threading
 def flood(sent, reset):
@@ -335,10 +333,11 @@ threading.Event().wait()
     until(lambda: "flooding" in daemon.call("task.output", task_id=task)["text"], "the attack runs")
     result = run(daemon, f"{CURL} http://{web.address}/meanwhile", "victim")
     assert result["stdout"] == "page /meanwhile\n"
+    until(lambda: len(web.connections) == 50, "the idle tunnels are open")
     daemon.call("task.stop", task_id=task)
     shell = daemon.call("task.output", task_id=task, wait=True)["task"]["shell"]
     assert shell["connected"] == [web.address]
-    until(lambda: len(list(descriptors.iterdir())) <= before, "all connections of the command are closed")
+    until(lambda: not web.connections, "all connections of the command are closed")
     assert "Traceback" not in daemon.read_log()
 
 

@@ -74,7 +74,7 @@ def test_life_of_a_daemon(program: Program) -> None:
     assert (examined.code, examined.out.splitlines()[-1]) == (0, "healthy")
     assert json.loads(program("daemon", "doctor", "--repair", "--json").out)["findings"] == []
     assert program("daemon", "compact").out.startswith("compacted ")
-    assert json.loads(program("daemon", "compact", "--json").out).keys() == {"before_bytes", "after_bytes"}
+    assert json.loads(program("daemon", "compact", "--json").out).keys() >= {"before_bytes", "after_bytes"}
     assert program("daemon", "restore", str(copy)).out.startswith("restored ")
     refused = program("daemon", "restore", str(program.home), "--json")
     assert refused.code == exit_codes.FAILED
