@@ -38,7 +38,7 @@ import signal
 import time
 from contextlib import suppress
 
-from kheishd.hooks.os.shell.watch import Group, Limits, Watch
+from kheishd.hooks.os.shell.watch import ControlGroup, Limits, Watch
 
 # Importing ``typing`` takes as long as the rest of the start, so only the type checker does it.
 TYPE_CHECKING = False
@@ -320,7 +320,7 @@ def _run_first() -> None:
         os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
 
 
-def _exec(argv: list[str], report: int, limits: Limits, group: Group) -> NoReturn:
+def _exec(argv: list[str], report: int, limits: Limits, group: ControlGroup) -> NoReturn:
     """Turn this child into the command; an error is written to ``report``."""
     try:
         keeper = os.getppid()

@@ -54,7 +54,7 @@ class Limits:
         self.group = values.get("group", "")
 
 
-class Group:
+class ControlGroup:
     """The control group of one command; without one, ``is_open`` is false and the keeper watches instead."""
 
     def __init__(self, limits: Limits) -> None:
@@ -123,7 +123,7 @@ class Watch:
     """The watch over the processes below the keeper and over the workspace, an absolute path."""
 
     def __init__(self, limits: Limits, workspace: str) -> None:
-        self.group = Group(limits)
+        self.group = ControlGroup(limits)
         self._limits = limits
         self._workspace = workspace
         self._began = time.monotonic()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kheishd.hooks.os.shell.watch import Group, Limits, Watch, tree
+from kheishd.hooks.os.shell.watch import ControlGroup, Limits, Watch, tree
 from protocol.limits.units import MIB
 
 
@@ -152,7 +152,7 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_group_has_the_limits(group: Path) -> None:
     """The kernel gets the limits, the command joins, and an excess is found in the group's events."""
     limits = Limits(f"memory={90 * MIB},processes=7,group={group}")
-    opened = Group(limits)
+    opened = ControlGroup(limits)
     assert opened.is_open
     opened.join()
     opened.kill()
