@@ -76,9 +76,9 @@ def configure(machine: Booted, more: str = "", *, root: str = "") -> None:
     (machine.root / HOME / "config.toml").write_text(CONFIG + (f"root = '{root}'\n" if root else "") + more)
 
 
-def drop_in(machine: Booted, settings: str) -> None:
+def drop_in(machine: Booted, settings: str, units: str = ETC) -> None:
     """Add settings to the service."""
-    directory = machine.root / ETC / "kheishd.service.d"
+    directory = machine.root / units / "kheishd.service.d"
     directory.mkdir(exist_ok=True)
     (directory / "local.conf").write_text(f"[Service]\n{settings}\n")
     machine.run("systemctl", "daemon-reload")
@@ -126,7 +126,7 @@ def test_boot_resumes_work_of_both_units(service: Booted) -> None:
     service.run("systemctl", "disable", "kheishd")
 
 
-@pytest.mark.parametrize("manager", ["system", "user"])
+@pytest.mark.parametrize("manager", ["system", "user", "user without namespaces"])
 def test_commands_run_in_the_sandbox(service: Booted, manager: str) -> None:
     """Under the restrictions of each unit, bash runs in its sandbox: it sees no home and no other process.
 
@@ -141,6 +141,12 @@ def test_commands_run_in_the_sandbox(service: Booted, manager: str) -> None:
             output = say(client, content)["output"]
     else:
         service.run("systemctl", "start", "user@1500.service")
+        if manager != "user":
+            unit = (UNITS / "user" / "kheishd.service").read_text()
+            settings = re.findall(r"(?m)^#((?:Private|Protect|Capability)\w+=.*)$", unit)
+            assert len(settings) == 11
+            drop_in(service, "\n".join(settings), "etc/systemd/user")
+            service.run("systemctl", "--user", "daemon-reload", user=USER)
         home = service.root / "home" / USER / ".kheish"
         home.mkdir(mode=0o700, exist_ok=True)
         (home / "config.toml").write_text(CONFIG)
@@ -150,6 +156,7 @@ def test_commands_run_in_the_sandbox(service: Booted, manager: str) -> None:
         sent = service.run("kheishctl", "call", "conversation.send", params, user=USER)
         output = json.loads(sent.stdout)["output"]
         service.run("systemctl", "--user", "stop", "kheishd.service", "kheishd.socket", user=USER)
+        shutil.rmtree(service.root / "etc/systemd/user/kheishd.service.d", ignore_errors=True)
     assert '"sandboxed":true' in output
     assert "made" in output
     assert "kheishd.sock'" in output, "the command would have listed the socket"
