@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-PROGRAMS = ("systemd-nspawn", "systemd-analyze", "unshare", "nsenter", "mount", "ldconfig")
+PROGRAMS = ("systemd-nspawn", "setpriv", "unshare", "nsenter", "mount", "ldconfig", "setfacl")
 
 # The view is mounted in a mount namespace of its own, so that the mounts end with the container, however it
 # ends. Nothing that this machine starts at boot starts in the container, and its disks are not mounted.
-# nspawn ends with status 133 when the container reboots.
+# nspawn ends with status 133 when the container reboots. If the tests are killed, it is killed, too.
 START = """
 set -eu
 mount -t tmpfs tmpfs "$1"
@@ -41,8 +41,8 @@ shift 2
 status=133
 while [ "$status" = 133 ]; do
     status=0
-    systemd-nspawn --quiet --directory=. --register=no --keep-unit --private-network --resolv-conf=off \
-        --link-journal=no --timezone=off "$@" --boot systemd.unit=multi-user.target || status=$?
+    setpriv --pdeathsig KILL systemd-nspawn --quiet --directory=. --register=no --keep-unit \
+        --private-network --resolv-conf=off --link-journal=no --timezone=off "$@" --boot systemd.unit=multi-user.target || status=$?
 done
 exit "$status"
 """
@@ -101,11 +101,24 @@ class Booted:
         arguments = [str(self._directory / "mounts"), str(files), *options]
         with self._log.open("wb") as log:
             self._shell = subprocess.Popen(
-                ["unshare", "--mount", "--propagation=private", "sh", "-c", START, "sh", *arguments],
+                [
+                    "setpriv",
+                    "--pdeathsig",
+                    "KILL",
+                    "unshare",
+                    "--mount",
+                    "--propagation=private",
+                    "sh",
+                    "-c",
+                    START,
+                    "sh",
+                    *arguments,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment(),
+                # One tree of control groups, as on current systems; not this machine's.
+                env=environment(SYSTEMD_NSPAWN_UNIFIED_HIERARCHY="1"),
             )
 
     @staticmethod
