@@ -29,6 +29,7 @@ from kheishd.core.text.scrub import Scrubber
 from kheishd.debug.captures import CaptureService
 from kheishd.debug.files import CaptureFiles
 from kheishd.events import commit_start, commit_stop
+from kheishd.hooks.os.shell.cgroup import GROUPS
 from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.log import ShellFiles
 from kheishd.hooks.os.shell.starter import Starter
@@ -157,6 +158,7 @@ class Daemon:
         """Run workers, connections and listeners until all of them have ended."""
         runtimes = self.reloader.runtimes
         services = Services(self._state, self._live, runtimes, self._captures, self._shells)
+        await trio.to_thread.run_sync(GROUPS.prepare)
         starter = Starter(self._source.home.path, self._environ, self._sandbox)
         titles = TitleWorker(services)
         runs = RunWorker(services, on_release=titles.consider)

@@ -269,6 +269,8 @@ def _salvage(home: Home) -> None:
 
     salvaged = salvage(home.state)
     print(f"the damaged store is kept as {salvaged.kept}", file=sys.stderr)
+    if salvaged.may_be_older:
+        print("a meta page was damaged: the newest commit may be missing", file=sys.stderr)
     for table in salvaged.rebuilt:
         print(f"the table '{table}' is rebuilt from the journal", file=sys.stderr)
     for table, rows in salvaged.lost.items():

@@ -9,6 +9,7 @@ LMDB opens it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -31,6 +32,8 @@ MIN_SECONDS: Final = 30.0
 SECONDS_PER_BYTE: Final = 30.0 / 2**30
 # Up to here even the whole check takes a fraction of a second.
 SMALL_BYTES: Final = 128 * 2**20
+
+log = logging.getLogger("kheishd.store")
 
 ROOT: Final = Path(__file__).parents[2]
 PROGRAM: Final = (
@@ -70,8 +73,9 @@ def check_data(data: Path, *, quick: bool = False, meta_page: bytes | None = Non
     try:
         return Checkup([str(problem) for problem in json.loads(child.stdout)])
     except ValueError:
-        error = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        return Checkup([f"the file cannot be checked: {error or f'exit code {child.returncode}'}"])
+        # The program did not even begin, which says nothing about the file.
+        log.error("the check of the store did not run: %s", child.stderr.decode(errors="replace").strip())
+        return Checkup([], is_complete=False)
 
 
 def check_snapshot(environment: Environment) -> Checkup:
