@@ -45,7 +45,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
     obstacle = find_obstacle()
     if obstacle is not None:
         pytest.skip(obstacle)
-    with Booted(build_wheel(tmp_path_factory.mktemp("wheel"))) as machine:
+    directory = tmp_path_factory.mktemp("booted")
+    with Booted(build_wheel(directory), directory) as machine:
         try:
             machine.wait_booted()
         except CannotBoot as error:

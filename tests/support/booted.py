@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,8 +40,8 @@ shift 2
 status=133
 while [ "$status" = 133 ]; do
     status=0
-    setpriv --pdeathsig KILL systemd-nspawn --quiet --directory=. --register=no --keep-unit \
-        --private-network --resolv-conf=off --link-journal=no --timezone=off "$@" --boot systemd.unit=multi-user.target || status=$?
+    setpriv --pdeathsig KILL systemd-nspawn --quiet --directory=. --register=no --keep-unit --link-journal=no \
+        --private-network --resolv-conf=off --timezone=off "$@" --boot systemd.unit=multi-user.target || status=$?
 done
 exit "$status"
 """
@@ -84,8 +83,8 @@ def find_obstacle() -> str | None:
 class Booted:
     """A booted container in which kheish is installed from a wheel, for the interpreter of this process."""
 
-    def __init__(self, wheel: Path) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="kh-booted-", dir="/var/tmp"))
+    def __init__(self, wheel: Path, directory: Path) -> None:
+        self._directory = directory
         self._log = self._directory / "log"
         files = self._directory / "files"
         self._add_program(files, wheel)
@@ -236,7 +235,6 @@ class Booted:
             for nspawn in _find_children(self._shell.pid, "systemd-nspawn"):
                 os.kill(nspawn, signal.SIGKILL)
             self._shell.wait()
-        shutil.rmtree(self._directory)
 
 
 def _find_children(pid: int, name: str) -> Iterator[int]:
