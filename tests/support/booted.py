@@ -40,8 +40,9 @@ shift 2
 status=133
 while [ "$status" = 133 ]; do
     status=0
-    setpriv --pdeathsig KILL systemd-nspawn --quiet --directory=. --register=no --keep-unit --link-journal=no \
-        --private-network --resolv-conf=off --timezone=off "$@" --boot systemd.unit=multi-user.target || status=$?
+    setpriv --pdeathsig KILL systemd-nspawn --quiet --directory=. --register=no --keep-unit \
+        --link-journal=no --private-network --resolv-conf=off --timezone=off "$@" \
+        --boot systemd.unit=multi-user.target || status=$?
 done
 exit "$status"
 """
