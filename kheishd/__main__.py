@@ -31,11 +31,19 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     restore = _add_command(commands, "restore", "verify a backup and replace the store with it")
     restore.add_argument("backup", metavar="BACKUP", help="the file of a backup")
+    upgrade = _add_command(commands, "upgrade", "upgrade the store of an older version, as a start does")
+    upgrade.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="upgrade a copy and compare it; the daemon may run, and nothing else is changed",
+    )
+    upgrade.add_argument("--no-backup", action="store_true", help="keep no copy for the way back")
+    upgrade.add_argument("--force", action="store_true", help="leave out events that cannot be read")
     doctor = _add_command(commands, "doctor", "verify the journal, and the records and indexes against it")
     doctor.add_argument("--repair", action="store_true", help="rebuild records and indexes from the journal")
     doctor.add_argument("--deep", action="store_true", help="read the whole journal")
     compact = _add_command(commands, "compact", "shrink the store file")
-    for command in (restore, doctor, compact):
+    for command in (restore, upgrade, doctor, compact):
         command.add_argument("--json", action="store_true", help="print the result as JSON")
     _add_command(commands, "discover", "print the contract as an OpenRPC document")
     return top
@@ -85,6 +93,12 @@ def _run_command(arguments: argparse.Namespace) -> int:
     match arguments.command:
         case "restore":
             return maintenance.restore(home, arguments.backup, as_json=arguments.json)
+        case "upgrade" if arguments.rehearse:
+            return maintenance.rehearse(home, as_json=arguments.json)
+        case "upgrade":
+            return maintenance.upgrade(
+                home, keep=not arguments.no_backup, force=arguments.force, as_json=arguments.json
+            )
         case "doctor":
             return maintenance.doctor(
                 home, repair=arguments.repair, deep=arguments.deep, as_json=arguments.json

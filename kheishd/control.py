@@ -173,6 +173,13 @@ class DaemonControl:
 
     def status(self) -> DaemonStatus:
         """Return the daemon's status; the cost does not depend on the size of the store."""
+        try:
+            return self._make_status()
+        except StoreDamaged:
+            # The damage was just met; from now on, the store is read without LMDB.
+            return self._make_status()
+
+    def _make_status(self) -> DaemonStatus:
         vitals, runtime = self._vitals, self._runtimes.current()
         uptime_s = time.monotonic() - self._started
         disk = self._read_disk()

@@ -29,7 +29,7 @@ STORE_REFUSED: Final = 5
 
 EXIT_MEANINGS: Final = (
     (STOPPED, "success, or stopped on request"),
-    (FAILED, "failure, or findings of the doctor"),
+    (FAILED, "failure, or findings of the doctor or of a rehearsal"),
     (USAGE, "invalid command line"),
     (UNUSABLE, "unusable configuration or home"),
     (HELD, "another daemon uses the home"),

@@ -93,7 +93,7 @@ class StreamHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; errors of the stream are ignored."""
         try:
-            self._stream.write(self.scrubber.scrub_log_line(self.format(record)) + "\n")
+            self._stream.write(self.scrubber.scrub_text(self.format(record)) + "\n")
             self._stream.flush()
         except (OSError, ValueError):
             return

@@ -100,11 +100,12 @@ def _print_restored(restored: Restored) -> None:
 
 def _print_withdrawn(withdrawn: Withdrawn | None) -> None:
     """Print the rights that were withdrawn in the replaced store after the backup."""
-    if withdrawn is None:
+    if withdrawn is None or not withdrawn.is_complete:
         print(
             "the previous store cannot be read, so it is not known which tokens, grants and rules were "
             "revoked or changed after the backup; list them and revoke what should not be there"
         )
+    if withdrawn is None:
         return
     revoked = ", ".join(withdrawn.tokens)
     print(f"tokens that were revoked after the backup and stay revoked: {revoked or 'none'}")
@@ -112,6 +113,8 @@ def _print_withdrawn(withdrawn: Withdrawn | None) -> None:
         print(
             f"tokens that were created after the backup and do not exist any more: {withdrawn.created_tokens}"
         )
+    if not withdrawn.is_complete:
+        return
     if withdrawn.changes is None:
         print("an older version wrote one of the two stores, so their grants and rules were not compared")
         return
@@ -128,6 +131,70 @@ def _print_withdrawn(withdrawn: Withdrawn | None) -> None:
                 print(escape(f"{layer}: {text}: {', '.join(names)}"))
     if not withdrawn.changes:
         print("no grants or rules were withdrawn after the backup")
+
+
+def upgrade(option: str | None, *, keep: bool, force: bool, as_json: bool) -> int:
+    """Upgrade the store of an older version; the daemon's start does the same."""
+    from kheishd.records.rebuild import find_unreadable, rebuild_some
+    from kheishd.store.upgrades import SCHEMA, UpgradePlan, describe_upgrade
+    from kheishd.store.writer import Store
+
+    with lock_home_for_maintenance(option) as home:
+        if not (home.state / "data.mdb").exists():
+            raise Exit(STORE_REFUSED, f"there is no store in {home.state}")
+        store = Store.open(
+            home.state,
+            on_group=lambda group: None,
+            threaded=False,
+            version=__version__,
+            rebuild=rebuild_some,
+            plan=UpgradePlan(check=None if force else find_unreadable, keep=keep),
+        )
+        upgraded = store.upgraded
+        store.close()
+    if as_json:
+        previous = None if upgraded is None else {"version": upgraded.version, "schema": upgraded.schema}
+        kept = None if upgraded is None or upgraded.kept is None else str(upgraded.kept)
+        _print_json({"upgraded_from": previous, "schema": SCHEMA, "kept": kept})
+    elif upgraded is None:
+        print(f"nothing to upgrade: the store has the schema {SCHEMA} of kheish {__version__}")
+    else:
+        print(describe_upgrade(upgraded))
+    return STOPPED
+
+
+def rehearse(option: str | None, *, as_json: bool) -> int:
+    """Upgrade a copy of the store and compare; the daemon of the older version may run meanwhile."""
+    from kheishd.rehearsal import rehearse as rehearse_upgrade
+    from kheishd.store.opening import StoreUnusable
+
+    try:
+        home = find_home(option, os.environ)
+    except HomeUnusable as error:
+        raise Exit(UNUSABLE, str(error)) from None
+    if not home.path.exists():
+        raise Exit(STORE_REFUSED, f"there is no home at {home.path}; choose one with --home")
+    try:
+        rehearsal = rehearse_upgrade(home.state, home.path, __version__)
+    except StoreUnusable as error:
+        raise Exit(STORE_REFUSED, str(error)) from None
+    if as_json:
+        _print_json(rehearsal)
+    else:
+        print(
+            f"upgraded a copy ({rehearsal.copied_bytes:,} bytes, up to cursor {rehearsal.cursor}) from "
+            f"kheish {rehearsal.from_version}, schema {rehearsal.from_schema}, to schema "
+            f"{rehearsal.to_schema} in {rehearsal.took_ms / 1000:.1f} s"
+        )
+        for name, (before, after) in rehearsal.counts.items():
+            print(f"{name}: {before} rows" + ("" if before == after else f", {after} after the upgrade"))
+        print(f"{rehearsal.heads} streams end at the same cursor and hash")
+        print(f"{rehearsal.records} records were compared")
+        for difference in rehearsal.differences:
+            print(escape(f"differs: {difference}"))
+        if not rehearsal.differences:
+            print("the upgrade works and changes no meaning; the copy was removed, the store was only read")
+    return FAILED if rehearsal.differences else STOPPED
 
 
 def compact(option: str | None, *, as_json: bool) -> int:
@@ -205,6 +272,8 @@ def _salvage(home: Home) -> None:
 
     salvaged = salvage(home.state)
     print(f"the damaged store is kept as {salvaged.kept}", file=sys.stderr)
+    if salvaged.may_be_older:
+        print("a meta page was damaged: the newest commit may be missing", file=sys.stderr)
     for table in salvaged.rebuilt:
         print(f"the table '{table}' is rebuilt from the journal", file=sys.stderr)
     for table, rows in salvaged.lost.items():

@@ -7,7 +7,8 @@ import click
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.contract import PERMISSION_MODES, Json
-from kheishctl.options import drop_unset, mutating, name_option, oldest_option, options, paged
+from kheishctl.options import JsonValue, drop_unset, mutating, name_option, oldest_option, options, paged
+from kheishctl.render.claims import format_claim, format_facts
 from kheishctl.render.layout import Column, Display, format_table, paint
 from protocol.text import one_line
 
@@ -17,6 +18,11 @@ _RULE = "TOOL[:SUBJECT]"
 DECISION_STYLES = {"allow": "green", "ask": "yellow", "deny": "red"}
 
 LINE_COLUMNS = (Column("SOURCE", "source"), Column("SAYS", "says"), Column("TEXT", "text"))
+CLAIM_COLUMNS = (
+    Column("SAYS", "says"),
+    Column("READ AS", format_claim),
+    Column("WHY", lambda row: row.get("problem") or row["why"]),
+)
 LAYER_COLUMNS = (
     Column("LAYER", "layer"),
     Column("NAME", "name"),
@@ -61,8 +67,18 @@ agent_option = name_option(
 @target_options
 @agent_option
 @click.option("--mode", type=click.Choice(PERMISSION_MODES), help="Assume this permission mode.")
+@click.option(
+    "--facts",
+    type=JsonValue(),
+    metavar="JSON",
+    help='Assume these circumstances, such as {"workdir": "/srv/work"}: a grant is for exactly these.',
+)
 def why(app: App, **params: Any) -> None:
-    """Explain, line by line, how a call would be judged now; nothing is called."""
+    """Explain, line by line, how a call would be judged now; nothing is called.
+
+    A command line is shown as it was read: each of its commands, with its words. Remembered approvals hold
+    only in the circumstances that were shown; without them, none is used.
+    """
     app.emit(app.call("permission.why", drop_unset(**params)), _format_explanation)
 
 
@@ -71,6 +87,8 @@ def _format_explanation(result: Json, display: Display) -> str:
     painted = paint(decision, DECISION_STYLES.get(result["decision"], "dim"), display.color)
     note = f" ({one_line(result['note'])})" if result["note"] else ""
     lines = format_table(result["lines"], LINE_COLUMNS, display)
+    if result.get("claims"):
+        lines += f"\n\n{format_table(result['claims'], CLAIM_COLUMNS, display)}"
     if display.width is None:
         return f"{lines}\n{painted}\t\t{one_line(result['why'])}{note}"
     return f"{lines}\n\n{painted}: {one_line(result['why'])}{note}"
@@ -108,7 +126,8 @@ def _expand_layer(layer: Json) -> Iterator[Json]:
     for grant in layer.get("grants", ()):
         uses = f", {grant['remaining_uses']} uses left" if "remaining_uses" in grant else ""
         fields = {"says": "grant", "tool": grant["tool"], "subject": grant.get("subject")}
-        yield source | fields | {"note": f"{grant['grant_id']} by {grant['granted_by']}{uses}"}
+        note = f"{grant['grant_id']} by {grant['granted_by']}{uses}{format_facts(grant.get('facts', {}))}"
+        yield source | fields | {"note": note}
     if not (layer["rules"] or layer.get("grants") or layer.get("mode")):
         yield source | {"note": "no rules"}
 

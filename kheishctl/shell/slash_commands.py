@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kheishctl.client import Failure, RequestRefused
 from kheishctl.contract import INDOUBT_OUTCOMES, PERMISSION_MODES
+from kheishctl.render.claims import format_claim
 from kheishctl.render.daemon import format_daemon_status
 
 if TYPE_CHECKING:
@@ -359,6 +360,9 @@ class SlashHandler:
         for line in explanation["lines"]:
             says = f"{line['says']}, " if line["says"] else ""
             self._view.note(f"{line['source']}: {says}{line['text']}")
+        for claim in explanation.get("claims", ()):
+            reason = claim.get("problem") or claim["why"]
+            self._view.note(f"{claim['kind']} {format_claim(claim)}: {claim['says']}, {reason}")
         note = f": {explanation['note']}" if explanation.get("note") else ""
         decision = explanation["decision"]
         verdict = f"verdict: {decision}, by {explanation['why']}{note}, in mode {explanation['mode']}"

@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
-from kheishd.records.rebuild import rebuild_some
+from kheishd.records.rebuild import find_unreadable, rebuild_some
 from kheishd.store.blobs import blob_name, chunks, put_chunk
-from kheishd.store.environment import Scrub, Snapshot, Transaction
+from kheishd.store.environment import Scrub, Snapshot, Transaction, refuse_damaged
 from kheishd.store.epoch import read_epoch
+from kheishd.store.upgrades import UpgradePlan, describe_upgrade
 from kheishd.store.writer import Group, Job, Store
 from protocol.ids import make_id
 
@@ -89,6 +90,11 @@ class _BellRegistry:
             bell = reference()
             if bell is not None:
                 bell.ring()
+
+    def ring_all(self) -> None:
+        """Ring and forget all bells."""
+        for name in list(self._references):
+            self.ring(name)
 
     def _remove(self, reference: _BellReference) -> None:
         """Forget a bell that has rung or was garbage-collected, so that abandoned bells cost nothing."""
@@ -184,6 +190,16 @@ class State:
         check = trio.from_thread.check_cancelled
         return await trio.to_thread.run_sync(partial(self.store.backup, directory, check=check))
 
+    def report_damage(self) -> None:
+        """Tell all tasks that the store is read-only from now on: whatever they wait for does not come."""
+        self.damaged.ring()
+        self._bells.ring_all()
+
+    def require_sound(self) -> None:
+        """Require that the store is written, before waiting for a change. Errors: StoreDamaged."""
+        if self.store.damage is not None:
+            raise refuse_damaged(self.store.damage)
+
     def read(self) -> Snapshot:
         """Return a snapshot, for a ``with`` block. Never hold it across an ``await``."""
         return self.store.read()
@@ -236,7 +252,7 @@ async def open_state(
     def on_damage(damage: str) -> None:
         log.critical("the store is damaged and read-only from now on: %s", damage)
         with suppress(trio.RunFinishedError):
-            token.run_sync_soon(state.damaged.ring)
+            token.run_sync_soon(state.report_damage)
 
     store = Store.open(
         directory,
@@ -247,7 +263,10 @@ async def open_state(
         threaded=threaded,
         version=version,
         rebuild=rebuild_some,
+        plan=UpgradePlan(check=find_unreadable, keep=True),
     )
+    if store.upgraded is not None:
+        log.warning("%s", describe_upgrade(store.upgraded))
     state = State(store, clock)
     if store.damage is not None:
         on_damage(store.damage)

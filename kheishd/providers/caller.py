@@ -111,7 +111,7 @@ class ProviderCaller:
             message = f"this version has no driver '{pinned.driver}'"
             raise ModelFailure("route_gone", message, retryable=False)
         secret = credentials.resolve(pinned.auth_ref, self._environ)
-        if secret is not None and credentials.is_scrubbable(secret):
+        if secret is not None:
             self._learned(secret)
         base_url = find_base_url(pinned.driver, pinned.preset, pinned.base_url) or driver.BASE_URL
         failures = FailureFactory(host_of(base_url), secret, pinned.auth_ref)

@@ -12,13 +12,11 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from kheishd.core.text.spellings import MIN_SECRET_CHARACTERS
 from kheishd.kernel.runtime import ModelFailure, RouteSpec
 
 # The longest credentials are signed tokens of a few KiB; a longer file is no credential.
 MAX_CREDENTIAL_BYTES = 64 * 1024
-
-# A shorter value is not redacted: "test" or "1234" would vanish from ordinary text everywhere.
-MIN_SCRUBBED_CHARACTERS = 8
 
 _WHERE = {
     "env": "the daemon's environment; set it there and restart the daemon",
@@ -46,6 +44,11 @@ def resolve(auth_ref: str | None, environ: Mapping[str, str] = os.environ) -> st
         raise _missing(f"'{auth_ref}' is not set in {_WHERE[source]}")
     if not value.isprintable() or not value.isascii():
         raise _missing(f"'{auth_ref}' contains characters that an HTTP header cannot hold")
+    if len(value) < MIN_SECRET_CHARACTERS:
+        raise _missing(
+            f"'{auth_ref}' has fewer than {MIN_SECRET_CHARACTERS} characters, too few to be redacted "
+            "wherever it occurs: use a longer credential, or remove auth_ref if the server needs none"
+        )
     return value
 
 
@@ -56,11 +59,6 @@ def problem(auth_ref: str | None, environ: Mapping[str, str] = os.environ) -> st
     except ModelFailure as failure:
         return failure.message
     return None
-
-
-def is_scrubbable(value: str) -> bool:
-    """Whether a credential is long enough to be redacted wherever it occurs."""
-    return len(value) >= MIN_SCRUBBED_CHARACTERS
 
 
 def find_secrets(routes: Iterable[RouteSpec], environ: Mapping[str, str] = os.environ) -> list[str]:
@@ -74,7 +72,7 @@ def find_secrets(routes: Iterable[RouteSpec], environ: Mapping[str, str] = os.en
             value = resolve(route.auth_ref, environ)
         except ModelFailure:
             continue
-        if value is not None and is_scrubbable(value):
+        if value is not None:
             secrets.add(value)
     return sorted(secrets, key=lambda value: (-len(value), value))
 

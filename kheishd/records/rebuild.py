@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from kheishd.records.registry import REGISTRY
+from kheishd.records.replay import RecordReplay
 from kheishd.records.writer import Changes
+from kheishd.store.journal import HASH_BYTES, verify_chain
+from kheishd.store.tables import JOURNAL
+from kheishd.store.upgrades import UnreadableEvent
 from protocol.journal.line import Unknown, decode_envelope, decode_event
 
 if TYPE_CHECKING:
-    from kheishd.store.environment import Transaction
+    from kheishd.store.environment import Snapshot, Transaction
 
 log = logging.getLogger("kheishd.store")
 
@@ -48,3 +52,28 @@ def rebuild_some(tx: Transaction, after: int) -> int | None:
             break
     changes.write()
     return cursor if count == EVENTS_PER_TRANSACTION else None
+
+
+def find_unreadable(snapshot: Snapshot) -> UnreadableEvent | None:
+    """Return the first event that a rebuild would leave out, or that was changed; None if there is none.
+
+    Every line is decoded and folded as the rebuild does it, and nothing is written.
+    """
+    for damage in verify_chain(snapshot):
+        return UnreadableEvent(damage.stream or "the journal", damage.cursor, damage.message)
+    replay: RecordReplay | None = None
+    for (stream, cursor), stored in snapshot.scan(JOURNAL):
+        if replay is None or replay.stream != stream:
+            replay = RecordReplay(stream)
+        line = stored[HASH_BYTES:]
+        try:
+            envelope, event = decode_envelope(line), decode_event(line)
+            if isinstance(event, Unknown):
+                return UnreadableEvent(stream, cursor, f"its type '{event.type}' is unknown to this version")
+            for _ in replay.fold(snapshot, envelope, event):
+                pass
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            return UnreadableEvent(stream, cursor, f"its line cannot be read: {error}")
+        except AssertionError as error:
+            return UnreadableEvent(stream, cursor, f"it does not follow from those before it: {error}")
+    return None

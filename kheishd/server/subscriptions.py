@@ -473,7 +473,6 @@ class Hub:
                 if self._of_many or stream in self._by_stream:
                     entry = store.entry(stream, cursor)
                     assert entry is not None, "a cursor has its entry"
-                    store.require_json(entry[1], f"the event at cursor {cursor}")
                     entries.append(LiveEntry(cursor, stream, entry[1]))
                     size += len(entries[-1].line)
                 if size >= PAGE_BYTES or examined >= PAGE_ENTRIES:

@@ -9,6 +9,7 @@ LMDB opens it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -32,6 +33,8 @@ SECONDS_PER_BYTE: Final = 30.0 / 2**30
 # Up to here even the whole check takes a fraction of a second.
 SMALL_BYTES: Final = 128 * 2**20
 
+log = logging.getLogger("kheishd.store")
+
 ROOT: Final = Path(__file__).parents[2]
 PROGRAM: Final = (
     "import sys; sys.path.append(sys.argv[1]); from kheishd.store.structure import main; main(sys.argv[2:])"
@@ -51,6 +54,20 @@ def describe_problems(problems: list[str]) -> str:
     return problems[0] + more
 
 
+def limit_seconds(size: int) -> float:
+    """Return the time that a check of a file of this size may take."""
+    return MIN_SECONDS + size * SECONDS_PER_BYTE
+
+
+def expect_check(data: Path) -> float | None:
+    """Return the time that a check before opening may take; None if the file needs none or is small."""
+    try:
+        size = data.stat().st_size
+    except OSError:
+        return None
+    return limit_seconds(size) if size > SMALL_BYTES and needs_check(data) else None
+
+
 def check_data(data: Path, *, quick: bool = False, meta_page: bytes | None = None) -> Checkup:
     """Check a data file in a child process, as of its newest meta page or of a copy of an older one."""
     size = data.stat().st_size
@@ -58,7 +75,7 @@ def check_data(data: Path, *, quick: bool = False, meta_page: bytes | None = Non
     command = [sys.executable, "-I", "-S", "-c", PROGRAM, str(ROOT), str(data), extent]
     if meta_page is not None:
         command.append(meta_page.hex())
-    timeout_s = MIN_SECONDS + size * SECONDS_PER_BYTE
+    timeout_s = limit_seconds(size)
     try:
         # All other descriptors, such as a lock, are closed in the child.
         child = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
@@ -70,8 +87,9 @@ def check_data(data: Path, *, quick: bool = False, meta_page: bytes | None = Non
     try:
         return Checkup([str(problem) for problem in json.loads(child.stdout)])
     except ValueError:
-        error = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        return Checkup([f"the file cannot be checked: {error or f'exit code {child.returncode}'}"])
+        # The program did not even begin, which says nothing about the file.
+        log.error("the check of the store did not run: %s", child.stderr.decode(errors="replace").strip())
+        return Checkup([], is_complete=False)
 
 
 def check_snapshot(environment: Environment) -> Checkup:

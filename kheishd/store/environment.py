@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, cast
 
 import lmdb
 from msgspec import DecodeError, Raw, field
@@ -43,8 +43,7 @@ CORRUPT: Final = (
     PageDamaged,
 )
 """Errors that say that the file is damaged."""
-UNREADABLE: Final = (*CORRUPT, DecodeError, UnicodeDecodeError, ValueError, IndexError)
-"""Errors of reading and decoding a row, whose key was valid."""
+_UNDECODABLE: Final = (DecodeError, UnicodeDecodeError, ValueError, IndexError)
 REPAIR: Final = (
     "Nothing is written any more and no run starts; reads go on. Stop the daemon, and repair the store with "
     "'kheishd doctor --repair', or restore a backup with 'kheishd restore BACKUP'"
@@ -156,6 +155,10 @@ class Snapshot:
 
     __slots__ = ("_environment", "_handles", "_last", "_txn")
 
+    corrupt: ClassVar[tuple[type[Exception], ...]] = (*CORRUPT, lmdb.BadTxnError)
+    """Errors of reading that say that the file is damaged: only damage invalidates a snapshot."""
+    _unreadable: ClassVar[tuple[type[Exception], ...]] = (*corrupt, *_UNDECODABLE)
+
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self._handles = environment.handles
@@ -192,7 +195,7 @@ class Snapshot:
             try:
                 with self._txn.cursor(self._handles[CURSORS]) as cursor:
                     self._last = int.from_bytes(cursor.key(), "big") if cursor.last() else 0
-            except CORRUPT as error:
+            except self.corrupt as error:
                 raise self._environment.explain(error, "the end of the journal") from None
         return self._last
 
@@ -204,7 +207,7 @@ class Snapshot:
             # In a store that an older version wrote, a newer table is empty.
             stored = None if handle is None else self._txn.get(packed, None, handle)
             return None if stored is None else table.decode(stored)
-        except UNREADABLE as error:
+        except self._unreadable as error:
             raise self._environment.explain(error, f"a row of the table '{table.name}'") from None
 
     def need(self, table: Table[V], *key: KeyPart) -> V:
@@ -216,17 +219,23 @@ class Snapshot:
     def count(self, table: Table[Any]) -> int:
         """Return the number of rows of a table, without counting them."""
         handle = self._handles.get(table)
-        return 0 if handle is None else self._txn.stat(handle)["entries"]
+        return 0 if handle is None else self._stat(handle)["entries"]
 
     @property
     def used_bytes(self) -> int:
         """The size of all tables, in whole pages. The file also contains free pages."""
         pages = page_bytes = 0
         for handle in self._handles.values():
-            stat = self._txn.stat(handle)
+            stat = self._stat(handle)
             pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
             page_bytes = stat["psize"]
         return pages * page_bytes
+
+    def _stat(self, handle: Handle) -> Mapping[str, int]:
+        try:
+            return cast("Mapping[str, int]", self._txn.stat(handle))
+        except self.corrupt as error:
+            raise self._environment.explain(error, "the list of tables") from None
 
     def scan(
         self, table: Table[V], *prefix: KeyPart, after: Key | None = None, reverse: bool = False
@@ -240,7 +249,7 @@ class Snapshot:
         for packed, stored in self._rows(table, table.prefix(prefix), start, reverse):
             try:
                 row = unpack(packed), decode(stored)
-            except UNREADABLE as error:
+            except self._unreadable as error:
                 raise self._environment.explain(error, f"a row of the table '{table.name}'") from None
             yield row
 
@@ -259,7 +268,9 @@ class Snapshot:
                 error = PageDamaged("its cursors are out of order")
                 raise self._environment.explain(error, f"the stream '{stream}'")
             last = cursor
-            yield cursor, stored[HASH_BYTES:]
+            line = stored[HASH_BYTES:]
+            self._require_json(line, cursor)
+            yield cursor, line
 
     def feed(self, after: int = 0, *, reverse: bool = False) -> Iterator[tuple[int, str]]:
         """Yield the cursors of the whole daemon, each with its stream, beyond ``after``; see ``entries``."""
@@ -271,9 +282,18 @@ class Snapshot:
         """Return the hash and the line at one cursor, or None."""
         try:
             stored = self._txn.get(JOURNAL.pack((stream, cursor)), None, self._handles[JOURNAL])
-        except CORRUPT as error:
+        except self.corrupt as error:
             raise self._environment.explain(error, f"the event at cursor {cursor}") from None
-        return None if stored is None else (stored[:HASH_BYTES], stored[HASH_BYTES:])
+        if stored is None:
+            return None
+        line = stored[HASH_BYTES:]
+        self._require_json(line, cursor)
+        return stored[:HASH_BYTES], line
+
+    def _require_json(self, line: bytes, cursor: int) -> None:
+        """Require that an event is JSON; in maintenance, damaged ones are examined and left out."""
+        if self._environment.health.is_watched:
+            self.require_json(line, f"the event at cursor {cursor}")
 
     def require_json(self, stored: bytes, subject: str) -> None:
         """Require that stored bytes are JSON, because they are sent as they are.
@@ -309,7 +329,7 @@ class Snapshot:
                     if not packed.startswith(prefix):
                         return
                     yield packed, stored
-        except CORRUPT as error:
+        except self.corrupt as error:
             raise self._environment.explain(error, f"a part of the table '{table.name}'") from None
 
 
@@ -339,6 +359,10 @@ class Transaction(Snapshot):
 
     It is the writer's: one may serve several update functions, one after another.
     """
+
+    # An update function that continues after an error of its own, such as a full disk, has an invalid one.
+    corrupt = CORRUPT
+    _unreadable = (*CORRUPT, *_UNDECODABLE)
 
     __slots__ = (
         "_bytes",

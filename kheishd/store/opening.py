@@ -4,13 +4,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import lmdb
 
 from kheishd.store.checkup import check_data, count_unclean_start, describe_problems, needs_check, write_note
 from kheishd.store.commit import FULL_ERRORS, is_disk_full
-from kheishd.store.environment import DATA, Environment, Health, Snapshot
+from kheishd.store.environment import DATA, Environment, Handle, Health, Snapshot
 from kheishd.store.epoch import adopt_backup
 from kheishd.store.guards import (
     MARKER,
@@ -26,6 +26,7 @@ from kheishd.store.guards import (
     write_marker,
 )
 from kheishd.store.pages import PageDamaged, PageFile, get_handles
+from kheishd.store.table import Table
 from kheishd.store.tables import META, TABLES
 from kheishd.store.upgrades import (
     IDENTITY_KEY,
@@ -33,7 +34,10 @@ from kheishd.store.upgrades import (
     SCHEMA_KEY,
     VERSION_KEY,
     Rebuild,
+    Upgraded,
+    UpgradePlan,
     needs_rebuild,
+    prepare_upgrade,
     rebuild_records,
     upgrade,
 )
@@ -41,6 +45,7 @@ from protocol.structs import Value
 
 __all__ = ["MAP_BYTES", "Opened", "StoreUnusable", "open_environment", "open_for_reading"]
 
+NO_PLAN = UpgradePlan()
 LOCK = "lock.mdb"
 _OUTDATED = (
     "The store in {directory} was written by an older version ({version}). Start the daemon once: it "
@@ -59,11 +64,15 @@ LOCK_BYTES = 8192
 
 
 class Opened(Value, frozen=True):
-    """An environment and the lock on its directory. ``warnings`` are what was noticed in opening."""
+    """An environment and the lock on its directory. ``warnings`` are what was noticed in opening.
+
+    ``upgraded`` is the upgrade, if the store was of an older version.
+    """
 
     environment: Environment
     lock: int
     warnings: list[str] = []
+    upgraded: Upgraded | None = None
 
     def close(self) -> None:
         """Close the environment and release the lock. No snapshot may be open."""
@@ -75,7 +84,12 @@ class Opened(Value, frozen=True):
 
 
 def open_environment(
-    directory: Path, *, version: str, map_bytes: int = MAP_BYTES, rebuild: Rebuild | None = None
+    directory: Path,
+    *,
+    version: str,
+    map_bytes: int = MAP_BYTES,
+    rebuild: Rebuild | None = None,
+    plan: UpgradePlan = NO_PLAN,
 ) -> Opened:
     """Open the store in ``directory``, create it if there is none, and upgrade it.
 
@@ -97,7 +111,8 @@ def open_environment(
                     return Opened(_enter_damaged(directory, expected, problems), lock)
             env = open_lmdb(directory, map_bytes=map_bytes)
             try:
-                return Opened(_enter(directory, env, expected, version, rebuild), lock, warnings)
+                environment, upgraded = _enter(directory, env, expected, version, rebuild, plan)
+                return Opened(environment, lock, warnings, upgraded)
             except BaseException:
                 env.close()
                 raise
@@ -253,8 +268,13 @@ def require_identity(info: StoreInfo, expected: str | None, directory: Path) -> 
 
 
 def _enter(
-    directory: Path, env: lmdb.Environment, expected: str | None, version: str, rebuild: Rebuild | None
-) -> Environment:
+    directory: Path,
+    env: lmdb.Environment,
+    expected: str | None,
+    version: str,
+    rebuild: Rebuild | None,
+    plan: UpgradePlan,
+) -> tuple[Environment, Upgraded | None]:
     """Check, upgrade and describe an open environment; open its tables."""
     info = read_info(env, directory)
     if info is None and expected is not None:
@@ -262,6 +282,10 @@ def _enter(
     if info is not None:
         require_identity(info, expected, directory)
     identity = info.identity if info and info.identity else os.urandom(16).hex()
+    upgraded: Upgraded | None = None
+    if info is not None and info.schema < SCHEMA:
+        old = Environment(directory, env, open_tables(env), info.identity)
+        upgraded = prepare_upgrade(old, info.schema, info.version, plan)
     if info is None or info.schema < SCHEMA:
         upgrade(env, info.schema if info else 0, version)
     # With all tables there, this transaction writes nothing: a store opens on a full disk.
@@ -286,7 +310,17 @@ def _enter(
         sync_directory(directory.parent)
     for name in (DATA, LOCK):
         (directory / name).chmod(0o600)
-    return environment
+    return environment, upgraded
+
+
+def open_tables(env: lmdb.Environment) -> dict[Table[Any], Handle]:
+    """Open the tables that exist; an older version made fewer. Errors: lmdb.Error."""
+    names = set(env.dbs())
+    return {
+        table: env.open_db(table.name.encode(), create=False)
+        for table in TABLES
+        if table.name.encode() in names
+    }
 
 
 @contextmanager
@@ -309,13 +343,7 @@ def open_for_reading(directory: Path, *, current: bool = False) -> Iterator[Envi
             require_identity(info, expected, directory)
             if current and (info.schema < SCHEMA or needs_rebuild(env)):
                 raise StoreUnusable(_OUTDATED.format(directory=directory, version=info.version))
-            # An older version made fewer tables.
-            names = set(env.dbs())
-            handles = {
-                table: env.open_db(table.name.encode(), create=False)
-                for table in TABLES
-                if table.name.encode() in names
-            }
+            handles = open_tables(env)
         yield Environment(directory, env, handles, info.identity)
     finally:
         env.close()
@@ -328,5 +356,18 @@ def open_for_marking(directory: Path) -> Iterator[lmdb.Environment]:
     env = lmdb.open(str(directory), map_size=MAP_BYTES, max_dbs=MAX_TABLES, readahead=False, lock=False)
     try:
         yield env
+    finally:
+        env.close()
+
+
+@contextmanager
+def open_beside(directory: Path) -> Iterator[lmdb.Environment]:
+    """Open a store for reading that another process may have open and write. Errors: StoreUnusable."""
+    with explain_errors(directory):
+        # With LMDB's lock, so that the writer overwrites no page of this reader.
+        env = lmdb.open(str(directory), readonly=True, lock=True, mode=0o600, max_dbs=MAX_TABLES)
+    try:
+        with explain_errors(directory):
+            yield env
     finally:
         env.close()

@@ -17,7 +17,7 @@ from kheishd.store.environment import DATA, Snapshot
 from kheishd.store.guards import MARKER, RESTORE, StoreUnusable, sync_directory, write_marker
 from kheishd.store.journal import verify_chain
 from kheishd.store.opening import open_for_reading, open_lmdb
-from kheishd.store.pages import PageDamaged, PageFile
+from kheishd.store.pages import PageDamaged, PageFile, read_metas
 from kheishd.store.tables import CURSORS, JOURNAL, META, TABLES
 from kheishd.store.upgrades import IDENTITY_KEY, NOT_RECORDS, REBUILD_KEY, SCHEMA, SCHEMA_KEY
 from protocol.structs import Value
@@ -37,11 +37,15 @@ _BATCH_ROWS = 10_000
 
 
 class Salvaged(Value, frozen=True):
-    """The result of a repair: the path of the damaged data, rebuilt tables, and rows lost by table."""
+    """The result of a repair: the path of the damaged data, rebuilt tables, and rows lost by table.
+
+    ``may_be_older``: a meta page was damaged, perhaps that of the newest commit.
+    """
 
     kept: Path
     rebuilt: list[str]
     lost: dict[str, int]
+    may_be_older: bool
 
 
 def salvage(directory: Path) -> Salvaged:
@@ -67,12 +71,14 @@ def salvage(directory: Path) -> Salvaged:
                 event = f"the event at cursor {damage.cursor} of {damage.stream or 'the journal'}"
                 raise StoreUnusable(f"{data} cannot be repaired: {event}: {damage.message}. {RESTORE}")
             identity = environment.identity
+        with data.open("rb") as file:
+            may_be_older = not all(read_metas(file.fileno()))
         kept = _set_aside(data)
         (work / DATA).replace(data)
         sync_directory(directory)
         if not (directory / MARKER).exists():
             write_marker(directory, identity)
-        return Salvaged(kept, rebuilt, lost)
+        return Salvaged(kept, rebuilt, lost, may_be_older)
 
 
 def _read_identity(source: PageFile) -> str | None:

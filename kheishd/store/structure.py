@@ -365,4 +365,9 @@ def main(arguments: list[str]) -> None:
     """
     path, extent, *meta = arguments
     page = bytes.fromhex(meta[0]) if meta else None
-    print(json.dumps(check_structure(path, page, quick=extent == "quick")))
+    try:
+        problems = check_structure(path, page, quick=extent == "quick")
+    except Exception as error:
+        # A disk that cannot be read, or damage that the check itself does not expect.
+        problems = [f"the check failed: {type(error).__name__}: {error}"]
+    print(json.dumps(problems))

@@ -8,13 +8,26 @@ upgrade drops all of them and marks the store, and opening it rebuilds them from
 from __future__ import annotations
 
 import logging
+import os
+import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import lmdb
+import msgspec
 
-from kheishd.store.environment import Transaction
+from kheishd.store.environment import DATA, Snapshot, Transaction
+from kheishd.store.guards import (
+    MARKER,
+    StoreUnusable,
+    data_bytes,
+    newest_meta,
+    read_marker,
+    sync_directory,
+)
 from kheishd.store.journal import Heads
 from kheishd.store.tables import (
     APPROVALS,
@@ -40,8 +53,12 @@ from kheishd.store.tables import (
     TASKS_OPEN,
     TASKS_WAITING,
 )
+from protocol.limits.units import MIB
+from protocol.structs import Value
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kheishd.store.environment import Environment
     from kheishd.store.table import Table
 
@@ -148,6 +165,122 @@ def upgrade(env: lmdb.Environment, schema: int, version: str, steps: Sequence[Up
             txn.put(VERSION_KEY, version.encode(), db=meta)
 
 
+class UnreadableEvent(Value, frozen=True):
+    """An event of a journal that this version cannot take over, and why."""
+
+    stream: str
+    cursor: int
+    message: str
+
+
+Check = Callable[[Snapshot], "UnreadableEvent | None"]
+"""Reads and folds every event of a store, and writes nothing. Returns the first that cannot be taken over."""
+
+
+class UpgradePlan(Value, frozen=True):
+    """What happens before a store of an older version is upgraded.
+
+    ``check`` reads everything that will be migrated, before the first write. ``keep``: a copy is kept beside
+    the store's directory, for the way back.
+    """
+
+    check: Check | None = None
+    keep: bool = False
+
+
+class Upgraded(Value, frozen=True):
+    """An upgrade: the version and schema before it, and the directory of the copy that was kept."""
+
+    version: str
+    schema: int
+    kept: Path | None
+
+
+def prepare_upgrade(environment: Environment, schema: int, version: str, plan: UpgradePlan) -> Upgraded:
+    """Check everything that an upgrade will migrate, then keep a copy; the store is not changed.
+
+    Errors: StoreUnusable, naming the row and the remedy.
+    """
+    with Snapshot(environment) as snapshot:
+        if plan.check is not None:
+            _require_readable(snapshot, version, plan.check)
+        records_bytes = snapshot.used_bytes
+    kept = _keep_copy(environment.directory, version, records_bytes) if plan.keep else None
+    return Upgraded(version, schema, kept)
+
+
+def _require_readable(snapshot: Snapshot, version: str, check: Check) -> None:
+    """Require that this version can read everything that no rebuild can restore."""
+    remedy = (
+        f"Nothing was changed, and kheish {version} still opens the store. Restore a backup from before the "
+        "damage, or upgrade without what cannot be read: 'kheishd upgrade --force'."
+    )
+    unreadable = check(snapshot)
+    if unreadable is not None:
+        raise StoreUnusable(
+            f"The store cannot be upgraded: the event {unreadable.cursor} of {unreadable.stream}: "
+            f"{unreadable.message}. {remedy}"
+        )
+    for table in NOT_RECORDS:
+        row = "its first row"
+        try:
+            for key, _ in snapshot.scan(table):
+                row = f"the row after {' '.join(map(str, key))}"
+        except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+            raise StoreUnusable(
+                f"The store cannot be upgraded: in the table {table.name}, {row} cannot be read: {error}. "
+                f"{remedy}"
+            ) from error
+
+
+def _keep_copy(directory: Path, version: str, records_bytes: int) -> Path:
+    """Copy a store that nobody writes to a directory beside its own; return that.
+
+    A copy of the same transaction, from an interrupted upgrade, is used again. Errors: StoreUnusable.
+    """
+    data = directory / DATA
+    transaction = newest_meta(data).transaction
+    name = f"before-upgrade-from-{re.sub('[^A-Za-z0-9._-]', '_', version)}"
+    for number in range(1, 1_000):
+        target = directory.with_name(name if number == 1 else f"{name}-{number}")
+        if not target.exists():
+            break
+        with suppress(StoreUnusable, OSError):
+            if (
+                newest_meta(target / DATA).transaction == transaction
+                and data_bytes(target) == data_bytes(directory)
+                and read_marker(target) == read_marker(directory)
+            ):
+                return target
+    file_system = os.statvfs(directory)
+    free_bytes = file_system.f_bavail * file_system.f_frsize
+    needed_bytes = data.stat().st_blocks * 512 + records_bytes
+    if free_bytes < needed_bytes:
+        raise StoreUnusable(
+            f"The store has to be upgraded from kheish {version}. The upgrade and a copy for the way back "
+            f"need {needed_bytes // MIB + 1} MiB; the disk of {directory} has {free_bytes // MIB} MiB. "
+            "Nothing was changed. Free some space, or upgrade without the copy: 'kheishd upgrade "
+            "--no-backup'."
+        )
+    partial = directory.with_name(f".{name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(mode=0o700)
+    try:
+        with data.open("rb") as source, (partial / DATA).open("xb") as copy:
+            os.fchmod(copy.fileno(), 0o600)
+            while os.sendfile(copy.fileno(), source.fileno(), None, 1 << 30):
+                pass
+            os.fsync(copy.fileno())
+        with suppress(FileNotFoundError):
+            shutil.copyfile(directory / MARKER, partial / MARKER)
+        sync_directory(partial)
+        partial.rename(target)
+        sync_directory(target.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
 Rebuild = Callable[[Transaction, int], "int | None"]
 """Folds some events after a cursor into the records, in one transaction. Returns the cursor it reached; None
 at the end of the journal.
@@ -178,3 +311,14 @@ def rebuild_records(environment: Environment, rebuild: Rebuild) -> None:
             else:
                 txn.delete(REBUILD_KEY, db=meta)
     log.info("the records are rebuilt")
+
+
+def describe_upgrade(upgraded: Upgraded) -> str:
+    """Describe an upgrade and the way back."""
+    back = "no copy was kept for the way back"
+    if upgraded.kept is not None:
+        back = (
+            f"to go back, stop the daemon, install kheish {upgraded.version}, and let it restore the copy "
+            f"from before: kheishd restore {upgraded.kept}; remove the copy when you no longer need it"
+        )
+    return f"upgraded the store from kheish {upgraded.version} (schema {upgraded.schema}); {back}"

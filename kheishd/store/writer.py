@@ -14,8 +14,8 @@ from kheishd.store.backup import MAX_BACKUP_SECONDS, write_backup
 from kheishd.store.checkup import Checkup, check_data, check_snapshot
 from kheishd.store.commit import Committer, Group, Job
 from kheishd.store.environment import DATA, Scrub, Snapshot, Transaction, refuse_damaged
-from kheishd.store.opening import MAP_BYTES, open_environment
-from kheishd.store.upgrades import SCHEMA, Rebuild
+from kheishd.store.opening import MAP_BYTES, NO_PLAN, open_environment
+from kheishd.store.upgrades import SCHEMA, Rebuild, Upgraded, UpgradePlan
 from protocol.errors.daemon import DaemonDraining
 from protocol.limits.store import MAX_GROUP_UPDATES
 
@@ -49,8 +49,11 @@ class Store:
         version: str,
         map_bytes: int,
         rebuild: Rebuild | None,
+        plan: UpgradePlan,
     ) -> None:
-        self._opened = open_environment(directory, version=version, map_bytes=map_bytes, rebuild=rebuild)
+        self._opened = open_environment(
+            directory, version=version, map_bytes=map_bytes, rebuild=rebuild, plan=plan
+        )
         self._environment = self._opened.environment
         health = self._environment.health
         health.is_watched = is_watched
@@ -80,6 +83,7 @@ class Store:
         version: str,
         map_bytes: int = MAP_BYTES,
         rebuild: Rebuild | None = None,
+        plan: UpgradePlan = NO_PLAN,
     ) -> Store:
         """Open the store in ``directory``; create it if there is none.
 
@@ -87,7 +91,8 @@ class Store:
         ``on_damage`` once at most, on any thread. A damaged store opens for reading. Unless ``is_watched``, a
         row that cannot be decoded is an error and no damage.
         Without ``threaded``, an update is flushed and reported when ``submit`` returns. ``rebuild`` folds the
-        journal into the records again, after an upgrade that dropped them.
+        journal into the records again, after an upgrade that dropped them. ``plan`` is what happens before an
+        upgrade.
         Errors: StoreUnusable.
         """
         return cls(
@@ -101,7 +106,13 @@ class Store:
             version=version,
             map_bytes=map_bytes,
             rebuild=rebuild,
+            plan=plan,
         )
+
+    @property
+    def upgraded(self) -> Upgraded | None:
+        """The upgrade that opening made, if the store was of an older version."""
+        return self._opened.upgraded
 
     @property
     def directory(self) -> Path:

@@ -123,6 +123,16 @@ EVENT_TYPES: frozenset[str] = frozenset(
     str(variant.__struct_config__.tag) for variant in JournalEvent.__args__
 )
 
+TAG_VALUES: dict[str, frozenset[str]] = {
+    "type": EVENT_TYPES | TAGS.keys() | {"workspace_file"},
+    "kind": frozenset(
+        "text thinking tool_call tool_result asset input compaction task shell diff command call network"
+        " output request events answer query mutation control".split()
+    ),
+    "role": frozenset(("user", "assistant", "tool")),
+}
+"""The values of the fields that name a variant of a value: without them, a line could not be decoded."""
+
 
 FORMAT = 2
 """The format of the lines that this version writes."""

@@ -45,7 +45,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
     obstacle = find_obstacle()
     if obstacle is not None:
         pytest.skip(obstacle)
-    with Booted(build_wheel(tmp_path_factory.mktemp("wheel"))) as machine:
+    directory = tmp_path_factory.mktemp("booted")
+    with Booted(build_wheel(directory), directory) as machine:
         try:
             machine.wait_booted()
         except CannotBoot as error:
@@ -76,9 +77,9 @@ def configure(machine: Booted, more: str = "", *, root: str = "") -> None:
     (machine.root / HOME / "config.toml").write_text(CONFIG + (f"root = '{root}'\n" if root else "") + more)
 
 
-def drop_in(machine: Booted, settings: str) -> None:
+def drop_in(machine: Booted, settings: str, units: str = ETC) -> None:
     """Add settings to the service."""
-    directory = machine.root / ETC / "kheishd.service.d"
+    directory = machine.root / units / "kheishd.service.d"
     directory.mkdir(exist_ok=True)
     (directory / "local.conf").write_text(f"[Service]\n{settings}\n")
     machine.run("systemctl", "daemon-reload")
@@ -126,16 +127,27 @@ def test_boot_resumes_work_of_both_units(service: Booted) -> None:
     service.run("systemctl", "disable", "kheishd")
 
 
-@pytest.mark.parametrize("manager", ["system", "user"])
+@pytest.mark.parametrize("manager", ["system", "user", "user without namespaces"])
 def test_commands_run_in_the_sandbox(service: Booted, manager: str) -> None:
-    """Under the restrictions of each unit, bash runs in its sandbox: it sees no home and no other process."""
+    """Under the restrictions of each unit, bash runs in its sandbox: it sees no home and no other process.
+
+    Its network leads to the daemon's proxy.
+    """
     command = "cat /proc/[0-9]*/comm; ls -d ~root/* /home/*/* /run/kheishd.sock; echo made > file; cat file"
+    tunnel = "CONNECT x.example:443 HTTP/1.0\\r\\n\\r\\n"
+    command += f"; exec 3<>/dev/tcp/127.0.0.1/808; printf '{tunnel}' >&3; cat <&3"
     content = order("bash", command=command)
     if manager == "system":
         with start(service) as client:
             output = say(client, content)["output"]
     else:
         service.run("systemctl", "start", "user@1500.service")
+        if manager != "user":
+            unit = (UNITS / "user" / "kheishd.service").read_text()
+            settings = re.findall(r"(?m)^#((?:Private|Protect|Capability)\w+=.*)$", unit)
+            assert len(settings) == 11
+            drop_in(service, "\n".join(settings), "etc/systemd/user")
+            service.run("systemctl", "--user", "daemon-reload", user=USER)
         home = service.root / "home" / USER / ".kheish"
         home.mkdir(mode=0o700, exist_ok=True)
         (home / "config.toml").write_text(CONFIG)
@@ -145,11 +157,13 @@ def test_commands_run_in_the_sandbox(service: Booted, manager: str) -> None:
         sent = service.run("kheishctl", "call", "conversation.send", params, user=USER)
         output = json.loads(sent.stdout)["output"]
         service.run("systemctl", "--user", "stop", "kheishd.service", "kheishd.socket", user=USER)
+        shutil.rmtree(service.root / "etc/systemd/user/kheishd.service.d", ignore_errors=True)
     assert '"sandboxed":true' in output
     assert "made" in output
     assert "kheishd.sock'" in output, "the command would have listed the socket"
     assert "systemd" not in output
     assert "python" not in output
+    assert "kheish: x.example: " in output, "the proxy would have answered"
 
 
 def test_a_credential_reaches_the_provider(service: Booted) -> None:
@@ -287,14 +301,28 @@ def test_other_users_reach_the_shared_socket(service: Booted) -> None:
     ).returncode
 
 
-def test_the_control_group_is_the_daemons(service: Booted) -> None:
-    """The daemon may make control groups below its own, which the limits of commands use."""
-    start(service).close()
-    group = service.show("kheishd", "ControlGroup")
-    (directory,) = [
-        path
-        for hierarchy in ("sys/fs/cgroup/unified", "sys/fs/cgroup")
-        if (path := service.root / hierarchy / group.removeprefix("/")).is_dir()
-    ]
-    owner = (directory / "cgroup.procs").stat().st_uid
-    assert owner == Path(f"/proc/{service.init}/root/{HOME}").stat().st_uid
+@pytest.mark.parametrize("manager", ["system", "user"])
+def test_the_daemon_may_make_control_groups(service: Booted, manager: str) -> None:
+    """The daemon may make control groups below its own, for the limits of commands, and none elsewhere."""
+    user, options = ("root", ()) if manager == "system" else (USER, ("--user",))
+    service.run("systemctl", "start", "user@1500.service")
+    service.run("systemctl", *options, "start", "kheishd", user=user)
+    pid = service.show("kheishd", "MainPID", *options, user=user)
+    status = (service.root / f"proc/{pid}/status").read_text()
+    uid = re.findall(r"(?m)^Uid:\t(\d+)", status)[0]
+    group = service.show("kheishd", "ControlGroup", *options, user=user)
+    # In the mounts of the daemon, as its user.
+    inside = (
+        "nsenter",
+        f"--target={pid}",
+        "--mount",
+        "setpriv",
+        f"--reuid={uid}",
+        f"--regid={uid}",
+        "--clear-groups",
+    )
+    service.run(*inside, "mkdir", f"/sys/fs/cgroup{group}/commands")
+    elsewhere = service.run(*inside, "mkdir", "/sys/fs/cgroup/commands", check=False)
+    assert elsewhere.returncode
+    service.run(*inside, "rmdir", f"/sys/fs/cgroup{group}/commands")
+    service.run("systemctl", *options, "stop", "kheishd.service", "kheishd.socket", user=user)

@@ -139,6 +139,18 @@ def test_damage_while_the_daemon_runs(home: Path) -> None:
         assert daemon.stop() == 0
 
 
+def test_who_waits_for_a_run_is_told(home: Path) -> None:
+    """A request that waits for a run's end is refused when damage stops all runs."""
+    with Daemon(home) as daemon, daemon.connect() as client:
+        run_id = daemon.call("conversation.send", content="/slow 100 100")["run_id"]
+        waiting = client.ask("run.wait", run_id=run_id)
+        zero_records(home)
+        daemon.call("daemon.doctor", deep=True)
+        with pytest.raises(RpcError) as refused:
+            client.answer(waiting)
+        assert refused.value.reason == "store_damaged"
+
+
 def test_a_record_that_does_not_decode(home: Path) -> None:
     """A row that LMDB can read and kheish cannot turns the daemon read-only too."""
     with Daemon(home) as daemon:

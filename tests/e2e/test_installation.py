@@ -12,10 +12,12 @@ import pytest
 
 from tests.support.booted import build_wheel
 from tests.support.daemons import Client, short_home
-from tests.support.programs import ROOT, environment
+from tests.support.programs import BIN, ROOT, environment
 from tests.support.waiting_runs import order
 
-WHEELHOUSE = ROOT / ".ci" / "wheelhouse"
+WHEELHOUSE = ROOT / ".ci" / "wheelhouse" / f"{sys.version_info.major}.{sys.version_info.minor}"
+INSTALLED = WHEELHOUSE / "installed.lock"
+LOCK = ROOT / "contrib" / "requirements.lock"
 PACKAGES = {"kheishd", "kheishctl", "kheish_protocol"}
 CONFIG = '[permissions]\nmode = "bypassPermissions"\n[workspace]\nunsandboxed = "allow"\n'
 # Another package index or the network would make an error.
@@ -38,8 +40,10 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_program(command: list[str | Path], **more: str) -> str:
     """Run a program to its end and return its output. Errors: AssertionError with its messages."""
+    # The one file asks for the version of Python that built it.
+    more = {**OFFLINE, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **more}
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, env=environment(**OFFLINE, **more)
+        command, capture_output=True, text=True, timeout=120, check=False, env=environment(**more)
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -131,7 +135,9 @@ def test_one_file_is_daemon_and_client(program: Path, tmp_path: Path) -> None:
         assert "healthy" in run_program([tmp_path / "kheishd", "--home", home, "doctor"], **unpacked)
         assert "healthy" in run_program([program, "ctl", "--home", home, "daemon", "doctor"], **unpacked)
     assert run_program([program, "d", "--version"], **unpacked).startswith("kheishd ")
-    done = subprocess.run([program], capture_output=True, text=True, env=environment(**unpacked), check=False)
+    done = subprocess.run(
+        [sys.executable, program], capture_output=True, text=True, env=environment(**unpacked), check=False
+    )
     assert (done.returncode, done.stderr.partition(" ")[0]) == (1, "usage:")
 
 

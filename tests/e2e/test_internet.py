@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.daemons import Daemon, short_home
-from tests.support.small_internet import ADDRESS, ROOT, SmallInternet
+from tests.support.small_internet import ADDRESS, SmallInternet
 from tests.support.waiting_runs import order
 
 pytestmark = pytest.mark.usefixtures("bubblewrap")
@@ -39,7 +39,7 @@ def daemon(internet: SmallInternet) -> Iterator[Daemon]:
     with short_home() as home:
         home.mkdir()
         (home / "config.toml").write_text(RULES.format(readable=internet.authority.parent))
-        environ = {"SSL_CERT_FILE": str(internet.authority), "PYTHONPATH": str(ROOT)}
+        environ = {"SSL_CERT_FILE": str(internet.authority)}
         with Daemon(home, environ=environ, before=internet.before) as daemon:
             yield daemon
 

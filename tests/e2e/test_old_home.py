@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import subprocess
+import sys
 import tarfile
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -266,3 +268,86 @@ def test_a_kill_during_the_upgrade_costs_nothing(home: Path, commit: int) -> Non
         require_healthy(daemon)
         assert {row["run_id"] for row in rows(daemon, "run.list", "runs")} == set(FACTS["runs"])
         assert len(rows(daemon, "conversation.list", "conversations")) == len(FACTS["conversations"])
+
+
+def test_the_way_back(home: Path) -> None:
+    """The store from before an upgrade is kept, byte for byte, and the log says how to go back."""
+    original = (home / "state" / "data.mdb").read_bytes()
+    with Daemon(home) as daemon:
+        log = daemon.read_log()
+        daemon.stop()
+    kept = home / "before-upgrade-from-0.1.0"
+    assert (kept / "data.mdb").read_bytes() == original
+    assert f"install kheish 0.1.0, and let it restore the copy from before: kheishd restore {kept}" in log
+    done = run_kheishd(home, "upgrade")
+    assert (done.returncode, done.stdout.startswith("nothing to upgrade")) == (0, True)
+    # This version restores the copy as well, and upgrades it again.
+    assert run_kheishd(home, "restore", str(kept)).returncode == 0
+    assert run_kheishd(home, "upgrade").returncode == 0
+    assert run_kheishd(home, "doctor", "--deep").returncode == 0
+
+
+def test_a_rehearsal_changes_nothing(home: Path) -> None:
+    """A rehearsal upgrades a copy, compares counts, ends and records, and only reads the store."""
+    before = {path: path.read_bytes() for path in (home / "state").iterdir() if path.name != "lock.mdb"}
+    done = run_kheishd(home, "upgrade", "--rehearse")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"runs: {len(FACTS['runs'])} rows\n" in done.stdout
+    assert "61 streams end at the same cursor and hash" in done.stdout
+    report = json.loads(run_kheishd(home, "upgrade", "--rehearse", "--json").stdout)
+    assert (report["differences"], report["from_version"], report["heads"]) == ([], "0.1.0", 61)
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (home / "rehearsal").exists()
+    assert not list(home.glob("before-upgrade*"))
+
+
+def test_a_rehearsal_beside_a_running_daemon(working: Daemon) -> None:
+    """A running daemon goes on during a rehearsal, which sees one consistent state."""
+    with working.connect() as client:
+        asked = client.ask("conversation.send", content="/slow 20 20", sender="beside", wait="settled")
+        done = run_kheishd(working.home, "upgrade", "--rehearse", "--json")
+        assert client.answer(asked)["status"] == "completed"
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["differences"] == []
+    require_healthy(working)
+
+
+def spoil(home: Path) -> None:
+    """Change a line of the old journal, as a failing disk would."""
+    data = home / "state" / "data.mdb"
+    content = data.read_bytes()
+    assert content.count(b'"type":"run_accepted"') > 10
+    data.write_bytes(content.replace(b'"type":"run_accepted"', b'"type":"run_accepteX"', 1))
+
+
+def test_an_event_that_cannot_be_read_stops_the_upgrade(home: Path) -> None:
+    """Before anything is written, the unreadable event is named, with the remedy; the store is unchanged."""
+    spoil(home)
+    before = (home / "state" / "data.mdb").read_bytes()
+    for arguments in ((), ("upgrade",), ("upgrade", "--rehearse")):
+        refused = run_kheishd(home, *arguments)
+        assert refused.returncode == STORE_REFUSED, refused.stderr
+        assert re.search(r"the event \d+ of ses_\w+: the hash is not that of the line", refused.stderr)
+        assert "kheish 0.1.0 still opens the store" in refused.stderr
+        assert "kheishd upgrade --force" in refused.stderr
+        assert (home / "state" / "data.mdb").read_bytes() == before
+        assert not list(home.glob("before-upgrade*"))
+    assert run_kheishd(home, "upgrade", "--force").returncode == 0
+    examined = run_kheishd(home, "doctor", "--deep")
+    assert (examined.returncode, "the hash chain is broken" in examined.stdout) == (1, True)
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    "call", ["fsync:signal=KILL:when=1", "rename:signal=KILL:when=1", "mkdir:signal=KILL"]
+)
+def test_a_kill_while_the_copy_is_made_costs_nothing(home: Path, call: str) -> None:
+    """A kill while the store from before is copied leaves the old store; the next start upgrades it."""
+    before = (home / "state" / "data.mdb").read_bytes()
+    command = [*strace_with(call), sys.executable, "-m", "kheishd", "upgrade", "--home", str(home)]
+    assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode != 0
+    assert (home / "state" / "data.mdb").read_bytes() == before
+    assert run_kheishd(home, "upgrade").returncode == 0
+    assert (home / "before-upgrade-from-0.1.0" / "data.mdb").read_bytes() == before
+    assert not list(home.glob(".before-upgrade*"))
+    assert run_kheishd(home, "doctor", "--deep").returncode == 0

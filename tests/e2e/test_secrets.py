@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import trio
 
-from tests.support.daemons import Daemon, RpcError
+from tests.support.daemons import Daemon, RpcError, short_home
 from tests.support.model_server import running_model_server
+from tests.support.spellings import spell
+from tests.support.waiting_runs import order
 
 # With characters that JSON escapes.
 SECRET = 'sk-quo"ted-0123456789'
@@ -126,3 +128,73 @@ async def test_a_key_that_the_provider_repeats_is_redacted_everywhere(home: Path
         (home / "config.toml").write_text(CONFIG.format(url=server.base_url))
         await trio.to_thread.run_sync(make_requests, home)
         await trio.to_thread.run_sync(require_clean_captures, home)
+
+
+LOCAL_CONFIG = """
+[permissions]
+mode = "acceptEdits"
+rules = [{tool = "bash", decision = "allow"}]
+[workspace]
+sandbox = "off"
+unsandboxed = "allow"
+[routes.remote]
+driver = "openai"
+model = "m"
+base_url = "http://127.0.0.1:9"
+auth_ref = "env:KEY"
+[routes.short]
+driver = "openai"
+model = "m"
+base_url = "http://127.0.0.1:9"
+auth_ref = "env:SHORT"
+"""
+
+
+def test_a_secret_is_redacted_in_every_field_and_spelling(tmp_path: Path) -> None:
+    """No field name protects a secret, and no encoding: in inputs, calls, output, results, logs, backup."""
+    spellings = spell(SECRET)
+    text = "\n".join(f"{name}: {spelling}" for name, spelling in spellings.items())
+    with short_home() as home:
+        home.mkdir()
+        (home / "config.toml").write_text(LOCAL_CONFIG)
+        with Daemon(home, environ={"KEY": SECRET, "SHORT": "sk-1234"}) as daemon:
+            workspace = home / "workspace"
+            workspace.mkdir(exist_ok=True)
+            (workspace / "f").write_text(text)
+            tags = {"type": SECRET, "kind": SECRET, "role": SECRET, SECRET: [{"type": SECRET}]}
+            daemon.call("session.create", session_id="s", metadata={"user": json.dumps(tags), "role": SECRET})
+            notes: list[Any] = []
+            with daemon.connect() as client:
+                client.call("journal.subscribe")
+                for content in (
+                    text,
+                    order("todo_write", todos=[{"content": SECRET, "status": "pending"}], type=SECRET),
+                    order("emit_output", value={"user": tags}),
+                    order("bash", command="cat f; cat f >&2"),
+                    order("read_file", path="f"),
+                    order("write_file", path="g", content=text),
+                    order(SECRET, role=SECRET),
+                ):
+                    client.call("conversation.send", content=content, wait="settled")
+                notes = client.notes
+            answers = [
+                notes,
+                daemon.events(),
+                *(daemon.call(method) for method in ("conversation.history", "run.list", "session.list")),
+            ]
+            routes = json.dumps(daemon.call("route.list"))
+            daemon.call("daemon.backup", path=str(tmp_path / "backup"))
+            daemon.stop()
+            log = daemon.read_log()
+        assert "fewer than 8 characters" in routes
+        assert "sk-1234" not in routes
+        files = [path for root in (home, tmp_path) for path in root.rglob("*") if path.is_file()]
+        stored = b"".join(path.read_bytes() for path in files if workspace not in path.parents)
+    shown = json.dumps(answers, ensure_ascii=False)
+    assert shown.count("[scrubbed]") > len(spellings)
+    for name, spelling in spellings.items():
+        forms = {spelling, json.dumps(spelling)[1:-1], json.dumps(json.dumps(spelling)[1:-1])[1:-1]}
+        for form in forms:
+            assert form not in shown, name
+            assert form not in log, name
+            assert form.encode() not in stored, name

@@ -11,13 +11,25 @@ if TYPE_CHECKING:
 
 
 class LocalWeb:
-    """A server on the loopback interface that answers each GET; ``paths`` are those of the requests."""
+    """A server on the loopback interface that answers each GET; ``paths`` are those of the requests.
+
+    ``connections`` are those that are open now.
+    """
 
     def __init__(self) -> None:
         self.paths: list[str] = []
-        paths = self.paths
+        self.connections: set[object] = set()
+        paths, connections = self.paths, self.connections
 
         class Handler(BaseHTTPRequestHandler):
+            def setup(self) -> None:
+                connections.add(self)
+                super().setup()
+
+            def finish(self) -> None:
+                super().finish()
+                connections.discard(self)
+
             def do_GET(self) -> None:
                 paths.append(self.path)
                 body = f"page {self.path}\n".encode()

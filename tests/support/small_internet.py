@@ -23,7 +23,6 @@ import pytest
 import trustme
 
 ADDRESS = "8.8.4.2"
-ROOT = Path(__file__).parents[2]
 
 # The server's network exists once it differs from this one.
 SETUP = """
@@ -121,5 +120,4 @@ def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    os.chdir(ROOT)
     main(Path(sys.argv[1]))

@@ -122,7 +122,6 @@ class Selection:
         start = min(start, MAX_CURSOR)
         if self.stream is not None:
             for cursor, line in store.entries(self.stream, start, reverse=newest):
-                store.require_json(line, f"the event at cursor {cursor}")
                 yield cursor, line if self.matches(line) else None, len(line)
             return
         for cursor, stream in store.feed(start, reverse=newest):
@@ -130,7 +129,6 @@ class Selection:
             if entry is None:
                 yield cursor, None, 0
             else:
-                store.require_json(entry[1], f"the event at cursor {cursor}")
                 yield cursor, entry[1] if self.matches(entry[1]) else None, len(entry[1])
 
 

@@ -103,7 +103,10 @@ def _matches(store: Snapshot, call: Call, params: RunListParams, run: RunRecord)
 
 
 async def wait_until_settled(call: Call, session_id: str, run_id: str, timeout_s: float | None) -> RunRecord:
-    """Wait until a run has ended or waits for a person. Returns its state, also after a timeout."""
+    """Wait until a run has ended or waits for a person. Returns its state, also after a timeout.
+
+    Errors: StoreDamaged if it will do neither.
+    """
 
     def read_run() -> RunRecord:
         with call.state.read() as store:
@@ -115,6 +118,7 @@ async def wait_until_settled(call: Call, session_id: str, run_id: str, timeout_s
             run = read_run()
             if run.status in SETTLED:
                 return run
+            call.state.require_sound()
             await bell.wait()
     return read_run()
 

@@ -296,6 +296,7 @@ async def wait_until_ended(state: State, task: Task, timeout_s: float) -> None:
             with state.read() as store:
                 if store.need(TASKS, task.task_id).status not in OPEN:
                     return
+            state.require_sound()
             await bell.wait()
 
 
@@ -312,6 +313,7 @@ async def _wait_for_more(state: State, shells: Shells, task: Task, offset: int, 
             bell = shells.growth(task.task_id)
             if (await shells.read(task.task_id, 1, offset)).total_bytes > offset:
                 break
+            state.require_sound()
             await bell.wait()
         nursery.cancel_scope.cancel()
 

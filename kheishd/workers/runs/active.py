@@ -136,7 +136,8 @@ class ActiveRun:
 
     async def put_blob(self, content: bytes) -> tuple[str, int]:
         """Store a large value without its secrets; return its name and size. Errors: as ``update``."""
-        scrubbed = self.live.scrubber.scrub_bytes(content)
+        # A large output takes up to a second.
+        scrubbed = await trio.to_thread.run_sync(self.live.scrubber.scrub_bytes, content)
         return await self._retry(partial(self.state.put_blob, scrubbed)), len(scrubbed)
 
     async def _retry(self, write: Callable[[], Awaitable[T]]) -> T:

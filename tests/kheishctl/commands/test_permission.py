@@ -1,5 +1,6 @@
 """``kheishctl permission``."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -38,6 +39,29 @@ def test_why(ctl: Ctl, session: str) -> None:
     assert done.rows[-1] == ["deny", "", f"session {session} rule no_tool deny (not here)"]
     verdict = ctl.json("permission", "why", "no_tool", "--agent", "default", "--mode", "dontAsk")
     assert (verdict["decision"], verdict["mode_effect"]) == ("deny", "ask_denied")
+
+
+def test_why_shows_how_a_line_was_read(ctl: Ctl, session: str) -> None:
+    """Each command of a line is listed with its words, its decision and the reason."""
+    ctl.json("permission", "update", "--session", session, "--allow", "bash:git *")
+    done = ctl("permission", "why", "bash", "git 'a b' | printf -v x y", "--session", session)
+    assert [
+        "allow",
+        "[git] [a b]",
+        f"session {session} rule bash 'git *' allow, for \"git 'a b'\"",
+    ] in done.rows
+    assert ["ask", "[printf] [-v] [x] [y]", "printf -v evaluates its variable"] in done.rows
+    done = ctl("permission", "why", "bash", "git $x", "--session", session)
+    assert "not understood: an expansion at column 5" in done.out
+
+
+def test_why_in_assumed_circumstances(ctl: Ctl, session: str) -> None:
+    """The hosts that a call asks for are judged, too."""
+    ctl.json("permission", "update", "--session", session, "--allow", "bash", "--allow", "*:net:pypi.org")
+    for host, decision in (("pypi.org", "allow"), ("evil.example", "ask")):
+        facts = json.dumps({"workdir": "/w", "network": [f"net:{host}:443"]})
+        explanation = ctl.json("permission", "why", "bash", "ls", "--session", session, "--facts", facts)
+        assert explanation["decision"] == decision
 
 
 def test_why_without_a_tool(ctl: Ctl) -> None:

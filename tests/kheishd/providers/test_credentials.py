@@ -42,6 +42,7 @@ def test_credential(tmp_path: Path) -> None:
     ("auth_ref", "note"),
     [
         ("env:MISSING", "not set in the daemon's environment"),
+        ("env:SHORT", "fewer than 8 characters, too few to be redacted"),
         ("env:EMPTY", "not set in the daemon's environment"),
         ("env:TWO_LINES", "an HTTP header cannot hold"),
         ("env:UMLAUT", "an HTTP header cannot hold"),
@@ -63,12 +64,13 @@ def test_problems(tmp_path: Path, auth_ref: str, note: str) -> None:
         "EMPTY": "  ",
         "TWO_LINES": "sk-secret\nx: y",
         "UMLAUT": "sk-secret-ü",
+        "SHORT": "sk-1234",
     }
     with pytest.raises(ModelFailure) as raised:
         resolve(auth_ref, environ)
     assert (raised.value.reason, raised.value.retryable) == ("credential_missing", False)
     assert note in raised.value.message
-    assert "sk-secret" not in raised.value.message
+    assert "sk-" not in raised.value.message.removeprefix(f"'{auth_ref}'")
     assert problem(auth_ref, environ) == raised.value.message
 
 

@@ -9,13 +9,17 @@ import pytest
 
 from kheishd.records import rebuild as room
 from kheishd.records.doctor import examine_whole
-from kheishd.records.rebuild import rebuild_some
+from kheishd.records.rebuild import find_unreadable, rebuild_some
+from kheishd.store.environment import Snapshot
+from kheishd.store.journal import link
 from kheishd.store.opening import StoreUnusable, open_for_reading
-from kheishd.store.upgrades import NOT_RECORDS, drop_records
+from kheishd.store.tables import JOURNAL
+from kheishd.store.upgrades import NOT_RECORDS, UnreadableEvent, drop_records
 from kheishd.store.writer import Store
-from tests.support.histories import dump, rich_history, spoil_line
+from tests.support.histories import dump, rich_history, spoil_line, update
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from kheishd.store.environment import Transaction
@@ -110,3 +114,68 @@ def test_an_empty_store_has_nothing_to_rebuild(store_dir: Path) -> None:
     """A new store opens without a rebuild."""
     opened(store_dir, None).close()
     opened(store_dir, None).close()
+
+
+# Before an upgrade.
+
+
+def find(directory: Path) -> UnreadableEvent | None:
+    """Return what a check of a closed store finds."""
+    with open_for_reading(directory) as environment, Snapshot(environment) as snapshot:
+        return find_unreadable(snapshot)
+
+
+def test_a_sound_store_has_nothing_unreadable(store_dir: Path) -> None:
+    """With records and without them, every event of a sound store can be folded."""
+    make_store(store_dir)
+    assert find(store_dir) is None
+    opened(store_dir).close()
+    assert find(store_dir) is None
+
+
+def rewrite(directory: Path, change: Callable[[bytes], bytes]) -> int:
+    """Change the newest line of a stream and chain it anew; return its cursor."""
+    store = opened(directory)
+    with store.read() as snapshot:
+        cursor, _ = snapshot.head("ses_b")
+        entry = snapshot.entry("ses_b", cursor)
+        before = next(snapshot.entries("ses_b", cursor, reverse=True))[0]
+        previous = snapshot.entry("ses_b", before)
+    assert entry is not None
+    assert previous is not None
+    line = change(entry[1])
+    update(store, lambda tx: tx.put(JOURNAL, "ses_b", cursor, value=link(previous[0], line) + line))
+    store.close()
+    return cursor
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda line: line[:40], "its line cannot be read"),
+        (lambda line: b'{"format":2,"cursor":1,"at_ms":1,"type":"sun_risen"}', "'sun_risen' is unknown"),
+        (
+            lambda line: (
+                b'{"format":2,"cursor":1,"at_ms":1,"session_id":"ses_b","run_id":"run_none",'
+                b'"type":"approval_answered","approval_id":"apr_none","call_id":"c","decision":"allow"}'
+            ),
+            "does not follow from those before it",
+        ),
+    ],
+)
+def test_an_unreadable_event_is_named(store_dir: Path, change: Callable[[bytes], bytes], words: str) -> None:
+    """A line that does not decode, an unknown type and a fold that fails are found, each by its cursor."""
+    make_store(store_dir)
+    cursor = rewrite(store_dir, change)
+    unreadable = find(store_dir)
+    assert unreadable is not None
+    assert (unreadable.stream, unreadable.cursor) == ("ses_b", cursor)
+    assert words in unreadable.message
+
+
+def test_a_changed_line_is_named(store_dir: Path) -> None:
+    """A broken hash chain is found before an upgrade, too."""
+    make_store(store_dir, damaged=True)
+    unreadable = find(store_dir)
+    assert unreadable is not None
+    assert "the hash is not that of the line" in unreadable.message

@@ -123,3 +123,13 @@ def test_what_cannot_be_repaired_is_not_touched(directory: Path, damage: Callabl
     assert (directory / DATA).read_bytes() == before
     assert [path.name for path in directory.glob("*before-repair*")] == []
     assert not (directory / ".restoring").exists()
+
+
+@pytest.mark.parametrize("page", [0, 1])
+def test_one_damaged_meta_page(directory: Path, page: int) -> None:
+    """The state of the other meta page is kept, and it is said that the newest commit may be missing."""
+    damage_page(directory / DATA, page)
+    salvaged = salvage(directory)
+    assert salvaged.may_be_older
+    assert rows(directory, "journal") in (199, 200)
+    assert check_structure(str(directory / DATA)) == []

@@ -107,6 +107,12 @@ def test_the_program_prints_json(data: Path, capsys: pytest.CaptureFixture[str])
     assert isinstance(json.loads(capsys.readouterr().out), list)
 
 
+def test_a_check_that_fails_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that cannot be read is a problem, and no traceback."""
+    main([str(tmp_path / "none"), "all"])
+    assert "FileNotFoundError" in json.loads(capsys.readouterr().out)[0]
+
+
 def damage(data: Path, sound: bytes, chance: random.Random) -> None:
     """Damage one page, or swap two."""
     page, other = (chance.randrange(len(sound) // PAGE) for _ in range(2))

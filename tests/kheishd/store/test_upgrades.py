@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kheishd.store.environment import DATA
+from kheishd.store.guards import StoreUnusable, read_marker
 from kheishd.store.opening import open_lmdb
+from kheishd.store.records import Receipt
 from kheishd.store.tables import (
     APPROVALS,
     APPROVALS_WAITING,
@@ -32,11 +37,17 @@ from kheishd.store.upgrades import (
     SCHEMA_KEY,
     UPGRADES,
     VERSION_KEY,
+    UnreadableEvent,
+    Upgraded,
+    UpgradePlan,
+    describe_upgrade,
     needs_rebuild,
     u001_first_tables,
     upgrade,
 )
+from kheishd.store.writer import Store
 from protocol.limits.units import MIB
+from tests.support.stores import append, open_inline, update
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -160,3 +171,109 @@ def test_renamed_fields_drop_receipts_that_cannot_be_continued(env: lmdb.Environ
         (1, "uid:0", "conversation.send", "k"),
         (3, "uid:0", "session.send", "k"),
     ]
+
+
+# Before an upgrade.
+
+
+KEEPING = UpgradePlan(keep=True)
+
+
+@pytest.fixture
+def old(store_dir: Path) -> Path:
+    """Provide a closed store of schema 4 with some events and a receipt."""
+    store = open_inline(store_dir, version="0.1.0")
+    for _ in range(3):
+        append(store)
+    receipt = Receipt(params_digest=b"d", result=b"{}", at_ms=1)
+    update(store, lambda tx: tx.put(RECEIPTS, "uid:0", "run.cancel", "k", value=receipt))
+    update(store, lambda tx: tx.put(META, "schema", value=b"4"))
+    store.close()
+    return store_dir
+
+
+def open_old(directory: Path, plan: UpgradePlan) -> Upgraded | None:
+    """Open a store and close it; return its upgrade."""
+    store = Store.open(
+        directory,
+        on_group=lambda group: None,
+        threaded=False,
+        version="0.2.0",
+        rebuild=lambda tx, after: None,
+        plan=plan,
+    )
+    store.close()
+    return store.upgraded
+
+
+def test_a_copy_is_kept(old: Path) -> None:
+    """The copy is byte for byte the store from before, with its marker; a current store needs none."""
+    before = (old / DATA).read_bytes()
+    upgraded = open_old(old, KEEPING)
+    kept = old.with_name("before-upgrade-from-0.1.0")
+    assert upgraded == Upgraded("0.1.0", 4, kept)
+    assert (kept / DATA).read_bytes() == before
+    assert read_marker(kept) == read_marker(old)
+    assert (kept.stat().st_mode & 0o777, (kept / DATA).stat().st_mode & 0o777) == (0o700, 0o600)
+    assert f"kheishd restore {kept}" in describe_upgrade(upgraded)
+    assert open_old(old, KEEPING) is None
+    assert sorted(path.name for path in old.parent.iterdir()) == [kept.name, old.name]
+
+
+def test_without_a_copy(old: Path) -> None:
+    """An upgrade without a copy says so."""
+    upgraded = open_old(old, UpgradePlan())
+    assert upgraded == Upgraded("0.1.0", 4, None)
+    assert "no copy was kept" in describe_upgrade(upgraded)
+
+
+def test_an_interrupted_upgrade_uses_its_copy_again(old: Path) -> None:
+    """A copy of the same state is not made twice; one of another state is left alone."""
+    kept = old.with_name("before-upgrade-from-0.1.0")
+    shutil.copytree(old, kept)
+    inode = (kept / DATA).stat().st_ino
+    upgraded = open_old(old, KEEPING)
+    assert upgraded is not None
+    assert (upgraded.kept, (kept / DATA).stat().st_ino) == (kept, inode)
+    # The older version was restored and went on.
+    shutil.rmtree(old)
+    shutil.copytree(kept, old)
+    env = open_lmdb(old)
+    with env.begin(write=True) as txn:
+        txn.put(b"later", b"1", db=env.open_db(META.name.encode(), txn))
+    env.close()
+    again = open_old(old, KEEPING)
+    assert again is not None
+    assert again.kept == old.with_name("before-upgrade-from-0.1.0-2")
+
+
+def test_an_upgrade_needs_room(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without room for the copy nothing is changed, and the message says how much is needed."""
+    before = (old / DATA).read_bytes()
+    real = os.statvfs(old)
+    full = os.statvfs_result([*real[:3], 1, 1, *real[5:10]])
+    monkeypatch.setattr(os, "statvfs", lambda path: full)
+    with pytest.raises(StoreUnusable, match=r"need 1 MiB; .* upgrade --no-backup"):
+        open_old(old, KEEPING)
+    assert (old / DATA).read_bytes() == before
+    assert [path.name for path in old.parent.iterdir()] == [old.name]
+
+
+def test_what_cannot_be_read_is_found_before_the_first_write(old: Path) -> None:
+    """An event that the check refuses, or a row that does not decode, is named; nothing is changed."""
+    before = (old / DATA).read_bytes()
+    unreadable = UnreadableEvent("ses_1", 2, "its line cannot be read")
+    with pytest.raises(StoreUnusable, match="the event 2 of ses_1: its line cannot be read") as refused:
+        open_old(old, UpgradePlan(check=lambda snapshot: unreadable, keep=True))
+    assert "kheish 0.1.0 still opens the store" in str(refused.value)
+    assert (old / DATA).read_bytes() == before
+    env = open_lmdb(old)
+    with env.begin(write=True) as txn:
+        key = RECEIPTS.pack(("uid:0", "z", "k"))
+        txn.put(key, b"\xc1", db=env.open_db(RECEIPTS.name.encode(), txn))
+    env.close()
+    before = (old / DATA).read_bytes()
+    with pytest.raises(StoreUnusable, match=r"in the table receipts, the row after uid:0 run\.cancel k"):
+        open_old(old, UpgradePlan(check=lambda snapshot: None, keep=True))
+    assert (old / DATA).read_bytes() == before
+    assert [path.name for path in old.parent.iterdir()] == [old.name]

@@ -1,24 +1,30 @@
 """Journal lines: every released format is read, and the present one is written canonically."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Struct
 
 from protocol.events.run import InputReceived, RunStarted
 from protocol.events.session import SessionUpdated
 from protocol.journal.envelope import Envelope, Event
 from protocol.journal.line import (
     EVENT_TYPES,
+    TAG_VALUES,
     JournalEvent,
     Unknown,
     decode_envelope,
     decode_event,
     encode_line,
 )
+from protocol.journal.upgrade import TAGS
+from protocol.rpc.catalogue import METHODS
 from protocol.transcript import Text
 
 CORPUS = Path(__file__).parents[1] / "corpus"
@@ -148,3 +154,32 @@ def test_any_text_survives(text: str, request_id: str | int | None, sender: str)
     line = encode_line(envelope, event)
     assert b"\n" not in line
     assert (decode_envelope(line), decode_event(line)) == (envelope, event)
+
+
+def find_literals(kind: Any) -> Iterator[str]:
+    """Yield the texts of the literals in a type."""
+    for argument in get_args(kind):
+        if get_origin(kind) is Literal:
+            yield str(argument)
+        else:
+            yield from find_literals(argument)
+
+
+def test_the_values_of_tags_are_known() -> None:
+    """Every value of a field that names a variant is known: redaction exempts these, and no others."""
+    assert METHODS, "the catalogue imports every object"
+    structs = Struct.__subclasses__()
+    for struct in structs:
+        structs += struct.__subclasses__()
+    values: dict[str, set[str]] = {"type": set(TAGS)}
+    for struct in structs:
+        if not struct.__module__.startswith("protocol.") or struct is Event:
+            continue
+        config = struct.__struct_config__
+        if isinstance(config.tag, str) and config.tag_field is not None:
+            values.setdefault(config.tag_field, set()).add(config.tag)
+        hints = get_type_hints(struct) if TAG_VALUES.keys() & set(struct.__struct_fields__) else {}
+        for name, kind in hints.items():
+            if name in TAG_VALUES:
+                values.setdefault(name, set()).update(find_literals(kind))
+    assert values == TAG_VALUES

@@ -75,10 +75,10 @@ def test_no_secret_survives(secret: str, prefix: str, suffix: str) -> None:
     assert secret not in scrubbed["text"].replace("[scrubbed]", "")
 
 
-def test_scrub_log_line() -> None:
+def test_scrub_text_with_json() -> None:
     """In a log line, a secret is replaced in its plain and in its JSON spelling."""
     line = f"text {SECRET} and json {json.dumps({'key': SECRET})}"
-    assert Scrubber([SECRET]).scrub_log_line(line) == 'text [scrubbed] and json {"key": "[scrubbed]"}'
+    assert Scrubber([SECRET]).scrub_text(line) == 'text [scrubbed] and json {"key": "[scrubbed]"}'
 
 
 def test_find_spans() -> None:

@@ -44,10 +44,10 @@ def test_a_text_stream_waits_for_the_longer_secret() -> None:
 
 
 def test_a_text_stream_with_a_secret_that_overlaps_itself() -> None:
-    """It is held back until its end is certain, at a cost that does not grow with the time held."""
-    output = scrub_chunks(["0" * 4] * 20_000 + ["."], Scrubber(["0" * 8]))
-    assert "".join(output) == "[scrubbed]" * 10_000 + "."
-    assert set(output[:-2]) == {""}
+    """It is held back until its end is certain, but not for ever: the text held is limited."""
+    output = scrub_chunks(["0" * 4] * 400 + ["."], Scrubber(["0" * 8]))
+    assert set("".join(output).split("[scrubbed]")) == {"", "."}
+    assert any(output[:-2])
 
 
 SHORT_TEXTS = st.text("ab-", min_size=2, max_size=5)

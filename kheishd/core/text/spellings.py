@@ -1,0 +1,268 @@
+r"""The spellings in which a secret may occur in a text, and where they are.
+
+A secret is found as it is, with JSON escapes of any depth (``\"``, ``\/``, ``\u0041``), with ``\x41``, with
+percent signs (``%41``, ``%2541``, ``+``), with HTML entities, in hexadecimal digits and in base64 at any of
+its three alignments and in both alphabets. In all of these, it may be split by line breaks and the
+indentation after them.
+
+A text is reduced to its letters and digits, in lower case, and the reduced spellings are searched in that:
+one fast pass, which misses none. Only where one is found, the text is normalized step by step with the place
+of each byte. So the time is linear in the length of the text. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from html import unescape
+from typing import TYPE_CHECKING, Final
+
+from protocol.structs import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+MIN_SECRET_CHARACTERS: Final = 8
+"""A shorter secret would vanish from ordinary text everywhere, and its spellings would, too."""
+
+# A line break as it is, or as JSON escapes it, with the "=" of a soft break and the indentation after it.
+_FOLD: Final = re.compile(rb"=?(?:\r?\n[ \t]*|(?:\\+r)?\\+n(?:[ \t]|\\+t)*)+")
+_ESCAPE: Final = re.compile(
+    # Each alternative begins with a literal, by which the search is fast.
+    rb"\\\\*u([0-9A-Fa-f]{4})|\\\\*x([0-9A-Fa-f]{2})|%(?:25)*([0-9A-Fa-f]{2})"
+    rb"|&(#[0-9]{1,4}|#[xX][0-9A-Fa-f]{1,4}|quot|amp|lt|gt|apos);"
+)
+# The end of a text that may be the beginning of an escape or of a line break.
+_BEGINNING: Final = re.compile(
+    rb"(?:=?\\+r\\*|=?\\+(?:u[0-9A-Fa-f]{0,3}|x[0-9A-Fa-f]?)?|%(?:25)*2?[0-9A-Fa-f]?"
+    rb"|&(?:#[xX]?[0-9A-Fa-f]{0,4}|[a-z]{0,4})?|=\r?|\r)\Z"
+)
+_MAX_BEGINNING_BYTES: Final = 64
+
+_SPACE: Final = b" \t\r\n\\"
+_SIGNS: Final = _SPACE + b"=+:-,_/\b\f"
+_HEX_SIGNS: Final = _SPACE + b":-,"
+# A part of a secret, by which most texts are recognized to hold none.
+_PROBE_BYTES: Final = 6
+
+_TO_BLANK: Final = bytes.maketrans(b"+", b" ")
+_TO_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
+_TO_LOWER: Final = bytes(range(256)).lower()
+
+
+class _Text(Value, frozen=True):
+    """Bytes, and where each of them begins and ends in the text; None: it is the text itself."""
+
+    content: bytes
+    places: list[tuple[int, int]] | None = None
+
+    def locate(self) -> list[tuple[int, int]]:
+        """Return the places of the bytes."""
+        return self.places or [(position, position + 1) for position in range(len(self.content))]
+
+    def substitute(self, pattern: re.Pattern[bytes], replace: Callable[[re.Match[bytes]], bytes]) -> _Text:
+        """Replace the matches of a pattern."""
+        if self.places is None:
+            return _Text(pattern.sub(replace, self.content))
+        pieces: list[bytes] = []
+        places: list[tuple[int, int]] = []
+        start = 0
+        for match in pattern.finditer(self.content):
+            replacement = replace(match)
+            pieces += [self.content[start : match.start()], replacement]
+            places += self.places[start : match.start()]
+            whole = (self.places[match.start()][0], self.places[match.end() - 1][1])
+            places += [whole] * len(replacement)
+            start = match.end()
+        return _Text(b"".join([*pieces, self.content[start:]]), [*places, *self.places[start:]])
+
+    def translate(self, table: bytes, delete: bytes) -> _Text:
+        """Replace single bytes, and delete some."""
+        content = self.content.translate(table, delete)
+        if self.places is None:
+            return _Text(content)
+        pairs = zip(self.content, self.places, strict=True)
+        return _Text(content, [place for byte, place in pairs if byte not in delete])
+
+
+def _unescape(match: re.Match[bytes]) -> bytes:
+    code = match[1] or match[2] or match[3]
+    if code is None:
+        return unescape(match[0].decode()).encode(errors="surrogatepass")
+    number = int(code, 16)
+    return chr(number).encode(errors="surrogatepass") if match[1] else bytes((number,))
+
+
+def _normalize(text: _Text) -> Iterator[_Text]:
+    """Yield a text as it is, without escapes, as base64, and as hexadecimal digits."""
+    yield text
+    text = text.substitute(_FOLD, lambda match: b"").substitute(_ESCAPE, _unescape)
+    yield text.translate(_TO_BLANK, b"\\\r\n")
+    yield text.translate(_TO_STANDARD, _SPACE)
+    yield text.translate(_TO_LOWER, _HEX_SIGNS)
+
+
+def _normalize_bytes(content: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """Return what :func:`_normalize` yields, without places."""
+    text = content
+    if b"\n" in text or b"\\" in text:
+        text = _FOLD.sub(b"", text)
+    if b"\\" in text or b"%" in text or b"&" in text:
+        text = _ESCAPE.sub(_unescape, text)
+    return (
+        content,
+        text.translate(_TO_BLANK, b"\\\r\n"),
+        text.translate(_TO_STANDARD, _SPACE),
+        text.translate(_TO_LOWER, _HEX_SIGNS),
+    )
+
+
+def _reduce(content: bytes) -> bytes:
+    """Return a text that contains the reduced form of each spelling that occurs in the content."""
+    # A sign may also stand before a secret whose beginning looks like the rest of an escape.
+    literal = content
+    if b"\\" in content:
+        for escape in (b"\\n", b"\\r", b"\\t", b"\\b", b"\\f"):
+            content = content.replace(escape, b"")
+        if b"\\u" in content or b"\\x" in content:
+            content = _ESCAPE.sub(_unescape, content)
+    if b"%" in content or b"&" in content:
+        content = _ESCAPE.sub(_unescape, content)
+    if content is not literal:
+        content = b"%b\0%b" % (content, literal)
+    return content.translate(_TO_LOWER, _SIGNS)
+
+
+class _Needle:
+    """A normalized secret, and the lengths of its beginnings by their last byte, longest first."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self._lengths: dict[int, list[int]] = {}
+        for length in range(len(content) - 1, 0, -1):
+            self._lengths.setdefault(content[length - 1], []).append(length)
+
+    def find_beginning(self, text: bytes) -> int:
+        """Return the length of the longest beginning with which a text ends."""
+        lengths = self._lengths.get(text[-1], ()) if text else ()
+        return next((length for length in lengths if text.endswith(self.content[:length])), 0)
+
+
+class Spellings:
+    """The spellings of a set of secrets; immutable."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        # In the order of the texts that _normalize yields.
+        self._needles: list[list[_Needle]] = [[], [], [], []]
+        longest = 0
+        for secret in secrets:
+            content = secret.encode(errors="surrogatepass")
+            longest = max(longest, len(content))
+            forms = [{content}]
+            if len(secret) >= MIN_SECRET_CHARACTERS:
+                forms += [{_normalize_bytes(content)[1]}, set(_find_base64_cores(content))]
+                forms.append({content.hex().encode()})
+            for needles, contents in zip(self._needles, forms, strict=False):
+                needles += [_Needle(form) for form in sorted(contents) if form]
+        self._probes: list[tuple[bytes, bytes]] = []
+        # Spellings of hardly any letters and digits are searched in the normalized text.
+        self._short: list[tuple[int, bytes]] = []
+        self._ends: set[bytes] = set()
+        for index, needle in ((index, needle) for index, row in enumerate(self._needles) for needle in row):
+            reduced = needle.content.translate(_TO_LOWER, _SIGNS)
+            self._ends |= {reduced[max(end - 2, 0) : end] for end in range(1, len(reduced) + 1)}
+            if len(reduced) < _PROBE_BYTES:
+                self._short.append((index, needle.content))
+            else:
+                slices = [reduced[start:][:_PROBE_BYTES] for start in range(len(reduced) - _PROBE_BYTES + 1)]
+                self._probes.append((min(slices, key=_count_common), reduced))
+        # The longest spelling takes eight characters for each byte, besides some line breaks.
+        self._reach = 10 * longest + 256
+        self._window = max(64 * 1024, 4 * self._reach)
+        self.max_held_characters: Final = 4 * self._reach
+
+    def occur_in(self, content: bytes) -> bool:
+        """Whether a secret may occur in a text: most likely it does."""
+        text = _reduce(content)
+        # A loop, because it runs for every piece of text, and a generator costs more than the search.
+        for probe, reduced in self._probes:
+            if probe in text and reduced in text:
+                return True
+        if not self._short:
+            return False
+        texts = _normalize_bytes(content)
+        return any(short in texts[index] for index, short in self._short)
+
+    def find_spans(self, content: bytes) -> list[tuple[int, int]]:
+        """Return where secrets are: ordered, and those that overlap as one."""
+        spans: set[tuple[int, int]] = set()
+        for start in range(0, max(len(content) - self._reach, 1), self._window):
+            window = content[start : start + self._window + self._reach]
+            if self.occur_in(window):
+                for first, end in self._locate(window):
+                    spans.add((start + first, start + end))
+        merged: list[tuple[int, int]] = []
+        for first, end in sorted(spans):
+            if merged and first < merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+            else:
+                merged.append((first, end))
+        return merged
+
+    def _locate(self, content: bytes) -> Iterator[tuple[int, int]]:
+        masked = bytearray(content)
+        for needle in self._needles[0]:
+            start = content.find(needle.content)
+            while start >= 0:
+                end = start + len(needle.content)
+                yield start, end
+                masked[start:end] = bytes(end - start)
+                start = content.find(needle.content, start + 1)
+        content = bytes(masked)
+        if not self.occur_in(content):
+            return
+        text = _Text(content)
+        for normal, needles in zip(_normalize(_Text(content, text.locate())), self._needles, strict=True):
+            places = normal.locate()
+            for needle in needles:
+                start = normal.content.find(needle.content)
+                while start >= 0:
+                    yield places[start][0], places[start + len(needle.content) - 1][1]
+                    start = normal.content.find(needle.content, start + 1)
+
+    def find_beginning(self, content: bytes) -> int:
+        """Return the position from which the end of a text may be the beginning of a secret.
+
+        Without such a beginning, that is the length of the text.
+        """
+        offset = max(len(content) - self._reach, 0)
+        tail = content[offset:]
+        end = tail[-_MAX_BEGINNING_BYTES:]
+        escape = None
+        if b"\\" in end or b"%" in end or b"&" in end or end[-2:-1] == b"=" or end[-1:] in (b"=", b"\r"):
+            escape = _BEGINNING.search(tail, max(len(tail) - _MAX_BEGINNING_BYTES, 0))
+        elif tail[-1] not in _SIGNS:
+            reduced = _reduce(tail[-_MAX_BEGINNING_BYTES:])
+            if reduced[-2:] not in self._ends and reduced[-1:] not in self._ends:
+                return len(content)
+        beginnings = [len(tail)] if escape is None else [escape.start()]
+        for end in [tail] if escape is None else [tail, tail[: escape.start()]]:
+            located: list[_Text] = []
+            for index, (text, needles) in enumerate(zip(_normalize_bytes(end), self._needles, strict=True)):
+                length = max([needle.find_beginning(text) for needle in needles], default=0)
+                if length:
+                    located = located or list(_normalize(_Text(end, _Text(end).locate())))
+                    beginnings.append(located[index].locate()[-length][0])
+        return offset + min(beginnings)
+
+
+def _count_common(part: bytes) -> int:
+    """Return the number of bytes that are common in ordinary text: a search for others is faster."""
+    return sum(byte in b"etaoinshrdlu" for byte in part)
+
+
+def _find_base64_cores(content: bytes) -> Iterator[bytes]:
+    """Yield the part of a secret's base64 that does not depend on the bytes around it, at each alignment."""
+    for shift in range(3):
+        encoded = b64encode(bytes(shift) + content)
+        yield encoded[-(-shift * 8 // 6) : (shift + len(content)) * 8 // 6]
