@@ -29,6 +29,7 @@ from kheishd.core.text.scrub import Scrubber
 from kheishd.debug.captures import CaptureService
 from kheishd.debug.files import CaptureFiles
 from kheishd.events import commit_start, commit_stop
+from kheishd.hooks.os.shell.cgroup import GROUPS
 from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.log import ShellFiles
 from kheishd.hooks.os.shell.starter import Starter
@@ -49,6 +50,8 @@ from kheishd.server.listeners import (
     open_listeners,
 )
 from kheishd.server.server import Server, open_server
+from kheishd.store.checkup import expect_check
+from kheishd.store.environment import DATA
 from kheishd.systemd import Notifier, read_watchdog_seconds
 from kheishd.toolbox import Toolbox
 from kheishd.workers.expiry import ExpiryWorker, RetentionWorker
@@ -111,6 +114,10 @@ class Daemon:
         with trio.open_signal_receiver(*SIGNALS) as signals:
             # Blocked since the process began, so that no signal arrived before the receiver was open.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            seconds = expect_check(self._source.home.state / DATA)
+            if seconds is not None:
+                log.info("checking the store, because it was not closed in order")
+                self._notifier.starting("Checking the store", seconds)
             async with open_state(self._source.home.state, version=__version__) as self._state:
                 async with trio.open_nursery() as nursery:
                     await nursery.start(self._captures.serve)
@@ -157,6 +164,7 @@ class Daemon:
         """Run workers, connections and listeners until all of them have ended."""
         runtimes = self.reloader.runtimes
         services = Services(self._state, self._live, runtimes, self._captures, self._shells)
+        await trio.to_thread.run_sync(GROUPS.prepare)
         starter = Starter(self._source.home.path, self._environ, self._sandbox)
         titles = TitleWorker(services)
         runs = RunWorker(services, on_release=titles.consider)

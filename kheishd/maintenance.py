@@ -100,11 +100,12 @@ def _print_restored(restored: Restored) -> None:
 
 def _print_withdrawn(withdrawn: Withdrawn | None) -> None:
     """Print the rights that were withdrawn in the replaced store after the backup."""
-    if withdrawn is None:
+    if withdrawn is None or not withdrawn.is_complete:
         print(
             "the previous store cannot be read, so it is not known which tokens, grants and rules were "
             "revoked or changed after the backup; list them and revoke what should not be there"
         )
+    if withdrawn is None:
         return
     revoked = ", ".join(withdrawn.tokens)
     print(f"tokens that were revoked after the backup and stay revoked: {revoked or 'none'}")
@@ -112,6 +113,8 @@ def _print_withdrawn(withdrawn: Withdrawn | None) -> None:
         print(
             f"tokens that were created after the backup and do not exist any more: {withdrawn.created_tokens}"
         )
+    if not withdrawn.is_complete:
+        return
     if withdrawn.changes is None:
         print("an older version wrote one of the two stores, so their grants and rules were not compared")
         return

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 WORK: Final = "rehearsal"
 """The directory in the home that holds the copy while the rehearsal runs."""
+
+STATE: Final = "state"
 
 COMPARED: Final[tuple[Table[Any], ...]] = (
     SESSIONS,
@@ -163,12 +165,13 @@ def _work_directory(work: Path) -> Iterator[Path]:
     make_directory(work)
     lock = lock_directory(work)
     try:
-        for entry in work.iterdir():
-            # The rest of a rehearsal that was killed.
-            shutil.rmtree(entry)
-        yield work / "state"
+        # The rest of a rehearsal that was killed.
+        shutil.rmtree(work / STATE, ignore_errors=True)
+        yield work / STATE
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(work / STATE, ignore_errors=True)
+        with suppress(OSError):
+            work.rmdir()
         os.close(lock)
 
 

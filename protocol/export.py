@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from hashlib import sha256
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from protocol.events.session import SessionCreated
 from protocol.ids import Cursor
@@ -40,8 +40,8 @@ ProblemKind = Literal["unreadable", "edited", "reordered", "truncated", "rechain
 class Signature(Struct, frozen=True):
     """A signature of the end of an export: the public key, and the Ed25519 signature in base64."""
 
-    key: str
-    value: str
+    key: Annotated[str, Meta(max_length=64)]
+    value: Annotated[str, Meta(max_length=128)]
 
 
 class ExportEnd(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -51,7 +51,7 @@ class ExportEnd(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     session_id: str
-    lines: int
+    lines: Annotated[int, Meta(ge=0)]
     cursor: Cursor
     hash: str
     epoch: str

@@ -254,6 +254,29 @@ def restore(app: App, path: str) -> None:
     _run_maintenance(app, "restore", os.path.abspath(path))
 
 
+@command(
+    group,
+    "upgrade",
+    examples=("kheishctl daemon upgrade --rehearse", "kheishctl daemon stop && kheishctl daemon upgrade"),
+)
+@click.option(
+    "--rehearse", is_flag=True, help="Upgrade a copy and compare it; the daemon may run, and stays as it is."
+)
+@click.option("--no-backup", is_flag=True, help="Keep no copy for the way back.")
+@click.option("--force", is_flag=True, help="Leave out events that cannot be read.")
+def upgrade(app: App, rehearse: bool, no_backup: bool, force: bool) -> None:
+    """Upgrade the store of an older version, as the start of the daemon does.
+
+    Everything is read before the first write, and a copy is kept for the way back.
+    """
+    if rehearse:
+        _reject_socket_option(app)
+        _run_maintenance(app, "upgrade", "--rehearse")
+    _require_stopped(app)
+    flags = {"--no-backup": no_backup, "--force": force}
+    _run_maintenance(app, "upgrade", *(flag for flag, enabled in flags.items() if enabled))
+
+
 @command(group, "compact", examples=("kheishctl daemon stop && kheishctl daemon compact",))
 def compact(app: App) -> None:
     """Shrink the store file. The daemon must be stopped."""

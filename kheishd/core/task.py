@@ -5,7 +5,7 @@ deleted. Only open tasks wait for others, so only open tasks could form a cycle.
 change is checked against all tasks of the session, within its transaction.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Final, Protocol
 
@@ -304,9 +304,17 @@ _ENDINGS: Final[dict[ShellEnding, str]] = {
 
 MAX_TITLE_CHARACTERS: Final = 80
 
+MAX_NOTED_HOSTS: Final = 4
+"""The refused hosts in the note about the end of a shell."""
+
 
 def format_ended_note(
-    task: Task, ending: ShellEnding, exit_code: int | None = None, problem: str = "", output_bytes: int = 0
+    task: Task,
+    ending: ShellEnding,
+    exit_code: int | None = None,
+    problem: str = "",
+    output_bytes: int = 0,
+    refused: Sequence[str] = (),
 ) -> str:
     """Format the note about a shell that has ended."""
     outcome = _ENDINGS[ending]
@@ -317,7 +325,9 @@ def format_ended_note(
     if problem:
         outcome += f" ({problem})"
     output = f" The output of the task has {output_bytes} bytes." if output_bytes else ""
-    return f"The background shell {task.task_id}, '{abbreviate(task.title)}', {outcome}.{output}"
+    hosts = ", ".join(refused[:MAX_NOTED_HOSTS]) + (", …" if len(refused) > MAX_NOTED_HOSTS else "")
+    network = f" Connections were refused to {hosts}: no rule allows these hosts." if refused else ""
+    return f"The background shell {task.task_id}, '{abbreviate(task.title)}', {outcome}.{output}{network}"
 
 
 def format_stalled_note(task: Task) -> str:

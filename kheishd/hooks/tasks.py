@@ -330,6 +330,8 @@ def _summarize(task: Task) -> dict[str, Any]:
             row[name] = getattr(task, name)
     if task.shell is not None and task.shell.terminal_reason is not None:
         row |= {"exit_code": task.shell.exit_code, "terminal_reason": task.shell.terminal_reason}
+        if task.shell.refused:
+            row["refused_hosts"] = task.shell.refused
     return row
 
 

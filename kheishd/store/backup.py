@@ -47,7 +47,7 @@ from kheishd.store.journal import verify_chain
 from kheishd.store.opening import explain_errors, open_for_marking, open_for_reading
 from kheishd.store.tables import META, RUNS, SHELLS_LIVE, TABLES
 from kheishd.store.upgrades import NOT_RECORDS, SCHEMA
-from kheishd.store.withdrawn import Replaced, read_replaced
+from kheishd.store.withdrawn import Replaced, read_withdrawn
 from protocol.errors.daemon import DaemonDraining, PathRefused
 from protocol.errors.store import StorageFull
 from protocol.objects.run import ENDED, SETTLED
@@ -60,6 +60,9 @@ if TYPE_CHECKING:
 # During a copy no freed page can be reused, so the file grows, for good. At 100 MB a second ten minutes are
 # 60 GB; compact a larger store before its backup, or copy it by the file system.
 MAX_BACKUP_SECONDS: Final = 600.0
+
+KEPT: Final = "before-restore-"
+"""The beginning of the names of the directories that keep replaced stores; a number follows."""
 
 _PIECE_BYTES = 1 << 20
 _LOOK_SECONDS = 0.1
@@ -216,7 +219,8 @@ def restore(backup: Path, directory: Path) -> Restored:
         with suppress(FileNotFoundError):
             shutil.copyfile(backup / MARKER, work / MARKER)
         identity, cursor = verify_copy(work)
-        replaced = read_replaced(directory, work) if data_bytes(directory) else None
+        kept_before = sorted(directory.glob(f"{KEPT}*"), key=_number_of, reverse=True)
+        replaced = read_withdrawn(directory, work, kept_before) if data_bytes(directory) else None
         mark = _mark_restored(work, (backup / DATA).stat().st_mtime_ns // 1_000_000, replaced)
         kept = _keep_previous(directory)
         size = (work / DATA).stat().st_size
@@ -274,13 +278,18 @@ def count_open_work(snapshot: Snapshot) -> OpenWork:
     )
 
 
+def _number_of(kept: Path) -> int:
+    number = kept.name.removeprefix(KEPT)
+    return int(number) if number.isdecimal() else 0
+
+
 def _keep_previous(directory: Path) -> Path | None:
     """Link the store into a directory of its own, which is a backup itself; None if there is no data."""
     data = directory / DATA
     if not data.exists():
         return None
     for number in range(1, 10_000):
-        kept = directory / f"before-restore-{number}"
+        kept = directory / f"{KEPT}{number}"
         # A restore that was killed has left a link to the data that is still in use.
         if not kept.exists() or ((kept / DATA).exists() and (kept / DATA).samefile(data)):
             shutil.rmtree(kept, ignore_errors=True)

@@ -67,11 +67,13 @@ class Withdrawn(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``created_tokens`` counts the tokens that the replaced store had and the backup does not know. ``changes``
     is None if the rules could not be compared, because an older version wrote one of the two stores.
+    ``is_complete``: the replaced store was read; without it, only stores that earlier restores kept were.
     """
 
     tokens: list[str] = []
     changes: list[Withdrawal] | None = None
     created_tokens: int = 0
+    is_complete: bool = True
 
 
 class RestoreMark(Struct, frozen=True, kw_only=True, omit_defaults=True):

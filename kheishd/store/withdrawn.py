@@ -8,6 +8,7 @@ LMDB may crash on damaged pages, so a child process reads it.
 from __future__ import annotations
 
 import os
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,7 +16,7 @@ from msgspec import Struct
 
 from kheishd.core.permissions.grants import rule_key
 from kheishd.store.environment import Snapshot
-from kheishd.store.epoch import Line, Withdrawal, Withdrawn, read_line
+from kheishd.store.epoch import Line, Withdrawal, Withdrawn, read_line, read_restore_mark
 from kheishd.store.opening import open_for_reading
 from kheishd.store.tables import META, PERMISSIONS, SESSIONS
 from kheishd.store.upgrades import SCHEMA
@@ -32,10 +33,35 @@ if TYPE_CHECKING:
 
 
 class Replaced(Struct, frozen=True):
-    """The line of history of a replaced store, and the rights that it withdrew."""
+    """The line of history of a replaced store, and the rights that it withdrew.
+
+    ``is_pending``: it was restored itself and never started, so the store that it replaced knows more.
+    """
 
     line: Line
     withdrawn: Withdrawn
+    is_pending: bool
+
+
+def read_withdrawn(directory: Path, backup: Path, kept: Sequence[Path]) -> Replaced | None:
+    """Compare a store, and those that earlier restores kept (newest first), with a backup.
+
+    A token that any of them revoked stays revoked. The rules and grants are those of the newest store that
+    was in use. None if no store can be read.
+    """
+    stores = [read_replaced(path, backup) for path in (directory, *kept)]
+    readable = [store for store in stores if store is not None]
+    if not readable:
+        return None
+    restored_only = list(takewhile(lambda store: store is not None and store.is_pending, stores))
+    in_use = stores[len(restored_only)] if len(restored_only) < len(stores) else None
+    withdrawn = Withdrawn(
+        tokens=sorted({token_id for store in readable for token_id in store.withdrawn.tokens}),
+        changes=None if in_use is None else in_use.withdrawn.changes,
+        created_tokens=0 if in_use is None else in_use.withdrawn.created_tokens,
+        is_complete=in_use is not None,
+    )
+    return Replaced(readable[0].line, withdrawn, is_pending=False)
 
 
 def read_replaced(directory: Path, backup: Path) -> Replaced | None:
@@ -67,7 +93,9 @@ def _compare(directory: Path, backup: Path) -> Replaced:
         Snapshot(replaced_environment) as replaced,
         Snapshot(backup_environment) as restored,
     ):
-        return Replaced(read_line(replaced), find_withdrawn(replaced, restored))
+        mark = read_restore_mark(replaced)
+        is_pending = mark is not None and mark.pending
+        return Replaced(read_line(replaced), find_withdrawn(replaced, restored), is_pending)
 
 
 def find_withdrawn(replaced: Snapshot, restored: Snapshot) -> Withdrawn:

@@ -218,6 +218,7 @@ def test_a_person_opens_a_host(daemon: Daemon, closed_web: LocalWeb) -> None:
     private = wait_for_approval(
         daemon, f"{CURL} http://{closed_web.address}/", "p", network=[closed_web.address]
     )
+    assert f"{closed_web.address} (but only a rule opens this address)" in private["preview"]["text"]
     result = answer(daemon, private)
     assert result["refused"] == {closed_web.address: 1}
     assert "only by a rule that names exactly that address" in result["note"]
@@ -278,6 +279,8 @@ def test_a_host_of_a_background_command(daemon: Daemon) -> None:
     assert "kheish: nothing.invalid: " in output["text"]
     assert output["task"]["shell"]["hosts"] == ["nothing.invalid:80"]
     assert output["task"]["shell"]["refused"] == ["other.invalid:80"]
+    ended = daemon.events(types=["task_ended"])[-1]
+    assert "Connections were refused to other.invalid:80" in ended["note"]
 
 
 # What a person and the status say where the network is open.
@@ -347,6 +350,27 @@ def test_the_proxy_of_another_command(daemon: Daemon, web: LocalWeb) -> None:
     result = run(daemon, f'python3 -c "{taken}"; {CURL} http://{web.address}/own', "x")
     assert "Permission denied" in result["stderr"] or "Address already in use" in result["stderr"]
     assert result["connected"] == {web.address: 1}
+
+
+def test_the_daemons_own_port_is_closed() -> None:
+    """No rule lets a command talk to the daemon over TCP."""
+    with short_home() as home:
+        home.mkdir()
+        (home / "config.toml").write_text("""
+permissions.rules = [
+    { tool = "bash", decision = "allow" },
+    { tool = "bash", subject = "net:127.0.0.1", decision = "allow" },
+]
+[listen.tcp]
+address = "127.0.0.1:0"
+""")
+        with Daemon(home) as daemon:
+            listeners = daemon.call("daemon.status")["listeners"]
+            (address,) = [name[4:] for name in listeners if name.startswith("tcp:")]
+            result = run(daemon, f"{CURL} http://{address}/; {CURL} http://127.0.0.1:1/")
+            assert "it is a port of the daemon itself" in result["stdout"]
+            assert "kheish: no connection to 127.0.0.1:1: " in result["stdout"]
+            assert result["refused"] == {address: 1}
 
 
 def test_bypassing_permissions_opens_no_private_address(daemon: Daemon, closed_web: LocalWeb) -> None:

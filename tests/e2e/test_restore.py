@@ -278,6 +278,9 @@ def test_a_damaged_store_is_replaced(story: Story) -> None:
     """The rights of a store that cannot be read are not known, and restore says so."""
     daemon = story.daemon
     daemon.stop()
+    for kept in (daemon.home / "state").glob("before-restore-*"):
+        # They would know the revoked token.
+        shutil.rmtree(kept)
     data = daemon.home / "state" / "data.mdb"
     data.write_bytes(data.read_bytes()[:4096] + b"\xa5" * 40_000)
     done = run_kheishd(daemon.home, "restore", str(story.backup))

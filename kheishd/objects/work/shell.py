@@ -78,7 +78,7 @@ def record_ended(tx: Transaction, task_id: str, outcome: ShellOutcome) -> None:
     if outcome.why == "exited":
         status = "completed" if outcome.exit_code == 0 else "failed"
     note = rules.format_ended_note(
-        task, outcome.why, outcome.exit_code, outcome.problem, outcome.output_bytes
+        task, outcome.why, outcome.exit_code, outcome.problem, outcome.output_bytes, outcome.refused
     )
     ended = TaskEnded(
         task_id=task_id,

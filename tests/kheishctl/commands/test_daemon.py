@@ -74,6 +74,8 @@ def test_life_of_a_daemon(program: Program) -> None:
     assert (examined.code, examined.out.splitlines()[-1]) == (0, "healthy")
     assert json.loads(program("daemon", "doctor", "--repair", "--json").out)["findings"] == []
     assert program("daemon", "compact").out.startswith("compacted ")
+    assert program("daemon", "upgrade").out.startswith("nothing to upgrade")
+    assert json.loads(program("daemon", "upgrade", "--rehearse", "--json").out)["differences"] == []
     assert json.loads(program("daemon", "compact", "--json").out).keys() >= {"before_bytes", "after_bytes"}
     assert program("daemon", "restore", str(copy)).out.startswith("restored ")
     refused = program("daemon", "restore", str(program.home), "--json")
@@ -205,7 +207,13 @@ def test_doctor(ctl: Ctl) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["daemon", "doctor", "--repair"], ["daemon", "compact"], ["daemon", "restore", os.devnull]]
+    "words",
+    [
+        ["daemon", "doctor", "--repair"],
+        ["daemon", "compact"],
+        ["daemon", "upgrade"],
+        ["daemon", "restore", os.devnull],
+    ],
 )
 def test_maintenance_needs_a_stopped_daemon(ctl: Ctl, daemon: Daemon, words: list[str]) -> None:
     """Maintenance commands are refused while a daemon uses the store."""

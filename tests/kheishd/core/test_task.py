@@ -409,6 +409,10 @@ def test_format_ended_note() -> None:
     stopped = evolve(shell, envelope(2), TaskStopRequested(task_id="tsk_1", note="enough"))
     assert "was stopped (enough) with exit code 143." in format_ended_note(stopped, "stopped", 143)
     assert "the daemon went down" in format_ended_note(shell, "daemon_restarted")
+    hosts = [f"{name}.example:443" for name in "abcde"]
+    refused = "Connections were refused to a.example:443: no rule allows these hosts."
+    assert format_ended_note(shell, "exited", refused=hosts[:1]).endswith(refused)
+    assert "c.example:443, d.example:443, …: no rule" in format_ended_note(shell, "exited", refused=hosts)
 
 
 def test_format_stalled_note() -> None:

@@ -295,7 +295,9 @@ async def test_output_is_waited_for(bench: Bench) -> None:
 
     async def end() -> None:
         await bench.desk.state.update(
-            lambda tx: record_ended(tx, "tsk_shell", ShellOutcome("exited", 3, "", 4, 4))
+            lambda tx: record_ended(
+                tx, "tsk_shell", ShellOutcome("exited", 3, "", 4, 4, [], ["x.example:443"])
+            )
         )
 
     async with trio.open_nursery() as nursery:
@@ -303,6 +305,7 @@ async def test_output_is_waited_for(bench: Bench) -> None:
         produced = await bench.run("task_output", task_id="tsk_shell")
     assert (produced["ready"], produced["status"], produced["exit_code"]) == (True, "failed", 3)
     assert produced["terminal_reason"] == "exited"
+    assert produced["refused_hosts"] == ["x.example:443"]
 
 
 async def test_output_that_is_more_than_a_model_reads(bench: Bench) -> None:

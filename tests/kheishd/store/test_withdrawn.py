@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from kheishd.records.writer import SessionWriter, StreamWriter
+from kheishd.store.backup import restore
 from kheishd.store.environment import DATA
 from kheishd.store.epoch import Withdrawal
 from kheishd.store.tables import SESSIONS
@@ -131,3 +132,28 @@ def test_a_store_that_crashes_its_reader_is_unreadable(store: Store, copy: Path)
     data = store.directory / DATA
     data.write_bytes(data.read_bytes()[: 2 * 4096] + b"\xa5" * (data.stat().st_size - 2 * 4096))
     assert read_replaced(store.directory, copy) is None
+
+
+def test_a_restored_store_that_never_started_knows_nothing(store: Store, copy: Path) -> None:
+    """After two restores in a row, what the first one replaced still counts."""
+    in_daemon(store, TokenRevoked(token_id="tok_lost"), PermissionsChanged(remove=[RuleRef(tool="a")]))
+    store.close()
+    for number in (1, 2):
+        restored = restore(copy, store.directory)
+        assert restored.kept == store.directory / f"before-restore-{number}"
+        withdrawn = restored.mark.withdrawn
+        assert withdrawn is not None
+        assert (withdrawn.tokens, withdrawn.is_complete) == (["tok_lost"], True)
+        assert withdrawn.changes == [Withdrawal(session_id=None, remove=[RuleRef(tool="a")])]
+
+
+def test_a_damaged_store_leaves_what_was_kept_before(store: Store, copy: Path) -> None:
+    """If the store is unreadable, tokens that an earlier one had revoked stay revoked."""
+    in_daemon(store, TokenRevoked(token_id="tok_lost"), PermissionsChanged(remove=[RuleRef(tool="a")]))
+    store.close()
+    restore(copy, store.directory)
+    data = store.directory / DATA
+    data.write_bytes(data.read_bytes()[: 2 * 4096] + b"\xa5" * 40_000)
+    withdrawn = restore(copy, store.directory).mark.withdrawn
+    assert withdrawn is not None
+    assert (withdrawn.tokens, withdrawn.changes, withdrawn.is_complete) == (["tok_lost"], None, False)

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from kheishd.hooks.network.proxy import PORT, proxy_variables
+from kheishd.hooks.os.shell.cgroup import GROUPS
 from kheishd.hooks.os.shell.limits import PROCESS_MARGIN, write_limits
 from kheishd.hooks.os.shell.process import Command
 from kheishd.kernel.reserve import RESERVE
@@ -89,7 +90,7 @@ def prepare_command(
         mark,
         boxed is not None,
         () if boxed is None else boxed.descriptors,
-        write_limits(limits, reserve_bytes=RESERVE.get_bytes(workdir.workspace)),
+        write_limits(limits, reserve_bytes=RESERVE.get_bytes(workdir.workspace), group=GROUPS.name(mark)),
         workdir.workspace,
         port,
     )

@@ -38,7 +38,7 @@ import signal
 import time
 from contextlib import suppress
 
-from kheishd.hooks.os.shell.watch import Limits, Watch
+from kheishd.hooks.os.shell.watch import ControlGroup, Limits, Watch
 
 # Importing ``typing`` takes as long as the rest of the start, so only the type checker does it.
 TYPE_CHECKING = False
@@ -142,6 +142,7 @@ class Keeper:
         self._port = port
         self._limits = limits
         self._watch = Watch(limits, workspace)
+        self._exceeded = False
         self._status = -1
         self._main = 0
         self._kill_at: float | None = None
@@ -166,7 +167,7 @@ class Keeper:
         read, write = os.pipe()
         self._main = os.fork()
         if self._main == 0:
-            _exec(argv, write, self._limits)
+            _exec(argv, write, self._limits, self._watch.group)
         os.close(write)
         for descriptor in (inside, blocked):
             if descriptor >= 0:
@@ -201,13 +202,18 @@ class Keeper:
             elif time.monotonic() >= self._watch.next_look:
                 self._look()
             self._wait()
+        self._watch.group.remove()
         self._send("gone")
 
     def _look(self) -> None:
         """Stop the command if it exceeds a limit."""
         _run_first()
-        exceeded = self._watch.look()
-        if exceeded is not None:
+        self._report(self._watch.look())
+
+    def _report(self, exceeded: str | None) -> None:
+        """Report a limit that was exceeded, once, and stop the command."""
+        if exceeded is not None and not self._exceeded:
+            self._exceeded = True
             self._send(f"exceeded {exceeded}")
             self._expire()
 
@@ -223,6 +229,8 @@ class Keeper:
             if ended.si_pid != self._main:
                 os.waitpid(ended.si_pid, 0)
                 continue
+            # The kernel may have killed all of it before the next look.
+            self._report(self._watch.group.find_excess())
             self._kill_main()
             _, status = os.waitpid(self._main, 0)
             self._main = 0
@@ -271,6 +279,7 @@ class Keeper:
 
     def _kill(self) -> None:
         """Kill everything that runs, and schedule the next sweep, later each time."""
+        self._watch.group.kill()
         if self._main:
             self._kill_main()
         else:
@@ -311,7 +320,7 @@ def _run_first() -> None:
         os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
 
 
-def _exec(argv: list[str], report: int, limits: Limits) -> NoReturn:
+def _exec(argv: list[str], report: int, limits: Limits, group: ControlGroup) -> NoReturn:
     """Turn this child into the command; an error is written to ``report``."""
     try:
         keeper = os.getppid()
@@ -323,6 +332,7 @@ def _exec(argv: list[str], report: int, limits: Limits) -> NoReturn:
                 signal.signal(number, signal.SIG_DFL)
             with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
                 file.write(str(OOM_SCORE))
+            group.join()
             limit_process(limits)
             join_keyring()
             os.execv(argv[0], argv)

@@ -25,7 +25,7 @@ _ERRORS: Final = {
 _SIGNALED: Final = 128
 
 
-def write_limits(limits: LimitsSection, *, reserve_bytes: int = 0) -> str:
+def write_limits(limits: LimitsSection, *, reserve_bytes: int = 0, group: str = "") -> str:
     """Return the limits as the keeper reads them."""
     values = {
         "memory": _max_memory_bytes(limits),
@@ -34,6 +34,7 @@ def write_limits(limits: LimitsSection, *, reserve_bytes: int = 0) -> str:
         "descriptors": limits.max_open_files,
         "growth": limits.max_growth_bytes,
         "reserve": reserve_bytes,
+        "group": group,
     }
     return ",".join(f"{name}={value}" for name, value in values.items())
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from hashlib import sha256
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Annotated, Any, Literal, assert_never
 
 import msgspec
@@ -23,6 +24,7 @@ from kheishd.core.permissions.claims import Claim
 from kheishd.core.task import abbreviate
 from kheishd.hooks.network.destination import Destination, parse_destination
 from kheishd.hooks.network.gate import Gate
+from kheishd.hooks.network.interfaces import is_foreign_and_public
 from kheishd.hooks.network.proxy import serving
 from kheishd.hooks.os.shell.command import prepare_command, shell_argv
 from kheishd.hooks.os.shell.limits import explain_excess, suspect_limit
@@ -385,6 +387,14 @@ def _destinations(arguments: BashArguments) -> list[Destination]:
     return list(dict.fromkeys(map(parse_destination, arguments.network)))
 
 
+def _describe_host(destination: Destination) -> str:
+    try:
+        is_open = is_foreign_and_public(ip_address(destination.host))
+    except ValueError:
+        is_open = True
+    return str(destination) if is_open else f"{destination} (but only a rule opens this address)"
+
+
 def describe_confinement(arguments: BashArguments, confinement: Confinement) -> str:
     """Describe for a person what keeps a command inside, and where it can connect to. Errors: ToolError."""
     match confinement:
@@ -393,7 +403,7 @@ def describe_confinement(arguments: BashArguments, confinement: Confinement) -> 
         case "bubblewrap, network open":
             text = "in a sandbox with the machine's whole network"
         case "bubblewrap" if arguments.network:
-            hosts = ", ".join(map(str, _destinations(arguments)))
+            hosts = ", ".join(map(_describe_host, _destinations(arguments)))
             text = f"in a sandbox that may connect to {hosts}"
         case "bubblewrap":
             text = "in a sandbox, connecting only to hosts that rules allow"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from itertools import chain
 
 TYPE_CHECKING = False
@@ -54,10 +54,76 @@ class Limits:
         self.group = values.get("group", "")
 
 
+class ControlGroup:
+    """The control group of one command; without one, ``is_open`` is false and the keeper watches instead."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._path = limits.group
+        self.is_open = False
+        if not limits.group:
+            return
+        try:
+            os.mkdir(self._path)
+            self.is_open = True
+            # Memory in the swap is memory, too; and nothing that remains of a command is of use.
+            for name, value in (
+                ("memory.max", limits.memory),
+                ("memory.swap.max", 0),
+                ("memory.oom.group", 1),
+                ("pids.max", limits.processes),
+            ):
+                with suppress(FileNotFoundError) if name == "memory.swap.max" else nullcontext():
+                    self._write(name, value)
+        except OSError:
+            self.remove()
+
+    def join(self) -> None:
+        """Move this process into the group, with all that it starts."""
+        if self.is_open:
+            self._write("cgroup.procs", 0)
+
+    def find_excess(self) -> str | None:
+        """Return the limit that the command has met; None if none."""
+        if not self.is_open:
+            return None
+        if self._count("memory.events", b"oom_kill"):
+            return "memory"
+        return "processes" if self._count("pids.events", b"max") else None
+
+    def kill(self) -> None:
+        """Kill all processes of the group, if the kernel can (5.14)."""
+        if self.is_open:
+            with suppress(OSError):
+                self._write("cgroup.kill", 1)
+
+    def remove(self) -> None:
+        """Remove the group, after the end of its processes."""
+        if self.is_open:
+            self.is_open = False
+            with suppress(OSError):
+                os.rmdir(self._path)
+
+    def _write(self, name: str, value: int) -> None:
+        # Not created: where there is no such file, there is no such limit.
+        descriptor = os.open(f"{self._path}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, b"%d" % value)
+        finally:
+            os.close(descriptor)
+
+    def _count(self, name: str, event: bytes) -> int:
+        with suppress(OSError, ValueError), open(f"{self._path}/{name}", "rb") as file:
+            for line in file:
+                if line.split()[0] == event:
+                    return int(line.split()[1])
+        return 0
+
+
 class Watch:
     """The watch over the processes below the keeper and over the workspace, an absolute path."""
 
     def __init__(self, limits: Limits, workspace: str) -> None:
+        self.group = ControlGroup(limits)
         self._limits = limits
         self._workspace = workspace
         self._began = time.monotonic()
@@ -69,8 +135,8 @@ class Watch:
 
     def look(self) -> str | None:
         """Return the name of a limit that is exceeded; None if none is."""
-        exceeded = None
-        if self._limits.memory or self._limits.processes:
+        exceeded = self.group.find_excess()
+        if not self.group.is_open and (self._limits.memory or self._limits.processes):
             exceeded = self._check_processes()
         exceeded = exceeded or self._check_growth()
         now = time.monotonic()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kheishd.hooks.os.shell.watch import Limits, Watch, tree
+from kheishd.hooks.os.shell.watch import ControlGroup, Limits, Watch, tree
 from protocol.limits.units import MIB
 
 
@@ -129,3 +129,53 @@ def test_a_workspace_that_is_gone(tmp_path: Path) -> None:
     """A workspace that was removed is no reason to fail."""
     watch = Watch(Limits("growth=1,memory=1"), str(tmp_path / "gone"))
     assert watch.look() in (None, "memory")
+
+
+# Control groups.
+
+
+@pytest.fixture
+def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the path of a group; making its directory makes its files, as the kernel does."""
+    path = tmp_path / "group"
+    make_directory = os.mkdir
+
+    def mkdir(name: str) -> None:
+        make_directory(name)
+        for file in ("memory.max", "memory.oom.group", "pids.max", "cgroup.procs", "cgroup.kill"):
+            Path(name, file).touch()
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    return path
+
+
+def test_a_group_has_the_limits(group: Path) -> None:
+    """The kernel gets the limits, the command joins, and an excess is found in the group's events."""
+    limits = Limits(f"memory={90 * MIB},processes=7,group={group}")
+    opened = ControlGroup(limits)
+    assert opened.is_open
+    opened.join()
+    opened.kill()
+    files = {file.name: file.read_text() for file in group.iterdir()}
+    assert files == {
+        **{"memory.max": str(90 * MIB), "memory.oom.group": "1", "pids.max": "7"},
+        **{"cgroup.procs": "0", "cgroup.kill": "1"},
+    }
+    assert opened.find_excess() is None
+    (group / "pids.events").write_text("max 3\n")
+    assert opened.find_excess() == "processes"
+    (group / "memory.events").write_text("low 0\nhigh 0\nmax 9\noom 1\noom_kill 1\n")
+    assert opened.find_excess() == "memory"
+    opened.remove()
+    assert not opened.is_open
+
+
+def test_a_group_that_cannot_be_made(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
+    """Without a group, or without its files, the keeper watches."""
+    for path in (tmp_path / "missing/group", tmp_path / "plain"):
+        watch = Watch(Limits(f"processes=1,group={path}"), str(tmp_path))
+        assert not watch.group.is_open
+        watch.group.join()
+        watch.group.kill()
+        assert watch.look() == "processes"
+        assert not path.exists()
