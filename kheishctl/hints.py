@@ -21,6 +21,8 @@ HINTS: dict[str, tuple[str, ...]] = {
     "session_busy": ("run", "list", "--active"),
     "session_not_found": ("session", "list"),
     "storage_failed": ("daemon", "logs"),
+    "storage_full": ("daemon", "status"),
+    "store_damaged": ("daemon", "doctor", "--deep"),
     "task_not_found": ("task", "list"),
     "token_invalid": ("token", "create"),
     "token_limit": ("token", "list"),

@@ -50,6 +50,8 @@ from kheishd.server.listeners import (
     open_listeners,
 )
 from kheishd.server.server import Server, open_server
+from kheishd.store.checkup import expect_check
+from kheishd.store.environment import DATA
 from kheishd.systemd import Notifier, read_watchdog_seconds
 from kheishd.toolbox import Toolbox
 from kheishd.workers.expiry import ExpiryWorker, RetentionWorker
@@ -112,6 +114,10 @@ class Daemon:
         with trio.open_signal_receiver(*SIGNALS) as signals:
             # Blocked since the process began, so that no signal arrived before the receiver was open.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            seconds = expect_check(self._source.home.state / DATA)
+            if seconds is not None:
+                log.info("checking the store, because it was not closed in order")
+                self._notifier.starting("Checking the store", seconds)
             async with open_state(self._source.home.state, version=__version__) as self._state:
                 async with trio.open_nursery() as nursery:
                     await nursery.start(self._captures.serve)

@@ -20,6 +20,10 @@ class Notifier:
         name = environ.pop("NOTIFY_SOCKET", "")
         self._address = "\0" + name[1:] if name.startswith("@") else name
 
+    def starting(self, status: str, within_s: float) -> None:
+        """Extend the start timeout of the unit for a long step."""
+        self._send(f"EXTEND_TIMEOUT_USEC={round(within_s * 1_000_000)}\nSTATUS={status}")
+
     def ready(self, status: str) -> None:
         """Notify that the daemon answers requests, or that a reload has ended."""
         self._send(f"READY=1\nSTATUS={status}\nMAINPID={os.getpid()}")

@@ -328,7 +328,11 @@ def address_of(listening: socket.socket) -> str:
 @contextmanager
 def _address_file(path: Path, listener: Listener) -> Iterator[None]:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.write_text(address_of(listener.socket) + "\n")
+    try:
+        path.write_text(address_of(listener.socket) + "\n")
+    except OSError as error:
+        # A full disk does not prevent a start: the status has the address as well.
+        log.warning("the address of the TCP listener cannot be written to %s: %s", path, error.strerror)
     try:
         yield
     finally:

@@ -54,6 +54,20 @@ def describe_problems(problems: list[str]) -> str:
     return problems[0] + more
 
 
+def limit_seconds(size: int) -> float:
+    """Return the time that a check of a file of this size may take."""
+    return MIN_SECONDS + size * SECONDS_PER_BYTE
+
+
+def expect_check(data: Path) -> float | None:
+    """Return the time that a check before opening may take; None if the file needs none or is small."""
+    try:
+        size = data.stat().st_size
+    except OSError:
+        return None
+    return limit_seconds(size) if size > SMALL_BYTES and needs_check(data) else None
+
+
 def check_data(data: Path, *, quick: bool = False, meta_page: bytes | None = None) -> Checkup:
     """Check a data file in a child process, as of its newest meta page or of a copy of an older one."""
     size = data.stat().st_size
@@ -61,7 +75,7 @@ def check_data(data: Path, *, quick: bool = False, meta_page: bytes | None = Non
     command = [sys.executable, "-I", "-S", "-c", PROGRAM, str(ROOT), str(data), extent]
     if meta_page is not None:
         command.append(meta_page.hex())
-    timeout_s = MIN_SECONDS + size * SECONDS_PER_BYTE
+    timeout_s = limit_seconds(size)
     try:
         # All other descriptors, such as a lock, are closed in the child.
         child = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)

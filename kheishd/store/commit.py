@@ -150,8 +150,15 @@ class Committer:
                 job.error = None
             return frozenset().union(*(self.flush([job]) for job in jobs))
         self.is_full = self.is_full or full
-        jobs[0].error = StorageFull() if full else error
+        jobs[0].error = self._make_refusal() if full else error
         return frozenset()
+
+    def _make_refusal(self) -> StorageFull:
+        """Return the refusal of a change for lack of space, which names the disk."""
+        return StorageFull(
+            f"the disk of {self._environment.directory} is full; nothing was changed. Reads work; writes "
+            "resume when there is space"
+        )
 
     def _refuse_all(self, jobs: list[Job[Any]]) -> frozenset[str]:
         damage = self._environment.health.damage

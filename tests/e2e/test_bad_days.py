@@ -204,6 +204,7 @@ def test_a_full_disk_refuses_writes_serves_reads_and_recovers(home: Path) -> Non
         refused = _until_refused(daemon)
         assert refused["error"]["code"] == 1507
         assert refused["error"]["data"]["reason"] == "storage_full"
+        assert f"the disk of {home / 'state'} is full" in refused["error"]["message"]
         assert refused["error"]["data"]["retryable"] is True
         assert daemon.call("run.get", run_id=run_result["run_id"])["output"] == run_result["output"]
         assert any("disk" in warning for warning in daemon.call("daemon.status")["warnings"])

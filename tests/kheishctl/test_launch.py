@@ -1,5 +1,6 @@
 """Starting the daemon's program."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -143,3 +144,32 @@ def test_is_alive() -> None:
 def test_wait_for_exit_gives_up() -> None:
     """Waiting for a process that stays ends in time."""
     assert not launch.wait_for_exit(os.getpid(), 0)
+
+
+def test_start_without_room_for_a_log(
+    home: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """A full disk that has no room for a new log file does not prevent the start."""
+    real_open = os.open
+
+    def open_(path: str, flags: int, mode: int = 0o777) -> int:
+        if path == launch.get_log_path(str(home)):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real_open(path, flags, mode)
+
+    monkeypatch.setattr("kheishctl.launch.os.open", open_)
+    assert launch.start(str(home))["pid"]
+    recwarn.clear()
+    assert not (home / "run" / "kheishd.log").exists()
+
+
+def test_a_daemon_that_could_not_log_says_why(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk a daemon that does not start leaves no message, and that is what is said."""
+    home.mkdir(mode=0o700)
+    (home / "config.toml").write_text("nonsense")
+    monkeypatch.setattr("kheishctl.launch._open_log", lambda home: os.open(os.devnull, os.O_WRONLY))
+    page = 4096
+    full = os.statvfs_result((page, page, page, 0, 0, 0, 0, 0, 0, 255))
+    monkeypatch.setattr("kheishctl.launch.os.statvfs", lambda path: full)
+    with pytest.raises(launch.StartFailed, match=r"the disk of .* is full"):
+        launch.start(str(home))

@@ -35,6 +35,8 @@ def test_states(manager: socket.socket, tmp_path: Path) -> None:
     assert int(reloading["MONOTONIC_USEC"]) > 0
     notifier.stopping("Stopping", 120)
     assert receive(manager) == {"STOPPING": "1", "STATUS": "Stopping", "EXTEND_TIMEOUT_USEC": "130000000"}
+    notifier.starting("Checking", 60)
+    assert receive(manager) == {"STATUS": "Checking", "EXTEND_TIMEOUT_USEC": "60000000"}
     notifier.alive()
     assert receive(manager) == {"WATCHDOG": "1"}
 

@@ -13,6 +13,7 @@ from kheishd.store.checkup import (
     check_snapshot,
     count_unclean_start,
     describe_problems,
+    expect_check,
     needs_check,
 )
 from kheishd.store.environment import DATA
@@ -89,3 +90,18 @@ def test_unclean_starts_are_counted(tmp_path: Path) -> None:
     assert count_unclean_start(data) == 1
     os.truncate(data.with_name(checkup.NOTE), 0)
     assert count_unclean_start(data) == 1
+
+
+def test_a_long_check_is_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of a check before opening is known before: for a large file that was not closed in order."""
+    data = closed(tmp_path / "s", 1) / DATA
+    assert expect_check(data) is None
+    with data.open("r+b") as file:
+        file.write(file.read(1))
+    os.utime(data, (1, 1))
+    assert expect_check(data) is None
+    monkeypatch.setattr(checkup, "SMALL_BYTES", 4096)
+    seconds = expect_check(data)
+    assert seconds is not None
+    assert seconds > checkup.MIN_SECONDS
+    assert expect_check(tmp_path / "none") is None

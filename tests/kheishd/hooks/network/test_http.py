@@ -183,3 +183,34 @@ async def test_an_interim_answer_passes(web: WebServer) -> None:
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 100 ")
             await stream.send_all(b"body")
             assert (await read_all(stream)).endswith(b"\r\n\r\nbody")
+
+
+@pytest.mark.parametrize(
+    ("method", "sent", "body"),
+    [
+        ("HEAD", b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", b""),
+        ("GET", b"HTTP/1.1 204 No Content\r\n\r\n", b""),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n", b""),
+        (
+            "GET",
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+            b"3\r\nabc\r\n0\r\n\r\n",
+        ),
+        ("GET", b"HTTP/1.0 200 OK\r\n\r\nuntil the end", b"d\r\nuntil the end\r\n0\r\n\r\n"),
+        ("DELETE", b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", b"ok"),
+    ],
+)
+async def test_framings_of_answers(web: WebServer, method: str, sent: bytes, body: bytes) -> None:
+    """The end of each answer is known to the client, whatever its framing."""
+    web.answers["/"] = sent
+    async with open_proxy(make_gate(f"127.0.0.1:{web.port}")) as port:
+        done = await ask(port, get(web.url()).replace(b"GET", method.encode(), 1))
+    assert done.partition(b"\r\n\r\n")[2] == body
+    assert done.startswith(sent[:12].replace(b"1.0", b"1.1"))
+
+
+async def test_a_server_that_switches_protocols(web: WebServer) -> None:
+    """An upgrade that nobody asked for is an error of the server."""
+    web.answers["/"] = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nraw"
+    async with open_proxy(make_gate(f"127.0.0.1:{web.port}")) as port:
+        assert (await ask(port, get(web.url()))).startswith(b"HTTP/1.1 502 ")
