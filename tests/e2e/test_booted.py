@@ -45,7 +45,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
     obstacle = find_obstacle()
     if obstacle is not None:
         pytest.skip(obstacle)
-    with Booted(build_wheel(tmp_path_factory.mktemp("wheel"))) as machine:
+    directory = tmp_path_factory.mktemp("booted")
+    with Booted(build_wheel(directory), directory) as machine:
         try:
             machine.wait_booted()
         except CannotBoot as error:
@@ -300,14 +301,28 @@ def test_other_users_reach_the_shared_socket(service: Booted) -> None:
     ).returncode
 
 
-def test_the_control_group_is_the_daemons(service: Booted) -> None:
-    """The daemon may make control groups below its own, which the limits of commands use."""
-    start(service).close()
-    group = service.show("kheishd", "ControlGroup")
-    (directory,) = [
-        path
-        for hierarchy in ("sys/fs/cgroup/unified", "sys/fs/cgroup")
-        if (path := service.root / hierarchy / group.removeprefix("/")).is_dir()
-    ]
-    owner = (directory / "cgroup.procs").stat().st_uid
-    assert owner == Path(f"/proc/{service.init}/root/{HOME}").stat().st_uid
+@pytest.mark.parametrize("manager", ["system", "user"])
+def test_the_daemon_may_make_control_groups(service: Booted, manager: str) -> None:
+    """The daemon may make control groups below its own, for the limits of commands, and none elsewhere."""
+    user, options = ("root", ()) if manager == "system" else (USER, ("--user",))
+    service.run("systemctl", "start", "user@1500.service")
+    service.run("systemctl", *options, "start", "kheishd", user=user)
+    pid = service.show("kheishd", "MainPID", *options, user=user)
+    status = (service.root / f"proc/{pid}/status").read_text()
+    uid = re.findall(r"(?m)^Uid:\t(\d+)", status)[0]
+    group = service.show("kheishd", "ControlGroup", *options, user=user)
+    # In the mounts of the daemon, as its user.
+    inside = (
+        "nsenter",
+        f"--target={pid}",
+        "--mount",
+        "setpriv",
+        f"--reuid={uid}",
+        f"--regid={uid}",
+        "--clear-groups",
+    )
+    service.run(*inside, "mkdir", f"/sys/fs/cgroup{group}/commands")
+    elsewhere = service.run(*inside, "mkdir", "/sys/fs/cgroup/commands", check=False)
+    assert elsewhere.returncode
+    service.run(*inside, "rmdir", f"/sys/fs/cgroup{group}/commands")
+    service.run("systemctl", *options, "stop", "kheishd.service", "kheishd.socket", user=user)

@@ -16,6 +16,8 @@ from tests.support.programs import BIN, ROOT, environment
 from tests.support.waiting_runs import order
 
 WHEELHOUSE = ROOT / ".ci" / "wheelhouse" / f"{sys.version_info.major}.{sys.version_info.minor}"
+INSTALLED = WHEELHOUSE / "installed.lock"
+LOCK = ROOT / "contrib" / "requirements.lock"
 PACKAGES = {"kheishd", "kheishctl", "kheish_protocol"}
 CONFIG = '[permissions]\nmode = "bypassPermissions"\n[workspace]\nunsandboxed = "allow"\n'
 # Another package index or the network would make an error.

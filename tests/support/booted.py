@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,11 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-PROGRAMS = ("systemd-nspawn", "systemd-analyze", "unshare", "nsenter", "mount", "ldconfig")
+PROGRAMS = ("systemd-nspawn", "setpriv", "unshare", "nsenter", "mount", "ldconfig", "setfacl")
 
 # The view is mounted in a mount namespace of its own, so that the mounts end with the container, however it
 # ends. Nothing that this machine starts at boot starts in the container, and its disks are not mounted.
-# nspawn ends with status 133 when the container reboots.
+# nspawn ends with status 133 when the container reboots. If the tests are killed, it is killed, too.
 START = """
 set -eu
 mount -t tmpfs tmpfs "$1"
@@ -41,8 +40,9 @@ shift 2
 status=133
 while [ "$status" = 133 ]; do
     status=0
-    systemd-nspawn --quiet --directory=. --register=no --keep-unit --private-network --resolv-conf=off \
-        --link-journal=no --timezone=off "$@" --boot systemd.unit=multi-user.target || status=$?
+    setpriv --pdeathsig KILL systemd-nspawn --quiet --directory=. --register=no --keep-unit \
+        --link-journal=no --private-network --resolv-conf=off --timezone=off "$@" \
+        --boot systemd.unit=multi-user.target || status=$?
 done
 exit "$status"
 """
@@ -84,8 +84,8 @@ def find_obstacle() -> str | None:
 class Booted:
     """A booted container in which kheish is installed from a wheel, for the interpreter of this process."""
 
-    def __init__(self, wheel: Path) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="kh-booted-", dir="/var/tmp"))
+    def __init__(self, wheel: Path, directory: Path) -> None:
+        self._directory = directory
         self._log = self._directory / "log"
         files = self._directory / "files"
         self._add_program(files, wheel)
@@ -101,11 +101,24 @@ class Booted:
         arguments = [str(self._directory / "mounts"), str(files), *options]
         with self._log.open("wb") as log:
             self._shell = subprocess.Popen(
-                ["unshare", "--mount", "--propagation=private", "sh", "-c", START, "sh", *arguments],
+                [
+                    "setpriv",
+                    "--pdeathsig",
+                    "KILL",
+                    "unshare",
+                    "--mount",
+                    "--propagation=private",
+                    "sh",
+                    "-c",
+                    START,
+                    "sh",
+                    *arguments,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment(),
+                # One tree of control groups, as on current systems; not this machine's.
+                env=environment(SYSTEMD_NSPAWN_UNIFIED_HIERARCHY="1"),
             )
 
     @staticmethod
@@ -223,7 +236,6 @@ class Booted:
             for nspawn in _find_children(self._shell.pid, "systemd-nspawn"):
                 os.kill(nspawn, signal.SIGKILL)
             self._shell.wait()
-        shutil.rmtree(self._directory)
 
 
 def _find_children(pid: int, name: str) -> Iterator[int]:
