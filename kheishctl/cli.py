@@ -295,6 +295,15 @@ def _usage_errors_as_json(enabled: bool) -> Iterator[None]:
         raise JsonUsageError(error.format_message()) from None
 
 
+@contextmanager
+def _interrupts_as_exit() -> Iterator[None]:
+    """End the program at Ctrl-C without click's message."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(exit_codes.INTERRUPTED) from None
+
+
 class LazyGroup(CommandGroup):
     """The program: a group that imports a command when it is called, so that every start is fast.
 
@@ -317,14 +326,14 @@ class LazyGroup(CommandGroup):
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
         """Parse the command line up to the command. Errors: usage errors, as JSON with ``--json``."""
         as_json = "--json" in args
-        with _usage_errors_as_json(as_json):
+        with _usage_errors_as_json(as_json), _interrupts_as_exit():
             ctx = super().make_context(info_name, args, *rest, **extra)
         ctx.meta[_META + "json_typed"] = as_json
         return ctx
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Errors: usage errors, as JSON with ``--json``."""
-        with _usage_errors_as_json(ctx.meta[_META + "json_typed"]):
+        with _usage_errors_as_json(ctx.meta[_META + "json_typed"]), _interrupts_as_exit():
             return super().invoke(ctx)
 
     def suggest(self, ctx: click.Context, word: str) -> list[str]:

@@ -11,7 +11,7 @@ import sys
 import time
 
 from kheishctl.cli import App, fetch_pages
-from kheishctl.client import Client, ConnectionLost, NoDaemon, RequestRefused
+from kheishctl.client import Client, ConnectionLost, NoDaemon, NotADaemon, RequestRefused
 from kheishctl.contract import MAX_PAGE_ROWS, Json
 from kheishctl.render.layout import paint
 from kheishctl.render.pending import format_approval, format_status
@@ -41,6 +41,8 @@ class ApprovalWatch:
         while not self._finished:
             try:
                 self._follow(self.app.client)
+            except NotADaemon:
+                raise
             except ConnectionLost:
                 self._reconnecting = True
                 self.app.note("Connection lost; waiting for the daemon.")

@@ -236,7 +236,7 @@ def _format_findings(result: Json, display: Display) -> str:
     lines = [
         f"{result['events']} events in {result['streams']} streams and {result['records']} records checked"
     ]
-    if not result.get("complete", True):
+    if not result.get("complete", True) and result["events"]:
         lines.append("only the newest events were checked; --deep checks all")
     for finding in result["findings"]:
         location = f"{finding.get('stream') or 'store'}"

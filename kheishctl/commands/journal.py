@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from kheishctl.cli import App, command, make_group, note_next_page
-from kheishctl.client import ConnectionLost, NoDaemon
+from kheishctl.client import ConnectionLost, NoDaemon, NotADaemon
 from kheishctl.contract import MAX_PAGE_ROWS, Json
 from kheishctl.options import drop_unset, name_option, newest_option, options
 from kheishctl.render.events import describe_gap, format_delta, format_event
@@ -89,6 +89,8 @@ def follow(app: App, types: tuple[str, ...], after: int | None, epoch: str | Non
         try:
             follower.run()
             return
+        except NotADaemon:
+            raise
         except ConnectionLost:
             app.note("Connection lost; waiting for the daemon.")
         except NoDaemon:

@@ -11,7 +11,7 @@ import click
 
 from kheishctl import exit_codes
 from kheishctl.cli import App, command
-from kheishctl.client import ConnectionLost, Failure, NoDaemon, RequestRefused
+from kheishctl.client import ConnectionLost, Failure, NoDaemon, NotADaemon, RequestRefused
 from kheishctl.commands.run import add_run_details
 from kheishctl.contract import (
     DEBUG_LEVELS,
@@ -330,7 +330,8 @@ class PersistentSend:
                 result: Json = attempt(wait)
                 return result
             except (ConnectionLost, NoDaemon, RequestRefused) as failure:
-                if isinstance(failure, RequestRefused) and failure.reason != DRAINING:
+                is_refusal = isinstance(failure, RequestRefused) and failure.reason != DRAINING
+                if is_refusal or isinstance(failure, NotADaemon):
                     raise
                 pause()
                 if lost_at is None:

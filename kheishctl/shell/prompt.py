@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from prompt_toolkit import PromptSession
@@ -59,7 +60,23 @@ def open_history(path: str) -> History:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600))
     except OSError:
         return InMemoryHistory()
-    return FileHistory(path)
+    return LenientFileHistory(path)
+
+
+class LenientFileHistory(FileHistory):
+    """A history file whose errors, such as a full disk, cost its lines but not the chat."""
+
+    def load_history_strings(self) -> Iterable[str]:
+        """Return the lines, newest first; none from a file that cannot be read."""
+        try:
+            return list(super().load_history_strings())
+        except OSError:
+            return []
+
+    def store_string(self, string: str) -> None:
+        """Append a line, if that is possible."""
+        with suppress(OSError):
+            super().store_string(string)
 
 
 class PromptOwner(Protocol):

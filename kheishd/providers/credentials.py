@@ -11,7 +11,9 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from urllib.parse import unquote
 
+from kheishd.config.credentials import is_credential
 from kheishd.core.text.spellings import MIN_SECRET_CHARACTERS
 from kheishd.kernel.runtime import ModelFailure, RouteSpec
 
@@ -64,9 +66,12 @@ def problem(auth_ref: str | None, environ: Mapping[str, str] = os.environ) -> st
 def find_secrets(routes: Iterable[RouteSpec], environ: Mapping[str, str] = os.environ) -> list[str]:
     """Return the current credentials of these routes, to be redacted wherever they occur.
 
+    Those in ``options.headers``, and passwords of proxies in the environment, are among them.
+
     Shape: without duplicates, longest first, so that one which contains another is replaced completely.
     """
     secrets: set[str] = set()
+    routes = list(routes)
     for route in routes:
         try:
             value = resolve(route.auth_ref, environ)
@@ -74,6 +79,17 @@ def find_secrets(routes: Iterable[RouteSpec], environ: Mapping[str, str] = os.en
             continue
         if value is not None:
             secrets.add(value)
+    for route in routes:
+        headers = route.options.get("headers")
+        for name, value in headers.items() if isinstance(headers, Mapping) else ():
+            if isinstance(value, str) and is_credential(name, value):
+                secrets.add(value.split()[-1] if value.strip() else "")
+    for name, value in environ.items():
+        if name.lower() in ("http_proxy", "https_proxy", "all_proxy"):
+            user, at, _ = value.rpartition("@")
+            password = user.partition("://")[2].partition(":")[2] if at else ""
+            secrets |= {password, unquote(password)}
+    secrets = {secret for secret in secrets if len(secret) >= MIN_SECRET_CHARACTERS}
     return sorted(secrets, key=lambda value: (-len(value), value))
 
 

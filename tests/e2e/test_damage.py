@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon, RpcError, run_kheishd, short_home
-from tests.support.stores import damage_page, find_leaf, point_free_page
+from tests.support.stores import damage_page, find_leaf, find_older_meta, point_free_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,10 +104,17 @@ def test_damage_is_found_before_anything_is_written(home: Path, name: str, kille
     assert data(home).read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["free list", "records"])
+@pytest.mark.parametrize("name", ["free list", "records", "meta page"])
 def test_repair_brings_everything_back(home: Path, name: str) -> None:
     """After doctor --repair the daemon works as before, and the damaged file is kept."""
-    DAMAGES[name](home)
+    if name == "meta page":
+        # The older one: the newest state is whole.
+        damage_page(data(home), find_older_meta(data(home)))
+        refused = run_kheishd(home)
+        assert refused.returncode == 5
+        assert "kheishd doctor --repair" in refused.stderr
+    else:
+        DAMAGES[name](home)
     damaged = data(home).read_bytes()
     repaired = run_kheishd(home, "doctor", "--repair")
     assert repaired.returncode == 0, repaired.stdout + repaired.stderr

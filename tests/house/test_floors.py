@@ -32,7 +32,8 @@ FLOORS = {
     "kheishctl": 3,
     "kheishctl.commands": 4,
     "kheishctl.shell": 4,
-    "kheishctl.__main__": 5,
+    "kheishctl.program": 5,
+    "kheishctl.__main__": 6,
 }
 """Rooms, most of them directories. Files directly in a package are the room of that name."""
 

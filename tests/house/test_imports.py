@@ -21,7 +21,7 @@ def loaded(module: str, packages: tuple[str, ...]) -> str:
 @pytest.mark.parametrize(
     ("module", "packages"),
     [
-        ("kheishctl.__main__", ("trio", "httpcore2", "prompt_toolkit", "rich", "asyncio", "lmdb", "kheishd")),
+        ("kheishctl.program", ("trio", "httpcore2", "prompt_toolkit", "rich", "asyncio", "lmdb", "kheishd")),
         (
             "kheishd.__main__",
             (

@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from kheishctl import exit_codes
-from kheishctl.__main__ import ENTRIES, root
 from kheishctl.cli import App, LazyGroup, command, make_group, note_next_page, use_color
 from kheishctl.client import Failure, RequestRefused
 from kheishctl.options import Duration, drop_unset, filter_plain_names
+from kheishctl.program import ENTRIES, root
 from protocol.rpc.catalogue import METHODS
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon

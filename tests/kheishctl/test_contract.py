@@ -38,7 +38,7 @@ def test_the_file_is_generated() -> None:
 
 def test_the_file_needs_the_standard_library_only() -> None:
     """Importing the constants imports no message types."""
-    program = "import sys, kheishctl.__main__, kheishctl.commands.run; print('msgspec' in sys.modules)"
+    program = "import sys, kheishctl.program, kheishctl.commands.run; print('msgspec' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )

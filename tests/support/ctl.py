@@ -7,7 +7,7 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from kheishctl.__main__ import root
+from kheishctl.program import root
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import cache, lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from kheishd.core.commands.lexer import NotUnderstood, SimpleCommand, Word, read_commands
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 # Reading a longer line takes more than 10 ms, and much longer if it is hostile.
 MAX_GRAMMAR_CHARACTERS: Final = 4_096
 
+MAX_PIECES: Final = 512
+MAX_PIECE_WORDS: Final = 64
+_PIECE: Final = re.compile(r"[^;&|\n(){}`]+")
+_INTRODUCTIONS: Final = frozenset("if then elif else while until do time coproc !".split())
 _QUOTES: Final = re.compile("['\"\\\\]")
 
 _LEAVES: Final = frozenset(
@@ -135,13 +140,19 @@ def find_commands(line: str) -> Iterator[SimpleCommand]:
     """Yield what looks like a simple command anywhere in a line that is not understood."""
     line = line.encode(errors="replace").decode()
     if len(line) > MAX_GRAMMAR_CHARACTERS or line.count("|") > 256 or line.count("<<") > 16:
+        # The grammar would take too long: what stands between two operators is taken for a command.
+        for match in islice(_PIECE.finditer(line), MAX_PIECES):
+            texts = [text for text in match[0].split()[:MAX_PIECE_WORDS] if text not in _INTRODUCTIONS]
+            words = tuple(Word(_QUOTES.sub("", text), *match.span(), is_plain=False) for text in texts)
+            if words:
+                yield SimpleCommand((), words)
         return
     root, positions = _parse(line)
     for node in _walk(root):
         if node.type in ("command", "declaration_command", "unset_command", "test_command"):
-            words = [
+            parts = [
                 Word(_QUOTES.sub("", line[start:end]), start, end, is_plain=False)
                 for child in node.children
                 if (start := positions[child.start_byte]) < (end := positions[child.end_byte])
             ]
-            yield SimpleCommand((), tuple(words))
+            yield SimpleCommand((), tuple(parts))

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
-from kheishd.core.commands.line import read_line
-from kheishd.core.commands.readings import Reading, aliases_of, readings_of
 from protocol.structs import Value
 
 if TYPE_CHECKING:
+    from kheishd.core.commands.readings import Reading
     from protocol.objects.permission import ClaimKind
 
 NETWORK: Final = "net:"
@@ -47,6 +46,10 @@ class Claim(Value, frozen=True):
 
 def claims_of_command(line: str) -> list[Claim]:
     """Return the claims of a command line: the line, and its simple commands unless it is only one."""
+    # Imported here, because most daemons judge no command right after their start.
+    from kheishd.core.commands.line import read_line
+    from kheishd.core.commands.readings import aliases_of, readings_of
+
     parsed = read_line(line)
     call = Claim("call", line, problem=parsed.problem)
     commands = [

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from html import unescape
 from typing import TYPE_CHECKING, Final
 
 from protocol.structs import Value
@@ -32,6 +31,7 @@ _ESCAPE: Final = re.compile(
     rb"\\\\*u([0-9A-Fa-f]{4})|\\\\*x([0-9A-Fa-f]{2})|%(?:25)*([0-9A-Fa-f]{2})"
     rb"|&(#[0-9]{1,4}|#[xX][0-9A-Fa-f]{1,4}|quot|amp|lt|gt|apos);"
 )
+_ENTITIES: Final = {b"quot": b'"', b"amp": b"&", b"lt": b"<", b"gt": b">", b"apos": b"'"}
 # The end of a text that may be the beginning of an escape or of a line break.
 _BEGINNING: Final = re.compile(
     rb"(?:=?\\+r\\*|=?\\+(?:u[0-9A-Fa-f]{0,3}|x[0-9A-Fa-f]?)?|%(?:25)*2?[0-9A-Fa-f]?"
@@ -88,7 +88,11 @@ class _Text(Value, frozen=True):
 def _unescape(match: re.Match[bytes]) -> bytes:
     code = match[1] or match[2] or match[3]
     if code is None:
-        return unescape(match[0].decode()).encode(errors="surrogatepass")
+        name = match[4].lower()
+        if name in _ENTITIES:
+            return _ENTITIES[name]
+        number = int(name[2:], 16) if name[1:2] == b"x" else int(name[1:])
+        return chr(number).encode(errors="surrogatepass")
     number = int(code, 16)
     return chr(number).encode(errors="surrogatepass") if match[1] else bytes((number,))
 

@@ -46,7 +46,7 @@ def test_methods_complete_without_a_daemon() -> None:
     """Method names complete without a daemon."""
     from click.testing import CliRunner
 
-    from kheishctl.__main__ import root
+    from kheishctl.program import root
 
     environ = {"_KHEISHCTL_COMPLETE": "bash_complete", "COMP_WORDS": "kheishctl call run.", "COMP_CWORD": "2"}
     with_words = CliRunner(env=environ).invoke(root, [], prog_name="kheishctl")

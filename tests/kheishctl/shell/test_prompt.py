@@ -271,6 +271,18 @@ def test_history_without_a_file(tmp_path: Path) -> None:
     assert isinstance(open_history(str(tmp_path / "file" / "history")), InMemoryHistory)
 
 
+def test_history_on_a_full_disk(tmp_path: Path) -> None:
+    """A line that cannot be saved costs nothing else."""
+    (tmp_path / "history").symlink_to("/dev/full")
+    history = open_history(str(tmp_path / "history"))
+    history.append_string("hello")
+    assert history.get_strings() == ["hello"]
+    (tmp_path / "history").unlink()
+    (tmp_path / "history").mkdir()
+    history.append_string("again")
+    assert list(history.load_history_strings()) == []
+
+
 def test_slash_completer() -> None:
     """Commands are completed at the start of the only line."""
 

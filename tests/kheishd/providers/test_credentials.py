@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kheishd.kernel.runtime import ModelFailure, RouteSpec
@@ -83,6 +84,27 @@ def test_a_huge_file_is_no_credential(tmp_path: Path) -> None:
     """A file that is too large is refused without being read whole, and is never truncated."""
     (tmp_path / "huge").write_text("x" * (MAX_CREDENTIAL_BYTES + 1))
     assert "is not set" in (problem("credential:huge", {"CREDENTIALS_DIRECTORY": str(tmp_path)}) or "")
+
+
+def test_credentials_elsewhere_are_known() -> None:
+    """A header of a route and the password of a proxy are redacted, too, if they are long enough."""
+    headers = {
+        "X-Api-Key": "key-of-a-header",
+        "Authorization": "Bearer token-of-a-header",
+        "X-Title": "harmless-title",
+    }
+    route = msgspec.structs.replace(spec(None), options={"headers": headers})
+    environ = {
+        "HTTPS_PROXY": "http://user:p%40ssword-1@proxy:3128",
+        "http_proxy": "http://u:short@proxy",
+        "X": "a:b@c",
+    }
+    assert set(find_secrets([route], environ)) == {
+        "key-of-a-header",
+        "token-of-a-header",
+        "p%40ssword-1",
+        "p@ssword-1",
+    }
 
 
 def test_known_secrets() -> None:
