@@ -72,6 +72,8 @@ async def finish_restore(state: State) -> RestoreMark | None:
         work.running + work.queued + work.waiting,
         work.indoubts,
     )
+    if withdrawn is None or not withdrawn.is_complete:
+        log.warning("it is not known which tokens, grants and rules were revoked or changed after the backup")
     return mark
 
 

@@ -184,7 +184,8 @@ class ExportReader:
             raise ExportProblem(
                 "truncated",
                 self.lines + 1,
-                f"the export is truncated: after line {self.lines}, more lines or its end are missing",
+                f"the export is truncated: after line {self.lines}, more lines or its end are missing (an "
+                "export of kheish before 0.2 has no end and needs 'without_end')",
             )
         return self.end
 

@@ -36,6 +36,7 @@ from kheishd.objects.work.shell import (
     record_stalled,
     record_started,
 )
+from kheishd.store.epoch import read_restore_mark
 from kheishd.store.tables import RUNS, SESSIONS, SHELLS_LIVE, SHELLS_STOPPING, TASKS
 from kheishd.workers.worker import Worker
 from protocol.errors.store import StorageFull
@@ -354,6 +355,10 @@ class ShellWorker(Worker):
             log.error("processes of a shell could not be killed", extra={"task_id": task.task_id})
         written = await self._files.read(task.task_id, 1)
         problems = [] if task.status == "in_progress" else ["it had hardly begun, if at all"]
+        with self._state.read() as store:
+            mark = read_restore_mark(store)
+        if mark is not None and task.created_cursor <= mark.cursor:
+            problems.append("the store was restored from a backup that was made while it ran")
         problems += [] if gone else ["some of its processes could not be killed"]
         over = ShellOutcome(
             "daemon_restarted", None, "; ".join(problems), written.total_bytes, written.kept_bytes

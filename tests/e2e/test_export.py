@@ -127,6 +127,18 @@ def test_without_the_signature_only_the_key_tells(ctl: Ctl, file: Path, tmp_path
     assert (done.code, "signed by nobody" in done.err) == (exit_codes.FAILED, True)
 
 
+def test_the_home_itself_needs_no_signature(ctl: Ctl, file: Path, tmp_path: Path) -> None:
+    """The daemon that made an export finds each changed line, even if all hashes were computed anew."""
+    forged = rechain(file.read_text().splitlines(), edit, with_end=True)
+    end = json.loads(forged[-1])["end"]
+    del end["signature"]
+    path = tmp_path / "forged.jsonl"
+    path.write_text("\n".join([*forged[:-1], json.dumps({"end": end}, separators=(",", ":"))]))
+    done = ctl("session", "import", str(path))
+    line = 1 + next(index for index, text in enumerate(forged) if "forged" in text)
+    assert (done.code, f"was rechained: line {line} is not the line" in done.err) == (exit_codes.FAILED, True)
+
+
 def test_an_import_continues(ctl: Ctl, daemon: Daemon, file: Path, session_id: str) -> None:
     """An imported session has the messages of the exported one, calls with their results, and continues."""
     copy = ctl.json("session", "import", str(file))["session_id"]
@@ -173,7 +185,8 @@ def test_what_a_provider_would_refuse_is_refused(ctl: Ctl, file: Path, tmp_path:
         ]
 
     forged = rechain(file.read_text().splitlines(), forge, with_end=True)
-    end = json.loads(forged[-1])["end"]
+    # The export of another home.
+    end = json.loads(forged[-1])["end"] | {"epoch": "another"}
     del end["signature"]
     path = tmp_path / "forged.jsonl"
     path.write_text("\n".join([*forged[:-1], json.dumps({"end": end}, separators=(",", ":"))]))

@@ -166,6 +166,15 @@ def _digest(messages: list[dict[str, Any]]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
+def test_every_session_can_be_exported_and_imported(daemon: Daemon) -> None:
+    """What an older version wrote is a valid transcript: every session's export would be imported."""
+    for session_id in FACTS["sessions"]:
+        page = daemon.call("session.export", session_id=session_id, limit=500)
+        assert page["next"] is None
+        checked = daemon.call("session.import", lines=page["lines"], agent="default", check=True)
+        assert checked["messages"] >= 0
+
+
 @pytest.fixture
 def working(home: Path) -> Iterator[Daemon]:
     """Provide a daemon for one test."""

@@ -56,6 +56,9 @@ def work(daemon: Daemon, backup: Path) -> Story:
     second = order("bash", command="echo once >> second")
     queued = daemon.call("conversation.send", content=second, sender="busy")
     waiting = daemon.say(writes("third"), sender="waits")
+    background = order("bash", command="echo once >> background; sleep 600", run_in_background=True)
+    daemon.say(background, sender="shell")
+    until((daemon.home / "workspace" / "background").exists, "the background command runs")
     tokens = {
         name: daemon.call("token.create", scopes=["read"], name=name)["token"]["token_id"]
         for name in ("kept", "lost")
@@ -110,6 +113,7 @@ def test_restore_says_what_was_open_and_withdrawn(story: Story) -> None:
     output = (story.daemon.home.parent / "output").read_text()
     assert "1 running, 1 queued, 1 waiting for a person" in output
     assert "in doubt after the first start: 1" in output
+    assert "background commands that were running and are not run again: 1" in output
     assert f"stay revoked: {story.tokens['lost']}\n" in output
     assert "created after the backup and do not exist any more: 1" in output
     assert "the daemon: rules that were added after the backup stay: deny grep_search" in output
@@ -123,7 +127,10 @@ def test_open_runs_do_not_run_again(story: Story) -> None:
         run = story.daemon.call("run.get", run_id=sent["run_id"])
         assert (run["status"], run["error"]["reason"]) == ("interrupted", "restored")
         assert "restored from a backup of 20" in run["error"]["message"]
-    assert lines(story, "begun") == lines(story, "second") == ["once"]
+    assert lines(story, "begun") == lines(story, "second") == lines(story, "background") == ["once"]
+    (task,) = story.daemon.call("task.list", status="any")["tasks"]
+    assert task["status"] != "in_progress", task
+    assert "restored from a backup" in json.dumps(task)
     assert story.daemon.call("approval.list")["approvals"] == []
     assert story.daemon.call("daemon.status")["counts"]["runs_ready"] == 0
 

@@ -16,7 +16,7 @@ from kheishd.objects.talk.lineage import Segment, lineage
 from kheishd.objects.talk.session import scope_of
 from kheishd.records.writer import SessionWriter
 from kheishd.store.journal import HASH_BYTES
-from kheishd.store.tables import JOURNAL
+from kheishd.store.tables import JOURNAL, SESSIONS
 from protocol import ids
 from protocol.errors.refusal import Refusal
 from protocol.errors.rpc import InvalidParams
@@ -167,6 +167,9 @@ def _prepare(call: Call, params: SessionImport) -> _Part:
                 session, previous = _find_previous(store, call, params)
                 checker = _resume_checker(store, session.session_id)
         entries, reader = _verify(params, previous)
+        if reader.end is not None and reader.end.epoch == call.state.epoch:
+            with call.state.read() as store:
+                _require_own_lines(store, call, entries, reader.lines - len(entries))
         messages, pending = _check_messages(
             entries,
             previous.pending if previous is not None else [],
@@ -215,6 +218,24 @@ def _verify(params: SessionImport, previous: SessionImported | None) -> tuple[li
             message = f"the export is signed by {by}, not by the key {params.signed_by}"
             raise ImportInvalid(message, field="$.params.signed_by")
     return entries, reader
+
+
+def _require_own_lines(store: Snapshot, call: Call, entries: list[Entry], before: int) -> None:
+    """Require that lines of this line of history are those of the journal here, if the session is here.
+
+    So an export that was rechained together with its end is found without a signature, too.
+    Errors: ImportInvalid.
+    """
+    for number, entry in enumerate(entries, 1):
+        session = store.get(SESSIONS, entry.envelope.session_id or "-")
+        if session is None or not call.caller.may_read(session.agent, session.sender):
+            continue
+        stored = store.entry(session.session_id, entry.envelope.cursor)
+        if stored is None or stored[0] != entry.digest:
+            line = before + number
+            raise _invalid(
+                number, f"the export was rechained: line {line} is not the line that this daemon exported"
+            )
 
 
 @mutation(rows.IMPORT, prepare=_prepare)

@@ -41,6 +41,7 @@ from kheishd.hooks.os.files.edits import (
     read_states,
     stamp_of,
 )
+from kheishd.hooks.os.files.written import note_written
 from kheishd.hooks.os.umask import user_umask
 from kheishd.kernel.hook import ProbeResult, Stale, ToolError
 from kheishd.kernel.reserve import RESERVE
@@ -208,6 +209,7 @@ class _StagedChange(Struct):
     """
 
     change: FileChange
+    workspace: str
     directory: int
     name: str
     new: str
@@ -228,8 +230,9 @@ class _StagedChange(Struct):
             except OSError:
                 self.roll_back()
                 raise
-            return
-        os.rename(self.new, self.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+        else:
+            os.rename(self.new, self.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+        note_written(self.workspace, self.change.path, self.directory, self.name)
 
     def roll_back(self) -> None:
         """Restore the previous state of the file. Errors: OSError."""
@@ -268,7 +271,7 @@ def _stage(
     with explain_errors(change.path):
         directory, name = stack.enter_context(root.parent(change.path, make=True))
         new, old = temporary_names(key, change.path)
-        staged = _StagedChange(change, directory, name, new)
+        staged = _StagedChange(change, root.workspace, directory, name, new)
         stack.callback(staged.clean)
         is_equal = _write(directory, new, change.content, state.attributes, check)
         if state.attributes is not None:

@@ -62,8 +62,6 @@ CREDENTIALS = (
 )
 """Files that stay hidden even if the user's home directory is in the workspace."""
 
-# Each takes a descriptor until the command has started, and a tenth of a millisecond.
-MAX_PROTECTED_MOUNTS = 128
 MAX_MASKS = 500
 
 Mounts = dict[str, tuple[str, ...]]
@@ -314,8 +312,7 @@ def workspace_binds(bubblewrap: Bubblewrap, workdir: Workdir, scan: Scan, descri
 
     binds = {workdir.workspace: bind(os.dup(workdir.outer), workdir.workspace)}
     root = Root(workdir.workspace, workdir.outer)
-    paths = [*sorted(scan.pinned), *(path for path in scan.protected if path not in scan.links)]
-    for path in paths[:MAX_PROTECTED_MOUNTS]:
+    for path in scan.mounts:
         with explain_errors(path), root.parent(path) as (directory, name):
             descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         status = os.fstat(descriptor)

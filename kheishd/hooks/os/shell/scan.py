@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 MAX_ENTRIES: Final = 10_000
 MAX_ENTRIES_WITH_RULES: Final = 50_000
 
+# Each takes a descriptor until the command has started, and a millisecond.
+MAX_PROTECTED_MOUNTS: Final = 128
+
 # Submodules may have submodules.
 MAX_MODULE_DEPTH: Final = 6
 
@@ -65,7 +68,8 @@ class Scan:
     ``protected`` are files and directories, with their identities; those in ``links`` are symbolic links,
     which cannot be mounted. ``git`` are git directories. ``masked`` are closed files and directories (True).
     ``pinned`` are directories that may not be renamed: a rule closes paths below them by their names.
-    ``directories`` are those that were scanned, with their inodes. ``complete``: that is all of them.
+    ``directories`` are those that were scanned, with their inodes; ``changed_ns`` are the times of the last
+    change of protected files. ``complete``: everything was scanned.
     """
 
     def __init__(self) -> None:
@@ -75,25 +79,35 @@ class Scan:
         self.masked: dict[str, bool] = {}
         self.pinned: set[str] = set()
         self.directories: dict[str, int] = {}
+        self.changed_ns: dict[str, int] = {}
         self.complete = True
 
+    @property
+    def mounts(self) -> list[str]:
+        """The pinned and protected paths that the sandbox mounts: the first ones, thus the upper levels."""
+        paths = [*sorted(self.pinned), *(path for path in self.protected if path not in self.links)]
+        return paths[:MAX_PROTECTED_MOUNTS]
 
-def scan_workspace(root: str, workspace: str, rules: PathRules, skipped: Collection[str] = ()) -> Scan:
+
+def scan_workspace(
+    root: str, workspace: str, rules: PathRules, skipped: Collection[str] = (), *, max_entries: int = 0
+) -> Scan:
     """Scan a workspace whose directory is ``root``; ``workspace`` is its path.
 
     ``skipped`` are absolute paths that are not entered. Reads the file system.
     """
     scan = Scan()
-    budget = MAX_ENTRIES_WITH_RULES if rules.closed else MAX_ENTRIES
+    budget = max_entries or (MAX_ENTRIES_WITH_RULES if rules.closed else MAX_ENTRIES)
     # A rule about all paths is one about the tool.
     closed = [pattern for pattern in rules.closed if pattern.strip("*")]
-    queue = deque([("", "", False)])
+    queue = deque([("", "", 0, False)])
     while queue:
-        directory, name, is_dependency = queue.popleft()
+        directory, name, inode, is_dependency = queue.popleft()
         if budget <= 0:
             scan.complete = False
             break
         entries = _list(f"{root}/{directory}")
+        scan.directories[directory] = inode
         budget -= len(entries)
         if entries.keys() >= _BARE_REPOSITORY:
             _add_git(scan, root, directory)
@@ -110,10 +124,9 @@ def scan_workspace(root: str, workspace: str, rules: PathRules, skipped: Collect
             if is_protected and not is_dependency:
                 _add_protected(scan, root, workspace, path, entry)
             elif is_directory and f"{workspace}/{path}" not in skipped:
-                scan.directories[path] = entry.inode()
                 inside = is_dependency or entry.name == "node_modules"
                 if closed or not inside:
-                    queue.append((path, entry.name, inside))
+                    queue.append((path, entry.name, entry.inode(), inside))
     return scan
 
 
@@ -161,6 +174,7 @@ def _add(scan: Scan, root: str, path: str) -> None:
     with suppress(OSError):
         status = os.lstat(f"{root}/{path}")
         scan.protected[path] = (status.st_dev, status.st_ino)
+        scan.changed_ns[path] = status.st_ctime_ns
 
 
 def _add_git(scan: Scan, root: str, path: str, depth: int = 0) -> None:

@@ -17,11 +17,16 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import stat
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from kheishd.core.permissions.protected import is_protected_pair
 from kheishd.hooks.os.files.confinement import Root
+from kheishd.hooks.os.files.written import was_written
 from kheishd.hooks.os.shell.scan import (
     GIT,
     GUARDED_IN_GIT,
@@ -64,10 +69,15 @@ _HARMLESS: Final = frozenset(
 
 
 class NewFiles(Value, frozen=True):
-    """Protected files that appeared: in directories that existed before, and in new directories."""
+    """Protected files that appeared in directories that existed before; and others to be inspected.
+
+    These are in new directories, or were not mounted, as there are many, and changed. ``complete``: the
+    command did not leave more entries than can be scanned.
+    """
 
     unapproved: list[str]
     elsewhere: list[str]
+    complete: bool = True
 
 
 class Shield:
@@ -79,23 +89,37 @@ class Shield:
         self._skipped = skipped
         # The opened directory, whatever its name leads to by now.
         self._root = f"/proc/self/fd/{workdir.outer}"
-        self.scan = self._scan()
+        # The clock of files ticks a few times in a hundredth of a second.
+        self._began_ns = time.time_ns() - 10_000_000
+        self.scan = self._scan(rules)
 
-    def _scan(self) -> Scan:
-        return scan_workspace(self._root, self._workdir.workspace, self._rules, self._skipped)
+    def _scan(self, rules: PathRules, max_entries: int = 0) -> Scan:
+        workspace = self._workdir.workspace
+        return scan_workspace(self._root, workspace, rules, self._skipped, max_entries=max_entries)
 
     def find_new(self) -> NewFiles:
         """Return the protected files that appeared, and that are not part of a harmless new repository."""
-        before, scan = self.scan, self._scan()
+        # A command could hide a file among as many entries as are scanned before.
+        before, scan = self.scan, self._scan(PathRules(self._rules.protected), MAX_ENTRIES_WITH_RULES)
         known, known_directories = set(before.protected.values()), set(before.directories.values())
+        mounted = {*before.mounts, *before.links}
         unapproved: list[str] = []
         elsewhere: list[str] = []
         for path, identity in sorted(scan.protected.items()):
             directory, name = posixpath.split(path)
             if before.protected.get(path) == identity:
+                if path not in mounted and before.changed_ns[path] != scan.changed_ns[path]:
+                    elsewhere.append(path)
+                continue
+            # Where nothing was scanned before, only a file that changed meanwhile can be new.
+            if not before.complete and scan.changed_ns[path] < self._began_ns:
+                continue
+            if was_written(f"{self._workdir.workspace}/{path}", identity):
                 continue
             if directory in scan.git and name in GUARDED_IN_GIT:
-                unapproved += [] if identity in known else self._find_programs(path, scan)
+                programs = [] if identity in known else self._find_programs(path, scan)
+                # An older repository that was not scanned has the user's own settings.
+                (unapproved if before.complete or directory in before.git else elsewhere).extend(programs)
                 continue
             if name.casefold() == GIT and path not in scan.links:
                 target = read_git_link(self._root, self._workdir.workspace, path)
@@ -103,39 +127,46 @@ class Shield:
                     continue
             if is_protected_pair(path):
                 directory = posixpath.dirname(directory)
-            if not directory or directory in before.directories:
+            if directory in before.directories:
                 unapproved.append(path)
             elif scan.directories.get(directory) not in known_directories:
                 elsewhere.append(path)
             elif identity not in known:
                 unapproved.append(path)
-        return NewFiles(unapproved, elsewhere)
+        return NewFiles(unapproved, elsewhere, complete=scan.complete or not before.complete)
 
     def finish(self) -> list[str]:
         """Put new protected files aside; return sentences about them, and about the limits of the scan."""
         new = self.find_new()
         root = Root(self._workdir.workspace, self._workdir.outer)
-        moved = []
-        for path in new.unapproved:
-            with suppress(OSError, ToolError), root.parent(path) as (directory, name):
-                os.rename(name, _free_name(directory, name), src_dir_fd=directory, dst_dir_fd=directory)
-                moved.append(path)
+        moved = [path for path in new.unapproved if put_aside(root, path)]
         sentences = []
         if moved:
             sentences.append(
                 "other programs execute or obey these files, which nobody approved, so they were renamed to "
                 f"NAME{SUFFIX}: {_list(moved)}. Create such files with write_file, which asks a person"
             )
-        return [*sentences, *describe_new(new.elsewhere), *self.describe_limit()]
+        remaining = [*(path for path in new.unapproved if path not in moved), *new.elsewhere]
+        return [*sentences, *self.describe(replace(new, unapproved=[], elsewhere=remaining))]
 
-    def describe_limit(self) -> list[str]:
-        """Return a sentence if the workspace has too many entries for the rules about paths."""
-        if self.scan.complete or not self._rules.closed:
-            return []
-        return [
-            f"the workspace has more than {MAX_ENTRIES_WITH_RULES} entries, so the rules about paths hold "
-            "for its upper levels only"
-        ]
+    def describe(self, new: NewFiles) -> list[str]:
+        """Return sentences about new files that stay, and about the limits of the scans."""
+        paths = [*new.unapproved, *new.elsewhere]
+        sentences = []
+        if paths:
+            text = "other programs execute or obey these new or changed files; inspect them first"
+            sentences.append(f"{text}: {_list(paths)}")
+        if not new.complete:
+            sentences.append(
+                f"the workspace has more than {MAX_ENTRIES_WITH_RULES} entries now, too many to look for new "
+                "files that other programs execute or obey"
+            )
+        if self._rules.closed and not self.scan.complete:
+            sentences.append(
+                f"the workspace has more than {MAX_ENTRIES_WITH_RULES} entries, so the rules about paths "
+                "hold for its upper levels only"
+            )
+        return sentences
 
     def _find_programs(self, path: str, scan: Scan) -> list[str]:
         """Return the new parts of a git directory that name programs; none if they are harmless."""
@@ -152,11 +183,20 @@ class Shield:
                 return [] if is_harmless_git_config(_read(full)) else [path]
 
 
-def describe_new(paths: list[str]) -> list[str]:
-    """Return a sentence about protected files that appeared and stay; none without any."""
-    if not paths:
-        return []
-    return [f"other programs execute or obey these new files; inspect them first: {_list(paths)}"]
+def put_aside(root: Root, path: str) -> bool:
+    """Rename a file, also in a directory that its owner may not change; return whether that worked."""
+    with suppress(OSError, ToolError), root.parent(path) as (directory, name):
+        place = f"/proc/self/fd/{directory}"
+        mode = stat.S_IMODE(os.stat(place).st_mode)
+        with suppress(OSError):
+            os.chmod(place, mode | stat.S_IRWXU)
+        try:
+            os.rename(name, _free_name(directory, name), src_dir_fd=directory, dst_dir_fd=directory)
+        finally:
+            with suppress(OSError):
+                os.chmod(place, mode)
+        return True
+    return False
 
 
 def _list(paths: list[str]) -> str:

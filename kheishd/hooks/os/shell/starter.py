@@ -28,7 +28,7 @@ from kheishd.hooks.os.shell.process import (
 )
 from kheishd.hooks.os.shell.sandbox import Sandbox
 from kheishd.hooks.os.shell.scan import PathRules
-from kheishd.hooks.os.shell.shield import Shield, describe_new
+from kheishd.hooks.os.shell.shield import Shield
 from kheishd.hooks.os.shell.workdir import open_workdir
 from kheishd.kernel.hook import ToolError
 from protocol.objects.task import Shell
@@ -105,7 +105,7 @@ class Starter:
                 yield process
             if shield is not None and notes is not None:
                 new = await trio.to_thread.run_sync(shield.find_new)
-                notes += [*describe_new([*new.unapproved, *new.elsewhere]), *shield.describe_limit()]
+                notes += shield.describe(new)
         finally:
             workdir.close()
 

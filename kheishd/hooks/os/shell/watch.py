@@ -212,20 +212,33 @@ class Watch:
 
 
 def find_changed_files(directory: str, since_ns: int, deadline: float) -> Iterator[os.stat_result | None]:
-    """Yield the status of each file below a directory that changed since a time; None if the time is over."""
+    """Yield the status of each file below a directory that changed since a time.
+
+    Shape:  None where files cannot be found: the time is over, or a directory cannot be read.
+    """
     directories = [directory]
     while directories:
         if time.monotonic() > deadline:
             yield None
             return
-        with suppress(OSError), os.scandir(directories.pop()) as entries:
-            for entry in entries:
-                with suppress(OSError):
-                    if entry.is_dir(follow_symlinks=False):
-                        directories.append(entry.path)
-                    status = entry.stat(follow_symlinks=False)
-                    if status.st_ctime_ns >= since_ns:
-                        yield status
+        current = directories.pop()
+        try:
+            with os.scandir(current) as entries:
+                for entry in entries:
+                    with suppress(OSError):
+                        if entry.is_dir(follow_symlinks=False):
+                            directories.append(entry.path)
+                        status = entry.stat(follow_symlinks=False)
+                        if status.st_ctime_ns >= since_ns:
+                            yield status
+        except FileNotFoundError:
+            pass
+        except OSError:
+            # A command can close its own directories, or nest them so deep that their path is too long.
+            with suppress(OSError):
+                if os.stat(current, follow_symlinks=False).st_uid != os.geteuid():
+                    continue
+            yield None
 
 
 def find_deleted_files(directory: str) -> Iterator[os.stat_result]:

@@ -101,7 +101,7 @@ def test_bounds(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = scan(workspace)
     assert set(found.protected) == {".envrc"}
     assert not found.complete
-    assert scan(workspace, skipped=(f"{workspace}/a",)).directories.keys() == {"b", "c"}
+    assert scan(workspace, skipped=(f"{workspace}/a",)).directories.keys() == {""}
     assert scan(workspace / "missing").protected == {}
 
 

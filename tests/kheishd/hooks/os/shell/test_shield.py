@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from kheishd.hooks.os.files.written import note_written
 from kheishd.hooks.os.shell import scan as scans
+from kheishd.hooks.os.shell import shield as shields
 from kheishd.hooks.os.shell.scan import PathRules
 from kheishd.hooks.os.shell.shield import Shield, is_harmless_git_config
 from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
@@ -48,7 +50,7 @@ def test_a_directory_in_another_ones_place(workdir: Workdir, workspace: Path) ->
     assert (workspace / "renamed/AGENTS.md").exists()
     shield = Shield(workdir, PathRules())
     write(workspace, "new/AGENTS.md")
-    assert "inspect them first: new/AGENTS.md" in shield.finish()[0]
+    assert "files; inspect them first: new/AGENTS.md" in shield.finish()[0]
     shield = Shield(workdir, PathRules())
     (workspace / "sub").rename(workspace / "old")
     (workspace / "new").rename(workspace / "sub")
@@ -95,14 +97,69 @@ def test_hooks_of_a_repository_without_any(workdir: Workdir, workspace: Path) ->
     assert ".git/config.worktree" in shield.finish()[0]
 
 
-def test_large_workspaces(workdir: Workdir, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If there are too many entries for the rules about paths, the result says so."""
-    monkeypatch.setattr(scans, "MAX_ENTRIES_WITH_RULES", 1)
-    assert "rules about paths hold for its upper levels only" in Shield(
-        workdir, PathRules(closed=("*.env",))
-    ).finish()[0].replace("\n", "")
+def test_large_workspaces(workdir: Workdir, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of the user that were not scanned before are left alone; the result states the limit of rules."""
+    write(workspace, "sub/deep/.envrc", "sub/deep/repo/.git/hooks/pre-commit")
+    subprocess.run(["git", "init", "-q", "sub/deep/repo"], cwd=workspace, check=True)
+    subprocess.run(["git", "-C", "sub/deep/repo", "config", "core.editor", "vi"], cwd=workspace, check=True)
     monkeypatch.setattr(scans, "MAX_ENTRIES", 1)
-    assert Shield(workdir, PathRules()).finish() == []
+    shield = Shield(workdir, PathRules())
+    shield._began_ns += 10**12
+    assert shield.finish() == []
+    shield = Shield(workdir, PathRules())
+    subprocess.run(["git", "-C", "sub/deep/repo", "config", "user.name", "x"], cwd=workspace, check=True)
+    write(workspace, "sub/deep/.bashrc", ".envrc")
+    renamed, named = shield.finish()
+    assert "NAME.unapproved: .envrc." in renamed
+    assert "sub/deep/.bashrc" in named
+    assert (workspace / "sub/deep/repo/.git/config").exists()
+    monkeypatch.setattr(scans, "MAX_ENTRIES_WITH_RULES", 1)
+    shield = Shield(workdir, PathRules(closed=("*.env",)))
+    shield._began_ns += 10**12
+    (sentence,) = shield.finish()
+    assert "so the rules about paths hold for its upper levels only" in sentence
+
+
+def test_more_entries_than_can_be_scanned(workdir: Workdir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a command leaves too many entries to look for new files, the result says so."""
+    shield = Shield(workdir, PathRules())
+    monkeypatch.setattr(shields, "MAX_ENTRIES_WITH_RULES", 1)
+    assert "too many to look for new files" in shield.finish()[0]
+
+
+def test_directories_that_their_owner_may_not_change(workdir: Workdir, workspace: Path) -> None:
+    """A file is put aside even if its directory was made read-only."""
+    shield = Shield(workdir, PathRules())
+    write(workspace, "sub/.envrc")
+    (workspace / "sub").chmod(0o555)
+    assert ": sub/.envrc." in shield.finish()[0]
+    assert (workspace / "sub").stat().st_mode & 0o777 == 0o555
+    (workspace / "sub").chmod(0o755)
+
+
+def test_files_that_a_tool_wrote(workdir: Workdir, workspace: Path) -> None:
+    """A file that a person approved in another call stays, unless a command replaced it."""
+    shield = Shield(workdir, PathRules())
+    for path in (".envrc", "sub/.vscode/tasks.json", ".bashrc"):
+        write(workspace, path)
+        directory = os.open((workspace / path).parent, os.O_PATH)
+        note_written(str(workspace), path, directory, Path(path).name)
+        os.close(directory)
+    (workspace / ".bashrc").rename(workspace / "b")
+    write(workspace, ".bashrc")
+    (sentence,) = shield.finish()
+    assert "NAME.unapproved: .bashrc." in sentence
+
+
+def test_more_files_than_mounts(workdir: Workdir, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A protected file that was not mounted, because there are many, is named if it changed."""
+    monkeypatch.setattr(scans, "MAX_PROTECTED_MOUNTS", 3)
+    shield = Shield(workdir, PathRules())
+    assert "sub/AGENTS.md" not in shield.scan.mounts
+    write(workspace, "sub/AGENTS.md", text="other\n")
+    assert shield.finish() == [
+        "other programs execute or obey these new or changed files; inspect them first: sub/AGENTS.md"
+    ]
 
 
 @pytest.mark.parametrize(

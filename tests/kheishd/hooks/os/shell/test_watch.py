@@ -1,5 +1,6 @@
 """The watch over a command: what it counts, and what belongs to others."""
 
+import math
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kheishd.hooks.os.shell.watch import ControlGroup, Limits, Watch, tree
+from kheishd.hooks.os.shell.watch import ControlGroup, Limits, Watch, find_changed_files, tree
 from protocol.limits.units import MIB
 
 
@@ -94,6 +95,23 @@ def test_growth_of_others(workspace: Path, tmp_path: Path) -> None:
     watch._next_search = 0
     watch._free_bytes += 64 * MIB
     assert watch.look() == "growth"
+
+
+def test_directories_that_cannot_be_searched(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command cannot hide its files in directories that it closed."""
+    (workspace / "closed").mkdir()
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if path.endswith("closed"):
+            raise PermissionError
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert list(find_changed_files(str(workspace), 1 << 62, math.inf)) == [None]
+    monkeypatch.setattr(os, "geteuid", lambda: -1)
+    assert list(find_changed_files(str(workspace), 1 << 62, math.inf)) == []
+    assert list(find_changed_files(str(workspace / "missing"), 0, math.inf)) == []
 
 
 def test_a_search_that_takes_too_long(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
