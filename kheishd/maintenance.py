@@ -136,6 +136,7 @@ def _print_withdrawn(withdrawn: Withdrawn | None) -> None:
 def upgrade(option: str | None, *, keep: bool, force: bool, as_json: bool) -> int:
     """Upgrade the store of an older version; the daemon's start does the same."""
     from kheishd.records.rebuild import find_unreadable, rebuild_some
+    from kheishd.store.guards import REPAIR, StoreUnusable
     from kheishd.store.upgrades import SCHEMA, UpgradePlan, describe_upgrade
     from kheishd.store.writer import Store
 
@@ -150,8 +151,10 @@ def upgrade(option: str | None, *, keep: bool, force: bool, as_json: bool) -> in
             rebuild=rebuild_some,
             plan=UpgradePlan(check=None if force else find_unreadable, keep=keep),
         )
-        upgraded = store.upgraded
+        upgraded, damage = store.upgraded, store.damage
         store.close()
+        if damage is not None:
+            raise StoreUnusable(f"the store is damaged, and was not changed: {damage}. {REPAIR}")
     if as_json:
         previous = None if upgraded is None else {"version": upgraded.version, "schema": upgraded.schema}
         kept = None if upgraded is None or upgraded.kept is None else str(upgraded.kept)
@@ -308,7 +311,7 @@ def _repair(home: Home) -> Diagnosis:
 
 def _print_diagnosis(diagnosis: Diagnosis) -> None:
     print(f"{diagnosis.events} events in {diagnosis.streams} streams and {diagnosis.records} records checked")
-    if not diagnosis.complete:
+    if not diagnosis.complete and diagnosis.events:
         print("only the newest events were read; --deep reads all")
     for finding in diagnosis.findings:
         location = f"{finding.stream or 'store'}" + (f" cursor {finding.cursor}" if finding.cursor else "")

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from kheishd.store.environment import Snapshot
 from kheishd.store.pages import META_BYTES, newest, parse_meta, read_metas
 from protocol.structs import Value
 
@@ -34,6 +35,12 @@ SECONDS_PER_BYTE: Final = 30.0 / 2**30
 SMALL_BYTES: Final = 128 * 2**20
 
 log = logging.getLogger("kheishd.store")
+
+FAULTS: Final = (signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT)
+"""The signals that end a process because of what it reads; others say nothing about the file."""
+
+# Two commits rarely come between two steps.
+SNAPSHOT_ATTEMPTS: Final = 20
 
 ROOT: Final = Path(__file__).parents[2]
 PROGRAM: Final = (
@@ -81,7 +88,7 @@ def check_data(data: Path, *, quick: bool = False, meta_page: bytes | None = Non
         child = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return Checkup([], is_complete=False)
-    if child.returncode < 0:
+    if -child.returncode in FAULTS:
         name = signal.Signals(-child.returncode).name
         return Checkup([f"a part of the file cannot be read: reading it ended with {name}"])
     try:
@@ -94,25 +101,27 @@ def check_data(data: Path, *, quick: bool = False, meta_page: bytes | None = Non
 
 def check_snapshot(environment: Environment) -> Checkup:
     """Check the file of an open environment, as of a snapshot that keeps its pages from being overwritten."""
-    data = environment.data
-    txn = environment.lmdb.begin()
-    try:
-        number = txn.id()
-        descriptor = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            first = os.pread(descriptor, META_BYTES, 0)
-            meta = parse_meta(first)
-            pages = [first] if meta is None else [first, os.pread(descriptor, META_BYTES, meta.page_bytes)]
-        finally:
-            os.close(descriptor)
-        for page in pages:
-            meta = parse_meta(page)
-            if meta is not None and meta.transaction == number:
-                return check_data(data, meta_page=page)
-    finally:
-        txn.abort()
-    # Two commits came between, or a meta page is damaged: the former has passed at the next attempt.
+    for _ in range(SNAPSHOT_ATTEMPTS):
+        with Snapshot(environment) as snapshot:
+            pages = _read_meta_pages(environment.data)
+            metas = [parse_meta(page) for page in pages]
+            if not all(metas):
+                # The child finds the same, and names it.
+                return check_data(environment.data)
+            for page, meta in zip(pages, metas, strict=True):
+                if meta is not None and meta.transaction == snapshot.number:
+                    return check_data(environment.data, meta_page=page)
     return Checkup([], is_complete=False)
+
+
+def _read_meta_pages(data: Path) -> list[bytes]:
+    descriptor = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        first = os.pread(descriptor, META_BYTES, 0)
+        meta = parse_meta(first)
+        return [first] if meta is None else [first, os.pread(descriptor, META_BYTES, meta.page_bytes)]
+    finally:
+        os.close(descriptor)
 
 
 def write_note(data: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from kheishd.store.backup import hold_lock, new_file, work_directory
 from kheishd.store.checkup import check_data, describe_problems, write_note
 from kheishd.store.environment import DATA, Environment, Snapshot
-from kheishd.store.guards import COMPACTING, RESTORE, StoreUnusable, data_bytes, sync_directory, write_marker
+from kheishd.store.guards import COMPACTING, REPAIR, StoreUnusable, data_bytes, sync_directory, write_marker
 from kheishd.store.opening import open_for_reading
 from kheishd.store.pages import PageCursor, PageFile
 from protocol.structs import Value
@@ -56,7 +56,7 @@ def compact(directory: Path) -> Compacted:
         problems = check_data(data).problems
         if problems:
             raise StoreUnusable(
-                f"{data} is damaged, and was not changed: {describe_problems(problems)}. {RESTORE}"
+                f"{data} is damaged, and was not changed: {describe_problems(problems)}. {REPAIR}"
             )
         used_bytes = _cut_out_free_pages(data)
         write_note(data)

@@ -189,6 +189,11 @@ class Snapshot:
         self._environment.readers.leave(self)
 
     @property
+    def number(self) -> int:
+        """The number of the newest LMDB transaction in the snapshot."""
+        return self._txn.id()
+
+    @property
     def last_cursor(self) -> int:
         """The newest cursor of the journal; 0 if there is none."""
         if self._last is None:

@@ -21,6 +21,10 @@ MARKER = "identity"
 RESTORING = ".restoring"
 COMPACTING = ".compacting"
 RESTORE = "Restore a backup with 'kheishd restore BACKUP'; what is there now is kept beside it."
+REPAIR = (
+    "Repair it with 'kheishd doctor --repair', which keeps what is there now beside it, or restore a backup "
+    "with 'kheishd restore BACKUP'."
+)
 
 
 # The tables of a new store take some twenty pages.
@@ -125,7 +129,7 @@ def _require_sound(data: Path, size: int, expected: int) -> None:
     problems = check_data(data).problems
     if problems:
         raise StoreUnusable(
-            f"{data} is cut short: it has {size:,} bytes of {expected:,} ({problems[0]}). {RESTORE}"
+            f"{data} is cut short: it has {size:,} bytes of {expected:,} ({problems[0]}). {REPAIR}"
         )
 
 
@@ -143,7 +147,7 @@ def newest_meta(data: Path) -> MetaPage:
         first, second = read_metas(file.fileno())
     meta = newest(first, second)
     if meta is None or first is None or second is None:
-        raise StoreUnusable(f"{data} is damaged: one of its two meta pages is not one. {RESTORE}")
+        raise StoreUnusable(f"{data} is damaged: one of its two meta pages is not one. {REPAIR}")
     return meta
 
 

@@ -104,10 +104,12 @@ def test_boot_resumes_work_of_both_units(service: Booted) -> None:
     configure(service, "[daemon]\ndrain_s = 0\n")
     service.run("systemctl", "enable", "--now", "kheishd")
     service.run("systemctl", "start", "user@1500.service")
-    service.run("systemctl", "--user", "enable", "--now", "kheishd", user=USER)
+    # As people do who only know the socket.
+    service.run("systemctl", "--user", "enable", "--now", "kheishd.socket", user=USER)
+    assert service.show("kheishd", "ActiveState", "--user", user=USER) == "inactive"
     (service.root / "var/lib/systemd/linger").mkdir(parents=True, exist_ok=True)
     (service.root / "var/lib/systemd/linger" / USER).touch()
-    content = "/slow 10 100\n" + order("write_file", path="done", content="resumed")
+    content = "/slow 20 100\n" + order("write_file", path="done", content="resumed")
     with service.connect() as client:
         run = say(client, content, wait="accepted")["run_id"]
         until(lambda: client.call("run.get", run_id=run)["status"] == "running", "the run's start")
@@ -190,13 +192,13 @@ def test_a_credential_reaches_the_provider(service: Booted) -> None:
 
 def test_the_watchdog_restarts_a_daemon_that_hangs(service: Booted) -> None:
     """A daemon that no longer runs is killed and restarted, and keeps its state."""
-    drop_in(service, "WatchdogSec=1")
+    drop_in(service, "WatchdogSec=2")
     with start(service) as client:
         session = say(client, "hello")["session_id"]
     service.run("systemctl", "kill", "--kill-whom=main", "--signal=STOP", "kheishd")
-    until(lambda: service.show("kheishd", "NRestarts") == "1", "the restart")
+    until(lambda: service.show("kheishd", "NRestarts") != "0", "the restart")
     until(lambda: service.show("kheishd", "ActiveState") == "active", "the daemon")
-    assert "Watchdog timeout" in service.journal("kheishd")
+    until(lambda: "Watchdog timeout" in service.journal("kheishd"), "the reason in the log")
     with service.connect() as client:
         assert client.call("session.get", session_id=session)["session_id"] == session
 

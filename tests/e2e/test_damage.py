@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon, RpcError, run_kheishd, short_home
-from tests.support.stores import damage_page, find_leaf, point_free_page
+from tests.support.stores import damage_page, find_leaf, find_older_meta, point_free_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,10 +104,17 @@ def test_damage_is_found_before_anything_is_written(home: Path, name: str, kille
     assert data(home).read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["free list", "records"])
+@pytest.mark.parametrize("name", ["free list", "records", "meta page"])
 def test_repair_brings_everything_back(home: Path, name: str) -> None:
     """After doctor --repair the daemon works as before, and the damaged file is kept."""
-    DAMAGES[name](home)
+    if name == "meta page":
+        # The older one: the newest state is whole.
+        damage_page(data(home), find_older_meta(data(home)))
+        refused = run_kheishd(home)
+        assert refused.returncode == 5
+        assert "kheishd doctor --repair" in refused.stderr
+    else:
+        DAMAGES[name](home)
     damaged = data(home).read_bytes()
     repaired = run_kheishd(home, "doctor", "--repair")
     assert repaired.returncode == 0, repaired.stdout + repaired.stderr
@@ -149,6 +156,27 @@ def test_who_waits_for_a_run_is_told(home: Path) -> None:
         with pytest.raises(RpcError) as refused:
             client.answer(waiting)
         assert refused.value.reason == "store_damaged"
+
+
+def test_followers_survive_events_that_cannot_be_read(home: Path) -> None:
+    """A follower of events that are damaged receives none of them, and the daemon serves the others."""
+    with Daemon(home) as daemon, daemon.connect() as client:
+        session_id = daemon.call("session.list")["sessions"][0]["session_id"]
+        client.call("journal.subscribe", session_id=session_id)
+        client.note("journal.synced")
+        with data(home).open("r+b") as file:
+            content = bytearray(file.read())
+            for page in range(2, len(content) // PAGE):
+                head = content[page * PAGE : (page + 1) * PAGE]
+                if b'{"format":2,' in head:
+                    file.seek(page * PAGE)
+                    file.write(head.replace(b'{"format":2,', b'{"format"2:,'))
+        with pytest.raises(RpcError) as refused:
+            daemon.call("journal.read", session_id=session_id)
+        assert refused.value.reason == "store_damaged"
+        assert client.call("rpc.ping")
+        require_read_only(daemon)
+        assert daemon.stop() == 0
 
 
 def test_a_record_that_does_not_decode(home: Path) -> None:

@@ -58,8 +58,8 @@ def check_daemon(kheishctl: Path, home: Path, **more: str) -> None:
     (home / "config.toml").write_text(CONFIG)
     run_program([kheishctl, "--home", home, "daemon", "start"], **more)
     with Client(home / "run/kheishd.sock") as client:
-        content = order("bash", command="echo in front")
-        assert "in front" in client.call("conversation.send", content=content, wait="settled")["output"]
+        content = order("bash", command='echo "in front:$PYTHONPATH:"')
+        assert "in front::" in client.call("conversation.send", content=content, wait="settled")["output"]
         content = order("bash", command="echo behind", run_in_background=True)
         session = client.call("conversation.send", content=content, wait="settled")["session_id"]
         (task,) = client.call("task.list", session_id=session, status="any")["tasks"]

@@ -218,11 +218,23 @@ def test_a_person_opens_a_host(daemon: Daemon, closed_web: LocalWeb) -> None:
     private = wait_for_approval(
         daemon, f"{CURL} http://{closed_web.address}/", "p", network=[closed_web.address]
     )
-    assert f"{closed_web.address} (but only a rule opens this address)" in private["preview"]["text"]
+    assert f"{closed_web.address} (opened only if a rule names this address)" in private["preview"]["text"]
     result = answer(daemon, private)
     assert result["refused"] == {closed_web.address: 1}
     assert "only by a rule that names exactly that address" in result["note"]
     assert closed_web.paths == []
+
+
+def test_a_rule_that_asks_about_an_address(daemon: Daemon, closed_web: LocalWeb) -> None:
+    """If a rule names a private address to ask about it, the person's answer opens it."""
+    rule = {"tool": "bash", "subject": f"net:{closed_web.address}"}
+    daemon.call("permission.update", add=[{**rule, "decision": "ask"}])
+    command = f"{CURL} http://{closed_web.address}/asked"
+    approval = wait_for_approval(daemon, command, "asks", network=[closed_web.address])
+    assert answer(daemon, approval)["stdout"] == "page /asked\n"
+    assert run(daemon, command, "asks")["refused"] == {closed_web.address: 1}
+    daemon.call("permission.update", remove=[rule])
+    assert closed_web.paths.pop() == "/asked"
 
 
 def test_modes_that_ask_nobody(daemon: Daemon) -> None:

@@ -153,3 +153,12 @@ def find_leaf(data: Path, table: str, *, last: bool = False) -> int:
         return cursor._path[-1][0].number
     finally:
         file.close()
+
+
+def find_older_meta(data: Path) -> int:
+    """Return the number of the meta page that is not the newest."""
+    with data.open("rb") as file:
+        first, second = read_metas(file.fileno())
+    assert first is not None
+    assert second is not None
+    return 0 if first.transaction < second.transaction else 1

@@ -92,7 +92,7 @@ class Ruling(Value, frozen=True):
     """The decision about a call; ``base`` is that of the rules alone, ``why`` names the deciding part.
 
     ``note`` is for the person who is asked or the model that is denied. ``grant_id`` is the grant that was
-    used: the event with the verdict counts it down. ``exact``: a rule without a ``*`` allows the destination.
+    used: the event with the verdict counts it down. ``exact``: a rule without a ``*`` names the destination.
     """
 
     decision: Decision
@@ -126,14 +126,14 @@ def judge(
 def judge_claim(tool: ToolFacts, claim: Claim, layers: Layers) -> Ruling:
     """Decide about a claim of a call that runs already, such as a connection; grants do not count."""
     ruling = _Walk(tool, _claims_alone(tool, claim), layers).ruling
-    return replace(ruling, exact=ruling.decision == "allow" and _is_named(tool, claim, layers))
+    return replace(ruling, exact=ruling.decision != "deny" and _is_named(tool, claim, layers))
 
 
 def _is_named(tool: ToolFacts, claim: Claim, layers: Layers) -> bool:
-    """Whether a rule allows a claim by its name, without a ``*``. Of the definitions, the root's counts."""
+    """Whether a rule names a claim without a ``*``, to allow it or to ask. The root's definition counts."""
     definitions = [layered for layered in layers.layers if layered.layer == "definition"]
     return any(
-        rule.decision == "allow"
+        rule.decision != "deny"
         and "*" not in (rule.subject or "*")
         and find_match(rule, tool, claim) == (True, None)
         for layered in layers.layers

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import trio
 from msgspec import to_builtins
+from msgspec.structs import replace
 
 from kheishd.kernel.call import Call, control, query
 from kheishd.store.checkup import SMALL_BYTES, describe_problems
@@ -102,12 +103,16 @@ async def doctor(call: Call, params: DoctorParams) -> Diagnosis:
     from kheishd.records.doctor import diagnose_pages, examine
 
     store = call.state.store
+    are_pages_checked = False
     if params.deep or store.file_bytes <= SMALL_BYTES:
         checkup = await trio.to_thread.run_sync(store.check_structure)
         if checkup.problems:
             store.note_damage(describe_problems(checkup.problems))
             return diagnose_pages(checkup.problems)
+        are_pages_checked = checkup.is_complete
     diagnosis = await examine(call.state.read, deep=params.deep)
+    if not are_pages_checked:
+        diagnosis = replace(diagnosis, complete=False)
     for finding in diagnosis.findings:
         if finding.kind == "damaged":
             store.note_damage(finding.message)

@@ -392,7 +392,7 @@ def _describe_host(destination: Destination) -> str:
         is_open = is_foreign_and_public(ip_address(destination.host))
     except ValueError:
         is_open = True
-    return str(destination) if is_open else f"{destination} (but only a rule opens this address)"
+    return str(destination) if is_open else f"{destination} (opened only if a rule names this address)"
 
 
 def describe_confinement(arguments: BashArguments, confinement: Confinement) -> str:

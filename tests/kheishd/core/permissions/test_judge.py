@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import product
 from typing import Any, get_args
 
 import pytest
@@ -538,6 +539,34 @@ def test_the_network_is_closed_where_nobody_is_asked(mode: PermissionMode) -> No
         layers = layers_of(layer("session", rule("allow", "bash"), *rules), mode=mode)
         assert judge(tool, "ls", layers, claims=[HOST]).decision == expected
         assert judge_claim(BASH, HOST, layers).decision == expected
+
+
+@pytest.mark.parametrize(
+    ("rules", "exact"),
+    [
+        ([rule("allow", "*", "net:10.0.0.5")], True),
+        ([rule("allow", "bash", "net:10.0.0.5:5432")], True),
+        ([rule("ask", "bash", "net:10.0.0.5:5432")], True),
+        ([rule("allow", "*", "net:*"), rule("allow", "*", "net:10.0.0.5:5432")], True),
+        ([rule("allow", "*", "net:*")], False),
+        ([rule("allow", "*", "net:10.0.0.*")], False),
+        ([rule("allow", "*", "net:10.0.0.5:*")], False),
+        ([rule("allow", "*", "net:10.0.0.5:5433"), rule("allow", "*", "net:*")], False),
+        ([rule("allow", "web_fetch", "net:10.0.0.5")], False),
+        ([rule("allow", "bash", None)], False),
+        ([rule("allow", "*", "net:10.0.0.5"), rule("deny", "*", "net:*")], False),
+    ],
+)
+def test_a_destination_that_a_rule_names(rules: list[Rule], exact: bool) -> None:
+    """Only a rule without a star names a destination, in any layer but those of agents that were called."""
+    claim = destination("10.0.0.5", 5432)
+    sources: list[Layer] = ["managed", "daemon", "session", "run"]
+    modes: list[PermissionMode] = ["default", "bypassPermissions"]
+    for source, mode in product(sources, modes):
+        layers = layers_of(layer(source, *rules), mode=mode)
+        assert judge_claim(BASH, claim, layers).exact is exact
+    called = layers_of(layer("definition", name="root"), layer("definition", *rules, name="called"))
+    assert not judge_claim(BASH, claim, called).exact
 
 
 def test_a_fetch_and_its_destination_are_one() -> None:

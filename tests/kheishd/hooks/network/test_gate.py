@@ -2,12 +2,12 @@
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.hooks.network.connector import Connector
 from kheishd.hooks.network.destination import Destination
 from kheishd.hooks.network.gate import MAX_FAST_REFUSALS, REFUSAL_SECONDS, Refused
-from protocol.limits.network import MAX_LISTED_HOSTS
+from protocol.limits.network import MAX_COMMAND_ATTEMPTS, MAX_LISTED_HOSTS
 from tests.support.gates import make_gate
 from tests.support.names import Names
 from tests.support.proxies import echo_server
@@ -101,3 +101,22 @@ async def test_a_connection_that_takes_too_long(
     monkeypatch.setattr(Connector, "connect", hang)
     with pytest.raises(TimeoutError):
         await make_gate("example:1").connect(Destination("example", 1))
+
+
+async def test_attempts_to_connect_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that are resolved slowly occupy a few threads for each command, and no more."""
+    running = 0
+
+    async def hang(connector: object, host: str, port: int) -> None:
+        nonlocal running
+        running += 1
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(Connector, "connect", hang)
+    gate = make_gate("example:1")
+    async with trio.open_nursery() as nursery:
+        for _ in range(2 * MAX_COMMAND_ATTEMPTS):
+            nursery.start_soon(gate.connect, Destination("example", 1))
+        await wait_all_tasks_blocked()
+        assert running == MAX_COMMAND_ATTEMPTS
+        nursery.cancel_scope.cancel()

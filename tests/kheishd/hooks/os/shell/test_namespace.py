@@ -3,11 +3,25 @@
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
+from tests.house.sources import ROOT
+
+PROGRAM = """
+import sys
 from kheishd.hooks.os.shell.namespace import send_port
+sys.exit(0 if send_port(int(sys.argv[1]), "began 1 2", int(sys.argv[2]), 808) else 1)
+"""
+
+
+def send_port(control: socket.socket, pid: int) -> bool:
+    """Send a port, in a process with one thread, as the keeper is."""
+    descriptor = control.fileno()
+    argv = [sys.executable, "-c", PROGRAM, str(descriptor), str(pid)]
+    return subprocess.run(argv, pass_fds=[descriptor], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.fixture
@@ -47,7 +61,7 @@ def test_a_port_in_the_sandbox(
     """The port arrives with its line, and is connected to from inside only."""
     pid, process = sandbox
     ours, theirs = control
-    assert send_port(theirs.fileno(), "began 1 2", pid, 808)
+    assert send_port(theirs, pid)
     line, [descriptor], _, _ = socket.recv_fds(ours, 100, 2)
     assert line == b"began 1 2\n"
     with socket.socket(fileno=descriptor) as listening:
@@ -67,7 +81,7 @@ def test_a_process_without_a_network_of_its_own(control: tuple[socket.socket, so
     """In the network of this machine, no port is opened, and nothing is sent."""
     ours, theirs = control
     for pid in (os.getpid(), 2**22 + 1):
-        assert not send_port(theirs.fileno(), "began 1 2", pid, 808)
+        assert not send_port(theirs, pid)
     ours.setblocking(False)
     with pytest.raises(BlockingIOError):
         ours.recv(1)
