@@ -34,6 +34,9 @@ PROTECTED_PATHS: Final = (".github/workflows", ".github/actions", ".config/fish"
 """Protected directories of two names."""
 
 
+PROTECTED_NAMES: Final = PROTECTED_DIRECTORIES | PROTECTED_FILES
+
+
 def is_protected(path: str) -> bool:
     """Whether a path of a workspace is, or lies in, a file or directory that other programs obey."""
     names = path.casefold().split("/")
@@ -44,17 +47,14 @@ def is_protected(path: str) -> bool:
     )
 
 
-def is_protected_entry(parent: str, name: str) -> bool:
-    """Whether a name in a directory is protected, if nothing above it is: ``parent`` is the directory's name.
+def protected_names(directory: str) -> frozenset[str]:
+    """Return the protected names in a directory of this name, in lower case, if nothing above is protected.
 
     For all entries of a directory tree, this takes a fraction of the time of ``is_protected``.
     """
-    folded = name.casefold()
-    return (
-        folded in PROTECTED_DIRECTORIES
-        or folded in PROTECTED_FILES
-        or is_protected_pair(f"{parent.casefold()}/{folded}")
-    )
+    above = f"{directory.casefold()}/"
+    pairs = [path.removeprefix(above) for path in PROTECTED_PATHS if path.startswith(above)]
+    return PROTECTED_NAMES.union(pairs) if pairs else PROTECTED_NAMES
 
 
 def is_protected_pair(path: str) -> bool:
