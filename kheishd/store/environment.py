@@ -40,6 +40,8 @@ CORRUPT: Final = (
     lmdb.CorruptedError,
     lmdb.PageNotFoundError,
     lmdb.InvalidError,
+    # A tree that is deeper than any can be: it leads back to itself.
+    lmdb.CursorFullError,
     PageDamaged,
 )
 """Errors that say that the file is damaged."""
