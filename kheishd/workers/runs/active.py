@@ -25,6 +25,7 @@ from protocol.errors.store import StorageFull
 from protocol.events.approval import ApprovalAnswered
 from protocol.events.run import MessageAppended
 from protocol.journal.line import JournalEvent, Unknown, decode_event
+from protocol.limits.units import MIB
 from protocol.transcript import ToolCall
 
 if TYPE_CHECKING:
@@ -136,8 +137,12 @@ class ActiveRun:
 
     async def put_blob(self, content: bytes) -> tuple[str, int]:
         """Store a large value without its secrets; return its name and size. Errors: as ``update``."""
-        # A large output takes up to a second.
-        scrubbed = await trio.to_thread.run_sync(self.live.scrubber.scrub_bytes, content)
+        scrubber = self.live.scrubber
+        # A megabyte takes some ten milliseconds, or a second if it consists of escapes.
+        if scrubber and len(content) > MIB:
+            scrubbed = await trio.to_thread.run_sync(scrubber.scrub_bytes, content)
+        else:
+            scrubbed = scrubber.scrub_bytes(content)
         return await self._retry(partial(self.state.put_blob, scrubbed)), len(scrubbed)
 
     async def _retry(self, write: Callable[[], Awaitable[T]]) -> T:
