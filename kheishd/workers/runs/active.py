@@ -25,7 +25,6 @@ from protocol.errors.store import StorageFull
 from protocol.events.approval import ApprovalAnswered
 from protocol.events.run import MessageAppended
 from protocol.journal.line import JournalEvent, Unknown, decode_event
-from protocol.limits.units import MIB
 from protocol.transcript import ToolCall
 
 if TYPE_CHECKING:
@@ -44,6 +43,9 @@ T = TypeVar("T")
 
 RETRY_SECONDS = 1.0
 """How long to wait before a failed commit is retried while the disk is full."""
+
+MAX_INLINE_SCRUB_BYTES = 64 * 1024
+"""Up to here, removing secrets takes milliseconds; for a large output it takes up to a second."""
 
 
 class ActiveRun:
@@ -138,8 +140,7 @@ class ActiveRun:
     async def put_blob(self, content: bytes) -> tuple[str, int]:
         """Store a large value without its secrets; return its name and size. Errors: as ``update``."""
         scrubber = self.live.scrubber
-        # A megabyte takes some ten milliseconds, or a second if it consists of escapes.
-        if scrubber and len(content) > MIB:
+        if scrubber.secrets and len(content) > MAX_INLINE_SCRUB_BYTES:
             scrubbed = await trio.to_thread.run_sync(scrubber.scrub_bytes, content)
         else:
             scrubbed = scrubber.scrub_bytes(content)

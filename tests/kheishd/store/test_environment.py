@@ -526,3 +526,15 @@ class StoreBesideDict(RuleBasedStateMachine):
 
 TestStoreBesideDict = StoreBesideDict.TestCase
 TestStoreBesideDict.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+def test_stored_json_is_required(store: Store) -> None:
+    """Bytes that are sent as they are must be JSON; deep nesting is no damage."""
+    with store.read() as snapshot:
+        for sound in (b"{}", '{"a":"ä"}'.encode(), b"[" * 5_000 + b"]" * 5_000):
+            snapshot.require_json(sound, "a line")
+        assert store.damage is None
+        for damaged in (b"", b'{"a"1}', b'{"a":"\xff"}', b"{}x"):
+            with pytest.raises(StoreDamaged, match="a line cannot be read"):
+                snapshot.require_json(damaged, "a line")
+    assert store.damage is not None
