@@ -12,10 +12,11 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, Self
 
-from kheishctl import __version__, exit_codes
+from kheishctl import exit_codes
 from kheishctl.contract import Json
 from kheishctl.hints import HINTS
 from kheishctl.render.daemon import describe_version_difference
+from protocol import __version__
 
 SOCKET_NAME = os.path.join("run", "kheishd.sock")
 LOCK_NAME = "kheishd.lock"

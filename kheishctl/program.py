@@ -9,8 +9,9 @@ from typing import Any, NoReturn
 
 import click
 
-from kheishctl import __version__, exit_codes
+from kheishctl import exit_codes
 from kheishctl.cli import CONTEXT, LazyGroup, common_options
+from protocol import __version__
 from protocol.text import one_line, sanitize
 
 _COMMANDS = "kheishctl.commands"

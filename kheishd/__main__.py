@@ -39,10 +39,14 @@ def parser() -> argparse.ArgumentParser:
     )
     upgrade.add_argument("--no-backup", action="store_true", help="keep no copy for the way back")
     upgrade.add_argument("--force", action="store_true", help="leave out events that cannot be read")
-    doctor = _add_command(commands, "doctor", "verify the journal, and the records and indexes against it")
-    doctor.add_argument("--repair", action="store_true", help="rebuild records and indexes from the journal")
+    doctor = _add_command(commands, "doctor", "verify the pages, the journal, and the records and indexes")
+    doctor.add_argument(
+        "--repair", action="store_true", help="copy a damaged store to a new file, and rebuild records"
+    )
     doctor.add_argument("--deep", action="store_true", help="read the whole journal")
-    compact = _add_command(commands, "compact", "shrink the store file")
+    compact = _add_command(
+        commands, "compact", "give free pages back to the disk, and shrink the file if a copy fits"
+    )
     for command in (restore, upgrade, doctor, compact):
         command.add_argument("--json", action="store_true", help="print the result as JSON")
     _add_command(commands, "discover", "print the contract as an OpenRPC document")

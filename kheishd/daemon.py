@@ -52,6 +52,7 @@ from kheishd.server.listeners import (
 from kheishd.server.server import Server, open_server
 from kheishd.store.checkup import expect_check
 from kheishd.store.environment import DATA
+from kheishd.store.upgrades import expect_upgrade
 from kheishd.systemd import Notifier, read_watchdog_seconds
 from kheishd.toolbox import Toolbox
 from kheishd.workers.expiry import ExpiryWorker, RetentionWorker
@@ -118,6 +119,10 @@ class Daemon:
             if seconds is not None:
                 log.info("checking the store, because it was not closed in order")
                 self._notifier.starting("Checking the store", seconds)
+            seconds = expect_upgrade(self._source.home.state / DATA)
+            if seconds is not None:
+                log.info("upgrading the store of an older version; everything is read before the first write")
+                self._notifier.starting("Upgrading the store", seconds)
             async with open_state(self._source.home.state, version=__version__) as self._state:
                 async with trio.open_nursery() as nursery:
                     await nursery.start(self._captures.serve)

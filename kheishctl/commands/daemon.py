@@ -214,10 +214,12 @@ def _format_backup(result: Json, display: Display) -> str:
 )
 @click.option("--deep", is_flag=True, help="Read the whole journal, not only its newest part.")
 @click.option(
-    "--repair", is_flag=True, help="Rebuild records and indexes from the journal; the daemon must be stopped."
+    "--repair",
+    is_flag=True,
+    help="Copy a damaged store to a new file, rebuild records; stop the daemon first.",
 )
 def doctor(app: App, deep: bool, repair: bool) -> None:
-    """Verify the journal's hash chain, and the records and indexes against the journal.
+    """Verify the store's pages, the journal's hash chain, and the records and indexes against the journal.
 
     A running daemon checks its store itself. The exit code is 1 if there are findings.
     """
@@ -279,7 +281,10 @@ def upgrade(app: App, rehearse: bool, no_backup: bool, force: bool) -> None:
 
 @command(group, "compact", examples=("kheishctl daemon stop && kheishctl daemon compact",))
 def compact(app: App) -> None:
-    """Shrink the store file. The daemon must be stopped."""
+    """Give the store's free pages back to the disk, and shrink its file if a copy fits.
+
+    This works on a full disk. The daemon must be stopped.
+    """
     _require_stopped(app)
     _run_maintenance(app, "compact")
 

@@ -224,7 +224,10 @@ def send_message(
     request = PersistentSend(app, method, params | {"idempotency_key": idempotency_key}, timeout)
     streaming = sys.stdout.isatty() and not app.as_json
     try:
-        result = request.stream(_AnswerPrinter()) if streaming else request.wait()
+        if app.as_json:
+            result = request.wait()
+        else:
+            result = request.stream(_AnswerPrinter() if streaming else _NotePrinter())
     except KeyboardInterrupt:
         app.note(f"\nThe run continues; this stops it: {_stop_command(app, address)}")
         raise
@@ -312,7 +315,8 @@ class PersistentSend:
             else:
                 printer.show(follower.feed(name, notification))
             # The stream ends with a settled run; after a timeout of the wait, it would continue.
-            if result is not None and (ended or result["status"] not in (*RUN_ENDED, *RUN_WAITING)):
+            is_unsettled = result is not None and result["status"] not in (*RUN_ENDED, *RUN_WAITING)
+            if result is not None and (ended or is_unsettled or not printer.shows_text):
                 break
         assert result is not None
         printer.end()
@@ -349,6 +353,8 @@ class PersistentSend:
 
 class _AnswerPrinter:
     """Prints an answer as it arrives: the text on standard output, notes on standard error."""
+
+    shows_text = True
 
     def __init__(self) -> None:
         self._at_line_start = True
@@ -390,3 +396,15 @@ class _AnswerPrinter:
         if text:
             sys.stdout.write(text)
             self._at_line_start = text.endswith("\n")
+
+
+class _NotePrinter(_AnswerPrinter):
+    """Prints only the notes on delays and failures, on standard error: a pipe receives the final answer."""
+
+    shows_text = False
+
+    def show(self, changes: list[DisplayChange]) -> None:
+        """Print the notes among the changes of one notification."""
+        for change in changes:
+            if isinstance(change, Notice):
+                self._note(one_line(change.text))

@@ -21,6 +21,9 @@ from protocol.text import one_line
 
 group = make_group("token", "Tokens for connections over TCP. A token's secret is shown once.")
 
+# The start of every secret; ids begin otherwise.
+SECRET_PREFIX = "kht_"
+
 COLUMNS = (
     Column("TOKEN", "token_id"),
     Column("NAME", "name"),
@@ -95,7 +98,17 @@ def create(app: App, **params: Any) -> None:
 @grant_options
 def narrow(app: App, token_id: str, **params: Any) -> None:
     """Create a weaker token from a token; omitted rights stay unchanged."""
+    _reject_secret(token_id)
     app.emit(app.call("token.narrow", {"token_id": token_id, **_make_params(**params)}), _format_created)
+
+
+def _reject_secret(token_id: str) -> None:
+    """Reject a secret in place of an id, before it is sent and repeated. Errors: a usage error."""
+    if token_id.startswith(SECRET_PREFIX):
+        raise click.UsageError(
+            "this is the secret of a token; name the token by its id, see 'kheishctl token list'. "
+            "The secret is in your shell's history now"
+        )
 
 
 def _format_created(result: Json, display: Display) -> str:
@@ -126,5 +139,6 @@ def list_(app: App, everything: bool, **params: Any) -> None:
 @mutating
 def revoke(app: App, token_id: str, note: str | None, **mutation: Any) -> None:
     """Revoke a token and the tokens narrowed from it, and close their connections."""
+    _reject_secret(token_id)
     result = app.call("token.revoke", drop_unset(token_id=token_id, note=note, **mutation))
     app.emit(result, lambda token, _: f"revoked {token['token_id']}")

@@ -1,9 +1,9 @@
 """Format the status of the daemon."""
 
-from kheishctl import __version__
 from kheishctl.contract import Json
 from kheishctl.render.layout import Display, format_pairs, paint
 from kheishctl.render.units import format_duration, format_local, format_size
+from protocol import __version__
 from protocol.text import one_line
 
 # The kinds of pending requests in the daemon's counts, with their names for one and for several.
@@ -45,6 +45,7 @@ def format_daemon_status(result: Json, display: Display) -> str:
     """Format the daemon's status in a few lines; warnings come last, where people notice them."""
     counts, disk = result["counts"], result["disk"]
     version = str(result["version"])
+    conversations = f"{counts['conversations']} conversation" + "s" * (counts["conversations"] != 1)
     # An older daemon does not count pending requests.
     numbers = [(counts.get(name, 0), singular, plural) for name, singular, plural in PENDING]
     pending = [
@@ -63,7 +64,7 @@ def format_daemon_status(result: Json, display: Display) -> str:
         ("home", result["home"]),
         ("listening", ", ".join(result["listeners"])),
         ("default", f"agent {agent}, route {route}"),
-        ("sessions", f"{counts['sessions']} in {counts['conversations']} conversations"),
+        ("sessions", f"{counts['sessions']} in {conversations}"),
         ("runs", f"{counts['runs']}, {counts['runs_active']} active, {counts['runs_ready']} ready"),
         ("waiting", ", ".join(pending)),
         ("clients", f"{counts['connections']} connected, {counts['subscriptions']} following"),

@@ -16,12 +16,12 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
-from kheishctl import __version__
 from kheishctl.client import ConnectionLost, NoDaemon, RequestRefused
 from kheishctl.render.daemon import describe_version_difference
 from kheishctl.render.follower import StreamFollower
 from kheishctl.render.messages import format_message
 from kheishctl.shell.connection import ChatConnection
+from protocol import __version__
 
 if TYPE_CHECKING:
     from kheishctl.contract import Json
@@ -88,6 +88,7 @@ class ConversationClient:
         self._epoch: str | None = None
         self._version = __version__
         self._follower = StreamFollower()
+        self.presets: Json = {}
 
     @property
     def is_connected(self) -> bool:
@@ -103,6 +104,10 @@ class ConversationClient:
     def is_running(self) -> bool:
         """Whether a run of the conversation is known to be running."""
         return self._follower.running is not None
+
+    def preset(self, **properties: Any) -> None:
+        """Set properties of the session that the first message will start."""
+        self.presets = self.presets | properties
 
     def send(self, text: str) -> None:
         """Put a message into the outbox."""
@@ -297,9 +302,14 @@ class ConversationClient:
                 await self._has_outgoing.wait()
             await self._is_up.wait()
             key, text = self.outbox[0]
-            params = self.address() | {"content": text, "idempotency_key": key}
+            settings = {name: value for name, value in self.presets.items() if value is not None}
+            params = self.address() | {"content": text, "idempotency_key": key} | settings
             try:
-                await self.call("conversation.send", params)
+                sent = await self.call("conversation.send", params)
+                if self.presets:
+                    # The settings of a message are those of its run only.
+                    await self.call("session.update", {"session_id": sent["session_id"]} | self.presets)
+                    self.presets = {}
             except ConnectionLost:
                 continue  # The next connection sends it again under the same key.
             except RequestRefused as refused:

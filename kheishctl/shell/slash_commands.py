@@ -78,6 +78,15 @@ class CommandTarget(Protocol):
         """Return the params that name the conversation."""
         ...
 
+    def preset(self, **properties: Any) -> None:
+        """Set properties of the session that the first message will start."""
+        ...
+
+    @property
+    def presets(self) -> Json:
+        """The properties that were preset."""
+        ...
+
     async def call(self, method: str, params: Json | None = None) -> Any:
         """Call a method of the daemon. Errors: RequestRefused, ConnectionLost."""
         ...
@@ -324,7 +333,9 @@ class SlashHandler:
             params = {"session_id": session_id, "route": route, "model": None}
             await self._conversation.call("session.update", params)
         elif route:
-            self._view.note("the conversation has no session yet; send a message first", "yellow")
+            await self._conversation.call("route.get", {"route_id": route})
+            self._conversation.preset(route=route, model=None)
+            self._view.note(f"the route is {route}, from the first message on")
         else:
             page = await self._conversation.call("route.list", {"limit": MAX_ROUTES_SHOWN})
             for row in page["routes"]:
@@ -337,13 +348,16 @@ class SlashHandler:
     async def change_model(self, model: str) -> None:
         """Set the model of the session; without a model, show it."""
         session_id = self._conversation.session_id
-        if session_id is None:
-            self._view.note("the conversation has no session yet; send a message first", "yellow")
+        if session_id is None and model:
+            self._conversation.preset(model=model)
+            self._view.note(f"the model is {model}, from the first message on")
         elif model:
             params = {"session_id": session_id, "model": model}
             await self._conversation.call("session.update", params)
         else:
-            session = await self._conversation.call("session.get", {"session_id": session_id})
+            session = self._conversation.presets
+            if session_id is not None:
+                session = await self._conversation.call("session.get", {"session_id": session_id})
             route = f"route {session['route']}" if session.get("route") else "the agent's route"
             own = session.get("model") or "that of the route"
             self._view.note(f"the model is {own}, on {route}; /route lists the routes")

@@ -32,6 +32,7 @@ from trio.lowlevel import checkpoint
 from kheishd.objects.node.journal import Selection, pruned_until
 from kheishd.store.epoch import find_shared_cursor
 from kheishd.store.tables import CURSORS, RUNS
+from protocol.errors.store import StoreDamaged
 from protocol.ids import SUBSCRIPTION
 from protocol.objects.journal import GapReason, Subscribed
 from protocol.objects.run import SETTLED
@@ -455,7 +456,12 @@ class Hub:
             if not self._by_stream and not self._of_many:
                 await self._joined.wait()
             bell = self.state.bell(CURSORS.name)
-            entries, caught_up = self._read()
+            try:
+                entries, caught_up = self._read()
+            except StoreDamaged:
+                # The newest events cannot be read, and no others will come: the store is read-only.
+                log.error("the newest events cannot be sent to their followers, because the store is damaged")
+                entries, caught_up = [], True
             if entries:
                 await self._distribute(entries)
             if caught_up:

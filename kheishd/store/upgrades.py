@@ -29,6 +29,7 @@ from kheishd.store.guards import (
     sync_directory,
 )
 from kheishd.store.journal import Heads
+from kheishd.store.pages import PageDamaged, PageFile
 from kheishd.store.tables import (
     APPROVALS,
     APPROVALS_WAITING,
@@ -163,6 +164,27 @@ def upgrade(env: lmdb.Environment, schema: int, version: str, steps: Sequence[Up
             meta = env.open_db(META.name.encode(), txn)
             txn.put(SCHEMA_KEY, str(number).encode(), db=meta)
             txn.put(VERSION_KEY, version.encode(), db=meta)
+
+
+UPGRADE_BYTES_PER_SECOND: Final = 500_000
+"""A slow machine reads and folds a few hundred events a second, twice; an event takes about a kilobyte."""
+
+
+def expect_upgrade(data: Path) -> float | None:
+    """Return the time that an upgrade may take; None if none is due. The file is read without LMDB."""
+    try:
+        pages = PageFile(data)
+    except (OSError, PageDamaged):
+        return None
+    try:
+        schema = pages.begin().get(SCHEMA_KEY, None, META.name.encode())
+    except (PageDamaged, KeyError):
+        schema = None
+    finally:
+        pages.close()
+    if schema is None or not schema.isdigit() or int(schema) >= SCHEMA:
+        return None
+    return 60.0 + data.stat().st_size / UPGRADE_BYTES_PER_SECOND
 
 
 class UnreadableEvent(Value, frozen=True):

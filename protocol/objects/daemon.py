@@ -198,7 +198,7 @@ DOCTOR = Method(
     "control",
     DoctorParams,
     Diagnosis,
-    "Verify the journal's hash chain, and the records and indexes against the journal.",
+    "Verify the pages, the journal's hash chain, and the records and indexes against the journal.",
     scope="operate",
 )
 

@@ -104,7 +104,9 @@ def test_boot_resumes_work_of_both_units(service: Booted) -> None:
     configure(service, "[daemon]\ndrain_s = 0\n")
     service.run("systemctl", "enable", "--now", "kheishd")
     service.run("systemctl", "start", "user@1500.service")
-    service.run("systemctl", "--user", "enable", "--now", "kheishd", user=USER)
+    # As people do who only know the socket.
+    service.run("systemctl", "--user", "enable", "--now", "kheishd.socket", user=USER)
+    assert service.show("kheishd", "ActiveState", "--user", user=USER) == "inactive"
     (service.root / "var/lib/systemd/linger").mkdir(parents=True, exist_ok=True)
     (service.root / "var/lib/systemd/linger" / USER).touch()
     content = "/slow 20 100\n" + order("write_file", path="done", content="resumed")

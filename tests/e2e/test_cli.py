@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import kheishd
-from kheishctl import __version__, exit_codes
+from kheishctl import exit_codes
+from protocol import __version__
 from tests.support.daemons import PATIENCE_S, Daemon
 from tests.support.programs import BIN, ROOT, environment
 from tests.support.terminal import Terminal

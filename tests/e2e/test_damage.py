@@ -158,6 +158,27 @@ def test_who_waits_for_a_run_is_told(home: Path) -> None:
         assert refused.value.reason == "store_damaged"
 
 
+def test_followers_survive_events_that_cannot_be_read(home: Path) -> None:
+    """A follower of events that are damaged receives none of them, and the daemon serves the others."""
+    with Daemon(home) as daemon, daemon.connect() as client:
+        session_id = daemon.call("session.list")["sessions"][0]["session_id"]
+        client.call("journal.subscribe", session_id=session_id)
+        client.note("journal.synced")
+        with data(home).open("r+b") as file:
+            content = bytearray(file.read())
+            for page in range(2, len(content) // PAGE):
+                head = content[page * PAGE : (page + 1) * PAGE]
+                if b'{"format":2,' in head:
+                    file.seek(page * PAGE)
+                    file.write(head.replace(b'{"format":2,', b'{"format"2:,'))
+        with pytest.raises(RpcError) as refused:
+            daemon.call("journal.read", session_id=session_id)
+        assert refused.value.reason == "store_damaged"
+        assert client.call("rpc.ping")
+        require_read_only(daemon)
+        assert daemon.stop() == 0
+
+
 def test_a_record_that_does_not_decode(home: Path) -> None:
     """A row that LMDB can read and kheish cannot turns the daemon read-only too."""
     with Daemon(home) as daemon:

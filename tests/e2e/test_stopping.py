@@ -1,5 +1,6 @@
 """Cancel and interrupt at every moment of a run, from the request to the worker."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from protocol.errors.run import RunAlreadyEnded
 from protocol.events.run import MessageAppended
 from protocol.objects.session import InterruptResult
 from protocol.transcript import Text, ToolCall, Usage, text_of
+from tests.support.daemons import Daemon, until
 from tests.support.desk import Gate, ModelPart, Scripted, fails, gives, open_desk, says, working
 
 
@@ -213,3 +215,20 @@ async def test_a_provider_with_its_own_tasks_is_stopped_in_order(
             await models.begun.wait()
             assert (await desk.cancel(sent.run_id)).status == "cancelled"
         assert desk.answers(sent.session_id) == ["so far"]
+
+
+def test_a_run_that_waits_for_a_later_attempt_delays_no_stop(home: Path) -> None:
+    """A run whose next model call is due in a minute is left to the next daemon at once."""
+    home.mkdir()
+    route = '[routes.down]\ndriver = "openai"\nmodel = "m"\nbase_url = "http://127.0.0.1:9/v1"\n'
+    runs = "[runs]\nbackoff_s = 60.0\nmax_backoff_s = 120.0\n"
+    (home / "config.toml").write_text(f'default_route = "down"\n{route}{runs}')
+    with Daemon(home) as daemon:
+        sent = daemon.call("conversation.send", content="hello")
+        until(lambda: daemon.events(types=["model_failed"]) != [], "the first attempt failed")
+        began = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - began < 5
+        daemon.start()
+        assert daemon.call("run.get", run_id=sent["run_id"])["status"] in ("queued", "running")
+        assert len(daemon.events(types=["model_failed"])) == 1

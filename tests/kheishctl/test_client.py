@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kheishctl import __version__, exit_codes
+from kheishctl import exit_codes
 from kheishctl.client import (
     MAX_SOCKET_PATH_BYTES,
     Client,
@@ -23,6 +23,7 @@ from kheishctl.client import (
     resolve_home,
     resolve_socket,
 )
+from protocol import __version__
 from tests.support.daemons import PATIENCE_S, Daemon
 from tests.support.scripted import Peer, serve_scripts
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kheishctl import __version__
+from protocol import __version__
 from tests.support.daemons import until
 from tests.support.scripted import Message, Peer, serve_scripts
 

@@ -20,7 +20,8 @@ PROTECTED_DIRECTORIES: Final = frozenset(
 
 PROTECTED_FILES: Final = frozenset(
     (
-        *(".gitmodules", ".gitattributes", ".pre-commit-config.yaml"),
+        *(".gitmodules", ".gitattributes", ".gitconfig", ".pre-commit-config.yaml"),
+        *(".gdbinit", ".exrc", ".vimrc", ".nvimrc", ".inputrc", ".ripgreprc", ".curlrc", ".wgetrc"),
         *(".envrc", ".profile", ".login", ".logout", ".bashrc", ".bash_profile", ".bash_login"),
         *(".bash_logout", ".zshrc", ".zshenv", ".zprofile", ".zlogin", ".zlogout", ".cshrc", ".tcshrc"),
         *(".gitlab-ci.yml", ".travis.yml", "azure-pipelines.yml", "bitbucket-pipelines.yml"),
@@ -30,8 +31,14 @@ PROTECTED_FILES: Final = frozenset(
 )
 """Names of protected files, in lower case: some file systems do not distinguish it."""
 
-PROTECTED_PATHS: Final = (".github/workflows", ".github/actions", ".config/fish", ".forgejo/workflows")
+PROTECTED_PATHS: Final = (
+    *(".github/workflows", ".github/actions", ".forgejo/workflows"),
+    *(".config/fish", ".config/git", ".config/nvim"),
+)
 """Protected directories of two names."""
+
+
+PROTECTED_NAMES: Final = PROTECTED_DIRECTORIES | PROTECTED_FILES
 
 
 def is_protected(path: str) -> bool:
@@ -44,17 +51,14 @@ def is_protected(path: str) -> bool:
     )
 
 
-def is_protected_entry(parent: str, name: str) -> bool:
-    """Whether a name in a directory is protected, if nothing above it is: ``parent`` is the directory's name.
+def protected_names(directory: str) -> frozenset[str]:
+    """Return the protected names in a directory of this name, in lower case, if nothing above is protected.
 
     For all entries of a directory tree, this takes a fraction of the time of ``is_protected``.
     """
-    folded = name.casefold()
-    return (
-        folded in PROTECTED_DIRECTORIES
-        or folded in PROTECTED_FILES
-        or is_protected_pair(f"{parent.casefold()}/{folded}")
-    )
+    above = f"{directory.casefold()}/"
+    pairs = [path.removeprefix(above) for path in PROTECTED_PATHS if path.startswith(above)]
+    return PROTECTED_NAMES.union(pairs) if pairs else PROTECTED_NAMES
 
 
 def is_protected_pair(path: str) -> bool:

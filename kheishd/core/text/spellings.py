@@ -101,7 +101,7 @@ def _normalize(text: _Text) -> Iterator[_Text]:
     """Yield a text as it is, without escapes, as base64, and as hexadecimal digits."""
     yield text
     text = text.substitute(_FOLD, lambda match: b"").substitute(_ESCAPE, _unescape)
-    yield text.translate(_TO_BLANK, b"\\\r\n")
+    yield text.translate(_TO_BLANK, b"\\\r\n=")
     yield text.translate(_TO_STANDARD, _SPACE)
     yield text.translate(_TO_LOWER, _HEX_SIGNS)
 
@@ -115,7 +115,7 @@ def _normalize_bytes(content: bytes) -> tuple[bytes, bytes, bytes, bytes]:
         text = _ESCAPE.sub(_unescape, text)
     return (
         content,
-        text.translate(_TO_BLANK, b"\\\r\n"),
+        text.translate(_TO_BLANK, b"\\\r\n="),
         text.translate(_TO_STANDARD, _SPACE),
         text.translate(_TO_LOWER, _HEX_SIGNS),
     )
@@ -128,9 +128,8 @@ def _reduce(content: bytes) -> bytes:
     if b"\\" in content:
         for escape in (b"\\n", b"\\r", b"\\t", b"\\b", b"\\f"):
             content = content.replace(escape, b"")
-        if b"\\u" in content or b"\\x" in content:
-            content = _ESCAPE.sub(_unescape, content)
-    if b"%" in content or b"&" in content:
+    # Once, as in the normalization: what it makes may look like an escape.
+    if b"%" in content or b"&" in content or b"\\u" in content or b"\\x" in content:
         content = _ESCAPE.sub(_unescape, content)
     if content is not literal:
         content = b"%b\0%b" % (content, literal)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from kheishd.core.permissions.claims import Claim
+from kheishd.hooks.network.addresses import extract_v4
 from kheishd.hooks.network.connector import COMMAND_RESOLVER_THREADS, AddressForbidden, Connector
 from kheishd.hooks.network.destination import Destination
 from kheishd.hooks.network.interfaces import is_foreign_and_public, is_own
@@ -97,7 +98,8 @@ class Gate:
         """Whether an address of an allowed destination may be connected to."""
         if self._is_own_port(address, port):
             return False
-        ruling = self._judge_host(Destination(str(address), port))
+        # Rules name the address to which the connection leads in the end.
+        ruling = self._judge_host(Destination(str(extract_v4(address)), port))
         if ruling.base == "deny":
             return False
         if is_foreign_and_public(address):

@@ -15,6 +15,7 @@ import trio
 from msgspec import Meta, Struct
 
 from kheishd.core.permissions.claims import Claim
+from kheishd.hooks.network.addresses import extract_v4
 from kheishd.hooks.network.destination import Destination
 from kheishd.hooks.network.interfaces import is_foreign_and_public
 from kheishd.hooks.web.urls import Target, parse_url
@@ -133,7 +134,7 @@ that no rule allows ends the call with an error that names its URL: call web_fet
         from kheishd.hooks.web.fetch import fetch
 
         def is_allowed(address: Address, port: int) -> bool:
-            named = Destination(str(address), port)
+            named = Destination(str(extract_v4(address)), port)
             ruling = call.judge_claim(Claim("network", named.subject))
             if ruling.base == "deny":
                 raise ToolError(f"the rules deny {named}: {ruling.note or ruling.why}")

@@ -12,7 +12,7 @@ from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.pages import not_a_token, page_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_definition, find_session
-from kheishd.objects.talk.lineage import Segment, lineage
+from kheishd.objects.talk.lineage import Segment, entries_of, lineage
 from kheishd.objects.talk.session import scope_of
 from kheishd.records.writer import SessionWriter
 from kheishd.store.journal import HASH_BYTES
@@ -69,10 +69,13 @@ def export(call: Call, params: SessionExportParams) -> SessionExport:
         session = find_session(store, call, params.session_id)
         segments = lineage(store, session)
         if before is None:
-            before = sum(1 for (_, passed), _ in _scan(store, segments, 0) if passed <= cursor)
+            before = sum(passed <= cursor for _, passed, _ in entries_of(store, segments))
         lines, following = page_of(_scan(store, segments, cursor), params.limit, lambda line: True)
         count = before + len(lines)
         if following is None:
+            if params.sign:
+                # A client may forge the number in a token, but not what is signed.
+                count = sum(1 for _ in entries_of(store, segments))
             end = _make_end(store, segments, count, call.state)
             lines.append(encode_end(call.control.sign_export(end) if params.sign else end))
     following = None if following is None else f"{following}-{count}"

@@ -44,6 +44,9 @@ T = TypeVar("T")
 RETRY_SECONDS = 1.0
 """How long to wait before a failed commit is retried while the disk is full."""
 
+MAX_INLINE_SCRUB_BYTES = 64 * 1024
+"""Up to here, removing secrets takes milliseconds; for a large output it takes up to a second."""
+
 
 class ActiveRun:
     """A run that is being executed.
@@ -136,8 +139,11 @@ class ActiveRun:
 
     async def put_blob(self, content: bytes) -> tuple[str, int]:
         """Store a large value without its secrets; return its name and size. Errors: as ``update``."""
-        # A large output takes up to a second.
-        scrubbed = await trio.to_thread.run_sync(self.live.scrubber.scrub_bytes, content)
+        scrubber = self.live.scrubber
+        if scrubber.secrets and len(content) > MAX_INLINE_SCRUB_BYTES:
+            scrubbed = await trio.to_thread.run_sync(scrubber.scrub_bytes, content)
+        else:
+            scrubbed = scrubber.scrub_bytes(content)
         return await self._retry(partial(self.state.put_blob, scrubbed)), len(scrubbed)
 
     async def _retry(self, write: Callable[[], Awaitable[T]]) -> T:

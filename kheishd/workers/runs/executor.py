@@ -64,6 +64,9 @@ class RunExecutor:
         self._interrupt = interrupt
         self._started = False
         self._slept_until_ms = 0
+        self.is_paused = False
+        """Whether the run only waits for a later attempt."""
+        self._on_progress = on_progress
         self._active = ActiveRun(services, record, pinned, suspect=suspect, on_progress=on_progress)
         self._calls = CallExecutor(self._active)
         self._prober = CallProber(self._active)
@@ -164,7 +167,12 @@ class RunExecutor:
         limits = self._active.runtime.config.runs
         longest_s = max(limits.max_backoff_s, limits.max_retry_after_s)
         with self._active.effect():
-            await trio.sleep(min(max(until_ms - self._active.state.now_ms(), 0) / 1000, longest_s))
+            self.is_paused = True
+            self._on_progress()
+            try:
+                await trio.sleep(min(max(until_ms - self._active.state.now_ms(), 0) / 1000, longest_s))
+            finally:
+                self.is_paused = False
             self._slept_until_ms = until_ms
         self._active.reload()
 

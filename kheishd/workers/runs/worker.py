@@ -75,9 +75,12 @@ class RunWorker(Worker):
                 self._draining = True
 
     async def drain(self) -> None:
-        """Start no run any more; return when every active run has ended or waits for a person."""
+        """Start no run any more; return when every active run has ended or waits.
+
+        A run waits for a person, or for a later attempt, which the next daemon makes as well.
+        """
         self._draining = True
-        if self._executors:
+        while any(not executor.is_paused for executor in self._executors.values()):
             await self._idle.wait()
 
     def _look(self) -> None:
@@ -92,6 +95,12 @@ class RunWorker(Worker):
                     self._start(*loaded)
             if not self._draining:
                 self._start_ready(store)
+        if self._draining and all(executor.is_paused for executor in self._executors.values()):
+            self._set_idle()
+
+    def _set_idle(self) -> None:
+        self._idle.set()
+        self._idle = trio.Event()
 
     def _start_ready(self, store: Snapshot) -> None:
         """Start the next ready runs, in the order of their acceptance, up to the limit of active runs.
@@ -153,8 +162,7 @@ class RunWorker(Worker):
         finally:
             del self._executors[run_id]
             if not self._executors:
-                self._idle.set()
-                self._idle = trio.Event()
+                self._set_idle()
         # The commit that ended the run rang the bell while the run still had its slot: look again.
         self._look()
         self._on_release(run_id)

@@ -13,7 +13,7 @@ import pytest
 from kheishctl import exit_codes
 from kheishctl.commands.approval_watch import PROMPT
 from tests.support.ctl import Ctl
-from tests.support.daemons import Daemon, short_home
+from tests.support.daemons import Daemon, run_kheishd, short_home
 from tests.support.terminal import Terminal
 from tests.support.waiting_runs import waits, writes
 
@@ -140,6 +140,25 @@ def test_notes_about_a_restart() -> None:
             daemon.restart()
             assert child.stderr.readline() == "Connection lost; waiting for the daemon.\n"
             assert child.stderr.readline() == "Reconnected.\n"
+
+
+def test_notes_about_a_restored_backup() -> None:
+    """After a restore, a note says that earlier approvals are withdrawn; new ones are shown."""
+    with short_home() as home, Daemon(home) as daemon:
+        ctl, backup = Ctl(home), home.parent / "backup"
+        daemon.call("daemon.backup", path=str(backup))
+        waits(ctl, "ann", writes("a.txt"))
+        with watch_in_a_pipe(home) as child:
+            assert child.stdout is not None
+            assert child.stderr is not None
+            assert any("a.txt" in line for line in child.stdout)
+            daemon.stop()
+            assert run_kheishd(home, "restore", str(backup)).returncode == 0
+            daemon.restart()
+            note = "A backup was restored; earlier approvals are withdrawn.\n"
+            assert child.stderr.readline() == note
+            waits(ctl, "ann", writes("b.txt"))
+            assert any("b.txt" in line for line in child.stdout)
 
 
 def test_watching_without_a_daemon(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from kheishctl import __version__, exit_codes
+from kheishctl import exit_codes
 from kheishctl.commands.daemon import _flatten
+from protocol import __version__
 from tests.support.ctl import Ctl, Done
 from tests.support.daemons import Daemon, short_home
 

@@ -2,7 +2,8 @@
 
 import json
 
-from kheishctl import __version__, exit_codes
+from kheishctl import exit_codes
+from protocol import __version__
 from tests.support.ctl import Ctl
 
 

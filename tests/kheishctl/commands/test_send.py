@@ -318,3 +318,24 @@ def test_budgets(ctl: Ctl, sender: str) -> None:
     refused = ctl(*words, "hello", "--max-cost", "0.5")
     assert (refused.code, "states no prices" in refused.err) == (exit_codes.FAILED, True)
     assert ctl(*words, "hello", "--max-cost", "-1").code == exit_codes.USAGE
+
+
+def test_a_pipe_shows_delays(path: Path, tmp_path: Path) -> None:
+    """A wait for a rate limit is noted on standard error; standard output receives the final answer only."""
+
+    def limited(peer: Peer) -> None:
+        request = peer.request()
+        failed = {
+            "type": "model_failed",
+            "run_id": "run_1",
+            "error": {"reason": "rate_limited", "message": "too many requests"},
+            "at_ms": 1000,
+            "retry_at_ms": 31_000,
+        }
+        peer.notify("journal.event", subscription="s", cursor=5, event=failed)
+        peer.answer(request, RESULT)
+
+    with serve_scripts(path, lambda peer: None, limited):
+        done = Ctl(tmp_path)("send", "default", "hi")
+    assert (done.code, done.out) == (0, "done\n")
+    assert "the model call failed (too many requests); retrying in 30" in done.err

@@ -60,3 +60,13 @@ def test_list_and_revoke(ctl: Ctl) -> None:
 def test_token_not_found(ctl: Ctl, words: list[str]) -> None:
     """An unknown token is refused."""
     assert ctl("token", *words).code == exit_codes.FAILED
+
+
+@pytest.mark.parametrize("command", ["narrow", "revoke"])
+def test_a_secret_is_no_id(ctl: Ctl, command: str) -> None:
+    """A secret in place of an id is neither sent nor repeated."""
+    secret = ctl("token", "create", "--scope", "read").out.strip()
+    done = ctl("token", command, secret)
+    assert done.code == exit_codes.USAGE
+    assert "name the token by its id" in done.err
+    assert secret not in done.err + done.out

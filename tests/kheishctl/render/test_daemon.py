@@ -1,8 +1,8 @@
 """The status of the daemon as text."""
 
-from kheishctl import __version__
 from kheishctl.render.daemon import format_daemon_status
 from kheishctl.render.layout import Display
+from protocol import __version__
 from protocol.objects.daemon import DaemonStatus
 from tests.support.samples import sample
 

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import pytest
 
-from kheishctl.client import ConnectionLost
+from kheishctl.client import ConnectionLost, RequestRefused
 from kheishctl.contract import PERMISSION_MODES, Json
 from kheishctl.render.changes import DisplayChange
 from kheishctl.render.layout import Display
@@ -35,6 +35,7 @@ class FakeChat:
 
     def __init__(self, *records: Json, doubts: int = 0) -> None:
         self.session_id: str | None = "ses_1"
+        self.presets: Json = {}
         self.calls: list[tuple[str, Json]] = []
         self.output: list[str] = []
         self.results: dict[str, Any] = {}
@@ -48,6 +49,10 @@ class FakeChat:
     def address(self) -> Json:
         """Return the params that name the conversation."""
         return {"agent": "default", "sender": "ada"}
+
+    def preset(self, **properties: Any) -> None:
+        """Keep the properties."""
+        self.presets = self.presets | properties
 
     async def call(self, method: str, params: Json | None = None) -> Any:
         """Record a call and return its prepared result."""
@@ -370,9 +375,6 @@ def test_route() -> None:
     chat.run("route claude")
     expected = {"session_id": "ses_1", "route": "claude", "model": None}
     assert chat.calls[-1] == ("session.update", expected)
-    chat.session_id = None
-    chat.run("route claude")
-    assert "send a message first" in chat.output[-1]
 
 
 def test_model() -> None:
@@ -387,9 +389,6 @@ def test_model() -> None:
     ]
     chat.run("model n")
     assert chat.calls[-1] == ("session.update", {"session_id": "ses_1", "model": "n"})
-    chat.session_id = None
-    chat.run("model n")
-    assert "send a message first" in chat.output[-1]
 
 
 def test_why() -> None:
@@ -450,3 +449,20 @@ def test_tasks_without_a_session() -> None:
     chat.session_id = None
     chat.run("tasks")
     assert (chat.calls, chat.output) == ([], ["no open tasks"])
+
+
+def test_route_and_model_before_the_first_message() -> None:
+    """Without a session, they are kept for the first message, and shown; an unknown route is refused."""
+    chat = FakeChat()
+    chat.session_id = None
+    for line in ("model", "route local", "model small", "model"):
+        chat.run(line)
+    assert chat.output == [
+        "the model is that of the route, on the agent's route; /route lists the routes",
+        "the route is local, from the first message on",
+        "the model is small, from the first message on",
+        "the model is small, on route local; /route lists the routes",
+    ]
+    chat.results["route.get"] = RequestRefused({"code": 1404, "message": "no route", "data": {}})
+    chat.run("route nowhere")
+    assert chat.presets == {"route": "local", "model": "small"}

@@ -41,6 +41,7 @@ from kheishd.store.upgrades import (
     Upgraded,
     UpgradePlan,
     describe_upgrade,
+    expect_upgrade,
     needs_rebuild,
     u001_first_tables,
     upgrade,
@@ -218,6 +219,18 @@ def test_a_copy_is_kept(old: Path) -> None:
     assert f"kheishd restore {kept}" in describe_upgrade(upgraded)
     assert open_old(old, KEEPING) is None
     assert sorted(path.name for path in old.parent.iterdir()) == [kept.name, old.name]
+
+
+def test_the_time_of_an_upgrade_is_expected(old: Path, tmp_path: Path) -> None:
+    """An old store says how long its upgrade may take; a current, empty or damaged one says nothing."""
+    seconds = expect_upgrade(old / DATA)
+    assert seconds is not None
+    assert 60 < seconds < 70
+    open_old(old, UpgradePlan())
+    assert expect_upgrade(old / DATA) is None
+    (tmp_path / "damaged").write_bytes(b"\xa5" * 20_000)
+    for name in ("damaged", "none"):
+        assert expect_upgrade(tmp_path / name) is None
 
 
 def test_without_a_copy(old: Path) -> None:

@@ -186,6 +186,9 @@ class Watch:
         began = time.monotonic()
         if began < self._next_search:
             return None
+        # A search takes a while: not before all other processes, as the keeper may run (see ``keeper``).
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         written_bytes = self._find_written_bytes(allowed, began + MAX_SEARCH_SECONDS)
         self._next_search = time.monotonic() + SEARCH_REST * (time.monotonic() - began)
         if written_bytes is None or written_bytes > allowed:

@@ -1,6 +1,8 @@
 """The texts that rules match, and the words that they must name."""
 
 import subprocess
+from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -173,3 +175,23 @@ def test_canonical_text_is_read_back(word: str) -> None:
     """The canonical text of words is a command line of the same words."""
     (command,) = read_line(join_words(["a", word, "{}"])).commands
     assert [read.value for read in command.words] == ["a", word, "{}"]
+
+
+def test_no_builtin_that_a_star_allows_evaluates_its_words(tmp_path: Path) -> None:
+    """Real bash runs builtins with a subscript that would create a file, wherever no exact rule is needed."""
+    trap = "a[$(>trapped)]"
+    options = ("", "-n", "-v", "-p", "-t", "-eq", "%d")
+    lines = []
+    # "kill" would send signals, and bash runs "exit" in a process of its own.
+    for builtin, first, second in product(sorted(SAFE_BUILTINS - {"kill"}), options, options):
+        for arguments in ([first, second, trap], [first, trap, second], [trap, first, second]):
+            words = [builtin, *filter(None, arguments), *(["]"] if builtin == "[" else [])]
+            read = read_line(line := join_words(words))
+            if read.problem is None and readings_of(read.commands[0], line)[0].problem is None:
+                lines.append(line)
+    assert len(lines) > 1_000
+    script = "\n".join(f"( {line} ) </dev/null >/dev/null 2>&1" for line in dict.fromkeys(lines))
+    subprocess.run(["/bin/bash"], input=script, text=True, cwd=tmp_path, check=False, timeout=120)
+    assert not (tmp_path / "trapped").exists()
+    subprocess.run(["/bin/bash", "-c", f"test -v '{trap}'"], cwd=tmp_path, check=False)
+    assert (tmp_path / "trapped").exists()

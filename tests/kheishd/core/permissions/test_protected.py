@@ -2,7 +2,7 @@
 
 import pytest
 
-from kheishd.core.permissions.protected import is_protected
+from kheishd.core.permissions.protected import is_protected, is_protected_pair, protected_names
 
 
 @pytest.mark.parametrize(
@@ -10,6 +10,7 @@ from kheishd.core.permissions.protected import is_protected
     [
         *(".git/config", ".git", "sub/.git/hooks/pre-commit", ".vscode/tasks.json", ".idea/x.xml"),
         *(".envrc", "sub/.bashrc", "AGENTS.md", "docs/agents.md", "Jenkinsfile", ".mcp.json"),
+        *("a/.gitconfig", ".config/git/config", ".gdbinit", "x/.vimrc"),
         *(".github/workflows/ci.yml", ".claude/settings.json", ".agents/skill.md", ".gitlab-ci.yml"),
     ],
 )
@@ -25,3 +26,13 @@ def test_a_protected_path(path: str) -> None:
 def test_another_path(path: str) -> None:
     """Other files are edited as the mode says, also where a part of the name is similar."""
     assert not is_protected(path)
+
+
+@pytest.mark.parametrize(
+    "path", [".github/Workflows", "x/.config/fish", "x/.Envrc", ".github/x", "a/b", "x/fish"]
+)
+def test_names_in_a_directory(path: str) -> None:
+    """The names of a directory are protected as whole paths are."""
+    above, _, name = path.rpartition("/")
+    assert (name.casefold() in protected_names(above.rpartition("/")[2])) is is_protected(path)
+    assert is_protected_pair(path) is (path in (".github/Workflows", "x/.config/fish"))

@@ -64,9 +64,10 @@ async def test_a_refused_name_is_not_resolved(monkeypatch: pytest.MonkeyPatch) -
 
 async def test_a_denied_address_closes_every_name_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A deny of an address holds for each name that leads there."""
-    Names(monkeypatch, example=["8.8.8.8"])
-    with pytest.raises(Refused):
-        await make_gate("example:443", denied=["8.8.8.8:443"]).connect(Destination("example", 443))
+    for address in ("8.8.8.8", "64:ff9b::808:808"):
+        Names(monkeypatch, example=[address])
+        with pytest.raises(Refused):
+            await make_gate("example:443", denied=["8.8.8.8:443"]).connect(Destination("example", 443))
 
 
 async def test_the_daemons_own_ports() -> None:

@@ -340,7 +340,8 @@ async def test_a_fork_is_exported_whole(house: Household) -> None:
         answer: dict[str, Any] = {}
         for begin in range(0, len(lines), size):
             previous = {name: answer[name] for name in ("session_id", "last_hash") if answer}
-            answer = await house.call("session.import", lines=lines[begin : begin + size], **previous)
+            part, more = lines[begin : begin + size], begin + size < len(lines)
+            answer = await house.call("session.import", lines=part, more=more, **previous)
         assert sorted(await texts(house, answer["session_id"])) == sorted(
             ["one", "You said: one", "two", "You said: two"]
         )

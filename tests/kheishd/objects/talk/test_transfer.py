@@ -402,6 +402,18 @@ async def test_session_import_ok_signed(house: Household) -> None:
     assert own in (await house.refusal_of("session.import", lines=forged)).message
 
 
+async def test_session_export_ok_with_a_forged_token(house: Household) -> None:
+    """A token with a wrong number of lines spoils the end of that export, never a signed one."""
+    sent = await house.ask("one")
+    lines = await export_lines(house, sent["session_id"])
+    for signed, count in ((False, 1), (True, len(lines) - 1)):
+        params = {"session_id": sent["session_id"], "after": "99999-1", "sign": signed}
+        (end,) = (await house.call("session.export", **params))["lines"]
+        assert json.loads(end)["end"]["lines"] == count
+    old = await house.call("session.export", session_id=sent["session_id"], after="99999")
+    assert json.loads(old["lines"][0])["end"]["lines"] == len(lines) - 1
+
+
 async def test_session_key_ok(house: Household) -> None:
     """The key is the same each time."""
     key = (await house.call("session.key"))["key"]

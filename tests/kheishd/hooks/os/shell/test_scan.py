@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from kheishd.core.permissions.claims import matches_subject
 from kheishd.hooks.os.shell import scan as scans
-from kheishd.hooks.os.shell.scan import PathRules, Scan, read_git_link, scan_workspace
+from kheishd.hooks.os.shell.scan import PathRules, Scan, make_matcher, read_git_link, scan_workspace
 
 
 def scan(
@@ -122,3 +123,10 @@ def test_links_of_git(workspace: Path, content: str, target: str | None) -> None
     assert read_git_link(str(workspace), str(workspace), "lib/.git") == ".git/modules/x"
     (workspace / "lib/link").symlink_to(".git")
     assert read_git_link(str(workspace), str(workspace), "lib/link") is None
+
+
+@pytest.mark.parametrize("pattern", ["a", "*a", "a*", "*", "a*b", "*a*", "", "a*b*c"])
+@pytest.mark.parametrize("path", ["a", "aa", "ab", "ba", "", "axbxc", "a*b"])
+def test_matchers(pattern: str, path: str) -> None:
+    """The fast tests agree with the rules."""
+    assert make_matcher(pattern)(path) is matches_subject(pattern, path)
