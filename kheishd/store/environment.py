@@ -40,6 +40,8 @@ CORRUPT: Final = (
     lmdb.CorruptedError,
     lmdb.PageNotFoundError,
     lmdb.InvalidError,
+    # A tree that is deeper than any can be: it leads back to itself.
+    lmdb.CursorFullError,
     PageDamaged,
 )
 """Errors that say that the file is damaged."""
@@ -312,6 +314,9 @@ class Snapshot:
                 stored.decode()
         except (DecodeError, UnicodeDecodeError) as error:
             raise self._environment.explain(error, subject) from None
+        except RecursionError:
+            # Too deep to be checked on this stack, which is no sign of damage.
+            return
 
     def head(self, stream: str) -> tuple[int, bytes]:
         """Return the newest cursor of a stream and the hash there; (0, zeros) if it has no entries."""

@@ -20,7 +20,8 @@ PROTECTED_DIRECTORIES: Final = frozenset(
 
 PROTECTED_FILES: Final = frozenset(
     (
-        *(".gitmodules", ".gitattributes", ".pre-commit-config.yaml"),
+        *(".gitmodules", ".gitattributes", ".gitconfig", ".pre-commit-config.yaml"),
+        *(".gdbinit", ".exrc", ".vimrc", ".nvimrc", ".inputrc", ".ripgreprc", ".curlrc", ".wgetrc"),
         *(".envrc", ".profile", ".login", ".logout", ".bashrc", ".bash_profile", ".bash_login"),
         *(".bash_logout", ".zshrc", ".zshenv", ".zprofile", ".zlogin", ".zlogout", ".cshrc", ".tcshrc"),
         *(".gitlab-ci.yml", ".travis.yml", "azure-pipelines.yml", "bitbucket-pipelines.yml"),
@@ -30,7 +31,10 @@ PROTECTED_FILES: Final = frozenset(
 )
 """Names of protected files, in lower case: some file systems do not distinguish it."""
 
-PROTECTED_PATHS: Final = (".github/workflows", ".github/actions", ".config/fish", ".forgejo/workflows")
+PROTECTED_PATHS: Final = (
+    *(".github/workflows", ".github/actions", ".forgejo/workflows"),
+    *(".config/fish", ".config/git", ".config/nvim"),
+)
 """Protected directories of two names."""
 
 

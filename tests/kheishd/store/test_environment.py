@@ -526,3 +526,35 @@ class StoreBesideDict(RuleBasedStateMachine):
 
 TestStoreBesideDict = StoreBesideDict.TestCase
 TestStoreBesideDict.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+def test_stored_json_is_required(store: Store) -> None:
+    """Bytes that are sent as they are must be JSON; deep nesting is no damage."""
+    with store.read() as snapshot:
+        for sound in (b"{}", '{"a":"ä"}'.encode(), b"[" * 5_000 + b"]" * 5_000):
+            snapshot.require_json(sound, "a line")
+        assert store.damage is None
+        for damaged in (b"", b'{"a"1}', b'{"a":"\xff"}', b"{}x"):
+            with pytest.raises(StoreDamaged, match="a line cannot be read"):
+                snapshot.require_json(damaged, "a line")
+    assert store.damage is not None
+
+
+@pytest.mark.parametrize("error", [lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.CursorFullError])
+def test_errors_of_a_damaged_file_are_damage(store: Store, error: type[lmdb.Error]) -> None:
+    """What LMDB says of damaged trees, also of one that leads back to itself, makes the store read-only."""
+    damaged = error("mdb_get")
+
+    class Broken:
+        """A transaction on a damaged tree."""
+
+        def get(self, *_: object) -> bytes:
+            raise damaged
+
+    broken: Any = Broken()
+    with store.read() as snapshot:
+        sound, snapshot._txn = snapshot._txn, broken
+        with pytest.raises(StoreDamaged):
+            snapshot.get(CHECKPOINTS, "s", 1)
+        snapshot._txn = sound
+    assert store.damage is not None

@@ -10,6 +10,7 @@ from kheishd.core.permissions.protected import is_protected, is_protected_pair, 
     [
         *(".git/config", ".git", "sub/.git/hooks/pre-commit", ".vscode/tasks.json", ".idea/x.xml"),
         *(".envrc", "sub/.bashrc", "AGENTS.md", "docs/agents.md", "Jenkinsfile", ".mcp.json"),
+        *("a/.gitconfig", ".config/git/config", ".gdbinit", "x/.vimrc"),
         *(".github/workflows/ci.yml", ".claude/settings.json", ".agents/skill.md", ".gitlab-ci.yml"),
     ],
 )
