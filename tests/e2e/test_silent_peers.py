@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -66,7 +67,11 @@ def test_a_half_open_handshake_is_closed_within_seconds(daemon: Daemon) -> None:
 def test_thousands_of_silent_peers_delay_nobody(daemon: Daemon) -> None:
     """With 256 descriptors, the daemon's own user and a client with a token are served at once."""
     secret = daemon.call("token.create", scopes=["read"])["secret"]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as stack:
+        # The usual soft limit of this process is less.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2 * SILENT_PEERS)), hard))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         for _ in range(SILENT_PEERS):
             stack.enter_context(closing(socket.create_connection(address(daemon), PATIENCE_S)))
         began = time.monotonic()
