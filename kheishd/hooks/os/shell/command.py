@@ -52,10 +52,13 @@ def clean_environment(environ: Mapping[str, str], workspace: str) -> dict[str, s
 
 
 def shell_argv() -> tuple[str, ...]:
-    """Return the shell, without its startup files: some of them are in the workspace."""
+    """Return the shell, without its startup files: some of them are in the workspace.
+
+    After ``--``, a line that begins with a dash is no option.
+    """
     if os.path.exists("/bin/bash"):
-        return ("/bin/bash", "--noprofile", "--norc", "-c")
-    return ("/bin/sh", "-c")
+        return ("/bin/bash", "--noprofile", "--norc", "-c", "--")
+    return ("/bin/sh", "-c", "--")
 
 
 def prepare_command(

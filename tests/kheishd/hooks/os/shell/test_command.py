@@ -1,6 +1,7 @@
 """The preparation of a command: its shell, its environment and its confinement."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,13 @@ ENVIRON = {"PATH": "/usr/bin", "OPENAI_API_KEY": "canary"}
 
 
 def test_the_shell_greets_nobody() -> None:
-    """The shell exists, skips its startup files, and takes the line as its last argument."""
+    """The shell exists, skips its startup files, and takes its last argument as a line, even after a dash."""
     program, *options = shell_argv()
     assert os.access(program, os.X_OK)
-    assert options[-1] == "-c"
+    assert options[-2:] == ["-c", "--"]
+    line = "-c 'touch /nowhere/made'"
+    done = subprocess.run([program, *options, line], capture_output=True, check=False)
+    assert b"-c: command not found" in done.stderr or b"-c: not found" in done.stderr
 
 
 def test_without_a_sandbox(workspace: Path) -> None:

@@ -404,7 +404,7 @@ async def test_evidence(shell: Shell, workspace: Path) -> None:
     """The evidence has the command, its directory and its confinement."""
     (workspace / "sub").mkdir()
     evidence = await shell.bash.evidence(shell.use("make", workdir="sub"))
-    assert evidence["argv"][-2:] == ["-c", "make"]
+    assert evidence["argv"][-2:] == ["--", "make"]
     assert evidence["cwd"] == str(workspace / "sub")
     assert evidence["sandboxed"] is (shell.context.sandbox == "required")
 
