@@ -28,7 +28,9 @@ import pwd
 import shutil
 import stat
 import subprocess
+import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -66,6 +68,13 @@ MAX_MASKS = 500
 
 Mounts = dict[str, tuple[str, ...]]
 """Options of Bubblewrap by the path of the mount."""
+
+PACKAGES = Path(__file__).parents[4]
+INSTALLATION = (
+    *(sys.prefix, sys.base_prefix),
+    *(str(PACKAGES / name) for name in ("kheishd", "kheishctl", "protocol", "kheish_protocol")),
+)
+"""The code that the daemon executes, without a sandbox: read-only even if it is in the workspace."""
 
 SCRATCH = ("/tmp", "/var/tmp", "/dev/shm")
 
@@ -238,6 +247,9 @@ class Sandbox:
         """Yield the options for paths that may be inside one another: the inner after the outer."""
         for path in map(os.path.realpath, self._readable):
             binds.setdefault(path, ("--ro-bind-try", path, path))
+        for path in map(os.path.realpath, INSTALLATION):
+            if _is_inside(path, tuple(binds)):
+                binds.setdefault(path, ("--ro-bind-try", path, path))
         covers = {**closed, **dict(self._covers((*binds, *SYSTEM)))}
         for path in sorted(binds.keys() | covers.keys(), key=lambda path: path.count("/")):
             yield from binds.get(path) or covers[path]

@@ -4,6 +4,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import trio
 from kheishd.config.sections.tools import LimitsSection
 from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.hooks.os.shell.health import MARK_NAME, SandboxHealth
-from kheishd.hooks.os.shell.sandbox import Sandbox, _root_only
+from kheishd.hooks.os.shell.sandbox import PACKAGES, Sandbox, _root_only
 from kheishd.hooks.os.shell.scan import PathRules, scan_workspace
 from kheishd.hooks.os.shell.seccomp import MACHINES
 from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
@@ -239,6 +240,17 @@ async def test_files_that_others_execute_are_read_only(home: Path, workspace: Pa
     # What ``mv`` made are copies.
     assert {".envrc", ".git", "sub"} <= set(os.listdir(workspace))
     assert (workspace / ".git/hooks").is_dir()
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_the_daemons_own_code_is_read_only(home: Path) -> None:
+    """A workspace that contains kheish's installation does not make it writable."""
+    text = await inside(
+        Sandbox([str(home)]),
+        PACKAGES,
+        f"test -w . && echo above; test -w kheishd || echo code; test -w {sys.prefix} || echo environment",
+    )
+    assert text.split() == ["above", "code", "environment"]
 
 
 @pytest.mark.usefixtures("bubblewrap")
