@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -89,6 +90,13 @@ def test_new_and_old_files(tmp_path: Path, starter_umask: int) -> None:
     assert (tmp_path / "old").stat().st_mode & 0o777 == 0o750
     assert (tmp_path / "a" / "b" / "new").stat().st_mode & 0o777 == 0o666 & ~starter_umask
     assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o777 & ~starter_umask
+
+
+def test_new_directories_stay_in_the_group(tmp_path: Path) -> None:
+    """A directory below one with the setgid bit has the bit, too, so that its files belong to the group."""
+    tmp_path.chmod(0o2770)
+    make(tmp_path, **{"a/b/new": b""})
+    assert (tmp_path / "a" / "b").stat().st_mode & stat.S_ISGID
 
 
 def test_an_edit_keeps_the_attributes(tmp_path: Path) -> None:
