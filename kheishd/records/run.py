@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from kheishd.core.run import machine
 from kheishd.records.projection import DerivedIndex, IndexRow, Projection, key_of_run
 from kheishd.records.session import SESSION_RECORDS
@@ -54,11 +56,14 @@ RUN_RECORDS: Final = Projection(
 def read_pinned(store: Snapshot, run: RunRecord) -> Pinned:
     """Return the values that a run pinned. Only the event of its acceptance contains them.
 
-    Errors: AssertionError, msgspec.DecodeError if the journal is damaged there.
+    Errors: StoreDamaged if the journal is damaged there; in maintenance AssertionError, msgspec.DecodeError.
     """
-    entry = store.entry(run.session_id, run.accepted_cursor)
-    event = decode_event(entry[1]) if entry is not None else None
-    assert isinstance(event, RunAccepted), f"the acceptance of run {run.run_id} is not in the journal"
+    try:
+        entry = store.entry(run.session_id, run.accepted_cursor)
+        event = decode_event(entry[1]) if entry is not None else None
+        assert isinstance(event, RunAccepted), "it is not in the journal"
+    except (AssertionError, msgspec.DecodeError) as error:
+        raise store.explain(error, f"the acceptance of run {run.run_id}") from None
     return event.pinned
 
 

@@ -223,6 +223,10 @@ class Snapshot:
         assert value is not None, f"{table.name} {' '.join(map(str, key))} does not exist"
         return value
 
+    def explain(self, error: Exception, subject: str) -> Exception:
+        """Note that stored data is damaged; return the refusal. In maintenance, return the error."""
+        return self._environment.explain(error, subject)
+
     def count(self, table: Table[Any]) -> int:
         """Return the number of rows of a table, without counting them."""
         handle = self._handles.get(table)

@@ -8,6 +8,7 @@ from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import RUNS, RUNS_READY, SESSIONS
 from kheishd.store.writer import Store
+from protocol.errors.store import StoreDamaged
 from protocol.events.approval import ApprovalRequested
 from protocol.events.call import CallsJudged
 from protocol.events.run import CancelRequested, MessageAppended, RunAccepted, RunEnded, RunStarted
@@ -91,12 +92,13 @@ def test_pinned_values_are_those_of_the_acceptance(store: Store) -> None:
 
 
 def test_pinned_values_of_a_damaged_journal_are_an_error(store: Store) -> None:
-    """A run whose acceptance is missing has no pinned values."""
+    """A run whose acceptance is missing has no pinned values, and the store counts as damaged."""
     write(store, "r1", ACCEPTED)
     with store.read() as snapshot:
         run = replace(snapshot.need(RUNS, "r1"), accepted_cursor=999)
-        with pytest.raises(AssertionError, match="acceptance of run r1"):
+        with pytest.raises(StoreDamaged, match="acceptance of run r1"):
             read_pinned(snapshot, run)
+    assert store.damage is not None
 
 
 @pytest.mark.parametrize("event", [CancelRequested(outcome="cancelled"), RunStarted(starts=2)])

@@ -95,7 +95,8 @@ def test_new_and_old_files(tmp_path: Path, starter_umask: int) -> None:
 def test_new_directories_stay_in_the_group(tmp_path: Path) -> None:
     """A directory below one with the setgid bit has the bit, too, so that its files belong to the group."""
     tmp_path.chmod(0o2770)
-    make(tmp_path, **{"a/b/new": b""})
+    with open_root(str(tmp_path)) as root:
+        apply_changes(root, [change(root, "a/b/new", b"")], "key")
     assert (tmp_path / "a" / "b").stat().st_mode & stat.S_ISGID
 
 
