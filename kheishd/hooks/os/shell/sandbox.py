@@ -75,7 +75,7 @@ INSTALLATION = (
     *(str(PACKAGES / name) for name in ("kheishd", "kheishctl", "protocol", "kheish_protocol")),
     *DIRECTORIES,
 )
-"""Code and programs that the daemon executes without a sandbox: read-only even if they are in the workspace."""
+"""Code and programs that the daemon executes without a sandbox: read-only even in the workspace."""
 
 SCRATCH = ("/tmp", "/var/tmp", "/dev/shm")
 
