@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
@@ -39,6 +38,7 @@ from kheishd.hooks.os.files.transaction import (
     preview_changes,
     probe_changes,
 )
+from kheishd.hooks.os.programs import find_program
 from kheishd.kernel.hook import Invocation, Outcome, ProbeResult, RunContext, Stale, SubHook, ToolError, tool
 from protocol.limits.call import MAX_PARALLEL_CALLS
 from protocol.objects.approval import Preview
@@ -70,13 +70,11 @@ class Files(SubHook):
         self,
         locks: PathLocks | None = None,
         *,
-        find: Callable[[str], str | None] = shutil.which,
+        find: Callable[[str], str | None] = find_program,
         in_thread: InThread | None = None,
     ) -> None:
-        ripgrep = find("rg")
-        # It is started in the workspace, where a relative path would be another program.
-        self._ripgrep = os.path.abspath(ripgrep) if ripgrep is not None else None
-        if ripgrep is None:
+        self._ripgrep = find("rg")
+        if self._ripgrep is None:
             self.revise(self.grep_search, description=_LITERAL)
         self._locks = locks if locks is not None else PathLocks()
         # A limiter of its own: a disk that hangs must not take the threads of other work.
