@@ -23,6 +23,7 @@ rules = [
     {tool = "bash", subject = "find *", decision = "allow"},
     {tool = "bash", subject = "cat *", decision = "allow"},
     {tool = "bash", subject = "touch forbidden*", decision = "deny"},
+    {tool = "bash", subject = "git push*", decision = "deny"},
     {tool = "bash", subject = "for f in a b; do touch $f; done", decision = "allow"},
 ]
 """
@@ -130,6 +131,15 @@ def test_a_line_of_allowed_commands_runs(daemon: Daemon, command: str, output: s
         "echo $(touch forbidden)",
         "while touch forbidden; do break; done",
         "'tou'ch  forbidden-too",
+        'A=1 touch forbidden "$B"',
+        "2>/dev/null touch forbidden $B",
+        "touch >/dev/null forbidden $B",
+        "if A=1 touch forbidden; then :; fi",
+        "coproc touch forbidden; wait",
+        "$'touch' forbidden",
+        "to\\\nuch forbidden",
+        "git -C . push origin",
+        'git --no-pager push origin "$B"',
     ],
 )
 def test_a_deny_holds_wherever_its_command_is(daemon: Daemon, workspace: Path, command: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
 
 from kheishd.core.commands.line import read_line
@@ -102,7 +102,8 @@ _NUMBER: Final = re.compile(r"[+-]?\d+")
 _COUNT: Final = re.compile(r"%[^A-Za-z%]*[hlLjzt]*n")
 _COMPARISONS: Final = frozenset(("-eq", "-ne", "-lt", "-le", "-gt", "-ge"))
 
-_MAX_ALIASES: Final = 64
+_MAX_ALIASES: Final = 512
+_MAX_WRAPPER_WORDS: Final = 32
 _MAX_DEPTH: Final = 3
 
 
@@ -172,31 +173,47 @@ def readings_of(command: SimpleCommand, line: str) -> tuple[Reading, ...]:
 def aliases_of(command: SimpleCommand, depth: int = 0) -> tuple[str, ...]:
     """Return more texts that only a deny or an ask matches: the commands that this one may run."""
     values = [word.value for word in command.words]
-    if not values:
-        return ()
-    aliases = dict.fromkeys(_find_aliases(values, depth))
-    return tuple(aliases)[:_MAX_ALIASES]
+    return tuple(dict.fromkeys(islice(_find_aliases(values, depth), _MAX_ALIASES))) if values else ()
 
 
 def _find_aliases(values: list[str], depth: int) -> Iterator[str]:
     program = _program(values[0])
-    yield " ".join(values)
-    yield join_words([program, *values[1:]])
-    inner: list[list[str]] = []
-    if program in PROGRAM_RUNNERS or program in OTHER_BUILTINS:
-        inner = [values[start:] for start in range(1, min(len(values), 12))]
+    runs = program in PROGRAM_RUNNERS or program in OTHER_BUILTINS or program == "coproc"
+    commands = [values]
+    if runs:
+        commands += [values[start:] for start in range(1, min(len(values), _MAX_WRAPPER_WORDS))]
     elif program == "find":
         actions = [values[index + 1 :] for index, value in enumerate(values) if value in _FIND_ACTIONS]
-        inner = [list(takewhile(lambda word: word not in (";", "+"), words)) for words in actions]
-    for words in inner:
-        if words:
-            yield join_words(words)
-            yield " ".join([_program(words[0]), *words[1:]])
-    if depth < _MAX_DEPTH and program in PROGRAM_RUNNERS | OTHER_BUILTINS:
+        commands += [list(takewhile(lambda word: word not in (";", "+"), words)) for words in actions]
+    for words in filter(None, commands):
+        named = [_program(words[0]), *words[1:]]
+        yield join_words(words)
+        yield join_words(named)
+        for spelling in (words, named, *_drop_options(named)):
+            yield " ".join(spelling)
+    if depth < _MAX_DEPTH and runs:
         for value in values[1:]:
             if " " in value or "\n" in value:
                 for command in read_line(value).commands:
                     yield from aliases_of(command, depth + 1)
+
+
+def _drop_options(values: list[str]) -> Iterator[list[str]]:
+    """Yield a command without the options before its first operand, and before its second."""
+    for first in _pass_options(values, 1):
+        yield [values[0], *values[first:]]
+        for second in _pass_options(values, first + 1):
+            yield [values[0], values[first], *values[second:]]
+
+
+def _pass_options(values: list[str], start: int) -> list[int]:
+    """Return the positions of what may be the operand at or after a position: any option may have a value."""
+    reached = {start}
+    for position in range(start, min(len(values), start + _MAX_WRAPPER_WORDS)):
+        if position in reached and values[position].startswith(("-", "+")):
+            reached.remove(position)
+            reached |= {position + 1, position + 2}
+    return sorted(position for position in reached if position < len(values))
 
 
 def _program(word: str) -> str:

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
 import stat
 import subprocess
 import sys
@@ -38,6 +37,7 @@ from msgspec.structs import replace
 
 from kheishd.config.sections.tools import LimitsSection
 from kheishd.hooks.os.files.confinement import Root, explain_errors
+from kheishd.hooks.os.programs import DIRECTORIES, find_program
 from kheishd.hooks.os.shell.scan import Scan
 from kheishd.hooks.os.shell.seccomp import open_filter
 from kheishd.hooks.os.shell.sockets import find_sockets
@@ -73,8 +73,9 @@ PACKAGES = Path(__file__).parents[4]
 INSTALLATION = (
     *(sys.prefix, sys.base_prefix),
     *(str(PACKAGES / name) for name in ("kheishd", "kheishctl", "protocol", "kheish_protocol")),
+    *DIRECTORIES,
 )
-"""The code that the daemon executes, without a sandbox: read-only even if it is in the workspace."""
+"""Code and programs that the daemon executes without a sandbox: read-only even in the workspace."""
 
 SCRATCH = ("/tmp", "/var/tmp", "/dev/shm")
 
@@ -153,9 +154,9 @@ class Sandbox:
 
     async def _try(self) -> Bubblewrap:
         """Run nothing in a sandbox. Errors: _Unusable."""
-        path = shutil.which("bwrap")
+        path = find_program("bwrap")
         if path is None:
-            raise _Unusable("bubblewrap (bwrap) is not installed")
+            raise _Unusable("bubblewrap (bwrap) is not installed in a directory of the system")
         options = frozenset((await _run([path, "--help"])).split())
         bubblewrap = Bubblewrap(path, options, own_user="--disable-userns" in options and os.geteuid() != 0)
         try:

@@ -70,7 +70,8 @@ class Scan:
     which cannot be mounted. ``git`` are git directories. ``masked`` are closed files and directories (True).
     ``pinned`` are directories that may not be renamed: a rule closes paths below them by their names.
     ``directories`` are those that were scanned, with their inodes; ``changed_ns`` are the times of the last
-    change of protected files. ``complete``: everything was scanned.
+    change of protected files, and ``parents`` the directories in which these are. ``complete``: everything
+    was scanned.
     """
 
     def __init__(self) -> None:
@@ -81,6 +82,7 @@ class Scan:
         self.pinned: set[str] = set()
         self.directories: dict[str, int] = {}
         self.changed_ns: dict[str, int] = {}
+        self.parents: dict[str, Identity] = {}
         self.complete = True
 
     @property
@@ -188,7 +190,9 @@ def _add_protected(scan: Scan, root: str, workspace: str, path: str, entry: os.D
 def _add(scan: Scan, root: str, path: str) -> None:
     with suppress(OSError):
         status = os.lstat(f"{root}/{path}")
+        parent = os.stat(f"{root}/{posixpath.dirname(path)}")
         scan.protected[path] = (status.st_dev, status.st_ino)
+        scan.parents[path] = (parent.st_dev, parent.st_ino)
         scan.changed_ns[path] = status.st_ctime_ns
 
 

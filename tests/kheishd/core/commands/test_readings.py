@@ -169,6 +169,26 @@ def test_a_deny_matches_what_a_command_may_run(line: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "alias"),
+    [
+        ("git -C . push x", "git push x"),
+        ("git --no-pager -c a=b --bare push x", "git push x"),
+        ("sudo /usr/bin/git -C . push x", "git push x"),
+        ("npm --prefix a publish", "npm publish"),
+        ("make -C a -f b install", "make install"),
+        ("cargo +nightly publish", "cargo publish"),
+        ("docker -H a compose -f b down", "docker compose down"),
+        ("kubectl -n a --context b delete c", "kubectl delete c"),
+        ("coproc rm x; wait", "rm x"),
+        ("time -p rm x $y", "rm x $y"),
+    ],
+)
+def test_a_deny_matches_without_the_options_before_an_operand(line: str, alias: str) -> None:
+    """Global options stand before the subcommand, and any of them may have a value."""
+    assert any(alias in aliases_of(command) for command in read_line(line).commands)
+
+
+@pytest.mark.parametrize(
     "word", ["b c", "", "d'e", "$h", "*", "~", "#", "{a,b}", "é", "a!", "x=y", "!", "\\"]
 )
 def test_canonical_text_is_read_back(word: str) -> None:
