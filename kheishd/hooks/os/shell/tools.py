@@ -11,8 +11,11 @@ the call, there is neither a task nor a process.
 from __future__ import annotations
 
 import os
+import posixpath
+import re
+from contextlib import suppress
 from hashlib import sha256
-from ipaddress import ip_address
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Literal, assert_never
 
 import msgspec
@@ -22,6 +25,7 @@ from msgspec import Meta, Struct
 from kheishd.config.sections.tools import LimitsSection
 from kheishd.core.permissions.claims import Claim
 from kheishd.core.task import abbreviate
+from kheishd.hooks.network.addresses import address_of
 from kheishd.hooks.network.destination import Destination, parse_destination
 from kheishd.hooks.network.gate import Gate
 from kheishd.hooks.network.interfaces import is_foreign_and_public
@@ -75,6 +79,7 @@ if TYPE_CHECKING:
 
     from kheishd.config.sections.workspace import NetworkMode
     from kheishd.hooks.os.shell.health import SandboxHealth
+    from kheishd.hooks.os.shell.scan import Scan
     from kheishd.store.environment import Snapshot
 
 MAX_TIMEOUT_SECONDS = 180.0
@@ -96,6 +101,11 @@ MAX_EVIDENCE_TAIL_BYTES = 2 * KIB
 MAX_ECHO_BYTES = 1 * KIB
 
 MAX_PROBLEM_BYTES = 2 * KIB
+
+# The closed or read-only paths that a note names.
+MAX_NAMED_PATHS = 5
+
+_LOOPBACK = re.compile(r"(?<![\w.-])(?:localhost|127\.\d+\.\d+\.\d+|\[::1\]):\d+")
 
 DESCRIPTION = """\
 Run a command in a shell (bash) and return its exit code, standard output and standard error.
@@ -348,6 +358,10 @@ class Bash(SubHook):
                         notes = await trio.to_thread.run_sync(shield.finish)
             if end is not None and end.unboxed:
                 self._sandbox.record_failure(collector.stderr.text(MAX_PROBLEM_BYTES)[0].strip())
+            if shield is not None:
+                notes += explain_refusals(collector.stderr.text(MAX_PROBLEM_BYTES)[0], shield.scan)
+            if gate.is_served:
+                notes += explain_loopback(call, arguments, gate)
             result = result_of(
                 arguments.command, workdir.path, boxed, timeout_s, end, collector, spool, self._limits, notes
             )
@@ -388,10 +402,8 @@ def _destinations(arguments: BashArguments) -> list[Destination]:
 
 
 def _describe_host(destination: Destination) -> str:
-    try:
-        is_open = is_foreign_and_public(ip_address(destination.host))
-    except ValueError:
-        is_open = True
+    address = address_of(destination.host)
+    is_open = address is None or is_foreign_and_public(address)
     return str(destination) if is_open else f"{destination} (opened only if a rule names this address)"
 
 
@@ -498,6 +510,56 @@ def result_of(
     )
 
 
+def explain_refusals(errors: str, scan: Scan) -> list[str]:
+    """Return sentences about the closed and read-only paths that the errors of a command name."""
+    sentences = []
+    for note, signs, paths in (
+        ("closed by a rule, not by the files' modes", ("Permission denied",), scan.masked),
+        (
+            "read-only for commands, because other programs execute or obey them",
+            ("Read-only file system", "Device or resource busy"),
+            scan.protected.keys() - scan.links,
+        ),
+    ):
+        text = "\n".join(line for line in errors.split("\n") if any(sign in line for sign in signs))
+        names = ((path, posixpath.basename(path)) for path in sorted(paths) if text)
+        met = [
+            path
+            for path, name in names
+            if name in text and re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", text)
+        ]
+        if met:
+            more = ", …" if len(met) > MAX_NAMED_PATHS else ""
+            sentences.append(f"{note}: {', '.join(met[:MAX_NAMED_PATHS])}{more}")
+    return sentences
+
+
+def explain_loopback(call: Invocation, arguments: BashArguments, gate: Gate) -> list[str]:
+    """Return a sentence about the machine's own servers that a command may reach, and did not.
+
+    They are those that the call asks for, and those that its command names and a rule opens.
+    """
+    hosts = [
+        host
+        for host in _destinations(arguments)
+        if (address := address_of(host.host)) is not None and address.is_loopback
+    ]
+    for match in islice(_LOOPBACK.finditer(arguments.command), MAX_CALL_HOSTS):
+        with suppress(ToolError):
+            host = parse_destination(match[0])
+            ruling = call.judge_claim(Claim("network", host.subject))
+            hosts += [host] if ruling.decision == "allow" and ruling.exact else []
+    reached = {host.rpartition(":")[2] for host in (*gate.connected, *gate.refused)}
+    missed = [str(host) for host in dict.fromkeys(hosts) if str(host.port) not in reached]
+    if not missed:
+        return []
+    return [
+        f"no connection to {', '.join(missed)} reached the proxy: in the sandbox, no_proxy leaves these "
+        "hosts to servers of the command itself. To reach the machine's, clear no_proxy, as curl --noproxy "
+        "'' does"
+    ]
+
+
 def add_connections(result: BashResult, gate: Gate, *, no_proxy: bool) -> BashResult:
     """Return a result with its command's connections, and with the remedy for those that were refused."""
     notes = [] if result.note is None else [result.note]
@@ -515,7 +577,7 @@ def add_connections(result: BashResult, gate: Gate, *, no_proxy: bool) -> BashRe
         )
         notes.append(
             f"not on the public internet, or this machine: {'; '.join(closed)}. Such an address is opened "
-            "only by a rule that names exactly that address, as net:ADDRESS:PORT"
+            "only by a rule that names exactly that address, as net:ADDRESS:PORT (or net:localhost:PORT)"
         )
     return msgspec.structs.replace(
         result, connected=gate.connected, refused=gate.refused, note="; ".join(notes) or None
