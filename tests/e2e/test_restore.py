@@ -173,7 +173,9 @@ def test_sessions_stay_narrow(story: Story) -> None:
     """A session's mode and scope that were narrowed after the backup, and its end, hold after a restore."""
     narrow = story.daemon.call("session.get", session_id="ses_narrow")
     assert (narrow["permission_mode"], narrow["scope"]) == ("plan", {"tools": ["write_file"]})
-    run = story.daemon.call("session.send", session_id="ses_narrow", content=writes("bypassed"), wait="settled")
+    run = story.daemon.call(
+        "session.send", session_id="ses_narrow", content=writes("bypassed"), wait="settled"
+    )
     assert run["status"] != "waiting"
     assert not (story.daemon.home / "workspace" / "bypassed").exists()
     assert story.daemon.call("session.get", session_id="ses_over")["status"] == "ended"
