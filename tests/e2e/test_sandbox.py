@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,33 @@ decision = "ask"
 """
 
 
+def test_files_that_a_person_replaces_while_a_command_runs(home: Path) -> None:
+    """A command whose protected file is replaced is stopped before it writes; the person's file stays."""
+    configure(home, ALLOW + DENY)
+    workspace = home / "workspace"
+    subprocess.run(["git", "init", "-q", str(workspace)], check=True)
+    (workspace / "a.env").write_text("canary\n")
+    script = "touch started; until cat a.env; do sleep 0.2; done 2>/dev/null; echo evil >>.git/config"
+
+    def replace() -> None:
+        until((workspace / "started").exists, "the command runs")
+        subprocess.run(["git", "-C", str(workspace), "config", "core.editor", "vi"], check=True)
+        (workspace / "new").write_text("other canary\n")
+        (workspace / "new").rename(workspace / "a.env")
+
+    with Daemon(home) as daemon:
+        person = threading.Thread(target=replace)
+        person.start()
+        result = daemon.say(order("bash", command=script))["output"]
+        person.join()
+        assert "stopped: another program replaced, renamed or removed a file" in result
+        assert "inspect them first: .git/config" in result
+        assert '"stdout":""' in result
+        configuration = (workspace / ".git/config").read_text()
+        assert "editor = vi" in configuration
+        assert "evil" not in configuration
+
+
 def test_files_that_others_obey_and_files_that_are_denied(home: Path) -> None:
     """A command cannot change a git hook, leaves no new one, and cannot read what read_file refuses."""
     configure(home, ALLOW + DENY)
@@ -171,7 +199,9 @@ def test_files_that_others_obey_and_files_that_are_denied(home: Path) -> None:
         def run(command: str, **arguments: Any) -> str:
             return str(daemon.say(order("bash", command=command, **arguments), sender=command[:30])["output"])
 
-        assert "Read-only file system" in run("echo evil >.git/hooks/pre-commit")
+        result = run("echo evil >.git/hooks/pre-commit")
+        assert "Read-only file system" in result
+        assert "read-only for commands, because other programs execute or obey them: .git/hooks" in result
         result = run("echo evil >.envrc; git -c user.name=a -c user.email=b commit --allow-empty -m works")
         assert "works" in result
         assert "renamed to NAME.unapproved: .envrc" in result
@@ -180,6 +210,8 @@ def test_files_that_others_obey_and_files_that_are_denied(home: Path) -> None:
         assert "Canary" in result
         assert "canary" not in result
         assert result.count("Permission denied") == 2
+        assert "closed by a rule, not by the files' modes: a.env, keys" in result
+        assert "closed by a rule" not in run("cat a.environment; touch b.env /root-x")
 
         run("cat a.env keys/private; echo evil >.envrc", run_in_background=True)
         tasks: list[dict[str, Any]] = []
