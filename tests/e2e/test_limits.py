@@ -44,7 +44,7 @@ def run(daemon: Daemon, command: str) -> str:
 
 
 MAP = """
-import ctypes, os, time
+import ctypes, os, signal
 libc = ctypes.CDLL(None)
 for _ in range(4):
     file = os.open("mapped", os.O_RDWR | os.O_CREAT)
@@ -53,7 +53,7 @@ for _ in range(4):
     libc.mmap(None, ctypes.c_size_t(4096), 3, 1, file, ctypes.c_long(0))
     os.write(file, b"x" * 3_000_000)
     os.close(file)
-time.sleep(60)
+signal.pause()
 """
 
 
