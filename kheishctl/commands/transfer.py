@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from kheishctl.cli import App, command
 from kheishctl.client import Failure, RequestRefused
 from kheishctl.contract import MAX_IMPORT_BYTES, MAX_IMPORT_LINES, MAX_PAGE_ROWS, Json
 from kheishctl.options import complete, drop_unset, mutating, session_argument
-from kheishctl.render.layout import format_record
+from kheishctl.render.layout import Display, format_record
 from protocol.text import escape_json, sanitize
 
 if TYPE_CHECKING:
@@ -53,13 +54,28 @@ def export(app: App, session_id: str, sign: bool, file: str) -> None:
         return
     # The first page is fetched before anything is written: an unknown session leaves no file.
     first = next(lines, None)
+    rest = chain(() if first is None else (first,), lines)
+    if os.path.exists(file) and not os.path.isfile(file):
+        # A device or a pipe is written to, not replaced.
+        with open(file, "w", encoding="utf-8") as out:
+            count = _write(out, rest)
+    else:
+        count = _replace(os.path.realpath(file), rest)
+    # The end is no line of the journal.
+    app.emit({"session_id": session_id, "file": file, "lines": count - 1}, format_record)
+
+
+def _replace(file: str, lines: Iterable[str]) -> int:
+    """Write lines into a file that appears complete, in the place of an older one; return their number."""
+    if not os.path.isdir(os.path.dirname(file)):
+        raise Failure(f"the directory {os.path.dirname(file)} does not exist")
     part = f"{file}.part"
     with open(part, "w", encoding="utf-8", opener=_open_private) as out:
-        count = _write(out, chain(() if first is None else (first,), lines))
+        count = _write(out, lines)
         out.flush()
         os.fsync(out.fileno())
     os.replace(part, file)
-    app.emit({"session_id": session_id, "file": file, "lines": count}, format_record)
+    return count
 
 
 def _open_private(path: str, flags: int) -> int:
@@ -90,8 +106,18 @@ def _write(out: IO[str], lines: Iterable[str]) -> int:
     return count
 
 
+def _require_key(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Require the form of a public key. Errors: BadParameter."""
+    if value is not None and not re.fullmatch(r"ed25519:[A-Za-z0-9+/]{43}=", value):
+        raise click.BadParameter("a key is 'ed25519:' and 44 characters of base64; see 'session key'")
+    return value
+
+
 signer_option = click.option(
-    "--signed-by", metavar="KEY", help="Require a signature by this key; see 'session key'."
+    "--signed-by",
+    metavar="KEY",
+    callback=_require_key,
+    help="Require a signature by this key; see 'session key'.",
 )
 end_option = click.option(
     "--without-end",
@@ -117,7 +143,7 @@ def key(app: App) -> None:
 @command(
     None,
     "verify",
-    examples=("kheishctl session verify session.jsonl --signed-by 'ed25519:0EXAMPLE='",),
+    examples=('kheishctl session verify session.jsonl --signed-by "$KEY"',),
 )
 @file_argument
 @signer_option
@@ -129,9 +155,13 @@ def verify(app: App, file: str, signed_by: str | None, without_end: bool) -> Non
     """
     with click.open_file(file, encoding="utf-8-sig") as source:
         reader = _verify(source, signed_by, without_end=without_end)
-    result = {"lines": reader.lines, "cursor": reader.cursor, "hash": reader.last_hash.hex()}
     signature = reader.end.signature if reader.end is not None else None
-    app.emit(result | {"signed_by": None if signature is None else signature.key}, format_record)
+    result = {"intact": True, "lines": reader.lines, "cursor": reader.cursor, "hash": reader.last_hash.hex()}
+    app.emit(result | {"signed_by": None if signature is None else signature.key}, _format_verified)
+
+
+def _format_verified(result: Json, display: Display) -> str:
+    return format_record(result | {"signed_by": result["signed_by"] or "nobody"}, display)
 
 
 def _verify(source: IO[str], signed_by: str | None, *, without_end: bool) -> ExportReader:
@@ -151,8 +181,9 @@ def _verify(source: IO[str], signed_by: str | None, *, without_end: bool) -> Exp
         raise Failure(str(problem)) from None
     signature = reader.end.signature if reader.end is not None else None
     if signed_by is not None and (signature is None or signature.key != signed_by):
-        by = "nobody" if signature is None else f"the key {signature.key}"
-        raise Failure(f"the export is signed by {by}, not by the key {signed_by}")
+        if signature is None:
+            raise Failure("the export is not signed")
+        raise Failure(f"the export is signed by the key {signature.key}, not by the key {signed_by}")
     return reader
 
 

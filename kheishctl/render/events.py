@@ -74,7 +74,7 @@ def describe_gap(gap: Json) -> str:
             "since follows"
         )
     if end < start:
-        return f"the journal ends at cursor {end}, before cursor {start}, which is of another history"
+        return f"the journal ends at cursor {end}; there is no cursor {start} in it"
     return f"events {start} to {end} were pruned"
 
 

@@ -83,9 +83,11 @@ def load_certificate(spec: TcpListen) -> ssl.SSLContext | None:
     try:
         context.load_cert_chain(spec.certificate, spec.key)
     except ssl.SSLError as error:
-        text = f"{spec.certificate} and {spec.key} are no certificate with its key, both in PEM"
-        detail = error.reason or str(error)
-        raise ListenerUnusable(("listen", "tcp", "certificate"), f"{text} ({detail})") from None
+        text = f"{spec.certificate} is not a certificate in PEM whose private key, in PEM, is {spec.key}"
+        detail = f" ({error.reason.lower().replace('_', ' ')})" if error.reason else ""
+        raise ListenerUnusable(
+            ("listen", "tcp", "certificate"), f"{text}{detail}; name the right files"
+        ) from None
     return context
 
 

@@ -23,6 +23,7 @@ rules = [
     {tool = "bash", subject = "find *", decision = "allow"},
     {tool = "bash", subject = "cat *", decision = "allow"},
     {tool = "bash", subject = "touch forbidden*", decision = "deny"},
+    {tool = "bash", subject = "git push*", decision = "deny"},
     {tool = "bash", subject = "for f in a b; do touch $f; done", decision = "allow"},
 ]
 """
@@ -130,6 +131,15 @@ def test_a_line_of_allowed_commands_runs(daemon: Daemon, command: str, output: s
         "echo $(touch forbidden)",
         "while touch forbidden; do break; done",
         "'tou'ch  forbidden-too",
+        'A=1 touch forbidden "$B"',
+        "2>/dev/null touch forbidden $B",
+        "touch >/dev/null forbidden $B",
+        "if A=1 touch forbidden; then :; fi",
+        "coproc touch forbidden; wait",
+        "$'touch' forbidden",
+        "to\\\nuch forbidden",
+        "git -C . push origin",
+        'git --no-pager push origin "$B"',
     ],
 )
 def test_a_deny_holds_wherever_its_command_is(daemon: Daemon, workspace: Path, command: str) -> None:
@@ -137,6 +147,14 @@ def test_a_deny_holds_wherever_its_command_is(daemon: Daemon, workspace: Path, c
     sent = start(daemon, "denied", command)
     assert "This was not allowed" in sent["output"]
     assert not (workspace / "forbidden").exists()
+
+
+def test_a_rule_for_git_runs_no_program_that_the_line_names(daemon: Daemon) -> None:
+    """Subcommands that run a program of their line, and aliases, need a rule that names them."""
+    for command in ("merge-index ./x -a", "submodule--helper foreach x", "merge -s ../x y", "some-alias"):
+        explanation = daemon.call("permission.why", tool="bash", subject=f"git {command}")
+        assert explanation["decision"] == "ask"
+    assert daemon.call("permission.why", tool="bash", subject="git merge x")["decision"] == "allow"
 
 
 def test_why_shows_how_a_line_was_read(daemon: Daemon) -> None:

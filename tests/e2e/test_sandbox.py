@@ -1,7 +1,9 @@
 """The sandbox of commands in a real daemon: its state, and the way out of it."""
 
 import json
+import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,17 +110,40 @@ def test_a_sandbox_that_fails_later(home: Path, tmp_path: Path) -> None:
         broken = tmp_path / "bwrap"
         broken.write_text("#!/bin/sh\necho 'no namespaces here' >&2; exit 1\n")
         broken.chmod(0o755)
-    with Daemon(home, environ={"PATH": f"{tmp_path}:/usr/bin:/bin"}) as daemon:
+    unshare = ("unshare", "--mount", *(() if os.geteuid() == 0 else ("--map-root-user",)))
+    mount = ("sh", "-c", 'mount --bind "$0" /usr/bin/bwrap && exec "$@"', str(broken))
+    with Daemon(home, before=(*unshare, *mount)) as daemon:
         until(lambda: state(daemon)["state"] == "required", "the sandbox was tried")
-        assert state(daemon) == {"state": "required", "mode": "auto", "problem": "no namespaces here"}
+        problem = state(daemon)["problem"]
+        # Mapped to root, the daemon does not trust directories of an owner that it cannot see.
+        assert problem == "no namespaces here" or os.geteuid() != 0
         result = daemon.say(order("bash", command="touch escaped"))
-        assert "it does not work now: no namespaces here" in json.dumps(result)
+        assert f"it does not work now: {problem}" in json.dumps(result)
         assert not (home / "workspace" / "escaped").exists()
         done = Ctl(home)("status")
         assert done.code == exit_codes.OK
-        assert "does not work, so no command runs (mode auto): no namespaces here" in done.out
+        assert f"does not work, so no command runs (mode auto): {problem}" in done.out
         (home / ".sandbox").unlink()
         until(lambda: state(daemon)["state"] == "unavailable", "the operator removed the mark")
+
+
+def test_programs_are_not_taken_from_the_path(home: Path) -> None:
+    """A virtual environment of the workspace on ``PATH`` provides no program that the daemon executes."""
+    configure(home, ALLOW)
+    workspace = home / "workspace"
+    programs = workspace / ".venv" / "bin"
+    with Daemon(home, environ={"PATH": f"{programs}:.:{os.environ['PATH']}"}) as daemon:
+        planted = (
+            f"for name in bwrap rg; do printf '#!/bin/sh\\ntouch {home}/escaped' >$name; done; chmod +x *"
+        )
+        plant = order("bash", command=f"mkdir -p {programs}; cd {programs}; {planted}")
+        assert '"exit_code":0' in daemon.say(plant)["output"]
+        assert os.access(programs / "bwrap", os.X_OK)
+        for _ in range(2):
+            daemon.call("daemon.reload")
+            assert '"sandboxed":true' in daemon.say(order("bash", command="echo in"))["output"]
+            assert "touch" in daemon.say(order("grep_search", pattern="escaped", base=".venv"))["output"]
+        assert not (home / "escaped").exists()
 
 
 DENY = """
@@ -132,6 +157,33 @@ tool = "read_file"
 subject = "keys/*"
 decision = "ask"
 """
+
+
+def test_files_that_a_person_replaces_while_a_command_runs(home: Path) -> None:
+    """A command whose protected file is replaced is stopped before it writes; the person's file stays."""
+    configure(home, ALLOW + DENY)
+    workspace = home / "workspace"
+    subprocess.run(["git", "init", "-q", str(workspace)], check=True)
+    (workspace / "a.env").write_text("canary\n")
+    script = "touch started; until cat a.env; do sleep 0.2; done 2>/dev/null; echo evil >>.git/config"
+
+    def replace() -> None:
+        until((workspace / "started").exists, "the command runs")
+        subprocess.run(["git", "-C", str(workspace), "config", "core.editor", "vi"], check=True)
+        (workspace / "new").write_text("other canary\n")
+        (workspace / "new").rename(workspace / "a.env")
+
+    with Daemon(home) as daemon:
+        person = threading.Thread(target=replace)
+        person.start()
+        result = daemon.say(order("bash", command=script))["output"]
+        person.join()
+        assert "stopped: another program replaced, renamed or removed a file" in result
+        assert "inspect them first: .git/config" in result
+        assert '"stdout":""' in result
+        configuration = (workspace / ".git/config").read_text()
+        assert "editor = vi" in configuration
+        assert "evil" not in configuration
 
 
 def test_files_that_others_obey_and_files_that_are_denied(home: Path) -> None:

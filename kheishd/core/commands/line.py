@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import cache, lru_cache
-from itertools import islice
+from itertools import dropwhile, islice
 from typing import TYPE_CHECKING, Final
 
 from kheishd.core.commands.lexer import NotUnderstood, SimpleCommand, Word, read_commands
@@ -25,9 +25,24 @@ MAX_GRAMMAR_CHARACTERS: Final = 4_096
 
 MAX_PIECES: Final = 512
 MAX_PIECE_WORDS: Final = 64
+MAX_NESTED_TEXTS: Final = 3
 _PIECE: Final = re.compile(r"[^;&|\n(){}`]+")
+_REDIRECTION: Final = re.compile(r"\d*(?:&>>?|[<>]&|>>|>\||<>|[<>](?!\())[ \t]*[^\s;&|()<>]+")
 _INTRODUCTIONS: Final = frozenset("if then elif else while until do time coproc !".split())
-_QUOTES: Final = re.compile("['\"\\\\]")
+_ASSIGNMENT: Final = re.compile(r"\w+\+?=")
+_BEFORE_WORDS: Final = frozenset(
+    ("variable_assignment", "file_redirect", "herestring_redirect", "heredoc_redirect")
+)
+_ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
+_QUOTES: Final = re.compile(r"\$'((?:[^'\\]|\\.)*)'|\$(?=\")|\\\n|['\"\\]", re.DOTALL)
+_ANSI_ESCAPE: Final = re.compile(
+    r"\\(?:([0-7]{1,3})|x([0-9A-Fa-f]{1,2})|[uU]([0-9A-Fa-f]{1,8})|(.))", re.DOTALL
+)
+_LETTERS: Final = str.maketrans("abeEfnrtv", "\a\b\x1b\x1b\f\n\r\t\v")
+MAX_CODE_POINT: Final = 0x10FFFF
+_BACKTICKS: Final = re.compile(r"`((?:[^`\\]|\\.)*)`", re.DOTALL)
+_ESCAPED_BACKTICK: Final = re.compile(r"\\([`\\$])")
+_EXPANSION: Final = re.compile(r"\$(?:\w+|[@*#?!$-]|\{[^{}]*\}|\([^()]*\))|`[^`]*`")
 
 _LEAVES: Final = frozenset(
     (
@@ -139,20 +154,68 @@ def _walk(root: Node) -> Iterator[Node]:
 def find_commands(line: str) -> Iterator[SimpleCommand]:
     """Yield what looks like a simple command anywhere in a line that is not understood."""
     line = line.encode(errors="replace").decode()
-    if len(line) > MAX_GRAMMAR_CHARACTERS or line.count("|") > 256 or line.count("<<") > 16:
-        # The grammar would take too long: what stands between two operators is taken for a command.
-        for match in islice(_PIECE.finditer(line), MAX_PIECES):
-            texts = [text for text in match[0].split()[:MAX_PIECE_WORDS] if text not in _INTRODUCTIONS]
-            words = tuple(Word(_QUOTES.sub("", text), *match.span(), is_plain=False) for text in texts)
-            if words:
-                yield SimpleCommand((), words)
+    # In single quotes, a backslash does not join two lines: both texts are searched.
+    for text in dict.fromkeys((line, _ESCAPED.sub(lambda match: "" if match[1] == "\n" else match[0], line))):
+        yield from _find_in_text(text, MAX_NESTED_TEXTS)
+
+
+def _find_in_text(text: str, depth: int) -> Iterator[SimpleCommand]:
+    if len(text) > MAX_GRAMMAR_CHARACTERS or text.count("|") > 256 or text.count("<<") > 16:
+        # The grammar would take too long.
+        yield from _find_between_operators(text)
         return
-    root, positions = _parse(line)
+    content = text.encode()
+    root = _parser().parse(content).root_node
+    if root.has_error:
+        yield from _find_between_operators(text)
     for node in _walk(root):
+        source = content[node.start_byte : node.end_byte].decode(errors="replace")
         if node.type in ("command", "declaration_command", "unset_command", "test_command"):
-            parts = [
-                Word(_QUOTES.sub("", line[start:end]), start, end, is_plain=False)
-                for child in node.children
-                if (start := positions[child.start_byte]) < (end := positions[child.end_byte])
-            ]
-            yield SimpleCommand((), tuple(parts))
+            words = [child for child in node.children if child.type not in _BEFORE_WORDS]
+            parent = node.parent
+            if parent is not None and parent.type == "redirected_statement":
+                # The grammar takes the words after a redirection for more of its targets.
+                for child in parent.children:
+                    if child.type in ("file_redirect", "heredoc_redirect"):
+                        targets = [target for target in child.children if target.type in _LEAVES]
+                        words += targets[child.type == "file_redirect" :]
+            texts = [content[word.start_byte : word.end_byte].decode(errors="replace") for word in words]
+            texts = [text for text in texts if text]
+            yield _command_of([_unquote(text) for text in texts])
+            # An expansion may be empty. One at the end changes nothing that a pattern begins with.
+            rest = [text for text in (_EXPANSION.sub("", text) for text in texts) if text]
+            if rest != texts[: len(rest)]:
+                yield _command_of([_unquote(text) for text in rest])
+        elif depth and "`" in source and (node.type == "heredoc_body" or not node.children):
+            # The grammar does not read what stands between backticks there.
+            if node.type not in ("raw_string", "comment"):
+                for match in _BACKTICKS.finditer(source):
+                    yield from _find_in_text(_ESCAPED_BACKTICK.sub(r"\1", match[1]), depth - 1)
+        elif depth and node.type == "command_substitution" and source.startswith("`") and "\\`" in source:
+            yield from _find_in_text(_ESCAPED_BACKTICK.sub(r"\1", source[1:-1]), depth - 1)
+
+
+def _find_between_operators(text: str) -> Iterator[SimpleCommand]:
+    """Yield what stands between two operators, without redirections, introductions and assignments."""
+    for match in islice(_PIECE.finditer(_REDIRECTION.sub(" ", text)), MAX_PIECES):
+        texts = _unquote(match[0]).split()[:MAX_PIECE_WORDS]
+        words = dropwhile(lambda text: text in _INTRODUCTIONS or _ASSIGNMENT.match(text), texts)
+        if texts := list(words):
+            yield _command_of(texts)
+
+
+def _command_of(texts: list[str]) -> SimpleCommand:
+    return SimpleCommand((), tuple(Word(text, 0, 0, is_plain=False) for text in texts))
+
+
+def _unquote(text: str) -> str:
+    """Return a text without quotes and backslashes, and with the characters that ``$'…'`` stands for."""
+    return _QUOTES.sub(lambda match: _ANSI_ESCAPE.sub(_unescape, match[1] or ""), text)
+
+
+def _unescape(match: re.Match[str]) -> str:
+    octal, code = match[1], match[2] or match[3]
+    if octal or code:
+        number = int(octal, 8) & 0xFF if octal else int(code, 16)
+        return chr(number) if number <= MAX_CODE_POINT and not 0xD800 <= number < 0xE000 else ""
+    return match[4].translate(_LETTERS)

@@ -217,8 +217,8 @@ def _verify(params: SessionImport, previous: SessionImported | None) -> tuple[li
     if params.signed_by is not None and not params.more:
         signer = None if signature is None else signature.key
         if signer != params.signed_by:
-            by = "nobody" if signer is None else f"the key {signer}"
-            message = f"the export is signed by {by}, not by the key {params.signed_by}"
+            by = f"signed by the key {signer}, not by the key {params.signed_by}"
+            message = f"the export is {'not signed' if signer is None else by}"
             raise ImportInvalid(message, field="$.params.signed_by")
     return entries, reader
 

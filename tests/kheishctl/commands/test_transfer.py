@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,7 @@ def test_export_and_import(ctl: Ctl, session: str, tmp_path: Path, monkeypatch: 
     file = tmp_path / "session.jsonl"
     summary = ctl.json("session", "export", session, str(file))
     lines = file.read_text().splitlines()
-    assert summary["lines"] == len(lines) > 6
+    assert summary["lines"] == len(lines) - 1 > 6
     assert all(json.loads(line).keys() == {"hash", "event"} for line in lines[:-1])
     assert json.loads(lines[-1])["end"]["lines"] == len(lines) - 1
     assert not list(tmp_path.glob("*.part"))
@@ -49,6 +51,24 @@ def test_an_export_is_private(ctl: Ctl, session: str, tmp_path: Path) -> None:
     (tmp_path / "other.jsonl.part").symlink_to(tmp_path / "precious")
     assert ctl("session", "export", session, str(tmp_path / "other.jsonl")).code == exit_codes.FAILED
     assert not (tmp_path / "precious").exists()
+
+
+def test_an_export_replaces_only_files(ctl: Ctl, session: str, tmp_path: Path) -> None:
+    """A pipe or a device is written to, a link leads to its file, and a missing directory is named."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.extend(pipe.read_text().splitlines()))
+    reader.start()
+    assert ctl.json("session", "export", session, str(pipe))["lines"] > 6
+    reader.join(10)
+    assert pipe.is_fifo()
+    (tmp_path / "link").symlink_to("file")
+    ctl.json("session", "export", session, str(tmp_path / "link"))
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text().splitlines()[:-1] == lines[:-1]
+    nowhere = ctl("session", "export", session, str(tmp_path / "none" / "file"))
+    assert (nowhere.code, f"{tmp_path}/none does not exist" in nowhere.err) == (exit_codes.FAILED, True)
 
 
 class Terminal(io.StringIO):

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
@@ -31,6 +30,7 @@ from kheishd.hooks.os.files.search import (
     list_files,
     literal_search,
     regex_search,
+    show_all,
 )
 from kheishd.hooks.os.files.transaction import (
     PathLocks,
@@ -39,6 +39,7 @@ from kheishd.hooks.os.files.transaction import (
     preview_changes,
     probe_changes,
 )
+from kheishd.hooks.os.programs import find_program
 from kheishd.kernel.hook import Invocation, Outcome, ProbeResult, RunContext, Stale, SubHook, ToolError, tool
 from protocol.limits.call import MAX_PARALLEL_CALLS
 from protocol.objects.approval import Preview
@@ -70,13 +71,11 @@ class Files(SubHook):
         self,
         locks: PathLocks | None = None,
         *,
-        find: Callable[[str], str | None] = shutil.which,
+        find: Callable[[str], str | None] = find_program,
         in_thread: InThread | None = None,
     ) -> None:
-        ripgrep = find("rg")
-        # It is started in the workspace, where a relative path would be another program.
-        self._ripgrep = os.path.abspath(ripgrep) if ripgrep is not None else None
-        if ripgrep is None:
+        self._ripgrep = find("rg")
+        if self._ripgrep is None:
             self.revise(self.grep_search, description=_LITERAL)
         self._locks = locks if locks is not None else PathLocks()
         # A limiter of its own: a disk that hangs must not take the threads of other work.
@@ -255,7 +254,8 @@ class Files(SubHook):
     async def grep_search(self, call: Invocation, arguments: SearchFiles) -> Outcome:
         """Find lines by a regular expression, or by a text without ripgrep. Errors: ToolError."""
         workspace = call.context.workspace
-        is_closed = partial(is_path_closed, patterns=call.closed_patterns())
+        patterns = call.closed_patterns()
+        is_closed = partial(is_path_closed, patterns=patterns) if patterns else show_all
         if self._ripgrep is None:
             work = partial(literal_search, arguments=arguments, is_closed=is_closed)
             return Outcome(await self._run(_in_root, workspace, work))

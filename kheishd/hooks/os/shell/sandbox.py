@@ -26,7 +26,6 @@ from __future__ import annotations
 import os
 import posixpath
 import pwd
-import shutil
 import stat
 import subprocess
 import sys
@@ -39,6 +38,7 @@ from msgspec.structs import replace
 
 from kheishd.config.sections.tools import LimitsSection
 from kheishd.hooks.os.files.confinement import Root, explain_errors
+from kheishd.hooks.os.programs import DIRECTORIES, find_program
 from kheishd.hooks.os.shell.scan import MAX_PROTECTED_MOUNTS, Scan
 from kheishd.hooks.os.shell.seccomp import open_filter
 from kheishd.hooks.os.shell.sockets import find_sockets
@@ -74,8 +74,9 @@ PACKAGES = Path(__file__).parents[4]
 INSTALLATION = (
     *(sys.prefix, sys.base_prefix),
     *(str(PACKAGES / name) for name in ("kheishd", "kheishctl", "protocol", "kheish_protocol")),
+    *DIRECTORIES,
 )
-"""The code that the daemon executes, without a sandbox: read-only even if it is in the workspace."""
+"""Code and programs that the daemon executes without a sandbox: read-only even in the workspace."""
 
 SCRATCH = ("/tmp", "/var/tmp", "/dev/shm")
 
@@ -154,9 +155,9 @@ class Sandbox:
 
     async def _try(self) -> Bubblewrap:
         """Run nothing in a sandbox. Errors: _Unusable."""
-        path = shutil.which("bwrap")
+        path = find_program("bwrap")
         if path is None:
-            raise _Unusable("bubblewrap (bwrap) is not installed")
+            raise _Unusable("bubblewrap (bwrap) is not installed in a directory of the system")
         options = frozenset((await _run([path, "--help"])).split())
         bubblewrap = Bubblewrap(path, options, own_user="--disable-userns" in options and os.geteuid() != 0)
         try:
@@ -325,13 +326,19 @@ def workspace_binds(bubblewrap: Bubblewrap, workdir: Workdir, scan: Scan, descri
 
     binds = {workdir.workspace: bind(os.dup(workdir.outer), workdir.workspace)}
     root = Root(workdir.workspace, workdir.outer)
+    # A mount at their place would show them: they are covered.
+    credentials = [os.path.realpath(path) for path in _credentials()]
     mounts = scan.mounts
     if "" in mounts:
         raise ToolError(
             f"the workspace has more than {MAX_PROTECTED_MOUNTS} files and directories that commands must "
             "not change, which is too many; use the tools for files, or ask for a smaller workspace"
         )
+    # A mount at their place would show them: they are covered.
+    credentials = [os.path.realpath(path) for path in _credentials()]
     for path, writable in mounts.items():
+        if _is_inside(f"{workdir.workspace}/{path}/", credentials):
+            continue
         with explain_errors(path), root.parent(path) as (directory, name):
             descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         status = os.fstat(descriptor)

@@ -25,7 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from kheishd.core.permissions.claims import matches_subject
-from kheishd.core.permissions.protected import protected_names
+from kheishd.core.permissions.protected import PROTECTED_SUFFIXES, protected_names
 from protocol.structs import Value
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ class Scan:
     which cannot be mounted. ``git`` are git directories. ``masked`` are closed files and directories (True).
     ``pinned`` are directories that may not be renamed: a rule closes paths below them by their names.
     ``directories`` are those that were scanned, with their inodes; ``changed_ns`` are the times of the last
-    change of protected files. ``complete``: everything was scanned. ``obstacle`` is why not all paths that
-    rules close are known.
+    change of protected files, and ``parents`` the directories in which these are. ``complete``: everything
+    was scanned. ``obstacle`` is why not all paths that rules close are known.
     """
 
     def __init__(self) -> None:
@@ -96,6 +96,7 @@ class Scan:
         self.pinned: set[str] = set()
         self.directories: dict[str, int] = {}
         self.changed_ns: dict[str, int] = {}
+        self.parents: dict[str, Identity] = {}
         self.complete = True
         self.obstacle: str | None = None
 
@@ -162,8 +163,11 @@ def scan_workspace(
             is_directory = entry.is_dir(follow_symlinks=False)
             if closed and _is_masked(scan, root, path, closed, entry):
                 continue
-            is_protected = entry.name.casefold() in names or (
-                bool(rules.protected) and any(matches_subject(pattern, path) for pattern in rules.protected)
+            folded = entry.name.casefold()
+            is_protected = (
+                folded in names
+                or folded.endswith(PROTECTED_SUFFIXES)
+                or any(matches_subject(pattern, path) for pattern in rules.protected)
             )
             if is_protected and not is_dependency:
                 _add_protected(scan, root, workspace, path, entry)
@@ -265,7 +269,9 @@ def _add_protected(scan: Scan, root: str, workspace: str, path: str, entry: os.D
 def _add(scan: Scan, root: str, path: str) -> None:
     with suppress(OSError):
         status = os.lstat(f"{root}/{path}")
+        parent = os.stat(f"{root}/{posixpath.dirname(path)}")
         scan.protected[path] = (status.st_dev, status.st_ino)
+        scan.parents[path] = (parent.st_dev, parent.st_ino)
         scan.changed_ns[path] = status.st_ctime_ns
         if stat.S_ISLNK(status.st_mode):
             scan.links.add(path)

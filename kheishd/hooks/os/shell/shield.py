@@ -6,6 +6,9 @@ the workspace is scanned again after a command in the foreground, and each prote
 aside: it is renamed to ``NAME.unapproved``, and the result says so. A new git directory, as of ``git clone``,
 stays if its configuration has only harmless settings and its hooks are samples.
 
+A file that existed before, in any version, is never renamed: a mount cannot be replaced from within the
+sandbox, so people or their programs replaced it. It is reported only.
+
 In directories that the command itself made, as by ``git worktree add``, such files stay, and are reported.
 
 While the command runs, such a file exists. After a command in the background, which may take hours while
@@ -17,6 +20,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import secrets
 import stat
 import time
 from contextlib import suppress
@@ -45,8 +49,10 @@ if TYPE_CHECKING:
     from kheishd.hooks.os.shell.workdir import Workdir
 
 SUFFIX: Final = ".unapproved"
-MAX_SUFFIXES: Final = 1000
 SAMPLE: Final = ".sample"
+
+PENDING_IN_GIT: Final = ("rebase-merge", "rebase-apply", "sequencer")
+"""The states of unfinished operations of git, which may run commands when they are continued."""
 
 MAX_GIT_CONFIG_BYTES: Final = 64 * 1024
 MAX_REPORTED: Final = 10
@@ -71,8 +77,8 @@ _HARMLESS: Final = frozenset(
 class NewFiles(Value, frozen=True):
     """Protected files that appeared in directories that existed before; and others to be inspected.
 
-    These are in new directories, or were not mounted, as there are many, and changed. ``complete``: the
-    command did not leave more entries than can be scanned.
+    These are in new directories, or existed before and changed, or are unfinished operations of git.
+    ``complete``: the command did not leave more entries than can be scanned.
     """
 
     unapproved: list[str]
@@ -116,11 +122,19 @@ class Shield:
         for path, identity in sorted(scan.protected.items()):
             directory, name = posixpath.split(path)
             if before.protected.get(path) == identity:
+                # Also a mounted file can be changed by another name, if a command has linked it before.
+                if path not in before.links and before.changed_ns[path] != scan.changed_ns[path]:
+                    elsewhere.append(path)
                 continue
             # Where nothing was scanned before, only a file that changed meanwhile can be new.
             if not before.complete and scan.changed_ns[path] < self._began_ns:
                 continue
             if was_written(f"{self._workdir.workspace}/{path}", identity):
+                continue
+            # Only a link cannot be mounted, so that a command can replace it.
+            is_old = path in before.protected and path not in before.links
+            if is_old and before.parents[path] == scan.parents[path]:
+                elsewhere.append(path)
                 continue
             if directory in scan.git and name in GUARDED_IN_GIT:
                 programs = [] if identity in known else self._find_programs(path, scan)
@@ -139,6 +153,8 @@ class Shield:
                 elsewhere.append(path)
             elif identity not in known:
                 unapproved.append(path)
+        states = [posixpath.join(git, name) for git in sorted(scan.git) for name in PENDING_IN_GIT]
+        elsewhere += [path for path in states if was_changed_since(f"{self._root}/{path}", self._began_ns)]
         return NewFiles(unapproved, elsewhere, complete=scan.complete or not before.complete)
 
     def finish(self) -> list[str]:
@@ -178,10 +194,20 @@ class Shield:
             case "hooks" if os.path.isdir(full):
                 return [f"{path}/{hook}" for hook in os.listdir(full) if not hook.endswith(SAMPLE)]
             case "commondir":
-                # As ``git worktree add`` writes it.
-                return [] if _read(full).strip() == "../.." else [path]
+                # As ``git worktree add`` writes it: the repository's own directory, which is guarded, too.
+                common, _, name = posixpath.dirname(path).rpartition("/worktrees/")
+                is_worktree = common in scan.git and name != "" and "/" not in name
+                return [] if is_worktree and _read(full).strip() == "../.." else [path]
             case _:
                 return [] if is_harmless_git_config(_read(full)) else [path]
+
+
+def was_changed_since(directory: str, time_ns: int) -> bool:
+    """Whether a directory exists, and it or a file in it has changed since a time."""
+    with suppress(OSError), os.scandir(directory) as entries:
+        statuses = [os.lstat(directory), *(entry.stat(follow_symlinks=False) for entry in entries)]
+        return any(status.st_ctime_ns >= time_ns for status in statuses)
+    return False
 
 
 def put_aside(root: Root, path: str) -> bool:
@@ -232,9 +258,9 @@ def _read(path: str) -> str:
 
 
 def _free_name(directory: int, name: str) -> str:
-    for suffix in (SUFFIX, *(f"{SUFFIX}-{number}" for number in range(2, MAX_SUFFIXES))):
-        try:
-            os.stat(name + suffix, dir_fd=directory, follow_symlinks=False)
-        except FileNotFoundError:
-            return name + suffix
-    raise FileExistsError(name)
+    """Return a name that no file has. It cannot be guessed, so a command cannot take all of them."""
+    try:
+        os.stat(name + SUFFIX, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return name + SUFFIX
+    return f"{name}{SUFFIX}-{secrets.token_hex(8)}"

@@ -105,16 +105,26 @@ def test_a_problem_has_its_column(line: str, problem: str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "echo $(rm x)",
-        "echo `rm x`",
-        'echo "$(rm x)"',
-        "for f in a b; do rm x; done",
-        "if a; then rm x; fi",
-        "cat <(rm x)",
-        "f() { rm x; }; f",
-        "rm x > y",
-        "rm x <<A\nA",
-        "case a in a) rm x;; esac",
+        *("echo $(rm x)", "echo `rm x`", 'echo "$(rm x)"', 'echo "`rm x`"', "cat <(rm x)", "echo >(rm x)"),
+        *("echo ${y:-$(rm x)}", "echo ${y:-`rm x`}", "echo $((`rm x`))", 'echo "`echo \\`rm x\\``"'),
+        *("for f in a b; do rm x; done", "for ((;;)); do rm x; done", "while rm x; do :; done"),
+        *("if a; then rm x; fi", "if A=1 rm x; then :; fi", "case a in a) rm x;; esac"),
+        *("case $(rm x) in a) :;; esac", "select i in a; do rm x; done", "(( 1 )) && rm x"),
+        *("f() { rm x; }; f", "f() (rm x)", "function f { rm x; }", "[[ $(rm x) ]]", "a=$(rm x)"),
+        *("rm x > y", "rm > y x", "2>/dev/null rm x >y", "A=1 rm x >y", "> y A=1 rm x", "A=(1 2) rm x"),
+        *("rm x <<A\nA", "rm <<A x\nA", "cat <<A\n$(rm x)\nA", "cat <<A\n`rm x`\nA", "rm <<< a x"),
+        *(
+            "$'rm' x",
+            "$'\\x72\\155' x",
+            '$"rm" x',
+            "r\\\nm x",
+            "rm\\\n x",
+            "'rm' x >y",
+            'r$y"m" x',
+            "rm $y x",
+            "$y rm x",
+        ),
+        *("if true; then A=1 2>&1 rm x",),
     ],
 )
 def test_commands_of_a_line_that_is_not_understood_are_found(line: str) -> None:
@@ -122,6 +132,13 @@ def test_commands_of_a_line_that_is_not_understood_are_found(line: str) -> None:
     read = read_line(line)
     assert read.problem is not None
     assert ["rm", "x"] in [[word.value for word in command.words] for command in read.commands]
+
+
+@pytest.mark.parametrize("line", ["echo 'a\\\nrm x' $y", "echo \\\\\nrm x $y"])
+def test_a_backslash_does_not_hide_the_next_line(line: str) -> None:
+    """A line break after two backslashes, or in quotes, joins no lines."""
+    commands = [" ".join(word.value for word in command.words) for command in read_line(line).commands]
+    assert any(command.startswith("rm x") for command in commands) == line.endswith("\\\\\nrm x $y")
 
 
 def test_commands_of_a_very_long_line_are_found() -> None:

@@ -65,7 +65,7 @@ def test_a_command_has_texts(line: str, texts: list[str]) -> None:
         ("git status", ""),
         ("git log --oneline", ""),
         ("git -c core.pager=x log", "git -c core.pager=x"),
-        ("git -C sub -c 'alias.y=!z' y", "git -C sub -c 'alias.y=!z'"),
+        ("git -C sub -c 'alias.y=!z' y", "git -C sub -c 'alias.y=!z' y"),
         ("git --git-dir x config y z", "git --git-dir x config"),
         ("git clone --u=x y", "git clone --u=x"),
         ("git fetch ext::sh", "git fetch ext::sh"),
@@ -81,6 +81,32 @@ def test_a_command_has_texts(line: str, texts: list[str]) -> None:
         ("tar xIf x a", "tar xIf"),
         ("rsync -avze x a b", "rsync -avze"),
         ("rg --pre x y", "rg --pre"),
+        ("git merge-index ./x -a", "git merge-index"),
+        ("git submodule--helper foreach x", "git submodule--helper"),
+        ("git bisect--helper --bisect-run x", "git bisect--helper"),
+        ("git difftool -x y", "git difftool"),
+        ("git filter-branch x", "git filter-branch"),
+        ("git for-each-repo x", "git for-each-repo"),
+        ("git -C sub an-alias", "git -C sub an-alias"),
+        ("git merge -s ../x y", "git merge -s"),
+        ("git ls-remote --foo=ext::sh", "git ls-remote --foo=ext::sh"),
+        ("git commit -s -m x", ""),
+        ("git --version", ""),
+        ("install -s --strip-program=x y", "install -s --strip-program=x"),
+        ("wget --use-askpass=x y", "wget --use-askpass=x"),
+        ("wget -qe use_askpass=x y", "wget -qe"),
+        ("wget -q y", ""),
+        ("go vet -vettool=x", "go vet -vettool=x"),
+        ("go test ./...", "go"),
+        ("g++ -wrapper x y.c", "g++ -wrapper"),
+        ("gcc-12 -Bx -DB y.c", "gcc-12 -Bx"),
+        ("gcc -DB y.c", "gcc"),
+        ("dc -e '!sh'", "dc"),
+        ("sqlite3 x '.shell y'", "sqlite3"),
+        ("prlimit x", "prlimit"),
+        ("choom -n 0 x", "choom"),
+        ("sg a x", "sg"),
+        ("vimdiff -c x", "vimdiff"),
         ("FOO=1 ls", "FOO=1 ls"),
         ("command ls", "command"),
     ],
@@ -166,6 +192,26 @@ def test_a_deny_matches_what_a_command_may_run(line: str) -> None:
     """The commands of wrappers and of scripts in an argument are known to denies."""
     (command,) = read_line(line).commands
     assert "rm -rf x" in aliases_of(command)
+
+
+@pytest.mark.parametrize(
+    ("line", "alias"),
+    [
+        ("git -C . push x", "git push x"),
+        ("git --no-pager -c a=b --bare push x", "git push x"),
+        ("sudo /usr/bin/git -C . push x", "git push x"),
+        ("npm --prefix a publish", "npm publish"),
+        ("make -C a -f b install", "make install"),
+        ("cargo +nightly publish", "cargo publish"),
+        ("docker -H a compose -f b down", "docker compose down"),
+        ("kubectl -n a --context b delete c", "kubectl delete c"),
+        ("coproc rm x; wait", "rm x"),
+        ("time -p rm x $y", "rm x $y"),
+    ],
+)
+def test_a_deny_matches_without_the_options_before_an_operand(line: str, alias: str) -> None:
+    """Global options stand before the subcommand, and any of them may have a value."""
+    assert any(alias in aliases_of(command) for command in read_line(line).commands)
 
 
 @pytest.mark.parametrize(

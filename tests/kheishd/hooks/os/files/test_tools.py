@@ -64,13 +64,15 @@ async def test_a_ripgrep_that_is_gone(shop: Workshop) -> None:
         await shop.do("grep_search", pattern="a.b")
 
 
-async def test_ripgrep_is_not_taken_from_the_workspace(shop: Workshop) -> None:
-    """A relative path on PATH is relative to the daemon's start directory, not to the workspace."""
+async def test_ripgrep_is_not_taken_from_the_workspace(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program of the workspace is not executed, even if ``PATH`` begins there."""
     await shop.do("write_file", path="rg", content="#!/bin/sh\ntouch hacked\n")
     (shop.path / "rg").chmod(0o755)
-    shop.files = Files(find=lambda name: "./rg")
-    with pytest.raises(ToolError):
-        await shop.do("grep_search", pattern="x")
+    monkeypatch.setenv("PATH", f"{shop.path}:.:{os.environ['PATH']}")
+    shop.files = Files()
+    assert (await shop.do("grep_search", pattern="touch"))["matches"] != []
     assert not (shop.path / "hacked").exists()
 
 

@@ -153,8 +153,14 @@ async def test_credentials_in_the_workspace_are_covered(
     (workspace / ".ssh").mkdir()
     (workspace / ".ssh" / "id_ed25519").write_text("canary")
     (workspace / ".netrc").write_text("canary")
+    (workspace / ".aws").mkdir()
+    (workspace / ".aws" / "config").write_text("canary")
     (workspace / "project").write_text("visible\n")
-    text = await inside(Sandbox([str(home)]), workspace, "cat .ssh/* .netrc project; ls -A .ssh")
+    # Some of them are protected, too.
+    scan = scan_workspace(str(workspace), str(workspace), PathRules())
+    assert set(scan.protected) == {".netrc", ".ssh", ".aws/config"}
+    command = "cat .ssh/* .netrc .aws/config project; ls -A .ssh"
+    text = await inside(Sandbox([str(home)]), workspace, command)
     assert "canary" not in text
     assert text.endswith("visible\n")
 
@@ -402,6 +408,9 @@ def test_what_is_root_only(tmp_path: Path) -> None:
     assert list(_root_only(str(tmp_path / "missing"))) == []
 
 
+FIND_PROGRAM = "kheishd.hooks.os.shell.sandbox.find_program"
+
+
 def fake(directory: Path, script: str, options: str = "--size --bind-fd") -> None:
     """Return a program called bwrap that has these options."""
     text = f'#!/bin/sh\n[ "$1" = --help ] && echo "{options}" && exit\n{script}\n'
@@ -411,7 +420,7 @@ def fake(directory: Path, script: str, options: str = "--size --bind-fd") -> Non
 
 async def test_it_is_tried_once(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A successful trial is not repeated; a failed one is."""
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(FIND_PROGRAM, lambda name: f"{tmp_path}/{name}")
     sandbox = Sandbox([str(home)])
     fake(tmp_path, f"echo x >>{tmp_path}/tries; echo 'not allowed' >&2; exit 1")
     assert [await sandbox.choose("auto") for _ in range(2)] == [False, False]
@@ -431,7 +440,7 @@ async def test_older_ones(
     home: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str
 ) -> None:
     """A missing option is not used: the sandbox is still better than none."""
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(FIND_PROGRAM, lambda name: f"{tmp_path}/{name}")
     fake(tmp_path, ":", options)
     sandbox = Sandbox([str(home)])
     assert await sandbox.choose("required")
@@ -454,7 +463,7 @@ async def test_one_that_cannot_be_executed(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program that cannot be executed, or fails silently, is a problem with a reason."""
-    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(FIND_PROGRAM, lambda name: f"{tmp_path}/{name}")
     fake(tmp_path, "exit 3")
     assert await Sandbox([str(home)]).find_problem() == "bwrap exited with 3"
     (tmp_path / "bwrap").write_bytes(b"\0no program")
@@ -465,7 +474,7 @@ async def test_a_machine_without_networks(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If only the closed network does not work, the problem names the setting; nothing is opened."""
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(FIND_PROGRAM, lambda name: f"{tmp_path}/{name}")
     fake(tmp_path, 'case "$*" in *--unshare-net*) echo "loopback: Failed RTM_NEWADDR" >&2; exit 1;; esac')
     problem = await Sandbox([str(home)]).find_problem()
     assert problem is not None
@@ -479,7 +488,7 @@ async def test_a_sandbox_that_has_worked_is_required(
     home: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After one success in a home, a failing trial runs nothing outside, also in a later daemon."""
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(FIND_PROGRAM, lambda name: f"{tmp_path}/{name}")
 
     def restarted() -> Sandbox:
         return Sandbox([str(home)], health=SandboxHealth(home))
@@ -499,7 +508,7 @@ async def test_a_sandbox_that_could_not_be_set_up_is_tried_again(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A failure of a command's own sandbox is recorded, and the next command tries the sandbox again."""
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(FIND_PROGRAM, lambda name: f"{tmp_path}/{name}")
     health = SandboxHealth(home)
     sandbox = Sandbox([str(home)], health=health)
     fake(tmp_path, ":", "--size")

@@ -1,6 +1,7 @@
 """The shield: protected files that a command created are put aside, harmless ones stay."""
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,9 +37,11 @@ def test_new_files_are_put_aside(workdir: Workdir, workspace: Path) -> None:
     (sentence,) = shield.finish()
     assert sentence.startswith("other programs execute or obey these files, which nobody approved")
     assert ".envrc, .github/workflows, .idea, sub/.vscode" in sentence
-    assert sorted(os.listdir(workspace)) == [
-        *(".envrc.unapproved", ".envrc.unapproved-2", ".git", ".github", ".idea.unapproved", "f", "sub"),
-    ]
+    # A further name cannot be guessed, so that a command cannot take it.
+    first, second, *others = sorted(os.listdir(workspace))
+    assert first == ".envrc.unapproved"
+    assert re.fullmatch(r"\.envrc\.unapproved-[0-9a-f]{16}", second)
+    assert others == [".git", ".github", ".idea.unapproved", "f", "sub"]
     assert os.listdir(workspace / ".github") == ["workflows.unapproved"]
 
 
@@ -149,6 +152,52 @@ def test_files_that_a_tool_wrote(workdir: Workdir, workspace: Path) -> None:
     write(workspace, ".bashrc")
     (sentence,) = shield.finish()
     assert "NAME.unapproved: .bashrc." in sentence
+
+
+def test_files_that_their_user_replaced(workdir: Workdir, workspace: Path) -> None:
+    """A file that existed before is never renamed, in whichever version: it is named only."""
+    shield = Shield(workdir, PathRules())
+    subprocess.run(["git", "config", "core.editor", "vi"], cwd=workspace, check=True)
+    (workspace / "sub/new").write_text("instructions\n")
+    (workspace / "sub/new").rename(workspace / "sub/AGENTS.md")
+    (sentence,) = shield.finish()
+    assert sentence.endswith("inspect them first: .git/config, sub/AGENTS.md")
+    assert "editor = vi" in (workspace / ".git/config").read_text()
+    assert (workspace / "sub/AGENTS.md").read_text() == "instructions\n"
+
+
+def test_files_with_another_name(workdir: Workdir, workspace: Path) -> None:
+    """A mounted file that a command changed by a link that it had made before is named."""
+    (workspace / "notes").hardlink_to(workspace / ".git/config")
+    shield = Shield(workdir, PathRules())
+    assert ".git/config" in shield.scan.mounts
+    with (workspace / "notes").open("a") as file:
+        file.write("[core]\n\tfsmonitor = evil\n")
+    assert "inspect them first: .git/config" in shield.finish()[0]
+
+
+def test_common_directories_of_git(workdir: Workdir, workspace: Path) -> None:
+    """Only a worktree may name the repository above it, which is guarded itself."""
+    shield = Shield(workdir, PathRules())
+    for path in (".git", ".git/modules/x", ".git/worktrees/x", "bare/worktrees/x"):
+        write(workspace, *(f"{path}/{name}" for name in ("HEAD", "objects/x", "refs/x")))
+        write(workspace, f"{path}/commondir", text="../..\n")
+    (sentence,) = shield.finish()
+    assert ": .git/commondir, .git/modules/x/commondir, bare/worktrees/x/commondir." in sentence
+    assert (workspace / ".git/worktrees/x/commondir").exists()
+
+
+def test_unfinished_operations_of_git(workdir: Workdir, workspace: Path) -> None:
+    """The state of a rebase, which can name commands, is named if it changed, and stays."""
+    write(workspace, ".git/rebase-merge/git-rebase-todo", text="exec vi\n")
+    shield = Shield(workdir, PathRules())
+    shield._began_ns += 10**12
+    assert shield.finish() == []
+    shield = Shield(workdir, PathRules())
+    with (workspace / ".git/rebase-merge/git-rebase-todo").open("a") as file:
+        file.write("exec evil\n")
+    assert shield.finish()[0].endswith("inspect them first: .git/rebase-merge")
+    assert (workspace / ".git/rebase-merge/git-rebase-todo").exists()
 
 
 def test_more_files_than_mounts(workdir: Workdir, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ async def test_a_directory_that_is_none_any_more(home: Path, workspace: Path) ->
 
 async def test_no_sandbox_no_shell(home: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shell that must be confined does not run unconfined."""
-    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("kheishd.hooks.os.shell.sandbox.find_program", lambda name: None)
     with pytest.raises(NotStarted, match="bubblewrap"):
         async with started(home, asked(workspace, "true", mode="required")):
             raise AssertionError("it runs")

@@ -411,7 +411,7 @@ async def test_evidence(shell: Shell, workspace: Path) -> None:
 
 async def test_without_bubblewrap(home: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``auto`` runs without a sandbox and says so; ``required`` refuses before a person is asked."""
-    monkeypatch.setenv("PATH", str(home))
+    monkeypatch.setattr("kheishd.hooks.os.shell.sandbox.find_program", lambda name: None)
     bash = Bash(home, environ={"PATH": "/usr/bin:/bin"})
     assert not (await Shell(bash, context_at(workspace, "auto")).run("true"))["sandboxed"]
     required = Shell(bash, context_at(workspace, "required"))
@@ -425,7 +425,7 @@ async def test_a_sandbox_that_breaks(home: Path, workspace: Path, monkeypatch: p
     fake = home / "bwrap"
     fake.write_text('#!/bin/sh\ncase "$*" in *" --bind "*) echo no luck >&2; exit 1;; esac\n')
     fake.chmod(0o700)
-    monkeypatch.setenv("PATH", f"{home}:/usr/bin:/bin")
+    monkeypatch.setattr("kheishd.hooks.os.shell.sandbox.find_program", lambda name: str(fake))
     with pytest.raises(
         ToolError, match="the command did not run, because its sandbox could not be set up: no luck"
     ):
