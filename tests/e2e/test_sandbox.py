@@ -199,7 +199,9 @@ def test_files_that_others_obey_and_files_that_are_denied(home: Path) -> None:
         def run(command: str, **arguments: Any) -> str:
             return str(daemon.say(order("bash", command=command, **arguments), sender=command[:30])["output"])
 
-        assert "Read-only file system" in run("echo evil >.git/hooks/pre-commit")
+        result = run("echo evil >.git/hooks/pre-commit")
+        assert "Read-only file system" in result
+        assert "read-only for commands, because other programs execute or obey them: .git/hooks" in result
         result = run("echo evil >.envrc; git -c user.name=a -c user.email=b commit --allow-empty -m works")
         assert "works" in result
         assert "renamed to NAME.unapproved: .envrc" in result
@@ -208,6 +210,8 @@ def test_files_that_others_obey_and_files_that_are_denied(home: Path) -> None:
         assert "Canary" in result
         assert "canary" not in result
         assert result.count("Permission denied") == 2
+        assert "closed by a rule, not by the files' modes: a.env, keys" in result
+        assert "closed by a rule" not in run("cat a.environment; touch b.env /root-x")
 
         run("cat a.env keys/private; echo evil >.envrc", run_in_background=True)
         tasks: list[dict[str, Any]] = []
