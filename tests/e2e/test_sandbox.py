@@ -211,6 +211,7 @@ def test_files_that_others_obey_and_files_that_are_denied(home: Path) -> None:
         assert "canary" not in result
         assert result.count("Permission denied") == 2
         assert "closed by a rule, not by the files' modes: a.env, keys" in result
+        assert "closed by a rule, not by the files' modes: a.env" in run("cat a.env 2>&1")
         assert "closed by a rule" not in run("cat a.environment; touch b.env /root-x")
 
         run("cat a.env keys/private; echo evil >.envrc", run_in_background=True)
