@@ -235,6 +235,11 @@ def test_a_person_opens_a_host(daemon: Daemon, closed_web: LocalWeb) -> None:
     rule = {"tool": "bash", "subject": f"net:{host}"}
     daemon.call("permission.update", add=[{**rule, "decision": "allow"}])
     assert run(daemon, command, "l")["stdout"] == "page /named\n"
+    # Without --noproxy, curl connects to the sandbox's own loopback: the result says so.
+    for hosts in ([], [host]):
+        result = run(daemon, f"curl -sS http://{host}/", "l", network=hosts)
+        assert f"no connection to {host} reached the proxy" in result["note"]
+        assert "curl --noproxy ''" in result["note"]
     daemon.call("permission.update", remove=[rule])
     assert closed_web.paths.pop() == "/named"
 
