@@ -33,6 +33,8 @@ from kheishd.store.epoch import (
 )
 from kheishd.store.guards import (
     MARKER,
+    REPAIR,
+    RESTORE,
     RESTORING,
     StoreUnusable,
     check_files,
@@ -208,7 +210,12 @@ def restore(backup: Path, directory: Path) -> Restored:
     Errors: StoreUnusable; the store is unchanged then.
     """
     with explain_errors(backup):
-        check_files(backup)
+        try:
+            check_files(backup)
+        except StoreUnusable as error:
+            # Its remedy is that for the store of a home.
+            cause = str(error).partition(REPAIR)[0].partition(RESTORE)[0]
+            raise StoreUnusable(f"{cause}Nothing was changed; use another backup.") from error
         if data_bytes(backup) == 0:
             raise StoreUnusable(f"{backup} is not a backup of kheish: there is no {DATA} in it.")
     make_directory(directory)
