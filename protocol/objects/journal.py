@@ -28,7 +28,7 @@ class Filter(Params, frozen=True, kw_only=True):
 class JournalRead(Filter, frozen=True, kw_only=True):
     """Params of ``journal.read``. ``after`` is a cursor; with order newest, the page precedes it.
 
-    A cursor beyond the end is refused with order oldest, and with its ``epoch`` one of another line of history.
+    A cursor beyond the end is refused with order oldest; with its ``epoch``, one of another history is.
     """
 
     after: Cursor | None = None
