@@ -54,10 +54,22 @@ def lock_home_for_maintenance(option: str | None, *, create: bool = False) -> It
 
 def restore(option: str | None, backup: str, *, as_json: bool) -> int:
     """Verify a backup and replace the store with it; the replaced store is kept beside it."""
+    from kheishd.records.rebuild import rebuild_some
     from kheishd.store.backup import restore as restore_store
+    from kheishd.store.writer import Store
 
     with lock_home_for_maintenance(option, create=True) as home:
-        restored = restore_store(Path(backup).absolute(), home.state)
+        restored = restore_store(
+            Path(backup).absolute(),
+            home.state,
+            upgrade=lambda copy: Store.open(
+                copy,
+                on_group=lambda group: None,
+                threaded=False,
+                version=__version__,
+                rebuild=rebuild_some,
+            ).close(),
+        )
     if as_json:
         import msgspec
 
