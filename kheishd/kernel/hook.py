@@ -316,9 +316,13 @@ class Deny(Value, frozen=True):
 
 
 class NeedsApproval(Value, frozen=True):
-    """A person must approve the call, whatever the mode."""
+    """A person must approve the call, whatever the mode.
+
+    If it is not ``is_firm``, it only keeps the mode acceptEdits from allowing the call.
+    """
 
     note: str
+    is_firm: bool = True
 
 
 class NeedsAnswer(Value, frozen=True):

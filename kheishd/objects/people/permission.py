@@ -174,8 +174,8 @@ def opinion_of(verdict: Deny | NeedsApproval | NeedsAnswer | None) -> HookOpinio
     match verdict:
         case Deny(note):
             return HookOpinion("deny", note)
-        case NeedsApproval(note):
-            return HookOpinion("ask", note)
+        case NeedsApproval(note, is_firm):
+            return HookOpinion("ask", note, is_firm=is_firm)
         case NeedsAnswer() | None:
             return None
         case _:

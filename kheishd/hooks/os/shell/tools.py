@@ -359,7 +359,10 @@ class Bash(SubHook):
             if end is not None and end.unboxed:
                 self._sandbox.record_failure(collector.stderr.text(MAX_PROBLEM_BYTES)[0].strip())
             if shield is not None:
-                notes += explain_refusals(collector.stderr.text(MAX_PROBLEM_BYTES)[0], shield.scan)
+                # Many commands join both streams.
+                streams = (collector.stderr, collector.stdout)
+                texts = (stream.text(MAX_PROBLEM_BYTES)[0] for stream in streams)
+                notes += explain_refusals("\n".join(texts), shield.scan)
             if gate.is_served:
                 notes += explain_loopback(call, arguments, gate)
             result = result_of(
@@ -510,8 +513,8 @@ def result_of(
     )
 
 
-def explain_refusals(errors: str, scan: Scan) -> list[str]:
-    """Return sentences about the closed and read-only paths that the errors of a command name."""
+def explain_refusals(output: str, scan: Scan) -> list[str]:
+    """Return sentences about the closed and read-only paths that the errors in a command's output name."""
     sentences = []
     for note, signs, paths in (
         ("closed by a rule, not by the files' modes", ("Permission denied",), scan.masked),
@@ -521,7 +524,7 @@ def explain_refusals(errors: str, scan: Scan) -> list[str]:
             scan.protected.keys() - scan.links,
         ),
     ):
-        text = "\n".join(line for line in errors.split("\n") if any(sign in line for sign in signs))
+        text = "\n".join(line for line in output.split("\n") if any(sign in line for sign in signs))
         names = ((path, posixpath.basename(path)) for path in sorted(paths) if text)
         met = [
             path
