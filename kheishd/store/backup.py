@@ -191,7 +191,8 @@ def _copy(environment: Environment, target: int, deadline: _Deadline) -> None:
 class Restored(Value, frozen=True):
     """The result of a restore. ``bytes`` is the size of the backup.
 
-    ``kept`` is the directory of the previous store, if there was any. ``mark`` is the mark in the restored store.
+    ``kept`` is the directory of the previous store, if there was any. ``mark`` is the mark in the restored
+    store.
     """
 
     cursor: int
