@@ -23,11 +23,11 @@ import trio
 from msgspec import Meta, Struct
 
 from kheishd.config.sections.tools import LimitsSection
-from kheishd.core.permissions.claims import Claim
+from kheishd.core.permissions.claims import NETWORK, Claim
 from kheishd.core.task import abbreviate
 from kheishd.hooks.network.addresses import address_of
 from kheishd.hooks.network.destination import Destination, parse_destination
-from kheishd.hooks.network.gate import Gate
+from kheishd.hooks.network.gate import CLOSED, Gate
 from kheishd.hooks.network.interfaces import is_foreign_and_public
 from kheishd.hooks.network.proxy import serving
 from kheishd.hooks.os.shell.command import prepare_command, shell_argv
@@ -57,6 +57,7 @@ from kheishd.kernel.hook import (
     ProbeResult,
     Stale,
     SubHook,
+    SubjectReading,
     ToolError,
     tool,
 )
@@ -241,6 +242,18 @@ class Bash(SubHook):
         """Return the destinations that the command asks for. Errors: ToolError."""
         return [Claim("network", destination.subject) for destination in _destinations(arguments)]
 
+    def read_command(self, subject: str) -> SubjectReading:
+        """Read a command, or a connection of one: by itself, no rule with a ``*`` opens a local address."""
+        if subject.startswith(NETWORK) and self._sandbox.network == "closed":
+            with suppress(ToolError):
+                destination = parse_destination(subject.removeprefix(NETWORK))
+                address = address_of(destination.host)
+                if address is not None and not is_foreign_and_public(address):
+                    return SubjectReading(
+                        subject, problem=CLOSED.format(subject=destination.subject), is_openable=True
+                    )
+        return SubjectReading(subject)
+
     async def preview_command(self, call: Invocation, arguments: BashArguments) -> Preview:
         """Show the command and its directory: the approval is bound to both. Errors: ToolError."""
         _require_runnable(arguments.command)
@@ -305,6 +318,7 @@ class Bash(SubHook):
         preview=preview_command,
         evidence=command_evidence,
         probe=probe_command,
+        read_subject=read_command,
     )
     async def bash(self, call: Invocation, arguments: BashArguments) -> Outcome:
         """Run a command. When this ends, nothing of it runs any more.
@@ -359,7 +373,10 @@ class Bash(SubHook):
             if end is not None and end.unboxed:
                 self._sandbox.record_failure(collector.stderr.text(MAX_PROBLEM_BYTES)[0].strip())
             if shield is not None:
-                notes += explain_refusals(collector.stderr.text(MAX_PROBLEM_BYTES)[0], shield.scan)
+                # Many commands join both streams.
+                streams = (collector.stderr, collector.stdout)
+                texts = (stream.text(MAX_PROBLEM_BYTES)[0] for stream in streams)
+                notes += explain_refusals("\n".join(texts), shield.scan)
             if gate.is_served:
                 notes += explain_loopback(call, arguments, gate)
             result = result_of(
@@ -510,8 +527,8 @@ def result_of(
     )
 
 
-def explain_refusals(errors: str, scan: Scan) -> list[str]:
-    """Return sentences about the closed and read-only paths that the errors of a command name."""
+def explain_refusals(output: str, scan: Scan) -> list[str]:
+    """Return sentences about the closed and read-only paths that the errors in a command's output name."""
     sentences = []
     for note, signs, paths in (
         ("closed by a rule, not by the files' modes", ("Permission denied",), scan.masked),
@@ -521,7 +538,7 @@ def explain_refusals(errors: str, scan: Scan) -> list[str]:
             scan.protected.keys() - scan.links,
         ),
     ):
-        text = "\n".join(line for line in errors.split("\n") if any(sign in line for sign in signs))
+        text = "\n".join(line for line in output.split("\n") if any(sign in line for sign in signs))
         names = ((path, posixpath.basename(path)) for path in sorted(paths) if text)
         met = [
             path
