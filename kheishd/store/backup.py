@@ -194,9 +194,10 @@ def _copy(environment: Environment, target: int, deadline: _Deadline) -> None:
 
 
 class Restored(Value, frozen=True):
-    """The result of a restore. ``kept`` is the directory of the previous store, if there was any.
+    """The result of a restore. ``bytes`` is the size of the backup.
 
-    ``mark`` is the mark in the restored store.
+    ``kept`` is the directory of the previous store, if there was any. ``mark`` is the mark in the restored
+    store.
     """
 
     cursor: int
@@ -240,7 +241,6 @@ def restore(backup: Path, directory: Path, upgrade: Callable[[Path], object] | N
                 replaced = read_withdrawn(directory, comparable if is_upgraded else work, kept_before)
         mark = _mark_restored(work, (backup / DATA).stat().st_mtime_ns // 1_000_000, replaced)
         kept = _keep_previous(directory)
-        size = (work / DATA).stat().st_size
         try:
             is_same_store = read_marker(directory) in (None, identity)
         except StoreUnusable:
@@ -255,6 +255,7 @@ def restore(backup: Path, directory: Path, upgrade: Callable[[Path], object] | N
         write_marker(directory, identity)
         # It was verified, so the first start need not check it once more.
         write_note(directory / DATA)
+        size = sum(file.stat().st_size for file in backup.iterdir())
         return Restored(cursor, size, kept, mark)
 
 

@@ -312,8 +312,8 @@ def test_a_rehearsal_changes_nothing(home: Path) -> None:
     before = {path: path.read_bytes() for path in (home / "state").iterdir() if path.name != "lock.mdb"}
     done = run_kheishd(home, "upgrade", "--rehearse")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"runs: {len(FACTS['runs'])} rows\n" in done.stdout
-    assert "61 streams end at the same cursor and hash" in done.stdout
+    assert "table runs:" not in done.stdout, "as many rows as before"
+    assert "streams that end at the same cursor and hash: 61" in done.stdout
     report = json.loads(run_kheishd(home, "upgrade", "--rehearse", "--json").stdout)
     assert (report["differences"], report["from_version"], report["heads"]) == ([], "0.1.0", 61)
     assert {path: path.read_bytes() for path in before} == before
