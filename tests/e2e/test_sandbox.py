@@ -165,7 +165,8 @@ def test_files_that_a_person_replaces_while_a_command_runs(home: Path) -> None:
     workspace = home / "workspace"
     subprocess.run(["git", "init", "-q", str(workspace)], check=True)
     (workspace / "a.env").write_text("canary\n")
-    script = "touch started; until cat a.env; do sleep 0.2; done 2>/dev/null; echo evil >>.git/config"
+    # The keeper looks at once, but not before the kernel lets it run.
+    script = "touch started; until cat a.env; do sleep 5; done 2>/dev/null; echo evil >>.git/config"
 
     def replace() -> None:
         until((workspace / "started").exists, "the command runs")
