@@ -126,10 +126,10 @@ def _require_sound(data: Path, size: int, expected: int) -> None:
     Rarely a short file is sound: its last pages were taken and freed in one transaction, so they were never
     written. Only reading the whole tree can tell, and LMDB itself would crash on a missing page.
     """
-    problems = check_data(data).problems
-    if problems:
+    doubts = check_data(data).doubts
+    if doubts:
         raise StoreUnusable(
-            f"{data} is cut short: it has {size:,} bytes of {expected:,} ({problems[0]}). {REPAIR}"
+            f"{data} is cut short: it has {size:,} bytes of {expected:,} ({doubts[0]}). {REPAIR}"
         )
 
 
