@@ -63,7 +63,7 @@ agent_option = name_option(
     ),
 )
 @click.argument("tool", metavar="TOOL", help="The name of a tool.")
-@click.argument("subject", required=False, help="The subject of the call: a command, a path, a host.")
+@click.argument("subject", required=False, help="The subject of the call: a command, a path, a URL, a host.")
 @target_options
 @agent_option
 @click.option("--mode", type=click.Choice(PERMISSION_MODES), help="Assume this permission mode.")
@@ -79,6 +79,8 @@ def why(app: App, **params: Any) -> None:
     A command line is shown as it was read: each of its commands, with its words. Remembered approvals hold
     only in the circumstances that were shown; without them, none is used.
     """
+    if params["subject"] == "":
+        raise click.UsageError("SUBJECT is empty; without it, the verdict is about the tool itself")
     app.emit(app.call("permission.why", drop_unset(**params)), _format_explanation)
 
 

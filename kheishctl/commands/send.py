@@ -249,7 +249,8 @@ def _note_waiting_run(app: App, address: Json) -> None:
     else:
         for run in runs:
             if run["status"] in RUN_WAITING:
-                command_line = app.command_line("run", "show", run["run_id"])
+                noun = "approval" if run["status"] == "waiting_for_approval" else "question"
+                command_line = app.command_line(noun, "list", "--run", run["run_id"])
                 app.note(f"an earlier run waits for a person, and this message waits for it: {command_line}")
 
 

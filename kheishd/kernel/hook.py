@@ -104,6 +104,18 @@ class ToolMethods(Value, frozen=True):
     preview: Callable[[Invocation, Any], Awaitable[Preview | None]] | None = None
     evidence: Callable[[Invocation, Any], Awaitable[dict[str, Any]]] | None = None
     probe: Callable[[Invocation, Any, Mapping[str, Any]], Awaitable[ProbeResult]] | None = None
+    read_subject: Callable[[str], SubjectReading] | None = None
+
+
+class SubjectReading(Value, frozen=True):
+    """A call that a person describes by its subject: as its tool would name it, and with its claims.
+
+    ``problem``: why the tool never does this, whatever the rules say.
+    """
+
+    subject: str
+    claims: Sequence[Claim] = ()
+    problem: str | None = None
 
 
 class DeclaredTool:
@@ -155,12 +167,14 @@ def tool(
     preview: Callable[[Any, Invocation, Any], Awaitable[Preview | None]] | None = None,
     evidence: Callable[[Any, Invocation, Any], Awaitable[dict[str, Any]]] | None = None,
     probe: Callable[[Any, Invocation, Any, Mapping[str, Any]], Awaitable[ProbeResult]] | None = None,
+    read_subject: Callable[[Any, str], SubjectReading] | None = None,
 ) -> Callable[[Callable[[Any, Invocation, Any], Awaitable[Outcome]]], DeclaredTool]:
     """Declare a method of a sub-hook as a tool; its facts are those of :class:`Tool`.
 
     The arguments' struct is the annotation of the method's parameter ``arguments``. ``subject`` returns the
     text that permission rules match besides the tool's name, such as a path. ``claims``, ``preview``,
-    ``evidence`` and ``probe`` are as in :class:`SubHook`, for this tool.
+    ``evidence`` and ``probe`` are as in :class:`SubHook`, for this tool. ``read_subject`` reads the subject
+    of a call that a person asks about, if people write it in several ways. Errors: ToolError.
     """
 
     def declare(run: Callable[[Any, Invocation, Any], Awaitable[Outcome]]) -> DeclaredTool:
@@ -186,6 +200,7 @@ def tool(
             "preview": preview,
             "evidence": evidence,
             "probe": probe,
+            "read_subject": read_subject,
         }
         return DeclaredTool(row, functions)
 

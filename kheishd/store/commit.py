@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 import lmdb
 from msgspec import Struct
 
+from kheishd.store.checkup import check_data
 from kheishd.store.environment import CORRUPT, DATA, Environment, Scrub, Transaction, refuse_damaged
 from kheishd.store.journal import Heads
 from protocol.errors.refusal import Refusal
@@ -46,6 +47,8 @@ FULL_ERRORS: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 # Transient errors that are not the disk's: too little memory, too much in one transaction, an update function
 # that continued after an error. The updates of the transaction get the error itself.
 _TRANSIENT = (lmdb.MemoryError, lmdb.TxnFullError, lmdb.BadTxnError)
+# Errors that say nothing about the contents of the file.
+_NO_DAMAGE = (lmdb.DiskError, lmdb.MapFullError, lmdb.MemoryError, lmdb.TxnFullError)
 # The maximum that one commit writes: all its updates, and as much again for the pages between.
 _COMMIT_BYTES = 2 * MAX_GROUP_UPDATES * MAX_UPDATE_BYTES
 
@@ -137,7 +140,11 @@ class Committer:
 
     def _handle(self, jobs: list[Job[Any]], error: BaseException) -> frozenset[str]:
         """Handle a failed commit: try each job alone if the failure allows it, else stop writing for good."""
-        if isinstance(error, CORRUPT):
+        is_corrupt = isinstance(error, CORRUPT)
+        if not is_corrupt and isinstance(error, lmdb.Error) and not isinstance(error, _NO_DAMAGE):
+            # LMDB reports some damage with errors that usually mean something else.
+            is_corrupt = bool(check_data(self._environment.data).problems)
+        if is_corrupt:
             self._environment.health.note(self._environment.data, f"a commit met it ({error})")
         if self._environment.health.damage is not None:
             return self._refuse_all(jobs)

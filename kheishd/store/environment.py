@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, cast
 
@@ -174,13 +175,16 @@ class Snapshot:
             if health.pages is None:
                 self._txn = self._environment.lmdb.begin()
             else:
-                # The same methods, as far as they are used.
-                self._txn = cast("lmdb.Transaction[bytes]", health.pages.begin())
-                self._handles = health.handles
+                self._begin_without_lmdb(health.pages)
         except BaseException:
             self._environment.readers.leave(self)
             raise
         return self
+
+    def _begin_without_lmdb(self, pages: PageFile) -> None:
+        # The same methods, as far as they are used.
+        self._txn = cast("lmdb.Transaction[bytes]", pages.begin())
+        self._handles = self._environment.health.handles
 
     def __exit__(self, *exc: object) -> None:
         self.close()
@@ -203,8 +207,30 @@ class Snapshot:
                 with self._txn.cursor(self._handles[CURSORS]) as cursor:
                     self._last = int.from_bytes(cursor.key(), "big") if cursor.last() else 0
             except self.corrupt as error:
-                raise self._environment.explain(error, "the end of the journal") from None
+                self._last = self._recover_last_cursor(error)
         return self._last
+
+    def _recover_last_cursor(self, error: Exception) -> int:
+        """Return the newest cursor in the journal's keys, because the table of cursors is damaged.
+
+        It is the newest one that can be read. Errors: StoreDamaged unless the store is read without LMDB;
+        in maintenance, the error itself.
+        """
+        refusal = self._environment.explain(error, "the end of the journal")
+        pages = self._environment.health.pages
+        if pages is None:
+            raise refusal from None
+        # After the error, LMDB refuses all reads of this snapshot.
+        self._begin_without_lmdb(pages)
+        newest = 0
+        with suppress(PageDamaged), self._txn.cursor(self._handles[JOURNAL]) as cursor:
+            # From the last entry of each stream, over the first one, to the previous stream.
+            has_entry = cursor.last()
+            while has_entry:
+                stream, last = cursor.key()[:-8], cursor.key()[-8:]
+                newest = max(newest, int.from_bytes(last, "big"))
+                has_entry = cursor.set_range(stream) and cursor.prev()
+        return newest
 
     def get(self, table: Table[V], *key: KeyPart) -> V | None:
         """Return the value at ``key``, or None."""
@@ -430,6 +456,10 @@ class Transaction(Snapshot):
             self._last = None
             newest = self._heads.last = super().last_cursor
         return newest
+
+    def _recover_last_cursor(self, error: Exception) -> int:
+        """Raise the refusal: nothing is appended to a damaged journal."""
+        raise self._environment.explain(error, "the end of the journal") from None
 
     def put(self, table: Table[V], *key: KeyPart, value: V) -> None:
         """Write a row. Errors: UpdateTooLarge beyond 256 KiB per update."""

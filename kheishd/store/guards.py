@@ -20,10 +20,13 @@ from kheishd.store.pages import META_BYTES, MetaPage, newest, read_metas
 MARKER = "identity"
 RESTORING = ".restoring"
 COMPACTING = ".compacting"
-RESTORE = "Restore a backup with 'kheishd restore BACKUP'; what is there now is kept beside it."
+RESTORE = (
+    "Nothing was changed. Restore a backup with 'kheishd restore BACKUP', which keeps the present store in "
+    "'state/before-restore-N'."
+)
 REPAIR = (
-    "Repair it with 'kheishd doctor --repair', which keeps what is there now beside it, or restore a backup "
-    "with 'kheishd restore BACKUP'."
+    "Nothing was changed. Repair it with 'kheishd doctor --repair', which keeps the present file as "
+    "'state/data.mdb.before-repair-N', or restore a backup with 'kheishd restore BACKUP'."
 )
 
 

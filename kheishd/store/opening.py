@@ -196,6 +196,7 @@ def explain_errors(directory: Path) -> Iterator[None]:
         lmdb.CorruptedError,
         lmdb.VersionMismatchError,
         lmdb.PageNotFoundError,
+        lmdb.BadTxnError,
     ) as error:
         raise StoreUnusable(f"{directory / DATA} is damaged: {error}. {RESTORE}") from error
     except lmdb.Error as error:

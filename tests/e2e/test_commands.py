@@ -149,6 +149,14 @@ def test_a_deny_holds_wherever_its_command_is(daemon: Daemon, workspace: Path, c
     assert not (workspace / "forbidden").exists()
 
 
+def test_a_rule_for_git_runs_no_program_that_the_line_names(daemon: Daemon) -> None:
+    """Subcommands that run a program of their line, and aliases, need a rule that names them."""
+    for command in ("merge-index ./x -a", "submodule--helper foreach x", "merge -s ../x y", "some-alias"):
+        explanation = daemon.call("permission.why", tool="bash", subject=f"git {command}")
+        assert explanation["decision"] == "ask"
+    assert daemon.call("permission.why", tool="bash", subject="git merge x")["decision"] == "allow"
+
+
 def test_why_shows_how_a_line_was_read(daemon: Daemon) -> None:
     """The explanation lists each command with its words and rule, and what was not understood and where."""
     explanation = daemon.call("permission.why", tool="bash", subject="git 'log' | cat -")

@@ -59,6 +59,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "free list": lambda home: point_free_page(data(home)),
     "records": zero_records,
     "journal": zero_journal,
+    "cursors": lambda home: damage_page(data(home), find_leaf(data(home), "cursors", last=True)),
 }
 
 
@@ -100,6 +101,8 @@ def test_damage_is_found_before_anything_is_written(home: Path, name: str, kille
         require_read_only(daemon)
         shown = Ctl(home)("status")
         assert "the store is damaged" in shown.out
+        refused = Ctl(home)("send", "default", "not stored")
+        assert refused.err.endswith(f"hint: kheishctl --home {home} daemon doctor --repair\n")
         assert daemon.stop() == 0
     assert data(home).read_bytes() == before
 

@@ -218,11 +218,25 @@ def test_a_person_opens_a_host(daemon: Daemon, closed_web: LocalWeb) -> None:
     private = wait_for_approval(
         daemon, f"{CURL} http://{closed_web.address}/", "p", network=[closed_web.address]
     )
-    assert f"{closed_web.address} (opened only if a rule names this address)" in private["preview"]["text"]
+    mark = "(opened only if a rule names this address)"
+    assert f"{closed_web.address} {mark}" in private["preview"]["text"]
     result = answer(daemon, private)
     assert result["refused"] == {closed_web.address: 1}
     assert "only by a rule that names exactly that address" in result["note"]
     assert closed_web.paths == []
+    # So it is with localhost; a rule for exactly that name opens it.
+    host = closed_web.address.replace("127.0.0.1", "localhost")
+    command = f"{CURL} http://{host}/named"
+    local = wait_for_approval(daemon, command, "l", network=[host])
+    assert f"{host} {mark}" in local["preview"]["text"]
+    result = answer(daemon, local)
+    assert result["refused"] == {host: 1}
+    assert f"only a rule for exactly net:{host} or net:{closed_web.address} opens it" in result["stdout"]
+    rule = {"tool": "bash", "subject": f"net:{host}"}
+    daemon.call("permission.update", add=[{**rule, "decision": "allow"}])
+    assert run(daemon, command, "l")["stdout"] == "page /named\n"
+    daemon.call("permission.update", remove=[rule])
+    assert closed_web.paths.pop() == "/named"
 
 
 def test_a_rule_that_asks_about_an_address(daemon: Daemon, closed_web: LocalWeb) -> None:
@@ -249,6 +263,24 @@ def test_modes_that_ask_nobody(daemon: Daemon) -> None:
     daemon.call("session.update", session_id=session, permission_mode="plan")
     output = call(daemon, "web_fetch", "mode", url="http://example.org/")
     assert "plan mode fetches only from hosts that a rule allows" in output
+
+
+def test_the_verdict_on_a_fetch_is_explained(daemon: Daemon, web: LocalWeb) -> None:
+    """An explanation reads a URL, a host or a rule's subject as the fetch that the daemon would judge."""
+
+    def why(subject: str) -> tuple[str, str]:
+        explanation = daemon.call("permission.why", tool="web_fetch", subject=subject)
+        return explanation["decision"], explanation["why"] + explanation["note"]
+
+    for host in ("x.allowed.example", "denied.allowed.example", "other.example"):
+        [verdict] = {why(subject) for subject in (f"https://{host}/x", host, f"net:{host}:443")}
+        run_id = daemon.say(order("web_fetch", url=f"https://{host}/x"), sender=host)["run_id"]
+        [judged] = daemon.events(run_id=run_id, types=["calls_judged"])[-1]["verdicts"]
+        assert verdict == (judged["decision"], judged["why"] + judged.get("note", ""))
+    for subject in (f"http://{web.address}/", web.address, f"net:{web.address}", "localhost"):
+        decision, text = why(subject)
+        assert (decision, "is not on the public internet" in text) == ("deny", True)
+    assert "is not on the public internet" in call(daemon, "web_fetch", url=f"http://{web.address}/")
 
 
 def test_rules_change_while_a_command_runs(daemon: Daemon, web: LocalWeb) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,33 @@ tool = "read_file"
 subject = "keys/*"
 decision = "ask"
 """
+
+
+def test_files_that_a_person_replaces_while_a_command_runs(home: Path) -> None:
+    """A command whose protected file is replaced is stopped before it writes; the person's file stays."""
+    configure(home, ALLOW + DENY)
+    workspace = home / "workspace"
+    subprocess.run(["git", "init", "-q", str(workspace)], check=True)
+    (workspace / "a.env").write_text("canary\n")
+    script = "touch started; until cat a.env; do sleep 0.2; done 2>/dev/null; echo evil >>.git/config"
+
+    def replace() -> None:
+        until((workspace / "started").exists, "the command runs")
+        subprocess.run(["git", "-C", str(workspace), "config", "core.editor", "vi"], check=True)
+        (workspace / "new").write_text("other canary\n")
+        (workspace / "new").rename(workspace / "a.env")
+
+    with Daemon(home) as daemon:
+        person = threading.Thread(target=replace)
+        person.start()
+        result = daemon.say(order("bash", command=script))["output"]
+        person.join()
+        assert "stopped: another program replaced, renamed or removed a file" in result
+        assert "inspect them first: .git/config" in result
+        assert '"stdout":""' in result
+        configuration = (workspace / ".git/config").read_text()
+        assert "editor = vi" in configuration
+        assert "evil" not in configuration
 
 
 def test_files_that_others_obey_and_files_that_are_denied(home: Path) -> None:

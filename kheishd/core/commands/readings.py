@@ -41,10 +41,26 @@ PROGRAM_RUNNERS: Final = frozenset(
     " setarch linux32 linux64 stdbuf ionice taskset numactl chrt nice nohup timeout start-stop-daemon"
     " run-parts ld.so ld-linux.so ssh-agent dbus-run-session screen tmux rlwrap unbuffer socat ncat nc"
     " netcat docker podman kubectl osascript pwsh cmd make gmake ninja npx pnpx uvx pipx fakeroot"
-    " faketime dpkg-reconfigure m4 gcc cc clang".split()
+    " faketime dpkg-reconfigure m4 gcc cc clang"
+    # Other wrappers.
+    " prlimit choom sg newgrp pkexec run0 gosu su-exec capsh cpulimit softlimit setlock logsave"
+    " multitime pexec torify torsocks proxychains proxychains4 eatmydata chpst daemonize dumb-init tini"
+    " chronic ifne mispipe pee hyperfine watchexec nodemon direnv nix nix-shell guix flatpak snap"
+    " machinectl systemd-nspawn apptainer singularity podman-compose docker-compose lxc lxc-attach"
+    " vagrant ansible salt tsp sem toybox service ssh-copy-id sshpass sshfs autossh mosh rlogin uv"
+    " poetry pipenv conda mamba bundle bundler bunx corepack npm yarn pnpm cargo genie dbus-launch xvfb-"
+    " run x11vnc xdotool run-mailcap task tasksh"
+    # Other interpreters and editors, and programs with a command that runs another one.
+    " yash elvish nu rc es posh sash slsh dc sqlite3 psql mysql mariadb gnuplot octave jjs jrunscript"
+    " jshell java scala groovy kotlin erl elixir iex ocaml rview rvim rvi vimdiff nvimdiff gview gvim"
+    " joe pico mg view ispell w3m lynx mutt mail mailx ftp tnftp lftp ncftp telnet psftp smbclient tex"
+    " latex pdftex pdflatex luatex lualatex xetex xelatex latexmk dvips troff groff nroff enscript pic"
+    " eqn gs gimp blender puppet facter knife msfconsole pry byebug cpan go rake gem pip tsx ts-node c++"
+    " g++ clang++ cpp c89 c99 gfortran ghc rustc distcc ccache gradle mvn ant sbt cmake ctest meson"
+    " openvpn nginx logrotate certbot ip bpftrace cowsay cowthink busctl virsh tmate byobu".split()
 )
 """Programs that run programs or scripts: a rule must name them."""
-_VERSION: Final = re.compile(r"[\d.]+$")
+_VERSION: Final = re.compile(r"-?[\d.]+$")
 _LOADER: Final = re.compile(r"ld-[\w.-]*\.so[\d.]*|ld[\d.-]*so[\d.]*")
 
 _FIND_ACTIONS: Final = (
@@ -52,21 +68,39 @@ _FIND_ACTIONS: Final = (
     *("-fprint", "-fprint0", "-fprintf", "-fls"),
 )
 _GIT_COMMANDS: Final = frozenset(
-    "bisect config credential daemon difftool fast-import filter-branch filter-repo hook http-backend"
-    " instaweb mergetool p4 receive-pack remote-ext remote-fd send-email shell submodule svn"
-    " upload-archive upload-pack web--browse".split()
+    " add am annotate apply archive blame branch bundle cat-file check-attr check-ignore check-mailmap"
+    " check-ref-format checkout checkout-index cherry cherry-pick clean clone column commit commit-graph"
+    " commit-tree count-objects describe diff diff-files diff-index diff-pairs diff-tree fast-export fetch"
+    " fetch-pack fmt-merge-msg for-each-ref format-patch fsck gc get-tar-commit-id grep hash-object help"
+    " index-pack init interpret-trailers log ls-files ls-remote ls-tree mailinfo mailsplit merge merge-base"
+    " merge-file merge-tree mktag mktree multi-pack-index mv name-rev notes pack-objects pack-redundant"
+    " pack-refs patch-id prune prune-packed pull push range-diff read-tree rebase reflog refs remote repack"
+    " replace request-pull rerere reset restore rev-list rev-parse revert rm send-pack shortlog show"
+    " show-branch show-index show-ref sparse-checkout stage stash status stripspace switch symbolic-ref tag"
+    " unpack-file unpack-objects update-index update-ref update-server-info var verify-commit verify-pack"
+    " verify-tag version whatchanged worktree write-tree".split()
 )
+"""Subcommands that run no program that their line names, except by an option: any other must be named."""
 _GIT_OPTIONS: Final = (
     *("--exec-path", "--config-env", "--git-dir", "--work-tree", "--upload-pack", "--receive-pack", "--exec"),
-    *("--open-files-in-pager", "--extcmd", "--ext-diff", "--template", "--config", "--textconv"),
+    *(
+        "--open-files-in-pager",
+        "--extcmd",
+        "--ext-diff",
+        "--template",
+        "--config",
+        "--textconv",
+        "--strategy",
+    ),
 )
 _GIT_VALUED: Final = frozenset(
     ("-C", "-c", "--namespace", "--git-dir", "--work-tree", "--config-env", "--attr-source", "--super-prefix")
 )
-_GIT_REMOTE_HELPER: Final = re.compile(r"[\w+.-]+::")
+_GIT_REMOTE_HELPER: Final = re.compile(r"(--[\w-]+=)?[\w+.-]+::")
 # Short options, with what follows them in one word, by subcommand.
-_GIT_SHORT: Final = {"rebase": "x", "grep": "O", "clone": "uc"}
+_GIT_SHORT: Final = {"rebase": "xs", "grep": "O", "clone": "uc", "merge": "s", "pull": "s"}
 
+_COMPILER_OPTIONS: Final = (("-wrapper", "-specs", "--specs", "-fplugin", "-fpass-plugin", "-load"), "B")
 # Options of other programs that run a program: long ones, and letters of short ones.
 _OPTIONS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "tar": (
@@ -88,6 +122,33 @@ _OPTIONS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "cpio": (("--rsh-command",), ""),
     "hg": (("--config", "--debugger"), ""),
     "tcpdump": (("--postrotate-command",), "z"),
+    "install": (("--strip-program",), ""),
+    "wget": (("--use-askpass", "--execute", "--config"), "e"),
+    "go": (("-vettool", "-toolexec", "-exec", "--vettool", "--toolexec", "--exec"), ""),
+    "ssh-keygen": ((), "Dw"),
+    "ssh-add": ((), "sS"),
+    "nmap": (("--script",), ""),
+    "aria2c": (
+        (
+            *("--on-bt-download-complete", "--on-download-complete", "--on-download-error"),
+            *("--on-download-pause", "--on-download-start", "--on-download-stop", "--conf-path"),
+        ),
+        "",
+    ),
+    "pandoc": (("--filter", "--lua-filter", "--pdf-engine", "--defaults"), "FLd"),
+    "exiftool": (("-if", "-config", "-p", "-execute"), ""),
+    "apt": (("--option", "--config-file"), "oc"),
+    "apt-get": (("--option", "--config-file"), "oc"),
+    "openssl": (("-engine", "-provider", "-provider-path"), ""),
+    "scrot": (("--exec",), "e"),
+    "pidstat": ((), "e"),
+    "dpkg": (("--pre-invoke", "--post-invoke", "--unpack", "--install", "--configure"), "i"),
+    "rustc": (("-C", "--codegen"), ""),
+    "cargo": (("--config",), ""),
+    "svn": (("--diff-cmd", "--diff3-cmd", "--editor-cmd", "--config-option"), ""),
+    "ld": (("-plugin", "--plugin"), ""),
+    "ctags": (("--options",), ""),
+    **dict.fromkeys("gcc g++ cc c++ cpp clang clang++ gfortran".split(), _COMPILER_OPTIONS),
 }
 
 _LOOKUP: Final = re.compile(
@@ -256,16 +317,17 @@ def _find_named(values: list[str], globs: list[bool]) -> tuple[int, str | None]:
         return _last(values, lambda word: word in _FIND_ACTIONS), None
     if program == "git":
         return find_git_named(values, globs)
-    if program in _OPTIONS:
-        long, short = _OPTIONS[program]
+    unversioned = _VERSION.sub("", program)
+    runs = bool({program, unversioned} & PROGRAM_RUNNERS or _LOADER.fullmatch(program))
+    if options := _OPTIONS.get(program, _OPTIONS.get(unversioned)):
+        long, short = options
         # The options of tar may begin without a dash.
         if program == "tar" and values[1:] and not values[1].startswith("-"):
             values = [program, f"-{values[1]}", *values[2:]]
-        return _last(values, lambda word: _is_option(word, long, short)), None
+        return max(int(runs), _last(values, lambda word: _is_option(word, long, short))), None
     if program == "env" and any(word.startswith(("-S", "--split")) for word in values[1:]):
         return 2, None
-    runs = program in PROGRAM_RUNNERS or _VERSION.sub("", program) in PROGRAM_RUNNERS
-    return int(runs or _LOADER.fullmatch(program) is not None), None
+    return int(runs), None
 
 
 def _last(values: list[str], is_named: Callable[[str], bool]) -> int:
@@ -278,9 +340,12 @@ def _is_option(word: str, long: Sequence[str], short: str) -> bool:
     if word.startswith("--"):
         name = word.partition("=")[0]
         return len(name) > 2 and any(option.startswith(name) for option in long)
-    if word.startswith("-"):
-        return word in long or any(letter in word[1:] for letter in short)
-    return False
+    if not word.startswith("-"):
+        return False
+    # Programs whose long options begin with one dash have no clusters.
+    has_clusters = all(option.startswith("--") for option in long)
+    letters = word[1:] if has_clusters else word[1:2]
+    return word.partition("=")[0] in long or any(letter in letters for letter in short)
 
 
 def find_git_named(values: list[str], globs: list[bool]) -> tuple[int, str | None]:
@@ -299,7 +364,7 @@ def find_git_named(values: list[str], globs: list[bool]) -> tuple[int, str | Non
     count = _last(values, is_named)
     if "-c" in values[1:position]:
         count = max(count, len(values[:position]) - values[1:position][::-1].index("-c") + 1)
-    if subcommand in _GIT_COMMANDS or subcommand.startswith("remote-"):
+    if subcommand and subcommand not in _GIT_COMMANDS:
         count = max(count, position + 1)
     return min(count, len(values)), None
 

@@ -5,7 +5,7 @@ The check is an allowlist of what is public, not a list of what is private. The 
 between versions.
 """
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Address = IPv4Address | IPv6Address
 
@@ -26,6 +26,19 @@ _SPECIAL_V6 = [ip_network(block) for block in ("2001::/23", "2001:db8::/32", "20
 # Blocks that embed an IPv4 address in their last 32 bits: that address counts. The second one is what name
 # servers answer with in networks that have no IPv4.
 _V4_IN_V6 = [IPv6Network(block) for block in ("::ffff:0:0/96", "64:ff9b::/96")]
+
+
+def address_of(host: str) -> Address | None:
+    """Return the address that a host is, whatever name servers say; None for a name that is resolved.
+
+    Source: RFC 6761, section 6.3, for ``localhost`` and the names below it.
+    """
+    if host == "localhost" or host.endswith(".localhost"):
+        return IPv4Address("127.0.0.1")
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
 
 
 def extract_v4(address: Address) -> Address:

@@ -2,7 +2,8 @@
 
 The rules judge the destination as the command named it, and then each address of it. An address that is not
 on the public internet, or is this machine's own, is closed unless a rule names exactly that address: so no
-owner of a name can lead a command to a service of this machine. The daemon's own ports are always closed.
+owner of a name can lead a command to a service of this machine. ``localhost`` has no owner, so a rule for
+exactly that name opens its loopback addresses, too. The daemon's own ports are always closed.
 """
 
 from __future__ import annotations
@@ -74,7 +75,10 @@ class Gate:
         except AddressForbidden as forbidden:
             address = Destination(str(forbidden.address), destination.port)
             closed = self._is_own_port(forbidden.address, destination.port)
-            cause = OWN if closed else CLOSED.format(subject=address.subject)
+            subject = address.subject
+            if _is_loopback_by_name(destination, forbidden.address):
+                subject = f"{destination.subject} or {subject}"
+            cause = OWN if closed else CLOSED.format(subject=subject)
             if len(self.closed) < MAX_LISTED_HOSTS:
                 self.closed[str(destination)] = str(address)
             await self._refuse(destination, cause if address == destination else f"it is {address}: {cause}")
@@ -104,12 +108,17 @@ class Gate:
             return False
         if is_foreign_and_public(address):
             return True
-        if destination.host == "localhost" and address.is_loopback:
+        if _is_loopback_by_name(destination, address):
             ruling = self._judge_host(destination)
         return ruling.decision == "allow" and ruling.exact
 
     def _is_own_port(self, address: Address, port: int) -> bool:
         return port in self._own_ports and is_own(address)
+
+
+def _is_loopback_by_name(destination: Destination, address: Address) -> bool:
+    """Whether a loopback address was reached by the name that is always this machine."""
+    return destination.host == "localhost" and address.is_loopback
 
 
 def _count(hosts: dict[str, int], host: str) -> None:

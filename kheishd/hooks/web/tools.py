@@ -14,12 +14,12 @@ import msgspec
 import trio
 from msgspec import Meta, Struct
 
-from kheishd.core.permissions.claims import Claim
-from kheishd.hooks.network.addresses import extract_v4
-from kheishd.hooks.network.destination import Destination
+from kheishd.core.permissions.claims import NETWORK, Claim
+from kheishd.hooks.network.addresses import address_of, extract_v4
+from kheishd.hooks.network.destination import Destination, parse_destination
 from kheishd.hooks.network.interfaces import is_foreign_and_public
 from kheishd.hooks.web.urls import Target, parse_url
-from kheishd.kernel.hook import Arguments, Invocation, Outcome, SubHook, ToolError, tool
+from kheishd.kernel.hook import Arguments, Invocation, Outcome, SubHook, SubjectReading, ToolError, tool
 from protocol.limits.call import MAX_TOOL_TEXT_BYTES
 from protocol.limits.units import KIB
 from protocol.limits.web import MAX_URL_BYTES, MAX_WEB_BODY_BYTES, MAX_WEB_HEADER_BYTES, MAX_WEB_REDIRECTS
@@ -95,9 +95,30 @@ class WebFetch(SubHook):
         """Return the first destination; redirects are judged when they lead elsewhere. Errors: ToolError."""
         return [Claim("network", parse_url(arguments.url).destination.subject)]
 
+    def read_fetch(self, subject: str) -> SubjectReading:
+        """Read a URL, or a host with or without a port, as it is fetched from. Errors: ToolError."""
+        if "://" not in subject:
+            host = subject.removeprefix(NETWORK)
+            host = f"[{host}]" if host.count(":") > 1 and "[" not in host else host
+            subject = f"https://{parse_destination(host)}"
+        target = parse_url(subject)
+        claims = [Claim("network", target.destination.subject)]
+        return SubjectReading(target.host, claims, self._find_problem(target))
+
+    def _find_problem(self, target: Target) -> str | None:
+        """Return why nothing is fetched from a host, whatever the rules say."""
+        address = address_of(target.host)
+        if address is None or self._allowed(address):
+            return None
+        return f"{target.host} is not on the public internet; nothing is fetched from there"
+
     async def preview_fetch(self, call: Invocation, arguments: FetchPage) -> Preview:
         """Show the URL. Errors: ToolError."""
-        return Preview(kind="text", text=f"fetch {parse_url(arguments.url).url}")
+        target = parse_url(arguments.url)
+        problem = self._find_problem(target)
+        if problem is not None:
+            raise ToolError(problem)
+        return Preview(kind="text", text=f"fetch {target.url}")
 
     async def fetch_evidence(self, call: Invocation, arguments: FetchPage) -> dict[str, Any]:
         """Return the host. Errors: ToolError."""
@@ -125,6 +146,7 @@ that no rule allows ends the call with an error that names its URL: call web_fet
         claims=fetch_claims,
         preview=preview_fetch,
         evidence=fetch_evidence,
+        read_subject=read_fetch,
     )
     async def web_fetch(self, call: Invocation, arguments: FetchPage) -> Outcome:
         """Fetch a page. Errors: ToolError."""

@@ -22,7 +22,7 @@ from kheishd.core.permissions.judge import (
 )
 from kheishd.core.session import intersect_names
 from kheishd.kernel.call import Call, mutation, origin_of, query
-from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, Tool
+from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, SubjectReading, Tool, ToolError
 from kheishd.objects.pages import cursor_after, page_of
 from kheishd.objects.talk.address import find_definition, find_run, find_session
 from kheishd.objects.talk.bounds import ancestors, bounds_of, mode_of
@@ -184,7 +184,10 @@ def opinion_of(verdict: Deny | NeedsApproval | NeedsAnswer | None) -> HookOpinio
 
 @query(rows.WHY)
 def why(call: Call, params: PermissionWhy) -> Explanation:
-    """Judge a hypothetical call exactly as a real one."""
+    """Judge a hypothetical call exactly as a real one.
+
+    Errors: SessionNotFound, RunNotFound, AgentNotFound, AgentForbidden, InvalidParams.
+    """
     with call.state.read() as store:
         session, run = _find_subject(store, call, params.session_id, params.run_id, params.agent)
         layers = layers_of(store, call.runtime, session, run)
@@ -198,15 +201,31 @@ def why(call: Call, params: PermissionWhy) -> Explanation:
     facts = facts_of(tool) if tool is not None else ToolFacts(params.tool, "execute", "ask")
     notes = []
     if tool is None:
-        notes.append(("tool", "no hook offers a tool of this name; it is judged as one that asks"))
+        notes.append(("tool", f"there is no tool '{params.tool}' now; it is judged as one that asks"))
     if tools is not None and params.tool not in tools:
         notes.append(("scope", "the scope does not include this tool"))
     lines = [ExplanationLine(source=source, says=None, text=text) for source, text in notes]
     # A command always has circumstances; another tool has none unless the caller names some.
     shown = params.facts or (None if facts.kind == "execute" else CallFacts())
-    claims = [] if shown is None else [Claim("network", subject) for subject in shown.network]
-    explanation = explain(facts, params.subject, layers, claims=claims, facts=shown)
+    reading = _read_subject(tool, params.subject)
+    claims = dict.fromkeys(Claim("network", subject) for subject in (shown.network if shown else ()))
+    claims |= dict.fromkeys(reading.claims)
+    if shown is not None:
+        shown = replace(shown, network=[claim.subject for claim in claims])
+    opinion = None if reading.problem is None else HookOpinion("deny", reading.problem)
+    explanation = explain(facts, reading.subject, layers, opinion, claims=list(claims), facts=shown)
     return replace(explanation, lines=[*lines, *explanation.lines])
+
+
+def _read_subject(tool: Tool | None, subject: str) -> SubjectReading:
+    """Return a call by its subject, as its tool reads it. Errors: InvalidParams."""
+    methods = None if tool is None else tool.methods
+    if not subject or methods is None or methods.read_subject is None:
+        return SubjectReading(subject)
+    try:
+        return methods.read_subject(subject)
+    except ToolError as error:
+        raise InvalidParams(str(error), field="$.params.subject") from None
 
 
 def _with_mode(layers: Layers, mode: PermissionMode) -> Layers:

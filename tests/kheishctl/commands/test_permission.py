@@ -65,8 +65,10 @@ def test_why_in_assumed_circumstances(ctl: Ctl, session: str) -> None:
 
 
 def test_why_without_a_tool(ctl: Ctl) -> None:
-    """An explanation without a tool is a usage error."""
+    """An explanation without a tool, or of an empty command, is a usage error."""
     assert ctl("permission", "why").code == exit_codes.USAGE
+    empty = ctl("permission", "why", "bash", "")
+    assert (empty.code, "SUBJECT is empty" in empty.err) == (exit_codes.USAGE, True)
 
 
 def test_an_explanation_for_a_person() -> None:

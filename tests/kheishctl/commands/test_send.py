@@ -122,7 +122,7 @@ def test_a_run_behind_one_that_waits_for_a_person(ctl: Ctl, sender: str) -> None
     first = ctl("send", "default", '/call write_file {"path": "a", "content": "x"}', "--as", sender, "--json")
     behind = ctl("send", "default", "next", "--as", sender, "--timeout", "0.2s")
     assert behind.err.startswith("an earlier run waits for a person, and this message waits for it: ")
-    assert behind.err.split("\n")[0].endswith(f"run show {first.json['run_id']}")
+    assert behind.err.split("\n")[0].endswith(f"approval list --run {first.json['run_id']}")
     session = ctl("session", "send", first.json["session_id"], "next", "--timeout", "0.2s")
     assert session.err.count("an earlier run waits") == 1
     assert "an earlier run" not in ctl("send", "default", "hello", "--as", f"{sender}-other").err

@@ -3,7 +3,7 @@
 ``grep_search`` uses ripgrep if it is installed, and else searches for literal text. ripgrep opens files by
 name. It follows no links, but between its check and its open another process could place one, and it would
 read a file outside. So its output is not passed on: each line is read again, through descriptors that cannot
-lead outside, and returned if it exists and is equal.
+lead outside, and returned if it exists and is equal. Files that the rules close are not read.
 
 ripgrep runs in the searched directory, held open by its descriptor, with none of the daemon's environment. It
 is killed as soon as the result is full or the caller is cancelled.
@@ -121,6 +121,9 @@ def _encode_paths(walk: Walk, paths: Iterable[str], limit: int, **head: str) -> 
     return encode({**head, "paths": results.items, "truncated": truncated, **unnamed})
 
 
+# Characters that are not literal in a pattern of ripgrep, or at its end.
+_SPECIAL: Final = re.compile(r"[^\w/.-]")
+
 PathCheck = Callable[[str], bool]
 """Whether rules keep the content of a path from the model."""
 
@@ -128,18 +131,33 @@ PathCheck = Callable[[str], bool]
 
 
 class FileCheck:
-    """The files that a search must not show, by their rules, and those that it could not read; counted."""
+    """The files that a search must not read, by their rules, and those that it could not read; counted.
+
+    The count of denied files does not depend on the pattern: else a model could find their content by
+    searching for it, letter by letter.
+    """
 
     def __init__(self, is_closed: PathCheck) -> None:
-        self._is_closed = is_closed
-        self._closed: dict[str, bool] = {}
+        self.is_closed = is_closed
+        self._denied: set[str] = set()
         self._unread: set[str | bytes] = set()
 
-    def may_show(self, path: str) -> bool:
-        """Whether the content of a file may be shown. Rules are asked once for each file."""
-        if path not in self._closed:
-            self._closed[path] = self._is_closed(path)
-        return not self._closed[path]
+    def may_read(self, path: str) -> bool:
+        """Whether a file may be read; if not, it is counted."""
+        if self.is_closed(path):
+            self._denied.add(path)
+        return path not in self._denied
+
+    def exclude(self, walk: Walk) -> Iterator[str]:
+        """Yield ripgrep's options that exclude the files that must not be read. Errors: ToolError."""
+        excluded: set[str] = set()
+        for entry in walk:
+            # A directory is excluded as a whole if the rules close everything in it.
+            closed = self.is_closed(f"{entry.path}/\0") if entry.directory else not self.may_read(entry.path)
+            if closed:
+                excluded.add(entry.below)
+                if posixpath.dirname(entry.below) not in excluded:
+                    yield "--glob=!/" + _SPECIAL.sub(r"\\\g<0>", entry.below)
 
     def miss(self, name: str | bytes) -> None:
         """Count a file that could not be read, or named."""
@@ -148,16 +166,17 @@ class FileCheck:
     @property
     def counts(self) -> dict[str, int]:
         """The numbers of these files, as fields of the result; without zeros."""
-        numbers = {"denied_files": sum(self._closed.values()), "unread_files": len(self._unread)}
+        numbers = {"denied_files": len(self._denied), "unread_files": len(self._unread)}
         return {name: number for name, number in numbers.items() if number}
 
 
-def _show_all(path: str) -> bool:
+def show_all(path: str) -> bool:
+    """Close no file."""
     return False
 
 
 def literal_search(
-    root: Root, arguments: SearchFiles, check: Check = check_cancelled, is_closed: PathCheck = _show_all
+    root: Root, arguments: SearchFiles, check: Check = check_cancelled, is_closed: PathCheck = show_all
 ) -> str:
     """Find the lines that contain a text. Errors: ToolError.
 
@@ -179,14 +198,16 @@ def literal_search(
 
 
 def _search_file(root: Root, path: str, text: bytes, check: Check, files: FileCheck) -> Iterator[TextMatch]:
-    """Yield the matches in a file; none if it is binary or large, cannot be read or must not be shown."""
+    """Yield the matches in a file; none if it is binary or large, or cannot or must not be read."""
+    if not files.may_read(path):
+        return
     try:
         with explain_errors(path), root.file(path) as descriptor:
             content = b"".join(read_pieces(descriptor, check, MAX_EDIT_BYTES + 1))
     except ToolError:
         files.miss(path)
         return
-    if text not in content or b"\0" in content or len(content) > MAX_EDIT_BYTES or not files.may_show(path):
+    if text not in content or b"\0" in content or len(content) > MAX_EDIT_BYTES:
         return
     for number, line in enumerate(content.split(b"\n"), 1):
         start = line.find(text)
@@ -216,6 +237,9 @@ RIPGREP_OPTIONS: Final = (
     f"--max-count={MAX_MATCHES + 1}",
     f"--max-filesize={MAX_EDIT_BYTES}",
 )
+# The kernel limits a program's arguments to two megabytes.
+MAX_EXCLUDED_CHARACTERS: Final = 400_000
+
 RIPGREP_ENVIRONMENT: Final = {"LC_ALL": "C.UTF-8"}
 
 _READ_BYTES: Final = 64 * KIB
@@ -303,17 +327,23 @@ async def regex_search(
     workspace: str,
     arguments: SearchFiles,
     in_thread: InThread,
-    is_closed: PathCheck = _show_all,
+    is_closed: PathCheck = show_all,
 ) -> str:
     """Find the lines that match a regular expression, with files in the order of their paths.
 
     Errors: ToolError; OSError if the program cannot be run.
     """
-    command = [program, *RIPGREP_OPTIONS, f"--regexp={_require_passable(arguments.pattern)}", "--", "."]
+    pattern = f"--regexp={_require_passable(arguments.pattern)}"
     base = relative_path(arguments.base, workspace)
     results, lines, files = BoundedResults(arguments.limit), RipgrepLines(), FileCheck(is_closed)
     with ExitStack() as stack:
         root, directory = await in_thread(partial(_open_directory, stack, workspace, base))
+        excluded: list[str] = []
+        if is_closed is not show_all:
+            excluded = await in_thread(lambda: list(files.exclude(Walk(root, base))))
+        if sum(map(len, excluded)) > MAX_EXCLUDED_CHARACTERS:
+            raise ToolError(f"the permission rules close too many files below {base}; search in a part of it")
+        command = [program, *RIPGREP_OPTIONS, *excluded, pattern, "--", "."]
         async with _running(command, directory) as process:
             assert process.stdout is not None
             more = True
@@ -376,13 +406,14 @@ def _confirm(root: Root, base: str, lines: list[bytes], results: BoundedResults,
             continue
         match = _match_decoder.decode(message.data)
         claimed = match.lines.raw()
+        # The rules may close a file that has just been made, or whose name no path can have.
+        if files.is_closed(posixpath.normpath(posixpath.join(base, os.fsdecode(match.path.raw())))):
+            continue
         if match.path.text is None:
             files.miss(match.path.raw())
             continue
         try:
             path = relative_path(posixpath.join(base, match.path.text), root.workspace)
-            if not files.may_show(path):
-                continue
             with explain_errors(path), root.file(path) as descriptor:
                 # ripgrep does not count a byte order mark.
                 mark = len(BOM_UTF8) if os.pread(descriptor, len(BOM_UTF8), 0) == BOM_UTF8 else 0

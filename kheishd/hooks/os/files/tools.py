@@ -30,6 +30,7 @@ from kheishd.hooks.os.files.search import (
     list_files,
     literal_search,
     regex_search,
+    show_all,
 )
 from kheishd.hooks.os.files.transaction import (
     PathLocks,
@@ -253,7 +254,8 @@ class Files(SubHook):
     async def grep_search(self, call: Invocation, arguments: SearchFiles) -> Outcome:
         """Find lines by a regular expression, or by a text without ripgrep. Errors: ToolError."""
         workspace = call.context.workspace
-        is_closed = partial(is_path_closed, patterns=call.closed_patterns())
+        patterns = call.closed_patterns()
+        is_closed = partial(is_path_closed, patterns=patterns) if patterns else show_all
         if self._ripgrep is None:
             work = partial(literal_search, arguments=arguments, is_closed=is_closed)
             return Outcome(await self._run(_in_root, workspace, work))

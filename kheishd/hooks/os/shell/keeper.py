@@ -17,7 +17,7 @@ Standard input is the socket; standard output and error are the command's. The k
 
     began PID STARTED       the command runs; with the descriptor of the port in its closed network
     failed NOTE             the command could not be started
-    exceeded LIMIT          the command is being stopped, because it exceeded this limit
+    exceeded LIMIT          the command is being stopped, because it exceeded this limit, or lost a mount
     ended CODE              the command has ended; 128 + n by signal n
     unboxed                 the sandbox could not be set up, so the command never ran
     gone                    nothing of the command runs any more
@@ -38,6 +38,7 @@ import signal
 import time
 from contextlib import suppress
 
+from kheishd.hooks.os.shell.mounts import MountWatch
 from kheishd.hooks.os.shell.watch import ControlGroup, Limits, Watch
 
 # Importing ``typing`` takes as long as the rest of the start, so only the type checker does it.
@@ -151,11 +152,13 @@ class Keeper:
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._poll.register(self._wakeup, select.POLLIN)
+        self._mounts = MountWatch((), self._poll)
 
     def start(self, argv: list[str]) -> bool:
         """Start the command and report it; return whether it could be started."""
         inside = blocked = release = -1
         if self._boxed:
+            self._mounts = MountWatch(argv, self._poll)
             self._status, inside = os.pipe()
             os.set_inheritable(inside, True)
             argv = [argv[0], "--json-status-fd", str(inside), *argv[1:]]
@@ -203,11 +206,13 @@ class Keeper:
                 self._look()
             self._wait()
         self._watch.group.remove()
+        self._mounts.close()
         self._send("gone")
 
     def _look(self) -> None:
-        """Stop the command if it exceeds a limit."""
+        """Stop the command if it exceeds a limit, or a mount of its sandbox is gone."""
         _run_first()
+        self._report(self._mounts.look(self._main) if self._main else None)
         self._report(self._watch.look())
 
     def _report(self, exceeded: str | None) -> None:
@@ -255,8 +260,10 @@ class Keeper:
         for descriptor, _ in self._poll.poll(timeout_ms):
             if descriptor == self._wakeup:
                 os.read(self._wakeup, 1_000)
-            else:
+            elif descriptor == self._control:
                 self._receive()
+            elif self._main and self._kill_at is None:
+                self._report(self._mounts.look(self._main))
 
     def _receive(self) -> None:
         try:

@@ -48,6 +48,11 @@ def explain_excess(exceeded: str, limits: LimitsSection) -> str:
             used, key, value = "had more processes and threads than allowed", "max_processes", 0
         case "growth":
             used, key, value = "wrote more than allowed", "max_growth_bytes", limits.max_growth_bytes
+        case "mounts":
+            return (
+                "stopped: another program replaced, renamed or removed a file that the command may not "
+                "change or read, which made it unprotected; run the command again"
+            )
         case _:
             return (
                 "stopped: it wrote to a disk that is nearly full, whose last part is kept for the daemon's "

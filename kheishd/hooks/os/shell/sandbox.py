@@ -325,7 +325,11 @@ def workspace_binds(bubblewrap: Bubblewrap, workdir: Workdir, scan: Scan, descri
 
     binds = {workdir.workspace: bind(os.dup(workdir.outer), workdir.workspace)}
     root = Root(workdir.workspace, workdir.outer)
+    # A mount at their place would show them: they are covered.
+    credentials = [os.path.realpath(path) for path in _credentials()]
     for path in scan.mounts:
+        if _is_inside(f"{workdir.workspace}/{path}/", credentials):
+            continue
         with explain_errors(path), root.parent(path) as (directory, name):
             descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         status = os.fstat(descriptor)

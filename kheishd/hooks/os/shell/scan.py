@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from kheishd.core.permissions.claims import matches_subject
-from kheishd.core.permissions.protected import protected_names
+from kheishd.core.permissions.protected import PROTECTED_SUFFIXES, protected_names
 from protocol.structs import Value
 
 if TYPE_CHECKING:
@@ -121,8 +121,11 @@ def scan_workspace(
             is_directory = entry.is_dir(follow_symlinks=False)
             if closed and _is_masked(scan, path, closed, entry):
                 continue
-            is_protected = entry.name.casefold() in names or (
-                bool(rules.protected) and any(matches_subject(pattern, path) for pattern in rules.protected)
+            folded = entry.name.casefold()
+            is_protected = (
+                folded in names
+                or folded.endswith(PROTECTED_SUFFIXES)
+                or any(matches_subject(pattern, path) for pattern in rules.protected)
             )
             if is_protected and not is_dependency:
                 _add_protected(scan, root, workspace, path, entry)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from hashlib import sha256
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Annotated, Any, Literal, assert_never
 
 import msgspec
@@ -22,6 +21,7 @@ from msgspec import Meta, Struct
 from kheishd.config.sections.tools import LimitsSection
 from kheishd.core.permissions.claims import Claim
 from kheishd.core.task import abbreviate
+from kheishd.hooks.network.addresses import address_of
 from kheishd.hooks.network.destination import Destination, parse_destination
 from kheishd.hooks.network.gate import Gate
 from kheishd.hooks.network.interfaces import is_foreign_and_public
@@ -388,10 +388,8 @@ def _destinations(arguments: BashArguments) -> list[Destination]:
 
 
 def _describe_host(destination: Destination) -> str:
-    try:
-        is_open = is_foreign_and_public(ip_address(destination.host))
-    except ValueError:
-        is_open = True
+    address = address_of(destination.host)
+    is_open = address is None or is_foreign_and_public(address)
     return str(destination) if is_open else f"{destination} (opened only if a rule names this address)"
 
 
@@ -515,7 +513,7 @@ def add_connections(result: BashResult, gate: Gate, *, no_proxy: bool) -> BashRe
         )
         notes.append(
             f"not on the public internet, or this machine: {'; '.join(closed)}. Such an address is opened "
-            "only by a rule that names exactly that address, as net:ADDRESS:PORT"
+            "only by a rule that names exactly that address, as net:ADDRESS:PORT (or net:localhost:PORT)"
         )
     return msgspec.structs.replace(
         result, connected=gate.connected, refused=gate.refused, note="; ".join(notes) or None

@@ -12,6 +12,11 @@ from kheishd.core.permissions.protected import is_protected, is_protected_pair, 
         *(".envrc", "sub/.bashrc", "AGENTS.md", "docs/agents.md", "Jenkinsfile", ".mcp.json"),
         *("a/.gitconfig", ".config/git/config", ".gdbinit", "x/.vimrc"),
         *(".github/workflows/ci.yml", ".claude/settings.json", ".agents/skill.md", ".gitlab-ci.yml"),
+        *(".devcontainer.json", ".gitea/workflows/ci.yml", ".woodpecker.yml", ".woodpecker.yaml"),
+        *(".bash_aliases", ".zsh_aliases", "x/Team.code-workspace", ".npmrc", ".yarnrc", ".yarnrc.yml"),
+        *(".pypirc", ".netrc", ".tool-versions", "mise.toml", ".Xresources", ".emacs", ".pdbrc"),
+        *(".config/autostart/x.desktop", ".config/systemd/user/x.service", ".local/bin/git", ".Rprofile"),
+        *(".githooks/pre-commit", ".cargo/config.toml", ".github/copilot-instructions.md", ".ssh/config"),
     ],
 )
 def test_a_protected_path(path: str) -> None:
@@ -21,7 +26,11 @@ def test_a_protected_path(path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["", ".", "a/b.py", "git/config", ".gitignore", ".github/README.md", "workflows/.github", "x.envrc"],
+    [
+        *("", ".", "a/b.py", "git/config", ".gitignore", ".github/README.md", "workflows/.github", "x.envrc"),
+        *(".rgignore", ".cargo/registry/x", ".local/share/x", ".editorconfig", ".github/dependabot.yml"),
+        *("code-workspace", ".docker/Dockerfile"),
+    ],
 )
 def test_another_path(path: str) -> None:
     """Other files are edited as the mode says, also where a part of the name is similar."""

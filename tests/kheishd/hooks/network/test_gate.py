@@ -48,7 +48,7 @@ async def test_a_rule_for_the_address_opens_the_name(monkeypatch: pytest.MonkeyP
         Names(monkeypatch, localhost=["127.0.0.1"])
         await (await local.connect(Destination("localhost", port))).aclose()
         Names(monkeypatch, localhost=["10.0.0.1"])
-        with pytest.raises(Refused):
+        with pytest.raises(Refused, match=f"only a rule for exactly net:10.0.0.1:{port} opens it"):
             await local.connect(Destination("localhost", port))
 
 

@@ -196,6 +196,33 @@ async def test_what_cannot_be_fetched(tool: WebFetch) -> None:
             await refused(use)
 
 
+@pytest.mark.parametrize(
+    ("subject", "host", "claim"),
+    [
+        ("http://Example.org/x", "example.org", "net:example.org:80"),
+        ("example.org", "example.org", "net:example.org:443"),
+        ("net:example.org:8080", "example.org", "net:example.org:8080"),
+        ("2606:4700::1111", "2606:4700::1111", "net:[2606:4700::1111]:443"),
+    ],
+)
+def test_a_call_that_a_person_describes(subject: str, host: str, claim: str) -> None:
+    """A person describes a fetch by its URL, by its host, or by a rule's subject."""
+    reading = WebFetch().read_fetch(subject)
+    assert (reading.subject, list(reading.claims)) == (host, [Claim("network", claim)])
+    assert reading.problem is None
+    with pytest.raises(ToolError, match="not a host"):
+        WebFetch().read_fetch("net:*.example.org")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "x.localhost", "10.0.0.1", "[::1]", "[fd00::1]"])
+async def test_a_person_is_not_asked_about_a_local_host(host: str) -> None:
+    """A fetch from an address that is not public is refused before a person is asked."""
+    tool = WebFetch()
+    assert "is not on the public internet" in (tool.read_fetch(host).problem or "")
+    with pytest.raises(ToolError, match="is not on the public internet"):
+        await tool.preview(use_of(tool, f"http://{host}/"))
+
+
 def test_the_tool_itself(tool: WebFetch) -> None:
     """A fetch changes nothing: it may run in parallel, in plan mode, and again."""
     [row] = tool.tools

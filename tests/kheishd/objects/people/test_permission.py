@@ -204,7 +204,7 @@ async def test_permission_why_ok_for_an_unknown_tool(idle: Household) -> None:
     """An unknown tool is judged as one that asks, and noted; so is a tool outside of the scope."""
     explanation = await idle.call("permission.why", tool="mcp__git__push")
     assert explanation["decision"] == "ask"
-    assert "no hook offers" in explanation["lines"][0]["text"]
+    assert "there is no tool 'mcp__git__push' now" in explanation["lines"][0]["text"]
     await create(idle, "s", scope={"tools": ["read_file"]})
     explanation = await idle.call("permission.why", tool="bash", session_id="s")
     assert (explanation["lines"][0]["source"], explanation["lines"][0]["says"]) == ("scope", None)

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 import trio
 
+from kheishd.core.permissions.judge import is_path_closed
 from kheishd.hooks.os.files.confinement import open_root
 from kheishd.hooks.os.files.search import (
     ListFiles,
@@ -248,19 +250,39 @@ async def test_line_ends_and_marks_are_no_part_of_a_line(forest: Path) -> None:
 
 
 @needs_ripgrep
-async def test_closed_files_are_counted_and_not_shown(forest: Path) -> None:
-    """A search shows nothing of a file that the rules keep from tools that read."""
+@pytest.mark.parametrize("base", [".", "b"])
+async def test_closed_files_are_counted_and_not_read(forest: Path, base: str) -> None:
+    """A search reads no file that the rules close, and no field of its result depends on their content."""
+    patterns = ("*.py", "b/dir [1]/*", "*\udcff")
+    for name in ("dir [1]/x", "dir [1]/sub/y", "dir 1/open"):
+        (forest / "b" / name).parent.mkdir(parents=True, exist_ok=True)
+        (forest / "b" / name).write_text(
+            f"{'x' * MAX_GREP_LINE_BYTES}needle\n" if "[" in name else "needle\n"
+        )
+    (forest / "b" / os.fsdecode(b"\xff")).write_text("a needle\n")
+    answers = []
+    for pattern in ("needle", "this is|needle", "needles"):
+        search = SearchFiles(pattern=pattern, base=base)
+        is_closed = partial(is_path_closed, patterns=patterns)
+        text = await regex_search(RIPGREP or "rg", str(forest), search, trio.to_thread.run_sync, is_closed)
+        answers.append(msgspec.json.decode(text))
+        with open_root(str(forest)) as root:
+            answers.append(msgspec.json.decode(literal_search(root, search, is_closed=is_closed)))
+    paths = {"b/dir 1/open", *((".hidden", "a/z.c") if base == "." else ())}
+    assert {match["path"] for match in answers[0]["matches"]} == paths
+    for answer in answers:
+        assert {match["path"] for match in answer.pop("matches")} <= paths
+        answer.pop("engine")
+    assert answers == [{"truncated": False, "denied_files": 4}] * 6
 
-    def is_closed(path: str) -> bool:
-        return path.endswith(".py")
 
+@needs_ripgrep
+async def test_too_many_closed_files(forest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More closed files than ripgrep takes as arguments are refused, and not read."""
+    monkeypatch.setattr("kheishd.hooks.os.files.search.MAX_EXCLUDED_CHARACTERS", 20)
     search = SearchFiles(pattern="needle")
-    text = await regex_search(RIPGREP or "rg", str(forest), search, trio.to_thread.run_sync, is_closed)
-    with open_root(str(forest)) as root:
-        literal = literal_search(root, search, is_closed=is_closed)
-    for answer in map(msgspec.json.decode, (text, literal)):
-        assert [match["path"] for match in answer["matches"]] == [".hidden", "a/z.c"]
-        assert answer["denied_files"] == 2
+    with pytest.raises(ToolError, match="close too many files"):
+        await regex_search(RIPGREP or "rg", str(forest), search, trio.to_thread.run_sync, lambda path: True)
 
 
 @needs_ripgrep

@@ -24,6 +24,7 @@ def test_the_keeper_reads_them() -> None:
         ("processes", "more processes and threads than allowed, 4096 (the operator can raise tools.limits."),
         ("growth", "wrote more than allowed, 16384 MiB (the operator can raise tools.limits.max_growth_byt"),
         ("reserve", "it wrote to a disk that is nearly full"),
+        ("mounts", "another program replaced, renamed or removed a file that the command may not change"),
     ],
 )
 def test_an_excess_names_its_limit(exceeded: str, text: str) -> None:

@@ -153,8 +153,14 @@ async def test_credentials_in_the_workspace_are_covered(
     (workspace / ".ssh").mkdir()
     (workspace / ".ssh" / "id_ed25519").write_text("canary")
     (workspace / ".netrc").write_text("canary")
+    (workspace / ".aws").mkdir()
+    (workspace / ".aws" / "config").write_text("canary")
     (workspace / "project").write_text("visible\n")
-    text = await inside(Sandbox([str(home)]), workspace, "cat .ssh/* .netrc project; ls -A .ssh")
+    # Some of them are protected, too.
+    scan = scan_workspace(str(workspace), str(workspace), PathRules())
+    assert set(scan.protected) == {".netrc", ".ssh", ".aws/config"}
+    command = "cat .ssh/* .netrc .aws/config project; ls -A .ssh"
+    text = await inside(Sandbox([str(home)]), workspace, command)
     assert "canary" not in text
     assert text.endswith("visible\n")
 

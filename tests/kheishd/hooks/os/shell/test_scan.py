@@ -28,11 +28,12 @@ def test_protected_names_at_any_depth(workspace: Path) -> None:
     """Protected files and directories are found at every level, by configuration, and by links."""
     write(workspace, ".envrc", "a/b/AGENTS.md", "a/.vscode/tasks.json", "deploy/run", "plain", "a/c/.Bashrc")
     write(workspace, ".github/workflows/ci.yml", ".github/other", ".config/fish/config.fish", ".config/x")
+    write(workspace, "x/Team.Code-workspace", ".cargo/config.toml", ".cargo/registry/x")
     (workspace / ".idea").symlink_to("a")
     found = scan(workspace, protected=("deploy/*",))
     assert set(found.protected) == {
         *(".envrc", "a/b/AGENTS.md", "a/.vscode", "deploy/run", "a/c/.Bashrc"),
-        *(".github/workflows", ".config/fish", ".idea"),
+        *(".github/workflows", ".config/fish", ".idea", "x/Team.Code-workspace", ".cargo/config.toml"),
     }
     assert found.links == {".idea"}
     assert found.complete
