@@ -80,22 +80,37 @@ def load_certificate(spec: TcpListen) -> ssl.SSLContext | None:
             reason = (error.strerror or str(error)).lower()
             raise ListenerUnusable(("listen", "tcp", name), f"cannot read {path}: {reason}") from None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    _load_chain(context, spec)
+    return context
+
+
+def _load_chain(context: ssl.SSLContext, spec: TcpListen) -> None:
+    """Load the certificate and its key. Errors: ListenerUnusable."""
+    assert spec.certificate is not None
+
+    def refuse_encrypted() -> str:
+        # Without this, OpenSSL asks at the terminal.
+        raise ListenerUnusable(
+            ("listen", "tcp", "key"),
+            f"{spec.key} is encrypted; name a key that is not, for instance one of 'openssl pkey -in KEY "
+            "-out NEW', readable by the daemon's user only",
+        )
+
     try:
-        context.load_cert_chain(spec.certificate, spec.key)
-    except ssl.SSLError as error:
+        context.load_cert_chain(spec.certificate, spec.key, refuse_encrypted)
+    except (OSError, ValueError) as error:
         text = f"{spec.certificate} is not a certificate in PEM whose private key, in PEM, is {spec.key}"
-        detail = f" ({error.reason.lower().replace('_', ' ')})" if error.reason else ""
+        reason = getattr(error, "reason", None)
+        detail = f" ({reason.lower().replace('_', ' ')})" if reason else ""
         raise ListenerUnusable(
             ("listen", "tcp", "certificate"), f"{text}{detail}; name the right files"
         ) from None
-    return context
 
 
 def renew_certificate(context: ssl.SSLContext, spec: TcpListen) -> None:
     """Use the current certificate for new connections. Errors: ListenerUnusable, without a change."""
     load_certificate(spec)
-    assert spec.certificate is not None
-    context.load_cert_chain(spec.certificate, spec.key)
+    _load_chain(context, spec)
 
 
 async def serve_websockets(
