@@ -241,11 +241,15 @@ class ReplayedStream(trio.abc.Stream):
         self._first = first
         self._sent_close = False
         self.websocket: WebSocketConnection | None = None
+        self.peer: WebSocketPeer | None = None
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return the bytes already read, then those of the stream."""
         first, self._first = self._first, b""
-        return first or bytes(await self._stream.receive_some(max_bytes))
+        data = first or bytes(await self._stream.receive_some(max_bytes))
+        if self.peer is not None:
+            self.peer.note_received(len(data))
+        return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send data."""
@@ -284,7 +288,7 @@ async def _converse(
             )
             websocket = stream.websocket = await request.accept()
         if not handshake.cancelled_caught:
-            peer = WebSocketPeer(host.shared, caller, websocket, expires_at_ms)
+            peer = stream.peer = WebSocketPeer(host.shared, caller, websocket, expires_at_ms)
             with host.live(peer):
                 await peer.run()
         await stream.aclose()
@@ -294,7 +298,7 @@ async def _converse(
 class WebSocketPeer(ClientConnection):
     """A client on a WebSocket. A writer task exists only while there is something to write."""
 
-    __slots__ = ("_code", "_queue", "_reading", "_stopped", "_websocket")
+    __slots__ = ("_code", "_queue", "_reading", "_received", "_stopped", "_websocket")
 
     def __init__(
         self, shared: ServerContext, caller: Caller, websocket: WebSocketConnection, expires_at_ms: int | None
@@ -304,6 +308,7 @@ class WebSocketPeer(ClientConnection):
         self._queue: deque[bytes] = deque()
         self._stopped: EndReason | None = None
         self._code = NORMAL
+        self._received = 0
         self._reading = trio.CancelScope()
         if expires_at_ms is not None:
             left_s = (expires_at_ms - shared.dispatcher.state.now_ms()) / 1000
@@ -321,12 +326,19 @@ class WebSocketPeer(ClientConnection):
             with trio.move_on_after(GOODBYE_S):
                 await self._websocket.aclose(self._code)
 
+    def note_received(self, count: int) -> None:
+        """Note received bytes, until they make a whole message."""
+        self._received += count
+        self.note_unfinished(self._received)
+
     async def _read(self) -> None:
         while True:
             try:
                 message = await self._websocket.get_message()
             except ConnectionClosed:
                 return
+            self._received = 0
+            self.note_unfinished(0)
             data = message.encode() if isinstance(message, str) else None
             if data is None:
                 self._code = UNSUPPORTED
