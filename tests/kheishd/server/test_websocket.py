@@ -3,6 +3,7 @@
 import ssl
 import struct
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -406,7 +407,8 @@ def test_an_encrypted_key_is_refused(tmp_path: Path) -> None:
     private = load_pem_private_key(key.read_bytes(), None)
     encryption = BestAvailableEncryption(b"secret")
     key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
-    for load in (lambda: load_certificate(spec), lambda: renew_certificate(context, spec)):
+    loads = [partial(load_certificate, spec), partial(renew_certificate, context, spec)]
+    for load in loads:
         with pytest.raises(ListenerUnusable, match=r"key\.pem is encrypted; name a key") as refused:
             load()
         assert refused.value.key == ("listen", "tcp", "key")
