@@ -407,7 +407,10 @@ def test_an_encrypted_key_is_refused(tmp_path: Path) -> None:
     private = load_pem_private_key(key.read_bytes(), None)
     encryption = BestAvailableEncryption(b"secret")
     key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
-    loads = [partial(load_certificate, spec), partial(renew_certificate, context, spec)]
+    loads: list[Callable[[], object]] = [
+        partial(load_certificate, spec),
+        partial(renew_certificate, context, spec),
+    ]
     for load in loads:
         with pytest.raises(ListenerUnusable, match=r"key\.pem is encrypted; name a key") as refused:
             load()
