@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from protocol.errors.rpc import Overloaded
 from protocol.limits.rpc import MAX_CALLER_CONNECTIONS, MAX_UNFINISHED_BYTES
 
 if TYPE_CHECKING:
-    from kheishd.server.connection import ClientConnection
+    from kheishd.kernel.call import Caller
+    from protocol.errors.refusal import Refusal
+
+
+class Guest(Protocol):
+    """A connection."""
+
+    caller: Caller
+
+    def reject(self, refusal: Refusal) -> None:
+        """Send a refusal that answers no request, and stop."""
+        ...
 
 
 def is_own(principal: str) -> bool:
@@ -26,9 +37,9 @@ class Guests:
     """The open connections of other users and tokens, with the bytes of their unfinished messages."""
 
     def __init__(self) -> None:
-        self._unfinished: dict[ClientConnection, int] = {}
+        self._unfinished: dict[Guest, int] = {}
 
-    def add(self, connection: ClientConnection) -> None:
+    def add(self, connection: Guest) -> None:
         """Count a new connection. Errors: Overloaded if its caller has too many."""
         principal = connection.caller.principal
         if is_own(principal):
@@ -37,11 +48,11 @@ class Guests:
             raise Overloaded(f"this caller has {MAX_CALLER_CONNECTIONS} connections already; close some")
         self._unfinished[connection] = 0
 
-    def remove(self, connection: ClientConnection) -> None:
+    def remove(self, connection: Guest) -> None:
         """Forget a connection that has ended."""
         self._unfinished.pop(connection, None)
 
-    def note_unfinished(self, connection: ClientConnection, count: int) -> None:
+    def note_unfinished(self, connection: Guest, count: int) -> None:
         """Note the bytes of a connection's unfinished message.
 
         If all together are too many, the largest one of the caller with most is given up.
