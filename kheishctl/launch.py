@@ -40,6 +40,8 @@ PROBE_PAUSE_SECONDS = 0.02
 PROBE_SECONDS = 5.0
 
 LOG_TAIL_LINES = 5
+# Marks of lines, in text and JSON, that do not explain why a daemon ended.
+ROUTINE = ("Z info ", "Z debug ", '"level":"info"', '"level":"debug"')
 
 
 class StartFailed(Failure):
@@ -114,45 +116,51 @@ def start(home: str, arguments: Sequence[str] = (), *, note: Callable[[str], Non
     os.makedirs(run, mode=0o700, exist_ok=True)
     _require_own_directory(home)
     _require_own_directory(run)
-    log = _open_log(home)
-    try:
-        if os.fstat(log).st_size > MAX_LOG_BYTES:
-            os.ftruncate(log, 0)
-        offset = os.fstat(log).st_size
-        child = subprocess.Popen(
-            build_command(home, *arguments),
-            env=build_environment(),
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    finally:
-        os.close(log)
-    deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline:
-        code = child.poll()
-        if code is not None:
-            message = f"the daemon did not start: {_read_log_end(home, offset, code)}"
-            raise StartFailed(message, code if code > 0 else exit_codes.FAILED)
-        status = probe(resolve_socket(home))
-        # Another daemon may answer on the socket until the new one notices and ends.
-        if status is not None and status.get("pid") == child.pid:
-            return status
-        time.sleep(PROBE_PAUSE_SECONDS)
+    # On a full disk, the daemon writes its last message to its output, which is in memory.
+    with os.fdopen(os.memfd_create("kheishd"), "rb") as output:
+        log = _open_log(home)
+        try:
+            if os.fstat(log).st_size > MAX_LOG_BYTES:
+                os.ftruncate(log, 0)
+            offset = os.fstat(log).st_size
+            child = subprocess.Popen(
+                build_command(home, *arguments),
+                env=build_environment(),
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=log,
+                start_new_session=True,
+            )
+        finally:
+            os.close(log)
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            code = child.poll()
+            if code is not None:
+                output.seek(0)
+                message = _format_problems(_read_log(home, offset) + output.read())
+                raise StartFailed(
+                    f"the daemon did not start: {message or f'exit code {code}, no message'}",
+                    code if code > 0 else exit_codes.FAILED,
+                )
+            status = probe(resolve_socket(home))
+            # Another daemon may answer on the socket until the new one notices and ends.
+            if status is not None and status.get("pid") == child.pid:
+                return status
+            time.sleep(PROBE_PAUSE_SECONDS)
     note(f"the daemon is still running, pid {child.pid}")
     raise TimedOut(f"the daemon has not answered in {READY_SECONDS:.0f} s; its log is {get_log_path(home)}")
 
 
 def _open_log(home: str) -> int:
-    """Open the log, or no file at all if a full disk has no room for a new one. Errors: OSError."""
+    """Open the log, or an always full file if the disk has no room for a new one. Errors: OSError."""
     try:
         return os.open(get_log_path(home), LOG_FLAGS, 0o600)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        return os.open("/dev/full", os.O_WRONLY | os.O_CLOEXEC)
 
 
 def _require_own_directory(directory: str) -> None:
@@ -165,22 +173,21 @@ def _require_own_directory(directory: str) -> None:
         )
 
 
-def _read_log_end(home: str, offset: int, code: int) -> str:
-    """Return the last lines that a daemon logged before it ended."""
+def _read_log(home: str, offset: int) -> bytes:
+    """Return the log from an offset on; nothing if there is no log."""
     try:
         with open(get_log_path(home), "rb") as log:
             log.seek(offset)
-            lines = log.read().decode(errors="replace").strip().splitlines()
+            return log.read()
     except FileNotFoundError:
-        lines = []
-    return "\n  ".join(lines[-LOG_TAIL_LINES:] or [f"exit code {code}, no message{_explain_silence(home)}"])
+        return b""
 
 
-def _explain_silence(home: str) -> str:
-    """Return the reason why a log may have no message, if it is the disk."""
-    if os.statvfs(home).f_bavail:
-        return ""
-    return f": the disk of {home} is full, and the log too; see 'kheishctl daemon start --foreground'"
+def _format_problems(log: bytes) -> str:
+    """Return the last lines of a log, without those that report no problem."""
+    lines = log.decode(errors="replace").strip().splitlines()
+    problems = [line for line in lines if not any(word in line[:60] for word in ROUTINE)]
+    return "\n  ".join(problems[-LOG_TAIL_LINES:])
 
 
 def probe(path: str) -> Json | None:

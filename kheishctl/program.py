@@ -69,7 +69,13 @@ ALSO = {
 }
 """Words that people try, and the commands that they mean."""
 
-EPILOG = "Exit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in exit_codes.MEANINGS)
+EPILOG = "\n".join(
+    (
+        "Exit codes:",
+        *(f"  {code:>3}  {meaning}" for code, meaning in exit_codes.MEANINGS),
+        "If the daemon does not start, 'daemon start' ends with the daemon's exit code; see its help.",
+    )
+)
 
 
 def _print_version(ctx: click.Context, parameter: click.Parameter, enabled: bool) -> None:

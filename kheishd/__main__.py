@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kheishd import __version__
@@ -79,7 +80,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except Exit as end:
-        print(f"kheishd: {escape(str(end))}", file=sys.stderr)
+        message = f"kheishd: {escape(str(end))}"
+        try:
+            print(message, file=sys.stderr)
+        except OSError:
+            # The log is on a full disk. The starter of a daemon in the background also reads its output.
+            with suppress(OSError):
+                os.write(sys.stdout.fileno(), f"{message}\n".encode())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         return end.code
     except BrokenPipeError:
         # The reader closed the pipe: the rest of the output must not fail once more at the exit.

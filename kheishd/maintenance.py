@@ -90,20 +90,23 @@ def _print_restored(restored: Restored) -> None:
         print(f"calls that were running, in doubt after the first start: {work.indoubts}")
         if work.shells:
             print(f"background commands that were running and are not run again: {work.shells}")
+    _print_withdrawn(mark.withdrawn)
     if restored.kept is None:
         return
-    _print_withdrawn(mark.withdrawn)
     print(f"the previous store is kept in {restored.kept}")
     print(f"  to go back: kheishd restore {restored.kept}")
-    print("  remove it when you no longer need it")
+    print("  after the next start, remove it when you no longer need it")
 
 
 def _print_withdrawn(withdrawn: Withdrawn | None) -> None:
     """Print the rights that were withdrawn in the replaced store after the backup."""
+    from msgspec import json
+
     if withdrawn is None or not withdrawn.is_complete:
         print(
-            "the previous store cannot be read, so it is not known which tokens, grants and rules were "
-            "revoked or changed after the backup; list them and revoke what should not be there"
+            "the previous store is not there or cannot be read, so it is not known which tokens, grants, "
+            "rules and modes were revoked or changed after the backup; list them and "
+            "revoke what should not be there"
         )
     if withdrawn is None:
         return
@@ -113,24 +116,26 @@ def _print_withdrawn(withdrawn: Withdrawn | None) -> None:
         print(
             f"tokens that were created after the backup and do not exist any more: {withdrawn.created_tokens}"
         )
-    if not withdrawn.is_complete:
-        return
     if withdrawn.changes is None:
-        print("an older version wrote one of the two stores, so their grants and rules were not compared")
+        if withdrawn.is_complete:
+            print("an older version wrote one of the two stores, so their grants and rules were not compared")
         return
     for change in withdrawn.changes:
         layer = "the daemon" if change.session_id is None else f"the session {change.session_id}"
         rules = [f"{rule.decision} {rule.tool} {rule.subject or ''}".rstrip() for rule in change.add]
         lost = [f"allow {rule.tool} {rule.subject or ''}".rstrip() for rule in change.remove]
+        properties = [f"{name} {json.encode(value).decode()}" for name, value in change.properties.items()]
         for text, names in (
+            ("what was narrowed after the backup stays narrowed", properties),
+            ("it was ended after the backup and stays so", [layer] if change.is_ended else []),
             ("grants that were revoked or used after the backup stay revoked", change.revoke),
             ("rules that were added after the backup stay", rules),
             ("rules that were removed after the backup stay removed", lost),
         ):
             if names:
                 print(escape(f"{layer}: {text}: {', '.join(names)}"))
-    if not withdrawn.changes:
-        print("no grants or rules were withdrawn after the backup")
+    if not withdrawn.changes and withdrawn.is_complete:
+        print("no grants, rules or properties of sessions were withdrawn after the backup")
 
 
 def upgrade(option: str | None, *, keep: bool, force: bool, as_json: bool) -> int:

@@ -20,8 +20,8 @@ from kheishd.records.writer import SessionWriter, StreamWriter
 from kheishd.store.backup import count_open_work
 from kheishd.store.epoch import OpenWork, RestoreMark, Withdrawal, put_restore_mark, read_restore_mark
 from kheishd.store.tables import RUNS, SESSIONS, TOKENS
+from kheishd.store.withdrawn import make_events
 from protocol.events.daemon import DaemonRestored
-from protocol.events.permission import PermissionsChanged
 from protocol.events.token import TokenRevoked
 from protocol.journal.envelope import DAEMON_STREAM
 from protocol.objects.run import ENDED, RunError
@@ -73,7 +73,9 @@ async def finish_restore(state: State) -> RestoreMark | None:
         work.indoubts,
     )
     if withdrawn is None or not withdrawn.is_complete:
-        log.warning("it is not known which tokens, grants and rules were revoked or changed after the backup")
+        log.warning(
+            "it is not known which rights were withdrawn after the backup: tokens, grants, rules, modes"
+        )
     return mark
 
 
@@ -103,14 +105,15 @@ def _revoke_token(tx: Transaction, token_id: str) -> None:
 
 
 def _withdraw(tx: Transaction, change: Withdrawal) -> None:
-    event = PermissionsChanged(add=change.add, remove=change.remove, revoke=change.revoke)
     writer: StreamWriter
     if change.session_id is None:
         writer = StreamWriter(tx, DAEMON_STREAM)
     else:
         session = tx.need(SESSIONS, change.session_id)
+        if session.status == "ended":
+            return
         writer = SessionWriter(tx, change.session_id, session=session)
-    writer.append(event)
+    writer.append_all(make_events(change))
     writer.write()
 
 

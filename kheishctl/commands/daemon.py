@@ -52,8 +52,9 @@ def start(app: App, foreground: bool, arguments: tuple[str, ...]) -> None:
 
     A running daemon keeps running. As a service, use systemd: 'systemctl --user start kheishd'.
 
-    A daemon that cannot start is reported with its own exit code: 3 for an unusable configuration, home or
-    listener, 4 if another daemon uses the home, 5 if the store cannot be opened.
+    If the daemon does not start, this command ends with the daemon's exit code, and not with one of the table
+    in 'kheishctl --help': 3 for an unusable configuration, home or listener, 4 if another daemon uses the
+    home, 5 if the store cannot be opened.
     """
     _reject_socket_option(app)
     if foreground:
@@ -304,6 +305,8 @@ def _require_stopped(app: App) -> None:
     _reject_socket_option(app)
     running = launch.probe(app.path)
     if running is not None:
-        raise Failure(
+        failure = Failure(
             f"the daemon (pid {running['pid']}) is using the store; stop it first: kheishctl daemon stop"
         )
+        failure.exit_code = exit_codes.HOME_TAKEN
+        raise failure

@@ -198,7 +198,11 @@ class CompositeHook:
                 return Deny(f"the hook '{part.name}' failed, so this was not run")
             if opinion is not None:
                 opinions.append(opinion)
-        return min(opinions, key=lambda opinion: _RANK[type(opinion)], default=None)
+
+        def rank(opinion: Opinion) -> tuple[int, bool]:
+            return _RANK[type(opinion)], isinstance(opinion, NeedsApproval) and not opinion.is_firm
+
+        return min(opinions, key=rank, default=None)
 
     async def preview(self, call: Invocation) -> Preview | None:
         """Show the effect of a call. Errors: ToolError if the call is impossible."""

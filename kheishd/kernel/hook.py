@@ -110,12 +110,14 @@ class ToolMethods(Value, frozen=True):
 class SubjectReading(Value, frozen=True):
     """A call that a person describes by its subject: as its tool would name it, and with its claims.
 
-    ``problem``: why the tool never does this, whatever the rules say.
+    ``problem``: why the tool never does this, whatever the rules say; if it ``is_openable``, unless one of
+    them names exactly the subject.
     """
 
     subject: str
     claims: Sequence[Claim] = ()
     problem: str | None = None
+    is_openable: bool = False
 
 
 class DeclaredTool:
@@ -316,9 +318,13 @@ class Deny(Value, frozen=True):
 
 
 class NeedsApproval(Value, frozen=True):
-    """A person must approve the call, whatever the mode."""
+    """A person must approve the call, whatever the mode.
+
+    If it is not ``is_firm``, it only keeps the mode acceptEdits from allowing the call.
+    """
 
     note: str
+    is_firm: bool = True
 
 
 class NeedsAnswer(Value, frozen=True):

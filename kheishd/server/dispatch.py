@@ -82,7 +82,7 @@ class Dispatcher:
                 raise self._unknown(request.method)
             return entry(request, asker, reply)
         except Exception as error:
-            return encode_error(request.id, to_refusal(error, request.method))
+            return self.encode_error(request.id, to_refusal(error, request.method))
 
     def call(self, asker: RequestSource, request_id: str | int | None = None) -> Call:
         """Return the context of a handler."""
@@ -101,6 +101,10 @@ class Dispatcher:
         encoded = _encode_any(result)
         scrub = self.state.store.scrub
         return encoded if scrub is None else scrub(encoded)
+
+    def encode_error(self, id_: bytes, refusal: Refusal) -> bytes:
+        """Encode a refusal without secrets: it may name a part of the request."""
+        return encode_error(id_, refusal, self.state.store.scrub)
 
     def _entry(self, handler: Handler) -> Callable[[Request, RequestSource, Reply], bytes | None]:
         match handler:
@@ -152,7 +156,7 @@ class _Entry:
             try:
                 message = encode_result(opened.id, self.dispatcher.encode(await work()))
             except Exception as error:
-                message = encode_error(opened.id, to_refusal(error, self.row.name))
+                message = self.dispatcher.encode_error(opened.id, to_refusal(error, self.row.name))
             opened.finish(message)
             return
         assert opened.refusal is not None, "only a cancelled request gets here"
@@ -224,7 +228,8 @@ class _Mutations(_Entry):
                 else:
                     opened.finish(encode_result(opened.id, self.encode(job)))
             except Exception as error:
-                opened.refuse(to_refusal(error, self.row.name))
+                refusal = to_refusal(error, self.row.name)
+                opened.finish(self.dispatcher.encode_error(opened.id, refusal))
 
         try:
             opened.job = self.dispatcher.state.submit(change, answer)

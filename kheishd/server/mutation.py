@@ -1,8 +1,8 @@
 """The transaction of every mutation: the handler's changes, idempotency keys, dry runs and revoked tokens.
 
-A receipt is kept for a week per principal, method and key. It contains a digest of the params and the encoded
-result, and is written in the same transaction, so neither exists without the other. Refusals leave no
-receipt.
+A receipt is kept for a week per principal, method and digest of the key, because a key may contain a
+secret. It contains a digest of the params and the encoded result, and is written in the same transaction, so
+neither exists without the other. Refusals leave no receipt.
 
 A revoked token changes nothing: its connections are closed soon, but mutations queued behind the revocation
 must be refused here.
@@ -58,6 +58,11 @@ def receipt_exclusions(row: AnyMethod) -> dict[str, Any]:
     return {field.name: field.default for field in msgspec.structs.fields(row.params) if field.name in names}
 
 
+def digest_key(key: str) -> str:
+    """Return an idempotency key as the store keeps it."""
+    return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
+
+
 class MutationCommit:
     """The transaction function of a mutation; it may run again."""
 
@@ -92,7 +97,9 @@ class MutationCommit:
 
     def _look_up(self, tx: Transaction, key: str) -> RepeatedResult | None:
         row = self._handler.row
-        receipt = tx.get(RECEIPTS, self._call.caller.principal, row.name, key)
+        name = (self._call.caller.principal, row.name)
+        # Older versions stored the key itself.
+        receipt = tx.get(RECEIPTS, *name, digest_key(key)) or tx.get(RECEIPTS, *name, key)
         if receipt is None or receipt.at_ms + IDEMPOTENCY_RETENTION_MS <= tx.now_ms:
             return None
         if receipt.params_digest != self._digest:
@@ -104,7 +111,7 @@ class MutationCommit:
 
     def _record(self, tx: Transaction, key: str, result: Any) -> None:
         row = self._handler.row
-        name = (self._call.caller.principal, row.name, key)
+        name = (self._call.caller.principal, row.name, digest_key(key))
         expired = tx.get(RECEIPTS, *name)
         if expired is not None:
             tx.delete(RECEIPTS_BY_AGE, expired.at_ms, *name)

@@ -220,7 +220,9 @@ def restore(backup: Path, directory: Path) -> Restored:
             shutil.copyfile(backup / MARKER, work / MARKER)
         identity, cursor = verify_copy(work)
         kept_before = sorted(directory.glob(f"{KEPT}*"), key=_number_of, reverse=True)
-        replaced = read_withdrawn(directory, work, kept_before) if data_bytes(directory) else None
+        replaced = (
+            read_withdrawn(directory, work, kept_before) if data_bytes(directory) or kept_before else None
+        )
         mark = _mark_restored(work, (backup / DATA).stat().st_mtime_ns // 1_000_000, replaced)
         kept = _keep_previous(directory)
         size = (work / DATA).stat().st_size

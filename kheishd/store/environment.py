@@ -16,6 +16,7 @@ from kheishd.store.journal import HASH_BYTES, NO_HASH, Head, Heads
 from kheishd.store.pages import PageDamaged, PageFile, get_handles
 from kheishd.store.tables import CURSORS, JOURNAL, TABLES
 from protocol.errors.daemon import DaemonDraining
+from protocol.errors.rpc import InvalidParams
 from protocol.errors.store import StoreDamaged, UpdateTooLarge
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown, decode_envelope, decode_event, encode_line
@@ -493,7 +494,7 @@ class Transaction(Snapshot):
         """Append an event to a stream; return its envelope, with its cursor, and the event as stored.
 
         Fold records from these two, because secrets were redacted from them.
-        Errors: UpdateTooLarge beyond 256 KiB per update.
+        Errors: UpdateTooLarge beyond 256 KiB per update; InvalidParams if an id contains a secret.
         """
         envelope = Envelope(
             cursor=self.last_cursor + 1,
@@ -510,12 +511,15 @@ class Transaction(Snapshot):
             self._append(stream, envelope.cursor, line)
             return envelope, event
         redacted = self._scrub(line)
-        self._append(stream, envelope.cursor, redacted)
         if redacted == line:
+            self._append(stream, envelope.cursor, line)
             return envelope, event
-        stored = decode_event(redacted)
+        stored, stored_envelope = decode_event(redacted), decode_envelope(redacted)
         assert not isinstance(stored, Unknown), "redaction leaves an event its type"
-        return decode_envelope(redacted), stored
+        if (stored_envelope.session_id, stored_envelope.run_id) != (session_id, run_id):
+            raise InvalidParams("an id must not contain a credential of the daemon")
+        self._append(stream, envelope.cursor, redacted)
+        return stored_envelope, stored
 
     def _append(self, stream: str, cursor: int, line: bytes) -> None:
         """Append a line; the only function that extends the journal."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -54,20 +54,26 @@ class OpenWork(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Withdrawal(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The rights that a session, or the daemon (None), lost after the backup: rules and grants."""
+    """The rights that a session, or the daemon (None), lost after the backup: rules, grants, properties.
+
+    ``properties`` are those that were narrowed, as in ``session_updated``. ``is_ended``: the session was
+    ended.
+    """
 
     session_id: str | None
     add: list[Rule] = []
     remove: list[RuleRef] = []
     revoke: list[str] = []
+    properties: dict[str, Any] = {}
+    is_ended: bool = False
 
 
 class Withdrawn(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The rights that were withdrawn in the replaced store after the backup.
 
     ``created_tokens`` counts the tokens that the replaced store had and the backup does not know. ``changes``
-    is None if the rules could not be compared, because an older version wrote one of the two stores.
-    ``is_complete``: the replaced store was read; without it, only stores that earlier restores kept were.
+    is None if the rights of sessions and of the daemon could not be compared. ``is_complete``: the replaced
+    store was read, and with one that was restored and never started, the store that was in use before it.
     """
 
     tokens: list[str] = []

@@ -81,9 +81,9 @@ TOKENS_BY_DIGEST = Table("tokens_by_digest", (str,), str)
 PERMISSIONS = Table("permissions", (str,), DaemonRules)
 """("daemon") → the permission rules of the whole daemon; sessions and runs hold their own."""
 RECEIPTS = Table("receipts", (str, str, str), Receipt)
-"""(principal, method, idempotency key) → the digest of the params, and the result."""
+"""(principal, method, digest of the idempotency key) → the digest of the params, and the result."""
 RECEIPTS_BY_AGE = Table("receipts_by_age", (int, str, str, str), bytes)
-"""(time in ms, principal, method, idempotency key) → nothing: the receipts by age, to delete expired ones."""
+"""(time in ms, principal, method, digest of the key) → nothing: the receipts, to delete expired ones."""
 BLOBS = Table("blobs", (str, int), bytes)
 """(SHA-256 of the blob, hex; number of the chunk) → the chunk."""
 META = Table("meta", (str,), bytes)

@@ -1,41 +1,62 @@
 """Rights that a store withdrew after a backup of it was made.
 
 A restore must not give back what was taken away: a revoked token, a revoked or used grant, a deleted allow
-rule, a new deny or ask rule. The replaced store knows them, if it can still be read. It may be damaged, and
-LMDB may crash on damaged pages, so a child process reads it.
+rule, a new deny or ask rule, a session that was ended, a session's wider mode, scope or workspace. The
+replaced store knows them, if it can still be read. It may be damaged, and LMDB may crash on damaged pages, so
+a child process reads it.
+
+A token's rights never change: it is created, and revoked. A session's agent, sender and parent never change
+either. Its route, model, contracts, title and metadata are those of the backup: they permit nothing.
 """
 
 from __future__ import annotations
 
 import os
 from itertools import takewhile
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from kheishd.core.permissions.grants import rule_key
+from kheishd.core.permissions.grants import change_rules, rule_key
+from kheishd.core.session import evolve, intersect_scopes, leave_plan_mode, narrower_mode
 from kheishd.store.environment import Snapshot
-from kheishd.store.epoch import Line, Withdrawal, Withdrawn, read_line, read_restore_mark
+from kheishd.store.epoch import (
+    Line,
+    Withdrawal,
+    Withdrawn,
+    find_shared_cursor,
+    read_epoch,
+    read_line,
+    read_restore_mark,
+)
 from kheishd.store.opening import open_for_reading
 from kheishd.store.tables import META, PERMISSIONS, SESSIONS
 from kheishd.store.upgrades import SCHEMA
+from protocol.events.permission import PermissionsChanged
+from protocol.events.session import SessionEnded, SessionUpdated
 from protocol.events.token import TokenCreated, TokenRevoked
-from protocol.journal.envelope import DAEMON_STREAM
+from protocol.journal.envelope import DAEMON_STREAM, Envelope
 from protocol.journal.line import decode_event
 from protocol.objects.permission import RuleRef
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+    from typing import Any
 
+    from protocol.journal.line import JournalEvent
     from protocol.objects.permission import Grant, Rule
+    from protocol.objects.session import Session
 
 
 class Replaced(Struct, frozen=True):
     """The line of history of a replaced store, and the rights that it withdrew.
 
-    ``is_pending``: it was restored itself and never started, so the store that it replaced knows more.
+    ``is_pending``: it was restored itself and never started, so the store that it replaced knows more. What
+    its own restore withdrew counts as withdrawn in it.
     """
 
     line: Line
@@ -55,12 +76,12 @@ def read_withdrawn(directory: Path, backup: Path, kept: Sequence[Path]) -> Repla
         return None
     restored_only = list(takewhile(lambda store: store is not None and store.is_pending, stores))
     in_use = stores[len(restored_only)] if len(restored_only) < len(stores) else None
-    withdrawn = Withdrawn(
-        tokens=sorted({token_id for store in readable for token_id in store.withdrawn.tokens}),
-        changes=None if in_use is None else in_use.withdrawn.changes,
-        created_tokens=0 if in_use is None else in_use.withdrawn.created_tokens,
-        is_complete=in_use is not None,
+    # Without the store that was in use, the mark of the one that replaced it holds what that restore found.
+    newest = (stores[0] if in_use is None else in_use) or Replaced(
+        readable[0].line, Withdrawn(is_complete=False), is_pending=False
     )
+    tokens = sorted({token_id for store in readable for token_id in store.withdrawn.tokens})
+    withdrawn = replace(newest.withdrawn, tokens=tokens)
     return Replaced(readable[0].line, withdrawn, is_pending=False)
 
 
@@ -100,14 +121,39 @@ def _compare(directory: Path, backup: Path) -> Replaced:
 
 def find_withdrawn(replaced: Snapshot, restored: Snapshot) -> Withdrawn:
     """Return the rights that the backup grants and the replaced store had withdrawn."""
+    mark = read_restore_mark(replaced)
+    is_pending = mark is not None and mark.pending
+    pending = mark.withdrawn if mark is not None and mark.pending else None
+    is_complete = not is_pending or (
+        pending is not None
+        and pending.is_complete
+        and pending.changes is not None
+        # The store that was restored first must contain all that is restored now.
+        and (find_shared_cursor(replaced, read_epoch(restored)) or 0) >= restored.last_cursor
+    )
+    pending = pending or Withdrawn()
     created, revoked = _read_tokens(replaced)
+    revoked.update(pending.tokens)
     known, known_revoked = _read_tokens(restored)
     is_comparable = all(store.get(META, "schema") == str(SCHEMA).encode() for store in (replaced, restored))
     return Withdrawn(
         tokens=sorted((revoked & known) - known_revoked),
-        changes=list(_find_changes(replaced, restored)) if is_comparable else None,
-        created_tokens=len(created - revoked - known),
+        changes=list(_find_changes(replaced, restored, pending.changes or ())) if is_comparable else None,
+        created_tokens=len(created - revoked - known) + pending.created_tokens,
+        is_complete=is_complete,
     )
+
+
+def make_events(change: Withdrawal) -> list[JournalEvent]:
+    """Return the events that withdraw rights, for the stream of the session or the daemon."""
+    events: list[JournalEvent] = []
+    if change.add or change.remove or change.revoke:
+        events.append(PermissionsChanged(add=change.add, remove=change.remove, revoke=change.revoke))
+    if change.properties:
+        events.append(SessionUpdated(changes=change.properties))
+    if change.is_ended:
+        events.append(SessionEnded(note="ended after the backup that was restored"))
+    return events
 
 
 def _read_tokens(store: Snapshot) -> tuple[set[str], set[str]]:
@@ -126,17 +172,57 @@ def _read_tokens(store: Snapshot) -> tuple[set[str], set[str]]:
     return created, revoked
 
 
-def _find_changes(replaced: Snapshot, restored: Snapshot) -> Iterator[Withdrawal]:
+def _find_changes(
+    replaced: Snapshot, restored: Snapshot, pending: Sequence[Withdrawal]
+) -> Iterator[Withdrawal]:
+    """Yield the changes since the backup. ``pending`` are those that the replaced store had yet to make."""
+    events = {change.session_id: make_events(change) for change in pending}
     previous, current = replaced.get(PERMISSIONS, DAEMON_STREAM), restored.get(PERMISSIONS, DAEMON_STREAM)
     if previous is not None or current is not None:
         rules = current.rules if current is not None else []
-        yield from _compare_rules(None, previous.rules if previous is not None else [], rules, [])
+        old_rules = previous.rules if previous is not None else []
+        for event in events.get(None, ()):
+            if isinstance(event, PermissionsChanged):
+                old_rules = change_rules(old_rules, event)
+        change = _compare_rules(None, old_rules, rules)
+        if change != Withdrawal(session_id=None):
+            yield change
     for _, session in restored.scan(SESSIONS):
         old = replaced.get(SESSIONS, session.session_id)
-        if old is not None:
-            uses = {grant.grant_id: grant for grant in old.grants}
-            revoke = [grant.grant_id for grant in session.grants if _is_less(uses.get(grant.grant_id), grant)]
-            yield from _compare_rules(session.session_id, old.rules, session.rules, revoke)
+        if old is None:
+            continue
+        for event in events.get(session.session_id, ()):
+            old = evolve(old, Envelope(cursor=0, at_ms=0, session_id=session.session_id), event)
+        uses = {grant.grant_id: grant for grant in old.grants}
+        change = replace(
+            _compare_rules(session.session_id, old.rules, session.rules),
+            revoke=[grant.grant_id for grant in session.grants if _is_less(uses.get(grant.grant_id), grant)],
+            properties=_narrow_properties(old, session),
+            is_ended=old.status == "ended" != session.status,
+        )
+        if change != Withdrawal(session_id=session.session_id):
+            yield change
+
+
+def _narrow_properties(old: Session, session: Session) -> dict[str, Any]:
+    """Return the changes of properties by which a session permits no more than that of the replaced store."""
+    changes: dict[str, Any] = {}
+    old_mode, mode = (leave_plan_mode(record).permission_mode for record in (old, session))
+    if old_mode is None and mode in ("acceptEdits", "bypassPermissions"):
+        # Then the agent's mode counts, as it did in the replaced store.
+        changes["permission_mode"] = None
+    elif old_mode is not None and old_mode != mode != narrower_mode(old_mode, mode):
+        changes["permission_mode"] = narrower_mode(old_mode, mode)
+    if old.plan_mode and "permission_mode" in changes:
+        changes["permission_mode"] = "plan"
+    scope = intersect_scopes(session.scope, old.scope)
+    if scope != session.scope:
+        changes["scope"] = msgspec.to_builtins(scope)
+    if old.workspace != session.workspace and not (
+        old.workspace and session.workspace and PurePath(session.workspace).is_relative_to(old.workspace)
+    ):
+        changes["workspace"] = old.workspace
+    return changes
 
 
 def _is_less(old: Grant | None, grant: Grant) -> bool:
@@ -146,10 +232,8 @@ def _is_less(old: Grant | None, grant: Grant) -> bool:
     return old.remaining_uses is not None and old.remaining_uses != grant.remaining_uses
 
 
-def _compare_rules(
-    session_id: str | None, old: Sequence[Rule], current: Sequence[Rule], revoke: list[str]
-) -> Iterator[Withdrawal]:
-    """Yield the change by which the rules of a layer permit no more than those of the replaced store."""
+def _compare_rules(session_id: str | None, old: Sequence[Rule], current: Sequence[Rule]) -> Withdrawal:
+    """Return the change by which the rules of a layer permit no more than those of the replaced store."""
     old_rules = {rule_key(rule): rule for rule in old}
     rules = {rule_key(rule): rule for rule in current}
     add = [
@@ -164,5 +248,4 @@ def _compare_rules(
         for key, rule in rules.items()
         if rule.decision == "allow" and key not in old_rules
     ]
-    if add or remove or revoke:
-        yield Withdrawal(session_id=session_id, add=add, remove=remove, revoke=revoke)
+    return Withdrawal(session_id=session_id, add=add, remove=remove)

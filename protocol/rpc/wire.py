@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -22,6 +22,9 @@ from protocol.errors.rpc import InvalidParams, InvalidRequest, ParseError
 from protocol.ids import ID_PATTERN, ID_SHAPE
 from protocol.limits.rpc import MAX_BATCH_MESSAGES, MAX_ID_BYTES, MAX_NESTING
 from protocol.limits.units import KIB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NULL = b"null"
 
@@ -334,10 +337,13 @@ def encode_result(id_: bytes, result: bytes) -> bytes:
     return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (id_, result)
 
 
-def encode_error(id_: bytes | None, refusal: Refusal) -> bytes:
-    """Encode the response with a refusal. ``id_`` is None if the request's id is unreadable."""
-    error = Error(code=refusal.code, message=refusal.message, data=Raw(_encoder.encode(refusal.data())))
-    return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (NULL if id_ is None else id_, _encoder.encode(error))
+def encode_error(id_: bytes | None, refusal: Refusal, scrub: Callable[[bytes], bytes] | None = None) -> bytes:
+    """Encode the response with a refusal, scrubbed. ``id_`` is None if the request's id is unreadable."""
+    data = Raw(_encoder.encode(refusal.data()))
+    error = _encoder.encode(Error(code=refusal.code, message=refusal.message, data=data))
+    if scrub is not None:
+        error = scrub(error)
+    return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (NULL if id_ is None else id_, error)
 
 
 def encode_notification(method: str, params: bytes) -> bytes:

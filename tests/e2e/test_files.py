@@ -1,7 +1,9 @@
 """Files of users, read and changed by agents of a real daemon."""
 
 import os
+import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +140,21 @@ def test_a_file_that_other_programs_obey_is_asked_about(daemon: Daemon, workspac
     assert (approval["run_id"], approval["subject"]) == (sent["run_id"], ".git/config")
     assert "other programs execute or obey .git/config" in approval["note"], approval
     assert not (workspace / ".git").exists()
+
+
+def test_git_directories_of_other_names_are_asked_about(daemon: Daemon, workspace: Path) -> None:
+    """In the mode acceptEdits, a hook waits for a person wherever git finds it."""
+    for arguments in (("--separate-git-dir", "store", "wt"), ("--bare", "repo")):
+        subprocess.run(["git", "init", "-q", *arguments], cwd=workspace, check=True)
+    subprocess.run(["git", "-C", "wt", "config", "core.hooksPath", "githooks"], cwd=workspace, check=True)
+    assert "bytes_written" in call(daemon, "write_file", path="wt/main.py", content="x")
+    for path in ("store/hooks/post-checkout", "store/config", "repo/hooks/update", "wt/githooks/pre-commit"):
+        order_text = order("write_file", path=path, content="#!/bin/sh\n")
+        sent = daemon.call("conversation.send", content=order_text, sender=path)
+        until(partial(is_asked, daemon, sent["run_id"], f"other programs execute or obey {path}: "), path)
+
+
+def is_asked(daemon: Daemon, run_id: str, note: str) -> bool:
+    """Whether a run waits for a person, who is told this."""
+    approvals = daemon.call("approval.list")["approvals"]
+    return any(approval["run_id"] == run_id and note in approval["note"] for approval in approvals)

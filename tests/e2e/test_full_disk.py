@@ -91,6 +91,20 @@ def test_compact_frees_space_where_there_is_none(full: Path) -> None:
         assert daemon.call("daemon.doctor", deep=True)["findings"] == []
 
 
+def test_a_new_home_on_a_full_disk(tmp_path: Path) -> None:
+    """In the background as in the foreground, the start of a new home ends with code 5 and asks for space."""
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        with (disk / "filler").open("wb") as file:
+            fill_disk(file.fileno())
+        command = [sys.executable, "-m", "kheishctl", "--home", str(disk / "home"), "daemon", "start"]
+        for options in ((), ("--foreground",)):
+            ended = subprocess.run(
+                [*command, *options], capture_output=True, text=True, timeout=60, check=False
+            )
+            assert ended.returncode == 5
+            assert "bytes more to be opened" in ended.stderr
+
+
 def order(tool: str, **arguments: object) -> str:
     """Return a message that makes the model call a tool."""
     return f"/call {tool} {json.dumps(arguments)}"

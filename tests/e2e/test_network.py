@@ -235,6 +235,11 @@ def test_a_person_opens_a_host(daemon: Daemon, closed_web: LocalWeb) -> None:
     rule = {"tool": "bash", "subject": f"net:{host}"}
     daemon.call("permission.update", add=[{**rule, "decision": "allow"}])
     assert run(daemon, command, "l")["stdout"] == "page /named\n"
+    # Without --noproxy, curl connects to the sandbox's own loopback: the result says so.
+    for hosts in ([], [host]):
+        result = run(daemon, f"curl -sS http://{host}/", "l", network=hosts)
+        assert f"no connection to {host} reached the proxy" in result["note"]
+        assert "curl --noproxy ''" in result["note"]
     daemon.call("permission.update", remove=[rule])
     assert closed_web.paths.pop() == "/named"
 
@@ -281,6 +286,18 @@ def test_the_verdict_on_a_fetch_is_explained(daemon: Daemon, web: LocalWeb) -> N
         decision, text = why(subject)
         assert (decision, "is not on the public internet" in text) == ("deny", True)
     assert "is not on the public internet" in call(daemon, "web_fetch", url=f"http://{web.address}/")
+
+
+def test_the_verdict_on_a_local_connection_is_explained(daemon: Daemon, web: LocalWeb) -> None:
+    """Of a command's connections to local addresses, only those that a rule names are allowed."""
+    everything = {"tool": "bash", "subject": "net:*"}
+    daemon.call("permission.update", add=[{**everything, "decision": "allow"}])
+    for address, decision in ((web.address, "allow"), ("127.0.0.1:9", "deny"), ("localhost:9", "deny")):
+        explanation = daemon.call("permission.why", tool="bash", subject=f"net:{address}")
+        result = run(daemon, f"{CURL} http://{address}/")
+        assert explanation["decision"] == decision
+        assert (address in result.get("refused", {})) == (decision == "deny")
+    daemon.call("permission.update", remove=[everything])
 
 
 def test_rules_change_while_a_command_runs(daemon: Daemon, web: LocalWeb) -> None:

@@ -65,10 +65,15 @@ def work(daemon: Daemon, backup: Path) -> Story:
     }
     allow = [{"tool": tool, "decision": "allow"} for tool in ("web_fetch", "patch_file")]
     daemon.call("permission.update", add=allow)
+    for name in ("ses_narrow", "ses_over"):
+        daemon.call("session.create", session_id=name, permission_mode="bypassPermissions")
     cursor = daemon.call("daemon.backup", path=str(backup))["cursor"]
     # After the backup, everything goes on.
     daemon.call("token.revoke", token_id=tokens["lost"])
     daemon.call("token.create", scopes=["read"], name="late")
+    scope = {"tools": ["write_file"]}
+    daemon.call("session.update", session_id="ses_narrow", permission_mode="plan", scope=scope)
+    daemon.call("session.end", session_id="ses_over")
     deny = {"tool": "grep_search", "decision": "deny"}
     daemon.call("permission.update", add=[deny], remove=[{"tool": "web_fetch"}])
     (approval,) = daemon.call("approval.list")["approvals"]
@@ -162,6 +167,21 @@ def test_withdrawn_rights_stay_withdrawn(story: Story) -> None:
     tokens = story.daemon.call("token.list", revoked=True)["tokens"]
     assert {token["name"]: "revoked_at_ms" in token for token in tokens} == {"kept": False, "lost": True}
     assert rules(story.daemon) == {"patch_file": "allow", "grep_search": "deny"}
+
+
+def test_sessions_stay_narrow(story: Story) -> None:
+    """A session's mode and scope that were narrowed after the backup, and its end, hold after a restore."""
+    narrow = story.daemon.call("session.get", session_id="ses_narrow")
+    assert (narrow["permission_mode"], narrow["scope"]) == ("plan", {"tools": ["write_file"]})
+    run = story.daemon.call(
+        "session.send", session_id="ses_narrow", content=writes("bypassed"), wait="settled"
+    )
+    assert run["status"] != "waiting"
+    assert not (story.daemon.home / "workspace" / "bypassed").exists()
+    assert story.daemon.call("session.get", session_id="ses_over")["status"] == "ended"
+    output = (story.daemon.home.parent / "output").read_text()
+    assert 'ses_narrow: what was narrowed after the backup stays narrowed: permission_mode "plan"' in output
+    assert "the session ses_over: it was ended after the backup and stays so" in output
 
 
 def test_a_restore_is_no_crash(story: Story) -> None:
@@ -292,7 +312,7 @@ def test_a_damaged_store_is_replaced(story: Story) -> None:
     data.write_bytes(data.read_bytes()[:4096] + b"\xa5" * 40_000)
     done = run_kheishd(daemon.home, "restore", str(story.backup))
     assert done.returncode == 0, done.stderr
-    assert "the previous store cannot be read, so it is not known which tokens" in done.stdout
+    assert "the previous store is not there or cannot be read, so it is not known which tokens" in done.stdout
     daemon.start()
     tokens = daemon.call("token.list", revoked=True)["tokens"]
     assert not any("revoked_at_ms" in token for token in tokens)

@@ -199,7 +199,9 @@ def test_files_that_others_obey_and_files_that_are_denied(home: Path) -> None:
         def run(command: str, **arguments: Any) -> str:
             return str(daemon.say(order("bash", command=command, **arguments), sender=command[:30])["output"])
 
-        assert "Read-only file system" in run("echo evil >.git/hooks/pre-commit")
+        result = run("echo evil >.git/hooks/pre-commit")
+        assert "Read-only file system" in result
+        assert "read-only for commands, because other programs execute or obey them: .git/hooks" in result
         result = run("echo evil >.envrc; git -c user.name=a -c user.email=b commit --allow-empty -m works")
         assert "works" in result
         assert "renamed to NAME.unapproved: .envrc" in result
@@ -208,6 +210,9 @@ def test_files_that_others_obey_and_files_that_are_denied(home: Path) -> None:
         assert "Canary" in result
         assert "canary" not in result
         assert result.count("Permission denied") == 2
+        assert "closed by a rule, not by the files' modes: a.env, keys" in result
+        assert "closed by a rule, not by the files' modes: a.env" in run("cat a.env 2>&1")
+        assert "closed by a rule" not in run("cat a.environment; touch b.env /root-x")
 
         run("cat a.env keys/private; echo evil >.envrc", run_in_background=True)
         tasks: list[dict[str, Any]] = []
@@ -221,3 +226,51 @@ def test_files_that_others_obey_and_files_that_are_denied(home: Path) -> None:
         written = daemon.call("task.output", task_id=tasks[0]["task_id"])["text"]
         assert written.count("Permission denied") == 2
         assert "canary" not in written
+
+
+DENY_DETOURS = """
+[[permissions.rules]]
+tool = "*"
+subject = "*/config/prod.json"
+decision = "deny"
+
+[[permissions.rules]]
+tool = "*"
+subject = "*.env"
+decision = "deny"
+"""
+
+DIG = """python3 -c '
+import os
+above = os.open(".", os.O_RDONLY)
+for _ in range(25):
+    os.mkdir("d" * 200, dir_fd=above)
+    above = os.open("d" * 200, os.O_RDONLY, dir_fd=above)
+os.rename("sub", "sub", dst_dir_fd=above)
+'"""
+
+
+def test_detours(home: Path) -> None:
+    """No directory that a command renames, hides or adds opens a closed or a protected path to the next."""
+    configure(home, ALLOW + DENY_DETOURS)
+    workspace = home / "workspace"
+    with Daemon(home) as daemon:
+        subprocess.run(["git", "init", "-q", str(workspace)], check=True)
+        subprocess.run(["git", "config", "include.path", "extra.cfg"], cwd=workspace, check=True)
+        for path in ("a/config/prod.json", "cfg/real", "sub/b.env", ".git/extra.cfg"):
+            (workspace / path).parent.mkdir(parents=True, exist_ok=True)
+            (workspace / path).write_text("# canary\n")
+        (workspace / "a.env").symlink_to("cfg/real")
+
+        def run(command: str) -> str:
+            return str(daemon.say(order("bash", command=command))["output"])
+
+        assert "Device or resource busy" in run("mv a/config a/cfg")
+        assert "canary" not in run("cat a/cfg/prod.json a/config/prod.json a.env cfg/real")
+        assert "Read-only file system" in run("echo evil >>.git/extra.cfg")
+        run("for i in $(seq 130); do git init -q .a$i; done")
+        assert "Read-only file system" in run("echo evil >>.git/config")
+        run(DIG)
+        result = run("find . -name b.env -execdir cat {} +")
+        assert "cannot be searched: File name too long" in result
+        assert "canary" not in result

@@ -16,6 +16,8 @@ from tests.support.waiting_runs import order
 # With characters that JSON escapes.
 SECRET = 'sk-quo"ted-0123456789'
 ROTATED = "sk-rotated-9876543210"
+# With characters that an id may have.
+IDENTIFIER = "sk-proj-AbCdEf0123456789"
 
 CONFIG = """
 default_route = "remote"
@@ -147,6 +149,11 @@ driver = "openai"
 model = "m"
 base_url = "http://127.0.0.1:9"
 auth_ref = "env:SHORT"
+[routes.identifier]
+driver = "openai"
+model = "m"
+base_url = "http://127.0.0.1:9"
+auth_ref = "env:IDENTIFIER"
 """
 
 
@@ -157,12 +164,28 @@ def test_a_secret_is_redacted_in_every_field_and_spelling(tmp_path: Path) -> Non
     with short_home() as home:
         home.mkdir()
         (home / "config.toml").write_text(LOCAL_CONFIG)
-        with Daemon(home, environ={"KEY": SECRET, "SHORT": "sk-1234"}) as daemon:
+        with Daemon(home, environ={"KEY": SECRET, "SHORT": "sk-1234", "IDENTIFIER": IDENTIFIER}) as daemon:
             workspace = home / "workspace"
             workspace.mkdir(exist_ok=True)
             (workspace / "f").write_text(text)
             tags = {"type": SECRET, "kind": SECRET, "role": SECRET, SECRET: [{"type": SECRET}]}
             daemon.call("session.create", session_id="s", metadata={"user": json.dumps(tags), "role": SECRET})
+            key = f"key {SECRET}"
+            first = daemon.call("session.create", title="a", idempotency_key=key)
+            assert daemon.call("session.create", title="a", idempotency_key=key) == first
+            with pytest.raises(RpcError) as error:
+                daemon.call("session.create", title="b", idempotency_key=key)
+            assert error.value.data["reason"] == "idempotency_conflict"
+            for method, name in (
+                ("session.create", "session_id"),
+                ("session.get", "session_id"),
+                (SECRET, "x"),
+            ):
+                with pytest.raises(RpcError) as error:
+                    daemon.call(method, **{name: IDENTIFIER})
+                assert error.value.data["reason"] != "internal_error"
+                assert IDENTIFIER not in f"{error.value.message} {error.value.data}"
+                assert SECRET not in error.value.message
             notes: list[Any] = []
             with daemon.connect() as client:
                 client.call("journal.subscribe")
@@ -188,8 +211,10 @@ def test_a_secret_is_redacted_in_every_field_and_spelling(tmp_path: Path) -> Non
             log = daemon.read_log()
         assert "fewer than 8 characters" in routes
         assert "sk-1234" not in routes
+        assert IDENTIFIER not in log
         files = [path for root in (home, tmp_path) for path in root.rglob("*") if path.is_file()]
         stored = b"".join(path.read_bytes() for path in files if workspace not in path.parents)
+    assert IDENTIFIER.encode() not in stored
     shown = json.dumps(answers, ensure_ascii=False)
     assert shown.count("[scrubbed]") > len(spellings)
     for name, spelling in spellings.items():

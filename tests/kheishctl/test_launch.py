@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -69,6 +70,22 @@ def test_start_with_a_bad_configuration(home: Path) -> None:
     with pytest.raises(launch.StartFailed, match=r"config\.toml:1: default_agnet") as caught:
         launch.start(str(home))
     assert caught.value.exit_code == UNUSABLE
+
+
+def test_only_problems_are_shown(home: Path) -> None:
+    """The reason comes without the lines of the log that report no problem, in both formats."""
+    (home / "run").mkdir(parents=True)
+    for log_format in ("text", "json"):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            (home / "config.toml").write_text(f'[listen.tcp]\naddress = "{address}"\n')
+            with pytest.raises(launch.StartFailed) as caught:
+                launch.start(str(home), ["--log-format", log_format])
+        log = (home / "run" / "kheishd.log").read_text()
+        assert "stopped" in log
+        assert str(caught.value).startswith("the daemon did not start: kheishd: ")
 
 
 def test_a_long_log_is_truncated(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,12 +181,10 @@ def test_start_without_room_for_a_log(
 
 
 def test_a_daemon_that_could_not_log_says_why(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a full disk a daemon that does not start leaves no message, and that is what is said."""
+    """On a full disk, the reason of a daemon that does not start, and its exit code, arrive without a log."""
     home.mkdir(mode=0o700)
-    (home / "config.toml").write_text("nonsense")
-    monkeypatch.setattr("kheishctl.launch._open_log", lambda home: os.open(os.devnull, os.O_WRONLY))
-    page = 4096
-    full = os.statvfs_result((page, page, page, 0, 0, 0, 0, 0, 0, 255))
-    monkeypatch.setattr("kheishctl.launch.os.statvfs", lambda path: full)
-    with pytest.raises(launch.StartFailed, match=r"the disk of .* is full"):
+    (home / "config.toml").write_text("default_agnet = 1\n")
+    monkeypatch.setattr("kheishctl.launch._open_log", lambda home: os.open("/dev/full", os.O_WRONLY))
+    with pytest.raises(launch.StartFailed, match=r"config\.toml:1: default_agnet") as caught:
         launch.start(str(home))
+    assert caught.value.exit_code == UNUSABLE

@@ -19,22 +19,24 @@ class LimitsSection(Section, frozen=True):
     """``[tools.limits]``: limits of each command, with all its processes unless stated otherwise."""
 
     max_memory_bytes: Annotated[int, Meta(ge=64 * MIB)] = 8 * GIB
-    """Maximum memory of a command; never more than three quarters of the machine's."""
+    """Maximum memory of a command in bytes (4 GiB are `4294967296`), from 64 MiB (`67108864`); never more
+    than three quarters of the machine's."""
 
     max_processes: Annotated[int, Meta(ge=16, le=4_000_000)] = 4096
-    """Maximum processes and threads of a command."""
+    """Maximum processes and threads of a command, from 16."""
 
     max_file_bytes: Annotated[int, Meta(ge=MIB)] = 16 * GIB
-    """Maximum size of a file that a command writes."""
+    """Maximum size of a file that a command writes, in bytes from 1 MiB (`1048576`)."""
 
     max_open_files: Annotated[int, Meta(ge=64, le=4_000_000)] = 16_384
-    """Maximum open files of each process of a command."""
+    """Maximum open files of each process of a command, from 64."""
 
     max_growth_bytes: Annotated[int, Meta(ge=MIB)] = 16 * GIB
-    """Maximum growth of the workspace by a command."""
+    """Maximum growth of the workspace by a command, in bytes from 1 MiB (`1048576`)."""
 
     max_scratch_bytes: Annotated[int, Meta(ge=MIB)] = 512 * MIB
-    """Size of each of `/tmp`, `/var/tmp` and `/dev/shm` in the sandbox, which are in memory."""
+    """Size in bytes of each of `/tmp`, `/var/tmp` and `/dev/shm` in the sandbox, which are in memory; from
+    1 MiB (`1048576`)."""
 
 
 class ToolsSection(Section, frozen=True):

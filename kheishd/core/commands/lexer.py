@@ -55,10 +55,14 @@ class Word(Value, frozen=True):
 
 
 class SimpleCommand(Value, frozen=True):
-    """A simple command: assignments ``NAME=value`` in front of its words."""
+    """A simple command: assignments ``NAME=value`` in front of its words.
+
+    ``written`` is its text if it was found in a line that is not understood, so that its words have no place.
+    """
 
     assignments: tuple[Word, ...]
     words: tuple[Word, ...]
+    written: str = ""
 
 
 def read_commands(line: str) -> list[SimpleCommand]:

@@ -181,11 +181,11 @@ def _find_in_text(text: str, depth: int) -> Iterator[SimpleCommand]:
                         words += targets[child.type == "file_redirect" :]
             texts = [content[word.start_byte : word.end_byte].decode(errors="replace") for word in words]
             texts = [text for text in texts if text]
-            yield _command_of([_unquote(text) for text in texts])
+            yield _command_of([_unquote(text) for text in texts], texts)
             # An expansion may be empty. One at the end changes nothing that a pattern begins with.
             rest = [text for text in (_EXPANSION.sub("", text) for text in texts) if text]
             if rest != texts[: len(rest)]:
-                yield _command_of([_unquote(text) for text in rest])
+                yield _command_of([_unquote(text) for text in rest], rest)
         elif depth and "`" in source and (node.type == "heredoc_body" or not node.children):
             # The grammar does not read what stands between backticks there.
             if node.type not in ("raw_string", "comment"):
@@ -201,11 +201,13 @@ def _find_between_operators(text: str) -> Iterator[SimpleCommand]:
         texts = _unquote(match[0]).split()[:MAX_PIECE_WORDS]
         words = dropwhile(lambda text: text in _INTRODUCTIONS or _ASSIGNMENT.match(text), texts)
         if texts := list(words):
-            yield _command_of(texts)
+            yield _command_of(texts, texts)
 
 
-def _command_of(texts: list[str]) -> SimpleCommand:
-    return SimpleCommand((), tuple(Word(text, 0, 0, is_plain=False) for text in texts))
+def _command_of(values: list[str], written: list[str]) -> SimpleCommand:
+    return SimpleCommand(
+        (), tuple(Word(value, 0, 0, is_plain=False) for value in values), written=" ".join(written)
+    )
 
 
 def _unquote(text: str) -> str:

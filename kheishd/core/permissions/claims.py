@@ -55,7 +55,7 @@ def claims_of_command(line: str) -> list[Claim]:
     commands = [
         Claim(
             "command",
-            readings[0].text,
+            command.written or readings[0].text,
             words=tuple(word.value for word in command.words),
             readings=readings,
             aliases=aliases_of(command),

@@ -71,10 +71,14 @@ class ToolFacts(Value, frozen=True):
 
 
 class HookOpinion(Value, frozen=True):
-    """A hook's opinion about one call: deny it, or ask a person even if the rules allow it."""
+    """A hook's opinion about one call: deny it, or ask a person even if the rules allow it.
+
+    An ask that is not ``is_firm`` changes nothing but the mode acceptEdits, which does not allow the edit.
+    """
 
     decision: Literal["ask", "deny"]
     note: str
+    is_firm: bool = True
 
 
 class Layers(Value, frozen=True):
@@ -318,7 +322,11 @@ class _Walk:
         self.explained: list[ClaimExplanation] = []
         self.firm = False
         self.asks_for_network = False
+        self.caution: str | None = None
         self.ruling = self.judge_claims()
+        if opinion is not None and not opinion.is_firm:
+            self._explain("hook", None, opinion.note)
+            self.caution, opinion = opinion.note, None
         if opinion is not None:
             self._explain("hook", opinion.decision, opinion.note)
             if STRICTNESS.index(opinion.decision) > STRICTNESS.index(self.ruling.decision):
@@ -465,11 +473,10 @@ class _Walk:
                     self._decide("deny", "mode dontAsk", note, "ask_denied")
             case "acceptEdits":
                 if previous.decision == "ask" and not self.firm and self.tool.kind == "edit":
-                    protected = self._find_protected()
-                    if protected is None:
+                    problem = self.caution or self._find_protected()
+                    if problem is None:
                         self._decide("allow", "mode acceptEdits", "", "edit_allowed")
                     else:
-                        problem = f"other programs execute or obey {protected}"
                         note = f"{previous.note}; {problem}" if previous.note else problem
                         self._decide("ask", "mode acceptEdits", note)
                         self._explain("mode", None, f"the mode does not allow this edit: {problem}")
@@ -487,10 +494,10 @@ class _Walk:
             )
 
     def _find_protected(self) -> str | None:
-        """Return the first path of an edit that is protected; None if none is."""
+        """Return why the mode does not allow an edit: its first path that is protected; None if none is."""
         return next(
             (
-                path
+                f"other programs execute or obey {path}"
                 for path in (self.subject or "").split("\n")
                 if is_protected(path)
                 or any(matches_subject(pattern, path) for pattern in self.layers.protected)

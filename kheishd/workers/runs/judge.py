@@ -205,7 +205,9 @@ class CallJudge:
         except ToolError as error:
             # A person is not asked about an impossible call.
             return Judgement(verdict, _error_result(str(error)))
-        note = opinion.note if isinstance(opinion, NeedsApproval) else ruling.note or ruling.why
+        note = ruling.note or ruling.why
+        if isinstance(opinion, NeedsApproval) and opinion.is_firm:
+            note = opinion.note
         approval = await self._approval(index, invocation, note, preview)
         self._asking.append("asked")
         return Judgement(verdict, approval)

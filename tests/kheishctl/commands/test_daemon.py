@@ -67,7 +67,7 @@ def test_life_of_a_daemon(program: Program) -> None:
     assert program("send", "default", "remember this").code == 0
     copy = program.home.parent / "copy"
     assert "daemon restore" in program("daemon", "backup", str(copy)).out
-    assert program("daemon", "restore", str(copy)).code == exit_codes.FAILED
+    assert program("daemon", "restore", str(copy)).code == exit_codes.HOME_TAKEN
     assert program("daemon", "doctor").out.endswith("healthy\n")
     assert json.loads(program("daemon", "stop", "--json").out)["stopped"]
     assert "nothing to stop" in program("daemon", "stop").err
@@ -217,8 +217,8 @@ def test_doctor(ctl: Ctl) -> None:
     ],
 )
 def test_maintenance_needs_a_stopped_daemon(ctl: Ctl, daemon: Daemon, words: list[str]) -> None:
-    """Maintenance commands are refused while a daemon uses the store."""
+    """Maintenance commands are refused with a code of their own while a daemon uses the store."""
     done = ctl(*words)
-    assert done.code == exit_codes.FAILED
+    assert done.code == exit_codes.HOME_TAKEN
     assert f"pid {daemon.pid}" in done.err
     assert "daemon stop" in done.err

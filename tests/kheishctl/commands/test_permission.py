@@ -43,16 +43,17 @@ def test_why(ctl: Ctl, session: str) -> None:
 
 def test_why_shows_how_a_line_was_read(ctl: Ctl, session: str) -> None:
     """Each command of a line is listed with its words, its decision and the reason."""
-    ctl.json("permission", "update", "--session", session, "--allow", "bash:git *")
-    done = ctl("permission", "why", "bash", "git 'a b' | printf -v x y", "--session", session)
+    ctl.json("permission", "update", "--session", session, "--allow", "bash:git log *")
+    done = ctl("permission", "why", "bash", "git log 'a b' | printf -v x y", "--session", session)
     assert [
         "allow",
-        "[git] [a b]",
-        f"session {session} rule bash 'git *' allow, for \"git 'a b'\"",
+        "[git] [log] [a b]",
+        f"session {session} rule bash 'git log *' allow, for \"git log 'a b'\"",
     ] in done.rows
     assert ["ask", "[printf] [-v] [x] [y]", "printf -v evaluates its variable"] in done.rows
     done = ctl("permission", "why", "bash", "git $x", "--session", session)
     assert "not understood: an expansion at column 5" in done.out
+    assert ["command", "", "git $x"] in done.rows
 
 
 def test_why_in_assumed_circumstances(ctl: Ctl, session: str) -> None:

@@ -327,6 +327,7 @@ ASKS = NeedsAnswer([Question(question="Which?", key="which")])
         ([None, None], None),
         ([NeedsApproval("a"), None, NeedsApproval("b")], NeedsApproval("a")),
         ([NeedsApproval("a"), ASKS], ASKS),
+        ([NeedsApproval("a", is_firm=False), NeedsApproval("b")], NeedsApproval("b")),
         ([NeedsApproval("a"), ASKS, Deny("no"), Deny("never")], Deny("no")),
         ([NeedsApproval("a"), ValueError("x")], Deny("the hook 'part1' failed, so this was not run")),
     ],

@@ -11,6 +11,7 @@ from kheishd.server.mutation import (
     DryRun,
     MutationCommit,
     RepeatedResult,
+    digest_key,
     receipt_exclusions,
 )
 from kheishd.store.environment import Transaction
@@ -93,11 +94,25 @@ def test_a_receipt_holds_the_result_as_encoded(store: Store) -> None:
     assert receipts(store) == 1
 
 
+def test_a_receipt_of_an_older_version_answers(store: Store) -> None:
+    """A key that was stored as it is answers the repeated request."""
+    run(store, mutation(), idempotency_key="k")
+
+    def age(tx: Transaction) -> None:
+        receipt = tx.get(RECEIPTS, "uid:0", "toy.keep", digest_key("k"))
+        assert receipt is not None
+        tx.delete(RECEIPTS, "uid:0", "toy.keep", digest_key("k"))
+        tx.put(RECEIPTS, "uid:0", "toy.keep", "k", value=receipt)
+
+    store.submit(age, NOW_MS).unwrap()
+    assert isinstance(run(store, mutation(), idempotency_key="k"), RepeatedResult)
+
+
 def test_a_secret_is_in_no_receipt(store: Store) -> None:
     """A receipt holds no secret; a repeated request is refused as already shown."""
     run(store, mutation("secret"), idempotency_key="k")
     with store.read() as snapshot:
-        stored = snapshot.get(RECEIPTS, "uid:0", "toy.keep", "k")
+        stored = snapshot.get(RECEIPTS, "uid:0", "toy.keep", digest_key("k"))
     assert stored is not None
     assert b"hidden" not in stored.result
     with pytest.raises(AlreadyShown):

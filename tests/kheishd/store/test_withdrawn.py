@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import shutil
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
@@ -14,6 +15,7 @@ from kheishd.store.epoch import Withdrawal
 from kheishd.store.tables import SESSIONS
 from kheishd.store.withdrawn import find_withdrawn, read_replaced
 from protocol.events.permission import PermissionsChanged
+from protocol.events.session import SessionEnded, SessionUpdated
 from protocol.events.token import TokenCreated, TokenRevoked
 from protocol.journal.envelope import DAEMON_STREAM
 from protocol.objects.permission import Decision, Grant, Rule, RuleRef
@@ -157,3 +159,63 @@ def test_a_damaged_store_leaves_what_was_kept_before(store: Store, copy: Path) -
     withdrawn = restore(copy, store.directory).mark.withdrawn
     assert withdrawn is not None
     assert (withdrawn.tokens, withdrawn.changes, withdrawn.is_complete) == (["tok_lost"], None, False)
+
+
+@pytest.mark.parametrize(
+    ("properties", "changes", "withdrawn"),
+    [
+        ({"permission_mode": "bypassPermissions"}, {"permission_mode": "plan"}, {"permission_mode": "plan"}),
+        ({"permission_mode": "bypassPermissions"}, {"permission_mode": None}, {"permission_mode": None}),
+        ({"permission_mode": None}, {"permission_mode": "default"}, {"permission_mode": "default"}),
+        ({"permission_mode": "plan"}, {"permission_mode": "bypassPermissions"}, {}),
+        ({"permission_mode": "plan"}, {"permission_mode": None}, {}),
+        ({"scope": {"mcp": ["a", "b"]}}, {"scope": {"mcp": ["a"]}}, {"scope": {"mcp": ["a"]}}),
+        ({"workspace": "/w"}, {"workspace": "/w/inner"}, {"workspace": "/w/inner"}),
+        ({"workspace": "/w"}, {"workspace": None}, {"workspace": None}),
+        ({"workspace": "/w/inner"}, {"workspace": "/w"}, {}),
+        ({"title": "a"}, {"model": "b", "route": "c", "metadata": {"d": 1}}, {}),
+    ],
+)
+def test_narrowed_properties_are_found(
+    store: Store,
+    tmp_path: Path,
+    properties: dict[str, Any],
+    changes: dict[str, Any],
+    withdrawn: dict[str, Any],
+) -> None:
+    """A session's mode, scope and workspace are withdrawn if they were narrowed, and only then."""
+    session_with_runs(store, "ses_a")
+    in_session(store, SessionUpdated(changes=properties))
+    store.backup(tmp_path / "copy")
+    in_session(store, SessionUpdated(changes=changes))
+    store.close()
+    replaced = read_replaced(store.directory, tmp_path / "copy")
+    assert replaced is not None
+    expected = [Withdrawal(session_id="ses_a", properties=withdrawn)] if withdrawn else []
+    assert replaced.withdrawn.changes == expected
+
+
+def test_a_missing_store_leaves_what_was_kept_before(store: Store, copy: Path) -> None:
+    """Without a store, tokens that a kept one had revoked stay revoked, and the rest is not known."""
+    in_daemon(store, TokenRevoked(token_id="tok_lost"))
+    store.close()
+    restore(copy, store.directory)
+    (store.directory / DATA).unlink()
+    withdrawn = restore(copy, store.directory).mark.withdrawn
+    assert withdrawn is not None
+    assert (withdrawn.tokens, withdrawn.changes, withdrawn.is_complete) == (["tok_lost"], None, False)
+
+
+def test_a_restore_that_never_started_is_not_forgotten(store: Store, copy: Path) -> None:
+    """What a restore withdrew is withdrawn by the next one, even if the first store was removed meanwhile."""
+    in_daemon(store, TokenRevoked(token_id="tok_lost"), PermissionsChanged(add=[rule("e", "deny")]))
+    in_session(store, SessionUpdated(changes={"permission_mode": "plan"}), SessionEnded())
+    hold(store, gra_kept=None)
+    store.close()
+    first = restore(copy, store.directory)
+    shutil.rmtree(store.directory / "before-restore-1")
+    second = restore(copy, store.directory)
+    assert first.mark.withdrawn is not None
+    assert first.mark.withdrawn.tokens == ["tok_lost"]
+    assert [change.is_ended for change in first.mark.withdrawn.changes or ()] == [False, True]
+    assert second.mark.withdrawn == first.mark.withdrawn

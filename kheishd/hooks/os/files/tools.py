@@ -21,6 +21,7 @@ from kheishd.hooks.os.files.edits import (
     written_paths,
 )
 from kheishd.hooks.os.files.reader import ReadFile, read_file
+from kheishd.hooks.os.files.repositories import find_git_use
 from kheishd.hooks.os.files.search import (
     InThread,
     ListFiles,
@@ -40,7 +41,18 @@ from kheishd.hooks.os.files.transaction import (
     probe_changes,
 )
 from kheishd.hooks.os.programs import find_program
-from kheishd.kernel.hook import Invocation, Outcome, ProbeResult, RunContext, Stale, SubHook, ToolError, tool
+from kheishd.kernel.hook import (
+    Invocation,
+    NeedsApproval,
+    Opinion,
+    Outcome,
+    ProbeResult,
+    RunContext,
+    Stale,
+    SubHook,
+    ToolError,
+    tool,
+)
 from protocol.limits.call import MAX_PARALLEL_CALLS
 from protocol.objects.approval import Preview
 
@@ -133,6 +145,17 @@ class Files(SubHook):
         except ToolError:
             # The call itself will be refused, whatever is decided about it.
             return ""
+
+    async def before_call(self, call: Invocation) -> Opinion | None:
+        """Name a file of an edit that git executes or obeys: the mode acceptEdits does not allow that."""
+        if call.tool.kind != "edit" or not isinstance(call.arguments, EditArguments):
+            return None
+        workspace = call.context.workspace
+        for path in filter(None, self.edit_subject(call, call.arguments).split("\n")):
+            use = await self._run(find_git_use, workspace, path)
+            if use is not None:
+                return NeedsApproval(f"other programs execute or obey {path}: {use}", is_firm=False)
+        return None
 
     async def preview_edits(self, call: Invocation, arguments: EditArguments) -> Preview:
         """Show the change as a diff. Errors: ToolError."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Final
 
+from kheishd.hooks.os.shell.watch import BYTES_PER_FILE
 from protocol.limits.units import MIB
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ def explain_excess(exceeded: str, limits: LimitsSection) -> str:
             used, key, value = "had more processes and threads than allowed", "max_processes", 0
         case "growth":
             used, key, value = "wrote more than allowed", "max_growth_bytes", limits.max_growth_bytes
+        case "files":
+            used, key = "created more files than allowed", "max_growth_bytes"
+            value = limits.max_growth_bytes // BYTES_PER_FILE
+            return f"stopped: it {used}, {value} (the operator can raise tools.limits.{key})"
         case "mounts":
             return (
                 "stopped: another program replaced, renamed or removed a file that the command may not "

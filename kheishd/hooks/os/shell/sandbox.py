@@ -24,6 +24,7 @@ Root is special. It has no capabilities inside, but owns many files that others 
 from __future__ import annotations
 
 import os
+import posixpath
 import pwd
 import stat
 import subprocess
@@ -38,7 +39,7 @@ from msgspec.structs import replace
 from kheishd.config.sections.tools import LimitsSection
 from kheishd.hooks.os.files.confinement import Root, explain_errors
 from kheishd.hooks.os.programs import DIRECTORIES, find_program
-from kheishd.hooks.os.shell.scan import Scan
+from kheishd.hooks.os.shell.scan import MAX_PROTECTED_MOUNTS, Scan, lies_in
 from kheishd.hooks.os.shell.seccomp import open_filter
 from kheishd.hooks.os.shell.sockets import find_sockets
 from kheishd.kernel.hook import ToolError
@@ -327,14 +328,22 @@ def workspace_binds(bubblewrap: Bubblewrap, workdir: Workdir, scan: Scan, descri
     root = Root(workdir.workspace, workdir.outer)
     # A mount at their place would show them: they are covered.
     credentials = [os.path.realpath(path) for path in _credentials()]
-    for path in scan.mounts:
+    mounts = scan.mounts
+    if "" in mounts:
+        raise ToolError(
+            f"the workspace has more than {MAX_PROTECTED_MOUNTS} files and directories that commands must "
+            "not change, which is too many; use the tools for files, or ask for a smaller workspace"
+        )
+    # A mount at their place would show them: they are covered.
+    credentials = [os.path.realpath(path) for path in _credentials()]
+    for path, writable in mounts.items():
         if _is_inside(f"{workdir.workspace}/{path}/", credentials):
             continue
         with explain_errors(path), root.parent(path) as (directory, name):
             descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         status = os.fstat(descriptor)
         absolute = f"{workdir.workspace}/{path}"
-        binds[absolute] = bind(descriptor, absolute, writable=path in scan.pinned)
+        binds[absolute] = bind(descriptor, absolute, writable=writable)
         expected = scan.protected.get(path)
         if stat.S_ISLNK(status.st_mode) or expected not in (None, (status.st_dev, status.st_ino)):
             raise ToolError(f"{path} changed while the command was prepared; try again")
@@ -357,6 +366,7 @@ def workspace_covers(bubblewrap: Bubblewrap, workspace: str, scan: Scan) -> Moun
         if is_directory
         else ("--ro-bind", os.devnull, f"{workspace}/{path}")
         for path, is_directory in scan.masked.items()
+        if not lies_in(posixpath.dirname(path), scan.masked)
     }
 
 

@@ -32,9 +32,10 @@ from kheishd.core.permissions.protected import is_protected_pair
 from kheishd.hooks.os.files.confinement import Root
 from kheishd.hooks.os.files.written import was_written
 from kheishd.hooks.os.shell.scan import (
+    CONTAINERS_IN_GIT,
     GIT,
     GUARDED_IN_GIT,
-    MAX_ENTRIES_WITH_RULES,
+    MAX_ENTRIES_AFTERWARDS,
     PathRules,
     Scan,
     read_git_link,
@@ -87,7 +88,10 @@ class NewFiles(Value, frozen=True):
 
 
 class Shield:
-    """The protected files of a workspace at the begin of a command. Its methods read the file system."""
+    """The protected files of a workspace at the begin of a command. Its methods read the file system.
+
+    Errors: ToolError if rules close paths, and a part of the workspace cannot be searched for these.
+    """
 
     def __init__(self, workdir: Workdir, rules: PathRules, skipped: Collection[str] = ()) -> None:
         self._workdir = workdir
@@ -98,6 +102,12 @@ class Shield:
         # The clock of files ticks a few times in a hundredth of a second.
         self._began_ns = time.time_ns() - 10_000_000
         self.scan = self._scan(rules)
+        if self.scan.obstacle is not None:
+            raise ToolError(
+                "permission rules close paths to commands, and not all of these paths are known: "
+                f"{self.scan.obstacle}. Use the tools for files, or ask the user to make it readable or "
+                "smaller, or the operator for rules whose paths begin with the name of a directory"
+            )
 
     def _scan(self, rules: PathRules, max_entries: int = 0) -> Scan:
         workspace = self._workdir.workspace
@@ -106,7 +116,7 @@ class Shield:
     def find_new(self) -> NewFiles:
         """Return the protected files that appeared, and that are not part of a harmless new repository."""
         # A command could hide a file among as many entries as are scanned before.
-        before, scan = self.scan, self._scan(PathRules(self._rules.protected), MAX_ENTRIES_WITH_RULES)
+        before, scan = self.scan, self._scan(PathRules(self._rules.protected), MAX_ENTRIES_AFTERWARDS)
         known, known_directories = set(before.protected.values()), set(before.directories.values())
         unapproved: list[str] = []
         elsewhere: list[str] = []
@@ -138,7 +148,8 @@ class Shield:
                     continue
             if is_protected_pair(path):
                 directory = posixpath.dirname(directory)
-            if directory in before.directories:
+            is_in_git = directory in before.git and name not in CONTAINERS_IN_GIT
+            if directory in before.directories or is_in_git:
                 unapproved.append(path)
             elif scan.directories.get(directory) not in known_directories:
                 elsewhere.append(path)
@@ -171,13 +182,8 @@ class Shield:
             sentences.append(f"{text}: {_list(paths)}")
         if not new.complete:
             sentences.append(
-                f"the workspace has more than {MAX_ENTRIES_WITH_RULES} entries now, too many to look for new "
+                f"the workspace has more than {MAX_ENTRIES_AFTERWARDS} entries now, too many to look for new "
                 "files that other programs execute or obey"
-            )
-        if self._rules.closed and not self.scan.complete:
-            sentences.append(
-                f"the workspace has more than {MAX_ENTRIES_WITH_RULES} entries, so the rules about paths "
-                "hold for its upper levels only"
             )
         return sentences
 

@@ -11,7 +11,11 @@ the call, there is neither a task nor a process.
 from __future__ import annotations
 
 import os
+import posixpath
+import re
+from contextlib import suppress
 from hashlib import sha256
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Literal, assert_never
 
 import msgspec
@@ -19,11 +23,11 @@ import trio
 from msgspec import Meta, Struct
 
 from kheishd.config.sections.tools import LimitsSection
-from kheishd.core.permissions.claims import Claim
+from kheishd.core.permissions.claims import NETWORK, Claim
 from kheishd.core.task import abbreviate
 from kheishd.hooks.network.addresses import address_of
 from kheishd.hooks.network.destination import Destination, parse_destination
-from kheishd.hooks.network.gate import Gate
+from kheishd.hooks.network.gate import CLOSED, Gate
 from kheishd.hooks.network.interfaces import is_foreign_and_public
 from kheishd.hooks.network.proxy import serving
 from kheishd.hooks.os.shell.command import prepare_command, shell_argv
@@ -53,6 +57,7 @@ from kheishd.kernel.hook import (
     ProbeResult,
     Stale,
     SubHook,
+    SubjectReading,
     ToolError,
     tool,
 )
@@ -75,6 +80,7 @@ if TYPE_CHECKING:
 
     from kheishd.config.sections.workspace import NetworkMode
     from kheishd.hooks.os.shell.health import SandboxHealth
+    from kheishd.hooks.os.shell.scan import Scan
     from kheishd.store.environment import Snapshot
 
 MAX_TIMEOUT_SECONDS = 180.0
@@ -96,6 +102,11 @@ MAX_EVIDENCE_TAIL_BYTES = 2 * KIB
 MAX_ECHO_BYTES = 1 * KIB
 
 MAX_PROBLEM_BYTES = 2 * KIB
+
+# The closed or read-only paths that a note names.
+MAX_NAMED_PATHS = 5
+
+_LOOPBACK = re.compile(r"(?<![\w.-])(?:localhost|127\.\d+\.\d+\.\d+|\[::1\]):\d+")
 
 DESCRIPTION = """\
 Run a command in a shell (bash) and return its exit code, standard output and standard error.
@@ -231,6 +242,18 @@ class Bash(SubHook):
         """Return the destinations that the command asks for. Errors: ToolError."""
         return [Claim("network", destination.subject) for destination in _destinations(arguments)]
 
+    def read_command(self, subject: str) -> SubjectReading:
+        """Read a command, or a connection of one: by itself, no rule with a ``*`` opens a local address."""
+        if subject.startswith(NETWORK) and self._sandbox.network == "closed":
+            with suppress(ToolError):
+                destination = parse_destination(subject.removeprefix(NETWORK))
+                address = address_of(destination.host)
+                if address is not None and not is_foreign_and_public(address):
+                    return SubjectReading(
+                        subject, problem=CLOSED.format(subject=destination.subject), is_openable=True
+                    )
+        return SubjectReading(subject)
+
     async def preview_command(self, call: Invocation, arguments: BashArguments) -> Preview:
         """Show the command and its directory: the approval is bound to both. Errors: ToolError."""
         _require_runnable(arguments.command)
@@ -295,6 +318,7 @@ class Bash(SubHook):
         preview=preview_command,
         evidence=command_evidence,
         probe=probe_command,
+        read_subject=read_command,
     )
     async def bash(self, call: Invocation, arguments: BashArguments) -> Outcome:
         """Run a command. When this ends, nothing of it runs any more.
@@ -348,6 +372,13 @@ class Bash(SubHook):
                         notes = await trio.to_thread.run_sync(shield.finish)
             if end is not None and end.unboxed:
                 self._sandbox.record_failure(collector.stderr.text(MAX_PROBLEM_BYTES)[0].strip())
+            if shield is not None:
+                # Many commands join both streams.
+                streams = (collector.stderr, collector.stdout)
+                texts = (stream.text(MAX_PROBLEM_BYTES)[0] for stream in streams)
+                notes += explain_refusals("\n".join(texts), shield.scan)
+            if gate.is_served:
+                notes += explain_loopback(call, arguments, gate)
             result = result_of(
                 arguments.command, workdir.path, boxed, timeout_s, end, collector, spool, self._limits, notes
             )
@@ -494,6 +525,56 @@ def result_of(
         stderr_truncated=False,
         note="; ".join(notes) or None,
     )
+
+
+def explain_refusals(output: str, scan: Scan) -> list[str]:
+    """Return sentences about the closed and read-only paths that the errors in a command's output name."""
+    sentences = []
+    for note, signs, paths in (
+        ("closed by a rule, not by the files' modes", ("Permission denied",), scan.masked),
+        (
+            "read-only for commands, because other programs execute or obey them",
+            ("Read-only file system", "Device or resource busy"),
+            scan.protected.keys() - scan.links,
+        ),
+    ):
+        text = "\n".join(line for line in output.split("\n") if any(sign in line for sign in signs))
+        names = ((path, posixpath.basename(path)) for path in sorted(paths) if text)
+        met = [
+            path
+            for path, name in names
+            if name in text and re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", text)
+        ]
+        if met:
+            more = ", …" if len(met) > MAX_NAMED_PATHS else ""
+            sentences.append(f"{note}: {', '.join(met[:MAX_NAMED_PATHS])}{more}")
+    return sentences
+
+
+def explain_loopback(call: Invocation, arguments: BashArguments, gate: Gate) -> list[str]:
+    """Return a sentence about the machine's own servers that a command may reach, and did not.
+
+    They are those that the call asks for, and those that its command names and a rule opens.
+    """
+    hosts = [
+        host
+        for host in _destinations(arguments)
+        if (address := address_of(host.host)) is not None and address.is_loopback
+    ]
+    for match in islice(_LOOPBACK.finditer(arguments.command), MAX_CALL_HOSTS):
+        with suppress(ToolError):
+            host = parse_destination(match[0])
+            ruling = call.judge_claim(Claim("network", host.subject))
+            hosts += [host] if ruling.decision == "allow" and ruling.exact else []
+    reached = {host.rpartition(":")[2] for host in (*gate.connected, *gate.refused)}
+    missed = [str(host) for host in dict.fromkeys(hosts) if str(host.port) not in reached]
+    if not missed:
+        return []
+    return [
+        f"no connection to {', '.join(missed)} reached the proxy: in the sandbox, no_proxy leaves these "
+        "hosts to servers of the command itself. To reach the machine's, clear no_proxy, as curl --noproxy "
+        "'' does"
+    ]
 
 
 def add_connections(result: BashResult, gate: Gate, *, no_proxy: bool) -> BashResult:

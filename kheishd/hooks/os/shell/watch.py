@@ -27,11 +27,19 @@ PAUSE_GROWTH = 20
 
 BLOCK_BYTES = 512
 
+# A file system has a number of files, too, often one for so many bytes: an empty file counts as many.
+BYTES_PER_FILE = 16 * 1024
+BYTES, FILES = 0, 1
+
 # The time for finding the files that a command has written; beyond it, all that the disk lost is its own.
 MAX_SEARCH_SECONDS = 2.0
 
 # The time between two searches, as a multiple of the previous one's.
 SEARCH_REST = 10
+
+# The looks at which the command has written more than all its files that can be found explain: it may hide
+# a deleted file, as in a socket's buffer, or have removed files while others wrote.
+MAX_UNEXPLAINED = 3
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -120,17 +128,23 @@ class ControlGroup:
 
 
 class Watch:
-    """The watch over the processes below the keeper and over the workspace, an absolute path."""
+    """The watch over the processes below the keeper and over the workspace, an absolute path.
 
-    def __init__(self, limits: Limits, workspace: str) -> None:
+    ``boxed``: the processes can write to no other place of a disk.
+    """
+
+    def __init__(self, limits: Limits, workspace: str, *, boxed: bool = False) -> None:
         self.group = ControlGroup(limits)
         self._limits = limits
         self._workspace = workspace
+        self._boxed = boxed
         self._began = time.monotonic()
         self._began_ns = time.time_ns()
-        self._free_bytes = self._read_free_bytes()
-        self._next_search = 0.0
-        self._searched_at_bytes = 0
+        self._free = self._read_free()
+        self._next_search = [0.0, 0.0]
+        self._searched_at = [0, 0]
+        self._unexplained = 0
+        self._written_before = count_written_bytes()
         self.next_look = self._began + FIRST_PAUSE_SECONDS
 
     def look(self) -> str | None:
@@ -168,47 +182,59 @@ class Watch:
 
     # Growth.
 
-    def _read_free_bytes(self) -> int:
+    def _read_free(self) -> list[int]:
+        """Return the free bytes, and the free files as bytes; some file systems do not limit these."""
         try:
             status = os.statvfs(self._workspace)
         except OSError:
-            return 0
-        return status.f_bavail * status.f_frsize
+            return [0, 0]
+        files = status.f_favail if status.f_files else 1 << 62
+        return [status.f_bavail * status.f_frsize, files * BYTES_PER_FILE]
 
     def _check_growth(self) -> str | None:
-        """Compare the free space, which is cheap; if much is gone, find out how much this command wrote."""
-        free_bytes = self._read_free_bytes()
-        lost_bytes = self._free_bytes - free_bytes
-        low = bool(self._limits.reserve) and free_bytes < self._limits.reserve
+        """Compare what is free, which is cheap; if much is gone, find out how much this command wrote."""
+        free = self._read_free()
+        return self._check_resource(BYTES, free[BYTES]) or self._check_resource(FILES, free[FILES])
+
+    def _check_resource(self, resource: int, free: int) -> str | None:
+        """Check one of both, bytes or files, of which so much is free."""
+        lost = self._free[resource] - free
+        low = bool(self._limits.reserve) and free < self._limits.reserve
         allowed = 0 if low else self._limits.growth
-        if not (low or self._limits.growth) or lost_bytes <= max(allowed, self._searched_at_bytes):
+        if not (low or self._limits.growth) or lost <= max(allowed, self._searched_at[resource]):
             return None
         began = time.monotonic()
-        if began < self._next_search:
+        if began < self._next_search[resource]:
             return None
         # A search takes a while: not before all other processes, as the keeper may run (see ``keeper``).
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-        written_bytes = self._find_written_bytes(allowed, began + MAX_SEARCH_SECONDS)
-        self._next_search = time.monotonic() + SEARCH_REST * (time.monotonic() - began)
-        if written_bytes is None or written_bytes > allowed:
-            return "reserve" if low else "growth"
+        written = self._find_written(resource, allowed, began + MAX_SEARCH_SECONDS)
+        self._next_search[resource] = time.monotonic() + SEARCH_REST * (time.monotonic() - began)
+        if written is None or written > allowed:
+            return "reserve" if low else "growth" if resource == BYTES else "files"
+        if self._boxed and resource == BYTES:
+            unexplained = min(lost, count_written_bytes() - self._written_before) - written
+            self._unexplained = self._unexplained + 1 if unexplained > allowed else 0
+            if self._unexplained:
+                exceeded = "reserve" if low else "growth"
+                return exceeded if self._unexplained >= MAX_UNEXPLAINED else None
         # Others wrote the rest; look again when more is gone.
-        self._searched_at_bytes = lost_bytes + (allowed - written_bytes) // 2
+        self._searched_at[resource] = lost + (allowed - written) // 2
         return None
 
-    def _find_written_bytes(self, enough: int, deadline: float) -> int | None:
-        """Return the size of the files that changed since the beginning; None if the time is over.
+    def _find_written(self, resource: int, enough: int, deadline: float) -> int | None:
+        """Return the size of the files that changed since the beginning; None if it cannot be found in time.
 
-        Deleted files that are still open count as well. Stops when it is more than ``enough``.
+        Deleted files that are still open or mapped count as well. Stops when it is more than ``enough``.
         """
         total = 0
         # The clock of files ticks a few times in a hundredth of a second.
         changed_files = find_changed_files(self._workspace, self._began_ns - 10_000_000, deadline)
-        for status in chain(find_deleted_files(self._workspace), changed_files):
+        for status in chain(find_deleted_files(self._workspace, deadline), changed_files):
             if status is None:
                 return None
-            total += status.st_blocks * BLOCK_BYTES
+            total += status.st_blocks * BLOCK_BYTES if resource == BYTES else BYTES_PER_FILE
             if total > enough:
                 break
         return total
@@ -244,20 +270,54 @@ def find_changed_files(directory: str, since_ns: int, deadline: float) -> Iterat
             yield None
 
 
-def find_deleted_files(directory: str) -> Iterator[os.stat_result]:
-    """Yield the status of the deleted files on a directory's disk that the command's processes hold open."""
+def find_deleted_files(directory: str, deadline: float) -> Iterator[os.stat_result | None]:
+    """Yield the status of the deleted files on a directory's disk that the command's processes hold.
+
+    Shape:  None where the time is over, or a file is only mapped and its size cannot be found, which is a
+    privilege.
+    """
     device = None
     with suppress(OSError):
         device = os.stat(directory).st_dev
     seen = set()
+    mapped: dict[int, str] = {}
     for pid in tree(os.getpid()):
+        paths = []
         with suppress(OSError):
-            for name in os.listdir(f"/proc/{pid}/fd"):
-                with suppress(OSError):
-                    status = os.stat(f"/proc/{pid}/fd/{name}")
-                    if status.st_nlink == 0 and status.st_dev == device and status.st_ino not in seen:
-                        seen.add(status.st_ino)
-                        yield status
+            # A thread can have descriptors of its own.
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                descriptors = f"/proc/{pid}/task/{thread}/fd"
+                paths += [f"{descriptors}/{name}" for name in os.listdir(descriptors)]
+        for path in paths:
+            if time.monotonic() > deadline:
+                yield None
+                return
+            with suppress(OSError):
+                status = os.stat(path)
+                if status.st_nlink == 0 and status.st_dev == device and status.st_ino not in seen:
+                    seen.add(status.st_ino)
+                    yield status
+        mapped |= find_deleted_maps(pid, directory)
+    for inode in mapped.keys() - seen:
+        try:
+            yield os.stat(mapped[inode])
+        except PermissionError:
+            yield None
+        except OSError:
+            pass
+
+
+def find_deleted_maps(pid: int, directory: str) -> dict[int, str]:
+    """Return the paths of a process's maps of deleted files that were below a directory, by their inodes."""
+    above = os.fsencode(directory).replace(b"\n", b"\\012") + b"/"
+    maps = {}
+    with suppress(OSError), open(f"/proc/{pid}/maps", "rb") as file:
+        for line in file:
+            if line.endswith(b" (deleted)\n"):
+                addresses, _, _, _, inode, path = line.split(None, 5)
+                if path.startswith(above):
+                    maps[int(inode)] = f"/proc/{pid}/map_files/{addresses.decode()}"
+    return maps
 
 
 def tree(root: int) -> Iterator[int]:
@@ -271,6 +331,16 @@ def tree(root: int) -> Iterator[int]:
             for thread in os.listdir(f"/proc/{pid}/task"):
                 with suppress(OSError), open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
                     pids += map(int, file.read().split())
+
+
+def count_written_bytes() -> int:
+    """Return the bytes that this process and those below it wrote to disks, with those that have ended."""
+    total = 0
+    for pid in chain((os.getpid(),), tree(os.getpid())):
+        with suppress(OSError, ValueError), open(f"/proc/{pid}/io", "rb") as file:
+            counts = dict(line.split(b": ") for line in file)
+            total += int(counts[b"write_bytes"]) - int(counts[b"cancelled_write_bytes"])
+    return total
 
 
 def proportional_bytes(pid: int) -> int:

@@ -60,7 +60,8 @@ def test_a_pattern_matches_by_host_and_port(pattern: str, subject: str, matches:
         ("A=1; ls", [("call", "A=1; ls"), ("command", "A=1"), ("command", "ls")]),
         ("LANG=C; ls", [("call", "LANG=C; ls")]),
         ("a | b", [("call", "a | b"), ("command", "a"), ("command", "b")]),
-        ("a $(b)", [("call", "a $(b)"), ("command", "a '$(b)'"), ("command", "b")]),
+        ("a $(b)", [("call", "a $(b)"), ("command", "a $(b)"), ("command", "b")]),
+        ("a 'b c' $x", [("call", "a 'b c' $x"), ("command", "a 'b c' $x")]),
     ],
 )
 def test_a_command_line_has_claims(line: str, claims: list[tuple[str, str]]) -> None:

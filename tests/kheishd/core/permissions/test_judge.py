@@ -417,6 +417,18 @@ def test_a_hook_can_require_approval() -> None:
         assert decide(READ, layers_of(layer("run", rule("deny")), mode=mode), "x", opinion) == "deny"
 
 
+def test_a_hook_can_keep_a_mode_from_allowing_an_edit() -> None:
+    """An ask that is not firm only keeps acceptEdits from allowing an edit; rules and grants still can."""
+    opinion = HookOpinion("ask", "git executes it", is_firm=False)
+    for mode, expected in zip(MODES_OF_TABLE, ("ask", "ask", "allow", "deny", "deny"), strict=True):
+        assert decide(EDIT, layers_of(mode=mode), "x", opinion) == expected
+    edits = layers_of(mode="acceptEdits")
+    ruling = judge(EDIT, "x", edits, opinion)
+    assert (ruling.decision, ruling.why, ruling.note) == ("ask", "mode acceptEdits", "git executes it")
+    assert decide(EDIT, layers_of(layer("run", rule("allow")), mode="acceptEdits"), "x", opinion) == "allow"
+    assert "git executes it" in [line.text for line in explain(EDIT, "x", edits, opinion).lines]
+
+
 # Grants.
 
 

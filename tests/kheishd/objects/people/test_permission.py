@@ -536,5 +536,6 @@ def test_facts_and_opinions() -> None:
     """Tools and hook verdicts become plain values; a call that is a question has no opinion."""
     assert opinion_of(Deny("no")) == HookOpinion("deny", "no")
     assert opinion_of(NeedsApproval("look")) == HookOpinion("ask", "look")
+    assert opinion_of(NeedsApproval("x", is_firm=False)) == HookOpinion("ask", "x", is_firm=False)
     assert opinion_of(NeedsAnswer([])) is opinion_of(None) is None
     assert facts_of(TOOLS["read_file"]) == ToolFacts("read_file", "read", "allow", in_plan=True)

@@ -23,6 +23,7 @@ def test_the_keeper_reads_them() -> None:
         ("memory", "used more memory than allowed, 64 MiB (the operator can raise tools.limits.max_memory_"),
         ("processes", "more processes and threads than allowed, 4096 (the operator can raise tools.limits."),
         ("growth", "wrote more than allowed, 16384 MiB (the operator can raise tools.limits.max_growth_byt"),
+        ("files", "created more files than allowed, 1048576 (the operator can raise tools.limits.max_growth"),
         ("reserve", "it wrote to a disk that is nearly full"),
         ("mounts", "another program replaced, renamed or removed a file that the command may not change"),
     ],

@@ -14,6 +14,7 @@ from kheishd.hooks.os.shell import shield as shields
 from kheishd.hooks.os.shell.scan import PathRules
 from kheishd.hooks.os.shell.shield import Shield, is_harmless_git_config
 from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
+from kheishd.kernel.hook import ToolError
 from tests.kheishd.hooks.os.shell.test_scan import write
 
 
@@ -117,16 +118,15 @@ def test_large_workspaces(workdir: Workdir, workspace: Path, monkeypatch: pytest
     assert "sub/deep/.bashrc" in named
     assert (workspace / "sub/deep/repo/.git/config").exists()
     monkeypatch.setattr(scans, "MAX_ENTRIES_WITH_RULES", 1)
-    shield = Shield(workdir, PathRules(closed=("*.env",)))
-    shield._began_ns += 10**12
-    (sentence,) = shield.finish()
-    assert "so the rules about paths hold for its upper levels only" in sentence
+    with pytest.raises(ToolError, match="sub cannot be searched: the workspace has more than 1 entries"):
+        Shield(workdir, PathRules(closed=("*.env",)))
+    Shield(workdir, PathRules(closed=(".env",)))
 
 
 def test_more_entries_than_can_be_scanned(workdir: Workdir, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a command leaves too many entries to look for new files, the result says so."""
     shield = Shield(workdir, PathRules())
-    monkeypatch.setattr(shields, "MAX_ENTRIES_WITH_RULES", 1)
+    monkeypatch.setattr(shields, "MAX_ENTRIES_AFTERWARDS", 1)
     assert "too many to look for new files" in shield.finish()[0]
 
 
@@ -201,14 +201,19 @@ def test_unfinished_operations_of_git(workdir: Workdir, workspace: Path) -> None
 
 
 def test_more_files_than_mounts(workdir: Workdir, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A protected file that was not mounted, because there are many, is named if it changed."""
+    """Of protected files that are too many to be mounted, the directories are mounted."""
     monkeypatch.setattr(scans, "MAX_PROTECTED_MOUNTS", 3)
+    write(workspace, "sub/deep/AGENTS.md", "sub/deep/.envrc")
+    assert Shield(workdir, PathRules()).scan.mounts == {".git": False, "sub": False}
+
+
+def test_a_hooks_directory_that_appears(workdir: Workdir, workspace: Path) -> None:
+    """A directory of hooks that the configuration names, and that is new, is put aside."""
+    subprocess.run(["git", "config", "core.hooksPath", ".git/h5"], cwd=workspace, check=True)
     shield = Shield(workdir, PathRules())
-    assert "sub/AGENTS.md" not in shield.scan.mounts
-    write(workspace, "sub/AGENTS.md", text="other\n")
-    assert shield.finish() == [
-        "other programs execute or obey these new or changed files; inspect them first: sub/AGENTS.md"
-    ]
+    write(workspace, ".git/h5/pre-commit")
+    assert ".git/h5" in shield.finish()[0]
+    assert (workspace / ".git/h5.unapproved").exists()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,15 @@ from msgspec.structs import replace
 from kheishd.config.sections.tools import LimitsSection
 from kheishd.hooks.os.shell.output import OutputCollector, Spool
 from kheishd.hooks.os.shell.process import CommandEnd
-from kheishd.hooks.os.shell.tools import Bash, BashArguments, _create_task, outcome_of, result_of
+from kheishd.hooks.os.shell.scan import Scan
+from kheishd.hooks.os.shell.tools import (
+    Bash,
+    BashArguments,
+    _create_task,
+    explain_refusals,
+    outcome_of,
+    result_of,
+)
 from kheishd.hooks.os.shell.workdir import open_workdir
 from kheishd.kernel.hook import Invocation, Outcome, Stale, ToolError
 from kheishd.kernel.state import State
@@ -41,6 +49,8 @@ from tests.support.histories import task_created
 from tests.support.stores import update
 
 ROOT = Path(__file__).parents[3]
+
+READ_ONLY = "read-only for commands, because other programs execute or obey them"
 
 
 async def test_what_a_command_gives(shell: Shell, workspace: Path) -> None:
@@ -591,6 +601,26 @@ def test_an_exit_code_is_an_answer(capture: OutputCollector, spool: Spool) -> No
         result = msgspec.json.decode(response.text)
         assert (result["exit_code"], result["success"], response.is_error) == (code, code == 0, False)
         assert "note" not in result
+
+
+@pytest.mark.parametrize(
+    ("output", "sentences"),
+    [
+        ("cat: a.env: Permission denied", ["closed by a rule, not by the files' modes: a.env"]),
+        ("[Errno 13] Permission denied: 'x/keys/b'", ["closed by a rule, not by the files' modes: x/keys"]),
+        ("cat: aa.env: Permission denied\na.env", []),
+        ("cat: a.env: No such file or directory", []),
+        ("could not write config file .git/config: Device or resource busy", [f"{READ_ONLY}: .git/config"]),
+        ("rm: cannot remove '.envrc': Read-only file system", []),
+    ],
+)
+def test_refusals_of_special_paths(output: str, sentences: list[str]) -> None:
+    """The closed and read-only paths that an error names are explained, and no others."""
+    scan = Scan()
+    scan.masked = {"a.env": False, "x/keys": True}
+    scan.protected = {".git/config": (1, 2), ".envrc": (1, 3)}
+    scan.links = {".envrc"}
+    assert explain_refusals(output, scan) == sentences
 
 
 def test_a_timeout_is_an_error(capture: OutputCollector, spool: Spool) -> None:

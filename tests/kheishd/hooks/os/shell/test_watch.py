@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from kheishd.hooks.os.shell.watch import ControlGroup, Limits, Watch, find_changed_files, tree
+from kheishd.hooks.os.shell.watch import (
+    BYTES,
+    BYTES_PER_FILE,
+    FILES,
+    ControlGroup,
+    Limits,
+    Watch,
+    find_changed_files,
+    find_deleted_files,
+    tree,
+)
 from protocol.limits.units import MIB
 
 
@@ -63,11 +73,11 @@ def test_growth(workspace: Path) -> None:
     (workspace / "deep").mkdir()
     watch = Watch(Limits(f"growth={2 * MIB}"), str(workspace))
     # The free space as it was before: others on this disk write as well.
-    watch._free_bytes += 64 * MIB
+    watch._free[BYTES] += 64 * MIB
     watch._began_ns = os.stat(workspace / "old").st_ctime_ns + 20_000_000
     assert watch.look() is None
     watch = Watch(Limits(f"growth={2 * MIB}"), str(workspace))
-    watch._free_bytes += 64 * MIB
+    watch._free[BYTES] += 64 * MIB
     fill(workspace / "deep" / "new", 3)
     assert watch.look() == "growth"
     script = f"f = open('{workspace}/gone', 'wb'); f.write(b'x' * (3 << 20)); f.flush()"
@@ -79,21 +89,101 @@ def test_growth(workspace: Path) -> None:
         assert process.stdout is not None
         process.stdout.readline()
         (workspace / "gone").unlink()
-        watch._next_search = watch._searched_at_bytes = 0
+        watch._next_search[BYTES] = watch._searched_at[BYTES] = 0
         assert watch.look() == "growth"
         process.stdin.close()
+
+
+HOLD = """
+import ctypes, os, socket, sys, threading
+path, way = sys.argv[1:]
+file = os.open(path, os.O_RDWR | os.O_CREAT)
+os.unlink(path)
+os.write(file, b"x" * (3 << 20))
+def hold():
+    if way == "thread":
+        assert libc.unshare(0x400) == 0
+    ready.set()
+    sys.stdin.read()
+ready = threading.Event()
+libc = ctypes.CDLL(None)
+if way == "map":
+    libc.mmap(None, ctypes.c_size_t(4096), 1, 1, file, ctypes.c_long(0))
+if way == "socket":
+    ours, theirs = socket.socketpair()
+    socket.send_fds(ours, [b"x"], [file])
+threading.Thread(target=hold).start()
+ready.wait()
+os.close(file)
+print(flush=True)
+"""
+
+
+@pytest.mark.parametrize("way", ["thread", "map", "socket"])
+def test_deleted_files(workspace: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleted files count if only a map, a thread with descriptors of its own, or a buffer keeps them."""
+    watch = Watch(Limits(f"growth={2 * MIB}"), str(workspace), boxed=True)
+    watch._free[BYTES] += 64 * MIB
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, f"{workspace}/gone", way], stdin=-1, stdout=-1
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        assert not (workspace / "gone").exists()
+        if way == "socket":
+            # The file itself cannot be found, but its bytes were written by some process.
+            for _ in range(2):
+                watch._next_search[BYTES] = 0
+                assert watch.look() is None
+            assert watch._unexplained == 2
+            watch._next_search[BYTES] = 0
+        assert watch.look() == "growth"
+        if way == "map":
+            read_status = os.stat
+
+            def refuse(path: str, **options: bool) -> os.stat_result:
+                if "map_files" in str(path):
+                    raise PermissionError
+                return read_status(path, **options)
+
+            with monkeypatch.context() as context:
+                context.setattr(os, "stat", refuse)
+                statuses = list(find_deleted_files(str(workspace), math.inf))
+            assert None in statuses
+            assert list(find_deleted_files(str(workspace), 0)) == [None]
+        process.stdin.close()
+
+
+def test_empty_files(workspace: Path) -> None:
+    """Files count as well as their bytes, because a disk may have only so many; and so does the reserve."""
+    watch = Watch(Limits(f"growth={20 * BYTES_PER_FILE}"), str(workspace))
+    for number in range(15):
+        (workspace / str(number)).touch()
+    watch._free[FILES] += 1000 * BYTES_PER_FILE
+    assert watch.look() is None
+    for number in range(30):
+        (workspace / str(number)).touch()
+    watch._free[FILES] += 1000 * BYTES_PER_FILE
+    watch._next_search = [0, 0]
+    assert watch.look() == "files"
+    watch = Watch(Limits("growth=0"), str(workspace))
+    watch._limits.reserve = watch._read_free()[FILES] + 1000 * BYTES_PER_FILE
+    watch._free[FILES] += 1000 * BYTES_PER_FILE
+    (workspace / "another").touch()
+    assert watch.look() == "reserve"
 
 
 def test_growth_of_others(workspace: Path, tmp_path: Path) -> None:
     """Space that others take is not the command's, and is not searched for again and again."""
     watch = Watch(Limits(f"growth={2 * MIB}"), str(workspace))
-    watch._free_bytes += 64 * MIB
+    watch._free[BYTES] += 64 * MIB
     fill(tmp_path / "elsewhere", 3)
     assert watch.look() is None
-    assert watch._searched_at_bytes > 60 * MIB
+    assert watch._searched_at[BYTES] > 60 * MIB
     fill(workspace / "own", 3)
-    watch._next_search = 0
-    watch._free_bytes += 64 * MIB
+    watch._next_search = [0, 0]
+    watch._free[BYTES] += 64 * MIB
     assert watch.look() == "growth"
 
 
@@ -118,18 +208,18 @@ def test_a_search_that_takes_too_long(workspace: Path, monkeypatch: pytest.Monke
     """If the files cannot be searched in time, all that the disk lost counts as the command's."""
     monkeypatch.setattr("kheishd.hooks.os.shell.watch.MAX_SEARCH_SECONDS", -1.0)
     watch = Watch(Limits(f"growth={2 * MIB}"), str(workspace))
-    watch._free_bytes += 64 * MIB
+    watch._free[BYTES] += 64 * MIB
     assert watch.look() == "growth"
 
 
 def test_the_reserve(workspace: Path) -> None:
     """Below the reserve of the disk, only a command that writes is stopped."""
     watch = Watch(Limits(f"reserve={1 << 62}"), str(workspace))
-    watch._free_bytes += 64 * MIB
+    watch._free[BYTES] += 64 * MIB
     watch._began_ns += 10**12
     assert watch.look() is None
     watch = Watch(Limits(f"reserve={1 << 62}"), str(workspace))
-    watch._free_bytes += 64 * MIB
+    watch._free[BYTES] += 64 * MIB
     fill(workspace / "own", 1)
     assert watch.look() == "reserve"
 
