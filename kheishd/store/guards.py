@@ -10,6 +10,7 @@ import fcntl
 import logging
 import os
 import shutil
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -58,9 +59,21 @@ def lock_directory(directory: Path) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        pid = _find_lock_holder(descriptor)
         os.close(descriptor)
-        raise StoreUnusable(f"{directory} is in use by another process; stop that first.") from error
+        process = f"the process with pid {pid}" if pid else "another process"
+        raise StoreUnusable(f"{directory} is in use by {process}; stop that first.") from error
     return descriptor
+
+
+def _find_lock_holder(descriptor: int) -> str:
+    """Return the pid of the process that has locked a file; "" if it is not known. Source: proc(5)."""
+    inode = str(os.fstat(descriptor).st_ino)
+    with suppress(OSError):
+        for row in map(str.split, Path("/proc/locks").read_text().splitlines()):
+            if row[1] == "FLOCK" and row[5].rpartition(":")[2] == inode:
+                return row[4]
+    return ""
 
 
 def remove_leftovers(directory: Path) -> None:
