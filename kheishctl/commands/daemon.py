@@ -16,7 +16,7 @@ from kheishctl.contract import Json
 from kheishctl.options import Duration, drop_unset
 from kheishctl.render.daemon import format_daemon_status
 from kheishctl.render.layout import Display
-from kheishctl.render.units import format_duration, format_size
+from kheishctl.render.units import format_duration
 from protocol.text import one_line, sanitize
 
 group = make_group("daemon", "Start, stop, reload, back up and check the daemon.")
@@ -204,7 +204,7 @@ def backup(app: App, path: str) -> None:
 def _format_backup(result: Json, display: Display) -> str:
     took = format_duration(result["took_ms"] / 1000)
     path = one_line(result["path"])
-    return f"{format_size(result['bytes'])} in {took}: {path}\nrestore with: kheishctl daemon restore {path}"
+    return f"{result['bytes']:,} bytes in {took}: {path}\nrestore with: kheishctl daemon restore {path}"
 
 
 @command(
