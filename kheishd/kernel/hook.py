@@ -110,12 +110,14 @@ class ToolMethods(Value, frozen=True):
 class SubjectReading(Value, frozen=True):
     """A call that a person describes by its subject: as its tool would name it, and with its claims.
 
-    ``problem``: why the tool never does this, whatever the rules say.
+    ``problem``: why the tool never does this, whatever the rules say; if it ``is_openable``, unless one of
+    them names exactly the subject.
     """
 
     subject: str
     claims: Sequence[Claim] = ()
     problem: str | None = None
+    is_openable: bool = False
 
 
 class DeclaredTool:

@@ -288,6 +288,18 @@ def test_the_verdict_on_a_fetch_is_explained(daemon: Daemon, web: LocalWeb) -> N
     assert "is not on the public internet" in call(daemon, "web_fetch", url=f"http://{web.address}/")
 
 
+def test_the_verdict_on_a_local_connection_is_explained(daemon: Daemon, web: LocalWeb) -> None:
+    """Of a command's connections to local addresses, only those that a rule names are allowed."""
+    everything = {"tool": "bash", "subject": "net:*"}
+    daemon.call("permission.update", add=[{**everything, "decision": "allow"}])
+    for address, decision in ((web.address, "allow"), ("127.0.0.1:9", "deny"), ("localhost:9", "deny")):
+        explanation = daemon.call("permission.why", tool="bash", subject=f"net:{address}")
+        result = run(daemon, f"{CURL} http://{address}/")
+        assert explanation["decision"] == decision
+        assert (address in result.get("refused", {})) == (decision == "deny")
+    daemon.call("permission.update", remove=[everything])
+
+
 def test_rules_change_while_a_command_runs(daemon: Daemon, web: LocalWeb) -> None:
     """A deny closes a host for a running shell; commands in the background have the same network."""
     loop = f"until [ -e stop ]; do {CURL} http://{web.address}/loop && sleep 0.05; done; {CURL} http://x.example/"

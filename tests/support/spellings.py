@@ -29,6 +29,17 @@ def spell(secret: str) -> dict[str, str]:
         "quoted-printable": secret[:5] + "=\n" + secret[5:],
         "indented": secret[:5] + "\n        " + secret[5:],
         "folded in json": secret[:4] + "\\r\\n  " + secret[4:],
+        "octal": "".join(f"\\{byte:03o}" for byte in content),
+        "octal in json": "".join(f"\\\\{byte:03o}" for byte in content),
+        "braces": "".join(f"\\u{{{ord(letter):x}}}" for letter in secret),
+        "wide escapes": "".join(f"\\U{ord(letter):08x}" for letter in secret),
+        "html numbers with zeros": "".join(f"&#{ord(letter):05d};" for letter in secret),
+        "colours": f"{secret[:5]}\x1b[1;31m{secret[5:]}",
+        "colours in json": f"{secret[:5]}\\u001b[0m{secret[5:]}",
+        "quoted lines": secret[:5] + "\n> " + secret[5:],
+        "lines of a diff": secret[:5] + "\n+" + secret[5:],
+        "lines of a list in json": secret[:5] + "\\n- " + secret[5:],
+        "blanks before a break": secret[:5] + "  \n \n\t" + secret[5:],
     }
     for shift in range(3):
         encoded = base64.b64encode(b"u:p"[:shift] + content).decode()

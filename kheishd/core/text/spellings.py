@@ -5,6 +5,9 @@ percent signs (``%41``, ``%2541``, ``+``), with HTML entities, in hexadecimal di
 its three alignments and in both alphabets. In all of these, it may be split by line breaks and the
 indentation after them.
 
+It is also found with ``\101``, ``\u{41}`` and ``\U00000041``, with colour codes of a terminal inside, in
+lines with a prefix (``> ``, ``+``, ``- ``, ``| ``, ``# ``), and in base32 unless that is split into chunks.
+
 A text is reduced to its letters and digits, in lower case, and the reduced spellings are searched in that:
 one fast pass, which misses none. Only where one is found, the text is normalized step by step with the place
 of each byte. So the time is linear in the length of the text. Pure.
@@ -13,7 +16,8 @@ of each byte. So the time is linear in the length of the text. Pure.
 from __future__ import annotations
 
 import re
-from base64 import b64encode
+import sys
+from base64 import b32encode, b64encode
 from typing import TYPE_CHECKING, Final
 
 from protocol.structs import Value
@@ -31,16 +35,26 @@ _ESCAPE: Final = re.compile(
     rb"\\\\*u([0-9A-Fa-f]{4})|\\\\*x([0-9A-Fa-f]{2})|%(?:25)*([0-9A-Fa-f]{2})"
     rb"|&(#[0-9]{1,4}|#[xX][0-9A-Fa-f]{1,4}|quot|amp|lt|gt|apos);"
 )
+# Less usual spellings are searched in a text of their own: parts of them are ordinary text in others.
+_RARE_ESCAPE: Final = re.compile(
+    rb"\\{1,8}(?:u\{0*([0-9A-Fa-f]{1,6})\}|U([0-9A-Fa-f]{8}))|\\{1,8}([0-3][0-7]{2})(?!\[)|&#0*([0-9]{1,7});"
+    rb"|(?:\x1b|\\{1,8}(?:u001[bB]|x1[bB]|033))\[[0-9;:?]*[A-Za-z]"
+)
+_RARE_FOLD: Final = re.compile(
+    rb"(?:[ \t]{0,8}(?:\r?\n|(?:\\{1,8}r)?\\{1,8}n)(?:[ \t>|#+-]|\\{1,8}t)*)+|[ \t]{1,8}\Z"
+)
 _ENTITIES: Final = {b"quot": b'"', b"amp": b"&", b"lt": b"<", b"gt": b">", b"apos": b"'"}
 # The end of a text that may be the beginning of an escape or of a line break.
 _BEGINNING: Final = re.compile(
     rb"(?:=?\\+r\\*|=?\\+(?:u[0-9A-Fa-f]{0,3}|x[0-9A-Fa-f]?)?|%(?:25)*2?[0-9A-Fa-f]?"
-    rb"|&(?:#[xX]?[0-9A-Fa-f]{0,4}|[a-z]{0,4})?|=\r?|\r)\Z"
+    rb"|\\+(?:u\{[0-9A-Fa-f]{0,8}|U[0-9A-Fa-f]{0,7}|[0-3][0-7]?)"
+    rb"|(?:\x1b|\\+u001[bB]|\\+x1[bB]|\\+033)(?:\[[0-9;:?]{0,32})?"
+    rb"|&(?:#[xX]?[0-9A-Fa-f]{0,10}|[a-z]{0,4})?|=\r?|\r)\Z"
 )
 _MAX_BEGINNING_BYTES: Final = 64
 
 _SPACE: Final = b" \t\r\n\\"
-_SIGNS: Final = _SPACE + b"=+:-,_/\b\f"
+_SIGNS: Final = _SPACE + b"=+:-,_/\b\f>|#"
 _HEX_SIGNS: Final = _SPACE + b":-,"
 # A part of a secret, by which most texts are recognized to hold none.
 _PROBE_BYTES: Final = 6
@@ -97,27 +111,44 @@ def _unescape(match: re.Match[bytes]) -> bytes:
     return chr(number).encode(errors="surrogatepass") if match[1] else bytes((number,))
 
 
+def _unescape_rare(match: re.Match[bytes]) -> bytes:
+    """Return the character of an escape, and nothing for a code of a terminal."""
+    digits, base = match[1] or match[2], 16
+    if digits is None:
+        digits, base = (match[3], 8) if match[3] else (match[4], 10)
+    if digits is None:
+        return b""
+    number = int(digits, base)
+    if base == 8:
+        return bytes((number,))
+    return chr(number).encode(errors="surrogatepass") if number <= sys.maxunicode else match[0]
+
+
 def _normalize(text: _Text) -> Iterator[_Text]:
-    """Yield a text as it is, without escapes, as base64, and as hexadecimal digits."""
+    """Yield a text as it is, without escapes, as base64, as hexadecimal digits, and without rare escapes."""
     yield text
+    rare = text.substitute(_RARE_ESCAPE, _unescape_rare).substitute(_RARE_FOLD, lambda match: b"")
     text = text.substitute(_FOLD, lambda match: b"").substitute(_ESCAPE, _unescape)
     yield text.translate(_TO_BLANK, b"\\\r\n=")
     yield text.translate(_TO_STANDARD, _SPACE)
     yield text.translate(_TO_LOWER, _HEX_SIGNS)
+    yield rare.substitute(_ESCAPE, _unescape).translate(_TO_BLANK, b"\\\r\n=")
 
 
-def _normalize_bytes(content: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+def _normalize_bytes(content: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
     """Return what :func:`_normalize` yields, without places."""
     text = content
     if b"\n" in text or b"\\" in text:
         text = _FOLD.sub(b"", text)
     if b"\\" in text or b"%" in text or b"&" in text:
         text = _ESCAPE.sub(_unescape, text)
+    rare = _RARE_FOLD.sub(b"", _RARE_ESCAPE.sub(_unescape_rare, content))
     return (
         content,
         text.translate(_TO_BLANK, b"\\\r\n="),
         text.translate(_TO_STANDARD, _SPACE),
         text.translate(_TO_LOWER, _HEX_SIGNS),
+        _ESCAPE.sub(_unescape, rare).translate(_TO_BLANK, b"\\\r\n="),
     )
 
 
@@ -125,6 +156,7 @@ def _reduce(content: bytes) -> bytes:
     """Return a text that contains the reduced form of each spelling that occurs in the content."""
     # A sign may also stand before a secret whose beginning looks like the rest of an escape.
     literal = content
+    has_rare = _RARE_ESCAPE.search(content) if b"\\" in content or b"\x1b" in content else b"&#0" in content
     if b"\\" in content:
         for escape in (b"\\n", b"\\r", b"\\t", b"\\b", b"\\f"):
             content = content.replace(escape, b"")
@@ -133,16 +165,19 @@ def _reduce(content: bytes) -> bytes:
         content = _ESCAPE.sub(_unescape, content)
     if content is not literal:
         content = b"%b\0%b" % (content, literal)
+    if has_rare:
+        rare = _RARE_FOLD.sub(b"", _RARE_ESCAPE.sub(_unescape_rare, literal))
+        content = b"%b\0%b" % (content, _ESCAPE.sub(_unescape, rare))
     return content.translate(_TO_LOWER, _SIGNS)
 
 
 class _Needle:
     """A normalized secret, and the lengths of its beginnings by their last byte, longest first."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, *, is_held: bool) -> None:
         self.content = content
         self._lengths: dict[int, list[int]] = {}
-        for length in range(len(content) - 1, 0, -1):
+        for length in range(len(content) - 1, 0, -1) if is_held else ():
             self._lengths.setdefault(content[length - 1], []).append(length)
 
     def find_beginning(self, text: bytes) -> int:
@@ -156,7 +191,8 @@ class Spellings:
 
     def __init__(self, secrets: Iterable[str]) -> None:
         # In the order of the texts that _normalize yields.
-        self._needles: list[list[_Needle]] = [[], [], [], []]
+        self._needles: list[list[_Needle]] = [[], [], [], [], []]
+        base32: set[bytes] = set()
         longest = 0
         for secret in secrets:
             content = secret.encode(errors="surrogatepass")
@@ -164,9 +200,13 @@ class Spellings:
             forms = [{content}]
             if len(secret) >= MIN_SECRET_CHARACTERS:
                 forms += [{_normalize_bytes(content)[1]}, set(_find_base64_cores(content))]
+                base32 |= set(_find_base32_cores(content))
                 forms.append({content.hex().encode()})
+                forms.append({_normalize_bytes(content)[4]})
             for needles, contents in zip(self._needles, forms, strict=False):
-                needles += [_Needle(form) for form in sorted(contents) if form]
+                needles += [_Needle(form, is_held=True) for form in sorted(contents) if form]
+        # Of so many letters, some would begin at the end of almost any chunk.
+        self._needles[3] += [_Needle(form, is_held=False) for form in sorted(base32)]
         self._probes: list[tuple[bytes, bytes]] = []
         # Spellings of hardly any letters and digits are searched in the normalized text.
         self._short: list[tuple[int, bytes]] = []
@@ -242,7 +282,14 @@ class Spellings:
         tail = content[offset:]
         end = tail[-_MAX_BEGINNING_BYTES:]
         escape = None
-        if b"\\" in end or b"%" in end or b"&" in end or end[-2:-1] == b"=" or end[-1:] in (b"=", b"\r"):
+        if (
+            b"\\" in end
+            or b"\x1b" in end
+            or b"%" in end
+            or b"&" in end
+            or end[-2:-1] == b"="
+            or end[-1:] in (b"=", b"\r")
+        ):
             escape = _BEGINNING.search(tail, max(len(tail) - _MAX_BEGINNING_BYTES, 0))
         elif tail[-1] not in _SIGNS:
             reduced = _reduce(tail[-_MAX_BEGINNING_BYTES:])
@@ -269,3 +316,10 @@ def _find_base64_cores(content: bytes) -> Iterator[bytes]:
     for shift in range(3):
         encoded = b64encode(bytes(shift) + content)
         yield encoded[-(-shift * 8 // 6) : (shift + len(content)) * 8 // 6]
+
+
+def _find_base32_cores(content: bytes) -> Iterator[bytes]:
+    """Yield the part of a secret's base32, in lower case, that does not depend on the bytes around it."""
+    for shift in range(5):
+        encoded = b32encode(bytes(shift) + content).lower()
+        yield encoded[-(-shift * 8 // 5) : (shift + len(content)) * 8 // 5]

@@ -19,6 +19,7 @@ from kheishd.core.permissions.judge import (
     closed_patterns,
     effective_mode,
     explain,
+    judge_claim,
 )
 from kheishd.core.session import intersect_names
 from kheishd.kernel.call import Call, mutation, origin_of, query
@@ -213,6 +214,8 @@ def why(call: Call, params: PermissionWhy) -> Explanation:
     if shown is not None:
         shown = replace(shown, network=[claim.subject for claim in claims])
     opinion = None if reading.problem is None else HookOpinion("deny", reading.problem)
+    if reading.is_openable and judge_claim(facts, Claim("network", reading.subject), layers).exact:
+        opinion = None
     explanation = explain(facts, reading.subject, layers, opinion, claims=list(claims), facts=shown)
     return replace(explanation, lines=[*lines, *explanation.lines])
 

@@ -23,11 +23,11 @@ import trio
 from msgspec import Meta, Struct
 
 from kheishd.config.sections.tools import LimitsSection
-from kheishd.core.permissions.claims import Claim
+from kheishd.core.permissions.claims import NETWORK, Claim
 from kheishd.core.task import abbreviate
 from kheishd.hooks.network.addresses import address_of
 from kheishd.hooks.network.destination import Destination, parse_destination
-from kheishd.hooks.network.gate import Gate
+from kheishd.hooks.network.gate import CLOSED, Gate
 from kheishd.hooks.network.interfaces import is_foreign_and_public
 from kheishd.hooks.network.proxy import serving
 from kheishd.hooks.os.shell.command import prepare_command, shell_argv
@@ -57,6 +57,7 @@ from kheishd.kernel.hook import (
     ProbeResult,
     Stale,
     SubHook,
+    SubjectReading,
     ToolError,
     tool,
 )
@@ -241,6 +242,18 @@ class Bash(SubHook):
         """Return the destinations that the command asks for. Errors: ToolError."""
         return [Claim("network", destination.subject) for destination in _destinations(arguments)]
 
+    def read_command(self, subject: str) -> SubjectReading:
+        """Read a command, or a connection of one: by itself, no rule with a ``*`` opens a local address."""
+        if subject.startswith(NETWORK) and self._sandbox.network == "closed":
+            with suppress(ToolError):
+                destination = parse_destination(subject.removeprefix(NETWORK))
+                address = address_of(destination.host)
+                if address is not None and not is_foreign_and_public(address):
+                    return SubjectReading(
+                        subject, problem=CLOSED.format(subject=destination.subject), is_openable=True
+                    )
+        return SubjectReading(subject)
+
     async def preview_command(self, call: Invocation, arguments: BashArguments) -> Preview:
         """Show the command and its directory: the approval is bound to both. Errors: ToolError."""
         _require_runnable(arguments.command)
@@ -305,6 +318,7 @@ class Bash(SubHook):
         preview=preview_command,
         evidence=command_evidence,
         probe=probe_command,
+        read_subject=read_command,
     )
     async def bash(self, call: Invocation, arguments: BashArguments) -> Outcome:
         """Run a command. When this ends, nothing of it runs any more.

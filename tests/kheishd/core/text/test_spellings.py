@@ -63,6 +63,16 @@ def test_a_backslash_before_a_secret_hides_nothing() -> None:
             assert secret not in Scrubber([secret]).scrub_text(f"{sign}{secret}")
 
 
+@pytest.mark.parametrize("before", [b"", b"u", b"us", b"use", b"user", b"user:"])
+def test_base32_is_found(before: bytes) -> None:
+    """A secret in base32 is found at any of its five alignments."""
+    encoded = base64.b32encode(before + SECRET.encode()).decode()
+    scrubbed = Scrubber([SECRET]).scrub_text(f"it is {encoded} here")
+    assert scrubbed.startswith("it is ")
+    assert "[scrubbed]" in scrubbed
+    assert encoded[8:-8] not in scrubbed
+
+
 def test_ordinary_text_is_not_touched() -> None:
     """Without a secret, the same object is returned."""
     scrubber = Scrubber([SECRET, "ghp_abcdefghijklmnopqrstuvwxyz"])
