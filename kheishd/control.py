@@ -243,7 +243,6 @@ class DaemonControl:
     def _find_warnings(self, disk: Disk, uptime_s: float) -> Iterator[str]:
         if self._state.store.damage is not None:
             yield refuse_damaged(self._state.store.damage).message
-        yield from self._state.store.warnings
         if not self._state.store.is_in_place:
             yield GONE
         if disk.free_bytes < LOW_DISK_BYTES:

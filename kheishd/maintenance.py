@@ -55,10 +55,22 @@ def lock_home_for_maintenance(option: str | None, *, create: bool = False) -> It
 
 def restore(option: str | None, backup: str, *, as_json: bool) -> int:
     """Verify a backup and replace the store with it; the replaced store is kept beside it."""
+    from kheishd.records.rebuild import rebuild_some
     from kheishd.store.backup import restore as restore_store
+    from kheishd.store.writer import Store
 
     with lock_home_for_maintenance(option, create=True) as home:
-        restored = restore_store(Path(backup).absolute(), home.state)
+        restored = restore_store(
+            Path(backup).absolute(),
+            home.state,
+            upgrade=lambda copy: Store.open(
+                copy,
+                on_group=lambda group: None,
+                threaded=False,
+                version=__version__,
+                rebuild=rebuild_some,
+            ).close(),
+        )
     if as_json:
         import msgspec
 
@@ -252,13 +264,15 @@ def _examine(home: Home, *, deep: bool) -> Diagnosis:
     from kheishd.records.doctor import diagnose_pages, examine_whole
     from kheishd.store.checkup import check_data
     from kheishd.store.environment import DATA, Snapshot
-    from kheishd.store.guards import data_bytes
+    from kheishd.store.guards import StoreUnusable, data_bytes
     from kheishd.store.opening import open_for_reading
 
     if data_bytes(home.state):
-        problems = check_data(home.state / DATA).problems
-        if problems:
-            return diagnose_pages(problems)
+        checkup = check_data(home.state / DATA)
+        if checkup.obstacle:
+            raise StoreUnusable(f"The file of the store could not be checked: {checkup.obstacle}.")
+        if checkup.problems:
+            return diagnose_pages(checkup.problems)
     with open_for_reading(home.state, current=True) as environment:
         return examine_whole(lambda: Snapshot(environment), deep=deep)
 

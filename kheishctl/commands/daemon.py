@@ -226,7 +226,7 @@ def doctor(app: App, deep: bool, repair: bool) -> None:
     """
     if repair:
         _require_stopped(app)
-    if repair or launch.probe(app.path) is None:
+    if repair or (launch.probe(app.path) is None and find_lock_holder(app.path) is None):
         _reject_socket_option(app)
         flags = {"--deep": deep, "--repair": repair}
         _run_maintenance(app, "doctor", *(flag for flag, enabled in flags.items() if enabled))
@@ -304,9 +304,8 @@ def _require_stopped(app: App) -> None:
     """Require that no daemon uses the store. Errors: Failure."""
     _reject_socket_option(app)
     running = launch.probe(app.path)
-    if running is not None:
-        failure = Failure(
-            f"the daemon (pid {running['pid']}) is using the store; stop it first: kheishctl daemon stop"
-        )
+    pid = find_lock_holder(app.path) if running is None else running["pid"]
+    if pid is not None:
+        failure = Failure(f"the daemon (pid {pid}) is using the store; stop it first: kheishctl daemon stop")
         failure.exit_code = exit_codes.HOME_TAKEN
         raise failure

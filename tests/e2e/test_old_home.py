@@ -281,22 +281,29 @@ def test_a_kill_during_the_upgrade_costs_nothing(home: Path, commit: int) -> Non
 
 
 def test_the_way_back(home: Path) -> None:
-    """The store from before an upgrade is kept, byte for byte, and the log says how to go back."""
+    """The store from before an upgrade is kept, byte for byte, and the log says how to go back.
+
+    This version restores the copy as well; a rule that was added after the upgrade stays.
+    """
     original = (home / "state" / "data.mdb").read_bytes()
+    rule = {"tool": "web_fetch", "decision": "deny", "subject": "late.example"}
     with Daemon(home) as daemon:
         log = daemon.read_log()
+        daemon.call("permission.update", add=[rule])
         daemon.stop()
     kept = home / "before-upgrade-from-0.1.0"
     assert (kept / "data.mdb").read_bytes() == original
     assert f"install kheish 0.1.0, and let it restore the copy from before: kheishd restore {kept}" in log
     done = run_kheishd(home, "upgrade")
     assert (done.returncode, done.stdout.startswith("nothing to upgrade")) == (0, True)
-    # This version restores the copy as well, and upgrades it again.
-    assert run_kheishd(home, "restore", str(kept)).returncode == 0
+    done = run_kheishd(home, "restore", str(kept))
+    assert (done.returncode, "deny web_fetch late.example" in done.stdout) == (0, True), done.stderr
     assert run_kheishd(home, "upgrade").returncode == 0
     with Daemon(home) as daemon:
         assert daemon.call("daemon.status")["restored"]["runs"] > 0
         assert {run["status"] for run in rows(daemon, "run.list", "runs")} <= ENDED
+        (layer,) = [row for row in daemon.call("permission.list")["permissions"] if row["layer"] == "daemon"]
+        assert rule in layer["rules"]
         require_healthy(daemon)
 
 

@@ -251,8 +251,9 @@ def test_a_damaged_backup_replaces_nothing(copy: Path, tmp_path: Path, what: str
     target = closed(tmp_path / "other", 7)
     previous = {path.name: path.read_bytes() for path in target.iterdir()}
     spoil(copy, what)
-    with pytest.raises(StoreUnusable):
+    with pytest.raises(StoreUnusable) as caught:
         restore(copy, target)
+    assert "doctor" not in str(caught.value)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == previous
 
 
