@@ -5,11 +5,12 @@ daemon through ``app.call`` and shows the result through ``app.emit``: as one JS
 else as text from a pure function. :class:`Verb` turns exceptions into messages and exit codes.
 """
 
+import errno
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import IO, Any
 
@@ -96,8 +97,16 @@ class App:
 
     def print(self, text: str) -> None:
         """Print a line and flush it. A terminal receives no escape sequences except styles."""
-        sys.stdout.write((sanitize_styled(text) if sys.stdout.isatty() else text) + "\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write((sanitize_styled(text) if sys.stdout.isatty() else text) + "\n")
+            sys.stdout.flush()
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            with suppress(OSError):
+                sys.stderr.write(f"kheishctl: cannot write the output: {error.strerror}\n")
+                sys.stderr.flush()
+            raise SystemExit(exit_codes.FAILED) from None
 
     def note(self, text: str) -> None:
         """Print a note, which is not part of the result, on standard error, unless ``--json`` is set."""

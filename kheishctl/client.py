@@ -10,6 +10,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Self
 
 from kheishctl import exit_codes
@@ -20,6 +21,7 @@ from protocol import __version__
 
 SOCKET_NAME = os.path.join("run", "kheishd.sock")
 LOCK_NAME = "kheishd.lock"
+STATE_NAME = "state"
 MAX_LOCK_BYTES = 32
 
 # The kernel's limit for the path of a Unix socket: 108 bytes with the zero at the end.
@@ -169,20 +171,38 @@ def dial(path: str, timeout_s: float | None = None) -> socket.socket:
 def find_lock_holder(path: str) -> int | None:
     """Return the pid of the daemon that has locked the home of a socket; None if none has.
 
-    The lock is looked up, not tried: to hold it for a moment could make a daemon's start fail.
+    Locks are looked up, not tried: to hold one for a moment could make a daemon's start fail. If the lock
+    file was removed, the directory of the store is still locked.
     Source: /proc/locks, proc(5).
     """
+    run_dir = os.path.dirname(path)
     try:
-        with open(os.path.join(os.path.dirname(path), LOCK_NAME), "rb") as lock:
-            inode, pid = os.fstat(lock.fileno()).st_ino, lock.read(MAX_LOCK_BYTES).strip().decode()
         with open("/proc/locks") as table:
-            locks = [line.split() for line in table]
-    except (OSError, UnicodeDecodeError):
+            rows = [line.split() for line in table]
+    except OSError:
         return None
-    is_held = any(
-        row[1] == "FLOCK" and row[4] == pid and row[5].rpartition(":")[2] == str(inode) for row in locks
-    )
-    return int(pid) if is_held else None
+    # The device is no help: some file systems state another one here.
+    holders = {(row[5].rpartition(":")[2], row[4]) for row in rows if row[1] == "FLOCK"}
+    with suppress(OSError, UnicodeDecodeError), open(os.path.join(run_dir, LOCK_NAME), "rb") as lock:
+        pid = lock.read(MAX_LOCK_BYTES).strip().decode()
+        if (str(os.fstat(lock.fileno()).st_ino), pid) in holders:
+            return int(pid)
+    with suppress(OSError):
+        status = os.stat(os.path.join(os.path.dirname(run_dir), STATE_NAME))
+        for inode, pid in holders:
+            if inode == str(status.st_ino) and _has_open(pid, status):
+                return int(pid)
+    return None
+
+
+def _has_open(pid: str, status: os.stat_result) -> bool:
+    """Whether a process has a file open."""
+    with suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{name}"), status):
+                    return True
+    return False
 
 
 def _connect(connection: socket.socket, path: str) -> None:

@@ -32,6 +32,9 @@ MEANINGS: tuple[tuple[int, str], ...] = (
 )
 """Every code with its meaning, for help texts and man pages."""
 
+OF_START = "If the daemon does not start, 'daemon start' ends with the daemon's exit code; see its help."
+"""The exception to the table."""
+
 OF_STATUS = {
     "completed": OK,
     "failed": RUN_FAILED,

@@ -73,7 +73,7 @@ EPILOG = "\n".join(
     (
         "Exit codes:",
         *(f"  {code:>3}  {meaning}" for code, meaning in exit_codes.MEANINGS),
-        "If the daemon does not start, 'daemon start' ends with the daemon's exit code; see its help.",
+        exit_codes.OF_START,
     )
 )
 

@@ -243,14 +243,11 @@ class DaemonControl:
     def _find_warnings(self, disk: Disk, uptime_s: float) -> Iterator[str]:
         if self._state.store.damage is not None:
             yield refuse_damaged(self._state.store.damage).message
-        yield from self._state.store.warnings
         if not self._state.store.is_in_place:
             yield GONE
         if disk.free_bytes < LOW_DISK_BYTES:
-            yield (
-                f"the disk of {disk.path} is nearly full ({disk.free_bytes // MIB} MiB free); "
-                "free some space, or all writes will be refused"
-            )
+            state = f"is nearly full ({disk.free_bytes / MIB:.1f} MiB free)" if disk.free_bytes else "is full"
+            yield f"the disk of {disk.path} {state}; free some space, or all writes will be refused"
         if self._reloads.problem is not None:
             yield f"the last reload was refused and changed nothing: {self._reloads.problem}"
         yield from self._runtimes.current().warnings

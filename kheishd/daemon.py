@@ -159,7 +159,7 @@ class Daemon:
         self._vitals.schema = self._state.store.schema
         self._vitals.started_at_ms = self._state.now_ms()
         self._vitals.after_crash = await commit_start(self._state)
-        for warning in (*self._state.store.warnings, *runtime.warnings):
+        for warning in runtime.warnings:
             log.warning("%s", warning)
         if self._vitals.after_crash:
             log.warning("the previous daemon did not shut down cleanly; its unfinished work is resumed")

@@ -22,6 +22,7 @@ from protocol.text import escape
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kheishd.rehearsal import Rehearsal
     from kheishd.store.backup import Restored
     from kheishd.store.epoch import Withdrawn
     from protocol.objects.daemon import Diagnosis
@@ -54,10 +55,22 @@ def lock_home_for_maintenance(option: str | None, *, create: bool = False) -> It
 
 def restore(option: str | None, backup: str, *, as_json: bool) -> int:
     """Verify a backup and replace the store with it; the replaced store is kept beside it."""
+    from kheishd.records.rebuild import rebuild_some
     from kheishd.store.backup import restore as restore_store
+    from kheishd.store.writer import Store
 
     with lock_home_for_maintenance(option, create=True) as home:
-        restored = restore_store(Path(backup).absolute(), home.state)
+        restored = restore_store(
+            Path(backup).absolute(),
+            home.state,
+            upgrade=lambda copy: Store.open(
+                copy,
+                on_group=lambda group: None,
+                threaded=False,
+                version=__version__,
+                rebuild=rebuild_some,
+            ).close(),
+        )
     if as_json:
         import msgspec
 
@@ -159,7 +172,7 @@ def upgrade(option: str | None, *, keep: bool, force: bool, as_json: bool) -> in
         upgraded, damage = store.upgraded, store.damage
         store.close()
         if damage is not None:
-            raise StoreUnusable(f"the store is damaged, and was not changed: {damage}. {REPAIR}")
+            raise StoreUnusable(f"the store is damaged: {damage}. {REPAIR}")
     if as_json:
         previous = None if upgraded is None else {"version": upgraded.version, "schema": upgraded.schema}
         kept = None if upgraded is None or upgraded.kept is None else str(upgraded.kept)
@@ -189,19 +202,7 @@ def rehearse(option: str | None, *, as_json: bool) -> int:
     if as_json:
         _print_json(rehearsal)
     else:
-        print(
-            f"upgraded a copy ({rehearsal.copied_bytes:,} bytes, up to cursor {rehearsal.cursor}) from "
-            f"kheish {rehearsal.from_version}, schema {rehearsal.from_schema}, to schema "
-            f"{rehearsal.to_schema} in {rehearsal.took_ms / 1000:.1f} s"
-        )
-        for name, (before, after) in rehearsal.counts.items():
-            print(f"{name}: {before} rows" + ("" if before == after else f", {after} after the upgrade"))
-        print(f"{rehearsal.heads} streams end at the same cursor and hash")
-        print(f"{rehearsal.records} records were compared")
-        for difference in rehearsal.differences:
-            print(escape(f"differs: {difference}"))
-        if not rehearsal.differences:
-            print("the upgrade works and changes no meaning; the copy was removed, the store was only read")
+        _print_rehearsal(rehearsal)
     return FAILED if rehearsal.differences else STOPPED
 
 
@@ -263,13 +264,15 @@ def _examine(home: Home, *, deep: bool) -> Diagnosis:
     from kheishd.records.doctor import diagnose_pages, examine_whole
     from kheishd.store.checkup import check_data
     from kheishd.store.environment import DATA, Snapshot
-    from kheishd.store.guards import data_bytes
+    from kheishd.store.guards import StoreUnusable, data_bytes
     from kheishd.store.opening import open_for_reading
 
     if data_bytes(home.state):
-        problems = check_data(home.state / DATA).problems
-        if problems:
-            return diagnose_pages(problems)
+        checkup = check_data(home.state / DATA)
+        if checkup.obstacle:
+            raise StoreUnusable(f"The file of the store could not be checked: {checkup.obstacle}.")
+        if checkup.problems:
+            return diagnose_pages(checkup.problems)
     with open_for_reading(home.state, current=True) as environment:
         return examine_whole(lambda: Snapshot(environment), deep=deep)
 
@@ -312,6 +315,28 @@ def _repair(home: Home) -> Diagnosis:
         store.close()
     print(f"repaired {changed} records", file=sys.stderr)
     return diagnosis
+
+
+def _print_rehearsal(rehearsal: Rehearsal) -> None:
+    copy = f"a copy ({rehearsal.copied_bytes:,} bytes, up to cursor {rehearsal.cursor})"
+    is_upgrade = rehearsal.from_schema < rehearsal.to_schema
+    if is_upgrade:
+        print(
+            f"upgraded {copy} from kheish {rehearsal.from_version}, schema {rehearsal.from_schema}, to "
+            f"schema {rehearsal.to_schema} in {rehearsal.took_ms / 1000:.1f} s"
+        )
+    else:
+        print(f"nothing to upgrade: the store has the schema {rehearsal.to_schema}; {copy} was opened")
+    for name, (before, after) in rehearsal.counts.items():
+        if before != after:
+            print(f"rows of the table {name}: {before} before, {after} after")
+    print(f"streams that end at the same cursor and hash: {rehearsal.heads}")
+    print(f"compared records: {rehearsal.records}")
+    for difference in rehearsal.differences:
+        print(escape(f"differs: {difference}"))
+    if not rehearsal.differences:
+        result = "the upgrade works and changes no meaning" if is_upgrade else "nothing differs"
+        print(f"{result}; the copy was removed, the store was only read")
 
 
 def _print_diagnosis(diagnosis: Diagnosis) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from protocol.ids import ID_PATTERN
 from protocol.limits.call import MAX_CALL_ID_BYTES, MAX_TOOL_BYTES
 
 if TYPE_CHECKING:
@@ -188,6 +189,8 @@ def find_message_problem(message: Message) -> str | None:
         return "a user's message has an empty text"
     if message.role != "assistant" and message.provider_data is not None:
         return f"a message of the role '{message.role}' has data of a provider"
+    if message.agent is not None and not re.fullmatch(ID_PATTERN, message.agent):
+        return "a message names an agent by a name that no agent can have"
     calls = [item for item in message.items if isinstance(item, ToolCall)]
     origins = {call.provider_data.origin for call in calls if call.provider_data is not None}
     if message.provider_data is not None:

@@ -16,7 +16,7 @@ from kheishctl.contract import Json
 from kheishctl.options import Duration, drop_unset
 from kheishctl.render.daemon import format_daemon_status
 from kheishctl.render.layout import Display
-from kheishctl.render.units import format_duration, format_size
+from kheishctl.render.units import format_duration
 from protocol.text import one_line, sanitize
 
 group = make_group("daemon", "Start, stop, reload, back up and check the daemon.")
@@ -204,7 +204,7 @@ def backup(app: App, path: str) -> None:
 def _format_backup(result: Json, display: Display) -> str:
     took = format_duration(result["took_ms"] / 1000)
     path = one_line(result["path"])
-    return f"{format_size(result['bytes'])} in {took}: {path}\nrestore with: kheishctl daemon restore {path}"
+    return f"{result['bytes']:,} bytes in {took}: {path}\nrestore with: kheishctl daemon restore {path}"
 
 
 @command(
@@ -226,7 +226,7 @@ def doctor(app: App, deep: bool, repair: bool) -> None:
     """
     if repair:
         _require_stopped(app)
-    if repair or launch.probe(app.path) is None:
+    if repair or (launch.probe(app.path) is None and find_lock_holder(app.path) is None):
         _reject_socket_option(app)
         flags = {"--deep": deep, "--repair": repair}
         _run_maintenance(app, "doctor", *(flag for flag, enabled in flags.items() if enabled))
@@ -304,9 +304,8 @@ def _require_stopped(app: App) -> None:
     """Require that no daemon uses the store. Errors: Failure."""
     _reject_socket_option(app)
     running = launch.probe(app.path)
-    if running is not None:
-        failure = Failure(
-            f"the daemon (pid {running['pid']}) is using the store; stop it first: kheishctl daemon stop"
-        )
+    pid = find_lock_holder(app.path) if running is None else running["pid"]
+    if pid is not None:
+        failure = Failure(f"the daemon (pid {pid}) is using the store; stop it first: kheishctl daemon stop")
         failure.exit_code = exit_codes.HOME_TAKEN
         raise failure

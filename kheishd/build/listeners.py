@@ -45,6 +45,7 @@ def build_listen_options(section: ListenSection, home: Home, environ: Mapping[st
             None if section.tcp.key is None else home.resolve(section.tcp.key),
             tuple(section.tcp.hosts),
             tuple(section.tcp.origins),
+            section.tcp.insecure,
         )
     return ListenOptions(RpcListen(home.socket), shared, tcp)
 

@@ -9,6 +9,8 @@ The resources of a client are limited. Beyond a limit, the connection is not rea
 * ``MAX_OPEN_REQUESTS`` requests whose transactions are not committed yet;
 * ``MAX_UNSENT_BYTES`` of answers that the client has not taken.
 
+``Guests`` limits the connections and unfinished messages of other users.
+
 As many requests may *wait* (for instance for a run to settle), each in a task; the next one is refused as
 overloaded, because a wait may last for hours and a cancellation must still be read.
 
@@ -23,9 +25,10 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Literal
 
 import trio
-from msgspec import Struct
+from msgspec import Struct, field
 
 from kheishd.server.dispatch import Dispatcher
+from kheishd.server.guests import Guests
 from kheishd.server.requests import BatchReply, OpenRequest, Reply
 from protocol.errors.daemon import DaemonDraining
 from protocol.errors.journal import SubscriptionExists, SubscriptionNotFound
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
 
     from kheishd.kernel.call import Caller
     from kheishd.server.subscriptions import Hub, Subscription
+    from protocol.errors.refusal import Refusal
     from protocol.objects.journal import Filter, Subscribed
 
 log = logging.getLogger(__name__)
@@ -68,6 +72,7 @@ class ServerContext(Struct, frozen=True):
     hub: "Hub"
     nursery: trio.Nursery
     token: trio.lowlevel.TrioToken
+    guests: Guests = field(default_factory=Guests)
 
 
 class ClientConnection(ABC):
@@ -332,6 +337,15 @@ class ClientConnection(ABC):
         if self._changed is None:
             self._changed = trio.Event()
         await self._changed.wait()
+
+    def note_unfinished(self, count: int) -> None:
+        """Note the bytes received of a message whose end has not arrived."""
+        self._shared.guests.note_unfinished(self, count)
+
+    def reject(self, refusal: Refusal) -> None:
+        """Send a refusal that answers no request, and stop."""
+        self.answer(encode_error(None, refusal))
+        self.stop("unsubscribed")
 
     @abstractmethod
     def stop(self, reason: EndReason) -> None:

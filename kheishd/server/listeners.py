@@ -15,6 +15,7 @@ import stat
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import NoReturn
 
@@ -69,7 +70,10 @@ class SharedListen(Struct, frozen=True):
 
 
 class TcpListen(Struct, frozen=True):
-    """WebSocket over TCP with bearer tokens; TLS with ``certificate`` and ``key``."""
+    """WebSocket over TCP with bearer tokens; TLS with ``certificate`` and ``key``.
+
+    Without TLS, other machines may connect only to an ``insecure`` one.
+    """
 
     host: str
     port: int
@@ -77,6 +81,7 @@ class TcpListen(Struct, frozen=True):
     key: Path | None = None
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
+    insecure: bool = False
 
 
 Listen = RpcListen | SharedListen | TcpListen
@@ -155,7 +160,10 @@ def _make_unusable(spec: Listen, error: OSError | KeyError) -> ListenerUnusable:
 def _inherit(
     environ: MutableMapping[str, str], rpc: RpcListen, shared: SharedListen | None, tcp: TcpListen | None
 ) -> Iterator[tuple[int, Listen]]:
-    """Yield the inherited sockets with their specification: by name, else by address family."""
+    """Yield the inherited sockets with their specification: by address family, Unix sockets by name.
+
+    Errors: OSError; ListenerUnusable for a TCP socket that the configuration does not permit.
+    """
     passed_to, count, names = (environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
     if passed_to != str(os.getpid()) or not count.isdigit():
         return
@@ -163,13 +171,31 @@ def _inherit(
     for index in range(int(count)):
         fd = LISTEN_FD_FIRST + index
         name = named[index] if index < len(named) else ""
-        family, path = _describe(fd)
-        if name == "shared":
-            yield fd, shared or SharedListen(Path(path))
-        elif name == "tcp" or (name != "rpc" and family != socket.AF_UNIX):
-            yield fd, tcp or TcpListen("", 0)
+        with socket.socket(fileno=os.dup(fd)) as probe:
+            family, address = probe.family, probe.getsockname()
+        if family != socket.AF_UNIX:
+            yield fd, _require_permitted(address, tcp)
+        elif name == "shared":
+            yield fd, shared or SharedListen(Path(address))
         else:
-            yield fd, RpcListen(Path(path or rpc.path))
+            yield fd, RpcListen(Path(address or rpc.path))
+
+
+def _require_permitted(address: tuple[object, ...], tcp: TcpListen | None) -> TcpListen:
+    """Return the specification of an inherited TCP socket. Errors: ListenerUnusable."""
+    if tcp is None:
+        raise ListenerUnusable(
+            ("listen", "tcp"),
+            f"systemd passed a TCP socket ({address[0]}), and [listen.tcp] is not configured; add it, or "
+            "remove the socket from the unit",
+        )
+    if tcp.certificate is None and not tcp.insecure and not ip_address(str(address[0])).is_loopback:
+        raise ListenerUnusable(
+            ("listen", "tcp"),
+            f"other machines can reach the passed socket {address[0]} and tokens would travel unencrypted; "
+            "set certificate and key, or insecure = true",
+        )
+    return tcp
 
 
 @contextmanager
@@ -178,13 +204,6 @@ def _adopt(fd: int, spec: Listen) -> Iterator[Listener]:
     with socket.socket(fileno=fd) as listening:
         listening.setblocking(False)
         yield Listener(spec, listening)
-
-
-def _describe(fd: int) -> tuple[int, str]:
-    """Return the address family of a socket, and its path ("" if it has none)."""
-    with socket.socket(fileno=os.dup(fd)) as probe:
-        name = probe.getsockname()
-        return probe.family, name if isinstance(name, str) else ""
 
 
 # Bound by the daemon.
@@ -310,7 +329,7 @@ def check_listeners(specs: Iterable[Listen], listeners: Iterable[Listener]) -> N
                     if not os.access(spec.path.parent, os.W_OK | os.X_OK):
                         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             elif isinstance(spec, TcpListen) and not any(
-                isinstance(other, TcpListen) and (other.host, other.port) in ((spec.host, spec.port), ("", 0))
+                isinstance(other, TcpListen) and (other.host, other.port) == (spec.host, spec.port)
                 for other in opened
             ):
                 with _open_socket(spec):

@@ -16,6 +16,7 @@ from kheishd.server.subscriptions import Hub
 from kheishd.server.unix_socket import LineConnection
 from kheishd.store.tables import TOKENS
 from protocol.errors.refusal import Refusal
+from protocol.errors.rpc import Overloaded
 from protocol.rpc.wire import encode_error
 
 if TYPE_CHECKING:
@@ -100,11 +101,16 @@ class Server:
         try:
             if connection.caller.token_id is not None:
                 self._check_tokens([connection])
+            try:
+                self.shared.guests.add(connection)
+            except Overloaded as refusal:
+                connection.reject(refusal)
             yield
         except Exception:
             log.exception("a connection failed")
         finally:
             del self._live[connection]
+            self.shared.guests.remove(connection)
             self._ended.set()
             self._ended = trio.Event()
 

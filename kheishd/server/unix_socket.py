@@ -55,6 +55,7 @@ class LineConnection(ClientConnection):
             # Decode and dispatch in portions, because many small messages together take long.
             portions = (data[start : start + FEED_BYTES] for start in range(0, len(data), FEED_BYTES))
             await self.receive(value for portion in portions for value in self._codec.feed(portion))
+            self.note_unfinished(self._codec.buffered_bytes)
 
     async def _finish(self) -> None:
         """Answer open requests and send the answers, unless the client is gone."""
@@ -120,6 +121,7 @@ class LineConnection(ClientConnection):
     def stop(self, reason: EndReason) -> None:
         """Stop reading; the connection's task then answers open requests and closes."""
         self._stopped = reason
+        self._codec.clear()
         if self._socket.fileno() >= 0:
             notify_closing(self._socket)
         self.wake()

@@ -80,22 +80,37 @@ def load_certificate(spec: TcpListen) -> ssl.SSLContext | None:
             reason = (error.strerror or str(error)).lower()
             raise ListenerUnusable(("listen", "tcp", name), f"cannot read {path}: {reason}") from None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    _load_chain(context, spec)
+    return context
+
+
+def _load_chain(context: ssl.SSLContext, spec: TcpListen) -> None:
+    """Load the certificate and its key. Errors: ListenerUnusable."""
+    assert spec.certificate is not None
+
+    def refuse_encrypted() -> str:
+        # Without this, OpenSSL asks at the terminal.
+        raise ListenerUnusable(
+            ("listen", "tcp", "key"),
+            f"{spec.key} is encrypted; name a key that is not, for instance one of 'openssl pkey -in KEY "
+            "-out NEW', readable by the daemon's user only",
+        )
+
     try:
-        context.load_cert_chain(spec.certificate, spec.key)
-    except ssl.SSLError as error:
+        context.load_cert_chain(spec.certificate, spec.key, refuse_encrypted)
+    except (OSError, ValueError) as error:
         text = f"{spec.certificate} is not a certificate in PEM whose private key, in PEM, is {spec.key}"
-        detail = f" ({error.reason.lower().replace('_', ' ')})" if error.reason else ""
+        reason = getattr(error, "reason", None)
+        detail = f" ({reason.lower().replace('_', ' ')})" if reason else ""
         raise ListenerUnusable(
             ("listen", "tcp", "certificate"), f"{text}{detail}; name the right files"
         ) from None
-    return context
 
 
 def renew_certificate(context: ssl.SSLContext, spec: TcpListen) -> None:
     """Use the current certificate for new connections. Errors: ListenerUnusable, without a change."""
     load_certificate(spec)
-    assert spec.certificate is not None
-    context.load_cert_chain(spec.certificate, spec.key)
+    _load_chain(context, spec)
 
 
 async def serve_websockets(
@@ -226,11 +241,15 @@ class ReplayedStream(trio.abc.Stream):
         self._first = first
         self._sent_close = False
         self.websocket: WebSocketConnection | None = None
+        self.peer: WebSocketPeer | None = None
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return the bytes already read, then those of the stream."""
         first, self._first = self._first, b""
-        return first or bytes(await self._stream.receive_some(max_bytes))
+        data = first or bytes(await self._stream.receive_some(max_bytes))
+        if self.peer is not None:
+            self.peer.note_received(len(data))
+        return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send data."""
@@ -269,7 +288,7 @@ async def _converse(
             )
             websocket = stream.websocket = await request.accept()
         if not handshake.cancelled_caught:
-            peer = WebSocketPeer(host.shared, caller, websocket, expires_at_ms)
+            peer = stream.peer = WebSocketPeer(host.shared, caller, websocket, expires_at_ms)
             with host.live(peer):
                 await peer.run()
         await stream.aclose()
@@ -279,7 +298,7 @@ async def _converse(
 class WebSocketPeer(ClientConnection):
     """A client on a WebSocket. A writer task exists only while there is something to write."""
 
-    __slots__ = ("_code", "_queue", "_reading", "_stopped", "_websocket")
+    __slots__ = ("_code", "_queue", "_reading", "_received", "_stopped", "_websocket")
 
     def __init__(
         self, shared: ServerContext, caller: Caller, websocket: WebSocketConnection, expires_at_ms: int | None
@@ -289,6 +308,7 @@ class WebSocketPeer(ClientConnection):
         self._queue: deque[bytes] = deque()
         self._stopped: EndReason | None = None
         self._code = NORMAL
+        self._received = 0
         self._reading = trio.CancelScope()
         if expires_at_ms is not None:
             left_s = (expires_at_ms - shared.dispatcher.state.now_ms()) / 1000
@@ -306,12 +326,19 @@ class WebSocketPeer(ClientConnection):
             with trio.move_on_after(GOODBYE_S):
                 await self._websocket.aclose(self._code)
 
+    def note_received(self, count: int) -> None:
+        """Note received bytes, until they make a whole message."""
+        self._received += count
+        self.note_unfinished(self._received)
+
     async def _read(self) -> None:
         while True:
             try:
                 message = await self._websocket.get_message()
             except ConnectionClosed:
                 return
+            self._received = 0
+            self.note_unfinished(0)
             data = message.encode() if isinstance(message, str) else None
             if data is None:
                 self._code = UNSUPPORTED

@@ -8,6 +8,7 @@ be killed at any point, because a file of that name is always complete.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import select
 import shutil
@@ -33,6 +34,8 @@ from kheishd.store.epoch import (
 )
 from kheishd.store.guards import (
     MARKER,
+    REPAIR,
+    RESTORE,
     RESTORING,
     StoreUnusable,
     check_files,
@@ -63,6 +66,8 @@ MAX_BACKUP_SECONDS: Final = 600.0
 
 KEPT: Final = "before-restore-"
 """The beginning of the names of the directories that keep replaced stores; a number follows."""
+
+log = logging.getLogger("kheishd.store")
 
 _PIECE_BYTES = 1 << 20
 _LOOK_SECONDS = 0.1
@@ -189,9 +194,10 @@ def _copy(environment: Environment, target: int, deadline: _Deadline) -> None:
 
 
 class Restored(Value, frozen=True):
-    """The result of a restore. ``kept`` is the directory of the previous store, if there was any.
+    """The result of a restore. ``bytes`` is the size of the backup.
 
-    ``mark`` is the mark in the restored store.
+    ``kept`` is the directory of the previous store, if there was any. ``mark`` is the mark in the restored
+    store.
     """
 
     cursor: int
@@ -200,15 +206,23 @@ class Restored(Value, frozen=True):
     mark: RestoreMark
 
 
-def restore(backup: Path, directory: Path) -> Restored:
+def restore(backup: Path, directory: Path, upgrade: Callable[[Path], object] | None = None) -> Restored:
     """Replace the store in ``directory`` by a backup; keep the previous store beside it.
 
     The whole copy is verified before it replaces anything: its pages, every row, the journal's chain. It
     begins a new line of history, and the first start marks the work that was open in it.
+
+    Args:   ``upgrade`` upgrades the store in a directory. A copy of a backup of an older version is upgraded
+            to compare its rights; the restored one is not, so that the older version can open it.
     Errors: StoreUnusable; the store is unchanged then.
     """
     with explain_errors(backup):
-        check_files(backup)
+        try:
+            check_files(backup)
+        except StoreUnusable as error:
+            # Its remedy is that for the store of a home.
+            cause = str(error).partition(REPAIR)[0].partition(RESTORE)[0]
+            raise StoreUnusable(f"{cause}Nothing was changed; use another backup.") from error
         if data_bytes(backup) == 0:
             raise StoreUnusable(f"{backup} is not a backup of kheish: there is no {DATA} in it.")
     make_directory(directory)
@@ -220,12 +234,13 @@ def restore(backup: Path, directory: Path) -> Restored:
             shutil.copyfile(backup / MARKER, work / MARKER)
         identity, cursor = verify_copy(work)
         kept_before = sorted(directory.glob(f"{KEPT}*"), key=_number_of, reverse=True)
-        replaced = (
-            read_withdrawn(directory, work, kept_before) if data_bytes(directory) or kept_before else None
-        )
+        replaced = None
+        if data_bytes(directory) or kept_before:
+            with work_directory(work, "comparable") as comparable:
+                is_upgraded = upgrade is not None and _upgrade_copy(work, comparable, upgrade)
+                replaced = read_withdrawn(directory, comparable if is_upgraded else work, kept_before)
         mark = _mark_restored(work, (backup / DATA).stat().st_mtime_ns // 1_000_000, replaced)
         kept = _keep_previous(directory)
-        size = (work / DATA).stat().st_size
         try:
             is_same_store = read_marker(directory) in (None, identity)
         except StoreUnusable:
@@ -240,7 +255,24 @@ def restore(backup: Path, directory: Path) -> Restored:
         write_marker(directory, identity)
         # It was verified, so the first start need not check it once more.
         write_note(directory / DATA)
+        size = sum(file.stat().st_size for file in backup.iterdir())
         return Restored(cursor, size, kept, mark)
+
+
+def _upgrade_copy(work: Path, copy: Path, upgrade: Callable[[Path], object]) -> bool:
+    """Copy a store of an older version and upgrade the copy; false if it is current or the upgrade fails."""
+    with open_for_reading(work) as environment, Snapshot(environment) as snapshot:
+        if snapshot.get(META, "schema") == str(SCHEMA).encode():
+            return False
+    try:
+        shutil.copyfile(work / DATA, copy / DATA)
+        with suppress(FileNotFoundError):
+            shutil.copyfile(work / MARKER, copy / MARKER)
+        upgrade(copy)
+    except (OSError, StoreUnusable) as error:
+        log.warning("the rights in the backup cannot be compared: %s", error)
+        return False
+    return True
 
 
 def _mark_restored(work: Path, modified_at_ms: int, replaced: Replaced | None) -> RestoreMark:

@@ -8,7 +8,6 @@ LMDB opens it.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -18,8 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from kheishd.store.environment import Snapshot
 from kheishd.store.pages import META_BYTES, newest, parse_meta, read_metas
+from kheishd.store.structure import find_problems
 from protocol.structs import Value
 
 if TYPE_CHECKING:
@@ -28,9 +30,10 @@ if TYPE_CHECKING:
 NOTE: Final = "checked"
 """The file beside the data with the state of the data at the last orderly stop."""
 
-# A gigabyte takes two seconds, a quick check half of that; a loaded machine or a cold disk takes longer.
-MIN_SECONDS: Final = 30.0
-SECONDS_PER_BYTE: Final = 30.0 / 2**30
+# A gigabyte takes two seconds, a quick check half of that; a loaded machine takes longer.
+# The slowest disks read a few megabytes a second, and a check that ends too early leaves the store read-only.
+MIN_SECONDS: Final = 60.0
+SECONDS_PER_BYTE: Final = 600.0 / 2**30
 # Up to here even the whole check takes a fraction of a second.
 SMALL_BYTES: Final = 128 * 2**20
 
@@ -49,10 +52,16 @@ PROGRAM: Final = (
 
 
 class Checkup(Value, frozen=True):
-    """The result of a check: the problems, and whether the check reached the end of the file."""
+    """The result of a check: the problems, and the reason if it did not reach the end of the file."""
 
     problems: list[str]
-    is_complete: bool = True
+    obstacle: str = ""
+
+    @property
+    def doubts(self) -> list[str]:
+        """The reasons not to write to the file: its problems, or that they are not known."""
+        unknown = f"its file could not be checked ({self.obstacle}); the next start checks it again"
+        return self.problems or ([unknown] if self.obstacle else [])
 
 
 def describe_problems(problems: list[str]) -> str:
@@ -76,27 +85,44 @@ def expect_check(data: Path) -> float | None:
 
 
 def check_data(data: Path, *, quick: bool = False, meta_page: bytes | None = None) -> Checkup:
-    """Check a data file in a child process, as of its newest meta page or of a copy of an older one."""
+    """Check a data file in a child process, as of its newest meta page or of a copy of an older one.
+
+    If the child cannot do it, a small file is read into memory and checked here.
+    """
     size = data.stat().st_size
-    extent = "quick" if quick and size > SMALL_BYTES else "all"
-    command = [sys.executable, "-I", "-S", "-c", PROGRAM, str(ROOT), str(data), extent]
+    quick = quick and size > SMALL_BYTES
+    checkup = _check_in_child(data, size, meta_page, quick=quick)
+    if checkup.obstacle:
+        log.error("the process that checks the store failed: %s", checkup.obstacle)
+        if size <= SMALL_BYTES:
+            return Checkup(find_problems(str(data), meta_page, quick=quick, is_mapped=False))
+    return checkup
+
+
+def _check_in_child(data: Path, size: int, meta_page: bytes | None, *, quick: bool) -> Checkup:
+    command = [sys.executable, "-I", "-S", "-c", PROGRAM, str(ROOT), str(data), "quick" if quick else "all"]
     if meta_page is not None:
         command.append(meta_page.hex())
     timeout_s = limit_seconds(size)
     try:
         # All other descriptors, such as a lock, are closed in the child.
         child = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return Checkup([], is_complete=False)
-    if -child.returncode in FAULTS:
+    except OSError as error:
+        return Checkup([], f"no process could be started: {error.strerror}")
+    except subprocess.TimeoutExpired:
+        return Checkup([], f"it took longer than {timeout_s:.0f} seconds")
+    if child.returncode < 0:
         name = signal.Signals(-child.returncode).name
-        return Checkup([f"a part of the file cannot be read: reading it ended with {name}"])
+        if -child.returncode in FAULTS:
+            return Checkup([f"a part of the file cannot be read: reading it ended with {name}"])
+        return Checkup([], f"its process was ended by {name}; perhaps memory was short")
     try:
-        return Checkup([str(problem) for problem in json.loads(child.stdout)])
-    except ValueError:
+        problems = msgspec.json.decode(child.stdout, type=list[str])
+    except msgspec.DecodeError:
         # The program did not even begin, which says nothing about the file.
-        log.error("the check of the store did not run: %s", child.stderr.decode(errors="replace").strip())
-        return Checkup([], is_complete=False)
+        lines = child.stderr.decode(errors="replace").strip().splitlines() or ["it printed no result"]
+        return Checkup([], lines[-1])
+    return Checkup(problems)
 
 
 def check_snapshot(environment: Environment) -> Checkup:
@@ -111,7 +137,7 @@ def check_snapshot(environment: Environment) -> Checkup:
             for page, meta in zip(pages, metas, strict=True):
                 if meta is not None and meta.transaction == snapshot.number:
                     return check_data(environment.data, meta_page=page)
-    return Checkup([], is_complete=False)
+    return Checkup([], "it was written to too often meanwhile")
 
 
 def _read_meta_pages(data: Path) -> list[bytes]:

@@ -53,10 +53,12 @@ def compact(directory: Path) -> Compacted:
     with hold_lock(directory):
         with open_for_reading(directory):
             before_bytes, before_blocks = data_bytes(directory), _allocated_bytes(data)
-        problems = check_data(data).problems
-        if problems:
+        checkup = check_data(data)
+        if checkup.obstacle:
+            raise StoreUnusable(f"{data} could not be checked, and was not changed: {checkup.obstacle}.")
+        if checkup.problems:
             raise StoreUnusable(
-                f"{data} is damaged, and was not changed: {describe_problems(problems)}. {REPAIR}"
+                f"{data} is damaged, and was not changed: {describe_problems(checkup.problems)}. {REPAIR}"
             )
         used_bytes = _cut_out_free_pages(data)
         write_note(data)

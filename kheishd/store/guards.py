@@ -10,6 +10,7 @@ import fcntl
 import logging
 import os
 import shutil
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -58,9 +59,21 @@ def lock_directory(directory: Path) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        pid = _find_lock_holder(descriptor)
         os.close(descriptor)
-        raise StoreUnusable(f"{directory} is in use by another process; stop that first.") from error
+        process = f"the process with pid {pid}" if pid else "another process"
+        raise StoreUnusable(f"{directory} is in use by {process}; stop that first.") from error
     return descriptor
+
+
+def _find_lock_holder(descriptor: int) -> str:
+    """Return the pid of the process that has locked a file; "" if it is not known. Source: proc(5)."""
+    inode = str(os.fstat(descriptor).st_ino)
+    with suppress(OSError):
+        for row in map(str.split, Path("/proc/locks").read_text().splitlines()):
+            if row[1] == "FLOCK" and row[5].rpartition(":")[2] == inode:
+                return row[4]
+    return ""
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -129,10 +142,10 @@ def _require_sound(data: Path, size: int, expected: int) -> None:
     Rarely a short file is sound: its last pages were taken and freed in one transaction, so they were never
     written. Only reading the whole tree can tell, and LMDB itself would crash on a missing page.
     """
-    problems = check_data(data).problems
-    if problems:
+    doubts = check_data(data).doubts
+    if doubts:
         raise StoreUnusable(
-            f"{data} is cut short: it has {size:,} bytes of {expected:,} ({problems[0]}). {REPAIR}"
+            f"{data} is cut short: it has {size:,} bytes of {expected:,} ({doubts[0]}). {REPAIR}"
         )
 
 

@@ -64,14 +64,10 @@ LOCK_BYTES = 8192
 
 
 class Opened(Value, frozen=True):
-    """An environment and the lock on its directory. ``warnings`` are what was noticed in opening.
-
-    ``upgraded`` is the upgrade, if the store was of an older version.
-    """
+    """An environment, the lock on its directory, and the upgrade, if the store was of an older version."""
 
     environment: Environment
     lock: int
-    warnings: list[str] = []
     upgraded: Upgraded | None = None
 
     def close(self) -> None:
@@ -94,7 +90,8 @@ def open_environment(
     """Open the store in ``directory``, create it if there is none, and upgrade it.
 
     ``rebuild`` folds the journal into the records after an upgrade that dropped them; without it, such a
-    store is refused. A store that was not closed in order is checked first; a damaged one opens for reading.
+    store is refused. A store that was not closed in order is checked first; a damaged one opens for reading,
+    as does one that could not be checked.
     Errors: StoreUnusable.
     """
     make_directory(directory)
@@ -104,35 +101,23 @@ def open_environment(
             remove_leftovers(directory)
             set_aside_unfinished(directory)
             expected = check_files(directory)
-            warnings: list[str] = []
-            if data_bytes(directory) and needs_check(directory / DATA):
-                problems = _check_unclean(directory / DATA, warnings)
-                if problems:
-                    return Opened(_enter_damaged(directory, expected, problems), lock)
+            data = directory / DATA
+            if data_bytes(directory) and needs_check(data):
+                # Before LMDB reads it, and before anything is written. Quick the first time, and whole if
+                # the file was not closed in order twice.
+                doubts = check_data(data, quick=count_unclean_start(data) == 1).doubts
+                if doubts:
+                    return Opened(_enter_damaged(directory, expected, doubts), lock)
             env = open_lmdb(directory, map_bytes=map_bytes)
             try:
                 environment, upgraded = _enter(directory, env, expected, version, rebuild, plan)
-                return Opened(environment, lock, warnings, upgraded)
+                return Opened(environment, lock, upgraded)
             except BaseException:
                 env.close()
                 raise
     except BaseException:
         os.close(lock)
         raise
-
-
-def _check_unclean(data: Path, warnings: list[str]) -> list[str]:
-    """Check a file that was not closed in order, before LMDB reads it and before anything is written.
-
-    The check is quick the first time, and whole if the file was not closed in order twice.
-    """
-    checkup = check_data(data, quick=count_unclean_start(data) == 1)
-    if not checkup.is_complete:
-        warnings.append(
-            "the store was not closed in order, and checking its file took too long; check it with "
-            "'kheishd doctor --deep'"
-        )
-    return checkup.problems
 
 
 def _enter_damaged(directory: Path, expected: str | None, problems: list[str]) -> Environment:

@@ -328,11 +328,14 @@ class _Leaves:
                 self._tables.append((key.decode(errors="replace"), tree))
 
 
-def check_structure(path: str, meta_page: bytes | None = None, *, quick: bool = False) -> list[str]:
+def check_structure(
+    path: str, meta_page: bytes | None = None, *, quick: bool = False, is_mapped: bool = True
+) -> list[str]:
     """Check a data file, as of its newest meta page or of a copy of an older one; return the problems.
 
-    ``quick`` skips the order of keys, and the nodes of tables without big values.
-    Errors: OSError.
+    ``quick`` skips the order of keys, and the nodes of tables without big values. A file that is not mapped
+    is read into memory: a part that cannot be read is then an error, and does not end the process.
+    Errors: OSError, MemoryError.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -352,10 +355,25 @@ def check_structure(path: str, meta_page: bytes | None = None, *, quick: bool = 
         # A damaged number must not take all memory; pages at the end that were never written may be missing.
         if meta.pages > 2 * (size // meta.page_bytes) + (1 << 20):
             return [*problems, f"the newest meta page counts {meta.pages} pages, in a file of {size:,} bytes"]
+        if not is_mapped:
+            with open(descriptor, "rb", closefd=False) as file:
+                file.seek(0)
+                return problems + Structure(file.read(), meta, quick=quick).check()
         with mmap.mmap(descriptor, size, prot=mmap.PROT_READ) as content:
             return problems + Structure(content, meta, quick=quick).check()
     finally:
         os.close(descriptor)
+
+
+def find_problems(
+    path: str, meta_page: bytes | None = None, *, quick: bool = False, is_mapped: bool = True
+) -> list[str]:
+    """Check a data file as :func:`check_structure` does; return a failure of the check as a problem."""
+    try:
+        return check_structure(path, meta_page, quick=quick, is_mapped=is_mapped)
+    except Exception as error:
+        # A disk that cannot be read, or damage that the check itself does not expect.
+        return [f"the check failed: {type(error).__name__}: {error}"]
 
 
 def main(arguments: list[str]) -> None:
@@ -365,9 +383,4 @@ def main(arguments: list[str]) -> None:
     """
     path, extent, *meta = arguments
     page = bytes.fromhex(meta[0]) if meta else None
-    try:
-        problems = check_structure(path, page, quick=extent == "quick")
-    except Exception as error:
-        # A disk that cannot be read, or damage that the check itself does not expect.
-        problems = [f"the check failed: {type(error).__name__}: {error}"]
-    print(json.dumps(problems))
+    print(json.dumps(find_problems(path, page, quick=extent == "quick")))

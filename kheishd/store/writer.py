@@ -152,11 +152,6 @@ class Store:
         """The damage because of which nothing is written any more; None while none is known."""
         return self._environment.health.damage
 
-    @property
-    def warnings(self) -> list[str]:
-        """What was noticed in opening."""
-        return self._opened.warnings
-
     def note_damage(self, damage: str) -> None:
         """Note damage that was found by a check: nothing is written any more."""
         self._environment.health.note(self._environment.data, damage)

@@ -31,6 +31,11 @@ MAX_OPEN_REQUESTS = 64
 MAX_UNSENT_BYTES = 1 * MIB
 MAX_SUBSCRIPTIONS = 256
 
+# The connections of each other user and token, and the bytes of unfinished messages of all of them: four of
+# the longest. The daemon's own user and root are exempt.
+MAX_CALLER_CONNECTIONS = 128
+MAX_UNFINISHED_BYTES = 64 * MIB
+
 # Connections over TCP that are not authenticated yet. A handshake takes a few milliseconds in a local network
 # and holds up to 100 KiB (TLS, the head of the request): 128 serve thousands of clients a second from 13 MiB.
 MAX_HANDSHAKES = 128

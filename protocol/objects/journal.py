@@ -28,7 +28,7 @@ class Filter(Params, frozen=True, kw_only=True):
 class JournalRead(Filter, frozen=True, kw_only=True):
     """Params of ``journal.read``. ``after`` is a cursor; with order newest, the page precedes it.
 
-    With the ``epoch`` of the cursor, a cursor of another line of history, or beyond the end, is refused.
+    A cursor beyond the end is refused with order oldest; with its ``epoch``, one of another history is.
     """
 
     after: Cursor | None = None

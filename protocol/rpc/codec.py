@@ -62,6 +62,12 @@ class Codec:
             return b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
         return body + b"\n"
 
+    def clear(self) -> None:
+        """Drop an unfinished message; only frames can be made from here on."""
+        self._start = b""
+        if self._framing is not None:
+            self._framing.clear()
+
     @property
     def buffered_bytes(self) -> int:
         """The number of buffered bytes of an unfinished message; 0 between messages."""
@@ -93,6 +99,9 @@ class _Lines:
     @property
     def buffered_bytes(self) -> int:
         return len(self._buffer or b"")
+
+    def clear(self) -> None:
+        self._buffer = None
 
     def feed(self, data: bytes, messages: list[Decoded]) -> None:
         lines = data.split(b"\n")
@@ -148,6 +157,9 @@ class _Headers:
     @property
     def buffered_bytes(self) -> int:
         return len(self._buffer or b"")
+
+    def clear(self) -> None:
+        self._buffer = None
 
     def feed(self, data: bytes, messages: list[Decoded]) -> None:
         buffer = self._buffer or bytearray()

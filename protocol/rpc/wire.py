@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
@@ -133,7 +134,7 @@ def decode(data: bytes) -> Decoded:
     Shape:  one of :data:`Decoded`; ``Malformed`` for anything that is not JSON-RPC 2.0. Never raises.
     """
     if not data.isascii() and (problem := _check_utf8(data)):
-        return Malformed(problem, _find_id(data))
+        return _locate_problem(data, problem)
     try:
         return _make_message(_incoming.decode(data))
     except msgspec.ValidationError as error:
@@ -141,7 +142,18 @@ def decode(data: bytes) -> Decoded:
     except RecursionError:
         return Malformed(_make_depth_error())
     except ValueError as error:
-        return Malformed(ParseError(f"the message is not JSON: {error}"), _find_id(data))
+        return _locate_problem(data, ParseError(f"the message is not JSON: {error}"))
+
+
+def _locate_problem(data: bytes, problem: ParseError) -> Batch | Malformed:
+    """Return the error of invalid characters, with the id; in a batch, of the messages that contain them."""
+    if len(data) <= MAX_SOUGHT_BYTES and data.lstrip(b" \t\r\n")[:1] == b"[":
+        with suppress(ValueError, RecursionError):
+            # The standard library accepts them, and writes them so that they are found in their message.
+            items = json.loads(data.decode(errors="surrogateescape"))
+            if len(items) <= MAX_BATCH_MESSAGES:
+                return Batch([_decode_item(json.dumps(item).encode()) for item in items])
+    return Malformed(problem, _find_id(data))
 
 
 def _find_id(data: bytes) -> bytes:
@@ -196,7 +208,7 @@ def _decode_other(data: bytes, problem: str) -> Batch | Malformed:
     except RecursionError:
         return Malformed(_make_depth_error())
     except ValueError as error:
-        return Malformed(ParseError(f"the message is not JSON: {error}"))
+        return _locate_problem(data, ParseError(f"the message is not JSON: {error}"))
     if not id_ or id_[0] in b"{[tf" or len(id_) > MAX_ID_BYTES:
         id_ = NULL
     return Malformed(InvalidRequest(f"the message is not a JSON-RPC 2.0 request: {problem}"), id_)

@@ -90,6 +90,16 @@ def test_one_shot_commands_load_little(shared_daemon: Daemon, arguments: list[st
 # Pipes.
 
 
+def test_a_result_that_cannot_be_written(shared_daemon: Daemon) -> None:
+    """On a full disk, a command says that its output cannot be written, and ends with 1."""
+    for option in ((), ("--json",)):
+        command = [sys.executable, "-m", "kheishctl", "--home", str(shared_daemon.home), *option, "status"]
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == exit_codes.FAILED
+        assert done.stderr == "kheishctl: cannot write the output: No space left on device\n"
+
+
 def test_a_pipeline(shared_daemon: Daemon) -> None:
     """A pipe receives only the answer, as text without escape sequences."""
     done = ctl(shared_daemon.home, "send", stdin="from a pipe\n")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ctl import Ctl
 from tests.support.daemons import PATIENCE_S, Client, Daemon, RpcError, run_kheishd, until
 
 SLOW = "/slow 200 20"
@@ -107,6 +108,20 @@ def test_a_second_signal_stops_at_once_and_nothing_is_lost(daemon: Daemon) -> No
     assert settled["status"] == "completed"
     roles = [entry["message"]["role"] for entry in daemon.call("conversation.history")["messages"]]
     assert roles == ["user", "assistant"]
+
+
+def test_a_daemon_without_its_directory_is_named_and_stopped(daemon: Daemon) -> None:
+    """After ``rm -rf run``, each command names the daemon's pid, and ``stop`` stops it."""
+    shutil.rmtree(daemon.home / "run")
+    ctl = Ctl(daemon.home)
+    for words in ("status", "daemon doctor", "daemon compact"):
+        done = ctl(*words.split())
+        assert done.code != 0
+        assert f"pid {daemon.pid}" in done.err, words
+    second = run_kheishd(daemon.home)
+    assert (second.returncode, f"pid {daemon.pid}" in second.stderr) == (5, True)
+    done = ctl("daemon", "stop")
+    assert (done.code, done.out) == (0, f"stopped, pid {daemon.pid}\n")
 
 
 def test_shutdown_over_the_socket(daemon: Daemon) -> None:

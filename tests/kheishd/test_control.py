@@ -1,5 +1,6 @@
 """The status of the daemon, and requests to stop it."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.kernel.state import State
 from kheishd.providers.caller import ProviderCaller
 from kheishd.store.writer import Store
+from protocol.limits.units import MIB
 from tests.support.histories import rich_history, session_with_runs
 from tests.support.runtimes import make_runtime
 from tests.support.services import make_services
@@ -91,6 +93,16 @@ async def test_warnings(full_state: State, monkeypatch: pytest.MonkeyPatch) -> N
     ]
     assert len(warnings) == len(words)
     assert all(word in warning for word, warning in zip(words, warnings, strict=True))
+
+
+@pytest.mark.parametrize(("free_bytes", "words"), [(0, "is full;"), (MIB // 2, "(0.5 MiB free)")])
+async def test_free_space_is_stated(
+    full_state: State, monkeypatch: pytest.MonkeyPatch, free_bytes: int, words: str
+) -> None:
+    """The warning about the disk states the free space, also below a mebibyte."""
+    disk = os.statvfs_result((1, 1, 1, free_bytes, free_bytes, 0, 0, 0, 0, 255))
+    monkeypatch.setattr("kheishd.control.os.statvfs", lambda path: disk)
+    assert words in make(full_state).status().warnings[0]
 
 
 async def test_deleted_store_files(full_state: State) -> None:

@@ -186,7 +186,7 @@ def _find_in_text(text: str, depth: int) -> Iterator[SimpleCommand]:
             rest = [
                 text
                 for text in (_EXPANSION.sub(lambda match: " " * ("IFS" in match[0]), text) for text in texts)
-                if text
+                if _unquote(text)
             ]
             if rest != texts[: len(rest)]:
                 yield _command_of([_unquote(text) for text in rest], rest)

@@ -33,6 +33,7 @@ from protocol.events.session import SessionCreated, TranscriptImported
 from protocol.events.task import TaskEnded, TaskStalled
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown
+from protocol.text import escape_line
 from protocol.transcript import InputItem, Item, Message, Text, ToolCall, ToolResult
 
 _TAG: Final = re.compile(r"<(?=\s*/?\s*from\b)", re.IGNORECASE)
@@ -255,7 +256,8 @@ def frame_messages(messages: list[Message], *, speaker: str, primary: str) -> li
         if message.role == "user" or author == speaker:
             framed.append(message)
         elif message.role == "assistant":
-            name = _TAG.sub("&lt;", author).replace('"', "&quot;")
+            # An older version imported names with line breaks and controls.
+            name = escape_line(_TAG.sub("&lt;", author)).replace('"', "&quot;")
             # A text must not close its tag: the rest would pass for the user's own words.
             items: list[Item] = [
                 Text(f'<from agent="{name}">\n{_TAG.sub("&lt;", item.text)}\n</from>')

@@ -109,7 +109,7 @@ async def doctor(call: Call, params: DoctorParams) -> Diagnosis:
         if checkup.problems:
             store.note_damage(describe_problems(checkup.problems))
             return diagnose_pages(checkup.problems)
-        are_pages_checked = checkup.is_complete
+        are_pages_checked = not checkup.obstacle
     diagnosis = await examine(call.state.read, deep=params.deep)
     if not are_pages_checked:
         diagnosis = replace(diagnosis, complete=False)

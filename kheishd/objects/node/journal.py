@@ -199,10 +199,10 @@ def read(call: Call, params: JournalRead) -> JournalPage:
 
 def _require_own_cursor(store: Snapshot, params: JournalRead, epoch: str) -> None:
     """Require that the cursor of a page is of this line of history. Errors: CursorUnknown."""
-    if params.after is None or params.epoch is None:
+    if params.after is None:
         return
-    if params.epoch != epoch:
-        shared = find_shared_cursor(store, params.epoch) or 0
+    if params.epoch not in (None, epoch):
+        shared = find_shared_cursor(store, params.epoch or "") or 0
         raise CursorUnknown(
             f"the cursor {params.after} is of another line of history than this one, whose epoch is {epoch}: "
             f"a backup was restored; both are the same up to cursor {min(shared, params.after)}, so continue "

@@ -66,7 +66,8 @@ def test_life_of_a_daemon(program: Program) -> None:
     assert program("daemon", "start").out.startswith("a daemon is already running, pid ")
     assert program("send", "default", "remember this").code == 0
     copy = program.home.parent / "copy"
-    assert "daemon restore" in program("daemon", "backup", str(copy)).out
+    made = program("daemon", "backup", str(copy)).out
+    assert "daemon restore" in made
     assert program("daemon", "restore", str(copy)).code == exit_codes.HOME_TAKEN
     assert program("daemon", "doctor").out.endswith("healthy\n")
     assert json.loads(program("daemon", "stop", "--json").out)["stopped"]
@@ -76,9 +77,14 @@ def test_life_of_a_daemon(program: Program) -> None:
     assert json.loads(program("daemon", "doctor", "--repair", "--json").out)["findings"] == []
     assert program("daemon", "compact").out.startswith("compacted ")
     assert program("daemon", "upgrade").out.startswith("nothing to upgrade")
+    rehearsed = program("daemon", "upgrade", "--rehearse").out.splitlines()
+    assert rehearsed[0].startswith("nothing to upgrade: the store has the schema ")
+    assert len(rehearsed) == 4, "no table differs"
     assert json.loads(program("daemon", "upgrade", "--rehearse", "--json").out)["differences"] == []
     assert json.loads(program("daemon", "compact", "--json").out).keys() >= {"before_bytes", "after_bytes"}
-    assert program("daemon", "restore", str(copy)).out.startswith("restored ")
+    size = made.partition(" in ")[0]
+    assert size.endswith(" bytes")
+    assert program("daemon", "restore", str(copy)).out.startswith(f"restored {size}, ")
     refused = program("daemon", "restore", str(program.home), "--json")
     assert refused.code == exit_codes.FAILED
     assert "is not a backup" in json.loads(refused.out)["error"]["message"]

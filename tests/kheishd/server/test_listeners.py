@@ -266,9 +266,34 @@ def test_passed_sockets_without_names_go_by_their_family(
     tmp_path: Path, passed: list[str], names: str | None
 ) -> None:
     """An unnamed Unix socket is the private one; any other family is for WebSocket."""
-    with opened(tmp_path / "run", environ=activation(3, names)) as found:
+    with opened(tmp_path / "run", tcp=LOOPBACK, environ=activation(3, names)) as found:
         assert [type(listener.spec) for listener in found] == [RpcListen, RpcListen, TcpListen]
         assert found[0].name == f"unix:{passed[0]}"
+
+
+@pytest.mark.parametrize("name", ["tcp", "rpc", "shared", ""])
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_passed_tcp_socket_needs_what_a_bound_one_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, family: socket.AddressFamily
+) -> None:
+    """Whatever its name, it needs [listen.tcp] and, if other machines reach it, TLS or ``insecure``."""
+    monkeypatch.setattr(listeners, "LISTEN_FD_FIRST", 700)
+    with socket.create_server(("", 0), family=family) as bound:
+
+        def enter(tcp: TcpListen | None) -> Listener:
+            fcntl.fcntl(bound.fileno(), fcntl.F_DUPFD, 700)
+            with opened(tmp_path / "run", tcp=tcp, environ=activation(1, name)) as found:
+                return found[0]
+
+        with pytest.raises(ListenerUnusable, match=r"\[listen.tcp\] is not configured") as refused:
+            enter(None)
+        assert refused.value.key == ("listen", "tcp")
+        os.close(700)
+        with pytest.raises(ListenerUnusable, match=r"set certificate and key, or insecure = true"):
+            enter(LOOPBACK)
+        os.close(700)
+        assert isinstance(enter(TcpListen("127.0.0.1", 0, insecure=True)).spec, TcpListen)
+        assert isinstance(enter(TcpListen("127.0.0.1", 0, tmp_path / "c", tmp_path / "k")).spec, TcpListen)
 
 
 def test_sockets_passed_to_another_process_are_not_ours(tmp_path: Path, passed: list[str]) -> None:

@@ -3,6 +3,7 @@
 import ssl
 import struct
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,17 @@ import pytest
 import trio
 import trio.testing
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from trio_websocket import open_websocket_url
 
 from kheishd.objects.node import journal, rpc
 from kheishd.server.listeners import ListenerUnusable, TcpListen
+from kheishd.server.websocket import load_certificate, renew_certificate
 from protocol.errors.definition import AgentForbidden
 from protocol.errors.token import ScopeMissing, ScopeWouldWiden
 from protocol.limits.rpc import MAX_LINE_BYTES
@@ -385,6 +393,28 @@ async def test_tls_is_spoken_with_a_certificate(tmp_path: Path, toys: Toys) -> N
         async with open_websocket_url(f"wss://{server.tcp}/rpc", context, extra_headers=headers) as socket:
             await socket.send_message('{"jsonrpc":"2.0","id":1,"method":"rpc.ping"}')
             assert msgspec.json.decode(await socket.get_message())["id"] == 1
+
+
+def test_an_encrypted_key_is_refused(tmp_path: Path) -> None:
+    """A key with a passphrase is refused with its setting, also at a renewal, without a prompt."""
+    issued = trustme.CA().issue_cert("127.0.0.1")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    issued.cert_chain_pems[0].write_to_path(certificate)
+    issued.private_key_pem.write_to_path(key)
+    spec = TcpListen("127.0.0.1", 0, certificate, key)
+    context = load_certificate(spec)
+    assert context is not None
+    private = load_pem_private_key(key.read_bytes(), None)
+    encryption = BestAvailableEncryption(b"secret")
+    key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+    loads: list[Callable[[], object]] = [
+        partial(load_certificate, spec),
+        partial(renew_certificate, context, spec),
+    ]
+    for load in loads:
+        with pytest.raises(ListenerUnusable, match=r"key\.pem is encrypted; name a key") as refused:
+            load()
+        assert refused.value.key == ("listen", "tcp", "key")
 
 
 async def test_a_certificate_that_cannot_be_used_is_an_error(tmp_path: Path, toys: Toys) -> None:

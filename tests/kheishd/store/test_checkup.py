@@ -1,7 +1,7 @@
 """Checks in a child process, and the note of an orderly close."""
 
+import errno
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from kheishd.store.checkup import (
 )
 from kheishd.store.environment import DATA
 from kheishd.store.writer import Store
+from protocol.errors.store import StoreDamaged
 from tests.support.stores import append, closed, fill, open_inline, point_free_page
 
 
@@ -41,22 +42,63 @@ def test_problems_come_from_the_child(tmp_path: Path) -> None:
 
 
 def test_a_child_that_dies_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child that SIGBUS ends says that the file cannot be read; one that does not begin, nothing."""
+    """A child that SIGBUS ends says that the file cannot be read."""
     data = closed(tmp_path / "s", 1) / DATA
     monkeypatch.setattr(checkup, "PROGRAM", "import os, signal; os.kill(os.getpid(), signal.SIGBUS)")
     assert check_data(data).problems == ["a part of the file cannot be read: reading it ended with SIGBUS"]
-    monkeypatch.setattr(checkup, "PROGRAM", "raise OSError('no such disk')")
-    assert check_data(data) == Checkup([], is_complete=False)
 
 
-def test_a_check_that_takes_too_long_is_incomplete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A check has a time limit, after which nothing is known."""
+@pytest.mark.parametrize(
+    ("program", "obstacle"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "its process was ended by SIGKILL; perhaps memory was short"),
+        ("raise OSError('no such disk')", "OSError: no such disk"),
+        ("print('null')", "it printed no result"),
+        ("", "it printed no result"),
+        ("import signal; signal.pause()", "it took longer than 0 seconds"),
+    ],
+)
+def test_a_failed_check_permits_no_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, obstacle: str
+) -> None:
+    """A small file is checked without the child; a large one that nothing checked is not written to."""
+    data = closed(tmp_path / "s", 1) / DATA
+    os.utime(data, (1, 1))
+    before = data.read_bytes()
+    monkeypatch.setattr(checkup, "PROGRAM", program)
+    monkeypatch.setattr(checkup, "limit_seconds", lambda size: 0.01 if "pause" in program else 60)
+    assert check_data(data) == Checkup([])
+    monkeypatch.setattr(checkup, "SMALL_BYTES", 4096)
+    assert check_data(data) == Checkup([], obstacle)
+    store = open_inline(data.parent)
+    assert store.damage is not None
+    assert obstacle in store.damage
+    with pytest.raises(StoreDamaged):
+        append(store)
+    store.close()
+    assert data.read_bytes() == before
+    monkeypatch.undo()
+    store = open_inline(data.parent)
+    append(store)
+    store.close()
 
-    def run(command: list[str], timeout: float, **options: object) -> None:
-        raise subprocess.TimeoutExpired(command, timeout)
+
+def test_damage_is_found_without_a_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no process can be started, the file is checked all the same."""
+    store = open_inline(tmp_path / "s")
+    for number in range(5):
+        fill(store, number % 2, 50_000)
+    store.close()
+    point_free_page(tmp_path / "s" / DATA)
+    problems = check_data(tmp_path / "s" / DATA).problems
+
+    def run(command: list[str], **options: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     monkeypatch.setattr("kheishd.store.checkup.subprocess.run", run)
-    assert check_data(closed(tmp_path / "s", 1) / DATA) == Checkup([], is_complete=False)
+    assert check_data(tmp_path / "s" / DATA).problems == problems
+    monkeypatch.setattr(checkup, "SMALL_BYTES", 4096)
+    assert "no process could be started" in check_data(tmp_path / "s" / DATA).doubts[0]
 
 
 def test_a_file_in_use_is_checked_as_of_a_snapshot(store: Store) -> None:

@@ -510,7 +510,6 @@ def test_params_too_deep() -> None:
         (b'{"jsonrpc":"2.0","id":"\\ud800","method":"m"}', b"null"),
         (b'{"jsonrpc":"2.0","id":[1],"method":"\\ud800"}', b"null"),
         (b'{"jsonrpc":"2.0","id":7,"method":"\\ud800"', b"null"),
-        (b'["\\ud800"]', b"null"),
         (b'{"id":7,"x":"\\ud800' + b"a" * MAX_SOUGHT_BYTES + b'"}', b"null"),
         (b'{"id":7,"x":"\\ud800",' + b'"x":[' * 5_000, b"null"),
     ],
@@ -520,3 +519,17 @@ def test_a_request_with_invalid_characters_is_answered_by_its_id(line: bytes, id
     decoded = decode(line)
     assert isinstance(decoded, Malformed)
     assert decoded.id == id_
+
+
+def test_a_batch_with_invalid_characters_has_one_error() -> None:
+    """Only the message that contains them is an error, with its id; a batch that is not JSON is one."""
+    for text in (b"\\ud800", b"\xff"):
+        line = b'[{"jsonrpc":"2.0","id":1,"method":"m"},{"jsonrpc":"2.0","id":2,"method":"' + text + b'"}]'
+        batch = decode(line)
+        assert isinstance(batch, Batch)
+        good, bad = batch.items
+        assert isinstance(good, Request)
+        assert isinstance(bad, Malformed)
+        assert (good.id, bad.id) == (b"1", b"2")
+        assert isinstance(decode(line[:-1]), Malformed)
+        assert isinstance(decode(b"[" + b"0," * MAX_BATCH_MESSAGES + b'"' + text + b'"]'), Malformed)

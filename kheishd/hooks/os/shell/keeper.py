@@ -142,7 +142,7 @@ class Keeper:
         self._boxed = boxed
         self._port = port
         self._limits = limits
-        self._watch = Watch(limits, workspace)
+        self._watch = Watch(limits, workspace, boxed=boxed)
         self._exceeded = False
         self._status = -1
         self._main = 0

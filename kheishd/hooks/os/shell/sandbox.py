@@ -39,7 +39,7 @@ from msgspec.structs import replace
 from kheishd.config.sections.tools import LimitsSection
 from kheishd.hooks.os.files.confinement import Root, explain_errors
 from kheishd.hooks.os.programs import DIRECTORIES, find_program
-from kheishd.hooks.os.shell.scan import MAX_PROTECTED_MOUNTS, Scan
+from kheishd.hooks.os.shell.scan import MAX_PROTECTED_MOUNTS, Scan, lies_in
 from kheishd.hooks.os.shell.seccomp import open_filter
 from kheishd.hooks.os.shell.sockets import find_sockets
 from kheishd.kernel.hook import ToolError
@@ -366,7 +366,7 @@ def workspace_covers(bubblewrap: Bubblewrap, workspace: str, scan: Scan) -> Moun
         if is_directory
         else ("--ro-bind", os.devnull, f"{workspace}/{path}")
         for path, is_directory in scan.masked.items()
-        if not scan.is_masked(posixpath.dirname(path))
+        if not lies_in(posixpath.dirname(path), scan.masked)
     }
 
 

@@ -58,6 +58,9 @@ _NO_LINK: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 GUARDED_IN_GIT: Final = ("config", "config.worktree", "hooks", "commondir")
 """The parts of a git directory that name programs, or another directory with such parts."""
 
+CONTAINERS_IN_GIT: Final = ("worktrees", "modules")
+"""The directories in a git directory that contain others."""
+
 # Settings whose value is a file or a directory that git executes, or obeys like its configuration.
 _CONFIGURED: Final = re.compile(
     r"(?:^|\])[ \t]*(hookspath|path|fsmonitor|attributesfile)[ \t]*=[ \t]*\"?([^\"#;\n]+)",
@@ -107,9 +110,9 @@ class Scan:
         If there are too many, the deepest ones are replaced by their directories, which become read-only.
         """
         mounts = {
-            path: path in self.pinned
+            path: not lies_in(path, self.protected)
             for path in (*self.pinned, *self.protected)
-            if path not in self.links and not self.is_masked(path)
+            if path not in self.links and not lies_in(path, self.masked)
         }
         while len(mounts) > MAX_PROTECTED_MOUNTS:
             depth = max(path.count("/") for path in mounts)
@@ -118,11 +121,17 @@ class Scan:
             mounts |= dict.fromkeys(deepest, False)
         return mounts
 
-    def is_masked(self, path: str) -> bool:
-        """Whether a path, or a directory above it, is masked."""
-        while path and path not in self.masked:
-            path = posixpath.dirname(path)
-        return bool(path)
+    def pin(self, path: str) -> None:
+        """Pin all directories above a path."""
+        while path := posixpath.dirname(path):
+            self.pinned.add(path)
+
+
+def lies_in(path: str, paths: Collection[str]) -> bool:
+    """Whether a path, or a directory above it, is one of the paths."""
+    while path and path not in paths:
+        path = posixpath.dirname(path)
+    return bool(path)
 
 
 def scan_workspace(
@@ -175,6 +184,9 @@ def scan_workspace(
                 inside = is_dependency or entry.name == "node_modules"
                 if closed or not inside:
                     queue.append((path, entry.name, entry.inode(), inside))
+    # Only now, all directories on the way can be entered.
+    for path in scan.git:
+        _add_configured(scan, root, workspace, path)
     return scan
 
 
@@ -223,7 +235,9 @@ def _is_masked(
 
     Of a link, the file or directory that it leads to is masked.
     """
-    is_directory = entry.is_dir()
+    is_directory = entry.is_dir(follow_symlinks=False) or (
+        entry.is_symlink() and os.path.isdir(f"{root}/{path}")
+    )
     inside = [f"/{entry.name}/\0"] if is_directory else []
     names = [f"/{entry.name}", *inside]
     paths = [path, *(posixpath.dirname(path) + name for name in inside)]
@@ -239,10 +253,7 @@ def _is_masked(
     scan.masked[path] = is_directory
     # Unless the path is closed whatever the directories above it are called, they keep their names.
     if not any(pattern.startswith("*") and any(map(matches, names)) for pattern, matches in matching):
-        above = posixpath.dirname(path)
-        while above:
-            scan.pinned.add(above)
-            above = posixpath.dirname(above)
+        scan.pin(path)
     return True
 
 
@@ -288,7 +299,7 @@ def _add_git(scan: Scan, root: str, workspace: str, path: str, depth: int = 0) -
         _add(scan, root, path)
         return
     scan.git.add(path)
-    for name in ("", "worktrees", "modules"):
+    for name in ("", *CONTAINERS_IN_GIT):
         # Whatever cannot be listed now is no longer hidden when a command restores its rights.
         with suppress(OSError):
             entries = _list(posixpath.join(root, path, name).rstrip("/"))
@@ -299,7 +310,6 @@ def _add_git(scan: Scan, root: str, workspace: str, path: str, depth: int = 0) -
                     _add_git(scan, root, workspace, posixpath.join(path, name, worktree), depth)
     for name in GUARDED_IN_GIT:
         _add(scan, root, posixpath.join(path, name))
-    _add_configured(scan, root, workspace, path)
     modules = deque([posixpath.join(path, "modules")])
     visited = 0
     while modules:
@@ -344,6 +354,7 @@ def _add_configured(scan: Scan, root: str, workspace: str, path: str) -> None:
                 if resolve(root, posixpath.dirname(target)) == (posixpath.dirname(target) or "."):
                     _add(scan, root, target)
                 _add(scan, root, real)
+                scan.pin(real)
                 if name.casefold() == "path" and target not in read:
                     files.append(target)
 

@@ -32,6 +32,7 @@ from kheishd.core.permissions.protected import is_protected_pair
 from kheishd.hooks.os.files.confinement import Root
 from kheishd.hooks.os.files.written import was_written
 from kheishd.hooks.os.shell.scan import (
+    CONTAINERS_IN_GIT,
     GIT,
     GUARDED_IN_GIT,
     MAX_ENTRIES_AFTERWARDS,
@@ -147,7 +148,8 @@ class Shield:
                     continue
             if is_protected_pair(path):
                 directory = posixpath.dirname(directory)
-            if directory in before.directories or directory in before.git:
+            is_in_git = directory in before.git and name not in CONTAINERS_IN_GIT
+            if directory in before.directories or is_in_git:
                 unapproved.append(path)
             elif scan.directories.get(directory) not in known_directories:
                 elsewhere.append(path)

@@ -37,6 +37,10 @@ MAX_SEARCH_SECONDS = 2.0
 # The time between two searches, as a multiple of the previous one's.
 SEARCH_REST = 10
 
+# The looks at which the command has written more than all its files that can be found explain: it may hide
+# a deleted file, as in a socket's buffer, or have removed files while others wrote.
+MAX_UNEXPLAINED = 3
+
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -124,17 +128,23 @@ class ControlGroup:
 
 
 class Watch:
-    """The watch over the processes below the keeper and over the workspace, an absolute path."""
+    """The watch over the processes below the keeper and over the workspace, an absolute path.
 
-    def __init__(self, limits: Limits, workspace: str) -> None:
+    ``boxed``: the processes can write to no other place of a disk.
+    """
+
+    def __init__(self, limits: Limits, workspace: str, *, boxed: bool = False) -> None:
         self.group = ControlGroup(limits)
         self._limits = limits
         self._workspace = workspace
+        self._boxed = boxed
         self._began = time.monotonic()
         self._began_ns = time.time_ns()
         self._free = self._read_free()
         self._next_search = [0.0, 0.0]
         self._searched_at = [0, 0]
+        self._unexplained = 0
+        self._written_before = count_written_bytes()
         self.next_look = self._began + FIRST_PAUSE_SECONDS
 
     def look(self) -> str | None:
@@ -203,6 +213,12 @@ class Watch:
         self._next_search[resource] = time.monotonic() + SEARCH_REST * (time.monotonic() - began)
         if written is None or written > allowed:
             return "reserve" if low else "growth" if resource == BYTES else "files"
+        if self._boxed and resource == BYTES:
+            unexplained = min(lost, count_written_bytes() - self._written_before) - written
+            self._unexplained = self._unexplained + 1 if unexplained > allowed else 0
+            if self._unexplained:
+                exceeded = "reserve" if low else "growth"
+                return exceeded if self._unexplained >= MAX_UNEXPLAINED else None
         # Others wrote the rest; look again when more is gone.
         self._searched_at[resource] = lost + (allowed - written) // 2
         return None
@@ -215,7 +231,7 @@ class Watch:
         total = 0
         # The clock of files ticks a few times in a hundredth of a second.
         changed_files = find_changed_files(self._workspace, self._began_ns - 10_000_000, deadline)
-        for status in chain(find_deleted_files(self._workspace), changed_files):
+        for status in chain(find_deleted_files(self._workspace, deadline), changed_files):
             if status is None:
                 return None
             total += status.st_blocks * BLOCK_BYTES if resource == BYTES else BYTES_PER_FILE
@@ -254,10 +270,11 @@ def find_changed_files(directory: str, since_ns: int, deadline: float) -> Iterat
             yield None
 
 
-def find_deleted_files(directory: str) -> Iterator[os.stat_result | None]:
+def find_deleted_files(directory: str, deadline: float) -> Iterator[os.stat_result | None]:
     """Yield the status of the deleted files on a directory's disk that the command's processes hold.
 
-    Shape:  None where a file is only mapped, and its size cannot be found: that is a privilege.
+    Shape:  None where the time is over, or a file is only mapped and its size cannot be found, which is a
+    privilege.
     """
     device = None
     with suppress(OSError):
@@ -272,6 +289,9 @@ def find_deleted_files(directory: str) -> Iterator[os.stat_result | None]:
                 descriptors = f"/proc/{pid}/task/{thread}/fd"
                 paths += [f"{descriptors}/{name}" for name in os.listdir(descriptors)]
         for path in paths:
+            if time.monotonic() > deadline:
+                yield None
+                return
             with suppress(OSError):
                 status = os.stat(path)
                 if status.st_nlink == 0 and status.st_dev == device and status.st_ino not in seen:
@@ -311,6 +331,16 @@ def tree(root: int) -> Iterator[int]:
             for thread in os.listdir(f"/proc/{pid}/task"):
                 with suppress(OSError), open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
                     pids += map(int, file.read().split())
+
+
+def count_written_bytes() -> int:
+    """Return the bytes that this process and those below it wrote to disks, with those that have ended."""
+    total = 0
+    for pid in chain((os.getpid(),), tree(os.getpid())):
+        with suppress(OSError, ValueError), open(f"/proc/{pid}/io", "rb") as file:
+            counts = dict(line.split(b": ") for line in file)
+            total += int(counts[b"write_bytes"]) - int(counts[b"cancelled_write_bytes"])
+    return total
 
 
 def proportional_bytes(pid: int) -> int:

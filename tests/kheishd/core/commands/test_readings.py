@@ -210,6 +210,7 @@ def test_a_deny_matches_what_a_command_may_run(line: str) -> None:
         ("coproc rm x; wait", "rm x"),
         ("time -p rm x $y", "rm x $y"),
         ("rm${IFS}x", "rm x"),
+        ('rm "$@" x', "rm x"),
         ("bash -c 'git -C . push'", "git push"),
         ("xargs git -C . push x", "git push x"),
     ],

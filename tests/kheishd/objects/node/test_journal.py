@@ -102,10 +102,11 @@ async def test_journal_read_ok_returns_stored_bytes(server: RpcServer, client: C
 
 
 async def test_journal_read_ok_beyond_the_end(client: Client) -> None:
-    """A cursor after the newest entry returns an empty page; to a subscription it is a gap."""
+    """A cursor after the newest entry is refused, also without an epoch; to a subscription it is a gap."""
+    assert cursors(await client.call("journal.read", after=1)) == []
     for cursor in (2, 2**63, 2**64, 10**30):
-        page = await client.call("journal.read", after=cursor)
-        assert (page["events"], page["next"]) == ([], None)
+        with pytest.raises(CursorUnknown):
+            await client.call("journal.read", after=cursor)
         assert cursors(await client.call("journal.read", after=cursor, order="newest")) == [1]
         await client.call("journal.subscribe", after=cursor)
         assert [(await client.next())[0] for _ in range(2)] == ["journal.gap", "journal.synced"]
@@ -213,7 +214,12 @@ async def test_journal_read_cursor_unknown(server: RpcServer, client: Client) ->
     last = (await add(server, 3))[-1]
     page = await client.call("journal.read", after=last, epoch=server.state.epoch)
     assert (page["events"], page["epoch"]) == ([], server.state.epoch)
-    for params in ({"after": last + 1, "epoch": server.state.epoch}, {"after": 1, "epoch": "another"}):
+    unknown = (
+        {"after": last + 1},
+        {"after": last + 1, "epoch": server.state.epoch},
+        {"after": 1, "epoch": "another"},
+    )
+    for params in unknown:
         with pytest.raises(CursorUnknown) as caught:
             await client.call("journal.read", **params)
         assert caught.value.hint == server.state.epoch

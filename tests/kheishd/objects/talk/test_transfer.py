@@ -77,9 +77,10 @@ TEXT = {"kind": "text", "text": "x"}
 CALL = {"kind": "tool_call", "call_id": "c1", "name": "look", "arguments": {}}
 
 
-def message(role: str, *items: dict[str, Any]) -> dict[str, Any]:
+def message(role: str, *items: dict[str, Any], **fields: str) -> dict[str, Any]:
     """Return the event of a message."""
-    return {"type": "message_appended", "item_id": "i", "message": {"role": role, "items": list(items)}}
+    message = {"role": role, "items": list(items), **fields}
+    return {"type": "message_appended", "item_id": "i", "message": message}
 
 
 def result(call_id: str, name: str = "look") -> dict[str, Any]:
@@ -339,6 +340,7 @@ async def test_session_import_import_invalid_values(house: Household, arguments:
         ([message("assistant", CALL), message("tool", result("c1", "other"))], 4, "names another tool"),
         ([message("assistant")], 3, "has no content"),
         ([message("user", {"kind": "text", "text": ""})], 3, "has no content"),
+        ([message("assistant", TEXT, agent="x\n\x1b[2J")], 3, "a name that no agent can have"),
     ],
 )
 @pytest.mark.parametrize("size", [1, 100])

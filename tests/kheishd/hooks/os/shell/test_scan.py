@@ -138,7 +138,8 @@ def test_links_that_a_rule_closes(workspace: Path) -> None:
     found = scan(workspace, "*.env", "keys/*")
     assert found.masked == {"cfg/real": False, ".git/config": False, "keys": True, "keys/x": False}
     assert found.mounts.keys() == {".git"}
-    assert not found.is_masked("own")
+    (workspace / "f.env").symlink_to("f.env")
+    assert scan(workspace, "*.env", "keys/*").masked == found.masked
 
 
 def test_decoys(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +183,14 @@ def test_configuration_that_includes_more(workspace: Path) -> None:
         *(".git/config", ".git/extra.cfg", ".git/sub/more.cfg", ".git/h5"),
         *("hooks", "last.cfg", "tree/attributes"),
     }
+    # A closed path in it does not make a directory of hooks writable.
+    mounts = scan(workspace, "hooks/x", ".git/sub/y").mounts
+    assert (mounts["hooks"], mounts[".git"], mounts[".git/sub"], mounts[".git/h5"]) == (
+        False,
+        True,
+        True,
+        False,
+    )
     (workspace / "link").symlink_to("tree")
     write(workspace, ".git/config", text="[core]\nattributesFile = link/attributes\nhooksPath = link\n")
     assert set(scan(workspace).protected) == {".git/config", "tree/attributes", "tree", "link"}
@@ -228,6 +237,20 @@ def test_directories_that_were_shut(
             os.chmod(".", mode | 0o100)
         found = scan_workspace(".", ".", PathRules((), ("deep/er/.env", ".env")))
         return path in found.masked.keys() | found.protected.keys() and found.obstacle is None
+
+    assert as_nobody(workspace, finds)
+
+
+def test_hooks_below_a_directory_that_was_shut(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory of hooks is protected even if a directory above it could not be entered."""
+    monkeypatch.chdir(workspace)
+    write(workspace, ".git/HEAD", "tools/hooks/pre-commit")
+    write(workspace, ".git/config", text="[core]\n\thooksPath = tools/hooks\n")
+
+    def finds() -> bool:
+        os.chmod("tools", 0)
+        found = scan_workspace(".", ".", PathRules())
+        return "tools/hooks" in found.protected and "tools" in found.pinned
 
     assert as_nobody(workspace, finds)
 

@@ -95,7 +95,7 @@ def test_growth(workspace: Path) -> None:
 
 
 HOLD = """
-import ctypes, os, sys, threading
+import ctypes, os, socket, sys, threading
 path, way = sys.argv[1:]
 file = os.open(path, os.O_RDWR | os.O_CREAT)
 os.unlink(path)
@@ -109,6 +109,9 @@ ready = threading.Event()
 libc = ctypes.CDLL(None)
 if way == "map":
     libc.mmap(None, ctypes.c_size_t(4096), 1, 1, file, ctypes.c_long(0))
+if way == "socket":
+    ours, theirs = socket.socketpair()
+    socket.send_fds(ours, [b"x"], [file])
 threading.Thread(target=hold).start()
 ready.wait()
 os.close(file)
@@ -116,10 +119,10 @@ print(flush=True)
 """
 
 
-@pytest.mark.parametrize("way", ["thread", "map"])
+@pytest.mark.parametrize("way", ["thread", "map", "socket"])
 def test_deleted_files(workspace: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deleted files count if only a map, or a thread with descriptors of its own, keeps them."""
-    watch = Watch(Limits(f"growth={2 * MIB}"), str(workspace))
+    """Deleted files count if only a map, a thread with descriptors of its own, or a buffer keeps them."""
+    watch = Watch(Limits(f"growth={2 * MIB}"), str(workspace), boxed=True)
     watch._free[BYTES] += 64 * MIB
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, f"{workspace}/gone", way], stdin=-1, stdout=-1
@@ -128,6 +131,13 @@ def test_deleted_files(workspace: Path, way: str, monkeypatch: pytest.MonkeyPatc
         assert process.stdout is not None
         assert process.stdout.readline() == b"\n"
         assert not (workspace / "gone").exists()
+        if way == "socket":
+            # The file itself cannot be found, but its bytes were written by some process.
+            for _ in range(2):
+                watch._next_search[BYTES] = 0
+                assert watch.look() is None
+            assert watch._unexplained == 2
+            watch._next_search[BYTES] = 0
         assert watch.look() == "growth"
         if way == "map":
             read_status = os.stat
@@ -139,8 +149,9 @@ def test_deleted_files(workspace: Path, way: str, monkeypatch: pytest.MonkeyPatc
 
             with monkeypatch.context() as context:
                 context.setattr(os, "stat", refuse)
-                statuses = list(find_deleted_files(str(workspace)))
+                statuses = list(find_deleted_files(str(workspace), math.inf))
             assert None in statuses
+            assert list(find_deleted_files(str(workspace), 0)) == [None]
         process.stdin.close()
 
 
