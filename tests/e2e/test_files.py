@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.daemons import Daemon, RpcError, short_home, until
+from tests.support.programs import ROOT
 from tests.support.waiting_runs import order
 
 CONFIG = """
@@ -152,6 +153,16 @@ def test_git_directories_of_other_names_are_asked_about(daemon: Daemon, workspac
         order_text = order("write_file", path=path, content="#!/bin/sh\n")
         sent = daemon.call("conversation.send", content=order_text, sender=path)
         until(partial(is_asked, daemon, sent["run_id"], f"other programs execute or obey {path}: "), path)
+
+
+def test_the_installation_is_asked_about(daemon: Daemon) -> None:
+    """In the mode acceptEdits, an edit of kheish's own code in a workspace waits for a person."""
+    path = "kheishd/hooks/no_such_file.py"
+    text = order("write_file", path=path, content="")
+    sent = daemon.call("conversation.send", content=text, workspace=str(ROOT))
+    note = f"other programs execute or obey {path}: it is a part of this installation"
+    until(partial(is_asked, daemon, sent["run_id"], note), path)
+    assert not (ROOT / path).exists()
 
 
 def is_asked(daemon: Daemon, run_id: str, note: str) -> bool:

@@ -1,4 +1,4 @@
-"""The programs that the daemon itself executes, outside of every sandbox: their places.
+"""The programs and the code that the daemon itself executes, outside of every sandbox: their places.
 
 ``PATH`` does not count: it often begins with a virtual environment in the workspace, where an agent's command
 could place a ``bwrap`` that the daemon would execute. Only directories of the system do, and of those only
@@ -7,6 +7,8 @@ files that the daemon's user, and thus a command without a sandbox, cannot repla
 
 import os
 import stat
+import sys
+from pathlib import Path
 from typing import Final
 
 DIRECTORIES: Final = (
@@ -14,6 +16,14 @@ DIRECTORIES: Final = (
     *("/run/current-system/sw/bin", "/run/current-system/profile/bin"),
 )
 """The directories of the distribution first, then those of the administrator, of NixOS, and of Guix."""
+
+PACKAGES: Final = Path(__file__).parents[3]
+INSTALLATION: Final = (
+    *(sys.prefix, sys.base_prefix),
+    *(str(PACKAGES / name) for name in ("kheishd", "kheishctl", "protocol", "kheish_protocol")),
+    *DIRECTORIES,
+)
+"""Code and programs that the daemon executes: agents must not change them even in the workspace."""
 
 # As many links as the kernel follows.
 MAX_LINKS: Final = 40
@@ -23,6 +33,13 @@ def find_program(name: str) -> str | None:
     """Return the path of a program of the system; None if there is none that can be trusted."""
     paths = (f"{directory}/{name}" for directory in DIRECTORIES)
     return next((path for path in paths if os.access(path, os.X_OK) and is_trusted(path)), None)
+
+
+def is_own_code(workspace: str, path: str) -> bool:
+    """Whether the daemon executes a file of a workspace, because its installation is in the workspace."""
+    places = map(os.path.realpath, INSTALLATION)
+    inside = [place for place in places if place.startswith(f"{workspace}/")]
+    return any(f"{workspace}/{path}".startswith(f"{place}/") for place in inside)
 
 
 def is_trusted(path: str) -> bool:

@@ -40,7 +40,7 @@ from kheishd.hooks.os.files.transaction import (
     preview_changes,
     probe_changes,
 )
-from kheishd.hooks.os.programs import find_program
+from kheishd.hooks.os.programs import find_program, is_own_code
 from kheishd.kernel.hook import (
     Invocation,
     NeedsApproval,
@@ -147,12 +147,14 @@ class Files(SubHook):
             return ""
 
     async def before_call(self, call: Invocation) -> Opinion | None:
-        """Name a file of an edit that git executes or obeys: the mode acceptEdits does not allow that."""
+        """Name a file of an edit that git or kheish executes: the mode acceptEdits does not allow that."""
         if call.tool.kind != "edit" or not isinstance(call.arguments, EditArguments):
             return None
         workspace = call.context.workspace
         for path in filter(None, self.edit_subject(call, call.arguments).split("\n")):
             use = await self._run(find_git_use, workspace, path)
+            if await self._run(is_own_code, workspace, path):
+                use = "it is a part of this installation"
             if use is not None:
                 return NeedsApproval(f"other programs execute or obey {path}: {use}", is_firm=False)
         return None

@@ -28,9 +28,7 @@ import posixpath
 import pwd
 import stat
 import subprocess
-import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -38,7 +36,7 @@ from msgspec.structs import replace
 
 from kheishd.config.sections.tools import LimitsSection
 from kheishd.hooks.os.files.confinement import Root, explain_errors
-from kheishd.hooks.os.programs import DIRECTORIES, find_program
+from kheishd.hooks.os.programs import INSTALLATION, find_program
 from kheishd.hooks.os.shell.scan import MAX_PROTECTED_MOUNTS, Scan, lies_in
 from kheishd.hooks.os.shell.seccomp import open_filter
 from kheishd.hooks.os.shell.sockets import find_sockets
@@ -69,14 +67,6 @@ MAX_MASKS = 500
 
 Mounts = dict[str, tuple[str, ...]]
 """Options of Bubblewrap by the path of the mount."""
-
-PACKAGES = Path(__file__).parents[4]
-INSTALLATION = (
-    *(sys.prefix, sys.base_prefix),
-    *(str(PACKAGES / name) for name in ("kheishd", "kheishctl", "protocol", "kheish_protocol")),
-    *DIRECTORIES,
-)
-"""Code and programs that the daemon executes without a sandbox: read-only even in the workspace."""
 
 SCRATCH = ("/tmp", "/var/tmp", "/dev/shm")
 
@@ -326,8 +316,6 @@ def workspace_binds(bubblewrap: Bubblewrap, workdir: Workdir, scan: Scan, descri
 
     binds = {workdir.workspace: bind(os.dup(workdir.outer), workdir.workspace)}
     root = Root(workdir.workspace, workdir.outer)
-    # A mount at their place would show them: they are covered.
-    credentials = [os.path.realpath(path) for path in _credentials()]
     mounts = scan.mounts
     if "" in mounts:
         raise ToolError(

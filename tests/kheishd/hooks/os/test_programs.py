@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kheishd.hooks.os import programs
-from kheishd.hooks.os.programs import find_program, is_trusted
+from kheishd.hooks.os.programs import find_program, is_own_code, is_trusted
 
 
 def test_a_program_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,6 +18,16 @@ def test_a_program_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert is_trusted("/bin/../bin/env")
     assert find_program("no-such-program") is None
     assert not is_trusted("/usr/bin")
+
+
+def test_the_own_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The installation counts if the workspace contains it, and not if it contains the workspace."""
+    root, package = str(programs.PACKAGES), "kheishd/hooks/os/programs.py"
+    assert is_own_code(root, package)
+    assert not is_own_code(root, "README.md")
+    assert not is_own_code(f"{root}/kheishd", "hooks/os/programs.py")
+    monkeypatch.setattr(programs, "INSTALLATION", (f"{tmp_path}/.venv",))
+    assert is_own_code(str(tmp_path), ".venv/bin/python")
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ import trio
 
 from kheishd.config.sections.tools import LimitsSection
 from kheishd.config.sections.workspace import WorkspaceSection
+from kheishd.hooks.os.programs import PACKAGES
 from kheishd.hooks.os.shell.health import MARK_NAME, SandboxHealth
-from kheishd.hooks.os.shell.sandbox import PACKAGES, Sandbox, _root_only
+from kheishd.hooks.os.shell.sandbox import Sandbox, _root_only
 from kheishd.hooks.os.shell.scan import PathRules, scan_workspace
 from kheishd.hooks.os.shell.seccomp import MACHINES
 from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
