@@ -535,8 +535,9 @@ def explain_refusals(output: str, scan: Scan) -> list[str]:
         (
             "read-only for commands, because other programs execute or obey them",
             ("Read-only file system", "Device or resource busy"),
-            scan.protected.keys() - scan.links,
+            {*scan.protected, *(path for path, writable in scan.mounts.items() if not writable)} - scan.links,
         ),
+        ("keeps its name, because of protected or closed paths in it", ("resource busy",), scan.pinned),
     ):
         text = "\n".join(line for line in output.split("\n") if any(sign in line for sign in signs))
         names = ((path, posixpath.basename(path)) for path in sorted(paths) if text)

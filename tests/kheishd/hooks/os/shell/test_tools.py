@@ -612,6 +612,10 @@ def test_an_exit_code_is_an_answer(capture: OutputCollector, spool: Spool) -> No
         ("cat: a.env: No such file or directory", []),
         ("could not write config file .git/config: Device or resource busy", [f"{READ_ONLY}: .git/config"]),
         ("rm: cannot remove '.envrc': Read-only file system", []),
+        (
+            "mv: cannot move 'x' to 'y': Device or resource busy",
+            ["keeps its name, because of protected or closed paths in it: x"],
+        ),
     ],
 )
 def test_refusals_of_special_paths(output: str, sentences: list[str]) -> None:
@@ -620,6 +624,7 @@ def test_refusals_of_special_paths(output: str, sentences: list[str]) -> None:
     scan.masked = {"a.env": False, "x/keys": True}
     scan.protected = {".git/config": (1, 2), ".envrc": (1, 3)}
     scan.links = {".envrc"}
+    scan.pinned = {"x"}
     assert explain_refusals(output, scan) == sentences
 
 
