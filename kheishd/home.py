@@ -119,7 +119,7 @@ def prepare(home: Home) -> None:
     The default workspace is created with a new home only: if it is gone later, an empty one would hide that.
 
     Errors: HomeUnusable if the path is not a directory, belongs to another user, cannot be created, or holds
-    files of other users.
+    files of other users or named pipes.
     """
     try:
         for directory in (home.path, home.state, home.run):
@@ -128,6 +128,10 @@ def prepare(home: Home) -> None:
                 home.workspace.mkdir(mode=PRIVATE, exist_ok=True)
             _make_directory(directory)
             _secure(directory, home.agents if directory is home.path else directory)
+        for file in (home.config, home.lock, *home.state.iterdir()):
+            if file.is_fifo():
+                # Opening it would wait for a writer.
+                raise HomeUnusable(f"{file} is a named pipe; remove it, or choose another home with --home")
     except OSError as error:
         raise HomeUnusable(f"cannot use {error.filename or home.path} as a home: {error.strerror}") from None
 

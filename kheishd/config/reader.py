@@ -25,6 +25,9 @@ OVERSIZED = "a whole number of more than 64 bits"
 
 def load(path: Path) -> Config:
     """Read a configuration file. Errors: ConfigInvalid, also if the file cannot be read."""
+    # Opening one would wait for a writer; the pipes of a shell's <(...) have one.
+    if path.is_fifo() and path.parts[:2] not in (("/", "dev"), ("/", "proc")):
+        raise ConfigInvalid(f"{path} is a named pipe; put a file there")
     try:
         with path.open("rb") as file:
             content = file.read(MAX_CONFIG_BYTES + 1)

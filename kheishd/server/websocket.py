@@ -75,6 +75,8 @@ def load_certificate(spec: TcpListen) -> ssl.SSLContext | None:
         return None
     for name, path in {"certificate": spec.certificate, "key": spec.key}.items():
         try:
+            if path.is_fifo():
+                raise ListenerUnusable(("listen", "tcp", name), f"{path} is a named pipe; name a file")
             path.read_bytes()
         except OSError as error:
             reason = (error.strerror or str(error)).lower()

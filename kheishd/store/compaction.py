@@ -30,6 +30,7 @@ FALLOC_FL_PUNCH_HOLE: Final = 2
 
 # The copy, its marker, and the directory.
 _MARGIN_BYTES: Final = 64 * 1024
+_COPY_FILES: Final = 4
 
 
 class Compacted(Value, frozen=True):
@@ -64,7 +65,9 @@ def compact(directory: Path) -> Compacted:
         write_note(data)
         file_system = os.statvfs(directory)
         needed_bytes = used_bytes + _MARGIN_BYTES
-        if file_system.f_bavail * file_system.f_frsize < needed_bytes:
+        # A file system with a fixed number of files may have no other one free.
+        has_files = not file_system.f_files or file_system.f_favail >= _COPY_FILES
+        if not has_files or file_system.f_bavail * file_system.f_frsize < needed_bytes:
             freed = before_blocks - _allocated_bytes(data)
             return Compacted(before_bytes, data_bytes(directory), freed, needed_bytes)
         _replace(directory)

@@ -56,12 +56,13 @@ class Replaced(Struct, frozen=True):
     """The line of history of a replaced store, and the rights that it withdrew.
 
     ``is_pending``: it was restored itself and never started, so the store that it replaced knows more. What
-    its own restore withdrew counts as withdrawn in it.
+    its own restore withdrew counts as withdrawn in it. ``has_backup``: all that is in the backup was in it.
     """
 
     line: Line
     withdrawn: Withdrawn
     is_pending: bool
+    has_backup: bool = True
 
 
 def read_withdrawn(directory: Path, backup: Path, kept: Sequence[Path]) -> Replaced | None:
@@ -76,12 +77,15 @@ def read_withdrawn(directory: Path, backup: Path, kept: Sequence[Path]) -> Repla
         return None
     restored_only = list(takewhile(lambda store: store is not None and store.is_pending, stores))
     in_use = stores[len(restored_only)] if len(restored_only) < len(stores) else None
-    # Without the store that was in use, the mark of the one that replaced it holds what that restore found.
-    newest = (stores[0] if in_use is None else in_use) or Replaced(
-        readable[0].line, Withdrawn(is_complete=False), is_pending=False
-    )
+    # Without the store that was in use, the mark of the one that replaced it holds what that restore found. A
+    # kept store counts only if it had all that is in the backup: it does not know what was granted later.
+    newest = (in_use or readable[0]).withdrawn
+    if stores[0] is None:
+        newest = (
+            replace(newest, is_complete=False) if readable[0].has_backup else Withdrawn(is_complete=False)
+        )
     tokens = sorted({token_id for store in readable for token_id in store.withdrawn.tokens})
-    withdrawn = replace(newest.withdrawn, tokens=tokens)
+    withdrawn = replace(newest, tokens=tokens)
     return Replaced(readable[0].line, withdrawn, is_pending=False)
 
 
@@ -116,7 +120,13 @@ def _compare(directory: Path, backup: Path) -> Replaced:
     ):
         mark = read_restore_mark(replaced)
         is_pending = mark is not None and mark.pending
-        return Replaced(read_line(replaced), find_withdrawn(replaced, restored), is_pending)
+        withdrawn = find_withdrawn(replaced, restored)
+        return Replaced(read_line(replaced), withdrawn, is_pending, _has_backup(replaced, restored))
+
+
+def _has_backup(replaced: Snapshot, restored: Snapshot) -> bool:
+    """Whether everything in the backup was in the replaced store."""
+    return (find_shared_cursor(replaced, read_epoch(restored)) or 0) >= restored.last_cursor
 
 
 def find_withdrawn(replaced: Snapshot, restored: Snapshot) -> Withdrawn:
@@ -128,8 +138,7 @@ def find_withdrawn(replaced: Snapshot, restored: Snapshot) -> Withdrawn:
         pending is not None
         and pending.is_complete
         and pending.changes is not None
-        # The store that was restored first must contain all that is restored now.
-        and (find_shared_cursor(replaced, read_epoch(restored)) or 0) >= restored.last_cursor
+        and _has_backup(replaced, restored)
     )
     pending = pending or Withdrawn()
     created, revoked = _read_tokens(replaced)

@@ -1,6 +1,7 @@
 """The life of the daemon process: starts, stops, reloads, crashes and conflicts."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -108,6 +109,31 @@ def test_a_second_signal_stops_at_once_and_nothing_is_lost(daemon: Daemon) -> No
     assert settled["status"] == "completed"
     roles = [entry["message"]["role"] for entry in daemon.call("conversation.history")["messages"]]
     assert roles == ["user", "assistant"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.toml",
+        "run/kheishd.lock",
+        "state/checked",
+        "state/identity",
+        "state/data.mdb",
+        "c.pem",
+        "k.pem",
+    ],
+)
+def test_a_named_pipe_is_refused(home: Path, name: str) -> None:
+    """A start does not wait for the writer of a pipe: it names the path, and ends with 3."""
+    path = home / name
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.suffix == ".pem":
+        (home / "config.toml").write_text("[listen.tcp]\ncertificate = 'c.pem'\nkey = 'k.pem'\n")
+        (home / "c.pem").touch()
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    refused = run_kheishd(home)
+    assert (refused.returncode, f"{path} is a named pipe" in refused.stderr) == (3, True)
 
 
 def test_a_daemon_without_its_directory_is_named_and_stopped(daemon: Daemon) -> None:

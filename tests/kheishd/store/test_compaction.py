@@ -11,6 +11,7 @@ from kheishd.store.environment import DATA
 from kheishd.store.guards import StoreUnusable, read_marker
 from kheishd.store.structure import check_structure
 from kheishd.store.tables import CHECKPOINTS
+from tests.support.disks import small_disk
 from tests.support.stores import (
     append,
     closed,
@@ -79,6 +80,23 @@ def test_without_room_for_a_copy_free_pages_are_cut_out(
     fill(store, 99, 100_000)
     store.close()
     assert check_structure(str(target / DATA)) == []
+
+
+def test_without_a_free_inode_free_pages_are_cut_out(tmp_path: Path) -> None:
+    """Where no file can be created, compaction gives the free pages back and makes no copy."""
+    with small_disk(tmp_path / "disk", "24m,nr_inodes=30") as disk:
+        store = open_inline(disk / "s")
+        for number in range(20):
+            fill(store, number, 200_000)
+        update(store, lambda tx: [tx.delete(CHECKPOINTS, "s", number) for number in range(20)])
+        store.close()
+        for number in range(os.statvfs(disk).f_favail):
+            (disk / str(number)).touch()
+        with pytest.raises(OSError, match="No space left"):
+            (disk / "one more").touch()
+        compacted = compact(disk / "s")
+        assert compacted.needed_bytes is not None
+        assert compacted.freed_bytes > 3_000_000
 
 
 def test_a_damaged_store_is_not_compacted(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_a_restored_store_that_never_started_knows_nothing(store: Store, copy: P
 
 
 def test_a_damaged_store_leaves_what_was_kept_before(store: Store, copy: Path) -> None:
-    """If the store is unreadable, tokens that an earlier one had revoked stay revoked."""
+    """If the store is unreadable, what an earlier one had withdrawn of the same backup stays withdrawn."""
     in_daemon(store, TokenRevoked(token_id="tok_lost"), PermissionsChanged(remove=[RuleRef(tool="a")]))
     store.close()
     restore(copy, store.directory)
@@ -158,7 +158,8 @@ def test_a_damaged_store_leaves_what_was_kept_before(store: Store, copy: Path) -
     data.write_bytes(data.read_bytes()[: 2 * 4096] + b"\xa5" * 40_000)
     withdrawn = restore(copy, store.directory).mark.withdrawn
     assert withdrawn is not None
-    assert (withdrawn.tokens, withdrawn.changes, withdrawn.is_complete) == (["tok_lost"], None, False)
+    assert (withdrawn.tokens, withdrawn.is_complete) == (["tok_lost"], False)
+    assert withdrawn.changes == [Withdrawal(session_id=None, remove=[RuleRef(tool="a")])]
 
 
 @pytest.mark.parametrize(
@@ -196,14 +197,23 @@ def test_narrowed_properties_are_found(
 
 
 def test_a_missing_store_leaves_what_was_kept_before(store: Store, copy: Path) -> None:
-    """Without a store, tokens that a kept one had revoked stay revoked, and the rest is not known."""
+    """Without a store, a kept one counts; its rules only for a backup that is not newer than itself."""
     in_daemon(store, TokenRevoked(token_id="tok_lost"))
+    in_session(store, SessionUpdated(changes={"permission_mode": "plan"}))
     store.close()
     restore(copy, store.directory)
-    (store.directory / DATA).unlink()
-    withdrawn = restore(copy, store.directory).mark.withdrawn
-    assert withdrawn is not None
-    assert (withdrawn.tokens, withdrawn.changes, withdrawn.is_complete) == (["tok_lost"], None, False)
+    later = open_inline(store.directory)
+    in_daemon(later, PermissionsChanged(add=[rule("late", "allow")]))
+    newer = store.directory.with_name("newer")
+    later.backup(newer)
+    later.close()
+    narrowed = [Withdrawal(session_id="ses_a", properties={"permission_mode": "plan"})]
+    for backup, changes in ((newer, None), (copy, narrowed)):
+        (store.directory / DATA).unlink()
+        withdrawn = restore(backup, store.directory).mark.withdrawn
+        assert withdrawn is not None
+        assert (withdrawn.tokens, withdrawn.is_complete) == (["tok_lost"], False)
+        assert withdrawn.changes == changes
 
 
 def test_a_restore_that_never_started_is_not_forgotten(store: Store, copy: Path) -> None:
