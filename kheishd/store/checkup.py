@@ -162,6 +162,11 @@ def needs_check(data: Path) -> bool:
     return _read(data) != f"closed {_describe(data)}"
 
 
+def note_opening(data: Path) -> None:
+    """Note that a data file is being opened: if that ends the process, the next start checks the file."""
+    _write(data, "open")
+
+
 def count_unclean_start(data: Path) -> int:
     """Note that the file was not closed in order; return how often that has been so in a row."""
     word, _, number = _read(data).partition(" ")

@@ -8,7 +8,14 @@ from typing import Any, NamedTuple, cast
 
 import lmdb
 
-from kheishd.store.checkup import check_data, count_unclean_start, describe_problems, needs_check, write_note
+from kheishd.store.checkup import (
+    check_data,
+    count_unclean_start,
+    describe_problems,
+    needs_check,
+    note_opening,
+    write_note,
+)
 from kheishd.store.commit import FULL_ERRORS, is_disk_full
 from kheishd.store.environment import DATA, Environment, Handle, Health, Snapshot
 from kheishd.store.epoch import adopt_backup
@@ -108,6 +115,8 @@ def open_environment(
                 doubts = check_data(data, quick=count_unclean_start(data) == 1).doubts
                 if doubts:
                     return Opened(_enter_damaged(directory, expected, doubts), lock)
+            elif data_bytes(directory):
+                note_opening(data)
             env = open_lmdb(directory, map_bytes=map_bytes)
             try:
                 environment, upgraded = _enter(directory, env, expected, version, rebuild, plan)

@@ -183,7 +183,11 @@ def _find_in_text(text: str, depth: int) -> Iterator[SimpleCommand]:
             texts = [text for text in texts if text]
             yield _command_of([_unquote(text) for text in texts], texts)
             # An expansion may be empty. One at the end changes nothing that a pattern begins with.
-            rest = [text for text in (_EXPANSION.sub("", text) for text in texts) if text]
+            rest = [
+                text
+                for text in (_EXPANSION.sub(lambda match: " " * ("IFS" in match[0]), text) for text in texts)
+                if _unquote(text)
+            ]
             if rest != texts[: len(rest)]:
                 yield _command_of([_unquote(text) for text in rest], rest)
         elif depth and "`" in source and (node.type == "heredoc_body" or not node.children):

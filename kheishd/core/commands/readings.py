@@ -61,6 +61,7 @@ PROGRAM_RUNNERS: Final = frozenset(
 )
 """Programs that run programs or scripts: a rule must name them."""
 _VERSION: Final = re.compile(r"-?[\d.]+$")
+_TARGET: Final = re.compile(r"\w+-(?:\w+-)?(?:linux|w64|apple|none|unknown)-\w+-")
 _LOADER: Final = re.compile(r"ld-[\w.-]*\.so[\d.]*|ld[\d.-]*so[\d.]*")
 
 _FIND_ACTIONS: Final = (
@@ -91,6 +92,7 @@ _GIT_OPTIONS: Final = (
         "--config",
         "--textconv",
         "--strategy",
+        "--output",
     ),
 )
 _GIT_VALUED: Final = frozenset(
@@ -317,7 +319,7 @@ def _find_named(values: list[str], globs: list[bool]) -> tuple[int, str | None]:
         return _last(values, lambda word: word in _FIND_ACTIONS), None
     if program == "git":
         return find_git_named(values, globs)
-    unversioned = _VERSION.sub("", program)
+    unversioned = _VERSION.sub("", _TARGET.sub("", program))
     runs = bool({program, unversioned} & PROGRAM_RUNNERS or _LOADER.fullmatch(program))
     if options := _OPTIONS.get(program, _OPTIONS.get(unversioned)):
         long, short = options

@@ -1,6 +1,7 @@
 """Opening a store: created, found again, upgraded, or refused with a remedy."""
 
 import os
+import signal
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
+from kheishd.store.checkup import needs_check, write_note
 from kheishd.store.environment import DATA, Snapshot
 from kheishd.store.guards import StoreUnusable, read_marker
 from kheishd.store.opening import (
@@ -18,10 +20,11 @@ from kheishd.store.opening import (
     open_lmdb,
     read_info,
 )
+from kheishd.store.pages import PageFile
 from kheishd.store.tables import CHECKPOINTS, JOURNAL, META, TABLES
 from kheishd.store.upgrades import SCHEMA, SCHEMA_KEY, VERSION_KEY
 from protocol.limits.units import MIB
-from tests.support.stores import append, needs_strace, open_inline, python, strace_with
+from tests.support.stores import append, damage_page, needs_strace, open_inline, python, strace_with
 
 
 @contextmanager
@@ -121,6 +124,22 @@ def test_opening_again_writes_nothing(store_dir: Path) -> None:
     previous = (store_dir / DATA).read_bytes()
     open_inline(store_dir).close()
     assert (store_dir / DATA).read_bytes() == previous
+
+
+def test_an_opening_that_ends_the_process_is_checked_at_the_next(store_dir: Path) -> None:
+    """Damage that looks like an orderly stop can end LMDB by a signal, once: then the file is checked."""
+    open_inline(store_dir).close()
+    assert not needs_check(store_dir / DATA)
+    pages = PageFile(store_dir / DATA)
+    pages.close()
+    content, start = bytearray((store_dir / DATA).read_bytes()), pages.meta.main.root * pages.meta.page_bytes
+    content[start + 20 : start + 60] = b"\xff" * 40
+    damage_page(store_dir / DATA, pages.meta.main.root, bytes(content[start : start + pages.meta.page_bytes]))
+    write_note(store_dir / DATA)
+    program = "import sys; from pathlib import Path; from tests.support.stores import open_inline"
+    ended = python(f"{program}; open_inline(Path(sys.argv[1]))", store_dir)
+    assert ended.returncode == -signal.SIGBUS
+    assert "is damaged" in refused(store_dir)
 
 
 @needs_strace

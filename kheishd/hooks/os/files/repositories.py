@@ -27,9 +27,10 @@ def find_git_use(workspace: str, path: str) -> str | None:
     It does if the file is in a git directory or completes one, or if a configuration of a repository above
     names it as a hook, an included file, or in any other setting. Reads the file system.
     """
-    names = path.split("/")
+    # The workspace may itself be a part of a repository.
+    names = f"{workspace}/{path}".split("/")[1:]
     for depth, name in enumerate(names):
-        above = os.path.join(workspace, *names[:depth])
+        above = os.path.join("/", *names[:depth])
         if is_git_directory(above, name):
             return f"{os.path.relpath(above, workspace)} is a git directory, or would become one"
         git = _git_directory_of(above)

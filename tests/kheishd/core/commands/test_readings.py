@@ -91,6 +91,8 @@ def test_a_command_has_texts(line: str, texts: list[str]) -> None:
         ("git merge -s ../x y", "git merge -s"),
         ("git ls-remote --foo=ext::sh", "git ls-remote --foo=ext::sh"),
         ("git commit -s -m x", ""),
+        ("git log --outp=x", "git log --outp=x"),
+        ("x86_64-linux-gnu-gcc-12 -wrapper x", "x86_64-linux-gnu-gcc-12 -wrapper"),
         ("git --version", ""),
         ("install -s --strip-program=x y", "install -s --strip-program=x"),
         ("wget --use-askpass=x y", "wget --use-askpass=x"),
@@ -207,6 +209,10 @@ def test_a_deny_matches_what_a_command_may_run(line: str) -> None:
         ("kubectl -n a --context b delete c", "kubectl delete c"),
         ("coproc rm x; wait", "rm x"),
         ("time -p rm x $y", "rm x $y"),
+        ("rm${IFS}x", "rm x"),
+        ('rm "$@" x', "rm x"),
+        ("bash -c 'git -C . push'", "git push"),
+        ("xargs git -C . push x", "git push x"),
     ],
 )
 def test_a_deny_matches_without_the_options_before_an_operand(line: str, alias: str) -> None:

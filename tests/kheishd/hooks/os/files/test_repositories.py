@@ -80,6 +80,9 @@ def test_what_a_configuration_names(
     configure(workspace / repository, name, value)
     assert find_git_use(str(workspace), full) == "a git configuration names it"
     assert find_git_use(str(workspace), f"{repository}/src/main.py") is None
+    # The workspace may be a part of the repository.
+    inner, _, rest = full.rpartition("/")
+    assert find_git_use(f"{workspace}/{inner}", rest) == "a git configuration names it"
 
 
 def test_configurations_of_configurations(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
