@@ -109,20 +109,24 @@ def open_environment(
             set_aside_unfinished(directory)
             expected = check_files(directory)
             data = directory / DATA
-            if data_bytes(directory) and needs_check(data):
+            was_closed = data_bytes(directory) > 0 and not needs_check(data)
+            if was_closed:
+                note_opening(data)
+            elif data_bytes(directory):
                 # Before LMDB reads it, and before anything is written. Quick the first time, and whole if
                 # the file was not closed in order twice.
                 doubts = check_data(data, quick=count_unclean_start(data) == 1).doubts
                 if doubts:
                     return Opened(_enter_damaged(directory, expected, doubts), lock)
-            elif data_bytes(directory):
-                note_opening(data)
             env = open_lmdb(directory, map_bytes=map_bytes)
             try:
                 environment, upgraded = _enter(directory, env, expected, version, rebuild, plan)
                 return Opened(environment, lock, upgraded)
-            except BaseException:
+            except BaseException as error:
                 env.close()
+                if was_closed and isinstance(error, StoreUnusable):
+                    # Refused, and unchanged: it is as an orderly stop left it.
+                    write_note(data)
                 raise
     except BaseException:
         os.close(lock)

@@ -287,7 +287,7 @@ def test_a_reload_keeps_the_listeners(daemon: Daemon) -> None:
         ),
         (
             'address = "127.0.0.1:0"\ncertificate = "config.toml"\nkey = "config.toml"\n',
-            r"config.toml:3: listen.tcp.certificate: .*/config.toml and .* are no certificate",
+            r"config.toml:3: listen.tcp.certificate: .*/config.toml is not a certificate in PEM",
         ),
         (
             'address = "192.0.2.1:80"\ninsecure = true\n',

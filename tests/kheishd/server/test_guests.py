@@ -29,11 +29,14 @@ async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 
 @pytest.fixture
 async def streams(server: RpcServer) -> AsyncIterator[list[trio.SocketStream]]:
-    """Four connections to the Unix socket."""
+    """Three connections to the Unix socket, which the server has accepted in their order."""
     async with AsyncExitStack() as stack:
-        yield [
-            await stack.enter_async_context(await trio.open_unix_socket(str(server.path))) for _ in range(4)
-        ]
+        opened: list[trio.SocketStream] = []
+        for number in range(1, 4):
+            stream = await trio.open_unix_socket(str(server.path))
+            opened.append(await stack.enter_async_context(stream))
+            await until(lambda number=number: server.server.connections == number)  # type: ignore[misc]
+        yield opened
 
 
 @pytest.fixture
@@ -70,7 +73,8 @@ async def test_a_caller_has_a_number_of_connections(
     server: RpcServer, streams: list[trio.SocketStream]
 ) -> None:
     """One more is refused with the reason; one that ends makes room."""
-    assert b"this caller has 3 connections already" in await read_all(streams[3])
+    async with await trio.open_unix_socket(str(server.path)) as fourth:
+        assert b"this caller has 3 connections already" in await read_all(fourth)
     await streams[0].aclose()
     await until(lambda: server.server.connections == 2)
     async with await server.connect() as client:

@@ -213,10 +213,12 @@ def _enter(directory: int, name: str, path: str, make: int | None) -> int:
         os.mkdir(name, make, dir_fd=directory)
         made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
         try:
-            # The daemon's own umask took bits; the group's bit comes from the directory above. A service with
-            # RestrictSUIDSGID may not set that bit: there, the directory keeps the bits that it has.
-            with suppress(PermissionError):
+            # The daemon's own umask took bits; the group's bit comes from the directory above.
+            try:
                 os.fchmod(made, make | (os.fstat(made).st_mode & stat.S_ISGID))
+            except PermissionError:
+                # A service with RestrictSUIDSGID may not set that bit, but its group needs access.
+                os.fchmod(made, make)
         finally:
             os.close(made)
         sync_directory(directory)
