@@ -233,3 +233,9 @@ def _link_error(directory: int, name: str, path: str) -> Exception:
         return NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
     target = target if target.isprintable() else "a name that cannot be printed"
     return ToolError(f"{path} is a link to {target}; links are not followed, give the path it leads to")
+
+
+def read_begin(path: str, max_bytes: int) -> bytes:
+    """Return the first bytes of a file, without waiting for the writer of a pipe. Errors: OSError."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        return file.read(max_bytes)

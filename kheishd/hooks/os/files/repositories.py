@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
+from kheishd.hooks.os.files.confinement import read_begin
+
 MAX_CONFIG_FILES: Final = 32
 MAX_CONFIG_BYTES: Final = 64 * 1024
 
@@ -92,7 +94,6 @@ def _settings(worktree: str, git: str) -> Iterator[tuple[str, str]]:
 def _read(path: str) -> str:
     """Return the begin of a file; nothing if it cannot be read."""
     try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            return os.fsdecode(file.read(MAX_CONFIG_BYTES)).replace("\0", "")
+        return os.fsdecode(read_begin(path, MAX_CONFIG_BYTES)).replace("\0", "")
     except OSError:
         return ""

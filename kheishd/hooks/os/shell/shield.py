@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from kheishd.core.permissions.protected import is_protected_pair
-from kheishd.hooks.os.files.confinement import Root
+from kheishd.hooks.os.files.confinement import Root, read_begin
 from kheishd.hooks.os.files.written import was_written
 from kheishd.hooks.os.shell.scan import (
     CONTAINERS_IN_GIT,
@@ -252,8 +252,7 @@ def is_harmless_git_config(text: str) -> bool:
 def _read(path: str) -> str:
     """Return the text of a file; text that is harmless to nobody if it cannot be read, or is too long."""
     try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            content = file.read(MAX_GIT_CONFIG_BYTES + 1)
+        content = read_begin(path, MAX_GIT_CONFIG_BYTES + 1)
     except OSError:
         return "?"
     return content.decode(errors="replace") if len(content) <= MAX_GIT_CONFIG_BYTES else "?"

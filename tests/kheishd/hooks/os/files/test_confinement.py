@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from kheishd.hooks.os.files.confinement import ROOT, explain_errors, names_of, open_root, relative_path
+from kheishd.hooks.os.files.confinement import (
+    ROOT,
+    explain_errors,
+    names_of,
+    open_root,
+    read_begin,
+    relative_path,
+)
 from kheishd.kernel.hook import ToolError
 from protocol.limits.names import MAX_PATH_BYTES
 
@@ -199,3 +206,11 @@ def test_no_descriptor_is_left_open(workspace: Path) -> None:
         except ToolError:
             continue
     assert len(os.listdir("/proc/self/fd")) == original
+
+
+def test_the_begin_of_a_file(tmp_path: Path) -> None:
+    """The begin of a file is read, and a pipe without a writer is empty instead of a wait."""
+    (tmp_path / "file").write_bytes(b"12345")
+    os.mkfifo(tmp_path / "pipe")
+    assert read_begin(str(tmp_path / "file"), 3) == b"123"
+    assert read_begin(str(tmp_path / "pipe"), 3) == b""
