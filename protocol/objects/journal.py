@@ -144,8 +144,8 @@ class GapNotification(Struct, frozen=True, rename={"from_": "from"}):
 class EndNotification(Struct, frozen=True):
     """Params of ``journal.end``: the subscription ended for ``reason``.
 
-    ``failed``: the daemon could not continue it, and its log says why; nothing after the last notification was
-    sent. Subscribe again after the last cursor.
+    ``failed``: the daemon could not continue it, and its log says why. Subscribe again after the
+    last cursor.
     """
 
     subscription: str

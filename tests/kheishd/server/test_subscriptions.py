@@ -466,8 +466,10 @@ async def test_a_subscription_that_fails_harms_no_other(
     assert failing.subscriptions == {}
 
 
-async def test_the_client_of_a_failed_subscription_is_told(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A subscription that cannot read its events ends with the reason ``failed``, so that its client reconnects."""
+async def test_the_client_of_a_failed_subscription_is_told(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A subscription that cannot read its events ends with the reason ``failed``."""
     failing = stage.follow()
     await settle()
 
