@@ -330,7 +330,7 @@ def _tail(cursor: int, line: bytes) -> bytes:
 
 @contextmanager
 def _isolate_errors(subscription: Subscription) -> Iterator[None]:
-    """Log an error of one subscription and end it; its client may subscribe again, and no other is affected."""
+    """Log an error of one subscription and end it for its client to subscribe again; no other is affected."""
     try:
         yield
     except Exception:
