@@ -7,7 +7,7 @@ model, the answer is shown piece by piece as it arrives, and it is on disk befor
 The model server on PORT gets the same bytes as from the daemon: REQUEST is a file with a request that the
 daemon sent, and only its messages are replaced. A start reads all conversations back.
 
-There are no rights, limits, tools, retries or captures. A client may leave; any other failure ends the program.
+There are no rights, limits, tools, retries or captures. A client may leave; other failures end the program.
 """
 
 from __future__ import annotations
