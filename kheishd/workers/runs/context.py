@@ -34,7 +34,7 @@ from kheishd.core.context.summary import (
     make_summary_request,
 )
 from kheishd.core.context.tokens import estimate_messages
-from kheishd.core.context.transcript import find_guests, format_framing, frame_messages
+from kheishd.core.context.transcript import format_framing
 from kheishd.core.contract import format_instruction
 from kheishd.core.run.answers import find_unmet
 from kheishd.core.run.commands import Compact, Compaction, FailedCompaction
@@ -100,15 +100,16 @@ class ContextWindow:
         """Return a model call with the whole transcript, and its measured prompt."""
         run, hooks = self._active.record, self._active.runtime.hooks
         context = self._active.context()
-        transcript = await self._transcript.read()
-        speaker = run.guest or run.agent
+        session = await self._transcript.read()
+        framed = session.view(speaker=run.guest or run.agent, primary=run.agent)
         request = ModelRequest(
             pinned=context.pinned,
             instructions="\n\n".join(filter(None, self._instructions(context))),
-            messages=frame_messages(transcript.messages, speaker=speaker, primary=run.agent),
+            messages=list(framed.messages),
             tools=hooks.offer(context),
-            marks=transcript.marks,
-            situation=self._situation(context, find_guests(transcript.messages)),
+            marks=session.transcript.marks,
+            encodings=framed.encodings,
+            situation=self._situation(context, list(session.guests)),
             withheld=run.follow_up == "output_contract",
             session_id=run.session_id,
             run_id=run.run_id,
@@ -120,7 +121,15 @@ class ContextWindow:
         )
         overhead = len(request.instructions.encode()) + len(request.situation.encode()) + schemas
         droppable = [tool.name for tool in hooks.tools() if tool.droppable]
-        return request, measure_prompt(transcript.entries, transcript.counted, run.guest, overhead, droppable)
+        prompt = measure_prompt(
+            session.transcript.entries,
+            session.transcript.counted,
+            run.guest,
+            overhead,
+            droppable,
+            estimates=session.estimates,
+        )
+        return request, prompt
 
     def _instructions(self, context: RunContext) -> list[str]:
         """Return the sections of the instructions: the agent's, and the hooks'."""
