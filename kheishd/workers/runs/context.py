@@ -32,7 +32,7 @@ from kheishd.core.context.summary import (
     make_summary_request,
 )
 from kheishd.core.context.tokens import estimate_messages
-from kheishd.core.context.transcript import find_guests, format_framing, frame_messages
+from kheishd.core.context.transcript import format_framing
 from kheishd.core.contract import format_instruction
 from kheishd.core.run.answers import find_unmet
 from kheishd.core.run.commands import Compact, Compaction, FailedCompaction
@@ -98,16 +98,17 @@ class ContextWindow:
         """Return a model call with the whole transcript, and its measured prompt."""
         run, hooks = self._active.record, self._active.runtime.hooks
         context = self._active.context()
-        transcript = await self._transcript.read()
+        session = await self._transcript.read()
+        framed = session.view(speaker=run.guest or run.agent, primary=run.agent)
         hook_prompt = hooks.prompt(context)
-        speaker = run.guest or run.agent
         request = ModelRequest(
             pinned=context.pinned,
             instructions="\n\n".join(filter(None, self._instructions(context, hook_prompt.sections))),
-            messages=frame_messages(transcript.messages, speaker=speaker, primary=run.agent),
+            messages=list(framed.messages),
             tools=hook_prompt.tools,
-            marks=transcript.marks,
-            situation=self._situation(context, hook_prompt.situation, find_guests(transcript.messages)),
+            marks=session.transcript.marks,
+            encodings=framed.encodings,
+            situation=self._situation(context, hook_prompt.situation, list(session.guests)),
             withheld=run.follow_up == "output_contract",
             session_id=run.session_id,
             run_id=run.run_id,
@@ -117,7 +118,15 @@ class ContextWindow:
         texts = len(request.instructions.encode()) + len(request.situation.encode())
         overhead = texts + sum(tool.prompt_bytes for tool in request.tools)
         droppable = [tool.name for tool in hooks.tools() if tool.droppable]
-        return request, measure_prompt(transcript.entries, transcript.counted, run.guest, overhead, droppable)
+        prompt = measure_prompt(
+            session.transcript.entries,
+            session.transcript.counted,
+            run.guest,
+            overhead,
+            droppable,
+            estimates=session.estimates,
+        )
+        return request, prompt
 
     def _instructions(self, context: RunContext, hook_sections: list[str]) -> list[str]:
         """Return the sections of the instructions: the agent's, and the hooks'."""
