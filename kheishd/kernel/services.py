@@ -6,11 +6,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import field
 
-<<<<<<< HEAD
 from kheishd.kernel.slots import RunSlots
-=======
 from kheishd.kernel.transcripts import TranscriptCache
->>>>>>> main
 from protocol.structs import Value
 
 if TYPE_CHECKING:
@@ -22,11 +19,7 @@ if TYPE_CHECKING:
 
 
 class Services(Value, frozen=True):
-<<<<<<< HEAD
-    """The store, the text being written, the runtimes, debug captures, the output of shells, slots of runs.
-=======
-    """The store, the text being written, the runtimes, debug captures, shells' output, cached transcripts.
->>>>>>> main
+    """The store, the text being written, the runtimes, captures, shells, transcripts, and the slots of runs.
 
     All of them live from the opening of the store to its closing. A reload replaces the current runtime, not
     the services.
@@ -37,8 +30,5 @@ class Services(Value, frozen=True):
     runtimes: Runtimes
     captures: Captures
     shells: Shells
-<<<<<<< HEAD
-    slots: RunSlots = field(default_factory=RunSlots)
-=======
     transcripts: TranscriptCache = field(default_factory=TranscriptCache)
->>>>>>> main
+    slots: RunSlots = field(default_factory=RunSlots)

@@ -45,7 +45,8 @@ class RunExecutor:
 
     ``suspect``: the run may have crashed the daemon and must run alone; ``on_progress`` is called when it has
     made progress. ``interrupt``: the run was left running by another daemon and must only be marked as
-    interrupted. ``begun``: the run started in the transaction that accepted it.
+    interrupted. ``begun``: the run started in the transaction that accepted it. ``previous``: the executor of
+    the session's previous run, if that has not ended: it still has the session's transcript.
     """
 
     def __init__(
@@ -58,10 +59,14 @@ class RunExecutor:
         suspect: bool = False,
         interrupt: bool = False,
         begun: bool = False,
+        previous: RunExecutor | None = None,
     ) -> None:
         self._runtimes = services.runtimes
         self._interrupt = interrupt
         self._started = begun
+        self._previous = previous
+        self.ended = trio.Event()
+        """Set by the worker when ``perform`` has returned."""
         self._slept_until_ms = 0
         self.is_paused = False
         """Whether the run only waits for a later attempt."""
@@ -88,6 +93,9 @@ class RunExecutor:
         """
         with self._runtimes.hold() as self._active.runtime:
             try:
+                if self._previous is not None:
+                    await self._previous.ended.wait()
+                    self._previous = None
                 while (effect := self._next_effect()) is not None:
                     await self._perform(effect)
             except RunAlreadyEnded:

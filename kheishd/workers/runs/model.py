@@ -161,13 +161,8 @@ class ModelTurn:
             if checkpoint is not None:
                 checkpoint.write(writer.tx)
 
-<<<<<<< HEAD
         await active.transact(commit, advances=True)
-        self.close()
-=======
-        await active.transact(commit)
         self._end_live_text()
->>>>>>> main
         if checkpoint is None:
             await self._transcript.save_checkpoint()
 

@@ -48,6 +48,8 @@ class RunWorker(Worker):
         self._services = services
         self._on_release = on_release
         self._executors: dict[str, RunExecutor] = {}
+        # The newest executor of each session that has one.
+        self._newest: dict[str, RunExecutor] = {}
         self._skipped: set[str] = set()
         self._draining = False
         # The newest event when this worker began.
@@ -186,18 +188,22 @@ class RunWorker(Worker):
             suspect=suspect,
             interrupt=interrupt,
             begun=self._has_begun(record),
+            previous=self._newest.get(record.session_id),
         )
-        self._executors[record.run_id] = executor
-        self._nursery.start_soon(self._execute, record.run_id, executor)
+        self._executors[record.run_id] = self._newest[record.session_id] = executor
+        self._nursery.start_soon(self._execute, record.run_id, record.session_id, executor)
 
-    async def _execute(self, run_id: str, executor: RunExecutor) -> None:
+    async def _execute(self, run_id: str, session_id: str, executor: RunExecutor) -> None:
         try:
             await executor.perform()
         except Exception:
             log.exception("the failure of a run could not be committed", extra={"run_id": run_id})
             self._skipped.add(run_id)
         finally:
+            executor.ended.set()
             del self._executors[run_id]
+            if self._newest[session_id] is executor:
+                del self._newest[session_id]
             if not self._executors:
                 self._set_idle()
         # The commit that ended the run rang the bell while the run still had its slot: look again.

@@ -12,6 +12,7 @@ from kheishd.kernel.runtime import ModelRequest
 from kheishd.objects.talk.send import send_to_conversation
 from kheishd.store.commit import Job
 from kheishd.store.tables import RUNS_CANCELLED
+from kheishd.workers.runs.transcript import TranscriptReader
 from kheishd.workers.runs.worker import RunWorker
 from protocol.errors.store import StoreDamaged
 from protocol.events.run import ModelAsked, RunStarted
@@ -164,7 +165,7 @@ async def test_no_run_starts_at_its_acceptance_beside_a_suspect(
 
 async def test_a_start_at_the_acceptance_counts_as_a_start(tmp_path: Path, autojump_clock: MockClock) -> None:
     """A daemon that dies right after the commit has started the run once, without progress."""
-    async with open_desk(tmp_path) as desk, working(desk):
+    async with open_desk(tmp_path, Scripted(answers_to={"second": Gate()})) as desk, working(desk):
         await desk.ask("first")
         sent = await desk.send("second")
         desk.copy_store(tmp_path / "copy")
@@ -177,6 +178,37 @@ async def test_a_start_at_the_acceptance_counts_as_a_start(tmp_path: Path, autoj
         asked = [event for _, event in desk.journal(sent.session_id) if isinstance(event, ModelAsked)]
         assert [event.attempt for event in asked] == [1, 1, 2]
         assert len({event.item_id for event in asked}) == 2
+
+
+async def test_a_run_begins_when_the_executor_of_the_previous_one_has_ended(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run of a session may have started already; it waits, and a stop of the daemon releases it."""
+    reached, opened = trio.Event(), trio.Event()
+    save_checkpoint = TranscriptReader.save_checkpoint
+
+    async def save_slowly(self: TranscriptReader) -> None:
+        reached.set()
+        await opened.wait()
+        await save_checkpoint(self)
+
+    monkeypatch.setattr(TranscriptReader, "save_checkpoint", save_slowly)
+    models = Scripted()
+    async with open_desk(tmp_path, models) as desk:
+        async with working(desk):
+            first = await desk.send("one")
+            await reached.wait()
+            assert desk.ended(first.run_id)
+            second = await desk.send("two")
+            other = await desk.send("other", sender="other")
+            await desk.until(lambda: desk.ended(other.run_id))
+            await wait_all_tasks_blocked()
+            assert desk.run(second.run_id).status == "running"
+            assert len(models.requests) == 2
+        assert desk.kinds(second.session_id, second.run_id)[-1] == "run_released"
+        opened.set()
+        async with working(desk):
+            await desk.until(lambda: desk.ended(second.run_id))
 
 
 async def test_a_failed_run_does_not_affect_other_runs(tmp_path: Path, autojump_clock: MockClock) -> None:
