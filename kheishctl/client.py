@@ -309,7 +309,10 @@ class Client:
             if len(self._pending) >= MAX_PENDING_NOTIFICATIONS:
                 raise NotADaemon
             params = message.get("params")
-            self._pending.append((str(message["method"]), params if isinstance(params, dict) else {}))
+            params = params if isinstance(params, dict) else {}
+            if is_failed_end(message["method"], params):
+                raise ConnectionLost("the daemon could not continue the stream; see 'kheishctl daemon logs'")
+            self._pending.append((str(message["method"]), params))
 
     def _unpack_result(self, message: Json, method: str) -> Any:
         if "error" not in message:
@@ -354,6 +357,11 @@ class Client:
         if not data:
             raise ConnectionLost("the daemon closed the connection; 'kheishctl daemon logs' may say why")
         return data
+
+
+def is_failed_end(method: str, params: Json) -> bool:
+    """Whether a notification says that the daemon could not continue a subscription."""
+    return method == "journal.end" and params.get("reason") == "failed"
 
 
 def parse_message(line: bytes | bytearray) -> Json:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -51,6 +50,7 @@ from kheishctl.render.follower import StreamFollower
 from kheishctl.render.layout import format_record
 from kheishctl.render.messages import STOP_NOTES
 from kheishctl.render.run import describe_outcome, explain_run
+from protocol.structs import Value
 from protocol.text import one_line, sanitize
 
 if TYPE_CHECKING:
@@ -279,8 +279,7 @@ def _stop_command(app: App, address: Json) -> str:
     return app.command_line("conversation", "cancel", *words)
 
 
-@dataclass(slots=True)
-class PersistentSend:
+class PersistentSend(Value, frozen=True):
     """A send that is retried after a lost connection.
 
     Every attempt has the same idempotency key, so the daemon executes the send once.

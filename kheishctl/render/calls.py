@@ -5,8 +5,9 @@ that is shown, and return sanitized text.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from kheishctl.render.layout import strip_styles
 from protocol.text import one_line, sanitize
@@ -56,8 +57,7 @@ def take_first_lines(text: str, count: int) -> list[str]:
     return [line for line in lines if line][:count]
 
 
-@dataclass(slots=True)
-class OutputTail:
+class OutputTail(Struct):
     """The last part of a call's output."""
 
     text: str = ""

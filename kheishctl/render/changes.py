@@ -3,13 +3,11 @@
 Text in a change is not sanitized unless its class says so; the code that shows it must sanitize it.
 """
 
-from dataclasses import dataclass
-
 from kheishctl.contract import Json
+from protocol.structs import Value
 
 
-@dataclass(frozen=True, slots=True)
-class StartedInput:
+class StartedInput(Value, frozen=True):
     """An input whose run has started."""
 
     text: str
@@ -17,8 +15,7 @@ class StartedInput:
     run_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class QueuedInput:
+class QueuedInput(Value, frozen=True):
     """An accepted input whose run is behind other runs in the queue."""
 
     text: str
@@ -26,41 +23,35 @@ class QueuedInput:
     run_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerText:
+class AnswerText(Value, frozen=True):
     """More text of the answer."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReasoningText:
+class ReasoningText(Value, frozen=True):
     """More text of the reasoning."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerRestart:
+class AnswerRestart(Value, frozen=True):
     """A new model call: the text of the answer so far is void."""
 
 
-@dataclass(frozen=True, slots=True)
-class MessageEnd:
+class MessageEnd(Value, frozen=True):
     """The end of a message, with its stop reason."""
 
     stop_reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(Value, frozen=True):
     """A note for the person."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunEnd:
+class RunEnd(Value, frozen=True):
     """The end of a run."""
 
     run_id: str
@@ -68,8 +59,7 @@ class RunEnd:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class CallRequest:
+class CallRequest(Value, frozen=True):
     """A tool call that the model requests. ``summary`` is a sanitized line about its arguments."""
 
     call_id: str
@@ -77,8 +67,7 @@ class CallRequest:
     summary: str
 
 
-@dataclass(frozen=True, slots=True)
-class CallVerdict:
+class CallVerdict(Value, frozen=True):
     """The verdict on a call (``allow``, ``ask`` or ``deny``) and its source."""
 
     call_id: str
@@ -87,8 +76,7 @@ class CallVerdict:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class CallStart:
+class CallStart(Value, frozen=True):
     """The start of a call."""
 
     call_id: str
@@ -97,8 +85,7 @@ class CallStart:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class CallOutput:
+class CallOutput(Value, frozen=True):
     """More output of a running call; ``fresh`` voids its output so far."""
 
     call_id: str
@@ -106,8 +93,7 @@ class CallOutput:
     fresh: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CallEnd:
+class CallEnd(Value, frozen=True):
     """The result of a call.
 
     ``denied_by`` is the source of the verdict that denied it; ``denial_shown``: the denial was already shown.
@@ -123,15 +109,13 @@ class CallEnd:
     denial_shown: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovalOpening:
+class ApprovalOpening(Value, frozen=True):
     """A call that needs approval; ``approval`` has the fields of the ``approval.get`` result."""
 
     approval: Json
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovalClosing:
+class ApprovalClosing(Value, frozen=True):
     """An approval that is no longer pending.
 
     ``outcome``: ``allow``, ``deny``, or the way it lapsed. ``actor``: the person who answered.
@@ -146,15 +130,13 @@ class ApprovalClosing:
     remember: str = "once"
 
 
-@dataclass(frozen=True, slots=True)
-class QuestionOpening:
+class QuestionOpening(Value, frozen=True):
     """An agent's question; ``question`` has the fields of the ``question.get`` result."""
 
     question: Json
 
 
-@dataclass(frozen=True, slots=True)
-class QuestionClosing:
+class QuestionClosing(Value, frozen=True):
     """A question that is no longer pending. ``outcome``: ``answered``, ``declined``, or a lapse."""
 
     question_id: str
@@ -163,15 +145,13 @@ class QuestionClosing:
     answer: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class DoubtOpening:
+class DoubtOpening(Value, frozen=True):
     """A call in doubt; ``doubt`` has the fields of the ``indoubt.get`` result."""
 
     doubt: Json
 
 
-@dataclass(frozen=True, slots=True)
-class DoubtClosing:
+class DoubtClosing(Value, frozen=True):
     """The resolution of a call in doubt."""
 
     indoubt_id: str
@@ -181,8 +161,7 @@ class DoubtClosing:
     note: str
 
 
-@dataclass(frozen=True, slots=True)
-class SteerText:
+class SteerText(Value, frozen=True):
     """A message to the running run."""
 
     text: str

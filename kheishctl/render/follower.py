@@ -15,7 +15,7 @@ The output of a running call is live only: the daemon keeps its end. A delta bey
 that a part is missing, so it replaces the output so far.
 """
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from kheishctl.contract import Json
 from kheishctl.render.calls import summarize_arguments
@@ -56,8 +56,7 @@ FOLLOW_UP_NOTES = {
 """Notes on another model call after an answer, by its cause."""
 
 
-@dataclass(slots=True)
-class _Call:
+class _Call(Struct):
     """A call without a result; ``output`` is the attempt and the end offset of its output so far."""
 
     tool: str

@@ -8,7 +8,6 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from kheishctl.render.units import (
@@ -19,6 +18,7 @@ from kheishctl.render.units import (
     format_size,
     format_utc,
 )
+from protocol.structs import Value
 from protocol.text import one_line, sanitize
 
 _STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
@@ -26,8 +26,7 @@ _STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
 STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 
 
-@dataclass(frozen=True, slots=True)
-class Display:
+class Display(Value, frozen=True):
     """The properties of an output: its width (None for a pipe), its colors, and the time for ages."""
 
     width: int | None
@@ -111,8 +110,7 @@ def fold(text: str, columns: int) -> list[str]:
 # Tables and records.
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(Value, frozen=True):
     """A column of a table: its title, the field or function that yields a value, and the kind of value."""
 
     title: str

@@ -7,9 +7,10 @@ answered.
 
 import json
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
 from typing import Any, Protocol, assert_never
 from uuid import uuid4
+
+from msgspec.structs import replace
 
 from kheishctl.client import ConnectionLost, RequestRefused
 from kheishctl.contract import Json

@@ -16,7 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
-from kheishctl.client import ConnectionLost, NoDaemon, RequestRefused
+from kheishctl.client import ConnectionLost, NoDaemon, RequestRefused, is_failed_end
 from kheishctl.render.daemon import describe_version_difference
 from kheishctl.render.follower import StreamFollower
 from kheishctl.render.messages import format_message
@@ -277,6 +277,9 @@ class ConversationClient:
 
     def _on_notification(self, method: str, params: Json) -> None:
         subscription = params.get("subscription")
+        if is_failed_end(method, params) and self._connection is not None:
+            self._connection.close()  # The next connection continues from the last cursor.
+            return
         if subscription == self._subscription:
             for change in self._follower.feed(method, params):
                 self._listener.receive(change)

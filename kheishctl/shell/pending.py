@@ -12,10 +12,12 @@ if the daemon refuses the answer, and it is removed when the journal reports tha
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Literal
 
+from msgspec import Struct, field
+
 from kheishctl.contract import Json
+from protocol.structs import Value
 
 # The time for which a request must have been visible before a key can answer it.
 GRACE_SECONDS = 0.4
@@ -26,8 +28,7 @@ KEYS = "arsdDeAXn123456789 b"
 _REMEMBER = {"a": "once", "r": "run", "s": "session"}
 
 
-@dataclass(frozen=True, slots=True)
-class ResolveApprovals:
+class ResolveApprovals(Value, frozen=True):
     """Action that resolves approvals of one run."""
 
     resolutions: tuple[Json, ...]
@@ -38,8 +39,7 @@ class ResolveApprovals:
         return [str(resolution["approval_id"]) for resolution in self.resolutions]
 
 
-@dataclass(frozen=True, slots=True)
-class SubmitAnswers:
+class SubmitAnswers(Value, frozen=True):
     """Action that answers or declines a question."""
 
     question_id: str
@@ -47,8 +47,7 @@ class SubmitAnswers:
     declined: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class EditInput:
+class EditInput(Value, frozen=True):
     """Action that puts the input of a call into the prompt, to be edited."""
 
     approval_id: str
@@ -58,8 +57,7 @@ Action = ResolveApprovals | SubmitAnswers | EditInput
 Actions = tuple[Action, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class LineResult:
+class LineResult(Value, frozen=True):
     """The result of a line: actions, or a problem. ``editable``: the line stays in the prompt."""
 
     actions: Actions = ()
@@ -67,16 +65,14 @@ class LineResult:
     editable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class LineEntry:
+class LineEntry(Value, frozen=True):
     """The purpose of the next line: the note of a denial, or a new input for the call."""
 
     kind: Literal["note", "input"]
     approval_id: str
 
 
-@dataclass(slots=True)
-class PendingRequest:
+class PendingRequest(Struct):
     """An approval or a question; of a question with several parts, the panel shows one at a time."""
 
     record: Json

@@ -5,13 +5,13 @@ A command is one row of ``COMMANDS``. Parser, help, completion and execution rea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kheishctl.client import Failure, RequestRefused
 from kheishctl.contract import INDOUBT_OUTCOMES, PERMISSION_MODES
 from kheishctl.render.claims import format_claim
 from kheishctl.render.daemon import format_daemon_status
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -49,16 +49,14 @@ KEYS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SlashCommand:
+class SlashCommand(Value, frozen=True):
     """A command line: the name of a command and its argument."""
 
     name: str
     argument: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CommandRow:
+class CommandRow(Value, frozen=True):
     """A command: its summary and its handler. ``in_background``: the prompt does not wait for it."""
 
     summary: str

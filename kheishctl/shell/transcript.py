@@ -6,8 +6,9 @@ mark or a bar, so that no line can imitate a prompt.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import assert_never
+
+from msgspec import Struct, field
 
 from kheishctl.contract import Json
 from kheishctl.render.calls import OutputTail, summarize_arguments, take_first_lines
@@ -74,8 +75,7 @@ RequestChange = (
 )
 
 
-@dataclass(slots=True)
-class _RunningCall:
+class _RunningCall(Struct):
     """A running call. ``at_ms`` is None while only its output has arrived."""
 
     tool: str = ""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from msgspec import field
 
+from kheishd.core.context.encodings import MessageEncodings
 from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
 from protocol.objects.run import RunError
 from protocol.structs import Value
@@ -116,7 +117,8 @@ class ModelRequest(Value, frozen=True):
 
     ``situation`` is text that changes from call to call. Drivers send it after the transcript, and no
     breakpoint of a prompt cache comes after it: all before it is the beginning of the next request. ``marks``
-    are those of each origin in the conversation, also of messages that were compacted.
+    are those of each origin in the conversation, also of messages that were compacted. ``encodings`` are kept
+    beside the messages for the next call.
     ``withheld``: the model must not call the tools now. ``purpose``: for anything but an answer, the route's
     options that shape answers do not apply, and ``max_answer_tokens`` limits the answer. ``turn`` and
     ``attempt`` identify the call among the run's debug captures.
@@ -128,6 +130,7 @@ class ModelRequest(Value, frozen=True):
     tools: Sequence[Tool] = ()
     situation: str = ""
     marks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    encodings: MessageEncodings = field(default_factory=MessageEncodings)
     withheld: bool = False
     session_id: str = ""
     run_id: str = ""

@@ -6,7 +6,6 @@ is right, because it is chained; the difference is also the instruction that men
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -171,22 +170,21 @@ def _rows(projection: Projection[Any], key: Key, record: Any) -> Iterator[Expect
         yield ExpectedRow(row.table, row.key, row.value)
 
 
-@dataclass(slots=True)
 class Replay:
     """A replay of one stream, entry by entry; ``cursor`` is the position that it has reached.
 
     With ``chain_only`` it leaves the records alone, because it began in the middle of the stream.
     """
 
-    stream: str
-    cursor: int = 0
-    head: bytes = NO_HASH
-    chain_only: bool = False
-    damaged: bool = False
-    records: RecordReplay = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.records = RecordReplay(self.stream)
+    def __init__(
+        self, stream: str, cursor: int = 0, head: bytes = NO_HASH, *, chain_only: bool = False
+    ) -> None:
+        self.stream = stream
+        self.cursor = cursor
+        self.head = head
+        self.chain_only = chain_only
+        self.damaged = False
+        self.records = RecordReplay(stream)
 
     def entry(self, store: Snapshot, cursor: int, stored: bytes) -> Iterator[Complaint]:
         """Take the next entry: its hash and line, as stored."""

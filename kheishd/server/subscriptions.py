@@ -330,12 +330,16 @@ def _tail(cursor: int, line: bytes) -> bytes:
 
 @contextmanager
 def _isolate_errors(subscription: Subscription) -> Iterator[None]:
-    """Log an error of one subscription and end it; no other is affected."""
+    """Log an error of one subscription and end it for its client to subscribe again; no other is affected."""
     try:
         yield
     except Exception:
         log.exception("a subscription failed")
-        subscription.forget()
+        try:
+            subscription.end("failed")
+        except Exception:
+            log.exception("the end of a subscription could not be sent")
+            subscription.forget()
 
 
 class Hub:

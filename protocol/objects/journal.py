@@ -142,10 +142,14 @@ class GapNotification(Struct, frozen=True, rename={"from_": "from"}):
 
 
 class EndNotification(Struct, frozen=True):
-    """Params of ``journal.end``: the subscription ended for ``reason``."""
+    """Params of ``journal.end``: the subscription ended for ``reason``.
+
+    ``failed``: the daemon could not continue it, and its log says why. Subscribe again after the
+    last cursor.
+    """
 
     subscription: str
-    reason: Literal["settled", "unsubscribed", "shutdown", "revoked"]
+    reason: Literal["settled", "unsubscribed", "shutdown", "revoked", "failed"]
 
 
 NOTIFICATIONS: dict[str, type[Struct]] = {

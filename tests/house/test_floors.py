@@ -157,6 +157,12 @@ def test_only_tests_import_the_sdks() -> None:
     assert not wrong, "an SDK in the product:\n" + "\n".join(wrong)
 
 
+def test_no_dataclasses() -> None:
+    """Values are structs: a dataclass is compiled from source each time its module is imported."""
+    wrong = imported(tuple(FLOORS), {"dataclasses"})
+    assert not wrong, "dataclasses in the product:\n" + "\n".join(wrong)
+
+
 def test_protocol_needs_msgspec_only() -> None:
     """Protocol imports msgspec and the parts of the standard library that do no I/O.
 

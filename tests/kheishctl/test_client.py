@@ -130,6 +130,21 @@ def test_exchange(path: Path) -> None:
     assert seen == ["journal.delta", "result", "journal.end"]
 
 
+def test_a_failed_stream(path: Path) -> None:
+    """A stream that the daemon could not continue counts as a lost connection, after all that it sent."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.notify("journal.delta", text="a")
+        peer.notify("journal.end", reason="failed")
+
+    with serve_scripts(path, script), Client.dial(str(path)) as client:
+        stream = client.exchange("conversation.send", {})
+        assert next(stream) == ("journal.delta", {"text": "a"})
+        with pytest.raises(ConnectionLost, match="could not continue the stream"):
+            next(stream)
+
+
 def test_waiting_for_the_socket(path: Path) -> None:
     """The socket becomes readable for new messages; earlier ones are known without it."""
 

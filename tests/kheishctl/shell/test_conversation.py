@@ -432,6 +432,24 @@ def test_version_difference(tmp_path: Path) -> None:
         run(tmp_path / "s", "ada", body)
 
 
+def test_a_failed_subscription(tmp_path: Path) -> None:
+    """When the daemon cannot continue a subscription, the client connects again and subscribes anew."""
+    subscribed: list[Json] = []
+
+    def subscribe(peer: Peer, request: Json) -> None:
+        subscribed.append(request["params"])
+        peer.answer(request, {"subscription": "watch", "cursor": 1})
+        if len(subscribed) == 1:
+            peer.notify("journal.end", subscription="watch", reason="failed")
+
+    async def body(_: ConversationClient, listener: RecordingListener) -> None:
+        await listener.until(lambda: len(subscribed) == 2)
+
+    script = FakeDaemon(BASE | {"conversation.get": refuse_conversation, "journal.subscribe": subscribe})
+    with serve_scripts(tmp_path / "s", script, script):
+        run(tmp_path / "s", "ada", body)
+
+
 def test_retryable_refusal(tmp_path: Path) -> None:
     """A retryable refusal is retried after the daemon's delay, under the same key."""
     keys: list[str] = []

@@ -16,6 +16,7 @@ from kheishd.core.text.scrub import Scrubber
 from kheishd.kernel.call import Caller
 from kheishd.kernel.live import TOOL_KINDS, Live, LiveText
 from kheishd.kernel.state import State, open_state
+from kheishd.objects.node.journal import Selection
 from kheishd.server.subscriptions import PAGE_ENTRIES, PAGING_S, Hub, Subscription
 from kheishd.store.environment import Transaction
 from protocol.limits.call import MAX_LIVE_CHARACTERS
@@ -462,6 +463,22 @@ async def test_a_subscription_that_fails_harms_no_other(
     new = await stage.add(1)
     assert other.cursors() == new
     assert "a fault in a subscription" in caplog.text
+    assert failing.subscriptions == {}
+
+
+async def test_the_client_of_a_failed_subscription_is_told(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A subscription that cannot read its events ends with the reason ``failed``."""
+    failing = stage.follow()
+    await settle()
+
+    def admits(*_: object) -> bool:
+        raise RuntimeError("a fault in a selection")
+
+    monkeypatch.setattr(Selection, "admits", admits)
+    await stage.add(1)
+    assert failing.heard()[-1] == ("end", {"reason": "failed"})
     assert failing.subscriptions == {}
 
 
