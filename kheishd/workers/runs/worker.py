@@ -19,7 +19,6 @@ import trio
 from kheishd.core.run.due import TakeUp, due
 from kheishd.records.run import read_pinned
 from kheishd.store.tables import RUNS, RUNS_CANCELLED, RUNS_READY
-from kheishd.workers.runs.executor import RunExecutor
 from kheishd.workers.worker import Worker
 from protocol.errors.refusal import Refusal
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from kheishd.core.run.record import RunRecord
     from kheishd.kernel.services import Services
     from kheishd.store.environment import Snapshot
+    from kheishd.workers.runs.executor import RunExecutor
     from protocol.objects.run import Pinned
 
 log = logging.getLogger("kheishd.runs")
@@ -179,6 +179,9 @@ class RunWorker(Worker):
     def _start(
         self, record: RunRecord, pinned: Pinned, *, suspect: bool = False, interrupt: bool = False
     ) -> None:
+        # The first run imports the executor, not the start of the daemon.
+        from kheishd.workers.runs.executor import RunExecutor
+
         assert self._nursery is not None
         executor = RunExecutor(
             self._services,
