@@ -24,6 +24,7 @@ from msgspec.structs import replace
 from kheishd.core.permissions.claims import NETWORK, Claim
 from kheishd.core.permissions.judge import Ruling, ToolFacts, judge_claim
 from kheishd.core.text.stream import TextStreamScrubber
+from kheishd.core.text.surrogates import join_surrogates
 from kheishd.hooks.network.gate import Gate
 from kheishd.hooks.os.shell.limits import explain_excess
 from kheishd.hooks.os.shell.log import ends_in_prompt
@@ -127,7 +128,8 @@ class BackgroundShell:
             code = None if ended is None else ended.code
             written = await self._files.read(self.task.task_id, 1)
             ending, problem = self._ending(ended, config)
-            problem = "; ".join(filter(None, (problem, *notes)))
+            # Names of files need not be UTF-8.
+            problem = join_surrogates("; ".join(filter(None, (problem, *notes))))
             return ShellOutcome(
                 ending,
                 code,

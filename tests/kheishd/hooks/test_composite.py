@@ -160,7 +160,7 @@ def test_tools_and_sections_come_in_the_order_of_their_parts() -> None:
     hooks = CompositeHook([Commentator("first"), Toolbox(tools=(tool("b"), tool("a"))), Doing(None)])
     assert [item.name for item in hooks.offer(run_context())] == ["b", "a", "does"]
     assert hooks.sections(run_context("/srv")) == ["first", "Notes are kept in /srv."]
-    assert hooks.situation(run_context("/srv")) == ["It is first?."]
+    assert hooks.situation(run_context("/srv")) == ["It is first\ufffd."]
     assert hooks.find_tool("does") is Doing.tools[0]
     assert hooks.find_tool("gone") is None
 
@@ -409,7 +409,7 @@ async def test_what_is_no_text_is_made_one() -> None:
         return "caf\udce9.txt é"
 
     outcome = await CompositeHook([Doing(lists)]).dispatch(call_of(Doing.tools[0]))
-    assert outcome.text == "caf?.txt é"
+    assert outcome.text == "caf\ufffd.txt é"
 
 
 # A part in which everything goes wrong.
