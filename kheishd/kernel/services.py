@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec import field
+
+from kheishd.kernel.transcripts import TranscriptCache
 from protocol.structs import Value
 
 if TYPE_CHECKING:
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Services(Value, frozen=True):
-    """The store, the text being written, the runtimes, the debug captures and the output of shells.
+    """The store, the text being written, the runtimes, debug captures, shells' output, cached transcripts.
 
     All of them live from the opening of the store to its closing. A reload replaces the current runtime, not
     the services.
@@ -26,3 +29,4 @@ class Services(Value, frozen=True):
     runtimes: Runtimes
     captures: Captures
     shells: Shells
+    transcripts: TranscriptCache = field(default_factory=TranscriptCache)

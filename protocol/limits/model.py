@@ -1,6 +1,6 @@
 """Limits of model answers and of their context."""
 
-from protocol.limits.units import KIB
+from protocol.limits.units import KIB, MIB
 
 # One answer of a model, as JSON in the journal: 192 KiB are about 48,000 tokens of text and leave 64 KiB of
 # the transaction to the records and a checkpoint. The rest of a longer answer is dropped, and its stop reason
@@ -18,3 +18,8 @@ DEFAULT_CONTEXT_TOKENS = 200_000
 
 # A summary of a conversation: 16 KiB are about 4,000 tokens and, as JSON, at most 96 KiB of its transaction.
 MAX_SUMMARY_BYTES = 16 * KIB
+
+# The transcripts of sessions between their runs, with the encodings of their messages; and the longest one. A
+# million tokens are about 3.5 MB of text, and as much again for each of the encodings that are kept.
+MAX_TRANSCRIPT_CACHE_BYTES = 32 * MIB
+MAX_CACHED_TRANSCRIPT_BYTES = 16 * MIB

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import msgspec
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from kheishd.core.run.commands import AnswerApprovals, ApprovalAnswer, BeginModelCall, Command, Start
 from kheishd.core.run.record import RunRecord
@@ -314,12 +315,19 @@ class Desk:
 
         await self.state.update(rename)
 
+    async def forget_transcript(self, session_id: str) -> None:
+        """Make the next run read the transcript from the store, as after a restart."""
+        await wait_all_tasks_blocked()
+        self.services.transcripts.take(session_id)
+
     async def put_checkpoint(self, session_id: str, cursor: int, content: bytes) -> None:
-        """Store bytes as a checkpoint."""
+        """Store bytes as a checkpoint, which the next run reads."""
+        await self.forget_transcript(session_id)
         await self.state.update(lambda tx: tx.put(CHECKPOINTS, session_id, cursor, value=content))
 
     async def delete_checkpoints(self, session_id: str) -> None:
-        """Delete a session's checkpoints."""
+        """Delete a session's checkpoints, and make the next run read the journal."""
+        await self.forget_transcript(session_id)
 
         def delete(tx: Transaction) -> None:
             for key, _ in list(tx.scan(CHECKPOINTS, session_id)):

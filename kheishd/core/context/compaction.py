@@ -12,7 +12,9 @@ Compaction has three stages, each a journaled event that ``core/context/reductio
 The token count of the newest answer comes from the provider; only later messages are estimated.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 from kheishd.config.sections.context import ContextSection
@@ -76,18 +78,21 @@ def measure_prompt(
     speaker: str | None,
     overhead_bytes: int,
     droppable: Sequence[str] = (),
+    *,
+    estimates: Sequence[int],
 ) -> Prompt:
     """Return the prompt with its size: the count of the same speaker's last answer plus later messages.
 
     A count is believed up to MAX_TOKENS_PER_ESTIMATED.
+
+    Args:   ``estimates`` are the estimated tokens of the first 0, 1, 2 … entries.
     """
     overhead = estimate_bytes(overhead_bytes)
     if counted is None or counted.speaker != speaker:
-        return Prompt(entries, overhead, overhead + _estimate_entries(entries), droppable)
-    earlier = _estimate_entries([entry for entry in entries if entry.cursor <= counted.cursor])
-    later = _estimate_entries([entry for entry in entries if entry.cursor > counted.cursor])
+        return Prompt(entries, overhead, overhead + estimates[-1], droppable)
+    earlier = estimates[bisect_right(entries, counted.cursor, key=attrgetter("cursor"))]
     tokens = min(counted.tokens, MAX_TOKENS_PER_ESTIMATED * (overhead + earlier))
-    return Prompt(entries, overhead, tokens + later, droppable)
+    return Prompt(entries, overhead, tokens + estimates[-1] - earlier, droppable)
 
 
 def max_prompt_tokens(limits: ContextSection, window: int, options: Mapping[str, Any]) -> int:
@@ -139,8 +144,9 @@ def find_results_cut(prompt: Prompt, now_ms: int, limits: ContextSection) -> int
     None while the last answer is recent, or if there is no result to drop.
     """
     entries, droppable = prompt.entries, list(prompt.droppable)
-    answer_times = [entry.at_ms for entry in entries if entry.message.role == "assistant"]
-    if not answer_times or now_ms - answer_times[-1] <= limits.drop_results_after_s * 1000:
+    answer_times = (entry.at_ms for entry in reversed(entries) if entry.message.role == "assistant")
+    last_ms = next(answer_times, None)
+    if last_ms is None or now_ms - last_ms <= limits.drop_results_after_s * 1000:
         return None
     recent = 0
     for entry in reversed(entries):

@@ -11,11 +11,15 @@ journal from the beginning gives the same transcript.
 """
 
 import re
+import sys
+from collections.abc import Iterable
 from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct, field
 
+from kheishd.core.context.encodings import MessageEncodings
+from kheishd.core.context.memory import memory_of
 from kheishd.core.context.reduction import TranscriptEntry, drop_results, replace_with_summary, snip
 from protocol.events.call import ToolReturned
 from protocol.events.context import ContextCompacted
@@ -68,7 +72,7 @@ class Transcript(Struct):
     message's calls to tools while results are missing; the ``results`` enter together, in the order of the
     calls. ``pending`` are messages that enter before the next answer, once no call is open. ``counted`` is
     the newest token count that is still valid. ``marks`` are the marks of each origin's provider data; a
-    compaction keeps them.
+    compaction keeps them. A message is appended to ``entries``; a compaction replaces the list.
     """
 
     cursor: int = 0
@@ -241,23 +245,39 @@ def decode_checkpoint(checkpoint: bytes) -> Transcript:
 # Guests.
 
 
-def frame_messages(messages: list[Message], *, speaker: str, primary: str) -> list[Message]:
-    """Return the messages as ``speaker`` reads them: other agents' texts are in ``<from>`` tags.
+class FramedMessages:
+    """The messages as ``speaker`` reads them: other agents' texts are in ``<from>`` tags.
 
-    The calls and results of other agents' tools are removed: a result without its call is not valid.
-
-    Shape: the same messages if no other agent spoke; framed messages are never journaled.
+    The calls and results of other agents' tools are removed: a result without its call is not valid. The same
+    messages if no other agent spoke; framed messages are never journaled. ``count`` is the number of messages
+    of the transcript; ``encodings`` are those of drivers.
     """
-    framed: list[Message] = []
-    author = primary
-    for message in messages:
+
+    __slots__ = ("_author", "_framed_bytes", "_primary", "_speaker", "count", "encodings", "messages")
+
+    def __init__(self, *, speaker: str, primary: str) -> None:
+        self.count = 0
+        self.messages: list[Message] = []
+        self.encodings = MessageEncodings()
+        self._speaker = speaker
+        self._primary = self._author = primary
+        self._framed_bytes = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory of the framed messages and of the encodings; unframed messages are the transcript's."""
+        return sys.getsizeof(self.messages) + self._framed_bytes + self.encodings.size_bytes
+
+    def append(self, message: Message) -> None:
+        """Append the next message of the transcript."""
+        self.count += 1
         if message.role == "assistant":
-            author = message.agent or primary
-        if message.role == "user" or author == speaker:
-            framed.append(message)
+            self._author = message.agent or self._primary
+        if message.role == "user" or self._author == self._speaker:
+            self.messages.append(message)
         elif message.role == "assistant":
             # An older version imported names with line breaks and controls.
-            name = escape_line(_TAG.sub("&lt;", author)).replace('"', "&quot;")
+            name = escape_line(_TAG.sub("&lt;", self._author)).replace('"', "&quot;")
             # A text must not close its tag: the rest would pass for the user's own words.
             items: list[Item] = [
                 Text(f'<from agent="{name}">\n{_TAG.sub("&lt;", item.text)}\n</from>')
@@ -265,8 +285,17 @@ def frame_messages(messages: list[Message], *, speaker: str, primary: str) -> li
                 if isinstance(item, Text)
             ]
             if items:
-                framed.append(Message("user", items))
-    return framed
+                framed = Message("user", items)
+                self.messages.append(framed)
+                self._framed_bytes += memory_of(framed)
+
+
+def frame_messages(messages: Iterable[Message], *, speaker: str, primary: str) -> list[Message]:
+    """Return the messages as ``speaker`` reads them, framed."""
+    framed = FramedMessages(speaker=speaker, primary=primary)
+    for message in messages:
+        framed.append(message)
+    return framed.messages
 
 
 def format_framing(*, speaker: str, primary: str, guests: list[str]) -> str:
@@ -279,8 +308,3 @@ def format_framing(*, speaker: str, primary: str, guests: list[str]) -> str:
     if guests:
         return "Texts in <from> tags are of guests: other agents who were asked to speak."
     return ""
-
-
-def find_guests(messages: list[Message]) -> list[str]:
-    """Return the agents who spoke as guests, each once, in the order of their first message."""
-    return list(dict.fromkeys(message.agent for message in messages if message.agent))

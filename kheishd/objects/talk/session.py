@@ -284,7 +284,12 @@ def rename(tx: Transaction, call: Call, params: SessionRename) -> Session:
     return _append(tx, call, session, SessionRenamed(title=params.title))
 
 
-@mutation(rows.END)
+def _prepare_end(call: Call, params: SessionEnd) -> SessionEnd:
+    call.services.transcripts.take(params.session_id)
+    return params
+
+
+@mutation(rows.END, prepare=_prepare_end)
 def end(tx: Transaction, call: Call, params: SessionEnd) -> Session:
     """End an idle session, and stop its background shells."""
     session = _find_open(tx, call, params.session_id)

@@ -42,7 +42,9 @@ class ModelTurn:
     def __init__(self, active: ActiveRun) -> None:
         self.begun = False
         self._active = active
-        self._transcript = TranscriptReader(active.state, active.record.session_id)
+        self._transcript = TranscriptReader(
+            active.state, active.record.session_id, active.services.transcripts
+        )
         self._window = ContextWindow(active, self._transcript)
         self._live_text: LiveText | None = None
         self._truncated_answers = 0
@@ -65,9 +67,9 @@ class ModelTurn:
             await self._answer()
 
     def close(self) -> None:
-        """End the live text: its message is in the journal, or will never be."""
-        if self._live_text is not None:
-            self._active.live.end(self._live_text)
+        """End the live text: its message is in the journal, or will never be. Keep the transcript."""
+        self._end_live_text()
+        self._transcript.close()
 
     async def _answer(self) -> None:
         """Get an answer from the model and commit it, or the failure, or the text that came before a stop."""
@@ -161,9 +163,13 @@ class ModelTurn:
                 checkpoint.write(writer.tx)
 
         await active.transact(commit)
-        self.close()
+        self._end_live_text()
         if checkpoint is None:
             await self._transcript.save_checkpoint()
+
+    def _end_live_text(self) -> None:
+        if self._live_text is not None:
+            self._active.live.end(self._live_text)
 
     def _count_truncated_calls(self, items: list[Item], stop_reason: str) -> int:
         """Return the number of answers in a row in which no call fitted."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from kheishd.core.context.session_transcript import SessionTranscript
 from kheishd.core.context.transcript import (
     CHECKPOINT_EVENTS,
     Transcript,
@@ -20,6 +21,7 @@ from kheishd.core.context.transcript import (
     encode_checkpoint,
 )
 from kheishd.core.run.answers import measure_items
+from kheishd.kernel.transcripts import TranscriptCache
 from kheishd.objects.talk.lineage import Segment, entries_of, lineage
 from kheishd.store.tables import CHECKPOINTS, SESSIONS
 from protocol.errors.store import StorageFull
@@ -27,10 +29,10 @@ from protocol.journal.line import decode_envelope, decode_event
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.store import MAX_CHECKPOINT_BYTES, MAX_SEPARATE_CHECKPOINT_BYTES
 from protocol.structs import Value
-from protocol.transcript import ToolCall, text_of
+from protocol.transcript import text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Sequence, Set
 
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot, Transaction
@@ -63,44 +65,49 @@ class Checkpoint(Value, frozen=True):
 
 
 class TranscriptReader:
-    """A reader of one session's transcript, which reads each event once while a run needs it."""
+    """A reader of one session's transcript for one run, which reads each event once.
 
-    def __init__(self, state: State, session_id: str) -> None:
+    It takes the transcript out of the cache and returns it at the end of the run.
+    """
+
+    def __init__(self, state: State, session_id: str, cache: TranscriptCache | None = None) -> None:
         self._state = state
         self._session_id = session_id
+        self._cache = cache if cache is not None else TranscriptCache()
         self._segments: list[Segment] = []
-        self._transcript: Transcript | None = None
-        self._folded = 0
+        self._transcript: SessionTranscript | None = None
 
-    @property
-    def last(self) -> Transcript:
-        """The transcript as of the last read. Callers must not change it."""
-        return self._transcript or Transcript()
+    def call_ids(self) -> Set[str]:
+        """Return the ids of all tool calls in the transcript as of the last read."""
+        return self._transcript.call_ids if self._transcript is not None else frozenset()
 
-    def call_ids(self) -> frozenset[str]:
-        """Return the ids of all tool calls in the transcript."""
-        return frozenset(
-            item.call_id
-            for message in self.last.messages
-            for item in message.items
-            if isinstance(item, ToolCall)
-        )
-
-    async def read(self) -> Transcript:
-        """Read the events since the last read; return the current transcript."""
-        while True:
-            transcript, complete = self._read_some()
-            if complete:
-                return transcript
-            await trio.lowlevel.checkpoint()
-
-    def _read_some(self) -> tuple[Transcript, bool]:
-        """Fold the next events of the session; also return whether none are left."""
+    def close(self) -> None:
+        """Keep the transcript for the session's next run, unless the session has ended."""
+        transcript, self._transcript = self._transcript, None
+        if transcript is None:
+            return
         with self._state.read() as store:
-            if self._transcript is None:
+            session = store.get(SESSIONS, self._session_id)
+        if session is not None and session.status == "open":
+            self._cache.put(self._session_id, transcript)
+
+    async def read(self) -> SessionTranscript:
+        """Read the events since the last read; return the current transcript. Callers must not change it."""
+        while not self._read_some():
+            await trio.lowlevel.checkpoint()
+        assert self._transcript is not None, "it was just read"
+        self._transcript.update()
+        return self._transcript
+
+    def _read_some(self) -> bool:
+        """Fold the next events of the session; return whether none are left."""
+        with self._state.read() as store:
+            if not self._segments:
                 self._segments = lineage(store, store.need(SESSIONS, self._session_id))
-                self._transcript = newest_checkpoint(store, self._segments)
-            transcript = self._transcript
+            session, self._transcript = self._transcript or self._cache.take(self._session_id), None
+            if session is None:
+                session = SessionTranscript(newest_checkpoint(store, self._segments))
+            transcript = session.transcript
             events = size = 0
             entries = entries_of(store, self._segments, transcript.cursor)
             for _, _, line in islice(entries, MAX_READ_EVENTS):
@@ -109,14 +116,17 @@ class TranscriptReader:
                 size += len(line)
                 if size >= MAX_READ_BYTES:
                     break
-        self._folded += events
-        return transcript, events < MAX_READ_EVENTS and size < MAX_READ_BYTES
+        session.unsaved_events += events
+        # Only now: a transcript in which an event was folded halfway is read again.
+        self._transcript = session
+        return events < MAX_READ_EVENTS and size < MAX_READ_BYTES
 
     # Checkpoints.
 
     def note_compaction(self) -> None:
         """Make the next checkpoint worth its bytes: the transcript is much shorter than the journal now."""
-        self._folded = max(self._folded, CHECKPOINT_EVENTS)
+        if self._transcript is not None:
+            self._transcript.unsaved_events = max(self._transcript.unsaved_events, CHECKPOINT_EVENTS)
 
     def checkpoint_beside(self, answer: list[Item], max_bytes: int = MAX_ANSWER_BYTES) -> Checkpoint | None:
         """Return a checkpoint to commit with an answer; None if it is not due or does not fit beside it."""
@@ -130,20 +140,21 @@ class TranscriptReader:
                 await self._state.update(checkpoint.write)
 
     def _checkpoint(self, max_bytes: int) -> Checkpoint | None:
-        if self._transcript is None or self._folded < CHECKPOINT_EVENTS:
+        session = self._transcript
+        if session is None or session.unsaved_events < CHECKPOINT_EVENTS:
             return None
         # A cheap check first: most transcripts that do not fit are much too long.
-        if sum(len(text_of(message.items)) for message in self._transcript.messages) > max_bytes:
+        if sum(len(text_of(message.items)) for message in session.transcript.messages) > max_bytes:
             return None
         try:
-            content = encode_checkpoint(self._transcript)
+            content = encode_checkpoint(session.transcript)
         except (OverflowError, RecursionError):
             # A transcript that cannot be encoded is read from the journal each time.
             return None
         if len(content) > max_bytes:
             return None
-        self._folded = 0
-        return Checkpoint(self._session_id, self._transcript.cursor, content)
+        session.unsaved_events = 0
+        return Checkpoint(self._session_id, session.transcript.cursor, content)
 
 
 def newest_checkpoint(store: Snapshot, segments: Sequence[Segment]) -> Transcript:

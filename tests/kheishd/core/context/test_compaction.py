@@ -1,5 +1,7 @@
 """Compaction: when a conversation is too long, and where it is cut."""
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,12 +70,22 @@ def uncounted(entries: list[TranscriptEntry], overhead: int = 0) -> Prompt:
 # How long it is.
 
 
+def measure(
+    entries: Sequence[TranscriptEntry], counted: TokenCount | None, speaker: str | None, overhead: int
+) -> Prompt:
+    """Measure a prompt with the estimates of its messages."""
+    estimates = [
+        estimate_messages(entry.message for entry in entries[:end]) for end in range(len(entries) + 1)
+    ]
+    return measure_prompt(entries, counted, speaker, overhead, estimates=estimates)
+
+
 def test_only_later_messages_are_estimated() -> None:
     """Messages after the counted answer are estimated; instructions and tools are counted."""
     entries = turns(3)
     counted = TokenCount(entries[3].cursor, 1_000, None)
     latest = estimate_messages(entry.message for entry in entries[4:])
-    assert measure_prompt(entries, counted, None, 9_999).tokens == 1_000 + latest
+    assert measure(entries, counted, None, 9_999).tokens == 1_000 + latest
 
 
 def test_an_impossible_count_is_not_believed() -> None:
@@ -81,13 +93,10 @@ def test_an_impossible_count_is_not_believed() -> None:
     entries = turns(3)
     everything = estimate_bytes(9_999) + estimate_messages(entry.message for entry in entries)
     for tokens in (10**9, 8 * everything):
-        measured = measure_prompt(entries, TokenCount(entries[-1].cursor, tokens, None), None, 9_999).tokens
+        measured = measure(entries, TokenCount(entries[-1].cursor, tokens, None), None, 9_999).tokens
         assert measured == MAX_TOKENS_PER_ESTIMATED * everything
     possible = 9_999 + sum(len(text_of(entry.message.items).encode()) for entry in entries)
-    assert (
-        measure_prompt(entries, TokenCount(entries[-1].cursor, possible, None), None, 9_999).tokens
-        == possible
-    )
+    assert measure(entries, TokenCount(entries[-1].cursor, possible, None), None, 9_999).tokens == possible
 
 
 def test_another_speakers_count_is_ignored() -> None:
@@ -95,9 +104,9 @@ def test_another_speakers_count_is_ignored() -> None:
     entries = turns(2)
     counted = TokenCount(entries[-1].cursor, 7, "critic")
     everything = estimate_bytes(500) + estimate_messages(entry.message for entry in entries)
-    assert measure_prompt(entries, counted, None, 500).tokens == everything
-    assert measure_prompt(entries, None, "critic", 500).tokens == everything
-    assert measure_prompt(entries, counted, "critic", 500).tokens == 7
+    assert measure(entries, counted, None, 500).tokens == everything
+    assert measure(entries, None, "critic", 500).tokens == everything
+    assert measure(entries, counted, "critic", 500).tokens == 7
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from kheishd.core.context.transcript import (
     Transcript,
     decode_checkpoint,
     encode_checkpoint,
-    find_guests,
     format_framing,
     frame_messages,
 )
@@ -447,12 +446,6 @@ def test_a_text_cannot_close_its_tag(end: str) -> None:
     assert "<p>from here, a <b>from</b></p>" in str(
         frame_messages([html], speaker="default", primary="default")
     )
-
-
-def test_find_guests() -> None:
-    """Guests are named once, in the order of their first message."""
-    messages = [Message("assistant", [Text("x")], agent=name) for name in (None, "b", "a", "b")]
-    assert find_guests(messages) == ["b", "a"]
 
 
 ROLES = st.lists(st.tuples(st.sampled_from([None, "critic", "poet"]), st.integers(0, 2)), max_size=8)

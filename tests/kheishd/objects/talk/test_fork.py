@@ -113,7 +113,7 @@ async def test_session_fork_ok_anywhere_in_a_run(house: Household) -> None:
         branched.pending = list(transcript.pending)
         branched.fold(Envelope(cursor=cursor + 1, at_ms=0), SessionCreated(agent="default"))
         reading = TranscriptReader(house.state, branch["session_id"])
-        assert (await reading.read()).messages == branched.messages
+        assert (await reading.read()).transcript.messages == branched.messages
         assert_valid(branched.messages)
         await send(house, branch["session_id"], "go on")
         assert_valid(house.models.requests[-1].messages)
@@ -181,7 +181,7 @@ async def test_session_fork_ok_reads_the_parents_checkpoint(house: Household) ->
             record = store.need(SESSIONS, branch["session_id"])
             begun = newest_checkpoint(store, lineage(store, record)).cursor
         assert begun == (0 if cursor == key[1] - 1 else key[1])
-        messages = texts_of(await reading.read())
+        messages = texts_of((await reading.read()).transcript)
         assert messages == (await texts(house, session_id))[: len(messages)]
         assert (len(messages) == 28) == (cursor is None)
 

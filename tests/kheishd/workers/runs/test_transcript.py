@@ -1,13 +1,21 @@
 """The transcript of a session, with and without a checkpoint."""
 
+import random
+from functools import partial
 from pathlib import Path
 
 import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kheishd.core.context.transcript import CHECKPOINT_EVENTS, Transcript, encode_checkpoint
-from kheishd.objects.talk.lineage import Segment
-from kheishd.store.tables import CHECKPOINTS
+from kheishd.core.context.session_transcript import SessionTranscript
+from kheishd.core.context.transcript import (
+    CHECKPOINT_EVENTS,
+    Transcript,
+    encode_checkpoint,
+    frame_messages,
+)
+from kheishd.objects.talk.lineage import Segment, entries_of, lineage
+from kheishd.store.tables import CHECKPOINTS, SESSIONS
 from kheishd.workers.runs.transcript import (
     MAX_READ_BYTES,
     MAX_READ_EVENTS,
@@ -15,10 +23,13 @@ from kheishd.workers.runs.transcript import (
     TranscriptReader,
     newest_checkpoint,
 )
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import decode_envelope, decode_event
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.store import MAX_CHECKPOINT_BYTES, MAX_SEPARATE_CHECKPOINT_BYTES
-from protocol.transcript import Message, Text, ToolCall, text_of
+from protocol.transcript import Item, Message, Text, ToolCall, text_of
 from tests.support.desk import Desk, Scripted, full_disk, gives, open_desk, says, working
+from tests.support.household import Household, household, pages
 
 
 async def talk(desk: Desk, models: Scripted, turns: int) -> list[list[Message]]:
@@ -145,16 +156,18 @@ async def test_long_lines_are_read_in_smaller_pieces(
     """A piece of the journal is limited in bytes, too."""
     read_some, reads = TranscriptReader._read_some, []
 
-    def watched(reading: TranscriptReader) -> tuple[Transcript, bool]:
-        transcript, whole = read_some(reading)
-        reads.append(transcript.cursor)
-        return transcript, whole
+    def watched(reading: TranscriptReader) -> bool:
+        whole = read_some(reading)
+        assert reading._transcript is not None
+        reads.append(reading._transcript.transcript.cursor)
+        return whole
 
     monkeypatch.setattr(TranscriptReader, "_read_some", watched)
     models = Scripted()
     async with open_desk(tmp_path, models) as desk, working(desk):
         for _ in range(5):
-            await desk.ask("x" * (MAX_READ_BYTES // 10))
+            session_id = (await desk.ask("x" * (MAX_READ_BYTES // 10))).session_id
+        await desk.forget_transcript(session_id)
         reads.clear()
         await desk.ask("last")
         assert len(models.requests[-1].messages) == 11
@@ -187,3 +200,133 @@ async def test_a_transcript_that_is_too_long_is_not_encoded(
         for _ in range(CHECKPOINT_EVENTS // 6 + 1):
             assert (await desk.ask("more")).status == "completed"
         assert desk.count(CHECKPOINTS) == 0
+
+
+# Between the runs.
+
+
+async def require_equal_to_the_journal(house: Household, session_id: str) -> None:
+    """Require that a session's kept transcript equals one that is read anew, with and without checkpoints."""
+    cache = house.server.services.transcripts
+    reader = TranscriptReader(house.state, session_id, cache)
+    kept = await reader.read()
+    fresh = await TranscriptReader(house.state, session_id).read()
+    with house.state.read() as store:
+        segments = lineage(store, store.need(SESSIONS, session_id))
+        replayed = Transcript()
+        for _, _, line in entries_of(store, segments):
+            replayed.fold(decode_envelope(line), decode_event(line))
+    assert kept.transcript == fresh.transcript == replayed
+    for session in (fresh, SessionTranscript(replayed)):
+        assert (kept.call_ids, list(kept.guests)) == (session.call_ids, list(session.guests))
+        assert kept.estimates == session.estimates
+    for speaker in ("default", "critic"):
+        framed = frame_messages(replayed.messages, speaker=speaker, primary="default")
+        assert kept.view(speaker=speaker, primary="default").messages == framed
+    reader.close()
+    assert cache.size_bytes > 0
+
+
+OPERATIONS = ("ask", "ask", "look", "guest", "long", "fork", "compact", "import", "cancel")
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_kept_transcript_equals_the_journal(tmp_path: Path, seed: int) -> None:
+    """After any operation, the transcript that is kept between runs equals one that is read anew."""
+    choose = random.Random(seed)
+    calls: list[Item] = [ToolCall("a", "look", {"at": [1, None]}), ToolCall("b", "look", {})]
+    async with household(tmp_path) as house:
+        house.models.answers_to["look"] = lambda request: gives(*calls, stop_reason="tool_calls")
+        sessions = [(await house.ask("first"))["session_id"]]
+        for number in range(20):
+            session_id = choose.choice(sessions)
+            talk = partial(house.call, "session.send", session_id=session_id)
+            match choose.choice(
+                ("ask", "look", "ask", "guest", "long", "fork", "compact", "import", "cancel")
+            ):
+                case "look":
+                    await talk(content="look", wait="settled")
+                case "guest":
+                    await house.ask(f"guest {number}", guest="critic")
+                case "long":
+                    await talk(content="x" * 30_000, wait="settled")
+                case "fork":
+                    sessions.append((await house.call("session.fork", session_id=session_id))["session_id"])
+                case "compact":
+                    await house.call("session.compact", session_id=session_id, wait="settled")
+                case "import":
+                    lines = await pages(house.client, "session.export", "lines", session_id=session_id)
+                    sessions.append((await house.call("session.import", lines=lines))["session_id"])
+                case "cancel":
+                    gate = house.gate(f"gate {number}")
+                    sent = await talk(content=f"gate {number}")
+                    await gate.reached.wait()
+                    queued = await talk(content="queued")
+                    await house.call("session.steer", session_id=session_id, content="by the way")
+                    await house.call("run.cancel", run_id=queued["run_id"])
+                    await house.call("run.cancel", run_id=sent["run_id"])
+                case _:
+                    await talk(content=f"message {number}", wait="settled")
+            await require_equal_to_the_journal(house, session_id)
+        for session_id in sessions:
+            await require_equal_to_the_journal(house, session_id)
+
+
+async def test_a_run_decodes_only_new_events(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run continues from the transcript of the last one: with the same messages and encodings."""
+    models, decoded = Scripted(), []
+
+    def decode(line: bytes) -> Envelope:
+        decoded.append(line)
+        return decode_envelope(line)
+
+    monkeypatch.setattr("kheishd.workers.runs.transcript.decode_envelope", decode)
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        session_id = (await desk.ask("one")).session_id
+        for _ in range(3):
+            decoded.clear()
+            events = len(desk.journal(session_id))
+            await desk.ask("next")
+            assert len(decoded) == len(desk.journal(session_id)) - events
+        assert models.requests[-1].encodings is models.requests[0].encodings
+        first, last = models.requests[0].messages, models.requests[-1].messages
+        assert all(old is new for old, new in zip(first, last, strict=False))
+        assert (len(first), len(last)) == (1, 7)
+
+
+async def test_a_session_that_ends_gives_its_memory_back(tmp_path: Path) -> None:
+    """The transcript of a session that has ended is not kept, also if a run returns it late."""
+    async with household(tmp_path) as house:
+        cache = house.server.services.transcripts
+        session_id = (await house.ask("x" * 10_000))["session_id"]
+        await house.ask("short", sender="other")
+        assert (len(cache), cache.size_bytes > 10_000) == (2, True)
+        reader = TranscriptReader(house.state, session_id)
+        reader._cache = cache
+        await reader.read()
+        await house.call("session.end", session_id=session_id)
+        assert (len(cache), cache.size_bytes < 10_000) == (1, True)
+        reader.close()
+        assert len(cache) == 1
+
+
+async def test_a_transcript_that_fails_to_fold_is_read_again(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failure within an event, the next read begins with the store."""
+    async with open_desk(tmp_path) as desk, working(desk):
+        session_id = (await desk.ask("one")).session_id
+        reader = TranscriptReader(desk.state, session_id, desk.services.transcripts)
+        await desk.rename(session_id, times=1)
+        with monkeypatch.context() as context:
+            context.setattr(Transcript, "fold", lambda *event: 1 // 0)
+            with pytest.raises(ZeroDivisionError):
+                await reader.read()
+        reader.close()
+        assert len(desk.services.transcripts) == 0
+        assert [text_of(message.items) for message in (await reader.read()).transcript.messages] == [
+            "one",
+            "You said: one",
+        ]
