@@ -25,8 +25,6 @@ from kheishd.core.permissions.claims import NETWORK, Claim
 from kheishd.core.permissions.judge import Ruling, ToolFacts, judge_claim
 from kheishd.core.text.stream import TextStreamScrubber
 from kheishd.core.text.surrogates import join_surrogates
-from kheishd.hooks.network.gate import Gate
-from kheishd.hooks.os.shell.limits import explain_excess
 from kheishd.hooks.os.shell.log import ends_in_prompt
 from kheishd.hooks.os.shell.process import MAX_KILL_SECONDS, CommandEnd, KeptCommand, NotStarted
 from kheishd.objects.people.permission import closed_patterns_of, layers_of
@@ -45,6 +43,7 @@ from protocol.limits.shell import MAX_SHELL_BYTES_PER_SECOND, MAX_SHELL_FILES_BY
 
 if TYPE_CHECKING:
     from kheishd.config.sections.config import Config
+    from kheishd.hooks.network.gate import Gate
     from kheishd.hooks.os.shell.log import ShellFiles, ShellLog
     from kheishd.hooks.os.shell.starter import Starter
     from kheishd.kernel.live import Live
@@ -178,6 +177,8 @@ class BackgroundShell:
             last_output = self._log.last.decode(errors="replace")
             return "not_started", f"its sandbox could not be set up: {last_output}"
         if ended is not None and ended.exceeded is not None:
+            from kheishd.hooks.os.shell.limits import explain_excess
+
             return "exited", explain_excess(ended.exceeded, config.tools.limits)
         if ended is None or ended.code is None:
             return "exit_unknown", "its supervisor was killed"
@@ -290,6 +291,9 @@ class ShellWorker(Worker):
 
     async def _run(self, shell: BackgroundShell) -> None:
         """Run a shell and commit how it ended."""
+        # The first shell imports it, not the start of the daemon.
+        from kheishd.hooks.network.gate import Gate
+
         task_id = shell.task.task_id
         # Shielded, so that the end of the shell is committed even while the daemon stops.
         with trio.CancelScope(shield=True):
