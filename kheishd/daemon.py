@@ -188,13 +188,13 @@ class Daemon:
         dispatcher = Dispatcher(handlers(), services, control)
         async with trio.open_nursery() as nursery:
             await self._start_workers(nursery, workers)
-            nursery.start_soon(self._watch_sandbox)
             async with open_server(dispatcher) as server:
                 self._vitals.server = server
                 async with self._listen(server):
                     fields = {"home": self._source.home.path, "listeners": self._vitals.listeners}
                     log.info("ready", extra={**fields, "pid": os.getpid()})
                     self._notify_ready()
+                    nursery.start_soon(self._watch_sandbox)
                     await stopper.wait()
                     remaining_s = stopper.scope.deadline - trio.current_time()
                     remaining_s += CLOSE_SECONDS + sum(worker.max_stop_s for worker in workers)
