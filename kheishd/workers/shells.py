@@ -24,6 +24,7 @@ from msgspec.structs import replace
 from kheishd.core.permissions.claims import NETWORK, Claim
 from kheishd.core.permissions.judge import Ruling, ToolFacts, judge_claim
 from kheishd.core.text.stream import TextStreamScrubber
+from kheishd.core.text.surrogates import join_surrogates
 from kheishd.hooks.os.shell.log import ends_in_prompt
 from kheishd.hooks.os.shell.process import MAX_KILL_SECONDS, CommandEnd, KeptCommand, NotStarted
 from kheishd.objects.people.permission import closed_patterns_of, layers_of
@@ -126,7 +127,8 @@ class BackgroundShell:
             code = None if ended is None else ended.code
             written = await self._files.read(self.task.task_id, 1)
             ending, problem = self._ending(ended, config)
-            problem = "; ".join(filter(None, (problem, *notes)))
+            # Names of files need not be UTF-8.
+            problem = join_surrogates("; ".join(filter(None, (problem, *notes))))
             return ShellOutcome(
                 ending,
                 code,

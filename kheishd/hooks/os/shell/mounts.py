@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from collections import Counter
 from contextlib import suppress
 
 from kheishd.hooks.os.shell.watch import tree
@@ -57,14 +58,28 @@ class MountWatch:
             file = open(f"/proc/{first}/mountinfo", "rb")
             self._poll.register(file, 0)
             mounts = read_mounts(file)
-            if self._required <= set(mounts.values()):
+            missing = Counter(map(os.path.basename, self._required - set(mounts.values())))
+            moved = self._find_moved(mounts) if missing else {}
+            if missing <= Counter(moved.values()):
                 self._file = file
                 self._ids = {number for number, path in mounts.items() if path in self._known}
+                self._ids |= {number for number, name in moved.items() if name in missing}
                 return None
             self._poll.unregister(file)
             file.close()
             return "mounts" if self._deadline < time.monotonic() else None
         return None
+
+    def _find_moved(self, mounts: dict[int, bytes]) -> dict[int, bytes]:
+        """Return the names of mounts at other paths: a command may rename a directory above a mount.
+
+        The name of the mount itself cannot change.
+        """
+        return {
+            number: os.path.basename(path)
+            for number, path in mounts.items()
+            if path not in self._known and not self._known.isdisjoint(directories_above(path))
+        }
 
     def close(self) -> None:
         """Forget the mounts, after the end of the command."""
@@ -79,6 +94,12 @@ def find_mount_points(options: Sequence[str]) -> Iterator[str]:
             path = options[index + MOUNT_OPTIONS[option]]
             if os.path.realpath(path) == path:
                 yield path
+
+
+def directories_above(path: bytes) -> Iterator[bytes]:
+    """Yield the directories above an absolute path, without the root."""
+    while len(path := os.path.dirname(path)) > 1:
+        yield path
 
 
 def is_socket(path: str) -> bool:
