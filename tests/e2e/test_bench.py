@@ -39,7 +39,7 @@ def test_a_figure_can_be_measured(name: str) -> None:
 
 def test_a_turn_can_be_profiled() -> None:
     """The profile lists steps with their shares, and the time of a turn."""
-    command = [ROOT / "contrib" / "bench" / "profile", "--small"]
+    command = [str(ROOT / "contrib" / "bench" / "profile"), "--small"]
     done = subprocess.run(
         command, env=environment(), capture_output=True, text=True, timeout=180, check=False
     )
