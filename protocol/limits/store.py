@@ -5,10 +5,15 @@ from protocol.limits.units import KIB
 # A checkpoint in the transaction of an answer.
 MAX_CHECKPOINT_BYTES = 48 * KIB
 
+# Events of so many bytes are worth a checkpoint while it still fits beside an answer.
+CHECKPOINT_BYTES = 32 * KIB
+
 # One transaction function writes at most 256 KiB and a group has at most 256 of them, so a commit writes at
 # most 64 MiB.
 MAX_UPDATE_BYTES = 256 * KIB
 MAX_GROUP_UPDATES = 256
 
-# A checkpoint in a transaction of its own; its key and the checkpoint that it replaces take the rest.
+# A checkpoint, or the end of a longer one, in a transaction of its own; the keys of the rows that it replaces
+# take the rest. A longer one is written in chunks before that, each in a transaction of its own.
 MAX_SEPARATE_CHECKPOINT_BYTES = 240 * KIB
+MAX_CHECKPOINT_CHUNK_BYTES = 192 * KIB
