@@ -15,15 +15,18 @@ from __future__ import annotations
 
 import logging
 import re
+from operator import is_
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import trio
 from msgspec.structs import replace
 
+from kheishd.core.text.surrogates import join_surrogates
 from kheishd.hooks.validation import Validator
 from kheishd.kernel.hook import (
     Deny,
+    HookPrompt,
     Invocation,
     NeedsAnswer,
     NeedsApproval,
@@ -39,7 +42,7 @@ from kheishd.kernel.hook import (
 from protocol.limits.call import MAX_TOOL_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from kheishd.core.permissions.claims import Claim
     from protocol.objects.approval import Preview
@@ -66,6 +69,8 @@ class CompositeHook:
         self._parts = tuple(parts)
         self._owners: dict[str, SubHook] = {}
         self._rejected: set[tuple[str, str]] = set()
+        # The rows that each sub-hook had last, and the usable ones of them.
+        self._usable: dict[int, tuple[Sequence[Tool], dict[str, Tool]]] = {}
         self._validator = Validator()
         for part in self._parts:
             names = set()
@@ -92,13 +97,19 @@ class CompositeHook:
         return None
 
     def _tools_of(self, part: SubHook) -> dict[str, Tool]:
-        """Return a sub-hook's current tools by name, without those that cannot be used."""
-        usable: dict[str, Tool] = {}
+        """Return a sub-hook's current tools by name, without those that cannot be used.
+
+        The same rows have the same answer, because a name stays with its owner.
+        """
         try:
-            tools = part.tools
+            tools = tuple(part.tools)
         except Exception:
             log.exception("a hook could not list its tools", extra={"part": part.name})
-            return usable
+            return {}
+        last = self._usable.get(id(part))
+        if last is not None and len(last[0]) == len(tools) and all(map(is_, last[0], tools)):
+            return last[1]
+        usable: dict[str, Tool] = {}
         for tool in tools:
             problem = self._claim(part, tool)
             if problem is None:
@@ -106,6 +117,7 @@ class CompositeHook:
             elif (part.name, tool.name) not in self._rejected and len(self._rejected) < MAX_TOOL_NAMES:
                 self._rejected.add((part.name, tool.name))
                 log.warning("a tool is left out: %s", problem, extra={"part": part.name})
+        self._usable[id(part)] = tools, usable
         return usable
 
     def tools(self) -> list[Tool]:
@@ -138,24 +150,20 @@ class CompositeHook:
                 usable.setdefault(tool.name, tool)
         return list(usable.values())
 
-    def sections(self, context: RunContext) -> list[str]:
-        """Return the prompt sections, in order; of a sub-hook with tools, only if one of them is offered."""
-        return self._collect(context, lambda part: part.sections(context))
-
-    def situation(self, context: RunContext) -> list[str]:
-        """Return the texts about the current situation, in order, of the same sub-hooks."""
-        return self._collect(context, lambda part: part.situation(context))
-
-    def _collect(self, context: RunContext, texts_of: Callable[[SubHook], Sequence[str]]) -> list[str]:
-        texts: list[str] = []
+    def prompt(self, context: RunContext) -> HookPrompt:
+        """Return the sub-hooks' part of a run's next prompt."""
+        prompt = HookPrompt([], [], [])
         for part in self._parts:
-            if self._tools_of(part) and not self._offer_of(part, context):
+            offered = self._offer_of(part, context)
+            if not offered and self._tools_of(part):
                 continue
-            try:
-                texts += [_encodable(text) for text in texts_of(part)]
-            except Exception:
-                log.exception("a hook could not make its section", extra={"part": part.name})
-        return texts
+            prompt.tools.extend(offered)
+            for texts, texts_of in ((prompt.sections, part.sections), (prompt.situation, part.situation)):
+                try:
+                    texts += [join_surrogates(text) for text in texts_of(context)]
+                except Exception:
+                    log.exception("a hook could not make its section", extra={"part": part.name})
+        return prompt
 
     async def prepare(self) -> None:
         """Load what ``validate`` needs for tools without a struct: it would block the loop."""
@@ -172,7 +180,7 @@ class CompositeHook:
         Errors: ToolError if there is none, because no rule could be applied then.
         """
         try:
-            return _encodable(self._owner(call).subject(call))
+            return join_surrogates(self._owner(call).subject(call))
         except ToolError:
             raise
         except Exception:
@@ -212,7 +220,9 @@ class CompositeHook:
             raise
         except Exception:
             raise _log_fault("a tool failed to show its effect", call) from None
-        return None if preview is None else msgspec.structs.replace(preview, text=_encodable(preview.text))
+        return (
+            None if preview is None else msgspec.structs.replace(preview, text=join_surrogates(preview.text))
+        )
 
     async def evidence(self, call: Invocation) -> dict[str, Any]:
         """Return data that helps to find out later whether the call took effect."""
@@ -240,7 +250,7 @@ class CompositeHook:
                 if not isinstance(error, ToolError):
                     error = _log_fault("a tool failed", call, error)
                 outcome = Outcome(str(error), is_error=True)
-            return replace(outcome, text=_encodable(outcome.text))
+            return replace(outcome, text=join_surrogates(outcome.text))
         return Outcome(f"This took longer than {call.tool.timeout_s:g} s and was stopped.", is_error=True)
 
     async def after_call(self, call: Invocation, outcome: Outcome) -> Outcome:
@@ -250,7 +260,7 @@ class CompositeHook:
                 outcome = await part.after_call(call, outcome)
             except Exception:
                 log.exception("a hook failed after a call", extra={**_about(call), "part": part.name})
-        return replace(outcome, text=_encodable(outcome.text))
+        return replace(outcome, text=join_surrogates(outcome.text))
 
     async def probe(self, call: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
         """Find out whether a call during which the daemon died took effect; unknown if that fails, too."""
@@ -278,8 +288,3 @@ def _log_fault(message: str, call: Invocation, error: Exception | None = None) -
 
 def _about(call: Invocation) -> dict[str, str]:
     return {"tool": call.tool.name, "run_id": call.context.run.run_id}
-
-
-def _encodable(text: str) -> str:
-    """Return the text with lone surrogates replaced: file names need not be UTF-8."""
-    return text if text.isascii() else text.encode(errors="replace").decode()

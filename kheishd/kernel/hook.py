@@ -23,7 +23,8 @@ from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_type_hints, overload
 
-from msgspec import Struct
+import msgspec
+from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from kheishd.core.permissions.judge import Ruling
@@ -93,6 +94,16 @@ class Tool(Value, frozen=True, dict=True):
     def model_schema(self) -> dict[str, Any]:
         """The schema that is sent to models: in the subset that every provider accepts."""
         return portable(self.schema)
+
+    @cached_property
+    def model_json(self) -> Raw:
+        """``model_schema`` as JSON, for requests: a row never changes, so each is encoded once."""
+        return Raw(msgspec.json.encode(self.model_schema))
+
+    @cached_property
+    def prompt_bytes(self) -> int:
+        """The bytes of the schema and the description, by which a prompt's tokens are estimated."""
+        return len(memoryview(self.model_json)) + len(self.description)
 
 
 class ToolMethods(Value, frozen=True):
@@ -231,8 +242,8 @@ class RunContext(Value, frozen=True):
 
     def allows(self, tool: str) -> bool:
         """Whether a tool of this name may be called: the run pinned it, and it is still allowed."""
-        scopes = (self.pinned.tools, self.tools)
-        return all(scope is None or tool in scope for scope in scopes)
+        pinned, current = self.pinned.tools, self.tools
+        return (pinned is None or tool in pinned) and (current is None or tool in current)
 
 
 def _discard_text(text: str) -> None:
@@ -445,6 +456,18 @@ class SubHook:
         return outcome
 
 
+class HookPrompt(Value, frozen=True):
+    """The hooks' part of a prompt, each list in the order of the sub-hooks.
+
+    ``tools`` are those that the run may call. ``sections`` are those of its instructions, ``situation`` the
+    texts about its current situation; a sub-hook with tools has both only if one of these is offered.
+    """
+
+    tools: list[Tool]
+    sections: list[str]
+    situation: list[str]
+
+
 class Hook(Protocol):
     """All sub-hooks behind one interface."""
 
@@ -456,12 +479,8 @@ class Hook(Protocol):
         """Return the tools that a run may call, within the scope it pinned and the current one."""
         ...
 
-    def sections(self, context: RunContext) -> list[str]:
-        """Return the sub-hooks' sections of the instructions, in order."""
-        ...
-
-    def situation(self, context: RunContext) -> list[str]:
-        """Return the sub-hooks' texts about the current situation, in order."""
+    def prompt(self, context: RunContext) -> HookPrompt:
+        """Return the hooks' part of a run's next prompt."""
         ...
 
     def find_tool(self, name: str) -> Tool | None:

@@ -159,7 +159,7 @@ def _configure_thinking(body: dict[str, Any], headers: dict[str, str], traits: T
 def _tools(request: ModelRequest) -> list[dict[str, Any]]:
     """Return the tools, and those that only the transcript mentions: each must be defined."""
     defined = [
-        {"name": tool.name, "description": tool.description, "input_schema": tool.model_schema}
+        {"name": tool.name, "description": tool.description, "input_schema": tool.model_json}
         for tool in request.tools
     ]
     gone = (

@@ -97,7 +97,7 @@ def make_tools(request: ModelRequest, options: dict[str, Any]) -> list[dict[str,
         )
         others += [other] if other else []
     declared: list[dict[str, Any]] = [
-        {"name": tool.name, "description": tool.description, "parametersJsonSchema": tool.model_schema}
+        {"name": tool.name, "description": tool.description, "parametersJsonSchema": tool.model_json}
         for tool in request.tools
     ]
     declared = merge_tools(declared, {"tools": functions})

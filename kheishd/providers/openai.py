@@ -76,7 +76,7 @@ def post(
     options |= _at_most(request, options, traits)
     rules = take_rules(request, base_url, options, traits)
     functions = (
-        {"name": tool.name, "description": tool.description, "parameters": tool.model_schema}
+        {"name": tool.name, "description": tool.description, "parameters": tool.model_json}
         for tool in request.tools
     )
     tools = merge_tools([{"type": "function", "function": function} for function in functions], options)

@@ -45,7 +45,7 @@ def post(
             "type": "function",
             "name": tool.name,
             "description": tool.description,
-            "parameters": tool.model_schema,
+            "parameters": tool.model_json,
             "strict": False,
         }
         for tool in request.tools

@@ -20,7 +20,9 @@ from kheishd.objects.talk.fork import fork
 from kheishd.objects.talk.send import send_to_session
 from kheishd.providers.caller import ProviderCaller
 from protocol.contract import OutputContract
+from protocol.limits.debug import MAX_DEBUG_TEXT_BYTES
 from protocol.objects.session import SessionFork, SessionSend
+from tests.support.daemons import Daemon, until
 from tests.support.desk import Desk, open_desk, working
 from tests.support.model_calls import inline
 from tests.support.model_server import ModelServer, running_model_server
@@ -170,3 +172,49 @@ async def test_thoughts_behind_a_changed_prompt_are_dropped(tmp_path: Path) -> N
             await ask(desk, "two")
             await ask(desk, "three")
         assert read_thinking(server) == [None, None, dropping, dropping]
+
+
+# Changes of the prompt's begin: what is kept for a runtime is never that of another one.
+
+
+def read_prompt(daemon: Daemon, content: str, **params: Any) -> dict[str, Any]:
+    """Send a message to a session; return the request that the offline stand-in got."""
+    sent = daemon.call("session.send", content=content, wait="settled", **params)
+    run_id = sent["run_id"]
+
+    def is_written() -> bool:
+        artifacts = daemon.call("run.debug", run_id=run_id)["artifacts"]
+        return any(artifact["artifact_id"].endswith("answer.json") for artifact in artifacts)
+
+    until(is_written, "the capture of the call")
+    first = daemon.call("run.debug", run_id=run_id)["artifacts"][0]["artifact_id"]
+    artifact = daemon.call("run.debug", run_id=run_id, artifact=first, limit=MAX_DEBUG_TEXT_BYTES)
+    body: dict[str, Any] = msgspec.json.decode(artifact["text"])["body"]
+    return body
+
+
+def test_the_prompt_follows_every_change(home: Path) -> None:
+    """The tools, the sections and the situation are those of the scope, the mode and the configuration."""
+    home.mkdir()
+    config = home / "config.toml"
+    config.write_text("[debug]\ncapture = 'full'\n")
+    with Daemon(home) as daemon:
+        session = {"session_id": daemon.call("session.create", agent="default")["session_id"]}
+        first, second = read_prompt(daemon, "one", **session), read_prompt(daemon, "two", **session)
+        assert (first["tools"], first["instructions"]) == (second["tools"], second["instructions"])
+        assert "# Workspace" in first["instructions"]
+        daemon.call("session.update", permission_mode="plan", **session)
+        assert "Plan mode is on" in read_prompt(daemon, "three", **session)["situation"]
+        daemon.call("session.update", permission_mode="default", **session)
+        assert read_prompt(daemon, "four", **session)["situation"] == ""
+        config.write_text("[debug]\ncapture = 'full'\n[tools]\nmax_timeout_s = 77\n")
+        daemon.call("daemon.reload")
+        reloaded = {tool["name"]: tool for tool in read_prompt(daemon, "five", **session)["tools"]}
+        previous = {tool["name"]: tool for tool in second["tools"]}
+        assert reloaded.keys() == previous.keys()
+        assert reloaded["bash"] != previous["bash"]
+        assert "77" in str(reloaded["bash"])
+        daemon.call("session.update", scope={"tools": ["web_fetch"]}, **session)
+        narrowed = read_prompt(daemon, "six", **session)
+        assert [tool["name"] for tool in narrowed["tools"]] == ["web_fetch"]
+        assert "# Workspace" not in narrowed["instructions"]

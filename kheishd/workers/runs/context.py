@@ -10,8 +10,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from kheishd.core.context.compaction import (
     MIN_SNIP_KEEP,
     DropResults,
@@ -102,24 +100,23 @@ class ContextWindow:
         context = self._active.context()
         session = await self._transcript.read()
         framed = session.view(speaker=run.guest or run.agent, primary=run.agent)
+        hook_prompt = hooks.prompt(context)
         request = ModelRequest(
             pinned=context.pinned,
-            instructions="\n\n".join(filter(None, self._instructions(context))),
+            instructions="\n\n".join(filter(None, self._instructions(context, hook_prompt.sections))),
             messages=list(framed.messages),
-            tools=hooks.offer(context),
+            tools=hook_prompt.tools,
             marks=session.transcript.marks,
             encodings=framed.encodings,
-            situation=self._situation(context, list(session.guests)),
+            situation=self._situation(context, hook_prompt.situation, list(session.guests)),
             withheld=run.follow_up == "output_contract",
             session_id=run.session_id,
             run_id=run.run_id,
             turn=run.turn + 1,
             attempt=run.attempt,
         )
-        schemas = sum(
-            len(msgspec.json.encode(tool.model_schema)) + len(tool.description) for tool in request.tools
-        )
-        overhead = len(request.instructions.encode()) + len(request.situation.encode()) + schemas
+        texts = len(request.instructions.encode()) + len(request.situation.encode())
+        overhead = texts + sum(tool.prompt_bytes for tool in request.tools)
         droppable = [tool.name for tool in hooks.tools() if tool.droppable]
         prompt = measure_prompt(
             session.transcript.entries,
@@ -131,19 +128,19 @@ class ContextWindow:
         )
         return request, prompt
 
-    def _instructions(self, context: RunContext) -> list[str]:
+    def _instructions(self, context: RunContext, hook_sections: list[str]) -> list[str]:
         """Return the sections of the instructions: the agent's, and the hooks'."""
         sections = []
         if (digest := context.pinned.instructions_digest) is not None:
             with self._active.state.read() as store:
                 own = store.get(BLOBS, digest, 0)
             sections += [own.decode()] if own is not None else []
-        return sections + self._active.runtime.hooks.sections(context)
+        return sections + hook_sections
 
-    def _situation(self, context: RunContext, guests: list[str]) -> str:
+    def _situation(self, context: RunContext, hook_texts: list[str], guests: list[str]) -> str:
         """Return the changing part of the prompt: the hooks' texts, other agents, the run's requirements."""
         run, pinned = self._active.record, context.pinned
-        texts = self._active.runtime.hooks.situation(context)
+        texts = list(hook_texts)
         if framing := format_framing(speaker=run.guest or run.agent, primary=run.agent, guests=guests):
             texts.append(framing)
         if requirements := find_unmet(context.run, pinned):

@@ -39,10 +39,9 @@ MAX_TRUNCATED_CALLS = 4
 
 
 class ModelTurn:
-    """The model calls of one run. ``begun``: the start of the next call is committed already."""
+    """The model calls of one run."""
 
     def __init__(self, active: ActiveRun) -> None:
-        self.begun = False
         self._active = active
         self._transcript = TranscriptReader(
             active.state, active.record.session_id, active.services.transcripts
@@ -54,11 +53,11 @@ class ModelTurn:
     async def ask(self) -> None:
         """Call the model and commit the outcome; a compaction run compacts its session instead."""
         active = self._active
-        if not self.begun:
+        if not active.is_call_begun:
             await active.commit(BeginModelCall(active.state.new_id(ids.ITEM)))
             if active.record.cancel is not None:
                 return
-        self.begun = False
+        active.is_call_begun = False
         route = active.pinned.route
         if route not in active.runtime.routes:
             error = RunError("route_gone", f"the route '{route}', which this run is pinned to, is gone")
@@ -165,14 +164,11 @@ class ModelTurn:
             writer.carry_out(command)
             return checkpoint.write(writer.tx) if checkpoint is not None and is_beside else None
 
-        saved = await active.transact(commit)
+        saved = await active.transact(commit, advances=True)
         self._end_live_text()
         if checkpoint is not None and is_beside:
             checkpoint.finish(saved)
         elif checkpoint is not None:
-            if active.record.ended_at_ms is not None:
-                # The next run may begin while the checkpoint is written.
-                self._transcript.close()
             await self._transcript.save_checkpoint(checkpoint)
 
     def _end_live_text(self) -> None:

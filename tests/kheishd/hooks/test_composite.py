@@ -13,6 +13,7 @@ from kheishd.hooks import composite
 from kheishd.hooks.composite import FAILED, MAX_PROBE_SECONDS, CompositeHook
 from kheishd.kernel.hook import (
     Deny,
+    HookPrompt,
     Invocation,
     NeedsAnswer,
     NeedsApproval,
@@ -159,8 +160,10 @@ def test_tools_and_sections_come_in_the_order_of_their_parts() -> None:
     """Tools and sections come in the order of the sub-hooks, with or without tools."""
     hooks = CompositeHook([Commentator("first"), Toolbox(tools=(tool("b"), tool("a"))), Doing(None)])
     assert [item.name for item in hooks.offer(run_context())] == ["b", "a", "does"]
-    assert hooks.sections(run_context("/srv")) == ["first", "Notes are kept in /srv."]
-    assert hooks.situation(run_context("/srv")) == ["It is first?."]
+    prompt = hooks.prompt(run_context("/srv"))
+    assert prompt.tools == hooks.offer(run_context("/srv"))
+    assert prompt.sections == ["first", "Notes are kept in /srv."]
+    assert prompt.situation == ["It is first\ufffd."]
     assert hooks.find_tool("does") is Doing.tools[0]
     assert hooks.find_tool("gone") is None
 
@@ -171,8 +174,9 @@ def test_a_scope_leaves_tools_out() -> None:
     within = run_context(tools=["does", "look", "gone"])
     assert [item.name for item in hooks.offer(within)] == ["look", "does"]
     assert hooks.offer(run_context(tools=[])) == []
-    assert hooks.sections(run_context(tools=["does"])) == ["first"]
-    assert hooks.sections(run_context(tools=[])) == ["first"]
+    assert hooks.prompt(within).tools == hooks.offer(within)
+    assert hooks.prompt(run_context(tools=["does"])).sections == ["first"]
+    assert hooks.prompt(run_context(tools=[])) == HookPrompt([], ["first"], ["It is first\ufffd."])
 
 
 def test_a_scope_that_was_narrowed_since_leaves_tools_out() -> None:
@@ -224,6 +228,23 @@ async def test_a_tool_appears_and_disappears() -> None:
     server.rows.clear()
     assert hooks.find_tool("fetch_issue") is None
     assert names(hooks) == ["note"]
+
+
+def test_a_prompt_follows_the_tools() -> None:
+    """A row that is replaced, added or removed shows in the next prompt, and so does a narrowed scope."""
+    server = Server("mcp", tool("send"))
+    hooks = CompositeHook([server, Doing(None)])
+    assert hooks.prompt(run_context()).tools == [*server.rows, *Doing.tools]
+    server.rows[:] = [tool("send", description="Send it by post.")]
+    assert hooks.prompt(run_context()).tools == [*server.rows, *Doing.tools]
+    assert hooks.find_tool("send") is server.rows[0]
+    server.rows.append(tool("receive"))
+    assert hooks.prompt(run_context()).tools == [*server.rows, *Doing.tools]
+    narrowed = replace(run_context(), tools=["receive"])
+    assert hooks.prompt(narrowed).tools == server.rows[1:]
+    server.rows.clear()
+    assert hooks.prompt(run_context()).tools == [*Doing.tools]
+    assert hooks.prompt(narrowed).tools == []
 
 
 async def test_a_call_of_a_vanished_tool_says_so() -> None:
@@ -409,7 +430,7 @@ async def test_what_is_no_text_is_made_one() -> None:
         return "caf\udce9.txt é"
 
     outcome = await CompositeHook([Doing(lists)]).dispatch(call_of(Doing.tools[0]))
-    assert outcome.text == "caf?.txt é"
+    assert outcome.text == "caf\ufffd.txt é"
 
 
 # A part in which everything goes wrong.
@@ -419,7 +440,7 @@ async def test_a_broken_part_harms_its_own_calls_only(caplog: pytest.LogCaptureF
     """A broken sub-hook fails its own calls only, and none of them runs unjudged."""
     hooks = CompositeHook([Broken(), Doing(None)])
     assert [item.name for item in hooks.offer(run_context())] == ["does"]
-    assert (hooks.sections(run_context()), hooks.situation(run_context())) == ([], [])
+    assert hooks.prompt(run_context()) == HookPrompt([tool("does", timeout_s=2.0)], [], [])
     use = call_of(Broken.tools[0])
     with pytest.raises(ToolError, match="the daemon's log"):
         hooks.subject(use)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+import msgspec
 import pytest
 from msgspec import Meta
 from msgspec.structs import replace
@@ -131,6 +132,19 @@ def test_facts_may_depend_on_the_instance() -> None:
     assert (garden.plant.description, garden.plant.timeout_s) == ("Plant seeds in pots.", 9.0)
     assert garden.tools[0] is garden.plant
     assert second.plant.description == "Plant seeds."
+
+
+def test_the_encoding_of_a_row_is_that_of_its_own_schema() -> None:
+    """The schema is encoded once for each row; a revised row has its own encoding and size."""
+    garden = Garden()
+    row, size = garden.plant, garden.plant.prompt_bytes
+    assert bytes(row.model_json) == msgspec.json.encode(row.model_schema)
+    assert size == len(bytes(row.model_json)) + len(row.description)
+    assert row.model_json is row.model_json
+    garden.revise(row, description="Plant.", schema={"type": "object", "properties": {"pots": True}})
+    assert b'"pots"' in bytes(garden.plant.model_json)
+    assert garden.plant.prompt_bytes == len(bytes(garden.plant.model_json)) + len("Plant.")
+    assert (row.prompt_bytes, Garden().plant.prompt_bytes) == (size, size)
 
 
 def test_a_subclass_has_the_tools_of_its_base() -> None:

@@ -21,7 +21,7 @@ from protocol.transcript import Item, Message, ToolCall
 from tests.support.model_calls import make_request
 
 LOOK = Tool("look", "Look.", {"type": "object", "properties": {"at": {"type": "string"}}}, kind="read")
-DECLARED = {"name": "look", "description": "Look.", "parametersJsonSchema": LOOK.model_schema}
+DECLARED = {"name": "look", "description": "Look.", "parametersJsonSchema": LOOK.model_json}
 
 
 def summary(model: str = "gemini-3-pro") -> ModelRequest:

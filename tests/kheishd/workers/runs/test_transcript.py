@@ -5,14 +5,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.core.context.checkpoint import CHECKPOINT_EVENTS
 from kheishd.core.context.session_transcript import SessionTranscript
 from kheishd.core.context.transcript import Transcript, frame_messages
 from kheishd.objects.talk.lineage import Segment, entries_of, lineage
-from kheishd.records.checkpoint import CheckpointWriter
 from kheishd.store.tables import CHECKPOINT_CHUNKS, CHECKPOINTS, SESSIONS
 from kheishd.workers.runs.transcript import (
     MAX_READ_BYTES,
@@ -90,7 +88,7 @@ async def test_a_long_answer_is_committed_without_a_checkpoint(
         assert (await desk.ask("long")).status == "completed"
         await wait_all_tasks_blocked()
         assert desk.count(CHECKPOINTS) == 1
-        assert len(desk.groups) - commits == 4
+        assert len(desk.groups) - commits == 3
         assert desk.groups[-1] == CHECKPOINT
         assert desk.session(session_id).status == "open"
 
@@ -248,33 +246,6 @@ async def test_a_missing_chunk_is_read_from_the_journal(
         with desk.state.read() as store:
             checkpoint, _ = newest_checkpoint(store, [Segment(session_id, None)])
         assert len(checkpoint.messages) > len(messages)
-
-
-async def test_the_next_run_begins_while_a_checkpoint_is_written(
-    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The next run gets the transcript that it needs, although the last one still saves it."""
-    models, may_save = Scripted(), trio.Event()
-    save = TranscriptReader.save_checkpoint
-
-    async def save_later(reader: TranscriptReader, checkpoint: CheckpointWriter) -> None:
-        await may_save.wait()
-        await save(reader, checkpoint)
-
-    monkeypatch.setattr(TranscriptReader, "save_checkpoint", save_later)
-    async with open_desk(tmp_path, models) as desk, working(desk):
-        session_id = (await desk.ask("x" * 2 * MAX_CHECKPOINT_BYTES)).session_id
-        await desk.rename(session_id, times=CHECKPOINT_EVENTS)
-        await desk.ask("next")
-        await desk.ask("during")
-        assert desk.count(CHECKPOINTS) == 0
-        assert models.requests[2].encodings is models.requests[0].encodings
-        may_save.set()
-        await wait_all_tasks_blocked()
-        assert desk.count(CHECKPOINTS) == 1
-        await desk.forget_transcript(session_id)
-        await desk.ask("last")
-        assert len(models.requests[-1].messages) == 7
 
 
 # Between the runs.
