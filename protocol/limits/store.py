@@ -5,9 +5,6 @@ from protocol.limits.units import KIB
 # A checkpoint in the transaction of an answer.
 MAX_CHECKPOINT_BYTES = 48 * KIB
 
-# Events of so many bytes are worth a checkpoint while it still fits beside an answer.
-CHECKPOINT_BYTES = 32 * KIB
-
 # One transaction function writes at most 256 KiB and a group has at most 256 of them, so a commit writes at
 # most 64 MiB.
 MAX_UPDATE_BYTES = 256 * KIB

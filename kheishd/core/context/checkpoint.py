@@ -17,9 +17,13 @@ from msgspec.structs import replace
 
 from kheishd.core.context.reduction import TranscriptEntry
 from kheishd.core.context.transcript import Transcript
+from protocol.limits.units import KIB
 
 CHECKPOINT_EVENTS = 64
 """Number of events after which a further checkpoint is worth its bytes: about ten text turns."""
+
+CHECKPOINT_BYTES = 32 * KIB
+"""Bytes of events that are worth a checkpoint while it still fits beside an answer."""
 
 
 class Chunks(Struct, frozen=True, array_like=True):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from kheishd.core.context.checkpoint import CHECKPOINT_EVENTS
+from kheishd.core.context.checkpoint import CHECKPOINT_BYTES, CHECKPOINT_EVENTS
 from kheishd.core.context.session_transcript import SessionTranscript
 from kheishd.core.context.transcript import Transcript
 from kheishd.kernel.transcripts import TranscriptCache
@@ -22,7 +22,7 @@ from kheishd.records.checkpoint import CheckpointWriter, read_checkpoint
 from kheishd.store.tables import CHECKPOINTS, SESSIONS
 from protocol.errors.store import StorageFull
 from protocol.journal.line import decode_envelope, decode_event
-from protocol.limits.store import CHECKPOINT_BYTES, MAX_CHECKPOINT_BYTES, MAX_SEPARATE_CHECKPOINT_BYTES
+from protocol.limits.store import MAX_CHECKPOINT_BYTES, MAX_SEPARATE_CHECKPOINT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence, Set

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kheishd.core.context.checkpoint import CHECKPOINT_EVENTS
+from kheishd.core.context.checkpoint import CHECKPOINT_BYTES, CHECKPOINT_EVENTS
 from kheishd.core.context.session_transcript import SessionTranscript
 from kheishd.core.context.transcript import Transcript, frame_messages
 from kheishd.objects.talk.lineage import Segment, entries_of, lineage
@@ -21,7 +21,7 @@ from kheishd.workers.runs.transcript import (
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import decode_envelope, decode_event
 from protocol.limits.model import MAX_ANSWER_BYTES
-from protocol.limits.store import CHECKPOINT_BYTES, MAX_CHECKPOINT_BYTES, MAX_SEPARATE_CHECKPOINT_BYTES
+from protocol.limits.store import MAX_CHECKPOINT_BYTES, MAX_SEPARATE_CHECKPOINT_BYTES
 from protocol.transcript import Item, Message, Text, ToolCall, text_of
 from tests.support.desk import Desk, Scripted, full_disk, gives, open_desk, says, working
 from tests.support.household import Household, household, pages
