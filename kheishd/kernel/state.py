@@ -111,13 +111,13 @@ class _BellRegistry:
                     del self._references[name]
 
 
-class Watch:
+class StoreWatch:
     """A function that is called on the loop after each commit that touches one of some tables and streams."""
 
     __slots__ = ("_error", "_failed", "_look", "_registry", "names")
 
     def __init__(
-        self, look: Callable[[], None], names: tuple[str, ...], registry: dict[str, dict[Watch, None]]
+        self, look: Callable[[], None], names: tuple[str, ...], registry: dict[str, dict[StoreWatch, None]]
     ) -> None:
         self.names = names
         self._look = look
@@ -164,7 +164,7 @@ class State:
         self.failed = Bell()
         self.damaged = Bell()
         self._bells = _BellRegistry()
-        self._watches: dict[str, dict[Watch, None]] = {}
+        self._watches: dict[str, dict[StoreWatch, None]] = {}
         self._random: list[bytes] = []
 
     @cached_property
@@ -256,13 +256,13 @@ class State:
         """Return a bell for these tables and streams (``stream:<name>``). Take it before reading."""
         return self._bells.create(names)
 
-    def watch(self, look: Callable[[], None], *names: str) -> Watch:
+    def watch(self, look: Callable[[], None], *names: str) -> StoreWatch:
         """Call ``look`` now, and after each commit that touches one of these tables and streams.
 
         It must not block. Errors: those of the first call; later ones end the wait of the watch.
         """
         look()
-        return Watch(look, names, self._watches)
+        return StoreWatch(look, names, self._watches)
 
     def deliver(self, group: Group) -> None:
         """Deliver the outcomes of a group, then ring its bells. Runs on the loop, in the order of commits."""
@@ -281,7 +281,7 @@ class State:
 
     def _notify(self, names: Iterable[str]) -> None:
         """Call the watches of some names, each of them once."""
-        watches: dict[Watch, None] = {}
+        watches: dict[StoreWatch, None] = {}
         for name in names:
             watches |= self._watches.get(name, {})
         for watch in watches:

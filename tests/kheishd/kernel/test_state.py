@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from kheishd.kernel.state import MAX_INLINE_HASH_BYTES, Bell, State, Watch, open_state, wall_clock_ms
+from kheishd.kernel.state import MAX_INLINE_HASH_BYTES, Bell, State, StoreWatch, open_state, wall_clock_ms
 from kheishd.store.blobs import CHUNK_BYTES, blob_name, read_blob
 from kheishd.store.commit import Job
 from kheishd.store.environment import Transaction
@@ -134,7 +134,7 @@ async def test_a_watch_that_fails_tells_its_owner(state: State) -> None:
 async def test_a_watch_may_close_another_one(state: State) -> None:
     """A watch that was closed during a delivery is not called in it."""
     calls: list[str] = []
-    watches: list[Watch] = []
+    watches: list[StoreWatch] = []
 
     def close(name: str) -> None:
         calls.append(name)
