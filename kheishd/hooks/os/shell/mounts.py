@@ -29,7 +29,8 @@ MOUNT_OPTIONS = {"--bind": 2, "--ro-bind": 2, "--bind-fd": 2, "--ro-bind-fd": 2,
 # Where Bubblewrap is privileged (setuid), it has a helper while it mounts, which looks like the command.
 MAX_SETUP_SECONDS = 2.0
 
-ESCAPED_BYTES = b" \t\n\\"
+# The backslash first, since it is part of the others' replacement.
+ESCAPED_BYTES = b"\\ \t\n"
 
 
 class MountWatch:
@@ -38,7 +39,8 @@ class MountWatch:
     def __init__(self, argv: Sequence[str], poll: select.poll) -> None:
         options = argv[: argv.index("--")] if "--" in argv else []
         # A server that starts again replaces its socket, and whose socket is new is in reach anyway.
-        self._known = {escape(option) for option in options if not is_socket(option)}
+        paths = {option for option in options if option.startswith("/")}
+        self._known = {escape(path) for path in paths if not is_socket(path)}
         self._required = self._known & {escape(path) for path in find_mount_points(options)}
         self._poll = poll
         self._file: BinaryIO | None = None
@@ -111,9 +113,10 @@ def is_socket(path: str) -> bool:
 
 def escape(path: str) -> bytes:
     """Return a path as the kernel's list of mounts has it."""
-    return b"".join(
-        b"\\%03o" % byte if byte in ESCAPED_BYTES else bytes((byte,)) for byte in os.fsencode(path)
-    )
+    escaped = os.fsencode(path)
+    for byte in ESCAPED_BYTES:
+        escaped = escaped.replace(b"%c" % byte, b"\\%03o" % byte)
+    return escaped
 
 
 def read_mounts(file: BinaryIO) -> dict[int, bytes]:
