@@ -312,8 +312,8 @@ def test_bounds(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_paths_of_other_places(path: str, target: str | None) -> None:
     """A path may be absolute; only one inside the workspace counts."""
-    assert locate("/work", path) == target
-    assert locate("/work", "/work/lib") == "lib"
+    assert locate("/place", path) == target
+    assert locate("/place", "/place/lib") == "lib"
 
 
 def test_targets_of_protected_links(workspace: Path) -> None:
