@@ -222,6 +222,12 @@ class _Mutations(_Entry):
         def answer(job: Any) -> None:
             """Answer, on the loop, once the transaction has committed or failed."""
             opened.job = None
+            if handler.on_commit is not None and job.error is None and type(job.value) is not RepeatedResult:
+                try:
+                    handler.on_commit(call, job.value)
+                except Exception:
+                    # The change is committed all the same, and its answer says so.
+                    log.exception("the work after a commit of %s failed", self.row.name)
             try:
                 if follows:
                     self.follow(opened, asker, call, params, job.unwrap())

@@ -37,10 +37,9 @@ MAX_TRUNCATED_CALLS = 4
 
 
 class ModelTurn:
-    """The model calls of one run. ``begun``: the start of the next call is committed already."""
+    """The model calls of one run."""
 
     def __init__(self, active: ActiveRun) -> None:
-        self.begun = False
         self._active = active
         self._transcript = TranscriptReader(
             active.state, active.record.session_id, active.services.transcripts
@@ -52,11 +51,11 @@ class ModelTurn:
     async def ask(self) -> None:
         """Call the model and commit the outcome; a compaction run compacts its session instead."""
         active = self._active
-        if not self.begun:
+        if not active.is_call_begun:
             await active.commit(BeginModelCall(active.state.new_id(ids.ITEM)))
             if active.record.cancel is not None:
                 return
-        self.begun = False
+        active.is_call_begun = False
         route = active.pinned.route
         if route not in active.runtime.routes:
             error = RunError("route_gone", f"the route '{route}', which this run is pinned to, is gone")
@@ -162,7 +161,7 @@ class ModelTurn:
             if checkpoint is not None:
                 checkpoint.write(writer.tx)
 
-        await active.transact(commit)
+        await active.transact(commit, advances=True)
         self._end_live_text()
         if checkpoint is None:
             await self._transcript.save_checkpoint()

@@ -252,10 +252,10 @@ class Sandbox:
 
     def _covers(self, visible: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Yield the paths that would be visible and must not be, with the options that hide them."""
-        private = _root_only("/etc") if os.geteuid() == 0 else ()
+        private = _root_only(os.path.realpath("/etc")) if os.geteuid() == 0 else ()
         hidden = tuple(map(os.path.realpath, self._hidden))
         sockets = find_sockets(visible, hidden) if self.network == "closed" else ()
-        for path in map(os.path.realpath, (*self._hidden, *_credentials(), *private, *sockets)):
+        for path in (*hidden, *_credentials(), *private, *sockets):
             if _is_inside(path, visible) and os.path.exists(path):
                 is_directory = os.path.isdir(path)
                 yield path, ("--tmpfs", path) if is_directory else ("--ro-bind", os.devnull, path)
@@ -323,7 +323,7 @@ def workspace_binds(bubblewrap: Bubblewrap, workdir: Workdir, scan: Scan, descri
             "not change, which is too many; use the tools for files, or ask for a smaller workspace"
         )
     # A mount at their place would show them: they are covered.
-    credentials = [os.path.realpath(path) for path in _credentials()]
+    credentials = _credentials()
     for path, writable in mounts.items():
         if _is_inside(f"{workdir.workspace}/{path}/", credentials):
             continue
@@ -363,11 +363,13 @@ def _is_inside(path: str, directories: Iterable[str]) -> bool:
 
 
 def _credentials() -> list[str]:
+    """Return the resolved paths of credentials that exist."""
     homes = {os.path.expanduser("~")}
     # In a container a user may have a number and no name.
     with suppress(KeyError):
         homes.add(pwd.getpwuid(os.geteuid()).pw_dir)
-    return [os.path.join(home, name) for home in homes for name in CREDENTIALS if os.path.isabs(home)]
+    paths = (os.path.join(home, name) for home in homes for name in CREDENTIALS if os.path.isabs(home))
+    return [os.path.realpath(path) for path in paths if os.path.lexists(path)]
 
 
 def _root_only(directory: str) -> Iterator[str]:

@@ -15,6 +15,7 @@ owner's rights to list and to enter a directory are restored before it is scanne
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import posixpath
 import re
@@ -26,10 +27,13 @@ from typing import TYPE_CHECKING, Final
 
 from kheishd.core.permissions.claims import matches_subject
 from kheishd.core.permissions.protected import PROTECTED_SUFFIXES, protected_names
+from kheishd.hooks.os.files.confinement import read_begin
 from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+
+log = logging.getLogger(__name__)
 
 # Ten thousand entries take about ten milliseconds. Where rules close paths, more is worth the time.
 MAX_ENTRIES: Final = 10_000
@@ -52,8 +56,6 @@ MAX_GIT_CONFIG_FILES: Final = 32
 
 # An error names a directory, whose path may be longer than the system allows.
 MAX_SHOWN: Final = 200
-
-_NO_LINK: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 GUARDED_IN_GIT: Final = ("config", "config.worktree", "hooks", "commondir")
 """The parts of a git directory that name programs, or another directory with such parts."""
@@ -88,7 +90,8 @@ class Scan:
     ``pinned`` are directories that may not be renamed: a rule closes paths below them by their names.
     ``directories`` are those that were scanned, with their inodes; ``changed_ns`` are the times of the last
     change of protected files, and ``parents`` the directories in which these are. ``complete``: everything
-    was scanned. ``obstacle`` is why not all paths that rules close are known.
+    was scanned. ``has_failed``: it was not, by a fault of this code. ``obstacle`` is why not all paths that
+    rules close are known.
     """
 
     def __init__(self) -> None:
@@ -101,6 +104,7 @@ class Scan:
         self.changed_ns: dict[str, int] = {}
         self.parents: dict[str, Identity] = {}
         self.complete = True
+        self.has_failed = False
         self.obstacle: str | None = None
 
     @property
@@ -139,9 +143,25 @@ def scan_workspace(
 ) -> Scan:
     """Scan a workspace whose directory is ``root``; ``workspace`` is its path.
 
-    ``skipped`` are absolute paths that are not entered. Reads the file system.
+    ``skipped`` are absolute paths that are not entered. A failure of this code leaves what is known so far:
+    a file that nobody expected must neither keep later commands from running nor hide other files.
+    Reads the file system.
     """
     scan = Scan()
+    try:
+        _fill(scan, root, workspace, rules, skipped, max_entries or MAX_ENTRIES)
+    except Exception:
+        log.exception("a workspace cannot be scanned completely", extra={"workspace": workspace})
+        scan.complete = False
+        scan.obstacle = "the scan has failed" if rules.closed else None
+        scan.has_failed = True
+    return scan
+
+
+def _fill(
+    scan: Scan, root: str, workspace: str, rules: PathRules, skipped: Collection[str], max_entries: int
+) -> None:
+    """Find the special paths of a workspace, level by level."""
     # A rule about all paths is one about the tool.
     closed = [(pattern, make_matcher(pattern)) for pattern in rules.closed if pattern.strip("*")]
     beginnings = [pattern.partition("*")[0] for pattern, _ in closed]
@@ -151,7 +171,7 @@ def scan_workspace(
         directory, name, inode, is_dependency = queue.popleft()
         above = f"{directory}/" if directory else ""
         may_close = any(text.startswith(above) or above.startswith(text) for text in beginnings)
-        limit = MAX_ENTRIES_WITH_RULES if may_close else max_entries or MAX_ENTRIES
+        limit = MAX_ENTRIES_WITH_RULES if may_close else max_entries
         try:
             if scanned >= limit:
                 raise OSError(errno.EOVERFLOW, f"the workspace has more than {limit} entries")
@@ -187,7 +207,6 @@ def scan_workspace(
     # Only now, all directories on the way can be entered.
     for path in scan.git:
         _add_configured(scan, root, workspace, path)
-    return scan
 
 
 def _list(directory: str) -> dict[str, os.DirEntry[str]]:
@@ -259,7 +278,8 @@ def _is_masked(
 
 def resolve(root: str, path: str) -> str | None:
     """Return the existing path in the workspace to which a path with links leads; None if there is none."""
-    with suppress(OSError):
+    # A path from a configuration may contain a NUL.
+    with suppress(OSError, ValueError):
         target = posixpath.relpath(os.path.realpath(f"{root}/{path}", strict=True), os.path.realpath(root))
         return None if target.startswith("..") else target
     return None
@@ -375,7 +395,6 @@ def read_git_link(root: str, workspace: str, path: str) -> str | None:
 def _read(path: str) -> bytes:
     """Return the begin of a file; nothing if it cannot be read."""
     try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NO_LINK)) as file:
-            return file.read(MAX_GIT_FILE_BYTES)
+        return b"" if os.path.islink(path) else read_begin(path, MAX_GIT_FILE_BYTES).replace(b"\0", b"")
     except OSError:
         return b""

@@ -55,6 +55,10 @@ SAMPLE: Final = ".sample"
 PENDING_IN_GIT: Final = ("rebase-merge", "rebase-apply", "sequencer")
 """The states of unfinished operations of git, which may run commands when they are continued."""
 
+# The usual limit of file systems for one name.
+MAX_NAME_BYTES: Final = 255
+RANDOM_BYTES: Final = 8
+
 MAX_GIT_CONFIG_BYTES: Final = 64 * 1024
 MAX_REPORTED: Final = 10
 
@@ -79,12 +83,13 @@ class NewFiles(Value, frozen=True):
     """Protected files that appeared in directories that existed before; and others to be inspected.
 
     These are in new directories, or existed before and changed, or are unfinished operations of git.
-    ``complete``: the command did not leave more entries than can be scanned.
+    ``complete``: the command did not leave more entries than can be scanned. ``has_failed``: the scan did.
     """
 
     unapproved: list[str]
     elsewhere: list[str]
     complete: bool = True
+    has_failed: bool = False
 
 
 class Shield:
@@ -130,7 +135,7 @@ class Shield:
             # Where nothing was scanned before, only a file that changed meanwhile can be new.
             if not before.complete and scan.changed_ns[path] < self._began_ns:
                 continue
-            if was_written(f"{self._workdir.workspace}/{path}", identity):
+            if was_written(f"{self._workdir.workspace}/{path}", f"{self._root}/{path}"):
                 continue
             # Only a link cannot be mounted, so that a command can replace it.
             is_old = path in before.protected and path not in before.links
@@ -157,7 +162,9 @@ class Shield:
                 unapproved.append(path)
         states = [posixpath.join(git, name) for git in sorted(scan.git) for name in PENDING_IN_GIT]
         elsewhere += [path for path in states if was_changed_since(f"{self._root}/{path}", self._began_ns)]
-        return NewFiles(unapproved, elsewhere, complete=scan.complete or not before.complete)
+        has_failed = before.has_failed or scan.has_failed
+        complete = scan.complete or not before.complete or has_failed
+        return NewFiles(unapproved, elsewhere, complete=complete, has_failed=has_failed)
 
     def finish(self) -> list[str]:
         """Put new protected files aside; return sentences about them, and about the limits of the scan."""
@@ -184,6 +191,11 @@ class Shield:
             sentences.append(
                 f"the workspace has more than {MAX_ENTRIES_AFTERWARDS} entries now, too many to look for new "
                 "files that other programs execute or obey"
+            )
+        if new.has_failed:
+            sentences.append(
+                "a part of the workspace could not be searched for files that other programs execute or "
+                "obey: a file was not expected; the daemon's log has the error. Ask the user to inspect it"
             )
         return sentences
 
@@ -260,8 +272,10 @@ def _read(path: str) -> str:
 
 def _free_name(directory: int, name: str) -> str:
     """Return a name that no file has. It cannot be guessed, so a command cannot take all of them."""
+    longest = MAX_NAME_BYTES - len(SUFFIX) - 1 - 2 * RANDOM_BYTES
+    name = os.fsdecode(os.fsencode(name)[:longest])
     try:
         os.stat(name + SUFFIX, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return name + SUFFIX
-    return f"{name}{SUFFIX}-{secrets.token_hex(8)}"
+    return f"{name}{SUFFIX}-{secrets.token_hex(RANDOM_BYTES)}"

@@ -90,7 +90,7 @@ async def test_a_long_answer_is_committed_without_a_checkpoint(
         assert (await desk.ask("long")).status == "completed"
         await wait_all_tasks_blocked()
         assert desk.count(CHECKPOINTS) == 1
-        assert len(desk.groups) - commits == 4
+        assert len(desk.groups) - commits == 3
         assert desk.groups[-1] == frozenset(("checkpoints",))
         assert desk.session(session_id).status == "open"
 

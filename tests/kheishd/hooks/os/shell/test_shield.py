@@ -143,15 +143,17 @@ def test_directories_that_their_owner_may_not_change(workdir: Workdir, workspace
 def test_files_that_a_tool_wrote(workdir: Workdir, workspace: Path) -> None:
     """A file that a person approved in another call stays, unless a command replaced it."""
     shield = Shield(workdir, PathRules())
-    for path in (".envrc", "sub/.vscode/tasks.json", ".bashrc"):
+    for path in (".envrc", "sub/.vscode/tasks.json", ".bashrc", ".zshrc", ".husky/pre-commit"):
         write(workspace, path)
-        directory = os.open((workspace / path).parent, os.O_PATH)
-        note_written(str(workspace), path, directory, Path(path).name)
-        os.close(directory)
+        note_written(str(workspace), path, b"x\n")
     (workspace / ".bashrc").rename(workspace / "b")
-    write(workspace, ".bashrc")
+    write(workspace, ".bashrc", text="evil\n")
+    with (workspace / ".zshrc").open("a") as file:
+        file.write("evil\n")
+    subprocess.run(["rm", "-r", ".husky"], cwd=workspace, check=True)
+    write(workspace, ".husky/pre-commit", text="evil\n")
     (sentence,) = shield.finish()
-    assert "NAME.unapproved: .bashrc." in sentence
+    assert "NAME.unapproved: .bashrc, .husky, .zshrc." in sentence
 
 
 def test_files_that_their_user_replaced(workdir: Workdir, workspace: Path) -> None:
@@ -217,6 +219,53 @@ def test_a_hooks_directory_that_appears(workdir: Workdir, workspace: Path) -> No
     write(workspace, ".git/h5/pre-commit")
     assert ".git/h5" in shield.finish()[0]
     assert (workspace / ".git/h5.unapproved").exists()
+
+
+def test_a_nul_in_a_configuration(workdir: Workdir, workspace: Path) -> None:
+    """A byte that no path can contain neither stops the shield nor hides other files."""
+    shield = Shield(workdir, PathRules())
+    write(workspace, ".envrc", ".husky/pre-commit")
+    subprocess.run(["git", "init", "-q", "z"], cwd=workspace, check=True)
+    write(workspace, "z/.git/config", text="[core]\nhooksPath = a\0b\n[include]\npath = a\0b\n")
+    assert "NAME.unapproved: .envrc, .husky, z/.git/config." in shield.finish()[0]
+    assert Shield(workdir, PathRules()).finish() == []
+
+
+def test_a_pipe_that_a_command_holds(workdir: Workdir, workspace: Path) -> None:
+    """A pipe without data is as an empty file."""
+    os.mkfifo(workspace / "sub/.git")
+    pipe = os.open(workspace / "sub/.git", os.O_RDWR)
+    shield = Shield(workdir, PathRules())
+    write(workspace, ".envrc")
+    assert ": .envrc." in shield.finish()[0]
+    os.close(pipe)
+
+
+def test_a_scan_that_fails(workdir: Workdir, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of the scan hides nothing that was found, stops no command, and is told."""
+
+    def fail(*arguments: object) -> None:
+        raise AttributeError
+
+    monkeypatch.setattr(scans, "_add_configured", fail)
+    shield = Shield(workdir, PathRules())
+    write(workspace, ".envrc")
+    renamed, failure = shield.finish()
+    assert ": .envrc." in renamed
+    assert failure.startswith("a part of the workspace could not be searched")
+    with pytest.raises(ToolError, match="the scan has failed"):
+        Shield(workdir, PathRules(closed=("*.env",)))
+
+
+def test_a_name_that_is_as_long_as_possible(workdir: Workdir, workspace: Path) -> None:
+    """The new name of a file is shortened, so that there is room for its end."""
+    shield = Shield(workdir, PathRules())
+    name = "A" * 240 + ".code-workspace"
+    for content in ("one", "two"):
+        (workspace / name).write_text(content)
+        assert "NAME.unapproved" in shield.finish()[0]
+    assert not (workspace / name).exists()
+    assert len([path for path in workspace.iterdir() if path.name.startswith("A")]) == 2
 
 
 @pytest.mark.parametrize(
