@@ -175,7 +175,7 @@ def print_error(text: str) -> None:
         sys.stderr.flush()
 
 
-def repeat_interrupt(unraisable: sys.UnraisableHookArgs) -> None:
+def repeat_interrupt(unraisable: "sys.UnraisableHookArgs") -> None:
     """Repeat a Ctrl-C that came where Python ignores exceptions; report everything else as Python does."""
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
         # From another thread, because an exception in this function would be ignored, too.
