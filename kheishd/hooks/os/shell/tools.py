@@ -37,7 +37,6 @@ from kheishd.hooks.os.shell.output import OutputCollector, Spool, read_tail, tri
 from kheishd.hooks.os.shell.process import (
     GRACE_SECONDS,
     KEEPER_SECONDS,
-    MAX_KILL_SECONDS,
     Command,
     CommandEnd,
     NotStarted,
@@ -68,7 +67,7 @@ from protocol.errors.task import TaskLimit
 from protocol.events.task import TaskCreated
 from protocol.limits.call import MAX_TOOL_OUTPUT_BYTES, MAX_TOOL_TEXT_BYTES
 from protocol.limits.network import MAX_CALL_HOSTS, MAX_HOST_BYTES
-from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_TAIL_BYTES
+from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_TAIL_BYTES, MAX_KILL_SECONDS
 from protocol.limits.units import KIB, MIB
 from protocol.objects.approval import Preview
 from protocol.objects.permission import CallFacts
