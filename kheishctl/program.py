@@ -179,7 +179,7 @@ def repeat_interrupt(unraisable: "sys.UnraisableHookArgs") -> None:
     """Repeat a Ctrl-C that came where Python ignores exceptions; report everything else as Python does."""
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
         # From another thread, because an exception in this function would be ignored, too.
-        _thread.start_new_thread(_thread.interrupt_main, ())
+        _thread.start_new_thread(signal.pthread_kill, (_thread.get_ident(), signal.SIGINT))
     else:
         sys.__unraisablehook__(unraisable)
 

@@ -58,7 +58,7 @@ def test_an_unexpected_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> 
 
 
 INTERRUPTED_CALLBACK = """
-import signal, sys, time
+import signal, sys
 from kheishctl.program import repeat_interrupt
 
 class Owner:
@@ -68,7 +68,7 @@ class Owner:
 sys.unraisablehook = repeat_interrupt
 try:
     Owner()
-    time.sleep(60)
+    signal.pause()
 except KeyboardInterrupt:
     print("interrupted")
 """
