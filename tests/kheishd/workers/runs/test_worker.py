@@ -10,6 +10,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from kheishd.config.sections.runs import RunsSection
 from kheishd.kernel.runtime import ModelRequest
 from kheishd.objects.talk.send import send_to_conversation
+from kheishd.records.checkpoint import CheckpointWriter
 from kheishd.store.commit import Job
 from kheishd.store.tables import RUNS_CANCELLED
 from kheishd.workers.runs.transcript import TranscriptReader
@@ -188,12 +189,14 @@ async def test_a_run_begins_when_the_executor_of_the_previous_one_has_ended(
     reached, opened = trio.Event(), trio.Event()
     save_checkpoint = TranscriptReader.save_checkpoint
 
-    async def save_slowly(self: TranscriptReader) -> None:
+    async def save_slowly(self: TranscriptReader, checkpoint: CheckpointWriter) -> None:
         reached.set()
         await opened.wait()
-        await save_checkpoint(self)
+        await save_checkpoint(self, checkpoint)
 
     monkeypatch.setattr(TranscriptReader, "save_checkpoint", save_slowly)
+    monkeypatch.setattr("kheishd.workers.runs.transcript.CHECKPOINT_EVENTS", 1)
+    monkeypatch.setattr("kheishd.workers.runs.model.MAX_CHECKPOINT_BYTES", 0)
     models = Scripted()
     async with open_desk(tmp_path, models) as desk:
         async with working(desk):
