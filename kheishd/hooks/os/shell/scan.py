@@ -25,7 +25,6 @@ import stat
 from collections import deque
 from contextlib import suppress
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from kheishd.core.permissions.claims import matches_subject
@@ -35,7 +34,9 @@ from kheishd.core.permissions.protected import (
     USER_PROGRAMS,
     protected_names,
 )
+from kheishd.hooks.os.files.links import DEPENDENCIES, GIT, find_links, find_second_names
 from kheishd.hooks.os.files.repositories import (
+    GUARDED_IN_GIT,
     find_common,
     has_git_parts,
     is_git_directory,
@@ -64,17 +65,9 @@ MAX_MODULE_DEPTH: Final = 6
 # Each takes a tenth of a millisecond.
 MAX_GIT_DIRECTORIES: Final = 1000
 
-# The entries of a protected directory that are searched for links.
-MAX_LINK_ENTRIES: Final = 1000
-
-GIT: Final = ".git"
-DEPENDENCIES: Final = "node_modules"
 
 # An error names a directory, whose path may be longer than the system allows.
 MAX_SHOWN: Final = 200
-
-GUARDED_IN_GIT: Final = ("config", "config.worktree", "hooks", "commondir")
-"""The parts of a git directory that name programs, or another directory with such parts."""
 
 CONTAINERS_IN_GIT: Final = ("worktrees", "modules")
 """The directories in a git directory that contain others."""
@@ -427,23 +420,8 @@ def _add_link_to_pairs(scan: Scan, root: str, workspace: str, path: str, folded:
     scan.protected[path] = identity_of(status)
     scan.parents[path] = identity_of(os.stat(f"{root}/{posixpath.dirname(path)}"))
     scan.links.add(path)
-    for name in protected_names(folded) - protected_names(""):
+    for name in find_second_names(folded):
         _add_target(scan, root, workspace, f"{path}/{name}", path)
-
-
-def find_links(directory: str) -> Iterator[str]:
-    """Yield the links in a directory and below, relative to it, among its first entries."""
-    directories = deque([""])
-    count = 0
-    while directories:
-        above = directories.popleft()
-        with suppress(OSError), os.scandir(f"{directory}/{above}") as entries:
-            for entry in islice(entries, MAX_LINK_ENTRIES - count):
-                count += 1
-                if entry.is_symlink():
-                    yield f"{above}{entry.name}"
-                elif entry.is_dir():
-                    directories.append(f"{above}{entry.name}/")
 
 
 def _add_git(

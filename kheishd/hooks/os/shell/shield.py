@@ -34,12 +34,11 @@ from msgspec.structs import replace
 
 from kheishd.core.permissions.protected import is_protected_pair
 from kheishd.hooks.os.files.confinement import Root, read_begin
-from kheishd.hooks.os.files.repositories import is_git_directory, read_git_link
+from kheishd.hooks.os.files.links import GIT
+from kheishd.hooks.os.files.repositories import GUARDED_IN_GIT, is_git_directory, read_git_link
 from kheishd.hooks.os.files.written import was_written
 from kheishd.hooks.os.shell.scan import (
     CONTAINERS_IN_GIT,
-    GIT,
-    GUARDED_IN_GIT,
     MAX_ENTRIES_AFTERWARDS,
     MAX_PROTECTED_MOUNTS,
     Identity,
