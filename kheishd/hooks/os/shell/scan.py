@@ -167,17 +167,24 @@ def lies_in(path: str, paths: Collection[str]) -> bool:
 
 
 def scan_workspace(
-    root: str, workspace: str, rules: PathRules, skipped: Collection[str] = (), *, max_entries: int = 0
+    root: str,
+    workspace: str,
+    rules: PathRules,
+    skipped: Collection[str] = (),
+    *,
+    known: Collection[str] = (),
+    max_entries: int = 0,
 ) -> Scan:
     """Scan a workspace whose directory is ``root``; ``workspace`` is its path.
 
-    ``skipped`` are absolute paths that are not entered. A failure of this code leaves what is known so far:
-    a file that nobody expected must neither keep later commands from running nor hide other files.
-    Reads the file system.
+    ``skipped`` are absolute paths that are not entered, and ``known`` are directories that come first: a
+    command could hide a new file of theirs behind many new directories. A failure of this code leaves what
+    is known so far: a file that nobody expected must neither keep later commands from running nor hide other
+    files. Reads the file system.
     """
     scan = Scan()
     try:
-        _fill(scan, root, workspace, rules, skipped, max_entries or MAX_ENTRIES)
+        _fill(scan, root, workspace, rules, skipped, known, max_entries or MAX_ENTRIES)
     except Exception:
         log.exception("a workspace cannot be scanned completely", extra={"workspace": workspace})
         scan.complete = False
@@ -187,7 +194,13 @@ def scan_workspace(
 
 
 def _fill(
-    scan: Scan, root: str, workspace: str, rules: PathRules, skipped: Collection[str], max_entries: int
+    scan: Scan,
+    root: str,
+    workspace: str,
+    rules: PathRules,
+    skipped: Collection[str],
+    known: Collection[str],
+    max_entries: int,
 ) -> None:
     """Find the special paths of a workspace, level by level."""
     # A rule about all paths is one about the tool.
@@ -196,8 +209,9 @@ def _fill(
     scanned = 0
     ordinary: set[str] = set()
     queue = deque([("", "", 0, False)])
-    while queue:
-        directory, name, inode, is_dependency = queue.popleft()
+    later: deque[tuple[str, str, int, bool]] = deque()
+    while queue or later:
+        directory, name, inode, is_dependency = (queue or later).popleft()
         # A link may lead to a directory that is scanned anyway.
         if directory in ordinary:
             continue
@@ -237,7 +251,8 @@ def _fill(
             elif is_directory and f"{workspace}/{path}" not in skipped:
                 inside = is_dependency or entry.name == DEPENDENCIES
                 if closed or not inside:
-                    queue.append((path, entry.name, entry.inode(), inside))
+                    row = (path, entry.name, entry.inode(), inside)
+                    (queue if not known or path in known else later).append(row)
             elif not is_dependency and entry.is_symlink():
                 if folded in PAIR_DIRECTORIES:
                     _add_link_to_pairs(scan, root, workspace, path, folded)
