@@ -148,8 +148,8 @@ async def test_no_run_starts_at_its_acceptance_beside_a_suspect(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     """While a run must execute alone, accepted runs wait behind it; then they start at once again."""
-    alone = Gate()
-    async with open_desk(tmp_path, Scripted(answers_to={"suspect": alone})) as desk:
+    alone, gate = Gate(), Gate()
+    async with open_desk(tmp_path, Scripted(answers_to={"suspect": alone, "last": gate})) as desk:
         suspect = await desk.send("suspect", sender="suspect")
         await desk.leave_running(suspect.run_id, 2)
         async with working(desk):
@@ -161,6 +161,7 @@ async def test_no_run_starts_at_its_acceptance_beside_a_suspect(
             await wait_all_tasks_blocked()
             last = await desk.send("last", sender="last")
             assert desk.run(last.run_id).status == "running"
+            gate.opened.set()
             await desk.until(lambda: desk.ended(last.run_id))
 
 
