@@ -8,6 +8,7 @@ from msgspec import field
 
 from kheishd.kernel.slots import RunSlots
 from kheishd.kernel.transcripts import TranscriptCache
+from kheishd.kernel.waits import RunWaits
 from protocol.structs import Value
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Services(Value, frozen=True):
-    """The store, the text being written, the runtimes, captures, shells, transcripts, and the slots of runs.
+    """The store, the text being written, the runtimes, captures, shells, transcripts, run slots and waits.
 
     All of them live from the opening of the store to its closing. A reload replaces the current runtime, not
     the services.
@@ -32,3 +33,4 @@ class Services(Value, frozen=True):
     shells: Shells
     transcripts: TranscriptCache = field(default_factory=TranscriptCache)
     slots: RunSlots = field(default_factory=RunSlots)
+    waits: RunWaits = field(default_factory=RunWaits)

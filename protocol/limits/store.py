@@ -14,5 +14,7 @@ MAX_GROUP_UPDATES = 256
 # 16 calls takes 64 KiB, the records of the session and of a run with 256 open calls 88 KiB.
 MAX_BEGIN_BYTES = 160 * KIB
 
-# A checkpoint in a transaction of its own; its key and the checkpoint that it replaces take the rest.
+# A checkpoint, or the end of a longer one, in a transaction of its own; the keys of the rows that it replaces
+# take the rest. A longer one is written in chunks before that, each in a transaction of its own.
 MAX_SEPARATE_CHECKPOINT_BYTES = 240 * KIB
+MAX_CHECKPOINT_CHUNK_BYTES = 192 * KIB

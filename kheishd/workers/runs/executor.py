@@ -26,7 +26,7 @@ from kheishd.workers.runs.calls import CallExecutor
 from kheishd.workers.runs.model import ModelTurn
 from kheishd.workers.runs.probes import CallProber
 from protocol.errors.run import RunAlreadyEnded
-from protocol.objects.run import RunError
+from protocol.objects.run import ENDED, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +81,11 @@ class RunExecutor:
     def suspect(self) -> bool:
         """Whether no other run may run beside this one."""
         return self._active.suspect
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run has ended, so that no worker is needed any more."""
+        return self._active.record.status in ENDED
 
     def stop(self) -> None:
         """Stop the current effect and read the record again: a client has asked to cancel the run."""

@@ -10,7 +10,7 @@ the run is logged and skipped until the daemon restarts; other runs are not affe
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
@@ -52,6 +52,8 @@ class RunWorker(Worker):
         self._newest: dict[str, RunExecutor] = {}
         self._skipped: set[str] = set()
         self._draining = False
+        # Whether the last look left ready runs without an executor, for want of slots.
+        self._held_back = True
         # The newest event when this worker began.
         self._first_cursor = 0
         self._idle = trio.Event()
@@ -77,10 +79,9 @@ class RunWorker(Worker):
                             if loaded is not None and loaded[0].status == "running":
                                 self._start(*loaded, interrupt=True)
                 task_status.started()
-                while True:
-                    bell = state.bell(RUNS_READY.name, RUNS_CANCELLED.name)
-                    self._look()
-                    await bell.wait()
+                watch = state.watch(self._look, RUNS_READY.name, RUNS_CANCELLED.name)
+                with closing(watch):
+                    await watch.wait()
             finally:
                 self._close_slots()
                 # Runs that were started by transactions before this one are taken up, and released.
@@ -125,6 +126,7 @@ class RunWorker(Worker):
 
         A suspect run waits until no other run is active, and holds back the runs behind it.
         """
+        self._held_back = True
         slots = self._services.runtimes.current().config.runs.max_active - len(self._executors)
         if slots <= 0 or any(executor.suspect for executor in self._executors.values()):
             return
@@ -144,6 +146,7 @@ class RunWorker(Worker):
             if len(ready) == slots:
                 break
         else:
+            self._held_back = False
             # Runs that must execute alone are of earlier daemons only, and none of those is left.
             self._services.slots.is_open = True
         for record, pinned in ready:
@@ -209,6 +212,7 @@ class RunWorker(Worker):
                 del self._newest[session_id]
             if not self._executors:
                 self._set_idle()
-        # The commit that ended the run rang the bell while the run still had its slot: look again.
-        self._look()
+        if self._held_back or self._draining or not executor.has_ended:
+            # When the last commit of the run was delivered, the run still had its slot: look again.
+            self._look()
         self._on_release(run_id)

@@ -534,7 +534,9 @@ def explain_refusals(output: str, scan: Scan) -> list[str]:
         (
             "read-only for commands, because other programs execute or obey them",
             ("Read-only file system", "Device or resource busy"),
-            {*scan.protected, *(path for path, writable in scan.mounts.items() if not writable)} - scan.links,
+            {*scan.protected, *(path for path, writable in scan.mounts.items() if not writable)}
+            - scan.links
+            - scan.made,
         ),
         ("keeps its name, because of protected or closed paths in it", ("resource busy",), scan.pinned),
     ):

@@ -10,6 +10,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from kheishd.config.sections.runs import RunsSection
 from kheishd.kernel.runtime import ModelRequest
 from kheishd.objects.talk.send import send_to_conversation
+from kheishd.records.checkpoint import CheckpointWriter
 from kheishd.store.commit import Job
 from kheishd.store.tables import RUNS_CANCELLED
 from kheishd.workers.runs.transcript import TranscriptReader
@@ -147,8 +148,8 @@ async def test_no_run_starts_at_its_acceptance_beside_a_suspect(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     """While a run must execute alone, accepted runs wait behind it; then they start at once again."""
-    alone = Gate()
-    async with open_desk(tmp_path, Scripted(answers_to={"suspect": alone})) as desk:
+    alone, gate = Gate(), Gate()
+    async with open_desk(tmp_path, Scripted(answers_to={"suspect": alone, "last": gate})) as desk:
         suspect = await desk.send("suspect", sender="suspect")
         await desk.leave_running(suspect.run_id, 2)
         async with working(desk):
@@ -160,6 +161,7 @@ async def test_no_run_starts_at_its_acceptance_beside_a_suspect(
             await wait_all_tasks_blocked()
             last = await desk.send("last", sender="last")
             assert desk.run(last.run_id).status == "running"
+            gate.opened.set()
             await desk.until(lambda: desk.ended(last.run_id))
 
 
@@ -187,12 +189,14 @@ async def test_a_run_begins_when_the_executor_of_the_previous_one_has_ended(
     reached, opened = trio.Event(), trio.Event()
     save_checkpoint = TranscriptReader.save_checkpoint
 
-    async def save_slowly(self: TranscriptReader) -> None:
+    async def save_slowly(self: TranscriptReader, checkpoint: CheckpointWriter) -> None:
         reached.set()
         await opened.wait()
-        await save_checkpoint(self)
+        await save_checkpoint(self, checkpoint)
 
     monkeypatch.setattr(TranscriptReader, "save_checkpoint", save_slowly)
+    monkeypatch.setattr("kheishd.workers.runs.transcript.CHECKPOINT_EVENTS", 1)
+    monkeypatch.setattr("kheishd.workers.runs.model.MAX_CHECKPOINT_BYTES", 0)
     models = Scripted()
     async with open_desk(tmp_path, models) as desk:
         async with working(desk):
