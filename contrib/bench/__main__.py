@@ -6,40 +6,54 @@ import json
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from contrib.bench.scale import Scale
 from contrib.bench.table import Row, render
 
 FIGURES = (
+    "instructions",
+    "turn",
+    "long_conversation",
+    "tokens",
+    "tools",
+    "bash",
+    "start",
+    "send_accepted",
+    "memory",
+    "writes",
     "ping",
     "store_update",
-    "send_accepted",
-    "turn",
-    "tokens",
     "drivers",
     "fanout",
     "idle_connections",
-    "start",
     "cli_start",
-    "memory_and_commits",
     "last_page",
-    "tools",
 )
 """The modules of this package whose ``measure(scale)`` yields rows."""
+GOALS = FIGURES[: FIGURES.index("writes")]
+"""Those with the goals of the project, in the order of its table."""
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="contrib/bench/run",
         description="Measure the daemon and print each figure beside a yardstick from the same run: "
         "minimum, median and maximum of several rounds. Goals apply to the median.",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"figures to measure: {', '.join(FIGURES)}")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"figures to measure: {', '.join(FIGURES)}; goals: only the goals of the project",
+    )
     parser.add_argument("--small", action="store_true", help="only check that measuring works, in seconds")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    options.only_goals = options.names == ["goals"]
+    if options.only_goals:
+        options.names = list(GOALS)
     unknown = set(options.names) - set(FIGURES)
     if unknown:
         parser.error(f"no figure {', '.join(sorted(unknown))}; figures: {', '.join(FIGURES)}")
@@ -63,7 +77,7 @@ def main() -> int:
     for name in options.names or FIGURES:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         try:
-            rows += measure(name, scale)
+            rows += [row for row in measure(name, scale) if row.is_headline or not options.only_goals]
         except Exception:
             traceback.print_exc()
             broken.append(name)

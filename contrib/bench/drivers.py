@@ -6,7 +6,7 @@ from statistics import median
 from typing import get_args
 
 from contrib.bench.client import Client
-from contrib.bench.model import ANSWER, DIALECTS, Direct, config, make_route, model_server
+from contrib.bench.model import ANSWER, Direct, config, make_route, model_server, newest_request
 from contrib.bench.proc import cpu_ms
 from contrib.bench.processes import Daemon, daemon
 from contrib.bench.scale import Scale
@@ -15,7 +15,7 @@ from contrib.bench.tokens import last, time_to_text
 from contrib.bench.turn import turn
 from protocol.objects.route import Driver
 
-DRIVERS = tuple(driver for driver in DIALECTS if driver in get_args(Driver))
+DRIVERS = tuple(driver for driver in get_args(Driver) if driver != "offline")
 REFERENCE = "openai"
 """The driver that the others are compared with."""
 
@@ -35,13 +35,16 @@ def measure(scale: Scale) -> Iterator[Row]:
         routes = "".join(make_route(port, driver, driver) for driver in DRIVERS)
         server = stack.enter_context(daemon(config(port, routes)))
         client = stack.enter_context(server.client())
-        directs = {driver: stack.enter_context(Direct(port, driver)) for driver in DRIVERS}
+        directs, long, tokens = {}, {}, scale.pick(1_000, 50)
         for driver in DRIVERS:
             time_to_text(client, f"warm-{driver}", ANSWER, b"word1 ", driver)
+            directs[driver] = stack.enter_context(Direct(port, newest_request(port)))
+            time_to_text(client, f"long-{driver}", f"chunks:{tokens}", last(tokens), driver)
+            long[driver] = stack.enter_context(Direct(port, newest_request(port)))
         for number in scale.rounds:
-            turns, tokens = scale.pick(40, 3), scale.pick(1_000, 50)
+            turns = scale.pick(40, 3)
             rounds["first token"].append(first_token(client, directs, f"first{number}", turns))
-            rounds["each token"].append(each_token(client, directs, f"each{number}", tokens))
+            rounds["each token"].append(each_token(client, long, f"each{number}", tokens))
             spent = processor_time(client, server, f"cpu{number}", turns)
             rounds["processor time of a turn"].append(spent)
     for name, figures in rounds.items():
@@ -71,7 +74,7 @@ def each_token(client: Client, directs: Mapping[str, Direct], name: str, tokens:
     long = f"chunks:{tokens}"
     for number in range(5):
         for driver, direct in directs.items():
-            alone = direct.turn(long).end_ms
+            alone = direct.turn().end_ms
             ours = time_to_text(client, f"{name}-{driver}-{number}", long, last(tokens), driver)
             added[driver].append((ours - alone) / tokens * 1000)
     return {driver: median(times) for driver, times in added.items()}

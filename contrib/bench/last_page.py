@@ -7,9 +7,9 @@ from typing import Any
 
 from contrib.bench.client import Client
 from contrib.bench.processes import daemon
+from contrib.bench.prototype import require_completed
 from contrib.bench.scale import Scale
 from contrib.bench.table import Round, Row, at_most
-from contrib.bench.turn import require_completed
 
 TURNS = 25
 """The turns at the end of both sessions; with 25 the short one has over a hundred events."""

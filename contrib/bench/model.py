@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import http.client
 import socket
 import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from contrib.bench.processes import MAX_START_SECONDS, Broken, program, scratch
 
@@ -21,18 +21,6 @@ ANSWER = f"chunks:{CHUNKS}"
 """The model whose answers have fifty pieces and no delay."""
 FIRST = b"word1 "
 END = b"0\r\n\r\n"
-
-QUESTION = {"role": "user", "content": "hello"}
-DIALECTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "openai": ("/v1/chat/completions", {"stream": True, "messages": [QUESTION]}),
-    "anthropic": ("/v1/messages", {"stream": True, "max_tokens": 1000, "messages": [QUESTION]}),
-    "responses": ("/v1/responses", {"stream": True, "input": [QUESTION]}),
-    "google": (
-        "/v1beta/models/{model}:streamGenerateContent?alt=sse",
-        {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]},
-    ),
-}
-"""The path and the body of a request in each driver's dialect."""
 
 
 def config(port: int, more: str = "") -> str:
@@ -69,11 +57,23 @@ class AnswerTimes:
     end_ms: float
 
 
-class Direct:
-    """A kept-alive connection to the model server, read as bytes: the cheapest possible client."""
+def newest_request(port: int) -> bytes:
+    """Return the newest request that the model server got, byte for byte."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", "/requests/newest")
+    response = connection.getresponse()
+    request = response.read()
+    connection.close()
+    if response.status != 200:
+        raise Broken("the model server has no request yet")
+    return request
 
-    def __init__(self, port: int, driver: str = "openai") -> None:
-        self.driver = driver
+
+class Direct:
+    """A kept-alive connection that repeats a captured request: the cheapest possible client."""
+
+    def __init__(self, port: int, request: bytes) -> None:
+        self.request = request
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -83,13 +83,9 @@ class Direct:
     def __exit__(self, *exc: object) -> None:
         self.socket.close()
 
-    def ask(self, model: str = ANSWER) -> None:
-        """Send a request."""
-        path, fields = DIALECTS[self.driver]
-        body = json.dumps({"model": model, **fields}).encode()
-        target = path.format(model=model)
-        head = f"POST {target} HTTP/1.1\r\nhost: bench\r\ncontent-length: {len(body)}\r\n\r\n"
-        self.socket.sendall(head.encode() + body)
+    def ask(self) -> None:
+        """Send the request."""
+        self.socket.sendall(self.request)
 
     def read(self) -> int:
         """Read to the end of the answer; return the clock's reading at its first piece."""
@@ -103,10 +99,10 @@ class Direct:
             tail = (tail + received)[-200:]
         return first
 
-    def turn(self, model: str = ANSWER) -> AnswerTimes:
+    def turn(self) -> AnswerTimes:
         """Request and read one whole answer."""
         began = perf_counter_ns()
-        self.ask(model)
+        self.ask()
         first = self.read()
         return AnswerTimes((first - began) / 1e6, (perf_counter_ns() - began) / 1e6)
 

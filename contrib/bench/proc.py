@@ -19,6 +19,6 @@ def cpu_ms(pid: int) -> float:
 
 
 def bytes_written(pid: int) -> int:
-    """Return the bytes that a process has written to disks, in whole pages."""
+    """Return the bytes that a process has passed to write calls; those of sockets do not count."""
     lines = Path(f"/proc/{pid}/io").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("write_bytes")))
+    return int(next(line.split()[1] for line in lines if line.startswith("wchar")))

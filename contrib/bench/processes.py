@@ -93,8 +93,9 @@ def wait_until_answering(path: Path, process: subprocess.Popen[bytes], log: Path
 class Daemon:
     """The real daemon in its own home."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, module: str = "kheishd") -> None:
         self.home = home
+        self.module = module
         self.socket = home / "run" / "kheishd.sock"
         self.log = home.parent / f"{home.name}.log"
         self.pid = 0
@@ -102,7 +103,7 @@ class Daemon:
     @contextmanager
     def running(self, *before: str) -> Iterator[Daemon]:
         """Run the daemon until it answers and beyond; ``before`` precedes its command (such as strace)."""
-        arguments = [*before, sys.executable, "-m", "kheishd", "--home", str(self.home)]
+        arguments = [*before, sys.executable, "-m", self.module, "--home", str(self.home)]
         with program(arguments, self.log) as process:
             wait_until_answering(self.socket, process, self.log)
             with Client(self.socket) as client:
@@ -141,12 +142,12 @@ def daemon(config: str = "") -> Iterator[Daemon]:
 
 
 @contextmanager
-def yardstick(name: str, *arguments: str) -> Iterator[Path]:
+def yardstick(name: str, *arguments: str, before: Sequence[str] = ()) -> Iterator[Path]:
     """Provide the socket of a running server of ``contrib/bench/yardsticks``."""
     with scratch() as directory:
         path, log = directory / "socket", directory / "log"
         module = f"contrib.bench.yardsticks.{name}"
-        with program([sys.executable, "-m", module, str(path), *arguments], log) as process:
+        with program([*before, sys.executable, "-m", module, str(path), *arguments], log) as process:
             deadline = time.perf_counter() + MAX_START_SECONDS
             while not listens(path):
                 if process.poll() is not None or time.perf_counter() > deadline:

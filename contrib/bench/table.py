@@ -45,7 +45,10 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure over several rounds. ``note`` is a remark for readers of the table."""
+    """One figure over several rounds. ``note`` is a remark for readers of the table.
+
+    A headline is a goal of the project, which ``contrib/bench/run goals`` lists.
+    """
 
     name: str
     unit: str
@@ -54,6 +57,7 @@ class Row:
     judged: Judged = "figure"
     yardstick: str = ""
     note: str = ""
+    is_headline: bool = False
 
     def figures(self) -> list[float]:
         """Return the figure of every round."""
@@ -126,6 +130,8 @@ def cells(row: Row) -> tuple[str, ...]:
             compared, sign = f"+ {compared}", row.unit
         case "figure":
             compared, sign = "", row.unit
+            if ratios := [round_.figure / round_.yardstick for round_ in row.rounds if round_.yardstick]:
+                compared = f"{spread(ratios)} x"
         case _:
             assert_never(row.judged)
     beside = f"{row.yardstick}: {spread(row.yardsticks())}" if row.yardstick else ""

@@ -6,35 +6,62 @@ from time import perf_counter_ns
 from typing import Any
 
 from contrib.bench.client import Client, Refused
-from contrib.bench.model import ANSWER, Direct, config, model_server
-from contrib.bench.processes import daemon
+from contrib.bench.model import ANSWER, Direct, newest_request
+from contrib.bench.processes import on_core
+from contrib.bench.prototype import MESSAGE, Rivals, prototype, rivals
 from contrib.bench.scale import Scale
 from contrib.bench.table import Round, Row, at_most
-from contrib.bench.turn import MESSAGE
 
 
 def measure(scale: Scale) -> Iterator[Row]:
-    """Measure two rows."""
-    turns, tokens = scale.pick(40, 3), scale.pick(1_000, 50)
-    first, per_token = [], []
+    """Measure two rows, on one core. The daemon, the prototype and the model server take turns."""
+    with on_core(), rivals() as world:
+        yield first_token(scale, world)
+        yield each_token(scale, world)
+
+
+def first_token(scale: Scale, world: Rivals) -> Row:
+    """Measure the time from a send to the first text of the answer."""
+    rounds = []
+    for number in scale.rounds:
+        alone, bare, ours = [], [], []
+        for _ in range(scale.pick(20, 3)):
+            alone.append(world.direct.turn().first_ms)
+            bare.append(time_to_text(world.prototype, f"first{number}", ANSWER, b"word1 "))
+            ours.append(time_to_text(world.client, f"first{number}", ANSWER, b"word1 "))
+        model = median(alone)
+        rounds.append(Round(median(ours) - model, median(bare) - model))
+    name = "first token, beyond the model's time"
+    return Row(name, "ms", rounds, at_most(2), yardstick="bare prototype", is_headline=True)
+
+
+def each_token(scale: Scale, world: Rivals) -> Row:
+    """Measure the time that a token of a long answer takes beyond the model's time."""
+    tokens = scale.pick(1_000, 50)
+    long, rounds = f"chunks:{tokens}", []
+    time_to_text(world.client, "each-warm", long, last(tokens))
+    request = newest_request(world.port)
     with (
-        model_server() as port,
-        daemon(config(port)) as server,
-        server.client() as client,
-        Direct(port) as direct,
+        Direct(world.port, request) as direct,
+        prototype(world.port, request) as path,
+        Client(path) as bare,
     ):
-        time_to_text(client, "warm", ANSWER, b"word1 ")
         for number in scale.rounds:
-            alone = median(direct.turn().first_ms for _ in range(turns))
-            ours = median(time_to_text(client, f"first{number}", ANSWER, b"word1 ") for _ in range(turns))
-            first.append(Round(ours, alone))
-            long = f"chunks:{tokens}"
-            alone = median(direct.turn(long).end_ms for _ in range(5))
-            ours = median(time_to_text(client, f"each{number}-{n}", long, last(tokens)) for n in range(5))
-            per_token.append(Round(ours / tokens * 1000, alone / tokens * 1000))
-    beside = "model server called directly"
-    yield Row("first token", "ms", first, at_most(2), "difference", beside)
-    yield Row(f"each of {tokens} tokens", "µs", per_token, at_most(150), "difference", beside)
+            times: dict[str, list[float]] = {"direct": [], "bare": [], "ours": []}
+            for turn in range(scale.pick(5, 2)):
+                sender = f"each{number}-{turn}"
+                times["direct"].append(direct.turn().end_ms)
+                times["bare"].append(time_to_text(bare, sender, long, last(tokens)))
+                times["ours"].append(time_to_text(world.client, sender, long, last(tokens)))
+            model = median(times["direct"])
+            rounds.append(
+                Round(
+                    (median(times["ours"]) - model) / tokens * 1000,
+                    (median(times["bare"]) - model) / tokens * 1000,
+                )
+            )
+    name = f"each of {tokens} tokens, beyond the model's time"
+    return Row(name, "µs", rounds, at_most(3), "ratio", "bare prototype")
 
 
 def last(tokens: int) -> bytes:

@@ -1,4 +1,4 @@
-"""A whole turn beyond the model server's time, many conversations at once, and a long conversation."""
+"""A whole turn beyond the model server's time, and many conversations at once, beside the bare prototype."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -6,69 +6,79 @@ from itertools import islice
 from statistics import median
 from time import perf_counter_ns
 
-from contrib.bench.client import Client, Refused, result_of
-from contrib.bench.model import Direct, config, direct_per_second, model_server
-from contrib.bench.processes import daemon, scratch
+from contrib.bench.client import Client, result_of
+from contrib.bench.model import Direct, direct_per_second
+from contrib.bench.proc import cpu_ms
+from contrib.bench.processes import on_core, scratch
+from contrib.bench.prototype import MESSAGE, Rivals, pid_of, require_completed, rivals, run_turn
 from contrib.bench.scale import Scale
 from contrib.bench.store_update import bare_commits
 from contrib.bench.table import Round, Row, at_least, at_most
 from contrib.bench.table import number as number_of
 
 AT_ONCE = 50
-MESSAGE = "What is the weather like in the mountains today?"
+TURNS = 20
 
 
 def measure(scale: Scale) -> Iterator[Row]:
     """Measure three rows."""
-    with model_server() as port, daemon(config(port)) as server, server.client() as client:
-        with Direct(port) as direct:
-            yield from one_conversation(scale, client, direct)
-        yield many_conversations(scale, client, port)
+    with on_core(), rivals() as world:
+        yield from one_conversation(scale, world)
+    with rivals() as world:
+        yield many_conversations(scale, world)
 
 
-def one_conversation(scale: Scale, client: Client, direct: Direct) -> Iterator[Row]:
-    """Measure consecutive turns, in a new conversation for each round."""
-    turns = scale.pick(100, 20)
-    whole, flat = [], []
+def one_conversation(scale: Scale, world: Rivals) -> Iterator[Row]:
+    """Measure the first turns of conversations, on one core: a wake-up across cores costs more than a step.
+
+    The daemon, the prototype and the model server take turns, because machines vary.
+    """
+    turns, whole, spent, models = scale.pick(TURNS, 5), [], [], []
     with scratch() as directory, bare_commits(directory / "bare") as commits:
-        commit = median(islice(commits, turns)) / 1000
-    for number in scale.rounds:
-        alone = [direct.turn().end_ms for _ in range(turns)]
-        took = [turn(client, f"round{number}") for _ in range(turns)]
-        whole.append(Round(median(took), median(alone)))
-        flat.append(Round(median(took[-10:]), median(took[:10])))
-    beside = "model server called directly"
-    note = f"three commits are part of it; a bare LMDB commit took {number_of(commit)} ms on this disk"
-    yield Row("a turn of 50 pieces", "ms", whole, at_most(3), "difference", beside, note)
-    yield Row(f"last ten turns of {turns}", "ms", flat, at_most(1.2), "ratio", "first ten turns")
+        commit = median(islice(commits, scale.pick(100, 10))) / 1000
+    for number in range(scale.pick(10, 2)):
+        direct, bare, ours = [], [], []
+        before = cpu_ms(world.server.pid), cpu_ms(pid_of(world.prototype))
+        for _ in range(turns):
+            direct.append(world.direct.turn().end_ms)
+            bare.append(turn(world.prototype, f"round{number}"))
+            ours.append(turn(world.client, f"round{number}"))
+        alone = median(direct)
+        models.append(alone)
+        whole.append(Round(median(ours) - alone, median(bare) - alone))
+        spent.append(
+            Round(
+                (cpu_ms(world.server.pid) - before[0]) / turns,
+                (cpu_ms(pid_of(world.prototype)) - before[1]) / turns,
+            )
+        )
+    model = number_of(median(models))
+    note = f"the model server itself took {model} ms, a bare LMDB commit {number_of(commit)} ms"
+    name, beside = "a turn of 50 pieces, beyond the model's time", "bare prototype"
+    yield Row(name, "ms", whole, at_most(2), "ratio", beside, note, is_headline=True)
+    yield Row("processor time of a turn of 50 pieces", "ms", spent, at_most(2), "ratio", beside)
 
 
 def turn(client: Client, sender: str, **params: str) -> float:
     """Measure one turn, in milliseconds."""
     began = perf_counter_ns()
-    result = client.call("conversation.send", sender=sender, content=MESSAGE, wait="settled", **params)
-    took = (perf_counter_ns() - began) / 1e6
-    require_completed(result)
-    return took
+    run_turn(client, sender, **params)
+    return (perf_counter_ns() - began) / 1e6
 
 
-def require_completed(result: dict[str, object]) -> None:
-    """Require that a run completed. Errors: Refused."""
-    if result["status"] != "completed":
-        raise Refused(result)
-
-
-def many_conversations(scale: Scale, client: Client, port: int) -> Row:
+def many_conversations(scale: Scale, world: Rivals) -> Row:
     """Measure fifty conversations that always have one turn in progress."""
     times = scale.pick(20, 2)
-    rounds = []
+    rounds, direct = [], []
     with ExitStack() as stack:
-        connections = [stack.enter_context(Direct(port)) for _ in range(AT_ONCE)]
+        connections = [stack.enter_context(Direct(world.port, world.request)) for _ in range(AT_ONCE)]
         for number in scale.rounds:
-            figure = turns_per_second(client, f"many{number}", times)
-            rounds.append(Round(figure, direct_per_second(connections, times)))
-    beside = "model server called directly"
-    return Row(f"{AT_ONCE} conversations at once", "turns/s", rounds, at_least(300), "figure", beside)
+            direct.append(direct_per_second(connections, times))
+            bare = turns_per_second(world.prototype, f"many{number}", times)
+            rounds.append(Round(turns_per_second(world.client, f"many{number}", times), bare))
+    name = f"{AT_ONCE} conversations at once"
+    note = f"the model server called directly gave {number_of(median(direct))} answers/s"
+    return Row(name, "turns/s", rounds, at_least(0.7), "ratio", "bare prototype", note, is_headline=True)
 
 
 def turns_per_second(client: Client, name: str, times: int) -> float:

@@ -1,8 +1,12 @@
 """Build a runtime from the configuration and the agents' files."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -10,14 +14,19 @@ from kheishd.build.agents import read_agents
 from kheishd.config.reader import load
 from kheishd.config.sections.config import Config
 from kheishd.config.sections.routes import BUILT_IN_ROUTE, RouteSection
-from kheishd.config.sections.runs import RunsSection
 from kheishd.core.run.budget import to_micros
 from kheishd.core.workspace import Workspaces, find_root_problem
 from kheishd.home import Home
-from kheishd.kernel.hook import Hook
-from kheishd.kernel.runtime import ModelCaller, RouteSpec, Runtime
+from kheishd.kernel.runtime import RouteSpec, Runtime
 from protocol.budget import Prices
 from protocol.errors.daemon import ConfigInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kheishd.config.sections.runs import RunsSection
+    from kheishd.kernel.hook import Hook
+    from kheishd.kernel.runtime import ModelCaller
 
 
 class Source(Struct, frozen=True):
@@ -51,8 +60,9 @@ def build_runtime(
 ) -> Runtime:
     """Build a runtime from the current files.
 
-    ``config`` is the configuration if it has been read already. Errors: ConfigInvalid; also for a bad agent
-    file, unless ``skip_bad_agents`` turns it into a warning.
+    ``hooks`` is called at the first use of the hooks. ``config`` is the configuration if it has been read
+    already. Errors: ConfigInvalid; also for a bad agent file, unless ``skip_bad_agents`` turns it into a
+    warning.
     """
     config = source.read_config() if config is None else config
     routes = {BUILT_IN_ROUTE: make_built_in_route()} | {
@@ -77,7 +87,7 @@ def build_runtime(
         routes=routes,
         definitions=definitions,
         models=models(config.runs),
-        hooks=hooks(config),
+        load_hooks=cache(partial(hooks, config)),
         workspaces=workspaces,
         warnings=tuple(warnings),
     )

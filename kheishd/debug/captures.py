@@ -1,22 +1,27 @@
 """The debug captures of a daemon: started by model calls, written by a queue, read by handlers."""
 
+from __future__ import annotations
+
 import os
 import time
-from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final
-
-import trio
+from typing import TYPE_CHECKING, Any, Final
 
 from kheishd.core.text.redaction import Redactor
 from kheishd.core.text.scrub import Scrubber
-from kheishd.debug.capture import CallCapture
-from kheishd.debug.files import CaptureFiles
 from kheishd.debug.queue import WriteQueue, make_thread_runner
-from kheishd.debug.recorder import CallRecorder
-from kheishd.kernel.captures import NO_CAPTURE, Capture
-from kheishd.kernel.runtime import ModelRequest
-from protocol.objects.run import DebugArtifact
+from kheishd.kernel.captures import NO_CAPTURE
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import trio
+
+    from kheishd.debug.files import CaptureFiles
+    from kheishd.debug.recorder import CallRecorder
+    from kheishd.kernel.captures import Capture
+    from kheishd.kernel.runtime import ModelRequest
+    from protocol.objects.run import DebugArtifact
 
 
 class CaptureService:
@@ -43,7 +48,7 @@ class CaptureService:
         """Replace the scrubber: its secrets are scrubbed from everything written or read from now on."""
         self._scrubber = scrubber
 
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Write until cancelled."""
         await self.queue.serve(task_status=task_status)
 
@@ -51,10 +56,14 @@ class CaptureService:
         """Return a new capture of a model call; NO_CAPTURE if its run is not captured."""
         if request.pinned.debug == "off" or not request.run_id:
             return NO_CAPTURE
+        from kheishd.debug.capture import CallCapture
+
         return CallCapture(self.queue, self.make_recorder(request), request)
 
     def make_recorder(self, request: ModelRequest) -> CallRecorder:
         """Return a recorder of a model call."""
+        from kheishd.debug.recorder import CallRecorder
+
         redactor = self.redactor if request.pinned.debug == "redacted" else None
         return CallRecorder(self._files, lambda: self._scrubber, redactor, request)
 

@@ -22,6 +22,7 @@ import msgspec
 import trio
 from msgspec.structs import replace
 
+from kheishd.core.text.surrogates import join_surrogates
 from kheishd.hooks.validation import Validator
 from kheishd.kernel.hook import (
     Deny,
@@ -159,7 +160,7 @@ class CompositeHook:
             prompt.tools.extend(offered)
             for texts, texts_of in ((prompt.sections, part.sections), (prompt.situation, part.situation)):
                 try:
-                    texts += [_encodable(text) for text in texts_of(context)]
+                    texts += [join_surrogates(text) for text in texts_of(context)]
                 except Exception:
                     log.exception("a hook could not make its section", extra={"part": part.name})
         return prompt
@@ -179,7 +180,7 @@ class CompositeHook:
         Errors: ToolError if there is none, because no rule could be applied then.
         """
         try:
-            return _encodable(self._owner(call).subject(call))
+            return join_surrogates(self._owner(call).subject(call))
         except ToolError:
             raise
         except Exception:
@@ -219,7 +220,9 @@ class CompositeHook:
             raise
         except Exception:
             raise _log_fault("a tool failed to show its effect", call) from None
-        return None if preview is None else msgspec.structs.replace(preview, text=_encodable(preview.text))
+        return (
+            None if preview is None else msgspec.structs.replace(preview, text=join_surrogates(preview.text))
+        )
 
     async def evidence(self, call: Invocation) -> dict[str, Any]:
         """Return data that helps to find out later whether the call took effect."""
@@ -247,7 +250,7 @@ class CompositeHook:
                 if not isinstance(error, ToolError):
                     error = _log_fault("a tool failed", call, error)
                 outcome = Outcome(str(error), is_error=True)
-            return replace(outcome, text=_encodable(outcome.text))
+            return replace(outcome, text=join_surrogates(outcome.text))
         return Outcome(f"This took longer than {call.tool.timeout_s:g} s and was stopped.", is_error=True)
 
     async def after_call(self, call: Invocation, outcome: Outcome) -> Outcome:
@@ -257,7 +260,7 @@ class CompositeHook:
                 outcome = await part.after_call(call, outcome)
             except Exception:
                 log.exception("a hook failed after a call", extra={**_about(call), "part": part.name})
-        return replace(outcome, text=_encodable(outcome.text))
+        return replace(outcome, text=join_surrogates(outcome.text))
 
     async def probe(self, call: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
         """Find out whether a call during which the daemon died took effect; unknown if that fails, too."""
@@ -285,8 +288,3 @@ def _log_fault(message: str, call: Invocation, error: Exception | None = None) -
 
 def _about(call: Invocation) -> dict[str, str]:
     return {"tool": call.tool.name, "run_id": call.context.run.run_id}
-
-
-def _encodable(text: str) -> str:
-    """Return the text with lone surrogates replaced: file names need not be UTF-8."""
-    return text if text.isascii() else text.encode(errors="replace").decode()

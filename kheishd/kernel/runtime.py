@@ -12,7 +12,7 @@ from protocol.structs import Value
 from protocol.transcript import Item, Message, ProviderData, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from kheishd.config.sections.config import Config
@@ -49,8 +49,9 @@ class RouteSpec(Value, frozen=True):
 class Runtime(Value, frozen=True):
     """One generation of the configuration.
 
-    A run holds its runtime while it is active; a reload replaces the whole. ``warnings`` are problems of the
-    configuration that did not prevent the start or the reload.
+    A run holds its runtime while it is active; a reload replaces the whole. ``load_hooks`` builds the hooks
+    at its first call, so that no start waits for tools; each call returns the same. ``warnings`` are problems
+    of the configuration that did not prevent the start or the reload.
     """
 
     generation: int
@@ -58,9 +59,14 @@ class Runtime(Value, frozen=True):
     routes: Mapping[str, RouteSpec]
     definitions: Mapping[str, Definition]
     models: ModelCaller
-    hooks: Hook
+    load_hooks: Callable[[], Hook]
     workspaces: Workspaces
     warnings: tuple[str, ...] = ()
+
+    @property
+    def hooks(self) -> Hook:
+        """The tools and prompt sections of this generation."""
+        return self.load_hooks()
 
     @property
     def workspace_root(self) -> str:

@@ -45,3 +45,9 @@ def host_of(url: str) -> str:
 def path_of(url: str) -> str:
     """Return the path of a request's URL, for messages; without its query."""
     return f"/{url.partition('://')[2].partition('/')[2].partition('?')[0]}"
+
+
+def target_of(url: str) -> str:
+    """Return the path of a request's URL with its query, as the request names it."""
+    parts = urlsplit(split_socket(url)[1])
+    return f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"

@@ -4,25 +4,31 @@ Each driver knows only its protocol. Shared parts are here and in ``exchange``: 
 credential, the two timeouts, and the translation of every error into one ModelFailure.
 """
 
+from __future__ import annotations
+
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from contextlib import asynccontextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from kheishd.config.presets import find_base_url
 from kheishd.config.sections.runs import RunsSection
-from kheishd.kernel.captures import NO_CAPTURE, Capture, Captures
-from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest, RouteSpec
-from kheishd.providers import credentials, offline
-from kheishd.providers.adaptation import AdaptedExchange
-from kheishd.providers.address import host_of
-from kheishd.providers.attachments import origin_of
-from kheishd.providers.driver import Driver, HttpRequest
-from kheishd.providers.exchange import CallTimeouts, ConnectionPools, Exchange
-from kheishd.providers.failures import FailureFactory
-from kheishd.providers.traits import LearnedTraits, Traits
+from kheishd.kernel.captures import NO_CAPTURE
+from kheishd.kernel.runtime import ModelFailure
+from kheishd.providers import credentials
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    from kheishd.kernel.captures import Capture, Captures
+    from kheishd.kernel.runtime import ModelEvent, ModelRequest, RouteSpec
+    from kheishd.providers.adaptation import AdaptedExchange
+    from kheishd.providers.driver import Driver, HttpRequest
+    from kheishd.providers.exchange import CallTimeouts, ConnectionPools, Exchange
+    from kheishd.providers.traits import LearnedTraits, Traits
 
 
 def find_driver(name: str) -> Driver | None:
@@ -72,8 +78,21 @@ class ProviderCaller:
         self._captures = captures
         self._limits = limits or RunsSection()
         self._environ = environ
-        self._pools = ConnectionPools(self._limits.max_active, in_thread)
-        self._traits = LearnedTraits()
+        self._in_thread = in_thread
+
+    # The first call imports and makes the rest, not the start of the daemon.
+
+    @cached_property
+    def _pools(self) -> ConnectionPools:
+        from kheishd.providers.exchange import ConnectionPools
+
+        return ConnectionPools(self._limits.max_active, self._in_thread)
+
+    @cached_property
+    def _traits(self) -> LearnedTraits:
+        from kheishd.providers.traits import LearnedTraits
+
+        return LearnedTraits()
 
     @asynccontextmanager
     async def ask(self, request: ModelRequest) -> AsyncGenerator[AsyncIterator[ModelEvent]]:
@@ -93,18 +112,29 @@ class ProviderCaller:
 
     async def aclose(self) -> None:
         """Close idle connections."""
-        await self._pools.aclose()
+        if "_pools" in vars(self):
+            await self._pools.aclose()
 
     def _open_events(
         self, request: ModelRequest, capture: Capture
     ) -> AbstractAsyncContextManager[AsyncIterator[ModelEvent]]:
+        from kheishd.providers.exchange import CallTimeouts
+
         timeouts = CallTimeouts(self._limits)
         if request.pinned.driver != "offline":
             return self._exchange(request, timeouts, capture)
+        from kheishd.providers import offline
+
         capture.record_local_request()
         return _TimedEvents(offline.answer(request), timeouts)
 
     def _exchange(self, request: ModelRequest, timeouts: CallTimeouts, capture: Capture) -> AdaptedExchange:
+        from kheishd.providers.adaptation import AdaptedExchange
+        from kheishd.providers.address import host_of
+        from kheishd.providers.attachments import origin_of
+        from kheishd.providers.exchange import Exchange
+        from kheishd.providers.failures import FailureFactory
+
         pinned = request.pinned
         driver = find_driver(pinned.driver)
         if driver is None:

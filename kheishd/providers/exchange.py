@@ -19,6 +19,7 @@ from kheishd.providers.address import find_server, path_of
 from kheishd.providers.answer_reader import is_error_data
 from kheishd.providers.driver import AnswerReader, HttpRequest, SendObserver, malformed_answer
 from kheishd.providers.error_report import MAX_BODY_BYTES
+from kheishd.providers.http_errors import failure_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -180,7 +181,7 @@ class Exchange:
         except ModelFailure:
             raise
         except Exception as error:
-            failure = self._pools.failure(error, self._failures)
+            failure = failure_of(error, self._failures)
             if failure is None:
                 raise
             raise failure from None
@@ -193,7 +194,7 @@ class Exchange:
                 while not self._reply.ended:
                     await self._reply.read()
             except Exception as error:
-                if self._pools.failure(error, self._failures) is None:
+                if failure_of(error, self._failures) is None:
                     raise
 
     async def _close(self) -> None:
@@ -288,18 +289,10 @@ class ConnectionPools:
         self._making = trio.Lock()
 
     async def send(self, post: HttpRequest, sending: SendObserver | None = None) -> HttpReply:
-        """Send a request. Errors: those that ``failure`` translates."""
+        """Send a request. Errors: those of ``http_errors``."""
         key = (find_server(post.url), post.ca_file)
         pool = self._pools.get(key) or await self._make(key)
-        from kheishd.providers.http import send
-
-        return await send(pool, post, sending)
-
-    def failure(self, error: Exception, failures: FailureFactory) -> ModelFailure | None:
-        """Return an error of sending or reading as a failure; None for a fault of the daemon."""
-        from kheishd.providers.http import failure
-
-        return failure(error, failures)
+        return await pool.send(post, sending)
 
     async def aclose(self) -> None:
         """Close idle connections."""

@@ -7,21 +7,31 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
-import httpcore2
+from kheishd.providers.http_errors import UnsendableRequest
+from protocol.structs import Value
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
-_PORTS = {"http": 80, "https": 443}
+PORTS = {"http": 80, "https": 443}
+"""The port of a URL without one, by its scheme."""
 
 
-def find_proxy(url: SplitResult) -> httpcore2.Proxy | None:
-    """Return the proxy for a URL; None without one. Errors: UnsupportedProtocol for an unusable one."""
+class HttpProxy(Value, frozen=True):
+    """A proxy: its URL, and its user and password, which ``repr`` omits."""
+
+    url: str
+    auth: tuple[str, str] | None
+
+    def __repr__(self) -> str:
+        return f"HttpProxy({self.url!r})"
+
+
+def find_proxy(url: SplitResult) -> HttpProxy | None:
+    """Return the proxy for a URL; None without one. Errors: UnsendableRequest for an unusable one."""
     proxies = getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")
-    if not proxy or is_excluded(
-        url.hostname or "", url.port or _PORTS.get(url.scheme), proxies.get("no", "")
-    ):
+    if not proxy or is_excluded(url.hostname or "", url.port or PORTS.get(url.scheme), proxies.get("no", "")):
         return None
     try:
         address = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
@@ -31,13 +41,13 @@ def find_proxy(url: SplitResult) -> httpcore2.Proxy | None:
         address = None
     if address is None or not address.hostname:
         # The original message quotes the URL, which may hold a password; '#' truncates a URL.
-        raise httpcore2.UnsupportedProtocol(
+        raise UnsendableRequest(
             "the proxy in the environment is not a URL; write '#' in a password as '%23'"
         ) from None
-    if address.scheme not in _PORTS:
-        raise httpcore2.UnsupportedProtocol("the proxy in the environment is not an HTTP proxy")
+    if address.scheme not in PORTS:
+        raise UnsendableRequest("the proxy in the environment is not an HTTP proxy")
     auth = (unquote(address.username), unquote(address.password or "")) if address.username else None
-    return httpcore2.Proxy(f"{address.scheme}://{address.hostname}:{port}", auth=auth)
+    return HttpProxy(f"{address.scheme}://{address.hostname}:{port}", auth)
 
 
 def is_excluded(host: str, port: int | None, no_proxy: str) -> bool:

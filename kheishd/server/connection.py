@@ -89,6 +89,7 @@ class ClientConnection(ABC):
         "_waiting",
         "caller",
         "ended",
+        "is_rejected",
         "opened",
         "subscriptions",
         "unsent_bytes",
@@ -97,6 +98,7 @@ class ClientConnection(ABC):
     def __init__(self, shared: ServerContext, caller: Caller) -> None:
         self.caller = caller
         self.ended = False
+        self.is_rejected = False
         self.subscriptions: dict[str, Subscription] | None = None
         self.unsent_bytes = 0
         self._shared = shared
@@ -344,6 +346,7 @@ class ClientConnection(ABC):
 
     def reject(self, refusal: Refusal) -> None:
         """Send a refusal that answers no request, and stop."""
+        self.is_rejected = True
         self.answer(encode_error(None, refusal))
         self.stop("unsubscribed")
 

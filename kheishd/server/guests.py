@@ -11,7 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 from protocol.errors.rpc import Overloaded
-from protocol.limits.rpc import MAX_CALLER_CONNECTIONS, MAX_UNFINISHED_BYTES
+from protocol.limits.rpc import MAX_CALLER_CONNECTIONS, MAX_SMALL_MESSAGE_BYTES, MAX_UNFINISHED_BYTES
 
 if TYPE_CHECKING:
     from kheishd.kernel.call import Caller
@@ -38,6 +38,8 @@ class Guests:
 
     def __init__(self) -> None:
         self._unfinished: dict[Guest, int] = {}
+        # Their bytes count until their connections have ended: only then is the memory free.
+        self._rejected: set[Guest] = set()
 
     def add(self, connection: Guest) -> None:
         """Count a new connection. Errors: Overloaded if its caller has too many."""
@@ -51,28 +53,35 @@ class Guests:
     def remove(self, connection: Guest) -> None:
         """Forget a connection that has ended."""
         self._unfinished.pop(connection, None)
+        self._rejected.discard(connection)
 
     def note_unfinished(self, connection: Guest, count: int) -> None:
         """Note the bytes of a connection's unfinished message.
 
-        If all together are too many, the largest one of the caller with most is given up.
+        If all together are too many, the largest one of the caller with most is given up. Connections that
+        were given up before, and have not yet ended, are part of the sum.
         """
-        if connection not in self._unfinished:
+        if connection not in self._unfinished or connection in self._rejected:
             return
         self._unfinished[connection] = count
-        while sum(self._unfinished.values()) > MAX_UNFINISHED_BYTES:
-            totals: Counter[str] = Counter()
-            for guest, size in self._unfinished.items():
-                totals[guest.caller.principal] += size
-            busiest, _ = totals.most_common(1)[0]
-            largest = max(
-                (guest for guest in self._unfinished if guest.caller.principal == busiest),
-                key=self._unfinished.__getitem__,
+        if count <= MAX_SMALL_MESSAGE_BYTES or sum(self._unfinished.values()) <= MAX_UNFINISHED_BYTES:
+            return
+        open_sizes = {
+            guest: size
+            for guest, size in self._unfinished.items()
+            if size > MAX_SMALL_MESSAGE_BYTES and guest not in self._rejected
+        }
+        totals: Counter[str] = Counter()
+        for guest, size in open_sizes.items():
+            totals[guest.caller.principal] += size
+        busiest, _ = totals.most_common(1)[0]
+        largest = max(
+            (guest for guest in open_sizes if guest.caller.principal == busiest), key=open_sizes.__getitem__
+        )
+        self._rejected.add(largest)
+        largest.reject(
+            Overloaded(
+                f"unfinished messages of more than {MAX_UNFINISHED_BYTES} bytes wait for their end; "
+                "send this one again later"
             )
-            self._unfinished[largest] = 0
-            largest.reject(
-                Overloaded(
-                    f"unfinished messages of more than {MAX_UNFINISHED_BYTES} bytes wait for their end; "
-                    "send this one again later"
-                )
-            )
+        )

@@ -249,8 +249,12 @@ class ReplayedStream(trio.abc.Stream):
         """Return the bytes already read, then those of the stream."""
         first, self._first = self._first, b""
         data = first or bytes(await self._stream.receive_some(max_bytes))
-        if self.peer is not None:
-            self.peer.note_received(len(data))
+        peer = self.peer
+        if peer is not None:
+            peer.note_received(len(data))
+            # The library would keep all of a message that is no longer wanted.
+            while data and peer.is_rejected:
+                data = bytes(await self._stream.receive_some(max_bytes))
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -265,6 +269,8 @@ class ReplayedStream(trio.abc.Stream):
     async def aclose(self) -> None:
         """Send the close frame if none was sent, and close."""
         closed = None if self.websocket is None else self.websocket.closed
+        # The library's connection holds this stream and perhaps a long unfinished message: no cycle keeps it.
+        self.websocket = self.peer = None
         if closed is not None and not self._sent_close and closed.code not in _NO_CODE:
             self._sent_close = True
             # Shielded, because the library's task is cancelled as soon as its connection ends.

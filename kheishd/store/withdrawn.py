@@ -57,19 +57,22 @@ class Replaced(Struct, frozen=True):
 
     ``is_pending``: it was restored itself and never started, so the store that it replaced knows more. What
     its own restore withdrew counts as withdrawn in it. ``has_backup``: all that is in the backup was in it.
+    ``unknown_sessions``: the ids of sessions in the backup that it did not have.
     """
 
     line: Line
     withdrawn: Withdrawn
     is_pending: bool
     has_backup: bool = True
+    unknown_sessions: frozenset[str] = frozenset()
 
 
 def read_withdrawn(directory: Path, backup: Path, kept: Sequence[Path]) -> Replaced | None:
     """Compare a store, and those that earlier restores kept (newest first), with a backup.
 
-    A token that any of them revoked stays revoked. The rules and grants are those of the newest store that
-    was in use. None if no store can be read.
+    A token that any of them revoked stays revoked. The rules, grants and properties are those of the newest
+    store that was in use; for a session that it did not have, those of the newest store that had the session.
+    None if no store can be read.
     """
     stores = [read_replaced(path, backup) for path in (directory, *kept)]
     readable = [store for store in stores if store is not None]
@@ -79,13 +82,20 @@ def read_withdrawn(directory: Path, backup: Path, kept: Sequence[Path]) -> Repla
     in_use = stores[len(restored_only)] if len(restored_only) < len(stores) else None
     # Without the store that was in use, the mark of the one that replaced it holds what that restore found. A
     # kept store counts only if it had all that is in the backup: it does not know what was granted later.
-    newest = (in_use or readable[0]).withdrawn
+    newest = in_use or readable[0]
+    withdrawn = newest.withdrawn
     if stores[0] is None:
-        newest = (
-            replace(newest, is_complete=False) if readable[0].has_backup else Withdrawn(is_complete=False)
+        withdrawn = (
+            replace(withdrawn, is_complete=False) if readable[0].has_backup else Withdrawn(is_complete=False)
         )
+    unknown = newest.unknown_sessions
+    for store in readable:
+        if withdrawn.changes is not None and store is not newest:
+            changes = [row for row in store.withdrawn.changes or () if row.session_id in unknown]
+            withdrawn = replace(withdrawn, changes=[*withdrawn.changes, *changes])
+            unknown &= store.unknown_sessions
     tokens = sorted({token_id for store in readable for token_id in store.withdrawn.tokens})
-    withdrawn = replace(newest, tokens=tokens)
+    withdrawn = replace(withdrawn, tokens=tokens, is_complete=withdrawn.is_complete and not unknown)
     return Replaced(readable[0].line, withdrawn, is_pending=False)
 
 
@@ -121,7 +131,17 @@ def _compare(directory: Path, backup: Path) -> Replaced:
         mark = read_restore_mark(replaced)
         is_pending = mark is not None and mark.pending
         withdrawn = find_withdrawn(replaced, restored)
-        return Replaced(read_line(replaced), withdrawn, is_pending, _has_backup(replaced, restored))
+        return Replaced(
+            read_line(replaced),
+            withdrawn,
+            is_pending,
+            _has_backup(replaced, restored),
+            frozenset(
+                session.session_id
+                for _, session in restored.scan(SESSIONS)
+                if replaced.get(SESSIONS, session.session_id) is None
+            ),
+        )
 
 
 def _has_backup(replaced: Snapshot, restored: Snapshot) -> bool:
@@ -217,8 +237,8 @@ def _narrow_properties(old: Session, session: Session) -> dict[str, Any]:
     """Return the changes of properties by which a session permits no more than that of the replaced store."""
     changes: dict[str, Any] = {}
     old_mode, mode = (leave_plan_mode(record).permission_mode for record in (old, session))
-    if old_mode is None and mode in ("acceptEdits", "bypassPermissions"):
-        # Then the agent's mode counts, as it did in the replaced store.
+    if old_mode is None and mode not in (None, "plan"):
+        # Then the agent's mode counts, as it did in the replaced store; it may be narrower than any but plan.
         changes["permission_mode"] = None
     elif old_mode is not None and old_mode != mode != narrower_mode(old_mode, mode):
         changes["permission_mode"] = narrower_mode(old_mode, mode)

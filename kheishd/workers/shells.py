@@ -24,8 +24,7 @@ from msgspec.structs import replace
 from kheishd.core.permissions.claims import NETWORK, Claim
 from kheishd.core.permissions.judge import Ruling, ToolFacts, judge_claim
 from kheishd.core.text.stream import TextStreamScrubber
-from kheishd.hooks.network.gate import Gate
-from kheishd.hooks.os.shell.limits import explain_excess
+from kheishd.core.text.surrogates import join_surrogates
 from kheishd.hooks.os.shell.log import ends_in_prompt
 from kheishd.hooks.os.shell.process import MAX_KILL_SECONDS, CommandEnd, KeptCommand, NotStarted
 from kheishd.objects.people.permission import closed_patterns_of, layers_of
@@ -44,6 +43,7 @@ from protocol.limits.shell import MAX_SHELL_BYTES_PER_SECOND, MAX_SHELL_FILES_BY
 
 if TYPE_CHECKING:
     from kheishd.config.sections.config import Config
+    from kheishd.hooks.network.gate import Gate
     from kheishd.hooks.os.shell.log import ShellFiles, ShellLog
     from kheishd.hooks.os.shell.starter import Starter
     from kheishd.kernel.live import Live
@@ -127,7 +127,8 @@ class BackgroundShell:
             code = None if ended is None else ended.code
             written = await self._files.read(self.task.task_id, 1)
             ending, problem = self._ending(ended, config)
-            problem = "; ".join(filter(None, (problem, *notes)))
+            # Names of files need not be UTF-8.
+            problem = join_surrogates("; ".join(filter(None, (problem, *notes))))
             return ShellOutcome(
                 ending,
                 code,
@@ -176,6 +177,8 @@ class BackgroundShell:
             last_output = self._log.last.decode(errors="replace")
             return "not_started", f"its sandbox could not be set up: {last_output}"
         if ended is not None and ended.exceeded is not None:
+            from kheishd.hooks.os.shell.limits import explain_excess
+
             return "exited", explain_excess(ended.exceeded, config.tools.limits)
         if ended is None or ended.code is None:
             return "exit_unknown", "its supervisor was killed"
@@ -288,6 +291,9 @@ class ShellWorker(Worker):
 
     async def _run(self, shell: BackgroundShell) -> None:
         """Run a shell and commit how it ended."""
+        # The first shell imports it, not the start of the daemon.
+        from kheishd.hooks.network.gate import Gate
+
         task_id = shell.task.task_id
         # Shielded, so that the end of the shell is committed even while the daemon stops.
         with trio.CancelScope(shield=True):

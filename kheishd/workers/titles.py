@@ -13,19 +13,12 @@ from typing import TYPE_CHECKING, ClassVar
 import msgspec
 import trio
 
-from kheishd.core.context.summary import (
-    MAX_TITLE_TOKENS,
-    TITLE_INSTRUCTIONS,
-    extract_title,
-    make_title_request,
-)
 from kheishd.core.run.budget import calculate_cost
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
 from kheishd.objects.talk.output import output_of
 from kheishd.records.run import read_pinned
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import RUNS, SESSIONS
-from kheishd.workers.completion import complete
 from kheishd.workers.worker import Worker
 from protocol.errors.refusal import Refusal
 from protocol.events.run import InputReceived
@@ -87,6 +80,14 @@ class TitleWorker(Worker):
 
     async def _name(self, run: RunRecord, pinned: Pinned, question: str, answer: str) -> None:
         """Ask the run's model for a title and commit it."""
+        from kheishd.core.context.summary import (
+            MAX_TITLE_TOKENS,
+            TITLE_INSTRUCTIONS,
+            extract_title,
+            make_title_request,
+        )
+        from kheishd.workers.completion import complete
+
         request = ModelRequest(
             pinned=pinned,
             instructions=TITLE_INSTRUCTIONS,

@@ -35,6 +35,8 @@ MAX_SUBSCRIPTIONS = 256
 # the longest. The daemon's own user and root are exempt.
 MAX_CALLER_CONNECTIONS = 128
 MAX_UNFINISHED_BYTES = 64 * MIB
+# A message of up to this size is never given up: the clients of ordinary messages do not suffer from others.
+MAX_SMALL_MESSAGE_BYTES = 64 * KIB
 
 # Connections over TCP that are not authenticated yet. A handshake takes a few milliseconds in a local network
 # and holds up to 100 KiB (TLS, the head of the request): 128 serve thousands of clients a second from 13 MiB.

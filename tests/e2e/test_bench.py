@@ -2,10 +2,15 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from contrib.bench.__main__ import FIGURES
+from contrib.bench.__main__ import FIGURES, GOALS, arguments
+from contrib.bench.client import Client
+from contrib.bench.model import config, model_server, newest_request
+from contrib.bench.processes import daemon, yardstick
+from contrib.bench.prototype import run_turn
 from contrib.bench.table import Round, Row, at_least, at_most, number, render, spread
 from tests.support.programs import ROOT, environment
 
@@ -38,6 +43,38 @@ def test_a_missed_goal_is_shown_with_its_distance() -> None:
     assert Row("x", "µs", rounds, at_most(2.4), "ratio").verdict() == "met"
     assert Row("x", "/s", rounds, at_least(480), "figure").verdict() == "missed by 50%"
     assert Row("x", "/s", rounds, at_most(150), "difference").verdict() == "met"
+
+
+def test_a_figure_beside_a_yardstick_shows_the_ratio_too() -> None:
+    """A goal that limits the figure itself shows the ratio to the yardstick as information."""
+    row = Row("x", "ms", [Round(3, 2)], at_most(5), yardstick="bare prototype")
+    assert row.verdict() == "met"
+    assert "1.50 x" in render([row])
+
+
+def test_goals_are_named_by_one_word() -> None:
+    """``goals`` stands for the modules that have the goals of the project."""
+    options = arguments(["goals"])
+    assert options.only_goals
+    assert tuple(options.names) == GOALS
+    assert not arguments(["turn"]).only_goals
+
+
+def test_the_prototype_keeps_the_order_of_a_turn(tmp_path: Path) -> None:
+    """The prototype sends the bytes of the daemon, and remembers a conversation after a kill."""
+    with model_server() as port:
+        with daemon(config(port)) as server, server.client() as client:
+            for _ in range(3):
+                run_turn(client, "ada")
+            request = newest_request(port)
+        file = tmp_path / "request"
+        file.write_bytes(request)
+        for turns in (2, 1):
+            with yardstick("turns", str(tmp_path / "store"), str(file), str(port)) as path:
+                with Client(path) as client:
+                    for _ in range(turns):
+                        run_turn(client, "ada")
+        assert newest_request(port) == request
 
 
 def test_the_table_shows_minimum_median_and_maximum() -> None:

@@ -251,6 +251,22 @@ os.rename("sub", "sub", dst_dir_fd=above)
 '"""
 
 
+def test_names_that_are_not_text(home: Path) -> None:
+    """A protected file whose name is not UTF-8 is renamed and named; the command keeps its output."""
+    configure(home, ALLOW)
+    command = r"echo canary; touch $'a\xff.code-workspace'"
+    with Daemon(home) as daemon:
+        output = str(daemon.say(order("bash", command=command))["output"])
+        assert "canary" in output
+        assert "renamed to NAME.unapproved: a\ufffd.code-workspace" in output
+        daemon.say(order("bash", command=command, run_in_background=True), sender="background")
+        task = daemon.call("task.list")["tasks"][0]
+        until(
+            lambda: daemon.call("task.get", task_id=task["task_id"])["status"] == "completed",
+            "the shell ends",
+        )
+
+
 def test_detours(home: Path) -> None:
     """No directory that a command renames, hides or adds opens a closed or a protected path to the next."""
     configure(home, ALLOW + DENY_DETOURS)

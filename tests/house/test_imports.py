@@ -37,6 +37,7 @@ def loaded(module: str, packages: tuple[str, ...]) -> str:
                 "kheishctl",
             ),
         ),
+        ("kheishd.providers.http", ("httpcore2", "h11", "anyio", "asyncio")),
         ("kheishd.hooks.web.tools", ("httpcore2", "h11", "asyncio")),
         ("protocol.rpc.catalogue", ("trio", "socket", "asyncio", "lmdb", "click")),
     ],

@@ -2,8 +2,8 @@
 
 ``POST .../chat/completions`` and ``POST .../responses`` are OpenAI's protocols, ``POST .../v1/messages`` is
 Anthropic's, and ``POST .../models/MODEL:streamGenerateContent`` Google's. The requested model chooses the
-behavior (see ``model_behaviors``). ``GET /requests`` returns the requests so far, ``DELETE /requests``
-forgets them.
+behavior (see ``model_behaviors``). ``GET /requests`` returns the requests so far,
+``GET /requests/newest`` the bytes of the newest one, and ``DELETE /requests`` forgets them.
 
 The server is also the yardstick of the benchmarks and therefore cheap: no HTTP library, plain non-blocking
 sockets on trio's readiness calls, and answers that only count pieces are encoded once.
@@ -57,6 +57,7 @@ class RecordedRequest:
     path: str
     headers: dict[str, str]
     body: bytes
+    head: bytes = b""
     disconnected: trio.Event = field(default_factory=trio.Event)
     streaming: trio.Event = field(default_factory=trio.Event)
 
@@ -167,6 +168,11 @@ class ModelServer:
             raise
 
     async def _serve_own(self, connection: socket.socket, recorded: RecordedRequest) -> bool:
+        if recorded.path == "/requests/newest" and self.requests:
+            newest = self.requests[-1]
+            whole = newest.head + newest.body
+            await _write(connection, _head(Head(200, "application/octet-stream", {}, len(whole))) + whole)
+            return True
         status, result = 200, [request.to_json() for request in self.requests]
         if recorded.path != "/requests":
             status = 404
@@ -300,9 +306,9 @@ async def _read_request(connection: socket.socket, buffer: bytearray) -> Recorde
     while len(buffer) < whole:
         if not await _read(connection, buffer):
             return None
-    body = bytes(buffer[end + 4 : whole])
+    head, body = bytes(buffer[: end + 4]), bytes(buffer[end + 4 : whole])
     del buffer[:whole]
-    return RecordedRequest(method, path, headers, body)
+    return RecordedRequest(method, path, headers, body, head)
 
 
 async def _read(connection: socket.socket, buffer: bytearray) -> bool:

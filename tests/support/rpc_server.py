@@ -91,7 +91,7 @@ def bare_runtime() -> Runtime:
         routes={"offline": RouteSpec("offline", "offline", "offline", built_in=True)},
         definitions={},
         models=cast("ModelCaller", None),
-        hooks=CompositeHook(()),
+        load_hooks=lambda: CompositeHook(()),
         workspaces=WORKSPACES,
     )
 

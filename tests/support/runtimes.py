@@ -29,7 +29,7 @@ def make_runtime(generation: int = 1, **changes: Any) -> Runtime:
         routes={"offline": RouteSpec("offline", "offline", "offline", built_in=True)},
         definitions={"default": built_in()},
         models=ProviderCaller(),
-        hooks=CompositeHook(()),
+        load_hooks=lambda: CompositeHook(()),
         workspaces=WORKSPACES,
     )
     return change_runtime(runtime, **changes)
@@ -39,4 +39,7 @@ def change_runtime(runtime: Runtime, **changes: Any) -> Runtime:
     """Return a runtime with other fields; ``changes`` as for ``make_runtime``."""
     sections = {name: changes.pop(name) for name in SECTIONS & changes.keys()}
     config = changes.pop("config", runtime.config)
+    if "hooks" in changes:
+        hooks = changes.pop("hooks")
+        changes["load_hooks"] = lambda: hooks
     return replace(runtime, config=msgspec.structs.replace(config, **sections), **changes)

@@ -6,7 +6,9 @@ FIRST_HIGH = "\ud800"
 
 def join_surrogates(text: str) -> str:
     """Return a text with each pair of halves joined, and each single half replaced by U+FFFD."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return (
+        text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    )
 
 
 def split_first_half(text: str) -> tuple[str, str]:

@@ -79,7 +79,10 @@ class Gate:
             if _is_loopback_by_name(destination, forbidden.address):
                 subject = f"{destination.subject} or {subject}"
             cause = OWN if closed else CLOSED.format(subject=subject)
-            if len(self.closed) < MAX_LISTED_HOSTS:
+            ruling = self._judge_host(Destination(str(extract_v4(forbidden.address)), destination.port))
+            if ruling.base == "deny":
+                cause = ruling.note or ruling.why
+            elif len(self.closed) < MAX_LISTED_HOSTS:
                 self.closed[str(destination)] = str(address)
             await self._refuse(destination, cause if address == destination else f"it is {address}: {cause}")
         except trio.TooSlowError:

@@ -18,7 +18,6 @@ import trio
 from kheishd.core.run.due import TakeUp, due
 from kheishd.records.run import read_pinned
 from kheishd.store.tables import RUNS, RUNS_CANCELLED, RUNS_READY
-from kheishd.workers.runs.executor import RunExecutor
 from kheishd.workers.worker import Worker
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from kheishd.core.run.record import RunRecord
     from kheishd.kernel.services import Services
     from kheishd.store.environment import Snapshot
+    from kheishd.workers.runs.executor import RunExecutor
     from protocol.objects.run import Pinned
 
 log = logging.getLogger("kheishd.runs")
@@ -146,6 +146,9 @@ class RunWorker(Worker):
     def _start(
         self, record: RunRecord, pinned: Pinned, *, suspect: bool = False, interrupt: bool = False
     ) -> None:
+        # The first run imports the executor, not the start of the daemon.
+        from kheishd.workers.runs.executor import RunExecutor
+
         assert self._nursery is not None
         executor = RunExecutor(
             self._services, record, pinned, on_progress=self._look, suspect=suspect, interrupt=interrupt

@@ -163,7 +163,7 @@ def test_tools_and_sections_come_in_the_order_of_their_parts() -> None:
     prompt = hooks.prompt(run_context("/srv"))
     assert prompt.tools == hooks.offer(run_context("/srv"))
     assert prompt.sections == ["first", "Notes are kept in /srv."]
-    assert prompt.situation == ["It is first?."]
+    assert prompt.situation == ["It is first\ufffd."]
     assert hooks.find_tool("does") is Doing.tools[0]
     assert hooks.find_tool("gone") is None
 
@@ -176,7 +176,7 @@ def test_a_scope_leaves_tools_out() -> None:
     assert hooks.offer(run_context(tools=[])) == []
     assert hooks.prompt(within).tools == hooks.offer(within)
     assert hooks.prompt(run_context(tools=["does"])).sections == ["first"]
-    assert hooks.prompt(run_context(tools=[])) == HookPrompt([], ["first"], ["It is first?."])
+    assert hooks.prompt(run_context(tools=[])) == HookPrompt([], ["first"], ["It is first\ufffd."])
 
 
 def test_a_scope_that_was_narrowed_since_leaves_tools_out() -> None:
@@ -430,7 +430,7 @@ async def test_what_is_no_text_is_made_one() -> None:
         return "caf\udce9.txt é"
 
     outcome = await CompositeHook([Doing(lists)]).dispatch(call_of(Doing.tools[0]))
-    assert outcome.text == "caf?.txt é"
+    assert outcome.text == "caf\ufffd.txt é"
 
 
 # A part in which everything goes wrong.

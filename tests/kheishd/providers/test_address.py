@@ -2,7 +2,7 @@
 
 import pytest
 
-from kheishd.providers.address import find_server, host_of, join_path, path_of, split_socket
+from kheishd.providers.address import find_server, host_of, join_path, path_of, split_socket, target_of
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,17 @@ def test_find_server(url: str, server: str) -> None:
 def test_path_of(url: str, path: str) -> None:
     """Messages name the requested path, without the host and the query."""
     assert path_of(url) == path
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("https://api.test/v1/responses", "/v1/responses"),
+        ("https://api.test/chat;a?api-version=1", "/chat;a?api-version=1"),
+        ("http+unix://%2Frun%2Fa.sock/v1/messages", "/v1/messages"),
+        ("https://user:password@api.test?a=b#c", "/?a=b"),
+    ],
+)
+def test_target_of(url: str, target: str) -> None:
+    """A request names the path and the query, and nothing of the host."""
+    assert target_of(url) == target

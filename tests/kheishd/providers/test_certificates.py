@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import httpcore2
 import pytest
 import trustme
 
 from kheishd.providers.certificates import BUNDLE_VARIABLES, make_tls_context
+from kheishd.providers.http_errors import UnsendableRequest
 
 
 def write_authority(path: Path) -> str:
@@ -37,7 +37,7 @@ def test_an_unusable_file(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "ca.pem"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(httpcore2.UnsupportedProtocol, match=r"ca_file '.*ca\.pem' is not usable"):
+    with pytest.raises(UnsendableRequest, match=r"ca_file '.*ca\.pem' is not usable"):
         make_tls_context(str(path), {})
 
 

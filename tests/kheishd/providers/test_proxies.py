@@ -45,7 +45,7 @@ def test_an_excluded_port_is_called_directly(monkeypatch: pytest.MonkeyPatch) ->
     assert find_proxy(urlsplit("http://10.9.9.9/v1")) is None
     proxy = find_proxy(urlsplit("http://127.0.0.1:8081/v1"))
     assert proxy is not None
-    assert proxy.url.host == b"proxy.test"
+    assert proxy.url == "http://proxy.test:3128"
 
 
 def test_the_usual_port_of_a_scheme(monkeypatch: pytest.MonkeyPatch) -> None:

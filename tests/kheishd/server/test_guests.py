@@ -11,7 +11,7 @@ from kheishd.objects.node import rpc
 from kheishd.server import guests
 from kheishd.server.listeners import TcpListen
 from protocol.limits.units import KIB
-from tests.support.rpc_server import PATIENCE_S, Messages, RpcServer, rpc_server
+from tests.support.rpc_server import PATIENCE_S, UPGRADE, Messages, RpcServer, rpc_server
 from tests.support.toys import Toys
 
 HALF = b'{"jsonrpc":"2.0","id":1,"method":"' + b"a" * 40 * KIB
@@ -22,6 +22,7 @@ async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     """Run a server with small limits."""
     monkeypatch.setattr(guests, "MAX_CALLER_CONNECTIONS", 3)
     monkeypatch.setattr(guests, "MAX_UNFINISHED_BYTES", 100 * KIB)
+    monkeypatch.setattr(guests, "MAX_SMALL_MESSAGE_BYTES", 10 * KIB)
     handlers = [*Toys().handlers(), *rpc.HANDLERS]
     async with rpc_server(tmp_path, handlers, tcp=TcpListen("127.0.0.1", 0)) as running:
         yield running
@@ -103,6 +104,24 @@ async def test_tokens_are_limited_too(server: RpcServer) -> None:
         with suppress(trio.BrokenResourceError):
             await client.transport.socket._stream.send_all(frame)
     await until(lambda: server.server.connections == 2)
+
+
+async def test_a_rejected_message_is_not_kept(server: RpcServer) -> None:
+    """A client that sends on after a rejection is cut off; small messages of others are answered."""
+    _, secret = await server.token()
+    small = await server.connect_websocket(secret)
+    # The beginning of a fragmented message; each frame holds 60,000 bytes, masked with zeros.
+    frame = b"\xfe" + (60_000).to_bytes(2, "big") + bytes(4) + b"a" * 60_000
+    head = ["GET /rpc HTTP/1.1", f"Host: {server.tcp}", *UPGRADE, f"Authorization: Bearer {secret}", "", ""]
+    address, _, port = str(server.tcp).rpartition(":")
+    async with await trio.open_tcp_stream(address, int(port)) as large:
+        await large.send_all("\r\n".join(head).encode() + b"\x01" + frame)
+        with suppress(trio.BrokenResourceError):
+            while True:
+                await large.send_all(b"\x00" + frame)
+                assert await small.call("rpc.ping")
+    await until(lambda: server.server.connections == 1)
+    assert await small.call("rpc.ping")
 
 
 async def test_the_daemons_own_user_is_exempt(streams: list[trio.SocketStream]) -> None:

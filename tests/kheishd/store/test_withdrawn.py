@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from kheishd.records.writer import SessionWriter, StreamWriter
 from kheishd.store.backup import restore
 from kheishd.store.environment import DATA
-from kheishd.store.epoch import Withdrawal
+from kheishd.store.epoch import Withdrawal, put_restore_mark
 from kheishd.store.tables import SESSIONS
 from kheishd.store.withdrawn import find_withdrawn, read_replaced
 from protocol.events.permission import PermissionsChanged
@@ -42,11 +42,11 @@ def in_daemon(store: Store, *events: JournalEvent) -> None:
     update(store, change)
 
 
-def in_session(store: Store, *events: JournalEvent) -> None:
+def in_session(store: Store, *events: JournalEvent, session_id: str = "ses_a") -> None:
     """Append events to a session's stream."""
 
     def change(tx: Transaction) -> None:
-        writer = SessionWriter(tx, "ses_a", session=tx.need(SESSIONS, "ses_a"))
+        writer = SessionWriter(tx, session_id, session=tx.need(SESSIONS, session_id))
         writer.append_all(events)
         writer.write()
 
@@ -170,6 +170,7 @@ def test_a_damaged_store_leaves_what_was_kept_before(store: Store, copy: Path) -
         ({"permission_mode": None}, {"permission_mode": "default"}, {"permission_mode": "default"}),
         ({"permission_mode": "plan"}, {"permission_mode": "bypassPermissions"}, {}),
         ({"permission_mode": "plan"}, {"permission_mode": None}, {}),
+        ({"permission_mode": "default"}, {"permission_mode": None}, {"permission_mode": None}),
         ({"scope": {"mcp": ["a", "b"]}}, {"scope": {"mcp": ["a"]}}, {"scope": {"mcp": ["a"]}}),
         ({"workspace": "/w"}, {"workspace": "/w/inner"}, {"workspace": "/w/inner"}),
         ({"workspace": "/w"}, {"workspace": None}, {"workspace": None}),
@@ -214,6 +215,21 @@ def test_a_missing_store_leaves_what_was_kept_before(store: Store, copy: Path) -
         assert withdrawn is not None
         assert (withdrawn.tokens, withdrawn.is_complete) == (["tok_lost"], False)
         assert withdrawn.changes == changes
+
+
+def test_sessions_that_the_store_in_use_never_had(store: Store, copy: Path, tmp_path: Path) -> None:
+    """A session made after one backup and narrowed after the next stays narrow after both are restored."""
+    session_with_runs(store, "ses_b")
+    store.backup(tmp_path / "later")
+    in_session(store, SessionUpdated(changes={"permission_mode": "plan"}), session_id="ses_b")
+    store.close()
+    mark = restore(copy, store.directory).mark
+    in_use = open_inline(store.directory)
+    update(in_use, lambda tx: put_restore_mark(tx, replace(mark, pending=False)))
+    in_use.close()
+    withdrawn = restore(tmp_path / "later", store.directory).mark.withdrawn
+    assert withdrawn is not None
+    assert withdrawn.changes == [Withdrawal(session_id="ses_b", properties={"permission_mode": "plan"})]
 
 
 def test_a_restore_that_never_started_is_not_forgotten(store: Store, copy: Path) -> None:

@@ -1,8 +1,9 @@
 """The keeper: the supervisor process between the daemon and one command that a tool runs.
 
-It is an interpreter that has imported this file and little else (see ``process``). Its arguments are
-``bare``, ``boxed``, or ``closed:PORT`` for a sandbox with a network of its own, the limits (see ``watch``),
-the workspace, and the command's argv. The daemon cannot do its work, for these reasons:
+It is forked from an interpreter that has imported this file and little else (see ``zygote``). Its arguments
+are ``bare``, ``boxed``, or ``closed:PORT`` for a sandbox with a network of its own, the limits (see
+``watch``), the workspace, and the command's argv and environment. The daemon cannot do its work, for these
+reasons:
 
 - **No process escapes.** The keeper is the *subreaper* of everything below it: each process that a command
   starts stays a descendant of the keeper, even in a session of its own and with its parent gone. The keeper
@@ -13,7 +14,7 @@ the workspace, and the command's argv. The daemon cannot do its work, for these 
   use that signal, in case the keeper is killed.
 - **A reaped process id is never signalled**: the keeper reaps, so it knows.
 
-Standard input is the socket; standard output and error are the command's. The keeper sends these lines::
+Standard output and error are the command's. The keeper sends these lines over the socket::
 
     began PID STARTED       the command runs; with the descriptor of the port in its closed network
     failed NOTE             the command could not be started
@@ -31,6 +32,7 @@ as well kill the daemon. Its processes carry a mark by which they are found (see
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import select
@@ -39,12 +41,13 @@ import time
 from contextlib import suppress
 
 from kheishd.hooks.os.shell.mounts import MountWatch
+from kheishd.hooks.os.shell.namespace import send_port
 from kheishd.hooks.os.shell.watch import ControlGroup, Limits, Watch
 
 # Importing ``typing`` takes as long as the rest of the start, so only the type checker does it.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from typing import NoReturn
 
 PR_SET_PDEATHSIG = 1
@@ -154,7 +157,7 @@ class Keeper:
         self._poll.register(self._wakeup, select.POLLIN)
         self._mounts = MountWatch((), self._poll)
 
-    def start(self, argv: list[str]) -> bool:
+    def start(self, argv: list[str], environ: Mapping[bytes, bytes]) -> bool:
         """Start the command and report it; return whether it could be started."""
         inside = blocked = release = -1
         if self._boxed:
@@ -170,7 +173,7 @@ class Keeper:
         read, write = os.pipe()
         self._main = os.fork()
         if self._main == 0:
-            _exec(argv, write, self._limits, self._watch.group)
+            _exec(argv, environ, write, self._limits, self._watch.group)
         os.close(write)
         for descriptor in (inside, blocked):
             if descriptor >= 0:
@@ -187,8 +190,6 @@ class Keeper:
 
     def _send_port(self, began: str) -> bool:
         """Open the port in the command's network, and send it with the report; return whether that worked."""
-        from kheishd.hooks.os.shell.namespace import send_port
-
         status = b""
         while not status.endswith(b"\n") and (data := os.read(self._status, 1_000)):
             status += data
@@ -327,12 +328,14 @@ def _run_first() -> None:
         os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
 
 
-def _exec(argv: list[str], report: int, limits: Limits, group: ControlGroup) -> NoReturn:
+def _exec(
+    argv: list[str], environ: Mapping[bytes, bytes], report: int, limits: Limits, group: ControlGroup
+) -> NoReturn:
     """Turn this child into the command; an error is written to ``report``."""
     try:
         keeper = os.getppid()
         os.setsid()
-        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        call_libc("prctl", PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == keeper:
             for number in (signal.SIGPIPE, signal.SIGXFSZ):
                 # Python ignores these.
@@ -342,7 +345,7 @@ def _exec(argv: list[str], report: int, limits: Limits, group: ControlGroup) -> 
             group.join()
             limit_process(limits)
             join_keyring()
-            os.execv(argv[0], argv)
+            os.execve(argv[0], argv, environ)
     except OSError as error:
         os.write(report, (error.strerror or str(error)).encode())
     finally:
@@ -366,28 +369,24 @@ def limit_process(limits: Limits) -> None:
 
 def join_keyring() -> None:
     """Leave the daemon's session keyring for an empty one, if the kernel has keyrings."""
-    import ctypes
-
     number = KEYCTL.get(os.uname().machine)
     if number is not None:
-        ctypes.CDLL(None).syscall(number, JOIN_SESSION_KEYRING, None)
+        with suppress(OSError):
+            call_libc("syscall", number, JOIN_SESSION_KEYRING, 0)
 
 
-def _prctl(option: int, value: int) -> None:
-    import ctypes
-
+def call_libc(name: str, *arguments: int) -> None:
+    """Call a function of the C library. Errors: OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl failed")
+    if getattr(libc, name)(*map(ctypes.c_ulong, arguments)) < 0:
+        raise OSError(ctypes.get_errno(), f"{name} failed")
 
 
-def main(argv: list[str]) -> None:
-    """Keep one command; the arguments are those of this file's docstring."""
-    control = os.dup(0)
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
-    manner, limits, workspace, *command = argv
+def keep(
+    control: int, manner: str, limits: str, workspace: str, argv: list[str], environ: Mapping[bytes, bytes]
+) -> None:
+    """Keep one command whose socket to the daemon is ``control``; the rest is in this file's docstring."""
+    call_libc("prctl", PR_SET_CHILD_SUBREAPER, 1)
     confinement, _, port = manner.partition(":")
     keeper = Keeper(
         control,
@@ -396,8 +395,8 @@ def main(argv: list[str]) -> None:
         workspace=workspace,
         port=int(port or 0),
     )
-    if keeper.start(command):
+    if keeper.start(argv, environ):
         # The command's output ends with the command, not with the keeper.
-        os.dup2(null, 1)
-        os.dup2(null, 2)
+        os.dup2(0, 1)
+        os.dup2(0, 2)
         keeper.stay()

@@ -11,6 +11,9 @@ Source: setns(2), ioctl_ns(2), unix(7).
 
 from __future__ import annotations
 
+import _socket
+import ctypes
+import fcntl
 import os
 import sys
 
@@ -40,8 +43,6 @@ def send_port(control: int, line: str, pid: int, port: int) -> bool:
 
 
 def _send_port(control: int, line: str, pid: int, port: int) -> None:
-    import _socket
-
     enter_network(pid)
     listening = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
     # The loopback interface may not be up yet.
@@ -56,9 +57,6 @@ def _send_port(control: int, line: str, pid: int, port: int) -> None:
 
 def enter_network(pid: int) -> None:
     """Enter the network of a process, which must not be this one's. Errors: OSError."""
-    import ctypes
-    import fcntl
-
     libc = ctypes.CDLL(None, use_errno=True)
     network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
     if os.fstat(network).st_ino == os.stat("/proc/self/ns/net").st_ino:

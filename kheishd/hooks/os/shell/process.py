@@ -11,19 +11,23 @@ its inherited environment, unless it took care to remove that as well.
 """
 
 import logging
+import marshal
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from array import array
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import Final
 
 import trio
 
 from kheishd.hooks.os.shell.keeper import ProcessId, send_signal, start_ticks_of
+from kheishd.hooks.os.shell.zygote import LENGTH_BYTES, MARK_VARIABLE, MAX_MARK_BYTES, MAX_RIGHTS
 from kheishd.hooks.os.umask import user_umask
 from protocol.structs import Value
 
@@ -39,14 +43,9 @@ MAX_LINE_BYTES = 4096
 
 ROOT = Path(__file__).parents[4]
 # Imported, not run as a script: so it is compiled once and not at every start.
-KEEPER = (
-    "import sys; sys.path.append(sys.argv[1]); "
-    "from kheishd.hooks.os.shell.keeper import main; main(sys.argv[2:])"
-)
+ZYGOTE = "import sys; sys.path.append(sys.argv[1]); from kheishd.hooks.os.shell.zygote import main; main()"
 
 # Orphans.
-
-MARK_VARIABLE = "KHEISH_CALL"
 
 MAX_ORPHAN_SECONDS = 5.0
 
@@ -60,6 +59,13 @@ EMPTY_SCANS = 2
 
 class NotStarted(Exception):
     """The command never ran; the message says why."""
+
+
+class KeeperLost(NotStarted):
+    """The keeper ended before it had read its request, so that another one may be asked."""
+
+    def __init__(self) -> None:
+        super().__init__("its keeper ended before it had read the command")
 
 
 class CommandEnd(Value, frozen=True):
@@ -106,27 +112,66 @@ class KeptCommand:
     opened: then the command has no network at all.
     """
 
-    def __init__(self, keeper: trio.Process, control: trio.SocketStream, mark: str, port: int = 0) -> None:
-        assert keeper.stdout is not None, "a pipe was requested"
-        self.stdout = keeper.stdout
-        self.stderr = keeper.stderr
+    def __init__(
+        self,
+        control: trio.SocketStream,
+        stdout: trio.abc.ReceiveStream,
+        stderr: trio.abc.ReceiveStream | None,
+        mark: str,
+        port: int = 0,
+    ) -> None:
+        self.stdout = stdout
+        self.stderr = stderr
         self.pid = 0
         self.start_ticks = 0
         self.listening: socket.socket | None = None
-        self._keeper = keeper
         self._control = control
         self._mark = mark
         self._port = port
         self._buffer = b""
         self._end = CommandEnd(None)
+        # Nothing runs before the keeper has the whole request.
+        self._gone = True
+        self._unread = False
+
+    async def request(self, command: Command, descriptors: Sequence[int]) -> None:
+        """Send the keeper its request (see ``zygote``). Errors: KeeperLost."""
+        mark = command.mark.encode()
+        assert len(mark) <= MAX_MARK_BYTES, "there is room for it"
+        environ = {**command.environ, MARK_VARIABLE: command.mark}
+        manner = f"closed:{command.port}" if command.port else "boxed" if command.boxed else "bare"
+        fields = marshal.dumps(
+            (
+                [os.fsencode(argument) for argument in command.argv],
+                {os.fsencode(name): os.fsencode(value) for name, value in environ.items()},
+                list(command.descriptors),
+                mark,
+                manner,
+                command.limits,
+                os.fsencode(command.workspace),
+                user_umask(),
+            )
+        )
+        data = len(fields).to_bytes(LENGTH_BYTES, "big") + fields
+        connection = self._control.socket
+        for begin in range(0, len(descriptors), MAX_RIGHTS):
+            if not await send_descriptors(connection, data[:1], descriptors[begin : begin + MAX_RIGHTS]):
+                raise KeeperLost
+            data = data[1:]
+        try:
+            await self._control.send_all(data)
+        except trio.BrokenResourceError:
+            raise KeeperLost from None
         self._gone = False
 
     async def begin(self) -> None:
-        """Wait until the command runs. Errors: NotStarted.
+        """Wait until the command runs. Errors: NotStarted, and KeeperLost if another keeper may be asked.
 
         A command that kills its keeper at once has no ``pid``: the keeper could not report it.
         """
         message, _, rest = (await self._read_line()).partition(" ")
+        if self._unread:
+            raise KeeperLost
         if message == "failed":
             raise NotStarted(rest)
         if message == "began":
@@ -146,6 +191,7 @@ class KeptCommand:
                     self._end = CommandEnd(None, unboxed=True)
                 case ["gone"]:
                     self._gone = True
+                    break
                 case ["began" | "failed", *_]:
                     # The wait for the start was cancelled before this message came.
                     pass
@@ -171,8 +217,6 @@ class KeptCommand:
             for stream in (self.stdout, self.stderr):
                 if stream is not None:
                     await stream.aclose()
-            with trio.move_on_after(MAX_KILL_SECONDS):
-                await self._keeper.wait()
             if not self._gone and not await kill_orphans(self._mark):
                 log.error("processes of a command could not be killed", extra={"mark": self._mark})
 
@@ -183,7 +227,9 @@ class KeptCommand:
                 data, rights, _, _ = await self._control.socket.recvmsg(
                     MAX_LINE_BYTES, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
                 )
-            except OSError:
+            except OSError as error:
+                # The kernel resets a connection whose other end is closed with data that was not read.
+                self._unread = not self.pid and isinstance(error, ConnectionResetError)
                 data, rights = b"", []
             for _, _, descriptor in rights:
                 self.listening = socket.socket(fileno=int.from_bytes(descriptor, sys.byteorder))
@@ -194,49 +240,121 @@ class KeptCommand:
         return line.decode(errors="replace")
 
 
+class Zygote:
+    """The daemon's side of the zygote, the process that forks the keepers of one event loop's commands."""
+
+    def __init__(self) -> None:
+        self._lock = trio.Lock()
+        self._channel: trio.socket.SocketType | None = None
+
+    async def fork_keeper(self, control: socket.socket) -> None:
+        """Let a new keeper have a socket. Start the zygote if there is none. Errors: OSError."""
+        async with self._lock:
+            passed = [control.fileno()]
+            if self._channel is None or not await send_descriptors(self._channel, b"k", passed):
+                self._channel = await self._start()
+                await send_descriptors(self._channel, b"k", passed)
+
+    async def _start(self) -> trio.socket.SocketType:
+        """Start the process; return our end of its socket. Errors: OSError."""
+        ours, theirs = socket.socketpair()
+        try:
+            # Shielded: a cancellation between the start and the return would lose the process.
+            with theirs, trio.CancelScope(shield=True):
+                process = await trio.lowlevel.open_process(
+                    [sys.executable, "-I", "-S", "-c", ZYGOTE, str(ROOT)],
+                    stdin=theirs,
+                    stdout=subprocess.DEVNULL,
+                    cwd="/",
+                    # Commands have variables of their own. Keepers write their mark over the room for it.
+                    env={"LANG": "C.UTF-8", MARK_VARIABLE: "-" * MAX_MARK_BYTES},
+                    start_new_session=True,
+                )
+        except BaseException:
+            ours.close()
+            raise
+        channel = trio.socket.from_stdlib_socket(ours)
+        trio.lowlevel.spawn_system_task(self._attend, process, channel)
+        return channel
+
+    async def _attend(self, process: trio.Process, channel: trio.socket.SocketType) -> None:
+        """Wait for the end of the process; at the end of the event loop, cause it."""
+        try:
+            await process.wait()
+        finally:
+            if self._channel is channel:
+                self._channel = None
+            channel.close()
+            with trio.CancelScope(shield=True), trio.move_on_after(MAX_KILL_SECONDS):
+                await process.wait()
+
+
+_ZYGOTE: Final = trio.lowlevel.RunVar[Zygote | None]("zygote", None)
+
+
+async def send_descriptors(
+    connection: trio.socket.SocketType, data: bytes, descriptors: Sequence[int]
+) -> bool:
+    """Send one byte with descriptors; return whether the other end is still open."""
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))
+    try:
+        await connection.sendmsg([data], [rights])
+    except (BrokenPipeError, ConnectionResetError, trio.ClosedResourceError):
+        return False
+    return True
+
+
 @asynccontextmanager
 async def running(command: Command, *, merged: bool = False) -> AsyncIterator[KeptCommand]:
     """Run a command while the block runs. ``merged``: its errors are in its output.
 
     Errors: NotStarted.
     """
-    process = await _start(command, merged=merged)
     try:
-        await process.begin()
+        try:
+            process = await _start(command, merged=merged)
+        except KeeperLost:
+            # The zygote has just ended, and the request with it: a new one is there by now, or is started.
+            process = await _start(command, merged=merged)
+    except OSError as error:
+        raise NotStarted(error.strerror or str(error)) from None
+    finally:
+        command.close()
+    try:
         yield process
     finally:
         await process.aclose()
 
 
 async def _start(command: Command, *, merged: bool) -> KeptCommand:
-    ours, theirs = socket.socketpair()
-    argv = [sys.executable, "-I", "-S", "-c", KEEPER, str(ROOT)]
-    confinement = f"closed:{command.port}" if command.port else "boxed" if command.boxed else "bare"
-    argv += [confinement, command.limits, command.workspace, *command.argv]
-    control = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
-    try:
-        # Shielded: a cancellation between the start and the return would lose the process.
-        with theirs, trio.CancelScope(shield=True):
-            keeper = await trio.lowlevel.open_process(
-                argv,
-                stdin=theirs,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT if merged else subprocess.PIPE,
-                # The directory itself, whatever its name leads to by now.
-                cwd=f"/proc/self/fd/{command.workdir}",
-                env={**command.environ, MARK_VARIABLE: command.mark},
-                pass_fds=command.descriptors,
-                start_new_session=True,
-                umask=user_umask(),
-            )
-    except BaseException as error:
-        control.socket.close()
-        if isinstance(error, OSError):
-            raise NotStarted(error.strerror or str(error)) from None
-        raise
-    finally:
-        command.close()
-    return KeptCommand(keeper, control, command.mark, command.port)
+    """Ask a new keeper to run a command. Errors: NotStarted, OSError."""
+    zygote = _ZYGOTE.get()
+    if zygote is None:
+        zygote = Zygote()
+        _ZYGOTE.set(zygote)
+    with ExitStack() as passed:
+        ours, theirs = socket.socketpair()
+        passed.callback(theirs.close)
+        control = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        stdout, out = _open_pipe(passed)
+        stderr, err = (None, out) if merged else _open_pipe(passed)
+        process = KeptCommand(control, stdout, stderr, command.mark, command.port)
+        try:
+            await zygote.fork_keeper(theirs)
+            await process.request(command, [out, err, command.workdir, *command.descriptors])
+            passed.close()
+            await process.begin()
+        except BaseException:
+            await process.aclose()
+            raise
+    return process
+
+
+def _open_pipe(passed: ExitStack) -> tuple[trio.lowlevel.FdStream, int]:
+    """Return both ends of a pipe; the stack closes the one for writing."""
+    read, write = os.pipe()
+    passed.callback(os.close, write)
+    return trio.lowlevel.FdStream(read), write
 
 
 def home_id(home: Path) -> str:

@@ -4,34 +4,26 @@ It runs as a command in the foreground does, with the same keeper, sandbox and e
 its confinement were approved: if those are no longer available, it is not started.
 """
 
+from __future__ import annotations
+
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
-from kheishd.config.sections.config import Config
-from kheishd.hooks.network.gate import Gate
-from kheishd.hooks.network.proxy import serving
-from kheishd.hooks.os.shell.command import prepare_command
-from kheishd.hooks.os.shell.health import SandboxHealth
-from kheishd.hooks.os.shell.process import (
-    KEEPER_SECONDS,
-    KeptCommand,
-    NotStarted,
-    home_id,
-    kill_orphans,
-    running,
-)
-from kheishd.hooks.os.shell.sandbox import Sandbox
-from kheishd.hooks.os.shell.scan import PathRules
-from kheishd.hooks.os.shell.shield import Shield
-from kheishd.hooks.os.shell.workdir import open_workdir
-from kheishd.kernel.hook import ToolError
-from protocol.objects.task import Shell
+from kheishd.hooks.os.shell.process import KEEPER_SECONDS, NotStarted, home_id, kill_orphans, running
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from pathlib import Path
+
+    from kheishd.config.sections.config import Config
+    from kheishd.hooks.network.gate import Gate
+    from kheishd.hooks.os.shell.health import SandboxHealth
+    from kheishd.hooks.os.shell.process import KeptCommand
+    from protocol.objects.task import Shell
 
 TASK_VARIABLE: Final = "KHEISH_SHELL_TASK_ID"
 """The variable with which a shell learns the id of its task."""
@@ -65,6 +57,15 @@ class Starter:
 
         Errors: NotStarted.
         """
+        # The first shell imports the rest of the tool, not the start of the daemon.
+        from kheishd.hooks.network.proxy import serving
+        from kheishd.hooks.os.shell.command import prepare_command
+        from kheishd.hooks.os.shell.sandbox import Sandbox
+        from kheishd.hooks.os.shell.scan import PathRules
+        from kheishd.hooks.os.shell.shield import Shield
+        from kheishd.hooks.os.shell.workdir import open_workdir
+        from kheishd.kernel.hook import ToolError
+
         sandbox = None
         if shell.sandboxed:
             sandbox = Sandbox(

@@ -25,6 +25,7 @@ from msgspec import Meta, Struct
 from kheishd.config.sections.tools import LimitsSection
 from kheishd.core.permissions.claims import NETWORK, Claim
 from kheishd.core.task import abbreviate
+from kheishd.core.text.surrogates import join_surrogates
 from kheishd.hooks.network.addresses import address_of
 from kheishd.hooks.network.destination import Destination, parse_destination
 from kheishd.hooks.network.gate import CLOSED, Gate
@@ -379,6 +380,7 @@ class Bash(SubHook):
                 notes += explain_refusals("\n".join(texts), shield.scan)
             if gate.is_served:
                 notes += explain_loopback(call, arguments, gate)
+            notes = [join_surrogates(note) for note in notes]  # Names of files need not be UTF-8.
             result = result_of(
                 arguments.command, workdir.path, boxed, timeout_s, end, collector, spool, self._limits, notes
             )

@@ -38,6 +38,15 @@ async def test_an_allowed_name_with_a_private_address(monkeypatch: pytest.Monkey
     assert names.queries == ["example"]
 
 
+async def test_a_name_whose_address_a_rule_denies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is the rule that denies the address, not the kind of the address."""
+    Names(monkeypatch, example=["8.8.4.4"])
+    gate = make_gate("example:80", denied=["8.8.4.4:80"])
+    with pytest.raises(Refused, match=r"it is 8\.8\.4\.4:80: the rules deny this"):
+        await gate.connect(Destination("example", 80))
+    assert (gate.refused, gate.closed) == ({"example:80": 1}, {})
+
+
 async def test_a_rule_for_the_address_opens_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name in the own network is opened by two rules: one for the name, one for its address."""
     async with echo_server() as port:

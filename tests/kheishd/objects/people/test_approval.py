@@ -407,7 +407,7 @@ async def test_approval_resolve_tool_input_invalid(house: Household) -> None:
 
 def with_hooks(house: Household, composite: Any) -> Any:
     """Replace the runtime by one with other tools."""
-    return replace(house.holder.current(), generation=2, hooks=composite)
+    return replace(house.holder.current(), generation=2, load_hooks=lambda: composite)
 
 
 async def test_approval_resolve_input_too_large(house: Household) -> None:

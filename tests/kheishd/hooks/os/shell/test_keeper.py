@@ -15,8 +15,17 @@ from pathlib import Path
 import pytest
 
 from kheishd.hooks.os.shell.keeper import descendants, send_signal, start_ticks_of, stat_of, sweep
-from kheishd.hooks.os.shell.process import KEEPER, ROOT
+from kheishd.hooks.os.shell.process import ROOT
 from tests.support.commands import running_with, wait_ended, wait_for_processes
+
+KEEPER = """
+import os, sys
+sys.path.append(sys.argv[1])
+from kheishd.hooks.os.shell.keeper import keep
+control = os.dup(0)
+os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+keep(control, *sys.argv[2:5], sys.argv[5:], os.environb)
+"""
 
 
 class Kept:

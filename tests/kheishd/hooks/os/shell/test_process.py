@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from kheishd.hooks.os.shell import process as processes
 from kheishd.hooks.os.shell.keeper import start_ticks_of
 from kheishd.hooks.os.shell.process import (
-    MARK_VARIABLE,
     Command,
     CommandEnd,
     KeptCommand,
@@ -23,6 +23,7 @@ from kheishd.hooks.os.shell.process import (
     kill_orphans,
     running,
 )
+from kheishd.hooks.os.shell.zygote import MARK_VARIABLE
 from tests.support.commands import running_with
 
 
@@ -97,14 +98,29 @@ async def test_no_interpreter(workdir: int, monkeypatch: pytest.MonkeyPatch) -> 
 
 async def test_a_keeper_that_fails(workdir: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the keeper's report, pid and exit code are unknown."""
-    monkeypatch.setattr(processes, "KEEPER", "raise SystemExit(1)")
+    fails = "from kheishd.hooks.os.shell import zygote; zygote.keep = zygote.os.abort; zygote.main()"
+    monkeypatch.setattr(processes, "ZYGOTE", f"import sys; sys.path.append(sys.argv[1]); {fails}")
     async with running(command(workdir, "true")) as command_process:
         assert command_process.pid == 0
         assert await command_process.wait() == CommandEnd(None)
 
 
+async def test_a_zygote_that_fails(workdir: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no keeper reads the command, it has not been started, and nothing stays open."""
+    monkeypatch.setattr(processes, "ZYGOTE", "raise SystemExit(1)")
+    original = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(NotStarted, match="before it had read the command"):
+        async with running(command(workdir, "true")):
+            raise AssertionError("it runs")
+    await wait_all_tasks_blocked()
+    assert len(os.listdir("/proc/self/fd")) == original
+
+
 async def test_leaving_ends_it(workdir: int) -> None:
     """An error in the block reaches the caller once nothing of the command runs."""
+    async with running(command(workdir, "true")):
+        # The zygote's descriptors stay.
+        pass
     original = len(os.listdir("/proc/self/fd"))
     with pytest.raises(ZeroDivisionError):
         async with running(command(workdir, "setsid sleep 8001.1 & sleep 8001.1")):
@@ -178,8 +194,12 @@ async def test_what_outlives_even_a_kill(
     ours, theirs = socket.socketpair()
     async with running(command(workdir, "read x")) as command_process:
         deaf = KeptCommand(
-            command_process._keeper, trio.SocketStream(trio.socket.from_stdlib_socket(ours)), "test"
+            trio.SocketStream(trio.socket.from_stdlib_socket(ours)),
+            command_process.stdout,
+            command_process.stderr,
+            "test",
         )
+        deaf._gone = False
         with trio.fail_after(5):
             await deaf.stop()
             await deaf.aclose()
@@ -238,7 +258,7 @@ async def test_those_that_are_just_ending_may() -> None:
     process = await marked("test-2", "read x; exit 5")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: kill_orphans("test-2", patience_s=30))
-        await trio.testing.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         assert process.stdin is not None
         await process.stdin.aclose()
         assert await process.wait() == 5

@@ -1,0 +1,178 @@
+"""The zygote: a process that has imported what a keeper needs, and forks a keeper for each command.
+
+Starting an interpreter takes longer than most commands, so only the first command of a daemon waits for it.
+The zygote starts with that command, and ends with the daemon, or when no command has come for a while. It has
+one thread and knows nothing of the daemon: no memory, no variables, no descriptor but its socket. It reads no
+request: a keeper that it has forked does, so no request can disturb the next one.
+
+Standard input is the daemon's socket. Each message on it is one byte and one descriptor: the keeper's own
+socket to the daemon (see ``keeper``), from which the new keeper reads its request. If the zygote dies,
+keepers and commands live on, and the daemon starts another zygote.
+
+A request is its length and the marshalled fields of ``KeeperRequest``. The descriptors come with its first
+bytes: standard output, standard error, the working directory, and those that the command inherits.
+
+Like ``keeper``, this imports little.
+"""
+
+from __future__ import annotations
+
+import _socket
+import ctypes
+import fcntl
+import gc
+import marshal
+import os
+import select
+import signal
+
+from kheishd.hooks.os.shell.keeper import call_libc, keep
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+MARK_VARIABLE = "KHEISH_CALL"
+
+# The room for a mark in the environment of a keeper, which has the zygote's environment.
+MAX_MARK_BYTES = 255
+
+# A zygote uses a few megabytes, and starting one takes as long as a few turns.
+IDLE_SECONDS = 300.0
+
+LENGTH_BYTES = 4
+
+# The descriptors of one message: the kernel allows 253.
+MAX_RIGHTS = 250
+DESCRIPTOR_BYTES = 4
+
+PR_SET_DUMPABLE = 4
+
+
+class KeeperRequest:
+    """A command and its conditions. ``numbers`` are those of the descriptors that it inherits."""
+
+    def __init__(self, fields: bytes) -> None:
+        arguments, environ, numbers, mark, manner, limits, workspace, umask = marshal.loads(fields)
+        self.argv: list[str] = [os.fsdecode(argument) for argument in arguments]
+        self.environ: dict[bytes, bytes] = environ
+        self.numbers: list[int] = numbers
+        self.mark: bytes = mark
+        self.manner: str = manner
+        self.limits: str = limits
+        self.workspace: str = os.fsdecode(workspace)
+        self.umask: int = umask
+
+
+def receive(control: int) -> tuple[KeeperRequest, list[int]]:
+    """Receive a request and its descriptors. Errors: EOFError if the daemon gave it up."""
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, control)
+    descriptors: list[int] = []
+
+    def read(length: int) -> bytes:
+        data = b""
+        while len(data) < length:
+            space = _socket.CMSG_SPACE(MAX_RIGHTS * DESCRIPTOR_BYTES)
+            piece, rights, _, _ = connection.recvmsg(length - len(data), space, _socket.MSG_CMSG_CLOEXEC)
+            for _, _, numbers in rights:
+                descriptors.extend(memoryview(numbers).cast("i"))
+            if not piece:
+                raise EOFError
+            data += piece
+        return data
+
+    try:
+        return KeeperRequest(read(int.from_bytes(read(LENGTH_BYTES), "big"))), descriptors
+    finally:
+        connection.detach()
+
+
+def place(descriptors: list[int], numbers: list[int]) -> list[int]:
+    """Give descriptors the numbers, for programs that this process starts; return those without a number.
+
+    There are as many numbers as descriptors at the end of the list. All move out of the way first.
+    """
+    beyond = max(numbers, default=0) + 1
+    moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, beyond) for descriptor in descriptors]
+    for descriptor in descriptors:
+        os.close(descriptor)
+    others = len(moved) - len(numbers)
+    for descriptor, number in zip(moved[others:], numbers, strict=True):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    return moved[:others]
+
+
+def mark_process(mark: bytes) -> None:
+    """Write a mark over the room for it in this process's environment, as others see that.
+
+    The variables of a process are those that it was started with, and this one was forked only.
+    """
+    libc = ctypes.CDLL(None)
+    libc.getenv.restype = ctypes.c_void_p
+    address = libc.getenv(MARK_VARIABLE.encode())
+    ctypes.memmove(address, mark.ljust(MAX_MARK_BYTES, b"\0"), MAX_MARK_BYTES)
+
+
+def become_keeper(control: int) -> None:
+    """Serve the command that the socket asks for; return when nothing of it runs."""
+    os.setsid()
+    # Its files in ``/proc`` are its own again: it adjusts its score there.
+    call_libc("prctl", PR_SET_DUMPABLE, 1)
+    try:
+        request, descriptors = receive(control)
+    except (EOFError, ConnectionError):
+        return
+    mark_process(request.mark)
+    control, out, err, directory = place([control, *descriptors], request.numbers)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    os.umask(request.umask)
+    problem = None
+    try:
+        os.fchdir(directory)
+    except OSError as error:
+        problem = error.strerror
+    for descriptor in (out, err, directory):
+        os.close(descriptor)
+    if problem is not None:
+        os.write(control, f"failed {problem}\n".encode())
+        return
+    keep(control, request.manner, request.limits, request.workspace, request.argv, request.environ)
+
+
+def main() -> None:
+    """Fork a keeper for each socket that arrives, until the daemon ends or no command comes any more."""
+    # It is the daemon that ends the zygote. Ended keepers need no attention.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_IGN)
+    # Commands of the same user could use its socket.
+    call_libc("prctl", PR_SET_DUMPABLE, 0)
+    daemon = _socket.socket(fileno=os.dup(0))
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.close(null)
+    poll = select.poll()
+    poll.register(daemon, select.POLLIN)
+    # A collection would write to pages that keepers share.
+    gc.disable()
+    gc.freeze()
+    while poll.poll(IDLE_SECONDS * 1_000):
+        data, rights, _, _ = daemon.recvmsg(1, _socket.CMSG_SPACE(DESCRIPTOR_BYTES), _socket.MSG_CMSG_CLOEXEC)
+        if not data:
+            break
+        for _, _, numbers in rights:
+            (control,) = memoryview(numbers).cast("i")
+            if os.fork() == 0:
+                _run(daemon, control)
+            os.close(control)
+
+
+def _run(daemon: _socket.socket, control: int) -> NoReturn:
+    """Be a keeper until nothing of the command runs, and exit."""
+    try:
+        daemon.close()
+        become_keeper(control)
+    finally:
+        # An error leaves the socket without a report, which says that the keeper failed.
+        os._exit(0)

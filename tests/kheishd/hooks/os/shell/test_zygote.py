@@ -1,0 +1,232 @@
+"""The zygote and its keepers: what a command gets and does not get, and how both end."""
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from kheishd.hooks.os.shell import process as processes
+from kheishd.hooks.os.shell.keeper import start_ticks_of, stat_of
+from kheishd.hooks.os.shell.process import Command, CommandEnd, KeptCommand, find_orphans, running
+from kheishd.hooks.os.shell.zygote import MAX_RIGHTS, place, receive
+from tests.support.commands import wait_ended
+
+WAIT = "exec sleep 1000"
+
+MARK = f"zygote-{os.getpid()}"
+
+
+@pytest.fixture
+def workdir(workspace: Path) -> Iterator[int]:
+    """Provide the workspace, open."""
+    descriptor = os.open(workspace, os.O_PATH)
+    yield descriptor
+    os.close(descriptor)
+
+
+def command(workdir: int, script: str, *arguments: str, descriptors: tuple[int, ...] = ()) -> Command:
+    """Return a command to run."""
+    argv = ("/bin/sh", "-c", script, "sh", *arguments)
+    environ = {"PATH": "/usr/bin:/bin", "EMPTY": "", "NAME": "\udcff"}
+    return Command(argv, environ, workdir, MARK, descriptors=descriptors)
+
+
+def parent_of(pid: int) -> int:
+    """Return the parent of a live process."""
+    stat = stat_of(pid)
+    assert stat is not None
+    return stat[0]
+
+
+def zygote_of(process: KeptCommand) -> int:
+    """Return the zygote of a running command."""
+    return parent_of(parent_of(process.pid))
+
+
+async def read(process: KeptCommand) -> bytes:
+    """Read the whole output of a command, and see it end well."""
+    output = b"".join([bytes(piece) async for piece in process.stdout])
+    assert await process.wait() == CommandEnd(0)
+    return output
+
+
+async def test_one_zygote_for_all_commands(workdir: int) -> None:
+    """The zygote serves one command after the other, and several at the same time."""
+    async with running(command(workdir, WAIT)) as first, running(command(workdir, WAIT)) as second:
+        assert zygote_of(first) == zygote_of(second) != os.getpid()
+        zygote = zygote_of(first)
+    async with running(command(workdir, WAIT)) as third:
+        assert zygote_of(third) == zygote
+
+
+async def test_the_first_commands_at_once_start_one_zygote(workdir: int) -> None:
+    """Commands that begin together do not start a zygote each."""
+    zygotes = set()
+
+    async def run() -> None:
+        async with running(command(workdir, WAIT)) as process:
+            zygotes.add(zygote_of(process))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(run)
+    assert len(zygotes) == 1
+
+
+async def test_arguments_and_variables_of_any_bytes(workdir: int) -> None:
+    """Names of files need not be text, and no variable is added but the mark."""
+    script = 'printf "%s." "$1" "$2" "$NAME"; env | grep -vE "^(PATH|EMPTY|NAME|PWD|SHLVL|_|KHEISH_CALL)="'
+    async with running(command(workdir, f"{script}; exit 0", "ä\udcfe", "")) as process:
+        assert await read(process) == "ä".encode() + b"\xfe..\xff."
+
+
+async def test_a_keeper_has_little(workdir: int) -> None:
+    """A keeper has its mark, its command's directory, and no descriptor of the daemon or of the zygote."""
+    secret = os.open("/proc/self/status", os.O_RDONLY)
+    os.set_inheritable(secret, True)
+    async with running(command(workdir, WAIT)) as process:
+        keeper = parent_of(process.pid)
+        assert {pid for pid, _ in find_orphans(MARK)} == {keeper, process.pid}
+        variables = (await trio.Path(f"/proc/{keeper}/environ").read_bytes()).strip(b"\0").split(b"\0")
+        assert sorted(variables) == [f"KHEISH_CALL={MARK}".encode(), b"LANG=C.UTF-8"]
+        assert os.readlink(f"/proc/{keeper}/cwd") == os.readlink(f"/proc/self/fd/{workdir}")
+        numbers = set(os.listdir(f"/proc/{keeper}/fd")) - {"1", "2"}
+        files = [os.readlink(f"/proc/{keeper}/fd/{number}") for number in numbers]
+        assert sum(file.startswith("socket:") for file in files) == 1
+        # The two ends of its wakeup.
+        assert sum(file.startswith("pipe:") for file in files) == 2
+        assert {file for file in files if not file.startswith(("pipe:", "socket:"))} == {os.devnull}
+    os.close(secret)
+
+
+async def test_more_descriptors_than_a_message_holds(workdir: int, workspace: Path) -> None:
+    """A command inherits its descriptors under their numbers, however many these are."""
+    descriptors = []
+    for number in range(MAX_RIGHTS + 20):
+        file = workspace / str(number)
+        file.write_text(f"{number}\n")
+        descriptors.append(os.open(file, os.O_RDONLY))
+    script = 'for number; do read -r line <"/proc/self/fd/$number"; printf "%s " "$line"; done'
+    numbers = [str(descriptor) for descriptor in descriptors]
+    argv = ("/bin/bash", "-c", script, "bash", *numbers)
+    several = Command(argv, {}, workdir, MARK, descriptors=tuple(descriptors))
+    async with running(several) as process:
+        assert await read(process) == "".join(f"{number} " for number in range(len(numbers))).encode()
+
+
+async def test_a_command_outlives_the_zygote(workdir: int) -> None:
+    """If the zygote is killed, a running command goes on, and the next one has a new zygote."""
+    async with running(
+        command(workdir, "trap 'echo done; exit' USR1; echo ready; while :; do :; done")
+    ) as process:
+        assert await process.stdout.receive_some() == b"ready\n"
+        zygote = zygote_of(process)
+        os.kill(zygote, signal.SIGKILL)
+        assert await trio.to_thread.run_sync(wait_ended, [zygote])
+        async with running(command(workdir, f"echo next; {WAIT}")) as following:
+            assert zygote_of(following) != zygote
+            assert await following.stdout.receive_some() == b"next\n"
+        os.kill(process.pid, signal.SIGUSR1)
+        assert await read(process) == b"done\n"
+
+
+async def test_a_zygote_that_dies_with_a_request(workdir: int) -> None:
+    """A request that no keeper has read is made again: the command runs once."""
+    async with running(command(workdir, WAIT)) as process:
+        zygote = zygote_of(process)
+    os.kill(zygote, signal.SIGSTOP)
+    async with trio.open_nursery() as nursery:
+
+        async def run() -> None:
+            async with running(command(workdir, "echo once >>log; cat log")) as process:
+                assert await read(process) == b"once\n"
+
+        nursery.start_soon(run)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        os.kill(zygote, signal.SIGKILL)
+
+
+async def test_a_command_that_is_given_up_before_it_begins(workdir: int, workspace: Path) -> None:
+    """A keeper that finds its socket closed runs nothing."""
+    async with running(command(workdir, WAIT)) as process:
+        zygote = zygote_of(process)
+    os.kill(zygote, signal.SIGSTOP)
+    with trio.move_on_after(0.01) as scope:
+        async with running(command(workdir, "touch ran", str(bytes(1_000_000)))):
+            raise AssertionError("it runs")
+    assert scope.cancelled_caught
+    os.kill(zygote, signal.SIGCONT)
+    async with running(command(workdir, "ls")) as process:
+        assert await read(process) == b""
+
+
+async def test_an_idle_zygote(workdir: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A zygote ends when no command comes; the next command starts another."""
+    idle = "from kheishd.hooks.os.shell import zygote; zygote.IDLE_SECONDS = 0.2; zygote.main()"
+    monkeypatch.setattr(processes, "ZYGOTE", f"import sys; sys.path.append(sys.argv[1]); {idle}")
+    for _ in range(2):
+        async with running(command(workdir, WAIT)) as process:
+            zygote = zygote_of(process)
+            assert await trio.to_thread.run_sync(wait_ended, [zygote])
+
+
+async def test_signals_that_end_programs(workdir: int) -> None:
+    """Signals that are sent to all processes of a service do not end the zygote before the daemon."""
+    async with running(command(workdir, WAIT)) as process:
+        zygote = zygote_of(process)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        os.kill(zygote, number)
+    async with running(command(workdir, "grep SigIgn /proc/self/status")) as process:
+        assert zygote_of(process) == zygote
+        # The C library has signals 32 and 33 for itself.
+        assert int((await read(process)).split()[1], 16) & ~(0b11 << 31) == 0
+
+
+def test_the_end_of_the_event_loop(workdir: int) -> None:
+    """The zygote ends with the event loop that started it."""
+
+    async def main() -> tuple[int, int | None]:
+        async with running(command(workdir, WAIT)) as process:
+            zygote = zygote_of(process)
+            return zygote, start_ticks_of(zygote)
+
+    zygote, start_ticks = trio.run(main)
+    assert start_ticks is not None
+    assert start_ticks_of(zygote) != start_ticks
+
+
+def test_a_request_that_ends_early() -> None:
+    """A request without its end is none."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        with ours:
+            ours.sendall((100).to_bytes(4, "big") + b"x" * 99)
+        with pytest.raises(EOFError):
+            receive(theirs.fileno())
+
+
+def test_numbers_that_are_taken() -> None:
+    """Descriptors get their numbers even if others of them, or those of this process, have these."""
+    originals = [
+        os.open("/dev/null", os.O_RDONLY),
+        os.open("/dev/zero", os.O_RDONLY),
+        os.open("/", os.O_PATH),
+    ]
+    first, second, third = originals
+    kept = place(originals, [first, second])
+    try:
+        assert [os.readlink(f"/proc/self/fd/{number}") for number in (*kept, first, second)] == [
+            "/dev/null",
+            "/dev/zero",
+            "/",
+        ]
+        assert not os.path.exists(f"/proc/self/fd/{third}") or third in kept
+        assert [os.get_inheritable(number) for number in (*kept, first, second)] == [False, True, True]
+    finally:
+        for number in (*kept, first, second):
+            os.close(number)
