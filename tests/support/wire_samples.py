@@ -9,11 +9,14 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from msgspec.structs import replace
+
 from kheishd.core.contract import RESUME
 from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import ModelRequest
 from kheishd.providers.anthropic import read_messages
 from kheishd.providers.attachments import origin_of
+from kheishd.providers.caller import find_driver
 from kheishd.providers.google_contents import ContentRules, read_contents
 from kheishd.providers.traits import OUTPUT_ITEMS, USUAL_TRAITS, Traits
 from protocol.objects.run import Pinned
@@ -30,6 +33,8 @@ from protocol.transcript import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import pytest
 
 T = TypeVar("T")
 
@@ -242,3 +247,27 @@ def contents(transcript: list[Message], origin: str = "", *, situation: str = ""
 def messages(transcript: list[Message], origin: str = "") -> list[Any]:
     """Return a transcript as Anthropic's messages."""
     return read_messages(transcript, origin, None, sends_thoughts=True).finish()
+
+
+def check_kept_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Require of every request of providers that its kept messages change no byte of it."""
+
+    def find_checked(name: str) -> Any:
+        driver = find_driver(name)
+        return None if driver is None else _CheckedDriver(driver)
+
+    monkeypatch.setattr("kheishd.providers.caller.find_driver", find_checked)
+
+
+class _CheckedDriver:
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._driver, name)
+
+    def post(self, request: ModelRequest, *arguments: Any) -> Any:
+        sent = self._driver.post(request, *arguments)
+        fresh = self._driver.post(replace(request, encodings=None), *arguments)
+        assert (sent.body, sent.situation) == (fresh.body, fresh.situation)
+        return sent
