@@ -1,5 +1,6 @@
 """The program ``kheishctl``: all commands, imported when they are called, and its orderly end."""
 
+import _thread
 import errno
 import os
 import signal
@@ -174,12 +175,22 @@ def print_error(text: str) -> None:
         sys.stderr.flush()
 
 
+def repeat_interrupt(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Repeat a Ctrl-C that came where Python ignores exceptions; report everything else as Python does."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        # From another thread, because an exception in this function would be ignored, too.
+        _thread.start_new_thread(signal.pthread_kill, (_thread.get_ident(), signal.SIGINT))
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
 def run() -> NoReturn:
     """Run the program, and end it with an exit code and without a traceback."""
     code: Any = exit_codes.FAILED
     try:
         prepare_streams()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.unraisablehook = repeat_interrupt
         sys.argv = [sys.argv[0], *map(decode_argument, sys.argv[1:])]
         try:
             root.main(prog_name="kheishctl")

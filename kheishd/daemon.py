@@ -32,7 +32,6 @@ from kheishd.events import commit_start, commit_stop
 from kheishd.hooks.os.shell.cgroup import GROUPS
 from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.log import ShellFiles
-from kheishd.hooks.os.shell.starter import Starter
 from kheishd.kernel.live import Live
 from kheishd.kernel.reserve import RESERVE
 from kheishd.kernel.services import Services
@@ -66,6 +65,7 @@ if TYPE_CHECKING:
 
     from kheishd.config.sections.config import Config
     from kheishd.config.sections.runs import RunsSection
+    from kheishd.hooks.os.shell.starter import Starter
     from kheishd.kernel.runtime import Runtime
     from kheishd.logs import Logs
     from kheishd.workers.worker import Worker
@@ -170,12 +170,11 @@ class Daemon:
         runtimes = self.reloader.runtimes
         services = Services(self._state, self._live, runtimes, self._captures, self._shells)
         await trio.to_thread.run_sync(GROUPS.prepare)
-        starter = Starter(self._source.home.path, self._environ, self._sandbox)
         titles = TitleWorker(services)
         runs = RunWorker(services, on_release=titles.consider)
         # The shell worker starts before any run: it ends the shells of the previous daemon.
         workers: tuple[Worker, ...] = (
-            ShellWorker(services, self._shells, starter, own_ports=self._toolbox.own_ports),
+            ShellWorker(services, self._shells, self._make_starter, own_ports=self._toolbox.own_ports),
             titles,
             runs,
             ExpiryWorker(services),
@@ -188,13 +187,13 @@ class Daemon:
         dispatcher = Dispatcher(handlers(), services, control)
         async with trio.open_nursery() as nursery:
             await self._start_workers(nursery, workers)
-            nursery.start_soon(self._watch_sandbox)
             async with open_server(dispatcher) as server:
                 self._vitals.server = server
                 async with self._listen(server):
                     fields = {"home": self._source.home.path, "listeners": self._vitals.listeners}
                     log.info("ready", extra={**fields, "pid": os.getpid()})
                     self._notify_ready()
+                    nursery.start_soon(self._watch_sandbox)
                     await stopper.wait()
                     remaining_s = stopper.scope.deadline - trio.current_time()
                     remaining_s += CLOSE_SECONDS + sum(worker.max_stop_s for worker in workers)
@@ -336,6 +335,11 @@ class Daemon:
         self._notifier.ready(f"Serving {', '.join(self._vitals.listeners)}")
 
     # Runtimes and secrets.
+
+    def _make_starter(self) -> Starter:
+        from kheishd.hooks.os.shell.starter import Starter
+
+        return Starter(self._source.home.path, self._environ, self._sandbox)
 
     def _rebuild(self, generation: int) -> Runtime:
         runtime = build_runtime(

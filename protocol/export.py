@@ -19,6 +19,7 @@ from msgspec import Meta, Raw, Struct
 from protocol.events.session import SessionCreated
 from protocol.ids import Cursor
 from protocol.journal.line import decode_envelope, decode_event
+from protocol.lazy import LazyDecoder
 from protocol.structs import Value
 
 if TYPE_CHECKING:
@@ -86,8 +87,8 @@ class Entry(Value, frozen=True):
     stored: bytes
 
 
-_line = msgspec.json.Decoder(_Line)
-_end = msgspec.json.Decoder(_EndLine)
+_line: LazyDecoder[_Line] = LazyDecoder(_Line)
+_end: LazyDecoder[_EndLine] = LazyDecoder(_EndLine)
 
 
 def encode_end(end: ExportEnd) -> str:

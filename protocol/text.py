@@ -10,6 +10,8 @@ import json
 import re
 from typing import Final
 
+from protocol.lazy import lazy_pattern
+
 # C0, DEL and C1 controls, separators that some programs take for newlines, marks that reorder text, surrogate
 # halves (they cannot be encoded), and invisible characters: a person who approves a command must see all of
 # it. The joiners U+200C and U+200D are allowed, because whole scripts and many emoji need them.
@@ -17,8 +19,8 @@ _BEYOND_ASCII: Final = (
     r"\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff"
     r"\xad\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\U000e0000-\U000e007f"
 )
-_ACTIVE: Final = re.compile(rf"[\x00-\x08\x0b-\x1f{_BEYOND_ASCII}]")
-_ACTIVE_IN_JSON: Final = re.compile(f"[{_BEYOND_ASCII}]")
+_ACTIVE: Final = lazy_pattern(rf"[\x00-\x08\x0b-\x1f{_BEYOND_ASCII}]")
+_ACTIVE_IN_JSON: Final = lazy_pattern(f"[{_BEYOND_ASCII}]")
 
 # Characters that a person cannot see, or takes for a blank. Joiners and variation selectors change the letter
 # or emoji before them, and show nothing behind ASCII.

@@ -50,7 +50,7 @@ from kheishctl.render.follower import StreamFollower
 from kheishctl.render.layout import format_record
 from kheishctl.render.messages import STOP_NOTES
 from kheishctl.render.run import describe_outcome, explain_run
-from protocol.structs import Value
+from kheishctl.values import ClientValue
 from protocol.text import one_line, sanitize
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def _stop_command(app: App, address: Json) -> str:
     return app.command_line("conversation", "cancel", *words)
 
 
-class PersistentSend(Value, frozen=True):
+class PersistentSend(ClientValue):
     """A send that is retried after a lost connection.
 
     Every attempt has the same idempotency key, so the daemon executes the send once.

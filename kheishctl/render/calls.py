@@ -7,8 +7,6 @@ that is shown, and return sanitized text.
 from collections.abc import Mapping
 from typing import Any
 
-from msgspec import Struct
-
 from kheishctl.render.layout import strip_styles
 from protocol.text import one_line, sanitize
 
@@ -57,10 +55,11 @@ def take_first_lines(text: str, count: int) -> list[str]:
     return [line for line in lines if line][:count]
 
 
-class OutputTail(Struct):
+class OutputTail:
     """The last part of a call's output."""
 
-    text: str = ""
+    def __init__(self) -> None:
+        self.text = ""
 
     def add(self, text: str) -> None:
         """Append output and drop all but its end."""

@@ -4,10 +4,10 @@ Text in a change is not sanitized unless its class says so; the code that shows 
 """
 
 from kheishctl.contract import Json
-from protocol.structs import Value
+from kheishctl.values import ClientValue
 
 
-class StartedInput(Value, frozen=True):
+class StartedInput(ClientValue):
     """An input whose run has started."""
 
     text: str
@@ -15,7 +15,7 @@ class StartedInput(Value, frozen=True):
     run_id: str
 
 
-class QueuedInput(Value, frozen=True):
+class QueuedInput(ClientValue):
     """An accepted input whose run is behind other runs in the queue."""
 
     text: str
@@ -23,35 +23,35 @@ class QueuedInput(Value, frozen=True):
     run_id: str
 
 
-class AnswerText(Value, frozen=True):
+class AnswerText(ClientValue):
     """More text of the answer."""
 
     text: str
 
 
-class ReasoningText(Value, frozen=True):
+class ReasoningText(ClientValue):
     """More text of the reasoning."""
 
     text: str
 
 
-class AnswerRestart(Value, frozen=True):
+class AnswerRestart(ClientValue):
     """A new model call: the text of the answer so far is void."""
 
 
-class MessageEnd(Value, frozen=True):
+class MessageEnd(ClientValue):
     """The end of a message, with its stop reason."""
 
     stop_reason: str
 
 
-class Notice(Value, frozen=True):
+class Notice(ClientValue):
     """A note for the person."""
 
     text: str
 
 
-class RunEnd(Value, frozen=True):
+class RunEnd(ClientValue):
     """The end of a run."""
 
     run_id: str
@@ -59,7 +59,7 @@ class RunEnd(Value, frozen=True):
     error: str
 
 
-class CallRequest(Value, frozen=True):
+class CallRequest(ClientValue):
     """A tool call that the model requests. ``summary`` is a sanitized line about its arguments."""
 
     call_id: str
@@ -67,7 +67,7 @@ class CallRequest(Value, frozen=True):
     summary: str
 
 
-class CallVerdict(Value, frozen=True):
+class CallVerdict(ClientValue):
     """The verdict on a call (``allow``, ``ask`` or ``deny``) and its source."""
 
     call_id: str
@@ -76,7 +76,7 @@ class CallVerdict(Value, frozen=True):
     source: str
 
 
-class CallStart(Value, frozen=True):
+class CallStart(ClientValue):
     """The start of a call."""
 
     call_id: str
@@ -85,7 +85,7 @@ class CallStart(Value, frozen=True):
     at_ms: int
 
 
-class CallOutput(Value, frozen=True):
+class CallOutput(ClientValue):
     """More output of a running call; ``fresh`` voids its output so far."""
 
     call_id: str
@@ -93,7 +93,7 @@ class CallOutput(Value, frozen=True):
     fresh: bool
 
 
-class CallEnd(Value, frozen=True):
+class CallEnd(ClientValue):
     """The result of a call.
 
     ``denied_by`` is the source of the verdict that denied it; ``denial_shown``: the denial was already shown.
@@ -109,13 +109,13 @@ class CallEnd(Value, frozen=True):
     denial_shown: bool = False
 
 
-class ApprovalOpening(Value, frozen=True):
+class ApprovalOpening(ClientValue):
     """A call that needs approval; ``approval`` has the fields of the ``approval.get`` result."""
 
     approval: Json
 
 
-class ApprovalClosing(Value, frozen=True):
+class ApprovalClosing(ClientValue):
     """An approval that is no longer pending.
 
     ``outcome``: ``allow``, ``deny``, or the way it lapsed. ``actor``: the person who answered.
@@ -130,13 +130,13 @@ class ApprovalClosing(Value, frozen=True):
     remember: str = "once"
 
 
-class QuestionOpening(Value, frozen=True):
+class QuestionOpening(ClientValue):
     """An agent's question; ``question`` has the fields of the ``question.get`` result."""
 
     question: Json
 
 
-class QuestionClosing(Value, frozen=True):
+class QuestionClosing(ClientValue):
     """A question that is no longer pending. ``outcome``: ``answered``, ``declined``, or a lapse."""
 
     question_id: str
@@ -145,13 +145,13 @@ class QuestionClosing(Value, frozen=True):
     answer: str = ""
 
 
-class DoubtOpening(Value, frozen=True):
+class DoubtOpening(ClientValue):
     """A call in doubt; ``doubt`` has the fields of the ``indoubt.get`` result."""
 
     doubt: Json
 
 
-class DoubtClosing(Value, frozen=True):
+class DoubtClosing(ClientValue):
     """The resolution of a call in doubt."""
 
     indoubt_id: str
@@ -161,7 +161,7 @@ class DoubtClosing(Value, frozen=True):
     note: str
 
 
-class SteerText(Value, frozen=True):
+class SteerText(ClientValue):
     """A message to the running run."""
 
     text: str

@@ -15,8 +15,6 @@ The output of a running call is live only: the daemon keeps its end. A delta bey
 that a part is missing, so it replaces the output so far.
 """
 
-from msgspec import Struct, field
-
 from kheishctl.contract import Json
 from kheishctl.render.calls import summarize_arguments
 from kheishctl.render.changes import (
@@ -56,15 +54,16 @@ FOLLOW_UP_NOTES = {
 """Notes on another model call after an answer, by its cause."""
 
 
-class _Call(Struct):
+class _Call:
     """A call without a result; ``output`` is the attempt and the end offset of its output so far."""
 
-    tool: str
-    summary: str = ""
-    arguments: Json = field(default_factory=dict)
-    verdict: str = ""
-    denial_shown: bool = False
-    output: tuple[int, int] = (0, 0)
+    def __init__(self, tool: str, summary: str = "", arguments: Json | None = None) -> None:
+        self.tool = tool
+        self.summary = summary
+        self.arguments: Json = {} if arguments is None else arguments
+        self.verdict = ""
+        self.denial_shown = False
+        self.output = (0, 0)
 
 
 class StreamFollower:

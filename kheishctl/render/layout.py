@@ -18,7 +18,7 @@ from kheishctl.render.units import (
     format_size,
     format_utc,
 )
-from protocol.structs import Value
+from kheishctl.values import ClientValue
 from protocol.text import one_line, sanitize
 
 _STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
@@ -26,7 +26,7 @@ _STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
 STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 
 
-class Display(Value, frozen=True):
+class Display(ClientValue):
     """The properties of an output: its width (None for a pipe), its colors, and the time for ages."""
 
     width: int | None
@@ -110,7 +110,7 @@ def fold(text: str, columns: int) -> list[str]:
 # Tables and records.
 
 
-class Column(Value, frozen=True):
+class Column(ClientValue):
     """A column of a table: its title, the field or function that yields a value, and the kind of value."""
 
     title: str

@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol, assert_never
 from uuid import uuid4
 
-from msgspec.structs import replace
-
 from kheishctl.client import ConnectionLost, RequestRefused
 from kheishctl.contract import Json
 from kheishctl.render.changes import (
@@ -91,7 +89,7 @@ class AnswerSender:
     def _attribute(self, change: Closing, key: str) -> Closing:
         is_ours = key in self._accepted and bool(change.actor)
         self._accepted.discard(key)
-        return replace(change, actor=YOU if is_ours else format_actor(change.actor))
+        return change.replace(actor=YOU if is_ours else format_actor(change.actor))
 
     async def carry_out(self, actions: Actions) -> None:
         """Carry out actions in order. After a refusal the view shows a note and the request again."""

@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from protocol.contract import Requirement
+from protocol.lazy import lazy_pattern
 from protocol.rpc.wire import find_storage_problem
 from protocol.structs import Value
 
@@ -29,7 +30,7 @@ _KEYWORDS_OF_ROOT: Final = frozenset(("$schema", "title"))
 MAX_PROBLEMS = 5
 MAX_PROBLEM_CHARACTERS = 300
 
-_FENCE: Final = re.compile(r"```[A-Za-z0-9_+-]*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
+_FENCE: Final = lazy_pattern(r"```[A-Za-z0-9_+-]*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 _canonical_encoder: Final = msgspec.json.Encoder(order="sorted")
 
 

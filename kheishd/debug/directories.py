@@ -7,12 +7,12 @@ leads elsewhere.
 import errno
 import hashlib
 import os
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, Literal
 
+from protocol.lazy import lazy_pattern
 from protocol.limits.debug import MAX_DEBUG_ARTIFACT_BYTES
 from protocol.objects.run import DebugArtifact
 from protocol.structs import Value
@@ -34,8 +34,8 @@ _ENDINGS: Final[dict[ArtifactKind, str]] = {
     "answer": "answer.json",
 }
 _KINDS: Final = {ending: kind for kind, ending in _ENDINGS.items()}
-_RUN_ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,127}")
-_ARTIFACT_NAME: Final = re.compile(
+_RUN_ID: Final = lazy_pattern(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,127}")
+_ARTIFACT_NAME: Final = lazy_pattern(
     r"((?:[a-z]{1,16}-)?turn-[0-9]{4,9}-attempt-[0-9]{4,9}(?:-again-[0-9]{4})?)"
     r"-(request\.json|events\.jsonl|answer\.json)"
 )

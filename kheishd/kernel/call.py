@@ -5,8 +5,9 @@ A module in ``objects`` exports ``HANDLERS``, a tuple of handlers made by three 
 * ``@query(row)`` on ``def f(call, params) -> result``: answers at once, from a snapshot.
 * ``@mutation(row, prepare=..., follow=...)`` on ``def f(tx, call, plan) -> result``: runs as one transaction
   on the writer thread. ``prepare(call, params) -> plan`` runs before it on the loop (validation, ids,
-  hashing; may refuse); without it the plan is the params. ``follow(call, params, result) -> result`` is async
-  and runs after the commit (waiting, streaming), unless ``follows(params)`` is false.
+  hashing; may refuse); without it the plan is the params. ``on_commit(call, result)`` runs on the loop right
+  after the commit; it must not block. ``follow(call, params, result) -> result`` is async and runs then
+  (waiting, streaming), unless ``follows(params)`` is false.
 * ``@control(row)`` on ``def f(call, params) -> result`` or ``async def``: acts on the running daemon.
 
 The dispatcher applies scopes, idempotency keys and ``check`` to all handlers alike.
@@ -168,6 +169,7 @@ class Mutate(Value, frozen=True):
     prepare: Callable[[Call, Any], Any] | None = None
     follow: Callable[[Call, Any, Any], Awaitable[Any]] | None = None
     follows: Callable[[Any], bool] | None = None
+    on_commit: Callable[[Call, Any], None] | None = None
 
     def has_follow_up(self, params: Any) -> bool:
         """Whether ``follow`` runs after the commit of a request with these params."""
@@ -195,9 +197,10 @@ def mutation(
     prepare: Callable[[Call, Any], Any] | None = None,
     follow: Callable[[Call, Any, Any], Awaitable[Any]] | None = None,
     follows: Callable[[Any], bool] | None = None,
+    on_commit: Callable[[Call, Any], None] | None = None,
 ) -> Callable[[Callable[[Transaction, Call, Any], Any]], Mutate]:
     """Declare a transaction function as the handler of a mutation."""
-    return lambda function: Mutate(row, function, prepare, follow, follows)
+    return lambda function: Mutate(row, function, prepare, follow, follows, on_commit)
 
 
 def control(row: AnyMethod) -> Callable[[Callable[[Call, Any], Any]], Act]:

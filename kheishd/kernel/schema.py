@@ -16,11 +16,12 @@ Pure.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Struct
+
+from protocol.lazy import lazy_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,7 +39,7 @@ MAX_DEPTH: Final = 12
 MAX_SUBSCHEMAS: Final = 2_000
 
 # A provider refuses the whole request if one property has another name.
-_PROPERTY: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_PROPERTY: Final = lazy_pattern(r"[A-Za-z0-9_.-]{1,64}")
 
 _TYPES: Final = ("string", "number", "integer", "boolean", "array", "object", "null")
 _TYPE_OF: Final[Mapping[type, str]] = {bool: "boolean", int: "integer", float: "number", str: "string"}

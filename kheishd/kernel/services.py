@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from msgspec import field
 
+from kheishd.kernel.slots import RunSlots
 from kheishd.kernel.transcripts import TranscriptCache
+from kheishd.kernel.waits import RunWaits
 from protocol.structs import Value
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Services(Value, frozen=True):
-    """The store, the text being written, the runtimes, debug captures, shells' output, cached transcripts.
+    """The store, the text being written, the runtimes, captures, shells, transcripts, run slots and waits.
 
     All of them live from the opening of the store to its closing. A reload replaces the current runtime, not
     the services.
@@ -30,3 +32,5 @@ class Services(Value, frozen=True):
     captures: Captures
     shells: Shells
     transcripts: TranscriptCache = field(default_factory=TranscriptCache)
+    slots: RunSlots = field(default_factory=RunSlots)
+    waits: RunWaits = field(default_factory=RunWaits)

@@ -1,19 +1,20 @@
 """The store for trio tasks: await an update, read a snapshot, wait for a bell.
 
 Each commit of the writer thread reaches the loop in one hop: first the waiting tasks get their outcomes, then
-the bells of the touched tables and streams ring. A bell carries no data; its owner reads the store. Take the
-bell, then read, then wait for the bell: a commit in between has rung it already.
+the bells of the touched tables and streams ring, and their watches are called. A bell carries no data; its
+owner reads the store. Take the bell, then read, then wait for the bell: a commit in between has rung it
+already. A watch spares the task that waits for a bell again and again.
 """
+
+from __future__ import annotations
 
 import logging
 import os
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import cached_property, partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
@@ -25,6 +26,10 @@ from kheishd.store.epoch import read_epoch
 from kheishd.store.upgrades import UpgradePlan, describe_upgrade
 from kheishd.store.writer import Group, Job, Store
 from protocol.ids import make_id
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+    from pathlib import Path
 
 MAX_INLINE_HASH_BYTES = 1024 * 1024
 """The largest value that is hashed on the loop, which takes a millisecond or two."""
@@ -106,6 +111,47 @@ class _BellRegistry:
                     del self._references[name]
 
 
+class StoreWatch:
+    """A function that is called on the loop after each commit that touches one of some tables and streams."""
+
+    __slots__ = ("_error", "_failed", "_look", "_registry", "names")
+
+    def __init__(
+        self, look: Callable[[], None], names: tuple[str, ...], registry: dict[str, dict[StoreWatch, None]]
+    ) -> None:
+        self.names = names
+        self._look = look
+        self._registry = registry
+        self._error: Exception | None = None
+        self._failed = trio.Event()
+        for name in names:
+            registry.setdefault(name, {})[self] = None
+
+    def notify(self) -> None:
+        """Call the function. If it fails, the watch is closed."""
+        try:
+            self._look()
+        except Exception as error:
+            self._error = error
+            self._failed.set()
+            self.close()
+
+    async def wait(self) -> NoReturn:
+        """Wait until the function fails. Errors: its error."""
+        await self._failed.wait()
+        assert self._error is not None
+        raise self._error
+
+    def close(self) -> None:
+        """End the watch: the function is called no more."""
+        for name in self.names:
+            watches = self._registry.get(name, {})
+            watches.pop(self, None)
+            if not watches:
+                self._registry.pop(name, None)
+        self.names = ()
+
+
 class State:
     """The store, for trio tasks.
 
@@ -118,6 +164,7 @@ class State:
         self.failed = Bell()
         self.damaged = Bell()
         self._bells = _BellRegistry()
+        self._watches: dict[str, dict[StoreWatch, None]] = {}
         self._random: list[bytes] = []
 
     @cached_property
@@ -194,6 +241,7 @@ class State:
         """Tell all tasks that the store is read-only from now on: whatever they wait for does not come."""
         self.damaged.ring()
         self._bells.ring_all()
+        self._notify(list(self._watches))
 
     def require_sound(self) -> None:
         """Require that the store is written, before waiting for a change. Errors: StoreDamaged."""
@@ -208,6 +256,14 @@ class State:
         """Return a bell for these tables and streams (``stream:<name>``). Take it before reading."""
         return self._bells.create(names)
 
+    def watch(self, look: Callable[[], None], *names: str) -> StoreWatch:
+        """Call ``look`` now, and after each commit that touches one of these tables and streams.
+
+        It must not block. Errors: those of the first call; later ones end the wait of the watch.
+        """
+        look()
+        return StoreWatch(look, names, self._watches)
+
     def deliver(self, group: Group) -> None:
         """Deliver the outcomes of a group, then ring its bells. Runs on the loop, in the order of commits."""
         for job in group.jobs:
@@ -221,6 +277,17 @@ class State:
                 log.exception("an update's outcome could not be delivered")
         for name in group.rung:
             self._bells.ring(name)
+        self._notify(group.rung)
+
+    def _notify(self, names: Iterable[str]) -> None:
+        """Call the watches of some names, each of them once."""
+        watches: dict[StoreWatch, None] = {}
+        for name in names:
+            watches |= self._watches.get(name, {})
+        for watch in watches:
+            # Another one may have closed it.
+            if watch.names:
+                watch.notify()
 
 
 @asynccontextmanager

@@ -55,6 +55,17 @@ class DraftReader:
         """Whether the answer has its end, and only side information may follow."""
         return self._stop is not None
 
+    def event(self, data: bytes) -> None:
+        """Process the data of one event. Errors: ModelFailure."""
+        raise NotImplementedError
+
+    def events(self, batch: list[bytes]) -> None:
+        """Process the data of consecutive events until the answer is done. Errors: ModelFailure."""
+        for data in batch:
+            if self.done:
+                return
+            self.event(data)
+
     def take(self) -> list[ModelEvent]:
         """Return the deltas since the last call."""
         return self._draft.take()

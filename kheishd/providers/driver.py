@@ -62,6 +62,10 @@ class AnswerReader(Protocol):
         """Process the data of one event. Errors: ModelFailure."""
         ...
 
+    def events(self, batch: list[bytes]) -> None:
+        """Process the data of consecutive events until the answer is done. Errors: ModelFailure."""
+        ...
+
     def fail_event(self, data: bytes) -> NoReturn:
         """Fail because of an event that reports an error. Errors: ModelFailure."""
         ...

@@ -250,6 +250,10 @@ class AnswerBody:
             )
 
     def _take(self, events: list[bytes]) -> None:
+        if {*map(type, events)} == {bytes}:
+            self._events += len(events)
+            self._reader.events(events)
+            return
         for event in events:
             if type(event) is sse.StrayData:
                 if is_error_data(event) and not self._reader.done:

@@ -230,14 +230,40 @@ class ChatReader(DraftReader):
 
     def event(self, data: bytes) -> None:
         """Process the data of one event. Errors: ModelFailure."""
-        if data == b"[DONE]":
-            self._stop, self.done = self._stop or "end", True
-            return
-        self._take_in(data)
+        self.events([data])
+
+    def events(self, batch: list[bytes]) -> None:
+        """Process the data of consecutive events; the pieces of a text, which most are, are written at once.
+
+        Errors: ModelFailure.
+        """
+        pieces: list[str] = []
+        try:
+            for data in batch:
+                if self.done:
+                    return
+                if data == b"[DONE]":
+                    self._stop, self.done = self._stop or "end", True
+                    return
+                chunk = self._decode(data)
+                if chunk is None:
+                    continue
+                text = find_text(chunk)
+                if text is not None:
+                    pieces.append(text)
+                    self._model = chunk.model or self._model
+                    continue
+                self._write(pieces)
+                if not self.done:
+                    self._process(chunk, data)
+        finally:
+            self._write(pieces)
 
     def whole(self, body: bytes) -> None:
         """Process an answer that came as one JSON object. Errors: ModelFailure."""
-        self._take_in(body)
+        chunk = self._decode(body)
+        if chunk is not None:
+            self._process(chunk, body)
         if self._stop is None and not self._draft.empty:
             self._stop = "end"
         self.done = True
@@ -248,14 +274,26 @@ class ChatReader(DraftReader):
             self._stop = "refusal"
         return super().end()
 
-    def _take_in(self, data: bytes) -> None:
+    def _decode(self, data: bytes) -> Chunk | None:
+        """Return a chunk; None for a heartbeat. Errors: ModelFailure."""
         try:
-            chunk = _chunk.decode(data)
+            chunk: Chunk = _chunk.decode(data)
         except ValueError:
             if not data.strip():
-                # A heartbeat.
-                return
+                return None
             raise self._malformed("something that is no chat completion", data) from None
+        return chunk
+
+    def _write(self, pieces: list[str]) -> None:
+        """Write the pieces of a text, and remove them from the list."""
+        if pieces:
+            self._understood = True
+            if text := "".join(pieces):
+                self._draft.write("text", text)
+            pieces.clear()
+            self.done = self.done or self._draft.full
+
+    def _process(self, chunk: Chunk, data: bytes) -> None:
         if chunk.error is not None and is_error(chunk.error):
             self.fail_event(data)
         self._model = chunk.model or self._model
@@ -379,6 +417,18 @@ class ChatReader(DraftReader):
         if name and call.name and (name != call.name or (arguments and call.has_whole_arguments)):
             return None
         return call
+
+
+def find_text(chunk: Chunk) -> str | None:
+    """Return the text of a chunk that is a piece of text and nothing else; None for any other chunk."""
+    if not chunk.choices:
+        return None
+    choice = chunk.choices[0]
+    text = choice.delta.content if choice.delta is not None else None
+    if choice.index or not isinstance(text, str):
+        return None
+    # The comparison covers all other fields, and takes a microsecond.
+    return text if chunk == Chunk([Choice(choice.index, ChatDelta(text))], model=chunk.model) else None
 
 
 def _join_thinking(thinking: Any) -> str:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from kheishd.records.checkpoint import is_readable
 from kheishd.records.projection import IndexRow
 from kheishd.records.registry import REGISTRY
 from kheishd.records.replay import Difference
 from kheishd.store.table import Key, Table
-from kheishd.store.tables import CHECKPOINTS, CURSORS, RECEIPTS, RECEIPTS_BY_AGE
+from kheishd.store.tables import CHECKPOINT_CHUNKS, CHECKPOINTS, CURSORS, RECEIPTS, RECEIPTS_BY_AGE
 from protocol.errors.store import StoreDamaged
 from protocol.journal.line import decode_envelope, decode_event
 from protocol.structs import Value
@@ -107,6 +108,11 @@ CHECKS: Final[tuple[OrphanCheck, ...]] = (
         lambda store, key, receipt: store.get(RECEIPTS_BY_AGE, receipt.at_ms, *key) is not None,
     ),
     OrphanCheck(RECEIPTS_BY_AGE, _is_receipt_age_explained),
-    OrphanCheck(CHECKPOINTS, lambda store, key, _: bool(key[1] <= store.head(key[0])[0])),
+    OrphanCheck(
+        CHECKPOINTS,
+        lambda store, key, head: key[1] <= store.head(key[0])[0] and is_readable(store, key[0], head),
+    ),
+    # Chunks without a head are of a checkpoint that is being written, or was when the daemon was killed.
+    OrphanCheck(CHECKPOINT_CHUNKS, lambda store, key, _: store.head(key[0])[0] > 0),
     OrphanCheck(CURSORS, lambda store, key, stream: store.entry(stream, key[0]) is not None),
 )

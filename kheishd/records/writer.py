@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 from msgspec import Struct
 
 from kheishd.core.run import machine
+from kheishd.core.run.commands import BeginModelCall
+from kheishd.core.run.due import AskModel, due
 from kheishd.records.registry import REGISTRY
 from kheishd.records.run import read_pinned
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol.events.run import RunAccepted
+from protocol.limits.store import MAX_BEGIN_BYTES
 from protocol.structs import Value
 
 if TYPE_CHECKING:
@@ -259,11 +262,20 @@ class SessionWriter(StreamWriter):
             self._pinned = read_pinned(self.tx, self.run)
         return self._pinned
 
-    def begin_run(self, run_id: str) -> None:
+    def begin_run(self, run_id: str, pinned: Pinned | None = None) -> None:
         """Let the next events be those of a new run, whose id no record has."""
         self._run_id = run_id
-        self._pinned = None
+        self._pinned = pinned
         self._changes.load(RUNS, run_id, record=None)
+
+    def begin_model_call(self, item_id: str) -> bool:
+        """Append the begin of a started run's model call if it is due and fits; return whether it was."""
+        if self.tx.free_bytes < MAX_BEGIN_BYTES:
+            return False
+        if not isinstance(due(self.run, self.pinned, self.tx.now_ms, owned=True), AskModel):
+            return False
+        self.carry_out(BeginModelCall(item_id))
+        return True
 
     def carry_out(self, command: Command) -> None:
         """Append the events by which the run carries out a command.

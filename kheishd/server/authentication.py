@@ -8,7 +8,6 @@ bearer token gives rights: a local connection proves nothing there.
 from __future__ import annotations
 
 import os
-import re
 import socket
 import struct
 from ipaddress import ip_address
@@ -21,13 +20,14 @@ from kheishd.kernel.call import Caller
 from kheishd.objects.node.token import is_valid
 from kheishd.store.tables import TOKENS, TOKENS_BY_DIGEST
 from protocol.errors.token import OriginForbidden, PeerUnknown, TokenInvalid, TokenMissing
+from protocol.lazy import lazy_pattern
 from protocol.rpc.method import SCOPES, Scope
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot
 
 _CREDENTIALS = struct.Struct("3i")
-_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/@]+))(?::[0-9]+)?")
+_HOST = lazy_pattern(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/@]+))(?::[0-9]+)?")
 
 
 class SocketPeer(Struct, frozen=True):

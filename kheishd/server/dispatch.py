@@ -69,17 +69,16 @@ class Dispatcher:
         self.state = services.state
         self.live = services.live
         self.control = control
-        self._entries: dict[str, Callable[[Request, RequestSource, Reply], bytes | None]] = {}
+        self._handlers: dict[str, Handler] = {}
+        self._entries: dict[str, _Entry] = {}
         for handler in handlers:
-            assert handler.row.name not in self._entries, f"two handlers for {handler.row.name}"
-            self._entries[handler.row.name] = self._entry(handler)
+            assert handler.row.name not in self._handlers, f"two handlers for {handler.row.name}"
+            self._handlers[handler.row.name] = handler
 
     def dispatch(self, request: Request, asker: RequestSource, reply: Reply) -> bytes | None:
         """Return the encoded answer; None if ``reply`` receives it later. Never raises."""
         try:
-            entry = self._entries.get(request.method)
-            if entry is None:
-                raise self._unknown(request.method)
+            entry = self._entries.get(request.method) or self._open_entry(request.method)
             return entry(request, asker, reply)
         except Exception as error:
             return self.encode_error(request.id, to_refusal(error, request.method))
@@ -106,24 +105,30 @@ class Dispatcher:
         """Encode a refusal without secrets: it may name a part of the request."""
         return encode_error(id_, refusal, self.state.store.scrub)
 
-    def _entry(self, handler: Handler) -> Callable[[Request, RequestSource, Reply], bytes | None]:
-        match handler:
-            case Query():
-                return _Queries(self, handler)
-            case Mutate():
-                return _Mutations(self, handler)
-            case Act():
-                return (
-                    _WaitingActs(self, handler) if iscoroutinefunction(handler.act) else _Acts(self, handler)
-                )
-            case _:
+    def _open_entry(self, name: str) -> _Entry:
+        """Build the decoders of a method at its first request. Errors: MethodNotFound."""
+        entry: _Entry
+        match self._handlers.get(name):
+            case Query() as handler:
+                entry = _Queries(self, handler)
+            case Mutate() as handler:
+                entry = _Mutations(self, handler)
+            case Act() as handler if iscoroutinefunction(handler.act):
+                entry = _WaitingActs(self, handler)
+            case Act() as handler:
+                entry = _Acts(self, handler)
+            case None:
+                raise self._unknown(name)
+            case handler:
                 assert_never(handler)
+        self._entries[name] = entry
+        return entry
 
     def _unknown(self, name: str) -> MethodNotFound:
         # Imported here, as it costs a start two milliseconds that few daemons ever need.
         from difflib import get_close_matches
 
-        near = get_close_matches(name[:128], self._entries, 1)
+        near = get_close_matches(name[:128], self._handlers, 1)
         hint = f"did you mean '{near[0]}'?" if near else None
         return MethodNotFound(f"there is no method '{name[:128]}'; rpc.discover lists the methods", hint=hint)
 
@@ -136,6 +141,10 @@ class _Entry:
         self.row = row
         self.scope = row.scope
         self.decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(row.params)
+
+    def __call__(self, request: Request, asker: RequestSource, reply: Reply) -> bytes | None:
+        """Return the encoded answer; None if ``reply`` receives it later."""
+        raise NotImplementedError
 
     def params(self, request: Request, asker: RequestSource) -> Any:
         """Return an authorized request's params. Errors: ScopeMissing, MessageTooLarge, InvalidParams."""
@@ -222,6 +231,12 @@ class _Mutations(_Entry):
         def answer(job: Any) -> None:
             """Answer, on the loop, once the transaction has committed or failed."""
             opened.job = None
+            if handler.on_commit is not None and job.error is None and type(job.value) is not RepeatedResult:
+                try:
+                    handler.on_commit(call, job.value)
+                except Exception:
+                    # The change is committed all the same, and its answer says so.
+                    log.exception("the work after a commit of %s failed", self.row.name)
             try:
                 if follows:
                     self.follow(opened, asker, call, params, job.unwrap())

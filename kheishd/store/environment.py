@@ -450,6 +450,11 @@ class Transaction(Snapshot):
         return self._bytes > 0
 
     @property
+    def free_bytes(self) -> int:
+        """The number of bytes that the current update function may still write."""
+        return self._max_bytes - self._bytes
+
+    @property
     def last_cursor(self) -> int:
         """The newest cursor of the journal, this transaction's own included; 0 if there is none."""
         newest = self._heads.last

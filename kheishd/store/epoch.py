@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from kheishd.store.tables import META
+from protocol.lazy import LazyDecoder
 from protocol.objects.permission import Rule, RuleRef
 
 if TYPE_CHECKING:
@@ -105,9 +106,9 @@ class Line(Struct, frozen=True):
     shared: dict[str, int]
 
 
-_backup_mark = msgspec.json.Decoder(BackupMark)
-_restore_mark = msgspec.json.Decoder(RestoreMark)
-_shared = msgspec.json.Decoder(dict[str, int])
+_backup_mark: LazyDecoder[BackupMark] = LazyDecoder(BackupMark)
+_restore_mark: LazyDecoder[RestoreMark] = LazyDecoder(RestoreMark)
+_shared: LazyDecoder[dict[str, int]] = LazyDecoder(dict[str, int])
 _encode = msgspec.json.encode
 
 

@@ -39,7 +39,9 @@ RUNS_READY = Table("runs_ready", (int,), str)
 RUNS_CANCELLED = Table("runs_cancelled", (int,), str)
 """(cursor of acceptance) → run id: to be stopped, not ended."""
 CHECKPOINTS = Table("checkpoints", (str, int), bytes)
-"""(session id, cursor) → the folded transcript up to the cursor, opaque to the store."""
+"""(session id, cursor) → the folded transcript up to the cursor but for its messages, opaque to the store."""
+CHECKPOINT_CHUNKS = Table("checkpoint_chunks", (str, int), bytes)
+"""(session id, number) → a part of the messages in the session's checkpoint."""
 
 # Requests to people, and tasks.
 

@@ -34,6 +34,7 @@ from kheishd.store.tables import (
     APPROVALS,
     APPROVALS_WAITING,
     BLOBS,
+    CHECKPOINT_CHUNKS,
     CURSORS,
     DEADLINES,
     INDOUBTS,
@@ -124,12 +125,18 @@ def u005_fields_renamed(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> 
                     break
 
 
+def u006_checkpoint_chunks(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
+    """Add a table for the messages of checkpoints. Older checkpoints stay until new ones replace them."""
+    env.open_db(CHECKPOINT_CHUNKS.name.encode(), txn)
+
+
 UPGRADES: Final[tuple[Upgrade, ...]] = (
     u001_first_tables,
     u002_permissions,
     u003_people_in_the_loop,
     u004_tasks,
     u005_fields_renamed,
+    u006_checkpoint_chunks,
 )
 SCHEMA: Final = len(UPGRADES)
 """The schema that this version reads and writes."""

@@ -15,7 +15,7 @@ import logging
 from codecs import getincrementaldecoder
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 import trio
@@ -26,7 +26,6 @@ from kheishd.core.permissions.judge import Ruling, ToolFacts, judge_claim
 from kheishd.core.text.stream import TextStreamScrubber
 from kheishd.core.text.surrogates import join_surrogates
 from kheishd.hooks.os.shell.log import ends_in_prompt
-from kheishd.hooks.os.shell.process import MAX_KILL_SECONDS, CommandEnd, KeptCommand, NotStarted
 from kheishd.objects.people.permission import closed_patterns_of, layers_of
 from kheishd.objects.work.shell import (
     ShellOutcome,
@@ -39,12 +38,13 @@ from kheishd.store.epoch import read_restore_mark
 from kheishd.store.tables import RUNS, SESSIONS, SHELLS_LIVE, SHELLS_STOPPING, TASKS
 from kheishd.workers.worker import Worker
 from protocol.errors.store import StorageFull
-from protocol.limits.shell import MAX_SHELL_BYTES_PER_SECOND, MAX_SHELL_FILES_BYTES
+from protocol.limits.shell import MAX_KILL_SECONDS, MAX_SHELL_BYTES_PER_SECOND, MAX_SHELL_FILES_BYTES
 
 if TYPE_CHECKING:
     from kheishd.config.sections.config import Config
     from kheishd.hooks.network.gate import Gate
     from kheishd.hooks.os.shell.log import ShellFiles, ShellLog
+    from kheishd.hooks.os.shell.process import CommandEnd, KeptCommand
     from kheishd.hooks.os.shell.starter import Starter
     from kheishd.kernel.live import Live
     from kheishd.kernel.services import Services
@@ -115,6 +115,8 @@ class BackgroundShell:
         Its connections go through ``gate``. ``closed`` are the patterns of paths that it cannot read in a
         sandbox.
         """
+        from kheishd.hooks.os.shell.process import NotStarted
+
         shell = self.task.shell
         assert shell is not None, "the task has a command"
         if self._running.cancel_called:
@@ -227,7 +229,7 @@ class ShellWorker(Worker):
         self,
         services: Services,
         files: ShellFiles,
-        starter: Starter,
+        make_starter: Callable[[], Starter],
         *,
         stall_s: float = STALL_SECONDS,
         own_ports: Collection[int] = (),
@@ -235,12 +237,17 @@ class ShellWorker(Worker):
         self._services = services
         self._state = services.state
         self._files = files
-        self._starter = starter
+        self._make_starter = make_starter
         self._stall_s = stall_s
         self._own_ports = own_ports
         self._running: dict[str, BackgroundShell] = {}
         self._abandoned: set[str] = set()
         self._stopping = False
+
+    @cached_property
+    def _starter(self) -> Starter:
+        """The starter of shells; most daemons start none in their first hour."""
+        return self._make_starter()
 
     @property
     def active(self) -> int:

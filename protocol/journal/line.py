@@ -47,6 +47,7 @@ from protocol.events.task import TaskEvent
 from protocol.events.token import TokenCreated, TokenRevoked
 from protocol.journal.envelope import Envelope
 from protocol.journal.upgrade import TAGS, upgrade
+from protocol.lazy import LazyDecoder
 
 
 class Unknown(Struct, frozen=True):
@@ -111,13 +112,13 @@ class _TypeOnly(Struct, frozen=True):
 
 _encoder = msgspec.json.Encoder()
 
-_envelope = msgspec.json.Decoder(Envelope)
+_envelope: LazyDecoder[Envelope] = LazyDecoder(Envelope)
 
-_event = msgspec.json.Decoder(JournalEvent)
+_event: LazyDecoder[JournalEvent] = LazyDecoder(JournalEvent)
 
-_type = msgspec.json.Decoder(_TypeOnly)
+_type: LazyDecoder[_TypeOnly] = LazyDecoder(_TypeOnly)
 
-_object = msgspec.json.Decoder(dict[str, Any])
+_object: LazyDecoder[dict[str, Any]] = LazyDecoder(dict[str, Any])
 
 EVENT_TYPES: frozenset[str] = frozenset(
     str(variant.__struct_config__.tag) for variant in JournalEvent.__args__
@@ -158,8 +159,7 @@ def decode_event(line: bytes | memoryview) -> JournalEvent | Unknown:
     if line[: len(_PREFIX)] != _PREFIX:
         return _decode_old_event(line)
     try:
-        event: JournalEvent = _event.decode(line)
-        return event
+        return _event.decode(line)
     except msgspec.ValidationError:
         name = _type.decode(line).type
         if name in EVENT_TYPES:

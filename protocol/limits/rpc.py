@@ -31,6 +31,9 @@ MAX_OPEN_REQUESTS = 64
 MAX_UNSENT_BYTES = 1 * MIB
 MAX_SUBSCRIPTIONS = 256
 
+# The requests of one caller that wait for the same run: when it settles, each takes the loop about 100 µs.
+MAX_RUN_WAITS = 64
+
 # The connections of each other user and token, and the bytes of unfinished messages of all of them: four of
 # the longest. The daemon's own user and root are exempt.
 MAX_CALLER_CONNECTIONS = 128

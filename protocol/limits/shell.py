@@ -10,6 +10,10 @@ MAX_COMMAND_BYTES = 12 * KIB
 MAX_COMMAND_LIVE_BYTES = 1 * MIB
 MAX_COMMAND_TAIL_BYTES = 2 * KIB
 
+# How long it may take to see that all processes of a killed command are gone. A killed process is gone in
+# milliseconds unless the kernel holds it.
+MAX_KILL_SECONDS = 5
+
 # Background shells. Each has a keeper process of some megabytes and a file of its newest output, which is cut
 # to 6 MiB whenever it reaches 8 MiB: three of four bytes written to disk are copies. The output of
 # ended shells is kept up to 256 MiB together. Nobody reads 8 MiB a second, and a disk writes about a hundred:

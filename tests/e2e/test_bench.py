@@ -12,6 +12,7 @@ from contrib.bench.model import config, model_server, newest_request
 from contrib.bench.processes import daemon, yardstick
 from contrib.bench.prototype import run_turn
 from contrib.bench.table import Round, Row, at_least, at_most, number, render, spread
+from contrib.bench.turn_profile import LOOP, step_of
 from tests.support.programs import ROOT, environment
 
 RUN = ROOT / "contrib" / "bench" / "run"
@@ -34,6 +35,32 @@ def test_a_figure_can_be_measured(name: str) -> None:
     for row in rows:
         assert row["rounds"] or row["note"], row
         assert all(round_["figure"] >= 0 for round_ in row["rounds"]), row
+
+
+def test_a_turn_can_be_profiled() -> None:
+    """The profile lists steps with their shares, and the time of a turn."""
+    command = [str(ROOT / "contrib" / "bench" / "profile"), "--small"]
+    done = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("sum ") for line in lines)
+    assert any(line.startswith("the HTTP client ") for line in lines)
+
+
+def test_a_sample_belongs_to_the_innermost_step() -> None:
+    """A library's function belongs to its caller, a system call to the socket, a bare loop to the loop."""
+    http, trio = "kheishd/providers/http.py:read", "/site-packages/trio/_core/_run.py:CancelScope.__enter__"
+    tasks = "/site-packages/trio/_core/_run.py:unrolled_run"
+    daemon_frame = "kheishd/daemon.py:run"
+
+    def step(line: str, *frames: str) -> str:
+        return step_of({"line": line, "frames": frames})
+
+    assert step("with self:", trio, http, tasks, daemon_frame) == "the HTTP client"
+    assert step("return self._sock.recv(n)", http, tasks) == "the socket: send, receive, wait until ready"
+    assert step("msg = task.coro.send()", tasks, daemon_frame) == LOOP
 
 
 def test_a_missed_goal_is_shown_with_its_distance() -> None:

@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from tests.support.ctl import Ctl
@@ -30,6 +31,28 @@ def test_start_answer_stop(daemon: Daemon) -> None:
     kinds = [(event["type"], event.get("after_crash")) for event in daemon.events()]
     assert kinds == [("daemon_started", None), ("daemon_stopped", None), ("daemon_started", None)]
     assert daemon.call("daemon.status")["warnings"] == []
+
+
+def test_a_turn_is_two_commits_and_a_tool_call_three_more(daemon: Daemon) -> None:
+    """The store counts its transactions: accepted and started, answered and ended; a call adds three."""
+
+    def commits(text: str) -> tuple[int, str]:
+        first = count()
+        output = daemon.say(text)["output"]
+        return count() - first, output
+
+    def count() -> int:
+        with lmdb.open(str(daemon.home / "state"), readonly=True, lock=False, max_dbs=1) as store:
+            return int(store.info()["last_txnid"])
+
+    daemon.say("hello")
+    (daemon.home / "workspace" / "note.txt").write_text("remember the milk")
+    number, output = commits("hello again")
+    assert number == 2
+    assert "hello again" in output
+    number, output = commits('/call read_file {"path": "note.txt"}')
+    assert "remember the milk" in output
+    assert number == 5
 
 
 def test_the_home_is_private(daemon: Daemon) -> None:

@@ -291,3 +291,28 @@ def test_detours(home: Path) -> None:
         result = run("find . -name b.env -execdir cat {} +")
         assert "cannot be searched: File name too long" in result
         assert "canary" not in result
+
+
+def test_files_and_directories_that_nobody_expects(home: Path) -> None:
+    """A byte in a configuration, a renamed directory and an approved name switch no protection off."""
+    configure(home, ALLOW)
+    workspace = home / "workspace"
+    with Daemon(home) as daemon:
+
+        def run(command: str) -> str:
+            return str(daemon.say(order("bash", command=command), sender=command[:9])["output"])
+
+        hooks = r"git init -q z; printf '[core]\nhooksPath = a\0b\n' >> z/.git/config"
+        assert ".envrc, .husky, z/.git/config. " in run(
+            f"echo evil > .envrc; mkdir .husky; echo evil > .husky/pre-commit; {hooks}"
+        )
+        assert '"exit_code":0' in run("rm -r .envrc* .husky*; ls z")
+        # The first look at the mounts is later.
+        (workspace / "pkg").mkdir()
+        (workspace / "pkg/.envrc").touch()
+        output = run("mv pkg pkg2; sleep 0.2; echo moved; echo evil >> pkg2/.envrc")
+        assert "moved" in output
+        assert "Read-only file system" in output
+        daemon.say(order("write_file", path=".husky/pre-commit", content="ok"), sender="write")
+        subprocess.run(["rm", "-r", ".husky"], cwd=workspace, check=True)
+        assert "NAME.unapproved: .husky. " in run("mkdir .husky; echo evil > .husky/pre-commit")

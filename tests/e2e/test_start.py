@@ -56,6 +56,62 @@ def test_start_reports_what_keeps_the_daemon_from_starting(home: Path, config: s
     assert Ctl(home)("status").code == 3
 
 
+ROOMS = ("kheishd.hooks.", "kheishd.providers.", "kheishd.workers.", "kheishd.connectors.", "kheishd.debug.")
+"""The rooms of work that few daemons do in their first second."""
+
+STARTED = {
+    "kheishd.debug.captures",
+    "kheishd.debug.directories",
+    "kheishd.debug.files",
+    "kheishd.debug.queue",
+    "kheishd.hooks.os",
+    "kheishd.hooks.os.shell",
+    "kheishd.hooks.os.shell.cgroup",
+    "kheishd.hooks.os.shell.health",
+    "kheishd.hooks.os.shell.log",
+    "kheishd.hooks.os.shell.output",
+    "kheishd.hooks.os.umask",
+    "kheishd.providers.caller",
+    "kheishd.providers.credentials",
+    "kheishd.workers.expiry",
+    "kheishd.workers.runs",
+    "kheishd.workers.runs.worker",
+    "kheishd.workers.shells",
+    "kheishd.workers.titles",
+    "kheishd.workers.worker",
+}
+"""All modules of these rooms that a start may import; the others are imported at their first use."""
+
+COSTLY = {
+    *("argparse", "asyncio", "concurrent", "dataclasses", "difflib", "email", "http", "multiprocessing"),
+    *(
+        "anyio",
+        "click",
+        "cryptography",
+        "h11",
+        "httpcore2",
+        "httptools",
+        "jsonschema_rs",
+        "mcp",
+        "prompt_toolkit",
+    ),
+    *("prompt_toolkit", "rich", "tree_sitter", "tree_sitter_bash", "trio_websocket", "truststore", "yaml"),
+}
+"""Packages that no start may import. (trio itself imports inspect and ssl.)"""
+
+
+def test_a_start_imports_little(home: Path) -> None:
+    """Until its first reply, a daemon imports no code that only some of its work needs."""
+    configure(home, "[workspace]\nsandbox = 'off'\n")
+    with Daemon(home, environ={"PYTHONPROFILEIMPORTTIME": "1"}) as daemon:
+        assert daemon.call("daemon.status")["version"]
+        lines = daemon.log.read_text().splitlines()
+    loaded = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+    assert "kheishd.daemon" in loaded
+    assert {name for name in loaded if name.startswith(ROOMS)} <= STARTED
+    assert not {name.partition(".")[0] for name in loaded} & COSTLY
+
+
 @contextmanager
 def activate(listener: socket.socket, home: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Start a daemon with a listening socket, as systemd does."""

@@ -28,6 +28,7 @@ FLOORS = {
     "kheishd": 10,
     "kheishctl.__init__": 1,
     "kheishctl.contract": 1,
+    "kheishctl.values": 1,
     "kheishctl.render": 2,
     "kheishctl": 3,
     "kheishctl.commands": 4,

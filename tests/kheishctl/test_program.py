@@ -55,3 +55,27 @@ def test_an_unexpected_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> 
     short, _, trace = capsys.readouterr().err.partition("\n")
     assert short.startswith(f"kheishctl: unexpected KeyError in {Path(__file__).name}:")
     assert "Traceback" in trace
+
+
+INTERRUPTED_CALLBACK = """
+import signal, sys
+from kheishctl.program import repeat_interrupt
+
+class Owner:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+sys.unraisablehook = repeat_interrupt
+try:
+    Owner()
+    signal.pause()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_an_interrupt_that_python_would_ignore() -> None:
+    """Ctrl-C during a finalizer interrupts the program a moment later, without a word."""
+    command = [sys.executable, "-c", INTERRUPTED_CALLBACK]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")

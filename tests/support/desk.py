@@ -212,6 +212,8 @@ class Desk:
         call = self.call()
         plan = params if handler.prepare is None else handler.prepare(call, params)
         result = await self.state.update(lambda tx: handler.apply(tx, call, plan))
+        if handler.on_commit is not None:
+            handler.on_commit(call, result)
         if not follow or handler.follow is None or not handler.has_follow_up(params):
             return result
         return await handler.follow(call, params, result)

@@ -34,7 +34,7 @@ class Yard:
     async def run_worker(self, *, stall_s: float = 45.0) -> AsyncIterator[ShellWorker]:
         """Provide a worker; leaving stops its shells, as the end of a daemon does."""
         desk = self.desk
-        worker = ShellWorker(desk.services, self.files, self.starter, stall_s=stall_s)
+        worker = ShellWorker(desk.services, self.files, lambda: self.starter, stall_s=stall_s)
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.serve)
             yield worker

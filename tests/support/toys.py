@@ -71,6 +71,7 @@ class Toys:
         self.waiting = 0
         self.heard: list[Any] = []
         self.followed = 0
+        self.committed: list[str] = []
         self.waited = 0
 
     def handlers(self) -> list[Handler]:
@@ -99,6 +100,7 @@ class Toys:
                 _keep,
                 follow=self._follow,
                 follows=lambda params: params.wait,
+                on_commit=self._note_commit,
             ),
             Mutate(
                 _row("toy.show", "mutation", Keep, Shown, secret="secret"),
@@ -110,6 +112,11 @@ class Toys:
                 prepare=_prepare,
             ),
         ]
+
+    def _note_commit(self, call: Call, result: Kept) -> None:
+        self.committed.append(result.value)
+        if result.value == "fault":
+            raise ZeroDivisionError
 
     def _hear(self, call: Call, params: Any) -> None:
         self.heard.append(params)

@@ -14,6 +14,7 @@ from kheishd.core.context.transcript import FramedMessages, Transcript
 from protocol.transcript import ToolCall
 
 if TYPE_CHECKING:
+    from kheishd.core.context.checkpoint import Chunks
     from kheishd.core.context.reduction import TranscriptEntry
 
 MAX_SPEAKERS: Final = 4
@@ -25,18 +26,22 @@ class SessionTranscript:
 
     ``call_ids`` are the ids of all tool calls. ``guests`` are the agents who spoke as guests, each once, in
     the order of their first message. ``estimates`` are the estimated tokens of the first 0, 1, 2 … messages.
-    All three are those of the last ``update``, and callers must not change them. ``unsaved_events`` is the
-    number of events since the last checkpoint.
+    All three are those of the last ``update``, and callers must not change them.
+
+    ``stored`` are the chunks of the checkpoint that the store has of the messages; None if it has none, or of
+    other messages. ``unsaved_events`` and ``unsaved_bytes`` measure the events since the last checkpoint.
     """
 
-    def __init__(self, transcript: Transcript | None = None) -> None:
+    def __init__(self, transcript: Transcript | None = None, stored: Chunks | None = None) -> None:
         self.transcript = transcript or Transcript()
-        self.unsaved_events = 0
+        self.unsaved_events = self.unsaved_bytes = 0
         self._start_over()
+        self.stored = stored
         self.update()
 
     def _start_over(self) -> None:
         self._entries: list[TranscriptEntry] = self.transcript.entries
+        self.stored = None
         self.call_ids: set[str] = set()
         self.guests: dict[str, None] = {}
         self.estimates = [0]

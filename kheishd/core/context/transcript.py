@@ -6,8 +6,7 @@ run follows that run's answer. So the model always reads question, answer, quest
 When a conversation has become long, an event records that it is reduced from then on;
 ``core/context/reduction.py`` applies it. The transcript of a fork begins with its parent's.
 
-A :class:`Transcript` can be encoded as a session's checkpoint. The checkpoint is a cache: replaying the
-journal from the beginning gives the same transcript.
+A :class:`Transcript` can be saved as a session's checkpoint (``core/context/checkpoint.py``).
 """
 
 import re
@@ -15,7 +14,6 @@ import sys
 from collections.abc import Iterable
 from typing import Final, Literal
 
-import msgspec
 from msgspec import Struct, field
 
 from kheishd.core.context.encodings import MessageEncodings
@@ -41,10 +39,6 @@ from protocol.text import escape_line
 from protocol.transcript import InputItem, Item, Message, Text, ToolCall, ToolResult
 
 _TAG: Final = re.compile(r"<(?=\s*/?\s*from\b)", re.IGNORECASE)
-
-CHECKPOINT_EVENTS = 64
-"""Number of events after which a new checkpoint is worth its bytes: about ten text turns."""
-
 
 MISSING_RESULT: Final = "The result of this call is missing."
 """The result of a call that has none, such as one that ran at a fork point."""
@@ -219,27 +213,6 @@ class Transcript(Struct):
 
 def _find_calls(message: Message) -> dict[str, str]:
     return {item.call_id: item.name for item in message.items if isinstance(item, ToolCall)}
-
-
-class _Checkpoint(Struct, array_like=True):
-    """An encoded transcript. ``shape`` changes with the shape of a transcript."""
-
-    shape: Literal[3]
-    transcript: Transcript
-
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_Checkpoint)
-
-
-def encode_checkpoint(transcript: Transcript) -> bytes:
-    """Encode a transcript as a checkpoint."""
-    return _encoder.encode(_Checkpoint(3, transcript))
-
-
-def decode_checkpoint(checkpoint: bytes) -> Transcript:
-    """Decode a checkpoint. Errors: msgspec.DecodeError for one of another shape: replay the journal then."""
-    return _decoder.decode(checkpoint).transcript
 
 
 # Guests.

@@ -15,7 +15,6 @@ command that is understood, and an allow of a path with ``..`` in it does not ho
 those, too.
 """
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final, Literal, assert_never
 
@@ -31,6 +30,7 @@ from kheishd.core.permissions.claims import (
     may_both_match,
 )
 from kheishd.core.permissions.protected import is_protected
+from protocol.lazy import lazy_pattern
 from protocol.objects.permission import (
     MODES,
     CallFacts,
@@ -49,7 +49,7 @@ from protocol.structs import Value
 STRICTNESS: Final[tuple[Decision, ...]] = ("allow", "ask", "deny")
 """From the loosest to the strictest."""
 
-_UPWARD: Final = re.compile(r"(^|/)\.\.(/|$)")
+_UPWARD: Final = lazy_pattern(r"(^|/)\.\.(/|$)")
 
 # A verdict names the deciding rule, and one transaction holds 32 verdicts: long subjects are truncated.
 MAX_SUBJECT_CHARACTERS: Final = 64

@@ -11,8 +11,8 @@ from typing import Final
 
 PROTECTED_DIRECTORIES: Final = frozenset(
     (
-        *(".git", ".githooks", ".hg", ".svn", ".bzr", ".husky", ".lefthook"),
-        *(".vscode", ".idea", ".fleet", ".zed", ".devcontainer", ".vim", ".emacs.d"),
+        *(".git", ".githooks", ".hg", ".jj", ".svn", ".bzr", ".husky", ".lefthook"),
+        *(".vscode", ".idea", ".fleet", ".zed", ".helix", ".devcontainer", ".vim", ".emacs.d"),
         *(".circleci", ".buildkite", ".woodpecker", ".semaphore", ".tekton", ".teamcity", ".builds"),
         *(".claude", ".agents", ".cursor", ".codex", ".gemini", ".windsurf", ".roo", ".clinerules"),
         *(".continue", ".opencode", ".kiro", ".junie", ".amazonq", ".augment"),
@@ -58,6 +58,7 @@ PROTECTED_FILES: Final = frozenset(
         *(".forward", ".procmailrc", ".rhosts", ".shosts", ".crontab"),
         *(".tool-versions", ".asdfrc", "mise.toml", ".mise.toml", "mise.local.toml", ".mise.local.toml"),
         *(".rtx.toml", ".miserc.toml", ".direnvrc"),
+        *("rust-toolchain", "rust-toolchain.toml"),
         # Package managers: registries and credentials, programs and hooks.
         *(".npmrc", ".yarnrc", ".yarnrc.yml", ".pnpmfile.cjs", "bunfig.toml", ".bunfig.toml", ".pypirc"),
         *("pip.conf", ".condarc", ".gemrc", ".bazelrc", ".buckconfig"),
@@ -94,6 +95,12 @@ PROTECTED_PATHS: Final = (
 )
 """Protected directories and files of two names."""
 
+
+PAIR_DIRECTORIES: Final = frozenset(path.partition("/")[0] for path in PROTECTED_PATHS)
+"""The first names of these."""
+
+USER_PROGRAMS: Final = ".local/bin"
+"""The protected directory of a user's own programs."""
 
 PROTECTED_NAMES: Final = PROTECTED_DIRECTORIES | PROTECTED_FILES
 

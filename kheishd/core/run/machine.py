@@ -199,6 +199,14 @@ def decide(run: RunRecord, pinned: Pinned, command: Command) -> list[JournalEven
             return calls.decide(run, pinned, command)
 
 
+def foresee(run: RunRecord, pinned: Pinned, command: Command) -> RunRecord:
+    """Return the run as a command would leave it; the cursors and times of its events are not known yet."""
+    envelope = Envelope(cursor=run.updated_cursor, at_ms=run.updated_at_ms)
+    for event in decide(run, pinned, command):
+        run = evolve(run, envelope, event)
+    return run
+
+
 def _fail(run: RunRecord, pinned: Pinned, error: RunError) -> list[JournalEvent]:
     # If a stop was requested just before the failure, it is honoured, and the error is kept.
     return [*calls.close_calls(run, pinned), RunEnded(outcome=run.cancel or "failed", error=error)]

@@ -11,13 +11,14 @@ stay, except within the arguments of tools, where everything is content.
 
 from __future__ import annotations
 
-import re
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
 from kheishd.config.credentials import is_credential
+from protocol.lazy import lazy_pattern
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Mapping
 
 REDACTED: Final = "[redacted]"
@@ -25,11 +26,11 @@ REDACTED: Final = "[redacted]"
 # A sentence is longer, a word of a stream is shorter.
 MIN_DIGEST_CHARACTERS: Final = 32
 
-_USER: Final = re.compile(r"(?<=//)[^/?#]*@")
-_PARAMETER: Final = re.compile(r"(?<=[?&;])([^=&;#]+)=([^&;#]*)")
+_USER: Final = lazy_pattern(r"(?<=//)[^/?#]*@")
+_PARAMETER: Final = lazy_pattern(r"(?<=[?&;])([^=&;#]+)=([^&;#]*)")
 
 # Headers about the exchange itself, not about its content.
-_PLAIN_HEADERS: Final = re.compile(
+_PLAIN_HEADERS: Final = lazy_pattern(
     r"host|accept|accept-encoding|content-(type|length|encoding)|transfer-encoding|connection|user-agent|server"
     r"|date|via|retry-after(-ms)?|(x-)?request-id|anthropic-(version|beta)|openai-(version|beta|processing-ms)"
     r"|(x|anthropic)-ratelimit-[a-z-]+"
@@ -40,8 +41,8 @@ _VOCABULARY_FIELDS: Final = frozenset(
     " code reason service_tier system_fingerprint finishReason blockReason modelVersion responseId mode"
     " thinkingLevel".split()
 )
-_WORD: Final = re.compile(r"[A-Za-z0-9_.:/@+-]{1,128}")
-_FIELD_NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_.$-]{0,63}")
+_WORD: Final = lazy_pattern(r"[A-Za-z0-9_.:/@+-]{1,128}")
+_FIELD_NAME: Final = lazy_pattern(r"[A-Za-z_$][A-Za-z0-9_.$-]{0,63}")
 _CONTENT_FIELDS: Final = frozenset(("input", "arguments", "args", "metadata"))
 
 

@@ -15,37 +15,38 @@ of each byte. So the time is linear in the length of the text. Pure.
 
 from __future__ import annotations
 
-import re
 import sys
 from base64 import b32encode, b64encode
 from typing import TYPE_CHECKING, Final
 
+from protocol.lazy import lazy_pattern
 from protocol.structs import Value
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Callable, Iterable, Iterator
 
 MIN_SECRET_CHARACTERS: Final = 8
 """A shorter secret would vanish from ordinary text everywhere, and its spellings would, too."""
 
 # A line break as it is, or as JSON escapes it, with the "=" of a soft break and the indentation after it.
-_FOLD: Final = re.compile(rb"=?(?:\r?\n[ \t]*|(?:\\+r)?\\+n(?:[ \t]|\\+t)*)+")
-_ESCAPE: Final = re.compile(
+_FOLD: Final = lazy_pattern(rb"=?(?:\r?\n[ \t]*|(?:\\+r)?\\+n(?:[ \t]|\\+t)*)+")
+_ESCAPE: Final = lazy_pattern(
     # Each alternative begins with a literal, by which the search is fast.
     rb"\\\\*u([0-9A-Fa-f]{4})|\\\\*x([0-9A-Fa-f]{2})|%(?:25)*([0-9A-Fa-f]{2})"
     rb"|&(#[0-9]{1,4}|#[xX][0-9A-Fa-f]{1,4}|quot|amp|lt|gt|apos);"
 )
 # Less usual spellings are searched in a text of their own: parts of them are ordinary text in others.
-_RARE_ESCAPE: Final = re.compile(
+_RARE_ESCAPE: Final = lazy_pattern(
     rb"\\{1,8}(?:u\{0*([0-9A-Fa-f]{1,6})\}|U([0-9A-Fa-f]{8}))|\\{1,8}([0-3][0-7]{2})(?!\[)|&#0*([0-9]{1,7});"
     rb"|(?:\x1b|\\{1,8}(?:u001[bB]|x1[bB]|033))\[[0-9;:?]*[A-Za-z]"
 )
-_RARE_FOLD: Final = re.compile(
+_RARE_FOLD: Final = lazy_pattern(
     rb"(?:[ \t]{0,8}(?:\r?\n|(?:\\{1,8}r)?\\{1,8}n)(?:[ \t>|#+-]|\\{1,8}t)*)+|[ \t]{1,8}\Z"
 )
 _ENTITIES: Final = {b"quot": b'"', b"amp": b"&", b"lt": b"<", b"gt": b">", b"apos": b"'"}
 # The end of a text that may be the beginning of an escape or of a line break.
-_BEGINNING: Final = re.compile(
+_BEGINNING: Final = lazy_pattern(
     rb"(?:=?\\+r\\*|=?\\+(?:u[0-9A-Fa-f]{0,3}|x[0-9A-Fa-f]?)?|%(?:25)*2?[0-9A-Fa-f]?"
     rb"|\\+(?:u\{[0-9A-Fa-f]{0,8}|U[0-9A-Fa-f]{0,7}|[0-3][0-7]?)"
     rb"|(?:\x1b|\\+u001[bB]|\\+x1[bB]|\\+033)(?:\[[0-9;:?]{0,32})?"

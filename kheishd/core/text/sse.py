@@ -47,6 +47,13 @@ class EventDecoder:
                 self._rest = buffer
                 return []
             self._began, buffer = True, buffer.removeprefix(_BOM)
+        if buffer[:6] == b"data: " and not (self._data or self._is_error or self._stray or b"\r" in buffer):
+            # Most reads are events of one line of data, which one split finds.
+            whole, end, rest = buffer[6:].rpartition(b"\n\n")
+            events = whole.split(b"\n\ndata: ")
+            if end and b"\n" not in b"".join((rest, *events)) and len(rest) + self._size <= MAX_EVENT_BYTES:
+                self._rest, self._has_events = rest, True
+                return events
         # Bytes end their lines with LF, CR LF or CR only, as the specification has it.
         lines = buffer.splitlines()
         end = buffer[-1:]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
 from msgspec import Raw, Struct
 
 from kheishd.kernel.call import Call, Caller, control, query
@@ -14,6 +13,7 @@ from protocol.errors.journal import CursorPruned, CursorUnknown
 from protocol.errors.run import RunNotFound
 from protocol.errors.session import SessionNotFound
 from protocol.journal.envelope import DAEMON_STREAM
+from protocol.lazy import LazyDecoder
 from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED_BYTES, MAX_PAGE_EXAMINED_ROWS
 from protocol.objects import journal as rows
 from protocol.objects.journal import (
@@ -45,7 +45,7 @@ class _Filtered(Struct, frozen=True, gc=False):
     run_id: str | None = None
 
 
-_filtered = msgspec.json.Decoder(_Filtered)
+_filtered: LazyDecoder[_Filtered] = LazyDecoder(_Filtered)
 
 
 class Selection:

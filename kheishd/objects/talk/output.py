@@ -7,7 +7,6 @@ when the run completed matches it for good.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,6 +24,7 @@ from protocol.errors.rpc import InvalidParams
 from protocol.events.output import OutputEmitted
 from protocol.events.run import MessageAppended
 from protocol.journal.line import decode_envelope, decode_event
+from protocol.lazy import lazy_pattern
 from protocol.objects import output as rows
 from protocol.objects.output import Output, OutputKind, OutputList, OutputListParams
 from protocol.transcript import text_of
@@ -110,7 +110,7 @@ def _structure(store: Snapshot, run: RunRecord, answer: Output) -> Output:
 _Position = tuple[int, int]
 """The position of an output in its session: the cursor of its run's acceptance, and its own cursor."""
 
-_TOKEN = re.compile(r"([0-9]{1,19})\.([0-9]{1,19})")
+_TOKEN = lazy_pattern(r"([0-9]{1,19})\.([0-9]{1,19})")
 
 
 @query(rows.LIST)

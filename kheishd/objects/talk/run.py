@@ -17,7 +17,6 @@ from kheishd.store.tables import RUNS, RUNS_BY_SESSION, SESSIONS
 from protocol.objects import run as rows
 from protocol.objects.run import (
     ENDED,
-    SETTLED,
     DebugCapture,
     Run,
     RunCancel,
@@ -107,27 +106,18 @@ async def wait_until_settled(call: Call, session_id: str, run_id: str, timeout_s
 
     Errors: StoreDamaged if it will do neither.
     """
-
-    def read_run() -> RunRecord:
-        with call.state.read() as store:
-            return store.need(RUNS, run_id)
-
     with trio.move_on_after(timeout_s if timeout_s is not None else float("inf")):
-        while True:
-            bell = call.state.bell(f"stream:{session_id}")
-            run = read_run()
-            if run.status in SETTLED:
-                return run
-            call.state.require_sound()
-            await bell.wait()
-    return read_run()
+        return await call.services.waits.wait(call.state, session_id, run_id, call.caller.principal)
+    with call.state.read() as store:
+        return store.need(RUNS, run_id)
 
 
 @control(rows.WAIT)
 async def wait(call: Call, params: RunWait) -> RunView:
-    """Wait until a run has ended or waits for a person."""
+    """Wait until a run has ended or waits for a person. Errors: RunNotFound, Overloaded."""
     with call.state.read() as store:
         run = find_run(store, call, params.run_id)
+    call.services.waits.require_room(run.run_id, call.caller.principal)
     run = await wait_until_settled(call, run.session_id, run.run_id, params.timeout_s)
     with call.state.read() as store:
         return view_of(store, run)

@@ -2,6 +2,9 @@
 
 They differ only in the address. Read from top to bottom: ``prepare_send`` runs before the transaction,
 ``send`` is the transaction, and ``follow_send`` runs after the commit.
+
+A run that nothing delays starts in the transaction that accepts it: no earlier run of its session is open,
+and all ready runs have a slot, so it overtakes none. A daemon that dies then has started it.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from kheishd.core.run.commands import Start
 from kheishd.kernel.call import Call, mutation, origin_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import (
@@ -24,8 +28,8 @@ from kheishd.objects.talk.pin import pin_run
 from kheishd.objects.talk.run import output_fields, wait_until_settled
 from kheishd.objects.talk.session import scope_of
 from kheishd.objects.talk.workspace import resolve_requested
-from kheishd.records.writer import SessionWriter
-from kheishd.store.tables import CONVERSATIONS, SESSIONS
+from kheishd.records.writer import BY_DAEMON, SessionWriter
+from kheishd.store.tables import CONVERSATIONS, RUNS_READY, SESSIONS
 from protocol import ids
 from protocol.errors.rpc import NotSupported, Overloaded
 from protocol.errors.session import QueueFull, SessionAlreadyEnded
@@ -34,6 +38,7 @@ from protocol.events.run import InputReceived, RunAccepted
 from protocol.events.session import SessionCreated
 from protocol.limits.names import MAX_METADATA_BYTES
 from protocol.limits.session import MAX_INPUT_BYTES, MAX_QUEUED_RUNS
+from protocol.limits.store import MAX_BEGIN_BYTES
 from protocol.objects import conversation, session
 from protocol.objects.conversation import ConversationSend
 from protocol.objects.journal import Filter
@@ -55,6 +60,7 @@ class _Input(Value, frozen=True):
     input_id: str
     run_id: str
     new_session_id: str
+    item_id: str
     definition: Definition | None = None
     guest: Definition | None = None
     workspace: str | None = None
@@ -96,6 +102,7 @@ def prepare_send(call: Call, params: ConversationSend | SessionSend) -> _Input:
         input_id=call.state.new_id(ids.INPUT),
         run_id=call.state.new_id(ids.RUN),
         new_session_id=call.state.new_id(ids.SESSION),
+        item_id=call.state.new_id(ids.ITEM),
         definition=definition,
         guest=guest,
         workspace=workspace,
@@ -104,7 +111,7 @@ def prepare_send(call: Call, params: ConversationSend | SessionSend) -> _Input:
 
 
 def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
-    """Resolve the address, then append the input and the acceptance of its run.
+    """Resolve the address, then append the input, the acceptance of its run, and its start if it is due.
 
     Errors: SessionNotFound, AgentNotFound, SessionAlreadyEnded, QueueFull, RouteNotFound, RouteNotReady,
     WorkspaceForbidden, InputContractViolated.
@@ -140,9 +147,18 @@ def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
     accepted = RunAccepted(
         input_id=prepared.input_id, agent=record.agent, sender=params.sender, guest=guest, pinned=pinned
     )
-    writer.begin_run(prepared.run_id)
+    writer.begin_run(prepared.run_id, pinned)
     writer.append(received)
     cursor = writer.append(accepted).cursor
+    if (
+        call.services.slots.is_open
+        and writer.session.open_runs == [prepared.run_id]
+        and tx.count(RUNS_READY) < call.runtime.config.runs.max_active
+        and tx.free_bytes >= MAX_BEGIN_BYTES
+    ):
+        writer.origin = BY_DAEMON
+        writer.carry_out(Start())
+        writer.begin_model_call(prepared.item_id)
     writer.write()
     return SendResult(
         session_id=record.session_id,
@@ -194,6 +210,7 @@ send_to_conversation, send_to_session = HANDLERS = tuple(
         row,
         prepare=prepare_send,
         follow=follow_send,
+        on_commit=lambda call, result: call.services.slots.take_up(result.run_id),
         follows=lambda params: params.stream or params.wait == "settled",
     )(send)
     for row in (conversation.SEND, session.SEND)

@@ -21,6 +21,7 @@ from kheishd.kernel.hook import RunContext
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import RUNS, SESSIONS
+from protocol import ids
 from protocol.errors.store import StorageFull
 from protocol.events.approval import ApprovalAnswered
 from protocol.events.run import MessageAppended
@@ -55,6 +56,7 @@ class ActiveRun:
     follow the current one. ``suspect``: the run must run alone, as it may have crashed the daemon;
     ``on_progress`` is called when it has made progress and other runs may start. ``retries`` is False once a
     full disk must fail a commit at once. ``out_of_time``: the run's time is used up by the monotonic clock.
+    ``is_call_begun``: the begin of the next model call is committed already.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class ActiveRun:
         self.suspect = suspect
         self.retries = True
         self.out_of_time = False
+        self.is_call_begun = False
         self._on_progress = on_progress
         self._effect = trio.CancelScope()
 
@@ -110,22 +113,31 @@ class ActiveRun:
         await self.transact(lambda writer: writer.carry_out(command))
         return self.record
 
-    async def transact(self, change: Callable[[SessionWriter], T]) -> T:
+    async def advance(self, command: Command) -> None:
+        """Commit a command and, if it makes a model call due, the begin of that call."""
+        await self.transact(lambda writer: writer.carry_out(command), advances=True)
+
+    async def transact(self, change: Callable[[SessionWriter], T], *, advances: bool = False) -> T:
         """Commit what ``change`` does with the run's session.
 
-        Calls that return together are committed at once, so transactions may be committed in another order
-        than they return here: the newest record counts.
+        With ``advances``, a model call that is due then begins in the same commit. Calls that return together
+        are committed at once, so transactions may be committed in another order than they return here: the
+        newest record counts.
         """
+        item_id = self.state.new_id(ids.ITEM) if advances else ""
 
-        def run_change(tx: Transaction) -> tuple[RunRecord, T]:
+        def run_change(tx: Transaction) -> tuple[RunRecord, bool, T]:
             record = tx.need(RUNS, self.record.run_id)
             session = tx.get(SESSIONS, record.session_id)
             writer = SessionWriter(tx, record.session_id, session=session, run=record, pinned=self.pinned)
             result = change(writer)
+            begins = advances and writer.begin_model_call(item_id)
             writer.write()
-            return writer.run, result
+            return writer.run, begins, result
 
-        record, result = await self.update(run_change)
+        record, begins, result = await self.update(run_change)
+        if begins:
+            self.is_call_begun = True
         if record.updated_cursor >= self.record.updated_cursor:
             self.record = record
         if self.suspect and self.record.starts_without_progress == 0:

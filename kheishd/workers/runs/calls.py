@@ -1,7 +1,9 @@
 """The tool calls of a run: judged, journaled as called, run side by side, journaled as returned.
 
-Each step is a command that is committed before the next step. Wherever the daemon dies, the journal says
-which calls had begun; ``probes`` finds out whether those took effect.
+Each step is a command. Verdicts are committed together with the begin of the calls, unless a person is asked,
+and results together with the begin of the next model call. A call has begun in the journal before its tool
+has any effect, so wherever the daemon dies, the journal says which calls had begun; ``probes`` finds out
+whether those took effect.
 
 The outcome of a call is remembered until it is committed. Neither a full disk nor a request to stop the run
 can replace it.
@@ -19,23 +21,30 @@ from msgspec.structs import replace
 
 from kheishd.core.run.calls import NOT_RUN, STOPPED
 from kheishd.core.run.commands import CallReturn, CallTools, Judge, Observe, RenewApproval, ReturnResult
+from kheishd.core.run.due import ExecuteCalls, due
+from kheishd.core.run.machine import foresee
 from kheishd.kernel.hook import Invocation, Outcome, Stale, ToolError
 from kheishd.kernel.live import TOOL_KINDS
 from kheishd.workers.runs.judge import CallJudge
 from kheishd.workers.runs.results import cut_to_end, fit_evidence, fit_outcome
+from protocol.limits.store import MAX_BEGIN_BYTES
 from protocol.structs import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from kheishd.config.sections.tools import ToolsSection
     from kheishd.core.run.record import RunRecord
     from kheishd.kernel.hook import Tool
     from kheishd.kernel.live import LiveText
+    from kheishd.records.writer import SessionWriter
     from kheishd.store.environment import Snapshot
     from kheishd.workers.runs.active import ActiveRun
     from protocol.objects.run import CallOutcome, OpenCall
     from protocol.transcript import ToolCall
+
+    Settle = Callable[[], Awaitable[object]]
+    """Commits the result of a call that may not run, or asks a person again."""
 
 log = logging.getLogger("kheishd.runs")
 
@@ -64,14 +73,28 @@ class CallExecutor:
     # Judging.
 
     async def judge(self, indexes: tuple[int, ...]) -> None:
-        """Judge some calls and commit the verdicts, unless the run is stopped meanwhile."""
-        with self._active.effect() as scope:
-            run = self._active.record
-            judge, tool_calls = await self._judge(), self._active.tool_calls()
+        """Judge some calls and commit the verdicts, unless the run is stopped meanwhile.
+
+        The calls that may run then begin in the same commit.
+        """
+        active = self._active
+        with active.effect() as scope:
+            run = active.record
+            judge, tool_calls = await self._judge(), active.tool_calls()
             judgements = [await judge.judge(index, run.calls[index], tool_calls[index]) for index in indexes]
-            await self._active.commit(Judge(judgements))
+            command = Judge(judgements)
+            judged = foresee(run, active.pinned, command)
+            effect = due(judged, active.pinned, active.state.now_ms(), owned=True)
+            ready = None
+            if isinstance(effect, ExecuteCalls):
+                ready = await self._clear(judged, judge, effect.indexes, tool_calls)
+            if isinstance(ready, list):
+                await self._begin(ready, judge, command)
+            else:
+                # A call that may not run after all gets its result when it is due again.
+                await active.advance(command)
         if scope.cancelled_caught:
-            self._active.reload()
+            active.reload()
 
     async def _judge(self) -> CallJudge:
         await self._active.runtime.hooks.prepare()
@@ -81,36 +104,64 @@ class CallExecutor:
 
     async def execute(self, indexes: tuple[int, ...]) -> None:
         """Run some calls side by side. On cancellation all of them have stopped when this returns."""
-        with self._active.effect() as scope:
-            await self._execute(indexes)
+        active = self._active
+        with active.effect() as scope:
+            run = active.record
+            judge, tool_calls = await self._judge(), active.tool_calls()
+            ready = await self._clear(run, judge, indexes, tool_calls)
+            if isinstance(ready, list):
+                await self._begin(ready, judge)
+            else:
+                # The call gets a result, or waits for a person again: the batch has changed.
+                await ready()
         if scope.cancelled_caught:
-            self._active.reload()
+            active.reload()
 
-    async def _execute(self, indexes: tuple[int, ...]) -> None:
-        run, hooks = self._active.record, self._active.runtime.hooks
-        judge, tool_calls = await self._judge(), self._active.tool_calls()
-        ready: list[tuple[int, Invocation]] = []
-        # Calls beyond the limit stay ready, and are due again when these have returned.
-        for index in indexes[: judge.rules.config.tools.max_parallel]:
-            invocation = await self._clear(run, judge, index, tool_calls[index])
-            if invocation is None:
-                # The call has a result now, or waits for a person again: the batch has changed.
-                return
-            ready.append((index, invocation))
-        evidence = {
-            invocation.call_id: fit_evidence(await hooks.evidence(invocation)) for _, invocation in ready
-        }
-        run = await self._active.commit(CallTools(evidence))
-        if run.cancel is not None:
+    async def _begin(
+        self, ready: list[tuple[int, Invocation]], judge: CallJudge, judged: Judge | None = None
+    ) -> None:
+        """Commit that some calls begin, with their verdicts unless those are committed already; run them."""
+        hooks = self._active.runtime.hooks
+        command = CallTools(
+            {invocation.call_id: fit_evidence(await hooks.evidence(invocation)) for _, invocation in ready}
+        )
+
+        def begin(writer: SessionWriter) -> bool:
+            if judged is not None:
+                writer.carry_out(judged)
+                effect = due(writer.run, writer.pinned, writer.tx.now_ms, owned=True)
+                if not isinstance(effect, ExecuteCalls) or writer.tx.free_bytes < MAX_BEGIN_BYTES:
+                    return False
+            writer.carry_out(command)
+            return True
+
+        has_begun = await self._active.transact(begin)
+        run = self._active.record
+        if not has_begun or run.cancel is not None:
             return
         async with trio.open_nursery() as nursery:
             for index, invocation in ready:
                 nursery.start_soon(self._run, run, index, invocation, judge)
 
     async def _clear(
+        self, run: RunRecord, judge: CallJudge, indexes: tuple[int, ...], tool_calls: list[ToolCall]
+    ) -> list[tuple[int, Invocation]] | Settle:
+        """Return the calls that may be dispatched; for one that may not run after all, how it is settled.
+
+        Calls beyond the limit stay ready, and are due again when these have returned.
+        """
+        ready: list[tuple[int, Invocation]] = []
+        for index in indexes[: judge.rules.config.tools.max_parallel]:
+            cleared = await self._clear_call(run, judge, index, tool_calls[index])
+            if not isinstance(cleared, Invocation):
+                return cleared
+            ready.append((index, cleared))
+        return ready
+
+    async def _clear_call(
         self, run: RunRecord, judge: CallJudge, index: int, tool_call: ToolCall
-    ) -> Invocation | None:
-        """Return a call that may be dispatched; None if it may not run after all, which is then committed.
+    ) -> Invocation | Settle:
+        """Return a call that may be dispatched, or how it is settled if it may not run after all.
 
         Rules may have changed while the call, or another one of its message, waited for a person; and an
         earlier call of the message may have entered plan mode.
@@ -119,8 +170,7 @@ class CallExecutor:
         tool = judge.offered.get(call.tool)
         if tool is None:
             problem = "is gone" if judge.context.allows(call.tool) else "is no longer allowed here"
-            await self._return_error(call, f"The tool '{call.tool}' {problem}.")
-            return None
+            return partial(self._return_error, call, f"The tool '{call.tool}' {problem}.")
         try:
             invocation = Invocation(
                 judge.context,
@@ -142,15 +192,12 @@ class CallExecutor:
             elif ruling.decision == "allow" and call.binding is not None:
                 approval = await judge.renew_approval(index, invocation)
         except ToolError as error:
-            await self._return_error(call, str(error))
-            return None
+            return partial(self._return_error, call, str(error))
         if ruling.decision == "deny":
             text = f"This is no longer allowed: {ruling.note or ruling.why}"
-            await self._return_error(call, text, how="denied")
-            return None
+            return partial(self._return_error, call, text, how="denied")
         if approval is not None:
-            await self._active.commit(RenewApproval(call.call_id, approval))
-            return None
+            return partial(self._active.commit, RenewApproval(call.call_id, approval))
         return invocation
 
     async def _run(self, run: RunRecord, index: int, invocation: Invocation, judge: CallJudge) -> None:
@@ -203,31 +250,36 @@ class CallExecutor:
     # Results.
 
     async def save_ended(self) -> None:
-        """Commit the outcomes of calls that had ended before the others were stopped."""
+        """Commit the outcomes of calls that had ended before the others were stopped.
+
+        The run ends or is released next, so no model call begins.
+        """
         for call in self._active.record.calls:
             if call.call_id in self._ended:
-                await self._save(call)
+                await self._save(call, advances=False)
 
-    async def _save(self, call: OpenCall) -> None:
-        await self._return(call, self._ended[call.call_id])
+    async def _save(self, call: OpenCall, *, advances: bool = True) -> None:
+        await self._return(call, self._ended[call.call_id], advances=advances)
         del self._ended[call.call_id]
 
     async def _return_error(self, call: OpenCall, text: str, *, how: CallOutcome = "failed") -> None:
         await self._return(call, _Ended(how, Outcome(text, is_error=True)))
 
-    async def _return(self, call: OpenCall, ended: _Ended) -> None:
-        """Commit the result of a call. Output that is too long for the model is stored as a blob."""
+    async def _return(self, call: OpenCall, ended: _Ended, *, advances: bool = True) -> None:
+        """Commit the result of a call, and after the last one the begin of the next model call.
+
+        Output that is too long for the model is stored as a blob.
+        """
         outcome = ended.outcome
         text, output = fit_outcome(outcome, self._active.current_runtime.config.tools.max_output_bytes)
         blob, size = (None, None) if output is None else await self._active.put_blob(output)
         result = CallReturn(ended.how, text, outcome.is_error, blob, size, ended.took_ms)
-        command = ReturnResult(call.call_id, result, outcome.events, ended.written)
-        if outcome.decide is None:
-            await self._active.commit(command)
-            return
-        decide = outcome.decide
+        command, decide = ReturnResult(call.call_id, result, outcome.events, ended.written), outcome.decide
         await self._active.transact(
-            lambda writer: writer.carry_out(_decide_result(command, decide, writer.tx))
+            lambda writer: writer.carry_out(
+                command if decide is None else _decide_result(command, decide, writer.tx)
+            ),
+            advances=advances,
         )
 
     # Stopping.

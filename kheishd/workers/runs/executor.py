@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, assert_never
 import trio
 
 from kheishd.core.run.budget import make_timeout
-from kheishd.core.run.commands import BeginModelCall, EndEarly, Fail, Interrupt, Release, Start
+from kheishd.core.run.commands import EndEarly, Fail, Interrupt, Release, Start
 from kheishd.core.run.due import (
     AskModel,
     Effect,
@@ -25,16 +25,14 @@ from kheishd.workers.runs.active import ActiveRun
 from kheishd.workers.runs.calls import CallExecutor
 from kheishd.workers.runs.model import ModelTurn
 from kheishd.workers.runs.probes import CallProber
-from protocol import ids
 from protocol.errors.run import RunAlreadyEnded
-from protocol.objects.run import RunError
+from protocol.objects.run import ENDED, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kheishd.core.run.record import RunRecord
     from kheishd.kernel.services import Services
-    from kheishd.records.writer import SessionWriter
     from protocol.objects.run import Pinned
 
 log = logging.getLogger("kheishd.runs")
@@ -47,7 +45,8 @@ class RunExecutor:
 
     ``suspect``: the run may have crashed the daemon and must run alone; ``on_progress`` is called when it has
     made progress. ``interrupt``: the run was left running by another daemon and must only be marked as
-    interrupted.
+    interrupted. ``begun``: the run started in the transaction that accepted it. ``previous``: the executor of
+    the session's previous run, if that has not ended: it still has the session's transcript.
     """
 
     def __init__(
@@ -59,15 +58,21 @@ class RunExecutor:
         on_progress: Callable[[], None],
         suspect: bool = False,
         interrupt: bool = False,
+        begun: bool = False,
+        previous: RunExecutor | None = None,
     ) -> None:
         self._runtimes = services.runtimes
         self._interrupt = interrupt
-        self._started = False
+        self._started = begun
+        self._previous = previous
+        self.ended = trio.Event()
+        """Set by the worker when ``perform`` has returned."""
         self._slept_until_ms = 0
         self.is_paused = False
         """Whether the run only waits for a later attempt."""
         self._on_progress = on_progress
         self._active = ActiveRun(services, record, pinned, suspect=suspect, on_progress=on_progress)
+        self._active.is_call_begun = begun and record.item_id is not None
         self._calls = CallExecutor(self._active)
         self._prober = CallProber(self._active)
         self._model = ModelTurn(self._active)
@@ -76,6 +81,11 @@ class RunExecutor:
     def suspect(self) -> bool:
         """Whether no other run may run beside this one."""
         return self._active.suspect
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run has ended, so that no worker is needed any more."""
+        return self._active.record.status in ENDED
 
     def stop(self) -> None:
         """Stop the current effect and read the record again: a client has asked to cancel the run."""
@@ -88,6 +98,9 @@ class RunExecutor:
         """
         with self._runtimes.hold() as self._active.runtime:
             try:
+                if self._previous is not None:
+                    await self._previous.ended.wait()
+                    self._previous = None
                 while (effect := self._next_effect()) is not None:
                     await self._perform(effect)
             except RunAlreadyEnded:
@@ -122,7 +135,8 @@ class RunExecutor:
             case TakeUp() if self._interrupt:
                 await self._active.commit(Interrupt(DAEMON_RESTARTED))
             case TakeUp():
-                await self._start()
+                await self._active.advance(Start())
+                self._started = True
             case StopEffect():
                 await self._end(None)
             case Expire(error):
@@ -142,20 +156,6 @@ class RunExecutor:
                 await self._prober.probe(indexes)
             case _:
                 assert_never(effect)
-
-    async def _start(self) -> None:
-        """Start the run and, if a model call is due at once, begin that in the same commit."""
-        item_id = self._active.state.new_id(ids.ITEM)
-
-        def start(writer: SessionWriter) -> bool:
-            writer.carry_out(Start())
-            effect = due(writer.run, writer.pinned, writer.tx.now_ms, owned=True)
-            if isinstance(effect, AskModel):
-                writer.carry_out(BeginModelCall(item_id))
-            return isinstance(effect, AskModel)
-
-        self._model.begun = await self._active.transact(start)
-        self._started = True
 
     async def _end(self, error: RunError | None) -> None:
         """End the run after its effect was stopped, with the results of all its calls."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, assert_never
 
-from kheishd.core.run.answers import continued_cursors, fit_items, fit_message, measure_data
+from kheishd.core.run.answers import continued_cursors, fit_items, fit_message, measure_data, measure_items
 from kheishd.core.run.budget import make_timeout
 from kheishd.core.run.calls import normalize_calls
 from kheishd.core.run.commands import AcceptAnswer, BeginModelCall, EndEarly, Fail, FailModelCall
@@ -18,10 +18,12 @@ from kheishd.workers.runs.transcript import TranscriptReader
 from protocol import ids
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.output import MAX_REPAIR_OVERHEAD_BYTES
+from protocol.limits.store import MAX_CHECKPOINT_BYTES
 from protocol.objects.run import RunError
 from protocol.transcript import Item, Text, ToolCall, text_of
 
 if TYPE_CHECKING:
+    from kheishd.core.context.checkpoint import Chunks
     from kheishd.kernel.live import LiveText
     from kheishd.records.writer import SessionWriter
     from kheishd.workers.runs.active import ActiveRun
@@ -37,10 +39,9 @@ MAX_TRUNCATED_CALLS = 4
 
 
 class ModelTurn:
-    """The model calls of one run. ``begun``: the start of the next call is committed already."""
+    """The model calls of one run."""
 
     def __init__(self, active: ActiveRun) -> None:
-        self.begun = False
         self._active = active
         self._transcript = TranscriptReader(
             active.state, active.record.session_id, active.services.transcripts
@@ -52,11 +53,11 @@ class ModelTurn:
     async def ask(self) -> None:
         """Call the model and commit the outcome; a compaction run compacts its session instead."""
         active = self._active
-        if not self.begun:
+        if not active.is_call_begun:
             await active.commit(BeginModelCall(active.state.new_id(ids.ITEM)))
             if active.record.cancel is not None:
                 return
-        self.begun = False
+        active.is_call_begun = False
         route = active.pinned.route
         if route not in active.runtime.routes:
             error = RunError("route_gone", f"the route '{route}', which this run is pinned to, is gone")
@@ -155,17 +156,20 @@ class ModelTurn:
             checked=check,
             provider_data=provider_data,
         )
-        checkpoint = self._transcript.checkpoint_beside(items, max_bytes - measure_data(provider_data))
+        room = max_bytes - measure_data(provider_data) - measure_items(items)
+        checkpoint = self._transcript.begin_checkpoint()
+        is_beside = checkpoint is not None and checkpoint.size_bytes <= min(MAX_CHECKPOINT_BYTES, room)
 
-        def commit(writer: SessionWriter) -> None:
+        def commit(writer: SessionWriter) -> Chunks | None:
             writer.carry_out(command)
-            if checkpoint is not None:
-                checkpoint.write(writer.tx)
+            return checkpoint.write(writer.tx) if checkpoint is not None and is_beside else None
 
-        await active.transact(commit)
+        saved = await active.transact(commit, advances=True)
         self._end_live_text()
-        if checkpoint is None:
-            await self._transcript.save_checkpoint()
+        if checkpoint is not None and is_beside:
+            checkpoint.finish(saved)
+        elif checkpoint is not None:
+            await self._transcript.save_checkpoint(checkpoint)
 
     def _end_live_text(self) -> None:
         if self._live_text is not None:
@@ -229,7 +233,9 @@ class ModelTurn:
             # A checkpoint now spares the next run from reading the events before the summary.
             await self._transcript.read()
             self._transcript.note_compaction()
-            await self._transcript.save_checkpoint()
+            checkpoint = self._transcript.begin_checkpoint()
+            if checkpoint is not None:
+                await self._transcript.save_checkpoint(checkpoint)
 
     def _stopped(self, items: list[Item]) -> EndEarly:
         return EndEarly(items, error=make_timeout(self._active.pinned) if self._active.out_of_time else None)

@@ -13,30 +13,23 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from kheishd.core.context.checkpoint import CHECKPOINT_BYTES, CHECKPOINT_EVENTS
 from kheishd.core.context.session_transcript import SessionTranscript
-from kheishd.core.context.transcript import (
-    CHECKPOINT_EVENTS,
-    Transcript,
-    decode_checkpoint,
-    encode_checkpoint,
-)
-from kheishd.core.run.answers import measure_items
+from kheishd.core.context.transcript import Transcript
 from kheishd.kernel.transcripts import TranscriptCache
 from kheishd.objects.talk.lineage import Segment, entries_of, lineage
+from kheishd.records.checkpoint import CheckpointWriter, read_checkpoint
 from kheishd.store.tables import CHECKPOINTS, SESSIONS
 from protocol.errors.store import StorageFull
 from protocol.journal.line import decode_envelope, decode_event
-from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.store import MAX_CHECKPOINT_BYTES, MAX_SEPARATE_CHECKPOINT_BYTES
-from protocol.structs import Value
-from protocol.transcript import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence, Set
 
+    from kheishd.core.context.checkpoint import Chunks
     from kheishd.kernel.state import State
-    from kheishd.store.environment import Snapshot, Transaction
-    from protocol.transcript import Item
+    from kheishd.store.environment import Snapshot
 
 log = logging.getLogger("kheishd.runs")
 
@@ -45,23 +38,6 @@ MAX_READ_EVENTS = 256
 
 MAX_READ_BYTES = 1024 * 1024
 """The same in bytes, because a line may have 200 KiB: about two milliseconds."""
-
-
-class Checkpoint(Value, frozen=True):
-    """An encoded transcript up to a cursor, which replaces the session's earlier checkpoint."""
-
-    session_id: str
-    cursor: int
-    content: bytes
-
-    def write(self, tx: Transaction) -> None:
-        """Store the checkpoint, unless a later run of the session has stored a newer one."""
-        keys = [key for key, _ in tx.scan(CHECKPOINTS, self.session_id)]
-        if any(key[1] > self.cursor for key in keys):
-            return
-        for key in keys:
-            tx.delete(CHECKPOINTS, *key)
-        tx.put(CHECKPOINTS, self.session_id, self.cursor, value=self.content)
 
 
 class TranscriptReader:
@@ -106,7 +82,7 @@ class TranscriptReader:
                 self._segments = lineage(store, store.need(SESSIONS, self._session_id))
             session, self._transcript = self._transcript or self._cache.take(self._session_id), None
             if session is None:
-                session = SessionTranscript(newest_checkpoint(store, self._segments))
+                session = SessionTranscript(*newest_checkpoint(store, self._segments))
             transcript = session.transcript
             events = size = 0
             entries = entries_of(store, self._segments, transcript.cursor)
@@ -117,6 +93,7 @@ class TranscriptReader:
                 if size >= MAX_READ_BYTES:
                     break
         session.unsaved_events += events
+        session.unsaved_bytes += size
         # Only now: a transcript in which an event was folded halfway is read again.
         self._transcript = session
         return events < MAX_READ_EVENTS and size < MAX_READ_BYTES
@@ -128,43 +105,51 @@ class TranscriptReader:
         if self._transcript is not None:
             self._transcript.unsaved_events = max(self._transcript.unsaved_events, CHECKPOINT_EVENTS)
 
-    def checkpoint_beside(self, answer: list[Item], max_bytes: int = MAX_ANSWER_BYTES) -> Checkpoint | None:
-        """Return a checkpoint to commit with an answer; None if it is not due or does not fit beside it."""
-        return self._checkpoint(min(MAX_CHECKPOINT_BYTES, max_bytes - measure_items(answer)))
-
-    async def save_checkpoint(self) -> None:
-        """Commit a checkpoint of its own, if one is due. On a full disk, do without: it is only a cache."""
-        checkpoint = self._checkpoint(MAX_SEPARATE_CHECKPOINT_BYTES)
-        if checkpoint is not None:
-            with suppress(StorageFull):
-                await self._state.update(checkpoint.write)
-
-    def _checkpoint(self, max_bytes: int) -> Checkpoint | None:
+    def begin_checkpoint(self) -> CheckpointWriter | None:
+        """Return a checkpoint to be written, if one is due and possible."""
         session = self._transcript
-        if session is None or session.unsaved_events < CHECKPOINT_EVENTS:
+        if session is None:
             return None
-        # A cheap check first: most transcripts that do not fit are much too long.
-        if sum(len(text_of(message.items)) for message in session.transcript.messages) > max_bytes:
+        fits_beside = CHECKPOINT_BYTES <= session.unsaved_bytes < MAX_CHECKPOINT_BYTES
+        if session.unsaved_events < CHECKPOINT_EVENTS and not fits_beside:
             return None
+        session.unsaved_events = session.unsaved_bytes = 0
+        session.update()
         try:
-            content = encode_checkpoint(session.transcript)
+            with self._state.read() as store:
+                checkpoint = CheckpointWriter(store, self._session_id, session)
         except (OverflowError, RecursionError):
-            # A transcript that cannot be encoded is read from the journal each time.
+            # A transcript that cannot be encoded is read from the journal each time that it is not cached.
             return None
-        if len(content) > max_bytes:
-            return None
-        session.unsaved_events = 0
-        return Checkpoint(self._session_id, session.transcript.cursor, content)
+        return checkpoint if checkpoint.is_possible else None
+
+    async def save_checkpoint(self, checkpoint: CheckpointWriter) -> None:
+        """Commit a checkpoint by itself. On a full disk, do without: it is only a cache."""
+        saved = None
+        with suppress(StorageFull):
+            while checkpoint.size_bytes > MAX_SEPARATE_CHECKPOINT_BYTES:
+                chunks = await self._state.update(checkpoint.write_chunk)
+                if chunks is None:
+                    break
+                checkpoint.advance(chunks)
+            else:
+                saved = await self._state.update(checkpoint.write)
+        checkpoint.finish(saved)
 
 
-def newest_checkpoint(store: Snapshot, segments: Sequence[Segment]) -> Transcript:
-    """Return the transcript of a lineage's newest readable checkpoint; without any, an empty one."""
+def newest_checkpoint(store: Snapshot, segments: Sequence[Segment]) -> tuple[Transcript, Chunks | None]:
+    """Return the transcript of a lineage's newest readable checkpoint; without any, an empty one.
+
+    The chunks are None for a checkpoint that the lineage's last session cannot continue.
+    """
     for session_id, upto in reversed(segments):
-        for key, checkpoint in store.scan(CHECKPOINTS, session_id, reverse=True):
+        for key, content in store.scan(CHECKPOINTS, session_id, reverse=True):
             if upto is not None and key[1] > upto:
                 continue
             try:
-                return decode_checkpoint(checkpoint)
+                transcript, chunks = read_checkpoint(store, session_id, content)
             except ValueError:
                 log.warning("an unreadable checkpoint is ignored", extra={"session_id": session_id})
-    return Transcript()
+            else:
+                return transcript, chunks if session_id == segments[-1].session_id else None
+    return Transcript(), None

@@ -10,6 +10,7 @@ the run is logged and skipped until the daemon restarts; other runs are not affe
 from __future__ import annotations
 
 import logging
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
@@ -19,6 +20,7 @@ from kheishd.core.run.due import TakeUp, due
 from kheishd.records.run import read_pinned
 from kheishd.store.tables import RUNS, RUNS_CANCELLED, RUNS_READY
 from kheishd.workers.worker import Worker
+from protocol.errors.refusal import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,8 +48,14 @@ class RunWorker(Worker):
         self._services = services
         self._on_release = on_release
         self._executors: dict[str, RunExecutor] = {}
+        # The newest executor of each session that has one.
+        self._newest: dict[str, RunExecutor] = {}
         self._skipped: set[str] = set()
         self._draining = False
+        # Whether the last look left ready runs without an executor, for want of slots.
+        self._held_back = True
+        # The newest event when this worker began.
+        self._first_cursor = 0
         self._idle = trio.Event()
         self._nursery: trio.Nursery | None = None
 
@@ -58,30 +66,41 @@ class RunWorker(Worker):
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Execute runs until cancelled; then release the active runs in order."""
+        state, slots = self._services.state, self._services.slots
+        with state.read() as store:
+            self._first_cursor = store.last_cursor
         async with trio.open_nursery() as self._nursery:
+            slots.take_up = self._take_up
             try:
                 if self._services.runtimes.current().config.runs.recovery == "interrupt":
-                    with self._services.state.read() as store:
+                    with state.read() as store:
                         for _, run_id in store.scan(RUNS_READY):
                             loaded = self._load(store, run_id)
                             if loaded is not None and loaded[0].status == "running":
                                 self._start(*loaded, interrupt=True)
                 task_status.started()
-                while True:
-                    bell = self._services.state.bell(RUNS_READY.name, RUNS_CANCELLED.name)
-                    self._look()
-                    await bell.wait()
+                watch = state.watch(self._look, RUNS_READY.name, RUNS_CANCELLED.name)
+                with closing(watch):
+                    await watch.wait()
             finally:
-                self._draining = True
+                self._close_slots()
+                # Runs that were started by transactions before this one are taken up, and released.
+                with trio.CancelScope(shield=True), suppress(Refusal):
+                    await state.update(lambda tx: None)
+                slots.take_up = lambda run_id: None
 
     async def drain(self) -> None:
         """Start no run any more; return when every active run has ended or waits.
 
         A run waits for a person, or for a later attempt, which the next daemon makes as well.
         """
-        self._draining = True
+        self._close_slots()
         while any(not executor.is_paused for executor in self._executors.values()):
             await self._idle.wait()
+
+    def _close_slots(self) -> None:
+        self._draining = True
+        self._services.slots.is_open = False
 
     def _look(self) -> None:
         """Stop the runs to be cancelled, and start the runs that are due."""
@@ -107,6 +126,7 @@ class RunWorker(Worker):
 
         A suspect run waits until no other run is active, and holds back the runs behind it.
         """
+        self._held_back = True
         slots = self._services.runtimes.current().config.runs.max_active - len(self._executors)
         if slots <= 0 or any(executor.suspect for executor in self._executors.values()):
             return
@@ -125,8 +145,24 @@ class RunWorker(Worker):
             ready.append(loaded)
             if len(ready) == slots:
                 break
+        else:
+            self._held_back = False
+            # Runs that must execute alone are of earlier daemons only, and none of those is left.
+            self._services.slots.is_open = True
         for record, pinned in ready:
             self._start(record, pinned)
+
+    def _take_up(self, run_id: str) -> None:
+        """Start the executor of an accepted run that has started already: its slot was free."""
+        if run_id not in self._executors:
+            with self._services.state.read() as store:
+                loaded = self._load(store, run_id)
+            if loaded is not None and self._has_begun(loaded[0]):
+                self._start(*loaded)
+
+    def _has_begun(self, record: RunRecord) -> bool:
+        """Whether a run without an executor started in the transaction that accepted it."""
+        return record.claimed and record.accepted_cursor > self._first_cursor
 
     def _load(self, store: Snapshot, run_id: str) -> tuple[RunRecord, Pinned] | None:
         """Return a run's record and its pinned values; None, and skip the run, if the latter cannot be read.
@@ -151,21 +187,32 @@ class RunWorker(Worker):
 
         assert self._nursery is not None
         executor = RunExecutor(
-            self._services, record, pinned, on_progress=self._look, suspect=suspect, interrupt=interrupt
+            self._services,
+            record,
+            pinned,
+            on_progress=self._look,
+            suspect=suspect,
+            interrupt=interrupt,
+            begun=self._has_begun(record),
+            previous=self._newest.get(record.session_id),
         )
-        self._executors[record.run_id] = executor
-        self._nursery.start_soon(self._execute, record.run_id, executor)
+        self._executors[record.run_id] = self._newest[record.session_id] = executor
+        self._nursery.start_soon(self._execute, record.run_id, record.session_id, executor)
 
-    async def _execute(self, run_id: str, executor: RunExecutor) -> None:
+    async def _execute(self, run_id: str, session_id: str, executor: RunExecutor) -> None:
         try:
             await executor.perform()
         except Exception:
             log.exception("the failure of a run could not be committed", extra={"run_id": run_id})
             self._skipped.add(run_id)
         finally:
+            executor.ended.set()
             del self._executors[run_id]
+            if self._newest[session_id] is executor:
+                del self._newest[session_id]
             if not self._executors:
                 self._set_idle()
-        # The commit that ended the run rang the bell while the run still had its slot: look again.
-        self._look()
+        if self._held_back or self._draining or not executor.has_ended:
+            # When the last commit of the run was delivered, the run still had its slot: look again.
+            self._look()
         self._on_release(run_id)

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from kheishctl.render import changes
-from protocol.structs import Value
+from kheishctl.values import ClientValue
 
 
 def test_the_union_is_complete() -> None:
@@ -18,7 +18,7 @@ def test_the_union_is_complete() -> None:
 @pytest.mark.parametrize("kind", get_args(changes.DisplayChange), ids=lambda kind: kind.__name__)
 def test_a_piece_is_a_value(kind: type) -> None:
     """A change is frozen, compares by value, and prints its class."""
-    assert issubclass(kind, Value)
-    same = [kind(**dict.fromkeys(kind.__struct_fields__, "x")) for _ in range(2)]
+    assert issubclass(kind, ClientValue)
+    same = [kind(**dict.fromkeys(kind.__match_args__, "x")) for _ in range(2)]
     assert same[0] == same[1]
     assert repr(same[0]).startswith(kind.__name__)

@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -12,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from kheishd.kernel.state import MAX_INLINE_HASH_BYTES, Bell, State, open_state, wall_clock_ms
+from kheishd.kernel.state import MAX_INLINE_HASH_BYTES, Bell, State, StoreWatch, open_state, wall_clock_ms
 from kheishd.store.blobs import CHUNK_BYTES, blob_name, read_blob
 from kheishd.store.commit import Job
 from kheishd.store.environment import Transaction
@@ -81,6 +82,69 @@ async def test_an_update_that_raises_changes_nothing(state: State) -> None:
         await state.update(fail)
     with state.read() as snapshot:
         assert snapshot.last_cursor == 0
+
+
+async def test_a_watch_is_called_after_each_commit(state: State) -> None:
+    """It is called at once, then once for each commit of its names, and not after it is closed."""
+    seen: list[int] = []
+
+    def hello_and_adopt(tx: Transaction) -> None:
+        hello(tx)
+        adopt(tx)
+
+    def look() -> None:
+        with state.read() as snapshot:
+            seen.append(snapshot.last_cursor)
+
+    watch = state.watch(look, "stream:ses_1", CHILDREN.name)
+    await state.update(hello)
+    await state.update(hello_and_adopt)
+    await state.update(lambda tx: say("ses_2", tx))
+    await state.update(adopt)
+    assert seen == [0, 1, 2, 3]
+    watch.close()
+    watch.close()
+    await state.update(hello)
+    assert seen == [0, 1, 2, 3]
+    assert state._watches == {}
+
+
+async def test_a_watch_that_fails_tells_its_owner(state: State) -> None:
+    """The first call raises; the error of a later one ends the wait, and other watches are called."""
+
+    def fail(limit: int) -> None:
+        calls.append(limit)
+        if len(calls) >= limit:
+            raise ZeroDivisionError
+
+    calls: list[int] = []
+    with pytest.raises(ZeroDivisionError):
+        state.watch(lambda: fail(0), "journal")
+    calls.clear()
+    failing = state.watch(lambda: fail(2), "journal")
+    other = state.watch(lambda: calls.append(0), "journal")
+    await state.update(hello)
+    await state.update(hello)
+    assert calls == [2, 0, 2, 0, 0]
+    with pytest.raises(ZeroDivisionError):
+        await failing.wait()
+    other.close()
+
+
+async def test_a_watch_may_close_another_one(state: State) -> None:
+    """A watch that was closed during a delivery is not called in it."""
+    calls: list[str] = []
+    watches: list[StoreWatch] = []
+
+    def close(name: str) -> None:
+        calls.append(name)
+        for watch in watches:
+            watch.close()
+
+    watches += [state.watch(partial(close, name), "journal") for name in ("one", "two")]
+    calls.clear()
+    await state.update(hello)
+    assert calls == ["one"]
 
 
 async def test_many_tasks_update_at_once(state: State) -> None:

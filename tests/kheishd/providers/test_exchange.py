@@ -267,7 +267,7 @@ async def test_our_exceptions_are_raised_unchanged(exchange: ExchangeFactory) ->
     """An exception of a reader is raised unchanged, not turned into a provider failure."""
 
     class Faulty(openai.ChatReader):
-        def event(self, data: bytes) -> None:
+        def events(self, batch: list[bytes]) -> None:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -6,13 +6,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from kheishd.core.text.sse import EventDecoder
 from kheishd.kernel.hook import Tool
-from kheishd.kernel.runtime import ModelAnswer, ModelFailure
+from kheishd.kernel.runtime import ModelAnswer, ModelFailure, TextDelta
 from kheishd.providers.chat_messages import messages
 from kheishd.providers.driver import BLANK
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
-from kheishd.providers.openai import ChatReader, post, reader
+from kheishd.providers.openai import ChatReader, Chunk, find_text, post, reader
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.transcript import (
     AssetReference,
@@ -181,6 +182,70 @@ def test_published_streams(name: str, items: list[Item], usage: Usage, stop: str
         assert fresh.done
         assert answer is not None, f"cut at {cut}"
         assert (answer.items, answer.usage, answer.stop_reason) == (items, usage, stop), f"cut at {cut}"
+
+
+@pytest.mark.parametrize("path", sorted(STREAMS.glob("openai-*.sse")), ids=lambda path: path.stem)
+def test_events_of_one_read(path: Path) -> None:
+    """The events of one read have the outcome of the same events, one by one."""
+    events = EventDecoder().feed(path.read_bytes())
+    together, alone = new(), new()
+    together.events(events)
+    for event in events:
+        if not alone.done:
+            alone.event(event)
+    assert together.take() == alone.take()
+    assert together.end() == alone.end()
+
+
+@pytest.mark.parametrize(
+    ("chunk", "text"),
+    [
+        (delta(content="x"), "x"),
+        ({**delta(content="x", role="assistant"), "id": "c", "model": "m"}, "x"),
+        ({"choices": [{"delta": {"content": ""}}]}, ""),
+        (delta("stop", content="x"), None),
+        (delta(content="x", reasoning="y"), None),
+        (delta(content="x", reasoning_content="y"), None),
+        (delta(content="x", refusal="y"), None),
+        (delta(content="x", tool_calls=[{}]), None),
+        (delta(content="x", function_call={}), None),
+        (delta(content="x", extra_content={}), None),
+        (delta(content="x", reasoning_details=[]), None),
+        (delta(content=[{"text": "x"}]), None),
+        ({**delta(content="x"), "usage": {}}, None),
+        ({**delta(content="x"), "error": {}}, None),
+        ({**delta(content="x"), "x_groq": {}}, None),
+        ({"choices": [{"delta": {"content": "x"}, "error": {}}]}, None),
+        ({"choices": [{"delta": {"content": "x"}, "usage": {}}]}, None),
+        ({"choices": [{"message": {"content": "x"}}]}, None),
+        ({"choices": [{"index": 1, "delta": {"content": "x"}}]}, None),
+        ({"choices": [*delta(content="x")["choices"], {}]}, None),
+        ({"choices": []}, None),
+    ],
+)
+def test_a_piece_of_text(chunk: dict[str, Any], text: str | None) -> None:
+    """A chunk is a piece of text only if nothing else in it has a meaning."""
+    assert find_text(msgspec.convert(chunk, Chunk)) == text
+
+
+def test_text_before_a_failure_of_the_same_read() -> None:
+    """The text before invalid data of the same read is written before the failure."""
+    fresh = new()
+    with pytest.raises(ModelFailure):
+        fresh.events([msgspec.json.encode(delta(content="fine")), b"nonsense"])
+    assert fresh.take() == [TextDelta("fine")]
+
+
+def test_text_over_the_limit_of_one_read() -> None:
+    """Text of one read is cut at the limit, and the events after it are ignored."""
+    fresh = new()
+    half = "x" * (MAX_ANSWER_BYTES // 2)
+    chunks = [*(delta(content=text) for text in (half, half, "y")), delta("stop"), delta(content="z")]
+    fresh.events([msgspec.json.encode(chunk) for chunk in chunks])
+    assert fresh.done
+    answer = fresh.end()
+    assert answer is not None
+    assert (answer.items, answer.stop_reason) == ([Text(half * 2)], "length")
 
 
 @pytest.mark.parametrize(

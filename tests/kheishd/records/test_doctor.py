@@ -11,7 +11,7 @@ from kheishd.records import doctor
 from kheishd.records.doctor import Examination, examine, examine_whole
 from kheishd.store.environment import Transaction
 from kheishd.store.table import Key, Table
-from kheishd.store.tables import BLOBS, CHECKPOINTS, JOURNAL, META, RUNS
+from kheishd.store.tables import BLOBS, CHECKPOINT_CHUNKS, CHECKPOINTS, JOURNAL, META, RUNS
 from kheishd.store.writer import Store
 from protocol.events.daemon import DaemonStarted
 from protocol.journal.envelope import DAEMON_STREAM
@@ -37,7 +37,9 @@ def test_an_empty_store(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "table", derived_tables(BLOBS, CHECKPOINTS, JOURNAL, META), ids=lambda table: table.name
+    "table",
+    derived_tables(BLOBS, CHECKPOINT_CHUNKS, CHECKPOINTS, JOURNAL, META),
+    ids=lambda table: table.name,
 )
 def test_every_lost_row_is_found(store: Store, table: Table[Any]) -> None:
     """Every lost row of every rebuildable table is found."""

@@ -4,14 +4,26 @@ from typing import Any
 
 import pytest
 
+from kheishd.core.context.session_transcript import SessionTranscript
+from kheishd.records.checkpoint import CheckpointWriter
 from kheishd.records.doctor import examine_whole
 from kheishd.records.repair import repair
 from kheishd.store.table import Table
-from kheishd.store.tables import BLOBS, CHECKPOINTS, JOURNAL, META, RECEIPTS, RECEIPTS_BY_AGE, TABLES
+from kheishd.store.tables import (
+    BLOBS,
+    CHECKPOINT_CHUNKS,
+    CHECKPOINTS,
+    JOURNAL,
+    META,
+    RECEIPTS,
+    RECEIPTS_BY_AGE,
+    TABLES,
+)
 from kheishd.store.writer import Store
+from protocol.journal.line import decode_envelope, decode_event
 from tests.support.histories import NOW_MS, derived_tables, dump, rich_history, spoil_line, update
 
-REBUILT = derived_tables(JOURNAL, META, BLOBS, CHECKPOINTS, RECEIPTS, RECEIPTS_BY_AGE)
+REBUILT = derived_tables(JOURNAL, META, BLOBS, CHECKPOINT_CHUNKS, CHECKPOINTS, RECEIPTS, RECEIPTS_BY_AGE)
 
 
 def test_a_healthy_store_is_not_touched(store: Store) -> None:
@@ -79,3 +91,23 @@ def _empty(store: Store, tables: list[Table[Any]]) -> None:
                 tx.delete(table, *key)
 
     update(store, empty)
+
+
+def test_a_checkpoint_without_its_chunks_is_found_and_deleted(store: Store) -> None:
+    """A checkpoint whose chunks are damaged is a finding; a repair deletes it, because it is a cache."""
+    rich_history(store)
+    session = SessionTranscript()
+    with store.read() as snapshot:
+        for _, line in snapshot.entries("ses_a"):
+            session.transcript.fold(decode_envelope(line), decode_event(line))
+        session.update()
+        writer = CheckpointWriter(snapshot, "ses_a", session)
+    assert update(store, writer.write) is not None
+    assert examine_whole(store.read, deep=True).findings == []
+    update(store, lambda tx: tx.put(CHECKPOINT_CHUNKS, "ses_a", 1, value=b"\x90"))
+    (finding,) = examine_whole(store.read, deep=True).findings
+    assert "checkpoints ses_a" in finding.message
+    assert repair(store, NOW_MS)[0] == 1
+    assert examine_whole(store.read, deep=True).findings == []
+    with store.read() as snapshot:
+        assert snapshot.count(CHECKPOINTS) == 0

@@ -11,7 +11,7 @@ from hypothesis.strategies import data, integers, sampled_from
 
 from kheishd.core import session as session_rules
 from kheishd.core.run import machine as run_machine
-from kheishd.core.run.commands import Command
+from kheishd.core.run.commands import Command, RequestCancel, Start
 from kheishd.core.run.record import RunRecord
 from kheishd.records.doctor import examine_whole
 from kheishd.records.projection import SESSION_STREAMS, IndexRow
@@ -22,6 +22,7 @@ from kheishd.store.table import Key, Table
 from kheishd.store.tables import (
     APPROVALS,
     APPROVALS_WAITING,
+    CHECKPOINTS,
     CHILDREN,
     DEADLINES,
     INDOUBTS,
@@ -42,6 +43,7 @@ from protocol.events.session import SessionCreated, SessionRenamed
 from protocol.events.task import TaskDeleted, TaskStalled, TaskStarted, TaskStopRequested, TaskUpdated
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown, decode_envelope, decode_event
+from protocol.limits.store import MAX_BEGIN_BYTES, MAX_UPDATE_BYTES
 from protocol.objects.run import ENDED, SETTLED
 from protocol.objects.session import Session
 from protocol.transcript import Text
@@ -108,6 +110,36 @@ def test_a_record_is_folded_from_what_was_stored(store: Store) -> None:
     with store.read() as snapshot:
         session = snapshot.need(SESSIONS, "s")
     assert session.title == "my [...]"
+
+
+@pytest.mark.parametrize(
+    ("commands", "filled", "begins"),
+    [
+        ([Start()], 0, True),
+        ([Start()], MAX_UPDATE_BYTES - MAX_BEGIN_BYTES, False),
+        ([Start(), RequestCancel("cancelled")], 0, False),
+    ],
+)
+def test_a_model_call_begins_if_it_is_due_and_fits(
+    store: Store, commands: list[Command], filled: int, begins: bool
+) -> None:
+    """A started run asks the model unless a stop is requested, or the transaction is too full."""
+    update(store, lambda tx: begin(tx, "ses_1"))
+    update(store, lambda tx: accept(tx, "ses_1", "run_1"))
+
+    def start(tx: Transaction) -> bool:
+        tx.put(CHECKPOINTS, "ses_1", 1, value=bytes(filled))
+        session = tx.get(SESSIONS, "ses_1")
+        writer = SessionWriter(tx, "ses_1", session=session, run=tx.need(RUNS, "run_1"))
+        for command in commands:
+            writer.carry_out(command)
+        has_begun = writer.begin_model_call("itm_1")
+        writer.write()
+        return has_begun
+
+    assert update(store, start) is begins
+    with store.read() as snapshot:
+        assert (snapshot.need(RUNS, "run_1").item_id == "itm_1") is begins
 
 
 def test_nothing_changed_is_nothing_written(store: Store) -> None:

@@ -324,6 +324,20 @@ async def test_what_follows_a_commit_is_cancelled_and_the_commit_stays(
     assert (await client.call("toy.keep", value="b"))["number"] in (1, 2)
 
 
+async def test_work_right_after_a_commit(
+    client: Client, toys: Toys, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is done once for each commit; a fault in it is logged, and the answer is that of the commit."""
+    for key in ("first", "first", "second"):
+        await client.call("toy.follow", value=key, idempotency_key=key)
+    await client.call("toy.follow", value="checked", check=True)
+    await refused(client, "toy.follow", value="a", fail=True)
+    assert toys.committed == ["first", "second"]
+    assert (await client.call("toy.follow", value="fault"))["value"] == "fault"
+    assert toys.committed == ["first", "second", "fault"]
+    assert "the work after a commit of toy.follow failed" in caplog.text
+
+
 async def test_no_new_work_while_stopping(server: RpcServer, client: Client) -> None:
     """While the daemon stops, queries work and mutations are refused as retryable."""
     server.control.is_draining = True

@@ -274,6 +274,23 @@ def test_an_update_has_its_limit(store: Store, parts: int) -> None:
         assert snapshot.count(CHECKPOINTS) == parts
 
 
+def test_an_update_knows_its_free_bytes(store: Store) -> None:
+    """Each update begins with 256 KiB; rows and events are taken off."""
+
+    def write(tx: Transaction) -> list[int]:
+        free = [tx.free_bytes]
+        tx.put(CHECKPOINTS, "s", 1, value=bytes(1_000))
+        free.append(tx.free_bytes)
+        tx.append("s", make_input())
+        return [*free, tx.free_bytes]
+
+    for _ in range(2):
+        first, second, third = update(store, write)
+        assert first == MAX_UPDATE_BYTES
+        assert 1_000 < first - second < 1_100
+        assert third < second
+
+
 def test_an_event_has_its_limit(store: Store) -> None:
     """An event over the limit is refused, and the next event gets its cursor."""
     with pytest.raises(UpdateTooLarge):

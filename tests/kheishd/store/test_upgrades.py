@@ -16,6 +16,7 @@ from kheishd.store.tables import (
     APPROVALS,
     APPROVALS_WAITING,
     BLOBS,
+    CHECKPOINT_CHUNKS,
     CHECKPOINTS,
     DEADLINES,
     INDOUBTS,
@@ -129,6 +130,20 @@ def test_one_that_fails_changes_nothing(env: lmdb.Environment) -> None:
     assert about(env) == (b"1", b"2.0")
     with env.begin(db=env.open_db(META.name.encode())) as txn:
         assert txn.get(b"half") is None
+
+
+def test_the_table_of_chunks_is_added(env: lmdb.Environment) -> None:
+    """A store without chunks of checkpoints gets the table, and keeps its records and checkpoints."""
+    upgrade(env, 0, "1.0", UPGRADES[:5])
+    key = CHECKPOINTS.pack(("ses_1", 5))
+    with env.begin(write=True) as txn:
+        txn.drop(env.open_db(CHECKPOINT_CHUNKS.name.encode(), txn))
+        txn.put(key, b"old", db=env.open_db(CHECKPOINTS.name.encode(), txn))
+    upgrade(env, 5, "1.1")
+    with env.begin() as txn:
+        env.open_db(CHECKPOINT_CHUNKS.name.encode(), txn, create=False)
+        assert txn.get(key, db=env.open_db(CHECKPOINTS.name.encode(), txn)) == b"old"
+    assert not needs_rebuild(env)
 
 
 KEY = RECEIPTS.pack(("uid:0", "session.send", "k"))

@@ -236,6 +236,6 @@ def _link_error(directory: int, name: str, path: str) -> Exception:
 
 
 def read_begin(path: str, max_bytes: int) -> bytes:
-    """Return the first bytes of a file, without waiting for the writer of a pipe. Errors: OSError."""
+    """Return the first bytes of a file, none of a pipe: nothing waits for its writer. Errors: OSError."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        return file.read(max_bytes)
+        return file.read(max_bytes) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""

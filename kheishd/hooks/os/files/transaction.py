@@ -232,7 +232,7 @@ class _StagedChange(Struct):
                 raise
         else:
             os.rename(self.new, self.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
-        note_written(self.workspace, self.change.path, self.directory, self.name)
+        note_written(self.workspace, self.change.path, self.change.content)
 
     def roll_back(self) -> None:
         """Restore the previous state of the file. Errors: OSError."""

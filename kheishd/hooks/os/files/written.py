@@ -1,32 +1,47 @@
 """Protected files that file tools wrote, with the approval of a person or a rule.
 
-A command that runs beside such a call must not be blamed for them (see ``shell.shield``).
+A command that runs beside such a call must not be blamed for them (see ``shell.shield``). The content was
+approved for the path, so both are compared: a command can replace the file, or change it in place.
 """
 
 import os
 from collections import OrderedDict
+from hashlib import sha256
 from typing import Final
 
 from kheishd.core.permissions.protected import is_protected
+from kheishd.hooks.os.files.confinement import read_begin
 
 # More than a person approves while a command runs.
 MAX_WRITTEN: Final = 1_000
 
-_written: Final[OrderedDict[str, tuple[int, int]]] = OrderedDict()
+_written: Final[OrderedDict[str, tuple[int, bytes]]] = OrderedDict()
+"""The size and the digest of each file, by its absolute path."""
 
 
-def note_written(workspace: str, path: str, directory: int, name: str) -> None:
-    """Remember a file, if it is protected; ``name`` is its name in the open directory. Errors: OSError."""
+def note_written(workspace: str, path: str, content: bytes) -> None:
+    """Remember the content of a file, if it is protected."""
     if not is_protected(path):
         return
-    status = os.stat(name, dir_fd=directory, follow_symlinks=False)
     absolute = f"{workspace}/{path}"
-    _written[absolute] = (status.st_dev, status.st_ino)
+    _written[absolute] = (len(content), sha256(content).digest())
     _written.move_to_end(absolute)
     while len(_written) > MAX_WRITTEN:
         _written.popitem(last=False)
 
 
-def was_written(absolute: str, identity: tuple[int, int]) -> bool:
-    """Whether a file tool wrote this file, or a file in this directory."""
-    return _written.get(absolute) == identity or any(path.startswith(f"{absolute}/") for path in _written)
+def was_written(absolute: str, place: str) -> bool:
+    """Whether a file at ``place`` has the content that a file tool wrote to its absolute path.
+
+    Of a directory, all files must be such files, and there must be one. Reads the file system.
+    """
+    if not any(path == absolute or path.startswith(f"{absolute}/") for path in _written):
+        return False
+    try:
+        if os.path.islink(place) or not os.path.isdir(place):
+            size, digest = _written.get(absolute, (0, b""))
+            is_file = os.path.isfile(place) and not os.path.islink(place)
+            return is_file and sha256(read_begin(place, size + 1)).digest() == digest
+        return all(was_written(f"{absolute}/{name}", f"{place}/{name}") for name in os.listdir(place))
+    except OSError:
+        return False

@@ -39,6 +39,7 @@ import select
 import signal
 import time
 from contextlib import suppress
+from functools import cache
 
 from kheishd.hooks.os.shell.mounts import MountWatch
 from kheishd.hooks.os.shell.namespace import send_port
@@ -240,7 +241,8 @@ class Keeper:
             self._kill_main()
             _, status = os.waitpid(self._main, 0)
             self._main = 0
-            self._expire()
+            # The kernel kills all that was in the sandbox, faster than a sweep would find it.
+            self._kill_at = time.monotonic() + (SWEEP_SECONDS if self._boxed else 0.0)
             self._send(self._describe_end(os.waitstatus_to_exitcode(status)))
 
     def _describe_end(self, code: int) -> str:
@@ -340,8 +342,9 @@ def _exec(
             for number in (signal.SIGPIPE, signal.SIGXFSZ):
                 # Python ignores these.
                 signal.signal(number, signal.SIG_DFL)
-            with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-                file.write(str(OOM_SCORE))
+            with suppress(OSError):
+                # Little runs between the fork and the command: each page that it touches is copied.
+                os.write(os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC), b"%d" % OOM_SCORE)
             group.join()
             limit_process(limits)
             join_keyring()
@@ -375,10 +378,15 @@ def join_keyring() -> None:
             call_libc("syscall", number, JOIN_SESSION_KEYRING, 0)
 
 
+@cache
+def libc() -> ctypes.CDLL:
+    """Return the C library; the zygote loads it before it forks."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def call_libc(name: str, *arguments: int) -> None:
     """Call a function of the C library. Errors: OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if getattr(libc, name)(*map(ctypes.c_ulong, arguments)) < 0:
+    if getattr(libc(), name)(*map(ctypes.c_ulong, arguments)) < 0:
         raise OSError(ctypes.get_errno(), f"{name} failed")
 
 

@@ -22,6 +22,7 @@ from kheishd.hooks.os.shell.output import trim_start
 from kheishd.kernel.reserve import RESERVE
 from kheishd.kernel.shells import Written
 from kheishd.kernel.state import Bell
+from protocol.lazy import lazy_pattern
 from protocol.limits.shell import MAX_SHELL_KEPT_BYTES, MAX_SHELL_OUTPUT_BYTES
 from protocol.limits.units import KIB
 
@@ -29,7 +30,7 @@ PRIVATE_DIRECTORY: Final = 0o700
 PRIVATE_FILE: Final = 0o600
 
 MARKER: Final = "[... {} bytes of older output are no longer kept ...]\n"
-_MARKER: Final = re.compile(rb"\[\.\.\. (\d{1,19}) bytes of older output are no longer kept \.\.\.\]\n")
+_MARKER: Final = lazy_pattern(rb"\[\.\.\. (\d{1,19}) bytes of older output are no longer kept \.\.\.\]\n")
 MAX_MARKER_BYTES: Final = 128
 
 # The suffix of a file that is about to replace another.
@@ -224,10 +225,10 @@ def _read(path: Path, max_bytes: int, offset: int | None) -> Written:
 
 # Prompts.
 
-_ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-_]")
+_ESCAPES: Final = lazy_pattern(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-_]")
 
 # A question, even with a line end after it.
-_QUESTION: Final = re.compile(
+_QUESTION: Final = lazy_pattern(
     r"[(\[]\s*(y|yes|n|no)\s*(/[^)\]]{0,30})?[)\]]\W*$"
     r"|\b(password|passphrase|username|login)\b[^\n]{0,60}:\s*$"
     r"|\bpress (enter|return|any key)\b|\b(continue|proceed|overwrite|are you sure)\b[^\n]{0,60}\?\s*$",
@@ -235,7 +236,7 @@ _QUESTION: Final = re.compile(
 )
 
 # The end of an unfinished line that waits for input.
-_PROMPT: Final = re.compile(r"[?:>$#%»\]]\s*$")
+_PROMPT: Final = lazy_pattern(r"[?:>$#%»\]]\s*$")
 
 
 def ends_in_prompt(tail: str) -> bool:

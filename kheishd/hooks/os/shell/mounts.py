@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from collections import Counter
 from contextlib import suppress
 
 from kheishd.hooks.os.shell.watch import tree
@@ -28,7 +29,8 @@ MOUNT_OPTIONS = {"--bind": 2, "--ro-bind": 2, "--bind-fd": 2, "--ro-bind-fd": 2,
 # Where Bubblewrap is privileged (setuid), it has a helper while it mounts, which looks like the command.
 MAX_SETUP_SECONDS = 2.0
 
-ESCAPED_BYTES = b" \t\n\\"
+# The backslash first, since it is part of the others' replacement.
+ESCAPED_BYTES = b"\\ \t\n"
 
 
 class MountWatch:
@@ -37,7 +39,8 @@ class MountWatch:
     def __init__(self, argv: Sequence[str], poll: select.poll) -> None:
         options = argv[: argv.index("--")] if "--" in argv else []
         # A server that starts again replaces its socket, and whose socket is new is in reach anyway.
-        self._known = {escape(option) for option in options if not is_socket(option)}
+        paths = {option for option in options if option.startswith("/")}
+        self._known = {escape(path) for path in paths if not is_socket(path)}
         self._required = self._known & {escape(path) for path in find_mount_points(options)}
         self._poll = poll
         self._file: BinaryIO | None = None
@@ -57,14 +60,28 @@ class MountWatch:
             file = open(f"/proc/{first}/mountinfo", "rb")
             self._poll.register(file, 0)
             mounts = read_mounts(file)
-            if self._required <= set(mounts.values()):
+            missing = Counter(map(os.path.basename, self._required - set(mounts.values())))
+            moved = self._find_moved(mounts) if missing else {}
+            if missing <= Counter(moved.values()):
                 self._file = file
                 self._ids = {number for number, path in mounts.items() if path in self._known}
+                self._ids |= {number for number, name in moved.items() if name in missing}
                 return None
             self._poll.unregister(file)
             file.close()
             return "mounts" if self._deadline < time.monotonic() else None
         return None
+
+    def _find_moved(self, mounts: dict[int, bytes]) -> dict[int, bytes]:
+        """Return the names of mounts at other paths: a command may rename a directory above a mount.
+
+        The name of the mount itself cannot change.
+        """
+        return {
+            number: os.path.basename(path)
+            for number, path in mounts.items()
+            if path not in self._known and not self._known.isdisjoint(directories_above(path))
+        }
 
     def close(self) -> None:
         """Forget the mounts, after the end of the command."""
@@ -81,6 +98,12 @@ def find_mount_points(options: Sequence[str]) -> Iterator[str]:
                 yield path
 
 
+def directories_above(path: bytes) -> Iterator[bytes]:
+    """Yield the directories above an absolute path, without the root."""
+    while len(path := os.path.dirname(path)) > 1:
+        yield path
+
+
 def is_socket(path: str) -> bool:
     """Whether a path is that of a socket."""
     with suppress(OSError):
@@ -90,9 +113,10 @@ def is_socket(path: str) -> bool:
 
 def escape(path: str) -> bytes:
     """Return a path as the kernel's list of mounts has it."""
-    return b"".join(
-        b"\\%03o" % byte if byte in ESCAPED_BYTES else bytes((byte,)) for byte in os.fsencode(path)
-    )
+    escaped = os.fsencode(path)
+    for byte in ESCAPED_BYTES:
+        escaped = escaped.replace(b"%c" % byte, b"\\%03o" % byte)
+    return escaped
 
 
 def read_mounts(file: BinaryIO) -> dict[int, bytes]:

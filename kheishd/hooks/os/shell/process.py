@@ -29,14 +29,13 @@ import trio
 from kheishd.hooks.os.shell.keeper import ProcessId, send_signal, start_ticks_of
 from kheishd.hooks.os.shell.zygote import LENGTH_BYTES, MARK_VARIABLE, MAX_MARK_BYTES, MAX_RIGHTS
 from kheishd.hooks.os.umask import user_umask
+from protocol.limits.shell import MAX_KILL_SECONDS
 from protocol.structs import Value
 
 log = logging.getLogger(__name__)
 
-# How long a command may take to end after SIGTERM, before it is killed; and the keeper to see that all is
-# gone. A killed process is gone in milliseconds unless the kernel holds it.
+# How long a command may take to end after SIGTERM, before it is killed.
 GRACE_SECONDS = 0.5
-MAX_KILL_SECONDS = 5.0
 
 # The longest line of a keeper: the reason for which a command could not be started.
 MAX_LINE_BYTES = 4096

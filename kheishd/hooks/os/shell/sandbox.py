@@ -25,10 +25,8 @@ from __future__ import annotations
 
 import os
 import posixpath
-import pwd
 import stat
 import subprocess
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -37,7 +35,7 @@ from msgspec.structs import replace
 from kheishd.config.sections.tools import LimitsSection
 from kheishd.hooks.os.files.confinement import Root, explain_errors
 from kheishd.hooks.os.programs import INSTALLATION, find_program
-from kheishd.hooks.os.shell.scan import MAX_PROTECTED_MOUNTS, Scan, lies_in
+from kheishd.hooks.os.shell.scan import MAX_PROTECTED_MOUNTS, Scan, find_homes, identity_of, lies_in
 from kheishd.hooks.os.shell.seccomp import open_filter
 from kheishd.hooks.os.shell.sockets import find_sockets
 from kheishd.kernel.hook import ToolError
@@ -252,10 +250,10 @@ class Sandbox:
 
     def _covers(self, visible: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Yield the paths that would be visible and must not be, with the options that hide them."""
-        private = _root_only("/etc") if os.geteuid() == 0 else ()
+        private = _root_only(os.path.realpath("/etc")) if os.geteuid() == 0 else ()
         hidden = tuple(map(os.path.realpath, self._hidden))
         sockets = find_sockets(visible, hidden) if self.network == "closed" else ()
-        for path in map(os.path.realpath, (*self._hidden, *_credentials(), *private, *sockets)):
+        for path in (*hidden, *_credentials(), *private, *sockets):
             if _is_inside(path, visible) and os.path.exists(path):
                 is_directory = os.path.isdir(path)
                 yield path, ("--tmpfs", path) if is_directory else ("--ro-bind", os.devnull, path)
@@ -317,13 +315,13 @@ def workspace_binds(bubblewrap: Bubblewrap, workdir: Workdir, scan: Scan, descri
     binds = {workdir.workspace: bind(os.dup(workdir.outer), workdir.workspace)}
     root = Root(workdir.workspace, workdir.outer)
     mounts = scan.mounts
-    if "" in mounts:
+    if len(scan.pinned - scan.git.keys()) > MAX_PROTECTED_MOUNTS:
         raise ToolError(
-            f"the workspace has more than {MAX_PROTECTED_MOUNTS} files and directories that commands must "
-            "not change, which is too many; use the tools for files, or ask for a smaller workspace"
+            f"permission rules close paths below more than {MAX_PROTECTED_MOUNTS} directories, which is too "
+            "many to keep their names; use the tools for files, or ask for a smaller workspace"
         )
     # A mount at their place would show them: they are covered.
-    credentials = [os.path.realpath(path) for path in _credentials()]
+    credentials = _credentials()
     for path, writable in mounts.items():
         if _is_inside(f"{workdir.workspace}/{path}/", credentials):
             continue
@@ -332,8 +330,9 @@ def workspace_binds(bubblewrap: Bubblewrap, workdir: Workdir, scan: Scan, descri
         status = os.fstat(descriptor)
         absolute = f"{workdir.workspace}/{path}"
         binds[absolute] = bind(descriptor, absolute, writable=writable)
-        expected = scan.protected.get(path)
-        if stat.S_ISLNK(status.st_mode) or expected not in (None, (status.st_dev, status.st_ino)):
+        # Another content is as good as the old one.
+        *expected, _ = scan.protected.get(path, identity_of(status))
+        if stat.S_ISLNK(status.st_mode) or expected != list(identity_of(status)[:-1]):
             raise ToolError(f"{path} changed while the command was prepared; try again")
     return binds
 
@@ -363,11 +362,10 @@ def _is_inside(path: str, directories: Iterable[str]) -> bool:
 
 
 def _credentials() -> list[str]:
-    homes = {os.path.expanduser("~")}
-    # In a container a user may have a number and no name.
-    with suppress(KeyError):
-        homes.add(pwd.getpwuid(os.geteuid()).pw_dir)
-    return [os.path.join(home, name) for home in homes for name in CREDENTIALS if os.path.isabs(home)]
+    """Return the resolved paths of credentials that exist."""
+    homes = [home for home in find_homes() if os.path.isabs(home)]
+    paths = (os.path.join(home, name) for home in homes for name in CREDENTIALS)
+    return [os.path.realpath(path) for path in paths if os.path.lexists(path)]
 
 
 def _root_only(directory: str) -> Iterator[str]:

@@ -2,11 +2,13 @@
 
 - *Protected* paths (``core.permissions.protected``) are mounted read-only: other programs execute or obey
   them. Of a git directory, only its configuration and its hooks are protected, so that git can commit.
+- What a protected path leads to is protected, too: the target of a link with a protected name, or in a
+  protected directory, and the files that a git configuration names. These are *targets*.
 - *Closed* paths, which a permission rule keeps from the tools that read, are covered.
 
 Directories are scanned level by level, so the upper levels come first, up to a number of entries. Links are
-not followed. Below ``node_modules`` nothing is protected: nobody works there, and package managers must be
-able to replace it.
+not followed. Below ``node_modules`` nothing is protected, unless a link elsewhere leads there: nobody works
+there, and package managers must be able to replace it.
 
 A command may take away its own right to list a directory, and give it back in the next command. So the
 owner's rights to list and to enter a directory are restored before it is scanned.
@@ -15,21 +17,38 @@ owner's rights to list and to enter a directory are restored before it is scanne
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import posixpath
-import re
+import pwd
 import stat
 from collections import deque
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from kheishd.core.permissions.claims import matches_subject
-from kheishd.core.permissions.protected import PROTECTED_SUFFIXES, protected_names
+from kheishd.core.permissions.protected import (
+    PAIR_DIRECTORIES,
+    PROTECTED_SUFFIXES,
+    USER_PROGRAMS,
+    protected_names,
+)
+from kheishd.hooks.os.files.repositories import (
+    find_common,
+    has_git_parts,
+    is_git_directory,
+    read_git_link,
+    read_settings,
+    read_text,
+)
 from protocol.structs import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
+
+log = logging.getLogger(__name__)
 
 # Ten thousand entries take about ten milliseconds. Where rules close paths, more is worth the time.
 MAX_ENTRIES: Final = 10_000
@@ -45,15 +64,14 @@ MAX_MODULE_DEPTH: Final = 6
 # Each takes a tenth of a millisecond.
 MAX_GIT_DIRECTORIES: Final = 1000
 
+# The entries of a protected directory that are searched for links.
+MAX_LINK_ENTRIES: Final = 1000
+
 GIT: Final = ".git"
-GIT_LINK: Final = b"gitdir:"
-MAX_GIT_FILE_BYTES: Final = 64 * 1024
-MAX_GIT_CONFIG_FILES: Final = 32
+DEPENDENCIES: Final = "node_modules"
 
 # An error names a directory, whose path may be longer than the system allows.
 MAX_SHOWN: Final = 200
-
-_NO_LINK: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 GUARDED_IN_GIT: Final = ("config", "config.worktree", "hooks", "commondir")
 """The parts of a git directory that name programs, or another directory with such parts."""
@@ -61,16 +79,19 @@ GUARDED_IN_GIT: Final = ("config", "config.worktree", "hooks", "commondir")
 CONTAINERS_IN_GIT: Final = ("worktrees", "modules")
 """The directories in a git directory that contain others."""
 
-# Settings whose value is a file or a directory that git executes, or obeys like its configuration.
-_CONFIGURED: Final = re.compile(
-    r"(?:^|\])[ \t]*(hookspath|path|fsmonitor|attributesfile)[ \t]*=[ \t]*\"?([^\"#;\n]+)",
-    re.IGNORECASE | re.MULTILINE,
-)
+OBEYED_SETTINGS: Final = frozenset(("hookspath", "path", "fsmonitor", "attributesfile"))
+"""Settings whose value is a file or a directory that git executes, or obeys like its configuration."""
 
-_BARE_REPOSITORY: Final = frozenset(("HEAD", "objects", "refs"))
+Identity = tuple[int, int, int, int]
+"""The device, inode and kind of a file, and the time of its last change.
 
-Identity = tuple[int, int]
-"""The device and the inode of a file."""
+The time is a part, because a new file often gets the inode of one that was removed. Nobody can set it.
+"""
+
+
+def identity_of(status: os.stat_result) -> Identity:
+    """Return the identity of a file with this status."""
+    return status.st_dev, status.st_ino, stat.S_IFMT(status.st_mode), status.st_ctime_ns
 
 
 class PathRules(Value, frozen=True):
@@ -84,42 +105,60 @@ class Scan:
     """The special paths of a workspace, relative to it.
 
     ``protected`` are files and directories, with their identities; those in ``links`` are symbolic links,
-    which cannot be mounted. ``git`` are git directories. ``masked`` are closed files and directories (True).
+    which cannot be mounted. Those in ``targets`` are protected only because another protected path leads to
+    them. ``made`` are protected paths that commands made; they are checked afterwards instead of mounted.
+    ``git`` are git directories with their working trees. ``masked`` are closed files and directories (True).
     ``pinned`` are directories that may not be renamed: a rule closes paths below them by their names.
-    ``directories`` are those that were scanned, with their inodes; ``changed_ns`` are the times of the last
-    change of protected files, and ``parents`` the directories in which these are. ``complete``: everything
-    was scanned. ``obstacle`` is why not all paths that rules close are known.
+    ``directories`` are those that were scanned, with their inodes; ``parents`` are the identities of the
+    directories in which protected files are. ``complete``: everything was scanned. ``has_failed``: it was
+    not, by a fault of this code. ``obstacle`` is why not all paths that rules close are known.
     """
 
     def __init__(self) -> None:
         self.protected: dict[str, Identity] = {}
         self.links: set[str] = set()
-        self.git: set[str] = set()
+        self.targets: dict[str, str] = {}
+        self.made: set[str] = set()
+        self.git: dict[str, set[str]] = {}
         self.masked: dict[str, bool] = {}
         self.pinned: set[str] = set()
         self.directories: dict[str, int] = {}
-        self.changed_ns: dict[str, int] = {}
         self.parents: dict[str, Identity] = {}
         self.complete = True
+        self.has_failed = False
         self.obstacle: str | None = None
 
     @property
     def mounts(self) -> dict[str, bool]:
         """The pinned and protected paths that the sandbox mounts, and whether each is writable.
 
-        If there are too many, the deepest ones are replaced by their directories, which become read-only.
+        If there are too many, the upper levels are mounted. The others are checked after the command.
         """
-        mounts = {
-            path: not lies_in(path, self.protected)
-            for path in (*self.pinned, *self.protected)
-            if path not in self.links and not lies_in(path, self.masked)
-        }
-        while len(mounts) > MAX_PROTECTED_MOUNTS:
-            depth = max(path.count("/") for path in mounts)
-            deepest = {posixpath.dirname(path) for path in mounts if path.count("/") == depth}
-            mounts = {path: writable for path, writable in mounts.items() if path.count("/") < depth}
-            mounts |= dict.fromkeys(deepest, False)
-        return mounts
+        paths = [
+            path
+            for path in {*self.pinned, *self.protected}
+            if path not in self.links
+            and path not in self.made
+            and f"{path}/config" not in self.made
+            and not lies_in(path, self.masked)
+        ]
+
+        def rank(path: str) -> tuple[bool, int, str]:
+            # Rules rely on the names of pinned directories; a git directory only keeps its configuration.
+            is_required = path in self.pinned and path not in self.git
+            return not is_required, path.count("/") - (posixpath.dirname(path) in self.git), path
+
+        paths.sort(key=rank)
+        return {path: not lies_in(path, self.protected) for path in paths[:MAX_PROTECTED_MOUNTS]}
+
+    @property
+    def unmounted(self) -> list[str]:
+        """The protected paths beyond the number of mounts."""
+        if len(self.protected) + len(self.pinned) <= MAX_PROTECTED_MOUNTS:
+            return []
+        covered = {path for path, is_writable in self.mounts.items() if not is_writable} | self.masked.keys()
+        paths = self.protected.keys() - self.links - self.made
+        return sorted(path for path in paths if not lies_in(path, covered))
 
     def pin(self, path: str) -> None:
         """Pin all directories above a path."""
@@ -139,19 +178,41 @@ def scan_workspace(
 ) -> Scan:
     """Scan a workspace whose directory is ``root``; ``workspace`` is its path.
 
-    ``skipped`` are absolute paths that are not entered. Reads the file system.
+    ``skipped`` are absolute paths that are not entered. A failure of this code leaves what is known so far:
+    a file that nobody expected must neither keep later commands from running nor hide other files.
+    Reads the file system.
     """
     scan = Scan()
+    try:
+        _fill(scan, root, workspace, rules, skipped, max_entries or MAX_ENTRIES)
+    except Exception:
+        log.exception("a workspace cannot be scanned completely", extra={"workspace": workspace})
+        scan.complete = False
+        scan.obstacle = "the scan has failed" if rules.closed else None
+        scan.has_failed = True
+    return scan
+
+
+def _fill(
+    scan: Scan, root: str, workspace: str, rules: PathRules, skipped: Collection[str], max_entries: int
+) -> None:
+    """Find the special paths of a workspace, level by level."""
     # A rule about all paths is one about the tool.
     closed = [(pattern, make_matcher(pattern)) for pattern in rules.closed if pattern.strip("*")]
     beginnings = [pattern.partition("*")[0] for pattern, _ in closed]
     scanned = 0
+    ordinary: set[str] = set()
     queue = deque([("", "", 0, False)])
     while queue:
         directory, name, inode, is_dependency = queue.popleft()
+        # A link may lead to a directory that is scanned anyway.
+        if directory in ordinary:
+            continue
+        if not is_dependency:
+            ordinary.add(directory)
         above = f"{directory}/" if directory else ""
         may_close = any(text.startswith(above) or above.startswith(text) for text in beginnings)
-        limit = MAX_ENTRIES_WITH_RULES if may_close else max_entries or MAX_ENTRIES
+        limit = MAX_ENTRIES_WITH_RULES if may_close else max_entries
         try:
             if scanned >= limit:
                 raise OSError(errno.EOVERFLOW, f"the workspace has more than {limit} entries")
@@ -164,7 +225,7 @@ def scan_workspace(
             continue
         scan.directories[directory] = inode
         scanned += len(entries)
-        if entries.keys() >= _BARE_REPOSITORY:
+        if has_git_parts(entries.__contains__):
             _add_git(scan, root, workspace, directory)
         names = protected_names(name)
         for entry in entries.values():
@@ -176,18 +237,50 @@ def scan_workspace(
             is_protected = (
                 folded in names
                 or folded.endswith(PROTECTED_SUFFIXES)
-                or any(matches_subject(pattern, path) for pattern in rules.protected)
+                or (rules.protected and any(matches_subject(pattern, path) for pattern in rules.protected))
             )
-            if is_protected and not is_dependency:
+            if is_protected and not is_dependency and not is_unused(f"{workspace}/{path}"):
                 _add_protected(scan, root, workspace, path, entry)
             elif is_directory and f"{workspace}/{path}" not in skipped:
-                inside = is_dependency or entry.name == "node_modules"
+                inside = is_dependency or entry.name == DEPENDENCIES
                 if closed or not inside:
                     queue.append((path, entry.name, entry.inode(), inside))
-    # Only now, all directories on the way can be entered.
-    for path in scan.git:
-        _add_configured(scan, root, workspace, path)
-    return scan
+            elif not is_dependency and entry.is_symlink():
+                if folded in PAIR_DIRECTORIES:
+                    _add_link_to_pairs(scan, root, workspace, path, folded)
+                queue.extend(find_dependency(root, path, entry))
+    # Only now, all directories on the way can be entered. A hook may be a link to a further repository.
+    configured: set[str] = set()
+    while missing := scan.git.keys() - configured:
+        for path in sorted(missing):
+            configured.add(path)
+            _add_configured(scan, root, workspace, path, scan.git[path])
+
+
+def is_unused(path: str) -> bool:
+    """Whether an absolute path is a directory of a user's programs that no ``PATH`` names."""
+    if not path.casefold().endswith(f"/{USER_PROGRAMS}"):
+        return False
+    homes = (os.path.join(os.path.realpath(home), USER_PROGRAMS) for home in find_homes())
+    return path not in (*os.environ.get("PATH", "").split(os.pathsep), *homes)
+
+
+def find_homes() -> set[str]:
+    """Return the home directories of the daemon's user."""
+    homes = {os.path.expanduser("~")}
+    # In a container a user may have a number and no name.
+    with suppress(KeyError):
+        homes.add(pwd.getpwuid(os.geteuid()).pw_dir)
+    return homes
+
+
+def find_dependency(root: str, path: str, entry: os.DirEntry[str]) -> Iterator[tuple[str, str, int, bool]]:
+    """Yield the directory below ``node_modules`` to which a link from elsewhere leads: people work there."""
+    with suppress(OSError):
+        if entry.name != DEPENDENCIES and DEPENDENCIES in os.readlink(f"{root}/{path}"):
+            target = resolve(root, path)
+            if target is not None and entry.is_dir():
+                yield target, posixpath.basename(target), entry.stat().st_ino, False
 
 
 def _list(directory: str) -> dict[str, os.DirEntry[str]]:
@@ -259,57 +352,138 @@ def _is_masked(
 
 def resolve(root: str, path: str) -> str | None:
     """Return the existing path in the workspace to which a path with links leads; None if there is none."""
-    with suppress(OSError):
+    # A path from a configuration may contain a NUL.
+    with suppress(OSError, ValueError):
         target = posixpath.relpath(os.path.realpath(f"{root}/{path}", strict=True), os.path.realpath(root))
         return None if target.startswith("..") else target
     return None
 
 
 def _add_protected(scan: Scan, root: str, workspace: str, path: str, entry: os.DirEntry[str]) -> None:
-    if entry.name.casefold() == GIT and entry.is_dir(follow_symlinks=False):
-        scan.pinned.add(path)
-        _add_git(scan, root, workspace, path)
+    if entry.name.casefold() != GIT:
+        _add(scan, root, workspace, path)
         return
-    _add(scan, root, path)
-    if entry.name.casefold() == GIT:
-        target = read_git_link(root, workspace, path)
-        if target is not None and os.path.isdir(f"{root}/{target}"):
-            _add_git(scan, root, workspace, target)
+    above = posixpath.dirname(path)
+    if entry.is_dir(follow_symlinks=False):
+        scan.pinned.add(path)
+        _add_git(scan, root, workspace, path, above)
+        return
+    _add(scan, root, workspace, path)
+    link = read_git_link(path, partial(read_inside, root, workspace)) or resolve(root, path)
+    target = None if link is None else locate(workspace, link)
+    if target is not None and is_git_directory(f"{root}/{target}"):
+        _add_git(scan, root, workspace, target, above)
 
 
-def _add(scan: Scan, root: str, path: str) -> None:
+def locate(workspace: str, path: str) -> str | None:
+    """Return a path relative to the workspace, if it is inside; it may be absolute."""
+    relative = posixpath.relpath(posixpath.join(workspace, path), workspace)
+    if relative == ".." or relative.startswith("../"):
+        return None
+    return "" if relative == "." else relative
+
+
+def read_inside(root: str, workspace: str, path: str) -> str:
+    """Return the text of a file of the workspace; an empty one if it is elsewhere, or cannot be read."""
+    relative = locate(workspace, path)
+    return "" if relative is None else read_text(f"{root}/{relative}")
+
+
+def _add(scan: Scan, root: str, workspace: str, path: str, source: str | None = None) -> None:
+    """Add a protected path, and the targets of its links; ``source`` leads to it, if it is a target."""
+    if source is None:
+        scan.targets.pop(path, None)
+    if path in scan.protected:
+        return
     with suppress(OSError):
         status = os.lstat(f"{root}/{path}")
         parent = os.stat(f"{root}/{posixpath.dirname(path)}")
-        scan.protected[path] = (status.st_dev, status.st_ino)
-        scan.parents[path] = (parent.st_dev, parent.st_ino)
-        scan.changed_ns[path] = status.st_ctime_ns
+        scan.protected[path] = identity_of(status)
+        scan.parents[path] = identity_of(parent)
+        if source is not None:
+            scan.targets[path] = source
         if stat.S_ISLNK(status.st_mode):
             scan.links.add(path)
+            _add_target(scan, root, workspace, path, path)
+        elif stat.S_ISDIR(status.st_mode):
+            for link in find_links(f"{root}/{path}"):
+                _add_target(scan, root, workspace, f"{path}/{link}", path)
 
 
-def _add_git(scan: Scan, root: str, workspace: str, path: str, depth: int = 0) -> None:
+def _add_target(scan: Scan, root: str, workspace: str, path: str, source: str) -> None:
+    """Add what a path leads to, for which another one is protected. What is above that cannot be."""
+    real = resolve(root, path)
+    if real in (None, ".") or lies_in(real, scan.protected) or f"{source}/".startswith(f"{real}/"):
+        return
+    if is_git_directory(f"{root}/{real}"):
+        _add_git(scan, root, workspace, real)
+    else:
+        _add(scan, root, workspace, real, source)
+
+
+def _add_link_to_pairs(scan: Scan, root: str, workspace: str, path: str, folded: str) -> None:
+    """Add a link that stands for the directory of protected paths of two names, and these paths."""
+    status = os.lstat(f"{root}/{path}")
+    scan.protected[path] = identity_of(status)
+    scan.parents[path] = identity_of(os.stat(f"{root}/{posixpath.dirname(path)}"))
+    scan.links.add(path)
+    for name in protected_names(folded) - protected_names(""):
+        _add_target(scan, root, workspace, f"{path}/{name}", path)
+
+
+def find_links(directory: str) -> Iterator[str]:
+    """Yield the links in a directory and below, relative to it, among its first entries."""
+    directories = deque([""])
+    count = 0
+    while directories:
+        above = directories.popleft()
+        with suppress(OSError), os.scandir(f"{directory}/{above}") as entries:
+            for entry in islice(entries, MAX_LINK_ENTRIES - count):
+                count += 1
+                if entry.is_symlink():
+                    yield f"{above}{entry.name}"
+                elif entry.is_dir():
+                    directories.append(f"{above}{entry.name}/")
+
+
+def _add_git(
+    scan: Scan,
+    root: str,
+    workspace: str,
+    path: str,
+    tree: str | None = None,
+    depth: int = 0,
+    source: str | None = None,
+) -> None:
     """Add the guarded parts of a git directory, and of those of its worktrees and submodules.
 
-    If there are too many git directories, or too deep ones, they are added as a whole.
+    ``tree`` is a working tree of it; ``source`` leads to it, if it is a target. If there are too many git
+    directories, or too deep ones, they are added as a whole.
     """
+    trees = set() if tree is None else {tree}
     if path in scan.git:
+        scan.git[path] |= trees
         return
     if len(scan.git) >= MAX_GIT_DIRECTORIES:
-        _add(scan, root, path)
+        _add(scan, root, workspace, path, source)
         return
-    scan.git.add(path)
+    scan.git[path] = trees
     for name in ("", *CONTAINERS_IN_GIT):
         # Whatever cannot be listed now is no longer hidden when a command restores its rights.
         with suppress(OSError):
             entries = _list(posixpath.join(root, path, name).rstrip("/"))
             if name == "worktrees" and len(entries) > MAX_GIT_DIRECTORIES:
-                _add(scan, root, posixpath.join(path, name))
+                _add(scan, root, workspace, posixpath.join(path, name))
             elif name == "worktrees":
                 for worktree in entries:
-                    _add_git(scan, root, workspace, posixpath.join(path, name, worktree), depth)
+                    _add_git(scan, root, workspace, posixpath.join(path, name, worktree), None, depth)
     for name in GUARDED_IN_GIT:
-        _add(scan, root, posixpath.join(path, name))
+        _add(scan, root, workspace, posixpath.join(path, name), source)
+    link = posixpath.join(path, "commondir")
+    if link in scan.protected:
+        common = locate(workspace, find_common(path, partial(read_inside, root, workspace)))
+        if common is not None and os.path.isdir(f"{root}/{common}"):
+            _add_git(scan, root, workspace, common, tree, depth, link)
     modules = deque([posixpath.join(path, "modules")])
     visited = 0
     while modules:
@@ -320,12 +494,12 @@ def _add_git(scan: Scan, root: str, workspace: str, path: str, depth: int = 0) -
         except OSError:
             entries = {}
         if "HEAD" in entries:
-            _add_git(scan, root, workspace, above, depth + 1)
+            _add_git(scan, root, workspace, above, None, depth + 1)
             continue
         if entries and (
             depth >= MAX_MODULE_DEPTH or visited + len(modules) + len(entries) > MAX_GIT_DIRECTORIES
         ):
-            _add(scan, root, above)
+            _add(scan, root, workspace, above)
             continue
         modules.extend(
             posixpath.join(above, name)
@@ -334,48 +508,18 @@ def _add_git(scan: Scan, root: str, workspace: str, path: str, depth: int = 0) -
         )
 
 
-def _add_configured(scan: Scan, root: str, workspace: str, path: str) -> None:
+def _add_configured(scan: Scan, root: str, workspace: str, path: str, trees: Collection[str]) -> None:
     """Add the files of the workspace that a git configuration names: hooks, included configuration."""
-    files = deque(posixpath.join(path, name) for name in ("config", "config.worktree"))
-    read: set[str] = set()
-    while files and len(read) < MAX_GIT_CONFIG_FILES:
-        file = files.popleft()
-        read.add(file)
-        for name, value in _CONFIGURED.findall(os.fsdecode(_read(f"{root}/{file}"))):
-            text = os.path.expanduser(value.strip())
-            # Relative to the working tree, to the git directory, or to the file itself.
-            for base in {posixpath.dirname(path), path, posixpath.dirname(file)}:
-                target = posixpath.relpath(posixpath.join(workspace, base, text), workspace)
-                real = resolve(root, target)
-                is_above = real == "." or f"{path}/".startswith(f"{real}/")
-                if real is None or is_above or target.startswith(".."):
-                    continue
-                # What is below a link cannot be mounted.
-                if resolve(root, posixpath.dirname(target)) == (posixpath.dirname(target) or "."):
-                    _add(scan, root, target)
-                _add(scan, root, real)
-                scan.pin(real)
-                if name.casefold() == "path" and target not in read:
-                    files.append(target)
-
-
-def read_git_link(root: str, workspace: str, path: str) -> str | None:
-    """Return the directory that a ``.git`` file names, if it is inside the workspace."""
-    content = _read(f"{root}/{path}")
-    if not content.startswith(GIT_LINK):
-        return None
-    target = os.fsdecode(content[len(GIT_LINK) :].strip())
-    if os.path.isabs(target):
-        target = posixpath.relpath(target, workspace)
-    else:
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
-    return None if target.startswith("..") else target
-
-
-def _read(path: str) -> bytes:
-    """Return the begin of a file; nothing if it cannot be read."""
-    try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NO_LINK)) as file:
-            return file.read(MAX_GIT_FILE_BYTES)
-    except OSError:
-        return b""
+    source = posixpath.join(path, "config")
+    for setting in read_settings(path or ".", trees, partial(read_inside, root, workspace)):
+        if setting.name not in OBEYED_SETTINGS or not setting.value:
+            continue
+        for target in filter(None, map(partial(locate, workspace), setting.paths((setting.value,)))):
+            real = resolve(root, target)
+            if real in (None, ".") or f"{path}/".startswith(f"{real}/"):
+                continue
+            # What is below a link cannot be mounted.
+            if resolve(root, posixpath.dirname(target)) == (posixpath.dirname(target) or "."):
+                _add(scan, root, workspace, target, source)
+            _add(scan, root, workspace, real, source)
+            scan.pin(real)

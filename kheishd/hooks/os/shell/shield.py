@@ -10,6 +10,8 @@ A file that existed before, in any version, is never renamed: a mount cannot be 
 sandbox, so people or their programs replaced it. It is reported only.
 
 In directories that the command itself made, as by ``git worktree add``, such files stay, and are reported.
+What commands made in this way is not mounted until another program changes it, so that a command can remove
+its own clone. Each new version is checked and reported again.
 
 While the command runs, such a file exists. After a command in the background, which may take hours while
 people work in the same directory, new files are reported only.
@@ -23,29 +25,36 @@ import re
 import secrets
 import stat
 import time
+from collections import OrderedDict
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
 from kheishd.core.permissions.protected import is_protected_pair
 from kheishd.hooks.os.files.confinement import Root, read_begin
+from kheishd.hooks.os.files.repositories import is_git_directory, read_git_link
 from kheishd.hooks.os.files.written import was_written
 from kheishd.hooks.os.shell.scan import (
     CONTAINERS_IN_GIT,
     GIT,
     GUARDED_IN_GIT,
     MAX_ENTRIES_AFTERWARDS,
+    MAX_PROTECTED_MOUNTS,
+    Identity,
     PathRules,
     Scan,
-    read_git_link,
+    locate,
+    read_inside,
+    resolve,
     scan_workspace,
 )
 from kheishd.kernel.hook import ToolError
 from protocol.structs import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from kheishd.hooks.os.shell.workdir import Workdir
 
@@ -55,8 +64,18 @@ SAMPLE: Final = ".sample"
 PENDING_IN_GIT: Final = ("rebase-merge", "rebase-apply", "sequencer")
 """The states of unfinished operations of git, which may run commands when they are continued."""
 
+# The usual limit of file systems for one name.
+MAX_NAME_BYTES: Final = 255
+RANDOM_BYTES: Final = 8
+
 MAX_GIT_CONFIG_BYTES: Final = 64 * 1024
 MAX_REPORTED: Final = 10
+
+# A clone has some ten of them.
+MAX_MADE: Final = 10_000
+
+_made: Final[OrderedDict[str, Identity]] = OrderedDict()
+"""The protected files that commands made, and that may stay, by their absolute paths."""
 
 _GIT_SECTION: Final = re.compile(r'\[([A-Za-z0-9-]+)(?: "([^"\\\]]*)")?\]')
 _GIT_SETTING: Final = re.compile(r"([A-Za-z][A-Za-z0-9-]*)(?:\s*=\s*(.*))?")
@@ -64,6 +83,7 @@ _HARMLESS: Final = frozenset(
     (
         *("core.repositoryformatversion", "core.filemode", "core.bare", "core.logallrefupdates"),
         *("core.ignorecase", "core.precomposeunicode", "core.symlinks", "core.autocrlf", "core.eol"),
+        *("core.sparsecheckout", "core.sparsecheckoutcone", "index.sparse", "extensions.worktreeconfig"),
         *("extensions.objectformat", "extensions.refstorage", "extensions.partialclone"),
         *("remote.url", "remote.fetch", "remote.tagopt", "remote.mirror", "remote.promisor"),
         *("remote.partialclonefilter", "branch.remote", "branch.merge", "branch.rebase"),
@@ -78,13 +98,16 @@ _HARMLESS: Final = frozenset(
 class NewFiles(Value, frozen=True):
     """Protected files that appeared in directories that existed before; and others to be inspected.
 
-    These are in new directories, or existed before and changed, or are unfinished operations of git.
-    ``complete``: the command did not leave more entries than can be scanned.
+    These are in new directories, or existed before and changed, or are unfinished operations of git. ``made``
+    are the files that commands made, and that may stay. ``complete``: the command did not leave more entries
+    than can be scanned. ``has_failed``: the scan did.
     """
 
     unapproved: list[str]
     elsewhere: list[str]
+    made: dict[str, Identity]
     complete: bool = True
+    has_failed: bool = False
 
 
 class Shield:
@@ -108,6 +131,11 @@ class Shield:
                 f"{self.scan.obstacle}. Use the tools for files, or ask the user to make it readable or "
                 "smaller, or the operator for rules whose paths begin with the name of a directory"
             )
+        self.scan.made.update(
+            path
+            for path, identity in self.scan.protected.items()
+            if _made.get(f"{workdir.workspace}/{path}") == identity
+        )
 
     def _scan(self, rules: PathRules, max_entries: int = 0) -> Scan:
         workspace = self._workdir.workspace
@@ -117,47 +145,69 @@ class Shield:
         """Return the protected files that appeared, and that are not part of a harmless new repository."""
         # A command could hide a file among as many entries as are scanned before.
         before, scan = self.scan, self._scan(PathRules(self._rules.protected), MAX_ENTRIES_AFTERWARDS)
-        known, known_directories = set(before.protected.values()), set(before.directories.values())
-        unapproved: list[str] = []
-        elsewhere: list[str] = []
+        new = NewFiles([], [], {})
         for path, identity in sorted(scan.protected.items()):
-            directory, name = posixpath.split(path)
             if before.protected.get(path) == identity:
-                # Also a mounted file can be changed by another name, if a command has linked it before.
-                if path not in before.links and before.changed_ns[path] != scan.changed_ns[path]:
-                    elsewhere.append(path)
                 continue
             # Where nothing was scanned before, only a file that changed meanwhile can be new.
-            if not before.complete and scan.changed_ns[path] < self._began_ns:
+            if not before.complete and identity[-1] < self._began_ns:
                 continue
-            if was_written(f"{self._workdir.workspace}/{path}", identity):
+            if was_written(f"{self._workdir.workspace}/{path}", f"{self._root}/{path}"):
                 continue
-            # Only a link cannot be mounted, so that a command can replace it.
-            is_old = path in before.protected and path not in before.links
-            if is_old and before.parents[path] == scan.parents[path]:
-                elsewhere.append(path)
+            # The target of a new link is no new file, and the link itself is one.
+            source = scan.targets.get(path)
+            if source is not None and before.protected.get(source) != scan.protected.get(source):
                 continue
-            if directory in scan.git and name in GUARDED_IN_GIT:
-                programs = [] if identity in known else self._find_programs(path, scan)
-                # An older repository that was not scanned has the user's own settings.
-                (unapproved if before.complete or directory in before.git else elsewhere).extend(programs)
-                continue
-            if name.casefold() == GIT and path not in scan.links:
-                target = read_git_link(self._root, self._workdir.workspace, path)
-                if target in scan.git:
-                    continue
-            if is_protected_pair(path):
-                directory = posixpath.dirname(directory)
-            is_in_git = directory in before.git and name not in CONTAINERS_IN_GIT
-            if directory in before.directories or is_in_git:
-                unapproved.append(path)
-            elif scan.directories.get(directory) not in known_directories:
-                elsewhere.append(path)
-            elif identity not in known:
-                unapproved.append(path)
+            try:
+                self._judge(path, scan, new)
+            except OSError:
+                new.elsewhere.append(path)
         states = [posixpath.join(git, name) for git in sorted(scan.git) for name in PENDING_IN_GIT]
-        elsewhere += [path for path in states if was_changed_since(f"{self._root}/{path}", self._began_ns)]
-        return NewFiles(unapproved, elsewhere, complete=scan.complete or not before.complete)
+        new.elsewhere.extend(
+            path for path in states if was_changed_since(f"{self._root}/{path}", self._began_ns)
+        )
+        has_failed = before.has_failed or scan.has_failed
+        complete = scan.complete or not before.complete or has_failed
+        return replace(new, complete=complete, has_failed=has_failed)
+
+    def _judge(self, path: str, scan: Scan, new: NewFiles) -> None:
+        """Add a protected path that is new or has changed, or its parts, to the lists. Errors: OSError."""
+        before, identity = self.scan, scan.protected[path]
+        directory, name = posixpath.split(path)
+        is_made = path in before.made
+        # Also a mounted file can be changed, by another name, if a command has linked it before. Only a link
+        # cannot be mounted, so that a command can replace it.
+        is_mounted = path in before.protected and path not in before.links and not is_made
+        if is_mounted and before.parents[path][:-1] == scan.parents[path][:-1]:
+            new.elsewhere.append(path)
+            return
+        is_moved = identity in before.protected.values()
+        if directory in scan.git and name in GUARDED_IN_GIT:
+            programs = [] if is_moved else self._find_programs(path, scan)
+            # An older repository that was not scanned has the user's own settings.
+            (new.unapproved if before.complete or directory in before.git else new.elsewhere).extend(programs)
+            if not programs and (is_made or (before.complete and directory not in before.git)):
+                new.made[path] = identity
+            return
+        if name.casefold() == GIT and path not in scan.links:
+            workspace = self._workdir.workspace
+            link = read_git_link(path, partial(read_inside, self._root, workspace))
+            git = None if link is None else locate(workspace, link)
+            if git in scan.git and is_git_directory(f"{self._root}/{git}"):
+                if is_made or (before.complete and directory not in before.directories):
+                    new.made[path] = identity
+                return
+        if is_protected_pair(path):
+            directory = posixpath.dirname(directory)
+        is_in_git = directory in before.git and name not in CONTAINERS_IN_GIT
+        if not is_made and (directory in before.directories or is_in_git):
+            new.unapproved.append(path)
+        elif is_made or scan.directories.get(directory) not in before.directories.values():
+            new.elsewhere.append(path)
+            if is_made or before.complete:
+                new.made[path] = identity
+        elif not is_moved:
+            new.unapproved.append(path)
 
     def finish(self) -> list[str]:
         """Put new protected files aside; return sentences about them, and about the limits of the scan."""
@@ -170,6 +220,10 @@ class Shield:
                 "other programs execute or obey these files, which nobody approved, so they were renamed to "
                 f"NAME{SUFFIX}: {_list(moved)}. Create such files with write_file, which asks a person"
             )
+        for path, identity in new.made.items():
+            _made[f"{self._workdir.workspace}/{path}"] = identity
+        while len(_made) > MAX_MADE:
+            _made.popitem(last=False)
         remaining = [*(path for path in new.unapproved if path not in moved), *new.elsewhere]
         return [*sentences, *self.describe(replace(new, unapproved=[], elsewhere=remaining))]
 
@@ -185,6 +239,16 @@ class Shield:
                 f"the workspace has more than {MAX_ENTRIES_AFTERWARDS} entries now, too many to look for new "
                 "files that other programs execute or obey"
             )
+        if unmounted := self.scan.unmounted:
+            sentences.append(
+                f"more than {MAX_PROTECTED_MOUNTS} files are executed or obeyed by other programs, too many "
+                f"to make all of them read-only; the command could change {_list(unmounted)}"
+            )
+        if new.has_failed:
+            sentences.append(
+                "a part of the workspace could not be searched for files that other programs execute or "
+                "obey: a file was not expected; the daemon's log has the error. Ask the user to inspect it"
+            )
         return sentences
 
     def _find_programs(self, path: str, scan: Scan) -> list[str]:
@@ -192,16 +256,25 @@ class Shield:
         full = f"{self._root}/{path}"
         if path in scan.links:
             return [path]
-        match posixpath.basename(path):
+        git, name = posixpath.split(path)
+        match name:
             case "hooks" if os.path.isdir(full):
                 return [f"{path}/{hook}" for hook in os.listdir(full) if not hook.endswith(SAMPLE)]
             case "commondir":
                 # As ``git worktree add`` writes it: the repository's own directory, which is guarded, too.
-                common, _, name = posixpath.dirname(path).rpartition("/worktrees/")
-                is_worktree = common in scan.git and name != "" and "/" not in name
+                common, _, name = git.rpartition("/worktrees/")
+                is_repository = common in scan.git and is_git_directory(f"{self._root}/{common}")
+                is_worktree = is_repository and name != "" and "/" not in name
                 return [] if is_worktree and _read(full).strip() == "../.." else [path]
             case _:
-                return [] if is_harmless_git_config(_read(full)) else [path]
+                # The working tree of a submodule is in that of its repository.
+                tree, module, _ = f"/{git}".partition("/.git/modules/")
+
+                def may_be_tree(value: str) -> bool:
+                    target = resolve(self._root, posixpath.join(git, value))
+                    return bool(module) and target is not None and f"/{target}".startswith(f"{tree}/")
+
+                return [] if is_harmless_git_config(_read(full), may_be_tree) else [path]
 
 
 def was_changed_since(directory: str, time_ns: int) -> bool:
@@ -232,8 +305,11 @@ def _list(paths: list[str]) -> str:
     return ", ".join(paths[:MAX_REPORTED]) + (", …" if len(paths) > MAX_REPORTED else "")
 
 
-def is_harmless_git_config(text: str) -> bool:
-    """Whether a git configuration consists of settings that name no program; what is unusual is not."""
+def is_harmless_git_config(text: str, may_be_tree: Callable[[str], bool] = lambda path: False) -> bool:
+    """Whether a git configuration consists of settings that name no program; what is unusual is not.
+
+    ``may_be_tree`` tells whether a path may be that of its working tree.
+    """
     section = ""
     for line in map(str.strip, text.split("\n")):
         if not line or line[0] in "#;":
@@ -241,8 +317,9 @@ def is_harmless_git_config(text: str) -> bool:
         if heading := _GIT_SECTION.fullmatch(line):
             section = heading[1].lower()
         elif (setting := _GIT_SETTING.fullmatch(line)) and not line.endswith("\\"):
+            key, value = f"{section}.{setting[1].lower()}", setting[2] or ""
             # ``ext::COMMAND`` as an address runs a command.
-            if f"{section}.{setting[1].lower()}" not in _HARMLESS or "::" in (setting[2] or ""):
+            if "::" in value or not (key in _HARMLESS or (key == "core.worktree" and may_be_tree(value))):
                 return False
         else:
             return False
@@ -260,8 +337,10 @@ def _read(path: str) -> str:
 
 def _free_name(directory: int, name: str) -> str:
     """Return a name that no file has. It cannot be guessed, so a command cannot take all of them."""
+    longest = MAX_NAME_BYTES - len(SUFFIX) - 1 - 2 * RANDOM_BYTES
+    name = os.fsdecode(os.fsencode(name)[:longest])
     try:
         os.stat(name + SUFFIX, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return name + SUFFIX
-    return f"{name}{SUFFIX}-{secrets.token_hex(8)}"
+    return f"{name}{SUFFIX}-{secrets.token_hex(RANDOM_BYTES)}"

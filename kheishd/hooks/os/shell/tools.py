@@ -37,7 +37,6 @@ from kheishd.hooks.os.shell.output import OutputCollector, Spool, read_tail, tri
 from kheishd.hooks.os.shell.process import (
     GRACE_SECONDS,
     KEEPER_SECONDS,
-    MAX_KILL_SECONDS,
     Command,
     CommandEnd,
     NotStarted,
@@ -68,7 +67,7 @@ from protocol.errors.task import TaskLimit
 from protocol.events.task import TaskCreated
 from protocol.limits.call import MAX_TOOL_OUTPUT_BYTES, MAX_TOOL_TEXT_BYTES
 from protocol.limits.network import MAX_CALL_HOSTS, MAX_HOST_BYTES
-from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_TAIL_BYTES
+from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_TAIL_BYTES, MAX_KILL_SECONDS
 from protocol.limits.units import KIB, MIB
 from protocol.objects.approval import Preview
 from protocol.objects.permission import CallFacts
@@ -345,22 +344,19 @@ class Bash(SubHook):
     ) -> Outcome:
         spool = Spool(self._calls / call.key)
         sandbox = self._sandbox if boxed else None
-        shield = None
         try:
-            if sandbox is not None:
-                rules = PathRules(self._protected, tuple(call.closed_patterns()))
-                shield = await trio.to_thread.run_sync(Shield, workdir, rules, sandbox.hidden)
-            command = await trio.to_thread.run_sync(
-                prepare_command,
-                arguments.command,
-                workdir,
-                self._environ,
-                self._mark(call),
-                sandbox,
-                self._limits,
-                None if shield is None else shield.scan,
-            )
-            await trio.to_thread.run_sync(spool.begin)
+            rules = PathRules(self._protected, tuple(call.closed_patterns()))
+
+            def prepare() -> tuple[Shield | None, Command]:
+                shield = None if sandbox is None else Shield(workdir, rules, sandbox.hidden)
+                scan = None if shield is None else shield.scan
+                spool.begin()
+                line, mark = arguments.command, self._mark(call)
+                return shield, prepare_command(
+                    line, workdir, self._environ, mark, sandbox, self._limits, scan
+                )
+
+            shield, command = await trio.to_thread.run_sync(prepare)
             collector = OutputCollector(spool, call.stream)
             timeout_s = min(arguments.timeout_s or self._max_timeout_s, self._max_timeout_s)
             gate = Gate(call.judge_claim, self._own_ports)
@@ -386,9 +382,10 @@ class Bash(SubHook):
             )
             result = add_connections(result, gate, no_proxy=command.port != 0 and not gate.is_served)
             return await trio.to_thread.run_sync(outcome_of, result, collector, spool)
-        finally:
+        except BaseException:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(spool.remove)
+            raise
 
     async def _prepare(self, call: Invocation, arguments: BashArguments) -> tuple[bool, Workdir]:
         """Return whether the command is confined, and its open directory. Errors: ToolError."""
@@ -537,7 +534,9 @@ def explain_refusals(output: str, scan: Scan) -> list[str]:
         (
             "read-only for commands, because other programs execute or obey them",
             ("Read-only file system", "Device or resource busy"),
-            {*scan.protected, *(path for path, writable in scan.mounts.items() if not writable)} - scan.links,
+            {*scan.protected, *(path for path, writable in scan.mounts.items() if not writable)}
+            - scan.links
+            - scan.made,
         ),
         ("keeps its name, because of protected or closed paths in it", ("resource busy",), scan.pinned),
     ):
@@ -605,7 +604,10 @@ def add_connections(result: BashResult, gate: Gate, *, no_proxy: bool) -> BashRe
 
 
 def outcome_of(result: BashResult, collector: OutputCollector, spool: Spool) -> Outcome:
-    """Return the outcome with the output. Only a timeout is an error: a command may fail by its exit code."""
+    """Return the outcome with the output, and remove the spool.
+
+    Only a timeout is an error: a command may fail by its exit code.
+    """
     room = MAX_TOOL_TEXT_BYTES - len(msgspec.json.encode(result))
     (stdout, all_stdout), (stderr, all_stderr) = collector.excerpts(room)
     result = msgspec.structs.replace(
@@ -616,6 +618,7 @@ def outcome_of(result: BashResult, collector: OutputCollector, spool: Spool) -> 
         stderr_truncated=not all_stderr,
     )
     full_output = None if all_stdout and all_stderr else spool.read() or None
+    spool.remove()
     text = msgspec.json.encode(result).decode()
     return Outcome(text, is_error=result.timed_out, full_output=full_output)
 

@@ -26,7 +26,7 @@ import os
 import select
 import signal
 
-from kheishd.hooks.os.shell.keeper import call_libc, keep
+from kheishd.hooks.os.shell.keeper import call_libc, keep, libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,10 +108,9 @@ def mark_process(mark: bytes) -> None:
 
     The variables of a process are those that it was started with, and this one was forked only.
     """
-    libc = ctypes.CDLL(None)
-    libc.getenv.restype = ctypes.c_void_p
-    address = libc.getenv(MARK_VARIABLE.encode())
-    ctypes.memmove(address, mark.ljust(MAX_MARK_BYTES, b"\0"), MAX_MARK_BYTES)
+    getenv = libc().getenv
+    getenv.restype = ctypes.c_void_p
+    ctypes.memmove(getenv(MARK_VARIABLE.encode()), mark.ljust(MAX_MARK_BYTES, b"\0"), MAX_MARK_BYTES)
 
 
 def become_keeper(control: int) -> None:

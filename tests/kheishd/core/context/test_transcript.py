@@ -10,13 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from kheishd.core.context.reduction import TranscriptEntry
 from kheishd.core.context.transcript import (
     MAX_MARKS,
     MAX_ORIGINS,
     Transcript,
-    decode_checkpoint,
-    encode_checkpoint,
     format_framing,
     frame_messages,
 )
@@ -312,28 +309,6 @@ def make_script(steps: list[tuple[str, int, int]]) -> Script:
     return script
 
 
-@given(STEPS, st.data())
-def test_a_checkpoint_at_any_cut_equals_a_replay(
-    steps: list[tuple[str, int, int]], data: st.DataObject
-) -> None:
-    """A transcript decoded at any cut and folded further equals a complete replay."""
-    script = make_script(steps)
-    cut = data.draw(st.integers(0, len(script.lines)))
-    prefix = Script()
-    prefix.lines = script.lines[:cut]
-    resumed = script.fold(decode_checkpoint(encode_checkpoint(prefix.fold())))
-    assert resumed == script.fold()
-
-
-def test_a_checkpoint_keeps_provider_data() -> None:
-    """Data of messages and calls survives a checkpoint, and one without such data is still read."""
-    data = ProviderData("openai api.test gpt", "functions.look:0", {"extra_content": {"a": [1, None]}})
-    call = ToolCall("c1", "look", {}, provider_data=data)
-    for message in (Message("assistant", [call], provider_data=data), Message("assistant", [Text("a")])):
-        transcript = Transcript(1, [TranscriptEntry(1, 1, message)])
-        assert decode_checkpoint(encode_checkpoint(transcript)).messages == [message]
-
-
 def test_marks_outlive_their_messages() -> None:
     """Marks of provider data are joined for each origin; compactions and checkpoints keep them."""
     script = Script()
@@ -350,7 +325,7 @@ def test_marks_outlive_their_messages() -> None:
     transcript = script.fold()
     assert transcript.marks == {"a": ["x", "y"], "b": ["x", "z"]}
     assert not any(message.provider_data for message in transcript.messages)
-    assert decode_checkpoint(encode_checkpoint(transcript)) == transcript
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(transcript), type=Transcript) == transcript
 
 
 def test_marks_are_bounded() -> None:
@@ -376,16 +351,6 @@ def test_any_sequence_gives_a_valid_transcript(steps: list[tuple[str, int, int]]
     assert [entry.cursor for entry in transcript.entries] == sorted(
         entry.cursor for entry in transcript.entries
     )
-
-
-def test_decode_checkpoint_of_another_shape() -> None:
-    """A checkpoint of another shape, or a damaged one, is an error."""
-    shape, fields = msgspec.msgpack.decode(encode_checkpoint(Transcript()))
-    older = {"cursor": 3, "messages": [], "inputs": {}, "runs": {}, "calls": {}, "results": {}, "said": []}
-    rejected = (msgspec.msgpack.encode(older), msgspec.msgpack.encode([shape + 1, fields]))
-    for damaged in (b"", b"\xc1", encode_checkpoint(Transcript())[:-1], *rejected):
-        with pytest.raises(ValueError, match=r".*"):
-            decode_checkpoint(damaged)
 
 
 # Guests.

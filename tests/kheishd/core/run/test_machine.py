@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kheishd.core.run import machine as run_machine
 from kheishd.core.run.commands import (
@@ -20,7 +21,7 @@ from kheishd.core.run.commands import (
     Start,
 )
 from kheishd.core.run.due import ALONE_AT, PARKED_AT, AskModel, Pause, StopEffect, TakeUp, due
-from kheishd.core.run.machine import ACCEPTED, decide, evolve
+from kheishd.core.run.machine import ACCEPTED, decide, evolve, foresee
 from protocol.errors.run import RunAlreadyEnded
 from protocol.events.run import MessageAppended, ModelAsked, RunEnded, RunStarted, Steered
 from protocol.objects.run import ENDED, RunError, RunStatus
@@ -157,6 +158,23 @@ def test_a_text_turn() -> None:
     assert (run.status, run.turn, run.attempt, run.item_id) == ("completed", 1, 0, None)
     assert (run.output_cursor, run.usage, run.ended_at_ms) == (4, Usage(10, 4), 1_050)
     assert (run.started_at_ms, run.accepted_at_ms, run.updated_at_ms) == (1_020, 1_010, 1_050)
+
+
+def test_a_foreseen_run_differs_in_cursors_and_times_only() -> None:
+    """A run is foreseen as the command leaves it, without its events."""
+    machine = Machine().do(Start(), begin())
+    command = answer_with_calls(2)
+    foreseen = foresee(machine.run, machine.pinned, command)
+    assert len(machine.journal) == 3
+    run = machine.do(command).run
+    assert [call.call_id for call in foreseen.calls] == [call.call_id for call in run.calls]
+    assert foreseen == replace(
+        run,
+        updated_cursor=foreseen.updated_cursor,
+        updated_at_ms=foreseen.updated_at_ms,
+        output_cursor=foreseen.output_cursor,
+        worked_ms=foreseen.worked_ms,
+    )
 
 
 def test_a_retry_keeps_the_item_id() -> None:

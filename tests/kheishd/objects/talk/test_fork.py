@@ -179,7 +179,7 @@ async def test_session_fork_ok_reads_the_parents_checkpoint(house: Household) ->
         reading = TranscriptReader(house.state, branch["session_id"])
         with house.state.read() as store:
             record = store.need(SESSIONS, branch["session_id"])
-            begun = newest_checkpoint(store, lineage(store, record)).cursor
+            begun = newest_checkpoint(store, lineage(store, record))[0].cursor
         assert begun == (0 if cursor == key[1] - 1 else key[1])
         messages = texts_of((await reading.read()).transcript)
         assert messages == (await texts(house, session_id))[: len(messages)]

@@ -15,10 +15,11 @@ from kheishd.debug.captures import CaptureService
 from kheishd.debug.files import CaptureFiles
 from kheishd.kernel.runtime import RouteSpec
 from kheishd.providers.caller import ProviderCaller
-from protocol.errors.rpc import InvalidParams
+from protocol.errors.rpc import InvalidParams, Overloaded
 from protocol.errors.run import ArtifactNotFound, DebugNotFound, RunAlreadyEnded, RunNotFound
 from protocol.errors.session import SessionNotFound
 from protocol.errors.token import ScopeMissing
+from protocol.limits.rpc import MAX_RUN_WAITS
 from tests.support.household import Household, household, pages, refusal_of
 from tests.support.model_server import ModelServer, running_model_server
 from tests.support.runtimes import change_runtime
@@ -184,6 +185,24 @@ async def test_many_callers_wait_for_one_run(house: Household) -> None:
     gate.opened.set()
     with trio.fail_after(10):
         assert {(await house.client.answer(request))["status"] for request in waiting} == {"completed"}
+
+
+async def test_run_wait_overloaded(house: Household) -> None:
+    """One caller waits for one run a limited number of times, over all its connections."""
+    gate = house.gate("slow")
+    sent, other = await house.send("slow"), await house.send(sender="other")
+    clients = [house.client, await house.server.connect()]
+    for number in range(MAX_RUN_WAITS):
+        await clients[number % 2].request("run.wait", run_id=sent["run_id"])
+    await gate.reached.wait()
+    assert type(await refusal_of(clients[1], "run.wait", run_id=sent["run_id"])) is Overloaded
+    await clients[1].call("run.wait", run_id=other["run_id"])
+    await clients[0].transport.aclose()
+    limited = await house.connect_limited(agents=["default"])
+    waiting = await limited.request("run.wait", run_id=sent["run_id"])
+    gate.opened.set()
+    assert (await limited.answer(waiting))["status"] == "completed"
+    assert (await clients[1].call("run.wait", run_id=sent["run_id"]))["status"] == "completed"
 
 
 async def test_run_wait_run_not_found(idle: Household) -> None:

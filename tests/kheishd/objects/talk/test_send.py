@@ -31,6 +31,44 @@ from tests.support.household import AGENTS, Household, agent, household, refusal
 from tests.support.runtimes import make_runtime
 
 
+async def test_a_run_that_nothing_delays_starts_with_its_acceptance(tmp_path: Path) -> None:
+    """The daemon starts it in the same commit; a long input and a run behind another one start later."""
+    async with household(tmp_path) as house:
+        await house.call("conversation.send", sender="ada", content="hello", wait="settled")
+        gate = house.gate("slow")
+        sent = await house.call("conversation.send", sender="ada", content="slow")
+        behind = await house.call("conversation.send", sender="ada", content="behind")
+        assert (sent["status"], behind["status"]) == ("queued", "queued")
+        await gate.reached.wait()
+        read = await house.call("journal.read", session_id=sent["session_id"], after=sent["cursor"] - 1)
+        own = [event for event in read["events"] if event["run_id"] == sent["run_id"]]
+        assert [event["type"] for event in own] == ["run_accepted", "run_started", "model_asked"]
+        assert own[0]["cursor"] == sent["cursor"]
+        assert len({event["at_ms"] for event in own}) == 1
+        assert [event.get("actor", "daemon") == "daemon" for event in own] == [False, True, True]
+        assert [event.get("request_id") is None for event in own] == [False, True, True]
+        assert (await house.call("run.get", run_id=behind["run_id"]))["status"] == "queued"
+        gate.opened.set()
+        await house.call("run.wait", run_id=behind["run_id"])
+        long = await house.call(
+            "conversation.send", sender="bob", content="x" * (MAX_INPUT_BYTES - 1_000), wait="settled"
+        )
+        assert long["status"] == "completed"
+
+
+async def test_a_check_starts_nothing(tmp_path: Path) -> None:
+    """A dry run of a send leaves no run, and the next send starts one."""
+    async with household(tmp_path) as house:
+        send = {"sender": "ada", "content": "hello"}
+        await house.call("conversation.send", **send, wait="settled")
+        checked = await house.call("conversation.send", **send, check=True)
+        assert (await house.call("run.list"))["runs"][-1]["run_id"] != checked["run_id"]
+        again = {**send, "idempotency_key": "once", "wait": "settled"}
+        first = await house.call("conversation.send", **again)
+        assert first == await house.call("conversation.send", **again)
+        assert len((await house.call("run.list"))["runs"]) == 2
+
+
 async def test_the_largest_values_fit_into_their_transactions(tmp_path: Path) -> None:
     """The longest input, metadata, instructions, scope, names, queue and answer fit together."""
     metadata = {"a": "b" * (MAX_METADATA_BYTES - 20)}

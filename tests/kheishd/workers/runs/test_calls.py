@@ -36,6 +36,7 @@ from protocol.objects.session import CapabilityScope, SessionCreate, SessionSend
 from protocol.transcript import ToolCall, ToolResult
 from tests.support.desk import (
     Desk,
+    Gate,
     Scripted,
     full_disk,
     gives,
@@ -377,19 +378,84 @@ async def test_a_cancelled_call_has_stopped_when_the_cancel_returns(
 async def test_a_call_that_is_stopped_before_its_dispatch_was_not_run(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Such a call is journaled as called, and its result says that it was not run."""
+    """Such a call is journaled as called unless its verdict is, too; its result says that it was not run."""
 
     class Cancelling(Toolbox):
         async def evidence(self, use: Invocation) -> dict[str, Any]:
-            await desk.cancel(use.context.run.run_id, follow=False)
+            if use.call_id == last:
+                await desk.cancel(use.context.run.run_id, follow=False)
             return {}
 
     box = Cancelling()
-    async with workbench(tmp_path, box, calls(("note", {"text": "a"}))) as desk, working(desk):
+    last = "call_1"
+    async with workbench(tmp_path / "one", box, calls(("note", {"text": "a"}))) as desk, working(desk):
         sent = await desk.ask()
         assert (sent.status, box.did) == ("cancelled", [])
-        assert call_events(desk, sent.session_id) == ["tool_called call_1", "tool_returned call_1"]
+        assert call_events(desk, sent.session_id) == ["tool_returned call_1"]
         assert results_by_call(desk, sent.session_id)["call_1"].text == NOT_RUN
+    last = "call_2"
+    both = calls(("note", {"text": "a"}), ("note", {"text": "b"}))
+    async with workbench(tmp_path / "two", box, both) as desk, working(desk):
+        sent = await desk.ask()
+        assert (sent.status, box.did) == ("cancelled", ["note a"])
+        assert call_events(desk, sent.session_id)[-2:] == ["tool_called call_2", "tool_returned call_2"]
+        assert results_by_call(desk, sent.session_id)["call_2"].text == NOT_RUN
+
+
+async def test_a_tool_call_is_three_commits(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """They are the model's answer, the verdict with the begin, and the result with the next model call."""
+    quick = (tool("long", parallel=True), tool("plain"))
+    both = calls(("long", {"size": 3}), ("long", {"size": 4}))
+    async with workbench(tmp_path, Toolbox(tools=quick), both) as desk, working(desk):
+        commits = len(desk.groups)
+        sent = await desk.ask()
+        await wait_all_tasks_blocked()
+        assert desk.kinds(sent.session_id, sent.run_id) == [
+            "input_received",
+            "run_accepted",
+            "run_started",
+            "model_asked",
+            "message_appended",
+            "calls_judged",
+            "tool_called",
+            "tool_called",
+            "tool_returned",
+            "tool_returned",
+            "model_asked",
+            "message_appended",
+            "run_ended",
+        ]
+        # The results of calls that run side by side are committed as they come.
+        assert len(desk.groups) - commits == 2 + 3 + 1
+
+
+async def test_calls_that_all_fail_are_one_commit_with_the_next_model_call(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Nothing runs between the verdicts and the next model call."""
+    async with workbench(tmp_path, Toolbox(), calls(("absent", {}))) as desk, working(desk):
+        commits = len(desk.groups)
+        assert (await desk.ask()).status == "completed"
+        await wait_all_tasks_blocked()
+        assert len(desk.groups) - commits == 4
+
+
+async def test_a_crash_between_the_result_and_the_model_call_asks_again(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The model call that begins with the result counts as a start, and the tool does not run again."""
+    box, gate = Toolbox(), Gate()
+    async with workbench(tmp_path, box, calls(("note", {"text": "a"})), gate) as desk, working(desk):
+        sent = await desk.send()
+        await gate.reached.wait()
+        assert desk.run(sent.run_id).starts_without_progress == 1
+        desk.copy_store(tmp_path / "copy")
+        gate.opened.set()
+    async with workbench(tmp_path / "copy", Toolbox()) as desk, working(desk):
+        await desk.until(lambda: desk.ended(sent.run_id))
+        assert call_events(desk, sent.session_id).count("tool_called call_1") == 1
+        assert (desk.run(sent.run_id).starts, desk.run(sent.run_id).status) == (2, "completed")
+        assert desk.answers(sent.session_id)[-1] == "done"
 
 
 @pytest.mark.parametrize("ends", ["cancel", "shutdown"])

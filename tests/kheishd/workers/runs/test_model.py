@@ -46,15 +46,15 @@ from tests.support.runtimes import make_runtime
 NO_JITTER = RunsSection(backoff_s=1.0, max_attempts=4)
 
 
-async def test_a_text_turn_is_three_commits(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A run with one answer is accepted, started and ended in one commit each."""
+async def test_a_text_turn_is_two_commits(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A run with one answer starts in the commit of its acceptance and ends in that of its answer."""
     async with open_desk(tmp_path) as desk, working(desk):
         await desk.ask("first")
         await wait_all_tasks_blocked()
         commits = len(desk.groups)
         sent = await desk.ask("second")
         await wait_all_tasks_blocked()
-        assert len(desk.groups) - commits == 3
+        assert len(desk.groups) - commits == 2
         assert desk.kinds(sent.session_id, sent.run_id) == [
             "input_received",
             "run_accepted",

@@ -7,19 +7,14 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from kheishd.core.context.checkpoint import CHECKPOINT_BYTES, CHECKPOINT_EVENTS
 from kheishd.core.context.session_transcript import SessionTranscript
-from kheishd.core.context.transcript import (
-    CHECKPOINT_EVENTS,
-    Transcript,
-    encode_checkpoint,
-    frame_messages,
-)
+from kheishd.core.context.transcript import Transcript, frame_messages
 from kheishd.objects.talk.lineage import Segment, entries_of, lineage
-from kheishd.store.tables import CHECKPOINTS, SESSIONS
+from kheishd.store.tables import CHECKPOINT_CHUNKS, CHECKPOINTS, SESSIONS
 from kheishd.workers.runs.transcript import (
     MAX_READ_BYTES,
     MAX_READ_EVENTS,
-    Checkpoint,
     TranscriptReader,
     newest_checkpoint,
 )
@@ -30,6 +25,9 @@ from protocol.limits.store import MAX_CHECKPOINT_BYTES, MAX_SEPARATE_CHECKPOINT_
 from protocol.transcript import Item, Message, Text, ToolCall, text_of
 from tests.support.desk import Desk, Scripted, full_disk, gives, open_desk, says, working
 from tests.support.household import Household, household, pages
+
+CHECKPOINT = frozenset(("checkpoints", "checkpoint_chunks"))
+"""The bells of the commit of a checkpoint."""
 
 
 async def talk(desk: Desk, models: Scripted, turns: int) -> list[list[Message]]:
@@ -48,7 +46,7 @@ async def test_a_checkpoint_does_not_change_the_prompt(tmp_path: Path, autojump_
         with desk.state.read() as store:
             (key, _), *others = list(store.scan(CHECKPOINTS, session_id))
             assert others == []
-            checkpoint = newest_checkpoint(store, [Segment(session_id, None)])
+            checkpoint, _ = newest_checkpoint(store, [Segment(session_id, None)])
         assert 2 * CHECKPOINT_EVENTS < key[1] == checkpoint.cursor
         assert [len(messages) for messages in requests] == list(range(1, 60, 2))
         with_it = models.requests[-1].messages
@@ -80,7 +78,7 @@ async def test_a_long_answer_is_committed_without_a_checkpoint(
     """If both do not fit into one transaction, the checkpoint is committed after the answer."""
     models = Scripted()
     models.answers_to["long"] = lambda request: gives(Text("x" * MAX_ANSWER_BYTES))
-    models.answers_to["fill"] = lambda request: says("y" * 3_000)
+    models.answers_to["fill"] = lambda request: says("y")
     async with open_desk(tmp_path, models) as desk, working(desk):
         for _ in range(CHECKPOINT_EVENTS // 6):
             session_id = (await desk.ask("fill")).session_id
@@ -90,8 +88,8 @@ async def test_a_long_answer_is_committed_without_a_checkpoint(
         assert (await desk.ask("long")).status == "completed"
         await wait_all_tasks_blocked()
         assert desk.count(CHECKPOINTS) == 1
-        assert len(desk.groups) - commits == 4
-        assert desk.groups[-1] == frozenset(("checkpoints",))
+        assert len(desk.groups) - commits == 3
+        assert desk.groups[-1] == CHECKPOINT
         assert desk.session(session_id).status == "open"
 
 
@@ -105,23 +103,33 @@ async def test_a_long_checkpoint_has_its_own_transaction(tmp_path: Path, autojum
             await desk.ask("fill")
         await wait_all_tasks_blocked()
         with desk.state.read() as store:
-            ((key, content),) = store.scan(CHECKPOINTS, session_id)
-        assert MAX_CHECKPOINT_BYTES < len(content) < MAX_SEPARATE_CHECKPOINT_BYTES
-        assert [rung for rung in desk.groups if rung == frozenset(("checkpoints",))] == [{"checkpoints"}]
+            ((key, _),) = store.scan(CHECKPOINTS, session_id)
+            sizes = [len(chunk) for _, chunk in store.scan(CHECKPOINT_CHUNKS, session_id)]
+        assert MAX_CHECKPOINT_BYTES < sizes[0] < MAX_SEPARATE_CHECKPOINT_BYTES
+        assert [rung for rung in desk.groups if rung == CHECKPOINT] == [CHECKPOINT]
         messages = models.requests[-1].messages
         await desk.ask("fill")
         assert models.requests[-1].messages[: len(messages)] == messages
         assert key[1] < len(desk.journal(session_id))
 
 
-async def test_an_older_checkpoint_replaces_no_newer_one(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Of two checkpoints written at the same time, the newer one stays."""
+async def test_the_newer_of_two_checkpoints_stays(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Of two checkpoints that are begun at the same time, the first one is stored."""
     async with open_desk(tmp_path) as desk, working(desk):
         session_id = (await desk.ask("one")).session_id
-        await desk.state.update(Checkpoint(session_id, 5, encode_checkpoint(Transcript(5))).write)
-        await desk.state.update(Checkpoint(session_id, 4, encode_checkpoint(Transcript(4))).write)
+        readers = [TranscriptReader(desk.state, session_id) for _ in range(2)]
+        checkpoints = []
+        for reader in readers:
+            await reader.read()
+            reader.note_compaction()
+            checkpoints.append(reader.begin_checkpoint())
+            await desk.rename(session_id, times=1)
+        for reader, checkpoint in zip(readers[::-1], checkpoints[::-1], strict=True):
+            assert checkpoint is not None
+            await reader.save_checkpoint(checkpoint)
+        head = len(desk.journal(session_id))
         with desk.state.read() as store:
-            assert newest_checkpoint(store, [Segment(session_id, None)]).cursor == 5
+            assert newest_checkpoint(store, [Segment(session_id, None)])[0].cursor == head - 1
 
 
 async def test_a_full_disk_does_without_a_checkpoint(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -131,8 +139,10 @@ async def test_a_full_disk_does_without_a_checkpoint(tmp_path: Path, autojump_cl
         reading = TranscriptReader(desk.state, session_id)
         await reading.read()
         reading.note_compaction()
+        checkpoint = reading.begin_checkpoint()
+        assert checkpoint is not None
         with full_disk():
-            await reading.save_checkpoint()
+            await reading.save_checkpoint(checkpoint)
         assert desk.count(CHECKPOINTS) == 0
 
 
@@ -188,18 +198,54 @@ async def test_a_transcript_that_cannot_be_encoded_has_no_checkpoint(
         assert desk.count(CHECKPOINTS) == 0
 
 
-async def test_a_transcript_that_is_too_long_is_not_encoded(
-    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+async def test_a_checkpoint_of_any_length_is_written_in_chunks(
+    tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """It is rejected as a checkpoint without encoding megabytes."""
+    """A long transcript is written chunk by chunk, then only its new messages."""
     models = Scripted()
-    monkeypatch.setattr("kheishd.workers.runs.transcript.encode_checkpoint", None)
+    models.answers_to["fill"] = lambda request: says("fine")
     async with open_desk(tmp_path, models) as desk, working(desk):
-        for _ in range(3):
-            await desk.ask("x" * (MAX_SEPARATE_CHECKPOINT_BYTES // 3))
-        for _ in range(CHECKPOINT_EVENTS // 6 + 1):
-            assert (await desk.ask("more")).status == "completed"
+        for _ in range(5):
+            session_id = (await desk.ask("x" * (MAX_SEPARATE_CHECKPOINT_BYTES // 2))).session_id
         assert desk.count(CHECKPOINTS) == 0
+        for _ in range(CHECKPOINT_EVENTS // 6 - 4):
+            await desk.ask("fill")
+        await wait_all_tasks_blocked()
+        long_chunks = desk.count(CHECKPOINT_CHUNKS)
+        assert long_chunks > 5
+        for _ in range(CHECKPOINT_EVENTS // 6 + 1):
+            await desk.ask("fill")
+        await wait_all_tasks_blocked()
+        assert desk.count(CHECKPOINT_CHUNKS) == long_chunks + 1
+        with desk.state.read() as store:
+            *_, (_, last) = store.scan(CHECKPOINT_CHUNKS, session_id)
+        assert len(last) < 5_000
+        messages = models.requests[-1].messages
+        await desk.forget_transcript(session_id)
+        await desk.ask("fill")
+        assert models.requests[-1].messages[: len(messages)] == messages
+
+
+async def test_a_missing_chunk_is_read_from_the_journal(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The model is shown the same messages; the next checkpoint is whole again."""
+    models = Scripted()
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        session_id = (await desk.ask("x" * CHECKPOINT_BYTES)).session_id
+        assert desk.count(CHECKPOINTS) == 1
+        await desk.ask("y" * CHECKPOINT_BYTES)
+        messages = models.requests[-1].messages
+        await desk.forget_transcript(session_id)
+        await desk.state.update(lambda tx: tx.delete(CHECKPOINT_CHUNKS, session_id, 1))
+        await desk.rename(session_id, times=CHECKPOINT_EVENTS)
+        await desk.ask("z")
+        assert "unreadable checkpoint" in caplog.text
+        assert models.requests[-1].messages[: len(messages)] == messages
+        await wait_all_tasks_blocked()
+        with desk.state.read() as store:
+            checkpoint, _ = newest_checkpoint(store, [Segment(session_id, None)])
+        assert len(checkpoint.messages) > len(messages)
 
 
 # Between the runs.

@@ -9,10 +9,16 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.config.sections.runs import RunsSection
 from kheishd.kernel.runtime import ModelRequest
+from kheishd.objects.talk.send import send_to_conversation
+from kheishd.records.checkpoint import CheckpointWriter
+from kheishd.store.commit import Job
 from kheishd.store.tables import RUNS_CANCELLED
+from kheishd.workers.runs.transcript import TranscriptReader
+from kheishd.workers.runs.worker import RunWorker
 from protocol.errors.store import StoreDamaged
-from protocol.events.run import RunStarted
-from protocol.objects.run import RunError
+from protocol.events.run import ModelAsked, RunStarted
+from protocol.objects.conversation import ConversationSend
+from protocol.objects.run import RunError, SendResult
 from protocol.transcript import text_of
 from tests.support.desk import Gate, Scripted, fails, open_desk, says, working
 from tests.support.runtimes import make_runtime
@@ -76,6 +82,137 @@ async def test_the_number_of_active_runs_is_limited(tmp_path: Path, autojump_clo
         assert desk.run(sent[0].run_id).status == "running"
         first.opened.set()
         await desk.until(lambda: desk.run(sent[0].run_id).status == "completed")
+
+
+async def test_a_run_that_started_at_its_acceptance_has_a_slot(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A run starts at once where nothing is ahead of it, and has an executor right after the commit."""
+    models = Scripted(answers_to={"slow": Gate()})
+    async with open_desk(tmp_path, models, runs=RunsSection(max_active=1)) as desk:
+        earlier = await desk.send("earlier", sender="earlier")
+        async with working(desk) as worker:
+            await desk.until(lambda: desk.ended(earlier.run_id))
+            await wait_all_tasks_blocked()
+            busy = await desk.send("slow", sender="busy")
+            started = desk.run(busy.run_id)
+            assert (started.status, started.starts, started.attempt) == ("running", 1, 1)
+            assert worker.active == 1
+            queued = await desk.send("behind", sender="behind")
+            assert desk.run(queued.run_id).status == "queued"
+
+
+async def test_a_run_that_starts_while_the_worker_stops_is_released(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A start that is committed after the worker was cancelled is no crash."""
+    models = Scripted(answers_to={"late": Gate()})
+    async with open_desk(tmp_path, models) as desk:
+        async with trio.open_nursery() as nursery:
+            worker = RunWorker(desk.services)
+            await nursery.start(worker.serve)
+            await desk.ask("first")
+            call = desk.call()
+            message = ConversationSend(content="late", sender="late")
+            assert send_to_conversation.prepare is not None
+            plan = send_to_conversation.prepare(call, message)
+            results: list[SendResult] = []
+
+            def deliver(job: Job[SendResult]) -> None:
+                results.append(job.unwrap())
+                assert send_to_conversation.on_commit is not None
+                send_to_conversation.on_commit(call, results[0])
+
+            desk.state.submit(lambda tx: send_to_conversation.apply(tx, call, plan), deliver)
+            nursery.cancel_scope.cancel()
+        (sent,) = results
+        assert desk.kinds(sent.session_id, sent.run_id)[-3:] == ["run_started", "model_asked", "run_released"]
+        assert desk.run(sent.run_id).starts_without_progress == 0
+        assert not desk.services.slots.is_open
+        # Without a worker, no run starts.
+        assert desk.run((await desk.send("too late")).run_id).status == "queued"
+
+
+async def test_a_run_that_starts_while_the_worker_drains_is_executed(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A drain ends the runs that have started, also those that had no executor yet."""
+    async with open_desk(tmp_path) as desk, working(desk) as worker:
+        await desk.ask("first")
+        sent = await desk.send("second", sender="second")
+        await worker.drain()
+        assert desk.run(sent.run_id).status == "completed"
+
+
+async def test_no_run_starts_at_its_acceptance_beside_a_suspect(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """While a run must execute alone, accepted runs wait behind it; then they start at once again."""
+    alone, gate = Gate(), Gate()
+    async with open_desk(tmp_path, Scripted(answers_to={"suspect": alone, "last": gate})) as desk:
+        suspect = await desk.send("suspect", sender="suspect")
+        await desk.leave_running(suspect.run_id, 2)
+        async with working(desk):
+            await alone.reached.wait()
+            behind = await desk.send("behind", sender="behind")
+            assert desk.run(behind.run_id).status == "queued"
+            alone.opened.set()
+            await desk.until(lambda: desk.ended(behind.run_id))
+            await wait_all_tasks_blocked()
+            last = await desk.send("last", sender="last")
+            assert desk.run(last.run_id).status == "running"
+            gate.opened.set()
+            await desk.until(lambda: desk.ended(last.run_id))
+
+
+async def test_a_start_at_the_acceptance_counts_as_a_start(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A daemon that dies right after the commit has started the run once, without progress."""
+    async with open_desk(tmp_path, Scripted(answers_to={"second": Gate()})) as desk, working(desk):
+        await desk.ask("first")
+        sent = await desk.send("second")
+        desk.copy_store(tmp_path / "copy")
+        assert desk.run(sent.run_id).starts_without_progress == 1
+    models = Scripted()
+    async with open_desk(tmp_path / "copy", models) as desk, working(desk):
+        await desk.until(lambda: desk.ended(sent.run_id))
+        run = desk.run(sent.run_id)
+        assert (run.starts, run.status) == (2, "completed")
+        asked = [event for _, event in desk.journal(sent.session_id) if isinstance(event, ModelAsked)]
+        assert [event.attempt for event in asked] == [1, 1, 2]
+        assert len({event.item_id for event in asked}) == 2
+
+
+async def test_a_run_begins_when_the_executor_of_the_previous_one_has_ended(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run of a session may have started already; it waits, and a stop of the daemon releases it."""
+    reached, opened = trio.Event(), trio.Event()
+    save_checkpoint = TranscriptReader.save_checkpoint
+
+    async def save_slowly(self: TranscriptReader, checkpoint: CheckpointWriter) -> None:
+        reached.set()
+        await opened.wait()
+        await save_checkpoint(self, checkpoint)
+
+    monkeypatch.setattr(TranscriptReader, "save_checkpoint", save_slowly)
+    monkeypatch.setattr("kheishd.workers.runs.transcript.CHECKPOINT_EVENTS", 1)
+    monkeypatch.setattr("kheishd.workers.runs.model.MAX_CHECKPOINT_BYTES", 0)
+    models = Scripted()
+    async with open_desk(tmp_path, models) as desk:
+        async with working(desk):
+            first = await desk.send("one")
+            await reached.wait()
+            assert desk.ended(first.run_id)
+            second = await desk.send("two")
+            other = await desk.send("other", sender="other")
+            await desk.until(lambda: desk.ended(other.run_id))
+            await wait_all_tasks_blocked()
+            assert desk.run(second.run_id).status == "running"
+            assert len(models.requests) == 2
+        assert desk.kinds(second.session_id, second.run_id)[-1] == "run_released"
+        opened.set()
+        async with working(desk):
+            await desk.until(lambda: desk.ended(second.run_id))
 
 
 async def test_a_failed_run_does_not_affect_other_runs(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -214,3 +214,6 @@ def test_the_begin_of_a_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert read_begin(str(tmp_path / "file"), 3) == b"123"
     assert read_begin(str(tmp_path / "pipe"), 3) == b""
+    pipe = os.open(tmp_path / "pipe", os.O_RDWR)
+    assert read_begin(str(tmp_path / "pipe"), 3) == b""
+    os.close(pipe)

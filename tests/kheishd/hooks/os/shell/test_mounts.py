@@ -72,6 +72,21 @@ def test_a_mount_that_was_gone_before(
     assert watch.look(sandbox.pid) == "mounts"
 
 
+def test_a_directory_that_was_renamed_before(
+    argv: list[str], sandbox: subprocess.Popen[bytes], workspace: Path
+) -> None:
+    """A command may rename a directory above a mount before the first look: the mount is there still."""
+    (workspace / "sub").rename(workspace / "renamed")
+    poll = select.poll()
+    watch = MountWatch(argv, poll)
+    assert watch.look(sandbox.pid) is None
+    (workspace / "new").write_text("new\n")
+    (workspace / "new").rename(workspace / "renamed/deep")
+    assert poll.poll(10_000) != []
+    assert watch.look(sandbox.pid) == "mounts"
+    watch.close()
+
+
 def test_mounts_that_may_go(workspace: Path) -> None:
     """Sockets may be replaced, and links are not what is mounted; without mounts nothing is required."""
     with socket.socket(socket.AF_UNIX) as server:

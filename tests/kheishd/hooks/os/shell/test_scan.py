@@ -9,7 +9,7 @@ import pytest
 
 from kheishd.core.permissions.claims import matches_subject
 from kheishd.hooks.os.shell import scan as scans
-from kheishd.hooks.os.shell.scan import PathRules, Scan, make_matcher, read_git_link, scan_workspace
+from kheishd.hooks.os.shell.scan import PathRules, Scan, locate, make_matcher, scan_workspace
 
 
 def scan(
@@ -36,8 +36,10 @@ def test_protected_names_at_any_depth(workspace: Path) -> None:
     assert set(found.protected) == {
         *(".envrc", "a/b/AGENTS.md", "a/.vscode", "deploy/run", "a/c/.Bashrc"),
         *(".github/workflows", ".config/fish", ".idea", "x/Team.Code-workspace", ".cargo/config.toml"),
+        "a",
     }
     assert found.links == {".idea"}
+    assert found.targets == {"a": ".idea"}
     assert found.complete
     assert {"a", "a/b", "deploy", ".github", ".config"} <= found.directories.keys()
 
@@ -71,7 +73,12 @@ def test_git_directories(workspace: Path) -> None:
         *("bare/config", "bare/hooks"),
     }
     assert found.pinned == {git}
-    assert found.git == {git, f"{git}/modules/lib", f"{git}/modules/a/b", f"{git}/worktrees/w", "bare"}
+    assert found.git == {
+        git: {"repo"},
+        **{
+            path: set() for path in (f"{git}/modules/lib", f"{git}/modules/a/b", f"{git}/worktrees/w", "bare")
+        },
+    }
 
 
 def test_files_that_a_git_configuration_names(workspace: Path) -> None:
@@ -143,17 +150,21 @@ def test_links_that_a_rule_closes(workspace: Path) -> None:
 
 
 def test_decoys(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More protected paths than mounts make the directories of the deepest ones read-only."""
+    """Of more protected paths than mounts, the upper ones are mounted; no number stops all commands."""
     monkeypatch.setattr(scans, "MAX_PROTECTED_MOUNTS", 12)
     for name in (".git", *(f".a{number}/.git" for number in range(8))):
         write(workspace / name, "HEAD", "config", "hooks/pre-commit")
-    mounts = scan(workspace).mounts
-    assert mounts == {
-        **{".git": True, ".git/config": False, ".git/hooks": False},
-        **{f".a{number}/.git": False for number in range(8)},
+    write(workspace, "deep/er/keys/x")
+    found = scan(workspace, "deep/er/keys/*")
+    assert found.mounts == {
+        **{"deep": True, "deep/er": True, ".git": True, ".git/config": False, ".git/hooks": False},
+        **{".a0/.git": True, ".a0/.git/config": False, ".a0/.git/hooks": False, ".a1/.git": True},
+        **{".a1/.git/config": False, ".a1/.git/hooks": False, ".a2/.git": True},
     }
-    monkeypatch.setattr(scans, "MAX_PROTECTED_MOUNTS", 8)
-    assert "" in scan(workspace).mounts
+    assert len(found.unmounted) == 12
+    assert ".a7/.git/config" in found.unmounted
+    monkeypatch.setattr(scans, "MAX_PROTECTED_MOUNTS", 40)
+    assert scan(workspace).unmounted == []
 
 
 def test_many_git_directories(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +174,7 @@ def test_many_git_directories(workspace: Path, monkeypatch: pytest.MonkeyPatch) 
     write(git, "HEAD", "config", *(f"worktrees/{name}/HEAD" for name in "abcdef"))
     write(git, *(f"modules/{name}/sub/HEAD" for name in "abcdef"))
     found = scan(workspace)
-    assert found.git == {".git"}
+    assert found.git.keys() == {".git"}
     assert found.protected.keys() == {".git/config", ".git/modules", ".git/worktrees"}
     monkeypatch.setattr(scans, "MAX_GIT_DIRECTORIES", 6)
     assert sum(path.startswith(".git/worktrees/") for path in scan(workspace).protected) == 1
@@ -206,6 +217,9 @@ def as_nobody(workspace: Path, check: Callable[[], bool]) -> bool:
     for directory, names, files in os.walk(workspace):
         for name in (".", *names, *files):
             os.lchown(f"{directory}/{name}", 65534, 65534)
+    # Python 3.13 examines a path from the root on.
+    for parent in workspace.parents:
+        parent.chmod(parent.stat().st_mode | 0o011)
     child = os.fork()
     if child == 0:
         try:
@@ -296,22 +310,99 @@ def test_bounds(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "target"),
-    [
-        ("gitdir: ../.git/modules/x\n", ".git/modules/x"),
-        ("gitdir: /elsewhere", None),
-        ("gitdir: ../../out", None),
-        ("other", None),
-    ],
+    ("path", "target"),
+    [("lib/../.git/x", ".git/x"), ("/elsewhere", None), ("lib/../../out", None), ("..x/.", "..x"), (".", "")],
 )
-def test_links_of_git(workspace: Path, content: str, target: str | None) -> None:
-    """A ``.git`` file names a directory; only one inside the workspace counts."""
-    write(workspace, "lib/.git", text=content)
-    assert read_git_link(str(workspace), str(workspace), "lib/.git") == target
-    write(workspace, "lib/.git", text=f"gitdir: {workspace}/.git/modules/x")
-    assert read_git_link(str(workspace), str(workspace), "lib/.git") == ".git/modules/x"
-    (workspace / "lib/link").symlink_to(".git")
-    assert read_git_link(str(workspace), str(workspace), "lib/link") is None
+def test_paths_of_other_places(path: str, target: str | None) -> None:
+    """A path may be absolute; only one inside the workspace counts."""
+    assert locate("/place", path) == target
+    assert locate("/place", "/place/lib") == "lib"
+
+
+def test_targets_of_protected_links(workspace: Path) -> None:
+    """What a protected link leads to is protected, also of a link in a directory of hooks."""
+    write(workspace, "env/dev", "tools/pre-commit", "hk/pre-push", "c/config.toml", "c/other", "AGENTS.md")
+    write(workspace, ".git/HEAD", ".git/hooks/x.sample", "r/.git/HEAD", ".husky/_/x", "tools/husky", "own/x")
+    for link, target in (
+        (".envrc", "env/dev"),
+        (".git/hooks/pre-commit", "../../tools/pre-commit"),
+        (".husky/_/h", "../../tools/husky"),
+        ("r/.git/hooks", "../../hk"),
+        ("CLAUDE.md", "AGENTS.md"),
+        (".cargo", "c"),
+        (".config", "missing"),
+        ("own/.vscode", ".."),
+        (".idea", "/"),
+        ("gone", "own"),
+        (".zed", ".zed"),
+    ):
+        (workspace / link).symlink_to(target)
+    found = scan(workspace)
+    assert found.targets == {
+        **{"env/dev": ".envrc", "tools/pre-commit": ".git/hooks", "tools/husky": ".husky"},
+        **{"hk": "r/.git/hooks", "c/config.toml": ".cargo"},
+    }
+    assert found.mounts.keys() >= {*found.targets, "AGENTS.md"}
+    assert found.links == {
+        *(".envrc", "r/.git/hooks", "CLAUDE.md", ".cargo", ".config", "own/.vscode", ".idea", ".zed")
+    }
+
+
+def test_links_of_repositories(workspace: Path) -> None:
+    """A link named ``.git`` leads to a git directory, whose parts are protected."""
+    write(workspace, "store/HEAD", "store/objects/x", "store/refs/x", "store/hooks/x", "p/hk/x")
+    write(workspace, "store/config", text="[core]\nhooksPath = hk\n")
+    (workspace / "p/.git").symlink_to("../store")
+    assert set(scan(workspace).protected) == {"p/.git", "store/config", "store/hooks", "p/hk"}
+
+
+def test_links_into_dependencies(workspace: Path) -> None:
+    """Where a link from elsewhere leads, people work, also below ``node_modules``."""
+    write(workspace, "node_modules/src/.git/HEAD", "node_modules/src/.git/config", "node_modules/a/.envrc")
+    write(workspace, "node_modules/src/node_modules/x/.envrc", "p/node_modules/x")
+    assert scan(workspace).protected == {}
+    (workspace / "p/link").symlink_to("../node_modules/src")
+    (workspace / "node_modules/src/loop").symlink_to("../../node_modules/src")
+    (workspace / "node_modules/b").symlink_to("../node_modules/a")
+    assert set(scan(workspace).protected) == {"node_modules/src/.git/config"}
+    assert set(scan(workspace, "*.env").protected) == {"node_modules/src/.git/config"}
+
+
+def test_git_directories_with_a_common_one(workspace: Path) -> None:
+    """A directory with ``HEAD`` and ``commondir`` is one of git, wherever the common one is."""
+    write(workspace, "docs/HEAD", "docs/config.worktree", "c/objects/x", "c/config", "c/hooks/x")
+    write(workspace, "docs/commondir", text="../c\n")
+    found = scan(workspace)
+    assert set(found.protected) == {"docs/commondir", "docs/config.worktree", "c/config", "c/hooks"}
+    assert found.targets == dict.fromkeys(("c/config", "c/hooks"), "docs/commondir")
+
+
+def test_hooks_of_other_working_trees(workspace: Path) -> None:
+    """A relative directory of hooks is one of each working tree, wherever its git directory is."""
+    script = """
+    git init -q main; git -C main config core.hooksPath tools/hooks
+    git -C main -c user.name=a -c user.email=b commit -q --allow-empty -m x
+    git -C main worktree add -q ../wt
+    git init -q --separate-git-dir=gd sg; git -C sg config core.hooksPath hk
+    git init -q q; git -C q config core.hooksPath 'a#b'
+    git -C main -c protocol.file.allow=always submodule --quiet add ../main sub
+    git -C main/sub config core.hooksPath hk
+    """
+    subprocess.run(["sh", "-ec", script], cwd=workspace, check=True)
+    hooks = ("main/tools/hooks", "wt/tools/hooks", "sg/hk", "q/a#b", "main/sub/hk")
+    write(workspace, *(f"{path}/pre-commit" for path in hooks))
+    assert scan(workspace).protected.keys() >= set(hooks)
+
+
+def test_programs_of_a_user(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``.local/bin`` is protected if it is in the daemon's ``PATH``, or that of the user's home."""
+    write(workspace, ".local/bin/x")
+    assert scan(workspace).protected == {}
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"/bin:{workspace}/.local/bin")
+        assert set(scan(workspace).protected) == {".local/bin"}
+    monkeypatch.setenv("HOME", str(workspace))
+    assert set(scan(workspace).protected) == {".local/bin"}
 
 
 @pytest.mark.parametrize("pattern", ["a", "*a", "a*", "*", "a*b", "*a*", "", "a*b*c"])

@@ -143,15 +143,17 @@ def test_directories_that_their_owner_may_not_change(workdir: Workdir, workspace
 def test_files_that_a_tool_wrote(workdir: Workdir, workspace: Path) -> None:
     """A file that a person approved in another call stays, unless a command replaced it."""
     shield = Shield(workdir, PathRules())
-    for path in (".envrc", "sub/.vscode/tasks.json", ".bashrc"):
+    for path in (".envrc", "sub/.vscode/tasks.json", ".bashrc", ".zshrc", ".husky/pre-commit"):
         write(workspace, path)
-        directory = os.open((workspace / path).parent, os.O_PATH)
-        note_written(str(workspace), path, directory, Path(path).name)
-        os.close(directory)
+        note_written(str(workspace), path, b"x\n")
     (workspace / ".bashrc").rename(workspace / "b")
-    write(workspace, ".bashrc")
+    write(workspace, ".bashrc", text="evil\n")
+    with (workspace / ".zshrc").open("a") as file:
+        file.write("evil\n")
+    subprocess.run(["rm", "-r", ".husky"], cwd=workspace, check=True)
+    write(workspace, ".husky/pre-commit", text="evil\n")
     (sentence,) = shield.finish()
-    assert "NAME.unapproved: .bashrc." in sentence
+    assert "NAME.unapproved: .bashrc, .husky, .zshrc." in sentence
 
 
 def test_files_that_their_user_replaced(workdir: Workdir, workspace: Path) -> None:
@@ -171,7 +173,7 @@ def test_files_with_another_name(workdir: Workdir, workspace: Path) -> None:
     (workspace / "notes").hardlink_to(workspace / ".git/config")
     shield = Shield(workdir, PathRules())
     assert ".git/config" in shield.scan.mounts
-    began_ns = shield.scan.changed_ns[".git/config"]
+    began_ns = (workspace / ".git/config").stat().st_ctime_ns
     # The clock of files ticks a few times in a hundredth of a second.
     while (workspace / ".git/config").stat().st_ctime_ns == began_ns:
         with (workspace / "notes").open("a") as file:
@@ -204,10 +206,16 @@ def test_unfinished_operations_of_git(workdir: Workdir, workspace: Path) -> None
 
 
 def test_more_files_than_mounts(workdir: Workdir, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of protected files that are too many to be mounted, the directories are mounted."""
+    """Protected files that are too many to be mounted are checked afterwards, and the result says so."""
     monkeypatch.setattr(scans, "MAX_PROTECTED_MOUNTS", 3)
-    write(workspace, "sub/deep/AGENTS.md", "sub/deep/.envrc")
-    assert Shield(workdir, PathRules()).scan.mounts == {".git": False, "sub": False}
+    write(workspace, "sub/deep/.envrc")
+    shield = Shield(workdir, PathRules())
+    assert shield.scan.mounts == {".git": True, ".git/config": False, ".git/hooks": False}
+    (workspace / "sub/deep/.envrc").unlink()
+    write(workspace, "sub/deep/.envrc", text="evil\n")
+    changed, unmounted = shield.finish()
+    assert changed.endswith("inspect them first: sub/deep/.envrc")
+    assert unmounted.endswith("the command could change sub/AGENTS.md, sub/deep/.envrc")
 
 
 def test_a_hooks_directory_that_appears(workdir: Workdir, workspace: Path) -> None:
@@ -217,6 +225,165 @@ def test_a_hooks_directory_that_appears(workdir: Workdir, workspace: Path) -> No
     write(workspace, ".git/h5/pre-commit")
     assert ".git/h5" in shield.finish()[0]
     assert (workspace / ".git/h5.unapproved").exists()
+
+
+def test_links_and_their_targets(workdir: Workdir, workspace: Path) -> None:
+    """A link that was replaced, or is new, is put aside; what a new one leads to is not touched."""
+    write(workspace, "env/dev", "env/new", "mine", "dot/x")
+    (workspace / "CLAUDE.md").symlink_to("sub/AGENTS.md")
+    (workspace / ".envrc").symlink_to("env/dev")
+    (workspace / ".bashrc").symlink_to("env/missing")
+    (workspace / ".config").symlink_to("dot")
+    shield = Shield(workdir, PathRules())
+    assert "env/dev" in shield.scan.mounts
+    assert shield.finish() == []
+    inode = (workspace / "CLAUDE.md").lstat().st_ino
+    (workspace / "CLAUDE.md").unlink()
+    for number in range(100):
+        # A new file often has the number of the one that was removed.
+        write(workspace, f"try{number}")
+        if (workspace / f"try{number}").stat().st_ino == inode:
+            (workspace / f"try{number}").rename(workspace / "CLAUDE.md")
+            break
+    else:
+        write(workspace, "CLAUDE.md")
+    write(workspace, "env/missing", "dot/fish/config.fish", "c/config.toml")
+    (workspace / ".cargo").symlink_to("c")
+    (workspace / ".zshrc").symlink_to("mine")
+    (sentence,) = shield.finish()
+    assert ": .cargo, .zshrc, CLAUDE.md, dot/fish, env/missing." in sentence
+    assert (workspace / "mine").exists()
+    assert (workspace / ".config").is_symlink()
+
+
+def test_a_git_directory_of_parts(workdir: Workdir, workspace: Path) -> None:
+    """A directory that becomes one of git by ``commondir`` is seen, and another program's file stays."""
+    write(workspace, "docs/a", "app/config", "x/y")
+    shield = Shield(workdir, PathRules())
+    write(
+        workspace, "docs/HEAD", "docs/config.worktree", "docs/c/config", "docs/c/objects/x", "docs/c/refs/x"
+    )
+    write(workspace, "docs/commondir", text="c\n")
+    write(workspace, "x/HEAD")
+    write(workspace, "x/commondir", text="../app\n")
+    write(workspace, "sub/.git", text="gitdir: ../app\n")
+    sentence, *_ = shield.finish()
+    assert ": docs/commondir, docs/config.worktree, sub/.git, x/commondir." in sentence
+    assert (workspace / "app/config").exists()
+
+
+def test_work_below_dependencies(workdir: Workdir, workspace: Path) -> None:
+    """A directory that was moved below ``node_modules``, and is linked to, is searched as before."""
+    write(workspace, "src/main.js")
+    shield = Shield(workdir, PathRules())
+    (workspace / "node_modules").mkdir()
+    (workspace / "src").rename(workspace / "node_modules/src")
+    (workspace / "src").symlink_to("node_modules/src")
+    subprocess.run(["git", "init", "-q", "src"], cwd=workspace, check=True)
+    subprocess.run(["git", "-C", "src", "config", "core.fsmonitor", "evil"], cwd=workspace, check=True)
+    assert ": node_modules/src/.git/config." in shield.finish()[0]
+
+
+CLONES = """
+git init -q lib; git -C lib -c user.name=a -c user.email=b commit -q --allow-empty -m x
+git init -q sup; cd sup; git -c protocol.file.allow=always submodule --quiet add ../lib lib
+git -c user.name=a -c user.email=b commit -qm x; cd ..
+"""
+
+
+def test_clones_are_their_makers(workdir: Workdir, workspace: Path) -> None:
+    """A clone stays whole, with submodules or sparse; later commands can change and remove it."""
+    subprocess.run(["sh", "-ec", CLONES], cwd=workspace, check=True)
+    shield = Shield(workdir, PathRules())
+    clone = "git -c protocol.file.allow=always clone -q"
+    script = f"{clone} --recurse-submodules sup cl; {clone} --sparse lib sp; mkdir n; echo x > n/AGENTS.md"
+    subprocess.run(["sh", "-ec", script], cwd=workspace, check=True)
+    (sentence,) = shield.finish()
+    assert sentence.endswith("inspect them first: cl/.gitmodules, n/AGENTS.md")
+    shield = Shield(workdir, PathRules())
+    made = ("cl/", "sp/", "n/")
+    assert not [path for path in shield.scan.mounts if path.startswith(made)]
+    assert "lib/.git/config" in shield.scan.mounts
+    subprocess.run(["git", "-C", "sp", "config", "user.name", "x"], cwd=workspace, check=True)
+    write(workspace, "n/AGENTS.md", text="new\n")
+    subprocess.run(["rm", "-r", "cl/lib"], cwd=workspace, check=True)
+    (sentence,) = shield.finish()
+    assert sentence.endswith("inspect them first: n/AGENTS.md")
+    shield = Shield(workdir, PathRules())
+    assert not [path for path in shield.scan.mounts if path.startswith(made)]
+    subprocess.run(["git", "-C", "sp", "config", "core.fsmonitor", "x"], cwd=workspace, check=True)
+    assert ": sp/.git/config." in shield.finish()[0]
+
+
+def test_clones_that_people_change(workdir: Workdir, workspace: Path) -> None:
+    """What another program has changed meanwhile is no longer that of commands, and is mounted."""
+    shield = Shield(workdir, PathRules())
+    subprocess.run(["git", "init", "-q", "r"], cwd=workspace, check=True)
+    assert shield.finish() == []
+    assert "r/.git/config" not in Shield(workdir, PathRules()).scan.mounts
+    subprocess.run(["git", "-C", "r", "config", "core.editor", "vi"], cwd=workspace, check=True)
+    mounts = Shield(workdir, PathRules()).scan.mounts
+    assert "r/.git/config" in mounts
+    assert "r/.git" in mounts
+    assert "r/.git/hooks" not in mounts
+
+
+def test_working_trees_of_submodules(workdir: Workdir, workspace: Path) -> None:
+    """Only the working tree of a submodule may be elsewhere, and only in that of its repository."""
+    write(workspace, "src/x", "new/.git/HEAD", "new/inner/x")
+    shield = Shield(workdir, PathRules())
+    for name, tree in (("good", "../../../inner"), ("bad", "../../../../src")):
+        write(workspace, f"new/.git/modules/{name}/HEAD")
+        write(workspace, f"new/.git/modules/{name}/config", text=f"[core]\n\tworktree = {tree}\n")
+    write(workspace, "new/.git/config", text="[core]\n\tworktree = inner\n")
+    assert ": new/.git/config, new/.git/modules/bad/config." in shield.finish()[0]
+
+
+def test_a_nul_in_a_configuration(workdir: Workdir, workspace: Path) -> None:
+    """A byte that no path can contain neither stops the shield nor hides other files."""
+    shield = Shield(workdir, PathRules())
+    write(workspace, ".envrc", ".husky/pre-commit")
+    subprocess.run(["git", "init", "-q", "z"], cwd=workspace, check=True)
+    write(workspace, "z/.git/config", text="[core]\nhooksPath = a\0b\n[include]\npath = a\0b\n")
+    assert "NAME.unapproved: .envrc, .husky, z/.git/config." in shield.finish()[0]
+    assert Shield(workdir, PathRules()).finish() == []
+
+
+def test_a_pipe_that_a_command_holds(workdir: Workdir, workspace: Path) -> None:
+    """A pipe without data is as an empty file."""
+    os.mkfifo(workspace / "sub/.git")
+    pipe = os.open(workspace / "sub/.git", os.O_RDWR)
+    shield = Shield(workdir, PathRules())
+    write(workspace, ".envrc")
+    assert ": .envrc." in shield.finish()[0]
+    os.close(pipe)
+
+
+def test_a_scan_that_fails(workdir: Workdir, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of the scan hides nothing that was found, stops no command, and is told."""
+
+    def fail(*arguments: object) -> None:
+        raise AttributeError
+
+    monkeypatch.setattr(scans, "_add_configured", fail)
+    shield = Shield(workdir, PathRules())
+    write(workspace, ".envrc")
+    renamed, failure = shield.finish()
+    assert ": .envrc." in renamed
+    assert failure.startswith("a part of the workspace could not be searched")
+    with pytest.raises(ToolError, match="the scan has failed"):
+        Shield(workdir, PathRules(closed=("*.env",)))
+
+
+def test_a_name_that_is_as_long_as_possible(workdir: Workdir, workspace: Path) -> None:
+    """The new name of a file is shortened, so that there is room for its end."""
+    shield = Shield(workdir, PathRules())
+    name = "A" * 240 + ".code-workspace"
+    for content in ("one", "two"):
+        (workspace / name).write_text(content)
+        assert "NAME.unapproved" in shield.finish()[0]
+    assert not (workspace / name).exists()
+    assert len([path for path in workspace.iterdir() if path.name.startswith("A")]) == 2
 
 
 @pytest.mark.parametrize(

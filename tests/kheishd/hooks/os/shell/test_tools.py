@@ -622,7 +622,7 @@ def test_refusals_of_special_paths(output: str, sentences: list[str]) -> None:
     """The closed and read-only paths that an error names are explained, and no others."""
     scan = Scan()
     scan.masked = {"a.env": False, "x/keys": True}
-    scan.protected = {".git/config": (1, 2), ".envrc": (1, 3)}
+    scan.protected = {".git/config": (1, 2, 0, 0), ".envrc": (1, 3, 0, 0)}
     scan.links = {".envrc"}
     scan.pinned = {"x"}
     assert explain_refusals(output, scan) == sentences
