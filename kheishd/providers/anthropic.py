@@ -47,7 +47,7 @@ from kheishd.providers.driver import (
     user_texts,
 )
 from kheishd.providers.error_report import is_error
-from kheishd.providers.history import History, follow
+from kheishd.providers.history import DriverHistory, follow
 from kheishd.providers.lenient import LenientDecoder, SideInformation, convert
 from kheishd.providers.prompt_cache import MAX_MARKED_MESSAGES, mark_prompt
 from kheishd.providers.traits import OUTPUT_ITEMS, USUAL_TRAITS, Traits
@@ -211,7 +211,7 @@ def read_messages(
     return follow(transcript, encodings, form, lambda: MessageHistory(origin, sends_thoughts=sends_thoughts))
 
 
-class MessageHistory(History):
+class MessageHistory(DriverHistory):
     """The alternating messages of one conversation; a tool's result is a user's.
 
     ``stated`` is the situation that was stated last, before an answer of this origin.

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from kheishd.providers.attachments import is_origin, origin_of, own_fields
 from kheishd.providers.call_ids import CallIdMap, IdForm, form_for_mistral, form_for_openai
 from kheishd.providers.driver import encode, user_texts
-from kheishd.providers.history import History, follow
+from kheishd.providers.history import DriverHistory, follow
 from kheishd.providers.traits import OUTPUT_ITEMS, USUAL_TRAITS, Traits
 from protocol.structs import Value
 from protocol.transcript import Message, Text, Thinking, ToolCall, ToolResult
@@ -133,7 +133,7 @@ def messages(
     return [{"role": "system", "content": instructions}, *sent] if instructions else sent
 
 
-class ChatHistory(History):
+class ChatHistory(DriverHistory):
     """The chat messages of one conversation."""
 
     def __init__(self, rules: ChatRules) -> None:

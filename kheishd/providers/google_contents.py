@@ -17,7 +17,7 @@ from kheishd.providers.attachments import is_origin, own_fields
 from kheishd.providers.chat_messages import PLACEHOLDER_SIGNATURE
 from kheishd.providers.draft import PLACED
 from kheishd.providers.driver import user_texts
-from kheishd.providers.history import History, follow
+from kheishd.providers.history import DriverHistory, follow
 from protocol.structs import Value
 from protocol.transcript import Message, Text, Thinking, ToolCall, ToolResult
 
@@ -66,7 +66,7 @@ def read_contents(
     return follow(transcript, encodings, rules, lambda: ContentHistory(rules))
 
 
-class ContentHistory(History):
+class ContentHistory(DriverHistory):
     """The contents of one conversation. ``_id_origin`` gets its own ids back, ``_origin`` its other data."""
 
     def __init__(self, rules: ContentRules) -> None:

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from kheishd.core.context.encodings import MessageEncodings
     from protocol.transcript import Message
 
-HistoryT = TypeVar("HistoryT", bound="History")
+HistoryT = TypeVar("HistoryT", bound="DriverHistory")
 
 OVERHEAD_BYTES = 128
 """The memory of an encoded message, or of a call, beside its text."""
 
 
-class History:
+class DriverHistory:
     """The messages of one conversation as a driver sends them.
 
     ``sent`` are the messages, of which all but the last ``OPEN`` may be encoded. ``called`` are the names of

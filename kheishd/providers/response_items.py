@@ -26,7 +26,7 @@ from kheishd.providers.attachments import own_fields
 from kheishd.providers.call_ids import CallIdMap, form_for_openai
 from kheishd.providers.draft import decode_arguments
 from kheishd.providers.driver import encode, user_texts
-from kheishd.providers.history import History, follow
+from kheishd.providers.history import DriverHistory, follow
 from protocol.transcript import Message, Text, Thinking, ToolCall, ToolResult
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def input_items(
     return sent
 
 
-class ItemHistory(History):
+class ItemHistory(DriverHistory):
     """The input items of one conversation."""
 
     def __init__(self, origin: str, *, with_output: bool) -> None:

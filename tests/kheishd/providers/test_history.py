@@ -15,7 +15,7 @@ from kheishd.kernel.runtime import ModelRequest
 from kheishd.providers.caller import find_driver
 from kheishd.providers.chat_messages import ChatHistory, ChatRules
 from kheishd.providers.driver import HttpRequest
-from kheishd.providers.history import History, follow
+from kheishd.providers.history import DriverHistory, follow
 from kheishd.providers.traits import USUAL_TRAITS, Traits
 from protocol.objects.run import Pinned
 from protocol.transcript import Item, Message, ProviderData, Text, ToolCall, ToolResult
@@ -227,7 +227,7 @@ def test_the_forms_of_a_conversation_are_bounded() -> None:
     assert sizes[MAX_FORMS - 1] == sizes[-1] == MAX_FORMS * sizes[0]
 
 
-class Plain(History):
+class Plain(DriverHistory):
     """A history that sends texts, and refuses to grow by messages that ``refuses`` names."""
 
     def __init__(self, refuses: Callable[[Message], bool] = lambda message: False) -> None:
