@@ -144,12 +144,14 @@ def test_a_file_that_other_programs_obey_is_asked_about(daemon: Daemon, workspac
 
 
 def test_git_directories_of_other_names_are_asked_about(daemon: Daemon, workspace: Path) -> None:
-    """In the mode acceptEdits, a hook waits for a person wherever git finds it."""
+    """In acceptEdits, a hook waits for a person wherever git finds it, as does the target of a link."""
     for arguments in (("--separate-git-dir", "store", "wt"), ("--bare", "repo")):
         subprocess.run(["git", "init", "-q", *arguments], cwd=workspace, check=True)
     subprocess.run(["git", "-C", "wt", "config", "core.hooksPath", "githooks"], cwd=workspace, check=True)
     assert "bytes_written" in call(daemon, "write_file", path="wt/main.py", content="x")
-    for path in ("store/hooks/post-checkout", "store/config", "repo/hooks/update", "wt/githooks/pre-commit"):
+    (workspace / ".envrc").symlink_to("env/dev")
+    hooks = ("store/hooks/post-checkout", "store/config", "repo/hooks/update", "wt/githooks/pre-commit")
+    for path in (*hooks, "env/dev"):
         order_text = order("write_file", path=path, content="#!/bin/sh\n")
         sent = daemon.call("conversation.send", content=order_text, sender=path)
         until(partial(is_asked, daemon, sent["run_id"], f"other programs execute or obey {path}: "), path)

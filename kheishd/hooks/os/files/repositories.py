@@ -23,6 +23,9 @@ MAX_TARGETS: Final = 20_000
 
 CONFIG_FILES: Final = ("config", "config.worktree")
 
+GUARDED_IN_GIT: Final = ("config", "config.worktree", "hooks", "commondir")
+"""The parts of a git directory that name programs, or another directory with such parts."""
+
 _LINK: Final = "gitdir:"
 _SETTING: Final = re.compile(r"(?:^|\])[ \t]*([A-Za-z][A-Za-z0-9-]*)[ \t]*=[ \t]*(.+)$", re.MULTILINE)
 _VALUE_PART: Final = re.compile(r'"((?:[^"\\]|\\.)*)"?|([^"#;]+)|[#;].*')

@@ -20,6 +20,7 @@ from kheishd.hooks.os.files.edits import (
     paths_of,
     written_paths,
 )
+from kheishd.hooks.os.files.links import find_link_use
 from kheishd.hooks.os.files.reader import ReadFile, read_file
 from kheishd.hooks.os.files.repositories import find_git_use
 from kheishd.hooks.os.files.search import (
@@ -147,16 +148,21 @@ class Files(SubHook):
             return ""
 
     async def before_call(self, call: Invocation) -> Opinion | None:
-        """Name a file of an edit that git or kheish executes: the mode acceptEdits does not allow that."""
+        """Name a file of an edit that other programs execute: the mode acceptEdits does not allow that."""
         if call.tool.kind != "edit" or not isinstance(call.arguments, EditArguments):
             return None
         workspace = call.context.workspace
-        for path in filter(None, self.edit_subject(call, call.arguments).split("\n")):
+        paths = [path for path in self.edit_subject(call, call.arguments).split("\n") if path]
+        for path in paths:
             use = await self._run(find_git_use, workspace, path)
             if await self._run(is_own_code, workspace, path):
                 use = "it is a part of this installation"
             if use is not None:
                 return NeedsApproval(f"other programs execute or obey {path}: {use}", is_firm=False)
+        link = await self._run(find_link_use, workspace, paths)
+        if link is not None:
+            note = "other programs execute or obey {}: the link {} leads to it"
+            return NeedsApproval(note.format(*link), is_firm=False)
         return None
 
     async def preview_edits(self, call: Invocation, arguments: EditArguments) -> Preview:

@@ -25,7 +25,6 @@ import stat
 from collections import deque
 from contextlib import suppress
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from kheishd.core.permissions.claims import matches_subject
@@ -35,7 +34,9 @@ from kheishd.core.permissions.protected import (
     USER_PROGRAMS,
     protected_names,
 )
+from kheishd.hooks.os.files.links import DEPENDENCIES, GIT, find_links, find_second_names
 from kheishd.hooks.os.files.repositories import (
+    GUARDED_IN_GIT,
     find_common,
     has_git_parts,
     is_git_directory,
@@ -64,17 +65,9 @@ MAX_MODULE_DEPTH: Final = 6
 # Each takes a tenth of a millisecond.
 MAX_GIT_DIRECTORIES: Final = 1000
 
-# The entries of a protected directory that are searched for links.
-MAX_LINK_ENTRIES: Final = 1000
-
-GIT: Final = ".git"
-DEPENDENCIES: Final = "node_modules"
 
 # An error names a directory, whose path may be longer than the system allows.
 MAX_SHOWN: Final = 200
-
-GUARDED_IN_GIT: Final = ("config", "config.worktree", "hooks", "commondir")
-"""The parts of a git directory that name programs, or another directory with such parts."""
 
 CONTAINERS_IN_GIT: Final = ("worktrees", "modules")
 """The directories in a git directory that contain others."""
@@ -174,17 +167,24 @@ def lies_in(path: str, paths: Collection[str]) -> bool:
 
 
 def scan_workspace(
-    root: str, workspace: str, rules: PathRules, skipped: Collection[str] = (), *, max_entries: int = 0
+    root: str,
+    workspace: str,
+    rules: PathRules,
+    skipped: Collection[str] = (),
+    *,
+    known: Collection[str] = (),
+    max_entries: int = 0,
 ) -> Scan:
     """Scan a workspace whose directory is ``root``; ``workspace`` is its path.
 
-    ``skipped`` are absolute paths that are not entered. A failure of this code leaves what is known so far:
-    a file that nobody expected must neither keep later commands from running nor hide other files.
-    Reads the file system.
+    ``skipped`` are absolute paths that are not entered, and ``known`` are directories that come first: a
+    command could hide a new file of theirs behind many new directories. A failure of this code leaves what
+    is known so far: a file that nobody expected must neither keep later commands from running nor hide other
+    files. Reads the file system.
     """
     scan = Scan()
     try:
-        _fill(scan, root, workspace, rules, skipped, max_entries or MAX_ENTRIES)
+        _fill(scan, root, workspace, rules, skipped, known, max_entries or MAX_ENTRIES)
     except Exception:
         log.exception("a workspace cannot be scanned completely", extra={"workspace": workspace})
         scan.complete = False
@@ -194,7 +194,13 @@ def scan_workspace(
 
 
 def _fill(
-    scan: Scan, root: str, workspace: str, rules: PathRules, skipped: Collection[str], max_entries: int
+    scan: Scan,
+    root: str,
+    workspace: str,
+    rules: PathRules,
+    skipped: Collection[str],
+    known: Collection[str],
+    max_entries: int,
 ) -> None:
     """Find the special paths of a workspace, level by level."""
     # A rule about all paths is one about the tool.
@@ -203,8 +209,9 @@ def _fill(
     scanned = 0
     ordinary: set[str] = set()
     queue = deque([("", "", 0, False)])
-    while queue:
-        directory, name, inode, is_dependency = queue.popleft()
+    later: deque[tuple[str, str, int, bool]] = deque()
+    while queue or later:
+        directory, name, inode, is_dependency = (queue or later).popleft()
         # A link may lead to a directory that is scanned anyway.
         if directory in ordinary:
             continue
@@ -244,7 +251,8 @@ def _fill(
             elif is_directory and f"{workspace}/{path}" not in skipped:
                 inside = is_dependency or entry.name == DEPENDENCIES
                 if closed or not inside:
-                    queue.append((path, entry.name, entry.inode(), inside))
+                    row = (path, entry.name, entry.inode(), inside)
+                    (queue if not known or path in known else later).append(row)
             elif not is_dependency and entry.is_symlink():
                 if folded in PAIR_DIRECTORIES:
                     _add_link_to_pairs(scan, root, workspace, path, folded)
@@ -427,23 +435,8 @@ def _add_link_to_pairs(scan: Scan, root: str, workspace: str, path: str, folded:
     scan.protected[path] = identity_of(status)
     scan.parents[path] = identity_of(os.stat(f"{root}/{posixpath.dirname(path)}"))
     scan.links.add(path)
-    for name in protected_names(folded) - protected_names(""):
+    for name in find_second_names(folded):
         _add_target(scan, root, workspace, f"{path}/{name}", path)
-
-
-def find_links(directory: str) -> Iterator[str]:
-    """Yield the links in a directory and below, relative to it, among its first entries."""
-    directories = deque([""])
-    count = 0
-    while directories:
-        above = directories.popleft()
-        with suppress(OSError), os.scandir(f"{directory}/{above}") as entries:
-            for entry in islice(entries, MAX_LINK_ENTRIES - count):
-                count += 1
-                if entry.is_symlink():
-                    yield f"{above}{entry.name}"
-                elif entry.is_dir():
-                    directories.append(f"{above}{entry.name}/")
 
 
 def _add_git(

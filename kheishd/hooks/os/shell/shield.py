@@ -34,12 +34,11 @@ from msgspec.structs import replace
 
 from kheishd.core.permissions.protected import is_protected_pair
 from kheishd.hooks.os.files.confinement import Root, read_begin
-from kheishd.hooks.os.files.repositories import is_git_directory, read_git_link
+from kheishd.hooks.os.files.links import GIT
+from kheishd.hooks.os.files.repositories import GUARDED_IN_GIT, is_git_directory, read_git_link
 from kheishd.hooks.os.files.written import was_written
 from kheishd.hooks.os.shell.scan import (
     CONTAINERS_IN_GIT,
-    GIT,
-    GUARDED_IN_GIT,
     MAX_ENTRIES_AFTERWARDS,
     MAX_PROTECTED_MOUNTS,
     Identity,
@@ -137,14 +136,17 @@ class Shield:
             if _made.get(f"{workdir.workspace}/{path}") == identity
         )
 
-    def _scan(self, rules: PathRules, max_entries: int = 0) -> Scan:
+    def _scan(self, rules: PathRules, known: Collection[str] = (), max_entries: int = 0) -> Scan:
         workspace = self._workdir.workspace
-        return scan_workspace(self._root, workspace, rules, self._skipped, max_entries=max_entries)
+        return scan_workspace(
+            self._root, workspace, rules, self._skipped, known=known, max_entries=max_entries
+        )
 
     def find_new(self) -> NewFiles:
         """Return the protected files that appeared, and that are not part of a harmless new repository."""
         # A command could hide a file among as many entries as are scanned before.
-        before, scan = self.scan, self._scan(PathRules(self._rules.protected), MAX_ENTRIES_AFTERWARDS)
+        before, rules = self.scan, PathRules(self._rules.protected)
+        scan = self._scan(rules, before.directories, MAX_ENTRIES_AFTERWARDS)
         new = NewFiles([], [], {})
         for path, identity in sorted(scan.protected.items()):
             if before.protected.get(path) == identity:

@@ -130,6 +130,19 @@ def test_more_entries_than_can_be_scanned(workdir: Workdir, monkeypatch: pytest.
     assert "too many to look for new files" in shield.finish()[0]
 
 
+def test_new_files_behind_many_new_entries(
+    workdir: Workdir, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Directories that existed before are searched first, so that many new ones hide nothing in them."""
+    write(workspace, "sub/deep/er/x")
+    shield = Shield(workdir, PathRules())
+    write(workspace, *(f"many/{number}/x" for number in range(30)), "sub/deep/er/.envrc")
+    monkeypatch.setattr(shields, "MAX_ENTRIES_AFTERWARDS", 30)
+    renamed, limit = shield.finish()
+    assert ": sub/deep/er/.envrc." in renamed
+    assert "too many to look for new files" in limit
+
+
 def test_directories_that_their_owner_may_not_change(workdir: Workdir, workspace: Path) -> None:
     """A file is put aside even if its directory was made read-only."""
     shield = Shield(workdir, PathRules())
