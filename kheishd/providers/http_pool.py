@@ -6,6 +6,7 @@ arrive together cost one turn of the scheduler.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -201,14 +202,28 @@ async def receive(stream: Stream, parser: ResponseParser) -> None:
     if parser.error is not None:
         raise parser.error
     try:
-        data = await stream.receive_some(_MAX_READ_BYTES)
+        data = await _read_some(stream)
     except trio.Cancelled:
         _close(stream)
         parser.error = ConnectionBroken("a read was cancelled")
         raise
-    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+    except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
         raise ConnectionBroken(str(error)) from error
     parser.feed(data)
+
+
+async def _read_some(stream: Stream) -> bytes:
+    """Wait for bytes and return them; empty at the end. Errors: BrokenResourceError, OSError."""
+    if isinstance(stream, trio.SSLStream):
+        return await stream.receive_some(_MAX_READ_BYTES)
+    # trio's own stream tries to read before it waits. A model's next piece is rarely there yet, and the failed
+    # attempt costs more than the wait.
+    while True:
+        await trio.lowlevel.wait_readable(stream.socket)
+        try:
+            return os.read(stream.socket.fileno(), _MAX_READ_BYTES)
+        except BlockingIOError:
+            pass
 
 
 def _socket(stream: Stream) -> trio.socket.SocketType:
