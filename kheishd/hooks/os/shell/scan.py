@@ -129,11 +129,16 @@ class Scan:
         """
         paths = [
             path
-            for path in {*self.pinned, *self.protected}
-            if path not in self.links
-            and path not in self.made
-            and f"{path}/config" not in self.made
-            and not lies_in(path, self.masked)
+            for path in self.pinned | self.protected.keys() - self.links - self.made
+            if not lies_in(path, self.masked)
+        ]
+        # A git directory keeps its name for its parts that are mounted, and for what rules close in it.
+        above = {posixpath.dirname(path) for path in paths}
+        closed = [path for path in self.masked if lies_in(path, self.git)]
+        paths = [
+            path
+            for path in paths
+            if path not in self.git or path in above or any(lies_in(mask, (path,)) for mask in closed)
         ]
 
         def rank(path: str) -> tuple[bool, int, str]:
