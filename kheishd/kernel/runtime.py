@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from msgspec import field
 
-from kheishd.core.context.encodings import MessageEncodings
 from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
 from protocol.objects.run import RunError
 from protocol.structs import Value
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from kheishd.config.sections.config import Config
+    from kheishd.core.context.encodings import MessageEncodings
     from kheishd.core.workspace import Workspaces
     from kheishd.kernel.hook import Hook, Tool
     from protocol.budget import Prices
@@ -136,7 +136,7 @@ class ModelRequest(Value, frozen=True):
     tools: Sequence[Tool] = ()
     situation: str = ""
     marks: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    encodings: MessageEncodings = field(default_factory=MessageEncodings)
+    encodings: MessageEncodings | None = None
     withheld: bool = False
     session_id: str = ""
     run_id: str = ""

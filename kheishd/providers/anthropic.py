@@ -47,13 +47,18 @@ from kheishd.providers.driver import (
     user_texts,
 )
 from kheishd.providers.error_report import is_error
+from kheishd.providers.history import DriverHistory, follow
 from kheishd.providers.lenient import LenientDecoder, SideInformation, convert
-from kheishd.providers.prompt_cache import mark_prompt
+from kheishd.providers.prompt_cache import MAX_MARKED_MESSAGES, mark_prompt
 from kheishd.providers.traits import OUTPUT_ITEMS, USUAL_TRAITS, Traits
 from protocol.limits.model import MAX_PROVIDER_DATA_BYTES
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from kheishd.core.context.encodings import MessageEncodings
+    from kheishd.kernel.hook import Tool
     from kheishd.kernel.runtime import ModelAnswer, ModelRequest
     from kheishd.providers.failures import FailureFactory
 
@@ -96,12 +101,15 @@ def post(
     limit = traits.adjust_limit(request.max_answer_tokens)
     origin = origin_of(request.pinned, base_url)
     cache_control = options.pop("cache_control", None)
-    tools = merge_tools(_tools(request), options)
+    history = read_messages(
+        request.messages, origin, request.encodings, sends_thoughts=OUTPUT_ITEMS not in traits.omitted
+    )
+    tools = merge_tools(_tools(request.tools, history.called), options)
     body: dict[str, Any] = {
         **options,
         "max_tokens": lower_limit(options.get("max_tokens", _find_default_limit(request, options)), limit),
         "model": request.pinned.model,
-        "messages": messages(request.messages, origin, sends_thoughts=OUTPUT_ITEMS not in traits.omitted),
+        "messages": history.finish(),
         "stream": True,
     }
     if tools:
@@ -115,10 +123,11 @@ def post(
         body["container"] = {**own, "id": container} if isinstance(own, dict) else container
     if request.purpose == "answer" and "cache_control" not in traits.omitted:
         mark_prompt(body, cache_control)
-    situation = _choose_situation(request, origin)
+    situation = _choose_situation(request, history.stated)
     # A paused turn of the model takes nothing more.
     if situation and body["messages"] and body["messages"][-1]["role"] == "user":
-        body["messages"][-1]["content"].append({"type": "text", "text": situation})
+        last = body["messages"][-1]
+        body["messages"][-1] = {**last, "content": [*last["content"], {"type": "text", "text": situation}]}
     else:
         situation = ""
     _configure_thinking(body, extra, traits)
@@ -128,10 +137,8 @@ def post(
     return HttpRequest(join_path(base, "/v1/messages"), headers, encode(body), situation)
 
 
-def _choose_situation(request: ModelRequest, origin: str) -> str:
-    """Return the situation to state at the end; empty if the transcript states it already."""
-    answers = (message for message in reversed(request.messages) if message.role == "assistant")
-    stated = next((text for message in answers if (text := _find_situation(message, origin))), "")
+def _choose_situation(request: ModelRequest, stated: str) -> str:
+    """Return the situation to state at the end; empty if it is the one that the transcript states last."""
     if not stated or request.purpose != "answer":
         return request.situation
     situation = request.situation or PAST_SITUATION
@@ -156,15 +163,15 @@ def _configure_thinking(body: dict[str, Any], headers: dict[str, str], traits: T
         headers["anthropic-beta"] = ",".join([*filter(None, own_betas), BINDING_BETA])
 
 
-def _tools(request: ModelRequest) -> list[dict[str, Any]]:
+def _tools(offered: Sequence[Tool], called: Iterable[str]) -> list[dict[str, Any]]:
     """Return the tools, and those that only the transcript mentions: each must be defined."""
     defined = [
         {"name": tool.name, "description": tool.description, "input_schema": tool.model_json}
-        for tool in request.tools
+        for tool in offered
     ]
     gone = (
         {"name": name, "description": GONE, "input_schema": {"type": "object"}}
-        for name in find_gone_tools(request)
+        for name in find_gone_tools(offered, called)
     )
     return [*defined, *gone]
 
@@ -196,33 +203,65 @@ class PlacedData(Struct):
     text: dict[str, Any] | None = None
 
 
-def messages(
-    transcript: list[Message], origin: str = "", *, sends_thoughts: bool = True
-) -> list[dict[str, Any]]:
-    """Return a transcript as alternating messages of user and assistant; a tool's result is a user's."""
-    out: list[dict[str, Any]] = []
-    ids = CallIdMap(transcript, origin, form_for_anthropic)
-    has_placed = False
-    for message in transcript:
+def read_messages(
+    transcript: list[Message], origin: str, encodings: MessageEncodings | None, *, sends_thoughts: bool
+) -> MessageHistory:
+    """Return a transcript as alternating messages of user and assistant; ``encodings`` keeps them as JSON."""
+    form = "anthropic", origin, sends_thoughts
+    return follow(transcript, encodings, form, lambda: MessageHistory(origin, sends_thoughts=sends_thoughts))
+
+
+class MessageHistory(DriverHistory):
+    """The alternating messages of one conversation; a tool's result is a user's.
+
+    ``stated`` is the situation that was stated last, before an answer of this origin.
+    """
+
+    OPEN = MAX_MARKED_MESSAGES
+
+    def __init__(self, origin: str, *, sends_thoughts: bool) -> None:
+        super().__init__()
+        self.stated = ""
+        self._origin = origin
+        self._sends_thoughts = sends_thoughts
+        self._ids = CallIdMap(origin, form_for_anthropic)
+        self._has_placed = False
+
+    def learn(self, messages: Sequence[Message], calls: Sequence[ToolCall]) -> bool:
+        """Learn the ids of the calls; return false if they change an earlier one."""
+        return self._ids.add(calls)
+
+    def add(self, message: Message) -> None:
+        """Add a message of the transcript."""
+        sent = self.sent
+        situation = _find_situation(message, self._origin)
+        if message.role == "assistant":
+            self.stated = situation or self.stated
         role = "assistant" if message.role == "assistant" else "user"
-        placed = _find_placed(message, origin)
-        has_placed = has_placed or bool(placed)
-        blocks = _blocks(message, placed, origin, ids)
-        if not sends_thoughts:
+        placed = _find_placed(message, self._origin)
+        self._has_placed = self._has_placed or bool(placed)
+        blocks = _blocks(message, placed, self._origin, self._ids)
+        if not self._sends_thoughts:
             blocks = [block for block in blocks if block["type"] not in THOUGHTS]
         # A paused turn ends with a block that only the provider understands, and continues by itself.
-        is_paused = bool(out) and out[-1]["content"][-1]["type"] not in OWN_TYPES
+        is_paused = bool(sent) and sent[-1]["content"][-1]["type"] not in OWN_TYPES
         if not blocks or (is_paused and message.items == [Text(RESUME)]):
-            continue
-        if (situation := _find_situation(message, origin)) and out and out[-1]["role"] == "user":
-            out[-1]["content"].append({"type": "text", "text": situation})
-        if out and out[-1]["role"] == role:
-            out[-1]["content"] += blocks
+            return
+        if situation and sent and sent[-1]["role"] == "user":
+            sent[-1]["content"].append({"type": "text", "text": situation})
+        if sent and sent[-1]["role"] == role:
+            sent[-1]["content"] += blocks
         else:
-            out.append({"role": role, "content": blocks})
-    if has_placed and out:
-        _drop_unpaired(out)
-    return out
+            sent.append({"role": role, "content": blocks})
+
+    def encode(self) -> None:
+        """Encode the messages that do not change any more: none once a later one may drop opaque blocks."""
+        if not self._has_placed:
+            super().encode()
+
+    def finish(self) -> list[Any]:
+        """Return the messages of a request, which may replace them, but must not change them."""
+        return _drop_unpaired(self.sent) if self._has_placed and self.sent else [*self.sent]
 
 
 def _find_placed(message: Message, origin: str) -> list[PlacedData]:
@@ -241,26 +280,32 @@ def _is_opaque(block: dict[str, Any]) -> bool:
     return isinstance(block.get("type"), str) and block["type"] not in OWN_TYPES
 
 
-def _drop_unpaired(sent: list[dict[str, Any]]) -> None:
-    """Drop calls of the provider's tools without results, and such results without calls: it rejects them.
+def _drop_unpaired(sent: list[Any]) -> list[Any]:
+    """Return the messages without unpaired calls and results of the provider's tools: it rejects them.
 
     The last calls stay: the provider runs them when it continues a paused turn, or gets the results of the
-    other calls of their message.
+    other calls of their message. Encoded messages have none of them.
     """
-    blocks = [block for message in sent if message["role"] == "assistant" for block in message["content"]]
+    answers = [message for message in sent if isinstance(message, dict) and message["role"] == "assistant"]
+    blocks = [block for message in answers for block in message["content"]]
     answered = {str(block["tool_use_id"]) for block in blocks if "tool_use_id" in block}
     called = {str(block["id"]) for block in blocks if _is_provider_call(block)}
     has_results = sent[-1]["content"][0]["type"] == "tool_result" and len(sent) > 1
     continued = sent[-1] if sent[-1]["role"] == "assistant" else sent[-2] if has_results else None
+    kept: list[Any] = []
     for message in sent:
-        if message["role"] == "assistant":
-            message["content"] = [
+        if isinstance(message, dict) and message["role"] == "assistant":
+            content = [
                 block
                 for block in message["content"]
                 if (message is continued or not _is_provider_call(block) or str(block["id"]) in answered)
                 and ("tool_use_id" not in block or str(block["tool_use_id"]) in called)
             ]
-    sent[:] = [message for message in sent if message["content"]]
+            if content:
+                kept.append({**message, "content": content})
+        else:
+            kept.append(message)
+    return kept
 
 
 def _is_provider_call(block: dict[str, Any]) -> bool:

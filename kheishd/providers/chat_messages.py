@@ -25,11 +25,15 @@ from urllib.parse import urlsplit
 from kheishd.providers.attachments import is_origin, origin_of, own_fields
 from kheishd.providers.call_ids import CallIdMap, IdForm, form_for_mistral, form_for_openai
 from kheishd.providers.driver import encode, user_texts
+from kheishd.providers.history import DriverHistory, follow
 from kheishd.providers.traits import OUTPUT_ITEMS, USUAL_TRAITS, Traits
 from protocol.structs import Value
 from protocol.transcript import Message, Text, Thinking, ToolCall, ToolResult
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kheishd.core.context.encodings import MessageEncodings
     from kheishd.kernel.runtime import ModelRequest
 
 THINKING_NAME: Final = "thinking_name"
@@ -110,44 +114,50 @@ NO_RULES: Final = ChatRules()
 
 
 def messages(
-    instructions: str, transcript: list[Message], rules: ChatRules = NO_RULES, situation: str = ""
-) -> list[dict[str, Any]]:
+    instructions: str,
+    transcript: list[Message],
+    rules: ChatRules = NO_RULES,
+    situation: str = "",
+    encodings: MessageEncodings | None = None,
+) -> list[Any]:
     """Return a transcript as chat messages; consecutive user messages are merged, as templates require.
 
     The situation is the end of the last message, even if that is the result of a tool: some servers reject
-    a user's message there.
+    a user's message there. ``encodings`` keeps the messages as JSON.
     """
-    history = _History(transcript, rules)
-    if instructions:
-        history.out.append({"role": "system", "content": instructions})
-    for message in transcript:
-        history.add(message)
-    if situation and history.out and history.out[-1]["role"] in ("user", "tool"):
-        history.out[-1]["content"] += f"\n\n{situation}"
+    sent = [*follow(transcript, encodings, rules, lambda: ChatHistory(rules)).sent]
+    if situation and sent and sent[-1]["role"] in ("user", "tool"):
+        sent[-1] = {**sent[-1], "content": f"{sent[-1]['content']}\n\n{situation}"}
     elif situation:
-        history.out.append({"role": "user", "content": situation})
-    return history.out
+        sent.append({"role": "user", "content": situation})
+    return [{"role": "system", "content": instructions}, *sent] if instructions else sent
 
 
-class _History:
-    """The chat messages of one request."""
+class ChatHistory(DriverHistory):
+    """The chat messages of one conversation."""
 
-    def __init__(self, transcript: list[Message], rules: ChatRules) -> None:
-        self.out: list[dict[str, Any]] = []
+    def __init__(self, rules: ChatRules) -> None:
+        super().__init__()
         self._rules = rules
-        self._ids = CallIdMap(transcript, rules.origin, rules.id_form)
-        self._needs_reasoning = rules.reasoning_content is True or (
-            rules.reasoning_content is None
+        self._ids = CallIdMap(rules.origin, rules.id_form)
+        self._needs_reasoning = rules.reasoning_content is True
+        self._needs_signatures = rules.thought_signatures
+
+    def learn(self, messages: Sequence[Message], calls: Sequence[ToolCall]) -> bool:
+        """Learn the calls' ids and what messages with calls need; return false if that is news."""
+        needs_reasoning = self._needs_reasoning or (
+            self._rules.reasoning_content is None
             and any(
-                own_fields(message, rules.origin).get(THINKING_NAME) == "reasoning_content"
-                for message in transcript
+                own_fields(message, self._rules.origin).get(THINKING_NAME) == "reasoning_content"
+                for message in messages
             )
         )
-        self._needs_signatures = rules.thought_signatures or any(
-            isinstance(item, ToolCall) and self._find_signature(item)
-            for message in transcript
-            for item in message.items
-        )
+        needs_signatures = self._needs_signatures or any(map(self._find_signature, calls))
+        needs = (needs_reasoning, needs_signatures)
+        if self.count and needs != (self._needs_reasoning, self._needs_signatures):
+            return False
+        self._needs_reasoning, self._needs_signatures = needs
+        return self._ids.add(calls)
 
     def add(self, message: Message) -> None:
         """Add a message of the transcript."""
@@ -161,16 +171,16 @@ class _History:
                     if isinstance(item, ToolResult):
                         text = f"The tool failed: {item.text}" if item.is_error else item.text
                         call_id = self._ids[item.call_id]
-                        self.out.append({"role": "tool", "tool_call_id": call_id, "content": text})
+                        self.sent.append({"role": "tool", "tool_call_id": call_id, "content": text})
 
     def _add_user(self, texts: list[str]) -> None:
         content = "\n\n".join(texts)
-        if self.out and self.out[-1]["role"] == "tool" and self._rules.bridges_results:
-            self.out.append({"role": "assistant", "content": BRIDGE})
-        if self.out and self.out[-1]["role"] == "user":
-            self.out[-1]["content"] += f"\n\n{content}"
+        if self.sent and self.sent[-1]["role"] == "tool" and self._rules.bridges_results:
+            self.sent.append({"role": "assistant", "content": BRIDGE})
+        if self.sent and self.sent[-1]["role"] == "user":
+            self.sent[-1]["content"] += f"\n\n{content}"
         else:
-            self.out.append({"role": "user", "content": content})
+            self.sent.append({"role": "user", "content": content})
 
     def _add_assistant(self, message: Message) -> None:
         text = "".join(item.text for item in message.items if isinstance(item, Text))
@@ -188,7 +198,7 @@ class _History:
         sent |= self._attached(message)
         if calls and self._needs_reasoning:
             sent.setdefault("reasoning_content", self._rules.reasoning_filler)
-        self.out.append(sent)
+        self.sent.append(sent)
 
     def _call(self, call: ToolCall) -> dict[str, Any]:
         fields = own_fields(call, self._rules.origin)

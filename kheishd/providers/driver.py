@@ -1,16 +1,21 @@
 """The interface of a driver, which builds a request and parses its answer without I/O."""
 
+from __future__ import annotations
+
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NoReturn, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 import msgspec
 
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest
-from kheishd.providers.failures import FailureFactory
 from kheishd.providers.traits import TOKEN_LIMITS, USUAL_TRAITS, Traits
 from protocol.structs import Value
-from protocol.transcript import AssetReference, Item, Text, ToolCall
+from protocol.transcript import AssetReference, Item, Text
+
+if TYPE_CHECKING:
+    from kheishd.kernel.hook import Tool
+    from kheishd.providers.failures import FailureFactory
 
 encode = msgspec.json.Encoder().encode
 
@@ -174,11 +179,10 @@ GONE: Final = "This tool is no longer available."
 """The description of a tool that only the transcript mentions."""
 
 
-def find_gone_tools(request: ModelRequest) -> list[str]:
-    """Return the names of the tools that only the transcript mentions: some providers reject their calls."""
-    names = {tool.name for tool in request.tools}
-    calls = (item for message in request.messages for item in message.items if isinstance(item, ToolCall))
-    return list(dict.fromkeys(call.name for call in calls if call.name not in names))
+def find_gone_tools(offered: Sequence[Tool], called: Iterable[str]) -> list[str]:
+    """Return the called tools that are not offered any more: some providers reject their calls."""
+    names = {tool.name for tool in offered}
+    return [name for name in called if name not in names]
 
 
 def _tool_name(tool: Any) -> Any:

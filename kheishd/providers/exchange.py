@@ -166,6 +166,8 @@ class Exchange:
     async def _read(self) -> bytes | None:
         """Read; None if the answer is settled, and nothing more came in time. Errors: ModelFailure."""
         assert self._reply is not None, "iterate it after entering it"
+        if received := self._reply.take():
+            return received
         if not self._reader.settled:
             return await self._translate_errors(self._reply.read)
         if self._settled_at is None:
@@ -189,6 +191,8 @@ class Exchange:
     async def _read_tail(self) -> None:
         """Read to the end of the HTTP message, so that its connection can be reused."""
         assert self._reply is not None, "an answer came from a reply"
+        if self._reply.ended:
+            return
         with trio.move_on_after(MAX_TAIL_SECONDS):
             try:
                 while not self._reply.ended:

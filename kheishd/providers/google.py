@@ -25,7 +25,13 @@ from kheishd.providers.chat_messages import SIGNS_CALLS
 from kheishd.providers.draft import Block
 from kheishd.providers.driver import HttpRequest, body_options, encode, token_count
 from kheishd.providers.error_report import is_error
-from kheishd.providers.google_contents import PART, SIGNATURE, contents, requires_signatures
+from kheishd.providers.google_contents import (
+    PART,
+    SIGNATURE,
+    ContentRules,
+    read_contents,
+    requires_signatures,
+)
 from kheishd.providers.google_options import make_config, make_tools, take_object
 from kheishd.providers.lenient import LenientDecoder, SideInformation, convert, load_json
 from kheishd.providers.traits import USUAL_TRAITS, Traits
@@ -79,24 +85,24 @@ def post(
     options, headers = body_options(request, traits)
     config = make_config(request, take_object(options, "generationConfig"), traits)
     tool_config = take_object(options, "toolConfig")
-    tools = make_tools(request, options)
-    if tools and request.withheld:
-        tool_config["functionCallingConfig"] = {"mode": "NONE"}
     origin = origin_of(request.pinned, base_url)
     is_signing = requires_signatures(request.pinned.model)
     if is_signing is None:
         is_signing = SIGNS_CALLS in request.marks.get(origin, ())
     needs_signatures = options.pop("thought_signatures", traits.needs_signatures or is_signing)
+    rules = ContentRules(
+        origin,
+        needs_signatures=needs_signatures is True,
+        sends_signatures=SIGNATURE not in traits.omitted,
+        sends_ids="call_ids" not in traits.omitted,
+    )
+    history = read_contents(request.messages, rules, request.encodings)
+    tools = make_tools(request.tools, history.called, options)
+    if tools and request.withheld:
+        tool_config["functionCallingConfig"] = {"mode": "NONE"}
     body = {
         **options,
-        "contents": contents(
-            request.messages,
-            origin,
-            needs_signatures=needs_signatures is True,
-            sends_signatures=SIGNATURE not in traits.omitted,
-            sends_ids="call_ids" not in traits.omitted,
-            situation=request.situation,
-        ),
+        "contents": history.finish(request.situation),
         **(
             {"systemInstruction": {"parts": [{"text": request.instructions}]}} if request.instructions else {}
         ),

@@ -11,13 +11,18 @@ content of their own: Vertex AI rejects a text in the same content.
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kheishd.providers.attachments import is_origin, own_fields
 from kheishd.providers.chat_messages import PLACEHOLDER_SIGNATURE
 from kheishd.providers.draft import PLACED
 from kheishd.providers.driver import user_texts
+from kheishd.providers.history import DriverHistory, follow
+from protocol.structs import Value
 from protocol.transcript import Message, Text, Thinking, ToolCall, ToolResult
+
+if TYPE_CHECKING:
+    from kheishd.core.context.encodings import MessageEncodings
 
 SIGNATURE: Final = "thoughtSignature"
 PART: Final = "part"
@@ -38,39 +43,37 @@ def requires_signatures(model: str) -> bool | None:
     return True if "gemini" in model else None
 
 
-def contents(
-    transcript: list[Message],
-    origin: str = "",
-    *,
-    needs_signatures: bool = False,
-    sends_signatures: bool = True,
-    sends_ids: bool = True,
-    situation: str = "",
-) -> list[dict[str, Any]]:
-    """Return a transcript as contents of ``user`` and ``model``, which alternate, except behind results.
+class ContentRules(Value, frozen=True):
+    """The requirements of one route.
 
-    The situation is the end of the last content of the user. Behind the result of a call it is a part of that
-    result: a text would begin another turn, and the model would lose the thoughts of this one.
-    ``needs_signatures``: the model rejects calls without one. ``sends_signatures``: it accepts its own.
-    ``sends_ids``: the server accepts the ids of calls.
+    ``origin`` gets its own data back. ``needs_signatures``: the model rejects calls without one.
+    ``sends_signatures``: it accepts its own. ``sends_ids``: the server accepts the ids of calls.
     """
-    signed_origin = origin if sends_signatures else ""
-    history = _Contents(origin if sends_ids else "", signed_origin, needs_signatures=needs_signatures)
-    for message in transcript:
-        history.add(message)
-    history.add_results()
-    history.add_situation(situation)
-    return history.out
+
+    origin: str
+    needs_signatures: bool = False
+    sends_signatures: bool = True
+    sends_ids: bool = True
 
 
-class _Contents:
-    """The contents of one request. ``id_origin`` gets its own ids back, and ``origin`` its other data."""
+def read_contents(
+    transcript: list[Message], rules: ContentRules, encodings: MessageEncodings | None
+) -> ContentHistory:
+    """Return the contents of a transcript: of ``user`` and ``model``, which alternate, except behind results.
 
-    def __init__(self, id_origin: str, origin: str, *, needs_signatures: bool) -> None:
-        self.out: list[dict[str, Any]] = []
-        self._id_origin = id_origin
-        self._origin = origin
-        self._needs_signatures = needs_signatures
+    ``encodings`` keeps them as JSON.
+    """
+    return follow(transcript, encodings, rules, lambda: ContentHistory(rules))
+
+
+class ContentHistory(DriverHistory):
+    """The contents of one conversation. ``_id_origin`` gets its own ids back, ``_origin`` its other data."""
+
+    def __init__(self, rules: ContentRules) -> None:
+        super().__init__()
+        self._id_origin = rules.origin if rules.sends_ids else ""
+        self._origin = rules.origin if rules.sends_signatures else ""
+        self._needs_signatures = rules.needs_signatures
         self._calls: dict[str, ToolCall] = {}
         self._ids: dict[str, str] = {}
         self._results: list[ToolResult] = []
@@ -80,52 +83,47 @@ class _Contents:
         if message.role == "tool":
             self._results += [item for item in message.items if isinstance(item, ToolResult)]
             return
-        self.add_results()
+        _append(self.sent, "user", self._result_parts())
+        self._results = []
         if message.role == "user":
-            self._append("user", [{"text": text} for text in user_texts(message.items)])
+            _append(self.sent, "user", [{"text": text} for text in user_texts(message.items)])
         else:
             self._take_calls(message)
-            self._append("model", self._model_parts(message))
+            _append(self.sent, "model", self._model_parts(message))
 
-    def add_results(self) -> None:
-        """Add the results of the newest calls: one content, in the order of the calls."""
+    def finish(self, situation: str) -> list[Any]:
+        """Return the contents of a request.
+
+        The situation is the end of the last content of the user. Behind the result of a call it is a part of
+        that result: a text would begin another turn, and the model would lose the thoughts of this one. A
+        paused turn of the model takes nothing more.
+        """
+        sent = [*self.sent]
+        _append(sent, "user", self._result_parts())
+        if not situation or not sent or sent[-1]["role"] != "user":
+            return sent
+        parts = [*sent[-1]["parts"]]
+        if _is_result(parts[-1]):
+            result = parts[-1]["functionResponse"]
+            response = {name: f"{text}\n\n{situation}" for name, text in result["response"].items()}
+            parts[-1] = {**parts[-1], "functionResponse": {**result, "response": response}}
+        else:
+            parts.append({"text": situation})
+        sent[-1] = {**sent[-1], "parts": parts}
+        return sent
+
+    def _result_parts(self) -> list[dict[str, Any]]:
+        """Return the results of the newest calls: one content, in the order of the calls."""
         order = {call_id: index for index, call_id in enumerate(self._calls)}
-        results = sorted(self._results, key=lambda result: order.get(result.call_id, len(order)))
-        self._results = []
         parts: list[dict[str, Any]] = []
-        for result in results:
+        for result in sorted(self._results, key=lambda result: order.get(result.call_id, len(order))):
             call = self._calls.get(result.call_id)
             response = {"error" if result.is_error else "output": result.text}
             name = call.name if call is not None else result.name
             parts.append(
                 {"functionResponse": {**self._id_of(result.call_id), "name": name, "response": response}}
             )
-        self._append("user", parts)
-
-    def add_situation(self, situation: str) -> None:
-        """Add the situation; a paused turn of the model takes nothing more."""
-        if not situation or not self.out or self.out[-1]["role"] != "user":
-            return
-        last = self.out[-1]["parts"][-1]
-        if not _is_result(last):
-            self.out[-1]["parts"].append({"text": situation})
-            return
-        response = last["functionResponse"]["response"]
-        for name, text in response.items():
-            response[name] = f"{text}\n\n{situation}"
-
-    def _append(self, role: str, parts: list[dict[str, Any]]) -> None:
-        if not parts:
-            return
-        last = self.out[-1] if self.out else None
-        if (
-            last is not None
-            and last["role"] == role
-            and not any(map(_is_result, (last["parts"][-1], parts[0])))
-        ):
-            last["parts"] += parts
-        else:
-            self.out.append({"role": role, "parts": parts})
+        return parts
 
     def _model_parts(self, message: Message) -> list[dict[str, Any]]:
         is_own = is_origin(message.provider_data, self._origin)
@@ -172,6 +170,17 @@ class _Contents:
 
     def _id_of(self, call_id: str) -> dict[str, str]:
         return {"id": self._ids[call_id]} if call_id in self._ids else {}
+
+
+def _append(sent: list[Any], role: str, parts: list[dict[str, Any]]) -> None:
+    """Append parts to the last content, if it has this role, or as another one."""
+    if not parts:
+        return
+    last = sent[-1] if sent else None
+    if last is not None and last["role"] == role and not any(map(_is_result, (last["parts"][-1], parts[0]))):
+        last["parts"] += parts
+    else:
+        sent.append({"role": role, "parts": parts})
 
 
 def _is_result(part: dict[str, Any]) -> bool:

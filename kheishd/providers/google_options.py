@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 from kheishd.providers.driver import GONE, find_gone_tools, lower_limit, merge_tools
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from kheishd.kernel.hook import Tool
     from kheishd.kernel.runtime import ModelRequest
     from kheishd.providers.traits import Traits
 
@@ -81,11 +84,13 @@ def think_little(model: str, thinking: dict[str, Any]) -> dict[str, Any]:
     return {"thinkingLevel": "MINIMAL" if str(level).upper() == "MINIMAL" else "LOW"}
 
 
-def make_tools(request: ModelRequest, options: dict[str, Any]) -> list[dict[str, Any]]:
+def make_tools(
+    offered: Sequence[Tool], called: Iterable[str], options: dict[str, Any]
+) -> list[dict[str, Any]]:
     """Return kheish's tools and the options' functions as one list of functions, then Google's own tools.
 
     The functions that only the transcript mentions are declared, too, because Google rejects the result of an
-    undeclared one. The tools are removed from the options.
+    undeclared one. The tools are removed from the options. ``called`` are the names of all tools that were.
     """
     functions: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
@@ -98,11 +103,11 @@ def make_tools(request: ModelRequest, options: dict[str, Any]) -> list[dict[str,
         others += [other] if other else []
     declared: list[dict[str, Any]] = [
         {"name": tool.name, "description": tool.description, "parametersJsonSchema": tool.model_json}
-        for tool in request.tools
+        for tool in offered
     ]
     declared = merge_tools(declared, {"tools": functions})
     names = {function.get("name") for function in declared}
     declared += [
-        {"name": name, "description": GONE} for name in find_gone_tools(request) if name not in names
+        {"name": name, "description": GONE} for name in find_gone_tools(offered, called) if name not in names
     ]
     return [*([{"functionDeclarations": declared}] if declared else []), *others]

@@ -28,6 +28,10 @@ class HttpReply(Protocol):
         """Whether the body was read to its end."""
         ...
 
+    def take(self) -> bytes:
+        """Return received bytes that need no waiting; empty if there are none, or none are known."""
+        ...
+
     async def read(self) -> bytes:
         """Return the received bytes, waiting if there are none; empty at the end.
 

@@ -167,20 +167,27 @@ class DirectReply:
         """Whether the body was read to its end."""
         return self._parser.is_complete and not self._parser.pieces
 
-    async def read(self) -> bytes:
-        """Return the received bytes, waiting if there are none; empty at the end.
+    def take(self) -> bytes:
+        """Return received bytes that need no waiting; empty if there are none.
 
-        The first read returns after a few pieces, so that a waiting reader sees the first words at once.
-
-        Errors: ConnectionBroken; bytes received before an error are returned first.
+        The first time these are only a few pieces, so that a waiting reader sees the first words at once.
         """
         pieces = self._parser.pieces
-        while not pieces and not self._parser.is_complete:
-            await receive(self._stream, self._parser)
+        if not pieces:
+            return b""
         max_pieces, self._max_pieces = self._max_pieces, MAX_PIECES
         received = b"".join(pieces[:max_pieces])
         del pieces[:max_pieces]
         return received
+
+    async def read(self) -> bytes:
+        """Return the received bytes, waiting if there are none; empty at the end.
+
+        Errors: ConnectionBroken; bytes received before an error are returned first.
+        """
+        while not self._parser.pieces and not self._parser.is_complete:
+            await receive(self._stream, self._parser)
+        return self.take()
 
     async def aclose(self) -> None:
         """Close the body; the connection is reused if the body was read completely."""

@@ -231,6 +231,10 @@ class ProxyReply:
         self._error: Exception | None = None
         self._stream: AnnouncingStream = response.extensions["network_stream"]
 
+    def take(self) -> bytes:
+        """Return nothing: whether there are received bytes is not known without reading."""
+        return b""
+
     async def read(self) -> bytes:
         """Return the received bytes, waiting if there are none; empty at the end.
 

@@ -87,7 +87,9 @@ def post(
         # Some servers reject an empty list of tools.
         **({"tools": tools} if tools else {}),
         **({"tool_choice": "none"} if tools and request.withheld else {}),
-        "messages": messages(request.instructions, request.messages, rules, request.situation),
+        "messages": messages(
+            request.instructions, request.messages, rules, request.situation, request.encodings
+        ),
         "stream": True,
     }
     if "stream_options" in traits.omitted:

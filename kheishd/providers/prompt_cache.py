@@ -8,7 +8,7 @@ which is found again even if more than twenty blocks were added since.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 EPHEMERAL = {"type": "ephemeral"}
 
@@ -16,10 +16,15 @@ EPHEMERAL = {"type": "ephemeral"}
 _MARKABLE = ("text", "tool_use", "tool_result")
 
 
+MAX_MARKED_MESSAGES: Final = 4
+"""The messages at the end that have the last two of the user: the roles alternate."""
+
+
 def mark_prompt(body: dict[str, Any], cache_control: Any) -> None:
     """Mark the blocks of a request. ``cache_control`` is that of the route's options; false for none.
 
-    A request whose options mark a block themselves stays as it is.
+    A request whose options mark a block themselves stays as it is. The body and its list of messages are
+    changed, the messages are not: they are kept for the next request.
     """
     if cache_control is False:
         return
@@ -32,8 +37,21 @@ def mark_prompt(body: dict[str, Any], cache_control: Any) -> None:
     system = body.get("system")
     if isinstance(system, str):
         body["system"] = [{"type": "text", "text": system, "cache_control": mark}]
-    users = [message for message in body["messages"] if message["role"] == "user"]
-    for message in users[-2:]:
-        block = next((block for block in reversed(message["content"]) if block["type"] in _MARKABLE), None)
-        if block is not None:
-            block["cache_control"] = mark
+    messages = body["messages"]
+    last = range(max(len(messages) - MAX_MARKED_MESSAGES, 0), len(messages))
+    # Encoded messages come before these two.
+    users = [
+        index for index in last if isinstance(messages[index], dict) and messages[index]["role"] == "user"
+    ]
+    for index in users[-2:]:
+        messages[index] = _mark(messages[index], mark)
+
+
+def _mark(message: dict[str, Any], mark: Any) -> dict[str, Any]:
+    """Return a message with a mark on its last block that can have one."""
+    content = message["content"]
+    for index in reversed(range(len(content))):
+        if content[index]["type"] in _MARKABLE:
+            marked = {**content[index], "cache_control": mark}
+            return {**message, "content": [*content[:index], marked, *content[index + 1 :]]}
+    return message

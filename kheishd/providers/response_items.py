@@ -26,10 +26,13 @@ from kheishd.providers.attachments import own_fields
 from kheishd.providers.call_ids import CallIdMap, form_for_openai
 from kheishd.providers.draft import decode_arguments
 from kheishd.providers.driver import encode, user_texts
+from kheishd.providers.history import DriverHistory, follow
 from protocol.transcript import Message, Text, Thinking, ToolCall, ToolResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from kheishd.core.context.encodings import MessageEncodings
 
 OUTPUT: Final = "output"
 """The field of a message's provider data that holds the output items of the answer."""
@@ -210,41 +213,67 @@ def _unpack_part(part: Any, content: str) -> Any:
 
 
 def input_items(
-    transcript: list[Message], origin: str = "", situation: str = "", *, with_output: bool = True
-) -> list[dict[str, Any]]:
+    transcript: list[Message],
+    origin: str = "",
+    situation: str = "",
+    *,
+    with_output: bool = True,
+    encodings: MessageEncodings | None = None,
+) -> list[Any]:
     """Return a transcript as input items; consecutive user messages are merged, as templates require.
 
     The situation is the end of the last item, even if that is the result of a tool: some servers reject a
     user's message there.
 
-    Args:   ``with_output`` is false for a server that refuses its own output items.
+    Args:   ``with_output`` is false for a server that refuses its own output items; ``encodings`` keeps the
+            items as JSON.
     """
-    ids = CallIdMap(transcript, origin, form_for_openai)
-    out: list[dict[str, Any]] = []
-    callers: dict[str, Any] = {}
-    for message in transcript:
+    form = "responses", origin, with_output
+    history = follow(transcript, encodings, form, lambda: ItemHistory(origin, with_output=with_output))
+    sent = [*history.sent]
+    if situation and sent:
+        # The last message may be kept: it is copied before it changes.
+        sent[-1] = {**sent[-1]}
+    has_result = bool(sent) and transcript[-1].role == "tool" and isinstance(sent[-1].get("output"), str)
+    if situation and has_result:
+        sent[-1]["output"] += f"\n\n{situation}"
+    elif situation:
+        _add_user(sent, [situation])
+    return sent
+
+
+class ItemHistory(DriverHistory):
+    """The input items of one conversation."""
+
+    def __init__(self, origin: str, *, with_output: bool) -> None:
+        super().__init__()
+        self._origin = origin
+        self._with_output = with_output
+        self._ids = CallIdMap(origin, form_for_openai)
+        self._callers: dict[str, Any] = {}
+
+    def learn(self, messages: Sequence[Message], calls: Sequence[ToolCall]) -> bool:
+        """Learn the ids of the calls; return false if they change an earlier one."""
+        return self._ids.add(calls)
+
+    def add(self, message: Message) -> None:
+        """Add a message of the transcript."""
         match message.role:
             case "user":
-                _add_user(out, user_texts(message.items))
+                _add_user(self.sent, user_texts(message.items))
             case "assistant":
-                output = unpack_output(message, origin, ids) if with_output else None
-                out += _plain_items(message, ids) if output is None else output
+                output = unpack_output(message, self._origin, self._ids) if self._with_output else None
+                self.sent += _plain_items(message, self._ids) if output is None else output
                 # A hosted program that called a tool is continued by the result that names it.
-                callers |= {str(item.get("call_id")): item.get("caller") for item in output or ()}
+                self._callers |= {str(item.get("call_id")): item.get("caller") for item in output or ()}
             case "tool":
                 for item in message.items:
                     if isinstance(item, ToolResult):
                         text = f"The tool failed: {item.text}" if item.is_error else item.text
-                        call_id = ids[item.call_id]
+                        call_id = self._ids[item.call_id]
                         result = {"type": "function_call_output", "call_id": call_id, "output": text}
-                        caller = callers.get(call_id)
-                        out.append(result if caller is None else {**result, "caller": caller})
-    has_result = bool(out) and transcript[-1].role == "tool" and isinstance(out[-1].get("output"), str)
-    if situation and has_result:
-        out[-1]["output"] += f"\n\n{situation}"
-    elif situation:
-        _add_user(out, [situation])
-    return out
+                        caller = self._callers.get(call_id)
+                        self.sent.append(result if caller is None else {**result, "caller": caller})
 
 
 def _add_user(out: list[dict[str, Any]], texts: list[str]) -> None:

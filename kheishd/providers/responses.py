@@ -62,7 +62,9 @@ def post(
         **({"instructions": request.instructions} if request.instructions else {}),
         **({"tools": tools} if tools else {}),
         **({"tool_choice": "none"} if tools and request.withheld else {}),
-        "input": input_items(request.messages, origin, request.situation, with_output=with_output),
+        "input": input_items(
+            request.messages, origin, request.situation, with_output=with_output, encodings=request.encodings
+        ),
         "store": False,
         **({"include": include} if include else {}),
         "stream": True,

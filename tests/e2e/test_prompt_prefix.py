@@ -26,6 +26,7 @@ from tests.support.daemons import Daemon, until
 from tests.support.desk import Desk, open_desk, working
 from tests.support.model_calls import inline
 from tests.support.model_server import ModelServer, running_model_server
+from tests.support.wire_samples import check_kept_messages
 from tests.support.workshop import Workshop, hooks
 
 DRIVERS = ("openai", "responses", "anthropic", "google")
@@ -33,6 +34,12 @@ DRIVERS = ("openai", "responses", "anthropic", "google")
 TODOS = '/call todo_write {"todos":[{"content":"look"},{"content":"say"}]}\n/then\nnoted'
 ONE_DONE = '/call todo_write {"todos":[{"content":"look","completed":true},{"content":"say"}]}\n/then\nnoted'
 PLAN = '/call enter_plan_mode {}\n/then\n/call look {"path":"/a"}\n/then\nplanned'
+
+
+@pytest.fixture(autouse=True)
+def checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare each request with one that is made from scratch."""
+    check_kept_messages(monkeypatch)
 
 
 @asynccontextmanager

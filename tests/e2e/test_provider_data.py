@@ -30,6 +30,7 @@ from tests.support.model_server import ModelServer, running_model_server
 from tests.support.sdk_requests import find_request_problem
 from tests.support.strict_google import Rejected, provider_of
 from tests.support.strict_providers import OWN_MESSAGE_KEYS, PROVIDERS, check_request
+from tests.support.wire_samples import check_kept_messages
 from tests.support.workshop import Workshop, hooks
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -65,6 +66,12 @@ def make_route(server: ModelServer, provider: str, model: str = "") -> RouteSpec
         auth_ref="env:KEY",
         options=OPTIONS.get(provider, {}),
     )
+
+
+@pytest.fixture(autouse=True)
+def checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare each request with one that is made from scratch."""
+    check_kept_messages(monkeypatch)
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from kheishd.core.context.memory import memory_of
+from kheishd.core.context.memory import memory_of, memory_of_message
 from kheishd.core.context.tokens import estimate_message
 from kheishd.core.context.transcript import FramedMessages, Transcript
 from protocol.transcript import ToolCall
@@ -75,7 +75,7 @@ class SessionTranscript:
         """The memory that the transcript takes, with the encodings."""
         self.update()
         for entry in self._entries[self._measured :]:
-            self._message_bytes += memory_of(entry)
+            self._message_bytes += memory_of_message(entry.message)
         self._measured = len(self._entries)
         transcript = self.transcript
         waiting = (transcript.inputs, transcript.runs, transcript.calls, transcript.results)

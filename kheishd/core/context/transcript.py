@@ -17,7 +17,7 @@ from typing import Final, Literal
 from msgspec import Struct, field
 
 from kheishd.core.context.encodings import MessageEncodings
-from kheishd.core.context.memory import memory_of
+from kheishd.core.context.memory import memory_of_message
 from kheishd.core.context.reduction import TranscriptEntry, drop_results, replace_with_summary, snip
 from protocol.events.call import ToolReturned
 from protocol.events.context import ContextCompacted
@@ -260,7 +260,7 @@ class FramedMessages:
             if items:
                 framed = Message("user", items)
                 self.messages.append(framed)
-                self._framed_bytes += memory_of(framed)
+                self._framed_bytes += memory_of_message(framed)
 
 
 def frame_messages(messages: Iterable[Message], *, speaker: str, primary: str) -> list[Message]:

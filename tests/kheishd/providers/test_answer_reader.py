@@ -19,10 +19,10 @@ from kheishd.providers.answer_reader import MAX_MODEL_CHARACTERS, REFUSAL, Draft
 from kheishd.providers.driver import Driver
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
-from kheishd.providers.google_contents import contents
 from kheishd.providers.response_items import input_items
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage, text_of
 from tests.support.reference_parser import Answer, parse_chat, parse_google, parse_messages, parse_responses
+from tests.support.wire_samples import contents, messages
 
 TOO_LONG = "This model's maximum context length is 4096 tokens."
 
@@ -465,7 +465,7 @@ def send_back(driver: Driver, origin: str, transcript: list[Message]) -> None:
     if driver is openai:
         chat_messages.messages("", transcript, chat_messages.ChatRules(origin), "Now.")
     elif driver is anthropic:
-        anthropic.messages(transcript, origin)
+        messages(transcript, origin)
     elif driver is google:
         contents(transcript, origin, situation="Now.")
     else:

@@ -12,7 +12,7 @@ from kheishd.core.contract import RESUME
 from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure
 from kheishd.providers.answer_reader import MAX_RESTARTS
-from kheishd.providers.anthropic import BINDING_BETA, MessagesReader, messages, post, reader
+from kheishd.providers.anthropic import BINDING_BETA, MessagesReader, post, reader
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
 from kheishd.providers.prompt_cache import EPHEMERAL
@@ -30,6 +30,7 @@ from protocol.transcript import (
     Usage,
 )
 from tests.support.model_calls import make_request
+from tests.support.wire_samples import messages
 
 STREAMS = Path(__file__).parent / "streams"
 

@@ -14,7 +14,7 @@ from kheishd.providers.call_ids import (
     form_for_mistral,
     form_for_openai,
 )
-from protocol.transcript import Message, ProviderData, Text, ToolCall, ToolResult
+from protocol.transcript import ProviderData, ToolCall
 
 FORMS: dict[IdForm, re.Pattern[str]] = {
     form_for_openai: re.compile(rf".{{1,{MAX_OPENAI_ID_CHARACTERS}}}", re.DOTALL),
@@ -32,14 +32,9 @@ def make_call(call_id: str, provider_id: str | None = None, origin: str = ORIGIN
 
 
 def map_ids(form: IdForm, *calls: ToolCall) -> list[str]:
-    """Return the ids of calls in a request, each call in a message of its own."""
-    messages = [Message("user", [Text("look")])]
-    for call in calls:
-        messages += [
-            Message("assistant", [call]),
-            Message("tool", [ToolResult(call.call_id, "look", "seen")]),
-        ]
-    ids = CallIdMap(messages, ORIGIN, form)
+    """Return the ids of calls in a request."""
+    ids = CallIdMap(ORIGIN, form)
+    assert ids.add(calls)
     return [ids[call.call_id] for call in calls]
 
 
@@ -82,6 +77,35 @@ def test_ids_stay_as_a_conversation_grows(form: IdForm) -> None:
     assert all(map_ids(form, *calls[:count]) == mapped[:count] for count in range(20))
 
 
+@given(
+    st.sampled_from(list(FORMS)),
+    st.lists(st.tuples(st.text("ab:é", max_size=9), st.none() | st.text("ab-2", max_size=9)), max_size=20),
+    st.data(),
+)
+def test_calls_are_added_one_after_another(
+    form: IdForm, rows: list[tuple[str, str | None]], data: st.DataObject
+) -> None:
+    """Ids are those of all calls at once, or the map says that earlier ones would change."""
+    calls = [make_call(call_id, provider_id) for call_id, provider_id in rows]
+    cut = data.draw(st.integers(0, len(calls)))
+    ids = CallIdMap(ORIGIN, form)
+    assert ids.add(calls[:cut])
+    earlier = map_ids(form, *calls[:cut])
+    assert [ids[call.call_id] for call in calls[:cut]] == earlier
+    expected = map_ids(form, *calls)
+    if ids.add(calls[cut:]):
+        assert [ids[call.call_id] for call in calls] == expected
+    elif len({call_id for call_id, _ in rows}) == len(rows):
+        assert expected[:cut] != earlier
+
+
+def test_a_result_before_its_call_keeps_its_id() -> None:
+    """The id of a call that was not known is settled: the call cannot get another one later."""
+    ids = CallIdMap(ORIGIN, form_for_openai)
+    assert ids["call_1"] == "call_1"
+    assert not ids.add([make_call("call_1", "own")])
+
+
 def test_similar_ids_do_not_collide() -> None:
     """Ids that differ only in characters that Anthropic rejects get numbers."""
     assert map_ids(form_for_anthropic, *(make_call(call_id) for call_id in ("a.b", "a:b", "a_b"))) == [
@@ -106,4 +130,4 @@ def test_an_id_in_mistral_s_form_is_kept() -> None:
 
 def test_the_id_of_a_missing_call() -> None:
     """A result without its call still gets an id in the right form."""
-    assert CallIdMap([], ORIGIN, form_for_anthropic)["a.b"] == "a_b"
+    assert CallIdMap(ORIGIN, form_for_anthropic)["a.b"] == "a_b"

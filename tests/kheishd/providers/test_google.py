@@ -13,11 +13,11 @@ from kheishd.providers.chat_messages import PLACEHOLDER_SIGNATURE, SIGNS_CALLS
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
 from kheishd.providers.google import BASE_URL, FAILURES, STOP_REASONS, GoogleReader, make_url, post, reader
-from kheishd.providers.google_contents import contents
 from kheishd.providers.traits import USUAL_TRAITS, Traits
 from protocol.limits.model import MAX_ANSWER_BYTES, MAX_PROVIDER_DATA_BYTES
 from protocol.transcript import Item, Message, ProviderData, Text, Thinking, ToolCall, Usage, text_of
 from tests.support.model_calls import make_request
+from tests.support.wire_samples import contents
 
 STREAMS = Path(__file__).parent / "streams"
 ORIGIN = "google api.test gemini-3-pro"

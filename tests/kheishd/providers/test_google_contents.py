@@ -6,7 +6,7 @@ import pytest
 
 from kheishd.providers.chat_messages import PLACEHOLDER_SIGNATURE
 from kheishd.providers.draft import PLACED
-from kheishd.providers.google_contents import contents, requires_signatures
+from kheishd.providers.google_contents import requires_signatures
 from protocol.transcript import (
     AssetReference,
     Item,
@@ -17,6 +17,7 @@ from protocol.transcript import (
     ToolCall,
     ToolResult,
 )
+from tests.support.wire_samples import contents
 
 ORIGIN = "google api.test gemini-3-pro"
 OTHER = "google api.test gemini-3-flash"

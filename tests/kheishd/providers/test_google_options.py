@@ -17,7 +17,6 @@ from kheishd.providers.google_options import (
     think_little,
 )
 from kheishd.providers.traits import USUAL_TRAITS, Traits
-from protocol.transcript import Item, Message, ToolCall
 from tests.support.model_calls import make_request
 
 LOOK = Tool("look", "Look.", {"type": "object", "properties": {"at": {"type": "string"}}}, kind="read")
@@ -104,25 +103,20 @@ def test_tools() -> None:
             "nonsense",
         ]
     }
-    request = msgspec.structs.replace(make_request(), tools=(LOOK,))
-    assert make_tools(request, options) == [
+    assert make_tools((LOOK,), (), options) == [
         {"functionDeclarations": [DECLARED, {"name": "wait"}]},
         {"googleSearch": {}},
         {"codeExecution": {}},
     ]
     assert options == {}
-    assert make_tools(request, {}) == [{"functionDeclarations": [DECLARED]}]
-    assert make_tools(make_request(), {}) == []
+    assert make_tools((LOOK,), (), {}) == [{"functionDeclarations": [DECLARED]}]
+    assert make_tools((), (), {}) == []
 
 
 def test_tools_that_are_gone() -> None:
     """A function that only the transcript mentions is declared, last, unless the options declare it."""
-    calls: list[Item] = [
-        ToolCall(str(n), name, {}) for n, name in enumerate(("look", "wait", "gone", "gone"))
-    ]
-    request = make_request(earlier=(Message("assistant", calls),))
     options = {"tools": [{"functionDeclarations": [{"name": "wait"}]}]}
     gone = {"name": "gone", "description": GONE}
-    assert make_tools(msgspec.structs.replace(request, tools=(LOOK,)), options) == [
+    assert make_tools((LOOK,), ("look", "wait", "gone"), options) == [
         {"functionDeclarations": [DECLARED, {"name": "wait"}, gone]}
     ]

@@ -130,3 +130,41 @@ async def test_a_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [(request.path, request.headers["host"]) for request in server.requests] == [
         ("/v1/chat/completions", "localhost")
     ] * 2
+
+
+async def test_bytes_after_an_answer_over_tls(nursery: trio.Nursery, tmp_path: Path) -> None:
+    """Bytes that TLS received with the end of an answer, in another record, are not the next answer."""
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    fine = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n"
+    connections: list[trio.SocketStream] = []
+
+    async def handler(stream: trio.SocketStream) -> None:
+        # A TLS connection in memory, whose records are sent in one write.
+        connections.append(stream)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        secure = context.wrap_bio(incoming, outgoing, server_side=True)
+        is_established = False
+        while received := await stream.receive_some():
+            incoming.write(received)
+            try:
+                if not is_established:
+                    secure.do_handshake()
+                    is_established = True
+                secure.read(65_536)
+                secure.write(fine + b"fine")
+                if len(connections) == 1:
+                    secure.write(fine + b"evil")
+            except ssl.SSLWantReadError:
+                pass
+            if records := outgoing.read():
+                await stream.send_all(records)
+
+    url = f"https://127.0.0.1:{await serve(handler, nursery)}"
+    async with pool_to(url, str(tmp_path / "ca.pem")) as pool:
+        for _ in range(3):
+            reply = await pool.send(HttpRequest(f"{url}/", {}, b"{}"))
+            assert b"".join(await read_all(reply)) == b"fine"
+    assert len(connections) == 2, "the second connection is kept"

@@ -25,6 +25,18 @@ async def test_one_write_is_the_first_words_and_the_rest(server: ModelServer) ->
     assert reads[-1].endswith(b"data: [DONE]\n\n")
 
 
+async def test_received_bytes_need_no_waiting() -> None:
+    """What came with earlier bytes is taken without waiting; nothing is taken if nothing came."""
+    server = RawServer(HEAD + b"1\r\nx\r\n" * 6 + b"0\r\n\r\n")
+    async with server.serving() as pool:
+        reply = await pool.send(HttpRequest(f"{server.url}/", {}, b"{}"))
+        assert await reply.read() == b"xxxx"
+        assert not reply.ended
+        assert [reply.take(), reply.take()] == [b"xx", b""]
+        assert reply.ended
+        await reply.aclose()
+
+
 async def test_a_read_is_limited(server: ModelServer) -> None:
     """The size of a read is limited, so that other tasks run between two reads."""
     async with pool_to(server.base_url) as pool:

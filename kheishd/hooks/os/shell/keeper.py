@@ -172,7 +172,11 @@ class Keeper:
             os.set_inheritable(blocked, True)
             argv = [argv[0], "--block-fd", str(blocked), *argv[1:]]
         read, write = os.pipe()
-        self._main = os.fork()
+        try:
+            self._main = os.fork()
+        except OSError as error:
+            report_failure(self._control, error)
+            return False
         if self._main == 0:
             _exec(argv, environ, write, self._limits, self._watch.group)
         os.close(write)
@@ -311,6 +315,12 @@ class Keeper:
     def _send(self, line: str) -> None:
         with suppress(ConnectionError):
             os.write(self._control, line.encode() + b"\n")
+
+
+def report_failure(control: int, error: OSError) -> None:
+    """Report to the daemon that its command could not be started."""
+    with suppress(ConnectionError):
+        os.write(control, f"failed {error.strerror or error}\n".encode())
 
 
 def _open_wakeup() -> int:

@@ -134,7 +134,7 @@ class KeptCommand:
         self._unread = False
 
     async def request(self, command: Command, descriptors: Sequence[int]) -> None:
-        """Send the keeper its request (see ``zygote``). Errors: KeeperLost."""
+        """Send the keeper its request (see ``zygote``). If there is no keeper, ``begin`` finds out."""
         mark = command.mark.encode()
         assert len(mark) <= MAX_MARK_BYTES, "there is room for it"
         environ = {**command.environ, MARK_VARIABLE: command.mark}
@@ -154,14 +154,15 @@ class KeptCommand:
         data = len(fields).to_bytes(LENGTH_BYTES, "big") + fields
         connection = self._control.socket
         for begin in range(0, len(descriptors), MAX_RIGHTS):
-            if not await send_descriptors(connection, data[:1], descriptors[begin : begin + MAX_RIGHTS]):
-                raise KeeperLost
+            self._unread = not await send_descriptors(
+                connection, data[:1], descriptors[begin : begin + MAX_RIGHTS]
+            )
             data = data[1:]
         try:
             await self._control.send_all(data)
         except trio.BrokenResourceError:
-            raise KeeperLost from None
-        self._gone = False
+            self._unread = True
+        self._gone = self._unread
 
     async def begin(self) -> None:
         """Wait until the command runs. Errors: NotStarted, and KeeperLost if another keeper may be asked.
@@ -169,10 +170,10 @@ class KeptCommand:
         A command that kills its keeper at once has no ``pid``: the keeper could not report it.
         """
         message, _, rest = (await self._read_line()).partition(" ")
-        if self._unread:
-            raise KeeperLost
         if message == "failed":
             raise NotStarted(rest)
+        if self._unread:
+            raise KeeperLost
         if message == "began":
             self.pid, self.start_ticks = map(int, rest.split())
             if self._port and self.listening is None:
@@ -228,7 +229,7 @@ class KeptCommand:
                 )
             except OSError as error:
                 # The kernel resets a connection whose other end is closed with data that was not read.
-                self._unread = not self.pid and isinstance(error, ConnectionResetError)
+                self._unread = self._unread or (not self.pid and isinstance(error, ConnectionResetError))
                 data, rights = b"", []
             for _, _, descriptor in rights:
                 self.listening = socket.socket(fileno=int.from_bytes(descriptor, sys.byteorder))

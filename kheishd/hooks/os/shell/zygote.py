@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import _socket
 import ctypes
+import errno
 import fcntl
 import gc
 import marshal
@@ -26,7 +27,7 @@ import os
 import select
 import signal
 
-from kheishd.hooks.os.shell.keeper import call_libc, keep, libc
+from kheishd.hooks.os.shell.keeper import call_libc, keep, libc, report_failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,11 +41,16 @@ MAX_MARK_BYTES = 255
 # A zygote uses a few megabytes, and starting one takes as long as a few turns.
 IDLE_SECONDS = 300.0
 
+FLAGS = _socket.MSG_CMSG_CLOEXEC | _socket.MSG_DONTWAIT
+
 LENGTH_BYTES = 4
 
 # The descriptors of one message: the kernel allows 253.
 MAX_RIGHTS = 250
 DESCRIPTOR_BYTES = 4
+
+# Standard output, standard error, and the working directory.
+OWN_DESCRIPTORS = 3
 
 PR_SET_DUMPABLE = 4
 
@@ -65,7 +71,10 @@ class KeeperRequest:
 
 
 def receive(control: int) -> tuple[KeeperRequest, list[int]]:
-    """Receive a request and its descriptors. Errors: EOFError if the daemon gave it up."""
+    """Receive a request and its descriptors.
+
+    Errors: EOFError if the daemon gave it up, OSError.
+    """
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, control)
     descriptors: list[int] = []
 
@@ -82,9 +91,13 @@ def receive(control: int) -> tuple[KeeperRequest, list[int]]:
         return data
 
     try:
-        return KeeperRequest(read(int.from_bytes(read(LENGTH_BYTES), "big"))), descriptors
+        request = KeeperRequest(read(int.from_bytes(read(LENGTH_BYTES), "big")))
     finally:
         connection.detach()
+    # The kernel drops descriptors for which a process has no room.
+    if len(descriptors) != OWN_DESCRIPTORS + len(request.numbers):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return request, descriptors
 
 
 def place(descriptors: list[int], numbers: list[int]) -> list[int]:
@@ -120,22 +133,18 @@ def become_keeper(control: int) -> None:
     call_libc("prctl", PR_SET_DUMPABLE, 1)
     try:
         request, descriptors = receive(control)
+        mark_process(request.mark)
+        control, out, err, directory = place([control, *descriptors], request.numbers)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        os.umask(request.umask)
+        os.fchdir(directory)
+        for descriptor in (out, err, directory):
+            os.close(descriptor)
     except (EOFError, ConnectionError):
         return
-    mark_process(request.mark)
-    control, out, err, directory = place([control, *descriptors], request.numbers)
-    os.dup2(out, 1)
-    os.dup2(err, 2)
-    os.umask(request.umask)
-    problem = None
-    try:
-        os.fchdir(directory)
     except OSError as error:
-        problem = error.strerror
-    for descriptor in (out, err, directory):
-        os.close(descriptor)
-    if problem is not None:
-        os.write(control, f"failed {problem}\n".encode())
+        report_failure(control, error)
         return
     keep(control, request.manner, request.limits, request.workspace, request.argv, request.environ)
 
@@ -156,15 +165,30 @@ def main() -> None:
     # A collection would write to pages that keepers share.
     gc.disable()
     gc.freeze()
-    while poll.poll(IDLE_SECONDS * 1_000):
-        data, rights, _, _ = daemon.recvmsg(1, _socket.CMSG_SPACE(DESCRIPTOR_BYTES), _socket.MSG_CMSG_CLOEXEC)
+    while poll.poll(IDLE_SECONDS * 1_000) or has_children():
+        try:
+            data, rights, _, _ = daemon.recvmsg(1, _socket.CMSG_SPACE(DESCRIPTOR_BYTES), FLAGS)
+        except BlockingIOError:
+            continue
         if not data:
             break
         for _, _, numbers in rights:
             (control,) = memoryview(numbers).cast("i")
-            if os.fork() == 0:
-                _run(daemon, control)
+            try:
+                if os.fork() == 0:
+                    _run(daemon, control)
+            except OSError as error:
+                report_failure(control, error)
             os.close(control)
+
+
+def has_children() -> bool:
+    """Whether this process has children that have not ended; ended ones need no attention here."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _run(daemon: _socket.socket, control: int) -> NoReturn:

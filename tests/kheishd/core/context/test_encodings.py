@@ -1,29 +1,40 @@
-"""The encodings that drivers keep beside messages: one prefix for each form, a few forms, and their size."""
+"""The encodings that drivers keep beside messages: one for each form, a few forms, and their size."""
 
-from kheishd.core.context.encodings import MAX_PREFIXES, MessageEncodings
+from msgspec import Struct
+
+from kheishd.core.context.encodings import MAX_FORMS, MessageEncodings
 
 
-def test_a_prefix_is_kept_by_its_form() -> None:
-    """A prefix continues where it ended; each form has its own, and the size is that of all pieces."""
+class Sized(Struct):
+    """An encoding of a size."""
+
+    size_bytes: int
+
+
+def test_an_encoding_is_kept_by_its_form() -> None:
+    """Each form has its own encoding; one that was taken out is gone until it is kept again."""
     encodings = MessageEncodings()
-    assert encodings.size_bytes == 0
-    encodings.prefix("a").append(1, b"one")
-    encodings.prefix("a").append(2, b"two", b"three")
-    encodings.prefix("a").append(1)
-    encodings.prefix("b").append(1, b"eins")
-    prefix = encodings.prefix("a")
-    assert (prefix.count, prefix.parts, prefix.carry) == (4, [b"one", b"two", b"three"], None)
-    assert prefix.size_bytes == 11
+    assert (encodings.take("a"), encodings.size_bytes) == (None, 0)
+    first, second = Sized(11), Sized(4)
+    encodings.keep("a", first)
+    encodings.keep(("b", 1), second)
     assert encodings.size_bytes == 15
+    assert encodings.take("a") is first
+    assert (encodings.take("a"), encodings.size_bytes) == (None, 4)
+    first.size_bytes = 20
+    encodings.keep("a", first)
+    assert encodings.size_bytes == 24
+    encodings.keep("a", second)
+    assert encodings.take("a") is second
 
 
 def test_the_number_of_forms_is_bounded() -> None:
     """A new form replaces the one that was not used for the longest time."""
     encodings = MessageEncodings()
-    for number in range(MAX_PREFIXES):
-        encodings.prefix(str(number)).append(1, b"x")
-    encodings.prefix("0")
-    encodings.prefix("new")
-    assert encodings.prefix("0").count == 1
-    assert encodings.size_bytes == MAX_PREFIXES - 1
-    assert encodings.prefix("1").count == 0
+    for number in range(MAX_FORMS):
+        encodings.keep(number, Sized(1))
+    encodings.keep(0, encodings.take(0))
+    encodings.keep("new", Sized(1))
+    assert encodings.size_bytes == MAX_FORMS
+    assert encodings.take(1) is None
+    assert encodings.take(0) is not None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,7 +76,7 @@ def test_messages_keep_their_encodings_until_a_compaction() -> None:
     session = with_guests([None, "critic"])
     view = session.view(speaker="default", primary="default")
     messages, encodings = list(view.messages), view.encodings
-    encodings.prefix("a").append(2, b"x" * 5_000)
+    encodings.keep("a", cast("Any", SimpleNamespace(size_bytes=5_000)))
     assert session.size_bytes > 5_000
     session.transcript.entries.append(TranscriptEntry(9, 9, Message("user", [Text("next")])))
     session.transcript.cursor = 9

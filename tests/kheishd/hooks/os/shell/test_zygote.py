@@ -12,7 +12,7 @@ import trio.testing
 
 from kheishd.hooks.os.shell import process as processes
 from kheishd.hooks.os.shell.keeper import start_ticks_of, stat_of
-from kheishd.hooks.os.shell.process import Command, CommandEnd, KeptCommand, find_orphans, running
+from kheishd.hooks.os.shell.process import Command, CommandEnd, KeptCommand, NotStarted, find_orphans, running
 from kheishd.hooks.os.shell.zygote import MAX_RIGHTS, place, receive
 from tests.support.commands import wait_ended
 
@@ -166,13 +166,39 @@ async def test_a_command_that_is_given_up_before_it_begins(workdir: int, workspa
 
 
 async def test_an_idle_zygote(workdir: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A zygote ends when no command comes; the next command starts another."""
+    """A zygote ends when no command runs or comes; the next command starts another."""
     idle = "from kheishd.hooks.os.shell import zygote; zygote.IDLE_SECONDS = 0.2; zygote.main()"
     monkeypatch.setattr(processes, "ZYGOTE", f"import sys; sys.path.append(sys.argv[1]); {idle}")
     for _ in range(2):
         async with running(command(workdir, WAIT)) as process:
             zygote = zygote_of(process)
-            assert await trio.to_thread.run_sync(wait_ended, [zygote])
+            # Not while there is a keeper, whose parent it is.
+            assert not await trio.to_thread.run_sync(wait_ended, [zygote], 0.5)
+        assert await trio.to_thread.run_sync(wait_ended, [zygote])
+
+
+FAILS = "def fail(): raise OSError(11, 'too many processes')"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "zygote.os.fork = fail",
+        "mark = zygote.mark_process\n"
+        "def change(value): zygote.os.fork = fail; mark(value)\n"
+        "zygote.mark_process = change",
+        "zygote.receive = lambda control: fail()",
+    ],
+)
+async def test_a_machine_with_too_many_processes(
+    workdir: int, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason is reported if the zygote cannot start a keeper, or this cannot start the command."""
+    begin = "import sys; sys.path.append(sys.argv[1])\nfrom kheishd.hooks.os.shell import zygote"
+    monkeypatch.setattr(processes, "ZYGOTE", "\n".join((begin, FAILS, change, "zygote.main()")))
+    with pytest.raises(NotStarted, match="too many processes"):
+        async with running(command(workdir, "true")):
+            raise AssertionError("it runs")
 
 
 async def test_signals_that_end_programs(workdir: int) -> None:

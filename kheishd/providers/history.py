@@ -1,0 +1,99 @@
+"""A conversation in the form of a driver, which grows with the transcript and is kept between model calls.
+
+The beginning of a request is the whole of the previous one. So a history keeps its messages as JSON, and a
+request joins them. Only the last ones may still change: a further message joins them, a breakpoint moves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from msgspec import Raw
+
+from kheishd.providers.driver import encode
+from protocol.transcript import ToolCall
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+    from kheishd.core.context.encodings import MessageEncodings
+    from protocol.transcript import Message
+
+HistoryT = TypeVar("HistoryT", bound="DriverHistory")
+
+OVERHEAD_BYTES = 128
+"""The memory of an encoded message, or of a call, beside its text."""
+
+
+class DriverHistory:
+    """The messages of one conversation as a driver sends them.
+
+    ``sent`` are the messages, of which all but the last ``OPEN`` may be encoded. ``called`` are the names of
+    the tools that were called, in order, as keys. ``count`` is the number of the transcript's messages, and
+    ``size_bytes`` the memory that the encoded ones take.
+    """
+
+    OPEN: ClassVar[int] = 1
+    """The number of messages at the end that a further message, or a request, may change."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.called: dict[str, None] = {}
+        self.count = 0
+        self.size_bytes = 0
+        self._encoded = 0
+        self._last: Message | None = None
+
+    def follow(self, transcript: Sequence[Message]) -> bool:
+        """Add the new messages of a transcript; return false, and add none, if earlier ones must change."""
+        if self.count and (len(transcript) < self.count or transcript[self.count - 1] is not self._last):
+            return False
+        messages = transcript[self.count :]
+        calls = [item for message in messages for item in message.items if isinstance(item, ToolCall)]
+        if not self.learn(messages, calls):
+            return False
+        self.called.update((call.name, None) for call in calls)
+        self.size_bytes += OVERHEAD_BYTES * len(calls)
+        for message in messages:
+            self.add(message)
+            self._last = message
+        self.count = len(transcript)
+        return True
+
+    def learn(self, messages: Sequence[Message], calls: Sequence[ToolCall]) -> bool:
+        """Learn from new messages before they are added; return false if they change what was sent."""
+        return True
+
+    def add(self, message: Message) -> None:
+        """Add one message."""
+        raise NotImplementedError
+
+    def encode(self) -> None:
+        """Encode the messages that do not change any more."""
+        for index in range(self._encoded, len(self.sent) - self.OPEN):
+            # A copy: the encoder returns up to half as much memory again as the text takes.
+            encoded = bytes(memoryview(encode(self.sent[index])))
+            self.sent[index] = Raw(encoded)
+            self._encoded = index + 1
+            self.size_bytes += len(encoded) + OVERHEAD_BYTES
+
+
+def follow(
+    transcript: Sequence[Message],
+    encodings: MessageEncodings | None,
+    form: Hashable,
+    make: Callable[[], HistoryT],
+) -> HistoryT:
+    """Return the history of a transcript: the one that was kept, with the new messages, or a new one.
+
+    ``encodings`` keeps it; None: nothing is kept, and nothing encoded. ``form`` names all that the messages
+    depend on beside the transcript. Callers must not change the history.
+    """
+    history: HistoryT | None = None if encodings is None else encodings.take(form)
+    if history is None or not history.follow(transcript):
+        history = make()
+        history.follow(transcript)
+    if encodings is not None:
+        history.encode()
+        encodings.keep(form, history)
+    return history
