@@ -192,6 +192,14 @@ def scan_workspace(
     scan = Scan()
     try:
         _fill(scan, root, workspace, rules, skipped, known, max_entries or MAX_ENTRIES)
+        # Only now, all directories on the way can be entered. One path may lead to the next.
+        configured: set[str] = set()
+        while scan.leads or len(configured) < len(scan.git):
+            while scan.leads:
+                scan.leads.popleft()()
+            for path in sorted(scan.git.keys() - configured):
+                configured.add(path)
+                _add_configured(scan, root, workspace, path, scan.git[path])
     except Exception:
         log.exception("a workspace cannot be scanned completely", extra={"workspace": workspace})
         scan.complete = False
@@ -264,14 +272,6 @@ def _fill(
                 if folded in PAIR_DIRECTORIES:
                     _add_link_to_pairs(scan, root, workspace, path, folded)
                 queue.extend(find_dependency(root, path, entry))
-    # Only now, all directories on the way can be entered. One path may lead to the next.
-    configured: set[str] = set()
-    while scan.leads or len(configured) < len(scan.git):
-        while scan.leads:
-            scan.leads.popleft()()
-        for path in sorted(scan.git.keys() - configured):
-            configured.add(path)
-            _add_configured(scan, root, workspace, path, scan.git[path])
 
 
 def is_unused(path: str) -> bool:
