@@ -46,7 +46,7 @@ def test_a_turn_can_be_profiled() -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert any(line.startswith("sum ") for line in lines)
-    assert any(line.startswith("the HTTP client ") for line in lines)
+    assert any(line.startswith("the store") for line in lines)
 
 
 def test_a_sample_belongs_to_the_innermost_step() -> None:
