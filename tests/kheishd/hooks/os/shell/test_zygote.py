@@ -213,12 +213,14 @@ async def test_signals_that_end_programs(workdir: int) -> None:
         assert int((await read(process)).split()[1], 16) & ~(0b11 << 31) == 0
 
 
-def test_the_end_of_the_event_loop(workdir: int) -> None:
-    """The zygote ends with the event loop that started it."""
+@pytest.mark.parametrize("number", [0, signal.SIGSTOP])
+def test_the_end_of_the_event_loop(workdir: int, number: int) -> None:
+    """The zygote ends with the event loop that started it, even if somebody has suspended it."""
 
     async def main() -> tuple[int, int | None]:
         async with running(command(workdir, WAIT)) as process:
             zygote = zygote_of(process)
+            os.kill(zygote, number)
             return zygote, start_ticks_of(zygote)
 
     zygote, start_ticks = trio.run(main)
