@@ -15,7 +15,6 @@ from msgspec import Struct
 
 from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.objects.talk.workspace import find_problem
-from kheishd.signing import SigningKey
 from kheishd.store.commit import GONE
 from kheishd.store.environment import refuse_damaged
 from kheishd.store.epoch import OpenWork, RestoreMark
@@ -35,6 +34,7 @@ from protocol.objects.daemon import Counts, DaemonStatus, Disk, RestoreStatus, S
 
 if TYPE_CHECKING:
     from kheishd.kernel.services import Services
+    from kheishd.signing import SigningKey
     from protocol.export import ExportEnd
 
 # Below this, a few hours of work may fill the disk: a turn with text writes about 300 KiB, so 256 MiB are
@@ -152,11 +152,16 @@ class DaemonControl:
 
     def sign_export(self, end: ExportEnd) -> ExportEnd:
         """Sign the end of an export by the key of the home. Errors: ExportKeyUnusable."""
-        return SigningKey(self._vitals.home / EXPORT_KEY).sign(end)
+        return self._open_key().sign(end)
 
     def export_key(self) -> str:
         """Return the public key of the home. Errors: ExportKeyUnusable."""
-        return SigningKey(self._vitals.home / EXPORT_KEY).public()
+        return self._open_key().public()
+
+    def _open_key(self) -> SigningKey:
+        from kheishd.signing import SigningKey
+
+        return SigningKey(self._vitals.home / EXPORT_KEY)
 
     def shutdown(self, drain_s: float | None) -> None:
         """Request a stop."""

@@ -6,7 +6,6 @@ a log goes through one of the functions of the first part. The second part trunc
 never inside a character. Standard library only, because every start of the client imports this module.
 """
 
-import json
 import re
 from typing import Final
 
@@ -91,6 +90,9 @@ def _backslash(match: re.Match[str]) -> str:
 
 
 def _json_escape(match: re.Match[str]) -> str:
+    # Needed for hidden characters only, and no start waits for the import.
+    import json
+
     # JSON allows DEL unescaped, so json.dumps leaves it; a character above U+FFFF takes two escapes.
     return r"\u007f" if match.group() == "\x7f" else json.dumps(match.group())[1:-1]
 
@@ -130,6 +132,8 @@ def truncate(text: str, max_bytes: int, ellipsis: str = ELLIPSIS) -> str:
 
 def json_length(text: str) -> int:
     """Return the number of bytes of text as a JSON string, without its quotes."""
+    import json
+
     return len(json.dumps(text, ensure_ascii=False).encode(errors="replace")) - 2
 
 

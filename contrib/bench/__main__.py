@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 
+from contrib.bench.processes import ROOT
 from contrib.bench.scale import Scale
 from contrib.bench.table import Row, render
 
@@ -34,6 +35,9 @@ FIGURES = (
 GOALS = FIGURES[: FIGURES.index("writes")]
 """Those with the goals of the project, in the order of its table."""
 
+WRITTEN = ROOT / "contrib" / "bench" / "goals.json"
+"""The figures that ``contrib/docs/performance.md`` and the README show."""
+
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
@@ -49,11 +53,18 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"figures to measure: {', '.join(FIGURES)}; goals: only the goals of the project",
     )
     parser.add_argument("--small", action="store_true", help="only check that measuring works, in seconds")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="with goals: write contrib/bench/goals.json, for contrib/generate",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(argv)
     options.only_goals = options.names == ["goals"]
     if options.only_goals:
         options.names = list(GOALS)
+    if options.write and (options.small or not options.only_goals):
+        parser.error("--write is for goals, and not for --small")
     unknown = set(options.names) - set(FIGURES)
     if unknown:
         parser.error(f"no figure {', '.join(sorted(unknown))}; figures: {', '.join(FIGURES)}")
@@ -81,8 +92,11 @@ def main() -> int:
         except Exception:
             traceback.print_exc()
             broken.append(name)
+    report = {"rows": [row.as_json() for row in rows], "broken": broken}
+    if options.write and not broken:
+        WRITTEN.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n")
     if options.json:
-        print(json.dumps({"rows": [row.as_json() for row in rows], "broken": broken}, ensure_ascii=False))
+        print(json.dumps(report, ensure_ascii=False))
     else:
         print(render(rows))
     if broken:

@@ -1,5 +1,6 @@
 """Figures of the kernel about a running program."""
 
+import time
 from pathlib import Path
 
 
@@ -13,9 +14,9 @@ def memory_kib(pid: int, field: str = "VmRSS") -> int:
 
 
 def cpu_ms(pid: int) -> float:
-    """Return the processor time of a process, in milliseconds."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e6
+    """Return the processor time of a process, with that of threads that have ended, in milliseconds."""
+    # The clock of another process, as clock_getcpuclockid(3) numbers it.
+    return time.clock_gettime_ns((~pid << 3) | 2) / 1e6
 
 
 def bytes_written(pid: int) -> int:

@@ -96,6 +96,7 @@ class Row:
             "goal": f"{self.goal.sign} {self.goal.limit:g}" if self.goal else None,
             "verdict": self.verdict() or None,
             "note": self.note or None,
+            "cells": cells(self),
         }
 
 
@@ -142,12 +143,17 @@ def cells(row: Row) -> tuple[str, ...]:
 def render(rows: Iterable[Row]) -> str:
     """Format the table as Markdown with aligned columns; notes follow it."""
     listed = list(rows)
-    lines = [HEADER, *map(cells, listed)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
+    notes = [f"* {row.name}: {row.note}" for row in listed if row.note]
+    return "\n".join([*align(map(cells, listed)), *(["", *notes] if notes else [])])
+
+
+def align(lines: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table of these cells, below the header."""
+    listed = [HEADER, *lines]
+    widths = [max(len(line[column]) for line in listed) for column in range(len(HEADER))]
     table = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-        for line in lines
+        for line in listed
     ]
     table.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    notes = [f"* {row.name}: {row.note}" for row in listed if row.note]
-    return "\n".join([*table, *(["", *notes] if notes else [])])
+    return table

@@ -37,7 +37,8 @@ OF_FILES = (
         r"/httpcore2?/|/h11/|/httptools/|kheishd/providers/(http|exchange|response_reader|proxies)",
     ),
     ("requests to and events of the model", r"kheishd/providers/"),
-    ("the store: transactions and pages", r"kheishd/store/|/lmdb/"),
+    ("the store: read rows", r"kheishd/store/environment.py:(Snapshot|Readers)"),
+    ("the store: write rows and the journal", r"kheishd/store/"),
     ("records: folds of events", r"kheishd/records/"),
     ("text in progress", r"kheishd/kernel/live|kheishd/server/subscriptions"),
     ("requests of clients: read, dispatch, reply", r"kheishd/server/"),
@@ -77,7 +78,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Exit 0 when the profile was made, whatever it shows."""
     options = arguments()
-    text = render(*profile(2 if options.small else 60))
+    text = render(*profile(2 if options.small else 100))
     if options.write:
         PROFILE.write_text(text)
     print(text, end="")

@@ -47,7 +47,7 @@ def measure(scale: Scale) -> Iterator[Row]:
         note = "all bytes passed to write calls, as wchar in /proc/PID/io counts them; sockets do not count"
         for name, rounds in sizes.items():
             full_name = f"written for each text turn, {name}"
-            yield Row(full_name, "KiB", rounds, at_most(10), "ratio", "bare prototype (new store)", note)
+            yield Row(full_name, "KiB", rounds, at_most(5), "ratio", "bare prototype (new store)", note)
         name = "flushes for each text turn"
         if shutil.which("strace"):
             pair = Round(flushes(run_daemon(port), scale), flushes(run_prototype(port, request), scale))

@@ -3,7 +3,6 @@
 The record outlives its run: an operator may resolve the call days later.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
@@ -65,6 +64,9 @@ def format_resolution(
     doubt: Indoubt, arguments: Mapping[str, Any], outcome: Literal["done", "not_done"]
 ) -> str:
     """Format the note that tells the model the outcome of a call that was in doubt."""
+    # A start has no call in doubt to describe.
+    import json
+
     call_input = json.dumps(arguments, ensure_ascii=False)
     if len(call_input) > MAX_INPUT_CHARACTERS:
         call_input = f"{call_input[:MAX_INPUT_CHARACTERS]}…"

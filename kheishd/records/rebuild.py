@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from kheishd.records.registry import REGISTRY
-from kheishd.records.replay import RecordReplay
 from kheishd.records.writer import Changes
 from kheishd.store.journal import HASH_BYTES, verify_chain
 from kheishd.store.tables import JOURNAL
@@ -61,6 +60,9 @@ def find_unreadable(snapshot: Snapshot) -> UnreadableEvent | None:
     """
     for damage in verify_chain(snapshot):
         return UnreadableEvent(damage.stream or "the journal", damage.cursor, damage.message)
+    # Imported here, because only an upgrade reads the journal.
+    from kheishd.records.replay import RecordReplay
+
     replay: RecordReplay | None = None
     for (stream, cursor), stored in snapshot.scan(JOURNAL):
         if replay is None or replay.stream != stream:

@@ -21,7 +21,6 @@ import msgspec
 
 from kheishd.store.environment import Snapshot
 from kheishd.store.pages import META_BYTES, newest, parse_meta, read_metas
-from kheishd.store.structure import find_problems
 from protocol.structs import Value
 
 if TYPE_CHECKING:
@@ -95,6 +94,9 @@ def check_data(data: Path, *, quick: bool = False, meta_page: bytes | None = Non
     if checkup.obstacle:
         log.error("the process that checks the store failed: %s", checkup.obstacle)
         if size <= SMALL_BYTES:
+            # Imported here, because a start after an orderly stop checks nothing.
+            from kheishd.store.structure import find_problems
+
             return Checkup(find_problems(str(data), meta_page, quick=quick, is_mapped=False))
     return checkup
 

@@ -10,7 +10,6 @@ import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kheishd.store.backup import MAX_BACKUP_SECONDS, write_backup
 from kheishd.store.checkup import Checkup, check_data, check_snapshot
 from kheishd.store.commit import Committer, Group, Job
 from kheishd.store.environment import DATA, Scrub, Snapshot, Transaction, refuse_damaged
@@ -200,7 +199,7 @@ class Store:
         self,
         directory: Path,
         *,
-        timeout_s: float = MAX_BACKUP_SECONDS,
+        timeout_s: float | None = None,
         check: Callable[[], object] = lambda: None,
     ) -> int:
         """Copy the current store to a new directory; return its newest cursor. May run on any thread.
@@ -211,6 +210,9 @@ class Store:
         """
         if self.damage is not None:
             raise refuse_damaged(self.damage)
+        from kheishd.store.backup import MAX_BACKUP_SECONDS, write_backup
+
+        timeout_s = MAX_BACKUP_SECONDS if timeout_s is None else timeout_s
         return write_backup(self._environment, directory, timeout_s, check)
 
     def close(self) -> None:

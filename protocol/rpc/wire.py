@@ -10,7 +10,6 @@ serve both sides: a server receives requests and notifications, a client respons
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -149,6 +148,9 @@ def _locate_problem(data: bytes, problem: ParseError) -> Batch | Malformed:
     """Return the error of invalid characters, with the id; in a batch, of the messages that contain them."""
     if len(data) <= MAX_SOUGHT_BYTES and data.lstrip(b" \t\r\n")[:1] == b"[":
         with suppress(ValueError, RecursionError):
+            # Few messages are broken, and no start waits for the import.
+            import json
+
             # The standard library accepts them, and writes them so that they are found in their message.
             items = json.loads(data.decode(errors="surrogateescape"))
             if len(items) <= MAX_BATCH_MESSAGES:
@@ -163,6 +165,8 @@ def _find_id(data: bytes) -> bytes:
     """
     if len(data) > MAX_SOUGHT_BYTES:
         return NULL
+    import json
+
     try:
         id_ = msgspec.json.encode(json.loads(data.decode(errors="replace")).get("id"))
     except (ValueError, RecursionError, AttributeError, TypeError):

@@ -221,8 +221,15 @@ class Client:
     """A connection of a client. One task at a time writes to it."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
-        self.stream = stream
+        self._stream = stream
         self._lock = trio.Lock()
+
+    async def read(self) -> bytes:
+        """Return the next bytes; nothing once the client has left."""
+        try:
+            return bytes(await self._stream.receive_some(READ_BYTES))
+        except trio.BrokenResourceError:
+            return b""
 
     async def write(self, *messages: dict[str, Any]) -> None:
         """Send messages, one per line."""
@@ -230,7 +237,7 @@ class Client:
         async with self._lock:
             # A client may leave before its answer; the turn ends all the same.
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await self.stream.send_all(lines)
+                await self._stream.send_all(lines)
 
 
 class Server:
@@ -247,7 +254,7 @@ class Server:
         """Serve one connection: a ping is answered at once, a send by a task."""
         client, rest = Client(stream), b""
         async with stream, trio.open_nursery() as nursery:
-            while received := await stream.receive_some(READ_BYTES):
+            while received := await client.read():
                 *lines, rest = (rest + received).split(b"\n")
                 for line in lines:
                     request = decode_request(line)
