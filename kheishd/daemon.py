@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 from contextlib import ExitStack, asynccontextmanager, suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -82,6 +83,26 @@ CLOSE_SECONDS: Final = 2.0
 
 # The time between attempts to mark the work of a restored store while the disk is full.
 RESTORE_RETRY_SECONDS: Final = 5.0
+
+WORK: Final = (
+    "kheishd.debug.capture",
+    "kheishd.debug.recorder",
+    "kheishd.hooks.ask_user",
+    "kheishd.hooks.composite",
+    "kheishd.hooks.os.files.tools",
+    "kheishd.hooks.os.shell.starter",
+    "kheishd.hooks.os.shell.tools",
+    "kheishd.hooks.output",
+    "kheishd.hooks.plan",
+    "kheishd.hooks.results",
+    "kheishd.hooks.tasks",
+    "kheishd.hooks.web.tools",
+    "kheishd.providers.adaptation",
+    "kheishd.providers.exchange",
+    "kheishd.providers.offline",
+    "kheishd.workers.runs.executor",
+)
+"""Modules that execute runs, call tools and models, and start shells. No start waits for them."""
 
 
 class Daemon:
@@ -193,7 +214,7 @@ class Daemon:
                     fields = {"home": self._source.home.path, "listeners": self._vitals.listeners}
                     log.info("ready", extra={**fields, "pid": os.getpid()})
                     self._notify_ready()
-                    nursery.start_soon(self._watch_sandbox)
+                    nursery.start_soon(self._prepare_work)
                     await stopper.wait()
                     remaining_s = stopper.scope.deadline - trio.current_time()
                     remaining_s += CLOSE_SECONDS + sum(worker.max_stop_s for worker in workers)
@@ -292,6 +313,15 @@ class Daemon:
         """Errors: StorageFailed once the disk refuses a write that cannot be rolled back."""
         await self._state.failed.wait()
         raise StorageFailed(f"{self._state.store.failure}; everything acknowledged before is on the disk")
+
+    async def _prepare_work(self) -> None:
+        """Import the code of runs, in a thread; then try the sandbox.
+
+        Otherwise the first run would import it while all connections wait, and from the files of another
+        version if kheish was upgraded meanwhile.
+        """
+        await trio.to_thread.run_sync(lambda: [import_module(name) for name in WORK])
+        await self._watch_sandbox()
 
     async def _watch_sandbox(self) -> None:
         """Try the sandbox of commands now and after each reload, so that the status and the log show it."""

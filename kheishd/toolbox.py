@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Toolbox:
     """State of tools for the daemon's whole life: a reload makes new sub-hooks around it.
 
-    ``own_ports`` are the TCP ports on which the daemon listens: no command connects to them. The modules of
-    the tools are imported at their first use: a fifth of the daemon's own code, which no start waits for.
+    ``own_ports`` are the TCP ports on which the daemon listens: no command connects to them. No start waits
+    for the modules of the tools, a fifth of the daemon's own code until it is ready.
     """
 
     def __init__(self, home: Home, shells: ShellFiles, health: SandboxHealth) -> None:

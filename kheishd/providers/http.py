@@ -88,5 +88,5 @@ def make_pool(base_url: str, max_connections: int, ca_file: str | None = None) -
         from kheishd.providers.http_proxy import ProxyPool
 
         return ProxyPool(proxy, authority, max_connections, tls)
-    address = ServerAddress(url.hostname, port or PORTS[url.scheme], authority, socket)
+    address = ServerAddress(url.hostname, PORTS[url.scheme] if port is None else port, authority, socket)
     return ConnectionPool(address, max_connections, tls)

@@ -135,10 +135,27 @@ def test_one_file_is_daemon_and_client(program: Path, tmp_path: Path) -> None:
         assert "healthy" in run_program([tmp_path / "kheishd", "--home", home, "doctor"], **unpacked)
         assert "healthy" in run_program([program, "ctl", "--home", home, "daemon", "doctor"], **unpacked)
     assert run_program([program, "d", "--version"], **unpacked).startswith("kheishd ")
+    (site_packages,) = (tmp_path / "unpacked").glob("*/site-packages")
+    check_bytecode(site_packages)
     done = subprocess.run(
         [sys.executable, program], capture_output=True, text=True, env=environment(**unpacked), check=False
     )
     assert (done.returncode, done.stderr.partition(" ")[0]) == (1, "usage:")
+
+
+def check_bytecode(site_packages: Path) -> None:
+    """Check that a start uses compiled bytecode: from source it takes twice as long."""
+    done = subprocess.run(
+        [sys.executable, "-v", "-c", "import kheishd.daemon"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=site_packages,
+        check=True,
+    )
+    loaded = [path for path in re.findall(r"# code object from '(.*)'", done.stderr) if "kheish" in path]
+    assert len(loaded) > 100
+    assert all(path.startswith(str(site_packages)) and path.endswith(".pyc") for path in loaded)
 
 
 def test_one_file_is_reproducible(program: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import trustme
 
 from tests.support.ctl import Ctl
-from tests.support.daemons import PATIENCE_S, Client, Daemon, RpcError, run_kheishd
+from tests.support.daemons import PATIENCE_S, Client, Daemon, RpcError, run_kheishd, until
 
 ACTIVATE = """
 import os, sys
@@ -101,15 +101,24 @@ COSTLY = {
 
 
 def test_a_start_imports_little(home: Path) -> None:
-    """Until its first reply, a daemon imports no code that only some of its work needs."""
+    """A daemon imports no code that only some of its work needs until it is ready, and then all of it."""
     configure(home, "[workspace]\nsandbox = 'off'\n")
     with Daemon(home, environ={"PYTHONPROFILEIMPORTTIME": "1"}) as daemon:
-        assert daemon.call("daemon.status")["version"]
-        lines = daemon.log.read_text().splitlines()
-    loaded = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+        until(lambda: "the state of the sandbox" in daemon.read_log(), "the code of runs is imported")
+        log = daemon.read_log()
+        daemon.say("hello")
+        assert read_imports(daemon.read_log()) == read_imports(log), "the first run imports more"
+    before_ready, _, _ = log.partition("kheishd.daemon: ready")
+    loaded = read_imports(before_ready)
     assert "kheishd.daemon" in loaded
     assert {name for name in loaded if name.startswith(ROOMS)} <= STARTED
     assert not {name.partition(".")[0] for name in loaded} & COSTLY
+
+
+def read_imports(log: str) -> set[str]:
+    """Return the modules that a daemon's log shows as imported."""
+    lines = log.splitlines()
+    return {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
 
 
 @contextmanager

@@ -68,9 +68,12 @@ class ModelTurn:
             await self._answer()
 
     def close(self) -> None:
-        """End the live text: its message is in the journal, or will never be. Keep the transcript."""
+        """End the live text, and keep the transcript of a run that has ended for the next one."""
+        # The message is in the journal, or will never be.
         self._end_live_text()
-        self._transcript.close()
+        if self._active.record.ended_at_ms is not None:
+            # A run that waits for a person may wait for days, and costs no memory.
+            self._transcript.close()
 
     async def _answer(self) -> None:
         """Get an answer from the model and commit it, or the failure, or the text that came before a stop."""

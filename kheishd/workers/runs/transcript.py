@@ -43,7 +43,7 @@ MAX_READ_BYTES = 1024 * 1024
 class TranscriptReader:
     """A reader of one session's transcript for one run, which reads each event once.
 
-    It takes the transcript out of the cache and returns it at the end of the run.
+    It takes the transcript out of the cache; ``close`` returns it.
     """
 
     def __init__(self, state: State, session_id: str, cache: TranscriptCache | None = None) -> None:

@@ -156,8 +156,10 @@ class RunWorker(Worker):
         """Start the executor of an accepted run that has started already: its slot was free."""
         if run_id not in self._executors:
             with self._services.state.read() as store:
-                loaded = self._load(store, run_id)
-            if loaded is not None and self._has_begun(loaded[0]):
+                record = store.get(RUNS, run_id)
+                # Many accepted runs wait in a queue, and their pinned values need not be read.
+                loaded = self._load(store, run_id) if record and self._has_begun(record) else None
+            if loaded is not None:
                 self._start(*loaded)
 
     def _has_begun(self, record: RunRecord) -> bool:

@@ -29,7 +29,16 @@ def test_an_unusable_file_of_authorities(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["nonsense", "http://", "http://[::1", "http://x:port/", "http://münchen.test/"]
+    "url",
+    [
+        "nonsense",
+        "http://",
+        "http://[::1",
+        "http://x:port/",
+        "http://x:99999/",
+        "ftp://x/",
+        "http://münchen.test/",
+    ],
 )
 def test_an_invalid_url(url: str) -> None:
     """An invalid URL is refused before anything is sent."""

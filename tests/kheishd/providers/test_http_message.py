@@ -1,9 +1,20 @@
 """HTTP messages: the bytes of a request, and responses byte by byte, valid and not."""
 
+from itertools import pairwise
+
+import h11
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kheishd.providers.http_errors import UnsendableRequest
-from kheishd.providers.http_message import MAX_HEAD_BYTES, ResponseParser, encode_request, make_headers
+from kheishd.providers.http_message import (
+    MAX_COPIED_BYTES,
+    MAX_HEAD_BYTES,
+    ResponseParser,
+    encode_request,
+    make_headers,
+)
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
@@ -21,9 +32,18 @@ def parse(*reads: bytes) -> ResponseParser:
 def test_a_request() -> None:
     """A request has the client's headers, then those of the driver, and its body."""
     headers = make_headers("api.test", {"authorization": "Bearer x", "accept": "a/b"}, b"{}")
-    message = encode_request("/v1?a=b", headers, b"{}")
+    (message,) = encode_request("/v1?a=b", headers, b"{}")
     assert message.startswith(b"POST /v1?a=b HTTP/1.1\r\nhost: api.test\r\naccept: a/b\r\n")
     assert message.endswith(b"content-length: 2\r\nauthorization: Bearer x\r\n\r\n{}")
+
+
+def test_a_long_body_is_not_copied() -> None:
+    """A long body is a write of its own."""
+    body = bytes(MAX_COPIED_BYTES + 1)
+    headers = make_headers("api.test", {}, body)
+    head, rest = encode_request("/v1", headers, body)
+    assert head.endswith(b"content-length: 65537\r\n\r\n")
+    assert rest is body
 
 
 @pytest.mark.parametrize("value", ["\r\nx: y", "\n", "\0", " ", "\x7f", "\xe9", "\u20ac"])
@@ -197,3 +217,58 @@ def test_a_long_body_is_no_overhead() -> None:
     parser.feed(b"0\r\n\r\n")
     assert parser.is_complete
     assert len(parser.pieces) == MAX_HEAD_BYTES // 100 * 20
+
+
+def read_with_h11(response: bytes) -> tuple[int, bytes] | None:
+    """Return the status and the body that another parser reads; None if it finds an error."""
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method="POST", target="/", headers=[("host", "x"), ("content-length", "0")]))
+    client.send(h11.EndOfMessage())
+    client.receive_data(response)
+    client.receive_data(b"")
+    status, body = 0, b""
+    try:
+        while True:
+            event = client.next_event()
+            if isinstance(event, h11.Response):
+                status = event.status_code
+            elif isinstance(event, h11.Data):
+                body += event.data
+            elif not isinstance(event, h11.InformationalResponse):
+                return (status, body) if isinstance(event, h11.EndOfMessage) else None
+    except h11.RemoteProtocolError:
+        return None
+
+
+@given(
+    parts=st.tuples(
+        st.sampled_from([b"", b"HTTP/1.1 100 C\r\n\r\n", b"HTTP/1.1 103 E\r\nx: y\r\n\r\n"]),
+        st.sampled_from([OK, b"HTTP/1.0 200 OK\r\n", b"HTTP/1.1 204 No\r\n", b"HTTP/1.1 500\n"]),
+        st.sampled_from([b"", b"x: a\r\n", b"x: a\r\n b\r\n", b"connection: close\r\n", b"x : a\r\n"]),
+        st.sampled_from(
+            [b"", b"content-length: 5\r\n", b"content-length: 05\n", b"content-length: 5, 5\r\n"]
+        ),
+        st.sampled_from([b"", b"transfer-encoding: chunked\r\n", b"transfer-encoding: Gzip, chunked\r\n"]),
+        st.sampled_from([b"\r\n", b"\n"]),
+        st.sampled_from(
+            [b"hello", b"hel", b"hello, more", b"5\r\nhello\r\n", b"5;a=b\r\nhello\r\n", b"5 \nhello"]
+        ),
+        st.sampled_from([b"", b"0\r\n\r\n", b"0\r\nt: u\r\n\r\n", b"0\r\n", b"00\r\n\r\nHTTP/1.1 200 OK"]),
+    ),
+    cuts=st.lists(st.integers(0, 200), max_size=4),
+)
+def test_any_response_at_any_cut(parts: tuple[bytes, ...], cuts: list[int]) -> None:
+    """A response is read alike wherever it is cut; another parser that accepts it reads the same."""
+    response = b"".join(parts)
+    edges = [0, *sorted(min(cut, len(response)) for cut in cuts), len(response)]
+    reads = [read for a, b in pairwise(edges) if (read := response[a:b])]
+    outcomes = []
+    for reads_of_it in ([response], reads):
+        parser = ResponseParser()
+        for read in (*reads_of_it, b""):
+            if not parser.is_complete and parser.error is None:
+                parser.feed(read)
+        outcomes.append((parser.status, b"".join(parser.pieces)) if parser.is_complete else None)
+    whole, cut = outcomes
+    assert whole == cut
+    assert whole is None or read_with_h11(response) in (None, whole)

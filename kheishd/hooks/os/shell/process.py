@@ -285,6 +285,8 @@ class Zygote:
             if self._channel is channel:
                 self._channel = None
             channel.close()
+            # Nothing depends on it, and it may have been suspended.
+            process.kill()
             with trio.CancelScope(shield=True), trio.move_on_after(MAX_KILL_SECONDS):
                 await process.wait()
 

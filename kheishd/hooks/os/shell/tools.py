@@ -345,9 +345,10 @@ class Bash(SubHook):
         spool = Spool(self._calls / call.key)
         sandbox = self._sandbox if boxed else None
         try:
-            rules = PathRules(self._protected, tuple(call.closed_patterns()))
+            closed = () if sandbox is None else tuple(call.closed_patterns())
 
             def prepare() -> tuple[Shield | None, Command]:
+                rules = PathRules(self._protected, closed)
                 shield = None if sandbox is None else Shield(workdir, rules, sandbox.hidden)
                 scan = None if shield is None else shield.scan
                 spool.begin()

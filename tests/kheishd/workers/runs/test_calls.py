@@ -780,15 +780,18 @@ async def test_a_full_disk_does_not_keep_the_daemon_from_stopping(
 
 
 async def test_an_approved_call_runs(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """The run waits without an executor, and continues when the person has approved."""
+    """The run waits without an executor or memory, and continues when the person has approved."""
     box = Toolbox()
     async with workbench(tmp_path, box, calls(("careful", {"text": "a"}))) as desk, working(desk) as worker:
         sent = await desk.ask()
         await wait_all_tasks_blocked()
         assert (sent.status, worker.active, box.did) == ("waiting_for_approval", 0, [])
+        assert len(desk.services.transcripts) == 0
         await desk.command(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["a"]
+        await wait_all_tasks_blocked()
+        assert len(desk.services.transcripts) == 1
 
 
 async def test_a_changed_input_is_used_and_the_model_is_told(

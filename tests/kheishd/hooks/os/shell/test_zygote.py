@@ -86,7 +86,7 @@ async def test_arguments_and_variables_of_any_bytes(workdir: int) -> None:
 
 
 async def test_a_keeper_has_little(workdir: int) -> None:
-    """A keeper has its mark, its command's directory, and no descriptor of the daemon or of the zygote."""
+    """A keeper has a mark, a directory and a socket, and nothing of the daemon; a command has less."""
     secret = os.open("/proc/self/status", os.O_RDONLY)
     os.set_inheritable(secret, True)
     async with running(command(workdir, WAIT)) as process:
@@ -101,6 +101,7 @@ async def test_a_keeper_has_little(workdir: int) -> None:
         # The two ends of its wakeup.
         assert sum(file.startswith("pipe:") for file in files) == 2
         assert {file for file in files if not file.startswith(("pipe:", "socket:"))} == {os.devnull}
+        assert sorted(os.listdir(f"/proc/{process.pid}/fd")) == ["0", "1", "2"]
     os.close(secret)
 
 
@@ -213,12 +214,14 @@ async def test_signals_that_end_programs(workdir: int) -> None:
         assert int((await read(process)).split()[1], 16) & ~(0b11 << 31) == 0
 
 
-def test_the_end_of_the_event_loop(workdir: int) -> None:
-    """The zygote ends with the event loop that started it."""
+@pytest.mark.parametrize("number", [0, signal.SIGSTOP])
+def test_the_end_of_the_event_loop(workdir: int, number: int) -> None:
+    """The zygote ends with the event loop that started it, even if somebody has suspended it."""
 
     async def main() -> tuple[int, int | None]:
         async with running(command(workdir, WAIT)) as process:
             zygote = zygote_of(process)
+            os.kill(zygote, number)
             return zygote, start_ticks_of(zygote)
 
     zygote, start_ticks = trio.run(main)
