@@ -1,6 +1,7 @@
 """Tests of ``contrib/bench/run``: every figure can be measured. No test judges a time."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -46,7 +47,8 @@ def test_a_turn_can_be_profiled() -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert any(line.startswith("sum ") for line in lines)
-    assert any(line.startswith("the store") for line in lines)
+    # Few samples are taken, so any single step may be missing.
+    assert any(re.search(r" \d+\.\d%", line) for line in lines)
 
 
 def test_a_sample_belongs_to_the_innermost_step() -> None:
