@@ -21,6 +21,9 @@ MAX_CONFIG_BYTES: Final = 64 * 1024
 # Comparing takes some ten microseconds each; a configuration with more counts as naming the file.
 MAX_TARGETS: Final = 20_000
 
+# The names and links of a path that does not exist.
+MAX_RESOLVED_NAMES: Final = 100
+
 CONFIG_FILES: Final = ("config", "config.worktree")
 
 GUARDED_IN_GIT: Final = ("config", "config.worktree", "hooks", "commondir")
@@ -139,7 +142,7 @@ def _is_named(file: str, worktree: str, git: str) -> bool:
     count = 0
     for setting in read_settings(git, (worktree,), read_text):
         words = {setting.value, *_BETWEEN_WORDS.split(setting.text)} - {""}
-        for target in map(os.path.realpath, setting.paths(words)):
+        for target in map(resolve_links, setting.paths(words)):
             count += 1
             if target == file or count >= MAX_TARGETS:
                 return True
@@ -148,6 +151,32 @@ def _is_named(file: str, worktree: str, git: str) -> bool:
             if setting.name == "hookspath" and (is_inside or target == os.path.dirname(file)):
                 return True
     return False
+
+
+def real_path(path: str) -> str:
+    """Return an existing path without links; the kernel refuses too many. Errors: OSError."""
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def resolve_links(path: str) -> str:
+    """Return a path without links, whether its last names exist or not; itself if it has too many links."""
+    current, rest = path, ""
+    for _ in range(MAX_RESOLVED_NAMES):
+        try:
+            return os.path.normpath(os.path.join(real_path(current), rest))
+        except FileNotFoundError:
+            above, name = os.path.split(current)
+            try:
+                current = os.path.join(above, os.readlink(current))
+            except OSError:
+                current, rest = above, os.path.join(name, rest)
+        except OSError:
+            break
+    return path
 
 
 def read_text(path: str) -> str:
