@@ -133,10 +133,9 @@ class CompositeHook:
 
     def offer(self, context: RunContext) -> list[Tool]:
         """Return the tools that a run may call, in the order of their sub-hooks, within its scopes."""
-        return [tool for part in self._parts for tool in self._offer_of(part, context)]
+        return [tool for part in self._parts for tool in self._offer_of(part, self._tools_of(part), context)]
 
-    def _offer_of(self, part: SubHook, context: RunContext) -> list[Tool]:
-        tools = self._tools_of(part)
+    def _offer_of(self, part: SubHook, tools: Mapping[str, Tool], context: RunContext) -> list[Tool]:
         if not tools or [] in (context.pinned.tools, context.tools):
             return []
         try:
@@ -152,10 +151,12 @@ class CompositeHook:
 
     def prompt(self, context: RunContext) -> HookPrompt:
         """Return the sub-hooks' part of a run's next prompt."""
-        prompt = HookPrompt([], [], [])
+        prompt = HookPrompt([], [], [], [])
         for part in self._parts:
-            offered = self._offer_of(part, context)
-            if not offered and self._tools_of(part):
+            tools = self._tools_of(part)
+            prompt.droppable.extend(name for name, tool in tools.items() if tool.droppable)
+            offered = self._offer_of(part, tools, context)
+            if tools and not offered:
                 continue
             prompt.tools.extend(offered)
             for texts, texts_of in ((prompt.sections, part.sections), (prompt.situation, part.situation)):

@@ -461,11 +461,13 @@ class HookPrompt(Value, frozen=True):
 
     ``tools`` are those that the run may call. ``sections`` are those of its instructions, ``situation`` the
     texts about its current situation; a sub-hook with tools has both only if one of these is offered.
+    ``droppable`` are the names of all tools, offered or not, whose old results may be dropped.
     """
 
     tools: list[Tool]
     sections: list[str]
     situation: list[str]
+    droppable: list[str]
 
 
 class Hook(Protocol):

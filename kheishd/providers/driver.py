@@ -171,8 +171,10 @@ def merge_tools(tools: Sequence[dict[str, Any]], options: dict[str, Any]) -> lis
     A tool of the options does not replace one of the same name, which the daemon could not run.
     """
     extra = options.pop("tools", None)
+    if not extra:
+        return [*tools]
     names = {_tool_name(tool) for tool in tools}
-    return [*tools, *(tool for tool in extra or () if _tool_name(tool) not in names)]
+    return [*tools, *(tool for tool in extra if _tool_name(tool) not in names)]
 
 
 GONE: Final = "This tool is no longer available."

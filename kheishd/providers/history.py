@@ -24,13 +24,15 @@ HistoryT = TypeVar("HistoryT", bound="DriverHistory")
 OVERHEAD_BYTES = 128
 """The memory of an encoded message, or of a call, beside its text."""
 
+OPEN_BYTES = 600
+"""The memory of a message that is not encoded, beside its texts, which are the transcript's."""
+
 
 class DriverHistory:
     """The messages of one conversation as a driver sends them.
 
     ``sent`` are the messages, of which all but the last ``OPEN`` may be encoded. ``called`` are the names of
-    the tools that were called, in order, as keys. ``count`` is the number of the transcript's messages, and
-    ``size_bytes`` the memory that the encoded ones take.
+    the tools that were called, in order, as keys. ``count`` is the number of the transcript's messages.
     """
 
     OPEN: ClassVar[int] = 1
@@ -40,9 +42,14 @@ class DriverHistory:
         self.sent: list[Any] = []
         self.called: dict[str, None] = {}
         self.count = 0
-        self.size_bytes = 0
         self._encoded = 0
+        self._encoded_bytes = 0
         self._last: Message | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory that the messages take, without texts that they share with the transcript."""
+        return self._encoded_bytes + OPEN_BYTES * (len(self.sent) - self._encoded)
 
     def follow(self, transcript: Sequence[Message]) -> bool:
         """Add the new messages of a transcript; return false, and add none, if earlier ones must change."""
@@ -53,7 +60,7 @@ class DriverHistory:
         if not self.learn(messages, calls):
             return False
         self.called.update((call.name, None) for call in calls)
-        self.size_bytes += OVERHEAD_BYTES * len(calls)
+        self._encoded_bytes += OVERHEAD_BYTES * len(calls)
         for message in messages:
             self.add(message)
             self._last = message
@@ -75,7 +82,7 @@ class DriverHistory:
             encoded = bytes(memoryview(encode(self.sent[index])))
             self.sent[index] = Raw(encoded)
             self._encoded = index + 1
-            self.size_bytes += len(encoded) + OVERHEAD_BYTES
+            self._encoded_bytes += len(encoded) + OVERHEAD_BYTES
 
 
 def follow(

@@ -96,11 +96,11 @@ class ContextWindow:
 
     async def _prompt(self) -> tuple[ModelRequest, Prompt]:
         """Return a model call with the whole transcript, and its measured prompt."""
-        run, hooks = self._active.record, self._active.runtime.hooks
+        run = self._active.record
         context = self._active.context()
         session = await self._transcript.read()
         framed = session.view(speaker=run.guest or run.agent, primary=run.agent)
-        hook_prompt = hooks.prompt(context)
+        hook_prompt = self._active.runtime.hooks.prompt(context)
         request = ModelRequest(
             pinned=context.pinned,
             instructions="\n\n".join(filter(None, self._instructions(context, hook_prompt.sections))),
@@ -117,13 +117,12 @@ class ContextWindow:
         )
         texts = len(request.instructions.encode()) + len(request.situation.encode())
         overhead = texts + sum(tool.prompt_bytes for tool in request.tools)
-        droppable = [tool.name for tool in hooks.tools() if tool.droppable]
         prompt = measure_prompt(
             session.transcript.entries,
             session.transcript.counted,
             run.guest,
             overhead,
-            droppable,
+            hook_prompt.droppable,
             estimates=session.estimates,
         )
         return request, prompt

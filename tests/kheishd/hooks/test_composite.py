@@ -176,7 +176,8 @@ def test_a_scope_leaves_tools_out() -> None:
     assert hooks.offer(run_context(tools=[])) == []
     assert hooks.prompt(within).tools == hooks.offer(within)
     assert hooks.prompt(run_context(tools=["does"])).sections == ["first"]
-    assert hooks.prompt(run_context(tools=[])) == HookPrompt([], ["first"], ["It is first\ufffd."])
+    without = hooks.prompt(run_context(tools=[]))
+    assert (without.tools, without.sections, without.situation) == ([], ["first"], ["It is first\ufffd."])
 
 
 def test_a_scope_that_was_narrowed_since_leaves_tools_out() -> None:
@@ -242,6 +243,8 @@ def test_a_prompt_follows_the_tools() -> None:
     assert hooks.prompt(run_context()).tools == [*server.rows, *Doing.tools]
     narrowed = replace(run_context(), tools=["receive"])
     assert hooks.prompt(narrowed).tools == server.rows[1:]
+    server.rows.append(tool("read", droppable=True))
+    assert hooks.prompt(narrowed).droppable == ["read"]
     server.rows.clear()
     assert hooks.prompt(run_context()).tools == [*Doing.tools]
     assert hooks.prompt(narrowed).tools == []
@@ -440,7 +443,7 @@ async def test_a_broken_part_harms_its_own_calls_only(caplog: pytest.LogCaptureF
     """A broken sub-hook fails its own calls only, and none of them runs unjudged."""
     hooks = CompositeHook([Broken(), Doing(None)])
     assert [item.name for item in hooks.offer(run_context())] == ["does"]
-    assert hooks.prompt(run_context()) == HookPrompt([tool("does", timeout_s=2.0)], [], [])
+    assert hooks.prompt(run_context()) == HookPrompt([tool("does", timeout_s=2.0)], [], [], [])
     use = call_of(Broken.tools[0])
     with pytest.raises(ToolError, match="the daemon's log"):
         hooks.subject(use)

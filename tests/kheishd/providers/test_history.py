@@ -193,11 +193,13 @@ def test_an_error_leaves_nothing_behind() -> None:
     require_same(make_request([*messages, *turn(3)]), encodings)
 
 
-@pytest.mark.parametrize("driver", MODELS)
+@every_driver
 @pytest.mark.parametrize("size", [10, 4_000])
-def test_the_size_is_that_of_the_memory(driver: str, size: int) -> None:
-    """The stated size is at least the memory that is kept for encoded messages, and not much more."""
+@pytest.mark.parametrize("placed", [{}, {"placed": [{"index": 0, "block": {"type": "server"}}]}])
+def test_the_size_is_that_of_the_memory(driver: str, size: int, placed: dict[str, Any]) -> None:
+    """The stated size is about the memory that is kept, also for opaque blocks, which are not encoded."""
     data = ProviderData(f"{driver} api.test qwen3")
+    first = Message("assistant", [Text("a")], provider_data=replace(data, fields=placed))
     messages = [
         message
         for number in range(200)
@@ -205,6 +207,7 @@ def test_the_size_is_that_of_the_memory(driver: str, size: int) -> None:
             number, ToolCall(f"c{number}", "look", {"n": number}, provider_data=data), size=size
         )
     ]
+    messages = [first, *messages]
     request = replace(make_request(messages, driver=driver), encodings=MessageEncodings())
     post(make_request(messages, driver=driver))
     tracemalloc.start()

@@ -86,7 +86,7 @@ async def test_arguments_and_variables_of_any_bytes(workdir: int) -> None:
 
 
 async def test_a_keeper_has_little(workdir: int) -> None:
-    """A keeper has its mark, its command's directory, and no descriptor of the daemon or of the zygote."""
+    """A keeper has a mark, a directory and a socket, and nothing of the daemon; a command has less."""
     secret = os.open("/proc/self/status", os.O_RDONLY)
     os.set_inheritable(secret, True)
     async with running(command(workdir, WAIT)) as process:
@@ -101,6 +101,7 @@ async def test_a_keeper_has_little(workdir: int) -> None:
         # The two ends of its wakeup.
         assert sum(file.startswith("pipe:") for file in files) == 2
         assert {file for file in files if not file.startswith(("pipe:", "socket:"))} == {os.devnull}
+        assert sorted(os.listdir(f"/proc/{process.pid}/fd")) == ["0", "1", "2"]
     os.close(secret)
 
 
