@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from kheishd.providers.http_errors import ConnectionBroken, UnsendableRequest
+from protocol.limits.units import KIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # A head, and everything else that is not the body: 1xx responses, sizes and extensions of chunks, trailers.
 MAX_HEAD_BYTES = 100 * 1024
+
+MAX_COPIED_BYTES = 64 * KIB
+"""A longer body is written by itself: the memory for a copy of a megabyte costs more than a second write."""
 
 _NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
 _VALUE = re.compile(r"(?:[!-~](?:[\t -~]*[!-~])?)?")
@@ -47,12 +51,13 @@ def make_headers(host: str, extra: Mapping[str, str], body: bytes) -> dict[str, 
     return headers
 
 
-def encode_request(target: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    """Return the bytes of a POST request. Errors: UnsendableRequest for a target that is no path."""
+def encode_request(target: str, headers: Mapping[str, str], body: bytes) -> tuple[bytes, ...]:
+    """Return the writes of a POST request. Errors: UnsendableRequest for a target that is no path."""
     if not _TARGET.fullmatch(target):
         raise UnsendableRequest("the path of the URL has a character that HTTP does not allow")
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"POST {target} HTTP/1.1\r\n{lines}\r\n".encode("ascii") + body
+    head = f"POST {target} HTTP/1.1\r\n{lines}\r\n".encode("ascii")
+    return (head + body,) if len(body) <= MAX_COPIED_BYTES else (head, body)
 
 
 class ResponseParser:

@@ -72,7 +72,7 @@ class ConnectionPool:
         Errors: UnsendableRequest, ConnectTimeout, ConnectFailed, ConnectionBroken.
         """
         headers = make_headers(self._address.authority, post.headers, post.body)
-        message = encode_request(target_of(post.url), headers, post.body)
+        writes = encode_request(target_of(post.url), headers, post.body)
         if sending is not None:
             sending(post.url, headers, post.body)
         try:
@@ -84,7 +84,8 @@ class ConnectionPool:
             stream = self._take_idle() or await self._connect()
             # A server that rejects a request early does not read it, but answers.
             with suppress(trio.BrokenResourceError):
-                await stream.send_all(message)
+                for write in writes:
+                    await stream.send_all(write)
             parser = ResponseParser()
             while not parser.has_head:
                 await receive(stream, parser)

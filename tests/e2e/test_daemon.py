@@ -15,6 +15,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
+from protocol.limits.rpc import MAX_RUN_WAITS
 from tests.support.ctl import Ctl
 from tests.support.daemons import PATIENCE_S, Client, Daemon, RpcError, run_kheishd, until
 
@@ -53,6 +54,24 @@ def test_a_turn_is_two_commits_and_a_tool_call_three_more(daemon: Daemon) -> Non
     number, output = commits('/call read_file {"path": "note.txt"}')
     assert "remember the milk" in output
     assert number == 5
+
+
+def test_a_caller_waits_for_one_run_a_limited_number_of_times(daemon: Daemon) -> None:
+    """One more wait is refused on any connection; the others are answered when the run ends."""
+    run_id = daemon.call("conversation.send", content=SLOW)["run_id"]
+    first, second = daemon.connect(), daemon.connect()
+    for client in (first, second):
+        for _ in range(MAX_RUN_WAITS // 2):
+            client.ask("run.wait", run_id=run_id)
+        client.call("rpc.ping")
+    with pytest.raises(RpcError, match="64 requests of this caller") as refused:
+        daemon.call("run.wait", run_id=run_id)
+    assert refused.value.reason == "overloaded"
+    daemon.call("run.cancel", run_id=run_id)
+    for client in (first, second):
+        answers = [client.receive()["result"]["status"] for _ in range(MAX_RUN_WAITS // 2)]
+        assert set(answers) == {"cancelled"}
+    assert daemon.call("run.wait", run_id=run_id)["status"] == "cancelled"
 
 
 def test_the_home_is_private(daemon: Daemon) -> None:

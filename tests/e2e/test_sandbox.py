@@ -306,13 +306,19 @@ def test_files_and_directories_that_nobody_expects(home: Path) -> None:
         assert ".envrc, .husky, z/.git/config. " in run(
             f"echo evil > .envrc; mkdir .husky; echo evil > .husky/pre-commit; {hooks}"
         )
-        assert '"exit_code":0' in run("rm -r .envrc* .husky*; ls z")
+        assert '"exit_code":0' in run("rm -rf z .envrc* .husky*")
         # The first look at the mounts is later.
         (workspace / "pkg").mkdir()
         (workspace / "pkg/.envrc").touch()
         output = run("mv pkg pkg2; sleep 0.2; echo moved; echo evil >> pkg2/.envrc")
         assert "moved" in output
         assert "Read-only file system" in output
+        (workspace / "env").mkdir()
+        (workspace / ".envrc").symlink_to("env/dev")
+        (workspace / "env/dev").touch()
+        assert "Read-only file system" in run("echo evil >> env/dev")
+        # A removed link often passes its inode on.
+        assert "NAME.unapproved: .envrc. " in run("rm .envrc; echo evil > .envrc")
         daemon.say(order("write_file", path=".husky/pre-commit", content="ok"), sender="write")
         subprocess.run(["rm", "-r", ".husky"], cwd=workspace, check=True)
         assert "NAME.unapproved: .husky. " in run("mkdir .husky; echo evil > .husky/pre-commit")

@@ -96,13 +96,20 @@ PROTECTED_PATHS: Final = (
 """Protected directories and files of two names."""
 
 
-PAIR_DIRECTORIES: Final = frozenset(path.partition("/")[0] for path in PROTECTED_PATHS)
-"""The first names of these."""
-
 USER_PROGRAMS: Final = ".local/bin"
 """The protected directory of a user's own programs."""
 
 PROTECTED_NAMES: Final = PROTECTED_DIRECTORIES | PROTECTED_FILES
+
+PAIR_DIRECTORIES: Final = frozenset(path.partition("/")[0] for path in PROTECTED_PATHS)
+"""The first names of protected directories and files of two names."""
+
+_NAMES_IN_DIRECTORY: Final = {
+    first: PROTECTED_NAMES.union(
+        path.removeprefix(f"{first}/") for path in PROTECTED_PATHS if path.startswith(f"{first}/")
+    )
+    for first in PAIR_DIRECTORIES
+}
 
 
 def is_protected(path: str) -> bool:
@@ -123,9 +130,7 @@ def protected_names(directory: str) -> frozenset[str]:
 
     For all entries of a directory tree, this takes a fraction of the time of ``is_protected``.
     """
-    above = f"{directory.casefold()}/"
-    pairs = [path.removeprefix(above) for path in PROTECTED_PATHS if path.startswith(above)]
-    return PROTECTED_NAMES.union(pairs) if pairs else PROTECTED_NAMES
+    return _NAMES_IN_DIRECTORY.get(directory.casefold(), PROTECTED_NAMES)
 
 
 def is_protected_pair(path: str) -> bool:

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.providers.http_errors import UnsendableRequest
-from kheishd.providers.http_message import MAX_HEAD_BYTES, ResponseParser, encode_request, make_headers
+from kheishd.providers.http_message import (
+    MAX_COPIED_BYTES,
+    MAX_HEAD_BYTES,
+    ResponseParser,
+    encode_request,
+    make_headers,
+)
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
@@ -26,9 +32,18 @@ def parse(*reads: bytes) -> ResponseParser:
 def test_a_request() -> None:
     """A request has the client's headers, then those of the driver, and its body."""
     headers = make_headers("api.test", {"authorization": "Bearer x", "accept": "a/b"}, b"{}")
-    message = encode_request("/v1?a=b", headers, b"{}")
+    (message,) = encode_request("/v1?a=b", headers, b"{}")
     assert message.startswith(b"POST /v1?a=b HTTP/1.1\r\nhost: api.test\r\naccept: a/b\r\n")
     assert message.endswith(b"content-length: 2\r\nauthorization: Bearer x\r\n\r\n{}")
+
+
+def test_a_long_body_is_not_copied() -> None:
+    """A long body is a write of its own."""
+    body = bytes(MAX_COPIED_BYTES + 1)
+    headers = make_headers("api.test", {}, body)
+    head, rest = encode_request("/v1", headers, body)
+    assert head.endswith(b"content-length: 65537\r\n\r\n")
+    assert rest is body
 
 
 @pytest.mark.parametrize("value", ["\r\nx: y", "\n", "\0", " ", "\x7f", "\xe9", "\u20ac"])

@@ -17,7 +17,7 @@ from kheishd.core.permissions.protected import (
     PROTECTED_SUFFIXES,
     protected_names,
 )
-from kheishd.hooks.os.files.repositories import GUARDED_IN_GIT
+from kheishd.hooks.os.files.repositories import GUARDED_IN_GIT, resolve_links
 
 # Ten thousand entries take about ten milliseconds.
 MAX_ENTRIES: Final = 10_000
@@ -35,7 +35,7 @@ def find_link_use(workspace: str, paths: Collection[str]) -> tuple[str, str] | N
     A path is also in a directory to which one leads. Reads the file system.
     """
     for link in find_protected_links(workspace):
-        target = os.path.realpath(f"{workspace}/{link}")
+        target = resolve_links(f"{workspace}/{link}")
         # Whatever is above a link is not a part of what it stands for.
         if not f"{workspace}/{link}".startswith(f"{target}/"):
             for path in paths:

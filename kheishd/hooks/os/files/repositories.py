@@ -139,7 +139,7 @@ def _is_named(file: str, worktree: str, git: str) -> bool:
     count = 0
     for setting in read_settings(git, (worktree,), read_text):
         words = {setting.value, *_BETWEEN_WORDS.split(setting.text)} - {""}
-        for target in map(os.path.realpath, setting.paths(words)):
+        for target in map(resolve_links, setting.paths(words)):
             count += 1
             if target == file or count >= MAX_TARGETS:
                 return True
@@ -148,6 +148,15 @@ def _is_named(file: str, worktree: str, git: str) -> bool:
             if setting.name == "hookspath" and (is_inside or target == os.path.dirname(file)):
                 return True
     return False
+
+
+def resolve_links(path: str) -> str:
+    """Return a path without links, whether it exists or not; the path itself if it has too many of them."""
+    try:
+        return os.path.realpath(path)
+    except RecursionError:
+        # The kernel does not follow so many, either.
+        return path
 
 
 def read_text(path: str) -> str:

@@ -12,11 +12,12 @@ is killed as soon as the result is full or the caller is cancelled.
 import os
 import posixpath
 import re
+import stat
 import subprocess
 from base64 import b64decode
 from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Annotated, Any, Final
 
@@ -240,6 +241,11 @@ RIPGREP_OPTIONS: Final = (
 # The kernel limits a program's arguments to two megabytes.
 MAX_EXCLUDED_CHARACTERS: Final = 400_000
 
+IGNORE_FILES: Final = frozenset((".gitignore", ".ignore", ".rgignore"))
+
+# A search without a match is silent, too.
+MAX_SILENCE_SECONDS: Final = 3.0
+
 RIPGREP_ENVIRONMENT: Final = {"LC_ALL": "C.UTF-8"}
 
 _READ_BYTES: Final = 64 * KIB
@@ -348,7 +354,12 @@ async def regex_search(
             assert process.stdout is not None
             more = True
             while more and not results.truncated and not lines.truncated:
-                piece = await process.stdout.receive_some(_READ_BYTES)
+                piece = None
+                with trio.move_on_after(MAX_SILENCE_SECONDS):
+                    piece = await process.stdout.receive_some(_READ_BYTES)
+                if piece is None:
+                    await in_thread(partial(require_ignore_files, root, Walk(root, base)))
+                    piece = await process.stdout.receive_some(_READ_BYTES)
                 more = bool(piece)
                 await in_thread(partial(_confirm, root, base, lines.feed(bytes(piece)), results, files))
             if not more and not results.items and lines.complaint and await process.wait() == _FAILED:
@@ -357,6 +368,17 @@ async def regex_search(
         files.miss(name)
     truncated = results.truncated or lines.truncated or lines.skipped
     return encode({"matches": results.items, "truncated": truncated, "engine": "ripgrep", **files.counts})
+
+
+def require_ignore_files(root: Root, walk: Walk) -> None:
+    """Reject a list of ignored files that is a pipe: ripgrep waits for its writer. Errors: ToolError."""
+    for entry in walk:
+        if posixpath.basename(entry.path) in IGNORE_FILES and not (entry.file or entry.directory):
+            with suppress(OSError), root.parent(entry.path) as (directory, name):
+                if not stat.S_ISREG(os.stat(name, dir_fd=directory).st_mode):
+                    raise ToolError(
+                        f"{entry.path} is no ordinary file, and the search waits for it; remove it"
+                    )
 
 
 def _require_passable(pattern: str) -> str:

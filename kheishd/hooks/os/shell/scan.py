@@ -100,11 +100,12 @@ class Scan:
     ``protected`` are files and directories, with their identities; those in ``links`` are symbolic links,
     which cannot be mounted. Those in ``targets`` are protected only because another protected path leads to
     them. ``made`` are protected paths that commands made; they are checked afterwards instead of mounted.
-    ``git`` are git directories with their working trees. ``masked`` are closed files and directories (True).
-    ``pinned`` are directories that may not be renamed: a rule closes paths below them by their names.
-    ``directories`` are those that were scanned, with their inodes; ``parents`` are the identities of the
-    directories in which protected files are. ``complete``: everything was scanned. ``has_failed``: it was
-    not, by a fault of this code. ``obstacle`` is why not all paths that rules close are known.
+    ``git`` are git directories with their working trees. ``leads`` are what is still to be followed.
+    ``masked`` are closed files and directories (True). ``pinned`` are directories that may not be renamed: a
+    rule closes paths below them by their names. ``directories`` are those that were scanned, with their
+    inodes; ``parents`` are the identities of the directories in which protected files are. ``complete``:
+    everything was scanned. ``has_failed``: it was not, by a fault of this code. ``obstacle`` is why not all
+    paths that rules close are known.
     """
 
     def __init__(self) -> None:
@@ -113,6 +114,7 @@ class Scan:
         self.targets: dict[str, str] = {}
         self.made: set[str] = set()
         self.git: dict[str, set[str]] = {}
+        self.leads: deque[Callable[[], None]] = deque()
         self.masked: dict[str, bool] = {}
         self.pinned: set[str] = set()
         self.directories: dict[str, int] = {}
@@ -129,11 +131,16 @@ class Scan:
         """
         paths = [
             path
-            for path in {*self.pinned, *self.protected}
-            if path not in self.links
-            and path not in self.made
-            and f"{path}/config" not in self.made
-            and not lies_in(path, self.masked)
+            for path in self.pinned | self.protected.keys() - self.links - self.made
+            if not lies_in(path, self.masked)
+        ]
+        # A git directory keeps its name for its parts that are mounted, and for what rules close in it.
+        above = {posixpath.dirname(path) for path in paths}
+        closed = [path for path in self.masked if lies_in(path, self.git)]
+        paths = [
+            path
+            for path in paths
+            if path not in self.git or path in above or any(lies_in(mask, (path,)) for mask in closed)
         ]
 
         def rank(path: str) -> tuple[bool, int, str]:
@@ -185,6 +192,14 @@ def scan_workspace(
     scan = Scan()
     try:
         _fill(scan, root, workspace, rules, skipped, known, max_entries or MAX_ENTRIES)
+        # Only now, all directories on the way can be entered. One path may lead to the next.
+        configured: set[str] = set()
+        while scan.leads or len(configured) < len(scan.git):
+            while scan.leads:
+                scan.leads.popleft()()
+            for path in sorted(scan.git.keys() - configured):
+                configured.add(path)
+                _add_configured(scan, root, workspace, path, scan.git[path])
     except Exception:
         log.exception("a workspace cannot be scanned completely", extra={"workspace": workspace})
         scan.complete = False
@@ -257,12 +272,6 @@ def _fill(
                 if folded in PAIR_DIRECTORIES:
                     _add_link_to_pairs(scan, root, workspace, path, folded)
                 queue.extend(find_dependency(root, path, entry))
-    # Only now, all directories on the way can be entered. A hook may be a link to a further repository.
-    configured: set[str] = set()
-    while missing := scan.git.keys() - configured:
-        for path in sorted(missing):
-            configured.add(path)
-            _add_configured(scan, root, workspace, path, scan.git[path])
 
 
 def is_unused(path: str) -> bool:
@@ -360,8 +369,8 @@ def _is_masked(
 
 def resolve(root: str, path: str) -> str | None:
     """Return the existing path in the workspace to which a path with links leads; None if there is none."""
-    # A path from a configuration may contain a NUL.
-    with suppress(OSError, ValueError):
+    # A path from a configuration may contain a NUL, and a command can make a long chain of links.
+    with suppress(OSError, ValueError, RecursionError):
         target = posixpath.relpath(os.path.realpath(f"{root}/{path}", strict=True), os.path.realpath(root))
         return None if target.startswith("..") else target
     return None
@@ -412,10 +421,10 @@ def _add(scan: Scan, root: str, workspace: str, path: str, source: str | None = 
             scan.targets[path] = source
         if stat.S_ISLNK(status.st_mode):
             scan.links.add(path)
-            _add_target(scan, root, workspace, path, path)
+            scan.leads.append(partial(_add_target, scan, root, workspace, path, path))
         elif stat.S_ISDIR(status.st_mode):
             for link in find_links(f"{root}/{path}"):
-                _add_target(scan, root, workspace, f"{path}/{link}", path)
+                scan.leads.append(partial(_add_target, scan, root, workspace, f"{path}/{link}", path))
 
 
 def _add_target(scan: Scan, root: str, workspace: str, path: str, source: str) -> None:
@@ -436,7 +445,7 @@ def _add_link_to_pairs(scan: Scan, root: str, workspace: str, path: str, folded:
     scan.parents[path] = identity_of(os.stat(f"{root}/{posixpath.dirname(path)}"))
     scan.links.add(path)
     for name in find_second_names(folded):
-        _add_target(scan, root, workspace, f"{path}/{name}", path)
+        scan.leads.append(partial(_add_target, scan, root, workspace, f"{path}/{name}", path))
 
 
 def _add_git(
@@ -476,7 +485,7 @@ def _add_git(
     if link in scan.protected:
         common = locate(workspace, find_common(path, partial(read_inside, root, workspace)))
         if common is not None and os.path.isdir(f"{root}/{common}"):
-            _add_git(scan, root, workspace, common, tree, depth, link)
+            scan.leads.append(partial(_add_git, scan, root, workspace, common, tree, depth, link))
     modules = deque([posixpath.join(path, "modules")])
     visited = 0
     while modules:

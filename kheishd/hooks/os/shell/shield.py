@@ -147,6 +147,7 @@ class Shield:
         # A command could hide a file among as many entries as are scanned before.
         before, rules = self.scan, PathRules(self._rules.protected)
         scan = self._scan(rules, before.directories, MAX_ENTRIES_AFTERWARDS)
+        known = set(before.protected.values()), set(before.directories.values())
         new = NewFiles([], [], {})
         for path, identity in sorted(scan.protected.items()):
             if before.protected.get(path) == identity:
@@ -161,7 +162,7 @@ class Shield:
             if source is not None and before.protected.get(source) != scan.protected.get(source):
                 continue
             try:
-                self._judge(path, scan, new)
+                self._judge(path, scan, new, *known)
             except OSError:
                 new.elsewhere.append(path)
         states = [posixpath.join(git, name) for git in sorted(scan.git) for name in PENDING_IN_GIT]
@@ -172,7 +173,9 @@ class Shield:
         complete = scan.complete or not before.complete or has_failed
         return replace(new, complete=complete, has_failed=has_failed)
 
-    def _judge(self, path: str, scan: Scan, new: NewFiles) -> None:
+    def _judge(
+        self, path: str, scan: Scan, new: NewFiles, known: set[Identity], known_directories: set[int]
+    ) -> None:
         """Add a protected path that is new or has changed, or its parts, to the lists. Errors: OSError."""
         before, identity = self.scan, scan.protected[path]
         directory, name = posixpath.split(path)
@@ -183,7 +186,7 @@ class Shield:
         if is_mounted and before.parents[path][:-1] == scan.parents[path][:-1]:
             new.elsewhere.append(path)
             return
-        is_moved = identity in before.protected.values()
+        is_moved = identity in known
         if directory in scan.git and name in GUARDED_IN_GIT:
             programs = [] if is_moved else self._find_programs(path, scan)
             # An older repository that was not scanned has the user's own settings.
@@ -204,7 +207,7 @@ class Shield:
         is_in_git = directory in before.git and name not in CONTAINERS_IN_GIT
         if not is_made and (directory in before.directories or is_in_git):
             new.unapproved.append(path)
-        elif is_made or scan.directories.get(directory) not in before.directories.values():
+        elif is_made or scan.directories.get(directory) not in known_directories:
             new.elsewhere.append(path)
             if is_made or before.complete:
                 new.made[path] = identity
@@ -261,7 +264,11 @@ class Shield:
         git, name = posixpath.split(path)
         match name:
             case "hooks" if os.path.isdir(full):
-                return [f"{path}/{hook}" for hook in os.listdir(full) if not hook.endswith(SAMPLE)]
+                workspace = self._workdir.workspace
+                hooks = [f"{path}/{hook}" for hook in os.listdir(full) if not hook.endswith(SAMPLE)]
+                return [
+                    hook for hook in hooks if not was_written(f"{workspace}/{hook}", f"{self._root}/{hook}")
+                ]
             case "commondir":
                 # As ``git worktree add`` writes it: the repository's own directory, which is guarded, too.
                 common, _, name = git.rpartition("/worktrees/")

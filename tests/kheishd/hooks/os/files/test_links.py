@@ -61,3 +61,11 @@ def test_bounds(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         (workspace / f"hk/{number}").symlink_to("x")
     assert len(list(find_links(str(workspace / "hk")))) == 2
+
+
+def test_a_chain_of_links_without_end(workspace: Path) -> None:
+    """Nobody follows thousands of links, so neither does the search."""
+    for number in range(1500):
+        (workspace / f"l{number}").symlink_to(f"l{number + 1}")
+    (workspace / ".profile").symlink_to("l0")
+    assert find_link_use(str(workspace), ["l1500"]) is None

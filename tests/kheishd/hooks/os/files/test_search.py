@@ -286,6 +286,17 @@ async def test_too_many_closed_files(forest: Path, monkeypatch: pytest.MonkeyPat
 
 
 @needs_ripgrep
+@needs_ripgrep
+async def test_a_pipe_as_a_list_of_ignored_files(forest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that waits for the writer of a pipe fails and names it; without one it goes on."""
+    monkeypatch.setattr("kheishd.hooks.os.files.search.MAX_SILENCE_SECONDS", 0.0)
+    assert (await regex_matches(forest, "no such text"))["matches"] == []
+    (forest / ".ignore").symlink_to("missing")
+    os.mkfifo(forest / "b/.gitignore")
+    with pytest.raises(ToolError, match=r"^b/\.gitignore is no ordinary file"):
+        await regex_matches(forest, "no such text")
+
+
 async def test_limits_of_a_regex_search(forest: Path) -> None:
     """The limit is the requested one, the maximum, and the size of a result."""
     assert len((await regex_matches(forest, "needle", limit=2))["matches"]) == 2

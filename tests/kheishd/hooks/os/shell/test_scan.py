@@ -348,6 +348,21 @@ def test_targets_of_protected_links(workspace: Path) -> None:
     }
 
 
+def test_long_chains(workspace: Path) -> None:
+    """Neither many links that lead on, nor many common directories, are too deep."""
+    count = 400
+    for number in range(count):
+        write(workspace, f"r{number}/.git/HEAD", f"r{number}/.git/hooks/x", f"c{number}/HEAD")
+        (workspace / f"r{number}/.git/hooks/next").symlink_to(f"../../../r{number + 1}/.git/hooks/next")
+        write(workspace, f"c{number}/commondir", text=f"../c{number + 1}\n")
+    for number in range(1500):
+        (workspace / f"l{number}").symlink_to(f"l{number + 1}")
+    (workspace / ".profile").symlink_to("l0")
+    found = scan(workspace)
+    assert not found.has_failed
+    assert len(found.git) == 2 * count
+
+
 def test_links_of_repositories(workspace: Path) -> None:
     """A link named ``.git`` leads to a git directory, whose parts are protected."""
     write(workspace, "store/HEAD", "store/objects/x", "store/refs/x", "store/hooks/x", "p/hk/x")

@@ -165,6 +165,9 @@ def test_files_that_a_tool_wrote(workdir: Workdir, workspace: Path) -> None:
         file.write("evil\n")
     subprocess.run(["rm", "-r", ".husky"], cwd=workspace, check=True)
     write(workspace, ".husky/pre-commit", text="evil\n")
+    subprocess.run(["git", "init", "-q", "new"], cwd=workspace, check=True)
+    write(workspace, "new/.git/hooks/pre-push")
+    note_written(str(workspace), "new/.git/hooks/pre-push", b"x\n")
     (sentence,) = shield.finish()
     assert "NAME.unapproved: .bashrc, .husky, .zshrc." in sentence
 
