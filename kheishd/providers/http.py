@@ -68,6 +68,8 @@ def make_pool(base_url: str, max_connections: int, ca_file: str | None = None) -
     try:
         url = urlsplit(base_url)
         port, _ = url.port, base_url.encode("ascii")
+        # The resolver of names raises no OSError for an empty label or one that is too long.
+        (url.hostname or "").encode("idna")
     except ValueError as error:
         raise UnsendableRequest(f"not a URL: {error}") from None
     if url.scheme not in PORTS:

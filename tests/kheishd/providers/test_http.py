@@ -37,6 +37,8 @@ def test_an_unusable_file_of_authorities(tmp_path: Path) -> None:
         "http://x:port/",
         "http://x:99999/",
         "ftp://x/",
+        "http://a..b/",
+        f"http://{'a' * 64}.test/",
         "http://münchen.test/",
     ],
 )
