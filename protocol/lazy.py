@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, TypeVar, cast
 
-from msgspec.json import Decoder
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -23,6 +21,9 @@ class LazyDecoder(Generic[T]):
 
     def __init__(self, kind: Any) -> None:
         def decode(encoded: bytes | memoryview | str) -> T:
+            # Imported here, because the client uses patterns, but no decoder.
+            from msgspec.json import Decoder
+
             self.decode = Decoder(kind).decode
             return self.decode(encoded)
 

@@ -99,7 +99,8 @@ def follow(
     history: HistoryT | None = None if encodings is None else encodings.take(form)
     if history is None or not history.follow(transcript):
         history = make()
-        history.follow(transcript)
+        is_read = history.follow(transcript)
+        assert is_read, "nothing was sent that a message could change"
     if encodings is not None:
         history.encode()
         encodings.keep(form, history)

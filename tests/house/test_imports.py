@@ -21,6 +21,7 @@ def loaded(module: str, packages: tuple[str, ...]) -> str:
 @pytest.mark.parametrize(
     ("module", "packages"),
     [
+        ("kheishctl.commands.send", ("msgspec", "dataclasses", "asyncio", "subprocess", "ssl")),
         ("kheishctl.program", ("trio", "httpcore2", "prompt_toolkit", "rich", "asyncio", "lmdb", "kheishd")),
         (
             "kheishd.__main__",

@@ -169,6 +169,17 @@ def test_a_message_that_changes_earlier_ones(early: ToolCall, late: ToolCall) ->
     assert not requests[2].startswith(requests[1][:-20].rpartition(b"}")[0])
 
 
+@every_driver
+def test_results_of_one_batch_in_two_messages(driver: str) -> None:
+    """Results that come one after another are sent as those that come together, in the order of the calls."""
+    encodings = MessageEncodings()
+    messages = turn(0, ToolCall("a", "look", {}), ToolCall("b", "look", {}))
+    for call_id in ("b", "a"):
+        messages = [*messages, Message("tool", [ToolResult(call_id, "look", f"seen {call_id}")])]
+        require_same(replace(make_request(messages, driver=driver), situation="now"), encodings)
+    require_same(make_request([*messages, *turn(1)], driver=driver), encodings)
+
+
 def test_reasoning_content_of_a_later_message() -> None:
     """Once the model has sent ``reasoning_content``, each message with calls has it, also earlier ones."""
     encodings = MessageEncodings()

@@ -21,6 +21,9 @@ MAX_CONFIG_BYTES: Final = 64 * 1024
 # Comparing takes some ten microseconds each; a configuration with more counts as naming the file.
 MAX_TARGETS: Final = 20_000
 
+# The names and links of a path that does not exist.
+MAX_RESOLVED_NAMES: Final = 100
+
 CONFIG_FILES: Final = ("config", "config.worktree")
 
 GUARDED_IN_GIT: Final = ("config", "config.worktree", "hooks", "commondir")
@@ -150,13 +153,30 @@ def _is_named(file: str, worktree: str, git: str) -> bool:
     return False
 
 
-def resolve_links(path: str) -> str:
-    """Return a path without links, whether it exists or not; the path itself if it has too many of them."""
+def real_path(path: str) -> str:
+    """Return an existing path without links; the kernel refuses too many. Errors: OSError."""
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        return os.path.realpath(path)
-    except RecursionError:
-        # The kernel does not follow so many, either.
-        return path
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def resolve_links(path: str) -> str:
+    """Return a path without links, whether its last names exist or not; itself if it has too many links."""
+    current, rest = path, ""
+    for _ in range(MAX_RESOLVED_NAMES):
+        try:
+            return os.path.normpath(os.path.join(real_path(current), rest))
+        except FileNotFoundError:
+            above, name = os.path.split(current)
+            try:
+                current = os.path.join(above, os.readlink(current))
+            except OSError:
+                current, rest = above, os.path.join(name, rest)
+        except OSError:
+            break
+    return path
 
 
 def read_text(path: str) -> str:

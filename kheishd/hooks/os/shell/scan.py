@@ -43,6 +43,7 @@ from kheishd.hooks.os.files.repositories import (
     read_git_link,
     read_settings,
     read_text,
+    real_path,
 )
 from protocol.structs import Value
 
@@ -369,10 +370,10 @@ def _is_masked(
 
 def resolve(root: str, path: str) -> str | None:
     """Return the existing path in the workspace to which a path with links leads; None if there is none."""
-    # A path from a configuration may contain a NUL, and a command can make a long chain of links.
-    with suppress(OSError, ValueError, RecursionError):
-        target = posixpath.relpath(os.path.realpath(f"{root}/{path}", strict=True), os.path.realpath(root))
-        return None if target.startswith("..") else target
+    # A path from a configuration may contain a NUL.
+    with suppress(OSError, ValueError):
+        target = posixpath.relpath(real_path(f"{root}/{path}"), real_path(root))
+        return None if target == ".." or target.startswith("../") else target
     return None
 
 
@@ -387,7 +388,7 @@ def _add_protected(scan: Scan, root: str, workspace: str, path: str, entry: os.D
         return
     _add(scan, root, workspace, path)
     link = read_git_link(path, partial(read_inside, root, workspace)) or resolve(root, path)
-    target = None if link is None else locate(workspace, link)
+    target = None if link is None else _find_directory(root, workspace, link)
     if target is not None and is_git_directory(f"{root}/{target}"):
         _add_git(scan, root, workspace, target, above)
 
@@ -398,6 +399,15 @@ def locate(workspace: str, path: str) -> str | None:
     if relative == ".." or relative.startswith("../"):
         return None
     return "" if relative == "." else relative
+
+
+def _find_directory(root: str, workspace: str, path: str) -> str | None:
+    """Return the path without links of an existing directory, relative to the workspace, if it is inside."""
+    relative = locate(workspace, path)
+    real = None if relative is None else resolve(root, relative)
+    if real is None or not os.path.isdir(f"{root}/{real}"):
+        return None
+    return "" if real == "." else real
 
 
 def read_inside(root: str, workspace: str, path: str) -> str:
@@ -470,23 +480,33 @@ def _add_git(
         _add(scan, root, workspace, path, source)
         return
     scan.git[path] = trees
-    for name in ("", *CONTAINERS_IN_GIT):
+    containers = []
+    for name in CONTAINERS_IN_GIT:
+        container = posixpath.join(path, name)
+        if os.path.islink(f"{root}/{container}"):
+            _add(scan, root, workspace, container, source)
+        else:
+            containers.append(name)
+    for name in ("", *containers):
         # Whatever cannot be listed now is no longer hidden when a command restores its rights.
         with suppress(OSError):
             entries = _list(posixpath.join(root, path, name).rstrip("/"))
             if name == "worktrees" and len(entries) > MAX_GIT_DIRECTORIES:
                 _add(scan, root, workspace, posixpath.join(path, name))
             elif name == "worktrees":
-                for worktree in entries:
-                    _add_git(scan, root, workspace, posixpath.join(path, name, worktree), None, depth)
+                for entry in entries.values():
+                    if entry.is_dir(follow_symlinks=False):
+                        worktree = posixpath.join(path, name, entry.name)
+                        _add_git(scan, root, workspace, worktree, None, depth)
     for name in GUARDED_IN_GIT:
         _add(scan, root, workspace, posixpath.join(path, name), source)
     link = posixpath.join(path, "commondir")
     if link in scan.protected:
-        common = locate(workspace, find_common(path, partial(read_inside, root, workspace)))
-        if common is not None and os.path.isdir(f"{root}/{common}"):
+        shared = find_common(path, partial(read_inside, root, workspace))
+        common = _find_directory(root, workspace, shared)
+        if common is not None:
             scan.leads.append(partial(_add_git, scan, root, workspace, common, tree, depth, link))
-    modules = deque([posixpath.join(path, "modules")])
+    modules = deque([posixpath.join(path, "modules")] if "modules" in containers else ())
     visited = 0
     while modules:
         above = modules.popleft()

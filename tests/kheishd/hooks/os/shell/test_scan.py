@@ -358,9 +358,26 @@ def test_long_chains(workspace: Path) -> None:
     for number in range(1500):
         (workspace / f"l{number}").symlink_to(f"l{number + 1}")
     (workspace / ".profile").symlink_to("l0")
+    for number in range(40):
+        (workspace / f"d{number}").symlink_to(f"d{number + 1}/../d{number + 1}")
+    (workspace / "d40").mkdir()
+    (workspace / ".bashrc").symlink_to("d0")
     found = scan(workspace)
     assert not found.has_failed
     assert len(found.git) == 2 * count
+
+
+def test_git_directories_in_themselves(workspace: Path) -> None:
+    """A container of git directories that is a link is protected, and is not entered again and again."""
+    write(workspace, ".git/HEAD", ".git/a/HEAD", ".git/b/HEAD", ".git/config", "lib/.git/HEAD")
+    (workspace / ".git/worktrees").symlink_to(".")
+    (workspace / ".git/modules").symlink_to("..")
+    (workspace / "up").symlink_to(".")
+    write(workspace, "sub/.git", text="gitdir: ../up/up/lib/.git\n")
+    write(workspace, "lib/.git/objects/x", "lib/.git/refs/x", "lib/.git/config")
+    found = scan(workspace)
+    assert found.git.keys() == {".git", "lib/.git"}
+    assert {".git/worktrees", ".git/modules"} <= found.links
 
 
 def test_links_of_repositories(workspace: Path) -> None:
