@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from contrib.bench.processes import ROOT
 from contrib.bench.scale import Scale
@@ -46,23 +47,20 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description="Measure the daemon and print each figure beside a yardstick from the same run: "
         "minimum, median and maximum of several rounds. Goals apply to the median.",
     )
-    parser.add_argument(
-        "names",
-        nargs="*",
-        metavar="NAME",
-        help=f"figures to measure: {', '.join(FIGURES)}; goals: only the goals of the project",
-    )
+    goals = "goals: only the goals of the project, of the named figures or of all"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"figures: {', '.join(FIGURES)}; {goals}")
     parser.add_argument("--small", action="store_true", help="only check that measuring works, in seconds")
     parser.add_argument(
         "--write",
         action="store_true",
-        help="with goals: write contrib/bench/goals.json, for contrib/generate",
+        help="with goals: put the rows into contrib/bench/goals.json",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(argv)
-    options.only_goals = options.names == ["goals"]
+    options.only_goals = "goals" in options.names
     if options.only_goals:
-        options.names = list(GOALS)
+        options.names.remove("goals")
+        options.names = options.names or list(GOALS)
     if options.write and (options.small or not options.only_goals):
         parser.error("--write is for goals, and not for --small")
     unknown = set(options.names) - set(FIGURES)
@@ -75,6 +73,13 @@ def measure(name: str, scale: Scale) -> Iterator[Row]:
     """Return the rows of one figure."""
     module = importlib.import_module(f"contrib.bench.{name}")
     yield from module.measure(scale)
+
+
+def merge(written: list[Any], measured: list[Any]) -> list[Any]:
+    """Return the written rows with the measured ones in place of those of the same name."""
+    rows = {row["name"]: row for row in written}
+    rows.update((row["name"], row) for row in measured)
+    return list(rows.values())
 
 
 def main() -> int:
@@ -92,8 +97,9 @@ def main() -> int:
         except Exception:
             traceback.print_exc()
             broken.append(name)
-    report = {"rows": [row.as_json() for row in rows], "broken": broken}
+    report: dict[str, Any] = {"rows": [row.as_json() for row in rows], "broken": broken}
     if options.write and not broken:
+        report["rows"] = merge(json.loads(WRITTEN.read_text())["rows"], report["rows"])
         WRITTEN.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n")
     if options.json:
         print(json.dumps(report, ensure_ascii=False))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contrib.bench.__main__ import FIGURES, GOALS, arguments
+from contrib.bench.__main__ import FIGURES, GOALS, arguments, merge
 from contrib.bench.client import Client
 from contrib.bench.model import config, model_server, newest_request
 from contrib.bench.processes import daemon, yardstick
@@ -87,6 +87,13 @@ def test_goals_are_named_by_one_word() -> None:
     assert options.only_goals
     assert tuple(options.names) == GOALS
     assert not arguments(["turn"]).only_goals
+    assert arguments(["goals", "bash"]).names == ["bash"]
+
+
+def test_goals_that_are_measured_again_replace_their_rows() -> None:
+    """The other rows stay, and so does the order."""
+    written = [{"name": "one", "value": 1}, {"name": "two", "value": 2}]
+    assert merge(written, [{"name": "one", "value": 3}]) == [{"name": "one", "value": 3}, written[1]]
 
 
 def test_the_prototype_keeps_the_order_of_a_turn(tmp_path: Path) -> None:

@@ -59,18 +59,18 @@ def test_a_turn_is_two_commits_and_a_tool_call_three_more(daemon: Daemon) -> Non
 def test_a_caller_waits_for_one_run_a_limited_number_of_times(daemon: Daemon) -> None:
     """One more wait is refused on any connection; the others are answered when the run ends."""
     run_id = daemon.call("conversation.send", content=SLOW)["run_id"]
-    first, second = daemon.connect(), daemon.connect()
-    for client in (first, second):
-        for _ in range(MAX_RUN_WAITS // 2):
-            client.ask("run.wait", run_id=run_id)
-        client.call("rpc.ping")
-    with pytest.raises(RpcError, match="64 requests of this caller") as refused:
-        daemon.call("run.wait", run_id=run_id)
-    assert refused.value.reason == "overloaded"
-    daemon.call("run.cancel", run_id=run_id)
-    for client in (first, second):
-        answers = [client.receive()["result"]["status"] for _ in range(MAX_RUN_WAITS // 2)]
-        assert set(answers) == {"cancelled"}
+    with daemon.connect() as first, daemon.connect() as second:
+        for client in (first, second):
+            for _ in range(MAX_RUN_WAITS // 2):
+                client.ask("run.wait", run_id=run_id)
+            client.call("rpc.ping")
+        with pytest.raises(RpcError, match="64 requests of this caller") as refused:
+            daemon.call("run.wait", run_id=run_id)
+        assert refused.value.reason == "overloaded"
+        daemon.call("run.cancel", run_id=run_id)
+        for client in (first, second):
+            answers = [client.receive()["result"]["status"] for _ in range(MAX_RUN_WAITS // 2)]
+            assert set(answers) == {"cancelled"}
     assert daemon.call("run.wait", run_id=run_id)["status"] == "cancelled"
 
 
