@@ -216,9 +216,9 @@ async def receive(stream: Stream, parser: ResponseParser) -> None:
 async def _read_some(stream: Stream) -> bytes:
     """Wait for bytes and return them; empty at the end. Errors: BrokenResourceError, OSError."""
     if isinstance(stream, trio.SSLStream):
-        return await stream.receive_some(_MAX_READ_BYTES)
-    # trio's own stream tries to read before it waits. A model's next piece is rarely there yet, and the failed
-    # attempt costs more than the wait.
+        return bytes(await stream.receive_some(_MAX_READ_BYTES))
+    # trio's own stream tries to read before it waits. A model's next piece is rarely there yet, and the
+    # failed attempt costs more than the wait.
     while True:
         await trio.lowlevel.wait_readable(stream.socket)
         try:
