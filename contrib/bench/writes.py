@@ -6,7 +6,7 @@ import select
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from contrib.bench.client import Client
@@ -123,6 +123,7 @@ def is_flush(line: str, synchronous: frozenset[str]) -> bool:
 
 def wait_until_gone(pid: int) -> None:
     """Wait for the end of a process that is not our child."""
-    descriptor = os.pidfd_open(pid)
-    select.select([descriptor], [], [], 30)
-    os.close(descriptor)
+    with suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid)
+        select.select([descriptor], [], [], 30)
+        os.close(descriptor)

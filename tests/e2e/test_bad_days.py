@@ -143,7 +143,8 @@ def upgrade(address: str, *headers: str) -> tuple[int, str]:
     ]
     with socket.create_connection((host, int(port)), timeout=30) as peer:
         peer.sendall("\r\n".join([*request, "", ""]).encode())
-        answer = peer.recv(65536).decode()
+        # A close frame may follow the head at once: a token can expire at any moment.
+        answer = peer.recv(65536).decode(errors="replace")
     return int(answer.split()[1]), answer
 
 
