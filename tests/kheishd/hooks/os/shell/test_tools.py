@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from kheishd.config.sections.tools import LimitsSection
 from kheishd.hooks.os.shell.keeper import descendants
 from kheishd.hooks.os.shell.output import OutputCollector, Spool
-from kheishd.hooks.os.shell.process import CommandEnd
+from kheishd.hooks.os.shell.process import ZYGOTE, CommandEnd
 from kheishd.hooks.os.shell.scan import Scan
 from kheishd.hooks.os.shell.tools import (
     Bash,
@@ -262,7 +262,7 @@ async def test_a_start_that_takes_too_long(
     """The time of a command includes its start, here by a suspended zygote; it does not run later."""
     await shell.run("true")
     below = {pid for pid, _ in descendants(os.getpid())}
-    (zygote,) = below.intersection(running_with("shell.zygote"))
+    (zygote,) = below.intersection(running_with(ZYGOTE))
     os.kill(zygote, signal.SIGSTOP)
     monkeypatch.setattr("kheishd.hooks.os.shell.process.MAX_KILL_SECONDS", 0.1)
     result = await shell.run("touch ran", timeout_s=0.1)
