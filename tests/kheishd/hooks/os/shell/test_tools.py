@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -268,7 +269,8 @@ async def test_a_start_that_takes_too_long(
     result = await shell.run("touch ran", timeout_s=0.1)
     assert result["timed_out"]
     assert result["note"].startswith("stopped after 0.1 s")
-    os.kill(zygote, signal.SIGCONT)
+    with suppress(ProcessLookupError):
+        os.kill(zygote, signal.SIGCONT)
     assert (await shell.run("ls"))["stdout"] == ""
 
 

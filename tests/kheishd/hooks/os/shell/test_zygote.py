@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -190,7 +191,8 @@ async def test_a_command_that_is_cancelled_before_it_begins(
             async with running(command(workdir, f"trap '' TERM; touch ran; {WAIT}")):
                 raise AssertionError("it runs")
     assert scope.cancelled_caught
-    os.kill(zygote, signal.SIGCONT)
+    with suppress(ProcessLookupError):
+        os.kill(zygote, signal.SIGCONT)
     async with running(command(workdir, f"ls; echo end; {WAIT}")) as process:
         assert await process.stdout.receive_some() == b"end\n"
         # One that cannot be told to stop is replaced.
@@ -216,14 +218,24 @@ async def test_a_suspended_zygote_is_replaced(workdir: int, monkeypatch: pytest.
     assert await trio.to_thread.run_sync(wait_ended, [zygote])
 
 
-async def test_a_slow_start_is_no_second_start(workdir: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_start_is_no_second_start(
+    workdir: int, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A command that its keeper starts late, after its zygote was replaced, runs once."""
-    slow = "import time; place = zygote.place; zygote.place = lambda *given: time.sleep(0.4) or place(*given)"
-    begin = "import sys; sys.path.append(sys.argv[1])\nfrom kheishd.hooks.os.shell import zygote"
-    monkeypatch.setattr(processes, "ZYGOTE", "\n".join((begin, slow, "zygote.main()")))
-    async with running(command(workdir, WAIT)):
+    change = f"""import os, sys
+sys.path.append(sys.argv[1])
+from kheishd.hooks.os.shell import zygote
+original, parent = zygote.place, os.getpid()
+def place(*arguments):
+    while os.path.exists({str(workspace / "slow")!r}) and os.getppid() == parent:
         pass
-    monkeypatch.setattr(processes, "MAX_START_SECONDS", 0.2)
+    return original(*arguments)
+zygote.place = place
+zygote.main()"""
+    monkeypatch.setattr(processes, "ZYGOTE", change)
+    async with running(command(workdir, WAIT)):
+        (workspace / "slow").touch()
+    monkeypatch.setattr(processes, "MAX_START_SECONDS", 1.0)
     async with running(command(workdir, "echo once >>log; cat log")) as process:
         assert await read(process) == b"once\n"
 
