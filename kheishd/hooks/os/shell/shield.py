@@ -246,8 +246,9 @@ class Shield:
             sentences.append(f"{text}: {_list(paths)}")
         if not new.complete:
             sentences.append(
-                "not all of the workspace could be searched for new files that other programs execute or "
-                f"obey: it has more than {MAX_ENTRIES_AFTERWARDS} entries now, or a directory that cannot be read"
+                "not all of the workspace could be searched for new files that other programs execute "
+                f"or obey: it has more than {MAX_ENTRIES_AFTERWARDS} entries now, or a directory that cannot "
+                "be read"
             )
         if new.deep:
             sentences.append(
