@@ -122,4 +122,6 @@ def escape(path: str) -> bytes:
 def read_mounts(file: BinaryIO) -> dict[int, bytes]:
     """Return the paths of all mounts, by the mount's number."""
     file.seek(0)
-    return {int(fields[0]): fields[4] for fields in map(bytes.split, file.read().splitlines())}
+    # Names may contain any byte but those that the kernel escapes: the separators, and the backslash.
+    lines = file.read().split(b"\n")
+    return {int(fields[0]): fields[4] for fields in (line.split(b" ") for line in lines if line)}
