@@ -16,6 +16,7 @@ class RuntimeHolder:
         self._current = first
         self._retire = retire
         self._users: dict[int, int] = {}
+        self.on_replace: Callable[[], None] = lambda: None
 
     def current(self) -> Runtime:
         """Return the newest runtime, for work that does not outlast a reload."""
@@ -41,6 +42,7 @@ class RuntimeHolder:
         replaced, self._current = self._current, runtime
         if replaced.generation not in self._users:
             self._retire(replaced)
+        self.on_replace()
 
     def held(self) -> list[int]:
         """Return the generations in use, oldest first."""

@@ -75,7 +75,12 @@ class Runtime(Value, frozen=True):
 
 
 class Runtimes(Protocol):
-    """The source of runtimes. A replaced runtime lives until its last holder releases it."""
+    """The source of runtimes. A replaced runtime lives until its last holder releases it.
+
+    ``on_replace`` is called on the loop when another runtime has become current; it must not block or raise.
+    """
+
+    on_replace: Callable[[], None]
 
     def current(self) -> Runtime:
         """Return the runtime for new work."""

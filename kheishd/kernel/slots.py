@@ -12,9 +12,9 @@ class RunSlots:
     """The run worker, as a transaction that accepts a run sees it.
 
     ``is_open``: runs may start in the transactions that accept them, as far as the slots suffice. The worker
-    opens the slots once it has taken up all runs that an earlier daemon left and none of them must execute
-    alone, and closes them when it stops. It is written on the loop and read on the writer thread, so a run
-    may start while the worker closes the slots: the worker then waits for the queued transactions.
+    opens the slots once all ready runs have an executor and none of them must execute alone, and closes them
+    while a ready run waits, and when it stops. It is written on the loop and read on the writer thread, so a
+    run may start while the worker closes the slots: the worker then waits for the queued transactions.
     ``take_up`` is called on the loop with the id of an accepted run, right after the commit.
     """
 

@@ -224,7 +224,8 @@ class SessionWriter(StreamWriter):
     """A session, perhaps one of its runs, and the transaction that changes them.
 
     Between ``append`` and ``write``, ``session`` and ``run`` are as the events so far leave them. Records of
-    other types change along with them.
+    other types change along with them. ``has_progressed``: the run made progress by one of the commands, even
+    if a later one of the same transaction starts its next effect.
     """
 
     def __init__(
@@ -240,6 +241,7 @@ class SessionWriter(StreamWriter):
         super().__init__(tx, session_id, session_id=session_id, origin=origin)
         self.session_id = session_id
         self._pinned = pinned
+        self.has_progressed = False
         self._changes.load(SESSIONS, session_id, record=session)
         if run is not None:
             self._run_id = run.run_id
@@ -283,3 +285,4 @@ class SessionWriter(StreamWriter):
         Errors: RunAlreadyEnded; AssertionError for a command that the run's state does not accept.
         """
         self.append_all(machine.decide(self.run, self.pinned, command))
+        self.has_progressed |= self.run.starts_without_progress == 0

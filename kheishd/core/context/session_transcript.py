@@ -6,6 +6,7 @@ and computed anew after a compaction.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
 from kheishd.core.context.memory import memory_of, memory_of_message
@@ -69,6 +70,10 @@ class SessionTranscript:
             del self._views[next(iter(self._views))]
         self._views[speaker, primary] = view
         return view
+
+    def estimate_inherited(self, fork_cursor: int) -> int:
+        """Return the estimated tokens of the messages up to a fork point, as of the last update."""
+        return self.estimates[bisect_right(self._entries, fork_cursor, key=lambda entry: entry.cursor)]
 
     @property
     def size_bytes(self) -> int:

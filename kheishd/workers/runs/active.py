@@ -126,21 +126,21 @@ class ActiveRun:
         """
         item_id = self.state.new_id(ids.ITEM) if advances else ""
 
-        def run_change(tx: Transaction) -> tuple[RunRecord, bool, T]:
+        def run_change(tx: Transaction) -> tuple[RunRecord, bool, bool, T]:
             record = tx.need(RUNS, self.record.run_id)
             session = tx.get(SESSIONS, record.session_id)
             writer = SessionWriter(tx, record.session_id, session=session, run=record, pinned=self.pinned)
             result = change(writer)
             begins = advances and writer.begin_model_call(item_id)
             writer.write()
-            return writer.run, begins, result
+            return writer.run, writer.has_progressed, begins, result
 
-        record, begins, result = await self.update(run_change)
+        record, has_progressed, begins, result = await self.update(run_change)
         if begins:
             self.is_call_begun = True
         if record.updated_cursor >= self.record.updated_cursor:
             self.record = record
-        if self.suspect and self.record.starts_without_progress == 0:
+        if self.suspect and has_progressed:
             self.suspect = False
             self._on_progress()
         return result

@@ -120,13 +120,18 @@ class CallExecutor:
     async def _begin(
         self, ready: list[tuple[int, Invocation]], judge: CallJudge, judged: Judge | None = None
     ) -> None:
-        """Commit that some calls begin, with their verdicts unless those are committed already; run them."""
+        """Commit that some calls begin, with their verdicts unless those are committed already; run them.
+
+        If the rules have changed since the judgement, nothing is committed, and the calls are judged again.
+        """
         hooks = self._active.runtime.hooks
         command = CallTools(
             {invocation.call_id: fit_evidence(await hooks.evidence(invocation)) for _, invocation in ready}
         )
 
         def begin(writer: SessionWriter) -> bool:
+            if not judge.is_current(writer.tx):
+                return False
             if judged is not None:
                 writer.carry_out(judged)
                 effect = due(writer.run, writer.pinned, writer.tx.now_ms, owned=True)

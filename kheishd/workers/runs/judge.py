@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from kheishd.core.permissions.judge import HookOpinion
     from kheishd.kernel.hook import RunContext, Tool
     from kheishd.kernel.runtime import Runtime
+    from kheishd.store.environment import Snapshot
     from kheishd.workers.runs.active import ActiveRun
     from protocol.objects.run import CallOutcome, CallState, OpenCall
     from protocol.transcript import ToolCall
@@ -68,6 +69,8 @@ class CallJudge:
         self.rules = rules
         self.hooks = active.runtime.hooks
         self.offered = {tool.name: tool for tool in self.hooks.offer(context)}
+        # The rules and grants at the first judgement.
+        self._first_layers: Layers | None = None
         # The grants that this batch has used so far, and the states of its calls that will wait for a person.
         self._used_grants: list[str] = []
         self._asking: list[CallState] = []
@@ -119,6 +122,10 @@ class CallJudge:
             return ruling
         denied = ruling.base == "deny" or ruling.mode_effect == "denied_in_plan"
         return replace(ruling, decision="deny" if denied else "allow")
+
+    def is_current(self, store: Snapshot) -> bool:
+        """Whether the rules and grants are still those by which the batch was judged."""
+        return self._read_layers(store, self.active.current_runtime) == self._first_layers
 
     def closed_patterns(self) -> tuple[str, ...]:
         """Return the patterns of paths that rules keep from tools that read, by the current rules."""
@@ -273,9 +280,13 @@ class CallJudge:
     def _layers(self) -> Layers:
         """Return the current rules and grants, without the grants that this batch has used up."""
         with self.active.state.read() as store:
-            session = store.need(SESSIONS, self.context.run.session_id)
-            run = store.need(RUNS, self.context.run.run_id)
-            return use_grants(layers_of(store, self.rules, session, run), self._used_grants)
+            layers = self._read_layers(store, self.rules)
+        self._first_layers = self._first_layers or layers
+        return use_grants(layers, self._used_grants)
+
+    def _read_layers(self, store: Snapshot, rules: Runtime) -> Layers:
+        session = store.need(SESSIONS, self.context.run.session_id)
+        return layers_of(store, rules, session, store.need(RUNS, self.context.run.run_id))
 
     def _deadline(self, after_ms: int | None) -> int | None:
         return None if after_ms is None else self.active.state.now_ms() + after_ms

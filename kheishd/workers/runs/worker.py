@@ -52,8 +52,6 @@ class RunWorker(Worker):
         self._newest: dict[str, RunExecutor] = {}
         self._skipped: set[str] = set()
         self._draining = False
-        # Whether the last look left ready runs without an executor, for want of slots.
-        self._held_back = True
         # The newest event when this worker began.
         self._first_cursor = 0
         self._idle = trio.Event()
@@ -66,13 +64,13 @@ class RunWorker(Worker):
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Execute runs until cancelled; then release the active runs in order."""
-        state, slots = self._services.state, self._services.slots
+        state, slots, runtimes = self._services.state, self._services.slots, self._services.runtimes
         with state.read() as store:
             self._first_cursor = store.last_cursor
         async with trio.open_nursery() as self._nursery:
             slots.take_up = self._take_up
             try:
-                if self._services.runtimes.current().config.runs.recovery == "interrupt":
+                if runtimes.current().config.runs.recovery == "interrupt":
                     with state.read() as store:
                         for _, run_id in store.scan(RUNS_READY):
                             loaded = self._load(store, run_id)
@@ -80,9 +78,12 @@ class RunWorker(Worker):
                                 self._start(*loaded, interrupt=True)
                 task_status.started()
                 watch = state.watch(self._look, RUNS_READY.name, RUNS_CANCELLED.name)
+                # A reload may raise the number of slots.
+                runtimes.on_replace = watch.notify
                 with closing(watch):
                     await watch.wait()
             finally:
+                runtimes.on_replace = lambda: None
                 self._close_slots()
                 # Runs that were started by transactions before this one are taken up, and released.
                 with trio.CancelScope(shield=True), suppress(Refusal):
@@ -113,7 +114,7 @@ class RunWorker(Worker):
                     # It takes no slot, because it only ends.
                     self._start(*loaded)
             if not self._draining:
-                self._start_ready(store)
+                self._services.slots.is_open = self._start_ready(store)
         if self._draining and all(executor.is_paused for executor in self._executors.values()):
             self._set_idle()
 
@@ -121,16 +122,17 @@ class RunWorker(Worker):
         self._idle.set()
         self._idle = trio.Event()
 
-    def _start_ready(self, store: Snapshot) -> None:
+    def _start_ready(self, store: Snapshot) -> bool:
         """Start the next ready runs, in the order of their acceptance, up to the limit of active runs.
 
+        Return False if ready runs may be left without an executor: no later run may start before them.
         A suspect run waits until no other run is active, and holds back the runs behind it.
         """
-        self._held_back = True
         slots = self._services.runtimes.current().config.runs.max_active - len(self._executors)
         if slots <= 0 or any(executor.suspect for executor in self._executors.values()):
-            return
+            return False
         ready: list[tuple[RunRecord, Pinned]] = []
+        all_start = False
         for _, run_id in store.scan(RUNS_READY):
             loaded = self._load(store, run_id) if run_id not in self._executors else None
             if loaded is None:
@@ -146,11 +148,10 @@ class RunWorker(Worker):
             if len(ready) == slots:
                 break
         else:
-            self._held_back = False
-            # Runs that must execute alone are of earlier daemons only, and none of those is left.
-            self._services.slots.is_open = True
+            all_start = True
         for record, pinned in ready:
             self._start(record, pinned)
+        return all_start
 
     def _take_up(self, run_id: str) -> None:
         """Start the executor of an accepted run that has started already: its slot was free."""
@@ -214,7 +215,7 @@ class RunWorker(Worker):
                 del self._newest[session_id]
             if not self._executors:
                 self._set_idle()
-        if self._held_back or self._draining or not executor.has_ended:
+        if not self._services.slots.is_open or not executor.has_ended:
             # When the last commit of the run was delivered, the run still had its slot: look again.
             self._look()
         self._on_release(run_id)

@@ -29,10 +29,10 @@ CONFIG_FILES: Final = ("config", "config.worktree")
 GUARDED_IN_GIT: Final = ("config", "config.worktree", "hooks", "commondir")
 """The parts of a git directory that name programs, or another directory with such parts."""
 
-_LINK: Final = "gitdir:"
+_LINK: Final = "gitdir: "
 _SETTING: Final = re.compile(r"(?:^|\])[ \t]*([A-Za-z][A-Za-z0-9-]*)[ \t]*=[ \t]*(.+)$", re.MULTILINE)
 _VALUE_PART: Final = re.compile(r'"((?:[^"\\]|\\.)*)"?|([^"#;]+)|[#;].*')
-_BETWEEN_WORDS: Final = re.compile(r"[\s\"'!;|&()]+")
+_BETWEEN_WORDS: Final = re.compile(r"[\s\"'!;|&()\0]+")
 
 Read = Callable[[str], str]
 """A function that returns the text of a file; an empty one if it cannot be read."""
@@ -62,7 +62,7 @@ def read_settings(git: str, trees: Collection[str], read: Read) -> Iterator[GitS
     """
     common = find_common(git, read)
     directories = {*trees, git, common}
-    if tree := read(f"{git}/gitdir").strip():
+    if tree := cut_path(read(f"{git}/gitdir")):
         directories.add(posixpath.dirname(posixpath.join(git, tree)))
     files = deque(dict.fromkeys(f"{above}/{name}" for above in (common, git) for name in CONFIG_FILES))
     included: set[str] = set()
@@ -86,16 +86,21 @@ def read_settings(git: str, trees: Collection[str], read: Read) -> Iterator[GitS
 
 def find_common(git: str, read: Read) -> str:
     """Return the directory whose configuration a git directory shares; usually it is its own."""
-    common = read(f"{git}/commondir").strip()
-    return posixpath.normpath(posixpath.join(git, common)) if common else git
+    common = cut_path(read(f"{git}/commondir"))
+    return posixpath.join(git, common) if common else git
 
 
 def read_git_link(path: str, read: Read) -> str | None:
-    """Return the directory that a ``.git`` file names; None if it names none."""
-    text = read(path)
+    """Return the directory that a ``.git`` file names, with the links on the way; None if it names none."""
+    text = cut_path(read(path))
     if not text.startswith(_LINK):
         return None
-    return posixpath.normpath(posixpath.join(posixpath.dirname(path), text.removeprefix(_LINK).strip()))
+    return posixpath.join(posixpath.dirname(path), text.removeprefix(_LINK))
+
+
+def cut_path(text: str) -> str:
+    """Return the path that a file consists of, as git reads it: blanks belong to it, a NUL ends it."""
+    return text.rstrip("\r\n").partition("\0")[0]
 
 
 def _plain_value(text: str) -> str:
@@ -105,7 +110,7 @@ def _plain_value(text: str) -> str:
         if part[0][0] in "#;":
             break
         parts.append(part[1] if part[1] is not None else part[2])
-    return re.sub(r"\\(.)", r"\1", "".join(parts)).strip()
+    return re.sub(r"\\(.)", r"\1", "".join(parts)).partition("\0")[0].strip()
 
 
 def has_git_parts(has: Callable[[str], bool]) -> bool:
@@ -180,8 +185,8 @@ def resolve_links(path: str) -> str:
 
 
 def read_text(path: str) -> str:
-    """Return the begin of a file; nothing if it cannot be read. A path cannot contain a NUL."""
+    """Return the begin of a file; nothing if it cannot be read."""
     try:
-        return os.fsdecode(read_begin(path, MAX_CONFIG_BYTES)).replace("\0", "")
+        return os.fsdecode(read_begin(path, MAX_CONFIG_BYTES))
     except (OSError, ValueError):
         return ""

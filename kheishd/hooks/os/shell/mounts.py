@@ -59,16 +59,19 @@ class MountWatch:
             first, _, *_ = tree(main)
             file = open(f"/proc/{first}/mountinfo", "rb")
             self._poll.register(file, 0)
-            mounts = read_mounts(file)
-            missing = Counter(map(os.path.basename, self._required - set(mounts.values())))
-            moved = self._find_moved(mounts) if missing else {}
-            if missing <= Counter(moved.values()):
-                self._file = file
-                self._ids = {number for number, path in mounts.items() if path in self._known}
-                self._ids |= {number for number, name in moved.items() if name in missing}
-                return None
-            self._poll.unregister(file)
-            file.close()
+            try:
+                mounts = read_mounts(file)
+                missing = Counter(map(os.path.basename, self._required - set(mounts.values())))
+                moved = self._find_moved(mounts) if missing else {}
+                if missing <= Counter(moved.values()):
+                    self._ids = {number for number, path in mounts.items() if path in self._known}
+                    self._ids |= {number for number, name in moved.items() if name in missing}
+                    self._file = file
+                    return None
+            finally:
+                if self._file is None:
+                    self._poll.unregister(file)
+                    file.close()
             return "mounts" if self._deadline < time.monotonic() else None
         return None
 
@@ -120,8 +123,13 @@ def escape(path: str) -> bytes:
 
 
 def read_mounts(file: BinaryIO) -> dict[int, bytes]:
-    """Return the paths of all mounts, by the mount's number."""
-    file.seek(0)
-    # Names may contain any byte but those that the kernel escapes: the separators, and the backslash.
-    lines = file.read().split(b"\n")
-    return {int(fields[0]): fields[4] for fields in (line.split(b" ") for line in lines if line)}
+    """Return the paths of all mounts, by the mount's number; none if the list cannot be read.
+
+    The kernel escapes no other white space than the separators, so a path may contain a carriage return.
+    """
+    try:
+        file.seek(0)
+        rows = [line.split(b" ") for line in file.read().split(b"\n") if line]
+        return {int(row[0]): row[4] for row in rows}
+    except (OSError, ValueError, IndexError):
+        return {}

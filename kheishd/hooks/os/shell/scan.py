@@ -372,7 +372,7 @@ def resolve(root: str, path: str) -> str | None:
     """Return the existing path in the workspace to which a path with links leads; None if there is none."""
     # A path from a configuration may contain a NUL.
     with suppress(OSError, ValueError):
-        target = posixpath.relpath(real_path(f"{root}/{path}"), real_path(root))
+        target = posixpath.relpath(real_path(posixpath.join(root, path)), real_path(root))
         return None if target == ".." or target.startswith("../") else target
     return None
 
@@ -387,8 +387,7 @@ def _add_protected(scan: Scan, root: str, workspace: str, path: str, entry: os.D
         _add_git(scan, root, workspace, path, above)
         return
     _add(scan, root, workspace, path)
-    link = read_git_link(path, partial(read_inside, root, workspace)) or resolve(root, path)
-    target = None if link is None else _find_directory(root, workspace, link)
+    target, _ = follow_git_link(root, workspace, path)
     if target is not None and is_git_directory(f"{root}/{target}"):
         _add_git(scan, root, workspace, target, above)
 
@@ -401,10 +400,26 @@ def locate(workspace: str, path: str) -> str | None:
     return "" if relative == "." else relative
 
 
-def _find_directory(root: str, workspace: str, path: str) -> str | None:
+def follow_git_link(root: str, workspace: str, path: str) -> tuple[str | None, bool]:
+    """Return the directory to which a ``.git`` that is no directory leads, and whether it does so directly.
+
+    Directly, if no further link is on the way: one as ``/proc/self`` leads each program elsewhere.
+    """
+    steps = []
+    with suppress(OSError):
+        steps.append(posixpath.join(posixpath.dirname(path), os.readlink(f"{root}/{path}")))
+    if (link := read_git_link(path, partial(read_inside, root, workspace))) is not None:
+        steps.append(link)
+    is_direct = bool(steps)
+    for step in steps:
+        place = locate(workspace, step)
+        is_direct = is_direct and place is not None and resolve(root, step) == (place or ".")
+    return (_find_directory(root, steps[-1]) if steps else None), is_direct
+
+
+def _find_directory(root: str, path: str) -> str | None:
     """Return the path without links of an existing directory, relative to the workspace, if it is inside."""
-    relative = locate(workspace, path)
-    real = None if relative is None else resolve(root, relative)
+    real = resolve(root, path)
     if real is None or not os.path.isdir(f"{root}/{real}"):
         return None
     return "" if real == "." else real
@@ -412,8 +427,7 @@ def _find_directory(root: str, workspace: str, path: str) -> str | None:
 
 def read_inside(root: str, workspace: str, path: str) -> str:
     """Return the text of a file of the workspace; an empty one if it is elsewhere, or cannot be read."""
-    relative = locate(workspace, path)
-    return "" if relative is None else read_text(f"{root}/{relative}")
+    return "" if locate(workspace, path) is None else read_text(posixpath.join(root, path))
 
 
 def _add(scan: Scan, root: str, workspace: str, path: str, source: str | None = None) -> None:
@@ -503,7 +517,7 @@ def _add_git(
     link = posixpath.join(path, "commondir")
     if link in scan.protected:
         shared = find_common(path, partial(read_inside, root, workspace))
-        common = _find_directory(root, workspace, shared)
+        common = _find_directory(root, shared)
         if common is not None:
             scan.leads.append(partial(_add_git, scan, root, workspace, common, tree, depth, link))
     modules = deque([posixpath.join(path, "modules")] if "modules" in containers else ())

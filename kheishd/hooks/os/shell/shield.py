@@ -27,7 +27,6 @@ import stat
 import time
 from collections import OrderedDict
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
@@ -35,7 +34,7 @@ from msgspec.structs import replace
 from kheishd.core.permissions.protected import is_protected_pair
 from kheishd.hooks.os.files.confinement import Root, read_begin
 from kheishd.hooks.os.files.links import GIT
-from kheishd.hooks.os.files.repositories import GUARDED_IN_GIT, is_git_directory, read_git_link
+from kheishd.hooks.os.files.repositories import GUARDED_IN_GIT, is_git_directory
 from kheishd.hooks.os.files.written import was_written
 from kheishd.hooks.os.shell.scan import (
     CONTAINERS_IN_GIT,
@@ -44,8 +43,7 @@ from kheishd.hooks.os.shell.scan import (
     Identity,
     PathRules,
     Scan,
-    locate,
-    read_inside,
+    follow_git_link,
     resolve,
     scan_workspace,
 )
@@ -194,11 +192,14 @@ class Shield:
             if not programs and (is_made or (before.complete and directory not in before.git)):
                 new.made[path] = identity
             return
-        if name.casefold() == GIT and path not in scan.links:
-            workspace = self._workdir.workspace
-            link = read_git_link(path, partial(read_inside, self._root, workspace))
-            git = None if link is None else locate(workspace, link)
-            if git in scan.git and is_git_directory(f"{self._root}/{git}"):
+        if name.casefold() == GIT and not stat.S_ISDIR(identity[2]) and not is_moved:
+            git, is_direct = follow_git_link(self._root, self._workdir.workspace, path)
+            if not is_direct:
+                # Git may find a directory there that was not scanned.
+                is_older = not before.complete and directory not in before.directories
+                (new.elsewhere if is_older else new.unapproved).append(path)
+                return
+            if path not in scan.links and git in scan.git and is_git_directory(f"{self._root}/{git}"):
                 if is_made or (before.complete and directory not in before.directories):
                     new.made[path] = identity
                 return
@@ -274,7 +275,7 @@ class Shield:
                 common, _, name = git.rpartition("/worktrees/")
                 is_repository = common in scan.git and is_git_directory(f"{self._root}/{common}")
                 is_worktree = is_repository and name != "" and "/" not in name
-                return [] if is_worktree and _read(full).strip() == "../.." else [path]
+                return [] if is_worktree and _read(full).rstrip("\r\n") == "../.." else [path]
             case _:
                 # The working tree of a submodule is in that of its repository.
                 tree, module, _ = f"/{git}".partition("/.git/modules/")

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from kheishd.core.run.commands import Release, Start, Steer
+from kheishd.core.run.commands import FailModelCall, Release, Start, Steer
 from kheishd.core.text.scrub import Scrubber
 from kheishd.store.blobs import read_blob
 from kheishd.store.environment import Transaction
@@ -17,6 +17,7 @@ from kheishd.workers.runs.active import RETRY_SECONDS, ActiveRun
 from protocol.budget import Budget
 from protocol.errors.run import RunAlreadyEnded
 from protocol.errors.store import StorageFull
+from protocol.objects.run import RunError
 from protocol.transcript import Text
 from tests.support.desk import Desk, full_disk, open_desk
 
@@ -83,6 +84,17 @@ async def test_progress_ends_the_suspicion(desk: Desk) -> None:
     assert (active.suspect, calls) == (True, [])
     await active.commit(Release("shutdown"))
     assert (active.suspect, calls) == (False, ["progress"])
+
+
+async def test_progress_counts_although_the_next_call_begins_with_it(desk: Desk) -> None:
+    """A run that makes progress and starts its next effect in one commit is suspect no more."""
+    sent = await desk.send("hello")
+    await desk.leave_running(sent.run_id, 2)
+    active = ActiveRun(desk.services, desk.run(sent.run_id), desk.pinned(sent.run_id), suspect=True)
+    failure = FailModelCall(RunError("overloaded", "later"), retry_at_ms=1)
+    await active.transact(lambda writer: writer.carry_out(failure), advances=True)
+    assert (active.record.attempt, active.record.starts_without_progress) == (3, 1)
+    assert not active.suspect
 
 
 async def test_a_commit_is_retried_while_the_disk_is_full(

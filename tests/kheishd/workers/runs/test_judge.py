@@ -128,6 +128,22 @@ async def test_a_new_rule_applies_to_an_active_run(desk: Desk, models: Scripted,
     assert shell.ran == ["git status"]
 
 
+async def test_a_rule_that_changes_before_the_begin_applies(
+    desk: Desk, models: Scripted, shell: FakeShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deny that is committed while the evidence of an allowed call is read keeps the call from running."""
+    await update_rules(desk, add=[Rule(tool="bash", decision="allow")])
+
+    async def evidence(self: FakeShell, use: Invocation) -> dict[str, Any]:
+        await update_rules(desk, add=[Rule(tool="bash", decision="deny", note="closed")])
+        return {}
+
+    monkeypatch.setattr(FakeShell, "evidence", evidence)
+    (verdict,) = await verdicts_of(desk, models, "git log")
+    assert (verdict.decision, verdict.note) == ("deny", "closed")
+    assert shell.ran == []
+
+
 async def test_the_end_of_a_long_command_is_judged(desk: Desk, models: Scripted, shell: FakeShell) -> None:
     """The stored subject is truncated, but a command chained beyond it still needs an approval."""
     await update_rules(desk, add=[Rule(tool="bash", subject="git *", decision="allow")])

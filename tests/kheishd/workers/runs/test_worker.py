@@ -102,6 +102,24 @@ async def test_a_run_that_started_at_its_acceptance_has_a_slot(
             assert desk.run(queued.run_id).status == "queued"
 
 
+async def test_a_higher_limit_starts_the_runs_that_wait(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """After a reload, waiting runs start in order, and no later run overtakes them meanwhile."""
+    gates = {name: Gate() for name in ("busy", "first", "second")}
+    models = Scripted(answers_to=dict(gates))
+    async with open_desk(tmp_path, models, runs=RunsSection(max_active=1)) as desk, working(desk):
+        sent = [await desk.send(name, sender=name) for name in gates]
+        await gates["busy"].reached.wait()
+        await wait_all_tasks_blocked()
+        assert not desk.services.slots.is_open
+        desk.holder.replace(make_runtime(2, models=models, runs=RunsSection(max_active=9)))
+        for gate in gates.values():
+            await gate.reached.wait()
+        assert [desk.run(s.run_id).status for s in sent] == ["running"] * 3
+        assert desk.services.slots.is_open
+        for gate in gates.values():
+            gate.opened.set()
+
+
 async def test_a_run_that_starts_while_the_worker_stops_is_released(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

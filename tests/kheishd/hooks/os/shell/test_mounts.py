@@ -1,5 +1,6 @@
 """The watch over mounts: which ones of a sandbox are required, and when one is gone."""
 
+import io
 import os
 import select
 import shutil
@@ -10,18 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from kheishd.hooks.os.shell.mounts import MountWatch, escape, find_mount_points
+from kheishd.hooks.os.shell import mounts
+from kheishd.hooks.os.shell.mounts import MountWatch, escape, find_mount_points, read_mounts
 
 
 @pytest.fixture
 def argv(workspace: Path, bubblewrap: None) -> list[str]:
     """Return the beginning of a sandbox's argv that protects one file and covers another."""
-    for name in ("a b", "covered", "sub/deep"):
+    for name in ("a b", "covered", "sub/deep", "c\r2 3 4 5 6\v\f"):
         (workspace / name).parent.mkdir(exist_ok=True)
         (workspace / name).touch()
     options = ["--ro-bind", "/", "/", "--proc", "/proc", "--unshare-pid", "--die-with-parent"]
     options += ["--bind", str(workspace), str(workspace), "--ro-bind", os.devnull, f"{workspace}/covered"]
-    for name in ("a b", "sub/deep"):
+    for name in ("a b", "sub/deep", "c\r2 3 4 5 6\v\f"):
         options += ["--ro-bind", f"{workspace}/{name}", f"{workspace}/{name}"]
     return [shutil.which("bwrap") or "bwrap", *options, "--"]
 
@@ -39,7 +41,7 @@ def sandbox(argv: list[str]) -> Iterator[subprocess.Popen[bytes]]:
         process.stdin.close()
 
 
-@pytest.mark.parametrize("name", ["a b", "covered"])
+@pytest.mark.parametrize("name", ["a b", "covered", "c\r2 3 4 5 6\v\f"])
 def test_a_mount_that_is_gone(
     argv: list[str], sandbox: subprocess.Popen[bytes], workspace: Path, name: str
 ) -> None:
@@ -62,7 +64,9 @@ def test_a_mount_that_was_gone_before(
 ) -> None:
     """A file that was replaced before the first look is noticed, too, unless mounts are still being made."""
     (workspace / "covered").unlink()
-    assert MountWatch(argv, select.poll()).look(sandbox.pid) == "mounts"
+    poll = select.poll()
+    assert MountWatch(argv, poll).look(sandbox.pid) == "mounts"
+    assert poll.poll(0) == []
     privileged = tmp_path / "bwrap"
     privileged.touch()
     privileged.chmod(0o4755)
@@ -97,6 +101,20 @@ def test_mounts_that_may_go(workspace: Path) -> None:
     assert list(find_mount_points(options)) == [f"{workspace}/socket", f"{workspace}/x"]
     assert MountWatch(["/bin/sh", *options[:6], "--"], select.poll()).look(os.getpid()) is None
     assert MountWatch((), select.poll()).look(os.getpid()) is None
+
+
+def test_a_list_that_cannot_be_read(
+    argv: list[str], sandbox: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command whose mounts are not known is stopped, and the keeper stays."""
+    assert read_mounts(io.BytesIO(b"1 2 3 4 /a\\040b\r 5\n\n")) == {1: b"/a\\040b\r"}
+    for line in (b"1 2 3\n", b"x 2 3 4 /a\n"):
+        assert read_mounts(io.BytesIO(line)) == {}
+    watch, later = (MountWatch(argv, select.poll()) for _ in range(2))
+    assert watch.look(sandbox.pid) is None
+    monkeypatch.setattr(mounts, "read_mounts", lambda file: {})
+    assert watch.look(sandbox.pid) == later.look(sandbox.pid) == "mounts"
+    watch.close()
 
 
 def test_names_in_the_kernels_list() -> None:

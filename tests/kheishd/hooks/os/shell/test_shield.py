@@ -88,7 +88,45 @@ def test_new_repositories(workdir: Workdir, workspace: Path) -> None:
         assert (workspace / f"{path}.unapproved").exists()
     # Mounts protect the hooks of an existing repository, where a mount can be made.
     assert (workspace / ".git/hooks/post-checkout").exists()
-    assert "linked/.git" in sentences[1]
+    assert "linked/.git" in sentences[0]
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("node_modules/e \n", "node_modules/e "),
+        (" e\n", "node_modules/e"),
+        ("node_modules/l/../e\n", "node_modules/x/e"),
+        ("node_modules/e\0x\n", "node_modules/e"),
+        ("/proc/self/cwd/e\n", "e"),
+        ("/proc/self/root{}/new/e\n", "e"),
+        ("e\r\n\n", "e"),
+        ("l", "node_modules/x/e"),
+    ],
+)
+def test_links_that_are_read_as_git_does(workdir: Workdir, workspace: Path, link: str, target: str) -> None:
+    """However a new ``.git`` is written, git executes no program that its directory names."""
+    shield = Shield(workdir, PathRules())
+    new, program = workspace / "new", workspace / "executed"
+    write(new, "node_modules/x/y/z")
+    for path in ("e", "node_modules/e", "node_modules/e ", "node_modules/x/e", "node_modules/ex"):
+        subprocess.run(["git", "init", "-q", "--bare", new / path], check=True)
+    for name, value in (("bare", "false"), ("fsmonitor", f"touch {program}; false")):
+        subprocess.run(["git", "config", "-f", new / target / "config", f"core.{name}", value], check=True)
+    (new / "node_modules/l").symlink_to("x/y")
+    (new / " e").symlink_to("node_modules/e")
+    if link == "l":
+        (new / "l").symlink_to("/proc/self/cwd/node_modules/x/e")
+        (new / ".git").symlink_to("l")
+    else:
+        write(new, ".git", text=f"gitdir: {link.format(workspace)}")
+    subprocess.run(["git", "status"], cwd=new, check=False)
+    assert program.exists()
+    program.unlink()
+    (sentence,) = shield.finish()
+    assert sentence.startswith("other programs execute or obey these files, which nobody approved")
+    subprocess.run(["git", "status"], cwd=new, check=False)
+    assert not program.exists()
 
 
 def test_hooks_of_a_repository_without_any(workdir: Workdir, workspace: Path) -> None:
@@ -200,11 +238,13 @@ def test_files_with_another_name(workdir: Workdir, workspace: Path) -> None:
 def test_common_directories_of_git(workdir: Workdir, workspace: Path) -> None:
     """Only a worktree may name the repository above it, which is guarded itself."""
     shield = Shield(workdir, PathRules())
-    for path in (".git", ".git/modules/x", ".git/worktrees/x", "bare/worktrees/x"):
+    for path in (".git", ".git/modules/x", ".git/worktrees/x", ".git/worktrees/y", "bare/worktrees/x"):
         write(workspace, *(f"{path}/{name}" for name in ("HEAD", "objects/x", "refs/x")))
-        write(workspace, f"{path}/commondir", text="../..\n")
+        # A blank belongs to the path that git reads.
+        write(workspace, f"{path}/commondir", text=" ../..\n" if path.endswith("y") else "../..\n")
     (sentence,) = shield.finish()
-    assert ": .git/commondir, .git/modules/x/commondir, bare/worktrees/x/commondir." in sentence
+    paths = ".git/commondir, .git/modules/x/commondir, .git/worktrees/y/commondir, bare/worktrees/x/commondir"
+    assert f": {paths}." in sentence
     assert (workspace / ".git/worktrees/x/commondir").exists()
 
 
