@@ -112,7 +112,7 @@ WORK: Final = (
     "kheishd.workers.completion",
     "kheishd.workers.runs.executor",
 )
-"""Modules that execute runs, call models and tools, and start shells. A start without open work waits for none.
+"""Modules that execute runs, call models and tools, and start shells. An idle start waits for none.
 
 Left out is what pulls in ``httpcore2``, which only ``web_fetch`` and routes through a proxy need.
 """

@@ -480,10 +480,11 @@ async def test_code_that_cannot_be_imported_fails_no_run(
         async with working(desk) as worker:
             await desk.until(lambda: desk.run(sent.run_id).status == "running")
             await wait_all_tasks_blocked()
-            assert (worker.active, desk.run(sent.run_id).status) == (0, "running")
+            run = desk.run(sent.run_id)
+            assert (worker.active, run.status, run.claimed) == (0, "running", False)
         async with working(desk):
             await desk.until(lambda: desk.run(sent.run_id).status == "completed")
-        assert desk.run(sent.run_id).crashes == 0
+        assert desk.run(sent.run_id).starts_without_progress == 0
 
 
 async def test_a_run_whose_failure_cannot_be_committed_is_skipped(
