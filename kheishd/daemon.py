@@ -114,7 +114,7 @@ WORK: Final = (
 )
 """Modules that execute runs, call models and tools, and start shells. An idle start waits for none.
 
-Left out is what pulls in ``httpcore2``, which only ``web_fetch`` and routes through a proxy need.
+Left out is what imports ``httpcore2``, which only fetches of pages and routes through a proxy need.
 """
 
 OPEN_WORK: Final = (RUNS_READY, RUNS_CANCELLED, SHELLS_LIVE)
