@@ -127,8 +127,8 @@ class Exchange:
                 body += received
             self._capture.record_body(body)
             raise self._failures.by_status(reply.status, reply.headers, body, time.time(), self._path)
-        encoding = reply.headers.get("content-encoding", "identity")
-        if encoding != "identity":
+        encoding = reply.headers.get("content-encoding", "").strip().lower()
+        if encoding not in ("", "identity"):
             raise self._failures.broke(f"the answer is compressed ({encoding}) unasked", "bad_response")
 
     async def _read_more(self) -> None:
@@ -167,6 +167,8 @@ class Exchange:
         """Read; None if the answer is settled, and nothing more came in time. Errors: ModelFailure."""
         assert self._reply is not None, "iterate it after entering it"
         if received := self._reply.take():
+            # One network read may be many such parts: other tasks run between them.
+            await trio.lowlevel.checkpoint()
             return received
         if not self._reader.settled:
             return await self._translate_errors(self._reply.read)

@@ -19,6 +19,7 @@ from msgspec import Raw, Struct
 
 from kheishd.config.presets import BASE_URLS
 from kheishd.core.text.surrogates import join_surrogates
+from kheishd.kernel.runtime import ModelFailure
 from kheishd.providers.answer_reader import DraftReader
 from kheishd.providers.attachments import origin_of
 from kheishd.providers.chat_messages import SIGNS_CALLS
@@ -117,7 +118,12 @@ def post(
 
 
 def make_url(base_url: str, model: str) -> str:
-    """Return the URL of a model, which may be named with its collection. The query of a base URL is kept."""
+    """Return the URL of a model, which may be named with its collection. The query of a base URL is kept.
+
+    Errors: ModelFailure for a name that would lead to another path of the server.
+    """
+    if not {".", ".."}.isdisjoint(model.split("/")):
+        raise ModelFailure("bad_request", "the model's name has '.' or '..' between slashes", retryable=False)
     parts = urlsplit(base_url)
     path = parts.path.rstrip("/").removesuffix("/models") or VERSION_PATH
     name = quote(model if "/" in model else f"models/{model}", safe="/:@")

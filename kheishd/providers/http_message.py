@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # A head, and everything else that is not the body: 1xx responses, sizes and extensions of chunks, trailers.
+# A body raises the limit by a multiple of its size, because one byte in a chunk of its own takes six.
 MAX_HEAD_BYTES = 100 * 1024
+MAX_CHUNKING_RATIO = 16
 
 MAX_COPIED_BYTES = 64 * KIB
 """A longer body is written by itself: the memory for a copy of a megabyte costs more than a second write."""
@@ -102,7 +104,8 @@ class ResponseParser:
             if not self.is_complete:
                 # An error of a method below is the context of the parser's own.
                 self.error = ConnectionBroken(f"invalid HTTP: {error.__context__ or error}")
-        self._overhead_bytes = self._overhead_bytes + len(data) if len(self.pieces) == old_pieces else 0
+        body_bytes = sum(map(len, self.pieces[old_pieces:]))
+        self._overhead_bytes += len(data) - (1 + MAX_CHUNKING_RATIO) * body_bytes
         if self._overhead_bytes > MAX_HEAD_BYTES and not self.is_complete:
             self.error = ConnectionBroken(f"more than {MAX_HEAD_BYTES} bytes of HTTP without content")
 

@@ -1,7 +1,8 @@
 """The stored checkpoint of a session's transcript: its head, and the chunks with the messages.
 
-A session has one checkpoint, which grows by chunks (``core/context/checkpoint.py``). Each transaction leaves
-a valid one: the old head with its chunks until the new head is written, and the new one from then on.
+An open session has one checkpoint, which grows by chunks (``core/context/checkpoint.py``). Each transaction
+leaves a valid one: the old head with its chunks until the new head is written, and the new one from then on.
+A session that has ended has none: it has no further runs, and its forks read the journal.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from kheishd.core.context.checkpoint import (
     encode_state,
     require_content,
 )
-from kheishd.store.tables import CHECKPOINT_CHUNKS, CHECKPOINTS
+from kheishd.store.tables import CHECKPOINT_CHUNKS, CHECKPOINTS, SESSIONS
 from protocol.limits.store import MAX_CHECKPOINT_CHUNK_BYTES
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
 
 MAX_DELETED_CHUNKS: Final = 64
-"""Outdated chunks that one transaction deletes; the next ones delete the rest."""
+"""Chunks that one transaction deletes; the next ones delete the rest."""
 
 _HEAD_BYTES: Final = 256
 """A head beside its state, and the keys of the rows."""
@@ -124,6 +125,10 @@ class CheckpointWriter:
     def _append(self, tx: Transaction, chunk: bytes) -> Chunks | None:
         if _head_cursor(tx, self._session_id) != self._chunks.cursor:
             return None
+        session = tx.get(SESSIONS, self._session_id)
+        if session is not None and session.status != "open":
+            # It ended after its last answer, and its checkpoint was deleted.
+            return None
         if not chunk:
             return self._chunks
         chunks = self._chunks.extend(chunk)
@@ -132,6 +137,17 @@ class CheckpointWriter:
             return None
         tx.put(CHECKPOINT_CHUNKS, self._session_id, chunks.last, value=chunk)
         return chunks
+
+
+def delete_checkpoint(tx: Transaction, session_id: str) -> bool:
+    """Delete a session's checkpoint with a limited number of its chunks; return whether chunks remain."""
+    for key, _ in list(tx.scan(CHECKPOINTS, session_id)):
+        tx.delete(CHECKPOINTS, *key)
+    rows = tx.scan(CHECKPOINT_CHUNKS, session_id)
+    keys = [key for key, _ in islice(rows, MAX_DELETED_CHUNKS + 1)]
+    for key in keys[:MAX_DELETED_CHUNKS]:
+        tx.delete(CHECKPOINT_CHUNKS, *key)
+    return len(keys) > MAX_DELETED_CHUNKS
 
 
 def _begin_chunks(store: Snapshot, session_id: str) -> Chunks:

@@ -6,6 +6,7 @@ and computed anew after a compaction.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
 from kheishd.core.context.memory import memory_of, memory_of_message
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 MAX_SPEAKERS: Final = 4
 """Agents whose view of the messages is kept: a session's own agent, and a few guests."""
+
+SESSION_BYTES: Final = 1_000
+"""The objects of a transcript beside its messages."""
 
 
 class SessionTranscript:
@@ -70,6 +74,10 @@ class SessionTranscript:
         self._views[speaker, primary] = view
         return view
 
+    def estimate_inherited(self, fork_cursor: int) -> int:
+        """Return the estimated tokens of the messages up to a fork point, as of the last update."""
+        return self.estimates[bisect_right(self._entries, fork_cursor, key=lambda entry: entry.cursor)]
+
     @property
     def size_bytes(self) -> int:
         """The memory that the transcript takes, with the encodings."""
@@ -80,4 +88,6 @@ class SessionTranscript:
         transcript = self.transcript
         waiting = (transcript.inputs, transcript.runs, transcript.calls, transcript.results)
         framed = sum(view.size_bytes for view in self._views.values())
-        return self._message_bytes + framed + memory_of(waiting) + memory_of(transcript.pending)
+        return (
+            SESSION_BYTES + self._message_bytes + framed + memory_of(waiting) + memory_of(transcript.pending)
+        )

@@ -5,9 +5,12 @@ Lines are split as bytes, so a read may end inside a character. JSON behind even
 because Google ends a broken stream with an error object on several lines without a field name.
 """
 
+import re
+
 # One event. A complete answer in one event, JSON-escaped and wrapped, takes less than a fourth of it.
 MAX_EVENT_BYTES = 1024 * 1024
 
+_LINE_END = re.compile(rb"[\r\n]")
 _BOM = b"\xef\xbb\xbf"
 _FIELDS = (b"data:", b"event:", b"error:", b"id:", b"retry:", b":")
 
@@ -28,7 +31,7 @@ class EventDecoder:
     """The decoder of one stream."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
         self._data: list[bytes] = []
         self._size = 0
         self._began = False
@@ -41,10 +44,18 @@ class EventDecoder:
 
         Errors: EventTooLarge.
         """
-        buffer = self._rest + received if self._rest else received
+        buffer = received
+        if self._rest:
+            is_inside_line = self._began and self._rest[-1:] != b"\r" and not _LINE_END.search(received)
+            self._rest += received
+            if is_inside_line:
+                # The line is not searched again: a server may send a megabyte of it byte by byte.
+                self._require_size()
+                return []
+            buffer = bytes(self._rest)
         if not self._began:
             if len(buffer) < len(_BOM) and _BOM.startswith(buffer):
-                self._rest = buffer
+                self._rest = bytearray(buffer)
                 return []
             self._began, buffer = True, buffer.removeprefix(_BOM)
         if buffer[:6] == b"data: " and not (self._data or self._is_error or self._stray or b"\r" in buffer):
@@ -52,21 +63,25 @@ class EventDecoder:
             whole, end, rest = buffer[6:].rpartition(b"\n\n")
             events = whole.split(b"\n\ndata: ")
             if end and b"\n" not in b"".join((rest, *events)) and len(rest) + self._size <= MAX_EVENT_BYTES:
-                self._rest, self._has_events = rest, True
+                self._rest, self._has_events = bytearray(rest), True
                 return events
         # Bytes end their lines with LF, CR LF or CR only, as the specification has it.
         lines = buffer.splitlines()
         end = buffer[-1:]
         # A CR may be the first half of CR LF: its line ends with the next byte.
-        self._rest = b"" if end == b"\n" or not lines else lines.pop() + (end if end == b"\r" else b"")
+        self._rest = bytearray(b"" if end == b"\n" or not lines else lines.pop())
+        self._rest += end if end == b"\r" else b""
         events = self._take(lines)
-        if len(self._rest) + self._size > MAX_EVENT_BYTES:
-            raise EventTooLarge
+        self._require_size()
         return events
 
     def finish(self) -> list[bytes]:
         """Return the rest at the end of the stream: an event without its blank line."""
-        return self._take([self._rest.rstrip(b"\r"), b""])
+        return self._take([bytes(self._rest.rstrip(b"\r")), b""])
+
+    def _require_size(self) -> None:
+        if len(self._rest) + self._size > MAX_EVENT_BYTES:
+            raise EventTooLarge
 
     def _take(self, lines: list[bytes]) -> list[bytes]:
         events: list[bytes] = []

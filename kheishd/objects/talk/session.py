@@ -5,6 +5,7 @@ The methods that a session shares with its conversation are in send, steer, stop
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,9 +22,11 @@ from kheishd.objects.talk.contract import StoredSchema, read_contracts, read_sch
 from kheishd.objects.talk.plan import plan_of, todos_of
 from kheishd.objects.talk.workspace import resolve_requested, workspace_of
 from kheishd.objects.work.shell import request_stop_all
+from kheishd.records.checkpoint import delete_checkpoint
 from kheishd.records.writer import SessionWriter
-from kheishd.store.tables import CHILDREN, SESSIONS
+from kheishd.store.tables import CHECKPOINT_CHUNKS, CHILDREN, SESSIONS
 from protocol import ids
+from protocol.errors.daemon import DaemonDraining
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import SessionAlreadyEnded, SessionBusy, SessionExists, TooDeep
 from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
@@ -47,6 +50,7 @@ from protocol.objects.session import (
 from protocol.structs import Value, fields_of
 
 if TYPE_CHECKING:
+    from kheishd.store.commit import Job
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.definition import Definition
     from protocol.objects.permission import PermissionMode
@@ -289,9 +293,23 @@ def _prepare_end(call: Call, params: SessionEnd) -> SessionEnd:
     return params
 
 
-@mutation(rows.END, prepare=_prepare_end)
+def _delete_rest(call: Call, session: Session) -> None:
+    """Delete the rest of a long checkpoint, one transaction after another."""
+
+    def delete_more(job: Job[bool] | None = None) -> None:
+        if job is None or (job.error is None and job.value):
+            with suppress(DaemonDraining):
+                call.state.submit(lambda tx: delete_checkpoint(tx, session.session_id), delete_more)
+
+    with call.state.read() as store:
+        is_long = any(True for _ in store.scan(CHECKPOINT_CHUNKS, session.session_id))
+    if is_long:
+        delete_more()
+
+
+@mutation(rows.END, prepare=_prepare_end, on_commit=_delete_rest)
 def end(tx: Transaction, call: Call, params: SessionEnd) -> Session:
-    """End an idle session, and stop its background shells."""
+    """End an idle session, stop its background shells, and delete its checkpoint."""
     session = _find_open(tx, call, params.session_id)
     if session.open_runs:
         raise SessionBusy(
@@ -301,6 +319,7 @@ def end(tx: Transaction, call: Call, params: SessionEnd) -> Session:
     writer.append(SessionEnded(note=params.note))
     request_stop_all(writer, "the session was ended")
     writer.write()
+    delete_checkpoint(tx, session.session_id)
     return writer.session
 
 

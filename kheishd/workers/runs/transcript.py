@@ -1,7 +1,7 @@
 """The transcript of a session, read from its newest checkpoint and the events after it.
 
 A fork begins with its parent's transcript up to the fork point, and with a checkpoint of the parent from
-before that point.
+before that point. It has one of its own once its own messages are as long as those of a long parent.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import trio
 
 from kheishd.core.context.checkpoint import CHECKPOINT_BYTES, CHECKPOINT_EVENTS
 from kheishd.core.context.session_transcript import SessionTranscript
+from kheishd.core.context.tokens import estimate_bytes
 from kheishd.core.context.transcript import Transcript
 from kheishd.kernel.transcripts import TranscriptCache
 from kheishd.objects.talk.lineage import Segment, entries_of, lineage
@@ -38,6 +39,9 @@ MAX_READ_EVENTS = 256
 
 MAX_READ_BYTES = 1024 * 1024
 """The same in bytes, because a line may have 200 KiB: about two milliseconds."""
+
+MAX_COPIED_TOKENS = estimate_bytes(MAX_SEPARATE_CHECKPOINT_BYTES)
+"""The inherited messages that a fork's checkpoint copies at any time: as many as one transaction writes."""
 
 
 class TranscriptReader:
@@ -115,6 +119,14 @@ class TranscriptReader:
             return None
         session.unsaved_events = session.unsaved_bytes = 0
         session.update()
+        if len(self._segments) > 1 and session.stored is None:
+            # A fork's first checkpoint copies its parent's messages. A long copy must be worth its bytes.
+            inherited, total = (
+                session.estimate_inherited(self._segments[-2].last_cursor or 0),
+                session.estimates[-1],
+            )
+            if inherited > MAX_COPIED_TOKENS and 2 * inherited > total:
+                return None
         try:
             with self._state.read() as store:
                 checkpoint = CheckpointWriter(store, self._session_id, session)

@@ -1,6 +1,7 @@
 """One exchange with a provider: timeouts, early exit, all kinds of bodies, and its failures."""
 
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.config.sections.runs import RunsSection
 from kheishd.core.text.sse import MAX_EVENT_BYTES
-from kheishd.kernel.runtime import ModelFailure, TextDelta
+from kheishd.kernel.runtime import ModelEvent, ModelFailure, TextDelta
 from kheishd.providers import anthropic, google, openai
 from kheishd.providers.driver import Driver, HttpRequest
 from kheishd.providers.exchange import (
@@ -21,7 +22,9 @@ from kheishd.providers.exchange import (
     Exchange,
 )
 from kheishd.providers.failures import FailureFactory
+from kheishd.providers.http_pool import MAX_PIECES
 from protocol.transcript import Text
+from tests.support.http_calls import HEAD, RawServer
 from tests.support.model_calls import RecordedCall, inline, make_request
 from tests.support.model_server import ModelServer
 
@@ -261,6 +264,58 @@ async def test_compression_is_refused(nursery: trio.Nursery) -> None:
     call = await hear(exchange)
     assert call.require_failure().reason == "bad_response"
     assert "compressed (gzip)" in call.require_failure().message
+
+
+async def hear_raw(
+    answer: bytes, heard: Callable[[ModelEvent], None] = lambda event: None
+) -> ModelFailure | None:
+    """Return the failure of an exchange with a server that sends these bytes; pass on each event."""
+    server = RawServer(answer)
+    async with server.serving():
+        pools = ConnectionPools(1, inline)
+        post = HttpRequest(f"{server.url}/", {}, b"{}")
+        try:
+            async with Exchange(
+                pools, post, openai.reader(REFUSING), REFUSING, CallTimeouts(RunsSection())
+            ) as events:
+                async for event in events:
+                    heard(event)
+        except ModelFailure as failure:
+            return failure
+        finally:
+            await pools.aclose()
+    return None
+
+
+@pytest.mark.parametrize("encoding", [b"Identity", b" identity ", b""])
+async def test_no_compression_is_accepted(encoding: bytes) -> None:
+    """An answer that names the encoding without compression, or an empty one, is read."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-encoding: " + encoding + b"\r\ncontent-length: %d\r\n\r\n"
+    body = b'{"choices":[{"message":{"content":"whole"},"finish_reason":"stop"}]}'
+    assert await hear_raw(head % len(body) + body) is None
+
+
+async def test_other_tasks_run_between_the_parts_of_one_read(nursery: trio.Nursery) -> None:
+    """A thousand pieces in one network read do not keep other tasks waiting."""
+    words, counts = 0, []
+
+    async def count() -> None:
+        while True:
+            counts.append(words)
+            await trio.lowlevel.checkpoint()
+
+    def hear_event(event: ModelEvent) -> None:
+        nonlocal words
+        words += event.text.count("word") if isinstance(event, TextDelta) else 0
+
+    nursery.start_soon(count)
+    data = b'data: {"choices":[{"delta":{"content":"word"}}]}\n\n'
+    piece = b"%x\r\n%b\r\n" % (len(data), data)
+    assert await hear_raw(HEAD + piece * 3000 + b"0\r\n\r\n", hear_event) is not None
+    nursery.cancel_scope.cancel()
+    assert words == 3000
+    # Of two tasks that are ready, one may run twice before the other does.
+    assert max(later - earlier for earlier, later in pairwise(counts)) <= 2 * MAX_PIECES
 
 
 async def test_our_exceptions_are_raised_unchanged(exchange: ExchangeFactory) -> None:

@@ -113,6 +113,14 @@ def test_urls(base: str, model: str, url: str) -> None:
     assert make_url(base, model) == f"{url}:streamGenerateContent?alt=sse"
 
 
+@pytest.mark.parametrize("model", ["..", ".", "../../../x", "models/..", "models/./x", "/../x"])
+def test_a_model_outside_of_its_collection_is_refused(model: str) -> None:
+    """A client that chooses the model cannot choose another path for the route's credential."""
+    with pytest.raises(ModelFailure, match="model's name") as raised:
+        post(make_request(model=model), BASE_URL, "k")
+    assert (raised.value.reason, raised.value.retryable) == ("bad_request", False)
+
+
 def test_the_query_of_a_base_url_is_kept() -> None:
     """The query of a base URL precedes the driver's own."""
     sent = post(make_request(model="m"), "https://x/v1?api-version=1", None)

@@ -196,16 +196,17 @@ def test_responses_that_are_cut(response: bytes, has_head: bool) -> None:
         (b"", b"\r\n" * 1_000),
         (CHUNKED + b"2;", b"x" * 1_000),
         (CHUNKED + b"0\r\n", b"trailer: x\r\n" * 100),
+        (CHUNKED, b"1;" + b"x" * 1_000 + b"\r\ny\r\n"),
     ],
 )
 def test_bytes_without_content_are_limited(begin: bytes, more: bytes) -> None:
-    """An endless head, chunk extension, trailer, or series of 1xx responses is an error."""
+    """An endless head, trailer, or series of chunk extensions or 1xx responses is an error."""
     parser = parse(begin)
     size = 0
     while parser.error is None:
         parser.feed(more)
         size += len(more)
-        assert size <= MAX_HEAD_BYTES + len(more)
+        assert size <= MAX_HEAD_BYTES * 1.1 + len(more)
     assert not parser.is_complete
 
 

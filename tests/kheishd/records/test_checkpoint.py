@@ -14,11 +14,18 @@ from kheishd.core.context.checkpoint import decode_head, encode_state
 from kheishd.core.context.reduction import TranscriptEntry
 from kheishd.core.context.session_transcript import SessionTranscript
 from kheishd.core.context.transcript import Transcript
-from kheishd.records.checkpoint import MAX_DELETED_CHUNKS, CheckpointWriter, is_readable, read_checkpoint
-from kheishd.store.tables import CHECKPOINT_CHUNKS, CHECKPOINTS
+from kheishd.records.checkpoint import (
+    MAX_DELETED_CHUNKS,
+    CheckpointWriter,
+    delete_checkpoint,
+    is_readable,
+    read_checkpoint,
+)
+from kheishd.store.tables import CHECKPOINT_CHUNKS, CHECKPOINTS, SESSIONS
 from protocol.events.context import ContextCompacted
 from protocol.journal.envelope import Envelope
 from protocol.limits.store import MAX_CHECKPOINT_CHUNK_BYTES
+from protocol.objects.session import Session
 from protocol.transcript import Message, Text, ToolCall
 from tests.support.stores import open_inline, update
 
@@ -279,6 +286,29 @@ def test_a_state_that_is_too_long(store: Store) -> None:
     assert begin(store, session).is_possible
     session.transcript.inputs["i"] = Message("user", [Text("x" * MAX_CHECKPOINT_CHUNK_BYTES)])
     assert not begin(store, session).is_possible
+
+
+def test_an_ended_session_has_no_checkpoint(store: Store) -> None:
+    """A transaction deletes the head with some chunks; a checkpoint begun before the end is not written."""
+    session = SessionTranscript()
+    for _ in range(MAX_DELETED_CHUNKS + 10):
+        grow(session)
+        save(store, session)
+    grow(session)
+    late = begin(store, session)
+    assert update(store, lambda tx: delete_checkpoint(tx, SESSION))
+    with store.read() as snapshot:
+        assert snapshot.count(CHECKPOINTS) == 0
+    assert len(rows(store)) == 10
+    assert not update(store, lambda tx: delete_checkpoint(tx, SESSION))
+    assert rows(store) == []
+    ended = Session(session_id=SESSION, agent="a", status="ended", created_at_ms=1, updated_at_ms=1)
+    update(store, lambda tx: tx.put(SESSIONS, SESSION, value=ended))
+    first = begin(store, SessionTranscript(session.transcript))
+    for writer in (late, first):
+        assert update(store, writer.write_chunk) is None
+        assert update(store, writer.write) is None
+    assert rows(store) == []
 
 
 OPERATIONS = st.lists(

@@ -46,6 +46,7 @@ from kheishd.hooks.os.files.repositories import (
     real_path,
 )
 from protocol.structs import Value
+from protocol.text import reveal_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -67,8 +68,12 @@ MAX_MODULE_DEPTH: Final = 6
 MAX_GIT_DIRECTORIES: Final = 1000
 
 
-# An error names a directory, whose path may be longer than the system allows.
-MAX_SHOWN: Final = 200
+# Directories with longer paths are not searched: the system allows 4096 bytes, of which a git directory and
+# the names of its modules may need half.
+MAX_PATH_BYTES: Final = 2000
+
+# The characters of a path in a message.
+MAX_SHOWN: Final = 1000
 
 CONTAINERS_IN_GIT: Final = ("worktrees", "modules")
 """The directories in a git directory that contain others."""
@@ -104,9 +109,9 @@ class Scan:
     ``git`` are git directories with their working trees. ``leads`` are what is still to be followed.
     ``masked`` are closed files and directories (True). ``pinned`` are directories that may not be renamed: a
     rule closes paths below them by their names. ``directories`` are those that were scanned, with their
-    inodes; ``parents`` are the identities of the directories in which protected files are. ``complete``:
-    everything was scanned. ``has_failed``: it was not, by a fault of this code. ``obstacle`` is why not all
-    paths that rules close are known.
+    inodes; ``parents`` are the identities of the directories in which protected files are. ``deep`` are those
+    whose paths are too long. ``complete``: all others were scanned. ``has_failed``: they were not, by a fault
+    of this code. ``obstacle`` is why not all paths that rules close are known.
     """
 
     def __init__(self) -> None:
@@ -120,6 +125,7 @@ class Scan:
         self.pinned: set[str] = set()
         self.directories: dict[str, int] = {}
         self.parents: dict[str, Identity] = {}
+        self.deep: set[str] = set()
         self.complete = True
         self.has_failed = False
         self.obstacle: str | None = None
@@ -239,12 +245,17 @@ def _fill(
         try:
             if scanned >= limit:
                 raise OSError(errno.EOVERFLOW, f"the workspace has more than {limit} entries")
+            if len(os.fsencode(directory)) > MAX_PATH_BYTES:
+                scan.deep.add(directory)
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
             entries = _list(f"{root}/{directory}")
         except OSError as error:
-            scan.complete = False
+            # A command could otherwise make all later scans incomplete by a single directory.
+            scan.complete = scan.complete and directory in scan.deep
             if may_close and scan.obstacle is None:
-                place = directory if len(directory) <= MAX_SHOWN else f"{directory[:MAX_SHOWN]}…"
-                scan.obstacle = f"{place or 'the workspace'} cannot be searched: {error.strerror}"
+                scan.obstacle = (
+                    f"{show_path(directory) or 'the workspace'} cannot be searched: {error.strerror}"
+                )
             continue
         scan.directories[directory] = inode
         scanned += len(entries)
@@ -423,6 +434,11 @@ def _find_directory(root: str, path: str) -> str | None:
     if real is None or not os.path.isdir(f"{root}/{real}"):
         return None
     return "" if real == "." else real
+
+
+def show_path(path: str) -> str:
+    """Return a path for a message: on one line, and without characters that nobody sees."""
+    return reveal_line(path if len(path) <= MAX_SHOWN else f"{path[:MAX_SHOWN]}…")
 
 
 def read_inside(root: str, workspace: str, path: str) -> str:

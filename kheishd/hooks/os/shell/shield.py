@@ -46,6 +46,7 @@ from kheishd.hooks.os.shell.scan import (
     follow_git_link,
     resolve,
     scan_workspace,
+    show_path,
 )
 from kheishd.kernel.hook import ToolError
 from protocol.structs import Value
@@ -96,13 +97,15 @@ class NewFiles(Value, frozen=True):
     """Protected files that appeared in directories that existed before; and others to be inspected.
 
     These are in new directories, or existed before and changed, or are unfinished operations of git. ``made``
-    are the files that commands made, and that may stay. ``complete``: the command did not leave more entries
-    than can be scanned. ``has_failed``: the scan did.
+    are the files that commands made, and that may stay. ``deep`` are new directories whose paths are too long
+    to be scanned. ``complete``: the command did not leave more entries than can be scanned. ``has_failed``:
+    the scan did.
     """
 
     unapproved: list[str]
     elsewhere: list[str]
     made: dict[str, Identity]
+    deep: list[str] = []
     complete: bool = True
     has_failed: bool = False
 
@@ -169,7 +172,8 @@ class Shield:
         )
         has_failed = before.has_failed or scan.has_failed
         complete = scan.complete or not before.complete or has_failed
-        return replace(new, complete=complete, has_failed=has_failed)
+        deep = sorted(scan.deep - before.deep)
+        return replace(new, deep=deep, complete=complete, has_failed=has_failed)
 
     def _judge(
         self, path: str, scan: Scan, new: NewFiles, known: set[Identity], known_directories: set[int]
@@ -242,8 +246,14 @@ class Shield:
             sentences.append(f"{text}: {_list(paths)}")
         if not new.complete:
             sentences.append(
-                f"the workspace has more than {MAX_ENTRIES_AFTERWARDS} entries now, too many to look for new "
-                "files that other programs execute or obey"
+                "not all of the workspace could be searched for new files that other programs execute "
+                f"or obey: it has more than {MAX_ENTRIES_AFTERWARDS} entries now, or a directory that cannot "
+                "be read"
+            )
+        if new.deep:
+            sentences.append(
+                "these new directories are too deep to be searched for files that other programs execute or "
+                f"obey: {_list(new.deep)}"
             )
         if unmounted := self.scan.unmounted:
             sentences.append(
@@ -312,7 +322,7 @@ def put_aside(root: Root, path: str) -> bool:
 
 
 def _list(paths: list[str]) -> str:
-    return ", ".join(paths[:MAX_REPORTED]) + (", …" if len(paths) > MAX_REPORTED else "")
+    return ", ".join(map(show_path, paths[:MAX_REPORTED])) + (", …" if len(paths) > MAX_REPORTED else "")
 
 
 def is_harmless_git_config(text: str, may_be_tree: Callable[[str], bool] = lambda path: False) -> bool:

@@ -1,5 +1,6 @@
 """Server-sent events: the cases of the specification, at any cut."""
 
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -92,6 +93,31 @@ def test_an_event_is_returned_at_its_last_byte() -> None:
     decoder = EventDecoder()
     assert decoder.feed(b"data: one\n") == []
     assert decoder.feed(b"\n") == [b"one"]
+
+
+def test_an_unfinished_line_is_not_read_again() -> None:
+    """A byte costs the same behind the start of a line as behind a megabyte of it."""
+    decoder = EventDecoder()
+    tracemalloc.start()
+    try:
+        decoder.feed(b"data: " + b"x" * (MAX_EVENT_BYTES // 2))
+        tracemalloc.reset_peak()
+        for _ in range(1_000):
+            assert decoder.feed(b"x") == []
+        # The line is there once: nothing copies or splits it.
+        assert tracemalloc.get_traced_memory()[1] < MAX_EVENT_BYTES * 3 // 4
+    finally:
+        tracemalloc.stop()
+    assert decoder.feed(b"\n\n") == [b"x" * (MAX_EVENT_BYTES // 2 + 1_000)]
+
+
+@pytest.mark.parametrize("piece", [b"x", b"data: x"])
+def test_an_unfinished_line_over_the_limit_is_refused(piece: bytes) -> None:
+    """A line that grows by reads without its end is an error at the limit."""
+    decoder = EventDecoder()
+    decoder.feed(b"data: " + b"x" * (MAX_EVENT_BYTES - 20))
+    with pytest.raises(EventTooLarge):
+        [decoder.feed(piece) for _ in range(20)]
 
 
 def test_an_event_over_the_limit_is_refused() -> None:

@@ -1,13 +1,18 @@
 """Sessions over the socket: every outcome of the methods of kheishd/objects/talk/session.py."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from kheishd.config.sections.permissions import PermissionsSection
+from kheishd.core.context.checkpoint import CHECKPOINT_BYTES
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.plan import Planning
+from kheishd.store.environment import Transaction
+from kheishd.store.tables import CHECKPOINT_CHUNKS, CHECKPOINTS
 from protocol.errors.conversation import SenderForbidden
 from protocol.errors.definition import AgentForbidden, AgentNotFound
 from protocol.errors.route import RouteNotFound
@@ -439,6 +444,40 @@ async def test_session_end_ok(idle: Household) -> None:
     ended = await idle.call("session.end", session_id="s", note="done")
     assert ended["status"] == "ended"
     assert await idle.kinds(session_id="s") == ["session_created", "session_ended"]
+
+
+@pytest.mark.parametrize("number", [1, 3, 10])
+async def test_session_end_ok_deletes_the_checkpoint(
+    house: Household, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The disk has no checkpoint of an ended session; the session is readable and may be forked."""
+    monkeypatch.setattr("kheishd.records.checkpoint.MAX_DELETED_CHUNKS", 3)
+    session_id = (await house.ask("x" * CHECKPOINT_BYTES))["session_id"]
+    for chunk in range(2, number + 1):
+        await house.state.update(partial(put_chunk, session_id, chunk))
+    other_id = (await house.ask("y" * CHECKPOINT_BYTES, sender="other"))["session_id"]
+    assert checkpoint_rows(house, session_id) == 1 + number
+    await house.call("session.end", session_id=session_id)
+    with trio.fail_after(5):
+        while checkpoint_rows(house, session_id):
+            await trio.lowlevel.checkpoint()
+    assert checkpoint_rows(house, other_id) == 2
+    history = await house.call("session.history", session_id=session_id)
+    assert len(history["messages"]) == 2
+    fork_id = (await house.call("session.fork", session_id=session_id))["session_id"]
+    await house.call("session.send", session_id=fork_id, content="on", wait="settled")
+    assert len(house.models.requests[-1].messages) == 3
+
+
+def put_chunk(session_id: str, number: int, tx: Transaction) -> None:
+    """Store a chunk behind those of a checkpoint."""
+    tx.put(CHECKPOINT_CHUNKS, session_id, number, value=b"chunk")
+
+
+def checkpoint_rows(house: Household, session_id: str) -> int:
+    """Return the number of a session's rows in the tables of checkpoints."""
+    with house.state.read() as store:
+        return sum(len(list(store.scan(table, session_id))) for table in (CHECKPOINTS, CHECKPOINT_CHUNKS))
 
 
 async def test_session_end_session_not_found(idle: Household) -> None:

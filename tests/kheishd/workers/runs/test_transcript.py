@@ -248,6 +248,27 @@ async def test_a_missing_chunk_is_read_from_the_journal(
         assert len(checkpoint.messages) > len(messages)
 
 
+async def test_a_fork_does_not_copy_a_long_parent(tmp_path: Path) -> None:
+    """A fork of a long session has a checkpoint only once its own messages are as long as the parent's."""
+    async with household(tmp_path) as house:
+        for _ in range(4):
+            parent_id = (await house.ask("x" * (MAX_SEPARATE_CHECKPOINT_BYTES // 3)))["session_id"]
+        fork_id = (await house.call("session.fork", session_id=parent_id))["session_id"]
+        talk = partial(house.call, "session.send", session_id=fork_id, wait="settled")
+        with house.state.read() as store:
+            before = store.count(CHECKPOINT_CHUNKS)
+        for _ in range(CHECKPOINT_EVENTS // 6 + 2):
+            await talk(content="short")
+        with house.state.read() as store:
+            assert not list(store.scan(CHECKPOINTS, fork_id))
+            assert store.count(CHECKPOINT_CHUNKS) == before
+        for number in range(6 + CHECKPOINT_EVENTS // 6):
+            await talk(content=("y" * (MAX_SEPARATE_CHECKPOINT_BYTES // 3)) if number < 6 else "short")
+        with house.state.read() as store:
+            assert list(store.scan(CHECKPOINTS, fork_id))
+        await require_equal_to_the_journal(house, fork_id)
+
+
 # Between the runs.
 
 
