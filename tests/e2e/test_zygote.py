@@ -129,3 +129,12 @@ def test_everything_ends_with_a_killed_daemon(daemon: Daemon) -> None:
     assert "was running when the daemon ended" in output or "indoubt" in output
     assert running_with(WAIT.format(name="first")) == []
     assert zygotes(daemon) == []
+
+
+def test_a_suspended_zygote_ends_with_a_killed_daemon(daemon: Daemon) -> None:
+    """After SIGKILL of the daemon, its zygote ends even if it cannot notice that."""
+    daemon.say(order("bash", command="true"))
+    (zygote,) = zygotes(daemon)
+    os.kill(zygote, signal.SIGSTOP)
+    daemon.kill()
+    assert wait_ended([zygote])

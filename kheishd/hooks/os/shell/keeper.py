@@ -24,7 +24,7 @@ Standard output and error are the command's. The keeper sends these lines over t
     gone                    nothing of the command runs any more
 
 It receives ``stop SECONDS``: terminate everything, and kill it after this time. At the end of the socket it
-kills everything at once.
+kills everything at once. If either comes before the start, it starts nothing.
 
 One kind of process can still escape: a command without a sandbox that kills its keeper. Such a command could
 as well kill the daemon. Its processes carry a mark by which they are found (see ``process``).
@@ -404,6 +404,13 @@ def keep(
     control: int, manner: str, limits: str, workspace: str, argv: list[str], environ: Mapping[bytes, bytes]
 ) -> None:
     """Keep one command whose socket to the daemon is ``control``; the rest is in this file's docstring."""
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    if poll.poll(0):
+        # The daemon gave the command up before this process could run, and does not wait for it any more.
+        with suppress(ConnectionError):
+            os.write(control, b"gone\n")
+        return
     call_libc("prctl", PR_SET_CHILD_SUBREAPER, 1)
     confinement, _, port = manner.partition(":")
     keeper = Keeper(

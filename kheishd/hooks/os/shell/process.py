@@ -29,6 +29,7 @@ import trio
 from kheishd.hooks.os.shell.keeper import ProcessId, send_signal, start_ticks_of
 from kheishd.hooks.os.shell.zygote import LENGTH_BYTES, MARK_VARIABLE, MAX_MARK_BYTES, MAX_RIGHTS
 from kheishd.hooks.os.umask import user_umask
+from protocol import __version__
 from protocol.limits.shell import MAX_KILL_SECONDS
 from protocol.structs import Value
 
@@ -37,12 +38,19 @@ log = logging.getLogger(__name__)
 # How long a command may take to end after SIGTERM, before it is killed.
 GRACE_SECONDS = 0.5
 
+# The time for a keeper's start and its command's, on a machine that is very busy. After it, the zygote is
+# replaced: it may be suspended. Keepers that it has forked do not depend on it.
+MAX_START_SECONDS = 10.0
+
 # The longest line of a keeper: the reason for which a command could not be started.
 MAX_LINE_BYTES = 4096
 
 ROOT = Path(__file__).parents[4]
 # Imported, not run as a script: so it is compiled once and not at every start.
-ZYGOTE = "import sys; sys.path.append(sys.argv[1]); from kheishd.hooks.os.shell.zygote import main; main()"
+ZYGOTE = (
+    "import sys; sys.path.append(sys.argv[1]); "
+    "from kheishd.hooks.os.shell.zygote import main; main(sys.argv[2])"
+)
 
 # Orphans.
 
@@ -170,6 +178,7 @@ class KeptCommand:
         A command that kills its keeper at once has no ``pid``: the keeper could not report it.
         """
         message, _, rest = (await self._read_line()).partition(" ")
+        self._gone = self._unread or message == "failed"
         if message == "failed":
             raise NotStarted(rest)
         if self._unread:
@@ -178,6 +187,11 @@ class KeptCommand:
             self.pid, self.start_ticks = map(int, rest.split())
             if self._port and self.listening is None:
                 log.warning("the network of a command could not be entered, so it has none")
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing of the command runs for certain."""
+        return self._gone
 
     async def wait(self) -> CommandEnd:
         """Wait until nothing of the command runs any more. It may be cancelled and called again."""
@@ -245,25 +259,36 @@ class Zygote:
 
     def __init__(self) -> None:
         self._lock = trio.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
         self._channel: trio.socket.SocketType | None = None
 
-    async def fork_keeper(self, control: socket.socket) -> None:
-        """Let a new keeper have a socket. Start the zygote if there is none. Errors: OSError."""
+    async def fork_keeper(self, control: socket.socket) -> subprocess.Popen[bytes]:
+        """Let a new keeper have a socket. Start the zygote if there is none; return it. Errors: OSError."""
         async with self._lock:
             passed = [control.fileno()]
             if self._channel is None or not await send_descriptors(self._channel, b"k", passed):
-                self._channel = await self._start()
+                self._process, self._channel = self._start()
                 await send_descriptors(self._channel, b"k", passed)
+            assert self._process is not None, "it has a channel"
+            return self._process
 
-    async def _start(self) -> trio.socket.SocketType:
-        """Start the process; return our end of its socket. Errors: OSError."""
+    def replace(self, process: subprocess.Popen[bytes]) -> None:
+        """End a zygote that forks no keeper, as one that is suspended; the next command starts another."""
+        if self._process is process:
+            self._channel = None
+        process.kill()
+
+    def _start(self) -> tuple[subprocess.Popen[bytes], trio.socket.SocketType]:
+        """Start the process; return it, and our end of its socket. Errors: OSError.
+
+        The thread that starts it is the event loop's: the zygote ends with that thread (see ``zygote``).
+        """
         ours, theirs = socket.socketpair()
         try:
-            # Shielded: a cancellation between the start and the return would lose the process.
-            with theirs, trio.CancelScope(shield=True):
-                process = await trio.lowlevel.open_process(
-                    [sys.executable, "-I", "-S", "-c", ZYGOTE, str(ROOT)],
-                    stdin=theirs,
+            with theirs:
+                process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", ZYGOTE, str(ROOT), __version__],
+                    stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     cwd="/",
                     # Commands have variables of their own. Keepers write their mark over the room for it.
@@ -274,13 +299,15 @@ class Zygote:
             ours.close()
             raise
         channel = trio.socket.from_stdlib_socket(ours)
-        trio.lowlevel.spawn_system_task(self._attend, process, channel)
-        return channel
+        trio.lowlevel.spawn_system_task(self._attend, process, os.pidfd_open(process.pid), channel)
+        return process, channel
 
-    async def _attend(self, process: trio.Process, channel: trio.socket.SocketType) -> None:
+    async def _attend(
+        self, process: subprocess.Popen[bytes], handle: int, channel: trio.socket.SocketType
+    ) -> None:
         """Wait for the end of the process; at the end of the event loop, cause it."""
         try:
-            await process.wait()
+            await trio.lowlevel.wait_readable(handle)
         finally:
             if self._channel is channel:
                 self._channel = None
@@ -288,7 +315,9 @@ class Zygote:
             # Nothing depends on it, and it may have been suspended.
             process.kill()
             with trio.CancelScope(shield=True), trio.move_on_after(MAX_KILL_SECONDS):
-                await process.wait()
+                await trio.lowlevel.wait_readable(handle)
+            os.close(handle)
+            process.poll()
 
 
 _ZYGOTE: Final = trio.lowlevel.RunVar[Zygote | None]("zygote", None)
@@ -341,13 +370,24 @@ async def _start(command: Command, *, merged: bool) -> KeptCommand:
         stdout, out = _open_pipe(passed)
         stderr, err = (None, out) if merged else _open_pipe(passed)
         process = KeptCommand(control, stdout, stderr, command.mark, command.port)
+        forker = None
         try:
-            await zygote.fork_keeper(theirs)
-            await process.request(command, [out, err, command.workdir, *command.descriptors])
-            passed.close()
-            await process.begin()
+            with trio.move_on_after(MAX_START_SECONDS) as patience:
+                forker = await zygote.fork_keeper(theirs)
+                await process.request(command, [out, err, command.workdir, *command.descriptors])
+                passed.close()
+                await process.begin()
+            if patience.cancelled_caught:
+                passed.close()
+                if forker is None:
+                    raise KeeperLost
+                zygote.replace(forker)
+                # The command may have begun; if no keeper has its request, the kernel resets the connection.
+                await process.begin()
         except BaseException:
             await process.aclose()
+            if forker is not None and not process.is_gone:
+                zygote.replace(forker)
             raise
     return process
 

@@ -10,6 +10,7 @@ the call, there is neither a task nor a process.
 
 from __future__ import annotations
 
+import math
 import os
 import posixpath
 import re
@@ -458,19 +459,22 @@ async def _perform(
     Return how it ended; None if it took too long.
     """
     end = None
+    deadline = trio.current_time() + timeout_s
     try:
-        async with running(command) as process:
-            assert process.stderr is not None, "its errors are separate"
-            if process.pid:
-                await call.observe({"pid": process.pid, "started": process.start_ticks})
-            async with serving(process.listening, gate), trio.open_nursery() as nursery:
-                nursery.start_soon(collector.pump, process.stdout, collector.stdout)
-                nursery.start_soon(collector.pump, process.stderr, collector.stderr)
-                with trio.move_on_after(timeout_s):
-                    end = await process.wait()
-                if end is None:
-                    await process.stop()
-                nursery.cancel_scope.deadline = trio.current_time() + MAX_DRAIN_SECONDS
+        with trio.move_on_at(deadline) as start:
+            async with running(command) as process:
+                start.deadline = math.inf
+                assert process.stderr is not None, "its errors are separate"
+                if process.pid:
+                    await call.observe({"pid": process.pid, "started": process.start_ticks})
+                async with serving(process.listening, gate), trio.open_nursery() as nursery:
+                    nursery.start_soon(collector.pump, process.stdout, collector.stdout)
+                    nursery.start_soon(collector.pump, process.stderr, collector.stderr)
+                    with trio.move_on_at(deadline):
+                        end = await process.wait()
+                    if end is None:
+                        await process.stop()
+                    nursery.cancel_scope.deadline = trio.current_time() + MAX_DRAIN_SECONDS
     except NotStarted as error:
         raise ToolError(f"the command could not be started: {error}") from None
     return end

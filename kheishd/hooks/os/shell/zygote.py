@@ -1,9 +1,10 @@
 """The zygote: a process that has imported what a keeper needs, and forks a keeper for each command.
 
 Starting an interpreter takes longer than most commands, so only the first command of a daemon waits for it.
-The zygote starts with that command, and ends with the daemon, or when no command has come for a while. It has
-one thread and knows nothing of the daemon: no memory, no variables, no descriptor but its socket. It reads no
-request: a keeper that it has forked does, so no request can disturb the next one.
+The zygote starts with that command and ends with the daemon. It does not end earlier, since the next one
+would be of the version that is installed by then. It has one thread and knows nothing of the daemon: no
+memory, no variables, no descriptor but its socket. It reads no request: a keeper that it has forked does, so
+no request can disturb the next one.
 
 Standard input is the daemon's socket. Each message on it is one byte and one descriptor: the keeper's own
 socket to the daemon (see ``keeper``), from which the new keeper reads its request. If the zygote dies,
@@ -24,10 +25,10 @@ import fcntl
 import gc
 import marshal
 import os
-import select
 import signal
 
-from kheishd.hooks.os.shell.keeper import call_libc, keep, libc, report_failure
+from kheishd.hooks.os.shell.keeper import PR_SET_PDEATHSIG, call_libc, keep, libc, report_failure
+from protocol import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,11 +38,6 @@ MARK_VARIABLE = "KHEISH_CALL"
 
 # The room for a mark in the environment of a keeper, which has the zygote's environment.
 MAX_MARK_BYTES = 255
-
-# A zygote uses a few megabytes, and starting one takes as long as a few turns.
-IDLE_SECONDS = 300.0
-
-FLAGS = _socket.MSG_CMSG_CLOEXEC | _socket.MSG_DONTWAIT
 
 LENGTH_BYTES = 4
 
@@ -149,46 +145,39 @@ def become_keeper(control: int) -> None:
     keep(control, request.manner, request.limits, request.workspace, request.argv, request.environ)
 
 
-def main() -> None:
-    """Fork a keeper for each socket that arrives, until the daemon ends or no command comes any more."""
+def main(version: str = __version__) -> None:
+    """Fork a keeper for each socket that arrives, until the daemon ends.
+
+    ``version`` is the daemon's: it speaks with keepers of its own version only.
+    """
     # It is the daemon that ends the zygote. Ended keepers need no attention.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
         signal.signal(number, signal.SIG_IGN)
     # Commands of the same user could use its socket.
     call_libc("prctl", PR_SET_DUMPABLE, 0)
+    # It would not notice the daemon's end while it is suspended. The daemon's thread is the event loop's.
+    call_libc("prctl", PR_SET_PDEATHSIG, signal.SIGKILL)
     daemon = _socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.close(null)
-    poll = select.poll()
-    poll.register(daemon, select.POLLIN)
     # A collection would write to pages that keepers share.
     gc.disable()
     gc.freeze()
-    while poll.poll(IDLE_SECONDS * 1_000) or has_children():
-        try:
-            data, rights, _, _ = daemon.recvmsg(1, _socket.CMSG_SPACE(DESCRIPTOR_BYTES), FLAGS)
-        except BlockingIOError:
-            continue
+    while True:
+        data, rights, _, _ = daemon.recvmsg(1, _socket.CMSG_SPACE(DESCRIPTOR_BYTES), _socket.MSG_CMSG_CLOEXEC)
         if not data:
             break
         for _, _, numbers in rights:
             (control,) = memoryview(numbers).cast("i")
             try:
+                if version != __version__:
+                    raise OSError(f"kheish {__version__} was installed over {version}; restart the daemon")
                 if os.fork() == 0:
                     _run(daemon, control)
             except OSError as error:
                 report_failure(control, error)
             os.close(control)
-
-
-def has_children() -> bool:
-    """Whether this process has children that have not ended; ended ones need no attention here."""
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
 
 
 def _run(daemon: _socket.socket, control: int) -> NoReturn:

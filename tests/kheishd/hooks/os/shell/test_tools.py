@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -15,8 +16,9 @@ import trio
 from msgspec.structs import replace
 
 from kheishd.config.sections.tools import LimitsSection
+from kheishd.hooks.os.shell.keeper import descendants
 from kheishd.hooks.os.shell.output import OutputCollector, Spool
-from kheishd.hooks.os.shell.process import CommandEnd
+from kheishd.hooks.os.shell.process import ZYGOTE, CommandEnd
 from kheishd.hooks.os.shell.scan import Scan
 from kheishd.hooks.os.shell.tools import (
     Bash,
@@ -225,6 +227,8 @@ async def test_a_crowd_is_gone(shell: Shell, workspace: Path) -> None:
 
 async def test_a_command_that_takes_too_long(shell: Shell) -> None:
     """A command that takes too long is stopped; the error has its output so far."""
+    # The start counts, and the first one takes longer.
+    await shell.run("true")
     outcome = await shell.outcome("echo before; sleep 6001.1; echo after", timeout_s=0.2)
     result = msgspec.json.decode(outcome.text)
     assert outcome.is_error
@@ -239,6 +243,7 @@ async def test_a_command_that_takes_too_long(shell: Shell) -> None:
 async def test_it_is_asked_before_it_is_killed(shell: Shell) -> None:
     """A command can clean up on SIGTERM."""
     command = "trap 'echo in order; exit 7' TERM; echo ready; while :; do sleep 0.01; done"
+    await shell.run("true")
     result = await shell.run(command, timeout_s=0.3)
     assert result["stdout"] == "ready\nin order\n"
 
@@ -250,6 +255,23 @@ async def test_who_does_not_listen_is_killed(shell: Shell) -> None:
     assert (await shell.run(command, timeout_s=0.2))["timed_out"]
     assert trio.current_time() - began < 4
     assert running_with("6002.1") == []
+
+
+async def test_a_start_that_takes_too_long(
+    shell: Shell, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time of a command includes its start, here by a suspended zygote; it does not run later."""
+    await shell.run("true")
+    below = {pid for pid, _ in descendants(os.getpid())}
+    (zygote,) = below.intersection(running_with(ZYGOTE))
+    os.kill(zygote, signal.SIGSTOP)
+    monkeypatch.setattr("kheishd.hooks.os.shell.process.MAX_KILL_SECONDS", 0.1)
+    result = await shell.run("touch ran", timeout_s=0.1)
+    assert result["timed_out"]
+    assert result["note"].startswith("stopped after 0.1 s")
+    with suppress(ProcessLookupError):
+        os.kill(zygote, signal.SIGCONT)
+    assert (await shell.run("ls"))["stdout"] == ""
 
 
 async def test_the_longest_time_is_the_operators(home: Path, workspace: Path) -> None:

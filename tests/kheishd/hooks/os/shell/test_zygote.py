@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -166,16 +167,85 @@ async def test_a_command_that_is_given_up_before_it_begins(workdir: int, workspa
         assert await read(process) == b""
 
 
-async def test_an_idle_zygote(workdir: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A zygote ends when no command runs or comes; the next command starts another."""
-    idle = "from kheishd.hooks.os.shell import zygote; zygote.IDLE_SECONDS = 0.2; zygote.main()"
-    monkeypatch.setattr(processes, "ZYGOTE", f"import sys; sys.path.append(sys.argv[1]); {idle}")
-    for _ in range(2):
-        async with running(command(workdir, WAIT)) as process:
-            zygote = zygote_of(process)
-            # Not while there is a keeper, whose parent it is.
-            assert not await trio.to_thread.run_sync(wait_ended, [zygote], 0.5)
-        assert await trio.to_thread.run_sync(wait_ended, [zygote])
+@pytest.mark.parametrize("resumed", [True, False])
+async def test_a_command_that_is_cancelled_before_it_begins(
+    workdir: int, resumed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cancelled command never runs, whether its keeper is forked before or after the cancellation ends."""
+    async with running(command(workdir, WAIT)) as process:
+        zygote = zygote_of(process)
+    if not resumed:
+        monkeypatch.setattr(processes, "MAX_KILL_SECONDS", 0.05)
+    os.kill(zygote, signal.SIGSTOP)
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+
+            async def cancel() -> None:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                scope.cancel()
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                if resumed:
+                    os.kill(zygote, signal.SIGCONT)
+
+            nursery.start_soon(cancel)
+            async with running(command(workdir, f"trap '' TERM; touch ran; {WAIT}")):
+                raise AssertionError("it runs")
+    assert scope.cancelled_caught
+    with suppress(ProcessLookupError):
+        os.kill(zygote, signal.SIGCONT)
+    async with running(command(workdir, f"ls; echo end; {WAIT}")) as process:
+        assert await process.stdout.receive_some() == b"end\n"
+        # One that cannot be told to stop is replaced.
+        assert (zygote_of(process) == zygote) is resumed
+
+
+async def test_a_suspended_zygote_is_replaced(workdir: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command whose keeper is not forked in time has one of another zygote, and runs once."""
+    async with running(command(workdir, WAIT)) as process:
+        zygote = zygote_of(process)
+    os.kill(zygote, signal.SIGSTOP)
+    monkeypatch.setattr(processes, "MAX_START_SECONDS", 0.2)
+    async with trio.open_nursery() as nursery:
+
+        async def run() -> None:
+            async with running(command(workdir, "echo once >>log; cat log")) as process:
+                assert await read(process) == b"once\n"
+
+        nursery.start_soon(run)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        # The next one may be slow.
+        monkeypatch.setattr(processes, "MAX_START_SECONDS", 60.0)
+    assert await trio.to_thread.run_sync(wait_ended, [zygote])
+
+
+async def test_a_slow_start_is_no_second_start(
+    workdir: int, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that its keeper starts late, after its zygote was replaced, runs once."""
+    change = f"""import os, sys
+sys.path.append(sys.argv[1])
+from kheishd.hooks.os.shell import zygote
+original, parent = zygote.place, os.getpid()
+def place(*arguments):
+    while os.path.exists({str(workspace / "slow")!r}) and os.getppid() == parent:
+        pass
+    return original(*arguments)
+zygote.place = place
+zygote.main()"""
+    monkeypatch.setattr(processes, "ZYGOTE", change)
+    async with running(command(workdir, WAIT)):
+        (workspace / "slow").touch()
+    monkeypatch.setattr(processes, "MAX_START_SECONDS", 1.0)
+    async with running(command(workdir, "echo once >>log; cat log")) as process:
+        assert await read(process) == b"once\n"
+
+
+async def test_an_upgrade_under_a_running_daemon(workdir: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A zygote of another version than the daemon's forks no keeper, and the error names the remedy."""
+    monkeypatch.setattr(processes, "__version__", "0.0.1")
+    with pytest.raises(NotStarted, match=r"was installed over 0\.0\.1; restart the daemon"):
+        async with running(command(workdir, "true")):
+            raise AssertionError("it runs")
 
 
 FAILS = "def fail(): raise OSError(11, 'too many processes')"
