@@ -39,6 +39,9 @@ MAX_IDLE_SECONDS = 30.0
 MAX_FIRST_PIECES = 4
 MAX_PIECES = 256
 
+# Bytes that are returned together: a hostile piece may be thousands of tiny events.
+MAX_PART_BYTES = 16 * 1024
+
 _MAX_READ_BYTES = 64 * 1024
 
 
@@ -183,8 +186,8 @@ class DirectReply:
             return b""
         max_pieces, self._max_pieces = self._max_pieces, MAX_PIECES
         received = b"".join(pieces[:max_pieces])
-        del pieces[:max_pieces]
-        return received
+        pieces[:max_pieces] = [received[MAX_PART_BYTES:]] if len(received) > MAX_PART_BYTES else []
+        return received[:MAX_PART_BYTES]
 
     async def read(self) -> bytes:
         """Return the received bytes, waiting if there are none; empty at the end.

@@ -11,6 +11,7 @@ from kheishd.providers.http_errors import ConnectFailed, ConnectionBroken, Unsen
 from kheishd.providers.http_pool import (
     MAX_FIRST_PIECES,
     MAX_IDLE_SECONDS,
+    MAX_PART_BYTES,
     MAX_PIECES,
     ConnectionPool,
     ServerAddress,
@@ -45,6 +46,16 @@ async def test_a_read_is_limited(server: ModelServer) -> None:
         reads = await read_all(await pool.send(model_request(server, "chunks:2000:2010")))
     assert max(read.count(b"data: ") for read in reads) <= MAX_PIECES
     assert sum(read.count(b"word") for read in reads) == 2000
+
+
+async def test_a_part_of_a_long_piece_is_limited() -> None:
+    """A piece of thousands of tiny events is returned in parts, in order and completely."""
+    body = b"".join(b"data: %d\n\n" % index for index in range(MAX_PART_BYTES // 2))
+    server = RawServer(OK + b"content-length: %d\r\n\r\n%b" % (len(body), body))
+    async with server.serving() as pool:
+        reads = await read_all(await pool.send(HttpRequest(f"{server.url}/", {}, b"{}")))
+    assert b"".join(reads) == body
+    assert max(map(len, reads)) == MAX_PART_BYTES
 
 
 async def test_bytes_are_returned_at_once(nursery: trio.Nursery) -> None:
