@@ -72,6 +72,16 @@ class ConnectionLost(Failure):
     reason = "connection_lost"
 
 
+class StreamFailed(Failure):
+    """The daemon could not continue a subscription; another one would fail at the same event."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the daemon could not continue the stream of events; 'kheishctl daemon logs' says why, and "
+            "'kheishctl status' whether the store is damaged"
+        )
+
+
 class NotADaemon(ConnectionLost):
     """A socket on which another program answers."""
 
@@ -281,7 +291,7 @@ class Client:
     def notifications(self, timeout_s: float | None = None) -> Iterator[tuple[str, Json]]:
         """Yield the method and params of each notification, pending ones first.
 
-        Errors: ConnectionLost, TimedOut when ``timeout_s`` passes between two notifications.
+        Errors: ConnectionLost, StreamFailed, TimedOut when ``timeout_s`` passes between two notifications.
         """
         while True:
             while self._pending:
@@ -311,7 +321,7 @@ class Client:
             params = message.get("params")
             params = params if isinstance(params, dict) else {}
             if is_failed_end(message["method"], params):
-                raise ConnectionLost("the daemon could not continue the stream; see 'kheishctl daemon logs'")
+                raise StreamFailed
             self._pending.append((str(message["method"]), params))
 
     def _unpack_result(self, message: Json, method: str) -> Any:

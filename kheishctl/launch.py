@@ -146,7 +146,8 @@ def start(home: str, arguments: Sequence[str] = (), *, note: Callable[[str], Non
                 )
             status = probe(resolve_socket(home))
             # Another daemon may answer on the socket until the new one notices and ends.
-            if status is not None and status.get("pid") == child.pid:
+            # A starting daemon may still find that its installation is damaged.
+            if status is not None and status.get("pid") == child.pid and not status.get("starting"):
                 return status
             time.sleep(PROBE_PAUSE_SECONDS)
     note(f"the daemon is still running, pid {child.pid}")

@@ -86,6 +86,7 @@ class Vitals(Struct):
     schema: int = 0
     started_at_ms: int = 0
     after_crash: bool = False
+    starting: bool = True
     restored: RestoreMark | None = None
     listeners: list[str] = []
     server: ServerCounts | None = None
@@ -208,6 +209,7 @@ class DaemonControl:
             memory_bytes=memory_bytes(),
             warnings=list(self._find_warnings(disk, uptime_s)),
             draining=self._stopper.requested,
+            starting=vitals.starting,
             default_agent=runtime.config.default_agent,
             default_route=runtime.config.default_route,
             damage=self._state.store.damage,

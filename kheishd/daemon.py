@@ -52,6 +52,7 @@ from kheishd.server.listeners import (
 from kheishd.server.server import Server, open_server
 from kheishd.store.checkup import expect_check
 from kheishd.store.environment import DATA
+from kheishd.store.tables import RUNS_CANCELLED, RUNS_READY, SHELLS_LIVE
 from kheishd.store.upgrades import expect_upgrade
 from kheishd.systemd import Notifier, read_watchdog_seconds
 from kheishd.toolbox import Toolbox
@@ -85,10 +86,12 @@ CLOSE_SECONDS: Final = 2.0
 RESTORE_RETRY_SECONDS: Final = 5.0
 
 WORK: Final = (
+    "kheishd.core.commands.readings",
     "kheishd.debug.capture",
     "kheishd.debug.recorder",
     "kheishd.hooks.ask_user",
     "kheishd.hooks.composite",
+    "kheishd.hooks.network.http",
     "kheishd.hooks.os.files.tools",
     "kheishd.hooks.os.shell.starter",
     "kheishd.hooks.os.shell.tools",
@@ -98,11 +101,28 @@ WORK: Final = (
     "kheishd.hooks.tasks",
     "kheishd.hooks.web.tools",
     "kheishd.providers.adaptation",
+    "kheishd.providers.anthropic",
+    "kheishd.providers.certificates",
     "kheishd.providers.exchange",
+    "kheishd.providers.google",
+    "kheishd.providers.http",
     "kheishd.providers.offline",
+    "kheishd.providers.openai",
+    "kheishd.providers.responses",
+    "kheishd.workers.completion",
     "kheishd.workers.runs.executor",
 )
-"""Modules that execute runs, call tools and models, and start shells. No start waits for them."""
+"""Modules that execute runs, call models and tools, and start shells. An idle start waits for none.
+
+Left out is what imports ``httpcore2``, which only fetches of pages and routes through a proxy need.
+"""
+
+OPEN_WORK: Final = (RUNS_READY, RUNS_CANCELLED, SHELLS_LIVE)
+"""The lists of work that an earlier daemon left."""
+
+
+class InstallationDamaged(Exception):
+    """Code of kheish that cannot be imported: no work is begun, and all of it waits for a repair."""
 
 
 class Daemon:
@@ -123,6 +143,7 @@ class Daemon:
         self._sandbox = SandboxHealth(source.home.path)
         self._toolbox = Toolbox(source.home, self._shells, self._sandbox)
         self._reloaded = trio.Event()
+        self._work_loaded = trio.Event()
         self._notifier = Notifier(environ)
         self._watchdog_s = read_watchdog_seconds(environ)
         self._vitals = Vitals(version=__version__, home=source.home.path, sandbox=self._sandbox.describe)
@@ -213,7 +234,6 @@ class Daemon:
                 async with self._listen(server):
                     fields = {"home": self._source.home.path, "listeners": self._vitals.listeners}
                     log.info("ready", extra={**fields, "pid": os.getpid()})
-                    self._notify_ready()
                     nursery.start_soon(self._prepare_work)
                     await stopper.wait()
                     remaining_s = stopper.scope.deadline - trio.current_time()
@@ -261,6 +281,18 @@ class Daemon:
             log.warning("the restored store cannot be marked on a full disk; no work is done until it is")
             nursery.start_soon(self._start_workers_later, nursery, workers)
             return
+        with self._state.read() as store:
+            is_idle = not any(store.count(table) for table in OPEN_WORK)
+        if is_idle:
+            # The daemon is ready before the code of runs is imported: messages are accepted, and wait.
+            nursery.start_soon(self._start_loaded, nursery, workers)
+        else:
+            await self._load_work()
+            await self._start_loaded(nursery, workers)
+
+    async def _start_loaded(self, nursery: trio.Nursery, workers: Sequence[Worker]) -> None:
+        """Start the workers once their code is imported: no run fails because kheish is half installed."""
+        await self._work_loaded.wait()
         for worker in workers:
             await nursery.start(self._work, worker, name=worker.name)
 
@@ -315,13 +347,27 @@ class Daemon:
         raise StorageFailed(f"{self._state.store.failure}; everything acknowledged before is on the disk")
 
     async def _prepare_work(self) -> None:
-        """Import the code of runs, in a thread; then try the sandbox.
+        """Import the code of runs; then try the sandbox. Errors: InstallationDamaged."""
+        await self._load_work()
+        self._vitals.starting = False
+        self._notify_ready()
+        await self._watch_sandbox()
+
+    async def _load_work(self) -> None:
+        """Import the code of runs, in a thread. Errors: InstallationDamaged.
 
         Otherwise the first run would import it while all connections wait, and from the files of another
         version if kheish was upgraded meanwhile.
         """
-        await trio.to_thread.run_sync(lambda: [import_module(name) for name in WORK])
-        await self._watch_sandbox()
+        try:
+            await trio.to_thread.run_sync(lambda: [import_module(name) for name in WORK])
+        except Exception as error:
+            log.exception("the code of runs cannot be imported")
+            raise InstallationDamaged(
+                f"the installation is damaged ({type(error).__name__}: {error}); "
+                "install kheish again, then start the daemon: no run was touched"
+            ) from None
+        self._work_loaded.set()
 
     async def _watch_sandbox(self) -> None:
         """Try the sandbox of commands now and after each reload, so that the status and the log show it."""

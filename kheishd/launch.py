@@ -31,7 +31,7 @@ EXIT_MEANINGS: Final = (
     (STOPPED, "success, or stopped on request"),
     (FAILED, "failure, or findings of the doctor or of a rehearsal"),
     (USAGE, "invalid command line"),
-    (UNUSABLE, "unusable configuration or home"),
+    (UNUSABLE, "unusable configuration, home or installation"),
     (HELD, "another daemon uses the home"),
     (STORE_REFUSED, "the store or the backup cannot be opened"),
 )
@@ -157,6 +157,7 @@ def make_exit(error: BaseException) -> Exit:
     """Return the exit for an error; an unexpected error is logged with its traceback."""
     import logging
 
+    from kheishd.daemon import InstallationDamaged
     from kheishd.server.listeners import SocketInUse
     from kheishd.store.opening import StoreUnusable
     from protocol.errors.daemon import ConfigInvalid
@@ -171,6 +172,8 @@ def make_exit(error: BaseException) -> Exit:
             return Exit(STORE_REFUSED, str(error))
         case ConfigInvalid():
             return Exit(UNUSABLE, error.message)
+        case InstallationDamaged():
+            return Exit(UNUSABLE, str(error))
         case SocketInUse():
             return Exit(HELD, str(error))
         case Refusal():

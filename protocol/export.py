@@ -186,7 +186,7 @@ class ExportReader:
                 "truncated",
                 self.lines + 1,
                 f"the export is truncated: after line {self.lines}, more lines or its end are missing (an "
-                "export of kheish before 0.2 has none: accept it without its end)",
+                "export of an earlier version has none: accept it without its end)",
             )
         return self.end
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
 from kheishctl.client import ConnectionLost, NoDaemon, RequestRefused, is_failed_end
+from kheishctl.render.changes import Notice
 from kheishctl.render.daemon import describe_version_difference
 from kheishctl.render.follower import StreamFollower
 from kheishctl.render.messages import format_message
@@ -31,6 +32,7 @@ WATCH = "watch"
 WATCHED_TYPES = ["conversation_bound", "conversation_unbound"]
 
 RECONNECT_SECONDS = 0.25
+MAX_RECONNECT_SECONDS = 30.0
 RETRY_SECONDS = 1.0
 MESSAGES_AT_START = 6
 
@@ -89,6 +91,8 @@ class ConversationClient:
         self._version = __version__
         self._follower = StreamFollower()
         self.presets: Json = {}
+        # Streams that the daemon could not continue, since the last event.
+        self._failures = 0
 
     @property
     def is_connected(self) -> bool:
@@ -135,7 +139,7 @@ class ConversationClient:
             try:
                 await self._follow_conversation()
             except (NoDaemon, ConnectionLost):
-                await asyncio.sleep(RECONNECT_SECONDS)
+                await asyncio.sleep(min(RECONNECT_SECONDS * 2**self._failures, MAX_RECONNECT_SECONDS))
 
     async def _follow_conversation(self) -> None:
         """Follow the conversation over one connection until it is lost."""
@@ -278,8 +282,14 @@ class ConversationClient:
     def _on_notification(self, method: str, params: Json) -> None:
         subscription = params.get("subscription")
         if is_failed_end(method, params) and self._connection is not None:
+            if not self._failures:
+                notice = Notice("the daemon could not continue the stream of events; its log says why")
+                self._listener.receive(notice)
+            self._failures += 1
             self._connection.close()  # The next connection continues from the last cursor.
             return
+        if method == "journal.event":
+            self._failures = 0
         if subscription == self._subscription:
             for change in self._follower.feed(method, params):
                 self._listener.receive(change)

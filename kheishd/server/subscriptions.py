@@ -211,16 +211,21 @@ class Subscription:
             messages: list[bytes] = []
             size = seen = 0
             lines = self.selection.examine(store, self._cursor)
-            for examined, (cursor, line, length) in enumerate(lines, 1):
-                self._cursor = cursor
-                seen += length
-                if line is not None:
-                    # An old line may contain a value that became a secret later.
-                    messages.append(self._event_head + _tail(cursor, scrub(line)))
-                    size += length
-                if size >= PAGE_BYTES or seen >= PAGE_SEEN_BYTES or examined >= PAGE_ENTRIES:
-                    self._peer.push(messages)
-                    return False
+            try:
+                for examined, (cursor, line, length) in enumerate(lines, 1):
+                    self._cursor = cursor
+                    seen += length
+                    if line is not None:
+                        # An old line may contain a value that became a secret later.
+                        messages.append(self._event_head + _tail(cursor, scrub(line)))
+                        size += length
+                    if size >= PAGE_BYTES or seen >= PAGE_SEEN_BYTES or examined >= PAGE_ENTRIES:
+                        self._peer.push(messages)
+                        return False
+            except Exception:
+                # The events before a damaged one are intact.
+                self._peer.push(messages)
+                raise
             self._cursor = max(self._cursor, store.last_cursor)
             if not self._synced:
                 self._synced = True
@@ -333,8 +338,11 @@ def _isolate_errors(subscription: Subscription) -> Iterator[None]:
     """Log an error of one subscription and end it for its client to subscribe again; no other is affected."""
     try:
         yield
-    except Exception:
-        log.exception("a subscription failed")
+    except Exception as error:
+        if isinstance(error, StoreDamaged):
+            log.error("a subscription ended, because the store is damaged: %s", error.message)
+        else:
+            log.exception("a subscription failed")
         try:
             subscription.end("failed")
         except Exception:

@@ -69,6 +69,7 @@ class DaemonStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``epoch`` is the id of the store's line of history: a cursor counts only together with its epoch.
     ``restored`` is the restore that began the line, if one did.
+    ``starting``: messages are accepted, but no run is begun yet.
     ``damage`` is present if the store is damaged: it is read-only then.
     """
 
@@ -86,6 +87,7 @@ class DaemonStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory_bytes: int
     warnings: list[str]
     draining: bool = False
+    starting: bool = False
     default_agent: str = "default"
     default_route: str = "offline"
     damage: str | None = None

@@ -18,6 +18,7 @@ from kheishctl.client import (
     NotADaemon,
     RequestRefused,
     SocketForbidden,
+    StreamFailed,
     TimedOut,
     dial,
     resolve_home,
@@ -131,7 +132,7 @@ def test_exchange(path: Path) -> None:
 
 
 def test_a_failed_stream(path: Path) -> None:
-    """A stream that the daemon could not continue counts as a lost connection, after all that it sent."""
+    """A stream that the daemon could not continue is a failure, after all that it sent."""
 
     def script(peer: Peer) -> None:
         peer.request()
@@ -141,7 +142,7 @@ def test_a_failed_stream(path: Path) -> None:
     with serve_scripts(path, script), Client.dial(str(path)) as client:
         stream = client.exchange("conversation.send", {})
         assert next(stream) == ("journal.delta", {"text": "a"})
-        with pytest.raises(ConnectionLost, match="could not continue the stream"):
+        with pytest.raises(StreamFailed, match="could not continue the stream"):
             next(stream)
 
 

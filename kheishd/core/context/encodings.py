@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 MAX_FORMS: Final = 2
 """Encodings of one transcript: a conversation changes its model now and then, not at every turn."""
 
+FORM_BYTES: Final = 1_900
+"""The memory of an encoding without messages."""
+
 
 class Encoding(Protocol):
     """The messages in one driver's form."""
@@ -39,7 +42,7 @@ class MessageEncodings:
     @property
     def size_bytes(self) -> int:
         """The memory of all encodings."""
-        return sum(encoding.size_bytes for encoding in self._kept.values())
+        return sum(FORM_BYTES + encoding.size_bytes for encoding in self._kept.values())
 
     def take(self, form: Hashable) -> Any:
         """Remove and return the encoding of a form, to be kept again once it has grown; None without one.

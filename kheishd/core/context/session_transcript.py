@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MAX_SPEAKERS: Final = 4
 """Agents whose view of the messages is kept: a session's own agent, and a few guests."""
 
+SESSION_BYTES: Final = 1_000
+"""The objects of a transcript beside its messages."""
+
 
 class SessionTranscript:
     """A transcript, and the values that follow from its messages.
@@ -85,4 +88,6 @@ class SessionTranscript:
         transcript = self.transcript
         waiting = (transcript.inputs, transcript.runs, transcript.calls, transcript.results)
         framed = sum(view.size_bytes for view in self._views.values())
-        return self._message_bytes + framed + memory_of(waiting) + memory_of(transcript.pending)
+        return (
+            SESSION_BYTES + self._message_bytes + framed + memory_of(waiting) + memory_of(transcript.pending)
+        )

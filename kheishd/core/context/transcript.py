@@ -47,6 +47,9 @@ MISSING_RESULT: Final = "The result of this call is missing."
 MAX_ORIGINS = 64
 MAX_MARKS = 16
 
+VIEW_BYTES: Final = 400
+"""The memory of a view without messages."""
+
 
 class TokenCount(Struct, frozen=True, array_like=True):
     """A provider's token count: of a whole prompt for ``speaker`` and its answer at ``cursor``.
@@ -239,7 +242,7 @@ class FramedMessages:
     @property
     def size_bytes(self) -> int:
         """The memory of the framed messages and of the encodings; unframed messages are the transcript's."""
-        return sys.getsizeof(self.messages) + self._framed_bytes + self.encodings.size_bytes
+        return VIEW_BYTES + sys.getsizeof(self.messages) + self._framed_bytes + self.encodings.size_bytes
 
     def append(self, message: Message) -> None:
         """Append the next message of the transcript."""

@@ -99,7 +99,10 @@ def _scan(store: Snapshot, segments: list[Segment], cursor: int) -> Iterator[tup
         for key, stored in store.scan(JOURNAL, session_id, after=(session_id, cursor)):
             if last_cursor is not None and key[1] > last_cursor:
                 break
-            digest, event = stored[:HASH_BYTES].hex(), stored[HASH_BYTES:].decode()
+            try:
+                digest, event = stored[:HASH_BYTES].hex(), stored[HASH_BYTES:].decode()
+            except UnicodeDecodeError as error:
+                raise store.explain(error, f"the event at cursor {key[1]}") from None
             yield (session_id, key[1]), f'{{"hash":"{digest}","event":{event}}}'
 
 

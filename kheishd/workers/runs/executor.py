@@ -94,7 +94,8 @@ class RunExecutor:
     async def perform(self) -> None:
         """Execute the run until it has ended or waits for a person; release it on cancellation.
 
-        Errors: those of the commit that marks a run as failed after an internal error.
+        Errors: those of the commit that marks a run as failed after an internal error; ImportError and
+        SyntaxError if code of kheish cannot be imported, which is no fault of the run.
         """
         with self._runtimes.hold() as self._active.runtime:
             try:
@@ -106,6 +107,10 @@ class RunExecutor:
             except RunAlreadyEnded:
                 # Cancelled in its queue between the worker's read and this executor's first commit.
                 pass
+            except (ImportError, SyntaxError):
+                # The files of kheish were replaced under the daemon: the next one finishes the run.
+                await self._release()
+                raise
             except Exception:
                 log.exception("a run failed inside the daemon", extra={"run_id": self._active.record.run_id})
                 note = "something failed inside the daemon; its log has the details"

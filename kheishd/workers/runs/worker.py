@@ -206,7 +206,7 @@ class RunWorker(Worker):
         try:
             await executor.perform()
         except Exception:
-            log.exception("the failure of a run could not be committed", extra={"run_id": run_id})
+            log.exception("a run cannot be continued before a restart", extra={"run_id": run_id})
             self._skipped.add(run_id)
         finally:
             executor.ended.set()

@@ -85,6 +85,21 @@ def test_follow_survives_a_restart(daemon: Daemon, tmp_path: Path) -> None:
     assert lines[3]["delta"]["text"] == "t"
 
 
+def test_a_stream_that_cannot_continue(tmp_path: Path) -> None:
+    """Following ends with the reason when the daemon cannot continue."""
+    home = tmp_path / "home"
+    (home / "run").mkdir(parents=True)
+
+    def script(peer: Peer) -> None:
+        peer.answer(peer.request(), {"subscription": "s", "cursor": 4})
+        peer.notify("journal.end", subscription="s", reason="failed")
+
+    with serve_scripts(home / "run" / "kheishd.sock", script):
+        done = Ctl(home)("journal", "follow")
+    assert done.code == exit_codes.FAILED
+    assert "could not continue the stream of events" in done.err
+
+
 def test_follow_from_a_cursor(daemon: Daemon, ctl: Ctl, sender: str, sent: dict[str, str]) -> None:
     """Following from a cursor prints past events and then new ones."""
     command = [sys.executable, "-m", "kheishctl", "--home", str(daemon.home), "journal", "follow"]

@@ -1,5 +1,8 @@
 """The cache of transcripts: one owner of each, bounded in bytes, the least recently used ones make room."""
 
+import gc
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,8 +10,11 @@ from hypothesis import strategies as st
 from kheishd.core.context.reduction import TranscriptEntry
 from kheishd.core.context.session_transcript import SessionTranscript
 from kheishd.core.context.transcript import Transcript
+from kheishd.kernel.runtime import ModelRequest
 from kheishd.kernel.transcripts import TranscriptCache
-from protocol.transcript import Message, Text
+from kheishd.providers.caller import find_driver
+from protocol.objects.run import Pinned
+from protocol.transcript import Message, Text, ToolCall, ToolResult
 
 
 def make_transcript(size: int = 0, cursor: int = 1) -> SessionTranscript:
@@ -76,3 +82,44 @@ def test_the_size_is_that_of_the_transcripts(steps: list[tuple[str, int, bool]])
     total = cache.size_bytes
     assert total == sum(kept.size_bytes for name in "abcdef" if (kept := cache.take(name)) is not None)
     assert (len(cache), cache.size_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("messages", [0, 2, 20])
+@pytest.mark.parametrize("driver", ["", "anthropic", "google", "openai", "responses"])
+def test_the_size_is_at_least_the_memory(driver: str, messages: int) -> None:
+    """Many short transcripts, with a view and a driver's encodings, take no more memory than is counted."""
+    cache = TranscriptCache()
+    # The first one makes what all share.
+    cache.put("first", make_used(0, messages, driver))
+    counted = cache.size_bytes
+    gc.collect()
+    tracemalloc.start()
+    for number in range(1, 101):
+        cache.put(f"ses_{number}", make_used(number, messages, driver))
+    gc.collect()
+    memory, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert memory <= cache.size_bytes - counted
+
+
+def make_used(number: int, messages: int, driver: str) -> SessionTranscript:
+    """Return a transcript whose messages a driver has encoded."""
+    entries: list[TranscriptEntry] = []
+    for index in range(messages // 2):
+        call_id = f"call_{number}_{index}"
+        call = Message("assistant", [ToolCall(call_id, "look", {"at": f"{number}"})])
+        result = Message("tool", [ToolResult(call_id, "look", f"seen {number}", False)])
+        for message in (call, result):
+            cursor = 1_000 * (number + 1) + len(entries)
+            entries.append(TranscriptEntry(cursor, 1_800_000_000_000 + cursor, message))
+    session = SessionTranscript(Transcript(number + 1, entries))
+    view = session.view(speaker="default", primary="default")
+    if driver:
+        pinned = Pinned(route="r", driver=driver, model="m", base_url="http://localhost/v1")
+        request = ModelRequest(
+            pinned=pinned, instructions="", messages=view.messages, marks={}, encodings=view.encodings
+        )
+        implementation = find_driver(driver)
+        assert implementation is not None
+        implementation.post(request, "http://localhost/v1", None)
+    return session

@@ -1,9 +1,9 @@
 """Subscriptions: complete, in order and at the client's pace."""
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from kheishd.kernel.state import State, open_state
 from kheishd.objects.node.journal import Selection
 from kheishd.server.subscriptions import PAGE_ENTRIES, PAGING_S, Hub, Subscription
 from kheishd.store.environment import Transaction
+from protocol.errors.store import StoreDamaged
 from protocol.limits.call import MAX_LIVE_CHARACTERS
 from protocol.objects.journal import Filter
 from protocol.rpc.method import SCOPES
@@ -480,6 +481,22 @@ async def test_the_client_of_a_failed_subscription_is_told(
     await stage.add(1)
     assert failing.heard()[-1] == ("end", {"reason": "failed"})
     assert failing.subscriptions == {}
+
+
+async def test_events_before_a_damaged_one_are_sent(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that ends at an event that cannot be read is sent up to it."""
+    cursors = await stage.add(3)
+    examine = Selection.examine
+
+    def examine_some(*args: Any) -> Iterator[Any]:
+        yield from islice(examine(*args), len(cursors))
+        raise StoreDamaged("the event cannot be read")
+
+    monkeypatch.setattr(Selection, "examine", examine_some)
+    reader = stage.follow(after=0)
+    await settle()
+    assert len(reader.cursors()) == len(cursors)
+    assert reader.heard()[-1] == ("end", {"reason": "failed"})
 
 
 # Pruned history.

@@ -88,8 +88,10 @@ def divide_group(delegated: Path) -> Path:
 def find_own_group(proc: Path) -> Path | None:
     """Return the directory of this process's group in the unified tree; None without such a tree."""
     try:
-        lines = (proc / "cgroup").read_text().splitlines()
-        mounts = (proc / "mountinfo").read_text().splitlines()
+        # Names may contain any byte, and characters at which text would be split.
+        lines, mounts = (
+            os.fsdecode((proc / name).read_bytes()).split("\n") for name in ("cgroup", "mountinfo")
+        )
     except OSError:
         return None
     path = next((line[3:] for line in lines if line.startswith("0::/")), None)
@@ -97,7 +99,7 @@ def find_own_group(proc: Path) -> Path | None:
         # ID PARENT DEVICE ROOT MOUNT_POINT OPTIONS … - TYPE SOURCE OPTIONS
         fields, _, kind = line.partition(" - ")
         if path is not None and kind.split()[:1] == ["cgroup2"]:
-            _, _, _, root, mounted, *_ = fields.split()
+            _, _, _, root, mounted, *_ = fields.split(" ")
             if path == root or path.startswith(root.rstrip("/") + "/"):
                 return Path(mounted) / os.path.relpath(path, root)
     return None

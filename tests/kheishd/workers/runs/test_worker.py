@@ -464,6 +464,29 @@ async def test_a_fault_inside_a_run_fails_that_run(
     assert any(record.exc_info for record in caplog.records if record.levelno == logging.ERROR)
 
 
+@pytest.mark.parametrize("error", [ImportError, SyntaxError])
+async def test_code_that_cannot_be_imported_fails_no_run(
+    tmp_path: Path, autojump_clock: MockClock, error: type[Exception]
+) -> None:
+    """The run is released and skipped, without a crash on its account, and the next daemon completes it."""
+
+    def upgraded(request: ModelRequest) -> None:
+        raise error("replaced")
+
+    models = Scripted()
+    models.answers = [upgraded, lambda request: says("fine")]  # type: ignore[list-item]
+    async with open_desk(tmp_path, models) as desk:
+        sent = await desk.send()
+        async with working(desk) as worker:
+            await desk.until(lambda: desk.run(sent.run_id).status == "running")
+            await wait_all_tasks_blocked()
+            run = desk.run(sent.run_id)
+            assert (worker.active, run.status, run.claimed) == (0, "running", False)
+        async with working(desk):
+            await desk.until(lambda: desk.run(sent.run_id).status == "completed")
+        assert desk.run(sent.run_id).starts_without_progress == 0
+
+
 async def test_a_run_whose_failure_cannot_be_committed_is_skipped(
     tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -475,7 +498,7 @@ async def test_a_run_whose_failure_cannot_be_committed_is_skipped(
             await desk.until(lambda: desk.run(sound.run_id).status == "completed")
             await wait_all_tasks_blocked()
             assert worker.active == 0
-    assert sum("failure of a run could not be committed" in record.message for record in caplog.records) == 1
+    assert sum("a run cannot be continued" in record.message for record in caplog.records) == 1
 
 
 async def test_an_active_run_keeps_its_runtime(tmp_path: Path, autojump_clock: MockClock) -> None:

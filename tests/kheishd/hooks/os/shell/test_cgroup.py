@@ -44,6 +44,14 @@ def test_the_own_group(tmp_path: Path, own: str, root: str, place: str | None) -
     assert find_own_group(proc) == (None if place is None else tmp_path / "tree" / place)
 
 
+def test_names_of_any_bytes(tmp_path: Path) -> None:
+    """Names of other mounts and of the own group may contain any byte that the kernel does not escape."""
+    proc = make_proc(tmp_path / "proc", "/a\v\u2028b", tmp_path / "tree")
+    mounts = (proc / "mountinfo").read_bytes()
+    (proc / "mountinfo").write_bytes(b"23 1 0:9 / /mnt/u\xff\v\xc2\x85\r\x1c rw - tmpfs none rw\n" + mounts)
+    assert find_own_group(proc) == tmp_path / "tree" / "a\v\u2028b"
+
+
 def test_no_unified_tree(tmp_path: Path) -> None:
     """Without cgroup v2, or without /proc, there is no group."""
     assert find_own_group(tmp_path / "missing") is None
