@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from kheishd.core.run.commands import FailModelCall, Release, Start, Steer
 from kheishd.core.text.scrub import Scrubber
+from kheishd.records.writer import SessionWriter
 from kheishd.store.blobs import read_blob
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import META
@@ -20,6 +21,7 @@ from protocol.errors.store import StorageFull
 from protocol.objects.run import RunError
 from protocol.transcript import Text
 from tests.support.desk import Desk, full_disk, open_desk
+from tests.support.machine import allow, answer_with_calls, call_tools
 
 
 @pytest.fixture
@@ -94,6 +96,23 @@ async def test_progress_counts_although_the_next_call_begins_with_it(desk: Desk)
     failure = FailModelCall(RunError("overloaded", "later"), retry_at_ms=1)
     await active.transact(lambda writer: writer.carry_out(failure), advances=True)
     assert (active.record.attempt, active.record.starts_without_progress) == (3, 1)
+    assert not active.suspect
+
+
+async def test_a_verdict_is_progress_although_the_call_begins_with_it(desk: Desk) -> None:
+    """A run that crashed the daemon twice while its call was judged is suspect until the verdict."""
+    sent = await desk.send("hello")
+    await desk.leave_running(sent.run_id, 1)
+    await desk.command(sent.run_id, lambda run: answer_with_calls(), *[lambda run: Start()] * 2)
+    active = ActiveRun(desk.services, desk.run(sent.run_id), desk.pinned(sent.run_id), suspect=True)
+    assert active.record.starts_without_progress == 2
+
+    def begin(writer: SessionWriter) -> None:
+        writer.carry_out(allow(writer.run))
+        writer.carry_out(call_tools(writer.run))
+
+    await active.transact(begin)
+    assert active.record.starts_without_progress == 1
     assert not active.suspect
 
 
