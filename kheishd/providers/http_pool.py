@@ -137,6 +137,10 @@ class ConnectionPool:
                 else:
                     stream = await trio.open_tcp_stream(address.host, address.port)
                 if self._tls is None:
+                    # An answer to no request would be that of this one, and the real one that of the next.
+                    # With TLS, honest servers send tickets at this moment.
+                    if stream.socket.is_readable():
+                        raise ConnectFailed("the server closed it, or sent an answer, before the request")
                     return stream
                 secure = trio.SSLStream(
                     stream, self._tls, server_hostname=address.host, https_compatible=True

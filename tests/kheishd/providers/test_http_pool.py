@@ -1,11 +1,13 @@
 """Connections to a server: how reads are grouped, when connections are kept or closed, hostile servers."""
 
+from contextlib import suppress
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.providers.driver import HttpRequest
-from kheishd.providers.http_errors import ConnectionBroken, UnsendableRequest
+from kheishd.providers.http_errors import ConnectFailed, ConnectionBroken, UnsendableRequest
 from kheishd.providers.http_pool import (
     MAX_FIRST_PIECES,
     MAX_IDLE_SECONDS,
@@ -208,6 +210,34 @@ async def test_bytes_that_come_unasked_are_never_the_next_answer() -> None:
         await server.streams[0].send_all(OK + b"content-length: 4\r\n\r\nevil")
         assert await server.ask(pool) == (200, b"fine")
         assert len(server.streams) == 2
+
+
+@pytest.mark.parametrize("early", [OK + b"content-length: 4\r\n\r\nevil", b""])
+async def test_bytes_before_the_request_are_never_its_answer(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, early: bytes
+) -> None:
+    """A new connection on which the server sent something, or which it closed, gets no request."""
+    connect = trio.open_tcp_stream
+
+    async def connect_late(host: str, port: int) -> trio.SocketStream:
+        stream = await connect(host, port)
+        await wait_all_tasks_blocked()
+        return stream
+
+    async def handler(stream: trio.SocketStream) -> None:
+        await stream.send_all(early)
+        # A client closes a connection with bytes that it has not read.
+        with suppress(trio.BrokenResourceError):
+            received.append(bytes(await stream.receive_some()) if early else b"")
+
+    monkeypatch.setattr(trio, "open_tcp_stream", connect_late)
+    received: list[bytes] = []
+    url = f"http://127.0.0.1:{await serve(handler, nursery)}"
+    async with pool_to(url) as pool:
+        with pytest.raises(ConnectFailed, match="before the request"):
+            await pool.send(HttpRequest(f"{url}/v1", {}, b"{}"))
+        await wait_all_tasks_blocked()
+    assert not any(received)
 
 
 @pytest.mark.parametrize(

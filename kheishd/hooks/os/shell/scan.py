@@ -106,12 +106,13 @@ class Scan:
     ``protected`` are files and directories, with their identities; those in ``links`` are symbolic links,
     which cannot be mounted. Those in ``targets`` are protected only because another protected path leads to
     them. ``made`` are protected paths that commands made; they are checked afterwards instead of mounted.
-    ``git`` are git directories with their working trees. ``leads`` are what is still to be followed.
-    ``masked`` are closed files and directories (True). ``pinned`` are directories that may not be renamed: a
-    rule closes paths below them by their names. ``directories`` are those that were scanned, with their
-    inodes; ``parents`` are the identities of the directories in which protected files are. ``deep`` are those
-    whose paths are too long. ``complete``: all others were scanned. ``has_failed``: they were not, by a fault
-    of this code. ``obstacle`` is why not all paths that rules close are known.
+    ``git`` are git directories with their working trees; ``direct`` are the files and links named ``.git``
+    that lead to a directory with no further link on the way, and that directory. ``leads`` are what is still
+    to be followed. ``masked`` are closed files and directories (True). ``pinned`` are directories that may
+    not be renamed: a rule closes paths below them by their names. ``directories`` are those that were
+    scanned, with their inodes; ``parents`` are the identities of the directories in which protected files
+    are. ``deep`` are those whose paths are too long. ``complete``: all others were scanned. ``has_failed``:
+    they were not, by a fault of this code. ``obstacle`` is why not all paths that rules close are known.
     """
 
     def __init__(self) -> None:
@@ -125,6 +126,7 @@ class Scan:
         self.pinned: set[str] = set()
         self.directories: dict[str, int] = {}
         self.parents: dict[str, Identity] = {}
+        self.direct: dict[str, str] = {}
         self.deep: set[str] = set()
         self.complete = True
         self.has_failed = False
@@ -398,7 +400,9 @@ def _add_protected(scan: Scan, root: str, workspace: str, path: str, entry: os.D
         _add_git(scan, root, workspace, path, above)
         return
     _add(scan, root, workspace, path)
-    target, _ = follow_git_link(root, workspace, path)
+    target, is_direct = _follow_git_link(root, workspace, path)
+    if target is not None and is_direct:
+        scan.direct[path] = target
     if target is not None and is_git_directory(f"{root}/{target}"):
         _add_git(scan, root, workspace, target, above)
 
@@ -411,7 +415,7 @@ def locate(workspace: str, path: str) -> str | None:
     return "" if relative == "." else relative
 
 
-def follow_git_link(root: str, workspace: str, path: str) -> tuple[str | None, bool]:
+def _follow_git_link(root: str, workspace: str, path: str) -> tuple[str | None, bool]:
     """Return the directory to which a ``.git`` that is no directory leads, and whether it does so directly.
 
     Directly, if no further link is on the way: one as ``/proc/self`` leads each program elsewhere.

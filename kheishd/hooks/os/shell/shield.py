@@ -43,7 +43,6 @@ from kheishd.hooks.os.shell.scan import (
     Identity,
     PathRules,
     Scan,
-    follow_git_link,
     resolve,
     scan_workspace,
     show_path,
@@ -151,12 +150,14 @@ class Shield:
         known = set(before.protected.values()), set(before.directories.values())
         new = NewFiles([], [], {})
         for path, identity in sorted(scan.protected.items()):
-            if before.protected.get(path) == identity:
-                continue
             # Where nothing was scanned before, only a file that changed meanwhile can be new.
-            if not before.complete and identity[-1] < self._began_ns:
-                continue
-            if was_written(f"{self._workdir.workspace}/{path}", f"{self._root}/{path}"):
+            is_older = not before.complete and identity[-1] < self._began_ns
+            is_known = is_older or before.protected.get(path) == identity
+            # A command can change the way on which an unchanged ``.git`` leads.
+            is_led_away = path in before.direct and path not in scan.direct
+            if not is_led_away and (
+                is_known or was_written(f"{self._workdir.workspace}/{path}", f"{self._root}/{path}")
+            ):
                 continue
             # The target of a new link is no new file, and the link itself is one.
             source = scan.targets.get(path)
@@ -196,13 +197,13 @@ class Shield:
             if not programs and (is_made or (before.complete and directory not in before.git)):
                 new.made[path] = identity
             return
-        if name.casefold() == GIT and not stat.S_ISDIR(identity[2]) and not is_moved:
-            git, is_direct = follow_git_link(self._root, self._workdir.workspace, path)
-            if not is_direct:
+        if name.casefold() == GIT and not stat.S_ISDIR(identity[2]) and (is_made or not is_moved):
+            if path not in scan.direct:
                 # Git may find a directory there that was not scanned.
                 is_older = not before.complete and directory not in before.directories
                 (new.elsewhere if is_older else new.unapproved).append(path)
                 return
+            git = scan.direct[path]
             if path not in scan.links and git in scan.git and is_git_directory(f"{self._root}/{git}"):
                 if is_made or (before.complete and directory not in before.directories):
                     new.made[path] = identity

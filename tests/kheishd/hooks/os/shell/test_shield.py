@@ -157,6 +157,22 @@ def test_links_that_are_read_as_git_does(workdir: Workdir, workspace: Path, link
     assert not program.exists()
 
 
+def test_links_of_repositories_that_are_led_away(workdir: Workdir, workspace: Path) -> None:
+    """A command cannot change where its own ``.git`` leads, and that of a person is named."""
+    subprocess.run(["git", "init", "-q", "--bare", "node_modules/a/e"], cwd=workspace, check=True)
+    write(workspace, "old/.git", text="gitdir: ../node_modules/a/e\n")
+    shield = Shield(workdir, PathRules())
+    write(workspace, "new/.git", text="gitdir: ../node_modules/a/e\n")
+    assert shield.finish() == []
+    shield = Shield(workdir, PathRules())
+    assert shield.finish() == []
+    (workspace / "node_modules/a").rename(workspace / "node_modules/b")
+    (workspace / "node_modules/a").symlink_to("/proc/self/cwd/evil")
+    renamed, named = shield.finish()
+    assert "NAME.unapproved: new/.git." in renamed
+    assert named.endswith("inspect them first: old/.git")
+
+
 def test_hooks_of_a_repository_without_any(workdir: Workdir, workspace: Path) -> None:
     """A directory of hooks that did not exist cannot be mounted, so its new hooks are put aside."""
     subprocess.run(["rm", "-r", ".git/hooks"], cwd=workspace, check=True)
