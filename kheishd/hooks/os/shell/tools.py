@@ -46,7 +46,7 @@ from kheishd.hooks.os.shell.process import (
     running,
 )
 from kheishd.hooks.os.shell.sandbox import Sandbox
-from kheishd.hooks.os.shell.scan import PathRules
+from kheishd.hooks.os.shell.scan import PathRules, show_path
 from kheishd.hooks.os.shell.shield import Shield
 from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
 from kheishd.kernel.hook import (
@@ -558,7 +558,7 @@ def explain_refusals(output: str, scan: Scan) -> list[str]:
         ]
         if met:
             more = ", …" if len(met) > MAX_NAMED_PATHS else ""
-            sentences.append(f"{note}: {', '.join(met[:MAX_NAMED_PATHS])}{more}")
+            sentences.append(f"{note}: {', '.join(map(show_path, met[:MAX_NAMED_PATHS]))}{more}")
     return sentences
 
 

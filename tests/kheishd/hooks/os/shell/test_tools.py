@@ -633,6 +633,7 @@ def test_an_exit_code_is_an_answer(capture: OutputCollector, spool: Spool) -> No
     [
         ("cat: a.env: Permission denied", ["closed by a rule, not by the files' modes: a.env"]),
         ("[Errno 13] Permission denied: 'x/keys/b'", ["closed by a rule, not by the files' modes: x/keys"]),
+        ("cat: b.env: Permission denied", ["closed by a rule, not by the files' modes: d⟨LINE FEED⟩#/b.env"]),
         ("cat: aa.env: Permission denied\na.env", []),
         ("cat: a.env: No such file or directory", []),
         ("could not write config file .git/config: Device or resource busy", [f"{READ_ONLY}: .git/config"]),
@@ -646,7 +647,7 @@ def test_an_exit_code_is_an_answer(capture: OutputCollector, spool: Spool) -> No
 def test_refusals_of_special_paths(output: str, sentences: list[str]) -> None:
     """The closed and read-only paths that an error names are explained, and no others."""
     scan = Scan()
-    scan.masked = {"a.env": False, "x/keys": True}
+    scan.masked = {"a.env": False, "d\n#/b.env": False, "x/keys": True}
     scan.protected = {".git/config": (1, 2, 0, 0), ".envrc": (1, 3, 0, 0)}
     scan.links = {".envrc"}
     scan.pinned = {"x"}
