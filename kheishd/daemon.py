@@ -234,7 +234,6 @@ class Daemon:
                 async with self._listen(server):
                     fields = {"home": self._source.home.path, "listeners": self._vitals.listeners}
                     log.info("ready", extra={**fields, "pid": os.getpid()})
-                    self._notify_ready()
                     nursery.start_soon(self._prepare_work)
                     await stopper.wait()
                     remaining_s = stopper.scope.deadline - trio.current_time()
@@ -351,6 +350,7 @@ class Daemon:
         """Import the code of runs; then try the sandbox. Errors: InstallationDamaged."""
         await self._load_work()
         self._vitals.starting = False
+        self._notify_ready()
         await self._watch_sandbox()
 
     async def _load_work(self) -> None:

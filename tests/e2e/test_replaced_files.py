@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -36,9 +38,9 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def daemon_of(tree: Path, home: Path) -> Daemon:
+def daemon_of(tree: Path, home: Path, **environ: str) -> Daemon:
     """Return a daemon that imports the copy."""
-    return Daemon(home, before=("env", "-C", str(tree)))
+    return Daemon(home, before=("env", "-C", str(tree)), environ=environ)
 
 
 def test_a_broken_installation_costs_no_run(home: Path, tree: Path) -> None:
@@ -85,3 +87,19 @@ def test_a_running_daemon_survives_the_removal_of_its_files(home: Path, tree: Pa
             for call in (order("bash", command="echo one"), order("web_fetch", url="http://192.0.2.1/")):
                 assert daemon.say(call, sender="offline", route="offline")["status"] == "completed"
             assert "SyntaxError" not in daemon.read_log()
+
+
+def test_systemd_is_told_of_a_broken_installation(home: Path, tree: Path) -> None:
+    """A daemon without open work is not ready for systemd either before the code of runs is imported."""
+    (tree / "kheishd/hooks/web/tools.py").write_text(BROKEN)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(home.parent / "notify"))
+        manager.setblocking(False)
+        daemon = daemon_of(tree, home, NOTIFY_SOCKET=str(home.parent / "notify"))
+        daemon.start(wait=False)
+        assert daemon.wait() == UNUSABLE
+        messages = b""
+        with suppress(BlockingIOError):
+            while message := manager.recv(4096):
+                messages += message
+    assert b"READY=1" not in messages

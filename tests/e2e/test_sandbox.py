@@ -258,7 +258,7 @@ def test_names_that_are_not_text(home: Path) -> None:
     with Daemon(home) as daemon:
         output = str(daemon.say(order("bash", command=command))["output"])
         assert "canary" in output
-        assert "renamed to NAME.unapproved: a\ufffd.code-workspace" in output
+        assert "renamed to NAME.unapproved: a⟨U+DCFF⟩.code-workspace" in output
         daemon.say(order("bash", command=command, run_in_background=True), sender="background")
         task = daemon.call("task.list")["tasks"][0]
         until(

@@ -23,6 +23,7 @@ from kheishd.core.permissions.judge import (
 from kheishd.core.run.commands import ApprovalAsk, CallReturn, Judgement, QuestionAsk
 from kheishd.kernel.hook import Invocation, NeedsAnswer, NeedsApproval, ToolError
 from kheishd.objects.people.permission import facts_of, layers_of, opinion_of
+from kheishd.objects.talk.bounds import bounds_of
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol import ids
 from protocol.limits.call import (
@@ -124,8 +125,12 @@ class CallJudge:
         return replace(ruling, decision="deny" if denied else "allow")
 
     def is_current(self, store: Snapshot) -> bool:
-        """Whether the rules and grants are still those by which the batch was judged."""
-        return self._read_layers(store, self.active.current_runtime) == self._first_layers
+        """Whether the rules, grants and allowed tools are still those by which the batch was judged."""
+        rules = self.active.current_runtime
+        session = store.need(SESSIONS, self.context.run.session_id)
+        if bounds_of(store, rules, session).scope.tools != self.context.tools:
+            return False
+        return self._read_layers(store, rules) == self._first_layers
 
     def closed_patterns(self) -> tuple[str, ...]:
         """Return the patterns of paths that rules keep from tools that read, by the current rules."""

@@ -38,7 +38,10 @@ MAX_READ_EVENTS = 256
 """Events read before other tasks get the loop: about a millisecond."""
 
 MAX_READ_BYTES = 1024 * 1024
-"""The same in bytes, because a line may have 200 KiB: about two milliseconds."""
+"""The same in bytes, because a line may have 200 KiB: about two milliseconds.
+
+A checkpoint is decoded at once, whatever its size.
+"""
 
 MAX_COPIED_TOKENS = estimate_bytes(MAX_SEPARATE_CHECKPOINT_BYTES)
 """The inherited messages that a fork's checkpoint copies at any time: as many as one transaction writes."""

@@ -46,7 +46,7 @@ from kheishd.hooks.os.shell.process import (
     running,
 )
 from kheishd.hooks.os.shell.sandbox import Sandbox
-from kheishd.hooks.os.shell.scan import PathRules
+from kheishd.hooks.os.shell.scan import PathRules, show_path
 from kheishd.hooks.os.shell.shield import Shield
 from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
 from kheishd.kernel.hook import (
@@ -457,13 +457,15 @@ async def _perform(
     """Run a command with the connections that its gate admits, and collect its output.
 
     Return how it ended; None if it took too long.
+
+    Errors: ToolError if it could not be started, or not in time.
     """
-    end = None
+    begun, end = False, None
     deadline = trio.current_time() + timeout_s
     try:
         with trio.move_on_at(deadline) as start:
             async with running(command) as process:
-                start.deadline = math.inf
+                begun, start.deadline = True, math.inf
                 assert process.stderr is not None, "its errors are separate"
                 if process.pid:
                     await call.observe({"pid": process.pid, "started": process.start_ticks})
@@ -477,6 +479,8 @@ async def _perform(
                     nursery.cancel_scope.deadline = trio.current_time() + MAX_DRAIN_SECONDS
     except NotStarted as error:
         raise ToolError(f"the command could not be started: {error}") from None
+    if not begun:
+        raise ToolError(f"the command's start took longer than {timeout_s:g} s, so it was stopped")
     return end
 
 
@@ -554,7 +558,7 @@ def explain_refusals(output: str, scan: Scan) -> list[str]:
         ]
         if met:
             more = ", …" if len(met) > MAX_NAMED_PATHS else ""
-            sentences.append(f"{note}: {', '.join(met[:MAX_NAMED_PATHS])}{more}")
+            sentences.append(f"{note}: {', '.join(map(show_path, met[:MAX_NAMED_PATHS]))}{more}")
     return sentences
 
 

@@ -13,6 +13,7 @@ from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import Invocation, Outcome, SubHook, Tool
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
 from kheishd.objects.people import approval, permission
+from kheishd.objects.talk import session
 from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import APPROVALS, SESSIONS
@@ -21,6 +22,7 @@ from protocol.events.call import CallsJudged
 from protocol.limits.call import MAX_SUBJECT_BYTES, MAX_VERDICT_SUBJECT_BYTES
 from protocol.objects.approval import Approval, ApprovalResolve, Preview, Remember, Resolution
 from protocol.objects.permission import CallFacts, Grant, PermissionUpdate, Rule, Verdict
+from protocol.objects.session import CapabilityScope, SessionUpdate
 from protocol.transcript import ToolCall
 from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
 from tests.support.histories import approval_requested
@@ -141,6 +143,24 @@ async def test_a_rule_that_changes_before_the_begin_applies(
     monkeypatch.setattr(FakeShell, "evidence", evidence)
     (verdict,) = await verdicts_of(desk, models, "git log")
     assert (verdict.decision, verdict.note) == ("deny", "closed")
+    assert shell.ran == []
+
+
+async def test_a_scope_that_changes_before_the_begin_applies(
+    desk: Desk, models: Scripted, shell: FakeShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tool that is withdrawn while the evidence of its call is read does not run."""
+    await update_rules(desk, add=[Rule(tool="bash", decision="allow")])
+
+    async def evidence(self: FakeShell, use: Invocation) -> dict[str, Any]:
+        session_id = use.context.session.session_id
+        scope = CapabilityScope(tools=[])
+        await desk.do(session.update, SessionUpdate(session_id=session_id, scope=scope))
+        return {}
+
+    monkeypatch.setattr(FakeShell, "evidence", evidence)
+    (verdict,) = await verdicts_of(desk, models, "git log")
+    assert (verdict.decision, verdict.why) == ("deny", "not valid")
     assert shell.ran == []
 
 

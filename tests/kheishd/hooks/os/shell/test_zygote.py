@@ -90,7 +90,9 @@ async def test_a_keeper_has_little(workdir: int) -> None:
     """A keeper has a mark, a directory and a socket, and nothing of the daemon; a command has less."""
     secret = os.open("/proc/self/status", os.O_RDONLY)
     os.set_inheritable(secret, True)
-    async with running(command(workdir, WAIT)) as process:
+    async with running(command(workdir, "echo ready; while :; do :; done")) as process:
+        # Until it has become its program, its variables cannot be seen.
+        assert await process.stdout.receive_some() == b"ready\n"
         keeper = parent_of(process.pid)
         assert {pid for pid, _ in find_orphans(MARK)} == {keeper, process.pid}
         variables = (await trio.Path(f"/proc/{keeper}/environ").read_bytes()).strip(b"\0").split(b"\0")
