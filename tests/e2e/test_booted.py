@@ -228,7 +228,8 @@ def test_a_connection_starts_the_daemon(service: Booted) -> None:
     assert service.show("kheishd", "ActiveState") == "inactive"
     with service.connect() as client:
         assert client.call("rpc.ping")["version"]
-    assert service.show("kheishd", "ActiveState") == "active"
+    # The daemon answers before the code of runs is imported.
+    until(lambda: service.show("kheishd", "ActiveState") == "active", "the daemon is ready")
 
 
 def test_a_bad_configuration_does_not_loop(service: Booted) -> None:
