@@ -7,6 +7,7 @@ in any shape is that error, even after the end of the text.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NoReturn
 
 from kheishd.core.text.surrogates import join_surrogates
@@ -32,7 +33,7 @@ REFUSAL = "The model refused to answer."
 """The text of a refusal without an explanation, so that its message is not empty."""
 
 
-class DraftReader:
+class DraftReader(ABC):
     """A reader of one answer into a draft. A driver's reader derives from it and processes the events."""
 
     def __init__(self, failures: FailureFactory, origin: str = "") -> None:
@@ -55,9 +56,9 @@ class DraftReader:
         """Whether the answer has its end, and only side information may follow."""
         return self._stop is not None
 
+    @abstractmethod
     def event(self, data: bytes) -> None:
         """Process the data of one event. Errors: ModelFailure."""
-        raise NotImplementedError
 
     def events(self, batch: list[bytes]) -> None:
         """Process the data of consecutive events until the answer is done. Errors: ModelFailure."""

@@ -6,6 +6,7 @@ request joins them. Only the last ones may still change: a further message joins
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from msgspec import Raw
@@ -28,7 +29,7 @@ OPEN_BYTES = 600
 """The memory of a message that is not encoded, beside its texts, which are the transcript's."""
 
 
-class DriverHistory:
+class DriverHistory(ABC):
     """The messages of one conversation as a driver sends them.
 
     ``sent`` are the messages, of which all but the last ``OPEN`` may be encoded. ``called`` are the names of
@@ -71,9 +72,9 @@ class DriverHistory:
         """Learn from new messages before they are added; return false if they change what was sent."""
         return True
 
+    @abstractmethod
     def add(self, message: Message) -> None:
         """Add one message."""
-        raise NotImplementedError
 
     def encode(self) -> None:
         """Encode the messages that do not change any more."""

@@ -13,6 +13,7 @@ An error becomes the answer to its request and affects no other.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
@@ -133,7 +134,7 @@ class Dispatcher:
         return MethodNotFound(f"there is no method '{name[:128]}'; rpc.discover lists the methods", hint=hint)
 
 
-class _Entry:
+class _Entry(ABC):
     """A served method: its decoder and its scope."""
 
     def __init__(self, dispatcher: Dispatcher, row: AnyMethod) -> None:
@@ -142,9 +143,9 @@ class _Entry:
         self.scope = row.scope
         self.decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(row.params)
 
+    @abstractmethod
     def __call__(self, request: Request, asker: RequestSource, reply: Reply) -> bytes | None:
         """Return the encoded answer; None if ``reply`` receives it later."""
-        raise NotImplementedError
 
     def params(self, request: Request, asker: RequestSource) -> Any:
         """Return an authorized request's params. Errors: ScopeMissing, MessageTooLarge, InvalidParams."""
