@@ -16,7 +16,7 @@ from protocol.objects.approval import ApprovalStatus, Remember
 from protocol.objects.indoubt import IndoubtStatus
 from protocol.objects.permission import PermissionMode
 from protocol.objects.question import QuestionStatus
-from protocol.objects.run import Busy, RunStatus
+from protocol.objects.run import ENDED, SETTLED, Busy, CallState, RunStatus
 from protocol.objects.task import OPEN, TaskKind, TaskStatus
 from protocol.rpc.catalogue import METHODS
 from protocol.rpc.method import SCOPES
