@@ -196,7 +196,7 @@ async def test_a_failing_callback_is_isolated(state: State, caplog: pytest.LogCa
 
 
 async def test_a_firm_update_is_not_cancelled(state: State) -> None:
-    """A firm update runs although its caller was cancelled while it was queued, and its caller waits for it."""
+    """A firm update of a cancelled caller runs, and the caller gets its result."""
     with trio.CancelScope() as scope:
         scope.cancel()
         assert await state.update(hello, is_firm=True) == 1
