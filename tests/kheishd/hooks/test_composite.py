@@ -253,7 +253,7 @@ def test_a_prompt_follows_the_tools() -> None:
 def test_runs_with_other_scopes_have_their_own_offers() -> None:
     """The tools that were offered to one run are not offered to a run with other scopes."""
     hooks = CompositeHook([Toolbox(), Doing(None)])
-    scopes = (None, ["look"], ["look", "does"], ["look"], [], None)
+    scopes: tuple[list[str] | None, ...] = (None, ["look"], ["look", "does"], ["look"], [], None)
     contexts = [run_context(tools=tools) for tools in scopes]
     contexts += [replace(run_context(), tools=tools) for tools in scopes]
     fresh = [CompositeHook([Toolbox(), Doing(None)]).offer(context) for context in contexts]
