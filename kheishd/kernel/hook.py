@@ -372,6 +372,7 @@ class SubHook:
 
     name: str
     _declared: ClassVar[tuple[str, ...]] = ()
+    _rows: tuple[Tool, ...] | None = None
 
     def __init_subclass__(cls) -> None:
         """Collect the declared tools of the class."""
@@ -381,12 +382,15 @@ class SubHook:
     @property
     def tools(self) -> Sequence[Tool]:
         """The tools that exist now: the declared ones, in the order of their declaration."""
-        return [getattr(self, name) for name in self._declared]
+        if self._rows is None:
+            self._rows = tuple(getattr(self, name) for name in self._declared)
+        return self._rows
 
     def revise(self, row: Tool, **facts: Any) -> None:
         """Change facts of a declared tool in this instance: they may depend on the configuration."""
         attribute = next(name for name, value in vars(self).items() if value is row)
         vars(self)[attribute] = replace(row, **facts)
+        self._rows = None
 
     def offer(self, context: RunContext) -> Sequence[Tool]:
         """Return the tools that make sense in a context; the composite applies the scopes."""

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from math import isfinite
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,8 @@ def test_a_figure_can_be_measured(name: str) -> None:
     assert rows
     for row in rows:
         assert row["rounds"] or row["note"], row
-        assert all(round_["figure"] >= 0 for round_ in row["rounds"]), row
+        # A figure beyond another one, measured on a busy machine, may be below zero.
+        assert all(isfinite(round_["figure"]) for round_ in row["rounds"]), row
 
 
 def test_a_turn_can_be_profiled() -> None:
