@@ -268,7 +268,7 @@ class KeptCommand:
         return line.decode(errors="replace")
 
 
-class Keeper(Value, frozen=True):
+class WaitingKeeper(Value, frozen=True):
     """A keeper that waits for its request: our end of its socket, and the zygote that forks it."""
 
     control: trio.SocketStream
@@ -285,9 +285,9 @@ class Zygote:
         self._lock = trio.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: trio.socket.SocketType | None = None
-        self._spare: Keeper | None = None
+        self._spare: WaitingKeeper | None = None
 
-    async def take_keeper(self) -> Keeper:
+    async def take_keeper(self) -> WaitingKeeper:
         """Return the spare keeper, or a new one. Errors: OSError."""
         keeper, self._spare = self._spare, None
         return keeper or await self._fork_keeper()
@@ -303,7 +303,7 @@ class Zygote:
             else:
                 keeper.control.socket.close()
 
-    async def _fork_keeper(self) -> Keeper:
+    async def _fork_keeper(self) -> WaitingKeeper:
         """Let a new keeper have a socket. Start the zygote if there is none. Errors: OSError."""
         ours, theirs = socket.socketpair()
         control = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
@@ -315,7 +315,7 @@ class Zygote:
                         self._process, self._channel = self._start()
                         await send_descriptors(self._channel, b"k", passed)
                     assert self._process is not None, "it has a channel"
-                    return Keeper(control, self._process)
+                    return WaitingKeeper(control, self._process)
         except BaseException:
             control.socket.close()
             raise
