@@ -41,6 +41,7 @@ from kheishd.hooks.os.shell.process import (
     Command,
     CommandEnd,
     NotStarted,
+    fork_spare_keeper,
     home_id,
     kill_orphans,
     running,
@@ -366,6 +367,8 @@ class Bash(SubHook):
             try:
                 end = await _perform(call, command, collector, gate, timeout_s)
             finally:
+                # For the next command, which a model is about to think about.
+                fork_spare_keeper()
                 if shield is not None:
                     with trio.CancelScope(shield=True):
                         notes = await trio.to_thread.run_sync(shield.finish)

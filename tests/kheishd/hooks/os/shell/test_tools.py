@@ -16,7 +16,6 @@ import trio
 from msgspec.structs import replace
 
 from kheishd.config.sections.tools import LimitsSection
-from kheishd.hooks.os.shell.keeper import stat_of
 from kheishd.hooks.os.shell.output import OutputCollector, Spool
 from kheishd.hooks.os.shell.process import ZYGOTE, CommandEnd
 from kheishd.hooks.os.shell.scan import Scan
@@ -28,6 +27,7 @@ from kheishd.hooks.os.shell.tools import (
     outcome_of,
     result_of,
 )
+from kheishd.hooks.os.shell.watch import tree
 from kheishd.hooks.os.shell.workdir import open_workdir
 from kheishd.kernel.hook import Invocation, Outcome, Stale, ToolError
 from kheishd.kernel.state import State
@@ -263,16 +263,18 @@ async def test_who_does_not_listen_is_killed(shell: Shell) -> None:
 async def test_a_start_that_takes_too_long(
     shell: Shell, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The time of a command includes its start, here by a suspended zygote; it does not run later."""
+    """The time of a command includes its start, here with a suspended zygote; it does not run later."""
     await shell.run("true")
-    # Keepers have the same arguments, and this is not their parent.
-    (zygote,) = (pid for pid in running_with(ZYGOTE) if (stat_of(pid) or (0, 0))[0] == os.getpid())
-    os.kill(zygote, signal.SIGSTOP)
+    # The spare keeper has the same arguments, and is below it.
+    suspended = [pid for pid in tree(os.getpid()) if pid in running_with(ZYGOTE)]
+    for pid in suspended:
+        os.kill(pid, signal.SIGSTOP)
     monkeypatch.setattr("kheishd.hooks.os.shell.process.MAX_KILL_SECONDS", 0.1)
     with pytest.raises(ToolError, match=r"the command's start took longer than 0\.1 s, so it was stopped"):
         await shell.run("touch ran", timeout_s=0.1)
-    with suppress(ProcessLookupError):
-        os.kill(zygote, signal.SIGCONT)
+    for pid in suspended:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
     assert (await shell.run("ls"))["stdout"] == ""
 
 
