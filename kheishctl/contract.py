@@ -73,6 +73,8 @@ METHODS: Final = (
     "journal.unsubscribe",
     "definition.list",
     "definition.get",
+    "definition.put",
+    "definition.delete",
     "route.list",
     "route.get",
     "route.test",

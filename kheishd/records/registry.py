@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kheishd.records.approval import APPROVAL_RECORDS
 from kheishd.records.conversation import CONVERSATION_RECORDS
+from kheishd.records.definition import DEFINITION_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.records.permission import PERMISSION_RECORDS
 from kheishd.records.projection import DerivedIndex, Projection, stream_kind
@@ -31,6 +32,7 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     TASK_RECORDS,
     TOKEN_RECORDS,
     PERMISSION_RECORDS,
+    DEFINITION_RECORDS,
 )
 
 DERIVED: Final[tuple[DerivedIndex[Any], ...]] = (READY_RUNS,)

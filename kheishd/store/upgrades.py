@@ -37,6 +37,7 @@ from kheishd.store.tables import (
     CHECKPOINT_CHUNKS,
     CURSORS,
     DEADLINES,
+    DEFINITIONS,
     INDOUBTS,
     INDOUBTS_OPEN,
     JOURNAL,
@@ -130,6 +131,12 @@ def u006_checkpoint_chunks(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) 
     env.open_db(CHECKPOINT_CHUNKS.name.encode(), txn)
 
 
+def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
+    """Add tables for agents."""
+    for table in (DEFINITIONS,):
+        env.open_db(table.name.encode(), txn)
+
+
 UPGRADES: Final[tuple[Upgrade, ...]] = (
     u001_first_tables,
     u002_permissions,
@@ -137,6 +144,7 @@ UPGRADES: Final[tuple[Upgrade, ...]] = (
     u004_tasks,
     u005_fields_renamed,
     u006_checkpoint_chunks,
+    u007_agents,
 )
 SCHEMA: Final = len(UPGRADES)
 """The schema that this version reads and writes."""
