@@ -29,7 +29,7 @@ from kheishd.objects.talk.run import output_fields, wait_until_settled
 from kheishd.objects.talk.session import scope_of
 from kheishd.objects.talk.workspace import resolve_requested
 from kheishd.records.writer import BY_DAEMON, SessionWriter
-from kheishd.store.tables import CONVERSATIONS, RUNS_READY, SESSIONS
+from kheishd.store.tables import AGENTS, CONVERSATIONS, RUNS_READY, SESSIONS
 from protocol import ids
 from protocol.errors.rpc import NotSupported, Overloaded
 from protocol.errors.session import QueueFull, SessionAlreadyEnded
@@ -129,6 +129,10 @@ def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
     record = writer.session
     if record.status == "ended":
         raise SessionAlreadyEnded(f"the session {record.session_id} was ended and takes no more input")
+    if record.parent_session_id is not None:
+        agent = tx.get(AGENTS, record.session_id)
+        if agent is not None and agent.state == "closing":
+            raise SessionAlreadyEnded(f"the agent {agent.path} is being closed and takes no more input")
     if len(record.open_runs) > MAX_QUEUED_RUNS:
         text = f"the session has {MAX_QUEUED_RUNS} runs waiting; wait for some to end or cancel them"
         raise QueueFull(text)
@@ -136,7 +140,9 @@ def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
     if prepared.schema is not None and params.output_contract is not None:
         contract = bind_output(params.output_contract, prepared.schema)
     speaker = prepared.guest or definition
-    pinned = pin_run(tx, call, record, speaker, params, workspace=prepared.workspace, contract=contract)
+    pinned = pin_run(
+        tx, call.runtime, record, speaker, params, workspace=prepared.workspace, contract=contract
+    )
     items = apply_input_contract(tx, record, prepared.items, input_field(params))
     if prepared.schema is not None:
         prepared.schema.store(tx)
