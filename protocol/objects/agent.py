@@ -110,8 +110,8 @@ class AgentView(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``definition`` is the named agent that it works as. ``children`` counts its live children.
     ``active_run_id`` is its first open run, ``queued_runs`` counts the others. ``pending_approvals`` and
-    ``pending_questions`` count the calls of that run that wait for a person. ``usage`` and ``costs`` are those
-    of its own model calls.
+    ``pending_questions`` count the calls of that run that wait for a person. ``usage`` and ``costs``
+    are those of its own model calls.
     """
 
     agent_id: str

@@ -1,5 +1,9 @@
 """Agents: their names, their records and their status."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,11 +23,13 @@ from protocol.events.agent import AgentClosed, AgentCloseRequested, AgentRenamed
 from protocol.events.run import RunAccepted, RunEnded, RunStarted
 from protocol.events.session import SessionCreated
 from protocol.journal.envelope import Envelope
-from protocol.journal.line import JournalEvent
 from protocol.limits.agent import MAX_AGENT_NAME_BYTES
 from protocol.objects.agent import AgentTransition, SpawnParams
 from protocol.objects.run import RunError
 from tests.support.histories import PINNED
+
+if TYPE_CHECKING:
+    from protocol.journal.line import JournalEvent
 
 SPAWNED = AgentSpawned(
     parent_id="ses_1",
