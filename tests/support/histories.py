@@ -286,24 +286,21 @@ def agent_spawned(name: str, nickname: str, **more: Any) -> AgentSpawned:
 def _agents(store: Store) -> None:
     """Create spawned agents in every state."""
     tied: dict[str, Any] = {"retention": "close_on_settle", "spawned_by_run_id": "run_ses_a_0"}
-    for session_id, spawned, events in (
-        ("ses_g", agent_spawned("g", "Atlas", **tied), []),
-        ("ses_h", agent_spawned("h", "Nova"), [AgentRenamed(nickname="Sage"), AgentCloseRequested()]),
-        ("ses_i", agent_spawned("i", "Nova"), [AgentCloseRequested(note="enough"), AgentClosed()]),
-    ):
+    closing, closed = AgentCloseRequested(note="enough"), AgentClosed()
+    agents: dict[str, list[JournalEvent]] = {
+        "ses_g": [agent_spawned("g", "Atlas", **tied)],
+        "ses_h": [agent_spawned("h", "Nova"), AgentRenamed(nickname="Sage"), closing],
+        "ses_i": [agent_spawned("i", "Nova"), closing, closed],
+    }
 
-        def make(
-            tx: Transaction,
-            session_id: str = session_id,
-            spawned: AgentSpawned = spawned,
-            events: list[JournalEvent] = events,
-        ) -> None:
+    def make(tx: Transaction) -> None:
+        for session_id, events in agents.items():
             writer = SessionWriter(tx, session_id, session=None)
             writer.append(SessionCreated(agent="default", parent_session_id="ses_a", root_session_id="ses_a"))
-            writer.append_all([spawned, *events])
+            writer.append_all(events)
             writer.write()
 
-        update(store, make)
+    update(store, make)
     _add_run(store, "ses_g", "run_g_0", "ended")
 
 
