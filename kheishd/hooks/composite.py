@@ -136,7 +136,7 @@ class CompositeHook:
         return [tool for part in self._parts for tool in self._offer_of(part, self._tools_of(part), context)]
 
     def _offer_of(self, part: SubHook, tools: Mapping[str, Tool], context: RunContext) -> list[Tool]:
-        if not tools or [] in (context.pinned.tools, context.tools):
+        if not tools or context.pinned.tools == []:
             return []
         try:
             offered = part.offer(context)
