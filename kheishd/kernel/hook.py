@@ -242,6 +242,17 @@ class RunContext(Value, frozen=True):
     state: State
     bounds: Bounds | None = None
 
+    @property
+    def tool_scopes(self) -> tuple[object, ...]:
+        """Everything in the context that decides which tools are allowed."""
+        bounds = self.bounds
+        return (self.pinned.tools, *((bounds.scope, bounds.blocked) if bounds is not None else ()))
+
+    @property
+    def has_no_tools(self) -> bool:
+        """Whether no tool at all is allowed."""
+        return self.pinned.tools == [] or (self.bounds is not None and self.bounds.scope.tools == [])
+
     def allows(self, tool: str) -> bool:
         """Whether a tool of this name may be called: the run pinned it, and it is still allowed."""
         return includes(self.pinned.tools, tool) and (self.bounds is None or self.bounds.allows_tool(tool))
@@ -304,7 +315,8 @@ class Outcome(Value, frozen=True):
     """The outcome of a call: ``text`` is what the model reads, as JSON if it has several parts.
 
     ``full_output`` is the entire output if ``text`` holds only part of it; it is stored as a blob that the
-    result refers to. ``events`` are committed in the same transaction as the result; at most 64 KiB.
+    result refers to. ``events`` are committed in the same transaction as the result; at most 64 KiB. So is
+    ``evidence``, what the tool would have observed, had it taken longer.
 
     ``decide`` runs inside the commit and returns the final outcome. Use it when the result depends on current
     state; it must be pure and fast (a millisecond), as it may run again. It replaces this outcome, except for
@@ -317,6 +329,7 @@ class Outcome(Value, frozen=True):
     is_error: bool = False
     full_output: bytes | None = None
     events: tuple[JournalEvent, ...] = ()
+    evidence: Mapping[str, Any] | None = None
     decide: Callable[[Snapshot], Outcome] | None = None
 
 
@@ -373,6 +386,7 @@ class SubHook:
 
     name: str
     _declared: ClassVar[tuple[str, ...]] = ()
+    _rows: tuple[Tool, ...] | None = None
 
     def __init_subclass__(cls) -> None:
         """Collect the declared tools of the class."""
@@ -382,12 +396,15 @@ class SubHook:
     @property
     def tools(self) -> Sequence[Tool]:
         """The tools that exist now: the declared ones, in the order of their declaration."""
-        return [getattr(self, name) for name in self._declared]
+        if self._rows is None:
+            self._rows = tuple(getattr(self, name) for name in self._declared)
+        return self._rows
 
     def revise(self, row: Tool, **facts: Any) -> None:
         """Change facts of a declared tool in this instance: they may depend on the configuration."""
         attribute = next(name for name, value in vars(self).items() if value is row)
         vars(self)[attribute] = replace(row, **facts)
+        self._rows = None
 
     def offer(self, context: RunContext) -> Sequence[Tool]:
         """Return the tools that make sense in a context; the composite applies the scopes."""

@@ -155,6 +155,7 @@ SEND = Method(
         ContractInvalid,
         InputContractViolated,
         QueueFull,
+        SessionBusy,
         NotSupported,
         WorkspaceForbidden,
         WorkspaceMissing,

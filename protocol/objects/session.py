@@ -33,6 +33,7 @@ from protocol.limits.call import MAX_TOOL_BYTES
 from protocol.limits.names import MAX_REASON_BYTES, MAX_TITLE_BYTES
 from protocol.objects.permission import Grant, PermissionMode, Rule
 from protocol.objects.run import (
+    Busy,
     CompactParams,
     CompactResult,
     ModelName,
@@ -121,7 +122,7 @@ class SessionProperties(Struct, frozen=True, kw_only=True, omit_defaults=True):
     that the session has no value of its own: the agent's applies, then the daemon's. ``input_contract`` is
     the SHA-256 of the JSON Schema that everything sent to the session must match; ``output_contract`` binds
     the output of its runs. ``profile`` names a fixed tool surface; ``blocked_tools`` are denied whatever else
-    allows them.
+    allows them. ``busy`` is the policy for a message that arrives while a run is in flight.
     """
 
     title: str | None = None
@@ -136,6 +137,7 @@ class SessionProperties(Struct, frozen=True, kw_only=True, omit_defaults=True):
     metadata: dict[str, Any] = {}
     input_contract: str | None = None
     output_contract: BoundContract | None = None
+    busy: Busy | None = None
 
 
 class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
@@ -247,6 +249,7 @@ class SessionSettings(Mutation, frozen=True, kw_only=True):
     metadata: dict[str, Any] | UnsetType = UNSET
     input_contract: InputContract | None | UnsetType = UNSET
     output_contract: OutputContract | None | UnsetType = UNSET
+    busy: Busy | None | UnsetType = UNSET
 
 
 class SessionCreate(SessionSettings, frozen=True, kw_only=True):
@@ -361,6 +364,7 @@ _SEND = (
     ContractInvalid,
     InputContractViolated,
     QueueFull,
+    SessionBusy,
     StorageFull,
 )
 
