@@ -229,9 +229,9 @@ Reason = Annotated[str, Meta(max_length=MAX_REASON_BYTES)]
 Order = Literal["oldest", "newest"]
 ProfileName = Literal["default", "plan", "verification", "coordinator"]
 """The profiles: fixed tool surfaces for common roles."""
-BlockedTools = Annotated[
+ToolNames = Annotated[
     list[Annotated[str, Meta(min_length=1, max_length=MAX_TOOL_BYTES)]],
-    Meta(description="Tools that no run of the session may call; 'mcp__*' blocks those of MCP servers."),
+    Meta(description="Names of tools; 'mcp__*' stands for those of MCP servers."),
 ]
 
 
@@ -241,7 +241,7 @@ class SessionSettings(Mutation, frozen=True, kw_only=True):
     scope: CapabilityScope | UnsetType = UNSET
     credential_scope: CredentialScope | UnsetType = UNSET
     profile: ProfileName | UnsetType = UNSET
-    blocked_tools: BlockedTools | UnsetType = UNSET
+    blocked_tools: ToolNames | UnsetType = UNSET
     permission_mode: PermissionMode | None | UnsetType = UNSET
     workspace: PathName | None | UnsetType = UNSET
     route: Name | None | UnsetType = UNSET

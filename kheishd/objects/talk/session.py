@@ -33,7 +33,7 @@ from kheishd.objects.talk.workspace import resolve_requested, workspace_of
 from kheishd.objects.work.shell import request_stop_all
 from kheishd.records.checkpoint import delete_checkpoint
 from kheishd.records.writer import SessionWriter
-from kheishd.store.tables import CHECKPOINT_CHUNKS, CHILDREN, SESSIONS
+from kheishd.store.tables import AGENTS, AGENTS_LIVE, CHECKPOINT_CHUNKS, CHILDREN, SESSIONS
 from protocol import ids
 from protocol.errors.daemon import DaemonDraining
 from protocol.errors.rpc import InvalidParams
@@ -46,6 +46,7 @@ from protocol.limits.session import MAX_SESSION_DEPTH
 from protocol.objects import session as rows
 from protocol.objects.session import (
     CapabilityScope,
+    CredentialScope,
     Session,
     SessionCreate,
     SessionEnd,
@@ -165,14 +166,13 @@ def _created_event(tx: Transaction, call: Call, creation: _Creation) -> SessionC
     created = SessionCreated(
         agent=definition.name, parent_session_id=parent_id, root_session_id=root_id, **properties
     )
-    _require_small(created)
+    require_small(created.scope, created.credential_scope, created.blocked_tools)
     return created
 
 
-def _require_small(properties: SessionProperties) -> None:
+def require_small(scope: CapabilityScope, credentials: CredentialScope, blocked_tools: list[str]) -> None:
     """Reject names that would take too much of the session's record together. Errors: InputTooLarge."""
-    names = (properties.scope, properties.credential_scope, properties.blocked_tools)
-    size = len(msgspec.json.encode(names))
+    size = len(msgspec.json.encode((scope, credentials, blocked_tools)))
     if size > MAX_SCOPE_BYTES:
         text = (
             f"the names in the session's scopes and blocked tools take {size} bytes as JSON; the limit is "
@@ -309,7 +309,8 @@ def update(tx: Transaction, call: Call, plan: tuple[SessionUpdate, _Settings]) -
         _require_workspace_in_parent(tx, call, parent, changes)
     if not changes:
         return session
-    _require_small(replace(session, **changes))
+    changed = replace(session, **changes)
+    require_small(changed.scope, changed.credential_scope, changed.blocked_tools)
     return _append(tx, call, session, SessionUpdated(changes=msgspec.to_builtins(changes)))
 
 
@@ -362,6 +363,10 @@ def end(tx: Transaction, call: Call, params: SessionEnd) -> Session:
         raise SessionBusy(
             f"the session has {len(session.open_runs)} runs that have not ended; wait for them or cancel them"
         )
+    if session.parent_session_id is not None and tx.get(AGENTS, session.session_id) is not None:
+        raise SessionBusy("this is the session of a spawned agent; close the agent, which ends the session")
+    if next(tx.scan(AGENTS_LIVE, session.root_session_id or session.session_id, session.session_id), None):
+        raise SessionBusy("the session's agent has live children; close them first")
     writer = SessionWriter(tx, session.session_id, session=session, origin=origin_of(call))
     writer.append(SessionEnded(note=params.note))
     request_stop_all(writer, "the session was ended")
