@@ -15,6 +15,7 @@ import msgspec
 from kheishd.config.toml import KeyPath, find_line
 from kheishd.config.validation import Problem, find_problems, format_path
 from kheishd.core.run.budget import intersect_budgets
+from protocol.audience import find_audience_problem
 from protocol.budget import Budget
 from protocol.ids import ID_PATTERN
 from protocol.limits.names import MAX_SCOPE_BYTES
@@ -97,6 +98,10 @@ def make_definition(
         raise InvalidSettings(
             [Problem((longest,), f"the lists of names exceed {MAX_SCOPE_BYTES} bytes in total")]
         )
+    for index, rule in enumerate(settings.permissions):
+        problem = find_audience_problem(rule.decision, rule.audience)
+        if problem is not None:
+            raise InvalidSettings([Problem(("permissions", index, "audience"), problem)])
     budget = Budget(
         max_tokens=fields.pop("max_tokens") or 0,
         max_work_s=fields.pop("max_work_s") or 0.0,
