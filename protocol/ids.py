@@ -44,6 +44,7 @@ STEER = "str"
 TASK = "tsk"
 OUTPUT = "out"
 ARTIFACT = "art"
+MESSAGE = "msg"
 
 
 # Two characters at a time: 26 characters are 130 bits, the 128 of an id and two zeros. The standard

@@ -40,6 +40,10 @@ from kheishd.store.tables import (
     INDOUBTS,
     INDOUBTS_OPEN,
     JOURNAL,
+    MAIL,
+    MAIL_BY_STATE,
+    MAILBOXES,
+    MAILBOXES_DUE,
     META,
     PERMISSIONS,
     QUESTIONS,
@@ -48,6 +52,7 @@ from kheishd.store.tables import (
     RECEIPTS_BY_AGE,
     RECORDS_BY_RUN,
     RECORDS_BY_SESSION,
+    RUNS_TO_CONCLUDE,
     SHELLS_LIVE,
     SHELLS_STOPPING,
     TABLES,
@@ -130,6 +135,12 @@ def u006_checkpoint_chunks(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) 
     env.open_db(CHECKPOINT_CHUNKS.name.encode(), txn)
 
 
+def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
+    """Add tables for agents."""
+    for table in (MAIL, MAIL_BY_STATE, MAILBOXES, MAILBOXES_DUE, RUNS_TO_CONCLUDE):
+        env.open_db(table.name.encode(), txn)
+
+
 UPGRADES: Final[tuple[Upgrade, ...]] = (
     u001_first_tables,
     u002_permissions,
@@ -137,6 +148,7 @@ UPGRADES: Final[tuple[Upgrade, ...]] = (
     u004_tasks,
     u005_fields_renamed,
     u006_checkpoint_chunks,
+    u007_agents,
 )
 SCHEMA: Final = len(UPGRADES)
 """The schema that this version reads and writes."""

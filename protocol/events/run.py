@@ -20,7 +20,10 @@ class InputReceived(Event, frozen=True, tag="input_received"):
 
 
 class RunAccepted(Event, frozen=True, tag="run_accepted"):
-    """A run was accepted, with its pinned values. ``kind`` is its purpose."""
+    """A run was accepted, with its pinned values. ``kind`` is its purpose.
+
+    ``reports``: the agent's parent caused it, and is told once how it ended.
+    """
 
     input_id: str
     agent: str
@@ -28,6 +31,7 @@ class RunAccepted(Event, frozen=True, tag="run_accepted"):
     sender: str | None = None
     guest: str | None = None
     kind: RunKind = "input"
+    reports: bool = False
 
 
 class RunStarted(Event, frozen=True, tag="run_started"):
@@ -104,3 +108,14 @@ class RunEnded(Event, frozen=True, tag="run_ended"):
     outcome: Outcome
     error: RunError | None = None
     note: str = ""
+
+
+class RunConcluded(Event, frozen=True, tag="run_concluded"):
+    """The work that remained after the run's end is done: its mail is settled, and its end is reported.
+
+    ``report``: the parent was told by ``mail``, or its ``wait`` returned the outcome; ``dropped``: its
+    session had ended; null: the run does not report. ``message_id`` is the message in the parent's mailbox.
+    """
+
+    report: Literal["mail", "wait", "dropped"] | None = None
+    message_id: str | None = None

@@ -16,6 +16,7 @@ from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.runtime import RouteSpec
 from kheishd.kernel.shells import Shells
 from kheishd.kernel.state import State
+from kheishd.objects.agents import mailbox
 from kheishd.objects.node import journal
 from kheishd.objects.people import approval, audit, indoubt, permission, question
 from kheishd.objects.talk import (
@@ -62,6 +63,7 @@ HANDLERS: tuple[Handler, ...] = (
     *question.HANDLERS,
     *indoubt.HANDLERS,
     *task.HANDLERS,
+    *mailbox.HANDLERS,
     *journal.HANDLERS,
 )
 

@@ -17,7 +17,6 @@ from protocol.errors.rpc import InvalidParams
 from protocol.objects.run import Pinned
 
 if TYPE_CHECKING:
-    from kheishd.kernel.call import Call
     from kheishd.kernel.runtime import RouteSpec, Runtime
     from kheishd.store.environment import Transaction
     from protocol.budget import Budget, PinnedBudget
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 def pin_run(
     tx: Transaction,
-    call: Call,
+    runtime: Runtime,
     session: Session,
     speaker: Definition,
     params: SendParams,
@@ -45,7 +44,6 @@ def pin_run(
 
     Errors: RouteNotFound, RouteNotReady, WorkspaceForbidden, InvalidParams.
     """
-    runtime = call.runtime
     # Plan mode can end within a run, so the bounds are those that apply after it.
     bounds = bounds_of(tx, runtime, leave_plan_mode(session), speaker)
     directory = workspace_of(tx, runtime, session, workspace, speaker)

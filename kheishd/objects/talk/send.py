@@ -136,7 +136,9 @@ def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
     if prepared.schema is not None and params.output_contract is not None:
         contract = bind_output(params.output_contract, prepared.schema)
     speaker = prepared.guest or definition
-    pinned = pin_run(tx, call, record, speaker, params, workspace=prepared.workspace, contract=contract)
+    pinned = pin_run(
+        tx, call.runtime, record, speaker, params, workspace=prepared.workspace, contract=contract
+    )
     items = apply_input_contract(tx, record, prepared.items, input_field(params))
     if prepared.schema is not None:
         prepared.schema.store(tx)

@@ -53,7 +53,7 @@ def steer(tx: Transaction, call: Call, message: _Message) -> SteerResult:
     if not record.open_runs:
         raise NothingToSteer()
     run = tx.need(RUNS, record.open_runs[0])
-    if run.kind != "input":
+    if run.kind == "compaction":
         raise NothingToSteer("the run in flight compacts the session; send the message instead")
     if run.cancel is not None:
         raise NothingToSteer("the run in flight is being stopped; send the message instead")
