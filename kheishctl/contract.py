@@ -143,6 +143,14 @@ DEBUG_LEVELS: Final = (
 )
 """The levels of debug capture."""
 
+BUSY_POLICIES: Final = (
+    "queue",
+    "steer",
+    "interrupt",
+    "reject",
+)
+"""The policies for a message to a busy session."""
+
 SESSION_STATUSES: Final = (
     "open",
     "ended",
@@ -157,6 +165,7 @@ SESSION_EMPTY: Final[dict[str, Any]] = {
     "metadata": {},
     "input_contract": None,
     "output_contract": None,
+    "busy": None,
 }
 """The values that clear the properties of a session."""
 

@@ -303,7 +303,8 @@ class Outcome(Value, frozen=True):
     """The outcome of a call: ``text`` is what the model reads, as JSON if it has several parts.
 
     ``full_output`` is the entire output if ``text`` holds only part of it; it is stored as a blob that the
-    result refers to. ``events`` are committed in the same transaction as the result; at most 64 KiB.
+    result refers to. ``events`` are committed in the same transaction as the result; at most 64 KiB. So is
+    ``evidence``, what the tool would have observed, had it taken longer.
 
     ``decide`` runs inside the commit and returns the final outcome. Use it when the result depends on current
     state; it must be pure and fast (a millisecond), as it may run again. It replaces this outcome, except for
@@ -316,6 +317,7 @@ class Outcome(Value, frozen=True):
     is_error: bool = False
     full_output: bytes | None = None
     events: tuple[JournalEvent, ...] = ()
+    evidence: Mapping[str, Any] | None = None
     decide: Callable[[Snapshot], Outcome] | None = None
 
 

@@ -75,8 +75,8 @@ class ConnectionPool:
 
         Errors: UnsendableRequest, ConnectTimeout, ConnectFailed, ConnectionBroken.
         """
-        headers = make_headers(self._address.authority, post.headers, post.body)
-        writes = encode_request(target_of(post.url), headers, post.body)
+        headers = make_headers(self._address.authority, post.headers, sum(map(len, post.parts)))
+        writes = encode_request(target_of(post.url), headers, post.parts)
         if sending is not None:
             sending(post.url, headers, post.body)
         try:

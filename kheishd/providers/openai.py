@@ -39,6 +39,7 @@ from kheishd.providers.driver import (
     HttpRequest,
     body_options,
     encode,
+    encode_body,
     lower_limit,
     merge_tools,
     token_count,
@@ -96,7 +97,7 @@ def post(
     if "stream_options" in traits.omitted:
         body.pop("stream_options", None)
     headers |= traits.make_auth_headers(secret, "authorization")
-    return HttpRequest(join_path(base_url, "/chat/completions"), headers, encode(body))
+    return HttpRequest(join_path(base_url, "/chat/completions"), headers, encode_body(body, "messages"))
 
 
 def _at_most(request: ModelRequest, options: dict[str, Any], traits: Traits) -> dict[str, Any]:

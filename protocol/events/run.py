@@ -23,6 +23,8 @@ class RunAccepted(Event, frozen=True, tag="run_accepted"):
     """A run was accepted, with its pinned values. ``kind`` is its purpose.
 
     ``reports``: the agent's parent caused it, and is told once how it ended.
+    ``queue_index`` is its index among the open runs of the session if it is ahead of queued ones; null: it is
+    the last.
     """
 
     input_id: str
@@ -32,6 +34,7 @@ class RunAccepted(Event, frozen=True, tag="run_accepted"):
     guest: str | None = None
     kind: RunKind = "input"
     reports: bool = False
+    queue_index: int | None = None
 
 
 class RunStarted(Event, frozen=True, tag="run_started"):

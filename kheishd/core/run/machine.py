@@ -409,6 +409,7 @@ def _create(envelope: Envelope, event: RunAccepted) -> RunRecord:
         updated_cursor=envelope.cursor,
         kind=event.kind,
         reports=event.reports,
+        urgent=event.queue_index is not None,
     )
 
 
