@@ -31,6 +31,15 @@ from kheishd.store.guards import (
 from kheishd.store.journal import Heads
 from kheishd.store.pages import PageDamaged, PageFile
 from kheishd.store.tables import (
+    AGENTS,
+    AGENTS_BY_NICKNAME,
+    AGENTS_BY_PATH,
+    AGENTS_BY_RUN,
+    AGENTS_BY_TIME,
+    AGENTS_CLOSING,
+    AGENTS_LIVE,
+    AGENTS_SETTLED,
+    AGENTS_TIED,
     APPROVALS,
     APPROVALS_WAITING,
     BLOBS,
@@ -55,6 +64,7 @@ from kheishd.store.tables import (
     RUNS_TO_CONCLUDE,
     SHELLS_LIVE,
     SHELLS_STOPPING,
+    SPAWN_RECEIPTS,
     TABLES,
     TASKS,
     TASKS_OPEN,
@@ -137,7 +147,23 @@ def u006_checkpoint_chunks(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) 
 
 def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
     """Add tables for agents."""
-    for table in (MAIL, MAIL_BY_STATE, MAILBOXES, MAILBOXES_DUE, RUNS_TO_CONCLUDE):
+    for table in (
+        AGENTS,
+        AGENTS_BY_PATH,
+        AGENTS_BY_NICKNAME,
+        AGENTS_BY_TIME,
+        AGENTS_BY_RUN,
+        AGENTS_LIVE,
+        AGENTS_CLOSING,
+        AGENTS_SETTLED,
+        AGENTS_TIED,
+        SPAWN_RECEIPTS,
+        MAIL,
+        MAIL_BY_STATE,
+        MAILBOXES,
+        MAILBOXES_DUE,
+        RUNS_TO_CONCLUDE,
+    ):
         env.open_db(table.name.encode(), txn)
 
 

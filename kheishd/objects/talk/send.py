@@ -30,7 +30,7 @@ from kheishd.objects.talk.run import output_fields, wait_until_settled
 from kheishd.objects.talk.session import scope_of
 from kheishd.objects.talk.workspace import resolve_requested
 from kheishd.records.writer import BY_DAEMON, SessionWriter
-from kheishd.store.tables import CONVERSATIONS, RUNS_READY, SESSIONS
+from kheishd.store.tables import AGENTS, CONVERSATIONS, RUNS_READY, SESSIONS
 from protocol import ids
 from protocol.errors.rpc import NotSupported, Overloaded
 from protocol.errors.session import QueueFull, SessionAlreadyEnded
@@ -48,9 +48,9 @@ from protocol.structs import Value
 
 if TYPE_CHECKING:
     from kheishd.core.run.record import RunRecord
-    from kheishd.store.environment import Transaction
+    from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.definition import Definition
-    from protocol.objects.session import SessionSend
+    from protocol.objects.session import Session, SessionSend
     from protocol.transcript import InputItem
 
 
@@ -133,8 +133,7 @@ def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
         origin = origin_of(call, params.sender)
         writer = SessionWriter(tx, addressed.session_id, session=addressed, origin=origin)
     record = writer.session
-    if record.status == "ended":
-        raise SessionAlreadyEnded(f"the session {record.session_id} was ended and takes no more input")
+    _require_open(tx, record)
     busy = params.busy or record.busy or definition.busy or call.runtime.config.runs.busy
     place = place_message(tx, record, busy, params)
     if place.applied == "steered" and place.run is not None:
@@ -210,6 +209,16 @@ def _steer(
         steer_id=prepared.steer_id,
         epoch=call.state.epoch,
     )
+
+
+def _require_open(store: Snapshot, record: Session) -> None:
+    """Require that a session takes input. Errors: SessionAlreadyEnded."""
+    if record.status == "ended":
+        raise SessionAlreadyEnded(f"the session {record.session_id} was ended and takes no more input")
+    if record.parent_session_id is not None:
+        agent = store.get(AGENTS, record.session_id)
+        if agent is not None and agent.state == "closing":
+            raise SessionAlreadyEnded(f"the agent {agent.path} is being closed and takes no more input")
 
 
 def _open_conversation(
