@@ -20,9 +20,9 @@ from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon
 
 BY_CALL_ONLY = {"rpc.ping", "rpc.discover", "rpc.cancel", "journal.unsubscribe"} | {
-    f"mailbox.{verb}" for verb in ("post", "list", "dead_letters", "get", "ack")
+    name for name in METHODS if name.startswith(("agent.", "mailbox."))
 }
-"""Methods without a command: they are about a connection, which a command does not keep, or about mail."""
+"""Methods without a command: they are about a connection, which a command does not keep, or about agents."""
 
 NOT_OPTIONS = {
     # Given by the command itself.
