@@ -150,6 +150,29 @@ DEBUG_LEVELS: Final = (
 )
 """The levels of debug capture."""
 
+AGENT_STATUSES: Final = (
+    "queued",
+    "running",
+    "waiting_for_approval",
+    "waiting_for_user_input",
+    "idle",
+    "completed",
+    "failed",
+)
+"""The statuses of an agent."""
+
+AGENT_RETENTIONS: Final = (
+    "retain",
+    "close_on_settle",
+)
+"""What becomes of an agent after its run."""
+
+PROMPT_MODES: Final = (
+    "append",
+    "replace",
+)
+"""How an agent's own instructions are used."""
+
 BUSY_POLICIES: Final = (
     "queue",
     "steer",
@@ -175,6 +198,26 @@ SESSION_EMPTY: Final[dict[str, Any]] = {
     "busy": None,
 }
 """The values that clear the properties of a session."""
+
+PROFILES: Final = (
+    "default",
+    "plan",
+    "verification",
+    "coordinator",
+)
+"""The profiles of sessions."""
+
+ITEM_KINDS: Final = (
+    "tool",
+    "skill",
+    "member",
+    "mcp_server",
+    "route",
+    "connector",
+    "connector_credential",
+    "mcp_credential",
+)
+"""The kinds of items that scopes list."""
 
 PERMISSION_MODES: Final = (
     "default",
