@@ -50,6 +50,10 @@ from kheishd.store.tables import (
     INDOUBTS,
     INDOUBTS_OPEN,
     JOURNAL,
+    MAIL,
+    MAIL_BY_STATE,
+    MAILBOXES,
+    MAILBOXES_DUE,
     META,
     PERMISSIONS,
     QUESTIONS,
@@ -58,6 +62,7 @@ from kheishd.store.tables import (
     RECEIPTS_BY_AGE,
     RECORDS_BY_RUN,
     RECORDS_BY_SESSION,
+    RUNS_TO_CONCLUDE,
     SHELLS_LIVE,
     SHELLS_STOPPING,
     SPAWN_RECEIPTS,
@@ -155,6 +160,11 @@ def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
         AGENTS_TIED,
         SPAWN_RECEIPTS,
         DEFINITIONS,
+        MAIL,
+        MAIL_BY_STATE,
+        MAILBOXES,
+        MAILBOXES_DUE,
+        RUNS_TO_CONCLUDE,
     ):
         env.open_db(table.name.encode(), txn)
 
