@@ -20,6 +20,8 @@ HINTS: dict[str, tuple[str, ...]] = {
     "run_not_found": ("run", "list"),
     "session_busy": ("run", "list", "--active"),
     "session_not_found": ("session", "list"),
+    "skill_not_found": ("skill", "list"),
+    "skills_too_large": ("skill", "visible", "SESSION"),
     "storage_failed": ("daemon", "logs"),
     "storage_full": ("status",),
     "store_damaged": ("daemon", "doctor", "--repair"),

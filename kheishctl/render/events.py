@@ -144,6 +144,8 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
         f"{e.get('pre_tokens', 0)} to {e.get('post_tokens', 0)} tokens"
     ),
     "compaction_failed": lambda e: f"{e['trigger']}: {e['error']['message']}",
+    "skill_activated": lambda e: str(e["name"]) + _note(e.get("note")),
+    "skill_deactivated": lambda e: str(e["name"]) + _note(e.get("note")),
     "task_created": lambda e: f"{e['task_id']} {e['title']}",
     "task_updated": _summarize_task_update,
     "task_deleted": lambda e: str(e["task_id"]),

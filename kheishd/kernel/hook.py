@@ -229,7 +229,7 @@ class RunContext(Value, frozen=True):
     ``workspace`` is the absolute path of the directory that file and shell tools are confined to.
     ``state`` is for reading only: a tool returns its changes of the store as events of its outcome.
     ``tools`` are those that the session and its ancestors allow now, which may be fewer than the run pinned;
-    None: all.
+    None: all. ``skills`` are likewise those that it may use and that may be active in it.
     """
 
     session: Session
@@ -239,6 +239,11 @@ class RunContext(Value, frozen=True):
     sandbox: SandboxMode
     state: State
     tools: Sequence[str] | None = None
+    skills: Sequence[str] | None = None
+
+    def allows_skill(self, name: str) -> bool:
+        """Whether a skill of this name may be used, or be active."""
+        return self.skills is None or name in self.skills
 
     def allows(self, tool: str) -> bool:
         """Whether a tool of this name may be called: the run pinned it, and it is still allowed."""
@@ -388,6 +393,9 @@ class SubHook:
         attribute = next(name for name, value in vars(self).items() if value is row)
         vars(self)[attribute] = replace(row, **facts)
 
+    async def begin(self, context: RunContext) -> None:
+        """Prepare for a run before its first prompt: what has to be read for it may be read here."""
+
     def offer(self, context: RunContext) -> Sequence[Tool]:
         """Return the tools that make sense in a context; the composite applies the scopes."""
         return self.tools
@@ -487,6 +495,10 @@ class Hook(Protocol):
 
     def find_tool(self, name: str) -> Tool | None:
         """Return the tool of a name, offered or not; None if no tool has it now."""
+        ...
+
+    async def begin(self, context: RunContext) -> None:
+        """Prepare all sub-hooks for a run, before its first prompt."""
         ...
 
     async def prepare(self) -> None:

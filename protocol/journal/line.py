@@ -43,6 +43,7 @@ from protocol.events.session import (
     SessionUpdated,
     TranscriptImported,
 )
+from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.events.task import TaskEvent
 from protocol.events.token import TokenCreated, TokenRevoked
 from protocol.journal.envelope import Envelope
@@ -100,6 +101,8 @@ JournalEvent = (
     | PlanEntered
     | PlanExited
     | TaskEvent
+    | SkillActivated
+    | SkillDeactivated
     | RunReleased
     | CancelRequested
     | RunEnded

@@ -14,6 +14,7 @@ from protocol.objects import (
     rpc,
     run,
     session,
+    skill,
     task,
     token,
 )
@@ -35,6 +36,7 @@ METHODS: dict[str, AnyMethod] = {
         task,
         journal,
         definition,
+        skill,
         route,
         token,
     )
