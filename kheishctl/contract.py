@@ -47,6 +47,13 @@ METHODS: Final = (
     "run.cancel",
     "run.debug",
     "output.list",
+    "agent.spawn",
+    "agent.explain",
+    "agent.list",
+    "agent.get",
+    "agent.audit",
+    "agent.rename",
+    "agent.close",
     "approval.list",
     "approval.get",
     "approval.resolve",
@@ -144,6 +151,37 @@ DEBUG_LEVELS: Final = (
 )
 """The levels of debug capture."""
 
+AGENT_STATUSES: Final = (
+    "queued",
+    "running",
+    "waiting_for_approval",
+    "waiting_for_user_input",
+    "idle",
+    "completed",
+    "failed",
+)
+"""The statuses of an agent."""
+
+AGENT_RETENTIONS: Final = (
+    "retain",
+    "close_on_settle",
+)
+"""What becomes of an agent after its run."""
+
+PROMPT_MODES: Final = (
+    "append",
+    "replace",
+)
+"""How an agent's own instructions are used."""
+
+BUSY_POLICIES: Final = (
+    "queue",
+    "steer",
+    "interrupt",
+    "reject",
+)
+"""The policies for a message to a busy session."""
+
 SESSION_STATUSES: Final = (
     "open",
     "ended",
@@ -158,6 +196,7 @@ SESSION_EMPTY: Final[dict[str, Any]] = {
     "metadata": {},
     "input_contract": None,
     "output_contract": None,
+    "busy": None,
 }
 """The values that clear the properties of a session."""
 

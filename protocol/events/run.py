@@ -20,7 +20,11 @@ class InputReceived(Event, frozen=True, tag="input_received"):
 
 
 class RunAccepted(Event, frozen=True, tag="run_accepted"):
-    """A run was accepted, with its pinned values. ``kind`` is its purpose."""
+    """A run was accepted, with its pinned values. ``kind`` is its purpose.
+
+    ``queue_index`` is its index among the open runs of the session if it is ahead of queued ones; null: it is
+    the last.
+    """
 
     input_id: str
     agent: str
@@ -28,6 +32,7 @@ class RunAccepted(Event, frozen=True, tag="run_accepted"):
     sender: str | None = None
     guest: str | None = None
     kind: RunKind = "input"
+    queue_index: int | None = None
 
 
 class RunStarted(Event, frozen=True, tag="run_started"):

@@ -154,6 +154,7 @@ SEND = Method(
         ContractInvalid,
         InputContractViolated,
         QueueFull,
+        SessionBusy,
         NotSupported,
         WorkspaceForbidden,
         WorkspaceMissing,

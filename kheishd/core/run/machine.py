@@ -402,6 +402,7 @@ def _create(envelope: Envelope, event: RunAccepted) -> RunRecord:
         accepted_cursor=envelope.cursor,
         updated_cursor=envelope.cursor,
         kind=event.kind,
+        urgent=event.queue_index is not None,
     )
 
 
