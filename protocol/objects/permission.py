@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from protocol.audience import Audience
 from protocol.errors.definition import AgentForbidden, AgentNotFound
 from protocol.errors.permission import GrantNotFound
 from protocol.errors.run import RunAlreadyEnded, RunNotFound
@@ -56,12 +57,16 @@ Subject = Annotated[
 
 
 class Rule(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One rule: the decision on calls of the matching tools. ``subject`` null: any subject."""
+    """One rule: the decision on calls of the matching tools. ``subject`` null: any subject.
+
+    An ask may name the people who answer it. No permission mode turns such an ask into an allow.
+    """
 
     tool: Pattern
     decision: Decision
     subject: Subject | None = None
     note: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
+    audience: Audience | None = None
 
 
 class RuleRef(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -94,7 +99,8 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Both match literally, including a ``*``; ``subject`` null matches only calls without one. ``facts`` are
     the circumstances that were shown; null: there were none.
-    ``remaining_uses`` null: unlimited. ``approval_id`` is the approval that created it.
+    ``remaining_uses`` null: unlimited. ``approval_id`` is the approval that created it. ``audience`` is the
+    audience of that approval: the grant answers only asks of the same audience or a wider one.
     """
 
     grant_id: str
@@ -104,6 +110,7 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
     facts: CallFacts | None = None
     remaining_uses: int | None = None
     approval_id: str | None = None
+    audience: Audience | None = None
 
 
 class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -161,7 +168,8 @@ class Explanation(Struct, frozen=True, kw_only=True):
     """An explanation of a verdict: the verdict, and every line that led to it, in order.
 
     ``claims`` lists the parts of a call that consists of several. Hooks are not included: their opinion
-    depends on the call's arguments.
+    depends on the call's arguments. ``audience`` are the people who may answer an ask; null: anyone with the
+    right.
     """
 
     decision: Decision
@@ -173,6 +181,7 @@ class Explanation(Struct, frozen=True, kw_only=True):
     grant_id: str | None
     lines: list[ExplanationLine]
     claims: list[ClaimExplanation] = []
+    audience: Audience | None = None
 
 
 class LayerRules(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -245,7 +254,10 @@ class PermissionUpdate(Mutation, frozen=True, kw_only=True):
 
 
 class AuditRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One verdict in the journal, or the answer to an approval; an expiry has the actor ``daemon``."""
+    """One verdict in the journal, or the answer to an approval; an expiry has the actor ``daemon``.
+
+    ``is_vote``: one of several votes, after the last of which the answer follows.
+    """
 
     cursor: Cursor
     at_ms: int
@@ -258,6 +270,7 @@ class AuditRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     actor: str | None = None
     note: str = ""
     justification: str = ""
+    is_vote: bool = False
 
 
 class AuditList(Struct, frozen=True):
