@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from kheishd.config.toml import find_line
+from kheishd.config.toml import KeyPath, find_line
 from kheishd.config.validation import Problem, find_problems
 from kheishd.core.front_matter import FrontMatterError, load_yaml, split_front_matter
 from kheishd.core.run.budget import MICROS, intersect_budgets
