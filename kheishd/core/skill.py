@@ -37,6 +37,7 @@ from protocol.structs import Value
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from protocol.objects.session import ActiveSkill
     from protocol.objects.skill import SkillOrigin
 
 SKILL_FILE: Final = "SKILL.md"
@@ -262,6 +263,13 @@ def _tools_of(name: str, pattern: str | None) -> list[SkillTool]:
     else:
         subjects = [re.sub(r"\*+", "*", pattern.removeprefix("./"))]
     return [SkillTool(tool=tool, subject=subject) for subject in subjects]
+
+
+def allowed_names(skill: ActiveSkill) -> list[str] | None:
+    """Return the names of the tools that may be used while a skill is active; null: all."""
+    if skill.allowed_tools is None:
+        return None
+    return [*dict.fromkeys(tool.tool for tool in skill.allowed_tools), *SKILL_TOOLS]
 
 
 # Texts.

@@ -124,7 +124,8 @@ class SkillTools(SubHook):
         if catalogue is not self._catalogue:
             self._catalogue = catalogue
             self._visible.clear()
-        key = None if context.skills is None else tuple(context.skills)
+        names = None if context.bounds is None else context.bounds.scope.skills
+        key = None if names is None else tuple(names)
         if key not in self._visible:
             skills = [skill for name, skill in catalogue.skills.items() if context.allows_skill(name)]
             listed = format_available(skills, MAX_LISTED_SKILL_CHARACTERS, MAX_LISTED_SKILLS_CHARACTERS)

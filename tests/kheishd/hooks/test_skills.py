@@ -9,11 +9,13 @@ from trio.testing import MockClock
 
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.skills import ACTIVE, AVAILABLE, ActiveSkills, SkillTools
+from kheishd.kernel.hook import Arguments, Invocation, Outcome, SubHook, tool
 from kheishd.objects.agents.skill import activate, deactivate
+from kheishd.objects.talk.bounds import bounds_of
 from kheishd.objects.talk.compaction import HANDLERS as COMPACT
-from kheishd.objects.talk.session import update
+from kheishd.objects.talk.session import create, update
 from protocol.events.call import ToolReturned
-from protocol.objects.session import CapabilityScope, SessionCompact, SessionUpdate
+from protocol.objects.session import CapabilityScope, SessionCompact, SessionCreate, SessionUpdate
 from protocol.objects.skill import SkillActivate, SkillDeactivate
 from protocol.transcript import ToolCall
 from tests.support.desk import Desk, gives, open_desk, says, working
@@ -160,3 +162,58 @@ async def test_a_long_skill_is_not_cut(desk: Desk, root: Path) -> None:
     result = await call(desk, "use_skill", name="long")
     assert result.text == "The skill 'long' is active now. Your instructions contain it."
     assert "x" * 100_000 in desk.models.requests[-1].instructions
+
+
+# Tools that a skill allows.
+
+
+class Look(SubHook):
+    """Two tools without effects."""
+
+    name = "look"
+
+    @tool("look", description="Look.", kind="read")
+    async def look(self, call: Invocation, arguments: Arguments) -> Outcome:
+        """Look."""
+        return Outcome("seen")
+
+    @tool("touch", description="Touch.", kind="read")
+    async def touch(self, call: Invocation, arguments: Arguments) -> Outcome:
+        """Touch."""
+        return Outcome("touched")
+
+
+@pytest.mark.parametrize(
+    ("text", "runtime"),
+    [("---\ndescription: d\nallowed-tools: look\n---\n", None), ("Text.", "blocked_tools: [touch]")],
+)
+async def test_the_tools_of_active_skills_are_enforced(
+    tmp_path: Path, root: Path, autojump_clock: MockClock, text: str, runtime: str | None
+) -> None:
+    """Other tools are neither offered nor run, except for those that work with skills."""
+    write_skill(root, "narrow", text, runtime)
+    skills = make_skills(root.parent)
+    hooks = CompositeHook((Look(), SkillTools(lambda: skills), ActiveSkills()))
+    async with open_desk(tmp_path, hooks=hooks, load_skills=lambda: skills) as desk, working(desk):
+        # One message activates the skill and then calls a tool that it refuses.
+        calls = [
+            ToolCall("call_1", "use_skill", {"name": "narrow"}),
+            ToolCall("call_2", "touch", {}),
+            ToolCall("call_3", "look", {}),
+        ]
+        desk.models.answers_to["go"] = lambda request: gives(*calls)
+        desk.models.answers[:] = [lambda request: says("done")]
+        session_id = (await desk.ask("go")).session_id
+        results = [event for _, event in desk.journal(session_id) if isinstance(event, ToolReturned)]
+        texts = {event.call_id: event.text for event in results}
+        assert texts["call_2"] == "The tool 'touch' is no longer allowed here."
+        assert texts["call_3"] == "seen"
+        assert [tool.name for tool in desk.models.requests[-1].tools] == ["look", "list_skills", "use_skill"]
+        child = SessionCreate(session_id="child", parent_session_id=session_id)
+        await desk.do(create, child)
+        with desk.state.read() as store:
+            bounds = bounds_of(store, desk.holder.current(), desk.session("child"))
+        assert not bounds.allows_tool("touch")
+        assert bounds.allows_tool("use_skill")
+        await desk.do(deactivate, SkillDeactivate(session_id=session_id, name="narrow"))
+        assert (await call(desk, "touch")).text == "touched"
