@@ -42,8 +42,8 @@ SETTLED: frozenset[str] = ENDED | {"waiting_for_approval", "waiting_for_user_que
 """The statuses in which nothing more happens without a person."""
 
 
-RunKind = Literal["input", "compaction"]
-"""The purpose of a run: to answer an input, or to summarize the session."""
+RunKind = Literal["input", "compaction", "mailbox"]
+"""The purpose of a run: to answer an input, to summarize the session, or to read mail."""
 
 DebugLevel = Literal["off", "redacted", "full"]
 """The level of a debug capture: nothing; the structure of the model calls, with lengths and digests
@@ -151,6 +151,8 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     the indexes of the satisfied requirements. ``partial_cursors`` are the cursors of the truncated answers
     that the last answer continues.
 
+    ``mail`` is the number of messages that it delivers, and ``reports`` whether the agent's parent is to be
+    told of its end; both are unset once that is done, after its end.
     ``urgent``: the run was accepted ahead of the queued ones, because its message interrupted a run.
 
     ``worked_ms`` is the working time up to the last event, ``tool_bytes`` the size of all tool results,
@@ -193,6 +195,8 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reminders: int = 0
     met_requirements: list[int] = []
     partial_cursors: list[Cursor] = []
+    mail: int = 0
+    reports: bool = False
     worked_ms: int = 0
     tool_bytes: int = 0
     error: RunError | None = None
