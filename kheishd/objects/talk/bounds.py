@@ -2,8 +2,8 @@
 
 These are its agent's definition, its own scopes, its profile, its active skills, and the same of every
 session above it. A child is checked when it is created and again whenever it is used. So narrowing a parent
-narrows its children, and no chain of sessions yields a right that its root lacks. No mode is wider than ``permissions.max_mode`` in
-the configuration.
+narrows its children, and no chain of sessions yields a right that its root lacks. No mode is wider than
+``permissions.max_mode`` in the configuration.
 """
 
 from __future__ import annotations
