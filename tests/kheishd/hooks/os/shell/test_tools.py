@@ -51,6 +51,7 @@ from protocol.limits.units import KIB, MIB
 from protocol.objects.approval import Preview
 from tests.support.commands import Shell, context_at, running_with, wait_ended, wait_for_processes
 from tests.support.histories import task_created
+from tests.support.services import make_services
 from tests.support.stores import update
 
 ROOT = Path(__file__).parents[3]
@@ -587,12 +588,11 @@ async def test_a_command_for_the_background_is_not_run_by_its_call(
     """A background command becomes a task when its result is committed, as it was judged."""
     (workspace / "sub").mkdir()
     use = shell.use("touch begun", workdir="sub", run_in_background=True, description="A beginning")
-    context = replace(use.context, state=State(store, lambda: 7))
+    context = replace(use.context, services=make_services(State(store, lambda: 7), cast("Any", None)))
     outcome = await shell.bash.dispatch(replace(use, context=context))
     assert outcome.events == ()
     assert outcome.decide is not None
-    with store.read() as snapshot:
-        (event,) = outcome.decide(snapshot).events
+    (event,) = update(store, outcome.decide).events
     assert isinstance(event, TaskCreated)
     assert event.shell is not None
     assert (event.title, event.shell.command) == ("A beginning", "touch begun")
@@ -721,7 +721,10 @@ def test_the_text_has_its_bound(capture: OutputCollector, spool: Spool) -> None:
 
 def use(bare: Shell, store: Store) -> Invocation:
     """Return a call whose context has a store."""
-    return replace(bare.use("make"), context=replace(bare.context, state=State(store, lambda: 7)))
+    return replace(
+        bare.use("make"),
+        context=replace(bare.context, services=make_services(State(store, lambda: 7), cast("Any", None))),
+    )
 
 
 def background(bare: Shell, store: Store, workspace: Path, command: str = "make", title: str = "") -> Outcome:
@@ -737,8 +740,7 @@ def background(bare: Shell, store: Store, workspace: Path, command: str = "make"
 def settled(value: Outcome, store: Store) -> tuple[Outcome, TaskCreated]:
     """Return the outcome that the commit decides, and the event of its task."""
     assert value.decide is not None
-    with store.read() as snapshot:
-        final = value.decide(snapshot)
+    final = update(store, value.decide)
     (event,) = final.events
     return final, cast("TaskCreated", event)
 
@@ -778,5 +780,5 @@ def test_there_may_be_no_more(bare: Shell, store: Store, workspace: Path) -> Non
 
     update(store, begin)
     assert value.decide is not None
-    with store.read() as snapshot, pytest.raises(ToolError, match="stop some first"):
-        value.decide(snapshot)
+    with pytest.raises(ToolError, match="stop some first"):
+        update(store, value.decide)
