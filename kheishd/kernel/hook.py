@@ -29,6 +29,7 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from kheishd.core.permissions.judge import Ruling
+from kheishd.core.scope import includes
 from kheishd.kernel.schema import portable, schema_of
 from protocol.structs import Value
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from kheishd.config.sections.workspace import SandboxMode
     from kheishd.core.permissions.claims import Claim
     from kheishd.core.run.record import RunRecord
+    from kheishd.core.scope import Bounds
     from kheishd.kernel.services import Services
     from kheishd.kernel.state import State
     from kheishd.store.environment import Transaction
@@ -235,8 +237,8 @@ class RunContext(Value, frozen=True):
 
     ``workspace`` is the absolute path of the directory that file and shell tools are confined to.
     A tool returns its changes of its own session as events of its outcome, never by the store.
-    ``tools`` are those that the session and its ancestors allow now, which may be fewer than the run pinned;
-    None: all.
+    ``bounds`` are those of the session now, which may be narrower than those that the run pinned; None: there
+    are none.
     """
 
     session: Session
@@ -245,7 +247,18 @@ class RunContext(Value, frozen=True):
     workspace: str
     sandbox: SandboxMode
     services: Services
-    tools: Sequence[str] | None = None
+    bounds: Bounds | None = None
+
+    @property
+    def tool_scopes(self) -> tuple[object, ...]:
+        """Everything in the context that decides which tools are allowed."""
+        bounds = self.bounds
+        return (self.pinned.tools, *((bounds.scope, bounds.blocked) if bounds is not None else ()))
+
+    @property
+    def has_no_tools(self) -> bool:
+        """Whether no tool at all is allowed."""
+        return self.pinned.tools == [] or (self.bounds is not None and self.bounds.scope.tools == [])
 
     @property
     def state(self) -> State:
@@ -254,8 +267,7 @@ class RunContext(Value, frozen=True):
 
     def allows(self, tool: str) -> bool:
         """Whether a tool of this name may be called: the run pinned it, and it is still allowed."""
-        pinned, current = self.pinned.tools, self.tools
-        return (pinned is None or tool in pinned) and (current is None or tool in current)
+        return includes(self.pinned.tools, tool) and (self.bounds is None or self.bounds.allows_tool(tool))
 
 
 def _discard_text(text: str) -> None:
@@ -322,8 +334,8 @@ class Outcome(Value, frozen=True):
 
     ``decide`` runs inside the commit and returns the final outcome. Use it when the result depends on current
     state, or when the call changes other sessions: it may append to their streams by writers of its own. It
-    must be fast (a millisecond) and have no other effect, as it may run again. It replaces this outcome, except
-    for this outcome's events, which are committed with the final ones unless that is an error. So no
+    must be fast (a millisecond) and have no other effect, as it may run again. It replaces this outcome,
+    except for this outcome's events, which are committed with the final ones unless that is an error. So no
     concurrent change can break a rule, and a call that does nothing else is ``repeatable``: if its result was
     lost, so was its change. Errors: ToolError, which becomes the result.
     """
