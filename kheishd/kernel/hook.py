@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from kheishd.core.permissions.claims import Claim
     from kheishd.core.run.record import RunRecord
     from kheishd.core.scope import Bounds
-    from kheishd.kernel.services import Services
     from kheishd.kernel.state import State
     from kheishd.store.environment import Transaction
     from protocol.journal.line import JournalEvent
@@ -236,7 +235,7 @@ class RunContext(Value, frozen=True):
     """The surroundings of a call: they decide which tools and prompt sections a run has.
 
     ``workspace`` is the absolute path of the directory that file and shell tools are confined to.
-    A tool returns its changes of its own session as events of its outcome, never by the store.
+    ``state`` is for reading only: a tool returns its changes of the store as events of its outcome.
     ``bounds`` are those of the session now, which may be narrower than those that the run pinned; None: there
     are none.
     """
@@ -246,7 +245,7 @@ class RunContext(Value, frozen=True):
     pinned: Pinned
     workspace: str
     sandbox: SandboxMode
-    services: Services
+    state: State
     bounds: Bounds | None = None
 
     @property
@@ -259,11 +258,6 @@ class RunContext(Value, frozen=True):
     def has_no_tools(self) -> bool:
         """Whether no tool at all is allowed."""
         return self.pinned.tools == [] or (self.bounds is not None and self.bounds.scope.tools == [])
-
-    @property
-    def state(self) -> State:
-        """The store."""
-        return self.services.state
 
     def allows_skill(self, name: str) -> bool:
         """Whether a skill of this name may be used, or be active."""

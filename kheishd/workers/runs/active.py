@@ -208,7 +208,7 @@ class ActiveRun:
             pinned=self.pinned,
             workspace=self.pinned.workspace or self.runtime.workspace_root,
             sandbox=self.runtime.config.workspace.sandbox,
-            services=self.services,
+            state=self.state,
             bounds=bounds,
         )
 

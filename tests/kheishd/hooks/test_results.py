@@ -74,7 +74,7 @@ async def seen(
 
 def context_of(desk: Desk, session: Session) -> RunContext:
     """Return the context of a run of that session."""
-    return RunContext(session, Machine().run, PINNED, "/", "auto", desk.services)
+    return RunContext(session, Machine().run, PINNED, "/", "auto", desk.state)
 
 
 async def read(desk: Desk, session_id: str, call_id: str = "c1", **portion: int) -> str:

@@ -119,7 +119,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         bench = Bench(desk, part, files, None)  # type: ignore[arg-type]
         await bench.append()
         run = msgspec.structs.replace(Machine().run, session_id="s", agent="default")
-        bench.context = RunContext(desk.session("s"), run, PINNED, str(tmp_path), "off", desk.services)
+        bench.context = RunContext(desk.session("s"), run, PINNED, str(tmp_path), "off", desk.state)
         yield bench
 
 

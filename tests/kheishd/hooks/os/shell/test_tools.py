@@ -51,7 +51,6 @@ from protocol.limits.units import KIB, MIB
 from protocol.objects.approval import Preview
 from tests.support.commands import Shell, context_at, running_with, wait_ended, wait_for_processes
 from tests.support.histories import task_created
-from tests.support.services import make_services
 from tests.support.stores import update
 
 ROOT = Path(__file__).parents[3]
@@ -588,7 +587,7 @@ async def test_a_command_for_the_background_is_not_run_by_its_call(
     """A background command becomes a task when its result is committed, as it was judged."""
     (workspace / "sub").mkdir()
     use = shell.use("touch begun", workdir="sub", run_in_background=True, description="A beginning")
-    context = replace(use.context, services=make_services(State(store, lambda: 7), cast("Any", None)))
+    context = replace(use.context, state=State(store, lambda: 7))
     outcome = await shell.bash.dispatch(replace(use, context=context))
     assert outcome.events == ()
     assert outcome.decide is not None
@@ -723,7 +722,7 @@ def use(bare: Shell, store: Store) -> Invocation:
     """Return a call whose context has a store."""
     return replace(
         bare.use("make"),
-        context=replace(bare.context, services=make_services(State(store, lambda: 7), cast("Any", None))),
+        context=replace(bare.context, state=State(store, lambda: 7)),
     )
 
 
