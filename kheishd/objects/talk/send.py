@@ -23,7 +23,7 @@ from kheishd.objects.talk.address import (
     require_valid_sender,
 )
 from kheishd.objects.talk.contract import StoredSchema, bind_output
-from kheishd.objects.talk.input import apply_input_contract, input_field, read_items
+from kheishd.objects.talk.input import apply_input_contract, declared_origin, input_field, read_items
 from kheishd.objects.talk.pin import pin_run
 from kheishd.objects.talk.run import output_fields, wait_until_settled
 from kheishd.objects.talk.session import scope_of
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Transaction
     from protocol.objects.definition import Definition
     from protocol.objects.session import SessionSend
-    from protocol.transcript import InputItem
+    from protocol.transcript import InputItem, InputOrigin
 
 
 class _Input(Value, frozen=True):
@@ -61,6 +61,7 @@ class _Input(Value, frozen=True):
     run_id: str
     new_session_id: str
     item_id: str
+    origin: InputOrigin
     definition: Definition | None = None
     guest: Definition | None = None
     workspace: str | None = None
@@ -71,7 +72,7 @@ def prepare_send(call: Call, params: ConversationSend | SessionSend) -> _Input:
     """Validate an input and assign its ids.
 
     Errors: NotSupported, AgentForbidden, AgentNotFound, SenderInvalid, SenderForbidden, ScopeMissing,
-    ContractInvalid, InputTooLarge, InvalidParams, WorkspaceForbidden, WorkspaceMissing.
+    ContractInvalid, InputTooLarge, InvalidParams, InputOriginForbidden, WorkspaceForbidden, WorkspaceMissing.
     """
     definition = guest = workspace = None
     if isinstance(params, ConversationSend):
@@ -103,6 +104,7 @@ def prepare_send(call: Call, params: ConversationSend | SessionSend) -> _Input:
         run_id=call.state.new_id(ids.RUN),
         new_session_id=call.state.new_id(ids.SESSION),
         item_id=call.state.new_id(ids.ITEM),
+        origin=declared_origin(call, params),
         definition=definition,
         guest=guest,
         workspace=workspace,
@@ -142,10 +144,21 @@ def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
         prepared.schema.store(tx)
     guest = prepared.guest.name if prepared.guest is not None else None
     received = InputReceived(
-        input_id=prepared.input_id, items=items, sender=params.sender, guest=guest, metadata=params.metadata
+        input_id=prepared.input_id,
+        items=items,
+        sender=params.sender,
+        guest=guest,
+        metadata=params.metadata,
+        origin=prepared.origin,
+        source=params.source,
     )
     accepted = RunAccepted(
-        input_id=prepared.input_id, agent=record.agent, sender=params.sender, guest=guest, pinned=pinned
+        input_id=prepared.input_id,
+        agent=record.agent,
+        sender=params.sender,
+        guest=guest,
+        pinned=pinned,
+        origins=[prepared.origin],
     )
     writer.begin_run(prepared.run_id, pinned)
     writer.append(received)
