@@ -97,6 +97,7 @@ def list_constants() -> Iterator[tuple[str, Any, str]]:
     waiting = select(run_statuses, run.SETTLED - run.ENDED)
     yield "RUN_WAITING", waiting, "The statuses of a run that waits for a person."
     yield "DEBUG_LEVELS", list_choices(run.DebugLevel), "The levels of debug capture."
+    yield "BUSY_POLICIES", list_choices(run.Busy), "The policies for a message to a busy session."
     statuses = list_filters(session.SessionListParams)
     yield "SESSION_STATUSES", statuses, "The statuses of a session."
     empty = find_empty_values(session.SessionUpdate)

@@ -47,6 +47,13 @@ METHODS: Final = (
     "run.cancel",
     "run.debug",
     "output.list",
+    "agent.spawn",
+    "agent.explain",
+    "agent.list",
+    "agent.get",
+    "agent.audit",
+    "agent.rename",
+    "agent.close",
     "approval.list",
     "approval.get",
     "approval.resolve",
@@ -138,6 +145,14 @@ DEBUG_LEVELS: Final = (
 )
 """The levels of debug capture."""
 
+BUSY_POLICIES: Final = (
+    "queue",
+    "steer",
+    "interrupt",
+    "reject",
+)
+"""The policies for a message to a busy session."""
+
 SESSION_STATUSES: Final = (
     "open",
     "ended",
@@ -152,6 +167,7 @@ SESSION_EMPTY: Final[dict[str, Any]] = {
     "metadata": {},
     "input_contract": None,
     "output_contract": None,
+    "busy": None,
 }
 """The values that clear the properties of a session."""
 

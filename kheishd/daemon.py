@@ -56,6 +56,7 @@ from kheishd.store.tables import RUNS_CANCELLED, RUNS_READY, SHELLS_LIVE
 from kheishd.store.upgrades import expect_upgrade
 from kheishd.systemd import Notifier, read_watchdog_seconds
 from kheishd.toolbox import Toolbox
+from kheishd.workers.agents import AgentWorker
 from kheishd.workers.expiry import ExpiryWorker, RetentionWorker
 from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.shells import ShellWorker
@@ -221,6 +222,7 @@ class Daemon:
             runs,
             ExpiryWorker(services),
             RetentionWorker(services),
+            AgentWorker(services),
         )
         self._vitals.active_runs = lambda: runs.active
         control = DaemonControl(

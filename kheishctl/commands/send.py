@@ -13,6 +13,7 @@ from kheishctl.cli import App, command
 from kheishctl.client import ConnectionLost, Failure, NoDaemon, NotADaemon, RequestRefused
 from kheishctl.commands.run import add_run_details
 from kheishctl.contract import (
+    BUSY_POLICIES,
     DEBUG_LEVELS,
     DEFAULT_REPAIRS,
     MAX_REPAIRS,
@@ -70,6 +71,12 @@ send_options = options(
     timeout_option,
     name_option("--route", "route", "routes", "Use this route for this message."),
     click.option("--model", metavar="MODEL", help="Use this model for this message."),
+    click.option(
+        "--busy",
+        type=click.Choice(BUSY_POLICIES),
+        metavar="POLICY",
+        help=f"If a run is in flight: {', '.join(BUSY_POLICIES)} (default: the session's policy).",
+    ),
     click.option(
         "--debug",
         type=click.Choice(DEBUG_LEVELS),
@@ -256,6 +263,8 @@ def _note_waiting_run(app: App, address: Json) -> None:
 
 def show(app: App, result: Json, *, streamed: bool) -> None:
     """Print the answer unless it was streamed, then exit with the code of the outcome."""
+    if result.get("note"):
+        app.note(sanitize(result["note"]))
     if not streamed or result.get("status") != "completed":
         result = add_run_details(app.call, result)
     # The stream shows the text of the last answer, but no emitted output.

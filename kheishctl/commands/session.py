@@ -8,7 +8,7 @@ from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.commands.conversation import compact_options, run_compaction, show_history
 from kheishctl.commands.send import read_text, send_message, send_options
 from kheishctl.commands.transfer import export, import_, key, verify
-from kheishctl.contract import PERMISSION_MODES, SESSION_EMPTY, SESSION_STATUSES, Json
+from kheishctl.contract import BUSY_POLICIES, PERMISSION_MODES, SESSION_EMPTY, SESSION_STATUSES, Json
 from kheishctl.options import (
     JsonValue,
     SchemaFile,
@@ -58,6 +58,11 @@ property_options = options(
     workspace_option,
     name_option("--route", "route", "routes", "The route of the session's runs."),
     click.option("--model", metavar="MODEL", help="The model of the session's runs."),
+    click.option(
+        "--busy",
+        type=click.Choice(BUSY_POLICIES),
+        help="The policy for a message that arrives while a run is in flight.",
+    ),
     click.option(
         "--input-contract",
         type=SchemaFile(),

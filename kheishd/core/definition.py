@@ -23,6 +23,7 @@ from protocol.limits.permission import MAX_RULES
 from protocol.limits.session import MAX_AGENT_FILE_BYTES
 from protocol.objects.definition import Definition
 from protocol.objects.permission import PermissionMode, Rule
+from protocol.objects.run import Busy
 from protocol.objects.session import Allowlist
 
 DEFAULT_INSTRUCTIONS: Final = (
@@ -53,6 +54,7 @@ class FrontMatter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     skills: Allowlist = None
     mcp: Allowlist = None
     members: Allowlist = None
+    busy: Busy | None = None
 
 
 class DefinitionError(Exception):

@@ -54,9 +54,10 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             changed = replace(_add_usage(session, usage, cost), title=title)
         case SessionEnded():
             changed = replace(session, status="ended")
-        case RunAccepted():
+        case RunAccepted(queue_index=index):
             assert envelope.run_id is not None
-            open_runs = [*session.open_runs, envelope.run_id]
+            index = len(session.open_runs) if index is None else index
+            open_runs = [*session.open_runs[:index], envelope.run_id, *session.open_runs[index:]]
             changed = replace(session, open_runs=open_runs, runs=session.runs + 1)
         case RunEnded(origins=origins):
             open_runs = [run_id for run_id in session.open_runs if run_id != envelope.run_id]

@@ -62,6 +62,20 @@ MAX_TOOL_NAMES: Final = 4_096
 FAILED: Final = "Something failed inside the tool; the daemon's log has the details."
 
 
+class _PartTools:
+    """The rows that a sub-hook had last, and the usable ones of them by name.
+
+    ``offered`` are the tools that were offered last, ``scopes`` those of the run that they were offered to.
+    """
+
+    def __init__(self, rows: tuple[Tool, ...], by_name: dict[str, Tool]) -> None:
+        self.rows = rows
+        self.by_name = by_name
+        self.droppable = [name for name, tool in by_name.items() if tool.droppable]
+        self.scopes: tuple[Sequence[str] | None, Sequence[str] | None] | None = None
+        self.offered: Sequence[Tool] = ()
+
+
 class CompositeHook:
     """Sub-hooks, in order. Errors: ValueError if two have a tool of one name, or a name is invalid."""
 
@@ -69,8 +83,11 @@ class CompositeHook:
         self._parts = tuple(parts)
         self._owners: dict[str, SubHook] = {}
         self._rejected: set[tuple[str, str]] = set()
-        # The rows that each sub-hook had last, and the usable ones of them.
-        self._usable: dict[int, tuple[Sequence[Tool], dict[str, Tool]]] = {}
+        self._last: dict[int, _PartTools] = {}
+        self._with_offer = [*map(id, self._parts_with("offer"))]
+        self._with_text = [*map(id, self._parts_with("sections", "situation"))]
+        self._with_opinion = self._parts_with("before_call")
+        self._with_amendment = self._parts_with("after_call")
         self._validator = Validator()
         for part in self._parts:
             names = set()
@@ -81,6 +98,17 @@ class CompositeHook:
                 if problem is not None:
                     raise ValueError(problem)
                 names.add(tool.name)
+
+    def _parts_with(self, *methods: str) -> list[SubHook]:
+        """Return the sub-hooks that do not leave all of these methods to the defaults, which do nothing."""
+        return [
+            part
+            for part in self._parts
+            if any(
+                getattr(getattr(part, name), "__func__", None) is not getattr(SubHook, name)
+                for name in methods
+            )
+        ]
 
     def _claim(self, part: SubHook, tool: Tool) -> str | None:
         """Make a sub-hook the owner of its tool's name. Return the problem if it cannot be."""
@@ -96,69 +124,78 @@ class CompositeHook:
         self._owners[tool.name] = part
         return None
 
-    def _tools_of(self, part: SubHook) -> dict[str, Tool]:
-        """Return a sub-hook's current tools by name, without those that cannot be used.
+    def _tools_of(self, part: SubHook) -> _PartTools:
+        """Return a sub-hook's current tools, without those that cannot be used.
 
         The same rows have the same answer, because a name stays with its owner.
         """
         try:
-            tools = tuple(part.tools)
+            rows = tuple(part.tools)
         except Exception:
             log.exception("a hook could not list its tools", extra={"part": part.name})
-            return {}
-        last = self._usable.get(id(part))
-        if last is not None and len(last[0]) == len(tools) and all(map(is_, last[0], tools)):
-            return last[1]
+            return _PartTools((), {})
+        last = self._last.get(id(part))
+        if last is not None and (
+            rows is last.rows or (len(rows) == len(last.rows) and all(map(is_, rows, last.rows)))
+        ):
+            return last
         usable: dict[str, Tool] = {}
-        for tool in tools:
+        for tool in rows:
             problem = self._claim(part, tool)
             if problem is None:
                 usable.setdefault(tool.name, tool)
             elif (part.name, tool.name) not in self._rejected and len(self._rejected) < MAX_TOOL_NAMES:
                 self._rejected.add((part.name, tool.name))
                 log.warning("a tool is left out: %s", problem, extra={"part": part.name})
-        self._usable[id(part)] = tools, usable
-        return usable
+        tools = self._last[id(part)] = _PartTools(rows, usable)
+        return tools
 
     def tools(self) -> list[Tool]:
         """Return all tools that exist now, offered or not."""
-        return [tool for part in self._parts for tool in self._tools_of(part).values()]
+        return [tool for part in self._parts for tool in self._tools_of(part).by_name.values()]
 
     def find_tool(self, name: str) -> Tool | None:
         """Return the tool of a name, offered or not; None if no tool has it now."""
         owner = self._owners.get(name)
         if owner is not None:
-            return self._tools_of(owner).get(name)
+            return self._tools_of(owner).by_name.get(name)
         return next((tool for tool in self.tools() if tool.name == name), None)
 
     def offer(self, context: RunContext) -> list[Tool]:
         """Return the tools that a run may call, in the order of their sub-hooks, within its scopes."""
         return [tool for part in self._parts for tool in self._offer_of(part, self._tools_of(part), context)]
 
-    def _offer_of(self, part: SubHook, tools: Mapping[str, Tool], context: RunContext) -> list[Tool]:
-        if not tools or [] in (context.pinned.tools, context.tools):
-            return []
+    def _offer_of(self, part: SubHook, tools: _PartTools, context: RunContext) -> Sequence[Tool]:
+        scopes = context.pinned.tools, context.tools
+        if not tools.by_name or [] in scopes:
+            return ()
+        if tools.scopes == scopes:
+            return tools.offered
         try:
-            offered = part.offer(context)
+            rows = part.offer(context)
         except Exception:
             log.exception("a hook could not list its tools", extra={"part": part.name})
-            return []
-        usable: dict[str, Tool] = {}
-        for tool in offered:
-            if tool.name in tools and context.allows(tool.name):
-                usable.setdefault(tool.name, tool)
-        return list(usable.values())
+            return ()
+        offered: dict[str, Tool] = {}
+        for tool in rows:
+            if tool.name in tools.by_name and context.allows(tool.name):
+                offered.setdefault(tool.name, tool)
+        if id(part) in self._with_offer:
+            # It depends on more than the scopes.
+            return list(offered.values())
+        tools.scopes, tools.offered = scopes, list(offered.values())
+        return tools.offered
 
     def prompt(self, context: RunContext) -> HookPrompt:
         """Return the sub-hooks' part of a run's next prompt."""
         prompt = HookPrompt([], [], [], [])
         for part in self._parts:
             tools = self._tools_of(part)
-            prompt.droppable.extend(name for name, tool in tools.items() if tool.droppable)
+            prompt.droppable.extend(tools.droppable)
             offered = self._offer_of(part, tools, context)
-            if tools and not offered:
-                continue
             prompt.tools.extend(offered)
+            if id(part) not in self._with_text or (tools.by_name and not offered):
+                continue
             for texts, texts_of in ((prompt.sections, part.sections), (prompt.situation, part.situation)):
                 try:
                     texts += [join_surrogates(text) for text in texts_of(context)]
@@ -199,7 +236,7 @@ class CompositeHook:
     async def before_call(self, call: Invocation) -> Opinion | None:
         """Return the opinion that counts. A sub-hook that fails denies: no call runs unjudged."""
         opinions: list[Opinion] = []
-        for part in self._parts:
+        for part in self._with_opinion:
             try:
                 opinion = await part.before_call(call)
             except Exception:
@@ -256,7 +293,7 @@ class CompositeHook:
 
     async def after_call(self, call: Invocation, outcome: Outcome) -> Outcome:
         """Return the outcome as the sub-hooks amend it; one that fails amends nothing."""
-        for part in self._parts:
+        for part in self._with_amendment:
             try:
                 outcome = await part.after_call(call, outcome)
             except Exception:
@@ -276,7 +313,7 @@ class CompositeHook:
         """Return the sub-hook of a call's tool. Errors: ToolError if the tool has disappeared."""
         name = call.tool.name
         owner = self._owners.get(name)
-        if owner is None or name not in self._tools_of(owner):
+        if owner is None or name not in self._tools_of(owner).by_name:
             raise ToolError(f"the tool '{name}' is no longer available; nothing was run")
         return owner
 

@@ -303,7 +303,8 @@ class Outcome(Value, frozen=True):
     """The outcome of a call: ``text`` is what the model reads, as JSON if it has several parts.
 
     ``full_output`` is the entire output if ``text`` holds only part of it; it is stored as a blob that the
-    result refers to. ``events`` are committed in the same transaction as the result; at most 64 KiB.
+    result refers to. ``events`` are committed in the same transaction as the result; at most 64 KiB. So is
+    ``evidence``, what the tool would have observed, had it taken longer.
 
     ``decide`` runs inside the commit and returns the final outcome. Use it when the result depends on current
     state; it must be pure and fast (a millisecond), as it may run again. It replaces this outcome, except for
@@ -316,6 +317,7 @@ class Outcome(Value, frozen=True):
     is_error: bool = False
     full_output: bytes | None = None
     events: tuple[JournalEvent, ...] = ()
+    evidence: Mapping[str, Any] | None = None
     decide: Callable[[Snapshot], Outcome] | None = None
 
 
@@ -372,6 +374,7 @@ class SubHook:
 
     name: str
     _declared: ClassVar[tuple[str, ...]] = ()
+    _rows: tuple[Tool, ...] | None = None
 
     def __init_subclass__(cls) -> None:
         """Collect the declared tools of the class."""
@@ -381,12 +384,15 @@ class SubHook:
     @property
     def tools(self) -> Sequence[Tool]:
         """The tools that exist now: the declared ones, in the order of their declaration."""
-        return [getattr(self, name) for name in self._declared]
+        if self._rows is None:
+            self._rows = tuple(getattr(self, name) for name in self._declared)
+        return self._rows
 
     def revise(self, row: Tool, **facts: Any) -> None:
         """Change facts of a declared tool in this instance: they may depend on the configuration."""
         attribute = next(name for name, value in vars(self).items() if value is row)
         vars(self)[attribute] = replace(row, **facts)
+        self._rows = None
 
     def offer(self, context: RunContext) -> Sequence[Tool]:
         """Return the tools that make sense in a context; the composite applies the scopes."""

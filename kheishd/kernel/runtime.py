@@ -190,7 +190,7 @@ class ModelCaller(Protocol):
     def ask(self, request: ModelRequest) -> AbstractAsyncContextManager[AsyncIterator[ModelEvent]]:
         """Call a model; iterate over its events. Leaving the context closes the connection.
 
-        Errors: ModelFailure, from entering or from iterating, never wrapped in a group.
+        Errors: ModelFailure, from this, from entering or from iterating, never wrapped in a group.
         """
         ...
 

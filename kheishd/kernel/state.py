@@ -192,17 +192,17 @@ class State:
         """
         return self.store.submit(fn, self.now_ms(), done)
 
-    async def update(self, fn: Callable[[Transaction], T]) -> T:
+    async def update(self, fn: Callable[[Transaction], T], *, is_firm: bool = False) -> T:
         """Run ``fn`` as one transaction; its changes are on the disk when this returns.
 
         ``fn`` takes at most a millisecond, has no effect outside its transaction, and may run again.
-        An update can be cancelled while it is queued, not once it runs.
+        An update can be cancelled while it is queued, unless it ``is_firm``, and not once it runs.
         Errors: those of ``fn`` (it has changed nothing then), StorageFull, StorageFailed.
         """
         job = self.store.submit(fn, self.now_ms(), current_task())
 
         def abort(_: Any) -> Abort:
-            return Abort.SUCCEEDED if job.cancel() else Abort.FAILED
+            return Abort.SUCCEEDED if not is_firm and job.cancel() else Abort.FAILED
 
         await wait_task_rescheduled(abort)
         error, job.error = job.error, None

@@ -36,7 +36,7 @@ class AdaptedExchange:
         self._learned = learned
         self._make_exchange = make_exchange
         self._traits = self._first_traits = learned.find(request.pinned)
-        self._body = b""
+        self._post: HttpRequest | None = None
         self._exchange: Exchange | None = None
         self._is_accepted = False
 
@@ -79,8 +79,7 @@ class AdaptedExchange:
     async def _open(self) -> None:
         """Send the request until its server does not refuse it. Errors: ModelFailure."""
         while True:
-            post, exchange = self._make_exchange(self._traits)
-            self._body = post.body
+            self._post, exchange = self._make_exchange(self._traits)
             try:
                 await exchange.__aenter__()
             except ModelFailure as failure:
@@ -92,6 +91,7 @@ class AdaptedExchange:
 
     def _adapt(self, failure: ModelFailure) -> bool:
         """Adapt the traits to a refusal; return whether another request may be accepted."""
-        adapted = adapt(self._traits, failure, self._body)
+        assert self._post is not None, "it was refused"
+        adapted = adapt(self._traits, failure, self._post.body)
         self._traits = adapted or self._traits
         return adapted is not None

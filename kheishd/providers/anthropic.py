@@ -40,6 +40,7 @@ from kheishd.providers.driver import (
     HttpRequest,
     body_options,
     encode,
+    encode_body,
     find_gone_tools,
     lower_limit,
     merge_tools,
@@ -134,7 +135,7 @@ def post(
     headers = {"anthropic-version": VERSION, **extra, **traits.make_auth_headers(secret, "x-api-key")}
     parts = urlsplit(base_url)
     base = parts._replace(path=parts.path.rstrip("/").removesuffix("/v1")).geturl()
-    return HttpRequest(join_path(base, "/v1/messages"), headers, encode(body), situation)
+    return HttpRequest(join_path(base, "/v1/messages"), headers, encode_body(body, "messages"), situation)
 
 
 def _choose_situation(request: ModelRequest, stated: str) -> str:

@@ -94,15 +94,23 @@ class ProviderCaller:
 
         return LearnedTraits()
 
-    @asynccontextmanager
-    async def ask(self, request: ModelRequest) -> AsyncGenerator[AsyncIterator[ModelEvent]]:
+    def ask(self, request: ModelRequest) -> AbstractAsyncContextManager[AsyncIterator[ModelEvent]]:
         """Call a model; iterate its events; leaving the context closes the connection.
 
-        Errors: ModelFailure, from entering or from iterating, never wrapped in a group.
+        Errors: ModelFailure, from this, from entering or from iterating, never wrapped in a group.
         """
-        with NO_CAPTURE if self._captures is None else self._captures.start(request) as capture:
+        capture = NO_CAPTURE if self._captures is None else self._captures.start(request)
+        if capture is NO_CAPTURE:
+            return self._open_events(request, capture)
+        return self._ask_captured(request, capture)
+
+    @asynccontextmanager
+    async def _ask_captured(
+        self, request: ModelRequest, capture: Capture
+    ) -> AsyncGenerator[AsyncIterator[ModelEvent]]:
+        with capture:
             async with self._open_events(request, capture) as events:
-                yield events if capture is NO_CAPTURE else _CapturedEvents(events, capture)
+                yield _CapturedEvents(events, capture)
 
     def problem(self, route: RouteSpec) -> str | None:
         """Return why the route cannot be used now (such as a missing credential), or None."""

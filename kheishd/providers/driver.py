@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 import msgspec
+from msgspec import Raw
 
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest
 from kheishd.providers.traits import TOKEN_LIMITS, USUAL_TRAITS, Traits
+from protocol.limits.units import KIB
 from protocol.structs import Value
 from protocol.transcript import AssetReference, Item, Text
 
@@ -19,22 +22,47 @@ if TYPE_CHECKING:
 
 encode = msgspec.json.Encoder().encode
 
+MIN_BLOCK_BYTES: Final = 64 * KIB
+"""The least size of encoded messages that are sent as one part of a body: less is copied at no cost."""
+
+# No text has it, because nobody knows it.
+_PLACEHOLDER: Final = encode(os.urandom(16).hex())
+
 
 class HttpRequest(Value, frozen=True):
     """One HTTP request, ready to be sent. Its headers hold the credential, so ``repr`` omits them.
 
-    ``situation`` is the one that a driver wants to keep with the answer. ``ca_file`` holds the certificate
-    authorities to trust; None for the usual ones.
+    ``parts`` are the body. ``situation`` is the one that a driver wants to keep with the answer. ``ca_file``
+    holds the certificate authorities to trust; None for the usual ones.
     """
 
     url: str
     headers: dict[str, str]
-    body: bytes
+    parts: Sequence[bytes | memoryview]
     situation: str = ""
     ca_file: str | None = None
 
+    @property
+    def body(self) -> bytes:
+        """The whole body: a copy, which takes a while if it is long."""
+        return b"".join(self.parts)
+
     def __repr__(self) -> str:
         return f"HttpRequest({self.url!r})"
+
+
+def encode_body(body: dict[str, Any], messages: str) -> Sequence[bytes | memoryview]:
+    """Return a body as JSON, in parts: its block of encoded messages, if it has one, is not copied.
+
+    ``messages`` is the field of the messages; a block is the first of them, or the first after the system's.
+    """
+    sent = body[messages]
+    for index, message in enumerate(sent[:2]):
+        if isinstance(message, Raw) and len(block := memoryview(message)) >= MIN_BLOCK_BYTES:
+            rest = [*sent[:index], Raw(_PLACEHOLDER), *sent[index + 1 :]]
+            head, _, tail = encode({**body, messages: rest}).partition(_PLACEHOLDER)
+            return head, block, tail
+    return (encode(body),)
 
 
 SendObserver = Callable[[str, Mapping[str, str], bytes], None]

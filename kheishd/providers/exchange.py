@@ -119,7 +119,9 @@ class Exchange:
         return self._events.popleft()
 
     async def _send(self) -> None:
-        self._reply = reply = await self._pools.send(self._post, self._capture.record_request)
+        # Without a capture, a long body is not joined.
+        sending = None if self._capture is NO_CAPTURE else self._capture.record_request
+        self._reply = reply = await self._pools.send(self._post, sending)
         self._capture.record_reply(reply.status, reply.headers)
         if not 200 <= reply.status <= 299:
             body = b""

@@ -24,7 +24,7 @@ from kheishd.providers.answer_reader import DraftReader
 from kheishd.providers.attachments import origin_of
 from kheishd.providers.chat_messages import SIGNS_CALLS
 from kheishd.providers.draft import Block
-from kheishd.providers.driver import HttpRequest, body_options, encode, token_count
+from kheishd.providers.driver import HttpRequest, body_options, encode, encode_body, token_count
 from kheishd.providers.error_report import is_error
 from kheishd.providers.google_contents import (
     PART,
@@ -114,7 +114,7 @@ def post(
     # A project of Vertex AI has access tokens, everything else has keys.
     header = "authorization" if "/projects/" in base_url else "x-goog-api-key"
     headers |= traits.make_auth_headers(secret, header)
-    return HttpRequest(make_url(base_url, request.pinned.model), headers, encode(body))
+    return HttpRequest(make_url(base_url, request.pinned.model), headers, encode_body(body, "contents"))
 
 
 def make_url(base_url: str, model: str) -> str:

@@ -1,7 +1,8 @@
 """A conversation in the form of a driver, which grows with the transcript and is kept between model calls.
 
-The beginning of a request is the whole of the previous one. So a history keeps its messages as JSON, and a
-request joins them. Only the last ones may still change: a further message joins them, a breakpoint moves.
+The beginning of a request is the whole of the previous one. So a history keeps its messages as JSON, those of
+a long conversation as one block, which a request sends as it is. Only the last ones may still change: a
+further message joins them, a breakpoint moves.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from msgspec import Raw
 
-from kheishd.providers.driver import encode
+from kheishd.providers.driver import MIN_BLOCK_BYTES, encode
 from protocol.transcript import ToolCall
 
 if TYPE_CHECKING:
@@ -22,17 +23,25 @@ if TYPE_CHECKING:
 
 HistoryT = TypeVar("HistoryT", bound="DriverHistory")
 
-OVERHEAD_BYTES = 128
-"""The memory of an encoded message, or of a call, beside its text."""
+OVERHEAD_BYTES = 96
+"""The memory of an encoded message beside its text."""
+
+CALL_BYTES = 180
+"""The memory of a call's ids."""
 
 OPEN_BYTES = 600
 """The memory of a message that is not encoded, beside its texts, which are the transcript's."""
 
 
+MIN_BLOCK_GROWTH = 1 / 8
+"""The part of a block that the messages after it exceed before they join it: most requests copy less."""
+
+
 class DriverHistory(ABC):
     """The messages of one conversation as a driver sends them.
 
-    ``sent`` are the messages, of which all but the last ``OPEN`` may be encoded. ``called`` are the names of
+    ``sent`` are the messages, of which all but the last ``OPEN`` may be encoded; the first element may be a
+    block of several, with commas between them. ``called`` are the names of
     the tools that were called, in order, as keys. ``count`` is the number of the transcript's messages.
     """
 
@@ -45,6 +54,8 @@ class DriverHistory(ABC):
         self.count = 0
         self._encoded = 0
         self._encoded_bytes = 0
+        # The bytes of the block, and of the encoded messages after it.
+        self._block_bytes = self._later_bytes = 0
         self._last: Message | None = None
 
     @property
@@ -61,7 +72,7 @@ class DriverHistory(ABC):
         if not self.learn(messages, calls):
             return False
         self.called.update((call.name, None) for call in calls)
-        self._encoded_bytes += OVERHEAD_BYTES * len(calls)
+        self._encoded_bytes += CALL_BYTES * len(calls)
         for message in messages:
             self.add(message)
             self._last = message
@@ -84,6 +95,12 @@ class DriverHistory(ABC):
             self.sent[index] = Raw(encoded)
             self._encoded = index + 1
             self._encoded_bytes += len(encoded) + OVERHEAD_BYTES
+            self._later_bytes += len(encoded)
+        if self._later_bytes >= max(MIN_BLOCK_BYTES, self._block_bytes * MIN_BLOCK_GROWTH):
+            block = b",".join(map(memoryview, self.sent[: self._encoded]))
+            self.sent[: self._encoded] = [Raw(block)]
+            self._encoded_bytes -= (OVERHEAD_BYTES - 1) * (self._encoded - 1)
+            self._encoded, self._block_bytes, self._later_bytes = 1, len(block), 0
 
 
 def follow(

@@ -18,7 +18,7 @@ from kheishd.providers.http_errors import ConnectionBroken, UnsendableRequest
 from protocol.limits.units import KIB
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 # A head, and everything else that is not the body: 1xx responses, sizes and extensions of chunks, trailers.
 # A body raises the limit by a multiple of its size, because one byte in a chunk of its own takes six.
@@ -26,7 +26,7 @@ MAX_HEAD_BYTES = 100 * 1024
 MAX_CHUNKING_RATIO = 16
 
 MAX_COPIED_BYTES = 64 * KIB
-"""A longer body is written by itself: the memory for a copy of a megabyte costs more than a second write."""
+"""A longer part of a body is written by itself: a copy of a megabyte costs more than another write."""
 
 _NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
 _VALUE = re.compile(r"(?:[!-~](?:[\t -~]*[!-~])?)?")
@@ -34,32 +34,34 @@ _TARGET = re.compile(r"/[!-~]*")
 _WITHOUT_BODY = (204, 304)
 
 
-def make_headers(host: str, extra: Mapping[str, str], body: bytes) -> dict[str, str]:
+def make_headers(host: str, extra: Mapping[str, str], body_bytes: int) -> dict[str, str]:
     """Return the headers of a request. Errors: UnsendableRequest for ``extra`` ones that HTTP forbids."""
     headers = {
         "host": host,
         "accept": "text/event-stream, application/json",
         "accept-encoding": "identity",
         "content-type": "application/json",
-        "content-length": str(len(body)),
+        "content-length": str(body_bytes),
         **extra,
     }
     for name, value in headers.items():
         # The message must not quote the value, which may be a credential.
         if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
             raise UnsendableRequest(f"the header {name!r} has a character that HTTP does not allow")
-    if "transfer-encoding" in headers or headers["content-length"] != str(len(body)):
+    if "transfer-encoding" in headers or headers["content-length"] != str(body_bytes):
         raise UnsendableRequest("a header contradicts the length of the body")
     return headers
 
 
-def encode_request(target: str, headers: Mapping[str, str], body: bytes) -> tuple[bytes, ...]:
+def encode_request(
+    target: str, headers: Mapping[str, str], parts: Sequence[bytes | memoryview]
+) -> Sequence[bytes | memoryview]:
     """Return the writes of a POST request. Errors: UnsendableRequest for a target that is no path."""
     if not _TARGET.fullmatch(target):
         raise UnsendableRequest("the path of the URL has a character that HTTP does not allow")
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     head = f"POST {target} HTTP/1.1\r\n{lines}\r\n".encode("ascii")
-    return (head + body,) if len(body) <= MAX_COPIED_BYTES else (head, body)
+    return (head + parts[0], *parts[1:]) if len(parts[0]) <= MAX_COPIED_BYTES else (head, *parts)
 
 
 class ResponseParser:

@@ -75,8 +75,8 @@ class ConnectionPool:
 
         Errors: UnsendableRequest, ConnectTimeout, ConnectFailed, ConnectionBroken.
         """
-        headers = make_headers(self._address.authority, post.headers, post.body)
-        writes = encode_request(target_of(post.url), headers, post.body)
+        headers = make_headers(self._address.authority, post.headers, sum(map(len, post.parts)))
+        writes = encode_request(target_of(post.url), headers, post.parts)
         if sending is not None:
             sending(post.url, headers, post.body)
         try:
@@ -89,7 +89,7 @@ class ConnectionPool:
             # A server that rejects a request early does not read it, but answers.
             with suppress(trio.BrokenResourceError):
                 for write in writes:
-                    await stream.send_all(write)
+                    await _write_all(stream, write)
             parser = ResponseParser()
             while not parser.has_head:
                 await receive(stream, parser)
@@ -218,6 +218,21 @@ async def receive(stream: Stream, parser: ResponseParser) -> None:
     except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
         raise ConnectionBroken(str(error)) from error
     parser.feed(data)
+
+
+async def _write_all(stream: Stream, data: bytes | memoryview) -> None:
+    """Write all bytes. Errors: BrokenResourceError."""
+    sent = 0
+    if not isinstance(stream, trio.SSLStream):
+        # trio's own stream ends each write with a round of the scheduler. A read follows, which has one.
+        try:
+            sent = os.write(stream.socket.fileno(), data)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise trio.BrokenResourceError(str(error)) from error
+    if sent < len(data):
+        await stream.send_all(memoryview(data)[sent:])
 
 
 async def _read_some(stream: Stream) -> bytes:

@@ -185,13 +185,14 @@ class ProxyPool:
 
         Errors: UnsendableRequest, ConnectTimeout, ConnectFailed, ConnectionBroken.
         """
-        headers = make_headers(self._authority, post.headers, post.body)
+        body = post.body
+        headers = make_headers(self._authority, post.headers, len(body))
         if sending is not None:
-            sending(post.url, headers, post.body)
+            sending(post.url, headers, body)
         extensions = {"timeout": {"connect": MAX_CONNECT_SECONDS}}
         with translated():
             request = httpcore2.Request(
-                "POST", post.url, headers=list(headers.items()), content=post.body, extensions=extensions
+                "POST", post.url, headers=list(headers.items()), content=body, extensions=extensions
             )
             return ProxyReply(await self._pool.handle_async_request(request))
 

@@ -13,8 +13,9 @@ kheish's own) and these, which state requirements of a server that cannot be lea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 from msgspec import Struct
 
 from kheishd.config.presets import BASE_URLS
@@ -38,6 +39,7 @@ from kheishd.providers.driver import (
     HttpRequest,
     body_options,
     encode,
+    encode_body,
     lower_limit,
     merge_tools,
     token_count,
@@ -95,7 +97,7 @@ def post(
     if "stream_options" in traits.omitted:
         body.pop("stream_options", None)
     headers |= traits.make_auth_headers(secret, "authorization")
-    return HttpRequest(join_path(base_url, "/chat/completions"), headers, encode(body))
+    return HttpRequest(join_path(base_url, "/chat/completions"), headers, encode_body(body, "messages"))
 
 
 def _at_most(request: ModelRequest, options: dict[str, Any], traits: Traits) -> dict[str, Any]:
@@ -211,6 +213,22 @@ class Chunk(Struct):
 _chunk = LenientDecoder(Chunk)
 
 
+def _narrow(kind: type[Struct], **kinds: Any) -> type[Any]:
+    """Return a struct with the fields of ``kind``: those in ``kinds`` have that type, all others are null."""
+    fields = [
+        (name, *kinds[name]) if name in kinds else (name, None, None) for name in kind.__struct_fields__
+    ]
+    return msgspec.defstruct(f"{kind.__name__}OfText", fields, kw_only=True)
+
+
+# Nearly all chunks are a piece of text and nothing else: one choice, and in it only a text. This decoder
+# rejects all other chunks, whichever of the fields above they have.
+_DeltaOfText = _narrow(ChatDelta, content=(str,))
+_ChoiceOfText = _narrow(Choice, delta=(_DeltaOfText,), index=(Literal[0] | None, None))
+_ChunkOfText = _narrow(Chunk, choices=(tuple[_ChoiceOfText],), model=(str | None, None))  # type: ignore[valid-type]
+_decode_text = msgspec.json.Decoder(_ChunkOfText).decode
+
+
 def reader(failures: FailureFactory, origin: str = "") -> ChatReader:
     """Return a reader for one answer of this origin."""
     return ChatReader(failures, origin)
@@ -227,6 +245,8 @@ class ChatReader(DraftReader):
         self._opened_calls = 0
         self._has_own_index = False
         self._refused = False
+        # Whether the next chunk is expected to be a piece of text: a wrong guess costs as much as a chunk.
+        self._is_in_text = True
 
     def event(self, data: bytes) -> None:
         """Process the data of one event. Errors: ModelFailure."""
@@ -242,20 +262,21 @@ class ChatReader(DraftReader):
             for data in batch:
                 if self.done:
                     return
-                if data == b"[DONE]":
-                    self._stop, self.done = self._stop or "end", True
-                    return
-                chunk = self._decode(data)
-                if chunk is None:
-                    continue
-                text = find_text(chunk)
-                if text is not None:
-                    pieces.append(text)
-                    self._model = chunk.model or self._model
-                    continue
+                if self._is_in_text:
+                    try:
+                        if not data.isascii():
+                            # As in the lenient decoder.
+                            data.decode()
+                        chunk = _decode_text(data)
+                    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                        self._is_in_text = False
+                    else:
+                        pieces.append(chunk.choices[0].delta.content)
+                        self._model = chunk.model or self._model
+                        continue
                 self._write(pieces)
                 if not self.done:
-                    self._process(chunk, data)
+                    self._process_event(data)
         finally:
             self._write(pieces)
 
@@ -273,6 +294,15 @@ class ChatReader(DraftReader):
         if self._refused and self._stop is not None:
             self._stop = "refusal"
         return super().end()
+
+    def _process_event(self, data: bytes) -> None:
+        """Process the data of one event. Errors: ModelFailure."""
+        if data == b"[DONE]":
+            self._stop, self.done = self._stop or "end", True
+            return
+        chunk = self._decode(data)
+        if chunk is not None:
+            self._process(chunk, data)
 
     def _decode(self, data: bytes) -> Chunk | None:
         """Return a chunk; None for a heartbeat. Errors: ModelFailure."""
@@ -350,6 +380,7 @@ class ChatReader(DraftReader):
                 self._content_part(part)
         elif delta.content:
             self._draft.write("text", delta.content)
+            self._is_in_text = True
         if delta.refusal:
             self._refused = True
             self._draft.write("text", delta.refusal)
@@ -417,18 +448,6 @@ class ChatReader(DraftReader):
         if name and call.name and (name != call.name or (arguments and call.has_whole_arguments)):
             return None
         return call
-
-
-def find_text(chunk: Chunk) -> str | None:
-    """Return the text of a chunk that is a piece of text and nothing else; None for any other chunk."""
-    if not chunk.choices:
-        return None
-    choice = chunk.choices[0]
-    text = choice.delta.content if choice.delta is not None else None
-    if choice.index or not isinstance(text, str):
-        return None
-    # The comparison covers all other fields, and takes a microsecond.
-    return text if chunk == Chunk([Choice(choice.index, ChatDelta(text))], model=chunk.model) else None
 
 
 def _join_thinking(thinking: Any) -> str:

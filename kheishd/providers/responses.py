@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kheishd.config.presets import BASE_URLS
 from kheishd.providers.address import join_path
 from kheishd.providers.attachments import origin_of
-from kheishd.providers.driver import HttpRequest, body_options, encode, lower_limit, merge_tools
+from kheishd.providers.driver import HttpRequest, body_options, encode_body, lower_limit, merge_tools
 from kheishd.providers.response_items import input_items
 from kheishd.providers.response_reader import ResponseReader
 from kheishd.providers.traits import OUTPUT_ITEMS, TOKEN_LIMITS, USUAL_TRAITS, Traits
@@ -72,7 +72,7 @@ def post(
     if "store" in traits.omitted:
         del body["store"]
     headers |= traits.make_auth_headers(secret, "authorization")
-    return HttpRequest(join_path(base_url, "/responses"), headers, encode(body))
+    return HttpRequest(join_path(base_url, "/responses"), headers, encode_body(body, "input"))
 
 
 def _limit_tokens(request: ModelRequest, options: dict[str, Any], traits: Traits) -> None:

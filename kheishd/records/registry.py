@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from kheishd.records.agent import AGENT_RECORDS
 from kheishd.records.approval import APPROVAL_RECORDS
 from kheishd.records.conversation import CONVERSATION_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     SESSION_RECORDS,
     RUN_RECORDS,
+    AGENT_RECORDS,
     CONVERSATION_RECORDS,
     APPROVAL_RECORDS,
     QUESTION_RECORDS,

@@ -244,8 +244,8 @@ class SessionWriter(StreamWriter):
         self.has_progressed = False
         self._changes.load(SESSIONS, session_id, record=session)
         if run is not None:
-            self._run_id = run.run_id
-            self._changes.load(RUNS, run.run_id, record=run)
+            self.continue_run(run)
+            self._pinned = pinned
 
     @property
     def session(self) -> Session:
@@ -269,6 +269,12 @@ class SessionWriter(StreamWriter):
         self._run_id = run_id
         self._pinned = pinned
         self._changes.load(RUNS, run_id, record=None)
+
+    def continue_run(self, run: RunRecord) -> None:
+        """Let the next events be those of a run that was accepted before."""
+        self._run_id = run.run_id
+        self._pinned = None
+        self._changes.load(RUNS, run.run_id, record=run)
 
     def begin_model_call(self, item_id: str) -> bool:
         """Append the begin of a started run's model call if it is due and fits; return whether it was."""

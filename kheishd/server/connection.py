@@ -30,6 +30,7 @@ from msgspec import Struct, field
 from kheishd.server.dispatch import Dispatcher
 from kheishd.server.guests import Guests
 from kheishd.server.requests import BatchReply, OpenRequest, Reply
+from kheishd.server.rounds import MutationRounds
 from protocol.errors.daemon import DaemonDraining
 from protocol.errors.journal import SubscriptionExists, SubscriptionNotFound
 from protocol.errors.rpc import Overloaded, RequestNotFound
@@ -73,6 +74,7 @@ class ServerContext(Struct, frozen=True):
     nursery: trio.Nursery
     token: trio.lowlevel.TrioToken
     guests: Guests = field(default_factory=Guests)
+    rounds: MutationRounds = field(default_factory=MutationRounds)
 
 
 class ClientConnection(ABC):
@@ -120,6 +122,8 @@ class ClientConnection(ABC):
         try:
             for value in messages:
                 if type(value) is Request:
+                    if self._shared.dispatcher.is_mutation(value) and not self._shared.rounds.begin():
+                        await self._pause(self._shared.rounds.wait)
                     answer = self._shared.dispatcher.dispatch(value, self, self.answer)
                     if answer is not None:
                         self._ready.append(answer)
@@ -138,6 +142,8 @@ class ClientConnection(ABC):
         batch_reply = BatchReply(self.answer)
         for value in batch.items:
             if type(value) is Request:
+                if self._shared.dispatcher.is_mutation(value) and not self._shared.rounds.begin():
+                    await self._pause(self._shared.rounds.wait)
                 self._dispatch_in_batch(value, batch_reply)
             else:
                 if type(value) is Malformed:
@@ -175,11 +181,11 @@ class ClientConnection(ABC):
             self._committing >= MAX_OPEN_REQUESTS or self._ready_bytes + self.unsent_bytes > MAX_UNSENT_BYTES
         )
 
-    async def _pause(self) -> None:
+    async def _pause(self, wait: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint) -> None:
         """Send ready answers, let other tasks run, and wait until the client is below its limits."""
         self._receiving = False
         self.flush()
-        await trio.lowlevel.checkpoint()
+        await wait()
         while self._full() and not self.ended:
             await self.change()
         self._receiving = True

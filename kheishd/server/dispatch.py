@@ -84,6 +84,10 @@ class Dispatcher:
         except Exception as error:
             return self.encode_error(request.id, to_refusal(error, request.method))
 
+    def is_mutation(self, request: Request) -> bool:
+        """Whether a request's method changes the store: its transaction takes a while to prepare."""
+        return type(self._handlers.get(request.method)) is Mutate
+
     def call(self, asker: RequestSource, request_id: str | int | None = None) -> Call:
         """Return the context of a handler."""
         return Call(

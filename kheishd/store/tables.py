@@ -9,6 +9,7 @@ from typing import Any, Final
 from kheishd.core.run.record import RunRecord
 from kheishd.store.records import Binding, DaemonRules, Receipt, TokenRecord
 from kheishd.store.table import Table
+from protocol.objects.agent import ManagedAgent
 from protocol.objects.approval import Approval
 from protocol.objects.indoubt import Indoubt
 from protocol.objects.question import QuestionRequest
@@ -42,6 +43,29 @@ CHECKPOINTS = Table("checkpoints", (str, int), bytes)
 """(session id, cursor) → the folded transcript up to the cursor but for its messages, opaque to the store."""
 CHECKPOINT_CHUNKS = Table("checkpoint_chunks", (str, int), bytes)
 """(session id, number) → a part of the messages in the session's checkpoint."""
+
+# Agents.
+
+AGENTS = Table("agents", (str,), ManagedAgent)
+"""(id of a spawned agent, that of its session) → the agent."""
+AGENTS_BY_PATH = Table("agents_by_path", (str,), str)
+"""(path) → agent id."""
+AGENTS_BY_NICKNAME = Table("agents_by_nickname", (str,), str)
+"""(digest of the folded nickname) → agent id."""
+AGENTS_BY_TIME = Table("agents_by_time", (int, str), bytes)
+"""(time of its spawn in ms, agent id) → nothing."""
+AGENTS_BY_RUN = Table("agents_by_run", (str, str), bytes)
+"""(id of the run that spawned it, agent id) → nothing."""
+AGENTS_LIVE = Table("agents_live", (str, str, str), bytes)
+"""(root id, parent id, agent id) → nothing: not closed."""
+AGENTS_CLOSING = Table("agents_closing", (str,), bytes)
+"""(agent id) → nothing: to be closed."""
+AGENTS_SETTLED = Table("agents_settled", (str,), bytes)
+"""(agent id) → nothing: closes once it has settled, and a run of it has ended."""
+AGENTS_TIED = Table("agents_tied", (str, str), bytes)
+"""(id of the run that spawned it, agent id) → nothing: closes if that run does not complete."""
+SPAWN_RECEIPTS = Table("spawn_receipts", (str, str), str)
+"""(parent id, digest of the request's id) → id of the agent that the request spawned."""
 
 # Requests to people, and tasks.
 

@@ -31,6 +31,15 @@ from kheishd.store.guards import (
 from kheishd.store.journal import Heads
 from kheishd.store.pages import PageDamaged, PageFile
 from kheishd.store.tables import (
+    AGENTS,
+    AGENTS_BY_NICKNAME,
+    AGENTS_BY_PATH,
+    AGENTS_BY_RUN,
+    AGENTS_BY_TIME,
+    AGENTS_CLOSING,
+    AGENTS_LIVE,
+    AGENTS_SETTLED,
+    AGENTS_TIED,
     APPROVALS,
     APPROVALS_WAITING,
     BLOBS,
@@ -50,6 +59,7 @@ from kheishd.store.tables import (
     RECORDS_BY_SESSION,
     SHELLS_LIVE,
     SHELLS_STOPPING,
+    SPAWN_RECEIPTS,
     TABLES,
     TASKS,
     TASKS_OPEN,
@@ -130,6 +140,23 @@ def u006_checkpoint_chunks(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) 
     env.open_db(CHECKPOINT_CHUNKS.name.encode(), txn)
 
 
+def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
+    """Add tables for agents."""
+    for table in (
+        AGENTS,
+        AGENTS_BY_PATH,
+        AGENTS_BY_NICKNAME,
+        AGENTS_BY_TIME,
+        AGENTS_BY_RUN,
+        AGENTS_LIVE,
+        AGENTS_CLOSING,
+        AGENTS_SETTLED,
+        AGENTS_TIED,
+        SPAWN_RECEIPTS,
+    ):
+        env.open_db(table.name.encode(), txn)
+
+
 UPGRADES: Final[tuple[Upgrade, ...]] = (
     u001_first_tables,
     u002_permissions,
@@ -137,6 +164,7 @@ UPGRADES: Final[tuple[Upgrade, ...]] = (
     u004_tasks,
     u005_fields_renamed,
     u006_checkpoint_chunks,
+    u007_agents,
 )
 SCHEMA: Final = len(UPGRADES)
 """The schema that this version reads and writes."""

@@ -28,6 +28,9 @@ class RunAccepted(Event, frozen=True, tag="run_accepted"):
     """A run was accepted, with its pinned values. ``kind`` is its purpose.
 
     ``origins`` are those of its input and, for a child's run, of everything that the parent's run had read.
+
+    ``queue_index`` is its index among the open runs of the session if it is ahead of queued ones; null: it is
+    the last.
     """
 
     input_id: str
@@ -37,6 +40,7 @@ class RunAccepted(Event, frozen=True, tag="run_accepted"):
     guest: str | None = None
     kind: RunKind = "input"
     origins: list[InputOrigin] = []
+    queue_index: int | None = None
 
 
 class RunStarted(Event, frozen=True, tag="run_started"):

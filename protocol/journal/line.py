@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from protocol.events.agent import AgentClosed, AgentCloseRequested, AgentRenamed, AgentSpawned, ChildSpawned
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
 from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserved, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
@@ -69,6 +70,11 @@ JournalEvent = (
     | SessionEnded
     | SessionImported
     | TranscriptImported
+    | AgentSpawned
+    | ChildSpawned
+    | AgentRenamed
+    | AgentCloseRequested
+    | AgentClosed
     | ConversationBound
     | ConversationUnbound
     | InputReceived

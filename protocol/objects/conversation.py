@@ -156,6 +156,7 @@ SEND = Method(
         ContractInvalid,
         InputContractViolated,
         QueueFull,
+        SessionBusy,
         NotSupported,
         WorkspaceForbidden,
         WorkspaceMissing,

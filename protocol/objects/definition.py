@@ -8,6 +8,7 @@ from protocol.budget import Budget
 from protocol.errors.definition import AgentNotFound
 from protocol.objects.conversation import Agent
 from protocol.objects.permission import PermissionMode, Rule
+from protocol.objects.run import Busy
 from protocol.objects.session import Allowlist
 from protocol.rpc.method import Method, Page, Params
 
@@ -32,6 +33,7 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
     skills: Allowlist = None
     mcp: Allowlist = None
     members: Allowlist = None
+    busy: Busy | None = None
     path: str | None = None
 
 

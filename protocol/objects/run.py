@@ -56,6 +56,14 @@ DebugLevel = Literal["off", "redacted", "full"]
 """The level of a debug capture: nothing; the structure of the model calls, with lengths and digests
 instead of texts; or everything. Credentials are never captured."""
 
+Busy = Literal["queue", "steer", "interrupt", "reject"]
+"""The policy for a message that arrives while a run of its session is in flight: it waits for its turn; it
+joins that run; that run is interrupted, and the message is next; or it is refused."""
+
+Applied = Literal["started", "queued", "steered", "interrupted"]
+"""What happened to a message. ``started``: no run of its session was ahead of it. ``queued``: it waits for
+its turn. ``steered``: it joined the run in flight. ``interrupted``: that run is stopped, and it is next."""
+
 CallOutcome = Literal["returned", "failed", "denied", "in_doubt", "stopped", "answered"]
 CallState = Literal["new", "ready", "asked", "questioned", "called", "doubted", "returned"]
 """``new``: not judged. ``ready``: may run. ``asked``, ``questioned``: waits for a person. ``called``:
@@ -151,6 +159,8 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``origins`` are the origins of everything that it has read itself: its input, the messages to it, and the
     outputs of its tools. A run of an earlier version has none; it is a person's.
 
+    ``urgent``: the run was accepted ahead of the queued ones, because its message interrupted a run.
+
     ``worked_ms`` is the working time up to the last event, ``tool_bytes`` the size of all tool results,
     ``cost`` the cost so far if the route has prices.
     """
@@ -165,6 +175,7 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     accepted_cursor: Cursor
     updated_cursor: Cursor
     kind: RunKind = "input"
+    urgent: bool = False
     sender: str | None = None
     guest: str | None = None
     started_at_ms: int | None = None
@@ -237,6 +248,13 @@ class SendParams(Mutation, frozen=True, kw_only=True):
     output_contract: OutputContract | None = None
     completion_requirements: Annotated[list[Requirement], Meta(max_length=MAX_REQUIREMENTS)] = []
     budget: Budget | None = None
+    busy: (
+        Annotated[
+            Busy,
+            Meta(description="The policy if a run is in flight; default: the session's, then the agent's."),
+        ]
+        | None
+    ) = None
     wait: Literal["accepted", "settled"] = "accepted"
     stream: bool = False
     timeout_s: Annotated[float, Meta(gt=0, le=MAX_WAIT_SECONDS)] | None = None
@@ -255,12 +273,20 @@ class SendResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``cursor`` is the cursor of the acceptance: ``journal.subscribe {after: cursor, epoch}`` misses no later
     event.
     ``value`` is the output as a JSON value, if it has one.
+
+    ``applied`` is what happened to the message, ``in_flight`` the run that was in flight. ``note`` explains
+    an ``applied`` that differs from the policy. A message that was steered has no run of its own: ``run_id``
+    is the run that it joined, ``steer_id`` its own id, and ``cursor`` that of its event.
     """
 
     session_id: str
     run_id: str
     status: RunStatus
     cursor: Cursor
+    applied: Applied | None = None
+    in_flight: str | None = None
+    note: str = ""
+    steer_id: str | None = None
     epoch: str = ""
     subscription: str | None = None
     output: str | None = None

@@ -32,6 +32,7 @@ from protocol.ids import Cursor, Id
 from protocol.limits.names import MAX_REASON_BYTES, MAX_TITLE_BYTES
 from protocol.objects.permission import Grant, PermissionMode, Rule
 from protocol.objects.run import (
+    Busy,
     CompactParams,
     CompactResult,
     ModelName,
@@ -98,7 +99,7 @@ class SessionProperties(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``session.rename`` changes the title, ``session.update`` the others (:class:`SessionSettings`). Null means
     that the session has no value of its own: the agent's applies, then the daemon's. ``input_contract`` is
     the SHA-256 of the JSON Schema that everything sent to the session must match; ``output_contract`` binds
-    the output of its runs.
+    the output of its runs. ``busy`` is the policy for a message that arrives while a run is in flight.
     """
 
     title: str | None = None
@@ -110,6 +111,7 @@ class SessionProperties(Struct, frozen=True, kw_only=True, omit_defaults=True):
     metadata: dict[str, Any] = {}
     input_contract: str | None = None
     output_contract: BoundContract | None = None
+    busy: Busy | None = None
 
 
 class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
@@ -204,6 +206,7 @@ class SessionSettings(Mutation, frozen=True, kw_only=True):
     metadata: dict[str, Any] | UnsetType = UNSET
     input_contract: InputContract | None | UnsetType = UNSET
     output_contract: OutputContract | None | UnsetType = UNSET
+    busy: Busy | None | UnsetType = UNSET
 
 
 class SessionCreate(SessionSettings, frozen=True, kw_only=True):
@@ -318,6 +321,7 @@ _SEND = (
     ContractInvalid,
     InputContractViolated,
     QueueFull,
+    SessionBusy,
     StorageFull,
 )
 

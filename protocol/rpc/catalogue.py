@@ -1,6 +1,7 @@
 """The catalogue of all methods, by name. The dispatcher serves it, OpenRPC describes it, tests walk it."""
 
 from protocol.objects import (
+    agent,
     approval,
     conversation,
     daemon,
@@ -28,6 +29,7 @@ METHODS: dict[str, AnyMethod] = {
         session,
         run,
         output,
+        agent,
         approval,
         question,
         indoubt,

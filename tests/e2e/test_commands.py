@@ -52,6 +52,18 @@ def start(daemon: Daemon, sender: str, command: str, **arguments: Any) -> dict[s
     return sent
 
 
+def test_the_process_of_each_command_is_in_the_journal(daemon: Daemon) -> None:
+    """A command's process is journaled between its begin and its result, however short it is."""
+    session_id = start(daemon, "quick", "printf quick")["session_id"]
+    lines = daemon.call("session.export", session_id=session_id)["lines"]
+    types = [json.loads(line)["event"]["type"] for line in lines if '"tool_' in line]
+    assert [name for name in types if name.startswith("tool_")] == [
+        "tool_called",
+        "tool_observed",
+        "tool_returned",
+    ]
+
+
 def pending_of(daemon: Daemon, sent: dict[str, Any]) -> dict[str, Any] | None:
     """Return the approval that a run waits for, or None."""
     approvals = daemon.call("approval.list", run_id=sent["run_id"])["approvals"]

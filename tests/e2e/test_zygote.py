@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,27 @@ def test_it_runs_with_the_first_command_and_ends_with_the_daemon(daemon: Daemon)
     assert not any(str(daemon.home) + "/" in file for file in files)
     daemon.stop()
     assert wait_ended([zygote])
+
+
+def test_a_spare_keeper_waits_for_the_next_command(daemon: Daemon) -> None:
+    """After a command one keeper is forked ahead. It serves the next command, and ends with the daemon."""
+    spares: list[int] = []
+    for _ in range(2):
+        daemon.say(order("bash", command="true"))
+        (zygote,) = zygotes(daemon)
+        until(partial(has_other_spare, zygote, spares), "a keeper waits")
+        spares += tree(zygote)
+    begin(daemon, "third")
+    spare = spares[-1]
+    assert wait_for_processes(WAIT.format(name="third"), 1)[0] in tree(spare)
+    daemon.kill()
+    assert wait_ended([spare])
+
+
+def has_other_spare(zygote: int, spares: list[int]) -> bool:
+    """Whether one process is below the zygote, and it is none of these."""
+    below = [*tree(zygote)]
+    return len(below) == 1 and below[0] not in spares
 
 
 def test_commands_outlive_it(daemon: Daemon) -> None:

@@ -16,7 +16,7 @@ from protocol.objects.approval import ApprovalStatus, Remember
 from protocol.objects.indoubt import IndoubtStatus
 from protocol.objects.permission import PermissionMode
 from protocol.objects.question import QuestionStatus
-from protocol.objects.run import ENDED, SETTLED, CallState, RunStatus
+from protocol.objects.run import ENDED, SETTLED, Busy, CallState, RunStatus
 from protocol.objects.task import OPEN, TaskKind, TaskStatus
 from protocol.rpc.catalogue import METHODS
 from protocol.rpc.method import SCOPES
@@ -71,6 +71,8 @@ def test_statuses() -> None:
         (task.update, "status", get_args(TaskStatus)),
         (token.create, "scopes", SCOPES),
         (send.send, "debug", ("off", "redacted", "full")),
+        (send.send, "busy", get_args(Busy)),
+        (session.update, "busy", get_args(Busy)),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

@@ -42,7 +42,10 @@ class Shell:
 
     async def outcome(self, command: str, **arguments: Any) -> Outcome:
         """Run a command and return its outcome."""
-        return await self.bash.dispatch(self.use(command, **arguments))
+        outcome = await self.bash.dispatch(self.use(command, **arguments))
+        if outcome.evidence is not None:
+            await self._observe(outcome.evidence)
+        return outcome
 
     async def run(self, command: str, **arguments: Any) -> dict[str, Any]:
         """Run a command and return its decoded result."""

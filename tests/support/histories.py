@@ -10,6 +10,7 @@ from kheishd.store.records import Receipt
 from kheishd.store.table import Table
 from kheishd.store.tables import BLOBS, JOURNAL, RECEIPTS, RECEIPTS_BY_AGE, RUNS, SESSIONS, TABLES
 from kheishd.store.writer import Store
+from protocol.events.agent import AgentClosed, AgentCloseRequested, AgentRenamed, AgentSpawned
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
 from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
 from protocol.events.conversation import ConversationBound, ConversationUnbound
@@ -224,6 +225,7 @@ def rich_history(store: Store) -> None:
     session_with_runs(store, "ses_f", "withdrawn", "doubted", "settled", "asking")
     update(store, _reset_d)
     update(store, _tasks)
+    _agents(store)
     update(store, _permissions)
     token(store, "tok_a")
     token(store, "tok_b", revoked=True)
@@ -264,6 +266,42 @@ def _tasks(tx: Transaction) -> None:
         ]
     )
     writer.write()
+
+
+def agent_spawned(name: str, nickname: str, **more: Any) -> AgentSpawned:
+    """Return the spawn of an agent below ``ses_a``."""
+    return AgentSpawned(
+        parent_id="ses_a",
+        root_id="ses_a",
+        name=name,
+        path=f"ses_a/{name}",
+        nickname=nickname,
+        spawn_request_id=f"run_1:{name}",
+        fingerprint="00",
+        launch_run_id=f"run_{name}_0",
+        **more,
+    )
+
+
+def _agents(store: Store) -> None:
+    """Create spawned agents in every state."""
+    tied: dict[str, Any] = {"retention": "close_on_settle", "spawned_by_run_id": "run_ses_a_0"}
+    closing, closed = AgentCloseRequested(note="enough"), AgentClosed()
+    agents: dict[str, list[JournalEvent]] = {
+        "ses_g": [agent_spawned("g", "Atlas", **tied)],
+        "ses_h": [agent_spawned("h", "Nova"), AgentRenamed(nickname="Sage"), closing],
+        "ses_i": [agent_spawned("i", "Nova"), closing, closed],
+    }
+
+    def make(tx: Transaction) -> None:
+        for session_id, events in agents.items():
+            writer = SessionWriter(tx, session_id, session=None)
+            writer.append(SessionCreated(agent="default", parent_session_id="ses_a", root_session_id="ses_a"))
+            writer.append_all(events)
+            writer.write()
+
+    update(store, make)
+    _add_run(store, "ses_g", "run_g_0", "ended")
 
 
 ALLOW, DENY = (Rule(tool="bash", subject="make *", decision="allow"), Rule(tool="web*", decision="deny"))

@@ -16,6 +16,7 @@ from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.runtime import RouteSpec
 from kheishd.kernel.shells import Shells
 from kheishd.kernel.state import State
+from kheishd.objects.agents import agent as agents
 from kheishd.objects.node import journal
 from kheishd.objects.people import approval, audit, indoubt, permission, question
 from kheishd.objects.talk import (
@@ -34,6 +35,7 @@ from kheishd.objects.talk import (
 from kheishd.objects.work import task
 from kheishd.server.listeners import TcpListen
 from kheishd.store.tables import SESSIONS
+from kheishd.workers.agents import AgentWorker
 from kheishd.workers.runs.worker import RunWorker
 from protocol.errors.conversation import ConversationNotFound, SenderForbidden, SenderInvalid
 from protocol.errors.definition import AgentForbidden
@@ -62,6 +64,7 @@ HANDLERS: tuple[Handler, ...] = (
     *question.HANDLERS,
     *indoubt.HANDLERS,
     *task.HANDLERS,
+    *agents.HANDLERS,
     *journal.HANDLERS,
 )
 
@@ -173,10 +176,10 @@ class Household:
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        """Provide a run worker; leaving the context stops it and its runs in flight."""
-        worker = RunWorker(self.server.services)
+        """Provide the workers of runs and agents; leaving the context stops them and the runs in flight."""
         async with trio.open_nursery() as nursery:
-            await nursery.start(worker.serve)
+            await nursery.start(RunWorker(self.server.services).serve)
+            await nursery.start(AgentWorker(self.server.services).serve)
             yield
             nursery.cancel_scope.cancel()
 

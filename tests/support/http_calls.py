@@ -18,7 +18,7 @@ HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 def model_request(server: ModelServer, model: str) -> HttpRequest:
     """Return a request for a model."""
     body = msgspec.json.encode({"model": model, "messages": []})
-    return HttpRequest(f"{server.base_url}/chat/completions", {"x-test": "1"}, body)
+    return HttpRequest(f"{server.base_url}/chat/completions", {"x-test": "1"}, (body,))
 
 
 @asynccontextmanager
@@ -77,7 +77,7 @@ class RawServer:
     async def ask(self, pool: Pool, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
         """Return the status and the whole body of the next answer."""
         with trio.fail_after(10):
-            reply = await pool.send(HttpRequest(f"{self.url}/v1", headers or {}, b"{}"))
+            reply = await pool.send(HttpRequest(f"{self.url}/v1", headers or {}, (b"{}",)))
             return reply.status, b"".join(await read_all(reply))
 
     async def _handle(self, stream: trio.SocketStream) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from kheishd.config.sections.agents import AgentsSection
 from kheishd.config.sections.context import ContextSection
 from kheishd.config.sections.daemon import DaemonSection
 from kheishd.config.sections.debug import DebugSection
@@ -36,6 +37,7 @@ class Config(Section, frozen=True):
     permissions: PermissionsSection = PermissionsSection()
     workspace: WorkspaceSection = WorkspaceSection()
     runs: RunsSection = RunsSection()
+    agents: AgentsSection = AgentsSection()
     context: ContextSection = ContextSection()
     tools: ToolsSection = ToolsSection()
     titles: TitlesSection = TitlesSection()

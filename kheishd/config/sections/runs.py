@@ -8,6 +8,7 @@ from kheishd.config.sections.section import Age, Money, Pause, Section, Timeout
 from protocol.budget import Budget
 from protocol.limits.budget import MAX_BUDGET_TOKENS, MAX_WORK_SECONDS
 from protocol.limits.output import MAX_CONTINUATIONS
+from protocol.objects.run import Busy
 
 
 class RunsSection(Section, frozen=True):
@@ -54,6 +55,9 @@ class RunsSection(Section, frozen=True):
 
     recovery: Literal["resume", "interrupt"] = "resume"
     """Treatment of unfinished runs at startup: `"resume"` or `"interrupt"`."""
+
+    busy: Busy = "queue"
+    """A message while a run is in flight: `"queue"`, `"steer"`, `"interrupt"` or `"reject"`."""
 
     @property
     def budget(self) -> Budget:

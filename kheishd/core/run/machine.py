@@ -421,6 +421,7 @@ def _create(envelope: Envelope, event: RunAccepted) -> RunRecord:
         updated_cursor=envelope.cursor,
         kind=event.kind,
         origins=event.origins,
+        urgent=event.queue_index is not None,
     )
 
 

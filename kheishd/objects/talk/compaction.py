@@ -62,7 +62,7 @@ def compact(tx: Transaction, call: Call, compaction: _Compaction) -> CompactResu
         input_id=compaction.input_id,
         agent=record.agent,
         sender=record.sender,
-        pinned=pin_run(tx, call, record, definition, SendParams()),
+        pinned=pin_run(tx, call.runtime, record, definition, SendParams()),
         kind="compaction",
     )
     origin = origin_of(call, record.sender)

@@ -11,15 +11,15 @@ from kheishd.core.session import intersect_names, leave_plan_mode
 from kheishd.objects.talk.address import find_route
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.objects.talk.workspace import workspace_of
-from kheishd.store.blobs import put_chunk
+from kheishd.store.blobs import blob_name, put_chunk
+from kheishd.store.tables import AGENTS, BLOBS
 from protocol.errors.route import RouteNotReady
 from protocol.errors.rpc import InvalidParams
 from protocol.objects.run import Pinned
 
 if TYPE_CHECKING:
-    from kheishd.kernel.call import Call
     from kheishd.kernel.runtime import RouteSpec, Runtime
-    from kheishd.store.environment import Transaction
+    from kheishd.store.environment import Snapshot, Transaction
     from protocol.budget import Budget, PinnedBudget
     from protocol.contract import BoundContract
     from protocol.objects.definition import Definition
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def pin_run(
     tx: Transaction,
-    call: Call,
+    runtime: Runtime,
     session: Session,
     speaker: Definition,
     params: SendParams,
@@ -45,7 +45,6 @@ def pin_run(
 
     Errors: RouteNotFound, RouteNotReady, WorkspaceForbidden, InvalidParams.
     """
-    runtime = call.runtime
     # Plan mode can end within a run, so the bounds are those that apply after it.
     bounds = bounds_of(tx, runtime, leave_plan_mode(session), speaker)
     directory = workspace_of(tx, runtime, session, workspace, speaker)
@@ -56,7 +55,9 @@ def pin_run(
         raise RouteNotReady(f"the route '{route.route_id}' is not ready: {problem}", field=field)
     session_model = session.model if params.route is None else None
     agent_model = speaker.model if params.route is None and session.route is None else None
-    put_chunk(tx, speaker.digest, 0, speaker.instructions.encode())
+    instructions = instructions_of(tx, session, speaker)
+    digest = speaker.digest if instructions == speaker.instructions else blob_name(instructions.encode())
+    put_chunk(tx, digest, 0, instructions.encode())
     return Pinned(
         route=route.route_id,
         driver=route.driver,
@@ -67,7 +68,7 @@ def pin_run(
         auth_header=route.auth_header,
         ca_file=route.ca_file,
         options=dict(route.options),
-        instructions_digest=speaker.digest,
+        instructions_digest=digest,
         tools=intersect_names(speaker.tools, bounds.scope.tools) if speaker.name == session.agent else [],
         workspace=directory,
         permission_mode=bounds.mode,
@@ -81,6 +82,17 @@ def pin_run(
         budget=_pin_budget(runtime, params.budget, speaker, route),
         prices=route.prices,
     )
+
+
+def instructions_of(store: Snapshot, session: Session, speaker: Definition) -> str:
+    """Return a speaker's instructions, with those of its own that a spawned agent was given for its task."""
+    agent = None
+    if session.parent_session_id is not None and speaker.name == session.agent:
+        agent = store.get(AGENTS, session.session_id)
+    if agent is None or agent.prompt_digest is None:
+        return speaker.instructions
+    prompt = store.need(BLOBS, agent.prompt_digest, 0).decode()
+    return prompt if agent.prompt_mode == "replace" else f"{speaker.instructions}\n\n{prompt}"
 
 
 def _pin_budget(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -106,8 +107,11 @@ async def wait_until_settled(call: Call, session_id: str, run_id: str, timeout_s
 
     Errors: StoreDamaged if it will do neither.
     """
-    with trio.move_on_after(timeout_s if timeout_s is not None else float("inf")):
-        return await call.services.waits.wait(call.state, session_id, run_id, call.caller.principal)
+    wait = partial(call.services.waits.wait, call.state, session_id, run_id, call.caller.principal)
+    if timeout_s is None:
+        return await wait()
+    with trio.move_on_after(timeout_s):
+        return await wait()
     with call.state.read() as store:
         return store.need(RUNS, run_id)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from kheishd.core.run.commands import Start
+from kheishd.core.run.commands import RequestCancel, Start, Steer
 from kheishd.kernel.call import Call, mutation, origin_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import (
@@ -22,6 +22,7 @@ from kheishd.objects.talk.address import (
     find_session,
     require_valid_sender,
 )
+from kheishd.objects.talk.busy import place_message
 from kheishd.objects.talk.contract import StoredSchema, bind_output
 from kheishd.objects.talk.input import apply_input_contract, declared_origin, input_field, read_items
 from kheishd.objects.talk.pin import pin_run
@@ -29,7 +30,7 @@ from kheishd.objects.talk.run import output_fields, wait_until_settled
 from kheishd.objects.talk.session import scope_of
 from kheishd.objects.talk.workspace import resolve_requested
 from kheishd.records.writer import BY_DAEMON, SessionWriter
-from kheishd.store.tables import CONVERSATIONS, RUNS_READY, SESSIONS
+from kheishd.store.tables import AGENTS, CONVERSATIONS, RUNS_READY, SESSIONS
 from protocol import ids
 from protocol.errors.rpc import NotSupported, Overloaded
 from protocol.errors.session import QueueFull, SessionAlreadyEnded
@@ -46,9 +47,10 @@ from protocol.objects.run import SendResult
 from protocol.structs import Value
 
 if TYPE_CHECKING:
-    from kheishd.store.environment import Transaction
+    from kheishd.core.run.record import RunRecord
+    from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.definition import Definition
-    from protocol.objects.session import SessionSend
+    from protocol.objects.session import Session, SessionSend
     from protocol.transcript import InputItem, InputOrigin
 
 
@@ -62,6 +64,7 @@ class _Input(Value, frozen=True):
     new_session_id: str
     item_id: str
     origin: InputOrigin
+    steer_id: str
     definition: Definition | None = None
     guest: Definition | None = None
     workspace: str | None = None
@@ -105,6 +108,7 @@ def prepare_send(call: Call, params: ConversationSend | SessionSend) -> _Input:
         new_session_id=call.state.new_id(ids.SESSION),
         item_id=call.state.new_id(ids.ITEM),
         origin=declared_origin(call, params),
+        steer_id=call.state.new_id(ids.STEER),
         definition=definition,
         guest=guest,
         workspace=workspace,
@@ -115,8 +119,10 @@ def prepare_send(call: Call, params: ConversationSend | SessionSend) -> _Input:
 def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
     """Resolve the address, then append the input, the acceptance of its run, and its start if it is due.
 
-    Errors: SessionNotFound, AgentNotFound, SessionAlreadyEnded, QueueFull, RouteNotFound, RouteNotReady,
-    WorkspaceForbidden, InputContractViolated.
+    While a run is in flight, the policy decides: the message may join that run, or interrupt it.
+
+    Errors: SessionNotFound, AgentNotFound, SessionAlreadyEnded, SessionBusy, QueueFull, RouteNotFound,
+    RouteNotReady, WorkspaceForbidden, InputContractViolated.
     """
     params = prepared.params
     if isinstance(params, ConversationSend):
@@ -129,8 +135,11 @@ def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
         origin = origin_of(call, params.sender)
         writer = SessionWriter(tx, addressed.session_id, session=addressed, origin=origin)
     record = writer.session
-    if record.status == "ended":
-        raise SessionAlreadyEnded(f"the session {record.session_id} was ended and takes no more input")
+    _require_open(tx, record)
+    busy = params.busy or record.busy or definition.busy or call.runtime.config.runs.busy
+    place = place_message(tx, record, busy, params)
+    if place.applied == "steered" and place.run is not None:
+        return _steer(tx, call, prepared, writer, place.run)
     if len(record.open_runs) > MAX_QUEUED_RUNS:
         text = f"the session has {MAX_QUEUED_RUNS} runs waiting; wait for some to end or cancel them"
         raise QueueFull(text)
@@ -138,7 +147,9 @@ def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
     if prepared.schema is not None and params.output_contract is not None:
         contract = bind_output(params.output_contract, prepared.schema)
     speaker = prepared.guest or definition
-    pinned = pin_run(tx, call, record, speaker, params, workspace=prepared.workspace, contract=contract)
+    pinned = pin_run(
+        tx, call.runtime, record, speaker, params, workspace=prepared.workspace, contract=contract
+    )
     items = apply_input_contract(tx, record, prepared.items, input_field(params))
     if prepared.schema is not None:
         prepared.schema.store(tx)
@@ -159,13 +170,17 @@ def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
         guest=guest,
         pinned=pinned,
         origins=[prepared.origin],
+        queue_index=place.queue_index,
     )
+    if place.applied == "interrupted" and place.run is not None:
+        writer.continue_run(place.run)
+        writer.carry_out(RequestCancel("interrupted", "a message was sent that interrupts it"))
     writer.begin_run(prepared.run_id, pinned)
     writer.append(received)
     cursor = writer.append(accepted).cursor
     if (
         call.services.slots.is_open
-        and writer.session.open_runs == [prepared.run_id]
+        and writer.session.open_runs[0] == prepared.run_id
         and tx.count(RUNS_READY) < call.runtime.config.runs.max_active
         and tx.free_bytes >= MAX_BEGIN_BYTES
     ):
@@ -178,8 +193,42 @@ def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
         run_id=prepared.run_id,
         status="queued",
         cursor=cursor,
+        applied=place.applied,
+        in_flight=place.in_flight,
+        note=place.note,
         epoch=call.state.epoch,
     )
+
+
+def _steer(
+    tx: Transaction, call: Call, prepared: _Input, writer: SessionWriter, run: RunRecord
+) -> SendResult:
+    """Append the message to the run in flight. Errors: InputContractViolated."""
+    items = apply_input_contract(tx, writer.session, prepared.items, input_field(prepared.params))
+    writer.continue_run(run)
+    params = prepared.params
+    writer.carry_out(Steer(prepared.steer_id, items, params.sender, prepared.origin, params.source))
+    writer.write()
+    return SendResult(
+        session_id=writer.session_id,
+        run_id=run.run_id,
+        status=writer.run.status,
+        cursor=writer.run.updated_cursor,
+        applied="steered",
+        in_flight=run.run_id,
+        steer_id=prepared.steer_id,
+        epoch=call.state.epoch,
+    )
+
+
+def _require_open(store: Snapshot, record: Session) -> None:
+    """Require that a session takes input. Errors: SessionAlreadyEnded."""
+    if record.status == "ended":
+        raise SessionAlreadyEnded(f"the session {record.session_id} was ended and takes no more input")
+    if record.parent_session_id is not None:
+        agent = store.get(AGENTS, record.session_id)
+        if agent is not None and agent.state == "closing":
+            raise SessionAlreadyEnded(f"the agent {agent.path} is being closed and takes no more input")
 
 
 def _open_conversation(
@@ -202,9 +251,11 @@ async def follow_send(call: Call, params: ConversationSend | SessionSend, result
     if params.stream:
         selection = Filter(session_id=result.session_id, run_id=result.run_id)
         try:
-            # The stream begins with the run's first event, its input, right before its acceptance.
+            # The stream begins with the run's first event, its input, right before its acceptance; for a
+            # message that joined a run, with that.
+            events = 1 if result.applied == "steered" else 2
             subscribed = call.connection.subscribe(
-                selection, max(result.cursor - 2, 0), deltas=True, until_settled=result.run_id
+                selection, max(result.cursor - events, 0), deltas=True, until_settled=result.run_id
             )
             result = replace(result, subscription=subscribed.subscription)
         except Overloaded:

@@ -24,7 +24,7 @@ from kheishd.objects.talk.workspace import resolve_requested, workspace_of
 from kheishd.objects.work.shell import request_stop_all
 from kheishd.records.checkpoint import delete_checkpoint
 from kheishd.records.writer import SessionWriter
-from kheishd.store.tables import CHECKPOINT_CHUNKS, CHILDREN, SESSIONS
+from kheishd.store.tables import AGENTS, AGENTS_LIVE, CHECKPOINT_CHUNKS, CHILDREN, SESSIONS
 from protocol import ids
 from protocol.errors.daemon import DaemonDraining
 from protocol.errors.rpc import InvalidParams
@@ -315,6 +315,10 @@ def end(tx: Transaction, call: Call, params: SessionEnd) -> Session:
         raise SessionBusy(
             f"the session has {len(session.open_runs)} runs that have not ended; wait for them or cancel them"
         )
+    if session.parent_session_id is not None and tx.get(AGENTS, session.session_id) is not None:
+        raise SessionBusy("this is the session of a spawned agent; close the agent, which ends the session")
+    if next(tx.scan(AGENTS_LIVE, session.root_session_id or session.session_id, session.session_id), None):
+        raise SessionBusy("the session's agent has live children; close them first")
     writer = SessionWriter(tx, session.session_id, session=session, origin=origin_of(call))
     writer.append(SessionEnded(note=params.note))
     request_stop_all(writer, "the session was ended")

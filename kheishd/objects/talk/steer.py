@@ -21,6 +21,7 @@ from protocol.objects import conversation, session
 from protocol.objects.run import SteerResult
 
 if TYPE_CHECKING:
+    from kheishd.core.run.record import RunRecord
     from kheishd.store.environment import Transaction
     from protocol.objects.conversation import ConversationSteer
     from protocol.objects.session import SessionSteer
@@ -58,12 +59,9 @@ def steer(tx: Transaction, call: Call, message: _Message) -> SteerResult:
     if not record.open_runs:
         raise NothingToSteer()
     run = tx.need(RUNS, record.open_runs[0])
-    if run.kind != "input":
-        raise NothingToSteer("the run in flight compacts the session; send the message instead")
-    if run.cancel is not None:
-        raise NothingToSteer("the run in flight is being stopped; send the message instead")
-    if run.pending_steers >= MAX_STEERS:
-        raise QueueFull(f"{MAX_STEERS} messages wait for the run's next model call; try again after it")
+    problem = find_steer_problem(run)
+    if problem is not None:
+        raise problem
     items = apply_input_contract(tx, record, message.items, input_field(params))
     origin = origin_of(call, params.sender)
     writer = SessionWriter(tx, run.session_id, session=record, run=run, origin=origin)
@@ -75,6 +73,17 @@ def steer(tx: Transaction, call: Call, message: _Message) -> SteerResult:
         steer_id=message.steer_id,
         cursor=writer.run.updated_cursor,
     )
+
+
+def find_steer_problem(run: RunRecord) -> NothingToSteer | QueueFull | None:
+    """Return the refusal of a message to a run that takes none; None if it takes one."""
+    if run.kind != "input":
+        return NothingToSteer("the run in flight compacts the session; send the message instead")
+    if run.cancel is not None:
+        return NothingToSteer("the run in flight is being stopped; send the message instead")
+    if run.pending_steers >= MAX_STEERS:
+        return QueueFull(f"{MAX_STEERS} messages wait for the run's next model call; try again after it")
+    return None
 
 
 HANDLERS = tuple(mutation(row, prepare=prepare_steer)(steer) for row in (conversation.STEER, session.STEER))

@@ -147,7 +147,7 @@ class ActiveRun:
 
     async def update(self, fn: Callable[[Transaction], T]) -> T:
         """Run a transaction. Errors: as ``State.update``; StorageFull only if ``retries`` is False."""
-        return await self._retry(partial(self.state.update, fn))
+        return await self._retry(partial(self.state.update, fn, is_firm=True))
 
     async def put_blob(self, content: bytes) -> tuple[str, int]:
         """Store a large value without its secrets; return its name and size. Errors: as ``update``."""
@@ -156,14 +156,19 @@ class ActiveRun:
             scrubbed = await trio.to_thread.run_sync(scrubber.scrub_bytes, content)
         else:
             scrubbed = scrubber.scrub_bytes(content)
-        return await self._retry(partial(self.state.put_blob, scrubbed)), len(scrubbed)
+
+        async def write() -> str:
+            with trio.CancelScope(shield=True):
+                name = await self.state.put_blob(scrubbed)
+            return name
+
+        return await self._retry(write), len(scrubbed)
 
     async def _retry(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Await a write until it succeeds. A write that has begun cannot be cancelled, the pauses can."""
+        """Await a write, which cannot be cancelled, until it succeeds; the pauses can be cancelled."""
         while True:
             try:
-                with trio.CancelScope(shield=True):
-                    return await write()
+                return await write()
             except StorageFull:
                 if not self.retries:
                     raise

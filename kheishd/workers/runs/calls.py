@@ -280,12 +280,13 @@ class CallExecutor:
         blob, size = (None, None) if output is None else await self._active.put_blob(output)
         result = CallReturn(ended.how, text, outcome.is_error, blob, size, ended.took_ms)
         command, decide = ReturnResult(call.call_id, result, outcome.events, ended.written), outcome.decide
-        await self._active.transact(
-            lambda writer: writer.carry_out(
-                command if decide is None else _decide_result(command, decide, writer.tx)
-            ),
-            advances=advances,
-        )
+
+        def save(writer: SessionWriter) -> None:
+            if outcome.evidence is not None:
+                writer.carry_out(Observe(call.call_id, fit_evidence(outcome.evidence)))
+            writer.carry_out(command if decide is None else _decide_result(command, decide, writer.tx))
+
+        await self._active.transact(save, advances=advances)
 
     # Stopping.
 

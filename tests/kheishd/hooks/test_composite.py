@@ -250,6 +250,25 @@ def test_a_prompt_follows_the_tools() -> None:
     assert hooks.prompt(narrowed).tools == []
 
 
+def test_runs_with_other_scopes_have_their_own_offers() -> None:
+    """The tools that were offered to one run are not offered to a run with other scopes."""
+    hooks = CompositeHook([Toolbox(), Doing(None)])
+    scopes: tuple[list[str] | None, ...] = (None, ["look"], ["look", "does"], ["look"], [], None)
+    contexts = [run_context(tools=tools) for tools in scopes]
+    contexts += [replace(run_context(), tools=tools) for tools in scopes]
+    fresh = [CompositeHook([Toolbox(), Doing(None)]).offer(context) for context in contexts]
+    assert [hooks.offer(context) for context in contexts] == fresh
+    assert [hooks.prompt(context).tools for context in contexts] == fresh
+
+
+def test_an_offer_that_depends_on_the_context_is_made_for_each_run() -> None:
+    """A sub-hook that decides by the run itself is asked each time."""
+    chooser = Toolbox(tools=(tool("a"), tool("b")))
+    chooser.offer = lambda context: [tool(context.workspace)]  # type: ignore[method-assign]
+    hooks = CompositeHook([chooser])
+    assert [names(hooks, run_context(workspace)) for workspace in ("a", "b", "a")] == [["a"], ["b"], ["a"]]
+
+
 async def test_a_call_of_a_vanished_tool_says_so() -> None:
     """A tool may vanish between the model's call and its execution: nothing runs, and the result is true."""
     server = Server("mcp", tool("fetch_issue"))

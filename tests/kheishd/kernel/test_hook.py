@@ -128,6 +128,8 @@ async def test_a_declared_tool_needs_no_other_function() -> None:
 def test_facts_may_depend_on_the_instance() -> None:
     """A revised row is that of one instance only, and other declared tools stay."""
     garden, second = Garden(), Garden()
+    rows = garden.tools
+    assert garden.tools is rows, "rows are listed once, until one is revised"
     garden.revise(garden.plant, description="Plant seeds in pots.", timeout_s=9.0)
     assert (garden.plant.description, garden.plant.timeout_s) == ("Plant seeds in pots.", 9.0)
     assert garden.tools[0] is garden.plant

@@ -195,6 +195,14 @@ async def test_a_failing_callback_is_isolated(state: State, caplog: pytest.LogCa
     assert "a faulty callback" in caplog.text
 
 
+async def test_a_firm_update_is_not_cancelled(state: State) -> None:
+    """A firm update of a cancelled caller runs, and the caller gets its result."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        assert await state.update(hello, is_firm=True) == 1
+    assert not scope.cancelled_caught
+
+
 async def test_a_queued_update_is_cancelled_at_once(state: State) -> None:
     """A cancelled update that was queued never runs."""
     gate = Gate()

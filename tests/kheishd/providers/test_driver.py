@@ -134,7 +134,7 @@ def test_shown() -> None:
 
 def test_a_post_hides_its_headers() -> None:
     """The repr of a request does not contain the credential."""
-    post = HttpRequest("https://api.test/v1", {"authorization": "Bearer sk-secret"}, b"{}")
+    post = HttpRequest("https://api.test/v1", {"authorization": "Bearer sk-secret"}, (b"{}",))
     assert "sk-secret" not in f"{post!r} {post}"
 
 

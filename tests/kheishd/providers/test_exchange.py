@@ -259,7 +259,11 @@ async def test_compression_is_refused(nursery: trio.Nursery) -> None:
     url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}/"
     timeouts = CallTimeouts(RunsSection())
     exchange = Exchange(
-        ConnectionPools(1, inline), HttpRequest(url, {}, b"{}"), openai.reader(REFUSING), REFUSING, timeouts
+        ConnectionPools(1, inline),
+        HttpRequest(url, {}, (b"{}",)),
+        openai.reader(REFUSING),
+        REFUSING,
+        timeouts,
     )
     call = await hear(exchange)
     assert call.require_failure().reason == "bad_response"
@@ -273,7 +277,7 @@ async def hear_raw(
     server = RawServer(answer)
     async with server.serving():
         pools = ConnectionPools(1, inline)
-        post = HttpRequest(f"{server.url}/", {}, b"{}")
+        post = HttpRequest(f"{server.url}/", {}, (b"{}",))
         try:
             async with Exchange(
                 pools, post, openai.reader(REFUSING), REFUSING, CallTimeouts(RunsSection())

@@ -137,6 +137,33 @@ def test_only_new_messages_are_encoded() -> None:
     assert history.count == 10
 
 
+@every_driver
+def test_a_block_changes_no_byte(driver: str) -> None:
+    """The messages of a long conversation become one block, which is sent without a copy."""
+    encodings, messages, blocks = MessageEncodings(), list[Message](), list[Any]()
+    for number in range(60):
+        messages += turn(number, ToolCall(f"c{number}", "look", {}), size=4_000)
+        messages += [Message("tool", [ToolResult(f"c{number}", "look", "seen")])]
+        request = replace(make_request(messages, driver=driver), instructions="be brief", situation="now")
+        require_same(request, encodings)
+        parts = post(replace(request, encodings=encodings)).parts
+        blocks += parts[1:2]
+        copied = sum(len(part) for part in parts if type(part) is bytes)
+        assert copied < 100_000 + sum(map(len, parts)) / 8
+    assert len({*map(id, (block.obj for block in blocks))}) < len(blocks) / 2, "most requests have an old one"
+    assert len(blocks) > 40
+
+
+def test_a_message_as_long_as_a_block() -> None:
+    """Texts that look like the mark of a block, and a first message of any length, change no byte."""
+    encodings = MessageEncodings()
+    messages = [Message("user", [Text("a" * 100_000)])]
+    for number in range(3):
+        require_same(make_request(messages), encodings)
+        messages = [*messages, *turn(number)]
+        require_same(replace(make_request(messages), instructions="b" * 100_000), encodings)
+
+
 def test_nothing_is_encoded_for_a_request_without_a_place() -> None:
     """Requests for summaries and titles keep nothing."""
     history = follow(turn(1), None, "form", lambda: ChatHistory(ChatRules(ORIGIN)))
@@ -205,7 +232,7 @@ def test_an_error_leaves_nothing_behind() -> None:
 
 
 @every_driver
-@pytest.mark.parametrize("size", [10, 4_000])
+@pytest.mark.parametrize("size", [10, 100, 4_000])
 @pytest.mark.parametrize("placed", [{}, {"placed": [{"index": 0, "block": {"type": "server"}}]}])
 def test_the_size_is_that_of_the_memory(driver: str, size: int, placed: dict[str, Any]) -> None:
     """The stated size is about the memory that is kept, also for opaque blocks, which are not encoded."""

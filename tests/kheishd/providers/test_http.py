@@ -88,7 +88,7 @@ async def test_tls(monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery, tmp_p
     url = f"https://127.0.0.1:{port}"
     async with pool_to(url) as pool:
         with pytest.raises(ConnectFailed) as raised:
-            await pool.send(HttpRequest(f"{url}/", {}, b"{}"))
+            await pool.send(HttpRequest(f"{url}/", {}, (b"{}",)))
     tls_failure = failure_of(raised.value, FailureFactory("api.test", None))
     assert tls_failure is not None
     assert "its certificate is not trusted (unable to get local issuer certificate)" in tls_failure.message
@@ -96,10 +96,10 @@ async def test_tls(monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery, tmp_p
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     async with pool_to(url) as pool:
-        assert b"".join(await read_all(await pool.send(HttpRequest(f"{url}/", {}, b"{}")))) == b"onetwo"
+        assert b"".join(await read_all(await pool.send(HttpRequest(f"{url}/", {}, (b"{}",))))) == b"onetwo"
     monkeypatch.delenv("SSL_CERT_FILE")
     async with pool_to(url, str(tmp_path / "ca.pem")) as pool:
-        assert b"".join(await read_all(await pool.send(HttpRequest(f"{url}/", {}, b"{}")))) == b"onetwo"
+        assert b"".join(await read_all(await pool.send(HttpRequest(f"{url}/", {}, (b"{}",))))) == b"onetwo"
 
 
 async def test_a_server_without_tls(nursery: trio.Nursery) -> None:
@@ -112,7 +112,7 @@ async def test_a_server_without_tls(nursery: trio.Nursery) -> None:
     url = f"https://127.0.0.1:{await serve(handler, nursery)}"
     async with pool_to(url) as pool:
         with pytest.raises(ConnectFailed) as raised:
-            await pool.send(HttpRequest(f"{url}/", {}, b"{}"))
+            await pool.send(HttpRequest(f"{url}/", {}, (b"{}",)))
     tls_failure = failure_of(raised.value, FailureFactory("api.test", None))
     assert tls_failure is not None
     assert "the server does not speak TLS; check the https://" in tls_failure.message
@@ -134,7 +134,7 @@ async def test_a_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             async with pool_to(url) as pool:
                 for _ in range(2):
                     body = msgspec.json.encode({"model": "echo", "messages": []})
-                    reply = await pool.send(HttpRequest(f"{url}/chat/completions", {}, body))
+                    reply = await pool.send(HttpRequest(f"{url}/chat/completions", {}, (body,)))
                     assert b"echo" in b"".join(await read_all(reply))
             nursery.cancel_scope.cancel()
     assert server.connections == 1
@@ -176,6 +176,6 @@ async def test_bytes_after_an_answer_over_tls(nursery: trio.Nursery, tmp_path: P
     url = f"https://127.0.0.1:{await serve(handler, nursery)}"
     async with pool_to(url, str(tmp_path / "ca.pem")) as pool:
         for _ in range(3):
-            reply = await pool.send(HttpRequest(f"{url}/", {}, b"{}"))
+            reply = await pool.send(HttpRequest(f"{url}/", {}, (b"{}",)))
             assert b"".join(await read_all(reply)) == b"fine"
     assert len(connections) == 2, "the second connection is kept"

@@ -31,8 +31,9 @@ def parse(*reads: bytes) -> ResponseParser:
 
 def test_a_request() -> None:
     """A request has the client's headers, then those of the driver, and its body."""
-    headers = make_headers("api.test", {"authorization": "Bearer x", "accept": "a/b"}, b"{}")
-    (message,) = encode_request("/v1?a=b", headers, b"{}")
+    headers = make_headers("api.test", {"authorization": "Bearer x", "accept": "a/b"}, 2)
+    (message,) = encode_request("/v1?a=b", headers, (b"{}",))
+    message = bytes(message)
     assert message.startswith(b"POST /v1?a=b HTTP/1.1\r\nhost: api.test\r\naccept: a/b\r\n")
     assert message.endswith(b"content-length: 2\r\nauthorization: Bearer x\r\n\r\n{}")
 
@@ -40,34 +41,43 @@ def test_a_request() -> None:
 def test_a_long_body_is_not_copied() -> None:
     """A long body is a write of its own."""
     body = bytes(MAX_COPIED_BYTES + 1)
-    headers = make_headers("api.test", {}, body)
-    head, rest = encode_request("/v1", headers, body)
-    assert head.endswith(b"content-length: 65537\r\n\r\n")
+    headers = make_headers("api.test", {}, len(body))
+    head, rest = encode_request("/v1", headers, (body,))
+    assert bytes(head).endswith(b"content-length: 65537\r\n\r\n")
     assert rest is body
+
+
+def test_a_body_in_parts() -> None:
+    """The first part is written with the head, the others are writes of their own."""
+    block = memoryview(b"block")
+    head, *rest = encode_request("/v1", make_headers("api.test", {}, 7), (b"[", block, b"]"))
+    assert bytes(head).endswith(b"content-length: 7\r\n\r\n[")
+    assert rest == [block, b"]"]
+    assert rest[0] is block
 
 
 @pytest.mark.parametrize("value", ["\r\nx: y", "\n", "\0", " ", "\x7f", "\xe9", "\u20ac"])
 def test_a_header_that_is_not_allowed(value: str) -> None:
     """A value that would split the request is refused, and not quoted, because it may be a credential."""
     with pytest.raises(UnsendableRequest, match="the header 'x-key' has a character") as raised:
-        make_headers("api.test", {"x-key": f"secret{value}"}, b"")
+        make_headers("api.test", {"x-key": f"secret{value}"}, 0)
     assert "secret" not in str(raised.value)
     with pytest.raises(UnsendableRequest):
-        make_headers("api.test", {f"x{value}": "x"}, b"")
+        make_headers("api.test", {f"x{value}": "x"}, 0)
 
 
 @pytest.mark.parametrize("headers", [{"transfer-encoding": "chunked"}, {"content-length": "1"}])
 def test_a_header_about_another_length(headers: dict[str, str]) -> None:
     """A header that contradicts the length of the body is refused."""
     with pytest.raises(UnsendableRequest, match="contradicts the length"):
-        make_headers("api.test", headers, b"{}")
+        make_headers("api.test", headers, 2)
 
 
 @pytest.mark.parametrize("target", ["/a b", "/a\r\nb", "a", ""])
 def test_a_target_that_is_not_allowed(target: str) -> None:
     """A path that would split the request is refused."""
     with pytest.raises(UnsendableRequest, match="path"):
-        encode_request(target, {}, b"")
+        encode_request(target, {}, (b"",))
 
 
 @pytest.mark.parametrize(

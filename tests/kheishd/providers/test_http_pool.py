@@ -32,7 +32,7 @@ async def test_received_bytes_need_no_waiting() -> None:
     """What came with earlier bytes is taken without waiting; nothing is taken if nothing came."""
     server = RawServer(HEAD + b"1\r\nx\r\n" * 6 + b"0\r\n\r\n")
     async with server.serving() as pool:
-        reply = await pool.send(HttpRequest(f"{server.url}/", {}, b"{}"))
+        reply = await pool.send(HttpRequest(f"{server.url}/", {}, (b"{}",)))
         assert await reply.read() == b"xxxx"
         assert not reply.ended
         assert [reply.take(), reply.take()] == [b"xx", b""]
@@ -53,7 +53,7 @@ async def test_a_part_of_a_long_piece_is_limited() -> None:
     body = b"".join(b"data: %d\n\n" % index for index in range(MAX_PART_BYTES // 2))
     server = RawServer(OK + b"content-length: %d\r\n\r\n%b" % (len(body), body))
     async with server.serving() as pool:
-        reads = await read_all(await pool.send(HttpRequest(f"{server.url}/", {}, b"{}")))
+        reads = await read_all(await pool.send(HttpRequest(f"{server.url}/", {}, (b"{}",))))
     assert b"".join(reads) == body
     assert max(map(len, reads)) == MAX_PART_BYTES
 
@@ -70,7 +70,7 @@ async def test_bytes_are_returned_at_once(nursery: trio.Nursery) -> None:
     port = await serve(handler, nursery)
     async with pool_to(f"http://127.0.0.1:{port}") as pool:
         await give.send(HEAD + b"3\r\none\r\n3\r\ntwo\r\n5\r\nth")
-        reply = await pool.send(HttpRequest(f"http://127.0.0.1:{port}/", {}, b"{}"))
+        reply = await pool.send(HttpRequest(f"http://127.0.0.1:{port}/", {}, (b"{}",)))
         assert await reply.read() == b"onetwoth"
         await give.send(b"ree\r\n0\r\n\r\n")
         assert await reply.read() == b"ree"
@@ -90,7 +90,7 @@ async def test_a_request_goes_out_in_one_write(nursery: trio.Nursery) -> None:
     port = await serve(handler, nursery)
     url = f"http://127.0.0.1:{port}/v1"
     async with pool_to(url) as pool:
-        await read_all(await pool.send(HttpRequest(f"{url}/chat/completions", {}, b'{"model": "m"}')))
+        await read_all(await pool.send(HttpRequest(f"{url}/chat/completions", {}, (b'{"model": "m"}',))))
     nursery.cancel_scope.cancel()
     [whole] = reads
     assert whole.startswith(b"POST /v1/chat/completions HTTP/1.1\r\n")
@@ -110,7 +110,7 @@ async def test_an_answer_before_the_request_was_read(nursery: trio.Nursery) -> N
     port = await serve(handler, nursery)
     url = f"http://127.0.0.1:{port}/v1"
     async with pool_to(url) as pool:
-        reply = await pool.send(HttpRequest(f"{url}/chat/completions", {}, b"x" * 4_000_000))
+        reply = await pool.send(HttpRequest(f"{url}/chat/completions", {}, (b"x" * 4_000_000,)))
         assert reply.status == 413
         assert b"".join(await read_all(reply)) == b"no"
     nursery.cancel_scope.cancel()
@@ -159,7 +159,7 @@ async def test_bytes_before_a_break_are_returned_first(nursery: trio.Nursery) ->
 
     port = await serve(handler, nursery)
     async with pool_to(f"http://127.0.0.1:{port}") as pool:
-        reply = await pool.send(HttpRequest(f"http://127.0.0.1:{port}/", {}, b"{}"))
+        reply = await pool.send(HttpRequest(f"http://127.0.0.1:{port}/", {}, (b"{}",)))
         assert await reply.read() == b"one"
         with pytest.raises(ConnectionBroken):
             await reply.read()
@@ -246,7 +246,7 @@ async def test_bytes_before_the_request_are_never_its_answer(
     url = f"http://127.0.0.1:{await serve(handler, nursery)}"
     async with pool_to(url) as pool:
         with pytest.raises(ConnectFailed, match="before the request"):
-            await pool.send(HttpRequest(f"{url}/v1", {}, b"{}"))
+            await pool.send(HttpRequest(f"{url}/v1", {}, (b"{}",)))
         await wait_all_tasks_blocked()
     assert not any(received)
 

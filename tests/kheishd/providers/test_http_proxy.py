@@ -111,7 +111,7 @@ async def test_a_proxy(server: ModelServer, monkeypatch: pytest.MonkeyPatch, nur
     monkeypatch.setenv("http_proxy", f"http://user:p%40ss@127.0.0.1:{port}")
     monkeypatch.delenv("no_proxy", raising=False)
     async with pool_to("http://api.test/v1") as pool:
-        reads = await read_all(await pool.send(HttpRequest("http://api.test/v1/x", {}, b"{}")))
+        reads = await read_all(await pool.send(HttpRequest("http://api.test/v1/x", {}, (b"{}",))))
     assert reads == [b"ok"]
     assert requests[0].startswith(b"POST http://api.test/v1/x HTTP/1.1\r\n")
     assert b"Proxy-Authorization: Basic dXNlcjpwQHNz" in requests[0]
@@ -134,7 +134,7 @@ async def test_a_proxy_that_refuses_the_tunnel(
     monkeypatch.delenv("no_proxy", raising=False)
     async with pool_to("https://api.test/v1") as pool:
         with pytest.raises(ConnectFailed, match="403"):
-            await pool.send(HttpRequest("https://api.test/v1/x", {}, b"{}"))
+            await pool.send(HttpRequest("https://api.test/v1/x", {}, (b"{}",)))
 
 
 async def test_a_proxy_that_breaks_off(monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery) -> None:
@@ -148,7 +148,7 @@ async def test_a_proxy_that_breaks_off(monkeypatch: pytest.MonkeyPatch, nursery:
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{await serve(proxy, nursery)}")
     monkeypatch.delenv("no_proxy", raising=False)
     async with pool_to("http://api.test/v1") as pool:
-        reply = await pool.send(HttpRequest("http://api.test/v1/x", {}, b"{}"))
+        reply = await pool.send(HttpRequest("http://api.test/v1/x", {}, (b"{}",)))
         assert await reply.read() == b"one"
         with pytest.raises(ConnectionBroken):
             await reply.read()

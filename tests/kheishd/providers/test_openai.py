@@ -13,7 +13,7 @@ from kheishd.providers.chat_messages import messages
 from kheishd.providers.driver import BLANK
 from kheishd.providers.exchange import AnswerBody
 from kheishd.providers.failures import FailureFactory
-from kheishd.providers.openai import ChatReader, Chunk, find_text, post, reader
+from kheishd.providers.openai import ChatReader, _decode_text, post, reader
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.transcript import (
     AssetReference,
@@ -225,7 +225,32 @@ def test_events_of_one_read(path: Path) -> None:
 )
 def test_a_piece_of_text(chunk: dict[str, Any], text: str | None) -> None:
     """A chunk is a piece of text only if nothing else in it has a meaning."""
-    assert find_text(msgspec.convert(chunk, Chunk)) == text
+    data = msgspec.json.encode(chunk)
+    if text is None:
+        with pytest.raises(msgspec.DecodeError):
+            _decode_text(data)
+    else:
+        assert _decode_text(data).choices[0].delta.content == text
+
+
+def test_text_between_other_pieces() -> None:
+    """Texts, thoughts and calls that alternate in one read are those of the same pieces, one by one."""
+    call = {"index": 0, "id": "a", "function": {"name": "look", "arguments": "{}"}}
+    pieces = [delta(reasoning="hm"), delta(content="a"), delta(content="b"), delta(tool_calls=[call])]
+    chunks = [*pieces, *pieces[:3], delta(content="\u00e9", role="assistant"), delta("tool_calls")]
+    together = new()
+    together.events([msgspec.json.encode(chunk) for chunk in chunks])
+    answer = together.end()
+    assert answer == read(*chunks).end()
+    assert answer is not None
+    assert [type(item) for item in answer.items] == [Thinking, Text, ToolCall, Thinking, Text]
+    assert answer.items[4] == Text("ab\u00e9")
+
+
+def test_a_skipped_field_that_is_no_text() -> None:
+    """A piece of text with a byte outside of UTF-8, even in a field without meaning, is invalid."""
+    with pytest.raises(ModelFailure):
+        new().events([b'{"id": "\xff", "choices": [{"delta": {"content": "x"}}]}'])
 
 
 def test_text_before_a_failure_of_the_same_read() -> None:

@@ -162,7 +162,6 @@ class Keeper:
         """Start the command and report it; return whether it could be started."""
         inside = blocked = release = -1
         if self._boxed:
-            self._mounts = MountWatch(argv, self._poll)
             self._status, inside = os.pipe()
             os.set_inheritable(inside, True)
             argv = [argv[0], "--json-status-fd", str(inside), *argv[1:]]
@@ -171,6 +170,8 @@ class Keeper:
             blocked, release = os.pipe()
             os.set_inheritable(blocked, True)
             argv = [argv[0], "--block-fd", str(blocked), *argv[1:]]
+        elif self._boxed:
+            self._mounts = MountWatch(argv, self._poll)
         read, write = os.pipe()
         try:
             self._main = os.fork()
@@ -190,6 +191,9 @@ class Keeper:
         if problem or not self._port or not self._send_port(began):
             self._send(f"failed {problem}" if problem else began)
         if self._port:
+            if not problem:
+                # Bubblewrap mounts meanwhile, and the command is still blocked.
+                self._mounts = MountWatch(argv, self._poll)
             os.close(release)
         return not problem
 

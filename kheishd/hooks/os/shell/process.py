@@ -10,6 +10,7 @@ process of its command (see ``keeper``), and ends them when the daemon dies. An 
 its inherited environment, unless it took care to remove that as well.
 """
 
+import fcntl
 import logging
 import marshal
 import os
@@ -17,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 from array import array
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
@@ -39,7 +41,7 @@ log = logging.getLogger(__name__)
 GRACE_SECONDS = 0.5
 
 # The time for a keeper's start and its command's, on a machine that is very busy. After it, the zygote is
-# replaced: it may be suspended. Keepers that it has forked do not depend on it.
+# replaced: it or its spare keeper may be suspended. Keepers that have a command do not depend on it.
 MAX_START_SECONDS = 10.0
 
 # The longest line of a keeper: the reason for which a command could not be started.
@@ -188,6 +190,18 @@ class KeptCommand:
             if self._port and self.listening is None:
                 log.warning("the network of a command could not be entered, so it has none")
 
+    def withdraw(self) -> bool:
+        """Give the request up if no keeper has read it; return whether it was given up."""
+        connection = self._control.socket
+        if not _unread_bytes(connection):
+            return False
+        # A keeper that reads it from now on sees the end after it, and starts nothing.
+        connection.shutdown(socket.SHUT_WR)
+        if not _unread_bytes(connection):
+            raise NotStarted("its keeper was too slow")
+        self._gone = True
+        return True
+
     @property
     def is_gone(self) -> bool:
         """Whether nothing of the command runs for certain."""
@@ -254,29 +268,70 @@ class KeptCommand:
         return line.decode(errors="replace")
 
 
+class WaitingKeeper(Value, frozen=True):
+    """A keeper that waits for its request: our end of its socket, and the zygote that forks it."""
+
+    control: trio.SocketStream
+    forker: subprocess.Popen[bytes]
+
+
 class Zygote:
-    """The daemon's side of the zygote, the process that forks the keepers of one event loop's commands."""
+    """The daemon's side of the zygote, the process that forks the keepers of one event loop's commands.
+
+    A *spare* keeper is forked ahead, since commands are shorter than forks of an interpreter.
+    """
 
     def __init__(self) -> None:
         self._lock = trio.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: trio.socket.SocketType | None = None
+        self._spare: WaitingKeeper | None = None
 
-    async def fork_keeper(self, control: socket.socket) -> subprocess.Popen[bytes]:
-        """Let a new keeper have a socket. Start the zygote if there is none; return it. Errors: OSError."""
-        async with self._lock:
-            passed = [control.fileno()]
-            if self._channel is None or not await send_descriptors(self._channel, b"k", passed):
-                self._process, self._channel = self._start()
-                await send_descriptors(self._channel, b"k", passed)
-            assert self._process is not None, "it has a channel"
-            return self._process
+    async def take_keeper(self) -> WaitingKeeper:
+        """Return the spare keeper, or a new one. Errors: OSError."""
+        keeper, self._spare = self._spare, None
+        return keeper or await self._fork_keeper()
+
+    async def fork_spare(self) -> None:
+        """Fork the spare keeper, if there is none. A failure concerns only the next command."""
+        if self._spare is not None or self._channel is None:
+            return
+        with suppress(OSError), trio.move_on_after(MAX_START_SECONDS):
+            keeper = await self._fork_keeper()
+            if self._spare is None:
+                self._spare = keeper
+            else:
+                keeper.control.socket.close()
+
+    async def _fork_keeper(self) -> WaitingKeeper:
+        """Let a new keeper have a socket. Start the zygote if there is none. Errors: OSError."""
+        ours, theirs = socket.socketpair()
+        control = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        try:
+            with theirs:
+                async with self._lock:
+                    passed = [theirs.fileno()]
+                    if self._channel is None or not await send_descriptors(self._channel, b"k", passed):
+                        self._process, self._channel = self._start()
+                        await send_descriptors(self._channel, b"k", passed)
+                    assert self._process is not None, "it has a channel"
+                    return WaitingKeeper(control, self._process)
+        except BaseException:
+            control.socket.close()
+            raise
 
     def replace(self, process: subprocess.Popen[bytes]) -> None:
         """End a zygote that forks no keeper, as one that is suspended; the next command starts another."""
         if self._process is process:
             self._channel = None
+        self._drop_spare(process)
         process.kill()
+
+    def _drop_spare(self, process: subprocess.Popen[bytes]) -> None:
+        """End the spare keeper of a zygote."""
+        if self._spare is not None and self._spare.forker is process:
+            self._spare.control.socket.close()
+            self._spare = None
 
     def _start(self) -> tuple[subprocess.Popen[bytes], trio.socket.SocketType]:
         """Start the process; return it, and our end of its socket. Errors: OSError.
@@ -312,6 +367,7 @@ class Zygote:
             if self._channel is channel:
                 self._channel = None
             channel.close()
+            self._drop_spare(process)
             # Nothing depends on it, and it may have been suspended.
             process.kill()
             with trio.CancelScope(shield=True), trio.move_on_after(MAX_KILL_SECONDS):
@@ -321,6 +377,11 @@ class Zygote:
 
 
 _ZYGOTE: Final = trio.lowlevel.RunVar[Zygote | None]("zygote", None)
+
+
+def fork_spare_keeper() -> None:
+    """Let the next command find its keeper waiting. Call this when the daemon waits for something else."""
+    trio.lowlevel.spawn_system_task(_zygote().fork_spare)
 
 
 async def send_descriptors(
@@ -358,38 +419,50 @@ async def running(command: Command, *, merged: bool = False) -> AsyncIterator[Ke
 
 
 async def _start(command: Command, *, merged: bool) -> KeptCommand:
-    """Ask a new keeper to run a command. Errors: NotStarted, OSError."""
-    zygote = _ZYGOTE.get()
-    if zygote is None:
-        zygote = Zygote()
-        _ZYGOTE.set(zygote)
+    """Ask a keeper to run a command. Errors: NotStarted, OSError."""
+    zygote = _zygote()
+    deadline = trio.current_time() + MAX_START_SECONDS
     with ExitStack() as passed:
-        ours, theirs = socket.socketpair()
-        passed.callback(theirs.close)
-        control = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
         stdout, out = _open_pipe(passed)
         stderr, err = (None, out) if merged else _open_pipe(passed)
-        process = KeptCommand(control, stdout, stderr, command.mark, command.port)
-        forker = None
+        keeper = None
+        with trio.move_on_at(deadline):
+            keeper = await zygote.take_keeper()
+        if keeper is None:
+            raise KeeperLost
+        process = KeptCommand(keeper.control, stdout, stderr, command.mark, command.port)
         try:
-            with trio.move_on_after(MAX_START_SECONDS) as patience:
-                forker = await zygote.fork_keeper(theirs)
+            with trio.move_on_at(deadline) as patience:
                 await process.request(command, [out, err, command.workdir, *command.descriptors])
                 passed.close()
                 await process.begin()
             if patience.cancelled_caught:
                 passed.close()
-                if forker is None:
+                zygote.replace(keeper.forker)
+                if process.withdraw():
                     raise KeeperLost
-                zygote.replace(forker)
-                # The command may have begun; if no keeper has its request, the kernel resets the connection.
+                # The command may have begun.
                 await process.begin()
         except BaseException:
             await process.aclose()
-            if forker is not None and not process.is_gone:
-                zygote.replace(forker)
+            if not process.is_gone:
+                zygote.replace(keeper.forker)
             raise
     return process
+
+
+def _unread_bytes(connection: trio.socket.SocketType) -> int:
+    """Return the number of bytes that the other end of a connection has not read, in the kernel's units."""
+    count = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
+    return int.from_bytes(count, sys.byteorder)
+
+
+def _zygote() -> Zygote:
+    zygote = _ZYGOTE.get()
+    if zygote is None:
+        zygote = Zygote()
+        _ZYGOTE.set(zygote)
+    return zygote
 
 
 def _open_pipe(passed: ExitStack) -> tuple[trio.lowlevel.FdStream, int]:

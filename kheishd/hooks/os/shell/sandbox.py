@@ -35,6 +35,7 @@ from msgspec.structs import replace
 from kheishd.config.sections.tools import LimitsSection
 from kheishd.hooks.os.files.confinement import Root, explain_errors
 from kheishd.hooks.os.programs import INSTALLATION, find_program
+from kheishd.hooks.os.shell.private import PRIVATE_FILES
 from kheishd.hooks.os.shell.scan import MAX_PROTECTED_MOUNTS, Scan, find_homes, identity_of, lies_in
 from kheishd.hooks.os.shell.seccomp import open_filter
 from kheishd.hooks.os.shell.sockets import find_sockets
@@ -250,7 +251,7 @@ class Sandbox:
 
     def _covers(self, visible: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Yield the paths that would be visible and must not be, with the options that hide them."""
-        private = _root_only(os.path.realpath("/etc")) if os.geteuid() == 0 else ()
+        private = PRIVATE_FILES.find() if os.geteuid() == 0 else ()
         hidden = tuple(map(os.path.realpath, self._hidden))
         sockets = find_sockets(visible, hidden) if self.network == "closed" else ()
         for path in (*hidden, *_credentials(), *private, *sockets):
@@ -366,20 +367,6 @@ def _credentials() -> list[str]:
     homes = [home for home in find_homes() if os.path.isabs(home)]
     paths = (os.path.join(home, name) for home in homes for name in CREDENTIALS)
     return [os.path.realpath(path) for path in paths if os.path.lexists(path)]
-
-
-def _root_only(directory: str) -> Iterator[str]:
-    """Yield the paths below a directory that only root may read."""
-    try:
-        with os.scandir(directory) as scan:
-            entries = list(scan)
-    except OSError:
-        return
-    for entry in entries:
-        if not entry.is_symlink() and not entry.stat().st_mode & stat.S_IROTH:
-            yield entry.path
-        elif entry.is_dir(follow_symlinks=False):
-            yield from _root_only(entry.path)
 
 
 class _Unusable(Exception):

@@ -39,7 +39,9 @@ def find_sockets(directories: Sequence[str], hidden: Sequence[str] = (), table: 
     except OSError:
         return []
     resolve = cache(os.path.realpath)
-    names = {os.fsdecode(line.split(b" ", 7)[-1].lstrip()) for line in lines if line.count(b" ") >= 7}
+    # Most have no name. The inode before the name is padded with blanks.
+    fields = (line.split(b" ", 6)[-1].lstrip().partition(b" ") for line in lines[1:])
+    names = {os.fsdecode(name) for _, _, name in fields if name}
     sockets = set()
     for name in names:
         # A relative path, as of a server that was started in the workspace.

@@ -41,6 +41,7 @@ from kheishd.hooks.os.shell.process import (
     Command,
     CommandEnd,
     NotStarted,
+    fork_spare_keeper,
     home_id,
     kill_orphans,
     running,
@@ -91,6 +92,9 @@ Confinement = Literal["none", "bubblewrap", "bubblewrap, network open"]
 
 # The time for ending a command after its timeout, so that the tool reports the timeout, and is not cancelled.
 STOPPING_SECONDS = GRACE_SECONDS + 3 * MAX_KILL_SECONDS
+
+# A command that ends within this time is journaled with its result: its process matters only while it runs.
+QUICK_SECONDS = 0.02
 
 # Once all processes are gone their pipes end, unless one passed its own to a process that lives on.
 MAX_DRAIN_SECONDS = 1.0
@@ -364,8 +368,10 @@ class Bash(SubHook):
             gate = Gate(call.judge_claim, self._own_ports)
             notes: list[str] = []
             try:
-                end = await _perform(call, command, collector, gate, timeout_s)
+                end, evidence = await _perform(call, command, collector, gate, timeout_s)
             finally:
+                # For the next command, which a model is about to think about.
+                fork_spare_keeper()
                 if shield is not None:
                     with trio.CancelScope(shield=True):
                         notes = await trio.to_thread.run_sync(shield.finish)
@@ -383,7 +389,8 @@ class Bash(SubHook):
                 arguments.command, workdir.path, boxed, timeout_s, end, collector, spool, self._limits, notes
             )
             result = add_connections(result, gate, no_proxy=command.port != 0 and not gate.is_served)
-            return await trio.to_thread.run_sync(outcome_of, result, collector, spool)
+            outcome = await trio.to_thread.run_sync(outcome_of, result, collector, spool)
+            return msgspec.structs.replace(outcome, evidence=evidence)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(spool.remove)
@@ -453,14 +460,14 @@ def _binding(workdir: Workdir, arguments: BashArguments, confinement: Confinemen
 
 async def _perform(
     call: Invocation, command: Command, collector: OutputCollector, gate: Gate, timeout_s: float
-) -> CommandEnd | None:
+) -> tuple[CommandEnd | None, dict[str, int] | None]:
     """Run a command with the connections that its gate admits, and collect its output.
 
-    Return how it ended; None if it took too long.
+    Return how it ended, None if it took too long, and the evidence that was not journaled, as it ended soon.
 
     Errors: ToolError if it could not be started, or not in time.
     """
-    begun, end = False, None
+    begun, end, evidence = False, None, None
     deadline = trio.current_time() + timeout_s
     try:
         with trio.move_on_at(deadline) as start:
@@ -468,12 +475,18 @@ async def _perform(
                 begun, start.deadline = True, math.inf
                 assert process.stderr is not None, "its errors are separate"
                 if process.pid:
-                    await call.observe({"pid": process.pid, "started": process.start_ticks})
+                    evidence = {"pid": process.pid, "started": process.start_ticks}
                 async with serving(process.listening, gate), trio.open_nursery() as nursery:
                     nursery.start_soon(collector.pump, process.stdout, collector.stdout)
                     nursery.start_soon(collector.pump, process.stderr, collector.stderr)
-                    with trio.move_on_at(deadline):
+                    with trio.move_on_at(min(deadline, trio.current_time() + QUICK_SECONDS)):
                         end = await process.wait()
+                    if evidence is not None and (end is None or end.code is None):
+                        await call.observe(evidence)
+                        evidence = None
+                    if end is None:
+                        with trio.move_on_at(deadline):
+                            end = await process.wait()
                     if end is None:
                         await process.stop()
                     nursery.cancel_scope.deadline = trio.current_time() + MAX_DRAIN_SECONDS
@@ -481,7 +494,7 @@ async def _perform(
         raise ToolError(f"the command could not be started: {error}") from None
     if not begun:
         raise ToolError(f"the command's start took longer than {timeout_s:g} s, so it was stopped")
-    return end
+    return end, evidence
 
 
 def result_of(

@@ -10,6 +10,9 @@ Standard input is the daemon's socket. Each message on it is one byte and one de
 socket to the daemon (see ``keeper``), from which the new keeper reads its request. If the zygote dies,
 keepers and commands live on, and the daemon starts another zygote.
 
+After a command the daemon sends the socket of the next one's keeper, which is forked while a model answers,
+and waits for its request.
+
 A request is its length and the marshalled fields of ``KeeperRequest``. The descriptors come with its first
 bytes: standard output, standard error, the working directory, and those that the command inherits.
 
@@ -125,10 +128,11 @@ def mark_process(mark: bytes) -> None:
 def become_keeper(control: int) -> None:
     """Serve the command that the socket asks for; return when nothing of it runs."""
     os.setsid()
-    # Its files in ``/proc`` are its own again: it adjusts its score there.
-    call_libc("prctl", PR_SET_DUMPABLE, 1)
     try:
+        # Until then it may be a spare one, which commands of the same user could make theirs.
         request, descriptors = receive(control)
+        # Its files in ``/proc`` are its own again: its child adjusts its score there.
+        call_libc("prctl", PR_SET_DUMPABLE, 1)
         mark_process(request.mark)
         control, out, err, directory = place([control, *descriptors], request.numbers)
         os.dup2(out, 1)

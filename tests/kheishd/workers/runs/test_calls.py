@@ -429,6 +429,25 @@ async def test_a_tool_call_is_three_commits(tmp_path: Path, autojump_clock: Mock
         assert len(desk.groups) - commits == 2 + 3 + 1
 
 
+async def test_the_evidence_of_a_quick_call_needs_no_commit(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """What a call leaves in its outcome is journaled before its result, in the same commit."""
+    quick = calls(("quick", {"text": "a"}))
+    async with workbench(tmp_path, Toolbox(tools=(tool("quick"),)), quick) as desk, working(desk):
+        commits = len(desk.groups)
+        sent = await desk.ask()
+        await wait_all_tasks_blocked()
+        assert len(desk.groups) - commits == 2 + 3
+        assert call_events(desk, sent.session_id) == [
+            "tool_called call_1",
+            "tool_observed call_1",
+            "tool_returned call_1",
+        ]
+        (observed,) = [e.evidence for _, e in desk.journal(sent.session_id) if isinstance(e, ToolObserved)]
+        assert observed == {"noting": "a"}
+
+
 async def test_calls_that_all_fail_are_one_commit_with_the_next_model_call(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

@@ -17,7 +17,7 @@ from kheishd.config.sections.tools import LimitsSection
 from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.hooks.os.programs import PACKAGES
 from kheishd.hooks.os.shell.health import MARK_NAME, SandboxHealth
-from kheishd.hooks.os.shell.sandbox import Sandbox, _root_only
+from kheishd.hooks.os.shell.sandbox import Sandbox
 from kheishd.hooks.os.shell.scan import PathRules, scan_workspace
 from kheishd.hooks.os.shell.seccomp import MACHINES
 from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
@@ -394,18 +394,6 @@ async def test_root_inside_is_not_root_outside(home: Path, workspace: Path) -> N
     )
     assert "root:" not in text
     assert "written" not in text
-
-
-def test_what_is_root_only(tmp_path: Path) -> None:
-    """Files and directories that only root may read are found; links are skipped."""
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "b" / "key").touch(0o600)
-    (tmp_path / "a" / "public").touch(0o644)
-    (tmp_path / "private").mkdir(0o700)
-    (tmp_path / "private" / "x").touch(0o600)
-    (tmp_path / "link").symlink_to(tmp_path / "private")
-    assert sorted(_root_only(str(tmp_path))) == [str(tmp_path / "a" / "b" / "key"), str(tmp_path / "private")]
-    assert list(_root_only(str(tmp_path / "missing"))) == []
 
 
 FIND_PROGRAM = "kheishd.hooks.os.shell.sandbox.find_program"

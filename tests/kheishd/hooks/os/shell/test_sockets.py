@@ -41,6 +41,17 @@ def test_sockets_are_found_by_their_path(work: Path) -> None:
     assert find_sockets([f"{work}/su"]) == []
 
 
+def test_sockets_without_a_name(work: Path, tmp_path: Path) -> None:
+    """The inode of a socket is no name, even if it is short and thus padded."""
+    with socket.socket(socket.AF_UNIX) as numbered:
+        numbered.bind("7")
+        line = "0: 00000003 00000000 00000000 0001 03"
+        (tmp_path / "table").write_text(f"Num Path\n{line}     7\n{line} 16385751\n")
+        assert find_sockets([str(work)], table=tmp_path / "table") == []
+        (tmp_path / "table").write_text(f"Num Path\n{line}     7 7\n{line} 16385751 absolute\n")
+        assert find_sockets([str(work)], table=tmp_path / "table") == [f"{work}/7", f"{work}/absolute"]
+
+
 def test_a_table_that_cannot_be_read(tmp_path: Path) -> None:
     """Without the table, and with one that makes no sense, nothing is found."""
     assert find_sockets(["/"], table=tmp_path / "none") == []

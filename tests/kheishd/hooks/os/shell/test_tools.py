@@ -6,9 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -16,7 +19,6 @@ import trio
 from msgspec.structs import replace
 
 from kheishd.config.sections.tools import LimitsSection
-from kheishd.hooks.os.shell.keeper import stat_of
 from kheishd.hooks.os.shell.output import OutputCollector, Spool
 from kheishd.hooks.os.shell.process import ZYGOTE, CommandEnd
 from kheishd.hooks.os.shell.scan import Scan
@@ -28,6 +30,7 @@ from kheishd.hooks.os.shell.tools import (
     outcome_of,
     result_of,
 )
+from kheishd.hooks.os.shell.watch import tree
 from kheishd.hooks.os.shell.workdir import open_workdir
 from kheishd.kernel.hook import Invocation, Outcome, Stale, ToolError
 from kheishd.kernel.state import State
@@ -263,16 +266,18 @@ async def test_who_does_not_listen_is_killed(shell: Shell) -> None:
 async def test_a_start_that_takes_too_long(
     shell: Shell, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The time of a command includes its start, here by a suspended zygote; it does not run later."""
+    """The time of a command includes its start, here with a suspended zygote; it does not run later."""
     await shell.run("true")
-    # Keepers have the same arguments, and this is not their parent.
-    (zygote,) = (pid for pid in running_with(ZYGOTE) if (stat_of(pid) or (0, 0))[0] == os.getpid())
-    os.kill(zygote, signal.SIGSTOP)
+    # The spare keeper has the same arguments, and is below it.
+    suspended = [pid for pid in tree(os.getpid()) if pid in running_with(ZYGOTE)]
+    for pid in suspended:
+        os.kill(pid, signal.SIGSTOP)
     monkeypatch.setattr("kheishd.hooks.os.shell.process.MAX_KILL_SECONDS", 0.1)
     with pytest.raises(ToolError, match=r"the command's start took longer than 0\.1 s, so it was stopped"):
         await shell.run("touch ran", timeout_s=0.1)
-    with suppress(ProcessLookupError):
-        os.kill(zygote, signal.SIGCONT)
+    for pid in suspended:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
     assert (await shell.run("ls"))["stdout"] == ""
 
 
@@ -319,8 +324,9 @@ async def test_what_cannot_be_journaled_does_not_run_on(shell: Shell) -> None:
         raise RuntimeError("the disk is full")
 
     use = replace(shell.use("sleep 6005.1"), observe=observe)
-    with pytest.raises(RuntimeError, match="the disk is full"):
+    with pytest.raises(ExceptionGroup) as caught:
         await shell.bash.dispatch(use)
+    assert "the disk is full" in "".join(traceback.format_exception(caught.value))
     assert running_with("6005.1") == []
 
 
@@ -329,6 +335,24 @@ async def test_it_is_noted_which_process_it_is(bare: Shell) -> None:
     result = await bare.run("echo $$; cut -d' ' -f22 /proc/$$/stat")
     pid, started = map(int, result["stdout"].split())
     assert bare.observed == [{"pid": pid, "started": started}]
+
+
+async def test_a_quick_command_is_journaled_with_its_result(bare: Shell) -> None:
+    """The process of a quick command is in its outcome, and that of a longer one is journaled as it runs."""
+    observed = []
+
+    async def observe(evidence: Mapping[str, Any]) -> None:
+        observed.append(dict(evidence))
+
+    with patch("kheishd.hooks.os.shell.tools.QUICK_SECONDS", 60.0):
+        quick = await bare.bash.dispatch(replace(bare.use("echo $$"), observe=observe))
+    assert observed == []
+    assert quick.evidence is not None
+    assert quick.evidence["pid"] == int(msgspec.json.decode(quick.text)["stdout"])
+    with patch("kheishd.hooks.os.shell.tools.QUICK_SECONDS", 0.0):
+        longer = await bare.bash.dispatch(replace(bare.use("echo $$; sleep 0.05"), observe=observe))
+    assert [evidence["pid"] for evidence in observed] == [int(msgspec.json.decode(longer.text)["stdout"])]
+    assert longer.evidence is None
 
 
 async def test_many_at_once(shell: Shell) -> None:
@@ -497,7 +521,7 @@ async def main() -> None:
     use = shell.use(command)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(shell.bash.dispatch, use)
-        while "ready" not in "".join(shell.streamed):
+        while "ready" not in "".join(shell.streamed) or not shell.observed:
             await trio.lowlevel.checkpoint()
         print(shell.observed[0]["pid"], flush=True)
 

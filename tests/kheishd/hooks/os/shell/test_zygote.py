@@ -13,7 +13,16 @@ import trio.testing
 
 from kheishd.hooks.os.shell import process as processes
 from kheishd.hooks.os.shell.keeper import start_ticks_of, stat_of
-from kheishd.hooks.os.shell.process import Command, CommandEnd, KeptCommand, NotStarted, find_orphans, running
+from kheishd.hooks.os.shell.process import (
+    Command,
+    CommandEnd,
+    KeptCommand,
+    NotStarted,
+    find_orphans,
+    fork_spare_keeper,
+    running,
+)
+from kheishd.hooks.os.shell.watch import tree
 from kheishd.hooks.os.shell.zygote import MAX_RIGHTS, place, receive
 from tests.support.commands import wait_ended
 
@@ -220,6 +229,108 @@ async def test_a_suspended_zygote_is_replaced(workdir: int, monkeypatch: pytest.
     assert await trio.to_thread.run_sync(wait_ended, [zygote])
 
 
+async def spare_of(zygote: int) -> int:
+    """Let a zygote fork the spare keeper, and return it once it waits for its request."""
+    keepers = set(tree(zygote))
+    fork_spare_keeper()
+    with trio.fail_after(10):
+        while True:
+            for pid in set(tree(zygote)) - keepers:
+                # Once it has a session of its own, it waits.
+                if os.getsid(pid) == pid:
+                    return pid
+            await trio.lowlevel.checkpoint()
+
+
+async def test_a_spare_keeper(workdir: int) -> None:
+    """A command has the keeper that was forked ahead; there is one, which no mark names before."""
+    async with running(command(workdir, WAIT)) as process:
+        zygote = zygote_of(process)
+    spare = await spare_of(zygote)
+    assert find_orphans(MARK) == []
+    for _ in range(3):
+        fork_spare_keeper()
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    async with running(command(workdir, WAIT)) as first, running(command(workdir, WAIT)) as second:
+        assert parent_of(first.pid) == spare
+        assert zygote_of(first) == zygote_of(second) == zygote
+        assert set(tree(zygote)) == {spare, first.pid, parent_of(second.pid), second.pid}
+
+
+async def test_spare_keepers_that_are_forked_at_once(workdir: int) -> None:
+    """Commands that end together leave one spare keeper."""
+    async with running(command(workdir, WAIT)) as process:
+        zygote = zygote_of(process)
+    files = len(os.listdir("/proc/self/fd"))
+    fork_spare_keeper()
+    fork_spare_keeper()
+    await spare_of(zygote)
+    with trio.fail_after(10):
+        while len([*tree(zygote)]) != 1 or len(os.listdir("/proc/self/fd")) != files + 1:
+            await trio.lowlevel.checkpoint()
+
+
+async def test_no_spare_keeper_before_the_first_command() -> None:
+    """Without a zygote there is nothing to fork a keeper from, and none is started for it."""
+    fork_spare_keeper()
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert not [pid for pid in tree(os.getpid()) if parent_of(pid) == os.getpid()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_spare_keeper_that_does_not_serve(
+    workdir: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the spare keeper is killed or suspended, the command runs once, under another."""
+    async with running(command(workdir, WAIT)) as process:
+        spare = await spare_of(zygote_of(process))
+    os.kill(spare, number)
+    if number == signal.SIGKILL:
+        assert await trio.to_thread.run_sync(wait_ended, [spare])
+    monkeypatch.setattr(processes, "MAX_START_SECONDS", 0.2)
+    async with trio.open_nursery() as nursery:
+
+        async def run() -> None:
+            async with running(command(workdir, f"echo once >>log; cat log; {WAIT}")) as process:
+                assert parent_of(process.pid) != spare
+                assert await process.stdout.receive_some() == b"once\n"
+                with suppress(ProcessLookupError):
+                    os.kill(spare, signal.SIGCONT)
+                # It finds that its request was withdrawn.
+                assert await trio.to_thread.run_sync(wait_ended, [spare])
+
+        nursery.start_soon(run)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        # The next one may be slow.
+        monkeypatch.setattr(processes, "MAX_START_SECONDS", 60.0)
+    async with running(command(workdir, "cat log")) as process:
+        assert await read(process) == b"once\n"
+
+
+async def test_commands_cannot_use_the_spare_keeper(
+    workdir: int, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other processes of the user can look into a keeper, or trace it, only once it has its request."""
+    change = f"""import sys
+sys.path.append(sys.argv[1])
+from kheishd.hooks.os.shell import zygote
+PR_GET_DUMPABLE = 3
+def note():
+    with open({str(workspace / "dumpable")!r}, "a") as file:
+        file.write(str(zygote.libc().prctl(PR_GET_DUMPABLE)))
+def noting(function):
+    def call(*arguments):
+        note()
+        return function(*arguments)
+    return call
+zygote.receive = noting(zygote.receive)
+zygote.mark_process = noting(zygote.mark_process)
+zygote.main()"""
+    monkeypatch.setattr(processes, "ZYGOTE", change)
+    async with running(command(workdir, "cat dumpable")) as process:
+        assert await read(process) == b"01"
+
+
 async def test_a_slow_start_is_no_second_start(
     workdir: int, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,6 +395,21 @@ async def test_signals_that_end_programs(workdir: int) -> None:
         assert zygote_of(process) == zygote
         # The C library has signals 32 and 33 for itself.
         assert int((await read(process)).split()[1], 16) & ~(0b11 << 31) == 0
+
+
+def test_the_end_of_the_event_loop_ends_the_spare_keeper(workdir: int) -> None:
+    """The spare keeper ends with the event loop, and nothing stays open."""
+
+    async def main() -> tuple[int, int | None]:
+        async with running(command(workdir, WAIT)) as process:
+            spare = await spare_of(zygote_of(process))
+            return spare, start_ticks_of(spare)
+
+    files = len(os.listdir("/proc/self/fd"))
+    spare, start_ticks = trio.run(main)
+    assert start_ticks is not None
+    assert wait_ended([spare])
+    assert len(os.listdir("/proc/self/fd")) == files
 
 
 @pytest.mark.parametrize("number", [0, signal.SIGSTOP])

@@ -1,0 +1,360 @@
+"""Spawn an agent: one transaction creates its session, its record and its first run, or finds it spawned.
+
+``agent.spawn`` and the tools of agents call the same function, so no rule can be missed. Read from top to
+bottom: ``prepare_spawn`` runs before the transaction, ``judge_spawn`` decides from what is stored, ``spawn``
+writes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from msgspec import field
+
+from kheishd.core.agent import NICKNAMES, choose_nickname, find_free, fold_nickname, hash_request, make_name
+from kheishd.core.session import choose_mode, inherit_scope, intersect_scopes
+from kheishd.core.trust import join_origins
+from kheishd.core.workspace import require_within_parent
+from kheishd.objects.agents.tree import live_children, path_of, root_id_of
+from kheishd.objects.storable import require_storable
+from kheishd.objects.talk.address import find_route
+from kheishd.objects.talk.bounds import bounds_of
+from kheishd.objects.talk.input import origins_read
+from kheishd.objects.talk.pin import pin_run
+from kheishd.objects.talk.session import scope_of
+from kheishd.objects.talk.workspace import find_problem, resolve, workspace_of
+from kheishd.records.agent import hash_key
+from kheishd.records.writer import BY_DAEMON, Origin, SessionWriter
+from kheishd.store.blobs import blob_name, put_chunk
+from kheishd.store.tables import (
+    AGENTS,
+    AGENTS_BY_NICKNAME,
+    AGENTS_BY_PATH,
+    AGENTS_BY_RUN,
+    AGENTS_BY_TIME,
+    AGENTS_LIVE,
+    SESSIONS,
+    SPAWN_RECEIPTS,
+)
+from protocol import ids
+from protocol.errors.agent import AgentAlreadyClosed, MemberForbidden, SpawnConflict, SpawnLimit
+from protocol.errors.definition import AgentNotFound
+from protocol.errors.route import RouteNotReady
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.session import SessionAlreadyEnded, WorkspaceMissing
+from protocol.events.agent import AgentSpawned, ChildSpawned
+from protocol.events.run import InputReceived, RunAccepted
+from protocol.events.session import SessionCreated
+from protocol.limits.names import MAX_PATH_BYTES, MAX_SOURCE_BYTES
+from protocol.limits.session import MAX_INPUT_BYTES
+from protocol.objects.agent import LimitUse
+from protocol.objects.run import SendParams
+from protocol.objects.session import CapabilityScope
+from protocol.structs import Value
+from protocol.text import truncate
+from protocol.transcript import Text
+
+if TYPE_CHECKING:
+    from kheishd.config.sections.agents import AgentsSection
+    from kheishd.kernel.runtime import RouteSpec, Runtime
+    from kheishd.kernel.state import State
+    from kheishd.store.environment import Snapshot, Transaction
+    from protocol.objects.agent import ManagedAgent, SpawnRequest
+    from protocol.objects.definition import Definition
+    from protocol.objects.permission import PermissionMode
+    from protocol.objects.session import Session
+    from protocol.transcript import InputItem, InputOrigin
+
+MINUTE_MS: Final = 60_000
+"""The window in which spawns are counted."""
+
+
+class SpawnPlan(Value, frozen=True):
+    """A validated request, and the ids that the agent, its first input and its first run will have.
+
+    ``request_id`` identifies the request among those of its parent. ``run_id`` is the run that spawns; None
+    for a client. ``author`` wrote the task. ``workspace`` is resolved.
+    """
+
+    request: SpawnRequest
+    items: list[InputItem]
+    parent_id: str
+    request_id: str
+    child_id: str
+    input_id: str
+    launch_run_id: str
+    run_id: str | None = None
+    workspace: str | None = None
+    author: InputOrigin = "agent"
+    origin: Origin = field(default_factory=lambda: BY_DAEMON)
+
+
+class SpawnVerdict(Value, frozen=True):
+    """What an agent will be: its definition, its place in the tree and its limits."""
+
+    definition: Definition
+    name: str
+    path: str
+    nickname: str
+    scope: CapabilityScope
+    mode: PermissionMode
+    workspace: str
+    route: RouteSpec
+
+
+def prepare_spawn(
+    state: State,
+    runtime: Runtime,
+    request: SpawnRequest,
+    *,
+    parent_id: str,
+    request_id: str | None = None,
+    run_id: str | None = None,
+    author: InputOrigin = "agent",
+    origin: Origin = BY_DAEMON,
+) -> SpawnPlan:
+    """Validate a request and assign its ids. A relative workspace begins at the parent's.
+
+    Errors: InvalidParams, InputTooLarge, WorkspaceMissing, WorkspaceForbidden.
+    """
+    workspace = None
+    if request.workspace is not None:
+        with state.read() as store:
+            parent_workspace = workspace_of(store, runtime, store.need(SESSIONS, parent_id))
+        workspace = _resolve(request.workspace, parent_workspace)
+    return SpawnPlan(
+        request=request,
+        items=_read_task(request),
+        parent_id=parent_id,
+        request_id=request_id or state.new_id(ids.RUN),
+        child_id=state.new_id(ids.SESSION),
+        input_id=state.new_id(ids.INPUT),
+        launch_run_id=state.new_id(ids.RUN),
+        run_id=run_id,
+        workspace=workspace,
+        author=author,
+        origin=origin,
+    )
+
+
+def _read_task(request: SpawnRequest) -> list[InputItem]:
+    """Return the task as items: the text, or the ordered items. Errors: InvalidParams, InputTooLarge."""
+    if request.prompt and request.input_items:
+        raise InvalidParams("give either 'prompt' or 'input_items', not both", field="$.params.prompt")
+    name = "$.params.input_items" if request.input_items else "$.params.prompt"
+    items = list(request.input_items or ([Text(request.prompt)] if request.prompt else []))
+    if not items or any(isinstance(item, Text) and not item.text.strip() for item in items):
+        raise InvalidParams("the agent has no task: say what it is to do", field=name)
+    for index, item in enumerate(items):
+        if not isinstance(item, Text):
+            text = "this version takes only items of kind 'text', no assets; put the text of the file there"
+            raise InvalidParams(text, field=f"$.params.input_items[{index}].kind")
+    require_storable(items, MAX_INPUT_BYTES, "task", name)
+    return items
+
+
+def _resolve(path: str, parent_workspace: str) -> str:
+    """Return a directory within the parent's workspace, resolved.
+
+    Errors: InvalidParams, WorkspaceForbidden, WorkspaceMissing.
+    """
+    resolved = resolve(path, parent_workspace)
+    if resolved is None:
+        raise InvalidParams(
+            f"a workspace is a path of at most {MAX_PATH_BYTES} printable bytes", field="$.params.workspace"
+        )
+    require_within_parent(resolved, parent_workspace)
+    problem = find_problem(resolved)
+    if problem is not None:
+        raise WorkspaceMissing(f"the workspace {resolved} {problem}", field="$.params.workspace")
+    return resolved
+
+
+# Judge.
+
+
+def judge_spawn(store: Snapshot, runtime: Runtime, plan: SpawnPlan, now_ms: int) -> SpawnVerdict:
+    """Return what an agent will be, within the limits and with at most its parent's rights.
+
+    Errors: SessionAlreadyEnded, AgentAlreadyClosed, SpawnLimit, AgentNotFound, MemberForbidden,
+    ScopeWouldWiden, RouteNotFound, RouteNotReady, WorkspaceForbidden.
+    """
+    request, parent = plan.request, store.need(SESSIONS, plan.parent_id)
+    require_working(store, parent, "$.params.parent")
+    for use in measure_limits(store, runtime.config.agents, parent, plan.run_id, now_ms):
+        if use.used >= use.allowed:
+            raise SpawnLimit(f"{use.limit} is {use.allowed}, and {use.used} are used; close agents or wait")
+    bounds = bounds_of(store, runtime, parent)
+    definition = _find_definition(runtime, parent, bounds.scope.members, request.agent)
+    requested = request.scope or CapabilityScope()
+    scope = intersect_scopes(
+        inherit_scope(bounds.scope, requested), intersect_scopes(scope_of(definition), requested)
+    )
+    mode = choose_mode(bounds.mode, request.permission_mode, definition.permission_mode)
+    parent_workspace = workspace_of(store, runtime, parent)
+    workspace = parent_workspace
+    if plan.workspace is not None:
+        workspace = require_within_parent(plan.workspace, parent_workspace)
+    route = find_route(runtime, request.route, definition.route)
+    problem = runtime.models.problem(route)
+    if problem is not None:
+        raise RouteNotReady(f"the route '{route.route_id}' is not ready: {problem}", field="$.params.route")
+    parent_path = path_of(store, parent)
+    name = find_free(
+        make_name(request.name),
+        "_",
+        lambda name: store.get(AGENTS_BY_PATH, f"{parent_path}/{name}") is not None,
+    )
+    nickname = find_free(
+        " ".join((request.nickname or choose_nickname(plan.child_id)).split()) or NICKNAMES[0],
+        " ",
+        lambda name: store.get(AGENTS_BY_NICKNAME, hash_key(fold_nickname(name))) is not None,
+    )
+    return SpawnVerdict(definition, name, f"{parent_path}/{name}", nickname, scope, mode, workspace, route)
+
+
+def require_working(store: Snapshot, session: Session, name: str) -> None:
+    """Require that an agent accepts work. Errors: SessionAlreadyEnded, AgentAlreadyClosed."""
+    if session.status == "ended":
+        raise SessionAlreadyEnded(f"the session {session.session_id} was ended", field=name)
+    if session.parent_session_id is None:
+        return
+    agent = store.get(AGENTS, session.session_id)
+    if agent is not None and agent.state != "open":
+        text = f"the agent {agent.path} is {agent.state}"
+        raise AgentAlreadyClosed(f"{text}: {agent.close_note}" if agent.close_note else text, field=name)
+
+
+def measure_limits(
+    store: Snapshot, limits: AgentsSection, parent: Session, run_id: str | None, now_ms: int
+) -> list[LimitUse]:
+    """Return every limit on one more child of an agent, with its use."""
+    root_id, since = root_id_of(parent), now_ms - MINUTE_MS
+    depth, above = 0, parent
+    while above.parent_session_id is not None:
+        depth, above = depth + 1, store.need(SESSIONS, above.parent_session_id)
+    recent = [key[1] for key, _ in store.scan(AGENTS_BY_TIME, after=(max(since, 0), "\U0010ffff"))]
+    in_tree = sum(store.need(AGENTS, agent_id).root_id == root_id for agent_id in recent)
+    uses = [
+        ("max_depth", limits.max_depth, depth),
+        ("max_children", limits.max_children, sum(1 for _ in live_children(store, parent))),
+        ("max_descendants", limits.max_descendants, sum(1 for _ in store.scan(AGENTS_LIVE, root_id))),
+        ("max_live", limits.max_live, store.count(AGENTS_LIVE)),
+        ("max_spawns_per_minute", limits.max_spawns_per_minute, in_tree),
+        ("max_daemon_spawns_per_minute", limits.max_daemon_spawns_per_minute, len(recent)),
+    ]
+    if run_id is not None:
+        spawned = sum(1 for _ in store.scan(AGENTS_BY_RUN, run_id))
+        uses.append(("max_spawns_per_run", limits.max_spawns_per_run, spawned))
+    return [LimitUse(limit=f"agents.{name}", allowed=allowed, used=used) for name, allowed, used in uses]
+
+
+def _find_definition(
+    runtime: Runtime, parent: Session, members: list[str] | None, requested: str | None
+) -> Definition:
+    """Return the definition that a child works as. Errors: AgentNotFound, MemberForbidden."""
+    name = requested if requested is not None else parent.agent
+    # An agent may always divide its own work.
+    if members is not None and name not in members and name != parent.agent:
+        allowed = ", ".join(members) or "no other agent"
+        raise MemberForbidden(
+            f"this agent may not delegate to '{name}'; it may delegate to: {allowed}", field="$.params.agent"
+        )
+    definition = runtime.definitions.get(name)
+    if definition is None:
+        names = ", ".join(sorted(runtime.definitions)[:8])
+        raise AgentNotFound(f"there is no agent '{name}'; the agents are: {names}", field="$.params.agent")
+    return definition
+
+
+# Write.
+
+
+def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
+    """Create an agent and its first run, or return the agent that the same request has spawned.
+
+    Errors: SpawnConflict; those of ``judge_spawn`` and of ``pin_run``.
+    """
+    request, fingerprint = plan.request, hash_request(plan.request)
+    spawned_id = tx.get(SPAWN_RECEIPTS, plan.parent_id, hash_key(plan.request_id))
+    if spawned_id is not None:
+        spawned = tx.need(AGENTS, spawned_id)
+        if spawned.fingerprint != fingerprint:
+            raise SpawnConflict(
+                f"the request '{plan.request_id}' has spawned {spawned.path} for another task"
+            )
+        return spawned
+    verdict = judge_spawn(tx, runtime, plan, tx.now_ms)
+    parent = tx.need(SESSIONS, plan.parent_id)
+    digest = None
+    if request.instructions.strip():
+        content = request.instructions.strip().encode()
+        digest = blob_name(content)
+        put_chunk(tx, digest, 0, content)
+    writer = SessionWriter(tx, plan.child_id, session=None, origin=plan.origin)
+    writer.append(
+        SessionCreated(
+            agent=verdict.definition.name,
+            sender=parent.sender,
+            parent_session_id=parent.session_id,
+            root_session_id=root_id_of(parent),
+            scope=verdict.scope,
+            permission_mode=verdict.mode,
+            workspace=verdict.workspace,
+            route=request.route,
+            model=request.model,
+        )
+    )
+    writer.append(
+        AgentSpawned(
+            parent_id=parent.session_id,
+            root_id=root_id_of(parent),
+            name=verdict.name,
+            path=verdict.path,
+            nickname=verdict.nickname,
+            spawn_request_id=plan.request_id,
+            fingerprint=fingerprint,
+            launch_run_id=plan.launch_run_id,
+            retention=request.retention,
+            description=request.description,
+            spawned_by_run_id=plan.run_id,
+            prompt_digest=digest,
+            prompt_mode=request.instructions_mode,
+        )
+    )
+    agent = writer.need(AGENTS, plan.child_id)
+    writer.write()
+    launch(tx, runtime, agent, verdict.definition, plan)
+    notice = SessionWriter(tx, parent.session_id, session=parent, origin=plan.origin)
+    notice.append(
+        ChildSpawned(
+            child_id=plan.child_id,
+            name=verdict.name,
+            path=verdict.path,
+            nickname=verdict.nickname,
+            launch_run_id=plan.launch_run_id,
+            description=request.description,
+        ),
+        run_id=plan.run_id,
+    )
+    notice.write()
+    return agent
+
+
+def launch(
+    tx: Transaction, runtime: Runtime, agent: ManagedAgent, definition: Definition, plan: SpawnPlan
+) -> None:
+    """Accept the first run of an agent. Errors: those of ``pin_run``."""
+    session = tx.need(SESSIONS, agent.agent_id)
+    settings = SendParams(model=plan.request.model, budget=plan.request.budget)
+    pinned = pin_run(tx, runtime, session, definition, settings)
+    writer = SessionWriter(tx, agent.agent_id, session=session, origin=plan.origin)
+    writer.begin_run(plan.launch_run_id, pinned)
+    source, origins = "", [plan.author]
+    if plan.author == "agent":
+        # A task that an agent wrote has the origins of everything that the agent has read.
+        source = truncate(agent.path.rpartition("/")[0], MAX_SOURCE_BYTES)
+        origins = join_origins(origins_read(tx, tx.need(SESSIONS, agent.parent_id)), ["agent"])
+    writer.append(InputReceived(input_id=plan.input_id, items=plan.items, origin=plan.author, source=source))
+    writer.append(RunAccepted(input_id=plan.input_id, agent=definition.name, pinned=pinned, origins=origins))
+    writer.write()

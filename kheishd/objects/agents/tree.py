@@ -1,0 +1,169 @@
+"""The tree of agents: find agents, and show them.
+
+The tree is that of the sessions: the agent of a session is the parent of the agents of the sessions below it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from kheishd.core.agent import fold_nickname, status_of
+from kheishd.objects.talk.bounds import ancestors
+from kheishd.objects.talk.output import output_of
+from kheishd.records.agent import hash_key
+from kheishd.store.tables import (
+    AGENTS,
+    AGENTS_BY_NICKNAME,
+    AGENTS_BY_PATH,
+    AGENTS_LIVE,
+    RUNS,
+    RUNS_BY_SESSION,
+    SESSIONS,
+)
+from protocol.errors.agent import NoSuchAgent
+from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.objects.agent import AgentSnapshot, AgentView
+from protocol.structs import fields_of
+from protocol.text import truncate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kheishd.core.run.record import RunRecord
+    from kheishd.kernel.call import Call
+    from kheishd.store.environment import Snapshot
+    from protocol.objects.session import Session
+
+
+MAX_ADDRESS_BYTES: Final = 500
+"""The longest text that is looked up: a key of the store has at most 511 bytes."""
+
+
+def root_id_of(session: Session) -> str:
+    """Return the id of the root of a session's tree."""
+    return session.root_session_id or session.session_id
+
+
+def path_of(store: Snapshot, session: Session) -> str:
+    """Return an agent's path; that of an agent that was not spawned is its id."""
+    agent = store.get(AGENTS, session.session_id) if session.parent_session_id is not None else None
+    return session.session_id if agent is None else agent.path
+
+
+def find_agent_id(store: Snapshot, address: str) -> str | None:
+    """Return the id of the agent with an id, a path or a nickname; None if there is none."""
+    if not address or "\0" in address or len(address.encode()) > MAX_ADDRESS_BYTES:
+        return None
+    if store.get(SESSIONS, address) is not None:
+        return address
+    return store.get(AGENTS_BY_PATH, address) or store.get(
+        AGENTS_BY_NICKNAME, hash_key(fold_nickname(address))
+    )
+
+
+def find_agent(store: Snapshot, call: Call, address: str, field: str = "$.params.agent") -> Session:
+    """Return the session of an agent that the caller may read. Errors: NoSuchAgent."""
+    agent_id = find_agent_id(store, address)
+    session = store.get(SESSIONS, agent_id) if agent_id is not None else None
+    if session is None or not call.caller.may_read(session.agent, session.sender):
+        raise NoSuchAgent(f"there is no agent '{address}'", field=field)
+    return session
+
+
+def find_relative(store: Snapshot, session: Session, address: str) -> Session:
+    """Return the session of an agent in the tree of another one, which names it. Errors: NoSuchAgent.
+
+    A path may begin below the agent that names it.
+    """
+    relative = f"{path_of(store, session)}/{address}"
+    agent_id = find_agent_id(store, address) or store.get(AGENTS_BY_PATH, relative)
+    found = store.get(SESSIONS, agent_id) if agent_id is not None else None
+    if found is None or root_id_of(found) != root_id_of(session):
+        raise NoSuchAgent(f"there is no agent '{address}' in this tree; list_agents shows the agents")
+    return found
+
+
+def live_children(store: Snapshot, session: Session) -> Iterator[str]:
+    """Yield the ids of an agent's live children."""
+    for key, _ in store.scan(AGENTS_LIVE, root_id_of(session), session.session_id):
+        yield key[-1]
+
+
+def tree_of(store: Snapshot, root_id: str, after: str | None = None) -> Iterator[tuple[tuple[str], str]]:
+    """Yield (path), agent id of the agents below a root, each after its parent, from a path on."""
+    prefix = f"{root_id}/"
+    for key, agent_id in store.scan(AGENTS_BY_PATH, after=(after or prefix,)):
+        if not key[0].startswith(prefix):
+            return
+        yield (key[0],), agent_id
+
+
+# Show.
+
+
+def view_of(store: Snapshot, session: Session) -> AgentView:
+    """Return an agent as shown."""
+    agent = store.get(AGENTS, session.session_id) if session.parent_session_id is not None else None
+    active = store.get(RUNS, session.open_runs[0]) if session.open_runs else None
+    calls = active.calls if active is not None else []
+    view = AgentView(
+        agent_id=session.session_id,
+        root_id=root_id_of(session),
+        definition=session.agent,
+        name=session.session_id,
+        path=session.session_id,
+        status="idle",
+        state="open" if session.status == "open" else "closed",
+        depth=len(ancestors(store, session)),
+        spawned_at_ms=session.created_at_ms,
+        updated_at_ms=session.updated_at_ms,
+        parent_id=session.parent_session_id,
+        sender=session.sender,
+        title=session.title,
+        active_run_id=active.run_id if active is not None else None,
+        queued_runs=max(len(session.open_runs) - 1, 0),
+        pending_approvals=sum(call.state == "asked" for call in calls),
+        pending_questions=sum(call.state == "questioned" for call in calls),
+        children=sum(1 for _ in live_children(store, session)),
+        usage=session.usage,
+        costs=session.costs,
+    )
+    fields = fields_of(AgentView, view)
+    if agent is not None:
+        fields |= {name: getattr(agent, name) for name in AgentView.__struct_fields__ if hasattr(agent, name)}
+    else:
+        last = _last_ended(store, session)
+        if last is not None:
+            fields |= {
+                "last_run_id": last.run_id,
+                "last_outcome": last.status,
+                "last_error": last.error,
+                "settled_at_ms": last.ended_at_ms,
+            }
+    fields["status"] = status_of(
+        active.status if active is not None else None,
+        fields["last_outcome"],
+        retention=fields["retention"],
+        failed=agent is not None and agent.failed,
+    )
+    if active is not None:
+        fields["settled_at_ms"] = None
+    return AgentView(**fields)
+
+
+def snapshot_of(store: Snapshot, session: Session) -> AgentSnapshot:
+    """Return an agent as shown, with the output of its newest run that has ended."""
+    view = view_of(store, session)
+    run = store.get(RUNS, view.last_run_id) if view.last_run_id is not None else None
+    output = output_of(store, run) if run is not None else None
+    text = None if output is None else truncate(output.text, MAX_TOOL_TEXT_BYTES // 2, "\n[... truncated]")
+    return AgentSnapshot(**fields_of(AgentView, view), output=text)
+
+
+def _last_ended(store: Snapshot, session: Session) -> RunRecord | None:
+    """Return the newest run of a session that has ended. The open ones are the newest."""
+    for _, run_id in store.scan(RUNS_BY_SESSION, session.session_id, reverse=True):
+        run = store.need(RUNS, run_id)
+        if run.ended_at_ms is not None:
+            return run
+    return None

@@ -1,0 +1,60 @@
+"""Events of spawned agents, in the streams of their sessions; ``ChildSpawned`` in that of the parent."""
+
+from protocol.journal.envelope import Event
+from protocol.objects.agent import AgentRetention, PromptMode
+
+
+class AgentSpawned(Event, frozen=True, tag="agent_spawned"):
+    """The session's agent was spawned by another one.
+
+    ``spawn_request_id`` identifies the request among those of its parent, ``fingerprint`` is the SHA-256
+    (hex) of what it asked for. ``launch_run_id`` is its first run. ``prompt_digest`` names the blob of its
+    own prompt, which replaces the instructions of its definition or follows them.
+    """
+
+    parent_id: str
+    root_id: str
+    name: str
+    path: str
+    nickname: str
+    spawn_request_id: str
+    fingerprint: str
+    launch_run_id: str
+    retention: AgentRetention = "retain"
+    description: str = ""
+    spawned_by_run_id: str | None = None
+    prompt_digest: str | None = None
+    prompt_mode: PromptMode = "append"
+
+
+class ChildSpawned(Event, frozen=True, tag="child_spawned"):
+    """The session's agent, or a client for it, spawned a child: its id, and its place in the tree."""
+
+    child_id: str
+    name: str
+    path: str
+    nickname: str
+    launch_run_id: str
+    description: str = ""
+
+
+class AgentRenamed(Event, frozen=True, tag="agent_renamed"):
+    """A spawned agent has a new nickname."""
+
+    nickname: str
+
+
+class AgentCloseRequested(Event, frozen=True, tag="agent_close_requested"):
+    """A spawned agent is to be closed: its runs stop, and it accepts no more.
+
+    ``failed``: because of a failure.
+    """
+
+    note: str = ""
+    failed: bool = False
+
+
+class AgentClosed(Event, frozen=True, tag="agent_closed"):
+    """A spawned agent was closed. Nothing of it runs any more."""
+
+    note: str = ""

@@ -1,0 +1,364 @@
+"""An agent: the execution context of a session, and a node in a tree of agents.
+
+Every session has exactly one agent, whose id is the session's. The agent of a session without a parent is a
+root. A spawned agent, a sidechain, works in a session of its own below its parent's, with at most its
+parent's rights.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from protocol.budget import Budget, Cost
+from protocol.errors.agent import (
+    AgentAlreadyClosed,
+    MemberForbidden,
+    NoSuchAgent,
+    SpawnConflict,
+    SpawnLimit,
+)
+from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.route import RouteNotFound, RouteNotReady
+from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, WorkspaceForbidden, WorkspaceMissing
+from protocol.errors.store import StorageFull
+from protocol.errors.token import ScopeWouldWiden
+from protocol.ids import Cursor
+from protocol.limits.agent import (
+    MAX_AGENT_DESCRIPTION_BYTES,
+    MAX_AGENT_PROMPT_BYTES,
+    MAX_NICKNAME_BYTES,
+)
+from protocol.limits.names import MAX_REASON_BYTES
+from protocol.limits.session import MAX_INPUT_ITEMS
+from protocol.objects.permission import PermissionMode
+from protocol.objects.run import ModelName, Name, Outcome, PathName, RunError
+from protocol.objects.session import CapabilityScope
+from protocol.rpc.method import Method, Mutation, Page, Params
+from protocol.transcript import InputItem, Usage
+
+AgentStatus = Literal[
+    "queued",
+    "running",
+    "waiting_for_approval",
+    "waiting_for_user_input",
+    "idle",
+    "completed",
+    "failed",
+]
+"""The status of an agent: that of its first open run; else ``idle``, ``completed`` for an agent that closes
+once it has settled, or ``failed`` if its last run failed."""
+
+SETTLED_AGENT: frozenset[AgentStatus] = frozenset(("idle", "completed", "failed"))
+"""The statuses of an agent without an open run."""
+
+AgentRetention = Literal["retain", "close_on_settle"]
+"""``retain``: the agent is idle after a run and can be sent more. ``close_on_settle``: it is closed."""
+
+PromptMode = Literal["append", "replace"]
+"""How a spawned agent's own prompt relates to the instructions of its definition."""
+
+AgentState = Literal["open", "closing", "closed"]
+
+AgentAddress = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=512,
+        description="An agent: its id, its path, or its nickname.",
+    ),
+]
+Nickname = Annotated[str, Meta(min_length=1, max_length=MAX_NICKNAME_BYTES)]
+
+
+class ManagedAgent(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A spawned agent, as stored. The record is the fold of events of its session.
+
+    ``agent_id`` is also the id of its session. ``path`` joins the names from its root down. ``launch_run_id``
+    is its first run. ``last_run_id``, ``last_outcome`` and ``last_error`` are those of the newest run that
+    has ended, at ``settled_at_ms``. ``failed``: it was closed because of a failure.
+    """
+
+    agent_id: str
+    parent_id: str
+    root_id: str
+    name: str
+    path: str
+    nickname: str
+    spawn_request_id: str
+    fingerprint: str
+    launch_run_id: str
+    spawned_at_ms: int
+    retention: AgentRetention = "retain"
+    state: AgentState = "open"
+    description: str = ""
+    spawned_by_run_id: str | None = None
+    prompt_digest: str | None = None
+    prompt_mode: PromptMode = "append"
+    last_run_id: str | None = None
+    last_outcome: Outcome | None = None
+    last_error: RunError | None = None
+    failed: bool = False
+    close_note: str = ""
+    settled_at_ms: int | None = None
+    closed_at_ms: int | None = None
+    created_cursor: Cursor = 0
+    updated_cursor: Cursor = 0
+
+
+class AgentView(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An agent as shown. A root has no ``nickname``, and its ``path`` and ``name`` are its id.
+
+    ``definition`` is the named agent that it works as. ``children`` counts its live children.
+    ``active_run_id`` is its first open run, ``queued_runs`` counts the others. ``pending_approvals`` and
+    ``pending_questions`` count the calls of that run that wait for a person. ``usage`` and ``costs``
+    are those of its own model calls.
+    """
+
+    agent_id: str
+    root_id: str
+    definition: str
+    name: str
+    path: str
+    status: AgentStatus
+    state: AgentState
+    depth: int
+    spawned_at_ms: int
+    updated_at_ms: int
+    parent_id: str | None = None
+    nickname: str | None = None
+    sender: str | None = None
+    title: str | None = None
+    description: str = ""
+    retention: AgentRetention = "retain"
+    spawned_by_run_id: str | None = None
+    launch_run_id: str | None = None
+    active_run_id: str | None = None
+    queued_runs: int = 0
+    pending_approvals: int = 0
+    pending_questions: int = 0
+    children: int = 0
+    last_run_id: str | None = None
+    last_outcome: Outcome | None = None
+    last_error: RunError | None = None
+    close_note: str = ""
+    settled_at_ms: int | None = None
+    closed_at_ms: int | None = None
+    usage: Usage = Usage()
+    costs: list[Cost] = []
+
+
+class AgentSnapshot(AgentView, frozen=True, kw_only=True, omit_defaults=True):
+    """An agent with the output of its newest run. A long output is truncated; output.list has all of it."""
+
+    output: str | None = None
+
+
+class AgentList(Struct, frozen=True):
+    """A page of agents."""
+
+    agents: list[AgentView]
+    next: str | None
+
+
+class AgentTransition(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One entry of an agent's audit: an event of its life, or a change of its status.
+
+    ``event`` is the type of the journal's event at ``cursor``. ``previous`` is null at the first entry.
+    """
+
+    cursor: Cursor
+    at_ms: int
+    event: str
+    status: AgentStatus
+    previous: AgentStatus | None = None
+    run_id: str | None = None
+    actor: str | None = None
+    note: str = ""
+
+
+class AgentAudit(Struct, frozen=True):
+    """A page of an agent's audit, oldest first."""
+
+    transitions: list[AgentTransition]
+    next: str | None
+
+
+class SpawnRequest(Mutation, frozen=True, kw_only=True):
+    """What a spawned agent is to do, and within which limits. All rights are at most the parent's.
+
+    ``agent`` is the definition that it works as; null: its parent's. ``name`` becomes a short name that is
+    unique among its siblings. ``prompt`` is text; ``input_items`` are ordered items instead. ``instructions``
+    are its own, for this task.
+    """
+
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    agent: Name | None = None
+    description: Annotated[str, Meta(max_length=MAX_AGENT_DESCRIPTION_BYTES)] = ""
+    prompt: str | None = None
+    input_items: Annotated[list[InputItem], Meta(max_length=MAX_INPUT_ITEMS)] | None = None
+    instructions: Annotated[str, Meta(max_length=MAX_AGENT_PROMPT_BYTES)] = ""
+    instructions_mode: PromptMode = "append"
+    nickname: Nickname | None = None
+    retention: AgentRetention = "retain"
+    route: Name | None = None
+    model: ModelName | None = None
+    permission_mode: PermissionMode | None = None
+    scope: CapabilityScope | None = None
+    workspace: PathName | None = None
+    budget: Budget | None = None
+
+
+class SpawnParams(SpawnRequest, frozen=True, kw_only=True):
+    """Params of ``agent.spawn``. The same ``spawn_request_id`` of one parent returns the same agent."""
+
+    parent: AgentAddress
+    spawn_request_id: (
+        Annotated[
+            str, Meta(min_length=1, max_length=256, description="Null: the idempotency key, else a new id.")
+        ]
+        | None
+    ) = None
+
+
+class AgentExplain(Params, frozen=True, kw_only=True):
+    """Params of ``agent.explain``: those of the ``agent.spawn`` to be judged."""
+
+    spawn: SpawnParams
+
+
+class LimitUse(Struct, frozen=True, kw_only=True):
+    """A limit on agents and how much of it is used."""
+
+    limit: str
+    allowed: int
+    used: int
+
+
+class SpawnExplanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Whether a spawn would be allowed, and what the agent would be.
+
+    A rejected one has the ``reason``, ``field`` and ``message`` of the refusal.
+    """
+
+    allowed: bool
+    limits: list[LimitUse]
+    reason: str | None = None
+    field: str | None = None
+    message: str = ""
+    definition: str | None = None
+    name: str | None = None
+    path: str | None = None
+    permission_mode: PermissionMode | None = None
+    scope: CapabilityScope | None = None
+    workspace: str | None = None
+    route: str | None = None
+    model: str | None = None
+
+
+class AgentRef(Params, frozen=True, kw_only=True):
+    """Params that name an agent."""
+
+    agent: AgentAddress
+
+
+class AgentListParams(Page, frozen=True, kw_only=True):
+    """Params of ``agent.list``: the tree of a root, each agent after its parent; null: all spawned agents."""
+
+    root: AgentAddress | None = None
+    status: AgentStatus | None = None
+    closed: Annotated[bool, Meta(description="Include closed agents.")] = False
+
+
+class AgentAuditParams(Page, frozen=True, kw_only=True):
+    """Params of ``agent.audit``."""
+
+    agent: AgentAddress
+
+
+class AgentRename(Mutation, frozen=True, kw_only=True):
+    """Params of ``agent.rename``."""
+
+    agent: AgentAddress
+    nickname: Nickname
+
+
+class AgentClose(Mutation, frozen=True, kw_only=True):
+    """Params of ``agent.close``."""
+
+    agent: AgentAddress
+    note: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
+
+
+_SPAWN = (
+    NoSuchAgent,
+    AgentAlreadyClosed,
+    SessionAlreadyEnded,
+    SpawnConflict,
+    SpawnLimit,
+    MemberForbidden,
+    AgentForbidden,
+    AgentNotFound,
+    ScopeWouldWiden,
+    RouteNotFound,
+    RouteNotReady,
+    WorkspaceForbidden,
+    WorkspaceMissing,
+    InputTooLarge,
+    StorageFull,
+)
+
+SPAWN = Method(
+    "agent.spawn",
+    "mutation",
+    SpawnParams,
+    AgentSnapshot,
+    "Spawn an agent below another one and start its first run, or return the one of that request id.",
+    scope="operate",
+    errors=_SPAWN,
+)
+EXPLAIN = Method(
+    "agent.explain",
+    "query",
+    AgentExplain,
+    SpawnExplanation,
+    "Judge a spawn exactly as agent.spawn, with every limit and its use, and change nothing.",
+    errors=(NoSuchAgent,),
+)
+LIST = Method("agent.list", "query", AgentListParams, AgentList, "List agents.", errors=(NoSuchAgent,))
+GET = Method(
+    "agent.get",
+    "query",
+    AgentRef,
+    AgentSnapshot,
+    "Show an agent, with its newest output.",
+    errors=(NoSuchAgent,),
+)
+AUDIT = Method(
+    "agent.audit",
+    "control",
+    AgentAuditParams,
+    AgentAudit,
+    "List every transition of an agent, computed from its journal.",
+    errors=(NoSuchAgent,),
+)
+RENAME = Method(
+    "agent.rename",
+    "mutation",
+    AgentRename,
+    AgentSnapshot,
+    "Give a spawned agent another nickname.",
+    scope="operate",
+    errors=(NoSuchAgent, AgentAlreadyClosed, StorageFull),
+)
+CLOSE = Method(
+    "agent.close",
+    "mutation",
+    AgentClose,
+    AgentSnapshot,
+    "Close a spawned agent and all agents below it. Answers when nothing of it runs any more.",
+    scope="operate",
+    errors=(NoSuchAgent, AgentAlreadyClosed, StorageFull),
+    while_draining=True,
+)
+
+METHODS = (SPAWN, EXPLAIN, LIST, GET, AUDIT, RENAME, CLOSE)

@@ -1,0 +1,60 @@
+"""The spawn of an agent as one transaction, which every kind of caller uses."""
+
+import pytest
+
+from kheishd.objects.agents.spawn import measure_limits, prepare_spawn, spawn
+from kheishd.store.tables import AGENTS, AGENTS_LIVE, SESSIONS
+from protocol.errors.agent import SpawnLimit
+from protocol.objects.agent import ManagedAgent, SpawnRequest
+from tests.support.families import root
+from tests.support.household import Household
+
+REQUEST = SpawnRequest(name="scout", prompt="look")
+
+
+async def spawn_one(
+    house: Household, parent: str, request_id: str, run_id: str | None = None
+) -> ManagedAgent:
+    """Spawn an agent, as a tool of a run does."""
+    runtime = house.holder.current()
+    plan = prepare_spawn(
+        house.state, runtime, REQUEST, parent_id=parent, request_id=request_id, run_id=run_id
+    )
+    return await house.state.update(lambda tx: spawn(tx, runtime, plan))
+
+
+async def test_a_run_spawns_a_limited_number(idle: Household) -> None:
+    """Repeating a request is not one more; the agents of other runs do not count."""
+    parent, runtime = await root(idle), idle.holder.current()
+    limit = runtime.config.agents.max_spawns_per_run
+    run_id = (await idle.call("session.send", session_id=parent, content="go"))["run_id"]
+
+    for number in [*range(limit - 1), *range(limit - 1)]:
+        await spawn_one(idle, parent, f"r{number}", run_id)
+    with idle.state.read() as store:
+        uses = measure_limits(
+            store, runtime.config.agents, store.need(SESSIONS, parent), run_id, idle.state.now_ms()
+        )
+        assert {use.limit: use.used for use in uses}["agents.max_spawns_per_run"] == limit - 1
+
+
+async def test_a_refused_spawn_leaves_nothing(idle: Household) -> None:
+    """The transaction is all or nothing."""
+    parent, runtime = await root(idle), idle.holder.current()
+    head = idle.head()
+    limits = runtime.config.agents
+    for number in range(limits.max_children):
+        await spawn_one(idle, parent, f"r{number}")
+    assert idle.head() == head + 5 * limits.max_children
+    with pytest.raises(SpawnLimit):
+        await spawn_one(idle, parent, "one too many")
+    with idle.state.read() as store:
+        assert store.count(AGENTS) == store.count(AGENTS_LIVE) == limits.max_children
+
+
+async def test_a_child_has_its_parents_sender(idle: Household) -> None:
+    """Who may read the parent's conversation may read the child's."""
+    sent = await idle.send(sender="ann")
+    agent = await spawn_one(idle, sent["session_id"], "r")
+    ann = await idle.connect_limited(senders=["ann"])
+    assert (await ann.call("agent.get", agent=agent.path))["sender"] == "ann"

@@ -1,0 +1,70 @@
+"""Rounds: a crowd of mutations is prepared in portions, in order, and none is lost."""
+
+import trio
+import trio.testing
+
+from kheishd.server.rounds import MAX_ROUND_MUTATIONS, MutationRounds
+
+
+class Crowd:
+    """Tasks that begin a mutation each; ``begun`` lists them in the order in which they had room."""
+
+    def __init__(self, rounds: MutationRounds) -> None:
+        self.begun: list[int] = []
+        self._rounds = rounds
+
+    async def begin(self, number: int) -> None:
+        """Begin a mutation as soon as there is room."""
+        if not self._rounds.begin():
+            await self._rounds.wait()
+        self.begun.append(number)
+
+
+async def test_a_crowd_begins_in_portions(nursery: trio.Nursery) -> None:
+    """Each round has so many mutations, and those that wait begin in the order of their arrival."""
+    rounds = MutationRounds()
+    crowd = Crowd(rounds)
+    total = 3 * MAX_ROUND_MUTATIONS + 5
+    sizes = set()
+    for number in range(total):
+        if rounds.begin():
+            crowd.begun.append(number)
+        else:
+            nursery.start_soon(rounds.wait)
+    await trio.testing.wait_all_tasks_blocked()
+    assert crowd.begun == list(range(MAX_ROUND_MUTATIONS))
+    waiting = Crowd(MutationRounds())
+    async with trio.open_nursery() as inner:
+        for number in range(total):
+            inner.start_soon(waiting.begin, number)
+        while len(waiting.begun) < total:
+            sizes.add(len(waiting.begun))
+            await trio.lowlevel.checkpoint()
+    assert sorted(waiting.begun) == list(range(total))
+    assert {1, 2, 3} <= {size // MAX_ROUND_MUTATIONS for size in sizes}, "others run between the portions"
+
+
+async def test_a_later_mutation_does_not_overtake(nursery: trio.Nursery) -> None:
+    """A mutation that arrives while others wait takes none of their room."""
+    rounds = MutationRounds()
+    crowd = Crowd(rounds)
+    for number in range(2 * MAX_ROUND_MUTATIONS):
+        if not rounds.begin():
+            await trio.testing.wait_all_tasks_blocked()
+            break
+        crowd.begun.append(number)
+    for number in range(MAX_ROUND_MUTATIONS):
+        assert rounds.begin(), f"after a pause there is room for {number}"
+    assert not rounds.begin()
+
+
+async def test_a_cancelled_wait_takes_no_room() -> None:
+    """A connection that is closed while it waits is forgotten."""
+    rounds = MutationRounds()
+    while rounds.begin():
+        pass
+    with trio.move_on_after(0) as scope:
+        await rounds.wait()
+    assert scope.cancelled_caught
+    await trio.testing.wait_all_tasks_blocked()
+    assert all(rounds.begin() for _ in range(MAX_ROUND_MUTATIONS))

@@ -1,0 +1,118 @@
+"""The agents worker: it closes agents whose time is over, after a crash, too."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest
+from kheishd.objects.agents.spawn import prepare_spawn, spawn
+from kheishd.store.tables import AGENTS
+from kheishd.workers.agents import begin_close
+from protocol.objects.agent import SpawnRequest
+from tests.support.desk import Gate
+from tests.support.families import root, until, until_closed
+from tests.support.families import spawn as spawn_over_socket
+from tests.support.household import Household, household
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[Household]:
+    """Serve a daemon with workers."""
+    async with household(tmp_path) as house:
+        yield house
+
+
+class Failing(Gate):
+    """A model call that fails for good once the gate opens."""
+
+    async def __call__(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        """Wait, then fail."""
+        self.reached.set()
+        await self.opened.wait()
+        raise ModelFailure("bad_request", "no", retryable=False)
+        yield
+
+
+async def spawn_from_run(house: Household, parent: str, run_id: str, **params: Any) -> str:
+    """Spawn an agent as a tool of a run does; return its id."""
+    runtime = house.holder.current()
+    request = SpawnRequest(name="scout", prompt="look", retention="close_on_settle", **params)
+    plan = prepare_spawn(house.state, runtime, request, parent_id=parent, run_id=run_id)
+    return (await house.state.update(lambda tx: spawn(tx, runtime, plan))).agent_id
+
+
+async def test_an_agent_that_closes_by_itself_is_closed_once_it_has_settled(house: Household) -> None:
+    """Its output and its status stay readable; one that is retained stays open."""
+    parent = await root(house)
+    child = await spawn_over_socket(house, parent, retention="close_on_settle")
+    closed = await until_closed(house, child["agent_id"])
+    assert (closed["status"], closed["output"], closed["close_note"]) == (
+        "completed",
+        "You said: look",
+        "it has settled",
+    )
+    kept = await spawn_over_socket(house, parent)
+    await until(house, kept["agent_id"], "idle")
+    assert (await house.call("agent.get", agent=kept["agent_id"]))["state"] == "open"
+
+
+async def test_an_agent_waits_for_the_agents_below_it(house: Household) -> None:
+    """An agent that has settled stays open as long as a child of it is live."""
+    parent = await root(house)
+    gate = house.gate("slow")
+    child = await spawn_over_socket(house, parent, retention="close_on_settle", prompt="slow")
+    inner = await spawn_over_socket(house, child["agent_id"])
+    gate.opened.set()
+    await until(house, child["agent_id"], "completed")
+    await until(house, inner["agent_id"], "idle")
+    assert (await house.call("agent.get", agent=child["agent_id"]))["state"] == "open"
+    await house.call("agent.close", agent=inner["agent_id"])
+    await until_closed(house, child["agent_id"])
+
+
+async def test_agents_of_a_cancelled_run_are_closed(house: Household) -> None:
+    """Their runs are cancelled; retained agents go on."""
+    gate = house.gate("work")
+    sent = await house.send("work")
+    await gate.reached.wait()
+    house.gate("look")
+    child = await spawn_from_run(house, sent["session_id"], sent["run_id"])
+    kept = await spawn_over_socket(house, sent["session_id"])
+    await house.call("run.cancel", run_id=sent["run_id"])
+    closed = await until_closed(house, child)
+    assert (closed["close_note"], closed["last_outcome"], closed["status"]) == (
+        "the run that spawned it was cancelled",
+        "cancelled",
+        "idle",
+    )
+    assert (await house.call("agent.get", agent=kept["agent_id"]))["state"] == "open"
+
+
+async def test_agents_of_a_failed_run_have_failed(house: Household) -> None:
+    """The agents that it spawned are closed as failed, and the agents below them, too."""
+    gate = Failing()
+    house.models.answers_to["work"] = gate
+    sent = await house.send("work")
+    await gate.reached.wait()
+    child = await spawn_from_run(house, sent["session_id"], sent["run_id"])
+    inner = await spawn_over_socket(house, child)
+    gate.opened.set()
+    for agent_id in (child, inner["agent_id"]):
+        closed = await until_closed(house, agent_id)
+        assert (closed["status"], closed["state"]) == ("failed", "closed")
+
+
+async def test_a_close_continues_after_a_crash(tmp_path: Path) -> None:
+    """Whatever a daemon left undone, the next one does."""
+    async with household(tmp_path, work=False) as house:
+        parent = await root(house)
+        child = await spawn_over_socket(house, parent)
+        inner = await spawn_over_socket(house, child["agent_id"])
+        await house.state.update(
+            lambda tx: begin_close(tx, tx.need(AGENTS, child["agent_id"]), note="enough")
+        )
+    async with household(tmp_path) as house:
+        for agent in (child, inner):
+            assert (await until_closed(house, agent["agent_id"]))["state"] == "closed"
