@@ -145,6 +145,29 @@ DEBUG_LEVELS: Final = (
 )
 """The levels of debug capture."""
 
+AGENT_STATUSES: Final = (
+    "queued",
+    "running",
+    "waiting_for_approval",
+    "waiting_for_user_input",
+    "idle",
+    "completed",
+    "failed",
+)
+"""The statuses of an agent."""
+
+AGENT_RETENTIONS: Final = (
+    "retain",
+    "close_on_settle",
+)
+"""What becomes of an agent after its run."""
+
+PROMPT_MODES: Final = (
+    "append",
+    "replace",
+)
+"""How an agent's own instructions are used."""
+
 BUSY_POLICIES: Final = (
     "queue",
     "steer",

@@ -23,6 +23,7 @@ COMPLETION_SECONDS = 0.3
 
 COMPLETIONS: dict[str, tuple[str, Json, str, str]] = {
     "agents": ("definition.list", {"limit": 500}, "definitions", "name"),
+    "agent_paths": ("agent.list", {"limit": 500}, "agents", "path"),
     "routes": ("route.list", {"limit": 500}, "routes", "route_id"),
     "sessions": ("session.list", {"limit": 100}, "sessions", "session_id"),
     "runs": ("run.list", {"limit": 100}, "runs", "run_id"),

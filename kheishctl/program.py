@@ -26,6 +26,7 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("status", f"{_COMMANDS}.daemon:status", "Show the status of the daemon."),
         ("conversation", f"{_COMMANDS}.conversation:group", "Conversations: an agent and a sender."),
         ("session", f"{_COMMANDS}.session:group", "Sessions: the durable units of work."),
+        ("agent", f"{_COMMANDS}.agent:group", "Agents: the trees of agents that sessions form."),
         ("run", f"{_COMMANDS}.run:group", "Runs: each run answers one input."),
         ("output", f"{_COMMANDS}.output:group", "Outputs: the results of runs."),
         ("task", f"{_COMMANDS}.task:group", "Tasks and background shells."),
@@ -56,8 +57,8 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
 HELP = "Talk with the agents of a kheish daemon, and manage the daemon."
 
 ALSO = {
-    "agent": "definition",
-    "agents": "definition list",
+    "agents": "agent list",
+    "tree": "agent tree",
     "model": "route",
     "models": "route list",
     "log": "daemon logs",

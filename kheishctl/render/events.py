@@ -144,6 +144,11 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
         f"{e.get('pre_tokens', 0)} to {e.get('post_tokens', 0)} tokens"
     ),
     "compaction_failed": lambda e: f"{e['trigger']}: {e['error']['message']}",
+    "agent_spawned": lambda e: f"{e['path']} {e['nickname']}" + _note(e.get("description")),
+    "child_spawned": lambda e: f"{e['path']} {e['nickname']}" + _note(e.get("description")),
+    "agent_renamed": lambda e: str(e["nickname"]) + _actor(e),
+    "agent_close_requested": lambda e: _actor(e).strip() + _note(e.get("note")),
+    "agent_closed": lambda e: str(e.get("note", "")),
     "task_created": lambda e: f"{e['task_id']} {e['title']}",
     "task_updated": _summarize_task_update,
     "task_deleted": lambda e: str(e["task_id"]),
