@@ -70,6 +70,19 @@ class _Input(Value, frozen=True):
     workspace: str | None = None
     schema: StoredSchema | None = None
 
+    def received(self, items: list[InputItem]) -> InputReceived:
+        """Return the event of the input, with its items as the session's contract demands."""
+        params = self.params
+        return InputReceived(
+            input_id=self.input_id,
+            items=items,
+            sender=params.sender,
+            guest=self.guest.name if self.guest is not None else None,
+            metadata=params.metadata,
+            origin=self.origin,
+            source=params.source,
+        )
+
 
 def prepare_send(call: Call, params: ConversationSend | SessionSend) -> _Input:
     """Validate an input and assign its ids.
@@ -154,15 +167,6 @@ def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
     if prepared.schema is not None:
         prepared.schema.store(tx)
     guest = prepared.guest.name if prepared.guest is not None else None
-    received = InputReceived(
-        input_id=prepared.input_id,
-        items=items,
-        sender=params.sender,
-        guest=guest,
-        metadata=params.metadata,
-        origin=prepared.origin,
-        source=params.source,
-    )
     accepted = RunAccepted(
         input_id=prepared.input_id,
         agent=record.agent,
@@ -176,7 +180,7 @@ def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
         writer.continue_run(place.run)
         writer.carry_out(RequestCancel("interrupted", "a message was sent that interrupts it"))
     writer.begin_run(prepared.run_id, pinned)
-    writer.append(received)
+    writer.append(prepared.received(items))
     cursor = writer.append(accepted).cursor
     if (
         call.services.slots.is_open
