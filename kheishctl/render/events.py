@@ -126,10 +126,17 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "approval_requested": lambda e: (
         f"{e['approval_id']} {e['tool']} {e.get('subject', '')}" + _note(e.get("note"))
     ),
+    "approval_voted": lambda e: (
+        f"{e['approval_id']} {e['decision']} by {e['person']}"
+        + _note(e.get("note") or e.get("justification"))
+    ),
     "approval_answered": _summarize_approval,
     "approval_lapsed": lambda e: f"{e['approval_id']} {e['how']}",
     "question_asked": lambda e: (
         f"{e['question_id']} {' / '.join(str(q['question']) for q in e['questions'])}"
+    ),
+    "question_voted": lambda e: (
+        ("declined" if e.get("declined") else format_answers(e.get("answers", ()))) + f" by {e['person']}"
     ),
     "question_answered": lambda e: (
         ("declined" if e.get("declined") else format_answers(e["answers"])) + _actor(e)

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from kheishd.config.toml import KeyPath, find_line
 from kheishd.config.validation import Problem, find_problems, format_path
 from kheishd.core.run.budget import MICROS, intersect_budgets
+from protocol.audience import find_audience_problem
 from protocol.budget import Budget
 from protocol.ids import ID_PATTERN
 from protocol.limits.budget import MAX_BUDGET_TOKENS, MAX_MICROS, MAX_WORK_SECONDS
@@ -98,6 +99,11 @@ def parse(name: str, content: bytes, path: str) -> Definition:
             located = [(find_line(lines, problem.path) or 1, str(problem)) for problem in problems]
             raise DefinitionError(located)
         front = msgspec.convert(table, FrontMatter)
+        for index, rule in enumerate(front.permissions):
+            problem = find_audience_problem(rule.decision, rule.audience)
+            if problem is not None:
+                place: KeyPath = ("permissions", index, "audience")
+                raise DefinitionError([(find_line(lines, place) or 1, str(Problem(place, problem)))])
     fields = msgspec.structs.asdict(front)
     budget = Budget(
         max_tokens=fields.pop("max_tokens") or 0,

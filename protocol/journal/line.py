@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from protocol.events.agent import AgentClosed, AgentCloseRequested, AgentRenamed, AgentSpawned, ChildSpawned
-from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
+from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested, ApprovalVoted
 from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserved, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.conversation import ConversationBound, ConversationUnbound
@@ -23,7 +23,7 @@ from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.permission import PermissionsChanged
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
-from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
+from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed, QuestionVoted
 from protocol.events.run import (
     CancelRequested,
     InputReceived,
@@ -85,10 +85,12 @@ JournalEvent = (
     | MessageAppended
     | CallsJudged
     | ApprovalRequested
+    | ApprovalVoted
     | ApprovalAnswered
     | ApprovalLapsed
     | PermissionsChanged
     | QuestionAsked
+    | QuestionVoted
     | QuestionAnswered
     | QuestionLapsed
     | ToolCalled

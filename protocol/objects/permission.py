@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from protocol.audience import Audience
 from protocol.errors.definition import AgentForbidden, AgentNotFound
 from protocol.errors.permission import GrantNotFound
 from protocol.errors.run import RunAlreadyEnded, RunNotFound
@@ -61,6 +62,8 @@ class Rule(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown
 
     ``origin``: a deny or an ask is only for runs that have read an input of this origin; an allow is only
     for runs that have read nothing less trusted.
+
+    An ask may name the people who answer it. No permission mode turns such an ask into an allow.
     """
 
     tool: Pattern
@@ -68,6 +71,7 @@ class Rule(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown
     subject: Subject | None = None
     note: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
     origin: InputOrigin | None = None
+    audience: Audience | None = None
 
 
 class RuleRef(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -101,7 +105,8 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Both match literally, including a ``*``; ``subject`` null matches only calls without one. ``facts`` are
     the circumstances that were shown; null: there were none.
-    ``remaining_uses`` null: unlimited. ``approval_id`` is the approval that created it.
+    ``remaining_uses`` null: unlimited. ``approval_id`` is the approval that created it. ``audience`` is the
+    audience of that approval: the grant answers only asks of the same audience or a wider one.
     """
 
     grant_id: str
@@ -111,6 +116,7 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
     facts: CallFacts | None = None
     remaining_uses: int | None = None
     approval_id: str | None = None
+    audience: Audience | None = None
 
 
 class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -168,7 +174,8 @@ class Explanation(Struct, frozen=True, kw_only=True):
     """An explanation of a verdict: the verdict, and every line that led to it, in order.
 
     ``claims`` lists the parts of a call that consists of several. Hooks are not included: their opinion
-    depends on the call's arguments.
+    depends on the call's arguments. ``audience`` are the people who may answer an ask; null: anyone with the
+    right.
     """
 
     decision: Decision
@@ -180,6 +187,7 @@ class Explanation(Struct, frozen=True, kw_only=True):
     grant_id: str | None
     lines: list[ExplanationLine]
     claims: list[ClaimExplanation] = []
+    audience: Audience | None = None
 
 
 class LayerRules(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -254,7 +262,10 @@ class PermissionUpdate(Mutation, frozen=True, kw_only=True):
 
 
 class AuditRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One verdict in the journal, or the answer to an approval; an expiry has the actor ``daemon``."""
+    """One verdict in the journal, or the answer to an approval; an expiry has the actor ``daemon``.
+
+    ``is_vote``: one of several votes, after the last of which the answer follows.
+    """
 
     cursor: Cursor
     at_ms: int
@@ -267,6 +278,7 @@ class AuditRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     actor: str | None = None
     note: str = ""
     justification: str = ""
+    is_vote: bool = False
 
 
 class AuditList(Struct, frozen=True):

@@ -5,6 +5,7 @@ from typing import Any, Final, Literal
 from msgspec import field
 
 from kheishd.core.contract import AnswerCheck
+from protocol.audience import Audience
 from protocol.events.context import CompactStrategy, CompactTrigger
 from protocol.journal.line import JournalEvent
 from protocol.limits.call import MAX_CALLS
@@ -97,6 +98,7 @@ class ApprovalAsk(Value, frozen=True):
     note: str = ""
     preview: Preview | None = None
     expires_at_ms: int | None = None
+    audience: Audience | None = None
 
 
 class QuestionAsk(Value, frozen=True):
@@ -105,6 +107,7 @@ class QuestionAsk(Value, frozen=True):
     question_id: str
     questions: list[Question]
     expires_at_ms: int | None = None
+    audience: Audience | None = None
 
 
 class CallReturn(Value, frozen=True):

@@ -27,11 +27,13 @@ from kheishd.core.trust import join_origins, rule_applies
 from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, SubjectReading, Tool, ToolError
 from kheishd.objects.pages import cursor_after, page_of
+from kheishd.objects.people.audience import requester_of
 from kheishd.objects.talk.address import find_definition, find_run, find_session
 from kheishd.objects.talk.bounds import ancestors, bounds_of, mode_of
 from kheishd.records.run import read_pinned
 from kheishd.records.writer import SessionWriter, StreamWriter
 from kheishd.store.tables import PERMISSIONS, RUNS, SESSIONS
+from protocol.audience import find_audience_problem
 from protocol.errors.permission import GrantNotFound
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.run import RunAlreadyEnded, RunNotFound
@@ -87,8 +89,16 @@ def layers_of(
             replace(layered, rules=[rule for rule in layered.rules if rule_applies(rule, joined)])
             for layered in layers
         ]
-    protected = tuple(runtime.config.permissions.protected)
-    return Layers(tuple(layers), effective_mode(layers), protected, tuple(joined))
+    asks_requester = any(
+        rule.audience and rule.audience.requester for layer in layers for rule in layer.rules
+    )
+    return Layers(
+        tuple(layers),
+        effective_mode(layers),
+        tuple(runtime.config.permissions.protected),
+        tuple(joined),
+        requester_of(store, session, run) if asks_requester and run is not None else (),
+    )
 
 
 def _all_layers(
@@ -321,10 +331,14 @@ def _update_daemon(tx: Transaction, call: Call, event: PermissionsChanged) -> La
 
 
 def _require_applicable(event: PermissionsChanged, rules: list[Rule], grants: list[Grant]) -> None:
-    """Reject a change that revokes an unknown grant or adds too many rules.
+    """Reject a change that revokes an unknown grant, or adds too many rules or an unusable audience.
 
-    Errors: GrantNotFound, InputTooLarge.
+    Errors: GrantNotFound, InputTooLarge, InvalidParams.
     """
+    for index, rule in enumerate(event.add):
+        problem = find_audience_problem(rule.decision, rule.audience)
+        if problem is not None:
+            raise InvalidParams(problem, field=f"$.params.add[{index}].audience")
     grant_ids = {grant.grant_id for grant in grants}
     for index, grant_id in enumerate(event.revoke):
         if grant_id not in grant_ids:
