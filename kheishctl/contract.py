@@ -194,6 +194,26 @@ SESSION_EMPTY: Final[dict[str, Any]] = {
 }
 """The values that clear the properties of a session."""
 
+PROFILES: Final = (
+    "default",
+    "plan",
+    "verification",
+    "coordinator",
+)
+"""The profiles of sessions."""
+
+ITEM_KINDS: Final = (
+    "tool",
+    "skill",
+    "member",
+    "mcp_server",
+    "route",
+    "connector",
+    "connector_credential",
+    "mcp_credential",
+)
+"""The kinds of items that scopes list."""
+
 PERMISSION_MODES: Final = (
     "default",
     "acceptEdits",

@@ -72,7 +72,7 @@ class _PartTools:
         self.rows = rows
         self.by_name = by_name
         self.droppable = [name for name, tool in by_name.items() if tool.droppable]
-        self.scopes: tuple[Sequence[str] | None, Sequence[str] | None] | None = None
+        self.scopes: tuple[object, ...] | None = None
         self.offered: Sequence[Tool] = ()
 
 
@@ -166,8 +166,8 @@ class CompositeHook:
         return [tool for part in self._parts for tool in self._offer_of(part, self._tools_of(part), context)]
 
     def _offer_of(self, part: SubHook, tools: _PartTools, context: RunContext) -> Sequence[Tool]:
-        scopes = context.pinned.tools, context.tools
-        if not tools.by_name or [] in scopes:
+        scopes = context.tool_scopes
+        if not tools.by_name or context.has_no_tools:
             return ()
         if tools.scopes == scopes:
             return tools.offered

@@ -98,7 +98,8 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``preset``, ``auth_header`` and ``ca_file`` are those of the route.
 
-    ``instructions_digest`` is the SHA-256 (hex) of the resolved instructions, which are stored separately.
+    ``instructions_digest`` is the SHA-256 (hex) of the agent's instructions, which are stored separately, and
+    ``section_digests`` are those of the sections that follow them, such as the text of a profile.
     ``tools`` lists the offered tools: null means all tools, an empty list none. ``context_tokens`` is the
     size of the model's context window. ``debug`` is the level of the capture; a later ``off`` in the
     configuration does not change it. The run must satisfy ``output_contract`` and ``requirements``.
@@ -116,6 +117,7 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ca_file: str | None = None
     options: dict[str, Any] = {}
     instructions_digest: str | None = None
+    section_digests: list[str] = []
     tools: list[str] | None = None
     workspace: str | None = None
     permission_mode: str = "default"

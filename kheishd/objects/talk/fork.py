@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kheishd.core.session import choose_mode, intersect_scopes, narrower_mode
+from kheishd.core.scope import choose_mode, intersect_scopes, narrower_mode
 from kheishd.kernel.call import Call, mutation, origin_of
 from kheishd.objects.node.journal import pruned_until
 from kheishd.objects.talk.address import find_definition, find_session
-from kheishd.objects.talk.bounds import bounds_of, default_mode, require_mode
+from kheishd.objects.talk.bounds import bounds_of, default_mode, require_mode, scope_of
 from kheishd.objects.talk.input import origins_read
 from kheishd.objects.talk.lineage import lineage
-from kheishd.objects.talk.session import scope_of
 from kheishd.records.writer import SessionWriter
 from protocol import ids
 from protocol.errors.definition import AgentNotFound

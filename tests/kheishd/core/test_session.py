@@ -1,4 +1,4 @@
-"""Sessions: the record, plan mode, and the law of bounds: rights only ever narrow."""
+"""Sessions: the record, and plan mode."""
 
 from typing import Any
 
@@ -7,16 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.session import (
-    choose_mode,
     evolve,
-    inherit_scope,
-    intersect_names,
-    intersect_scopes,
     leave_plan_mode,
-    narrower_mode,
-    require_narrower,
 )
-from protocol.errors.token import ScopeWouldWiden
 from protocol.events.conversation import ConversationBound
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.run import InputReceived, MessageAppended, RunEnded
@@ -167,90 +160,3 @@ def test_plan_mode_never_widens(events: list[JournalEvent], mode: PermissionMode
     session = fold_plan(*events, mode=mode)
     assert session.permission_mode in ((mode, "plan") if session.plan_mode else (mode,))
     assert leave_plan_mode(session).permission_mode == mode
-
-
-# Bounds.
-
-NAMES = st.one_of(st.none(), st.lists(st.sampled_from("abcd"), unique=True))
-SCOPES = st.builds(CapabilityScope, tools=NAMES, skills=NAMES, mcp=NAMES, members=NAMES, credentials=NAMES)
-FIELDS = CapabilityScope.__struct_fields__
-
-
-def spell_out(scope: CapabilityScope) -> set[tuple[str, str]]:
-    """Return all rights of a scope, for the listed names and an unlisted one."""
-    return {
-        (field, name)
-        for field in FIELDS
-        for name in "abcde"
-        if (allowed := getattr(scope, field)) is None or name in allowed
-    }
-
-
-def test_null_is_everything_and_an_empty_list_is_nothing() -> None:
-    """Null allows every name and an empty list none."""
-    assert intersect_names(None, None) is None
-    assert intersect_names(None, []) == []
-    assert intersect_names([], ["a"]) == []
-    assert intersect_names(["a", "b"], ["b", "c"]) == ["b"]
-    assert inherit_scope(CapabilityScope(tools=[]), CapabilityScope()).tools == []
-    assert require_narrower(CapabilityScope(), CapabilityScope(tools=[])).tools == []
-    with pytest.raises(ScopeWouldWiden, match="'tools' is limited"):
-        require_narrower(CapabilityScope(tools=[]), CapabilityScope())
-    with pytest.raises(ScopeWouldWiden, match="'mcp' did not allow b"):
-        require_narrower(CapabilityScope(mcp=["a"]), CapabilityScope(mcp=["a", "b"]))
-
-
-@given(SCOPES, SCOPES)
-def test_intersect_scopes(scope: CapabilityScope, bound: CapabilityScope) -> None:
-    """The intersection allows exactly what both scopes allow."""
-    assert spell_out(intersect_scopes(scope, bound)) == spell_out(scope) & spell_out(bound)
-
-
-@given(SCOPES, st.lists(st.tuples(st.sampled_from(["spawn", "update", "agent"]), SCOPES), max_size=8))
-def test_no_chain_of_spawns_widens(root: CapabilityScope, steps: list[tuple[str, Any]]) -> None:
-    """After any chain of spawns and updates, the root's rights are the ceiling."""
-    scope = root
-    for kind, requested in steps:
-        previous = spell_out(scope)
-        try:
-            match kind:
-                case "spawn":
-                    scope = inherit_scope(scope, requested)
-                case "update":
-                    scope = require_narrower(scope, requested)
-                case _:
-                    scope = intersect_scopes(scope, requested)
-        except ScopeWouldWiden:
-            assert not spell_out(requested) <= previous, "a narrower scope is never refused"
-        assert spell_out(scope) <= previous
-    assert spell_out(scope) <= spell_out(root)
-
-
-@given(SCOPES, SCOPES)
-def test_inherit_scope(parent: CapabilityScope, requested: CapabilityScope) -> None:
-    """An absent field is the parent's; a requested one is allowed or refused."""
-    try:
-        granted = inherit_scope(parent, requested)
-    except ScopeWouldWiden:
-        return
-    for field in FIELDS:
-        own = getattr(requested, field)
-        assert getattr(granted, field) == (getattr(parent, field) if own is None else own)
-
-
-MODE = st.sampled_from(MODES)
-
-
-@given(MODE, st.none() | MODE, st.none() | MODE)
-def test_choose_mode(
-    ceiling: PermissionMode, requested: PermissionMode | None, by_agent: PermissionMode | None
-) -> None:
-    """A requested mode is allowed or refused; else the agent's own mode counts if it is narrower."""
-    try:
-        mode = choose_mode(ceiling, requested, by_agent)
-    except ScopeWouldWiden:
-        assert requested is not None
-        assert MODES.index(requested) > MODES.index(ceiling)
-        return
-    assert MODES.index(mode) <= MODES.index(ceiling)
-    assert mode == (requested or narrower_mode(ceiling, by_agent))
