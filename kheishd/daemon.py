@@ -58,6 +58,7 @@ from kheishd.systemd import Notifier, read_watchdog_seconds
 from kheishd.toolbox import Toolbox
 from kheishd.workers.agents import AgentWorker
 from kheishd.workers.expiry import ExpiryWorker, RetentionWorker
+from kheishd.workers.mail import MailWorker
 from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.shells import ShellWorker
 from kheishd.workers.titles import TitleWorker
@@ -220,6 +221,7 @@ class Daemon:
             ShellWorker(services, self._shells, self._make_starter, own_ports=self._toolbox.own_ports),
             titles,
             runs,
+            MailWorker(services),
             ExpiryWorker(services),
             RetentionWorker(services),
             AgentWorker(services),

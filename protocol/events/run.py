@@ -29,6 +29,7 @@ class RunAccepted(Event, frozen=True, tag="run_accepted"):
 
     ``origins`` are those of its input and, for a child's run, of everything that the parent's run had read.
 
+    ``reports``: the agent's parent caused it, and is told once how it ended.
     ``queue_index`` is its index among the open runs of the session if it is ahead of queued ones; null: it is
     the last.
     """
@@ -40,6 +41,7 @@ class RunAccepted(Event, frozen=True, tag="run_accepted"):
     guest: str | None = None
     kind: RunKind = "input"
     origins: list[InputOrigin] = []
+    reports: bool = False
     queue_index: int | None = None
 
 
@@ -120,3 +122,14 @@ class RunEnded(Event, frozen=True, tag="run_ended"):
     error: RunError | None = None
     note: str = ""
     origins: list[InputOrigin] = []
+
+
+class RunConcluded(Event, frozen=True, tag="run_concluded"):
+    """The work that remained after the run's end is done: its mail is settled, and its end is reported.
+
+    ``report``: the parent was told by ``mail``, or its ``wait`` returned the outcome; ``dropped``: its
+    session had ended; null: the run does not report. ``message_id`` is the message in the parent's mailbox.
+    """
+
+    report: Literal["mail", "wait", "dropped"] | None = None
+    message_id: str | None = None

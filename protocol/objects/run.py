@@ -49,8 +49,8 @@ SETTLED: frozenset[str] = ENDED | {"waiting_for_approval", "waiting_for_user_que
 """The statuses in which nothing more happens without a person."""
 
 
-RunKind = Literal["input", "compaction"]
-"""The purpose of a run: to answer an input, or to summarize the session."""
+RunKind = Literal["input", "compaction", "mailbox"]
+"""The purpose of a run: to answer an input, to summarize the session, or to read mail."""
 
 DebugLevel = Literal["off", "redacted", "full"]
 """The level of a debug capture: nothing; the structure of the model calls, with lengths and digests
@@ -161,6 +161,8 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``origins`` are the origins of everything that it has read itself: its input, the messages to it, and the
     outputs of its tools. A run of an earlier version has none; it is a person's.
 
+    ``mail`` is the number of messages that it delivers, and ``reports`` whether the agent's parent is to be
+    told of its end; both are unset once that is done, after its end.
     ``urgent``: the run was accepted ahead of the queued ones, because its message interrupted a run.
 
     ``worked_ms`` is the working time up to the last event, ``tool_bytes`` the size of all tool results,
@@ -204,6 +206,8 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     met_requirements: list[int] = []
     partial_cursors: list[Cursor] = []
     origins: list[InputOrigin] = []
+    mail: int = 0
+    reports: bool = False
     worked_ms: int = 0
     tool_bytes: int = 0
     error: RunError | None = None
