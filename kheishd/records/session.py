@@ -20,6 +20,7 @@ from protocol.events.session import (
     SessionRenamed,
     SessionUpdated,
 )
+from protocol.events.skill import SkillActivated, SkillDeactivated
 
 if TYPE_CHECKING:
     from protocol.objects.session import Session
@@ -46,6 +47,8 @@ EVENTS: Final = (
     TodosWritten,
     PlanEntered,
     PlanExited,
+    SkillActivated,
+    SkillDeactivated,
     PermissionsChanged,
     ApprovalAnswered,
     CallsJudged,
