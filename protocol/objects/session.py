@@ -176,8 +176,8 @@ class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
     the agent is in plan mode, and leaving it restores ``pre_plan_mode`` as the permission mode.
     ``plan_cursor`` and ``todos_cursor`` are the cursors of the newest plan and list of todos.
     ``origins`` are the origins of everything that its ended runs have read, and the next one reads with the
-    transcript. ``active_skills`` are in the order of their activation; if a message up to ``compacted_cursor`` held the
-    text of one of them, the model no longer reads that message.
+    transcript. ``active_skills`` are in the order of their activation; if a message up to
+    ``compacted_cursor`` held the text of one of them, the model no longer reads that message.
     ``updated_cursor`` is the cursor of the last event that changed this record.
     """
 
