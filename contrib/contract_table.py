@@ -17,7 +17,7 @@ from protocol.limits.debug import MAX_DEBUG_TEXT_BYTES
 from protocol.limits.output import DEFAULT_REPAIRS, MAX_REPAIRS
 from protocol.limits.page import MAX_PAGE_ROWS
 from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINES
-from protocol.objects import approval, indoubt, permission, question, run, session, task
+from protocol.objects import agent, approval, indoubt, permission, question, run, session, task
 from protocol.rpc.catalogue import METHODS
 from protocol.rpc.method import SCOPES
 
@@ -34,9 +34,12 @@ Json = dict[str, Any]
 """A JSON object: params, a result, an event."""
 '''
 
-# Properties that an update changes but cannot clear: a scope only narrows, and a task keeps its title, its
+# Properties that an update changes but cannot clear: scopes only narrow, and a task keeps its title, its
 # status and its result.
-NOT_CLEARABLE = {session.SessionUpdate: {"scope"}, task.TaskUpdate: {"title", "status", "output"}}
+NOT_CLEARABLE = {
+    session.SessionUpdate: {"scope", "credential_scope", "profile", "blocked_tools"},
+    task.TaskUpdate: {"title", "status", "output"},
+}
 
 
 def find_field(struct: type[Struct], name: str) -> FieldInfo:
@@ -97,11 +100,16 @@ def list_constants() -> Iterator[tuple[str, Any, str]]:
     waiting = select(run_statuses, run.SETTLED - run.ENDED)
     yield "RUN_WAITING", waiting, "The statuses of a run that waits for a person."
     yield "DEBUG_LEVELS", list_choices(run.DebugLevel), "The levels of debug capture."
+    yield "AGENT_STATUSES", list_choices(agent.AgentStatus), "The statuses of an agent."
+    yield "AGENT_RETENTIONS", list_choices(agent.AgentRetention), "What becomes of an agent after its run."
+    yield "PROMPT_MODES", list_choices(agent.PromptMode), "How an agent's own instructions are used."
     yield "BUSY_POLICIES", list_choices(run.Busy), "The policies for a message to a busy session."
     statuses = list_filters(session.SessionListParams)
     yield "SESSION_STATUSES", statuses, "The statuses of a session."
     empty = find_empty_values(session.SessionUpdate)
     yield "SESSION_EMPTY", empty, "The values that clear the properties of a session."
+    yield "PROFILES", list_choices(session.ProfileName), "The profiles of sessions."
+    yield "ITEM_KINDS", list_choices(permission.ItemKind), "The kinds of items that scopes list."
     yield "PERMISSION_MODES", list_choices(permission.PermissionMode), "The permission modes."
     yield "REMEMBER", list_choices(approval.Remember), "The extents to which an approval is remembered."
     filters = list_filters(approval.ApprovalListParams)

@@ -75,11 +75,22 @@ METHODS: Final = (
     "task.stop",
     "task.delete",
     "task.output",
+    "mailbox.post",
+    "mailbox.list",
+    "mailbox.dead_letters",
+    "mailbox.get",
+    "mailbox.ack",
     "journal.read",
     "journal.subscribe",
     "journal.unsubscribe",
     "definition.list",
     "definition.get",
+    "skill.list",
+    "skill.get",
+    "skill.reload",
+    "session.skills",
+    "skill.activate",
+    "skill.deactivate",
     "route.list",
     "route.get",
     "route.test",
@@ -145,6 +156,29 @@ DEBUG_LEVELS: Final = (
 )
 """The levels of debug capture."""
 
+AGENT_STATUSES: Final = (
+    "queued",
+    "running",
+    "waiting_for_approval",
+    "waiting_for_user_input",
+    "idle",
+    "completed",
+    "failed",
+)
+"""The statuses of an agent."""
+
+AGENT_RETENTIONS: Final = (
+    "retain",
+    "close_on_settle",
+)
+"""What becomes of an agent after its run."""
+
+PROMPT_MODES: Final = (
+    "append",
+    "replace",
+)
+"""How an agent's own instructions are used."""
+
 BUSY_POLICIES: Final = (
     "queue",
     "steer",
@@ -170,6 +204,26 @@ SESSION_EMPTY: Final[dict[str, Any]] = {
     "busy": None,
 }
 """The values that clear the properties of a session."""
+
+PROFILES: Final = (
+    "default",
+    "plan",
+    "verification",
+    "coordinator",
+)
+"""The profiles of sessions."""
+
+ITEM_KINDS: Final = (
+    "tool",
+    "skill",
+    "member",
+    "mcp_server",
+    "route",
+    "connector",
+    "connector_credential",
+    "mcp_credential",
+)
+"""The kinds of items that scopes list."""
 
 PERMISSION_MODES: Final = (
     "default",

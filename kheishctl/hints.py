@@ -4,6 +4,7 @@ The daemon's messages name no commands of kheishctl, because every client shows 
 """
 
 HINTS: dict[str, tuple[str, ...]] = {
+    "agent_already_closed": ("agent", "list", "--closed"),
     "agent_not_found": ("definition", "list"),
     "answer_invalid": ("question", "show", "QUESTION"),
     "approval_not_found": ("approval", "list"),
@@ -14,12 +15,18 @@ HINTS: dict[str, tuple[str, ...]] = {
     "indoubt_not_found": ("indoubt", "list"),
     "input_contract_violated": ("session", "show", "SESSION"),
     "internal_error": ("daemon", "logs"),
+    "member_forbidden": ("definition", "show", "AGENT"),
     "method_not_found": ("call", "rpc.discover"),
+    "no_such_agent": ("agent", "list"),
     "question_not_found": ("question", "list"),
     "route_not_found": ("route", "list"),
     "run_not_found": ("run", "list"),
     "session_busy": ("run", "list", "--active"),
     "session_not_found": ("session", "list"),
+    "spawn_conflict": ("agent", "list"),
+    "spawn_limit": ("agent", "list"),
+    "skill_not_found": ("skill", "list"),
+    "skills_too_large": ("skill", "visible", "SESSION"),
     "storage_failed": ("daemon", "logs"),
     "storage_full": ("status",),
     "store_damaged": ("daemon", "doctor", "--repair"),

@@ -23,6 +23,7 @@ COMPLETION_SECONDS = 0.3
 
 COMPLETIONS: dict[str, tuple[str, Json, str, str]] = {
     "agents": ("definition.list", {"limit": 500}, "definitions", "name"),
+    "agent_paths": ("agent.list", {"limit": 500}, "agents", "path"),
     "routes": ("route.list", {"limit": 500}, "routes", "route_id"),
     "sessions": ("session.list", {"limit": 100}, "sessions", "session_id"),
     "runs": ("run.list", {"limit": 100}, "runs", "run_id"),
@@ -32,6 +33,7 @@ COMPLETIONS: dict[str, tuple[str, Json, str, str]] = {
     "approvals": ("approval.list", {"limit": 100}, "approvals", "approval_id"),
     "questions": ("question.list", {"limit": 100}, "questions", "question_id"),
     "tasks": ("task.list", {"limit": 100}, "tasks", "task_id"),
+    "skills": ("skill.list", {"limit": 500}, "skills", "name"),
     "indoubts": ("indoubt.list", {"limit": 100}, "indoubts", "indoubt_id"),
 }
 """The source of each kind of name: the method, its params, the list in its result, the field in a row."""

@@ -26,6 +26,7 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("status", f"{_COMMANDS}.daemon:status", "Show the status of the daemon."),
         ("conversation", f"{_COMMANDS}.conversation:group", "Conversations: an agent and a sender."),
         ("session", f"{_COMMANDS}.session:group", "Sessions: the durable units of work."),
+        ("agent", f"{_COMMANDS}.agent:group", "Agents: the trees of agents that sessions form."),
         ("run", f"{_COMMANDS}.run:group", "Runs: each run answers one input."),
         ("output", f"{_COMMANDS}.output:group", "Outputs: the results of runs."),
         ("task", f"{_COMMANDS}.task:group", "Tasks and background shells."),
@@ -44,6 +45,7 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
     "Manage": (
         ("daemon", f"{_COMMANDS}.daemon:group", "Start, stop, reload, back up and check the daemon."),
         ("definition", f"{_COMMANDS}.definition:group", "Definitions of agents."),
+        ("skill", f"{_COMMANDS}.skill:group", "Skills: reusable instructions for agents."),
         ("route", f"{_COMMANDS}.route:group", "Routes to models."),
         ("token", f"{_COMMANDS}.token:group", "Tokens for connections over TCP."),
     ),
@@ -56,8 +58,9 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
 HELP = "Talk with the agents of a kheish daemon, and manage the daemon."
 
 ALSO = {
-    "agent": "definition",
-    "agents": "definition list",
+    "agents": "agent list",
+    "tree": "agent tree",
+    "skills": "skill list",
     "model": "route",
     "models": "route list",
     "log": "daemon logs",

@@ -14,6 +14,7 @@ import trio
 from msgspec import Struct
 
 from kheishd.config.sections.workspace import WorkspaceSection
+from kheishd.objects.people.audience import find_unanswerable
 from kheishd.objects.talk.workspace import find_problem
 from kheishd.store.commit import GONE
 from kheishd.store.environment import refuse_damaged
@@ -258,14 +259,19 @@ class DaemonControl:
         if self._reloads.problem is not None:
             yield f"the last reload was refused and changed nothing: {self._reloads.problem}"
         yield from self._runtimes.current().warnings
+        yield from self._runtimes.current().skills.warnings
         yield from self.find_sandbox_warnings()
         yield from self._find_missing_workspaces()
         yield from self._find_unready_routes()
         parked: list[str] = []
+        unanswerable: list[str] = []
         # The status of a damaged store is reported without its rows that cannot be read.
         with suppress(StoreDamaged), self._state.read() as store:
             newest = islice(store.scan(RUNS, reverse=True), MAX_PARKED_SEARCH_RUNS)
             parked = [run.run_id for _, run in newest if run.error and run.error.reason == "parked"]
+            shared = self._runtimes.current().config.listen.shared
+            unanswerable = find_unanswerable(store, self._state.now_ms(), shared)
+        yield from unanswerable
         for run_id in parked:
             yield f"the run {run_id} was parked, because the daemon crashed each time it executed the run"
         if self._vitals.after_crash and uptime_s < CRASH_WARNING_SECONDS:

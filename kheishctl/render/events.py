@@ -126,10 +126,17 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "approval_requested": lambda e: (
         f"{e['approval_id']} {e['tool']} {e.get('subject', '')}" + _note(e.get("note"))
     ),
+    "approval_voted": lambda e: (
+        f"{e['approval_id']} {e['decision']} by {e['person']}"
+        + _note(e.get("note") or e.get("justification"))
+    ),
     "approval_answered": _summarize_approval,
     "approval_lapsed": lambda e: f"{e['approval_id']} {e['how']}",
     "question_asked": lambda e: (
         f"{e['question_id']} {' / '.join(str(q['question']) for q in e['questions'])}"
+    ),
+    "question_voted": lambda e: (
+        ("declined" if e.get("declined") else format_answers(e.get("answers", ()))) + f" by {e['person']}"
     ),
     "question_answered": lambda e: (
         ("declined" if e.get("declined") else format_answers(e["answers"])) + _actor(e)
@@ -144,6 +151,13 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
         f"{e.get('pre_tokens', 0)} to {e.get('post_tokens', 0)} tokens"
     ),
     "compaction_failed": lambda e: f"{e['trigger']}: {e['error']['message']}",
+    "agent_spawned": lambda e: f"{e['path']} {e['nickname']}" + _note(e.get("description")),
+    "child_spawned": lambda e: f"{e['path']} {e['nickname']}" + _note(e.get("description")),
+    "agent_renamed": lambda e: str(e["nickname"]) + _actor(e),
+    "agent_close_requested": lambda e: _actor(e).strip() + _note(e.get("note")),
+    "agent_closed": lambda e: str(e.get("note", "")),
+    "skill_activated": lambda e: str(e["name"]) + _note(e.get("note")),
+    "skill_deactivated": lambda e: str(e["name"]) + _note(e.get("note")),
     "task_created": lambda e: f"{e['task_id']} {e['title']}",
     "task_updated": _summarize_task_update,
     "task_deleted": lambda e: str(e["task_id"]),

@@ -1,17 +1,19 @@
 """Approvals: a record as the projection of its events, and the results of denied calls. Pure.
 
-The first answer counts: an event about an approval that is no longer pending does not change it.
+The first answer counts: an event about an approval that is no longer pending does not change it. Where
+several people must agree, the votes come first, and the answer follows the vote that decides.
 """
 
 from typing import Final, Literal
 
 from msgspec.structs import replace
 
-from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
+from protocol.audience import Vote
+from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested, ApprovalVoted
 from protocol.journal.envelope import Envelope
 from protocol.objects.approval import Approval, ApprovalStatus
 
-ApprovalEvent = ApprovalRequested | ApprovalAnswered | ApprovalLapsed
+ApprovalEvent = ApprovalRequested | ApprovalVoted | ApprovalAnswered | ApprovalLapsed
 
 _ANSWERED: Final[dict[str, ApprovalStatus]] = {"allow": "allowed", "deny": "denied"}
 
@@ -52,17 +54,22 @@ def evolve(approval: Approval | None, envelope: Envelope, event: ApprovalEvent) 
             binding=event.preview.binding if event.preview is not None else None,
             facts=event.preview.facts if event.preview is not None else None,
             expires_at_ms=event.expires_at_ms,
+            audience=event.audience,
         )
     assert approval is not None, "an approval's first event is its request"
     if approval.status != "pending":
         return approval
+    if isinstance(event, ApprovalVoted):
+        vote = Vote(person=event.person, choice=event.decision, remember=event.remember, uses=event.uses)
+        return replace(approval, votes=[*approval.votes, vote])
     resolved = replace(approval, resolved_at_ms=envelope.at_ms, resolved_cursor=envelope.cursor)
     if isinstance(event, ApprovalLapsed):
         return replace(resolved, status="expired" if event.how == "expired" else "withdrawn")
+    voters = ", ".join(vote.person for vote in approval.votes if vote.choice == event.decision)
     return replace(
         resolved,
         status=_ANSWERED[event.decision],
-        resolved_by=envelope.actor,
+        resolved_by=voters or envelope.on_behalf_of or envelope.actor,
         remember=event.remember,
         justification=event.justification,
         denial_note=event.note if event.decision == "deny" else "",

@@ -5,18 +5,20 @@ request is not: it ends the run.
 """
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
 
+from protocol.audience import Vote
 from protocol.errors.question import AnswerInvalid
-from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
+from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed, QuestionVoted
 from protocol.journal.envelope import Envelope
 from protocol.limits.question import MAX_ANSWERS_BYTES
 from protocol.objects.question import Answer, Question, QuestionRequest, QuestionStatus
 
-QuestionEvent = QuestionAsked | QuestionAnswered | QuestionLapsed
+QuestionEvent = QuestionAsked | QuestionVoted | QuestionAnswered | QuestionLapsed
 
 DECLINED: Final = "The person declined to answer. Continue without it."
 
@@ -43,20 +45,41 @@ def evolve(request: QuestionRequest | None, envelope: Envelope, event: QuestionE
             agent=event.agent,
             sender=event.sender,
             expires_at_ms=event.expires_at_ms,
+            audience=event.audience,
         )
     assert request is not None, "a question's first event is its request"
     if request.status != "pending":
         return request
+    if isinstance(event, QuestionVoted):
+        return replace(request, votes=[*request.votes, Vote(person=event.person, choice=event.choice)])
     resolved = replace(request, resolved_at_ms=envelope.at_ms, justification=event.justification)
     if isinstance(event, QuestionLapsed):
-        return replace(
-            resolved, status=event.how, resolved_by=envelope.actor if event.how == "cancelled" else None
-        )
+        person = envelope.on_behalf_of or envelope.actor
+        return replace(resolved, status=event.how, resolved_by=person if event.how == "cancelled" else None)
+    # Votes that disagree decline a question together.
+    choice = digest_of(event.answers, declined=event.declined)
+    agreeing = [vote for vote in request.votes if vote.choice == choice]
+    if request.audience is not None and len(agreeing) < request.audience.votes:
+        agreeing = request.votes
+    voters = ", ".join(vote.person for vote in agreeing)
     status: QuestionStatus = "declined" if event.declined else "answered"
-    return replace(resolved, status=status, resolved_by=envelope.actor, answers=event.answers)
+    return replace(
+        resolved,
+        status=status,
+        resolved_by=voters or envelope.on_behalf_of or envelope.actor,
+        answers=event.answers,
+    )
 
 
 # Answers.
+
+
+def digest_of(answers: Sequence[Answer], *, declined: bool) -> str:
+    """Return the digest by which votes for the same answer agree; the order of answers does not matter."""
+    if declined:
+        return "declined"
+    content = sorted([answer.key, sorted(answer.selected), answer.text.strip()] for answer in answers)
+    return sha256(msgspec.json.encode(content)).hexdigest()[:16]
 
 
 def require_valid_answers(

@@ -8,7 +8,7 @@ from kheishd.core import approval
 from kheishd.records.pending import pending_rows
 from kheishd.records.projection import Projection, key_in, source_in_session
 from kheishd.store.tables import APPROVALS, APPROVALS_WAITING, DEADLINES, RECORDS_BY_RUN, RECORDS_BY_SESSION
-from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
+from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested, ApprovalVoted
 
 if TYPE_CHECKING:
     from kheishd.records.projection import IndexRow
@@ -32,7 +32,7 @@ APPROVAL_RECORDS: Final = Projection(
     kind=APPROVAL,
     table=APPROVALS,
     begins=ApprovalRequested,
-    events=(ApprovalRequested, ApprovalAnswered, ApprovalLapsed),
+    events=(ApprovalRequested, ApprovalVoted, ApprovalAnswered, ApprovalLapsed),
     key=key_in("approval_id"),
     evolve=approval.evolve,
     source=source_in_session,

@@ -8,7 +8,7 @@ from kheishd.core import question
 from kheishd.records.pending import pending_rows
 from kheishd.records.projection import Projection, key_in, source_in_session
 from kheishd.store.tables import DEADLINES, QUESTIONS, QUESTIONS_WAITING, RECORDS_BY_RUN, RECORDS_BY_SESSION
-from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
+from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed, QuestionVoted
 
 if TYPE_CHECKING:
     from kheishd.records.projection import IndexRow
@@ -32,7 +32,7 @@ QUESTION_RECORDS: Final = Projection(
     kind=QUESTION,
     table=QUESTIONS,
     begins=QuestionAsked,
-    events=(QuestionAsked, QuestionAnswered, QuestionLapsed),
+    events=(QuestionAsked, QuestionVoted, QuestionAnswered, QuestionLapsed),
     key=key_in("question_id"),
     evolve=question.evolve,
     source=source_in_session,

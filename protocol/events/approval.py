@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from protocol.audience import Audience
 from protocol.ids import Cursor
 from protocol.journal.envelope import Event
 from protocol.objects.approval import Preview, Remember
@@ -9,7 +10,10 @@ from protocol.objects.permission import Grant
 
 
 class ApprovalRequested(Event, frozen=True, tag="approval_requested"):
-    """A call needs approval. ``index`` is its position in its message, from 0."""
+    """A call needs approval. ``index`` is its position in its message, from 0.
+
+    ``audience`` are the people who may answer; null: anyone with the right.
+    """
 
     approval_id: str
     call_id: str
@@ -22,6 +26,20 @@ class ApprovalRequested(Event, frozen=True, tag="approval_requested"):
     expires_at_ms: int | None = None
     agent: str = ""
     sender: str | None = None
+    audience: Audience | None = None
+
+
+class ApprovalVoted(Event, frozen=True, tag="approval_voted"):
+    """A person of the audience voted; ``approval_answered`` follows the vote that decides."""
+
+    approval_id: str
+    call_id: str
+    person: str
+    decision: Literal["allow", "deny"]
+    note: str = ""
+    justification: str = ""
+    remember: Remember = "once"
+    uses: int | None = None
 
 
 class ApprovalAnswered(Event, frozen=True, tag="approval_answered"):

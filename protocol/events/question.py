@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from protocol.audience import Audience
 from protocol.journal.envelope import Event
 from protocol.objects.question import Answer, Question
 
@@ -15,6 +16,19 @@ class QuestionAsked(Event, frozen=True, tag="question_asked"):
     expires_at_ms: int | None = None
     agent: str = ""
     sender: str | None = None
+    audience: Audience | None = None
+
+
+class QuestionVoted(Event, frozen=True, tag="question_voted"):
+    """A person of the audience answered; ``choice`` is the digest of the answer, by which votes agree."""
+
+    question_id: str
+    call_id: str
+    person: str
+    choice: str
+    answers: list[Answer] = []
+    declined: bool = False
+    justification: str = ""
 
 
 class QuestionAnswered(Event, frozen=True, tag="question_answered"):

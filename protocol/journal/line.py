@@ -14,16 +14,23 @@ import msgspec
 from msgspec import Struct
 
 from protocol.events.agent import AgentClosed, AgentCloseRequested, AgentRenamed, AgentSpawned, ChildSpawned
-from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
+from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested, ApprovalVoted
 from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserved, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted, DaemonStopped
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
+from protocol.events.mailbox import (
+    MailAcknowledged,
+    MailDeadLettered,
+    MailDelivered,
+    MailPosted,
+    MailRequeued,
+)
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.permission import PermissionsChanged
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
-from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
+from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed, QuestionVoted
 from protocol.events.run import (
     CancelRequested,
     InputReceived,
@@ -31,6 +38,7 @@ from protocol.events.run import (
     ModelAsked,
     ModelFailed,
     RunAccepted,
+    RunConcluded,
     RunEnded,
     RunReleased,
     RunStarted,
@@ -44,6 +52,7 @@ from protocol.events.session import (
     SessionUpdated,
     TranscriptImported,
 )
+from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.events.task import TaskEvent
 from protocol.events.token import TokenCreated, TokenRevoked
 from protocol.journal.envelope import Envelope
@@ -85,10 +94,12 @@ JournalEvent = (
     | MessageAppended
     | CallsJudged
     | ApprovalRequested
+    | ApprovalVoted
     | ApprovalAnswered
     | ApprovalLapsed
     | PermissionsChanged
     | QuestionAsked
+    | QuestionVoted
     | QuestionAnswered
     | QuestionLapsed
     | ToolCalled
@@ -106,9 +117,17 @@ JournalEvent = (
     | PlanEntered
     | PlanExited
     | TaskEvent
+    | MailPosted
+    | MailDelivered
+    | MailAcknowledged
+    | MailRequeued
+    | MailDeadLettered
+    | SkillActivated
+    | SkillDeactivated
     | RunReleased
     | CancelRequested
     | RunEnded
+    | RunConcluded
 )
 
 
@@ -133,8 +152,8 @@ EVENT_TYPES: frozenset[str] = frozenset(
 TAG_VALUES: dict[str, frozenset[str]] = {
     "type": EVENT_TYPES | TAGS.keys() | {"workspace_file"},
     "kind": frozenset(
-        "text thinking tool_call tool_result asset input compaction task shell diff command call network"
-        " output request events answer query mutation control".split()
+        "text thinking tool_call tool_result asset input compaction mailbox task shell diff command call"
+        " network output request events answer query mutation control".split()
     ),
     "role": frozenset(("user", "assistant", "tool")),
 }

@@ -10,9 +10,9 @@ MAX_CALLS = 256
 MAX_JUDGED_CALLS = 16
 
 # Calls of one message that wait for people, and how many of them may be questions. A run that ends withdraws
-# them in one transaction: 256 results of 450 bytes are 112 KiB, 24 events and records of approvals 63 KiB,
-# those of two questions 24 KiB; 48 KiB remain for the records of session and run.
-MAX_WAITING_CALLS = 24
+# them in one transaction: 256 results of 450 bytes are 112 KiB, 18 events and records of approvals with their
+# audiences and votes 63 KiB, those of two questions 24 KiB; 48 KiB remain for the records of session and run.
+MAX_WAITING_CALLS = 18
 MAX_WAITING_QUESTIONS = 2
 
 # The room of a call in the transaction of its message besides the call itself: about 150 bytes in the run's

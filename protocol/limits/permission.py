@@ -11,8 +11,9 @@ MAX_GRANTS_BYTES = 4 * KIB
 MAX_GRANT_USES = 1_000_000
 
 # Answers to approvals: one transaction for all pending approvals of a message. Besides a person's texts, each
-# takes an event, a result, a record with its subject and part of a receipt: at most 3.1 KiB, 75 KiB for all;
-# the run's record with 256 open calls takes 48 KiB, and the session's record 40 KiB if it remembers grants.
-# 88 KiB remain for changed inputs (written once), justifications (twice) and notes (three times).
+# takes an event, a vote, a result, a record with its subject, its audience and the votes, and part of a
+# receipt: at most 4.3 KiB, 77 KiB for all; the run's record with 256 open calls takes 48 KiB, and the
+# session's record 40 KiB if it remembers grants. 88 KiB remain for changed inputs (written once),
+# justifications (three times, with that of a vote) and notes (four times).
 MAX_RESOLUTIONS = MAX_WAITING_CALLS
 MAX_RESOLUTIONS_BYTES = 88 * KIB

@@ -1,19 +1,24 @@
 """An approval: a tool call that a person must allow or deny. Stored first, presented second.
 
-Any client with the right may answer; the first answer counts, and the others learn who gave it. An approval
-survives restarts and may expire. The approval of a file change is bound to the file as it was shown.
+Its audience may answer: by default any client with the right. The first answer counts, and the others learn
+who gave it; where several people must agree, each has one vote. An approval survives restarts and may expire.
+The approval of a file change is bound to the file as it was shown.
 """
 
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from protocol.audience import Audience, Person, Vote
 from protocol.errors.approval import (
+    AlreadyVoted,
     ApprovalAlreadyResolved,
     ApprovalExpired,
     ApprovalNotFound,
+    NotInAudience,
     ToolInputInvalid,
 )
+from protocol.errors.conversation import SenderForbidden, SenderInvalid
 from protocol.errors.run import RunNotFound
 from protocol.errors.session import InputTooLarge, SessionNotFound
 from protocol.errors.store import StorageFull
@@ -49,7 +54,8 @@ class Approval(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``created_cursor`` is the cursor of the request, ``message_cursor`` that of the message with the call, and
     ``index`` the position of the call in that message, from 0. Texts for people are in the journal at these
-    cursors.
+    cursors. ``audience`` null: anyone with the right may answer. ``votes`` are those of an audience that must
+    agree; ``resolved_by`` then names the people who decided.
     """
 
     approval_id: Id
@@ -74,6 +80,8 @@ class Approval(Struct, frozen=True, kw_only=True, omit_defaults=True):
     remember: Remember = "once"
     justification: str = ""
     denial_note: str = ""
+    audience: Audience | None = None
+    votes: list[Vote] = []
 
 
 class ApprovalView(Approval, frozen=True, kw_only=True, omit_defaults=True):
@@ -124,13 +132,20 @@ class Resolution(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
 
 
 class ApprovalResolve(Mutation, frozen=True, kw_only=True):
-    """Params of ``approval.resolve``: answers to approvals of one run; all or none are accepted."""
+    """Params of ``approval.resolve``: answers to approvals of one run; all or none are accepted.
+
+    ``sender`` is the person for whom a caller answers whose rights name several senders.
+    """
 
     resolutions: Annotated[list[Resolution], Meta(min_length=1, max_length=MAX_RESOLUTIONS)]
+    sender: Person | None = None
 
 
 class ApprovalsResolved(Struct, frozen=True, kw_only=True):
-    """The resolved approvals, and the number of the run's approvals that are still pending."""
+    """The answered approvals, and the number of the run's approvals that are still pending.
+
+    One whose audience needs more votes is pending.
+    """
 
     approvals: list[ApprovalView]
     run_id: str
@@ -158,12 +173,16 @@ RESOLVE = Method(
     "mutation",
     ApprovalResolve,
     ApprovalsResolved,
-    "Allow or deny calls of one run; the first answer counts.",
+    "Allow or deny calls of one run, or vote; the first answer counts.",
     scope="approve",
     errors=(
         ApprovalNotFound,
         ApprovalAlreadyResolved,
         ApprovalExpired,
+        NotInAudience,
+        AlreadyVoted,
+        SenderForbidden,
+        SenderInvalid,
         ToolInputInvalid,
         InputTooLarge,
         StorageFull,

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from protocol.audience import Audience
 from protocol.errors.definition import AgentForbidden, AgentNotFound
 from protocol.errors.permission import GrantNotFound
 from protocol.errors.run import RunAlreadyEnded, RunNotFound
@@ -20,9 +21,10 @@ from protocol.errors.store import StorageFull
 from protocol.errors.token import ScopeWouldWiden
 from protocol.ids import Cursor, Id
 from protocol.limits.call import MAX_SUBJECT_BYTES, MAX_TOOL_BYTES
-from protocol.limits.names import MAX_AGENT_BYTES, MAX_REASON_BYTES
+from protocol.limits.names import MAX_AGENT_BYTES, MAX_ITEM_BYTES, MAX_REASON_BYTES
 from protocol.limits.permission import MAX_RULES
 from protocol.rpc.method import Method, Mutation, Page, Params
+from protocol.transcript import InputOrigin
 
 Decision = Literal["allow", "ask", "deny"]
 PermissionMode = Literal["default", "acceptEdits", "plan", "dontAsk", "bypassPermissions"]
@@ -30,6 +32,17 @@ MODES: tuple[PermissionMode, ...] = ("plan", "dontAsk", "default", "acceptEdits"
 """All modes, from the narrowest to the widest."""
 Layer = Literal["managed", "daemon", "definition", "parent", "session", "run"]
 """The owner of a rule, from the broadest to the narrowest; ``parent``: a session further up."""
+ItemKind = Literal[
+    "tool",
+    "skill",
+    "member",
+    "mcp_server",
+    "route",
+    "connector",
+    "connector_credential",
+    "mcp_credential",
+]
+"""The kinds of items that scopes list by name."""
 ModeEffect = Literal["edit_allowed", "ask_allowed", "ask_denied", "denied_in_plan"]
 """The effect of the mode on a verdict: that of acceptEdits, bypassPermissions, dontAsk and plan, in this
 order.
@@ -56,19 +69,28 @@ Subject = Annotated[
 
 
 class Rule(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One rule: the decision on calls of the matching tools. ``subject`` null: any subject."""
+    """One rule: the decision on calls of the matching tools. ``subject`` null: any subject.
+
+    ``origin``: a deny or an ask is only for runs that have read an input of this origin; an allow is only
+    for runs that have read nothing less trusted.
+
+    An ask may name the people who answer it. No permission mode turns such an ask into an allow.
+    """
 
     tool: Pattern
     decision: Decision
     subject: Subject | None = None
     note: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
+    origin: InputOrigin | None = None
+    audience: Audience | None = None
 
 
 class RuleRef(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The identity of a rule within its layer: a layer has at most one rule per tool and subject."""
+    """The identity of a rule within its layer: a layer has at most one rule per tool, subject and origin."""
 
     tool: Pattern
     subject: Subject | None = None
+    origin: InputOrigin | None = None
 
 
 ClaimKind = Literal["call", "command", "network"]
@@ -94,7 +116,8 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Both match literally, including a ``*``; ``subject`` null matches only calls without one. ``facts`` are
     the circumstances that were shown; null: there were none.
-    ``remaining_uses`` null: unlimited. ``approval_id`` is the approval that created it.
+    ``remaining_uses`` null: unlimited. ``approval_id`` is the approval that created it. ``audience`` is the
+    audience of that approval: the grant answers only asks of the same audience or a wider one.
     """
 
     grant_id: str
@@ -104,6 +127,7 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
     facts: CallFacts | None = None
     remaining_uses: int | None = None
     approval_id: str | None = None
+    audience: Audience | None = None
 
 
 class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -161,7 +185,8 @@ class Explanation(Struct, frozen=True, kw_only=True):
     """An explanation of a verdict: the verdict, and every line that led to it, in order.
 
     ``claims`` lists the parts of a call that consists of several. Hooks are not included: their opinion
-    depends on the call's arguments.
+    depends on the call's arguments. ``audience`` are the people who may answer an ask; null: anyone with the
+    right.
     """
 
     decision: Decision
@@ -173,6 +198,7 @@ class Explanation(Struct, frozen=True, kw_only=True):
     grant_id: str | None
     lines: list[ExplanationLine]
     claims: list[ClaimExplanation] = []
+    audience: Audience | None = None
 
 
 class LayerRules(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -211,15 +237,22 @@ class PermissionWhy(Params, frozen=True, kw_only=True):
     Without a session and a run, the call is judged in a new session of ``agent``, or of the default agent.
     ``mode`` replaces the session's mode, within its limits. A ``subject`` of the form ``net:HOST:PORT`` is a
     connection of a running call. ``facts`` are the call's circumstances, without which no grant answers.
+    ``origins`` are those of further inputs that the run is supposed to have read. The explanation begins with
+    the links that hide the item: definition, session, profile, parent.
     """
 
-    tool: Annotated[str, Meta(min_length=1, max_length=MAX_TOOL_BYTES)]
+    tool: Annotated[
+        str,
+        Meta(min_length=1, max_length=MAX_ITEM_BYTES, description="A tool's name, or that of another item."),
+    ]
     subject: Annotated[str, Meta(max_length=MAX_SUBJECT_BYTES)] = ""
+    item_kind: Annotated[ItemKind, Meta(description="The kind of the item.")] = "tool"
     session_id: Id | None = None
     run_id: Id | None = None
     agent: AgentName | None = None
     mode: PermissionMode | None = None
     facts: CallFacts | None = None
+    origins: Annotated[list[InputOrigin], Meta(max_length=8)] = []
 
 
 class PermissionListParams(Page, frozen=True, kw_only=True):
@@ -233,8 +266,8 @@ class PermissionListParams(Page, frozen=True, kw_only=True):
 class PermissionUpdate(Mutation, frozen=True, kw_only=True):
     """Params of ``permission.update``, for the whole daemon, one session or one run.
 
-    ``add`` adds rules and replaces those of the same tool and subject; ``remove`` removes rules by tool and
-    subject; ``revoke`` removes grants. The change is effective from the next tool call.
+    ``add`` adds rules and replaces those of the same tool, subject and origin; ``remove`` removes rules by
+    these; ``revoke`` removes grants. The change is effective from the next tool call.
     """
 
     session_id: Id | None = None
@@ -245,7 +278,10 @@ class PermissionUpdate(Mutation, frozen=True, kw_only=True):
 
 
 class AuditRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One verdict in the journal, or the answer to an approval; an expiry has the actor ``daemon``."""
+    """One verdict in the journal, or the answer to an approval; an expiry has the actor ``daemon``.
+
+    ``is_vote``: one of several votes, after the last of which the answer follows.
+    """
 
     cursor: Cursor
     at_ms: int
@@ -258,6 +294,7 @@ class AuditRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     actor: str | None = None
     note: str = ""
     justification: str = ""
+    is_vote: bool = False
 
 
 class AuditList(Struct, frozen=True):

@@ -8,6 +8,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from protocol.audience import Audience, Person, Vote
+from protocol.errors.approval import AlreadyVoted, NotInAudience
+from protocol.errors.conversation import SenderForbidden, SenderInvalid
 from protocol.errors.question import AnswerInvalid, QuestionClosed, QuestionExpired, QuestionNotFound
 from protocol.errors.run import RunNotFound
 from protocol.errors.session import SessionNotFound
@@ -48,7 +51,11 @@ class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
 
 
 class QuestionRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The questions of one call as stored, with their answers."""
+    """The questions of one call as stored, with their answers.
+
+    ``audience`` null: anyone with the right may answer. Where several people must agree, the questions are
+    answered once enough ``votes`` are for the same answer, and declined as soon as that is impossible.
+    """
 
     question_id: Id
     session_id: Id
@@ -65,6 +72,8 @@ class QuestionRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     answers: list[Answer] = []
     resolved_by: str | None = None
     justification: str = ""
+    audience: Audience | None = None
+    votes: list[Vote] = []
 
 
 class QuestionList(Struct, frozen=True):
@@ -89,22 +98,38 @@ class QuestionListParams(Page, frozen=True, kw_only=True):
 
 
 class QuestionAnswer(Mutation, frozen=True, kw_only=True):
-    """Params of ``question.answer``: an answer to every question of the request, or ``declined``."""
+    """Params of ``question.answer``: an answer to every question of the request, or ``declined``.
+
+    ``sender`` is the person for whom a caller answers whose rights name several senders.
+    """
 
     question_id: Id
     answers: Annotated[list[Answer], Meta(max_length=MAX_QUESTIONS)] = []
     declined: bool = False
     justification: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
+    sender: Person | None = None
 
 
 class QuestionCancel(Mutation, frozen=True, kw_only=True):
-    """Params of ``question.cancel``: the questions stay unanswered and the run is cancelled."""
+    """Params of ``question.cancel``: the questions stay unanswered and the run is cancelled.
+
+    Only the audience may. ``sender`` is the person for whom a caller cancels whose rights name several.
+    """
 
     question_id: Id
     justification: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
+    sender: Person | None = None
 
 
-_CHANGE = (QuestionNotFound, QuestionClosed, QuestionExpired, StorageFull)
+_CHANGE = (
+    QuestionNotFound,
+    QuestionClosed,
+    QuestionExpired,
+    NotInAudience,
+    SenderForbidden,
+    SenderInvalid,
+    StorageFull,
+)
 
 LIST = Method(
     "question.list",
@@ -124,7 +149,7 @@ ANSWER = Method(
     QuestionRequest,
     "Answer or decline a question; the run resumes.",
     scope="converse",
-    errors=(*_CHANGE, AnswerInvalid),
+    errors=(*_CHANGE, AlreadyVoted, AnswerInvalid),
     while_draining=True,
 )
 CANCEL = Method(

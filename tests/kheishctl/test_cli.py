@@ -19,10 +19,14 @@ from protocol.rpc.catalogue import METHODS
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon
 
-BY_CALL_ONLY = {"rpc.ping", "rpc.discover", "rpc.cancel", "journal.unsubscribe"}
-"""Methods without a command of their own: they are about a connection, which a command does not keep."""
+BY_CALL_ONLY = {"rpc.ping", "rpc.discover", "rpc.cancel", "journal.unsubscribe"} | {
+    name for name in METHODS if name.startswith(("agent.", "mailbox."))
+}
+"""Methods without a command: they are about a connection, which a command does not keep, or about agents."""
 
 NOT_OPTIONS = {
+    "agent.spawn": {"budget"},
+    "agent.explain": {"spawn"},
     # Given by the command itself.
     "conversation.send": {"content", "wait", "stream", "timeout_s", "budget", "completion_requirements"},
     "session.send": {"content", "wait", "stream", "timeout_s", "budget", "completion_requirements"},
@@ -52,6 +56,7 @@ NOT_OPTIONS = {
     "daemon.shutdown": {"drain_s"},
 }
 UNREACHABLE = {
+    "agent.spawn": {"input_items"},  # Ordered items are of use with assets, which do not exist yet.
     "conversation.send": {"input_items", "reply_targets"},  # Assets and deliveries do not exist yet.
     "session.send": {"input_items"},
     "conversation.steer": {"input_items"},
@@ -143,7 +148,7 @@ def test_an_unknown_command_is_a_usage_error() -> None:
     ("line", "meant"),
     [
         (["statsu"], "Did you mean 'kheishctl status' or 'kheishctl task'?"),
-        (["agent", "list"], "Did you mean 'kheishctl definition'?"),
+        (["agents", "list"], "Did you mean 'kheishctl agent list'?"),
         (["history"], "Did you mean 'kheishctl conversation history' or 'kheishctl session history'?"),
         (["session", "lsit"], "Did you mean 'kheishctl session list'?"),
         (["qqqq"], "No such command 'qqqq'."),

@@ -8,6 +8,7 @@ from msgspec import Meta
 from kheishd.config.sections.section import Section
 from kheishd.config.toml import KeyPath
 from kheishd.config.validation import Problem
+from protocol.audience import find_audience_problem
 from protocol.limits.permission import MAX_RULES
 from protocol.objects.permission import MODES, PermissionMode, Rule
 
@@ -25,9 +26,13 @@ class PermissionsSection(Section, frozen=True):
     """More paths, such as `deploy/*`, whose edits a person approves even in the mode `acceptEdits`."""
 
     rules: Annotated[list[Rule], Meta(max_length=MAX_RULES)] = []
-    """The broadest rules: `tool` and `decision`, optionally with a `subject` and a `note`."""
+    """The broadest rules: `tool` and `decision`, optionally with a `subject`, a `note` and an `audience`."""
 
     def find_problems(self, path: KeyPath) -> Iterator[Problem]:
         """Yield the problems that the types cannot express."""
         if MODES.index(self.mode) > MODES.index(self.max_mode):
             yield Problem((*path, "mode"), f"wider than max_mode ({self.max_mode})")
+        for index, rule in enumerate(self.rules):
+            problem = find_audience_problem(rule.decision, rule.audience)
+            if problem is not None:
+                yield Problem((*path, "rules", index, "audience"), problem)

@@ -6,8 +6,11 @@ rule, the tool's default applies. Of the definitions, only the first (the agent 
 replace the default by something looser. A definition further down belongs to an agent that another agent may
 have called, so it can only be stricter; else an agent could do through another what it may not do itself.
 
+An ask may name the people who answer it, its audience. Such an ask is firm, and those of several rules meet
+(``core/audience.py``). A grant answers it only if it came from the same audience or a narrower one.
+
 Then follow, in this order: a hook's opinion, the permission mode and the grants. Each acts on the result so
-far. A deny is final. An ask by the managed layer or by a hook is *firm*: no mode turns it into an allow.
+far. A deny is final. An ask by the managed layer or by a hook is *firm*, too: no mode turns it into an allow.
 
 A rule's subject is compared with the call's as text, and ``*`` matches any text. A command line is read, and
 each of its simple commands is judged as a claim of its own (``claims.py``): an allow with a ``*`` holds for a
@@ -20,6 +23,7 @@ from typing import Final, Literal, assert_never
 
 from msgspec.structs import replace
 
+from kheishd.core.audience import format_audience, is_same_or_wider, narrow
 from kheishd.core.permissions.claims import (
     NETWORK,
     Claim,
@@ -30,6 +34,8 @@ from kheishd.core.permissions.claims import (
     may_both_match,
 )
 from kheishd.core.permissions.protected import is_protected
+from kheishd.core.trust import rule_applies
+from protocol.audience import Audience
 from protocol.lazy import lazy_pattern
 from protocol.objects.permission import (
     MODES,
@@ -45,6 +51,7 @@ from protocol.objects.permission import (
     Rule,
 )
 from protocol.structs import Value
+from protocol.transcript import InputOrigin
 
 STRICTNESS: Final[tuple[Decision, ...]] = ("allow", "ask", "deny")
 """From the loosest to the strictest."""
@@ -85,11 +92,15 @@ class Layers(Value, frozen=True):
     """The permission layers of a run or session, broadest first, and its effective mode.
 
     ``protected`` are more paths, as patterns, that a person is asked about even in the mode ``acceptEdits``.
+    ``origins`` are those of everything that the run has read; rules for other origins are left out.
+    ``requester`` are the names of the person whose message began the run, if a rule's audience needs them.
     """
 
     layers: tuple[LayerRules, ...]
     mode: PermissionMode
     protected: tuple[str, ...] = ()
+    origins: tuple[InputOrigin, ...] = ("person",)
+    requester: tuple[str, ...] = ()
 
 
 class Ruling(Value, frozen=True):
@@ -97,6 +108,7 @@ class Ruling(Value, frozen=True):
 
     ``note`` is for the person who is asked or the model that is denied. ``grant_id`` is the grant that was
     used: the event with the verdict counts it down. ``exact``: a rule without a ``*`` names the destination.
+    ``audience`` are the people who may answer an ask; None: anyone.
     """
 
     decision: Decision
@@ -107,6 +119,7 @@ class Ruling(Value, frozen=True):
     mode_effect: ModeEffect | None = None
     grant_id: str | None = None
     exact: bool = False
+    audience: Audience | None = None
 
 
 def judge(
@@ -175,6 +188,7 @@ def explain(
         grant_id=ruling.grant_id,
         lines=walk.lines,
         claims=walk.explained,
+        audience=ruling.audience,
     )
 
 
@@ -185,6 +199,21 @@ def _claims_of_call(tool: ToolFacts, subject: str) -> list[Claim]:
 def _claims_alone(tool: ToolFacts, claim: Claim) -> list[Claim]:
     """Return the claims by which a destination is judged alone. To fetch from a host is to connect to it."""
     return [Claim("call", host_of(claim)), claim] if tool.kind == "fetch" else [claim]
+
+
+def explain_origins(
+    tool: ToolFacts, layers: Iterable[LayerRules], origins: Sequence[InputOrigin]
+) -> list[ExplanationLine]:
+    """Return a line for every rule about a tool that does not apply to a run with these origins."""
+    read = ", ".join(origins)
+    return [
+        ExplanationLine(
+            source=_label(layered), says=None, text=f"{_format_rule(rule)} does not apply: read was {read}"
+        )
+        for layered in layers
+        for rule in layered.rules
+        if matches_tool(rule.tool, tool.name) and not rule_applies(rule, origins)
+    ]
 
 
 def has_grants(layers: Layers, tool: ToolFacts, subject: str) -> bool:
@@ -323,7 +352,9 @@ class _Walk:
         self.firm = False
         self.asks_for_network = False
         self.caution: str | None = None
+        self.audiences: list[Audience] = []
         self.ruling = self.judge_claims()
+        self.ruling = replace(self.ruling, audience=narrow(self.audiences, layers.requester))
         if opinion is not None and not opinion.is_firm:
             self._explain("hook", None, opinion.note)
             self.caution, opinion = opinion.note, None
@@ -333,6 +364,8 @@ class _Walk:
                 self._decide(opinion.decision, "hook", opinion.note)
             self.firm = self.firm or opinion.decision == "ask"
         self._apply_mode(asked_by_hook=opinion is not None and opinion.decision == "ask")
+        if self.audiences and self.ruling.decision == "ask":
+            self._explain("audience", None, f"may be answered by {format_audience(self.ruling.audience)}")
         self._apply_grants()
 
     @property
@@ -431,6 +464,9 @@ class _Walk:
                 distrust = self.find_hidden(rule, claim)
             if distrust is None:
                 holding.append(rule)
+                if rule.audience is not None and rule.decision == "ask":
+                    self.audiences.append(rule.audience)
+                    self.firm = True
                 note = f": {rule.note}" if rule.note else ""
                 self._explain(_label(layered), rule.decision, f"{_format_rule(rule)}{note}")
             else:
@@ -489,9 +525,8 @@ class _Walk:
             current = self.ruling.decision
             self._explain("mode", current, f"the mode turns {previous.decision} into {current}")
         elif previous.decision == "ask" and self.firm:
-            self._explain(
-                "mode", None, "the mode does not change this ask: the managed rules or a hook require it"
-            )
+            requiring = "an audience requires" if self.audiences else "the managed rules or a hook require"
+            self._explain("mode", None, f"the mode does not change this ask: {requiring} it")
 
     def _find_protected(self) -> str | None:
         """Return why the mode does not allow an edit: its first path that is protected; None if none is."""
@@ -513,6 +548,10 @@ class _Walk:
             shown = grant.facts or CallFacts()
             if shown != self.facts:
                 self._explain("grant", None, f"{grant.grant_id} holds only {format_facts(shown)}")
+                continue
+            if not is_same_or_wider(self.ruling.audience, grant.audience):
+                granted_by = format_audience(grant.audience)
+                self._explain("grant", None, f"{grant.grant_id} is of another audience: {granted_by}")
                 continue
             uses = "" if grant.remaining_uses is None else f", {grant.remaining_uses} uses left"
             self._explain("grant", "allow", f"{grant.grant_id} of {grant.granted_by} matches{uses}")
@@ -565,8 +604,9 @@ def _label(layered: LayerRules) -> str:
 
 def _format_rule(rule: Rule, max_characters: int | None = None) -> str:
     subject = rule.subject
-    if subject is None:
-        return f"rule {rule.tool} {rule.decision}"
-    if max_characters is not None and len(subject) > max_characters:
-        subject = f"{subject[:max_characters]}…"
-    return f"rule {rule.tool} {subject!r} {rule.decision}"
+    parts = ["rule", rule.tool, rule.decision]
+    if subject is not None:
+        if max_characters is not None and len(subject) > max_characters:
+            subject = f"{subject[:max_characters]}…"
+        parts.insert(2, repr(subject))
+    return " ".join(parts) + (f" for the origin {rule.origin}" if rule.origin is not None else "")

@@ -256,6 +256,7 @@ def _judge(run: RunRecord, judgements: list[Judgement]) -> list[JournalEvent]:
                     expires_at_ms=ask.expires_at_ms,
                     agent=run.agent,
                     sender=run.sender,
+                    audience=ask.audience,
                 )
                 asks.append(question)
             case CallReturn() as result:
@@ -280,6 +281,7 @@ def _request_approval(run: RunRecord, index: int, call: OpenCall, ask: ApprovalA
         expires_at_ms=ask.expires_at_ms,
         agent=run.agent,
         sender=run.sender,
+        audience=ask.audience,
     )
 
 

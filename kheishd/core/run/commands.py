@@ -5,6 +5,7 @@ from typing import Any, Final, Literal
 from msgspec import field
 
 from kheishd.core.contract import AnswerCheck
+from protocol.audience import Audience
 from protocol.events.context import CompactStrategy, CompactTrigger
 from protocol.journal.line import JournalEvent
 from protocol.limits.call import MAX_CALLS
@@ -13,7 +14,7 @@ from protocol.objects.permission import Grant, Verdict
 from protocol.objects.question import Answer, Question
 from protocol.objects.run import CallOutcome, RunError
 from protocol.structs import Value
-from protocol.transcript import InputItem, Item, ProviderData, Usage
+from protocol.transcript import InputItem, InputOrigin, Item, ProviderData, Usage
 
 NO_USAGE: Final = Usage()
 
@@ -97,6 +98,7 @@ class ApprovalAsk(Value, frozen=True):
     note: str = ""
     preview: Preview | None = None
     expires_at_ms: int | None = None
+    audience: Audience | None = None
 
 
 class QuestionAsk(Value, frozen=True):
@@ -105,6 +107,7 @@ class QuestionAsk(Value, frozen=True):
     question_id: str
     questions: list[Question]
     expires_at_ms: int | None = None
+    audience: Audience | None = None
 
 
 class CallReturn(Value, frozen=True):
@@ -225,6 +228,8 @@ class Steer(Value, frozen=True):
     steer_id: str
     items: list[InputItem]
     sender: str | None
+    origin: InputOrigin = "person"
+    source: str = ""
 
 
 class RequestCancel(Value, frozen=True):

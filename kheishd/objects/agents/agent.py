@@ -64,6 +64,7 @@ def prepare(call: Call, params: SpawnParams) -> SpawnPlan:
         params,
         parent_id=parent.session_id,
         request_id=params.spawn_request_id or params.idempotency_key,
+        author=call.caller.origin or "person",
         origin=origin_of(call),
     )
 
@@ -99,8 +100,11 @@ def explain(call: Call, params: AgentExplain) -> SpawnExplanation:
         definition=verdict.definition.name,
         name=verdict.name,
         path=verdict.path,
-        permission_mode=verdict.mode,
-        scope=verdict.scope,
+        permission_mode=verdict.rights.permission_mode,
+        scope=verdict.rights.scope,
+        credential_scope=verdict.rights.credential_scope,
+        profile=verdict.rights.profile,
+        blocked_tools=verdict.rights.blocked_tools,
         workspace=verdict.workspace,
         route=verdict.route.route_id,
         model=params.spawn.model or verdict.definition.model or verdict.route.model,

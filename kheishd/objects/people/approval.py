@@ -1,4 +1,9 @@
-"""Approvals: calls that wait until a person allows or denies them. The first answer wins."""
+"""Approvals: calls that wait until a person allows or denies them. The first answer wins.
+
+Only the audience of an approval answers it, with an allow or a deny. Where several people must agree, each
+has one vote: the call is allowed by the vote that completes their number, and denied as soon as that number
+has become impossible. An answer is remembered only if all of them wish so.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec.structs import replace
 
+from kheishd.core.audience import count_votes, remember_together
 from kheishd.core.run.commands import AnswerApprovals, ApprovalAnswer, ExpireApproval
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.kernel.hook import ToolError
+from kheishd.objects.people.audience import require_person
 from kheishd.objects.people.listing import EventReader, PendingIndex, find_record, list_records, writer_of
 from kheishd.objects.storable import require_storable
 from kheishd.records.approval import APPROVAL_RECORDS
@@ -18,6 +25,7 @@ from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import APPROVALS, APPROVALS_WAITING, RUNS, SESSIONS
 from protocol import ids
 from protocol.errors.approval import (
+    AlreadyVoted,
     ApprovalAlreadyResolved,
     ApprovalExpired,
     ApprovalNotFound,
@@ -25,7 +33,7 @@ from protocol.errors.approval import (
 )
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import InputTooLarge
-from protocol.events.approval import ApprovalAnswered, ApprovalRequested
+from protocol.events.approval import ApprovalAnswered, ApprovalRequested, ApprovalVoted
 from protocol.limits.call import MAX_SUBJECT_BYTES
 from protocol.limits.permission import MAX_RESOLUTIONS_BYTES
 from protocol.objects import approval as rows
@@ -104,7 +112,14 @@ class _Answer(Value, frozen=True):
     grant_id: str
 
 
-def prepare_resolve(call: Call, params: ApprovalResolve) -> list[_Answer]:
+class _Resolutions(Value, frozen=True):
+    """The validated resolutions of a request, and the sender that it names."""
+
+    answers: list[_Answer]
+    sender: str | None
+
+
+def prepare_resolve(call: Call, params: ApprovalResolve) -> _Resolutions:
     """Validate resolutions. Errors: InvalidParams, ApprovalNotFound, ToolInputInvalid, InputTooLarge."""
     approval_ids: set[str] = set()
     answers: list[_Answer] = []
@@ -126,7 +141,7 @@ def prepare_resolve(call: Call, params: ApprovalResolve) -> list[_Answer]:
             "answer fewer at once, or shorten the notes",
             field="$.params.resolutions",
         )
-    return answers
+    return _Resolutions(answers, params.sender)
 
 
 def _require_rememberable(resolution: Resolution, field: str) -> None:
@@ -169,7 +184,7 @@ def _validate_input(
 def _size_in_journal(answer: _Answer) -> int:
     """Return the bytes of an answer's texts in the journal: each as often as events repeat it."""
     resolution = answer.resolution
-    texts = ((answer.updated_input or {}, 1), (resolution.note, 3), (resolution.justification, 2))
+    texts = ((answer.updated_input or {}, 1), (resolution.note, 4), (resolution.justification, 3))
     return sum(times * len(msgspec.json.encode(text)) for text, times in texts)
 
 
@@ -183,16 +198,19 @@ async def follow_resolve(call: Call, params: ApprovalResolve, result: ApprovalsR
 
 
 @mutation(rows.RESOLVE, prepare=prepare_resolve, follow=follow_resolve)
-def resolve(tx: Transaction, call: Call, answers: list[_Answer]) -> ApprovalsResolved:
-    """Answer approvals of one run: all or none. The run resumes when none of its calls is pending.
+def resolve(tx: Transaction, call: Call, request: _Resolutions) -> ApprovalsResolved:
+    """Answer approvals of one run, or vote: all or none. The run resumes when none of its calls is pending.
 
-    Errors: ApprovalNotFound, ApprovalAlreadyResolved, ApprovalExpired, InvalidParams.
+    Errors: ApprovalNotFound, ApprovalAlreadyResolved, ApprovalExpired, NotInAudience, AlreadyVoted,
+    SenderForbidden, SenderInvalid, InvalidParams.
     """
+    answers = request.answers
     approvals = [
         find_approval(tx, call, answer.resolution.approval_id, f"{answer.field}.approval_id")
         for answer in answers
     ]
     first = approvals[0]
+    senders: set[str | None] = set()
     for answer, approval in zip(answers, approvals, strict=True):
         field = f"{answer.field}.approval_id"
         if approval.run_id != first.run_id:
@@ -201,10 +219,21 @@ def resolve(tx: Transaction, call: Call, answers: list[_Answer]) -> ApprovalsRes
             )
             raise InvalidParams(text, field=field)
         _require_pending(tx, approval, field)
-    facts = [
-        _make_answer(call, answer, approval) for answer, approval in zip(answers, approvals, strict=True)
-    ]
-    writer = writer_of(tx, call, tx.need(RUNS, first.run_id))
+        senders.add(require_person(call, approval.audience, request.sender, field))
+    # One caller is one person, who is named wherever an audience needs the name.
+    sender = next(filter(None, senders), None)
+    person = sender or call.caller.principal
+    writer = writer_of(tx, call, tx.need(RUNS, first.run_id), sender)
+    facts = []
+    for answer, approval in zip(answers, approvals, strict=True):
+        decided = _vote(writer, answer, approval, person)
+        if decided is not None:
+            people = [
+                vote.person
+                for vote in writer.need(APPROVALS, approval.approval_id).votes
+                if vote.choice == "allow"
+            ]
+            facts.append(_make_answer(decided, approval, granted_by=", ".join(people) or person))
     writer.carry_out(AnswerApprovals(facts))
     writer.write()
     # The receipt leaves out the texts that people write and read; ``follow_resolve`` adds them.
@@ -226,7 +255,8 @@ def _require_pending(tx: Transaction, approval: Approval, field: str) -> None:
     """
     name = approval.approval_id
     if approval.status in ("allowed", "denied"):
-        text = f"{name} was {approval.status} by {approval.resolved_by} already; the first answer counts"
+        first = "the votes are complete" if approval.votes else "the first answer counts"
+        text = f"{name} was {approval.status} by {approval.resolved_by} already; {first}"
         raise ApprovalAlreadyResolved(text, field=field)
     if approval.status == "withdrawn":
         raise ApprovalAlreadyResolved(f"{name} was withdrawn because its run has ended", field=field)
@@ -238,7 +268,41 @@ def _has_expired(tx: Transaction, approval: Approval) -> bool:
     return approval.expires_at_ms is not None and tx.now_ms >= approval.expires_at_ms
 
 
-def _make_answer(call: Call, answer: _Answer, approval: Approval) -> ApprovalAnswer:
+def _vote(writer: SessionWriter, answer: _Answer, approval: Approval, person: str) -> _Answer | None:
+    """Record a vote where several people must agree; return the answer that decides, None while none does.
+
+    Errors: AlreadyVoted, InvalidParams for a changed input.
+    """
+    audience, resolution = approval.audience, answer.resolution
+    if audience is None or audience.votes == 1:
+        return answer
+    if any(vote.person == person for vote in approval.votes):
+        text = f"'{person}' has voted on {approval.approval_id} already; the first vote counts"
+        raise AlreadyVoted(text, field=f"{answer.field}.approval_id")
+    if answer.updated_input is not None:
+        text = "several people must agree on this call as it is; leave 'updated_input' out, or deny the call"
+        raise InvalidParams(text, field=f"{answer.field}.updated_input")
+    voted = ApprovalVoted(
+        approval_id=approval.approval_id,
+        call_id=approval.call_id,
+        person=person,
+        decision=resolution.decision,
+        note=resolution.note,
+        justification=resolution.justification,
+        remember=resolution.remember,
+        uses=resolution.uses,
+    )
+    writer.append(voted)
+    votes = writer.need(APPROVALS, approval.approval_id).votes
+    if count_votes(audience, votes, ["allow"]) is None:
+        return None
+    # The vote that decides an allow is an allow, and the one that makes it impossible a denial.
+    together = remember_together(votes)
+    resolution = replace(resolution, remember=together.remember, uses=together.uses)
+    return replace(answer, resolution=resolution)
+
+
+def _make_answer(answer: _Answer, approval: Approval, granted_by: str) -> ApprovalAnswer:
     """Return the facts of an answer. Errors: InvalidParams where it cannot be remembered."""
     resolution = answer.resolution
     grant = None
@@ -250,11 +314,12 @@ def _make_answer(call: Call, answer: _Answer, approval: Approval) -> ApprovalAns
         grant = Grant(
             grant_id=answer.grant_id,
             tool=approval.tool,
-            granted_by=call.caller.principal,
+            granted_by=granted_by,
             subject=approval.subject or None,
             facts=approval.facts,
             remaining_uses=resolution.uses,
             approval_id=approval.approval_id,
+            audience=approval.audience,
         )
     return ApprovalAnswer(
         call_id=approval.call_id,

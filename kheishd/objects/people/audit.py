@@ -14,7 +14,7 @@ import msgspec
 from kheishd.kernel.call import Call, query
 from kheishd.objects.node.journal import Selection
 from kheishd.objects.pages import not_a_token
-from protocol.events.approval import ApprovalAnswered, ApprovalLapsed
+from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalVoted
 from protocol.events.call import CallsJudged
 from protocol.journal.line import decode_envelope, decode_event
 from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED_BYTES, MAX_PAGE_EXAMINED_ROWS
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # The token of a page: the entry that it ended in, and after how many of its rows, if not after all of them.
 _TOKEN = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,3}))?")
 
-_AUDITED = ["calls_judged", "approval_answered", "approval_lapsed"]
+_AUDITED = ["calls_judged", "approval_voted", "approval_answered", "approval_lapsed"]
 
 
 @query(rows.AUDIT)
@@ -91,13 +91,24 @@ def _read_rows(line: bytes, *, newest: bool) -> Iterator[AuditRow]:
         case CallsJudged(verdicts=verdicts):
             for verdict in reversed(verdicts) if newest else verdicts:
                 yield AuditRow(**base, call_id=verdict.call_id, verdict=verdict)
+        case ApprovalVoted() as voted:
+            yield AuditRow(
+                **base,
+                call_id=voted.call_id,
+                approval_id=voted.approval_id,
+                decision=voted.decision,
+                actor=voted.person,
+                note=voted.note,
+                justification=voted.justification,
+                is_vote=True,
+            )
         case ApprovalAnswered() as answered:
             yield AuditRow(
                 **base,
                 call_id=answered.call_id,
                 approval_id=answered.approval_id,
                 decision=answered.decision,
-                actor=envelope.actor,
+                actor=envelope.on_behalf_of or envelope.actor,
                 note=answered.note,
                 justification=answered.justification,
             )

@@ -160,10 +160,10 @@ def _choose_index(
     return (pending.table if is_pending else None), ()
 
 
-def writer_of(tx: Transaction, call: Call, run: RunRecord) -> SessionWriter:
-    """Return a writer of a run and its session, for changes by a caller."""
+def writer_of(tx: Transaction, call: Call, run: RunRecord, on_behalf_of: str | None = None) -> SessionWriter:
+    """Return a writer of a run and its session, for changes by a caller, perhaps for a sender."""
     session = tx.need(SESSIONS, run.session_id)
-    return SessionWriter(tx, run.session_id, session=session, run=run, origin=origin_of(call))
+    return SessionWriter(tx, run.session_id, session=session, run=run, origin=origin_of(call, on_behalf_of))
 
 
 class EventReader:

@@ -19,17 +19,21 @@ from kheishd.core.permissions.judge import (
     closed_patterns,
     effective_mode,
     explain,
+    explain_origins,
     judge_claim,
 )
-from kheishd.core.session import intersect_names
+from kheishd.core.scope import includes
+from kheishd.core.trust import join_origins, rule_applies
 from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, SubjectReading, Tool, ToolError
 from kheishd.objects.pages import cursor_after, page_of
+from kheishd.objects.people.audience import requester_of
 from kheishd.objects.talk.address import find_definition, find_run, find_session
 from kheishd.objects.talk.bounds import ancestors, bounds_of, mode_of
 from kheishd.records.run import read_pinned
 from kheishd.records.writer import SessionWriter, StreamWriter
 from kheishd.store.tables import PERMISSIONS, RUNS, SESSIONS
+from protocol.audience import find_audience_problem
 from protocol.errors.permission import GrantNotFound
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.run import RunAlreadyEnded, RunNotFound
@@ -55,18 +59,53 @@ from protocol.objects.run import ENDED
 from protocol.objects.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from kheishd.core.run.record import RunRecord
+    from kheishd.core.scope import Bounds
     from kheishd.kernel.runtime import Runtime
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.task import Task
+    from protocol.transcript import InputOrigin
 
 # Layers.
 
 
-def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: RunRecord | None = None) -> Layers:
+def layers_of(
+    store: Snapshot,
+    runtime: Runtime,
+    session: Session,
+    run: RunRecord | None = None,
+    origins: Sequence[InputOrigin] = (),
+) -> Layers:
     """Return the layers of rules that apply to calls in a session, or in one of its runs.
+
+    Args:   ``origins`` are those of further inputs that the run is supposed to have read.
+    """
+    layers = _all_layers(store, runtime, session, run)
+    own: list[InputOrigin] = run.origins if run is not None else []
+    joined = join_origins(own or ["person"], session.origins, origins)
+    if any(rule.origin is not None for layered in layers for rule in layered.rules):
+        layers = [
+            replace(layered, rules=[rule for rule in layered.rules if rule_applies(rule, joined)])
+            for layered in layers
+        ]
+    asks_requester = any(
+        rule.audience and rule.audience.requester for layer in layers for rule in layer.rules
+    )
+    return Layers(
+        tuple(layers),
+        effective_mode(layers),
+        tuple(runtime.config.permissions.protected),
+        tuple(joined),
+        requester_of(store, session, run) if asks_requester and run is not None else (),
+    )
+
+
+def _all_layers(
+    store: Snapshot, runtime: Runtime, session: Session, run: RunRecord | None = None
+) -> list[LayerRules]:
+    """Return the layers with the rules of all origins.
 
     Shape:  broadest first: managed, daemon, definitions and sessions from the root down, run.
     Source: the records of the session, of those above it and of the run, and the configuration.
@@ -89,7 +128,7 @@ def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: RunRecor
         # The pinned text is a mode, because ``bounds_of`` returned it.
         mode = cast("PermissionMode", read_pinned(store, run).permission_mode)
         layers.append(LayerRules(layer="run", name=run.run_id, rules=run.rules, mode=mode, grants=run.grants))
-    return Layers(tuple(layers), effective_mode(layers), tuple(managed.protected))
+    return layers
 
 
 def closed_patterns_of(store: Snapshot, runtime: Runtime, task: Task) -> tuple[str, ...]:
@@ -155,7 +194,7 @@ def list_(call: Call, params: PermissionListParams) -> PermissionList:
     """List the layers that apply to a session, a run or a new session, broadest first."""
     with call.state.read() as store:
         session, run = _find_subject(store, call, params.session_id, params.run_id, params.agent)
-        layers = layers_of(store, call.runtime, session, run).layers
+        layers = _all_layers(store, call.runtime, session, run)
     last = cursor_after(params.after) or 0
     numbered = (((number,), layer) for number, layer in enumerate(layers, 1) if number > last)
     page, following = page_of(numbered, params.limit, lambda layer: True)
@@ -191,21 +230,23 @@ def why(call: Call, params: PermissionWhy) -> Explanation:
     """
     with call.state.read() as store:
         session, run = _find_subject(store, call, params.session_id, params.run_id, params.agent)
-        layers = layers_of(store, call.runtime, session, run)
-        tools = bounds_of(store, call.runtime, session).scope.tools
-        if run is not None:
-            tools = intersect_names(tools, read_pinned(store, run).tools)
+        layers = layers_of(store, call.runtime, session, run, params.origins)
+        all_layers = _all_layers(store, call.runtime, session, run)
+        lines = _explain_links(bounds_of(store, call.runtime, session), session, params)
+        if run is not None and not includes(read_pinned(store, run).tools, params.tool):
+            text = f"it did not have '{params.tool}' when it was accepted"
+            lines.append(ExplanationLine(source=f"run {run.run_id}", says="deny", text=text))
+    if params.item_kind != "tool":
+        return _explain_item(call, params, lines, layers.mode)
     if params.mode is not None:
         layers = _with_mode(layers, params.mode)
     tool = call.runtime.hooks.find_tool(params.tool)
     # An unknown tool is judged by the strictest facts.
     facts = facts_of(tool) if tool is not None else ToolFacts(params.tool, "execute", "ask")
-    notes = []
     if tool is None:
-        notes.append(("tool", f"there is no tool '{params.tool}' now; it is judged as one that asks"))
-    if tools is not None and params.tool not in tools:
-        notes.append(("scope", "the scope does not include this tool"))
-    lines = [ExplanationLine(source=source, says=None, text=text) for source, text in notes]
+        text = f"there is no tool '{params.tool}' now; it is judged as one that asks"
+        lines.insert(0, ExplanationLine(source="tool", says=None, text=text))
+    lines += explain_origins(facts, all_layers, layers.origins)
     # A command always has circumstances; another tool has none unless the caller names some.
     shown = params.facts or (None if facts.kind == "execute" else CallFacts())
     reading = _read_subject(tool, params.subject)
@@ -217,7 +258,57 @@ def why(call: Call, params: PermissionWhy) -> Explanation:
     if reading.is_openable and judge_claim(facts, Claim("network", reading.subject), layers).exact:
         opinion = None
     explanation = explain(facts, reading.subject, layers, opinion, claims=list(claims), facts=shown)
-    return replace(explanation, lines=[*lines, *explanation.lines])
+    explanation = replace(explanation, lines=[*lines, *explanation.lines])
+    hidden = next((line for line in lines if line.says == "deny"), None)
+    if hidden is not None:
+        explanation = replace(explanation, decision="deny", why=hidden.source, note=hidden.text)
+    return explanation
+
+
+def _explain_links(bounds: Bounds, session: Session, params: PermissionWhy) -> list[ExplanationLine]:
+    """Return a line for each link that hides an item; for one that is no tool, a line for each link."""
+    lines = []
+    for link in bounds.links:
+        if link.session_id == session.session_id:
+            source = f"{link.kind} {link.name}".rstrip()
+        else:
+            owner = "" if link.kind == "session" else f" {link.kind} {link.name}"
+            source = f"parent {link.session_id}{owner}"
+        problem = link.find_problem(params.item_kind, params.tool)
+        if problem is not None:
+            lines.append(ExplanationLine(source=source, says="deny", text=problem))
+        elif params.item_kind != "tool":
+            lines.append(ExplanationLine(source=source, says="allow", text="it does not exclude it"))
+    return lines
+
+
+def _explain_item(
+    call: Call, params: PermissionWhy, lines: list[ExplanationLine], mode: PermissionMode
+) -> Explanation:
+    """Return the explanation of an item that is no tool: the scopes alone decide. Errors: InvalidParams."""
+    for field in ("subject", "mode", "facts"):
+        if getattr(params, field):
+            raise InvalidParams(f"'{field}' is for the call of a tool", field=f"$.params.{field}")
+    existing: dict[str, Collection[str]] = {
+        "route": call.runtime.routes,
+        "member": call.runtime.definitions,
+        "skill": call.runtime.skills.catalogue().skills,
+    }
+    if params.tool not in existing.get(params.item_kind, (params.tool,)):
+        text = f"there is no {params.item_kind} '{params.tool}' now"
+        lines = [ExplanationLine(source=params.item_kind, says="deny", text=text), *lines]
+    deciding = next((line for line in lines if line.says == "deny"), lines[-1])
+    decision = deciding.says or "allow"
+    return Explanation(
+        decision=decision,
+        base=decision,
+        why=deciding.source,
+        note=deciding.text if decision == "deny" else "",
+        mode=mode,
+        mode_effect=None,
+        grant_id=None,
+        lines=lines,
+    )
 
 
 def _read_subject(tool: Tool | None, subject: str) -> SubjectReading:
@@ -270,7 +361,7 @@ def update(tx: Transaction, call: Call, params: PermissionUpdate) -> LayerRules:
         writer.write()
     if run is None:
         return _session_layer(call.runtime, writer.session)
-    return layers_of(tx, call.runtime, writer.session, writer.run).layers[-1]
+    return _all_layers(tx, call.runtime, writer.session, writer.run)[-1]
 
 
 def _update_daemon(tx: Transaction, call: Call, event: PermissionsChanged) -> LayerRules:
@@ -291,10 +382,14 @@ def _update_daemon(tx: Transaction, call: Call, event: PermissionsChanged) -> La
 
 
 def _require_applicable(event: PermissionsChanged, rules: list[Rule], grants: list[Grant]) -> None:
-    """Reject a change that revokes an unknown grant or adds too many rules.
+    """Reject a change that revokes an unknown grant, or adds too many rules or an unusable audience.
 
-    Errors: GrantNotFound, InputTooLarge.
+    Errors: GrantNotFound, InputTooLarge, InvalidParams.
     """
+    for index, rule in enumerate(event.add):
+        problem = find_audience_problem(rule.decision, rule.audience)
+        if problem is not None:
+            raise InvalidParams(problem, field=f"$.params.add[{index}].audience")
     grant_ids = {grant.grant_id for grant in grants}
     for index, grant_id in enumerate(event.revoke):
         if grant_id not in grant_ids:

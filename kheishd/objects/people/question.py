@@ -1,17 +1,25 @@
-"""Questions that agents ask people: answered, declined, or cancelled together with their run."""
+"""Questions that agents ask people: answered, declined, or cancelled together with their run.
+
+Only the audience of a question answers or cancels it. Where several people must agree, the question is
+answered once enough of them have given the same answer, and declined as soon as that has become impossible.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
 
 from kheishd.core import question as rules
+from kheishd.core.audience import count_votes
 from kheishd.core.run.commands import AbandonQuestion, AnswerQuestion
 from kheishd.kernel.call import Call, mutation, query
+from kheishd.objects.people.audience import require_person
 from kheishd.objects.people.listing import PendingIndex, find_record, list_records, writer_of
 from kheishd.records.question import QUESTION_RECORDS
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import QUESTIONS, QUESTIONS_WAITING, RUNS, SESSIONS
+from protocol.errors.approval import AlreadyVoted
 from protocol.errors.question import QuestionClosed, QuestionExpired, QuestionNotFound
+from protocol.events.question import QuestionVoted
 from protocol.objects import question as rows
 from protocol.objects.question import (
     QuestionAnswer,
@@ -25,6 +33,7 @@ from protocol.objects.question import (
 if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
 
+DISAGREED: Final = "The people who were asked did not agree."
 PENDING: Final = PendingIndex("pending", QUESTIONS_WAITING, in_slot=True)
 
 
@@ -61,26 +70,53 @@ def list_(call: Call, params: QuestionListParams) -> QuestionList:
 
 @mutation(rows.ANSWER)
 def answer(tx: Transaction, call: Call, params: QuestionAnswer) -> QuestionRequest:
-    """Answer every question of a call, or decline. The answer is the call's result, and the run resumes."""
+    """Answer every question of a call, or decline. The answer is the call's result, and the run resumes.
+
+    Errors: as ``_find_pending``; AnswerInvalid, AlreadyVoted.
+    """
     request = _find_pending(tx, call, params.question_id)
+    sender = require_person(call, request.audience, params.sender, "$.params.question_id")
     rules.require_valid_answers(request.questions, params.answers, declined=params.declined)
-    run = tx.need(RUNS, request.run_id)
-    reply = rules.format_reply(
-        request.questions, params.answers, declined=params.declined, justification=params.justification
-    )
-    writer = writer_of(tx, call, run)
-    writer.carry_out(
-        AnswerQuestion(request.call_id, params.answers, params.declined, params.justification, reply)
-    )
+    writer = writer_of(tx, call, tx.need(RUNS, request.run_id), sender)
+    answers, declined, justification = params.answers, params.declined, params.justification
+    is_decided = True
+    if request.audience is not None and request.audience.votes > 1:
+        winner = _vote(writer, request, params, sender or call.caller.principal)
+        is_decided = winner is not None
+        if winner == "":
+            answers, declined, justification = [], True, DISAGREED
+    if is_decided:
+        reply = rules.format_reply(request.questions, answers, declined=declined, justification=justification)
+        writer.carry_out(AnswerQuestion(request.call_id, answers, declined, justification, reply))
     writer.write()
     return find_question(tx, call, request.question_id)
+
+
+def _vote(writer: SessionWriter, request: QuestionRequest, params: QuestionAnswer, person: str) -> str | None:
+    """Record an answer where several people must agree, and count. Errors: AlreadyVoted."""
+    assert request.audience is not None
+    if any(vote.person == person for vote in request.votes):
+        text = f"'{person}' has answered {request.question_id} already; the first answer of a person counts"
+        raise AlreadyVoted(text, field="$.params.question_id")
+    voted = QuestionVoted(
+        question_id=request.question_id,
+        call_id=request.call_id,
+        person=person,
+        choice=rules.digest_of(params.answers, declined=params.declined),
+        answers=params.answers,
+        declined=params.declined,
+        justification=params.justification,
+    )
+    writer.append(voted)
+    return count_votes(request.audience, writer.need(QUESTIONS, request.question_id).votes)
 
 
 @mutation(rows.CANCEL)
 def cancel(tx: Transaction, call: Call, params: QuestionCancel) -> QuestionRequest:
     """Cancel a question, and its run with it."""
     request = _find_pending(tx, call, params.question_id)
-    writer = writer_of(tx, call, tx.need(RUNS, request.run_id))
+    sender = require_person(call, request.audience, params.sender, "$.params.question_id")
+    writer = writer_of(tx, call, tx.need(RUNS, request.run_id), sender)
     note = f"the question {request.question_id} was cancelled"
     _abandon(writer, request, "cancelled", note, params.justification)
     return find_question(tx, call, request.question_id)

@@ -36,6 +36,7 @@ from kheishd.core.context.transcript import format_framing
 from kheishd.core.contract import format_instruction
 from kheishd.core.run.answers import find_unmet
 from kheishd.core.run.commands import Compact, Compaction, FailedCompaction
+from kheishd.core.trust import format_trust
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
 from kheishd.objects.talk.contract import schema_text
 from kheishd.store.tables import BLOBS
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kheishd.core.context.reduction import TranscriptEntry
+    from kheishd.core.context.session_transcript import SessionTranscript
     from kheishd.kernel.hook import RunContext
     from kheishd.workers.runs.active import ActiveRun
     from kheishd.workers.runs.transcript import TranscriptReader
@@ -69,6 +71,7 @@ class ContextWindow:
         # Consecutive summaries that failed; the turn of the last overflow, and how many it has had.
         self._failures = 0
         self._turn = -1
+        self._has_begun = False
         self._overflows = 0
         # The estimated length of the last prompt that the provider refused.
         self._refused_tokens: int | None = None
@@ -94,10 +97,20 @@ class ContextWindow:
                 case _:
                     await self._drop(prompt, stage, "auto")
 
-    async def _prompt(self) -> tuple[ModelRequest, Prompt]:
-        """Return a model call with the whole transcript, and its measured prompt."""
+    async def _prompt(self, *, check_route: bool = True) -> tuple[ModelRequest, Prompt]:
+        """Return a model call with the whole transcript, and its measured prompt.
+
+        Errors: ModelFailure if the session may no longer use the route.
+        """
         run = self._active.record
         context = self._active.context()
+        problem = context.bounds.find_problem("route", context.pinned.route) if context.bounds else None
+        if problem is not None and check_route:
+            message = f"the session may no longer use the route '{context.pinned.route}': {problem}"
+            raise ModelFailure("route_forbidden", message, retryable=False)
+        if not self._has_begun:
+            self._has_begun = True
+            await self._active.runtime.hooks.begin(context)
         session = await self._transcript.read()
         framed = session.view(speaker=run.guest or run.agent, primary=run.agent)
         hook_prompt = self._active.runtime.hooks.prompt(context)
@@ -108,7 +121,7 @@ class ContextWindow:
             tools=hook_prompt.tools,
             marks=session.transcript.marks,
             encodings=framed.encodings,
-            situation=self._situation(context, hook_prompt.situation, list(session.guests)),
+            situation=self._situation(context, hook_prompt.situation, session),
             withheld=run.follow_up == "output_contract",
             session_id=run.session_id,
             run_id=run.run_id,
@@ -132,16 +145,18 @@ class ContextWindow:
         sections = []
         if (digest := context.pinned.instructions_digest) is not None:
             with self._active.state.read() as store:
-                own = store.get(BLOBS, digest, 0)
-            sections += [own.decode()] if own is not None else []
+                blobs = [store.get(BLOBS, name, 0) for name in (digest, *context.pinned.section_digests)]
+            sections += [blob.decode() for blob in blobs if blob is not None]
         return sections + hook_sections
 
-    def _situation(self, context: RunContext, hook_texts: list[str], guests: list[str]) -> str:
-        """Return the changing part of the prompt: the hooks' texts, other agents, the run's requirements."""
+    def _situation(self, context: RunContext, hook_texts: list[str], session: SessionTranscript) -> str:
+        """Return the changing part of the prompt: the hooks' texts, other authors, the run's requirements."""
         run, pinned = self._active.record, context.pinned
         texts = list(hook_texts)
+        guests = list(session.guests)
         if framing := format_framing(speaker=run.guest or run.agent, primary=run.agent, guests=guests):
             texts.append(framing)
+        texts += format_trust(session.origins)
         if requirements := find_unmet(context.run, pinned):
             texts.append(f"Before you are done you must {' and '.join(requirements)}.")
         if pinned.output_contract is not None:
@@ -167,7 +182,7 @@ class ContextWindow:
         self._overflows += 1
         if self._overflows > MAX_OVERFLOWS:
             return False
-        _, prompt = await self._prompt()
+        _, prompt = await self._prompt(check_route=False)
         # The window is smaller than the configuration says, or the estimate too low: for the whole run.
         self._refused_tokens = prompt.tokens
         target = prompt.tokens // 2

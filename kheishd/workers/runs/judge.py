@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import Runtime
     from kheishd.store.environment import Snapshot
     from kheishd.workers.runs.active import ActiveRun
+    from protocol.audience import Audience
     from protocol.objects.run import CallOutcome, CallState, OpenCall
     from protocol.transcript import ToolCall
 
@@ -128,7 +129,8 @@ class CallJudge:
         """Whether the rules, grants and allowed tools are still those by which the batch was judged."""
         rules = self.active.current_runtime
         session = store.need(SESSIONS, self.context.run.session_id)
-        if bounds_of(store, rules, session).scope.tools != self.context.tools:
+        bounds, judged = bounds_of(store, rules, session), self.context.bounds
+        if judged is None or (bounds.scope, bounds.blocked) != (judged.scope, judged.blocked):
             return False
         return self._read_layers(store, rules) == self._first_layers
 
@@ -165,7 +167,7 @@ class CallJudge:
         if preview is None or preview.binding == invocation.binding:
             return None
         note = "what was approved has changed since: look again"
-        return await self._approval(index, invocation, note, preview)
+        return await self._approval(index, invocation, note, preview, self._judge(invocation).audience)
 
     async def request_late_approval(self, index: int, invocation: Invocation, ruling: Ruling) -> ApprovalAsk:
         """Return the approval of a call that was allowed before and needs one by the current rules.
@@ -173,7 +175,7 @@ class CallJudge:
         Errors: ToolError if the call is impossible.
         """
         note = f"this was allowed before, and now a person is to be asked: {ruling.note or ruling.why}"
-        return await self._approval(index, invocation, note, await self._preview(invocation))
+        return await self._approval(index, invocation, note, await self._preview(invocation), ruling.audience)
 
     async def _judge_valid(self, index: int, call: OpenCall, invocation: Invocation) -> Judgement:
         """Judge a call with valid arguments by opinions and rules."""
@@ -206,7 +208,7 @@ class CallJudge:
             text = f"This was not allowed: {ruling.note or ruling.why}"
             return Judgement(verdict, _error_result(text, how="denied"))
         if isinstance(opinion, NeedsAnswer):
-            return self._ask_question(verdict, call, opinion)
+            return self._ask_question(verdict, call, opinion, ruling.audience)
         if ruling.decision == "allow":
             return Judgement(verdict)
         if len(self._waiting()) >= MAX_WAITING_CALLS:
@@ -220,7 +222,7 @@ class CallJudge:
         note = ruling.note or ruling.why
         if isinstance(opinion, NeedsApproval) and opinion.is_firm:
             note = opinion.note
-        approval = await self._approval(index, invocation, note, preview)
+        approval = await self._approval(index, invocation, note, preview, ruling.audience)
         self._asking.append("asked")
         return Judgement(verdict, approval)
 
@@ -238,7 +240,9 @@ class CallJudge:
                 preview = replace(preview, facts=CallFacts(other=[f"sha256 {digest}"]))
         return preview
 
-    def _ask_question(self, verdict: Verdict, call: OpenCall, opinion: NeedsAnswer) -> Judgement:
+    def _ask_question(
+        self, verdict: Verdict, call: OpenCall, opinion: NeedsAnswer, audience: Audience | None
+    ) -> Judgement:
         """Put the call's question to a person, unless too many calls wait already."""
         waiting = self._waiting()
         if waiting.count("questioned") >= MAX_WAITING_QUESTIONS or len(waiting) >= MAX_WAITING_CALLS:
@@ -250,6 +254,7 @@ class CallJudge:
             self.active.state.new_id(ids.QUESTION),
             opinion.questions,
             self._deadline(opinion.expires_after_ms),
+            audience,
         )
         return Judgement(verdict, question)
 
@@ -260,7 +265,12 @@ class CallJudge:
         return [call.state for call in run.calls if call.waits_for is not None] + self._asking
 
     async def _approval(
-        self, index: int, invocation: Invocation, note: str, preview: Preview | None
+        self,
+        index: int,
+        invocation: Invocation,
+        note: str,
+        preview: Preview | None,
+        audience: Audience | None,
     ) -> ApprovalAsk:
         """Return the approval of a call; a preview that is too long for the journal is stored as a blob."""
         run = self.context.run
@@ -280,6 +290,7 @@ class CallJudge:
             note=truncate(note, MAX_JUDGED_REASON_BYTES),
             preview=preview,
             expires_at_ms=self._deadline(expires_after_ms or None),
+            audience=audience,
         )
 
     def _layers(self) -> Layers:

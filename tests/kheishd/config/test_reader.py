@@ -233,6 +233,10 @@ ROUTE = "[routes.r]\ndriver = 'openai'\nmodel = 'm'\n"
             "[permissions]\nmode = 'acceptEdits'\nmax_mode = 'default'",
             ["config.toml:2", "permissions.mode", "wider than max_mode"],
         ),
+        (
+            "[[permissions.rules]]\ntool = 'b'\ndecision = 'ask'\naudience = {people = ['ada'], votes = 2}",
+            ["config.toml:4", "permissions.rules[0].audience", "at least as many"],
+        ),
         ("[listen.tcp]\naddress = '0.0.0.0:7707'", ["config.toml:2", "insecure = true"]),
         ("[listen.tcp]\naddress = 'example.org:7707'", ["config.toml:2", "insecure = true"]),
         ("[listen.tcp]\naddress = '127.0.0.1'", ["config.toml:2", "host:port"]),

@@ -98,6 +98,12 @@ def test_a_rule_within_the_instructions_is_text() -> None:
         (b"---\nmodel: !!python/object:os.system x\n---\n", 2, "anchors, aliases and tags"),
         (b"---\npermissions:\n- tool: bash\n  decision: no\n---\n", 4, "permissions[0].decision"),
         (b"---\npermissions:\n- {tool: a, decision: ask}\n\n- {tool: a b, decision: ask}\n---\n", 5, "regex"),
+        (
+            b"---\npermissions:\n- {tool: b, decision: ask}\n"
+            b"- {tool: a, decision: deny, audience: {}}\n---\n",
+            4,
+            "permissions[1].audience: only a rule that asks",
+        ),
         (b"---\npermissions:\n  - tool: bash\n---\n", 3, "permissions[0]: the key 'decision' is missing"),
         (b"---\npermissions:\n- tool: a\n  decision: ask\n  tool: b\n---\n", 5, "already on line 3"),
         (b"---\npermissions:\n- {tool: *, decision: ask}\n---\n", 3, "in quotes"),

@@ -1,0 +1,33 @@
+"""``kheishctl agent`` against a real daemon."""
+
+from kheishctl import exit_codes
+from tests.support.ctl import Ctl
+
+
+def test_life_of_an_agent(ctl: Ctl, sender: str) -> None:
+    """An agent is judged, spawned, listed, drawn, renamed, audited and closed."""
+    root = str(ctl.json("send", "default", "hello", "--as", sender)["session_id"])
+    explained = ctl.json("agent", "explain", root, "scout", "look", "--permission-mode", "bypassPermissions")
+    assert (explained["allowed"], explained["reason"]) == (False, "scope_would_widen")
+    spawned = ctl(
+        "agent", "spawn", root, "Scout", "say hello", "--nickname", f"N {sender}", "--max-tokens", "9999"
+    )
+    assert spawned.code == exit_codes.OK, spawned.err
+    agent_id, path = spawned.out.split()[:2]
+    assert path == f"{root}/scout"
+    run = ctl.json("run", "wait", ctl.json("agent", "show", path)["launch_run_id"])
+    assert run["status"] == "completed"
+    assert "say hello" in ctl.json("agent", "show", f"N {sender}")["output"]
+    assert [row[0] for row in ctl("agent", "list", "--root", root).rows] == [root, agent_id]
+    drawn = [line.split("\t")[:2] for line in ctl("agent", "tree", path).out.splitlines()]
+    assert drawn == [[root, "idle"], ["scout", "idle"]]
+    assert len(ctl.json("agent", "tree", root)["agents"]) == 2
+    renamed = ctl("agent", "rename", path, f"M {sender}")
+    assert f"M {sender}" in renamed.out
+    closed = ctl("agent", "close", f"M {sender}", "--note", "enough")
+    assert (closed.code, "closed" in closed.out) == (exit_codes.OK, True)
+    audit = ctl("agent", "audit", path).rows
+    assert [row[2] for row in audit][-2:] == ["agent_close_requested", "agent_closed"]
+    again = ctl("agent", "close", path)
+    assert (again.code, "agent list --closed" in again.err) == (exit_codes.FAILED, True)
+    assert [row[0] for row in ctl("agent", "list", "--root", root, "--closed").rows] == [root, agent_id]
