@@ -15,6 +15,7 @@ HINTS: dict[str, tuple[str, ...]] = {
     "indoubt_not_found": ("indoubt", "list"),
     "input_contract_violated": ("session", "show", "SESSION"),
     "internal_error": ("daemon", "logs"),
+    "goal_not_found": ("goal", "set", "SESSION", "OBJECTIVE"),
     "member_forbidden": ("definition", "show", "AGENT"),
     "method_not_found": ("call", "rpc.discover"),
     "no_such_agent": ("agent", "list"),

@@ -51,6 +51,7 @@ class Toolbox:
         """Return the sub-hooks, in the order of their prompt sections and opinions."""
         from kheishd.hooks.ask_user import AskUser
         from kheishd.hooks.composite import CompositeHook
+        from kheishd.hooks.goals import GoalTools
         from kheishd.hooks.os.files.tools import Files
         from kheishd.hooks.os.shell.tools import Bash
         from kheishd.hooks.output import Outputs
@@ -73,7 +74,7 @@ class Toolbox:
         )
         parts = (Files(self._locks), bash, WebFetch(), AskUser(), Planning(), Outputs(), Results())
         skills = SkillTools(cache(partial(self.skills, config)))
-        return CompositeHook((*parts, TaskTools(self._shells), skills, ActiveSkills()))
+        return CompositeHook((*parts, TaskTools(self._shells), GoalTools(), skills, ActiveSkills()))
 
     async def try_sandbox(self, workspace: WorkspaceSection) -> None:
         """Try the sandbox of commands, unless it is off, and log its state."""
