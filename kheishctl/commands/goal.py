@@ -10,7 +10,7 @@ from kheishctl.cli import App, command, make_group
 from kheishctl.options import Amount, Duration, drop_unset, mutating, options, session_argument
 from kheishctl.render.layout import format_record
 
-group = make_group("goal", "The goal of a session, towards which the daemon continues by itself.")
+group = make_group("goal", "Goals of sessions, towards which the daemon continues by itself.")
 
 _change_options = options(
     session_argument, click.option("--note", metavar="TEXT", help="The reason, for people."), mutating

@@ -106,7 +106,7 @@ def _evolve_review(goal: Goal, event: GoalReviewed) -> Goal:
     )
     if event.verdict == "counted" or goal.status not in GOAL_OPEN:
         return counted
-    reviewed = replace(counted, reviewed_run_id=event.run_id, note=event.note, resume_at_ms=None)
+    reviewed = replace(counted, reviewed_run_id=event.reviewed_run_id, note=event.note, resume_at_ms=None)
     match event.verdict:
         case "done":
             return replace(reviewed, status="done", evidence=event.note, failures=0)

@@ -156,7 +156,7 @@ class GoalWorker(Worker):
             return await self._judge(session_id, goal, step)
         return GoalReviewed(
             goal_id=goal.goal_id,
-            run_id=step.run_id,
+            reviewed_run_id=step.run_id,
             verdict=step.verdict,
             note=step.note,
             retry_at_ms=rules.retry_at_ms(goal, run, now_ms) if step.verdict == "failed" else None,
@@ -199,7 +199,7 @@ class GoalWorker(Worker):
         retry_at_ms = rules.retry_at_ms(goal, None, self._state.now_ms()) if answer is None else None
         return GoalReviewed(
             goal_id=goal.goal_id,
-            run_id=run.run_id,
+            reviewed_run_id=run.run_id,
             verdict=answer.verdict if answer is not None else "unjudged",
             note=truncate(note, rules.MAX_NOTE_BYTES),
             usage=usage,

@@ -35,7 +35,7 @@ class GoalReviewed(Event, frozen=True, tag="goal_reviewed"):
     """
 
     goal_id: str
-    run_id: str
+    reviewed_run_id: str
     verdict: GoalVerdict
     note: str = ""
     usage: Usage = Usage()

@@ -370,7 +370,7 @@ def _permissions(tx: Transaction) -> None:
             GoalSet(goal_id="gol_1", objective="First."),
             GoalCleared(goal_id="gol_1"),
             GoalSet(goal_id="gol_2", objective="Second.", done_when="it is done"),
-            GoalReviewed(goal_id="gol_2", run_id="run_x", verdict="not_done", usage=Usage(5, 1)),
+            GoalReviewed(goal_id="gol_2", reviewed_run_id="run_x", verdict="not_done", usage=Usage(5, 1)),
             GoalUpdated(goal_id="gol_2", status="waiting", resume_at_ms=5),
         ]
     )

@@ -218,7 +218,7 @@ def review(tx: Transaction, reviewed: GoalReviewed, session_id: str) -> None:
         due is not None
         and due[0].goal_id == reviewed.goal_id
         and isinstance(due[1], ReviewStep)
-        and due[1].run_id == reviewed.run_id
+        and due[1].run_id == reviewed.reviewed_run_id
     )
     if not is_due:
         if reviewed.usage == rules.NO_USE:

@@ -11,7 +11,6 @@ def test_a_goal_from_its_beginning_to_its_end(ctl: Ctl) -> None:
         "--stop-when", "late", "--max-continuations", "2", "--max-tokens", "9000000", "--max-time", "1h",
     )  # fmt: skip
     assert (goal["status"], goal["constraints"]) == ("active", ["no four"])
-    ctl("journal", "follow", "--session", session, "--types", "goal_updated", "--limit", "1")
     while (shown := ctl.json("goal", "show", session))["status"] == "active":
         pass
     assert (shown["status"], shown["continuations"]) == ("exhausted", 2)

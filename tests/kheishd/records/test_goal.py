@@ -17,7 +17,7 @@ def test_an_open_goal_is_listed() -> None:
         ((SET, GoalUpdated(goal_id="g", status="paused")), False),
         ((SET, GoalContinued(goal_id="g", number=1, reason="set"), ended), True),
         ((SET, ended), False),
-        ((SET, GoalReviewed(goal_id="g", run_id="run_1", verdict="done")), False),
+        ((SET, GoalReviewed(goal_id="g", reviewed_run_id="run_1", verdict="done")), False),
         ((SET, SessionEnded()), False),
     ):
         rows = GOAL_RECORDS.rows(fold_record(GOAL_RECORDS, *events))
@@ -27,5 +27,7 @@ def test_an_open_goal_is_listed() -> None:
 
 def test_events_of_an_earlier_goal_change_nothing() -> None:
     """A late review of a goal that was replaced does not change the new one."""
-    record = fold_record(GOAL_RECORDS, SET, GoalReviewed(goal_id="old", run_id="run_1", verdict="done"))
+    record = fold_record(
+        GOAL_RECORDS, SET, GoalReviewed(goal_id="old", reviewed_run_id="run_1", verdict="done")
+    )
     assert (record.status, record.updated_cursor) == ("active", 1)

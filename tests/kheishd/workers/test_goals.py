@@ -236,7 +236,7 @@ async def test_a_message_overtakes_the_judge(tmp_path: Path) -> None:
             ("counted", True),
             ("done", True),
         ]
-        assert reviews[1].run_id == case.runs()[2].run_id
+        assert reviews[1].reviewed_run_id == case.runs()[2].run_id
         assert goal.evidence == "I see done."
 
 
