@@ -17,6 +17,7 @@ from kheishd.core.permissions.grants import evolve_session_grants
 from kheishd.core.run.budget import accumulate_cost
 from protocol.budget import Cost
 from protocol.events.context import CompactionFailed, ContextCompacted
+from protocol.events.persona import PersonaBound
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.run import MessageAppended, RunAccepted, RunEnded
 from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
@@ -59,6 +60,8 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             | CompactionFailed(usage=usage, cost=cost)
         ):
             changed = _add_usage(session, usage, cost)
+        case PersonaBound(binding=binding):
+            changed = replace(session, persona=binding)
         case TodosWritten():
             changed = replace(session, todos_cursor=envelope.cursor)
         case PlanEntered() if session.plan_mode:
@@ -95,6 +98,7 @@ def _create(envelope: Envelope, event: SessionCreated) -> Session:
         agent=event.agent,
         status="open",
         sender=event.sender,
+        persona=event.persona,
         created_at_ms=envelope.at_ms,
         updated_at_ms=envelope.at_ms,
         parent_session_id=event.parent_session_id,

@@ -11,6 +11,7 @@ from protocol.objects import (
     mailbox,
     output,
     permission,
+    persona,
     question,
     route,
     rpc,
@@ -39,6 +40,7 @@ METHODS: dict[str, AnyMethod] = {
         mailbox,
         journal,
         definition,
+        persona,
         route,
         token,
     )
