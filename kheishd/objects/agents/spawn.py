@@ -355,5 +355,5 @@ def launch(
     writer = SessionWriter(tx, agent.agent_id, session=session, origin=plan.origin)
     writer.begin_run(plan.launch_run_id, pinned)
     writer.append(InputReceived(input_id=plan.input_id, items=plan.items))
-    writer.append(RunAccepted(input_id=plan.input_id, agent=definition.name, pinned=pinned))
+    writer.append(RunAccepted(input_id=plan.input_id, agent=definition.name, pinned=pinned, reports=True))
     writer.write()
