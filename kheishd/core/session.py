@@ -20,9 +20,10 @@ from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.run import MessageAppended, RunAccepted, RunEnded
 from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
+from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
-from protocol.objects.session import Session, SessionProperties
+from protocol.objects.session import ActiveSkill, Session, SessionProperties
 from protocol.structs import fields_of
 from protocol.transcript import Usage
 
@@ -53,12 +54,18 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
         case RunEnded():
             open_runs = [run_id for run_id in session.open_runs if run_id != envelope.run_id]
             changed = replace(session, open_runs=open_runs)
-        case (
-            MessageAppended(usage=usage, cost=cost)
-            | ContextCompacted(usage=usage, cost=cost)
-            | CompactionFailed(usage=usage, cost=cost)
-        ):
+        case ContextCompacted(usage=usage, cost=cost, upto=upto, strategy=strategy):
             changed = _add_usage(session, usage, cost)
+            if strategy != "results" and session.active_skills:
+                changed = replace(changed, compacted_cursor=max(upto, session.compacted_cursor))
+        case MessageAppended(usage=usage, cost=cost) | CompactionFailed(usage=usage, cost=cost):
+            changed = _add_usage(session, usage, cost)
+        case SkillActivated():
+            changed = replace(session, active_skills=activate_skill(session.active_skills, envelope, event))
+        case SkillDeactivated(name=name):
+            changed = replace(
+                session, active_skills=[skill for skill in session.active_skills if skill.name != name]
+            )
         case TodosWritten():
             changed = replace(session, todos_cursor=envelope.cursor)
         case PlanEntered() if session.plan_mode:
@@ -73,6 +80,20 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             if changed is session:
                 return session
     return replace(changed, updated_cursor=envelope.cursor, updated_at_ms=envelope.at_ms)
+
+
+def activate_skill(active: list[ActiveSkill], envelope: Envelope, event: SkillActivated) -> list[ActiveSkill]:
+    """Return the active skills after one more was activated, which replaces one of the same name."""
+    skill = ActiveSkill(
+        name=event.name,
+        text=event.text,
+        text_bytes=event.text_bytes,
+        activated_cursor=envelope.cursor,
+        allowed_tools=event.allowed_tools,
+        blocked_tools=event.blocked_tools,
+        by_call=event.by_call,
+    )
+    return [*(other for other in active if other.name != event.name), skill]
 
 
 def _add_usage(session: Session, usage: Usage, cost: Cost | None) -> Session:

@@ -253,6 +253,10 @@ class RunContext(Value, frozen=True):
         """Whether no tool at all is allowed."""
         return self.pinned.tools == [] or (self.bounds is not None and self.bounds.scope.tools == [])
 
+    def allows_skill(self, name: str) -> bool:
+        """Whether a skill of this name may be used, or be active."""
+        return self.bounds is None or self.bounds.allows_skill(name)
+
     def allows(self, tool: str) -> bool:
         """Whether a tool of this name may be called: the run pinned it, and it is still allowed."""
         return includes(self.pinned.tools, tool) and (self.bounds is None or self.bounds.allows_tool(tool))
@@ -406,6 +410,9 @@ class SubHook:
         vars(self)[attribute] = replace(row, **facts)
         self._rows = None
 
+    async def begin(self, context: RunContext) -> None:
+        """Prepare for a run before its first prompt: what has to be read for it may be read here."""
+
     def offer(self, context: RunContext) -> Sequence[Tool]:
         """Return the tools that make sense in a context; the composite applies the scopes."""
         return self.tools
@@ -505,6 +512,10 @@ class Hook(Protocol):
 
     def find_tool(self, name: str) -> Tool | None:
         """Return the tool of a name, offered or not; None if no tool has it now."""
+        ...
+
+    async def begin(self, context: RunContext) -> None:
+        """Prepare all sub-hooks for a run, before its first prompt."""
         ...
 
     async def prepare(self) -> None:

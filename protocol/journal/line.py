@@ -52,6 +52,7 @@ from protocol.events.session import (
     SessionUpdated,
     TranscriptImported,
 )
+from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.events.task import TaskEvent
 from protocol.events.token import TokenCreated, TokenRevoked
 from protocol.journal.envelope import Envelope
@@ -121,6 +122,8 @@ JournalEvent = (
     | MailAcknowledged
     | MailRequeued
     | MailDeadLettered
+    | SkillActivated
+    | SkillDeactivated
     | RunReleased
     | CancelRequested
     | RunEnded

@@ -16,6 +16,7 @@ from protocol.objects import (
     rpc,
     run,
     session,
+    skill,
     task,
     token,
 )
@@ -39,6 +40,7 @@ METHODS: dict[str, AnyMethod] = {
         mailbox,
         journal,
         definition,
+        skill,
         route,
         token,
     )

@@ -36,6 +36,7 @@ from protocol.events.run import (
     RunStarted,
 )
 from protocol.events.session import SessionCreated, SessionRenamed
+from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.events.task import (
     TaskCreated,
     TaskDeleted,
@@ -286,10 +287,13 @@ def task_ended(task_id: str) -> TaskEnded:
 
 
 def _tasks(tx: Transaction) -> None:
-    """Create tasks in every status, and shells: running, being stopped, ended."""
+    """Create tasks in every status, shells (running, being stopped, ended) and an active skill."""
     writer = SessionWriter(tx, "ses_d", session=tx.get(SESSIONS, "ses_d"))
     writer.append_all(
         [
+            SkillActivated(name="old", text="0" * 64, text_bytes=1),
+            SkillActivated(name="new", text="1" * 64, text_bytes=1, by_call=True),
+            SkillDeactivated(name="old"),
             task_created("tsk_done"),
             TaskUpdated(task_id="tsk_done", status="completed", output="it is done"),
             task_created("tsk_open", "tsk_done"),

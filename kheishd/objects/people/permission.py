@@ -262,6 +262,7 @@ def _explain_item(
     existing: dict[str, Collection[str]] = {
         "route": call.runtime.routes,
         "member": call.runtime.definitions,
+        "skill": call.runtime.skills.catalogue().skills,
     }
     if params.tool not in existing.get(params.item_kind, (params.tool,)):
         text = f"there is no {params.item_kind} '{params.tool}' now"

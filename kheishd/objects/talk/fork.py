@@ -25,9 +25,10 @@ from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import TooDeep
 from protocol.events.permission import PermissionsChanged
 from protocol.events.session import SessionCreated
+from protocol.events.skill import SkillActivated
 from protocol.limits.session import MAX_FORKS
 from protocol.objects import session as rows
-from protocol.objects.session import ForkOf, Session, SessionFork, SessionProperties
+from protocol.objects.session import ActiveSkill, ForkOf, Session, SessionFork, SessionProperties
 from protocol.structs import Value, fields_of
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ def fork(tx: Transaction, call: Call, request: _Fork) -> Session:
     narrowing = [rule for rule in source.rules if rule.decision != "allow"]
     if narrowing:
         writer.append(PermissionsChanged(add=narrowing))
+    for skill in source.active_skills:
+        note = "active in the session that was forked"
+        snapshot = fields_of(ActiveSkill, skill) | {"by_call": False, "note": note}
+        del snapshot["activated_cursor"]
+        writer.append(SkillActivated(**snapshot))
     writer.write()
     return writer.session
 

@@ -69,6 +69,7 @@ class ContextWindow:
         # Consecutive summaries that failed; the turn of the last overflow, and how many it has had.
         self._failures = 0
         self._turn = -1
+        self._has_begun = False
         self._overflows = 0
         # The estimated length of the last prompt that the provider refused.
         self._refused_tokens: int | None = None
@@ -105,6 +106,9 @@ class ContextWindow:
         if problem is not None and check_route:
             message = f"the session may no longer use the route '{context.pinned.route}': {problem}"
             raise ModelFailure("route_forbidden", message, retryable=False)
+        if not self._has_begun:
+            self._has_begun = True
+            await self._active.runtime.hooks.begin(context)
         session = await self._transcript.read()
         framed = session.view(speaker=run.guest or run.agent, primary=run.agent)
         hook_prompt = self._active.runtime.hooks.prompt(context)
