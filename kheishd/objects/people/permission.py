@@ -22,6 +22,7 @@ from kheishd.core.permissions.judge import (
     judge_claim,
 )
 from kheishd.core.scope import includes
+from kheishd.core.skill import skill_layers
 from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, SubjectReading, Tool, ToolError
 from kheishd.objects.pages import cursor_after, page_of
@@ -71,7 +72,7 @@ if TYPE_CHECKING:
 def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: RunRecord | None = None) -> Layers:
     """Return the layers of rules that apply to calls in a session, or in one of its runs.
 
-    Shape:  broadest first: managed, daemon, definitions and sessions from the root down, run.
+    Shape:  broadest first: managed, daemon, definitions, sessions and active skills from the root down, run.
     Source: the records of the session, of those above it and of the run, and the configuration.
     """
     managed = runtime.config.permissions
@@ -84,8 +85,10 @@ def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: RunRecor
         # The grants of a parent are not inherited.
         mode = mode_of(runtime, parent)
         layers.append(LayerRules(layer="parent", name=parent.session_id, rules=parent.rules, mode=mode))
+        layers += skill_layers(parent.active_skills)
     layers += _definition_layer(runtime, session.agent, layers)
     layers.append(_session_layer(runtime, session, run))
+    layers += skill_layers(session.active_skills)
     if run is not None:
         if run.guest is not None:
             layers += _definition_layer(runtime, run.guest, layers)
