@@ -15,11 +15,18 @@ from msgspec.structs import replace
 
 from kheishd.core.permissions.grants import evolve_session_grants
 from kheishd.core.run.budget import accumulate_cost
+from kheishd.core.trust import join_origins
 from protocol.budget import Cost
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.run import MessageAppended, RunAccepted, RunEnded
-from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
+from protocol.events.session import (
+    SessionCreated,
+    SessionEnded,
+    SessionImported,
+    SessionRenamed,
+    SessionUpdated,
+)
 from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
@@ -51,9 +58,9 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             index = len(session.open_runs) if index is None else index
             open_runs = [*session.open_runs[:index], envelope.run_id, *session.open_runs[index:]]
             changed = replace(session, open_runs=open_runs, runs=session.runs + 1)
-        case RunEnded():
+        case RunEnded(origins=origins):
             open_runs = [run_id for run_id in session.open_runs if run_id != envelope.run_id]
-            changed = replace(session, open_runs=open_runs)
+            changed = replace(session, open_runs=open_runs, origins=join_origins(session.origins, origins))
         case ContextCompacted(usage=usage, cost=cost, upto=upto, strategy=strategy):
             changed = _add_usage(session, usage, cost)
             if strategy != "results" and session.active_skills:
@@ -73,6 +80,10 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
         case PlanEntered():
             mode = session.permission_mode
             changed = replace(session, plan_mode=True, pre_plan_mode=mode, permission_mode="plan")
+        case SessionImported(origins=origins):
+            changed = replace(session, origins=join_origins(session.origins, origins))
+            if changed == session:
+                return session
         case PlanExited():
             changed = replace(leave_plan_mode(session), plan_cursor=envelope.cursor)
         case _:
@@ -121,6 +132,7 @@ def _create(envelope: Envelope, event: SessionCreated) -> Session:
         parent_session_id=event.parent_session_id,
         root_session_id=event.root_session_id,
         fork_of=event.fork_of,
+        origins=event.origins,
         created_cursor=envelope.cursor,
         updated_cursor=envelope.cursor,
     )

@@ -13,7 +13,13 @@ from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.permission import PermissionsChanged
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.run import MessageAppended, RunAccepted, RunEnded
-from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
+from protocol.events.session import (
+    SessionCreated,
+    SessionEnded,
+    SessionImported,
+    SessionRenamed,
+    SessionUpdated,
+)
 from protocol.events.skill import SkillActivated, SkillDeactivated
 
 if TYPE_CHECKING:
@@ -32,6 +38,7 @@ EVENTS: Final = (
     SessionUpdated,
     SessionRenamed,
     SessionEnded,
+    SessionImported,
     RunAccepted,
     RunEnded,
     MessageAppended,

@@ -15,7 +15,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from kheishd.core import mailbox as rules
+from kheishd.core.trust import join_origins
 from kheishd.objects.talk.address import definition_of
+from kheishd.objects.talk.input import origins_read
 from kheishd.objects.talk.output import output_of
 from kheishd.objects.talk.pin import pin_run
 from kheishd.records.mailbox import mail_key
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.mailbox import Mail
     from protocol.objects.session import Session
+    from protocol.transcript import InputItem, InputOrigin
 
 NOTICE: Final = "agent_settled"
 """The type of a message that reports the end of a child's run."""
@@ -178,12 +181,21 @@ def deliver(tx: Transaction, runtime: Runtime, session_id: str, run_id: str, inp
             pinned=pinned,
             kind="mailbox",
             reports=any(mail.from_agent == session.parent_session_id for mail in mails),
+            origins=_origins_of(tx, mails),
         )
         writer.begin_run(run_id, pinned)
-        writer.append(InputReceived(input_id=input_id, items=[Text(rules.format_input(blocks))]))
+        items: list[InputItem] = [Text(rules.format_input(blocks))]
+        writer.append(InputReceived(input_id=input_id, items=items, origin="mailbox"))
         writer.append(accepted)
         writer.append(MailDelivered(message_ids=[mail.message_id for mail in mails]))
     writer.write()
+
+
+def _origins_of(tx: Transaction, mails: list[Mail]) -> list[InputOrigin]:
+    """Return the origins of messages: the mailbox, and everything that the agents who sent them have read."""
+    senders = {mail.from_agent for mail in mails}
+    sessions = [session for sender in senders if (session := tx.get(SESSIONS, sender)) is not None]
+    return join_origins(["mailbox"], *(origins_read(tx, session) for session in sessions))
 
 
 # Conclude.

@@ -16,6 +16,7 @@ from kheishd.kernel.call import Call, mutation, origin_of
 from kheishd.objects.node.journal import pruned_until
 from kheishd.objects.talk.address import find_definition, find_session
 from kheishd.objects.talk.bounds import bounds_of, default_mode, require_mode, scope_of
+from kheishd.objects.talk.input import origins_read
 from kheishd.objects.talk.lineage import lineage
 from kheishd.records.writer import SessionWriter
 from protocol import ids
@@ -75,6 +76,7 @@ def fork(tx: Transaction, call: Call, request: _Fork) -> Session:
             parent_session_id=source.parent_session_id,
             root_session_id=source.root_session_id,
             fork_of=_fork_point(tx, source, request.params.at),
+            origins=origins_read(tx, source),
             **properties,
         )
     )
