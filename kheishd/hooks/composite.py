@@ -81,6 +81,8 @@ class CompositeHook:
 
     def __init__(self, parts: Iterable[SubHook]) -> None:
         self._parts = tuple(parts)
+        # Most sub-hooks have nothing to prepare.
+        self._preparing = [part for part in self._parts if type(part).begin is not SubHook.begin]
         self._owners: dict[str, SubHook] = {}
         self._rejected: set[tuple[str, str]] = set()
         self._last: dict[int, _PartTools] = {}
@@ -218,6 +220,14 @@ class CompositeHook:
                 except Exception:
                     log.exception("a hook could not make its section", extra={"part": part.name})
         return prompt
+
+    async def begin(self, context: RunContext) -> None:
+        """Prepare the sub-hooks for a run; one that fails prepares nothing."""
+        for part in self._preparing:
+            try:
+                await part.begin(context)
+            except Exception:
+                log.exception("a hook could not prepare for a run", extra={"part": part.name})
 
     async def prepare(self) -> None:
         """Load what ``validate`` needs for tools without a struct: it would block the loop."""

@@ -13,7 +13,14 @@ from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.permission import PermissionsChanged
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.run import MessageAppended, RunAccepted, RunEnded
-from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
+from protocol.events.session import (
+    SessionCreated,
+    SessionEnded,
+    SessionImported,
+    SessionRenamed,
+    SessionUpdated,
+)
+from protocol.events.skill import SkillActivated, SkillDeactivated
 
 if TYPE_CHECKING:
     from protocol.objects.session import Session
@@ -31,6 +38,7 @@ EVENTS: Final = (
     SessionUpdated,
     SessionRenamed,
     SessionEnded,
+    SessionImported,
     RunAccepted,
     RunEnded,
     MessageAppended,
@@ -39,6 +47,8 @@ EVENTS: Final = (
     TodosWritten,
     PlanEntered,
     PlanExited,
+    SkillActivated,
+    SkillDeactivated,
     PermissionsChanged,
     ApprovalAnswered,
     CallsJudged,

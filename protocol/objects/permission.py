@@ -24,6 +24,7 @@ from protocol.limits.call import MAX_SUBJECT_BYTES, MAX_TOOL_BYTES
 from protocol.limits.names import MAX_AGENT_BYTES, MAX_ITEM_BYTES, MAX_REASON_BYTES
 from protocol.limits.permission import MAX_RULES
 from protocol.rpc.method import Method, Mutation, Page, Params
+from protocol.transcript import InputOrigin
 
 Decision = Literal["allow", "ask", "deny"]
 PermissionMode = Literal["default", "acceptEdits", "plan", "dontAsk", "bypassPermissions"]
@@ -70,6 +71,9 @@ Subject = Annotated[
 class Rule(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One rule: the decision on calls of the matching tools. ``subject`` null: any subject.
 
+    ``origin``: a deny or an ask is only for runs that have read an input of this origin; an allow is only
+    for runs that have read nothing less trusted.
+
     An ask may name the people who answer it. No permission mode turns such an ask into an allow.
     """
 
@@ -77,14 +81,16 @@ class Rule(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown
     decision: Decision
     subject: Subject | None = None
     note: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
+    origin: InputOrigin | None = None
     audience: Audience | None = None
 
 
 class RuleRef(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The identity of a rule within its layer: a layer has at most one rule per tool and subject."""
+    """The identity of a rule within its layer: a layer has at most one rule per tool, subject and origin."""
 
     tool: Pattern
     subject: Subject | None = None
+    origin: InputOrigin | None = None
 
 
 ClaimKind = Literal["call", "command", "network"]
@@ -230,8 +236,9 @@ class PermissionWhy(Params, frozen=True, kw_only=True):
 
     Without a session and a run, the call is judged in a new session of ``agent``, or of the default agent.
     ``mode`` replaces the session's mode, within its limits. A ``subject`` of the form ``net:HOST:PORT`` is a
-    connection of a running call. ``facts`` are the call's circumstances, without which no grant answers. The
-    explanation begins with the links that hide the item: definition, session, profile, parent.
+    connection of a running call. ``facts`` are the call's circumstances, without which no grant answers.
+    ``origins`` are those of further inputs that the run is supposed to have read. The explanation begins with
+    the links that hide the item: definition, session, profile, parent.
     """
 
     tool: Annotated[
@@ -245,6 +252,7 @@ class PermissionWhy(Params, frozen=True, kw_only=True):
     agent: AgentName | None = None
     mode: PermissionMode | None = None
     facts: CallFacts | None = None
+    origins: Annotated[list[InputOrigin], Meta(max_length=8)] = []
 
 
 class PermissionListParams(Page, frozen=True, kw_only=True):
@@ -258,8 +266,8 @@ class PermissionListParams(Page, frozen=True, kw_only=True):
 class PermissionUpdate(Mutation, frozen=True, kw_only=True):
     """Params of ``permission.update``, for the whole daemon, one session or one run.
 
-    ``add`` adds rules and replaces those of the same tool and subject; ``remove`` removes rules by tool and
-    subject; ``revoke`` removes grants. The change is effective from the next tool call.
+    ``add`` adds rules and replaces those of the same tool, subject and origin; ``remove`` removes rules by
+    these; ``revoke`` removes grants. The change is effective from the next tool call.
     """
 
     session_id: Id | None = None
