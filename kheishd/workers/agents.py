@@ -65,16 +65,19 @@ class AgentWorker(Worker):
         """Close agents until cancelled."""
         task_status.started()
         while True:
-            bell = self._state.bell(AGENTS.name, RUNS.name, MAILBOXES_DUE.name)
-            while (step := self._find_step()) is not None:
-                await self._perform(*step)
+            bell = self._state.bell(AGENTS.name)
+            with self._state.read() as store:
+                has_agents = bool(store.count(AGENTS_LIVE))
+            if has_agents:
+                # Without live agents, no run concerns this worker.
+                bell = self._state.bell(AGENTS.name, RUNS.name, MAILBOXES_DUE.name)
+                while (step := self._find_step()) is not None:
+                    await self._perform(*step)
             await bell.wait()
 
     def _find_step(self) -> Step | None:
         """Return the next step that is due; None if there is none."""
         with self._state.read() as store:
-            if not store.count(AGENTS_LIVE):
-                return None
             for find in (_find_tied, _find_settled, _find_closing):
                 step = find(store, self._skipped)
                 if step is not None:
