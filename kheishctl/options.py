@@ -34,6 +34,7 @@ COMPLETIONS: dict[str, tuple[str, Json, str, str]] = {
     "questions": ("question.list", {"limit": 100}, "questions", "question_id"),
     "personas": ("persona.list", {"limit": 500}, "personas", "persona_id"),
     "tasks": ("task.list", {"limit": 100}, "tasks", "task_id"),
+    "skills": ("skill.list", {"limit": 500}, "skills", "name"),
     "indoubts": ("indoubt.list", {"limit": 100}, "indoubts", "indoubt_id"),
 }
 """The source of each kind of name: the method, its params, the list in its result, the field in a row."""

@@ -88,6 +88,7 @@ CLOSE_SECONDS: Final = 2.0
 RESTORE_RETRY_SECONDS: Final = 5.0
 
 WORK: Final = (
+    "kheishd.build.skills",
     "kheishd.core.commands.readings",
     "kheishd.debug.capture",
     "kheishd.debug.recorder",
@@ -100,6 +101,7 @@ WORK: Final = (
     "kheishd.hooks.output",
     "kheishd.hooks.plan",
     "kheishd.hooks.results",
+    "kheishd.hooks.skills",
     "kheishd.hooks.tasks",
     "kheishd.hooks.web.tools",
     "kheishd.providers.adaptation",
@@ -189,7 +191,13 @@ class Daemon:
     async def _start(self, nursery: trio.Nursery) -> Reloader:
         """Build the first runtime and commit the start."""
         runtime = build_runtime(
-            self._source, 1, self._make_models, self._toolbox.hooks, config=self._config, skip_bad_agents=True
+            self._source,
+            1,
+            self._make_models,
+            self._toolbox.hooks,
+            self._toolbox.skills,
+            config=self._config,
+            skip_bad_agents=True,
         )
         reloader = Reloader(
             nursery,
@@ -355,6 +363,8 @@ class Daemon:
         await self._load_work()
         self._vitals.starting = False
         self._notify_ready()
+        # In a thread, so that nobody waits for 2,000 skills; a damaged directory is a warning.
+        await trio.to_thread.run_sync(lambda: self.reloader.runtimes.current().skills.catalogue())
         await self._watch_sandbox()
 
     async def _load_work(self) -> None:
@@ -423,7 +433,12 @@ class Daemon:
 
     def _rebuild(self, generation: int) -> Runtime:
         runtime = build_runtime(
-            self._source, generation, self._make_models, self._toolbox.hooks, skip_bad_agents=False
+            self._source,
+            generation,
+            self._make_models,
+            self._toolbox.hooks,
+            self._toolbox.skills,
+            skip_bad_agents=False,
         )
         # The next start must not fail because of a value that this reload accepted.
         options = self._build_listen_options(runtime.config)

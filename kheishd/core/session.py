@@ -15,15 +15,23 @@ from msgspec.structs import replace
 
 from kheishd.core.permissions.grants import evolve_session_grants
 from kheishd.core.run.budget import accumulate_cost
+from kheishd.core.trust import join_origins
 from protocol.budget import Cost
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.persona import PersonaBound
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.run import MessageAppended, RunAccepted, RunEnded
-from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
+from protocol.events.session import (
+    SessionCreated,
+    SessionEnded,
+    SessionImported,
+    SessionRenamed,
+    SessionUpdated,
+)
+from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
-from protocol.objects.session import Session, SessionProperties
+from protocol.objects.session import ActiveSkill, Session, SessionProperties
 from protocol.structs import fields_of
 from protocol.transcript import Usage
 
@@ -51,15 +59,21 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             index = len(session.open_runs) if index is None else index
             open_runs = [*session.open_runs[:index], envelope.run_id, *session.open_runs[index:]]
             changed = replace(session, open_runs=open_runs, runs=session.runs + 1)
-        case RunEnded():
+        case RunEnded(origins=origins):
             open_runs = [run_id for run_id in session.open_runs if run_id != envelope.run_id]
-            changed = replace(session, open_runs=open_runs)
-        case (
-            MessageAppended(usage=usage, cost=cost)
-            | ContextCompacted(usage=usage, cost=cost)
-            | CompactionFailed(usage=usage, cost=cost)
-        ):
+            changed = replace(session, open_runs=open_runs, origins=join_origins(session.origins, origins))
+        case ContextCompacted(usage=usage, cost=cost, upto=upto, strategy=strategy):
             changed = _add_usage(session, usage, cost)
+            if strategy != "results" and session.active_skills:
+                changed = replace(changed, compacted_cursor=max(upto, session.compacted_cursor))
+        case MessageAppended(usage=usage, cost=cost) | CompactionFailed(usage=usage, cost=cost):
+            changed = _add_usage(session, usage, cost)
+        case SkillActivated():
+            changed = replace(session, active_skills=activate_skill(session.active_skills, envelope, event))
+        case SkillDeactivated(name=name):
+            changed = replace(
+                session, active_skills=[skill for skill in session.active_skills if skill.name != name]
+            )
         case PersonaBound(binding=binding):
             changed = replace(session, persona=binding)
         case TodosWritten():
@@ -69,6 +83,10 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
         case PlanEntered():
             mode = session.permission_mode
             changed = replace(session, plan_mode=True, pre_plan_mode=mode, permission_mode="plan")
+        case SessionImported(origins=origins):
+            changed = replace(session, origins=join_origins(session.origins, origins))
+            if changed == session:
+                return session
         case PlanExited():
             changed = replace(leave_plan_mode(session), plan_cursor=envelope.cursor)
         case _:
@@ -76,6 +94,20 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             if changed is session:
                 return session
     return replace(changed, updated_cursor=envelope.cursor, updated_at_ms=envelope.at_ms)
+
+
+def activate_skill(active: list[ActiveSkill], envelope: Envelope, event: SkillActivated) -> list[ActiveSkill]:
+    """Return the active skills after one more was activated, which replaces one of the same name."""
+    skill = ActiveSkill(
+        name=event.name,
+        text=event.text,
+        text_bytes=event.text_bytes,
+        activated_cursor=envelope.cursor,
+        allowed_tools=event.allowed_tools,
+        blocked_tools=event.blocked_tools,
+        by_call=event.by_call,
+    )
+    return [*(other for other in active if other.name != event.name), skill]
 
 
 def _add_usage(session: Session, usage: Usage, cost: Cost | None) -> Session:
@@ -104,6 +136,7 @@ def _create(envelope: Envelope, event: SessionCreated) -> Session:
         parent_session_id=event.parent_session_id,
         root_session_id=event.root_session_id,
         fork_of=event.fork_of,
+        origins=event.origins,
         created_cursor=envelope.cursor,
         updated_cursor=envelope.cursor,
     )

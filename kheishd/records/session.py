@@ -14,7 +14,14 @@ from protocol.events.permission import PermissionsChanged
 from protocol.events.persona import PersonaBound
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.run import MessageAppended, RunAccepted, RunEnded
-from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
+from protocol.events.session import (
+    SessionCreated,
+    SessionEnded,
+    SessionImported,
+    SessionRenamed,
+    SessionUpdated,
+)
+from protocol.events.skill import SkillActivated, SkillDeactivated
 
 if TYPE_CHECKING:
     from protocol.objects.session import Session
@@ -33,6 +40,7 @@ EVENTS: Final = (
     SessionRenamed,
     SessionEnded,
     PersonaBound,
+    SessionImported,
     RunAccepted,
     RunEnded,
     MessageAppended,
@@ -41,6 +49,8 @@ EVENTS: Final = (
     TodosWritten,
     PlanEntered,
     PlanExited,
+    SkillActivated,
+    SkillDeactivated,
     PermissionsChanged,
     ApprovalAnswered,
     CallsJudged,

@@ -19,6 +19,7 @@ from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserv
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted, DaemonStopped
+from protocol.events.definition import DefinitionDeleted, DefinitionStored
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
     MailAcknowledged,
@@ -53,6 +54,7 @@ from protocol.events.session import (
     SessionUpdated,
     TranscriptImported,
 )
+from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.events.task import TaskEvent
 from protocol.events.token import TokenCreated, TokenRevoked
 from protocol.journal.envelope import Envelope
@@ -71,6 +73,8 @@ JournalEvent = (
     | DaemonStopped
     | DaemonReloaded
     | DaemonRestored
+    | DefinitionStored
+    | DefinitionDeleted
     | TokenCreated
     | TokenRevoked
     | PersonaCreated
@@ -126,6 +130,8 @@ JournalEvent = (
     | MailAcknowledged
     | MailRequeued
     | MailDeadLettered
+    | SkillActivated
+    | SkillDeactivated
     | RunReleased
     | CancelRequested
     | RunEnded

@@ -5,6 +5,7 @@ from protocol.limits.units import KIB
 # Names and small values, in bytes of UTF-8. Two of them and a separator form an LMDB key, which has at most
 # 511 bytes: 2 x 128 + 2 = 258.
 MAX_SENDER_BYTES = 128
+MAX_SOURCE_BYTES = 256
 MAX_AGENT_BYTES = 128
 MAX_TITLE_BYTES = 512
 MAX_ITEM_BYTES = 256

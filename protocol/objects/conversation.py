@@ -21,6 +21,7 @@ from protocol.errors.session import (
     WorkspaceMissing,
 )
 from protocol.errors.store import StorageFull
+from protocol.errors.token import InputOriginForbidden
 from protocol.ids import Id
 from protocol.limits.names import MAX_AGENT_BYTES, MAX_REASON_BYTES, MAX_SENDER_BYTES
 from protocol.objects.run import (
@@ -150,6 +151,7 @@ SEND = Method(
         SenderForbidden,
         SenderInvalid,
         PersonaNotFound,
+        InputOriginForbidden,
         RouteNotFound,
         RouteNotReady,
         RouteForbidden,
@@ -172,7 +174,15 @@ STEER = Method(
     SteerResult,
     "Add a message to the run in flight; the model reads it before its next answer.",
     scope="converse",
-    errors=(*_ADDRESS, NothingToSteer, InputTooLarge, InputContractViolated, QueueFull, StorageFull),
+    errors=(
+        *_ADDRESS,
+        InputOriginForbidden,
+        NothingToSteer,
+        InputTooLarge,
+        InputContractViolated,
+        QueueFull,
+        StorageFull,
+    ),
 )
 LIST = Method(
     "conversation.list",

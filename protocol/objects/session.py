@@ -28,7 +28,7 @@ from protocol.errors.session import (
     WorkspaceMissing,
 )
 from protocol.errors.store import StorageFull
-from protocol.errors.token import ScopeWouldWiden
+from protocol.errors.token import InputOriginForbidden, ScopeWouldWiden
 from protocol.ids import Cursor, Id
 from protocol.limits.call import MAX_TOOL_BYTES
 from protocol.limits.names import MAX_REASON_BYTES, MAX_TITLE_BYTES
@@ -53,7 +53,7 @@ from protocol.objects.transfer import (
     SessionImportResult,
 )
 from protocol.rpc.method import Method, Mutation, NoParams, Page, Params
-from protocol.transcript import InputItem, Usage, VisibleMessage
+from protocol.transcript import InputItem, InputOrigin, Usage, VisibleMessage
 
 Allowlist = list[str] | None
 """Permitted names: null means every name, an empty list none."""
@@ -132,6 +132,33 @@ class Plan(Struct, frozen=True, kw_only=True, omit_defaults=True):
     summary: str = ""
 
 
+class SkillTool(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A tool that a skill allows or blocks; with a ``subject``, only for the subjects that it matches.
+
+    In a subject, ``*`` matches any text, as in permission rules.
+    """
+
+    tool: str
+    subject: str | None = None
+
+
+class ActiveSkill(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A skill that is active in a session: a snapshot, which later changes of its file do not change.
+
+    ``text`` is the blob (SHA-256, hex) with the skill as the model reads it. While it is active, only
+    ``allowed_tools`` may be used (null: all), and no ``blocked_tools``. ``by_call``: the model activated it,
+    and has the text in its context unless ``activated_cursor`` was compacted.
+    """
+
+    name: str
+    text: str
+    text_bytes: int
+    activated_cursor: Cursor
+    allowed_tools: list[SkillTool] | None = None
+    blocked_tools: list[SkillTool] = []
+    by_call: bool = False
+
+
 class SessionProperties(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The properties of a session, as its record and the event ``session_created`` hold them.
 
@@ -166,6 +193,9 @@ class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
     the snapshot of a persona that is bound to it. ``plan_mode``: the agent is in plan mode, and leaving it
     restores ``pre_plan_mode`` as the permission mode.
     ``plan_cursor`` and ``todos_cursor`` are the cursors of the newest plan and list of todos.
+    ``origins`` are the origins of everything that its ended runs have read, and the next one reads with the
+    transcript. ``active_skills`` are in the order of their activation; if a message up to
+    ``compacted_cursor`` held the text of one of them, the model no longer reads that message.
     ``updated_cursor`` is the cursor of the last event that changed this record.
     """
 
@@ -191,6 +221,9 @@ class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
     runs: int = 0
     usage: Usage = Usage()
     costs: list[Cost] = []
+    origins: list[InputOrigin] = []
+    active_skills: list[ActiveSkill] = []
+    compacted_cursor: Cursor = 0
 
 
 class SessionRow(Session, frozen=True, kw_only=True, omit_defaults=True):
@@ -380,6 +413,7 @@ _SEND = (
     AgentNotFound,
     SenderForbidden,
     SenderInvalid,
+    InputOriginForbidden,
     RouteNotFound,
     RouteNotReady,
     RouteForbidden,
@@ -458,6 +492,7 @@ STEER = Method(
         SessionNotFound,
         SenderForbidden,
         SenderInvalid,
+        InputOriginForbidden,
         NothingToSteer,
         InputTooLarge,
         InputContractViolated,

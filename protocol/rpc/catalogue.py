@@ -17,6 +17,7 @@ from protocol.objects import (
     rpc,
     run,
     session,
+    skill,
     task,
     token,
 )
@@ -41,6 +42,7 @@ METHODS: dict[str, AnyMethod] = {
         journal,
         definition,
         persona,
+        skill,
         route,
         token,
     )

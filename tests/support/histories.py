@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from kheishd.core.definition import parse
 from kheishd.objects.talk.persona import bind
 from kheishd.records.writer import SessionWriter, StreamWriter
 from kheishd.store.environment import Transaction
@@ -16,6 +17,7 @@ from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalR
 from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
 from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonStarted
+from protocol.events.definition import DefinitionDeleted, DefinitionStored
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
     MailAcknowledged,
@@ -38,6 +40,7 @@ from protocol.events.run import (
     RunStarted,
 )
 from protocol.events.session import SessionCreated, SessionRenamed
+from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.events.task import (
     TaskCreated,
     TaskDeleted,
@@ -310,10 +313,13 @@ def task_ended(task_id: str) -> TaskEnded:
 
 
 def _tasks(tx: Transaction) -> None:
-    """Create tasks in every status, and shells: running, being stopped, ended."""
+    """Create tasks in every status, shells (running, being stopped, ended) and an active skill."""
     writer = SessionWriter(tx, "ses_d", session=tx.get(SESSIONS, "ses_d"))
     writer.append_all(
         [
+            SkillActivated(name="old", text="0" * 64, text_bytes=1),
+            SkillActivated(name="new", text="1" * 64, text_bytes=1, by_call=True),
+            SkillDeactivated(name="old"),
             task_created("tsk_done"),
             TaskUpdated(task_id="tsk_done", status="completed", output="it is done"),
             task_created("tsk_open", "tsk_done"),
@@ -371,8 +377,11 @@ ALLOW, DENY = (Rule(tool="bash", subject="make *", decision="allow"), Rule(tool=
 
 
 def _permissions(tx: Transaction) -> None:
-    """Create rules of the daemon, a session and a run, and grants of both, one of them used up."""
+    """Create definitions, rules of the daemon, a session and a run, and grants of both, one used up."""
     writer = StreamWriter(tx, DAEMON_STREAM)
+    for name in ("a", "b", "a"):
+        writer.append(DefinitionStored(definition=parse(name, b"Be brief.", None)))
+    writer.append(DefinitionDeleted(name="b"))
     writer.append(PermissionsChanged(add=[ALLOW]))
     writer.append(PermissionsChanged(add=[DENY], remove=[RuleRef(tool="bash", subject="make *")]))
     writer.write()

@@ -1,9 +1,9 @@
 """The bounds of a session: the one place where everything that limits it meets.
 
-These are its agent's definition, its persona, its own scopes, its profile, and the same of every session
-above it. A child is checked when it is created and again whenever it is used. So narrowing a parent narrows
-its children, and no chain of sessions yields a right that its root lacks. No mode is wider than
-``permissions.max_mode`` in the configuration.
+These are its agent's definition, its persona, its own scopes, its profile, its active skills, and the same of
+every session above it. A child is checked when it is created and again whenever it is used. So narrowing a
+parent narrows its children, and no chain of sessions yields a right that its root lacks. No mode is wider
+than ``permissions.max_mode`` in the configuration.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kheishd.core.profiles import PROFILES
 from kheishd.core.scope import Bounds, Link, bound_by, is_wider, narrower_mode
+from kheishd.core.skill import allowed_names
 from kheishd.store.tables import SESSIONS
 from protocol.errors.token import ScopeWouldWiden
 from protocol.objects.session import CapabilityScope
@@ -70,6 +71,10 @@ def _links_of(runtime: Runtime, session: Session, speaker: Definition | None = N
         links.append(
             Link(scope, blocked=blocked, kind="profile", name=session.profile, session_id=session_id)
         )
+    for skill in session.active_skills:
+        scope = CapabilityScope(tools=allowed_names(skill))
+        blocked = tuple(tool.tool for tool in skill.blocked_tools if tool.subject is None)
+        links.append(Link(scope, blocked=blocked, kind="skill", name=skill.name, session_id=session_id))
     return links
 
 

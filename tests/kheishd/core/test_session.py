@@ -10,10 +10,12 @@ from kheishd.core.session import (
     evolve,
     leave_plan_mode,
 )
+from protocol.events.context import ContextCompacted
 from protocol.events.conversation import ConversationBound
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.run import InputReceived, MessageAppended, RunEnded
 from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
+from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown, decode_event, encode_line
 from protocol.objects.permission import MODES, PermissionMode
@@ -160,3 +162,29 @@ def test_plan_mode_never_widens(events: list[JournalEvent], mode: PermissionMode
     session = fold_plan(*events, mode=mode)
     assert session.permission_mode in ((mode, "plan") if session.plan_mode else (mode,))
     assert leave_plan_mode(session).permission_mode == mode
+
+
+# Skills.
+
+
+def test_active_skills_are_in_the_order_of_activation() -> None:
+    """A skill that is activated again is last; ending one leaves the others."""
+    first, second = (SkillActivated(name=name, text=name * 64, text_bytes=1) for name in "ab")
+    session = fold_plan(first, second, SkillActivated(name="a", text="c" * 64, text_bytes=2, by_call=True))
+    assert [(skill.name, skill.text[0], skill.activated_cursor) for skill in session.active_skills] == [
+        ("b", "b", 3),
+        ("a", "c", 4),
+    ]
+    assert fold_plan(first, second, SkillDeactivated(name="a")).active_skills[0].name == "b"
+
+
+def test_compaction_is_noted_for_active_skills() -> None:
+    """The cursor of the last compaction is kept while a skill is active; dropped results are none."""
+    skill = SkillActivated(name="a", text="a" * 64, text_bytes=1, by_call=True)
+    compacted = [
+        ContextCompacted(upto=7, strategy="summary", trigger="auto"),
+        ContextCompacted(upto=5, strategy="snip", trigger="auto"),
+        ContextCompacted(upto=9, strategy="results", trigger="auto"),
+    ]
+    assert fold_plan(skill, *compacted).compacted_cursor == 7
+    assert fold_plan(*compacted).compacted_cursor == 0
