@@ -28,8 +28,9 @@ def use(tool: str, /, **arguments: Any) -> Answer:
 
 
 def results(request: ModelRequest) -> list[Any]:
-    """Return the results that the newest message has, decoded if they are JSON."""
-    items = [item for item in request.messages[-1].items if isinstance(item, ToolResult)]
+    """Return the results that the model has not answered yet, decoded if they are JSON."""
+    newest = [message for message in request.messages[-2:] if message.role != "assistant"]
+    items = [item for message in newest for item in message.items if isinstance(item, ToolResult)]
     return [item.text if item.is_error else msgspec.json.decode(item.text) for item in items]
 
 
@@ -48,8 +49,8 @@ class Team:
         text = framed.split(">", 1)[1].rsplit("<", 1)[0].strip() if framed.startswith("<task") else framed
         if text in self.orders:
             return self.orders[text](request)
-        if any(isinstance(item, ToolResult) for item in request.messages[-1].items):
-            self.reports += results(request)
+        if reports := results(request):
+            self.reports += reports
             return says("done")
         return says(f"did {text}")
 
