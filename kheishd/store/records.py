@@ -4,6 +4,7 @@ from msgspec import Struct
 
 from protocol.objects.permission import Rule
 from protocol.objects.token import Token
+from protocol.objects.workspace import TrustedRoot
 
 
 class Binding(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -26,6 +27,13 @@ class DaemonRules(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The permission rules of the whole daemon, and the cursor of their last change."""
 
     rules: list[Rule]
+    updated_cursor: int
+
+
+class TrustedRoots(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The roots that clients trust, oldest first, and the cursor of their last change."""
+
+    roots: list[TrustedRoot]
     updated_cursor: int
 
 

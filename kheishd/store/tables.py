@@ -7,7 +7,7 @@ from the journal (see ``upgrades.NOT_RECORDS``).
 from typing import Any, Final
 
 from kheishd.core.run.record import RunRecord
-from kheishd.store.records import Binding, DaemonRules, Receipt, TokenRecord
+from kheishd.store.records import Binding, DaemonRules, Receipt, TokenRecord, TrustedRoots
 from kheishd.store.table import Table
 from protocol.objects.agent import ManagedAgent
 from protocol.objects.approval import Approval
@@ -120,6 +120,8 @@ TOKENS_BY_DIGEST = Table("tokens_by_digest", (str,), str)
 """(SHA-256 of a secret, hex) → token id."""
 PERMISSIONS = Table("permissions", (str,), DaemonRules)
 """("daemon") → the permission rules of the whole daemon; sessions and runs hold their own."""
+TRUSTED_ROOTS = Table("trusted_roots", (str,), TrustedRoots)
+"""("daemon") → the roots that clients trust."""
 RECEIPTS = Table("receipts", (str, str, str), Receipt)
 """(principal, method, digest of the idempotency key) → the digest of the params, and the result."""
 RECEIPTS_BY_AGE = Table("receipts_by_age", (int, str, str, str), bytes)

@@ -19,6 +19,7 @@ from protocol.objects import (
     skill,
     task,
     token,
+    workspace,
 )
 from protocol.rpc.method import AnyMethod
 
@@ -43,6 +44,7 @@ METHODS: dict[str, AnyMethod] = {
         skill,
         route,
         token,
+        workspace,
     )
     for method in module.METHODS
 }

@@ -18,7 +18,7 @@ from kheishd.kernel.shells import Shells
 from kheishd.kernel.state import State
 from kheishd.objects.agents import agent as agents
 from kheishd.objects.agents import mailbox
-from kheishd.objects.node import journal
+from kheishd.objects.node import journal, workspace
 from kheishd.objects.people import approval, audit, indoubt, permission, question
 from kheishd.objects.talk import (
     compaction,
@@ -68,6 +68,7 @@ HANDLERS: tuple[Handler, ...] = (
     *mailbox.HANDLERS,
     *agents.HANDLERS,
     *journal.HANDLERS,
+    *workspace.HANDLERS,
 )
 
 
