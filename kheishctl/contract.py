@@ -85,6 +85,8 @@ METHODS: Final = (
     "journal.unsubscribe",
     "definition.list",
     "definition.get",
+    "definition.put",
+    "definition.delete",
     "skill.list",
     "skill.get",
     "skill.reload",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kheishd.records.agent import AGENT_RECORDS
 from kheishd.records.approval import APPROVAL_RECORDS
 from kheishd.records.conversation import CONVERSATION_RECORDS
+from kheishd.records.definition import DEFINITION_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.records.mailbox import MAIL_RECORDS, MAILBOX_RECORDS
 from kheishd.records.permission import PERMISSION_RECORDS
@@ -38,6 +39,7 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     TOKEN_RECORDS,
     PERMISSION_RECORDS,
     TRUSTED_ROOT_RECORDS,
+    DEFINITION_RECORDS,
 )
 
 DERIVED: Final[tuple[DerivedIndex[Any], ...]] = (READY_RUNS,)

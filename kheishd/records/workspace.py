@@ -29,7 +29,8 @@ def evolve(
             note=event.note,
         )
         roots.append(root)
-    return TrustedRoots(roots=roots, updated_cursor=envelope.cursor)
+    created_cursor = record.created_cursor if record is not None else envelope.cursor
+    return TrustedRoots(roots=roots, created_cursor=created_cursor, updated_cursor=envelope.cursor)
 
 
 TRUSTED_ROOT_RECORDS: Final = Projection(
@@ -39,7 +40,7 @@ TRUSTED_ROOT_RECORDS: Final = Projection(
     events=(WorkspaceTrusted, WorkspaceUntrusted),
     key=lambda envelope, event: (DAEMON_STREAM,),
     evolve=evolve,
-    source=lambda store, key, record: (DAEMON_STREAM, record.updated_cursor),
+    source=lambda store, key, record: (DAEMON_STREAM, record.created_cursor),
     stream=DAEMON_STREAM,
     bounded=True,
 )

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from protocol.objects.definition import Definition
 from protocol.objects.permission import Rule
 from protocol.objects.token import Token
 from protocol.objects.workspace import TrustedRoot
@@ -31,9 +32,18 @@ class DaemonRules(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TrustedRoots(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The roots that clients trust, oldest first, and the cursor of their last change."""
+    """The roots that clients trust, oldest first, and the cursors of the first and the last change."""
 
     roots: list[TrustedRoot]
+    created_cursor: int
+    updated_cursor: int
+
+
+class StoredDefinition(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A definition in the store, and the cursors of its first event and of its last one."""
+
+    definition: Definition
+    created_cursor: int
     updated_cursor: int
 
 

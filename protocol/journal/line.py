@@ -19,6 +19,7 @@ from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserv
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted, DaemonStopped
+from protocol.events.definition import DefinitionDeleted, DefinitionStored
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
     MailAcknowledged,
@@ -72,6 +73,8 @@ JournalEvent = (
     | DaemonStopped
     | DaemonReloaded
     | DaemonRestored
+    | DefinitionStored
+    | DefinitionDeleted
     | TokenCreated
     | TokenRevoked
     | WorkspaceTrusted

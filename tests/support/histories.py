@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from kheishd.core.definition import parse
 from kheishd.records.writer import SessionWriter, StreamWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.records import Receipt
@@ -15,6 +16,7 @@ from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalR
 from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
 from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonStarted
+from protocol.events.definition import DefinitionDeleted, DefinitionStored
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
     MailAcknowledged,
@@ -352,8 +354,11 @@ ALLOW, DENY = (Rule(tool="bash", subject="make *", decision="allow"), Rule(tool=
 
 
 def _permissions(tx: Transaction) -> None:
-    """Create rules of the daemon, a session and a run, and grants of both, one of them used up."""
+    """Create definitions, rules of the daemon, a session and a run, and grants of both, one used up."""
     writer = StreamWriter(tx, DAEMON_STREAM)
+    for name in ("a", "b", "a"):
+        writer.append(DefinitionStored(definition=parse(name, b"Be brief.", None)))
+    writer.append(DefinitionDeleted(name="b"))
     writer.append(PermissionsChanged(add=[ALLOW]))
     writer.append(PermissionsChanged(add=[DENY], remove=[RuleRef(tool="bash", subject="make *")]))
     writer.append(WorkspaceTrusted(root="/srv/shop"))

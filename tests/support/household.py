@@ -37,6 +37,7 @@ from kheishd.objects.work import task
 from kheishd.server.listeners import TcpListen
 from kheishd.store.tables import SESSIONS
 from kheishd.workers.agents import AgentWorker
+from kheishd.workers.mail import MailWorker
 from kheishd.workers.runs.worker import RunWorker
 from protocol.errors.conversation import ConversationNotFound, SenderForbidden, SenderInvalid
 from protocol.errors.definition import AgentForbidden
@@ -183,6 +184,7 @@ class Household:
         async with trio.open_nursery() as nursery:
             await nursery.start(RunWorker(self.server.services).serve)
             await nursery.start(AgentWorker(self.server.services).serve)
+            await nursery.start(MailWorker(self.server.services).serve)
             yield
             nursery.cancel_scope.cancel()
 

@@ -366,5 +366,8 @@ def launch(
         source = truncate(agent.path.rpartition("/")[0], MAX_SOURCE_BYTES)
         origins = join_origins(origins_read(tx, tx.need(SESSIONS, agent.parent_id)), ["agent"])
     writer.append(InputReceived(input_id=plan.input_id, items=plan.items, origin=plan.author, source=source))
-    writer.append(RunAccepted(input_id=plan.input_id, agent=definition.name, pinned=pinned, origins=origins))
+    accepted = RunAccepted(
+        input_id=plan.input_id, agent=definition.name, pinned=pinned, origins=origins, reports=True
+    )
+    writer.append(accepted)
     writer.write()

@@ -56,7 +56,8 @@ class ActiveRun:
     follow the current one. ``suspect``: the run must run alone, as it may have crashed the daemon;
     ``on_progress`` is called when it has made progress and other runs may start. ``retries`` is False once a
     full disk must fail a commit at once. ``out_of_time``: the run's time is used up by the monotonic clock.
-    ``is_call_begun``: the begin of the next model call is committed already.
+    ``waiting_calls`` counts the
+    calls that wait for other runs. ``is_call_begun``: the begin of the next model call is committed already.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class ActiveRun:
         self.retries = True
         self.out_of_time = False
         self.is_call_begun = False
+        self.waiting_calls = 0
         self._on_progress = on_progress
         self._effect = trio.CancelScope()
 
@@ -105,6 +107,16 @@ class ActiveRun:
             yield scope
         if scope.cancelled_caught and trio.current_time() >= scope.deadline:
             self.out_of_time = True
+
+    @contextmanager
+    def yield_slot(self) -> Iterator[None]:
+        """Take no slot while a call waits for another run, which may need it."""
+        self.waiting_calls += 1
+        self._on_progress()
+        try:
+            yield
+        finally:
+            self.waiting_calls -= 1
 
     # Commits.
 

@@ -238,7 +238,8 @@ async def test_permission_why_ok_names_every_link(idle: Household) -> None:
     decision, denied = await links("mcp__web__get")
     assert (decision, list(denied)[-1]) == ("deny", "parent root profile verification")
     assert (await links("poem", "skill"))[1] == {
-        "session child": "its skills do not include 'poem': it has none"
+        "skill": "there is no skill 'poem' now",
+        "session child": "its skills do not include 'poem': it has none",
     }
     assert await links("offline", "route") == ("allow", {})
     assert list((await links("local", "route"))[1]) == ["session child", "parent root"]
