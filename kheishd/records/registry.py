@@ -11,6 +11,7 @@ from kheishd.records.definition import DEFINITION_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.records.mailbox import MAIL_RECORDS, MAILBOX_RECORDS
 from kheishd.records.permission import PERMISSION_RECORDS
+from kheishd.records.persona import PERSONA_RECORDS
 from kheishd.records.projection import DerivedIndex, Projection, stream_kind
 from kheishd.records.question import QUESTION_RECORDS
 from kheishd.records.run import READY_RUNS, RUN_RECORDS
@@ -39,6 +40,7 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     TOKEN_RECORDS,
     PERMISSION_RECORDS,
     TRUSTED_ROOT_RECORDS,
+    PERSONA_RECORDS,
     DEFINITION_RECORDS,
 )
 
