@@ -52,5 +52,5 @@ def untrust(app: App, root: str, note: str | None, **mutation: Any) -> None:
 @paged
 def list_(app: App, everything: bool, **params: Any) -> None:
     """List the trusted roots: the configuration's own, then the others, oldest first."""
-    page = fetch_pages(app, "workspace.list", drop_unset(**params), "roots", everything=everything)
-    show_table(app, page, "roots", COLUMNS, "No trusted roots.")
+    page = fetch_pages(app, "workspace.list", drop_unset(**params), "workspaces", everything=everything)
+    show_table(app, page, "workspaces", COLUMNS, "No trusted roots.")

@@ -32,7 +32,7 @@ class TrustedRoot(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class TrustedRootList(Struct, frozen=True):
     """A page of trusted roots: those of the configuration, then the others, oldest first."""
 
-    roots: list[TrustedRoot]
+    workspaces: list[TrustedRoot]
     next: str | None
 
 

@@ -37,7 +37,7 @@ async def node(tmp_path: Path, srv: Path, monkeypatch: pytest.MonkeyPatch) -> As
 
 async def roots(house: Household) -> list[str]:
     """Return the paths of the trusted roots."""
-    return [root["root"] for root in await pages(house.client, "workspace.list", "roots", limit=1)]
+    return [root["root"] for root in await pages(house.client, "workspace.list", "workspaces", limit=1)]
 
 
 def trusts(house: Household, path: Path | str) -> bool:
@@ -161,9 +161,9 @@ async def test_workspace_list_ok(node: Household, srv: Path) -> None:
     await node.call("workspace.trust", root=f"{srv}/shop")
     await node.call("workspace.trust", root=f"{srv}/shop/api")
     listed = await node.call("workspace.list")
-    assert [(root["root"], root["source"]) for root in listed["roots"]] == [
+    assert [(root["root"], root["source"]) for root in listed["workspaces"]] == [
         (f"{srv}/home/workspace", "config"),
         (f"{srv}/shop", "client"),
         (f"{srv}/shop/api", "client"),
     ]
-    assert await roots(node) == [root["root"] for root in listed["roots"]]
+    assert await roots(node) == [root["root"] for root in listed["workspaces"]]
