@@ -11,6 +11,7 @@ from protocol.objects import (
     mailbox,
     output,
     permission,
+    persona,
     question,
     route,
     rpc,
@@ -19,6 +20,7 @@ from protocol.objects import (
     skill,
     task,
     token,
+    workspace,
 )
 from protocol.rpc.method import AnyMethod
 
@@ -40,9 +42,11 @@ METHODS: dict[str, AnyMethod] = {
         mailbox,
         journal,
         definition,
+        persona,
         skill,
         route,
         token,
+        workspace,
     )
     for method in module.METHODS
 }
