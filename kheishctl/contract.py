@@ -92,6 +92,14 @@ METHODS: Final = (
     "definition.get",
     "definition.put",
     "definition.delete",
+    "persona.create",
+    "persona.import",
+    "persona.get",
+    "persona.list",
+    "persona.update",
+    "persona.delete",
+    "persona.bind",
+    "persona.unbind",
     "skill.list",
     "skill.get",
     "skill.reload",
@@ -105,6 +113,9 @@ METHODS: Final = (
     "token.narrow",
     "token.list",
     "token.revoke",
+    "workspace.trust",
+    "workspace.untrust",
+    "workspace.list",
 )
 """The methods of the daemon."""
 

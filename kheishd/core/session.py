@@ -19,6 +19,7 @@ from kheishd.core.trust import join_origins
 from protocol.budget import Cost
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.goal import GoalCleared, GoalReviewed, GoalSet
+from protocol.events.persona import PersonaBound
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.run import MessageAppended, RunAccepted, RunEnded
 from protocol.events.session import (
@@ -82,6 +83,8 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             changed = replace(session, goal_id=goal_id)
         case GoalCleared():
             changed = replace(session, goal_id=None)
+        case PersonaBound(binding=binding):
+            changed = replace(session, persona=binding)
         case TodosWritten():
             changed = replace(session, todos_cursor=envelope.cursor)
         case PlanEntered() if session.plan_mode:
@@ -136,6 +139,7 @@ def _create(envelope: Envelope, event: SessionCreated) -> Session:
         agent=event.agent,
         status="open",
         sender=event.sender,
+        persona=event.persona,
         created_at_ms=envelope.at_ms,
         updated_at_ms=envelope.at_ms,
         parent_session_id=event.parent_session_id,

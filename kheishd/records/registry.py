@@ -12,12 +12,14 @@ from kheishd.records.goal import GOAL_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.records.mailbox import MAIL_RECORDS, MAILBOX_RECORDS
 from kheishd.records.permission import PERMISSION_RECORDS
+from kheishd.records.persona import PERSONA_RECORDS
 from kheishd.records.projection import DerivedIndex, Projection, stream_kind
 from kheishd.records.question import QUESTION_RECORDS
 from kheishd.records.run import READY_RUNS, RUN_RECORDS
 from kheishd.records.session import SESSION_RECORDS
 from kheishd.records.task import TASK_RECORDS
 from kheishd.records.token import TOKEN_RECORDS
+from kheishd.records.workspace import TRUSTED_ROOT_RECORDS
 from protocol.journal.line import JournalEvent
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     MAILBOX_RECORDS,
     TOKEN_RECORDS,
     PERMISSION_RECORDS,
+    TRUSTED_ROOT_RECORDS,
+    PERSONA_RECORDS,
     DEFINITION_RECORDS,
     GOAL_RECORDS,
 )

@@ -7,13 +7,21 @@ from the journal (see ``upgrades.NOT_RECORDS``).
 from typing import Any, Final
 
 from kheishd.core.run.record import RunRecord
-from kheishd.store.records import Binding, DaemonRules, Receipt, StoredDefinition, TokenRecord
+from kheishd.store.records import (
+    Binding,
+    DaemonRules,
+    Receipt,
+    StoredDefinition,
+    TokenRecord,
+    TrustedRoots,
+)
 from kheishd.store.table import Table
 from protocol.objects.agent import ManagedAgent
 from protocol.objects.approval import Approval
 from protocol.objects.goal import Goal
 from protocol.objects.indoubt import Indoubt
 from protocol.objects.mailbox import Mail, Mailbox
+from protocol.objects.persona import Persona
 from protocol.objects.question import QuestionRequest
 from protocol.objects.session import Session
 from protocol.objects.task import Task
@@ -120,6 +128,11 @@ GOALS = Table("goals", (str,), Goal)
 GOALS_OPEN = Table("goals_open", (str,), bytes)
 """(session id) → nothing: a goal that the daemon has to look after."""
 
+# Personas.
+
+PERSONAS = Table("personas", (str,), Persona)
+"""(persona id) → the persona."""
+
 # The daemon.
 
 TOKENS = Table("tokens", (str,), TokenRecord)
@@ -128,6 +141,8 @@ TOKENS_BY_DIGEST = Table("tokens_by_digest", (str,), str)
 """(SHA-256 of a secret, hex) → token id."""
 PERMISSIONS = Table("permissions", (str,), DaemonRules)
 """("daemon") → the permission rules of the whole daemon; sessions and runs hold their own."""
+TRUSTED_ROOTS = Table("trusted_roots", (str,), TrustedRoots)
+"""("daemon") → the roots that clients trust."""
 DEFINITIONS = Table("definitions", (str,), StoredDefinition)
 """(name) → the definition of an agent that is in the store; files are not in a table."""
 RECEIPTS = Table("receipts", (str, str, str), Receipt)

@@ -58,6 +58,7 @@ from kheishd.store.tables import (
     MAILBOXES_DUE,
     META,
     PERMISSIONS,
+    PERSONAS,
     QUESTIONS,
     QUESTIONS_WAITING,
     RECEIPTS,
@@ -72,6 +73,7 @@ from kheishd.store.tables import (
     TASKS,
     TASKS_OPEN,
     TASKS_WAITING,
+    TRUSTED_ROOTS,
 )
 from protocol.limits.units import MIB
 from protocol.structs import Value
@@ -149,7 +151,7 @@ def u006_checkpoint_chunks(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) 
 
 
 def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
-    """Add tables for agents."""
+    """Add tables for agents, mail and personas."""
     for table in (
         AGENTS,
         AGENTS_BY_PATH,
@@ -169,6 +171,8 @@ def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
         MAILBOXES,
         MAILBOXES_DUE,
         RUNS_TO_CONCLUDE,
+        TRUSTED_ROOTS,
+        PERSONAS,
     ):
         env.open_db(table.name.encode(), txn)
 

@@ -31,6 +31,7 @@ from protocol.events.mailbox import (
 )
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.permission import PermissionsChanged
+from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted, PersonaUpdated
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed, QuestionVoted
 from protocol.events.run import (
@@ -57,6 +58,7 @@ from protocol.events.session import (
 from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.events.task import TaskEvent
 from protocol.events.token import TokenCreated, TokenRevoked
+from protocol.events.workspace import WorkspaceTrusted, WorkspaceUntrusted
 from protocol.journal.envelope import Envelope
 from protocol.journal.upgrade import TAGS, upgrade
 from protocol.lazy import LazyDecoder
@@ -82,10 +84,16 @@ JournalEvent = (
     | DefinitionDeleted
     | TokenCreated
     | TokenRevoked
+    | WorkspaceTrusted
+    | WorkspaceUntrusted
+    | PersonaCreated
+    | PersonaUpdated
+    | PersonaDeleted
     | SessionCreated
     | SessionUpdated
     | SessionRenamed
     | SessionEnded
+    | PersonaBound
     | SessionImported
     | TranscriptImported
     | AgentSpawned

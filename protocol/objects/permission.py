@@ -2,7 +2,8 @@
 
 Every layer judges a call, from the broadest to the narrowest: ``managed`` (the daemon's configuration),
 ``daemon`` (changed live), then for the root session and each session below it the ``definition`` of its agent
-and its own rules (``parent``; the last one ``session``), and ``run``. Each layer says deny, ask, allow or
+and its own rules (``parent``; the last one ``session``) with those of its active skills (``skill``), and
+``run``. Each layer says deny, ask, allow or
 nothing. Deny beats ask beats allow, and no narrower layer loosens a broader one: the strictest opinion is the
 verdict. If no layer says anything, the tool's default applies. The mode may then replace an ask, and a grant
 (a remembered approval) may answer it.
@@ -30,8 +31,11 @@ Decision = Literal["allow", "ask", "deny"]
 PermissionMode = Literal["default", "acceptEdits", "plan", "dontAsk", "bypassPermissions"]
 MODES: tuple[PermissionMode, ...] = ("plan", "dontAsk", "default", "acceptEdits", "bypassPermissions")
 """All modes, from the narrowest to the widest."""
-Layer = Literal["managed", "daemon", "definition", "parent", "session", "run"]
-"""The owner of a rule, from the broadest to the narrowest; ``parent``: a session further up."""
+Layer = Literal["managed", "daemon", "definition", "parent", "session", "skill", "run"]
+"""The owner of a rule, from the broadest to the narrowest; ``parent``: a session further up.
+
+The allow rules of an active ``skill`` allow nothing by themselves: they deny the tool for other subjects.
+"""
 ItemKind = Literal[
     "tool",
     "skill",

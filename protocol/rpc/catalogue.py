@@ -12,6 +12,7 @@ from protocol.objects import (
     mailbox,
     output,
     permission,
+    persona,
     question,
     route,
     rpc,
@@ -20,6 +21,7 @@ from protocol.objects import (
     skill,
     task,
     token,
+    workspace,
 )
 from protocol.rpc.method import AnyMethod
 
@@ -42,9 +44,11 @@ METHODS: dict[str, AnyMethod] = {
         mailbox,
         journal,
         definition,
+        persona,
         skill,
         route,
         token,
+        workspace,
     )
     for method in module.METHODS
 }

@@ -35,6 +35,7 @@ NOT_OPTIONS = {
     "conversation.compact": {"wait", "timeout_s"},
     "session.compact": {"wait", "timeout_s"},
     "session.steer": {"content"},
+    "persona.import": {"filename"},
     "run.list": {"order"},
     "session.list": {"order"},
     "session.history": {"order"},

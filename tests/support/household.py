@@ -17,8 +17,8 @@ from kheishd.kernel.runtime import RouteSpec
 from kheishd.kernel.shells import Shells
 from kheishd.kernel.state import State
 from kheishd.objects.agents import agent as agents
-from kheishd.objects.agents import goal, mailbox
-from kheishd.objects.node import journal
+from kheishd.objects.agents import goal, mailbox, persona
+from kheishd.objects.node import journal, workspace
 from kheishd.objects.people import approval, audit, indoubt, permission, question
 from kheishd.objects.talk import (
     compaction,
@@ -37,6 +37,7 @@ from kheishd.objects.work import task
 from kheishd.server.listeners import TcpListen
 from kheishd.store.tables import SESSIONS
 from kheishd.workers.agents import AgentWorker
+from kheishd.workers.mail import MailWorker
 from kheishd.workers.runs.worker import RunWorker
 from protocol.errors.conversation import ConversationNotFound, SenderForbidden, SenderInvalid
 from protocol.errors.definition import AgentForbidden
@@ -68,7 +69,9 @@ HANDLERS: tuple[Handler, ...] = (
     *goal.HANDLERS,
     *mailbox.HANDLERS,
     *agents.HANDLERS,
+    *persona.HANDLERS,
     *journal.HANDLERS,
+    *workspace.HANDLERS,
 )
 
 
@@ -183,6 +186,7 @@ class Household:
         async with trio.open_nursery() as nursery:
             await nursery.start(RunWorker(self.server.services).serve)
             await nursery.start(AgentWorker(self.server.services).serve)
+            await nursery.start(MailWorker(self.server.services).serve)
             yield
             nursery.cancel_scope.cancel()
 

@@ -51,6 +51,7 @@ from protocol.objects.permission import (
     Rule,
 )
 from protocol.structs import Value
+from protocol.text import truncate
 from protocol.transcript import InputOrigin
 
 STRICTNESS: Final[tuple[Decision, ...]] = ("allow", "ask", "deny")
@@ -455,6 +456,11 @@ class _Walk:
 
     def find_strictest(self, layered: LayerRules, claim: Claim) -> Rule | None:
         """Return the first of the strictest rules of a layer that hold; explain every matching rule."""
+        if layered.layer == "skill":
+            limit = self.find_limit(layered, claim)
+            layered = replace(layered, rules=[rule for rule in layered.rules if rule.decision != "allow"])
+            if limit is not None:
+                return limit
         holding: list[Rule] = []
         for rule in layered.rules:
             matches, distrust = find_match(rule, self.tool, claim)
@@ -474,6 +480,31 @@ class _Walk:
         if not holding and claim.kind == "call":
             self._explain(_label(layered), None, "no matching rule" if layered.rules else "no rules")
         return max(holding, key=lambda rule: STRICTNESS.index(rule.decision), default=None)
+
+    def find_limit(self, layered: LayerRules, claim: Claim) -> Rule | None:
+        """Return the deny by a skill that allows the tool for certain subjects only, none of which matches.
+
+        The commands of a line are judged one by one if the line is understood, and the whole line if not.
+        """
+        rules = [rule for rule in layered.rules if matches_tool(rule.tool, self.tool.name)]
+        rules = [rule for rule in rules if rule.decision == "allow"]
+        if not rules or claim.kind == "network" or not claim.is_complete:
+            return None
+        if claim.kind == "call" and any(c.kind == "command" and c.is_complete for c in self.claims):
+            return None
+        for rule in rules:
+            matches, distrust = find_match(rule, self.tool, claim)
+            if matches and distrust is None and not (claim.has_pattern and self.find_hidden(rule, claim)):
+                self._explain(_label(layered), None, f"{_format_rule(rule)}: the skill does not refuse this")
+                return None
+        subjects = ", ".join(_shorten(rule.subject or "*") for rule in rules)
+        limit = Rule(
+            tool=self.tool.name,
+            decision="deny",
+            note=f"the active {_label(layered)} allows {self.tool.name} only for: {truncate(subjects, 512)}",
+        )
+        self._explain(_label(layered), "deny", limit.note)
+        return limit
 
     def find_hidden(self, allow: Rule, claim: Claim) -> str | None:
         """Return why an allow does not hold for a command with a pattern of files: a deny may match them."""

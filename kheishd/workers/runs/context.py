@@ -8,6 +8,7 @@ come from the run's own model and are not streamed. Without a summary, the run c
 from __future__ import annotations
 
 import logging
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from kheishd.core.context.compaction import (
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from protocol.events.context import CompactTrigger
 
 log = logging.getLogger("kheishd.runs")
+
+_prompt_bytes = attrgetter("prompt_bytes")
 
 MAX_SUMMARY_ATTEMPTS = 4
 """How often a summary is requested, each time of half as much text, while that is too long."""
@@ -129,7 +132,7 @@ class ContextWindow:
             attempt=run.attempt,
         )
         texts = len(request.instructions.encode()) + len(request.situation.encode())
-        overhead = texts + sum(tool.prompt_bytes for tool in request.tools)
+        overhead = texts + sum(map(_prompt_bytes, request.tools))
         prompt = measure_prompt(
             session.transcript.entries,
             session.transcript.counted,
@@ -146,7 +149,8 @@ class ContextWindow:
         if (digest := context.pinned.instructions_digest) is not None:
             with self._active.state.read() as store:
                 blobs = [store.get(BLOBS, name, 0) for name in (digest, *context.pinned.section_digests)]
-            sections += [blob.decode() for blob in blobs if blob is not None]
+            # A blank soul adds nothing.
+            sections += [blob.decode() for blob in blobs if blob is not None and blob.strip()]
         return sections + hook_sections
 
     def _situation(self, context: RunContext, hook_texts: list[str], session: SessionTranscript) -> str:

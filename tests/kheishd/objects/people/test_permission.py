@@ -238,13 +238,20 @@ async def test_permission_why_ok_names_every_link(idle: Household) -> None:
     decision, denied = await links("mcp__web__get")
     assert (decision, list(denied)[-1]) == ("deny", "parent root profile verification")
     assert (await links("poem", "skill"))[1] == {
-        "session child": "its skills do not include 'poem': it has none"
+        "skill": "there is no skill 'poem' now",
+        "session child": "its skills do not include 'poem': it has none",
     }
     assert await links("offline", "route") == ("allow", {})
     assert list((await links("local", "route"))[1]) == ["session child", "parent root"]
     assert "route" in (await links("nowhere", "route"))[1]
     assert (await links("mail:KEY", "connector_credential"))[0] == "deny"
     assert await links("critic", "member") == ("allow", {})
+    await create(idle, "alone", scope={"members": []})
+    where = {"item_kind": "member", "session_id": "alone"}
+    decisions = [
+        (await idle.call("permission.why", tool=name, **where))["decision"] for name in ("critic", "default")
+    ]
+    assert decisions == ["deny", "allow"]
     place = {"item_kind": "route", "session_id": "child"}
     refusal = await idle.refusal_of("permission.why", tool="offline", subject="x", **place)
     assert refusal.field == "$.params.subject"
