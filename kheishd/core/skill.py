@@ -313,7 +313,8 @@ def _first_paragraph(instructions: str) -> str:
             continue
         if paragraph:
             break
-    return _one_line(" ".join(paragraph))
+    # Twice the limit, because white space is collapsed.
+    return _one_line(" ".join(paragraph)[: 2 * MAX_SKILL_DESCRIPTION_CHARACTERS])
 
 
 def format_tool(tool: SkillTool) -> str:
