@@ -38,7 +38,7 @@ from protocol.structs import Value
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from protocol.objects.session import ActiveSkill
+    from protocol.objects.session import ActiveSkill, Session
     from protocol.objects.skill import SkillOrigin
 
 SKILL_FILE: Final = "SKILL.md"
@@ -271,6 +271,18 @@ def allowed_names(skill: ActiveSkill) -> list[str] | None:
     if skill.allowed_tools is None:
         return None
     return [*dict.fromkeys(tool.tool for tool in skill.allowed_tools), *SKILL_TOOLS]
+
+
+def active_skills(session: Session) -> list[ActiveSkill]:
+    """Return the skills that are active in a session: those of its persona, then its own.
+
+    Of two with one name, the session's own counts.
+    """
+    defaults = session.persona.skills if session.persona is not None else None
+    if not defaults:
+        return session.active_skills
+    own = {skill.name for skill in session.active_skills}
+    return [*(skill for skill in defaults if skill.name not in own), *session.active_skills]
 
 
 def skill_layers(skills: Iterable[ActiveSkill]) -> list[LayerRules]:

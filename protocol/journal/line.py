@@ -54,7 +54,7 @@ from protocol.events.session import (
     SessionUpdated,
     TranscriptImported,
 )
-from protocol.events.skill import SkillActivated, SkillDeactivated
+from protocol.events.skill import DefaultSkillsFrozen, SkillActivated, SkillDeactivated
 from protocol.events.task import TaskEvent
 from protocol.events.token import TokenCreated, TokenRevoked
 from protocol.journal.envelope import Envelope
@@ -132,6 +132,7 @@ JournalEvent = (
     | MailDeadLettered
     | SkillActivated
     | SkillDeactivated
+    | DefaultSkillsFrozen
     | RunReleased
     | CancelRequested
     | RunEnded
