@@ -71,6 +71,7 @@ from kheishd.store.tables import (
     TASKS,
     TASKS_OPEN,
     TASKS_WAITING,
+    TRUSTED_ROOTS,
 )
 from protocol.limits.units import MIB
 from protocol.structs import Value
@@ -166,6 +167,7 @@ def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
         MAILBOXES,
         MAILBOXES_DUE,
         RUNS_TO_CONCLUDE,
+        TRUSTED_ROOTS,
         PERSONAS,
     ):
         env.open_db(table.name.encode(), txn)
