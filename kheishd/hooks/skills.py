@@ -22,7 +22,7 @@ from kheishd.records.writer import SessionWriter
 from kheishd.store.blobs import read_blob
 from kheishd.store.tables import SESSIONS
 from protocol.errors.skill import SkillNotFound, SkillNotInline, SkillsTooLarge, SkillUnusable
-from protocol.events.skill import DefaultSkillsFrozen
+from protocol.events.skill import DefaultSkillsResolved
 from protocol.limits.call import MAX_TOOL_TEXT_BYTES
 from protocol.limits.skill import (
     MAX_LISTED_SKILL_CHARACTERS,
@@ -127,7 +127,7 @@ class SkillTools(SubHook):
             session = tx.need(SESSIONS, context.session.session_id)
             if session.persona == persona:
                 writer = SessionWriter(tx, session.session_id, session=session)
-                writer.append(DefaultSkillsFrozen(skills=frozen.skills, problems=frozen.problems))
+                writer.append(DefaultSkillsResolved(skills=frozen.skills, problems=frozen.problems))
                 writer.write()
 
         await state.update(freeze)

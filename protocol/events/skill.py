@@ -23,7 +23,7 @@ class SkillActivated(Event, frozen=True, tag="skill_activated"):
     by_call: bool = False
 
 
-class DefaultSkillsFrozen(Event, frozen=True, tag="default_skills_frozen"):
+class DefaultSkillsResolved(Event, frozen=True, tag="default_skills_resolved"):
     """The default skills of the session's persona were read; ``problems`` are those that cannot be used."""
 
     skills: list[ActiveSkill]

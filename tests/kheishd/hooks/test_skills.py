@@ -17,7 +17,7 @@ from kheishd.objects.talk.compaction import HANDLERS as COMPACT
 from kheishd.objects.talk.session import create, update
 from protocol.errors.skill import SkillNotActive
 from protocol.events.call import ToolReturned
-from protocol.events.skill import DefaultSkillsFrozen
+from protocol.events.skill import DefaultSkillsResolved
 from protocol.objects.persona import PersonaBind, PersonaCreate
 from protocol.objects.session import CapabilityScope, SessionCompact, SessionCreate, SessionUpdate
 from protocol.objects.skill import SkillActivate, SkillDeactivate
@@ -243,7 +243,7 @@ async def test_default_skills_of_a_persona(desk: Desk, root: Path) -> None:
     binding = desk.session(session_id).persona
     assert binding is not None
     assert [skill.name for skill in binding.skills or ()] == ["narrow", "style"]
-    (event,) = [event for _, event in desk.journal(session_id) if isinstance(event, DefaultSkillsFrozen)]
+    (event,) = [event for _, event in desk.journal(session_id) if isinstance(event, DefaultSkillsResolved)]
     assert [problem.split(":")[0] for problem in event.problems] == ["own", "none"]
     request = desk.models.requests[-1]
     assert "Old text." in request.instructions
