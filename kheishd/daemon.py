@@ -92,6 +92,7 @@ WORK: Final = (
     "kheishd.core.commands.readings",
     "kheishd.debug.capture",
     "kheishd.debug.recorder",
+    "kheishd.hooks.agents.mail",
     "kheishd.hooks.ask_user",
     "kheishd.hooks.composite",
     "kheishd.hooks.network.http",

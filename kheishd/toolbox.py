@@ -49,6 +49,7 @@ class Toolbox:
 
     def hooks(self, config: Config) -> CompositeHook:
         """Return the sub-hooks, in the order of their prompt sections and opinions."""
+        from kheishd.hooks.agents.mail import MailTools
         from kheishd.hooks.ask_user import AskUser
         from kheishd.hooks.composite import CompositeHook
         from kheishd.hooks.os.files.tools import Files
@@ -73,7 +74,7 @@ class Toolbox:
         )
         parts = (Files(self._locks), bash, WebFetch(), AskUser(), Planning(), Outputs(), Results())
         skills = SkillTools(cache(partial(self.skills, config)))
-        return CompositeHook((*parts, TaskTools(self._shells), skills, ActiveSkills()))
+        return CompositeHook((*parts, TaskTools(self._shells), MailTools(), skills, ActiveSkills()))
 
     async def try_sandbox(self, workspace: WorkspaceSection) -> None:
         """Try the sandbox of commands, unless it is off, and log its state."""

@@ -80,6 +80,8 @@ QUESTIONS = Table("questions", (str,), QuestionRequest)
 """(question id) → the questions of one call."""
 QUESTIONS_WAITING = Table("questions_waiting", (int,), str)
 """(cursor of the question) → question id: pending."""
+QUESTIONS_TO_AGENTS = Table("questions_to_agents", (int,), str)
+"""(cursor of the question) → question id: pending, asked of an agent."""
 INDOUBTS = Table("indoubts", (str,), Indoubt)
 """(in-doubt id) → the call in doubt."""
 INDOUBTS_OPEN = Table("indoubts_open", (int,), str)

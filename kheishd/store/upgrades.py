@@ -57,6 +57,7 @@ from kheishd.store.tables import (
     META,
     PERMISSIONS,
     QUESTIONS,
+    QUESTIONS_TO_AGENTS,
     QUESTIONS_WAITING,
     RECEIPTS,
     RECEIPTS_BY_AGE,
@@ -165,6 +166,7 @@ def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
         MAILBOXES,
         MAILBOXES_DUE,
         RUNS_TO_CONCLUDE,
+        QUESTIONS_TO_AGENTS,
     ):
         env.open_db(table.name.encode(), txn)
 
