@@ -18,6 +18,7 @@ from kheishd.core.run.budget import accumulate_cost
 from kheishd.core.trust import join_origins
 from protocol.budget import Cost
 from protocol.events.context import CompactionFailed, ContextCompacted
+from protocol.events.persona import PersonaBound
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.run import MessageAppended, RunAccepted, RunEnded
 from protocol.events.session import (
@@ -73,6 +74,8 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             changed = replace(
                 session, active_skills=[skill for skill in session.active_skills if skill.name != name]
             )
+        case PersonaBound(binding=binding):
+            changed = replace(session, persona=binding)
         case TodosWritten():
             changed = replace(session, todos_cursor=envelope.cursor)
         case PlanEntered() if session.plan_mode:
@@ -127,6 +130,7 @@ def _create(envelope: Envelope, event: SessionCreated) -> Session:
         agent=event.agent,
         status="open",
         sender=event.sender,
+        persona=event.persona,
         created_at_ms=envelope.at_ms,
         updated_at_ms=envelope.at_ms,
         parent_session_id=event.parent_session_id,

@@ -11,6 +11,7 @@ from kheishd.records.definition import DEFINITION_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.records.mailbox import MAIL_RECORDS, MAILBOX_RECORDS
 from kheishd.records.permission import PERMISSION_RECORDS
+from kheishd.records.persona import PERSONA_RECORDS
 from kheishd.records.projection import DerivedIndex, Projection, stream_kind
 from kheishd.records.question import QUESTION_RECORDS
 from kheishd.records.run import READY_RUNS, RUN_RECORDS
@@ -37,6 +38,7 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     MAILBOX_RECORDS,
     TOKEN_RECORDS,
     PERMISSION_RECORDS,
+    PERSONA_RECORDS,
     DEFINITION_RECORDS,
 )
 

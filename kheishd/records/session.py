@@ -11,6 +11,7 @@ from protocol.events.approval import ApprovalAnswered
 from protocol.events.call import CallsJudged
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.permission import PermissionsChanged
+from protocol.events.persona import PersonaBound
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.run import MessageAppended, RunAccepted, RunEnded
 from protocol.events.session import (
@@ -38,6 +39,7 @@ EVENTS: Final = (
     SessionUpdated,
     SessionRenamed,
     SessionEnded,
+    PersonaBound,
     SessionImported,
     RunAccepted,
     RunEnded,

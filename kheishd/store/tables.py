@@ -13,6 +13,7 @@ from protocol.objects.agent import ManagedAgent
 from protocol.objects.approval import Approval
 from protocol.objects.indoubt import Indoubt
 from protocol.objects.mailbox import Mail, Mailbox
+from protocol.objects.persona import Persona
 from protocol.objects.question import QuestionRequest
 from protocol.objects.session import Session
 from protocol.objects.task import Task
@@ -113,6 +114,11 @@ MAILBOXES = Table("mailboxes", (str,), Mailbox)
 """(session id) → the numbers of messages to the session's agent."""
 MAILBOXES_DUE = Table("mailboxes_due", (str, int), str)
 """(session id, 1 if it has ended) → session id: a mailbox with pending messages."""
+
+# Personas.
+
+PERSONAS = Table("personas", (str,), Persona)
+"""(persona id) → the persona."""
 
 # The daemon.
 

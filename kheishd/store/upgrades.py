@@ -56,6 +56,7 @@ from kheishd.store.tables import (
     MAILBOXES_DUE,
     META,
     PERMISSIONS,
+    PERSONAS,
     QUESTIONS,
     QUESTIONS_TO_AGENTS,
     QUESTIONS_WAITING,
@@ -148,7 +149,7 @@ def u006_checkpoint_chunks(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) 
 
 
 def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
-    """Add tables for agents."""
+    """Add tables for agents, mail and personas."""
     for table in (
         AGENTS,
         AGENTS_BY_PATH,
@@ -167,6 +168,7 @@ def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
         MAILBOXES_DUE,
         RUNS_TO_CONCLUDE,
         QUESTIONS_TO_AGENTS,
+        PERSONAS,
     ):
         env.open_db(table.name.encode(), txn)
 

@@ -7,7 +7,7 @@ from msgspec import Struct
 from protocol.budget import Cost
 from protocol.ids import Cursor
 from protocol.journal.envelope import Event
-from protocol.objects.session import ForkOf, SessionProperties
+from protocol.objects.session import ForkOf, PersonaBinding, SessionProperties
 from protocol.transcript import InputOrigin, Message, Usage
 
 
@@ -22,6 +22,7 @@ class SessionCreated(SessionProperties, Event, frozen=True, tag="session_created
     parent_session_id: str | None = None
     root_session_id: str | None = None
     fork_of: ForkOf | None = None
+    persona: PersonaBinding | None = None
     origins: list[InputOrigin] = []
 
 

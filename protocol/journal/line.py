@@ -30,6 +30,7 @@ from protocol.events.mailbox import (
 )
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.permission import PermissionsChanged
+from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted, PersonaUpdated
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed, QuestionVoted
 from protocol.events.run import (
@@ -76,10 +77,14 @@ JournalEvent = (
     | DefinitionDeleted
     | TokenCreated
     | TokenRevoked
+    | PersonaCreated
+    | PersonaUpdated
+    | PersonaDeleted
     | SessionCreated
     | SessionUpdated
     | SessionRenamed
     | SessionEnded
+    | PersonaBound
     | SessionImported
     | TranscriptImported
     | AgentSpawned

@@ -18,6 +18,7 @@ from protocol.errors.agent import (
     SpawnLimit,
 )
 from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.persona import PersonaNotFound
 from protocol.errors.route import RouteForbidden, RouteNotFound, RouteNotReady
 from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, WorkspaceForbidden, WorkspaceMissing
 from protocol.errors.store import StorageFull
@@ -306,6 +307,7 @@ _SPAWN = (
     MemberForbidden,
     AgentForbidden,
     AgentNotFound,
+    PersonaNotFound,
     ScopeWouldWiden,
     RouteNotFound,
     RouteForbidden,

@@ -6,6 +6,7 @@ from msgspec import Meta, Struct
 
 from protocol.errors.conversation import ConversationNotFound, SenderForbidden, SenderInvalid
 from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.persona import PersonaNotFound
 from protocol.errors.route import RouteForbidden, RouteNotFound, RouteNotReady
 from protocol.errors.rpc import NotSupported
 from protocol.errors.run import NothingToSteer
@@ -149,6 +150,7 @@ SEND = Method(
         AgentForbidden,
         SenderForbidden,
         SenderInvalid,
+        PersonaNotFound,
         InputOriginForbidden,
         RouteNotFound,
         RouteNotReady,

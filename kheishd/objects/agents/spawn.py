@@ -20,6 +20,7 @@ from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_route
 from kheishd.objects.talk.bounds import bounds_of, scope_of
 from kheishd.objects.talk.input import origins_read
+from kheishd.objects.talk.persona import bind_at_creation
 from kheishd.objects.talk.pin import pin_run
 from kheishd.objects.talk.session import require_small
 from kheishd.objects.talk.workspace import find_problem, resolve, workspace_of
@@ -284,7 +285,7 @@ def _find_definition(
 def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
     """Create an agent and its first run, or return the agent that the same request has spawned.
 
-    Errors: SpawnConflict; those of ``judge_spawn`` and of ``pin_run``.
+    Errors: SpawnConflict, PersonaNotFound; those of ``judge_spawn`` and of ``pin_run``.
     """
     request, fingerprint = plan.request, hash_request(plan.request)
     spawned_id = tx.get(SPAWN_RECEIPTS, plan.parent_id, hash_key(plan.request_id))
@@ -312,6 +313,7 @@ def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
             workspace=verdict.workspace,
             route=request.route,
             model=request.model,
+            persona=bind_at_creation(tx, verdict.definition, tx.now_ms, parent=parent),
             **fields_of(ChildRights, verdict.rights),
         )
     )

@@ -26,6 +26,7 @@ from kheishd.objects.talk.bounds import scope_of
 from kheishd.objects.talk.busy import place_message
 from kheishd.objects.talk.contract import StoredSchema, bind_output
 from kheishd.objects.talk.input import apply_input_contract, declared_origin, input_field, read_items
+from kheishd.objects.talk.persona import bind_at_creation
 from kheishd.objects.talk.pin import pin_run
 from kheishd.objects.talk.run import output_fields, wait_until_settled
 from kheishd.objects.talk.workspace import resolve_requested
@@ -245,7 +246,10 @@ def _open_conversation(
     if bound is not None and bound.status == "open":
         return SessionWriter(tx, bound.session_id, session=bound, origin=origin)
     writer = SessionWriter(tx, new_session_id, session=None, origin=origin)
-    writer.append(SessionCreated(agent=definition.name, sender=sender, scope=scope_of(definition)))
+    persona = bind_at_creation(tx, definition, tx.now_ms)
+    writer.append(
+        SessionCreated(agent=definition.name, sender=sender, scope=scope_of(definition), persona=persona)
+    )
     writer.append(ConversationBound(agent=definition.name, sender=sender))
     return writer
 

@@ -15,6 +15,7 @@ from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_definition, find_session
 from kheishd.objects.talk.bounds import scope_of
 from kheishd.objects.talk.lineage import Segment, entries_of, lineage
+from kheishd.objects.talk.persona import bind_at_creation
 from kheishd.records.writer import SessionWriter
 from kheishd.store.journal import HASH_BYTES
 from kheishd.store.tables import JOURNAL, SESSIONS
@@ -320,6 +321,7 @@ def _begin(tx: Transaction, call: Call, part: _Part, entries: list[Entry]) -> Se
             agent=definition.name,
             title=created.title,
             scope=scope_of(definition),
+            persona=bind_at_creation(tx, definition, tx.now_ms),
             metadata=created.metadata,
         )
     )

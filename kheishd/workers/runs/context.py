@@ -149,7 +149,8 @@ class ContextWindow:
         if (digest := context.pinned.instructions_digest) is not None:
             with self._active.state.read() as store:
                 blobs = [store.get(BLOBS, name, 0) for name in (digest, *context.pinned.section_digests)]
-            sections += [blob.decode() for blob in blobs if blob is not None]
+            # A blank soul adds nothing.
+            sections += [blob.decode() for blob in blobs if blob is not None and blob.strip()]
         return sections + hook_sections
 
     def _situation(self, context: RunContext, hook_texts: list[str], session: SessionTranscript) -> str:
