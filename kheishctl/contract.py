@@ -108,6 +108,9 @@ METHODS: Final = (
     "token.narrow",
     "token.list",
     "token.revoke",
+    "workspace.trust",
+    "workspace.untrust",
+    "workspace.list",
 )
 """The methods of the daemon."""
 

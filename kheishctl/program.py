@@ -49,6 +49,7 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("skill", f"{_COMMANDS}.skill:group", "Skills: reusable instructions for agents."),
         ("route", f"{_COMMANDS}.route:group", "Routes to models."),
         ("token", f"{_COMMANDS}.token:group", "Tokens for connections over TCP."),
+        ("workspace", f"{_COMMANDS}.workspace:group", "Trusted roots."),
     ),
     "Script": (
         ("call", f"{_COMMANDS}.rpc:call", "Call any method of the daemon."),

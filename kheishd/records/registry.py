@@ -18,6 +18,7 @@ from kheishd.records.run import READY_RUNS, RUN_RECORDS
 from kheishd.records.session import SESSION_RECORDS
 from kheishd.records.task import TASK_RECORDS
 from kheishd.records.token import TOKEN_RECORDS
+from kheishd.records.workspace import TRUSTED_ROOT_RECORDS
 from protocol.journal.line import JournalEvent
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     MAILBOX_RECORDS,
     TOKEN_RECORDS,
     PERMISSION_RECORDS,
+    TRUSTED_ROOT_RECORDS,
     PERSONA_RECORDS,
     DEFINITION_RECORDS,
 )

@@ -7,7 +7,14 @@ from the journal (see ``upgrades.NOT_RECORDS``).
 from typing import Any, Final
 
 from kheishd.core.run.record import RunRecord
-from kheishd.store.records import Binding, DaemonRules, Receipt, StoredDefinition, TokenRecord
+from kheishd.store.records import (
+    Binding,
+    DaemonRules,
+    Receipt,
+    StoredDefinition,
+    TokenRecord,
+    TrustedRoots,
+)
 from kheishd.store.table import Table
 from protocol.objects.agent import ManagedAgent
 from protocol.objects.approval import Approval
@@ -128,6 +135,8 @@ TOKENS_BY_DIGEST = Table("tokens_by_digest", (str,), str)
 """(SHA-256 of a secret, hex) → token id."""
 PERMISSIONS = Table("permissions", (str,), DaemonRules)
 """("daemon") → the permission rules of the whole daemon; sessions and runs hold their own."""
+TRUSTED_ROOTS = Table("trusted_roots", (str,), TrustedRoots)
+"""("daemon") → the roots that clients trust."""
 DEFINITIONS = Table("definitions", (str,), StoredDefinition)
 """(name) → the definition of an agent that is in the store; files are not in a table."""
 RECEIPTS = Table("receipts", (str, str, str), Receipt)

@@ -72,6 +72,7 @@ from kheishd.store.tables import (
     TASKS,
     TASKS_OPEN,
     TASKS_WAITING,
+    TRUSTED_ROOTS,
 )
 from protocol.limits.units import MIB
 from protocol.structs import Value
@@ -168,6 +169,7 @@ def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
         MAILBOXES_DUE,
         RUNS_TO_CONCLUDE,
         QUESTIONS_TO_AGENTS,
+        TRUSTED_ROOTS,
         PERSONAS,
     ):
         env.open_db(table.name.encode(), txn)

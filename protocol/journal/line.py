@@ -57,6 +57,7 @@ from protocol.events.session import (
 from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.events.task import TaskEvent
 from protocol.events.token import TokenCreated, TokenRevoked
+from protocol.events.workspace import WorkspaceTrusted, WorkspaceUntrusted
 from protocol.journal.envelope import Envelope
 from protocol.journal.upgrade import TAGS, upgrade
 from protocol.lazy import LazyDecoder
@@ -77,6 +78,8 @@ JournalEvent = (
     | DefinitionDeleted
     | TokenCreated
     | TokenRevoked
+    | WorkspaceTrusted
+    | WorkspaceUntrusted
     | PersonaCreated
     | PersonaUpdated
     | PersonaDeleted

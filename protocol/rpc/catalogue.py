@@ -20,6 +20,7 @@ from protocol.objects import (
     skill,
     task,
     token,
+    workspace,
 )
 from protocol.rpc.method import AnyMethod
 
@@ -45,6 +46,7 @@ METHODS: dict[str, AnyMethod] = {
         skill,
         route,
         token,
+        workspace,
     )
     for method in module.METHODS
 }

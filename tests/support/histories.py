@@ -50,6 +50,7 @@ from protocol.events.task import (
     TaskUpdated,
 )
 from protocol.events.token import TokenCreated, TokenRevoked
+from protocol.events.workspace import WorkspaceTrusted, WorkspaceUntrusted
 from protocol.journal.envelope import DAEMON_STREAM
 from protocol.journal.line import JournalEvent
 from protocol.objects.approval import Remember
@@ -384,6 +385,9 @@ def _permissions(tx: Transaction) -> None:
     writer.append(DefinitionDeleted(name="b"))
     writer.append(PermissionsChanged(add=[ALLOW]))
     writer.append(PermissionsChanged(add=[DENY], remove=[RuleRef(tool="bash", subject="make *")]))
+    writer.append(WorkspaceTrusted(root="/srv/shop"))
+    writer.append(WorkspaceTrusted(root="/srv/old"))
+    writer.append(WorkspaceUntrusted(root="/srv/old"))
     writer.write()
     run_id = "run_ses_a_2"
     writer = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"))

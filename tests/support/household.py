@@ -18,7 +18,7 @@ from kheishd.kernel.shells import Shells
 from kheishd.kernel.state import State
 from kheishd.objects.agents import agent as agents
 from kheishd.objects.agents import mailbox, persona
-from kheishd.objects.node import journal
+from kheishd.objects.node import journal, workspace
 from kheishd.objects.people import approval, audit, indoubt, permission, question
 from kheishd.objects.talk import (
     compaction,
@@ -70,6 +70,7 @@ HANDLERS: tuple[Handler, ...] = (
     *agents.HANDLERS,
     *persona.HANDLERS,
     *journal.HANDLERS,
+    *workspace.HANDLERS,
 )
 
 
