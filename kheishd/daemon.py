@@ -92,6 +92,7 @@ WORK: Final = (
     "kheishd.core.commands.readings",
     "kheishd.debug.capture",
     "kheishd.debug.recorder",
+    "kheishd.hooks.agents.delegation",
     "kheishd.hooks.agents.mail",
     "kheishd.hooks.ask_user",
     "kheishd.hooks.composite",
@@ -222,6 +223,7 @@ class Daemon:
         """Run workers, connections and listeners until all of them have ended."""
         runtimes = self.reloader.runtimes
         services = Services(self._state, self._live, runtimes, self._captures, self._shells)
+        self._toolbox.services = services
         await trio.to_thread.run_sync(GROUPS.prepare)
         titles = TitleWorker(services)
         runs = RunWorker(services, on_release=titles.consider)

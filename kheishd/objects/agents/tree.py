@@ -79,7 +79,7 @@ def find_relative(store: Snapshot, session: Session, address: str) -> Session:
     agent_id = find_agent_id(store, address) or store.get(AGENTS_BY_PATH, relative)
     found = store.get(SESSIONS, agent_id) if agent_id is not None else None
     if found is None or root_id_of(found) != root_id_of(session):
-        raise NoSuchAgent(f"there is no agent '{address}' in this tree; list_agents shows the agents")
+        raise NoSuchAgent(f"there is no agent '{address}' in this tree")
     return found
 
 
