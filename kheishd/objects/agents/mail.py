@@ -268,7 +268,7 @@ def forward_question(tx: Transaction, question_id: str) -> None:
             "question_id": question_id,
             "agent": path_of(tx, session),
             "questions": request.questions,
-            "answer": f"Call answer_agent with agent '{path_of(tx, session)}'; it waits until then.",
+            "note": "The agent waits until you answer or decline.",
         }
         post(
             tx,

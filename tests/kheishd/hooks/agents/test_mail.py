@@ -177,7 +177,7 @@ async def test_a_parent_answers_its_child(house: Household, cast: Cast) -> None:
     asked = await house.call("question.get", question_id=result["question_id"])
     assert (asked["status"], asked["resolved_by"]) == ("answered", "agent:boss")
     first = cast.requests["boss"][0].messages[-1]
-    assert "Call answer_agent with agent 'boss/scout'" in text_of(first.items)
+    assert "The agent waits until you answer" in text_of(first.items)
 
 
 async def test_people_may_answer_first(house: Household, cast: Cast) -> None:
