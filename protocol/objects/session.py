@@ -230,11 +230,12 @@ class SessionRow(Session, frozen=True, kw_only=True, omit_defaults=True):
     """A session with its effective scopes: its own, narrowed by everything else that limits it.
 
     That is its agent's definition, its persona, its profile and every session above it. An absent list means
-    every name.
+    every name. ``effective_blocked_tools`` are denied whatever the scope has.
     """
 
     effective_scope: CapabilityScope = CapabilityScope()
     effective_credential_scope: CredentialScope = CredentialScope()
+    effective_blocked_tools: list[str] = []
 
 
 class SessionView(SessionRow, frozen=True, kw_only=True, omit_defaults=True):
@@ -584,6 +585,7 @@ IMPORT = Method(
     "Import an export as a new session.",
     scope="operate",
     errors=(
+        PersonaNotFound,
         ImportInvalid,
         InputTooLarge,
         AgentNotFound,

@@ -26,6 +26,7 @@ from protocol import ids
 from protocol.errors.persona import PersonaExists, PersonaInvalid, PersonaLimit
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, SessionBusy
+from protocol.errors.token import ScopeWouldWiden
 from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted, PersonaUpdated
 from protocol.journal.envelope import DAEMON_STREAM
 from protocol.limits.names import MAX_METADATA_BYTES
@@ -60,8 +61,15 @@ class _Changes(Value, frozen=True):
     soul: bytes | None
 
 
+def _require_unrestricted(call: Call) -> None:
+    """Reject a caller whose token covers only some agents or senders. Errors: ScopeWouldWiden."""
+    if not call.caller.is_unrestricted:
+        raise ScopeWouldWiden("personas are for every agent and sender, and the token covers only some")
+
+
 def _prepare(call: Call, params: PersonaCreate | PersonaImport | PersonaUpdate) -> _Changes:
-    """Validate the properties of a persona. Errors: InputTooLarge, InvalidParams."""
+    """Validate the properties of a persona. Errors: ScopeWouldWiden, InputTooLarge, InvalidParams."""
+    _require_unrestricted(call)
     properties = {name: value for name, value in asdict(params).items() if value is not UNSET}
     soul_field = "soul"
     if isinstance(params, PersonaImport):
@@ -167,7 +175,8 @@ def update(tx: Transaction, call: Call, changes: _Changes) -> Persona:
 
 @mutation(rows.DELETE)
 def delete(tx: Transaction, call: Call, params: PersonaDelete) -> Persona:
-    """Delete a persona and return its last version. Errors: PersonaNotFound."""
+    """Delete a persona and return its last version. Errors: ScopeWouldWiden, PersonaNotFound."""
+    _require_unrestricted(call)
     persona = find_persona(tx, params.persona_id)
     writer = StreamWriter(tx, DAEMON_STREAM, origin=origin_of(call))
     writer.append(PersonaDeleted(persona_id=persona.persona_id))

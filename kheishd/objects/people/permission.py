@@ -278,6 +278,9 @@ def _explain_links(bounds: Bounds, session: Session, params: PermissionWhy) -> l
             owner = "" if link.kind == "session" else f" {link.kind} {link.name}"
             source = f"parent {link.session_id}{owner}"
         problem = link.find_problem(params.item_kind, params.tool)
+        if params.item_kind == "member" and params.tool == session.agent:
+            # An agent may always divide its own work.
+            problem = None
         if problem is not None:
             lines.append(ExplanationLine(source=source, says="deny", text=problem))
         elif params.item_kind != "tool":

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kheishd.core.profiles import PROFILES
-from kheishd.core.scope import Bounds, Link, bound_by, is_wider, narrower_mode
+from kheishd.core.scope import EVERYTHING, Bounds, Link, bound_by, is_wider, narrower_mode
 from kheishd.core.skill import allowed_names
 from kheishd.store.tables import SESSIONS
 from protocol.errors.token import ScopeWouldWiden
@@ -47,9 +47,9 @@ def _links_of(runtime: Runtime, session: Session, speaker: Definition | None = N
     session_id = session.session_id
     links = []
     definition = speaker or runtime.definitions.get(session.agent)
-    if definition is not None:
-        scope = scope_of(definition)
-        links.append(Link(scope=scope, kind="definition", name=definition.name, session_id=session_id))
+    scope = scope_of(definition) if definition is not None else CapabilityScope()
+    if definition is not None and scope not in EVERYTHING:
+        links.append(Link(scope, kind="definition", name=definition.name, session_id=session_id))
     persona = session.persona
     if persona is not None:
         links.append(Link(persona.scope, kind="persona", name=persona.persona_id, session_id=session_id))

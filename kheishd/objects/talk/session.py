@@ -232,6 +232,7 @@ def row_of(store: Snapshot, runtime: Runtime, session: Session) -> SessionRow:
         **fields_of(Session, session),
         effective_scope=bounds.scope,
         effective_credential_scope=bounds.credentials,
+        effective_blocked_tools=list(bounds.blocked),
     )
 
 
