@@ -61,6 +61,8 @@ AGENTS = Table("agents", (str,), ManagedAgent)
 """(id of a spawned agent, that of its session) → the agent."""
 AGENTS_BY_PATH = Table("agents_by_path", (str,), str)
 """(path) → agent id."""
+AGENTS_BY_NAME = Table("agents_by_name", (str, str), bytes)
+"""(name, agent id) → nothing: not closed."""
 AGENTS_BY_NICKNAME = Table("agents_by_nickname", (str,), str)
 """(digest of the folded nickname) → agent id."""
 AGENTS_BY_TIME = Table("agents_by_time", (int, str), bytes)

@@ -32,6 +32,7 @@ from kheishd.store.journal import Heads
 from kheishd.store.pages import PageDamaged, PageFile
 from kheishd.store.tables import (
     AGENTS,
+    AGENTS_BY_NAME,
     AGENTS_BY_NICKNAME,
     AGENTS_BY_PATH,
     AGENTS_BY_RUN,
@@ -154,6 +155,7 @@ def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
     for table in (
         AGENTS,
         AGENTS_BY_PATH,
+        AGENTS_BY_NAME,
         AGENTS_BY_NICKNAME,
         AGENTS_BY_TIME,
         AGENTS_BY_RUN,

@@ -585,6 +585,7 @@ IMPORT = Method(
     "Import an export as a new session.",
     scope="operate",
     errors=(
+        PersonaNotFound,
         ImportInvalid,
         InputTooLarge,
         AgentNotFound,
