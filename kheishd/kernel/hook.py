@@ -366,10 +366,14 @@ class NeedsApproval(Value, frozen=True):
 
 
 class NeedsAnswer(Value, frozen=True):
-    """The call is itself a question to a person: the answer is its result, and it is never dispatched."""
+    """The call is itself a question to a person: the answer is its result, and it is never dispatched.
+
+    ``to_agent`` is the id of the agent that is asked instead; people may answer, too.
+    """
 
     questions: list[Question]
     expires_after_ms: int | None = None
+    to_agent: str | None = None
 
 
 Opinion = Deny | NeedsApproval | NeedsAnswer

@@ -587,6 +587,7 @@ IMPORT = Method(
     "Import an export as a new session.",
     scope="operate",
     errors=(
+        PersonaNotFound,
         ImportInvalid,
         InputTooLarge,
         AgentNotFound,
