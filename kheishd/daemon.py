@@ -94,6 +94,7 @@ WORK: Final = (
     "kheishd.debug.capture",
     "kheishd.debug.recorder",
     "kheishd.hooks.agents.delegation",
+    "kheishd.hooks.agents.mail",
     "kheishd.hooks.ask_user",
     "kheishd.hooks.composite",
     "kheishd.hooks.goals",

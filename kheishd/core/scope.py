@@ -41,8 +41,12 @@ def intersect_names(names: list[str] | None, bound: list[str] | None) -> list[st
     """Return the names in both lists; null means every name, so the result never has an extra name."""
     if names is None or bound is None:
         return names if bound is None else bound
-    common = [name for name in names if includes(bound, name)]
-    return common + [name for name in bound if name not in common and includes(names, name)]
+    allowed = frozenset(bound)
+    common = [name for name in names if includes(allowed, name)]
+    if EVERY_MCP_TOOL in names:
+        present = frozenset(common)
+        common += [name for name in bound if name not in present and includes(names, name)]
+    return common
 
 
 # Scopes.
@@ -83,7 +87,8 @@ def require_narrower(current: S, requested: S, param: str = "scope") -> S:
         field = f"$.params.{param}.{name}"
         if names is None:
             raise ScopeWouldWiden(f"'{name}' is limited and cannot be opened again", field=field)
-        extra = sorted({extra for extra in names if not includes(allowed, extra)})
+        current_names = frozenset(allowed)
+        extra = sorted({extra for extra in names if not includes(current_names, extra)})
         if extra:
             raise ScopeWouldWiden(f"'{name}' did not allow {', '.join(extra)}", field=field)
     return requested

@@ -22,7 +22,7 @@ from protocol.events.session import (
     SessionRenamed,
     SessionUpdated,
 )
-from protocol.events.skill import SkillActivated, SkillDeactivated
+from protocol.events.skill import DefaultSkillsResolved, SkillActivated, SkillDeactivated
 
 if TYPE_CHECKING:
     from protocol.objects.session import Session
@@ -55,6 +55,7 @@ EVENTS: Final = (
     PlanExited,
     SkillActivated,
     SkillDeactivated,
+    DefaultSkillsResolved,
     PermissionsChanged,
     ApprovalAnswered,
     CallsJudged,

@@ -86,6 +86,26 @@ async def test_a_child_gets_a_copy_of_its_parents_snapshot(served: Household) ->
     assert fork["persona"] == child["persona"]
 
 
+async def test_session_import_persona_not_found(served: Household) -> None:
+    """An export is imported as an agent only if the persona of that agent exists."""
+    sent = await served.ask()
+    exported = await served.call("session.export", session_id=sent["session_id"])
+    refusal = await served.refusal_of("session.import", lines=exported["lines"], agent="butler")
+    assert isinstance(refusal, PersonaNotFound)
+
+
+async def test_an_export_of_a_bound_session_is_imported(served: Household) -> None:
+    """The events of a binding are part of an export; the new session is bound as its own agent says."""
+    await create(served, "jeeves")
+    await create(served, "critic")
+    sent = await served.ask(agent="butler")
+    await served.call("persona.bind", session_id=sent["session_id"], persona_id="critic")
+    exported = await served.call("session.export", session_id=sent["session_id"])
+    imported = await served.call("session.import", lines=exported["lines"])
+    session = await served.call("session.get", session_id=imported["session_id"])
+    assert session["persona"]["persona_id"] == "jeeves"
+
+
 async def test_a_blank_soul_adds_nothing(served: Household) -> None:
     """The instructions are the agent's; a guest has no soul of the session."""
     await create(served, "jeeves", soul=" \n")
