@@ -93,6 +93,7 @@ WORK: Final = (
     "kheishd.debug.capture",
     "kheishd.debug.recorder",
     "kheishd.hooks.agents.delegation",
+    "kheishd.hooks.agents.mail",
     "kheishd.hooks.ask_user",
     "kheishd.hooks.composite",
     "kheishd.hooks.network.http",

@@ -53,6 +53,7 @@ class Toolbox:
     def hooks(self, config: Config) -> CompositeHook:
         """Return the sub-hooks, in the order of their prompt sections and opinions."""
         from kheishd.hooks.agents.delegation import Delegation
+        from kheishd.hooks.agents.mail import MailTools
         from kheishd.hooks.ask_user import AskUser
         from kheishd.hooks.composite import CompositeHook
         from kheishd.hooks.os.files.tools import Files
@@ -78,7 +79,8 @@ class Toolbox:
         parts = (Files(self._locks), bash, WebFetch(), AskUser(), Planning(), Outputs(), Results())
         skills = SkillTools(cache(partial(self.skills, config)))
         delegation = Delegation(cast("Services", self.services))
-        return CompositeHook((*parts, TaskTools(self._shells), delegation, skills, ActiveSkills()))
+        tools = (TaskTools(self._shells), delegation, MailTools(), skills, ActiveSkills())
+        return CompositeHook((*parts, *tools))
 
     async def try_sandbox(self, workspace: WorkspaceSection) -> None:
         """Try the sandbox of commands, unless it is off, and log its state."""

@@ -163,6 +163,9 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "agent_close_requested": lambda e: _actor(e).strip() + _note(e.get("note")),
     "agent_closed": lambda e: str(e.get("note", "")),
     "skill_activated": lambda e: str(e["name"]) + _note(e.get("note")),
+    "default_skills_resolved": lambda e: "; ".join(
+        [", ".join(skill["name"] for skill in e["skills"]) or "none", *e.get("problems", ())]
+    ),
     "skill_deactivated": lambda e: str(e["name"]) + _note(e.get("note")),
     "task_created": lambda e: f"{e['task_id']} {e['title']}",
     "task_updated": _summarize_task_update,

@@ -28,7 +28,7 @@ from protocol.events.session import (
     SessionRenamed,
     SessionUpdated,
 )
-from protocol.events.skill import SkillActivated, SkillDeactivated
+from protocol.events.skill import DefaultSkillsResolved, SkillActivated, SkillDeactivated
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
 from protocol.objects.session import ActiveSkill, Session, SessionProperties
@@ -68,6 +68,8 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
                 changed = replace(changed, compacted_cursor=max(upto, session.compacted_cursor))
         case MessageAppended(usage=usage, cost=cost) | CompactionFailed(usage=usage, cost=cost):
             changed = _add_usage(session, usage, cost)
+        case DefaultSkillsResolved(skills=skills) if session.persona is not None:
+            changed = replace(session, persona=replace(session.persona, skills=skills))
         case SkillActivated():
             changed = replace(session, active_skills=activate_skill(session.active_skills, envelope, event))
         case SkillDeactivated(name=name):

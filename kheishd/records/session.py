@@ -21,7 +21,7 @@ from protocol.events.session import (
     SessionRenamed,
     SessionUpdated,
 )
-from protocol.events.skill import SkillActivated, SkillDeactivated
+from protocol.events.skill import DefaultSkillsResolved, SkillActivated, SkillDeactivated
 
 if TYPE_CHECKING:
     from protocol.objects.session import Session
@@ -51,6 +51,7 @@ EVENTS: Final = (
     PlanExited,
     SkillActivated,
     SkillDeactivated,
+    DefaultSkillsResolved,
     PermissionsChanged,
     ApprovalAnswered,
     CallsJudged,

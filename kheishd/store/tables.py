@@ -61,6 +61,8 @@ AGENTS = Table("agents", (str,), ManagedAgent)
 """(id of a spawned agent, that of its session) → the agent."""
 AGENTS_BY_PATH = Table("agents_by_path", (str,), str)
 """(path) → agent id."""
+AGENTS_BY_NAME = Table("agents_by_name", (str, str), bytes)
+"""(name, agent id) → nothing: not closed."""
 AGENTS_BY_NICKNAME = Table("agents_by_nickname", (str,), str)
 """(digest of the folded nickname) → agent id."""
 AGENTS_BY_TIME = Table("agents_by_time", (int, str), bytes)
@@ -88,6 +90,8 @@ QUESTIONS = Table("questions", (str,), QuestionRequest)
 """(question id) → the questions of one call."""
 QUESTIONS_WAITING = Table("questions_waiting", (int,), str)
 """(cursor of the question) → question id: pending."""
+QUESTIONS_TO_AGENTS = Table("questions_to_agents", (int,), str)
+"""(cursor of the question) → question id: pending, asked of an agent."""
 INDOUBTS = Table("indoubts", (str,), Indoubt)
 """(in-doubt id) → the call in doubt."""
 INDOUBTS_OPEN = Table("indoubts_open", (int,), str)

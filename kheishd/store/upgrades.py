@@ -32,6 +32,7 @@ from kheishd.store.journal import Heads
 from kheishd.store.pages import PageDamaged, PageFile
 from kheishd.store.tables import (
     AGENTS,
+    AGENTS_BY_NAME,
     AGENTS_BY_NICKNAME,
     AGENTS_BY_PATH,
     AGENTS_BY_RUN,
@@ -58,6 +59,7 @@ from kheishd.store.tables import (
     PERMISSIONS,
     PERSONAS,
     QUESTIONS,
+    QUESTIONS_TO_AGENTS,
     QUESTIONS_WAITING,
     RECEIPTS,
     RECEIPTS_BY_AGE,
@@ -153,6 +155,7 @@ def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
     for table in (
         AGENTS,
         AGENTS_BY_PATH,
+        AGENTS_BY_NAME,
         AGENTS_BY_NICKNAME,
         AGENTS_BY_TIME,
         AGENTS_BY_RUN,
@@ -167,6 +170,7 @@ def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
         MAILBOXES,
         MAILBOXES_DUE,
         RUNS_TO_CONCLUDE,
+        QUESTIONS_TO_AGENTS,
         TRUSTED_ROOTS,
         PERSONAS,
     ):

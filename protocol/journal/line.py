@@ -54,7 +54,7 @@ from protocol.events.session import (
     SessionUpdated,
     TranscriptImported,
 )
-from protocol.events.skill import SkillActivated, SkillDeactivated
+from protocol.events.skill import DefaultSkillsResolved, SkillActivated, SkillDeactivated
 from protocol.events.task import TaskEvent
 from protocol.events.token import TokenCreated, TokenRevoked
 from protocol.events.workspace import WorkspaceTrusted, WorkspaceUntrusted
@@ -135,6 +135,7 @@ JournalEvent = (
     | MailDeadLettered
     | SkillActivated
     | SkillDeactivated
+    | DefaultSkillsResolved
     | RunReleased
     | CancelRequested
     | RunEnded

@@ -35,9 +35,10 @@ def test_every_tool_is_there_once(tmp_path: Path) -> None:
     )
     tasks = ("create", "get", "list", "update", "stop", "delete", "output")
     planning = ("todo_write", "enter_plan_mode", "exit_plan_mode", "emit_output")
+    mail = ("message_agent", "answer_agent", "request_parent_clarification")
     others = ("bash", "web_fetch", "ask_user_question", "read_result", *planning)
     agents = ("spawn_agent", "delegate", "wait_agent", "get_agent", "list_agents", "close_agent")
-    for name in (*files, *others, *agents, *(f"task_{verb}" for verb in tasks)):
+    for name in (*files, *others, *mail, *agents, *(f"task_{verb}" for verb in tasks)):
         tool = hooks.find_tool(name)
         assert tool is not None
         assert tool.description

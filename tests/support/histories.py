@@ -117,7 +117,7 @@ def _ask_events(run_id: str) -> list[JournalEvent]:
         MessageAppended(item_id="itm_1", message=Message("assistant", calls)),
         CallsJudged(item_id="itm_1", verdicts=[verdict(f"c{number}_{run_id}") for number in (0, 1)]),
         approval_requested(f"apr_{run_id}", f"c0_{run_id}", expires_at_ms=NOW_MS + 1000),
-        question_asked(f"qst_{run_id}", f"c1_{run_id}", expires_at_ms=NOW_MS + 2000),
+        question_asked(f"qst_{run_id}", f"c1_{run_id}", expires_at_ms=NOW_MS + 2000, to_agent="ses_x"),
     ]
 
 

@@ -223,7 +223,7 @@ def _change(tx: Transaction, call: Call, session: Session, binding: PersonaBindi
     """
     current = session.persona
     if current is not None and binding is not None:
-        binding = replace(binding, bound_at_ms=current.bound_at_ms) if _is_same(current, binding) else binding
+        binding = current if _is_same(current, binding) else binding
     if session.status == "ended":
         raise SessionAlreadyEnded(f"the session {session.session_id} was ended and can no longer be changed")
     if binding == current:
@@ -248,8 +248,8 @@ def _change(tx: Transaction, call: Call, session: Session, binding: PersonaBindi
 
 
 def _is_same(current: PersonaBinding, binding: PersonaBinding) -> bool:
-    """Whether two bindings differ at most in their time."""
-    return replace(current, bound_at_ms=0) == replace(binding, bound_at_ms=0)
+    """Whether two bindings differ at most in their time and their snapshots of skills."""
+    return replace(current, bound_at_ms=0, skills=None) == replace(binding, bound_at_ms=0, skills=None)
 
 
 HANDLERS = (
