@@ -235,11 +235,11 @@ def _change(tx: Transaction, call: Call, session: Session, binding: PersonaBindi
     if mailbox is not None and (mailbox.pending or mailbox.delivering):
         text = "the session has mail that it has not read; wait until it has"
         raise SessionBusy(text, field="$.params.session_id")
-    live = [*live_children(tx, session)]
-    if session.parent_session_id is None:
-        live += [key[-1] for key, _ in tx.scan(AGENTS_LIVE, session.session_id)]
-    if live:
-        text = f"the session has live agents below it, such as {live[0]}; close them first"
+    # The rows of a root's tree begin with its id.
+    tree = ((key[-1]) for key, _ in tx.scan(AGENTS_LIVE, session.session_id))
+    live = next(live_children(tx, session), None) or next(tree, None)
+    if live is not None:
+        text = f"the session has live agents below it, such as {live}; close them first"
         raise SessionBusy(text, field="$.params.session_id")
     writer = SessionWriter(tx, session.session_id, session=session, origin=origin_of(call))
     writer.append(PersonaBound(binding=binding))

@@ -51,8 +51,10 @@ async def test_conversation_send_persona_not_found(served: Household) -> None:
 async def test_agent_spawn_persona_not_found(served: Household) -> None:
     """A child of such an agent is not spawned, either."""
     root = (await served.call("session.create"))["session_id"]
-    refusal = await served.refusal_of("agent.spawn", parent=root, name="x", prompt="x", agent="butler")
-    assert isinstance(refusal, PersonaNotFound)
+    spawn = {"parent": root, "name": "x", "prompt": "x", "agent": "butler"}
+    assert isinstance(await served.refusal_of("agent.spawn", **spawn), PersonaNotFound)
+    explained = await served.call("agent.explain", spawn=spawn)
+    assert (explained["allowed"], explained["reason"]) == (False, "persona_not_found")
 
 
 async def test_the_persona_of_an_agent_is_bound_at_creation(served: Household) -> None:
