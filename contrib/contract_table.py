@@ -102,6 +102,7 @@ def list_constants() -> Iterator[tuple[str, Any, str]]:
     yield "DEBUG_LEVELS", list_choices(run.DebugLevel), "The levels of debug capture."
     yield "AGENT_STATUSES", list_choices(agent.AgentStatus), "The statuses of an agent."
     yield "AGENT_RETENTIONS", list_choices(agent.AgentRetention), "What becomes of an agent after its run."
+    yield "ISOLATIONS", list_choices(agent.Isolation), "Whether an agent has a git worktree of its own."
     yield "PROMPT_MODES", list_choices(agent.PromptMode), "How an agent's own instructions are used."
     yield "BUSY_POLICIES", list_choices(run.Busy), "The policies for a message to a busy session."
     statuses = list_filters(session.SessionListParams)

@@ -175,6 +175,7 @@ DEBUG_LEVELS: Final = (
 """The levels of debug capture."""
 
 AGENT_STATUSES: Final = (
+    "preparing",
     "queued",
     "running",
     "waiting_for_approval",
@@ -190,6 +191,12 @@ AGENT_RETENTIONS: Final = (
     "close_on_settle",
 )
 """What becomes of an agent after its run."""
+
+ISOLATIONS: Final = (
+    "shared",
+    "worktree",
+)
+"""Whether an agent has a git worktree of its own."""
 
 PROMPT_MODES: Final = (
     "append",

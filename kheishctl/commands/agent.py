@@ -8,6 +8,7 @@ from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.contract import (
     AGENT_RETENTIONS,
     AGENT_STATUSES,
+    ISOLATIONS,
     PERMISSION_MODES,
     PROFILES,
     PROMPT_MODES,
@@ -137,6 +138,9 @@ _request = options(
     ),
     click.option(
         "--workspace", type=Workspace(), metavar="DIRECTORY", help="Its directory, within its parent's."
+    ),
+    click.option(
+        "--isolation", type=click.Choice(ISOLATIONS), help="Whether it gets a git worktree of its own."
     ),
     click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="Limit the tokens of its run."),
     click.option("--max-time", type=Duration(), metavar="TIME", help="Limit the working time of its run."),

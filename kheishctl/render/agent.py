@@ -9,6 +9,7 @@ from kheishctl.render.units import format_money
 from protocol.text import one_line
 
 STATUS_STYLE = {
+    "preparing": "yellow",
     "queued": "yellow",
     "running": "blue",
     "waiting_for_approval": "yellow",

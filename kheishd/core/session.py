@@ -17,6 +17,7 @@ from kheishd.core.permissions.grants import evolve_session_grants
 from kheishd.core.run.budget import accumulate_cost
 from kheishd.core.trust import join_origins
 from protocol.budget import Cost
+from protocol.events.agent import AgentPrepared, AgentSpawned
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.goal import GoalCleared, GoalReviewed, GoalSet
 from protocol.events.persona import PersonaBound
@@ -81,6 +82,10 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             changed = replace(
                 session, active_skills=[skill for skill in session.active_skills if skill.name != name]
             )
+        case AgentSpawned(worktree=worktree) if worktree is not None:
+            changed = replace(session, preparing=True)
+        case AgentPrepared():
+            changed = replace(session, preparing=False)
         case GoalSet(goal_id=goal_id):
             changed = replace(session, goal_id=goal_id)
         case GoalCleared():

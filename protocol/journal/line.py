@@ -13,7 +13,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from protocol.events.agent import AgentClosed, AgentCloseRequested, AgentRenamed, AgentSpawned, ChildSpawned
+from protocol.events.agent import (
+    AgentClosed,
+    AgentCloseRequested,
+    AgentPrepared,
+    AgentRenamed,
+    AgentSpawned,
+    ChildSpawned,
+)
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested, ApprovalVoted
 from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserved, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
@@ -97,6 +104,7 @@ JournalEvent = (
     | SessionImported
     | TranscriptImported
     | AgentSpawned
+    | AgentPrepared
     | ChildSpawned
     | AgentRenamed
     | AgentCloseRequested

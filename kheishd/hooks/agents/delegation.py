@@ -29,7 +29,14 @@ from protocol.limits.agent import (
     MAX_WAIT_FOR_AGENTS_SECONDS,
 )
 from protocol.limits.call import MAX_TOOL_TEXT_BYTES
-from protocol.objects.agent import SETTLED_AGENT, AgentRetention, AgentSnapshot, PromptMode, SpawnRequest
+from protocol.objects.agent import (
+    SETTLED_AGENT,
+    AgentRetention,
+    AgentSnapshot,
+    Isolation,
+    PromptMode,
+    SpawnRequest,
+)
 from protocol.objects.permission import PermissionMode
 from protocol.objects.session import CapabilityScope, CredentialScope, ProfileName, Session
 from protocol.text import truncate
@@ -89,6 +96,10 @@ class SpawnArguments(DelegatedTask, frozen=True):
     scope: CapabilityScope | None = None
     credential_scope: CredentialScope | None = None
     cwd: Annotated[str, Meta(description="A directory within your workspace to work in.")] | None = None
+    isolation: Annotated[
+        Isolation,
+        Meta(description="worktree: a git worktree and a branch of its own; commit, and merge its branch."),
+    ] = "shared"
     nickname: str | None = None
     retention: Annotated[
         AgentRetention, Meta(description="retain: it can be given more work after this task.")
@@ -194,6 +205,7 @@ class Delegation(SubHook):
             allowed_tools=arguments.allowed_tools,
             blocked_tools=arguments.blocked_tools,
             workspace=arguments.cwd,
+            isolation=arguments.isolation,
         )
         agent_id = await self._spawn(call, request, call.key)
         if not arguments.wait:
@@ -387,7 +399,10 @@ def describe(agent: AgentSnapshot, max_output_bytes: int = 0) -> dict[str, Any]:
         "status": agent.status,
         "state": agent.state,
         "launch_run_id": agent.launch_run_id,
+        "kept_worktree": agent.kept_worktree,
     }
+    if agent.worktree is not None:
+        row |= {"worktree": agent.worktree.path, "branch": agent.worktree.branch}
     if agent.active_run_id is None:
         row["outcome"] = agent.last_outcome
         if agent.last_error is not None:
