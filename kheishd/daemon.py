@@ -58,6 +58,7 @@ from kheishd.systemd import Notifier, read_watchdog_seconds
 from kheishd.toolbox import Toolbox
 from kheishd.workers.agents import AgentWorker
 from kheishd.workers.expiry import ExpiryWorker, RetentionWorker
+from kheishd.workers.goals import GoalWorker
 from kheishd.workers.mail import MailWorker
 from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.shells import ShellWorker
@@ -96,6 +97,7 @@ WORK: Final = (
     "kheishd.hooks.agents.mail",
     "kheishd.hooks.ask_user",
     "kheishd.hooks.composite",
+    "kheishd.hooks.goals",
     "kheishd.hooks.network.http",
     "kheishd.hooks.os.files.tools",
     "kheishd.hooks.os.shell.starter",
@@ -233,6 +235,7 @@ class Daemon:
             titles,
             runs,
             MailWorker(services),
+            GoalWorker(services),
             ExpiryWorker(services),
             RetentionWorker(services),
             AgentWorker(services),
