@@ -56,6 +56,7 @@ class Toolbox:
         from kheishd.hooks.agents.mail import MailTools
         from kheishd.hooks.ask_user import AskUser
         from kheishd.hooks.composite import CompositeHook
+        from kheishd.hooks.goals import GoalTools
         from kheishd.hooks.os.files.tools import Files
         from kheishd.hooks.os.shell.tools import Bash
         from kheishd.hooks.output import Outputs
@@ -79,7 +80,7 @@ class Toolbox:
         parts = (Files(self._locks), bash, WebFetch(), AskUser(), Planning(), Outputs(), Results())
         delegation = Delegation(cast("Services", self.services))
         skills = SkillTools(cache(partial(self.skills, config)), lambda: cast("Services", self.services))
-        tools = (TaskTools(self._shells), delegation, MailTools(), skills, ActiveSkills())
+        tools = (TaskTools(self._shells), GoalTools(), delegation, MailTools(), skills, ActiveSkills())
         return CompositeHook((*parts, *tools))
 
     async def try_sandbox(self, workspace: WorkspaceSection) -> None:

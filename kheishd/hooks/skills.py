@@ -16,7 +16,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from kheishd.core.skill import SkillError, active_skills, format_available, matches_query, render
-from kheishd.hooks.agents.delegation import OUTPUT_SHARE_BYTES, Delegation, describe
+from kheishd.hooks.agents.delegation import OUTPUT_SHARE_BYTES, Delegation, describe, report_on
 from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubHook, Tool, ToolError, tool
 from kheishd.objects.agents.skill import (
     activation_of,
@@ -282,9 +282,13 @@ class SkillTools(SubHook):
             await delegation.wait_for(call, [agent_id], arguments.timeout_ms / 1000)
 
         def report(tx: Transaction) -> Outcome:
-            spawned = describe(snapshot_of(tx, tx.need(SESSIONS, agent_id)), OUTPUT_SHARE_BYTES)
+            if arguments.wait:
+                spawned, events = report_on(tx, call, agent_id, OUTPUT_SHARE_BYTES)
+            else:
+                spawned, events = describe(snapshot_of(tx, tx.need(SESSIONS, agent_id))), []
             result = {"action": "fork", "mode": "fork", "name": skill.name, "digest": skill.digest}
-            return Outcome(msgspec.json.encode(result | {"spawn": spawned}).decode())
+            text = msgspec.json.encode(result | {"spawn": spawned}).decode()
+            return Outcome(text, events=tuple(events))
 
         return Outcome("", decide=report)
 

@@ -10,6 +10,7 @@ from kheishd.store.tables import CHILDREN, SESSIONS
 from protocol.events.approval import ApprovalAnswered
 from protocol.events.call import CallsJudged
 from protocol.events.context import CompactionFailed, ContextCompacted
+from protocol.events.goal import GoalCleared, GoalReviewed, GoalSet
 from protocol.events.permission import PermissionsChanged
 from protocol.events.persona import PersonaBound
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
@@ -46,6 +47,9 @@ EVENTS: Final = (
     MessageAppended,
     ContextCompacted,
     CompactionFailed,
+    GoalSet,
+    GoalReviewed,
+    GoalCleared,
     TodosWritten,
     PlanEntered,
     PlanExited,

@@ -18,6 +18,7 @@ from kheishd.store.records import (
 from kheishd.store.table import Table
 from protocol.objects.agent import ManagedAgent
 from protocol.objects.approval import Approval
+from protocol.objects.goal import Goal
 from protocol.objects.indoubt import Indoubt
 from protocol.objects.mailbox import Mail, Mailbox
 from protocol.objects.persona import Persona
@@ -123,6 +124,13 @@ MAILBOXES = Table("mailboxes", (str,), Mailbox)
 """(session id) → the numbers of messages to the session's agent."""
 MAILBOXES_DUE = Table("mailboxes_due", (str, int), str)
 """(session id, 1 if it has ended) → session id: a mailbox with pending messages."""
+
+# Goals.
+
+GOALS = Table("goals", (str,), Goal)
+"""(session id) → the session's goal."""
+GOALS_OPEN = Table("goals_open", (str,), bytes)
+"""(session id) → nothing: a goal that the daemon has to look after."""
 
 # Personas.
 

@@ -20,6 +20,7 @@ from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted, DaemonStopped
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
+from protocol.events.goal import GoalCleared, GoalContinued, GoalReviewed, GoalSet, GoalUpdated
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
     MailAcknowledged,
@@ -74,6 +75,11 @@ JournalEvent = (
     | DaemonStopped
     | DaemonReloaded
     | DaemonRestored
+    | GoalSet
+    | GoalUpdated
+    | GoalReviewed
+    | GoalContinued
+    | GoalCleared
     | DefinitionStored
     | DefinitionDeleted
     | TokenCreated

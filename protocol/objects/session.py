@@ -32,6 +32,7 @@ from protocol.errors.token import InputOriginForbidden, ScopeWouldWiden
 from protocol.ids import Cursor, Id
 from protocol.limits.call import MAX_TOOL_BYTES
 from protocol.limits.names import MAX_REASON_BYTES, MAX_TITLE_BYTES
+from protocol.objects.goal import Goal
 from protocol.objects.permission import Grant, PermissionMode, Rule
 from protocol.objects.run import (
     Busy,
@@ -223,6 +224,7 @@ class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
     runs: int = 0
     usage: Usage = Usage()
     costs: list[Cost] = []
+    goal_id: str | None = None
     origins: list[InputOrigin] = []
     active_skills: list[ActiveSkill] = []
     compacted_cursor: Cursor = 0
@@ -245,6 +247,7 @@ class SessionView(SessionRow, frozen=True, kw_only=True, omit_defaults=True):
 
     todos: list[Todo] = []
     plan: Plan | None = None
+    goal: Goal | None = None
     input_schema: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
 

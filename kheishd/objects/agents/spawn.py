@@ -34,6 +34,7 @@ from kheishd.store.tables import (
     AGENTS_BY_RUN,
     AGENTS_BY_TIME,
     AGENTS_LIVE,
+    RUNS,
     SESSIONS,
     SPAWN_RECEIPTS,
 )
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.agent import ManagedAgent, SpawnRequest
     from protocol.objects.definition import Definition
-    from protocol.objects.session import Session
+    from protocol.objects.session import PersonaBinding, Session
     from protocol.transcript import InputItem, InputOrigin
 
 MINUTE_MS: Final = 60_000
@@ -99,6 +100,7 @@ class SpawnVerdict(Value, frozen=True):
     rights: ChildRights
     workspace: str
     route: RouteSpec
+    persona: PersonaBinding | None
 
 
 def prepare_spawn(
@@ -176,7 +178,8 @@ def judge_spawn(store: Snapshot, runtime: Runtime, plan: SpawnPlan, now_ms: int)
     """Return what an agent will be, within the limits and with at most its parent's rights.
 
     Errors: SessionAlreadyEnded, AgentAlreadyClosed, SpawnLimit, AgentNotFound, MemberForbidden,
-    ScopeWouldWiden, InputTooLarge, RouteNotFound, RouteForbidden, RouteNotReady, WorkspaceForbidden.
+    ScopeWouldWiden, InputTooLarge, RouteNotFound, RouteForbidden, RouteNotReady, WorkspaceForbidden,
+    PersonaNotFound.
     """
     request, parent = plan.request, store.need(SESSIONS, plan.parent_id)
     require_working(store, parent, "$.params.parent")
@@ -222,7 +225,10 @@ def judge_spawn(store: Snapshot, runtime: Runtime, plan: SpawnPlan, now_ms: int)
         " ",
         lambda name: store.get(AGENTS_BY_NICKNAME, hash_key(fold_nickname(name))) is not None,
     )
-    return SpawnVerdict(definition, name, f"{parent_path}/{name}", nickname, rights, workspace, route)
+    persona = bind_at_creation(store, definition, now_ms, parent=parent)
+    return SpawnVerdict(
+        definition, name, f"{parent_path}/{name}", nickname, rights, workspace, route, persona
+    )
 
 
 def require_working(store: Snapshot, session: Session, name: str) -> None:
@@ -285,7 +291,7 @@ def _find_definition(
 def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
     """Create an agent and its first run, or return the agent that the same request has spawned.
 
-    Errors: SpawnConflict, PersonaNotFound; those of ``judge_spawn`` and of ``pin_run``.
+    Errors: SpawnConflict; those of ``judge_spawn`` and of ``pin_run``.
     """
     request, fingerprint = plan.request, hash_request(plan.request)
     spawned_id = tx.get(SPAWN_RECEIPTS, plan.parent_id, hash_key(plan.request_id))
@@ -307,13 +313,13 @@ def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
     writer.append(
         SessionCreated(
             agent=verdict.definition.name,
-            sender=parent.sender,
+            sender=_person_of(tx, parent, plan.run_id),
             parent_session_id=parent.session_id,
             root_session_id=root_id_of(parent),
             workspace=verdict.workspace,
             route=request.route,
             model=request.model,
-            persona=bind_at_creation(tx, verdict.definition, tx.now_ms, parent=parent),
+            persona=verdict.persona,
             **fields_of(ChildRights, verdict.rights),
         )
     )
@@ -329,6 +335,7 @@ def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
             launch_run_id=plan.launch_run_id,
             retention=request.retention,
             description=request.description,
+            owner=request.owner,
             spawned_by_run_id=plan.run_id,
             prompt_digest=digest,
             prompt_mode=request.instructions_mode,
@@ -351,6 +358,12 @@ def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
     )
     notice.write()
     return agent
+
+
+def _person_of(tx: Transaction, parent: Session, run_id: str | None) -> str | None:
+    """Return the person for whom a child works: that of its parent, else of the run that spawns it."""
+    run = tx.get(RUNS, run_id) if run_id is not None and parent.sender is None else None
+    return parent.sender if run is None else run.sender
 
 
 def launch(
