@@ -17,7 +17,7 @@ from kheishd.kernel.runtime import RouteSpec
 from kheishd.kernel.shells import Shells
 from kheishd.kernel.state import State
 from kheishd.objects.agents import agent as agents
-from kheishd.objects.agents import mailbox, persona
+from kheishd.objects.agents import mailbox, memory_context, persona
 from kheishd.objects.node import journal, workspace
 from kheishd.objects.people import approval, audit, indoubt, permission, question
 from kheishd.objects.talk import (
@@ -69,6 +69,7 @@ HANDLERS: tuple[Handler, ...] = (
     *mailbox.HANDLERS,
     *agents.HANDLERS,
     *persona.HANDLERS,
+    *memory_context.HANDLERS,
     *journal.HANDLERS,
     *workspace.HANDLERS,
 )
