@@ -58,6 +58,7 @@ from kheishd.systemd import Notifier, read_watchdog_seconds
 from kheishd.toolbox import Toolbox
 from kheishd.workers.agents import AgentWorker
 from kheishd.workers.expiry import ExpiryWorker, RetentionWorker
+from kheishd.workers.goals import GoalWorker
 from kheishd.workers.mail import MailWorker
 from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.shells import ShellWorker
@@ -92,8 +93,11 @@ WORK: Final = (
     "kheishd.core.commands.readings",
     "kheishd.debug.capture",
     "kheishd.debug.recorder",
+    "kheishd.hooks.agents.delegation",
+    "kheishd.hooks.agents.mail",
     "kheishd.hooks.ask_user",
     "kheishd.hooks.composite",
+    "kheishd.hooks.goals",
     "kheishd.hooks.network.http",
     "kheishd.hooks.os.files.tools",
     "kheishd.hooks.os.shell.starter",
@@ -221,6 +225,7 @@ class Daemon:
         """Run workers, connections and listeners until all of them have ended."""
         runtimes = self.reloader.runtimes
         services = Services(self._state, self._live, runtimes, self._captures, self._shells)
+        self._toolbox.services = services
         await trio.to_thread.run_sync(GROUPS.prepare)
         titles = TitleWorker(services)
         runs = RunWorker(services, on_release=titles.consider)
@@ -230,6 +235,7 @@ class Daemon:
             titles,
             runs,
             MailWorker(services),
+            GoalWorker(services),
             ExpiryWorker(services),
             RetentionWorker(services),
             AgentWorker(services),

@@ -18,6 +18,7 @@ from kheishd.core.run.budget import accumulate_cost
 from kheishd.core.trust import join_origins
 from protocol.budget import Cost
 from protocol.events.context import CompactionFailed, ContextCompacted
+from protocol.events.goal import GoalCleared, GoalReviewed, GoalSet
 from protocol.events.persona import PersonaBound
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.run import MessageAppended, RunAccepted, RunEnded
@@ -28,7 +29,7 @@ from protocol.events.session import (
     SessionRenamed,
     SessionUpdated,
 )
-from protocol.events.skill import SkillActivated, SkillDeactivated
+from protocol.events.skill import DefaultSkillsResolved, SkillActivated, SkillDeactivated
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
 from protocol.objects.session import ActiveSkill, Session, SessionProperties
@@ -66,14 +67,24 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             changed = _add_usage(session, usage, cost)
             if strategy != "results" and session.active_skills:
                 changed = replace(changed, compacted_cursor=max(upto, session.compacted_cursor))
-        case MessageAppended(usage=usage, cost=cost) | CompactionFailed(usage=usage, cost=cost):
+        case (
+            MessageAppended(usage=usage, cost=cost)
+            | CompactionFailed(usage=usage, cost=cost)
+            | GoalReviewed(usage=usage, cost=cost)
+        ):
             changed = _add_usage(session, usage, cost)
+        case DefaultSkillsResolved(skills=skills) if session.persona is not None:
+            changed = replace(session, persona=replace(session.persona, skills=skills))
         case SkillActivated():
             changed = replace(session, active_skills=activate_skill(session.active_skills, envelope, event))
         case SkillDeactivated(name=name):
             changed = replace(
                 session, active_skills=[skill for skill in session.active_skills if skill.name != name]
             )
+        case GoalSet(goal_id=goal_id):
+            changed = replace(session, goal_id=goal_id)
+        case GoalCleared():
+            changed = replace(session, goal_id=None)
         case PersonaBound(binding=binding):
             changed = replace(session, persona=binding)
         case TodosWritten():

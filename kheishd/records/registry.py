@@ -8,6 +8,7 @@ from kheishd.records.agent import AGENT_RECORDS
 from kheishd.records.approval import APPROVAL_RECORDS
 from kheishd.records.conversation import CONVERSATION_RECORDS
 from kheishd.records.definition import DEFINITION_RECORDS
+from kheishd.records.goal import GOAL_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.records.mailbox import MAIL_RECORDS, MAILBOX_RECORDS
 from kheishd.records.permission import PERMISSION_RECORDS
@@ -42,6 +43,7 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     TRUSTED_ROOT_RECORDS,
     PERSONA_RECORDS,
     DEFINITION_RECORDS,
+    GOAL_RECORDS,
 )
 
 DERIVED: Final[tuple[DerivedIndex[Any], ...]] = (READY_RUNS,)

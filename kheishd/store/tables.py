@@ -18,6 +18,7 @@ from kheishd.store.records import (
 from kheishd.store.table import Table
 from protocol.objects.agent import ManagedAgent
 from protocol.objects.approval import Approval
+from protocol.objects.goal import Goal
 from protocol.objects.indoubt import Indoubt
 from protocol.objects.mailbox import Mail, Mailbox
 from protocol.objects.persona import Persona
@@ -61,6 +62,8 @@ AGENTS = Table("agents", (str,), ManagedAgent)
 """(id of a spawned agent, that of its session) → the agent."""
 AGENTS_BY_PATH = Table("agents_by_path", (str,), str)
 """(path) → agent id."""
+AGENTS_BY_NAME = Table("agents_by_name", (str, str), bytes)
+"""(name, agent id) → nothing: not closed."""
 AGENTS_BY_NICKNAME = Table("agents_by_nickname", (str,), str)
 """(digest of the folded nickname) → agent id."""
 AGENTS_BY_TIME = Table("agents_by_time", (int, str), bytes)
@@ -88,6 +91,8 @@ QUESTIONS = Table("questions", (str,), QuestionRequest)
 """(question id) → the questions of one call."""
 QUESTIONS_WAITING = Table("questions_waiting", (int,), str)
 """(cursor of the question) → question id: pending."""
+QUESTIONS_TO_AGENTS = Table("questions_to_agents", (int,), str)
+"""(cursor of the question) → question id: pending, asked of an agent."""
 INDOUBTS = Table("indoubts", (str,), Indoubt)
 """(in-doubt id) → the call in doubt."""
 INDOUBTS_OPEN = Table("indoubts_open", (int,), str)
@@ -119,6 +124,13 @@ MAILBOXES = Table("mailboxes", (str,), Mailbox)
 """(session id) → the numbers of messages to the session's agent."""
 MAILBOXES_DUE = Table("mailboxes_due", (str, int), str)
 """(session id, 1 if it has ended) → session id: a mailbox with pending messages."""
+
+# Goals.
+
+GOALS = Table("goals", (str,), Goal)
+"""(session id) → the session's goal."""
+GOALS_OPEN = Table("goals_open", (str,), bytes)
+"""(session id) → nothing: a goal that the daemon has to look after."""
 
 # Personas.
 

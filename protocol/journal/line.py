@@ -20,6 +20,7 @@ from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted, DaemonStopped
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
+from protocol.events.goal import GoalCleared, GoalContinued, GoalReviewed, GoalSet, GoalUpdated
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
     MailAcknowledged,
@@ -55,7 +56,7 @@ from protocol.events.session import (
     SessionUpdated,
     TranscriptImported,
 )
-from protocol.events.skill import SkillActivated, SkillDeactivated
+from protocol.events.skill import DefaultSkillsResolved, SkillActivated, SkillDeactivated
 from protocol.events.task import TaskEvent
 from protocol.events.token import TokenCreated, TokenRevoked
 from protocol.events.workspace import WorkspaceTrusted, WorkspaceUntrusted
@@ -75,6 +76,11 @@ JournalEvent = (
     | DaemonStopped
     | DaemonReloaded
     | DaemonRestored
+    | GoalSet
+    | GoalUpdated
+    | GoalReviewed
+    | GoalContinued
+    | GoalCleared
     | DefinitionStored
     | DefinitionDeleted
     | TokenCreated
@@ -137,6 +143,7 @@ JournalEvent = (
     | SkillActivated
     | SkillDeactivated
     | AgentsFilesLoaded
+    | DefaultSkillsResolved
     | RunReleased
     | CancelRequested
     | RunEnded

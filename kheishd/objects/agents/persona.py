@@ -26,6 +26,7 @@ from protocol import ids
 from protocol.errors.persona import PersonaExists, PersonaInvalid, PersonaLimit
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, SessionBusy
+from protocol.errors.token import ScopeWouldWiden
 from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted, PersonaUpdated
 from protocol.journal.envelope import DAEMON_STREAM
 from protocol.limits.names import MAX_METADATA_BYTES
@@ -60,8 +61,15 @@ class _Changes(Value, frozen=True):
     soul: bytes | None
 
 
+def _require_unrestricted(call: Call) -> None:
+    """Reject a caller whose token covers only some agents or senders. Errors: ScopeWouldWiden."""
+    if not call.caller.is_unrestricted:
+        raise ScopeWouldWiden("personas are for every agent and sender, and the token covers only some")
+
+
 def _prepare(call: Call, params: PersonaCreate | PersonaImport | PersonaUpdate) -> _Changes:
-    """Validate the properties of a persona. Errors: InputTooLarge, InvalidParams."""
+    """Validate the properties of a persona. Errors: ScopeWouldWiden, InputTooLarge, InvalidParams."""
+    _require_unrestricted(call)
     properties = {name: value for name, value in asdict(params).items() if value is not UNSET}
     soul_field = "soul"
     if isinstance(params, PersonaImport):
@@ -167,7 +175,8 @@ def update(tx: Transaction, call: Call, changes: _Changes) -> Persona:
 
 @mutation(rows.DELETE)
 def delete(tx: Transaction, call: Call, params: PersonaDelete) -> Persona:
-    """Delete a persona and return its last version. Errors: PersonaNotFound."""
+    """Delete a persona and return its last version. Errors: ScopeWouldWiden, PersonaNotFound."""
+    _require_unrestricted(call)
     persona = find_persona(tx, params.persona_id)
     writer = StreamWriter(tx, DAEMON_STREAM, origin=origin_of(call))
     writer.append(PersonaDeleted(persona_id=persona.persona_id))
@@ -214,7 +223,7 @@ def _change(tx: Transaction, call: Call, session: Session, binding: PersonaBindi
     """
     current = session.persona
     if current is not None and binding is not None:
-        binding = replace(binding, bound_at_ms=current.bound_at_ms) if _is_same(current, binding) else binding
+        binding = current if _is_same(current, binding) else binding
     if session.status == "ended":
         raise SessionAlreadyEnded(f"the session {session.session_id} was ended and can no longer be changed")
     if binding == current:
@@ -226,11 +235,11 @@ def _change(tx: Transaction, call: Call, session: Session, binding: PersonaBindi
     if mailbox is not None and (mailbox.pending or mailbox.delivering):
         text = "the session has mail that it has not read; wait until it has"
         raise SessionBusy(text, field="$.params.session_id")
-    live = [*live_children(tx, session)]
-    if session.parent_session_id is None:
-        live += [key[-1] for key, _ in tx.scan(AGENTS_LIVE, session.session_id)]
-    if live:
-        text = f"the session has live agents below it, such as {live[0]}; close them first"
+    # The rows of a root's tree begin with its id.
+    tree = ((key[-1]) for key, _ in tx.scan(AGENTS_LIVE, session.session_id))
+    live = next(live_children(tx, session), None) or next(tree, None)
+    if live is not None:
+        text = f"the session has live agents below it, such as {live}; close them first"
         raise SessionBusy(text, field="$.params.session_id")
     writer = SessionWriter(tx, session.session_id, session=session, origin=origin_of(call))
     writer.append(PersonaBound(binding=binding))
@@ -239,8 +248,8 @@ def _change(tx: Transaction, call: Call, session: Session, binding: PersonaBindi
 
 
 def _is_same(current: PersonaBinding, binding: PersonaBinding) -> bool:
-    """Whether two bindings differ at most in their time."""
-    return replace(current, bound_at_ms=0) == replace(binding, bound_at_ms=0)
+    """Whether two bindings differ at most in their time and their snapshots of skills."""
+    return replace(current, bound_at_ms=0, skills=None) == replace(binding, bound_at_ms=0, skills=None)
 
 
 HANDLERS = (

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.agent import ManagedAgent, SpawnRequest
     from protocol.objects.definition import Definition
-    from protocol.objects.session import Session
+    from protocol.objects.session import PersonaBinding, Session
     from protocol.transcript import InputItem, InputOrigin
 
 MINUTE_MS: Final = 60_000
@@ -99,6 +99,7 @@ class SpawnVerdict(Value, frozen=True):
     rights: ChildRights
     workspace: str
     route: RouteSpec
+    persona: PersonaBinding | None
 
 
 def prepare_spawn(
@@ -176,7 +177,8 @@ def judge_spawn(store: Snapshot, runtime: Runtime, plan: SpawnPlan, now_ms: int)
     """Return what an agent will be, within the limits and with at most its parent's rights.
 
     Errors: SessionAlreadyEnded, AgentAlreadyClosed, SpawnLimit, AgentNotFound, MemberForbidden,
-    ScopeWouldWiden, InputTooLarge, RouteNotFound, RouteForbidden, RouteNotReady, WorkspaceForbidden.
+    ScopeWouldWiden, InputTooLarge, RouteNotFound, RouteForbidden, RouteNotReady, WorkspaceForbidden,
+    PersonaNotFound.
     """
     request, parent = plan.request, store.need(SESSIONS, plan.parent_id)
     require_working(store, parent, "$.params.parent")
@@ -222,7 +224,10 @@ def judge_spawn(store: Snapshot, runtime: Runtime, plan: SpawnPlan, now_ms: int)
         " ",
         lambda name: store.get(AGENTS_BY_NICKNAME, hash_key(fold_nickname(name))) is not None,
     )
-    return SpawnVerdict(definition, name, f"{parent_path}/{name}", nickname, rights, workspace, route)
+    persona = bind_at_creation(store, definition, now_ms, parent=parent)
+    return SpawnVerdict(
+        definition, name, f"{parent_path}/{name}", nickname, rights, workspace, route, persona
+    )
 
 
 def require_working(store: Snapshot, session: Session, name: str) -> None:
@@ -285,7 +290,7 @@ def _find_definition(
 def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
     """Create an agent and its first run, or return the agent that the same request has spawned.
 
-    Errors: SpawnConflict, PersonaNotFound; those of ``judge_spawn`` and of ``pin_run``.
+    Errors: SpawnConflict; those of ``judge_spawn`` and of ``pin_run``.
     """
     request, fingerprint = plan.request, hash_request(plan.request)
     spawned_id = tx.get(SPAWN_RECEIPTS, plan.parent_id, hash_key(plan.request_id))
@@ -313,7 +318,7 @@ def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
             workspace=verdict.workspace,
             route=request.route,
             model=request.model,
-            persona=bind_at_creation(tx, verdict.definition, tx.now_ms, parent=parent),
+            persona=verdict.persona,
             **fields_of(ChildRights, verdict.rights),
         )
     )

@@ -120,7 +120,8 @@ class ContextWindow:
             raise ModelFailure("route_forbidden", message, retryable=False)
         if not self._has_begun:
             self._has_begun = True
-            await self._active.runtime.hooks.begin(context)
+            if await self._active.runtime.hooks.begin(context):
+                context = self._active.context()
         instructions = self._instructions(context, await self._read_agents_files())
         session = await self._transcript.read()
         framed = session.view(speaker=run.guest or run.agent, primary=run.agent)

@@ -9,7 +9,7 @@ from kheishd.store.tables import BLOBS
 from protocol.errors.persona import PersonaExists, PersonaInvalid, PersonaLimit, PersonaNotFound
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, SessionBusy
-from protocol.errors.token import ScopeMissing
+from protocol.errors.token import ScopeMissing, ScopeWouldWiden
 from protocol.limits.persona import MAX_SOUL_BYTES
 from tests.support.household import Household, pages, refusal_of, require_session_not_found
 
@@ -290,6 +290,34 @@ async def test_persona_unbind_session_busy(idle: Household) -> None:
     await bound(idle)
     await idle.call("session.send", session_id="s", content="x")
     assert isinstance(await idle.refusal_of("persona.unbind", session_id="s"), SessionBusy)
+
+
+async def require_unrestricted(house: Household, method: str, **params: Any) -> None:
+    """Require that a token for one agent is refused: the persona of others is not its own."""
+    limited = await house.connect_limited(agents=["critic"], scopes=["read", "operate"])
+    assert isinstance(await refusal_of(limited, method, **params), ScopeWouldWiden)
+
+
+async def test_persona_create_scope_would_widen(idle: Household) -> None:
+    """A token that covers only some agents creates no persona."""
+    await require_unrestricted(idle, "persona.create", **JEEVES)
+
+
+async def test_persona_import_scope_would_widen(idle: Household) -> None:
+    """A token that covers only some agents imports no persona."""
+    await require_unrestricted(idle, "persona.import", **FILE)
+
+
+async def test_persona_update_scope_would_widen(idle: Household) -> None:
+    """A token that covers only some agents changes no persona."""
+    await create(idle)
+    await require_unrestricted(idle, "persona.update", persona_id="jeeves", soul="Obey me.")
+
+
+async def test_persona_delete_scope_would_widen(idle: Household) -> None:
+    """A token that covers only some agents deletes no persona."""
+    await create(idle)
+    await require_unrestricted(idle, "persona.delete", persona_id="jeeves")
 
 
 async def test_mutations_need_operate(idle: Household) -> None:
