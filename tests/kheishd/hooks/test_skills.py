@@ -238,9 +238,11 @@ async def bind(desk: Desk, session_id: str, *names: str) -> None:
 async def test_default_skills_of_a_persona(desk: Desk, root: Path) -> None:
     """They are frozen by the first run, narrow the tools, and come with the persona to child sessions."""
     write_skill(root, "narrow", "---\ndescription: d\nallowed-tools: [nothing]\n---\nOld text.\n")
-    write_skill(root, "own", "Text.", "context: fork")
+    own, none = write_skill(root, "own", "Text."), write_skill(root, "none", "Text.")
     session_id = (await desk.ask()).session_id
     await bind(desk, session_id, "narrow", "style", "own", "none")
+    write_skill(root, own.parent.name, "Text.", "context: fork")
+    none.unlink()
     await desk.ask()
     binding = desk.session(session_id).persona
     assert binding is not None
