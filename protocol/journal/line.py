@@ -35,6 +35,7 @@ from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed, QuestionVoted
 from protocol.events.run import (
+    AgentsFilesLoaded,
     CancelRequested,
     InputReceived,
     MessageAppended,
@@ -141,6 +142,7 @@ JournalEvent = (
     | MailDeadLettered
     | SkillActivated
     | SkillDeactivated
+    | AgentsFilesLoaded
     | DefaultSkillsResolved
     | RunReleased
     | CancelRequested
