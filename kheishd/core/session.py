@@ -13,13 +13,15 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from kheishd.core.account import count_call, count_work, evolve_reservations
 from kheishd.core.permissions.grants import evolve_session_grants
 from kheishd.core.run.budget import accumulate_cost
-from protocol.budget import Cost
+from protocol.budget import Account, Cost
 from protocol.errors.token import ScopeWouldWiden
+from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
-from protocol.events.run import MessageAppended, RunAccepted, RunEnded
+from protocol.events.run import MessageAppended, ModelFailed, RunAccepted, RunEnded
 from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
@@ -43,6 +45,8 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
                 # The new mode counts: there is none to restore.
                 session = replace(session, plan_mode=False, pre_plan_mode=None)
             changed = replace(session, **_decode_changes(changes))
+            if changed.budget is not None and changed.account is None:
+                changed = replace(changed, account=Account())
         case SessionRenamed(title=title, usage=usage, cost=cost):
             changed = replace(_add_usage(session, usage, cost), title=title)
         case SessionEnded():
@@ -52,9 +56,15 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             index = len(session.open_runs) if index is None else index
             open_runs = [*session.open_runs[:index], envelope.run_id, *session.open_runs[index:]]
             changed = replace(session, open_runs=open_runs, runs=session.runs + 1)
-        case RunEnded():
+        case RunEnded(worked_ms=worked_ms):
             open_runs = [run_id for run_id in session.open_runs if run_id != envelope.run_id]
-            changed = replace(session, open_runs=open_runs)
+            changed = replace(count_work(session, worked_ms), open_runs=open_runs)
+        case ModelFailed() if session.account is None:
+            return session
+        case ModelFailed(usage=usage, cost=cost):
+            changed = count_call(session, usage, cost)
+        case BudgetReserved() | BudgetSettled():
+            changed = evolve_reservations(session, envelope, event)
         case (
             MessageAppended(usage=usage, cost=cost)
             | ContextCompacted(usage=usage, cost=cost)
@@ -79,7 +89,7 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
 
 def _add_usage(session: Session, usage: Usage, cost: Cost | None) -> Session:
     costs = accumulate_cost(session.costs, cost) if cost is not None else session.costs
-    return replace(session, usage=session.usage + usage, costs=costs)
+    return count_call(replace(session, usage=session.usage + usage, costs=costs), usage, cost)
 
 
 def leave_plan_mode(session: Session) -> Session:
@@ -104,6 +114,7 @@ def _create(envelope: Envelope, event: SessionCreated) -> Session:
         fork_of=event.fork_of,
         created_cursor=envelope.cursor,
         updated_cursor=envelope.cursor,
+        account=Account() if event.budget is not None else None,
     )
 
 

@@ -104,8 +104,12 @@ class CancelRequested(Event, frozen=True, tag="cancel_requested"):
 
 
 class RunEnded(Event, frozen=True, tag="run_ended"):
-    """The run ended. ``error`` is set if it failed."""
+    """The run ended. ``error`` is set if it failed.
+
+    ``worked_ms`` is its working time, in a session that counts it for a budget.
+    """
 
     outcome: Outcome
     error: RunError | None = None
     note: str = ""
+    worked_ms: int = 0

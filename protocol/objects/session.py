@@ -4,8 +4,9 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from protocol.budget import Cost
+from protocol.budget import Account, Budget, BudgetUse, Cost
 from protocol.contract import BoundContract, InputContract, OutputContract
+from protocol.errors.budget import BudgetExhausted
 from protocol.errors.conversation import SenderForbidden, SenderInvalid
 from protocol.errors.definition import AgentForbidden, AgentNotFound
 from protocol.errors.journal import CursorPruned
@@ -100,6 +101,7 @@ class SessionProperties(Struct, frozen=True, kw_only=True, omit_defaults=True):
     that the session has no value of its own: the agent's applies, then the daemon's. ``input_contract`` is
     the SHA-256 of the JSON Schema that everything sent to the session must match; ``output_contract`` binds
     the output of its runs. ``busy`` is the policy for a message that arrives while a run is in flight.
+    ``budget`` limits the session and all sessions below it together.
     """
 
     title: str | None = None
@@ -112,6 +114,7 @@ class SessionProperties(Struct, frozen=True, kw_only=True, omit_defaults=True):
     input_contract: str | None = None
     output_contract: BoundContract | None = None
     busy: Busy | None = None
+    budget: Budget | None = None
 
 
 class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
@@ -122,7 +125,8 @@ class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
     is the fork point of a fork, whose transcript begins with the parent's up to that point. ``plan_mode``:
     the agent is in plan mode, and leaving it restores ``pre_plan_mode`` as the permission mode.
     ``plan_cursor`` and ``todos_cursor`` are the cursors of the newest plan and list of todos.
-    ``updated_cursor`` is the cursor of the last event that changed this record.
+    ``updated_cursor`` is the cursor of the last event that changed this record. ``account`` is the use of the
+    budget, and of what its runs reserved for children.
     """
 
     session_id: Id
@@ -146,15 +150,17 @@ class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
     runs: int = 0
     usage: Usage = Usage()
     costs: list[Cost] = []
+    account: Account | None = None
 
 
 class SessionView(Session, frozen=True, kw_only=True, omit_defaults=True):
-    """A session with its agent's todos and newest plan, and the schemas of its contracts."""
+    """A session with its agent's todos and newest plan, its contracts' schemas, and its budget's use."""
 
     todos: list[Todo] = []
     plan: Plan | None = None
     input_schema: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
+    budget_use: BudgetUse | None = None
 
 
 class HistoryMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -205,6 +211,7 @@ class SessionSettings(Mutation, frozen=True, kw_only=True):
     input_contract: InputContract | None | UnsetType = UNSET
     output_contract: OutputContract | None | UnsetType = UNSET
     busy: Busy | None | UnsetType = UNSET
+    budget: Budget | None | UnsetType = UNSET
 
 
 class SessionCreate(SessionSettings, frozen=True, kw_only=True):
@@ -331,6 +338,7 @@ CREATE = Method(
     scope="operate",
     errors=(
         SessionExists,
+        BudgetExhausted,
         AgentNotFound,
         AgentForbidden,
         SenderForbidden,
@@ -357,6 +365,7 @@ UPDATE = Method(
     errors=(
         SessionNotFound,
         SessionAlreadyEnded,
+        BudgetExhausted,
         RouteNotFound,
         ScopeWouldWiden,
         WorkspaceForbidden,
@@ -423,7 +432,15 @@ FORK = Method(
     Session,
     "Fork a session, from its current state or from an earlier cursor.",
     scope="operate",
-    errors=(SessionNotFound, AgentNotFound, AgentForbidden, CursorPruned, TooDeep, StorageFull),
+    errors=(
+        SessionNotFound,
+        AgentNotFound,
+        AgentForbidden,
+        CursorPruned,
+        TooDeep,
+        BudgetExhausted,
+        StorageFull,
+    ),
 )
 RENAME = Method(
     "session.rename",

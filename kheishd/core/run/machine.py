@@ -23,7 +23,7 @@ queued          Start            running
                 Fail             failed
                 EndRestored      interrupted
 running         Start            running, waiting, failed, cancelled, interrupted
-                BeginModelCall   running
+                BeginModelCall   running, failed, cancelled, interrupted
                 AcceptAnswer     running, completed, failed, cancelled, interrupted
                 FailModelCall    running, failed, cancelled, interrupted
                 Compact          running, completed, failed, cancelled, interrupted
@@ -65,9 +65,10 @@ from typing import Final, Literal, assert_never
 
 from msgspec.structs import replace
 
+from kheishd.core.account import evolve_run_budget
 from kheishd.core.permissions.grants import evolve_run_grants
 from kheishd.core.run import answers, calls
-from kheishd.core.run.budget import add_costs, add_work_time, calculate_cost
+from kheishd.core.run.budget import add_costs, add_work_time, calculate_cost, find_used_up
 from kheishd.core.run.commands import (
     NO_USAGE,
     AbandonQuestion,
@@ -98,8 +99,10 @@ from kheishd.core.run.commands import (
 )
 from kheishd.core.run.due import PARKED_AT, has_interrupted_calls, must_run_alone
 from kheishd.core.run.record import RunRecord
+from protocol.budget import Remainder
 from protocol.errors.run import RunAlreadyEnded
 from protocol.events.approval import ApprovalRequested
+from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.output import OutputEmitted, RequirementSatisfied
@@ -155,9 +158,12 @@ ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
 """The commands that a run accepts, by its status; a run that has ended accepts none."""
 
 
-def decide(run: RunRecord, pinned: Pinned, command: Command) -> list[JournalEvent]:
+def decide(
+    run: RunRecord, pinned: Pinned, command: Command, left: Remainder | None = None
+) -> list[JournalEvent]:
     """Return the events that carry out a command of a run with these pinned values.
 
+    Args:   ``left`` is what the budget of its session has left; None without a budget.
     Errors: RunAlreadyEnded if the run has ended; AssertionError for a command that its status or its calls
             do not accept, which is a bug of the caller.
     """
@@ -169,10 +175,14 @@ def decide(run: RunRecord, pinned: Pinned, command: Command) -> list[JournalEven
         case Start():
             return _start(run, pinned)
         case BeginModelCall(item_id):
+            # What a failed attempt used, or a child of the run, was not checked after an answer.
+            used_up = find_used_up(run, pinned, NO_USAGE, None, left)
+            if used_up is not None:
+                return _fail(run, pinned, used_up)
             open_item_id = run.item_id if run.item_id is not None else item_id
             return [ModelAsked(item_id=open_item_id, turn=run.turn + 1, attempt=run.attempt + 1)]
         case AcceptAnswer():
-            return answers.decide(run, pinned, command)
+            return answers.decide(run, pinned, command, left)
         case FailModelCall():
             return _fail_model_call(run, pinned, command)
         case Compact(result):
@@ -372,6 +382,8 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
         case ContextCompacted(usage=usage, cost=cost) | CompactionFailed(usage=usage, cost=cost):
             total = add_costs(run.cost, cost)
             return replace(run, usage=run.usage + usage, cost=total, starts_without_progress=0)
+        case BudgetReserved() | BudgetSettled():
+            return evolve_run_budget(run, event)
         case RunReleased():
             return replace(run, starts_without_progress=0, claimed=False)
         case Steered():

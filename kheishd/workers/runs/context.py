@@ -10,6 +10,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
+from kheishd.core.account import use_of
 from kheishd.core.context.compaction import (
     MIN_SNIP_KEEP,
     DropResults,
@@ -38,8 +41,9 @@ from kheishd.core.run.answers import find_unmet
 from kheishd.core.run.commands import Compact, Compaction, FailedCompaction
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
 from kheishd.objects.talk.contract import schema_text
-from kheishd.store.tables import BLOBS
+from kheishd.store.tables import BLOBS, SESSIONS
 from kheishd.workers.completion import complete
+from protocol.limits.budget import MIN_CAPPED_TOKENS
 from protocol.objects.run import RunError
 
 if TYPE_CHECKING:
@@ -87,12 +91,26 @@ class ContextWindow:
             )
             match stage:
                 case None:
-                    return request
+                    return self._cap(request, prompt)
                 case Summarize(upto):
                     if not await self._summarize(prompt, upto, "auto"):
-                        return request
+                        return self._cap(request, prompt)
                 case _:
                     await self._drop(prompt, stage, "auto")
+
+    def _cap(self, request: ModelRequest, prompt: Prompt) -> ModelRequest:
+        """Return a model call whose answer ends where the budget of the session does.
+
+        The length of the prompt is an estimate. Anthropic rejects a limit below that of the model's thoughts.
+        """
+        active = self._active
+        if not active.pinned.is_accounted or "thinking" in active.pinned.options:
+            return request
+        with active.state.read() as store:
+            left = use_of(store.need(SESSIONS, active.record.session_id)).left.tokens
+        if left is None:
+            return request
+        return replace(request, max_answer_tokens=max(left - prompt.tokens, MIN_CAPPED_TOKENS))
 
     async def _prompt(self) -> tuple[ModelRequest, Prompt]:
         """Return a model call with the whole transcript, and its measured prompt."""
