@@ -34,9 +34,12 @@ Json = dict[str, Any]
 """A JSON object: params, a result, an event."""
 '''
 
-# Properties that an update changes but cannot clear: a scope only narrows, and a task keeps its title, its
+# Properties that an update changes but cannot clear: scopes only narrow, and a task keeps its title, its
 # status and its result.
-NOT_CLEARABLE = {session.SessionUpdate: {"scope"}, task.TaskUpdate: {"title", "status", "output"}}
+NOT_CLEARABLE = {
+    session.SessionUpdate: {"scope", "credential_scope", "profile", "blocked_tools"},
+    task.TaskUpdate: {"title", "status", "output"},
+}
 
 
 def find_field(struct: type[Struct], name: str) -> FieldInfo:
@@ -105,6 +108,8 @@ def list_constants() -> Iterator[tuple[str, Any, str]]:
     yield "SESSION_STATUSES", statuses, "The statuses of a session."
     empty = find_empty_values(session.SessionUpdate)
     yield "SESSION_EMPTY", empty, "The values that clear the properties of a session."
+    yield "PROFILES", list_choices(session.ProfileName), "The profiles of sessions."
+    yield "ITEM_KINDS", list_choices(permission.ItemKind), "The kinds of items that scopes list."
     yield "PERMISSION_MODES", list_choices(permission.PermissionMode), "The permission modes."
     yield "REMEMBER", list_choices(approval.Remember), "The extents to which an approval is remembered."
     filters = list_filters(approval.ApprovalListParams)

@@ -75,11 +75,22 @@ METHODS: Final = (
     "task.stop",
     "task.delete",
     "task.output",
+    "mailbox.post",
+    "mailbox.list",
+    "mailbox.dead_letters",
+    "mailbox.get",
+    "mailbox.ack",
     "journal.read",
     "journal.subscribe",
     "journal.unsubscribe",
     "definition.list",
     "definition.get",
+    "skill.list",
+    "skill.get",
+    "skill.reload",
+    "session.skills",
+    "skill.activate",
+    "skill.deactivate",
     "route.list",
     "route.get",
     "route.test",
@@ -193,6 +204,26 @@ SESSION_EMPTY: Final[dict[str, Any]] = {
     "busy": None,
 }
 """The values that clear the properties of a session."""
+
+PROFILES: Final = (
+    "default",
+    "plan",
+    "verification",
+    "coordinator",
+)
+"""The profiles of sessions."""
+
+ITEM_KINDS: Final = (
+    "tool",
+    "skill",
+    "member",
+    "mcp_server",
+    "route",
+    "connector",
+    "connector_credential",
+    "mcp_credential",
+)
+"""The kinds of items that scopes list."""
 
 PERMISSION_MODES: Final = (
     "default",

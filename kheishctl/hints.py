@@ -25,6 +25,8 @@ HINTS: dict[str, tuple[str, ...]] = {
     "session_not_found": ("session", "list"),
     "spawn_conflict": ("agent", "list"),
     "spawn_limit": ("agent", "list"),
+    "skill_not_found": ("skill", "list"),
+    "skills_too_large": ("skill", "visible", "SESSION"),
     "storage_failed": ("daemon", "logs"),
     "storage_full": ("status",),
     "store_damaged": ("daemon", "doctor", "--repair"),

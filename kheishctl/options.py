@@ -33,6 +33,7 @@ COMPLETIONS: dict[str, tuple[str, Json, str, str]] = {
     "approvals": ("approval.list", {"limit": 100}, "approvals", "approval_id"),
     "questions": ("question.list", {"limit": 100}, "questions", "question_id"),
     "tasks": ("task.list", {"limit": 100}, "tasks", "task_id"),
+    "skills": ("skill.list", {"limit": 500}, "skills", "name"),
     "indoubts": ("indoubt.list", {"limit": 100}, "indoubts", "indoubt_id"),
 }
 """The source of each kind of name: the method, its params, the list in its result, the field in a row."""

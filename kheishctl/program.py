@@ -45,6 +45,7 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
     "Manage": (
         ("daemon", f"{_COMMANDS}.daemon:group", "Start, stop, reload, back up and check the daemon."),
         ("definition", f"{_COMMANDS}.definition:group", "Definitions of agents."),
+        ("skill", f"{_COMMANDS}.skill:group", "Skills: reusable instructions for agents."),
         ("route", f"{_COMMANDS}.route:group", "Routes to models."),
         ("token", f"{_COMMANDS}.token:group", "Tokens for connections over TCP."),
     ),
@@ -59,6 +60,7 @@ HELP = "Talk with the agents of a kheish daemon, and manage the daemon."
 ALSO = {
     "agents": "agent list",
     "tree": "agent tree",
+    "skills": "skill list",
     "model": "route",
     "models": "route list",
     "log": "daemon logs",

@@ -259,6 +259,7 @@ class DaemonControl:
         if self._reloads.problem is not None:
             yield f"the last reload was refused and changed nothing: {self._reloads.problem}"
         yield from self._runtimes.current().warnings
+        yield from self._runtimes.current().skills.warnings
         yield from self.find_sandbox_warnings()
         yield from self._find_missing_workspaces()
         yield from self._find_unready_routes()

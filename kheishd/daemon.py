@@ -58,6 +58,7 @@ from kheishd.systemd import Notifier, read_watchdog_seconds
 from kheishd.toolbox import Toolbox
 from kheishd.workers.agents import AgentWorker
 from kheishd.workers.expiry import ExpiryWorker, RetentionWorker
+from kheishd.workers.mail import MailWorker
 from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.shells import ShellWorker
 from kheishd.workers.titles import TitleWorker
@@ -87,6 +88,7 @@ CLOSE_SECONDS: Final = 2.0
 RESTORE_RETRY_SECONDS: Final = 5.0
 
 WORK: Final = (
+    "kheishd.build.skills",
     "kheishd.core.commands.readings",
     "kheishd.debug.capture",
     "kheishd.debug.recorder",
@@ -99,6 +101,7 @@ WORK: Final = (
     "kheishd.hooks.output",
     "kheishd.hooks.plan",
     "kheishd.hooks.results",
+    "kheishd.hooks.skills",
     "kheishd.hooks.tasks",
     "kheishd.hooks.web.tools",
     "kheishd.providers.adaptation",
@@ -188,7 +191,13 @@ class Daemon:
     async def _start(self, nursery: trio.Nursery) -> Reloader:
         """Build the first runtime and commit the start."""
         runtime = build_runtime(
-            self._source, 1, self._make_models, self._toolbox.hooks, config=self._config, skip_bad_agents=True
+            self._source,
+            1,
+            self._make_models,
+            self._toolbox.hooks,
+            self._toolbox.skills,
+            config=self._config,
+            skip_bad_agents=True,
         )
         reloader = Reloader(
             nursery,
@@ -220,6 +229,7 @@ class Daemon:
             ShellWorker(services, self._shells, self._make_starter, own_ports=self._toolbox.own_ports),
             titles,
             runs,
+            MailWorker(services),
             ExpiryWorker(services),
             RetentionWorker(services),
             AgentWorker(services),
@@ -353,6 +363,8 @@ class Daemon:
         await self._load_work()
         self._vitals.starting = False
         self._notify_ready()
+        # In a thread, so that nobody waits for 2,000 skills; a damaged directory is a warning.
+        await trio.to_thread.run_sync(lambda: self.reloader.runtimes.current().skills.catalogue())
         await self._watch_sandbox()
 
     async def _load_work(self) -> None:
@@ -421,7 +433,12 @@ class Daemon:
 
     def _rebuild(self, generation: int) -> Runtime:
         runtime = build_runtime(
-            self._source, generation, self._make_models, self._toolbox.hooks, skip_bad_agents=False
+            self._source,
+            generation,
+            self._make_models,
+            self._toolbox.hooks,
+            self._toolbox.skills,
+            skip_bad_agents=False,
         )
         # The next start must not fail because of a value that this reload accepted.
         options = self._build_listen_options(runtime.config)

@@ -3,6 +3,7 @@
 ====================  ============================================================
 ``config.toml``       the configuration, written by people
 ``agents/<name>.md``  agent definitions, written by people
+``skills/``           skills, written by people
 ``state/``            the store
 ``run/``              ``kheishd.sock``, ``kheishd.lock``, the output of shells
 ``debug/<run id>/``   captures of model calls

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from kheishd.build.skills import ConfiguredSkills, SkillRegistry
     from kheishd.config.sections.config import Config
     from kheishd.config.sections.workspace import WorkspaceSection
     from kheishd.home import Home
@@ -34,6 +35,18 @@ class Toolbox:
 
         return PathLocks()
 
+    @cached_property
+    def _registry(self) -> SkillRegistry:
+        from kheishd.build.skills import SkillRegistry
+
+        return SkillRegistry()
+
+    def skills(self, config: Config) -> ConfiguredSkills:
+        """Return the skills of a configuration, of which nothing has been read yet."""
+        from kheishd.build.skills import ConfiguredSkills
+
+        return ConfiguredSkills(self._registry, config.skills, self._home, user=self._home.resolve("~"))
+
     def hooks(self, config: Config) -> CompositeHook:
         """Return the sub-hooks, in the order of their prompt sections and opinions."""
         from kheishd.hooks.ask_user import AskUser
@@ -43,6 +56,7 @@ class Toolbox:
         from kheishd.hooks.output import Outputs
         from kheishd.hooks.plan import Planning
         from kheishd.hooks.results import Results
+        from kheishd.hooks.skills import ActiveSkills, SkillTools
         from kheishd.hooks.tasks import TaskTools
         from kheishd.hooks.web.tools import WebFetch
 
@@ -58,7 +72,8 @@ class Toolbox:
             protected=config.permissions.protected,
         )
         parts = (Files(self._locks), bash, WebFetch(), AskUser(), Planning(), Outputs(), Results())
-        return CompositeHook((*parts, TaskTools(self._shells)))
+        skills = SkillTools(cache(partial(self.skills, config)))
+        return CompositeHook((*parts, TaskTools(self._shells), skills, ActiveSkills()))
 
     async def try_sandbox(self, workspace: WorkspaceSection) -> None:
         """Try the sandbox of commands, unless it is off, and log its state."""

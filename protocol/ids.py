@@ -45,6 +45,7 @@ STEER = "str"
 TASK = "tsk"
 OUTPUT = "out"
 ARTIFACT = "art"
+MESSAGE = "msg"
 
 
 # Two characters at a time. The standard library's encoder, made for long texts, takes twice as long, and four

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
-from kheishctl.contract import PERMISSION_MODES, Json
+from kheishctl.contract import ITEM_KINDS, PERMISSION_MODES, Json
 from kheishctl.options import JsonValue, drop_unset, mutating, name_option, oldest_option, options, paged
 from kheishctl.render.claims import format_claim, format_facts
 from kheishctl.render.layout import Column, Display, format_table, paint
@@ -60,12 +60,16 @@ agent_option = name_option(
     examples=(
         "kheishctl permission why bash 'git push' --session ses_0EXAMPLE",
         "kheishctl permission why edit_file src/a.py --agent reviewer --mode acceptEdits",
+        "kheishctl permission why cheap --kind route --session ses_0EXAMPLE",
     ),
 )
-@click.argument("tool", metavar="TOOL", help="The name of a tool.")
+@click.argument("tool", metavar="NAME", help="The name of a tool, or of another item.")
 @click.argument("subject", required=False, help="The subject of the call: a command, a path, a URL, a host.")
 @target_options
 @agent_option
+@click.option(
+    "--kind", "item_kind", type=click.Choice(ITEM_KINDS), help="The kind of the item (default: tool)."
+)
 @click.option("--mode", type=click.Choice(PERMISSION_MODES), help="Assume this permission mode.")
 @click.option(
     "--facts",
@@ -77,7 +81,8 @@ def why(app: App, **params: Any) -> None:
     """Explain, line by line, how a call would be judged now; nothing is called.
 
     A command line is shown as it was read: each of its commands, with its words. Remembered approvals hold
-    only in the circumstances that were shown; without them, none is used.
+    only in the circumstances that were shown; without them, none is used. Whatever hides the item comes
+    first: the definition of the agent, the session's scopes, its profile, or the same of a session above.
     """
     if params["subject"] == "":
         raise click.UsageError("SUBJECT is empty; without it, the verdict is about the tool itself")

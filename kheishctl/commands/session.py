@@ -8,7 +8,14 @@ from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.commands.conversation import compact_options, run_compaction, show_history
 from kheishctl.commands.send import read_text, send_message, send_options
 from kheishctl.commands.transfer import export, import_, key, verify
-from kheishctl.contract import BUSY_POLICIES, PERMISSION_MODES, SESSION_EMPTY, SESSION_STATUSES, Json
+from kheishctl.contract import (
+    BUSY_POLICIES,
+    PERMISSION_MODES,
+    PROFILES,
+    SESSION_EMPTY,
+    SESSION_STATUSES,
+    Json,
+)
 from kheishctl.options import (
     JsonValue,
     SchemaFile,
@@ -51,6 +58,20 @@ _sender_option = name_option("--as", "sender", "senders", "The sender.", metavar
 
 property_options = options(
     click.option(
+        "--credential-scope",
+        type=JsonValue(),
+        metavar="JSON",
+        help='Limit the session\'s credentials: {"routes": ["cheap"]}.',
+    ),
+    click.option("--profile", type=click.Choice(PROFILES), help="A fixed tool surface, chosen once."),
+    click.option(
+        "--block",
+        "blocked_tools",
+        multiple=True,
+        metavar="TOOL",
+        help="Block a tool (repeatable; an update names all of them).",
+    ),
+    click.option(
         "--permission-mode",
         type=click.Choice(PERMISSION_MODES),
         help="The permission mode of the session's runs.",
@@ -80,10 +101,15 @@ property_options = options(
 
 
 def _make_params(
-    metadata: tuple[str, ...], input_contract: Json | None, output_contract: Json | None, **params: Any
+    metadata: tuple[str, ...],
+    blocked_tools: tuple[str, ...],
+    input_contract: Json | None,
+    output_contract: Json | None,
+    **params: Any,
 ) -> Json:
     return drop_unset(
         metadata=parse_pairs(metadata) or None,
+        blocked_tools=list(blocked_tools) or None,
         input_contract=make_contract(input_contract),
         output_contract=make_contract(output_contract),
         **params,

@@ -156,6 +156,8 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "agent_renamed": lambda e: str(e["nickname"]) + _actor(e),
     "agent_close_requested": lambda e: _actor(e).strip() + _note(e.get("note")),
     "agent_closed": lambda e: str(e.get("note", "")),
+    "skill_activated": lambda e: str(e["name"]) + _note(e.get("note")),
+    "skill_deactivated": lambda e: str(e["name"]) + _note(e.get("note")),
     "task_created": lambda e: f"{e['task_id']} {e['title']}",
     "task_updated": _summarize_task_update,
     "task_deleted": lambda e: str(e["task_id"]),

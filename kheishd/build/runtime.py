@@ -18,6 +18,7 @@ from kheishd.core.run.budget import to_micros
 from kheishd.core.workspace import Workspaces, find_root_problem
 from kheishd.home import Home
 from kheishd.kernel.runtime import RouteSpec, Runtime
+from kheishd.kernel.skills import NoSkills
 from protocol.budget import Prices
 from protocol.errors.daemon import ConfigInvalid
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from kheishd.config.sections.runs import RunsSection
     from kheishd.kernel.hook import Hook
     from kheishd.kernel.runtime import ModelCaller
+    from kheishd.kernel.skills import Skills
 
 
 class Source(Struct, frozen=True):
@@ -54,14 +56,15 @@ def build_runtime(
     generation: int,
     models: Callable[[RunsSection], ModelCaller],
     hooks: Callable[[Config], Hook],
+    skills: Callable[[Config], Skills] = lambda config: NoSkills(),
     *,
     config: Config | None = None,
     skip_bad_agents: bool,
 ) -> Runtime:
     """Build a runtime from the current files.
 
-    ``hooks`` is called at the first use of the hooks. ``config`` is the configuration if it has been read
-    already. Errors: ConfigInvalid; also for a bad agent file, unless ``skip_bad_agents`` turns it into a
+    ``hooks`` and ``skills`` are called at their first use. ``config`` is the configuration if it has been
+    read already. Errors: ConfigInvalid; also for a bad agent file, unless ``skip_bad_agents`` turns it into a
     warning.
     """
     config = source.read_config() if config is None else config
@@ -90,6 +93,7 @@ def build_runtime(
         load_hooks=cache(partial(hooks, config)),
         workspaces=workspaces,
         warnings=tuple(warnings),
+        load_skills=cache(partial(skills, config)),
     )
 
 

@@ -1,7 +1,6 @@
 """Agent files, ``agents/<name>.md``: YAML front matter and instructions, read strictly.
 
-The file's name is the agent's. A file without front matter is all instructions. YAML's anchors, aliases and
-tags are rejected: agent files do not need them, and a few lines of aliases expand to gigabytes.
+The file's name is the agent's. A file without front matter is all instructions.
 """
 
 import hashlib
@@ -13,7 +12,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from kheishd.config.toml import KeyPath, find_line
-from kheishd.config.validation import Problem, find_problems, format_path
+from kheishd.config.validation import Problem, find_problems
+from kheishd.core.front_matter import FrontMatterError, load_yaml, split_front_matter
 from kheishd.core.run.budget import MICROS, intersect_budgets
 from protocol.audience import find_audience_problem
 from protocol.budget import Budget
@@ -33,8 +33,6 @@ DEFAULT_INSTRUCTIONS: Final = (
 )
 
 _LISTS: Final = ("tools", "skills", "mcp", "members")
-_QUOTE: Final = "put a value that begins with '*', '&' or '!' in quotes"
-_FENCE: Final = re.compile(r"^---[ \t]*$", re.MULTILINE)
 
 
 class FrontMatter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,12 +56,8 @@ class FrontMatter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     busy: Busy | None = None
 
 
-class DefinitionError(Exception):
-    """An agent file is invalid; has every problem with its line, counted from 1."""
-
-    def __init__(self, problems: list[tuple[int, str]]) -> None:
-        super().__init__("; ".join(f"line {line}: {message}" for line, message in problems))
-        self.problems = sorted(problems)
+class DefinitionError(FrontMatterError):
+    """An agent file is invalid."""
 
 
 def built_in() -> Definition:
@@ -90,10 +84,13 @@ def parse(name: str, content: bytes, path: str) -> Definition:
         text = content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise DefinitionError([(content.count(b"\n", 0, error.start) + 1, "not UTF-8")]) from None
-    matter, instructions = _split(text)
+    try:
+        matter, instructions = split_front_matter(text)
+        table, lines = load_yaml(matter) if matter else ({}, {})
+    except FrontMatterError as error:
+        raise DefinitionError(error.problems) from None
     front = FrontMatter()
     if matter:
-        table, lines = _load_yaml(matter)
         problems = [*find_problems(FrontMatter, table), *_find_unstorable(table), *_find_oversized(table)]
         if problems:
             located = [(find_line(lines, problem.path) or 1, str(problem)) for problem in problems]
@@ -129,17 +126,6 @@ def find_key_line(content: bytes, key: str) -> int:
     return 1
 
 
-def _split(text: str) -> tuple[str | None, str]:
-    """Split a file into front matter, which begins on line 2, and instructions."""
-    opening = _FENCE.match(text)
-    if opening is None:
-        return None, text.strip()
-    closing = _FENCE.search(text, opening.end())
-    if closing is None:
-        raise DefinitionError([(1, "the front matter has no closing '---' line")])
-    return text[opening.end() + 1 : closing.start()], text[closing.end() :].strip()
-
-
 def _find_unstorable(table: dict[str, Any]) -> Iterator[Problem]:
     """Yield a problem for each value that YAML can express and neither the wire nor a record can hold."""
     for name, value in table.items():
@@ -159,60 +145,6 @@ def _find_oversized(table: dict[str, Any]) -> Iterator[Problem]:
     if sum(sizes.values()) > MAX_SCOPE_BYTES:
         longest = max(sizes, key=lambda name: sizes[name])
         yield Problem((longest,), f"the lists of names exceed {MAX_SCOPE_BYTES} bytes in total")
-
-
-def _load_yaml(text: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
-    """Return the mapping in the front matter, and the line of each of its keys and list elements.
-
-    Errors: DefinitionError if the text is not YAML, not a mapping, or uses a rejected feature.
-    """
-    # Imported here: a home without agent files does not pay for it.
-    import yaml
-
-    try:
-        for token in yaml.scan(text):
-            if isinstance(token, yaml.AnchorToken | yaml.AliasToken | yaml.TagToken):
-                raise DefinitionError(
-                    [(_file_line(token.start_mark), f"anchors, aliases and tags are not allowed; {_QUOTE}")]
-                )
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is None:
-            return {}, {}
-        if not isinstance(node, yaml.MappingNode):
-            raise DefinitionError([(2, "the front matter is not a list of 'key: value' lines")])
-        lines: dict[KeyPath, int] = {}
-        _collect_lines(node, (), lines)
-        return yaml.safe_load(text), lines
-    except yaml.MarkedYAMLError as error:
-        message = " ".join(part for part in (error.context, error.problem) if part)
-        # A bracket or quote that is never closed is detected at the end, but the problem is its beginning.
-        at_end = "end of stream" in (error.problem or "")
-        message += f"; {_QUOTE}" if "alias" in message else ""
-        mark = error.context_mark if at_end else error.problem_mark or error.context_mark
-        raise DefinitionError([(_file_line(mark), message)]) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DefinitionError([(2, str(error).splitlines()[0])]) from None
-
-
-def _collect_lines(node: Any, path: KeyPath, lines: dict[KeyPath, int]) -> None:
-    """Collect the lines of all keys and elements in a node. Errors: DefinitionError for a duplicate key."""
-    if node.id == "sequence":
-        for number, element in enumerate(node.value):
-            lines[*path, number] = _file_line(element.start_mark)
-            _collect_lines(element, (*path, number), lines)
-    elif node.id == "mapping":
-        for key, value in node.value:
-            line, inner = _file_line(key.start_mark), (*path, str(key.value))
-            if inner in lines:
-                message = f"{format_path(inner)}: duplicate key; it is already on line {lines[inner]}"
-                raise DefinitionError([(line, message)])
-            lines[inner] = line
-            _collect_lines(value, inner, lines)
-
-
-def _file_line(mark: Any) -> int:
-    """Return the line in the file: front matter begins on line 2, and YAML counts from 0."""
-    return int(mark.line) + 2 if mark is not None else 2
 
 
 def _digest(instructions: str) -> str:

@@ -1,4 +1,4 @@
-"""Sessions: a record as the projection of its events, plan mode, and the bounds of child sessions. Pure.
+"""Sessions: a record as the projection of its events, and plan mode. Pure.
 
 The first of ``open_runs`` has the session's only slot: it alone may execute, and it keeps the slot while it
 waits for a person. A run leaves the list when it ends, and the next one is first.
@@ -17,16 +17,15 @@ from kheishd.core.account import count_call, count_work, evolve_reservations
 from kheishd.core.permissions.grants import evolve_session_grants
 from kheishd.core.run.budget import accumulate_cost
 from protocol.budget import Account, Cost
-from protocol.errors.token import ScopeWouldWiden
 from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.run import MessageAppended, ModelFailed, RunAccepted, RunEnded
 from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
+from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
-from protocol.objects.permission import MODES, PermissionMode
-from protocol.objects.session import CapabilityScope, Session, SessionProperties
+from protocol.objects.session import ActiveSkill, Session, SessionProperties
 from protocol.structs import fields_of
 from protocol.transcript import Usage
 
@@ -65,12 +64,18 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             changed = count_call(session, usage, cost)
         case BudgetReserved() | BudgetSettled():
             changed = evolve_reservations(session, envelope, event)
-        case (
-            MessageAppended(usage=usage, cost=cost)
-            | ContextCompacted(usage=usage, cost=cost)
-            | CompactionFailed(usage=usage, cost=cost)
-        ):
+        case ContextCompacted(usage=usage, cost=cost, upto=upto, strategy=strategy):
             changed = _add_usage(session, usage, cost)
+            if strategy != "results" and session.active_skills:
+                changed = replace(changed, compacted_cursor=max(upto, session.compacted_cursor))
+        case MessageAppended(usage=usage, cost=cost) | CompactionFailed(usage=usage, cost=cost):
+            changed = _add_usage(session, usage, cost)
+        case SkillActivated():
+            changed = replace(session, active_skills=activate_skill(session.active_skills, envelope, event))
+        case SkillDeactivated(name=name):
+            changed = replace(
+                session, active_skills=[skill for skill in session.active_skills if skill.name != name]
+            )
         case TodosWritten():
             changed = replace(session, todos_cursor=envelope.cursor)
         case PlanEntered() if session.plan_mode:
@@ -85,6 +90,20 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             if changed is session:
                 return session
     return replace(changed, updated_cursor=envelope.cursor, updated_at_ms=envelope.at_ms)
+
+
+def activate_skill(active: list[ActiveSkill], envelope: Envelope, event: SkillActivated) -> list[ActiveSkill]:
+    """Return the active skills after one more was activated, which replaces one of the same name."""
+    skill = ActiveSkill(
+        name=event.name,
+        text=event.text,
+        text_bytes=event.text_bytes,
+        activated_cursor=envelope.cursor,
+        allowed_tools=event.allowed_tools,
+        blocked_tools=event.blocked_tools,
+        by_call=event.by_call,
+    )
+    return [*(other for other in active if other.name != event.name), skill]
 
 
 def _add_usage(session: Session, usage: Usage, cost: Cost | None) -> Session:
@@ -124,79 +143,3 @@ def _decode_changes(changes: dict[str, Any]) -> dict[str, Any]:
     return {
         name: getattr(properties, name) for name in SessionProperties.__struct_fields__ if name in changes
     }
-
-
-# Bounds.
-
-
-def intersect_names(names: list[str] | None, bound: list[str] | None) -> list[str] | None:
-    """Return the names in both lists; null means every name, so the result never has an extra name."""
-    if names is None or bound is None:
-        return names if bound is None else bound
-    return [name for name in names if name in bound]
-
-
-def intersect_scopes(scope: CapabilityScope, bound: CapabilityScope) -> CapabilityScope:
-    """Return the scope that allows exactly what both scopes allow, in every field."""
-    fields = CapabilityScope.__struct_fields__
-    return CapabilityScope(*(intersect_names(getattr(scope, name), getattr(bound, name)) for name in fields))
-
-
-def inherit_scope(parent: CapabilityScope, requested: CapabilityScope) -> CapabilityScope:
-    """Return a child's scope: the requested fields, else the parent's.
-
-    Errors: ScopeWouldWiden if a requested field is wider than the parent's.
-    """
-    fields = CapabilityScope.__struct_fields__
-    pairs = ((getattr(requested, name), getattr(parent, name)) for name in fields)
-    return require_narrower(
-        parent, CapabilityScope(*(own if own is not None else inherited for own, inherited in pairs))
-    )
-
-
-def require_narrower(current: CapabilityScope, requested: CapabilityScope) -> CapabilityScope:
-    """Return the requested scope if it allows nothing that the current one does not.
-
-    Errors: ScopeWouldWiden, naming the field and the additional names.
-    """
-    for field in CapabilityScope.__struct_fields__:
-        allowed, names = getattr(current, field), getattr(requested, field)
-        if allowed is None:
-            continue
-        if names is None:
-            raise ScopeWouldWiden(
-                f"'{field}' is limited and cannot be opened again", field=f"$.params.scope.{field}"
-            )
-        extra = sorted(set(names) - set(allowed))
-        if extra:
-            raise ScopeWouldWiden(
-                f"'{field}' did not allow {', '.join(extra)}", field=f"$.params.scope.{field}"
-            )
-    return requested
-
-
-def is_wider(mode: PermissionMode, reference: PermissionMode) -> bool:
-    """Whether a mode allows more than another one."""
-    return MODES.index(mode) > MODES.index(reference)
-
-
-def narrower_mode(mode: PermissionMode, bound: PermissionMode | None) -> PermissionMode:
-    """Return the narrower of two modes; the first if there is no second."""
-    return mode if bound is None else min(mode, bound, key=MODES.index)
-
-
-def choose_mode(
-    ceiling: PermissionMode, requested: PermissionMode | None, by_agent: PermissionMode | None = None
-) -> PermissionMode:
-    """Return a child's mode: the requested one, else the agent's own within the ceiling.
-
-    Errors: ScopeWouldWiden if the requested mode is wider than the ceiling.
-    """
-    if requested is None:
-        return narrower_mode(ceiling, by_agent)
-    if is_wider(requested, ceiling):
-        raise ScopeWouldWiden(
-            f"the permission mode '{requested}' is wider than the parent's '{ceiling}'",
-            field="$.params.permission_mode",
-        )
-    return requested

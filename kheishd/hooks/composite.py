@@ -72,7 +72,7 @@ class _PartTools:
         self.rows = rows
         self.by_name = by_name
         self.droppable = [name for name, tool in by_name.items() if tool.droppable]
-        self.scopes: tuple[Sequence[str] | None, Sequence[str] | None] | None = None
+        self.scopes: tuple[object, ...] | None = None
         self.offered: Sequence[Tool] = ()
 
 
@@ -81,6 +81,8 @@ class CompositeHook:
 
     def __init__(self, parts: Iterable[SubHook]) -> None:
         self._parts = tuple(parts)
+        # Most sub-hooks have nothing to prepare.
+        self._preparing = [part for part in self._parts if type(part).begin is not SubHook.begin]
         self._owners: dict[str, SubHook] = {}
         self._rejected: set[tuple[str, str]] = set()
         self._last: dict[int, _PartTools] = {}
@@ -166,8 +168,8 @@ class CompositeHook:
         return [tool for part in self._parts for tool in self._offer_of(part, self._tools_of(part), context)]
 
     def _offer_of(self, part: SubHook, tools: _PartTools, context: RunContext) -> Sequence[Tool]:
-        scopes = context.pinned.tools, context.tools
-        if not tools.by_name or [] in scopes:
+        scopes = context.tool_scopes
+        if not tools.by_name or context.has_no_tools:
             return ()
         if tools.scopes == scopes:
             return tools.offered
@@ -202,6 +204,14 @@ class CompositeHook:
                 except Exception:
                     log.exception("a hook could not make its section", extra={"part": part.name})
         return prompt
+
+    async def begin(self, context: RunContext) -> None:
+        """Prepare the sub-hooks for a run; one that fails prepares nothing."""
+        for part in self._preparing:
+            try:
+                await part.begin(context)
+            except Exception:
+                log.exception("a hook could not prepare for a run", extra={"part": part.name})
 
     async def prepare(self) -> None:
         """Load what ``validate`` needs for tools without a struct: it would block the loop."""

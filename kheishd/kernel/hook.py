@@ -28,6 +28,7 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from kheishd.core.permissions.judge import Ruling
+from kheishd.core.scope import includes
 from kheishd.kernel.schema import portable, schema_of
 from protocol.structs import Value
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from kheishd.config.sections.workspace import SandboxMode
     from kheishd.core.permissions.claims import Claim
     from kheishd.core.run.record import RunRecord
+    from kheishd.core.scope import Bounds
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot
     from protocol.journal.line import JournalEvent
@@ -228,8 +230,8 @@ class RunContext(Value, frozen=True):
 
     ``workspace`` is the absolute path of the directory that file and shell tools are confined to.
     ``state`` is for reading only: a tool returns its changes of the store as events of its outcome.
-    ``tools`` are those that the session and its ancestors allow now, which may be fewer than the run pinned;
-    None: all.
+    ``bounds`` are those of the session now, which may be narrower than those that the run pinned; None: there
+    are none.
     """
 
     session: Session
@@ -238,12 +240,26 @@ class RunContext(Value, frozen=True):
     workspace: str
     sandbox: SandboxMode
     state: State
-    tools: Sequence[str] | None = None
+    bounds: Bounds | None = None
+
+    @property
+    def tool_scopes(self) -> tuple[object, ...]:
+        """Everything in the context that decides which tools are allowed."""
+        bounds = self.bounds
+        return (self.pinned.tools, *((bounds.scope, bounds.blocked) if bounds is not None else ()))
+
+    @property
+    def has_no_tools(self) -> bool:
+        """Whether no tool at all is allowed."""
+        return self.pinned.tools == [] or (self.bounds is not None and self.bounds.scope.tools == [])
+
+    def allows_skill(self, name: str) -> bool:
+        """Whether a skill of this name may be used, or be active."""
+        return self.bounds is None or self.bounds.allows_skill(name)
 
     def allows(self, tool: str) -> bool:
         """Whether a tool of this name may be called: the run pinned it, and it is still allowed."""
-        pinned, current = self.pinned.tools, self.tools
-        return (pinned is None or tool in pinned) and (current is None or tool in current)
+        return includes(self.pinned.tools, tool) and (self.bounds is None or self.bounds.allows_tool(tool))
 
 
 def _discard_text(text: str) -> None:
@@ -394,6 +410,9 @@ class SubHook:
         vars(self)[attribute] = replace(row, **facts)
         self._rows = None
 
+    async def begin(self, context: RunContext) -> None:
+        """Prepare for a run before its first prompt: what has to be read for it may be read here."""
+
     def offer(self, context: RunContext) -> Sequence[Tool]:
         """Return the tools that make sense in a context; the composite applies the scopes."""
         return self.tools
@@ -493,6 +512,10 @@ class Hook(Protocol):
 
     def find_tool(self, name: str) -> Tool | None:
         """Return the tool of a name, offered or not; None if no tool has it now."""
+        ...
+
+    async def begin(self, context: RunContext) -> None:
+        """Prepare all sub-hooks for a run, before its first prompt."""
         ...
 
     async def prepare(self) -> None:

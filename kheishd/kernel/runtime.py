@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from msgspec import field
 
+from kheishd.kernel.skills import NoSkills
 from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
 from protocol.objects.run import RunError
 from protocol.structs import Value
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from kheishd.core.context.encodings import MessageEncodings
     from kheishd.core.workspace import Workspaces
     from kheishd.kernel.hook import Hook, Tool
+    from kheishd.kernel.skills import Skills
     from protocol.budget import Prices
     from protocol.objects.definition import Definition
     from protocol.objects.route import Driver, PresetName
@@ -62,6 +64,12 @@ class Runtime(Value, frozen=True):
     load_hooks: Callable[[], Hook]
     workspaces: Workspaces
     warnings: tuple[str, ...] = ()
+    load_skills: Callable[[], Skills] = NoSkills
+
+    @property
+    def skills(self) -> Skills:
+        """The skills of this generation; ``load_skills`` reads nothing and is cheap."""
+        return self.load_skills()
 
     @property
     def hooks(self) -> Hook:
@@ -156,8 +164,8 @@ class ModelFailure(Exception):
 
     ``reason`` is stable (``rate_limited``, ``overloaded``, ``quota_exhausted``, ``unauthorized``,
     ``context_too_long``, ``bad_request``, ``bad_response``, ``empty_answer``, ``calls_too_large``,
-    ``timed_out``, ``connection_failed``, ``route_gone``, ``credential_missing``, ``server_error``);
-    ``message`` never holds a credential. ``usage`` is the usage of an unusable answer.
+    ``timed_out``, ``connection_failed``, ``route_gone``, ``route_forbidden``, ``credential_missing``,
+    ``server_error``); ``message`` never holds a credential. ``usage`` is the usage of an unusable answer.
     """
 
     def __init__(

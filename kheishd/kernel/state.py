@@ -290,6 +290,20 @@ class State:
                 watch.notify()
 
 
+class _RoundEnd(trio.abc.Instrument):
+    """Hands the updates of each round of the loop to the writer together, so that one commit has all of them.
+
+    The writer would take the first one by itself, and commit it, while the round submits the others.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Hand over, at the end of a round."""
+        self._store.hand_over()
+
+
 @asynccontextmanager
 async def open_state(
     directory: Path,
@@ -337,10 +351,14 @@ async def open_state(
     state = State(store, clock)
     if store.damage is not None:
         on_damage(store.damage)
+    round_end = _RoundEnd(store)
+    trio.lowlevel.add_instrument(round_end)
+    store.collects = True
     try:
         yield state
     finally:
         store.close()
+        trio.lowlevel.remove_instrument(round_end)
         with trio.CancelScope(shield=True):
             delivered = trio.Event()
             token.run_sync_soon(delivered.set)

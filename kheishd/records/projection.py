@@ -14,7 +14,7 @@ from protocol.journal.envelope import DAEMON_STREAM
 from protocol.structs import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from kheishd.store.environment import Snapshot
     from kheishd.store.table import Key, KeyPart, Table
@@ -62,7 +62,8 @@ class Projection(Value, Generic[R], frozen=True):
 
     ``kind`` names the type. ``stream`` is the kind of the streams in which its events stand. ``begins`` is
     the type of a record's first event; ``events`` are the types of all of them (None: every event of the
-    stream). ``key`` returns the key of the record that an event changes; None if it changes none.
+    stream). ``key`` returns the key of the record that an event changes; None if it changes none. Where
+    events change several records, ``keys`` returns the keys of all, and ``key`` that of a first event.
     ``evolve`` returns the record after an event; None deletes it. ``source`` returns the stream and cursor of
     the event that began a record. No event changes a record that is ``final``. ``rows`` returns a record's
     index rows, all of them in tables of ``indexes``.
@@ -82,6 +83,7 @@ class Projection(Value, Generic[R], frozen=True):
     evolve: Callable[[R | None, Envelope, Any], R | None]
     source: Callable[[Snapshot, Key, R], tuple[str, int] | None]
     stream: str = SESSION_STREAMS
+    keys: Callable[[Envelope, Any], Sequence[Key]] | None = None
     final: Callable[[R], bool] = lambda record: False
     rows: Callable[[R], frozenset[IndexRow]] = lambda record: frozenset()
     indexes: tuple[Table[Any], ...] = ()
@@ -89,6 +91,13 @@ class Projection(Value, Generic[R], frozen=True):
     bounded: bool = False
     strays: bool = False
     superseded: Callable[[Snapshot, str, R | None, R | None], bool] | None = None
+
+    def keys_of(self, envelope: Envelope, event: Event) -> Sequence[Key]:
+        """Return the keys of the records that an event changes."""
+        if self.keys is not None:
+            return self.keys(envelope, event)
+        key = self.key(envelope, event)
+        return () if key is None else (key,)
 
 
 def key_in(field: str) -> Callable[[Envelope, Any], Key | None]:

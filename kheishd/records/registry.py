@@ -8,6 +8,7 @@ from kheishd.records.agent import AGENT_RECORDS
 from kheishd.records.approval import APPROVAL_RECORDS
 from kheishd.records.conversation import CONVERSATION_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
+from kheishd.records.mailbox import MAIL_RECORDS, MAILBOX_RECORDS
 from kheishd.records.permission import PERMISSION_RECORDS
 from kheishd.records.projection import DerivedIndex, Projection, stream_kind
 from kheishd.records.question import QUESTION_RECORDS
@@ -31,6 +32,8 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     QUESTION_RECORDS,
     INDOUBT_RECORDS,
     TASK_RECORDS,
+    MAIL_RECORDS,
+    MAILBOX_RECORDS,
     TOKEN_RECORDS,
     PERMISSION_RECORDS,
 )

@@ -87,8 +87,7 @@ class RecordReplay:
         Errors: AssertionError if the event does not follow from those before it.
         """
         for projection in self._registry.find(self.stream, event):
-            key = projection.key(envelope, event)
-            if key is not None:
+            for key in projection.keys_of(envelope, event):
                 yield from self._fold_record(store, projection, key, envelope, event)
 
     def rest(self, store: Snapshot) -> Iterator[ExpectedRow]:
@@ -135,9 +134,8 @@ class RecordReplay:
             if event is None or isinstance(event, Unknown):
                 continue
             envelope = decode_envelope(line)
-            if (
-                projection in self._registry.find(self.stream, event)
-                and projection.key(envelope, event) == key
+            if projection in self._registry.find(self.stream, event) and key in projection.keys_of(
+                envelope, event
             ):
                 record = projection.evolve(record, envelope, event)
         assert record is not None, f"no event began the {projection.kind} {key[-1]}"

@@ -9,7 +9,7 @@ import msgspec
 from kheishd.core.run import machine
 from kheishd.records.projection import DerivedIndex, IndexRow, Projection, key_of_run
 from kheishd.records.session import SESSION_RECORDS
-from kheishd.store.tables import RUNS, RUNS_BY_SESSION, RUNS_CANCELLED, RUNS_READY
+from kheishd.store.tables import RUNS, RUNS_BY_SESSION, RUNS_CANCELLED, RUNS_READY, RUNS_TO_CONCLUDE
 from protocol.events.run import RunAccepted
 from protocol.journal.line import decode_event
 from protocol.objects.run import ENDED, SETTLED
@@ -22,15 +22,23 @@ if TYPE_CHECKING:
     from protocol.objects.session import Session
 
 
+def must_be_concluded(run: RunRecord) -> bool:
+    """Whether the run has ended, and its mail or the report of its end is not settled."""
+    return run.status in ENDED and (run.mail > 0 or run.reports)
+
+
 def is_final(run: RunRecord) -> bool:
-    """Whether the run has ended."""
-    return run.status in ENDED
+    """Whether no event changes the run any more."""
+    return run.status in ENDED and not must_be_concluded(run)
 
 
 def index_rows(run: RunRecord) -> frozenset[IndexRow]:
-    """Return the index rows of a run: in its session, and while it is to be stopped."""
+    """Return the index rows of a run: in its session, and while it is to be stopped or concluded."""
     by_session = IndexRow(RUNS_BY_SESSION, (run.session_id, run.accepted_cursor), run.run_id)
-    if run.cancel is None or is_final(run):
+    if must_be_concluded(run):
+        # No event after the end changes this cursor.
+        return frozenset((by_session, IndexRow(RUNS_TO_CONCLUDE, (run.updated_cursor,), run.run_id)))
+    if run.cancel is None or run.status in ENDED:
         return frozenset((by_session,))
     return frozenset((by_session, IndexRow(RUNS_CANCELLED, (run.accepted_cursor,), run.run_id)))
 
@@ -45,7 +53,7 @@ RUN_RECORDS: Final = Projection(
     source=lambda store, key, run: (run.session_id, run.accepted_cursor),
     final=is_final,
     rows=index_rows,
-    indexes=(RUNS_BY_SESSION, RUNS_CANCELLED),
+    indexes=(RUNS_BY_SESSION, RUNS_CANCELLED, RUNS_TO_CONCLUDE),
     # The session limits its queue. A run's input names the run before its acceptance, and an operator may
     # resolve a call in doubt after its end.
     bounded=True,

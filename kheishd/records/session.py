@@ -15,6 +15,7 @@ from protocol.events.permission import PermissionsChanged
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.run import MessageAppended, ModelFailed, RunAccepted, RunEnded
 from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
+from protocol.events.skill import SkillActivated, SkillDeactivated
 
 if TYPE_CHECKING:
     from protocol.objects.session import Session
@@ -43,6 +44,8 @@ EVENTS: Final = (
     TodosWritten,
     PlanEntered,
     PlanExited,
+    SkillActivated,
+    SkillDeactivated,
     PermissionsChanged,
     ApprovalAnswered,
     CallsJudged,

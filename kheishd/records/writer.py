@@ -21,7 +21,7 @@ from protocol.limits.store import MAX_BEGIN_BYTES
 from protocol.structs import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from kheishd.core.run.commands import Command
     from kheishd.core.run.record import RunRecord
@@ -67,13 +67,16 @@ class Changes:
         Errors: AssertionError if it does not follow from the events before it: the journal is damaged.
         """
         for projection in projections:
-            key = projection.key(envelope, event)
-            if key is None:
-                continue
-            change = self._changes.get((projection.table, key)) or self._read(projection.table, key)
-            if change.current is None and projection.strays and not isinstance(event, projection.begins):
-                continue
-            change.current = projection.evolve(change.current, envelope, event)
+            if projection.keys is None:
+                key = projection.key(envelope, event)
+                keys: Sequence[Key] = () if key is None else (key,)
+            else:
+                keys = projection.keys(envelope, event)
+            for key in keys:
+                change = self._changes.get((projection.table, key)) or self._read(projection.table, key)
+                if change.current is None and projection.strays and not isinstance(event, projection.begins):
+                    continue
+                change.current = projection.evolve(change.current, envelope, event)
 
     def write(self) -> None:
         """Write the changed records and the differences of their index rows."""

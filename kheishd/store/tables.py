@@ -12,6 +12,7 @@ from kheishd.store.table import Table
 from protocol.objects.agent import ManagedAgent
 from protocol.objects.approval import Approval
 from protocol.objects.indoubt import Indoubt
+from protocol.objects.mailbox import Mail, Mailbox
 from protocol.objects.question import QuestionRequest
 from protocol.objects.session import Session
 from protocol.objects.task import Task
@@ -39,6 +40,8 @@ RUNS_READY = Table("runs_ready", (int,), str)
 """(cursor of acceptance) → run id: the first open run of its session, not waiting for a person."""
 RUNS_CANCELLED = Table("runs_cancelled", (int,), str)
 """(cursor of acceptance) → run id: to be stopped, not ended."""
+RUNS_TO_CONCLUDE = Table("runs_to_conclude", (int,), str)
+"""(cursor of its end) → run id: ended, and its mail or the report of its end is not settled."""
 CHECKPOINTS = Table("checkpoints", (str, int), bytes)
 """(session id, cursor) → the folded transcript up to the cursor but for its messages, opaque to the store."""
 CHECKPOINT_CHUNKS = Table("checkpoint_chunks", (str, int), bytes)
@@ -97,6 +100,17 @@ RECORDS_BY_RUN = Table("records_by_run", (str, str, int), str)
 """(run id, kind, cursor of its beginning) → id of an approval, question or in-doubt call."""
 DEADLINES = Table("deadlines", (int, str, str), bytes)
 """(time in ms, kind, id) → nothing: a record that expires then."""
+
+# Mail.
+
+MAIL = Table("mail", (str,), Mail)
+"""(recipient's session id/message id) → the message, without its content."""
+MAIL_BY_STATE = Table("mail_by_state", (str, str, int), str)
+"""(recipient's session id, state, cursor of the post) → key of the message."""
+MAILBOXES = Table("mailboxes", (str,), Mailbox)
+"""(session id) → the numbers of messages to the session's agent."""
+MAILBOXES_DUE = Table("mailboxes_due", (str, int), str)
+"""(session id, 1 if it has ended) → session id: a mailbox with pending messages."""
 
 # The daemon.
 

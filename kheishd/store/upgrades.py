@@ -49,6 +49,10 @@ from kheishd.store.tables import (
     INDOUBTS,
     INDOUBTS_OPEN,
     JOURNAL,
+    MAIL,
+    MAIL_BY_STATE,
+    MAILBOXES,
+    MAILBOXES_DUE,
     META,
     PERMISSIONS,
     QUESTIONS,
@@ -57,6 +61,7 @@ from kheishd.store.tables import (
     RECEIPTS_BY_AGE,
     RECORDS_BY_RUN,
     RECORDS_BY_SESSION,
+    RUNS_TO_CONCLUDE,
     SHELLS_LIVE,
     SHELLS_STOPPING,
     SPAWN_RECEIPTS,
@@ -153,6 +158,11 @@ def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
         AGENTS_SETTLED,
         AGENTS_TIED,
         SPAWN_RECEIPTS,
+        MAIL,
+        MAIL_BY_STATE,
+        MAILBOXES,
+        MAILBOXES_DUE,
+        RUNS_TO_CONCLUDE,
     ):
         env.open_db(table.name.encode(), txn)
 

@@ -21,7 +21,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kheishd.core.permissions.grants import change_rules, rule_key
-from kheishd.core.session import evolve, intersect_scopes, leave_plan_mode, narrower_mode
+from kheishd.core.scope import intersect_scopes, narrower_mode
+from kheishd.core.session import evolve, leave_plan_mode
 from kheishd.store.environment import Snapshot
 from kheishd.store.epoch import (
     Line,
@@ -244,9 +245,16 @@ def _narrow_properties(old: Session, session: Session) -> dict[str, Any]:
         changes["permission_mode"] = narrower_mode(old_mode, mode)
     if old.plan_mode and "permission_mode" in changes:
         changes["permission_mode"] = "plan"
-    scope = intersect_scopes(session.scope, old.scope)
-    if scope != session.scope:
-        changes["scope"] = msgspec.to_builtins(scope)
+    for name in ("scope", "credential_scope"):
+        own = getattr(session, name)
+        scope = intersect_scopes(own, getattr(old, name))
+        if scope != own:
+            changes[name] = msgspec.to_builtins(scope)
+    blocked = [*session.blocked_tools, *(set(old.blocked_tools) - set(session.blocked_tools))]
+    if len(blocked) > len(session.blocked_tools):
+        changes["blocked_tools"] = sorted(blocked)
+    if old.profile is not None and session.profile is None:
+        changes["profile"] = old.profile
     if old.workspace != session.workspace and not (
         old.workspace and session.workspace and PurePath(session.workspace).is_relative_to(old.workspace)
     ):

@@ -61,7 +61,10 @@ class Store:
         self._on_group = on_group
         self._on_failure = on_failure
         self._lock = threading.Lock()
-        self._queue: SimpleQueue[Job[Any] | None] = SimpleQueue()
+        self._queue: SimpleQueue[list[Job[Any]] | None] = SimpleQueue()
+        self.collects = False
+        """Whether submitted updates wait for ``hand_over``; then one thread submits, and calls it."""
+        self._collected: list[Job[Any]] = []
         self._closed = False
         self._thread: threading.Thread | None = None
         if threaded:
@@ -178,9 +181,18 @@ class Store:
         if self._thread is None:
             job.queued = False
             self._flush([job])
+        elif self.collects:
+            self._collected.append(job)
         else:
-            self._queue.put(job)
+            self._queue.put([job])
         return job
+
+    def hand_over(self) -> None:
+        """Queue the collected updates."""
+        collected = self._collected
+        if collected:
+            self._collected = []
+            self._queue.put(collected)
 
     def read(self) -> Snapshot:
         """Return a snapshot, for ``with``."""
@@ -221,6 +233,7 @@ class Store:
             return
         self._closed = True
         if self._thread is not None:
+            self.hand_over()
             self._queue.put(None)
             self._thread.join()
         # If a reader does not end, leave the environment open: closing it could crash the interpreter.
@@ -229,22 +242,24 @@ class Store:
 
     def _write(self) -> None:
         queue = self._queue
-        while (first := queue.get()) is not None:
-            waiting = [first]
-            for _ in range(min(queue.qsize(), MAX_GROUP_UPDATES - 1)):
-                job = queue.get()
-                if job is None:
+        while (waiting := queue.get()) is not None:
+            for _ in range(queue.qsize()):
+                if len(waiting) >= MAX_GROUP_UPDATES:
+                    break
+                further = queue.get()
+                if further is None:
                     # Nothing is submitted after the end, so it comes right after this group.
                     queue.put(None)
                     break
-                waiting.append(job)
-            # Jobs that were not cancelled until here cannot be cancelled any more.
-            with self._lock:
-                jobs = [job for job in waiting if job.queued]
-                for job in jobs:
-                    job.queued = False
-            if jobs:
-                self._flush(jobs)
+                waiting = waiting + further
+            for start in range(0, len(waiting), MAX_GROUP_UPDATES):
+                # Jobs that were not cancelled until here cannot be cancelled any more.
+                with self._lock:
+                    jobs = [job for job in waiting[start : start + MAX_GROUP_UPDATES] if job.queued]
+                    for job in jobs:
+                        job.queued = False
+                if jobs:
+                    self._flush(jobs)
 
     def _flush(self, jobs: list[Job[Any]]) -> None:
         previous_failure = self._committer.failure

@@ -1,4 +1,4 @@
-"""The expiry worker, which lapses overdue approvals and questions, and the retention of debug captures.
+"""The expiry worker, which lapses overdue approvals, questions and mail, and the retention of debug captures.
 
 The expiry worker is level-triggered: it reads the list of deadlines, lapses the due objects, and sleeps until
 the earliest other deadline or until a commit touches the list. Deadlines are wall-clock times, and that clock
@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import trio
 
+from kheishd.objects.agents import mail
 from kheishd.objects.people import approval, question
 from kheishd.records.approval import APPROVAL
+from kheishd.records.mailbox import MAIL_KIND
 from kheishd.records.question import QUESTION
 from kheishd.store.tables import DEADLINES
 from kheishd.workers.worker import Worker
@@ -39,6 +41,7 @@ CAPTURE_CHECK_SECONDS: Final = 3600.0
 LAPSES: Final[Mapping[str, Callable[[Transaction, str], None]]] = {
     APPROVAL: approval.expire,
     QUESTION: question.expire,
+    MAIL_KIND: mail.expire,
 }
 """The transaction function that lapses an object, by its kind."""
 
@@ -46,7 +49,7 @@ _Deadline = tuple[int, str, str]
 
 
 class ExpiryWorker(Worker):
-    """Lapses overdue approvals and questions, one in each transaction.
+    """Lapses overdue approvals, questions and messages, one in each transaction.
 
     A deadline that cannot be lapsed is logged and skipped until the daemon restarts.
     """

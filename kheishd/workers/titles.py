@@ -16,6 +16,7 @@ import trio
 from kheishd.core.account import is_used_up
 from kheishd.core.run.budget import calculate_cost
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
+from kheishd.objects.talk.bounds import bounds_of
 from kheishd.objects.talk.output import output_of
 from kheishd.records.run import read_pinned
 from kheishd.records.writer import SessionWriter
@@ -123,7 +124,9 @@ def _run_to_name(store: Snapshot, runtime: Runtime, run_id: str) -> RunRecord | 
     if pinned.driver == "offline" or pinned.route not in runtime.routes:
         return None
     session = store.get(SESSIONS, run.session_id)
-    return run if session is not None and _needs_title(session) else None
+    if session is None or not _needs_title(session):
+        return None
+    return run if bounds_of(store, runtime, session).allows_route(pinned.route) else None
 
 
 def _needs_title(session: Session) -> bool:

@@ -22,6 +22,7 @@ class InputReceived(Event, frozen=True, tag="input_received"):
 class RunAccepted(Event, frozen=True, tag="run_accepted"):
     """A run was accepted, with its pinned values. ``kind`` is its purpose.
 
+    ``reports``: the agent's parent caused it, and is told once how it ended.
     ``queue_index`` is its index among the open runs of the session if it is ahead of queued ones; null: it is
     the last.
     """
@@ -32,6 +33,7 @@ class RunAccepted(Event, frozen=True, tag="run_accepted"):
     sender: str | None = None
     guest: str | None = None
     kind: RunKind = "input"
+    reports: bool = False
     queue_index: int | None = None
 
 
@@ -113,3 +115,14 @@ class RunEnded(Event, frozen=True, tag="run_ended"):
     error: RunError | None = None
     note: str = ""
     worked_ms: int = 0
+
+
+class RunConcluded(Event, frozen=True, tag="run_concluded"):
+    """The work that remained after the run's end is done: its mail is settled, and its end is reported.
+
+    ``report``: the parent was told by ``mail``, or its ``wait`` returned the outcome; ``dropped``: its
+    session had ended; null: the run does not report. ``message_id`` is the message in the parent's mailbox.
+    """
+
+    report: Literal["mail", "wait", "dropped"] | None = None
+    message_id: str | None = None

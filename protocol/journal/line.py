@@ -21,6 +21,13 @@ from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted, DaemonStopped
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
+from protocol.events.mailbox import (
+    MailAcknowledged,
+    MailDeadLettered,
+    MailDelivered,
+    MailPosted,
+    MailRequeued,
+)
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.permission import PermissionsChanged
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
@@ -32,6 +39,7 @@ from protocol.events.run import (
     ModelAsked,
     ModelFailed,
     RunAccepted,
+    RunConcluded,
     RunEnded,
     RunReleased,
     RunStarted,
@@ -45,6 +53,7 @@ from protocol.events.session import (
     SessionUpdated,
     TranscriptImported,
 )
+from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.events.task import TaskEvent
 from protocol.events.token import TokenCreated, TokenRevoked
 from protocol.journal.envelope import Envelope
@@ -111,9 +120,17 @@ JournalEvent = (
     | PlanEntered
     | PlanExited
     | TaskEvent
+    | MailPosted
+    | MailDelivered
+    | MailAcknowledged
+    | MailRequeued
+    | MailDeadLettered
+    | SkillActivated
+    | SkillDeactivated
     | RunReleased
     | CancelRequested
     | RunEnded
+    | RunConcluded
 )
 
 
@@ -138,8 +155,8 @@ EVENT_TYPES: frozenset[str] = frozenset(
 TAG_VALUES: dict[str, frozenset[str]] = {
     "type": EVENT_TYPES | TAGS.keys() | {"workspace_file"},
     "kind": frozenset(
-        "text thinking tool_call tool_result asset input compaction task shell diff command call network"
-        " output request events answer query mutation control".split()
+        "text thinking tool_call tool_result asset input compaction mailbox task shell diff command call"
+        " network output request events answer query mutation control".split()
     ),
     "role": frozenset(("user", "assistant", "tool")),
 }

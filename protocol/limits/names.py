@@ -7,14 +7,15 @@ from protocol.limits.units import KIB
 MAX_SENDER_BYTES = 128
 MAX_AGENT_BYTES = 128
 MAX_TITLE_BYTES = 512
+MAX_ITEM_BYTES = 256
 MAX_REASON_BYTES = 2 * KIB
 MAX_IDEMPOTENCY_KEY_BYTES = 256
 MAX_METADATA_BYTES = 16 * KIB
 
 # Values in records that every event of their session or run writes again: a model's name, a path, the names
-# in a scope (4 KiB are about 150). With 16 KiB of metadata, 8 KiB of ids of open runs, 8 KiB of permissions
-# and a title, a session's record stays under 40 KiB; the record of a new run has none of these and stays
-# under 8 KiB.
+# in both scopes and the blocked tools together (4 KiB are about 150). With 16 KiB of metadata, 8 KiB of ids
+# of open runs, 8 KiB of permissions and a title, a session's record stays under 40 KiB; the record of a new
+# run has none of these and stays under 8 KiB.
 MAX_MODEL_BYTES = 256
 MAX_PATH_BYTES = 1 * KIB
 MAX_SCOPE_BYTES = 4 * KIB

@@ -18,7 +18,7 @@ from protocol.errors.agent import (
     SpawnLimit,
 )
 from protocol.errors.definition import AgentForbidden, AgentNotFound
-from protocol.errors.route import RouteNotFound, RouteNotReady
+from protocol.errors.route import RouteForbidden, RouteNotFound, RouteNotReady
 from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, WorkspaceForbidden, WorkspaceMissing
 from protocol.errors.store import StorageFull
 from protocol.errors.token import ScopeWouldWiden
@@ -32,7 +32,7 @@ from protocol.limits.names import MAX_REASON_BYTES
 from protocol.limits.session import MAX_INPUT_ITEMS
 from protocol.objects.permission import PermissionMode
 from protocol.objects.run import ModelName, Name, Outcome, PathName, RunError
-from protocol.objects.session import CapabilityScope
+from protocol.objects.session import CapabilityScope, CredentialScope, ProfileName, ToolNames
 from protocol.rpc.method import Method, Mutation, Page, Params
 from protocol.transcript import InputItem, Usage
 
@@ -188,7 +188,8 @@ class SpawnRequest(Mutation, frozen=True, kw_only=True):
 
     ``agent`` is the definition that it works as; null: its parent's. ``name`` becomes a short name that is
     unique among its siblings. ``prompt`` is text; ``input_items`` are ordered items instead. ``instructions``
-    are its own, for this task.
+    are its own, for this task. Without a ``credential_scope``, it keeps the routes and gets no connector and
+    no credential of connectors and MCP servers. ``allowed_tools`` leave only these, within its ``profile``.
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=256)]
@@ -204,6 +205,10 @@ class SpawnRequest(Mutation, frozen=True, kw_only=True):
     model: ModelName | None = None
     permission_mode: PermissionMode | None = None
     scope: CapabilityScope | None = None
+    credential_scope: CredentialScope | None = None
+    profile: ProfileName | None = None
+    allowed_tools: ToolNames | None = None
+    blocked_tools: ToolNames = []
     workspace: PathName | None = None
     budget: Budget | None = None
 
@@ -250,6 +255,9 @@ class SpawnExplanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     path: str | None = None
     permission_mode: PermissionMode | None = None
     scope: CapabilityScope | None = None
+    credential_scope: CredentialScope | None = None
+    profile: str | None = None
+    blocked_tools: list[str] = []
     workspace: str | None = None
     route: str | None = None
     model: str | None = None
@@ -300,6 +308,7 @@ _SPAWN = (
     AgentNotFound,
     ScopeWouldWiden,
     RouteNotFound,
+    RouteForbidden,
     RouteNotReady,
     WorkspaceForbidden,
     WorkspaceMissing,

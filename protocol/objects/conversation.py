@@ -6,7 +6,7 @@ from msgspec import Meta, Struct
 
 from protocol.errors.conversation import ConversationNotFound, SenderForbidden, SenderInvalid
 from protocol.errors.definition import AgentForbidden, AgentNotFound
-from protocol.errors.route import RouteNotFound, RouteNotReady
+from protocol.errors.route import RouteForbidden, RouteNotFound, RouteNotReady
 from protocol.errors.rpc import NotSupported
 from protocol.errors.run import NothingToSteer
 from protocol.errors.session import (
@@ -150,6 +150,7 @@ SEND = Method(
         SenderInvalid,
         RouteNotFound,
         RouteNotReady,
+        RouteForbidden,
         InputTooLarge,
         ContractInvalid,
         InputContractViolated,
@@ -218,6 +219,7 @@ COMPACT = Method(
         AgentNotFound,
         RouteNotFound,
         RouteNotReady,
+        RouteForbidden,
         WorkspaceForbidden,
         StorageFull,
     ),

@@ -21,7 +21,7 @@ from protocol.errors.store import StorageFull
 from protocol.errors.token import ScopeWouldWiden
 from protocol.ids import Cursor, Id
 from protocol.limits.call import MAX_SUBJECT_BYTES, MAX_TOOL_BYTES
-from protocol.limits.names import MAX_AGENT_BYTES, MAX_REASON_BYTES
+from protocol.limits.names import MAX_AGENT_BYTES, MAX_ITEM_BYTES, MAX_REASON_BYTES
 from protocol.limits.permission import MAX_RULES
 from protocol.rpc.method import Method, Mutation, Page, Params
 
@@ -31,6 +31,17 @@ MODES: tuple[PermissionMode, ...] = ("plan", "dontAsk", "default", "acceptEdits"
 """All modes, from the narrowest to the widest."""
 Layer = Literal["managed", "daemon", "definition", "parent", "session", "run"]
 """The owner of a rule, from the broadest to the narrowest; ``parent``: a session further up."""
+ItemKind = Literal[
+    "tool",
+    "skill",
+    "member",
+    "mcp_server",
+    "route",
+    "connector",
+    "connector_credential",
+    "mcp_credential",
+]
+"""The kinds of items that scopes list by name."""
 ModeEffect = Literal["edit_allowed", "ask_allowed", "ask_denied", "denied_in_plan"]
 """The effect of the mode on a verdict: that of acceptEdits, bypassPermissions, dontAsk and plan, in this
 order.
@@ -219,11 +230,16 @@ class PermissionWhy(Params, frozen=True, kw_only=True):
 
     Without a session and a run, the call is judged in a new session of ``agent``, or of the default agent.
     ``mode`` replaces the session's mode, within its limits. A ``subject`` of the form ``net:HOST:PORT`` is a
-    connection of a running call. ``facts`` are the call's circumstances, without which no grant answers.
+    connection of a running call. ``facts`` are the call's circumstances, without which no grant answers. The
+    explanation begins with the links that hide the item: definition, session, profile, parent.
     """
 
-    tool: Annotated[str, Meta(min_length=1, max_length=MAX_TOOL_BYTES)]
+    tool: Annotated[
+        str,
+        Meta(min_length=1, max_length=MAX_ITEM_BYTES, description="A tool's name, or that of another item."),
+    ]
     subject: Annotated[str, Meta(max_length=MAX_SUBJECT_BYTES)] = ""
+    item_kind: Annotated[ItemKind, Meta(description="The kind of the item.")] = "tool"
     session_id: Id | None = None
     run_id: Id | None = None
     agent: AgentName | None = None

@@ -42,8 +42,8 @@ SETTLED: frozenset[str] = ENDED | {"waiting_for_approval", "waiting_for_user_que
 """The statuses in which nothing more happens without a person."""
 
 
-RunKind = Literal["input", "compaction"]
-"""The purpose of a run: to answer an input, or to summarize the session."""
+RunKind = Literal["input", "compaction", "mailbox"]
+"""The purpose of a run: to answer an input, to summarize the session, or to read mail."""
 
 DebugLevel = Literal["off", "redacted", "full"]
 """The level of a debug capture: nothing; the structure of the model calls, with lengths and digests
@@ -91,7 +91,8 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``preset``, ``auth_header`` and ``ca_file`` are those of the route.
 
-    ``instructions_digest`` is the SHA-256 (hex) of the resolved instructions, which are stored separately.
+    ``instructions_digest`` is the SHA-256 (hex) of the agent's instructions, which are stored separately, and
+    ``section_digests`` are those of the sections that follow them, such as the text of a profile.
     ``tools`` lists the offered tools: null means all tools, an empty list none. ``context_tokens`` is the
     size of the model's context window. ``debug`` is the level of the capture; a later ``off`` in the
     configuration does not change it. The run must satisfy ``output_contract`` and ``requirements``.
@@ -109,6 +110,7 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ca_file: str | None = None
     options: dict[str, Any] = {}
     instructions_digest: str | None = None
+    section_digests: list[str] = []
     tools: list[str] | None = None
     workspace: str | None = None
     permission_mode: str = "default"
@@ -150,6 +152,8 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     the indexes of the satisfied requirements. ``partial_cursors`` are the cursors of the truncated answers
     that the last answer continues.
 
+    ``mail`` is the number of messages that it delivers, and ``reports`` whether the agent's parent is to be
+    told of its end; both are unset once that is done, after its end.
     ``urgent``: the run was accepted ahead of the queued ones, because its message interrupted a run.
 
     ``reserved`` is set aside for children that the run spawned, ``delegated`` was used by those that ended.
@@ -194,6 +198,8 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reminders: int = 0
     met_requirements: list[int] = []
     partial_cursors: list[Cursor] = []
+    mail: int = 0
+    reports: bool = False
     worked_ms: int = 0
     reserved: Amounts = Amounts()
     delegated: Amounts = Amounts()

@@ -10,7 +10,7 @@ from protocol.errors.budget import BudgetExhausted
 from protocol.errors.conversation import SenderForbidden, SenderInvalid
 from protocol.errors.definition import AgentForbidden, AgentNotFound
 from protocol.errors.journal import CursorPruned
-from protocol.errors.route import RouteNotFound, RouteNotReady
+from protocol.errors.route import RouteForbidden, RouteNotFound, RouteNotReady
 from protocol.errors.run import NothingToSteer
 from protocol.errors.session import (
     ContractInvalid,
@@ -30,6 +30,7 @@ from protocol.errors.session import (
 from protocol.errors.store import StorageFull
 from protocol.errors.token import ScopeWouldWiden
 from protocol.ids import Cursor, Id
+from protocol.limits.call import MAX_TOOL_BYTES
 from protocol.limits.names import MAX_REASON_BYTES, MAX_TITLE_BYTES
 from protocol.objects.permission import Grant, PermissionMode, Rule
 from protocol.objects.run import (
@@ -59,13 +60,34 @@ Allowlist = list[str] | None
 
 
 class CapabilityScope(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The widest capabilities of a session: null means every name, an empty list none."""
+    """The widest capabilities of a session: null means every name, an empty list none.
+
+    ``tools`` are names of tools; ``mcp__*`` in it stands for every tool of an MCP server. ``mcp`` are MCP
+    servers, ``mcp_tools`` their tools by full name (``mcp__SERVER__TOOL``): such a tool needs all three.
+    ``members`` are the agents to delegate to. ``credentials`` limits both the connector credentials and the
+    MCP credentials of the credential scope.
+    """
 
     tools: Allowlist = None
     skills: Allowlist = None
     mcp: Allowlist = None
     members: Allowlist = None
     credentials: Allowlist = None
+    mcp_tools: Allowlist = None
+
+
+class CredentialScope(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The credentials that a session may use, by name: null means every name, an empty list none.
+
+    ``routes`` are routes of models, ``connectors`` connectors, ``connector_credentials`` their credentials
+    (``CONNECTOR:NAME``; the connector itself must be allowed, too), ``mcp_credentials`` the MCP servers whose
+    credential may be used.
+    """
+
+    routes: Allowlist = None
+    connectors: Allowlist = None
+    connector_credentials: Allowlist = None
+    mcp_credentials: Allowlist = None
 
 
 class ForkOf(Struct, frozen=True, omit_defaults=True):
@@ -94,18 +116,49 @@ class Plan(Struct, frozen=True, kw_only=True, omit_defaults=True):
     summary: str = ""
 
 
+class SkillTool(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A tool that a skill allows or blocks; with a ``subject``, only for the subjects that it matches.
+
+    In a subject, ``*`` matches any text, as in permission rules.
+    """
+
+    tool: str
+    subject: str | None = None
+
+
+class ActiveSkill(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A skill that is active in a session: a snapshot, which later changes of its file do not change.
+
+    ``text`` is the blob (SHA-256, hex) with the skill as the model reads it. While it is active, only
+    ``allowed_tools`` may be used (null: all), and no ``blocked_tools``. ``by_call``: the model activated it,
+    and has the text in its context unless ``activated_cursor`` was compacted.
+    """
+
+    name: str
+    text: str
+    text_bytes: int
+    activated_cursor: Cursor
+    allowed_tools: list[SkillTool] | None = None
+    blocked_tools: list[SkillTool] = []
+    by_call: bool = False
+
+
 class SessionProperties(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The properties of a session, as its record and the event ``session_created`` hold them.
 
     ``session.rename`` changes the title, ``session.update`` the others (:class:`SessionSettings`). Null means
     that the session has no value of its own: the agent's applies, then the daemon's. ``input_contract`` is
     the SHA-256 of the JSON Schema that everything sent to the session must match; ``output_contract`` binds
-    the output of its runs. ``busy`` is the policy for a message that arrives while a run is in flight.
+    the output of its runs. ``profile`` names a fixed tool surface; ``blocked_tools`` are denied whatever else
+    allows them. ``busy`` is the policy for a message that arrives while a run is in flight.
     ``budget`` limits the session and all sessions below it together.
     """
 
     title: str | None = None
     scope: CapabilityScope = CapabilityScope()
+    credential_scope: CredentialScope = CredentialScope()
+    profile: str | None = None
+    blocked_tools: list[str] = []
     permission_mode: PermissionMode | None = None
     workspace: str | None = None
     route: str | None = None
@@ -125,6 +178,8 @@ class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
     is the fork point of a fork, whose transcript begins with the parent's up to that point. ``plan_mode``:
     the agent is in plan mode, and leaving it restores ``pre_plan_mode`` as the permission mode.
     ``plan_cursor`` and ``todos_cursor`` are the cursors of the newest plan and list of todos.
+    ``active_skills`` are in the order of their activation; if a message up to ``compacted_cursor`` held the
+    text of one of them, the model no longer reads that message.
     ``updated_cursor`` is the cursor of the last event that changed this record. ``account`` is the use of the
     budget, and of what its runs reserved for children.
     """
@@ -150,10 +205,22 @@ class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
     runs: int = 0
     usage: Usage = Usage()
     costs: list[Cost] = []
+    active_skills: list[ActiveSkill] = []
+    compacted_cursor: Cursor = 0
     account: Account | None = None
 
 
-class SessionView(Session, frozen=True, kw_only=True, omit_defaults=True):
+class SessionRow(Session, frozen=True, kw_only=True, omit_defaults=True):
+    """A session with its effective scopes: its own, narrowed by everything else that limits it.
+
+    That is its agent's definition, its profile and every session above it. An absent list means every name.
+    """
+
+    effective_scope: CapabilityScope = CapabilityScope()
+    effective_credential_scope: CredentialScope = CredentialScope()
+
+
+class SessionView(SessionRow, frozen=True, kw_only=True, omit_defaults=True):
     """A session with its agent's todos and newest plan, its contracts' schemas, and its budget's use."""
 
     todos: list[Todo] = []
@@ -190,19 +257,28 @@ class History(Struct, frozen=True):
 class SessionList(Struct, frozen=True):
     """A page of sessions."""
 
-    sessions: list[Session]
+    sessions: list[SessionRow]
     next: str | None
 
 
 Title = Annotated[str, Meta(max_length=MAX_TITLE_BYTES)]
 Reason = Annotated[str, Meta(max_length=MAX_REASON_BYTES)]
 Order = Literal["oldest", "newest"]
+ProfileName = Literal["default", "plan", "verification", "coordinator"]
+"""The profiles: fixed tool surfaces for common roles."""
+ToolNames = Annotated[
+    list[Annotated[str, Meta(min_length=1, max_length=MAX_TOOL_BYTES)]],
+    Meta(description="Names of tools; 'mcp__*' stands for those of MCP servers."),
+]
 
 
 class SessionSettings(Mutation, frozen=True, kw_only=True):
     """The params that set properties of a session. An absent param leaves its property unchanged."""
 
     scope: CapabilityScope | UnsetType = UNSET
+    credential_scope: CredentialScope | UnsetType = UNSET
+    profile: ProfileName | UnsetType = UNSET
+    blocked_tools: ToolNames | UnsetType = UNSET
     permission_mode: PermissionMode | None | UnsetType = UNSET
     workspace: PathName | None | UnsetType = UNSET
     route: Name | None | UnsetType = UNSET
@@ -320,6 +396,7 @@ _SEND = (
     SenderInvalid,
     RouteNotFound,
     RouteNotReady,
+    RouteForbidden,
     WorkspaceForbidden,
     InputTooLarge,
     ContractInvalid,
@@ -417,6 +494,7 @@ COMPACT = Method(
         AgentNotFound,
         RouteNotFound,
         RouteNotReady,
+        RouteForbidden,
         WorkspaceForbidden,
         StorageFull,
     ),

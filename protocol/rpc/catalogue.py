@@ -8,6 +8,7 @@ from protocol.objects import (
     definition,
     indoubt,
     journal,
+    mailbox,
     output,
     permission,
     question,
@@ -15,6 +16,7 @@ from protocol.objects import (
     rpc,
     run,
     session,
+    skill,
     task,
     token,
 )
@@ -35,8 +37,10 @@ METHODS: dict[str, AnyMethod] = {
         indoubt,
         permission,
         task,
+        mailbox,
         journal,
         definition,
+        skill,
         route,
         token,
     )

@@ -19,8 +19,10 @@ from protocol.rpc.catalogue import METHODS
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon
 
-BY_CALL_ONLY = {"rpc.ping", "rpc.discover", "rpc.cancel", "journal.unsubscribe"}
-"""Methods without a command of their own: they are about a connection, which a command does not keep."""
+BY_CALL_ONLY = {"rpc.ping", "rpc.discover", "rpc.cancel", "journal.unsubscribe"} | {
+    name for name in METHODS if name.startswith(("agent.", "mailbox."))
+}
+"""Methods without a command: they are about a connection, which a command does not keep, or about agents."""
 
 NOT_OPTIONS = {
     "agent.spawn": {"budget"},

@@ -16,6 +16,13 @@ from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
 from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonStarted
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
+from protocol.events.mailbox import (
+    MailAcknowledged,
+    MailDeadLettered,
+    MailDelivered,
+    MailPosted,
+    MailRequeued,
+)
 from protocol.events.permission import PermissionsChanged
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
 from protocol.events.run import (
@@ -24,10 +31,12 @@ from protocol.events.run import (
     MessageAppended,
     ModelAsked,
     RunAccepted,
+    RunConcluded,
     RunEnded,
     RunStarted,
 )
 from protocol.events.session import SessionCreated, SessionRenamed
+from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.events.task import (
     TaskCreated,
     TaskDeleted,
@@ -42,7 +51,7 @@ from protocol.journal.line import JournalEvent
 from protocol.objects.approval import Remember
 from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
 from protocol.objects.question import Option, Question
-from protocol.objects.run import Pinned, RunError
+from protocol.objects.run import Outcome, Pinned, RunError
 from protocol.objects.task import ShellCommand
 from protocol.objects.token import TokenGrant
 from protocol.transcript import Item, Message, Text, ToolCall, Usage
@@ -227,8 +236,39 @@ def rich_history(store: Store) -> None:
     update(store, _tasks)
     _agents(store)
     update(store, _permissions)
+    update(store, _mail)
     token(store, "tok_a")
     token(store, "tok_b", revoked=True)
+
+
+def mail_posted(message_id: str, **more: Any) -> MailPosted:
+    """Return the posting of a message."""
+    return MailPosted(
+        message_id=message_id, from_agent="ses_b", subject="s", payload={"type": "t"}, digest="d", **more
+    )
+
+
+def _mail(tx: Transaction) -> None:
+    """Create messages in every state, a closed mailbox, and a run that is to be concluded."""
+    pinned = Pinned(route="offline", driver="offline", model="offline")
+    writer = SessionWriter(tx, "ses_b", session=tx.get(SESSIONS, "ses_b"))
+    writer.append_all(map(mail_posted, ("m1", "m2", "m3", "m4")))
+    writer.append(mail_posted("m5", expires_at_ms=NOW_MS + 1))
+    outcomes: tuple[Outcome, ...] = ("completed", "failed", "failed", "completed")
+    for number, outcome in enumerate(outcomes, 1):
+        writer.begin_run(f"run_mail_{number}")
+        accepted = RunAccepted(input_id="i", agent="default", pinned=pinned, kind="mailbox", reports=True)
+        writer.append_all([accepted, MailDelivered(message_ids=[f"m{number}"])])
+        writer.append(RunEnded(outcome=outcome))
+        if number == 1:
+            writer.append(MailAcknowledged(message_ids=["m1"], how="delivered"))
+        elif number == 2:
+            writer.append(MailRequeued(message_ids=["m2"], note="it failed"))
+        elif number == 3:
+            writer.append(MailDeadLettered(message_ids=["m3"], reason="attempts"))
+        if number < 4:
+            writer.append(RunConcluded(report="mail", message_id=f"notice:run_mail_{number}"))
+    writer.write()
 
 
 SHELL = ShellCommand(command="make", workdir="/w", workspace="/w", sandboxed=True)
@@ -247,10 +287,13 @@ def task_ended(task_id: str) -> TaskEnded:
 
 
 def _tasks(tx: Transaction) -> None:
-    """Create tasks in every status, and shells: running, being stopped, ended."""
+    """Create tasks in every status, shells (running, being stopped, ended) and an active skill."""
     writer = SessionWriter(tx, "ses_d", session=tx.get(SESSIONS, "ses_d"))
     writer.append_all(
         [
+            SkillActivated(name="old", text="0" * 64, text_bytes=1),
+            SkillActivated(name="new", text="1" * 64, text_bytes=1, by_call=True),
+            SkillDeactivated(name="old"),
             task_created("tsk_done"),
             TaskUpdated(task_id="tsk_done", status="completed", output="it is done"),
             task_created("tsk_open", "tsk_done"),

@@ -17,6 +17,7 @@ from kheishd.kernel.runtime import RouteSpec
 from kheishd.kernel.shells import Shells
 from kheishd.kernel.state import State
 from kheishd.objects.agents import agent as agents
+from kheishd.objects.agents import mailbox
 from kheishd.objects.node import journal
 from kheishd.objects.people import approval, audit, indoubt, permission, question
 from kheishd.objects.talk import (
@@ -64,6 +65,7 @@ HANDLERS: tuple[Handler, ...] = (
     *question.HANDLERS,
     *indoubt.HANDLERS,
     *task.HANDLERS,
+    *mailbox.HANDLERS,
     *agents.HANDLERS,
     *journal.HANDLERS,
 )

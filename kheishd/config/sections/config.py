@@ -12,6 +12,7 @@ from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.config.sections.routes import BUILT_IN_ROUTE, RouteSection
 from kheishd.config.sections.runs import RunsSection
 from kheishd.config.sections.section import Section
+from kheishd.config.sections.skills import SkillsSection
 from kheishd.config.sections.titles import TitlesSection
 from kheishd.config.sections.tools import ToolsSection
 from kheishd.config.sections.workspace import WorkspaceSection
@@ -40,6 +41,7 @@ class Config(Section, frozen=True):
     agents: AgentsSection = AgentsSection()
     context: ContextSection = ContextSection()
     tools: ToolsSection = ToolsSection()
+    skills: SkillsSection = SkillsSection()
     titles: TitlesSection = TitlesSection()
     debug: DebugSection = DebugSection()
     log: LogSection = LogSection()

@@ -105,6 +105,7 @@ from protocol.events.approval import ApprovalRequested
 from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
+from protocol.events.mailbox import MailDelivered
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.question import QuestionLapsed
 from protocol.events.run import (
@@ -113,6 +114,7 @@ from protocol.events.run import (
     ModelAsked,
     ModelFailed,
     RunAccepted,
+    RunConcluded,
     RunEnded,
     RunReleased,
     RunStarted,
@@ -347,6 +349,8 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
     if isinstance(event, RunAccepted):
         return _create(envelope, event)
     assert run is not None, "a run's first event is its acceptance"
+    if isinstance(event, RunConcluded):
+        return replace(run, mail=0, reports=False)
     if run.status in ENDED:
         # A later event about its calls, such as the resolution of an in-doubt call, does not change the run.
         return run
@@ -392,6 +396,8 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
             return answers.evolve_output(run, envelope.cursor, event)
         case CancelRequested(outcome=outcome):
             return replace(run, cancel=outcome)
+        case MailDelivered(message_ids=message_ids):
+            return replace(run, mail=len(message_ids))
         case RunEnded(outcome=outcome, error=error):
             return _evolve_end(run, envelope, outcome, error)
         case _:
@@ -414,6 +420,7 @@ def _create(envelope: Envelope, event: RunAccepted) -> RunRecord:
         accepted_cursor=envelope.cursor,
         updated_cursor=envelope.cursor,
         kind=event.kind,
+        reports=event.reports,
         urgent=event.queue_index is not None,
     )
 

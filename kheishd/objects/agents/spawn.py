@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Final
 from msgspec import field
 
 from kheishd.core.agent import NICKNAMES, choose_nickname, find_free, fold_nickname, hash_request, make_name
-from kheishd.core.session import choose_mode, inherit_scope, intersect_scopes
+from kheishd.core.scope import ChildRequest, ChildRights, Restriction, narrow_for_child
 from kheishd.core.workspace import require_within_parent
 from kheishd.objects.agents.tree import live_children, path_of, root_id_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_route
-from kheishd.objects.talk.bounds import bounds_of
+from kheishd.objects.talk.bounds import bounds_of, scope_of
 from kheishd.objects.talk.pin import pin_run
-from kheishd.objects.talk.session import scope_of
+from kheishd.objects.talk.session import require_small
 from kheishd.objects.talk.workspace import find_problem, resolve, workspace_of
 from kheishd.records.agent import hash_key
 from kheishd.records.writer import BY_DAEMON, Origin, SessionWriter
@@ -37,7 +37,7 @@ from kheishd.store.tables import (
 from protocol import ids
 from protocol.errors.agent import AgentAlreadyClosed, MemberForbidden, SpawnConflict, SpawnLimit
 from protocol.errors.definition import AgentNotFound
-from protocol.errors.route import RouteNotReady
+from protocol.errors.route import RouteForbidden, RouteNotReady
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import SessionAlreadyEnded, WorkspaceMissing
 from protocol.events.agent import AgentSpawned, ChildSpawned
@@ -48,7 +48,7 @@ from protocol.limits.session import MAX_INPUT_BYTES
 from protocol.objects.agent import LimitUse
 from protocol.objects.run import SendParams
 from protocol.objects.session import CapabilityScope
-from protocol.structs import Value
+from protocol.structs import Value, fields_of
 from protocol.transcript import Text
 
 if TYPE_CHECKING:
@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.agent import ManagedAgent, SpawnRequest
     from protocol.objects.definition import Definition
-    from protocol.objects.permission import PermissionMode
     from protocol.objects.session import Session
     from protocol.transcript import InputItem
 
@@ -92,8 +91,7 @@ class SpawnVerdict(Value, frozen=True):
     name: str
     path: str
     nickname: str
-    scope: CapabilityScope
-    mode: PermissionMode
+    rights: ChildRights
     workspace: str
     route: RouteSpec
 
@@ -171,7 +169,7 @@ def judge_spawn(store: Snapshot, runtime: Runtime, plan: SpawnPlan, now_ms: int)
     """Return what an agent will be, within the limits and with at most its parent's rights.
 
     Errors: SessionAlreadyEnded, AgentAlreadyClosed, SpawnLimit, AgentNotFound, MemberForbidden,
-    ScopeWouldWiden, RouteNotFound, RouteNotReady, WorkspaceForbidden.
+    ScopeWouldWiden, InputTooLarge, RouteNotFound, RouteForbidden, RouteNotReady, WorkspaceForbidden.
     """
     request, parent = plan.request, store.need(SESSIONS, plan.parent_id)
     require_working(store, parent, "$.params.parent")
@@ -180,16 +178,29 @@ def judge_spawn(store: Snapshot, runtime: Runtime, plan: SpawnPlan, now_ms: int)
             raise SpawnLimit(f"{use.limit} is {use.allowed}, and {use.used} are used; close agents or wait")
     bounds = bounds_of(store, runtime, parent)
     definition = _find_definition(runtime, parent, bounds.scope.members, request.agent)
-    requested = request.scope or CapabilityScope()
-    scope = intersect_scopes(
-        inherit_scope(bounds.scope, requested), intersect_scopes(scope_of(definition), requested)
+    rights = narrow_for_child(
+        bounds,
+        ChildRequest(
+            scope=request.scope or CapabilityScope(),
+            credential_scope=request.credential_scope,
+            permission_mode=request.permission_mode,
+            profile=request.profile,
+            allowed_tools=request.allowed_tools,
+            blocked_tools=request.blocked_tools,
+            agent_scope=scope_of(definition),
+            agent_mode=definition.permission_mode,
+        ),
     )
-    mode = choose_mode(bounds.mode, request.permission_mode, definition.permission_mode)
+    require_small(rights.scope, rights.credential_scope, rights.blocked_tools)
     parent_workspace = workspace_of(store, runtime, parent)
     workspace = parent_workspace
     if plan.workspace is not None:
         workspace = require_within_parent(plan.workspace, parent_workspace)
     route = find_route(runtime, request.route, definition.route)
+    forbidden = Restriction(credentials=rights.credential_scope).find_problem("route", route.route_id)
+    if forbidden is not None:
+        text = f"the agent may not use the route '{route.route_id}': {forbidden}"
+        raise RouteForbidden(text, field="$.params.route")
     problem = runtime.models.problem(route)
     if problem is not None:
         raise RouteNotReady(f"the route '{route.route_id}' is not ready: {problem}", field="$.params.route")
@@ -204,7 +215,7 @@ def judge_spawn(store: Snapshot, runtime: Runtime, plan: SpawnPlan, now_ms: int)
         " ",
         lambda name: store.get(AGENTS_BY_NICKNAME, hash_key(fold_nickname(name))) is not None,
     )
-    return SpawnVerdict(definition, name, f"{parent_path}/{name}", nickname, scope, mode, workspace, route)
+    return SpawnVerdict(definition, name, f"{parent_path}/{name}", nickname, rights, workspace, route)
 
 
 def require_working(store: Snapshot, session: Session, name: str) -> None:
@@ -292,11 +303,10 @@ def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
             sender=parent.sender,
             parent_session_id=parent.session_id,
             root_session_id=root_id_of(parent),
-            scope=verdict.scope,
-            permission_mode=verdict.mode,
             workspace=verdict.workspace,
             route=request.route,
             model=request.model,
+            **fields_of(ChildRights, verdict.rights),
         )
     )
     writer.append(

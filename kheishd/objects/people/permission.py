@@ -21,7 +21,7 @@ from kheishd.core.permissions.judge import (
     explain,
     judge_claim,
 )
-from kheishd.core.session import intersect_names
+from kheishd.core.scope import includes
 from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, SubjectReading, Tool, ToolError
 from kheishd.objects.pages import cursor_after, page_of
@@ -57,9 +57,10 @@ from protocol.objects.run import ENDED
 from protocol.objects.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from kheishd.core.run.record import RunRecord
+    from kheishd.core.scope import Bounds
     from kheishd.kernel.runtime import Runtime
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.task import Task
@@ -202,20 +203,20 @@ def why(call: Call, params: PermissionWhy) -> Explanation:
     with call.state.read() as store:
         session, run = _find_subject(store, call, params.session_id, params.run_id, params.agent)
         layers = layers_of(store, call.runtime, session, run)
-        tools = bounds_of(store, call.runtime, session).scope.tools
-        if run is not None:
-            tools = intersect_names(tools, read_pinned(store, run).tools)
+        lines = _explain_links(bounds_of(store, call.runtime, session), session, params)
+        if run is not None and not includes(read_pinned(store, run).tools, params.tool):
+            text = f"it did not have '{params.tool}' when it was accepted"
+            lines.append(ExplanationLine(source=f"run {run.run_id}", says="deny", text=text))
+    if params.item_kind != "tool":
+        return _explain_item(call, params, lines, layers.mode)
     if params.mode is not None:
         layers = _with_mode(layers, params.mode)
     tool = call.runtime.hooks.find_tool(params.tool)
     # An unknown tool is judged by the strictest facts.
     facts = facts_of(tool) if tool is not None else ToolFacts(params.tool, "execute", "ask")
-    notes = []
     if tool is None:
-        notes.append(("tool", f"there is no tool '{params.tool}' now; it is judged as one that asks"))
-    if tools is not None and params.tool not in tools:
-        notes.append(("scope", "the scope does not include this tool"))
-    lines = [ExplanationLine(source=source, says=None, text=text) for source, text in notes]
+        text = f"there is no tool '{params.tool}' now; it is judged as one that asks"
+        lines.insert(0, ExplanationLine(source="tool", says=None, text=text))
     # A command always has circumstances; another tool has none unless the caller names some.
     shown = params.facts or (None if facts.kind == "execute" else CallFacts())
     reading = _read_subject(tool, params.subject)
@@ -227,7 +228,57 @@ def why(call: Call, params: PermissionWhy) -> Explanation:
     if reading.is_openable and judge_claim(facts, Claim("network", reading.subject), layers).exact:
         opinion = None
     explanation = explain(facts, reading.subject, layers, opinion, claims=list(claims), facts=shown)
-    return replace(explanation, lines=[*lines, *explanation.lines])
+    explanation = replace(explanation, lines=[*lines, *explanation.lines])
+    hidden = next((line for line in lines if line.says == "deny"), None)
+    if hidden is not None:
+        explanation = replace(explanation, decision="deny", why=hidden.source, note=hidden.text)
+    return explanation
+
+
+def _explain_links(bounds: Bounds, session: Session, params: PermissionWhy) -> list[ExplanationLine]:
+    """Return a line for each link that hides an item; for one that is no tool, a line for each link."""
+    lines = []
+    for link in bounds.links:
+        if link.session_id == session.session_id:
+            source = f"{link.kind} {link.name}".rstrip()
+        else:
+            owner = "" if link.kind == "session" else f" {link.kind} {link.name}"
+            source = f"parent {link.session_id}{owner}"
+        problem = link.find_problem(params.item_kind, params.tool)
+        if problem is not None:
+            lines.append(ExplanationLine(source=source, says="deny", text=problem))
+        elif params.item_kind != "tool":
+            lines.append(ExplanationLine(source=source, says="allow", text="it does not exclude it"))
+    return lines
+
+
+def _explain_item(
+    call: Call, params: PermissionWhy, lines: list[ExplanationLine], mode: PermissionMode
+) -> Explanation:
+    """Return the explanation of an item that is no tool: the scopes alone decide. Errors: InvalidParams."""
+    for field in ("subject", "mode", "facts"):
+        if getattr(params, field):
+            raise InvalidParams(f"'{field}' is for the call of a tool", field=f"$.params.{field}")
+    existing: dict[str, Collection[str]] = {
+        "route": call.runtime.routes,
+        "member": call.runtime.definitions,
+        "skill": call.runtime.skills.catalogue().skills,
+    }
+    if params.tool not in existing.get(params.item_kind, (params.tool,)):
+        text = f"there is no {params.item_kind} '{params.tool}' now"
+        lines = [ExplanationLine(source=params.item_kind, says="deny", text=text), *lines]
+    deciding = next((line for line in lines if line.says == "deny"), lines[-1])
+    decision = deciding.says or "allow"
+    return Explanation(
+        decision=decision,
+        base=decision,
+        why=deciding.source,
+        note=deciding.text if decision == "deny" else "",
+        mode=mode,
+        mode_effect=None,
+        grant_id=None,
+        lines=lines,
+    )
 
 
 def _read_subject(tool: Tool | None, subject: str) -> SubjectReading:

@@ -1,7 +1,8 @@
-"""The bounds of a session: its own scope and mode, narrowed by those of every session above it.
+"""The bounds of a session: the one place where everything that limits it meets.
 
-A child is checked when it is created and again whenever it is used. So narrowing a parent narrows its
-children, and no chain of sessions yields a right that its root lacks. No mode is wider than
+These are its agent's definition, its own scopes, its profile, its active skills, and the same of every
+session above it. A child is checked when it is created and again whenever it is used. So narrowing a parent
+narrows its children, and no chain of sessions yields a right that its root lacks. No mode is wider than
 ``permissions.max_mode`` in the configuration.
 """
 
@@ -9,10 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kheishd.core.session import intersect_scopes, is_wider, narrower_mode
+from kheishd.core.profiles import PROFILES
+from kheishd.core.scope import Bounds, Link, bound_by, is_wider, narrower_mode
+from kheishd.core.skill import allowed_names
 from kheishd.store.tables import SESSIONS
 from protocol.errors.token import ScopeWouldWiden
-from protocol.structs import Value
+from protocol.objects.session import CapabilityScope
 
 if TYPE_CHECKING:
     from kheishd.kernel.call import Call
@@ -20,15 +23,7 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot
     from protocol.objects.definition import Definition
     from protocol.objects.permission import PermissionMode
-    from protocol.objects.session import CapabilityScope, Session
-
-
-class Bounds(Value, frozen=True):
-    """A scope, a permission mode, and the number of sessions above: 0 for a root."""
-
-    scope: CapabilityScope
-    mode: PermissionMode
-    depth: int = 0
+    from protocol.objects.session import Session
 
 
 def bounds_of(
@@ -39,14 +34,55 @@ def bounds_of(
     Source: the records of the session and of those above it, at most MAX_SESSION_DEPTH.
     """
     mode = narrower_mode(mode_of(runtime, session, speaker), runtime.config.permissions.max_mode)
-    bounds = Bounds(session.scope, mode)
-    for parent in ancestors(store, session):
-        bounds = Bounds(
-            intersect_scopes(bounds.scope, parent.scope),
-            narrower_mode(bounds.mode, mode_of(runtime, parent)),
-            bounds.depth + 1,
+    links = _links_of(runtime, session, speaker)
+    parents = ancestors(store, session)
+    for parent in parents:
+        links += _links_of(runtime, parent)
+        mode = narrower_mode(mode, mode_of(runtime, parent))
+    return bound_by(tuple(links), mode, len(parents))
+
+
+def _links_of(runtime: Runtime, session: Session, speaker: Definition | None = None) -> list[Link]:
+    """Return the causes that limit a session, without those of the sessions above it."""
+    session_id = session.session_id
+    links = []
+    definition = speaker or runtime.definitions.get(session.agent)
+    if definition is not None:
+        scope = scope_of(definition)
+        links.append(Link(scope=scope, kind="definition", name=definition.name, session_id=session_id))
+    links.append(
+        Link(
+            session.scope,
+            session.credential_scope,
+            tuple(session.blocked_tools),
+            kind="session",
+            name=session_id,
+            session_id=session_id,
         )
-    return bounds
+    )
+    if session.profile is not None:
+        profile = PROFILES.get(session.profile)
+        # A profile that this version does not know has no tools.
+        tools, blocked = (list(profile.tools), profile.denied) if profile is not None else ([], ())
+        scope = CapabilityScope(tools=tools)
+        links.append(
+            Link(scope, blocked=blocked, kind="profile", name=session.profile, session_id=session_id)
+        )
+    for skill in session.active_skills:
+        scope = CapabilityScope(tools=allowed_names(skill))
+        blocked = tuple(tool.tool for tool in skill.blocked_tools if tool.subject is None)
+        links.append(Link(scope, blocked=blocked, kind="skill", name=skill.name, session_id=session_id))
+    return links
+
+
+def scope_of(definition: Definition) -> CapabilityScope:
+    """Return the scope that an agent's definition gives its sessions."""
+    return CapabilityScope(
+        tools=definition.tools,
+        skills=definition.skills,
+        mcp=definition.mcp,
+        members=definition.members,
+    )
 
 
 def ancestors(store: Snapshot, session: Session) -> list[Session]:

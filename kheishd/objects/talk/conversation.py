@@ -135,7 +135,10 @@ def reset(tx: Transaction, call: Call, params: ConversationReset) -> Conversatio
     return ConversationResetResult(agent=agent, sender=params.sender, session_id=binding.session_id)
 
 
-_BOUNDS = ("scope", "permission_mode", "workspace", "input_contract", "output_contract")
+_BOUNDS = (
+    *("scope", "credential_scope", "profile", "blocked_tools"),
+    *("permission_mode", "workspace", "input_contract", "output_contract"),
+)
 
 
 def _has_new_bounds(tx: Transaction, session: Session) -> bool:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kheishd.core.session import choose_mode, intersect_scopes, narrower_mode
+from kheishd.core.scope import choose_mode, intersect_scopes, narrower_mode
 from kheishd.kernel.call import Call, mutation, origin_of
 from kheishd.objects.node.journal import pruned_until
 from kheishd.objects.talk.address import find_definition, find_session
-from kheishd.objects.talk.bounds import bounds_of, default_mode, require_mode
+from kheishd.objects.talk.bounds import bounds_of, default_mode, require_mode, scope_of
 from kheishd.objects.talk.lineage import lineage
-from kheishd.objects.talk.session import scope_of
 from kheishd.records.writer import SessionWriter
 from protocol import ids
 from protocol.errors.definition import AgentNotFound
@@ -26,9 +25,10 @@ from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import TooDeep
 from protocol.events.permission import PermissionsChanged
 from protocol.events.session import SessionCreated
+from protocol.events.skill import SkillActivated
 from protocol.limits.session import MAX_FORKS
 from protocol.objects import session as rows
-from protocol.objects.session import ForkOf, Session, SessionFork, SessionProperties
+from protocol.objects.session import ActiveSkill, ForkOf, Session, SessionFork, SessionProperties
 from protocol.structs import Value, fields_of
 
 if TYPE_CHECKING:
@@ -81,6 +81,11 @@ def fork(tx: Transaction, call: Call, request: _Fork) -> Session:
     narrowing = [rule for rule in source.rules if rule.decision != "allow"]
     if narrowing:
         writer.append(PermissionsChanged(add=narrowing))
+    for skill in source.active_skills:
+        note = "active in the session that was forked"
+        snapshot = fields_of(ActiveSkill, skill) | {"by_call": False, "note": note}
+        del snapshot["activated_cursor"]
+        writer.append(SkillActivated(**snapshot))
     writer.write()
     return writer.session
 

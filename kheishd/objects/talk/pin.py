@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from kheishd.core.profiles import PROFILES
 from kheishd.core.run.budget import intersect_budgets, pin_budget
-from kheishd.core.session import intersect_names, leave_plan_mode
+from kheishd.core.session import leave_plan_mode
 from kheishd.objects.talk.address import find_route
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.objects.talk.workspace import workspace_of
 from kheishd.store.blobs import blob_name, put_chunk
 from kheishd.store.tables import AGENTS, BLOBS
-from protocol.errors.route import RouteNotReady
+from protocol.errors.route import RouteForbidden, RouteNotReady
 from protocol.errors.rpc import InvalidParams
 from protocol.objects.run import Pinned
 
@@ -43,21 +44,26 @@ def pin_run(
     was named with it: a request that names another route gets that route's model unless it names one too.
     A guest speaks for itself and has no tools.
 
-    Errors: RouteNotFound, RouteNotReady, WorkspaceForbidden, InvalidParams.
+    Errors: RouteNotFound, RouteForbidden, RouteNotReady, WorkspaceForbidden, InvalidParams.
     """
     # Plan mode can end within a run, so the bounds are those that apply after it.
     bounds = bounds_of(tx, runtime, leave_plan_mode(session), speaker)
     directory = workspace_of(tx, runtime, session, workspace, speaker)
     route = find_route(runtime, params.route, session.route, speaker.route)
+    field = "$.params.route" if params.route is not None else None
+    forbidden = bounds.find_problem("route", route.route_id)
+    if forbidden is not None:
+        text = f"the session may not use the route '{route.route_id}': {forbidden}"
+        raise RouteForbidden(text, field=field)
     problem = runtime.models.problem(route)
     if problem is not None:
-        field = "$.params.route" if params.route is not None else None
         raise RouteNotReady(f"the route '{route.route_id}' is not ready: {problem}", field=field)
     session_model = session.model if params.route is None else None
     agent_model = speaker.model if params.route is None and session.route is None else None
     instructions = instructions_of(tx, session, speaker)
     digest = speaker.digest if instructions == speaker.instructions else blob_name(instructions.encode())
     put_chunk(tx, digest, 0, instructions.encode())
+    is_guest = speaker.name != session.agent
     return Pinned(
         route=route.route_id,
         driver=route.driver,
@@ -69,7 +75,8 @@ def pin_run(
         ca_file=route.ca_file,
         options=dict(route.options),
         instructions_digest=digest,
-        tools=intersect_names(speaker.tools, bounds.scope.tools) if speaker.name == session.agent else [],
+        section_digests=[] if is_guest else _pin_sections(tx, session),
+        tools=[] if is_guest else bounds.scope.tools,
         workspace=directory,
         permission_mode=bounds.mode,
         max_turns=min(filter(None, (speaker.max_turns, runtime.config.runs.max_turns)), default=0),
@@ -94,6 +101,17 @@ def instructions_of(store: Snapshot, session: Session, speaker: Definition) -> s
         return speaker.instructions
     prompt = store.need(BLOBS, agent.prompt_digest, 0).decode()
     return prompt if agent.prompt_mode == "replace" else f"{speaker.instructions}\n\n{prompt}"
+
+
+def _pin_sections(tx: Transaction, session: Session) -> list[str]:
+    """Store the sections that follow the agent's instructions; return their digests."""
+    digests = []
+    profile = PROFILES.get(session.profile or "")
+    if profile is not None and profile.prompt:
+        content = profile.prompt.encode()
+        digests.append(blob_name(content))
+        put_chunk(tx, digests[-1], 0, content)
+    return digests
 
 
 def _pin_budget(

@@ -22,12 +22,12 @@ from kheishd.objects.talk.address import (
     find_session,
     require_valid_sender,
 )
+from kheishd.objects.talk.bounds import scope_of
 from kheishd.objects.talk.busy import place_message
 from kheishd.objects.talk.contract import StoredSchema, bind_output
 from kheishd.objects.talk.input import apply_input_contract, input_field, read_items
 from kheishd.objects.talk.pin import pin_run
 from kheishd.objects.talk.run import output_fields, wait_until_settled
-from kheishd.objects.talk.session import scope_of
 from kheishd.objects.talk.workspace import resolve_requested
 from kheishd.records.writer import BY_DAEMON, SessionWriter
 from kheishd.store.tables import AGENTS, CONVERSATIONS, RUNS_READY, SESSIONS

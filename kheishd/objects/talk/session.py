@@ -10,14 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET
+from msgspec.structs import replace
 
-from kheishd.core.session import choose_mode, inherit_scope, intersect_scopes, require_narrower
+from kheishd.core.scope import (
+    ChildRequest,
+    ChildRights,
+    choose_mode,
+    includes,
+    intersect_scopes,
+    narrow_for_child,
+    require_narrower,
+)
 from kheishd.core.workspace import require_within_parent
 from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.pages import PageTokens, page_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_definition, find_route, find_session
-from kheishd.objects.talk.bounds import bounds_of, default_mode, mode_of, require_mode
+from kheishd.objects.talk.bounds import bounds_of, default_mode, mode_of, require_mode, scope_of
 from kheishd.objects.talk.contract import StoredSchema, read_contracts, read_schema
 from kheishd.objects.talk.plan import plan_of, todos_of
 from kheishd.objects.talk.workspace import resolve_requested, workspace_of
@@ -28,7 +37,8 @@ from kheishd.store.tables import AGENTS, AGENTS_LIVE, CHECKPOINT_CHUNKS, CHILDRE
 from protocol import ids
 from protocol.errors.daemon import DaemonDraining
 from protocol.errors.rpc import InvalidParams
-from protocol.errors.session import SessionAlreadyEnded, SessionBusy, SessionExists, TooDeep
+from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, SessionBusy, SessionExists, TooDeep
+from protocol.errors.token import ScopeWouldWiden
 from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
 from protocol.journal.envelope import DAEMON_STREAM
 from protocol.limits.names import MAX_METADATA_BYTES, MAX_SCOPE_BYTES
@@ -36,6 +46,7 @@ from protocol.limits.session import MAX_SESSION_DEPTH
 from protocol.objects import session as rows
 from protocol.objects.session import (
     CapabilityScope,
+    CredentialScope,
     Session,
     SessionCreate,
     SessionEnd,
@@ -44,27 +55,19 @@ from protocol.objects.session import (
     SessionProperties,
     SessionRef,
     SessionRename,
+    SessionRow,
     SessionUpdate,
     SessionView,
 )
 from protocol.structs import Value, fields_of
 
 if TYPE_CHECKING:
+    from kheishd.kernel.runtime import Runtime
     from kheishd.store.commit import Job
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.definition import Definition
     from protocol.objects.permission import PermissionMode
     from protocol.objects.session import SessionSettings
-
-
-def scope_of(definition: Definition) -> CapabilityScope:
-    """Return the scope that an agent's definition gives its new sessions."""
-    return CapabilityScope(
-        tools=definition.tools,
-        skills=definition.skills,
-        mcp=definition.mcp,
-        members=definition.members,
-    )
 
 
 # Properties.
@@ -84,8 +87,10 @@ def _validate_settings(call: Call, params: SessionSettings) -> _Settings:
     """
     if params.metadata is not UNSET:
         require_storable(params.metadata, MAX_METADATA_BYTES, "metadata", "$.params.metadata")
-    if params.scope is not UNSET:
-        require_storable(params.scope, MAX_SCOPE_BYTES, "scope", "$.params.scope")
+    for name in ("scope", "credential_scope", "blocked_tools"):
+        value = getattr(params, name)
+        if value is not UNSET:
+            require_storable(value, MAX_SCOPE_BYTES, name, f"$.params.{name}")
     if isinstance(params.route, str):
         find_route(call.runtime, params.route)
     properties = {
@@ -138,10 +143,8 @@ def _created_event(tx: Transaction, call: Call, creation: _Creation) -> SessionC
 
     Errors: SessionNotFound, TooDeep, ScopeWouldWiden, WorkspaceForbidden, ScopeMissing.
     """
-    definition, properties = creation.definition, creation.settings.properties
+    definition, properties = creation.definition, dict(creation.settings.properties)
     parent_id, root_id = creation.params.parent_session_id, None
-    requested: CapabilityScope = properties.get("scope", CapabilityScope())
-    scope = intersect_scopes(scope_of(definition), requested)
     mode: PermissionMode | None = properties.get("permission_mode")
     if parent_id is not None:
         parent = find_session(tx, call, parent_id, "$.params.parent_session_id")
@@ -149,17 +152,33 @@ def _created_event(tx: Transaction, call: Call, creation: _Creation) -> SessionC
         if bounds.depth + 1 >= MAX_SESSION_DEPTH:
             raise TooDeep(field="$.params.parent_session_id")
         root_id = parent.root_session_id or parent.session_id
-        scope = intersect_scopes(inherit_scope(bounds.scope, requested), scope)
-        mode = choose_mode(bounds.mode, mode, definition.permission_mode)
+        names = ("scope", "credential_scope", "permission_mode", "profile", "blocked_tools")
+        requested = {name: properties[name] for name in names if name in properties}
+        request = ChildRequest(
+            agent_scope=scope_of(definition), agent_mode=definition.permission_mode, **requested
+        )
+        properties |= fields_of(ChildRights, narrow_for_child(bounds, request))
         _require_workspace_in_parent(tx, call, parent, properties)
     else:
         require_mode(call, mode, default_mode(call.runtime, definition))
-    return SessionCreated(
-        agent=definition.name,
-        parent_session_id=parent_id,
-        root_session_id=root_id,
-        **(properties | {"scope": scope, "permission_mode": mode}),
+        scope = properties.get("scope", CapabilityScope())
+        properties |= {"scope": intersect_scopes(scope_of(definition), scope), "permission_mode": mode}
+    created = SessionCreated(
+        agent=definition.name, parent_session_id=parent_id, root_session_id=root_id, **properties
     )
+    require_small(created.scope, created.credential_scope, created.blocked_tools)
+    return created
+
+
+def require_small(scope: CapabilityScope, credentials: CredentialScope, blocked_tools: list[str]) -> None:
+    """Reject names that would take too much of the session's record together. Errors: InputTooLarge."""
+    size = len(msgspec.json.encode((scope, credentials, blocked_tools)))
+    if size > MAX_SCOPE_BYTES:
+        text = (
+            f"the names in the session's scopes and blocked tools take {size} bytes as JSON; the limit is "
+            f"{MAX_SCOPE_BYTES}, with those inherited from the agent and the parent"
+        )
+        raise InputTooLarge(text, field="$.params.scope")
 
 
 def _require_same(call: Call, existing: Session, created: SessionCreated) -> Session:
@@ -194,14 +213,24 @@ def _require_workspace_in_parent(
 def get(call: Call, params: SessionRef) -> SessionView:
     """Show a session."""
     with call.state.read() as store:
-        return view_of(store, find_session(store, call, params.session_id))
+        return view_of(store, call.runtime, find_session(store, call, params.session_id))
 
 
-def view_of(store: Snapshot, session: Session) -> SessionView:
-    """Return a session as shown, with its todos, its plan and its schemas."""
+def row_of(store: Snapshot, runtime: Runtime, session: Session) -> SessionRow:
+    """Return a session as listed, with its effective scopes."""
+    bounds = bounds_of(store, runtime, session)
+    return SessionRow(
+        **fields_of(Session, session),
+        effective_scope=bounds.scope,
+        effective_credential_scope=bounds.credentials,
+    )
+
+
+def view_of(store: Snapshot, runtime: Runtime, session: Session) -> SessionView:
+    """Return a session as shown, with its effective scopes, its todos, its plan and its schemas."""
     contract = session.output_contract
     return SessionView(
-        **fields_of(Session, session),
+        **fields_of(SessionRow, row_of(store, runtime, session)),
         todos=todos_of(store, session),
         plan=plan_of(store, session),
         input_schema=read_schema(store, session.input_contract),
@@ -227,7 +256,8 @@ def list_(call: Call, params: SessionListParams) -> SessionList:
         page, following = page_of(
             sessions, params.limit, lambda session: _matches(call, params, session), tokens.token_of
         )
-    return SessionList(page, following)
+        listed = [row_of(store, call.runtime, session) for session in page]
+    return SessionList(listed, following)
 
 
 def _matches(call: Call, params: SessionListParams, session: Session) -> bool:
@@ -253,7 +283,9 @@ def _find_open(tx: Transaction, call: Call, session_id: str) -> Session:
 
 @mutation(rows.UPDATE, prepare=lambda call, params: (params, _validate_settings(call, params)))
 def update(tx: Transaction, call: Call, plan: tuple[SessionUpdate, _Settings]) -> Session:
-    """Change properties. A scope and a child's mode are only narrowed; its workspace is in its parent's.
+    """Change properties. Scopes and a child's mode are only narrowed; its workspace is in its parent's.
+
+    A profile is chosen once, and tools that are blocked stay blocked.
 
     Errors: SessionNotFound, SessionAlreadyEnded, ScopeWouldWiden, ScopeMissing, WorkspaceForbidden.
     """
@@ -262,8 +294,7 @@ def update(tx: Transaction, call: Call, plan: tuple[SessionUpdate, _Settings]) -
     for schema in settings.schemas:
         schema.store(tx)
     changes = dict(settings.properties)
-    if isinstance(params.scope, CapabilityScope):
-        changes["scope"] = require_narrower(session.scope, params.scope)
+    _require_narrowing(session, changes)
     parent = tx.need(SESSIONS, session.parent_session_id) if session.parent_session_id else None
     if params.permission_mode is not UNSET:
         definition = call.runtime.definitions.get(session.agent)
@@ -278,7 +309,24 @@ def update(tx: Transaction, call: Call, plan: tuple[SessionUpdate, _Settings]) -
         _require_workspace_in_parent(tx, call, parent, changes)
     if not changes:
         return session
+    changed = replace(session, **changes)
+    require_small(changed.scope, changed.credential_scope, changed.blocked_tools)
     return _append(tx, call, session, SessionUpdated(changes=msgspec.to_builtins(changes)))
+
+
+def _require_narrowing(session: Session, changes: dict[str, Any]) -> None:
+    """Reject changes by which a session could use more. Errors: ScopeWouldWiden, naming the field."""
+    if "scope" in changes:
+        require_narrower(session.scope, changes["scope"])
+    if "credential_scope" in changes:
+        require_narrower(session.credential_scope, changes["credential_scope"], "credential_scope")
+    unblocked = [tool for tool in session.blocked_tools if not includes(changes.get("blocked_tools"), tool)]
+    if unblocked:
+        text = f"{', '.join(unblocked)} cannot be unblocked; name all tools that are blocked"
+        raise ScopeWouldWiden(text, field="$.params.blocked_tools")
+    if session.profile not in (None, changes.get("profile", session.profile)):
+        text = f"the session has the profile '{session.profile}', which cannot be changed"
+        raise ScopeWouldWiden(text, field="$.params.profile")
 
 
 @mutation(rows.RENAME)

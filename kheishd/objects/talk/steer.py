@@ -72,7 +72,7 @@ def steer(tx: Transaction, call: Call, message: _Message) -> SteerResult:
 
 def find_steer_problem(run: RunRecord) -> NothingToSteer | QueueFull | None:
     """Return the refusal of a message to a run that takes none; None if it takes one."""
-    if run.kind != "input":
+    if run.kind == "compaction":
         return NothingToSteer("the run in flight compacts the session; send the message instead")
     if run.cancel is not None:
         return NothingToSteer("the run in flight is being stopped; send the message instead")

@@ -12,8 +12,8 @@ from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.pages import not_a_token, page_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_definition, find_session
+from kheishd.objects.talk.bounds import scope_of
 from kheishd.objects.talk.lineage import Segment, entries_of, lineage
-from kheishd.objects.talk.session import scope_of
 from kheishd.records.writer import SessionWriter
 from kheishd.store.journal import HASH_BYTES
 from kheishd.store.tables import JOURNAL, SESSIONS

@@ -206,7 +206,7 @@ class ActiveRun:
         with self.state.read() as store:
             session = store.need(SESSIONS, self.record.session_id)
             # A session may have been narrowed since the run pinned its tools.
-            tools = bounds_of(store, self.current_runtime, session).scope.tools
+            bounds = bounds_of(store, self.current_runtime, session)
         return RunContext(
             session=session,
             run=self.record,
@@ -214,7 +214,7 @@ class ActiveRun:
             workspace=self.pinned.workspace or self.runtime.workspace_root,
             sandbox=self.runtime.config.workspace.sandbox,
             state=self.state,
-            tools=tools,
+            bounds=bounds,
         )
 
     def tool_calls(self) -> list[ToolCall]:

@@ -73,6 +73,7 @@ class ContextWindow:
         # Consecutive summaries that failed; the turn of the last overflow, and how many it has had.
         self._failures = 0
         self._turn = -1
+        self._has_begun = False
         self._overflows = 0
         # The estimated length of the last prompt that the provider refused.
         self._refused_tokens: int | None = None
@@ -112,10 +113,20 @@ class ContextWindow:
             return request
         return replace(request, max_answer_tokens=max(left - prompt.tokens, MIN_CAPPED_TOKENS))
 
-    async def _prompt(self) -> tuple[ModelRequest, Prompt]:
-        """Return a model call with the whole transcript, and its measured prompt."""
+    async def _prompt(self, *, check_route: bool = True) -> tuple[ModelRequest, Prompt]:
+        """Return a model call with the whole transcript, and its measured prompt.
+
+        Errors: ModelFailure if the session may no longer use the route.
+        """
         run = self._active.record
         context = self._active.context()
+        problem = context.bounds.find_problem("route", context.pinned.route) if context.bounds else None
+        if problem is not None and check_route:
+            message = f"the session may no longer use the route '{context.pinned.route}': {problem}"
+            raise ModelFailure("route_forbidden", message, retryable=False)
+        if not self._has_begun:
+            self._has_begun = True
+            await self._active.runtime.hooks.begin(context)
         session = await self._transcript.read()
         framed = session.view(speaker=run.guest or run.agent, primary=run.agent)
         hook_prompt = self._active.runtime.hooks.prompt(context)
@@ -150,8 +161,8 @@ class ContextWindow:
         sections = []
         if (digest := context.pinned.instructions_digest) is not None:
             with self._active.state.read() as store:
-                own = store.get(BLOBS, digest, 0)
-            sections += [own.decode()] if own is not None else []
+                blobs = [store.get(BLOBS, name, 0) for name in (digest, *context.pinned.section_digests)]
+            sections += [blob.decode() for blob in blobs if blob is not None]
         return sections + hook_sections
 
     def _situation(self, context: RunContext, hook_texts: list[str], guests: list[str]) -> str:
@@ -185,7 +196,7 @@ class ContextWindow:
         self._overflows += 1
         if self._overflows > MAX_OVERFLOWS:
             return False
-        _, prompt = await self._prompt()
+        _, prompt = await self._prompt(check_route=False)
         # The window is smaller than the configuration says, or the estimate too low: for the whole run.
         self._refused_tokens = prompt.tokens
         target = prompt.tokens // 2

@@ -129,7 +129,8 @@ class CallJudge:
         """Whether the rules, grants and allowed tools are still those by which the batch was judged."""
         rules = self.active.current_runtime
         session = store.need(SESSIONS, self.context.run.session_id)
-        if bounds_of(store, rules, session).scope.tools != self.context.tools:
+        bounds, judged = bounds_of(store, rules, session), self.context.bounds
+        if judged is None or (bounds.scope, bounds.blocked) != (judged.scope, judged.blocked):
             return False
         return self._read_layers(store, rules) == self._first_layers
 

@@ -1,4 +1,4 @@
-"""Sessions: the record, plan mode, and the law of bounds: rights only ever narrow."""
+"""Sessions: the record, and plan mode."""
 
 from typing import Any
 
@@ -7,20 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.session import (
-    choose_mode,
     evolve,
-    inherit_scope,
-    intersect_names,
-    intersect_scopes,
     leave_plan_mode,
-    narrower_mode,
-    require_narrower,
 )
-from protocol.errors.token import ScopeWouldWiden
+from protocol.events.context import ContextCompacted
 from protocol.events.conversation import ConversationBound
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.run import InputReceived, MessageAppended, RunEnded
 from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
+from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown, decode_event, encode_line
 from protocol.objects.permission import MODES, PermissionMode
@@ -169,88 +164,27 @@ def test_plan_mode_never_widens(events: list[JournalEvent], mode: PermissionMode
     assert leave_plan_mode(session).permission_mode == mode
 
 
-# Bounds.
-
-NAMES = st.one_of(st.none(), st.lists(st.sampled_from("abcd"), unique=True))
-SCOPES = st.builds(CapabilityScope, tools=NAMES, skills=NAMES, mcp=NAMES, members=NAMES, credentials=NAMES)
-FIELDS = CapabilityScope.__struct_fields__
+# Skills.
 
 
-def spell_out(scope: CapabilityScope) -> set[tuple[str, str]]:
-    """Return all rights of a scope, for the listed names and an unlisted one."""
-    return {
-        (field, name)
-        for field in FIELDS
-        for name in "abcde"
-        if (allowed := getattr(scope, field)) is None or name in allowed
-    }
+def test_active_skills_are_in_the_order_of_activation() -> None:
+    """A skill that is activated again is last; ending one leaves the others."""
+    first, second = (SkillActivated(name=name, text=name * 64, text_bytes=1) for name in "ab")
+    session = fold_plan(first, second, SkillActivated(name="a", text="c" * 64, text_bytes=2, by_call=True))
+    assert [(skill.name, skill.text[0], skill.activated_cursor) for skill in session.active_skills] == [
+        ("b", "b", 3),
+        ("a", "c", 4),
+    ]
+    assert fold_plan(first, second, SkillDeactivated(name="a")).active_skills[0].name == "b"
 
 
-def test_null_is_everything_and_an_empty_list_is_nothing() -> None:
-    """Null allows every name and an empty list none."""
-    assert intersect_names(None, None) is None
-    assert intersect_names(None, []) == []
-    assert intersect_names([], ["a"]) == []
-    assert intersect_names(["a", "b"], ["b", "c"]) == ["b"]
-    assert inherit_scope(CapabilityScope(tools=[]), CapabilityScope()).tools == []
-    assert require_narrower(CapabilityScope(), CapabilityScope(tools=[])).tools == []
-    with pytest.raises(ScopeWouldWiden, match="'tools' is limited"):
-        require_narrower(CapabilityScope(tools=[]), CapabilityScope())
-    with pytest.raises(ScopeWouldWiden, match="'mcp' did not allow b"):
-        require_narrower(CapabilityScope(mcp=["a"]), CapabilityScope(mcp=["a", "b"]))
-
-
-@given(SCOPES, SCOPES)
-def test_intersect_scopes(scope: CapabilityScope, bound: CapabilityScope) -> None:
-    """The intersection allows exactly what both scopes allow."""
-    assert spell_out(intersect_scopes(scope, bound)) == spell_out(scope) & spell_out(bound)
-
-
-@given(SCOPES, st.lists(st.tuples(st.sampled_from(["spawn", "update", "agent"]), SCOPES), max_size=8))
-def test_no_chain_of_spawns_widens(root: CapabilityScope, steps: list[tuple[str, Any]]) -> None:
-    """After any chain of spawns and updates, the root's rights are the ceiling."""
-    scope = root
-    for kind, requested in steps:
-        previous = spell_out(scope)
-        try:
-            match kind:
-                case "spawn":
-                    scope = inherit_scope(scope, requested)
-                case "update":
-                    scope = require_narrower(scope, requested)
-                case _:
-                    scope = intersect_scopes(scope, requested)
-        except ScopeWouldWiden:
-            assert not spell_out(requested) <= previous, "a narrower scope is never refused"
-        assert spell_out(scope) <= previous
-    assert spell_out(scope) <= spell_out(root)
-
-
-@given(SCOPES, SCOPES)
-def test_inherit_scope(parent: CapabilityScope, requested: CapabilityScope) -> None:
-    """An absent field is the parent's; a requested one is allowed or refused."""
-    try:
-        granted = inherit_scope(parent, requested)
-    except ScopeWouldWiden:
-        return
-    for field in FIELDS:
-        own = getattr(requested, field)
-        assert getattr(granted, field) == (getattr(parent, field) if own is None else own)
-
-
-MODE = st.sampled_from(MODES)
-
-
-@given(MODE, st.none() | MODE, st.none() | MODE)
-def test_choose_mode(
-    ceiling: PermissionMode, requested: PermissionMode | None, by_agent: PermissionMode | None
-) -> None:
-    """A requested mode is allowed or refused; else the agent's own mode counts if it is narrower."""
-    try:
-        mode = choose_mode(ceiling, requested, by_agent)
-    except ScopeWouldWiden:
-        assert requested is not None
-        assert MODES.index(requested) > MODES.index(ceiling)
-        return
-    assert MODES.index(mode) <= MODES.index(ceiling)
-    assert mode == (requested or narrower_mode(ceiling, by_agent))
+def test_compaction_is_noted_for_active_skills() -> None:
+    """The cursor of the last compaction is kept while a skill is active; dropped results are none."""
+    skill = SkillActivated(name="a", text="a" * 64, text_bytes=1, by_call=True)
+    compacted = [
+        ContextCompacted(upto=7, strategy="summary", trigger="auto"),
+        ContextCompacted(upto=5, strategy="snip", trigger="auto"),
+        ContextCompacted(upto=9, strategy="results", trigger="auto"),
+    ]
+    assert fold_plan(skill, *compacted).compacted_cursor == 7
+    assert fold_plan(*compacted).compacted_cursor == 0

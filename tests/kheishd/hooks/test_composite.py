@@ -9,6 +9,7 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
+from kheishd.core.scope import Bounds
 from kheishd.hooks import composite
 from kheishd.hooks.composite import FAILED, MAX_PROBE_SECONDS, CompositeHook
 from kheishd.kernel.hook import (
@@ -29,6 +30,7 @@ from kheishd.kernel.hook import (
 from protocol.limits.call import MAX_TOOL_BYTES
 from protocol.objects.approval import Preview
 from protocol.objects.question import Question
+from protocol.objects.session import CapabilityScope
 from tests.support.toolbox import Toolbox, call_of, run_context, tool
 
 
@@ -168,13 +170,18 @@ def test_tools_and_sections_come_in_the_order_of_their_parts() -> None:
     assert hooks.find_tool("gone") is None
 
 
+def within(*tools: str) -> Bounds:
+    """Return bounds that allow only some tools."""
+    return Bounds(CapabilityScope(tools=list(tools)))
+
+
 def test_a_scope_leaves_tools_out() -> None:
     """A null scope allows all tools, an empty one none; sections follow the offered tools."""
     hooks = CompositeHook([Commentator("first"), Toolbox(), Doing(None)])
-    within = run_context(tools=["does", "look", "gone"])
-    assert [item.name for item in hooks.offer(within)] == ["look", "does"]
+    context = run_context(tools=["does", "look", "gone"])
+    assert [item.name for item in hooks.offer(context)] == ["look", "does"]
     assert hooks.offer(run_context(tools=[])) == []
-    assert hooks.prompt(within).tools == hooks.offer(within)
+    assert hooks.prompt(context).tools == hooks.offer(context)
     assert hooks.prompt(run_context(tools=["does"])).sections == ["first"]
     without = hooks.prompt(run_context(tools=[]))
     assert (without.tools, without.sections, without.situation) == ([], ["first"], ["It is first\ufffd."])
@@ -183,9 +190,9 @@ def test_a_scope_leaves_tools_out() -> None:
 def test_a_scope_that_was_narrowed_since_leaves_tools_out() -> None:
     """A run has only the tools that its pinned scope and the current scope both allow."""
     hooks = CompositeHook([Commentator("first"), Toolbox(), Doing(None)])
-    narrowed = replace(run_context(tools=["does", "look"]), tools=["look", "note"])
+    narrowed = replace(run_context(tools=["does", "look"]), bounds=within("look", "note"))
     assert [item.name for item in hooks.offer(narrowed)] == ["look"]
-    assert hooks.offer(replace(run_context(), tools=[])) == []
+    assert hooks.offer(replace(run_context(), bounds=within())) == []
 
 
 def test_a_part_offers_its_own_tools_only() -> None:
@@ -241,7 +248,7 @@ def test_a_prompt_follows_the_tools() -> None:
     assert hooks.find_tool("send") is server.rows[0]
     server.rows.append(tool("receive"))
     assert hooks.prompt(run_context()).tools == [*server.rows, *Doing.tools]
-    narrowed = replace(run_context(), tools=["receive"])
+    narrowed = replace(run_context(), bounds=within("receive"))
     assert hooks.prompt(narrowed).tools == server.rows[1:]
     server.rows.append(tool("read", droppable=True))
     assert hooks.prompt(narrowed).droppable == ["read"]
@@ -255,7 +262,7 @@ def test_runs_with_other_scopes_have_their_own_offers() -> None:
     hooks = CompositeHook([Toolbox(), Doing(None)])
     scopes: tuple[list[str] | None, ...] = (None, ["look"], ["look", "does"], ["look"], [], None)
     contexts = [run_context(tools=tools) for tools in scopes]
-    contexts += [replace(run_context(), tools=tools) for tools in scopes]
+    contexts += [replace(run_context(), bounds=Bounds(CapabilityScope(tools=tools))) for tools in scopes]
     fresh = [CompositeHook([Toolbox(), Doing(None)]).offer(context) for context in contexts]
     assert [hooks.offer(context) for context in contexts] == fresh
     assert [hooks.prompt(context).tools for context in contexts] == fresh

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
@@ -15,7 +15,7 @@ import trio.testing
 
 from kheishd.kernel.state import MAX_INLINE_HASH_BYTES, Bell, State, StoreWatch, open_state, wall_clock_ms
 from kheishd.store.blobs import CHUNK_BYTES, blob_name, read_blob
-from kheishd.store.commit import Job
+from kheishd.store.commit import Group, Job
 from kheishd.store.environment import Transaction
 from kheishd.store.guards import StoreUnusable
 from kheishd.store.tables import CHILDREN, CURSORS, SESSIONS, TOKENS
@@ -193,6 +193,24 @@ async def test_a_failing_callback_is_isolated(state: State, caplog: pytest.LogCa
         assert await state.update(hello) == 2
     assert "could not be delivered" in caplog.text
     assert "a faulty callback" in caplog.text
+
+
+async def test_the_updates_of_one_round_are_one_commit(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Updates that are submitted in one round of the loop are delivered together, in their order."""
+    groups: list[list[Any]] = []
+    deliver = state.deliver
+    values: list[int | None] = []
+
+    def deliver_and_note(group: Group) -> None:
+        groups.append(group.jobs)
+        deliver(group)
+
+    monkeypatch.setattr(state, "deliver", deliver_and_note)
+    for _ in range(20):
+        state.submit(hello, lambda job: values.append(job.value))
+    await state.update(hello)
+    assert values == list(range(1, 21))
+    assert [len(jobs) for jobs in groups] == [21]
 
 
 async def test_a_firm_update_is_not_cancelled(state: State) -> None:

@@ -172,6 +172,14 @@ def test_a_damaged_store_leaves_what_was_kept_before(store: Store, copy: Path) -
         ({"permission_mode": "plan"}, {"permission_mode": None}, {}),
         ({"permission_mode": "default"}, {"permission_mode": None}, {"permission_mode": None}),
         ({"scope": {"mcp": ["a", "b"]}}, {"scope": {"mcp": ["a"]}}, {"scope": {"mcp": ["a"]}}),
+        (
+            {"credential_scope": {"routes": ["a", "b"]}},
+            {"credential_scope": {"routes": ["b"]}},
+            {"credential_scope": {"routes": ["b"]}},
+        ),
+        ({"blocked_tools": ["a"]}, {"blocked_tools": ["a", "b"]}, {"blocked_tools": ["a", "b"]}),
+        ({"blocked_tools": ["a"]}, {"blocked_tools": []}, {}),
+        ({}, {"profile": "plan"}, {"profile": "plan"}),
         ({"workspace": "/w"}, {"workspace": "/w/inner"}, {"workspace": "/w/inner"}),
         ({"workspace": "/w"}, {"workspace": None}, {"workspace": None}),
         ({"workspace": "/w/inner"}, {"workspace": "/w"}, {}),
@@ -185,7 +193,7 @@ def test_narrowed_properties_are_found(
     changes: dict[str, Any],
     withdrawn: dict[str, Any],
 ) -> None:
-    """A session's mode, scope and workspace are withdrawn if they were narrowed, and only then."""
+    """What limits a session is withdrawn if it was narrowed, and only then."""
     session_with_runs(store, "ses_a")
     in_session(store, SessionUpdated(changes=properties))
     store.backup(tmp_path / "copy")

@@ -16,7 +16,7 @@ from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.titles import MAX_AT_ONCE, MAX_RUNS, TitleWorker
 from protocol.budget import Cost, Prices
 from protocol.events.session import SessionRenamed
-from protocol.objects.session import SessionRename
+from protocol.objects.session import CredentialScope, SessionRename, SessionUpdate
 from protocol.transcript import Usage, text_of
 from tests.support.desk import Desk, Gate, Scripted, fails, open_desk, says
 
@@ -120,7 +120,7 @@ async def test_few_sessions_are_named_at_once(tmp_path: Path, autojump_clock: Mo
 
 
 async def test_some_sessions_are_not_named(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A failed run, the offline model and a disabled configuration lead to no title."""
+    """A failed run, the offline model, a disabled configuration and a forbidden route lead to no title."""
     models = titling()
     models.answers_to["fail"] = lambda request: fails("unauthorized", retryable=False)
     async with naming(tmp_path / "a", models) as desk:
@@ -135,6 +135,11 @@ async def test_some_sessions_are_not_named(tmp_path: Path, autojump_clock: MockC
         async with naming(tmp_path / str(number), models, **runtime) as desk:
             assert await final_title(desk, (await desk.ask("hello")).session_id) is None
             assert models.summary_requests == []
+    async with naming(tmp_path / "routes", models) as desk:
+        sent = await desk.send("hello")
+        scope = CredentialScope(routes=[])
+        await desk.do(session.update, SessionUpdate(session_id=sent.session_id, credential_scope=scope))
+        assert await final_title(desk, sent.session_id) is None
 
 
 async def test_an_unreadable_or_missing_run_is_ignored(

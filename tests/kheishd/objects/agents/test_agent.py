@@ -17,7 +17,7 @@ from protocol.errors.agent import (
     SpawnLimit,
 )
 from protocol.errors.definition import AgentForbidden, AgentNotFound
-from protocol.errors.route import RouteNotFound, RouteNotReady
+from protocol.errors.route import RouteForbidden, RouteNotFound, RouteNotReady
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, WorkspaceForbidden, WorkspaceMissing
 from protocol.errors.token import ScopeWouldWiden
@@ -216,6 +216,39 @@ async def test_agent_spawn_route_not_found(house: Household) -> None:
     refusal = await house.refusal_of("agent.spawn", parent=parent, name="x", prompt="x", route="nowhere")
     assert isinstance(refusal, RouteNotFound)
     assert (await house.call("agent.list"))["agents"] == []
+
+
+async def test_agent_spawn_route_forbidden(house: Household) -> None:
+    """A child has only its parent's routes, and those of its own credential scope."""
+    parent = await root(house, credential_scope={"routes": ["offline", "local"]})
+    spawn = {"parent": parent, "name": "x", "prompt": "x"}
+    for narrowed in ({"route": "unready"}, {"route": "local", "credential_scope": {"routes": ["offline"]}}):
+        refusal = await house.refusal_of("agent.spawn", **spawn, **narrowed)
+        assert isinstance(refusal, RouteForbidden)
+        assert refusal.field == "$.params.route"
+
+
+async def test_agent_spawn_ok_with_a_profile_and_blocked_tools(house: Household) -> None:
+    """A child has its profile's tools without the blocked ones, and by default no connector's credential."""
+    parent = await root(house)
+    child = await house.call(
+        *("agent.spawn",), parent=parent, name="x", prompt="x", profile="verification", blocked_tools=["bash"]
+    )
+    session = await house.call("session.get", session_id=child["agent_id"])
+    assert (session["profile"], session["blocked_tools"]) == ("verification", ["bash"])
+    assert "write_file" not in session["effective_scope"]["tools"]
+    assert session["credential_scope"] == {
+        "connectors": [],
+        "connector_credentials": [],
+        "mcp_credentials": [],
+    }
+    spawn = {"parent": child["agent_id"], "name": "y", "prompt": "y"}
+    explained = await house.call("agent.explain", spawn=spawn | {"allowed_tools": ["bash"]})
+    assert (explained["allowed"], explained["field"]) == (False, "$.params.allowed_tools")
+    explained = await house.call("agent.explain", spawn=spawn | {"allowed_tools": ["read_file"]})
+    assert explained["scope"]["tools"] == ["read_file"]
+    refusal = await house.refusal_of("agent.spawn", **spawn, credential_scope={"connectors": ["mail"]})
+    assert refusal.field == "$.params.credential_scope.connectors"
 
 
 async def test_agent_spawn_route_not_ready(house: Household) -> None:

@@ -161,7 +161,8 @@ async def test_permission_why_ok_for_a_new_session(idle: Household) -> None:
         "definition careful rule bash 'git push*' deny",
     )
     assert (await idle.call("permission.why", tool="edit_file", agent="bold"))["mode"] == "acceptEdits"
-    assert await why(idle, "edit_file", agent="reviewer") == ("deny", "mode plan")
+    assert await why(idle, "edit_file", agent="reviewer") == ("deny", "definition reviewer")
+    assert await why(idle, "read_file", agent="reviewer") == ("allow", "read_file's default")
     assert (idle.sessions(), idle.head()) == (0, 0)
     refusal = await idle.refusal_of("permission.why", tool="bash", agent="bold", session_id="s")
     assert (type(refusal), refusal.field) == (InvalidParams, "$.params.agent")
@@ -201,15 +202,59 @@ async def test_permission_why_ok_for_the_circumstances_of_a_call(idle: Household
 
 
 async def test_permission_why_ok_for_an_unknown_tool(idle: Household) -> None:
-    """An unknown tool is judged as one that asks, and noted; so is a tool outside of the scope."""
+    """An unknown tool is judged as one that asks, and noted; one outside of the scope is denied."""
     explanation = await idle.call("permission.why", tool="mcp__git__push")
     assert explanation["decision"] == "ask"
     assert "there is no tool 'mcp__git__push' now" in explanation["lines"][0]["text"]
     await create(idle, "s", scope={"tools": ["read_file"]})
     explanation = await idle.call("permission.why", tool="bash", session_id="s")
-    assert (explanation["lines"][0]["source"], explanation["lines"][0]["says"]) == ("scope", None)
+    assert (explanation["decision"], explanation["base"], explanation["why"]) == ("deny", "ask", "session s")
+    assert explanation["lines"][0] == {
+        "source": "session s",
+        "says": "deny",
+        "text": "its tools do not include 'bash': it has only read_file",
+    }
     explanation = await idle.call("permission.why", tool="read_file", session_id="s")
     assert explanation["lines"][0]["source"] == "tool"
+
+
+async def test_permission_why_ok_names_every_link(idle: Household) -> None:
+    """What hides an item is named, for the session itself and for each session above it."""
+    await create(idle, "root", profile="verification", credential_scope={"routes": ["offline"]})
+    await create(
+        idle, "child", parent_session_id="root", blocked_tools=["bash"], scope={"mcp": ["git"], "skills": []}
+    )
+
+    async def links(name: str, kind: str = "tool") -> tuple[str, dict[str, str]]:
+        explanation = await idle.call("permission.why", tool=name, item_kind=kind, session_id="child")
+        denied = {line["source"]: line["text"] for line in explanation["lines"] if line["says"] == "deny"}
+        return explanation["decision"], denied
+
+    decision, denied = await links("edit_file")
+    assert (decision, list(denied)) == ("deny", ["session child", "parent root profile verification"])
+    assert denied["parent root profile verification"] == "it blocks 'edit_file'"
+    assert await links("bash") == ("deny", {"session child": "it blocks 'bash'"})
+    assert await links("read_file") == ("allow", {})
+    decision, denied = await links("mcp__web__get")
+    assert (decision, list(denied)[-1]) == ("deny", "parent root profile verification")
+    assert (await links("poem", "skill"))[1] == {
+        "session child": "its skills do not include 'poem': it has none"
+    }
+    assert await links("offline", "route") == ("allow", {})
+    assert list((await links("local", "route"))[1]) == ["session child", "parent root"]
+    assert "route" in (await links("nowhere", "route"))[1]
+    assert (await links("mail:KEY", "connector_credential"))[0] == "deny"
+    assert await links("critic", "member") == ("allow", {})
+    place = {"item_kind": "route", "session_id": "child"}
+    refusal = await idle.refusal_of("permission.why", tool="offline", subject="x", **place)
+    assert refusal.field == "$.params.subject"
+
+
+async def test_permission_why_ok_for_a_run_that_was_accepted_with_fewer_tools(idle: Household) -> None:
+    """A run keeps to the tools that it had when it was accepted."""
+    sent = await idle.send(guest="critic")
+    explanation = await idle.call("permission.why", tool="bash", run_id=sent["run_id"])
+    assert (explanation["decision"], explanation["why"]) == ("deny", f"run {sent['run_id']}")
 
 
 async def require_not_found(house: Household, method: str, **params: Any) -> list[Refusal]:

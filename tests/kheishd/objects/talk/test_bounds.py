@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.config.sections.permissions import PermissionsSection
-from kheishd.core.session import intersect_scopes
+from kheishd.core.scope import intersect_scopes
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.store.environment import Snapshot
 from kheishd.store.tables import SESSIONS

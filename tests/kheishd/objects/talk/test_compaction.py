@@ -8,7 +8,7 @@ from kheishd.core.workspace import Workspaces
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent
 from protocol.errors.conversation import ConversationNotFound, SenderForbidden, SenderInvalid
 from protocol.errors.definition import AgentForbidden, AgentNotFound
-from protocol.errors.route import RouteNotFound, RouteNotReady
+from protocol.errors.route import RouteForbidden, RouteNotFound, RouteNotReady
 from protocol.errors.rpc import IdempotencyConflict
 from protocol.errors.session import SessionAlreadyEnded, SessionBusy, SessionNotFound, WorkspaceForbidden
 from protocol.errors.token import ScopeMissing
@@ -194,6 +194,14 @@ async def test_conversation_compact_route_not_ready(idle: Household) -> None:
     assert isinstance(await idle.refusal_of("conversation.compact"), RouteNotReady)
 
 
+async def test_conversation_compact_route_forbidden(idle: Household) -> None:
+    """The session may no longer use its route."""
+    sent = await idle.send()
+    await idle.call("session.update", session_id=sent["session_id"], credential_scope={"routes": []})
+    await idle.call("run.cancel", run_id=sent["run_id"])
+    assert isinstance(await idle.refusal_of("conversation.compact"), RouteForbidden)
+
+
 async def test_conversation_compact_workspace_forbidden(idle: Household, srv: Path) -> None:
     """The session's workspace is no longer allowed."""
     sent = await idle.send(agent="critic", workspace=f"{srv}/a")
@@ -280,6 +288,12 @@ async def test_session_compact_route_not_ready(idle: Household) -> None:
     """The session's route is not ready."""
     session_id = await create_session(idle, route="unready")
     assert isinstance(await idle.refusal_of("session.compact", session_id=session_id), RouteNotReady)
+
+
+async def test_session_compact_route_forbidden(idle: Household) -> None:
+    """The session may not use its route."""
+    session_id = await create_session(idle, credential_scope={"routes": ["local"]})
+    assert isinstance(await idle.refusal_of("session.compact", session_id=session_id), RouteForbidden)
 
 
 async def test_session_compact_workspace_forbidden(idle: Household, srv: Path) -> None:

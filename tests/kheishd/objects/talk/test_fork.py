@@ -234,7 +234,7 @@ async def test_session_fork_ok_takes_the_rules_that_narrow(idle: Household) -> N
     await idle.call("permission.update", session_id=session_id, add=rules)
     branch = await fork(idle, session_id)
     assert [(rule["tool"], rule["decision"]) for rule in branch["rules"]] == [("bash", "deny")]
-    assert (await idle.call("session.get", session_id=branch["session_id"])) == branch
+    assert (await idle.call("session.get", session_id=branch["session_id"])).items() >= branch.items()
 
 
 async def test_session_fork_a_wider_mode_requires_approve(idle: Household) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kheishd.config.sections.runs import RunsSection
+from kheishd.core.profiles import PROFILES
 from kheishd.kernel.runtime import RouteSpec
 from kheishd.store.tables import BLOBS
 from protocol.budget import Prices
@@ -56,6 +57,17 @@ async def test_everything_a_run_uses_is_pinned(idle: Household) -> None:
     }
     with idle.state.read() as store:
         assert store.get(BLOBS, values["instructions_digest"], 0) == b"Work."
+
+
+async def test_a_profile_pins_its_tools_and_its_text(idle: Household) -> None:
+    """The profile's tools are within those of the agent, and its text follows the agent's instructions."""
+    created = {"profile": "plan", "scope": {"tools": ["bash", "read_file"]}}
+    values = await read_pinned_in_session(idle, created=created)
+    assert values["tools"] == ["read_file"]
+    with idle.state.read() as store:
+        (section,) = [store.get(BLOBS, digest, 0) for digest in values["section_digests"]]
+    assert section == PROFILES["plan"].prompt.encode()
+    assert "section_digests" not in await read_pinned_in_session(idle, created={"profile": "default"})
 
 
 @pytest.mark.parametrize(

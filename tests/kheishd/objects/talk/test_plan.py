@@ -15,6 +15,9 @@ from protocol.events.session import SessionCreated
 from protocol.journal.line import JournalEvent
 from protocol.objects.session import Plan, Session, Todo
 from tests.support.desk import Desk, open_desk
+from tests.support.runtimes import make_runtime
+
+RUNTIME = make_runtime()
 
 LOOK = Todo(todo_id="todo-1", content="look")
 EXITED = PlanExited(artifact_id="art_1", content="look, then act", created_at_ms=5, summary="look")
@@ -56,7 +59,7 @@ async def test_no_todos_and_no_plan(desk: Desk) -> None:
     """Without todos and a plan the view equals the record."""
     with desk.state.read() as store:
         session = desk.session("ses_1")
-        view = view_of(store, session)
+        view = view_of(store, RUNTIME, session)
     assert (view.todos, view.plan) == ([], None)
     assert all(getattr(view, name) == getattr(session, name) for name in Session.__struct_fields__)
 
@@ -73,7 +76,7 @@ async def test_the_newest_todos_and_plan(desk: Desk) -> None:
             updated_at_ms=session.updated_at_ms,
             summary="look",
         )
-        view = view_of(store, session)
+        view = view_of(store, RUNTIME, session)
         assert (view.todos, view.plan) == ([LOOK], plan_of(store, session))
 
 

@@ -10,7 +10,7 @@ from kheishd.core.workspace import Workspaces
 from kheishd.store.tables import CONVERSATIONS, RUNS
 from protocol.errors.conversation import SenderForbidden, SenderInvalid
 from protocol.errors.definition import AgentForbidden, AgentNotFound
-from protocol.errors.route import RouteNotFound, RouteNotReady
+from protocol.errors.route import RouteForbidden, RouteNotFound, RouteNotReady
 from protocol.errors.rpc import IdempotencyConflict, InvalidParams, NotSupported
 from protocol.errors.session import (
     ContractInvalid,
@@ -314,6 +314,19 @@ async def test_conversation_send_route_not_ready(idle: Household) -> None:
     assert "NOT_SET" in refusal.message
 
 
+async def test_conversation_send_route_forbidden(house: Household) -> None:
+    """A request cannot choose a route outside of the session's credential scope."""
+    sent = await house.ask()
+    await house.call(
+        "session.update", session_id=sent["session_id"], credential_scope={"routes": ["offline"]}
+    )
+    refusal = await house.refusal_of("conversation.send", content="x", route="local")
+    assert isinstance(refusal, RouteForbidden)
+    assert refusal.field == "$.params.route"
+    assert "it has only offline" in refusal.message
+    assert (await house.ask())["status"] == "completed"
+
+
 async def test_conversation_send_input_too_large(idle: Household) -> None:
     """Input and metadata have limits, counted as JSON."""
     refusal = await idle.refusal_of("conversation.send", content='"' * (MAX_INPUT_BYTES // 2))
@@ -503,6 +516,17 @@ async def test_session_send_route_not_ready(idle: Household) -> None:
     """The session's route is not ready."""
     await create(idle, session_id="s", route="unready")
     assert isinstance(await idle.refusal_of("session.send", session_id="s", content="x"), RouteNotReady)
+
+
+async def test_session_send_route_forbidden(idle: Household) -> None:
+    """A child has no other routes than its parent has now."""
+    await create(idle, session_id="p", credential_scope={"routes": ["offline", "local"]})
+    await create(idle, session_id="s", parent_session_id="p", route="local")
+    await idle.call("session.send", session_id="s", content="x")
+    await idle.call("session.update", session_id="p", credential_scope={"routes": ["offline"]})
+    refusal = await idle.refusal_of("session.send", session_id="s", content="x")
+    assert isinstance(refusal, RouteForbidden)
+    assert refusal.field is None
 
 
 async def test_session_send_input_too_large(idle: Household) -> None:

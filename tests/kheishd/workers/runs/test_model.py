@@ -18,6 +18,7 @@ from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.os.files.tools import Files
 from kheishd.hooks.output import Outputs
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelRequest, RouteSpec, TextDelta, ThinkingDelta
+from kheishd.objects.talk import session
 from kheishd.store.tables import RUNS_READY
 from kheishd.workers.runs.model import MAX_TRUNCATED_CALLS
 from protocol.contract import OutputContract, Requirement
@@ -28,6 +29,7 @@ from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.names import MAX_METADATA_BYTES
 from protocol.limits.output import MAX_CONTRACT_BYTES
 from protocol.objects.run import RunError, SendResult
+from protocol.objects.session import CredentialScope, SessionUpdate
 from protocol.transcript import Item, Message, ProviderData, Text, Thinking, ToolCall, Usage
 from tests.support.desk import (
     EPOCH_MS,
@@ -91,6 +93,24 @@ async def test_a_run_keeps_its_pinned_values(tmp_path: Path, autojump_clock: Moc
 def replace_route(route: RouteSpec, **changes: Any) -> RouteSpec:
     """Replace the settings of a route."""
     return msgspec.structs.replace(route, **changes)
+
+
+async def test_a_route_outside_of_the_scope_fails_the_run(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A run calls no model of a route that its session may no longer use, also if it was accepted before."""
+    models, gate = Scripted(), Gate()
+    models.answers_to["one"] = gate
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        sent = await desk.send("one")
+        doomed = await desk.send("two")
+        scope = CredentialScope(routes=["other"])
+        await desk.do(session.update, SessionUpdate(session_id=sent.session_id, credential_scope=scope))
+        gate.opened.set()
+        await desk.until(lambda: desk.run(doomed.run_id).status == "failed")
+        assert desk.run(sent.run_id).status == "completed"
+        error = desk.run(doomed.run_id).error
+        assert error is not None
+        assert (error.reason, "it has only other" in error.message) == ("route_forbidden", True)
+        assert len(models.requests) == 1
 
 
 async def test_a_missing_route_fails_the_run(tmp_path: Path, autojump_clock: MockClock) -> None:

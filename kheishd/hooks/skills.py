@@ -1,0 +1,195 @@
+"""Skills in a run: the list of those available, the texts of those active, and the tools that use them.
+
+Both sections stay the same during a conversation, because a provider caches the prompt from its beginning. A
+skill that the model activates is the result of its call: the text joins the section only once the result was
+compacted, which changes the prompt in any case. What changes, the names of the active skills, is part of the
+situation. The list changes when skills are added to or removed from the roots.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import replace
+
+from kheishd.core.skill import SkillError, format_available, matches_query
+from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubHook, Tool, ToolError, tool
+from kheishd.objects.agents.skill import find_visible, make_activation, require_room
+from kheishd.store.blobs import read_blob
+from kheishd.store.tables import SESSIONS
+from protocol.errors.skill import SkillNotFound, SkillNotInline, SkillsTooLarge, SkillUnusable
+from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.limits.skill import (
+    MAX_LISTED_SKILL_CHARACTERS,
+    MAX_LISTED_SKILLS_CHARACTERS,
+    MAX_SKILL_ARGUMENTS_BYTES,
+    MAX_SKILL_NAME_BYTES,
+)
+from protocol.limits.units import KIB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kheishd.kernel.skills import Catalogue, Skills
+    from kheishd.store.environment import Snapshot
+    from protocol.objects.session import ActiveSkill
+    from protocol.objects.skill import Skill
+
+AVAILABLE: Final = (
+    "Skills are instructions for certain work. If one of these fits the task, call use_skill with its name "
+    "before you begin, and follow what it returns:"
+)
+
+ACTIVE: Final = "The following skill is active: follow it where it applies."
+
+# A list of skills as a result. A text of a skill beyond the result's limit would be cut in the middle; the
+# section then shows it instead.
+MAX_LIST_CHARACTERS: Final = 16 * KIB
+MAX_RESULT_BYTES: Final = MAX_TOOL_TEXT_BYTES - KIB
+
+
+class ListSkills(Arguments, frozen=True):
+    """Arguments of ``list_skills``."""
+
+    query: Annotated[str, Meta(max_length=256, description="A text in the name or the description.")] = ""
+
+
+class UseSkill(Arguments, frozen=True):
+    """Arguments of ``use_skill``."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=MAX_SKILL_NAME_BYTES)]
+    args: Annotated[str, Meta(max_length=MAX_SKILL_ARGUMENTS_BYTES, description="Data for the skill.")] = ""
+    context: Literal["inline"] | None = None
+    reason: Annotated[str, Meta(max_length=512, description="Why the skill is used.")] = ""
+
+
+class ActiveSkills(SubHook):
+    """The texts of the active skills."""
+
+    name = "active_skills"
+
+    def sections(self, context: RunContext) -> Sequence[str]:
+        """Return the texts of the active skills that the transcript does not hold."""
+        active = _active_in(context)
+        compacted = context.session.compacted_cursor
+        shown = [skill for skill in active if not skill.by_call or skill.activated_cursor <= compacted]
+        if not shown:
+            return ()
+        with context.state.read() as store:
+            texts = [read_blob(store, skill.text) for skill in shown]
+        return [f"{ACTIVE}\n\n{text.decode()}" for text in texts if text is not None]
+
+    def situation(self, context: RunContext) -> Sequence[str]:
+        """Name the active skills: others, whose texts may be in the transcript, no longer apply."""
+        active = _active_in(context)
+        if not active:
+            return ()
+        names = ", ".join(skill.name for skill in active)
+        return [f"Active skills: {names}. Instructions of other skills in this conversation do not apply."]
+
+
+def _active_in(context: RunContext) -> list[ActiveSkill]:
+    """Return the session's active skills within its scope."""
+    return [skill for skill in context.session.active_skills if context.allows_skill(skill.name)]
+
+
+class SkillTools(SubHook):
+    """The tools with which an agent uses skills. ``load`` returns the skills of the configuration."""
+
+    name = "skills"
+
+    def __init__(self, load: Callable[[], Skills]) -> None:
+        self._load = load
+        # The visible skills of the last catalogue, and their list, by the names that a scope allows.
+        self._catalogue: Catalogue | None = None
+        self._visible: dict[tuple[str, ...] | None, tuple[list[Skill], str]] = {}
+
+    async def begin(self, context: RunContext) -> None:
+        """Find new and removed skills."""
+        await self._load().refresh()
+
+    def offer(self, context: RunContext) -> Sequence[Tool]:
+        """Offer the tools if the run can use a skill."""
+        return self.tools if self._visible_in(context)[0] else ()
+
+    def sections(self, context: RunContext) -> Sequence[str]:
+        """List the skills that the run can use."""
+        return [f"{AVAILABLE}\n{self._visible_in(context)[1]}"]
+
+    def _visible_in(self, context: RunContext) -> tuple[list[Skill], str]:
+        """Return the skills that a run can use, and their list."""
+        catalogue = self._load().catalogue()
+        if catalogue is not self._catalogue:
+            self._catalogue = catalogue
+            self._visible.clear()
+        names = None if context.bounds is None else context.bounds.scope.skills
+        key = None if names is None else tuple(names)
+        if key not in self._visible:
+            skills = [skill for name, skill in catalogue.skills.items() if context.allows_skill(name)]
+            listed = format_available(skills, MAX_LISTED_SKILL_CHARACTERS, MAX_LISTED_SKILLS_CHARACTERS)
+            if len(self._visible) >= 64:
+                self._visible.clear()
+            self._visible[key] = skills, listed
+        return self._visible[key]
+
+    @tool(
+        "list_skills",
+        description="Find skills: instructions for certain work. With a query, only those that mention it.",
+        kind="coordinate",
+        repeatable=True,
+        parallel=True,
+        in_plan=True,
+        droppable=True,
+    )
+    async def list_skills(self, call: Invocation, arguments: ListSkills) -> Outcome:
+        """List the skills that the run can use."""
+        self._load().catalogue(fresh=True)
+        skills, _ = self._visible_in(call.context)
+        matching = [skill for skill in skills if matches_query(skill, arguments.query)]
+        listed = format_available(matching, 2 * MAX_LISTED_SKILL_CHARACTERS, MAX_LIST_CHARACTERS)
+        return Outcome(
+            f"{len(matching)} of {len(skills)} skills:\n{listed}" if matching else "No skill matches."
+        )
+
+    @tool(
+        "use_skill",
+        description="Use a skill: its instructions are the result, and they stay in force from then on.",
+        kind="coordinate",
+        repeatable=True,
+        in_plan=True,
+        subject=lambda self, call, arguments: arguments.name,
+    )
+    async def use_skill(self, call: Invocation, arguments: UseSkill) -> Outcome:
+        """Activate a skill. Errors: ToolError if that is not possible."""
+        context = call.context
+        try:
+            skill = find_visible(self._visible_in(context)[0], arguments.name)
+            parsed = self._load().read(skill)
+            activation = make_activation(parsed, arguments.args, arguments.reason, by_call=True)
+        except SkillNotFound:
+            raise ToolError(f"there is no skill '{arguments.name}' here; list_skills finds them") from None
+        except (SkillUnusable, SkillNotInline) as refusal:
+            raise ToolError(refusal.message) from None
+        except SkillError as error:
+            raise ToolError(error.problems[0][1]) from None
+        event, text = activation.event, activation.text.decode()
+        await context.state.put_blob(activation.text)
+        fits = (
+            len(activation.text) <= MAX_RESULT_BYTES
+            and len(msgspec.json.encode(text)) <= 2 * MAX_RESULT_BYTES
+        )
+
+        def activate(store: Snapshot) -> Outcome:
+            session = store.need(SESSIONS, context.session.session_id)
+            try:
+                require_room(session, event)
+            except SkillsTooLarge as refusal:
+                raise ToolError(refusal.message) from None
+            active = f"The skill '{event.name}' is active now."
+            if fits:
+                return Outcome(f"{active} Follow it as long as it is:\n\n{text}", events=(event,))
+            return Outcome(f"{active} Your instructions contain it.", events=(replace(event, by_call=False),))
+
+        return Outcome("", decide=activate)

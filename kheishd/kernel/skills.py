@@ -1,0 +1,66 @@
+"""The skills of a runtime: a catalogue of the discovered ones, and the text of each. Types only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from protocol.errors.skill import SkillNotFound
+from protocol.structs import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kheishd.core.skill import ParsedSkill
+    from protocol.objects.skill import Skill
+
+
+class Catalogue(Value, frozen=True):
+    """Skills by name, in the order of their names, and the problems of bad files, each with its line."""
+
+    skills: Mapping[str, Skill] = {}
+    warnings: tuple[str, ...] = ()
+
+
+class Skills(Protocol):
+    """The skills of one configuration.
+
+    ``workspaces`` are trusted directories whose own skills count as well, the nearest first.
+    """
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """The problems of the daemon's skills that the last scan found; none before the first one."""
+        ...
+
+    def catalogue(self, workspaces: Sequence[str] = (), *, fresh: bool = False) -> Catalogue:
+        """Return the skills of the last scan; scan directories that never were.
+
+        ``fresh`` reads files that have changed since, and blocks meanwhile: about 3 ms for 2,000 skills of
+        which none has.
+        """
+        ...
+
+    async def refresh(self, workspaces: Sequence[str] = ()) -> None:
+        """Find new and removed skills, in a thread if there are any. Changed files are not noticed."""
+        ...
+
+    def read(self, skill: Skill) -> ParsedSkill:
+        """Return the current text of a skill. Errors: SkillUnusable."""
+        ...
+
+
+class NoSkills:
+    """The skills of a runtime without any."""
+
+    warnings: Sequence[str] = ()
+
+    def catalogue(self, workspaces: Sequence[str] = (), *, fresh: bool = False) -> Catalogue:
+        """Return the empty catalogue."""
+        return Catalogue()
+
+    async def refresh(self, workspaces: Sequence[str] = ()) -> None:
+        """Find nothing."""
+
+    def read(self, skill: Skill) -> ParsedSkill:
+        """Refuse. Errors: SkillNotFound."""
+        raise SkillNotFound

@@ -1,0 +1,295 @@
+"""Mail between agents, as transaction functions: post, deliver in a run, conclude the run, expire.
+
+A message is in the stream of its recipient's session. One run of that session reads all pending messages, up
+to a number. While a run that was accepted before the oldest pending message is in flight, messages wait for
+its end: so a parent that waits for a child gets the outcome from its wait, and not once more as mail.
+
+Each function is one transaction: a delivery with the run's acceptance, or the end of a delivery with the
+notice to the parent. The next step follows from two tables, MAILBOXES_DUE and RUNS_TO_CONCLUDE, so a daemon
+that dies in between neither loses nor repeats anything.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from kheishd.core import mailbox as rules
+from kheishd.objects.talk.address import definition_of
+from kheishd.objects.talk.output import output_of
+from kheishd.objects.talk.pin import pin_run
+from kheishd.records.mailbox import mail_key
+from kheishd.records.writer import BY_DAEMON, SessionWriter, StreamWriter
+from kheishd.store.tables import MAIL, MAIL_BY_STATE, MAILBOXES, RUNS, SESSIONS
+from protocol.errors.mailbox import MailboxFull, MailConflict
+from protocol.errors.session import SessionAlreadyEnded
+from protocol.events.mailbox import (
+    MailAcknowledged,
+    MailDeadLettered,
+    MailDelivered,
+    MailPosted,
+    MailRequeued,
+)
+from protocol.events.run import InputReceived, RunAccepted, RunConcluded
+from protocol.journal.line import decode_event
+from protocol.limits.mailbox import (
+    MAX_CLOSED_MAIL,
+    MAX_MAIL_ATTEMPTS,
+    MAX_MAIL_INPUT_BYTES,
+    MAX_MAIL_NOTE_BYTES,
+    MAX_MAIL_OF_RUN,
+    MAX_NOTICE_OUTPUT_BYTES,
+    MAX_PENDING_MAIL,
+)
+from protocol.objects.mailbox import PostedMail
+from protocol.objects.run import SendParams
+from protocol.text import json_length, truncate_json
+from protocol.transcript import Text
+
+if TYPE_CHECKING:
+    from kheishd.core.run.record import RunRecord
+    from kheishd.kernel.runtime import Runtime
+    from kheishd.records.writer import Origin
+    from kheishd.store.environment import Snapshot, Transaction
+    from protocol.objects.mailbox import Mail
+    from protocol.objects.session import Session
+
+NOTICE: Final = "agent_settled"
+"""The type of a message that reports the end of a child's run."""
+
+MailboxState = Literal["due", "busy", "idle"]
+"""``due``: pending messages are to be delivered. ``busy``: another run comes first. ``idle``: no message is
+pending, or a run delivers some already."""
+
+
+# Post.
+
+
+def post(
+    tx: Transaction,
+    *,
+    message_id: str,
+    sender: str,
+    recipient: str,
+    subject: str,
+    payload: Any,
+    ttl_ms: int | None = None,
+    question_id: str | None = None,
+    beyond_limit: bool = False,
+    origin: Origin = BY_DAEMON,
+) -> PostedMail:
+    """Post a message to an agent, once for each id.
+
+    Args:   ``sender`` and ``recipient`` are ids of agents. ``beyond_limit``: the number of pending messages
+            does not matter, as the daemon posts one for each run of a child.
+    Errors: MailConflict for an id that another message has; SessionAlreadyEnded, MailboxFull.
+    """
+    digest = rules.digest_of(sender, subject, payload)
+    mail = tx.get(MAIL, mail_key(recipient, message_id))
+    if mail is not None:
+        if mail.digest != digest:
+            text = f"the mailbox has another message '{message_id}'; choose a new id"
+            raise MailConflict(text, field="$.params.message_id")
+        return PostedMail(accepted=True, message_id=message_id, duplicate=True)
+    if tx.need(SESSIONS, recipient).status == "ended":
+        text = f"the agent {recipient} is closed and reads no more mail"
+        raise SessionAlreadyEnded(text, field="$.params.to")
+    mailbox = tx.get(MAILBOXES, recipient)
+    if mailbox is not None and mailbox.pending >= MAX_PENDING_MAIL and not beyond_limit:
+        text = f"the mailbox of {recipient} has {MAX_PENDING_MAIL} pending messages; try again later"
+        raise MailboxFull(text)
+    writer = StreamWriter(tx, recipient, session_id=recipient, origin=origin)
+    posted = MailPosted(
+        message_id=message_id,
+        from_agent=sender,
+        subject=subject,
+        payload=payload,
+        digest=digest,
+        expires_at_ms=None if ttl_ms is None else tx.now_ms + ttl_ms,
+        question_id=question_id,
+    )
+    writer.append(posted)
+    writer.write()
+    return PostedMail(accepted=True, message_id=message_id, duplicate=False)
+
+
+def payload_of(store: Snapshot, mail: Mail) -> Any:
+    """Return the payload of a message; None if its event is no longer in the journal."""
+    entry = store.entry(mail.agent_id, mail.created_cursor)
+    event = decode_event(entry[1]) if entry is not None else None
+    return event.payload if isinstance(event, MailPosted) else None
+
+
+# Deliver.
+
+
+def state_of(store: Snapshot, session_id: str) -> MailboxState:
+    """Return whether the mailbox of a session has messages to be delivered now."""
+    mailbox = store.get(MAILBOXES, session_id)
+    if mailbox is None or not mailbox.pending or mailbox.delivering:
+        return "idle"
+    session = store.need(SESSIONS, session_id)
+    if session.status == "ended" or not session.open_runs:
+        return "due"
+    oldest = next(cursor for (*_, cursor), _ in store.scan(MAIL_BY_STATE, session_id, "pending"))
+    return "busy" if store.need(RUNS, session.open_runs[0]).accepted_cursor < oldest else "due"
+
+
+def deliver(tx: Transaction, runtime: Runtime, session_id: str, run_id: str, input_id: str) -> None:
+    """Accept the run that reads the pending messages of a session, if they are due.
+
+    Messages that expired, or whose recipient is closed, are given up.
+    Errors: AgentNotFound, RouteNotFound, RouteNotReady, WorkspaceForbidden: no run can be accepted now.
+    """
+    if state_of(tx, session_id) != "due":
+        return
+    session = tx.need(SESSIONS, session_id)
+    writer = SessionWriter(tx, session_id, session=session)
+    pending = (tx.need(MAIL, key) for _, key in tx.scan(MAIL_BY_STATE, session_id, "pending"))
+    if session.status == "ended":
+        ids = [mail.message_id for mail in islice(pending, MAX_CLOSED_MAIL)]
+        writer.append(MailDeadLettered(message_ids=ids, reason="closed", note="the agent was closed"))
+        writer.write()
+        return
+    blocks: list[str] = []
+    mails: list[Mail] = []
+    expired: list[str] = []
+    size = 0
+    for mail in pending:
+        if has_expired(tx, mail):
+            expired.append(mail.message_id)
+        else:
+            block = rules.format_message(mail, payload_of(tx, mail), len(mails) + 1, mail.from_agent)
+            size += json_length(block)
+            if mails and size > MAX_MAIL_INPUT_BYTES:
+                break
+            blocks.append(block)
+            mails.append(mail)
+        if len(mails) + len(expired) == MAX_MAIL_OF_RUN:
+            break
+    if expired:
+        writer.append(MailDeadLettered(message_ids=expired, reason="expired"))
+    if mails:
+        pinned = pin_run(tx, runtime, session, definition_of(runtime, session), SendParams())
+        accepted = RunAccepted(
+            input_id=input_id,
+            agent=session.agent,
+            sender=session.sender,
+            pinned=pinned,
+            kind="mailbox",
+            reports=any(mail.from_agent == session.parent_session_id for mail in mails),
+        )
+        writer.begin_run(run_id, pinned)
+        writer.append(InputReceived(input_id=input_id, items=[Text(rules.format_input(blocks))]))
+        writer.append(accepted)
+        writer.append(MailDelivered(message_ids=[mail.message_id for mail in mails]))
+    writer.write()
+
+
+# Conclude.
+
+
+def conclude(tx: Transaction, run_id: str) -> None:
+    """Settle the mail of a run that has ended, and report its end to the agent's parent, if that is due."""
+    run = tx.need(RUNS, run_id)
+    session = tx.need(SESSIONS, run.session_id)
+    writer = SessionWriter(tx, run.session_id, session=session, run=run)
+    if run.mail:
+        _settle(writer, run, session)
+    report: Literal["mail", "dropped"] | None = None
+    message_id = None
+    if run.reports:
+        message_id = f"notice:{run_id}"
+        report = _report(tx, message_id, run, session)
+    writer.append(RunConcluded(report=report, message_id=message_id if report == "mail" else None))
+    writer.write()
+
+
+def _settle(writer: SessionWriter, run: RunRecord, session: Session) -> None:
+    """Acknowledge the mail of a run that completed; else deliver it again, or give it up."""
+    tx = writer.tx
+    mails = [tx.need(MAIL, key) for _, key in tx.scan(MAIL_BY_STATE, session.session_id, "delivering")]
+    if run.status == "completed":
+        ids = [mail.message_id for mail in mails]
+        writer.append(MailAcknowledged(message_ids=ids, how="delivered"))
+        return
+    note = run.error.message if run.error is not None else f"the run was {run.status}"
+    requeued: list[str] = []
+    dead: dict[Literal["expired", "attempts", "closed"], list[str]] = {}
+    for mail in mails:
+        if session.status == "ended":
+            dead.setdefault("closed", []).append(mail.message_id)
+        elif has_expired(tx, mail):
+            dead.setdefault("expired", []).append(mail.message_id)
+        elif mail.delivery_attempts >= MAX_MAIL_ATTEMPTS:
+            dead.setdefault("attempts", []).append(mail.message_id)
+        else:
+            requeued.append(mail.message_id)
+    note = truncate_json(note, MAX_MAIL_NOTE_BYTES)
+    for reason, ids in dead.items():
+        writer.append(MailDeadLettered(message_ids=ids, reason=reason, note=note))
+    if requeued:
+        writer.append(MailRequeued(message_ids=requeued, note=note))
+
+
+def _report(
+    tx: Transaction, message_id: str, run: RunRecord, session: Session
+) -> Literal["mail", "dropped"] | None:
+    """Post the notice of a run's end to the parent's mailbox, unless the parent has ended."""
+    parent_id = session.parent_session_id
+    if parent_id is None:
+        return None
+    try:
+        post(
+            tx,
+            message_id=message_id,
+            sender=session.session_id,
+            recipient=parent_id,
+            subject=f"{session.agent}: {run.status}",
+            payload=notice_of(tx, run),
+            beyond_limit=True,
+        )
+    except SessionAlreadyEnded:
+        return "dropped"
+    return "mail"
+
+
+def notice_of(store: Snapshot, run: RunRecord) -> dict[str, Any]:
+    """Return the notice of a run's end: its outcome, and its output, the beginning of a long one."""
+    notice: dict[str, Any] = {
+        "type": NOTICE,
+        "agent_id": run.session_id,
+        "run_id": run.run_id,
+        "outcome": run.status,
+        "usage": run.usage,
+    }
+    output = output_of(store, run)
+    if output is not None and output.text:
+        text = truncate_json(output.text, MAX_NOTICE_OUTPUT_BYTES)
+        notice["output"] = text
+        if text != output.text:
+            notice |= {"output_truncated": True, "output_bytes": len(output.text.encode())}
+            notice["output_cursor"] = output.created_cursor
+    if run.error is not None:
+        notice["error"] = run.error
+    if run.cost is not None:
+        notice["cost"] = run.cost
+    return notice
+
+
+# Expire.
+
+
+def has_expired(tx: Transaction, mail: Mail) -> bool:
+    """Whether the time of a message is over."""
+    return mail.expires_at_ms is not None and tx.now_ms >= mail.expires_at_ms
+
+
+def expire(tx: Transaction, key: str) -> None:
+    """Give up a pending message whose time is over. Leave one that a run reads, or that is done, alone."""
+    mail = tx.get(MAIL, key)
+    if mail is None or mail.state != "pending" or not has_expired(tx, mail):
+        return
+    writer = StreamWriter(tx, mail.agent_id, session_id=mail.agent_id)
+    writer.append(MailDeadLettered(message_ids=[mail.message_id], reason="expired"))
+    writer.write()

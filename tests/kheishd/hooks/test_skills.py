@@ -1,0 +1,219 @@
+"""Skills in runs: the sections of the prompt, and the tools."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trio.testing import MockClock
+
+from kheishd.hooks.composite import CompositeHook
+from kheishd.hooks.skills import ACTIVE, AVAILABLE, ActiveSkills, SkillTools
+from kheishd.kernel.hook import Arguments, Invocation, Outcome, SubHook, tool
+from kheishd.objects.agents.skill import activate, deactivate
+from kheishd.objects.talk.bounds import bounds_of
+from kheishd.objects.talk.compaction import HANDLERS as COMPACT
+from kheishd.objects.talk.session import create, update
+from protocol.events.call import ToolReturned
+from protocol.objects.session import CapabilityScope, SessionCompact, SessionCreate, SessionUpdate
+from protocol.objects.skill import SkillActivate, SkillDeactivate
+from protocol.transcript import ToolCall
+from tests.support.desk import Desk, gives, open_desk, says, working
+from tests.support.skills import make_skills, settle, write_skill
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Return the home's directory of skills, with two of them."""
+    root = tmp_path / "home" / "skills"
+    write_skill(root, "review", "---\ndescription: Review code.\n---\nReview $ARGUMENTS carefully.\n")
+    write_skill(root, "style")
+    return root
+
+
+@pytest.fixture
+async def desk(tmp_path: Path, root: Path, autojump_clock: MockClock) -> AsyncIterator[Desk]:
+    """Provide a desk with a worker whose agent has skills."""
+    skills = make_skills(root.parent)
+    hooks = CompositeHook((SkillTools(lambda: skills), ActiveSkills()))
+    async with open_desk(tmp_path, hooks=hooks, load_skills=lambda: skills) as desk, working(desk):
+        yield desk
+
+
+async def call(desk: Desk, tool: str, **arguments: Any) -> ToolReturned:
+    """Let the model call a tool once; return the result."""
+    desk.models.answers_to["go on"] = lambda request: gives(ToolCall("call_1", tool, arguments))
+    desk.models.answers[:] = [lambda request: says("done")]
+    sent = await desk.ask("go on")
+    return [event for _, event in desk.journal(sent.session_id) if isinstance(event, ToolReturned)][-1]
+
+
+async def test_available_skills_are_listed(desk: Desk, root: Path) -> None:
+    """The list is the same in every turn. A skill that is added is in the next one."""
+    for _ in range(2):
+        await desk.ask()
+    first, second = (request.instructions for request in desk.models.requests)
+    assert first == second
+    assert f"{AVAILABLE}\n- review: Review code.\n- style: Does style." in first
+    write_skill(root, "late")
+    await desk.ask()
+    assert "- late: Does late." in desk.models.requests[-1].instructions
+
+
+async def test_without_skills_nothing_changes(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Without skills, an agent has no tools for them, and its prompt does not mention them."""
+    skills = make_skills(tmp_path)
+    hooks = CompositeHook((SkillTools(lambda: skills), ActiveSkills()))
+    async with open_desk(tmp_path, hooks=hooks) as desk, working(desk):
+        await desk.ask()
+        (request,) = desk.models.requests
+    assert not request.tools
+    assert "skill" not in request.instructions + request.situation
+
+
+async def test_use_skill_returns_the_instructions(desk: Desk) -> None:
+    """The result is the text and the state; the instructions stay, and the situation names the skill."""
+    result = await call(desk, "use_skill", name="review", args="the diff", reason="asked")
+    assert not result.is_error
+    assert "Review the diff carefully." in result.text
+    (skill,) = desk.session(desk.models.requests[0].session_id).active_skills
+    assert (skill.name, skill.by_call) == ("review", True)
+    before, after = desk.models.requests
+    assert before.instructions == after.instructions
+    assert "Active skills: review." in after.situation
+    assert "Active skills" not in before.situation
+
+
+async def test_compaction_does_not_lose_a_skill(desk: Desk) -> None:
+    """Once the result of the call is compacted, the text is part of the instructions."""
+    await call(desk, "use_skill", name="review")
+    for _ in range(3):
+        await desk.ask("x" * 2000)
+    session_id = desk.models.requests[0].session_id
+    assert ACTIVE not in desk.models.requests[-1].instructions
+    await desk.do(COMPACT[1], SessionCompact(session_id=session_id, wait="settled"))
+    await desk.ask()
+    instructions = desk.models.requests[-1].instructions
+    assert f"{ACTIVE}\n\n# Skill: review" in instructions
+
+
+async def test_a_clients_activation_is_in_the_instructions(desk: Desk) -> None:
+    """A skill that a person activates is in the prompt until it is deactivated."""
+    session_id = (await desk.ask()).session_id
+    await desk.do(activate, SkillActivate(session_id=session_id, name="style"))
+    await desk.ask()
+    assert "# Skill: style" in desk.models.requests[-1].instructions
+    await desk.do(deactivate, SkillDeactivate(session_id=session_id, name="style"))
+    await desk.ask()
+    assert "# Skill: style" not in desk.models.requests[-1].instructions
+    assert "Active skills" not in desk.models.requests[-1].situation
+
+
+async def test_the_scope_filters_everything(desk: Desk) -> None:
+    """A skill outside of the scope is not listed, not usable, and no longer active."""
+    session_id = (await desk.ask()).session_id
+    await desk.do(activate, SkillActivate(session_id=session_id, name="style"))
+    await desk.do(update, SessionUpdate(session_id=session_id, scope=CapabilityScope(skills=["review"])))
+    result = await call(desk, "use_skill", name="style")
+    assert result.is_error
+    assert "no skill 'style' here" in result.text
+    request = desk.models.requests[-1]
+    assert "style" not in request.instructions + request.situation
+    listed = await call(desk, "list_skills")
+    assert listed.text == "1 of 1 skills:\n- review: Review code."
+    await desk.do(update, SessionUpdate(session_id=session_id, scope=CapabilityScope(skills=[])))
+    await desk.ask()
+    assert not desk.models.requests[-1].tools
+
+
+async def test_list_skills(desk: Desk, root: Path) -> None:
+    """A query selects; files that were changed in place are read again."""
+    assert (await call(desk, "list_skills", query="CODE")).text == "1 of 2 skills:\n- review: Review code."
+    assert (await call(desk, "list_skills", query="nothing")).text == "No skill matches."
+    (root / "style" / "SKILL.md").write_text("A new description.")
+    settle(root)
+    assert "- style: A new description." in (await call(desk, "list_skills", query="style")).text
+
+
+@pytest.mark.parametrize(
+    ("text", "runtime", "problem"),
+    [
+        ("Text.", "context: fork", "an agent of its own"),
+        ("---\nname: [\n---\n", None, r"bad/SKILL.md:3: "),
+        ("$ARGUMENTS" * 2000, None, "longer than"),
+    ],
+)
+async def test_a_skill_that_cannot_be_used(
+    desk: Desk, root: Path, text: str, runtime: str | None, problem: str
+) -> None:
+    """The model reads why, and nothing is active."""
+    path = write_skill(root, "bad", "Text.", runtime)
+    sent = await desk.ask()
+    path.write_text(text)
+    result = await call(desk, "use_skill", name="bad", args="x" * 1000)
+    assert result.is_error
+    assert problem in result.text
+    assert desk.session(sent.session_id).active_skills == []
+
+
+async def test_a_long_skill_is_not_cut(desk: Desk, root: Path) -> None:
+    """A text beyond the limit of results is part of the instructions instead."""
+    write_skill(root, "long", "d\n" + "x" * 100_000)
+    result = await call(desk, "use_skill", name="long")
+    assert result.text == "The skill 'long' is active now. Your instructions contain it."
+    assert "x" * 100_000 in desk.models.requests[-1].instructions
+
+
+# Tools that a skill allows.
+
+
+class Look(SubHook):
+    """Two tools without effects."""
+
+    name = "look"
+
+    @tool("look", description="Look.", kind="read")
+    async def look(self, call: Invocation, arguments: Arguments) -> Outcome:
+        """Look."""
+        return Outcome("seen")
+
+    @tool("touch", description="Touch.", kind="read")
+    async def touch(self, call: Invocation, arguments: Arguments) -> Outcome:
+        """Touch."""
+        return Outcome("touched")
+
+
+@pytest.mark.parametrize(
+    ("text", "runtime"),
+    [("---\ndescription: d\nallowed-tools: look\n---\n", None), ("Text.", "blocked_tools: [touch]")],
+)
+async def test_the_tools_of_active_skills_are_enforced(
+    tmp_path: Path, root: Path, autojump_clock: MockClock, text: str, runtime: str | None
+) -> None:
+    """Other tools are neither offered nor run, except for those that work with skills."""
+    write_skill(root, "narrow", text, runtime)
+    skills = make_skills(root.parent)
+    hooks = CompositeHook((Look(), SkillTools(lambda: skills), ActiveSkills()))
+    async with open_desk(tmp_path, hooks=hooks, load_skills=lambda: skills) as desk, working(desk):
+        # One message activates the skill and then calls a tool that it refuses.
+        calls = [
+            ToolCall("call_1", "use_skill", {"name": "narrow"}),
+            ToolCall("call_2", "touch", {}),
+            ToolCall("call_3", "look", {}),
+        ]
+        desk.models.answers_to["go"] = lambda request: gives(*calls)
+        desk.models.answers[:] = [lambda request: says("done")]
+        session_id = (await desk.ask("go")).session_id
+        results = [event for _, event in desk.journal(session_id) if isinstance(event, ToolReturned)]
+        texts = {event.call_id: event.text for event in results}
+        assert texts["call_2"] == "The tool 'touch' is no longer allowed here."
+        assert texts["call_3"] == "seen"
+        assert [tool.name for tool in desk.models.requests[-1].tools] == ["look", "list_skills", "use_skill"]
+        child = SessionCreate(session_id="child", parent_session_id=session_id)
+        await desk.do(create, child)
+        with desk.state.read() as store:
+            bounds = bounds_of(store, desk.holder.current(), desk.session("child"))
+        assert not bounds.allows_tool("touch")
+        assert bounds.allows_tool("use_skill")
+        await desk.do(deactivate, SkillDeactivate(session_id=session_id, name="narrow"))
+        assert (await call(desk, "touch")).text == "touched"

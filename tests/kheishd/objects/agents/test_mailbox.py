@@ -1,0 +1,214 @@
+"""Mailboxes over the socket: post, list, show and remove messages."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kheishd.objects.agents import mail
+from protocol.errors.mailbox import MailboxFull, MailConflict, MailNotFound
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, SessionNotFound
+from protocol.limits.mailbox import MAX_MAIL_PAYLOAD_BYTES
+from tests.support.household import Household, household
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[Household]:
+    """Serve a daemon with two sessions, ``a`` and ``b``, whose mail no worker delivers; tokens work."""
+    async with household(tmp_path, tcp=True) as house:
+        for session_id in ("a", "b"):
+            await house.call("session.create", session_id=session_id)
+        yield house
+
+
+async def post(house: Household, message_id: str | None = "m1", **params: Any) -> Any:
+    """Post a message of ``a`` to ``b``."""
+    defaults = {"from": "a", "to": "b", "subject": "s", "payload": {"type": "t"}, "message_id": message_id}
+    return await house.call("mailbox.post", **(defaults | params))
+
+
+async def refuse_post(house: Household, **params: Any) -> Any:
+    """Return the refusal of a message of ``a`` to ``b``, which changes nothing."""
+    head = house.head()
+    defaults = {"from": "a", "to": "b", "subject": "s", "payload": {"type": "t"}, "message_id": "m1"}
+    refusal = await house.refusal_of("mailbox.post", **(defaults | params))
+    assert house.head() == head
+    return refusal
+
+
+# mailbox.post
+
+
+async def test_mailbox_post_ok(house: Household) -> None:
+    """A message is accepted, and shown with its whole envelope."""
+    assert await post(house) == {"accepted": True, "message_id": "m1", "duplicate": False}
+    (shown,) = (await house.call("mailbox.list", agent="b"))["messages"]
+    assert shown | {"created_at_ms": 0, "updated_at_ms": 0} == {
+        "schema_version": 1,
+        "id": "m1",
+        "state": "pending",
+        "created_at_ms": 0,
+        "updated_at_ms": 0,
+        "delivery_attempts": 0,
+        "from": "a",
+        "to": "b",
+        "subject": "s",
+        "type": "t",
+        "payload": {"type": "t"},
+    }
+    generated = await post(house, None)
+    assert generated["message_id"].startswith("msg_")
+
+
+async def test_mailbox_post_ok_again_is_a_duplicate(house: Household) -> None:
+    """The same message is accepted once, even if the recipient was closed meanwhile."""
+    await post(house)
+    await house.call("session.end", session_id="b")
+    assert await post(house) == {"accepted": True, "message_id": "m1", "duplicate": True}
+
+
+async def test_mailbox_post_ok_for_each_recipient(house: Household) -> None:
+    """An id belongs to one mailbox: another one may have a message of the same id."""
+    await post(house)
+    assert not (await post(house, to="a"))["duplicate"]
+
+
+async def test_mailbox_post_ok_with_check_changes_nothing(house: Household) -> None:
+    """A dry run says what would happen."""
+    assert (await post(house, check=True))["accepted"]
+    assert (await house.call("mailbox.list", agent="b"))["messages"] == []
+
+
+async def test_mailbox_post_session_not_found(house: Household) -> None:
+    """Both agents must exist, and the caller's token must cover both."""
+    for field in ("from", "to"):
+        refusal = await refuse_post(house, **{field: "nobody"})
+        assert isinstance(refusal, SessionNotFound)
+        assert refusal.field == f"$.params.{field}"
+    await house.call("session.create", session_id="c", agent="critic")
+    client = await house.connect_limited(scopes=["converse"], agents=["critic"])
+    params = {"from": "c", "to": "b", "subject": "s", "payload": 1}
+    with pytest.raises(SessionNotFound):
+        await client.call("mailbox.post", **params)
+
+
+async def test_mailbox_post_session_already_ended(house: Household) -> None:
+    """A closed agent reads no mail."""
+    await house.call("session.end", session_id="b")
+    assert isinstance(await refuse_post(house), SessionAlreadyEnded)
+
+
+async def test_mailbox_post_mail_conflict(house: Household) -> None:
+    """An id that another message has is refused, whatever differs."""
+    await post(house)
+    for change in ({"subject": "other"}, {"payload": None}, {"from": "b"}):
+        assert isinstance(await refuse_post(house, **change), MailConflict)
+
+
+async def test_mailbox_post_mailbox_full(house: Household, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mailbox that grows faster than it is read refuses more, and says how many are pending."""
+    monkeypatch.setattr(mail, "MAX_PENDING_MAIL", 2)
+    for number in range(2):
+        await post(house, f"m{number}")
+    refusal = await refuse_post(house, message_id="m9")
+    assert isinstance(refusal, MailboxFull)
+    assert "2 pending messages" in refusal.message
+    await house.call("mailbox.ack", agent="b", message_id="m0")
+    await post(house, "m9")
+
+
+async def test_mailbox_post_input_too_large(house: Household) -> None:
+    """A payload beyond the limit, or one that cannot be stored, is refused by name."""
+    refusal = await refuse_post(house, payload="x" * MAX_MAIL_PAYLOAD_BYTES)
+    assert isinstance(refusal, InputTooLarge)
+    assert refusal.field == "$.params.payload"
+    for change in ({"payload": 2**70}, {"ttl_ms": 0}, {"subject": ""}, {"message_id": "a/b"}):
+        assert isinstance(await refuse_post(house, **change), InvalidParams)
+
+
+# mailbox.list, mailbox.dead_letters, mailbox.get
+
+
+async def test_mailbox_list_ok(house: Household) -> None:
+    """The messages of an agent are listed by state, oldest first, page by page; reading takes none out."""
+    for number in range(5):
+        await post(house, f"m{number}")
+    await house.call("mailbox.ack", agent="b", message_id="m2")
+
+    async def list_ids(**params: Any) -> tuple[list[str], str | None]:
+        page = await house.call("mailbox.list", agent="b", **params)
+        return [message["id"] for message in page["messages"]], page["next"]
+
+    assert await list_ids() == (["m0", "m1", "m3", "m4"], None)
+    assert await list_ids(state="done") == (["m2"], None)
+    assert await list_ids(state="dead_letter") == ([], None)
+    ids, following = await list_ids(state="any", limit=3)
+    assert ids == ["m0", "m1", "m2"]
+    assert (await list_ids(state="any", after=following))[0] == ["m3", "m4"]
+
+
+async def test_mailbox_list_session_not_found(house: Household) -> None:
+    """An unknown agent is refused."""
+    assert isinstance(await house.refusal_of("mailbox.list", agent="nobody"), SessionNotFound)
+
+
+async def test_mailbox_dead_letters_ok(house: Household) -> None:
+    """Messages that were given up are listed with the reason."""
+    await post(house, ttl_ms=1)
+    await house.state.update(lambda tx: mail.expire(tx, "b/m1"))
+    page = await house.call("mailbox.dead_letters", agent="b")
+    assert [(row["id"], row["state"], row["outcome"]) for row in page["messages"]] in (
+        [("m1", "dead_letter", "expired")],
+        # The clock may not have moved yet.
+        [],
+    )
+
+
+async def test_mailbox_dead_letters_session_not_found(house: Household) -> None:
+    """An unknown agent is refused."""
+    assert isinstance(await house.refusal_of("mailbox.dead_letters", agent="nobody"), SessionNotFound)
+
+
+async def test_mailbox_get_ok(house: Household) -> None:
+    """A message is shown by its id, also when it is done."""
+    await post(house)
+    await house.call("mailbox.ack", agent="b", message_id="m1")
+    shown = await house.call("mailbox.get", agent="b", message_id="m1")
+    assert (shown["state"], shown["outcome"], shown["payload"]) == ("done", "removed", {"type": "t"})
+
+
+async def test_mailbox_get_session_not_found(house: Household) -> None:
+    """An unknown agent is refused."""
+    refusal = await house.refusal_of("mailbox.get", agent="nobody", message_id="m1")
+    assert isinstance(refusal, SessionNotFound)
+
+
+async def test_mailbox_get_mail_not_found(house: Household) -> None:
+    """A message of another mailbox is unknown here."""
+    await post(house)
+    assert isinstance(await house.refusal_of("mailbox.get", agent="a", message_id="m1"), MailNotFound)
+
+
+# mailbox.ack
+
+
+async def test_mailbox_ack_ok(house: Household) -> None:
+    """A pending message is removed once; the answer says whether it was."""
+    await post(house)
+    removed = await house.call("mailbox.ack", agent="b", message_id="m1")
+    assert removed == {"message_id": "m1", "acknowledged": True}
+    assert not (await house.call("mailbox.ack", agent="b", message_id="m1"))["acknowledged"]
+    assert (await house.call("mailbox.list", agent="b"))["messages"] == []
+
+
+async def test_mailbox_ack_session_not_found(house: Household) -> None:
+    """An unknown agent is refused."""
+    refusal = await house.refusal_of("mailbox.ack", agent="nobody", message_id="m1")
+    assert isinstance(refusal, SessionNotFound)
+
+
+async def test_mailbox_ack_mail_not_found(house: Household) -> None:
+    """An unknown message is refused."""
+    assert isinstance(await house.refusal_of("mailbox.ack", agent="b", message_id="m1"), MailNotFound)
