@@ -202,6 +202,7 @@ SESSION_EMPTY: Final[dict[str, Any]] = {
     "input_contract": None,
     "output_contract": None,
     "busy": None,
+    "budget": None,
 }
 """The values that clear the properties of a session."""
 

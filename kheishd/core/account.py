@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from kheishd.core.run.budget import MICROS, remainder_of_run, to_micros
+from kheishd.core.run.budget import MICROS, NO_LIMIT, remainder_of_run, to_micros
 from kheishd.core.run.record import RunRecord
 from protocol.budget import (
     Account,
@@ -27,6 +27,7 @@ from protocol.budget import (
     Reservation,
 )
 from protocol.errors.budget import BudgetExhausted
+from protocol.errors.rpc import InvalidParams
 from protocol.errors.token import ScopeWouldWiden
 from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.run import RunEnded
@@ -201,10 +202,11 @@ def plan_reservation(
             f"{whose} has parts of its budget reserved for {MAX_RESERVATIONS} children, the most; close some"
         )
         raise BudgetExhausted(text, field="$.params.budget")
+    # A float of 0 that is not the default itself would be sent.
     budget = Budget(
         max_tokens=given["tokens"],
-        max_work_s=given["work_ms"] / 1000,
-        max_cost=given["cost_micros"] / MICROS,
+        max_work_s=given["work_ms"] / 1000 or NO_LIMIT.max_work_s,
+        max_cost=given["cost_micros"] / MICROS or NO_LIMIT.max_cost,
     )
     return budget, BudgetReserved(child_id=child_id, amounts=amounts)
 
@@ -230,15 +232,31 @@ def settle_child(child: Session, reservation: Reservation) -> BudgetSettled:
     return BudgetSettled(child_id=child.session_id, amounts=reservation.amounts, used=used)
 
 
-def require_budget_change(session: Session, budget: Budget | None, *, is_reserved: bool) -> None:
+def includes_budget(budget: Budget | None, requested: Budget | None) -> bool:
+    """Whether a budget has every limit that was requested."""
+    limits = amounts_of(budget)
+    return all(
+        limit in (0, getattr(limits, name))
+        for name, limit in msgspec.structs.asdict(amounts_of(requested)).items()
+    )
+
+
+def require_budget_change(
+    session: Session, budget: Budget | None, *, is_reserved: bool, has_children: bool
+) -> None:
     """Require that a session may have a budget from now on. One that its parent reserved is only narrowed.
 
-    Errors: ScopeWouldWiden; BudgetExhausted below what is used or reserved already.
+    Children that run have nothing reserved of a limit that did not exist when they began.
+
+    Errors: ScopeWouldWiden; BudgetExhausted below what is used or reserved already; InvalidParams.
     """
     limits, current, use = amounts_of(budget), amounts_of(session.budget), use_of(session)
     taken = use.used + use.delegated + use.reserved
     for name, field in FIELDS.items():
         limit, previous = getattr(limits, name), getattr(current, name)
+        if has_children and limit and not previous:
+            text = "a limit cannot be added while the session has open children; end them first"
+            raise InvalidParams(text, field=f"$.params.budget.{field}")
         if is_reserved and previous and not 0 < limit <= previous:
             text = (
                 f"the parent has given this session {format_amount(name, previous)}; its budget only narrows"

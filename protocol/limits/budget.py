@@ -11,5 +11,5 @@ MAX_MICROS = 10**12
 # again: 32 reservations of two ids and three numbers take 4 KiB.
 MAX_RESERVATIONS = 32
 
-# The last answer within a budget is cut off at the remainder, but not below a few sentences.
-MIN_CAPPED_TOKENS = 256
+# The last answer within a budget is cut off where the budget ends, or a few sentences beyond it.
+MAX_OVERDRAWN_TOKENS = 256

@@ -23,7 +23,7 @@ queued          Start            running
                 Fail             failed
                 EndRestored      interrupted
 running         Start            running, waiting, failed, cancelled, interrupted
-                BeginModelCall   running, failed, cancelled, interrupted
+                BeginModelCall   running
                 AcceptAnswer     running, completed, failed, cancelled, interrupted
                 FailModelCall    running, failed, cancelled, interrupted
                 Compact          running, completed, failed, cancelled, interrupted
@@ -54,6 +54,8 @@ waiting         AnswerApprovals  running, waiting
                 EndRestored      interrupted
 ended           any              refused: RunAlreadyEnded
 =============== ================ ===============================================
+
+A model call does not begin once the budget of the run or its session is used up: the run fails instead.
 
 The values pinned at acceptance never change. They are not part of the record: the caller passes them in.
 

@@ -43,7 +43,7 @@ from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
 from kheishd.objects.talk.contract import schema_text
 from kheishd.store.tables import BLOBS, SESSIONS
 from kheishd.workers.completion import complete
-from protocol.limits.budget import MIN_CAPPED_TOKENS
+from protocol.limits.budget import MAX_OVERDRAWN_TOKENS
 from protocol.objects.run import RunError
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class ContextWindow:
             left = use_of(store.need(SESSIONS, active.record.session_id)).left.tokens
         if left is None:
             return request
-        return replace(request, max_answer_tokens=max(left - prompt.tokens, MIN_CAPPED_TOKENS))
+        return replace(request, max_answer_tokens=max(left - prompt.tokens, MAX_OVERDRAWN_TOKENS))
 
     async def _prompt(self, *, check_route: bool = True) -> tuple[ModelRequest, Prompt]:
         """Return a model call with the whole transcript, and its measured prompt.

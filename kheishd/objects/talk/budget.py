@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from kheishd.core.account import plan_reservation, settle_child, use_of
 from kheishd.records.run import read_pinned
 from kheishd.records.writer import BY_DAEMON, Origin, SessionWriter
-from kheishd.store.tables import RUNS, SESSIONS
+from kheishd.store.tables import CHILDREN, RUNS, SESSIONS
 
 if TYPE_CHECKING:
     from kheishd.kernel.runtime import Runtime
@@ -51,19 +51,27 @@ def plan_budget(
 
 def reserve(
     tx: Transaction,
+    runtime: Runtime,
     parent: Session,
-    reserved: BudgetReserved | None,
+    requested: Budget | None,
     *,
+    child_id: str,
     run_id: str | None = None,
     origin: Origin = BY_DAEMON,
-) -> Session:
-    """Set aside what was planned for a child; return the parent after it."""
-    if reserved is None:
-        return parent
-    writer = SessionWriter(tx, parent.session_id, session=parent, origin=origin)
-    writer.append(reserved, run_id=run_id)
-    writer.write()
-    return writer.session
+) -> Budget | None:
+    """Set a part of a parent's budget aside for a new child, and return the child's budget.
+
+    Args, errors: as for ``plan_budget``.
+    """
+    parent = settle_ended(tx, parent)
+    budget, reserved = plan_budget(
+        tx, runtime, parent, requested, child_id=child_id, now_ms=tx.now_ms, run_id=run_id
+    )
+    if reserved is not None:
+        writer = SessionWriter(tx, parent.session_id, session=parent, origin=origin)
+        writer.append(reserved, run_id=run_id)
+        writer.write()
+    return budget
 
 
 def settle(tx: Transaction, child: Session) -> None:
@@ -87,9 +95,24 @@ def settle_ended(tx: Transaction, parent: Session) -> Session:
     return tx.need(SESSIONS, parent.session_id)
 
 
-def budget_of(store: Snapshot, session: Session, now_ms: int) -> BudgetUse | None:
+def is_reserved(store: Snapshot, session: Session) -> bool:
+    """Whether a session's budget is a part of its parent's."""
+    if session.parent_session_id is None:
+        return False
+    account = store.need(SESSIONS, session.parent_session_id).account
+    return account is not None and any(item.child_id == session.session_id for item in account.reserved)
+
+
+def has_open_children(store: Snapshot, session: Session) -> bool:
+    """Whether a session has children that have not ended."""
+    return any(
+        store.need(SESSIONS, key[1]).status == "open" for key, _ in store.scan(CHILDREN, session.session_id)
+    )
+
+
+def budget_of(store: Snapshot, session: Session) -> BudgetUse | None:
     """Return the use of a session's budget as shown; None if it has neither a budget nor reservations."""
     if session.account is None:
         return None
     run = store.get(RUNS, session.open_runs[0]) if session.open_runs else None
-    return use_of(session, run, now_ms)
+    return use_of(session, run)
