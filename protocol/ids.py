@@ -45,6 +45,7 @@ STEER = "str"
 TASK = "tsk"
 OUTPUT = "out"
 ARTIFACT = "art"
+PERSONA = "per"
 MESSAGE = "msg"
 
 

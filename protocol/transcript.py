@@ -21,11 +21,21 @@ from msgspec import Meta, Struct
 
 from protocol.ids import ID_PATTERN
 from protocol.limits.call import MAX_CALL_ID_BYTES, MAX_TOOL_BYTES
+from protocol.limits.names import MAX_SOURCE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Role = Literal["user", "assistant", "tool"]
+
+InputOrigin = Literal[
+    "person", "program", "agent", "mailbox", "schedule", "event", "connector", "tool_output"
+]
+"""The kind of the author of an input: a person, or a program, that instructs the agent; another agent that
+delegates a task; or the channel of an input that is only data."""
+
+DeclaredOrigin = Literal["person", "program", "schedule", "event", "connector"]
+"""The origins that a client can declare; the daemon alone writes inputs of the others."""
 
 
 class ProviderData(Struct, frozen=True, omit_defaults=True):
@@ -96,12 +106,17 @@ InputItem = Text | AssetReference
 
 
 class Message(Struct, frozen=True, omit_defaults=True):
-    """One message of a transcript. ``agent`` names a guest agent that wrote it."""
+    """One message of a transcript. ``agent`` names a guest agent that wrote it.
+
+    ``origin`` and ``source`` are those of a user's message: the kind of its author, and which one.
+    """
 
     role: Role
     items: list[Item]
     agent: str | None = None
     provider_data: ProviderData | None = None
+    origin: InputOrigin = "person"
+    source: str = ""
 
 
 class Usage(Struct, frozen=True, omit_defaults=True):
@@ -143,11 +158,16 @@ class VisibleCall(Struct, frozen=True, tag_field="kind", tag="tool_call", omit_d
 
 
 class VisibleMessage(Struct, frozen=True, omit_defaults=True):
-    """One message, as people read it. ``agent`` names a guest agent that wrote it."""
+    """One message, as people read it. ``agent`` names a guest agent that wrote it.
+
+    ``origin`` and ``source`` are those of a user's message that no person wrote.
+    """
 
     role: Role
     items: list[Text | VisibleThinking | VisibleCall | ToolResult | AssetReference]
     agent: str | None = None
+    origin: InputOrigin = "person"
+    source: str = ""
 
 
 def make_visible(message: Message) -> VisibleMessage:
@@ -161,7 +181,7 @@ def make_visible(message: Message) -> VisibleMessage:
                 items.append(VisibleThinking(text, redacted))
             case _:
                 items.append(item)
-    return VisibleMessage(message.role, items, message.agent)
+    return VisibleMessage(message.role, items, message.agent, message.origin, message.source)
 
 
 # Validity. Providers refuse a request whose transcript breaks one of these rules.
@@ -189,6 +209,10 @@ def find_message_problem(message: Message) -> str | None:
         return "a user's message has an empty text"
     if message.role != "assistant" and message.provider_data is not None:
         return f"a message of the role '{message.role}' has data of a provider"
+    if message.role != "user" and (message.origin != "person" or message.source):
+        return f"a message of the role '{message.role}' has the origin of an input"
+    if len(message.source.encode()) > MAX_SOURCE_BYTES or not message.source.isprintable():
+        return f"a message has a source that is not at most {MAX_SOURCE_BYTES} bytes of printable text"
     if message.agent is not None and not re.fullmatch(ID_PATTERN, message.agent):
         return "a message names an agent by a name that no agent can have"
     calls = [item for item in message.items if isinstance(item, ToolCall)]

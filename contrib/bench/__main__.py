@@ -31,6 +31,7 @@ FIGURES = (
     "idle_connections",
     "cli_start",
     "last_page",
+    "skills",
 )
 """The modules of this package whose ``measure(scale)`` yields rows."""
 GOALS = FIGURES[: FIGURES.index("writes")]

@@ -5,7 +5,14 @@ from typing import Any
 import click
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
-from kheishctl.contract import AGENT_RETENTIONS, AGENT_STATUSES, PERMISSION_MODES, PROMPT_MODES, Json
+from kheishctl.contract import (
+    AGENT_RETENTIONS,
+    AGENT_STATUSES,
+    PERMISSION_MODES,
+    PROFILES,
+    PROMPT_MODES,
+    Json,
+)
 from kheishctl.options import (
     Amount,
     Duration,
@@ -116,6 +123,19 @@ _request = options(
     ),
     click.option("--scope", type=JsonValue(), metavar="JSON", help="Its scope, at most its parent's."),
     click.option(
+        "--credential-scope",
+        type=JsonValue(),
+        metavar="JSON",
+        help="Its credentials (default: the routes of its parent).",
+    ),
+    click.option("--profile", type=click.Choice(PROFILES), help="A fixed tool surface."),
+    click.option(
+        "--tool", "allowed_tools", multiple=True, metavar="TOOL", help="Only this tool (repeatable)."
+    ),
+    click.option(
+        "--block", "blocked_tools", multiple=True, metavar="TOOL", help="Block a tool (repeatable)."
+    ),
+    click.option(
         "--workspace", type=Workspace(), metavar="DIRECTORY", help="Its directory, within its parent's."
     ),
     click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="Limit the tokens of its run."),
@@ -128,8 +148,9 @@ _request = options(
 def _make_request(
     max_tokens: int | None, max_time: float | None, max_cost: float | None, **params: Any
 ) -> Json:
+    tools = {name: list(params.pop(name)) or None for name in ("allowed_tools", "blocked_tools")}
     budget = drop_unset(max_tokens=max_tokens, max_work_s=max_time, max_cost=max_cost) or None
-    return drop_unset(budget=budget, **params)
+    return drop_unset(budget=budget, **tools, **params)
 
 
 @command(

@@ -1,13 +1,15 @@
 """``kheishctl definition``: the definitions of agents."""
 
-from typing import Any
+from typing import IO, Any
+
+import click
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
-from kheishctl.options import drop_unset, id_argument, paged
+from kheishctl.options import JsonValue, drop_unset, id_argument, mutating, paged
 from kheishctl.render.layout import Column, format_record
 from protocol.text import sanitize
 
-group = make_group("definition", "Definitions of agents, from agents/<name>.md.")
+group = make_group("definition", "Definitions of agents, from agents/<name>.md and from the store.")
 
 COLUMNS = (
     Column("AGENT", "name"),
@@ -33,3 +35,42 @@ def show(app: App, name: str) -> None:
     fields = {field: value for field, value in result.items() if field != "instructions"}
     instructions = sanitize(result["instructions"])
     app.emit(result, lambda _, display: f"{format_record(fields, display)}\n\n{instructions}".rstrip("\n"))
+
+
+@command(
+    group,
+    "put",
+    method="definition.put",
+    examples=(
+        "kheishctl definition put critic critic.md",
+        "kheishctl definition put critic --instructions 'Find faults.' --settings '{\"tools\": []}'",
+    ),
+)
+@id_argument("name", "AGENT", "agents")
+@click.argument(
+    "text", metavar="[FILE]", type=click.File("rb"), required=False, help="The agent's file; '-': stdin."
+)
+@click.option("--instructions", metavar="TEXT", help="The agent's instructions, instead of a file.")
+@click.option(
+    "--settings", type=JsonValue(), metavar="JSON", help="The settings of a file's front matter, as JSON."
+)
+@mutating
+def put(app: App, text: IO[bytes] | None, **params: Any) -> None:
+    """Store an agent's definition; new runs use it at once.
+
+    An agent that a file in the agents directory defines cannot be replaced: edit that file and reload.
+    """
+    if text is not None:
+        try:
+            params["text"] = text.read().decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise click.UsageError(f"{text.name} is not UTF-8 text") from None
+    app.emit(app.call("definition.put", drop_unset(**params)), format_record)
+
+
+@command(group, "delete", method="definition.delete", examples=("kheishctl definition delete critic",))
+@id_argument("name", "AGENT", "agents")
+@mutating
+def delete(app: App, **params: Any) -> None:
+    """Delete a stored definition. Its sessions stay, and accepted runs continue."""
+    app.emit(app.call("definition.delete", drop_unset(**params)), format_record)

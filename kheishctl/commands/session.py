@@ -126,6 +126,7 @@ def _make_params(
 @name_option("--agent", "agent", "agents", "The agent (default: the configured default agent).")
 @click.option("--title", help="A title, for people.")
 @click.option("--parent", "parent_session_id", metavar="SESSION", help="The parent of the session.")
+@name_option("--persona", "persona_id", "personas", "The persona to bind.")
 @click.option(
     "--scope",
     type=JsonValue(),
@@ -144,6 +145,7 @@ def create(app: App, **params: Any) -> None:
 @conversation_filters
 @status_option(SESSION_STATUSES)
 @click.option("--parent", "parent_session_id", metavar="SESSION", help="Only the children of this session.")
+@name_option("--persona", "persona_id", "personas", "Only those with this persona.")
 @click.option("--sidechains", is_flag=True, help="Include child sessions that have ended.")
 @oldest_option
 @paged

@@ -100,6 +100,12 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     ),
     "token_created": lambda e: f"{e['token_id']} {e.get('name', '')}",
     "token_revoked": lambda e: f"{e['token_id']} {e.get('note', '')}",
+    "persona_created": lambda e: f"{e['persona_id']} {e['display_name']}",
+    "persona_updated": lambda e: f"{e['persona_id']} {e['display_name']}",
+    "persona_deleted": lambda e: str(e["persona_id"]),
+    "persona_bound": lambda e: (
+        f"{e['binding']['persona_id']}, version {e['binding']['version']}" if e["binding"] else "(none)"
+    ),
     "session_created": lambda e: f"{e['agent']} as {e.get('sender') or '-'} {e.get('title') or ''}",
     "session_updated": _as_json,
     "session_renamed": lambda e: str(e.get("title") or "(no title)"),

@@ -1,19 +1,18 @@
-"""Read the agents' files, ``<home>/agents/<name>.md``."""
+"""Read the agents' files, ``<home>/agents/<name>.md``, and add the stored definitions."""
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import msgspec
+from msgspec.structs import replace
 
 from kheishd.config.sections.config import BUILT_IN_AGENT
 from kheishd.core import definition
-from kheishd.core.definition import DefinitionError
+from kheishd.core.definition import DefinitionError, InvalidSettings
 from kheishd.core.workspace import Workspaces
-from kheishd.kernel.runtime import RouteSpec
-from kheishd.objects.talk.workspace import resolve
-from protocol.errors.session import WorkspaceForbidden
+from kheishd.kernel.runtime import RouteSpec, Runtime
+from kheishd.objects.node.definition import complete_definition
 from protocol.limits.session import MAX_AGENT_FILE_BYTES
 from protocol.objects.definition import Definition
 
@@ -67,19 +66,32 @@ def _read_agent(path: Path, routes: Mapping[str, RouteSpec], workspaces: Workspa
     except OSError as error:
         raise DefinitionError([(1, error.strerror or "cannot be read")]) from None
     agent = definition.parse(path.stem, content, str(path))
-    if agent.route is not None and agent.route not in routes:
-        known = ", ".join(sorted(routes))
-        message = f"route: no route '{agent.route}'; configured routes: {known}"
-        raise DefinitionError([(definition.find_key_line(content, "route"), message)])
-    if agent.workspace is None:
-        return agent
     try:
-        # A relative workspace begins at the root.
-        workspace = resolve(os.path.expanduser(agent.workspace), workspaces.root)
-        if workspace is None:
-            raise WorkspaceForbidden("the path is too long or has unprintable characters")
-        workspaces.require_allowed(workspace)
-    except WorkspaceForbidden as refusal:
-        line = definition.find_key_line(content, "workspace")
-        raise DefinitionError([(line, f"workspace: {refusal.message}")]) from None
-    return msgspec.structs.replace(agent, workspace=workspace)
+        return complete_definition(agent, routes, workspaces)
+    except InvalidSettings as error:
+        raise definition.locate_settings(content, error) from None
+
+
+def add_stored(runtime: Runtime, stored: Iterable[Definition]) -> Runtime:
+    """Return a runtime with the stored definitions besides those of its files, which come first.
+
+    A stored definition that the configuration does not allow is left out, with a warning.
+    """
+    definitions, warnings = dict(runtime.definitions), list(runtime.warnings)
+    for agent in stored:
+        existing = runtime.definitions.get(agent.name)
+        if existing is not None and existing.source == "file":
+            warnings.append(
+                f"the stored agent '{agent.name}' has no effect, because {existing.path} defines it, too"
+            )
+            continue
+        try:
+            definitions[agent.name] = complete_definition(agent, runtime.routes, runtime.workspaces)
+        except InvalidSettings as error:
+            warnings.append(f"skipped the stored agent '{agent.name}': {error}")
+    if runtime.config.default_agent not in definitions:
+        warnings.append(
+            f"the default agent '{runtime.config.default_agent}' does not exist; "
+            "define it, or name another agent as 'default_agent'"
+        )
+    return replace(runtime, definitions=dict(sorted(definitions.items())), warnings=tuple(warnings))

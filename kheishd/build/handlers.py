@@ -5,7 +5,7 @@ from kheishd.kernel.call import Handler
 
 def handlers() -> tuple[Handler, ...]:
     """Import all modules with handlers, and return their handlers."""
-    from kheishd.objects.agents import agent, mailbox, skill
+    from kheishd.objects.agents import agent, mailbox, persona, skill
     from kheishd.objects.node import daemon, definition, journal, route, rpc, token
     from kheishd.objects.people import approval, audit, indoubt, permission, question
     from kheishd.objects.talk import (
@@ -26,6 +26,6 @@ def handlers() -> tuple[Handler, ...]:
     talk = (conversation, session, send, steer, stop, compaction, history, fork, run, output, transfer)
     people = (approval, question, indoubt, permission, audit)
     node = (rpc, daemon, journal, definition, route, token)
-    agents = (agent, mailbox, skill)
+    agents = (agent, mailbox, persona, skill)
     modules = (*talk, *people, task, *agents, *node)
     return tuple(handler for module in modules for handler in module.HANDLERS)

@@ -76,11 +76,6 @@ def build_runtime(
     if problems and not skip_bad_agents:
         raise ConfigInvalid("; ".join(problems))
     warnings = [f"skipped the agent in {problem}" for problem in problems]
-    if config.default_agent not in definitions:
-        warnings.append(
-            f"the default agent '{config.default_agent}' of {source.config_path} does not exist; "
-            f"write {source.home.agents / config.default_agent}.md or name another agent"
-        )
     unpriced = [route_id for route_id, section in config.routes.items() if section.price_input is None]
     if config.runs.max_cost and unpriced:
         warnings.append(f"runs.max_cost has no effect on routes without prices: {', '.join(unpriced)}")

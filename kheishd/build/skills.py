@@ -8,7 +8,7 @@ first counts.
 
 A scan remembers the time of each directory that is no skill itself: a new or a removed skill changes it.
 So one look at a collection of 2,000 skills takes one ``stat``, and nothing watches files in the background.
-A file that was changed in place is read again when the skill is used, and by a fresh scan.
+A file that was changed in place is read again when the skill is used, and by a reload.
 """
 
 from __future__ import annotations
@@ -87,6 +87,10 @@ class _RootSkills(Value, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
+NOTHING: Final = _RootSkills((), {})
+"""The skills of a root that has not been scanned."""
+
+
 class SkillRegistry:
     """All scans of a daemon, by root; they survive reloads. Every method may be called from a thread."""
 
@@ -96,15 +100,10 @@ class SkillRegistry:
         self._catalogues: dict[tuple[SkillRoot, ...], tuple[tuple[_RootSkills, ...], Catalogue]] = {}
         self._logged: set[str] = set()
 
-    def catalogue(self, roots: Sequence[SkillRoot], *, fresh: bool = False) -> Catalogue:
-        """Return the skills of some roots. A root that was never scanned is scanned; ``fresh``: all are."""
+    def catalogue(self, roots: Sequence[SkillRoot]) -> Catalogue:
+        """Return the skills of some roots, as far as they have been scanned."""
         key = tuple(roots)
-        if fresh or not self.has_scanned(key):
-            with self._lock:
-                for root in key:
-                    if fresh or root not in self._scans:
-                        self._scan(root)
-        scans = tuple(self._scans[root] for root in key)
+        scans = tuple(self._scans.get(root, NOTHING) for root in key)
         cached = self._catalogues.get(key)
         if cached is None or any(scan is not old for scan, old in zip(scans, cached[0], strict=True)):
             if len(self._catalogues) >= 64:
@@ -113,9 +112,9 @@ class SkillRegistry:
             cached = self._catalogues[key] = scans, self._merge(key, scans)
         return cached[1]
 
-    def has_scanned(self, roots: Sequence[SkillRoot]) -> bool:
-        """Whether all of some roots have been scanned."""
-        return all(root in self._scans for root in roots)
+    def find_unknown(self, roots: Sequence[SkillRoot]) -> list[SkillRoot]:
+        """Return the roots that were never scanned."""
+        return [root for root in roots if root not in self._scans]
 
     def find_changed(self, roots: Sequence[SkillRoot]) -> list[SkillRoot]:
         """Return the roots that were never scanned, or in which skills have been added or removed since."""
@@ -127,16 +126,13 @@ class SkillRegistry:
         ]
 
     def scan_again(self, roots: Sequence[SkillRoot]) -> None:
-        """Scan some roots again."""
+        """Scan some roots again; files that have not changed are not read."""
         with self._lock:
             for root in roots:
-                self._scan(root)
-
-    def _scan(self, root: SkillRoot) -> None:
-        old = self._scans.get(root)
-        scan = _RootScan(root, dict(old.entries) if old is not None else {}).run()
-        if old is None or scan != old:
-            self._scans[root] = scan
+                old = self._scans.get(root, NOTHING)
+                scan = _RootScan(root, dict(old.entries)).run()
+                if scan != old:
+                    self._scans[root] = scan
 
     def _merge(self, roots: Sequence[SkillRoot], scans: Sequence[_RootSkills]) -> Catalogue:
         """Return the skills of all scans; the first of a name counts. Log each warning once."""
@@ -198,12 +194,21 @@ class ConfiguredSkills:
     @property
     def warnings(self) -> Sequence[str]:
         """The problems of the daemon's skills that the last scan found; none before the first one."""
-        roots = self._roots(())
-        return self._registry.catalogue(roots).warnings if self._registry.has_scanned(roots) else ()
+        return self._registry.catalogue(self._roots(())).warnings
 
     def catalogue(self, workspaces: Sequence[str] = (), *, fresh: bool = False) -> Catalogue:
-        """Return the skills of the last scan; scan directories that never were, or all of them."""
-        return self._registry.catalogue(self._roots(workspaces), fresh=fresh)
+        """Return the skills of the last scan; scan roots that never were, or look for changes first."""
+        roots = self._roots(workspaces)
+        scanned = self._registry.find_changed(roots) if fresh else self._registry.find_unknown(roots)
+        if scanned:
+            self._registry.scan_again(scanned)
+        return self._registry.catalogue(roots)
+
+    def reload(self) -> Catalogue:
+        """Read everything again that has changed; return the daemon's skills."""
+        roots = self._roots(())
+        self._registry.scan_again(roots)
+        return self._registry.catalogue(roots)
 
     async def refresh(self, workspaces: Sequence[str] = ()) -> None:
         """Find new and removed skills, in a thread if there are any."""

@@ -1,31 +1,26 @@
 """Agent files, ``agents/<name>.md``: YAML front matter and instructions, read strictly.
 
-The file's name is the agent's. A file without front matter is all instructions.
+A definition in the store is read by the same rules. The file's name is the agent's. A file without front
+matter is all instructions.
 """
 
 import hashlib
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
-from msgspec import Meta, Struct
 
 from kheishd.config.toml import KeyPath, find_line
 from kheishd.config.validation import Problem, find_problems
 from kheishd.core.front_matter import FrontMatterError, load_yaml, split_front_matter
-from kheishd.core.run.budget import MICROS, intersect_budgets
+from kheishd.core.run.budget import intersect_budgets
 from protocol.audience import find_audience_problem
 from protocol.budget import Budget
 from protocol.ids import ID_PATTERN
-from protocol.limits.budget import MAX_BUDGET_TOKENS, MAX_MICROS, MAX_WORK_SECONDS
-from protocol.limits.names import MAX_MODEL_BYTES, MAX_PATH_BYTES, MAX_SCOPE_BYTES
-from protocol.limits.permission import MAX_RULES
+from protocol.limits.names import MAX_SCOPE_BYTES
 from protocol.limits.session import MAX_AGENT_FILE_BYTES
-from protocol.objects.definition import Definition
-from protocol.objects.permission import PermissionMode, Rule
-from protocol.objects.run import Busy
-from protocol.objects.session import Allowlist
+from protocol.objects.definition import Definition, DefinitionSettings
 
 DEFAULT_INSTRUCTIONS: Final = (
     "You are a helpful, careful assistant. Answer plainly and concretely. "
@@ -35,29 +30,16 @@ DEFAULT_INSTRUCTIONS: Final = (
 _LISTS: Final = ("tools", "skills", "mcp", "members")
 
 
-class FrontMatter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The fields between the two ``---`` lines; a ``null`` list means everything, an empty one nothing."""
-
-    description: Annotated[str, Meta(max_length=1024)] = ""
-    route: str | None = None
-    model: Annotated[str, Meta(max_length=MAX_MODEL_BYTES)] | None = None
-    max_turns: Annotated[int, Meta(ge=1)] | None = None
-    max_tokens: Annotated[int, Meta(ge=1, le=MAX_BUDGET_TOKENS)] | None = None
-    max_work_s: Annotated[float, Meta(gt=0, le=MAX_WORK_SECONDS)] | None = None
-    max_cost: Annotated[float, Meta(gt=0, le=MAX_MICROS // MICROS)] | None = None
-    permission_mode: PermissionMode | None = None
-    permissions: Annotated[list[Rule], Meta(max_length=MAX_RULES)] = []
-    workspace: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
-    persona: str | None = None
-    tools: Allowlist = None
-    skills: Allowlist = None
-    mcp: Allowlist = None
-    members: Allowlist = None
-    busy: Busy | None = None
-
-
 class DefinitionError(FrontMatterError):
     """An agent file is invalid."""
+
+
+class InvalidSettings(Exception):
+    """The settings of an agent are invalid; has every problem."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = problems
 
 
 def built_in() -> Definition:
@@ -71,37 +53,52 @@ def built_in() -> Definition:
     )
 
 
-def parse(name: str, content: bytes, path: str) -> Definition:
-    """Return the agent that a file defines; its ``digest`` is the SHA-256 of its instructions, in hex.
+def parse(name: str, content: bytes, path: str | None) -> Definition:
+    """Return the agent that a file defines; with ``path`` None, a text of that form for the store.
 
     Errors: DefinitionError, with a line for every problem.
     """
-    if not re.fullmatch(ID_PATTERN, name):
-        raise DefinitionError([(1, f"{name!r} is not a valid agent name; use A-Z a-z 0-9 . _ : -")])
     if len(content) > MAX_AGENT_FILE_BYTES:
         raise DefinitionError([(1, f"the file is too large; the limit is {MAX_AGENT_FILE_BYTES} bytes")])
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise DefinitionError([(content.count(b"\n", 0, error.start) + 1, "not UTF-8")]) from None
+    settings = DefinitionSettings()
     try:
         matter, instructions = split_front_matter(text)
         table, lines = load_yaml(matter) if matter else ({}, {})
     except FrontMatterError as error:
         raise DefinitionError(error.problems) from None
-    front = FrontMatter()
     if matter:
-        problems = [*find_problems(FrontMatter, table), *_find_unstorable(table), *_find_oversized(table)]
+        problems = [*find_problems(DefinitionSettings, table), *_find_unstorable(table)]
         if problems:
-            located = [(find_line(lines, problem.path) or 1, str(problem)) for problem in problems]
-            raise DefinitionError(located)
-        front = msgspec.convert(table, FrontMatter)
-        for index, rule in enumerate(front.permissions):
-            problem = find_audience_problem(rule.decision, rule.audience)
-            if problem is not None:
-                place: KeyPath = ("permissions", index, "audience")
-                raise DefinitionError([(find_line(lines, place) or 1, str(Problem(place, problem)))])
-    fields = msgspec.structs.asdict(front)
+            raise DefinitionError(_locate(lines, problems))
+        settings = msgspec.convert(table, DefinitionSettings)
+    try:
+        return make_definition(name, settings, instructions, path)
+    except InvalidSettings as error:
+        raise DefinitionError(_locate(lines, error.problems)) from None
+
+
+def make_definition(
+    name: str, settings: DefinitionSettings, instructions: str, path: str | None
+) -> Definition:
+    """Return an agent; its ``digest`` is the SHA-256 of its instructions, in hex. Errors: InvalidSettings."""
+    if not re.fullmatch(ID_PATTERN, name):
+        raise InvalidSettings([Problem((), f"{name!r} is not a valid agent name; use A-Z a-z 0-9 . _ : -")])
+    fields = msgspec.structs.asdict(settings)
+    # The names are part of a session's record, which each event writes again.
+    sizes = {key: len(str(fields[key]).encode()) for key in _LISTS if fields[key] is not None}
+    if sum(sizes.values()) > MAX_SCOPE_BYTES:
+        longest = max(sizes, key=lambda key: sizes[key])
+        raise InvalidSettings(
+            [Problem((longest,), f"the lists of names exceed {MAX_SCOPE_BYTES} bytes in total")]
+        )
+    for index, rule in enumerate(settings.permissions):
+        problem = find_audience_problem(rule.decision, rule.audience)
+        if problem is not None:
+            raise InvalidSettings([Problem(("permissions", index, "audience"), problem)])
     budget = Budget(
         max_tokens=fields.pop("max_tokens") or 0,
         max_work_s=fields.pop("max_work_s") or 0.0,
@@ -110,7 +107,7 @@ def parse(name: str, content: bytes, path: str) -> Definition:
     return Definition(
         name=name,
         instructions=instructions,
-        source="file",
+        source="stored" if path is None else "file",
         digest=_digest(instructions),
         path=path,
         budget=intersect_budgets([budget]),
@@ -118,12 +115,19 @@ def parse(name: str, content: bytes, path: str) -> Definition:
     )
 
 
-def find_key_line(content: bytes, key: str) -> int:
-    """Return the line of a key in an agent file; 1 if it has no such key."""
-    for number, line in enumerate(content.decode("utf-8-sig", "replace").splitlines(), 1):
-        if re.match(rf"[\"']?{key}[\"']?\s*:", line):
-            return number
-    return 1
+def _locate(lines: dict[KeyPath, int], problems: list[Problem]) -> list[tuple[int, str]]:
+    return [(find_line(lines, problem.path) or 1, str(problem)) for problem in problems]
+
+
+def locate_settings(content: bytes, error: InvalidSettings) -> DefinitionError:
+    """Return the problems of an agent file's settings with the lines of their keys; 1 without a line."""
+    lines = content.decode("utf-8-sig", "replace").splitlines()
+    problems = []
+    for problem in error.problems:
+        pattern = re.compile(rf"[\"']?{problem.path[0]}[\"']?\s*:")
+        located = (number for number, line in enumerate(lines, 1) if pattern.match(line))
+        problems.append((next(located, 1), str(problem)))
+    return DefinitionError(problems)
 
 
 def _find_unstorable(table: dict[str, Any]) -> Iterator[Problem]:
@@ -137,14 +141,6 @@ def _find_unstorable(table: dict[str, Any]) -> Iterator[Problem]:
             yield Problem((name,), "an unpaired surrogate, which is not a character")
         except (TypeError, RecursionError):
             pass  # A wrong type, which is reported by find_problems.
-
-
-def _find_oversized(table: dict[str, Any]) -> Iterator[Problem]:
-    """Yield a problem if the lists take too much of a session's record, which each event writes again."""
-    sizes = {name: len(str(table[name]).encode()) for name in _LISTS if isinstance(table.get(name), list)}
-    if sum(sizes.values()) > MAX_SCOPE_BYTES:
-        longest = max(sizes, key=lambda name: sizes[name])
-        yield Problem((longest,), f"the lists of names exceed {MAX_SCOPE_BYTES} bytes in total")
 
 
 def _digest(instructions: str) -> str:

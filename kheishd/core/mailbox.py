@@ -12,7 +12,7 @@ delivering  MailRequeued                        pending
 delivering  MailDeadLettered                    dead_letter
 =========== =================================== ===================
 
-The events that end a delivery are events of its run: they have the run's id, and the others have none.
+The events that end a delivery are events of its run and have its id. A dead letter without one was pending.
 """
 
 from __future__ import annotations
@@ -125,9 +125,12 @@ def evolve_mailbox(
             return replace(
                 mailbox, pending=mailbox.pending + len(ids), delivering=mailbox.delivering - len(ids)
             )
-        case MailAcknowledged(message_ids=ids) | MailDeadLettered(message_ids=ids):
-            dead = len(ids) if isinstance(event, MailDeadLettered) else 0
-            mailbox = replace(mailbox, dead_letters=mailbox.dead_letters + dead)
+        case MailAcknowledged(message_ids=ids, how="delivered"):
+            return replace(mailbox, delivering=mailbox.delivering - len(ids))
+        case MailAcknowledged(message_ids=ids):
+            return replace(mailbox, pending=mailbox.pending - len(ids))
+        case MailDeadLettered(message_ids=ids):
+            mailbox = replace(mailbox, dead_letters=mailbox.dead_letters + len(ids))
             if envelope.run_id is None:
                 return replace(mailbox, pending=mailbox.pending - len(ids))
             return replace(mailbox, delivering=mailbox.delivering - len(ids))

@@ -16,12 +16,20 @@ from msgspec.structs import replace
 from kheishd.core.account import count_call, count_work, evolve_reservations
 from kheishd.core.permissions.grants import evolve_session_grants
 from kheishd.core.run.budget import accumulate_cost
+from kheishd.core.trust import join_origins
 from protocol.budget import Account, Cost
 from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.context import CompactionFailed, ContextCompacted
+from protocol.events.persona import PersonaBound
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.run import MessageAppended, ModelFailed, RunAccepted, RunEnded
-from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
+from protocol.events.session import (
+    SessionCreated,
+    SessionEnded,
+    SessionImported,
+    SessionRenamed,
+    SessionUpdated,
+)
 from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
@@ -55,9 +63,13 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             index = len(session.open_runs) if index is None else index
             open_runs = [*session.open_runs[:index], envelope.run_id, *session.open_runs[index:]]
             changed = replace(session, open_runs=open_runs, runs=session.runs + 1)
-        case RunEnded(worked_ms=worked_ms):
+        case RunEnded(origins=origins, worked_ms=worked_ms):
             open_runs = [run_id for run_id in session.open_runs if run_id != envelope.run_id]
-            changed = replace(count_work(session, worked_ms), open_runs=open_runs)
+            changed = replace(
+                count_work(session, worked_ms),
+                open_runs=open_runs,
+                origins=join_origins(session.origins, origins),
+            )
         case ModelFailed() if session.account is None:
             return session
         case ModelFailed(usage=usage, cost=cost):
@@ -76,6 +88,8 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             changed = replace(
                 session, active_skills=[skill for skill in session.active_skills if skill.name != name]
             )
+        case PersonaBound(binding=binding):
+            changed = replace(session, persona=binding)
         case TodosWritten():
             changed = replace(session, todos_cursor=envelope.cursor)
         case PlanEntered() if session.plan_mode:
@@ -83,6 +97,10 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
         case PlanEntered():
             mode = session.permission_mode
             changed = replace(session, plan_mode=True, pre_plan_mode=mode, permission_mode="plan")
+        case SessionImported(origins=origins):
+            changed = replace(session, origins=join_origins(session.origins, origins))
+            if changed == session:
+                return session
         case PlanExited():
             changed = replace(leave_plan_mode(session), plan_cursor=envelope.cursor)
         case _:
@@ -126,11 +144,13 @@ def _create(envelope: Envelope, event: SessionCreated) -> Session:
         agent=event.agent,
         status="open",
         sender=event.sender,
+        persona=event.persona,
         created_at_ms=envelope.at_ms,
         updated_at_ms=envelope.at_ms,
         parent_session_id=event.parent_session_id,
         root_session_id=event.root_session_id,
         fork_of=event.fork_of,
+        origins=event.origins,
         created_cursor=envelope.cursor,
         updated_cursor=envelope.cursor,
         account=Account() if event.budget is not None else None,

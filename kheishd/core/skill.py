@@ -30,12 +30,13 @@ from protocol.limits.skill import (
     MAX_SKILL_TOOLS,
     MAX_SKILL_YAML_BYTES,
 )
+from protocol.objects.permission import Decision, LayerRules, Rule
 from protocol.objects.session import SkillTool
 from protocol.objects.skill import Skill, SkillContext
 from protocol.structs import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from protocol.objects.session import ActiveSkill
     from protocol.objects.skill import SkillOrigin
@@ -272,6 +273,23 @@ def allowed_names(skill: ActiveSkill) -> list[str] | None:
     return [*dict.fromkeys(tool.tool for tool in skill.allowed_tools), *SKILL_TOOLS]
 
 
+def skill_layers(skills: Iterable[ActiveSkill]) -> list[LayerRules]:
+    """Return the layers of rules of the active skills that allow or block tools for certain subjects."""
+    layers = []
+    for skill in skills:
+        allowed, blocked = skill.allowed_tools or [], skill.blocked_tools
+        # A tool that is named once without a subject is allowed for all of them.
+        whole = {tool.tool for tool in allowed if tool.subject is None}
+        pairs: list[tuple[Decision, SkillTool]] = [
+            ("allow", tool) for tool in allowed if tool.tool not in whole
+        ]
+        pairs += [("deny", tool) for tool in blocked if tool.subject is not None]
+        rules = [Rule(tool=tool.tool, subject=tool.subject, decision=decision) for decision, tool in pairs]
+        if rules:
+            layers.append(LayerRules(layer="skill", name=skill.name, rules=rules))
+    return layers
+
+
 # Texts.
 
 
@@ -320,7 +338,7 @@ def render(parsed: ParsedSkill, args: str, *, isolated: bool = False) -> str:
     lines += [f"Version: {skill.version}"] if skill.version else []
     if skill.allowed_tools is not None:
         names = ", ".join(map(format_tool, skill.allowed_tools)) or "none"
-        lines.append(f"Allowed tools: {names}")
+        lines.append(f"Allowed tools (others are refused): {names}")
     if skill.blocked_tools:
         lines.append(f"Refused tools: {', '.join(map(format_tool, skill.blocked_tools))}")
     if args.strip():

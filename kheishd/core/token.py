@@ -68,6 +68,11 @@ def narrow_grant(current: TokenGrant, requested: TokenGrant) -> TokenGrant:
         )
     _require_included(current.agents, requested.agents, "agents")
     _require_included(current.senders, requested.senders, "senders")
+    if current.origin is not None and requested.origin != current.origin:
+        raise ScopeWouldWiden(
+            f"everything that the token sends has the origin '{current.origin}', and that stays so",
+            field="$.params.origin",
+        )
     if current.expires_at_ms is not None and (
         requested.expires_at_ms is None or requested.expires_at_ms > current.expires_at_ms
     ):

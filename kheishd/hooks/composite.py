@@ -86,6 +86,7 @@ class CompositeHook:
         self._owners: dict[str, SubHook] = {}
         self._rejected: set[tuple[str, str]] = set()
         self._last: dict[int, _PartTools] = {}
+        self._scopes: tuple[object, ...] = ()
         self._with_offer = [*map(id, self._parts_with("offer"))]
         self._with_text = [*map(id, self._parts_with("sections", "situation"))]
         self._with_opinion = self._parts_with("before_call")
@@ -165,14 +166,29 @@ class CompositeHook:
 
     def offer(self, context: RunContext) -> list[Tool]:
         """Return the tools that a run may call, in the order of their sub-hooks, within its scopes."""
-        return [tool for part in self._parts for tool in self._offer_of(part, self._tools_of(part), context)]
+        scopes = self._scopes_of(context)
+        return [
+            tool
+            for part in self._parts
+            for tool in self._offer_of(part, self._tools_of(part), context, scopes)
+        ]
 
-    def _offer_of(self, part: SubHook, tools: _PartTools, context: RunContext) -> Sequence[Tool]:
+    def _scopes_of(self, context: RunContext) -> tuple[object, ...]:
+        """Return a run's scopes; the same object for equal ones in a row."""
         scopes = context.tool_scopes
-        if not tools.by_name or context.has_no_tools:
+        if scopes != self._scopes:
+            self._scopes = scopes
+        return self._scopes
+
+    def _offer_of(
+        self, part: SubHook, tools: _PartTools, context: RunContext, scopes: tuple[object, ...]
+    ) -> Sequence[Tool]:
+        if not tools.by_name:
             return ()
-        if tools.scopes == scopes:
+        if tools.scopes is scopes:
             return tools.offered
+        if context.has_no_tools:
+            return ()
         try:
             rows = part.offer(context)
         except Exception:
@@ -190,11 +206,11 @@ class CompositeHook:
 
     def prompt(self, context: RunContext) -> HookPrompt:
         """Return the sub-hooks' part of a run's next prompt."""
-        prompt = HookPrompt([], [], [], [])
+        prompt, scopes = HookPrompt([], [], [], []), self._scopes_of(context)
         for part in self._parts:
             tools = self._tools_of(part)
             prompt.droppable.extend(tools.droppable)
-            offered = self._offer_of(part, tools, context)
+            offered = self._offer_of(part, tools, context, scopes)
             prompt.tools.extend(offered)
             if id(part) not in self._with_text or (tools.by_name and not offered):
                 continue

@@ -145,7 +145,7 @@ class SkillTools(SubHook):
     )
     async def list_skills(self, call: Invocation, arguments: ListSkills) -> Outcome:
         """List the skills that the run can use."""
-        self._load().catalogue(fresh=True)
+        await self._load().refresh()
         skills, _ = self._visible_in(call.context)
         matching = [skill for skill in skills if matches_query(skill, arguments.query)]
         listed = format_available(matching, 2 * MAX_LISTED_SKILL_CHARACTERS, MAX_LIST_CHARACTERS)

@@ -35,16 +35,21 @@ if TYPE_CHECKING:
     from protocol.objects.daemon import DaemonStatus
     from protocol.objects.journal import Filter, Subscribed
     from protocol.rpc.method import AnyMethod, Scope
+    from protocol.transcript import DeclaredOrigin
 
 
 class Caller(Value, frozen=True):
-    """The party that makes a request, and its rights. ``None`` allows every name, an empty set none."""
+    """The party that makes a request, and its rights. ``None`` allows every name, an empty set none.
+
+    ``origin`` is the origin of every input that the caller sends; None: the caller may declare one.
+    """
 
     principal: str
     scopes: frozenset[Scope]
     agents: frozenset[str] | None = None
     senders: frozenset[str] | None = None
     token_id: str | None = None
+    origin: DeclaredOrigin | None = None
 
     def require_scope(self, scope: Scope | None) -> None:
         """Require a scope; None requires nothing. Errors: ScopeMissing."""

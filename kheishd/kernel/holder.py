@@ -33,7 +33,7 @@ class RuntimeHolder:
             self._users[runtime.generation] -= 1
             if not self._users[runtime.generation]:
                 del self._users[runtime.generation]
-                if runtime is not self._current:
+                if runtime.generation != self._current.generation:
                     self._retire(runtime)
 
     def replace(self, runtime: Runtime) -> None:
@@ -43,6 +43,11 @@ class RuntimeHolder:
         if replaced.generation not in self._users:
             self._retire(replaced)
         self.on_replace()
+
+    def amend(self, runtime: Runtime) -> None:
+        """Replace the current runtime by one of its generation, with other definitions of agents."""
+        assert runtime.generation == self._current.generation, "the rest of a runtime stays"
+        self._current = runtime
 
     def held(self) -> list[int]:
         """Return the generations in use, oldest first."""

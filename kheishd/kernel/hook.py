@@ -19,6 +19,7 @@ The life of a call:
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_type_hints, overload
@@ -34,13 +35,14 @@ from protocol.structs import Value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from kheishd.config.sections.workspace import SandboxMode
     from kheishd.core.permissions.claims import Claim
     from kheishd.core.run.record import RunRecord
     from kheishd.core.scope import Bounds
     from kheishd.kernel.state import State
-    from kheishd.store.environment import Snapshot
+    from kheishd.store.environment import Transaction
     from protocol.journal.line import JournalEvent
     from protocol.objects.approval import Preview
     from protocol.objects.permission import Decision
@@ -74,7 +76,8 @@ class Tool(Value, frozen=True, dict=True):
     ``in_plan``: plan mode allows the call.
     ``droppable``: old results may be dropped from the prompt, as they are long and can be had again.
     ``writes`` returns the workspace files that a call writes, for a run that is required to write some.
-    ``timeout_s`` does not include waiting for a person.
+    ``timeout_s`` does not include waiting for a person. ``waits``: the call only waits for other runs, so the
+    configured limit on the time of calls does not apply to it.
     ``methods`` are the functions of a declared tool; without, the sub-hook's own methods handle the call.
     """
 
@@ -86,6 +89,7 @@ class Tool(Value, frozen=True, dict=True):
     repeatable: bool = False
     parallel: bool = False
     in_plan: bool = False
+    waits: bool = False
     timeout_s: float = 30.0
     droppable: bool = False
     writes: Callable[[Any], Iterable[str]] = _write_nothing
@@ -174,6 +178,7 @@ def tool(
     repeatable: bool = False,
     parallel: bool = False,
     in_plan: bool = False,
+    waits: bool = False,
     timeout_s: float = 30.0,
     droppable: bool = False,
     writes: Callable[[Any], Iterable[str]] = _write_nothing,
@@ -203,6 +208,7 @@ def tool(
             repeatable=repeatable,
             parallel=parallel,
             in_plan=in_plan,
+            waits=waits,
             timeout_s=timeout_s,
             droppable=droppable,
             writes=writes,
@@ -283,6 +289,7 @@ class Invocation(Value, frozen=True):
     ``observe`` journals more evidence after the start, such as a process id; at most 4 KiB.
     ``closed_patterns`` reads the current rules and returns the patterns of paths that they keep from tools
     that read (see ``core.permissions.judge``).
+    ``yield_slot`` is entered while the call waits for another run: meanwhile this one takes no slot.
     ``judge_claim`` judges a claim of the running call by the current rules, such as a connection. A claim
     that was approved together with the call is allowed unless a rule denies it now.
     """
@@ -296,6 +303,7 @@ class Invocation(Value, frozen=True):
     observe: Callable[[Mapping[str, Any]], Awaitable[None]] = _discard_evidence
     closed_patterns: Callable[[], Sequence[str]] = tuple
     judge_claim: Callable[[Claim], Ruling] = _deny_claim
+    yield_slot: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     def key(self) -> str:
@@ -323,10 +331,11 @@ class Outcome(Value, frozen=True):
     ``evidence``, what the tool would have observed, had it taken longer.
 
     ``decide`` runs inside the commit and returns the final outcome. Use it when the result depends on current
-    state; it must be pure and fast (a millisecond), as it may run again. It replaces this outcome, except for
-    this outcome's events, which are committed with the final ones unless that is an error. So no concurrent
-    change can break a rule, and a call that does nothing else is ``repeatable``: if its result was lost, so
-    was its change. Errors: ToolError, which becomes the result.
+    state, or when the call changes other sessions: it may append to their streams by writers of its own. It
+    must be fast (a millisecond) and have no other effect, as it may run again. It replaces this outcome,
+    except for this outcome's events, which are committed with the final ones unless that is an error. So no
+    concurrent change can break a rule, and a call that does nothing else is ``repeatable``: if its result was
+    lost, so was its change. Errors: ToolError, which becomes the result.
     """
 
     text: str
@@ -334,7 +343,7 @@ class Outcome(Value, frozen=True):
     full_output: bytes | None = None
     events: tuple[JournalEvent, ...] = ()
     evidence: Mapping[str, Any] | None = None
-    decide: Callable[[Snapshot], Outcome] | None = None
+    decide: Callable[[Transaction], Outcome] | None = None
 
 
 # Opinions, before a call is judged.

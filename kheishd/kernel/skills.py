@@ -33,15 +33,18 @@ class Skills(Protocol):
         ...
 
     def catalogue(self, workspaces: Sequence[str] = (), *, fresh: bool = False) -> Catalogue:
-        """Return the skills of the last scan; scan directories that never were.
+        """Return the skills of the last scan; scan roots that never were.
 
-        ``fresh`` reads files that have changed since, and blocks meanwhile: about 3 ms for 2,000 skills of
-        which none has.
+        ``fresh`` looks for new and removed skills first. It blocks, for microseconds if there are none.
         """
         ...
 
     async def refresh(self, workspaces: Sequence[str] = ()) -> None:
         """Find new and removed skills, in a thread if there are any. Changed files are not noticed."""
+        ...
+
+    def reload(self) -> Catalogue:
+        """Read everything again that has changed, in a thread of the caller; return the daemon's skills."""
         ...
 
     def read(self, skill: Skill) -> ParsedSkill:
@@ -60,6 +63,10 @@ class NoSkills:
 
     async def refresh(self, workspaces: Sequence[str] = ()) -> None:
         """Find nothing."""
+
+    def reload(self) -> Catalogue:
+        """Return the empty catalogue."""
+        return Catalogue()
 
     def read(self, skill: Skill) -> ParsedSkill:
         """Refuse. Errors: SkillNotFound."""

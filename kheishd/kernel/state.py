@@ -301,7 +301,8 @@ class _RoundEnd(trio.abc.Instrument):
 
     def before_io_wait(self, timeout: float) -> None:
         """Hand over, at the end of a round."""
-        self._store.hand_over()
+        if self._store.collected:
+            self._store.hand_over()
 
 
 @asynccontextmanager

@@ -6,16 +6,23 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from kheishd.config.presets import find_base_url
 from kheishd.kernel.runtime import ModelFailure
+from kheishd.providers.address import host_of
+from kheishd.providers.attachments import origin_of
+from kheishd.providers.exchange import CallTimeouts, Exchange
+from kheishd.providers.failures import FailureFactory
 from kheishd.providers.refusals import adapt
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from types import TracebackType
 
+    from kheishd.config.sections.runs import RunsSection
+    from kheishd.kernel.captures import Capture
     from kheishd.kernel.runtime import ModelEvent, ModelRequest
-    from kheishd.providers.driver import HttpRequest
-    from kheishd.providers.exchange import Exchange
+    from kheishd.providers.driver import Driver, HttpRequest
+    from kheishd.providers.exchange import ConnectionPools
     from kheishd.providers.traits import LearnedTraits, Traits
 
 
@@ -95,3 +102,27 @@ class AdaptedExchange:
         adapted = adapt(self._traits, failure, self._post.body)
         self._traits = adapted or self._traits
         return adapted is not None
+
+
+def open_call(
+    request: ModelRequest,
+    driver: Driver,
+    secret: str | None,
+    pools: ConnectionPools,
+    learned: LearnedTraits,
+    limits: RunsSection,
+    capture: Capture,
+) -> AdaptedExchange:
+    """Return the exchanges of a model call; ``limits`` has its timeouts, which begin now."""
+    pinned = request.pinned
+    base_url = find_base_url(pinned.driver, pinned.preset, pinned.base_url) or driver.BASE_URL
+    failures = FailureFactory(host_of(base_url), secret, pinned.auth_ref)
+    timeouts = CallTimeouts(limits)
+
+    def make_exchange(traits: Traits) -> tuple[HttpRequest, Exchange]:
+        post = replace(driver.post(request, base_url, secret, traits), ca_file=pinned.ca_file)
+        reader = driver.reader(failures, origin_of(pinned, base_url))
+        reader.situation = post.situation
+        return post, Exchange(pools, post, reader, failures, timeouts, capture)
+
+    return AdaptedExchange(request, learned, make_exchange)

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import os
 from contextlib import asynccontextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import replace
-
-from kheishd.config.presets import find_base_url
 from kheishd.config.sections.runs import RunsSection
 from kheishd.kernel.captures import NO_CAPTURE
 from kheishd.kernel.runtime import ModelFailure
@@ -26,11 +23,12 @@ if TYPE_CHECKING:
     from kheishd.kernel.captures import Capture, Captures
     from kheishd.kernel.runtime import ModelEvent, ModelRequest, RouteSpec
     from kheishd.providers.adaptation import AdaptedExchange
-    from kheishd.providers.driver import Driver, HttpRequest
-    from kheishd.providers.exchange import CallTimeouts, ConnectionPools, Exchange
-    from kheishd.providers.traits import LearnedTraits, Traits
+    from kheishd.providers.driver import Driver
+    from kheishd.providers.exchange import CallTimeouts, ConnectionPools
+    from kheishd.providers.traits import LearnedTraits
 
 
+@cache
 def find_driver(name: str) -> Driver | None:
     """Return the driver of this name that uses HTTP; None for the offline stand-in.
 
@@ -94,6 +92,12 @@ class ProviderCaller:
 
         return LearnedTraits()
 
+    @cached_property
+    def _open_call(self) -> Callable[..., AdaptedExchange]:
+        from kheishd.providers.adaptation import open_call
+
+        return open_call
+
     def ask(self, request: ModelRequest) -> AbstractAsyncContextManager[AsyncIterator[ModelEvent]]:
         """Call a model; iterate its events; leaving the context closes the connection.
 
@@ -126,24 +130,13 @@ class ProviderCaller:
     def _open_events(
         self, request: ModelRequest, capture: Capture
     ) -> AbstractAsyncContextManager[AsyncIterator[ModelEvent]]:
-        from kheishd.providers.exchange import CallTimeouts
-
-        timeouts = CallTimeouts(self._limits)
-        if request.pinned.driver != "offline":
-            return self._exchange(request, timeouts, capture)
-        from kheishd.providers import offline
-
-        capture.record_local_request()
-        return _TimedEvents(offline.answer(request), timeouts)
-
-    def _exchange(self, request: ModelRequest, timeouts: CallTimeouts, capture: Capture) -> AdaptedExchange:
-        from kheishd.providers.adaptation import AdaptedExchange
-        from kheishd.providers.address import host_of
-        from kheishd.providers.attachments import origin_of
-        from kheishd.providers.exchange import Exchange
-        from kheishd.providers.failures import FailureFactory
-
         pinned = request.pinned
+        if pinned.driver == "offline":
+            from kheishd.providers import offline
+            from kheishd.providers.exchange import CallTimeouts
+
+            capture.record_local_request()
+            return _TimedEvents(offline.answer(request), CallTimeouts(self._limits))
         driver = find_driver(pinned.driver)
         if driver is None:
             message = f"this version has no driver '{pinned.driver}'"
@@ -151,16 +144,7 @@ class ProviderCaller:
         secret = credentials.resolve(pinned.auth_ref, self._environ)
         if secret is not None:
             self._learned(secret)
-        base_url = find_base_url(pinned.driver, pinned.preset, pinned.base_url) or driver.BASE_URL
-        failures = FailureFactory(host_of(base_url), secret, pinned.auth_ref)
-
-        def make_exchange(traits: Traits) -> tuple[HttpRequest, Exchange]:
-            post = replace(driver.post(request, base_url, secret, traits), ca_file=pinned.ca_file)
-            reader = driver.reader(failures, origin_of(pinned, base_url))
-            reader.situation = post.situation
-            return post, Exchange(self._pools, post, reader, failures, timeouts, capture)
-
-        return AdaptedExchange(request, self._traits, make_exchange)
+        return self._open_call(request, driver, secret, self._pools, self._traits, self._limits, capture)
 
 
 class _CapturedEvents:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 from kheishd.records.agent import AGENT_RECORDS
 from kheishd.records.approval import APPROVAL_RECORDS
 from kheishd.records.conversation import CONVERSATION_RECORDS
+from kheishd.records.definition import DEFINITION_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.records.mailbox import MAIL_RECORDS, MAILBOX_RECORDS
 from kheishd.records.permission import PERMISSION_RECORDS
+from kheishd.records.persona import PERSONA_RECORDS
 from kheishd.records.projection import DerivedIndex, Projection, stream_kind
 from kheishd.records.question import QUESTION_RECORDS
 from kheishd.records.run import READY_RUNS, RUN_RECORDS
@@ -36,6 +38,8 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     MAILBOX_RECORDS,
     TOKEN_RECORDS,
     PERMISSION_RECORDS,
+    PERSONA_RECORDS,
+    DEFINITION_RECORDS,
 )
 
 DERIVED: Final[tuple[DerivedIndex[Any], ...]] = (READY_RUNS,)

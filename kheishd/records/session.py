@@ -12,9 +12,16 @@ from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.call import CallsJudged
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.permission import PermissionsChanged
+from protocol.events.persona import PersonaBound
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.run import MessageAppended, ModelFailed, RunAccepted, RunEnded
-from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
+from protocol.events.session import (
+    SessionCreated,
+    SessionEnded,
+    SessionImported,
+    SessionRenamed,
+    SessionUpdated,
+)
 from protocol.events.skill import SkillActivated, SkillDeactivated
 
 if TYPE_CHECKING:
@@ -33,6 +40,8 @@ EVENTS: Final = (
     SessionUpdated,
     SessionRenamed,
     SessionEnded,
+    PersonaBound,
+    SessionImported,
     RunAccepted,
     RunEnded,
     MessageAppended,

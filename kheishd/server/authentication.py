@@ -95,6 +95,7 @@ def find_token_caller(store: Snapshot, authorization: str | None, now_ms: int) -
         None if grant.agents is None else frozenset(grant.agents),
         None if grant.senders is None else frozenset(grant.senders),
         record.token.token_id,
+        grant.origin,
     )
     return caller, grant.expires_at_ms
 

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from protocol.objects.definition import Definition
 from protocol.objects.permission import Rule
 from protocol.objects.token import Token
 
@@ -26,6 +27,14 @@ class DaemonRules(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The permission rules of the whole daemon, and the cursor of their last change."""
 
     rules: list[Rule]
+    updated_cursor: int
+
+
+class StoredDefinition(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A definition in the store, and the cursors of its first event and of its last one."""
+
+    definition: Definition
+    created_cursor: int
     updated_cursor: int
 
 

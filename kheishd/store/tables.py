@@ -7,12 +7,13 @@ from the journal (see ``upgrades.NOT_RECORDS``).
 from typing import Any, Final
 
 from kheishd.core.run.record import RunRecord
-from kheishd.store.records import Binding, DaemonRules, Receipt, TokenRecord
+from kheishd.store.records import Binding, DaemonRules, Receipt, StoredDefinition, TokenRecord
 from kheishd.store.table import Table
 from protocol.objects.agent import ManagedAgent
 from protocol.objects.approval import Approval
 from protocol.objects.indoubt import Indoubt
 from protocol.objects.mailbox import Mail, Mailbox
+from protocol.objects.persona import Persona
 from protocol.objects.question import QuestionRequest
 from protocol.objects.session import Session
 from protocol.objects.task import Task
@@ -112,6 +113,11 @@ MAILBOXES = Table("mailboxes", (str,), Mailbox)
 MAILBOXES_DUE = Table("mailboxes_due", (str, int), str)
 """(session id, 1 if it has ended) → session id: a mailbox with pending messages."""
 
+# Personas.
+
+PERSONAS = Table("personas", (str,), Persona)
+"""(persona id) → the persona."""
+
 # The daemon.
 
 TOKENS = Table("tokens", (str,), TokenRecord)
@@ -120,6 +126,8 @@ TOKENS_BY_DIGEST = Table("tokens_by_digest", (str,), str)
 """(SHA-256 of a secret, hex) → token id."""
 PERMISSIONS = Table("permissions", (str,), DaemonRules)
 """("daemon") → the permission rules of the whole daemon; sessions and runs hold their own."""
+DEFINITIONS = Table("definitions", (str,), StoredDefinition)
+"""(name) → the definition of an agent that is in the store; files are not in a table."""
 RECEIPTS = Table("receipts", (str, str, str), Receipt)
 """(principal, method, digest of the idempotency key) → the digest of the params, and the result."""
 RECEIPTS_BY_AGE = Table("receipts_by_age", (int, str, str, str), bytes)

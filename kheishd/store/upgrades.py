@@ -46,6 +46,7 @@ from kheishd.store.tables import (
     CHECKPOINT_CHUNKS,
     CURSORS,
     DEADLINES,
+    DEFINITIONS,
     INDOUBTS,
     INDOUBTS_OPEN,
     JOURNAL,
@@ -55,6 +56,7 @@ from kheishd.store.tables import (
     MAILBOXES_DUE,
     META,
     PERMISSIONS,
+    PERSONAS,
     QUESTIONS,
     QUESTIONS_WAITING,
     RECEIPTS,
@@ -146,7 +148,7 @@ def u006_checkpoint_chunks(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) 
 
 
 def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
-    """Add tables for agents."""
+    """Add tables for agents, mail and personas."""
     for table in (
         AGENTS,
         AGENTS_BY_PATH,
@@ -158,11 +160,13 @@ def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
         AGENTS_SETTLED,
         AGENTS_TIED,
         SPAWN_RECEIPTS,
+        DEFINITIONS,
         MAIL,
         MAIL_BY_STATE,
         MAILBOXES,
         MAILBOXES_DUE,
         RUNS_TO_CONCLUDE,
+        PERSONAS,
     ):
         env.open_db(table.name.encode(), txn)
 

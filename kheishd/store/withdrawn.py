@@ -248,6 +248,9 @@ def _narrow_properties(old: Session, session: Session) -> dict[str, Any]:
     for name in ("scope", "credential_scope"):
         own = getattr(session, name)
         scope = intersect_scopes(own, getattr(old, name))
+        if name == "scope" and old.persona is not None and old.persona != session.persona:
+            # The session keeps the persona of the backup, and gets no more than the later one allowed.
+            scope = intersect_scopes(scope, old.persona.scope)
         if scope != own:
             changes[name] = msgspec.to_builtins(scope)
     blocked = [*session.blocked_tools, *(set(old.blocked_tools) - set(session.blocked_tools))]

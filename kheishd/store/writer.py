@@ -64,7 +64,8 @@ class Store:
         self._queue: SimpleQueue[list[Job[Any]] | None] = SimpleQueue()
         self.collects = False
         """Whether submitted updates wait for ``hand_over``; then one thread submits, and calls it."""
-        self._collected: list[Job[Any]] = []
+        self.collected: list[Job[Any]] = []
+        """The updates that wait for it."""
         self._closed = False
         self._thread: threading.Thread | None = None
         if threaded:
@@ -182,16 +183,15 @@ class Store:
             job.queued = False
             self._flush([job])
         elif self.collects:
-            self._collected.append(job)
+            self.collected.append(job)
         else:
             self._queue.put([job])
         return job
 
     def hand_over(self) -> None:
         """Queue the collected updates."""
-        collected = self._collected
-        if collected:
-            self._collected = []
+        if self.collected:
+            collected, self.collected = self.collected, []
             self._queue.put(collected)
 
     def read(self) -> Snapshot:

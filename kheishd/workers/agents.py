@@ -26,6 +26,8 @@ from kheishd.store.tables import (
     AGENTS_LIVE,
     AGENTS_SETTLED,
     AGENTS_TIED,
+    MAILBOXES,
+    MAILBOXES_DUE,
     RUNS,
     SESSIONS,
 )
@@ -64,16 +66,19 @@ class AgentWorker(Worker):
         """Close agents until cancelled."""
         task_status.started()
         while True:
-            bell = self._state.bell(AGENTS.name, RUNS.name)
-            while (step := self._find_step()) is not None:
-                await self._perform(*step)
+            bell = self._state.bell(AGENTS.name)
+            with self._state.read() as store:
+                has_agents = bool(store.count(AGENTS_LIVE))
+            if has_agents:
+                # Without live agents, no run concerns this worker.
+                bell = self._state.bell(AGENTS.name, RUNS.name, MAILBOXES_DUE.name)
+                while (step := self._find_step()) is not None:
+                    await self._perform(*step)
             await bell.wait()
 
     def _find_step(self) -> Step | None:
         """Return the next step that is due; None if there is none."""
         with self._state.read() as store:
-            if not store.count(AGENTS_LIVE):
-                return None
             for find in (_find_tied, _find_settled, _find_closing):
                 step = find(store, self._skipped)
                 if step is not None:
@@ -110,10 +115,12 @@ def _find_tied(store: Snapshot, skipped: set[str]) -> Step | None:
 
 
 def _find_settled(store: Snapshot, skipped: set[str]) -> Step | None:
-    """Return the close of an agent that has settled: no open run, and no live agent below it."""
+    """Return the close of an agent that has settled: no open run, no mail, and no live agent below it."""
     for (agent_id,), _ in store.scan(AGENTS_SETTLED):
-        session = store.need(SESSIONS, agent_id)
+        session, mailbox = store.need(SESSIONS, agent_id), store.get(MAILBOXES, agent_id)
         if agent_id in skipped or session.open_runs or next(live_children(store, session), None) is not None:
+            continue
+        if mailbox is not None and mailbox.pending + mailbox.delivering > 0:
             continue
         return agent_id, partial(begin_close, note="it has settled")
     return None

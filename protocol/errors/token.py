@@ -25,6 +25,10 @@ class OriginForbidden(Forbidden, reason="origin_forbidden"):
     """Requests from web pages of other origins are rejected."""
 
 
+class InputOriginForbidden(Forbidden, reason="input_origin_forbidden"):
+    """The token fixes the origin of everything it sends; leave 'origin' out."""
+
+
 class TokenNotFound(NotFound, reason="token_not_found"):
     """No token has that id; token.list shows all tokens."""
 

@@ -6,21 +6,28 @@ from protocol.budget import Cost
 from protocol.contract import FollowUp
 from protocol.journal.envelope import Event
 from protocol.objects.run import Outcome, Pinned, RunError, RunKind
-from protocol.transcript import InputItem, Message, Usage
+from protocol.transcript import InputItem, InputOrigin, Message, Usage
 
 
 class InputReceived(Event, frozen=True, tag="input_received"):
-    """An input was received and is durable."""
+    """An input was received and is durable.
+
+    ``origin`` is the kind of its author, ``source`` the author's name, address or id.
+    """
 
     input_id: str
     items: list[InputItem]
     sender: str | None = None
     guest: str | None = None
     metadata: dict[str, Any] = {}
+    origin: InputOrigin = "person"
+    source: str = ""
 
 
 class RunAccepted(Event, frozen=True, tag="run_accepted"):
     """A run was accepted, with its pinned values. ``kind`` is its purpose.
+
+    ``origins`` are those of its input and, for a child's run, of everything that the parent's run had read.
 
     ``reports``: the agent's parent caused it, and is told once how it ended.
     ``queue_index`` is its index among the open runs of the session if it is ahead of queued ones; null: it is
@@ -33,6 +40,7 @@ class RunAccepted(Event, frozen=True, tag="run_accepted"):
     sender: str | None = None
     guest: str | None = None
     kind: RunKind = "input"
+    origins: list[InputOrigin] = []
     reports: bool = False
     queue_index: int | None = None
 
@@ -90,6 +98,8 @@ class Steered(Event, frozen=True, tag="steered"):
     steer_id: str
     items: list[InputItem]
     sender: str | None = None
+    origin: InputOrigin = "person"
+    source: str = ""
 
 
 class RunReleased(Event, frozen=True, tag="run_released"):
@@ -106,7 +116,7 @@ class CancelRequested(Event, frozen=True, tag="cancel_requested"):
 
 
 class RunEnded(Event, frozen=True, tag="run_ended"):
-    """The run ended. ``error`` is set if it failed.
+    """The run ended. ``error`` is set if it failed. ``origins`` are those of everything that it has read.
 
     ``worked_ms`` is its working time, in a session that counts it for a budget.
     """
@@ -114,6 +124,7 @@ class RunEnded(Event, frozen=True, tag="run_ended"):
     outcome: Outcome
     error: RunError | None = None
     note: str = ""
+    origins: list[InputOrigin] = []
     worked_ms: int = 0
 
 

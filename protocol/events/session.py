@@ -7,18 +7,23 @@ from msgspec import Struct
 from protocol.budget import Cost
 from protocol.ids import Cursor
 from protocol.journal.envelope import Event
-from protocol.objects.session import ForkOf, SessionProperties
-from protocol.transcript import Message, Usage
+from protocol.objects.session import ForkOf, PersonaBinding, SessionProperties
+from protocol.transcript import InputOrigin, Message, Usage
 
 
 class SessionCreated(SessionProperties, Event, frozen=True, tag="session_created"):
-    """A session was created. ``fork_of`` is its fork point: the history up to there is shared."""
+    """A session was created. ``fork_of`` is its fork point: the history up to there is shared.
+
+    ``origins`` are the origins of the texts that a fork inherits.
+    """
 
     agent: str
     sender: str | None = None
     parent_session_id: str | None = None
     root_session_id: str | None = None
     fork_of: ForkOf | None = None
+    persona: PersonaBinding | None = None
+    origins: list[InputOrigin] = []
 
 
 class SessionUpdated(Event, frozen=True, tag="session_updated"):
@@ -54,7 +59,7 @@ class SessionImported(Event, frozen=True, tag="session_imported"):
 
     ``source_lines`` and ``source_cursor`` are the number of lines so far and the cursor of the last one.
     ``pending`` are inputs and notes of this and earlier parts that a later part puts into their place.
-    ``signed_by`` is the key that signed the export, in its last part.
+    ``signed_by`` is the key that signed the export, in its last part. ``origins`` are those of the messages.
     """
 
     source_session_id: str
@@ -64,6 +69,7 @@ class SessionImported(Event, frozen=True, tag="session_imported"):
     source_cursor: Cursor = 0
     pending: list[PendingMessage] = []
     signed_by: str | None = None
+    origins: list[InputOrigin] = []
 
 
 class TranscriptImported(Event, frozen=True, tag="transcript_imported"):

@@ -20,6 +20,7 @@ from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserv
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted, DaemonStopped
+from protocol.events.definition import DefinitionDeleted, DefinitionStored
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
     MailAcknowledged,
@@ -30,6 +31,7 @@ from protocol.events.mailbox import (
 )
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.permission import PermissionsChanged
+from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted, PersonaUpdated
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed, QuestionVoted
 from protocol.events.run import (
@@ -72,12 +74,18 @@ JournalEvent = (
     | DaemonStopped
     | DaemonReloaded
     | DaemonRestored
+    | DefinitionStored
+    | DefinitionDeleted
     | TokenCreated
     | TokenRevoked
+    | PersonaCreated
+    | PersonaUpdated
+    | PersonaDeleted
     | SessionCreated
     | SessionUpdated
     | SessionRenamed
     | SessionEnded
+    | PersonaBound
     | SessionImported
     | TranscriptImported
     | AgentSpawned

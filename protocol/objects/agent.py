@@ -19,6 +19,7 @@ from protocol.errors.agent import (
 )
 from protocol.errors.budget import BudgetExhausted
 from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.persona import PersonaNotFound
 from protocol.errors.route import RouteForbidden, RouteNotFound, RouteNotReady
 from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, WorkspaceForbidden, WorkspaceMissing
 from protocol.errors.store import StorageFull
@@ -313,6 +314,7 @@ _SPAWN = (
     MemberForbidden,
     AgentForbidden,
     AgentNotFound,
+    PersonaNotFound,
     ScopeWouldWiden,
     RouteNotFound,
     RouteForbidden,

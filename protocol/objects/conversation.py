@@ -6,6 +6,7 @@ from msgspec import Meta, Struct
 
 from protocol.errors.conversation import ConversationNotFound, SenderForbidden, SenderInvalid
 from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.persona import PersonaNotFound
 from protocol.errors.route import RouteForbidden, RouteNotFound, RouteNotReady
 from protocol.errors.rpc import NotSupported
 from protocol.errors.run import NothingToSteer
@@ -20,6 +21,7 @@ from protocol.errors.session import (
     WorkspaceMissing,
 )
 from protocol.errors.store import StorageFull
+from protocol.errors.token import InputOriginForbidden
 from protocol.ids import Id
 from protocol.limits.names import MAX_AGENT_BYTES, MAX_REASON_BYTES, MAX_SENDER_BYTES
 from protocol.objects.run import (
@@ -148,6 +150,8 @@ SEND = Method(
         AgentForbidden,
         SenderForbidden,
         SenderInvalid,
+        PersonaNotFound,
+        InputOriginForbidden,
         RouteNotFound,
         RouteNotReady,
         RouteForbidden,
@@ -170,7 +174,15 @@ STEER = Method(
     SteerResult,
     "Add a message to the run in flight; the model reads it before its next answer.",
     scope="converse",
-    errors=(*_ADDRESS, NothingToSteer, InputTooLarge, InputContractViolated, QueueFull, StorageFull),
+    errors=(
+        *_ADDRESS,
+        InputOriginForbidden,
+        NothingToSteer,
+        InputTooLarge,
+        InputContractViolated,
+        QueueFull,
+        StorageFull,
+    ),
 )
 LIST = Method(
     "conversation.list",

@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
+from protocol.errors.agent import AgentAlreadyClosed, NoSuchAgent
 from protocol.errors.mailbox import MailboxFull, MailConflict, MailNotFound
-from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, SessionNotFound
+from protocol.errors.session import InputTooLarge
 from protocol.errors.store import StorageFull
 from protocol.ids import Cursor, Id
 from protocol.limits.mailbox import MAX_MAIL_SUBJECT_BYTES, MAX_MAIL_TTL_MS
+from protocol.objects.agent import AgentAddress
 from protocol.rpc.method import Method, Mutation, Page, Params
 
 MailState = Literal["pending", "delivering", "done", "dead_letter"]
@@ -105,17 +107,14 @@ class RemovedMail(Struct, frozen=True, kw_only=True):
     acknowledged: bool
 
 
-AgentId = Annotated[Id, Meta(description="The id of an agent, which is the id of its session.")]
-
-
 class MailboxPost(Mutation, frozen=True, kw_only=True):
     """Params of ``mailbox.post``. The same ``message_id`` to one agent is delivered once.
 
     ``payload`` is any JSON; the field ``type`` of an object names its kind.
     """
 
-    from_agent: AgentId = field(name="from")
-    to_agent: AgentId = field(name="to")
+    from_agent: AgentAddress = field(name="from")
+    to_agent: AgentAddress = field(name="to")
     subject: Annotated[str, Meta(min_length=1, max_length=MAX_MAIL_SUBJECT_BYTES)]
     payload: Any
     ttl_ms: Annotated[int, Meta(gt=0, le=MAX_MAIL_TTL_MS)] | None = None
@@ -125,27 +124,27 @@ class MailboxPost(Mutation, frozen=True, kw_only=True):
 class MailboxListParams(Page, frozen=True, kw_only=True):
     """Params of ``mailbox.list``: oldest first, by default the messages that are not done."""
 
-    agent: AgentId
+    agent: AgentAddress
     state: MailState | Literal["open", "any"] = "open"
 
 
 class DeadLetterParams(Page, frozen=True, kw_only=True):
     """Params of ``mailbox.dead_letters``: oldest first."""
 
-    agent: AgentId
+    agent: AgentAddress
 
 
 class MailRef(Params, frozen=True, kw_only=True):
     """Params that name a message."""
 
-    agent: AgentId
+    agent: AgentAddress
     message_id: Id
 
 
 class MailboxAck(Mutation, frozen=True, kw_only=True):
     """Params of ``mailbox.ack``."""
 
-    agent: AgentId
+    agent: AgentAddress
     message_id: Id
 
 
@@ -156,7 +155,7 @@ POST = Method(
     PostedMail,
     "Post a message of one agent to another one. A run of its session reads it.",
     scope="converse",
-    errors=(SessionNotFound, SessionAlreadyEnded, MailConflict, MailboxFull, InputTooLarge, StorageFull),
+    errors=(NoSuchAgent, AgentAlreadyClosed, MailConflict, MailboxFull, InputTooLarge, StorageFull),
 )
 LIST = Method(
     "mailbox.list",
@@ -164,7 +163,7 @@ LIST = Method(
     MailboxListParams,
     MailPage,
     "List the messages to an agent, oldest first. Reading takes none out.",
-    errors=(SessionNotFound,),
+    errors=(NoSuchAgent,),
 )
 DEAD_LETTERS = Method(
     "mailbox.dead_letters",
@@ -172,11 +171,9 @@ DEAD_LETTERS = Method(
     DeadLetterParams,
     MailPage,
     "List the messages to an agent that could not be delivered, oldest first.",
-    errors=(SessionNotFound,),
+    errors=(NoSuchAgent,),
 )
-GET = Method(
-    "mailbox.get", "query", MailRef, MailView, "Show a message.", errors=(SessionNotFound, MailNotFound)
-)
+GET = Method("mailbox.get", "query", MailRef, MailView, "Show a message.", errors=(NoSuchAgent, MailNotFound))
 ACK = Method(
     "mailbox.ack",
     "mutation",
@@ -184,7 +181,7 @@ ACK = Method(
     RemovedMail,
     "Remove a pending message, so that no run reads it.",
     scope="converse",
-    errors=(SessionNotFound, MailNotFound, StorageFull),
+    errors=(NoSuchAgent, MailNotFound, StorageFull),
     while_draining=True,
 )
 

@@ -2,7 +2,8 @@
 
 Every layer judges a call, from the broadest to the narrowest: ``managed`` (the daemon's configuration),
 ``daemon`` (changed live), then for the root session and each session below it the ``definition`` of its agent
-and its own rules (``parent``; the last one ``session``), and ``run``. Each layer says deny, ask, allow or
+and its own rules (``parent``; the last one ``session``) with those of its active skills (``skill``), and
+``run``. Each layer says deny, ask, allow or
 nothing. Deny beats ask beats allow, and no narrower layer loosens a broader one: the strictest opinion is the
 verdict. If no layer says anything, the tool's default applies. The mode may then replace an ask, and a grant
 (a remembered approval) may answer it.
@@ -24,13 +25,17 @@ from protocol.limits.call import MAX_SUBJECT_BYTES, MAX_TOOL_BYTES
 from protocol.limits.names import MAX_AGENT_BYTES, MAX_ITEM_BYTES, MAX_REASON_BYTES
 from protocol.limits.permission import MAX_RULES
 from protocol.rpc.method import Method, Mutation, Page, Params
+from protocol.transcript import InputOrigin
 
 Decision = Literal["allow", "ask", "deny"]
 PermissionMode = Literal["default", "acceptEdits", "plan", "dontAsk", "bypassPermissions"]
 MODES: tuple[PermissionMode, ...] = ("plan", "dontAsk", "default", "acceptEdits", "bypassPermissions")
 """All modes, from the narrowest to the widest."""
-Layer = Literal["managed", "daemon", "definition", "parent", "session", "run"]
-"""The owner of a rule, from the broadest to the narrowest; ``parent``: a session further up."""
+Layer = Literal["managed", "daemon", "definition", "parent", "session", "skill", "run"]
+"""The owner of a rule, from the broadest to the narrowest; ``parent``: a session further up.
+
+The allow rules of an active ``skill`` allow nothing by themselves: they deny the tool for other subjects.
+"""
 ItemKind = Literal[
     "tool",
     "skill",
@@ -70,6 +75,9 @@ Subject = Annotated[
 class Rule(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One rule: the decision on calls of the matching tools. ``subject`` null: any subject.
 
+    ``origin``: a deny or an ask is only for runs that have read an input of this origin; an allow is only
+    for runs that have read nothing less trusted.
+
     An ask may name the people who answer it. No permission mode turns such an ask into an allow.
     """
 
@@ -77,14 +85,16 @@ class Rule(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown
     decision: Decision
     subject: Subject | None = None
     note: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
+    origin: InputOrigin | None = None
     audience: Audience | None = None
 
 
 class RuleRef(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The identity of a rule within its layer: a layer has at most one rule per tool and subject."""
+    """The identity of a rule within its layer: a layer has at most one rule per tool, subject and origin."""
 
     tool: Pattern
     subject: Subject | None = None
+    origin: InputOrigin | None = None
 
 
 ClaimKind = Literal["call", "command", "network"]
@@ -230,8 +240,9 @@ class PermissionWhy(Params, frozen=True, kw_only=True):
 
     Without a session and a run, the call is judged in a new session of ``agent``, or of the default agent.
     ``mode`` replaces the session's mode, within its limits. A ``subject`` of the form ``net:HOST:PORT`` is a
-    connection of a running call. ``facts`` are the call's circumstances, without which no grant answers. The
-    explanation begins with the links that hide the item: definition, session, profile, parent.
+    connection of a running call. ``facts`` are the call's circumstances, without which no grant answers.
+    ``origins`` are those of further inputs that the run is supposed to have read. The explanation begins with
+    the links that hide the item: definition, session, profile, parent.
     """
 
     tool: Annotated[
@@ -245,6 +256,7 @@ class PermissionWhy(Params, frozen=True, kw_only=True):
     agent: AgentName | None = None
     mode: PermissionMode | None = None
     facts: CallFacts | None = None
+    origins: Annotated[list[InputOrigin], Meta(max_length=8)] = []
 
 
 class PermissionListParams(Page, frozen=True, kw_only=True):
@@ -258,8 +270,8 @@ class PermissionListParams(Page, frozen=True, kw_only=True):
 class PermissionUpdate(Mutation, frozen=True, kw_only=True):
     """Params of ``permission.update``, for the whole daemon, one session or one run.
 
-    ``add`` adds rules and replaces those of the same tool and subject; ``remove`` removes rules by tool and
-    subject; ``revoke`` removes grants. The change is effective from the next tool call.
+    ``add`` adds rules and replaces those of the same tool, subject and origin; ``remove`` removes rules by
+    these; ``revoke`` removes grants. The change is effective from the next tool call.
     """
 
     session_id: Id | None = None

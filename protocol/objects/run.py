@@ -12,14 +12,20 @@ from protocol.errors.store import StorageFull
 from protocol.ids import Cursor, Id
 from protocol.limits.debug import DEFAULT_DEBUG_TEXT_BYTES, MAX_DEBUG_ARTIFACT_ID_BYTES, MAX_DEBUG_TEXT_BYTES
 from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
-from protocol.limits.names import MAX_AGENT_BYTES, MAX_MODEL_BYTES, MAX_PATH_BYTES, MAX_REASON_BYTES
+from protocol.limits.names import (
+    MAX_AGENT_BYTES,
+    MAX_MODEL_BYTES,
+    MAX_PATH_BYTES,
+    MAX_REASON_BYTES,
+    MAX_SOURCE_BYTES,
+)
 from protocol.limits.output import MAX_REQUIREMENTS
 from protocol.limits.rpc import MAX_WAIT_SECONDS
 from protocol.limits.session import MAX_INPUT_ITEMS
 from protocol.objects.output import OutputKind
 from protocol.objects.permission import Grant, Rule
 from protocol.rpc.method import Method, Mutation, Page, Params
-from protocol.transcript import InputItem, Usage
+from protocol.transcript import DeclaredOrigin, InputItem, InputOrigin, Usage
 
 RunStatus = Literal[
     "queued",
@@ -35,6 +41,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=MAX_AGENT_BYTES)]
 """The name of an agent or a route."""
 ModelName = Annotated[str, Meta(min_length=1, max_length=MAX_MODEL_BYTES)]
 PathName = Annotated[str, Meta(min_length=1, max_length=MAX_PATH_BYTES)]
+Source = Annotated[str, Meta(max_length=MAX_SOURCE_BYTES)]
 Outcome = Literal["completed", "failed", "cancelled", "interrupted"]
 ENDED: frozenset[str] = frozenset(("completed", "failed", "cancelled", "interrupted"))
 """The statuses that never change again."""
@@ -152,6 +159,9 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     the indexes of the satisfied requirements. ``partial_cursors`` are the cursors of the truncated answers
     that the last answer continues.
 
+    ``origins`` are the origins of everything that it has read itself: its input, the messages to it, and the
+    outputs of its tools. A run of an earlier version has none; it is a person's.
+
     ``mail`` is the number of messages that it delivers, and ``reports`` whether the agent's parent is to be
     told of its end; both are unset once that is done, after its end.
     ``urgent``: the run was accepted ahead of the queued ones, because its message interrupted a run.
@@ -198,6 +208,7 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reminders: int = 0
     met_requirements: list[int] = []
     partial_cursors: list[Cursor] = []
+    origins: list[InputOrigin] = []
     mail: int = 0
     reports: bool = False
     worked_ms: int = 0
@@ -232,10 +243,16 @@ class RunList(Struct, frozen=True):
 
 
 class SendParams(Mutation, frozen=True, kw_only=True):
-    """The params of every ``send`` besides its address: the input, its settings, and how the caller waits."""
+    """The params of every ``send`` besides its address: the input, its settings, and how the caller waits.
+
+    ``origin`` is the kind of the input's author, by default the one that the caller's token fixes, else
+    ``person``. ``source`` is the author's name, address or id.
+    """
 
     content: str | None = None
     input_items: Annotated[list[InputItem], Meta(max_length=MAX_INPUT_ITEMS)] | None = None
+    origin: DeclaredOrigin | None = None
+    source: Source = ""
     route: Name | None = None
     model: ModelName | None = None
     metadata: dict[str, Any] = {}
@@ -296,6 +313,8 @@ class SteerParams(Mutation, frozen=True, kw_only=True):
 
     content: str | None = None
     input_items: Annotated[list[InputItem], Meta(max_length=MAX_INPUT_ITEMS)] | None = None
+    origin: DeclaredOrigin | None = None
+    source: Source = ""
 
 
 class SteerResult(Struct, frozen=True, kw_only=True):

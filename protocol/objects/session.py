@@ -10,6 +10,7 @@ from protocol.errors.budget import BudgetExhausted
 from protocol.errors.conversation import SenderForbidden, SenderInvalid
 from protocol.errors.definition import AgentForbidden, AgentNotFound
 from protocol.errors.journal import CursorPruned
+from protocol.errors.persona import PersonaNotFound
 from protocol.errors.route import RouteForbidden, RouteNotFound, RouteNotReady
 from protocol.errors.run import NothingToSteer
 from protocol.errors.session import (
@@ -28,7 +29,7 @@ from protocol.errors.session import (
     WorkspaceMissing,
 )
 from protocol.errors.store import StorageFull
-from protocol.errors.token import ScopeWouldWiden
+from protocol.errors.token import InputOriginForbidden, ScopeWouldWiden
 from protocol.ids import Cursor, Id
 from protocol.limits.call import MAX_TOOL_BYTES
 from protocol.limits.names import MAX_REASON_BYTES, MAX_TITLE_BYTES
@@ -53,7 +54,7 @@ from protocol.objects.transfer import (
     SessionImportResult,
 )
 from protocol.rpc.method import Method, Mutation, NoParams, Page, Params
-from protocol.transcript import InputItem, Usage, VisibleMessage
+from protocol.transcript import InputItem, InputOrigin, Usage, VisibleMessage
 
 Allowlist = list[str] | None
 """Permitted names: null means every name, an empty list none."""
@@ -88,6 +89,22 @@ class CredentialScope(Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     connectors: Allowlist = None
     connector_credentials: Allowlist = None
     mcp_credentials: Allowlist = None
+
+
+class PersonaBinding(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A frozen snapshot of a persona in a session; no change of the persona reaches it.
+
+    ``soul_sha256`` is the SHA-256 (hex) of its instructions, which are stored separately. ``scope`` narrows
+    the session. ``default_skills`` are names of skills that are active in it.
+    """
+
+    persona_id: str
+    version: int
+    display_name: str
+    soul_sha256: str
+    bound_at_ms: int
+    scope: CapabilityScope = CapabilityScope()
+    default_skills: list[str] = []
 
 
 class ForkOf(Struct, frozen=True, omit_defaults=True):
@@ -175,11 +192,13 @@ class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
 
     ``open_runs`` are the unfinished runs, in order: the first one is executed, the others are queued.
     ``rules`` are the permission rules of this session, ``grants`` the approvals remembered in it. ``fork_of``
-    is the fork point of a fork, whose transcript begins with the parent's up to that point. ``plan_mode``:
-    the agent is in plan mode, and leaving it restores ``pre_plan_mode`` as the permission mode.
+    is the fork point of a fork, whose transcript begins with the parent's up to that point. ``persona`` is
+    the snapshot of a persona that is bound to it. ``plan_mode``: the agent is in plan mode, and leaving it
+    restores ``pre_plan_mode`` as the permission mode.
     ``plan_cursor`` and ``todos_cursor`` are the cursors of the newest plan and list of todos.
-    ``active_skills`` are in the order of their activation; if a message up to ``compacted_cursor`` held the
-    text of one of them, the model no longer reads that message.
+    ``origins`` are the origins of everything that its ended runs have read, and the next one reads with the
+    transcript. ``active_skills`` are in the order of their activation; if a message up to
+    ``compacted_cursor`` held the text of one of them, the model no longer reads that message.
     ``updated_cursor`` is the cursor of the last event that changed this record. ``account`` is the use of the
     budget, and of what its runs reserved for children.
     """
@@ -193,6 +212,7 @@ class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
     parent_session_id: str | None = None
     root_session_id: str | None = None
     fork_of: ForkOf | None = None
+    persona: PersonaBinding | None = None
     open_runs: list[str] = []
     rules: list[Rule] = []
     grants: list[Grant] = []
@@ -205,6 +225,7 @@ class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
     runs: int = 0
     usage: Usage = Usage()
     costs: list[Cost] = []
+    origins: list[InputOrigin] = []
     active_skills: list[ActiveSkill] = []
     compacted_cursor: Cursor = 0
     account: Account | None = None
@@ -213,7 +234,8 @@ class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
 class SessionRow(Session, frozen=True, kw_only=True, omit_defaults=True):
     """A session with its effective scopes: its own, narrowed by everything else that limits it.
 
-    That is its agent's definition, its profile and every session above it. An absent list means every name.
+    That is its agent's definition, its persona, its profile and every session above it. An absent list means
+    every name.
     """
 
     effective_scope: CapabilityScope = CapabilityScope()
@@ -297,6 +319,9 @@ class SessionCreate(SessionSettings, frozen=True, kw_only=True):
     agent: Name | None = None
     title: Title | None = None
     parent_session_id: Id | None = None
+    persona_id: (
+        Annotated[Id, Meta(description="The persona to bind; null: the parent's, else the agent's.")] | None
+    ) = None
 
 
 class SessionRef(Params, frozen=True, kw_only=True):
@@ -312,6 +337,7 @@ class SessionListParams(Page, frozen=True, kw_only=True):
     sender: str | None = None
     status: Literal["open", "ended"] | None = None
     parent_session_id: Id | None = None
+    persona_id: Id | None = None
     sidechains: Annotated[bool, Meta(description="Include sidechains that have ended.")] = False
     order: Order = "newest"
 
@@ -394,6 +420,7 @@ _SEND = (
     AgentNotFound,
     SenderForbidden,
     SenderInvalid,
+    InputOriginForbidden,
     RouteNotFound,
     RouteNotReady,
     RouteForbidden,
@@ -421,6 +448,7 @@ CREATE = Method(
         SenderForbidden,
         RouteNotFound,
         SessionNotFound,
+        PersonaNotFound,
         ScopeWouldWiden,
         WorkspaceForbidden,
         WorkspaceMissing,
@@ -473,6 +501,7 @@ STEER = Method(
         SessionNotFound,
         SenderForbidden,
         SenderInvalid,
+        InputOriginForbidden,
         NothingToSteer,
         InputTooLarge,
         InputContractViolated,

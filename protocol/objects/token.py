@@ -8,18 +8,23 @@ from protocol.errors.store import StorageFull
 from protocol.errors.token import ScopeWouldWiden, TokenLimit, TokenNotFound
 from protocol.ids import Id
 from protocol.rpc.method import Method, Mutation, Page, Scope
+from protocol.transcript import DeclaredOrigin
 
 Names = Annotated[list[str], Meta(max_length=256)] | None
 """Names that a token covers: null means every name, an empty list none."""
 
 
 class TokenGrant(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The rights of a token. Narrowing creates a token with no more rights in any field."""
+    """The rights of a token. Narrowing creates a token with no more rights in any field.
+
+    ``origin`` is the origin of every input that the token sends; null: it may declare one.
+    """
 
     scopes: list[Scope]
     agents: Names = None
     senders: Names = None
     expires_at_ms: int | None = None
+    origin: DeclaredOrigin | None = None
 
 
 class Token(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -56,6 +61,7 @@ class TokenCreate(Mutation, frozen=True, kw_only=True):
     agents: Names = None
     senders: Names = None
     expires_in_s: Annotated[int, Meta(ge=1, le=10 * 366 * 24 * 3600)] | None = None
+    origin: DeclaredOrigin | None = None
 
 
 class TokenNarrow(Mutation, frozen=True, kw_only=True):
@@ -70,6 +76,7 @@ class TokenNarrow(Mutation, frozen=True, kw_only=True):
     agents: Names = None
     senders: Names = None
     expires_in_s: Annotated[int, Meta(ge=1, le=10 * 366 * 24 * 3600)] | None = None
+    origin: DeclaredOrigin | None = None
 
 
 class TokenListParams(Page, frozen=True, kw_only=True):

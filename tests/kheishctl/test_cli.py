@@ -34,6 +34,7 @@ NOT_OPTIONS = {
     "conversation.compact": {"wait", "timeout_s"},
     "session.compact": {"wait", "timeout_s"},
     "session.steer": {"content"},
+    "persona.import": {"filename"},
     "run.list": {"order"},
     "session.list": {"order"},
     "session.history": {"order"},

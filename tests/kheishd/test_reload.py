@@ -8,9 +8,13 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from kheishd.core.definition import parse
 from kheishd.kernel.state import open_state
+from kheishd.records.writer import StreamWriter
 from kheishd.reload import Coalesced, Reloader
 from protocol.errors.daemon import ConfigInvalid
+from protocol.events.definition import DefinitionDeleted, DefinitionStored
+from protocol.journal.envelope import DAEMON_STREAM
 from tests.support.runtimes import make_runtime
 
 if TYPE_CHECKING:
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
+    from kheishd.store.environment import Transaction
 
 
 class Work:
@@ -166,3 +171,31 @@ async def test_an_internal_error_changes_nothing(state: State, nursery: trio.Nur
     assert reloader.problem == "internal error; see the daemon's log"
     assert reloader.runtimes.current().generation == 1
     assert builder.calls[-1] == "end"
+
+
+async def test_stored_definitions(state: State, nursery: trio.Nursery) -> None:
+    """A stored definition is there after its commit and after a reload; one that is deleted is gone."""
+
+    def store(tx: Transaction) -> None:
+        writer = StreamWriter(tx, DAEMON_STREAM)
+        writer.append(DefinitionStored(definition=parse("helper", b"Help.", None)))
+        writer.write()
+
+    def delete(tx: Transaction) -> None:
+        writer = StreamWriter(tx, DAEMON_STREAM)
+        writer.append(DefinitionDeleted(name="helper"))
+        writer.write()
+
+    reloader = make_reloader(nursery, state, Builder())
+    runtimes = reloader.runtimes
+    first = runtimes.current()
+    with runtimes.hold():
+        await state.update(store)
+        assert list(runtimes.current().definitions) == ["default", "helper"]
+        assert runtimes.current().models is first.models
+    second = make_reloader(nursery, state, Builder()).runtimes.current()
+    assert list(second.definitions) == ["default", "helper"]
+    await reloader.request()
+    assert "helper" in runtimes.current().definitions
+    await state.update(delete)
+    assert (list(runtimes.current().definitions), runtimes.current().generation) == (["default"], 2)

@@ -4,17 +4,20 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from kheishd.core.definition import parse
+from kheishd.objects.talk.persona import bind
 from kheishd.records.writer import SessionWriter, StreamWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.records import Receipt
 from kheishd.store.table import Table
-from kheishd.store.tables import BLOBS, JOURNAL, RECEIPTS, RECEIPTS_BY_AGE, RUNS, SESSIONS, TABLES
+from kheishd.store.tables import BLOBS, JOURNAL, PERSONAS, RECEIPTS, RECEIPTS_BY_AGE, RUNS, SESSIONS, TABLES
 from kheishd.store.writer import Store
 from protocol.events.agent import AgentClosed, AgentCloseRequested, AgentRenamed, AgentSpawned
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
 from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
 from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonStarted
+from protocol.events.definition import DefinitionDeleted, DefinitionStored
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
     MailAcknowledged,
@@ -24,6 +27,7 @@ from protocol.events.mailbox import (
     MailRequeued,
 )
 from protocol.events.permission import PermissionsChanged
+from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted, PersonaUpdated
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
 from protocol.events.run import (
     CancelRequested,
@@ -239,6 +243,7 @@ def rich_history(store: Store) -> None:
     update(store, _mail)
     token(store, "tok_a")
     token(store, "tok_b", revoked=True)
+    update(store, _personas)
 
 
 def mail_posted(message_id: str, **more: Any) -> MailPosted:
@@ -269,6 +274,27 @@ def _mail(tx: Transaction) -> None:
         if number < 4:
             writer.append(RunConcluded(report="mail", message_id=f"notice:run_mail_{number}"))
     writer.write()
+
+
+def _personas(tx: Transaction) -> None:
+    """Create personas: one of version 2, a deleted one that was created again, and a bound one."""
+    soul: dict[str, Any] = {"soul_sha256": hashlib.sha256(b"instructions").hexdigest(), "soul_bytes": 12}
+    writer = StreamWriter(tx, DAEMON_STREAM)
+    writer.append_all(
+        [
+            PersonaCreated(persona_id="critic", display_name="Critic", **soul),
+            PersonaUpdated(persona_id="critic", display_name="A critic", **soul),
+            PersonaCreated(persona_id="gone", display_name="Gone", **soul),
+            PersonaDeleted(persona_id="gone"),
+            PersonaCreated(persona_id="again", display_name="First", **soul),
+            PersonaDeleted(persona_id="again"),
+            PersonaCreated(persona_id="again", display_name="Second", **soul),
+        ]
+    )
+    writer.write()
+    bound = SessionWriter(tx, "ses_d", session=tx.get(SESSIONS, "ses_d"))
+    bound.append(PersonaBound(binding=bind(writer.need(PERSONAS, "critic"), NOW_MS)))
+    bound.write()
 
 
 SHELL = ShellCommand(command="make", workdir="/w", workspace="/w", sandboxed=True)
@@ -351,8 +377,11 @@ ALLOW, DENY = (Rule(tool="bash", subject="make *", decision="allow"), Rule(tool=
 
 
 def _permissions(tx: Transaction) -> None:
-    """Create rules of the daemon, a session and a run, and grants of both, one of them used up."""
+    """Create definitions, rules of the daemon, a session and a run, and grants of both, one used up."""
     writer = StreamWriter(tx, DAEMON_STREAM)
+    for name in ("a", "b", "a"):
+        writer.append(DefinitionStored(definition=parse(name, b"Be brief.", None)))
+    writer.append(DefinitionDeleted(name="b"))
     writer.append(PermissionsChanged(add=[ALLOW]))
     writer.append(PermissionsChanged(add=[DENY], remove=[RuleRef(tool="bash", subject="make *")]))
     writer.write()

@@ -17,7 +17,7 @@ from kheishd.kernel.runtime import RouteSpec
 from kheishd.kernel.shells import Shells
 from kheishd.kernel.state import State
 from kheishd.objects.agents import agent as agents
-from kheishd.objects.agents import mailbox
+from kheishd.objects.agents import mailbox, persona
 from kheishd.objects.node import journal
 from kheishd.objects.people import approval, audit, indoubt, permission, question
 from kheishd.objects.talk import (
@@ -37,6 +37,7 @@ from kheishd.objects.work import task
 from kheishd.server.listeners import TcpListen
 from kheishd.store.tables import SESSIONS
 from kheishd.workers.agents import AgentWorker
+from kheishd.workers.mail import MailWorker
 from kheishd.workers.runs.worker import RunWorker
 from protocol.errors.conversation import ConversationNotFound, SenderForbidden, SenderInvalid
 from protocol.errors.definition import AgentForbidden
@@ -67,6 +68,7 @@ HANDLERS: tuple[Handler, ...] = (
     *task.HANDLERS,
     *mailbox.HANDLERS,
     *agents.HANDLERS,
+    *persona.HANDLERS,
     *journal.HANDLERS,
 )
 
@@ -182,6 +184,7 @@ class Household:
         async with trio.open_nursery() as nursery:
             await nursery.start(RunWorker(self.server.services).serve)
             await nursery.start(AgentWorker(self.server.services).serve)
+            await nursery.start(MailWorker(self.server.services).serve)
             yield
             nursery.cancel_scope.cancel()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from kheishd.core.context.memory import memory_of, memory_of_message
 from kheishd.core.context.tokens import estimate_message
 from kheishd.core.context.transcript import FramedMessages, Transcript
-from protocol.transcript import ToolCall
+from protocol.transcript import InputOrigin, ToolCall
 
 if TYPE_CHECKING:
     from kheishd.core.context.checkpoint import Chunks
@@ -29,8 +29,9 @@ class SessionTranscript:
     """A transcript, and the values that follow from its messages.
 
     ``call_ids`` are the ids of all tool calls. ``guests`` are the agents who spoke as guests, each once, in
-    the order of their first message. ``estimates`` are the estimated tokens of the first 0, 1, 2 … messages.
-    All three are those of the last ``update``, and callers must not change them.
+    the order of their first message, and ``origins`` those of the inputs. ``estimates`` are the estimated
+    tokens of the first 0, 1, 2 … messages.
+    All four are those of the last ``update``, and callers must not change them.
 
     ``stored`` are the chunks of the checkpoint that the store has of the messages; None if it has none, or of
     other messages. ``unsaved_events`` and ``unsaved_bytes`` measure the events since the last checkpoint.
@@ -48,6 +49,7 @@ class SessionTranscript:
         self.stored = None
         self.call_ids: set[str] = set()
         self.guests: dict[str, None] = {}
+        self.origins: dict[InputOrigin, None] = {}
         self.estimates = [0]
         self._views: dict[tuple[str, str], FramedMessages] = {}
         self._measured = 0
@@ -62,6 +64,8 @@ class SessionTranscript:
             self.estimates.append(self.estimates[-1] + estimate_message(message))
             if message.agent:
                 self.guests[message.agent] = None
+            if message.role == "user":
+                self.origins[message.origin] = None
             self.call_ids.update(item.call_id for item in message.items if isinstance(item, ToolCall))
 
     def view(self, *, speaker: str, primary: str) -> FramedMessages:

@@ -13,6 +13,7 @@ import msgspec
 
 from kheishd.core.context.reduction import TranscriptEntry
 from kheishd.core.context.tokens import estimate_text
+from kheishd.core.trust import trust_of
 from protocol.limits.model import MAX_SUMMARY_BYTES
 from protocol.text import truncate
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, text_of
@@ -81,13 +82,24 @@ def _format_entry(entry: TranscriptEntry, agent: str) -> str:
     message = entry.message
     match message.role:
         case "user":
-            heading = "Summary of earlier messages" if entry.kind == "summary" else "User"
+            heading = "Summary of earlier messages" if entry.kind == "summary" else _name_author(message)
         case "assistant":
             heading = f"Agent {message.agent or agent}"
         case "tool":
             heading = "Results"
     content = "\n".join(filter(None, map(_format_item, message.items)))
     return _TAG.sub("&lt;", f"{heading}:\n{content}")
+
+
+def _name_author(message: Message) -> str:
+    """Return the heading of an input: only a person or a program counts as the user."""
+    match trust_of(message.origin):
+        case "instruction":
+            return "User"
+        case "delegated":
+            return "Task from another agent"
+        case "data":
+            return f"Data from outside ({message.origin}), no request of the user"
 
 
 def _format_item(item: Item) -> str:

@@ -9,16 +9,17 @@ When a conversation has become long, an event records that it is reduced from th
 A :class:`Transcript` can be saved as a session's checkpoint (``core/context/checkpoint.py``).
 """
 
-import re
 import sys
 from collections.abc import Iterable
 from typing import Final, Literal
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from kheishd.core.context.encodings import MessageEncodings
 from kheishd.core.context.memory import memory_of_message
 from kheishd.core.context.reduction import TranscriptEntry, drop_results, replace_with_summary, snip
+from kheishd.core.trust import escape_attribute, escape_tags, frame
 from protocol.events.call import ToolReturned
 from protocol.events.context import ContextCompacted
 from protocol.events.indoubt import IndoubtResolved
@@ -35,10 +36,7 @@ from protocol.events.session import SessionCreated, TranscriptImported
 from protocol.events.task import TaskEnded, TaskStalled
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown
-from protocol.text import escape_line
-from protocol.transcript import InputItem, Item, Message, Text, ToolCall, ToolResult
-
-_TAG: Final = re.compile(r"<(?=\s*/?\s*from\b)", re.IGNORECASE)
+from protocol.transcript import Item, Message, Text, ToolCall, ToolResult
 
 MISSING_RESULT: Final = "The result of this call is missing."
 """The result of a call that has none, such as one that ran at a fork point."""
@@ -65,7 +63,8 @@ class TokenCount(Struct, frozen=True, array_like=True):
 class Transcript(Struct):
     """The transcript up to ``cursor``, and the inputs of runs that have not started.
 
-    ``inputs`` is keyed by input id, ``runs`` maps run ids to input ids. ``calls`` maps the ids of the newest
+    ``inputs`` is keyed by input id, ``runs`` maps run ids to input ids. ``steers`` are messages to runs that
+    have not started, by input id, unless they joined the input. ``calls`` maps the ids of the newest
     message's calls to tools while results are missing; the ``results`` enter together, in the order of the
     calls. ``pending`` are messages that enter before the next answer, once no call is open. ``counted`` is
     the newest token count that is still valid. ``marks`` are the marks of each origin's provider data; a
@@ -81,6 +80,7 @@ class Transcript(Struct):
     pending: list[Message] = field(default_factory=list)
     counted: TokenCount | None = None
     marks: dict[str, list[str]] = field(default_factory=dict)
+    steers: dict[str, list[Message]] = field(default_factory=dict)
 
     @property
     def messages(self) -> list[Message]:
@@ -93,8 +93,8 @@ class Transcript(Struct):
         self.cursor = envelope.cursor
         run_id = envelope.run_id or ""
         match event:
-            case InputReceived(input_id=input_id, items=items):
-                self.inputs[input_id] = Message("user", list(items))
+            case InputReceived(input_id=input_id):
+                self.inputs[input_id] = message_of(event)
             case RunAccepted(input_id=input_id):
                 self.runs[run_id] = input_id
             case RunStarted():
@@ -105,8 +105,8 @@ class Transcript(Struct):
                 self._import_message(envelope, message)
             case ToolReturned(call_id=call_id, tool=tool, text=text, is_error=is_error):
                 self._add_result(envelope, ToolResult(call_id, tool, text, is_error))
-            case Steered(items=items):
-                self._add_steer(run_id, items)
+            case Steered():
+                self._add_steer(run_id, message_of(event))
             case IndoubtResolved(note=note) | TaskStalled(note=note) | TaskEnded(note=note) if note:
                 self.pending.append(Message("user", [Text(note)]))
             case ModelAsked():
@@ -114,14 +114,16 @@ class Transcript(Struct):
             case RunEnded():
                 self._add_pending(envelope)
                 # The input of a run that was cancelled in the queue never enters.
-                self.inputs.pop(self.runs.pop(run_id, ""), None)
+                input_id = self.runs.pop(run_id, "")
+                self.inputs.pop(input_id, None)
+                self.steers.pop(input_id, None)
             case ContextCompacted():
                 self._compact(envelope, event)
             case SessionCreated():
                 # The fork point: pending inputs of the parent are not inherited.
                 self._close_calls(envelope)
                 self._add_pending(envelope)
-                self.inputs, self.runs = {}, {}
+                self.inputs, self.runs, self.steers = {}, {}, {}
             case _:
                 pass
 
@@ -155,13 +157,17 @@ class Transcript(Struct):
             self._add(envelope, message, "input" if message.role == "user" else "")
             self.calls = _find_calls(message)
 
-    def _add_steer(self, run_id: str, items: list[InputItem]) -> None:
-        """Add a steer; that of a run that has not started joins its input, hidden from other runs."""
+    def _add_steer(self, run_id: str, message: Message) -> None:
+        """Add a steer; that of a run that has not started enters with its input, hidden from other runs."""
         input_id = self.runs.get(run_id, "")
-        if input_id in self.inputs:
-            self.inputs[input_id] = Message("user", [*self.inputs[input_id].items, *items])
-        else:
-            self.pending.append(Message("user", list(items)))
+        if input_id not in self.inputs:
+            self.pending.append(message)
+            return
+        steers = self.steers.get(input_id, [])
+        joined = join_messages([self.inputs[input_id], *steers], message)
+        self.inputs[input_id] = joined[0]
+        if len(joined) > 1:
+            self.steers[input_id] = joined[1:]
 
     def _add_results(self, envelope: Envelope, message: Message) -> None:
         for item in message.items:
@@ -190,12 +196,15 @@ class Transcript(Struct):
             self.pending = []
 
     def _start_run(self, envelope: Envelope, run_id: str) -> None:
-        message = self.inputs.pop(self.runs.get(run_id, ""), None)
+        input_id = self.runs.get(run_id, "")
+        message = self.inputs.pop(input_id, None)
         if message is not None:
             self._close_calls(envelope)
         self._add_pending(envelope)
         if message is not None:
             self._add(envelope, message, "input")
+            for steer in self.steers.pop(input_id, ()):
+                self._add(envelope, steer)
 
     def _compact(self, envelope: Envelope, event: ContextCompacted) -> None:
         upto = min(event.upto, envelope.cursor)
@@ -214,19 +223,37 @@ class Transcript(Struct):
         self.counted = None
 
 
+def message_of(event: InputReceived | Steered) -> Message:
+    """Return the message of an input or a steer."""
+    return Message("user", list(event.items), origin=event.origin, source=event.source)
+
+
+def join_messages(messages: list[Message], steer: Message) -> list[Message]:
+    """Return the messages that wait for a run's start with a further one.
+
+    It joins the last one if the same author wrote both: a text must not pass for another author's.
+    """
+    last = messages[-1]
+    if (last.origin, last.source) != (steer.origin, steer.source):
+        return [*messages, steer]
+    return [*messages[:-1], replace(last, items=[*last.items, *steer.items])]
+
+
 def _find_calls(message: Message) -> dict[str, str]:
     return {item.call_id: item.name for item in message.items if isinstance(item, ToolCall)}
 
 
-# Guests.
+# Guests and authors of inputs.
 
 
 class FramedMessages:
     """The messages as ``speaker`` reads them: other agents' texts are in ``<from>`` tags.
 
+    So are the texts of inputs that are no instructions, in tags of their own (``core/trust.py``).
+
     The calls and results of other agents' tools are removed: a result without its call is not valid. The same
-    messages if no other agent spoke; framed messages are never journaled. ``count`` is the number of messages
-    of the transcript; ``encodings`` are those of drivers.
+    messages if no other agent spoke or wrote; framed messages are never journaled. ``count`` is the number of
+    messages of the transcript; ``encodings`` are those of drivers.
     """
 
     __slots__ = ("_author", "_framed_bytes", "_primary", "_speaker", "count", "encodings", "messages")
@@ -249,14 +276,16 @@ class FramedMessages:
         self.count += 1
         if message.role == "assistant":
             self._author = message.agent or self._primary
-        if message.role == "user" or self._author == self._speaker:
+        if message.role == "user":
+            framed = frame(message)
+            self.messages.append(framed)
+            self._framed_bytes += memory_of_message(framed) if framed is not message else 0
+        elif self._author == self._speaker:
             self.messages.append(message)
         elif message.role == "assistant":
-            # An older version imported names with line breaks and controls.
-            name = escape_line(_TAG.sub("&lt;", self._author)).replace('"', "&quot;")
-            # A text must not close its tag: the rest would pass for the user's own words.
+            name = escape_attribute(self._author)
             items: list[Item] = [
-                Text(f'<from agent="{name}">\n{_TAG.sub("&lt;", item.text)}\n</from>')
+                Text(f'<from agent="{name}">\n{escape_tags(item.text)}\n</from>')
                 for item in message.items
                 if isinstance(item, Text)
             ]

@@ -66,9 +66,9 @@ def change_rules(rules: Sequence[Rule], event: PermissionsChanged) -> list[Rule]
     return [*(rule for rule in rules if rule_key(rule) not in replaced), *added.values()]
 
 
-def rule_key(rule: Rule | RuleRef) -> tuple[str, str | None]:
+def rule_key(rule: Rule | RuleRef) -> tuple[str, str | None, str | None]:
     """Return the key of a rule: two rules of one layer with the same key would contradict each other."""
-    return rule.tool, rule.subject
+    return rule.tool, rule.subject, rule.origin
 
 
 def add_grant(grants: Sequence[Grant], grant: Grant) -> list[Grant]:

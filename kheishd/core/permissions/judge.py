@@ -34,6 +34,7 @@ from kheishd.core.permissions.claims import (
     may_both_match,
 )
 from kheishd.core.permissions.protected import is_protected
+from kheishd.core.trust import rule_applies
 from protocol.audience import Audience
 from protocol.lazy import lazy_pattern
 from protocol.objects.permission import (
@@ -50,6 +51,8 @@ from protocol.objects.permission import (
     Rule,
 )
 from protocol.structs import Value
+from protocol.text import truncate
+from protocol.transcript import InputOrigin
 
 STRICTNESS: Final[tuple[Decision, ...]] = ("allow", "ask", "deny")
 """From the loosest to the strictest."""
@@ -90,12 +93,14 @@ class Layers(Value, frozen=True):
     """The permission layers of a run or session, broadest first, and its effective mode.
 
     ``protected`` are more paths, as patterns, that a person is asked about even in the mode ``acceptEdits``.
+    ``origins`` are those of everything that the run has read; rules for other origins are left out.
     ``requester`` are the names of the person whose message began the run, if a rule's audience needs them.
     """
 
     layers: tuple[LayerRules, ...]
     mode: PermissionMode
     protected: tuple[str, ...] = ()
+    origins: tuple[InputOrigin, ...] = ("person",)
     requester: tuple[str, ...] = ()
 
 
@@ -195,6 +200,21 @@ def _claims_of_call(tool: ToolFacts, subject: str) -> list[Claim]:
 def _claims_alone(tool: ToolFacts, claim: Claim) -> list[Claim]:
     """Return the claims by which a destination is judged alone. To fetch from a host is to connect to it."""
     return [Claim("call", host_of(claim)), claim] if tool.kind == "fetch" else [claim]
+
+
+def explain_origins(
+    tool: ToolFacts, layers: Iterable[LayerRules], origins: Sequence[InputOrigin]
+) -> list[ExplanationLine]:
+    """Return a line for every rule about a tool that does not apply to a run with these origins."""
+    read = ", ".join(origins)
+    return [
+        ExplanationLine(
+            source=_label(layered), says=None, text=f"{_format_rule(rule)} does not apply: read was {read}"
+        )
+        for layered in layers
+        for rule in layered.rules
+        if matches_tool(rule.tool, tool.name) and not rule_applies(rule, origins)
+    ]
 
 
 def has_grants(layers: Layers, tool: ToolFacts, subject: str) -> bool:
@@ -436,6 +456,11 @@ class _Walk:
 
     def find_strictest(self, layered: LayerRules, claim: Claim) -> Rule | None:
         """Return the first of the strictest rules of a layer that hold; explain every matching rule."""
+        if layered.layer == "skill":
+            limit = self.find_limit(layered, claim)
+            layered = replace(layered, rules=[rule for rule in layered.rules if rule.decision != "allow"])
+            if limit is not None:
+                return limit
         holding: list[Rule] = []
         for rule in layered.rules:
             matches, distrust = find_match(rule, self.tool, claim)
@@ -455,6 +480,31 @@ class _Walk:
         if not holding and claim.kind == "call":
             self._explain(_label(layered), None, "no matching rule" if layered.rules else "no rules")
         return max(holding, key=lambda rule: STRICTNESS.index(rule.decision), default=None)
+
+    def find_limit(self, layered: LayerRules, claim: Claim) -> Rule | None:
+        """Return the deny by a skill that allows the tool for certain subjects only, none of which matches.
+
+        The commands of a line are judged one by one if the line is understood, and the whole line if not.
+        """
+        rules = [rule for rule in layered.rules if matches_tool(rule.tool, self.tool.name)]
+        rules = [rule for rule in rules if rule.decision == "allow"]
+        if not rules or claim.kind == "network" or not claim.is_complete:
+            return None
+        if claim.kind == "call" and any(c.kind == "command" and c.is_complete for c in self.claims):
+            return None
+        for rule in rules:
+            matches, distrust = find_match(rule, self.tool, claim)
+            if matches and distrust is None and not (claim.has_pattern and self.find_hidden(rule, claim)):
+                self._explain(_label(layered), None, f"{_format_rule(rule)}: the skill does not refuse this")
+                return None
+        subjects = ", ".join(_shorten(rule.subject or "*") for rule in rules)
+        limit = Rule(
+            tool=self.tool.name,
+            decision="deny",
+            note=f"the active {_label(layered)} allows {self.tool.name} only for: {truncate(subjects, 512)}",
+        )
+        self._explain(_label(layered), "deny", limit.note)
+        return limit
 
     def find_hidden(self, allow: Rule, claim: Claim) -> str | None:
         """Return why an allow does not hold for a command with a pattern of files: a deny may match them."""
@@ -585,8 +635,9 @@ def _label(layered: LayerRules) -> str:
 
 def _format_rule(rule: Rule, max_characters: int | None = None) -> str:
     subject = rule.subject
-    if subject is None:
-        return f"rule {rule.tool} {rule.decision}"
-    if max_characters is not None and len(subject) > max_characters:
-        subject = f"{subject[:max_characters]}…"
-    return f"rule {rule.tool} {subject!r} {rule.decision}"
+    parts = ["rule", rule.tool, rule.decision]
+    if subject is not None:
+        if max_characters is not None and len(subject) > max_characters:
+            subject = f"{subject[:max_characters]}…"
+        parts.insert(2, repr(subject))
+    return " ".join(parts) + (f" for the origin {rule.origin}" if rule.origin is not None else "")

@@ -14,7 +14,7 @@ from protocol.objects.permission import Grant, Verdict
 from protocol.objects.question import Answer, Question
 from protocol.objects.run import CallOutcome, RunError
 from protocol.structs import Value
-from protocol.transcript import InputItem, Item, ProviderData, Usage
+from protocol.transcript import InputItem, InputOrigin, Item, ProviderData, Usage
 
 NO_USAGE: Final = Usage()
 
@@ -228,6 +228,8 @@ class Steer(Value, frozen=True):
     steer_id: str
     items: list[InputItem]
     sender: str | None
+    origin: InputOrigin = "person"
+    source: str = ""
 
 
 class RequestCancel(Value, frozen=True):

@@ -101,6 +101,7 @@ from kheishd.core.run.commands import (
 )
 from kheishd.core.run.due import PARKED_AT, has_interrupted_calls, must_run_alone
 from kheishd.core.run.record import RunRecord
+from kheishd.core.trust import add_origin
 from protocol.budget import Remainder
 from protocol.errors.run import RunAlreadyEnded
 from protocol.events.approval import ApprovalRequested
@@ -167,10 +168,26 @@ def decide(
 ) -> list[JournalEvent]:
     """Return the events that carry out a command of a run with these pinned values.
 
+    The end states the origins of everything that the run has read, unless it never started.
+
     Args:   ``left`` is what the budget of its session has left; None without a budget.
     Errors: RunAlreadyEnded if the run has ended; AssertionError for a command that its status or its calls
             do not accept, which is a bug of the caller.
     """
+    events = _decide(run, pinned, command, left)
+    if events and isinstance(ended := events[-1], RunEnded) and run.starts and run.origins:
+        has_output = any(isinstance(event, ToolReturned) and has_tool_output(event) for event in events)
+        origins = add_origin(run.origins, "tool_output") if has_output else run.origins
+        events[-1] = replace(ended, origins=origins)
+    return events
+
+
+def has_tool_output(event: ToolReturned) -> bool:
+    """Whether the result of a call is text that a tool wrote, not the daemon or a person."""
+    return event.how not in ("denied", "answered")
+
+
+def _decide(run: RunRecord, pinned: Pinned, command: Command, left: Remainder | None) -> list[JournalEvent]:
     if run.status in ENDED:
         verb = run.status if run.status in ("failed", "completed") else f"been {run.status}"
         raise RunAlreadyEnded(f"the run {run.run_id} has already {verb}")
@@ -191,8 +208,8 @@ def decide(
             return _fail_model_call(run, pinned, command)
         case Compact(result):
             return _compact(run, pinned, result)
-        case Steer(steer_id, items, sender):
-            return [Steered(steer_id=steer_id, items=items, sender=sender)]
+        case Steer(steer_id, items, sender, origin, source):
+            return [Steered(steer_id=steer_id, items=items, sender=sender, origin=origin, source=source)]
         case RequestCancel(outcome, note):
             return _cancel(run, pinned, outcome, note)
         case EndEarly():
@@ -392,8 +409,9 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
             return evolve_run_budget(run, event)
         case RunReleased():
             return replace(run, starts_without_progress=0, claimed=False)
-        case Steered():
-            return replace(run, pending_steers=run.pending_steers + 1, follow_up=None)
+        case Steered(origin=origin):
+            origins = add_origin(run.origins, origin)
+            return replace(run, pending_steers=run.pending_steers + 1, follow_up=None, origins=origins)
         case OutputEmitted() | RequirementSatisfied():
             return answers.evolve_output(run, envelope.cursor, event)
         case CancelRequested(outcome=outcome):
@@ -422,6 +440,7 @@ def _create(envelope: Envelope, event: RunAccepted) -> RunRecord:
         accepted_cursor=envelope.cursor,
         updated_cursor=envelope.cursor,
         kind=event.kind,
+        origins=event.origins,
         reports=event.reports,
         urgent=event.queue_index is not None,
     )
@@ -472,7 +491,10 @@ def _evolve_calls(run: RunRecord, envelope: Envelope, event: JournalEvent) -> Ru
             return replace(changed, starts_without_progress=run.starts_without_progress + 1)
         case ToolReturned(bytes=size, text=text):
             output_bytes = size if size is not None else len(text.encode())
-            return replace(changed, starts_without_progress=0, tool_bytes=run.tool_bytes + output_bytes)
+            changed = replace(changed, starts_without_progress=0, tool_bytes=run.tool_bytes + output_bytes)
+            if not has_tool_output(event) or "tool_output" in run.origins:
+                return changed
+            return replace(changed, origins=add_origin(run.origins, "tool_output"))
         case CallsJudged() | ApprovalRequested():
             return replace(changed, starts_without_progress=0)
         case _:

@@ -64,6 +64,7 @@ def prepare(call: Call, params: SpawnParams) -> SpawnPlan:
         params,
         parent_id=parent.session_id,
         request_id=params.spawn_request_id or params.idempotency_key,
+        author=call.caller.origin or "person",
         origin=origin_of(call),
     )
 

@@ -15,14 +15,17 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from kheishd.core import mailbox as rules
+from kheishd.core.trust import join_origins
+from kheishd.objects.agents.tree import path_of
 from kheishd.objects.talk.address import definition_of
+from kheishd.objects.talk.input import origins_read
 from kheishd.objects.talk.output import output_of
 from kheishd.objects.talk.pin import pin_run
 from kheishd.records.mailbox import mail_key
 from kheishd.records.writer import BY_DAEMON, SessionWriter, StreamWriter
-from kheishd.store.tables import MAIL, MAIL_BY_STATE, MAILBOXES, RUNS, SESSIONS
+from kheishd.store.tables import AGENTS, MAIL, MAIL_BY_STATE, MAILBOXES, RUNS, SESSIONS
+from protocol.errors.agent import AgentAlreadyClosed
 from protocol.errors.mailbox import MailboxFull, MailConflict
-from protocol.errors.session import SessionAlreadyEnded
 from protocol.events.mailbox import (
     MailAcknowledged,
     MailDeadLettered,
@@ -51,8 +54,10 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import Runtime
     from kheishd.records.writer import Origin
     from kheishd.store.environment import Snapshot, Transaction
+    from protocol.journal.line import JournalEvent
     from protocol.objects.mailbox import Mail
     from protocol.objects.session import Session
+    from protocol.transcript import InputItem, InputOrigin
 
 NOTICE: Final = "agent_settled"
 """The type of a message that reports the end of a child's run."""
@@ -82,7 +87,7 @@ def post(
 
     Args:   ``sender`` and ``recipient`` are ids of agents. ``beyond_limit``: the number of pending messages
             does not matter, as the daemon posts one for each run of a child.
-    Errors: MailConflict for an id that another message has; SessionAlreadyEnded, MailboxFull.
+    Errors: MailConflict for an id that another message has; AgentAlreadyClosed, MailboxFull.
     """
     digest = rules.digest_of(sender, subject, payload)
     mail = tx.get(MAIL, mail_key(recipient, message_id))
@@ -91,9 +96,10 @@ def post(
             text = f"the mailbox has another message '{message_id}'; choose a new id"
             raise MailConflict(text, field="$.params.message_id")
         return PostedMail(accepted=True, message_id=message_id, duplicate=True)
-    if tx.need(SESSIONS, recipient).status == "ended":
-        text = f"the agent {recipient} is closed and reads no more mail"
-        raise SessionAlreadyEnded(text, field="$.params.to")
+    session = tx.need(SESSIONS, recipient)
+    if not is_open(tx, session):
+        text = f"the agent {path_of(tx, session)} is closed and reads no more mail"
+        raise AgentAlreadyClosed(text, field="$.params.to")
     mailbox = tx.get(MAILBOXES, recipient)
     if mailbox is not None and mailbox.pending >= MAX_PENDING_MAIL and not beyond_limit:
         text = f"the mailbox of {recipient} has {MAX_PENDING_MAIL} pending messages; try again later"
@@ -113,6 +119,12 @@ def post(
     return PostedMail(accepted=True, message_id=message_id, duplicate=False)
 
 
+def is_open(store: Snapshot, session: Session) -> bool:
+    """Whether the agent of a session takes mail: its session has not ended, and it is not to be closed."""
+    agent = store.get(AGENTS, session.session_id) if session.parent_session_id is not None else None
+    return session.status == "open" and (agent is None or agent.state == "open")
+
+
 def payload_of(store: Snapshot, mail: Mail) -> Any:
     """Return the payload of a message; None if its event is no longer in the journal."""
     entry = store.entry(mail.agent_id, mail.created_cursor)
@@ -129,7 +141,10 @@ def state_of(store: Snapshot, session_id: str) -> MailboxState:
     if mailbox is None or not mailbox.pending or mailbox.delivering:
         return "idle"
     session = store.need(SESSIONS, session_id)
-    if session.status == "ended" or not session.open_runs:
+    if session.status == "open" and not is_open(store, session):
+        # Its mail is given up once the session has ended.
+        return "idle"
+    if not session.open_runs:
         return "due"
     oldest = next(cursor for (*_, cursor), _ in store.scan(MAIL_BY_STATE, session_id, "pending"))
     return "busy" if store.need(RUNS, session.open_runs[0]).accepted_cursor < oldest else "due"
@@ -159,7 +174,7 @@ def deliver(tx: Transaction, runtime: Runtime, session_id: str, run_id: str, inp
         if has_expired(tx, mail):
             expired.append(mail.message_id)
         else:
-            block = rules.format_message(mail, payload_of(tx, mail), len(mails) + 1, mail.from_agent)
+            block = rules.format_message(mail, payload_of(tx, mail), len(mails) + 1, _sender_of(tx, mail))
             size += json_length(block)
             if mails and size > MAX_MAIL_INPUT_BYTES:
                 break
@@ -178,31 +193,70 @@ def deliver(tx: Transaction, runtime: Runtime, session_id: str, run_id: str, inp
             pinned=pinned,
             kind="mailbox",
             reports=any(mail.from_agent == session.parent_session_id for mail in mails),
+            origins=_origins_of(tx, mails),
         )
         writer.begin_run(run_id, pinned)
-        writer.append(InputReceived(input_id=input_id, items=[Text(rules.format_input(blocks))]))
+        items: list[InputItem] = [Text(rules.format_input(blocks))]
+        writer.append(InputReceived(input_id=input_id, items=items, origin="mailbox"))
         writer.append(accepted)
         writer.append(MailDelivered(message_ids=[mail.message_id for mail in mails]))
     writer.write()
 
 
+def _sender_of(store: Snapshot, mail: Mail) -> str:
+    """Return the path of a message's sender."""
+    session = store.get(SESSIONS, mail.from_agent)
+    return mail.from_agent if session is None else path_of(store, session)
+
+
+def _origins_of(tx: Transaction, mails: list[Mail]) -> list[InputOrigin]:
+    """Return the origins of messages: the mailbox, and everything that the agents who sent them have read."""
+    senders = {mail.from_agent for mail in mails}
+    sessions = [session for sender in senders if (session := tx.get(SESSIONS, sender)) is not None]
+    return join_origins(["mailbox"], *(origins_read(tx, session) for session in sessions))
+
+
 # Conclude.
 
 
-def conclude(tx: Transaction, run_id: str) -> None:
-    """Settle the mail of a run that has ended, and report its end to the agent's parent, if that is due."""
+def conclude(tx: Transaction, run_id: str, *, is_awaited: bool = False) -> None:
+    """Settle the mail of a run that has ended, and report its end to the agent's parent, if that is due.
+
+    Args:   ``is_awaited``: the parent gets the outcome as the result of a wait, in this transaction.
+    """
     run = tx.need(RUNS, run_id)
     session = tx.need(SESSIONS, run.session_id)
     writer = SessionWriter(tx, run.session_id, session=session, run=run)
     if run.mail:
         _settle(writer, run, session)
-    report: Literal["mail", "dropped"] | None = None
-    message_id = None
+    report: Literal["mail", "wait", "dropped"] | None = None
     if run.reports:
-        message_id = f"notice:{run_id}"
-        report = _report(tx, message_id, run, session)
-    writer.append(RunConcluded(report=report, message_id=message_id if report == "mail" else None))
+        report = "wait" if is_awaited else _report(tx, run, session)
+    writer.append(RunConcluded(report=report, message_id=notice_id(run_id) if report == "mail" else None))
     writer.write()
+
+
+def notice_id(run_id: str) -> str:
+    """Return the id of the message that reports the end of a run."""
+    return f"notice:{run_id}"
+
+
+def take_report(tx: Transaction, run: RunRecord, waiter: str) -> tuple[JournalEvent, ...]:
+    """Take the report of a run's end for an agent that waited for it: no message tells it once more.
+
+    Returns the events by which the waiting agent's session acknowledges a message that has been posted. Only
+    the parent has one; a run that has not ended has no report yet.
+    """
+    session = tx.need(SESSIONS, run.session_id)
+    if run.ended_at_ms is None or session.parent_session_id != waiter:
+        return ()
+    if run.reports:
+        conclude(tx, run.run_id, is_awaited=True)
+        return ()
+    mail = tx.get(MAIL, mail_key(waiter, notice_id(run.run_id)))
+    if mail is None or mail.state != "pending":
+        return ()
+    return (MailAcknowledged(message_ids=[mail.message_id], how="waited"),)
 
 
 def _settle(writer: SessionWriter, run: RunRecord, session: Session) -> None:
@@ -232,37 +286,30 @@ def _settle(writer: SessionWriter, run: RunRecord, session: Session) -> None:
         writer.append(MailRequeued(message_ids=requeued, note=note))
 
 
-def _report(
-    tx: Transaction, message_id: str, run: RunRecord, session: Session
-) -> Literal["mail", "dropped"] | None:
-    """Post the notice of a run's end to the parent's mailbox, unless the parent has ended."""
+def _report(tx: Transaction, run: RunRecord, session: Session) -> Literal["mail", "dropped"]:
+    """Post the notice of a run's end to the parent's mailbox, unless the parent is closed."""
     parent_id = session.parent_session_id
-    if parent_id is None:
-        return None
-    try:
-        post(
-            tx,
-            message_id=message_id,
-            sender=session.session_id,
-            recipient=parent_id,
-            subject=f"{session.agent}: {run.status}",
-            payload=notice_of(tx, run),
-            beyond_limit=True,
-        )
-    except SessionAlreadyEnded:
+    if parent_id is None or not is_open(tx, tx.need(SESSIONS, parent_id)):
         return "dropped"
+    post(
+        tx,
+        message_id=notice_id(run.run_id),
+        sender=session.session_id,
+        recipient=parent_id,
+        subject=f"the run has {'been ' if run.status in ('cancelled', 'interrupted') else ''}{run.status}",
+        payload=notice_of(tx, run, session),
+        beyond_limit=True,
+    )
     return "mail"
 
 
-def notice_of(store: Snapshot, run: RunRecord) -> dict[str, Any]:
+def notice_of(store: Snapshot, run: RunRecord, session: Session) -> dict[str, Any]:
     """Return the notice of a run's end: its outcome, and its output, the beginning of a long one."""
-    notice: dict[str, Any] = {
-        "type": NOTICE,
-        "agent_id": run.session_id,
-        "run_id": run.run_id,
-        "outcome": run.status,
-        "usage": run.usage,
-    }
+    agent = store.get(AGENTS, session.session_id)
+    notice: dict[str, Any] = {"type": NOTICE, "agent_id": run.session_id, "path": path_of(store, session)}
+    if agent is not None:
+        notice["nickname"] = agent.nickname
+    notice |= {"run_id": run.run_id, "outcome": run.status, "usage": run.usage}
     output = output_of(store, run)
     if output is not None and output.text:
         text = truncate_json(output.text, MAX_NOTICE_OUTPUT_BYTES)

@@ -11,9 +11,9 @@ import msgspec
 from kheishd.core import mailbox as rules
 from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.agents.mail import payload_of, post
+from kheishd.objects.agents.tree import find_agent
 from kheishd.objects.pages import cursor_after, page_of
 from kheishd.objects.storable import require_storable
-from kheishd.objects.talk.address import find_session
 from kheishd.records.mailbox import mail_key
 from kheishd.records.writer import StreamWriter
 from kheishd.store.tables import MAIL, MAIL_BY_STATE
@@ -51,9 +51,9 @@ def prepare_post(call: Call, params: MailboxPost) -> MailboxPost:
 
 @mutation(rows.POST, prepare=prepare_post)
 def post_mail(tx: Transaction, call: Call, params: MailboxPost) -> PostedMail:
-    """Post a message. Errors: SessionNotFound, SessionAlreadyEnded, MailConflict, MailboxFull."""
-    sender = find_session(tx, call, params.from_agent, "$.params.from")
-    recipient = find_session(tx, call, params.to_agent, "$.params.to")
+    """Post a message. Errors: NoSuchAgent, AgentAlreadyClosed, MailConflict, MailboxFull."""
+    sender = find_agent(tx, call, params.from_agent, "$.params.from")
+    recipient = find_agent(tx, call, params.to_agent, "$.params.to")
     assert params.message_id is not None
     return post(
         tx,
@@ -69,14 +69,14 @@ def post_mail(tx: Transaction, call: Call, params: MailboxPost) -> PostedMail:
 
 @query(rows.LIST)
 def list_(call: Call, params: MailboxListParams) -> MailPage:
-    """List the messages to an agent, oldest first. Errors: SessionNotFound."""
+    """List the messages to an agent, oldest first. Errors: NoSuchAgent."""
     states = {"open": ("pending", "delivering"), "any": ("pending", "delivering", "done", "dead_letter")}
     return _list(call, params.agent, states.get(params.state, (params.state,)), params.limit, params.after)
 
 
 @query(rows.DEAD_LETTERS)
 def list_dead_letters(call: Call, params: DeadLetterParams) -> MailPage:
-    """List the messages to an agent that could not be delivered. Errors: SessionNotFound."""
+    """List the messages to an agent that could not be delivered. Errors: NoSuchAgent."""
     return _list(call, params.agent, ("dead_letter",), params.limit, params.after)
 
 
@@ -85,12 +85,12 @@ def _list(call: Call, agent: str, states: tuple[str, ...], limit: int, after: st
     position = cursor_after(after)
 
     def scan(state: str) -> Iterator[tuple[tuple[int], MailView | None]]:
-        start = None if position is None else (agent, state, position)
-        for key, mail_id in store.scan(MAIL_BY_STATE, agent, state, after=start):
+        start = None if position is None else (agent_id, state, position)
+        for key, mail_id in store.scan(MAIL_BY_STATE, agent_id, state, after=start):
             yield (key[-1],), _show(store, store.get(MAIL, mail_id))
 
     with call.state.read() as store:
-        find_session(store, call, agent, "$.params.agent")
+        agent_id = find_agent(store, call, agent).session_id
         merged = heapq.merge(*map(scan, states), key=itemgetter(0))
         page, following = page_of(merged, limit, lambda view: True)
     return MailPage(page, following)
@@ -102,15 +102,15 @@ def _show(store: Snapshot, mail: Mail | None) -> MailView | None:
 
 @query(rows.GET)
 def get(call: Call, params: MailRef) -> MailView:
-    """Show a message. Errors: SessionNotFound, MailNotFound."""
+    """Show a message. Errors: NoSuchAgent, MailNotFound."""
     with call.state.read() as store:
         mail = _find(store, call, params)
         return rules.view_of(mail, payload_of(store, mail))
 
 
 def _find(store: Snapshot, call: Call, params: MailRef | MailboxAck) -> Mail:
-    """Return a message of an agent that the caller may read. Errors: SessionNotFound, MailNotFound."""
-    agent = find_session(store, call, params.agent, "$.params.agent")
+    """Return a message of an agent that the caller may read. Errors: NoSuchAgent, MailNotFound."""
+    agent = find_agent(store, call, params.agent)
     mail = store.get(MAIL, mail_key(agent.session_id, params.message_id))
     if mail is None:
         text = f"the mailbox of {agent.session_id} has no message '{params.message_id}'"
@@ -120,7 +120,7 @@ def _find(store: Snapshot, call: Call, params: MailRef | MailboxAck) -> Mail:
 
 @mutation(rows.ACK)
 def ack(tx: Transaction, call: Call, params: MailboxAck) -> RemovedMail:
-    """Remove a pending message. Errors: SessionNotFound, MailNotFound."""
+    """Remove a pending message. Errors: NoSuchAgent, MailNotFound."""
     mail = _find(tx, call, params)
     if mail.state == "pending":
         writer = StreamWriter(tx, mail.agent_id, session_id=mail.agent_id, origin=origin_of(call))

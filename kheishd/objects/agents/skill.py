@@ -79,7 +79,7 @@ def get(call: Call, params: SkillRef) -> SkillView:
 async def reload(call: Call, params: NoParams) -> SkillReload:
     """Read all skills of the daemon again."""
     skills, began = call.runtime.skills, time.perf_counter()
-    catalogue = await trio.to_thread.run_sync(lambda: skills.catalogue(fresh=True))
+    catalogue = await trio.to_thread.run_sync(skills.reload)
     took_ms = (time.perf_counter() - began) * 1000
     return SkillReload(
         skills=len(catalogue.skills), warnings=list(catalogue.warnings), took_ms=round(took_ms, 3)

@@ -13,12 +13,15 @@ from msgspec import field
 
 from kheishd.core.agent import NICKNAMES, choose_nickname, find_free, fold_nickname, hash_request, make_name
 from kheishd.core.scope import ChildRequest, ChildRights, Restriction, narrow_for_child
+from kheishd.core.trust import join_origins
 from kheishd.core.workspace import require_within_parent
 from kheishd.objects.agents.tree import live_children, path_of, root_id_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_route
 from kheishd.objects.talk.bounds import bounds_of, scope_of
 from kheishd.objects.talk.budget import plan_budget, settle_ended
+from kheishd.objects.talk.input import origins_read
+from kheishd.objects.talk.persona import bind_at_creation
 from kheishd.objects.talk.pin import pin_run
 from kheishd.objects.talk.session import require_small
 from kheishd.objects.talk.workspace import find_problem, resolve, workspace_of
@@ -44,12 +47,13 @@ from protocol.errors.session import SessionAlreadyEnded, WorkspaceMissing
 from protocol.events.agent import AgentSpawned, ChildSpawned
 from protocol.events.run import InputReceived, RunAccepted
 from protocol.events.session import SessionCreated
-from protocol.limits.names import MAX_PATH_BYTES
+from protocol.limits.names import MAX_PATH_BYTES, MAX_SOURCE_BYTES
 from protocol.limits.session import MAX_INPUT_BYTES
 from protocol.objects.agent import LimitUse
 from protocol.objects.run import SendParams
 from protocol.objects.session import CapabilityScope
 from protocol.structs import Value, fields_of
+from protocol.text import truncate
 from protocol.transcript import Text
 
 if TYPE_CHECKING:
@@ -62,7 +66,7 @@ if TYPE_CHECKING:
     from protocol.objects.agent import ManagedAgent, SpawnRequest
     from protocol.objects.definition import Definition
     from protocol.objects.session import Session
-    from protocol.transcript import InputItem
+    from protocol.transcript import InputItem, InputOrigin
 
 MINUTE_MS: Final = 60_000
 """The window in which spawns are counted."""
@@ -72,7 +76,7 @@ class SpawnPlan(Value, frozen=True):
     """A validated request, and the ids that the agent, its first input and its first run will have.
 
     ``request_id`` identifies the request among those of its parent. ``run_id`` is the run that spawns; None
-    for a client. ``workspace`` is resolved.
+    for a client. ``author`` wrote the task. ``workspace`` is resolved.
     """
 
     request: SpawnRequest
@@ -84,6 +88,7 @@ class SpawnPlan(Value, frozen=True):
     launch_run_id: str
     run_id: str | None = None
     workspace: str | None = None
+    author: InputOrigin = "agent"
     origin: Origin = field(default_factory=lambda: BY_DAEMON)
 
 
@@ -112,6 +117,7 @@ def prepare_spawn(
     parent_id: str,
     request_id: str | None = None,
     run_id: str | None = None,
+    author: InputOrigin = "agent",
     origin: Origin = BY_DAEMON,
 ) -> SpawnPlan:
     """Validate a request and assign its ids. A relative workspace begins at the parent's.
@@ -133,6 +139,7 @@ def prepare_spawn(
         launch_run_id=state.new_id(ids.RUN),
         run_id=run_id,
         workspace=workspace,
+        author=author,
         origin=origin,
     )
 
@@ -295,7 +302,7 @@ def _find_definition(
 def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
     """Create an agent and its first run, or return the agent that the same request has spawned.
 
-    Errors: SpawnConflict; those of ``judge_spawn`` and of ``pin_run``.
+    Errors: SpawnConflict, PersonaNotFound; those of ``judge_spawn`` and of ``pin_run``.
     """
     request, fingerprint = plan.request, hash_request(plan.request)
     spawned_id = tx.get(SPAWN_RECEIPTS, plan.parent_id, hash_key(plan.request_id))
@@ -324,6 +331,7 @@ def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
             route=request.route,
             model=request.model,
             budget=verdict.budget,
+            persona=bind_at_creation(tx, verdict.definition, tx.now_ms, parent=parent),
             **fields_of(ChildRights, verdict.rights),
         )
     )
@@ -374,6 +382,14 @@ def launch(
     pinned = pin_run(tx, runtime, session, definition, settings)
     writer = SessionWriter(tx, agent.agent_id, session=session, origin=plan.origin)
     writer.begin_run(plan.launch_run_id, pinned)
-    writer.append(InputReceived(input_id=plan.input_id, items=plan.items))
-    writer.append(RunAccepted(input_id=plan.input_id, agent=definition.name, pinned=pinned))
+    source, origins = "", [plan.author]
+    if plan.author == "agent":
+        # A task that an agent wrote has the origins of everything that the agent has read.
+        source = truncate(agent.path.rpartition("/")[0], MAX_SOURCE_BYTES)
+        origins = join_origins(origins_read(tx, tx.need(SESSIONS, agent.parent_id)), ["agent"])
+    writer.append(InputReceived(input_id=plan.input_id, items=plan.items, origin=plan.author, source=source))
+    accepted = RunAccepted(
+        input_id=plan.input_id, agent=definition.name, pinned=pinned, origins=origins, reports=True
+    )
+    writer.append(accepted)
     writer.write()

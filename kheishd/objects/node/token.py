@@ -96,6 +96,7 @@ def create(tx: Transaction, call: Call, plan: tuple[TokenCreate, _New]) -> NewTo
         agents=params.agents,
         senders=params.senders,
         expires_at_ms=_expiry(tx, held, params.expires_in_s),
+        origin=params.origin or held.origin,
     )
     return _create(tx, call, new, narrow_grant(held, grant), params.name, call.caller.token_id)
 
@@ -130,6 +131,7 @@ def narrow(tx: Transaction, call: Call, plan: tuple[TokenNarrow, _New]) -> NewTo
         agents=held.agents if params.agents is None else params.agents,
         senders=held.senders if params.senders is None else params.senders,
         expires_at_ms=_expiry(tx, held, params.expires_in_s),
+        origin=params.origin or held.origin,
     )
     narrow_grant(_rights_of(tx, call.caller), grant)
     return _create(tx, call, new, narrow_grant(held, grant), params.name, parent.token_id)
@@ -229,6 +231,7 @@ def _rights_of(store: Snapshot, caller: Caller) -> TokenGrant:
         agents=None if caller.agents is None else sorted(caller.agents),
         senders=None if caller.senders is None else sorted(caller.senders),
         expires_at_ms=expires_at_ms,
+        origin=caller.origin,
     )
 
 

@@ -19,9 +19,12 @@ from kheishd.core.permissions.judge import (
     closed_patterns,
     effective_mode,
     explain,
+    explain_origins,
     judge_claim,
 )
 from kheishd.core.scope import includes
+from kheishd.core.skill import skill_layers
+from kheishd.core.trust import join_origins, rule_applies
 from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, SubjectReading, Tool, ToolError
 from kheishd.objects.pages import cursor_after, page_of
@@ -64,14 +67,48 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import Runtime
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.task import Task
+    from protocol.transcript import InputOrigin
 
 # Layers.
 
 
-def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: RunRecord | None = None) -> Layers:
+def layers_of(
+    store: Snapshot,
+    runtime: Runtime,
+    session: Session,
+    run: RunRecord | None = None,
+    origins: Sequence[InputOrigin] = (),
+) -> Layers:
     """Return the layers of rules that apply to calls in a session, or in one of its runs.
 
-    Shape:  broadest first: managed, daemon, definitions and sessions from the root down, run.
+    Args:   ``origins`` are those of further inputs that the run is supposed to have read.
+    """
+    layers = _all_layers(store, runtime, session, run)
+    own: list[InputOrigin] = run.origins if run is not None else []
+    joined = join_origins(own or ["person"], session.origins, origins)
+    if any(rule.origin is not None for layered in layers for rule in layered.rules):
+        layers = [
+            replace(layered, rules=[rule for rule in layered.rules if rule_applies(rule, joined)])
+            for layered in layers
+        ]
+    asks_requester = any(
+        rule.audience and rule.audience.requester for layer in layers for rule in layer.rules
+    )
+    return Layers(
+        tuple(layers),
+        effective_mode(layers),
+        tuple(runtime.config.permissions.protected),
+        tuple(joined),
+        requester_of(store, session, run) if asks_requester and run is not None else (),
+    )
+
+
+def _all_layers(
+    store: Snapshot, runtime: Runtime, session: Session, run: RunRecord | None = None
+) -> list[LayerRules]:
+    """Return the layers with the rules of all origins.
+
+    Shape:  broadest first: managed, daemon, definitions, sessions and active skills from the root down, run.
     Source: the records of the session, of those above it and of the run, and the configuration.
     """
     managed = runtime.config.permissions
@@ -84,23 +121,17 @@ def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: RunRecor
         # The grants of a parent are not inherited.
         mode = mode_of(runtime, parent)
         layers.append(LayerRules(layer="parent", name=parent.session_id, rules=parent.rules, mode=mode))
+        layers += skill_layers(parent.active_skills)
     layers += _definition_layer(runtime, session.agent, layers)
     layers.append(_session_layer(runtime, session, run))
+    layers += skill_layers(session.active_skills)
     if run is not None:
         if run.guest is not None:
             layers += _definition_layer(runtime, run.guest, layers)
         # The pinned text is a mode, because ``bounds_of`` returned it.
         mode = cast("PermissionMode", read_pinned(store, run).permission_mode)
         layers.append(LayerRules(layer="run", name=run.run_id, rules=run.rules, mode=mode, grants=run.grants))
-    asks_requester = any(
-        rule.audience and rule.audience.requester for layer in layers for rule in layer.rules
-    )
-    return Layers(
-        tuple(layers),
-        effective_mode(layers),
-        tuple(managed.protected),
-        requester_of(store, session, run) if asks_requester and run is not None else (),
-    )
+    return layers
 
 
 def closed_patterns_of(store: Snapshot, runtime: Runtime, task: Task) -> tuple[str, ...]:
@@ -166,7 +197,7 @@ def list_(call: Call, params: PermissionListParams) -> PermissionList:
     """List the layers that apply to a session, a run or a new session, broadest first."""
     with call.state.read() as store:
         session, run = _find_subject(store, call, params.session_id, params.run_id, params.agent)
-        layers = layers_of(store, call.runtime, session, run).layers
+        layers = _all_layers(store, call.runtime, session, run)
     last = cursor_after(params.after) or 0
     numbered = (((number,), layer) for number, layer in enumerate(layers, 1) if number > last)
     page, following = page_of(numbered, params.limit, lambda layer: True)
@@ -202,7 +233,8 @@ def why(call: Call, params: PermissionWhy) -> Explanation:
     """
     with call.state.read() as store:
         session, run = _find_subject(store, call, params.session_id, params.run_id, params.agent)
-        layers = layers_of(store, call.runtime, session, run)
+        layers = layers_of(store, call.runtime, session, run, params.origins)
+        all_layers = _all_layers(store, call.runtime, session, run)
         lines = _explain_links(bounds_of(store, call.runtime, session), session, params)
         if run is not None and not includes(read_pinned(store, run).tools, params.tool):
             text = f"it did not have '{params.tool}' when it was accepted"
@@ -217,6 +249,7 @@ def why(call: Call, params: PermissionWhy) -> Explanation:
     if tool is None:
         text = f"there is no tool '{params.tool}' now; it is judged as one that asks"
         lines.insert(0, ExplanationLine(source="tool", says=None, text=text))
+    lines += explain_origins(facts, all_layers, layers.origins)
     # A command always has circumstances; another tool has none unless the caller names some.
     shown = params.facts or (None if facts.kind == "execute" else CallFacts())
     reading = _read_subject(tool, params.subject)
@@ -331,7 +364,7 @@ def update(tx: Transaction, call: Call, params: PermissionUpdate) -> LayerRules:
         writer.write()
     if run is None:
         return _session_layer(call.runtime, writer.session)
-    return layers_of(tx, call.runtime, writer.session, writer.run).layers[-1]
+    return _all_layers(tx, call.runtime, writer.session, writer.run)[-1]
 
 
 def _update_daemon(tx: Transaction, call: Call, event: PermissionsChanged) -> LayerRules:

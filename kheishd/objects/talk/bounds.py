@@ -1,9 +1,9 @@
 """The bounds of a session: the one place where everything that limits it meets.
 
-These are its agent's definition, its own scopes, its profile, its active skills, and the same of every
-session above it. A child is checked when it is created and again whenever it is used. So narrowing a parent
-narrows its children, and no chain of sessions yields a right that its root lacks. No mode is wider than
-``permissions.max_mode`` in the configuration.
+These are its agent's definition, its persona, its own scopes, its profile, its active skills, and the same of
+every session above it. A child is checked when it is created and again whenever it is used. So narrowing a
+parent narrows its children, and no chain of sessions yields a right that its root lacks. No mode is wider
+than ``permissions.max_mode`` in the configuration.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ def _links_of(runtime: Runtime, session: Session, speaker: Definition | None = N
     if definition is not None:
         scope = scope_of(definition)
         links.append(Link(scope=scope, kind="definition", name=definition.name, session_id=session_id))
+    persona = session.persona
+    if persona is not None:
+        links.append(Link(persona.scope, kind="persona", name=persona.persona_id, session_id=session_id))
     links.append(
         Link(
             session.scope,

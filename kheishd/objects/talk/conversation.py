@@ -149,6 +149,8 @@ def _has_new_bounds(tx: Transaction, session: Session) -> bool:
         return True
     # The mode that counts is the one outside of plan mode.
     current = leave_plan_mode(session)
+    if current.persona != created.persona:
+        return True
     return any(getattr(current, name) != getattr(created, name) for name in _BOUNDS)
 
 

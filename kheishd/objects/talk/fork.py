@@ -3,8 +3,8 @@
 Nothing is copied. The fork records its fork point, and readers of its transcript continue there. So a fork is
 one small transaction, whatever the length of the transcript.
 
-A fork has the parent's scope, mode, contracts, workspace, parent session and narrowing permission rules. It
-has neither its allow rules nor its grants. The two sessions cannot send each other anything.
+A fork has the parent's scopes, persona, mode, contracts, workspace, parent session and narrowing permission
+rules. It has neither its allow rules nor its grants. The two sessions cannot send each other anything.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from kheishd.objects.node.journal import pruned_until
 from kheishd.objects.talk.address import find_definition, find_session
 from kheishd.objects.talk.bounds import bounds_of, default_mode, require_mode, scope_of
 from kheishd.objects.talk.budget import reserve
+from kheishd.objects.talk.input import origins_read
 from kheishd.objects.talk.lineage import lineage
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import SESSIONS
@@ -83,7 +84,9 @@ def fork(tx: Transaction, call: Call, request: _Fork) -> Session:
             sender=source.sender,
             parent_session_id=source.parent_session_id,
             root_session_id=source.root_session_id,
+            persona=source.persona,
             fork_of=_fork_point(tx, source, request.params.at),
+            origins=origins_read(tx, source),
             **properties,
         )
     )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from kheishd.core.context.transcript import message_of
 from kheishd.kernel.call import Call, query
 from kheishd.objects.pages import not_a_token, page_of
 from kheishd.objects.talk.address import find_addressed
@@ -245,8 +246,8 @@ def _make_message(envelope: Envelope, event: JournalEvent | Unknown) -> HistoryM
     stop_reason: str | None = None
     usage = Usage()
     match event:
-        case InputReceived(items=items, sender=sender) | Steered(items=items, sender=sender):
-            message = Message("user", list(items))
+        case InputReceived(sender=sender) | Steered(sender=sender):
+            message = message_of(event)
         case ToolReturned(call_id=call_id, tool=tool, text=text, is_error=is_error):
             message = Message("tool", [ToolResult(call_id, tool, text, is_error)])
         case MessageAppended(message=message, item_id=item_id, stop_reason=stop_reason, usage=usage):

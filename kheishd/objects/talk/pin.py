@@ -104,8 +104,11 @@ def instructions_of(store: Snapshot, session: Session, speaker: Definition) -> s
 
 
 def _pin_sections(tx: Transaction, session: Session) -> list[str]:
-    """Store the sections that follow the agent's instructions; return their digests."""
-    digests = []
+    """Store the sections after the agent's instructions, the soul of its persona first; return their digests.
+
+    The soul is stored since its persona has it.
+    """
+    digests = [session.persona.soul_sha256] if session.persona is not None else []
     profile = PROFILES.get(session.profile or "")
     if profile is not None and profile.prompt:
         content = profile.prompt.encode()

@@ -25,7 +25,8 @@ from kheishd.objects.talk.address import (
 from kheishd.objects.talk.bounds import scope_of
 from kheishd.objects.talk.busy import place_message
 from kheishd.objects.talk.contract import StoredSchema, bind_output
-from kheishd.objects.talk.input import apply_input_contract, input_field, read_items
+from kheishd.objects.talk.input import apply_input_contract, declared_origin, input_field, read_items
+from kheishd.objects.talk.persona import bind_at_creation
 from kheishd.objects.talk.pin import pin_run
 from kheishd.objects.talk.run import output_fields, wait_until_settled
 from kheishd.objects.talk.workspace import resolve_requested
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.definition import Definition
     from protocol.objects.session import Session, SessionSend
-    from protocol.transcript import InputItem
+    from protocol.transcript import InputItem, InputOrigin
 
 
 class _Input(Value, frozen=True):
@@ -63,18 +64,32 @@ class _Input(Value, frozen=True):
     run_id: str
     new_session_id: str
     item_id: str
+    origin: InputOrigin
     steer_id: str
     definition: Definition | None = None
     guest: Definition | None = None
     workspace: str | None = None
     schema: StoredSchema | None = None
 
+    def received(self, items: list[InputItem]) -> InputReceived:
+        """Return the event of the input, with its items as the session's contract demands."""
+        params = self.params
+        return InputReceived(
+            input_id=self.input_id,
+            items=items,
+            sender=params.sender,
+            guest=self.guest.name if self.guest is not None else None,
+            metadata=params.metadata,
+            origin=self.origin,
+            source=params.source,
+        )
+
 
 def prepare_send(call: Call, params: ConversationSend | SessionSend) -> _Input:
     """Validate an input and assign its ids.
 
     Errors: NotSupported, AgentForbidden, AgentNotFound, SenderInvalid, SenderForbidden, ScopeMissing,
-    ContractInvalid, InputTooLarge, InvalidParams, WorkspaceForbidden, WorkspaceMissing.
+    ContractInvalid, InputTooLarge, InvalidParams, InputOriginForbidden, WorkspaceForbidden, WorkspaceMissing.
     """
     definition = guest = workspace = None
     if isinstance(params, ConversationSend):
@@ -106,6 +121,7 @@ def prepare_send(call: Call, params: ConversationSend | SessionSend) -> _Input:
         run_id=call.state.new_id(ids.RUN),
         new_session_id=call.state.new_id(ids.SESSION),
         item_id=call.state.new_id(ids.ITEM),
+        origin=declared_origin(call, params),
         steer_id=call.state.new_id(ids.STEER),
         definition=definition,
         guest=guest,
@@ -152,22 +168,20 @@ def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
     if prepared.schema is not None:
         prepared.schema.store(tx)
     guest = prepared.guest.name if prepared.guest is not None else None
-    received = InputReceived(
-        input_id=prepared.input_id, items=items, sender=params.sender, guest=guest, metadata=params.metadata
-    )
     accepted = RunAccepted(
         input_id=prepared.input_id,
         agent=record.agent,
         sender=params.sender,
         guest=guest,
         pinned=pinned,
+        origins=[prepared.origin],
         queue_index=place.queue_index,
     )
     if place.applied == "interrupted" and place.run is not None:
         writer.continue_run(place.run)
         writer.carry_out(RequestCancel("interrupted", "a message was sent that interrupts it"))
     writer.begin_run(prepared.run_id, pinned)
-    writer.append(received)
+    writer.append(prepared.received(items))
     cursor = writer.append(accepted).cursor
     if (
         call.services.slots.is_open
@@ -197,7 +211,8 @@ def _steer(
     """Append the message to the run in flight. Errors: InputContractViolated."""
     items = apply_input_contract(tx, writer.session, prepared.items, input_field(prepared.params))
     writer.continue_run(run)
-    writer.carry_out(Steer(prepared.steer_id, items, prepared.params.sender))
+    params = prepared.params
+    writer.carry_out(Steer(prepared.steer_id, items, params.sender, prepared.origin, params.source))
     writer.write()
     return SendResult(
         session_id=writer.session_id,
@@ -231,7 +246,10 @@ def _open_conversation(
     if bound is not None and bound.status == "open":
         return SessionWriter(tx, bound.session_id, session=bound, origin=origin)
     writer = SessionWriter(tx, new_session_id, session=None, origin=origin)
-    writer.append(SessionCreated(agent=definition.name, sender=sender, scope=scope_of(definition)))
+    persona = bind_at_creation(tx, definition, tx.now_ms)
+    writer.append(
+        SessionCreated(agent=definition.name, sender=sender, scope=scope_of(definition), persona=persona)
+    )
     writer.append(ConversationBound(agent=definition.name, sender=sender))
     return writer
 

@@ -31,6 +31,7 @@ from kheishd.objects.talk.address import find_definition, find_route, find_sessi
 from kheishd.objects.talk.bounds import bounds_of, default_mode, mode_of, require_mode, scope_of
 from kheishd.objects.talk.budget import budget_of, has_open_children, is_reserved, reserve, settle
 from kheishd.objects.talk.contract import StoredSchema, read_contracts, read_schema
+from kheishd.objects.talk.persona import bind_at_creation
 from kheishd.objects.talk.plan import plan_of, todos_of
 from kheishd.objects.talk.workspace import resolve_requested, workspace_of
 from kheishd.objects.work.shell import request_stop_all
@@ -136,7 +137,7 @@ def create(tx: Transaction, call: Call, creation: _Creation) -> Session:
     created = _created_event(tx, call, creation)
     existing = tx.get(SESSIONS, creation.session_id)
     if existing is not None:
-        return _require_same(call, existing, created)
+        return _require_same(call, existing, created, creation.params.persona_id)
     if created.parent_session_id is not None:
         parent = tx.need(SESSIONS, created.parent_session_id)
         child_id, origin = creation.session_id, origin_of(call)
@@ -151,10 +152,10 @@ def create(tx: Transaction, call: Call, creation: _Creation) -> Session:
 def _created_event(tx: Transaction, call: Call, creation: _Creation) -> SessionCreated:
     """Return the event of a new session, its properties narrowed by its agent and its parent.
 
-    Errors: SessionNotFound, TooDeep, ScopeWouldWiden, WorkspaceForbidden, ScopeMissing.
+    Errors: SessionNotFound, PersonaNotFound, TooDeep, ScopeWouldWiden, WorkspaceForbidden, ScopeMissing.
     """
     definition, properties = creation.definition, dict(creation.settings.properties)
-    parent_id, root_id = creation.params.parent_session_id, None
+    parent_id, root_id, parent = creation.params.parent_session_id, None, None
     mode: PermissionMode | None = properties.get("permission_mode")
     if parent_id is not None:
         parent = find_session(tx, call, parent_id, "$.params.parent_session_id")
@@ -174,7 +175,13 @@ def _created_event(tx: Transaction, call: Call, creation: _Creation) -> SessionC
         scope = properties.get("scope", CapabilityScope())
         properties |= {"scope": intersect_scopes(scope_of(definition), scope), "permission_mode": mode}
     created = SessionCreated(
-        agent=definition.name, parent_session_id=parent_id, root_session_id=root_id, **properties
+        agent=definition.name,
+        parent_session_id=parent_id,
+        root_session_id=root_id,
+        persona=bind_at_creation(
+            tx, definition, tx.now_ms, parent=parent, persona_id=creation.params.persona_id
+        ),
+        **properties,
     )
     require_small(created.scope, created.credential_scope, created.blocked_tools)
     return created
@@ -191,7 +198,7 @@ def require_small(scope: CapabilityScope, credentials: CredentialScope, blocked_
         raise InputTooLarge(text, field="$.params.scope")
 
 
-def _require_same(call: Call, existing: Session, created: SessionCreated) -> Session:
+def _require_same(call: Call, existing: Session, created: SessionCreated, persona_id: str | None) -> Session:
     """Return the existing session. Errors: SessionExists if its properties differ from the new ones."""
     names = ("agent", "parent_session_id", *SessionProperties.__struct_fields__)
     # The title and the metadata are labels.
@@ -200,6 +207,8 @@ def _require_same(call: Call, existing: Session, created: SessionCreated) -> Ses
     # The parent's limits completed the budget that was requested.
     if "budget" in differing and includes_budget(existing.budget, created.budget):
         differing.remove("budget")
+    if persona_id is not None and (existing.persona is None or existing.persona.persona_id != persona_id):
+        differing.append("persona")
     if not call.caller.may_read(existing.agent, existing.sender):
         # The caller may not learn the properties.
         differing = ["owner"]
@@ -279,6 +288,9 @@ def _matches(call: Call, params: SessionListParams, session: Session) -> bool:
     if not call.caller.may_read(session.agent, session.sender):
         return False
     if session.parent_session_id is not None and session.status == "ended" and not params.sidechains:
+        return False
+    persona_id = session.persona.persona_id if session.persona is not None else None
+    if params.persona_id not in (None, persona_id):
         return False
     names = ("agent", "sender", "status")
     return all(getattr(params, name) in (None, getattr(session, name)) for name in names)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kheishd.core.run.commands import Steer
 from kheishd.kernel.call import Call, mutation, origin_of
 from kheishd.objects.talk.address import find_addressed, require_valid_sender
-from kheishd.objects.talk.input import apply_input_contract, input_field, read_items
+from kheishd.objects.talk.input import apply_input_contract, declared_origin, input_field, read_items
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import RUNS
 from protocol import ids
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Transaction
     from protocol.objects.conversation import ConversationSteer
     from protocol.objects.session import SessionSteer
-    from protocol.transcript import InputItem
+    from protocol.transcript import InputItem, InputOrigin
 
 
 class _Message(NamedTuple):
@@ -34,14 +34,19 @@ class _Message(NamedTuple):
     params: ConversationSteer | SessionSteer
     items: list[InputItem]
     steer_id: str
+    origin: InputOrigin
 
 
 def prepare_steer(call: Call, params: ConversationSteer | SessionSteer) -> _Message:
-    """Validate a message. Errors: SenderInvalid, SenderForbidden, InvalidParams, InputTooLarge."""
+    """Validate a message.
+
+    Errors: SenderInvalid, SenderForbidden, InputOriginForbidden, InvalidParams, InputTooLarge.
+    """
     if params.sender is not None:
         require_valid_sender(params.sender)
     call.caller.require_sender(params.sender)
-    return _Message(params, read_items(params), call.state.new_id(ids.STEER))
+    origin = declared_origin(call, params)
+    return _Message(params, read_items(params), call.state.new_id(ids.STEER), origin)
 
 
 def steer(tx: Transaction, call: Call, message: _Message) -> SteerResult:
@@ -60,7 +65,7 @@ def steer(tx: Transaction, call: Call, message: _Message) -> SteerResult:
     items = apply_input_contract(tx, record, message.items, input_field(params))
     origin = origin_of(call, params.sender)
     writer = SessionWriter(tx, run.session_id, session=record, run=run, origin=origin)
-    writer.carry_out(Steer(message.steer_id, items, params.sender))
+    writer.carry_out(Steer(message.steer_id, items, params.sender, message.origin, params.source))
     writer.write()
     return SteerResult(
         session_id=run.session_id,

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from kheishd.core.context.transcript import MISSING_RESULT
+from kheishd.core.context.transcript import MISSING_RESULT, join_messages, message_of
+from kheishd.core.trust import RANKS, join_origins
 from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.pages import not_a_token, page_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_definition, find_session
 from kheishd.objects.talk.bounds import scope_of
 from kheishd.objects.talk.lineage import Segment, entries_of, lineage
+from kheishd.objects.talk.persona import bind_at_creation
 from kheishd.records.writer import SessionWriter
 from kheishd.store.journal import HASH_BYTES
 from kheishd.store.tables import JOURNAL, SESSIONS
@@ -259,7 +261,8 @@ def import_(tx: Transaction, call: Call, part: _Part) -> SessionImportResult:
         session, previous = _find_previous(tx, call, part.params)
         assert previous == part.previous, "the hash of the previous part is the same"
         writer = SessionWriter(tx, session.session_id, session=session, origin=origin_of(call))
-    for cursor, message in part.messages:
+    messages = [_distrust(call, message) for _, message in part.messages]
+    for (cursor, _), message in zip(part.messages, messages, strict=True):
         writer.append(TranscriptImported(message=message, source_cursor=cursor))
     signature = reader.end.signature if reader.end is not None else None
     last_hash = reader.last_hash.hex()
@@ -273,12 +276,25 @@ def import_(tx: Transaction, call: Call, part: _Part) -> SessionImportResult:
             source_cursor=reader.cursor,
             pending=part.pending,
             signed_by=signed_by,
+            origins=join_origins(
+                "tool_output" if message.role == "tool" else message.origin
+                for message in messages
+                if message.role != "assistant"
+            ),
         )
     )
     writer.write()
     return SessionImportResult(
         session_id=writer.session_id, messages=len(part.messages), last_hash=last_hash, signed_by=signed_by
     )
+
+
+def _distrust(call: Call, message: Message) -> Message:
+    """Return an imported message, of the origin that the caller's token fixes if it claims a better one."""
+    fixed = call.caller.origin
+    if fixed is None or message.role != "user" or RANKS[message.origin] > RANKS[fixed]:
+        return message
+    return msgspec.structs.replace(message, origin=fixed)
 
 
 def _begin(tx: Transaction, call: Call, part: _Part, entries: list[Entry]) -> SessionWriter:
@@ -305,6 +321,7 @@ def _begin(tx: Transaction, call: Call, part: _Part, entries: list[Entry]) -> Se
             agent=definition.name,
             title=created.title,
             scope=scope_of(definition),
+            persona=bind_at_creation(tx, definition, tx.now_ms),
             metadata=created.metadata,
         )
     )
@@ -413,26 +430,31 @@ def _place_messages(
     transcript join them.
     """
     placed: list[_Placed] = []
-    inputs = {waiting.run_id: waiting for waiting in earlier if waiting.run_id is not None}
+    inputs: dict[str, list[PendingMessage]] = {}
+    for waiting in earlier:
+        if waiting.run_id is not None:
+            inputs.setdefault(waiting.run_id, []).append(waiting)
     notes = [waiting for waiting in earlier if waiting.run_id is None]
     for line, entry in enumerate(entries, 1):
-        run_id, cursor = entry.envelope.run_id, entry.envelope.cursor
+        run_id, cursor = entry.envelope.run_id or "", entry.envelope.cursor
         match entry.event:
-            case InputReceived(items=items):
-                inputs[run_id or ""] = PendingMessage(Message("user", list(items)), cursor, run_id or "")
+            case InputReceived():
+                inputs[run_id] = [PendingMessage(message_of(entry.event), cursor, run_id)]
             case SessionCreated():
                 # The fork point: calls and pending inputs of the parent end here, notes are inherited.
                 placed += [_Placed(line, cursor, None), *(_place(line, note) for note in notes)]
                 notes, inputs = [], {}
             case RunStarted() if run_id in inputs:
-                placed.append(_place(line, inputs.pop(run_id)))
-            case Steered(items=items) if run_id in inputs:
+                placed += [_place(line, waiting) for waiting in inputs.pop(run_id)]
+            case Steered() if run_id in inputs:
                 # The run had not started, so the message belongs to its input.
-                waiting = inputs[run_id]
-                joined = Message("user", [*waiting.message.items, *items])
-                inputs[run_id] = PendingMessage(joined, waiting.source_cursor, run_id)
-            case Steered(items=items):
-                notes.append(PendingMessage(Message("user", list(items)), cursor))
+                joined = join_messages(
+                    [waiting.message for waiting in inputs[run_id]], message_of(entry.event)
+                )
+                first = inputs[run_id][0].source_cursor
+                inputs[run_id] = [PendingMessage(message, first, run_id) for message in joined]
+            case Steered():
+                notes.append(PendingMessage(message_of(entry.event), cursor))
             case IndoubtResolved(note=note) | TaskStalled(note=note) | TaskEnded(note=note) if note:
                 notes.append(PendingMessage(Message("user", [Text(note)]), cursor))
             case ModelAsked():
@@ -441,7 +463,7 @@ def _place_messages(
             case RunEnded():
                 placed += [_place(line, waiting) for waiting in notes]
                 notes = []
-                inputs.pop(run_id or "", None)
+                inputs.pop(run_id, None)
             case ToolReturned(call_id=call_id, tool=tool, text=text, is_error=is_error):
                 result = ToolResult(call_id, tool, text, is_error)
                 placed.append(_Placed(line, cursor, Message("tool", [result])))
@@ -449,7 +471,7 @@ def _place_messages(
                 placed.append(_Placed(line, cursor, message))
             case _:
                 pass
-    return placed, [*notes, *inputs.values()]
+    return placed, [*notes, *(waiting for group in inputs.values() for waiting in group)]
 
 
 def _place(line: int, waiting: PendingMessage) -> _Placed:

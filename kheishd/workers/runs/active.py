@@ -57,7 +57,7 @@ class ActiveRun:
     follow the current one. ``suspect``: the run must run alone, as it may have crashed the daemon;
     ``on_progress`` is called when it has made progress and other runs may start. ``retries`` is False once a
     full disk must fail a commit at once. ``out_of_time``: the run's time is used up by the monotonic clock,
-    and ``timeout`` is the error that says whose.
+    and ``timeout`` is the error that says whose. ``waiting_calls`` counts the calls that wait for other runs.
     ``is_call_begun``: the begin of the next model call is committed already.
     """
 
@@ -81,6 +81,7 @@ class ActiveRun:
         self.out_of_time = False
         self.timeout = make_timeout(pinned)
         self.is_call_begun = False
+        self.waiting_calls = 0
         self._on_progress = on_progress
         self._effect = trio.CancelScope()
 
@@ -122,6 +123,16 @@ class ActiveRun:
             return left_ms
         self.timeout = make_session_timeout()
         return max(session_ms, 0)
+
+    @contextmanager
+    def yield_slot(self) -> Iterator[None]:
+        """Take no slot while a call waits for another run, which may need it."""
+        self.waiting_calls += 1
+        self._on_progress()
+        try:
+            yield
+        finally:
+            self.waiting_calls -= 1
 
     # Commits.
 

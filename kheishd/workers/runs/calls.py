@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.hook import Tool
     from kheishd.kernel.live import LiveText
     from kheishd.records.writer import SessionWriter
-    from kheishd.store.environment import Snapshot
+    from kheishd.store.environment import Transaction
     from kheishd.workers.runs.active import ActiveRun
     from protocol.objects.run import CallOutcome, OpenCall
     from protocol.transcript import ToolCall
@@ -186,6 +186,7 @@ class CallExecutor:
                 lambda text: self._stream(call.call_id, text),
                 lambda evidence: self._observe(call.call_id, evidence),
                 judge.closed_patterns,
+                yield_slot=self._active.yield_slot,
             )
             invocation = replace(
                 invocation, judge_claim=partial(judge.judge_claim, invocation, approved=call.approved)
@@ -319,15 +320,15 @@ class CallExecutor:
 def limit_time(tool: Tool, limits: ToolsSection) -> Tool:
     """Return the tool with a timeout within the limits, and with some time to report its output."""
     longest_s = limits.max_timeout_s + REPORT_SECONDS
-    return tool if tool.timeout_s <= longest_s else replace(tool, timeout_s=longest_s)
+    return tool if tool.waits or tool.timeout_s <= longest_s else replace(tool, timeout_s=longest_s)
 
 
 def _decide_result(
-    command: ReturnResult, decide: Callable[[Snapshot], Outcome], store: Snapshot
+    command: ReturnResult, decide: Callable[[Transaction], Outcome], tx: Transaction
 ) -> ReturnResult:
     """Return the final result of a call whose outcome depends on the state at its commit."""
     try:
-        final = decide(store)
+        final = decide(tx)
     except ToolError as error:
         final = Outcome(str(error), is_error=True)
     how: CallOutcome = "failed" if final.is_error else "returned"
@@ -347,8 +348,8 @@ def _mention_changed_input(call: OpenCall, invocation: Invocation, outcome: Outc
     if decide is None:
         return replace(outcome, text=prefix + outcome.text)
 
-    def decide_with_prefix(store: Snapshot) -> Outcome:
-        final = decide(store)
+    def decide_with_prefix(tx: Transaction) -> Outcome:
+        final = decide(tx)
         return replace(final, text=prefix + final.text)
 
     return replace(outcome, text=prefix + outcome.text, decide=decide_with_prefix)

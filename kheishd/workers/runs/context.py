@@ -8,6 +8,7 @@ come from the run's own model and are not streamed. Without a summary, the run c
 from __future__ import annotations
 
 import logging
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -39,6 +40,7 @@ from kheishd.core.context.transcript import format_framing
 from kheishd.core.contract import format_instruction
 from kheishd.core.run.answers import find_unmet
 from kheishd.core.run.commands import Compact, Compaction, FailedCompaction
+from kheishd.core.trust import format_trust
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
 from kheishd.objects.talk.contract import schema_text
 from kheishd.store.tables import BLOBS, SESSIONS
@@ -50,12 +52,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kheishd.core.context.reduction import TranscriptEntry
+    from kheishd.core.context.session_transcript import SessionTranscript
     from kheishd.kernel.hook import RunContext
     from kheishd.workers.runs.active import ActiveRun
     from kheishd.workers.runs.transcript import TranscriptReader
     from protocol.events.context import CompactTrigger
 
 log = logging.getLogger("kheishd.runs")
+
+_prompt_bytes = attrgetter("prompt_bytes")
 
 MAX_SUMMARY_ATTEMPTS = 4
 """How often a summary is requested, each time of half as much text, while that is too long."""
@@ -137,7 +142,7 @@ class ContextWindow:
             tools=hook_prompt.tools,
             marks=session.transcript.marks,
             encodings=framed.encodings,
-            situation=self._situation(context, hook_prompt.situation, list(session.guests)),
+            situation=self._situation(context, hook_prompt.situation, session),
             withheld=run.follow_up == "output_contract",
             session_id=run.session_id,
             run_id=run.run_id,
@@ -145,7 +150,7 @@ class ContextWindow:
             attempt=run.attempt,
         )
         texts = len(request.instructions.encode()) + len(request.situation.encode())
-        overhead = texts + sum(tool.prompt_bytes for tool in request.tools)
+        overhead = texts + sum(map(_prompt_bytes, request.tools))
         prompt = measure_prompt(
             session.transcript.entries,
             session.transcript.counted,
@@ -162,15 +167,18 @@ class ContextWindow:
         if (digest := context.pinned.instructions_digest) is not None:
             with self._active.state.read() as store:
                 blobs = [store.get(BLOBS, name, 0) for name in (digest, *context.pinned.section_digests)]
-            sections += [blob.decode() for blob in blobs if blob is not None]
+            # A blank soul adds nothing.
+            sections += [blob.decode() for blob in blobs if blob is not None and blob.strip()]
         return sections + hook_sections
 
-    def _situation(self, context: RunContext, hook_texts: list[str], guests: list[str]) -> str:
-        """Return the changing part of the prompt: the hooks' texts, other agents, the run's requirements."""
+    def _situation(self, context: RunContext, hook_texts: list[str], session: SessionTranscript) -> str:
+        """Return the changing part of the prompt: the hooks' texts, other authors, the run's requirements."""
         run, pinned = self._active.record, context.pinned
         texts = list(hook_texts)
+        guests = list(session.guests)
         if framing := format_framing(speaker=run.guest or run.agent, primary=run.agent, guests=guests):
             texts.append(framing)
+        texts += format_trust(session.origins)
         if requirements := find_unmet(context.run, pinned):
             texts.append(f"Before you are done you must {' and '.join(requirements)}.")
         if pinned.output_contract is not None:

@@ -67,8 +67,7 @@ class RunExecutor:
         self.ended = trio.Event()
         """Set by the worker when ``perform`` has returned."""
         self._slept_until_ms = 0
-        self.is_paused = False
-        """Whether the run only waits for a later attempt."""
+        self._pauses = False
         self._on_progress = on_progress
         self._active = ActiveRun(services, record, pinned, suspect=suspect, on_progress=on_progress)
         self._active.is_call_begun = begun and record.item_id is not None
@@ -80,6 +79,16 @@ class RunExecutor:
     def suspect(self) -> bool:
         """Whether no other run may run beside this one."""
         return self._active.suspect
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the run only waits, for a later attempt or for other runs."""
+        return self._pauses or not self.takes_slot
+
+    @property
+    def takes_slot(self) -> bool:
+        """Whether the run takes a slot: none while its calls wait for other runs."""
+        return not self._active.waiting_calls
 
     @property
     def has_ended(self) -> bool:
@@ -171,12 +180,12 @@ class RunExecutor:
         limits = self._active.runtime.config.runs
         longest_s = max(limits.max_backoff_s, limits.max_retry_after_s)
         with self._active.effect():
-            self.is_paused = True
+            self._pauses = True
             self._on_progress()
             try:
                 await trio.sleep(min(max(until_ms - self._active.state.now_ms(), 0) / 1000, longest_s))
             finally:
-                self.is_paused = False
+                self._pauses = False
             self._slept_until_ms = until_ms
         self._active.reload()
 

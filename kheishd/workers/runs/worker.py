@@ -106,7 +106,8 @@ class RunWorker(Worker):
     def _look(self) -> None:
         """Stop the runs to be cancelled, and start the runs that are due."""
         with self._services.state.read() as store:
-            for _, run_id in store.scan(RUNS_CANCELLED):
+            # Nearly always there is none, and counting costs less than a scan.
+            for _, run_id in store.scan(RUNS_CANCELLED) if store.count(RUNS_CANCELLED) else ():
                 executor = self._executors.get(run_id)
                 if executor is not None:
                     executor.stop()
@@ -128,8 +129,11 @@ class RunWorker(Worker):
         Return False if ready runs may be left without an executor: no later run may start before them.
         A suspect run waits until no other run is active, and holds back the runs behind it.
         """
-        slots = self._services.runtimes.current().config.runs.max_active - len(self._executors)
-        if slots <= 0 or any(executor.suspect for executor in self._executors.values()):
+        active = sum(executor.takes_slot for executor in self._executors.values())
+        slots = self._services.runtimes.current().config.runs.max_active - active
+        if slots <= 0 or any(
+            executor.suspect and executor.takes_slot for executor in self._executors.values()
+        ):
             return False
         ready: list[tuple[RunRecord, Pinned]] = []
         all_start = False
@@ -141,7 +145,7 @@ class RunWorker(Worker):
             if not isinstance(effect, TakeUp):
                 continue
             if effect.alone:
-                if not ready and not self._executors:
+                if not ready and not active:
                     self._start(*loaded, suspect=True)
                 break
             ready.append(loaded)

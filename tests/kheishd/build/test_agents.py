@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from kheishd.build.agents import MAX_AGENT_FILES, read_agents
+from kheishd.build.agents import MAX_AGENT_FILES, add_stored, read_agents
 from kheishd.build.runtime import make_built_in_route
-from tests.support.runtimes import WORKSPACES
+from kheishd.core.definition import make_definition, parse
+from protocol.objects.definition import Definition, DefinitionSettings
+from tests.support.runtimes import WORKSPACES, make_runtime
 
 
 @pytest.fixture
@@ -88,3 +90,44 @@ def test_too_many_files(agents: Path) -> None:
     definitions, problems = read_agents(agents, {}, WORKSPACES)
     assert (len(definitions), "a1000" in definitions) == (MAX_AGENT_FILES + 1, False)
     assert problems == ["agents:1: 1001 files, of which 1000 are read"]
+
+
+def stored(name: str, **settings: str) -> Definition:
+    """Return a definition as the store has it."""
+    return make_definition(name, DefinitionSettings(**settings), "Stored.", None)  # type: ignore[arg-type]
+
+
+def test_stored_agents_are_added() -> None:
+    """A stored agent replaces the built-in one; its relative workspace begins at the root."""
+    runtime = add_stored(make_runtime(), [stored("default"), stored("a", workspace="sub")])
+    assert {name: agent.source for name, agent in runtime.definitions.items()} == {
+        "a": "stored",
+        "default": "stored",
+    }
+    assert runtime.definitions["a"].workspace == f"{WORKSPACES.root}/sub"
+    assert runtime.warnings == ()
+
+
+def test_a_file_comes_before_a_stored_agent() -> None:
+    """The file's agent counts, and a warning names it."""
+    file = parse("a", b"File.", "/home/agents/a.md")
+    runtime = add_stored(make_runtime(definitions={"default": file, "a": file}), [stored("a")])
+    assert runtime.definitions["a"] is file
+    (warning,) = runtime.warnings
+    assert "/home/agents/a.md" in warning
+
+
+def test_a_stored_agent_that_the_configuration_does_not_allow() -> None:
+    """It is left out with a warning, which comes after the runtime's own."""
+    runtime = add_stored(make_runtime(warnings=("first",)), [stored("a", route="gone")])
+    assert list(runtime.definitions) == ["default"]
+    assert runtime.warnings[0] == "first"
+    assert "skipped the stored agent 'a': route: no route 'gone'" in runtime.warnings[1]
+
+
+def test_the_default_agent_does_not_exist() -> None:
+    """A missing default agent is a warning, unless the store has it."""
+    runtime = make_runtime(default_agent="gone")
+    (warning,) = add_stored(runtime, []).warnings
+    assert "default agent 'gone'" in warning
+    assert add_stored(runtime, [stored("gone")]).warnings == ()

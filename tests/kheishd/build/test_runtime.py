@@ -135,14 +135,6 @@ def test_bad_agent(source: Source) -> None:
         build(source, skip=False)
 
 
-def test_default_agent_does_not_exist(source: Source) -> None:
-    """A missing default agent is a warning; other agents can be addressed."""
-    source.home.config.write_text("default_agent = 'gone'")
-    (warning,) = build(source).warnings
-    assert "default agent 'gone'" in warning
-    assert "agents/gone.md" in warning
-
-
 @pytest.mark.parametrize("root", [".", "..", "/", "state", "agents/x", "run/../skills", "cron", "link", "up"])
 def test_forbidden_workspace_root(source: Source, root: str) -> None:
     """The root may not be the home, contain it, or be one of the daemon's own, also through a link."""

@@ -14,9 +14,9 @@ from protocol.limits.skill import MAX_SKILL_DEPTH, MAX_SKILL_FILE_BYTES
 from tests.support.skills import COLLECTION, make_skills, settle, write_skill
 
 
-def names(skills: ConfiguredSkills, *workspaces: str, fresh: bool = False) -> list[str]:
+def names(skills: ConfiguredSkills, *workspaces: str) -> list[str]:
     """Return the names in the catalogue."""
-    return list(skills.catalogue(workspaces, fresh=fresh).skills)
+    return list(skills.catalogue(workspaces).skills)
 
 
 def test_a_public_collection_loads_unchanged(tmp_path: Path) -> None:
@@ -199,8 +199,8 @@ async def test_a_root_that_appears_later(tmp_path: Path) -> None:
     assert names(skills) == ["late"]
 
 
-async def test_changed_files_are_read_by_a_fresh_scan(tmp_path: Path) -> None:
-    """A change in place is noticed by a fresh scan, and by whoever reads the skill."""
+async def test_changed_files_are_read_by_a_reload(tmp_path: Path) -> None:
+    """A change in place is noticed by a reload, and by each reading of the skill."""
     path = write_skill(tmp_path / "skills", "a", "Old.")
     settle(tmp_path / "skills")
     skills = make_skills(tmp_path)
@@ -209,7 +209,7 @@ async def test_changed_files_are_read_by_a_fresh_scan(tmp_path: Path) -> None:
     await skills.refresh()
     assert skills.catalogue().skills["a"].description == "Old."
     assert skills.read(skill).instructions == "New and longer."
-    assert skills.catalogue(fresh=True).skills["a"].description == "New and longer."
+    assert skills.reload().skills["a"].description == "New and longer."
 
 
 def test_a_skill_that_was_spoilt_since(tmp_path: Path) -> None:

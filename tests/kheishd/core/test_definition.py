@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.definition import DefinitionError, built_in, find_key_line, parse
+from kheishd.config.validation import Problem
+from kheishd.core.definition import DefinitionError, InvalidSettings, built_in, locate_settings, parse
 from protocol.budget import Budget
 from protocol.limits.names import MAX_SCOPE_BYTES
 from protocol.limits.session import MAX_AGENT_FILE_BYTES
@@ -155,10 +156,13 @@ def test_all_mistakes_are_reported() -> None:
     assert [line for line, _ in find_problems_of(b"---\nb: 1\nmodel: 2\n---\n")] == [2, 3]
 
 
-def test_find_key_line() -> None:
-    """The line of a key is found; it is 1 if the file has no such key."""
-    assert find_key_line(REVIEWER, "route") == 3
-    assert find_key_line(b"no front matter", "route") == 1
+def test_the_lines_of_settings() -> None:
+    """A problem found after parsing has the line of its key; 1 if the file has no such key."""
+    error = InvalidSettings([Problem(("route",), "gone"), Problem(("model",), "gone")])
+    assert locate_settings(b"---\ntools: []\nroute: x\n---\n", error).problems == [
+        (1, "model: gone"),
+        (3, "route: gone"),
+    ]
 
 
 def test_the_built_in_agent() -> None:

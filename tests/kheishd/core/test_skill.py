@@ -4,16 +4,21 @@ from typing import Any
 
 import pytest
 
+from kheishd.core.permissions.judge import Layers, ToolFacts, explain, judge
 from kheishd.core.skill import (
+    SKILL_TOOLS,
     SkillError,
+    allowed_names,
     format_available,
     format_tool,
     matches_query,
     parse_skill,
     render,
+    skill_layers,
 )
 from protocol.limits.skill import MAX_SKILL_ARGUMENTS_BYTES, MAX_SKILL_FILE_BYTES, MAX_SKILL_TEXT_BYTES
-from protocol.objects.session import SkillTool
+from protocol.objects.permission import LayerRules
+from protocol.objects.session import ActiveSkill, SkillTool
 from protocol.objects.skill import Skill
 
 
@@ -199,7 +204,7 @@ def test_rendering_without_arguments() -> None:
     )
     assert render(parsed, "", isolated=True) == (
         "# Skill: x (carried out by an agent of its own)\nBase directory: /skills/dir\nDescription: d\n"
-        "When to use it: often\nVersion: 2\nAllowed tools: none\n"
+        "When to use it: often\nVersion: 2\nAllowed tools (others are refused): none\n"
         "Refused tools: bash(rm), bash(rm *)\n\nBody !"
     )
 
@@ -218,3 +223,66 @@ def test_queries() -> None:
     skill = parse("---\nname: pdf-forms\ndescription: Fill Forms.\nwhen_to_use: for tax\n---\n").skill
     assert all(matches_query(skill, query) for query in ("", "PDF", "fill", "TAX"))
     assert not matches_query(skill, "docx")
+
+
+# Enforcement.
+
+
+def active(name: str, allowed: str | None = None, blocked: str = "") -> ActiveSkill:
+    """Return an active skill with some tools."""
+    matter = "" if allowed is None else f"allowed-tools: {allowed}\n"
+    skill = parse(f"---\ndescription: d\n{matter}---\n", f"blocked_tools: '{blocked}'").skill
+    return ActiveSkill(
+        name=name,
+        text="0" * 64,
+        text_bytes=1,
+        activated_cursor=1,
+        allowed_tools=skill.allowed_tools,
+        blocked_tools=skill.blocked_tools,
+    )
+
+
+def test_allowed_names() -> None:
+    """A skill keeps the tools that work with skills; one that names none allows all."""
+    assert allowed_names(active("x")) is None
+    assert allowed_names(active("x", "Read Bash(git:*)")) == ["read_file", "bash", *SKILL_TOOLS]
+    assert allowed_names(active("x", "[]")) == list(SKILL_TOOLS)
+
+
+@pytest.mark.parametrize(
+    ("line", "decision"),
+    [
+        ("git status", "ask"),
+        ("git", "ask"),
+        ("git diff | git apply", "ask"),
+        ("rm -rf x", "deny"),
+        ("gitx", "deny"),
+        ("git status; rm x", "deny"),
+        ("git log $(rm x)", "deny"),
+        ("git -c core.pager=rm log", "deny"),
+        ("git push --force", "deny"),
+    ],
+)
+def test_subjects_are_a_limit(line: str, decision: str) -> None:
+    """A pattern denies everything else, each command of a line by itself, and allows nothing by itself."""
+    skills = [active("git", "Bash(git:*)", "Bash(git push:*)"), active("other")]
+    layers = Layers((LayerRules(layer="session", rules=[]), *skill_layers(skills)), "default")
+    ruling = judge(ToolFacts("bash", "execute", "ask"), line, layers)
+    assert ruling.decision == decision
+    explanation = explain(ToolFacts("bash", "execute", "ask"), line, layers)
+    assert explanation.decision == decision
+    assert (decision == "deny") == any(
+        explained.source == "skill git" and explained.says == "deny" for explained in explanation.lines
+    )
+
+
+def test_several_skills_allow_what_all_allow() -> None:
+    """Limits intersect; a tool without a pattern is not limited, and a path upward matches no pattern."""
+    layers = Layers(
+        tuple(skill_layers([active("a", "Write(src/*) Read"), active("b", "Write(src/lib/*)")])), "default"
+    )
+    edit, read = ToolFacts("write_file", "edit"), ToolFacts("read_file", "read")
+    subjects = ("src/lib/x", "src/x", "src/lib/../../x")
+    assert [judge(edit, subject, layers).decision for subject in subjects] == ["allow", "deny", "deny"]
+    assert judge(read, "anything", layers).decision == "allow"
+    assert "only for: src/lib/*" in judge(edit, "src/x", layers).note

@@ -97,6 +97,8 @@ def test_is_alive(expires_at_ms: int | None, revoked_at_ms: int | None, now_ms: 
         (TokenGrant(scopes=["read"], agents=["a"]), TokenGrant(scopes=[], agents=["a", "b"]), "agents"),
         (TokenGrant(scopes=["read"], senders=[]), TokenGrant(scopes=[], senders=["x"]), "senders"),
         (TokenGrant(scopes=[], expires_at_ms=5), TokenGrant(scopes=[]), "expires_in_s"),
+        (TokenGrant(scopes=[], origin="event"), TokenGrant(scopes=[]), "origin"),
+        (TokenGrant(scopes=[], origin="event"), TokenGrant(scopes=[], origin="connector"), "origin"),
         (TokenGrant(scopes=[], expires_at_ms=5), TokenGrant(scopes=[], expires_at_ms=6), "expires_in_s"),
     ],
 )

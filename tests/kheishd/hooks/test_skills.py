@@ -19,7 +19,7 @@ from protocol.objects.session import CapabilityScope, SessionCompact, SessionCre
 from protocol.objects.skill import SkillActivate, SkillDeactivate
 from protocol.transcript import ToolCall
 from tests.support.desk import Desk, gives, open_desk, says, working
-from tests.support.skills import make_skills, settle, write_skill
+from tests.support.skills import make_skills, write_skill
 
 
 @pytest.fixture
@@ -127,12 +127,11 @@ async def test_the_scope_filters_everything(desk: Desk) -> None:
 
 
 async def test_list_skills(desk: Desk, root: Path) -> None:
-    """A query selects; files that were changed in place are read again."""
+    """A query selects; a skill that was added meanwhile is found."""
     assert (await call(desk, "list_skills", query="CODE")).text == "1 of 2 skills:\n- review: Review code."
     assert (await call(desk, "list_skills", query="nothing")).text == "No skill matches."
-    (root / "style" / "SKILL.md").write_text("A new description.")
-    settle(root)
-    assert "- style: A new description." in (await call(desk, "list_skills", query="style")).text
+    write_skill(root, "late")
+    assert "- late: Does late." in (await call(desk, "list_skills", query="late")).text
 
 
 @pytest.mark.parametrize(

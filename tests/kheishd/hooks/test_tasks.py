@@ -29,7 +29,7 @@ from kheishd.kernel.runtime import ModelEvent, ModelRequest
 from kheishd.objects.work.shell import ShellOutcome, record_ended
 from kheishd.records.doctor import examine_whole
 from kheishd.records.writer import SessionWriter
-from kheishd.store.environment import Snapshot, Transaction
+from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS, TASKS
 from protocol.events.call import ToolReturned
 from protocol.events.session import SessionCreated
@@ -71,7 +71,7 @@ class Bench:
         assert not outcome.is_error
         return msgspec.json.decode(outcome.text)
 
-    def _commit(self, tx: Transaction, change: Callable[[Snapshot], Outcome]) -> Outcome:
+    def _commit(self, tx: Transaction, change: Callable[[Transaction], Outcome]) -> Outcome:
         outcome = change(tx)
         self._append(tx, *outcome.events)
         return outcome
@@ -239,8 +239,8 @@ async def test_a_change_that_changes_nothing_is_no_event(bench: Bench) -> None:
     task_id = (await bench.run("task_create", title="Paint"))["task_id"]
     outcome = await bench.asked("task_update", task_id=task_id, title="Paint")
     assert outcome.decide is not None
-    with bench.desk.state.read() as store:
-        assert outcome.decide(store).events == ()
+    decided = await bench.desk.state.update(outcome.decide)
+    assert decided.events == ()
 
 
 async def test_stopping(bench: Bench) -> None:

@@ -12,6 +12,7 @@ async def test_no_skills() -> None:
     skills = NoSkills()
     await skills.refresh()
     assert not skills.catalogue(fresh=True).skills
+    assert not skills.reload().skills
     assert skills.warnings == ()
     with pytest.raises(SkillNotFound):
         skills.read(Skill(name="x", description="d", path="/x", digest="", origin="home"))

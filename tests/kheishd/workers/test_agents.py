@@ -116,3 +116,17 @@ async def test_a_close_continues_after_a_crash(tmp_path: Path) -> None:
     async with household(tmp_path) as house:
         for agent in (child, inner):
             assert (await until_closed(house, agent["agent_id"]))["state"] == "closed"
+
+
+async def test_an_agent_reads_its_mail_before_it_closes(house: Household) -> None:
+    """An agent that closes once it has settled has not settled while mail waits for it."""
+    parent = await root(house)
+    gate = house.gate("slow")
+    child = await spawn_over_socket(house, parent, retention="close_on_settle", prompt="slow")
+    await gate.reached.wait()
+    mail = {"from": parent, "to": child["agent_id"], "subject": "more", "payload": 1, "message_id": "m1"}
+    await house.call("mailbox.post", **mail)
+    gate.opened.set()
+    await until_closed(house, child["agent_id"])
+    message = await house.call("mailbox.get", agent=child["agent_id"], message_id="m1")
+    assert (message["state"], message["outcome"]) == ("done", "delivered")

@@ -73,7 +73,7 @@ async def test_one_run_takes_all_pending_mail(tmp_path: Path, autojump_clock: An
         run = desk.run(run_id)
         assert (run.kind, run.status) == ("mailbox", "completed")
         text = text_of(desk.models.requests[0].messages[-1].items)
-        assert text.startswith("The daemon delivers mail")
+        assert text.startswith('<data origin="mailbox">\nThe daemon delivers mail')
         positions = [text.index(f"about m{number}") for number in range(3)]
         assert positions == sorted(positions)
         assert desk.kinds("c").count("mail_delivered") == 1

@@ -79,7 +79,7 @@ def test_any_subject_is_not_an_empty_one() -> None:
 
 def test_layers_are_in_order() -> None:
     """Layers are ordered from the broadest to the narrowest."""
-    assert get_args(Layer) == ("managed", "daemon", "definition", "parent", "session", "run")
+    assert get_args(Layer) == ("managed", "daemon", "definition", "parent", "session", "skill", "run")
     assert msgspec.to_builtins(LayerRules(layer="run", rules=[])) == {"layer": "run", "rules": []}
 
 

@@ -1,9 +1,8 @@
 """The keeper: the supervisor process between the daemon and one command that a tool runs.
 
 It is forked from an interpreter that has imported this file and little else (see ``zygote``). Its arguments
-are ``bare``, ``boxed``, or ``closed:PORT`` for a sandbox with a network of its own, the limits (see
-``watch``), the workspace, and the command's argv and environment. The daemon cannot do its work, for these
-reasons:
+are ``bare``, ``boxed``, or ``closed:PORT`` for a sandbox with a network of its own, the workspace, and the
+orders of the command's ``runner``. The daemon cannot do its work, for these reasons:
 
 - **No process escapes.** The keeper is the *subreaper* of everything below it: each process that a command
   starts stays a descendant of the keeper, even in a session of its own and with its parent gone. The keeper
@@ -32,31 +31,25 @@ as well kill the daemon. Its processes carry a mark by which they are found (see
 
 from __future__ import annotations
 
-import ctypes
 import os
-import resource
 import select
 import signal
 import time
 from contextlib import suppress
-from functools import cache
 
 from kheishd.hooks.os.shell.mounts import MountWatch
 from kheishd.hooks.os.shell.namespace import send_port
-from kheishd.hooks.os.shell.watch import ControlGroup, Limits, Watch
+from kheishd.hooks.os.shell.runner import Runner, call_libc
+from kheishd.hooks.os.shell.watch import Limits, Watch
 
 # Importing ``typing`` takes as long as the rest of the start, so only the type checker does it.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from typing import NoReturn
+    from collections.abc import Collection
 
-PR_SET_PDEATHSIG = 1
+    from kheishd.hooks.os.shell.runner import Orders
+
 PR_SET_CHILD_SUBREAPER = 36
-
-# keyctl(KEYCTL_JOIN_SESSION_KEYRING): its number, by architecture, and the operation.
-KEYCTL = {"x86_64": 250, "aarch64": 219}
-JOIN_SESSION_KEYRING = 1
 
 # The interval between two sweeps, and its maximum: a process that cannot be killed (it waits for a disk, or
 # became another user's) must not be signalled a hundred times a second.
@@ -65,9 +58,6 @@ MAX_SWEEP_SECONDS = 1.0
 
 # A tree that grows while it is being stopped is scanned again; one that outruns this meets the next sweep.
 MAX_STOPPING_ROUNDS = 200
-
-# If memory runs out, the kernel should kill the command and not the daemon.
-OOM_SCORE = 500
 
 
 ProcessId = tuple[int, int]
@@ -158,32 +148,26 @@ class Keeper:
         self._poll.register(self._wakeup, select.POLLIN)
         self._mounts = MountWatch((), self._poll)
 
-    def start(self, argv: list[str], environ: Mapping[bytes, bytes]) -> bool:
+    def start(self, runner: Runner | None, orders: Orders) -> bool:
         """Start the command and report it; return whether it could be started."""
-        inside = blocked = release = -1
+        release = -1
         if self._boxed:
             self._status, inside = os.pipe()
-            os.set_inheritable(inside, True)
-            argv = [argv[0], "--json-status-fd", str(inside), *argv[1:]]
+            orders.add("--json-status-fd", inside)
         if self._port:
             # The command must not look for its port before that is open.
             blocked, release = os.pipe()
-            os.set_inheritable(blocked, True)
-            argv = [argv[0], "--block-fd", str(blocked), *argv[1:]]
+            orders.add("--block-fd", blocked)
         elif self._boxed:
-            self._mounts = MountWatch(argv, self._poll)
+            self._mounts = MountWatch(orders.argv, self._poll)
         read, write = os.pipe()
         try:
-            self._main = os.fork()
+            self._run(runner, orders, write)
         except OSError as error:
             report_failure(self._control, error)
             return False
-        if self._main == 0:
-            _exec(argv, environ, write, self._limits, self._watch.group)
         os.close(write)
-        for descriptor in (inside, blocked):
-            if descriptor >= 0:
-                os.close(descriptor)
+        orders.close()
         # A successful exec closes the pipe without a message.
         problem = os.read(read, 1_000).decode(errors="replace")
         os.close(read)
@@ -193,9 +177,21 @@ class Keeper:
         if self._port:
             if not problem:
                 # Bubblewrap mounts meanwhile, and the command is still blocked.
-                self._mounts = MountWatch(argv, self._poll)
+                self._mounts = MountWatch(orders.argv, self._poll)
             os.close(release)
         return not problem
+
+    def _run(self, runner: Runner | None, orders: Orders, report: int) -> None:
+        """Let a runner become the command, or another if it is gone. Errors: OSError."""
+        while self._main == 0:
+            current, runner = runner or Runner(self._control), None
+            try:
+                self._watch.group.add(current.pid)
+                current.run(orders, report)
+                self._main = current.pid
+            except (ConnectionError, ProcessLookupError):
+                # It was killed while it waited.
+                pass
 
     def _send_port(self, began: str) -> bool:
         """Open the port in the command's network, and send it with the report; return whether that worked."""
@@ -333,7 +329,7 @@ def _open_wakeup() -> int:
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-        # Handled, not ignored: the command would inherit an ignored signal.
+        # An ignored signal would not wake.
         signal.signal(number, lambda number, frame: None)
     return read
 
@@ -344,69 +340,7 @@ def _run_first() -> None:
         os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
 
 
-def _exec(
-    argv: list[str], environ: Mapping[bytes, bytes], report: int, limits: Limits, group: ControlGroup
-) -> NoReturn:
-    """Turn this child into the command; an error is written to ``report``."""
-    try:
-        keeper = os.getppid()
-        os.setsid()
-        call_libc("prctl", PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == keeper:
-            for number in (signal.SIGPIPE, signal.SIGXFSZ):
-                # Python ignores these.
-                signal.signal(number, signal.SIG_DFL)
-            with suppress(OSError):
-                # Little runs between the fork and the command: each page that it touches is copied.
-                os.write(os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC), b"%d" % OOM_SCORE)
-            group.join()
-            limit_process(limits)
-            join_keyring()
-            os.execve(argv[0], argv, environ)
-    except OSError as error:
-        os.write(report, (error.strerror or str(error)).encode())
-    finally:
-        os._exit(127)
-
-
-def limit_process(limits: Limits) -> None:
-    """Apply the limits that the kernel has for each process; a limit that is lower already stays."""
-    for kind, value in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, limits.file),
-        (resource.RLIMIT_NOFILE, limits.descriptors),
-    ):
-        if value or kind == resource.RLIMIT_CORE:
-            soft, hard = (
-                value if current == resource.RLIM_INFINITY else min(current, value)
-                for current in resource.getrlimit(kind)
-            )
-            resource.setrlimit(kind, (soft, hard))
-
-
-def join_keyring() -> None:
-    """Leave the daemon's session keyring for an empty one, if the kernel has keyrings."""
-    number = KEYCTL.get(os.uname().machine)
-    if number is not None:
-        with suppress(OSError):
-            call_libc("syscall", number, JOIN_SESSION_KEYRING, 0)
-
-
-@cache
-def libc() -> ctypes.CDLL:
-    """Return the C library; the zygote loads it before it forks."""
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def call_libc(name: str, *arguments: int) -> None:
-    """Call a function of the C library. Errors: OSError."""
-    if getattr(libc(), name)(*map(ctypes.c_ulong, arguments)) < 0:
-        raise OSError(ctypes.get_errno(), f"{name} failed")
-
-
-def keep(
-    control: int, manner: str, limits: str, workspace: str, argv: list[str], environ: Mapping[bytes, bytes]
-) -> None:
+def keep(control: int, manner: str, workspace: str, runner: Runner | None, orders: Orders) -> None:
     """Keep one command whose socket to the daemon is ``control``; the rest is in this file's docstring."""
     poll = select.poll()
     poll.register(control, select.POLLIN)
@@ -420,11 +354,11 @@ def keep(
     keeper = Keeper(
         control,
         boxed=confinement != "bare",
-        limits=Limits(limits),
+        limits=Limits(orders.limits),
         workspace=workspace,
         port=int(port or 0),
     )
-    if keeper.start(argv, environ):
+    if keeper.start(runner, orders):
         # The command's output ends with the command, not with the keeper.
         os.dup2(0, 1)
         os.dup2(0, 2)

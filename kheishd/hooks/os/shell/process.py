@@ -14,6 +14,7 @@ import fcntl
 import logging
 import marshal
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -28,8 +29,9 @@ from typing import Final
 
 import trio
 
+from kheishd.hooks.os.shell.handover import MAX_RIGHTS, frame
 from kheishd.hooks.os.shell.keeper import ProcessId, send_signal, start_ticks_of
-from kheishd.hooks.os.shell.zygote import LENGTH_BYTES, MARK_VARIABLE, MAX_MARK_BYTES, MAX_RIGHTS
+from kheishd.hooks.os.shell.zygote import MARK_VARIABLE, MAX_MARK_BYTES
 from kheishd.hooks.os.umask import user_umask
 from protocol import __version__
 from protocol.limits.shell import MAX_KILL_SECONDS
@@ -161,7 +163,7 @@ class KeptCommand:
                 user_umask(),
             )
         )
-        data = len(fields).to_bytes(LENGTH_BYTES, "big") + fields
+        data = frame(fields)
         connection = self._control.socket
         for begin in range(0, len(descriptors), MAX_RIGHTS):
             self._unread = not await send_descriptors(
@@ -290,7 +292,14 @@ class Zygote:
     async def take_keeper(self) -> WaitingKeeper:
         """Return the spare keeper, or a new one. Errors: OSError."""
         keeper, self._spare = self._spare, None
-        return keeper or await self._fork_keeper()
+        if keeper is not None:
+            poll = select.poll()
+            poll.register(keeper.control.socket.fileno(), select.POLLIN)
+            if not poll.poll(0):
+                return keeper
+            # It has ended, or could not be forked.
+            keeper.control.socket.close()
+        return await self._fork_keeper()
 
     async def fork_spare(self) -> None:
         """Fork the spare keeper, if there is none. A failure concerns only the next command."""

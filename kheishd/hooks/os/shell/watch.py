@@ -85,10 +85,10 @@ class ControlGroup:
         except OSError:
             self.remove()
 
-    def join(self) -> None:
-        """Move this process into the group, with all that it starts."""
+    def add(self, pid: int) -> None:
+        """Move a process into the group, with all that it starts from now on."""
         if self.is_open:
-            self._write("cgroup.procs", 0)
+            self._write("cgroup.procs", pid)
 
     def find_excess(self) -> str | None:
         """Return the limit that the command has met; None if none."""

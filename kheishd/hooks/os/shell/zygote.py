@@ -13,8 +13,8 @@ keepers and commands live on, and the daemon starts another zygote.
 After a command the daemon sends the socket of the next one's keeper, which is forked while a model answers,
 and waits for its request.
 
-A request is its length and the marshalled fields of ``KeeperRequest``. The descriptors come with its first
-bytes: standard output, standard error, the working directory, and those that the command inherits.
+A request is a message (see ``handover``): the marshalled fields of ``KeeperRequest``, and the descriptors of
+standard output, of standard error, of the working directory, and those that the command inherits.
 
 Like ``keeper``, this imports little.
 """
@@ -24,13 +24,22 @@ from __future__ import annotations
 import _socket
 import ctypes
 import errno
-import fcntl
 import gc
 import marshal
 import os
 import signal
+from contextlib import suppress
 
-from kheishd.hooks.os.shell.keeper import PR_SET_PDEATHSIG, call_libc, keep, libc, report_failure
+from kheishd.hooks.os.shell.handover import DESCRIPTOR_BYTES, receive_message
+from kheishd.hooks.os.shell.keeper import keep, report_failure
+from kheishd.hooks.os.shell.runner import (
+    PR_SET_DUMPABLE,
+    PR_SET_PDEATHSIG,
+    Orders,
+    Runner,
+    call_libc,
+    libc,
+)
 from protocol import __version__
 
 TYPE_CHECKING = False
@@ -42,16 +51,8 @@ MARK_VARIABLE = "KHEISH_CALL"
 # The room for a mark in the environment of a keeper, which has the zygote's environment.
 MAX_MARK_BYTES = 255
 
-LENGTH_BYTES = 4
-
-# The descriptors of one message: the kernel allows 253.
-MAX_RIGHTS = 250
-DESCRIPTOR_BYTES = 4
-
 # Standard output, standard error, and the working directory.
 OWN_DESCRIPTORS = 3
-
-PR_SET_DUMPABLE = 4
 
 
 class KeeperRequest:
@@ -75,44 +76,15 @@ def receive(control: int) -> tuple[KeeperRequest, list[int]]:
     Errors: EOFError if the daemon gave it up, OSError.
     """
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, control)
-    descriptors: list[int] = []
-
-    def read(length: int) -> bytes:
-        data = b""
-        while len(data) < length:
-            space = _socket.CMSG_SPACE(MAX_RIGHTS * DESCRIPTOR_BYTES)
-            piece, rights, _, _ = connection.recvmsg(length - len(data), space, _socket.MSG_CMSG_CLOEXEC)
-            for _, _, numbers in rights:
-                descriptors.extend(memoryview(numbers).cast("i"))
-            if not piece:
-                raise EOFError
-            data += piece
-        return data
-
     try:
-        request = KeeperRequest(read(int.from_bytes(read(LENGTH_BYTES), "big")))
+        fields, descriptors = receive_message(connection)
     finally:
         connection.detach()
+    request = KeeperRequest(fields)
     # The kernel drops descriptors for which a process has no room.
     if len(descriptors) != OWN_DESCRIPTORS + len(request.numbers):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     return request, descriptors
-
-
-def place(descriptors: list[int], numbers: list[int]) -> list[int]:
-    """Give descriptors the numbers, for programs that this process starts; return those without a number.
-
-    There are as many numbers as descriptors at the end of the list. All move out of the way first.
-    """
-    beyond = max(numbers, default=0) + 1
-    moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, beyond) for descriptor in descriptors]
-    for descriptor in descriptors:
-        os.close(descriptor)
-    others = len(moved) - len(numbers)
-    for descriptor, number in zip(moved[others:], numbers, strict=True):
-        os.dup2(descriptor, number)
-        os.close(descriptor)
-    return moved[:others]
 
 
 def mark_process(mark: bytes) -> None:
@@ -128,25 +100,26 @@ def mark_process(mark: bytes) -> None:
 def become_keeper(control: int) -> None:
     """Serve the command that the socket asks for; return when nothing of it runs."""
     os.setsid()
+    runner = None
+    # If there are too many processes now, there may be fewer when the request arrives.
+    with suppress(OSError):
+        runner = Runner(control)
     try:
         # Until then it may be a spare one, which commands of the same user could make theirs.
         request, descriptors = receive(control)
-        # Its files in ``/proc`` are its own again: its child adjusts its score there.
         call_libc("prctl", PR_SET_DUMPABLE, 1)
         mark_process(request.mark)
-        control, out, err, directory = place([control, *descriptors], request.numbers)
-        os.dup2(out, 1)
-        os.dup2(err, 2)
         os.umask(request.umask)
-        os.fchdir(directory)
-        for descriptor in (out, err, directory):
-            os.close(descriptor)
+        os.fchdir(descriptors[OWN_DESCRIPTORS - 1])
     except (EOFError, ConnectionError):
         return
     except OSError as error:
         report_failure(control, error)
         return
-    keep(control, request.manner, request.limits, request.workspace, request.argv, request.environ)
+    orders = Orders(
+        request.argv, request.environ, request.limits, request.numbers, request.umask, descriptors
+    )
+    keep(control, request.manner, request.workspace, runner, orders)
 
 
 def main(version: str = __version__) -> None:

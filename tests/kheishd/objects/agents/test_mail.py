@@ -12,7 +12,16 @@ from kheishd.objects.agents import mail
 from kheishd.objects.agents.mailbox import post_mail
 from kheishd.objects.talk.session import create, end
 from kheishd.records.doctor import examine_whole
-from kheishd.store.tables import MAIL, MAIL_BY_STATE, MAILBOXES, RUNS_BY_SESSION, RUNS_TO_CONCLUDE
+from kheishd.records.writer import SessionWriter
+from kheishd.store.tables import (
+    MAIL,
+    MAIL_BY_STATE,
+    MAILBOXES,
+    RUNS,
+    RUNS_BY_SESSION,
+    RUNS_TO_CONCLUDE,
+    SESSIONS,
+)
 from protocol.events.run import InputReceived, MessageAppended
 from protocol.limits.mailbox import (
     MAX_MAIL_INPUT_BYTES,
@@ -164,7 +173,7 @@ async def test_a_notice_has_the_beginning_of_a_long_output(desk: Desk) -> None:
 
     await desk.state.update(answer)
     with desk.state.read() as store:
-        notice = mail.notice_of(store, desk.run(run_id))
+        notice = mail.notice_of(store, desk.run(run_id), store.need(SESSIONS, "c"))
     assert notice["output_truncated"]
     assert notice["output_bytes"] == 18_000
     assert len(notice["output"].encode()) <= MAX_NOTICE_OUTPUT_BYTES
@@ -181,3 +190,52 @@ async def test_notices_come_beyond_the_limit(desk: Desk, monkeypatch: pytest.Mon
     await desk.command(run_id, lambda run: RequestCancel("cancelled", ""))
     await conclude(desk)
     assert ids_in(desk, "p", "pending") == ["m0", f"notice:{run_id}"]
+
+
+async def end_run(desk: Desk, message_id: str = "m1") -> str:
+    """Post a message of the parent to the child, and cancel the run that reads it; return the run."""
+    await post(desk, message_id)
+    run_id = await deliver(desk)
+    assert run_id is not None
+    await desk.command(run_id, lambda run: RequestCancel("cancelled", ""))
+    return run_id
+
+
+async def take_report(desk: Desk, run_id: str, waiter: str) -> int:
+    """Take the report of a run as the result of a wait; return the number of events for the waiter."""
+
+    def take(tx: Any) -> int:
+        writer = SessionWriter(tx, waiter, session=tx.get(SESSIONS, waiter))
+        events = mail.take_report(tx, tx.need(RUNS, run_id), waiter)
+        writer.append_all(events)
+        writer.write()
+        return len(events)
+
+    return await desk.state.update(take)
+
+
+async def test_a_wait_takes_the_report(desk: Desk) -> None:
+    """A parent that has waited for the outcome gets no notice, whether it was posted already or not."""
+    run_id = await end_run(desk)
+    assert await take_report(desk, run_id, "p") == 0
+    assert desk.kinds("c")[-1] == "run_concluded"
+    assert ids_in(desk, "p", "pending") == []
+    posted = await end_run(desk, "m2")
+    await conclude(desk)
+    assert ids_in(desk, "p", "pending") == [f"notice:{posted}"]
+    assert await take_report(desk, posted, "p") == 1
+    assert ids_in(desk, "p", "done") == [f"notice:{posted}"]
+    assert await take_report(desk, posted, "p") == 0
+
+
+async def test_only_the_parent_takes_the_report(desk: Desk) -> None:
+    """The wait of another agent, or of a run that has not ended, leaves the notice to the parent."""
+    await desk.do(create, SessionCreate(session_id="other"))
+    run_id = await end_run(desk)
+    assert await take_report(desk, run_id, "other") == 0
+    await conclude(desk)
+    assert ids_in(desk, "p", "pending") == [f"notice:{run_id}"]
+    open_run = await deliver(desk)
+    assert open_run is not None
+    assert await take_report(desk, open_run, "p") == 0
+    assert desk.run(open_run).reports

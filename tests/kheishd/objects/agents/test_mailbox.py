@@ -7,17 +7,22 @@ from typing import Any
 import pytest
 
 from kheishd.objects.agents import mail
+from kheishd.store.tables import AGENTS
+from kheishd.workers.agents import begin_close
+from protocol.errors.agent import AgentAlreadyClosed, NoSuchAgent
 from protocol.errors.mailbox import MailboxFull, MailConflict, MailNotFound
 from protocol.errors.rpc import InvalidParams
-from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, SessionNotFound
+from protocol.errors.session import InputTooLarge
 from protocol.limits.mailbox import MAX_MAIL_PAYLOAD_BYTES
+from protocol.transcript import text_of
+from tests.support.families import root, spawn
 from tests.support.household import Household, household
 
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[Household]:
     """Serve a daemon with two sessions, ``a`` and ``b``, whose mail no worker delivers; tokens work."""
-    async with household(tmp_path, tcp=True) as house:
+    async with household(tmp_path, work=False, tcp=True) as house:
         for session_id in ("a", "b"):
             await house.call("session.create", session_id=session_id)
         yield house
@@ -81,23 +86,23 @@ async def test_mailbox_post_ok_with_check_changes_nothing(house: Household) -> N
     assert (await house.call("mailbox.list", agent="b"))["messages"] == []
 
 
-async def test_mailbox_post_session_not_found(house: Household) -> None:
+async def test_mailbox_post_no_such_agent(house: Household) -> None:
     """Both agents must exist, and the caller's token must cover both."""
     for field in ("from", "to"):
         refusal = await refuse_post(house, **{field: "nobody"})
-        assert isinstance(refusal, SessionNotFound)
+        assert isinstance(refusal, NoSuchAgent)
         assert refusal.field == f"$.params.{field}"
     await house.call("session.create", session_id="c", agent="critic")
     client = await house.connect_limited(scopes=["converse"], agents=["critic"])
     params = {"from": "c", "to": "b", "subject": "s", "payload": 1}
-    with pytest.raises(SessionNotFound):
+    with pytest.raises(NoSuchAgent):
         await client.call("mailbox.post", **params)
 
 
-async def test_mailbox_post_session_already_ended(house: Household) -> None:
+async def test_mailbox_post_agent_already_closed(house: Household) -> None:
     """A closed agent reads no mail."""
     await house.call("session.end", session_id="b")
-    assert isinstance(await refuse_post(house), SessionAlreadyEnded)
+    assert isinstance(await refuse_post(house), AgentAlreadyClosed)
 
 
 async def test_mailbox_post_mail_conflict(house: Household) -> None:
@@ -149,9 +154,9 @@ async def test_mailbox_list_ok(house: Household) -> None:
     assert (await list_ids(state="any", after=following))[0] == ["m3", "m4"]
 
 
-async def test_mailbox_list_session_not_found(house: Household) -> None:
+async def test_mailbox_list_no_such_agent(house: Household) -> None:
     """An unknown agent is refused."""
-    assert isinstance(await house.refusal_of("mailbox.list", agent="nobody"), SessionNotFound)
+    assert isinstance(await house.refusal_of("mailbox.list", agent="nobody"), NoSuchAgent)
 
 
 async def test_mailbox_dead_letters_ok(house: Household) -> None:
@@ -166,9 +171,9 @@ async def test_mailbox_dead_letters_ok(house: Household) -> None:
     )
 
 
-async def test_mailbox_dead_letters_session_not_found(house: Household) -> None:
+async def test_mailbox_dead_letters_no_such_agent(house: Household) -> None:
     """An unknown agent is refused."""
-    assert isinstance(await house.refusal_of("mailbox.dead_letters", agent="nobody"), SessionNotFound)
+    assert isinstance(await house.refusal_of("mailbox.dead_letters", agent="nobody"), NoSuchAgent)
 
 
 async def test_mailbox_get_ok(house: Household) -> None:
@@ -179,10 +184,10 @@ async def test_mailbox_get_ok(house: Household) -> None:
     assert (shown["state"], shown["outcome"], shown["payload"]) == ("done", "removed", {"type": "t"})
 
 
-async def test_mailbox_get_session_not_found(house: Household) -> None:
+async def test_mailbox_get_no_such_agent(house: Household) -> None:
     """An unknown agent is refused."""
     refusal = await house.refusal_of("mailbox.get", agent="nobody", message_id="m1")
-    assert isinstance(refusal, SessionNotFound)
+    assert isinstance(refusal, NoSuchAgent)
 
 
 async def test_mailbox_get_mail_not_found(house: Household) -> None:
@@ -203,12 +208,60 @@ async def test_mailbox_ack_ok(house: Household) -> None:
     assert (await house.call("mailbox.list", agent="b"))["messages"] == []
 
 
-async def test_mailbox_ack_session_not_found(house: Household) -> None:
+async def test_mailbox_ack_no_such_agent(house: Household) -> None:
     """An unknown agent is refused."""
     refusal = await house.refusal_of("mailbox.ack", agent="nobody", message_id="m1")
-    assert isinstance(refusal, SessionNotFound)
+    assert isinstance(refusal, NoSuchAgent)
 
 
 async def test_mailbox_ack_mail_not_found(house: Household) -> None:
     """An unknown message is refused."""
     assert isinstance(await house.refusal_of("mailbox.ack", agent="b", message_id="m1"), MailNotFound)
+
+
+# Agents
+
+
+async def test_agents_are_named_by_path_and_nickname(tmp_path: Path) -> None:
+    """Mail names agents by id, path or nickname, and the model reads the sender's path."""
+    async with household(tmp_path) as house:
+        parent = await root(house, session_id="boss")
+        child = await spawn(house, parent, "scout", nickname="Ann Lee")
+        await post(house, "m1", **{"from": "boss", "to": "ann lee"})
+        await until_mail(house, "boss/scout", "done", 1)
+        texts = [text_of(request.messages[-1].items) for request in house.models.requests]
+        assert any('<message number="1" id="m1" from="boss" subject="s" type="t">' in text for text in texts)
+        # The spawn and the message caused two runs, so the parent is told twice, in order.
+        notices = await until_mail(house, "boss", "done", 2)
+        assert [notice["from"] for notice in notices] == [child["agent_id"]] * 2
+        runs = (await house.call("run.list", session_id=child["agent_id"], order="oldest"))["runs"]
+        assert [notice["payload"]["run_id"] for notice in notices] == [run["run_id"] for run in runs]
+        payload = notices[0]["payload"]
+        assert (payload["type"], payload["path"], payload["nickname"]) == (
+            "agent_settled",
+            "boss/scout",
+            "Ann Lee",
+        )
+        assert (payload["outcome"], payload["output"]) == ("completed", "You said: look")
+
+
+async def test_a_closing_agent_takes_no_mail(tmp_path: Path) -> None:
+    """An agent that is to be closed refuses mail at once, though its run still stops."""
+    async with household(tmp_path, work=False) as house:
+        parent = await root(house)
+        child = await spawn(house, parent)
+        await house.state.update(
+            lambda tx: begin_close(tx, tx.need(AGENTS, child["agent_id"]), note="enough")
+        )
+        refusal = await refuse_post(house, **{"from": parent, "to": child["agent_id"]})
+        assert isinstance(refusal, AgentAlreadyClosed)
+
+
+async def until_mail(house: Household, agent: str, state: str, number: int) -> Any:
+    """Wait until an agent has so many messages in a state; return them."""
+    while True:
+        bell = house.state.bell("journal")
+        messages = (await house.call("mailbox.list", agent=agent, state=state))["messages"]
+        if len(messages) == number:
+            return messages
+        await bell.wait()

@@ -228,6 +228,24 @@ async def test_token_narrow_scope_would_widen(server: RpcServer, client: Client)
         await client.call("token.narrow", token_id=token_id)
 
 
+async def test_a_token_with_an_origin_keeps_it(server: RpcServer, client: Client) -> None:
+    """Neither narrowing nor creating yields a token that sends as another origin."""
+    bridge = await client.call("token.create", scopes=["admin", "converse"], origin="connector")
+    assert bridge["token"]["grant"]["origin"] == "connector"
+    free = await client.call("token.create", scopes=["converse"])
+    become(server, bridge)
+    for method, params in (
+        ("token.narrow", {"origin": "person"}),
+        ("token.create", {"scopes": ["converse"], "origin": "program"}),
+        ("token.narrow", {"token_id": free["token"]["token_id"]}),
+    ):
+        with pytest.raises(ScopeWouldWiden):
+            await client.call(method, **params)
+    for method, params in (("token.narrow", {}), ("token.create", {"scopes": ["converse"]})):
+        assert (await client.call(method, **params))["token"]["grant"]["origin"] == "connector"
+    require_records_equal_fold(server)
+
+
 async def test_a_token_narrows_only_its_descendants(server: RpcServer, client: Client) -> None:
     """A token cannot narrow a stranger's token: the child would outlive the caller's own."""
     stranger = await client.call("token.create", scopes=ALL)

@@ -238,7 +238,8 @@ async def test_permission_why_ok_names_every_link(idle: Household) -> None:
     decision, denied = await links("mcp__web__get")
     assert (decision, list(denied)[-1]) == ("deny", "parent root profile verification")
     assert (await links("poem", "skill"))[1] == {
-        "session child": "its skills do not include 'poem': it has none"
+        "skill": "there is no skill 'poem' now",
+        "session child": "its skills do not include 'poem': it has none",
     }
     assert await links("offline", "route") == ("allow", {})
     assert list((await links("local", "route"))[1]) == ["session child", "parent root"]
@@ -584,3 +585,38 @@ def test_facts_and_opinions() -> None:
     assert opinion_of(NeedsApproval("x", is_firm=False)) == HookOpinion("ask", "x", is_firm=False)
     assert opinion_of(NeedsAnswer([])) is opinion_of(None) is None
     assert facts_of(TOOLS["read_file"]) == ToolFacts("read_file", "read", "allow", in_plan=True)
+
+
+# Origins.
+
+
+async def test_a_rule_for_an_origin(idle: Household) -> None:
+    """It applies to a run that has read such an input, and ``why`` names the rules that do not apply."""
+    await update(idle, rule("allow", "edit_file"), rule("ask", "edit_file") | {"origin": "connector"})
+    assert await why(idle, "edit_file") == ("allow", "daemon rule edit_file allow")
+    because = "daemon rule edit_file ask for the origin connector"
+    assert await why(idle, "edit_file", origins=["connector"]) == ("ask", because)
+    explanation = await idle.call("permission.why", tool="edit_file")
+    assert explanation["lines"][0] == {
+        "source": "daemon",
+        "says": None,
+        "text": "rule edit_file ask for the origin connector does not apply: read was person",
+    }
+    by_person = await run_in(idle, await create(idle, "s"))
+    assert await why(idle, "edit_file", run_id=by_person) == ("allow", "daemon rule edit_file allow")
+    by_mail = await run_in(idle, await create(idle, "m"), origin="connector")
+    assert await why(idle, "edit_file", run_id=by_mail) == ("ask", because)
+    listed = await idle.call("permission.list")
+    assert len(listed["permissions"][1]["rules"]) == 2
+    remove = [{"tool": "edit_file", "origin": "connector"}]
+    await idle.call("permission.update", remove=remove)
+    assert await why(idle, "edit_file", run_id=by_mail) == ("allow", "daemon rule edit_file allow")
+
+
+async def test_an_allow_for_an_origin(idle: Household) -> None:
+    """It does not hold for a run that has read something less trusted."""
+    await update(idle, rule("allow") | {"origin": "person"})
+    by_person = await run_in(idle, await create(idle, "s"))
+    assert await why(idle, run_id=by_person) == ("allow", "daemon rule bash allow for the origin person")
+    await idle.call("session.steer", session_id="s", content="x", origin="event")
+    assert await why(idle, run_id=by_person) == ("ask", "bash's default")

@@ -4,14 +4,16 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kheishd.config.sections.permissions import PermissionsSection
-from kheishd.core.scope import intersect_scopes
+from kheishd.core.profiles import PROFILES
+from kheishd.core.scope import Bounds
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.store.environment import Snapshot
 from kheishd.store.tables import SESSIONS
-from protocol.objects.permission import MODES, PermissionMode
-from protocol.objects.session import CapabilityScope, Session
+from protocol.objects.permission import MODES, ItemKind, PermissionMode
+from protocol.objects.session import CapabilityScope, CredentialScope, PersonaBinding, Session
 from tests.support.household import AGENTS, Household
 from tests.support.runtimes import make_runtime
 
@@ -30,7 +32,7 @@ class Family(Snapshot):
         return self._sessions.get(key[0])
 
 
-def session(number: int, scope: CapabilityScope, mode: PermissionMode | None) -> Session:
+def session(number: int, scope: CapabilityScope, mode: PermissionMode | None, **fields: Any) -> Session:
     """Return a session whose parent is the previous one."""
     return Session(
         session_id=f"s{number}",
@@ -41,26 +43,64 @@ def session(number: int, scope: CapabilityScope, mode: PermissionMode | None) ->
         parent_session_id=f"s{number - 1}" if number else None,
         scope=scope,
         permission_mode=mode,
+        **fields,
     )
 
 
-NAMES = st.none() | st.lists(st.sampled_from("abc"), unique=True)
-SCOPES = st.builds(CapabilityScope, tools=NAMES, skills=NAMES, members=NAMES)
-GENERATIONS = st.lists(st.tuples(SCOPES, st.none() | st.sampled_from(MODES)), min_size=1, max_size=6)
+TOOLS = ("bash", "read_file", "write_file", "spawn_agent", "mcp__git__push")
+NAMES = st.none() | st.lists(st.sampled_from((*TOOLS, "mcp__*")), unique=True)
+SCOPES = st.builds(CapabilityScope, tools=NAMES, skills=NAMES, members=NAMES, mcp_tools=NAMES)
+CREDENTIALS = st.builds(CredentialScope, routes=NAMES, connectors=NAMES, mcp_credentials=NAMES)
+PERSONAS = st.none() | SCOPES.map(
+    lambda scope: PersonaBinding(
+        persona_id="p", version=1, display_name="P", soul_sha256="", bound_at_ms=0, scope=scope
+    )
+)
+FIELDS = st.fixed_dictionaries(
+    {
+        "credential_scope": CREDENTIALS,
+        "persona": PERSONAS,
+        "profile": st.none() | st.sampled_from([*PROFILES, "of a later version"]),
+        "blocked_tools": st.lists(st.sampled_from((*TOOLS, "mcp__*")), max_size=2),
+        "agent": st.sampled_from(["default", "reviewer", "gone"]),
+    }
+)
+KINDS: tuple[ItemKind, ...] = ("tool", "skill", "member", "route", "connector", "mcp_credential")
 
 
-@given(GENERATIONS)
+def items_of(bounds: Bounds) -> set[tuple[str, str]]:
+    """Return everything that bounds allow."""
+    return {(kind, name) for kind in KINDS for name in TOOLS if bounds.find_problem(kind, name) is None}
+
+
+GENERATIONS = st.lists(st.tuples(SCOPES, st.none() | st.sampled_from(MODES), FIELDS), min_size=1, max_size=6)
+
+
+@given(GENERATIONS, st.data())
 def test_no_session_is_wider_than_any_above_it(
-    generations: list[tuple[CapabilityScope, PermissionMode | None]],
+    generations: list[tuple[CapabilityScope, PermissionMode | None, dict[str, Any]]], data: st.DataObject
 ) -> None:
-    """Each generation of sessions only removes rights, whatever the records hold."""
-    family = [session(number, *generation) for number, generation in enumerate(generations)]
-    store = Family(family)
-    bounds = [bounds_of(store, RUNTIME, member) for member in family]
-    for depth, (below, above) in enumerate(zip(bounds[1:], bounds, strict=False), 1):
-        assert intersect_scopes(below.scope, above.scope) == below.scope
-        assert MODES.index(below.mode) <= MODES.index(above.mode)
-        assert below.depth == depth
+    """Each generation only removes rights, whatever the records hold, also after a change of any of them."""
+    family = [
+        replace(session(number, scope, mode), **fields)
+        for number, (scope, mode, fields) in enumerate(generations)
+    ]
+    for _ in range(2):
+        store = Family(family)
+        bounds = [bounds_of(store, RUNTIME, member) for member in family]
+        for depth, (below, above) in enumerate(zip(bounds[1:], bounds, strict=False), 1):
+            assert items_of(below) <= items_of(above)
+            assert MODES.index(below.mode) <= MODES.index(above.mode)
+            assert below.depth == depth
+        # A persona is bound or unbound, somewhere.
+        index = data.draw(st.integers(0, len(family) - 1))
+        family[index] = replace(family[index], persona=data.draw(PERSONAS))
+
+
+def test_an_unknown_profile_has_no_tools() -> None:
+    """A profile of a later version, in a store that an older one opens, does not fail open."""
+    bounds = bounds_of(Family([]), RUNTIME, session(0, CapabilityScope(), None, profile="later"))
+    assert bounds.scope.tools == []
 
 
 def test_a_mode_is_the_sessions_the_agents_or_the_daemons() -> None:

@@ -359,3 +359,14 @@ async def test_a_fork_without_its_beginning_is_not_imported(house: Household) ->
     own = lines[-1:]
     for wrong in (own, lines[:-2] + own, await export_lines(house, unrelated) + own):
         assert isinstance(await house.refusal_of("session.import", lines=wrong), ImportInvalid)
+
+
+async def test_a_fork_inherits_the_origins(house: Household) -> None:
+    """Its model has read what the session's model read, also in a run that has not ended."""
+    session_id = (await house.ask("ring", origin="event"))["session_id"]
+    assert (await fork(house, session_id))["origins"] == ["event"]
+    gate = house.gate("slow")
+    await house.send("slow", origin="connector")
+    await gate.reached.wait()
+    assert (await fork(house, session_id))["origins"] == ["event", "connector"]
+    gate.opened.set()

@@ -22,10 +22,12 @@ from protocol.errors.session import (
     WorkspaceForbidden,
     WorkspaceMissing,
 )
+from protocol.errors.token import InputOriginForbidden
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.names import MAX_METADATA_BYTES, MAX_PATH_BYTES
 from protocol.limits.rpc import MAX_SUBSCRIPTIONS
 from protocol.limits.session import MAX_INPUT_BYTES, MAX_QUEUED_RUNS
+from protocol.transcript import text_of
 from tests.support.desk import says
 from tests.support.household import AGENTS, Household, agent, household, refusal_of
 from tests.support.runtimes import make_runtime
@@ -565,3 +567,68 @@ async def test_session_send_contract_invalid(idle: Household) -> None:
     session_id = (await create(idle))["session_id"]
     await require_contract_invalid(idle, "session.send", session_id=session_id, content="x")
     assert (await idle.call("run.list", session_id=session_id))["runs"] == []
+
+
+# Origins.
+
+
+async def test_an_input_has_an_origin(house: Household) -> None:
+    """It is journaled and shown, and the session's later runs have read it."""
+    sent = await house.ask("ring", origin="event", source="doorbell")
+    (event,) = await house.events(run_id=sent["run_id"], types=["input_received"])
+    assert (event["origin"], event["source"]) == ("event", "doorbell")
+    assert text_of(house.models.requests[-1].messages[0].items) == (
+        '<data origin="event" source="doorbell">\nring\n</data>'
+    )
+    assert "Texts in <data> tags" in house.models.requests[-1].situation
+    assert (await house.call("run.get", run_id=sent["run_id"]))["origins"] == ["event"]
+    again = await house.ask("and you?")
+    assert (await house.call("run.get", run_id=again["run_id"]))["origins"] == ["person"]
+    session = await house.call("session.get", session_id=sent["session_id"])
+    assert session["origins"] == ["person", "event"]
+
+
+async def test_a_run_that_never_started_has_read_nothing(idle: Household) -> None:
+    """Its input never enters the transcript."""
+    sent = await idle.send("ring", origin="event")
+    await idle.call("run.cancel", run_id=sent["run_id"])
+    assert "origins" not in await idle.call("session.get", session_id=sent["session_id"])
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"origin": "agent"},
+        {"origin": "mailbox"},
+        {"origin": "tool_output"},
+        {"origin": "owner"},
+        {"origin": None, "source": "a\nb"},
+        {"source": "ä" * 129},
+        {"source": 7},
+    ],
+)
+async def test_an_origin_is_one_that_a_client_may_declare(idle: Household, params: Any) -> None:
+    """The daemon alone writes inputs of agents, mailboxes and tools; a source is printable and short."""
+    refusal = await idle.refusal_of("conversation.send", content="x", **params)
+    assert isinstance(refusal, InvalidParams)
+    assert idle.sessions() == 0
+
+
+async def test_conversation_send_input_origin_forbidden(idle: Household) -> None:
+    """A token that fixes the origin sends nothing as a person."""
+    bridge = await idle.connect_limited(origin="connector")
+    for origin in ("person", "program", "event"):
+        refusal = await refusal_of(bridge, "conversation.send", content="x", origin=origin)
+        assert (type(refusal), refusal.field) == (InputOriginForbidden, "$.params.origin")
+    await bridge.call("conversation.send", content="x", origin="connector")
+    await bridge.call("conversation.send", content="x")
+    events = await idle.events(types=["input_received"])
+    assert [event["origin"] for event in events] == ["connector", "connector"]
+
+
+async def test_session_send_input_origin_forbidden(idle: Household) -> None:
+    """The same by session."""
+    await create(idle, session_id="s")
+    bridge = await idle.connect_limited(origin="schedule")
+    refusal = await refusal_of(bridge, "session.send", session_id="s", content="x", origin="person")
+    assert isinstance(refusal, InputOriginForbidden)

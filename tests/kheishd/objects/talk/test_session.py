@@ -15,6 +15,7 @@ from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHECKPOINT_CHUNKS, CHECKPOINTS
 from protocol.errors.conversation import SenderForbidden
 from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.persona import PersonaNotFound
 from protocol.errors.route import RouteNotFound
 from protocol.errors.rpc import IdempotencyConflict, InvalidParams
 from protocol.errors.session import (
@@ -133,6 +134,13 @@ async def test_session_create_session_not_found(idle: Household) -> None:
     for client, parent in ((idle.client, "ses_none"), (critic, sent["session_id"])):
         refusal = await refusal_of(client, "session.create", agent="critic", parent_session_id=parent)
         assert (type(refusal), refusal.field) == (SessionNotFound, "$.params.parent_session_id")
+
+
+async def test_session_create_persona_not_found(idle: Household) -> None:
+    """The field names the persona that does not exist."""
+    refusal = await idle.refusal_of("session.create", persona_id="nobody")
+    assert isinstance(refusal, PersonaNotFound)
+    assert refusal.field == "$.params.persona_id"
 
 
 async def test_session_create_scope_would_widen(idle: Household) -> None:

@@ -211,6 +211,16 @@ async def test_session_import_ok_with_steers_before_the_run_started(house: House
     assert imported["messages"] == 1
     history = await house.call("session.history", session_id=imported["session_id"])
     assert [item["text"] for item in history["messages"][0]["message"]["items"]] == ["one", "two"]
+    lines = chain_lines(BEGUN, input_event(1, "one"), steered | {"origin": "event"}, started)
+    for parts in ([lines], [lines[:3], lines[3:]]):
+        answer: dict[str, Any] = {}
+        for number, part in enumerate(parts, 1):
+            previous = {name: answer[name] for name in ("session_id", "last_hash") if answer}
+            more = number < len(parts)
+            answer = await house.call("session.import", lines=part, more=more, **previous)
+        history = await house.call("session.history", session_id=answer["session_id"])
+        origins = [message["message"].get("origin", "person") for message in history["messages"]]
+        assert origins == ["person", "event"]
 
 
 async def test_session_import_ok_with_notes_about_shells(house: Household) -> None:
@@ -498,3 +508,27 @@ async def test_session_import_session_not_found(house: Household) -> None:
     for client, session_id in ((house.client, "ses_none"), (critic, begun["session_id"])):
         part = {"lines": lines[1:], "session_id": session_id, "last_hash": begun["last_hash"]}
         assert isinstance(await refusal_of(client, "session.import", **part), SessionNotFound)
+
+
+# Origins.
+
+
+async def test_an_import_keeps_the_origins(house: Household) -> None:
+    """An imported message has the origin that it had, and the session has read it."""
+    session_id = (await house.ask("ring", origin="event", source="bell"))["session_id"]
+    lines = await export_lines(house, session_id)
+    copy = (await house.call("session.import", lines=lines))["session_id"]
+    (first, _) = (await house.call("session.history", session_id=copy))["messages"]
+    assert (first["message"]["origin"], first["message"]["source"]) == ("event", "bell")
+    assert (await house.call("session.get", session_id=copy))["origins"] == ["event"]
+
+
+async def test_an_import_is_no_more_trusted_than_its_token(house: Household) -> None:
+    """A token that fixes the origin imports no person's words."""
+    session_id = (await house.ask("hello"))["session_id"]
+    lines = await export_lines(house, session_id)
+    bridge = await house.connect_limited(scopes=["read", "operate"], origin="connector")
+    copy = (await bridge.call("session.import", lines=lines))["session_id"]
+    assert (await house.call("session.get", session_id=copy))["origins"] == ["connector"]
+    (first, _) = (await house.call("session.history", session_id=copy))["messages"]
+    assert first["message"]["origin"] == "connector"

@@ -130,6 +130,21 @@ async def test_a_new_rule_applies_to_an_active_run(desk: Desk, models: Scripted,
     assert shell.ran == ["git status"]
 
 
+async def test_a_connector_s_request_asks_where_a_person_s_does_not(
+    desk: Desk, models: Scripted, shell: FakeShell
+) -> None:
+    """The rule follows the origin of the run's input, and of the earlier runs of the session."""
+    ask = Rule(tool="bash", decision="ask", origin="connector")
+    await update_rules(desk, add=[Rule(tool="bash", decision="allow"), ask])
+    models.answers = [calls("ls"), lambda request: says("done")] + [calls("rm x")] * 3
+    assert (await desk.ask("go")).status == "completed"
+    assert (await desk.ask("go", "mail", origin="connector")).status == "waiting_for_approval"
+    models.answers = [lambda request: says("hello"), calls("rm x")]
+    assert (await desk.ask("hi", "chat", origin="connector")).status == "completed"
+    assert (await desk.ask("go", "chat")).status == "waiting_for_approval"
+    assert shell.ran == ["ls"]
+
+
 async def test_a_rule_that_changes_before_the_begin_applies(
     desk: Desk, models: Scripted, shell: FakeShell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,9 +22,11 @@ KEEPER = """
 import os, sys
 sys.path.append(sys.argv[1])
 from kheishd.hooks.os.shell.keeper import keep
+from kheishd.hooks.os.shell.runner import Orders, Runner
 control = os.dup(0)
 os.dup2(os.open(os.devnull, os.O_RDWR), 0)
-keep(control, *sys.argv[2:5], sys.argv[5:], os.environb)
+_, _, manner, limits, workspace, *argv = sys.argv
+keep(control, manner, workspace, Runner(control), Orders(argv, dict(os.environb), limits))
 """
 
 

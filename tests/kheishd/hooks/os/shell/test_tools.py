@@ -591,8 +591,7 @@ async def test_a_command_for_the_background_is_not_run_by_its_call(
     outcome = await shell.bash.dispatch(replace(use, context=context))
     assert outcome.events == ()
     assert outcome.decide is not None
-    with store.read() as snapshot:
-        (event,) = outcome.decide(snapshot).events
+    (event,) = update(store, outcome.decide).events
     assert isinstance(event, TaskCreated)
     assert event.shell is not None
     assert (event.title, event.shell.command) == ("A beginning", "touch begun")
@@ -721,7 +720,10 @@ def test_the_text_has_its_bound(capture: OutputCollector, spool: Spool) -> None:
 
 def use(bare: Shell, store: Store) -> Invocation:
     """Return a call whose context has a store."""
-    return replace(bare.use("make"), context=replace(bare.context, state=State(store, lambda: 7)))
+    return replace(
+        bare.use("make"),
+        context=replace(bare.context, state=State(store, lambda: 7)),
+    )
 
 
 def background(bare: Shell, store: Store, workspace: Path, command: str = "make", title: str = "") -> Outcome:
@@ -737,8 +739,7 @@ def background(bare: Shell, store: Store, workspace: Path, command: str = "make"
 def settled(value: Outcome, store: Store) -> tuple[Outcome, TaskCreated]:
     """Return the outcome that the commit decides, and the event of its task."""
     assert value.decide is not None
-    with store.read() as snapshot:
-        final = value.decide(snapshot)
+    final = update(store, value.decide)
     (event,) = final.events
     return final, cast("TaskCreated", event)
 
@@ -778,5 +779,5 @@ def test_there_may_be_no_more(bare: Shell, store: Store, workspace: Path) -> Non
 
     update(store, begin)
     assert value.decide is not None
-    with store.read() as snapshot, pytest.raises(ToolError, match="stop some first"):
-        value.decide(snapshot)
+    with pytest.raises(ToolError, match="stop some first"):
+        update(store, value.decide)

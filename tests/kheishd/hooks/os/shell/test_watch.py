@@ -262,12 +262,12 @@ def test_a_group_has_the_limits(group: Path) -> None:
     limits = Limits(f"memory={90 * MIB},processes=7,group={group}")
     opened = ControlGroup(limits)
     assert opened.is_open
-    opened.join()
+    opened.add(7)
     opened.kill()
     files = {file.name: file.read_text() for file in group.iterdir()}
     assert files == {
         **{"memory.max": str(90 * MIB), "memory.oom.group": "1", "pids.max": "7"},
-        **{"cgroup.procs": "0", "cgroup.kill": "1"},
+        **{"cgroup.procs": "7", "cgroup.kill": "1"},
     }
     assert opened.find_excess() is None
     (group / "pids.events").write_text("max 3\n")
@@ -283,7 +283,7 @@ def test_a_group_that_cannot_be_made(tmp_path: Path, child: subprocess.Popen[byt
     for path in (tmp_path / "missing/group", tmp_path / "plain"):
         watch = Watch(Limits(f"processes=1,group={path}"), str(tmp_path))
         assert not watch.group.is_open
-        watch.group.join()
+        watch.group.add(child.pid)
         watch.group.kill()
         assert watch.look() == "processes"
         assert not path.exists()

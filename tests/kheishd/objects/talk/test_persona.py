@@ -1,0 +1,100 @@
+"""Snapshots of personas in sessions."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protocol.errors.persona import PersonaNotFound
+from tests.support.desk import Scripted
+from tests.support.household import AGENTS, Household, agent, household
+
+DEFINITIONS = AGENTS | {"butler": agent("butler", "persona: jeeves", "Serve.")}
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Household]:
+    """Provide a household whose agent butler has a persona, and whose models answer."""
+    async with household(tmp_path, definitions=DEFINITIONS) as house:
+        yield house
+
+
+async def create(house: Household, persona_id: str, soul: str = "Be polite.", **params: Any) -> Any:
+    """Create a persona."""
+    return await house.call(
+        "persona.create", persona_id=persona_id, display_name=persona_id.title(), soul=soul, **params
+    )
+
+
+async def instructions(house: Household, **params: Any) -> str:
+    """Return the instructions that the model got for an input."""
+    await house.ask(**params)
+    assert isinstance(house.models, Scripted)
+    return house.models.requests[-1].instructions
+
+
+async def test_conversation_send_persona_not_found(served: Household) -> None:
+    """Without the persona of its agent, a conversation does not begin: the persona's scope is unknown."""
+    refusal = await served.refusal_of("conversation.send", content="x", agent="butler")
+    assert isinstance(refusal, PersonaNotFound)
+    assert "the agent 'butler' has the persona 'jeeves'" in refusal.message
+
+
+async def test_agent_spawn_persona_not_found(served: Household) -> None:
+    """A child of such an agent is not spawned, either."""
+    root = (await served.call("session.create"))["session_id"]
+    refusal = await served.refusal_of("agent.spawn", parent=root, name="x", prompt="x", agent="butler")
+    assert isinstance(refusal, PersonaNotFound)
+
+
+async def test_the_persona_of_an_agent_is_bound_at_creation(served: Household) -> None:
+    """A later version does not reach the session, and neither does the deletion."""
+    await create(served, "jeeves", scope={"tools": ["read_file"]})
+    assert await instructions(served, agent="butler") == "Serve.\n\nBe polite."
+    await served.call("persona.update", persona_id="jeeves", soul="Be rude.", scope={})
+    assert await instructions(served, agent="butler") == "Serve.\n\nBe polite."
+    await served.call("persona.delete", persona_id="jeeves")
+    assert await instructions(served, agent="butler") == "Serve.\n\nBe polite."
+    (session,) = (await served.call("session.list", persona_id="jeeves"))["sessions"]
+    assert (session["persona"]["version"], session["effective_scope"]) == (1, {"tools": ["read_file"]})
+    assert "soul" not in session["persona"]
+    assert (await served.call("session.list", persona_id="other"))["sessions"] == []
+
+
+async def test_a_child_gets_a_copy_of_its_parents_snapshot(served: Household) -> None:
+    """A child has its parent's persona of then, also with an agent that has another one; a fork, too."""
+    await create(served, "jeeves")
+    await create(served, "critic", soul="Be strict.", scope={"skills": []})
+    root = (await served.call("session.create", persona_id="critic"))["session_id"]
+    child = await served.call("session.create", parent_session_id=root, agent="butler")
+    assert child["persona"]["persona_id"] == "critic"
+    assert child["scope"] == {"skills": []}
+    await served.call("session.end", session_id=child["session_id"])
+    await served.call("persona.unbind", session_id=root)
+    spawned = await served.call("agent.spawn", parent=root, name="x", prompt="x", agent="butler")
+    session = await served.call("session.get", session_id=spawned["agent_id"])
+    assert session["persona"]["persona_id"] == "jeeves"
+    fork = await served.call("session.fork", session_id=child["session_id"])
+    assert fork["persona"] == child["persona"]
+
+
+async def test_a_blank_soul_adds_nothing(served: Household) -> None:
+    """The instructions are the agent's; a guest has no soul of the session."""
+    await create(served, "jeeves", soul=" \n")
+    assert await instructions(served, agent="butler") == "Serve."
+    await create(served, "loud", soul="Shout.")
+    (session,) = (await served.call("session.list"))["sessions"]
+    await served.call("persona.bind", session_id=session["session_id"], persona_id="loud")
+    assert await instructions(served, agent="butler") == "Serve.\n\nShout."
+    assert "Shout." not in await instructions(served, agent="butler", guest="critic")
+
+
+async def test_an_existing_session_of_another_persona_is_another_one(served: Household) -> None:
+    """Creating a session again returns it only with the same persona."""
+    await create(served, "jeeves")
+    await served.call("session.create", session_id="s", persona_id="jeeves")
+    await served.call("session.create", session_id="s", persona_id="jeeves")
+    await create(served, "critic")
+    refusal = await served.refusal_of("session.create", session_id="s", persona_id="critic")
+    assert "another persona" in refusal.message
