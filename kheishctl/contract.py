@@ -75,6 +75,11 @@ METHODS: Final = (
     "task.stop",
     "task.delete",
     "task.output",
+    "goal.set",
+    "goal.get",
+    "goal.clear",
+    "goal.pause",
+    "goal.resume",
     "mailbox.post",
     "mailbox.list",
     "mailbox.dead_letters",
@@ -108,6 +113,9 @@ METHODS: Final = (
     "token.narrow",
     "token.list",
     "token.revoke",
+    "workspace.trust",
+    "workspace.untrust",
+    "workspace.list",
 )
 """The methods of the daemon."""
 

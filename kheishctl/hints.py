@@ -11,6 +11,7 @@ HINTS: dict[str, tuple[str, ...]] = {
     "artifact_not_found": ("run", "debug", "RUN"),
     "conversation_not_found": ("conversation", "list"),
     "debug_not_found": ("send", "--debug", "redacted"),
+    "goal_not_found": ("goal", "set", "SESSION", "OBJECTIVE"),
     "grant_not_found": ("permission", "list"),
     "indoubt_not_found": ("indoubt", "list"),
     "input_contract_violated": ("session", "show", "SESSION"),

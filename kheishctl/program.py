@@ -36,6 +36,7 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("approval", f"{_COMMANDS}.approval:group", "Approvals: tool calls that need a person's approval."),
         ("question", f"{_COMMANDS}.question:group", "Questions that agents ask people."),
         ("indoubt", f"{_COMMANDS}.indoubt:group", "Calls in doubt: the daemon crashed while they ran."),
+        ("goal", f"{_COMMANDS}.goal:group", "Goals of sessions."),
         (
             "permission",
             f"{_COMMANDS}.permission:group",
@@ -49,6 +50,7 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("skill", f"{_COMMANDS}.skill:group", "Skills: reusable instructions for agents."),
         ("route", f"{_COMMANDS}.route:group", "Routes to models."),
         ("token", f"{_COMMANDS}.token:group", "Tokens for connections over TCP."),
+        ("workspace", f"{_COMMANDS}.workspace:group", "Trusted roots."),
     ),
     "Script": (
         ("call", f"{_COMMANDS}.rpc:call", "Call any method of the daemon."),

@@ -15,7 +15,7 @@ import os
 import signal
 from contextlib import ExitStack, asynccontextmanager, suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import trio
 from msgspec.structs import replace
@@ -56,9 +56,7 @@ from kheishd.store.tables import RUNS_CANCELLED, RUNS_READY, SHELLS_LIVE
 from kheishd.store.upgrades import expect_upgrade
 from kheishd.systemd import Notifier, read_watchdog_seconds
 from kheishd.toolbox import Toolbox
-from kheishd.workers.agents import AgentWorker
 from kheishd.workers.expiry import ExpiryWorker, RetentionWorker
-from kheishd.workers.mail import MailWorker
 from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.shells import ShellWorker
 from kheishd.workers.titles import TitleWorker
@@ -92,8 +90,11 @@ WORK: Final = (
     "kheishd.core.commands.readings",
     "kheishd.debug.capture",
     "kheishd.debug.recorder",
+    "kheishd.hooks.agents.delegation",
+    "kheishd.hooks.agents.mail",
     "kheishd.hooks.ask_user",
     "kheishd.hooks.composite",
+    "kheishd.hooks.goals",
     "kheishd.hooks.network.http",
     "kheishd.hooks.os.files.tools",
     "kheishd.hooks.os.shell.starter",
@@ -113,7 +114,10 @@ WORK: Final = (
     "kheishd.providers.offline",
     "kheishd.providers.openai",
     "kheishd.providers.responses",
+    "kheishd.workers.agents",
     "kheishd.workers.completion",
+    "kheishd.workers.goals",
+    "kheishd.workers.mail",
     "kheishd.workers.runs.executor",
 )
 """Modules that execute runs, call models and tools, and start shells. An idle start waits for none.
@@ -221,6 +225,7 @@ class Daemon:
         """Run workers, connections and listeners until all of them have ended."""
         runtimes = self.reloader.runtimes
         services = Services(self._state, self._live, runtimes, self._captures, self._shells)
+        self._toolbox.services = services
         await trio.to_thread.run_sync(GROUPS.prepare)
         titles = TitleWorker(services)
         runs = RunWorker(services, on_release=titles.consider)
@@ -229,10 +234,8 @@ class Daemon:
             ShellWorker(services, self._shells, self._make_starter, own_ports=self._toolbox.own_ports),
             titles,
             runs,
-            MailWorker(services),
             ExpiryWorker(services),
             RetentionWorker(services),
-            AgentWorker(services),
         )
         self._vitals.active_runs = lambda: runs.active
         control = DaemonControl(
@@ -305,7 +308,13 @@ class Daemon:
     async def _start_loaded(self, nursery: trio.Nursery, workers: Sequence[Worker]) -> None:
         """Start the workers once their code is imported: no run fails because kheish is half installed."""
         await self._work_loaded.wait()
-        for worker in workers:
+        # Their code is part of the code of runs.
+        from kheishd.workers.agents import AgentWorker
+        from kheishd.workers.goals import GoalWorker
+        from kheishd.workers.mail import MailWorker
+
+        services = cast("Services", self._toolbox.services)
+        for worker in (*workers, MailWorker(services), GoalWorker(services), AgentWorker(services)):
             await nursery.start(self._work, worker, name=worker.name)
 
     async def _start_workers_later(self, nursery: trio.Nursery, workers: Sequence[Worker]) -> None:

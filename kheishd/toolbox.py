@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from kheishd.build.skills import ConfiguredSkills, SkillRegistry
@@ -14,17 +14,20 @@ if TYPE_CHECKING:
     from kheishd.hooks.os.files.transaction import PathLocks
     from kheishd.hooks.os.shell.health import SandboxHealth
     from kheishd.hooks.os.shell.log import ShellFiles
+    from kheishd.kernel.services import Services
 
 
 class Toolbox:
     """State of tools for the daemon's whole life: a reload makes new sub-hooks around it.
 
-    ``own_ports`` are the TCP ports on which the daemon listens: no command connects to them. No start waits
-    for the modules of the tools, a fifth of the daemon's own code until it is ready.
+    ``own_ports`` are the TCP ports on which the daemon listens: no command connects to them. ``services`` are
+    set before the first use of a tool. No start waits for the modules of the tools, a fifth of the daemon's
+    own code until it is ready.
     """
 
     def __init__(self, home: Home, shells: ShellFiles, health: SandboxHealth) -> None:
         self.own_ports: set[int] = set()
+        self.services: Services | None = None
         self._home = home
         self._shells = shells
         self._health = health
@@ -49,8 +52,11 @@ class Toolbox:
 
     def hooks(self, config: Config) -> CompositeHook:
         """Return the sub-hooks, in the order of their prompt sections and opinions."""
+        from kheishd.hooks.agents.delegation import Delegation
+        from kheishd.hooks.agents.mail import MailTools
         from kheishd.hooks.ask_user import AskUser
         from kheishd.hooks.composite import CompositeHook
+        from kheishd.hooks.goals import GoalTools
         from kheishd.hooks.os.files.tools import Files
         from kheishd.hooks.os.shell.tools import Bash
         from kheishd.hooks.output import Outputs
@@ -73,7 +79,9 @@ class Toolbox:
         )
         parts = (Files(self._locks), bash, WebFetch(), AskUser(), Planning(), Outputs(), Results())
         skills = SkillTools(cache(partial(self.skills, config)))
-        return CompositeHook((*parts, TaskTools(self._shells), skills, ActiveSkills()))
+        delegation = Delegation(cast("Services", self.services))
+        tools = (TaskTools(self._shells), GoalTools(), delegation, MailTools(), skills, ActiveSkills())
+        return CompositeHook((*parts, *tools))
 
     async def try_sandbox(self, workspace: WorkspaceSection) -> None:
         """Try the sandbox of commands, unless it is off, and log its state."""

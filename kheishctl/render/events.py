@@ -114,6 +114,13 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "transcript_imported": lambda e: f"{e['message']['role']}: {format_message(e['message'])}",
     "conversation_bound": lambda e: f"{e['agent']} as {e['sender']}",
     "conversation_unbound": lambda e: f"{e['agent']} as {e['sender']}",
+    "definition_stored": lambda e: str(e["definition"]["name"]),
+    "definition_deleted": lambda e: str(e["name"]),
+    "goal_set": lambda e: str(e["objective"]),
+    "goal_updated": lambda e: str(e["status"]) + _note(e.get("note")),
+    "goal_reviewed": lambda e: str(e["verdict"]) + _note(e.get("note")),
+    "goal_continued": lambda e: f"continuation {e['number']}" + _note(e["reason"]),
+    "goal_cleared": lambda e: str(e.get("note", "")),
     "input_received": format_message,
     "run_accepted": lambda e: f"{e['agent']} on {e['pinned']['route']} ({e['pinned']['model']})",
     "run_started": lambda e: f"start {e['starts']}" + (", alone" if e.get("alone") else ""),
@@ -163,6 +170,9 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "agent_close_requested": lambda e: _actor(e).strip() + _note(e.get("note")),
     "agent_closed": lambda e: str(e.get("note", "")),
     "skill_activated": lambda e: str(e["name"]) + _note(e.get("note")),
+    "default_skills_resolved": lambda e: "; ".join(
+        [", ".join(skill["name"] for skill in e["skills"]) or "none", *e.get("problems", ())]
+    ),
     "skill_deactivated": lambda e: str(e["name"]) + _note(e.get("note")),
     "task_created": lambda e: f"{e['task_id']} {e['title']}",
     "task_updated": _summarize_task_update,

@@ -15,7 +15,7 @@ from kheishd.config.reader import load
 from kheishd.config.sections.config import Config
 from kheishd.config.sections.routes import BUILT_IN_ROUTE, RouteSection
 from kheishd.core.run.budget import to_micros
-from kheishd.core.workspace import Workspaces, find_root_problem
+from kheishd.core.workspace import Workspaces, find_root_problem, find_trust_problem
 from kheishd.home import Home
 from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.kernel.skills import NoSkills
@@ -131,4 +131,13 @@ def _resolve_workspaces(config: Config, home: Home) -> Workspaces:
     problem = find_root_problem(root, own)
     if problem is not None:
         raise ConfigInvalid(f"workspace.root: {problem}", field="workspace.root")
-    return Workspaces(root, own, limited=configured is not None)
+    trusted = []
+    for index, name in enumerate(config.workspace.trusted or ()):
+        resolved = os.path.realpath(home.resolve(name))
+        problem = find_trust_problem(resolved, own, os.path.expanduser("~"))
+        if problem is not None:
+            raise ConfigInvalid(f"workspace.trusted[{index}]: {problem}", field="workspace.trusted")
+        trusted.append(resolved)
+    if config.workspace.trusted is None and configured is None:
+        trusted = [root]
+    return Workspaces(root, own, limited=configured is not None, trusted=tuple(dict.fromkeys(trusted)))

@@ -185,8 +185,13 @@ class ConfiguredSkills:
         user_roots = [str(user / path) for path in USER_ROOTS] if section.user and user is not None else []
         self._first = _canonical(configured, "config")
         self._last = [*_canonical(own, "home"), *_canonical(user_roots, "user")]
+        self._without_workspace: tuple[SkillRoot, ...] = ()
+        self._without_workspace = tuple(self._roots(()))
 
-    def _roots(self, workspaces: Sequence[str]) -> list[SkillRoot]:
+    def _roots(self, workspaces: Sequence[str]) -> Sequence[SkillRoot]:
+        if not workspaces and self._without_workspace:
+            # Each turn asks for these.
+            return self._without_workspace
         paths = [f"{workspace}/{name}" for workspace in workspaces for name in WORKSPACE_ROOTS]
         roots = [*self._first, *_canonical(paths, "workspace"), *self._last]
         return list({root.path: root for root in reversed(roots)}.values())[::-1]

@@ -30,7 +30,7 @@ from protocol.errors.budget import BudgetExhausted
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.token import ScopeWouldWiden
 from protocol.events.budget import BudgetReserved, BudgetSettled
-from protocol.events.run import RunEnded
+from protocol.events.run import ModelFailed, RunEnded
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
 from protocol.limits.budget import MAX_RESERVATIONS
@@ -65,10 +65,15 @@ def count_work(session: Session, worked_ms: int) -> Session:
     return replace(session, account=replace(session.account, used=used))
 
 
-def evolve_reservations(
-    session: Session, envelope: Envelope, event: BudgetReserved | BudgetSettled
-) -> Session:
-    """Return the session after one of its reservations was made or settled; settled once, it is gone."""
+def evolve_account(session: Session, envelope: Envelope, event: JournalEvent) -> Session:
+    """Return the session after a failed call of a model, or after one of its reservations changed.
+
+    A reservation that was settled is gone, so that a second settlement changes nothing.
+    """
+    if isinstance(event, ModelFailed):
+        return count_call(session, event.usage, event.cost)
+    if not isinstance(event, BudgetReserved | BudgetSettled):
+        return session
     account = session.account or Account()
     reserved = [item for item in account.reserved if item.child_id != event.child_id]
     if isinstance(event, BudgetReserved):

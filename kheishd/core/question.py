@@ -21,6 +21,7 @@ from protocol.objects.question import Answer, Question, QuestionRequest, Questio
 QuestionEvent = QuestionAsked | QuestionVoted | QuestionAnswered | QuestionLapsed
 
 DECLINED: Final = "The person declined to answer. Continue without it."
+DECLINED_BY_AGENT: Final = "Your question got no answer. Continue without it."
 
 
 def evolve(request: QuestionRequest | None, envelope: Envelope, event: QuestionEvent) -> QuestionRequest:
@@ -46,6 +47,7 @@ def evolve(request: QuestionRequest | None, envelope: Envelope, event: QuestionE
             sender=event.sender,
             expires_at_ms=event.expires_at_ms,
             audience=event.audience,
+            to_agent=event.to_agent,
         )
     assert request is not None, "a question's first event is its request"
     if request.status != "pending":
@@ -139,12 +141,20 @@ def _require_valid_answer(question: Question, answer: Answer, field: str) -> Non
 
 
 def format_reply(
-    questions: Sequence[Question], answers: Sequence[Answer], *, declined: bool, justification: str = ""
+    questions: Sequence[Question],
+    answers: Sequence[Answer],
+    *,
+    declined: bool,
+    justification: str = "",
+    message: str = DECLINED,
 ) -> str:
-    """Format the result of the call that asked: the answers as JSON, in the words of the questions."""
+    """Format the result of the call that asked: the answers as JSON, in the words of the questions.
+
+    Args:   ``message`` tells that there is no answer.
+    """
     reply: dict[str, Any] = {}
     if declined:
-        reply = {"declined": True, "message": DECLINED}
+        reply = {"declined": True, "message": message}
     else:
         by_key = {answer.key: answer for answer in answers}
         reply["answers"] = [_format_answer(question, by_key[question.key]) for question in questions]

@@ -25,6 +25,8 @@ MCP_PREFIX: Final = "mcp__"
 EVERY_MCP_TOOL: Final = "mcp__*"
 """The name that stands for every tool of an MCP server."""
 
+MAX_LISTED_NAMES: Final = 8
+
 # Names.
 
 
@@ -39,18 +41,25 @@ def intersect_names(names: list[str] | None, bound: list[str] | None) -> list[st
     """Return the names in both lists; null means every name, so the result never has an extra name."""
     if names is None or bound is None:
         return names if bound is None else bound
-    common = [name for name in names if includes(bound, name)]
-    return common + [name for name in bound if name not in common and includes(names, name)]
+    allowed = frozenset(bound)
+    common = [name for name in names if includes(allowed, name)]
+    if EVERY_MCP_TOOL in names:
+        present = frozenset(common)
+        common += [name for name in bound if name not in present and includes(names, name)]
+    return common
 
 
 # Scopes.
 
+EVERYTHING: Final = (CapabilityScope(), CredentialScope())
+"""The scopes that exclude nothing."""
+
 
 def intersect_scopes(scope: S, bound: S) -> S:
     """Return the scope that allows exactly what both scopes allow, in every field."""
-    kind = type(scope)
-    if bound == kind():
+    if bound in EVERYTHING:
         return scope
+    kind = type(scope)
     fields = kind.__struct_fields__
     return kind(*(intersect_names(getattr(scope, name), getattr(bound, name)) for name in fields))
 
@@ -78,7 +87,8 @@ def require_narrower(current: S, requested: S, param: str = "scope") -> S:
         field = f"$.params.{param}.{name}"
         if names is None:
             raise ScopeWouldWiden(f"'{name}' is limited and cannot be opened again", field=field)
-        extra = sorted({extra for extra in names if not includes(allowed, extra)})
+        current_names = frozenset(allowed)
+        extra = sorted({extra for extra in names if not includes(current_names, extra)})
         if extra:
             raise ScopeWouldWiden(f"'{name}' did not allow {', '.join(extra)}", field=field)
     return requested
@@ -162,7 +172,8 @@ class Restriction(Value, frozen=True):
                 ]
         for field, names, needed in lists:
             if not includes(names, needed):
-                listed = f"only {', '.join(names)}" if names else "none"
+                listed = f"only {', '.join(names[:MAX_LISTED_NAMES])}" if names else "none"
+                listed += " …" if names and len(names) > MAX_LISTED_NAMES else ""
                 return f"its {field} do not include '{needed}': it has {listed}"
         return None
 
@@ -200,9 +211,10 @@ class Bounds(Restriction, frozen=True):
 
 def bound_by(links: tuple[Link, ...], mode: PermissionMode, depth: int = 0) -> Bounds:
     """Return the bounds that some links form."""
-    scope, credentials = CapabilityScope(), CredentialScope()
-    blocked: tuple[str, ...] = ()
-    for link in links:
+    if not links:
+        return Bounds(mode=mode, depth=depth)
+    scope, credentials, blocked = links[0].scope, links[0].credentials, links[0].blocked
+    for link in links[1:]:
         scope = intersect_scopes(scope, link.scope)
         credentials = intersect_scopes(credentials, link.credentials)
         if link.blocked:

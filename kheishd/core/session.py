@@ -13,16 +13,16 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from kheishd.core.account import count_call, count_work, evolve_reservations
+from kheishd.core.account import count_call, count_work, evolve_account
 from kheishd.core.permissions.grants import evolve_session_grants
 from kheishd.core.run.budget import accumulate_cost
 from kheishd.core.trust import join_origins
 from protocol.budget import Account, Cost
-from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.context import CompactionFailed, ContextCompacted
+from protocol.events.goal import GoalCleared, GoalReviewed, GoalSet
 from protocol.events.persona import PersonaBound
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
-from protocol.events.run import MessageAppended, ModelFailed, RunAccepted, RunEnded
+from protocol.events.run import MessageAppended, RunAccepted, RunEnded
 from protocol.events.session import (
     SessionCreated,
     SessionEnded,
@@ -30,7 +30,7 @@ from protocol.events.session import (
     SessionRenamed,
     SessionUpdated,
 )
-from protocol.events.skill import SkillActivated, SkillDeactivated
+from protocol.events.skill import DefaultSkillsResolved, SkillActivated, SkillDeactivated
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
 from protocol.objects.session import ActiveSkill, Session, SessionProperties
@@ -70,24 +70,28 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
                 open_runs=open_runs,
                 origins=join_origins(session.origins, origins),
             )
-        case ModelFailed() if session.account is None:
-            return session
-        case ModelFailed(usage=usage, cost=cost):
-            changed = count_call(session, usage, cost)
-        case BudgetReserved() | BudgetSettled():
-            changed = evolve_reservations(session, envelope, event)
         case ContextCompacted(usage=usage, cost=cost, upto=upto, strategy=strategy):
             changed = _add_usage(session, usage, cost)
             if strategy != "results" and session.active_skills:
                 changed = replace(changed, compacted_cursor=max(upto, session.compacted_cursor))
-        case MessageAppended(usage=usage, cost=cost) | CompactionFailed(usage=usage, cost=cost):
+        case (
+            MessageAppended(usage=usage, cost=cost)
+            | CompactionFailed(usage=usage, cost=cost)
+            | GoalReviewed(usage=usage, cost=cost)
+        ):
             changed = _add_usage(session, usage, cost)
+        case DefaultSkillsResolved(skills=skills) if session.persona is not None:
+            changed = replace(session, persona=replace(session.persona, skills=skills))
         case SkillActivated():
             changed = replace(session, active_skills=activate_skill(session.active_skills, envelope, event))
         case SkillDeactivated(name=name):
             changed = replace(
                 session, active_skills=[skill for skill in session.active_skills if skill.name != name]
             )
+        case GoalSet(goal_id=goal_id):
+            changed = replace(session, goal_id=goal_id)
+        case GoalCleared():
+            changed = replace(session, goal_id=None)
         case PersonaBound(binding=binding):
             changed = replace(session, persona=binding)
         case TodosWritten():
@@ -104,7 +108,7 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
         case PlanExited():
             changed = replace(leave_plan_mode(session), plan_cursor=envelope.cursor)
         case _:
-            changed = evolve_session_grants(session, event, envelope.run_id)
+            changed = evolve_account(evolve_session_grants(session, event, envelope.run_id), envelope, event)
             if changed is session:
                 return session
     return replace(changed, updated_cursor=envelope.cursor, updated_at_ms=envelope.at_ms)

@@ -38,7 +38,7 @@ from protocol.structs import Value
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from protocol.objects.session import ActiveSkill
+    from protocol.objects.session import ActiveSkill, Session
     from protocol.objects.skill import SkillOrigin
 
 SKILL_FILE: Final = "SKILL.md"
@@ -273,6 +273,18 @@ def allowed_names(skill: ActiveSkill) -> list[str] | None:
     return [*dict.fromkeys(tool.tool for tool in skill.allowed_tools), *SKILL_TOOLS]
 
 
+def active_skills(session: Session) -> list[ActiveSkill]:
+    """Return the skills that are active in a session: those of its persona, then its own.
+
+    Of two with one name, the session's own counts.
+    """
+    defaults = session.persona.skills if session.persona is not None else None
+    if not defaults:
+        return session.active_skills
+    own = {skill.name for skill in session.active_skills}
+    return [*(skill for skill in defaults if skill.name not in own), *session.active_skills]
+
+
 def skill_layers(skills: Iterable[ActiveSkill]) -> list[LayerRules]:
     """Return the layers of rules of the active skills that allow or block tools for certain subjects."""
     layers = []
@@ -313,7 +325,8 @@ def _first_paragraph(instructions: str) -> str:
             continue
         if paragraph:
             break
-    return _one_line(" ".join(paragraph))
+    # Twice the limit, because white space is collapsed.
+    return _one_line(" ".join(paragraph)[: 2 * MAX_SKILL_DESCRIPTION_CHARACTERS])
 
 
 def format_tool(tool: SkillTool) -> str:

@@ -5,6 +5,8 @@ nor is within it, except within the directory reserved for workspaces. It is wit
 root is configured, only an operator may choose it. A child session's workspace is within its parent's.
 """
 
+from collections.abc import Iterable
+
 from protocol.errors.session import WorkspaceForbidden
 from protocol.structs import Value
 
@@ -17,12 +19,14 @@ _FIELD = "$.params.workspace"
 class Workspaces(Value, frozen=True):
     """The bounds of workspaces: the default one, ``root``, and the daemon's own ``home``.
 
-    ``limited``: the configuration sets the root, so all workspaces are within it.
+    ``limited``: the configuration sets the root, so all workspaces are within it. ``trusted`` are the roots
+    that the configuration trusts.
     """
 
     root: str
     home: str
     limited: bool = False
+    trusted: tuple[str, ...] = ()
 
     def require_allowed(self, path: str, *, by_operator: bool = True, field: str | None = _FIELD) -> None:
         """Require that agents may work in a directory.
@@ -61,6 +65,22 @@ def find_root_problem(root: str, home: str) -> str | None:
     if is_within(root, home) and root.removeprefix(home).strip("/").split("/")[0] in DAEMON_DIRECTORIES:
         return f"{root} is the daemon's own; name another directory"
     return None
+
+
+def find_trust_problem(root: str, home: str, user_home: str) -> str | None:
+    """Return why a root cannot be trusted; None if it can.
+
+    A trusted root covers everything below it, so one that covers the user's home or the daemon's own would
+    cover files that other programs and strangers put there, such as downloads.
+    """
+    if is_within(user_home, root):
+        return f"{root} contains the home directory {user_home}; name a directory below it"
+    return find_root_problem(root, home)
+
+
+def find_outermost(path: str, roots: Iterable[str]) -> str | None:
+    """Return the outermost of the roots that contain a path; None if none does."""
+    return min((root for root in roots if is_within(path, root)), key=len, default=None)
 
 
 def choose_workspace(

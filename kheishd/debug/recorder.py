@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kheishd.debug.files import CallArtifacts, CaptureFiles
     from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest, ThinkingDelta
 
-_PREFIXES: Final = {"answer": "", "summary": "compaction-", "title": "title-"}
+_PREFIXES: Final = {"answer": "", "summary": "compaction-", "title": "title-", "judge": "judge-"}
 
 # The last event of a stream on OpenAI's wire; not JSON.
 _DONE: Final = b"[DONE]"

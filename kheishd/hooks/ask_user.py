@@ -107,13 +107,13 @@ class AskUser(SubHook):
         seconds = arguments.expires_after_s
         try:
             return NeedsAnswer(
-                _questions_of(arguments), None if seconds is None else max(round(seconds * 1000), 1)
+                make_questions(arguments), None if seconds is None else max(round(seconds * 1000), 1)
             )
         except ToolError as error:
             return Deny(str(error))
 
 
-def _questions_of(arguments: AskQuestions) -> list[Question]:
+def make_questions(arguments: AskQuestions) -> list[Question]:
     """Return the questions with a key each, and an id for each option. Errors: ToolError."""
     _require_distinct((item.question for item in arguments.questions), "question")
     for item in arguments.questions:

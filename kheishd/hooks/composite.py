@@ -221,13 +221,15 @@ class CompositeHook:
                     log.exception("a hook could not make its section", extra={"part": part.name})
         return prompt
 
-    async def begin(self, context: RunContext) -> None:
-        """Prepare the sub-hooks for a run; one that fails prepares nothing."""
+    async def begin(self, context: RunContext) -> bool:
+        """Prepare the sub-hooks for a run, and return whether one has changed the session."""
+        has_changed = False
         for part in self._preparing:
             try:
-                await part.begin(context)
+                has_changed |= await part.begin(context)
             except Exception:
                 log.exception("a hook could not prepare for a run", extra={"part": part.name})
+        return has_changed
 
     async def prepare(self) -> None:
         """Load what ``validate`` needs for tools without a struct: it would block the loop."""

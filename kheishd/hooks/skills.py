@@ -8,18 +8,21 @@ situation. The list changes when skills are added to or removed from the roots.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
-from kheishd.core.skill import SkillError, format_available, matches_query
+from kheishd.core.skill import SkillError, active_skills, format_available, matches_query
 from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubHook, Tool, ToolError, tool
-from kheishd.objects.agents.skill import find_visible, make_activation, require_room
+from kheishd.objects.agents.skill import find_visible, freeze_skills, make_activation, require_room
+from kheishd.records.writer import SessionWriter
 from kheishd.store.blobs import read_blob
 from kheishd.store.tables import SESSIONS
 from protocol.errors.skill import SkillNotFound, SkillNotInline, SkillsTooLarge, SkillUnusable
+from protocol.events.skill import DefaultSkillsResolved
 from protocol.limits.call import MAX_TOOL_TEXT_BYTES
 from protocol.limits.skill import (
     MAX_LISTED_SKILL_CHARACTERS,
@@ -33,9 +36,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kheishd.kernel.skills import Catalogue, Skills
-    from kheishd.store.environment import Snapshot
+    from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.session import ActiveSkill
     from protocol.objects.skill import Skill
+
+log = logging.getLogger("kheishd.skills")
 
 AVAILABLE: Final = (
     "Skills are instructions for certain work. If one of these fits the task, call use_skill with its name "
@@ -92,7 +97,7 @@ class ActiveSkills(SubHook):
 
 def _active_in(context: RunContext) -> list[ActiveSkill]:
     """Return the session's active skills within its scope."""
-    return [skill for skill in context.session.active_skills if context.allows_skill(skill.name)]
+    return [skill for skill in active_skills(context.session) if context.allows_skill(skill.name)]
 
 
 class SkillTools(SubHook):
@@ -106,9 +111,27 @@ class SkillTools(SubHook):
         self._catalogue: Catalogue | None = None
         self._visible: dict[tuple[str, ...] | None, tuple[list[Skill], str]] = {}
 
-    async def begin(self, context: RunContext) -> None:
-        """Find new and removed skills."""
-        await self._load().refresh()
+    async def begin(self, context: RunContext) -> bool:
+        """Find new and removed skills, and make the default skills of the session's persona active."""
+        skills, persona, state = self._load(), context.session.persona, context.state
+        await skills.refresh()
+        if persona is None or persona.skills is not None or not persona.default_skills:
+            return False
+        frozen = freeze_skills(skills, context.session, persona.default_skills)
+        for problem in frozen.problems:
+            log.warning("a default skill of the persona %s: %s", persona.persona_id, problem)
+        for text in frozen.texts:
+            await state.put_blob(text)
+
+        def freeze(tx: Transaction) -> None:
+            session = tx.need(SESSIONS, context.session.session_id)
+            if session.persona == persona:
+                writer = SessionWriter(tx, session.session_id, session=session)
+                writer.append(DefaultSkillsResolved(skills=frozen.skills, problems=frozen.problems))
+                writer.write()
+
+        await state.update(freeze)
+        return True
 
     def offer(self, context: RunContext) -> Sequence[Tool]:
         """Offer the tools if the run can use a skill."""

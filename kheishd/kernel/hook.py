@@ -366,10 +366,14 @@ class NeedsApproval(Value, frozen=True):
 
 
 class NeedsAnswer(Value, frozen=True):
-    """The call is itself a question to a person: the answer is its result, and it is never dispatched."""
+    """The call is itself a question to a person: the answer is its result, and it is never dispatched.
+
+    ``to_agent`` is the id of the agent that is asked instead; people may answer, too.
+    """
 
     questions: list[Question]
     expires_after_ms: int | None = None
+    to_agent: str | None = None
 
 
 Opinion = Deny | NeedsApproval | NeedsAnswer
@@ -419,8 +423,9 @@ class SubHook:
         vars(self)[attribute] = replace(row, **facts)
         self._rows = None
 
-    async def begin(self, context: RunContext) -> None:
-        """Prepare for a run before its first prompt: what has to be read for it may be read here."""
+    async def begin(self, context: RunContext) -> bool:
+        """Prepare for a run before its first prompt; return whether the session has changed by that."""
+        return False
 
     def offer(self, context: RunContext) -> Sequence[Tool]:
         """Return the tools that make sense in a context; the composite applies the scopes."""
@@ -523,8 +528,8 @@ class Hook(Protocol):
         """Return the tool of a name, offered or not; None if no tool has it now."""
         ...
 
-    async def begin(self, context: RunContext) -> None:
-        """Prepare all sub-hooks for a run, before its first prompt."""
+    async def begin(self, context: RunContext) -> bool:
+        """Prepare all sub-hooks for a run before its first prompt; return whether the session changed."""
         ...
 
     async def prepare(self) -> None:

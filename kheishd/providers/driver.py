@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import is_
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 import msgspec
@@ -191,6 +192,25 @@ def body_options(
             }
         body = {**low, **body}
     return body, extra
+
+
+_last_tools: dict[str, tuple[tuple[Tool, ...], Raw]] = {}
+"""The tools that were sent last in each form, and their JSON: the same rows are encoded once."""
+
+
+def declare_tools(
+    form: str, offered: Sequence[Tool], declare: Callable[[Tool], dict[str, Any]], options: dict[str, Any]
+) -> Raw | list[dict[str, Any]]:
+    """Return kheish's tools in a driver's form, then those of the route's options, as ``merge_tools``."""
+    if options.get("tools") or not offered:
+        return merge_tools([declare(tool) for tool in offered], options)
+    options.pop("tools", None)
+    rows = tuple(offered)
+    previous, encoded = _last_tools.get(form, ((), Raw()))
+    if len(previous) != len(rows) or not all(map(is_, previous, rows)):
+        encoded = Raw(encode([declare(tool) for tool in rows]))
+        _last_tools[form] = rows, encoded
+    return encoded
 
 
 def merge_tools(tools: Sequence[dict[str, Any]], options: dict[str, Any]) -> list[dict[str, Any]]:

@@ -109,7 +109,9 @@ async def answer(request: ModelRequest) -> AsyncGenerator[ModelEvent]:
 def _summarize(request: ModelRequest) -> ModelAnswer:
     """Return the stand-in for a summary or a title; directives in the messages have no effect."""
     words = text_of(request.messages[0].items).split() if request.messages else []
-    if request.purpose == "title":
+    if request.purpose == "judge":
+        text = '{"verdict": "not_done", "reason": "the offline stand-in cannot judge"}'
+    elif request.purpose == "title":
         text = " ".join(words[:5])
     else:
         beginning = " ".join(words[:SUMMARY_WORDS])

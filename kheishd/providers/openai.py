@@ -38,10 +38,10 @@ from kheishd.providers.draft import MAX_BLOCKS, Block
 from kheishd.providers.driver import (
     HttpRequest,
     body_options,
+    declare_tools,
     encode,
     encode_body,
     lower_limit,
-    merge_tools,
     token_count,
 )
 from kheishd.providers.error_report import is_error
@@ -50,6 +50,7 @@ from kheishd.providers.traits import TOKEN_LIMITS, USUAL_TRAITS, Traits
 from protocol.transcript import Usage
 
 if TYPE_CHECKING:
+    from kheishd.kernel.hook import Tool
     from kheishd.kernel.runtime import ModelAnswer, ModelRequest
     from kheishd.providers.attachments import Attachments
     from kheishd.providers.failures import FailureFactory
@@ -77,11 +78,7 @@ def post(
     options, headers = body_options(request, traits)
     options |= _at_most(request, options, traits)
     rules = take_rules(request, base_url, options, traits)
-    functions = (
-        {"name": tool.name, "description": tool.description, "parameters": tool.model_json}
-        for tool in request.tools
-    )
-    tools = merge_tools([{"type": "function", "function": function} for function in functions], options)
+    tools = declare_tools("openai", request.tools, _declare, options)
     body = {
         **({"stream_options": {"include_usage": True}} if traits.preset.stream_options else {}),
         **options,
@@ -98,6 +95,11 @@ def post(
         body.pop("stream_options", None)
     headers |= traits.make_auth_headers(secret, "authorization")
     return HttpRequest(join_path(base_url, "/chat/completions"), headers, encode_body(body, "messages"))
+
+
+def _declare(tool: Tool) -> dict[str, Any]:
+    function = {"name": tool.name, "description": tool.description, "parameters": tool.model_json}
+    return {"type": "function", "function": function}
 
 
 def _at_most(request: ModelRequest, options: dict[str, Any], traits: Traits) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from kheishd.config.presets import BASE_URLS
 from kheishd.providers.address import join_path
 from kheishd.providers.attachments import origin_of
-from kheishd.providers.driver import HttpRequest, body_options, encode_body, lower_limit, merge_tools
+from kheishd.providers.driver import HttpRequest, body_options, declare_tools, encode_body, lower_limit
 from kheishd.providers.response_items import input_items
 from kheishd.providers.response_reader import ResponseReader
 from kheishd.providers.traits import OUTPUT_ITEMS, TOKEN_LIMITS, USUAL_TRAITS, Traits
 
 if TYPE_CHECKING:
+    from kheishd.kernel.hook import Tool
     from kheishd.kernel.runtime import ModelRequest
     from kheishd.providers.failures import FailureFactory
 
@@ -39,18 +40,7 @@ def post(
         own = options.get("reasoning")
         options["reasoning"] = {"effort": effort, **(own if isinstance(own, dict) else {})}
     _limit_tokens(request, options, traits)
-    # Strict mode, the default, requires schemas in which every property is required.
-    own_tools = [
-        {
-            "type": "function",
-            "name": tool.name,
-            "description": tool.description,
-            "parameters": tool.model_json,
-            "strict": False,
-        }
-        for tool in request.tools
-    ]
-    tools = merge_tools(own_tools, options)
+    tools = declare_tools("responses", request.tools, _declare, options)
     own_include = options.pop("include", None)
     include = list(own_include) if isinstance(own_include, list) else []
     if "include" not in traits.omitted and ENCRYPTED_REASONING not in include:
@@ -73,6 +63,17 @@ def post(
         del body["store"]
     headers |= traits.make_auth_headers(secret, "authorization")
     return HttpRequest(join_path(base_url, "/responses"), headers, encode_body(body, "input"))
+
+
+def _declare(tool: Tool) -> dict[str, Any]:
+    return {
+        "type": "function",
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": tool.model_json,
+        # Strict mode, the default, requires schemas in which every property is required.
+        "strict": False,
+    }
 
 
 def _limit_tokens(request: ModelRequest, options: dict[str, Any], traits: Traits) -> None:

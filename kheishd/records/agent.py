@@ -9,6 +9,7 @@ from kheishd.core import agent as rules
 from kheishd.records.projection import IndexRow, Projection
 from kheishd.store.tables import (
     AGENTS,
+    AGENTS_BY_NAME,
     AGENTS_BY_NICKNAME,
     AGENTS_BY_PATH,
     AGENTS_BY_RUN,
@@ -45,6 +46,7 @@ def index_rows(agent: ManagedAgent) -> frozenset[IndexRow]:
         rows.append(IndexRow(AGENTS_BY_RUN, (agent.spawned_by_run_id, agent_id)))
     if agent.state != "closed":
         rows.append(IndexRow(AGENTS_LIVE, (agent.root_id, agent.parent_id, agent_id)))
+        rows.append(IndexRow(AGENTS_BY_NAME, (agent.name, agent_id)))
     if agent.state == "closing":
         rows.append(IndexRow(AGENTS_CLOSING, (agent_id,)))
     if agent.state == "open" and agent.retention == "close_on_settle":
@@ -71,6 +73,7 @@ AGENT_RECORDS: Final = Projection(
     rows=index_rows,
     indexes=(
         AGENTS_BY_PATH,
+        AGENTS_BY_NAME,
         AGENTS_BY_NICKNAME,
         AGENTS_BY_TIME,
         AGENTS_BY_RUN,

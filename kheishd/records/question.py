@@ -6,12 +6,18 @@ from typing import TYPE_CHECKING, Final
 
 from kheishd.core import question
 from kheishd.records.pending import pending_rows
-from kheishd.records.projection import Projection, key_in, source_in_session
-from kheishd.store.tables import DEADLINES, QUESTIONS, QUESTIONS_WAITING, RECORDS_BY_RUN, RECORDS_BY_SESSION
+from kheishd.records.projection import IndexRow, Projection, key_in, source_in_session
+from kheishd.store.tables import (
+    DEADLINES,
+    QUESTIONS,
+    QUESTIONS_TO_AGENTS,
+    QUESTIONS_WAITING,
+    RECORDS_BY_RUN,
+    RECORDS_BY_SESSION,
+)
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed, QuestionVoted
 
 if TYPE_CHECKING:
-    from kheishd.records.projection import IndexRow
     from protocol.objects.question import QuestionRequest
 
 QUESTION: Final = "question"
@@ -25,7 +31,10 @@ def is_final(record: QuestionRequest) -> bool:
 def index_rows(record: QuestionRequest) -> frozenset[IndexRow]:
     """Return the index rows of a question."""
     pending = None if is_final(record) else QUESTIONS_WAITING
-    return pending_rows(QUESTION, record.question_id, record, pending, record.expires_at_ms)
+    rows = pending_rows(QUESTION, record.question_id, record, pending, record.expires_at_ms)
+    if pending is None or record.to_agent is None:
+        return rows
+    return rows | {IndexRow(QUESTIONS_TO_AGENTS, (record.created_cursor,), record.question_id)}
 
 
 QUESTION_RECORDS: Final = Projection(
@@ -38,5 +47,5 @@ QUESTION_RECORDS: Final = Projection(
     source=source_in_session,
     final=is_final,
     rows=index_rows,
-    indexes=(RECORDS_BY_SESSION, RECORDS_BY_RUN, QUESTIONS_WAITING, DEADLINES),
+    indexes=(RECORDS_BY_SESSION, RECORDS_BY_RUN, QUESTIONS_WAITING, QUESTIONS_TO_AGENTS, DEADLINES),
 )

@@ -8,6 +8,7 @@ from kheishd.records.agent import AGENT_RECORDS
 from kheishd.records.approval import APPROVAL_RECORDS
 from kheishd.records.conversation import CONVERSATION_RECORDS
 from kheishd.records.definition import DEFINITION_RECORDS
+from kheishd.records.goal import GOAL_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.records.mailbox import MAIL_RECORDS, MAILBOX_RECORDS
 from kheishd.records.permission import PERMISSION_RECORDS
@@ -18,6 +19,7 @@ from kheishd.records.run import READY_RUNS, RUN_RECORDS
 from kheishd.records.session import SESSION_RECORDS
 from kheishd.records.task import TASK_RECORDS
 from kheishd.records.token import TOKEN_RECORDS
+from kheishd.records.workspace import TRUSTED_ROOT_RECORDS
 from protocol.journal.line import JournalEvent
 
 if TYPE_CHECKING:
@@ -38,8 +40,10 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     MAILBOX_RECORDS,
     TOKEN_RECORDS,
     PERMISSION_RECORDS,
+    TRUSTED_ROOT_RECORDS,
     PERSONA_RECORDS,
     DEFINITION_RECORDS,
+    GOAL_RECORDS,
 )
 
 DERIVED: Final[tuple[DerivedIndex[Any], ...]] = (READY_RUNS,)

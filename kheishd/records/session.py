@@ -11,6 +11,7 @@ from protocol.events.approval import ApprovalAnswered
 from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.call import CallsJudged
 from protocol.events.context import CompactionFailed, ContextCompacted
+from protocol.events.goal import GoalCleared, GoalReviewed, GoalSet
 from protocol.events.permission import PermissionsChanged
 from protocol.events.persona import PersonaBound
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
@@ -22,7 +23,7 @@ from protocol.events.session import (
     SessionRenamed,
     SessionUpdated,
 )
-from protocol.events.skill import SkillActivated, SkillDeactivated
+from protocol.events.skill import DefaultSkillsResolved, SkillActivated, SkillDeactivated
 
 if TYPE_CHECKING:
     from protocol.objects.session import Session
@@ -50,11 +51,15 @@ EVENTS: Final = (
     BudgetSettled,
     ContextCompacted,
     CompactionFailed,
+    GoalSet,
+    GoalReviewed,
+    GoalCleared,
     TodosWritten,
     PlanEntered,
     PlanExited,
     SkillActivated,
     SkillDeactivated,
+    DefaultSkillsResolved,
     PermissionsChanged,
     ApprovalAnswered,
     CallsJudged,

@@ -58,7 +58,7 @@ class Withdrawal(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The rights that a session, or the daemon (None), lost after the backup: rules, grants, properties.
 
     ``properties`` are those that were narrowed, as in ``session_updated``. ``is_ended``: the session was
-    ended.
+    ended. ``untrust`` are the roots that the daemon no longer trusts.
     """
 
     session_id: str | None
@@ -67,6 +67,7 @@ class Withdrawal(Struct, frozen=True, kw_only=True, omit_defaults=True):
     revoke: list[str] = []
     properties: dict[str, Any] = {}
     is_ended: bool = False
+    untrust: list[str] = []
 
 
 class Withdrawn(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -5,6 +5,7 @@ from msgspec import Struct
 from protocol.objects.definition import Definition
 from protocol.objects.permission import Rule
 from protocol.objects.token import Token
+from protocol.objects.workspace import TrustedRoot
 
 
 class Binding(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -27,6 +28,14 @@ class DaemonRules(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The permission rules of the whole daemon, and the cursor of their last change."""
 
     rules: list[Rule]
+    updated_cursor: int
+
+
+class TrustedRoots(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The roots that clients trust, oldest first, and the cursors of the first and the last change."""
+
+    roots: list[TrustedRoot]
+    created_cursor: int
     updated_cursor: int
 
 

@@ -7,10 +7,18 @@ from the journal (see ``upgrades.NOT_RECORDS``).
 from typing import Any, Final
 
 from kheishd.core.run.record import RunRecord
-from kheishd.store.records import Binding, DaemonRules, Receipt, StoredDefinition, TokenRecord
+from kheishd.store.records import (
+    Binding,
+    DaemonRules,
+    Receipt,
+    StoredDefinition,
+    TokenRecord,
+    TrustedRoots,
+)
 from kheishd.store.table import Table
 from protocol.objects.agent import ManagedAgent
 from protocol.objects.approval import Approval
+from protocol.objects.goal import Goal
 from protocol.objects.indoubt import Indoubt
 from protocol.objects.mailbox import Mail, Mailbox
 from protocol.objects.persona import Persona
@@ -54,6 +62,8 @@ AGENTS = Table("agents", (str,), ManagedAgent)
 """(id of a spawned agent, that of its session) → the agent."""
 AGENTS_BY_PATH = Table("agents_by_path", (str,), str)
 """(path) → agent id."""
+AGENTS_BY_NAME = Table("agents_by_name", (str, str), bytes)
+"""(name, agent id) → nothing: not closed."""
 AGENTS_BY_NICKNAME = Table("agents_by_nickname", (str,), str)
 """(digest of the folded nickname) → agent id."""
 AGENTS_BY_TIME = Table("agents_by_time", (int, str), bytes)
@@ -81,6 +91,8 @@ QUESTIONS = Table("questions", (str,), QuestionRequest)
 """(question id) → the questions of one call."""
 QUESTIONS_WAITING = Table("questions_waiting", (int,), str)
 """(cursor of the question) → question id: pending."""
+QUESTIONS_TO_AGENTS = Table("questions_to_agents", (int,), str)
+"""(cursor of the question) → question id: pending, asked of an agent."""
 INDOUBTS = Table("indoubts", (str,), Indoubt)
 """(in-doubt id) → the call in doubt."""
 INDOUBTS_OPEN = Table("indoubts_open", (int,), str)
@@ -113,6 +125,13 @@ MAILBOXES = Table("mailboxes", (str,), Mailbox)
 MAILBOXES_DUE = Table("mailboxes_due", (str, int), str)
 """(session id, 1 if it has ended) → session id: a mailbox with pending messages."""
 
+# Goals.
+
+GOALS = Table("goals", (str,), Goal)
+"""(session id) → the session's goal."""
+GOALS_OPEN = Table("goals_open", (str,), bytes)
+"""(session id) → nothing: a goal that the daemon has to look after."""
+
 # Personas.
 
 PERSONAS = Table("personas", (str,), Persona)
@@ -126,6 +145,8 @@ TOKENS_BY_DIGEST = Table("tokens_by_digest", (str,), str)
 """(SHA-256 of a secret, hex) → token id."""
 PERMISSIONS = Table("permissions", (str,), DaemonRules)
 """("daemon") → the permission rules of the whole daemon; sessions and runs hold their own."""
+TRUSTED_ROOTS = Table("trusted_roots", (str,), TrustedRoots)
+"""("daemon") → the roots that clients trust."""
 DEFINITIONS = Table("definitions", (str,), StoredDefinition)
 """(name) → the definition of an agent that is in the store; files are not in a table."""
 RECEIPTS = Table("receipts", (str, str, str), Receipt)

@@ -32,6 +32,7 @@ from kheishd.store.journal import Heads
 from kheishd.store.pages import PageDamaged, PageFile
 from kheishd.store.tables import (
     AGENTS,
+    AGENTS_BY_NAME,
     AGENTS_BY_NICKNAME,
     AGENTS_BY_PATH,
     AGENTS_BY_RUN,
@@ -47,6 +48,8 @@ from kheishd.store.tables import (
     CURSORS,
     DEADLINES,
     DEFINITIONS,
+    GOALS,
+    GOALS_OPEN,
     INDOUBTS,
     INDOUBTS_OPEN,
     JOURNAL,
@@ -58,6 +61,7 @@ from kheishd.store.tables import (
     PERMISSIONS,
     PERSONAS,
     QUESTIONS,
+    QUESTIONS_TO_AGENTS,
     QUESTIONS_WAITING,
     RECEIPTS,
     RECEIPTS_BY_AGE,
@@ -71,6 +75,7 @@ from kheishd.store.tables import (
     TASKS,
     TASKS_OPEN,
     TASKS_WAITING,
+    TRUSTED_ROOTS,
 )
 from protocol.limits.units import MIB
 from protocol.structs import Value
@@ -152,6 +157,7 @@ def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
     for table in (
         AGENTS,
         AGENTS_BY_PATH,
+        AGENTS_BY_NAME,
         AGENTS_BY_NICKNAME,
         AGENTS_BY_TIME,
         AGENTS_BY_RUN,
@@ -161,11 +167,15 @@ def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
         AGENTS_TIED,
         SPAWN_RECEIPTS,
         DEFINITIONS,
+        GOALS,
+        GOALS_OPEN,
         MAIL,
         MAIL_BY_STATE,
         MAILBOXES,
         MAILBOXES_DUE,
         RUNS_TO_CONCLUDE,
+        QUESTIONS_TO_AGENTS,
+        TRUSTED_ROOTS,
         PERSONAS,
     ):
         env.open_db(table.name.encode(), txn)

@@ -1,7 +1,8 @@
 """Rights that a store withdrew after a backup of it was made.
 
 A restore must not give back what was taken away: a revoked token, a revoked or used grant, a deleted allow
-rule, a new deny or ask rule, a session that was ended, a session's wider mode, scope or workspace. The
+rule, a new deny or ask rule, a trusted root, a session that was ended, a session's wider mode, scope or
+workspace. The
 replaced store knows them, if it can still be read. It may be damaged, and LMDB may crash on damaged pages, so
 a child process reads it.
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import os
 from itertools import takewhile
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import Struct
@@ -34,11 +35,12 @@ from kheishd.store.epoch import (
     read_restore_mark,
 )
 from kheishd.store.opening import open_for_reading
-from kheishd.store.tables import META, PERMISSIONS, SESSIONS
+from kheishd.store.tables import META, PERMISSIONS, SESSIONS, TRUSTED_ROOTS
 from kheishd.store.upgrades import SCHEMA
 from protocol.events.permission import PermissionsChanged
 from protocol.events.session import SessionEnded, SessionUpdated
 from protocol.events.token import TokenCreated, TokenRevoked
+from protocol.events.workspace import WorkspaceUntrusted
 from protocol.journal.envelope import DAEMON_STREAM, Envelope
 from protocol.journal.line import decode_event
 from protocol.objects.permission import RuleRef
@@ -51,6 +53,9 @@ if TYPE_CHECKING:
     from protocol.journal.line import JournalEvent
     from protocol.objects.permission import Grant, Rule
     from protocol.objects.session import Session
+
+
+_UNTRUSTED: Final = "untrusted after the backup that was restored"
 
 
 class Replaced(Struct, frozen=True):
@@ -183,6 +188,7 @@ def make_events(change: Withdrawal) -> list[JournalEvent]:
         events.append(SessionUpdated(changes=change.properties))
     if change.is_ended:
         events.append(SessionEnded(note="ended after the backup that was restored"))
+    events += [WorkspaceUntrusted(root=root, note=_UNTRUSTED) for root in change.untrust]
     return events
 
 
@@ -208,15 +214,17 @@ def _find_changes(
     """Yield the changes since the backup. ``pending`` are those that the replaced store had yet to make."""
     events = {change.session_id: make_events(change) for change in pending}
     previous, current = replaced.get(PERMISSIONS, DAEMON_STREAM), restored.get(PERMISSIONS, DAEMON_STREAM)
-    if previous is not None or current is not None:
-        rules = current.rules if current is not None else []
-        old_rules = previous.rules if previous is not None else []
-        for event in events.get(None, ()):
-            if isinstance(event, PermissionsChanged):
-                old_rules = change_rules(old_rules, event)
-        change = _compare_rules(None, old_rules, rules)
-        if change != Withdrawal(session_id=None):
-            yield change
+    old_rules = previous.rules if previous is not None else []
+    old_roots = _read_roots(replaced)
+    for event in events.get(None, ()):
+        if isinstance(event, PermissionsChanged):
+            old_rules = change_rules(old_rules, event)
+        elif isinstance(event, WorkspaceUntrusted):
+            old_roots.discard(event.root)
+    change = _compare_rules(None, old_rules, current.rules if current is not None else [])
+    change = replace(change, untrust=sorted(_read_roots(restored) - old_roots))
+    if change != Withdrawal(session_id=None):
+        yield change
     for _, session in restored.scan(SESSIONS):
         old = replaced.get(SESSIONS, session.session_id)
         if old is None:
@@ -232,6 +240,12 @@ def _find_changes(
         )
         if change != Withdrawal(session_id=session.session_id):
             yield change
+
+
+def _read_roots(store: Snapshot) -> set[str]:
+    """Return the roots that clients trust."""
+    record = store.get(TRUSTED_ROOTS, DAEMON_STREAM)
+    return {root.root for root in record.roots} if record is not None else set()
 
 
 def _narrow_properties(old: Session, session: Session) -> dict[str, Any]:
@@ -284,7 +298,7 @@ def _compare_rules(session_id: str | None, old: Sequence[Rule], current: Sequenc
         and (key not in rules or rules[key].decision != rule.decision)
     ]
     remove = [
-        RuleRef(tool=rule.tool, subject=rule.subject)
+        RuleRef(tool=rule.tool, subject=rule.subject, origin=rule.origin)
         for key, rule in rules.items()
         if rule.decision == "allow" and key not in old_rules
     ]

@@ -1,6 +1,7 @@
 """The mail worker: accepts the runs that deliver mail, and concludes runs that have ended.
 
-Level-triggered: it reads the mailboxes with pending messages and the runs to be concluded.
+Level-triggered: it reads the questions to agents, the mailboxes with pending messages and the runs to be
+concluded.
 A mailbox that must wait for a run in flight is read again whenever a run has ended. One whose run cannot be
 accepted, because its agent or its route is missing, is read again when the daemon or the session has changed.
 """
@@ -15,7 +16,7 @@ import msgspec
 import trio
 
 from kheishd.objects.agents import mail
-from kheishd.store.tables import MAILBOXES_DUE, RUNS_READY, RUNS_TO_CONCLUDE
+from kheishd.store.tables import MAILBOXES_DUE, QUESTIONS_TO_AGENTS, RUNS_READY, RUNS_TO_CONCLUDE
 from kheishd.workers.worker import Worker
 from protocol import ids
 from protocol.errors.refusal import Refusal
@@ -53,7 +54,7 @@ class MailWorker(Worker):
         names = self._bells()
         while True:
             bell = self._state.bell(*names)
-            has_changed = await self._conclude() or await self._deliver()
+            has_changed = await self._forward() or await self._conclude() or await self._deliver()
             # What is left may wait for bells that were not listened for.
             previous, names = names, self._bells()
             if not has_changed and names <= previous:
@@ -61,12 +62,24 @@ class MailWorker(Worker):
 
     def _bells(self) -> frozenset[str]:
         """Return the names of the bells after which there may be more to do."""
-        names = {MAILBOXES_DUE.name, RUNS_TO_CONCLUDE.name}
+        names = {MAILBOXES_DUE.name, RUNS_TO_CONCLUDE.name, QUESTIONS_TO_AGENTS.name}
         if self._has_busy:
             names.add(RUNS_READY.name)
         if self._refused:
             names |= {f"stream:{DAEMON_STREAM}", *(f"stream:{session_id}" for session_id in self._refused)}
         return frozenset(names)
+
+    async def _forward(self) -> bool:
+        """Post the questions of agents to their parents; return whether there were any."""
+        with self._state.read() as store:
+            question_ids = [
+                question_id
+                for _, question_id in store.scan(QUESTIONS_TO_AGENTS)
+                if question_id not in self._skipped and mail.must_forward(store, question_id)
+            ]
+        for question_id in question_ids:
+            await self._update(question_id, partial(mail.forward_question, question_id=question_id))
+        return bool(question_ids)
 
     async def _conclude(self) -> bool:
         """Conclude the runs that have ended, in the order of their ends; return whether there were any."""

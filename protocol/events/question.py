@@ -8,7 +8,10 @@ from protocol.objects.question import Answer, Question
 
 
 class QuestionAsked(Event, frozen=True, tag="question_asked"):
-    """A call asks a person questions; the answer is its result."""
+    """A call asks a person questions; the answer is its result.
+
+    ``to_agent`` is the id of the agent that is asked instead; people may answer, too.
+    """
 
     question_id: str
     call_id: str
@@ -17,6 +20,7 @@ class QuestionAsked(Event, frozen=True, tag="question_asked"):
     agent: str = ""
     sender: str | None = None
     audience: Audience | None = None
+    to_agent: str | None = None
 
 
 class QuestionVoted(Event, frozen=True, tag="question_voted"):

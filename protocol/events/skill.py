@@ -1,7 +1,7 @@
 """Events of the skills that are active in a session."""
 
 from protocol.journal.envelope import Event
-from protocol.objects.session import SkillTool
+from protocol.objects.session import ActiveSkill, SkillTool
 
 
 class SkillActivated(Event, frozen=True, tag="skill_activated"):
@@ -21,6 +21,13 @@ class SkillActivated(Event, frozen=True, tag="skill_activated"):
     args: str = ""
     note: str = ""
     by_call: bool = False
+
+
+class DefaultSkillsResolved(Event, frozen=True, tag="default_skills_resolved"):
+    """The default skills of the session's persona were read; ``problems`` are those that cannot be used."""
+
+    skills: list[ActiveSkill]
+    problems: list[str] = []
 
 
 class SkillDeactivated(Event, frozen=True, tag="skill_deactivated"):

@@ -21,6 +21,7 @@ from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted, DaemonStopped
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
+from protocol.events.goal import GoalCleared, GoalContinued, GoalReviewed, GoalSet, GoalUpdated
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
     MailAcknowledged,
@@ -55,9 +56,10 @@ from protocol.events.session import (
     SessionUpdated,
     TranscriptImported,
 )
-from protocol.events.skill import SkillActivated, SkillDeactivated
+from protocol.events.skill import DefaultSkillsResolved, SkillActivated, SkillDeactivated
 from protocol.events.task import TaskEvent
 from protocol.events.token import TokenCreated, TokenRevoked
+from protocol.events.workspace import WorkspaceTrusted, WorkspaceUntrusted
 from protocol.journal.envelope import Envelope
 from protocol.journal.upgrade import TAGS, upgrade
 from protocol.lazy import LazyDecoder
@@ -74,10 +76,17 @@ JournalEvent = (
     | DaemonStopped
     | DaemonReloaded
     | DaemonRestored
+    | GoalSet
+    | GoalUpdated
+    | GoalReviewed
+    | GoalContinued
+    | GoalCleared
     | DefinitionStored
     | DefinitionDeleted
     | TokenCreated
     | TokenRevoked
+    | WorkspaceTrusted
+    | WorkspaceUntrusted
     | PersonaCreated
     | PersonaUpdated
     | PersonaDeleted
@@ -135,6 +144,7 @@ JournalEvent = (
     | MailDeadLettered
     | SkillActivated
     | SkillDeactivated
+    | DefaultSkillsResolved
     | RunReleased
     | CancelRequested
     | RunEnded

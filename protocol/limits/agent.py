@@ -16,3 +16,9 @@ MAX_AGENT_PROMPT_BYTES = 16 * KIB
 
 # A description is a sentence or two; it is in the agent's record.
 MAX_AGENT_DESCRIPTION_BYTES = 1 * KIB
+
+# One fan-out: their outputs share one result, of which each still has 4 KiB.
+MAX_DELEGATED_TASKS = 16
+
+# The longest wait of one call for agents: a day. Afterwards the agent is told the state, and may wait again.
+MAX_WAIT_FOR_AGENTS_SECONDS = 24 * 3600

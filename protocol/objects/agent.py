@@ -66,7 +66,7 @@ AgentAddress = Annotated[
     Meta(
         min_length=1,
         max_length=512,
-        description="An agent: its id, its path, or its nickname.",
+        description="An agent: its id, path or nickname, or a name that no other live agent has.",
     ),
 ]
 Nickname = Annotated[str, Meta(min_length=1, max_length=MAX_NICKNAME_BYTES)]

@@ -7,6 +7,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from protocol.errors.persona import PersonaExists, PersonaInvalid, PersonaLimit, PersonaNotFound
 from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, SessionBusy, SessionNotFound
 from protocol.errors.store import StorageFull
+from protocol.errors.token import ScopeWouldWiden
 from protocol.ids import Cursor, Id
 from protocol.limits.persona import MAX_DEFAULT_SKILLS, MAX_DISPLAY_NAME_BYTES, MAX_SOUL_BYTES
 from protocol.objects.session import CapabilityScope, SessionRow
@@ -127,7 +128,7 @@ class PersonaUnbind(Mutation, frozen=True, kw_only=True):
     session_id: Id
 
 
-_CREATE = (PersonaExists, PersonaInvalid, PersonaLimit, InputTooLarge, StorageFull)
+_CREATE = (ScopeWouldWiden, PersonaExists, PersonaInvalid, PersonaLimit, InputTooLarge, StorageFull)
 _BIND = (SessionNotFound, SessionAlreadyEnded, SessionBusy, StorageFull)
 
 CREATE = Method(
@@ -164,7 +165,7 @@ UPDATE = Method(
     Persona,
     "Change a persona. Sessions keep the version that is bound to them.",
     scope="operate",
-    errors=(PersonaNotFound, PersonaInvalid, InputTooLarge, StorageFull),
+    errors=(ScopeWouldWiden, PersonaNotFound, PersonaInvalid, InputTooLarge, StorageFull),
 )
 DELETE = Method(
     "persona.delete",
@@ -173,7 +174,7 @@ DELETE = Method(
     Persona,
     "Delete a persona. Sessions keep the version that is bound to them.",
     scope="operate",
-    errors=(PersonaNotFound, StorageFull),
+    errors=(ScopeWouldWiden, PersonaNotFound, StorageFull),
 )
 BIND = Method(
     "persona.bind",

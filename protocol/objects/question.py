@@ -55,6 +55,7 @@ class QuestionRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``audience`` null: anyone with the right may answer. Where several people must agree, the questions are
     answered once enough ``votes`` are for the same answer, and declined as soon as that is impossible.
+    ``to_agent`` is the agent that is asked: the parent of the one that asks.
     """
 
     question_id: Id
@@ -74,6 +75,7 @@ class QuestionRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     justification: str = ""
     audience: Audience | None = None
     votes: list[Vote] = []
+    to_agent: str | None = None
 
 
 class QuestionList(Struct, frozen=True):

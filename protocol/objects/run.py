@@ -142,6 +142,14 @@ class RunError(Struct, frozen=True, omit_defaults=True):
     retryable: bool = False
 
 
+class GoalContinuation(Struct, frozen=True):
+    """The place of a run among the continuations of a goal, and the reason why the daemon continued."""
+
+    goal_id: str
+    number: int
+    reason: str
+
+
 class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The state of a run: the fields that its stored record and its public form share.
 
@@ -164,7 +172,9 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``mail`` is the number of messages that it delivers, and ``reports`` whether the agent's parent is to be
     told of its end; both are unset once that is done, after its end.
-    ``urgent``: the run was accepted ahead of the queued ones, because its message interrupted a run.
+
+    ``goal``: the daemon accepted the run by itself, for its session's goal. ``urgent``: it was accepted
+    ahead of the queued ones, because its message interrupted a run.
 
     ``reserved`` is set aside for children that the run spawned, ``delegated`` was used by those that ended.
 
@@ -183,6 +193,7 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     updated_cursor: Cursor
     kind: RunKind = "input"
     urgent: bool = False
+    goal: GoalContinuation | None = None
     sender: str | None = None
     guest: str | None = None
     started_at_ms: int | None = None

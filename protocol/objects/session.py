@@ -33,6 +33,7 @@ from protocol.errors.token import InputOriginForbidden, ScopeWouldWiden
 from protocol.ids import Cursor, Id
 from protocol.limits.call import MAX_TOOL_BYTES
 from protocol.limits.names import MAX_REASON_BYTES, MAX_TITLE_BYTES
+from protocol.objects.goal import Goal
 from protocol.objects.permission import Grant, PermissionMode, Rule
 from protocol.objects.run import (
     Busy,
@@ -91,11 +92,39 @@ class CredentialScope(Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     mcp_credentials: Allowlist = None
 
 
+class SkillTool(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A tool that a skill allows or blocks; with a ``subject``, only for the subjects that it matches.
+
+    In a subject, ``*`` matches any text, as in permission rules.
+    """
+
+    tool: str
+    subject: str | None = None
+
+
+class ActiveSkill(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A skill that is active in a session: a snapshot, which later changes of its file do not change.
+
+    ``text`` is the blob (SHA-256, hex) with the skill as the model reads it. While it is active, only
+    ``allowed_tools`` may be used (null: all), and no ``blocked_tools``. ``by_call``: the model activated it,
+    and has the text in its context unless ``activated_cursor`` was compacted.
+    """
+
+    name: str
+    text: str
+    text_bytes: int
+    activated_cursor: Cursor
+    allowed_tools: list[SkillTool] | None = None
+    blocked_tools: list[SkillTool] = []
+    by_call: bool = False
+
+
 class PersonaBinding(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A frozen snapshot of a persona in a session; no change of the persona reaches it.
 
     ``soul_sha256`` is the SHA-256 (hex) of its instructions, which are stored separately. ``scope`` narrows
-    the session. ``default_skills`` are names of skills that are active in it.
+    the session. ``default_skills`` are names of skills that are active in it, and ``skills`` their snapshots,
+    which the first run after the binding makes; null: not yet.
     """
 
     persona_id: str
@@ -105,6 +134,7 @@ class PersonaBinding(Struct, frozen=True, kw_only=True, omit_defaults=True):
     bound_at_ms: int
     scope: CapabilityScope = CapabilityScope()
     default_skills: list[str] = []
+    skills: list[ActiveSkill] | None = None
 
 
 class ForkOf(Struct, frozen=True, omit_defaults=True):
@@ -131,33 +161,6 @@ class Plan(Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at_ms: int
     updated_at_ms: int
     summary: str = ""
-
-
-class SkillTool(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A tool that a skill allows or blocks; with a ``subject``, only for the subjects that it matches.
-
-    In a subject, ``*`` matches any text, as in permission rules.
-    """
-
-    tool: str
-    subject: str | None = None
-
-
-class ActiveSkill(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A skill that is active in a session: a snapshot, which later changes of its file do not change.
-
-    ``text`` is the blob (SHA-256, hex) with the skill as the model reads it. While it is active, only
-    ``allowed_tools`` may be used (null: all), and no ``blocked_tools``. ``by_call``: the model activated it,
-    and has the text in its context unless ``activated_cursor`` was compacted.
-    """
-
-    name: str
-    text: str
-    text_bytes: int
-    activated_cursor: Cursor
-    allowed_tools: list[SkillTool] | None = None
-    blocked_tools: list[SkillTool] = []
-    by_call: bool = False
 
 
 class SessionProperties(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -225,6 +228,7 @@ class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
     runs: int = 0
     usage: Usage = Usage()
     costs: list[Cost] = []
+    goal_id: str | None = None
     origins: list[InputOrigin] = []
     active_skills: list[ActiveSkill] = []
     compacted_cursor: Cursor = 0
@@ -235,11 +239,12 @@ class SessionRow(Session, frozen=True, kw_only=True, omit_defaults=True):
     """A session with its effective scopes: its own, narrowed by everything else that limits it.
 
     That is its agent's definition, its persona, its profile and every session above it. An absent list means
-    every name.
+    every name. ``effective_blocked_tools`` are denied whatever the scope has.
     """
 
     effective_scope: CapabilityScope = CapabilityScope()
     effective_credential_scope: CredentialScope = CredentialScope()
+    effective_blocked_tools: list[str] = []
 
 
 class SessionView(SessionRow, frozen=True, kw_only=True, omit_defaults=True):
@@ -247,6 +252,7 @@ class SessionView(SessionRow, frozen=True, kw_only=True, omit_defaults=True):
 
     todos: list[Todo] = []
     plan: Plan | None = None
+    goal: Goal | None = None
     input_schema: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
     budget_use: BudgetUse | None = None
@@ -601,6 +607,7 @@ IMPORT = Method(
     "Import an export as a new session.",
     scope="operate",
     errors=(
+        PersonaNotFound,
         ImportInvalid,
         InputTooLarge,
         AgentNotFound,

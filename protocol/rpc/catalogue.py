@@ -6,6 +6,7 @@ from protocol.objects import (
     conversation,
     daemon,
     definition,
+    goal,
     indoubt,
     journal,
     mailbox,
@@ -20,6 +21,7 @@ from protocol.objects import (
     skill,
     task,
     token,
+    workspace,
 )
 from protocol.rpc.method import AnyMethod
 
@@ -38,6 +40,7 @@ METHODS: dict[str, AnyMethod] = {
         indoubt,
         permission,
         task,
+        goal,
         mailbox,
         journal,
         definition,
@@ -45,6 +48,7 @@ METHODS: dict[str, AnyMethod] = {
         skill,
         route,
         token,
+        workspace,
     )
     for method in module.METHODS
 }

@@ -27,6 +27,7 @@ BY_CALL_ONLY = {"rpc.ping", "rpc.discover", "rpc.cancel", "journal.unsubscribe"}
 NOT_OPTIONS = {
     "agent.spawn": {"budget"},
     "agent.explain": {"spawn"},
+    "goal.set": {"budget"},
     # Given by the command itself.
     "conversation.send": {"content", "wait", "stream", "timeout_s", "budget", "completion_requirements"},
     "session.send": {"content", "wait", "stream", "timeout_s", "budget", "completion_requirements"},

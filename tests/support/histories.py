@@ -18,6 +18,7 @@ from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
 from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonStarted
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
+from protocol.events.goal import GoalCleared, GoalReviewed, GoalSet, GoalUpdated
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
     MailAcknowledged,
@@ -50,6 +51,7 @@ from protocol.events.task import (
     TaskUpdated,
 )
 from protocol.events.token import TokenCreated, TokenRevoked
+from protocol.events.workspace import WorkspaceTrusted, WorkspaceUntrusted
 from protocol.journal.envelope import DAEMON_STREAM
 from protocol.journal.line import JournalEvent
 from protocol.objects.approval import Remember
@@ -116,7 +118,7 @@ def _ask_events(run_id: str) -> list[JournalEvent]:
         MessageAppended(item_id="itm_1", message=Message("assistant", calls)),
         CallsJudged(item_id="itm_1", verdicts=[verdict(f"c{number}_{run_id}") for number in (0, 1)]),
         approval_requested(f"apr_{run_id}", f"c0_{run_id}", expires_at_ms=NOW_MS + 1000),
-        question_asked(f"qst_{run_id}", f"c1_{run_id}", expires_at_ms=NOW_MS + 2000),
+        question_asked(f"qst_{run_id}", f"c1_{run_id}", expires_at_ms=NOW_MS + 2000, to_agent="ses_x"),
     ]
 
 
@@ -384,10 +386,22 @@ def _permissions(tx: Transaction) -> None:
     writer.append(DefinitionDeleted(name="b"))
     writer.append(PermissionsChanged(add=[ALLOW]))
     writer.append(PermissionsChanged(add=[DENY], remove=[RuleRef(tool="bash", subject="make *")]))
+    writer.append(WorkspaceTrusted(root="/srv/shop"))
+    writer.append(WorkspaceTrusted(root="/srv/old"))
+    writer.append(WorkspaceUntrusted(root="/srv/old"))
     writer.write()
     run_id = "run_ses_a_2"
     writer = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"))
     writer.append(PermissionsChanged(add=[ALLOW]))
+    writer.append_all(
+        [
+            GoalSet(goal_id="gol_1", objective="First."),
+            GoalCleared(goal_id="gol_1"),
+            GoalSet(goal_id="gol_2", objective="Second.", done_when="it is done"),
+            GoalReviewed(goal_id="gol_2", reviewed_run_id="run_x", verdict="not_done", usage=Usage(5, 1)),
+            GoalUpdated(goal_id="gol_2", status="waiting", resume_at_ms=5),
+        ]
+    )
     writer.write()
     writer = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"), run=tx.get(RUNS, run_id))
     writer.append(PermissionsChanged(add=[DENY]))

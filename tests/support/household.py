@@ -17,8 +17,8 @@ from kheishd.kernel.runtime import RouteSpec
 from kheishd.kernel.shells import Shells
 from kheishd.kernel.state import State
 from kheishd.objects.agents import agent as agents
-from kheishd.objects.agents import mailbox, persona
-from kheishd.objects.node import journal
+from kheishd.objects.agents import goal, mailbox, persona
+from kheishd.objects.node import journal, workspace
 from kheishd.objects.people import approval, audit, indoubt, permission, question
 from kheishd.objects.talk import (
     compaction,
@@ -66,10 +66,12 @@ HANDLERS: tuple[Handler, ...] = (
     *question.HANDLERS,
     *indoubt.HANDLERS,
     *task.HANDLERS,
+    *goal.HANDLERS,
     *mailbox.HANDLERS,
     *agents.HANDLERS,
     *persona.HANDLERS,
     *journal.HANDLERS,
+    *workspace.HANDLERS,
 )
 
 

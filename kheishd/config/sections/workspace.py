@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from kheishd.config.sections.section import FilePath, Section
 from protocol.limits.names import MAX_PATH_BYTES
+from protocol.limits.workspace import MAX_TRUSTED_ROOTS
 
 SandboxMode = Literal["auto", "required", "off"]
 """Whether commands run in a sandbox: if possible, always, never."""
@@ -23,6 +24,9 @@ class WorkspaceSection(Section, frozen=True):
 
     root: FilePath | None = None
     """Default workspace (default: `workspace` in the home). If set, it contains all workspaces."""
+
+    trusted: Annotated[list[FilePath], Meta(max_length=MAX_TRUSTED_ROOTS)] | None = None
+    """Directories whose `AGENTS.md` and skills take effect (default: the default workspace in the home)."""
 
     sandbox: SandboxMode = "auto"
     """Commands run under bubblewrap: `"auto"` (if it works; always, once it has), `"required"` or `"off"`."""

@@ -61,9 +61,15 @@ def make_summary_request(entries: Sequence[TranscriptEntry], max_tokens: int, ag
 
     ``agent`` is the session's own agent.
     """
+    record = format_record(entries, max_tokens - estimate_text(_SUMMARY_REQUEST), agent)
+    return [Message("user", [Text(f"{record}\n\n{_SUMMARY_REQUEST}")])]
+
+
+def format_record(entries: Sequence[TranscriptEntry], max_tokens: int, agent: str) -> str:
+    """Return entries as one text in tags; the oldest are left out if they take too many tokens."""
     sections = [_format_entry(entry, agent) for entry in entries]
     sizes = [estimate_text(section) for section in sections]
-    excess = estimate_text(_SUMMARY_REQUEST) + sum(sizes) - max_tokens
+    excess = sum(sizes) - max_tokens
     omitted: set[int] = set()
     for index, entry in enumerate(entries[:-1]):
         if excess <= 0:
@@ -75,7 +81,7 @@ def make_summary_request(entries: Sequence[TranscriptEntry], max_tokens: int, ag
     if omitted:
         included.insert(0, f"[{len(omitted)} earlier messages are omitted here.]")
     record = "\n\n".join(included)
-    return [Message("user", [Text(f"<conversation>\n{record}\n</conversation>\n\n{_SUMMARY_REQUEST}")])]
+    return f"<conversation>\n{record}\n</conversation>"
 
 
 def _format_entry(entry: TranscriptEntry, agent: str) -> str:

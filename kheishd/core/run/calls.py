@@ -257,6 +257,7 @@ def _judge(run: RunRecord, judgements: list[Judgement]) -> list[JournalEvent]:
                     agent=run.agent,
                     sender=run.sender,
                     audience=ask.audience,
+                    to_agent=ask.to_agent,
                 )
                 asks.append(question)
             case CallReturn() as result:

@@ -102,12 +102,13 @@ class ApprovalAsk(Value, frozen=True):
 
 
 class QuestionAsk(Value, frozen=True):
-    """The questions of a call to a person."""
+    """The questions of a call to a person, or to an agent."""
 
     question_id: str
     questions: list[Question]
     expires_at_ms: int | None = None
     audience: Audience | None = None
+    to_agent: str | None = None
 
 
 class CallReturn(Value, frozen=True):

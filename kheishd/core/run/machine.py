@@ -108,6 +108,7 @@ from protocol.events.approval import ApprovalRequested
 from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
+from protocol.events.goal import GoalContinued
 from protocol.events.mailbox import MailDelivered
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.question import QuestionLapsed
@@ -125,7 +126,7 @@ from protocol.events.run import (
 )
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
-from protocol.objects.run import ENDED, Outcome, Pinned, RunError, RunStatus
+from protocol.objects.run import ENDED, GoalContinuation, Outcome, Pinned, RunError, RunStatus
 from protocol.transcript import Item, Message, ToolCall
 
 _ANSWERS_TO_APPROVALS: Final = (AnswerApprovals, ExpireApproval)
@@ -407,6 +408,8 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
             return replace(run, usage=run.usage + usage, cost=total, starts_without_progress=0)
         case BudgetReserved() | BudgetSettled():
             return evolve_run_budget(run, event)
+        case GoalContinued(goal_id=goal_id, number=number, reason=reason):
+            return replace(run, goal=GoalContinuation(goal_id, number, reason))
         case RunReleased():
             return replace(run, starts_without_progress=0, claimed=False)
         case Steered(origin=origin):

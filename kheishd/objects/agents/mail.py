@@ -17,13 +17,24 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from kheishd.core import mailbox as rules
 from kheishd.core.trust import join_origins
 from kheishd.objects.agents.tree import path_of
+from kheishd.objects.people.question import decline
 from kheishd.objects.talk.address import definition_of
 from kheishd.objects.talk.input import origins_read
 from kheishd.objects.talk.output import output_of
 from kheishd.objects.talk.pin import pin_run
 from kheishd.records.mailbox import mail_key
+from kheishd.records.question import QUESTION
 from kheishd.records.writer import BY_DAEMON, SessionWriter, StreamWriter
-from kheishd.store.tables import AGENTS, MAIL, MAIL_BY_STATE, MAILBOXES, RUNS, SESSIONS
+from kheishd.store.tables import (
+    AGENTS,
+    MAIL,
+    MAIL_BY_STATE,
+    MAILBOXES,
+    QUESTIONS,
+    RECORDS_BY_RUN,
+    RUNS,
+    SESSIONS,
+)
 from protocol.errors.agent import AgentAlreadyClosed
 from protocol.errors.mailbox import MailboxFull, MailConflict
 from protocol.events.mailbox import (
@@ -56,11 +67,15 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.journal.line import JournalEvent
     from protocol.objects.mailbox import Mail
+    from protocol.objects.question import QuestionRequest
     from protocol.objects.session import Session
     from protocol.transcript import InputItem, InputOrigin
 
 NOTICE: Final = "agent_settled"
 """The type of a message that reports the end of a child's run."""
+
+CLARIFICATION: Final = "parent_clarification"
+"""The type of a message that asks a question of a child."""
 
 MailboxState = Literal["due", "busy", "idle"]
 """``due``: pending messages are to be delivered. ``busy``: another run comes first. ``idle``: no message is
@@ -169,10 +184,13 @@ def deliver(tx: Transaction, runtime: Runtime, session_id: str, run_id: str, inp
     blocks: list[str] = []
     mails: list[Mail] = []
     expired: list[str] = []
+    answered: list[str] = []
     size = 0
     for mail in pending:
         if has_expired(tx, mail):
             expired.append(mail.message_id)
+        elif mail.question_id is not None and tx.need(QUESTIONS, mail.question_id).status != "pending":
+            answered.append(mail.message_id)
         else:
             block = rules.format_message(mail, payload_of(tx, mail), len(mails) + 1, _sender_of(tx, mail))
             size += json_length(block)
@@ -180,8 +198,10 @@ def deliver(tx: Transaction, runtime: Runtime, session_id: str, run_id: str, inp
                 break
             blocks.append(block)
             mails.append(mail)
-        if len(mails) + len(expired) == MAX_MAIL_OF_RUN:
+        if len(mails) + len(expired) + len(answered) == MAX_MAIL_OF_RUN:
             break
+    if answered:
+        writer.append(MailAcknowledged(message_ids=answered, how="answered"))
     if expired:
         writer.append(MailDeadLettered(message_ids=expired, reason="expired"))
     if mails:
@@ -214,6 +234,65 @@ def _origins_of(tx: Transaction, mails: list[Mail]) -> list[InputOrigin]:
     senders = {mail.from_agent for mail in mails}
     sessions = [session for sender in senders if (session := tx.get(SESSIONS, sender)) is not None]
     return join_origins(["mailbox"], *(origins_read(tx, session) for session in sessions))
+
+
+# Questions to a parent.
+
+
+def clarification_id(question_id: str) -> str:
+    """Return the id of the message that asks a question of a child."""
+    return f"clarification:{question_id}"
+
+
+def must_forward(store: Snapshot, question_id: str) -> bool:
+    """Whether a pending question has no message to the agent that is asked, or one that is a dead letter."""
+    request = store.need(QUESTIONS, question_id)
+    mail = store.get(MAIL, mail_key(request.to_agent or "", clarification_id(question_id)))
+    return request.status == "pending" and (mail is None or mail.state == "dead_letter")
+
+
+def forward_question(tx: Transaction, question_id: str) -> None:
+    """Post a child's question to its parent; decline it if the parent is closed or could not read it."""
+    if not must_forward(tx, question_id):
+        return
+    request = tx.need(QUESTIONS, question_id)
+    session, parent = tx.need(SESSIONS, request.session_id), tx.get(SESSIONS, request.to_agent or "")
+    message_id = clarification_id(question_id)
+    if parent is None or tx.get(MAIL, mail_key(parent.session_id, message_id)) is not None:
+        problem = "the question could not be delivered to your parent"
+    elif not is_open(tx, parent):
+        problem = "your parent is closed"
+    else:
+        payload = {
+            "type": CLARIFICATION,
+            "question_id": question_id,
+            "agent": path_of(tx, session),
+            "questions": request.questions,
+            "note": "The agent waits until you answer or decline.",
+        }
+        post(
+            tx,
+            message_id=message_id,
+            sender=session.session_id,
+            recipient=parent.session_id,
+            subject="a question",
+            payload=payload,
+            question_id=question_id,
+            beyond_limit=True,
+        )
+        return
+    run = tx.need(RUNS, request.run_id)
+    decline(SessionWriter(tx, session.session_id, session=session, run=run), request, problem)
+
+
+def find_question_to_agent(store: Snapshot, session: Session) -> QuestionRequest | None:
+    """Return the pending question of an agent to its parent; None if there is none."""
+    for run_id in session.open_runs[:1]:
+        for _, question_id in store.scan(RECORDS_BY_RUN, run_id, QUESTION):
+            request = store.need(QUESTIONS, question_id)
+            if request.status == "pending" and request.to_agent is not None:
+                return request
+    return None
 
 
 # Conclude.

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
+from msgspec.structs import replace
 
-from kheishd.core.skill import SkillError, matches_query, render
+from kheishd.core.skill import SkillError, active_skills, matches_query, render
 from kheishd.kernel.call import Call, control, mutation, origin_of, query
 from kheishd.objects.pages import page_of
 from kheishd.objects.talk.address import find_session
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.records.writer import SessionWriter
 from kheishd.store.blobs import blob_name, put_chunk
+from protocol.errors.refusal import Refusal
 from protocol.errors.session import InputTooLarge, SessionAlreadyEnded
 from protocol.errors.skill import SkillNotActive, SkillNotFound, SkillNotInline, SkillsTooLarge
 from protocol.events.skill import SkillActivated, SkillDeactivated
@@ -25,6 +27,7 @@ from protocol.limits.skill import (
     MAX_SKILL_ARGUMENTS_BYTES,
 )
 from protocol.objects import skill as rows
+from protocol.objects.session import ActiveSkill
 from protocol.objects.skill import (
     SessionSkillList,
     SessionSkills,
@@ -38,15 +41,20 @@ from protocol.objects.skill import (
     SkillView,
 )
 from protocol.structs import Value, fields_of
+from protocol.text import truncate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from kheishd.core.skill import ParsedSkill
     from kheishd.kernel.runtime import Runtime
+    from kheishd.kernel.skills import Skills
     from kheishd.store.environment import Snapshot, Transaction
-    from protocol.objects.session import ActiveSkill, Session
+    from protocol.objects.session import Session
     from protocol.rpc.method import NoParams
+
+SNAPSHOT: Final = ("name", "text", "text_bytes", "allowed_tools", "blocked_tools")
+"""The fields that an active skill has from the event of its activation."""
 
 # The catalogue.
 
@@ -106,7 +114,7 @@ def list_of_session(call: Call, params: SessionSkills) -> SessionSkillList:
         skills = visible_skills(store, call.runtime, session, fresh=True)
         allowed = bounds_of(store, call.runtime, session).scope.skills
     page, following = _page(skills, params)
-    active = [skill for skill in session.active_skills if allowed is None or skill.name in allowed]
+    active = [skill for skill in active_skills(session) if allowed is None or skill.name in allowed]
     return SessionSkillList(skills=page, active=active, next=following)
 
 
@@ -150,7 +158,7 @@ def make_activation(parsed: ParsedSkill, args: str, note: str, *, by_call: bool 
 
 def require_room(session: Session, event: SkillActivated) -> None:
     """Reject a skill that is one too many, or too long beside the others. Errors: SkillsTooLarge."""
-    others = [skill for skill in session.active_skills if skill.name != event.name]
+    others = [skill for skill in active_skills(session) if skill.name != event.name]
     if len(others) >= MAX_ACTIVE_SKILLS:
         raise SkillsTooLarge(f"{len(others)} skills are active, which is the limit; deactivate one first")
     size = event.text_bytes + sum(skill.text_bytes for skill in others)
@@ -165,6 +173,37 @@ def require_room(session: Session, event: SkillActivated) -> None:
         raise SkillsTooLarge(
             f"the tools of the active skills take more than {MAX_ACTIVE_SKILLS_BYTES} bytes; end one first"
         )
+
+
+class FrozenSkills(Value, frozen=True):
+    """Snapshots of a persona's default skills, their texts by name, and the problems of the others."""
+
+    skills: list[ActiveSkill]
+    texts: list[bytes]
+    problems: list[str]
+
+
+def freeze_skills(skills: Skills, session: Session, names: Sequence[str]) -> FrozenSkills:
+    """Return snapshots of the default skills of a session's persona; one that cannot be used is a problem."""
+    catalogue = skills.catalogue(fresh=True)
+    frozen = FrozenSkills([], [], [])
+    for name in names:
+        try:
+            parsed = skills.read(find_visible([*catalogue.skills.values()], name))
+            activation = make_activation(parsed, "", "")
+            persona = session.persona
+            assert persona is not None, "default skills belong to a persona"
+            holder = replace(session, persona=replace(persona, skills=frozen.skills))
+            require_room(holder, activation.event)
+        except (Refusal, SkillError) as error:
+            text = error.message if isinstance(error, Refusal) else str(error)
+            frozen.problems.append(f"{name}: {truncate(text, 256)}")
+        else:
+            event = activation.event
+            snapshot = {field: getattr(event, field) for field in SNAPSHOT}
+            frozen.skills.append(ActiveSkill(**snapshot, activated_cursor=0))
+            frozen.texts.append(activation.text)
+    return frozen
 
 
 def _prepare_activate(call: Call, params: SkillActivate) -> Activation:
@@ -231,6 +270,9 @@ def deactivate(tx: Transaction, call: Call, params: SkillDeactivate) -> ActiveSk
     session = _find_open(tx, call, params.session_id)
     current = next((skill for skill in session.active_skills if skill.name == params.name), None)
     if current is None:
+        if any(skill.name == params.name for skill in active_skills(session)):
+            text = f"the skill '{params.name}' comes with the session's persona; unbind the persona to end it"
+            raise SkillNotActive(text, field="$.params.name")
         names = ", ".join(skill.name for skill in session.active_skills) or "none"
         raise SkillNotActive(
             f"the skill '{params.name}' is not active in the session; active: {names}", field="$.params.name"

@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from protocol.events.budget import BudgetReserved
     from protocol.objects.agent import ManagedAgent, SpawnRequest
     from protocol.objects.definition import Definition
-    from protocol.objects.session import Session
+    from protocol.objects.session import PersonaBinding, Session
     from protocol.transcript import InputItem, InputOrigin
 
 MINUTE_MS: Final = 60_000
@@ -105,6 +105,7 @@ class SpawnVerdict(Value, frozen=True):
     rights: ChildRights
     workspace: str
     route: RouteSpec
+    persona: PersonaBinding | None
     budget: Budget | None
     reserved: BudgetReserved | None
 
@@ -185,7 +186,7 @@ def judge_spawn(store: Snapshot, runtime: Runtime, plan: SpawnPlan, now_ms: int)
 
     Errors: SessionAlreadyEnded, AgentAlreadyClosed, SpawnLimit, AgentNotFound, MemberForbidden,
     ScopeWouldWiden, InputTooLarge, RouteNotFound, RouteForbidden, RouteNotReady, WorkspaceForbidden,
-    BudgetExhausted, InvalidParams for a limit of money on a route without prices.
+    PersonaNotFound, BudgetExhausted, InvalidParams for a limit of money on a route without prices.
     """
     request, parent = plan.request, store.need(SESSIONS, plan.parent_id)
     require_working(store, parent, "$.params.parent")
@@ -231,6 +232,7 @@ def judge_spawn(store: Snapshot, runtime: Runtime, plan: SpawnPlan, now_ms: int)
         " ",
         lambda name: store.get(AGENTS_BY_NICKNAME, hash_key(fold_nickname(name))) is not None,
     )
+    persona = bind_at_creation(store, definition, now_ms, parent=parent)
     if request.budget is not None and request.budget.max_cost and route.prices is None:
         text = f"the route '{route.route_id}' states no prices, so the cost of an agent cannot be limited"
         raise InvalidParams(text, field="$.params.budget.max_cost")
@@ -238,7 +240,16 @@ def judge_spawn(store: Snapshot, runtime: Runtime, plan: SpawnPlan, now_ms: int)
         store, runtime, parent, request.budget, child_id=plan.child_id, now_ms=now_ms, run_id=plan.run_id
     )
     return SpawnVerdict(
-        definition, name, f"{parent_path}/{name}", nickname, rights, workspace, route, budget, reserved
+        definition,
+        name,
+        f"{parent_path}/{name}",
+        nickname,
+        rights,
+        workspace,
+        route,
+        persona,
+        budget,
+        reserved,
     )
 
 
@@ -302,7 +313,7 @@ def _find_definition(
 def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
     """Create an agent and its first run, or return the agent that the same request has spawned.
 
-    Errors: SpawnConflict, PersonaNotFound; those of ``judge_spawn`` and of ``pin_run``.
+    Errors: SpawnConflict; those of ``judge_spawn`` and of ``pin_run``.
     """
     request, fingerprint = plan.request, hash_request(plan.request)
     spawned_id = tx.get(SPAWN_RECEIPTS, plan.parent_id, hash_key(plan.request_id))
@@ -331,7 +342,7 @@ def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
             route=request.route,
             model=request.model,
             budget=verdict.budget,
-            persona=bind_at_creation(tx, verdict.definition, tx.now_ms, parent=parent),
+            persona=verdict.persona,
             **fields_of(ChildRights, verdict.rights),
         )
     )

@@ -5,6 +5,7 @@ The tree is that of the sessions: the agent of a session is the parent of the ag
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from kheishd.core.agent import fold_nickname, status_of
@@ -14,6 +15,7 @@ from kheishd.objects.talk.output import output_of
 from kheishd.records.agent import hash_key
 from kheishd.store.tables import (
     AGENTS,
+    AGENTS_BY_NAME,
     AGENTS_BY_NICKNAME,
     AGENTS_BY_PATH,
     AGENTS_LIVE,
@@ -52,14 +54,16 @@ def path_of(store: Snapshot, session: Session) -> str:
 
 
 def find_agent_id(store: Snapshot, address: str) -> str | None:
-    """Return the id of the agent with an id, a path or a nickname; None if there is none."""
+    """Return the id of the agent with an id, a path, a nickname, or a name that no other live one has."""
     if not address or "\0" in address or len(address.encode()) > MAX_ADDRESS_BYTES:
         return None
     if store.get(SESSIONS, address) is not None:
         return address
-    return store.get(AGENTS_BY_PATH, address) or store.get(
+    agent_id = store.get(AGENTS_BY_PATH, address) or store.get(
         AGENTS_BY_NICKNAME, hash_key(fold_nickname(address))
     )
+    named = [key[1] for key, _ in islice(store.scan(AGENTS_BY_NAME, address), 2)] if agent_id is None else []
+    return named[0] if len(named) == 1 else agent_id
 
 
 def find_agent(store: Snapshot, call: Call, address: str, field: str = "$.params.agent") -> Session:
@@ -80,7 +84,7 @@ def find_relative(store: Snapshot, session: Session, address: str) -> Session:
     agent_id = find_agent_id(store, address) or store.get(AGENTS_BY_PATH, relative)
     found = store.get(SESSIONS, agent_id) if agent_id is not None else None
     if found is None or root_id_of(found) != root_id_of(session):
-        raise NoSuchAgent(f"there is no agent '{address}' in this tree; list_agents shows the agents")
+        raise NoSuchAgent(f"there is no agent '{address}' in this tree")
     return found
 
 

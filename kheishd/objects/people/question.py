@@ -113,10 +113,13 @@ def _vote(writer: SessionWriter, request: QuestionRequest, params: QuestionAnswe
 
 @mutation(rows.CANCEL)
 def cancel(tx: Transaction, call: Call, params: QuestionCancel) -> QuestionRequest:
-    """Cancel a question, and its run with it."""
+    """Cancel a question, and its run with it. One to an agent is declined: the agent that asked goes on."""
     request = _find_pending(tx, call, params.question_id)
     sender = require_person(call, request.audience, params.sender, "$.params.question_id")
     writer = writer_of(tx, call, tx.need(RUNS, request.run_id), sender)
+    if request.to_agent is not None:
+        decline(writer, request, params.justification)
+        return find_question(tx, call, request.question_id)
     note = f"the question {request.question_id} was cancelled"
     _abandon(writer, request, "cancelled", note, params.justification)
     return find_question(tx, call, request.question_id)
@@ -149,17 +152,29 @@ def _abandon(
     writer.write()
 
 
+def decline(writer: SessionWriter, request: QuestionRequest, justification: str) -> None:
+    """Decline a question of one agent to another one: its run continues without an answer."""
+    reply = rules.format_reply(
+        request.questions, [], declined=True, justification=justification, message=rules.DECLINED_BY_AGENT
+    )
+    writer.carry_out(AnswerQuestion(request.call_id, [], True, justification, reply))
+    writer.write()
+
+
 # Expire.
 
 
 def expire(tx: Transaction, question_id: str) -> None:
-    """Cancel a question whose time is over, and its run. Leave one that was answered alone."""
+    """Cancel a question whose time is over, and its run; decline one to an agent. Leave others alone."""
     request = tx.get(QUESTIONS, question_id)
     if request is None or request.status != "pending" or not _has_expired(tx, request):
         return
     run = tx.need(RUNS, request.run_id)
     writer = SessionWriter(tx, run.session_id, session=tx.need(SESSIONS, run.session_id), run=run)
-    _abandon(writer, request, "expired", f"nobody answered the question {question_id} in time")
+    if request.to_agent is not None:
+        decline(writer, request, "no answer came in time")
+    else:
+        _abandon(writer, request, "expired", f"nobody answered the question {question_id} in time")
 
 
 HANDLERS = (get, list_, answer, cancel)

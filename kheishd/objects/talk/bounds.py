@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kheishd.core.profiles import PROFILES
-from kheishd.core.scope import Bounds, Link, bound_by, is_wider, narrower_mode
-from kheishd.core.skill import allowed_names
+from kheishd.core.scope import EVERYTHING, Bounds, Link, bound_by, is_wider, narrower_mode
+from kheishd.core.skill import active_skills, allowed_names
 from kheishd.store.tables import SESSIONS
 from protocol.errors.token import ScopeWouldWiden
 from protocol.objects.session import CapabilityScope
@@ -47,9 +47,9 @@ def _links_of(runtime: Runtime, session: Session, speaker: Definition | None = N
     session_id = session.session_id
     links = []
     definition = speaker or runtime.definitions.get(session.agent)
-    if definition is not None:
-        scope = scope_of(definition)
-        links.append(Link(scope=scope, kind="definition", name=definition.name, session_id=session_id))
+    scope = scope_of(definition) if definition is not None else CapabilityScope()
+    if definition is not None and scope not in EVERYTHING:
+        links.append(Link(scope, kind="definition", name=definition.name, session_id=session_id))
     persona = session.persona
     if persona is not None:
         links.append(Link(persona.scope, kind="persona", name=persona.persona_id, session_id=session_id))
@@ -71,7 +71,7 @@ def _links_of(runtime: Runtime, session: Session, speaker: Definition | None = N
         links.append(
             Link(scope, blocked=blocked, kind="profile", name=session.profile, session_id=session_id)
         )
-    for skill in session.active_skills:
+    for skill in active_skills(session):
         scope = CapabilityScope(tools=allowed_names(skill))
         blocked = tuple(tool.tool for tool in skill.blocked_tools if tool.subject is None)
         links.append(Link(scope, blocked=blocked, kind="skill", name=skill.name, session_id=session_id))

@@ -13,6 +13,7 @@ from kheishd.core.session import leave_plan_mode
 from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.pages import not_a_token, page_of
 from kheishd.objects.talk.address import find_binding
+from kheishd.objects.talk.persona import is_same_snapshot
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import CONVERSATIONS, SESSIONS
 from protocol.errors.session import SessionBusy
@@ -149,7 +150,7 @@ def _has_new_bounds(tx: Transaction, session: Session) -> bool:
         return True
     # The mode that counts is the one outside of plan mode.
     current = leave_plan_mode(session)
-    if current.persona != created.persona:
+    if not is_same_snapshot(current.persona, created.persona):
         return True
     return any(getattr(current, name) != getattr(created, name) for name in _BOUNDS)
 

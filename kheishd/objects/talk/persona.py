@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from kheishd.store.tables import PERSONAS
 from protocol.errors.persona import PersonaNotFound
+from protocol.ids import ID_PATTERN
 from protocol.objects.session import PersonaBinding
 
 if TYPE_CHECKING:
@@ -36,6 +40,13 @@ def bind(persona: Persona, now_ms: int) -> PersonaBinding:
     )
 
 
+def is_same_snapshot(first: PersonaBinding | None, second: PersonaBinding | None) -> bool:
+    """Whether two bindings differ at most in their time and in the snapshots of skills that a run makes."""
+    if first is None or second is None:
+        return first is second
+    return replace(first, bound_at_ms=0, skills=None) == replace(second, bound_at_ms=0, skills=None)
+
+
 def bind_at_creation(
     store: Snapshot,
     definition: Definition,
@@ -55,7 +66,9 @@ def bind_at_creation(
         return parent.persona
     if definition.persona is None:
         return None
-    persona = store.get(PERSONAS, definition.persona)
+    # The name in the agent's file may be one that no persona can have and no key can hold.
+    possible = re.fullmatch(ID_PATTERN, definition.persona) is not None
+    persona = store.get(PERSONAS, definition.persona) if possible else None
     if persona is None:
         text = f"the agent '{definition.name}' has the persona '{definition.persona}', which does not exist"
         raise PersonaNotFound(f"{text}; create it, or change the agent's file")

@@ -37,7 +37,7 @@ from kheishd.objects.talk.workspace import resolve_requested, workspace_of
 from kheishd.objects.work.shell import request_stop_all
 from kheishd.records.checkpoint import delete_checkpoint
 from kheishd.records.writer import SessionWriter
-from kheishd.store.tables import AGENTS, AGENTS_LIVE, CHECKPOINT_CHUNKS, CHILDREN, SESSIONS
+from kheishd.store.tables import AGENTS, AGENTS_LIVE, CHECKPOINT_CHUNKS, CHILDREN, GOALS, SESSIONS
 from protocol import ids
 from protocol.errors.daemon import DaemonDraining
 from protocol.errors.rpc import InvalidParams
@@ -245,6 +245,7 @@ def row_of(store: Snapshot, runtime: Runtime, session: Session) -> SessionRow:
         **fields_of(Session, session),
         effective_scope=bounds.scope,
         effective_credential_scope=bounds.credentials,
+        effective_blocked_tools=list(bounds.blocked),
     )
 
 
@@ -255,6 +256,7 @@ def view_of(store: Snapshot, runtime: Runtime, session: Session) -> SessionView:
         **fields_of(SessionRow, row_of(store, runtime, session)),
         todos=todos_of(store, session),
         plan=plan_of(store, session),
+        goal=store.get(GOALS, session.session_id) if session.goal_id is not None else None,
         input_schema=read_schema(store, session.input_contract),
         output_schema=read_schema(store, contract.digest if contract is not None else None),
         budget_use=budget_of(store, session),

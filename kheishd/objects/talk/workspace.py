@@ -11,11 +11,13 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from kheishd.core.workspace import choose_workspace
-from kheishd.store.tables import SESSIONS
+from kheishd.core.workspace import choose_workspace, find_outermost
+from kheishd.store.tables import SESSIONS, TRUSTED_ROOTS
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import WorkspaceMissing
+from protocol.journal.envelope import DAEMON_STREAM
 from protocol.limits.names import MAX_PATH_BYTES
+from protocol.objects.workspace import TrustedRoot
 
 if TYPE_CHECKING:
     from kheishd.kernel.call import Call
@@ -65,6 +67,36 @@ def resolve(path: str, root: str) -> str | None:
         return None
     resolved = os.path.realpath(os.path.join(root, path))
     return resolved if resolved.isprintable() and len(resolved.encode()) <= MAX_PATH_BYTES else None
+
+
+# Trust.
+
+
+def configured_roots(runtime: Runtime) -> list[TrustedRoot]:
+    """Return the roots that the configuration trusts."""
+    return [TrustedRoot(root=root, source="config") for root in runtime.workspaces.trusted]
+
+
+def client_roots(store: Snapshot) -> list[TrustedRoot]:
+    """Return the roots that clients trust, oldest first."""
+    record = store.get(TRUSTED_ROOTS, DAEMON_STREAM)
+    return record.roots if record is not None else []
+
+
+def find_trusted_root(store: Snapshot, runtime: Runtime, path: str) -> str | None:
+    """Return the outermost trusted root that contains a resolved path; None if none does."""
+    return find_outermost(path, [*runtime.workspaces.trusted, *(root.root for root in client_roots(store))])
+
+
+def is_trusted(store: Snapshot, runtime: Runtime, path: str) -> bool:
+    """Whether the instructions, skills, hooks and settings in a directory take effect.
+
+    Args:   ``path`` is absolute, and its links are resolved.
+    """
+    return find_trusted_root(store, runtime, path) is not None
+
+
+# The workspace of a session.
 
 
 def workspace_of(

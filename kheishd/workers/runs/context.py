@@ -131,7 +131,8 @@ class ContextWindow:
             raise ModelFailure("route_forbidden", message, retryable=False)
         if not self._has_begun:
             self._has_begun = True
-            await self._active.runtime.hooks.begin(context)
+            if await self._active.runtime.hooks.begin(context):
+                context = self._active.context()
         session = await self._transcript.read()
         framed = session.view(speaker=run.guest or run.agent, primary=run.agent)
         hook_prompt = self._active.runtime.hooks.prompt(context)

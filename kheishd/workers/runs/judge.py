@@ -255,6 +255,7 @@ class CallJudge:
             opinion.questions,
             self._deadline(opinion.expires_after_ms),
             audience,
+            opinion.to_agent,
         )
         return Judgement(verdict, question)
 

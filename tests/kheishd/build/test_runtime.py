@@ -172,3 +172,23 @@ def test_agent_outside_of_the_configured_root(source: Source) -> None:
     runtime = build(source)
     assert "a.md:2: workspace: /srv/other is not within /srv/team" in runtime.warnings[0]
     assert runtime.definitions["b"].workspace == "/srv/team/inside"
+
+
+def test_trusted_roots(source: Source, tmp_path: Path) -> None:
+    """Links are resolved; without a list, the default workspace is trusted, but no configured root."""
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "link").symlink_to("shop")
+    shop = str((tmp_path / "shop").resolve())
+    default = os.path.realpath(source.home.workspace)
+
+    def trusted(text: str) -> tuple[str, ...]:
+        source.home.config.write_text(text)
+        return build(source).workspaces.trusted
+
+    assert trusted("") == (default,)
+    assert trusted("[workspace]\ntrusted = []") == ()
+    assert trusted(f'[workspace]\ntrusted = ["{tmp_path}/link", "{shop}"]') == (shop,)
+    assert trusted(f'[workspace]\nroot = "{shop}"') == ()
+    with pytest.raises(ConfigInvalid) as caught:
+        trusted(f'[workspace]\ntrusted = ["{shop}", "/"]')
+    assert "workspace.trusted[1]: / contains the home directory" in caught.value.message

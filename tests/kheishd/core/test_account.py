@@ -7,7 +7,7 @@ from kheishd.core.account import (
     amounts_of,
     count_call,
     count_work,
-    evolve_reservations,
+    evolve_account,
     evolve_run_budget,
     format_amount,
     includes_budget,
@@ -61,7 +61,7 @@ AT = Envelope(cursor=9, at_ms=2000, session_id="s", run_id="r")
 
 def reserve(session: Session, child_id: str, **amounts: int) -> Session:
     """Return the session after a reservation."""
-    return evolve_reservations(session, AT, BudgetReserved(child_id=child_id, amounts=Amounts(**amounts)))
+    return evolve_account(session, AT, BudgetReserved(child_id=child_id, amounts=Amounts(**amounts)))
 
 
 def test_each_call_and_run_is_counted_once() -> None:
@@ -84,9 +84,9 @@ def test_a_reservation_is_settled_once() -> None:
     assert session.account is not None
     settled = settle_child(child, session.account.reserved[0])
     assert settled == BudgetSettled(child_id="c", amounts=Amounts(tokens=400), used=Amounts(tokens=150))
-    session = evolve_reservations(session, AT, settled)
+    session = evolve_account(session, AT, settled)
     assert use_of(session).left.tokens == 850
-    assert evolve_reservations(session, AT, settled) is session
+    assert evolve_account(session, AT, settled) is session
 
 
 def test_what_a_child_has_reserved_counts_as_used() -> None:

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from kheishd.core.workspace import (
     Workspaces,
     choose_workspace,
+    find_outermost,
     find_root_problem,
+    find_trust_problem,
     is_within,
     require_within_parent,
 )
@@ -103,3 +105,24 @@ def test_no_chain_of_sessions_leaves_the_parents(chain: list[tuple[str | None, s
             return
         assert parent is None or is_within(workspace, parent)
         parent = workspace
+
+
+@pytest.mark.parametrize("root", ["/", "/home", "/home/ann", HOME, f"{HOME}/state/x", f"{HOME}/agents"])
+def test_roots_that_cannot_be_trusted(root: str) -> None:
+    """No root contains the user's home or the daemon's own, nor is it a directory that the daemon obeys."""
+    assert find_trust_problem(root, HOME, "/home/ann") is not None
+
+
+@pytest.mark.parametrize("root", ["/srv", "/home/ann/src", "/home/annette", f"{HOME}/workspace"])
+def test_roots_that_can_be_trusted(root: str) -> None:
+    """A directory below a home, beside it, or for workspaces can be trusted."""
+    assert find_trust_problem(root, HOME, "/home/ann") is None
+
+
+@given(st.lists(PATHS, max_size=4), PATHS)
+def test_the_outermost_root_counts(roots: list[str], path: str) -> None:
+    """It contains the path, and so does no root above it."""
+    outermost = find_outermost(path, roots)
+    containing = [root for root in roots if is_within(path, root)]
+    assert (outermost is None) == (not containing)
+    assert outermost is None or all(is_within(root, outermost) for root in containing)

@@ -10,11 +10,15 @@ from trio.testing import MockClock
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.skills import ACTIVE, AVAILABLE, ActiveSkills, SkillTools
 from kheishd.kernel.hook import Arguments, Invocation, Outcome, SubHook, tool
+from kheishd.objects.agents.persona import bind_persona, create_persona
 from kheishd.objects.agents.skill import activate, deactivate
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.objects.talk.compaction import HANDLERS as COMPACT
 from kheishd.objects.talk.session import create, update
+from protocol.errors.skill import SkillNotActive
 from protocol.events.call import ToolReturned
+from protocol.events.skill import DefaultSkillsResolved
+from protocol.objects.persona import PersonaBind, PersonaCreate
 from protocol.objects.session import CapabilityScope, SessionCompact, SessionCreate, SessionUpdate
 from protocol.objects.skill import SkillActivate, SkillDeactivate
 from protocol.transcript import ToolCall
@@ -216,3 +220,62 @@ async def test_the_tools_of_active_skills_are_enforced(
         assert bounds.allows_tool("use_skill")
         await desk.do(deactivate, SkillDeactivate(session_id=session_id, name="narrow"))
         assert (await call(desk, "touch")).text == "touched"
+
+
+# The default skills of a persona.
+
+
+async def bind(desk: Desk, session_id: str, *names: str) -> None:
+    """Bind a new persona with default skills to a session."""
+    made = await desk.do(
+        create_persona, PersonaCreate(display_name="Jeeves", soul="Be brief.", default_skills=list(names))
+    )
+    await desk.do(bind_persona, PersonaBind(session_id=session_id, persona_id=made.persona_id))
+
+
+async def test_default_skills_of_a_persona(desk: Desk, root: Path) -> None:
+    """They are frozen by the first run, narrow the tools, and come with the persona to child sessions."""
+    write_skill(root, "narrow", "---\ndescription: d\nallowed-tools: [nothing]\n---\nOld text.\n")
+    own, none = write_skill(root, "own", "Text."), write_skill(root, "none", "Text.")
+    session_id = (await desk.ask()).session_id
+    await bind(desk, session_id, "narrow", "style", "own", "none")
+    write_skill(root, own.parent.name, "Text.", "context: fork")
+    none.unlink()
+    await desk.ask()
+    binding = desk.session(session_id).persona
+    assert binding is not None
+    assert [skill.name for skill in binding.skills or ()] == ["narrow", "style"]
+    (event,) = [event for _, event in desk.journal(session_id) if isinstance(event, DefaultSkillsResolved)]
+    assert [problem.split(":")[0] for problem in event.problems] == ["own", "none"]
+    request = desk.models.requests[-1]
+    assert "Old text." in request.instructions
+    assert "Active skills: narrow, style." in request.situation
+    (root / "narrow" / "SKILL.md").write_text("New text.")
+    await desk.ask()
+    assert desk.models.requests[-1].instructions == request.instructions
+    # A child begins with a copy of the parent's binding.
+    child = await desk.do(create, SessionCreate(session_id="child", parent_session_id=session_id))
+    assert child.persona == binding
+    with desk.state.read() as store:
+        bounds = bounds_of(store, desk.holder.current(), desk.session("child"))
+        found = [link.name for link in bounds.links if link.kind == "skill"]
+    assert not bounds.allows_tool("look")
+    assert found == ["narrow", "style", "narrow", "style"]
+
+
+async def test_the_sessions_own_skill_replaces_a_default(desk: Desk, root: Path) -> None:
+    """Of two with one name the session's counts; once it is ended, the persona's is active again."""
+    path = write_skill(root, "both", "---\ndescription: d\n---\nOf the persona.")
+    session_id = (await desk.ask()).session_id
+    await bind(desk, session_id, "both")
+    await desk.ask()
+    path.write_text("---\ndescription: d\n---\nOf the session.")
+    await desk.do(activate, SkillActivate(session_id=session_id, name="both"))
+    await desk.ask()
+    instructions = desk.models.requests[-1].instructions
+    assert ("Of the session." in instructions, "Of the persona." in instructions) == (True, False)
+    await desk.do(deactivate, SkillDeactivate(session_id=session_id, name="both"))
+    await desk.ask()
+    assert "Of the persona." in desk.models.requests[-1].instructions
+    with pytest.raises(SkillNotActive, match="unbind the persona"):
+        await desk.do(deactivate, SkillDeactivate(session_id=session_id, name="both"))

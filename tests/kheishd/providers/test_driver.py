@@ -259,3 +259,16 @@ def test_any_stored_data_can_be_sent(name: str, fields: dict[str, Any], of_call:
     )
     body = msgspec.json.decode(driver.post(request, driver.BASE_URL, None).body)
     assert "seen" in str(body)
+
+
+@pytest.mark.parametrize("name", ["openai", "responses"])
+def test_tools_that_change_are_encoded_again(name: str) -> None:
+    """A request has the tools that it offers, whichever were sent before it, in its own form."""
+    driver = find_driver(name)
+    assert driver is not None
+    first, second, other = (Tool(name, f"Do {name}.", {}, "read") for name in ("first", "second", "first"))
+    for rows in ([first], [first], [first, second], [second, first], [], [other], [first]):
+        request = msgspec.structs.replace(make_request("hello"), tools=rows)
+        body = msgspec.json.decode(driver.post(request, "http://x", None).body)
+        names = [tool.get("function", tool)["name"] for tool in body.get("tools", [])]
+        assert names == [row.name for row in rows]

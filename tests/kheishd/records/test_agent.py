@@ -15,7 +15,7 @@ LASTING = {
     "agents_by_time": [(1000, "s")],
     "spawn_receipts": [("ses_1", hash_key("r"))],
 }
-LIVE = {"agents_live": [("ses_1", "ses_1", "s")]}
+LIVE = {"agents_live": [("ses_1", "ses_1", "s")], "agents_by_name": [("scout", "s")]}
 
 
 def test_a_live_agent_is_counted() -> None:

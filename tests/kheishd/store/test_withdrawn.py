@@ -13,10 +13,11 @@ from kheishd.store.backup import restore
 from kheishd.store.environment import DATA
 from kheishd.store.epoch import Withdrawal, put_restore_mark
 from kheishd.store.tables import SESSIONS
-from kheishd.store.withdrawn import find_withdrawn, read_replaced
+from kheishd.store.withdrawn import find_withdrawn, make_events, read_replaced
 from protocol.events.permission import PermissionsChanged
 from protocol.events.session import SessionEnded, SessionUpdated
 from protocol.events.token import TokenCreated, TokenRevoked
+from protocol.events.workspace import WorkspaceTrusted, WorkspaceUntrusted
 from protocol.journal.envelope import DAEMON_STREAM
 from protocol.objects.permission import Decision, Grant, Rule, RuleRef
 from protocol.objects.token import TokenGrant
@@ -82,6 +83,7 @@ def copy(store: Store, tmp_path: Path) -> Path:
     in_daemon(store, created("tok_kept"), created("tok_lost"), created("tok_gone"))
     in_daemon(store, TokenRevoked(token_id="tok_gone"))
     in_daemon(store, PermissionsChanged(add=[rule("a", "allow"), rule("b", "ask"), rule("c", "deny")]))
+    in_daemon(store, WorkspaceTrusted(root="/kept"), WorkspaceTrusted(root="/lost"))
     hold(store, gra_kept=None, gra_lost=None, gra_used=3)
     in_session(store, PermissionsChanged(add=[rule("s", "allow")]))
     store.backup(tmp_path / "copy")
@@ -105,15 +107,25 @@ def test_every_withdrawn_right_is_found(store: Store, copy: Path) -> None:
     stricter = [rule("b", "deny"), rule("c", "allow"), rule("e", "ask")]
     in_daemon(store, PermissionsChanged(add=stricter, remove=[RuleRef(tool="a")]))
     in_session(store, PermissionsChanged(add=[rule("s", "ask")]))
+    in_daemon(store, WorkspaceUntrusted(root="/lost"), WorkspaceTrusted(root="/new"))
     hold(store, gra_kept=None, gra_used=2)
     store.close()
     replaced = read_replaced(store.directory, copy)
     assert replaced is not None
     assert replaced.withdrawn.tokens == ["tok_lost"]
     assert replaced.withdrawn.changes == [
-        Withdrawal(session_id=None, add=[rule("b", "deny"), rule("e", "ask")], remove=[RuleRef(tool="a")]),
+        Withdrawal(
+            session_id=None,
+            add=[rule("b", "deny"), rule("e", "ask")],
+            remove=[RuleRef(tool="a")],
+            untrust=["/lost"],
+        ),
         Withdrawal(session_id="ses_a", add=[rule("s", "ask")], revoke=["gra_lost", "gra_used"]),
     ]
+    (untrusted,) = [
+        event for event in make_events(replaced.withdrawn.changes[0]) if isinstance(event, WorkspaceUntrusted)
+    ]
+    assert untrusted.root == "/lost"
 
 
 def test_a_store_of_another_version_is_compared_by_its_journal(store: Store, copy: Path) -> None:

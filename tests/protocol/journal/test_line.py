@@ -128,7 +128,7 @@ def test_events_are_named_in_the_past_tense() -> None:
     for variant in JournalEvent.__args__:
         tag = str(variant.__struct_config__.tag)
         assert tag.replace("_", "") == variant.__name__.lower()
-        assert tag.rsplit("_", 1)[-1] in {"bound", "unbound", "written"} or tag.endswith("ed"), tag
+        assert tag.rsplit("_", 1)[-1] in {"bound", "set", "unbound", "written"} or tag.endswith("ed"), tag
         assert variant.__doc__
         assert variant.__struct_config__.frozen
 

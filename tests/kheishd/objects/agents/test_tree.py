@@ -9,15 +9,18 @@ from tests.support.families import root, spawn
 from tests.support.household import Household
 
 
-async def test_an_agent_has_three_addresses(idle: Household) -> None:
-    """An id, a path and a nickname; any other text names no agent."""
+async def test_an_agent_has_four_addresses(idle: Household) -> None:
+    """An id, a path, a nickname and a name, unless two agents have it; other texts name no agent."""
     parent = await root(idle)
     child = await spawn(idle, parent, nickname="Big Hawk")
     with idle.state.read() as store:
-        for address in (child["agent_id"], child["path"], "big hawk", "BIG  HAWK"):
+        for address in (child["agent_id"], child["path"], "big hawk", "BIG  HAWK", "scout"):
             assert find_agent_id(store, address) == child["agent_id"]
         for address in ("", "a\0b", parent + "/", "../scout", "ü" * 300):
             assert find_agent_id(store, address) is None
+    await spawn(idle, await root(idle))
+    with idle.state.read() as store:
+        assert find_agent_id(store, "scout") is None
 
 
 async def test_an_agent_reaches_its_own_tree_only(idle: Household) -> None:

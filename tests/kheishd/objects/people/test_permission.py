@@ -246,6 +246,12 @@ async def test_permission_why_ok_names_every_link(idle: Household) -> None:
     assert "route" in (await links("nowhere", "route"))[1]
     assert (await links("mail:KEY", "connector_credential"))[0] == "deny"
     assert await links("critic", "member") == ("allow", {})
+    await create(idle, "alone", scope={"members": []})
+    where = {"item_kind": "member", "session_id": "alone"}
+    decisions = [
+        (await idle.call("permission.why", tool=name, **where))["decision"] for name in ("critic", "default")
+    ]
+    assert decisions == ["deny", "allow"]
     place = {"item_kind": "route", "session_id": "child"}
     refusal = await idle.refusal_of("permission.why", tool="offline", subject="x", **place)
     assert refusal.field == "$.params.subject"

@@ -5,12 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from kheishd.objects.talk.persona import is_same_snapshot
 from protocol.errors.persona import PersonaNotFound
+from protocol.objects.session import PersonaBinding
 from tests.support.desk import Scripted
 from tests.support.household import AGENTS, Household, agent, household
 
-DEFINITIONS = AGENTS | {"butler": agent("butler", "persona: jeeves", "Serve.")}
+DEFINITIONS = AGENTS | {
+    "butler": agent("butler", "persona: jeeves", "Serve."),
+    "odd": agent("odd", f"persona: {'x' * 600}"),
+    "zero": agent("zero", 'persona: "a\\0b"'),
+}
 
 
 @pytest.fixture
@@ -39,13 +46,18 @@ async def test_conversation_send_persona_not_found(served: Household) -> None:
     refusal = await served.refusal_of("conversation.send", content="x", agent="butler")
     assert isinstance(refusal, PersonaNotFound)
     assert "the agent 'butler' has the persona 'jeeves'" in refusal.message
+    for name in ("odd", "zero"):
+        refusal = await served.refusal_of("conversation.send", content="x", agent=name)
+        assert isinstance(refusal, PersonaNotFound)
 
 
 async def test_agent_spawn_persona_not_found(served: Household) -> None:
     """A child of such an agent is not spawned, either."""
     root = (await served.call("session.create"))["session_id"]
-    refusal = await served.refusal_of("agent.spawn", parent=root, name="x", prompt="x", agent="butler")
-    assert isinstance(refusal, PersonaNotFound)
+    spawn = {"parent": root, "name": "x", "prompt": "x", "agent": "butler"}
+    assert isinstance(await served.refusal_of("agent.spawn", **spawn), PersonaNotFound)
+    explained = await served.call("agent.explain", spawn=spawn)
+    assert (explained["allowed"], explained["reason"]) == (False, "persona_not_found")
 
 
 async def test_the_persona_of_an_agent_is_bound_at_creation(served: Household) -> None:
@@ -77,6 +89,37 @@ async def test_a_child_gets_a_copy_of_its_parents_snapshot(served: Household) ->
     assert session["persona"]["persona_id"] == "jeeves"
     fork = await served.call("session.fork", session_id=child["session_id"])
     assert fork["persona"] == child["persona"]
+
+
+async def test_session_import_persona_not_found(served: Household) -> None:
+    """An export is imported as an agent only if the persona of that agent exists."""
+    sent = await served.ask()
+    exported = await served.call("session.export", session_id=sent["session_id"])
+    refusal = await served.refusal_of("session.import", lines=exported["lines"], agent="butler")
+    assert isinstance(refusal, PersonaNotFound)
+
+
+async def test_an_export_of_a_bound_session_is_imported(served: Household) -> None:
+    """The events of a binding are part of an export; the new session is bound as its own agent says."""
+    await create(served, "jeeves")
+    await create(served, "critic")
+    sent = await served.ask(agent="butler")
+    await served.call("persona.bind", session_id=sent["session_id"], persona_id="critic")
+    exported = await served.call("session.export", session_id=sent["session_id"])
+    imported = await served.call("session.import", lines=exported["lines"])
+    session = await served.call("session.get", session_id=imported["session_id"])
+    assert session["persona"]["persona_id"] == "jeeves"
+
+
+def test_the_time_and_the_skills_of_a_snapshot_do_not_count() -> None:
+    """A run that freezes the default skills makes no other snapshot; another version is one."""
+    binding = PersonaBinding(
+        persona_id="p", version=1, display_name="P", soul_sha256="a", bound_at_ms=5, default_skills=["s"]
+    )
+    assert is_same_snapshot(binding, replace(binding, bound_at_ms=6, skills=[]))
+    assert is_same_snapshot(None, None)
+    assert not is_same_snapshot(binding, replace(binding, version=2))
+    assert not is_same_snapshot(binding, None)
 
 
 async def test_a_blank_soul_adds_nothing(served: Household) -> None:

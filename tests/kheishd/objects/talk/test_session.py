@@ -385,6 +385,7 @@ async def test_session_get_and_list_ok_show_effective_scopes(idle: Household) ->
     for child in (listed["child"], await idle.call("session.get", session_id="child")):
         assert child["scope"] == {}
         assert child["effective_scope"] == {"tools": ["bash"]}
+        assert child["effective_blocked_tools"] == ["write_file", "edit_file", "apply_patch"]
         assert child["credential_scope"] == {"routes": ["a", "b"], **none}
         assert child["effective_credential_scope"] == {"routes": ["a"], **none}
     assert listed["reviewed"]["effective_scope"] == {"tools": ["read_file", "grep"]}

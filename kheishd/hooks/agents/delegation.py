@@ -1,0 +1,403 @@
+"""The tools by which an agent delegates: spawn agents, wait for them, look at them, close them.
+
+An agent is spawned in a transaction of its own, before its call returns, under the call's key. So a call that
+a restart interrupted is run again: it finds the agents that it has spawned, and waits for them. While a call
+waits, its run takes no slot, so the agents that it waits for can always run.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Final
+
+import msgspec
+import trio
+from msgspec import Meta
+
+from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubHook, ToolError, tool
+from kheishd.kernel.services import Services
+from kheishd.objects.agents.spawn import prepare_spawn, spawn
+from kheishd.objects.agents.tree import find_relative, root_id_of, snapshot_of, tree_of, view_of
+from kheishd.objects.talk.bounds import ancestors
+from kheishd.records.writer import Origin, SessionWriter
+from kheishd.store.environment import Snapshot, Transaction
+from kheishd.store.tables import AGENTS, RUNS, SESSIONS
+from protocol.errors.refusal import Refusal
+from protocol.events.agent import AgentCloseRequested
+from protocol.limits.agent import (
+    MAX_AGENT_DESCRIPTION_BYTES,
+    MAX_AGENT_PROMPT_BYTES,
+    MAX_DELEGATED_TASKS,
+    MAX_WAIT_FOR_AGENTS_SECONDS,
+)
+from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.objects.agent import SETTLED_AGENT, AgentRetention, AgentSnapshot, PromptMode, SpawnRequest
+from protocol.objects.permission import PermissionMode
+from protocol.objects.session import CapabilityScope, CredentialScope, ProfileName, Session
+from protocol.text import truncate
+
+MAX_LISTED: Final = 100
+"""How many agents a list shows."""
+
+OUTPUT_SHARE_BYTES: Final = MAX_TOOL_TEXT_BYTES * 3 // 4
+"""The part of a result that the outputs of agents share."""
+
+WAITS: Final = MAX_WAIT_FOR_AGENTS_SECONDS + 60.0
+"""The time limit of a call that waits: its own wait ends before."""
+
+AgentName = Annotated[
+    str, Meta(min_length=1, max_length=512, description="An agent: its id, path or nickname.")
+]
+Seconds = Annotated[
+    float,
+    Meta(
+        ge=0,
+        le=MAX_WAIT_FOR_AGENTS_SECONDS,
+        description="How long to wait; then the state so far is returned.",
+    ),
+]
+
+
+class DelegatedTask(Arguments, frozen=True):
+    """A task for a new agent, as the model writes it."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64, description="A short name for the agent.")]
+    prompt: Annotated[
+        str, Meta(min_length=1, description="Its task, with all facts that it needs: it knows nothing else.")
+    ]
+    description: Annotated[str, Meta(max_length=MAX_AGENT_DESCRIPTION_BYTES)] = ""
+    agent: Annotated[str, Meta(description="The definition that it works as; by default yours.")] | None = (
+        None
+    )
+    profile: (
+        Annotated[ProfileName, Meta(description="Its role, which fixes the tools that it has.")] | None
+    ) = None
+
+
+class SpawnArguments(DelegatedTask, frozen=True):
+    """Arguments of ``spawn_agent``."""
+
+    instructions: Annotated[
+        str, Meta(max_length=MAX_AGENT_PROMPT_BYTES, description="How it should work, beside its task.")
+    ] = ""
+    instructions_mode: PromptMode = "append"
+    route: str | None = None
+    model: str | None = None
+    mode: Annotated[PermissionMode, Meta(description="A permission mode, not wider than yours.")] | None = (
+        None
+    )
+    allowed_tools: Annotated[list[str], Meta(description="The only tools that it may use.")] | None = None
+    blocked_tools: list[str] = []
+    scope: CapabilityScope | None = None
+    credential_scope: CredentialScope | None = None
+    cwd: Annotated[str, Meta(description="A directory within your workspace to work in.")] | None = None
+    nickname: str | None = None
+    retention: Annotated[
+        AgentRetention, Meta(description="retain: it can be given more work after this task.")
+    ] = "retain"
+    wait: Annotated[bool, Meta(description="Wait for its result.")] = False
+    timeout_s: Seconds = 60.0
+
+
+class DelegateArguments(Arguments, frozen=True):
+    """Arguments of ``delegate``."""
+
+    tasks: Annotated[
+        list[DelegatedTask],
+        Meta(min_length=1, max_length=MAX_DELEGATED_TASKS, description="Tasks that do not need each other."),
+    ]
+    timeout_s: Seconds = 3600.0
+
+
+class WaitArguments(Arguments, frozen=True):
+    """Arguments of ``wait_agent``."""
+
+    agent: AgentName
+    timeout_s: Seconds = 60.0
+
+
+class AgentArguments(Arguments, frozen=True):
+    """Arguments of ``get_agent``."""
+
+    agent: AgentName
+
+
+class CloseArguments(Arguments, frozen=True):
+    """Arguments of ``close_agent``."""
+
+    agent: AgentName
+    note: Annotated[str, Meta(max_length=512)] = ""
+
+
+class ListArguments(Arguments, frozen=True):
+    """Arguments of ``list_agents``."""
+
+    closed: Annotated[bool, Meta(description="Include closed agents.")] = False
+
+
+class Delegation(SubHook):
+    """The tools by which an agent delegates work to agents below it."""
+
+    name = "delegation"
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def task_subject(self, call: Invocation, arguments: SpawnArguments) -> str:
+        """Return the definition of the new agent."""
+        return arguments.agent or call.context.session.agent
+
+    def agent_subject(
+        self, call: Invocation, arguments: WaitArguments | AgentArguments | CloseArguments
+    ) -> str:
+        """Return the agent as it was named."""
+        return arguments.agent
+
+    _DELEGATE: ClassVar[dict[str, Any]] = {
+        "kind": "coordinate",
+        "repeatable": True,
+        "parallel": True,
+        "waits": True,
+        "timeout_s": WAITS,
+    }
+    _LOOK: ClassVar[dict[str, Any]] = {
+        "kind": "coordinate",
+        "repeatable": True,
+        "parallel": True,
+        "in_plan": True,
+    }
+
+    @tool(
+        "spawn_agent",
+        description="Give a task to a new agent, which works in a session of its own with at most your "
+        "rights. Without wait you continue at once, and its result reaches you as a message. Several tasks "
+        "are for delegate.",
+        subject=task_subject,
+        in_plan=True,
+        **_DELEGATE,
+    )
+    async def spawn_agent(self, call: Invocation, arguments: SpawnArguments) -> Outcome:
+        """Spawn an agent, and perhaps wait for it. Errors: ToolError."""
+        request = SpawnRequest(
+            name=arguments.name,
+            agent=arguments.agent,
+            description=arguments.description,
+            prompt=arguments.prompt,
+            instructions=arguments.instructions,
+            instructions_mode=arguments.instructions_mode,
+            nickname=arguments.nickname,
+            retention=arguments.retention,
+            route=arguments.route,
+            model=arguments.model,
+            permission_mode=arguments.mode,
+            scope=arguments.scope,
+            credential_scope=arguments.credential_scope,
+            profile=arguments.profile,
+            allowed_tools=arguments.allowed_tools,
+            blocked_tools=arguments.blocked_tools,
+            workspace=arguments.cwd,
+        )
+        agent_id = await self._spawn(call, request, call.key)
+        if not arguments.wait:
+            return _answer(self._describe(agent_id))
+        await self._wait(call, [agent_id], arguments.timeout_s)
+        return self._report(call, [agent_id])
+
+    @tool(
+        "delegate",
+        description="Give several independent tasks to new agents that work at the same time, and wait for "
+        "all of them. The results come in the order of the tasks.",
+        in_plan=True,
+        **_DELEGATE,
+    )
+    async def delegate(self, call: Invocation, arguments: DelegateArguments) -> Outcome:
+        """Spawn agents and wait for all of them. Errors: ToolError."""
+        agent_ids: list[str] = []
+        problems: dict[int, str] = {}
+        for index, task in enumerate(arguments.tasks):
+            request = SpawnRequest(
+                name=task.name,
+                agent=task.agent,
+                description=task.description,
+                prompt=task.prompt,
+                profile=task.profile,
+                retention="close_on_settle",
+            )
+            try:
+                agent_ids.append(await self._spawn(call, request, f"{call.key}.{index}"))
+            except ToolError as error:
+                problems[index] = str(error)
+        if not agent_ids:
+            raise ToolError(next(iter(problems.values())))
+        await self._wait(call, agent_ids, arguments.timeout_s)
+        return self._report(call, agent_ids, problems)
+
+    @tool(
+        "wait_agent",
+        description="Wait until an agent below you has finished its work, and return its result.",
+        subject=agent_subject,
+        in_plan=True,
+        **_DELEGATE,
+    )
+    async def wait_agent(self, call: Invocation, arguments: WaitArguments) -> Outcome:
+        """Wait for an agent. Errors: ToolError."""
+        agent_id = self._find_below(call.context, arguments.agent)
+        await self._wait(call, [agent_id], arguments.timeout_s)
+        return self._report(call, [agent_id])
+
+    @tool(
+        "get_agent",
+        description="Show an agent of your tree: its status and its newest output.",
+        subject=agent_subject,
+        **_LOOK,
+    )
+    async def get_agent(self, call: Invocation, arguments: AgentArguments) -> Outcome:
+        """Show an agent. Errors: ToolError."""
+        with call.context.state.read() as store:
+            agent = find_agent_of(store, call.context.session, arguments.agent)
+        return _answer(self._describe(agent.session_id, OUTPUT_SHARE_BYTES))
+
+    @tool(
+        "list_agents",
+        description="List the agents of your tree, each after its parent, with their status.",
+        **_LOOK,
+    )
+    async def list_agents(self, call: Invocation, arguments: ListArguments) -> Outcome:
+        """List the agents of the tree."""
+        root_id = root_id_of(call.context.session)
+        rows: list[dict[str, Any]] = []
+        left_out = 0
+        with call.context.state.read() as store:
+            for agent_id in [root_id, *(agent_id for _, agent_id in tree_of(store, root_id))]:
+                view = view_of(store, store.need(SESSIONS, agent_id))
+                if view.state == "closed" and not arguments.closed:
+                    continue
+                if len(rows) == MAX_LISTED:
+                    left_out += 1
+                    continue
+                row: dict[str, Any] = {"path": view.path, "status": view.status, "state": view.state}
+                row |= {"nickname": view.nickname, "definition": view.definition}
+                row |= {"description": truncate(view.description, 100)}
+                rows.append({name: value for name, value in row.items() if value})
+        return _answer({"agents": rows, "left_out": left_out} if left_out else {"agents": rows})
+
+    @tool(
+        "close_agent",
+        description="Close an agent below you and all agents below it: their work stops for good.",
+        kind="coordinate",
+        repeatable=True,
+        subject=agent_subject,
+    )
+    async def close_agent(self, call: Invocation, arguments: CloseArguments) -> Outcome:
+        """Begin to close an agent. Errors: ToolError."""
+        agent_id = self._find_below(call.context, arguments.agent)
+        note = arguments.note or "closed by an agent above it"
+
+        def decide(tx: Transaction) -> Outcome:
+            agent = tx.need(AGENTS, agent_id)
+            if agent.state == "open":
+                origin = Origin(f"agent:{call.context.session.session_id}")
+                writer = SessionWriter(tx, agent_id, session=tx.need(SESSIONS, agent_id), origin=origin)
+                writer.append(AgentCloseRequested(note=note))
+                writer.write()
+            return _answer({"agent_id": agent_id, "path": agent.path, "state": "closing"})
+
+        return Outcome("", decide=decide)
+
+    # Spawn, wait and report.
+
+    async def _spawn(self, call: Invocation, request: SpawnRequest, key: str) -> str:
+        """Spawn an agent once for the key; return its id. Errors: ToolError."""
+        state, runtime = self._services.state, self._services.runtimes.current()
+        session_id = call.context.session.session_id
+        try:
+            plan = prepare_spawn(
+                state,
+                runtime,
+                request,
+                parent_id=session_id,
+                request_id=key,
+                run_id=call.context.run.run_id,
+                origin=Origin(f"agent:{session_id}"),
+            )
+            return (await state.update(lambda tx: spawn(tx, runtime, plan))).agent_id
+        except Refusal as refusal:
+            field = "" if refusal.field is None else f"{refusal.field.removeprefix('$.params.')}: "
+            raise ToolError(f"{field}{refusal.message}") from None
+
+    def _find_below(self, context: RunContext, address: str) -> str:
+        """Return the id of a spawned agent below the caller. Errors: ToolError."""
+        with context.state.read() as store:
+            session = find_agent_of(store, context.session, address)
+            above = {parent.session_id for parent in ancestors(store, session)}
+            if store.get(AGENTS, session.session_id) is None or context.session.session_id not in above:
+                raise ToolError(f"'{address}' is not an agent below you; list_agents shows the tree")
+        return session.session_id
+
+    async def _wait(self, call: Invocation, agent_ids: Sequence[str], timeout_s: float) -> None:
+        """Wait until all agents have settled, a message for this run arrives, or the time is over."""
+        state, run_id = self._services.state, call.context.run.run_id
+        names = [f"stream:{agent_id}" for agent_id in (*agent_ids, call.context.session.session_id)]
+        with trio.move_on_after(timeout_s), call.yield_slot():
+            while True:
+                bell = state.bell(*names)
+                with state.read() as store:
+                    views = [view_of(store, store.need(SESSIONS, agent_id)) for agent_id in agent_ids]
+                    has_message = store.need(RUNS, run_id).pending_steers > 0
+                if has_message or all(view.status in SETTLED_AGENT for view in views):
+                    return
+                await bell.wait()
+
+    def _describe(self, agent_id: str, max_output_bytes: int = 0) -> dict[str, Any]:
+        """Return an agent for the model; its output is cut to a size."""
+        with self._services.state.read() as store:
+            return describe(snapshot_of(store, store.need(SESSIONS, agent_id)), max_output_bytes)
+
+    def _report(
+        self, call: Invocation, agent_ids: Sequence[str], problems: Mapping[int, str] | None = None
+    ) -> Outcome:
+        """Return the state of agents in the order of their tasks, decided at the commit."""
+        failed = dict(problems or {})
+
+        def decide(tx: Transaction) -> Outcome:
+            share = OUTPUT_SHARE_BYTES // max(len(agent_ids), 1)
+            rows = [describe(snapshot_of(tx, tx.need(SESSIONS, agent_id)), share) for agent_id in agent_ids]
+            for index in sorted(failed):
+                rows.insert(index, {"status": "not_spawned", "problem": failed[index]})
+            if problems is None:
+                return _answer(rows[0])
+            return _answer({"results": rows})
+
+        return Outcome("", decide=decide)
+
+
+def find_agent_of(store: Snapshot, session: Session, address: str) -> Session:
+    """Return the session of an agent in the caller's tree. Errors: ToolError."""
+    try:
+        return find_relative(store, session, address)
+    except Refusal as refusal:
+        raise ToolError(refusal.message) from None
+
+
+def describe(agent: AgentSnapshot, max_output_bytes: int = 0) -> dict[str, Any]:
+    """Return an agent as the model reads it; the output of its newest run is cut to a size."""
+    row: dict[str, Any] = {
+        "agent_id": agent.agent_id,
+        "session_id": agent.agent_id,
+        "path": agent.path,
+        "nickname": agent.nickname,
+        "status": agent.status,
+        "state": agent.state,
+        "launch_run_id": agent.launch_run_id,
+    }
+    if agent.active_run_id is None:
+        row["outcome"] = agent.last_outcome
+        if agent.last_error is not None:
+            row["error"] = agent.last_error.message
+        if agent.output is not None and max_output_bytes:
+            row["final_output"] = truncate(
+                agent.output, max_output_bytes, "\n[... truncated; see output.list]"
+            )
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _answer(result: Any) -> Outcome:
+    return Outcome(msgspec.json.encode(result).decode())

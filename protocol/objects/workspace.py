@@ -1,0 +1,77 @@
+"""Trusted roots: the directories whose instructions, skills, hooks and settings take effect.
+
+A root covers everything below it and nothing above it. The configuration trusts some (by default the default
+workspace); ``workspace.trust`` adds others while the daemon runs.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from protocol.errors.session import WorkspaceForbidden, WorkspaceMissing
+from protocol.errors.store import StorageFull
+from protocol.errors.token import ScopeWouldWiden
+from protocol.errors.workspace import RootConfigured, RootLimit, RootNotFound
+from protocol.limits.workspace import MAX_ROOT_NOTE_BYTES
+from protocol.objects.run import PathName
+from protocol.rpc.method import Method, Mutation, Page
+
+Note = Annotated[str, Meta(max_length=MAX_ROOT_NOTE_BYTES)]
+
+
+class TrustedRoot(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A trusted root. ``source``: the configuration, or a client, who trusted it at ``trusted_at_ms``."""
+
+    root: str
+    source: Literal["config", "client"]
+    trusted_by: str | None = None
+    trusted_at_ms: int | None = None
+    note: str = ""
+
+
+class TrustedRootList(Struct, frozen=True):
+    """A page of trusted roots: those of the configuration, then the others, oldest first."""
+
+    workspaces: list[TrustedRoot]
+    next: str | None
+
+
+class WorkspaceTrust(Mutation, frozen=True, kw_only=True):
+    """Params of ``workspace.trust``: an absolute path of a directory; links in it are resolved."""
+
+    root: PathName
+    note: Note = ""
+
+
+class WorkspaceUntrust(Mutation, frozen=True, kw_only=True):
+    """Params of ``workspace.untrust``."""
+
+    root: PathName
+    note: Note = ""
+
+
+class WorkspaceListParams(Page, frozen=True, kw_only=True):
+    """Params of ``workspace.list``."""
+
+
+TRUST = Method(
+    "workspace.trust",
+    "mutation",
+    WorkspaceTrust,
+    TrustedRoot,
+    "Trust a directory and everything below it: instructions, skills, hooks and settings there take effect.",
+    scope="operate",
+    errors=(WorkspaceForbidden, WorkspaceMissing, RootLimit, ScopeWouldWiden, StorageFull),
+)
+UNTRUST = Method(
+    "workspace.untrust",
+    "mutation",
+    WorkspaceUntrust,
+    TrustedRoot,
+    "Trust a directory no longer; from the next run on, nothing in it takes effect.",
+    scope="operate",
+    errors=(RootNotFound, RootConfigured, ScopeWouldWiden, StorageFull),
+)
+LIST = Method("workspace.list", "query", WorkspaceListParams, TrustedRootList, "List the trusted roots.")
+
+METHODS = (TRUST, UNTRUST, LIST)
