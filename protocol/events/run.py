@@ -6,6 +6,7 @@ from protocol.budget import Cost
 from protocol.contract import FollowUp
 from protocol.journal.envelope import Event
 from protocol.objects.run import Outcome, Pinned, RunError, RunKind
+from protocol.objects.workspace import AgentsFile
 from protocol.transcript import InputItem, InputOrigin, Message, Usage
 
 
@@ -100,6 +101,16 @@ class Steered(Event, frozen=True, tag="steered"):
     sender: str | None = None
     origin: InputOrigin = "person"
     source: str = ""
+
+
+class AgentsFilesLoaded(Event, frozen=True, tag="agents_files_loaded"):
+    """The run read the ``AGENTS.md`` files of its workspace; its models are given them until it ends.
+
+    ``text`` is the SHA-256 (hex) of the blob with their text; null: they are empty.
+    """
+
+    files: list[AgentsFile]
+    text: str | None = None
 
 
 class RunReleased(Event, frozen=True, tag="run_released"):

@@ -36,6 +36,7 @@ from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed, QuestionVoted
 from protocol.events.run import (
+    AgentsFilesLoaded,
     CancelRequested,
     InputReceived,
     MessageAppended,
@@ -144,6 +145,7 @@ JournalEvent = (
     | MailDeadLettered
     | SkillActivated
     | SkillDeactivated
+    | AgentsFilesLoaded
     | DefaultSkillsResolved
     | RunReleased
     | CancelRequested

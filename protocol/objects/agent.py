@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from protocol.audience import Person
 from protocol.budget import Budget, BudgetUse, Cost
 from protocol.errors.agent import (
     AgentAlreadyClosed,
@@ -77,7 +78,8 @@ class ManagedAgent(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``agent_id`` is also the id of its session. ``path`` joins the names from its root down. ``launch_run_id``
     is its first run. ``last_run_id``, ``last_outcome`` and ``last_error`` are those of the newest run that
-    has ended, at ``settled_at_ms``. ``failed``: it was closed because of a failure.
+    has ended, at ``settled_at_ms``. ``failed``: it was closed because of a failure. ``owner`` answers what it
+    asks people.
     """
 
     agent_id: str
@@ -93,6 +95,7 @@ class ManagedAgent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     retention: AgentRetention = "retain"
     state: AgentState = "open"
     description: str = ""
+    owner: str | None = None
     spawned_by_run_id: str | None = None
     prompt_digest: str | None = None
     prompt_mode: PromptMode = "append"
@@ -197,6 +200,7 @@ class SpawnRequest(Mutation, frozen=True, kw_only=True):
     unique among its siblings. ``prompt`` is text; ``input_items`` are ordered items instead. ``instructions``
     are its own, for this task. Without a ``credential_scope``, it keeps the routes and gets no connector and
     no credential of connectors and MCP servers. ``allowed_tools`` leave only these, within its ``profile``.
+    ``owner`` is the person who answers the approvals and questions of it and of the agents below it.
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=256)]
@@ -207,6 +211,7 @@ class SpawnRequest(Mutation, frozen=True, kw_only=True):
     instructions: Annotated[str, Meta(max_length=MAX_AGENT_PROMPT_BYTES)] = ""
     instructions_mode: PromptMode = "append"
     nickname: Nickname | None = None
+    owner: Person | None = None
     retention: AgentRetention = "retain"
     route: Name | None = None
     model: ModelName | None = None

@@ -38,6 +38,7 @@ running         Start            running, waiting, failed, cancelled, interrupte
                 AnswerQuestion   running
                 AbandonQuestion  cancelled, interrupted
                 Steer            running
+                NoteAgentsFiles  running
                 RequestCancel    running
                 EndEarly         cancelled, interrupted
                 Release          running, waiting
@@ -90,6 +91,7 @@ from kheishd.core.run.commands import (
     FailModelCall,
     Interrupt,
     Judge,
+    NoteAgentsFiles,
     Observe,
     Release,
     RenewApproval,
@@ -113,6 +115,7 @@ from protocol.events.mailbox import MailDelivered
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.question import QuestionLapsed
 from protocol.events.run import (
+    AgentsFilesLoaded,
     CancelRequested,
     MessageAppended,
     ModelAsked,
@@ -151,6 +154,7 @@ ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
         *_ANSWERS_TO_APPROVALS,
         *_ANSWERS_TO_QUESTIONS,
         Steer,
+        NoteAgentsFiles,
         RequestCancel,
         EndEarly,
         Release,
@@ -211,6 +215,8 @@ def _decide(run: RunRecord, pinned: Pinned, command: Command, left: Remainder | 
             return _compact(run, pinned, result)
         case Steer(steer_id, items, sender, origin, source):
             return [Steered(steer_id=steer_id, items=items, sender=sender, origin=origin, source=source)]
+        case NoteAgentsFiles(files, text):
+            return [AgentsFilesLoaded(files=files, text=text)]
         case RequestCancel(outcome, note):
             return _cancel(run, pinned, outcome, note)
         case EndEarly():
@@ -415,6 +421,8 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
         case Steered(origin=origin):
             origins = add_origin(run.origins, origin)
             return replace(run, pending_steers=run.pending_steers + 1, follow_up=None, origins=origins)
+        case AgentsFilesLoaded():
+            return replace(run, agents_files_cursor=envelope.cursor)
         case OutputEmitted() | RequirementSatisfied():
             return answers.evolve_output(run, envelope.cursor, event)
         case CancelRequested(outcome=outcome):

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubHook, ToolError, tool
 from kheishd.kernel.services import Services
+from kheishd.objects.agents.mail import find_question_to_agent, take_report
 from kheishd.objects.agents.spawn import prepare_spawn, spawn
 from kheishd.objects.agents.tree import find_relative, root_id_of, snapshot_of, tree_of, view_of
 from kheishd.objects.talk.bounds import ancestors
@@ -232,7 +233,8 @@ class Delegation(SubHook):
 
     @tool(
         "wait_agent",
-        description="Wait until an agent below you has finished its work, and return its result.",
+        description="Wait until an agent below you has finished its work, and return its result, or its "
+        "question to you: answer it, and wait again.",
         subject=agent_subject,
         in_plan=True,
         **_DELEGATE,
@@ -333,16 +335,18 @@ class Delegation(SubHook):
         return session.session_id
 
     async def _wait(self, call: Invocation, agent_ids: Sequence[str], timeout_s: float) -> None:
-        """Wait until all agents have settled, a message for this run arrives, or the time is over."""
+        """Wait until all agents have settled, one asks, a message arrives, or the time is over."""
         state, run_id = self._services.state, call.context.run.run_id
         names = [f"stream:{agent_id}" for agent_id in (*agent_ids, call.context.session.session_id)]
         with trio.move_on_after(timeout_s), call.yield_slot():
             while True:
                 bell = state.bell(*names)
                 with state.read() as store:
-                    views = [view_of(store, store.need(SESSIONS, agent_id)) for agent_id in agent_ids]
+                    sessions = [store.need(SESSIONS, agent_id) for agent_id in agent_ids]
+                    views = [view_of(store, session) for session in sessions]
                     has_message = store.need(RUNS, run_id).pending_steers > 0
-                if has_message or all(view.status in SETTLED_AGENT for view in views):
+                    has_question = any(find_question_to_agent(store, session) for session in sessions)
+                if has_message or has_question or all(view.status in SETTLED_AGENT for view in views):
                     return
                 await bell.wait()
 
@@ -359,12 +363,23 @@ class Delegation(SubHook):
 
         def decide(tx: Transaction) -> Outcome:
             share = OUTPUT_SHARE_BYTES // max(len(agent_ids), 1)
-            rows = [describe(snapshot_of(tx, tx.need(SESSIONS, agent_id)), share) for agent_id in agent_ids]
+            rows: list[dict[str, Any]] = []
+            events: list[Any] = []
+            for agent_id in agent_ids:
+                session = tx.need(SESSIONS, agent_id)
+                snapshot = snapshot_of(tx, session)
+                rows.append(describe(snapshot, share))
+                request = find_question_to_agent(tx, session)
+                if request is not None:
+                    rows[-1]["asks"] = {"question_id": request.question_id, "questions": request.questions}
+                if snapshot.active_run_id is None and snapshot.last_run_id is not None:
+                    # No mail tells the outcome once more.
+                    run = tx.need(RUNS, snapshot.last_run_id)
+                    events += take_report(tx, run, call.context.session.session_id)
             for index in sorted(failed):
                 rows.insert(index, {"status": "not_spawned", "problem": failed[index]})
-            if problems is None:
-                return _answer(rows[0])
-            return _answer({"results": rows})
+            answer = _answer(rows[0] if problems is None else {"results": rows})
+            return msgspec.structs.replace(answer, events=tuple(events))
 
         return Outcome("", decide=decide)
 

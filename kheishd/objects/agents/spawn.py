@@ -35,6 +35,7 @@ from kheishd.store.tables import (
     AGENTS_BY_RUN,
     AGENTS_BY_TIME,
     AGENTS_LIVE,
+    RUNS,
     SESSIONS,
     SPAWN_RECEIPTS,
 )
@@ -335,7 +336,7 @@ def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
     writer.append(
         SessionCreated(
             agent=verdict.definition.name,
-            sender=parent.sender,
+            sender=_person_of(tx, parent, plan.run_id),
             parent_session_id=parent.session_id,
             root_session_id=root_id_of(parent),
             workspace=verdict.workspace,
@@ -358,6 +359,7 @@ def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
             launch_run_id=plan.launch_run_id,
             retention=request.retention,
             description=request.description,
+            owner=request.owner,
             spawned_by_run_id=plan.run_id,
             prompt_digest=digest,
             prompt_mode=request.instructions_mode,
@@ -382,6 +384,12 @@ def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
     )
     notice.write()
     return agent
+
+
+def _person_of(tx: Transaction, parent: Session, run_id: str | None) -> str | None:
+    """Return the person for whom a child works: that of its parent, else of the run that spawns it."""
+    run = tx.get(RUNS, run_id) if run_id is not None and parent.sender is None else None
+    return parent.sender if run is None else run.sender
 
 
 def launch(

@@ -232,17 +232,18 @@ class ActiveRun:
         """Return the calls of the newest message, with their arguments as the approver changed them."""
         assert self.record.output_cursor is not None, "a call stands in a message"
         with self.state.read() as store:
-            message = self._read_event(store, self.record.output_cursor)
+            message = self.read_event(store, self.record.output_cursor)
             assert isinstance(message, MessageAppended)
             tool_calls = [item for item in message.message.items if isinstance(item, ToolCall)]
             for index, call in enumerate(self.record.calls):
                 if call.input_cursor is not None:
-                    answer = self._read_event(store, call.input_cursor)
+                    answer = self.read_event(store, call.input_cursor)
                     assert isinstance(answer, ApprovalAnswered)
                     tool_calls[index] = replace(tool_calls[index], arguments=answer.updated_input or {})
         return tool_calls
 
-    def _read_event(self, store: Snapshot, cursor: int) -> JournalEvent:
+    def read_event(self, store: Snapshot, cursor: int) -> JournalEvent:
+        """Return an event of the session that a record names."""
         entry = store.entry(self.record.session_id, cursor)
         assert entry is not None, "a record refers to an event of the journal"
         event = decode_event(entry[1])

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from kheishd.core.question import DECLINED_BY_AGENT
+from kheishd.hooks.agents.delegation import Delegation
 from kheishd.hooks.agents.mail import MailTools
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
@@ -274,3 +276,33 @@ async def test_a_child_of_a_closed_parent_asks_nobody(house: Household, cast: Ca
     await until_closed(house, child["agent_id"])
     assert (await house.call("question.list"))["questions"] == []
     gate.opened.set()
+
+
+# Waits
+
+
+async def test_a_waiting_parent_gets_the_question(house: Household, cast: Cast) -> None:
+    """A wait returns the child's question at once; the next one its result, which no mail repeats."""
+    hooks = CompositeHook((Delegation(house.server.services), MailTools()))
+    house.holder.replace(replace(house.holder.current(), generation=2, load_hooks=lambda: hooks))
+    cast.everyone = [ASK, "it is blue"]
+    results = await run_boss(
+        house,
+        cast,
+        ToolCall("w1", "spawn_agent", {"name": "scout", "prompt": "look", "wait": True}),
+        answer("scout", {"key": "q1", "choose": ["o2"]}),
+        ToolCall("w2", "wait_agent", {"agent": "scout"}),
+    )
+    asked, answered, waited = map(json.loads, results)
+    assert (asked["status"], asked["asks"]["questions"][0]["key"]) == ("waiting_for_user_input", "q1")
+    assert answered["question_id"] == asked["asks"]["question_id"]
+    assert waited["final_output"] == "it is blue"
+    await settled(house, ("boss", "boss/scout"))
+    messages = (await house.call("mailbox.list", agent="boss", state="any"))["messages"]
+    outcomes = {row["id"].partition(":")[0]: row["outcome"] for row in messages}
+    assert outcomes == {"clarification": "answered"} or outcomes == {
+        "clarification": "answered",
+        "notice": "waited",
+    }
+    # The parent has one run: no mail was left to read.
+    assert len((await house.call("run.list", session_id="boss"))["runs"]) == 1
