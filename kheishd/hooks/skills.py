@@ -96,7 +96,9 @@ class ActiveSkills(SubHook):
 
 
 def _active_in(context: RunContext) -> list[ActiveSkill]:
-    """Return the session's active skills within its scope."""
+    """Return the session's active skills within its scope; a guest speaks for itself and has none."""
+    if context.run.guest is not None:
+        return []
     return [skill for skill in active_skills(context.session) if context.allows_skill(skill.name)]
 
 

@@ -13,6 +13,7 @@ from protocol.objects.approval import Preview, Remember
 from protocol.objects.permission import Grant, Verdict
 from protocol.objects.question import Answer, Question
 from protocol.objects.run import CallOutcome, RunError
+from protocol.objects.workspace import AgentsFile
 from protocol.structs import Value
 from protocol.transcript import InputItem, InputOrigin, Item, ProviderData, Usage
 
@@ -233,6 +234,13 @@ class Steer(Value, frozen=True):
     source: str = ""
 
 
+class NoteAgentsFiles(Value, frozen=True):
+    """The run read the ``AGENTS.md`` files of its workspace. ``text`` is the blob with their text."""
+
+    files: list[AgentsFile]
+    text: str | None
+
+
 class RequestCancel(Value, frozen=True):
     """A client requests that the run stops."""
 
@@ -297,6 +305,7 @@ Command = (
     | AnswerQuestion
     | AbandonQuestion
     | Steer
+    | NoteAgentsFiles
     | RequestCancel
     | EndEarly
     | Release

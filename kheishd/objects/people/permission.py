@@ -41,7 +41,9 @@ from protocol.errors.run import RunAlreadyEnded, RunNotFound
 from protocol.errors.session import InputTooLarge, SessionAlreadyEnded
 from protocol.errors.token import ScopeWouldWiden
 from protocol.events.permission import PermissionsChanged
+from protocol.events.run import AgentsFilesLoaded
 from protocol.journal.envelope import DAEMON_STREAM
+from protocol.journal.line import decode_event
 from protocol.objects import permission as rows
 from protocol.objects.permission import (
     CallFacts,
@@ -236,6 +238,8 @@ def why(call: Call, params: PermissionWhy) -> Explanation:
         layers = layers_of(store, call.runtime, session, run, params.origins)
         all_layers = _all_layers(store, call.runtime, session, run)
         lines = _explain_links(bounds_of(store, call.runtime, session), session, params)
+        if run is not None and run.agents_files_cursor is not None:
+            lines += _explain_agents_files(store, run)
         if run is not None and not includes(read_pinned(store, run).tools, params.tool):
             text = f"it did not have '{params.tool}' when it was accepted"
             lines.append(ExplanationLine(source=f"run {run.run_id}", says="deny", text=text))
@@ -315,6 +319,21 @@ def _explain_item(
         grant_id=None,
         lines=lines,
     )
+
+
+def _explain_agents_files(store: Snapshot, run: RunRecord) -> list[ExplanationLine]:
+    """Return a line for every AGENTS.md that instructs a run. They allow nothing."""
+    entry = store.entry(run.session_id, run.agents_files_cursor or 0)
+    event = decode_event(entry[1]) if entry is not None else None
+    files = event.files if isinstance(event, AgentsFilesLoaded) else []
+    return [
+        ExplanationLine(
+            source="instructions",
+            says=None,
+            text=f"{file.path}: {file.problem or f'{file.read_bytes} bytes'}",
+        )
+        for file in files
+    ]
 
 
 def _read_subject(tool: Tool | None, subject: str) -> SubjectReading:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 
+from kheishd.core.definition import parse
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.skills import ACTIVE, AVAILABLE, ActiveSkills, SkillTools
 from kheishd.kernel.hook import Arguments, Invocation, Outcome, SubHook, tool
@@ -23,6 +24,7 @@ from protocol.objects.session import CapabilityScope, SessionCompact, SessionCre
 from protocol.objects.skill import SkillActivate, SkillDeactivate
 from protocol.transcript import ToolCall
 from tests.support.desk import Desk, gives, open_desk, says, working
+from tests.support.runtimes import change_runtime
 from tests.support.skills import make_skills, write_skill
 
 
@@ -279,3 +281,16 @@ async def test_the_sessions_own_skill_replaces_a_default(desk: Desk, root: Path)
     assert "Of the persona." in desk.models.requests[-1].instructions
     with pytest.raises(SkillNotActive, match="unbind the persona"):
         await desk.do(deactivate, SkillDeactivate(session_id=session_id, name="both"))
+
+
+async def test_a_guest_has_no_skills(desk: Desk) -> None:
+    """A guest speaks for itself: the session's active skills are its own agent's."""
+    runtime = desk.holder.current()
+    critic = parse("critic", b"Criticize.", None)
+    definitions = {**runtime.definitions, "critic": critic}
+    desk.holder.replace(change_runtime(runtime, generation=2, definitions=definitions))
+    session_id = (await desk.ask()).session_id
+    await desk.do(activate, SkillActivate(session_id=session_id, name="style"))
+    await desk.ask("And you?", guest="critic")
+    request = desk.models.requests[-1]
+    assert (request.instructions, "Active skills" in request.situation) == ("Criticize.", False)
