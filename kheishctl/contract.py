@@ -242,6 +242,7 @@ SESSION_EMPTY: Final[dict[str, Any]] = {
     "input_contract": None,
     "output_contract": None,
     "busy": None,
+    "budget": None,
 }
 """The values that clear the properties of a session."""
 

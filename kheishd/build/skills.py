@@ -31,6 +31,7 @@ from protocol.limits.skill import (
     MAX_SKILL_DEPTH,
     MAX_SKILL_DIRECTORIES,
     MAX_SKILL_FILE_BYTES,
+    MAX_SKILL_ROOTS,
     MAX_SKILL_YAML_BYTES,
 )
 from protocol.limits.units import MIB
@@ -100,9 +101,8 @@ class SkillRegistry:
         self._catalogues: dict[tuple[SkillRoot, ...], tuple[tuple[_RootSkills, ...], Catalogue]] = {}
         self._logged: set[str] = set()
 
-    def catalogue(self, roots: Sequence[SkillRoot]) -> Catalogue:
+    def catalogue(self, key: tuple[SkillRoot, ...]) -> Catalogue:
         """Return the skills of some roots, as far as they have been scanned."""
-        key = tuple(roots)
         scans = tuple(self._scans.get(root, NOTHING) for root in key)
         cached = self._catalogues.get(key)
         if cached is None or any(scan is not old for scan, old in zip(scans, cached[0], strict=True)):
@@ -186,15 +186,21 @@ class ConfiguredSkills:
         self._first = _canonical(configured, "config")
         self._last = [*_canonical(own, "home"), *_canonical(user_roots, "user")]
         self._without_workspace: tuple[SkillRoot, ...] = ()
-        self._without_workspace = tuple(self._roots(()))
+        self._without_workspace = self._roots(())
 
-    def _roots(self, workspaces: Sequence[str]) -> Sequence[SkillRoot]:
+    def _roots(self, workspaces: Sequence[str]) -> tuple[SkillRoot, ...]:
+        """Return all roots, each once, in the order of their precedence."""
         if not workspaces and self._without_workspace:
-            # Each turn asks for these.
             return self._without_workspace
-        paths = [f"{workspace}/{name}" for workspace in workspaces for name in WORKSPACE_ROOTS]
-        roots = [*self._first, *_canonical(paths, "workspace"), *self._last]
-        return list({root.path: root for root in reversed(roots)}.values())[::-1]
+        own = (
+            SkillRoot(f"{workspace}/{name}", "workspace")
+            for workspace in workspaces[:MAX_SKILL_ROOTS]
+            for name in WORKSPACE_ROOTS
+        )
+        roots: dict[str, SkillRoot] = {}
+        for root in (*self._first, *own, *self._last):
+            roots.setdefault(root.path, root)
+        return tuple(roots.values())
 
     @property
     def warnings(self) -> Sequence[str]:
@@ -259,6 +265,9 @@ class _RootScan:
         """Return the outcome."""
         root = self._root.path
         queue, directories, count = deque([(root, 0)]), 0, 0
+        if self._root.origin == "workspace" and os.path.realpath(root) != root:
+            # The time 0 is that of no directory: the link is looked at again, as it may become one.
+            return _RootSkills((), {root: 0}, (f"{root}: a symbolic link is not followed in a workspace",))
         cut: list[str] = []
         while queue:
             path, depth = queue.popleft()

@@ -127,12 +127,16 @@ class CancelRequested(Event, frozen=True, tag="cancel_requested"):
 
 
 class RunEnded(Event, frozen=True, tag="run_ended"):
-    """The run ended. ``error`` is set if it failed. ``origins`` are those of everything that it has read."""
+    """The run ended. ``error`` is set if it failed. ``origins`` are those of everything that it has read.
+
+    ``worked_ms`` is its working time, in a session that counts it for a budget.
+    """
 
     outcome: Outcome
     error: RunError | None = None
     note: str = ""
     origins: list[InputOrigin] = []
+    worked_ms: int = 0
 
 
 class RunConcluded(Event, frozen=True, tag="run_concluded"):

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from protocol.events.agent import AgentClosed, AgentCloseRequested, AgentRenamed, AgentSpawned, ChildSpawned
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested, ApprovalVoted
+from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserved, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.conversation import ConversationBound, ConversationUnbound
@@ -102,6 +103,8 @@ JournalEvent = (
     | AgentRenamed
     | AgentCloseRequested
     | AgentClosed
+    | BudgetReserved
+    | BudgetSettled
     | ConversationBound
     | ConversationUnbound
     | InputReceived

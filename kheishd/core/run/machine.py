@@ -56,6 +56,8 @@ waiting         AnswerApprovals  running, waiting
 ended           any              refused: RunAlreadyEnded
 =============== ================ ===============================================
 
+A model call does not begin once the budget of the run or its session is used up: the run fails instead.
+
 The values pinned at acceptance never change. They are not part of the record: the caller passes them in.
 
 This module never contains a clock, a file, a socket or randomness. They are passed in.
@@ -66,9 +68,10 @@ from typing import Final, Literal, assert_never
 
 from msgspec.structs import replace
 
+from kheishd.core.account import evolve_run_budget
 from kheishd.core.permissions.grants import evolve_run_grants
 from kheishd.core.run import answers, calls
-from kheishd.core.run.budget import add_costs, add_work_time, calculate_cost
+from kheishd.core.run.budget import add_costs, add_work_time, calculate_cost, find_used_up
 from kheishd.core.run.commands import (
     NO_USAGE,
     AbandonQuestion,
@@ -101,8 +104,10 @@ from kheishd.core.run.commands import (
 from kheishd.core.run.due import PARKED_AT, has_interrupted_calls, must_run_alone
 from kheishd.core.run.record import RunRecord
 from kheishd.core.trust import add_origin, join_origins
+from protocol.budget import Remainder
 from protocol.errors.run import RunAlreadyEnded
 from protocol.events.approval import ApprovalRequested
+from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.goal import GoalContinued
@@ -163,15 +168,18 @@ ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
 """The commands that a run accepts, by its status; a run that has ended accepts none."""
 
 
-def decide(run: RunRecord, pinned: Pinned, command: Command) -> list[JournalEvent]:
+def decide(
+    run: RunRecord, pinned: Pinned, command: Command, left: Remainder | None = None
+) -> list[JournalEvent]:
     """Return the events that carry out a command of a run with these pinned values.
 
     The end states the origins of everything that the run has read, unless it never started.
 
+    Args:   ``left`` is what the budget of its session has left; None without a budget.
     Errors: RunAlreadyEnded if the run has ended; AssertionError for a command that its status or its calls
             do not accept, which is a bug of the caller.
     """
-    events = _decide(run, pinned, command)
+    events = _decide(run, pinned, command, left)
     if events and isinstance(ended := events[-1], RunEnded) and run.starts and run.origins:
         has_output = any(isinstance(event, ToolReturned) and has_tool_output(event) for event in events)
         origins = add_origin(run.origins, "tool_output") if has_output else run.origins
@@ -184,7 +192,7 @@ def has_tool_output(event: ToolReturned) -> bool:
     return event.how not in ("denied", "answered")
 
 
-def _decide(run: RunRecord, pinned: Pinned, command: Command) -> list[JournalEvent]:
+def _decide(run: RunRecord, pinned: Pinned, command: Command, left: Remainder | None) -> list[JournalEvent]:
     if run.status in ENDED:
         verb = run.status if run.status in ("failed", "completed") else f"been {run.status}"
         raise RunAlreadyEnded(f"the run {run.run_id} has already {verb}")
@@ -193,10 +201,14 @@ def _decide(run: RunRecord, pinned: Pinned, command: Command) -> list[JournalEve
         case Start():
             return _start(run, pinned)
         case BeginModelCall(item_id):
+            # What a failed attempt used, or a child of the run, was not checked after an answer.
+            used_up = find_used_up(run, pinned, NO_USAGE, None, left)
+            if used_up is not None:
+                return _fail(run, pinned, used_up)
             open_item_id = run.item_id if run.item_id is not None else item_id
             return [ModelAsked(item_id=open_item_id, turn=run.turn + 1, attempt=run.attempt + 1)]
         case AcceptAnswer():
-            return answers.decide(run, pinned, command)
+            return answers.decide(run, pinned, command, left)
         case FailModelCall():
             return _fail_model_call(run, pinned, command)
         case Compact(result):
@@ -400,6 +412,8 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
         case ContextCompacted(usage=usage, cost=cost) | CompactionFailed(usage=usage, cost=cost):
             total = add_costs(run.cost, cost)
             return replace(run, usage=run.usage + usage, cost=total, starts_without_progress=0)
+        case BudgetReserved() | BudgetSettled():
+            return evolve_run_budget(run, event)
         case GoalContinued(goal_id=goal_id, number=number, reason=reason):
             return replace(run, goal=GoalContinuation(goal_id, number, reason))
         case RunReleased():

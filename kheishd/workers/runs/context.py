@@ -12,7 +12,9 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import trio
+from msgspec.structs import replace
 
+from kheishd.core.account import use_of
 from kheishd.core.context.compaction import (
     MIN_SNIP_KEEP,
     DropResults,
@@ -44,9 +46,10 @@ from kheishd.kernel.agents_files import find_places, read_files
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
 from kheishd.objects.talk.contract import schema_text
 from kheishd.objects.talk.workspace import list_trusted_directories
-from kheishd.store.tables import BLOBS
+from kheishd.store.tables import BLOBS, SESSIONS
 from kheishd.workers.completion import complete
 from protocol.events.run import AgentsFilesLoaded
+from protocol.limits.budget import MAX_OVERDRAWN_TOKENS
 from protocol.objects.run import RunError
 
 if TYPE_CHECKING:
@@ -100,12 +103,26 @@ class ContextWindow:
             )
             match stage:
                 case None:
-                    return request
+                    return self._cap(request, prompt)
                 case Summarize(upto):
                     if not await self._summarize(prompt, upto, "auto"):
-                        return request
+                        return self._cap(request, prompt)
                 case _:
                     await self._drop(prompt, stage, "auto")
+
+    def _cap(self, request: ModelRequest, prompt: Prompt) -> ModelRequest:
+        """Return a model call whose answer ends where the budget of the session does.
+
+        The length of the prompt is an estimate. Anthropic rejects a limit below that of the model's thoughts.
+        """
+        active = self._active
+        if not active.pinned.is_accounted or "thinking" in active.pinned.options:
+            return request
+        with active.state.read() as store:
+            left = use_of(store.need(SESSIONS, active.record.session_id)).left.tokens
+        if left is None:
+            return request
+        return replace(request, max_answer_tokens=max(left - prompt.tokens, MAX_OVERDRAWN_TOKENS))
 
     async def _prompt(self, *, check_route: bool = True) -> tuple[ModelRequest, Prompt]:
         """Return a model call with the whole transcript, and its measured prompt.
