@@ -273,6 +273,8 @@ def show(app: App, result: Json, *, streamed: bool) -> None:
     """Print the answer unless it was streamed, then exit with the code of the outcome."""
     if result.get("note"):
         app.note(sanitize(result["note"]))
+    elif result.get("applied") in ("steered", "interrupted"):
+        app.note(f"{result['applied']}: {result['in_flight']}")
     if not streamed or result.get("status") != "completed":
         result = add_run_details(app.call, result)
     # The stream shows the text of the last answer, but no emitted output.

@@ -27,7 +27,7 @@ from kheishd.kernel.hook import (
     ToolError,
     tool,
 )
-from kheishd.objects.agents.mail import find_question_to_agent, is_open, post
+from kheishd.objects.agents.mail import CLARIFICATION, NOTICE, find_question_to_agent, is_open, post
 from kheishd.objects.agents.tree import find_relative, path_of
 from kheishd.objects.talk.bounds import ancestors
 from kheishd.records.writer import Origin, SessionWriter
@@ -108,6 +108,10 @@ class MailTools(SubHook):
     async def message_agent(self, call: Invocation, arguments: MessageArguments) -> Outcome:
         """Post a message. Errors: ToolError."""
         own = call.context.session
+        if arguments.message_type in (NOTICE, CLARIFICATION):
+            raise ToolError(
+                f"messages of type '{arguments.message_type}' are the daemon's; name another type"
+            )
         payload = {"type": arguments.message_type, "message": arguments.message}
         size = len(msgspec.json.encode(payload))
         if size > MAX_MAIL_PAYLOAD_BYTES:
