@@ -214,7 +214,7 @@ class SkillTools(SubHook):
     )
     async def list_skills(self, call: Invocation, arguments: ListSkills) -> Outcome:
         """List the skills that the run can use."""
-        await self._load().refresh()
+        await self._load().refresh(self._look_up(call.context))
         skills, _ = self._visible_in(call.context)
         matching = [skill for skill in skills if matches_query(skill, arguments.query)]
         listed = format_available(matching, 2 * MAX_LISTED_SKILL_CHARACTERS, MAX_LIST_CHARACTERS)
@@ -235,6 +235,8 @@ class SkillTools(SubHook):
     )
     async def use_skill(self, call: Invocation, arguments: UseSkill) -> Outcome:
         """Activate a skill, or let a new agent carry it out. Errors: ToolError if that is not possible."""
+        # The workspace may no longer be trusted.
+        self._look_up(call.context)
         try:
             skill = find_visible(self._visible_in(call.context)[0], arguments.name)
             parsed = self._load().read(skill)
