@@ -18,6 +18,7 @@ import os
 import stat
 import time
 from collections import deque
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Final
@@ -50,6 +51,9 @@ log = logging.getLogger("kheishd.skills")
 # All entries of a root's directories, and all bytes of its skills: a root that holds more is no collection.
 MAX_SCAN_ENTRIES: Final = 50_000
 MAX_SCAN_BYTES: Final = 64 * MIB
+
+# Roots whose skills are kept, most of them missing directories of workspaces.
+MAX_SCANS: Final = 1_024
 
 # Warnings of one catalogue; more of them help nobody.
 MAX_SCAN_WARNINGS: Final = 100
@@ -133,6 +137,10 @@ class SkillRegistry:
                 scan = _RootScan(root, dict(old.entries)).run()
                 if scan != old:
                     self._scans[root] = scan
+            if len(self._scans) > MAX_SCANS:
+                # Workspaces come and go; one that is used again is scanned again.
+                others = {root: scan for root, scan in self._scans.items() if root.origin != "workspace"}
+                self._scans = others | {root: self._scans[root] for root in roots}
 
     def _merge(self, roots: Sequence[SkillRoot], scans: Sequence[_RootSkills]) -> Catalogue:
         """Return the skills of all scans; the first of a name counts. Log each warning once."""
@@ -274,7 +282,8 @@ class _RootScan:
             # Before its entries: an entry that is made meanwhile is then noticed by the next look.
             changed_ns = _time_of(path)
             try:
-                entries = [] if changed_ns is None else sorted(os.scandir(path), key=lambda entry: entry.name)
+                found = [] if changed_ns is None else islice(os.scandir(path), MAX_SCAN_ENTRIES + 1)
+                entries = sorted(found, key=lambda entry: entry.name)
             except OSError as error:
                 self._warnings.append(f"{path}:1: {error.strerror}")
                 entries = []

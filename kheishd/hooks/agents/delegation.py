@@ -21,6 +21,7 @@ from kheishd.objects.talk.bounds import ancestors
 from kheishd.records.writer import Origin, SessionWriter
 from kheishd.store.environment import Snapshot, Transaction
 from kheishd.store.tables import AGENTS, RUNS, SESSIONS
+from protocol.budget import Budget
 from protocol.errors.refusal import Refusal
 from protocol.events.agent import AgentCloseRequested
 from protocol.limits.agent import (
@@ -29,6 +30,7 @@ from protocol.limits.agent import (
     MAX_DELEGATED_TASKS,
     MAX_WAIT_FOR_AGENTS_SECONDS,
 )
+from protocol.limits.budget import MAX_BUDGET_TOKENS
 from protocol.limits.call import MAX_TOOL_TEXT_BYTES
 from protocol.objects.agent import (
     SETTLED_AGENT,
@@ -77,6 +79,17 @@ class DelegatedTask(Arguments, frozen=True):
     )
     profile: (
         Annotated[ProfileName, Meta(description="Its role, which fixes the tools that it has.")] | None
+    ) = None
+    max_tokens: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=MAX_BUDGET_TOKENS,
+                description="The most tokens that it may use, out of yours; by default a share.",
+            ),
+        ]
+        | None
     ) = None
 
 
@@ -202,6 +215,7 @@ class Delegation(SubHook):
             allowed_tools=arguments.allowed_tools,
             blocked_tools=arguments.blocked_tools,
             workspace=arguments.cwd,
+            budget=_budget_of(arguments),
         )
         agent_id = await self.spawn_child(call, request, call.key)
         if not arguments.wait:
@@ -228,6 +242,7 @@ class Delegation(SubHook):
                 prompt=task.prompt,
                 profile=task.profile,
                 retention="close_on_settle",
+                budget=_budget_of(task),
             )
             try:
                 agent_ids.append(await self.spawn_child(call, request, f"{call.key}.{index}"))
@@ -444,6 +459,11 @@ def describe(agent: AgentSnapshot, max_output_bytes: int = 0) -> dict[str, Any]:
                 agent.output, max_output_bytes, "\n[... truncated; see output.list]"
             )
     return {name: value for name, value in row.items() if value is not None}
+
+
+def _budget_of(task: DelegatedTask) -> Budget | None:
+    """Return the budget that a model asks for; None leaves it to the parent's."""
+    return None if task.max_tokens is None else Budget(max_tokens=task.max_tokens)
 
 
 def _answer(result: Any) -> Outcome:

@@ -46,7 +46,7 @@ from protocol.structs import Value, fields_of
 from protocol.text import truncate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from kheishd.core.skill import ParsedSkill
     from kheishd.kernel.runtime import Runtime
@@ -102,18 +102,22 @@ async def reload(call: Call, params: NoParams) -> SkillReload:
 # The skills of a session.
 
 
-def visible_skills(
+def catalogue_of(
     store: Snapshot, runtime: Runtime, session: Session, *, fresh: bool = False
-) -> list[Skill]:
-    """Return the skills that a session can use, by name: those of the catalogue within its bounds.
-
-    The skills in its workspace count where that is trusted.
-    """
-    allowed = bounds_of(store, runtime, session).scope.skills
+) -> Mapping[str, Skill]:
+    """Return the skills that exist for a session, by name: those of its workspace where that is trusted."""
     directories: list[str] = []
     with suppress(WorkspaceForbidden):
         directories = list_trusted_directories(store, runtime, workspace_of(store, runtime, session))
-    skills = runtime.skills.catalogue(directories, fresh=fresh).skills.values()
+    return runtime.skills.catalogue(directories, fresh=fresh).skills
+
+
+def visible_skills(
+    store: Snapshot, runtime: Runtime, session: Session, *, fresh: bool = False
+) -> list[Skill]:
+    """Return the skills that a session can use, by name: those of the catalogue within its bounds."""
+    allowed = bounds_of(store, runtime, session).scope.skills
+    skills = catalogue_of(store, runtime, session, fresh=fresh).values()
     return [skill for skill in skills if allowed is None or skill.name in allowed]
 
 
