@@ -1,5 +1,6 @@
 """Commands to the run machine: values with facts; the machine makes the events of them."""
 
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 from msgspec import field
@@ -203,13 +204,17 @@ class ExpireApproval(Value, frozen=True):
 
 
 class AnswerQuestion(Value, frozen=True):
-    """A person has answered the questions of a call, or declined; ``reply`` is the call's result."""
+    """A person has answered the questions of a call, or declined; ``reply`` is the call's result.
+
+    ``origins`` are those of the answer if it is no person's own.
+    """
 
     call_id: str
     answers: list[Answer]
     declined: bool
     justification: str
     reply: str
+    origins: Sequence[InputOrigin] = ()
 
 
 class AbandonQuestion(Value, frozen=True):

@@ -103,7 +103,7 @@ from kheishd.core.run.commands import (
 )
 from kheishd.core.run.due import PARKED_AT, has_interrupted_calls, must_run_alone
 from kheishd.core.run.record import RunRecord
-from kheishd.core.trust import add_origin
+from kheishd.core.trust import add_origin, join_origins
 from protocol.budget import Remainder
 from protocol.errors.run import RunAlreadyEnded
 from protocol.events.approval import ApprovalRequested
@@ -113,7 +113,7 @@ from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.goal import GoalContinued
 from protocol.events.mailbox import MailDelivered
 from protocol.events.output import OutputEmitted, RequirementSatisfied
-from protocol.events.question import QuestionLapsed
+from protocol.events.question import QuestionAnswered, QuestionLapsed
 from protocol.events.run import (
     AgentsFilesLoaded,
     CancelRequested,
@@ -500,6 +500,8 @@ def _evolve_calls(run: RunRecord, envelope: Envelope, event: JournalEvent) -> Ru
         case ToolCalled() if all(call.state != "called" for call in run.calls):
             # Calls that run side by side are one start.
             return replace(changed, starts_without_progress=run.starts_without_progress + 1)
+        case QuestionAnswered(origins=origins) if origins:
+            return replace(changed, origins=join_origins(run.origins or ["person"], origins))
         case ToolReturned(bytes=size, text=text):
             output_bytes = size if size is not None else len(text.encode())
             changed = replace(changed, starts_without_progress=0, tool_bytes=run.tool_bytes + output_bytes)
