@@ -72,8 +72,9 @@ ACTIVE: Final = "The following skill is active: follow it where it applies."
 MAX_LIST_CHARACTERS: Final = 16 * KIB
 MAX_RESULT_BYTES: Final = MAX_TOOL_TEXT_BYTES - KIB
 
-# Lists of skills and sessions with a trusted workspace that are kept; beyond, all of them are made again.
+# Lists of skills and directories of sessions that are kept; beyond, all of them are made again.
 MAX_KEPT: Final = 256
+MAX_KEPT_SESSIONS: Final = 4_096
 
 
 class ListSkills(Arguments, frozen=True):
@@ -182,16 +183,18 @@ class SkillTools(SubHook):
         runtime = self._services().runtimes.current()
         with context.state.read() as store:
             directories = list_trusted_directories(store, runtime, context.workspace)
-        session_id = context.session.session_id
-        if directories or session_id in self._directories:
-            if len(self._directories) >= MAX_KEPT:
-                self._directories.clear()
-            self._directories[session_id] = directories
+        if len(self._directories) >= MAX_KEPT_SESSIONS:
+            self._directories.clear()
+        self._directories[context.session.session_id] = directories
         return directories
 
     def _visible_in(self, context: RunContext) -> tuple[list[Skill], str]:
         """Return the skills that a run can use, and their list."""
-        catalogue = self._load().catalogue(self._directories.get(context.session.session_id, ()))
+        directories = self._directories.get(context.session.session_id)
+        if directories is None:
+            # After a restart, a run goes on with its calls before its next prompt.
+            directories = self._look_up(context)
+        catalogue = self._load().catalogue(directories)
         names = None if context.bounds is None else context.bounds.scope.skills
         key = id(catalogue), None if names is None else tuple(names)
         if key not in self._visible:

@@ -13,7 +13,7 @@ from kheishd.core.definition import parse
 from kheishd.core.workspace import Workspaces
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.skills import ACTIVE, AVAILABLE, ActiveSkills, SkillTools
-from kheishd.kernel.hook import Arguments, Invocation, Outcome, SubHook, tool
+from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubHook, tool
 from kheishd.objects.agents.persona import bind_persona, create_persona
 from kheishd.objects.agents.skill import activate, deactivate, visible_skills
 from kheishd.objects.talk.bounds import bounds_of
@@ -403,3 +403,10 @@ async def test_skills_of_a_workspace_need_its_trust(
         assert [skill.name for skill in visible] == ["near", "review", "same", "style"]
         result = await call(desk, "use_skill", name="same")
         assert "Of the inner one." in result.text
+        # After a restart, the tools are offered before the run's next prompt.
+        run_id = desk.models.requests[-1].run_id
+        session, run, pinned = desk.session(session_id), desk.run(run_id), desk.pinned(run_id)
+        write_skill(inner / "skills", "late")
+        fresh = SkillTools(lambda: make_skills(tmp_path / "none"), lambda: desk.services)
+        context = RunContext(session, run, pinned, str(inner), "auto", desk.state)
+        assert len(fresh.offer(context)) == 2
