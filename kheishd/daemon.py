@@ -15,7 +15,7 @@ import os
 import signal
 from contextlib import ExitStack, asynccontextmanager, suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import trio
 from msgspec.structs import replace
@@ -56,10 +56,7 @@ from kheishd.store.tables import RUNS_CANCELLED, RUNS_READY, SHELLS_LIVE
 from kheishd.store.upgrades import expect_upgrade
 from kheishd.systemd import Notifier, read_watchdog_seconds
 from kheishd.toolbox import Toolbox
-from kheishd.workers.agents import AgentWorker
 from kheishd.workers.expiry import ExpiryWorker, RetentionWorker
-from kheishd.workers.goals import GoalWorker
-from kheishd.workers.mail import MailWorker
 from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.shells import ShellWorker
 from kheishd.workers.titles import TitleWorker
@@ -91,6 +88,7 @@ RESTORE_RETRY_SECONDS: Final = 5.0
 WORK: Final = (
     "kheishd.build.skills",
     "kheishd.core.commands.readings",
+    "kheishd.core.judge",
     "kheishd.debug.capture",
     "kheishd.debug.recorder",
     "kheishd.hooks.agents.delegation",
@@ -117,7 +115,10 @@ WORK: Final = (
     "kheishd.providers.offline",
     "kheishd.providers.openai",
     "kheishd.providers.responses",
+    "kheishd.workers.agents",
     "kheishd.workers.completion",
+    "kheishd.workers.goals",
+    "kheishd.workers.mail",
     "kheishd.workers.runs.executor",
 )
 """Modules that execute runs, call models and tools, and start shells. An idle start waits for none.
@@ -234,11 +235,8 @@ class Daemon:
             ShellWorker(services, self._shells, self._make_starter, own_ports=self._toolbox.own_ports),
             titles,
             runs,
-            MailWorker(services),
-            GoalWorker(services),
             ExpiryWorker(services),
             RetentionWorker(services),
-            AgentWorker(services),
         )
         self._vitals.active_runs = lambda: runs.active
         control = DaemonControl(
@@ -311,7 +309,13 @@ class Daemon:
     async def _start_loaded(self, nursery: trio.Nursery, workers: Sequence[Worker]) -> None:
         """Start the workers once their code is imported: no run fails because kheish is half installed."""
         await self._work_loaded.wait()
-        for worker in workers:
+        # Their code is part of the code of runs.
+        from kheishd.workers.agents import AgentWorker
+        from kheishd.workers.goals import GoalWorker
+        from kheishd.workers.mail import MailWorker
+
+        services = cast("Services", self._toolbox.services)
+        for worker in (*workers, MailWorker(services), GoalWorker(services), AgentWorker(services)):
             await nursery.start(self._work, worker, name=worker.name)
 
     async def _start_workers_later(self, nursery: trio.Nursery, workers: Sequence[Worker]) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from kheishd.core.goal import format_goal
-from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubHook, ToolError, tool
+from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubHook, Tool, ToolError, tool
 from kheishd.objects.agents.goal import view_of
 from kheishd.store.tables import GOALS
 from protocol import ids
@@ -76,6 +76,10 @@ class GoalTools(SubHook):
 
     name = "goals"
 
+    def offer(self, context: RunContext) -> Sequence[Tool]:
+        """Offer the tools for a goal only where the session has one: most sessions have none."""
+        return [self.create_goal] if context.session.goal_id is None else self.tools
+
     def situation(self, context: RunContext) -> Sequence[str]:
         """Describe the session's goal while it is open."""
         if context.session.goal_id is None:
@@ -118,6 +122,10 @@ class GoalTools(SubHook):
     async def create_goal(self, call: Invocation, arguments: CreateGoal) -> Outcome:
         """Set a goal. Errors: ToolError."""
         context = call.context
+        if context.run.goal is not None:
+            raise ToolError(
+                "this run continues a goal by itself; report on that one, a person decides on others"
+            )
         limit = context.pinned.budget.max_tokens if context.pinned.budget is not None else 0
         tokens = limit if arguments.token_budget is UNSET else arguments.token_budget
         if limit and tokens > limit:

@@ -19,6 +19,7 @@ import trio
 from kheishd.core.agent import is_preparing
 from kheishd.core.run.commands import Fail, RequestCancel
 from kheishd.objects.agents.tree import live_children
+from kheishd.objects.talk.budget import settle
 from kheishd.objects.work.shell import live_shells, request_stop_all
 from kheishd.records.checkpoint import delete_checkpoint
 from kheishd.records.writer import SessionWriter
@@ -101,7 +102,9 @@ class AgentWorker(Worker):
                     return step
         return None
 
-    async def _perform(self, agent_id: str, change: Callable[[Transaction, ManagedAgent], None]) -> None:
+    async def _perform(self, agent_id: str, change: Callable[[Transaction, ManagedAgent], None]) -> bool:
+        """Commit a step; return whether it need not be repeated."""
+
         def run_change(tx: Transaction) -> None:
             agent = tx.need(AGENTS, agent_id)
             if agent.state != "closed":
@@ -115,9 +118,11 @@ class AgentWorker(Worker):
         except StorageFull:
             log.warning("the disk is full; a step of agent %s is retried", agent_id)
             await trio.sleep(RETRY_SECONDS)
+            return False
         except Exception:
             log.exception("a step of the agent %s has failed", agent_id)
             self._skipped.add(agent_id)
+        return True
 
     def _find_worktree(self, agent_id: str) -> AgentWorktree | None:
         with self._state.read() as store:
@@ -144,7 +149,8 @@ class AgentWorker(Worker):
                         change = partial(fail_preparation, note=f"its worktree could not be made: {note}")
                         with suppress(GitFailed):
                             await undo_worktree(worktree)
-            await self._perform(agent_id, change)
+            while not await self._perform(agent_id, change):
+                pass
         except Exception:
             log.exception("git has failed for the agent %s", agent_id)
             self._skipped.add(agent_id)
@@ -278,4 +284,5 @@ def finish(tx: Transaction, agent: ManagedAgent, *, kept: KeptWork | None = None
         writer.append(SessionEnded(note=agent.close_note))
     request_stop_all(writer, "the agent was closed")
     writer.write()
+    settle(tx, writer.session)
     delete_checkpoint(tx, agent.agent_id)

@@ -23,6 +23,7 @@ class AgentSpawned(Event, frozen=True, tag="agent_spawned"):
     launch_run_id: str
     retention: AgentRetention = "retain"
     description: str = ""
+    owner: str | None = None
     spawned_by_run_id: str | None = None
     prompt_digest: str | None = None
     prompt_mode: PromptMode = "append"

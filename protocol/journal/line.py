@@ -22,6 +22,7 @@ from protocol.events.agent import (
     ChildSpawned,
 )
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested, ApprovalVoted
+from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserved, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.conversation import ConversationBound, ConversationUnbound
@@ -42,6 +43,7 @@ from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed, QuestionVoted
 from protocol.events.run import (
+    AgentsFilesLoaded,
     CancelRequested,
     InputReceived,
     MessageAppended,
@@ -109,6 +111,8 @@ JournalEvent = (
     | AgentRenamed
     | AgentCloseRequested
     | AgentClosed
+    | BudgetReserved
+    | BudgetSettled
     | ConversationBound
     | ConversationUnbound
     | InputReceived
@@ -149,6 +153,7 @@ JournalEvent = (
     | MailDeadLettered
     | SkillActivated
     | SkillDeactivated
+    | AgentsFilesLoaded
     | DefaultSkillsResolved
     | RunReleased
     | CancelRequested

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from protocol.budget import Budget, Cost
+from protocol.audience import Person
+from protocol.budget import Budget, BudgetUse, Cost
 from protocol.errors.agent import (
     AgentAlreadyClosed,
     MemberForbidden,
@@ -18,6 +19,7 @@ from protocol.errors.agent import (
     SpawnLimit,
     WorktreeUnavailable,
 )
+from protocol.errors.budget import BudgetExhausted
 from protocol.errors.definition import AgentForbidden, AgentNotFound
 from protocol.errors.persona import PersonaNotFound
 from protocol.errors.route import RouteForbidden, RouteNotFound, RouteNotReady
@@ -93,8 +95,9 @@ class ManagedAgent(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``agent_id`` is also the id of its session. ``path`` joins the names from its root down. ``launch_run_id``
     is its first run. ``last_run_id``, ``last_outcome`` and ``last_error`` are those of the newest run that
-    has ended, at ``settled_at_ms``. ``failed``: it was closed because of a failure. ``kept_worktree`` is the
-    worktree's directory, if it has stayed after the close; ``kept_branch`` its branch, if that has stayed.
+    has ended, at ``settled_at_ms``. ``failed``: it was closed because of a failure. ``owner`` answers what it
+    asks people. ``kept_worktree`` is the worktree's directory, if it has stayed after the close;
+    ``kept_branch`` its branch, if that has stayed.
     """
 
     agent_id: str
@@ -110,6 +113,7 @@ class ManagedAgent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     retention: AgentRetention = "retain"
     state: AgentState = "open"
     description: str = ""
+    owner: str | None = None
     spawned_by_run_id: str | None = None
     prompt_digest: str | None = None
     prompt_mode: PromptMode = "append"
@@ -133,8 +137,10 @@ class AgentView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``definition`` is the named agent that it works as. ``children`` counts its live children.
     ``active_run_id`` is its first open run, ``queued_runs`` counts the others. ``pending_approvals`` and
     ``pending_questions`` count the calls of that run that wait for a person. ``usage`` and ``costs``
-    are those of its own model calls. After the close of an agent with a ``worktree``, ``kept_worktree`` and
-    ``kept_branch`` are the directory and the branch that have stayed, because they hold work.
+    are those of its own model calls. ``budget`` is what it was given for itself and the agents below it, and
+    what is used, reserved and left of it; null: it has none. After the close of an agent with a ``worktree``,
+    ``kept_worktree`` and ``kept_branch`` are the directory and the branch that have stayed, because they hold
+    work.
     """
 
     agent_id: str
@@ -171,6 +177,7 @@ class AgentView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     closed_at_ms: int | None = None
     usage: Usage = Usage()
     costs: list[Cost] = []
+    budget: BudgetUse | None = None
 
 
 class AgentSnapshot(AgentView, frozen=True, kw_only=True, omit_defaults=True):
@@ -212,12 +219,16 @@ class AgentAudit(Struct, frozen=True):
 class SpawnRequest(Mutation, frozen=True, kw_only=True):
     """What a spawned agent is to do, and within which limits. All rights are at most the parent's.
 
+    ``budget`` is for it and all agents below it, and is reserved from the parent's; a limit of the parent
+    that it leaves out is a share of what the parent has left.
+
     ``agent`` is the definition that it works as; null: its parent's. ``name`` becomes a short name that is
     unique among its siblings. ``prompt`` is text; ``input_items`` are ordered items instead. ``instructions``
     are its own, for this task. Without a ``credential_scope``, it keeps the routes and gets no connector and
     no credential of connectors and MCP servers. ``allowed_tools`` leave only these, within its ``profile``.
     With the ``isolation`` ``worktree``, it works in a git worktree of its own, of the repository whose top is
-    its ``workspace``.
+    its ``workspace``. ``owner`` is the person who answers the approvals and questions of it and of the agents
+    below it.
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=256)]
@@ -228,6 +239,7 @@ class SpawnRequest(Mutation, frozen=True, kw_only=True):
     instructions: Annotated[str, Meta(max_length=MAX_AGENT_PROMPT_BYTES)] = ""
     instructions_mode: PromptMode = "append"
     nickname: Nickname | None = None
+    owner: Person | None = None
     retention: AgentRetention = "retain"
     route: Name | None = None
     model: ModelName | None = None
@@ -290,6 +302,7 @@ class SpawnExplanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     workspace: str | None = None
     branch: str | None = None
     route: str | None = None
+    budget: Budget | None = None
     model: str | None = None
 
 
@@ -345,6 +358,7 @@ _SPAWN = (
     WorkspaceMissing,
     WorktreeUnavailable,
     InputTooLarge,
+    BudgetExhausted,
     StorageFull,
 )
 

@@ -1,15 +1,16 @@
-"""``[agents]``: limits on the agents that other agents spawn."""
+"""``[agents]``: limits on the agents that other agents spawn, and the person who answers for them."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from kheishd.config.sections.section import Section
 from protocol.limits.agent import MAX_AGENT_DEPTH
+from protocol.limits.names import MAX_SENDER_BYTES
 
 
 class AgentsSection(Section, frozen=True):
-    """``[agents]``: limits on the agents that other agents spawn."""
+    """``[agents]``: limits on the agents that other agents spawn, and the person who answers for them."""
 
     max_depth: Annotated[int, Meta(ge=0, le=MAX_AGENT_DEPTH)] = 4
     """Maximum number of agents above a spawned one (0: no agent spawns another)."""
@@ -31,3 +32,9 @@ class AgentsSection(Section, frozen=True):
 
     max_daemon_spawns_per_minute: Annotated[int, Meta(ge=1, le=100_000)] = 240
     """Maximum number of agents that all agents spawn in any minute."""
+
+    unattended: Literal["deny", "owner"] = "deny"
+    """Whether requests of agents to which no person is attached are denied, or go to `agents.owner`."""
+
+    owner: Annotated[str, Meta(min_length=1, max_length=MAX_SENDER_BYTES)] | None = None
+    """The person who answers them: a sender, or a principal such as `uid:1000`."""

@@ -109,6 +109,7 @@ def explain(call: Call, params: AgentExplain) -> SpawnExplanation:
         workspace=verdict.workspace,
         branch=verdict.worktree.branch if verdict.worktree is not None else None,
         route=verdict.route.route_id,
+        budget=verdict.budget,
         model=params.spawn.model or verdict.definition.model or verdict.route.model,
     )
 

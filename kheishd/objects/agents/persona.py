@@ -12,12 +12,15 @@ from msgspec.structs import asdict, replace
 
 from kheishd.core.persona import MARKDOWN, name_from_markdown
 from kheishd.core.scope import Restriction
+from kheishd.core.skill import SkillError
 from kheishd.kernel.call import Call, mutation, origin_of, query
+from kheishd.kernel.skills import Catalogue
+from kheishd.objects.agents.skill import make_activation
 from kheishd.objects.agents.tree import live_children
 from kheishd.objects.pages import id_after, page_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_session
-from kheishd.objects.talk.persona import bind, find_persona
+from kheishd.objects.talk.persona import bind, find_persona, is_same_snapshot
 from kheishd.objects.talk.session import row_of
 from kheishd.records.writer import SessionWriter, StreamWriter
 from kheishd.store.blobs import blob_name, put_chunk
@@ -26,6 +29,7 @@ from protocol import ids
 from protocol.errors.persona import PersonaExists, PersonaInvalid, PersonaLimit
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, SessionBusy
+from protocol.errors.skill import SkillNotInline, SkillUnusable
 from protocol.errors.token import ScopeWouldWiden
 from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted, PersonaUpdated
 from protocol.journal.envelope import DAEMON_STREAM
@@ -68,7 +72,10 @@ def _require_unrestricted(call: Call) -> None:
 
 
 def _prepare(call: Call, params: PersonaCreate | PersonaImport | PersonaUpdate) -> _Changes:
-    """Validate the properties of a persona. Errors: ScopeWouldWiden, InputTooLarge, InvalidParams."""
+    """Validate the properties of a persona.
+
+    Errors: ScopeWouldWiden, InputTooLarge, InvalidParams, PersonaInvalid.
+    """
     _require_unrestricted(call)
     properties = {name: value for name, value in asdict(params).items() if value is not UNSET}
     soul_field = "soul"
@@ -87,6 +94,7 @@ def _prepare(call: Call, params: PersonaCreate | PersonaImport | PersonaUpdate) 
     for name in ("scope", "default_skills"):
         if name in properties:
             require_storable(properties[name], MAX_PERSONA_NAMES_BYTES, name, f"$.params.{name}")
+    _require_usable(call, properties.get("default_skills", []))
     soul = properties["soul"].encode() if "soul" in properties else None
     if soul is not None:
         if len(soul) > MAX_SOUL_BYTES:
@@ -101,6 +109,22 @@ def _prepare(call: Call, params: PersonaCreate | PersonaImport | PersonaUpdate) 
         {name: properties[name] for name in names if name in properties},
         soul,
     )
+
+
+def _require_usable(call: Call, names: list[str]) -> None:
+    """Require default skills that are installed and can be active in a session. Errors: PersonaInvalid."""
+    skills = call.runtime.skills
+    catalogue = skills.catalogue(fresh=True) if names else Catalogue()
+    for index, name in enumerate(names):
+        field = f"$.params.default_skills[{index}]"
+        skill = catalogue.skills.get(name)
+        if skill is None:
+            text = f"there is no skill '{name}'; skill.list names the skills"
+            raise PersonaInvalid(text, field=field)
+        try:
+            make_activation(skills.read(skill), "", "")
+        except (SkillUnusable, SkillNotInline, SkillError) as error:
+            raise PersonaInvalid(str(error), field=field) from None
 
 
 def _require_consistent(properties: PersonaProperties) -> None:
@@ -223,7 +247,7 @@ def _change(tx: Transaction, call: Call, session: Session, binding: PersonaBindi
     """
     current = session.persona
     if current is not None and binding is not None:
-        binding = current if _is_same(current, binding) else binding
+        binding = current if is_same_snapshot(current, binding) else binding
     if session.status == "ended":
         raise SessionAlreadyEnded(f"the session {session.session_id} was ended and can no longer be changed")
     if binding == current:
@@ -245,11 +269,6 @@ def _change(tx: Transaction, call: Call, session: Session, binding: PersonaBindi
     writer.append(PersonaBound(binding=binding))
     writer.write()
     return row_of(tx, call.runtime, writer.session)
-
-
-def _is_same(current: PersonaBinding, binding: PersonaBinding) -> bool:
-    """Whether two bindings differ at most in their time and their snapshots of skills."""
-    return replace(current, bound_at_ms=0, skills=None) == replace(binding, bound_at_ms=0, skills=None)
 
 
 HANDLERS = (

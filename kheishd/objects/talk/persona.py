@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from kheishd.store.tables import PERSONAS
 from protocol.errors.persona import PersonaNotFound
 from protocol.ids import ID_PATTERN
@@ -36,6 +38,13 @@ def bind(persona: Persona, now_ms: int) -> PersonaBinding:
         default_skills=persona.default_skills,
         bound_at_ms=now_ms,
     )
+
+
+def is_same_snapshot(first: PersonaBinding | None, second: PersonaBinding | None) -> bool:
+    """Whether two bindings differ at most in their time and in the snapshots of skills that a run makes."""
+    if first is None or second is None:
+        return first is second
+    return replace(first, bound_at_ms=0, skills=None) == replace(second, bound_at_ms=0, skills=None)
 
 
 def bind_at_creation(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
+from kheishd.core.audience import NOBODY
 from kheishd.core.permissions.judge import (
     Layers,
     Ruling,
@@ -22,6 +23,7 @@ from kheishd.core.permissions.judge import (
 )
 from kheishd.core.run.commands import ApprovalAsk, CallReturn, Judgement, QuestionAsk
 from kheishd.kernel.hook import Invocation, NeedsAnswer, NeedsApproval, ToolError
+from kheishd.objects.agents.attendance import UNATTENDED, find_attendance
 from kheishd.objects.people.permission import facts_of, layers_of, opinion_of
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.store.tables import RUNS, SESSIONS
@@ -167,7 +169,8 @@ class CallJudge:
         if preview is None or preview.binding == invocation.binding:
             return None
         note = "what was approved has changed since: look again"
-        return await self._approval(index, invocation, note, preview, self._judge(invocation).audience)
+        audience = self._require_audience(self._judge(invocation))
+        return await self._approval(index, invocation, note, preview, audience)
 
     async def request_late_approval(self, index: int, invocation: Invocation, ruling: Ruling) -> ApprovalAsk:
         """Return the approval of a call that was allowed before and needs one by the current rules.
@@ -175,7 +178,8 @@ class CallJudge:
         Errors: ToolError if the call is impossible.
         """
         note = f"this was allowed before, and now a person is to be asked: {ruling.note or ruling.why}"
-        return await self._approval(index, invocation, note, await self._preview(invocation), ruling.audience)
+        audience = self._require_audience(ruling)
+        return await self._approval(index, invocation, note, await self._preview(invocation), audience)
 
     async def _judge_valid(self, index: int, call: OpenCall, invocation: Invocation) -> Judgement:
         """Judge a call with valid arguments by opinions and rules."""
@@ -207,10 +211,16 @@ class CallJudge:
         if ruling.decision == "deny":
             text = f"This was not allowed: {ruling.note or ruling.why}"
             return Judgement(verdict, _error_result(text, how="denied"))
-        if isinstance(opinion, NeedsAnswer):
-            return self._ask_question(verdict, call, opinion, ruling.audience)
-        if ruling.decision == "allow":
+        if ruling.decision == "allow" and not isinstance(opinion, NeedsAnswer):
             return Judgement(verdict)
+        audience = ruling.audience
+        if not isinstance(opinion, NeedsAnswer) or opinion.to_agent is None:
+            try:
+                audience = self._require_audience(ruling)
+            except ToolError as error:
+                return Judgement(verdict, _error_result(f"This was not allowed: {error}", how="denied"))
+        if isinstance(opinion, NeedsAnswer):
+            return self._ask_question(verdict, call, opinion, audience)
         if len(self._waiting()) >= MAX_WAITING_CALLS:
             problem = f"{MAX_WAITING_CALLS} calls of this message wait for a person already"
             return _reject_for_now(verdict, call, problem)
@@ -222,9 +232,22 @@ class CallJudge:
         note = ruling.note or ruling.why
         if isinstance(opinion, NeedsApproval) and opinion.is_firm:
             note = opinion.note
-        approval = await self._approval(index, invocation, note, preview, ruling.audience)
+        approval = await self._approval(index, invocation, note, preview, audience)
         self._asking.append("asked")
         return Judgement(verdict, approval)
+
+    def _require_audience(self, ruling: Ruling) -> Audience | None:
+        """Return the people who may answer: those of the rules, else those who attend the agent.
+
+        Errors: ToolError if nobody does.
+        """
+        if ruling.audience is not None:
+            return ruling.audience
+        with self.active.state.read() as store:
+            audience = find_attendance(store, self.rules, self.context.session)
+        if audience == NOBODY:
+            raise ToolError(UNATTENDED)
+        return audience
 
     async def _preview(self, invocation: Invocation) -> Preview | None:
         """Return the preview of a call; its facts include the call's destinations. Errors: ToolError."""

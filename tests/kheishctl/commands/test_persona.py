@@ -9,8 +9,8 @@ def test_a_persona_from_its_creation_to_its_deletion(ctl: Ctl, tmp_path: Path, s
     """Each command shows the object; the soul comes last, and is read from a file."""
     soul = tmp_path / "soul.md"
     soul.write_text("# Strict\n\nBe strict.\n")
-    made = ctl.json("persona", "create", "A critic", "--id", sender, "--soul", str(soul), "--skill", "s")
-    assert (made["version"], made["default_skills"]) == (1, ["s"])
+    made = ctl.json("persona", "create", "A critic", "--id", sender, "--soul", str(soul))
+    assert (made["version"], made["display_name"]) == (1, "A critic")
     shown = ctl("persona", "show", sender).out
     assert shown.rstrip().endswith("Be strict.")
     changed = ctl.json("persona", "update", sender, "--name", "B", "--scope", '{"tools": []}')

@@ -154,7 +154,8 @@ async def test_agent_spawn_spawn_limit(tmp_path: Path) -> None:
         ("max_spawns_per_minute", 1),
         ("max_daemon_spawns_per_minute", 1),
     ):
-        config = Config(agents=AgentsSection(**{name: below}))
+        limits: Any = {name: below}
+        config = Config(agents=AgentsSection(**limits))
         async with household(tmp_path / name, work=False, config=config) as house:
             parent = await root(house)
             if below:

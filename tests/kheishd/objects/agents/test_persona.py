@@ -1,5 +1,7 @@
 """Personas over the socket: every outcome of the methods."""
 
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, SessionBusy
 from protocol.errors.token import ScopeMissing, ScopeWouldWiden
 from protocol.limits.persona import MAX_SOUL_BYTES
-from tests.support.household import Household, pages, refusal_of, require_session_not_found
+from tests.support.household import Household, household, pages, refusal_of, require_session_not_found
+from tests.support.skills import make_skills, write_skill
 
 JEEVES: dict[str, Any] = {"persona_id": "jeeves", "display_name": "Jeeves", "soul": "Be polite."}
 FILE: dict[str, Any] = {"content": "# A critic\n\nBe strict.", "filename": "critic.md"}
@@ -22,14 +25,24 @@ async def create(house: Household, **params: Any) -> Any:
     return await house.call("persona.create", **(JEEVES | params))
 
 
+@pytest.fixture
+async def skilled(tmp_path: Path) -> AsyncIterator[Household]:
+    """Provide a household whose runs stay queued, with the skills a, b and forks."""
+    root = tmp_path / "roots"
+    write_skill(root, "a")
+    write_skill(root, "b")
+    write_skill(root, "forks", runtime="context: fork")
+    skills = make_skills(tmp_path / "home", root)
+    async with household(tmp_path, work=False, tcp=True, load_skills=lambda: skills) as house:
+        yield house
+
+
 # persona.create, .import
 
 
 async def test_persona_create_ok(idle: Household) -> None:
     """A persona is version 1, with an id of its own unless one is chosen, and its soul exactly."""
-    made = await create(
-        idle, scope={"tools": ["a"], "skills": ["s"]}, default_skills=["s"], metadata={"k": 1}
-    )
+    made = await create(idle, scope={"tools": ["a"], "skills": ["s"]}, metadata={"k": 1})
     assert (made["persona_id"], made["version"], made["soul_bytes"]) == ("jeeves", 1, 10)
     view = await idle.call("persona.get", persona_id="jeeves")
     assert view == made | {"soul": "Be polite."}
@@ -45,19 +58,24 @@ async def test_persona_create_persona_exists(idle: Household) -> None:
     assert (await create(idle))["version"] == 1
 
 
-async def test_persona_create_persona_invalid(idle: Household) -> None:
-    """Default skills differ, and the scope allows them."""
-    for skills, scope, index in (
-        (["a", "a"], {}, 1),
-        (["a", "b"], {"skills": ["a"]}, 1),
-        (["a"], {"skills": []}, 0),
-    ):
-        refusal = await idle.refusal_of("persona.create", **JEEVES, default_skills=skills, scope=scope)
+async def test_persona_create_persona_invalid(skilled: Household) -> None:
+    """Default skills differ, are installed, can be active in a session, and are in the scope."""
+    bad: tuple[tuple[list[str], Any, int, str], ...] = (
+        (["a", "a"], {}, 1, "twice"),
+        (["a", "b"], {"skills": ["a"]}, 1, "it has only a"),
+        (["a"], {"skills": []}, 0, "it has none"),
+        (["a", "nowhere"], {}, 1, "there is no skill 'nowhere'"),
+        (["forks"], {}, 0, "needs an agent of its own"),
+    )
+    for skills, scope, index, text in bad:
+        refusal = await skilled.refusal_of("persona.create", **JEEVES, default_skills=skills, scope=scope)
         assert isinstance(refusal, PersonaInvalid)
         assert refusal.field == f"$.params.default_skills[{index}]"
-    assert isinstance(
-        await idle.refusal_of("persona.create", **(JEEVES | {"display_name": " "})), InvalidParams
-    )
+        assert text in refusal.message
+    refusal = await skilled.refusal_of("persona.create", **(JEEVES | {"display_name": " "}))
+    assert isinstance(refusal, InvalidParams)
+    made = await create(skilled, default_skills=["b", "a"], scope={"skills": ["a", "b"]})
+    assert made["default_skills"] == ["b", "a"]
 
 
 async def test_persona_create_persona_limit(idle: Household, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +91,6 @@ LARGE: tuple[dict[str, Any], ...] = (
     {"soul": "é" * (MAX_SOUL_BYTES // 2 + 1)},
     {"metadata": {"a": "b" * 20_000}},
     {"scope": {"tools": ["t" * 100] * 30}},
-    {"scope": {"tools": ["t" * 100] * 10}, "default_skills": [f"{number:0100}" for number in range(12)]},
 )
 
 
@@ -107,7 +124,7 @@ async def test_persona_import_persona_exists(idle: Household) -> None:
 
 async def test_persona_import_persona_invalid(idle: Household) -> None:
     """The same rules hold."""
-    refusal = await idle.refusal_of("persona.import", **FILE, default_skills=["a", "a"])
+    refusal = await idle.refusal_of("persona.import", **FILE, default_skills=["a"])
     assert isinstance(refusal, PersonaInvalid)
 
 
@@ -171,10 +188,10 @@ async def test_persona_update_persona_not_found(idle: Household) -> None:
     assert isinstance(refusal, PersonaNotFound)
 
 
-async def test_persona_update_persona_invalid(idle: Household) -> None:
+async def test_persona_update_persona_invalid(skilled: Household) -> None:
     """A scope that no longer allows the default skills is refused."""
-    await create(idle, default_skills=["a"])
-    refusal = await idle.refusal_of("persona.update", persona_id="jeeves", scope={"skills": []})
+    await create(skilled, default_skills=["a"])
+    refusal = await skilled.refusal_of("persona.update", persona_id="jeeves", scope={"skills": []})
     assert isinstance(refusal, PersonaInvalid)
 
 

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from kheishd.objects.talk.persona import is_same_snapshot
 from protocol.errors.persona import PersonaNotFound
+from protocol.objects.session import PersonaBinding
 from tests.support.desk import Scripted
 from tests.support.household import AGENTS, Household, agent, household
 
@@ -106,6 +109,17 @@ async def test_an_export_of_a_bound_session_is_imported(served: Household) -> No
     imported = await served.call("session.import", lines=exported["lines"])
     session = await served.call("session.get", session_id=imported["session_id"])
     assert session["persona"]["persona_id"] == "jeeves"
+
+
+def test_the_time_and_the_skills_of_a_snapshot_do_not_count() -> None:
+    """A run that freezes the default skills makes no other snapshot; another version is one."""
+    binding = PersonaBinding(
+        persona_id="p", version=1, display_name="P", soul_sha256="a", bound_at_ms=5, default_skills=["s"]
+    )
+    assert is_same_snapshot(binding, replace(binding, bound_at_ms=6, skills=[]))
+    assert is_same_snapshot(None, None)
+    assert not is_same_snapshot(binding, replace(binding, version=2))
+    assert not is_same_snapshot(binding, None)
 
 
 async def test_a_blank_soul_adds_nothing(served: Household) -> None:
