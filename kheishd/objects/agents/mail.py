@@ -24,6 +24,7 @@ from kheishd.objects.talk.output import output_of
 from kheishd.objects.talk.pin import pin_run
 from kheishd.records.mailbox import mail_key
 from kheishd.records.question import QUESTION
+from kheishd.records.run import must_be_concluded
 from kheishd.records.writer import BY_DAEMON, SessionWriter, StreamWriter
 from kheishd.store.tables import (
     AGENTS,
@@ -304,6 +305,9 @@ def conclude(tx: Transaction, run_id: str, *, is_awaited: bool = False) -> None:
     Args:   ``is_awaited``: the parent gets the outcome as the result of a wait, in this transaction.
     """
     run = tx.need(RUNS, run_id)
+    if not must_be_concluded(run):
+        # A wait has taken the report since the run was listed.
+        return
     session = tx.need(SESSIONS, run.session_id)
     writer = SessionWriter(tx, run.session_id, session=session, run=run)
     if run.mail:

@@ -159,6 +159,17 @@ async def test_a_report_to_a_closed_parent_is_dropped(desk: Desk) -> None:
     assert desk.count(RUNS_TO_CONCLUDE) == 0
 
 
+async def test_a_run_is_concluded_once(desk: Desk) -> None:
+    """A conclusion that comes second, as after a wait that took the report, changes nothing."""
+    await post(desk, "m1")
+    run_id = await deliver(desk)
+    assert run_id is not None
+    await desk.command(run_id, lambda run: RequestCancel("cancelled", ""))
+    for _ in range(2):
+        await desk.state.update(partial(mail.conclude, run_id=run_id))
+    assert desk.kinds("c").count("run_concluded") == 1
+
+
 async def test_a_notice_has_the_beginning_of_a_long_output(desk: Desk) -> None:
     """The notice of a run tells that its output is longer, and where all of it is."""
     await post(desk, "m1")
