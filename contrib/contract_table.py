@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from msgspec import UNSET, Struct
 from msgspec.structs import FieldInfo, fields
 
+from protocol import transcript
 from protocol.journal.envelope import Envelope
 from protocol.limits.debug import MAX_DEBUG_TEXT_BYTES
 from protocol.limits.output import DEFAULT_REPAIRS, MAX_REPAIRS
@@ -104,6 +105,8 @@ def list_constants() -> Iterator[tuple[str, Any, str]]:
     yield "AGENT_RETENTIONS", list_choices(agent.AgentRetention), "What becomes of an agent after its run."
     yield "PROMPT_MODES", list_choices(agent.PromptMode), "How an agent's own instructions are used."
     yield "BUSY_POLICIES", list_choices(run.Busy), "The policies for a message to a busy session."
+    yield "ORIGINS", list_choices(transcript.DeclaredOrigin), "The origins that a client can declare."
+    yield "ALL_ORIGINS", list_choices(transcript.InputOrigin), "The origins of inputs."
     statuses = list_filters(session.SessionListParams)
     yield "SESSION_STATUSES", statuses, "The statuses of a session."
     empty = find_empty_values(session.SessionUpdate)

@@ -41,6 +41,7 @@ METHODS: Final = (
     "session.export",
     "session.key",
     "session.import",
+    "session.memory_context",
     "run.list",
     "run.get",
     "run.wait",
@@ -205,6 +206,27 @@ BUSY_POLICIES: Final = (
 )
 """The policies for a message to a busy session."""
 
+ORIGINS: Final = (
+    "person",
+    "program",
+    "schedule",
+    "event",
+    "connector",
+)
+"""The origins that a client can declare."""
+
+ALL_ORIGINS: Final = (
+    "person",
+    "program",
+    "agent",
+    "mailbox",
+    "schedule",
+    "event",
+    "connector",
+    "tool_output",
+)
+"""The origins of inputs."""
+
 SESSION_STATUSES: Final = (
     "open",
     "ended",
@@ -220,6 +242,7 @@ SESSION_EMPTY: Final[dict[str, Any]] = {
     "input_contract": None,
     "output_contract": None,
     "busy": None,
+    "budget": None,
 }
 """The values that clear the properties of a session."""
 

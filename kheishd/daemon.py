@@ -88,6 +88,7 @@ RESTORE_RETRY_SECONDS: Final = 5.0
 WORK: Final = (
     "kheishd.build.skills",
     "kheishd.core.commands.readings",
+    "kheishd.core.judge",
     "kheishd.debug.capture",
     "kheishd.debug.recorder",
     "kheishd.hooks.agents.delegation",

@@ -16,10 +16,11 @@ import msgspec
 from msgspec.structs import replace
 
 from kheishd.core.run.commands import EndRestored
+from kheishd.objects.agents import mail
 from kheishd.records.writer import SessionWriter, StreamWriter
 from kheishd.store.backup import count_open_work
 from kheishd.store.epoch import OpenWork, RestoreMark, Withdrawal, put_restore_mark, read_restore_mark
-from kheishd.store.tables import RUNS, SESSIONS, TOKENS
+from kheishd.store.tables import MAILBOXES_DUE, RUNS, RUNS_TO_CONCLUDE, SESSIONS, TOKENS
 from kheishd.store.withdrawn import make_events
 from protocol.events.daemon import DaemonRestored
 from protocol.events.token import TokenRevoked
@@ -57,6 +58,7 @@ async def finish_restore(state: State) -> RestoreMark | None:
         except (AssertionError, msgspec.DecodeError):
             # The worker skips it for the same reason.
             log.error("an open run cannot be read; check the store", extra={"run_id": run_id})
+    await _withdraw_mail(state)
     withdrawn = mark.withdrawn
     for token_id in withdrawn.tokens if withdrawn is not None else ():
         await state.update(partial(_revoke_token, token_id=token_id))
@@ -94,6 +96,18 @@ def end_restored_run(tx: Transaction, run_id: str, backup_at_ms: int) -> None:
     writer = SessionWriter(tx, run.session_id, session=session, run=run)
     writer.carry_out(EndRestored(RunError("restored", message), f"The state is from {backup}"))
     writer.write()
+
+
+async def _withdraw_mail(state: State) -> None:
+    """Give up the mail of the backup: runs may have read it since, and their parents know their ends."""
+    with state.read() as store:
+        run_ids = [run_id for _, run_id in store.scan(RUNS_TO_CONCLUDE)]
+        session_ids = [session_id for _, session_id in store.scan(MAILBOXES_DUE)]
+    for run_id in run_ids:
+        await state.update(partial(mail.conclude, run_id=run_id, is_restored=True))
+    for session_id in session_ids:
+        while await state.update(partial(mail.withdraw_restored, session_id=session_id)):
+            pass
 
 
 def _revoke_token(tx: Transaction, token_id: str) -> None:

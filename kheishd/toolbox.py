@@ -78,8 +78,8 @@ class Toolbox:
             protected=config.permissions.protected,
         )
         parts = (Files(self._locks), bash, WebFetch(), AskUser(), Planning(), Outputs(), Results())
-        skills = SkillTools(cache(partial(self.skills, config)))
         delegation = Delegation(cast("Services", self.services))
+        skills = SkillTools(cache(partial(self.skills, config)), lambda: cast("Services", self.services))
         tools = (TaskTools(self._shells), GoalTools(), delegation, MailTools(), skills, ActiveSkills())
         return CompositeHook((*parts, *tools))
 

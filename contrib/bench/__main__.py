@@ -31,6 +31,7 @@ FIGURES = (
     "idle_connections",
     "cli_start",
     "last_page",
+    "mailbox",
     "skills",
 )
 """The modules of this package whose ``measure(scale)`` yields rows."""

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
-from kheishctl.contract import ITEM_KINDS, PERMISSION_MODES, Json
+from kheishctl.contract import ALL_ORIGINS, ITEM_KINDS, PERMISSION_MODES, Json
 from kheishctl.options import JsonValue, drop_unset, mutating, name_option, oldest_option, options, paged
 from kheishctl.render.claims import format_claim, format_facts
 from kheishctl.render.layout import Column, Display, format_table, paint
@@ -72,6 +72,14 @@ agent_option = name_option(
 )
 @click.option("--mode", type=click.Choice(PERMISSION_MODES), help="Assume this permission mode.")
 @click.option(
+    "--origin",
+    "origins",
+    multiple=True,
+    type=click.Choice(ALL_ORIGINS),
+    metavar="ORIGIN",
+    help="Assume that the run has read an input of this origin, too (repeatable).",
+)
+@click.option(
     "--facts",
     type=JsonValue(),
     metavar="JSON",
@@ -86,6 +94,7 @@ def why(app: App, **params: Any) -> None:
     """
     if params["subject"] == "":
         raise click.UsageError("SUBJECT is empty; without it, the verdict is about the tool itself")
+    params["origins"] = list(params["origins"]) or None
     app.emit(app.call("permission.why", drop_unset(**params)), _format_explanation)
 
 
@@ -129,7 +138,8 @@ def _expand_layer(layer: Json) -> Iterator[Json]:
         yield source | {"says": "mode", "note": f"at most {layer['mode']}"}
     for rule in layer["rules"]:
         fields = {"says": rule["decision"], "tool": rule["tool"], "subject": rule.get("subject")}
-        yield source | fields | {"note": rule.get("note", "")}
+        origin = f"for the origin {rule['origin']}" if "origin" in rule else ""
+        yield source | fields | {"note": "; ".join(filter(None, (origin, rule.get("note"))))}
     for grant in layer.get("grants", ()):
         uses = f", {grant['remaining_uses']} uses left" if "remaining_uses" in grant else ""
         fields = {"says": "grant", "tool": grant["tool"], "subject": grant.get("subject")}
@@ -167,12 +177,19 @@ rule_options = options(
 @rule_options
 @click.option("--revoke", multiple=True, metavar="GRANT", help="Revoke a grant (repeatable).")
 @click.option("--note", help="A note, which is shown with the new rules.")
+@click.option(
+    "--origin",
+    type=click.Choice(ALL_ORIGINS),
+    metavar="ORIGIN",
+    help=f"The rules, also removed ones, are those for this origin: {', '.join(ALL_ORIGINS)}.",
+)
 @mutating
 def update(
     app: App,
     remove: tuple[str, ...],
     revoke: tuple[str, ...],
     note: str | None,
+    origin: str | None,
     allow: tuple[str, ...],
     ask: tuple[str, ...],
     deny: tuple[str, ...],
@@ -181,18 +198,19 @@ def update(
     """Add and remove rules, and revoke grants; effective from the next tool call.
 
     Without --session and --run, the rules apply to the whole daemon. TOOL is a tool name, a prefix followed
-    by '*', or '*' alone; in SUBJECT, '*' matches anything. A rule replaces the rule with the same tool and
-    subject.
+    by '*', or '*' alone; in SUBJECT, '*' matches anything. A rule replaces the rule with the same tool,
+    subject and origin.
     """
     rules = {"allow": allow, "ask": ask, "deny": deny}
     added = [
-        _parse_rule(text) | {"decision": decision} | drop_unset(note=note)
+        _parse_rule(text) | {"decision": decision} | drop_unset(note=note, origin=origin)
         for decision, texts in rules.items()
         for text in texts
     ]
     if not (added or remove or revoke):
         raise click.UsageError("nothing to change; use --allow, --ask, --deny, --remove or --revoke")
-    params = drop_unset(add=added, remove=list(map(_parse_rule, remove)), revoke=list(revoke), **params)
+    removed = [_parse_rule(text) | drop_unset(origin=origin) for text in remove]
+    params = drop_unset(add=added, remove=removed, revoke=list(revoke), **params)
     layer = app.call("permission.update", params)
     app.emit(layer, lambda result, display: format_table(_list_rows([result]), LAYER_COLUMNS, display))
 

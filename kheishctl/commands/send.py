@@ -17,6 +17,7 @@ from kheishctl.contract import (
     DEBUG_LEVELS,
     DEFAULT_REPAIRS,
     MAX_REPAIRS,
+    ORIGINS,
     RUN_ENDED,
     RUN_WAITING,
 )
@@ -77,6 +78,13 @@ send_options = options(
         metavar="POLICY",
         help=f"If a run is in flight: {', '.join(BUSY_POLICIES)} (default: the session's policy).",
     ),
+    click.option(
+        "--origin",
+        type=click.Choice(ORIGINS),
+        metavar="ORIGIN",
+        help=f"The kind of the message's author: {', '.join(ORIGINS)} (default: person).",
+    ),
+    click.option("--source", metavar="TEXT", help="The author's name, address or id."),
     click.option(
         "--debug",
         type=click.Choice(DEBUG_LEVELS),
@@ -265,6 +273,8 @@ def show(app: App, result: Json, *, streamed: bool) -> None:
     """Print the answer unless it was streamed, then exit with the code of the outcome."""
     if result.get("note"):
         app.note(sanitize(result["note"]))
+    elif result.get("applied") in ("steered", "interrupted"):
+        app.note(f"{result['applied']}: {result['in_flight']}")
     if not streamed or result.get("status") != "completed":
         result = add_run_details(app.call, result)
     # The stream shows the text of the last answer, but no emitted output.

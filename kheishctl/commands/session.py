@@ -165,6 +165,21 @@ def show(app: App, session_id: str) -> None:
 
 @command(
     group,
+    "memory",
+    method="session.memory_context",
+    examples=("kheishctl session memory ses_0EXAMPLE",),
+)
+@session_argument
+def memory(app: App, session_id: str) -> None:
+    """Show what a session's model is given besides the conversation.
+
+    That are its instructions, persona, AGENTS.md files, skills, plan and rights.
+    """
+    app.emit(app.call("session.memory_context", {"session_id": session_id}), format_record)
+
+
+@command(
+    group,
     "update",
     method="session.update",
     examples=(

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
-from kheishctl.contract import SCOPES, Json
+from kheishctl.contract import ORIGINS, SCOPES, Json
 from kheishctl.options import (
     Duration,
     complete,
@@ -30,6 +30,7 @@ COLUMNS = (
     Column("SCOPES", lambda row: " ".join(row["grant"]["scopes"])),
     Column("AGENTS", lambda row: _join_names(row["grant"].get("agents"))),
     Column("SENDERS", lambda row: _join_names(row["grant"].get("senders"))),
+    Column("ORIGIN", lambda row: row["grant"].get("origin")),
     Column("EXPIRES", lambda row: row["grant"].get("expires_at_ms"), "time"),
     Column("REVOKED", "revoked_at_ms", "time"),
 )
@@ -62,6 +63,12 @@ grant_options = options(
         multiple=True,
         metavar="SENDER",
         help="Allow only this sender (repeatable; default: all).",
+    ),
+    click.option(
+        "--origin",
+        type=click.Choice(ORIGINS),
+        metavar="ORIGIN",
+        help=f"Everything that the token sends has this origin: {', '.join(ORIGINS)}.",
     ),
     click.option("--expires", type=Duration(), metavar="TIME", help="Lifetime of the token (12h, 30d)."),
     mutating,

@@ -20,6 +20,14 @@ STATUS_STYLE = {
 """The style of each status."""
 
 
+_BUDGETS = (
+    ("tokens", "max_tokens", " tokens", 1),
+    ("work_ms", "max_work_s", " s", 1000),
+    ("cost_micros", "max_cost", "", 1_000_000),
+)
+"""The amounts of a budget, its limits, and their units."""
+
+
 def format_tree(agents: Sequence[Json], display: Display) -> str:
     """Format agents, each after its parent, as a tree: one line each. For a pipe separated by tabs."""
     if display.width is None:
@@ -64,9 +72,26 @@ def _cells(agent: Json) -> list[str]:
         agent["definition"],
         f"{tokens:,} tokens" if tokens else "",
         costs,
+        _format_budget(agent.get("budget")),
         agent.get("description") or agent.get("title") or "",
     )
     return [one_line(cell) for cell in cells]
+
+
+def _format_budget(use: Json | None) -> str:
+    """Return what is left of an agent's budget and what is reserved for its children."""
+    given: Json = (use or {}).get("given") or {}
+    if use is None or not given:
+        return ""
+    left, reserved = use.get("left", {}), use.get("reserved", {})
+    parts = []
+    for name, limit, unit, scale in _BUDGETS:
+        if limit in given:
+            part = f"{left.get(name, 0) / scale:,.10g} of {given[limit]:,.10g}{unit} left"
+            if reserved.get(name):
+                part += f" ({reserved[name] / scale:,.10g} reserved)"
+            parts.append(part)
+    return ", ".join(parts)
 
 
 def describe_transition(row: Mapping[str, Any]) -> str:

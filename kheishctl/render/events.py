@@ -9,7 +9,7 @@ from typing import Any
 
 from kheishctl.contract import ENVELOPE_FIELDS, Json
 from kheishctl.render.layout import Display, fit, paint
-from kheishctl.render.messages import format_message
+from kheishctl.render.messages import format_message, name_author
 from kheishctl.render.pending import format_answers
 from kheishctl.render.units import format_duration, format_local, format_utc
 from protocol.text import escape_json, one_line, sanitize
@@ -55,11 +55,14 @@ def _summarize_task_update(event: Json) -> str:
     return f"{event['task_id']} {', '.join(changes)}" + _note(event.get("note"))
 
 
+def _describe_rule(rule: Json) -> str:
+    origin = f" for the origin {rule['origin']}" if "origin" in rule else ""
+    return f"{rule['tool']} {rule.get('subject') or ''}{origin}"
+
+
 def _summarize_permissions(event: Json) -> str:
-    added = (
-        f"{rule['decision']} {rule['tool']} {rule.get('subject') or ''}" for rule in event.get("add", ())
-    )
-    removed = (f"no rule {rule['tool']} {rule.get('subject') or ''}" for rule in event.get("remove", ()))
+    added = (f"{rule['decision']} {_describe_rule(rule)}" for rule in event.get("add", ()))
+    removed = (f"no rule {_describe_rule(rule)}" for rule in event.get("remove", ()))
     revoked = (f"no grant {grant_id}" for grant_id in event.get("revoke", ()))
     return "; ".join([*added, *removed, *revoked])
 
@@ -121,7 +124,10 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "goal_reviewed": lambda e: str(e["verdict"]) + _note(e.get("note")),
     "goal_continued": lambda e: f"continuation {e['number']}" + _note(e["reason"]),
     "goal_cleared": lambda e: str(e.get("note", "")),
-    "input_received": format_message,
+    "input_received": lambda e: f"{name_author('', e)} {format_message(e)}".lstrip(),
+    "agents_files_loaded": lambda e: " ".join(str(file["path"]) for file in e["files"]),
+    "workspace_trusted": lambda e: str(e["root"]) + _note(e.get("note")),
+    "workspace_untrusted": lambda e: str(e["root"]) + _note(e.get("note")),
     "run_accepted": lambda e: f"{e['agent']} on {e['pinned']['route']} ({e['pinned']['model']})",
     "run_started": lambda e: f"start {e['starts']}" + (", alone" if e.get("alone") else ""),
     "run_released": lambda e: str(e.get("note", "")),
@@ -130,7 +136,7 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "model_asked": lambda e: f"turn {e['turn']}, attempt {e['attempt']}",
     "model_failed": lambda e: f"attempt {e['attempt']}: {e['error']['message']}",
     "message_appended": lambda e: format_message(e["message"]),
-    "steered": lambda e: f"{e.get('sender') or ''}" + _note(format_message(e)),
+    "steered": lambda e: name_author(str(e.get("sender") or ""), e) + _note(format_message(e)),
     "calls_judged": lambda e: "; ".join(map(format_verdict, e["verdicts"])),
     "tool_called": lambda e: f"{e['tool']} {e['call_id']}, attempt {e.get('attempt', 1)}",
     "tool_observed": lambda e: f"{e['call_id']} {json.dumps(e['evidence'], ensure_ascii=False)}",

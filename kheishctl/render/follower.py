@@ -41,7 +41,7 @@ from kheishctl.render.changes import (
     SteerText,
 )
 from kheishctl.render.events import format_task_end
-from kheishctl.render.messages import format_message, join_answer_text
+from kheishctl.render.messages import format_message, join_answer_text, name_author
 from kheishctl.render.pending import format_answers
 from kheishctl.render.units import format_duration
 
@@ -132,7 +132,7 @@ class StreamFollower:
         run_id = str(event.get("run_id") or "")
         match event.get("type"):
             case "input_received":
-                sender = str(event.get("guest") or event.get("sender") or "")
+                sender = name_author(str(event.get("guest") or event.get("sender") or ""), event)
                 self._inputs[str(event["input_id"])] = (format_message(event), sender)
             case "run_accepted":
                 input_id = str(event["input_id"])
@@ -152,7 +152,8 @@ class StreamFollower:
                 message = str((event.get("error") or {}).get("message", ""))
                 return [*changes, RunEnd(run_id, str(event["outcome"]), message)]
             case "steered":
-                return [SteerText(format_message(event), str(event.get("sender") or ""))]
+                sender = name_author(str(event.get("sender") or ""), event)
+                return [SteerText(format_message(event), sender)]
             case "calls_judged":
                 return self._judge_calls(event)
             case kind if "call_id" in event:

@@ -45,6 +45,15 @@ def join_answer_text(message: Mapping[str, Any]) -> str:
     return "".join(str(item["text"]) for item in message.get("items", ()) if item.get("kind") == "text")
 
 
+def name_author(name: str, message: Mapping[str, Any]) -> str:
+    """Return the name of an input's author, with a mark if no person wrote it."""
+    origin = message.get("origin", "person")
+    if origin == "person":
+        return name
+    source = f" {message['source']}" if message.get("source") else ""
+    return f"{name} [{str(origin).replace('_', ' ')}{source}]".lstrip()
+
+
 def format_history(messages: Sequence[Json], display: Display) -> str:
     """Format messages as a conversation, in order; for a pipe, as one tab-separated line per message."""
     lines = []
@@ -52,9 +61,10 @@ def format_history(messages: Sequence[Json], display: Display) -> str:
         message, role = entry["message"], entry["message"]["role"]
         body = sanitize(format_message(message))
         if display.width is None:
-            lines.append(f"{format_utc(entry['at_ms'])}\t{one_line(role)}\t{one_line(body)}")
+            speaker = one_line(name_author(role, message))
+            lines.append(f"{format_utc(entry['at_ms'])}\t{speaker}\t{one_line(body)}")
             continue
-        name = one_line(str(message.get("agent") or entry.get("sender") or role))
+        name = one_line(name_author(str(message.get("agent") or entry.get("sender") or role), message))
         speaker = paint(name, "green" if role == "user" else "blue", display.color)
         time = paint(format_local(entry["at_ms"]), "dim", display.color)
         note = " (stopped)" if entry.get("stop_reason") == "cancelled" else ""

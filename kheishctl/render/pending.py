@@ -41,6 +41,7 @@ def format_approval(approval: Json, display: Display) -> str:
         ("run", str(approval["run_id"])),
         ("requested", display.format_time(approval["requested_at_ms"])),
         ("expires", _format_expiry(approval, display)),
+        ("asked of", _format_audience(approval)),
         ("denied as", approval.get("denial_note")),
         ("justification", approval.get("justification")),
         ("remembered", approval.get("remember")),
@@ -60,6 +61,7 @@ def format_question_request(request: Json, display: Display) -> str:
         ("run", str(request["run_id"])),
         ("asked", display.format_time(request["asked_at_ms"])),
         ("expires", _format_expiry(request, display)),
+        ("asked of", _format_audience(request)),
         ("justification", request.get("justification")),
     )
     answers = {answer["key"]: answer for answer in request.get("answers", ())}
@@ -105,6 +107,18 @@ def format_status(record: Mapping[str, Any]) -> str:
     """Format the status of a record and the person who resolved it."""
     status = str(record["status"]).replace("_", " ")
     return f"{status} by {record['resolved_by']}" if record.get("resolved_by") else status
+
+
+def _format_audience(record: Json) -> str | None:
+    """Return the people who may answer, and the votes so far; None: anyone with the right."""
+    audience = record.get("audience") or {}
+    people = audience.get("people")
+    if people is None:
+        return None
+    votes = audience.get("votes", 1)
+    names = ", ".join(people) or "nobody"
+    cast = ", ".join(f"{vote['person']}: {vote['choice']}" for vote in record.get("votes", ()))
+    return one_line((f"{votes} of {names}" if votes > 1 else names) + (f" ({cast})" if cast else ""))
 
 
 def format_answers(answers: Sequence[Mapping[str, Any]]) -> str:

@@ -88,7 +88,7 @@ def format_run(run: Json, display: Display) -> str:
     pinned, error, started = run["pinned"], run.get("error") or {}, run.get("started_at_ms")
     agent = str(run["agent"]) + (f" as {run['sender']}" if run.get("sender") else "")
     duration = started and format_duration(((run.get("ended_at_ms") or display.now_ms) - started) / 1000)
-    usage, retry_ms = run.get("usage") or {}, run.get("retry_at_ms")
+    usage, retry_ms, goal = run.get("usage") or {}, run.get("retry_at_ms"), run.get("goal")
     parts = (
         ("cached", "cached_input_tokens"),
         ("written to the cache", "cache_write_tokens"),
@@ -100,6 +100,7 @@ def format_run(run: Json, display: Display) -> str:
         ("status", str(run["status"]).replace("_", " ")),
         ("agent", agent + (f", guest {run['guest']}" if run.get("guest") else "")),
         ("session", str(run["session_id"])),
+        ("goal", goal and f"continuation {goal['number']}: {goal['reason']}"),
         ("route", f"{pinned['route']} ({pinned['model']})"),
         ("mode", pinned.get("permission_mode")),
         ("workspace", pinned.get("workspace")),

@@ -11,7 +11,7 @@ from kheishctl.client import ConnectionLost, RequestRefused
 from kheishctl.render.changes import AnswerText, CallOutput, DisplayChange, ReasoningText
 from kheishctl.render.follower import list_calls
 from kheishctl.render.layout import Display, fit, paint
-from kheishctl.render.messages import format_message, join_answer_text
+from kheishctl.render.messages import format_message, join_answer_text, name_author
 from kheishctl.shell.answers import AnswerSender
 from kheishctl.shell.conversation import ConversationClient
 from kheishctl.shell.markdown import make_renderer, preload
@@ -241,7 +241,7 @@ class Chat:
                 # A message of the daemon, which asks for a correction, has an item id like an answer.
                 daemon = "the daemon" if entry.get("item_id") else None
                 sender = message.get("agent") or entry.get("sender") or daemon or self._conversation.sender
-                name = f"{sender} (unread)" if entry.get("unread") else str(sender)
+                name = name_author(str(sender), message) + (" (unread)" if entry.get("unread") else "")
                 self._prompt.print(self._transcript.format_input(format_message(message), name))
             else:
                 self._prompt.print(self._transcript.format_answer(join_answer_text(message)))

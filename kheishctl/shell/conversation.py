@@ -20,7 +20,7 @@ from kheishctl.client import ConnectionLost, NoDaemon, RequestRefused, is_failed
 from kheishctl.render.changes import Notice
 from kheishctl.render.daemon import describe_version_difference
 from kheishctl.render.follower import StreamFollower
-from kheishctl.render.messages import format_message
+from kheishctl.render.messages import format_message, name_author
 from kheishctl.shell.connection import ChatConnection
 from protocol import __version__
 
@@ -241,7 +241,8 @@ class ConversationClient:
         self._listener.start(messages, has_more=page["next"] is not None)
         self._follower = StreamFollower(cursor)
         for entry in queued:
-            text, sender = format_message(entry["message"]), str(entry.get("sender") or "")
+            text = format_message(entry["message"])
+            sender = name_author(str(entry.get("sender") or ""), entry["message"])
             self._listener.receive(self._follower.queue_input(entry["run_id"], text, sender))
         answers = [entry["message"] for entry in messages if entry["message"]["role"] == "assistant"]
         self._follower.learn(answers[-1] if answers else {"items": []})

@@ -18,6 +18,7 @@ import os
 import stat
 import time
 from collections import deque
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Final
@@ -31,6 +32,7 @@ from protocol.limits.skill import (
     MAX_SKILL_DEPTH,
     MAX_SKILL_DIRECTORIES,
     MAX_SKILL_FILE_BYTES,
+    MAX_SKILL_ROOTS,
     MAX_SKILL_YAML_BYTES,
 )
 from protocol.limits.units import MIB
@@ -49,6 +51,9 @@ log = logging.getLogger("kheishd.skills")
 # All entries of a root's directories, and all bytes of its skills: a root that holds more is no collection.
 MAX_SCAN_ENTRIES: Final = 50_000
 MAX_SCAN_BYTES: Final = 64 * MIB
+
+# Roots whose skills are kept, most of them missing directories of workspaces.
+MAX_SCANS: Final = 1_024
 
 # Warnings of one catalogue; more of them help nobody.
 MAX_SCAN_WARNINGS: Final = 100
@@ -100,9 +105,8 @@ class SkillRegistry:
         self._catalogues: dict[tuple[SkillRoot, ...], tuple[tuple[_RootSkills, ...], Catalogue]] = {}
         self._logged: set[str] = set()
 
-    def catalogue(self, roots: Sequence[SkillRoot]) -> Catalogue:
+    def catalogue(self, key: tuple[SkillRoot, ...]) -> Catalogue:
         """Return the skills of some roots, as far as they have been scanned."""
-        key = tuple(roots)
         scans = tuple(self._scans.get(root, NOTHING) for root in key)
         cached = self._catalogues.get(key)
         if cached is None or any(scan is not old for scan, old in zip(scans, cached[0], strict=True)):
@@ -133,6 +137,10 @@ class SkillRegistry:
                 scan = _RootScan(root, dict(old.entries)).run()
                 if scan != old:
                     self._scans[root] = scan
+            if len(self._scans) > MAX_SCANS:
+                # Workspaces come and go; one that is used again is scanned again.
+                others = {root: scan for root, scan in self._scans.items() if root.origin != "workspace"}
+                self._scans = others | {root: self._scans[root] for root in roots}
 
     def _merge(self, roots: Sequence[SkillRoot], scans: Sequence[_RootSkills]) -> Catalogue:
         """Return the skills of all scans; the first of a name counts. Log each warning once."""
@@ -186,15 +194,21 @@ class ConfiguredSkills:
         self._first = _canonical(configured, "config")
         self._last = [*_canonical(own, "home"), *_canonical(user_roots, "user")]
         self._without_workspace: tuple[SkillRoot, ...] = ()
-        self._without_workspace = tuple(self._roots(()))
+        self._without_workspace = self._roots(())
 
-    def _roots(self, workspaces: Sequence[str]) -> Sequence[SkillRoot]:
+    def _roots(self, workspaces: Sequence[str]) -> tuple[SkillRoot, ...]:
+        """Return all roots, each once, in the order of their precedence."""
         if not workspaces and self._without_workspace:
-            # Each turn asks for these.
             return self._without_workspace
-        paths = [f"{workspace}/{name}" for workspace in workspaces for name in WORKSPACE_ROOTS]
-        roots = [*self._first, *_canonical(paths, "workspace"), *self._last]
-        return list({root.path: root for root in reversed(roots)}.values())[::-1]
+        own = (
+            SkillRoot(f"{workspace}/{name}", "workspace")
+            for workspace in workspaces[:MAX_SKILL_ROOTS]
+            for name in WORKSPACE_ROOTS
+        )
+        roots: dict[str, SkillRoot] = {}
+        for root in (*self._first, *own, *self._last):
+            roots.setdefault(root.path, root)
+        return tuple(roots.values())
 
     @property
     def warnings(self) -> Sequence[str]:
@@ -259,13 +273,17 @@ class _RootScan:
         """Return the outcome."""
         root = self._root.path
         queue, directories, count = deque([(root, 0)]), 0, 0
+        if self._root.origin == "workspace" and os.path.realpath(root) != root:
+            # The time 0 is that of no directory: the link is looked at again, as it may become one.
+            return _RootSkills((), {root: 0}, (f"{root}: a symbolic link is not followed in a workspace",))
         cut: list[str] = []
         while queue:
             path, depth = queue.popleft()
             # Before its entries: an entry that is made meanwhile is then noticed by the next look.
             changed_ns = _time_of(path)
             try:
-                entries = [] if changed_ns is None else sorted(os.scandir(path), key=lambda entry: entry.name)
+                found = [] if changed_ns is None else islice(os.scandir(path), MAX_SCAN_ENTRIES + 1)
+                entries = sorted(found, key=lambda entry: entry.name)
             except OSError as error:
                 self._warnings.append(f"{path}:1: {error.strerror}")
                 entries = []

@@ -73,7 +73,9 @@ def load_yaml(
         message += f"; {_QUOTE}" if "alias" in message else ""
         mark = error.context_mark if at_end else error.problem_mark or error.context_mark
         raise FrontMatterError([(_line_of(mark, first_line), message)]) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise FrontMatterError([(first_line, "lists or mappings are nested too deeply")]) from None
+    except (yaml.YAMLError, ValueError) as error:
         raise FrontMatterError([(first_line, str(error).splitlines()[0])]) from None
 
 

@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from kheishd.core.account import count_call, count_work, evolve_account
 from kheishd.core.permissions.grants import evolve_session_grants
 from kheishd.core.run.budget import accumulate_cost
 from kheishd.core.trust import join_origins
-from protocol.budget import Cost
+from protocol.budget import Account, Cost
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.goal import GoalCleared, GoalReviewed, GoalSet
 from protocol.events.persona import PersonaBound
@@ -51,6 +52,8 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
                 # The new mode counts: there is none to restore.
                 session = replace(session, plan_mode=False, pre_plan_mode=None)
             changed = replace(session, **_decode_changes(changes))
+            if changed.budget is not None and changed.account is None:
+                changed = replace(changed, account=Account())
         case SessionRenamed(title=title, usage=usage, cost=cost):
             changed = replace(_add_usage(session, usage, cost), title=title)
         case SessionEnded():
@@ -60,9 +63,13 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             index = len(session.open_runs) if index is None else index
             open_runs = [*session.open_runs[:index], envelope.run_id, *session.open_runs[index:]]
             changed = replace(session, open_runs=open_runs, runs=session.runs + 1)
-        case RunEnded(origins=origins):
+        case RunEnded(origins=origins, worked_ms=worked_ms):
             open_runs = [run_id for run_id in session.open_runs if run_id != envelope.run_id]
-            changed = replace(session, open_runs=open_runs, origins=join_origins(session.origins, origins))
+            changed = replace(
+                count_work(session, worked_ms),
+                open_runs=open_runs,
+                origins=join_origins(session.origins, origins),
+            )
         case ContextCompacted(usage=usage, cost=cost, upto=upto, strategy=strategy):
             changed = _add_usage(session, usage, cost)
             if strategy != "results" and session.active_skills:
@@ -101,7 +108,7 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
         case PlanExited():
             changed = replace(leave_plan_mode(session), plan_cursor=envelope.cursor)
         case _:
-            changed = evolve_session_grants(session, event, envelope.run_id)
+            changed = evolve_account(evolve_session_grants(session, event, envelope.run_id), envelope, event)
             if changed is session:
                 return session
     return replace(changed, updated_cursor=envelope.cursor, updated_at_ms=envelope.at_ms)
@@ -123,7 +130,7 @@ def activate_skill(active: list[ActiveSkill], envelope: Envelope, event: SkillAc
 
 def _add_usage(session: Session, usage: Usage, cost: Cost | None) -> Session:
     costs = accumulate_cost(session.costs, cost) if cost is not None else session.costs
-    return replace(session, usage=session.usage + usage, costs=costs)
+    return count_call(replace(session, usage=session.usage + usage, costs=costs), usage, cost)
 
 
 def leave_plan_mode(session: Session) -> Session:
@@ -150,6 +157,7 @@ def _create(envelope: Envelope, event: SessionCreated) -> Session:
         origins=event.origins,
         created_cursor=envelope.cursor,
         updated_cursor=envelope.cursor,
+        account=Account() if event.budget is not None else None,
     )
 
 

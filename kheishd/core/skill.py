@@ -31,7 +31,7 @@ from protocol.limits.skill import (
     MAX_SKILL_YAML_BYTES,
 )
 from protocol.objects.permission import Decision, LayerRules, Rule
-from protocol.objects.session import SkillTool
+from protocol.objects.session import ProfileName, SkillTool
 from protocol.objects.skill import Skill, SkillContext
 from protocol.structs import Value
 
@@ -97,7 +97,7 @@ class RuntimeMetadata(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     allowed_tools: list[str] | str | None = None
     blocked_tools: list[str] | str = []
     context: SkillContext = "inline"
-    agent_profile: str | None = None
+    agent_profile: ProfileName | None = None
     route: str | None = None
     provider: str | None = None
     model: str | None = None

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from protocol.objects.permission import Rule
 from protocol.text import escape_line
-from protocol.transcript import InputOrigin, Item, Message, Text
+from protocol.transcript import InputOrigin, Item, Message, Text, text_of
 
 Trust = Literal["instruction", "delegated", "data"]
 """The authority of an input."""
@@ -84,6 +84,11 @@ def frame(message: Message) -> Message:
         for item in message.items
     ]
     return replace(message, items=items)
+
+
+def frame_text(text: str, origin: InputOrigin, source: str) -> str:
+    """Return a text as ``frame`` would show it in a message."""
+    return text_of(frame(Message("user", [Text(text)], origin=origin, source=source)).items)
 
 
 def format_trust(origins: Iterable[InputOrigin]) -> list[str]:

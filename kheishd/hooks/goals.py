@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from kheishd.core.goal import format_goal
-from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubHook, ToolError, tool
+from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubHook, Tool, ToolError, tool
 from kheishd.objects.agents.goal import view_of
 from kheishd.store.tables import GOALS
 from protocol import ids
@@ -75,6 +75,10 @@ class GoalTools(SubHook):
     """The tools for the goal of a session, and the goal in the prompt of its runs."""
 
     name = "goals"
+
+    def offer(self, context: RunContext) -> Sequence[Tool]:
+        """Offer the tools for a goal only where the session has one: most sessions have none."""
+        return [self.create_goal] if context.session.goal_id is None else self.tools
 
     def situation(self, context: RunContext) -> Sequence[str]:
         """Describe the session's goal while it is open."""

@@ -8,13 +8,14 @@ from kheishd.core import session as session_rules
 from kheishd.records.projection import IndexRow, Projection, source_in_session
 from kheishd.store.tables import CHILDREN, SESSIONS
 from protocol.events.approval import ApprovalAnswered
+from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.call import CallsJudged
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.goal import GoalCleared, GoalReviewed, GoalSet
 from protocol.events.permission import PermissionsChanged
 from protocol.events.persona import PersonaBound
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
-from protocol.events.run import MessageAppended, RunAccepted, RunEnded
+from protocol.events.run import MessageAppended, ModelFailed, RunAccepted, RunEnded
 from protocol.events.session import (
     SessionCreated,
     SessionEnded,
@@ -45,6 +46,9 @@ EVENTS: Final = (
     RunAccepted,
     RunEnded,
     MessageAppended,
+    ModelFailed,
+    BudgetReserved,
+    BudgetSettled,
     ContextCompacted,
     CompactionFailed,
     GoalSet,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from msgspec import Struct
 
+from kheishd.core.account import state_work, use_of
 from kheishd.core.run import machine
 from kheishd.core.run.commands import BeginModelCall
 from kheishd.core.run.due import AskModel, due
@@ -286,12 +287,18 @@ class SessionWriter(StreamWriter):
         if not isinstance(due(self.run, self.pinned, self.tx.now_ms, owned=True), AskModel):
             return False
         self.carry_out(BeginModelCall(item_id))
-        return True
+        return self.run.ended_at_ms is None
 
     def carry_out(self, command: Command) -> None:
         """Append the events by which the run carries out a command.
 
         Errors: RunAlreadyEnded; AssertionError for a command that the run's state does not accept.
         """
-        self.append_all(machine.decide(self.run, self.pinned, command))
+        session, run, left = self.session, self.run, None
+        if session.budget is not None:
+            left = use_of(session, run, self.tx.now_ms).left
+        events = machine.decide(run, self.pinned, command, left)
+        if session.account is not None:
+            events = state_work(events, run, self.tx.now_ms)
+        self.append_all(events)
         self.has_progressed |= self.run.starts_without_progress == 0

@@ -16,6 +16,7 @@ import trio
 
 from kheishd.core.run.commands import RequestCancel
 from kheishd.objects.agents.tree import live_children
+from kheishd.objects.talk.budget import settle
 from kheishd.objects.work.shell import request_stop_all
 from kheishd.records.checkpoint import delete_checkpoint
 from kheishd.records.writer import SessionWriter
@@ -173,4 +174,5 @@ def finish(tx: Transaction, agent: ManagedAgent) -> None:
         writer.append(SessionEnded(note=agent.close_note))
     request_stop_all(writer, "the agent was closed")
     writer.write()
+    settle(tx, writer.session)
     delete_checkpoint(tx, agent.agent_id)

@@ -9,8 +9,9 @@ accepted, because its agent or its route is missing, is read again when the daem
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
 
 import msgspec
 import trio
@@ -24,12 +25,15 @@ from protocol.errors.store import StorageFull
 from protocol.journal.envelope import DAEMON_STREAM
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
     from kheishd.kernel.services import Services
-    from kheishd.store.environment import Transaction
+    from kheishd.store.environment import Snapshot, Transaction
+    from kheishd.store.table import Table
 
 log = logging.getLogger("kheishd.mail")
+
+T = TypeVar("T")
 
 RETRY_SECONDS: Final = 1.0
 """How long to wait before a transaction is tried again while the disk is full."""
@@ -70,61 +74,74 @@ class MailWorker(Worker):
         return frozenset(names)
 
     async def _forward(self) -> bool:
-        """Post the questions of agents to their parents; return whether there were any."""
-        with self._state.read() as store:
-            question_ids = [
-                question_id
-                for _, question_id in store.scan(QUESTIONS_TO_AGENTS)
-                if question_id not in self._skipped and mail.must_forward(store, question_id)
-            ]
-        for question_id in question_ids:
-            await self._update(question_id, partial(mail.forward_question, question_id=question_id))
-        return bool(question_ids)
+        """Post the questions of agents to their parents; return whether anything was committed."""
+        due = self._find_due(QUESTIONS_TO_AGENTS, mail.must_forward)
+        changes = {
+            question_id: partial(mail.forward_question, question_id=question_id)
+            for question_id, is_due in due.items()
+            if is_due
+        }
+        return await self._update_all(changes)
 
     async def _conclude(self) -> bool:
         """Conclude the runs that have ended, in the order of their ends; return whether there were any."""
-        with self._state.read() as store:
-            run_ids = [run_id for _, run_id in store.scan(RUNS_TO_CONCLUDE) if run_id not in self._skipped]
-        for run_id in run_ids:
-            await self._update(run_id, partial(mail.conclude, run_id=run_id))
-        return bool(run_ids)
+        due = self._find_due(RUNS_TO_CONCLUDE, lambda store, run_id: True)
+        return await self._update_all({run_id: partial(mail.conclude, run_id=run_id) for run_id in due})
 
     async def _deliver(self) -> bool:
         """Accept a run for each mailbox that is due; return whether anything was committed."""
-        with self._state.read() as store:
-            session_ids = [session_id for _, session_id in store.scan(MAILBOXES_DUE)]
-            states = {
-                session_id: mail.state_of(store, session_id)
-                for session_id in session_ids
-                if session_id not in self._skipped
-            }
+        states = self._find_due(MAILBOXES_DUE, mail.state_of)
         self._has_busy = "busy" in states.values()
         self._refused = {name: note for name, note in self._refused.items() if states.get(name) == "due"}
-        has_changed = False
-        for session_id in (name for name, state in states.items() if state == "due"):
-            change = partial(
+        changes = {
+            session_id: partial(
                 mail.deliver,
                 runtime=self._runtimes.current(),
                 session_id=session_id,
                 run_id=self._state.new_id(ids.RUN),
                 input_id=self._state.new_id(ids.INPUT),
             )
-            has_changed |= await self._update(session_id, change)
-        return has_changed
+            for session_id, state in states.items()
+            if state == "due"
+        }
+        return await self._update_all(changes)
 
-    async def _update(self, name: str, change: Callable[[Transaction], None]) -> bool:
-        """Commit a change about a session or a run; return whether it has an effect or is tried again."""
+    def _find_due(self, table: Table[str], judge: Callable[[Snapshot, str], T]) -> dict[str, T]:
+        """Return the values of a table's rows, in order, each with the judgement about it."""
+        due: dict[str, T] = {}
+        with self._state.read() as store:
+            for _, name in store.scan(table):
+                if name not in self._skipped:
+                    with self._skipping(name):
+                        due[name] = judge(store, name)
+        return due
+
+    @contextmanager
+    def _skipping(self, name: str) -> Iterator[None]:
+        """Skip a session, run or question from now on if its records cannot be read."""
         try:
-            await self._state.update(change)
-        except StorageFull:
-            log.warning("the disk is full; the mail of %s is tried again", name)
-            await trio.sleep(RETRY_SECONDS)
-        except Refusal as refusal:
-            if self._refused.get(name) != refusal.message:
-                log.warning("the mail of %s is not delivered now: %s", name, refusal.message)
-            self._refused[name] = refusal.message
-            return False
+            yield
         except (AssertionError, msgspec.DecodeError):
             log.exception("the mail of %s cannot be settled; check the store", name)
             self._skipped.add(name)
-        return True
+
+    async def _update_all(self, changes: Mapping[str, Callable[[Transaction], None]]) -> bool:
+        """Commit changes, each about the session, run or question of its name; return whether any was.
+
+        On a full disk, they are tried again.
+        """
+        has_changed = False
+        for name, change in changes.items():
+            try:
+                with self._skipping(name):
+                    await self._state.update(change)
+                has_changed = True
+            except StorageFull:
+                log.warning("the disk is full; the mail of %s is tried again", name)
+                await trio.sleep(RETRY_SECONDS)
+                has_changed = True
+            except Refusal as refusal:
+                if self._refused.get(name) != refusal.message:
+                    log.warning("the mail of %s is not delivered now: %s", name, refusal.message)
+                self._refused[name] = refusal.message
+        return has_changed

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import msgspec
 import trio
 
+from kheishd.core.account import is_used_up
 from kheishd.core.run.budget import calculate_cost
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
 from kheishd.objects.talk.bounds import bounds_of
@@ -135,6 +136,7 @@ def _needs_title(session: Session) -> bool:
         and session.status == "open"
         and session.parent_session_id is None
         and session.runs <= MAX_RUNS
+        and not is_used_up(session)
     )
 
 

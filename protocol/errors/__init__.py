@@ -2,6 +2,7 @@
 
 from protocol.errors import (
     approval,
+    budget,
     conversation,
     daemon,
     definition,
@@ -21,6 +22,7 @@ from protocol.errors import (
 
 __all__ = [
     "approval",
+    "budget",
     "conversation",
     "daemon",
     "definition",

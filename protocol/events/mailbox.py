@@ -49,10 +49,10 @@ class MailRequeued(Event, frozen=True, tag="mail_requeued"):
 class MailDeadLettered(Event, frozen=True, tag="mail_dead_lettered"):
     """The messages are not delivered any more.
 
-    ``reason``: ``expired``, ``attempts`` (too many runs with it did not complete) or ``closed`` (the
-    recipient's session has ended).
+    ``reason``: ``expired``, ``attempts`` (too many runs with it did not complete), ``closed`` (the
+    recipient's session has ended) or ``restored`` (it was open in the backup that was restored).
     """
 
     message_ids: list[str]
-    reason: Literal["expired", "attempts", "closed"]
+    reason: Literal["expired", "attempts", "closed", "restored"]
     note: str = ""

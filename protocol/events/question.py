@@ -5,6 +5,7 @@ from typing import Literal
 from protocol.audience import Audience
 from protocol.journal.envelope import Event
 from protocol.objects.question import Answer, Question
+from protocol.transcript import InputOrigin
 
 
 class QuestionAsked(Event, frozen=True, tag="question_asked"):
@@ -36,13 +37,14 @@ class QuestionVoted(Event, frozen=True, tag="question_voted"):
 
 
 class QuestionAnswered(Event, frozen=True, tag="question_answered"):
-    """The questions were answered or declined."""
+    """The questions were answered or declined. ``origins`` are those of an answer that is no person's own."""
 
     question_id: str
     call_id: str
     answers: list[Answer] = []
     declined: bool = False
     justification: str = ""
+    origins: list[InputOrigin] = []
 
 
 class QuestionLapsed(Event, frozen=True, tag="question_lapsed"):

@@ -6,6 +6,7 @@ from protocol.budget import Cost
 from protocol.contract import FollowUp
 from protocol.journal.envelope import Event
 from protocol.objects.run import Outcome, Pinned, RunError, RunKind
+from protocol.objects.workspace import AgentsFile
 from protocol.transcript import InputItem, InputOrigin, Message, Usage
 
 
@@ -102,6 +103,16 @@ class Steered(Event, frozen=True, tag="steered"):
     source: str = ""
 
 
+class AgentsFilesLoaded(Event, frozen=True, tag="agents_files_loaded"):
+    """The run read the ``AGENTS.md`` files of its workspace; its models are given them until it ends.
+
+    ``text`` is the SHA-256 (hex) of the blob with their text; null: they are empty.
+    """
+
+    files: list[AgentsFile]
+    text: str | None = None
+
+
 class RunReleased(Event, frozen=True, tag="run_released"):
     """A worker released the run in an orderly stop; the next start of the daemon resumes it."""
 
@@ -116,12 +127,16 @@ class CancelRequested(Event, frozen=True, tag="cancel_requested"):
 
 
 class RunEnded(Event, frozen=True, tag="run_ended"):
-    """The run ended. ``error`` is set if it failed. ``origins`` are those of everything that it has read."""
+    """The run ended. ``error`` is set if it failed. ``origins`` are those of everything that it has read.
+
+    ``worked_ms`` is its working time, in a session that counts it for a budget.
+    """
 
     outcome: Outcome
     error: RunError | None = None
     note: str = ""
     origins: list[InputOrigin] = []
+    worked_ms: int = 0
 
 
 class RunConcluded(Event, frozen=True, tag="run_concluded"):

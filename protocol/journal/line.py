@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from protocol.events.agent import AgentClosed, AgentCloseRequested, AgentRenamed, AgentSpawned, ChildSpawned
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested, ApprovalVoted
+from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserved, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.conversation import ConversationBound, ConversationUnbound
@@ -35,6 +36,7 @@ from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed, QuestionVoted
 from protocol.events.run import (
+    AgentsFilesLoaded,
     CancelRequested,
     InputReceived,
     MessageAppended,
@@ -101,6 +103,8 @@ JournalEvent = (
     | AgentRenamed
     | AgentCloseRequested
     | AgentClosed
+    | BudgetReserved
+    | BudgetSettled
     | ConversationBound
     | ConversationUnbound
     | InputReceived
@@ -141,6 +145,7 @@ JournalEvent = (
     | MailDeadLettered
     | SkillActivated
     | SkillDeactivated
+    | AgentsFilesLoaded
     | DefaultSkillsResolved
     | RunReleased
     | CancelRequested

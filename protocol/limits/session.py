@@ -10,7 +10,8 @@ MAX_AGENT_FILE_BYTES = 64 * KIB
 
 # One input, as JSON. A transaction writes at most 256 KiB (see MAX_UPDATE_BYTES): an input of 128 KiB, its
 # metadata of 16 KiB, 64 KiB of instructions the first time, the session's record of 40 KiB and the run's of 8
-# KiB use all of it. Larger content belongs in a file.
+# KiB use all of it. If all are that long and 6 KiB of skills are active, the input is refused. Larger content
+# belongs in a file.
 MAX_INPUT_BYTES = 128 * KIB
 MAX_INPUT_ITEMS = 64
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from protocol.audience import Person
-from protocol.budget import Budget, Cost
+from protocol.budget import Budget, BudgetUse, Cost
 from protocol.errors.agent import (
     AgentAlreadyClosed,
     MemberForbidden,
@@ -18,6 +18,7 @@ from protocol.errors.agent import (
     SpawnConflict,
     SpawnLimit,
 )
+from protocol.errors.budget import BudgetExhausted
 from protocol.errors.definition import AgentForbidden, AgentNotFound
 from protocol.errors.persona import PersonaNotFound
 from protocol.errors.route import RouteForbidden, RouteNotFound, RouteNotReady
@@ -115,7 +116,8 @@ class AgentView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``definition`` is the named agent that it works as. ``children`` counts its live children.
     ``active_run_id`` is its first open run, ``queued_runs`` counts the others. ``pending_approvals`` and
     ``pending_questions`` count the calls of that run that wait for a person. ``usage`` and ``costs``
-    are those of its own model calls.
+    are those of its own model calls. ``budget`` is what it was given for itself and the agents below it, and
+    what is used, reserved and left of it; null: it has none.
     """
 
     agent_id: str
@@ -149,6 +151,7 @@ class AgentView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     closed_at_ms: int | None = None
     usage: Usage = Usage()
     costs: list[Cost] = []
+    budget: BudgetUse | None = None
 
 
 class AgentSnapshot(AgentView, frozen=True, kw_only=True, omit_defaults=True):
@@ -189,6 +192,9 @@ class AgentAudit(Struct, frozen=True):
 
 class SpawnRequest(Mutation, frozen=True, kw_only=True):
     """What a spawned agent is to do, and within which limits. All rights are at most the parent's.
+
+    ``budget`` is for it and all agents below it, and is reserved from the parent's; a limit of the parent
+    that it leaves out is a share of what the parent has left.
 
     ``agent`` is the definition that it works as; null: its parent's. ``name`` becomes a short name that is
     unique among its siblings. ``prompt`` is text; ``input_items`` are ordered items instead. ``instructions``
@@ -266,6 +272,7 @@ class SpawnExplanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     blocked_tools: list[str] = []
     workspace: str | None = None
     route: str | None = None
+    budget: Budget | None = None
     model: str | None = None
 
 
@@ -320,6 +327,7 @@ _SPAWN = (
     WorkspaceForbidden,
     WorkspaceMissing,
     InputTooLarge,
+    BudgetExhausted,
     StorageFull,
 )
 

@@ -20,7 +20,9 @@ MailState = Literal["pending", "delivering", "done", "dead_letter"]
 """``pending``: waits for a run. ``delivering``: in the input of a run. ``done``: acknowledged.
 ``dead_letter``: will not be delivered."""
 
-MailOutcome = Literal["delivered", "waited", "answered", "removed", "expired", "attempts", "closed"]
+MailOutcome = Literal[
+    "delivered", "waited", "answered", "removed", "expired", "attempts", "closed", "restored"
+]
 """How a message was acknowledged, or why it is a dead letter."""
 
 

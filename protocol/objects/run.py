@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from protocol.budget import Budget, Cost, PinnedBudget, Prices
+from protocol.budget import Amounts, Budget, Cost, PinnedBudget, Prices
 from protocol.contract import BoundContract, FollowUp, OutputContract, Requirement
 from protocol.errors.run import ArtifactNotFound, DebugNotFound, RunAlreadyEnded, RunNotFound
 from protocol.errors.session import SessionNotFound
@@ -104,7 +104,7 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
     size of the model's context window. ``debug`` is the level of the capture; a later ``off`` in the
     configuration does not change it. The run must satisfy ``output_contract`` and ``requirements``.
     ``max_continuations`` is the maximum number of automatic continuations of a truncated answer. ``budget``
-    limits the run; ``prices`` determine its cost.
+    limits the run; ``prices`` determine its cost. ``is_accounted``: its session has a budget, too.
     """
 
     route: str
@@ -129,6 +129,7 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
     requirements: list[Requirement] = []
     max_continuations: int = 0
     budget: PinnedBudget | None = None
+    is_accounted: bool = False
     prices: Prices | None = None
 
 
@@ -175,6 +176,9 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``goal``: the daemon accepted the run by itself, for its session's goal. ``urgent``: it was accepted
     ahead of the queued ones, because its message interrupted a run.
 
+    ``agents_files_cursor`` is the cursor of the event that names the ``AGENTS.md`` files that it read.
+    ``reserved`` is set aside for children that the run spawned, ``delegated`` was used by those that ended.
+
     ``worked_ms`` is the working time up to the last event, ``tool_bytes`` the size of all tool results,
     ``cost`` the cost so far if the route has prices.
     """
@@ -217,9 +221,12 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     met_requirements: list[int] = []
     partial_cursors: list[Cursor] = []
     origins: list[InputOrigin] = []
+    agents_files_cursor: Cursor | None = None
     mail: int = 0
     reports: bool = False
     worked_ms: int = 0
+    reserved: Amounts = Amounts()
+    delegated: Amounts = Amounts()
     tool_bytes: int = 0
     error: RunError | None = None
     usage: Usage = Usage()

@@ -4,8 +4,9 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from protocol.budget import Cost
+from protocol.budget import Account, Budget, BudgetUse, Cost
 from protocol.contract import BoundContract, InputContract, OutputContract
+from protocol.errors.budget import BudgetExhausted
 from protocol.errors.conversation import SenderForbidden, SenderInvalid
 from protocol.errors.definition import AgentForbidden, AgentNotFound
 from protocol.errors.journal import CursorPruned
@@ -170,6 +171,7 @@ class SessionProperties(Struct, frozen=True, kw_only=True, omit_defaults=True):
     the SHA-256 of the JSON Schema that everything sent to the session must match; ``output_contract`` binds
     the output of its runs. ``profile`` names a fixed tool surface; ``blocked_tools`` are denied whatever else
     allows them. ``busy`` is the policy for a message that arrives while a run is in flight.
+    ``budget`` limits the session and all sessions below it together.
     """
 
     title: str | None = None
@@ -185,6 +187,7 @@ class SessionProperties(Struct, frozen=True, kw_only=True, omit_defaults=True):
     input_contract: str | None = None
     output_contract: BoundContract | None = None
     busy: Busy | None = None
+    budget: Budget | None = None
 
 
 class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
@@ -199,7 +202,8 @@ class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
     ``origins`` are the origins of everything that its ended runs have read, and the next one reads with the
     transcript. ``active_skills`` are in the order of their activation; if a message up to
     ``compacted_cursor`` held the text of one of them, the model no longer reads that message.
-    ``updated_cursor`` is the cursor of the last event that changed this record.
+    ``updated_cursor`` is the cursor of the last event that changed this record. ``account`` is the use of the
+    budget, and of what its runs reserved for children.
     """
 
     session_id: Id
@@ -228,6 +232,7 @@ class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
     origins: list[InputOrigin] = []
     active_skills: list[ActiveSkill] = []
     compacted_cursor: Cursor = 0
+    account: Account | None = None
 
 
 class SessionRow(Session, frozen=True, kw_only=True, omit_defaults=True):
@@ -243,13 +248,14 @@ class SessionRow(Session, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SessionView(SessionRow, frozen=True, kw_only=True, omit_defaults=True):
-    """A session with its agent's todos and newest plan, and the schemas of its contracts."""
+    """A session with its agent's todos and newest plan, its contracts' schemas, and its budget's use."""
 
     todos: list[Todo] = []
     plan: Plan | None = None
     goal: Goal | None = None
     input_schema: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
+    budget_use: BudgetUse | None = None
 
 
 class HistoryMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -309,6 +315,7 @@ class SessionSettings(Mutation, frozen=True, kw_only=True):
     input_contract: InputContract | None | UnsetType = UNSET
     output_contract: OutputContract | None | UnsetType = UNSET
     busy: Busy | None | UnsetType = UNSET
+    budget: Budget | None | UnsetType = UNSET
 
 
 class SessionCreate(SessionSettings, frozen=True, kw_only=True):
@@ -441,6 +448,7 @@ CREATE = Method(
     scope="operate",
     errors=(
         SessionExists,
+        BudgetExhausted,
         AgentNotFound,
         AgentForbidden,
         SenderForbidden,
@@ -468,6 +476,7 @@ UPDATE = Method(
     errors=(
         SessionNotFound,
         SessionAlreadyEnded,
+        BudgetExhausted,
         RouteNotFound,
         ScopeWouldWiden,
         WorkspaceForbidden,
@@ -536,7 +545,15 @@ FORK = Method(
     Session,
     "Fork a session, from its current state or from an earlier cursor.",
     scope="operate",
-    errors=(SessionNotFound, AgentNotFound, AgentForbidden, CursorPruned, TooDeep, StorageFull),
+    errors=(
+        SessionNotFound,
+        AgentNotFound,
+        AgentForbidden,
+        CursorPruned,
+        TooDeep,
+        BudgetExhausted,
+        StorageFull,
+    ),
 )
 RENAME = Method(
     "session.rename",

@@ -29,6 +29,21 @@ class TrustedRoot(Struct, frozen=True, kw_only=True, omit_defaults=True):
     note: str = ""
 
 
+class AgentsFile(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An ``AGENTS.md`` as a run reads it.
+
+    ``sha256`` is that of the ``read_bytes`` first bytes. ``cut``: the rest did not fit. ``problem`` is why it
+    could not be read.
+    """
+
+    path: str
+    bytes: int = 0
+    read_bytes: int = 0
+    sha256: str | None = None
+    cut: bool = False
+    problem: str = ""
+
+
 class TrustedRootList(Struct, frozen=True):
     """A page of trusted roots: those of the configuration, then the others, oldest first."""
 

@@ -1,12 +1,12 @@
 """Skills in a real daemon: those of contrib/skills, new and bad ones, and a daemon that is killed."""
 
+import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.daemons import Daemon, short_home
+from tests.support.daemons import Daemon, short_home, until
 from tests.support.programs import ROOT
 from tests.support.skills import write_skill
 from tests.support.waiting_runs import order
@@ -19,7 +19,8 @@ def daemon() -> Iterator[Daemon]:
     """Provide a daemon with the skills of contrib."""
     with short_home() as home:
         home.mkdir()
-        (home / "config.toml").write_text(f'[skills]\nroots = ["{SKILLS}"]\nuser = false\n')
+        skills = f'[skills]\nroots = ["{SKILLS}"]\nuser = false\n'
+        (home / "config.toml").write_text(f"{skills}[workspace]\ntrusted = []\n")
         with Daemon(home) as daemon:
             yield daemon
 
@@ -91,8 +92,44 @@ def test_a_skill_written_meanwhile(daemon: Daemon) -> None:
     assert daemon.read_log().count("while parsing a flow node") == 1
 
 
-def test_workspace_directories_are_not_trusted(daemon: Daemon) -> None:
-    """A skill in the workspace has no effect unless the operator trusts the workspace."""
-    write_skill(Path(daemon.home / "workspace" / "skills"), "planted")
+def test_skills_of_the_workspace_need_its_trust(daemon: Daemon) -> None:
+    """A skill in the workspace has no effect until the operator trusts the workspace, and none after that."""
+    workspace = daemon.home / "workspace"
+    write_skill(workspace / "skills", "planted")
     sent = daemon.say(order("use_skill", name="planted"), sender="eve")
     assert "no skill 'planted' here" in results(daemon, sent)[0]
+    daemon.call("workspace.trust", root=str(workspace))
+    sent = daemon.say(order("use_skill", name="planted"), sender="eve")
+    assert "# Skill: planted" in results(daemon, sent)[0]
+    daemon.call("workspace.untrust", root=str(workspace))
+    sent = daemon.say(order("list_skills", query="planted"), sender="eve")
+    assert results(daemon, sent) == ["No skill matches."]
+
+
+def test_a_fork_survives_the_daemon(daemon: Daemon) -> None:
+    """A daemon that is killed while an agent carries out a skill goes on with the same agent."""
+    path = write_skill(daemon.home / "skills", "slow", "/slow 20 100\n\nA slow one.\n", "context: fork")
+    sent = daemon.call("conversation.send", sender="ben", content=order("use_skill", name="slow"))
+    children = {"parent_session_id": sent["session_id"], "sidechains": True}
+    until(lambda: daemon.call("session.list", **children)["sessions"] != [], "the agent is spawned")
+    daemon.kill()
+    daemon.start()
+    daemon.call("run.wait", run_id=sent["run_id"])
+    (text,) = results(daemon, sent)
+    spawned = json.loads(text)["spawn"]
+    assert spawned["outcome"] == "completed"
+    assert "A slow one." in spawned["final_output"]
+    agents = daemon.call("session.list", **children)["sessions"]
+    assert [agent["session_id"] for agent in agents] == [spawned["session_id"]]
+    assert path.exists()
+    assert daemon.call("daemon.doctor", deep=True)["findings"] == []
+
+
+def test_the_fork_of_contrib(daemon: Daemon) -> None:
+    """The agent that surveys a directory answers, and its agent has no tool to write with."""
+    sent = daemon.say(order("use_skill", name="survey", args="."), sender="cid")
+    spawned = json.loads(results(daemon, sent)[0])["spawn"]
+    assert spawned["outcome"] == "completed"
+    assert "Survey this directory of the workspace: ." in spawned["final_output"]
+    why = daemon.call("permission.why", tool="write_file", session_id=spawned["session_id"])
+    assert (why["decision"], why["why"]) == ("deny", "skill survey")

@@ -10,7 +10,7 @@ from kheishd.kernel.state import State, open_state
 from kheishd.restored import finish_restore, format_time
 from kheishd.store.backup import restore
 from kheishd.store.epoch import OpenWork
-from kheishd.store.tables import RUNS, SESSIONS
+from kheishd.store.tables import MAIL, MAILBOXES_DUE, RUNS, RUNS_TO_CONCLUDE, SESSIONS
 from kheishd.store.writer import Store
 from protocol.errors.store import StorageFull
 from protocol.objects.run import ENDED
@@ -56,6 +56,17 @@ async def test_no_run_stays_open(state: State) -> None:
     assert await finish_restore(state) == mark
     with state.read() as store:
         assert store.last_cursor == last
+
+
+async def test_no_mail_is_delivered_again(state: State) -> None:
+    """Messages that were open in the backup are dead letters, and no end of a run is reported."""
+    await finish_restore(state)
+    with state.read() as store:
+        mails = [mail for _, mail in store.scan(MAIL)]
+        assert {mail.state for mail in mails} == {"done", "dead_letter"}
+        assert {mail.outcome for mail in mails} == {"delivered", "attempts", "restored"}
+        assert not store.count(RUNS_TO_CONCLUDE)
+        assert not store.count(MAILBOXES_DUE)
 
 
 async def test_a_store_that_was_never_restored(tmp_path: Path) -> None:

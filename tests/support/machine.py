@@ -33,6 +33,7 @@ from kheishd.core.run.commands import (
     Interrupt,
     Judge,
     Judgement,
+    NoteAgentsFiles,
     Observe,
     QuestionAsk,
     Release,
@@ -52,6 +53,7 @@ from protocol.objects.approval import Preview
 from protocol.objects.permission import Verdict
 from protocol.objects.question import Question
 from protocol.objects.run import ENDED, CallOutcome, OpenCall, Pinned, RunError, RunKind
+from protocol.objects.workspace import AgentsFile
 from protocol.transcript import Item, Text, Thinking, ToolCall, Usage
 
 if TYPE_CHECKING:
@@ -267,6 +269,8 @@ def _commands_of_model(run: RunRecord) -> Iterator[Command]:
     yield BeginModelCall("itm_1")
     if run.attempt:
         yield from (Compact(SUMMARY), Compact(NO_SUMMARY), Compact(None))
+    if run.attempt == 1 and run.kind == "input" and not run.turn and run.agents_files_cursor is None:
+        yield NoteAgentsFiles([AgentsFile(path="/w/AGENTS.md")], None)
     if run.attempt and run.kind == "input":
         first = 2 * run.turn + 1
         yield from (answer(), answer_with_calls(first=first), answer_with_calls(2, first=first))

@@ -30,6 +30,7 @@ from kheishd.core.contract import (
 from kheishd.core.run.budget import calculate_cost, find_exceeded_limit
 from kheishd.core.run.commands import AcceptAnswer
 from kheishd.core.run.record import RunRecord
+from protocol.budget import Remainder
 from protocol.contract import FollowUp
 from protocol.events.call import ToolReturned
 from protocol.events.output import OutputEmitted, RequirementSatisfied
@@ -44,8 +45,13 @@ from protocol.transcript import Item, Message, ProviderData, Text, Thinking, Too
 TOOLS_WITHHELD: Final = "it calls tools, and none are available now"
 
 
-def decide(run: RunRecord, pinned: Pinned, command: AcceptAnswer) -> list[JournalEvent]:
-    """Return the events of an answer to the run's open model call."""
+def decide(
+    run: RunRecord, pinned: Pinned, command: AcceptAnswer, left: Remainder | None = None
+) -> list[JournalEvent]:
+    """Return the events of an answer to the run's open model call.
+
+    Args:   ``left`` is what the budget of its session had left before; None without a budget.
+    """
     assert run.item_id is not None, "an answer needs an open model call"
     cost = calculate_cost(command.usage, pinned.prices)
     message = MessageAppended(
@@ -56,7 +62,7 @@ def decide(run: RunRecord, pinned: Pinned, command: AcceptAnswer) -> list[Journa
         model=command.model,
         cost=cost,
     )
-    limit = find_exceeded_limit(run, pinned, command.usage, cost)
+    limit = find_exceeded_limit(run, pinned, command.usage, cost, left)
     calls = [item for item in command.items if isinstance(item, ToolCall)]
     if calls:
         return [message, *_decide_calls(run, pinned, command, calls, limit)]

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from msgspec.structs import replace
 
 from kheishd.core.run.record import RunRecord
-from protocol.budget import Budget, Cost, PinnedBudget, Prices
+from protocol.budget import Budget, Cost, PinnedBudget, Prices, Remainder
 from protocol.events.run import RunStarted
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
@@ -110,22 +110,71 @@ def format_cost(cost: Cost) -> str:
 # Limits.
 
 
-def find_exceeded_limit(run: RunRecord, pinned: Pinned, usage: Usage, cost: Cost | None) -> RunError | None:
-    """Return the limit that forbids another model call after an answer of this usage; None if none does."""
-    budget, turns = pinned.budget or NO_PINNED_LIMIT, run.turn + 1
+def find_exceeded_limit(
+    run: RunRecord, pinned: Pinned, usage: Usage, cost: Cost | None, left: Remainder | None = None
+) -> RunError | None:
+    """Return the limit that forbids another model call after an answer of this usage; None if none does.
+
+    Args:   ``left`` is what the session's budget had left before the answer; None without a budget.
+    """
+    turns = run.turn + 1
     if pinned.max_turns and turns >= pinned.max_turns:
         return RunError("turn_limit", f"the run reached its limit of {pinned.max_turns} model calls")
+    return find_used_up(run, pinned, usage, cost, left)
+
+
+def find_used_up(
+    run: RunRecord, pinned: Pinned, usage: Usage, cost: Cost | None, left: Remainder | None
+) -> RunError | None:
+    """Return the budget, of the run or its session, that is used up by an answer; None if none is.
+
+    What the run's children have used and reserved counts.
+    """
+    budget = pinned.budget or NO_PINNED_LIMIT
     used = run.usage + usage
-    tokens = used.input_tokens + used.output_tokens
+    tokens = used.input_tokens + used.output_tokens + run.delegated.tokens + run.reserved.tokens
     if budget.max_tokens and tokens >= budget.max_tokens:
         return RunError(
             "token_budget", f"the run used up its token budget ({tokens} of {budget.max_tokens} tokens)"
         )
     total = add_costs(run.cost, cost)
-    if budget.max_cost_micros and total is not None and total.micros >= budget.max_cost_micros:
-        allowed = format_cost(Cost(budget.max_cost_micros, total.currency))
-        return RunError("cost_budget", f"the run used up its cost budget ({format_cost(total)} of {allowed})")
+    micros = (total.micros if total is not None else 0) + run.delegated.cost_micros + run.reserved.cost_micros
+    if budget.max_cost_micros and micros >= budget.max_cost_micros:
+        currency = total.currency if total is not None else "units"
+        spent, allowed = (format_cost(Cost(it, currency)) for it in (micros, budget.max_cost_micros))
+        return RunError("cost_budget", f"the run used up its cost budget ({spent} of {allowed})")
+    if left is None:
+        return None
+    if left.tokens is not None and left.tokens <= usage.input_tokens + usage.output_tokens:
+        return _session_error("session_token_budget", "token budget")
+    if left.cost_micros is not None and left.cost_micros <= (cost.micros if cost is not None else 0):
+        return _session_error("session_cost_budget", "cost budget")
+    if left.work_ms is not None and left.work_ms <= 0:
+        return make_session_timeout()
     return None
+
+
+def _session_error(reason: str, name: str) -> RunError:
+    text = f"the session used up its {name}, with what its children have used and reserved"
+    return RunError(reason, text)
+
+
+def make_session_timeout() -> RunError:
+    """Make the error of a run whose session has used up its working time."""
+    return _session_error("session_time_budget", "time budget")
+
+
+def remainder_of_run(run: RunRecord, pinned: Pinned, now_ms: int) -> Remainder:
+    """Return what is left of a run's own budget, without what its children have used and reserved."""
+    budget = pinned.budget or NO_PINNED_LIMIT
+    taken = run.delegated + run.reserved
+    tokens = run.usage.input_tokens + run.usage.output_tokens + taken.tokens
+    micros = (run.cost.micros if run.cost is not None else 0) + taken.cost_micros
+    return Remainder(
+        tokens=budget.max_tokens - tokens if budget.max_tokens else None,
+        work_ms=remaining_ms(run, pinned, now_ms),
+        cost_micros=budget.max_cost_micros - micros if budget.max_cost_micros else None,
+    )
 
 
 def add_work_time(run: RunRecord, envelope: Envelope, event: JournalEvent) -> RunRecord:
@@ -136,12 +185,13 @@ def add_work_time(run: RunRecord, envelope: Envelope, event: JournalEvent) -> Ru
 
 
 def remaining_ms(run: RunRecord, pinned: Pinned, now_ms: int) -> int | None:
-    """Return the working time that a run has left; None without a limit."""
+    """Return the working time that a run has left, without that of its children; None without a limit."""
     limit_s = (pinned.budget or NO_PINNED_LIMIT).max_work_s
     if not limit_s:
         return None
     elapsed = max(now_ms - run.updated_at_ms, 0) if run.claimed else 0
-    return max(round(limit_s * 1000) - run.worked_ms - elapsed, 0)
+    children_ms = run.delegated.work_ms + run.reserved.work_ms
+    return max(round(limit_s * 1000) - run.worked_ms - elapsed - children_ms, 0)
 
 
 def make_timeout(pinned: Pinned) -> RunError:

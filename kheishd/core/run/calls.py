@@ -345,6 +345,7 @@ def _answer_question(run: RunRecord, command: AnswerQuestion) -> list[JournalEve
         answers=command.answers,
         declined=command.declined,
         justification=command.justification,
+        origins=list(command.origins),
     )
     result = ToolReturned(call_id=call.call_id, tool=call.tool, how="answered", text=command.reply)
     return [answered, result]

@@ -1,5 +1,6 @@
 """Commands to the run machine: values with facts; the machine makes the events of them."""
 
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 from msgspec import field
@@ -13,6 +14,7 @@ from protocol.objects.approval import Preview, Remember
 from protocol.objects.permission import Grant, Verdict
 from protocol.objects.question import Answer, Question
 from protocol.objects.run import CallOutcome, RunError
+from protocol.objects.workspace import AgentsFile
 from protocol.structs import Value
 from protocol.transcript import InputItem, InputOrigin, Item, ProviderData, Usage
 
@@ -202,13 +204,17 @@ class ExpireApproval(Value, frozen=True):
 
 
 class AnswerQuestion(Value, frozen=True):
-    """A person has answered the questions of a call, or declined; ``reply`` is the call's result."""
+    """A person has answered the questions of a call, or declined; ``reply`` is the call's result.
+
+    ``origins`` are those of the answer if it is no person's own.
+    """
 
     call_id: str
     answers: list[Answer]
     declined: bool
     justification: str
     reply: str
+    origins: Sequence[InputOrigin] = ()
 
 
 class AbandonQuestion(Value, frozen=True):
@@ -231,6 +237,13 @@ class Steer(Value, frozen=True):
     sender: str | None
     origin: InputOrigin = "person"
     source: str = ""
+
+
+class NoteAgentsFiles(Value, frozen=True):
+    """The run read the ``AGENTS.md`` files of its workspace. ``text`` is the blob with their text."""
+
+    files: list[AgentsFile]
+    text: str | None
 
 
 class RequestCancel(Value, frozen=True):
@@ -297,6 +310,7 @@ Command = (
     | AnswerQuestion
     | AbandonQuestion
     | Steer
+    | NoteAgentsFiles
     | RequestCancel
     | EndEarly
     | Release

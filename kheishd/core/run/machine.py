@@ -38,6 +38,7 @@ running         Start            running, waiting, failed, cancelled, interrupte
                 AnswerQuestion   running
                 AbandonQuestion  cancelled, interrupted
                 Steer            running
+                NoteAgentsFiles  running
                 RequestCancel    running
                 EndEarly         cancelled, interrupted
                 Release          running, waiting
@@ -55,6 +56,8 @@ waiting         AnswerApprovals  running, waiting
 ended           any              refused: RunAlreadyEnded
 =============== ================ ===============================================
 
+A model call does not begin once the budget of the run or its session is used up: the run fails instead.
+
 The values pinned at acceptance never change. They are not part of the record: the caller passes them in.
 
 This module never contains a clock, a file, a socket or randomness. They are passed in.
@@ -65,9 +68,10 @@ from typing import Final, Literal, assert_never
 
 from msgspec.structs import replace
 
+from kheishd.core.account import evolve_run_budget
 from kheishd.core.permissions.grants import evolve_run_grants
 from kheishd.core.run import answers, calls
-from kheishd.core.run.budget import add_costs, add_work_time, calculate_cost
+from kheishd.core.run.budget import add_costs, add_work_time, calculate_cost, find_used_up
 from kheishd.core.run.commands import (
     NO_USAGE,
     AbandonQuestion,
@@ -87,6 +91,7 @@ from kheishd.core.run.commands import (
     FailModelCall,
     Interrupt,
     Judge,
+    NoteAgentsFiles,
     Observe,
     Release,
     RenewApproval,
@@ -98,16 +103,19 @@ from kheishd.core.run.commands import (
 )
 from kheishd.core.run.due import PARKED_AT, has_interrupted_calls, must_run_alone
 from kheishd.core.run.record import RunRecord
-from kheishd.core.trust import add_origin
+from kheishd.core.trust import add_origin, join_origins
+from protocol.budget import Remainder
 from protocol.errors.run import RunAlreadyEnded
 from protocol.events.approval import ApprovalRequested
+from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.goal import GoalContinued
 from protocol.events.mailbox import MailDelivered
 from protocol.events.output import OutputEmitted, RequirementSatisfied
-from protocol.events.question import QuestionLapsed
+from protocol.events.question import QuestionAnswered, QuestionLapsed
 from protocol.events.run import (
+    AgentsFilesLoaded,
     CancelRequested,
     MessageAppended,
     ModelAsked,
@@ -146,6 +154,7 @@ ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
         *_ANSWERS_TO_APPROVALS,
         *_ANSWERS_TO_QUESTIONS,
         Steer,
+        NoteAgentsFiles,
         RequestCancel,
         EndEarly,
         Release,
@@ -159,15 +168,18 @@ ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
 """The commands that a run accepts, by its status; a run that has ended accepts none."""
 
 
-def decide(run: RunRecord, pinned: Pinned, command: Command) -> list[JournalEvent]:
+def decide(
+    run: RunRecord, pinned: Pinned, command: Command, left: Remainder | None = None
+) -> list[JournalEvent]:
     """Return the events that carry out a command of a run with these pinned values.
 
     The end states the origins of everything that the run has read, unless it never started.
 
+    Args:   ``left`` is what the budget of its session has left; None without a budget.
     Errors: RunAlreadyEnded if the run has ended; AssertionError for a command that its status or its calls
             do not accept, which is a bug of the caller.
     """
-    events = _decide(run, pinned, command)
+    events = _decide(run, pinned, command, left)
     if events and isinstance(ended := events[-1], RunEnded) and run.starts and run.origins:
         has_output = any(isinstance(event, ToolReturned) and has_tool_output(event) for event in events)
         origins = add_origin(run.origins, "tool_output") if has_output else run.origins
@@ -180,7 +192,7 @@ def has_tool_output(event: ToolReturned) -> bool:
     return event.how not in ("denied", "answered")
 
 
-def _decide(run: RunRecord, pinned: Pinned, command: Command) -> list[JournalEvent]:
+def _decide(run: RunRecord, pinned: Pinned, command: Command, left: Remainder | None) -> list[JournalEvent]:
     if run.status in ENDED:
         verb = run.status if run.status in ("failed", "completed") else f"been {run.status}"
         raise RunAlreadyEnded(f"the run {run.run_id} has already {verb}")
@@ -189,16 +201,22 @@ def _decide(run: RunRecord, pinned: Pinned, command: Command) -> list[JournalEve
         case Start():
             return _start(run, pinned)
         case BeginModelCall(item_id):
+            # What a failed attempt used, or a child of the run, was not checked after an answer.
+            used_up = find_used_up(run, pinned, NO_USAGE, None, left)
+            if used_up is not None:
+                return _fail(run, pinned, used_up)
             open_item_id = run.item_id if run.item_id is not None else item_id
             return [ModelAsked(item_id=open_item_id, turn=run.turn + 1, attempt=run.attempt + 1)]
         case AcceptAnswer():
-            return answers.decide(run, pinned, command)
+            return answers.decide(run, pinned, command, left)
         case FailModelCall():
             return _fail_model_call(run, pinned, command)
         case Compact(result):
             return _compact(run, pinned, result)
         case Steer(steer_id, items, sender, origin, source):
             return [Steered(steer_id=steer_id, items=items, sender=sender, origin=origin, source=source)]
+        case NoteAgentsFiles(files, text):
+            return [AgentsFilesLoaded(files=files, text=text)]
         case RequestCancel(outcome, note):
             return _cancel(run, pinned, outcome, note)
         case EndEarly():
@@ -394,6 +412,8 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
         case ContextCompacted(usage=usage, cost=cost) | CompactionFailed(usage=usage, cost=cost):
             total = add_costs(run.cost, cost)
             return replace(run, usage=run.usage + usage, cost=total, starts_without_progress=0)
+        case BudgetReserved() | BudgetSettled():
+            return evolve_run_budget(run, event)
         case GoalContinued(goal_id=goal_id, number=number, reason=reason):
             return replace(run, goal=GoalContinuation(goal_id, number, reason))
         case RunReleased():
@@ -401,6 +421,8 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
         case Steered(origin=origin):
             origins = add_origin(run.origins, origin)
             return replace(run, pending_steers=run.pending_steers + 1, follow_up=None, origins=origins)
+        case AgentsFilesLoaded():
+            return replace(run, agents_files_cursor=envelope.cursor)
         case OutputEmitted() | RequirementSatisfied():
             return answers.evolve_output(run, envelope.cursor, event)
         case CancelRequested(outcome=outcome):
@@ -478,6 +500,8 @@ def _evolve_calls(run: RunRecord, envelope: Envelope, event: JournalEvent) -> Ru
         case ToolCalled() if all(call.state != "called" for call in run.calls):
             # Calls that run side by side are one start.
             return replace(changed, starts_without_progress=run.starts_without_progress + 1)
+        case QuestionAnswered(origins=origins) if origins:
+            return replace(changed, origins=join_origins(run.origins or ["person"], origins))
         case ToolReturned(bytes=size, text=text):
             output_bytes = size if size is not None else len(text.encode())
             changed = replace(changed, starts_without_progress=0, tool_bytes=run.tool_bytes + output_bytes)

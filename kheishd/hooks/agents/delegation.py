@@ -5,7 +5,7 @@ a restart interrupted is run again: it finds the agents that it has spawned, and
 waits, its run takes no slot, so the agents that it waits for can always run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
@@ -21,6 +21,7 @@ from kheishd.objects.talk.bounds import ancestors
 from kheishd.records.writer import Origin, SessionWriter
 from kheishd.store.environment import Snapshot, Transaction
 from kheishd.store.tables import AGENTS, RUNS, SESSIONS
+from protocol.budget import Budget
 from protocol.errors.refusal import Refusal
 from protocol.events.agent import AgentCloseRequested
 from protocol.limits.agent import (
@@ -29,8 +30,16 @@ from protocol.limits.agent import (
     MAX_DELEGATED_TASKS,
     MAX_WAIT_FOR_AGENTS_SECONDS,
 )
+from protocol.limits.budget import MAX_BUDGET_TOKENS
 from protocol.limits.call import MAX_TOOL_TEXT_BYTES
-from protocol.objects.agent import SETTLED_AGENT, AgentRetention, AgentSnapshot, PromptMode, SpawnRequest
+from protocol.objects.agent import (
+    SETTLED_AGENT,
+    AgentRetention,
+    AgentSnapshot,
+    ManagedAgent,
+    PromptMode,
+    SpawnRequest,
+)
 from protocol.objects.permission import PermissionMode
 from protocol.objects.session import CapabilityScope, CredentialScope, ProfileName, Session
 from protocol.text import truncate
@@ -70,6 +79,17 @@ class DelegatedTask(Arguments, frozen=True):
     )
     profile: (
         Annotated[ProfileName, Meta(description="Its role, which fixes the tools that it has.")] | None
+    ) = None
+    max_tokens: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=MAX_BUDGET_TOKENS,
+                description="The most tokens that it may use, out of yours; by default a share.",
+            ),
+        ]
+        | None
     ) = None
 
 
@@ -195,11 +215,12 @@ class Delegation(SubHook):
             allowed_tools=arguments.allowed_tools,
             blocked_tools=arguments.blocked_tools,
             workspace=arguments.cwd,
+            budget=_budget_of(arguments),
         )
-        agent_id = await self._spawn(call, request, call.key)
+        agent_id = await self.spawn_child(call, request, call.key)
         if not arguments.wait:
             return _answer(self._describe(agent_id))
-        await self._wait(call, [agent_id], arguments.timeout_s)
+        await self.wait_for(call, [agent_id], arguments.timeout_s)
         return self._report(call, [agent_id])
 
     @tool(
@@ -221,14 +242,15 @@ class Delegation(SubHook):
                 prompt=task.prompt,
                 profile=task.profile,
                 retention="close_on_settle",
+                budget=_budget_of(task),
             )
             try:
-                agent_ids.append(await self._spawn(call, request, f"{call.key}.{index}"))
+                agent_ids.append(await self.spawn_child(call, request, f"{call.key}.{index}"))
             except ToolError as error:
                 problems[index] = str(error)
         if not agent_ids:
             raise ToolError(next(iter(problems.values())))
-        await self._wait(call, agent_ids, arguments.timeout_s)
+        await self.wait_for(call, agent_ids, arguments.timeout_s)
         return self._report(call, agent_ids, problems)
 
     @tool(
@@ -242,7 +264,7 @@ class Delegation(SubHook):
     async def wait_agent(self, call: Invocation, arguments: WaitArguments) -> Outcome:
         """Wait for an agent. Errors: ToolError."""
         agent_id = self._find_below(call.context, arguments.agent)
-        await self._wait(call, [agent_id], arguments.timeout_s)
+        await self.wait_for(call, [agent_id], arguments.timeout_s)
         return self._report(call, [agent_id])
 
     @tool(
@@ -306,8 +328,17 @@ class Delegation(SubHook):
 
     # Spawn, wait and report.
 
-    async def _spawn(self, call: Invocation, request: SpawnRequest, key: str) -> str:
-        """Spawn an agent once for the key; return its id. Errors: ToolError."""
+    async def spawn_child(
+        self,
+        call: Invocation,
+        request: SpawnRequest,
+        key: str,
+        complete: Callable[[Transaction, ManagedAgent], None] = lambda tx, agent: None,
+    ) -> str:
+        """Spawn an agent once for the key; return its id. Errors: ToolError.
+
+        ``complete`` is part of the transaction, which may find the agent spawned already.
+        """
         state, runtime = self._services.state, self._services.runtimes.current()
         session_id = call.context.session.session_id
         try:
@@ -320,7 +351,13 @@ class Delegation(SubHook):
                 run_id=call.context.run.run_id,
                 origin=Origin(f"agent:{session_id}"),
             )
-            return (await state.update(lambda tx: spawn(tx, runtime, plan))).agent_id
+
+            def spawn_and_complete(tx: Transaction) -> str:
+                agent = spawn(tx, runtime, plan)
+                complete(tx, agent)
+                return agent.agent_id
+
+            return await state.update(spawn_and_complete)
         except Refusal as refusal:
             field = "" if refusal.field is None else f"{refusal.field.removeprefix('$.params.')}: "
             raise ToolError(f"{field}{refusal.message}") from None
@@ -334,7 +371,7 @@ class Delegation(SubHook):
                 raise ToolError(f"'{address}' is not an agent below you; list_agents shows the tree")
         return session.session_id
 
-    async def _wait(self, call: Invocation, agent_ids: Sequence[str], timeout_s: float) -> None:
+    async def wait_for(self, call: Invocation, agent_ids: Sequence[str], timeout_s: float) -> None:
         """Wait until all agents have settled, one asks, a message arrives, or the time is over."""
         state, run_id = self._services.state, call.context.run.run_id
         names = [f"stream:{agent_id}" for agent_id in (*agent_ids, call.context.session.session_id)]
@@ -366,22 +403,32 @@ class Delegation(SubHook):
             rows: list[dict[str, Any]] = []
             events: list[Any] = []
             for agent_id in agent_ids:
-                session = tx.need(SESSIONS, agent_id)
-                snapshot = snapshot_of(tx, session)
-                rows.append(describe(snapshot, share))
-                request = find_question_to_agent(tx, session)
-                if request is not None:
-                    rows[-1]["asks"] = {"question_id": request.question_id, "questions": request.questions}
-                if snapshot.active_run_id is None and snapshot.last_run_id is not None:
-                    # No mail tells the outcome once more.
-                    run = tx.need(RUNS, snapshot.last_run_id)
-                    events += take_report(tx, run, call.context.session.session_id)
+                row, taken = report_on(tx, call, agent_id, share)
+                rows.append(row)
+                events += taken
             for index in sorted(failed):
                 rows.insert(index, {"status": "not_spawned", "problem": failed[index]})
             answer = _answer(rows[0] if problems is None else {"results": rows})
             return msgspec.structs.replace(answer, events=tuple(events))
 
         return Outcome("", decide=decide)
+
+
+def report_on(
+    tx: Transaction, call: Invocation, agent_id: str, max_output_bytes: int
+) -> tuple[dict[str, Any], list[Any]]:
+    """Return an agent that was waited for as the model reads it, and the events that go with the result."""
+    session = tx.need(SESSIONS, agent_id)
+    snapshot = snapshot_of(tx, session)
+    row = describe(snapshot, max_output_bytes)
+    request = find_question_to_agent(tx, session)
+    if request is not None:
+        row["asks"] = {"question_id": request.question_id, "questions": request.questions}
+    if snapshot.active_run_id is None and snapshot.last_run_id is not None:
+        # No mail tells the outcome once more.
+        run = tx.need(RUNS, snapshot.last_run_id)
+        return row, list(take_report(tx, run, call.context.session.session_id))
+    return row, []
 
 
 def find_agent_of(store: Snapshot, session: Session, address: str) -> Session:
@@ -412,6 +459,11 @@ def describe(agent: AgentSnapshot, max_output_bytes: int = 0) -> dict[str, Any]:
                 agent.output, max_output_bytes, "\n[... truncated; see output.list]"
             )
     return {name: value for name, value in row.items() if value is not None}
+
+
+def _budget_of(task: DelegatedTask) -> Budget | None:
+    """Return the budget that a model asks for; None leaves it to the parent's."""
+    return None if task.max_tokens is None else Budget(max_tokens=task.max_tokens)
 
 
 def _answer(result: Any) -> Outcome:

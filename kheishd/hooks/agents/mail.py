@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from kheishd.core import question as rules
 from kheishd.core.run.commands import AnswerQuestion
+from kheishd.core.trust import join_origins
 from kheishd.hooks.ask_user import AskQuestions, make_questions
 from kheishd.kernel.hook import (
     Arguments,
@@ -27,9 +28,10 @@ from kheishd.kernel.hook import (
     ToolError,
     tool,
 )
-from kheishd.objects.agents.mail import find_question_to_agent, is_open, post
+from kheishd.objects.agents.mail import CLARIFICATION, NOTICE, find_question_to_agent, is_open, post
 from kheishd.objects.agents.tree import find_relative, path_of
 from kheishd.objects.talk.bounds import ancestors
+from kheishd.objects.talk.input import origins_read
 from kheishd.records.writer import Origin, SessionWriter
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol.errors.refusal import Refusal
@@ -108,6 +110,10 @@ class MailTools(SubHook):
     async def message_agent(self, call: Invocation, arguments: MessageArguments) -> Outcome:
         """Post a message. Errors: ToolError."""
         own = call.context.session
+        if arguments.message_type in (NOTICE, CLARIFICATION):
+            raise ToolError(
+                f"messages of type '{arguments.message_type}' are the daemon's; name another type"
+            )
         payload = {"type": arguments.message_type, "message": arguments.message}
         size = len(msgspec.json.encode(payload))
         if size > MAX_MAIL_PAYLOAD_BYTES:
@@ -213,7 +219,14 @@ class MailTools(SubHook):
                 origin=Origin(f"agent:{own.session_id}"),
             )
             writer.carry_out(
-                AnswerQuestion(request.call_id, answers, arguments.decline, arguments.justification, reply)
+                AnswerQuestion(
+                    request.call_id,
+                    answers,
+                    arguments.decline,
+                    arguments.justification,
+                    reply,
+                    join_origins(origins_read(tx, tx.need(SESSIONS, own.session_id)), ["agent"]),
+                )
             )
             writer.write()
             status = "declined" if arguments.decline else "answered"

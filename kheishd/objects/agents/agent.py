@@ -107,6 +107,7 @@ def explain(call: Call, params: AgentExplain) -> SpawnExplanation:
         blocked_tools=verdict.rights.blocked_tools,
         workspace=verdict.workspace,
         route=verdict.route.route_id,
+        budget=verdict.budget,
         model=params.spawn.model or verdict.definition.model or verdict.route.model,
     )
 

@@ -75,6 +75,9 @@ if TYPE_CHECKING:
 NOTICE: Final = "agent_settled"
 """The type of a message that reports the end of a child's run."""
 
+RESERVED_IDS: Final = ("notice:", "clarification:")
+"""How the ids of the daemon's own messages begin."""
+
 CLARIFICATION: Final = "parent_clarification"
 """The type of a message that asks a question of a child."""
 
@@ -162,7 +165,8 @@ def state_of(store: Snapshot, session_id: str) -> MailboxState:
         return "idle"
     if not session.open_runs:
         return "due"
-    oldest = next(cursor for (*_, cursor), _ in store.scan(MAIL_BY_STATE, session_id, "pending"))
+    oldest = next((cursor for (*_, cursor), _ in store.scan(MAIL_BY_STATE, session_id, "pending")), None)
+    assert oldest is not None, "a mailbox counts its pending messages"
     return "busy" if store.need(RUNS, session.open_runs[0]).accepted_cursor < oldest else "due"
 
 
@@ -299,22 +303,23 @@ def find_question_to_agent(store: Snapshot, session: Session) -> QuestionRequest
 # Conclude.
 
 
-def conclude(tx: Transaction, run_id: str, *, is_awaited: bool = False) -> None:
+def conclude(tx: Transaction, run_id: str, *, is_awaited: bool = False, is_restored: bool = False) -> None:
     """Settle the mail of a run that has ended, and report its end to the agent's parent, if that is due.
 
     Args:   ``is_awaited``: the parent gets the outcome as the result of a wait, in this transaction.
+            ``is_restored``: the store was restored from a backup; nothing is repeated that may have happened.
     """
     run = tx.need(RUNS, run_id)
     if not must_be_concluded(run):
-        # A wait has taken the report since the run was listed.
+        # A wait has taken the report meanwhile.
         return
     session = tx.need(SESSIONS, run.session_id)
     writer = SessionWriter(tx, run.session_id, session=session, run=run)
     if run.mail:
-        _settle(writer, run, session)
+        _settle(writer, run, session, is_restored=is_restored)
     report: Literal["mail", "wait", "dropped"] | None = None
     if run.reports:
-        report = "wait" if is_awaited else _report(tx, run, session)
+        report = "wait" if is_awaited else "dropped" if is_restored else _report(tx, run, session)
     writer.append(RunConcluded(report=report, message_id=notice_id(run_id) if report == "mail" else None))
     writer.write()
 
@@ -342,7 +347,7 @@ def take_report(tx: Transaction, run: RunRecord, waiter: str) -> tuple[JournalEv
     return (MailAcknowledged(message_ids=[mail.message_id], how="waited"),)
 
 
-def _settle(writer: SessionWriter, run: RunRecord, session: Session) -> None:
+def _settle(writer: SessionWriter, run: RunRecord, session: Session, *, is_restored: bool) -> None:
     """Acknowledge the mail of a run that completed; else deliver it again, or give it up."""
     tx = writer.tx
     mails = [tx.need(MAIL, key) for _, key in tx.scan(MAIL_BY_STATE, session.session_id, "delivering")]
@@ -352,9 +357,11 @@ def _settle(writer: SessionWriter, run: RunRecord, session: Session) -> None:
         return
     note = run.error.message if run.error is not None else f"the run was {run.status}"
     requeued: list[str] = []
-    dead: dict[Literal["expired", "attempts", "closed"], list[str]] = {}
+    dead: dict[Literal["expired", "attempts", "closed", "restored"], list[str]] = {}
     for mail in mails:
-        if session.status == "ended":
+        if is_restored:
+            dead.setdefault("restored", []).append(mail.message_id)
+        elif session.status == "ended":
             dead.setdefault("closed", []).append(mail.message_id)
         elif has_expired(tx, mail):
             dead.setdefault("expired", []).append(mail.message_id)
@@ -423,3 +430,20 @@ def expire(tx: Transaction, key: str) -> None:
     writer = StreamWriter(tx, mail.agent_id, session_id=mail.agent_id)
     writer.append(MailDeadLettered(message_ids=[mail.message_id], reason="expired"))
     writer.write()
+
+
+# Restore.
+
+
+def withdraw_restored(tx: Transaction, session_id: str) -> bool:
+    """Give up pending messages of a restored store, which may have been delivered since the backup was made.
+
+    Returns whether there may be more in the mailbox.
+    """
+    pending = (tx.need(MAIL, key) for _, key in tx.scan(MAIL_BY_STATE, session_id, "pending"))
+    ids = [mail.message_id for mail in islice(pending, MAX_CLOSED_MAIL)]
+    if ids:
+        writer = StreamWriter(tx, session_id, session_id=session_id)
+        writer.append(MailDeadLettered(message_ids=ids, reason="restored", note="the store was restored"))
+        writer.write()
+    return len(ids) == MAX_CLOSED_MAIL

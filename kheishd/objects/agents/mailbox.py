@@ -10,7 +10,7 @@ import msgspec
 
 from kheishd.core import mailbox as rules
 from kheishd.kernel.call import Call, mutation, origin_of, query
-from kheishd.objects.agents.mail import payload_of, post
+from kheishd.objects.agents.mail import RESERVED_IDS, payload_of, post
 from kheishd.objects.agents.tree import find_agent
 from kheishd.objects.pages import cursor_after, page_of
 from kheishd.objects.storable import require_storable
@@ -19,6 +19,7 @@ from kheishd.records.writer import StreamWriter
 from kheishd.store.tables import MAIL, MAIL_BY_STATE
 from protocol import ids
 from protocol.errors.mailbox import MailNotFound
+from protocol.errors.rpc import InvalidParams
 from protocol.events.mailbox import MailAcknowledged
 from protocol.limits.mailbox import MAX_MAIL_PAYLOAD_BYTES
 from protocol.objects import mailbox as rows
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 
 def prepare_post(call: Call, params: MailboxPost) -> MailboxPost:
     """Validate a message and give it an id. Errors: InputTooLarge, InvalidParams."""
+    if params.message_id is not None and params.message_id.startswith(RESERVED_IDS):
+        text = f"ids that begin with {' or '.join(RESERVED_IDS)} are the daemon's own; choose another one"
+        raise InvalidParams(text, field="$.params.message_id")
     require_storable(params.payload, MAX_MAIL_PAYLOAD_BYTES, "payload", "$.params.payload")
     if params.message_id is not None:
         return params

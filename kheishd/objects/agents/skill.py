@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -14,10 +15,11 @@ from kheishd.kernel.call import Call, control, mutation, origin_of, query
 from kheishd.objects.pages import page_of
 from kheishd.objects.talk.address import find_session
 from kheishd.objects.talk.bounds import bounds_of
+from kheishd.objects.talk.workspace import list_trusted_directories, workspace_of
 from kheishd.records.writer import SessionWriter
 from kheishd.store.blobs import blob_name, put_chunk
 from protocol.errors.refusal import Refusal
-from protocol.errors.session import InputTooLarge, SessionAlreadyEnded
+from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, WorkspaceForbidden
 from protocol.errors.skill import SkillNotActive, SkillNotFound, SkillNotInline, SkillsTooLarge
 from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.limits.skill import (
@@ -44,7 +46,7 @@ from protocol.structs import Value, fields_of
 from protocol.text import truncate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from kheishd.core.skill import ParsedSkill
     from kheishd.kernel.runtime import Runtime
@@ -55,6 +57,9 @@ if TYPE_CHECKING:
 
 SNAPSHOT: Final = ("name", "text", "text_bytes", "allowed_tools", "blocked_tools")
 """The fields that an active skill has from the event of its activation."""
+
+FORK_FIELDS: Final = ("agent_profile", "route", "model", "fallback_model")
+"""The fields of a skill that only an agent of its own can have."""
 
 # The catalogue.
 
@@ -97,12 +102,22 @@ async def reload(call: Call, params: NoParams) -> SkillReload:
 # The skills of a session.
 
 
+def catalogue_of(
+    store: Snapshot, runtime: Runtime, session: Session, *, fresh: bool = False
+) -> Mapping[str, Skill]:
+    """Return the skills that exist for a session, by name: those of its workspace where that is trusted."""
+    directories: list[str] = []
+    with suppress(WorkspaceForbidden):
+        directories = list_trusted_directories(store, runtime, workspace_of(store, runtime, session))
+    return runtime.skills.catalogue(directories, fresh=fresh).skills
+
+
 def visible_skills(
     store: Snapshot, runtime: Runtime, session: Session, *, fresh: bool = False
 ) -> list[Skill]:
     """Return the skills that a session can use, by name: those of the catalogue within its bounds."""
     allowed = bounds_of(store, runtime, session).scope.skills
-    skills = runtime.skills.catalogue(fresh=fresh).skills.values()
+    skills = catalogue_of(store, runtime, session, fresh=fresh).values()
     return [skill for skill in skills if allowed is None or skill.name in allowed]
 
 
@@ -132,16 +147,25 @@ def make_activation(parsed: ParsedSkill, args: str, note: str, *, by_call: bool 
     the text is too long.
     """
     skill = parsed.skill
-    fields = ("agent_profile", "route", "model", "fallback_model")
-    own = [name for name in fields if getattr(skill, name) is not None]
-    if skill.context == "fork" or own:
+    if needs_fork(skill):
+        own = [name for name in FORK_FIELDS if getattr(skill, name) is not None]
         why = f"sets {', '.join(own)}" if own else "says 'context: fork'"
         raise SkillNotInline(
             f"the skill '{skill.name}' {why}, which needs an agent of its own; let the session's "
             "agent use it with the context 'fork'"
         )
     text = render(parsed, args).encode()
-    event = SkillActivated(
+    return Activation(activation_of(skill, text, args, note, by_call=by_call), text)
+
+
+def needs_fork(skill: Skill) -> bool:
+    """Whether a skill needs an agent of its own."""
+    return skill.context == "fork" or any(getattr(skill, name) is not None for name in FORK_FIELDS)
+
+
+def activation_of(skill: Skill, text: bytes, args: str, note: str, *, by_call: bool) -> SkillActivated:
+    """Return the event of a skill's activation with a text."""
+    return SkillActivated(
         name=skill.name,
         text=blob_name(text),
         text_bytes=len(text),
@@ -153,7 +177,6 @@ def make_activation(parsed: ParsedSkill, args: str, note: str, *, by_call: bool 
         note=note,
         by_call=by_call,
     )
-    return Activation(event, text)
 
 
 def require_room(session: Session, event: SkillActivated) -> None:
@@ -183,9 +206,11 @@ class FrozenSkills(Value, frozen=True):
     problems: list[str]
 
 
-def freeze_skills(skills: Skills, session: Session, names: Sequence[str]) -> FrozenSkills:
+def freeze_skills(
+    skills: Skills, session: Session, names: Sequence[str], directories: Sequence[str]
+) -> FrozenSkills:
     """Return snapshots of the default skills of a session's persona; one that cannot be used is a problem."""
-    catalogue = skills.catalogue(fresh=True)
+    catalogue = skills.catalogue(directories)
     frozen = FrozenSkills([], [], [])
     for name in names:
         try:

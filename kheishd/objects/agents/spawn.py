@@ -19,6 +19,7 @@ from kheishd.objects.agents.tree import live_children, path_of, root_id_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_route
 from kheishd.objects.talk.bounds import bounds_of, scope_of
+from kheishd.objects.talk.budget import plan_budget, settle_ended
 from kheishd.objects.talk.input import origins_read
 from kheishd.objects.talk.persona import bind_at_creation
 from kheishd.objects.talk.pin import pin_run
@@ -61,6 +62,8 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import RouteSpec, Runtime
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot, Transaction
+    from protocol.budget import Budget
+    from protocol.events.budget import BudgetReserved
     from protocol.objects.agent import ManagedAgent, SpawnRequest
     from protocol.objects.definition import Definition
     from protocol.objects.session import PersonaBinding, Session
@@ -91,7 +94,10 @@ class SpawnPlan(Value, frozen=True):
 
 
 class SpawnVerdict(Value, frozen=True):
-    """What an agent will be: its definition, its place in the tree and its limits."""
+    """What an agent will be: its definition, its place in the tree and its limits.
+
+    ``reserved`` is the part of the parent's budget that will be set aside for it.
+    """
 
     definition: Definition
     name: str
@@ -101,6 +107,8 @@ class SpawnVerdict(Value, frozen=True):
     workspace: str
     route: RouteSpec
     persona: PersonaBinding | None
+    budget: Budget | None
+    reserved: BudgetReserved | None
 
 
 def prepare_spawn(
@@ -179,7 +187,7 @@ def judge_spawn(store: Snapshot, runtime: Runtime, plan: SpawnPlan, now_ms: int)
 
     Errors: SessionAlreadyEnded, AgentAlreadyClosed, SpawnLimit, AgentNotFound, MemberForbidden,
     ScopeWouldWiden, InputTooLarge, RouteNotFound, RouteForbidden, RouteNotReady, WorkspaceForbidden,
-    PersonaNotFound.
+    PersonaNotFound, BudgetExhausted, InvalidParams for a limit of money on a route without prices.
     """
     request, parent = plan.request, store.need(SESSIONS, plan.parent_id)
     require_working(store, parent, "$.params.parent")
@@ -226,8 +234,23 @@ def judge_spawn(store: Snapshot, runtime: Runtime, plan: SpawnPlan, now_ms: int)
         lambda name: store.get(AGENTS_BY_NICKNAME, hash_key(fold_nickname(name))) is not None,
     )
     persona = bind_at_creation(store, definition, now_ms, parent=parent)
+    if request.budget is not None and request.budget.max_cost and route.prices is None:
+        text = f"the route '{route.route_id}' states no prices, so the cost of an agent cannot be limited"
+        raise InvalidParams(text, field="$.params.budget.max_cost")
+    budget, reserved = plan_budget(
+        store, runtime, parent, request.budget, child_id=plan.child_id, now_ms=now_ms, run_id=plan.run_id
+    )
     return SpawnVerdict(
-        definition, name, f"{parent_path}/{name}", nickname, rights, workspace, route, persona
+        definition,
+        name,
+        f"{parent_path}/{name}",
+        nickname,
+        rights,
+        workspace,
+        route,
+        persona,
+        budget,
+        reserved,
     )
 
 
@@ -302,8 +325,8 @@ def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
                 f"the request '{plan.request_id}' has spawned {spawned.path} for another task"
             )
         return spawned
+    parent = settle_ended(tx, tx.need(SESSIONS, plan.parent_id))
     verdict = judge_spawn(tx, runtime, plan, tx.now_ms)
-    parent = tx.need(SESSIONS, plan.parent_id)
     digest = None
     if request.instructions.strip():
         content = request.instructions.strip().encode()
@@ -319,6 +342,7 @@ def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
             workspace=verdict.workspace,
             route=request.route,
             model=request.model,
+            budget=verdict.budget,
             persona=verdict.persona,
             **fields_of(ChildRights, verdict.rights),
         )
@@ -345,6 +369,8 @@ def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
     writer.write()
     launch(tx, runtime, agent, verdict.definition, plan)
     notice = SessionWriter(tx, parent.session_id, session=parent, origin=plan.origin)
+    if verdict.reserved is not None:
+        notice.append(verdict.reserved, run_id=plan.run_id)
     notice.append(
         ChildSpawned(
             child_id=plan.child_id,
@@ -371,7 +397,7 @@ def launch(
 ) -> None:
     """Accept the first run of an agent. Errors: those of ``pin_run``."""
     session = tx.need(SESSIONS, agent.agent_id)
-    settings = SendParams(model=plan.request.model, budget=plan.request.budget)
+    settings = SendParams(model=plan.request.model)
     pinned = pin_run(tx, runtime, session, definition, settings)
     writer = SessionWriter(tx, agent.agent_id, session=session, origin=plan.origin)
     writer.begin_run(plan.launch_run_id, pinned)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from kheishd.core.agent import fold_nickname, status_of
 from kheishd.objects.talk.bounds import ancestors
+from kheishd.objects.talk.budget import budget_of
 from kheishd.objects.talk.output import output_of
 from kheishd.records.agent import hash_key
 from kheishd.store.tables import (
@@ -136,6 +137,7 @@ def view_of(store: Snapshot, session: Session) -> AgentView:
         children=sum(1 for _ in live_children(store, session)),
         usage=session.usage,
         costs=session.costs,
+        budget=budget_of(store, session),
     )
     fields = fields_of(AgentView, view)
     if agent is not None:

@@ -27,6 +27,7 @@ from kheishd.core.skill import active_skills, skill_layers
 from kheishd.core.trust import join_origins, rule_applies
 from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, SubjectReading, Tool, ToolError
+from kheishd.objects.agents.skill import catalogue_of
 from kheishd.objects.pages import cursor_after, page_of
 from kheishd.objects.people.audience import requester_of
 from kheishd.objects.talk.address import find_definition, find_run, find_session
@@ -41,7 +42,9 @@ from protocol.errors.run import RunAlreadyEnded, RunNotFound
 from protocol.errors.session import InputTooLarge, SessionAlreadyEnded
 from protocol.errors.token import ScopeWouldWiden
 from protocol.events.permission import PermissionsChanged
+from protocol.events.run import AgentsFilesLoaded
 from protocol.journal.envelope import DAEMON_STREAM
+from protocol.journal.line import decode_event
 from protocol.objects import permission as rows
 from protocol.objects.permission import (
     CallFacts,
@@ -236,11 +239,16 @@ def why(call: Call, params: PermissionWhy) -> Explanation:
         layers = layers_of(store, call.runtime, session, run, params.origins)
         all_layers = _all_layers(store, call.runtime, session, run)
         lines = _explain_links(bounds_of(store, call.runtime, session), session, params)
+        skills: Collection[str] = ()
+        if params.item_kind == "skill":
+            skills = catalogue_of(store, call.runtime, session, fresh=True)
+        if run is not None and run.agents_files_cursor is not None:
+            lines += _explain_agents_files(store, run)
         if run is not None and not includes(read_pinned(store, run).tools, params.tool):
             text = f"it did not have '{params.tool}' when it was accepted"
             lines.append(ExplanationLine(source=f"run {run.run_id}", says="deny", text=text))
     if params.item_kind != "tool":
-        return _explain_item(call, params, lines, layers.mode)
+        return _explain_item(call, params, lines, layers.mode, skills)
     if params.mode is not None:
         layers = _with_mode(layers, params.mode)
     tool = call.runtime.hooks.find_tool(params.tool)
@@ -289,7 +297,11 @@ def _explain_links(bounds: Bounds, session: Session, params: PermissionWhy) -> l
 
 
 def _explain_item(
-    call: Call, params: PermissionWhy, lines: list[ExplanationLine], mode: PermissionMode
+    call: Call,
+    params: PermissionWhy,
+    lines: list[ExplanationLine],
+    mode: PermissionMode,
+    skills: Collection[str],
 ) -> Explanation:
     """Return the explanation of an item that is no tool: the scopes alone decide. Errors: InvalidParams."""
     for field in ("subject", "mode", "facts"):
@@ -298,7 +310,7 @@ def _explain_item(
     existing: dict[str, Collection[str]] = {
         "route": call.runtime.routes,
         "member": call.runtime.definitions,
-        "skill": call.runtime.skills.catalogue().skills,
+        "skill": skills,
     }
     if params.tool not in existing.get(params.item_kind, (params.tool,)):
         text = f"there is no {params.item_kind} '{params.tool}' now"
@@ -315,6 +327,21 @@ def _explain_item(
         grant_id=None,
         lines=lines,
     )
+
+
+def _explain_agents_files(store: Snapshot, run: RunRecord) -> list[ExplanationLine]:
+    """Return a line for every AGENTS.md that instructs a run. They allow nothing."""
+    entry = store.entry(run.session_id, run.agents_files_cursor or 0)
+    event = decode_event(entry[1]) if entry is not None else None
+    files = event.files if isinstance(event, AgentsFilesLoaded) else []
+    return [
+        ExplanationLine(
+            source="instructions",
+            says=None,
+            text=f"{file.path}: {file.problem or f'{file.read_bytes} bytes'}",
+        )
+        for file in files
+    ]
 
 
 def _read_subject(tool: Tool | None, subject: str) -> SubjectReading:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from kheishd.core import question as rules
 from kheishd.core.audience import count_votes
 from kheishd.core.run.commands import AbandonQuestion, AnswerQuestion
+from kheishd.core.trust import frame_text
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.objects.people.audience import require_person
 from kheishd.objects.people.listing import PendingIndex, find_record, list_records, writer_of
@@ -87,7 +88,11 @@ def answer(tx: Transaction, call: Call, params: QuestionAnswer) -> QuestionReque
             answers, declined, justification = [], True, DISAGREED
     if is_decided:
         reply = rules.format_reply(request.questions, answers, declined=declined, justification=justification)
-        writer.carry_out(AnswerQuestion(request.call_id, answers, declined, justification, reply))
+        origin = call.caller.origin or "person"
+        # An answer of a connector is data, like its inputs.
+        reply = frame_text(reply, origin, sender or "")
+        origins = () if origin == "person" else (origin,)
+        writer.carry_out(AnswerQuestion(request.call_id, answers, declined, justification, reply, origins))
     writer.write()
     return find_question(tx, call, request.question_id)
 

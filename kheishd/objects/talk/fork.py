@@ -16,9 +16,11 @@ from kheishd.kernel.call import Call, mutation, origin_of
 from kheishd.objects.node.journal import pruned_until
 from kheishd.objects.talk.address import find_definition, find_session
 from kheishd.objects.talk.bounds import bounds_of, default_mode, require_mode, scope_of
+from kheishd.objects.talk.budget import reserve
 from kheishd.objects.talk.input import origins_read
 from kheishd.objects.talk.lineage import lineage
 from kheishd.records.writer import SessionWriter
+from kheishd.store.tables import SESSIONS
 from protocol import ids
 from protocol.errors.definition import AgentNotFound
 from protocol.errors.journal import CursorPruned
@@ -55,7 +57,8 @@ def _prepare(call: Call, params: SessionFork) -> _Fork:
 def fork(tx: Transaction, call: Call, request: _Fork) -> Session:
     """Create a session that continues another one.
 
-    Errors: SessionNotFound, AgentNotFound, ScopeMissing, InvalidParams, CursorPruned, TooDeep.
+    Errors: SessionNotFound, AgentNotFound, ScopeMissing, InvalidParams, CursorPruned, TooDeep,
+    BudgetExhausted.
     """
     source = find_session(tx, call, request.params.session_id)
     definition = request.definition or call.runtime.definitions.get(source.agent)
@@ -68,6 +71,12 @@ def fork(tx: Transaction, call: Call, request: _Fork) -> Session:
     if definition.name != source.agent:
         properties["scope"] = intersect_scopes(scope_of(definition), source.scope)
         properties["route"] = properties["model"] = None
+    if source.parent_session_id is not None:
+        # A fork is one more child of the same parent.
+        parent = tx.need(SESSIONS, source.parent_session_id)
+        properties["budget"] = reserve(
+            tx, call.runtime, parent, source.budget, child_id=request.session_id, origin=origin_of(call)
+        )
     writer = SessionWriter(tx, request.session_id, session=None, origin=origin_of(call, source.sender))
     writer.append(
         SessionCreated(

@@ -87,6 +87,7 @@ def pin_run(
         requirements=params.completion_requirements,
         max_continuations=runtime.config.runs.max_continuations,
         budget=_pin_budget(runtime, params.budget, speaker, route),
+        is_accounted=session.budget is not None,
         prices=route.prices,
     )
 

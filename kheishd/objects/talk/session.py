@@ -12,6 +12,8 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from kheishd.core.account import includes_budget, require_budget_change
+from kheishd.core.run.budget import NO_LIMIT
 from kheishd.core.scope import (
     ChildRequest,
     ChildRights,
@@ -27,6 +29,7 @@ from kheishd.objects.pages import PageTokens, page_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_definition, find_route, find_session
 from kheishd.objects.talk.bounds import bounds_of, default_mode, mode_of, require_mode, scope_of
+from kheishd.objects.talk.budget import budget_of, has_open_children, is_reserved, reserve, settle
 from kheishd.objects.talk.contract import StoredSchema, read_contracts, read_schema
 from kheishd.objects.talk.persona import bind_at_creation
 from kheishd.objects.talk.plan import plan_of, todos_of
@@ -101,6 +104,8 @@ def _validate_settings(call: Call, params: SessionSettings) -> _Settings:
     }
     if isinstance(params.workspace, str):
         properties["workspace"] = resolve_requested(call, params.workspace)
+    if params.budget == NO_LIMIT:
+        properties["budget"] = None
     contracts = read_contracts(params)
     return _Settings(properties | contracts.properties, contracts.schemas)
 
@@ -133,6 +138,11 @@ def create(tx: Transaction, call: Call, creation: _Creation) -> Session:
     existing = tx.get(SESSIONS, creation.session_id)
     if existing is not None:
         return _require_same(call, existing, created, creation.params.persona_id)
+    if created.parent_session_id is not None:
+        parent = tx.need(SESSIONS, created.parent_session_id)
+        child_id, origin = creation.session_id, origin_of(call)
+        budget = reserve(tx, call.runtime, parent, created.budget, child_id=child_id, origin=origin)
+        created = replace(created, budget=budget)
     writer = SessionWriter(tx, creation.session_id, session=None, origin=origin_of(call))
     writer.append(created)
     writer.write()
@@ -194,6 +204,9 @@ def _require_same(call: Call, existing: Session, created: SessionCreated, person
     # The title and the metadata are labels.
     compared = [name for name in names if name not in ("title", "metadata")]
     differing = [name for name in compared if getattr(existing, name) != getattr(created, name)]
+    # The parent's limits completed the budget that was requested.
+    if "budget" in differing and includes_budget(existing.budget, created.budget):
+        differing.remove("budget")
     if persona_id is not None and (existing.persona is None or existing.persona.persona_id != persona_id):
         differing.append("persona")
     if not call.caller.may_read(existing.agent, existing.sender):
@@ -246,6 +259,7 @@ def view_of(store: Snapshot, runtime: Runtime, session: Session) -> SessionView:
         goal=store.get(GOALS, session.session_id) if session.goal_id is not None else None,
         input_schema=read_schema(store, session.input_contract),
         output_schema=read_schema(store, contract.digest if contract is not None else None),
+        budget_use=budget_of(store, session),
     )
 
 
@@ -301,7 +315,8 @@ def update(tx: Transaction, call: Call, plan: tuple[SessionUpdate, _Settings]) -
 
     A profile is chosen once, and tools that are blocked stay blocked.
 
-    Errors: SessionNotFound, SessionAlreadyEnded, ScopeWouldWiden, ScopeMissing, WorkspaceForbidden.
+    Errors: SessionNotFound, SessionAlreadyEnded, ScopeWouldWiden, ScopeMissing, WorkspaceForbidden,
+    BudgetExhausted, InvalidParams.
     """
     params, settings = plan
     session = _find_open(tx, call, params.session_id)
@@ -321,6 +336,13 @@ def update(tx: Transaction, call: Call, plan: tuple[SessionUpdate, _Settings]) -
             changes["permission_mode"] = choose_mode(max_mode, params.permission_mode, agent_mode)
     if parent is not None:
         _require_workspace_in_parent(tx, call, parent, changes)
+    if "budget" in changes:
+        require_budget_change(
+            session,
+            changes["budget"],
+            is_reserved=is_reserved(tx, session),
+            has_children=has_open_children(tx, session),
+        )
     if not changes:
         return session
     changed = replace(session, **changes)
@@ -385,6 +407,7 @@ def end(tx: Transaction, call: Call, params: SessionEnd) -> Session:
     writer.append(SessionEnded(note=params.note))
     request_stop_all(writer, "the session was ended")
     writer.write()
+    settle(tx, writer.session)
     delete_checkpoint(tx, session.session_id)
     return writer.session
 

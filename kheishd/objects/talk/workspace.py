@@ -96,6 +96,18 @@ def is_trusted(store: Snapshot, runtime: Runtime, path: str) -> bool:
     return find_trusted_root(store, runtime, path) is not None
 
 
+def list_trusted_directories(store: Snapshot, runtime: Runtime, path: str) -> list[str]:
+    """Return a directory and those above it up to the trusted root, the nearest first.
+
+    The list is empty if the directory is not trusted.
+    """
+    root = find_trusted_root(store, runtime, path)
+    directories = [] if root is None else [path]
+    while directories and directories[-1] != root:
+        directories.append(os.path.dirname(directories[-1]))
+    return directories
+
+
 # The workspace of a session.
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 from msgspec.structs import replace
 
-from kheishd.core.run.budget import remaining_ms
+from kheishd.core.account import use_of
+from kheishd.core.run.budget import make_session_timeout, make_timeout, remaining_ms
 from kheishd.kernel.hook import RunContext
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.records.writer import SessionWriter
@@ -55,9 +56,9 @@ class ActiveRun:
     ``runtime`` is the generation that the run holds while it is active; permission rules and tool limits
     follow the current one. ``suspect``: the run must run alone, as it may have crashed the daemon;
     ``on_progress`` is called when it has made progress and other runs may start. ``retries`` is False once a
-    full disk must fail a commit at once. ``out_of_time``: the run's time is used up by the monotonic clock.
-    ``waiting_calls`` counts the
-    calls that wait for other runs. ``is_call_begun``: the begin of the next model call is committed already.
+    full disk must fail a commit at once. ``out_of_time``: the run's time is used up by the monotonic clock,
+    and ``timeout`` is the error that says whose. ``waiting_calls`` counts the calls that wait for other runs.
+    ``is_call_begun``: the begin of the next model call is committed already.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class ActiveRun:
         self.suspect = suspect
         self.retries = True
         self.out_of_time = False
+        self.timeout = make_timeout(pinned)
         self.is_call_begun = False
         self.waiting_calls = 0
         self._on_progress = on_progress
@@ -97,7 +99,7 @@ class ActiveRun:
     @contextmanager
     def effect(self) -> Iterator[trio.CancelScope]:
         """Perform an effect that ``stop`` and the end of the run's time cut short."""
-        left_ms = remaining_ms(self.record, self.pinned, self.state.now_ms())
+        left_ms = self._remaining_ms()
         scope = trio.CancelScope() if left_ms is None else trio.move_on_after(left_ms / 1000)
         if self._effect.cancel_called:
             # ``stop`` came before this effect.
@@ -107,6 +109,20 @@ class ActiveRun:
             yield scope
         if scope.cancelled_caught and trio.current_time() >= scope.deadline:
             self.out_of_time = True
+
+    def _remaining_ms(self) -> int | None:
+        """Return the working time that the run and its session have left; None without a limit."""
+        now_ms = self.state.now_ms()
+        left_ms = remaining_ms(self.record, self.pinned, now_ms)
+        if not self.pinned.is_accounted:
+            return left_ms
+        with self.state.read() as store:
+            session = store.need(SESSIONS, self.record.session_id)
+        session_ms = use_of(session, self.record, now_ms).left.work_ms
+        if session_ms is None or (left_ms is not None and left_ms <= session_ms):
+            return left_ms
+        self.timeout = make_session_timeout()
+        return max(session_ms, 0)
 
     @contextmanager
     def yield_slot(self) -> Iterator[None]:
@@ -216,17 +232,18 @@ class ActiveRun:
         """Return the calls of the newest message, with their arguments as the approver changed them."""
         assert self.record.output_cursor is not None, "a call stands in a message"
         with self.state.read() as store:
-            message = self._read_event(store, self.record.output_cursor)
+            message = self.read_event(store, self.record.output_cursor)
             assert isinstance(message, MessageAppended)
             tool_calls = [item for item in message.message.items if isinstance(item, ToolCall)]
             for index, call in enumerate(self.record.calls):
                 if call.input_cursor is not None:
-                    answer = self._read_event(store, call.input_cursor)
+                    answer = self.read_event(store, call.input_cursor)
                     assert isinstance(answer, ApprovalAnswered)
                     tool_calls[index] = replace(tool_calls[index], arguments=answer.updated_input or {})
         return tool_calls
 
-    def _read_event(self, store: Snapshot, cursor: int) -> JournalEvent:
+    def read_event(self, store: Snapshot, cursor: int) -> JournalEvent:
+        """Return an event of the session that a record names."""
         entry = store.entry(self.record.session_id, cursor)
         assert entry is not None, "a record refers to an event of the journal"
         event = decode_event(entry[1])

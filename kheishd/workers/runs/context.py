@@ -11,6 +11,10 @@ import logging
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+import trio
+from msgspec.structs import replace
+
+from kheishd.core.account import use_of
 from kheishd.core.context.compaction import (
     MIN_SNIP_KEEP,
     DropResults,
@@ -36,12 +40,16 @@ from kheishd.core.context.tokens import estimate_messages
 from kheishd.core.context.transcript import format_framing
 from kheishd.core.contract import format_instruction
 from kheishd.core.run.answers import find_unmet
-from kheishd.core.run.commands import Compact, Compaction, FailedCompaction
+from kheishd.core.run.commands import Compact, Compaction, FailedCompaction, NoteAgentsFiles
 from kheishd.core.trust import format_trust
+from kheishd.kernel.agents_files import find_places, read_files
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
 from kheishd.objects.talk.contract import schema_text
-from kheishd.store.tables import BLOBS
+from kheishd.objects.talk.workspace import list_trusted_directories
+from kheishd.store.tables import BLOBS, SESSIONS
 from kheishd.workers.completion import complete
+from protocol.events.run import AgentsFilesLoaded
+from protocol.limits.budget import MAX_OVERDRAWN_TOKENS
 from protocol.objects.run import RunError
 
 if TYPE_CHECKING:
@@ -78,6 +86,8 @@ class ContextWindow:
         self._overflows = 0
         # The estimated length of the last prompt that the provider refused.
         self._refused_tokens: int | None = None
+        # The text of the workspace's AGENTS.md files, once they were read.
+        self._agents_files: str | None = None
 
     # The prompt.
 
@@ -93,12 +103,26 @@ class ContextWindow:
             )
             match stage:
                 case None:
-                    return request
+                    return self._cap(request, prompt)
                 case Summarize(upto):
                     if not await self._summarize(prompt, upto, "auto"):
-                        return request
+                        return self._cap(request, prompt)
                 case _:
                     await self._drop(prompt, stage, "auto")
+
+    def _cap(self, request: ModelRequest, prompt: Prompt) -> ModelRequest:
+        """Return a model call whose answer ends where the budget of the session does.
+
+        The length of the prompt is an estimate. Anthropic rejects a limit below that of the model's thoughts.
+        """
+        active = self._active
+        if not active.pinned.is_accounted or "thinking" in active.pinned.options:
+            return request
+        with active.state.read() as store:
+            left = use_of(store.need(SESSIONS, active.record.session_id)).left.tokens
+        if left is None:
+            return request
+        return replace(request, max_answer_tokens=max(left - prompt.tokens, MAX_OVERDRAWN_TOKENS))
 
     async def _prompt(self, *, check_route: bool = True) -> tuple[ModelRequest, Prompt]:
         """Return a model call with the whole transcript, and its measured prompt.
@@ -115,12 +139,13 @@ class ContextWindow:
             self._has_begun = True
             if await self._active.runtime.hooks.begin(context):
                 context = self._active.context()
+        instructions = self._instructions(context, await self._read_agents_files())
         session = await self._transcript.read()
         framed = session.view(speaker=run.guest or run.agent, primary=run.agent)
         hook_prompt = self._active.runtime.hooks.prompt(context)
         request = ModelRequest(
             pinned=context.pinned,
-            instructions="\n\n".join(filter(None, self._instructions(context, hook_prompt.sections))),
+            instructions="\n\n".join(filter(None, [*instructions, *hook_prompt.sections])),
             messages=list(framed.messages),
             tools=hook_prompt.tools,
             marks=session.transcript.marks,
@@ -144,15 +169,47 @@ class ContextWindow:
         )
         return request, prompt
 
-    def _instructions(self, context: RunContext, hook_sections: list[str]) -> list[str]:
-        """Return the sections of the instructions: the agent's, and the hooks'."""
+    def _instructions(self, context: RunContext, agents_files: str) -> list[str]:
+        """Return the sections of the instructions before the hooks': the agent's, and the workspace's."""
         sections = []
         if (digest := context.pinned.instructions_digest) is not None:
             with self._active.state.read() as store:
                 blobs = [store.get(BLOBS, name, 0) for name in (digest, *context.pinned.section_digests)]
             # A blank soul adds nothing.
             sections += [blob.decode() for blob in blobs if blob is not None and blob.strip()]
-        return sections + hook_sections
+        return [*sections, agents_files]
+
+    async def _read_agents_files(self) -> str:
+        """Return the text of the workspace's AGENTS.md files as of the run's first model call."""
+        if self._agents_files is None:
+            self._agents_files = await self._load_agents_files()
+        return self._agents_files
+
+    async def _load_agents_files(self) -> str:
+        active, run = self._active, self._active.record
+        if run.guest is not None or run.kind == "compaction":
+            return ""
+        if run.agents_files_cursor is not None:
+            with active.state.read() as store:
+                event = active.read_event(store, run.agents_files_cursor)
+                assert isinstance(event, AgentsFilesLoaded), "the record names the event"
+                blob = store.get(BLOBS, event.text, 0) if event.text is not None else None
+            return blob.decode() if blob is not None else ""
+        if run.turn:
+            # It had none at its first model call.
+            return ""
+        workspace = active.pinned.workspace or active.runtime.workspace_root
+        with active.state.read() as store:
+            directories = list_trusted_directories(store, active.current_runtime, workspace)
+        places = find_places(active.runtime.workspaces.home, directories)
+        if not places:
+            return ""
+        text, files = await trio.to_thread.run_sync(read_files, places)
+        # The stored text has no secrets, and a daemon that resumes the run reads the stored one.
+        text = active.live.scrubber.scrub_bytes(text.encode()).decode()
+        digest = (await active.put_blob(text.encode()))[0] if text else None
+        await active.commit(NoteAgentsFiles(files, digest))
+        return text
 
     def _situation(self, context: RunContext, hook_texts: list[str], session: SessionTranscript) -> str:
         """Return the changing part of the prompt: the hooks' texts, other authors, the run's requirements."""

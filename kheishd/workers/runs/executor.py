@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, assert_never
 
 import trio
 
-from kheishd.core.run.budget import make_timeout
 from kheishd.core.run.commands import EndEarly, Fail, Interrupt, Release, Start
 from kheishd.core.run.due import (
     AskModel,
@@ -141,7 +140,7 @@ class RunExecutor:
             and active.record.status == "running"
             and not isinstance(effect, StopEffect | ProbeCalls)
         ):
-            return Expire(make_timeout(active.pinned))
+            return Expire(active.timeout)
         return effect
 
     async def _perform(self, effect: Effect) -> None:

@@ -6,7 +6,6 @@ import random
 from typing import TYPE_CHECKING, assert_never
 
 from kheishd.core.run.answers import continued_cursors, fit_items, fit_message, measure_data, measure_items
-from kheishd.core.run.budget import make_timeout
 from kheishd.core.run.calls import normalize_calls
 from kheishd.core.run.commands import AcceptAnswer, BeginModelCall, EndEarly, Fail, FailModelCall
 from kheishd.core.run.due import next_attempt_at_ms
@@ -55,7 +54,7 @@ class ModelTurn:
         active = self._active
         if not active.is_call_begun:
             await active.commit(BeginModelCall(active.state.new_id(ids.ITEM)))
-            if active.record.cancel is not None:
+            if active.record.cancel is not None or active.record.ended_at_ms is not None:
                 return
         active.is_call_begun = False
         route = active.pinned.route
@@ -241,4 +240,4 @@ class ModelTurn:
                 await self._transcript.save_checkpoint(checkpoint)
 
     def _stopped(self, items: list[Item]) -> EndEarly:
-        return EndEarly(items, error=make_timeout(self._active.pinned) if self._active.out_of_time else None)
+        return EndEarly(items, error=self._active.timeout if self._active.out_of_time else None)

@@ -17,6 +17,8 @@ def test_a_goal_from_its_beginning_to_its_end(ctl: Ctl) -> None:
     runs = ctl.json("run", "list", "--session", session)["runs"]
     assert [run["goal"]["number"] for run in runs] == [2, 1]
     assert runs[0]["goal"]["reason"] == "the offline stand-in cannot judge"
+    shown_run = ctl("run", "show", runs[0]["run_id"]).out
+    assert "continuation 2: the offline stand-in cannot judge" in shown_run
     assert "Continuation 1 of at most 2" in ctl("session", "history", session).out
 
 

@@ -151,3 +151,17 @@ def test_unknown_sessions_and_runs(ctl: Ctl) -> None:
     """Each command refuses an unknown session or run."""
     for words in (["why", "a"], ["list"], ["update", "--ask", "a"], ["audit"]):
         assert ctl("permission", *words, "--session", "none").code == exit_codes.FAILED, words
+
+
+def test_rules_for_an_origin(ctl: Ctl) -> None:
+    """A rule for an origin stands beside the general one, and is removed by its origin."""
+    session_id = ctl.json("session", "create")["session_id"]
+    ctl.json("permission", "update", "--session", session_id, "--deny", "glob*", "--origin", "connector")
+    why = ("permission", "why", "glob_search", "--session", session_id)
+    assert ctl.json(*why)["decision"] == "allow"
+    assert ctl.json(*why, "--origin", "connector")["decision"] == "deny"
+    assert "for the origin connector" in ctl("permission", "list", "--session", session_id).out
+    left = ctl.json(
+        "permission", "update", "--session", session_id, "--remove", "glob*", "--origin", "connector"
+    )
+    assert left["rules"] == []

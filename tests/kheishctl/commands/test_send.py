@@ -339,3 +339,12 @@ def test_a_pipe_shows_delays(path: Path, tmp_path: Path) -> None:
         done = Ctl(tmp_path)("send", "default", "hi")
     assert (done.code, done.out) == (0, "done\n")
     assert "the model call failed (too many requests); retrying in 30" in done.err
+
+
+def test_origin(ctl: Ctl, sender: str) -> None:
+    """The message has the origin and the source, and the session's rights follow from them."""
+    sent = ctl.json("send", "--as", sender, "--origin", "event", "--source", "bell", "default", "ring")
+    history = ctl("session", "history", sent["session_id"])
+    assert "[event bell]" in history.out
+    assert ctl.json("session", "memory", sent["session_id"])["origins"] == ["event"]
+    assert ctl("send", "--origin", "agent", "default", "x").code == exit_codes.USAGE

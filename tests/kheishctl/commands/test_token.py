@@ -70,3 +70,10 @@ def test_a_secret_is_no_id(ctl: Ctl, command: str) -> None:
     assert done.code == exit_codes.USAGE
     assert "name the token by its id" in done.err
     assert secret not in done.err + done.out
+
+
+def test_origin(ctl: Ctl) -> None:
+    """A token can fix the origin of everything that it sends."""
+    made = ctl.json("token", "create", "--scope", "converse", "--origin", "connector")
+    assert made["token"]["grant"]["origin"] == "connector"
+    assert "connector" in ctl("token", "list").out

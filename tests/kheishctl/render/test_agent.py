@@ -43,6 +43,22 @@ def test_a_tree_shows_who_is_below_whom() -> None:
     ]
 
 
+def test_a_tree_shows_budgets() -> None:
+    """What is left of what was given, and what is reserved, at every node that has a budget."""
+    use = {
+        "given": {"max_tokens": 1000, "max_work_s": 10.0, "max_cost": 0.5},
+        "used": {"tokens": 100},
+        "reserved": {"tokens": 600, "work_ms": 2500},
+        "left": {"tokens": 300, "work_ms": 7500, "cost_micros": 450000},
+    }
+    rows = [agent("root", budget=use), agent("a", "root", budget={"reserved": {"tokens": 5}})]
+    assert format_tree(rows, Display(120, False, 0)).splitlines() == [
+        "root  idle  default  300 of 1,000 tokens left (600 reserved), 7.5 of 10 s left (2.5 reserved), "
+        "0.45 of 0.5 left",
+        "└─ a  idle  default",
+    ]
+
+
 def test_an_agent_whose_parent_is_not_shown_is_a_root() -> None:
     """A page of a tree may lack the parent, as closed agents are hidden."""
     assert format_tree([agent("b", "gone")], TERMINAL) == "b  idle  default"

@@ -431,6 +431,8 @@ def test_other_notes_about_runs() -> None:
     assert listener.event("tool_observed", call_id=CALL, evidence={}) == []
     items = [{"kind": "text", "text": "faster"}]
     assert listener.event("steered", items=items, sender="ada") == [SteerText("faster", "ada")]
+    marked = listener.event("steered", items=items, sender="ada", origin="connector", source="mail")
+    assert marked == [SteerText("faster", "ada [connector mail]")]
     [noted] = listener.event("session_updated", changes={"permission_mode": "plan"})
     assert isinstance(noted, Notice)
     assert "the permission mode is now plan" in noted.text

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishctl.render.layout import Display
-from kheishctl.render.messages import format_history, format_item, format_message, join_answer_text
+from kheishctl.render.messages import (
+    format_history,
+    format_item,
+    format_message,
+    join_answer_text,
+    name_author,
+)
 from protocol.transcript import Item, Text, text_of
 from tests.support.samples import sample
 
@@ -71,3 +77,13 @@ def test_history() -> None:
         ["assistant", "he"],
         ["user", "next"],
     ]
+
+
+def test_an_input_that_no_person_wrote_is_marked() -> None:
+    """The mark has the origin and the source; a person's input has none."""
+    assert name_author("ada", {}) == "ada"
+    assert name_author("ada", {"origin": "tool_output"}) == "ada [tool output]"
+    assert name_author("", {"origin": "connector", "source": "mail:bob"}) == "[connector mail:bob]"
+    message = {"role": "user", "items": [{"kind": "text", "text": "hi"}], "origin": "event"}
+    rendered = format_history([{"at_ms": 0, "sender": "ada", "message": message}], PIPE)
+    assert rendered.split("\t")[1:] == ["user [event]", "hi"]

@@ -100,6 +100,17 @@ def test_without_a_preview_the_input_is_shown() -> None:
     assert "status\tallowed by uid:0" in rendered
 
 
+def test_an_audience_and_its_votes() -> None:
+    """A person sees who may answer, how many must agree, and who has voted."""
+    audience = {"people": ["ann", "bea", "carl"], "votes": 2}
+    shown = asking.format_approval(
+        approval(audience=audience, votes=[{"person": "bea", "choice": "allow"}]), WIDE
+    )
+    assert "2 of ann, bea, carl (bea: allow)" in shown
+    assert "nobody" in asking.format_approval(approval(audience={"people": []}), WIDE)
+    assert "asked of" not in asking.format_approval(approval(), WIDE)
+
+
 def test_a_question_with_its_answer() -> None:
     """Selected options are marked, and text follows."""
     answer = {"key": "q1", "selected": ["o2"], "text": "a dark one"}

@@ -57,7 +57,8 @@ def test_no_files(source: Source) -> None:
     assert runtime.warnings == ()
     assert source.config_path is None
     own = str(source.home.path)
-    assert runtime.workspaces == Workspaces(f"{own}/workspace", own)
+    root = f"{own}/workspace"
+    assert runtime.workspaces == Workspaces(root, own, trusted=(root,))
 
 
 def test_configuration(source: Source) -> None:
@@ -155,7 +156,8 @@ def test_workspaces_are_resolved(tmp_path: Path) -> None:
     for name, path in (("a", "work"), ("b", "/srv/./b"), ("c", "'~/x'")):
         (tmp_path / "real" / "agents" / f"{name}.md").write_text(f"---\nworkspace: {path}\n---\n")
     runtime = build(Source(Home(tmp_path / "home"), environ={}))
-    assert runtime.workspaces == Workspaces(str(tmp_path / "disk"), str(tmp_path / "real"))
+    disk = str(tmp_path / "disk")
+    assert runtime.workspaces == Workspaces(disk, str(tmp_path / "real"), trusted=(disk,))
     assert {name: agent.workspace for name, agent in runtime.definitions.items()} == {
         "default": None,
         "a": str(tmp_path / "disk" / "work"),

@@ -235,3 +235,30 @@ async def test_threads(tmp_path: Path) -> None:
     skills = ConfiguredSkills(SkillRegistry(), SkillsSection(), Home(tmp_path))
     await skills.refresh()
     assert names(skills) == ["a"]
+
+
+def test_workspaces_that_are_no_longer_used_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scans of many workspaces do not add up; one that comes back is scanned again."""
+    monkeypatch.setattr(skills_module, "MAX_SCANS", 8)
+    write_skill(tmp_path / "w0" / "skills", "first")
+    skills = make_skills(tmp_path)
+    for number in range(6):
+        assert ("first" in names(skills, str(tmp_path / f"w{number}"))) == (number == 0)
+    assert len(skills._registry._scans) <= 8
+    assert names(skills, str(tmp_path / "w0")) == ["first"]
+
+
+def test_links_of_a_workspace_are_not_followed(tmp_path: Path) -> None:
+    """A root that is a link out of the workspace has no skills until it is a directory."""
+    write_skill(tmp_path / "outside", "a")
+    workspace = tmp_path / "work"
+    workspace.mkdir()
+    (workspace / "skills").symlink_to(tmp_path / "outside")
+    skills = make_skills(tmp_path)
+    (warning,) = skills.catalogue([str(workspace)]).warnings
+    assert "a symbolic link is not followed in a workspace" in warning
+    (workspace / "skills").unlink()
+    write_skill(workspace / "skills", "b")
+    assert list(skills.catalogue([str(workspace)], fresh=True).skills) == ["b"]

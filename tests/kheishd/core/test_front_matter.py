@@ -50,5 +50,5 @@ def test_problems_have_their_line(text: str, problem: str) -> None:
 @pytest.mark.parametrize("length", [MAX_FAST_CHARACTERS // 4, 60_000])
 def test_deep_nesting_is_an_error(length: int) -> None:
     """A text of brackets neither ends the process nor takes long."""
-    with pytest.raises(FrontMatterError):
+    with pytest.raises(FrontMatterError, match="nested too deeply"):
         load_yaml("a: " + "[" * length)

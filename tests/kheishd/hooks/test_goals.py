@@ -83,12 +83,21 @@ async def test_a_goal_that_is_too_long(desk: Desk) -> None:
         ({"status": "done"}, "give the evidence"),
         ({"status": "done", "evidence": "x", "wait_s": 5}, "wait_s belongs to the status waiting"),
         ({"status": "done", "evidence": "x" * 5_000}, "shorten it"),
-        ({"status": "done", "evidence": "x"}, "this session has no goal"),
     ],
 )
 async def test_reports_that_are_refused(desk: Desk, arguments: dict[str, Any], message: str) -> None:
-    """A report without evidence, or without a goal, is an error for the model."""
+    """A report without evidence, or with contradictions, is an error for the model."""
+    await call(desk, "create_goal", SET)
     assert message in await call(desk, "update_goal", arguments)
+
+
+async def test_a_session_without_a_goal_is_offered_one_tool(desk: Desk) -> None:
+    """Only a session with a goal has the tools to read it and to report on it."""
+    await desk.ask("hello")
+    assert [tool.name for tool in desk.models.requests[-1].tools] == ["create_goal"]
+    await call(desk, "create_goal", SET)
+    names = [tool.name for tool in desk.models.requests[-1].tools]
+    assert names == ["get_goal", "create_goal", "update_goal"]
 
 
 async def test_a_report_on_a_goal_that_has_ended(desk: Desk) -> None:

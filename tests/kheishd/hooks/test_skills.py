@@ -4,25 +4,31 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 from trio.testing import MockClock
 
+from kheishd.core.definition import parse
+from kheishd.core.workspace import Workspaces
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.skills import ACTIVE, AVAILABLE, ActiveSkills, SkillTools
-from kheishd.kernel.hook import Arguments, Invocation, Outcome, SubHook, tool
+from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubHook, tool
 from kheishd.objects.agents.persona import bind_persona, create_persona
-from kheishd.objects.agents.skill import activate, deactivate
+from kheishd.objects.agents.skill import activate, deactivate, visible_skills
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.objects.talk.compaction import HANDLERS as COMPACT
 from kheishd.objects.talk.session import create, update
+from kheishd.store.tables import AGENTS
 from protocol.errors.skill import SkillNotActive
 from protocol.events.call import ToolReturned
 from protocol.events.skill import DefaultSkillsResolved
 from protocol.objects.persona import PersonaBind, PersonaCreate
 from protocol.objects.session import CapabilityScope, SessionCompact, SessionCreate, SessionUpdate
 from protocol.objects.skill import SkillActivate, SkillDeactivate
-from protocol.transcript import ToolCall
+from protocol.transcript import ToolCall, text_of
 from tests.support.desk import Desk, gives, open_desk, says, working
+from tests.support.runtimes import change_runtime
 from tests.support.skills import make_skills, write_skill
 
 
@@ -39,8 +45,10 @@ def root(tmp_path: Path) -> Path:
 async def desk(tmp_path: Path, root: Path, autojump_clock: MockClock) -> AsyncIterator[Desk]:
     """Provide a desk with a worker whose agent has skills."""
     skills = make_skills(root.parent)
-    hooks = CompositeHook((SkillTools(lambda: skills), ActiveSkills()))
+    desks: list[Desk] = []
+    hooks = CompositeHook((SkillTools(lambda: skills, lambda: desks[0].services), ActiveSkills()))
     async with open_desk(tmp_path, hooks=hooks, load_skills=lambda: skills) as desk, working(desk):
+        desks.append(desk)
         yield desk
 
 
@@ -67,8 +75,10 @@ async def test_available_skills_are_listed(desk: Desk, root: Path) -> None:
 async def test_without_skills_nothing_changes(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Without skills, an agent has no tools for them, and its prompt does not mention them."""
     skills = make_skills(tmp_path)
-    hooks = CompositeHook((SkillTools(lambda: skills), ActiveSkills()))
+    desks: list[Desk] = []
+    hooks = CompositeHook((SkillTools(lambda: skills, lambda: desks[0].services), ActiveSkills()))
     async with open_desk(tmp_path, hooks=hooks) as desk, working(desk):
+        desks.append(desk)
         await desk.ask()
         (request,) = desk.models.requests
     assert not request.tools
@@ -153,7 +163,7 @@ async def test_a_skill_that_cannot_be_used(
     path = write_skill(root, "bad", "Text.", runtime)
     sent = await desk.ask()
     path.write_text(text)
-    result = await call(desk, "use_skill", name="bad", args="x" * 1000)
+    result = await call(desk, "use_skill", name="bad", args="x" * 1000, context="inline")
     assert result.is_error
     assert problem in result.text
     assert desk.session(sent.session_id).active_skills == []
@@ -196,8 +206,10 @@ async def test_the_tools_of_active_skills_are_enforced(
     """Other tools are neither offered nor run, except for those that work with skills."""
     write_skill(root, "narrow", text, runtime)
     skills = make_skills(root.parent)
-    hooks = CompositeHook((Look(), SkillTools(lambda: skills), ActiveSkills()))
+    desks: list[Desk] = []
+    hooks = CompositeHook((Look(), SkillTools(lambda: skills, lambda: desks[0].services), ActiveSkills()))
     async with open_desk(tmp_path, hooks=hooks, load_skills=lambda: skills) as desk, working(desk):
+        desks.append(desk)
         # One message activates the skill and then calls a tool that it refuses.
         calls = [
             ToolCall("call_1", "use_skill", {"name": "narrow"}),
@@ -279,3 +291,122 @@ async def test_the_sessions_own_skill_replaces_a_default(desk: Desk, root: Path)
     assert "Of the persona." in desk.models.requests[-1].instructions
     with pytest.raises(SkillNotActive, match="unbind the persona"):
         await desk.do(deactivate, SkillDeactivate(session_id=session_id, name="both"))
+
+
+async def test_a_guest_has_no_skills(desk: Desk) -> None:
+    """A guest speaks for itself: the session's active skills are its own agent's."""
+    runtime = desk.holder.current()
+    critic = parse("critic", b"Criticize.", None)
+    definitions = {**runtime.definitions, "critic": critic}
+    desk.holder.replace(change_runtime(runtime, generation=2, definitions=definitions))
+    session_id = (await desk.ask()).session_id
+    await desk.do(activate, SkillActivate(session_id=session_id, name="style"))
+    await desk.ask("And you?", guest="critic")
+    request = desk.models.requests[-1]
+    assert (request.instructions, "Active skills" in request.situation) == ("Criticize.", False)
+
+
+# Forks: a skill that a new agent carries out.
+
+
+async def test_a_fork_returns_the_output_of_a_new_agent(desk: Desk, root: Path) -> None:
+    """The agent reads the skill as its task and has only its tools; the agent's output is the result."""
+    text = "---\ndescription: Survey.\nallowed-tools: look Read\n---\nSurvey $ARGUMENTS.\n"
+    write_skill(root, "survey", text, "context: fork\nmodel: big\nagent_profile: plan\n")
+    result = await call(desk, "use_skill", name="survey", args="the attic", reason="asked")
+    assert not result.is_error, result.text
+    fork = msgspec.json.decode(result.text)
+    assert (fork["action"], fork["mode"], fork["name"]) == ("fork", "fork", "survey")
+    spawned = fork["spawn"]
+    assert (spawned["outcome"], spawned["final_output"]) == ("completed", "done")
+    assert spawned["path"].endswith("/skill_survey")
+    child = desk.session(spawned["session_id"])
+    assert (child.model, child.profile) == ("big", "plan")
+    (active,) = child.active_skills
+    assert active.name == "survey"
+    (request,) = [request for request in desk.models.requests if request.session_id == child.session_id]
+    assert "Survey the attic." in text_of(request.messages[0].items)
+    assert "# Skill: survey" not in request.instructions
+    with desk.state.read() as store:
+        bounds = bounds_of(store, desk.holder.current(), child)
+        agent = store.need(AGENTS, child.session_id)
+    assert agent.retention == "close_on_settle"
+    assert [bounds.allows_tool(name) for name in ("read_file", "glob_search")] == [True, False]
+    parent = desk.session(desk.models.requests[0].session_id)
+    assert parent.active_skills == []
+
+
+async def test_an_inline_skill_can_be_forked(desk: Desk, root: Path) -> None:
+    """Without waiting, the result names the agent, which works on."""
+    result = await call(desk, "use_skill", name="style", context="fork", wait=False)
+    spawned = msgspec.json.decode(result.text)["spawn"]
+    assert spawned["launch_run_id"]
+    await desk.until(lambda: desk.ended(spawned["launch_run_id"]))
+
+
+@pytest.mark.parametrize(
+    ("runtime", "problem"),
+    [("route: nowhere", "no route 'nowhere'"), ("model: m\nroute: nowhere", "nowhere")],
+)
+async def test_a_fork_that_cannot_be_spawned(desk: Desk, root: Path, runtime: str, problem: str) -> None:
+    """The model reads why, and there is no agent."""
+    write_skill(root, "bad", "Text.", runtime)
+    result = await call(desk, "use_skill", name="bad")
+    assert result.is_error
+    assert problem in result.text
+    assert desk.count(AGENTS) == 0
+
+
+async def test_a_long_skill_is_no_task(desk: Desk, root: Path) -> None:
+    """A text beyond the limit of inputs is part of the agent's instructions instead."""
+    write_skill(root, "long", "d\n\n" + '"' * 100_000, "context: fork")
+    result = await call(desk, "use_skill", name="long")
+    child = msgspec.json.decode(result.text)["spawn"]["session_id"]
+    (request,) = [request for request in desk.models.requests if request.session_id == child]
+    assert '"' * 100_000 in request.instructions
+
+
+# Skills in a workspace.
+
+
+async def test_skills_of_a_workspace_need_its_trust(
+    tmp_path: Path, root: Path, autojump_clock: MockClock
+) -> None:
+    """They count from the workspace up to the trusted root, the nearest first; a link leads nowhere."""
+    outer, inner = tmp_path / "work", tmp_path / "work" / "inner"
+    write_skill(inner / ".claude" / "skills", "near")
+    write_skill(inner / "skills", "same", "Of the inner one.")
+    write_skill(outer / "skills", "same", "Of the outer one.")
+    write_skill(tmp_path / "skills", "above")
+    (outer / ".agents").mkdir()
+    (outer / ".agents" / "skills").symlink_to(tmp_path / "skills")
+    skills = make_skills(root.parent)
+    desks: list[Desk] = []
+    hooks = CompositeHook((SkillTools(lambda: skills, lambda: desks[0].services), ActiveSkills()))
+    workspaces = Workspaces(str(inner), str(root.parent))
+    async with (
+        open_desk(tmp_path, hooks=hooks, load_skills=lambda: skills, workspaces=workspaces) as desk,
+        working(desk),
+    ):
+        desks.append(desk)
+        session_id = (await desk.ask()).session_id
+        assert "near" not in desk.models.requests[-1].instructions
+        trusted = replace(workspaces, trusted=(str(outer),))
+        desk.holder.replace(replace(desk.holder.current(), generation=2, workspaces=trusted))
+        await desk.ask()
+        instructions = desk.models.requests[-1].instructions
+        assert "- near: Does near." in instructions
+        assert "- same: Of the inner one." in instructions
+        assert "above" not in instructions
+        with desk.state.read() as store:
+            visible = visible_skills(store, desk.holder.current(), desk.session(session_id))
+        assert [skill.name for skill in visible] == ["near", "review", "same", "style"]
+        result = await call(desk, "use_skill", name="same")
+        assert "Of the inner one." in result.text
+        # After a restart, the tools are offered before the run's next prompt.
+        run_id = desk.models.requests[-1].run_id
+        session, run, pinned = desk.session(session_id), desk.run(run_id), desk.pinned(run_id)
+        write_skill(inner / "skills", "late")
+        fresh = SkillTools(lambda: make_skills(tmp_path / "none"), lambda: desk.services)
+        context = RunContext(session, run, pinned, str(inner), "auto", desk.state)
+        assert len(fresh.offer(context)) == 2

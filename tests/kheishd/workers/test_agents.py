@@ -77,7 +77,8 @@ async def test_agents_of_a_cancelled_run_are_closed(house: Household) -> None:
     gate = house.gate("work")
     sent = await house.send("work")
     await gate.reached.wait()
-    house.gate("look")
+    # The task of an agent is framed as one.
+    house.gate(f'<task source="{sent["session_id"]}">\nlook\n</task>')
     child = await spawn_from_run(house, sent["session_id"], sent["run_id"])
     kept = await spawn_over_socket(house, sent["session_id"])
     await house.call("run.cancel", run_id=sent["run_id"])

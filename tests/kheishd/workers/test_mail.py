@@ -13,6 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from kheishd.objects.agents.mailbox import post_mail
 from kheishd.objects.talk.session import create, end
 from kheishd.store.tables import MAIL, MAILBOXES_DUE, RUNS_BY_SESSION, RUNS_TO_CONCLUDE
+from kheishd.workers.expiry import ExpiryWorker
 from kheishd.workers.mail import MailWorker
 from protocol.objects.mailbox import MailboxPost
 from protocol.objects.session import SessionCreate, SessionEnd
@@ -204,3 +205,42 @@ async def test_a_restart_neither_loses_nor_repeats(tmp_path: Path, autojump_cloc
             assert (len(runs(desk, "c")), len(runs(desk, "p"))) == (1, 1)
             assert desk.kinds("p").count("mail_posted") == 1
             assert desk.kinds("c").count("mail_acknowledged") == 1
+
+
+async def test_a_record_that_cannot_be_read_is_skipped(
+    tmp_path: Path, autojump_clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A damaged mailbox is logged once, and the mail of others is delivered."""
+    async with open_desk(tmp_path) as desk:
+        for session_id in ("a", "b", "c"):
+            await desk.do(create, SessionCreate(session_id=session_id))
+        await post(desk, "m", "a", "b")
+        await desk.delete_session("b")
+        await post(desk, "m", "a", "c")
+        async with delivering(desk):
+            with caplog.at_level(logging.ERROR, "kheishd.mail"):
+                await desk.until(lambda: states(desk)["c/m"] == "done")
+                await post(desk, "m2", "a", "c")
+                await desk.until(lambda: states(desk)["c/m2"] == "done")
+        assert [record.args for record in caplog.records] == [("b",)]
+
+
+async def test_an_overdue_message_expires(tmp_path: Path, mock_clock: MockClock) -> None:
+    """While a run keeps a message waiting, its time may pass: then it is a dead letter."""
+    gate = Gate()
+    async with open_desk(tmp_path, Scripted([gate])) as desk, delivering(desk):
+        await desk.do(create, SessionCreate(session_id="other"))
+        sent = await desk.send()
+        await gate.reached.wait()
+        await post(desk, "m", "other", sent.session_id, ttl_ms=60_000)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(ExpiryWorker(desk.services).serve)
+            await wait_all_tasks_blocked()
+            assert states(desk) == {f"{sent.session_id}/m": "pending"}
+            mock_clock.jump(30)
+            await wait_all_tasks_blocked()
+            mock_clock.jump(30)
+            await desk.until(lambda: states(desk) == {f"{sent.session_id}/m": "dead_letter"})
+            nursery.cancel_scope.cancel()
+        gate.opened.set()
+        await desk.until(lambda: desk.ended(sent.run_id))

@@ -199,3 +199,21 @@ async def test_a_wait_ends_when_its_time_is_over_or_a_person_speaks(tmp_path: Pa
         assert team.reports.pop()["status"] == "running"
         gate.opened.set()
         await until(house, spawned["agent_id"], "idle")
+
+
+# Budgets.
+
+
+async def test_agents_get_parts_of_the_budget(team: Team) -> None:
+    """A task gets the tokens that are asked for, or a share; one that asks for too many is refused."""
+    parent = await root(team.house, budget={"max_tokens": 10_000})
+    tasks = [{"name": "a", "prompt": "a", "max_tokens": 500}, {"name": "b", "prompt": "b"}]
+    tasks.append({"name": "c", "prompt": "c", "max_tokens": 50_000})
+    report = await team.order(parent, use("delegate", tasks=tasks))
+    assert "the budget 'max_tokens' of the session" in str(report)
+    children = (await team.house.call("session.list", parent_session_id=parent, sidechains=True))["sessions"]
+    given = sorted(child["budget"]["max_tokens"] for child in children)
+    assert len(given) == 2
+    assert 400 < given[0] < 500 == given[1]
+    session = await team.house.call("session.get", session_id=parent)
+    assert session["budget_use"]["left"]["tokens"] < 10_000

@@ -6,18 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from msgspec.structs import replace
+from trio.testing import wait_all_tasks_blocked
 
 from kheishd.core.question import DECLINED_BY_AGENT
 from kheishd.hooks.agents.delegation import Delegation
 from kheishd.hooks.agents.mail import MailTools
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
+from kheishd.objects.agents.agent import spawn_agent
 from kheishd.objects.people import question
+from kheishd.objects.talk.session import create
+from kheishd.store.tables import MAIL
+from kheishd.workers.mail import MailWorker
 from protocol.errors.question import QuestionClosed
 from protocol.limits.mailbox import MAX_MAIL_PAYLOAD_BYTES
+from protocol.objects.agent import SpawnParams
+from protocol.objects.session import SessionCreate
 from protocol.transcript import ToolCall, ToolResult, text_of
-from tests.support.desk import Gate, gives, says
+from tests.support.desk import Desk, Gate, Scripted, gives, open_desk, says, working
 from tests.support.families import root, spawn, until, until_closed
 from tests.support.household import Household, household
 
@@ -158,6 +166,7 @@ async def test_messages_stay_in_the_tree(house: Household, cast: Cast) -> None:
         (message("boss"), "this is yourself"),
         (message("scout"), "the agent boss/scout is closed"),
         (message("scout", message=long), "the limit is 16384"),
+        (message("scout", message_type="agent_settled"), "are the daemon's"),
     ):
         results = await run_boss(house, cast, call)
         assert problem in results[-1]
@@ -306,3 +315,61 @@ async def test_a_waiting_parent_gets_the_question(house: Household, cast: Cast) 
     }
     # The parent has one run: no mail was left to read.
     assert len((await house.call("run.list", session_id="boss"))["runs"]) == 1
+
+
+# Restarts
+
+
+def by_content(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+    """Ask as a child, answer as its parent, and go on with the result: by the transcript alone."""
+    last = request.messages[-1]
+    if last.role == "tool":
+        return says("it is blue")
+    if request.session_id != "boss":
+        return gives(ASK, stop_reason="tool_calls")
+    if "parent_clarification" in text_of(last.items):
+        return gives(answer("scout", {"key": "q1", "choose": ["Blue"]}), stop_reason="tool_calls")
+    return says("fine")
+
+
+async def finish(desk: Desk) -> None:
+    """Run all workers until the child has its answer, and its parent has read the notice."""
+    async with working(desk), trio.open_nursery() as nursery:
+        await nursery.start(MailWorker(desk.services).serve)
+
+        def is_done() -> bool:
+            with desk.state.read() as store:
+                mails = [mail for _, mail in store.scan(MAIL)]
+                return len(mails) == 2 and all(mail.state == "done" for mail in mails)
+
+        await desk.until(is_done)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_restart_neither_loses_nor_repeats_an_answer(tmp_path: Path, autojump_clock: Any) -> None:
+    """From a copy of the store after any commit, the question is answered once and the end reported once."""
+    fields: dict[str, Any] = {"models": Scripted([by_content]), "hooks": CompositeHook((MailTools(),))}
+    copies = 0
+    async with open_desk(tmp_path / "home", **fields) as desk:
+        await desk.do(create, SessionCreate(session_id="boss"))
+        child = await desk.do(spawn_agent, SpawnParams(parent="boss", name="scout", prompt="look"))
+        deliver = desk.state.deliver
+
+        def copy_and_deliver(group: Any) -> None:
+            nonlocal copies
+            copies += 1
+            desk.copy_store(tmp_path / f"copy{copies}")
+            deliver(group)
+
+        desk.state.deliver = copy_and_deliver  # type: ignore[method-assign]
+        await finish(desk)
+    assert copies > 15
+    for number in range(1, copies + 1):
+        async with open_desk(tmp_path / f"copy{number}", **fields) as desk:
+            await finish(desk)
+            kinds = desk.kinds(child.agent_id)
+            once = ("question_asked", "question_answered", "run_accepted", "run_ended", "run_concluded")
+            assert [kinds.count(name) for name in once] == [1] * 5, number
+            assert desk.kinds("boss").count("mail_posted") == 2
+            assert desk.answers(child.agent_id)[-1] == "it is blue"

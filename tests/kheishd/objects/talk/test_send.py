@@ -28,7 +28,7 @@ from protocol.limits.names import MAX_METADATA_BYTES, MAX_PATH_BYTES
 from protocol.limits.rpc import MAX_SUBSCRIPTIONS
 from protocol.limits.session import MAX_INPUT_BYTES, MAX_QUEUED_RUNS
 from protocol.transcript import text_of
-from tests.support.desk import says
+from tests.support.desk import echo, fails, says
 from tests.support.household import AGENTS, Household, agent, household, refusal_of
 from tests.support.runtimes import make_runtime
 
@@ -233,6 +233,24 @@ async def test_conversation_send_ok_a_guest_answers(house: Household) -> None:
     assert "guests" in request.situation
     own = await house.ask("Me?", guest="default")
     assert "guest" not in (await house.call("run.get", run_id=own["run_id"]))
+
+
+async def test_a_guest_that_fails(house: Household) -> None:
+    """The user's message remains, with or without an answer, and no explanation of the tags is stored."""
+    house.models.answers = [lambda request: fails("unauthorized", retryable=False), echo]
+    failed = await house.ask("And you?", guest="critic")
+    assert failed["status"] == "failed"
+    history = await house.call("conversation.history")
+    assert [message["message"]["items"][0]["text"] for message in history["messages"]] == ["And you?"]
+    await house.ask("Try again.", guest="critic")
+    await house.ask("Thanks.")
+    texts = [text_of(message.items) for message in house.models.requests[-1].messages]
+    assert texts[:2] == ["And you?", "Try again."]
+    assert texts[2].startswith('<from agent="critic">')
+    assert "You are a guest" in house.models.requests[-2].situation
+    stored = str(await house.events(session_id=failed["session_id"]))
+    assert "<from" not in stored
+    assert "You are a guest" not in stored
 
 
 async def test_conversation_send_ok_after_the_session_was_ended(house: Household) -> None:

@@ -14,9 +14,11 @@ from kheishd.config.sections.context import ContextSection
 from kheishd.core.context.checkpoint import CHECKPOINT_EVENTS
 from kheishd.core.context.reduction import SNIP_NOTE
 from kheishd.core.definition import built_in
+from kheishd.core.workspace import Workspaces
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.output import Outputs
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest, RouteSpec, TextDelta
+from kheishd.objects.node.workspace import trust
 from kheishd.objects.talk.lineage import Segment
 from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
@@ -26,9 +28,10 @@ from kheishd.workers.runs.transcript import (
 )
 from protocol.contract import OutputContract, Requirement
 from protocol.events.context import CompactionFailed, ContextCompacted
-from protocol.events.run import InputReceived
+from protocol.events.run import AgentsFilesLoaded, InputReceived
 from protocol.events.session import TranscriptImported
 from protocol.objects.run import SendResult
+from protocol.objects.workspace import WorkspaceTrust
 from protocol.transcript import Item, Message, Text, ToolCall, ToolResult, Usage, text_of
 from tests.support.desk import (
     Desk,
@@ -510,3 +513,92 @@ async def test_tools_are_withheld_during_a_repair(tmp_path: Path, autojump_clock
             (True, 1),
         ]
         assert models.requests[-1].messages[-1].role == "user"
+
+
+# AGENTS.md.
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """Provide a workspace and a home, each with instructions."""
+    shop = tmp_path.resolve() / "shop"
+    (shop.parent / "home").mkdir()
+    shop.mkdir()
+    (shop / "AGENTS.md").write_text("Sell shoes.")
+    (shop.parent / "home" / "AGENTS.md").write_text("Be polite.")
+    return shop
+
+
+def shop_desk(shop: Path, models: Scripted, *, trusted: bool = True) -> AbstractAsyncContextManager[Desk]:
+    """Provide a desk whose default workspace is the shop."""
+    roots = (str(shop),) if trusted else ()
+    workspaces = Workspaces(str(shop), str(shop.parent / "home"), trusted=roots)
+    hooks = CompositeHook((Toolbox(),))
+    return open_desk(shop.parent / "desk", models, threaded=True, workspaces=workspaces, hooks=hooks)
+
+
+async def test_a_trusted_workspace_instructs_its_runs(shop: Path) -> None:
+    """The files follow the agent's own instructions, are named in the journal and stay for the whole run."""
+
+    def changes(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        (shop / "AGENTS.md").write_text("Sell hats.")
+        return gives(ToolCall("c1", "note", {"text": "x"}), stop_reason="tool_calls")
+
+    models = Scripted([changes, lambda request: says("done"), lambda request: says("done")])
+    async with shop_desk(shop, models) as desk, working(desk):
+        sent = await desk.ask("go")
+        first, second = (request.instructions for request in models.requests)
+        assert first == second
+        assert first.startswith(built_in().instructions)
+        assert first.index("Be polite.") < first.index("Sell shoes.")
+        (event,) = events_of(desk, sent.session_id, AgentsFilesLoaded)
+        assert [file.path for file in event.files] == [f"{shop.parent}/home/AGENTS.md", f"{shop}/AGENTS.md"]
+        await desk.ask("go on")
+        assert "Sell hats." in models.requests[-1].instructions
+
+
+async def test_an_untrusted_workspace_instructs_nobody(shop: Path) -> None:
+    """Only the global file counts, until the operator trusts the root."""
+    models = Scripted([lambda request: says("done")] * 2)
+    async with shop_desk(shop, models, trusted=False) as desk, working(desk):
+        await desk.ask("go")
+        assert "Be polite." in models.requests[0].instructions
+        assert "Sell shoes." not in models.requests[0].instructions
+        await desk.do(trust, WorkspaceTrust(root=str(shop)))
+        await desk.ask("go")
+        assert "Sell shoes." in models.requests[1].instructions
+
+
+async def test_a_run_without_files_journals_nothing(shop: Path) -> None:
+    """A file that appears during a run is for the next one."""
+    for directory in (shop, shop.parent / "home"):
+        (directory / "AGENTS.md").unlink()
+
+    def writes(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        (shop / "AGENTS.md").write_text("Sell hats.")
+        return gives(ToolCall("c1", "note", {"text": "x"}), stop_reason="tool_calls")
+
+    models = Scripted([writes, lambda request: says("done")])
+    async with shop_desk(shop, models) as desk, working(desk):
+        sent = await desk.ask("go")
+        assert models.requests[1].instructions == models.requests[0].instructions
+        assert "AGENTS.md" not in models.requests[1].instructions
+        assert events_of(desk, sent.session_id, AgentsFilesLoaded) == []
+
+
+async def test_a_resumed_run_keeps_its_files(shop: Path) -> None:
+    """After a restart the run's model is given the text that it had before."""
+    gate = Gate()
+    models = Scripted(
+        [lambda request: gives(ToolCall("c1", "note", {"text": "x"}), stop_reason="tool_calls"), gate]
+    )
+    async with shop_desk(shop, models) as desk:
+        async with working(desk):
+            sent = await desk.send("go")
+            await gate.reached.wait()
+        (shop / "AGENTS.md").write_text("Sell hats.")
+        models.answers = [lambda request: says("done")]
+        async with working(desk):
+            await desk.until(lambda: desk.ended(sent.run_id))
+        assert models.requests[-1].instructions == models.requests[0].instructions
+        assert len(events_of(desk, sent.session_id, AgentsFilesLoaded)) == 1
