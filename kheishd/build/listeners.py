@@ -72,6 +72,7 @@ def _make_grant(grant: SharedGrant, index: int) -> SocketGrant:
         scopes=tuple(grant.scopes),
         agents=None if grant.agents is None else frozenset(grant.agents),
         senders=None if grant.senders is None else frozenset(grant.senders),
+        origin=grant.origin,
     )
 
 

@@ -122,6 +122,10 @@ class GoalTools(SubHook):
     async def create_goal(self, call: Invocation, arguments: CreateGoal) -> Outcome:
         """Set a goal. Errors: ToolError."""
         context = call.context
+        if context.run.goal is not None:
+            raise ToolError(
+                "this run continues a goal by itself; report on that one, a person decides on others"
+            )
         limit = context.pinned.budget.max_tokens if context.pinned.budget is not None else 0
         tokens = limit if arguments.token_budget is UNSET else arguments.token_budget
         if limit and tokens > limit:

@@ -22,6 +22,7 @@ from kheishd.store.tables import TOKENS, TOKENS_BY_DIGEST
 from protocol.errors.token import OriginForbidden, PeerUnknown, TokenInvalid, TokenMissing
 from protocol.lazy import lazy_pattern
 from protocol.rpc.method import SCOPES, Scope
+from protocol.transcript import DeclaredOrigin
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot
@@ -46,6 +47,7 @@ class SocketGrant(Struct, frozen=True):
     scopes: tuple[Scope, ...] = ("read", "converse")
     agents: frozenset[str] | None = None
     senders: frozenset[str] | None = None
+    origin: DeclaredOrigin | None = None
 
 
 def peer_of(stream: socket.socket) -> SocketPeer:
@@ -69,7 +71,8 @@ def find_shared_caller(peer: SocketPeer, grants: tuple[SocketGrant, ...]) -> Cal
     by_uid = [grant for grant in grants if grant.uid == peer.uid]
     by_gid = [grant for grant in grants if grant.uid is None and grant.gid == peer.gid]
     for grant in by_uid + by_gid:
-        return Caller(f"uid:{peer.uid}", frozenset(grant.scopes), grant.agents, grant.senders)
+        scopes = frozenset(grant.scopes)
+        return Caller(f"uid:{peer.uid}", scopes, grant.agents, grant.senders, origin=grant.origin)
     raise PeerUnknown("no grant of this socket covers the caller's user or group", hint=f"uid {peer.uid}")
 
 

@@ -9,6 +9,7 @@ from kheishd.config.sections.section import FilePath, Section
 from kheishd.config.toml import KeyPath
 from kheishd.config.validation import Problem
 from protocol.rpc.method import Scope
+from protocol.transcript import DeclaredOrigin
 
 
 class TcpSection(Section, frozen=True):
@@ -66,6 +67,9 @@ class SharedGrant(Section, frozen=True):
 
     senders: list[str] | None = None
     """Senders the user or group may speak as (default: all)."""
+
+    origin: DeclaredOrigin | None = None
+    """Origin of everything the user or group sends, such as `"connector"` (default: as they declare)."""
 
 
 class SharedSection(Section, frozen=True):

@@ -47,6 +47,10 @@ def place_message(
     if busy == "queue":
         return Placement("queued", run_id)
     run = store.need(RUNS, run_id)
+    if busy == "reject" and run.goal is not None:
+        # Continuations follow each other, so that otherwise no person would ever be heard.
+        note = "queued instead of rejected: the run in flight continues the session's goal by itself"
+        return Placement("queued", run_id, note)
     if busy == "reject":
         waiting = f", and {len(session.open_runs) - 1} more are queued" if len(session.open_runs) > 1 else ""
         status = run.status.replace("_", " ")

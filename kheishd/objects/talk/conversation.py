@@ -15,9 +15,10 @@ from kheishd.objects.pages import not_a_token, page_of
 from kheishd.objects.talk.address import find_binding
 from kheishd.objects.talk.persona import is_same_snapshot
 from kheishd.records.writer import SessionWriter
-from kheishd.store.tables import CONVERSATIONS, SESSIONS
+from kheishd.store.tables import CONVERSATIONS, GOALS, SESSIONS
 from protocol.errors.session import SessionBusy
 from protocol.events.conversation import ConversationUnbound
+from protocol.events.goal import GoalUpdated
 from protocol.events.session import SessionCreated
 from protocol.ids import ID_PATTERN
 from protocol.journal.line import decode_event
@@ -30,6 +31,7 @@ from protocol.objects.conversation import (
     ConversationReset,
     ConversationResetResult,
 )
+from protocol.objects.goal import GOAL_OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,6 +134,11 @@ def reset(tx: Transaction, call: Call, params: ConversationReset) -> Conversatio
         call.caller.require_scope("operate")
     writer = SessionWriter(tx, binding.session_id, session=session, origin=origin_of(call, params.sender))
     writer.append(ConversationUnbound(agent=agent, sender=params.sender))
+    goal = tx.get(GOALS, session.session_id) if session.goal_id is not None else None
+    if goal is not None and goal.status in GOAL_OPEN:
+        # Otherwise the daemon would go on in a session that the person has left.
+        note = "the conversation was started over"
+        writer.append(GoalUpdated(goal_id=goal.goal_id, status="paused", note=note))
     writer.write()
     return ConversationResetResult(agent=agent, sender=params.sender, session_id=binding.session_id)
 

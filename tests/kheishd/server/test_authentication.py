@@ -64,6 +64,13 @@ def test_a_grant_of_the_user_comes_before_one_of_the_group() -> None:
     assert find_shared_caller(SocketPeer(1, 8, 50), GRANTS).scopes == frozenset(("read",))
 
 
+def test_a_grant_can_fix_the_origin() -> None:
+    """Everything that the user sends on the shared socket has it."""
+    bridge = SocketGrant(uid=9, origin="connector")
+    assert find_shared_caller(SocketPeer(1, 9, 50), (bridge,)).origin == "connector"
+    assert find_shared_caller(SocketPeer(1, 7, 50), GRANTS).origin is None
+
+
 @pytest.mark.parametrize("uid", [0, 8])
 def test_without_a_grant_nobody_may_use_the_shared_socket(uid: int) -> None:
     """A user without a grant is refused on the shared socket, even root."""

@@ -14,11 +14,13 @@ from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.goals import GoalTools
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
 from kheishd.objects.agents import goal as methods
+from kheishd.objects.talk import conversation as conversations
 from kheishd.objects.talk import session as sessions
 from kheishd.store.tables import GOALS, GOALS_OPEN, RUNS, RUNS_BY_SESSION
 from kheishd.workers.goals import GoalWorker
 from protocol.budget import Budget, Prices
 from protocol.events.goal import GoalContinued, GoalReviewed
+from protocol.objects.conversation import ConversationReset
 from protocol.objects.goal import Goal, GoalChange, GoalSetParams
 from protocol.objects.session import SessionEnd
 from protocol.transcript import Text, ToolCall, Usage, text_of
@@ -364,6 +366,36 @@ async def test_the_end_of_the_session_stops_it(tmp_path: Path) -> None:
         await case.desk.do(sessions.end, SessionEnd(session_id=case.session_id))
         assert (await case.until("stopped")).note == "the session was ended"
         assert case.desk.count(GOALS_OPEN) == 0
+
+
+async def test_a_conversation_that_is_started_over_pauses_it(tmp_path: Path) -> None:
+    """The daemon does not go on in a session that the person has left."""
+    async with pursuit(tmp_path) as case:
+        case.desk.models.answers = [lambda request: fails("server_error", retryable=False)]
+        await case.set()
+        await case.desk.until(lambda: case.goal().failures == 1)
+        await case.desk.do(conversations.reset, ConversationReset())
+        assert case.goal().note == "the conversation was started over"
+        assert case.desk.count(GOALS_OPEN) == 0
+
+
+async def test_an_agent_sets_no_goal_in_a_continuation(tmp_path: Path) -> None:
+    """Otherwise an agent whose goal is exhausted would set the next one, for ever."""
+    async with pursuit(tmp_path) as case:
+        call = ToolCall("c1", "create_goal", {"objective": "More."})
+        case.desk.models.answers = [lambda request: gives(call), lambda request: says("Well.")]
+        await case.set()
+        waiting = [case.runs()[-1]]
+
+        def is_asked() -> bool:
+            waiting[0] = case.runs()[-1]
+            return bool(waiting[0].status == "waiting_for_approval")
+
+        await case.desk.until(is_asked)
+        await case.desk.allow(waiting[0].run_id)
+        await case.until("done")
+        (result,) = case.desk.models.requests[-1].messages[-1].items
+        assert "a person decides on others" in str(result)
 
 
 async def test_a_restart_at_any_point(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from kheishd.hooks.ask_user import AskUser
 from kheishd.hooks.composite import CompositeHook
 from kheishd.store.environment import Transaction
 from protocol.errors.session import SessionBusy
+from protocol.events.goal import GoalContinued
 from protocol.limits.session import MAX_STEERS
 from protocol.transcript import ToolCall
 from tests.support.desk import gives, writer_of
@@ -216,3 +217,18 @@ async def test_interrupt_ends_a_run_that_waits_for_a_person(house: Household) ->
     assert (urgent["applied"], urgent["in_flight"]) == ("interrupted", waiting["run_id"])
     assert urgent["status"] == "completed"
     assert (await house.call("run.get", run_id=waiting["run_id"]))["status"] == "interrupted"
+
+
+async def test_a_goal_does_not_keep_people_out(idle: Household) -> None:
+    """A continuation that the daemon accepted by itself never causes a rejection."""
+    sent = await idle.send("one")
+
+    def continue_goal(tx: Transaction) -> None:
+        writer = writer_of(tx, sent["run_id"])
+        writer.append(GoalContinued(goal_id="gol_1", number=1, reason="the goal was set"))
+        writer.write()
+
+    await idle.state.update(continue_goal)
+    queued = await idle.send("two", busy="reject")
+    assert queued["applied"] == "queued"
+    assert "continues the session's goal" in queued["note"]
