@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from hypothesis import HealthCheck, settings
@@ -52,9 +52,9 @@ from kheishd.objects.agents.agent import close, spawn_agent
 from kheishd.objects.agents.mailbox import post_mail
 from kheishd.objects.agents.persona import bind_persona, create_persona, unbind_persona, update
 from kheishd.objects.agents.skill import activate, deactivate
-from kheishd.objects.agents.tree import ancestors, path_of, root_id_of, tree_of
+from kheishd.objects.agents.tree import path_of, root_id_of, tree_of
 from kheishd.objects.talk import fork, session
-from kheishd.objects.talk.bounds import bounds_of
+from kheishd.objects.talk.bounds import ancestors, bounds_of
 from kheishd.objects.talk.send import send_to_session
 from kheishd.objects.talk.workspace import workspace_of
 from kheishd.records.agent import hash_key
@@ -78,6 +78,7 @@ from kheishd.store.tables import (
 )
 from kheishd.workers.agents import AgentWorker
 from kheishd.workers.mail import MailWorker
+from protocol.budget import Account, Budget
 from protocol.errors.refusal import Refusal
 from protocol.events.call import ToolReturned
 from protocol.events.mailbox import MailAcknowledged
@@ -105,6 +106,9 @@ from tests.support.runtimes import change_runtime, make_runtime
 from tests.support.services import make_services
 from tests.support.skills import make_skills, write_skill
 from tests.support.stores import open_inline
+
+if TYPE_CHECKING:
+    from kheishd.store.table import Table
 
 NAMES = {
     "tools": ("bash", "read_file", "spawn_agent", "mcp__a__x", "mcp__*"),
@@ -227,15 +231,8 @@ class Forest(RuleBasedStateMachine):
 
     def request(self, handler: Mutate, params: Any) -> Any:
         """Let a client that may do everything send a request; return None if it is refused."""
-        call = Call(
-            OPERATOR,
-            self.services,
-            self.holder.current(),
-            None,
-            None,
-            1,
-            self.now_ms,  # type: ignore[arg-type]
-        )
+        absent: Any = None
+        call = Call(OPERATOR, self.services, self.holder.current(), absent, absent, 1, self.now_ms)
         with suppress(Refusal):
             plan = params if handler.prepare is None else handler.prepare(call, params)
             return self.commit(lambda tx: handler.apply(tx, call, plan))
@@ -251,9 +248,20 @@ class Forest(RuleBasedStateMachine):
 
     # Requests.
 
-    @initialize(scope=SCOPES, credentials=CREDENTIALS, mode=sampled_from(MODES), persona_scope=SCOPES)
+    @initialize(
+        scope=SCOPES,
+        credentials=CREDENTIALS,
+        mode=sampled_from(MODES),
+        persona_scope=SCOPES,
+        budget=sampled_from((None, Budget(max_tokens=40))),
+    )
     def first(
-        self, scope: CapabilityScope, credentials: CredentialScope, mode: Any, persona_scope: CapabilityScope
+        self,
+        scope: CapabilityScope,
+        credentials: CredentialScope,
+        mode: Any,
+        persona_scope: CapabilityScope,
+        budget: Budget | None,
     ) -> None:
         """Create a root with some rights and perhaps a persona, and agents below it."""
         persona = PersonaCreate(display_name="P", soul="Be kind.", persona_id="p", scope=persona_scope)
@@ -265,6 +273,7 @@ class Forest(RuleBasedStateMachine):
             permission_mode=mode,
             workspace=str(self.home / "work"),
             persona_id="p" if is_bound else None,
+            budget=budget,
         )
         assert self.request(session.create, created) is not None
         self.add("root")
@@ -292,6 +301,7 @@ class Forest(RuleBasedStateMachine):
         allowed_tools=some_names("tools"),
         workspace=sampled_from((None, None, "a", "b", "c", "..", "/")),
         retention=sampled_from(("retain", "close_on_settle")),
+        budget=sampled_from((None, Budget(max_tokens=3), Budget(max_tokens=20))),
     )
     def spawn(self, draw: DataObject, **params: Any) -> None:
         """Spawn an agent with any rights; those beyond the parent's are refused."""
@@ -450,7 +460,8 @@ class Forest(RuleBasedStateMachine):
     def read_all(self) -> list[Any]:
         """Return every child, receipt, message and run."""
         with self.store.read() as snapshot:
-            return [list(snapshot.scan(table)) for table in (SESSIONS, AGENTS, SPAWN_RECEIPTS, MAIL, RUNS)]
+            tables: tuple[Table[Any], ...] = (SESSIONS, AGENTS, SPAWN_RECEIPTS, MAIL, RUNS)
+            return [list(snapshot.scan(table)) for table in tables]
 
     # Laws.
 
@@ -519,6 +530,28 @@ class Forest(RuleBasedStateMachine):
         assert snapshot.get(SPAWN_RECEIPTS, agent.parent_id, hash_key(agent.spawn_request_id)) == agent_id
 
     @invariant()
+    def no_budget_is_exceeded(self) -> None:
+        """Require that what is used and reserved below a session is at most what it was given.
+
+        The last answer of each session may take more than was left: each takes two tokens.
+        """
+        with self.store.read() as snapshot:
+            sessions = [snapshot.need(SESSIONS, session_id) for session_id in self.sessions]
+            for record in sessions:
+                if record.budget is None or record.account is None or not record.budget.max_tokens:
+                    continue
+                account, excess = record.account, 2 * len(sessions)
+                reserved = {item.child_id: item.amounts.tokens for item in account.reserved}
+                taken = account.used.tokens + account.delegated.tokens + sum(reserved.values())
+                assert taken <= record.budget.max_tokens + excess
+                # Nothing stays reserved for a session that has ended, once its worker is done.
+                for child_id, tokens in reserved.items():
+                    child = snapshot.need(SESSIONS, child_id)
+                    assert child.parent_session_id == record.session_id
+                    assert child.budget is not None
+                    assert child.budget.max_tokens <= tokens
+
+    @invariant()
     def each_run_is_reported_once(self) -> None:
         """Require at most one notice of each run of a child, and none of a run that is open."""
         with self.store.read() as snapshot:
@@ -575,8 +608,8 @@ async def open_team(directory: Path) -> AsyncIterator[Desk]:
 def has_settled(desk: Desk) -> bool:
     """Whether nothing is left to do for runs, mail and agents."""
     with desk.state.read() as store:
-        tables = (RUNS_TO_CONCLUDE, MAILBOXES_DUE, AGENTS_CLOSING, AGENTS_SETTLED)
-        return not any(map(store.count, tables)) and not any(
+        tables: tuple[Table[Any], ...] = (RUNS_TO_CONCLUDE, MAILBOXES_DUE, AGENTS_CLOSING, AGENTS_SETTLED)
+        return not any(store.count(table) for table in tables) and not any(
             record.open_runs for _, record in store.scan(SESSIONS)
         )
 
@@ -584,7 +617,8 @@ def has_settled(desk: Desk) -> bool:
 def read_result(desk: Desk) -> list[str]:
     """Return everything that happened, without ids."""
     assert examine_whole(desk.state.read, deep=True).findings == []
-    rows, read_by = [], {}
+    rows: list[str] = []
+    read_by: dict[str, str | None] = {}
     for _, event in desk.journal("root"):
         if isinstance(event, MailAcknowledged):
             read_by |= dict.fromkeys(event.message_ids, event.how)
@@ -609,6 +643,10 @@ def read_result(desk: Desk) -> list[str]:
         ]
         assert all(row.state == "done" for row in messages)
         rows.append(f"receipts {store.count(SPAWN_RECEIPTS)}")
+        for _, record in store.scan(SESSIONS):
+            account: Account = record.account or Account()
+            reserved = [path_of(store, store.need(SESSIONS, item.child_id)) for item in account.reserved]
+            rows.append(f"budget {record.agent} {reserved}")
     return sorted(rows)
 
 
@@ -623,7 +661,8 @@ async def test_a_restart_at_any_point_changes_nothing(tmp_path: Path, autojump_c
             desk.copy_store(copies[-1])
             deliver(group)
 
-        await desk.do(session.create, SessionCreate(session_id="root"))
+        budget = Budget(max_tokens=10_000)
+        await desk.do(session.create, SessionCreate(session_id="root", budget=budget))
         desk.state.deliver = deliver_and_copy  # type: ignore[method-assign]
         await desk.do(send_to_session, SessionSend(session_id="root", content="go"))
         await desk.until(lambda: has_settled(desk))
