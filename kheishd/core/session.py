@@ -34,6 +34,7 @@ from protocol.events.session import (
 from protocol.events.skill import DefaultSkillsResolved, SkillActivated, SkillDeactivated
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
+from protocol.objects.agent import AgentWorktree
 from protocol.objects.session import ActiveSkill, Session, SessionProperties
 from protocol.structs import fields_of
 from protocol.transcript import Usage
@@ -89,14 +90,10 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             changed = replace(
                 session, active_skills=[skill for skill in session.active_skills if skill.name != name]
             )
-        case AgentSpawned(worktree=worktree) if worktree is not None:
-            changed = replace(session, preparing=True)
-        case AgentPrepared():
-            changed = replace(session, preparing=False)
-        case GoalSet(goal_id=goal_id):
-            changed = replace(session, goal_id=goal_id)
-        case GoalCleared():
-            changed = replace(session, goal_id=None)
+        case AgentSpawned(worktree=AgentWorktree()) | AgentPrepared():
+            changed = replace(session, preparing=isinstance(event, AgentSpawned))
+        case GoalSet() | GoalCleared():
+            changed = replace(session, goal_id=event.goal_id if isinstance(event, GoalSet) else None)
         case PersonaBound(binding=binding):
             changed = replace(session, persona=binding)
         case TodosWritten():

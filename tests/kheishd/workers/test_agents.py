@@ -217,7 +217,7 @@ async def test_a_preparation_continues_after_a_crash(tmp_path: Path, source: Pat
         assert snapshot["last_outcome"] == "completed"
 
 
-async def test_isolation_needs_a_repository(house: Household, tmp_path: Path) -> None:
+async def test_agent_spawn_worktree_unavailable(house: Household, tmp_path: Path) -> None:
     """Without one the spawn is refused, and the dry run says so; with one it names the branch."""
     (tmp_path / "plain").mkdir()
     parent = await root(house, workspace=str(tmp_path / "plain"))
