@@ -365,7 +365,7 @@ async def test_a_fork_inherits_the_origins(house: Household) -> None:
     """Its model has read what the session's model read, also in a run that has not ended."""
     session_id = (await house.ask("ring", origin="event"))["session_id"]
     assert (await fork(house, session_id))["origins"] == ["event"]
-    gate = house.gate("slow")
+    gate = house.gate_next()
     await house.send("slow", origin="connector")
     await gate.reached.wait()
     assert (await fork(house, session_id))["origins"] == ["event", "connector"]
