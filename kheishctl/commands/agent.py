@@ -1,5 +1,6 @@
 """``kheishctl agent``: agents, and the trees that they form."""
 
+import sys
 from typing import Any
 
 import click
@@ -52,6 +53,23 @@ TRANSITIONS = (
     Column("NOTE", "note"),
 )
 
+TREE_EVENTS = (
+    "agent_spawned",
+    "agent_renamed",
+    "agent_close_requested",
+    "agent_closed",
+    "run_accepted",
+    "run_started",
+    "approval_requested",
+    "approval_answered",
+    "question_asked",
+    "question_answered",
+    "message_appended",
+    "run_ended",
+    "session_ended",
+)
+"""The events after which an agent of a tree may look different."""
+
 _agent = id_argument("agent", "AGENT", "agent_paths")
 
 
@@ -78,11 +96,62 @@ def list_(app: App, everything: bool, **filters: Any) -> None:
 )
 @_agent
 @click.option("--closed", is_flag=True, help="Include closed agents.")
-def tree(app: App, agent: str, closed: bool) -> None:
-    """Draw the tree of an agent: every agent with its status and what it has used."""
+@click.option("--watch", "-w", is_flag=True, help="Draw it again after every change, until Ctrl-C.")
+def tree(app: App, agent: str, closed: bool, watch: bool) -> None:
+    """Draw the tree of an agent: every agent with its status and what it has used.
+
+    With --watch, a terminal always shows the current tree; a pipe gets a line for each agent that changed,
+    and with --json a line with the whole tree for each change.
+    """
     params = drop_unset(root=agent, closed=closed)
+    if watch:
+        TreeWatch(app, params).run()
+        return
     page = fetch_pages(app, "agent.list", params, "agents", everything=True)
     app.emit(page, lambda page, display: format_tree(page["agents"], display))
+
+
+class TreeWatch:
+    """A tree that is drawn again after every change of an agent in it."""
+
+    def __init__(self, app: App, params: Json) -> None:
+        self._app = app
+        self._params = params
+        self._rows: list[Json] = []
+        self._lines_drawn = 0
+
+    def run(self) -> None:
+        """Draw until the daemon ends the stream of events. Errors: Failure."""
+        self._app.call("journal.subscribe", {"types": list(TREE_EVENTS)})
+        self._draw()
+        for method, params in self._app.client.notifications():
+            event = params.get("event", {})
+            ids = {row["agent_id"] for row in self._rows}
+            # Events that have arrived meanwhile are drawn together.
+            is_due = method == "journal.event" and {event.get("session_id"), event.get("parent_id")} & ids
+            if is_due and not self._app.client.has_pending:
+                self._draw()
+            if method == "journal.end":
+                return
+
+    def _draw(self) -> None:
+        page = fetch_pages(self._app, "agent.list", self._params, "agents", everything=True)
+        previous, self._rows = self._rows, page["agents"]
+        if self._rows == previous:
+            return
+        display = self._app.display()
+        if self._app.as_json:
+            self._app.print_json_line(page)
+        elif display.width is None:
+            changed = [row for row in self._rows if row not in previous]
+            self._app.print(format_tree(changed, display))
+        else:
+            text = format_tree(self._rows, display)
+            if self._lines_drawn:
+                # Back to the first line of the tree, and clear everything below.
+                sys.stdout.write(f"\x1b[{self._lines_drawn}A\x1b[J")
+            self._lines_drawn = text.count("\n") + 1
+            self._app.print(text)
 
 
 @command(group, "show", alias="get", method="agent.get", examples=("kheishctl agent show Atlas",))

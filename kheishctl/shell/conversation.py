@@ -113,6 +113,20 @@ class ConversationClient:
         """Set properties of the session that the first message will start."""
         self.presets = self.presets | properties
 
+    def switch_sender(self, sender: str) -> bool:
+        """Continue as another sender; False while messages of the current one are unsent."""
+        if self.outbox:
+            return False
+        self.sender = sender
+        self._session_id = self._watch_cursor = None
+        self._subscription, self._follower, self.presets = "", StreamFollower(), {}
+        self._listener.replace_pending([], [])
+        if self._connection is not None:
+            # The next connection finds the session of the other conversation.
+            self._is_up.clear()
+            self._connection.close()
+        return True
+
     def send(self, text: str) -> None:
         """Put a message into the outbox."""
         self.outbox.append((f"kheishctl-{uuid4().hex}", text))

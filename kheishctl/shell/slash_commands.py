@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kheishctl.client import Failure, RequestRefused
 from kheishctl.contract import INDOUBT_OUTCOMES, PERMISSION_MODES
+from kheishctl.render.agent import format_tree
 from kheishctl.render.claims import format_claim
 from kheishctl.render.daemon import format_daemon_status
 from protocol.structs import Value
@@ -24,9 +25,14 @@ if TYPE_CHECKING:
 DEFAULT_HISTORY_MESSAGES = 20
 MAX_HISTORY_MESSAGES = 500
 
-# The numbers of tasks and routes that fit a screen; the command line shows the rest.
+# The numbers of rows that fit a screen; the command line shows the rest.
 MAX_TASKS_SHOWN = 20
 MAX_ROUTES_SHOWN = 20
+MAX_AGENTS_SHOWN = 50
+MAX_SKILLS_SHOWN = 50
+
+SKILL_METHODS = {"on": "skill.activate", "off": "skill.deactivate"}
+GOAL_METHODS = {"pause": "goal.pause", "resume": "goal.resume", "clear": "goal.clear"}
 
 # The similarity of an unknown word to a command that makes it a typing error: "/rest" is similar enough to
 # "/reset", "/call" is not to "/cancel".
@@ -83,6 +89,10 @@ class CommandTarget(Protocol):
     @property
     def presets(self) -> Json:
         """The properties that were preset."""
+        ...
+
+    def switch_sender(self, sender: str) -> bool:
+        """Continue as another sender; False while messages of the current one are unsent."""
         ...
 
     async def call(self, method: str, params: Json | None = None) -> Any:
@@ -292,6 +302,87 @@ class SlashHandler:
             justification = {"justification": " ".join(words[1:])} if words[1:] else {}
             await self._answers.resolve_doubt(params | justification)
 
+    # Agents, skills and the goal.
+
+    async def show_agents(self, _: str) -> None:
+        """Show the tree of agents of the session."""
+        session_id = self._conversation.session_id
+        if session_id is None:
+            self._note_no_session()
+            return
+        params = {"root": session_id, "limit": MAX_AGENTS_SHOWN}
+        page = await self._conversation.call("agent.list", params)
+        self._view.print(format_tree(page["agents"], self._view.display()) + "\n\n")
+        if page.get("next") is not None:
+            self._view.note(f"more: kheishctl agent tree {session_id}")
+
+    async def change_skills(self, argument: str) -> None:
+        """Show the skills of the session; activate or deactivate one."""
+        session_id = self._conversation.session_id
+        if session_id is None:
+            self._note_no_session()
+            return
+        verb, _, rest = argument.partition(" ")
+        name, _, arguments = rest.strip().partition(" ")
+        if verb in SKILL_METHODS and name:
+            params: Json = {"session_id": session_id, "name": name}
+            if verb == "on" and arguments:
+                params["args"] = arguments
+            await self._conversation.call(SKILL_METHODS[verb], params)
+            self._view.note(f"the skill {name} is {verb}")
+        elif argument:
+            self._view.note("usage: /skills, /skills on NAME [ARGUMENTS], /skills off NAME", "yellow")
+        else:
+            await self._list_skills(session_id)
+
+    async def _list_skills(self, session_id: str) -> None:
+        params = {"session_id": session_id, "limit": MAX_SKILLS_SHOWN}
+        page = await self._conversation.call("session.skills", params)
+        active = {skill["name"] for skill in page["active"]}
+        for name in sorted(active - {skill["name"] for skill in page["skills"]}):
+            self._view.note(f"{name} (active)", "")
+        for skill in page["skills"]:
+            state = " (active)" if skill["name"] in active else ""
+            self._view.note(f"{skill['name']}{state}: {skill['description']}", "")
+        if not page["skills"] and not active:
+            self._view.note("no skills; a directory with a SKILL.md in ~/.kheish/skills is one")
+        elif page.get("next") is not None:
+            self._view.note(f"more: kheishctl session skills {session_id}")
+
+    async def change_goal(self, argument: str) -> None:
+        """Show the goal of the session; set it, pause it, resume it or clear it."""
+        session_id = self._conversation.session_id
+        if session_id is None:
+            self._note_no_session()
+        elif argument in GOAL_METHODS:
+            await self._conversation.call(GOAL_METHODS[argument], {"session_id": session_id})
+        elif argument:
+            params = {"session_id": session_id, "objective": argument}
+            await self._conversation.call("goal.set", params)
+        else:
+            try:
+                goal = await self._conversation.call("goal.get", {"session_id": session_id})
+            except RequestRefused as refused:
+                if refused.reason != "goal_not_found":
+                    raise
+                self._view.note("no goal; '/goal TEXT' sets one")
+                return
+            waits = f", waits for {goal['waits_for']}" if goal.get("waits_for") else ""
+            note = f": {goal['note']}" if goal.get("note") else ""
+            self._view.note(f"{goal['status']}{waits}{note}", "")
+            self._view.note(f"{goal['objective']} ({goal.get('continuations', 0)} continuations)", "")
+
+    async def switch_sender(self, sender: str) -> None:
+        """Continue as another sender, in that sender's conversation with the agent."""
+        if not sender:
+            name = self._conversation.address()["sender"]
+            self._view.note(f"you are {name}; '/as NAME' continues as another sender")
+        elif not self._conversation.switch_sender(sender):
+            self._view.note("messages are still being sent; try again after them", "yellow")
+
+    def _note_no_session(self) -> None:
+        self._view.note("the conversation has no session yet; send a message first", "yellow")
+
     # Tasks, permissions and routes.
 
     async def list_tasks(self, _: str) -> None:
@@ -315,7 +406,7 @@ class SlashHandler:
         if mode and mode not in PERMISSION_MODES:
             self._view.note(f"no mode '{mode}'; modes: {', '.join(PERMISSION_MODES)}", "yellow")
         elif session_id is None:
-            self._view.note("the conversation has no session yet; send a message first", "yellow")
+            self._note_no_session()
         elif mode:
             params = {"session_id": session_id, "permission_mode": mode}
             await self._conversation.call("session.update", params)
@@ -395,6 +486,15 @@ COMMANDS: dict[str, CommandRow] = {
     ),
     "decline": CommandRow("decline a question", SlashHandler.decline),
     "tasks": CommandRow("show open tasks and background shells", SlashHandler.list_tasks),
+    "agents": CommandRow("show the tree of agents below this conversation", SlashHandler.show_agents),
+    "skills": CommandRow(
+        "show the skills, or '/skills on NAME', '/skills off NAME'", SlashHandler.change_skills
+    ),
+    "goal": CommandRow(
+        "show the goal, or '/goal TEXT', '/goal pause | resume | clear'",
+        SlashHandler.change_goal,
+    ),
+    "as": CommandRow("continue as another sender: '/as ann'", SlashHandler.switch_sender),
     "doubts": CommandRow("show calls whose outcome is unknown", SlashHandler.list_doubts),
     "resolve": CommandRow("record the outcome of such a call: '/resolve 2 not-done'", SlashHandler.resolve),
     "route": CommandRow("list the routes, or change the route: '/route claude'", SlashHandler.change_route),

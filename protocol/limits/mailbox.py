@@ -26,6 +26,9 @@ MAX_MAIL_ATTEMPTS = 3
 # The failure of a delivery, in an event and in the record of each message.
 MAX_MAIL_NOTE_BYTES = 256
 
+# The error in the notice of a run's end.
+MAX_MAIL_ERROR_BYTES = 2 * KIB
+
 # The output in the notice of a run's end; the rest is in the run's outputs.
 MAX_NOTICE_OUTPUT_BYTES = 8 * KIB
 

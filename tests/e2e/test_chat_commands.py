@@ -15,6 +15,8 @@ LAST = ("cancel", "reset", "new", "clear", "quit")
 """Commands that change the state, in their order."""
 
 ARGUMENTS = {
+    # Another sender has a conversation in another state.
+    "as": ("",),
     "history": ("", "0", "99999999999"),
     "steer": ("", "faster, please"),
     "allow": ("9", "all please", "x"),
@@ -129,3 +131,21 @@ def test_commands_without_a_daemon(shared_daemon: Daemon, chat: Callable[[str], 
     finally:
         shared_daemon.start()
         until(lambda: bool(shared_daemon.call("rpc.ping")), "the daemon is back")
+
+
+def test_another_sender_continues_another_conversation(
+    shared_daemon: Daemon, chat: Callable[[str], Terminal]
+) -> None:
+    """The chat shows the other conversation, and the next message belongs to it."""
+    shared_daemon.say("the first one", sender="as-one")
+    second = shared_daemon.say("the second one", sender="as-two")
+    terminal = chat("as-one")
+    terminal.sees("the first one")
+    terminal.say("/as as-two")
+    terminal.sees("the second one")
+    terminal.say("the third one")
+    terminal.sees("You say: “the third one”")
+    terminal.say("/quit")
+    assert terminal.ends() == 0
+    page = shared_daemon.call("session.history", session_id=second["session_id"])
+    assert len(page["messages"]) == 4

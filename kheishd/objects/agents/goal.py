@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from kheishd.core import goal as rules
-from kheishd.core.goal import ContinueStep, ExhaustStep, ReviewStep
+from kheishd.core.goal import ContinueStep, ExhaustStep, ReviewStep, WaitStep
 from kheishd.kernel.call import Call, mutation, origin_of, query
+from kheishd.objects.agents import mail
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import definition_of, find_route, find_session
 from kheishd.objects.talk.pin import pin_run
@@ -204,6 +205,12 @@ def read_step(store: Snapshot, session_id: str, now_ms: int) -> tuple[Goal, Goal
     session = store.need(SESSIONS, session_id)
     newest = newest_run(store, session_id) if not session.open_runs else None
     step = rules.next_step(goal, session, newest, now_ms)
+    # Only where a run is to be accepted, so that the mailbox of a run in flight is not read.
+    if isinstance(step, ContinueStep) and (
+        not mail.is_open(store, session) or mail.state_of(store, session_id) == "due"
+    ):
+        # Mail comes first, and an agent that is to be closed begins nothing.
+        step = WaitStep()
     return None if step is None else (goal, step)
 
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from msgspec.structs import replace
+
 from kheishd.core import mailbox as rules
 from kheishd.core.trust import join_origins
 from kheishd.objects.agents.tree import path_of
@@ -50,6 +52,7 @@ from protocol.journal.line import decode_event
 from protocol.limits.mailbox import (
     MAX_CLOSED_MAIL,
     MAX_MAIL_ATTEMPTS,
+    MAX_MAIL_ERROR_BYTES,
     MAX_MAIL_INPUT_BYTES,
     MAX_MAIL_NOTE_BYTES,
     MAX_MAIL_OF_RUN,
@@ -408,7 +411,8 @@ def notice_of(store: Snapshot, run: RunRecord, session: Session) -> dict[str, An
             notice |= {"output_truncated": True, "output_bytes": len(output.text.encode())}
             notice["output_cursor"] = output.created_cursor
     if run.error is not None:
-        notice["error"] = run.error
+        message = truncate_json(run.error.message, MAX_MAIL_ERROR_BYTES)
+        notice["error"] = replace(run.error, message=message)
     if run.cost is not None:
         notice["cost"] = run.cost
     return notice

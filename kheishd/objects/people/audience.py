@@ -32,10 +32,11 @@ MAX_WARNINGS = 5
 def requester_of(store: Snapshot, session: Session, run: RunRecord) -> tuple[str, ...]:
     """Return the names of the person whose message began a run: its sender, and the principal that sent it.
 
-    A run that the daemon or another agent began has the requester of the nearest session above it.
+    A run that the daemon or another agent began has the requester of its session, or of the nearest above it.
     """
     origins = [(run.sender, run.session_id, run.accepted_cursor)]
-    origins += [(above.sender, above.session_id, above.created_cursor) for above in ancestors(store, session)]
+    above = [session, *ancestors(store, session)]
+    origins += [(parent.sender, parent.session_id, parent.created_cursor) for parent in above]
     for sender, session_id, cursor in origins:
         entry = store.entry(session_id, cursor)
         actor = decode_envelope(entry[1]).actor if entry is not None else ""

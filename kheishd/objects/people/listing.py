@@ -12,6 +12,8 @@ from kheishd.store.tables import RECORDS_BY_RUN, RECORDS_BY_SESSION, RUNS, SESSI
 from protocol.errors.run import RunNotFound
 from protocol.events.run import MessageAppended
 from protocol.journal.line import JournalEvent, Unknown, decode_event
+from protocol.objects.approval import Approval
+from protocol.objects.question import QuestionRequest
 from protocol.transcript import ToolCall
 
 if TYPE_CHECKING:
@@ -99,10 +101,17 @@ def find_record(store: Snapshot, call: Call, projection: Projection[R], record_i
 
 
 def _may_read(store: Snapshot, call: Call, record: RunScoped) -> bool:
+    """Whether the caller may read a record of a run, or is named in its audience and covers the agent."""
     if call.caller.is_unrestricted:
         return True
     run = store.get(RUNS, record.run_id)
-    return run is not None and may_read_run(store, call, run)
+    if run is None:
+        return False
+    if isinstance(record, Approval | QuestionRequest) and record.audience is not None:
+        named = set(record.audience.people or []) & (call.caller.senders or frozenset())
+        if named and call.caller.may_read_agent(run.agent):
+            return True
+    return may_read_run(store, call, run)
 
 
 def list_records(

@@ -1,7 +1,14 @@
 """``kheishctl agent`` against a real daemon."""
 
+import json
+import signal
+import subprocess
+import sys
+
 from kheishctl import exit_codes
 from tests.support.ctl import Ctl
+from tests.support.daemons import Daemon
+from tests.support.terminal import Terminal
 
 
 def test_life_of_an_agent(ctl: Ctl, sender: str) -> None:
@@ -20,7 +27,9 @@ def test_life_of_an_agent(ctl: Ctl, sender: str) -> None:
     assert "say hello" in ctl.json("agent", "show", f"N {sender}")["output"]
     assert [row[0] for row in ctl("agent", "list", "--root", root).rows] == [root, agent_id]
     drawn = [line.split("\t")[:2] for line in ctl("agent", "tree", path).out.splitlines()]
-    assert drawn == [[root, "idle"], ["scout", "idle"]]
+    # The root may be reading the news of its child.
+    assert [name for name, _ in drawn] == [root, "scout"]
+    assert drawn[1][1] == "idle"
     assert len(ctl.json("agent", "tree", root)["agents"]) == 2
     renamed = ctl("agent", "rename", path, f"M {sender}")
     assert f"M {sender}" in renamed.out
@@ -31,3 +40,30 @@ def test_life_of_an_agent(ctl: Ctl, sender: str) -> None:
     again = ctl("agent", "close", path)
     assert (again.code, "agent list --closed" in again.err) == (exit_codes.FAILED, True)
     assert [row[0] for row in ctl("agent", "list", "--root", root, "--closed").rows] == [root, agent_id]
+
+
+def test_a_watched_tree_is_drawn_again_after_each_change(daemon: Daemon, ctl: Ctl, sender: str) -> None:
+    """A terminal shows the current tree in place of the previous one, until Ctrl-C."""
+    root = str(ctl.json("send", "default", "hello", "--as", sender)["session_id"])
+    command = [sys.executable, "-m", "kheishctl", "--home", str(daemon.home), "agent", "tree", root]
+    with Terminal([*command, "--watch"], {}) as terminal:
+        terminal.sees(root)
+        assert ctl("agent", "spawn", root, "diver", "look").code == exit_codes.OK
+        terminal.sees("└─ diver  idle")
+        assert ctl("agent", "close", f"{root}/diver").code == exit_codes.OK
+        terminal.until(lambda text: "diver" not in text, "the tree without the child")
+        terminal.signal(signal.SIGINT)
+        assert terminal.ends() == exit_codes.INTERRUPTED
+
+
+def test_a_watched_tree_in_a_pipe_is_one_line_for_each_change(daemon: Daemon, ctl: Ctl, sender: str) -> None:
+    """With --json each line is the whole tree."""
+    root = str(ctl.json("send", "default", "hello", "--as", sender)["session_id"])
+    command = [sys.executable, "-m", "kheishctl", "--home", str(daemon.home), "--json", "agent", "tree", root]
+    with subprocess.Popen([*command, "--watch"], stdout=subprocess.PIPE, text=True) as watch:
+        assert watch.stdout is not None
+        assert len(json.loads(watch.stdout.readline())["agents"]) == 1
+        ctl("agent", "spawn", root, "diver", "look")
+        while len(json.loads(watch.stdout.readline())["agents"]) == 1:
+            pass
+        watch.terminate()

@@ -41,6 +41,8 @@ class FakeChat:
         self.results: dict[str, Any] = {}
         self.is_running = False
         self.has_left = False
+        self.sender = "ada"
+        self.has_unsent = False
         self.answers = AnswerSender(self.call, self)
         rows = [{"indoubt_id": f"idt_{number}", "tool": "bash"} for number in range(1, doubts + 1)]
         self.answers.replace(records, rows)
@@ -48,7 +50,12 @@ class FakeChat:
 
     def address(self) -> Json:
         """Return the params that name the conversation."""
-        return {"agent": "default", "sender": "ada"}
+        return {"agent": "default", "sender": self.sender}
+
+    def switch_sender(self, sender: str) -> bool:
+        """Switch, unless messages are unsent."""
+        self.sender = self.sender if self.has_unsent else sender
+        return not self.has_unsent
 
     def preset(self, **properties: Any) -> None:
         """Keep the properties."""
@@ -466,3 +473,82 @@ def test_route_and_model_before_the_first_message() -> None:
     chat.results["route.get"] = RequestRefused({"code": 1404, "message": "no route", "data": {}})
     chat.run("route nowhere")
     assert chat.presets == {"route": "local", "model": "small"}
+
+
+# Agents, skills, the goal and the sender.
+
+
+def test_agents_are_drawn_as_a_tree() -> None:
+    """The tree is that of the session; a long one names the command that shows all."""
+    chat = FakeChat()
+    agent = {"agent_id": "ses_1", "name": "ses_1", "status": "idle", "state": "open", "definition": "default"}
+    chat.results["agent.list"] = {"agents": [agent], "next": "ses_1"}
+    chat.run("agents")
+    assert chat.output == ["ses_1  idle  default\n\n", "more: kheishctl agent tree ses_1"]
+    assert chat.calls == [("agent.list", {"root": "ses_1", "limit": 50})]
+
+
+def test_skills_are_shown_and_changed() -> None:
+    """An active skill is marked, also one that is no longer visible."""
+    chat = FakeChat()
+    chat.results["session.skills"] = {
+        "skills": [{"name": "review", "description": "Reviews."}],
+        "active": [{"name": "review"}, {"name": "gone"}],
+        "next": None,
+    }
+    for line in ("skills", "skills on review all of it", "skills off review", "skills on", "skills what"):
+        chat.run(line)
+    assert chat.output[:2] == ["gone (active)", "review (active): Reviews."]
+    assert chat.output[2:4] == ["the skill review is on", "the skill review is off"]
+    assert all(text.startswith("usage: /skills") for text in chat.output[4:])
+    session = {"session_id": "ses_1", "name": "review"}
+    assert chat.calls[1:] == [
+        ("skill.activate", session | {"args": "all of it"}),
+        ("skill.deactivate", session),
+    ]
+    chat.results["session.skills"] = {"skills": [], "active": [], "next": None}
+    chat.run("skills")
+    assert "no skills" in chat.output[-1]
+
+
+def test_a_goal_is_shown_set_and_changed() -> None:
+    """A text sets it; the words pause, resume and clear change it."""
+    chat = FakeChat()
+    chat.results["goal.get"] = RequestRefused(
+        {"code": 1404, "message": "no goal", "data": {"reason": "goal_not_found"}}
+    )
+    chat.run("goal")
+    assert chat.output == ["no goal; '/goal TEXT' sets one"]
+    for line in ("goal make it green", "goal pause", "goal resume", "goal clear"):
+        chat.run(line)
+    assert [method for method, _ in chat.calls[1:]] == ["goal.set", "goal.pause", "goal.resume", "goal.clear"]
+    assert chat.calls[1][1] == {"session_id": "ses_1", "objective": "make it green"}
+    chat.results["goal.get"] = {
+        "status": "waiting",
+        "waits_for": "approval",
+        "objective": "make it green",
+        "continuations": 2,
+    }
+    chat.run("goal")
+    assert chat.output[-2:] == ["waiting, waits for approval", "make it green (2 continuations)"]
+
+
+def test_another_sender_has_another_conversation() -> None:
+    """Messages that are still unsent belong to the current sender, so it stays."""
+    chat = FakeChat()
+    chat.run("as")
+    assert "you are ada" in chat.output[0]
+    chat.run("as bob")
+    assert chat.sender == "bob"
+    chat.has_unsent = True
+    chat.run("as eve")
+    assert (chat.sender, "still being sent" in chat.output[-1]) == ("bob", True)
+
+
+@pytest.mark.parametrize("line", ["agents", "skills", "goal", "goal x"])
+def test_without_a_session_there_is_nothing_to_show(line: str) -> None:
+    """The note says what to do."""
+    chat = FakeChat()
+    chat.session_id = None
+    chat.run(line)
+    assert (chat.calls, "send a message first" in chat.output[0]) == ([], True)

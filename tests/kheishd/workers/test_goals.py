@@ -14,14 +14,17 @@ from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.goals import GoalTools
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
 from kheishd.objects.agents import goal as methods
+from kheishd.objects.agents.mailbox import post_mail
 from kheishd.objects.talk import conversation as conversations
 from kheishd.objects.talk import session as sessions
 from kheishd.store.tables import GOALS, GOALS_OPEN, RUNS, RUNS_BY_SESSION
 from kheishd.workers.goals import GoalWorker
+from kheishd.workers.mail import MailWorker
 from protocol.budget import Budget, Prices
 from protocol.events.goal import GoalContinued, GoalReviewed
 from protocol.objects.conversation import ConversationReset
 from protocol.objects.goal import Goal, GoalChange, GoalSetParams
+from protocol.objects.mailbox import MailboxPost
 from protocol.objects.session import SessionEnd
 from protocol.transcript import Text, ToolCall, Usage, text_of
 from tests.support.desk import Desk, Gate, ModelPart, Scripted, fails, gives, open_desk, says, working
@@ -396,6 +399,27 @@ async def test_an_agent_sets_no_goal_in_a_continuation(tmp_path: Path) -> None:
         await case.until("done")
         (result,) = case.desk.models.requests[-1].messages[-1].items
         assert "a person decides on others" in str(result)
+
+
+async def test_mail_comes_first(tmp_path: Path) -> None:
+    """While a message waits in the mailbox, its delivery is the next run, and the goal continues after it."""
+    async with pursuit(tmp_path, "done") as case:
+        mail = MailboxPost(
+            from_agent=case.session_id,
+            to_agent=case.session_id,
+            subject="s",
+            message_id="m",
+            payload={"type": "message", "message": "Hello."},
+        )
+        await case.desk.do(post_mail, mail)
+        await case.set()
+        await wait_all_tasks_blocked()
+        assert len(case.runs()) == 1
+        async with trio.open_nursery() as nursery:
+            await nursery.start(MailWorker(case.desk.services).serve)
+            await case.until("done")
+            nursery.cancel_scope.cancel()
+        assert [run.kind for run in case.runs()] == ["input", "mailbox"]
 
 
 async def test_a_restart_at_any_point(tmp_path: Path) -> None:

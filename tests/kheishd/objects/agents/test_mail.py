@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kheishd.core.run.commands import RequestCancel, Start
+from kheishd.core.run.commands import Fail, RequestCancel, Start
 from kheishd.objects.agents import mail
 from kheishd.objects.agents.mailbox import post_mail
 from kheishd.objects.talk.session import create, end
@@ -24,12 +24,14 @@ from kheishd.store.tables import (
 )
 from protocol.events.run import InputReceived, MessageAppended
 from protocol.limits.mailbox import (
+    MAX_MAIL_ERROR_BYTES,
     MAX_MAIL_INPUT_BYTES,
     MAX_MAIL_OF_RUN,
     MAX_MAIL_PAYLOAD_BYTES,
     MAX_NOTICE_OUTPUT_BYTES,
 )
 from protocol.objects.mailbox import MailboxPost
+from protocol.objects.run import RunError
 from protocol.objects.session import SessionCreate, SessionEnd
 from protocol.text import json_length
 from protocol.transcript import Message, Text, text_of
@@ -242,3 +244,17 @@ async def test_only_the_parent_takes_the_report(desk: Desk) -> None:
     assert open_run is not None
     assert await take_report(desk, open_run, "p") == 0
     assert desk.run(open_run).reports
+
+
+async def test_a_notice_has_the_error_of_a_failed_run(desk: Desk) -> None:
+    """The notice of a run that failed says why, in a bounded text, and is no answer."""
+    await post(desk, "m1")
+    run_id = await deliver(desk)
+    assert run_id is not None
+    await desk.command(run_id, lambda run: Fail(RunError("overloaded", "no " * 3_000)))
+    await conclude(desk)
+    with desk.state.read() as store:
+        payload = mail.payload_of(store, store.need(MAIL, f"p/notice:{run_id}"))
+    assert (payload["outcome"], payload["error"]["reason"]) == ("failed", "overloaded")
+    assert len(payload["error"]["message"]) <= MAX_MAIL_ERROR_BYTES
+    assert "output" not in payload

@@ -1,13 +1,20 @@
 """Skills over a socket: every outcome of the methods of kheishd/objects/agents/skill.py."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
+from trio.testing import MockClock
 
+from kheishd.core.definition import built_in, parse
+from kheishd.core.permissions.judge import ToolFacts, judge
 from kheishd.objects.agents import skill as skills_of
+from kheishd.objects.people.permission import layers_of
 from kheishd.objects.talk import fork, session
+from kheishd.objects.talk.bounds import bounds_of
 from kheishd.store.blobs import read_blob
 from protocol.errors.refusal import Refusal
 from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, SessionNotFound
@@ -19,6 +26,9 @@ from protocol.errors.skill import (
     SkillUnusable,
 )
 from protocol.limits.skill import MAX_ACTIVE_SKILLS, MAX_ACTIVE_TEXT_BYTES, MAX_SKILL_ARGUMENTS_BYTES
+from protocol.objects.session import CapabilityScope, Session, SessionCreate, SessionUpdate
+from protocol.objects.skill import SkillActivate, SkillDeactivate
+from tests.support.desk import Desk, open_desk
 from tests.support.rpc_server import RpcServer, rpc_server
 from tests.support.runtimes import make_runtime
 from tests.support.skills import make_skills, write_skill
@@ -261,3 +271,63 @@ async def test_skill_deactivate_skill_not_active(served: Served) -> None:
     """The refusal names the active skills."""
     await served.activate("style")
     await refused(served, SkillNotActive, "skill.deactivate", "active: style", session_id="s", name="review")
+
+
+# The law: no chain of activations, updates and children gives a right that the root or the parent lacks.
+
+TOOLS = ("read_file", "bash", "grep_search", "web_fetch", "use_skill", "list_skills")
+LINES = ("git status", "rm x")
+ORDER = ("allow", "ask", "deny")
+BASH = ToolFacts("bash", "execute", "ask")
+
+
+async def change_something(desk: Desk, random: Random, session_ids: list[str]) -> None:
+    """Change one of the sessions at random, or create a child; a refusal is as good."""
+    session_id, skill = random.choice(session_ids), f"s{random.randrange(4)}"
+    child = SessionCreate(session_id=f"c{len(session_ids)}", parent_session_id=session_id)
+    scopes = (CapabilityScope(tools=random.sample(TOOLS, 4)), CapabilityScope(skills=["s0", skill]))
+    changes = (
+        (skills_of.activate, SkillActivate(session_id=session_id, name=skill)),
+        (skills_of.deactivate, SkillDeactivate(session_id=session_id, name=skill)),
+        (session.update, SessionUpdate(session_id=session_id, scope=random.choice(scopes))),
+        (session.create, child),
+    )
+    with suppress(Refusal):
+        made = await desk.do(*random.choice(changes))
+        if isinstance(made, Session) and made.session_id not in session_ids:
+            session_ids.append(made.session_id)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_no_chain_of_skills_widens(tmp_path: Path, autojump_clock: MockClock, seed: int) -> None:
+    """A tool is allowed only if the root's definition and the parent allow it; no verdict is milder."""
+    random = Random(seed)
+    for number, tools in enumerate(("Read", "Bash(git:*) Read", "Grep WebFetch Bash", "[]")):
+        text = f"---\ndescription: d\nallowed-tools: {tools}\n---\n"
+        write_skill(tmp_path / "home" / "skills", f"s{number}", text, "blocked_tools: ['Bash(rm:*)']")
+    skills = make_skills(tmp_path / "home")
+    root = parse("root", f"---\ntools: {[*TOOLS[:2], *TOOLS[4:]]}\n---\n".encode(), "/agents/root.md")
+    definitions = {"default": built_in(), "root": root}
+    async with open_desk(tmp_path, load_skills=lambda: skills, definitions=definitions) as desk:
+        await desk.do(session.create, SessionCreate(session_id="root", agent="root"))
+        session_ids = ["root"]
+        for _ in range(40):
+            await change_something(desk, random, session_ids)
+            runtime = desk.holder.current()
+            with desk.state.read() as store:
+                for record in map(desk.session, session_ids):
+                    allowed = {name for name in TOOLS if bounds_of(store, runtime, record).allows_tool(name)}
+                    assert allowed <= set(root.tools or ())
+                    if record.parent_session_id is None:
+                        continue
+                    parent = desk.session(record.parent_session_id)
+                    bounds = bounds_of(store, runtime, parent)
+                    assert all(map(bounds.allows_tool, allowed))
+                    for line in LINES:
+                        own, above = (
+                            judge(
+                                ToolFacts("bash", "execute", "ask"), line, layers_of(store, runtime, bounded)
+                            )
+                            for bounded in (record, parent)
+                        )
+                        assert ORDER.index(own.decision) >= ORDER.index(above.decision)

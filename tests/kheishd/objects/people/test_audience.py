@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 
-from kheishd.objects.people.audience import MAX_WARNINGS, find_unanswerable
-from kheishd.store.tables import APPROVALS
-from protocol.errors.approval import AlreadyVoted, ApprovalAlreadyResolved, NotInAudience
+from kheishd.objects.people.audience import MAX_WARNINGS, find_unanswerable, requester_of
+from kheishd.records.doctor import examine_whole
+from kheishd.store.tables import APPROVALS, RUNS, SESSIONS
+from protocol.errors.approval import AlreadyVoted, ApprovalAlreadyResolved, ApprovalNotFound, NotInAudience
 from protocol.errors.conversation import SenderForbidden, SenderInvalid
 from protocol.errors.rpc import InvalidParams
+from protocol.errors.run import RunNotFound
 from protocol.rpc.method import SCOPES
 from tests.support.household import Household, household, refusal_of
 from tests.support.rpc_server import Client
@@ -126,6 +129,7 @@ async def test_approval_resolve_already_voted(house: Household, workshop: Worksh
         ("carl", "deny"),
         ("bea", "allow"),
     ]
+    assert examine_whole(house.state.read, deep=True).findings == []
 
 
 async def test_a_call_is_denied_once_its_votes_are_impossible(house: Household, workshop: Workshop) -> None:
@@ -286,6 +290,7 @@ async def test_question_answer_already_voted(house: Household) -> None:
     assert (view["status"], view["resolved_by"]) == ("declined", "user, bea, carl")
     assert "did not agree" in view["justification"]
     await house.call("run.wait", run_id=run_id)
+    assert examine_whole(house.state.read, deep=True).findings == []
 
 
 async def test_question_answer_not_in_audience(house: Household) -> None:
@@ -342,3 +347,32 @@ async def test_a_rule_with_an_unusable_audience_is_refused(house: Household) -> 
     rule = {"tool": "write", "decision": "allow", "audience": {"requester": True}}
     refusal = await house.refusal_of("permission.update", add=[rule])
     assert (type(refusal), refusal.field) == (InvalidParams, "$.params.add[0].audience")
+
+
+async def test_who_is_named_may_read_and_answer_the_request(house: Household, workshop: Workshop) -> None:
+    """A person with a token for herself alone finds the request about another person's run, and no other."""
+    _, hidden = await start(house, sender="carl")
+    await name_audience(house, people=["bea"])
+    run_id, approval_id = await start(house)
+    bea = await connect(house, "bea")
+    rows = (await bea.call("approval.list"))["approvals"]
+    assert [row["approval_id"] for row in rows] == [approval_id]
+    refusal = await refusal_of(bea, "approval.get", approval_id=hidden)
+    assert type(refusal) is ApprovalNotFound
+    assert type(await refusal_of(bea, "run.get", run_id=run_id)) is RunNotFound
+    assert (await resolve(bea, approval_id))["resolved_by"] == "bea"
+    await house.call("run.wait", run_id=run_id)
+    assert len(workshop.done) == 1
+    critic = await house.connect_limited(scopes=list(SCOPES), senders=["bea"], agents=["critic"])
+    assert (await critic.call("approval.list", status="any"))["approvals"] == []
+
+
+async def test_the_daemons_own_runs_have_the_requester_of_their_session(house: Household) -> None:
+    """A run that nobody sent belongs to the person of the conversation."""
+    await house.ask(sender="ada")
+    with house.state.read() as store:
+        (run,) = [run for _, run in store.scan(RUNS)]
+        session = store.need(SESSIONS, run.session_id)
+        assert requester_of(store, session, run)[0] == "ada"
+        own = replace(run, sender=None, accepted_cursor=store.last_cursor)
+        assert requester_of(store, session, own)[0] == "ada"

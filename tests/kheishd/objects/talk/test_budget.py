@@ -216,6 +216,7 @@ async def test_agents_of_a_tree_show_their_budgets(house: Household) -> None:
     assert use["left"]["tokens"] == 1000 - use["used"].get("tokens", 0) - sum(spent)
     settled = await house.events(session_id=parent, types=["budget_settled"])
     assert [event["child_id"] for event in settled] == [scout["agent_id"]]
+    assert examine_whole(house.state.read, deep=True).findings == []
 
 
 async def test_a_run_with_a_budget_gives_parts_of_it_away(house: Household) -> None:
