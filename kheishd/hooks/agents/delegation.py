@@ -16,7 +16,7 @@ from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubH
 from kheishd.kernel.services import Services
 from kheishd.objects.agents.mail import find_question_to_agent, take_report
 from kheishd.objects.agents.spawn import prepare_spawn, spawn
-from kheishd.objects.agents.tree import find_relative, root_id_of, snapshot_of, tree_of, view_of
+from kheishd.objects.agents.tree import find_relative, snapshot_of, top_id_of, tree_of, view_of
 from kheishd.objects.talk.bounds import ancestors
 from kheishd.records.writer import Origin, SessionWriter
 from kheishd.store.environment import Snapshot, Transaction
@@ -286,11 +286,11 @@ class Delegation(SubHook):
     )
     async def list_agents(self, call: Invocation, arguments: ListArguments) -> Outcome:
         """List the agents of the tree."""
-        root_id = root_id_of(call.context.session)
         rows: list[dict[str, Any]] = []
         left_out = 0
         with call.context.state.read() as store:
-            for agent_id in [root_id, *(agent_id for _, agent_id in tree_of(store, root_id))]:
+            top_id = top_id_of(store, call.context.session)
+            for agent_id in [top_id, *(agent_id for _, agent_id in tree_of(store, top_id))]:
                 view = view_of(store, store.need(SESSIONS, agent_id))
                 if view.state == "closed" and not arguments.closed:
                     continue

@@ -9,7 +9,7 @@ import trio
 from kheishd.core.agent import AuditFold, find_free, fold_nickname
 from kheishd.kernel.call import Call, control, mutation, origin_of, query
 from kheishd.objects.agents.spawn import SpawnPlan, judge_spawn, measure_limits, prepare_spawn, spawn
-from kheishd.objects.agents.tree import find_agent, root_id_of, snapshot_of, tree_of, view_of
+from kheishd.objects.agents.tree import find_agent, snapshot_of, top_id_of, tree_of, view_of
 from kheishd.objects.pages import PageTokens, cursor_after, page_of
 from kheishd.records.agent import hash_key
 from kheishd.records.writer import SessionWriter
@@ -132,8 +132,8 @@ def list_(call: Call, params: AgentListParams) -> AgentList:
             start = None if agent_id is None else (agent_id,)
             scanned: Any = ((key, key[0]) for key, _ in store.scan(AGENTS, after=start))
         else:
-            root_id = root_id_of(find_agent(store, call, params.root, "$.params.root"))
-            scanned = _scan_tree(store, root_id, params.after, tokens)
+            top_id = top_id_of(store, find_agent(store, call, params.root, "$.params.root"))
+            scanned = _scan_tree(store, top_id, params.after, tokens)
         views = ((key, _view_listed(store, call, agent_id)) for key, agent_id in scanned)
         page, following = page_of(views, params.limit, lambda view: _matches(params, view), tokens.token_of)
     return AgentList(page, following)

@@ -53,6 +53,11 @@ def path_of(store: Snapshot, session: Session) -> str:
     return session.session_id if agent is None else agent.path
 
 
+def top_id_of(store: Snapshot, session: Session) -> str:
+    """Return the id with which an agent's path begins: that of the nearest agent that was not spawned."""
+    return path_of(store, session).partition("/")[0]
+
+
 def find_agent_id(store: Snapshot, address: str) -> str | None:
     """Return the id of the agent with an id, a path, a nickname, or a name that no other live one has."""
     if not address or "\0" in address or len(address.encode()) > MAX_ADDRESS_BYTES:

@@ -337,8 +337,8 @@ async def test_agent_list_ok(house: Household) -> None:
     assert [row["path"] for row in rows] == [parent, f"{parent}/a", f"{parent}/b_2"]
     rows = await pages(house.client, "agent.list", "agents", root=parent, closed=True)
     assert len(rows) == 5
-    idle = await house.call("agent.list", root=parent, status="running")
-    assert idle["agents"] == []
+    failed = await house.call("agent.list", root=parent, status="failed")
+    assert failed["agents"] == []
 
 
 async def test_agent_list_no_such_agent(house: Household) -> None:

@@ -2,7 +2,14 @@
 
 import pytest
 
-from kheishd.objects.agents.tree import find_agent_id, find_relative, live_children, path_of, tree_of
+from kheishd.objects.agents.tree import (
+    find_agent_id,
+    find_relative,
+    live_children,
+    path_of,
+    top_id_of,
+    tree_of,
+)
 from kheishd.store.tables import SESSIONS
 from protocol.errors.agent import NoSuchAgent
 from tests.support.families import root, spawn
@@ -49,3 +56,6 @@ async def test_the_tree_is_that_of_the_sessions(idle: Household) -> None:
         assert path_of(store, store.need(SESSIONS, plain)) == plain
         assert list(live_children(store, store.need(SESSIONS, plain))) == [child["agent_id"]]
         assert [agent_id for _, agent_id in tree_of(store, plain)] == [child["agent_id"]]
+        assert top_id_of(store, store.need(SESSIONS, child["agent_id"])) == plain
+    listed = (await idle.call("agent.list", root=plain))["agents"]
+    assert [view["agent_id"] for view in listed] == [plain, child["agent_id"]]
