@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MAX_SPEAKERS: Final = 4
 """Agents whose view of the messages is kept: a session's own agent, and a few guests."""
 
-SESSION_BYTES: Final = 1_000
+SESSION_BYTES: Final = 1_100
 """The objects of a transcript beside its messages."""
 
 
