@@ -192,6 +192,16 @@ AGENT_RETENTIONS: Final = (
 )
 """What becomes of an agent after its run."""
 
+MAIL_FILTERS: Final = (
+    "pending",
+    "delivering",
+    "done",
+    "dead_letter",
+    "open",
+    "any",
+)
+"""The states of a message, ``open`` and ``any``."""
+
 PROMPT_MODES: Final = (
     "append",
     "replace",
