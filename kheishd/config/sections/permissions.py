@@ -26,7 +26,7 @@ class PermissionsSection(Section, frozen=True):
     """More paths, such as `deploy/*`, whose edits a person approves even in the mode `acceptEdits`."""
 
     rules: Annotated[list[Rule], Meta(max_length=MAX_RULES)] = []
-    """The broadest rules: `tool` and `decision`, optionally with a `subject`, a `note` and an `audience`."""
+    """The broadest rules: `tool` and `decision`, optionally `subject`, `origin`, `note` and `audience`."""
 
     def find_problems(self, path: KeyPath) -> Iterator[Problem]:
         """Yield the problems that the types cannot express."""

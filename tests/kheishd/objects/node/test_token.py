@@ -67,6 +67,7 @@ def become(server: RpcServer, made: dict[str, Any]) -> None:
             None if grant.get("agents") is None else frozenset(grant["agents"]),
             None if grant.get("senders") is None else frozenset(grant["senders"]),
             token["token_id"],
+            grant.get("origin"),
         )
 
 
