@@ -79,7 +79,7 @@ def _cells(agent: Json) -> list[str]:
 
 
 def _format_budget(use: Json | None) -> str:
-    """Return what an agent was given for itself and the agents below it, and what is used, reserved and left."""
+    """Return what was given to an agent and those below it, and what is used, reserved and left of it."""
     given: Json = (use or {}).get("given") or {}
     if use is None or not given:
         return ""
