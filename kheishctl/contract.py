@@ -199,6 +199,16 @@ ISOLATIONS: Final = (
 )
 """Whether an agent has a git worktree of its own."""
 
+MAIL_FILTERS: Final = (
+    "pending",
+    "delivering",
+    "done",
+    "dead_letter",
+    "open",
+    "any",
+)
+"""The states of a message, ``open`` and ``any``."""
+
 PROMPT_MODES: Final = (
     "append",
     "replace",

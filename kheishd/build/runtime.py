@@ -132,12 +132,10 @@ def _resolve_workspaces(config: Config, home: Home) -> Workspaces:
     if problem is not None:
         raise ConfigInvalid(f"workspace.root: {problem}", field="workspace.root")
     trusted = []
-    for index, name in enumerate(config.workspace.trusted or ()):
+    for index, name in enumerate(config.workspace.trusted):
         resolved = os.path.realpath(home.resolve(name))
         problem = find_trust_problem(resolved, own, os.path.expanduser("~"))
         if problem is not None:
             raise ConfigInvalid(f"workspace.trusted[{index}]: {problem}", field="workspace.trusted")
         trusted.append(resolved)
-    if config.workspace.trusted is None and configured is None:
-        trusted = [root]
     return Workspaces(root, own, limited=configured is not None, trusted=tuple(dict.fromkeys(trusted)))

@@ -25,8 +25,8 @@ class WorkspaceSection(Section, frozen=True):
     root: FilePath | None = None
     """Default workspace (default: `workspace` in the home). If set, it contains all workspaces."""
 
-    trusted: Annotated[list[FilePath], Meta(max_length=MAX_TRUSTED_ROOTS)] | None = None
-    """Directories whose `AGENTS.md` and skills take effect (default: the default workspace in the home)."""
+    trusted: Annotated[list[FilePath], Meta(max_length=MAX_TRUSTED_ROOTS)] = []
+    """Directories whose `AGENTS.md` and skills take effect (default: none)."""
 
     sandbox: SandboxMode = "auto"
     """Commands run under bubblewrap: `"auto"` (if it works; always, once it has), `"required"` or `"off"`."""

@@ -58,7 +58,7 @@ def test_no_files(source: Source) -> None:
     assert source.config_path is None
     own = str(source.home.path)
     root = f"{own}/workspace"
-    assert runtime.workspaces == Workspaces(root, own, trusted=(root,))
+    assert runtime.workspaces == Workspaces(root, own)
 
 
 def test_configuration(source: Source) -> None:
@@ -157,7 +157,7 @@ def test_workspaces_are_resolved(tmp_path: Path) -> None:
         (tmp_path / "real" / "agents" / f"{name}.md").write_text(f"---\nworkspace: {path}\n---\n")
     runtime = build(Source(Home(tmp_path / "home"), environ={}))
     disk = str(tmp_path / "disk")
-    assert runtime.workspaces == Workspaces(disk, str(tmp_path / "real"), trusted=(disk,))
+    assert runtime.workspaces == Workspaces(disk, str(tmp_path / "real"))
     assert {name: agent.workspace for name, agent in runtime.definitions.items()} == {
         "default": None,
         "a": str(tmp_path / "disk" / "work"),
@@ -177,17 +177,16 @@ def test_agent_outside_of_the_configured_root(source: Source) -> None:
 
 
 def test_trusted_roots(source: Source, tmp_path: Path) -> None:
-    """Links are resolved; without a list, the default workspace is trusted, but no configured root."""
+    """Links are resolved; without a list, nothing is trusted."""
     (tmp_path / "shop").mkdir()
     (tmp_path / "link").symlink_to("shop")
     shop = str((tmp_path / "shop").resolve())
-    default = os.path.realpath(source.home.workspace)
 
     def trusted(text: str) -> tuple[str, ...]:
         source.home.config.write_text(text)
         return build(source).workspaces.trusted
 
-    assert trusted("") == (default,)
+    assert trusted("") == ()
     assert trusted("[workspace]\ntrusted = []") == ()
     assert trusted(f'[workspace]\ntrusted = ["{tmp_path}/link", "{shop}"]') == (shop,)
     assert trusted(f'[workspace]\nroot = "{shop}"') == ()
