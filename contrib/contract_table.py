@@ -18,7 +18,7 @@ from protocol.limits.debug import MAX_DEBUG_TEXT_BYTES
 from protocol.limits.output import DEFAULT_REPAIRS, MAX_REPAIRS
 from protocol.limits.page import MAX_PAGE_ROWS
 from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINES
-from protocol.objects import agent, approval, indoubt, permission, question, run, session, task
+from protocol.objects import agent, approval, indoubt, mailbox, permission, question, run, session, task
 from protocol.rpc.catalogue import METHODS
 from protocol.rpc.method import SCOPES
 
@@ -66,9 +66,9 @@ def list_choices(hint: Any) -> list[str]:
     ]
 
 
-def list_filters(params: type[Struct]) -> list[str]:
-    """Return the values of a list's ``status`` filter."""
-    return list_choices(find_field(params, "status").type)
+def list_filters(params: type[Struct], name: str = "status") -> list[str]:
+    """Return the values of a list's filter."""
+    return list_choices(find_field(params, name).type)
 
 
 def find_empty_values(update: type[Struct]) -> dict[str, Any]:
@@ -103,6 +103,9 @@ def list_constants() -> Iterator[tuple[str, Any, str]]:
     yield "DEBUG_LEVELS", list_choices(run.DebugLevel), "The levels of debug capture."
     yield "AGENT_STATUSES", list_choices(agent.AgentStatus), "The statuses of an agent."
     yield "AGENT_RETENTIONS", list_choices(agent.AgentRetention), "What becomes of an agent after its run."
+    yield "ISOLATIONS", list_choices(agent.Isolation), "Whether an agent has a git worktree of its own."
+    states = list_filters(mailbox.MailboxListParams, "state")
+    yield "MAIL_FILTERS", states, "The states of a message, ``open`` and ``any``."
     yield "PROMPT_MODES", list_choices(agent.PromptMode), "How an agent's own instructions are used."
     yield "BUSY_POLICIES", list_choices(run.Busy), "The policies for a message to a busy session."
     yield "ORIGINS", list_choices(transcript.DeclaredOrigin), "The origins that a client can declare."

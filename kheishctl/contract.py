@@ -176,6 +176,7 @@ DEBUG_LEVELS: Final = (
 """The levels of debug capture."""
 
 AGENT_STATUSES: Final = (
+    "preparing",
     "queued",
     "running",
     "waiting_for_approval",
@@ -191,6 +192,22 @@ AGENT_RETENTIONS: Final = (
     "close_on_settle",
 )
 """What becomes of an agent after its run."""
+
+ISOLATIONS: Final = (
+    "shared",
+    "worktree",
+)
+"""Whether an agent has a git worktree of its own."""
+
+MAIL_FILTERS: Final = (
+    "pending",
+    "delivering",
+    "done",
+    "dead_letter",
+    "open",
+    "any",
+)
+"""The states of a message, ``open`` and ``any``."""
 
 PROMPT_MODES: Final = (
     "append",

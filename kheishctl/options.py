@@ -12,7 +12,7 @@ import click
 
 from kheishctl.cli import make_app
 from kheishctl.client import Client, Failure
-from kheishctl.contract import MAX_PAGE_ROWS, Json
+from kheishctl.contract import MAX_PAGE_ROWS, ORIGINS, Json
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -265,6 +265,26 @@ workspace_option = click.option(
 )
 """The option for the working directory of an agent."""
 
+
+def budget_options(subject: str) -> Callable[[F], F]:
+    """Return the options that limit a subject's use; ``take_budget`` reads them."""
+    return options(
+        click.option(
+            "--max-tokens", type=click.IntRange(1), metavar="N", help=f"Limit the tokens of {subject}."
+        ),
+        click.option(
+            "--max-time", type=Duration(), metavar="TIME", help=f"Limit the working time of {subject}."
+        ),
+        click.option("--max-cost", type=Amount(), metavar="AMOUNT", help=f"Limit the cost of {subject}."),
+    )
+
+
+def take_budget(params: Json) -> Json | None:
+    """Remove the limits from the params of a command and return them as a budget; None without one."""
+    limits = {"max_tokens": "max_tokens", "max_work_s": "max_time", "max_cost": "max_cost"}
+    return drop_unset(**{field: params.pop(name) for field, name in limits.items()}) or None
+
+
 timeout_option = click.option(
     "--timeout", type=Duration(), metavar="TIME", help="Stop waiting after this time (90s, 15m)."
 )
@@ -272,6 +292,26 @@ timeout_option = click.option(
 
 note_option = click.option("--note", help="A note, which is recorded in the journal.")
 """The option for a note on a change."""
+
+author_options = options(
+    click.option(
+        "--origin",
+        type=click.Choice(ORIGINS),
+        metavar="ORIGIN",
+        help=f"The kind of the message's author: {', '.join(ORIGINS)} (default: person).",
+    ),
+    click.option("--source", metavar="TEXT", help="The author's name, address or id."),
+)
+"""The options for the author of a message."""
+
+answer_as_option = name_option(
+    "--as",
+    "sender",
+    "senders",
+    "The person for whom you answer, if you may answer for several.",
+    metavar="SENDER",
+)
+"""The option for the person who answers an approval or a question."""
 
 metadata_option = click.option(
     "--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Attach metadata (repeatable)."

@@ -9,16 +9,16 @@ from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.contract import (
     AGENT_RETENTIONS,
     AGENT_STATUSES,
+    ISOLATIONS,
     PERMISSION_MODES,
     PROFILES,
     PROMPT_MODES,
     Json,
 )
 from kheishctl.options import (
-    Amount,
-    Duration,
     JsonValue,
     Workspace,
+    budget_options,
     drop_unset,
     id_argument,
     mutating,
@@ -26,6 +26,7 @@ from kheishctl.options import (
     options,
     paged,
     status_option,
+    take_budget,
 )
 from kheishctl.render.agent import describe_transition, format_tree
 from kheishctl.render.layout import Column, Display, format_record
@@ -207,19 +208,24 @@ _request = options(
     click.option(
         "--workspace", type=Workspace(), metavar="DIRECTORY", help="Its directory, within its parent's."
     ),
-    click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="Limit the tokens of its run."),
-    click.option("--max-time", type=Duration(), metavar="TIME", help="Limit the working time of its run."),
-    click.option("--max-cost", type=Amount(), metavar="AMOUNT", help="Limit the cost of its run."),
+    click.option(
+        "--isolation", type=click.Choice(ISOLATIONS), help="Whether it gets a git worktree of its own."
+    ),
+    name_option(
+        "--owner",
+        "owner",
+        "senders",
+        "The person who answers what it and the agents below it ask.",
+        metavar="PERSON",
+    ),
+    budget_options("it and the agents below it"),
 )
 """The options of a request for an agent."""
 
 
-def _make_request(
-    max_tokens: int | None, max_time: float | None, max_cost: float | None, **params: Any
-) -> Json:
+def _make_request(**params: Any) -> Json:
     tools = {name: list(params.pop(name)) or None for name in ("allowed_tools", "blocked_tools")}
-    budget = drop_unset(max_tokens=max_tokens, max_work_s=max_time, max_cost=max_cost) or None
-    return drop_unset(budget=budget, **tools, **params)
+    return drop_unset(budget=take_budget(params), **tools, **params)
 
 
 @command(

@@ -11,6 +11,7 @@ from kheishctl.commands.approval_watch import ApprovalWatch
 from kheishctl.contract import APPROVAL_FILTERS, MAX_PAGE_ROWS, REMEMBER, Json
 from kheishctl.options import (
     JsonValue,
+    answer_as_option,
     complete,
     drop_unset,
     id_argument,
@@ -103,18 +104,18 @@ def show(app: App, approval_id: str) -> None:
     "--uses", type=click.IntRange(1), metavar="N", help="Use the remembered approval at most N times."
 )
 @_justification
+@answer_as_option
 @mutating
-def allow(
-    app: App, approval_ids: tuple[str, ...], idempotency_key: str | None, check: bool, **answer: Any
-) -> None:
+def allow(app: App, approval_ids: tuple[str, ...], updated_input: Any, **params: Any) -> None:
     """Allow calls of one run; it resumes when none of its calls is pending.
 
     If another person answered first, nothing is changed and the message names that person.
     """
-    if answer["updated_input"] is not None and len(approval_ids) > 1:
+    if updated_input is not None and len(approval_ids) > 1:
         raise click.UsageError("--input is for one approval")
-    answer = drop_unset(**answer) | {"decision": "allow"}
-    _resolve(app, approval_ids, answer, drop_unset(idempotency_key=idempotency_key, check=check))
+    names = ("remember", "uses", "justification")
+    answer = {"updated_input": updated_input} | {name: params.pop(name) for name in names}
+    _resolve(app, approval_ids, drop_unset(decision="allow", **answer), drop_unset(**params))
 
 
 @command(
@@ -126,18 +127,19 @@ def allow(
 @_approvals
 @_note
 @_justification
+@answer_as_option
 @mutating
 def deny(
-    app: App, approval_ids: tuple[str, ...], idempotency_key: str | None, check: bool, **answer: Any
+    app: App, approval_ids: tuple[str, ...], note: str | None, justification: str | None, **params: Any
 ) -> None:
     """Deny calls of one run; the model reads the note and continues without them."""
-    answer = drop_unset(**answer) | {"decision": "deny"}
-    _resolve(app, approval_ids, answer, drop_unset(idempotency_key=idempotency_key, check=check))
+    answer = drop_unset(decision="deny", note=note, justification=justification)
+    _resolve(app, approval_ids, answer, drop_unset(**params))
 
 
-def _resolve(app: App, approval_ids: tuple[str, ...], answer: Json, mutation: Json) -> None:
+def _resolve(app: App, approval_ids: tuple[str, ...], answer: Json, params: Json) -> None:
     resolutions = [answer | {"approval_id": approval_id} for approval_id in approval_ids]
-    app.emit(app.call("approval.resolve", {"resolutions": resolutions} | mutation), _format_resolved)
+    app.emit(app.call("approval.resolve", {"resolutions": resolutions} | params), _format_resolved)
 
 
 def _format_resolved(result: Json, display: Display) -> str:
@@ -153,12 +155,13 @@ def _format_resolved(result: Json, display: Display) -> str:
 @command(group, "allow-all", examples=("kheishctl approval allow-all --run run_0EXAMPLE",))
 @request_filters
 @_justification
-def allow_all(app: App, justification: str | None, **filters: Any) -> None:
+@answer_as_option
+def allow_all(app: App, justification: str | None, sender: str | None, **filters: Any) -> None:
     """Allow all pending approvals, optionally of one session or run; each run's approvals together.
 
     Later approvals are not included.
     """
-    _resolve_all(app, filters, drop_unset(decision="allow", justification=justification))
+    _resolve_all(app, filters, drop_unset(decision="allow", justification=justification), sender)
 
 
 @command(
@@ -167,12 +170,16 @@ def allow_all(app: App, justification: str | None, **filters: Any) -> None:
 @request_filters
 @_note
 @_justification
-def deny_all(app: App, note: str | None, justification: str | None, **filters: Any) -> None:
+@answer_as_option
+def deny_all(
+    app: App, note: str | None, justification: str | None, sender: str | None, **filters: Any
+) -> None:
     """Deny all pending approvals, optionally of one session or run; each run's approvals together."""
-    _resolve_all(app, filters, drop_unset(decision="deny", note=note, justification=justification))
+    answer = drop_unset(decision="deny", note=note, justification=justification)
+    _resolve_all(app, filters, answer, sender)
 
 
-def _resolve_all(app: App, filters: Json, answer: Json) -> None:
+def _resolve_all(app: App, filters: Json, answer: Json, sender: str | None) -> None:
     """Answer run by run. A run that another person answered meanwhile does not stop the others."""
     params = drop_unset(limit=MAX_PAGE_ROWS, **filters)
     page = fetch_pages(app, "approval.list", params, "approvals", everything=True)
@@ -184,7 +191,7 @@ def _resolve_all(app: App, filters: Json, answer: Json) -> None:
     for run_id, approval_ids in by_run.items():
         resolutions = [answer | {"approval_id": approval_id} for approval_id in approval_ids]
         try:
-            result = app.call("approval.resolve", {"resolutions": resolutions})
+            result = app.call("approval.resolve", drop_unset(resolutions=resolutions, sender=sender))
             runs.append({"run_id": run_id, "approvals": approval_ids, "pending": result["pending"]})
         except RequestRefused as refused:
             runs.append({"run_id": run_id, "approvals": [], "error": refused.describe()})

@@ -10,6 +10,7 @@ from kheishctl.commands.send import read_text, send
 from kheishctl.contract import Json
 from kheishctl.options import (
     agent_argument,
+    author_options,
     conversation_filters,
     drop_unset,
     mutating,
@@ -116,6 +117,7 @@ def cancel(app: App, **params: Any) -> None:
 )
 @address
 @text_argument
+@author_options
 @mutating
 def steer(app: App, agent: str | None, text: tuple[str, ...], **params: Any) -> None:
     """Send a message to the current run; its model reads it before its next answer."""

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from kheishctl.cli import App, command, make_group
-from kheishctl.options import Amount, Duration, drop_unset, mutating, options, session_argument
+from kheishctl.options import budget_options, drop_unset, mutating, options, session_argument, take_budget
 from kheishctl.render.layout import format_record
 
 group = make_group("goal", "Goals of sessions, towards which the daemon continues by itself.")
@@ -32,30 +32,19 @@ _change_options = options(
 @click.option("--constraint", "constraints", multiple=True, metavar="TEXT", help="A constraint (repeatable).")
 @click.option("--stop-when", multiple=True, metavar="TEXT", help="A condition to stop the work (repeatable).")
 @click.option("--max-continuations", type=click.IntRange(1), metavar="N", help="Maximum runs towards it.")
-@click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="Maximum tokens of all these runs.")
-@click.option("--max-time", type=Duration(), metavar="TIME", help="Maximum working time (90s, 15m).")
-@click.option("--max-cost", type=Amount(), metavar="AMOUNT", help="Maximum cost of all these runs.")
+@budget_options("all these runs")
 @click.option(
     "--judge/--no-judge", default=None, help="Whether a model judges after each run (default: it does)."
 )
 @mutating
-def set_(
-    app: App,
-    max_tokens: int | None,
-    max_time: float | None,
-    max_cost: float | None,
-    constraints: tuple[str, ...],
-    stop_when: tuple[str, ...],
-    **params: Any,
-) -> None:
+def set_(app: App, constraints: tuple[str, ...], stop_when: tuple[str, ...], **params: Any) -> None:
     """Give a session a goal: the daemon continues after each run until it is reached.
 
     A goal that the session has is replaced. It ends when the judge or the agent's own evidence says that it
     is done, when a condition to stop holds, or when its budget is used up. A message of a person comes first.
     """
-    budget = drop_unset(max_tokens=max_tokens, max_work_s=max_time, max_cost=max_cost)
     lists = {"constraints": list(constraints) or None, "stop_when": list(stop_when) or None}
-    app.emit(app.call("goal.set", drop_unset(budget=budget or None, **lists, **params)), format_record)
+    app.emit(app.call("goal.set", drop_unset(budget=take_budget(params), **lists, **params)), format_record)
 
 
 @command(group, "show", alias="get", method="goal.get", examples=("kheishctl goal show ses_0EXAMPLE",))

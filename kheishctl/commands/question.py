@@ -7,7 +7,15 @@ import click
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.contract import QUESTION_FILTERS, Json
-from kheishctl.options import drop_unset, id_argument, mutating, paged, request_filters, status_option
+from kheishctl.options import (
+    answer_as_option,
+    drop_unset,
+    id_argument,
+    mutating,
+    paged,
+    request_filters,
+    status_option,
+)
 from kheishctl.render.layout import Column, Display
 from kheishctl.render.pending import (
     format_question,
@@ -79,6 +87,7 @@ def show(app: App, question_id: str) -> None:
 )
 @click.option("--decline", "declined", is_flag=True, help="Decline to answer; the run continues.")
 @click.option("--justification", metavar="TEXT", help="A justification for the model.")
+@answer_as_option
 @mutating
 def answer(
     app: App,
@@ -141,6 +150,7 @@ def _format_result(request: Json, display: Display) -> str:
 @command(group, "cancel", method="question.cancel", examples=("kheishctl question cancel qst_0EXAMPLE",))
 @_question
 @click.option("--justification", metavar="TEXT", help="A justification, which is recorded with the question.")
+@answer_as_option
 @mutating
 def cancel(app: App, **params: Any) -> None:
     """Cancel a question and its run. To let the run continue, decline to answer instead."""

@@ -17,7 +17,6 @@ from kheishctl.contract import (
     DEBUG_LEVELS,
     DEFAULT_REPAIRS,
     MAX_REPAIRS,
-    ORIGINS,
     RUN_ENDED,
     RUN_WAITING,
 )
@@ -26,6 +25,7 @@ from kheishctl.options import (
     Duration,
     SchemaFile,
     agent_argument,
+    author_options,
     complete,
     drop_unset,
     make_contract,
@@ -78,13 +78,7 @@ send_options = options(
         metavar="POLICY",
         help=f"If a run is in flight: {', '.join(BUSY_POLICIES)} (default: the session's policy).",
     ),
-    click.option(
-        "--origin",
-        type=click.Choice(ORIGINS),
-        metavar="ORIGIN",
-        help=f"The kind of the message's author: {', '.join(ORIGINS)} (default: person).",
-    ),
-    click.option("--source", metavar="TEXT", help="The author's name, address or id."),
+    author_options,
     click.option(
         "--debug",
         type=click.Choice(DEBUG_LEVELS),

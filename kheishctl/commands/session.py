@@ -19,6 +19,8 @@ from kheishctl.contract import (
 from kheishctl.options import (
     JsonValue,
     SchemaFile,
+    author_options,
+    budget_options,
     conversation_filters,
     drop_unset,
     make_contract,
@@ -33,6 +35,7 @@ from kheishctl.options import (
     parse_pairs,
     session_argument,
     status_option,
+    take_budget,
     text_argument,
     workspace_option,
 )
@@ -96,6 +99,7 @@ property_options = options(
         metavar="FILE",
         help="Require answers in JSON that matches the JSON Schema in this file.",
     ),
+    budget_options("the session and all sessions below it"),
 )
 """The options for the properties of a session."""
 
@@ -108,6 +112,7 @@ def _make_params(
     **params: Any,
 ) -> Json:
     return drop_unset(
+        budget=take_budget(params),
         metadata=parse_pairs(metadata) or None,
         blocked_tools=list(blocked_tools) or None,
         input_contract=make_contract(input_contract),
@@ -218,6 +223,7 @@ def send(app: App, session_id: str, text: tuple[str, ...], sender: str | None, *
 @session_argument
 @text_argument
 @_sender_option
+@author_options
 @mutating
 def steer(app: App, session_id: str, text: tuple[str, ...], **params: Any) -> None:
     """Send a message to the current run; its model reads it before its next answer."""

@@ -21,7 +21,7 @@ COLUMNS = (
     Column("NOTE", "note"),
 )
 
-root_argument = click.argument("root", metavar="DIRECTORY", type=click.Path())
+root_argument = click.argument("root", metavar="DIRECTORY", type=click.Path(), help="The directory.")
 """The argument that names a root."""
 
 

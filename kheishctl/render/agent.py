@@ -9,6 +9,7 @@ from kheishctl.render.units import format_money
 from protocol.text import one_line
 
 STATUS_STYLE = {
+    "preparing": "yellow",
     "queued": "yellow",
     "running": "blue",
     "waiting_for_approval": "yellow",
@@ -79,19 +80,28 @@ def _cells(agent: Json) -> list[str]:
 
 
 def _format_budget(use: Json | None) -> str:
-    """Return what is left of an agent's budget and what is reserved for its children."""
+    """Return what was given to an agent and those below it, and what is used, reserved and left of it."""
     given: Json = (use or {}).get("given") or {}
     if use is None or not given:
         return ""
-    left, reserved = use.get("left", {}), use.get("reserved", {})
+    left, reserved, used, delegated = (
+        use.get(name, {}) for name in ("left", "reserved", "used", "delegated")
+    )
     parts = []
     for name, limit, unit, scale in _BUDGETS:
         if limit in given:
-            part = f"{left.get(name, 0) / scale:,.10g} of {given[limit]:,.10g}{unit} left"
-            if reserved.get(name):
-                part += f" ({reserved[name] / scale:,.10g} reserved)"
-            parts.append(part)
-    return ", ".join(parts)
+            amounts = {
+                "used": used.get(name, 0) + delegated.get(name, 0),
+                "reserved": reserved.get(name, 0),
+                "left": left.get(name, 0),
+            }
+            shown = ", ".join(
+                f"{amount / scale:,.10g} {label}"
+                for label, amount in amounts.items()
+                if amount or label == "left"
+            )
+            parts.append(f"{given[limit]:,.10g}{unit}: {shown}")
+    return "; ".join(parts)
 
 
 def describe_transition(row: Mapping[str, Any]) -> str:

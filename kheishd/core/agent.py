@@ -6,6 +6,7 @@ agent's session through the same functions, so it has every change of the status
 ======================== ======================================================
 status                   of an agent
 ======================== ======================================================
+preparing                whose worktree is being made
 queued                   whose first open run has not started
 running                  whose first open run is executed
 waiting_for_approval     whose first open run waits for an approval
@@ -26,7 +27,7 @@ import msgspec
 from msgspec.structs import replace
 
 from kheishd.core.run import machine
-from protocol.events.agent import AgentClosed, AgentCloseRequested, AgentRenamed, AgentSpawned
+from protocol.events.agent import AgentClosed, AgentCloseRequested, AgentPrepared, AgentRenamed, AgentSpawned
 from protocol.events.run import RunAccepted, RunEnded
 from protocol.events.session import SessionCreated
 from protocol.limits.agent import MAX_AGENT_NAME_BYTES
@@ -132,17 +133,29 @@ def evolve(agent: ManagedAgent | None, envelope: Envelope, event: JournalEvent) 
                 last_error=error,
                 settled_at_ms=envelope.at_ms,
             )
+        case AgentPrepared(base_commit=commit) if agent.worktree is not None:
+            changed = replace(agent, worktree=replace(agent.worktree, base_commit=commit))
         case AgentRenamed(nickname=nickname):
             changed = replace(agent, nickname=nickname)
         case AgentCloseRequested(note=note, failed=failed):
             changed = replace(agent, state="closing", close_note=note, failed=failed)
-        case AgentClosed(note=note):
+        case AgentClosed(note=note, kept_worktree=path, kept_branch=branch):
             changed = replace(
-                agent, state="closed", close_note=note or agent.close_note, closed_at_ms=envelope.at_ms
+                agent,
+                state="closed",
+                close_note=note or agent.close_note,
+                closed_at_ms=envelope.at_ms,
+                kept_worktree=path,
+                kept_branch=branch,
             )
         case _:
             return agent
     return replace(changed, updated_cursor=envelope.cursor)
+
+
+def is_preparing(agent: ManagedAgent) -> bool:
+    """Whether the worktree of an agent is to be made: its runs do not start yet."""
+    return agent.state == "open" and agent.worktree is not None and agent.worktree.base_commit is None
 
 
 # The status.
@@ -161,13 +174,17 @@ def status_of(
     *,
     retention: AgentRetention = "retain",
     failed: bool = False,
+    preparing: bool = False,
 ) -> AgentStatus:
     """Return an agent's status.
 
     Args:   ``run_status``: that of its first open run; None without one.
             ``last_outcome``: the outcome of its newest run that has ended.
             ``failed``: it was closed because of a failure.
+            ``preparing``: its worktree is being made.
     """
+    if preparing:
+        return "preparing"
     if run_status is not None:
         return _STATUS_OF_RUN[run_status]
     if failed or last_outcome == "failed":
@@ -202,10 +219,12 @@ class AuditFold:
             self._last_outcome,
             retention=agent.retention if agent is not None else "retain",
             failed=agent is not None and agent.failed,
+            preparing=agent is not None and is_preparing(agent),
         )
         previous, self._status = self._status, status
         is_life = isinstance(
-            event, SessionCreated | AgentSpawned | AgentRenamed | AgentCloseRequested | AgentClosed
+            event,
+            SessionCreated | AgentSpawned | AgentPrepared | AgentRenamed | AgentCloseRequested | AgentClosed,
         )
         if is_life or status != previous:
             yield AgentTransition(

@@ -18,6 +18,7 @@ from kheishd.core.permissions.grants import evolve_session_grants
 from kheishd.core.run.budget import accumulate_cost
 from kheishd.core.trust import join_origins
 from protocol.budget import Account, Cost
+from protocol.events.agent import AgentPrepared, AgentSpawned
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.goal import GoalCleared, GoalReviewed, GoalSet
 from protocol.events.persona import PersonaBound
@@ -33,6 +34,7 @@ from protocol.events.session import (
 from protocol.events.skill import DefaultSkillsResolved, SkillActivated, SkillDeactivated
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
+from protocol.objects.agent import AgentWorktree
 from protocol.objects.session import ActiveSkill, Session, SessionProperties
 from protocol.structs import fields_of
 from protocol.transcript import Usage
@@ -88,10 +90,10 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             changed = replace(
                 session, active_skills=[skill for skill in session.active_skills if skill.name != name]
             )
-        case GoalSet(goal_id=goal_id):
-            changed = replace(session, goal_id=goal_id)
-        case GoalCleared():
-            changed = replace(session, goal_id=None)
+        case AgentSpawned(worktree=AgentWorktree()) | AgentPrepared():
+            changed = replace(session, preparing=isinstance(event, AgentSpawned))
+        case GoalSet() | GoalCleared():
+            changed = replace(session, goal_id=event.goal_id if isinstance(event, GoalSet) else None)
         case PersonaBound(binding=binding):
             changed = replace(session, persona=binding)
         case TodosWritten():

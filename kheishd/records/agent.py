@@ -16,11 +16,12 @@ from kheishd.store.tables import (
     AGENTS_BY_TIME,
     AGENTS_CLOSING,
     AGENTS_LIVE,
+    AGENTS_PREPARING,
     AGENTS_SETTLED,
     AGENTS_TIED,
     SPAWN_RECEIPTS,
 )
-from protocol.events.agent import AgentClosed, AgentCloseRequested, AgentRenamed, AgentSpawned
+from protocol.events.agent import AgentClosed, AgentCloseRequested, AgentPrepared, AgentRenamed, AgentSpawned
 from protocol.events.run import RunEnded
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def index_rows(agent: ManagedAgent) -> frozenset[IndexRow]:
     if agent.state != "closed":
         rows.append(IndexRow(AGENTS_LIVE, (agent.root_id, agent.parent_id, agent_id)))
         rows.append(IndexRow(AGENTS_BY_NAME, (agent.name, agent_id)))
+    if rules.is_preparing(agent):
+        rows.append(IndexRow(AGENTS_PREPARING, (agent_id,)))
     if agent.state == "closing":
         rows.append(IndexRow(AGENTS_CLOSING, (agent_id,)))
     if agent.state == "open" and agent.retention == "close_on_settle":
@@ -66,7 +69,7 @@ AGENT_RECORDS: Final = Projection(
     kind="agent",
     table=AGENTS,
     begins=AgentSpawned,
-    events=(AgentSpawned, RunEnded, AgentRenamed, AgentCloseRequested, AgentClosed),
+    events=(AgentSpawned, AgentPrepared, RunEnded, AgentRenamed, AgentCloseRequested, AgentClosed),
     key=lambda envelope, event: None if envelope.session_id is None else (envelope.session_id,),
     evolve=rules.evolve,
     source=source,
@@ -78,6 +81,7 @@ AGENT_RECORDS: Final = Projection(
         AGENTS_BY_TIME,
         AGENTS_BY_RUN,
         AGENTS_LIVE,
+        AGENTS_PREPARING,
         AGENTS_CLOSING,
         AGENTS_SETTLED,
         AGENTS_TIED,

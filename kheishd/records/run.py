@@ -76,8 +76,8 @@ def read_pinned(store: Snapshot, run: RunRecord) -> Pinned:
 
 
 def ready_rows(records: RecordReader, session: Session) -> frozenset[IndexRow]:
-    """Return the row of a session's first open run, unless that run waits for a person."""
-    if not session.open_runs:
+    """Return the row of a session's first open run, unless that run waits for a person, or for a worktree."""
+    if session.preparing or not session.open_runs:
         return frozenset()
     run = records.get(RUNS, session.open_runs[0])
     if run is None or run.status in SETTLED:
@@ -91,5 +91,5 @@ READY_RUNS: Final = DerivedIndex(
     rows=ready_rows,
     source=RUN_RECORDS,
     owner_key=lambda run: (run.session_id,),
-    decisive=lambda session: (session.open_runs[0],) if session.open_runs else None,
+    decisive=lambda session: (session.open_runs[0],) if session.open_runs and not session.preparing else None,
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from kheishd.core import session as session_rules
 from kheishd.records.projection import IndexRow, Projection, source_in_session
 from kheishd.store.tables import CHILDREN, SESSIONS
+from protocol.events.agent import AgentPrepared, AgentSpawned
 from protocol.events.approval import ApprovalAnswered
 from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.call import CallsJudged
@@ -41,6 +42,8 @@ EVENTS: Final = (
     SessionUpdated,
     SessionRenamed,
     SessionEnded,
+    AgentSpawned,
+    AgentPrepared,
     PersonaBound,
     SessionImported,
     RunAccepted,

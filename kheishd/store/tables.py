@@ -72,6 +72,8 @@ AGENTS_BY_RUN = Table("agents_by_run", (str, str), bytes)
 """(id of the run that spawned it, agent id) → nothing."""
 AGENTS_LIVE = Table("agents_live", (str, str, str), bytes)
 """(root id, parent id, agent id) → nothing: not closed."""
+AGENTS_PREPARING = Table("agents_preparing", (str,), bytes)
+"""(agent id) → nothing: its worktree is to be made."""
 AGENTS_CLOSING = Table("agents_closing", (str,), bytes)
 """(agent id) → nothing: to be closed."""
 AGENTS_SETTLED = Table("agents_settled", (str,), bytes)

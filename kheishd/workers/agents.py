@@ -1,47 +1,55 @@
-"""The agents worker: it closes spawned agents, level-triggered from what is stored.
+"""The agents worker: it makes worktrees and closes spawned agents, level-triggered from what is stored.
 
-After each commit that touches an agent or a run, the worker reads three lists: agents whose spawning run has
-not completed, agents that close once they have settled, and agents to be closed. Each step is one transaction
+After each commit that touches an agent or a run, the worker reads four lists: agents whose worktree is to be
+made, agents whose spawning run has not completed, agents that close once they have settled, and agents to be
+closed. Each step is one transaction
 and leaves a state from which the next step follows, also after a crash. An agent is closed after all agents
-below it, and once nothing of it runs.
+below it, and once nothing of it runs. Git works beside the other steps, one call at a time in a repository.
 """
 
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import trio
 
-from kheishd.core.run.commands import RequestCancel
+from kheishd.core.agent import is_preparing
+from kheishd.core.run.commands import Fail, RequestCancel
 from kheishd.objects.agents.tree import live_children
 from kheishd.objects.talk.budget import settle
-from kheishd.objects.work.shell import request_stop_all
+from kheishd.objects.work.shell import live_shells, request_stop_all
 from kheishd.records.checkpoint import delete_checkpoint
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import (
     AGENTS,
     AGENTS_CLOSING,
     AGENTS_LIVE,
+    AGENTS_PREPARING,
     AGENTS_SETTLED,
     AGENTS_TIED,
     MAILBOXES,
     MAILBOXES_DUE,
     RUNS,
     SESSIONS,
+    SHELLS_LIVE,
 )
 from kheishd.workers.worker import Worker
+from protocol.errors.refusal import Refusal
 from protocol.errors.store import StorageFull
-from protocol.events.agent import AgentClosed, AgentCloseRequested
+from protocol.events.agent import AgentClosed, AgentCloseRequested, AgentPrepared
 from protocol.events.session import SessionEnded
+from protocol.objects.run import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kheishd.hooks.os.worktrees import KeptWork
     from kheishd.kernel.services import Services
     from kheishd.store.environment import Snapshot, Transaction
-    from protocol.objects.agent import ManagedAgent
+    from protocol.objects.agent import AgentWorktree, ManagedAgent
 
 log = logging.getLogger("kheishd.agents")
 
@@ -53,7 +61,7 @@ Step = tuple[str, "Callable[[Transaction, ManagedAgent], None]"]
 
 
 class AgentWorker(Worker):
-    """Closes agents. An agent that cannot be closed is logged and skipped until the daemon restarts."""
+    """Prepares and closes agents. One for which it fails is logged and skipped until the daemon restarts."""
 
     name: ClassVar[str] = "agents"
 
@@ -61,31 +69,42 @@ class AgentWorker(Worker):
         self._services = services
         self._state = services.state
         self._skipped: set[str] = set()
+        # The agents for which git works.
+        self._busy: set[str] = set()
+        self._repositories: dict[str, trio.Lock] = {}
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Close agents until cancelled."""
+        """Prepare and close agents until cancelled."""
         task_status.started()
-        while True:
-            bell = self._state.bell(AGENTS.name)
-            with self._state.read() as store:
-                has_agents = bool(store.count(AGENTS_LIVE))
-            if has_agents:
-                # Without live agents, no run concerns this worker.
-                bell = self._state.bell(AGENTS.name, RUNS.name, MAILBOXES_DUE.name)
-                while (step := self._find_step()) is not None:
-                    await self._perform(*step)
-            await bell.wait()
+        async with trio.open_nursery() as nursery:
+            while True:
+                bell = self._state.bell(AGENTS.name)
+                with self._state.read() as store:
+                    has_agents = bool(store.count(AGENTS_LIVE))
+                if has_agents:
+                    # Without live agents, no run concerns this worker.
+                    bell = self._state.bell(AGENTS.name, RUNS.name, MAILBOXES_DUE.name)
+                    while (step := self._find_step()) is not None:
+                        agent_id, change = step
+                        if change is prepare or (change is finish and self._find_worktree(agent_id)):
+                            self._busy.add(agent_id)
+                            nursery.start_soon(self._use_git, agent_id, change)
+                        else:
+                            await self._perform(agent_id, change)
+                await bell.wait()
 
     def _find_step(self) -> Step | None:
         """Return the next step that is due; None if there is none."""
         with self._state.read() as store:
-            for find in (_find_tied, _find_settled, _find_closing):
-                step = find(store, self._skipped)
+            for find in (_find_unprepared, _find_tied, _find_settled, _find_closing):
+                step = find(store, self._skipped | self._busy)
                 if step is not None:
                     return step
         return None
 
-    async def _perform(self, agent_id: str, change: Callable[[Transaction, ManagedAgent], None]) -> None:
+    async def _perform(self, agent_id: str, change: Callable[[Transaction, ManagedAgent], None]) -> bool:
+        """Commit a step; return whether it need not be repeated."""
+
         def run_change(tx: Transaction) -> None:
             agent = tx.need(AGENTS, agent_id)
             if agent.state != "closed":
@@ -93,14 +112,74 @@ class AgentWorker(Worker):
 
         try:
             await self._state.update(run_change)
-            if change is finish:
-                self._services.transcripts.take(agent_id)
+            with self._state.read() as store:
+                if store.need(AGENTS, agent_id).state == "closed":
+                    self._services.transcripts.take(agent_id)
         except StorageFull:
-            log.warning("the disk is full; the close of agent %s is retried", agent_id)
+            log.warning("the disk is full; a step of agent %s is retried", agent_id)
             await trio.sleep(RETRY_SECONDS)
+            return False
         except Exception:
-            log.exception("the agent %s could not be closed", agent_id)
+            log.exception("a step of the agent %s has failed", agent_id)
             self._skipped.add(agent_id)
+        return True
+
+    def _find_worktree(self, agent_id: str) -> AgentWorktree | None:
+        with self._state.read() as store:
+            return store.need(AGENTS, agent_id).worktree
+
+    async def _use_git(self, agent_id: str, change: Callable[[Transaction, ManagedAgent], None]) -> None:
+        """Make the worktree of an agent, or remove it as the last step before the agent is closed."""
+        from kheishd.hooks.os.git import GitFailed
+        from kheishd.hooks.os.worktrees import make_worktree, remove_worktree, undo_worktree
+
+        worktree = self._find_worktree(agent_id)
+        assert worktree is not None, "only an agent with a worktree needs git"
+        try:
+            if change is finish:
+                await self._stop_shells(agent_id, worktree.path)
+            async with self._repositories.setdefault(worktree.source_root, trio.Lock()):
+                if change is finish:
+                    change = partial(finish, kept=await remove_worktree(worktree))
+                else:
+                    try:
+                        change = partial(prepare, commit=await make_worktree(worktree))
+                    except (GitFailed, Refusal) as error:
+                        note = error.message if isinstance(error, Refusal) else str(error)
+                        change = partial(fail_preparation, note=f"its worktree could not be made: {note}")
+                        with suppress(GitFailed):
+                            await undo_worktree(worktree)
+            while not await self._perform(agent_id, change):
+                pass
+        except Exception:
+            log.exception("git has failed for the agent %s", agent_id)
+            self._skipped.add(agent_id)
+        finally:
+            self._busy.discard(agent_id)
+
+    async def _stop_shells(self, agent_id: str, path: str) -> None:
+        """Stop the background shells in a worktree, and wait for their ends."""
+        while True:
+            bell = self._state.bell(SHELLS_LIVE.name)
+            with self._state.read() as store:
+                inside = [
+                    task.session_id
+                    for task in live_shells(store)
+                    if task.shell is not None and f"{task.shell.workdir}/".startswith(f"{path}/")
+                ]
+            if not inside:
+                return
+            if agent_id in inside:
+                await self._perform(agent_id, stop_shells)
+            await bell.wait()
+
+
+def _find_unprepared(store: Snapshot, skipped: set[str]) -> Step | None:
+    """Return the preparation of an agent whose worktree is to be made."""
+    for (agent_id,), _ in store.scan(AGENTS_PREPARING):
+        if agent_id not in skipped:
+            return agent_id, prepare
+    return None
 
 
 def _find_tied(store: Snapshot, skipped: set[str]) -> Step | None:
@@ -146,6 +225,26 @@ def _find_closing(store: Snapshot, skipped: set[str]) -> Step | None:
     return None
 
 
+def prepare(tx: Transaction, agent: ManagedAgent, *, commit: str = "") -> None:
+    """Record that the worktree of an agent was made with the files of a commit. Its runs start."""
+    if is_preparing(agent):
+        writer = SessionWriter(tx, agent.agent_id, session=tx.need(SESSIONS, agent.agent_id))
+        writer.append(AgentPrepared(base_commit=commit))
+        writer.write()
+
+
+def fail_preparation(tx: Transaction, agent: ManagedAgent, *, note: str) -> None:
+    """Fail the first run of an agent whose worktree cannot be made, and begin to close the agent."""
+    if is_preparing(agent):
+        session = tx.need(SESSIONS, agent.agent_id)
+        if agent.launch_run_id in session.open_runs:
+            run = tx.need(RUNS, agent.launch_run_id)
+            writer = SessionWriter(tx, agent.agent_id, session=session, run=run)
+            writer.carry_out(Fail(RunError("worktree_failed", note)))
+            writer.write()
+        begin_close(tx, tx.need(AGENTS, agent.agent_id), note=note, failed=True)
+
+
 def begin_close(tx: Transaction, agent: ManagedAgent, *, note: str, failed: bool = False) -> None:
     """Begin to close an agent that is open."""
     if agent.state == "open":
@@ -163,13 +262,24 @@ def stop_run(tx: Transaction, agent: ManagedAgent, *, run_id: str) -> None:
         writer.write()
 
 
-def finish(tx: Transaction, agent: ManagedAgent) -> None:
-    """Close an agent of which nothing runs, and end its session."""
+def stop_shells(tx: Transaction, agent: ManagedAgent) -> None:
+    """Request the stop of the background shells of an agent that is to be closed."""
+    writer = SessionWriter(tx, agent.agent_id, session=tx.need(SESSIONS, agent.agent_id))
+    request_stop_all(writer, "the agent was closed")
+    writer.write()
+
+
+def finish(tx: Transaction, agent: ManagedAgent, *, kept: KeptWork | None = None) -> None:
+    """Close an agent of which nothing runs, and end its session. ``kept`` is what stays of its worktree."""
     session = tx.need(SESSIONS, agent.agent_id)
     if session.open_runs or next(live_children(tx, session), None) is not None:
         return
     writer = SessionWriter(tx, agent.agent_id, session=session)
-    writer.append(AgentClosed())
+    closed = AgentClosed()
+    if kept is not None and kept.note:
+        note = f"{agent.close_note}; {kept.note}"
+        closed = AgentClosed(note=note, kept_worktree=kept.path, kept_branch=kept.branch)
+    writer.append(closed)
     if session.status == "open":
         writer.append(SessionEnded(note=agent.close_note))
     request_stop_all(writer, "the agent was closed")

@@ -23,3 +23,7 @@ class SpawnLimit(LimitReached, reason="spawn_limit"):
 
 class MemberForbidden(Forbidden, reason="member_forbidden"):
     """The parent may not delegate to that agent; its ``members`` name those it may delegate to."""
+
+
+class WorktreeUnavailable(Conflict, reason="worktree_unavailable"):
+    """The workspace is not the top of a git repository with a directory ``.git``; see the message."""

@@ -1,7 +1,7 @@
 """Events of spawned agents, in the streams of their sessions; ``ChildSpawned`` in that of the parent."""
 
 from protocol.journal.envelope import Event
-from protocol.objects.agent import AgentRetention, PromptMode
+from protocol.objects.agent import AgentRetention, AgentWorktree, PromptMode
 
 
 class AgentSpawned(Event, frozen=True, tag="agent_spawned"):
@@ -9,7 +9,8 @@ class AgentSpawned(Event, frozen=True, tag="agent_spawned"):
 
     ``spawn_request_id`` identifies the request among those of its parent, ``fingerprint`` is the SHA-256
     (hex) of what it asked for. ``launch_run_id`` is its first run. ``prompt_digest`` names the blob of its
-    own prompt, which replaces the instructions of its definition or follows them.
+    own prompt, which replaces the instructions of its definition or follows them. ``worktree`` is to be made
+    before its first run starts.
     """
 
     parent_id: str
@@ -26,6 +27,13 @@ class AgentSpawned(Event, frozen=True, tag="agent_spawned"):
     spawned_by_run_id: str | None = None
     prompt_digest: str | None = None
     prompt_mode: PromptMode = "append"
+    worktree: AgentWorktree | None = None
+
+
+class AgentPrepared(Event, frozen=True, tag="agent_prepared"):
+    """The worktree of a spawned agent was made, with the files of this commit: its runs start."""
+
+    base_commit: str
 
 
 class ChildSpawned(Event, frozen=True, tag="child_spawned"):
@@ -56,6 +64,12 @@ class AgentCloseRequested(Event, frozen=True, tag="agent_close_requested"):
 
 
 class AgentClosed(Event, frozen=True, tag="agent_closed"):
-    """A spawned agent was closed. Nothing of it runs any more."""
+    """A spawned agent was closed. Nothing of it runs any more.
+
+    ``kept_worktree`` is the directory of its worktree, which stays because it holds work, as the ``note``
+    says; ``kept_branch`` is its branch, if that has commits of its own.
+    """
 
     note: str = ""
+    kept_worktree: str | None = None
+    kept_branch: str | None = None

@@ -13,7 +13,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from protocol.events.agent import AgentClosed, AgentCloseRequested, AgentRenamed, AgentSpawned, ChildSpawned
+from protocol.events.agent import (
+    AgentClosed,
+    AgentCloseRequested,
+    AgentPrepared,
+    AgentRenamed,
+    AgentSpawned,
+    ChildSpawned,
+)
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested, ApprovalVoted
 from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserved, ToolReturned
@@ -99,6 +106,7 @@ JournalEvent = (
     | SessionImported
     | TranscriptImported
     | AgentSpawned
+    | AgentPrepared
     | ChildSpawned
     | AgentRenamed
     | AgentCloseRequested

@@ -17,6 +17,7 @@ from protocol.errors.agent import (
     NoSuchAgent,
     SpawnConflict,
     SpawnLimit,
+    WorktreeUnavailable,
 )
 from protocol.errors.budget import BudgetExhausted
 from protocol.errors.definition import AgentForbidden, AgentNotFound
@@ -40,6 +41,7 @@ from protocol.rpc.method import Method, Mutation, Page, Params
 from protocol.transcript import InputItem, Usage
 
 AgentStatus = Literal[
+    "preparing",
     "queued",
     "running",
     "waiting_for_approval",
@@ -48,8 +50,8 @@ AgentStatus = Literal[
     "completed",
     "failed",
 ]
-"""The status of an agent: that of its first open run; else ``idle``, ``completed`` for an agent that closes
-once it has settled, or ``failed`` if its last run failed."""
+"""The status of an agent: ``preparing`` while its worktree is made; else that of its first open run; else
+``idle``, ``completed`` for an agent that closes once it has settled, or ``failed`` if its last run failed."""
 
 SETTLED_AGENT: frozenset[AgentStatus] = frozenset(("idle", "completed", "failed"))
 """The statuses of an agent without an open run."""
@@ -62,6 +64,9 @@ PromptMode = Literal["append", "replace"]
 
 AgentState = Literal["open", "closing", "closed"]
 
+Isolation = Literal["shared", "worktree"]
+"""``shared``: an agent works in a directory of its parent. ``worktree``: in a git worktree of its own."""
+
 AgentAddress = Annotated[
     str,
     Meta(
@@ -73,13 +78,26 @@ AgentAddress = Annotated[
 Nickname = Annotated[str, Meta(min_length=1, max_length=MAX_NICKNAME_BYTES)]
 
 
+class AgentWorktree(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The git worktree of an agent: its directory, and its branch, in the repository at ``source_root``.
+
+    ``base_commit`` is the commit that it began with; null until the worktree has been made.
+    """
+
+    path: str
+    source_root: str
+    branch: str
+    base_commit: str | None = None
+
+
 class ManagedAgent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A spawned agent, as stored. The record is the fold of events of its session.
 
     ``agent_id`` is also the id of its session. ``path`` joins the names from its root down. ``launch_run_id``
     is its first run. ``last_run_id``, ``last_outcome`` and ``last_error`` are those of the newest run that
     has ended, at ``settled_at_ms``. ``failed``: it was closed because of a failure. ``owner`` answers what it
-    asks people.
+    asks people. ``kept_worktree`` is the worktree's directory, if it has stayed after the close;
+    ``kept_branch`` its branch, if that has stayed.
     """
 
     agent_id: str
@@ -104,6 +122,9 @@ class ManagedAgent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     last_error: RunError | None = None
     failed: bool = False
     close_note: str = ""
+    worktree: AgentWorktree | None = None
+    kept_worktree: str | None = None
+    kept_branch: str | None = None
     settled_at_ms: int | None = None
     closed_at_ms: int | None = None
     created_cursor: Cursor = 0
@@ -117,7 +138,9 @@ class AgentView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``active_run_id`` is its first open run, ``queued_runs`` counts the others. ``pending_approvals`` and
     ``pending_questions`` count the calls of that run that wait for a person. ``usage`` and ``costs``
     are those of its own model calls. ``budget`` is what it was given for itself and the agents below it, and
-    what is used, reserved and left of it; null: it has none.
+    what is used, reserved and left of it; null: it has none. After the close of an agent with a ``worktree``,
+    ``kept_worktree`` and ``kept_branch`` are the directory and the branch that have stayed, because they hold
+    work.
     """
 
     agent_id: str
@@ -147,6 +170,9 @@ class AgentView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     last_outcome: Outcome | None = None
     last_error: RunError | None = None
     close_note: str = ""
+    worktree: AgentWorktree | None = None
+    kept_worktree: str | None = None
+    kept_branch: str | None = None
     settled_at_ms: int | None = None
     closed_at_ms: int | None = None
     usage: Usage = Usage()
@@ -200,7 +226,9 @@ class SpawnRequest(Mutation, frozen=True, kw_only=True):
     unique among its siblings. ``prompt`` is text; ``input_items`` are ordered items instead. ``instructions``
     are its own, for this task. Without a ``credential_scope``, it keeps the routes and gets no connector and
     no credential of connectors and MCP servers. ``allowed_tools`` leave only these, within its ``profile``.
-    ``owner`` is the person who answers the approvals and questions of it and of the agents below it.
+    With the ``isolation`` ``worktree``, it works in a git worktree of its own, of the repository whose top is
+    its ``workspace``. ``owner`` is the person who answers the approvals and questions of it and of the agents
+    below it.
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=256)]
@@ -222,6 +250,7 @@ class SpawnRequest(Mutation, frozen=True, kw_only=True):
     allowed_tools: ToolNames | None = None
     blocked_tools: ToolNames = []
     workspace: PathName | None = None
+    isolation: Isolation = "shared"
     budget: Budget | None = None
 
 
@@ -271,6 +300,7 @@ class SpawnExplanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     profile: str | None = None
     blocked_tools: list[str] = []
     workspace: str | None = None
+    branch: str | None = None
     route: str | None = None
     budget: Budget | None = None
     model: str | None = None
@@ -326,6 +356,7 @@ _SPAWN = (
     RouteNotReady,
     WorkspaceForbidden,
     WorkspaceMissing,
+    WorktreeUnavailable,
     InputTooLarge,
     BudgetExhausted,
     StorageFull,

@@ -202,8 +202,9 @@ class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
     ``origins`` are the origins of everything that its ended runs have read, and the next one reads with the
     transcript. ``active_skills`` are in the order of their activation; if a message up to
     ``compacted_cursor`` held the text of one of them, the model no longer reads that message.
-    ``updated_cursor`` is the cursor of the last event that changed this record. ``account`` is the use of the
+    ``preparing``: no run starts until the worktree of its agent has been made. ``account`` is the use of the
     budget, and of what its runs reserved for children.
+    ``updated_cursor`` is the cursor of the last event that changed this record.
     """
 
     session_id: Id
@@ -232,6 +233,7 @@ class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
     origins: list[InputOrigin] = []
     active_skills: list[ActiveSkill] = []
     compacted_cursor: Cursor = 0
+    preparing: bool = False
     account: Account | None = None
 
 

@@ -19,15 +19,15 @@ from protocol.rpc.catalogue import METHODS
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon
 
-BY_CALL_ONLY = {"rpc.ping", "rpc.discover", "rpc.cancel", "journal.unsubscribe"} | {
-    name for name in METHODS if name.startswith(("agent.", "mailbox."))
-}
-"""Methods without a command: they are about a connection, which a command does not keep, or about agents."""
+BY_CALL_ONLY = {"rpc.ping", "rpc.discover", "rpc.cancel", "journal.unsubscribe"}
+"""Methods without a command: they are about a connection, which a command does not keep."""
 
 NOT_OPTIONS = {
     "agent.spawn": {"budget"},
     "agent.explain": {"spawn"},
     "goal.set": {"budget"},
+    "session.create": {"budget"},
+    "session.update": {"budget"},
     # Given by the command itself.
     "conversation.send": {"content", "wait", "stream", "timeout_s", "budget", "completion_requirements"},
     "session.send": {"content", "wait", "stream", "timeout_s", "budget", "completion_requirements"},

@@ -12,7 +12,13 @@ from kheishd.store.records import Receipt
 from kheishd.store.table import Table
 from kheishd.store.tables import BLOBS, JOURNAL, PERSONAS, RECEIPTS, RECEIPTS_BY_AGE, RUNS, SESSIONS, TABLES
 from kheishd.store.writer import Store
-from protocol.events.agent import AgentClosed, AgentCloseRequested, AgentRenamed, AgentSpawned
+from protocol.events.agent import (
+    AgentClosed,
+    AgentCloseRequested,
+    AgentPrepared,
+    AgentRenamed,
+    AgentSpawned,
+)
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
 from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
 from protocol.events.conversation import ConversationBound, ConversationUnbound
@@ -54,6 +60,7 @@ from protocol.events.token import TokenCreated, TokenRevoked
 from protocol.events.workspace import WorkspaceTrusted, WorkspaceUntrusted
 from protocol.journal.envelope import DAEMON_STREAM
 from protocol.journal.line import JournalEvent
+from protocol.objects.agent import AgentWorktree
 from protocol.objects.approval import Remember
 from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
 from protocol.objects.question import Option, Question
@@ -358,10 +365,13 @@ def _agents(store: Store) -> None:
     """Create spawned agents in every state."""
     tied: dict[str, Any] = {"retention": "close_on_settle", "spawned_by_run_id": "run_ses_a_0"}
     closing, closed = AgentCloseRequested(note="enough"), AgentClosed()
+    worktree = AgentWorktree(path="/w/.kheish/worktrees/ses_j", source_root="/w", branch="kheish/ses_j/j")
     agents: dict[str, list[JournalEvent]] = {
         "ses_g": [agent_spawned("g", "Atlas", **tied)],
         "ses_h": [agent_spawned("h", "Nova"), AgentRenamed(nickname="Sage"), closing],
         "ses_i": [agent_spawned("i", "Nova"), closing, closed],
+        "ses_j": [agent_spawned("j", "Ion", worktree=worktree)],
+        "ses_k": [agent_spawned("k", "Vega", worktree=worktree), AgentPrepared(base_commit="0")],
     }
 
     def make(tx: Transaction) -> None:

@@ -16,7 +16,7 @@ PROTECTED_DIRECTORIES: Final = frozenset(
         *(".circleci", ".buildkite", ".woodpecker", ".semaphore", ".tekton", ".teamcity", ".builds"),
         *(".claude", ".agents", ".cursor", ".codex", ".gemini", ".windsurf", ".roo", ".clinerules"),
         *(".continue", ".opencode", ".kiro", ".junie", ".amazonq", ".augment"),
-        *(".ssh", ".mvn"),
+        *(".ssh", ".mvn", ".kheish"),
     )
 )
 """Directories whose whole content is protected. ``.git`` may also be a file that names another directory."""

@@ -36,6 +36,7 @@ from protocol.objects.agent import (
     SETTLED_AGENT,
     AgentRetention,
     AgentSnapshot,
+    Isolation,
     ManagedAgent,
     PromptMode,
     SpawnRequest,
@@ -110,6 +111,10 @@ class SpawnArguments(DelegatedTask, frozen=True):
     scope: CapabilityScope | None = None
     credential_scope: CredentialScope | None = None
     cwd: Annotated[str, Meta(description="A directory within your workspace to work in.")] | None = None
+    isolation: Annotated[
+        Isolation,
+        Meta(description="worktree: a git worktree and a branch of its own; commit, and merge its branch."),
+    ] = "shared"
     nickname: str | None = None
     retention: Annotated[
         AgentRetention, Meta(description="retain: it can be given more work after this task.")
@@ -215,6 +220,7 @@ class Delegation(SubHook):
             allowed_tools=arguments.allowed_tools,
             blocked_tools=arguments.blocked_tools,
             workspace=arguments.cwd,
+            isolation=arguments.isolation,
             budget=_budget_of(arguments),
         )
         agent_id = await self.spawn_child(call, request, call.key)
@@ -449,7 +455,10 @@ def describe(agent: AgentSnapshot, max_output_bytes: int = 0) -> dict[str, Any]:
         "status": agent.status,
         "state": agent.state,
         "launch_run_id": agent.launch_run_id,
+        "kept_worktree": agent.kept_worktree,
     }
+    if agent.worktree is not None:
+        row |= {"worktree": agent.worktree.path, "branch": agent.worktree.branch}
     if agent.active_run_id is None:
         row["outcome"] = agent.last_outcome
         if agent.last_error is not None:

@@ -52,7 +52,8 @@ AUDIT_SLICE_ENTRIES: Final = 500
 def prepare(call: Call, params: SpawnParams) -> SpawnPlan:
     """Validate a request.
 
-    Errors: NoSuchAgent, InvalidParams, InputTooLarge, WorkspaceMissing, AgentForbidden.
+    Errors: NoSuchAgent, InvalidParams, InputTooLarge, WorkspaceMissing, WorkspaceForbidden,
+    WorktreeUnavailable, AgentForbidden.
     """
     if params.agent is not None:
         call.caller.require_agent(params.agent)
@@ -106,6 +107,7 @@ def explain(call: Call, params: AgentExplain) -> SpawnExplanation:
         profile=verdict.rights.profile,
         blocked_tools=verdict.rights.blocked_tools,
         workspace=verdict.workspace,
+        branch=verdict.worktree.branch if verdict.worktree is not None else None,
         route=verdict.route.route_id,
         budget=verdict.budget,
         model=params.spawn.model or verdict.definition.model or verdict.route.model,

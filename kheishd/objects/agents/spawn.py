@@ -16,6 +16,7 @@ from kheishd.core.scope import ChildRequest, ChildRights, Restriction, narrow_fo
 from kheishd.core.trust import join_origins
 from kheishd.core.workspace import require_within_parent
 from kheishd.objects.agents.tree import live_children, path_of, root_id_of
+from kheishd.objects.agents.worktree import plan_worktree, require_repository
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_route
 from kheishd.objects.talk.bounds import bounds_of, scope_of
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.budget import Budget
     from protocol.events.budget import BudgetReserved
-    from protocol.objects.agent import ManagedAgent, SpawnRequest
+    from protocol.objects.agent import AgentWorktree, ManagedAgent, SpawnRequest
     from protocol.objects.definition import Definition
     from protocol.objects.session import PersonaBinding, Session
     from protocol.transcript import InputItem, InputOrigin
@@ -105,6 +106,7 @@ class SpawnVerdict(Value, frozen=True):
     nickname: str
     rights: ChildRights
     workspace: str
+    worktree: AgentWorktree | None
     route: RouteSpec
     persona: PersonaBinding | None
     budget: Budget | None
@@ -124,13 +126,15 @@ def prepare_spawn(
 ) -> SpawnPlan:
     """Validate a request and assign its ids. A relative workspace begins at the parent's.
 
-    Errors: InvalidParams, InputTooLarge, WorkspaceMissing, WorkspaceForbidden.
+    Errors: InvalidParams, InputTooLarge, WorkspaceMissing, WorkspaceForbidden, WorktreeUnavailable.
     """
     workspace = None
-    if request.workspace is not None:
+    if request.workspace is not None or request.isolation == "worktree":
         with state.read() as store:
             parent_workspace = workspace_of(store, runtime, store.need(SESSIONS, parent_id))
-        workspace = _resolve(request.workspace, parent_workspace)
+        workspace = _resolve(request.workspace or parent_workspace, parent_workspace)
+    if request.isolation == "worktree" and workspace is not None:
+        require_repository(workspace)
     return SpawnPlan(
         request=request,
         items=_read_task(request),
@@ -234,6 +238,7 @@ def judge_spawn(store: Snapshot, runtime: Runtime, plan: SpawnPlan, now_ms: int)
         lambda name: store.get(AGENTS_BY_NICKNAME, hash_key(fold_nickname(name))) is not None,
     )
     persona = bind_at_creation(store, definition, now_ms, parent=parent)
+    worktree = plan_worktree(workspace, plan.child_id, name) if request.isolation == "worktree" else None
     if request.budget is not None and request.budget.max_cost and route.prices is None:
         text = f"the route '{route.route_id}' states no prices, so the cost of an agent cannot be limited"
         raise InvalidParams(text, field="$.params.budget.max_cost")
@@ -246,7 +251,8 @@ def judge_spawn(store: Snapshot, runtime: Runtime, plan: SpawnPlan, now_ms: int)
         f"{parent_path}/{name}",
         nickname,
         rights,
-        workspace,
+        worktree.path if worktree is not None else workspace,
+        worktree,
         route,
         persona,
         budget,
@@ -362,6 +368,7 @@ def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
             spawned_by_run_id=plan.run_id,
             prompt_digest=digest,
             prompt_mode=request.instructions_mode,
+            worktree=verdict.worktree,
         )
     )
     agent = writer.need(AGENTS, plan.child_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from kheishd.core.agent import fold_nickname, status_of
+from kheishd.core.agent import fold_nickname, is_preparing, status_of
 from kheishd.objects.talk.bounds import ancestors
 from kheishd.objects.talk.budget import budget_of
 from kheishd.objects.talk.output import output_of
@@ -156,6 +156,7 @@ def view_of(store: Snapshot, session: Session) -> AgentView:
         fields["last_outcome"],
         retention=fields["retention"],
         failed=agent is not None and agent.failed,
+        preparing=agent is not None and is_preparing(agent),
     )
     if active is not None:
         fields["settled_at_ms"] = None

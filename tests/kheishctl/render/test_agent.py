@@ -44,17 +44,18 @@ def test_a_tree_shows_who_is_below_whom() -> None:
 
 
 def test_a_tree_shows_budgets() -> None:
-    """What is left of what was given, and what is reserved, at every node that has a budget."""
+    """A node that has a budget shows what it was given and what is used, reserved and left of it."""
     use = {
         "given": {"max_tokens": 1000, "max_work_s": 10.0, "max_cost": 0.5},
-        "used": {"tokens": 100},
+        "used": {"tokens": 60},
+        "delegated": {"tokens": 40},
         "reserved": {"tokens": 600, "work_ms": 2500},
         "left": {"tokens": 300, "work_ms": 7500, "cost_micros": 450000},
     }
     rows = [agent("root", budget=use), agent("a", "root", budget={"reserved": {"tokens": 5}})]
     assert format_tree(rows, Display(120, False, 0)).splitlines() == [
-        "root  idle  default  300 of 1,000 tokens left (600 reserved), 7.5 of 10 s left (2.5 reserved), "
-        "0.45 of 0.5 left",
+        "root  idle  default  1,000 tokens: 100 used, 600 reserved, 300 left; 10 s: 2.5 reserved, 7.5 left; "
+        "0.5: 0.45 left",
         "└─ a  idle  default",
     ]
 

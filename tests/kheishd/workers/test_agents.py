@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kheishd.hooks.os.worktrees import make_worktree
 from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest
 from kheishd.objects.agents.spawn import prepare_spawn, spawn
 from kheishd.store.tables import AGENTS
@@ -14,6 +15,7 @@ from protocol.objects.agent import SpawnRequest
 from tests.support.desk import Gate
 from tests.support.families import root, until, until_closed
 from tests.support.families import spawn as spawn_over_socket
+from tests.support.git_repositories import exists, git, make_repository
 from tests.support.household import Household, household
 
 
@@ -131,3 +133,99 @@ async def test_an_agent_reads_its_mail_before_it_closes(house: Household) -> Non
     await until_closed(house, child["agent_id"])
     message = await house.call("mailbox.get", agent=child["agent_id"], message_id="m1")
     assert (message["state"], message["outcome"]) == ("done", "delivered")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Provide a repository."""
+    return make_repository(tmp_path / "source")
+
+
+async def test_an_isolated_agent_works_in_a_worktree_of_its_own(house: Household, source: Path) -> None:
+    """Two at once have two directories and branches; a clean one is removed when its agent is closed."""
+    parent = await root(house, workspace=str(source))
+    first, second = [await spawn_over_socket(house, parent, isolation="worktree") for _ in range(2)]
+    for agent in (first, second):
+        snapshot = await until(house, agent["agent_id"], "idle")
+        worktree = snapshot["worktree"]
+        assert worktree["path"] == f"{source}/.kheish/worktrees/{agent['agent_id']}"
+        assert worktree["base_commit"] == git(source, "rev-parse", "HEAD")
+        run = await house.call("run.get", run_id=snapshot["last_run_id"])
+        assert run["pinned"]["workspace"] == worktree["path"]
+        assert (Path(worktree["path"]) / "file").read_text() == "one\n"
+        audit = await house.call("agent.audit", agent=agent["agent_id"])
+        statuses = [entry["status"] for entry in audit["transitions"]]
+        assert statuses[:4] == ["idle", "preparing", "queued", "running"]
+    path = Path(second["worktree"]["path"])
+    (path / "file").write_text("changed\n")
+    kept = await house.call("agent.close", agent=second["agent_id"])
+    assert (kept["kept_worktree"], kept["kept_branch"]) == (str(path), second["worktree"]["branch"])
+    assert "contains modified or untracked files" in kept["close_note"]
+    closed = await house.call("agent.close", agent=first["agent_id"])
+    assert "kept_worktree" not in closed
+    assert not exists(first["worktree"]["path"])
+    assert (path / "file").read_text() == "changed\n"
+
+
+async def test_a_worktree_that_cannot_be_made_fails_the_first_run(house: Household, tmp_path: Path) -> None:
+    """The agent is closed as failed with the reason, and its parent is told once."""
+    (tmp_path / "source").mkdir()
+    git(tmp_path / "source", "init", "-q")
+    parent = await root(house, workspace=str(tmp_path / "source"))
+    child = await spawn_over_socket(house, parent, isolation="worktree")
+    closed = await until_closed(house, child["agent_id"])
+    assert (closed["status"], closed["last_outcome"]) == ("failed", "failed")
+    assert closed["last_error"]["reason"] == "worktree_failed"
+    assert "the repository has no commit yet" in closed["close_note"]
+    messages: list[Any] = []
+    while not messages:
+        bell = house.state.bell("journal")
+        messages = (await house.call("mailbox.list", agent=parent, state="any"))["messages"]
+        if not messages:
+            await bell.wait()
+    assert len(messages) == 1
+
+
+async def test_an_agent_that_is_closed_before_its_worktree_is_made_leaves_nothing(
+    tmp_path: Path, source: Path
+) -> None:
+    """Its run has not started, and nothing of the worktree stays."""
+    async with household(tmp_path / "home", work=False) as house:
+        parent = await root(house, workspace=str(source))
+        child = await spawn_over_socket(house, parent, isolation="worktree")
+        assert child["status"] == "preparing"
+        await house.state.update(
+            lambda tx: begin_close(tx, tx.need(AGENTS, child["agent_id"]), note="enough")
+        )
+    async with household(tmp_path / "home") as house:
+        closed = await until_closed(house, child["agent_id"])
+        assert (closed["last_outcome"], closed["close_note"]) == ("cancelled", "enough")
+    assert not exists(child["worktree"]["path"])
+
+
+async def test_a_preparation_continues_after_a_crash(tmp_path: Path, source: Path) -> None:
+    """The next daemon makes the worktree again, whatever the last one has made of it; the run starts then."""
+    async with household(tmp_path / "home", work=False) as house:
+        parent = await root(house, workspace=str(source))
+        child = await spawn_over_socket(house, parent, isolation="worktree")
+        with house.state.read() as store:
+            worktree = store.need(AGENTS, child["agent_id"]).worktree
+        assert worktree is not None
+        await make_worktree(worktree)
+    async with household(tmp_path / "home") as house:
+        snapshot = await until(house, child["agent_id"], "idle")
+        assert snapshot["last_outcome"] == "completed"
+
+
+async def test_agent_spawn_worktree_unavailable(house: Household, tmp_path: Path) -> None:
+    """Without one the spawn is refused, and the dry run says so; with one it names the branch."""
+    (tmp_path / "plain").mkdir()
+    parent = await root(house, workspace=str(tmp_path / "plain"))
+    refusal = await house.refusal_of("agent.spawn", parent=parent, name="a", prompt="b", isolation="worktree")
+    assert (refusal.reason, refusal.field) == ("worktree_unavailable", "$.params.isolation")
+    spawned = {"parent": parent, "name": "a", "prompt": "b", "isolation": "worktree"}
+    assert (await house.call("agent.explain", spawn=spawned))["reason"] == "worktree_unavailable"
+    make_repository(tmp_path / "plain")
+    explained = await house.call("agent.explain", spawn=spawned)
+    assert explained["branch"].endswith("/a")
+    assert "/.kheish/worktrees/ses_" in explained["workspace"]

@@ -18,6 +18,19 @@ MAX_WRITTEN: Final = 1_000
 _written: Final[OrderedDict[str, tuple[int, bytes]]] = OrderedDict()
 """The size and the digest of each file, by its absolute path."""
 
+_directories: Final[set[str]] = set()
+"""The absolute paths of the worktrees that the daemon has made."""
+
+
+def note_directory(absolute: str) -> None:
+    """Remember that the daemon makes a directory."""
+    _directories.add(absolute)
+
+
+def forget_directory(absolute: str) -> None:
+    """Forget a directory that the daemon has removed."""
+    _directories.discard(absolute)
+
 
 def note_written(workspace: str, path: str, content: bytes) -> None:
     """Remember the content of a file, if it is protected."""
@@ -33,9 +46,12 @@ def note_written(workspace: str, path: str, content: bytes) -> None:
 def was_written(absolute: str, place: str) -> bool:
     """Whether a file at ``place`` has the content that a file tool wrote to its absolute path.
 
-    Of a directory, all files must be such files, and there must be one. Reads the file system.
+    Of a directory, all files must be such files, and there must be one, or the daemon has made the directory.
+    Reads the file system.
     """
-    if not any(path == absolute or path.startswith(f"{absolute}/") for path in _written):
+    if absolute in _directories:
+        return os.path.isdir(place) and not os.path.islink(place)
+    if not any(path == absolute or path.startswith(f"{absolute}/") for path in (*_written, *_directories)):
         return False
     try:
         if os.path.islink(place) or not os.path.isdir(place):

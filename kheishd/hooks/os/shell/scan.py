@@ -45,6 +45,7 @@ from kheishd.hooks.os.files.repositories import (
     read_text,
     real_path,
 )
+from protocol import ids
 from protocol.structs import Value
 from protocol.text import reveal_line
 
@@ -77,6 +78,9 @@ MAX_SHOWN: Final = 1000
 
 CONTAINERS_IN_GIT: Final = ("worktrees", "modules")
 """The directories in a git directory that contain others."""
+
+_AGENT: Final = f"{ids.SESSION}_"
+"""The begin of an agent's id, which names its worktree."""
 
 OBEYED_SETTINGS: Final = frozenset(("hookspath", "path", "fsmonitor", "attributesfile"))
 """Settings whose value is a file or a directory that git executes, or obeys like its configuration."""
@@ -113,6 +117,8 @@ class Scan:
     scanned, with their inodes; ``parents`` are the identities of the directories in which protected files
     are. ``deep`` are those whose paths are too long. ``complete``: all others were scanned. ``has_failed``:
     they were not, by a fault of this code. ``obstacle`` is why not all paths that rules close are known.
+    ``worktrees`` are directories of git with records of agents' worktrees. They are mounted as a whole: the
+    daemon removes such a record while commands run, and a mount in it would be lost.
     """
 
     def __init__(self) -> None:
@@ -131,6 +137,7 @@ class Scan:
         self.complete = True
         self.has_failed = False
         self.obstacle: str | None = None
+        self.worktrees: set[str] = set()
 
     @property
     def mounts(self) -> dict[str, bool]:
@@ -141,7 +148,7 @@ class Scan:
         paths = [
             path
             for path in self.pinned | self.protected.keys() - self.links - self.made
-            if not lies_in(path, self.masked)
+            if not lies_in(path, self.masked) and not lies_in(posixpath.dirname(path), self.worktrees)
         ]
         # A git directory keeps its name for its parts that are mounted, and for what rules close in it.
         above = {posixpath.dirname(path) for path in paths}
@@ -528,6 +535,9 @@ def _add_git(
             if name == "worktrees" and len(entries) > MAX_GIT_DIRECTORIES:
                 _add(scan, root, workspace, posixpath.join(path, name))
             elif name == "worktrees":
+                if any(entry.startswith(_AGENT) for entry in entries):
+                    scan.worktrees.add(posixpath.join(path, name))
+                    _add(scan, root, workspace, posixpath.join(path, name))
                 for entry in entries.values():
                     if entry.is_dir(follow_symlinks=False):
                         worktree = posixpath.join(path, name, entry.name)

@@ -150,6 +150,9 @@ class Shield:
         known = set(before.protected.values()), set(before.directories.values())
         new = NewFiles([], [], {})
         for path, identity in sorted(scan.protected.items()):
+            if path in scan.worktrees:
+                # Its parts are judged, as they are where no agent has a worktree.
+                continue
             # Where nothing was scanned before, only a file that changed meanwhile can be new.
             is_older = not before.complete and identity[-1] < self._began_ns
             is_known = is_older or before.protected.get(path) == identity

@@ -159,4 +159,4 @@ async def test_daemon_doctor_ok(tmp_path: Path, store_dir: Path) -> None:
         client = await server.connect()
         for deep in (False, True):
             diagnosis = await client.call("daemon.doctor", deep=deep)
-            assert (diagnosis["findings"], diagnosis["streams"], diagnosis["complete"]) == ([], 10, True)
+            assert (diagnosis["findings"], diagnosis["streams"], diagnosis["complete"]) == ([], 12, True)

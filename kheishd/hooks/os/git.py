@@ -1,0 +1,132 @@
+"""Git as the daemon runs it: outside of every sandbox, so that nothing in a repository is executed.
+
+A repository's configuration names programs: hooks, a monitor of the file system, filters of contents, helpers
+of transports. The configuration of the system and of the user is not read; that of the repository is
+overridden where it names one. Contents are therefore not filtered: files of Git LFS stay pointers. Settings
+that hide uncommitted work are overridden, too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from kheishd.hooks.os.programs import find_program
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_GIT_SECONDS: Final = 30.0
+"""How long one call may take; then it is killed with its process group."""
+
+MAX_FILTERS: Final = 100
+"""How many filters a configuration may have: three variables for each, and the environment has limits."""
+
+MAX_SHOWN: Final = 500
+"""The characters of git's own message in an error."""
+
+_ENVIRONMENT: Final = {
+    "PATH": "/usr/bin:/bin",
+    "LC_ALL": "C",
+    "HOME": "/nonexistent",
+    "XDG_CONFIG_HOME": "/nonexistent",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_ALLOW_PROTOCOL": "none",
+    "GIT_EDITOR": "false",
+}
+
+_SETTINGS: Final = {
+    # Programs, and the network.
+    "core.hooksPath": os.devnull,
+    "core.fsmonitor": "false",
+    "core.sshCommand": "false",
+    "protocol.allow": "never",
+    "gc.auto": "0",
+    "maintenance.auto": "false",
+    "submodule.recurse": "false",
+    # Uncommitted work is always seen.
+    "status.showUntrackedFiles": "all",
+    "core.ignoreStat": "false",
+    "core.excludesFile": os.devnull,
+    # Nothing is derived from the names of branches.
+    "worktree.guessRemote": "false",
+    "branch.autoSetupMerge": "false",
+}
+
+_FILTER: Final = r"^filter\..*\.(clean|smudge|process|required)$"
+
+
+class GitFailed(Exception):
+    """Git could not be run, or has failed; the message says why."""
+
+
+class GitDirectory:
+    """A git directory and its working tree, on which git is called. Nothing else is searched for.
+
+    Git starts in the directory ``start``, by default in the working tree.
+    """
+
+    def __init__(self, directory: str, tree: str, *, start: str | None = None) -> None:
+        self._location = {"GIT_DIR": directory, "GIT_WORK_TREE": tree}
+        self._start = start or tree
+        self._overrides: dict[str, str] | None = None
+
+    async def run(self, *arguments: str, codes: tuple[int, ...] = (0,)) -> str:
+        """Run a command of git; return its output. Errors: GitFailed."""
+        if self._overrides is None:
+            listed = await self._run(
+                _SETTINGS, "config", "--null", "--name-only", "--get-regexp", _FILTER, codes=(0, 1)
+            )
+            drivers = {name.rpartition(".")[0] for name in listed.split("\0") if name}
+            if len(drivers) > MAX_FILTERS:
+                raise GitFailed(f"the repository's configuration has more than {MAX_FILTERS} filters")
+            filters = {f"{driver}.{key}": "" for driver in drivers for key in ("clean", "smudge", "process")}
+            required = {f"{driver}.required": "false" for driver in drivers}
+            self._overrides = {**_SETTINGS, **filters, **required}
+        return await self._run(self._overrides, *arguments, codes=codes)
+
+    async def _run(self, settings: Mapping[str, str], *arguments: str, codes: tuple[int, ...]) -> str:
+        program = find_program("git")
+        if program is None:
+            raise GitFailed("git is not installed in a directory of the system")
+        environment = {**_ENVIRONMENT, **self._location, "GIT_CONFIG_COUNT": str(len(settings))}
+        for index, (name, value) in enumerate(settings.items()):
+            environment |= {f"GIT_CONFIG_KEY_{index}": name, f"GIT_CONFIG_VALUE_{index}": value}
+        try:
+            with trio.fail_after(MAX_GIT_SECONDS):
+                completed = await trio.run_process(
+                    [program, *arguments],
+                    check=False,
+                    stdin=subprocess.DEVNULL,
+                    capture_stdout=True,
+                    capture_stderr=True,
+                    env=environment,
+                    cwd=self._start,
+                    start_new_session=True,
+                    deliver_cancel=_kill,
+                )
+        except trio.TooSlowError:
+            raise GitFailed(
+                f"git {arguments[0]} did not end within {MAX_GIT_SECONDS:g} s and was killed"
+            ) from None
+        except OSError as error:
+            raise GitFailed(f"git cannot be run: {(error.strerror or str(error)).lower()}") from None
+        if completed.returncode not in codes:
+            text = " ".join(completed.stderr.decode(errors="replace").split())
+            raise GitFailed(text.removeprefix("fatal: ")[:MAX_SHOWN] or f"git {arguments[0]} failed")
+        return completed.stdout.decode(errors="surrogateescape")
+
+
+async def _kill(process: trio.Process) -> None:
+    """Kill a process with everything that it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

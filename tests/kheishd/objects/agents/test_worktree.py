@@ -1,0 +1,36 @@
+"""Where a worktree of an agent can be made."""
+
+from pathlib import Path
+
+import pytest
+
+from kheishd.objects.agents.worktree import plan_worktree, require_repository
+from protocol.errors.agent import WorktreeUnavailable
+from tests.support.git_repositories import git, make_repository
+
+
+def test_only_the_top_of_a_repository_has_worktrees(tmp_path: Path) -> None:
+    """A directory in one, a bare one, a worktree, a link to one, and a shared one are refused."""
+    source = make_repository(tmp_path / "source")
+    require_repository(str(source))
+    inner, bare, linked = source / "inner", tmp_path / "bare", tmp_path / "linked"
+    inner.mkdir()
+    git(tmp_path, "init", "-q", "--bare", "bare")
+    git(source, "worktree", "add", "-q", str(linked))
+    for name in ("link", "empty", "shared"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link/.git").symlink_to(source / ".git")
+    (tmp_path / "empty/.git").mkdir()
+    (tmp_path / "shared/.git").mkdir()
+    for name in ("HEAD", "objects", "refs", "commondir"):
+        (tmp_path / "shared/.git" / name).touch()
+    for path in (inner, bare, linked, *(tmp_path / name for name in ("link", "empty", "shared"))):
+        with pytest.raises(WorktreeUnavailable) as caught:
+            require_repository(str(path))
+        assert caught.value.field == "$.params.isolation"
+
+
+def test_a_path_that_is_too_long_is_refused() -> None:
+    """The limit is that of every workspace."""
+    with pytest.raises(WorktreeUnavailable, match="longer than"):
+        plan_worktree("/" + "x" * 4080, "ses_1", "scout")
