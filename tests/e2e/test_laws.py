@@ -583,7 +583,7 @@ STORIES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
         ("message_agent", {"agent": "cat", "subject": "more", "message": "look again"}),
     ),
     "question": (
-        ("spawn_agent", {"name": "ape", "prompt": "ask", "wait": True}),
+        ("spawn_agent", {"name": "ape", "prompt": "wonder", "wait": True}),
         ("answer_agent", {"agent": "ape", "answers": [{"key": "q1", "choose": ["Red"]}]}),
         ("wait_agent", {"agent": "ape"}),
         ("close_agent", {"agent": "ape"}),
@@ -599,7 +599,7 @@ def follow(story: str, request: ModelRequest) -> AsyncIterator[ModelEvent]:
     if first == "go":
         calls = STORIES[story]
     else:
-        calls = (("request_parent_clarification", {"questions": [QUESTION]}),) if "ask" in first else ()
+        calls = (("request_parent_clarification", {"questions": [QUESTION]}),) if "wonder" in first else ()
     if results == len(calls):
         return says(f"did it {len(request.messages)}")
     tool, arguments = calls[results]

@@ -30,6 +30,7 @@ SKILL = "kheishd/objects/agents/test_skill.py"
 SKILLS = "e2e/test_skills.py"
 TEXT = "kheishd/core/test_skill.py"
 TREE = "kheishd/objects/agents/test_tree.py"
+WORKTREES = "kheishd/hooks/os/test_worktrees.py"
 
 PROMISES: dict[str, list[str]] = {
     # The tree.
@@ -59,6 +60,11 @@ PROMISES: dict[str, list[str]] = {
     ],
     "A child can have another workspace within its parent's.": [
         f"{AGENT}::test_agent_spawn_workspace_forbidden"
+    ],
+    "A child can have a git worktree of its own, which is removed only when nothing in it would be lost.": [
+        f"{CLOSING}::test_an_isolated_agent_works_in_a_worktree_of_its_own",
+        f"{WORKTREES}::test_a_clean_worktree_is_removed_with_its_branch",
+        f"{WORKTREES}::test_uncommitted_work_keeps_the_worktree",
     ],
     "A child works in the background while its parent goes on.": [
         f"{DELEGATION}::test_a_child_in_the_background_does_not_hold_its_parent_up"
@@ -204,6 +210,10 @@ PROMISES: dict[str, list[str]] = {
     "An agent of another tree does not exist for an agent.": [
         f"{TREE}::test_an_agent_reaches_its_own_tree_only",
         f"{DELEGATION}::test_agents_of_another_tree_and_above_are_out_of_reach",
+    ],
+    "A worktree overwrites nothing, and follows no link in its place.": [
+        f"{WORKTREES}::test_nothing_is_overwritten",
+        f"{WORKTREES}::test_a_link_in_place_of_the_directory_is_not_followed",
     ],
     "Allowed tools that the parent lacks are refused.": [
         f"{AGENTS}::test_bad_requests_name_their_field",
