@@ -31,6 +31,7 @@ FIGURES = (
     "idle_connections",
     "cli_start",
     "last_page",
+    "agents",
     "mailbox",
     "skills",
 )

@@ -40,7 +40,7 @@ def index_rows(agent: ManagedAgent) -> frozenset[IndexRow]:
     rows = [
         IndexRow(AGENTS_BY_PATH, (agent.path,), agent_id),
         IndexRow(AGENTS_BY_NICKNAME, (hash_key(rules.fold_nickname(agent.nickname)),), agent_id),
-        IndexRow(AGENTS_BY_TIME, (agent.spawned_at_ms, agent_id)),
+        IndexRow(AGENTS_BY_TIME, (agent.spawned_at_ms, agent.root_id, agent_id)),
         IndexRow(SPAWN_RECEIPTS, (agent.parent_id, hash_key(agent.spawn_request_id)), agent_id),
     ]
     if agent.spawned_by_run_id is not None:

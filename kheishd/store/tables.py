@@ -66,8 +66,8 @@ AGENTS_BY_NAME = Table("agents_by_name", (str, str), bytes)
 """(name, agent id) → nothing: not closed."""
 AGENTS_BY_NICKNAME = Table("agents_by_nickname", (str,), str)
 """(digest of the folded nickname) → agent id."""
-AGENTS_BY_TIME = Table("agents_by_time", (int, str), bytes)
-"""(time of its spawn in ms, agent id) → nothing."""
+AGENTS_BY_TIME = Table("agents_by_time", (int, str, str), bytes)
+"""(time of its spawn in ms, root id, agent id) → nothing."""
 AGENTS_BY_RUN = Table("agents_by_run", (str, str), bytes)
 """(id of the run that spawned it, agent id) → nothing."""
 AGENTS_LIVE = Table("agents_live", (str, str, str), bytes)

@@ -58,13 +58,15 @@ class ShellCommand(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The command of a shell, with the resolved paths of its directory and workspace.
 
     ``network`` open: it has the machine's network; closed: a sandboxed one reaches the ``hosts`` that were
-    allowed with it, as ``HOST:PORT``, and those that rules allow.
+    allowed with it, as ``HOST:PORT``, and those that rules allow. ``repository`` is the top of the repository
+    if the workspace is an agent's worktree.
     """
 
     command: str
     workdir: str
     workspace: str
     sandboxed: bool
+    repository: str | None = None
     call_id: str = ""
     network: Literal["closed", "open"] = "closed"
     hosts: list[str] = []

@@ -42,6 +42,8 @@ _ENVIRONMENT: Final = {
     "GIT_NO_LAZY_FETCH": "1",
     "GIT_ALLOW_PROTOCOL": "none",
     "GIT_EDITOR": "false",
+    # An agent may have replaced an index by a link: ``git status`` leaves it as it is.
+    "GIT_OPTIONAL_LOCKS": "0",
 }
 
 _SETTINGS: Final = {
@@ -56,6 +58,7 @@ _SETTINGS: Final = {
     # Uncommitted work is always seen.
     "status.showUntrackedFiles": "all",
     "core.ignoreStat": "false",
+    "core.untrackedCache": "false",
     "core.excludesFile": os.devnull,
     # Nothing is derived from the names of branches.
     "worktree.guessRemote": "false",

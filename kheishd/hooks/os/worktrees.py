@@ -10,15 +10,15 @@ from __future__ import annotations
 import os
 import posixpath
 import shutil
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 
-from kheishd.hooks.os.files.confinement import Root, open_root
+from kheishd.hooks.os.files.confinement import open_root
 from kheishd.hooks.os.files.repositories import cut_path, read_text
 from kheishd.hooks.os.files.written import forget_directory, note_directory, note_written
 from kheishd.hooks.os.git import GitDirectory, GitFailed
+from kheishd.hooks.os.shell.repository import prepare_record, remove_placeholders, write_new
 from kheishd.kernel.hook import ToolError
 from kheishd.objects.agents.worktree import DIRECTORY, require_repository
 from protocol.errors.agent import WorktreeUnavailable
@@ -51,6 +51,10 @@ async def make_worktree(worktree: AgentWorktree) -> str:
     if not commit:
         raise GitFailed("the repository has no commit yet")
     await repository.run("worktree", "add", "--quiet", "-B", worktree.branch, "--", worktree.path, commit)
+    try:
+        await trio.to_thread.run_sync(prepare_record, root, posixpath.basename(worktree.path))
+    except (OSError, ToolError) as error:
+        raise GitFailed(f"the record of the worktree is not complete: {error}") from None
     return commit
 
 
@@ -63,21 +67,13 @@ def _make_place(worktree: AgentWorktree) -> None:
     note_written(root, f"{OWN}/.gitignore", IGNORE_ALL)
     try:
         with open_root(root) as opened:
-            _write_new(opened, f"{OWN}/.gitignore", IGNORE_ALL)
+            write_new(opened, f"{OWN}/.gitignore", IGNORE_ALL)
             # Git removes the directory above with its last worktree, and a mount on it would be lost.
-            _write_new(opened, ".git/worktrees/.kheish/locked", b"keeps the directory\n")
+            write_new(opened, ".git/worktrees/.kheish/locked", b"keeps the directory\n")
             with opened.directory(DIRECTORY, make=True):
                 pass
     except (OSError, ToolError) as error:
         raise GitFailed(f"the directory of worktrees cannot be made: {error}") from None
-
-
-def _write_new(root: Root, path: str, content: bytes) -> None:
-    """Write a file, and make the directories above it, unless it exists. Errors: OSError, ToolError."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with root.parent(path, make=True) as (directory, name), suppress(FileExistsError):
-        with open(os.open(name, flags, 0o644, dir_fd=directory), "wb") as file:
-            file.write(content)
 
 
 def _delete_half_made(worktree: AgentWorktree) -> None:
@@ -101,9 +97,10 @@ async def undo_worktree(worktree: AgentWorktree) -> None:
     """Delete what exists of a worktree that was not handed to its agent. Errors: GitFailed."""
     await trio.to_thread.run_sync(_delete_half_made, worktree)
     forget_directory(worktree.path)
-    root = worktree.source_root
+    root, ref = worktree.source_root, f"refs/heads/{worktree.branch}"
     if await trio.Path(root, ".git").is_dir():
-        await GitDirectory(f"{root}/.git", root).run("update-ref", "-d", f"refs/heads/{worktree.branch}")
+        await trio.to_thread.run_sync(remove_placeholders, root, posixpath.basename(worktree.path))
+        await GitDirectory(f"{root}/.git", root).run("update-ref", "--no-deref", "-d", ref)
 
 
 async def remove_worktree(worktree: AgentWorktree) -> KeptWork:
@@ -124,8 +121,10 @@ async def remove_worktree(worktree: AgentWorktree) -> KeptWork:
         await _remove(worktree, repository, tip)
         forget_directory(path)
         if tip == worktree.base_commit:
-            await repository.run("update-ref", "-d", ref, tip)
+            # An agent may have made its branch a symbolic reference to another one.
+            await repository.run("update-ref", "--no-deref", "-d", ref, tip)
             tip = ""
+        await trio.to_thread.run_sync(remove_placeholders, root, posixpath.basename(path))
     except (GitFailed, WorktreeUnavailable) as error:
         message = error.message if isinstance(error, WorktreeUnavailable) else str(error)
         if await trio.to_thread.run_sync(os.path.lexists, path):

@@ -280,14 +280,13 @@ def measure_limits(
     depth, above = 0, parent
     while above.parent_session_id is not None:
         depth, above = depth + 1, store.need(SESSIONS, above.parent_session_id)
-    recent = [key[1] for key, _ in store.scan(AGENTS_BY_TIME, after=(max(since, 0), "\U0010ffff"))]
-    in_tree = sum(store.need(AGENTS, agent_id).root_id == root_id for agent_id in recent)
+    recent = [key[1] for key, _ in store.scan(AGENTS_BY_TIME, after=(max(since, 0), "\U0010ffff", ""))]
     uses = [
         ("max_depth", limits.max_depth, depth),
         ("max_children", limits.max_children, sum(1 for _ in live_children(store, parent))),
         ("max_descendants", limits.max_descendants, sum(1 for _ in store.scan(AGENTS_LIVE, root_id))),
         ("max_live", limits.max_live, store.count(AGENTS_LIVE)),
-        ("max_spawns_per_minute", limits.max_spawns_per_minute, in_tree),
+        ("max_spawns_per_minute", limits.max_spawns_per_minute, recent.count(root_id)),
         ("max_daemon_spawns_per_minute", limits.max_daemon_spawns_per_minute, len(recent)),
     ]
     if run_id is not None:

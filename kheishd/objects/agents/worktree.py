@@ -5,11 +5,20 @@ repository with a directory ``.git`` has worktrees: so everything that belongs t
 workspace. The agents worker makes and removes them (see ``hooks.os.worktrees``).
 """
 
-import os
+from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
+from kheishd.objects.talk.bounds import ancestors
+from kheishd.store.tables import AGENTS
 from protocol.errors.agent import WorktreeUnavailable
 from protocol.limits.names import MAX_PATH_BYTES
 from protocol.objects.agent import AgentWorktree
+
+if TYPE_CHECKING:
+    from kheishd.store.environment import Snapshot
+    from protocol.objects.session import Session
 
 DIRECTORY = ".kheish/worktrees"
 """The directory of worktrees in the workspace of their repository."""
@@ -48,3 +57,18 @@ def plan_worktree(source_root: str, agent_id: str, name: str) -> AgentWorktree:
             field="$.params.isolation",
         )
     return AgentWorktree(path=path, source_root=source_root, branch=f"kheish/{agent_id}/{name}")
+
+
+def find_repository(store: Snapshot, session: Session, workspace: str) -> str | None:
+    """Return the top of the repository if a workspace is the worktree of a session's agent; None if not.
+
+    An agent below that works in the same directory has the same repository.
+    Source: the records of the agent and of those above it, if the path is that of a worktree.
+    """
+    if session.parent_session_id is None or f"/{DIRECTORY}/" not in workspace:
+        return None
+    for above in (session, *ancestors(store, session)):
+        agent = store.get(AGENTS, above.session_id)
+        if agent is not None and agent.worktree is not None and agent.worktree.path == workspace:
+            return agent.worktree.source_root
+    return None

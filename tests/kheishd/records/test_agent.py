@@ -12,7 +12,7 @@ from tests.support.records import index_rows
 LASTING = {
     "agents_by_nickname": [(hash_key(fold_nickname("Atlas")),)],
     "agents_by_path": [("ses_1/scout",)],
-    "agents_by_time": [(1000, "s")],
+    "agents_by_time": [(1000, "ses_1", "s")],
     "spawn_receipts": [("ses_1", hash_key("r"))],
 }
 LIVE = {"agents_live": [("ses_1", "ses_1", "s")], "agents_by_name": [("scout", "s")]}

@@ -4,7 +4,8 @@ The sandbox is an allowlist. Everything else does not exist for the command: oth
 home directory, the daemon's home with its socket and its store, and ``/run`` with everybody's sockets.
 
 - The system (``/usr``, ``/etc``, ``/opt`` and the like), read-only.
-- The workspace, at its own path, writable.
+- The workspace, at its own path, writable. If it is the worktree of an agent, also parts of its repository
+  (see ``repository``).
 - A private ``/tmp``, ``/dev`` and ``/proc``, which end with the command.
 - Its own processes only; when the first of them is killed, the kernel kills all.
 - A network of its own, without the machine's interfaces: one port leads to the daemon's proxy, which connects
@@ -36,6 +37,7 @@ from kheishd.config.sections.tools import LimitsSection
 from kheishd.hooks.os.files.confinement import Root, explain_errors
 from kheishd.hooks.os.programs import INSTALLATION, find_program
 from kheishd.hooks.os.shell.private import PRIVATE_FILES
+from kheishd.hooks.os.shell.repository import bind_repository
 from kheishd.hooks.os.shell.scan import MAX_PROTECTED_MOUNTS, Scan, find_homes, identity_of, lies_in
 from kheishd.hooks.os.shell.seccomp import open_filter
 from kheishd.hooks.os.shell.sockets import find_sockets
@@ -300,6 +302,8 @@ class Bubblewrap(Value, frozen=True):
 def workspace_binds(bubblewrap: Bubblewrap, workdir: Workdir, scan: Scan, descriptors: list[int]) -> Mounts:
     """Return the mounts of a workspace: itself, its read-only paths, and directories that keep their names.
 
+    With them are those of the repository, if the workspace is the worktree of an agent.
+
     What is a mount cannot be renamed or removed. The opened ``descriptors`` are added to the list.
     Errors: ToolError if the workspace has just changed.
     """
@@ -314,6 +318,8 @@ def workspace_binds(bubblewrap: Bubblewrap, workdir: Workdir, scan: Scan, descri
         return options
 
     binds = {workdir.workspace: bind(os.dup(workdir.outer), workdir.workspace)}
+    if scan.repository is not None:
+        binds |= bind_repository(scan.repository, posixpath.basename(workdir.workspace), bind)
     root = Root(workdir.workspace, workdir.outer)
     mounts = scan.mounts
     if len(scan.pinned - scan.git.keys()) > MAX_PROTECTED_MOUNTS:

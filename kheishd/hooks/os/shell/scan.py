@@ -118,7 +118,8 @@ class Scan:
     are. ``deep`` are those whose paths are too long. ``complete``: all others were scanned. ``has_failed``:
     they were not, by a fault of this code. ``obstacle`` is why not all paths that rules close are known.
     ``worktrees`` are directories of git with records of agents' worktrees. They are mounted as a whole: the
-    daemon removes such a record while commands run, and a mount in it would be lost.
+    daemon removes such a record while commands run, and a mount in it would be lost. ``repository`` is the
+    top of the repository to be mounted, if the workspace is the worktree of an agent.
     """
 
     def __init__(self) -> None:
@@ -138,6 +139,7 @@ class Scan:
         self.has_failed = False
         self.obstacle: str | None = None
         self.worktrees: set[str] = set()
+        self.repository: str | None = None
 
     @property
     def mounts(self) -> dict[str, bool]:

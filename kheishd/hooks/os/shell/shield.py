@@ -36,6 +36,7 @@ from kheishd.hooks.os.files.confinement import Root, read_begin
 from kheishd.hooks.os.files.links import GIT
 from kheishd.hooks.os.files.repositories import GUARDED_IN_GIT, is_git_directory
 from kheishd.hooks.os.files.written import was_written
+from kheishd.hooks.os.shell.repository import closes_repository
 from kheishd.hooks.os.shell.scan import (
     CONTAINERS_IN_GIT,
     MAX_ENTRIES_AFTERWARDS,
@@ -130,6 +131,8 @@ class Shield:
                 f"{self.scan.obstacle}. Use the tools for files, or ask the user to make it readable or "
                 "smaller, or the operator for rules whose paths begin with the name of a directory"
             )
+        if not any(map(closes_repository, rules.closed)):
+            self.scan.repository = workdir.repository
         self.scan.made.update(
             path
             for path, identity in self.scan.protected.items()
@@ -170,9 +173,14 @@ class Shield:
                 self._judge(path, scan, new, *known)
             except OSError:
                 new.elsewhere.append(path)
-        states = [posixpath.join(git, name) for git in sorted(scan.git) for name in PENDING_IN_GIT]
+        directories = sorted(scan.git)
+        if before.repository is not None:
+            # It is outside of the workspace, and its path is absolute.
+            agent_id = posixpath.basename(self._workdir.workspace)
+            directories.append(f"{before.repository}/{GIT}/worktrees/{agent_id}")
+        states = [posixpath.join(git, name) for git in directories for name in PENDING_IN_GIT]
         new.elsewhere.extend(
-            path for path in states if was_changed_since(f"{self._root}/{path}", self._began_ns)
+            path for path in states if was_changed_since(posixpath.join(self._root, path), self._began_ns)
         )
         has_failed = before.has_failed or scan.has_failed
         complete = scan.complete or not before.complete or has_failed

@@ -75,7 +75,8 @@ class Starter:
                 network=shell.network,
             )
         try:
-            workdir = await trio.to_thread.run_sync(open_workdir, shell.workspace, shell.workdir)
+            place = (shell.workspace, shell.workdir, shell.repository)
+            workdir = await trio.to_thread.run_sync(open_workdir, *place)
         except ToolError as error:
             raise NotStarted(str(error)) from None
         try:

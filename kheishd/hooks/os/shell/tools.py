@@ -63,6 +63,7 @@ from kheishd.kernel.hook import (
     ToolError,
     tool,
 )
+from kheishd.objects.agents.worktree import find_repository
 from kheishd.objects.work.shell import require_room
 from protocol import ids
 from protocol.errors.task import TaskLimit
@@ -400,7 +401,9 @@ class Bash(SubHook):
         """Return whether the command is confined, and its open directory. Errors: ToolError."""
         boxed = await self._sandbox.choose(call.context.sandbox)
         workspace = call.context.workspace
-        return boxed, await trio.to_thread.run_sync(open_workdir, workspace, arguments.workdir)
+        with call.context.state.read() as store:
+            repository = find_repository(store, call.context.session, workspace)
+        return boxed, await trio.to_thread.run_sync(open_workdir, workspace, arguments.workdir, repository)
 
     def _confinement(self, *, boxed: bool) -> Confinement:
         if not boxed:
@@ -664,6 +667,7 @@ def _create_task(
             command=arguments.command,
             workdir=workdir.path,
             workspace=context.workspace,
+            repository=workdir.repository,
             sandboxed=confinement != "none",
             call_id=call.call_id,
             network="closed" if confinement == "bubblewrap" else "open",
