@@ -106,6 +106,16 @@ def test_uncommitted_work_stays(daemon: Daemon, source: Path) -> None:
     assert not exists(source / "new")
 
 
+def until_state(daemon: Daemon, agent_id: str, *states: str) -> None:
+    """Wait until an agent is in one of these states."""
+    until(lambda: daemon.call("agent.get", agent=agent_id)["state"] in states, f"the agent is {states}")
+
+
+def until_exists(path: Path) -> None:
+    """Wait for a file or a directory."""
+    until(lambda: exists(path), f"{path} exists")
+
+
 def test_kill_while_worktrees_are_made_and_removed(daemon: Daemon, source: Path) -> None:
     """The next daemon makes or removes what the last one has begun; no worktree is lost or made twice."""
     for index in range(300):
@@ -114,11 +124,10 @@ def test_kill_while_worktrees_are_made_and_removed(daemon: Daemon, source: Path)
     git(source, "commit", "-q", "-m", "many")
     parent = root(daemon, source)
     agents = []
-    for delay in ("", ".git/worktrees", ".kheish/worktrees/{}", ".kheish/worktrees/{}/file"):
+    for stage in ("", ".kheish/worktrees/{}", ".kheish/worktrees/{}/file"):
         agent = spawn(daemon, parent, "look")
         agents.append(agent)
-        place = source / delay.format(agent["agent_id"])
-        until(lambda place=place: exists(place), "the worktree is begun")
+        until_exists(source / stage.format(agent["agent_id"]))
         daemon.kill()
         daemon.start()
     for agent in agents:
@@ -128,17 +137,11 @@ def test_kill_while_worktrees_are_made_and_removed(daemon: Daemon, source: Path)
     for agent in agents:
         with daemon.connect() as client:
             client.ask("agent.close", agent=agent["agent_id"])
-            until(
-                lambda agent=agent: daemon.call("agent.get", agent=agent["agent_id"])["state"] != "open",
-                "begun",
-            )
-        daemon.kill()
+            until_state(daemon, agent["agent_id"], "closing", "closed")
+            daemon.kill()
         daemon.start()
     for agent in agents:
-        until(
-            lambda agent=agent: daemon.call("agent.get", agent=agent["agent_id"])["state"] == "closed",
-            "closed",
-        )
+        until_state(daemon, agent["agent_id"], "closed")
         assert not exists(agent["worktree"]["path"])
     assert git(source, "worktree", "list").count("\n") == 0
     assert git(source, "branch", "--list", "--format=%(refname:short)") == "main"
