@@ -7,6 +7,9 @@ from tests.house.sources import ROOT
 
 AGENT = "kheishd/objects/agents/test_agent.py"
 AGENTS = "e2e/test_agents.py"
+AGENTS_FILES = "kheishd/kernel/test_agents_files.py"
+AUDIENCE = "kheishd/objects/people/test_audience.py"
+BUDGET = "kheishd/objects/talk/test_budget.py"
 BUILD = "kheishd/build/test_skills.py"
 CLOSING = "kheishd/workers/test_agents.py"
 CONTEXT = "kheishd/objects/agents/test_memory_context.py"
@@ -19,6 +22,7 @@ MAILBOX = "kheishd/objects/agents/test_mailbox.py"
 PERSONA = "kheishd/objects/agents/test_persona.py"
 PERSONAS = "kheishd/objects/talk/test_persona.py"
 PROFILES = "kheishd/core/test_profiles.py"
+GOALS = "kheishd/workers/test_goals.py"
 RULES = "kheishd/objects/people/test_permission.py"
 SCOPE = "kheishd/core/test_scope.py"
 SESSION = "kheishd/objects/talk/test_session.py"
@@ -26,6 +30,7 @@ SKILL = "kheishd/objects/agents/test_skill.py"
 SKILLS = "e2e/test_skills.py"
 TEXT = "kheishd/core/test_skill.py"
 TREE = "kheishd/objects/agents/test_tree.py"
+WORKTREES = "kheishd/hooks/os/test_worktrees.py"
 
 PROMISES: dict[str, list[str]] = {
     # The tree.
@@ -55,6 +60,11 @@ PROMISES: dict[str, list[str]] = {
     ],
     "A child can have another workspace within its parent's.": [
         f"{AGENT}::test_agent_spawn_workspace_forbidden"
+    ],
+    "A child can have a git worktree of its own, which is removed only when nothing in it would be lost.": [
+        f"{CLOSING}::test_an_isolated_agent_works_in_a_worktree_of_its_own",
+        f"{WORKTREES}::test_a_clean_worktree_is_removed_with_its_branch",
+        f"{WORKTREES}::test_uncommitted_work_keeps_the_worktree",
     ],
     "A child works in the background while its parent goes on.": [
         f"{DELEGATION}::test_a_child_in_the_background_does_not_hold_its_parent_up"
@@ -191,6 +201,51 @@ PROMISES: dict[str, list[str]] = {
     "A skill can limit tools, and its limits are enforced.": [
         f"{HOOK}::test_the_tools_of_active_skills_are_enforced",
         f"{SKILLS}::test_patterns_of_a_skill_are_enforced",
+    ],
+    # Bad input and bad days.
+    "No session is its own ancestor; roles and agents that do not exist are refused by their field.": [
+        f"{AGENTS}::test_bad_requests_name_their_field",
+        "kheishd/objects/talk/test_bounds.py::test_an_unknown_profile_has_no_tools",
+    ],
+    "An agent of another tree does not exist for an agent.": [
+        f"{TREE}::test_an_agent_reaches_its_own_tree_only",
+        f"{DELEGATION}::test_agents_of_another_tree_and_above_are_out_of_reach",
+    ],
+    "A worktree overwrites nothing, and follows no link in its place.": [
+        f"{WORKTREES}::test_nothing_is_overwritten",
+        f"{WORKTREES}::test_a_link_in_place_of_the_directory_is_not_followed",
+    ],
+    "Allowed tools that the parent lacks are refused.": [
+        f"{AGENTS}::test_bad_requests_name_their_field",
+        f"{SCOPE}::test_a_child_that_requests_more_is_refused",
+    ],
+    "Bad skills are warnings with file and line, and the others are used.": [
+        f"{BUILD}::test_a_bad_file_is_one_warning",
+        f"{BUILD}::test_limits_of_a_scan",
+        f"{TEXT}::test_bad_files",
+    ],
+    "Mail to a closed agent is refused, and so is mail that a full mailbox cannot hold.": [
+        f"{MAILBOX}::test_mailbox_post_agent_already_closed",
+        f"{MAILBOX}::test_mailbox_post_mailbox_full",
+    ],
+    "An AGENTS.md is read up to a limit, and never from outside the trusted root.": [
+        f"{AGENTS_FILES}::test_a_huge_file_is_cut_visibly",
+        f"{AGENTS_FILES}::test_a_link_out_of_the_root_is_not_read",
+    ],
+    "A goal whose judge never says done ends.": [
+        f"{GOALS}::test_a_judge_that_never_says_done_ends_by_max_continuations",
+        f"{GOALS}::test_the_token_budget_ends_it",
+    ],
+    "A daemon that dies between a child's end and its report reports it once.": [
+        f"{LAWS}::test_a_restart_at_any_point_changes_nothing",
+        f"{DELIVERY}::test_a_restart_neither_loses_nor_repeats",
+    ],
+    "Two clients that vote at once are one after the other.": [
+        f"{AUDIENCE}::test_two_clients_that_vote_at_once_are_one_after_the_other"
+    ],
+    "What is used and reserved below a session is at most what it was given.": [
+        f"{BUDGET}::Budgets",
+        f"{LAWS}::Forest",
     ],
 }
 """Each promise, with the tests that would fail if it were broken."""
