@@ -91,6 +91,26 @@ def test_two_agents_change_the_same_file(daemon: Daemon, source: Path, tmp_path:
     assert not exists(mark)
 
 
+def test_delegated_tasks_leave_branches(daemon: Daemon, source: Path) -> None:
+    """Each task has a worktree; the branches with commits stay, and the worktrees are removed."""
+    tasks = [
+        {
+            "name": name,
+            "isolation": "worktree",
+            "prompt": order("bash", command=f"echo {name} >file; {GIT} commit -qam {name}"),
+        }
+        for name in ("left", "right")
+    ]
+    parent = root(daemon, source)
+    daemon.call("session.send", session_id=parent, content=order("delegate", tasks=tasks), wait="settled")
+    agents = daemon.call("agent.list", root=parent, closed=True)["agents"][1:]
+    assert len(agents) == 2
+    for agent in agents:
+        until_state(daemon, agent["agent_id"], "closed")
+        assert git(source, "log", "-1", "--format=%s", agent["worktree"]["branch"]) == agent["name"]
+        assert not exists(agent["worktree"]["path"])
+
+
 def test_uncommitted_work_stays(daemon: Daemon, source: Path) -> None:
     """A tool spawns the agent, a file tool writes, and the closed agent names the directory."""
     prompt = order("write_file", path="new", content="work\n")
