@@ -18,7 +18,8 @@ import trio
 
 from kheishd.core.agent import is_preparing
 from kheishd.core.run.commands import Fail, RequestCancel
-from kheishd.objects.agents.tree import live_children
+from kheishd.core.workspace import is_within
+from kheishd.objects.agents.tree import live_children, root_id_of
 from kheishd.objects.talk.budget import settle
 from kheishd.objects.work.shell import live_shells, request_stop_all
 from kheishd.records.checkpoint import delete_checkpoint
@@ -162,10 +163,15 @@ class AgentWorker(Worker):
         while True:
             bell = self._state.bell(SHELLS_LIVE.name)
             with self._state.read() as store:
+                # The agents below are closed, and have been asked to stop theirs. The workspaces of agents
+                # above are not in the worktree, and other people's sessions do not matter.
+                root_id = store.need(AGENTS, agent_id).root_id
                 inside = [
                     task.session_id
                     for task in live_shells(store)
-                    if task.shell is not None and f"{task.shell.workdir}/".startswith(f"{path}/")
+                    if task.shell is not None
+                    and is_within(task.shell.workspace, path)
+                    and root_id_of(store.need(SESSIONS, task.session_id)) == root_id
                 ]
             if not inside:
                 return
