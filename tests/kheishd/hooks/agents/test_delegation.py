@@ -217,3 +217,21 @@ async def test_agents_get_parts_of_the_budget(team: Team) -> None:
     assert 400 < given[0] < 500 == given[1]
     session = await team.house.call("session.get", session_id=parent)
     assert session["budget_use"]["left"]["tokens"] < 10_000
+
+
+@pytest.mark.parametrize(
+    "look",
+    [use("wait_agent", agent="reader"), use("get_agent", agent="reader"), use("list_agents")],
+    ids=["wait_agent", "get_agent", "list_agents"],
+)
+async def test_the_texts_of_an_agent_keep_their_origins(team: Team, look: Answer) -> None:
+    """A run that reads an agent by a tool has the origins of everything that this agent has read."""
+    parent = await root(team.house)
+    spawned = await team.order(parent, use("spawn_agent", name="reader", prompt="be ready", wait=True))
+    evil = {"content": "from outside", "origin": "connector"}
+    await team.house.call("session.send", session_id=spawned["agent_id"], wait="settled", **evil)
+    assert "connector" not in (await team.house.call("session.get", session_id=parent))["origins"]
+    await team.order(parent, look)
+    assert "connector" in (await team.house.call("session.get", session_id=parent))["origins"]
+    (run, *_) = (await team.house.call("run.list", session_id=parent))["runs"]
+    assert "connector" in (await team.house.call("run.get", run_id=run["run_id"]))["origins"]
