@@ -42,12 +42,16 @@ from kheishctl.render.calls import take_first_lines
 from kheishctl.render.changes import (
     AnswerRestart,
     AnswerText,
+    ApprovalOpening,
     CallEnd,
     CallRequest,
+    ChildProgress,
     DisplayChange,
     MessageEnd,
     Notice,
+    QuestionOpening,
 )
+from kheishctl.render.children import CHILD_EVENTS, ChildFollower, format_progress, shorten_path
 from kheishctl.render.follower import StreamFollower
 from kheishctl.render.layout import format_record
 from kheishctl.render.messages import STOP_NOTES
@@ -63,6 +67,11 @@ if TYPE_CHECKING:
 # A restart takes a second or two; a daemon that stays away longer needs an operator.
 RECONNECT_SECONDS = 30.0
 RECONNECT_PAUSE_SECONDS = 0.2
+
+CHILDREN = "kheishctl-children"
+"""The id of the subscription to the agents below the session."""
+
+MAX_CHILD_LINES = 8
 
 # The refusal of a daemon that is stopping; the next daemon continues the accepted runs.
 DRAINING = "daemon_draining"
@@ -236,7 +245,7 @@ def send_message(
         if app.as_json:
             result = request.wait()
         else:
-            result = request.stream(_AnswerPrinter() if streaming else _NotePrinter())
+            result = request.stream(_AnswerPrinter(app) if streaming else _NotePrinter(app))
     except KeyboardInterrupt:
         app.note(f"\nThe run continues; this stops it: {_stop_command(app, address)}")
         raise
@@ -310,19 +319,31 @@ class PersistentSend(ClientValue):
     def stream(self, printer: _AnswerPrinter) -> Json:
         """Print the answer as it arrives, and return the result. Errors: Failure."""
         follower = StreamFollower()
+        children: list[ChildFollower] = []
         try:
-            return self._retry(lambda wait: self._stream_once(wait, follower, printer), printer.end)
+            return self._retry(lambda wait: self._stream_once(wait, follower, children, printer), printer.end)
         except Failure:
             printer.end()
             raise
 
-    def _stream_once(self, wait: Json, follower: StreamFollower, printer: _AnswerPrinter) -> Json:
+    def _stream_once(
+        self, wait: Json, follower: StreamFollower, children: list[ChildFollower], printer: _AnswerPrinter
+    ) -> Json:
+        """Print one stream of the run; ``children`` is the follower of the agents that it spawns, if any."""
         result: Json | None = None
         ended = False
         params = self.params | wait | {"stream": True}
+        for child in children:
+            self._follow_children(child)
         for name, notification in self.app.client.exchange(self.method, params):
+            event = notification.get("event") or {}
+            if event.get("type") == "child_spawned" and not children:
+                children.append(ChildFollower(str(event["session_id"]), int(notification["cursor"]) - 1))
+                self._follow_children(children[0])
             if name == "result":
                 result = notification
+            elif notification.get("subscription") == CHILDREN:
+                printer.show([change for child in children for change in child.feed(name, notification)])
             elif name == "journal.end":
                 ended = True
             else:
@@ -334,6 +355,13 @@ class PersistentSend(ClientValue):
         assert result is not None
         printer.end()
         return result
+
+    def _follow_children(self, children: ChildFollower) -> None:
+        """Subscribe to the agents below the session. The answer needs no reading: events follow, or none."""
+        session = {"session_id": children.session_id, "subtree": True, "types": list(CHILD_EVENTS)}
+        self.app.client.send(
+            "journal.subscribe", session | {"subscription": CHILDREN, "after": children.cursor}
+        )
 
     def _retry(self, attempt: Callable[[Json], Any], pause: Callable[[], None] = lambda: None) -> Json:
         started_at = time.monotonic()
@@ -365,15 +393,23 @@ class PersistentSend(ClientValue):
 
 
 class _AnswerPrinter:
-    """Prints an answer as it arrives: the text on standard output, notes on standard error."""
+    """Prints an answer as it arrives: the text on standard output, notes on standard error.
+
+    Agents at work below the conversation's have a line each, below the text, which is drawn again after every
+    change.
+    """
 
     shows_text = True
 
-    def __init__(self) -> None:
+    def __init__(self, app: App) -> None:
+        self._app = app
         self._at_line_start = True
+        self._children: dict[str, ChildProgress] = {}
+        self._lines_drawn = 0
 
     def show(self, changes: list[DisplayChange]) -> None:
         """Print the changes of one notification."""
+        self._erase()
         for change in changes:
             match change:
                 case AnswerText(text):
@@ -390,12 +426,48 @@ class _AnswerPrinter:
                 case CallEnd(_, tool, _, outcome, text) if outcome not in ("returned", "answered"):
                     detail = " ".join(take_first_lines(text, 1))
                     self._note(one_line(f"({tool} {outcome.replace('_', ' ')}: {detail})"))
+                case ChildProgress(agent_id, is_settled=is_settled):
+                    if is_settled:
+                        self._children.pop(agent_id, None)
+                        self._note(f"({format_progress(change)})")
+                    else:
+                        self._children[agent_id] = change
+                case ApprovalOpening(request) | QuestionOpening(request):
+                    self._note_request(request)
                 case _:
                     pass  # Inputs, reasoning and answers of people are not part of the answer.
+        self._draw()
         sys.stdout.flush()
+
+    def _note_request(self, request: Json) -> None:
+        """Note a request of an agent below; the exit of this command reports those of the run itself."""
+        if path := request.get("agent_path"):
+            noun = "question" if "question_id" in request else "approval"
+            command_line = self._app.command_line(noun, "show", str(request[f"{noun}_id"]))
+            self._note(one_line(f"({shorten_path(path)} waits for an answer to its {noun}: {command_line})"))
+
+    def _draw(self) -> None:
+        """Draw a line for each agent at work, unless a line of the answer is unfinished."""
+        columns = self._app.display().width
+        if not self._children or not self._at_line_start or columns is None:
+            return
+        hidden = max(0, len(self._children) - MAX_CHILD_LINES)
+        visible = [*self._children.values()][:MAX_CHILD_LINES]
+        lines = [format_progress(child, columns - 5) for child in visible]
+        lines += [f"… and {hidden} more agents"] if hidden else []
+        sys.stdout.write("".join(f"  ↳ {line}\n" for line in lines))
+        self._lines_drawn = len(lines)
+
+    def _erase(self) -> None:
+        """Remove the lines of the agents at work."""
+        if self._lines_drawn:
+            sys.stdout.write(f"\x1b[{self._lines_drawn}A\x1b[J")
+            sys.stdout.flush()
+        self._lines_drawn = 0
 
     def end(self) -> None:
         """End the current line."""
+        self._erase()
         if not self._at_line_start:
             self._write("\n")
             sys.stdout.flush()
@@ -412,12 +484,25 @@ class _AnswerPrinter:
 
 
 class _NotePrinter(_AnswerPrinter):
-    """Prints only the notes on delays and failures, on standard error: a pipe receives the final answer."""
+    """Prints only notes, on standard error: a pipe receives the final answer.
+
+    They are those on delays and failures, and one for each change of the status of an agent below.
+    """
 
     shows_text = False
 
     def show(self, changes: list[DisplayChange]) -> None:
         """Print the notes among the changes of one notification."""
         for change in changes:
-            if isinstance(change, Notice):
-                self._note(one_line(change.text))
+            match change:
+                case Notice(text):
+                    self._note(one_line(text))
+                case ChildProgress(agent_id, status=status):
+                    previous = self._children.get(agent_id)
+                    self._children[agent_id] = change
+                    if status != "queued" and (previous is None or previous.status != status):
+                        self._note(f"({format_progress(change)})")
+                case ApprovalOpening(request) | QuestionOpening(request):
+                    self._note_request(request)
+                case _:
+                    pass

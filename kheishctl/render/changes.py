@@ -143,6 +143,7 @@ class QuestionClosing(ClientValue):
     outcome: str
     actor: str = ""
     answer: str = ""
+    agent_path: str = ""
 
 
 class DoubtOpening(ClientValue):
@@ -159,6 +160,17 @@ class DoubtClosing(ClientValue):
     outcome: str
     actor: str
     note: str
+
+
+class ChildProgress(ClientValue):
+    """The progress of an agent below the session's. ``is_settled``: its run has ended."""
+
+    agent_id: str
+    path: str
+    status: str
+    tokens: int
+    line: str
+    is_settled: bool
 
 
 class SteerText(ClientValue):
@@ -189,4 +201,5 @@ DisplayChange = (
     | DoubtOpening
     | DoubtClosing
     | SteerText
+    | ChildProgress
 )

@@ -129,7 +129,8 @@ class Chat:
         self.print_messages(messages)
 
     def replace_pending(self, requests: list[Json], doubts: list[Json]) -> None:
-        """Replace the pending requests and calls in doubt, and mention the latter."""
+        """Replace the pending requests and calls in doubt, and mention the latter; forget agents below."""
+        self._transcript.children.clear()
         self._answers.replace(requests, doubts)
         if doubts:
             calls = "a call is" if len(doubts) == 1 else f"{len(doubts)} calls are"
@@ -287,6 +288,8 @@ class Chat:
         calls = self._transcript.calls.format_running(room) if conversation.is_connected else []
         if calls:
             self._prompt.redraw(1 / SPINS_PER_SECOND)
+        has_children = self._transcript.children and conversation.is_connected and room > len(calls)
+        calls += self._transcript.format_children(room - len(calls)) if has_children else []
         answer = self._transcript.format_growing(max(1, room - len(calls)))
         return "\n".join([*([answer, ""] if answer else []), *calls, *panel, *footer])
 

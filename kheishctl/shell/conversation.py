@@ -6,18 +6,22 @@ each under its own idempotency key, so that a message that is sent again after a
 listener hears every change, including those of this client, from the journal.
 
 Two subscriptions follow the conversation: ``watch`` reports when the address is bound to another session (by
-the first message or by a reset), and the other one follows the current session.
+the first message or by a reset), and the other one follows the current session. A third one follows the
+agents below it, once there are any.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
 from kheishctl.client import ConnectionLost, NoDaemon, RequestRefused, is_failed_end
+from kheishctl.contract import MAX_PAGE_ROWS
 from kheishctl.render.changes import Notice
+from kheishctl.render.children import CHILD_EVENTS, ChildFollower
 from kheishctl.render.daemon import describe_version_difference
 from kheishctl.render.follower import StreamFollower
 from kheishctl.render.messages import format_message, name_author
@@ -90,6 +94,9 @@ class ConversationClient:
         self._epoch: str | None = None
         self._version = __version__
         self._follower = StreamFollower()
+        self._children: ChildFollower | None = None
+        self._children_subscription = ""
+        self._tasks: set[asyncio.Future[None]] = set()
         self.presets: Json = {}
         # Streams that the daemon could not continue, since the last event.
         self._failures = 0
@@ -119,7 +126,7 @@ class ConversationClient:
             return False
         self.sender = sender
         self._session_id = self._watch_cursor = None
-        self._subscription, self._follower, self.presets = "", StreamFollower(), {}
+        self._subscription, self._follower, self._children, self.presets = "", StreamFollower(), None, {}
         self._listener.replace_pending([], [])
         if self._connection is not None:
             # The next connection finds the session of the other conversation.
@@ -169,10 +176,14 @@ class ConversationClient:
                 if session_id == self._session_id:
                     continue
                 previous, self._follower = self._subscription, StreamFollower()
+                previous_children, self._children = self._children, None
                 self._listener.replace_pending([], [])
                 await self._subscribe(connection, session_id, 0)
                 if previous:
                     await connection.call("journal.unsubscribe", {"subscription": previous})
+                if previous_children is not None:
+                    subscription = {"subscription": self._children_subscription}
+                    await connection.call("journal.unsubscribe", subscription)
         finally:
             # A close by this side must not be reported as a loss.
             self._is_up.clear()
@@ -270,9 +281,33 @@ class ConversationClient:
 
     async def _list_pending(self, connection: ChatConnection, session_id: str) -> None:
         """Report the pending requests of a session, before later events can change them."""
-        lists: dict[str, list[Json]] = {}
+        lists: dict[str, list[Json]] = {plural: [] for _, plural in LISTS}
+        await self._list_requests(connection, session_id, lists)
+        self._children = None
+        progress: list[DisplayChange] = []
+        if len(await self._list_agents(connection, session_id)) > 1:
+            # Events from here on follow; what happened before them is in the lists.
+            children = await self._follow_children(connection, session_id, None)
+            agents = await self._list_agents(connection, session_id)
+            progress = children.add(agents)
+            for agent in agents:
+                if agent["agent_id"] != session_id and (
+                    agent.get("pending_approvals") or agent.get("pending_questions")
+                ):
+                    below: dict[str, list[Json]] = {plural: [] for _, plural in LISTS}
+                    await self._list_requests(connection, agent["agent_id"], below)
+                    for plural in ("approvals", "questions"):
+                        lists[plural] += filter(None, map(children.mark, below[plural]))
+        self._listener.replace_pending([*lists["approvals"], *lists["questions"]], lists["indoubts"])
+        for change in progress:
+            self._listener.receive(change)
+
+    async def _list_requests(
+        self, connection: ChatConnection, session_id: str, lists: dict[str, list[Json]]
+    ) -> None:
+        """Add the pending requests of a session to the lists. Errors: RequestRefused, ConnectionLost."""
         for method, plural in LISTS:
-            rows = lists[plural] = []
+            rows = lists[plural]
             params: Json = {"session_id": session_id}
             while True:
                 try:
@@ -285,7 +320,37 @@ class ConversationClient:
                 if page.get("next") is None:
                     break
                 params["after"] = page["next"]
-        self._listener.replace_pending([*lists["approvals"], *lists["questions"]], lists["indoubts"])
+
+    async def _list_agents(self, connection: ChatConnection, session_id: str) -> list[Json]:
+        """Return the live agents of a session's tree; none if the daemon refuses to list them."""
+        try:
+            page = await connection.call("agent.list", {"root": session_id, "limit": MAX_PAGE_ROWS})
+        except RequestRefused:
+            return []
+        agents: list[Json] = page["agents"]
+        return agents
+
+    async def _follow_children(
+        self, connection: ChatConnection, session_id: str, cursor: int | None
+    ) -> ChildFollower:
+        """Follow the agents below a session, from a cursor or from now on."""
+        self._subscriptions += 1
+        self._children_subscription = f"children-{self._subscriptions}"
+        children = self._children = ChildFollower(session_id, cursor or 0)
+        params = {
+            "session_id": session_id,
+            "subtree": True,
+            "types": list(CHILD_EVENTS),
+            "subscription": self._children_subscription,
+        }
+        await connection.call("journal.subscribe", params | self._position(cursor))
+        return children
+
+    async def _follow_first_child(self, session_id: str, cursor: int) -> None:
+        """Follow the agents below a session, of which the event after the cursor is the first."""
+        with suppress(RequestRefused, ConnectionLost):
+            if self._connection is not None:
+                await self._follow_children(self._connection, session_id, cursor)
 
     async def _subscribe(self, connection: ChatConnection, session_id: str, cursor: int) -> None:
         self._subscriptions += 1
@@ -307,6 +372,16 @@ class ConversationClient:
             self._failures = 0
         if subscription == self._subscription:
             for change in self._follower.feed(method, params):
+                self._listener.receive(change)
+            event = params.get("event", {})
+            if event.get("type") == "child_spawned" and self._children is None:
+                session_id, cursor = str(event["session_id"]), int(params["cursor"]) - 1
+                self._children = ChildFollower(session_id, cursor)
+                task = asyncio.ensure_future(self._follow_first_child(session_id, cursor))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        if subscription == self._children_subscription and self._children is not None:
+            for change in self._children.feed(method, params):
                 self._listener.receive(change)
         if subscription != WATCH:
             return

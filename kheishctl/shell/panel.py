@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 
 from kheishctl.contract import Json
+from kheishctl.render.children import shorten_path
 from kheishctl.render.layout import count_columns, fit, fold, paint
 from kheishctl.render.pending import DIFF_STYLE
 from kheishctl.render.units import format_age
@@ -33,13 +34,17 @@ Key = tuple[str, str]
 
 
 def format_title(request: PendingRequest, now_s: float) -> str:
-    """Format the kind of a request and its expiry on one line."""
+    """Format the kind of a request, the agent below that made it, and its expiry on one line."""
     record = request.record
+    path = shorten_path(str(record.get("agent_path") or ""))
     if request.is_question:
         count = len(record["questions"])
-        title = "the agent asks" + (f", question {request.part + 1} of {count}" if count > 1 else "")
+        title = f"{path or 'the agent'} asks" + (
+            f", question {request.part + 1} of {count}" if count > 1 else ""
+        )
     else:
-        title = f"{one_line(str(record.get('tool', '')))} needs your approval"
+        tool = one_line(str(record.get("tool", "")))
+        title = f"{path}: {tool} needs your approval" if path else f"{tool} needs your approval"
     expiry = record.get("expires_at_ms")
     return title + (f" · expires {format_age(int(expiry), int(now_s * 1000))}" if expiry else "")
 

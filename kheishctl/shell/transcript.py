@@ -22,6 +22,7 @@ from kheishctl.render.changes import (
     CallRequest,
     CallStart,
     CallVerdict,
+    ChildProgress,
     DisplayChange,
     DoubtClosing,
     DoubtOpening,
@@ -35,6 +36,7 @@ from kheishctl.render.changes import (
     StartedInput,
     SteerText,
 )
+from kheishctl.render.children import format_progress, shorten_path
 from kheishctl.render.layout import count_columns, fit, paint
 from kheishctl.render.messages import STOP_NOTES
 from kheishctl.render.units import format_duration
@@ -47,6 +49,7 @@ SPINS_PER_SECOND = 8
 BAR = "  │ "
 
 MAX_NOTE_LINES = 3
+MAX_CHILD_LINES = 8
 MAX_OUTPUT_LINES = 3
 MAX_ERROR_LINES = 3
 MAX_VERBOSE_LINES = 10
@@ -204,6 +207,7 @@ class TranscriptView:
         self._ends_in_line = False
         self.calls = CallView(width, now_s, color=color, verbose=verbose)
         self.queue: dict[str, str] = {}
+        self.children: dict[str, ChildProgress] = {}
 
     def show(self, change: DisplayChange) -> str:
         """Return the text that a change adds to the scrollback; often none."""
@@ -232,10 +236,31 @@ class TranscriptView:
                 return self.flush() + self.format_note(text)
             case RunEnd():
                 return self._end_run(change)
+            case ChildProgress():
+                return self._show_child(change)
             case CallRequest() | CallVerdict() | CallStart() | CallOutput() | CallEnd():
                 return self._add_lines(self.calls.show(change))
             case _:
                 return self._add_lines(self._show_request(change))
+
+    def _show_child(self, child: ChildProgress) -> str:
+        """Update the line of an agent in the live area; an agent that has settled becomes a finished line."""
+        if not child.is_settled:
+            self.children[child.agent_id] = child
+            return ""
+        self.children.pop(child.agent_id, None)
+        mark, style, _ = RESULTS["returned" if child.status == "completed" else "failed"] or ("·", "dim", "")
+        line = format_progress(child, max(1, self._width() - 4))
+        return self._add_lines(f"  {paint(mark, style, self._color)} {line}\n")
+
+    def format_children(self, max_lines: int) -> list[str]:
+        """Return the lines of the agents at work below the conversation's, the oldest first."""
+        children = list(self.children.values())
+        room = max(1, min(max_lines, MAX_CHILD_LINES))
+        visible = children if len(children) <= room else children[: room - 1]
+        lines = [f"  ↳ {format_progress(child, max(1, self._width() - 4))}" for child in visible]
+        hidden = len(children) - len(visible)
+        return [*lines, f"  … and {hidden} more agents"] if hidden else lines
 
     def _end_run(self, end: RunEnd) -> str:
         self.queue.pop(end.run_id, None)
@@ -266,10 +291,11 @@ class TranscriptView:
                     "renewed": ("·", "yellow", "the call changed; it needs approval again"),
                 }.get(change.outcome, ("■", "yellow", "no longer pending"))
                 return self.calls.format_line(mark, style, change.tool, text, change.note, change.summary)
-            case QuestionClosing(_, outcome, actor, answer):
+            case QuestionClosing(_, outcome, actor, answer, path):
                 mark, style = ("✓", "green") if outcome == "answered" else ("■", "yellow")
                 text = outcome + (f" by {actor}" if actor else "")
-                return self.calls.format_line(mark, style, "question", text, answer)
+                name = f"{shorten_path(path)}: question" if path else "question"
+                return self.calls.format_line(mark, style, name, text, answer)
             case DoubtOpening(doubt):
                 return self.format_doubt(doubt)
             case DoubtClosing(_, tool, outcome, actor, note):

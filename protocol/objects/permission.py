@@ -139,7 +139,8 @@ class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``why`` names the deciding rule, such as ``managed rule bash deny``; ``mode_effect`` is set if the mode
     changed the verdict. A long ``subject`` is truncated. ``binding`` is the state that a grant approved it in
-    (see ``Preview``). ``parallel`` and ``repeatable`` are facts of the tool at that time.
+    (see ``Preview``). ``parallel``, ``repeatable`` and ``waits`` (for other runs) are facts of the tool
+    at that time.
     """
 
     call_id: str
@@ -157,6 +158,7 @@ class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
     binding: str | None = None
     parallel: bool = False
     repeatable: bool = False
+    waits: bool = False
 
 
 class ExplanationLine(Struct, frozen=True, kw_only=True):

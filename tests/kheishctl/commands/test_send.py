@@ -1,5 +1,6 @@
 """``kheishctl send``."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -20,7 +21,10 @@ from kheishctl.render.changes import (
     Notice,
 )
 from tests.support.ctl import Ctl
+from tests.support.daemons import Daemon
 from tests.support.scripted import Peer, serve_scripts
+from tests.support.terminal import Terminal
+from tests.support.waiting_runs import order, writes
 
 
 def test_send_prints_the_answer(ctl: Ctl, sender: str) -> None:
@@ -142,7 +146,7 @@ def test_an_answer_that_was_cut(ctl: Ctl, sender: str) -> None:
 
 def test_notes_beside_a_streamed_answer(capsys: pytest.CaptureFixture[str]) -> None:
     """Each message has a line of its own; calls and notes go to standard error, sanitized."""
-    printer = module._AnswerPrinter()
+    printer = module._AnswerPrinter(App(None, None, as_json=False))
     changes: list[DisplayChange] = [
         AnswerText("one"),
         MessageEnd("tool_calls"),
@@ -166,6 +170,25 @@ def test_notes_beside_a_streamed_answer(capsys: pytest.CaptureFixture[str]) -> N
         "a b",
         "(the answer was cut off at its length limit)",
     ]
+
+
+def test_agents_below_have_a_line_each(daemon: Daemon, ctl: Ctl, sender: str) -> None:
+    """A pipe gets a note for each change of status; a terminal's lines are redrawn and become one each."""
+    tasks = [{"name": name, "prompt": f"/answer {name}\n/slow 3 100"} for name in ("ann", "bob")]
+    done = ctl("send", "default", order("delegate", tasks=tasks), "--as", sender)
+    notes = [line.split(" · ")[:2] for line in done.err.splitlines()]
+    for name in ("ann", "bob"):
+        mine = [status for path, status in notes if path == f"({name}"]
+        assert mine in (["running)", "completed"], ["completed"])
+    tasks[0] = {"name": "cid", "prompt": writes("x.txt")}
+    command = [sys.executable, "-m", "kheishctl", "--home", str(daemon.home), "send", "default"]
+    with Terminal([*command, order("delegate", tasks=tasks), "--as", sender], {}) as terminal:
+        text = terminal.sees("↳ cid · waiting for approval")
+        approval = text.partition("approval show ")[2].partition(")")[0]
+        assert ctl("approval", "deny", "".join(approval.split())).code == exit_codes.OK
+        terminal.sees("(cid · completed")
+        assert terminal.ends() == exit_codes.OK
+        assert "↳" not in terminal.text
 
 
 def test_send_once(ctl: Ctl, sender: str) -> None:

@@ -15,6 +15,7 @@ from kheishctl.render.changes import (
     ApprovalClosing,
     CallEnd,
     CallStart,
+    ChildProgress,
     DisplayChange,
     MessageEnd,
     RunEnd,
@@ -24,6 +25,7 @@ from kheishctl.render.messages import format_message
 from kheishctl.shell.conversation import ConversationClient
 from tests.support.daemons import PATIENCE_S, Daemon, run_kheishd, short_home
 from tests.support.scripted import Peer, serve_scripts
+from tests.support.waiting_runs import asks, order, writes
 
 
 class RecordingListener:
@@ -64,6 +66,11 @@ class RecordingListener:
     def answers(self) -> str:
         """The text of all answers."""
         return "".join(change.text for change in self.changes if isinstance(change, AnswerText))
+
+    @property
+    def progress(self) -> dict[str, ChildProgress]:
+        """The last progress of each agent below, by its path."""
+        return {change.path: change for change in self.changes if isinstance(change, ChildProgress)}
 
     @property
     def inputs(self) -> list[str]:
@@ -197,6 +204,36 @@ def test_other_client(daemon: Daemon, sender: str) -> None:
 
     listener = run(daemon.socket, sender, body, agent="default")
     assert listener.inputs == ["from elsewhere", "anew"]
+
+
+def test_agents_below(daemon: Daemon, sender: str) -> None:
+    """Requests of agents below have their path, whether they come before or after the chat begins."""
+    tasks = [
+        {"name": "ann", "prompt": writes("x.txt")},
+        {"name": "bob", "prompt": asks({"question": "Why?"})},
+    ]
+
+    async def begin(conversation: ConversationClient, listener: RecordingListener) -> None:
+        await listener.wait_for("started 0")
+        conversation.send(order("delegate", tasks=tasks))
+        await listener.until(lambda: {"ApprovalOpening", "QuestionOpening"} <= set(listener.log))
+        await listener.until(lambda: "waiting" in str(listener.progress["ann"].status))
+
+    async def come_back(conversation: ConversationClient, listener: RecordingListener) -> None:
+        await listener.until(lambda: listener.progress.keys() == {"ann", "bob"})
+        requests = {str(request["agent_path"]): request for request in listener.requests}
+        assert requests["ann"]["arguments"]["path"] == "x.txt"
+        approval = {"approval_id": requests["ann"]["approval_id"], "decision": "deny"}
+        await conversation.call("approval.resolve", {"resolutions": [approval]})
+        await listener.until(lambda: listener.progress["ann"].status == "completed")
+        assert [change.tool for change in listener.changes if isinstance(change, ApprovalClosing)] == [
+            "ann: write_file"
+        ]
+        await conversation.call("conversation.cancel", conversation.address())
+        await listener.until(lambda: listener.count(RunEnd) == 1)
+
+    run(daemon.socket, sender, begin, agent="default")
+    run(daemon.socket, sender, come_back, agent="default")
 
 
 def test_fresh_session(daemon: Daemon, sender: str) -> None:
@@ -403,6 +440,7 @@ def test_start_during_a_run(tmp_path: Path) -> None:
         "conversation.get": {"session_id": "s", "session": {"updated_cursor": 5, "open_runs": ["r"]}},
         "conversation.history": {"messages": [message], "next": None},
         "run.get": {"calls": [running]},
+        "agent.list": refuse_method,
         "approval.list": refuse_method,
         "question.list": list_questions,
         "indoubt.list": {"indoubts": [{"indoubt_id": "d"}], "next": None},

@@ -164,6 +164,10 @@ def test_expiry() -> None:
     pending = make_pending(make_approval(expires_at_ms=int(NOW_S * 1000) + 240_000))
     assert pending.first is not None
     assert format_title(pending.first, NOW_S) == "bash needs your approval · expires in 4 min"
+    pending.first.record["agent_path"] = "scout/\x1b[2J" + "deep/" * 99
+    title = format_title(pending.first, NOW_S)
+    assert title.startswith("scout/␛[2Jdeep/")
+    assert title.endswith("…: bash needs your approval · expires in 4 min")
 
 
 def test_whole_request() -> None:

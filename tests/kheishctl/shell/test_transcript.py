@@ -16,6 +16,7 @@ from kheishctl.render.changes import (
     CallRequest,
     CallStart,
     CallVerdict,
+    ChildProgress,
     DisplayChange,
     DoubtClosing,
     DoubtOpening,
@@ -354,6 +355,23 @@ def test_history() -> None:
     assert view.format_answer(" ") == ""
 
 
+def test_agents_below_have_a_line_each() -> None:
+    """The live area shows the agents at work; an agent that has settled is one finished line."""
+    view = make_view(columns=40)
+    names = [f"a{number:02}" for number in range(10)]
+    assert not show(view, *(ChildProgress(name, name, "running", 0, "", False) for name in names))
+    lines = view.format_children(20)
+    assert [lines[0], lines[-1]] == ["  ↳ a00 · running", "  … and 3 more agents"]
+    assert len(lines) == 8
+    assert view.format_children(1) == ["  … and 10 more agents"]
+    text = show(view, ChildProgress("a00", "a00", "completed", 1234, "\x1b[2J" + "x" * 99, True))
+    assert text == "  ✓ a00 · completed · 1,234 tokens · ␛[…\n"
+    assert count_columns(text.rstrip("\n")) <= 40
+    assert show(view, ChildProgress("a01", "a01", "failed", 0, "", True)) == "  ✗ a01 · failed\n"
+    closing = QuestionClosing("q", "answered", "you", "Blue", "a02")
+    assert show(view, closing).startswith("✓ a02: question  answered by you")
+
+
 def test_every_piece_is_handled() -> None:
     """The transcript handles every kind of change."""
     examples: list[DisplayChange] = [
@@ -377,6 +395,7 @@ def test_every_piece_is_handled() -> None:
         DoubtOpening({"tool": "t"}),
         DoubtClosing("d", "t", "done", "b", ""),
         SteerText("a", "b"),
+        ChildProgress("s", "a", "running", 1, "l", False),
     ]
     assert {type(change) for change in examples} == set(get_args(DisplayChange))
     show(make_view(), *examples)
