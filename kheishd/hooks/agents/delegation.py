@@ -339,7 +339,8 @@ class Delegation(SubHook):
                 writer = SessionWriter(tx, agent_id, session=tx.need(SESSIONS, agent_id), origin=origin)
                 writer.append(AgentCloseRequested(note=note))
                 writer.write()
-            return _answer({"agent_id": agent_id, "path": agent.path, "state": "closing"})
+            state = "closed" if agent.state == "closed" else "closing"
+            return _answer({"agent_id": agent_id, "path": agent.path, "state": state})
 
         return Outcome("", decide=decide)
 
@@ -359,6 +360,8 @@ class Delegation(SubHook):
         state, runtime = self._services.state, self._services.runtimes.current()
         session_id = call.context.session.session_id
         try:
+            # The limits of the protocol hold for a model's request, too.
+            request = msgspec.convert(msgspec.to_builtins(request), SpawnRequest)
             plan = prepare_spawn(
                 state,
                 runtime,
@@ -375,6 +378,8 @@ class Delegation(SubHook):
                 return agent.agent_id
 
             return await state.update(spawn_and_complete)
+        except msgspec.ValidationError as error:
+            raise ToolError(str(error)) from None
         except Refusal as refusal:
             field = "" if refusal.field is None else f"{refusal.field.removeprefix('$.params.')}: "
             raise ToolError(f"{field}{refusal.message}") from None

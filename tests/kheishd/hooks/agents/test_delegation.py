@@ -147,6 +147,13 @@ async def test_a_call_that_a_restart_interrupted_finds_its_agents(tmp_path: Path
         (use("spawn_agent", name="x", prompt="x", cwd="/etc"), "workspace:"),
         (use("spawn_agent", name="x", prompt="x", scope={"tools": ["bash", "spawn_agent"]}), "scope.tools:"),
         (use("delegate", tasks=[{"name": "x", "prompt": "x", "agent": "nobody"}]), "there is no agent"),
+        (use("spawn_agent", name="x", prompt="x", nickname="x" * 65), "length <= 64 - at `$.nickname`"),
+        (use("spawn_agent", name="x", prompt="x", nickname="\x1b[2J"), "nickname: a nickname is printable"),
+        (use("spawn_agent", name="x", prompt="x", model="m\x1b[0m"), "at `$.model`"),
+        (use("spawn_agent", name="x", prompt="x", model="m\n"), "at `$.model`"),
+        (use("spawn_agent", name="x", prompt="x", model="m" * 257), "at `$.model`"),
+        (use("spawn_agent", name="x", prompt="x", route="r\u202e"), "at `$.route`"),
+        (use("delegate", tasks=[{"name": "x", "prompt": "x", "agent": "a" * 5000}]), "at `$.agent`"),
         (use("wait_agent", agent="nobody"), "there is no agent 'nobody' in this tree"),
         (use("get_agent", agent="nobody"), "there is no agent 'nobody' in this tree"),
     ],
@@ -177,6 +184,9 @@ async def test_an_agent_closes_an_agent_below_it(team: Team) -> None:
     assert closing["state"] == "closing"
     closed = await until_closed(team.house, child["agent_id"])
     assert closed["close_note"] == "enough"
+    # Once closed, it stays so, and the result says it.
+    again = await team.order(parent, use("close_agent", agent=child["agent_id"]))
+    assert again["state"] == "closed"
     rows = await team.house.events(session_id=child["agent_id"])
     assert rows[-3]["actor"] == f"agent:{parent}"
 
