@@ -162,17 +162,19 @@ async def test_agent_spawn_spawn_conflict(house: Household) -> None:
 
 async def test_agent_spawn_spawn_limit(tmp_path: Path) -> None:
     """Each limit is named, with its value."""
-    for name, below in (
-        ("max_children", 1),
-        ("max_descendants", 1),
-        ("max_live", 1),
-        ("max_depth", 0),
-        ("max_spawns_per_minute", 1),
-        ("max_daemon_spawns_per_minute", 1),
+    for number, (name, below) in enumerate(
+        (
+            ("max_children", 1),
+            ("max_descendants", 1),
+            ("max_live", 1),
+            ("max_depth", 0),
+            ("max_spawns_per_minute", 1),
+            ("max_daemon_spawns_per_minute", 1),
+        )
     ):
         limits: Any = {name: below}
         config = Config(agents=AgentsSection(**limits))
-        async with household(tmp_path / name, work=False, config=config) as house:
+        async with household(tmp_path / str(number), work=False, config=config) as house:
             parent = await root(house)
             if below:
                 await spawn(house, parent)
