@@ -172,6 +172,7 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "compaction_failed": lambda e: f"{e['trigger']}: {e['error']['message']}",
     "agent_spawned": lambda e: f"{e['path']} {e['nickname']}" + _note(e.get("description")),
     "child_spawned": lambda e: f"{e['path']} {e['nickname']}" + _note(e.get("description")),
+    "agent_prepared": lambda e: f"worktree at {e['base_commit'][:12]}",
     "agent_renamed": lambda e: str(e["nickname"]) + _actor(e),
     "agent_close_requested": lambda e: _actor(e).strip() + _note(e.get("note")),
     "agent_closed": lambda e: str(e.get("note", "")),
