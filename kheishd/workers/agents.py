@@ -133,7 +133,7 @@ class AgentWorker(Worker):
     async def _use_git(self, agent_id: str, change: Callable[[Transaction, ManagedAgent], None]) -> None:
         """Make the worktree of an agent, or remove it as the last step before the agent is closed."""
         from kheishd.hooks.os.git import GitFailed
-        from kheishd.hooks.os.worktrees import make_worktree, remove_worktree, undo_worktree
+        from kheishd.hooks.os.worktrees import KeptWork, make_worktree, remove_worktree, undo_worktree
 
         worktree = self._find_worktree(agent_id)
         assert worktree is not None, "only an agent with a worktree needs git"
@@ -141,13 +141,23 @@ class AgentWorker(Worker):
             if change is finish:
                 await self._stop_shells(agent_id, worktree.path)
             async with self._repositories.setdefault(worktree.source_root, trio.Lock()):
-                if change is finish:
-                    change = partial(finish, kept=await remove_worktree(worktree))
-                else:
-                    try:
+                try:
+                    if change is finish:
+                        change = partial(finish, kept=await remove_worktree(worktree))
+                    else:
                         change = partial(prepare, commit=await make_worktree(worktree))
-                    except (GitFailed, Refusal) as error:
-                        note = error.message if isinstance(error, Refusal) else str(error)
+                except Exception as error:
+                    note = error.message if isinstance(error, Refusal) else str(error)
+                    if not isinstance(error, GitFailed | Refusal):
+                        # It must keep neither the parent waiting, nor the agent open.
+                        log.exception("the worktree of the agent %s", agent_id)
+                        note = "an internal error, which is in the daemon's log"
+                    if change is finish:
+                        kept = KeptWork(
+                            worktree.path, worktree.branch, f"its worktree was not removed: {note}"
+                        )
+                        change = partial(finish, kept=kept)
+                    else:
                         change = partial(fail_preparation, note=f"its worktree could not be made: {note}")
                         with suppress(GitFailed):
                             await undo_worktree(worktree)
