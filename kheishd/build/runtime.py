@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -137,5 +138,8 @@ def _resolve_workspaces(config: Config, home: Home) -> Workspaces:
         problem = find_trust_problem(resolved, own, os.path.expanduser("~"))
         if problem is not None:
             raise ConfigInvalid(f"workspace.trusted[{index}]: {problem}", field="workspace.trusted")
+        if os.path.isdir(resolved) and os.stat(resolved).st_mode & stat.S_IWOTH:
+            text = f"workspace.trusted[{index}]: every user of this machine may write in {resolved}"
+            raise ConfigInvalid(f"{text}; take that right away (chmod o-w)", field="workspace.trusted")
         trusted.append(resolved)
     return Workspaces(root, own, limited=configured is not None, trusted=tuple(dict.fromkeys(trusted)))

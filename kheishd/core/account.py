@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from kheishd.core.run.budget import MICROS, NO_LIMIT, remainder_of_run, to_micros
+from kheishd.core.run.budget import MICROS, NO_LIMIT, remainder_of_run, to_limit
 from kheishd.core.run.record import RunRecord
 from protocol.budget import (
     Account,
@@ -107,8 +107,9 @@ def amounts_of(budget: Budget | None) -> Amounts:
         return NOTHING
     return Amounts(
         tokens=budget.max_tokens,
-        work_ms=round(budget.max_work_s * 1000),
-        cost_micros=to_micros(budget.max_cost),
+        # A limit below the unit stays a limit, as 0 is none.
+        work_ms=max(round(budget.max_work_s * 1000), 1) if budget.max_work_s else 0,
+        cost_micros=to_limit(budget.max_cost),
     )
 
 

@@ -259,6 +259,8 @@ class SkillTools(SubHook):
 
         Errors: ToolError; SkillError if the text is too long.
         """
+        if not call.context.allows("spawn_agent"):
+            raise ToolError(f"'{parsed.skill.name}' works in an agent of its own, and you may spawn none")
         skill, delegation = parsed.skill, Delegation(self._services())
         text = render(parsed, arguments.args, isolated=True)
         content = text.encode()

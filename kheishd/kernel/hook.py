@@ -77,7 +77,8 @@ class Tool(Value, frozen=True, dict=True):
     ``droppable``: old results may be dropped from the prompt, as they are long and can be had again.
     ``writes`` returns the workspace files that a call writes, for a run that is required to write some.
     ``timeout_s`` does not include waiting for a person. ``waits``: the call only waits for other runs, so the
-    configured limit on the time of calls does not apply to it.
+    configured limit on the time of calls does not apply to it, and a crash meanwhile is not held against its
+    run; it must be ``repeatable``.
     ``methods`` are the functions of a declared tool; without, the sub-hook's own methods handle the call.
     """
 

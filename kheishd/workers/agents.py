@@ -18,7 +18,8 @@ import trio
 
 from kheishd.core.agent import is_preparing
 from kheishd.core.run.commands import Fail, RequestCancel
-from kheishd.objects.agents.tree import live_children
+from kheishd.core.workspace import is_within
+from kheishd.objects.agents.tree import live_children, root_id_of
 from kheishd.objects.talk.budget import settle
 from kheishd.objects.work.shell import live_shells, request_stop_all
 from kheishd.records.checkpoint import delete_checkpoint
@@ -131,7 +132,7 @@ class AgentWorker(Worker):
     async def _use_git(self, agent_id: str, change: Callable[[Transaction, ManagedAgent], None]) -> None:
         """Make the worktree of an agent, or remove it as the last step before the agent is closed."""
         from kheishd.hooks.os.git import GitFailed
-        from kheishd.hooks.os.worktrees import make_worktree, remove_worktree, undo_worktree
+        from kheishd.hooks.os.worktrees import KeptWork, make_worktree, remove_worktree, undo_worktree
 
         worktree = self._find_worktree(agent_id)
         assert worktree is not None, "only an agent with a worktree needs git"
@@ -139,13 +140,23 @@ class AgentWorker(Worker):
             if change is finish:
                 await self._stop_shells(agent_id, worktree.path)
             async with self._repositories.setdefault(worktree.source_root, trio.Lock()):
-                if change is finish:
-                    change = partial(finish, kept=await remove_worktree(worktree))
-                else:
-                    try:
+                try:
+                    if change is finish:
+                        change = partial(finish, kept=await remove_worktree(worktree))
+                    else:
                         change = partial(prepare, commit=await make_worktree(worktree))
-                    except (GitFailed, Refusal) as error:
-                        note = error.message if isinstance(error, Refusal) else str(error)
+                except Exception as error:
+                    note = error.message if isinstance(error, Refusal) else str(error)
+                    if not isinstance(error, GitFailed | Refusal):
+                        # It must keep neither the parent waiting, nor the agent open.
+                        log.exception("the worktree of the agent %s", agent_id)
+                        note = "an internal error, which is in the daemon's log"
+                    if change is finish:
+                        kept = KeptWork(
+                            worktree.path, worktree.branch, f"its worktree was not removed: {note}"
+                        )
+                        change = partial(finish, kept=kept)
+                    else:
                         change = partial(fail_preparation, note=f"its worktree could not be made: {note}")
                         with suppress(GitFailed):
                             await undo_worktree(worktree)
@@ -162,10 +173,15 @@ class AgentWorker(Worker):
         while True:
             bell = self._state.bell(SHELLS_LIVE.name)
             with self._state.read() as store:
+                # The agents below are closed, and have been asked to stop theirs. The workspaces of agents
+                # above are not in the worktree, and other people's sessions do not matter.
+                root_id = store.need(AGENTS, agent_id).root_id
                 inside = [
                     task.session_id
                     for task in live_shells(store)
-                    if task.shell is not None and f"{task.shell.workdir}/".startswith(f"{path}/")
+                    if task.shell is not None
+                    and is_within(task.shell.workspace, path)
+                    and root_id_of(store.need(SESSIONS, task.session_id)) == root_id
                 ]
             if not inside:
                 return

@@ -140,7 +140,7 @@ class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``why`` names the deciding rule, such as ``managed rule bash deny``; ``mode_effect`` is set if the mode
     changed the verdict. A long ``subject`` is truncated. ``binding`` is the state that a grant approved it in
     (see ``Preview``). ``approval_id`` is the approval that is requested, or the one that created the grant.
-    ``parallel`` and ``repeatable`` are facts of the tool at that time.
+    ``parallel``, ``repeatable`` and ``waits`` (for other runs) are facts of the tool at that time.
     """
 
     call_id: str
@@ -158,6 +158,7 @@ class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
     binding: str | None = None
     parallel: bool = False
     repeatable: bool = False
+    waits: bool = False
 
 
 class ExplanationLine(Struct, frozen=True, kw_only=True):

@@ -159,16 +159,16 @@ def answer_with_calls(count: int = 1, *, first: int = 1, tool: str = "read_file"
 # Commands about the open calls of a run.
 
 
-def verdict(call: OpenCall, *, parallel: bool = False, repeatable: bool = False, **fields: Any) -> Verdict:
+def verdict(call: OpenCall, **fields: Any) -> Verdict:
     """Make a verdict that allows a call, unless ``fields`` differ."""
     values = {"decision": "allow", "base": "allow", "why": "test"} | fields
-    return Verdict(call_id=call.call_id, tool=call.tool, parallel=parallel, repeatable=repeatable, **values)
+    return Verdict(call_id=call.call_id, tool=call.tool, **values)
 
 
-def allow(run: RunRecord, *, parallel: bool = False, repeatable: bool = False) -> Judge:
-    """Allow all calls of the next batch."""
+def allow(run: RunRecord, **facts: bool) -> Judge:
+    """Allow all calls of the next batch; ``facts`` are those of their tools."""
     batch = [run.calls[index] for index in next_to_judge(run.calls)]
-    return Judge([Judgement(verdict(call, parallel=parallel, repeatable=repeatable)) for call in batch])
+    return Judge([Judgement(verdict(call, **facts)) for call in batch])
 
 
 def approval(call: OpenCall, *, binding: str | None = None) -> ApprovalAsk:

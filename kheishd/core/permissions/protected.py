@@ -71,7 +71,7 @@ PROTECTED_FILES: Final = frozenset(
         # Agents.
         *("agents.md", "agents.override.md", "claude.md", "claude.local.md", "gemini.md", ".mcp.json"),
         *(".cursorrules", ".windsurfrules", ".roorules", ".goosehints", ".aider.conf.yml", "opencode.json"),
-        *("opencode.jsonc",),
+        *("opencode.jsonc", "skill.md", "kheish.yaml"),
     )
 )
 """Names of protected files, in lower case: some file systems do not distinguish it."""

@@ -51,7 +51,7 @@ def pin_budget(budget: Budget | None) -> PinnedBudget | None:
     return PinnedBudget(
         max_tokens=budget.max_tokens,
         max_work_s=budget.max_work_s,
-        max_cost_micros=to_micros(budget.max_cost),
+        max_cost_micros=to_limit(budget.max_cost),
     )
 
 
@@ -65,6 +65,11 @@ def _lowest(limits: list[N]) -> N | None:
 def to_micros(amount: float) -> int:
     """Convert a decimal amount such as ``0.075`` to micros, rounded to the nearest."""
     return int((Decimal(str(amount)) * MICROS).to_integral_value())
+
+
+def to_limit(amount: float) -> int:
+    """Convert a limit to micros; the smallest one stays a limit, as 0 is none."""
+    return max(to_micros(amount), 1) if amount else 0
 
 
 def calculate_cost(usage: Usage, prices: Prices | None) -> Cost | None:

@@ -471,6 +471,7 @@ def _evolve_calls(calls: list[OpenCall], envelope: Envelope, event: JournalEvent
                     state="ready",
                     parallel=by_id[call.call_id].parallel,
                     repeatable=by_id[call.call_id].repeatable,
+                    waits=by_id[call.call_id].waits,
                     approved=by_id[call.call_id].grant_id is not None,
                     approval_id=by_id[call.call_id].approval_id,
                     binding=by_id[call.call_id].binding,

@@ -10,9 +10,10 @@ A waiting run has no worker: a person's answer is a command like any other, and 
 The calls of its newest message have states of their own, see ``core/run/calls.py``.
 
 ``starts_without_progress`` increases in the commit that starts an effect, and any outcome or orderly stop
-sets it to 0. Judging and probing calls starts no effect and costs no commit: that counts when another daemon
-takes up the run again. A run with 2 executes alone, a run with 3 is parked as failed. So every crash loop
-ends, and no other run is blamed.
+sets it to 0. A call that only waits for other runs is no such start: it may outlast many crashes, and the
+runs that it waits for count theirs. Judging and probing calls starts no effect and costs no commit: that
+counts when another daemon takes up the run again. A run with 2 executes alone, a run with 3 is parked as
+failed. So every crash loop ends, and no other run is blamed.
 
 =============== ================ ===============================================
 status          command          leads to
@@ -497,7 +498,7 @@ def _evolve_calls(run: RunRecord, envelope: Envelope, event: JournalEvent) -> Ru
     if changed.status != "running":
         changed = replace(changed, claimed=False)
     match event:
-        case ToolCalled() if all(call.state != "called" for call in run.calls):
+        case ToolCalled() if _has_working_call(changed) and not _has_working_call(run):
             # Calls that run side by side are one start.
             return replace(changed, starts_without_progress=run.starts_without_progress + 1)
         case QuestionAnswered(origins=origins) if origins:
@@ -512,6 +513,11 @@ def _evolve_calls(run: RunRecord, envelope: Envelope, event: JournalEvent) -> Ru
             return replace(changed, starts_without_progress=0)
         case _:
             return changed
+
+
+def _has_working_call(run: RunRecord) -> bool:
+    """Whether a call runs that does more than to wait for other runs."""
+    return any(call.state == "called" and not call.waits for call in run.calls)
 
 
 def _evolve_end(run: RunRecord, envelope: Envelope, outcome: RunStatus, error: RunError | None) -> RunRecord:

@@ -92,6 +92,10 @@ class DelegatedTask(Arguments, frozen=True):
         ]
         | None
     ) = None
+    isolation: Annotated[
+        Isolation,
+        Meta(description="worktree: a git worktree and a branch of its own; it commits, and you merge it."),
+    ] = "shared"
 
 
 class SpawnArguments(DelegatedTask, frozen=True):
@@ -111,10 +115,6 @@ class SpawnArguments(DelegatedTask, frozen=True):
     scope: CapabilityScope | None = None
     credential_scope: CredentialScope | None = None
     cwd: Annotated[str, Meta(description="A directory within your workspace to work in.")] | None = None
-    isolation: Annotated[
-        Isolation,
-        Meta(description="worktree: a git worktree and a branch of its own; commit, and merge its branch."),
-    ] = "shared"
     nickname: str | None = None
     retention: Annotated[
         AgentRetention, Meta(description="retain: it can be given more work after this task.")
@@ -248,6 +248,7 @@ class Delegation(SubHook):
                 prompt=task.prompt,
                 profile=task.profile,
                 retention="close_on_settle",
+                isolation=task.isolation,
                 budget=_budget_of(task),
             )
             try:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
+from msgspec.structs import replace
 
-from kheishd.core.agent import AuditFold, find_free, fold_nickname
+from kheishd.core.agent import AuditFold
 from kheishd.kernel.call import Call, control, mutation, origin_of, query
 from kheishd.objects.agents.spawn import SpawnPlan, judge_spawn, measure_limits, prepare_spawn, spawn
-from kheishd.objects.agents.tree import find_agent, snapshot_of, top_id_of, tree_of, view_of
+from kheishd.objects.agents.tree import find_agent, make_nickname, snapshot_of, top_id_of, tree_of, view_of
 from kheishd.objects.pages import PageTokens, cursor_after, page_of
-from kheishd.records.agent import hash_key
 from kheishd.records.writer import SessionWriter
-from kheishd.store.tables import AGENTS, AGENTS_BY_NICKNAME, SESSIONS
+from kheishd.store.tables import AGENTS, SESSIONS
 from protocol.errors.agent import AgentAlreadyClosed
 from protocol.errors.refusal import Refusal
 from protocol.errors.rpc import InvalidParams
@@ -84,7 +84,8 @@ def explain(call: Call, params: AgentExplain) -> SpawnExplanation:
         parent = find_agent(store, call, params.spawn.parent, "$.params.spawn.parent")
         limits = measure_limits(store, call.runtime.config.agents, parent, None, call.now_ms)
     try:
-        plan = prepare(call, params.spawn)
+        # What the request would spawn, even if it has spawned its agent already.
+        plan = prepare(call, replace(params.spawn, spawn_request_id=None, idempotency_key=None))
         with call.state.read() as store:
             verdict = judge_spawn(store, call.runtime, plan, call.now_ms)
     except Refusal as refusal:
@@ -218,14 +219,7 @@ def rename(tx: Transaction, call: Call, params: AgentRename) -> AgentSnapshot:
     Errors: NoSuchAgent, InvalidParams, AgentAlreadyClosed.
     """
     session, agent = _find_spawned(tx, call, params.agent)
-    nickname = " ".join(params.nickname.split())
-    if not nickname or not nickname.isprintable():
-        raise InvalidParams("a nickname is printable text", field="$.params.nickname")
-
-    def is_taken(name: str) -> bool:
-        return tx.get(AGENTS_BY_NICKNAME, hash_key(fold_nickname(name))) not in (None, agent.agent_id)
-
-    nickname = find_free(nickname, " ", is_taken)
+    nickname = make_nickname(tx, params.nickname, agent.agent_id)
     if nickname != agent.nickname:
         writer = SessionWriter(tx, session.session_id, session=session, origin=origin_of(call))
         writer.append(AgentRenamed(nickname=nickname))

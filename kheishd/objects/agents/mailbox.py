@@ -16,7 +16,7 @@ from kheishd.objects.pages import cursor_after, page_of
 from kheishd.objects.storable import require_storable
 from kheishd.records.mailbox import mail_key
 from kheishd.records.writer import StreamWriter
-from kheishd.store.tables import MAIL, MAIL_BY_STATE
+from kheishd.store.tables import MAIL, MAIL_BY_STATE, QUESTIONS
 from protocol import ids
 from protocol.errors.mailbox import MailNotFound
 from protocol.errors.rpc import InvalidParams
@@ -124,8 +124,16 @@ def _find(store: Snapshot, call: Call, params: MailRef | MailboxAck) -> Mail:
 
 @mutation(rows.ACK)
 def ack(tx: Transaction, call: Call, params: MailboxAck) -> RemovedMail:
-    """Remove a pending message. Errors: NoSuchAgent, MailNotFound."""
+    """Remove a pending message. One that asks a question stays: an agent waits for the answer.
+
+    Errors: NoSuchAgent, MailNotFound, InvalidParams.
+    """
     mail = _find(tx, call, params)
+    if mail.state == "pending" and mail.question_id is not None:
+        question = tx.need(QUESTIONS, mail.question_id)
+        if question.status == "pending":
+            text = f"an agent waits for the answer to {mail.question_id}; answer or cancel the question"
+            raise InvalidParams(text, field="$.params.message_id")
     if mail.state == "pending":
         writer = StreamWriter(tx, mail.agent_id, session_id=mail.agent_id, origin=origin_of(call))
         writer.append(MailAcknowledged(message_ids=[mail.message_id], how="removed"))

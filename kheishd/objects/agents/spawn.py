@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import field
 
-from kheishd.core.agent import NICKNAMES, choose_nickname, find_free, fold_nickname, hash_request, make_name
+from kheishd.core.agent import choose_nickname, find_free, hash_request, make_name
 from kheishd.core.scope import ChildRequest, ChildRights, Restriction, narrow_for_child
 from kheishd.core.trust import join_origins
 from kheishd.core.workspace import require_within_parent
-from kheishd.objects.agents.tree import live_children, path_of, root_id_of
+from kheishd.objects.agents.tree import live_children, make_nickname, path_of, root_id_of
 from kheishd.objects.agents.worktree import plan_worktree, require_repository
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_route
@@ -31,7 +31,6 @@ from kheishd.records.writer import BY_DAEMON, Origin, SessionWriter
 from kheishd.store.blobs import blob_name, put_chunk
 from kheishd.store.tables import (
     AGENTS,
-    AGENTS_BY_NICKNAME,
     AGENTS_BY_PATH,
     AGENTS_BY_RUN,
     AGENTS_BY_TIME,
@@ -126,12 +125,16 @@ def prepare_spawn(
 ) -> SpawnPlan:
     """Validate a request and assign its ids. A relative workspace begins at the parent's.
 
+    The workspace of a request that has spawned its agent already is not validated again.
+
     Errors: InvalidParams, InputTooLarge, WorkspaceMissing, WorkspaceForbidden, WorktreeUnavailable.
     """
     workspace = None
-    if request.workspace is not None or request.isolation == "worktree":
-        with state.read() as store:
-            parent_workspace = workspace_of(store, runtime, store.need(SESSIONS, parent_id))
+    with state.read() as store:
+        # A repeated request finds its agent, whatever has become of the directory.
+        receipt = store.get(SPAWN_RECEIPTS, parent_id, hash_key(request_id)) if request_id else None
+        parent_workspace = workspace_of(store, runtime, store.need(SESSIONS, parent_id))
+    if receipt is None and (request.workspace is not None or request.isolation == "worktree"):
         workspace = _resolve(request.workspace or parent_workspace, parent_workspace)
     if request.isolation == "worktree" and workspace is not None:
         require_repository(workspace)
@@ -232,11 +235,8 @@ def judge_spawn(store: Snapshot, runtime: Runtime, plan: SpawnPlan, now_ms: int)
         "_",
         lambda name: store.get(AGENTS_BY_PATH, f"{parent_path}/{name}") is not None,
     )
-    nickname = find_free(
-        " ".join((request.nickname or choose_nickname(plan.child_id)).split()) or NICKNAMES[0],
-        " ",
-        lambda name: store.get(AGENTS_BY_NICKNAME, hash_key(fold_nickname(name))) is not None,
-    )
+    requested = request.nickname if request.nickname and request.nickname.strip() else None
+    nickname = make_nickname(store, requested or choose_nickname(plan.child_id), plan.child_id)
     persona = bind_at_creation(store, definition, now_ms, parent=parent)
     worktree = plan_worktree(workspace, plan.child_id, name) if request.isolation == "worktree" else None
     if request.budget is not None and request.budget.max_cost and route.prices is None:

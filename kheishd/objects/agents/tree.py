@@ -5,10 +5,9 @@ The tree is that of the sessions: the agent of a session is the parent of the ag
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from kheishd.core.agent import fold_nickname, is_preparing, status_of
+from kheishd.core.agent import find_free, fold_nickname, is_preparing, status_of
 from kheishd.objects.talk.bounds import ancestors
 from kheishd.objects.talk.budget import budget_of
 from kheishd.objects.talk.output import output_of
@@ -24,13 +23,14 @@ from kheishd.store.tables import (
     SESSIONS,
 )
 from protocol.errors.agent import NoSuchAgent
+from protocol.errors.rpc import InvalidParams
 from protocol.limits.call import MAX_TOOL_TEXT_BYTES
 from protocol.objects.agent import AgentSnapshot, AgentView
 from protocol.structs import fields_of
 from protocol.text import truncate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from kheishd.core.run.record import RunRecord
     from kheishd.kernel.call import Call
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 MAX_ADDRESS_BYTES: Final = 500
 """The longest text that is looked up: a key of the store has at most 511 bytes."""
+MAX_NAMED: Final = 4
+"""How many agents with an ambiguous address a refusal names."""
 
 
 def root_id_of(session: Session) -> str:
@@ -58,39 +60,77 @@ def top_id_of(store: Snapshot, session: Session) -> str:
     return path_of(store, session).partition("/")[0]
 
 
-def find_agent_id(store: Snapshot, address: str) -> str | None:
-    """Return the id of the agent with an id, a path, a nickname, or a name that no other live one has."""
-    if not address or "\0" in address or len(address.encode()) > MAX_ADDRESS_BYTES:
-        return None
-    if store.get(SESSIONS, address) is not None:
-        return address
-    agent_id = store.get(AGENTS_BY_PATH, address) or store.get(
-        AGENTS_BY_NICKNAME, hash_key(fold_nickname(address))
-    )
-    named = [key[1] for key, _ in islice(store.scan(AGENTS_BY_NAME, address), 2)] if agent_id is None else []
-    return named[0] if len(named) == 1 else agent_id
-
-
 def find_agent(store: Snapshot, call: Call, address: str, field: str = "$.params.agent") -> Session:
     """Return the session of an agent that the caller may read. Errors: NoSuchAgent."""
-    agent_id = find_agent_id(store, address)
-    session = store.get(SESSIONS, agent_id) if agent_id is not None else None
-    if session is None or not call.caller.may_read(session.agent, session.sender):
-        raise NoSuchAgent(f"there is no agent '{address}'", field=field)
-    return session
+    return _find(
+        store, address, lambda session: call.caller.may_read(session.agent, session.sender), field=field
+    )
 
 
 def find_relative(store: Snapshot, session: Session, address: str) -> Session:
     """Return the session of an agent in the tree of another one, which names it. Errors: NoSuchAgent.
 
-    A path may begin below the agent that names it.
+    A path may begin below the agent that names it. Names and nicknames of other trees do not count.
     """
-    relative = f"{path_of(store, session)}/{address}"
-    agent_id = find_agent_id(store, address) or store.get(AGENTS_BY_PATH, relative)
-    found = store.get(SESSIONS, agent_id) if agent_id is not None else None
-    if found is None or root_id_of(found) != root_id_of(session):
-        raise NoSuchAgent(f"there is no agent '{address}' in this tree")
-    return found
+    root_id, base = root_id_of(session), path_of(store, session)
+    return _find(store, address, lambda session: root_id_of(session) == root_id, base, " in this tree")
+
+
+def _find(
+    store: Snapshot,
+    address: str,
+    accepts: Callable[[Session], bool],
+    base: str | None = None,
+    where: str = "",
+    field: str | None = None,
+) -> Session:
+    """Return the accepted agent with an id, a path, a path below ``base``, or a nickname or live name.
+
+    Errors: NoSuchAgent, also for an address that several accepted agents have.
+    """
+    if is_address(address):
+        relative = f"{base}/{address}" if base is not None else ""
+        path_id = store.get(AGENTS_BY_PATH, address)
+        relative_id = store.get(AGENTS_BY_PATH, relative) if is_address(relative) else None
+        for ids in ([address], [path_id], [relative_id], sorted(find_named(store, address))):
+            sessions = [store.get(SESSIONS, agent_id) for agent_id in ids if agent_id is not None]
+            accepted = [session for session in sessions if session is not None and accepts(session)]
+            if len(accepted) > 1:
+                paths = ", ".join(path_of(store, session) for session in accepted[:MAX_NAMED])
+                raise NoSuchAgent(f"'{address}' may be several agents: {paths}; give the path", field=field)
+            if accepted:
+                return accepted[0]
+    raise NoSuchAgent(f"there is no agent '{address}'{where}", field=field)
+
+
+def is_address(text: str) -> bool:
+    """Whether a text can be looked up: a key of the store."""
+    return 0 < len(text.encode()) <= MAX_ADDRESS_BYTES and "\0" not in text
+
+
+def find_named(store: Snapshot, address: str) -> set[str]:
+    """Return the ids of the agent with a nickname and of the live agents with a name."""
+    named = {key[1] for key, _ in store.scan(AGENTS_BY_NAME, address)} if is_address(address) else set()
+    nicknamed = store.get(AGENTS_BY_NICKNAME, hash_key(fold_nickname(address)))
+    return named if nicknamed is None else named | {nicknamed}
+
+
+def make_nickname(store: Snapshot, requested: str, agent_id: str) -> str:
+    """Return a requested nickname, with a number if it is another agent's nickname, live name or id.
+
+    Errors: InvalidParams for a text that is not printable, or that could be a path.
+    """
+    nickname = " ".join(requested.split())
+    if not nickname or not nickname.isprintable() or "/" in nickname:
+        raise InvalidParams("a nickname is printable text without '/'", field="$.params.nickname")
+
+    def is_taken(name: str) -> bool:
+        folded = fold_nickname(name)
+        ids = find_named(store, folded)
+        ids |= {text for text in (name, folded) if is_address(text) and store.get(SESSIONS, text) is not None}
+        return bool(ids - {agent_id})
+
+    return find_free(nickname, " ", is_taken)
 
 
 def live_children(store: Snapshot, session: Session) -> Iterator[str]:

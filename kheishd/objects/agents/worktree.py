@@ -17,7 +17,7 @@ from protocol.limits.names import MAX_PATH_BYTES
 from protocol.objects.agent import AgentWorktree
 
 if TYPE_CHECKING:
-    from kheishd.store.environment import Snapshot
+    from kheishd.kernel.state import State
     from protocol.objects.session import Session
 
 DIRECTORY = ".kheish/worktrees"
@@ -59,7 +59,7 @@ def plan_worktree(source_root: str, agent_id: str, name: str) -> AgentWorktree:
     return AgentWorktree(path=path, source_root=source_root, branch=f"kheish/{agent_id}/{name}")
 
 
-def find_repository(store: Snapshot, session: Session, workspace: str) -> str | None:
+def find_repository(state: State, session: Session, workspace: str) -> str | None:
     """Return the top of the repository if a workspace is the worktree of a session's agent; None if not.
 
     An agent below that works in the same directory has the same repository.
@@ -67,8 +67,9 @@ def find_repository(store: Snapshot, session: Session, workspace: str) -> str | 
     """
     if session.parent_session_id is None or f"/{DIRECTORY}/" not in workspace:
         return None
-    for above in (session, *ancestors(store, session)):
-        agent = store.get(AGENTS, above.session_id)
-        if agent is not None and agent.worktree is not None and agent.worktree.path == workspace:
-            return agent.worktree.source_root
+    with state.read() as store:
+        for above in (session, *ancestors(store, session)):
+            agent = store.get(AGENTS, above.session_id)
+            if agent is not None and agent.worktree is not None and agent.worktree.path == workspace:
+                return agent.worktree.source_root
     return None

@@ -216,6 +216,7 @@ class CallJudge:
             binding=preview.binding if preview is not None and ruling.grant_id is not None else None,
             parallel=tool.parallel,
             repeatable=tool.repeatable,
+            waits=tool.waits,
         )
         if ruling.grant_id is not None:
             self._used_grants.append(ruling.grant_id)
@@ -347,7 +348,7 @@ def _reject(call: OpenCall, tool: Tool | None, text: str) -> Judgement:
     """Fail a call that is impossible, whatever the rules say."""
     verdict = Verdict(call_id=call.call_id, tool=call.tool, decision="deny", base="deny", why="not valid")
     if tool is not None:
-        verdict = replace(verdict, parallel=tool.parallel, repeatable=tool.repeatable)
+        verdict = replace(verdict, parallel=tool.parallel, repeatable=tool.repeatable, waits=tool.waits)
     return Judgement(verdict, _error_result(text))
 
 

@@ -190,6 +190,10 @@ def test_trusted_roots(source: Source, tmp_path: Path) -> None:
     assert trusted("[workspace]\ntrusted = []") == ()
     assert trusted(f'[workspace]\ntrusted = ["{tmp_path}/link", "{shop}"]') == (shop,)
     assert trusted(f'[workspace]\nroot = "{shop}"') == ()
+    (tmp_path / "shop").chmod(0o777)
+    with pytest.raises(ConfigInvalid, match="every user of this machine may write in"):
+        trusted(f'[workspace]\ntrusted = ["{shop}"]')
+    (tmp_path / "shop").chmod(0o755)
     with pytest.raises(ConfigInvalid) as caught:
         trusted(f'[workspace]\ntrusted = ["{shop}", "/"]')
     assert "workspace.trusted[1]: / contains the home directory" in caught.value.message

@@ -76,6 +76,13 @@ def test_each_call_and_run_is_counted_once() -> None:
     assert count_work(FREE, 5) is FREE
 
 
+def test_the_smallest_limit_is_a_limit() -> None:
+    """Amounts below a unit count as one, because 0 is no limit."""
+    amounts = amounts_of(Budget(max_cost=1e-7, max_work_s=0.0003))
+    assert (amounts.work_ms, amounts.cost_micros) == (1, 1)
+    assert amounts_of(Budget()) == amounts_of(None)
+
+
 def test_a_reservation_is_settled_once() -> None:
     """What the child used stays, the rest returns, and a second settlement changes nothing."""
     session = reserve(SESSION, "c", tokens=400)

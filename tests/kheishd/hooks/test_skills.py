@@ -19,9 +19,12 @@ from kheishd.objects.agents.skill import activate, deactivate, visible_skills
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.objects.talk.compaction import HANDLERS as COMPACT
 from kheishd.objects.talk.session import create, update
-from kheishd.store.tables import AGENTS
+from kheishd.records.writer import SessionWriter
+from kheishd.store.environment import Transaction
+from kheishd.store.tables import AGENTS, SESSIONS
 from protocol.errors.skill import SkillNotActive
 from protocol.events.call import ToolReturned
+from protocol.events.session import SessionUpdated
 from protocol.events.skill import DefaultSkillsResolved
 from protocol.objects.persona import PersonaBind, PersonaCreate
 from protocol.objects.session import CapabilityScope, SessionCompact, SessionCreate, SessionUpdate
@@ -354,6 +357,23 @@ async def test_a_fork_that_cannot_be_spawned(desk: Desk, root: Path, runtime: st
     result = await call(desk, "use_skill", name="bad")
     assert result.is_error
     assert problem in result.text
+    assert desk.count(AGENTS) == 0
+
+
+async def test_a_fork_needs_the_right_to_spawn(desk: Desk, root: Path) -> None:
+    """An agent that may spawn none does not do so by a skill."""
+    write_skill(root, "survey", "Text.", "context: fork\n")
+    session_id = (await desk.ask()).session_id
+
+    def block(tx: Transaction) -> None:
+        writer = SessionWriter(tx, session_id, session=tx.need(SESSIONS, session_id))
+        writer.append(SessionUpdated(changes={"blocked_tools": ["spawn_agent"]}))
+        writer.write()
+
+    await desk.state.update(block)
+    result = await call(desk, "use_skill", name="survey")
+    assert result.is_error
+    assert "you may spawn none" in result.text
     assert desk.count(AGENTS) == 0
 
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from kheishd.hooks.os import worktrees
 from kheishd.hooks.os.worktrees import make_worktree
 from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest
 from kheishd.objects.agents.spawn import prepare_spawn, spawn
 from kheishd.store.tables import AGENTS
 from kheishd.workers.agents import begin_close
-from protocol.objects.agent import SpawnRequest
+from protocol.objects.agent import AgentWorktree, SpawnRequest
 from tests.support.desk import Gate
 from tests.support.families import root, until, until_closed
 from tests.support.families import spawn as spawn_over_socket
@@ -229,3 +230,23 @@ async def test_agent_spawn_worktree_unavailable(house: Household, tmp_path: Path
     explained = await house.call("agent.explain", spawn=spawned)
     assert explained["branch"].endswith("/a")
     assert "/.kheish/worktrees/ses_" in explained["workspace"]
+
+
+async def test_an_internal_error_about_a_worktree_blocks_nothing(
+    house: Household, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run fails, or the agent is closed and names the directory."""
+
+    async def fail(worktree: AgentWorktree) -> None:
+        raise RuntimeError
+
+    parent = await root(house, workspace=str(source))
+    first = await spawn_over_socket(house, parent, isolation="worktree")
+    await until(house, first["agent_id"], "idle")
+    monkeypatch.setattr(worktrees, "make_worktree", fail)
+    monkeypatch.setattr(worktrees, "remove_worktree", fail)
+    second = await spawn_over_socket(house, parent, isolation="worktree")
+    assert (await until(house, second["agent_id"], "failed"))["last_error"]["reason"] == "worktree_failed"
+    closed = await house.call("agent.close", agent=first["agent_id"])
+    assert closed["kept_worktree"] == first["worktree"]["path"]
+    assert "an internal error" in closed["close_note"]

@@ -401,8 +401,7 @@ class Bash(SubHook):
         """Return whether the command is confined, and its open directory. Errors: ToolError."""
         boxed = await self._sandbox.choose(call.context.sandbox)
         workspace = call.context.workspace
-        with call.context.state.read() as store:
-            repository = find_repository(store, call.context.session, workspace)
+        repository = find_repository(call.context.state, call.context.session, workspace)
         return boxed, await trio.to_thread.run_sync(open_workdir, workspace, arguments.workdir, repository)
 
     def _confinement(self, *, boxed: bool) -> Confinement:

@@ -16,6 +16,8 @@ from kheishd.core.run.commands import (
     EndEarly,
     FailModelCall,
     Interrupt,
+    Judge,
+    Judgement,
     Release,
     RequestCancel,
     Start,
@@ -48,6 +50,7 @@ from tests.support.machine import (
     is_same,
     resolve_doubt,
     return_first,
+    verdict,
 )
 
 if TYPE_CHECKING:
@@ -242,6 +245,30 @@ def test_calls_that_crash_the_daemon_are_counted() -> None:
         machine.do(Start())
     assert machine.run.error is not None
     assert machine.run.error.reason == "parked"
+
+
+def test_a_crash_is_not_held_against_a_run_that_waits_for_others() -> None:
+    """Calls that only wait for other runs outlast any number of crashes; with another call, each counts."""
+    waiting = partial(allow, parallel=True, repeatable=True, waits=True)
+    machine = Machine().do(Start(), begin(), answer_with_calls(3), waiting)
+    for _ in range(2 * PARKED_AT):
+        machine.do(call_tools)
+        assert due(machine.run, machine.pinned, 0, owned=False) == TakeUp(alone=False)
+        machine.do(Start())
+    assert (machine.run.status, machine.run.starts_without_progress) == ("running", 0)
+    mixed = Machine().do(Start(), begin(), answer_with_calls(3))
+    mixed.do(
+        Judge(
+            [
+                Judgement(verdict(call, parallel=True, repeatable=True, waits=index != 1))
+                for index, call in enumerate(mixed.run.calls)
+            ]
+        )
+    )
+    for _ in range(PARKED_AT):
+        mixed.do(call_tools, Start())
+    assert mixed.run.error is not None
+    assert mixed.run.error.reason == "parked"
 
 
 def test_a_parked_run_leaves_its_calls_in_doubt() -> None:

@@ -21,6 +21,7 @@ from kheishd.objects.talk.session import create
 from kheishd.store.tables import MAIL
 from kheishd.workers.mail import MailWorker
 from protocol.errors.question import QuestionClosed
+from protocol.errors.rpc import InvalidParams
 from protocol.limits.mailbox import MAX_MAIL_PAYLOAD_BYTES
 from protocol.objects.agent import SpawnParams
 from protocol.objects.session import SessionCreate
@@ -195,6 +196,12 @@ async def test_people_may_answer_first(house: Household, cast: Cast) -> None:
     """A question that a person has answered is not delivered to the parent any more; it is answered once."""
     child, question_id, gate = await asking(house, cast)
     await until_posted(house, question_id, "pending")
+    # The message cannot be removed while the child waits.
+    message_id = f"clarification:{question_id}"
+    parent = child["parent_id"]
+    refusal = await house.refusal_of("mailbox.ack", agent=parent, message_id=message_id)
+    assert (type(refusal), refusal.field) == (InvalidParams, "$.params.message_id")
+    assert question_id in refusal.message
     answers = [{"key": "q1", "selected": ["o1"]}]
     await house.call("question.answer", question_id=question_id, answers=answers)
     assert isinstance(

@@ -1,10 +1,13 @@
 """The spawn of an agent as one transaction, which every kind of caller uses."""
 
+from pathlib import Path
+
 import pytest
 
 from kheishd.objects.agents.spawn import measure_limits, prepare_spawn, spawn
 from kheishd.store.tables import AGENTS, AGENTS_LIVE, SESSIONS
 from protocol.errors.agent import SpawnLimit
+from protocol.errors.session import WorkspaceMissing
 from protocol.objects.agent import ManagedAgent, SpawnRequest
 from tests.support.families import root
 from tests.support.household import Household
@@ -58,3 +61,17 @@ async def test_a_child_has_its_parents_sender(idle: Household) -> None:
     agent = await spawn_one(idle, sent["session_id"], "r")
     ann = await idle.connect_limited(senders=["ann"])
     assert (await ann.call("agent.get", agent=agent.path))["sender"] == "ann"
+
+
+async def test_a_repeated_request_needs_no_workspace(idle: Household, tmp_path: Path) -> None:
+    """The agent of a request is found after its directory was removed; a new request is refused."""
+    (tmp_path / "part").mkdir()
+    parent = await root(idle, workspace=str(tmp_path))
+    request = {"parent": parent, "name": "x", "prompt": "x", "workspace": "part"}
+    child = await idle.call("agent.spawn", **request, spawn_request_id="r")
+    (tmp_path / "part").rmdir()
+    again = await idle.call("agent.spawn", **request, spawn_request_id="r")
+    assert again["agent_id"] == child["agent_id"]
+    assert isinstance(await idle.refusal_of("agent.spawn", **request), WorkspaceMissing)
+    explained = await idle.call("agent.explain", spawn=request | {"spawn_request_id": "r"})
+    assert explained["reason"] == "workspace_missing"

@@ -3,7 +3,6 @@
 import pytest
 
 from kheishd.objects.agents.tree import (
-    find_agent_id,
     find_relative,
     live_children,
     path_of,
@@ -12,22 +11,57 @@ from kheishd.objects.agents.tree import (
 )
 from kheishd.store.tables import SESSIONS
 from protocol.errors.agent import NoSuchAgent
+from protocol.errors.rpc import InvalidParams
 from tests.support.families import root, spawn
 from tests.support.household import Household
 
 
 async def test_an_agent_has_four_addresses(idle: Household) -> None:
-    """An id, a path, a nickname and a name, unless two agents have it; other texts name no agent."""
+    """An id, a path, a nickname and a name; other texts name no agent."""
     parent = await root(idle)
     child = await spawn(idle, parent, nickname="Big Hawk")
+    for address in (child["agent_id"], child["path"], "big hawk", "BIG  HAWK", "scout"):
+        assert (await idle.call("agent.get", agent=address))["agent_id"] == child["agent_id"]
+    for address in ("a\0b", parent + "/", "../scout", "ü" * 300):
+        assert isinstance(await idle.refusal_of("agent.get", agent=address), NoSuchAgent)
+
+
+async def test_an_ambiguous_address_is_refused(idle: Household) -> None:
+    """The refusal names the agents; agents that the caller cannot reach do not count."""
+    parent, other = await root(idle), await root(idle, agent="critic")
+    child, stranger = await spawn(idle, parent), await spawn(idle, other)
+    refusal = await idle.refusal_of("agent.close", agent="scout")
+    assert isinstance(refusal, NoSuchAgent)
+    assert child["path"] in refusal.message
+    assert stranger["path"] in refusal.message
+    limited = await idle.connect_limited(agents=["critic"])
+    assert (await limited.call("agent.get", agent="scout"))["agent_id"] == stranger["agent_id"]
     with idle.state.read() as store:
-        for address in (child["agent_id"], child["path"], "big hawk", "BIG  HAWK", "scout"):
-            assert find_agent_id(store, address) == child["agent_id"]
-        for address in ("", "a\0b", parent + "/", "../scout", "ü" * 300):
-            assert find_agent_id(store, address) is None
-    await spawn(idle, await root(idle))
+        for agent_id, session_id in ((child["agent_id"], parent), (stranger["agent_id"], other)):
+            assert find_relative(store, store.need(SESSIONS, session_id), "scout").session_id == agent_id
+
+
+async def test_a_nickname_captures_no_other_address(idle: Household) -> None:
+    """A nickname that is a live name or an id gets a number; one that could be a path is refused."""
+    parent, other = await root(idle, session_id="boss"), await root(idle)
+    child = await spawn(idle, parent, "payroll")
+    decoy = await spawn(idle, child["agent_id"], "decoy", nickname="Payroll")
+    assert decoy["nickname"] == "Payroll 2"
+    assert (await idle.call("agent.get", agent="payroll"))["agent_id"] == child["agent_id"]
+    assert (await idle.call("agent.rename", agent=decoy["agent_id"], nickname="boss"))["nickname"] == "boss 2"
+    refusal = await idle.refusal_of(
+        "agent.spawn", parent=other, name="x", prompt="x", nickname="boss/payroll"
+    )
+    assert (type(refusal), refusal.field) == (InvalidParams, "$.params.nickname")
+    # A nickname that was there first makes the address ambiguous; the agent's own path comes first.
+    await spawn(idle, child["agent_id"], "sub", nickname="ledger")
+    later = await spawn(idle, parent, "ledger")
+    assert isinstance(await idle.refusal_of("agent.get", agent="ledger"), NoSuchAgent)
     with idle.state.read() as store:
-        assert find_agent_id(store, "scout") is None
+        found = find_relative(store, store.need(SESSIONS, parent), "ledger")
+        assert found.session_id == later["agent_id"]
+        with pytest.raises(NoSuchAgent, match="several"):
+            find_relative(store, store.need(SESSIONS, decoy["agent_id"]), "ledger")
 
 
 async def test_an_agent_reaches_its_own_tree_only(idle: Household) -> None:
