@@ -380,6 +380,9 @@ TASK_EMPTY: Final[dict[str, Any]] = {
 MAX_PAGE_ROWS: Final = 500
 """Rows of one page of a list."""
 
+DEFAULT_GOAL_CONTINUATIONS: Final = 20
+"""Continuations of a goal without a limit."""
+
 DEFAULT_REPAIRS: Final = 3
 """Corrections of an answer that violates its contract."""
 

@@ -201,8 +201,16 @@ def memory(app: App, session_id: str) -> None:
 )
 @mutating
 def update(app: App, clear: tuple[str, ...], **params: Any) -> None:
-    """Change properties of a session; future runs use them."""
-    params = _make_params(**params) | {name: SESSION_EMPTY[name] for name in clear}
+    """Change properties of a session; future runs use them.
+
+    A limit of the budget that is not named stays; --clear budget removes all of them.
+    """
+    params = _make_params(**params)
+    if "budget" in params and "budget" not in clear:
+        # The daemon replaces the whole budget.
+        session = app.call("session.get", {"session_id": params["session_id"]})
+        params["budget"] = (session.get("budget") or {}) | params["budget"]
+    params |= {name: SESSION_EMPTY[name] for name in clear}
     app.emit(app.call("session.update", params), format_record)
 
 

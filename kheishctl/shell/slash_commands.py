@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kheishctl.client import Failure, RequestRefused
-from kheishctl.contract import INDOUBT_OUTCOMES, PERMISSION_MODES
+from kheishctl.contract import DEFAULT_GOAL_CONTINUATIONS, INDOUBT_OUTCOMES, PERMISSION_MODES
 from kheishctl.render.agent import format_tree
 from kheishctl.render.claims import format_claim
 from kheishctl.render.daemon import format_daemon_status
@@ -33,6 +33,8 @@ MAX_SKILLS_SHOWN = 50
 
 SKILL_METHODS = {"on": "skill.activate", "off": "skill.deactivate"}
 GOAL_METHODS = {"pause": "goal.pause", "resume": "goal.resume", "clear": "goal.clear"}
+# The words for which a change of the goal is suggested.
+GOAL_WORDS = {"pause": "pause", "resume": "resume", "clear": "clear", "off": "clear", "stop": "pause"}
 
 # The similarity of an unknown word to a command that makes it a typing error: "/rest" is similar enough to
 # "/reset", "/call" is not to "/cancel".
@@ -357,8 +359,15 @@ class SlashHandler:
         elif argument in GOAL_METHODS:
             await self._conversation.call(GOAL_METHODS[argument], {"session_id": session_id})
         elif argument:
+            from difflib import get_close_matches
+
+            for word in get_close_matches(argument.lower(), GOAL_WORDS, 1, MIN_SIMILARITY):
+                self._view.note(f"no goal was set; did you mean '/goal {GOAL_WORDS[word]}'?")
+                return
             params = {"session_id": session_id, "objective": argument}
-            await self._conversation.call("goal.set", params)
+            goal = await self._conversation.call("goal.set", params)
+            limit = goal.get("max_continuations", DEFAULT_GOAL_CONTINUATIONS)
+            self._view.note(f"goal set, at most {limit} continuations; '/goal clear' ends it", "")
         else:
             try:
                 goal = await self._conversation.call("goal.get", {"session_id": session_id})

@@ -63,6 +63,15 @@ def test_update(ctl: Ctl, session: str) -> None:
     assert "metadata" not in now
 
 
+def test_update_keeps_the_limits_that_it_does_not_name(ctl: Ctl, session: str) -> None:
+    """A limit joins the budget or replaces its like; ``--clear budget`` removes all limits."""
+    update = ("session", "update", session)
+    ctl.json(*update, "--max-tokens", "5000")
+    assert ctl.json(*update, "--max-cost", "2")["budget"] == {"max_tokens": 5000, "max_cost": 2}
+    assert ctl.json(*update, "--max-tokens", "6000")["budget"] == {"max_tokens": 6000, "max_cost": 2}
+    assert "budget" not in ctl.json(*update, "--clear", "budget")
+
+
 def test_send_and_history(ctl: Ctl, session: str) -> None:
     """A session receives messages by its id."""
     assert "“hello”" in ctl("session", "send", session, "hello").out

@@ -523,6 +523,7 @@ def test_a_goal_is_shown_set_and_changed() -> None:
         chat.run(line)
     assert [method for method, _ in chat.calls[1:]] == ["goal.set", "goal.pause", "goal.resume", "goal.clear"]
     assert chat.calls[1][1] == {"session_id": "ses_1", "objective": "make it green"}
+    assert chat.output[1] == "goal set, at most 20 continuations; '/goal clear' ends it"
     chat.results["goal.get"] = {
         "status": "waiting",
         "waits_for": "approval",
@@ -531,6 +532,17 @@ def test_a_goal_is_shown_set_and_changed() -> None:
     }
     chat.run("goal")
     assert chat.output[-2:] == ["waiting, waits for approval", "make it green (2 continuations)"]
+
+
+@pytest.mark.parametrize(
+    ("word", "change"),
+    [("pauze", "pause"), ("Resume", "resume"), ("claer", "clear"), ("off", "clear"), ("stop", "pause")],
+)
+def test_a_mistyped_change_of_a_goal_sets_none(word: str, change: str) -> None:
+    """A word that resembles a change is answered with a suggestion."""
+    chat = FakeChat()
+    chat.run(f"goal {word}")
+    assert (chat.calls, chat.output) == ([], [f"no goal was set; did you mean '/goal {change}'?"])
 
 
 def test_another_sender_has_another_conversation() -> None:
