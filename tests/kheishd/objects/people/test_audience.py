@@ -203,8 +203,8 @@ async def allow_together(house: Household, run_id: str) -> dict[str, Any]:
 
 async def test_a_changed_input_is_asked_of_its_own_audience(house: Household, workshop: Workshop) -> None:
     """One approver does not turn a call that they may allow into one that needs two other people."""
-    rule = {"tool": "write", "decision": "ask", "subject": "/deploy"}
-    rule["audience"] = {"people": ["user", "bea"], "votes": 2}
+    audience = {"people": ["user", "bea"], "votes": 2}
+    rule = {"tool": "write", "decision": "ask", "subject": "/deploy", "audience": audience}
     await house.call("permission.update", add=[rule])
     run_id, approval_id = await start(house)
     await resolve(house.client, approval_id, updated_input={"path": "/deploy", "text": "y"})
