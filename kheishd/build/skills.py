@@ -1,6 +1,8 @@
 """Discover skills: directories with a ``SKILL.md`` below some roots, in the order of their precedence.
 
-    configured roots -> trusted workspace -> the home's ``skills`` -> the user's ``.claude`` and ``.agents``
+    configured roots -> the home's ``skills`` -> the user's ``.claude`` and ``.agents`` -> trusted workspace
+
+The workspace is last: a file that an agent writes there takes the place of no skill of the operator.
 
 Each root is scanned breadth first and within limits. Directories that begin with a dot are skipped, and
 symbolic links to directories are not followed. A bad file is one warning, and of two skills with one name the
@@ -191,8 +193,11 @@ class ConfiguredSkills:
         configured = [str(home.resolve(path)) for path in section.roots]
         own = [str(home.path / "skills")]
         user_roots = [str(user / path) for path in USER_ROOTS] if section.user and user is not None else []
-        self._first = _canonical(configured, "config")
-        self._last = [*_canonical(own, "home"), *_canonical(user_roots, "user")]
+        self._daemon = [
+            *_canonical(configured, "config"),
+            *_canonical(own, "home"),
+            *_canonical(user_roots, "user"),
+        ]
         self._without_workspace: tuple[SkillRoot, ...] = ()
         self._without_workspace = self._roots(())
 
@@ -206,7 +211,7 @@ class ConfiguredSkills:
             for name in WORKSPACE_ROOTS
         )
         roots: dict[str, SkillRoot] = {}
-        for root in (*self._first, *own, *self._last):
+        for root in (*self._daemon, *own):
             roots.setdefault(root.path, root)
         return tuple(roots.values())
 

@@ -70,6 +70,20 @@ def test_roots_and_precedence(tmp_path: Path) -> None:
     assert names(ConfiguredSkills(SkillRegistry(), section, Home(tmp_path), user=user)) == ["home", "same"]
 
 
+def test_a_workspace_shadows_no_skill_of_the_daemon(tmp_path: Path) -> None:
+    """Agents write in their workspace: a skill there that has the name of another one is a warning."""
+    for root in ("home/skills", "user/.claude/skills"):
+        write_skill(tmp_path / root, root[:4], "---\ndescription: d\nallowed-tools: Read\n---\n")
+        write_skill(tmp_path / "work" / "skills", root[:4], "---\ndescription: loose\n---\n")
+    skills = make_skills(tmp_path / "home", user=tmp_path / "user")
+    catalogue = skills.catalogue([str(tmp_path / "work")])
+    assert [(skill.name, skill.origin) for skill in catalogue.skills.values()] == [
+        ("home", "home"),
+        ("user", "user"),
+    ]
+    assert all("/work/skills/" in warning and "already" in warning for warning in catalogue.warnings)
+
+
 def test_one_root_by_two_names_counts_once(tmp_path: Path) -> None:
     """Roots are compared by their real paths, and so are the skills in nested roots."""
     write_skill(tmp_path / "real", "collection/a")
