@@ -21,6 +21,7 @@ from kheishd.core.trust import join_origins
 from kheishd.objects.agents.tree import path_of
 from kheishd.objects.people.question import decline
 from kheishd.objects.talk.address import definition_of
+from kheishd.objects.talk.bounds import find_closed
 from kheishd.objects.talk.input import origins_read
 from kheishd.objects.talk.output import output_of
 from kheishd.objects.talk.pin import pin_run
@@ -142,9 +143,8 @@ def post(
 
 
 def is_open(store: Snapshot, session: Session) -> bool:
-    """Whether the agent of a session takes mail: its session has not ended, and it is not to be closed."""
-    agent = store.get(AGENTS, session.session_id) if session.parent_session_id is not None else None
-    return session.status == "open" and (agent is None or agent.state == "open")
+    """Whether the agent of a session takes mail: nothing has ended or closes it, or an agent above it."""
+    return find_closed(store, session) is None
 
 
 def payload_of(store: Snapshot, mail: Mail) -> Any:

@@ -153,8 +153,8 @@ async def test_a_report_to_a_closed_parent_is_dropped(desk: Desk) -> None:
     await post(desk, "m1")
     run_id = await deliver(desk)
     assert run_id is not None
-    await desk.do(end, SessionEnd(session_id="p"))
     await desk.command(run_id, lambda run: RequestCancel("cancelled", ""))
+    await desk.do(end, SessionEnd(session_id="p"))
     await conclude(desk)
     assert ids_in(desk, "p", "pending") == []
     assert desk.kinds("c")[-1] == "run_concluded"
