@@ -82,7 +82,9 @@ def test_a_workspace_shadows_no_skill_of_the_daemon(tmp_path: Path) -> None:
         ("home", "home"),
         ("user", "user"),
     ]
-    assert all(f"{tmp_path}/work/skills/" in warning and "already" in warning for warning in catalogue.warnings)
+    assert all(
+        f"{tmp_path}/work/skills/" in warning and "already" in warning for warning in catalogue.warnings
+    )
 
 
 def test_one_root_by_two_names_counts_once(tmp_path: Path) -> None:
