@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kheishd.core.run.commands import Fail, RequestCancel, Start
+from kheishd.kernel.call import Caller
 from kheishd.objects.agents import mail
 from kheishd.objects.agents.mailbox import post_mail
 from kheishd.objects.talk.session import create, end
@@ -106,6 +107,17 @@ async def test_a_run_takes_a_number_of_bytes(desk: Desk) -> None:
     assert json_length(input_of(desk, "c")) < MAX_MAIL_INPUT_BYTES + 1024
     assert ids_in(desk, "c", "delivering") == ["m0"]
     assert len(ids_in(desk, "c", "pending")) == 4
+
+
+async def test_a_message_keeps_the_origin_of_the_token_that_posted_it(desk: Desk) -> None:
+    """A client whose token fixes an origin cannot hide it behind a message between two agents."""
+    params = MailboxPost(from_agent="p", to_agent="c", subject="s", payload="do it", message_id="m1")
+    bridge = Caller("token:t", frozenset(("converse",)), origin="connector")
+    await desk.do(post_mail, params, caller=bridge)
+    run_id = await deliver(desk)
+    assert run_id is not None
+    with desk.state.read() as store:
+        assert store.need(RUNS, run_id).origins == ["mailbox", "connector"]
 
 
 async def test_a_cancelled_delivery_is_repeated(desk: Desk) -> None:
