@@ -374,7 +374,7 @@ class Daemon:
         self._vitals.starting = False
         self._notify_ready()
         # In a thread, so that nobody waits for 2,000 skills; a damaged directory is a warning.
-        await trio.to_thread.run_sync(lambda: self.reloader.runtimes.current().skills.catalogue())
+        await trio.to_thread.run_sync(lambda: self.reloader.runtimes.current().skills.reload())
         await self._watch_sandbox()
 
     async def _load_work(self) -> None:

@@ -1,6 +1,8 @@
 """Discover skills: directories with a ``SKILL.md`` below some roots, in the order of their precedence.
 
-    configured roots -> trusted workspace -> the home's ``skills`` -> the user's ``.claude`` and ``.agents``
+    configured roots -> the home's ``skills`` -> the user's ``.claude`` and ``.agents`` -> trusted workspace
+
+The workspace is last: a file that an agent writes there takes the place of no skill of the operator.
 
 Each root is scanned breadth first and within limits. Directories that begin with a dot are skipped, and
 symbolic links to directories are not followed. A bad file is one warning, and of two skills with one name the
@@ -52,6 +54,11 @@ log = logging.getLogger("kheishd.skills")
 MAX_SCAN_ENTRIES: Final = 50_000
 MAX_SCAN_BYTES: Final = 64 * MIB
 
+# The time for reading new and changed files in one scan of a root, in a thread and on the event loop; the
+# next look reads the rest. A thousand skills of 2 KB take half a second.
+MAX_READ_SECONDS: Final = 5.0
+MAX_READ_SECONDS_AT_ONCE: Final = 0.2
+
 # Roots whose skills are kept, most of them missing directories of workspaces.
 MAX_SCANS: Final = 1_024
 
@@ -101,6 +108,7 @@ class SkillRegistry:
 
     def __init__(self) -> None:
         self._lock = Lock()
+        self._scanning: dict[SkillRoot, Lock] = {}
         self._scans: dict[SkillRoot, _RootSkills] = {}
         self._catalogues: dict[tuple[SkillRoot, ...], tuple[tuple[_RootSkills, ...], Catalogue]] = {}
         self._logged: set[str] = set()
@@ -129,18 +137,28 @@ class SkillRegistry:
             or any(_time_of(path) != changed_ns for path, changed_ns in scan.times.items())
         ]
 
-    def scan_again(self, roots: Sequence[SkillRoot]) -> None:
-        """Scan some roots again; files that have not changed are not read."""
-        with self._lock:
-            for root in roots:
+    def scan_again(self, roots: Sequence[SkillRoot], *, at_once: bool = False) -> None:
+        """Scan some roots again; files that have not changed are not read.
+
+        ``at_once``: the event loop waits. It reads little, and leaves out roots that a thread scans now.
+        """
+        max_s = MAX_READ_SECONDS_AT_ONCE if at_once else MAX_READ_SECONDS
+        for root in roots:
+            scanning = self._scanning.setdefault(root, Lock())
+            if not scanning.acquire(blocking=not at_once):
+                continue
+            try:
                 old = self._scans.get(root, NOTHING)
-                scan = _RootScan(root, dict(old.entries)).run()
+                scan = _RootScan(root, dict(old.entries), max_s).run()
+            finally:
+                scanning.release()
+            with self._lock:
                 if scan != old:
                     self._scans[root] = scan
-            if len(self._scans) > MAX_SCANS:
-                # Workspaces come and go; one that is used again is scanned again.
-                others = {root: scan for root, scan in self._scans.items() if root.origin != "workspace"}
-                self._scans = others | {root: self._scans[root] for root in roots}
+                if len(self._scans) > MAX_SCANS:
+                    # Workspaces come and go; one that is used again is scanned again.
+                    others = {root: scan for root, scan in self._scans.items() if root.origin != "workspace"}
+                    self._scans, self._scanning = others | {root: scan}, {}
 
     def _merge(self, roots: Sequence[SkillRoot], scans: Sequence[_RootSkills]) -> Catalogue:
         """Return the skills of all scans; the first of a name counts. Log each warning once."""
@@ -191,8 +209,11 @@ class ConfiguredSkills:
         configured = [str(home.resolve(path)) for path in section.roots]
         own = [str(home.path / "skills")]
         user_roots = [str(user / path) for path in USER_ROOTS] if section.user and user is not None else []
-        self._first = _canonical(configured, "config")
-        self._last = [*_canonical(own, "home"), *_canonical(user_roots, "user")]
+        self._daemon = [
+            *_canonical(configured, "config"),
+            *_canonical(own, "home"),
+            *_canonical(user_roots, "user"),
+        ]
         self._without_workspace: tuple[SkillRoot, ...] = ()
         self._without_workspace = self._roots(())
 
@@ -206,7 +227,7 @@ class ConfiguredSkills:
             for name in WORKSPACE_ROOTS
         )
         roots: dict[str, SkillRoot] = {}
-        for root in (*self._first, *own, *self._last):
+        for root in (*self._daemon, *own):
             roots.setdefault(root.path, root)
         return tuple(roots.values())
 
@@ -220,7 +241,7 @@ class ConfiguredSkills:
         roots = self._roots(workspaces)
         scanned = self._registry.find_changed(roots) if fresh else self._registry.find_unknown(roots)
         if scanned:
-            self._registry.scan_again(scanned)
+            self._registry.scan_again(scanned, at_once=self._in_threads)
         return self._registry.catalogue(roots)
 
     def reload(self) -> Catalogue:
@@ -259,9 +280,13 @@ def _canonical(paths: Sequence[str], origin: SkillOrigin) -> list[SkillRoot]:
 
 
 class _RootScan:
-    """One scan of one root. ``known`` are the entries of the scan before; unchanged files are not read."""
+    """One scan of one root. ``known`` are the entries of the scan before; unchanged files are not read.
 
-    def __init__(self, root: SkillRoot, known: Mapping[str, _SkillFiles]) -> None:
+    ``max_s`` is the time for reading files.
+    """
+
+    def __init__(self, root: SkillRoot, known: Mapping[str, _SkillFiles], max_s: float) -> None:
+        self._remaining_s = max_s
         self._root = root
         self._known = known
         self._entries: list[tuple[str, _SkillFiles]] = []
@@ -312,6 +337,10 @@ class _RootScan:
                     break
                 directories += 1
                 queue.append((entry.path, depth + 1))
+        if self._remaining_s <= 0:
+            # The time 0 is that of no directory: the next look reads the rest.
+            self._times[root] = 0
+            cut.append(f"{root}: reading its skills takes long; the next look at it reads the rest")
         return _RootSkills(tuple(self._entries), self._times, (*self._warnings, *cut))
 
     def _add(self, directory: str) -> bool:
@@ -320,7 +349,11 @@ class _RootScan:
         signature = _signature_of(path), _signature_of(path.parent / RUNTIME_FILE)
         entry = self._known.get(str(path))
         if entry is None or entry.signature != signature:
+            if self._remaining_s <= 0:
+                return True
+            began = time.perf_counter()
             entry = self._read(path, signature)
+            self._remaining_s -= time.perf_counter() - began
         self._bytes += entry.size
         if self._bytes > MAX_SCAN_BYTES:
             self._warnings.append(

@@ -55,6 +55,7 @@ def evolve(approval: Approval | None, envelope: Envelope, event: ApprovalEvent) 
             facts=event.preview.facts if event.preview is not None else None,
             expires_at_ms=event.expires_at_ms,
             audience=event.audience,
+            input_cursor=event.input_cursor,
         )
     assert approval is not None, "an approval's first event is its request"
     if approval.status != "pending":

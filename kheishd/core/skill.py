@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from kheishd.config.toml import KeyPath, find_line
 from kheishd.config.validation import find_problems
@@ -38,6 +39,7 @@ from protocol.structs import Value
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from protocol.events.skill import SkillActivated
     from protocol.objects.session import ActiveSkill, Session
     from protocol.objects.skill import SkillOrigin
 
@@ -276,13 +278,34 @@ def allowed_names(skill: ActiveSkill) -> list[str] | None:
 def active_skills(session: Session) -> list[ActiveSkill]:
     """Return the skills that are active in a session: those of its persona, then its own.
 
-    Of two with one name, the session's own counts.
+    Of two with one name, the session's own counts; the persona's still limits the tools.
     """
     defaults = session.persona.skills if session.persona is not None else None
     if not defaults:
         return session.active_skills
     own = {skill.name for skill in session.active_skills}
     return [*(skill for skill in defaults if skill.name not in own), *session.active_skills]
+
+
+def limiting_skills(session: Session) -> list[ActiveSkill]:
+    """Return the skills that limit the tools of a session: all of its persona, and its own."""
+    defaults = session.persona.skills if session.persona is not None else None
+    return [*(defaults or ()), *session.active_skills]
+
+
+def meet_tools(skill: ActiveSkill, event: SkillActivated) -> SkillActivated:
+    """Return an activation that takes the place of a skill, limited to the tools of both."""
+    allowed = event.allowed_tools
+    if allowed is None or skill.allowed_tools is None:
+        allowed = skill.allowed_tools if allowed is None else allowed
+    else:
+        sides = ((skill.allowed_tools, allowed), (allowed, skill.allowed_tools))
+        both = (
+            tool for tools, others in sides for tool in tools if {tool, SkillTool(tool=tool.tool)} & {*others}
+        )
+        allowed = list(dict.fromkeys(both))
+    blocked = list(dict.fromkeys((*skill.blocked_tools, *event.blocked_tools)))
+    return replace(event, allowed_tools=allowed, blocked_tools=blocked)
 
 
 def skill_layers(skills: Iterable[ActiveSkill]) -> list[LayerRules]:

@@ -39,6 +39,7 @@ from kheishd.kernel.hook import (
     Tool,
     ToolError,
 )
+from kheishd.kernel.runtime import ModelFailure
 from protocol.limits.call import MAX_TOOL_BYTES
 
 if TYPE_CHECKING:
@@ -222,11 +223,16 @@ class CompositeHook:
         return prompt
 
     async def begin(self, context: RunContext) -> bool:
-        """Prepare the sub-hooks for a run, and return whether one has changed the session."""
+        """Prepare the sub-hooks for a run, and return whether one has changed the session.
+
+        Errors: ModelFailure if the run must not go on.
+        """
         has_changed = False
         for part in self._preparing:
             try:
                 has_changed |= await part.begin(context)
+            except ModelFailure:
+                raise
             except Exception:
                 log.exception("a hook could not prepare for a run", extra={"part": part.name})
         return has_changed

@@ -8,16 +8,23 @@ situation. The list changes when skills are added to or removed from the roots.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Annotated, Final, Literal, cast
 
 import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
-from kheishd.core.skill import SkillError, active_skills, format_available, matches_query, render
+from kheishd.core.skill import (
+    SkillError,
+    active_skills,
+    format_available,
+    matches_query,
+    meet_tools,
+    render,
+)
 from kheishd.hooks.agents.delegation import OUTPUT_SHARE_BYTES, Delegation, describe, report_on
 from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubHook, Tool, ToolError, tool
+from kheishd.kernel.runtime import ModelFailure
 from kheishd.objects.agents.skill import (
     activation_of,
     find_visible,
@@ -58,8 +65,6 @@ if TYPE_CHECKING:
     from protocol.objects.agent import ManagedAgent
     from protocol.objects.session import ActiveSkill, ProfileName
     from protocol.objects.skill import Skill
-
-log = logging.getLogger("kheishd.skills")
 
 AVAILABLE: Final = (
     "Skills are instructions for certain work. If one of these fits the task, call use_skill with its name "
@@ -149,15 +154,23 @@ class SkillTools(SubHook):
         ] = {}
 
     async def begin(self, context: RunContext) -> bool:
-        """Find new and removed skills, and make the default skills of the session's persona active."""
+        """Find new and removed skills, and make the default skills of the session's persona active.
+
+        Errors: ModelFailure if one of them cannot be used: its limits would be missing.
+        """
         skills, persona, state = self._load(), context.session.persona, context.state
-        directories = self._look_up(context)
-        await skills.refresh(directories)
-        if persona is None or persona.skills is not None or not persona.default_skills:
+        await skills.refresh(self._look_up(context))
+        if (
+            context.run.kind == "compaction"
+            or persona is None
+            or persona.skills is not None
+            or not persona.default_skills
+        ):
             return False
-        frozen = freeze_skills(skills, context.session, persona.default_skills, directories)
-        for problem in frozen.problems:
-            log.warning("a default skill of the persona %s: %s", persona.persona_id, problem)
+        try:
+            frozen = freeze_skills(skills, context.session, persona)
+        except SkillUnusable as refusal:
+            raise ModelFailure("skill_unusable", refusal.message, retryable=False) from None
         for text in frozen.texts:
             await state.put_blob(text)
 
@@ -165,7 +178,7 @@ class SkillTools(SubHook):
             session = tx.need(SESSIONS, context.session.session_id)
             if session.persona == persona:
                 writer = SessionWriter(tx, session.session_id, session=session)
-                writer.append(DefaultSkillsResolved(skills=frozen.skills, problems=frozen.problems))
+                writer.append(DefaultSkillsResolved(skills=frozen.skills))
                 writer.write()
 
         await state.update(freeze)
@@ -313,13 +326,17 @@ async def _activate(context: RunContext, activation: Activation) -> Outcome:
     fits = fits and len(msgspec.json.encode(text)) <= 2 * MAX_RESULT_BYTES
 
     def activate(tx: Transaction) -> Outcome:
+        session = tx.need(SESSIONS, context.session.session_id)
+        current = next((skill for skill in session.active_skills if skill.name == event.name), None)
+        # A person may replace a skill by a wider one; its agent may not.
+        narrowed = event if current is None else meet_tools(current, event)
         try:
-            require_room(tx.need(SESSIONS, context.session.session_id), event)
+            require_room(session, narrowed)
         except SkillsTooLarge as refusal:
             raise ToolError(refusal.message) from None
         active = f"The skill '{event.name}' is active now."
         if fits:
-            return Outcome(f"{active} Follow it as long as it is:\n\n{text}", events=(event,))
-        return Outcome(f"{active} Your instructions contain it.", events=(replace(event, by_call=False),))
+            return Outcome(f"{active} Follow it as long as it is:\n\n{text}", events=(narrowed,))
+        return Outcome(f"{active} Your instructions contain it.", events=(replace(narrowed, by_call=False),))
 
     return Outcome("", decide=activate)

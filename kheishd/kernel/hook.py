@@ -428,7 +428,10 @@ class SubHook:
         self._rows = None
 
     async def begin(self, context: RunContext) -> bool:
-        """Prepare for a run before its first prompt; return whether the session has changed by that."""
+        """Prepare for a run before its first prompt; return whether the session has changed by that.
+
+        Errors: ModelFailure if the run must not go on.
+        """
         return False
 
     def offer(self, context: RunContext) -> Sequence[Tool]:

@@ -12,7 +12,8 @@ from protocol.objects.permission import Grant
 class ApprovalRequested(Event, frozen=True, tag="approval_requested"):
     """A call needs approval. ``index`` is its position in its message, from 0.
 
-    ``audience`` are the people who may answer; null: anyone with the right.
+    ``audience`` are the people who may answer; null: anyone with the right. ``input_cursor`` is the cursor of
+    an earlier approval of the call that changed its arguments.
     """
 
     approval_id: str
@@ -27,6 +28,7 @@ class ApprovalRequested(Event, frozen=True, tag="approval_requested"):
     agent: str = ""
     sender: str | None = None
     audience: Audience | None = None
+    input_cursor: Cursor | None = None
 
 
 class ApprovalVoted(Event, frozen=True, tag="approval_voted"):

@@ -55,7 +55,8 @@ class Approval(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``created_cursor`` is the cursor of the request, ``message_cursor`` that of the message with the call, and
     ``index`` the position of the call in that message, from 0. Texts for people are in the journal at these
     cursors. ``audience`` null: anyone with the right may answer. ``votes`` are those of an audience that must
-    agree; ``resolved_by`` then names the people who decided.
+    agree; ``resolved_by`` then names the people who decided. ``input_cursor`` is the cursor of an earlier
+    approval of the call that changed its arguments.
     """
 
     approval_id: Id
@@ -82,6 +83,7 @@ class Approval(Struct, frozen=True, kw_only=True, omit_defaults=True):
     denial_note: str = ""
     audience: Audience | None = None
     votes: list[Vote] = []
+    input_cursor: Cursor | None = None
 
 
 class ApprovalView(Approval, frozen=True, kw_only=True, omit_defaults=True):

@@ -139,8 +139,8 @@ class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``why`` names the deciding rule, such as ``managed rule bash deny``; ``mode_effect`` is set if the mode
     changed the verdict. A long ``subject`` is truncated. ``binding`` is the state that a grant approved it in
-    (see ``Preview``). ``parallel``, ``repeatable`` and ``waits`` (for other runs) are facts of the tool
-    at that time.
+    (see ``Preview``). ``approval_id`` is the approval that is requested, or the one that created the grant.
+    ``parallel``, ``repeatable`` and ``waits`` (for other runs) are facts of the tool at that time.
     """
 
     call_id: str

@@ -79,7 +79,8 @@ class OpenCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``waits_for`` is the id of the approval or question that it waits for. ``input_cursor`` is the cursor of
     the approval that changed its arguments; null: they are those of the message. ``waits``: it only waits for
     other runs. ``binding`` is the state that its approval is bound to. ``approved``: a person allowed the
-    call, now or in advance by a grant. ``updated_cursor`` is the cursor of the last event about the call.
+    call, now or in advance by a grant; ``approval_id`` is the approval, whose audience must be that of the
+    current rules. ``updated_cursor`` is the cursor of the last event about the call.
     """
 
     call_id: str
@@ -93,6 +94,7 @@ class OpenCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
     input_cursor: Cursor | None = None
     binding: str | None = None
     approved: bool = False
+    approval_id: str | None = None
     called_at_ms: int = 0
     updated_cursor: Cursor = 0
 

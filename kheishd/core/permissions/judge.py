@@ -109,7 +109,8 @@ class Ruling(Value, frozen=True):
 
     ``note`` is for the person who is asked or the model that is denied. ``grant_id`` is the grant that was
     used: the event with the verdict counts it down. ``exact``: a rule without a ``*`` names the destination.
-    ``audience`` are the people who may answer an ask; None: anyone.
+    ``audience`` are the people who may answer an ask; None: anyone. ``approval_id`` is the approval that
+    created the grant.
     """
 
     decision: Decision
@@ -121,6 +122,7 @@ class Ruling(Value, frozen=True):
     grant_id: str | None = None
     exact: bool = False
     audience: Audience | None = None
+    approval_id: str | None = None
 
 
 def judge(
@@ -587,7 +589,7 @@ class _Walk:
             uses = "" if grant.remaining_uses is None else f", {grant.remaining_uses} uses left"
             self._explain("grant", "allow", f"{grant.grant_id} of {grant.granted_by} matches{uses}")
             self._decide("allow", f"grant {grant.grant_id}", "")
-            self.ruling = replace(self.ruling, grant_id=grant.grant_id)
+            self.ruling = replace(self.ruling, grant_id=grant.grant_id, approval_id=grant.approval_id)
             return
         self._explain("grant", None, "no matching grant")
 

@@ -283,6 +283,7 @@ def _request_approval(run: RunRecord, index: int, call: OpenCall, ask: ApprovalA
         agent=run.agent,
         sender=run.sender,
         audience=ask.audience,
+        input_cursor=call.input_cursor,
     )
 
 
@@ -473,6 +474,7 @@ def _evolve_calls(calls: list[OpenCall], envelope: Envelope, event: JournalEvent
                     repeatable=by_id[call.call_id].repeatable,
                     waits=by_id[call.call_id].waits,
                     approved=by_id[call.call_id].grant_id is not None,
+                    approval_id=by_id[call.call_id].approval_id,
                     binding=by_id[call.call_id].binding,
                 )
                 if call.state == "new" and call.call_id in by_id
@@ -506,7 +508,9 @@ def _evolve_call(call: OpenCall, envelope: Envelope, event: JournalEvent) -> Ope
     match event:
         case ApprovalRequested(approval_id=approval_id, preview=preview):
             binding = preview.binding if preview is not None else None
-            return replace(call, state="asked", waits_for=approval_id, binding=binding)
+            return replace(
+                call, state="asked", waits_for=approval_id, approval_id=approval_id, binding=binding
+            )
         case ApprovalAnswered(decision="allow", updated_input=None):
             return replace(call, state="ready", waits_for=None, approved=True)
         case ApprovalAnswered(decision="allow"):

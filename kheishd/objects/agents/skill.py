@@ -20,7 +20,7 @@ from kheishd.records.writer import SessionWriter
 from kheishd.store.blobs import blob_name, put_chunk
 from protocol.errors.refusal import Refusal
 from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, WorkspaceForbidden
-from protocol.errors.skill import SkillNotActive, SkillNotFound, SkillNotInline, SkillsTooLarge
+from protocol.errors.skill import SkillNotActive, SkillNotFound, SkillNotInline, SkillsTooLarge, SkillUnusable
 from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.limits.skill import (
     MAX_ACTIVE_SKILLS,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.skills import Skills
     from kheishd.store.environment import Snapshot, Transaction
-    from protocol.objects.session import Session
+    from protocol.objects.session import PersonaBinding, Session
     from protocol.rpc.method import NoParams
 
 SNAPSHOT: Final = ("name", "text", "text_bytes", "allowed_tools", "blocked_tools")
@@ -199,35 +199,35 @@ def require_room(session: Session, event: SkillActivated) -> None:
 
 
 class FrozenSkills(Value, frozen=True):
-    """Snapshots of a persona's default skills, their texts by name, and the problems of the others."""
+    """Snapshots of a persona's default skills, and their texts."""
 
     skills: list[ActiveSkill]
     texts: list[bytes]
-    problems: list[str]
 
 
-def freeze_skills(
-    skills: Skills, session: Session, names: Sequence[str], directories: Sequence[str]
-) -> FrozenSkills:
-    """Return snapshots of the default skills of a session's persona; one that cannot be used is a problem."""
-    catalogue = skills.catalogue(directories)
-    frozen = FrozenSkills([], [], [])
-    for name in names:
+def freeze_skills(skills: Skills, session: Session, persona: PersonaBinding) -> FrozenSkills:
+    """Return snapshots of the default skills of a session's persona.
+
+    They are the daemon's: an agent writes the files of its workspace. Errors: SkillUnusable.
+    """
+    catalogue = skills.catalogue()
+    frozen = FrozenSkills([], [])
+    for name in persona.default_skills:
         try:
             parsed = skills.read(find_visible([*catalogue.skills.values()], name))
             activation = make_activation(parsed, "", "")
-            persona = session.persona
-            assert persona is not None, "default skills belong to a persona"
             holder = replace(session, persona=replace(persona, skills=frozen.skills))
             require_room(holder, activation.event)
         except (Refusal, SkillError) as error:
-            text = error.message if isinstance(error, Refusal) else str(error)
-            frozen.problems.append(f"{name}: {truncate(text, 256)}")
-        else:
-            event = activation.event
-            snapshot = {field: getattr(event, field) for field in SNAPSHOT}
-            frozen.skills.append(ActiveSkill(**snapshot, activated_cursor=0))
-            frozen.texts.append(activation.text)
+            text = truncate(error.message if isinstance(error, Refusal) else str(error), 256)
+            problem = (
+                f"the skill '{name}' of the persona '{persona.persona_id}' cannot be used, and its limits "
+            )
+            raise SkillUnusable(f"{problem}would be missing: {text}") from None
+        event = activation.event
+        snapshot = {field: getattr(event, field) for field in SNAPSHOT}
+        frozen.skills.append(ActiveSkill(**snapshot, activated_cursor=0))
+        frozen.texts.append(activation.text)
     return frozen
 
 
@@ -272,7 +272,8 @@ def activate(tx: Transaction, call: Call, plan: tuple[SkillActivate, Activation]
     if allowed is not None and params.name not in allowed:
         raise SkillNotFound(f"the session's scope has no skill '{params.name}'", field="$.params.name")
     current = next((skill for skill in session.active_skills if skill.name == params.name), None)
-    if current is not None and current.text == event.text:
+    same = ("text", "allowed_tools", "blocked_tools")
+    if current is not None and all(getattr(current, name) == getattr(event, name) for name in same):
         return current
     require_room(session, event)
     put_chunk(tx, event.text, 0, activation.text)

@@ -75,9 +75,14 @@ def view_of(reader: EventReader, approval: Approval) -> ApprovalView:
     answered = None
     if approval.resolved_cursor is not None:
         answered = reader.event(approval.session_id, approval.resolved_cursor)
+    arguments = reader.arguments(approval.session_id, approval.message_cursor, approval.index)
+    if approval.input_cursor is not None:
+        changed = reader.event(approval.session_id, approval.input_cursor)
+        if isinstance(changed, ApprovalAnswered) and changed.updated_input is not None:
+            arguments = changed.updated_input
     return ApprovalView(
         **fields_of(Approval, approval),
-        arguments=reader.arguments(approval.session_id, approval.message_cursor, approval.index),
+        arguments=arguments,
         updated_input=answered.updated_input if isinstance(answered, ApprovalAnswered) else None,
         preview=requested.preview if isinstance(requested, ApprovalRequested) else None,
         note=requested.note if isinstance(requested, ApprovalRequested) else "",

@@ -23,7 +23,7 @@ from kheishd.core.permissions.judge import (
     judge_claim,
 )
 from kheishd.core.scope import includes
-from kheishd.core.skill import active_skills, skill_layers
+from kheishd.core.skill import limiting_skills, skill_layers
 from kheishd.core.trust import join_origins, rule_applies
 from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, SubjectReading, Tool, ToolError
@@ -124,10 +124,10 @@ def _all_layers(
         # The grants of a parent are not inherited.
         mode = mode_of(runtime, parent)
         layers.append(LayerRules(layer="parent", name=parent.session_id, rules=parent.rules, mode=mode))
-        layers += skill_layers(active_skills(parent))
+        layers += skill_layers(limiting_skills(parent))
     layers += _definition_layer(runtime, session.agent, layers)
     layers.append(_session_layer(runtime, session, run))
-    layers += skill_layers(active_skills(session))
+    layers += skill_layers(limiting_skills(session))
     if run is not None:
         if run.guest is not None:
             layers += _definition_layer(runtime, run.guest, layers)

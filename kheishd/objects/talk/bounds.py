@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kheishd.core.profiles import PROFILES
 from kheishd.core.scope import EVERYTHING, Bounds, Link, bound_by, is_wider, narrower_mode
-from kheishd.core.skill import active_skills, allowed_names
+from kheishd.core.skill import allowed_names, limiting_skills
 from kheishd.store.tables import AGENTS, CHILDREN, SESSIONS
 from protocol.errors.agent import AgentAlreadyClosed
 from protocol.errors.session import SessionAlreadyEnded
@@ -75,7 +75,7 @@ def _links_of(runtime: Runtime, session: Session, speaker: Definition | None = N
         links.append(
             Link(scope, blocked=blocked, kind="profile", name=session.profile, session_id=session_id)
         )
-    for skill in active_skills(session):
+    for skill in limiting_skills(session):
         scope = CapabilityScope(tools=allowed_names(skill))
         blocked = tuple(tool.tool for tool in skill.blocked_tools if tool.subject is None)
         links.append(Link(scope, blocked=blocked, kind="skill", name=skill.name, session_id=session_id))

@@ -188,10 +188,8 @@ class CallExecutor:
                 judge.closed_patterns,
                 yield_slot=self._active.yield_slot,
             )
-            invocation = replace(
-                invocation, judge_claim=partial(judge.judge_claim, invocation, approved=call.approved)
-            )
-            ruling = judge.judge_again(invocation, approved=call.approved)
+            invocation = replace(invocation, judge_claim=partial(judge.judge_claim, invocation, call))
+            ruling = judge.judge_again(invocation, call)
             approval = None
             if ruling.decision == "ask":
                 approval = await judge.request_late_approval(index, invocation, ruling)

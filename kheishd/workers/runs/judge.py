@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
-from kheishd.core.audience import NOBODY
+from kheishd.core.audience import NOBODY, is_same_or_wider
 from kheishd.core.permissions.judge import (
     Layers,
     Ruling,
@@ -26,7 +26,7 @@ from kheishd.kernel.hook import Invocation, NeedsAnswer, NeedsApproval, ToolErro
 from kheishd.objects.agents.attendance import UNATTENDED, find_attendance
 from kheishd.objects.people.permission import facts_of, layers_of, opinion_of
 from kheishd.objects.talk.bounds import bounds_of
-from kheishd.store.tables import RUNS, SESSIONS
+from kheishd.store.tables import APPROVALS, RUNS, SESSIONS
 from protocol import ids
 from protocol.limits.call import (
     MAX_FACTS_BYTES,
@@ -114,15 +114,16 @@ class CallJudge:
             )
         return self.hooks.validate(tool, arguments)
 
-    def judge_again(self, invocation: Invocation, *, approved: bool) -> Ruling:
+    def judge_again(self, invocation: Invocation, call: OpenCall) -> Ruling:
         """Judge a call again, right before it runs: ``ask`` if a person must be asked who was not.
 
-        A call that was approved, by a person or by a grant, may run unless a rule or plan mode denies it now.
+        A call that was approved, by a person or by a grant, may run unless a rule or plan mode denies it now,
+        or its rules name people who did not answer: rules are added, and an approver may change the input.
         Errors: ToolError.
         """
         # Without facts, no grant is used: only a verdict counts it down. So a person is asked.
         ruling = self._judge(invocation)
-        if not approved:
+        if not self._is_approved(call, ruling):
             return ruling
         denied = ruling.base == "deny" or ruling.mode_effect == "denied_in_plan"
         return replace(ruling, decision="deny" if denied else "allow")
@@ -142,10 +143,19 @@ class CallJudge:
             [tool.name for tool in self.hooks.tools() if tool.kind == "read"], self._layers()
         )
 
-    def judge_claim(self, invocation: Invocation, claim: Claim, *, approved: bool) -> Ruling:
+    def _is_approved(self, call: OpenCall, ruling: Ruling) -> bool:
+        """Whether the people whom a ruling asks have approved a call."""
+        if not call.approved or ruling.audience is None:
+            return call.approved
+        with self.active.state.read() as store:
+            approval = store.get(APPROVALS, call.approval_id or "")
+        return approval is not None and is_same_or_wider(ruling.audience, approval.audience)
+
+    def judge_claim(self, invocation: Invocation, call: OpenCall, claim: Claim) -> Ruling:
         """Judge a claim of a running call by the current rules (see :class:`Invocation`)."""
         ruling = judge_claim(facts_of(invocation.tool), claim, self._layers())
-        if approved and ruling.decision != "deny" and claim in self.hooks.claims(invocation):
+        is_open = ruling.decision != "deny" and claim in self.hooks.claims(invocation)
+        if is_open and self._is_approved(call, ruling):
             return replace(ruling, decision="allow", why="approved with the call")
         return ruling
 
@@ -173,7 +183,7 @@ class CallJudge:
         return await self._approval(index, invocation, note, preview, audience)
 
     async def request_late_approval(self, index: int, invocation: Invocation, ruling: Ruling) -> ApprovalAsk:
-        """Return the approval of a call that was allowed before and needs one by the current rules.
+        """Return the approval of a call that was allowed before and needs another one by the current rules.
 
         Errors: ToolError if the call is impossible.
         """
@@ -202,6 +212,7 @@ class CallJudge:
             mode=ruling.mode,
             mode_effect=ruling.mode_effect,
             grant_id=ruling.grant_id,
+            approval_id=ruling.approval_id,
             binding=preview.binding if preview is not None and ruling.grant_id is not None else None,
             parallel=tool.parallel,
             repeatable=tool.repeatable,

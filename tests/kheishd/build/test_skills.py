@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from threading import Lock
 
 import pytest
 
@@ -68,6 +69,22 @@ def test_roots_and_precedence(tmp_path: Path) -> None:
     assert f"there is a skill 'same' already, in {config}/same/SKILL.md" in catalogue.warnings[0]
     section = SkillsSection(user=False)
     assert names(ConfiguredSkills(SkillRegistry(), section, Home(tmp_path), user=user)) == ["home", "same"]
+
+
+def test_a_workspace_shadows_no_skill_of_the_daemon(tmp_path: Path) -> None:
+    """Agents write in their workspace: a skill there that has the name of another one is a warning."""
+    for root in ("home/skills", "user/.claude/skills"):
+        write_skill(tmp_path / root, root[:4], "---\ndescription: d\nallowed-tools: Read\n---\n")
+        write_skill(tmp_path / "work" / "skills", root[:4], "---\ndescription: loose\n---\n")
+    skills = make_skills(tmp_path / "home", user=tmp_path / "user")
+    catalogue = skills.catalogue([str(tmp_path / "work")])
+    assert [(skill.name, skill.origin) for skill in catalogue.skills.values()] == [
+        ("home", "home"),
+        ("user", "user"),
+    ]
+    assert all(
+        f"{tmp_path}/work/skills/" in warning and "already" in warning for warning in catalogue.warnings
+    )
 
 
 def test_one_root_by_two_names_counts_once(tmp_path: Path) -> None:
@@ -262,3 +279,29 @@ def test_links_of_a_workspace_are_not_followed(tmp_path: Path) -> None:
     (workspace / "skills").unlink()
     write_skill(workspace / "skills", "b")
     assert list(skills.catalogue([str(workspace)], fresh=True).skills) == ["b"]
+
+
+def test_files_that_take_long_are_read_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan on the event loop reads one file after its time is over, and each look reads more."""
+    for name in "abc":
+        write_skill(tmp_path / "skills", name)
+    monkeypatch.setattr(skills_module, "MAX_READ_SECONDS_AT_ONCE", 1e-9)
+    skills = ConfiguredSkills(SkillRegistry(), SkillsSection(), Home(tmp_path))
+    for expected in (["a"], ["a", "b"], ["a", "b", "c"]):
+        assert list(skills.catalogue(fresh=True).skills) == expected
+    assert "takes long" in skills.warnings[0]
+    assert list(skills.catalogue(fresh=True).skills) == ["a", "b", "c"]
+    assert skills.warnings == ()
+
+
+def test_a_scan_in_a_thread_holds_up_no_request(tmp_path: Path) -> None:
+    """The event loop uses the last scan while a thread scans a root, and scans other roots."""
+    write_skill(tmp_path / "skills", "a")
+    registry = SkillRegistry()
+    skills = ConfiguredSkills(registry, SkillsSection(), Home(tmp_path))
+    root = skills_module.SkillRoot(os.path.realpath(tmp_path / "skills"), "home")
+    with registry._scanning.setdefault(root, Lock()):
+        assert list(skills.catalogue(fresh=True).skills) == []
+        write_skill(tmp_path / "work" / "skills", "b")
+        assert list(skills.catalogue([str(tmp_path / "work")], fresh=True).skills) == ["b"]
+    assert list(skills.catalogue(fresh=True).skills) == ["a"]

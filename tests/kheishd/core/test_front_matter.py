@@ -1,9 +1,10 @@
 """Front matter: split, read with lines, and refused where it could do harm."""
 
 import pytest
+import yaml
 
 from kheishd.core.front_matter import (
-    MAX_FAST_CHARACTERS,
+    MAX_EXPLAINED_CHARACTERS,
     FrontMatterError,
     load_yaml,
     split_front_matter,
@@ -47,8 +48,21 @@ def test_problems_have_their_line(text: str, problem: str) -> None:
     assert len(raised.value.problems) == 1
 
 
-@pytest.mark.parametrize("length", [MAX_FAST_CHARACTERS // 4, 60_000])
+@pytest.mark.parametrize("length", [MAX_EXPLAINED_CHARACTERS - 3, 60_000])
 def test_deep_nesting_is_an_error(length: int) -> None:
     """A text of brackets neither ends the process nor takes long."""
     with pytest.raises(FrontMatterError, match="nested too deeply"):
         load_yaml("a: " + "[" * length)
+
+
+@pytest.mark.parametrize("end", ["", "z: !x 1\n", "z: [1\n", "z: 1\nz: 2\n"])
+def test_python_s_parser_reads_no_long_text(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """It takes 0.3 s for 12 KB of lists, whether they are valid or not, and a workspace has many files."""
+    for loader in (yaml.BaseLoader, yaml.SafeLoader):
+        monkeypatch.setattr(loader, "__init__", None)
+    text = "".join(f"k{number}: [a, b, {{c: d}}, 'e']\n" for number in range(480)) + end
+    if end:
+        with pytest.raises(FrontMatterError, match="line 48"):
+            load_yaml(text, all_text=True)
+    else:
+        assert len(load_yaml(text, all_text=True)[0]) == 480

@@ -25,7 +25,6 @@ from kheishd.store.tables import AGENTS, SESSIONS
 from protocol.errors.skill import SkillNotActive
 from protocol.events.call import ToolReturned
 from protocol.events.session import SessionUpdated
-from protocol.events.skill import DefaultSkillsResolved
 from protocol.objects.persona import PersonaBind, PersonaCreate
 from protocol.objects.session import CapabilityScope, SessionCompact, SessionCreate, SessionUpdate
 from protocol.objects.skill import SkillActivate, SkillDeactivate
@@ -251,17 +250,12 @@ async def bind(desk: Desk, session_id: str, *names: str) -> None:
 async def test_default_skills_of_a_persona(desk: Desk, root: Path) -> None:
     """They are frozen by the first run, narrow the tools, and come with the persona to child sessions."""
     write_skill(root, "narrow", "---\ndescription: d\nallowed-tools: [nothing]\n---\nOld text.\n")
-    own, none = write_skill(root, "own", "Text."), write_skill(root, "none", "Text.")
     session_id = (await desk.ask()).session_id
-    await bind(desk, session_id, "narrow", "style", "own", "none")
-    write_skill(root, own.parent.name, "Text.", "context: fork")
-    none.unlink()
+    await bind(desk, session_id, "narrow", "style")
     await desk.ask()
     binding = desk.session(session_id).persona
     assert binding is not None
     assert [skill.name for skill in binding.skills or ()] == ["narrow", "style"]
-    (event,) = [event for _, event in desk.journal(session_id) if isinstance(event, DefaultSkillsResolved)]
-    assert [problem.split(":")[0] for problem in event.problems] == ["own", "none"]
     request = desk.models.requests[-1]
     assert "Old text." in request.instructions
     assert "Active skills: narrow, style." in request.situation
@@ -276,6 +270,54 @@ async def test_default_skills_of_a_persona(desk: Desk, root: Path) -> None:
         found = [link.name for link in bounds.links if link.kind == "skill"]
     assert not bounds.allows_tool("look")
     assert found == ["narrow", "style", "narrow", "style"]
+
+
+@pytest.mark.parametrize("problem", ["missing", "fork", "broken"])
+async def test_a_default_skill_that_is_unusable_fails_the_run(desk: Desk, root: Path, problem: str) -> None:
+    """Without it, its limits would be missing; a workspace's skill of that name does not stand in."""
+    path = write_skill(root, "narrow", "---\ndescription: d\nallowed-tools: look\n---\n")
+    session_id = (await desk.ask()).session_id
+    await bind(desk, session_id, "narrow")
+    text = path.read_text()
+    if problem == "fork":
+        write_skill(root, "narrow", text, "context: fork")
+    elif problem == "broken":
+        path.write_text("---\nallowed-tools: '('\n---\n")
+    else:
+        path.unlink()
+    sent = await desk.ask()
+    assert sent.status == "failed"
+    error = desk.run(sent.run_id).error
+    assert error is not None
+    assert error.reason == "skill_unusable"
+    assert "the skill 'narrow' of the persona" in error.message
+    (path.parent / "agents" / "kheish.yaml").unlink(missing_ok=True)
+    write_skill(root, "narrow", text)
+    assert (await desk.ask()).status == "completed"
+    binding = desk.session(session_id).persona
+    assert binding is not None
+    assert [skill.name for skill in binding.skills or ()] == ["narrow"]
+
+
+async def test_an_agent_does_not_widen_a_skill(desk: Desk, root: Path) -> None:
+    """A skill that the agent uses again, wider, keeps its limits, and so does its persona's default."""
+    path = write_skill(root, "narrow", "---\ndescription: d\nallowed-tools: look\n---\n")
+    persona = write_skill(root, "default", "---\ndescription: d\nallowed-tools: look glob\n---\n")
+    session_id = (await desk.ask()).session_id
+    await bind(desk, session_id, "default")
+    await call(desk, "use_skill", name="narrow")
+    for changed in (path, persona):
+        changed.write_text("---\ndescription: d\n---\nDo as you like.\n")
+        assert "Do as you like." in (await call(desk, "use_skill", name=changed.parent.name)).text
+    with desk.state.read() as store:
+        bounds = bounds_of(store, desk.holder.current(), desk.session(session_id))
+    assert bounds.allows_tool("look")
+    assert not bounds.allows_tool("glob")
+    await desk.do(activate, SkillActivate(session_id=session_id, name="narrow"))
+    await desk.do(deactivate, SkillDeactivate(session_id=session_id, name="default"))
+    with desk.state.read() as store:
+        bounds = bounds_of(store, desk.holder.current(), desk.session(session_id))
+    assert (bounds.allows_tool("glob"), bounds.allows_tool("touch")) == (True, False)
 
 
 async def test_the_sessions_own_skill_replaces_a_default(desk: Desk, root: Path) -> None:

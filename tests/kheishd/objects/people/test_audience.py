@@ -190,6 +190,42 @@ async def test_several_people_remember_only_together(house: Household) -> None:
     assert any("is of another audience: 2 of user, bea" in line["text"] for line in why["lines"])
 
 
+async def allow_together(house: Household, run_id: str) -> dict[str, Any]:
+    """Let two people allow the only pending approval of a run, and return it as it was shown."""
+    (shown,) = (await house.call("approval.list", run_id=run_id))["approvals"]
+    assert shown["audience"] == {"people": ["user", "bea"], "votes": 2}
+    gateway = await connect(house, "user", "bea")
+    for person in ("user", "bea"):
+        await resolve(gateway, shown["approval_id"], sender=person)
+    assert (await house.call("run.wait", run_id=run_id))["status"] == "completed"
+    return dict(shown)
+
+
+async def test_a_changed_input_is_asked_of_its_own_audience(house: Household, workshop: Workshop) -> None:
+    """One approver does not turn a call that they may allow into one that needs two other people."""
+    audience = {"people": ["user", "bea"], "votes": 2}
+    rule = {"tool": "write", "decision": "ask", "subject": "/deploy", "audience": audience}
+    await house.call("permission.update", add=[rule])
+    run_id, approval_id = await start(house)
+    await resolve(house.client, approval_id, updated_input={"path": "/deploy", "text": "y"})
+    await house.call("run.wait", run_id=run_id)
+    assert workshop.done == []
+    shown = await allow_together(house, run_id)
+    assert (shown["subject"], shown["arguments"]) == ("/deploy", {"path": "/deploy", "text": "y"})
+    assert workshop.done == [("write", {"path": "/deploy", "text": "y"})]
+
+
+async def test_an_audience_that_is_added_meanwhile_answers(house: Household, workshop: Workshop) -> None:
+    """A rule with an audience that comes while a call waits is not met by the answer of others."""
+    run_id, approval_id = await start(house)
+    await name_audience(house, people=["user", "bea"], votes=2)
+    await resolve(house.client, approval_id)
+    await house.call("run.wait", run_id=run_id)
+    assert workshop.done == []
+    await allow_together(house, run_id)
+    assert len(workshop.done) == 1
+
+
 async def test_no_mode_answers_for_an_audience(house: Household) -> None:
     """A session whose mode allows everything still asks the audience."""
     await name_audience(house, people=["bea"])
