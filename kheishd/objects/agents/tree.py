@@ -62,8 +62,14 @@ def top_id_of(store: Snapshot, session: Session) -> str:
 
 def find_agent(store: Snapshot, call: Call, address: str, field: str = "$.params.agent") -> Session:
     """Return the session of an agent that the caller may read. Errors: NoSuchAgent."""
+    is_definition = address in call.runtime.definitions and call.caller.may_read_agent(address)
+    where = "; it is the name of a definition: session.list lists its sessions" if is_definition else ""
     return _find(
-        store, address, lambda session: call.caller.may_read(session.agent, session.sender), field=field
+        store,
+        address,
+        lambda session: call.caller.may_read(session.agent, session.sender),
+        where=where,
+        field=field,
     )
 
 
