@@ -486,7 +486,7 @@ class _AnswerPrinter:
 class _NotePrinter(_AnswerPrinter):
     """Prints only notes, on standard error: a pipe receives the final answer.
 
-    They are those on delays and failures, and one for each change of the status of an agent below.
+    They are about delays and failures, and about agents below that wait for a person or have settled.
     """
 
     shows_text = False
@@ -500,7 +500,9 @@ class _NotePrinter(_AnswerPrinter):
                 case ChildProgress(agent_id, status=status):
                     previous = self._children.get(agent_id)
                     self._children[agent_id] = change
-                    if status != "queued" and (previous is None or previous.status != status):
+                    if status not in ("queued", "running") and (
+                        previous is None or previous.status != status
+                    ):
                         self._note(f"({format_progress(change)})")
                 case ApprovalOpening(request) | QuestionOpening(request):
                     self._note_request(request)

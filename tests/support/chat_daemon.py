@@ -67,6 +67,7 @@ class ChatDaemon:
             "conversation.get": {"session_id": SESSION, "session": session},
             "conversation.history": {"messages": self.history[::-1], "next": None},
             "run.get": self.run,
+            "agent.list": {"agents": [], "next": None},
             "approval.list": {"approvals": self.approvals, "next": None},
             "question.list": {"questions": self.questions, "next": None},
             "indoubt.list": {"indoubts": self.doubts, "next": None},
