@@ -84,6 +84,7 @@ def evolve(mail: Mail | None, envelope: Envelope, event: MailPosted | BatchEvent
             updated_cursor=envelope.cursor,
             expires_at_ms=event.expires_at_ms,
             question_id=event.question_id,
+            origin=event.origin,
         )
     assert mail is not None, "a message's first event is its posting"
     changed = replace(mail, updated_at_ms=envelope.at_ms, updated_cursor=envelope.cursor)
@@ -166,6 +167,7 @@ def view_of(mail: Mail, payload: Any) -> MailView:
         run_id=mail.run_id,
         outcome=mail.outcome,
         question_id=mail.question_id,
+        origin=mail.origin,
     )
 
 

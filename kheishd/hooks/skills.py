@@ -27,6 +27,7 @@ from kheishd.objects.agents.skill import (
     require_room,
 )
 from kheishd.objects.agents.tree import snapshot_of
+from kheishd.objects.talk.input import origins_read
 from kheishd.objects.talk.workspace import list_trusted_directories
 from kheishd.records.writer import SessionWriter
 from kheishd.store.blobs import read_blob
@@ -291,13 +292,15 @@ class SkillTools(SubHook):
             await delegation.wait_for(call, [agent_id], arguments.timeout_ms / 1000)
 
         def report(tx: Transaction) -> Outcome:
+            session = tx.need(SESSIONS, agent_id)
             if arguments.wait:
                 spawned, events = report_on(tx, call, agent_id, OUTPUT_SHARE_BYTES)
             else:
-                spawned, events = describe(snapshot_of(tx, tx.need(SESSIONS, agent_id))), []
+                spawned, events = describe(snapshot_of(tx, session)), []
+            origins = origins_read(tx, session) if arguments.wait else []
             result = {"action": "fork", "mode": "fork", "name": skill.name, "digest": skill.digest}
             text = msgspec.json.encode(result | {"spawn": spawned}).decode()
-            return Outcome(text, events=tuple(events))
+            return Outcome(text, events=tuple(events), origins=origins)
 
         return Outcome("", decide=report)
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from protocol.objects.question import Question
     from protocol.objects.run import Pinned
     from protocol.objects.session import Session
+    from protocol.transcript import InputOrigin
 
 ToolKind = Literal["read", "edit", "execute", "fetch", "coordinate"]
 """The effect of a tool on the world. ``coordinate`` changes only the daemon's own records."""
@@ -329,7 +330,8 @@ class Outcome(Value, frozen=True):
 
     ``full_output`` is the entire output if ``text`` holds only part of it; it is stored as a blob that the
     result refers to. ``events`` are committed in the same transaction as the result; at most 64 KiB. So is
-    ``evidence``, what the tool would have observed, had it taken longer.
+    ``evidence``, what the tool would have observed, had it taken longer. ``origins`` are those of the texts
+    of other agents that ``text`` holds: the run has read inputs of these origins, too.
 
     ``decide`` runs inside the commit and returns the final outcome. Use it when the result depends on current
     state, or when the call changes other sessions: it may append to their streams by writers of its own. It
@@ -344,6 +346,7 @@ class Outcome(Value, frozen=True):
     full_output: bytes | None = None
     events: tuple[JournalEvent, ...] = ()
     evidence: Mapping[str, Any] | None = None
+    origins: Sequence[InputOrigin] = ()
     decide: Callable[[Transaction], Outcome] | None = None
 
 

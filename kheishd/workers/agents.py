@@ -4,7 +4,8 @@ After each commit that touches an agent or a run, the worker reads four lists: a
 made, agents whose spawning run has not completed, agents that close once they have settled, and agents to be
 closed. Each step is one transaction
 and leaves a state from which the next step follows, also after a crash. An agent is closed after all agents
-below it, and once nothing of it runs. Git works beside the other steps, one call at a time in a repository.
+and sessions below it, and once nothing of it runs. Git works beside the other steps, one call at a time in
+a repository.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from kheishd.core.agent import is_preparing
 from kheishd.core.run.commands import Fail, RequestCancel
 from kheishd.core.workspace import is_within
 from kheishd.objects.agents.tree import live_children, root_id_of
-from kheishd.objects.talk.budget import settle
+from kheishd.objects.talk.bounds import has_work_below, open_children
+from kheishd.objects.talk.budget import has_open_children, settle
 from kheishd.objects.work.shell import live_shells, request_stop_all
 from kheishd.records.checkpoint import delete_checkpoint
 from kheishd.records.writer import SessionWriter
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.services import Services
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.agent import AgentWorktree, ManagedAgent
+    from protocol.objects.session import Session
 
 log = logging.getLogger("kheishd.agents")
 
@@ -210,35 +213,50 @@ def _find_tied(store: Snapshot, skipped: set[str]) -> Step | None:
 
 
 def _find_settled(store: Snapshot, skipped: set[str]) -> Step | None:
-    """Return the close of an agent that has settled: no open run, no mail, and no live agent below it."""
+    """Return the close of an agent that has settled: no open run, no mail, and no work below it."""
     for (agent_id,), _ in store.scan(AGENTS_SETTLED):
         session, mailbox = store.need(SESSIONS, agent_id), store.get(MAILBOXES, agent_id)
         if agent_id in skipped or session.open_runs or next(live_children(store, session), None) is not None:
             continue
         if mailbox is not None and mailbox.pending + mailbox.delivering > 0:
             continue
+        if has_work_below(store, session):
+            continue
         return agent_id, partial(begin_close, note="it has settled")
     return None
 
 
 def _find_closing(store: Snapshot, skipped: set[str]) -> Step | None:
-    """Return the next step of an agent to be closed: its children, its runs, then the agent itself."""
+    """Return the next step of an agent to be closed: all below it, its runs, then the agent itself."""
     for (agent_id,), _ in store.scan(AGENTS_CLOSING):
-        session, closing = store.need(SESSIONS, agent_id), store.need(AGENTS, agent_id)
-        if agent_id in skipped:
-            continue
-        children = [store.need(AGENTS, child_id) for child_id in live_children(store, session)]
-        for child in children:
-            if child.state == "open" and child.agent_id not in skipped:
-                note = f"its parent was closed: {closing.close_note}"
-                return child.agent_id, partial(begin_close, note=note, failed=closing.failed)
-        runs = [store.need(RUNS, run_id) for run_id in session.open_runs]
-        for run in runs:
-            if run.cancel is None:
-                return agent_id, partial(stop_run, run_id=run.run_id)
-        if not children and not runs:
-            return agent_id, finish
+        if agent_id not in skipped:
+            agent, session = store.need(AGENTS, agent_id), store.need(SESSIONS, agent_id)
+            step = _find_ending(store, skipped, agent, session)
+            if step is not None:
+                return step
     return None
+
+
+def _find_ending(store: Snapshot, skipped: set[str], agent: ManagedAgent, session: Session) -> Step | None:
+    """Return the next step by which the session of a closing agent ends, or a created one below it."""
+    children = list(open_children(store, session))
+    for child in children:
+        spawned = store.get(AGENTS, child.session_id)
+        if spawned is None:
+            step = _find_ending(store, skipped, agent, child)
+            if step is not None:
+                return step
+        elif spawned.state == "open" and spawned.agent_id not in skipped:
+            note = f"its parent was closed: {agent.close_note}"
+            return spawned.agent_id, partial(begin_close, note=note, failed=agent.failed)
+    for run_id in session.open_runs:
+        if store.need(RUNS, run_id).cancel is None:
+            return agent.agent_id, partial(stop_run, run_id=run_id)
+    if children or session.open_runs:
+        return None
+    if session.session_id == agent.agent_id:
+        return agent.agent_id, finish
+    return agent.agent_id, partial(end_created, session_id=session.session_id)
 
 
 def prepare(tx: Transaction, agent: ManagedAgent, *, commit: str = "") -> None:
@@ -270,10 +288,11 @@ def begin_close(tx: Transaction, agent: ManagedAgent, *, note: str, failed: bool
 
 
 def stop_run(tx: Transaction, agent: ManagedAgent, *, run_id: str) -> None:
-    """Request the stop of an open run of an agent that is to be closed."""
-    run, session = tx.need(RUNS, run_id), tx.need(SESSIONS, agent.agent_id)
+    """Request the stop of an open run of an agent that is to be closed, or of a session below it."""
+    run = tx.need(RUNS, run_id)
+    session = tx.need(SESSIONS, run.session_id)
     if run_id in session.open_runs and run.cancel is None:
-        writer = SessionWriter(tx, agent.agent_id, session=session, run=run)
+        writer = SessionWriter(tx, run.session_id, session=session, run=run)
         writer.carry_out(RequestCancel("cancelled", f"the agent is closed: {agent.close_note}"))
         writer.write()
 
@@ -288,7 +307,7 @@ def stop_shells(tx: Transaction, agent: ManagedAgent) -> None:
 def finish(tx: Transaction, agent: ManagedAgent, *, kept: KeptWork | None = None) -> None:
     """Close an agent of which nothing runs, and end its session. ``kept`` is what stays of its worktree."""
     session = tx.need(SESSIONS, agent.agent_id)
-    if session.open_runs or next(live_children(tx, session), None) is not None:
+    if session.open_runs or has_open_children(tx, session):
         return
     writer = SessionWriter(tx, agent.agent_id, session=session)
     closed = AgentClosed()
@@ -296,9 +315,25 @@ def finish(tx: Transaction, agent: ManagedAgent, *, kept: KeptWork | None = None
         note = f"{agent.close_note}; {kept.note}"
         closed = AgentClosed(note=note, kept_worktree=kept.path, kept_branch=kept.branch)
     writer.append(closed)
-    if session.status == "open":
-        writer.append(SessionEnded(note=agent.close_note))
+    end(writer, agent.close_note)
+
+
+def end_created(tx: Transaction, agent: ManagedAgent, *, session_id: str) -> None:
+    """End a session that a client created below an agent to be closed, once nothing of it runs."""
+    session = tx.need(SESSIONS, session_id)
+    if not session.open_runs and not has_open_children(tx, session):
+        end(
+            SessionWriter(tx, session_id, session=session),
+            f"the agent above it was closed: {agent.close_note}",
+        )
+
+
+def end(writer: SessionWriter, note: str) -> None:
+    """End a session, stop its background shells, settle its budget and delete its checkpoint."""
+    tx, session_id = writer.tx, writer.session.session_id
+    if writer.session.status == "open":
+        writer.append(SessionEnded(note=note))
     request_stop_all(writer, "the agent was closed")
     writer.write()
     settle(tx, writer.session)
-    delete_checkpoint(tx, agent.agent_id)
+    delete_checkpoint(tx, session_id)

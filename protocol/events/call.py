@@ -5,6 +5,7 @@ from typing import Any
 from protocol.journal.envelope import Event
 from protocol.objects.permission import Verdict
 from protocol.objects.run import CallOutcome
+from protocol.transcript import InputOrigin
 
 
 class CallsJudged(Event, frozen=True, tag="calls_judged"):
@@ -34,7 +35,7 @@ class ToolReturned(Event, frozen=True, tag="tool_returned"):
     """A call has its only result. ``text`` is the model's input; ``blob`` names the complete output.
 
     ``how``: ``returned``, ``failed``, ``denied`` (it never ran), ``in_doubt``, ``stopped`` or ``answered``
-    (by a person).
+    (by a person). ``origins`` are those of the texts of other agents that it holds.
     """
 
     call_id: str
@@ -45,6 +46,7 @@ class ToolReturned(Event, frozen=True, tag="tool_returned"):
     blob: str | None = None
     bytes: int | None = None
     took_ms: int | None = None
+    origins: list[InputOrigin] = []
 
 
 class CallProbed(Event, frozen=True, tag="call_probed"):

@@ -3,13 +3,15 @@
 from typing import Any, Literal
 
 from protocol.journal.envelope import Event
+from protocol.transcript import InputOrigin
 
 
 class MailPosted(Event, frozen=True, tag="mail_posted"):
     """A message was posted to the session's agent.
 
     ``from_agent`` is the sender's id. ``digest`` is the SHA-256 (hex) of sender, subject and payload.
-    ``question_id`` is the question of a child that the message asks.
+    ``question_id`` is the question of a child that the message asks. ``origin`` is the one that the token of
+    the client that posted it has.
     """
 
     message_id: str
@@ -19,6 +21,7 @@ class MailPosted(Event, frozen=True, tag="mail_posted"):
     digest: str
     expires_at_ms: int | None = None
     question_id: str | None = None
+    origin: InputOrigin | None = None
 
 
 class MailDelivered(Event, frozen=True, tag="mail_delivered"):

@@ -15,6 +15,7 @@ from protocol.ids import Cursor, Id
 from protocol.limits.mailbox import MAX_MAIL_SUBJECT_BYTES, MAX_MAIL_TTL_MS
 from protocol.objects.agent import AgentAddress
 from protocol.rpc.method import Method, Mutation, Page, Params
+from protocol.transcript import InputOrigin
 
 MailState = Literal["pending", "delivering", "done", "dead_letter"]
 """``pending``: waits for a run. ``delivering``: in the input of a run. ``done``: acknowledged.
@@ -30,7 +31,8 @@ class Mail(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A message as stored. Its content is in the event that posted it, at ``created_cursor``.
 
     ``agent_id`` is the recipient. ``run_id`` is the newest run whose input it is in. ``last_error`` is the
-    failure of the last run that did not complete.
+    failure of the last run that did not complete. ``origin`` is the one that the token
+    of the client that posted it has.
     """
 
     agent_id: str
@@ -49,6 +51,7 @@ class Mail(Struct, frozen=True, kw_only=True, omit_defaults=True):
     run_id: str | None = None
     outcome: MailOutcome | None = None
     question_id: str | None = None
+    origin: InputOrigin | None = None
 
 
 class Mailbox(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -85,6 +88,7 @@ class MailView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     run_id: str | None = None
     outcome: MailOutcome | None = None
     question_id: str | None = None
+    origin: InputOrigin | None = None
 
 
 class MailPage(Struct, frozen=True):

@@ -37,9 +37,12 @@ RunStatus = Literal[
     "cancelled",
     "interrupted",
 ]
-Name = Annotated[str, Meta(min_length=1, max_length=MAX_AGENT_BYTES)]
+# No controls, and no marks that reorder or hide text. The lookahead, as "$" also matches before a newline.
+PRINTABLE_PATTERN = r"^[^\x00-\x1f\x7f-\xa0\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff]+$(?!\n)"
+
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_AGENT_BYTES, pattern=PRINTABLE_PATTERN)]
 """The name of an agent or a route."""
-ModelName = Annotated[str, Meta(min_length=1, max_length=MAX_MODEL_BYTES)]
+ModelName = Annotated[str, Meta(min_length=1, max_length=MAX_MODEL_BYTES, pattern=PRINTABLE_PATTERN)]
 PathName = Annotated[str, Meta(min_length=1, max_length=MAX_PATH_BYTES)]
 Source = Annotated[str, Meta(max_length=MAX_SOURCE_BYTES)]
 Outcome = Literal["completed", "failed", "cancelled", "interrupted"]

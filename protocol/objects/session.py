@@ -456,6 +456,7 @@ CREATE = Method(
         SenderForbidden,
         RouteNotFound,
         SessionNotFound,
+        SessionAlreadyEnded,
         PersonaNotFound,
         ScopeWouldWiden,
         WorkspaceForbidden,

@@ -207,9 +207,11 @@ class Desk:
             self.state.now_ms(),
         )
 
-    async def do(self, handler: Mutate, params: Any, *, follow: bool = True) -> Any:
+    async def do(
+        self, handler: Mutate, params: Any, *, follow: bool = True, caller: Caller = OPERATOR
+    ) -> Any:
         """Call a mutation; with ``follow`` also the part after its commit."""
-        call = self.call()
+        call = self.call(caller)
         plan = params if handler.prepare is None else handler.prepare(call, params)
         result = await self.state.update(lambda tx: handler.apply(tx, call, plan))
         if handler.on_commit is not None:

@@ -296,6 +296,7 @@ def _make_result(call: OpenCall, result: CallReturn) -> ToolReturned:
         blob=result.blob,
         bytes=result.bytes,
         took_ms=result.took_ms,
+        origins=list(result.origins),
     )
 
 

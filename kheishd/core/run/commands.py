@@ -122,6 +122,7 @@ class CallReturn(Value, frozen=True):
     blob: str | None = None
     bytes: int | None = None
     took_ms: int | None = None
+    origins: Sequence[InputOrigin] = ()
 
 
 class Judgement(Value, frozen=True):

@@ -131,7 +131,7 @@ from protocol.events.run import (
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
 from protocol.objects.run import ENDED, GoalContinuation, Outcome, Pinned, RunError, RunStatus
-from protocol.transcript import Item, Message, ToolCall
+from protocol.transcript import InputOrigin, Item, Message, ToolCall
 
 _ANSWERS_TO_APPROVALS: Final = (AnswerApprovals, ExpireApproval)
 _ANSWERS_TO_QUESTIONS: Final = (AnswerQuestion, AbandonQuestion)
@@ -182,15 +182,14 @@ def decide(
     """
     events = _decide(run, pinned, command, left)
     if events and isinstance(ended := events[-1], RunEnded) and run.starts and run.origins:
-        has_output = any(isinstance(event, ToolReturned) and has_tool_output(event) for event in events)
-        origins = add_origin(run.origins, "tool_output") if has_output else run.origins
-        events[-1] = replace(ended, origins=origins)
+        results = (event for event in events if isinstance(event, ToolReturned))
+        events[-1] = replace(ended, origins=join_origins(run.origins, *map(origins_of, results)))
     return events
 
 
-def has_tool_output(event: ToolReturned) -> bool:
-    """Whether the result of a call is text that a tool wrote, not the daemon or a person."""
-    return event.how not in ("denied", "answered")
+def origins_of(event: ToolReturned) -> list[InputOrigin]:
+    """Return the origins of a call's result. The text of a denial or an answer is no tool's."""
+    return event.origins if event.how in ("denied", "answered") else [*event.origins, "tool_output"]
 
 
 def _decide(run: RunRecord, pinned: Pinned, command: Command, left: Remainder | None) -> list[JournalEvent]:
@@ -506,9 +505,10 @@ def _evolve_calls(run: RunRecord, envelope: Envelope, event: JournalEvent) -> Ru
         case ToolReturned(bytes=size, text=text):
             output_bytes = size if size is not None else len(text.encode())
             changed = replace(changed, starts_without_progress=0, tool_bytes=run.tool_bytes + output_bytes)
-            if not has_tool_output(event) or "tool_output" in run.origins:
+            origins = origins_of(event)
+            if set(origins) <= set(run.origins):
                 return changed
-            return replace(changed, origins=add_origin(run.origins, "tool_output"))
+            return replace(changed, origins=join_origins(run.origins or ["person"], origins))
         case CallsJudged() | ApprovalRequested():
             return replace(changed, starts_without_progress=0)
         case _:

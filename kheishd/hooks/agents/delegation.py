@@ -12,12 +12,14 @@ import msgspec
 import trio
 from msgspec import Meta
 
+from kheishd.core.trust import join_origins
 from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubHook, ToolError, tool
 from kheishd.kernel.services import Services
 from kheishd.objects.agents.mail import find_question_to_agent, take_report
 from kheishd.objects.agents.spawn import prepare_spawn, spawn
 from kheishd.objects.agents.tree import find_relative, snapshot_of, top_id_of, tree_of, view_of
 from kheishd.objects.talk.bounds import ancestors
+from kheishd.objects.talk.input import origins_read
 from kheishd.records.writer import Origin, SessionWriter
 from kheishd.store.environment import Snapshot, Transaction
 from kheishd.store.tables import AGENTS, RUNS, SESSIONS
@@ -44,6 +46,7 @@ from protocol.objects.agent import (
 from protocol.objects.permission import PermissionMode
 from protocol.objects.session import CapabilityScope, CredentialScope, ProfileName, Session
 from protocol.text import truncate
+from protocol.transcript import InputOrigin
 
 MAX_LISTED: Final = 100
 """How many agents a list shows."""
@@ -225,7 +228,8 @@ class Delegation(SubHook):
         )
         agent_id = await self.spawn_child(call, request, call.key)
         if not arguments.wait:
-            return _answer(self._describe(agent_id))
+            with self._services.state.read() as store:
+                return _answer(describe(snapshot_of(store, store.need(SESSIONS, agent_id))))
         await self.wait_for(call, [agent_id], arguments.timeout_s)
         return self._report(call, [agent_id])
 
@@ -284,8 +288,9 @@ class Delegation(SubHook):
     async def get_agent(self, call: Invocation, arguments: AgentArguments) -> Outcome:
         """Show an agent. Errors: ToolError."""
         with call.context.state.read() as store:
-            agent = find_agent_of(store, call.context.session, arguments.agent)
-        return _answer(self._describe(agent.session_id, OUTPUT_SHARE_BYTES))
+            session = find_agent_of(store, call.context.session, arguments.agent)
+            row = describe(snapshot_of(store, session), OUTPUT_SHARE_BYTES)
+            return _answer(row, origins_read(store, session))
 
     @tool(
         "list_agents",
@@ -296,20 +301,25 @@ class Delegation(SubHook):
         """List the agents of the tree."""
         rows: list[dict[str, Any]] = []
         left_out = 0
+        origins: set[InputOrigin] = set()
         with call.context.state.read() as store:
             top_id = top_id_of(store, call.context.session)
             for agent_id in [top_id, *(agent_id for _, agent_id in tree_of(store, top_id))]:
-                view = view_of(store, store.need(SESSIONS, agent_id))
+                session = store.need(SESSIONS, agent_id)
+                view = view_of(store, session)
                 if view.state == "closed" and not arguments.closed:
                     continue
                 if len(rows) == MAX_LISTED:
                     left_out += 1
                     continue
+                # Agents write the names and descriptions of the agents below them.
+                origins.update(origins_read(store, session))
                 row: dict[str, Any] = {"path": view.path, "status": view.status, "state": view.state}
                 row |= {"nickname": view.nickname, "definition": view.definition}
                 row |= {"description": truncate(view.description, 100)}
                 rows.append({name: value for name, value in row.items() if value})
-        return _answer({"agents": rows, "left_out": left_out} if left_out else {"agents": rows})
+        answer = {"agents": rows, "left_out": left_out} if left_out else {"agents": rows}
+        return _answer(answer, join_origins(origins))
 
     @tool(
         "close_agent",
@@ -330,7 +340,8 @@ class Delegation(SubHook):
                 writer = SessionWriter(tx, agent_id, session=tx.need(SESSIONS, agent_id), origin=origin)
                 writer.append(AgentCloseRequested(note=note))
                 writer.write()
-            return _answer({"agent_id": agent_id, "path": agent.path, "state": "closing"})
+            state = "closed" if agent.state == "closed" else "closing"
+            return _answer({"agent_id": agent_id, "path": agent.path, "state": state})
 
         return Outcome("", decide=decide)
 
@@ -350,6 +361,8 @@ class Delegation(SubHook):
         state, runtime = self._services.state, self._services.runtimes.current()
         session_id = call.context.session.session_id
         try:
+            # The limits of the protocol hold for a model's request, too.
+            request = msgspec.convert(msgspec.to_builtins(request), SpawnRequest)
             plan = prepare_spawn(
                 state,
                 runtime,
@@ -366,6 +379,8 @@ class Delegation(SubHook):
                 return agent.agent_id
 
             return await state.update(spawn_and_complete)
+        except msgspec.ValidationError as error:
+            raise ToolError(str(error)) from None
         except Refusal as refusal:
             field = "" if refusal.field is None else f"{refusal.field.removeprefix('$.params.')}: "
             raise ToolError(f"{field}{refusal.message}") from None
@@ -395,11 +410,6 @@ class Delegation(SubHook):
                     return
                 await bell.wait()
 
-    def _describe(self, agent_id: str, max_output_bytes: int = 0) -> dict[str, Any]:
-        """Return an agent for the model; its output is cut to a size."""
-        with self._services.state.read() as store:
-            return describe(snapshot_of(store, store.need(SESSIONS, agent_id)), max_output_bytes)
-
     def _report(
         self, call: Invocation, agent_ids: Sequence[str], problems: Mapping[int, str] | None = None
     ) -> Outcome:
@@ -410,13 +420,15 @@ class Delegation(SubHook):
             share = OUTPUT_SHARE_BYTES // max(len(agent_ids), 1)
             rows: list[dict[str, Any]] = []
             events: list[Any] = []
+            origins: set[InputOrigin] = set()
             for agent_id in agent_ids:
                 row, taken = report_on(tx, call, agent_id, share)
                 rows.append(row)
                 events += taken
+                origins.update(origins_read(tx, tx.need(SESSIONS, agent_id)))
             for index in sorted(failed):
                 rows.insert(index, {"status": "not_spawned", "problem": failed[index]})
-            answer = _answer(rows[0] if problems is None else {"results": rows})
+            answer = _answer(rows[0] if problems is None else {"results": rows}, join_origins(origins))
             return msgspec.structs.replace(answer, events=tuple(events))
 
         return Outcome("", decide=decide)
@@ -477,5 +489,5 @@ def _budget_of(task: DelegatedTask) -> Budget | None:
     return None if task.max_tokens is None else Budget(max_tokens=task.max_tokens)
 
 
-def _answer(result: Any) -> Outcome:
-    return Outcome(msgspec.json.encode(result).decode())
+def _answer(result: Any, origins: Sequence[InputOrigin] = ()) -> Outcome:
+    return Outcome(msgspec.json.encode(result).decode(), origins=origins)

@@ -110,7 +110,7 @@ class MailTools(SubHook):
     async def message_agent(self, call: Invocation, arguments: MessageArguments) -> Outcome:
         """Post a message. Errors: ToolError."""
         own = call.context.session
-        if arguments.message_type in (NOTICE, CLARIFICATION):
+        if arguments.message_type.strip().casefold() in (NOTICE, CLARIFICATION):
             raise ToolError(
                 f"messages of type '{arguments.message_type}' are the daemon's; name another type"
             )

@@ -21,6 +21,7 @@ from kheishd.core.trust import join_origins
 from kheishd.objects.agents.tree import path_of
 from kheishd.objects.people.question import decline
 from kheishd.objects.talk.address import definition_of
+from kheishd.objects.talk.bounds import find_closed
 from kheishd.objects.talk.input import origins_read
 from kheishd.objects.talk.output import output_of
 from kheishd.objects.talk.pin import pin_run
@@ -104,11 +105,13 @@ def post(
     question_id: str | None = None,
     beyond_limit: bool = False,
     origin: Origin = BY_DAEMON,
+    input_origin: InputOrigin | None = None,
 ) -> PostedMail:
     """Post a message to an agent, once for each id.
 
     Args:   ``sender`` and ``recipient`` are ids of agents. ``beyond_limit``: the number of pending messages
-            does not matter, as the daemon posts one for each run of a child.
+            does not matter, as the daemon posts one for each run of a child. ``input_origin``: that of the
+            client's token.
     Errors: MailConflict for an id that another message has; AgentAlreadyClosed, MailboxFull.
     """
     digest = rules.digest_of(sender, subject, payload)
@@ -135,6 +138,7 @@ def post(
         digest=digest,
         expires_at_ms=None if ttl_ms is None else tx.now_ms + ttl_ms,
         question_id=question_id,
+        origin=input_origin,
     )
     writer.append(posted)
     writer.write()
@@ -142,9 +146,8 @@ def post(
 
 
 def is_open(store: Snapshot, session: Session) -> bool:
-    """Whether the agent of a session takes mail: its session has not ended, and it is not to be closed."""
-    agent = store.get(AGENTS, session.session_id) if session.parent_session_id is not None else None
-    return session.status == "open" and (agent is None or agent.state == "open")
+    """Whether the agent of a session takes mail: nothing has ended or closes it, or an agent above it."""
+    return find_closed(store, session) is None
 
 
 def payload_of(store: Snapshot, mail: Mail) -> Any:
@@ -238,10 +241,11 @@ def _sender_of(store: Snapshot, mail: Mail) -> str:
 
 
 def _origins_of(tx: Transaction, mails: list[Mail]) -> list[InputOrigin]:
-    """Return the origins of messages: the mailbox, and everything that the agents who sent them have read."""
+    """Return the origins of messages: mailbox, clients, and everything that the sending agents have read."""
+    clients = [mail.origin for mail in mails if mail.origin is not None]
     senders = {mail.from_agent for mail in mails}
     sessions = [session for sender in senders if (session := tx.get(SESSIONS, sender)) is not None]
-    return join_origins(["mailbox"], *(origins_read(tx, session) for session in sessions))
+    return join_origins(["mailbox"], clients, *(origins_read(tx, session) for session in sessions))
 
 
 # Questions to a parent.

@@ -68,6 +68,7 @@ def post_mail(tx: Transaction, call: Call, params: MailboxPost) -> PostedMail:
         payload=params.payload,
         ttl_ms=params.ttl_ms,
         origin=origin_of(call),
+        input_origin=call.caller.origin,
     )
 
 

@@ -19,7 +19,7 @@ from kheishd.objects.agents.tree import live_children, make_nickname, path_of, r
 from kheishd.objects.agents.worktree import plan_worktree, require_repository
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_route
-from kheishd.objects.talk.bounds import bounds_of, scope_of
+from kheishd.objects.talk.bounds import bounds_of, find_closed, scope_of
 from kheishd.objects.talk.budget import plan_budget, settle_ended
 from kheishd.objects.talk.input import origins_read
 from kheishd.objects.talk.persona import bind_at_creation
@@ -40,11 +40,11 @@ from kheishd.store.tables import (
     SPAWN_RECEIPTS,
 )
 from protocol import ids
-from protocol.errors.agent import AgentAlreadyClosed, MemberForbidden, SpawnConflict, SpawnLimit
+from protocol.errors.agent import MemberForbidden, SpawnConflict, SpawnLimit
 from protocol.errors.definition import AgentNotFound
 from protocol.errors.route import RouteForbidden, RouteNotReady
 from protocol.errors.rpc import InvalidParams
-from protocol.errors.session import SessionAlreadyEnded, WorkspaceMissing
+from protocol.errors.session import WorkspaceMissing
 from protocol.events.agent import AgentSpawned, ChildSpawned
 from protocol.events.run import InputReceived, RunAccepted
 from protocol.events.session import SessionCreated
@@ -197,7 +197,9 @@ def judge_spawn(store: Snapshot, runtime: Runtime, plan: SpawnPlan, now_ms: int)
     PersonaNotFound, BudgetExhausted, InvalidParams for a limit of money on a route without prices.
     """
     request, parent = plan.request, store.need(SESSIONS, plan.parent_id)
-    require_working(store, parent, "$.params.parent")
+    closed = find_closed(store, parent)
+    if closed is not None:
+        raise type(closed)(closed.message, field="$.params.parent")
     for use in measure_limits(store, runtime.config.agents, parent, plan.run_id, now_ms):
         if use.used >= use.allowed:
             raise SpawnLimit(f"{use.limit} is {use.allowed}, and {use.used} are used; close agents or wait")
@@ -258,18 +260,6 @@ def judge_spawn(store: Snapshot, runtime: Runtime, plan: SpawnPlan, now_ms: int)
         budget,
         reserved,
     )
-
-
-def require_working(store: Snapshot, session: Session, name: str) -> None:
-    """Require that an agent accepts work. Errors: SessionAlreadyEnded, AgentAlreadyClosed."""
-    if session.status == "ended":
-        raise SessionAlreadyEnded(f"the session {session.session_id} was ended", field=name)
-    if session.parent_session_id is None:
-        return
-    agent = store.get(AGENTS, session.session_id)
-    if agent is not None and agent.state != "open":
-        text = f"the agent {agent.path} is {agent.state}"
-        raise AgentAlreadyClosed(f"{text}: {agent.close_note}" if agent.close_note else text, field=name)
 
 
 def measure_limits(

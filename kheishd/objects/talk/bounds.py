@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING
 from kheishd.core.profiles import PROFILES
 from kheishd.core.scope import EVERYTHING, Bounds, Link, bound_by, is_wider, narrower_mode
 from kheishd.core.skill import active_skills, allowed_names
-from kheishd.store.tables import SESSIONS
+from kheishd.store.tables import AGENTS, CHILDREN, SESSIONS
+from protocol.errors.agent import AgentAlreadyClosed
+from protocol.errors.session import SessionAlreadyEnded
 from protocol.errors.token import ScopeWouldWiden
 from protocol.objects.session import CapabilityScope
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kheishd.kernel.call import Call
     from kheishd.kernel.runtime import Runtime
     from kheishd.store.environment import Snapshot
@@ -96,6 +100,34 @@ def ancestors(store: Snapshot, session: Session) -> list[Session]:
         sessions.append(store.need(SESSIONS, parent_id))
         parent_id = sessions[-1].parent_session_id
     return sessions
+
+
+def open_children(store: Snapshot, session: Session) -> Iterator[Session]:
+    """Yield the children of a session that have not ended."""
+    for key, _ in store.scan(CHILDREN, session.session_id):
+        child = store.need(SESSIONS, key[1])
+        if child.status == "open":
+            yield child
+
+
+def has_work_below(store: Snapshot, session: Session) -> bool:
+    """Whether a session below another one has an open run, or a spawned agent that is not closed."""
+    return any(
+        child.open_runs or store.get(AGENTS, child.session_id) is not None or has_work_below(store, child)
+        for child in open_children(store, session)
+    )
+
+
+def find_closed(store: Snapshot, session: Session) -> SessionAlreadyEnded | AgentAlreadyClosed | None:
+    """Return why a session takes no work: it, or one above it, has ended or is being closed. None if none."""
+    for current in (session, *ancestors(store, session)):
+        if current.status == "ended":
+            return SessionAlreadyEnded(f"the session {current.session_id} was ended")
+        agent = store.get(AGENTS, current.session_id) if current.parent_session_id is not None else None
+        if agent is not None and agent.state != "open":
+            note = f": {agent.close_note}" if agent.close_note else ""
+            return AgentAlreadyClosed(f"the agent {agent.path} is {agent.state}{note}")
+    return None
 
 
 def mode_of(runtime: Runtime, session: Session, speaker: Definition | None = None) -> PermissionMode:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kheishd.core.account import plan_reservation, settle_child, use_of
+from kheishd.objects.talk.bounds import open_children
 from kheishd.records.run import read_pinned
 from kheishd.records.writer import BY_DAEMON, Origin, SessionWriter
-from kheishd.store.tables import CHILDREN, RUNS, SESSIONS
+from kheishd.store.tables import RUNS, SESSIONS
 
 if TYPE_CHECKING:
     from kheishd.kernel.runtime import Runtime
@@ -105,9 +106,7 @@ def is_reserved(store: Snapshot, session: Session) -> bool:
 
 def has_open_children(store: Snapshot, session: Session) -> bool:
     """Whether a session has children that have not ended."""
-    return any(
-        store.need(SESSIONS, key[1]).status == "open" for key, _ in store.scan(CHILDREN, session.session_id)
-    )
+    return next(open_children(store, session), None) is not None
 
 
 def budget_of(store: Snapshot, session: Session) -> BudgetUse | None:

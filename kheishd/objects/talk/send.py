@@ -22,7 +22,7 @@ from kheishd.objects.talk.address import (
     find_session,
     require_valid_sender,
 )
-from kheishd.objects.talk.bounds import scope_of
+from kheishd.objects.talk.bounds import find_closed, scope_of
 from kheishd.objects.talk.busy import place_message
 from kheishd.objects.talk.contract import StoredSchema, bind_output
 from kheishd.objects.talk.input import apply_input_contract, declared_origin, input_field, read_items
@@ -31,7 +31,7 @@ from kheishd.objects.talk.pin import pin_run
 from kheishd.objects.talk.run import output_fields, wait_until_settled
 from kheishd.objects.talk.workspace import resolve_requested
 from kheishd.records.writer import BY_DAEMON, SessionWriter
-from kheishd.store.tables import AGENTS, CONVERSATIONS, RUNS_READY, SESSIONS
+from kheishd.store.tables import CONVERSATIONS, RUNS_READY, SESSIONS
 from protocol import ids
 from protocol.errors.rpc import NotSupported, Overloaded
 from protocol.errors.session import QueueFull, SessionAlreadyEnded
@@ -230,10 +230,9 @@ def _require_open(store: Snapshot, record: Session) -> None:
     """Require that a session takes input. Errors: SessionAlreadyEnded."""
     if record.status == "ended":
         raise SessionAlreadyEnded(f"the session {record.session_id} was ended and takes no more input")
-    if record.parent_session_id is not None:
-        agent = store.get(AGENTS, record.session_id)
-        if agent is not None and agent.state == "closing":
-            raise SessionAlreadyEnded(f"the agent {agent.path} is being closed and takes no more input")
+    closed = find_closed(store, record)
+    if closed is not None:
+        raise SessionAlreadyEnded(f"{closed.message}; {record.session_id} takes no more input")
 
 
 def _open_conversation(

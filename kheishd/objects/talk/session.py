@@ -28,7 +28,15 @@ from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.pages import PageTokens, page_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_definition, find_route, find_session
-from kheishd.objects.talk.bounds import bounds_of, default_mode, mode_of, require_mode, scope_of
+from kheishd.objects.talk.bounds import (
+    bounds_of,
+    default_mode,
+    find_closed,
+    has_work_below,
+    mode_of,
+    require_mode,
+    scope_of,
+)
 from kheishd.objects.talk.budget import budget_of, has_open_children, is_reserved, reserve, settle
 from kheishd.objects.talk.contract import StoredSchema, read_contracts, read_schema
 from kheishd.objects.talk.persona import bind_at_creation
@@ -37,7 +45,7 @@ from kheishd.objects.talk.workspace import resolve_requested, workspace_of
 from kheishd.objects.work.shell import request_stop_all
 from kheishd.records.checkpoint import delete_checkpoint
 from kheishd.records.writer import SessionWriter
-from kheishd.store.tables import AGENTS, AGENTS_LIVE, CHECKPOINT_CHUNKS, CHILDREN, GOALS, SESSIONS
+from kheishd.store.tables import AGENTS, CHECKPOINT_CHUNKS, CHILDREN, GOALS, SESSIONS
 from protocol import ids
 from protocol.errors.daemon import DaemonDraining
 from protocol.errors.rpc import InvalidParams
@@ -152,13 +160,17 @@ def create(tx: Transaction, call: Call, creation: _Creation) -> Session:
 def _created_event(tx: Transaction, call: Call, creation: _Creation) -> SessionCreated:
     """Return the event of a new session, its properties narrowed by its agent and its parent.
 
-    Errors: SessionNotFound, PersonaNotFound, TooDeep, ScopeWouldWiden, WorkspaceForbidden, ScopeMissing.
+    Errors: SessionNotFound, SessionAlreadyEnded, PersonaNotFound, TooDeep, ScopeWouldWiden,
+    WorkspaceForbidden, ScopeMissing.
     """
     definition, properties = creation.definition, dict(creation.settings.properties)
     parent_id, root_id, parent = creation.params.parent_session_id, None, None
     mode: PermissionMode | None = properties.get("permission_mode")
     if parent_id is not None:
         parent = find_session(tx, call, parent_id, "$.params.parent_session_id")
+        closed = find_closed(tx, parent)
+        if closed is not None and tx.get(SESSIONS, creation.session_id) is None:
+            raise SessionAlreadyEnded(closed.message, field="$.params.parent_session_id")
         bounds = bounds_of(tx, call.runtime, parent)
         if bounds.depth + 1 >= MAX_SESSION_DEPTH:
             raise TooDeep(field="$.params.parent_session_id")
@@ -401,8 +413,8 @@ def end(tx: Transaction, call: Call, params: SessionEnd) -> Session:
         )
     if session.parent_session_id is not None and tx.get(AGENTS, session.session_id) is not None:
         raise SessionBusy("this is the session of a spawned agent; close the agent, which ends the session")
-    if next(tx.scan(AGENTS_LIVE, session.root_session_id or session.session_id, session.session_id), None):
-        raise SessionBusy("the session's agent has live children; close them first")
+    if has_work_below(tx, session):
+        raise SessionBusy("sessions below have runs or live agents; cancel and close them first")
     writer = SessionWriter(tx, session.session_id, session=session, origin=origin_of(call))
     writer.append(SessionEnded(note=params.note))
     request_stop_all(writer, "the session was ended")

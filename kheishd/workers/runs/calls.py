@@ -279,7 +279,9 @@ class CallExecutor:
         outcome = ended.outcome
         text, output = fit_outcome(outcome, self._active.current_runtime.config.tools.max_output_bytes)
         blob, size = (None, None) if output is None else await self._active.put_blob(output)
-        result = CallReturn(ended.how, text, outcome.is_error, blob, size, ended.took_ms)
+        result = CallReturn(
+            ended.how, text, outcome.is_error, blob, size, ended.took_ms, tuple(outcome.origins)
+        )
         command, decide = ReturnResult(call.call_id, result, outcome.events, ended.written), outcome.decide
 
         def save(writer: SessionWriter) -> None:
@@ -333,7 +335,9 @@ def _decide_result(
         final = Outcome(str(error), is_error=True)
     how: CallOutcome = "failed" if final.is_error else "returned"
     text, _ = fit_outcome(final)
-    result = replace(command.result, how=how, text=text, is_error=final.is_error)
+    result = replace(
+        command.result, how=how, text=text, is_error=final.is_error, origins=tuple(final.origins)
+    )
     events = final.events if final.is_error else (*final.events, *command.events)
     return replace(command, result=result, events=events)
 

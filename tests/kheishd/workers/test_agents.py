@@ -75,6 +75,39 @@ async def test_an_agent_waits_for_the_agents_below_it(house: Household) -> None:
     await until_closed(house, child["agent_id"])
 
 
+async def test_an_agent_waits_for_the_sessions_below_it(house: Household) -> None:
+    """An agent that has settled stays open as long as a session that a client created below it works."""
+    parent = await root(house)
+    gate = house.gate("slow")
+    child = await spawn_over_socket(house, parent, retention="close_on_settle", prompt="slow")
+    created = await root(house, parent_session_id=child["agent_id"])
+    inner_gate = house.gate("inner")
+    await house.call("session.send", session_id=created, content="inner")
+    gate.opened.set()
+    await until(house, child["agent_id"], "completed")
+    await inner_gate.reached.wait()
+    assert (await house.call("agent.get", agent=child["agent_id"]))["state"] == "open"
+    inner_gate.opened.set()
+    await until_closed(house, child["agent_id"])
+    assert (await house.call("session.get", session_id=created))["status"] == "ended"
+
+
+async def test_a_close_ends_the_sessions_below_and_their_agents(house: Household) -> None:
+    """The runs of sessions that clients created below are stopped, too, and agents below those are closed."""
+    child = await spawn_over_socket(house, await root(house))
+    created = await root(house, parent_session_id=child["agent_id"])
+    lowest = await root(house, parent_session_id=created)
+    gate = house.gate("slow")
+    sent = await house.call("session.send", session_id=lowest, content="slow")
+    await gate.reached.wait()
+    inner = await spawn_over_socket(house, created, "inner")
+    await house.call("agent.close", agent=child["agent_id"], note="enough")
+    assert (await house.call("run.get", run_id=sent["run_id"]))["status"] == "cancelled"
+    for session_id in (created, lowest, inner["agent_id"]):
+        assert (await house.call("session.get", session_id=session_id))["status"] == "ended"
+    assert (await house.call("agent.get", agent=inner["agent_id"]))["state"] == "closed"
+
+
 async def test_agents_of_a_cancelled_run_are_closed(house: Household) -> None:
     """Their runs are cancelled; retained agents go on."""
     gate = house.gate("work")

@@ -150,6 +150,13 @@ async def test_a_call_that_a_restart_interrupted_finds_its_agents(tmp_path: Path
             use("delegate", tasks=[{"name": "x", "prompt": "x", "agent": "nobody"}]),
             "task 'x': agent: there",
         ),
+        (use("spawn_agent", name="x", prompt="x", nickname="x" * 65), "length <= 64 - at `$.nickname`"),
+        (use("spawn_agent", name="x", prompt="x", nickname="\x1b[2J"), "nickname: a nickname is printable"),
+        (use("spawn_agent", name="x", prompt="x", model="m\x1b[0m"), "at `$.model`"),
+        (use("spawn_agent", name="x", prompt="x", model="m\n"), "at `$.model`"),
+        (use("spawn_agent", name="x", prompt="x", model="m" * 257), "at `$.model`"),
+        (use("spawn_agent", name="x", prompt="x", route="r\u202e"), "at `$.route`"),
+        (use("delegate", tasks=[{"name": "x", "prompt": "x", "agent": "a" * 5000}]), "at `$.agent`"),
         (use("wait_agent", agent="nobody"), "there is no agent 'nobody' in this tree"),
         (use("get_agent", agent="nobody"), "there is no agent 'nobody' in this tree"),
     ],
@@ -180,6 +187,9 @@ async def test_an_agent_closes_an_agent_below_it(team: Team) -> None:
     assert closing["state"] == "closing"
     closed = await until_closed(team.house, child["agent_id"])
     assert closed["close_note"] == "enough"
+    # Once closed, it stays so, and the result says it.
+    again = await team.order(parent, use("close_agent", agent=child["agent_id"]))
+    assert again["state"] == "closed"
     rows = await team.house.events(session_id=child["agent_id"])
     assert rows[-3]["actor"] == f"agent:{parent}"
 
@@ -220,3 +230,21 @@ async def test_agents_get_parts_of_the_budget(team: Team) -> None:
     assert 400 < given[0] < 500 == given[1]
     session = await team.house.call("session.get", session_id=parent)
     assert session["budget_use"]["left"]["tokens"] < 10_000
+
+
+@pytest.mark.parametrize(
+    "look",
+    [use("wait_agent", agent="reader"), use("get_agent", agent="reader"), use("list_agents")],
+    ids=["wait_agent", "get_agent", "list_agents"],
+)
+async def test_the_texts_of_an_agent_keep_their_origins(team: Team, look: Answer) -> None:
+    """A run that reads an agent by a tool has the origins of everything that this agent has read."""
+    parent = await root(team.house)
+    spawned = await team.order(parent, use("spawn_agent", name="reader", prompt="be ready", wait=True))
+    evil = {"content": "from outside", "origin": "connector"}
+    await team.house.call("session.send", session_id=spawned["agent_id"], wait="settled", **evil)
+    assert "connector" not in (await team.house.call("session.get", session_id=parent))["origins"]
+    await team.order(parent, look)
+    assert "connector" in (await team.house.call("session.get", session_id=parent))["origins"]
+    (run, *_) = (await team.house.call("run.list", session_id=parent))["runs"]
+    assert "connector" in (await team.house.call("run.get", run_id=run["run_id"]))["origins"]

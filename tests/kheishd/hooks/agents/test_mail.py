@@ -168,6 +168,7 @@ async def test_messages_stay_in_the_tree(house: Household, cast: Cast) -> None:
         (message("scout"), "the agent boss/scout is closed"),
         (message("scout", message=long), "the limit is 16384"),
         (message("scout", message_type="agent_settled"), "are the daemon's"),
+        (message("scout", message_type=" Agent_Settled"), "are the daemon's"),
     ):
         results = await run_boss(house, cast, call)
         assert problem in results[-1]

@@ -125,6 +125,22 @@ async def test_agent_spawn_agent_already_closed(idle: Household) -> None:
     assert isinstance(refusal, SessionAlreadyEnded)
 
 
+async def test_no_session_below_a_closing_agent_takes_work(idle: Household) -> None:
+    """Sessions that clients created below it spawn no agents, and take no input and no mail."""
+    parent = await root(idle)
+    child = await spawn(idle, parent)
+    created = await root(idle, parent_session_id=child["agent_id"])
+    agent_id = child["agent_id"]
+    await idle.state.update(lambda tx: begin_close(tx, tx.need(AGENT_TABLE, agent_id), note="enough"))
+    mail = {"from": parent, "to": created, "subject": "s", "payload": {}}
+    for method, params, kind in (
+        ("agent.spawn", {"parent": created, "name": "x", "prompt": "x"}, AgentAlreadyClosed),
+        ("session.send", {"session_id": created, "content": "x"}, SessionAlreadyEnded),
+        ("mailbox.post", mail, AgentAlreadyClosed),
+    ):
+        assert isinstance(await idle.refusal_of(method, **params), kind)
+
+
 async def test_agent_spawn_session_already_ended(house: Household) -> None:
     """An ended session has no more children."""
     parent = await root(house)
@@ -146,17 +162,19 @@ async def test_agent_spawn_spawn_conflict(house: Household) -> None:
 
 async def test_agent_spawn_spawn_limit(tmp_path: Path) -> None:
     """Each limit is named, with its value."""
-    for name, below in (
-        ("max_children", 1),
-        ("max_descendants", 1),
-        ("max_live", 1),
-        ("max_depth", 0),
-        ("max_spawns_per_minute", 1),
-        ("max_daemon_spawns_per_minute", 1),
+    for number, (name, below) in enumerate(
+        (
+            ("max_children", 1),
+            ("max_descendants", 1),
+            ("max_live", 1),
+            ("max_depth", 0),
+            ("max_spawns_per_minute", 1),
+            ("max_daemon_spawns_per_minute", 1),
+        )
     ):
         limits: Any = {name: below}
         config = Config(agents=AgentsSection(**limits))
-        async with household(tmp_path / name, work=False, config=config) as house:
+        async with household(tmp_path / str(number), work=False, config=config) as house:
             parent = await root(house)
             if below:
                 await spawn(house, parent)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kheishd.core.run.commands import Fail, RequestCancel, Start
+from kheishd.kernel.call import Caller
 from kheishd.objects.agents import mail
 from kheishd.objects.agents.mailbox import post_mail
 from kheishd.objects.talk.session import create, end
@@ -108,6 +109,17 @@ async def test_a_run_takes_a_number_of_bytes(desk: Desk) -> None:
     assert len(ids_in(desk, "c", "pending")) == 4
 
 
+async def test_a_message_keeps_the_origin_of_the_token_that_posted_it(desk: Desk) -> None:
+    """A client whose token fixes an origin cannot hide it behind a message between two agents."""
+    params = MailboxPost(from_agent="p", to_agent="c", subject="s", payload="do it", message_id="m1")
+    bridge = Caller("token:t", frozenset(("converse",)), origin="connector")
+    await desk.do(post_mail, params, caller=bridge)
+    run_id = await deliver(desk)
+    assert run_id is not None
+    with desk.state.read() as store:
+        assert store.need(RUNS, run_id).origins == ["mailbox", "connector"]
+
+
 async def test_a_cancelled_delivery_is_repeated(desk: Desk) -> None:
     """A run that was cancelled has not read its mail, which keeps its place; three times end it."""
     await post(desk, "m1")
@@ -153,8 +165,8 @@ async def test_a_report_to_a_closed_parent_is_dropped(desk: Desk) -> None:
     await post(desk, "m1")
     run_id = await deliver(desk)
     assert run_id is not None
-    await desk.do(end, SessionEnd(session_id="p"))
     await desk.command(run_id, lambda run: RequestCancel("cancelled", ""))
+    await desk.do(end, SessionEnd(session_id="p"))
     await conclude(desk)
     assert ids_in(desk, "p", "pending") == []
     assert desk.kinds("c")[-1] == "run_concluded"

@@ -86,6 +86,14 @@ async def test_mailbox_post_ok_with_check_changes_nothing(house: Household) -> N
     assert (await house.call("mailbox.list", agent="b"))["messages"] == []
 
 
+async def test_mailbox_post_ok_shows_the_origin_of_the_token(house: Household) -> None:
+    """A message has the origin that its client's token fixes."""
+    bridge = await house.connect_limited(origin="connector", scopes=["converse", "read"])
+    params = {"from": "a", "to": "b", "subject": "s", "payload": "x", "message_id": "m1"}
+    await bridge.call("mailbox.post", **params)
+    assert (await house.call("mailbox.get", agent="b", message_id="m1"))["origin"] == "connector"
+
+
 async def test_mailbox_post_no_such_agent(house: Household) -> None:
     """Both agents must exist, and the caller's token must cover both."""
     for field in ("from", "to"):

@@ -196,6 +196,32 @@ async def test_no_mode_is_wider_than_max_mode(tmp_path: Path) -> None:
             assert (type(refusal), refusal.field) == (ScopeWouldWiden, "$.params.permission_mode")
 
 
+async def test_session_create_session_already_ended(idle: Household) -> None:
+    """An ended session gets no children; a repeated request returns the child that it had."""
+    parent = (await create(idle))["session_id"]
+    child = await create(idle, parent_session_id=parent, session_id="kid")
+    await idle.call("session.end", session_id=parent)
+    refusal = await idle.refusal_of("session.create", parent_session_id=parent)
+    assert (type(refusal), refusal.field) == (SessionAlreadyEnded, "$.params.parent_session_id")
+    again = await create(idle, parent_session_id=parent, session_id="kid")
+    assert again["session_id"] == child["session_id"]
+
+
+async def test_a_session_ends_once_nothing_below_it_works(idle: Household) -> None:
+    """Runs of created children keep it from its end; idle children take no more work afterwards."""
+    parent = (await create(idle))["session_id"]
+    child = (await create(idle, parent_session_id=parent))["session_id"]
+    lowest = (await create(idle, parent_session_id=child))["session_id"]
+    sent = await idle.call("session.send", session_id=lowest, content="x")
+    for session_id in (parent, child):
+        assert isinstance(await idle.refusal_of("session.end", session_id=session_id), SessionBusy)
+    await idle.call("run.cancel", run_id=sent["run_id"])
+    await idle.call("session.end", session_id=parent)
+    refusal = await idle.refusal_of("session.send", session_id=lowest, content="x")
+    assert isinstance(refusal, SessionAlreadyEnded)
+    assert parent in refusal.message
+
+
 async def test_session_create_too_deep(idle: Household) -> None:
     """The depth of sessions is limited."""
     parent = (await create(idle))["session_id"]
