@@ -32,7 +32,17 @@ BACKOFF_SECONDS: Final = (10.0, 60.0)
 """The pauses after the first failures in a row; one more parks the goal."""
 
 PERMANENT: Final = frozenset(
-    ("unauthorized", "quota_exhausted", "route_gone", "credential_missing", "bad_request", "context_too_long")
+    (
+        "unauthorized",
+        "quota_exhausted",
+        "route_gone",
+        "credential_missing",
+        "bad_request",
+        "context_too_long",
+        "session_token_budget",
+        "session_cost_budget",
+        "session_time_budget",
+    )
 )
 """The failures of a run that no further run can cure: they park the goal at once."""
 

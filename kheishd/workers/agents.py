@@ -33,6 +33,7 @@ from kheishd.store.tables import (
     AGENTS_PREPARING,
     AGENTS_SETTLED,
     AGENTS_TIED,
+    GOALS_OPEN,
     MAILBOXES,
     MAILBOXES_DUE,
     RUNS,
@@ -87,7 +88,7 @@ class AgentWorker(Worker):
                     has_agents = bool(store.count(AGENTS_LIVE))
                 if has_agents:
                     # Without live agents, no run concerns this worker.
-                    bell = self._state.bell(AGENTS.name, RUNS.name, MAILBOXES_DUE.name)
+                    bell = self._state.bell(AGENTS.name, RUNS.name, MAILBOXES_DUE.name, GOALS_OPEN.name)
                     while (step := self._find_step()) is not None:
                         agent_id, change = step
                         if change is prepare or (change is finish and self._find_worktree(agent_id)):
@@ -213,14 +214,14 @@ def _find_tied(store: Snapshot, skipped: set[str]) -> Step | None:
 
 
 def _find_settled(store: Snapshot, skipped: set[str]) -> Step | None:
-    """Return the close of an agent that has settled: no open run, no mail, and no work below it."""
+    """Return the close of an agent that has settled: no open run or goal, no mail, and no work below it."""
     for (agent_id,), _ in store.scan(AGENTS_SETTLED):
         session, mailbox = store.need(SESSIONS, agent_id), store.get(MAILBOXES, agent_id)
         if agent_id in skipped or session.open_runs or next(live_children(store, session), None) is not None:
             continue
         if mailbox is not None and mailbox.pending + mailbox.delivering > 0:
             continue
-        if has_work_below(store, session):
+        if store.get(GOALS_OPEN, agent_id) is not None or has_work_below(store, session):
             continue
         return agent_id, partial(begin_close, note="it has settled")
     return None

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import trio
 
 from kheishd.core import goal as rules
+from kheishd.core.account import is_used_up
 from kheishd.core.goal import ContinueStep, ExhaustStep, ReviewStep, WaitStep
 from kheishd.core.run.budget import calculate_cost
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
 from kheishd.objects.agents import goal as transactions
+from kheishd.objects.talk.bounds import bounds_of
 from kheishd.records.run import read_pinned
-from kheishd.store.tables import GOALS_OPEN, RUNS
+from kheishd.store.tables import GOALS_OPEN, RUNS, SESSIONS
 from kheishd.workers.worker import Worker
 from protocol import ids
 from protocol.errors.refusal import Refusal
@@ -113,7 +115,7 @@ class GoalWorker(Worker):
                 case ExhaustStep():
                     await self._state.update(partial(transactions.exhaust, session_id=session_id))
                 case ContinueStep():
-                    await self._continue(session_id, goal)
+                    await self._continue(session_id, goal, bell)
         except StorageFull:
             log.warning("the disk is full; the goal of %s is tried again", session_id)
             await trio.sleep(RETRY_SECONDS)
@@ -126,8 +128,8 @@ class GoalWorker(Worker):
         with trio.move_on_after(sleep_s):
             await bell.wait()
 
-    async def _continue(self, session_id: str, goal: Goal) -> None:
-        """Accept the next run; park the goal if none can be accepted."""
+    async def _continue(self, session_id: str, goal: Goal, bell: Bell) -> None:
+        """Accept the next run, or wait for that of the mail; park the goal if none can be accepted."""
         change = partial(
             transactions.continue_goal,
             runtime=self._runtimes.current(),
@@ -136,7 +138,8 @@ class GoalWorker(Worker):
             input_id=self._state.new_id(ids.INPUT),
         )
         try:
-            await self._state.update(change)
+            if await self._state.update(change):
+                await bell.wait()
         except (StorageFull, StoreDamaged):
             raise
         except Refusal as refusal:
@@ -171,6 +174,20 @@ class GoalWorker(Worker):
         with self._state.read() as store:
             run = store.need(RUNS, step.run_id)
             pinned = read_pinned(store, run)
+            session = store.need(SESSIONS, session_id)
+            bounds = bounds_of(store, self._runtimes.current(), session)
+        # The session may have changed since the run.
+        problem = bounds.find_problem("route", pinned.route)
+        if problem is not None or is_used_up(session):
+            note = "the budget of the session is used up, so no judge is asked"
+            if problem is not None:
+                note = f"the judge may not use the route '{pinned.route}': {problem}"
+            return GoalReviewed(
+                goal_id=goal.goal_id,
+                reviewed_run_id=run.run_id,
+                verdict="unjudged",
+                note=truncate(note, rules.MAX_NOTE_BYTES),
+            )
         reader = TranscriptReader(self._state, session_id, self._services.transcripts)
         transcript = (await reader.read()).transcript
         entries = [entry for entry in transcript.entries if entry.cursor > run.accepted_cursor]

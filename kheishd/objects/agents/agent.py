@@ -12,6 +12,7 @@ from kheishd.kernel.call import Call, control, mutation, origin_of, query
 from kheishd.objects.agents.spawn import SpawnPlan, judge_spawn, measure_limits, prepare_spawn, spawn
 from kheishd.objects.agents.tree import find_agent, make_nickname, snapshot_of, top_id_of, tree_of, view_of
 from kheishd.objects.pages import PageTokens, cursor_after, page_of
+from kheishd.objects.talk.pin import choose_model
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import AGENTS, SESSIONS
 from protocol.errors.agent import AgentAlreadyClosed
@@ -35,6 +36,7 @@ from protocol.objects.agent import (
     SpawnExplanation,
     SpawnParams,
 )
+from protocol.objects.run import SendParams
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,7 +113,9 @@ def explain(call: Call, params: AgentExplain) -> SpawnExplanation:
         branch=verdict.worktree.branch if verdict.worktree is not None else None,
         route=verdict.route.route_id,
         budget=verdict.budget,
-        model=params.spawn.model or verdict.definition.model or verdict.route.model,
+        model=choose_model(
+            verdict.route, SendParams(), params.spawn.route, params.spawn.model, verdict.definition
+        ),
     )
 
 

@@ -18,7 +18,7 @@ from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.agents import mail
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import definition_of, find_route, find_session
-from kheishd.objects.talk.pin import pin_run
+from kheishd.objects.talk.pin import pin_run, require_runnable
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import GOALS, RUNS, RUNS_BY_SESSION, SESSIONS
 from protocol import ids
@@ -205,11 +205,8 @@ def read_step(store: Snapshot, session_id: str, now_ms: int) -> tuple[Goal, Goal
     session = store.need(SESSIONS, session_id)
     newest = newest_run(store, session_id) if not session.open_runs else None
     step = rules.next_step(goal, session, newest, now_ms)
-    # Only where a run is to be accepted, so that the mailbox of a run in flight is not read.
-    if isinstance(step, ContinueStep) and (
-        not mail.is_open(store, session) or mail.state_of(store, session_id) == "due"
-    ):
-        # Mail comes first, and an agent that is to be closed begins nothing.
+    if isinstance(step, ContinueStep) and not mail.is_open(store, session):
+        # An agent that is to be closed begins nothing.
         step = WaitStep()
     return None if step is None else (goal, step)
 
@@ -265,17 +262,21 @@ def _append_update(tx: Transaction, session_id: str, event: GoalUpdated) -> None
     writer.write()
 
 
-def continue_goal(tx: Transaction, runtime: Runtime, session_id: str, run_id: str, input_id: str) -> None:
-    """Accept the next run towards the goal of a session, if that is due.
+def continue_goal(tx: Transaction, runtime: Runtime, session_id: str, run_id: str, input_id: str) -> bool:
+    """Accept the next run towards the goal of a session, if that is due; return whether mail comes first.
 
     Errors: AgentNotFound, RouteNotFound, RouteForbidden, RouteNotReady, WorkspaceForbidden, InvalidParams:
     no run can be accepted now.
     """
     due = read_step(tx, session_id, tx.now_ms)
     if due is None or not isinstance(due[1], ContinueStep):
-        return
+        return False
     goal, reason = due[0], due[1].reason
     session = tx.need(SESSIONS, session_id)
+    if mail.state_of(tx, session_id) == "due":
+        # What refuses the run that would deliver the mail refuses this one, too.
+        require_runnable(tx, runtime, session, definition_of(runtime, session), SendParams())
+        return True
     params = SendParams(budget=rules.remaining_budget(goal))
     pinned = pin_run(tx, runtime, session, definition_of(runtime, session), params)
     number = goal.continuations + 1
@@ -293,6 +294,7 @@ def continue_goal(tx: Transaction, runtime: Runtime, session_id: str, run_id: st
         GoalContinued(goal_id=goal.goal_id, number=number, reason=truncate(reason, rules.MAX_NOTE_BYTES))
     )
     writer.write()
+    return False
 
 
 HANDLERS = (set_, get, clear, pause, resume)

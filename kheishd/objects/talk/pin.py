@@ -19,6 +19,7 @@ from protocol.errors.rpc import InvalidParams
 from protocol.objects.run import Pinned
 
 if TYPE_CHECKING:
+    from kheishd.core.scope import Bounds
     from kheishd.kernel.runtime import RouteSpec, Runtime
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.budget import Budget, PinnedBudget
@@ -40,26 +41,11 @@ def pin_run(
 ) -> Pinned:
     """Return the values that a new run uses, and store the speaker's instructions.
 
-    The request comes before the session, the session before the agent. A model belongs to the route that
-    was named with it: a request that names another route gets that route's model unless it names one too.
     A guest speaks for itself and has no tools.
 
     Errors: RouteNotFound, RouteForbidden, RouteNotReady, WorkspaceForbidden, InvalidParams.
     """
-    # Plan mode can end within a run, so the bounds are those that apply after it.
-    bounds = bounds_of(tx, runtime, leave_plan_mode(session), speaker)
-    directory = workspace_of(tx, runtime, session, workspace, speaker)
-    route = find_route(runtime, params.route, session.route, speaker.route)
-    field = "$.params.route" if params.route is not None else None
-    forbidden = bounds.find_problem("route", route.route_id)
-    if forbidden is not None:
-        text = f"the session may not use the route '{route.route_id}': {forbidden}"
-        raise RouteForbidden(text, field=field)
-    problem = runtime.models.problem(route)
-    if problem is not None:
-        raise RouteNotReady(f"the route '{route.route_id}' is not ready: {problem}", field=field)
-    session_model = session.model if params.route is None else None
-    agent_model = speaker.model if params.route is None and session.route is None else None
+    bounds, directory, route = require_runnable(tx, runtime, session, speaker, params, workspace)
     instructions = instructions_of(tx, session, speaker)
     digest = speaker.digest if instructions == speaker.instructions else blob_name(instructions.encode())
     put_chunk(tx, digest, 0, instructions.encode())
@@ -67,7 +53,7 @@ def pin_run(
     return Pinned(
         route=route.route_id,
         driver=route.driver,
-        model=params.model or session_model or agent_model or route.model,
+        model=choose_model(route, params, session.route, session.model, speaker),
         base_url=route.base_url,
         auth_ref=route.auth_ref,
         preset=route.preset,
@@ -90,6 +76,51 @@ def pin_run(
         is_accounted=session.budget is not None,
         prices=route.prices,
     )
+
+
+def require_runnable(
+    store: Snapshot,
+    runtime: Runtime,
+    session: Session,
+    speaker: Definition,
+    params: SendParams,
+    workspace: str | None = None,
+) -> tuple[Bounds, str, RouteSpec]:
+    """Return the bounds, the workspace and the route of a new run, if one can be accepted.
+
+    The request comes before the session, the session before the agent.
+    Errors: RouteNotFound, RouteForbidden, RouteNotReady, WorkspaceForbidden.
+    """
+    # Plan mode can end within a run, so the bounds are those that apply after it.
+    bounds = bounds_of(store, runtime, leave_plan_mode(session), speaker)
+    directory = workspace_of(store, runtime, session, workspace, speaker)
+    route = find_route(runtime, params.route, session.route, speaker.route)
+    field = "$.params.route" if params.route is not None else None
+    forbidden = bounds.find_problem("route", route.route_id)
+    if forbidden is not None:
+        text = f"the session may not use the route '{route.route_id}': {forbidden}"
+        raise RouteForbidden(text, field=field)
+    problem = runtime.models.problem(route)
+    if problem is not None:
+        raise RouteNotReady(f"the route '{route.route_id}' is not ready: {problem}", field=field)
+    return bounds, directory, route
+
+
+def choose_model(
+    route: RouteSpec,
+    params: SendParams,
+    session_route: str | None,
+    session_model: str | None,
+    speaker: Definition,
+) -> str:
+    """Return the model of a new run on a route.
+
+    A model belongs to the route that was named with it: a request that names another route gets that route's
+    model unless it names one too, and so does a session.
+    """
+    if params.route is not None:
+        return params.model or route.model
+    return params.model or session_model or (speaker.model if session_route is None else None) or route.model
 
 
 def instructions_of(store: Snapshot, session: Session, speaker: Definition) -> str:

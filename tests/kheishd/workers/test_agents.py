@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trio.testing import wait_all_tasks_blocked
 
 from kheishd.hooks.os import worktrees
 from kheishd.hooks.os.worktrees import make_worktree
@@ -167,6 +168,21 @@ async def test_an_agent_reads_its_mail_before_it_closes(house: Household) -> Non
     await until_closed(house, child["agent_id"])
     message = await house.call("mailbox.get", agent=child["agent_id"], message_id="m1")
     assert (message["state"], message["outcome"]) == ("done", "delivered")
+
+
+async def test_an_agent_reaches_its_goal_before_it_closes(house: Household) -> None:
+    """An agent that closes once it has settled has not settled while the daemon pursues its goal."""
+    parent = await root(house)
+    gate = house.gate("slow")
+    child = await spawn_over_socket(house, parent, retention="close_on_settle", prompt="slow")
+    await gate.reached.wait()
+    await house.call("goal.set", session_id=child["agent_id"], objective="Count to three.")
+    gate.opened.set()
+    await until(house, child["agent_id"], "completed")
+    await wait_all_tasks_blocked()
+    assert (await house.call("agent.get", agent=child["agent_id"]))["state"] == "open"
+    await house.call("goal.pause", session_id=child["agent_id"])
+    await until_closed(house, child["agent_id"])
 
 
 @pytest.fixture

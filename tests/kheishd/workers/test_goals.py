@@ -17,6 +17,7 @@ from kheishd.objects.agents import goal as methods
 from kheishd.objects.agents.mailbox import post_mail
 from kheishd.objects.talk import conversation as conversations
 from kheishd.objects.talk import session as sessions
+from kheishd.objects.talk.send import send_to_session
 from kheishd.store.tables import GOALS, GOALS_OPEN, RUNS, RUNS_BY_SESSION
 from kheishd.workers.goals import GoalWorker
 from kheishd.workers.mail import MailWorker
@@ -25,7 +26,7 @@ from protocol.events.goal import GoalContinued, GoalReviewed
 from protocol.objects.conversation import ConversationReset
 from protocol.objects.goal import Goal, GoalChange, GoalSetParams
 from protocol.objects.mailbox import MailboxPost
-from protocol.objects.session import SessionEnd
+from protocol.objects.session import CredentialScope, SessionCreate, SessionEnd, SessionSend, SessionUpdate
 from protocol.transcript import Text, ToolCall, Usage, text_of
 from tests.support.desk import Desk, Gate, ModelPart, Scripted, fails, gives, open_desk, says, working
 from tests.support.runtimes import change_runtime
@@ -317,6 +318,68 @@ async def test_a_judge_that_fails_is_asked_again(tmp_path: Path, clock: MockCloc
         await case.set()
         goal = await case.until("paused")
         assert (goal.failures, goal.note) == (3, "the judge gave no verdict")
+
+
+async def leave_unjudged(desk: Desk, **budget: Any) -> Pursuit:
+    """Set the goal of a session and let it work once; the worker that would review the work comes later."""
+    session = await desk.do(sessions.create, SessionCreate(**budget))
+    case = Pursuit(desk, session.session_id)
+    await case.set()
+    async with working(desk):
+        sent = await desk.do(send_to_session, SessionSend(session_id=session.session_id, content="hello"))
+        await desk.until(lambda: desk.ended(sent.run_id))
+    return case
+
+
+async def test_the_judge_keeps_to_the_routes_of_the_session(tmp_path: Path) -> None:
+    """A session whose scope excludes the run's route by now has its goal paused; no model reads the work."""
+    async with open_desk(tmp_path, Scripted(summary_answers=judges("done"))) as desk:
+        case = await leave_unjudged(desk)
+        scope = CredentialScope(routes=[])
+        await desk.do(sessions.update, SessionUpdate(session_id=case.session_id, credential_scope=scope))
+        async with pursuing(desk):
+            goal = await case.until("paused")
+        assert "the judge may not use the route" in goal.note
+        assert desk.models.summary_requests == []
+
+
+async def test_the_judge_keeps_to_the_budget_of_the_session(tmp_path: Path) -> None:
+    """Once the budget of a session is used up, its goal is paused, and no judge is asked."""
+    async with open_desk(tmp_path, Scripted(summary_answers=judges("not_done"))) as desk:
+        case = await leave_unjudged(desk, budget=Budget(max_tokens=1))
+        async with pursuing(desk):
+            goal = await case.until("paused")
+        assert (goal.note, desk.models.summary_requests) == (
+            "the budget of the session is used up, so no judge is asked",
+            [],
+        )
+
+
+async def test_a_session_without_budget_parks_it(tmp_path: Path) -> None:
+    """A continuation that fails because the session's budget is used up is not tried again."""
+    async with open_desk(tmp_path, Scripted(summary_answers=judges("not_done"))) as desk:
+        case = await leave_unjudged(desk, budget=Budget(max_tokens=1))
+        await case.change(methods.clear)
+        async with pursuing(desk):
+            await case.set()
+            goal = await case.until("paused")
+        assert goal.note.startswith("session_token_budget")
+        assert goal.continuations == 1
+
+
+async def test_mail_that_is_refused_parks_it(tmp_path: Path) -> None:
+    """A goal does not wait for mail that cannot be delivered: it is paused with the reason."""
+    async with pursuit(tmp_path) as case, trio.open_nursery() as nursery:
+        runtime = case.desk.holder.current()
+        case.desk.holder.replace(change_runtime(runtime, generation=2, definitions={}))
+        await nursery.start(MailWorker(case.desk.services).serve)
+        mail = MailboxPost(
+            from_agent=case.session_id, to_agent=case.session_id, subject="s", message_id="m", payload=1
+        )
+        await case.desk.do(post_mail, mail)
+        await case.set()
+        assert "no longer defined" in (await case.until("paused")).note
+        nursery.cancel_scope.cancel()
 
 
 async def test_waiting_for_a_time(tmp_path: Path, clock: MockClock) -> None:

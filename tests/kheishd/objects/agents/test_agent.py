@@ -24,6 +24,8 @@ from protocol.errors.token import ScopeWouldWiden
 from protocol.limits.session import MAX_INPUT_BYTES
 from tests.support.families import root, spawn, until
 from tests.support.household import AGENTS, Household, household, pages, refusal_of
+from tests.support.household import agent as define_agent
+from tests.support.runtimes import change_runtime
 
 
 async def close(house: Household, agent: str, **params: Any) -> Any:
@@ -326,6 +328,19 @@ async def test_agent_explain_ok(house: Household) -> None:
     assert not refused["allowed"]
     assert (refused["reason"], refused["field"]) == ("scope_would_widen", "$.params.permission_mode")
     assert len((await house.call("agent.list"))["agents"]) == 1
+
+
+async def test_agent_explain_ok_model(house: Household) -> None:
+    """The model is the one that the agent will use: a request that names a route gets that route's model."""
+    modelled = {"modelled": define_agent("modelled", "model: m-own")}
+    house.holder.replace(change_runtime(house.holder.current(), generation=2, definitions=AGENTS | modelled))
+    parent = await root(house)
+    for route, model in ((None, "m-own"), ("offline", "offline")):
+        request = {"parent": parent, "name": "x", "prompt": "x", "agent": "modelled", "route": route}
+        assert (await house.call("agent.explain", spawn=request))["model"] == model
+        child = await house.call("agent.spawn", **request)
+        run = await house.call("run.get", run_id=child["launch_run_id"])
+        assert run["pinned"]["model"] == model
 
 
 async def test_agent_explain_no_such_agent(house: Household) -> None:
