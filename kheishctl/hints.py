@@ -19,7 +19,7 @@ HINTS: dict[str, tuple[str, ...]] = {
     "mail_not_found": ("mailbox", "list", "AGENT", "--state", "any"),
     "member_forbidden": ("definition", "show", "AGENT"),
     "method_not_found": ("call", "rpc.discover"),
-    "no_such_agent": ("agent", "list"),
+    "no_such_agent": ("agent", "list", "--closed"),
     "persona_not_found": ("persona", "list"),
     "question_not_found": ("question", "list"),
     "root_not_found": ("workspace", "list"),

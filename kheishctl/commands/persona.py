@@ -51,7 +51,9 @@ def _read(path: str | None) -> str | None:
         # Not pathlib: importing it takes longer than the command.
         with open(path, encoding="utf-8") as file:
             return file.read()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
         raise click.UsageError(f"{path} cannot be read as UTF-8: {error}") from None
 
 

@@ -119,8 +119,13 @@ def _parse_options(request: Json, options: tuple[str, ...], texts: tuple[str, ..
     answers: dict[str, Json] = {}
     for word, is_text in [*((word, False) for word in options), *((word, True) for word in texts)]:
         key, equals, value = word.partition("=")
-        if not equals or key not in parts:
-            raise click.UsageError(f"{word!r} is not of the form KEY=...; the keys are {', '.join(parts)}")
+        keys = f"the keys are {', '.join(parts)}"
+        if not equals:
+            raise click.UsageError(f"{word!r} is not of the form KEY=...; {keys}")
+        if key not in parts:
+            raise click.UsageError(f"the question has no part {key!r}; {keys}")
+        if not value:
+            raise click.UsageError(f"the answer to {key} is empty; --decline declines to answer")
         answer = answers.setdefault(key, {"key": key})
         option = None if is_text else match_option(parts[key], value)
         if option is None:

@@ -193,10 +193,13 @@ def plan_reservation(
         left, source = min(lefts)
         amount = given[name] or left // shares
         if not 0 < amount <= left:
+            remedy = "ask for less" if left > 0 else "raise it"
+            if account.reserved:
+                remedy = "wait for its children, or close some"
             wanted = f"the child asks for {format_amount(name, amount)}" if given[name] else "a share is 0"
             raise BudgetExhausted(
                 f"the budget '{field}' of {source} has {format_amount(name, max(left, 0))} left, and "
-                f"{wanted}; wait for its children, or close some",
+                f"{wanted}; {remedy}",
                 field=f"$.params.budget.{field}",
             )
         given[name] = reserved[name] = amount

@@ -58,9 +58,15 @@ class Validator:
                 return msgspec.convert(coerced, tool.arguments)
             except msgspec.ValidationError as error:
                 message, _, path = str(error).partition(" - at `")
-                problem = f"{path.removesuffix('`') or '$'}: {message}"
-                if not path and "unknown field" in message:
-                    problem += f"; the fields are {', '.join(tool.schema.get('properties', ()))}"
+                path = path.removesuffix("`") or "$"
+                problem = f"{path}: {message}"
+                if "unknown field" in message:
+                    schema: Mapping[str, Any] = tool.schema
+                    for part in path.replace("[", ".[").split(".")[1:]:
+                        inner = _mapping(schema.get("properties")).get(part)
+                        schema = _mapping(schema.get("items") if part.startswith("[") else inner)
+                    if fields := ", ".join(schema.get("properties", ())):
+                        problem += f"; the fields are {fields}"
                 raise _invalid(tool, [problem]) from None
         problems = list(self._find_problems(tool, coerced))
         if problems:

@@ -34,6 +34,7 @@ from protocol.limits.agent import (
 )
 from protocol.limits.names import MAX_REASON_BYTES
 from protocol.limits.session import MAX_INPUT_ITEMS
+from protocol.objects.goal import GoalStatus
 from protocol.objects.permission import PermissionMode
 from protocol.objects.run import ModelName, Name, Outcome, PathName, RunError
 from protocol.objects.session import CapabilityScope, CredentialScope, ProfileName, ToolNames
@@ -181,9 +182,21 @@ class AgentView(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class AgentSnapshot(AgentView, frozen=True, kw_only=True, omit_defaults=True):
-    """An agent with the output of its newest run. A long output is truncated; output.list has all of it."""
+    """An agent with its session's properties, open requests, and the output of its newest run.
+
+    A long output is truncated; output.list has all of it. ``permission_mode`` is the session's own; null:
+    that of its definition. ``active_skills`` are names. ``approval_ids`` and ``question_ids`` are the
+    requests for which its first open run waits.
+    """
 
     output: str | None = None
+    profile: str | None = None
+    permission_mode: PermissionMode | None = None
+    persona_id: str | None = None
+    active_skills: list[str] = []
+    goal_status: GoalStatus | None = None
+    approval_ids: list[str] = []
+    question_ids: list[str] = []
 
 
 class AgentList(Struct, frozen=True):

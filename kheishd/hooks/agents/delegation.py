@@ -260,7 +260,8 @@ class Delegation(SubHook):
             except ToolError as error:
                 problems[index] = str(error)
         if not agent_ids:
-            raise ToolError(next(iter(problems.values())))
+            index, problem = next(iter(problems.items()))
+            raise ToolError(f"task '{arguments.tasks[index].name}': {problem}")
         await self.wait_for(call, agent_ids, arguments.timeout_s)
         return self._report(call, agent_ids, problems)
 

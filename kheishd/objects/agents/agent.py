@@ -207,7 +207,7 @@ def _find_spawned(tx: Transaction, call: Call, address: str) -> tuple[Session, M
     session = find_agent(tx, call, address)
     agent = tx.get(AGENTS, session.session_id)
     if agent is None:
-        text = f"{session.session_id} was not spawned: it is the agent of a session, and ends with it"
+        text = f"{session.session_id} was not spawned: it is the agent of a session; session.end ends it"
         raise InvalidParams(text, field="$.params.agent")
     if agent.state == "closed":
         raise AgentAlreadyClosed(

@@ -294,7 +294,9 @@ def _find_definition(
     if members is not None and name not in members and name != parent.agent:
         allowed = ", ".join(members) or "no other agent"
         raise MemberForbidden(
-            f"this agent may not delegate to '{name}'; it may delegate to: {allowed}", field="$.params.agent"
+            f"this agent may not delegate to '{name}'; its session {parent.session_id}, with the limits of "
+            f"its creation, may delegate to: {allowed}",
+            field="$.params.agent",
         )
     definition = runtime.definitions.get(name)
     if definition is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from kheishd.core.agent import find_free, fold_nickname, is_preparing, status_of
+from kheishd.core.skill import active_skills
 from kheishd.objects.talk.bounds import ancestors
 from kheishd.objects.talk.budget import budget_of
 from kheishd.objects.talk.output import output_of
@@ -18,6 +19,7 @@ from kheishd.store.tables import (
     AGENTS_BY_NICKNAME,
     AGENTS_BY_PATH,
     AGENTS_LIVE,
+    GOALS,
     RUNS,
     RUNS_BY_SESSION,
     SESSIONS,
@@ -62,8 +64,14 @@ def top_id_of(store: Snapshot, session: Session) -> str:
 
 def find_agent(store: Snapshot, call: Call, address: str, field: str = "$.params.agent") -> Session:
     """Return the session of an agent that the caller may read. Errors: NoSuchAgent."""
+    is_definition = address in call.runtime.definitions and call.caller.may_read_agent(address)
+    where = "; it is the name of a definition: session.list lists its sessions" if is_definition else ""
     return _find(
-        store, address, lambda session: call.caller.may_read(session.agent, session.sender), field=field
+        store,
+        address,
+        lambda session: call.caller.may_read(session.agent, session.sender),
+        where=where,
+        field=field,
     )
 
 
@@ -209,7 +217,20 @@ def snapshot_of(store: Snapshot, session: Session) -> AgentSnapshot:
     run = store.get(RUNS, view.last_run_id) if view.last_run_id is not None else None
     output = output_of(store, run) if run is not None else None
     text = None if output is None else truncate(output.text, MAX_TOOL_TEXT_BYTES // 2, "\n[... truncated]")
-    return AgentSnapshot(**fields_of(AgentView, view), output=text)
+    active = store.get(RUNS, session.open_runs[0]) if session.open_runs else None
+    calls = active.calls if active is not None else []
+    goal = store.get(GOALS, session.session_id) if session.goal_id is not None else None
+    return AgentSnapshot(
+        **fields_of(AgentView, view),
+        output=text,
+        profile=session.profile,
+        permission_mode=session.permission_mode,
+        persona_id=session.persona.persona_id if session.persona is not None else None,
+        active_skills=[skill.name for skill in active_skills(session)],
+        goal_status=goal.status if goal is not None else None,
+        approval_ids=[call.waits_for for call in calls if call.state == "asked" and call.waits_for],
+        question_ids=[call.waits_for for call in calls if call.state == "questioned" and call.waits_for],
+    )
 
 
 def _last_ended(store: Snapshot, session: Session) -> RunRecord | None:

@@ -33,3 +33,5 @@ def test_import(ctl: Ctl, tmp_path: Path, sender: str) -> None:
     path.write_bytes(b"\xff")
     done = ctl("persona", "import", str(path))
     assert (done.code, "cannot be read as UTF-8" in done.err) == (2, True)
+    done = ctl("persona", "import", str(tmp_path / "nope.md"))
+    assert (done.code, "nope.md cannot be read: No such file" in done.err) == (2, True)

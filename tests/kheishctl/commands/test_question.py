@@ -62,7 +62,10 @@ def test_invalid_answers(ctl: Ctl, sender: str) -> None:
     for words in (["--answer", "q9=x"], ["--answer", "blue"], ["--decline", "--text", "q1=x"], []):
         done = ctl("question", "answer", question_id, *words)
         assert done.code == exit_codes.USAGE, words
-    assert "q1, q2, q3" in ctl("question", "answer", question_id, "--answer", "q9=x").err
+    wrong_key = ctl("question", "answer", question_id, "--answer", "q9=x")
+    assert "no part 'q9'; the keys are q1, q2, q3" in wrong_key.err
+    empty = ctl("question", "answer", question_id, "--answer", "q3=")
+    assert (empty.code, "the answer to q3 is empty" in empty.err) == (exit_codes.USAGE, True)
     missing = ctl("question", "answer", question_id, "--answer", "q1=red")
     assert (missing.code, "q2, q3" in missing.err) == (exit_codes.FAILED, True)
     ctl("question", "cancel", question_id)

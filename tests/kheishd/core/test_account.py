@@ -144,6 +144,13 @@ def test_a_child_is_refused_more_than_is_left(budget: Budget, field: str, words:
         plan_reservation(parent, budget, "c", max_children=3, now_ms=0)
     assert caught.value.field == f"$.params.budget.{field}"
     assert words in caught.value.message
+    assert caught.value.message.endswith("wait for its children, or close some")
+
+
+def test_a_refusal_of_a_parent_without_children_names_another_remedy() -> None:
+    """There is nothing to wait for."""
+    with pytest.raises(BudgetExhausted, match="asks for 1001 tokens; ask for less"):
+        plan_reservation(SESSION, Budget(max_tokens=1001), "c", max_children=3, now_ms=0)
 
 
 def test_a_share_of_nothing_is_refused() -> None:
@@ -152,7 +159,7 @@ def test_a_share_of_nothing_is_refused() -> None:
     with pytest.raises(BudgetExhausted, match="has 2 tokens left, and a share is 0"):
         plan_reservation(parent, None, "c", max_children=3, now_ms=0)
     parent = count_call(SESSION, Usage(1100, 0), None)
-    with pytest.raises(BudgetExhausted, match="has 0 tokens left"):
+    with pytest.raises(BudgetExhausted, match=r"has 0 tokens left, .*; raise it"):
         plan_reservation(parent, Budget(max_tokens=1), "c", max_children=3, now_ms=0)
 
 

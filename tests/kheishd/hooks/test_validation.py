@@ -245,7 +245,10 @@ def test_arguments_become_the_struct() -> None:
         ({"path": ""}, "$.path: Expected `str` of length >= 1"),
         ({"path": None}, "$.path: Expected `str`, got `null`"),
         ({"path": "a", "inner": [{"count": 0}]}, "$.inner[0].count: Expected `int` >= 1"),
-        ({"path": "a", "inner": [{"counts": 1}]}, "$.inner[0]: Object contains unknown field `counts`"),
+        (
+            {"path": "a", "inner": [{"counts": 1}]},
+            "$.inner[0]: Object contains unknown field `counts`; the fields are count",
+        ),
         ({"path": "a", "mode": "middling"}, "$.mode: Invalid enum value 'middling'"),
     ],
 )

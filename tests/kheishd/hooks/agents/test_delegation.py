@@ -146,7 +146,10 @@ async def test_a_call_that_a_restart_interrupted_finds_its_agents(tmp_path: Path
         (use("spawn_agent", name="x", prompt="x", agent="nobody"), "agent: there is no agent 'nobody'"),
         (use("spawn_agent", name="x", prompt="x", cwd="/etc"), "workspace:"),
         (use("spawn_agent", name="x", prompt="x", scope={"tools": ["bash", "spawn_agent"]}), "scope.tools:"),
-        (use("delegate", tasks=[{"name": "x", "prompt": "x", "agent": "nobody"}]), "there is no agent"),
+        (
+            use("delegate", tasks=[{"name": "x", "prompt": "x", "agent": "nobody"}]),
+            "task 'x': agent: there",
+        ),
         (use("spawn_agent", name="x", prompt="x", nickname="x" * 65), "length <= 64 - at `$.nickname`"),
         (use("spawn_agent", name="x", prompt="x", nickname="\x1b[2J"), "nickname: a nickname is printable"),
         (use("spawn_agent", name="x", prompt="x", model="m\x1b[0m"), "at `$.model`"),

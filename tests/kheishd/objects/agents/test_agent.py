@@ -192,7 +192,9 @@ async def test_agent_spawn_member_forbidden(tmp_path: Path) -> None:
         parent = await root(house, agent="lead")
         refusal = await house.refusal_of("agent.spawn", parent=parent, name="x", prompt="x", agent="critic")
         assert (type(refusal), refusal.field) == (MemberForbidden, "$.params.agent")
-        assert "reviewer" in refusal.message
+        assert f"its session {parent}, with the limits of its creation, may delegate to: reviewer" in (
+            refusal.message
+        )
         assert (await spawn(house, parent, agent="reviewer"))["definition"] == "reviewer"
         child = await spawn(house, parent)
         refusal = await house.refusal_of(

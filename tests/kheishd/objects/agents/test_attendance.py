@@ -52,9 +52,10 @@ async def test_with_a_person_requests_wait(house: Household) -> None:
     sent = await house.ask(sender="ann")
     call_tool(house, write())
     child = await spawn(house, sent["session_id"])
-    await until(house, child["agent_id"], "waiting_for_approval")
+    shown = await until(house, child["agent_id"], "waiting_for_approval")
     (approval,) = (await house.call("approval.list"))["approvals"]
     assert "audience" not in approval
+    assert (shown["approval_ids"], "question_ids" in shown) == ([approval["approval_id"]], False)
 
 
 async def test_an_agent_works_for_the_person_of_the_run(house: Household) -> None:

@@ -26,6 +26,26 @@ async def test_an_agent_has_four_addresses(idle: Household) -> None:
         assert isinstance(await idle.refusal_of("agent.get", agent=address), NoSuchAgent)
 
 
+async def test_an_agent_is_shown_with_the_properties_of_its_session(idle: Household) -> None:
+    """One agent has its profile, mode and goal; a list does not."""
+    parent = await root(idle, profile="plan", permission_mode="plan")
+    await idle.call("goal.set", session_id=parent, objective="Be done.")
+    shown = await idle.call("agent.get", agent=parent)
+    assert (shown["profile"], shown["permission_mode"], shown["goal_status"]) == ("plan", "plan", "active")
+    (listed,) = (await idle.call("agent.list", root=parent))["agents"]
+    assert not {"profile", "permission_mode", "goal_status"} & listed.keys()
+
+
+async def test_the_name_of_a_definition_is_no_agent(idle: Household) -> None:
+    """The refusal says so, but not to a caller that may not read the definition."""
+    refusal = await idle.refusal_of("agent.get", agent="critic")
+    assert "it is the name of a definition: session.list lists its sessions" in refusal.message
+    limited = await idle.connect_limited(agents=["default"])
+    with pytest.raises(NoSuchAgent) as caught:
+        await limited.call("agent.get", agent="critic")
+    assert caught.value.message == "there is no agent 'critic'"
+
+
 async def test_an_ambiguous_address_is_refused(idle: Household) -> None:
     """The refusal names the agents; agents that the caller cannot reach do not count."""
     parent, other = await root(idle), await root(idle, agent="critic")
