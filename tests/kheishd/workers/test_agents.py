@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trio.testing import wait_all_tasks_blocked
 
 from kheishd.hooks.os import worktrees
 from kheishd.hooks.os.worktrees import make_worktree
@@ -179,7 +178,9 @@ async def test_an_agent_reaches_its_goal_before_it_closes(house: Household) -> N
     await house.call("goal.set", session_id=child["agent_id"], objective="Count to three.")
     gate.opened.set()
     await until(house, child["agent_id"], "completed")
-    await wait_all_tasks_blocked()
+    # The worker closes one agent after the other, in the order of their ids.
+    later = await spawn_over_socket(house, parent, retention="close_on_settle")
+    await until_closed(house, later["agent_id"])
     assert (await house.call("agent.get", agent=child["agent_id"]))["state"] == "open"
     await house.call("goal.pause", session_id=child["agent_id"])
     await until_closed(house, child["agent_id"])
