@@ -17,7 +17,7 @@ from kheishd.store.pages import PageDamaged, PageFile, get_handles
 from kheishd.store.tables import CURSORS, JOURNAL, TABLES
 from protocol.errors.daemon import DaemonDraining
 from protocol.errors.rpc import InvalidParams
-from protocol.errors.store import StoreDamaged, UpdateTooLarge
+from protocol.errors.store import StorageFailed, StoreDamaged, UpdateTooLarge
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown, decode_envelope, decode_event, encode_line
 from protocol.limits.store import MAX_UPDATE_BYTES
@@ -177,8 +177,11 @@ class Snapshot:
                 self._txn = self._environment.lmdb.begin()
             else:
                 self._begin_without_lmdb(health.pages)
-        except BaseException:
+        except BaseException as error:
             self._environment.readers.leave(self)
+            if isinstance(error, lmdb.PanicError):
+                # A commit failed on the disk, and the daemon is about to stop.
+                raise StorageFailed() from error
             raise
         return self
 

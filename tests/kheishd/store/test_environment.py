@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lmdb
 import msgspec
@@ -31,7 +31,7 @@ from kheishd.store.tables import (
 )
 from kheishd.store.writer import Store
 from protocol.errors.daemon import DaemonDraining
-from protocol.errors.store import StoreDamaged, UpdateTooLarge
+from protocol.errors.store import StorageFailed, StoreDamaged, UpdateTooLarge
 from protocol.journal.envelope import DAEMON_STREAM
 from protocol.journal.line import decode_envelope, decode_event
 from protocol.limits.store import MAX_UPDATE_BYTES
@@ -342,6 +342,18 @@ def test_secrets_are_scrubbed_before_hashing(store: Store) -> None:
 
 
 # Closing.
+
+
+def test_a_read_after_a_failed_commit_is_refused(store: Store) -> None:
+    """Between a commit that could not be rolled back and the daemon's stop, requests learn of it."""
+
+    class Panicking:
+        def begin(self) -> None:
+            raise lmdb.PanicError("the meta page could not be written")
+
+    environment = msgspec.structs.replace(store.read()._environment, lmdb=cast("Any", Panicking()))
+    with pytest.raises(StorageFailed), Snapshot(environment):
+        pass
 
 
 def test_nobody_reads_once_it_is_closing(store_dir: Path) -> None:
