@@ -58,7 +58,7 @@ def full_state(store: Store) -> State:
 async def test_status(full_state: State) -> None:
     """Counts, disk, memory and cursor are those of the store and the process."""
     status = make(full_state, active_runs=lambda: 3, listeners=["unix:/x"]).status()
-    assert (status.counts.sessions, status.counts.runs, status.counts.tokens) == (9, 17, 2)
+    assert (status.counts.sessions, status.counts.runs, status.counts.tokens) == (11, 17, 2)
     assert (status.counts.runs_active, status.counts.runs_ready) == (3, 3)
     waiting = status.counts.approvals, status.counts.questions, status.counts.indoubts
     assert waiting == (1, 1, 1)
@@ -111,7 +111,7 @@ async def test_deleted_store_files(full_state: State) -> None:
     status = make(full_state).status()
     assert "backup" in status.warnings[0]
     assert status.disk.file_bytes == 0
-    assert status.counts.sessions == 9
+    assert status.counts.sessions == 11
 
 
 async def test_parked_run(full_state: State) -> None:
