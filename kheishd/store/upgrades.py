@@ -31,52 +31,29 @@ from kheishd.store.guards import (
 from kheishd.store.journal import Heads
 from kheishd.store.pages import PageDamaged, PageFile
 from kheishd.store.tables import (
-    AGENTS,
-    AGENTS_BY_NAME,
-    AGENTS_BY_NICKNAME,
-    AGENTS_BY_PATH,
-    AGENTS_BY_RUN,
-    AGENTS_BY_TIME,
-    AGENTS_CLOSING,
-    AGENTS_LIVE,
-    AGENTS_PREPARING,
-    AGENTS_SETTLED,
-    AGENTS_TIED,
     APPROVALS,
     APPROVALS_WAITING,
     BLOBS,
     CHECKPOINT_CHUNKS,
     CURSORS,
     DEADLINES,
-    DEFINITIONS,
-    GOALS,
-    GOALS_OPEN,
     INDOUBTS,
     INDOUBTS_OPEN,
     JOURNAL,
-    MAIL,
-    MAIL_BY_STATE,
-    MAILBOXES,
-    MAILBOXES_DUE,
     META,
     PERMISSIONS,
-    PERSONAS,
     QUESTIONS,
-    QUESTIONS_TO_AGENTS,
     QUESTIONS_WAITING,
     RECEIPTS,
     RECEIPTS_BY_AGE,
     RECORDS_BY_RUN,
     RECORDS_BY_SESSION,
-    RUNS_TO_CONCLUDE,
     SHELLS_LIVE,
     SHELLS_STOPPING,
-    SPAWN_RECEIPTS,
     TABLES,
     TASKS,
     TASKS_OPEN,
     TASKS_WAITING,
-    TRUSTED_ROOTS,
 )
 from protocol.limits.units import MIB
 from protocol.structs import Value
@@ -154,32 +131,9 @@ def u006_checkpoint_chunks(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) 
 
 
 def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
-    """Add tables for agents, mail and personas."""
-    for table in (
-        AGENTS,
-        AGENTS_BY_PATH,
-        AGENTS_BY_NAME,
-        AGENTS_BY_NICKNAME,
-        AGENTS_BY_TIME,
-        AGENTS_BY_RUN,
-        AGENTS_LIVE,
-        AGENTS_PREPARING,
-        AGENTS_CLOSING,
-        AGENTS_SETTLED,
-        AGENTS_TIED,
-        SPAWN_RECEIPTS,
-        DEFINITIONS,
-        GOALS,
-        GOALS_OPEN,
-        MAIL,
-        MAIL_BY_STATE,
-        MAILBOXES,
-        MAILBOXES_DUE,
-        RUNS_TO_CONCLUDE,
-        QUESTIONS_TO_AGENTS,
-        TRUSTED_ROOTS,
-        PERSONAS,
-    ):
+    """Add the tables of agents, mail, goals, personas, stored definitions and trusted roots."""
+    # Tables that exist stay as they are.
+    for table in TABLES:
         env.open_db(table.name.encode(), txn)
 
 
