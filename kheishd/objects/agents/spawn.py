@@ -19,7 +19,7 @@ from kheishd.objects.agents.tree import live_children, make_nickname, path_of, r
 from kheishd.objects.agents.worktree import plan_worktree, require_repository
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_route
-from kheishd.objects.talk.bounds import bounds_of, find_closed, scope_of
+from kheishd.objects.talk.bounds import ancestors, bounds_of, find_closed, scope_of
 from kheishd.objects.talk.budget import plan_budget, settle_ended
 from kheishd.objects.talk.input import origins_read
 from kheishd.objects.talk.persona import bind_at_creation
@@ -267,12 +267,9 @@ def measure_limits(
 ) -> list[LimitUse]:
     """Return every limit on one more child of an agent, with its use."""
     root_id, since = root_id_of(parent), now_ms - MINUTE_MS
-    depth, above = 0, parent
-    while above.parent_session_id is not None:
-        depth, above = depth + 1, store.need(SESSIONS, above.parent_session_id)
     recent = [key[1] for key, _ in store.scan(AGENTS_BY_TIME, after=(max(since, 0), "\U0010ffff", ""))]
     uses = [
-        ("max_depth", limits.max_depth, depth),
+        ("max_depth", limits.max_depth, len(ancestors(store, parent))),
         ("max_children", limits.max_children, sum(1 for _ in live_children(store, parent))),
         ("max_descendants", limits.max_descendants, sum(1 for _ in store.scan(AGENTS_LIVE, root_id))),
         ("max_live", limits.max_live, store.count(AGENTS_LIVE)),

@@ -228,8 +228,6 @@ def _steer(
 
 def _require_open(store: Snapshot, record: Session) -> None:
     """Require that a session takes input. Errors: SessionAlreadyEnded."""
-    if record.status == "ended":
-        raise SessionAlreadyEnded(f"the session {record.session_id} was ended and takes no more input")
     closed = find_closed(store, record)
     if closed is not None:
         raise SessionAlreadyEnded(f"{closed.message}; {record.session_id} takes no more input")
