@@ -77,6 +77,11 @@ def reveal_line(text: str) -> str:
     return reveal(text).replace("\n", "⟨LINE FEED⟩")
 
 
+def fold_text(text: str) -> str:
+    """Return a text as names and titles are compared: without case, and with single blanks."""
+    return " ".join(text.split()).casefold()
+
+
 def one_line(text: str) -> str:
     """Sanitize text and collapse its white space, newlines included, to single blanks."""
     return " ".join(sanitize(text).split())

@@ -31,7 +31,7 @@ from protocol.events.agent import AgentClosed, AgentCloseRequested, AgentPrepare
 from protocol.events.run import RunAccepted, RunEnded
 from protocol.events.session import SessionCreated
 from protocol.limits.agent import MAX_AGENT_NAME_BYTES
-from protocol.objects.agent import AgentRetention, AgentStatus, AgentTransition, ManagedAgent
+from protocol.objects.agent import AgentProperties, AgentRetention, AgentStatus, AgentTransition, ManagedAgent
 from protocol.objects.run import ENDED, Outcome, RunStatus
 from protocol.structs import fields_of
 
@@ -74,11 +74,6 @@ def choose_nickname(agent_id: str) -> str:
     return NICKNAMES[sha256(agent_id.encode()).digest()[0] % len(NICKNAMES)]
 
 
-def fold_nickname(nickname: str) -> str:
-    """Return a nickname as it is compared: without case, and with single blanks."""
-    return " ".join(nickname.split()).casefold()
-
-
 def find_free(base: str, separator: str, is_taken: Callable[[str], bool]) -> str:
     """Return the base, or the base with the first free number from 2.
 
@@ -117,7 +112,7 @@ def evolve(agent: ManagedAgent | None, envelope: Envelope, event: JournalEvent) 
     if isinstance(event, AgentSpawned):
         assert envelope.session_id is not None
         return ManagedAgent(
-            **fields_of(AgentSpawned, event),
+            **fields_of(AgentProperties, event),
             agent_id=envelope.session_id,
             spawned_at_ms=envelope.at_ms,
             created_cursor=envelope.cursor,

@@ -37,6 +37,7 @@ from protocol.events.task import (
 from protocol.journal.envelope import Envelope
 from protocol.limits.task import MAX_OPEN_TASKS
 from protocol.objects.task import OPEN, Shell, ShellEnding, Task
+from protocol.text import fold_text
 
 # The record.
 
@@ -168,7 +169,7 @@ class SessionTasks(Protocol):
 
 def hash_title(title: str) -> str:
     """Return the index key of a title; case and spacing are ignored."""
-    spelling = " ".join(title.split()).casefold()
+    spelling = fold_text(title)
     return sha256(spelling.encode(errors="surrogatepass")).hexdigest()[:32]
 
 

@@ -24,7 +24,7 @@ from kheishd.kernel.hook import (
 )
 from protocol.limits.question import MAX_QUESTION_OPTIONS, MAX_QUESTIONS, MAX_QUESTIONS_BYTES
 from protocol.objects.question import Option, Question
-from protocol.text import truncate
+from protocol.text import fold_text, truncate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -148,7 +148,7 @@ def _require_distinct(texts: Iterable[str], noun: str) -> None:
     """Reject an empty text, and two that differ only in case or blanks. Errors: ToolError."""
     folded_texts: set[str] = set()
     for text in texts:
-        folded = " ".join(text.split()).casefold()
+        folded = fold_text(text)
         if not folded:
             raise ToolError(f"each {noun} needs words")
         if folded in folded_texts:

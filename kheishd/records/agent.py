@@ -23,6 +23,7 @@ from kheishd.store.tables import (
 )
 from protocol.events.agent import AgentClosed, AgentCloseRequested, AgentPrepared, AgentRenamed, AgentSpawned
 from protocol.events.run import RunEnded
+from protocol.text import fold_text
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot
@@ -39,7 +40,7 @@ def index_rows(agent: ManagedAgent) -> frozenset[IndexRow]:
     agent_id = agent.agent_id
     rows = [
         IndexRow(AGENTS_BY_PATH, (agent.path,), agent_id),
-        IndexRow(AGENTS_BY_NICKNAME, (hash_key(rules.fold_nickname(agent.nickname)),), agent_id),
+        IndexRow(AGENTS_BY_NICKNAME, (hash_key(fold_text(agent.nickname)),), agent_id),
         IndexRow(AGENTS_BY_TIME, (agent.spawned_at_ms, agent.root_id, agent_id)),
         IndexRow(SPAWN_RECEIPTS, (agent.parent_id, hash_key(agent.spawn_request_id)), agent_id),
     ]

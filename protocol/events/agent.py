@@ -1,33 +1,11 @@
 """Events of spawned agents, in the streams of their sessions; ``ChildSpawned`` in that of the parent."""
 
 from protocol.journal.envelope import Event
-from protocol.objects.agent import AgentRetention, AgentWorktree, PromptMode
+from protocol.objects.agent import AgentProperties
 
 
-class AgentSpawned(Event, frozen=True, tag="agent_spawned"):
-    """The session's agent was spawned by another one.
-
-    ``spawn_request_id`` identifies the request among those of its parent, ``fingerprint`` is the SHA-256
-    (hex) of what it asked for. ``launch_run_id`` is its first run. ``prompt_digest`` names the blob of its
-    own prompt, which replaces the instructions of its definition or follows them. ``worktree`` is to be made
-    before its first run starts.
-    """
-
-    parent_id: str
-    root_id: str
-    name: str
-    path: str
-    nickname: str
-    spawn_request_id: str
-    fingerprint: str
-    launch_run_id: str
-    retention: AgentRetention = "retain"
-    description: str = ""
-    owner: str | None = None
-    spawned_by_run_id: str | None = None
-    prompt_digest: str | None = None
-    prompt_mode: PromptMode = "append"
-    worktree: AgentWorktree | None = None
+class AgentSpawned(AgentProperties, Event, frozen=True, tag="agent_spawned"):
+    """The session's agent was spawned by another one."""
 
 
 class AgentPrepared(Event, frozen=True, tag="agent_prepared"):

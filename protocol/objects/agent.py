@@ -91,17 +91,15 @@ class AgentWorktree(Struct, frozen=True, kw_only=True, omit_defaults=True):
     base_commit: str | None = None
 
 
-class ManagedAgent(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A spawned agent, as stored. The record is the fold of events of its session.
+class AgentProperties(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The properties of a spawned agent, as its record and the event ``agent_spawned`` hold them.
 
-    ``agent_id`` is also the id of its session. ``path`` joins the names from its root down. ``launch_run_id``
-    is its first run. ``last_run_id``, ``last_outcome`` and ``last_error`` are those of the newest run that
-    has ended, at ``settled_at_ms``. ``failed``: it was closed because of a failure. ``owner`` answers what it
-    asks people. ``kept_worktree`` is the worktree's directory, if it has stayed after the close;
-    ``kept_branch`` its branch, if that has stayed.
+    ``path`` joins the names from its root down. ``spawn_request_id`` identifies the request among those of
+    its parent, ``fingerprint`` is the SHA-256 (hex) of what it asked for. ``launch_run_id`` is its first run.
+    ``prompt_digest`` names the blob of its own prompt, which replaces the instructions of its definition or
+    follows them. ``owner`` answers what it asks people. ``worktree`` is made before its first run starts.
     """
 
-    agent_id: str
     parent_id: str
     root_id: str
     name: str
@@ -110,20 +108,32 @@ class ManagedAgent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     spawn_request_id: str
     fingerprint: str
     launch_run_id: str
-    spawned_at_ms: int
     retention: AgentRetention = "retain"
-    state: AgentState = "open"
     description: str = ""
     owner: str | None = None
     spawned_by_run_id: str | None = None
     prompt_digest: str | None = None
     prompt_mode: PromptMode = "append"
+    worktree: AgentWorktree | None = None
+
+
+class ManagedAgent(AgentProperties, frozen=True, kw_only=True, omit_defaults=True):
+    """A spawned agent, as stored. The record is the fold of events of its session.
+
+    ``agent_id`` is also the id of its session. ``last_run_id``, ``last_outcome`` and ``last_error`` are those
+    of the newest run that has ended, at ``settled_at_ms``. ``failed``: it was closed because of a failure.
+    ``kept_worktree`` is the worktree's directory, if it has stayed after the close; ``kept_branch`` its
+    branch, if that has stayed.
+    """
+
+    agent_id: str
+    spawned_at_ms: int
+    state: AgentState = "open"
     last_run_id: str | None = None
     last_outcome: Outcome | None = None
     last_error: RunError | None = None
     failed: bool = False
     close_note: str = ""
-    worktree: AgentWorktree | None = None
     kept_worktree: str | None = None
     kept_branch: str | None = None
     settled_at_ms: int | None = None

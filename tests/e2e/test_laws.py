@@ -29,7 +29,6 @@ from hypothesis.strategies import (
 from trio.testing import MockClock
 
 from kheishd.config.sections.agents import AgentsSection
-from kheishd.core.agent import fold_nickname
 from kheishd.core.definition import built_in
 from kheishd.core.run.commands import (
     AcceptAnswer,
@@ -99,6 +98,7 @@ from protocol.objects.session import (
     SessionUpdate,
 )
 from protocol.objects.skill import SkillActivate, SkillDeactivate
+from protocol.text import fold_text
 from protocol.transcript import Text, ToolCall, ToolResult, Usage, text_of
 from tests.support.desk import EPOCH_MS, OPERATOR, Desk, Scripted, gives, open_desk, says, working
 from tests.support.household import ROUTES, Ready, agent
@@ -527,7 +527,7 @@ class Forest(RuleBasedStateMachine):
         """Require that an agent's path, nickname and receipt lead to it."""
         agent = snapshot.need(AGENTS, agent_id)
         assert snapshot.get(AGENTS_BY_PATH, agent.path) == agent_id
-        assert snapshot.get(AGENTS_BY_NICKNAME, hash_key(fold_nickname(agent.nickname))) == agent_id
+        assert snapshot.get(AGENTS_BY_NICKNAME, hash_key(fold_text(agent.nickname))) == agent_id
         assert snapshot.get(SPAWN_RECEIPTS, agent.parent_id, hash_key(agent.spawn_request_id)) == agent_id
 
     @invariant()

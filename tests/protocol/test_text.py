@@ -11,6 +11,7 @@ from protocol.text import (
     escape,
     escape_json,
     escape_line,
+    fold_text,
     json_length,
     one_line,
     reveal,
@@ -111,6 +112,13 @@ def test_invisible_characters_become_visible(hidden: str) -> None:
     safe = escape_json(json.dumps(hidden, ensure_ascii=False))
     assert (safe.isascii(), json.loads(safe)) == (True, hidden)
     assert sanitize("\u0646\u200c\u0645 👩\u200d🔧") == "\u0646\u200c\u0645 👩\u200d🔧"
+
+
+def test_folded_texts_are_compared_without_case_and_blanks() -> None:
+    """Names and titles that people take for the same are the same."""
+    assert fold_text("  Big\tHAWK ") == fold_text("big hawk")
+    assert fold_text("Straße") == fold_text("STRASSE")
+    assert fold_text("bighawk") != fold_text("big hawk")
 
 
 def test_one_line() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from kheishd.core.agent import find_free, fold_nickname, is_preparing, status_of
+from kheishd.core.agent import find_free, is_preparing, status_of
 from kheishd.core.skill import active_skills
 from kheishd.objects.talk.bounds import ancestors
 from kheishd.objects.talk.budget import budget_of
@@ -29,7 +29,7 @@ from protocol.errors.rpc import InvalidParams
 from protocol.limits.call import MAX_TOOL_TEXT_BYTES
 from protocol.objects.agent import AgentSnapshot, AgentView
 from protocol.structs import fields_of
-from protocol.text import truncate
+from protocol.text import fold_text, truncate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,7 +119,7 @@ def is_address(text: str) -> bool:
 def find_named(store: Snapshot, address: str) -> set[str]:
     """Return the ids of the agent with a nickname and of the live agents with a name."""
     named = {key[1] for key, _ in store.scan(AGENTS_BY_NAME, address)} if is_address(address) else set()
-    nicknamed = store.get(AGENTS_BY_NICKNAME, hash_key(fold_nickname(address)))
+    nicknamed = store.get(AGENTS_BY_NICKNAME, hash_key(fold_text(address)))
     return named if nicknamed is None else named | {nicknamed}
 
 
@@ -133,7 +133,7 @@ def make_nickname(store: Snapshot, requested: str, agent_id: str) -> str:
         raise InvalidParams("a nickname is printable text without '/'", field="$.params.nickname")
 
     def is_taken(name: str) -> bool:
-        folded = fold_nickname(name)
+        folded = fold_text(name)
         ids = find_named(store, folded)
         ids |= {text for text in (name, folded) if is_address(text) and store.get(SESSIONS, text) is not None}
         return bool(ids - {agent_id})

@@ -14,7 +14,6 @@ from kheishd.core.agent import (
     choose_nickname,
     evolve,
     find_free,
-    fold_nickname,
     hash_request,
     make_name,
     status_of,
@@ -78,11 +77,10 @@ def test_a_taken_name_gets_the_first_free_number(taken: int) -> None:
     assert find_free("task", "_", names.__contains__) == expected
 
 
-def test_nicknames_are_chosen_from_a_list_and_compared_without_case() -> None:
+def test_nicknames_are_chosen_from_a_list() -> None:
     """The same agent always gets the same nickname."""
     assert choose_nickname("ses_1") in NICKNAMES
     assert choose_nickname("ses_1") == choose_nickname("ses_1")
-    assert fold_nickname("  Big  ATLAS ") == fold_nickname("big atlas")
 
 
 def test_a_request_is_recognized_by_what_it_asks_for() -> None:

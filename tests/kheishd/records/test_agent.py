@@ -2,15 +2,15 @@
 
 from msgspec.structs import replace
 
-from kheishd.core.agent import fold_nickname
 from kheishd.records.agent import AGENT_RECORDS, hash_key
 from protocol.events.agent import AgentClosed, AgentCloseRequested, AgentRenamed
 from protocol.events.run import RunEnded
+from protocol.text import fold_text
 from tests.kheishd.core.test_agent import SPAWNED
 from tests.support.records import index_rows
 
 LASTING = {
-    "agents_by_nickname": [(hash_key(fold_nickname("Atlas")),)],
+    "agents_by_nickname": [(hash_key(fold_text("Atlas")),)],
     "agents_by_path": [("ses_1/scout",)],
     "agents_by_time": [(1000, "ses_1", "s")],
     "spawn_receipts": [("ses_1", hash_key("r"))],
