@@ -69,6 +69,8 @@ def read_contents(
 class ContentHistory(DriverHistory):
     """The contents of one conversation. ``_id_origin`` gets its own ids back, ``_origin`` its other data."""
 
+    CALL_BYTES = 80
+
     def __init__(self, rules: ContentRules) -> None:
         super().__init__()
         self._id_origin = rules.origin if rules.sends_ids else ""

@@ -26,9 +26,6 @@ HistoryT = TypeVar("HistoryT", bound="DriverHistory")
 OVERHEAD_BYTES = 96
 """The memory of an encoded message beside its text."""
 
-CALL_BYTES = 180
-"""The memory of a call's ids."""
-
 OPEN_BYTES = 600
 """The memory of a message that is not encoded, beside its texts, which are the transcript's."""
 
@@ -47,6 +44,9 @@ class DriverHistory(ABC):
 
     OPEN: ClassVar[int] = 1
     """The number of messages at the end that a further message, or a request, may change."""
+
+    CALL_BYTES: ClassVar[int] = 180
+    """The memory of a call's ids."""
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
@@ -72,7 +72,7 @@ class DriverHistory(ABC):
         if not self.learn(messages, calls):
             return False
         self.called.update((call.name, None) for call in calls)
-        self._encoded_bytes += CALL_BYTES * len(calls)
+        self._encoded_bytes += self.CALL_BYTES * len(calls)
         for message in messages:
             self.add(message)
             self._last = message
