@@ -270,15 +270,15 @@ def measure_limits(
     store: Snapshot, limits: AgentsSection, parent: Session, run_id: str | None, now_ms: int
 ) -> list[LimitUse]:
     """Return every limit on one more child of an agent, with its use."""
-    root_id, since = root_id_of(parent), now_ms - MINUTE_MS
-    recent = [key[1] for key, _ in store.scan(AGENTS_BY_TIME, after=(max(since, 0), "\U0010ffff", ""))]
+    root_id, since = root_id_of(parent), max(now_ms - MINUTE_MS, 0)
+    recent, recent_below = store.count_after(AGENTS_BY_TIME, (since, "\U0010ffff", ""), root_id)
     uses = [
         ("max_depth", limits.max_depth, len(ancestors(store, parent))),
         ("max_children", limits.max_children, sum(1 for _ in live_children(store, parent))),
         ("max_descendants", limits.max_descendants, sum(1 for _ in store.scan(AGENTS_LIVE, root_id))),
         ("max_live", limits.max_live, store.count(AGENTS_LIVE)),
-        ("max_spawns_per_minute", limits.max_spawns_per_minute, recent.count(root_id)),
-        ("max_daemon_spawns_per_minute", limits.max_daemon_spawns_per_minute, len(recent)),
+        ("max_spawns_per_minute", limits.max_spawns_per_minute, recent_below),
+        ("max_daemon_spawns_per_minute", limits.max_daemon_spawns_per_minute, recent),
     ]
     if run_id is not None:
         spawned = sum(1 for _ in store.scan(AGENTS_BY_RUN, run_id))
@@ -309,9 +309,7 @@ def _find_definition(
 # Write.
 
 
-def spawn(
-    tx: Transaction, runtime: Runtime, plan: SpawnPlan, slots: RunSlots | None = None
-) -> ManagedAgent:
+def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan, slots: RunSlots | None = None) -> ManagedAgent:
     """Create an agent and its first run, or return the agent that the same request has spawned.
 
     The run starts at once if one of the slots is free, as that of a message does; without ``slots`` later.
