@@ -48,6 +48,11 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("daemon", f"{_COMMANDS}.daemon:group", "Start, stop, reload, back up and check the daemon."),
         ("definition", f"{_COMMANDS}.definition:group", "Definitions of agents."),
         ("persona", f"{_COMMANDS}.persona:group", "Personas: instructions that are bound to sessions."),
+        (
+            "cron",
+            f"{_COMMANDS}.cron:group",
+            "Cron entries: schedules on which the daemon wakes conversations.",
+        ),
         ("skill", f"{_COMMANDS}.skill:group", "Skills: reusable instructions for agents."),
         ("route", f"{_COMMANDS}.route:group", "Routes to models."),
         ("token", f"{_COMMANDS}.token:group", "Tokens for connections over TCP."),
@@ -62,6 +67,8 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
 HELP = "Talk with the agents of a kheish daemon, and manage the daemon."
 
 ALSO = {
+    "crons": "cron list",
+    "schedule": "cron",
     "agents": "agent list",
     "tree": "agent tree",
     "skills": "skill list",

@@ -118,6 +118,7 @@ WORK: Final = (
     "kheishd.providers.responses",
     "kheishd.workers.agents",
     "kheishd.workers.completion",
+    "kheishd.workers.cron",
     "kheishd.workers.goals",
     "kheishd.workers.mail",
     "kheishd.workers.runs.executor",
@@ -314,11 +315,18 @@ class Daemon:
         await self._work_loaded.wait()
         # Their code is part of the code of runs.
         from kheishd.workers.agents import AgentWorker
+        from kheishd.workers.cron import CronWorker
         from kheishd.workers.goals import GoalWorker
         from kheishd.workers.mail import MailWorker
 
         services = cast("Services", self._toolbox.services)
-        for worker in (*workers, MailWorker(services), GoalWorker(services), AgentWorker(services)):
+        for worker in (
+            *workers,
+            MailWorker(services),
+            GoalWorker(services),
+            AgentWorker(services),
+            CronWorker(services),
+        ):
             await nursery.start(self._work, worker, name=worker.name)
 
     async def _start_workers_later(self, nursery: trio.Nursery, workers: Sequence[Worker]) -> None:
