@@ -11,6 +11,7 @@ from kheishd.records.definition import DEFINITION_RECORDS
 from kheishd.records.goal import GOAL_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.records.mailbox import MAIL_RECORDS, MAILBOX_RECORDS
+from kheishd.records.memory import NOTE_RECORDS, NOTEBOOK_RECORDS
 from kheishd.records.permission import PERMISSION_RECORDS
 from kheishd.records.persona import PERSONA_RECORDS
 from kheishd.records.projection import DerivedIndex, Projection, stream_kind
@@ -44,6 +45,8 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     PERSONA_RECORDS,
     DEFINITION_RECORDS,
     GOAL_RECORDS,
+    NOTE_RECORDS,
+    NOTEBOOK_RECORDS,
 )
 
 DERIVED: Final[tuple[DerivedIndex[Any], ...]] = (READY_RUNS,)
