@@ -187,6 +187,12 @@ AGENT_STATUSES: Final = (
 )
 """The statuses of an agent."""
 
+SHELLS_AT_CLOSE: Final = (
+    "stop",
+    "pass",
+)
+"""What becomes of an agent's background shells."""
+
 AGENT_RETENTIONS: Final = (
     "retain",
     "close_on_settle",

@@ -188,6 +188,8 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "task_stop_requested": lambda e: str(e["task_id"]) + _actor(e) + _note(e.get("note")),
     "task_stalled": lambda e: f"{e['task_id']} printed a question and waits for input",
     "task_ended": lambda e: f"{e['task_id']} {format_task_end(e)}",
+    "task_moved": lambda e: f"{e['task_id']} to {e['to_session_id']}",
+    "task_adopted": lambda e: f"{e['task_id']} from {e['task']['session_id']}",
     "budget_reserved": _as_json,
     "budget_settled": _as_json,
     "mail_posted": lambda e: f"{e['message_id']} from {e['from_agent']}: {e['subject']}",

@@ -10,7 +10,17 @@ from kheishd.records.writer import SessionWriter, StreamWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.records import Receipt
 from kheishd.store.table import Table
-from kheishd.store.tables import BLOBS, JOURNAL, PERSONAS, RECEIPTS, RECEIPTS_BY_AGE, RUNS, SESSIONS, TABLES
+from kheishd.store.tables import (
+    BLOBS,
+    JOURNAL,
+    PERSONAS,
+    RECEIPTS,
+    RECEIPTS_BY_AGE,
+    RUNS,
+    SESSIONS,
+    TABLES,
+    TASKS,
+)
 from kheishd.store.writer import Store
 from protocol.events.agent import (
     AgentClosed,
@@ -49,9 +59,11 @@ from protocol.events.run import (
 from protocol.events.session import SessionCreated, SessionRenamed
 from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.events.task import (
+    TaskAdopted,
     TaskCreated,
     TaskDeleted,
     TaskEnded,
+    TaskMoved,
     TaskStarted,
     TaskStopRequested,
     TaskUpdated,
@@ -341,9 +353,16 @@ def _tasks(tx: Transaction) -> None:
             TaskStopRequested(task_id="tsk_stops", note="enough"),
             task_created("tsk_over", shell=True),
             task_ended("tsk_over"),
+            task_created("tsk_moves", shell=True),
+            TaskStarted(task_id="tsk_moves", pid=9, start_ticks=10),
         ]
     )
+    moving = writer.need(TASKS, "tsk_moves")
+    writer.append(TaskMoved(task_id="tsk_moves", to_session_id="ses_a"))
     writer.write()
+    heir = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"))
+    heir.append(TaskAdopted(task_id="tsk_moves", task=moving, note="it is yours"))
+    heir.write()
 
 
 def agent_spawned(name: str, nickname: str, **more: Any) -> AgentSpawned:

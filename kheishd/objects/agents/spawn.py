@@ -358,6 +358,7 @@ def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan, slots: RunSlots | 
             fingerprint=fingerprint,
             launch_run_id=plan.launch_run_id,
             retention=request.retention,
+            shells=request.shells,
             description=request.description,
             owner=request.owner,
             spawned_by_run_id=plan.run_id,
