@@ -117,6 +117,10 @@ METHODS: Final = (
     "route.list",
     "route.get",
     "route.test",
+    "route.put",
+    "route.rollback",
+    "route.delete",
+    "route.default",
     "token.create",
     "token.narrow",
     "token.list",
@@ -193,6 +197,12 @@ AGENT_STATUSES: Final = (
     "failed",
 )
 """The statuses of an agent."""
+
+SHELLS_AT_CLOSE: Final = (
+    "stop",
+    "pass",
+)
+"""What becomes of an agent's background shells."""
 
 AGENT_RETENTIONS: Final = (
     "retain",

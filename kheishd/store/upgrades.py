@@ -76,7 +76,7 @@ REBUILD_KEY = META.pack(("rebuild",))
 
 
 def u001_first_tables(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
-    """Add the tables of the first version."""
+    """Add the tables that are missing; the others stay as they are."""
     for table in TABLES:
         env.open_db(table.name.encode(), txn)
 
@@ -132,9 +132,12 @@ def u006_checkpoint_chunks(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) 
 
 def u007_agents(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
     """Add the tables of agents, mail, goals, personas, stored definitions and trusted roots."""
-    # Tables that exist stay as they are.
-    for table in TABLES:
-        env.open_db(table.name.encode(), txn)
+    u001_first_tables(env, txn)
+
+
+def u008_services(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
+    """Add the tables of secrets, MCP servers, notes, schedules, the event bus, hooks and stored routes."""
+    u001_first_tables(env, txn)
 
 
 UPGRADES: Final[tuple[Upgrade, ...]] = (
@@ -145,6 +148,7 @@ UPGRADES: Final[tuple[Upgrade, ...]] = (
     u005_fields_renamed,
     u006_checkpoint_chunks,
     u007_agents,
+    u008_services,
 )
 SCHEMA: Final = len(UPGRADES)
 """The schema that this version reads and writes."""

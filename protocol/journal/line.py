@@ -43,6 +43,7 @@ from protocol.events.permission import PermissionsChanged
 from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted, PersonaUpdated
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed, QuestionVoted
+from protocol.events.route import DefaultRouteChanged, RouteDeleted, RouteStored
 from protocol.events.run import (
     AgentsFilesLoaded,
     CancelRequested,
@@ -95,6 +96,9 @@ JournalEvent = (
     | NotebookChanged
     | DefinitionStored
     | DefinitionDeleted
+    | RouteStored
+    | RouteDeleted
+    | DefaultRouteChanged
     | TokenCreated
     | TokenRevoked
     | WorkspaceTrusted
