@@ -51,6 +51,7 @@ from protocol.events.run import (
     MessageAppended,
     ModelAsked,
     ModelFailed,
+    NotesRecalled,
     RunAccepted,
     RunConcluded,
     RunEnded,
@@ -162,6 +163,7 @@ JournalEvent = (
     | SkillActivated
     | SkillDeactivated
     | AgentsFilesLoaded
+    | NotesRecalled
     | DefaultSkillsResolved
     | RunReleased
     | CancelRequested
