@@ -50,6 +50,7 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("persona", f"{_COMMANDS}.persona:group", "Personas: instructions that are bound to sessions."),
         ("skill", f"{_COMMANDS}.skill:group", "Skills: reusable instructions for agents."),
         ("route", f"{_COMMANDS}.route:group", "Routes to models."),
+        ("mcp", f"{_COMMANDS}.mcp:group", "MCP servers, whose tools agents use."),
         ("token", f"{_COMMANDS}.token:group", "Tokens for connections over TCP."),
         ("workspace", f"{_COMMANDS}.workspace:group", "Trusted roots."),
     ),

@@ -10,6 +10,7 @@ from protocol.objects import (
     indoubt,
     journal,
     mailbox,
+    mcp,
     memory_context,
     output,
     permission,
@@ -49,6 +50,7 @@ METHODS: dict[str, AnyMethod] = {
         persona,
         skill,
         route,
+        mcp,
         token,
         workspace,
     )
