@@ -23,7 +23,7 @@ from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.goal import GoalCleared, GoalReviewed, GoalSet
 from protocol.events.persona import PersonaBound
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
-from protocol.events.run import MessageAppended, RunAccepted, RunEnded
+from protocol.events.run import MessageAppended, RunAccepted, RunEnded, Steered
 from protocol.events.session import (
     SessionCreated,
     SessionEnded,
@@ -60,11 +60,16 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             changed = replace(_add_usage(session, usage, cost), title=title)
         case SessionEnded():
             changed = replace(session, status="ended")
+        case Steered(hops=hops):
+            if hops <= session.hops:
+                return session
+            changed = replace(session, hops=hops)
         case RunAccepted(queue_index=index):
             assert envelope.run_id is not None
             index = len(session.open_runs) if index is None else index
             open_runs = [*session.open_runs[:index], envelope.run_id, *session.open_runs[index:]]
-            changed = replace(session, open_runs=open_runs, runs=session.runs + 1)
+            hops = session.hops if event.kind == "compaction" else event.hops
+            changed = replace(session, open_runs=open_runs, runs=session.runs + 1, hops=hops)
         case RunEnded(origins=origins, worked_ms=worked_ms):
             open_runs = [run_id for run_id in session.open_runs if run_id != envelope.run_id]
             changed = replace(

@@ -257,7 +257,7 @@ class ClientConnection(ABC):
 
     def subscribe(
         self,
-        filter_: Filter,
+        filter_: Filter | EventSubscribe,
         after: int | None,
         *,
         epoch: str | None = None,

@@ -32,7 +32,7 @@ class RunAccepted(Event, frozen=True, tag="run_accepted"):
 
     ``reports``: the agent's parent caused it, and is told once how it ended.
     ``queue_index`` is its index among the open runs of the session if it is ahead of queued ones; null: it is
-    the last.
+    the last. ``hops`` is the number of events on the bus that led to it.
     """
 
     input_id: str
@@ -44,6 +44,7 @@ class RunAccepted(Event, frozen=True, tag="run_accepted"):
     origins: list[InputOrigin] = []
     reports: bool = False
     queue_index: int | None = None
+    hops: int = 0
 
 
 class RunStarted(Event, frozen=True, tag="run_started"):
@@ -94,13 +95,17 @@ class MessageAppended(Event, frozen=True, tag="message_appended"):
 
 
 class Steered(Event, frozen=True, tag="steered"):
-    """A message was added to the run in flight; the model reads it before its next answer."""
+    """A message was added to the run in flight; the model reads it before its next answer.
+
+    ``hops`` is the number of events on the bus that led to it.
+    """
 
     steer_id: str
     items: list[InputItem]
     sender: str | None = None
     origin: InputOrigin = "person"
     source: str = ""
+    hops: int = 0
 
 
 class AgentsFilesLoaded(Event, frozen=True, tag="agents_files_loaded"):

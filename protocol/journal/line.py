@@ -28,6 +28,7 @@ from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted, DaemonStopped
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
+from protocol.events.event import EventDelivered, EventPublished
 from protocol.events.goal import GoalCleared, GoalContinued, GoalReviewed, GoalSet, GoalUpdated
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
@@ -67,6 +68,7 @@ from protocol.events.session import (
 from protocol.events.skill import DefaultSkillsResolved, SkillActivated, SkillDeactivated
 from protocol.events.task import TaskEvent
 from protocol.events.token import TokenCreated, TokenRevoked
+from protocol.events.trigger import TriggerChanged, TriggerCreated, TriggerDeleted, TriggerFired
 from protocol.events.workspace import WorkspaceTrusted, WorkspaceUntrusted
 from protocol.journal.envelope import Envelope
 from protocol.journal.upgrade import TAGS, upgrade
@@ -159,6 +161,12 @@ JournalEvent = (
     | CancelRequested
     | RunEnded
     | RunConcluded
+    | EventPublished
+    | EventDelivered
+    | TriggerCreated
+    | TriggerChanged
+    | TriggerFired
+    | TriggerDeleted
 )
 
 

@@ -6,6 +6,7 @@ from protocol.objects import (
     conversation,
     daemon,
     definition,
+    event,
     goal,
     indoubt,
     journal,
@@ -22,6 +23,7 @@ from protocol.objects import (
     skill,
     task,
     token,
+    trigger,
     workspace,
 )
 from protocol.rpc.method import AnyMethod
@@ -51,6 +53,8 @@ METHODS: dict[str, AnyMethod] = {
         route,
         token,
         workspace,
+        event,
+        trigger,
     )
     for method in module.METHODS
 }

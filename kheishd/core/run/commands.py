@@ -231,13 +231,14 @@ class AbandonQuestion(Value, frozen=True):
 
 
 class Steer(Value, frozen=True):
-    """A client sends a message to the run, for its next model call."""
+    """A message is sent to the run, for its next model call, by a client or an event with ``hops``."""
 
     steer_id: str
     items: list[InputItem]
     sender: str | None
     origin: InputOrigin = "person"
     source: str = ""
+    hops: int = 0
 
 
 class NoteAgentsFiles(Value, frozen=True):
