@@ -225,7 +225,9 @@ class Transcript(Struct):
 
 def message_of(event: InputReceived | Steered) -> Message:
     """Return the message of an input or a steer."""
-    return Message("user", list(event.items), origin=event.origin, source=event.source)
+    return Message(
+        "user", list(event.items), origin=event.origin, source=event.source, authority=event.authority
+    )
 
 
 def join_messages(messages: list[Message], steer: Message) -> list[Message]:
@@ -234,7 +236,7 @@ def join_messages(messages: list[Message], steer: Message) -> list[Message]:
     It joins the last one if the same author wrote both: a text must not pass for another author's.
     """
     last = messages[-1]
-    if (last.origin, last.source) != (steer.origin, steer.source):
+    if (last.origin, last.source) != (steer.origin, steer.source) or last.authority or steer.authority:
         return [*messages, steer]
     return [*messages[:-1], replace(last, items=[*last.items, *steer.items])]
 

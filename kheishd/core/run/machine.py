@@ -215,7 +215,7 @@ def _decide(run: RunRecord, pinned: Pinned, command: Command, left: Remainder | 
         case Compact(result):
             return _compact(run, pinned, result)
         case Steer():
-            return [Steered(**fields_of(Steer, command))]
+            return [Steered(**fields_of(Steer, command) | {"origins": list(command.origins)})]
         case NoteAgentsFiles(files, text):
             return [AgentsFilesLoaded(files=files, text=text)]
         case RequestCancel(outcome, note):
@@ -424,7 +424,7 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
                 run,
                 pending_steers=run.pending_steers + 1,
                 follow_up=None,
-                origins=add_origin(run.origins, origin),
+                origins=join_origins(add_origin(run.origins, origin), event.origins),
                 hops=max(run.hops, event.hops),
             )
         case AgentsFilesLoaded():
