@@ -117,6 +117,17 @@ METHODS: Final = (
     "workspace.trust",
     "workspace.untrust",
     "workspace.list",
+    "event.publish",
+    "event.get",
+    "event.list",
+    "event.subscribe",
+    "event.unsubscribe",
+    "trigger.create",
+    "trigger.get",
+    "trigger.list",
+    "trigger.pause",
+    "trigger.resume",
+    "trigger.delete",
 )
 """The methods of the daemon."""
 

@@ -49,6 +49,8 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("definition", f"{_COMMANDS}.definition:group", "Definitions of agents."),
         ("persona", f"{_COMMANDS}.persona:group", "Personas: instructions that are bound to sessions."),
         ("skill", f"{_COMMANDS}.skill:group", "Skills: reusable instructions for agents."),
+        ("event", f"{_COMMANDS}.event:group", "The event bus: publish and follow events."),
+        ("trigger", f"{_COMMANDS}.trigger:group", "Triggers: events that wake agents."),
         ("route", f"{_COMMANDS}.route:group", "Routes to models."),
         ("token", f"{_COMMANDS}.token:group", "Tokens for connections over TCP."),
         ("workspace", f"{_COMMANDS}.workspace:group", "Trusted roots."),

@@ -91,6 +91,11 @@ def _as_json(event: Json) -> str:
     return json.dumps(rest, ensure_ascii=False) if rest else ""
 
 
+def _count_deliveries(e: Json) -> str:
+    counts = [f"{e[name]} {name}" for name in ("delivered", "held", "refused", "stopped") if e.get(name)]
+    return ", ".join(counts) or ("delivered to no trigger" if e.get("done") else "")
+
+
 SUMMARIES: dict[str, Callable[[Json], str]] = {
     "daemon_started": lambda e: (
         f"version {e['version']}, pid {e['pid']}" + (", after a crash" if e.get("after_crash") else "")
@@ -119,6 +124,12 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "conversation_unbound": lambda e: f"{e['agent']} as {e['sender']}",
     "definition_stored": lambda e: str(e["definition"]["name"]),
     "definition_deleted": lambda e: str(e["name"]),
+    "event_published": lambda e: f"{e['source']} {json.dumps(e.get('payload'), ensure_ascii=False)}",
+    "event_delivered": lambda e: f"{e['event_id']} {_count_deliveries(e)}" + _note(e.get("note")),
+    "trigger_created": lambda e: f"{e['trigger_id']} on {e['source']}",
+    "trigger_changed": lambda e: f"{e['trigger_id']} {e['status']}",
+    "trigger_fired": lambda e: f"{e['trigger_id']} {e['outcome']} {e['event_id']}" + _note(e.get("note")),
+    "trigger_deleted": lambda e: f"{e['trigger_id']} {e['why'].replace('_', ' ')}",
     "goal_set": lambda e: str(e["objective"]),
     "goal_updated": lambda e: str(e["status"]) + _note(e.get("note")),
     "goal_reviewed": lambda e: str(e["verdict"]) + _note(e.get("note")),

@@ -24,7 +24,7 @@ def retry_at_ms(reason: str, attempt: int, now_ms: int) -> int | None:
     """Return the time at which a target that refused an event is tried again; None if it is not."""
     if reason not in TEMPORARY or attempt >= MAX_EVENT_ATTEMPTS:
         return None
-    return now_ms + EVENT_RETRY_MS * 2 ** (attempt - 1)
+    return now_ms + (EVENT_RETRY_MS << (attempt - 1))
 
 
 def evolve(trigger: Trigger | None, envelope: Envelope, event: Any) -> Trigger | None:
@@ -88,16 +88,25 @@ def _evolve_firing(trigger: Trigger, envelope: Envelope, event: TriggerFired) ->
             return replace(trigger, held=held, problem=event.note or trigger.problem)
         case "stopped":
             return replace(trigger, stopped=trigger.stopped + 1, problem=event.note)
-    fired = replace(trigger, fired_at_ms=envelope.at_ms, last_event_id=event.event_id, held=None)
-    if event.outcome == "refused":
-        return replace(
-            fired, refused=fired.refused + 1, failures=fired.failures + 1, problem=event.note or "refused"
-        )
-    return replace(
-        fired,
-        delivered=fired.delivered + 1,
-        failures=0,
-        problem="",
-        last_session_id=event.woken_session,
-        last_run_id=event.woken_run,
-    )
+        case "refused":
+            return replace(
+                trigger,
+                fired_at_ms=envelope.at_ms,
+                last_event_id=event.event_id,
+                held=None,
+                refused=trigger.refused + 1,
+                failures=trigger.failures + 1,
+                problem=event.note or "refused",
+            )
+        case "delivered":
+            return replace(
+                trigger,
+                fired_at_ms=envelope.at_ms,
+                last_event_id=event.event_id,
+                held=None,
+                delivered=trigger.delivered + 1,
+                failures=0,
+                problem="",
+                last_session_id=event.woken_session,
+                last_run_id=event.woken_run,
+            )

@@ -109,7 +109,9 @@ def find_patterns(store: Snapshot, source: str) -> Iterator[tuple[str, str]]:
             bound = stem[:-1] if stem else None
         else:
             # A prefix of the source that is longer than the common one would have been found before this.
-            length = next(index for index, pair in enumerate(zip(source, stem, strict=False)) if pair[0] != pair[1])
+            length = next(
+                index for index, pair in enumerate(zip(source, stem, strict=False)) if pair[0] != pair[1]
+            )
             bound = source[:length]
 
 

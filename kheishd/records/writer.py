@@ -26,7 +26,7 @@ from protocol.events.run import MessageAppended, RunAccepted
 from protocol.ids import EVENT
 from protocol.journal.envelope import BUS_STREAM
 from protocol.journal.line import decode_event
-from protocol.limits.event import END_ROOM_BYTES, MAX_EVENT_OUTPUT_BYTES, MAX_TRIGGER_NOTE_BYTES
+from protocol.limits.event import MAX_EVENT_OUTPUT_BYTES, MAX_RUN_END_BYTES, MAX_TRIGGER_NOTE_BYTES
 from protocol.limits.store import MAX_BEGIN_BYTES
 from protocol.structs import Value
 from protocol.text import truncate, truncate_json
@@ -357,7 +357,9 @@ def publish_end(tx: Transaction, run: RunRecord) -> None:
         "session_id": run.session_id,
         "run_id": run.run_id,
         "sender": run.sender,
-        "output": truncate_json(output, max(min(MAX_EVENT_OUTPUT_BYTES, tx.free_bytes - END_ROOM_BYTES), 0)),
+        "output": truncate_json(
+            output, max(min(MAX_EVENT_OUTPUT_BYTES, tx.free_bytes - MAX_RUN_END_BYTES), 0)
+        ),
     }
     if run.error is not None:
         payload["error"] = {

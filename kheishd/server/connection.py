@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.call import Caller
     from kheishd.server.subscriptions import Hub, Subscription
     from protocol.errors.refusal import Refusal
+    from protocol.objects.event import EventSubscribe
     from protocol.objects.journal import Filter, Subscribed
 
 log = logging.getLogger(__name__)

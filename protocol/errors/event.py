@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.errors.refusal import Conflict, Forbidden, LimitReached, NotFound, Unprocessable
+from protocol.errors.refusal import Conflict, Forbidden, LimitReached, NotFound
 
 
 class EventSourceReserved(Forbidden, reason="event_source_reserved"):
@@ -23,10 +23,6 @@ class EventNotFound(NotFound, reason="event_not_found"):
 
 class TriggerNotFound(NotFound, reason="trigger_not_found"):
     """There is no trigger of that id; trigger.list shows all triggers."""
-
-
-class TriggerInvalid(Unprocessable, reason="trigger_invalid"):
-    """The trigger is not valid."""
 
 
 class TriggerReadOnly(Conflict, reason="trigger_read_only"):

@@ -7,9 +7,10 @@ from protocol.objects.trigger import FiringOutcome, TriggerAuthor, TriggerStatus
 
 
 class TriggerCreated(TriggerTerms, Event, frozen=True, tag="trigger_created"):
-    """A trigger was created, or its file changed
-    it. ``owner_session`` is the session whose
-    agent made it."""
+    """A trigger was created, or changed by its file.
+
+    ``owner_session`` is the session whose agent made it.
+    """
 
     trigger_id: str
     author: TriggerAuthor
@@ -45,7 +46,7 @@ class TriggerFired(Event, frozen=True, tag="trigger_fired"):
 
 
 class TriggerDeleted(Event, frozen=True, tag="trigger_deleted"):
-    """A trigger was deleted: by a caller, after its only firing, by its file, or because its session ended."""
+    """A trigger was deleted: by a caller, after its firing, by its file, or because its session ended."""
 
     trigger_id: str
     why: Literal["request", "once", "file", "session_ended"]

@@ -21,6 +21,8 @@ MAX_TRIGGERS = 10_000
 # The triggers that the agent of one session made by itself.
 MAX_SESSION_TRIGGERS = 16
 
+# Parts of the record of a trigger, which is written anew with each delivery: 2 KiB besides its prompt. A note
+# is that of its last problem.
 MAX_TRIGGER_NAME_BYTES = 128
 MAX_TRIGGER_FILTER_FIELDS = 16
 MAX_TRIGGER_FILTER_BYTES = 1 * KIB
@@ -46,7 +48,7 @@ MAX_EVENT_OUTPUT_BYTES = 8 * KIB
 
 # What is left of the transaction of a run's end for its other events and records: 48 KiB of records and
 # 16 KiB of events. An answer that needs the rest is left out of the event.
-END_ROOM_BYTES = 64 * KIB
+MAX_RUN_END_BYTES = 64 * KIB
 
 # A week: a run that waits longer should be woken by a trigger instead.
 MAX_EVENT_WAIT_SECONDS = 7 * 24 * 3_600

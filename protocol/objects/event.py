@@ -14,9 +14,8 @@ from protocol.errors.session import InputTooLarge
 from protocol.errors.store import StorageFull
 from protocol.ids import Cursor, Epoch, Id
 from protocol.limits.event import MAX_EVENT_SOURCE_BYTES
-from protocol.limits.page import DEFAULT_PAGE_ROWS, MAX_PAGE_ROWS
 from protocol.objects.journal import JournalUnsubscribe, Subscribed, Unsubscribed
-from protocol.rpc.method import Method, Mutation, Params
+from protocol.rpc.method import Method, Mutation, Page, Params
 
 # The lookahead, as "$" alone also matches before a newline at the end.
 _CHARACTERS = r"[A-Za-z0-9._:/-]"
@@ -85,19 +84,17 @@ class EventRef(Params, frozen=True, kw_only=True):
     event_id: Id
 
 
-class EventList(Params, frozen=True, kw_only=True):
-    """Params of ``event.list``; ``after`` is the ``next`` of the previous page."""
+class EventListParams(Page, frozen=True, kw_only=True):
+    """Params of ``event.list``."""
 
     source: EventPattern = "*"
-    after: Cursor | None = None
-    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_ROWS)] = DEFAULT_PAGE_ROWS
 
 
-class EventPage(Struct, frozen=True):
-    """A page of events, newest first, each as its line of the journal; ``next`` begins the next page."""
+class EventList(Struct, frozen=True):
+    """A page of events, newest first, each as its line of the journal."""
 
     events: list[Raw]
-    next: Cursor | None
+    next: str | None
 
 
 class EventSubscribe(Params, frozen=True, kw_only=True):
@@ -133,8 +130,8 @@ GET = Method(
 LIST = Method(
     "event.list",
     "query",
+    EventListParams,
     EventList,
-    EventPage,
     "List events by their source, newest first.",
     errors=(EventBusForbidden,),
 )

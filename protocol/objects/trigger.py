@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from protocol.errors.conversation import SenderForbidden, SenderInvalid
-from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.conversation import SenderInvalid
+from protocol.errors.definition import AgentNotFound
 from protocol.errors.event import (
     EventBusForbidden,
-    TriggerInvalid,
     TriggerLimit,
     TriggerNotFound,
     TriggerReadOnly,
@@ -78,9 +77,9 @@ class HeldEvents(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Trigger(TriggerTerms, frozen=True, kw_only=True, omit_defaults=True):
     """A trigger, as the fold of its events.
 
-    ``owner_session`` is the session whose agent made it. It gets events after ``active_since``. ``delivered``,
-    ``refused`` and ``stopped`` count its firings; ``failures`` those refused in a row. ``problem`` is the
-    last refusal or stop since a delivery.
+    ``owner_session`` is the session whose agent made it. It gets events after ``active_since``.
+    ``delivered``, ``refused`` and ``stopped`` count its firings; ``failures`` those refused in a row.
+    ``problem`` is the last refusal or stop since a delivery.
     """
 
     trigger_id: Id
@@ -151,8 +150,6 @@ class DeletedTrigger(Struct, frozen=True):
 _TARGET = (
     InvalidParams,
     SenderInvalid,
-    SenderForbidden,
-    AgentForbidden,
     AgentNotFound,
     SessionNotFound,
     SkillNotFound,
@@ -167,7 +164,7 @@ CREATE = Method(
     Trigger,
     "Let the events of some sources wake a conversation or a session.",
     scope="operate",
-    errors=(EventBusForbidden, *_TARGET, TriggerInvalid, TriggerLimit, StorageFull),
+    errors=(EventBusForbidden, *_TARGET, TriggerLimit, StorageFull),
 )
 GET = Method("trigger.get", "query", TriggerRef, Trigger, "Show a trigger.", errors=(TriggerNotFound,))
 LIST = Method(

@@ -33,6 +33,7 @@ from kheishd.objects.talk import (
     stop,
     transfer,
 )
+from kheishd.objects.wake import event, trigger
 from kheishd.objects.work import task
 from kheishd.server.listeners import TcpListen
 from kheishd.store.tables import SESSIONS
@@ -73,6 +74,8 @@ HANDLERS: tuple[Handler, ...] = (
     *memory_context.HANDLERS,
     *journal.HANDLERS,
     *workspace.HANDLERS,
+    *event.HANDLERS,
+    *trigger.HANDLERS,
 )
 
 

@@ -244,7 +244,9 @@ def _sender_of(store: Snapshot, mail: Mail) -> str:
 def _origins_of(tx: Transaction, mails: list[Mail]) -> list[InputOrigin]:
     """Return the origins of messages: mailbox, clients, and everything that the sending agents have read."""
     clients = [mail.origin for mail in mails if mail.origin is not None]
-    return join_origins(["mailbox"], clients, *(origins_read(tx, sender) for sender in _senders_of(tx, mails)))
+    return join_origins(
+        ["mailbox"], clients, *(origins_read(tx, sender) for sender in _senders_of(tx, mails))
+    )
 
 
 def _senders_of(tx: Transaction, mails: list[Mail]) -> list[Session]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kheishd.store.environment import Snapshot
-    from protocol.objects.event import EventList, EventSubscribe
+    from protocol.objects.event import EventListParams, EventSubscribe
 
 # Cached verdicts on streams: 4,096 of 40 bytes with their keys take at most half a mebibyte.
 MAX_CACHED_STREAMS = 4_096
@@ -66,7 +66,9 @@ class Selection:
 
     __slots__ = ("_admitted", "_caller", "_root", "_run_id", "_types", "pattern", "stream", "whole_stream")
 
-    def __init__(self, store: Snapshot, caller: Caller, filter_: Filter | EventSubscribe | EventList) -> None:
+    def __init__(
+        self, store: Snapshot, caller: Caller, filter_: Filter | EventSubscribe | EventListParams
+    ) -> None:
         """Resolve a filter.
 
         Errors: SessionNotFound, RunNotFound, also if the token does not cover them; EventBusForbidden.
@@ -74,6 +76,7 @@ class Selection:
         self._caller = caller
         self._admitted: dict[str, bool] = {}
         self.pattern: str | None = None
+        self.stream: str | None = BUS_STREAM
         self._root: str | None = None
         self._run_id: str | None = None
         self._types: frozenset[str] | None = None
@@ -81,7 +84,7 @@ class Selection:
         if not isinstance(filter_, Filter):
             if not caller.is_unrestricted:
                 raise EventBusForbidden()
-            self.pattern, self.stream = filter_.source, BUS_STREAM
+            self.pattern = filter_.source
             return
         session_id = filter_.session_id
         if filter_.run_id is not None:

@@ -183,7 +183,8 @@ def wake(
     """Give a target its task as an input, with ``data`` after it, and accept the run that answers it.
 
     Args:   ``authority``: the author of the task: an operator, or an agent, which had read the ``origins``.
-            ``hops``: the number of events on the bus that led to it. ``cause``: the party that the events name.
+            ``hops``: the number of events on the bus that led to it. ``cause``: the party that the events
+            of the journal name.
     Errors: those of the store. The refusal of a target is returned.
     """
     session = None
