@@ -86,6 +86,13 @@ METHODS: Final = (
     "mailbox.dead_letters",
     "mailbox.get",
     "mailbox.ack",
+    "memory.remember",
+    "memory.recall",
+    "memory.get",
+    "memory.list",
+    "memory.forget",
+    "memory.export",
+    "memory.import",
     "journal.read",
     "journal.subscribe",
     "journal.unsubscribe",
@@ -110,6 +117,10 @@ METHODS: Final = (
     "route.list",
     "route.get",
     "route.test",
+    "route.put",
+    "route.rollback",
+    "route.delete",
+    "route.default",
     "token.create",
     "token.narrow",
     "token.list",
@@ -197,6 +208,12 @@ AGENT_STATUSES: Final = (
     "failed",
 )
 """The statuses of an agent."""
+
+SHELLS_AT_CLOSE: Final = (
+    "stop",
+    "pass",
+)
+"""What becomes of an agent's background shells."""
 
 AGENT_RETENTIONS: Final = (
     "retain",

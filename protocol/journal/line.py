@@ -38,11 +38,13 @@ from protocol.events.mailbox import (
     MailPosted,
     MailRequeued,
 )
+from protocol.events.memory import NotebookChanged, NoteDeleted, NoteWritten
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.permission import PermissionsChanged
 from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted, PersonaUpdated
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed, QuestionVoted
+from protocol.events.route import DefaultRouteChanged, RouteDeleted, RouteStored
 from protocol.events.run import (
     AgentsFilesLoaded,
     CancelRequested,
@@ -91,8 +93,14 @@ JournalEvent = (
     | GoalReviewed
     | GoalContinued
     | GoalCleared
+    | NoteWritten
+    | NoteDeleted
+    | NotebookChanged
     | DefinitionStored
     | DefinitionDeleted
+    | RouteStored
+    | RouteDeleted
+    | DefaultRouteChanged
     | TokenCreated
     | TokenRevoked
     | WorkspaceTrusted
@@ -192,7 +200,7 @@ TAG_VALUES: dict[str, frozenset[str]] = {
     "type": EVENT_TYPES | TAGS.keys() | {"workspace_file"},
     "kind": frozenset(
         "text thinking tool_call tool_result asset input compaction mailbox task shell diff command call"
-        " network output request events answer query mutation control".split()
+        " network output request events answer query mutation control note archive".split()
     ),
     "role": frozenset(("user", "assistant", "tool")),
 }

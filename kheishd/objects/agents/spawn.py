@@ -321,9 +321,8 @@ def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan, slots: RunSlots | 
     if spawned_id is not None:
         spawned = tx.need(AGENTS, spawned_id)
         if spawned.fingerprint != fingerprint:
-            raise SpawnConflict(
-                f"the request '{plan.request_id}' has spawned {spawned.path} for another task"
-            )
+            text = f"the request '{plan.request_id}' has spawned {spawned.path} for another task"
+            raise SpawnConflict(text)
         return spawned
     parent = settle_ended(tx, tx.need(SESSIONS, plan.parent_id))
     verdict = judge_spawn(tx, runtime, plan, tx.now_ms)
@@ -358,6 +357,7 @@ def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan, slots: RunSlots | 
             fingerprint=fingerprint,
             launch_run_id=plan.launch_run_id,
             retention=request.retention,
+            shells=request.shells,
             description=request.description,
             owner=request.owner,
             spawned_by_run_id=plan.run_id,

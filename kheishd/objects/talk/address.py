@@ -140,7 +140,7 @@ def definition_of(runtime: Runtime, session: Session) -> Definition:
 
 def find_route(runtime: Runtime, requested: str | None, *defaults: str | None) -> RouteSpec:
     """Return the requested route, else the first default, else the configured one. Errors: RouteNotFound."""
-    name = next((name for name in (requested, *defaults) if name is not None), runtime.config.default_route)
+    name = next((name for name in (requested, *defaults) if name is not None), runtime.default_route)
     route = runtime.routes.get(name)
     if route is None:
         names = ", ".join(sorted(runtime.routes))
