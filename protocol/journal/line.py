@@ -37,6 +37,7 @@ from protocol.events.mailbox import (
     MailPosted,
     MailRequeued,
 )
+from protocol.events.memory import NotebookChanged, NoteDeleted, NoteWritten
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.permission import PermissionsChanged
 from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted, PersonaUpdated
@@ -90,6 +91,9 @@ JournalEvent = (
     | GoalReviewed
     | GoalContinued
     | GoalCleared
+    | NoteWritten
+    | NoteDeleted
+    | NotebookChanged
     | DefinitionStored
     | DefinitionDeleted
     | RouteStored
@@ -188,7 +192,7 @@ TAG_VALUES: dict[str, frozenset[str]] = {
     "type": EVENT_TYPES | TAGS.keys() | {"workspace_file"},
     "kind": frozenset(
         "text thinking tool_call tool_result asset input compaction mailbox task shell diff command call"
-        " network output request events answer query mutation control".split()
+        " network output request events answer query mutation control note archive".split()
     ),
     "role": frozenset(("user", "assistant", "tool")),
 }

@@ -14,7 +14,9 @@ from protocol.errors.definition import (
 )
 from protocol.errors.session import InputTooLarge
 from protocol.errors.store import StorageFull
+from protocol.ids import Id
 from protocol.limits.budget import MAX_BUDGET_TOKENS, MAX_MICROS, MAX_WORK_SECONDS
+from protocol.limits.memory import MAX_NOTEBOOKS
 from protocol.limits.names import MAX_PATH_BYTES
 from protocol.limits.permission import MAX_RULES
 from protocol.limits.session import MAX_AGENT_FILE_BYTES
@@ -46,15 +48,15 @@ class DefinitionSettings(Struct, frozen=True, kw_only=True, omit_defaults=True, 
     skills: Allowlist = None
     mcp: Allowlist = None
     members: Allowlist = None
+    memory: Annotated[list[Id], Meta(max_length=MAX_NOTEBOOKS)] | None = None
     busy: Busy | None = None
 
 
 class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A named agent. For lists, ``null`` means everything and an empty list nothing.
 
-    ``members`` are the agents to which it may delegate. ``busy`` is the policy for a message that arrives
-    while a run is in flight. ``digest`` is the SHA-256 of the instructions. ``warnings`` are about names that
-    do not exist now.
+    ``members`` are the agents to which it may delegate. ``memory`` are the agents whose notes it may read,
+    its own among them if it may write notes; null: its own only. ``busy`` is the policy for a message that
     """
 
     name: str
@@ -74,6 +76,7 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
     skills: Allowlist = None
     mcp: Allowlist = None
     members: Allowlist = None
+    memory: list[str] | None = None
     busy: Busy | None = None
     path: str | None = None
     warnings: list[str] = []
