@@ -61,6 +61,7 @@ class Toolbox:
         from kheishd.hooks.composite import CompositeHook
         from kheishd.hooks.goals import GoalTools
         from kheishd.hooks.mcp import ServerTools
+        from kheishd.hooks.memory import MemoryTools
         from kheishd.hooks.os.files.tools import Files
         from kheishd.hooks.os.shell.tools import Bash
         from kheishd.hooks.output import Outputs
@@ -84,17 +85,10 @@ class Toolbox:
         parts = (Files(self._locks), bash, WebFetch(), AskUser(), Planning(), Outputs(), Results())
         delegation = Delegation(cast("Services", self.services))
         skills = SkillTools(cache(partial(self.skills, config)), lambda: cast("Services", self.services))
+        tools = (TaskTools(self._shells), GoalTools(), delegation, MailTools(), skills, ActiveSkills())
         servers = ServerTools(self.mcp, has_servers=bool(config.mcp))
-        tools = (
-            TaskTools(self._shells),
-            GoalTools(),
-            delegation,
-            MailTools(),
-            skills,
-            ActiveSkills(),
-            servers,
-        )
-        return CompositeHook((*parts, *tools))
+        memory = MemoryTools(lambda: cast("Services", self.services))
+        return CompositeHook((*parts, *tools, servers, memory))
 
     async def try_sandbox(self, workspace: WorkspaceSection) -> None:
         """Try the sandbox of commands, unless it is off, and log its state."""
