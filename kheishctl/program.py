@@ -50,6 +50,7 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("persona", f"{_COMMANDS}.persona:group", "Personas: instructions that are bound to sessions."),
         ("skill", f"{_COMMANDS}.skill:group", "Skills: reusable instructions for agents."),
         ("route", f"{_COMMANDS}.route:group", "Routes to models."),
+        ("secret", f"{_COMMANDS}.secret:group", "Secrets: encrypted slots for credentials."),
         ("token", f"{_COMMANDS}.token:group", "Tokens for connections over TCP."),
         ("workspace", f"{_COMMANDS}.workspace:group", "Trusted roots."),
     ),
@@ -74,6 +75,7 @@ ALSO = {
     "approve": "approval allow",
     "deny": "approval deny",
     "answer": "question answer",
+    "key": "secret put",
     "help": "--help",
 }
 """Words that people try, and the commands that they mean."""

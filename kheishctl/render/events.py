@@ -119,6 +119,8 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "conversation_unbound": lambda e: f"{e['agent']} as {e['sender']}",
     "definition_stored": lambda e: str(e["definition"]["name"]),
     "definition_deleted": lambda e: str(e["name"]),
+    "secret_stored": lambda e: str(e["slot_id"]),
+    "secret_deleted": lambda e: str(e["slot_id"]),
     "goal_set": lambda e: str(e["objective"]),
     "goal_updated": lambda e: str(e["status"]) + _note(e.get("note")),
     "goal_reviewed": lambda e: str(e["verdict"]) + _note(e.get("note")),

@@ -16,6 +16,7 @@ from kheishd.records.persona import PERSONA_RECORDS
 from kheishd.records.projection import DerivedIndex, Projection, stream_kind
 from kheishd.records.question import QUESTION_RECORDS
 from kheishd.records.run import READY_RUNS, RUN_RECORDS
+from kheishd.records.secret import SECRET_RECORDS
 from kheishd.records.session import SESSION_RECORDS
 from kheishd.records.task import TASK_RECORDS
 from kheishd.records.token import TOKEN_RECORDS
@@ -44,6 +45,7 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     PERSONA_RECORDS,
     DEFINITION_RECORDS,
     GOAL_RECORDS,
+    SECRET_RECORDS,
 )
 
 DERIVED: Final[tuple[DerivedIndex[Any], ...]] = (READY_RUNS,)

@@ -7,10 +7,12 @@ from the journal (see ``upgrades.NOT_RECORDS``).
 from typing import Any, Final
 
 from kheishd.core.run.record import RunRecord
+from kheishd.core.sealing import SealedValue
 from kheishd.store.records import (
     Binding,
     DaemonRules,
     Receipt,
+    SecretRecord,
     StoredDefinition,
     TokenRecord,
     TrustedRoots,
@@ -138,6 +140,13 @@ GOALS_OPEN = Table("goals_open", (str,), bytes)
 
 PERSONAS = Table("personas", (str,), Persona)
 """(persona id) → the persona."""
+
+# Secrets.
+
+SECRETS = Table("secrets", (str,), SecretRecord)
+"""(slot id) → the slot, without its value."""
+SECRET_VALUES = Table("secret_values", (str,), SealedValue)
+"""(slot id) → the slot's value, encrypted; it is in no event."""
 
 # The daemon.
 

@@ -56,6 +56,7 @@ from protocol.events.run import (
     RunStarted,
     Steered,
 )
+from protocol.events.secret import SecretDeleted, SecretStored
 from protocol.events.session import (
     SessionCreated,
     SessionEnded,
@@ -159,6 +160,8 @@ JournalEvent = (
     | CancelRequested
     | RunEnded
     | RunConcluded
+    | SecretStored
+    | SecretDeleted
 )
 
 
@@ -184,7 +187,7 @@ TAG_VALUES: dict[str, frozenset[str]] = {
     "type": EVENT_TYPES | TAGS.keys() | {"workspace_file"},
     "kind": frozenset(
         "text thinking tool_call tool_result asset input compaction mailbox task shell diff command call"
-        " network output request events answer query mutation control".split()
+        " network output request events answer query mutation control opaque api_key oauth".split()
     ),
     "role": frozenset(("user", "assistant", "tool")),
 }

@@ -18,6 +18,7 @@ from protocol.objects import (
     route,
     rpc,
     run,
+    secret,
     session,
     skill,
     task,
@@ -51,6 +52,7 @@ METHODS: dict[str, AnyMethod] = {
         route,
         token,
         workspace,
+        secret,
     )
     for method in module.METHODS
 }

@@ -5,12 +5,23 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from kheishd.core.definition import parse
+from kheishd.core.sealing import seal
 from kheishd.objects.talk.persona import bind
 from kheishd.records.writer import SessionWriter, StreamWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.records import Receipt
 from kheishd.store.table import Table
-from kheishd.store.tables import BLOBS, JOURNAL, PERSONAS, RECEIPTS, RECEIPTS_BY_AGE, RUNS, SESSIONS, TABLES
+from kheishd.store.tables import (
+    BLOBS,
+    JOURNAL,
+    PERSONAS,
+    RECEIPTS,
+    RECEIPTS_BY_AGE,
+    RUNS,
+    SECRET_VALUES,
+    SESSIONS,
+    TABLES,
+)
 from kheishd.store.writer import Store
 from protocol.events.agent import (
     AgentClosed,
@@ -46,6 +57,7 @@ from protocol.events.run import (
     RunEnded,
     RunStarted,
 )
+from protocol.events.secret import SecretDeleted, SecretStored
 from protocol.events.session import SessionCreated, SessionRenamed
 from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.events.task import (
@@ -399,6 +411,11 @@ def _permissions(tx: Transaction) -> None:
     writer.append(WorkspaceTrusted(root="/srv/shop"))
     writer.append(WorkspaceTrusted(root="/srv/old"))
     writer.append(WorkspaceUntrusted(root="/srv/old"))
+    for slot_id in ("openai", "old", "openai"):
+        writer.append(SecretStored(slot_id=slot_id))
+        tx.put(SECRET_VALUES, slot_id, value=seal(bytes(32), slot_id, "sk-0123456789", bytes(12)))
+    writer.append(SecretDeleted(slot_id="old"))
+    tx.delete(SECRET_VALUES, "old")
     writer.write()
     run_id = "run_ses_a_2"
     writer = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"))
