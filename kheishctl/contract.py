@@ -110,6 +110,10 @@ METHODS: Final = (
     "route.list",
     "route.get",
     "route.test",
+    "route.put",
+    "route.rollback",
+    "route.delete",
+    "route.default",
     "token.create",
     "token.narrow",
     "token.list",
@@ -189,6 +193,12 @@ AGENT_STATUSES: Final = (
     "failed",
 )
 """The statuses of an agent."""
+
+SHELLS_AT_CLOSE: Final = (
+    "stop",
+    "pass",
+)
+"""What becomes of an agent's background shells."""
 
 AGENT_RETENTIONS: Final = (
     "retain",

@@ -21,6 +21,7 @@ from kheishd.store.tables import (
     SECRET_VALUES,
     SESSIONS,
     TABLES,
+    TASKS,
 )
 from kheishd.store.writer import Store
 from protocol.events.agent import (
@@ -47,6 +48,7 @@ from protocol.events.mailbox import (
 from protocol.events.permission import PermissionsChanged
 from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted, PersonaUpdated
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
+from protocol.events.route import DefaultRouteChanged, RouteDeleted, RouteStored
 from protocol.events.run import (
     CancelRequested,
     InputReceived,
@@ -61,9 +63,11 @@ from protocol.events.secret import SecretDeleted, SecretStored
 from protocol.events.session import SessionCreated, SessionRenamed
 from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.events.task import (
+    TaskAdopted,
     TaskCreated,
     TaskDeleted,
     TaskEnded,
+    TaskMoved,
     TaskStarted,
     TaskStopRequested,
     TaskUpdated,
@@ -76,6 +80,7 @@ from protocol.objects.agent import AgentWorktree
 from protocol.objects.approval import Remember
 from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
 from protocol.objects.question import Option, Question
+from protocol.objects.route import RouteSettings
 from protocol.objects.run import Outcome, Pinned, RunError
 from protocol.objects.task import ShellCommand
 from protocol.objects.token import TokenGrant
@@ -353,9 +358,16 @@ def _tasks(tx: Transaction) -> None:
             TaskStopRequested(task_id="tsk_stops", note="enough"),
             task_created("tsk_over", shell=True),
             task_ended("tsk_over"),
+            task_created("tsk_moves", shell=True),
+            TaskStarted(task_id="tsk_moves", pid=9, start_ticks=10),
         ]
     )
+    moving = writer.need(TASKS, "tsk_moves")
+    writer.append(TaskMoved(task_id="tsk_moves", to_session_id="ses_a"))
     writer.write()
+    heir = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"))
+    heir.append(TaskAdopted(task_id="tsk_moves", task=moving, note="it is yours"))
+    heir.write()
 
 
 def agent_spawned(name: str, nickname: str, **more: Any) -> AgentSpawned:
@@ -401,11 +413,16 @@ ALLOW, DENY = (Rule(tool="bash", subject="make *", decision="allow"), Rule(tool=
 
 
 def _permissions(tx: Transaction) -> None:
-    """Create definitions, rules of the daemon, a session and a run, and grants of both, one used up."""
+    """Create definitions, routes, rules of the daemon, a session and a run, and grants, one used up."""
     writer = StreamWriter(tx, DAEMON_STREAM)
     for name in ("a", "b", "a"):
         writer.append(DefinitionStored(definition=parse(name, b"Be brief.", None)))
     writer.append(DefinitionDeleted(name="b"))
+    for route_id, revision in (("a", 1), ("b", 1), ("a", 2)):
+        settings = RouteSettings(model=f"m{revision}")
+        writer.append(RouteStored(route_id=route_id, revision=revision, settings=settings))
+    writer.append(RouteDeleted(route_id="b"))
+    writer.append(DefaultRouteChanged(route_id="a"))
     writer.append(PermissionsChanged(add=[ALLOW]))
     writer.append(PermissionsChanged(add=[DENY], remove=[RuleRef(tool="bash", subject="make *")]))
     writer.append(WorkspaceTrusted(root="/srv/shop"))

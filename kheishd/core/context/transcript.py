@@ -33,7 +33,7 @@ from protocol.events.run import (
     Steered,
 )
 from protocol.events.session import SessionCreated, TranscriptImported
-from protocol.events.task import TaskEnded, TaskStalled
+from protocol.events.task import TaskAdopted, TaskEnded, TaskStalled
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown
 from protocol.transcript import Item, Message, Text, ToolCall, ToolResult
@@ -107,7 +107,12 @@ class Transcript(Struct):
                 self._add_result(envelope, ToolResult(call_id, tool, text, is_error))
             case Steered():
                 self._add_steer(run_id, message_of(event))
-            case IndoubtResolved(note=note) | TaskStalled(note=note) | TaskEnded(note=note) if note:
+            case (
+                IndoubtResolved(note=note)
+                | TaskStalled(note=note)
+                | TaskEnded(note=note)
+                | TaskAdopted(note=note)
+            ) if note:
                 self.pending.append(Message("user", [Text(note)]))
             case ModelAsked():
                 self._add_pending(envelope)
@@ -225,7 +230,9 @@ class Transcript(Struct):
 
 def message_of(event: InputReceived | Steered) -> Message:
     """Return the message of an input or a steer."""
-    return Message("user", list(event.items), origin=event.origin, source=event.source)
+    return Message(
+        "user", list(event.items), origin=event.origin, source=event.source, authority=event.authority
+    )
 
 
 def join_messages(messages: list[Message], steer: Message) -> list[Message]:
@@ -234,7 +241,7 @@ def join_messages(messages: list[Message], steer: Message) -> list[Message]:
     It joins the last one if the same author wrote both: a text must not pass for another author's.
     """
     last = messages[-1]
-    if (last.origin, last.source) != (steer.origin, steer.source):
+    if (last.origin, last.source) != (steer.origin, steer.source) or last.authority or steer.authority:
         return [*messages, steer]
     return [*messages[:-1], replace(last, items=[*last.items, *steer.items])]
 

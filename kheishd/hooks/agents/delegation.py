@@ -41,6 +41,7 @@ from protocol.objects.agent import (
     Isolation,
     ManagedAgent,
     PromptMode,
+    ShellsAtClose,
     SpawnRequest,
 )
 from protocol.objects.permission import PermissionMode
@@ -122,6 +123,10 @@ class SpawnArguments(DelegatedTask, frozen=True):
     retention: Annotated[
         AgentRetention, Meta(description="retain: it can be given more work after this task.")
     ] = "retain"
+    shells: Annotated[
+        ShellsAtClose,
+        Meta(description="pass: its background commands are yours once it is closed; else they are stopped."),
+    ] = "stop"
     wait: Annotated[bool, Meta(description="Wait for its result.")] = False
     timeout_s: Seconds = 60.0
 
@@ -214,6 +219,7 @@ class Delegation(SubHook):
             instructions_mode=arguments.instructions_mode,
             nickname=arguments.nickname,
             retention=arguments.retention,
+            shells=arguments.shells,
             route=arguments.route,
             model=arguments.model,
             permission_mode=arguments.mode,
@@ -374,7 +380,7 @@ class Delegation(SubHook):
             )
 
             def spawn_and_complete(tx: Transaction) -> str:
-                agent = spawn(tx, runtime, plan)
+                agent = spawn(tx, runtime, plan, self._services.slots)
                 complete(tx, agent)
                 return agent.agent_id
 
