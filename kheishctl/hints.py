@@ -20,6 +20,8 @@ HINTS: dict[str, tuple[str, ...]] = {
     "member_forbidden": ("definition", "show", "AGENT"),
     "method_not_found": ("call", "rpc.discover"),
     "no_such_agent": ("agent", "list", "--closed"),
+    "note_not_found": ("memory", "list"),
+    "notebook_full": ("memory", "forget", "NAME"),
     "persona_not_found": ("persona", "list"),
     "question_not_found": ("question", "list"),
     "root_not_found": ("workspace", "list"),

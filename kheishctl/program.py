@@ -48,6 +48,7 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("daemon", f"{_COMMANDS}.daemon:group", "Start, stop, reload, back up and check the daemon."),
         ("definition", f"{_COMMANDS}.definition:group", "Definitions of agents."),
         ("persona", f"{_COMMANDS}.persona:group", "Personas: instructions that are bound to sessions."),
+        ("memory", f"{_COMMANDS}.memory:group", "Memory: the notes of agents."),
         ("skill", f"{_COMMANDS}.skill:group", "Skills: reusable instructions for agents."),
         ("route", f"{_COMMANDS}.route:group", "Routes to models."),
         ("secret", f"{_COMMANDS}.secret:group", "Secrets: encrypted slots for credentials."),

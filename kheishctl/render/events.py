@@ -109,6 +109,9 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "persona_bound": lambda e: (
         f"{e['binding']['persona_id']}, version {e['binding']['version']}" if e["binding"] else "(none)"
     ),
+    "note_written": lambda e: f"{e['agent']}: {e['name']}",
+    "note_deleted": lambda e: str(e["number"]),
+    "notebook_changed": lambda e: f"{e['agent']}: {e.get('notes', 0)} notes, {e.get('archives', 0)} archives",
     "session_created": lambda e: f"{e['agent']} as {e.get('sender') or '-'} {e.get('title') or ''}",
     "session_updated": _as_json,
     "session_renamed": lambda e: str(e.get("title") or "(no title)"),

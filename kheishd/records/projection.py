@@ -46,7 +46,7 @@ class IndexRow(NamedTuple):
 
     table: Table[Any]
     key: Key
-    value: bytes | str = b""
+    value: bytes | str | int = b""
 
 
 class RecordReader(Protocol):

@@ -306,6 +306,12 @@ class Snapshot:
                 raise self._environment.explain(error, f"a row of the table '{table.name}'") from None
             yield row
 
+    def scan_packed(
+        self, table: Table[Any], *prefix: KeyPart, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield rows as ``scan`` does, with keys and values as they are stored: for long lists of numbers."""
+        return self._rows(table, table.prefix(prefix), None, reverse)
+
     def entries(self, stream: str, after: int = 0, *, reverse: bool = False) -> Iterator[tuple[int, bytes]]:
         """Yield the entries of one stream, (cursor, line), oldest first, beyond ``after``.
 

@@ -25,6 +25,7 @@ from protocol.objects.approval import Approval
 from protocol.objects.goal import Goal
 from protocol.objects.indoubt import Indoubt
 from protocol.objects.mailbox import Mail, Mailbox
+from protocol.objects.memory import Note, Notebook
 from protocol.objects.persona import Persona
 from protocol.objects.question import QuestionRequest
 from protocol.objects.session import Session
@@ -149,6 +150,18 @@ SECRETS = Table("secrets", (str,), SecretRecord)
 """(slot id) → the slot, without its value."""
 SECRET_VALUES = Table("secret_values", (str,), SealedValue)
 """(slot id) → the slot's value, encrypted; it is in no event."""
+# Memory.
+
+NOTES = Table("notes", (int,), Note)
+"""(cursor of its first event) → the note."""
+NOTES_BY_NAME = Table("notes_by_name", (str, str), int)
+"""(agent, digest of a folded name or alias) → number of the note."""
+NOTES_BY_KIND = Table("notes_by_kind", (str, str, int), bytes)
+"""(agent, kind, number of the note) → nothing."""
+NOTE_POSTINGS = Table("note_postings", (str, str, int), bytes)
+"""(agent, term, number of a note that contains it) → how often, and the number of terms in the note."""
+NOTEBOOKS = Table("notebooks", (str,), Notebook)
+"""(agent) → the totals of its notes."""
 
 # The daemon.
 

@@ -37,6 +37,7 @@ from protocol.events.mailbox import (
     MailPosted,
     MailRequeued,
 )
+from protocol.events.memory import NotebookChanged, NoteDeleted, NoteWritten
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.permission import PermissionsChanged
 from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted, PersonaUpdated
@@ -91,6 +92,9 @@ JournalEvent = (
     | GoalReviewed
     | GoalContinued
     | GoalCleared
+    | NoteWritten
+    | NoteDeleted
+    | NotebookChanged
     | DefinitionStored
     | DefinitionDeleted
     | RouteStored
@@ -191,7 +195,7 @@ TAG_VALUES: dict[str, frozenset[str]] = {
     "type": EVENT_TYPES | TAGS.keys() | {"workspace_file"},
     "kind": frozenset(
         "text thinking tool_call tool_result asset input compaction mailbox task shell diff command call"
-        " network output request events answer query mutation control opaque api_key oauth".split()
+        " network output request events answer query mutation control note archive opaque api_key oauth".split()
     ),
     "role": frozenset(("user", "assistant", "tool")),
 }

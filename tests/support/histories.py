@@ -4,10 +4,13 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from kheishd.core.definition import parse
 from kheishd.core.sealing import seal
+from kheishd.objects.agents.notes import forget_note, write_note
 from kheishd.objects.talk.persona import bind
-from kheishd.records.writer import SessionWriter, StreamWriter
+from kheishd.records.writer import BY_DAEMON, SessionWriter, StreamWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.records import Receipt
 from kheishd.store.table import Table
@@ -78,6 +81,7 @@ from protocol.journal.envelope import DAEMON_STREAM
 from protocol.journal.line import JournalEvent
 from protocol.objects.agent import AgentWorktree
 from protocol.objects.approval import Remember
+from protocol.objects.memory import NoteProperties
 from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
 from protocol.objects.question import Option, Question
 from protocol.objects.route import RouteSettings
@@ -270,6 +274,7 @@ def rich_history(store: Store) -> None:
     token(store, "tok_a")
     token(store, "tok_b", revoked=True)
     update(store, _personas)
+    update(store, _notes)
 
 
 def mail_posted(message_id: str, **more: Any) -> MailPosted:
@@ -300,6 +305,17 @@ def _mail(tx: Transaction) -> None:
         if number < 4:
             writer.append(RunConcluded(report="mail", message_id=f"notice:run_mail_{number}"))
     writer.write()
+
+
+def _notes(tx: Transaction) -> None:
+    """Write notes: one that was changed, one that was forgotten, and an archive of another agent."""
+    first = NoteProperties(agent="default", name="Build", content="Run make.", aliases=["make"])
+    write_note(tx, first, BY_DAEMON)
+    write_note(tx, replace(first, content="Run ninja. 東京都"), BY_DAEMON, session_id="ses_a")
+    gone = write_note(tx, NoteProperties(agent="default", name="Gone", content="x"), BY_DAEMON)
+    forget_note(tx, gone, BY_DAEMON)
+    archive = NoteProperties(agent="critic", name="archive-1", content="They talked.", kind="archive")
+    write_note(tx, archive, BY_DAEMON)
 
 
 def _personas(tx: Transaction) -> None:

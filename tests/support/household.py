@@ -17,7 +17,7 @@ from kheishd.kernel.runtime import RouteSpec
 from kheishd.kernel.shells import Shells
 from kheishd.kernel.state import State
 from kheishd.objects.agents import agent as agents
-from kheishd.objects.agents import goal, mailbox, memory_context, persona
+from kheishd.objects.agents import goal, mailbox, memory, memory_context, persona
 from kheishd.objects.node import journal, secret, workspace
 from kheishd.objects.people import approval, audit, indoubt, permission, question
 from kheishd.objects.talk import (
@@ -70,6 +70,7 @@ HANDLERS: tuple[Handler, ...] = (
     *mailbox.HANDLERS,
     *agents.HANDLERS,
     *persona.HANDLERS,
+    *memory.HANDLERS,
     *memory_context.HANDLERS,
     *journal.HANDLERS,
     *workspace.HANDLERS,

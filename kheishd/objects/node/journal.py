@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from msgspec import Raw, Struct
 
 from kheishd.kernel.call import Call, Caller, control, query
+from kheishd.records.projection import SESSION_STREAMS, stream_kind
 from kheishd.store.epoch import find_shared_cursor
 from kheishd.store.tables import META, RUNS, SESSIONS
 from protocol.errors.journal import CursorPruned, CursorUnknown
 from protocol.errors.run import RunNotFound
 from protocol.errors.session import SessionNotFound
-from protocol.journal.envelope import DAEMON_STREAM
 from protocol.lazy import LazyDecoder
 from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED_BYTES, MAX_PAGE_EXAMINED_ROWS
 from protocol.objects import journal as rows
@@ -87,7 +87,7 @@ class Selection:
 
     def _admits_any(self, store: Snapshot, stream: str) -> bool:
         """Whether the token covers a stream, and it is in the subtree of the filter."""
-        if stream == DAEMON_STREAM:
+        if stream_kind(stream) != SESSION_STREAMS:
             return self._root is None and self._caller.is_unrestricted
         session = store.get(SESSIONS, stream)
         if session is None or not self._caller.may_read(session.agent, session.sender):
