@@ -131,6 +131,17 @@ METHODS: Final = (
     "secret.put",
     "secret.list",
     "secret.delete",
+    "event.publish",
+    "event.get",
+    "event.list",
+    "event.subscribe",
+    "event.unsubscribe",
+    "trigger.create",
+    "trigger.get",
+    "trigger.list",
+    "trigger.pause",
+    "trigger.resume",
+    "trigger.delete",
 )
 """The methods of the daemon."""
 

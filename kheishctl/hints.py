@@ -11,6 +11,7 @@ HINTS: dict[str, tuple[str, ...]] = {
     "artifact_not_found": ("run", "debug", "RUN"),
     "conversation_not_found": ("conversation", "list"),
     "debug_not_found": ("send", "--debug", "redacted"),
+    "event_not_found": ("event", "list"),
     "goal_not_found": ("goal", "set", "SESSION", "OBJECTIVE"),
     "grant_not_found": ("permission", "list"),
     "indoubt_not_found": ("indoubt", "list"),
@@ -48,5 +49,7 @@ HINTS: dict[str, tuple[str, ...]] = {
     "token_limit": ("token", "list"),
     "token_missing": ("token", "create"),
     "token_not_found": ("token", "list"),
+    "trigger_limit": ("trigger", "list"),
+    "trigger_not_found": ("trigger", "list"),
 }
 """The command for each reason, as its arguments; words in capitals are placeholders."""

@@ -50,6 +50,8 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("persona", f"{_COMMANDS}.persona:group", "Personas: instructions that are bound to sessions."),
         ("memory", f"{_COMMANDS}.memory:group", "Memory: the notes of agents."),
         ("skill", f"{_COMMANDS}.skill:group", "Skills: reusable instructions for agents."),
+        ("event", f"{_COMMANDS}.event:group", "The event bus: publish and follow events."),
+        ("trigger", f"{_COMMANDS}.trigger:group", "Triggers: events that wake agents."),
         ("route", f"{_COMMANDS}.route:group", "Routes to models."),
         ("secret", f"{_COMMANDS}.secret:group", "Secrets: encrypted slots for credentials."),
         ("token", f"{_COMMANDS}.token:group", "Tokens for connections over TCP."),

@@ -8,6 +8,7 @@ from kheishd.records.agent import AGENT_RECORDS
 from kheishd.records.approval import APPROVAL_RECORDS
 from kheishd.records.conversation import CONVERSATION_RECORDS
 from kheishd.records.definition import DEFINITION_RECORDS
+from kheishd.records.event import PUBLICATION_RECORDS, TRIGGER_RECORDS
 from kheishd.records.goal import GOAL_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.records.mailbox import MAIL_RECORDS, MAILBOX_RECORDS
@@ -50,6 +51,8 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     DEFAULT_ROUTE_RECORDS,
     GOAL_RECORDS,
     SECRET_RECORDS,
+    PUBLICATION_RECORDS,
+    TRIGGER_RECORDS,
     NOTE_RECORDS,
     NOTEBOOK_RECORDS,
 )

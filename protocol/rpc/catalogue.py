@@ -6,6 +6,7 @@ from protocol.objects import (
     conversation,
     daemon,
     definition,
+    event,
     goal,
     indoubt,
     journal,
@@ -24,6 +25,7 @@ from protocol.objects import (
     skill,
     task,
     token,
+    trigger,
     workspace,
 )
 from protocol.rpc.method import AnyMethod
@@ -55,6 +57,8 @@ METHODS: dict[str, AnyMethod] = {
         token,
         workspace,
         secret,
+        event,
+        trigger,
     )
     for method in module.METHODS
 }

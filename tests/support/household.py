@@ -33,6 +33,7 @@ from kheishd.objects.talk import (
     stop,
     transfer,
 )
+from kheishd.objects.wake import event, trigger
 from kheishd.objects.work import task
 from kheishd.server.listeners import TcpListen
 from kheishd.store.tables import SESSIONS
@@ -75,6 +76,8 @@ HANDLERS: tuple[Handler, ...] = (
     *journal.HANDLERS,
     *workspace.HANDLERS,
     *secret.HANDLERS,
+    *event.HANDLERS,
+    *trigger.HANDLERS,
 )
 
 
