@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec import field
 
 from kheishd.kernel.mcp import McpHolder
+from kheishd.kernel.secrets import Vault
 from kheishd.kernel.slots import RunSlots
 from kheishd.kernel.transcripts import TranscriptCache
 from kheishd.kernel.waits import RunWaits
@@ -36,3 +37,4 @@ class Services(Value, frozen=True):
     slots: RunSlots = field(default_factory=RunSlots)
     waits: RunWaits = field(default_factory=RunWaits)
     mcp: McpHolder = field(default_factory=McpHolder)
+    secrets: Vault = field(default_factory=Vault)

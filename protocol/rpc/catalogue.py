@@ -21,6 +21,7 @@ from protocol.objects import (
     route,
     rpc,
     run,
+    secret,
     session,
     skill,
     task,
@@ -57,6 +58,7 @@ METHODS: dict[str, AnyMethod] = {
         mcp,
         token,
         workspace,
+        secret,
         event,
         trigger,
     )
