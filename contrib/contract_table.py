@@ -18,6 +18,7 @@ from protocol.limits.debug import MAX_DEBUG_TEXT_BYTES
 from protocol.limits.goal import DEFAULT_GOAL_CONTINUATIONS
 from protocol.limits.output import DEFAULT_REPAIRS, MAX_REPAIRS
 from protocol.limits.page import MAX_PAGE_ROWS
+from protocol.limits.secret import MAX_SECRET_BYTES
 from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINES
 from protocol.objects import agent, approval, indoubt, mailbox, permission, question, run, session, task
 from protocol.rpc.catalogue import METHODS
@@ -103,6 +104,11 @@ def list_constants() -> Iterator[tuple[str, Any, str]]:
     yield "RUN_WAITING", waiting, "The statuses of a run that waits for a person."
     yield "DEBUG_LEVELS", list_choices(run.DebugLevel), "The levels of debug capture."
     yield "AGENT_STATUSES", list_choices(agent.AgentStatus), "The statuses of an agent."
+    yield (
+        "SHELLS_AT_CLOSE",
+        list_choices(agent.ShellsAtClose),
+        "What becomes of an agent's background shells.",
+    )
     yield "AGENT_RETENTIONS", list_choices(agent.AgentRetention), "What becomes of an agent after its run."
     yield "ISOLATIONS", list_choices(agent.Isolation), "Whether an agent has a git worktree of its own."
     states = list_filters(mailbox.MailboxListParams, "state")
@@ -139,6 +145,7 @@ def list_constants() -> Iterator[tuple[str, Any, str]]:
     yield "MAX_REPAIRS", MAX_REPAIRS, "Maximum corrections that a caller may request."
     yield "MAX_DEBUG_TEXT_BYTES", MAX_DEBUG_TEXT_BYTES, "Bytes of one answer of ``run.debug``."
     yield "MAX_IMPORT_BYTES", MAX_IMPORT_BYTES, "Bytes of the lines of one ``session.import``."
+    yield "MAX_SECRET_BYTES", MAX_SECRET_BYTES, "Bytes of the value of a secret slot."
     yield "MAX_IMPORT_LINES", MAX_IMPORT_LINES, "Lines of one ``session.import``."
 
 

@@ -96,6 +96,13 @@ METHODS: Final = (
     "mailbox.dead_letters",
     "mailbox.get",
     "mailbox.ack",
+    "memory.remember",
+    "memory.recall",
+    "memory.get",
+    "memory.list",
+    "memory.forget",
+    "memory.export",
+    "memory.import",
     "journal.read",
     "journal.subscribe",
     "journal.unsubscribe",
@@ -124,6 +131,10 @@ METHODS: Final = (
     "route.rollback",
     "route.delete",
     "route.default",
+    "mcp.list",
+    "mcp.tools",
+    "mcp.call",
+    "mcp.restart",
     "token.create",
     "token.narrow",
     "token.list",
@@ -131,6 +142,20 @@ METHODS: Final = (
     "workspace.trust",
     "workspace.untrust",
     "workspace.list",
+    "secret.put",
+    "secret.list",
+    "secret.delete",
+    "event.publish",
+    "event.get",
+    "event.list",
+    "event.subscribe",
+    "event.unsubscribe",
+    "trigger.create",
+    "trigger.get",
+    "trigger.list",
+    "trigger.pause",
+    "trigger.resume",
+    "trigger.delete",
 )
 """The methods of the daemon."""
 
@@ -200,6 +225,12 @@ AGENT_STATUSES: Final = (
     "failed",
 )
 """The statuses of an agent."""
+
+SHELLS_AT_CLOSE: Final = (
+    "stop",
+    "pass",
+)
+"""What becomes of an agent's background shells."""
 
 AGENT_RETENTIONS: Final = (
     "retain",
@@ -408,6 +439,9 @@ MAX_DEBUG_TEXT_BYTES: Final = 262_144
 
 MAX_IMPORT_BYTES: Final = 196_608
 """Bytes of the lines of one ``session.import``."""
+
+MAX_SECRET_BYTES: Final = 65_536
+"""Bytes of the value of a secret slot."""
 
 MAX_IMPORT_LINES: Final = 500
 """Lines of one ``session.import``."""

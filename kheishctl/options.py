@@ -25,10 +25,12 @@ COMPLETIONS: dict[str, tuple[str, Json, str, str]] = {
     "agents": ("definition.list", {"limit": 500}, "definitions", "name"),
     "agent_paths": ("agent.list", {"limit": 500}, "agents", "path"),
     "routes": ("route.list", {"limit": 500}, "routes", "route_id"),
+    "mcp_servers": ("mcp.list", {"limit": 500}, "servers", "name"),
     "sessions": ("session.list", {"limit": 100}, "sessions", "session_id"),
     "runs": ("run.list", {"limit": 100}, "runs", "run_id"),
     "open_runs": ("run.list", {"limit": 100, "active": True}, "runs", "run_id"),
     "senders": ("conversation.list", {"limit": 500}, "conversations", "sender"),
+    "secrets": ("secret.list", {"limit": 500}, "secrets", "slot_id"),
     "tokens": ("token.list", {"limit": 500}, "tokens", "token_id"),
     "approvals": ("approval.list", {"limit": 100}, "approvals", "approval_id"),
     "questions": ("question.list", {"limit": 100}, "questions", "question_id"),
@@ -36,6 +38,8 @@ COMPLETIONS: dict[str, tuple[str, Json, str, str]] = {
     "crons": ("cron.list", {"limit": 500}, "crons", "cron_id"),
     "tasks": ("task.list", {"limit": 100}, "tasks", "task_id"),
     "skills": ("skill.list", {"limit": 500}, "skills", "name"),
+    "triggers": ("trigger.list", {"limit": 500}, "triggers", "trigger_id"),
+    "events": ("event.list", {"limit": 100}, "events", "event_id"),
     "indoubts": ("indoubt.list", {"limit": 100}, "indoubts", "indoubt_id"),
 }
 """The source of each kind of name: the method, its params, the list in its result, the field in a row."""

@@ -9,15 +9,18 @@ from kheishd.records.approval import APPROVAL_RECORDS
 from kheishd.records.conversation import CONVERSATION_RECORDS
 from kheishd.records.cron import CRON_RECORDS
 from kheishd.records.definition import DEFINITION_RECORDS
+from kheishd.records.event import PUBLICATION_RECORDS, TRIGGER_RECORDS
 from kheishd.records.goal import GOAL_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.records.mailbox import MAIL_RECORDS, MAILBOX_RECORDS
+from kheishd.records.memory import NOTE_RECORDS, NOTEBOOK_RECORDS
 from kheishd.records.permission import PERMISSION_RECORDS
 from kheishd.records.persona import PERSONA_RECORDS
 from kheishd.records.projection import DerivedIndex, Projection, stream_kind
 from kheishd.records.question import QUESTION_RECORDS
 from kheishd.records.route import DEFAULT_ROUTE_RECORDS, ROUTE_RECORDS
 from kheishd.records.run import READY_RUNS, RUN_RECORDS
+from kheishd.records.secret import SECRET_RECORDS
 from kheishd.records.session import SESSION_RECORDS
 from kheishd.records.task import TASK_RECORDS
 from kheishd.records.token import TOKEN_RECORDS
@@ -49,6 +52,11 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     DEFAULT_ROUTE_RECORDS,
     GOAL_RECORDS,
     CRON_RECORDS,
+    SECRET_RECORDS,
+    PUBLICATION_RECORDS,
+    TRIGGER_RECORDS,
+    NOTE_RECORDS,
+    NOTEBOOK_RECORDS,
 )
 
 DERIVED: Final[tuple[DerivedIndex[Any], ...]] = (READY_RUNS,)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from protocol.budget import Cost
 from protocol.contract import FollowUp
 from protocol.journal.envelope import Event
+from protocol.objects.memory import RecalledNote
 from protocol.objects.run import Outcome, Pinned, RunError, RunKind
 from protocol.objects.workspace import AgentsFile
 from protocol.transcript import Authority, InputItem, InputOrigin, Message, Usage
@@ -34,7 +35,7 @@ class RunAccepted(Event, frozen=True, tag="run_accepted"):
 
     ``reports``: the agent's parent caused it, and is told once how it ended.
     ``queue_index`` is its index among the open runs of the session if it is ahead of queued ones; null: it is
-    the last.
+    the last. ``hops`` is the number of events on the bus that led to it.
     """
 
     input_id: str
@@ -46,6 +47,7 @@ class RunAccepted(Event, frozen=True, tag="run_accepted"):
     origins: list[InputOrigin] = []
     reports: bool = False
     queue_index: int | None = None
+    hops: int = 0
 
 
 class RunStarted(Event, frozen=True, tag="run_started"):
@@ -98,7 +100,8 @@ class MessageAppended(Event, frozen=True, tag="message_appended"):
 class Steered(Event, frozen=True, tag="steered"):
     """A message was added to the run in flight; the model reads it before its next answer.
 
-    ``origins`` are those of everything that the author of its task, an agent, had read.
+    ``origins`` are those of everything that the author of its task, an agent, had read. ``hops`` is the
+    number of events on the bus that led to it.
     """
 
     steer_id: str
@@ -108,6 +111,7 @@ class Steered(Event, frozen=True, tag="steered"):
     source: str = ""
     authority: Authority | None = None
     origins: list[InputOrigin] = []
+    hops: int = 0
 
 
 class AgentsFilesLoaded(Event, frozen=True, tag="agents_files_loaded"):
@@ -118,6 +122,17 @@ class AgentsFilesLoaded(Event, frozen=True, tag="agents_files_loaded"):
 
     files: list[AgentsFile]
     text: str | None = None
+
+
+class NotesRecalled(Event, frozen=True, tag="notes_recalled"):
+    """The run was given notes of its agent that fit its input; its models see them until it ends.
+
+    ``text`` is the SHA-256 (hex) of the blob with their text. The run has read data of ``origins``.
+    """
+
+    notes: list[RecalledNote]
+    text: str
+    origins: list[InputOrigin] = []
 
 
 class RunReleased(Event, frozen=True, tag="run_released"):

@@ -29,6 +29,7 @@ from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.cron import CronEvent, CronReported
 from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted, DaemonStopped
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
+from protocol.events.event import EventDelivered, EventPublished
 from protocol.events.goal import GoalCleared, GoalContinued, GoalReviewed, GoalSet, GoalUpdated
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
@@ -38,6 +39,7 @@ from protocol.events.mailbox import (
     MailPosted,
     MailRequeued,
 )
+from protocol.events.memory import NotebookChanged, NoteDeleted, NoteWritten
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.permission import PermissionsChanged
 from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted, PersonaUpdated
@@ -51,6 +53,7 @@ from protocol.events.run import (
     MessageAppended,
     ModelAsked,
     ModelFailed,
+    NotesRecalled,
     RunAccepted,
     RunConcluded,
     RunEnded,
@@ -58,6 +61,7 @@ from protocol.events.run import (
     RunStarted,
     Steered,
 )
+from protocol.events.secret import SecretDeleted, SecretStored
 from protocol.events.session import (
     SessionCreated,
     SessionEnded,
@@ -69,6 +73,7 @@ from protocol.events.session import (
 from protocol.events.skill import DefaultSkillsResolved, SkillActivated, SkillDeactivated
 from protocol.events.task import TaskEvent
 from protocol.events.token import TokenCreated, TokenRevoked
+from protocol.events.trigger import TriggerChanged, TriggerCreated, TriggerDeleted, TriggerFired
 from protocol.events.workspace import WorkspaceTrusted, WorkspaceUntrusted
 from protocol.journal.envelope import Envelope
 from protocol.journal.upgrade import TAGS, upgrade
@@ -93,6 +98,9 @@ JournalEvent = (
     | GoalCleared
     | CronEvent
     | CronReported
+    | NoteWritten
+    | NoteDeleted
+    | NotebookChanged
     | DefinitionStored
     | DefinitionDeleted
     | RouteStored
@@ -161,11 +169,20 @@ JournalEvent = (
     | SkillActivated
     | SkillDeactivated
     | AgentsFilesLoaded
+    | NotesRecalled
     | DefaultSkillsResolved
     | RunReleased
     | CancelRequested
     | RunEnded
     | RunConcluded
+    | SecretStored
+    | SecretDeleted
+    | EventPublished
+    | EventDelivered
+    | TriggerCreated
+    | TriggerChanged
+    | TriggerFired
+    | TriggerDeleted
 )
 
 
@@ -191,7 +208,8 @@ TAG_VALUES: dict[str, frozenset[str]] = {
     "type": EVENT_TYPES | TAGS.keys() | {"workspace_file"},
     "kind": frozenset(
         "text thinking tool_call tool_result asset input compaction mailbox task shell diff command call"
-        " network output request events answer query mutation control".split()
+        " network output request events answer query mutation control note archive"
+        " opaque api_key oauth".split()
     ),
     "role": frozenset(("user", "assistant", "tool")),
 }

@@ -179,10 +179,13 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``mail`` is the number of messages that it delivers, and ``reports`` whether the agent's parent is to be
     told of its end; both are unset once that is done, after its end.
 
+    ``hops`` is the number of events on the bus, each the consequence of the one before, that led to it.
+
     ``goal``: the daemon accepted the run by itself, for its session's goal. ``urgent``: it was accepted
     ahead of the queued ones, because its message interrupted a run.
 
-    ``agents_files_cursor`` is the cursor of the event that names the ``AGENTS.md`` files that it read.
+    ``agents_files_cursor`` is the cursor of the event that names the ``AGENTS.md`` files that it read,
+    ``recall_cursor`` that of the event that names the notes that it was given.
     ``reserved`` is set aside for children that the run spawned, ``delegated`` was used by those that ended.
 
     ``worked_ms`` is the working time up to the last event, ``tool_bytes`` the size of all tool results,
@@ -228,8 +231,10 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     partial_cursors: list[Cursor] = []
     origins: list[InputOrigin] = []
     agents_files_cursor: Cursor | None = None
+    recall_cursor: Cursor | None = None
     mail: int = 0
     reports: bool = False
+    hops: int = 0
     worked_ms: int = 0
     reserved: Amounts = Amounts()
     delegated: Amounts = Amounts()
