@@ -91,6 +91,11 @@ def _as_json(event: Json) -> str:
     return json.dumps(rest, ensure_ascii=False) if rest else ""
 
 
+def _count_deliveries(e: Json) -> str:
+    counts = [f"{e[name]} {name}" for name in ("delivered", "held", "refused", "stopped") if e.get(name)]
+    return ", ".join(counts) or ("delivered to no trigger" if e.get("done") else "")
+
+
 SUMMARIES: dict[str, Callable[[Json], str]] = {
     "daemon_started": lambda e: (
         f"version {e['version']}, pid {e['pid']}" + (", after a crash" if e.get("after_crash") else "")
@@ -122,6 +127,14 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "conversation_unbound": lambda e: f"{e['agent']} as {e['sender']}",
     "definition_stored": lambda e: str(e["definition"]["name"]),
     "definition_deleted": lambda e: str(e["name"]),
+    "secret_stored": lambda e: str(e["slot_id"]),
+    "secret_deleted": lambda e: str(e["slot_id"]),
+    "event_published": lambda e: f"{e['source']} {json.dumps(e.get('payload'), ensure_ascii=False)}",
+    "event_delivered": lambda e: f"{e['event_id']} {_count_deliveries(e)}" + _note(e.get("note")),
+    "trigger_created": lambda e: f"{e['trigger_id']} on {e['source']}",
+    "trigger_changed": lambda e: f"{e['trigger_id']} {e['status']}",
+    "trigger_fired": lambda e: f"{e['trigger_id']} {e['outcome']} {e['event_id']}" + _note(e.get("note")),
+    "trigger_deleted": lambda e: f"{e['trigger_id']} {e['why'].replace('_', ' ')}",
     "route_stored": lambda e: f"{e['route_id']}, revision {e['revision']}",
     "route_deleted": lambda e: str(e["route_id"]),
     "default_route_changed": lambda e: str(e["route_id"] or "that of the configuration"),

@@ -8,6 +8,7 @@ from kheishd.records.agent import AGENT_RECORDS
 from kheishd.records.approval import APPROVAL_RECORDS
 from kheishd.records.conversation import CONVERSATION_RECORDS
 from kheishd.records.definition import DEFINITION_RECORDS
+from kheishd.records.event import PUBLICATION_RECORDS, TRIGGER_RECORDS
 from kheishd.records.goal import GOAL_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.records.mailbox import MAIL_RECORDS, MAILBOX_RECORDS
@@ -18,6 +19,7 @@ from kheishd.records.projection import DerivedIndex, Projection, stream_kind
 from kheishd.records.question import QUESTION_RECORDS
 from kheishd.records.route import DEFAULT_ROUTE_RECORDS, ROUTE_RECORDS
 from kheishd.records.run import READY_RUNS, RUN_RECORDS
+from kheishd.records.secret import SECRET_RECORDS
 from kheishd.records.session import SESSION_RECORDS
 from kheishd.records.task import TASK_RECORDS
 from kheishd.records.token import TOKEN_RECORDS
@@ -48,6 +50,9 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     ROUTE_RECORDS,
     DEFAULT_ROUTE_RECORDS,
     GOAL_RECORDS,
+    SECRET_RECORDS,
+    PUBLICATION_RECORDS,
+    TRIGGER_RECORDS,
     NOTE_RECORDS,
     NOTEBOOK_RECORDS,
 )

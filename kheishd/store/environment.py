@@ -130,6 +130,22 @@ def refuse_damaged(damage: str) -> StoreDamaged:
     return StoreDamaged(f"the store is damaged: {damage}. {REPAIR}")
 
 
+class EventFollowers:
+    """The patterns of event sources that connections follow, for the writer: replaced as a whole."""
+
+    def __init__(self) -> None:
+        self.patterns: tuple[str, ...] = ()
+
+    def add(self, pattern: str) -> None:
+        """Add the pattern of one more follower."""
+        self.patterns = (*self.patterns, pattern)
+
+    def remove(self, pattern: str) -> None:
+        """Remove the pattern of one follower."""
+        index = self.patterns.index(pattern)
+        self.patterns = (*self.patterns[:index], *self.patterns[index + 1 :])
+
+
 class Environment(Value, frozen=True):
     """An open LMDB environment, the handles of its tables, and its identity."""
 
@@ -139,6 +155,7 @@ class Environment(Value, frozen=True):
     identity: str
     readers: Readers = field(default_factory=Readers)
     health: Health = field(default_factory=Health)
+    followers: EventFollowers = field(default_factory=EventFollowers)
 
     @property
     def data(self) -> Path:
@@ -258,6 +275,11 @@ class Snapshot:
     def explain(self, error: Exception, subject: str) -> Exception:
         """Note that stored data is damaged; return the refusal. In maintenance, return the error."""
         return self._environment.explain(error, subject)
+
+    @property
+    def followed(self) -> tuple[str, ...]:
+        """The patterns of event sources that connections follow now."""
+        return self._environment.followers.patterns
 
     def count(self, table: Table[Any]) -> int:
         """Return the number of rows of a table, without counting them."""

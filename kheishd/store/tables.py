@@ -7,10 +7,12 @@ from the journal (see ``upgrades.NOT_RECORDS``).
 from typing import Any, Final
 
 from kheishd.core.run.record import RunRecord
+from kheishd.core.sealing import SealedValue
 from kheishd.store.records import (
     Binding,
     DaemonRules,
     Receipt,
+    SecretRecord,
     StoredDefaultRoute,
     StoredDefinition,
     StoredRoute,
@@ -20,6 +22,7 @@ from kheishd.store.records import (
 from kheishd.store.table import Table
 from protocol.objects.agent import ManagedAgent
 from protocol.objects.approval import Approval
+from protocol.objects.event import Publication
 from protocol.objects.goal import Goal
 from protocol.objects.indoubt import Indoubt
 from protocol.objects.mailbox import Mail, Mailbox
@@ -28,6 +31,7 @@ from protocol.objects.persona import Persona
 from protocol.objects.question import QuestionRequest
 from protocol.objects.session import Session
 from protocol.objects.task import Task
+from protocol.objects.trigger import Trigger
 
 # The journal.
 
@@ -141,6 +145,27 @@ GOALS_OPEN = Table("goals_open", (str,), bytes)
 
 PERSONAS = Table("personas", (str,), Persona)
 """(persona id) → the persona."""
+
+# Secrets.
+
+SECRETS = Table("secrets", (str,), SecretRecord)
+"""(slot id) → the slot, without its value."""
+SECRET_VALUES = Table("secret_values", (str,), SealedValue)
+"""(slot id) → the slot's value, encrypted; it is in no event."""
+# Bus.
+
+PUBLICATIONS = Table("publications", (str,), Publication)
+"""(event id) → the event on the bus, without its payload, and its deliveries."""
+BUS_FANOUT = Table("bus_fanout", (int,), str)
+"""(cursor of the event) → event id: not delivered to all its triggers yet."""
+BUS_LISTENERS = Table("bus_listeners", (str, str, str), bytes)
+"""("exact" or "prefix", the source or its beginning, id) → nothing: a trigger, or a run that waits."""
+TRIGGERS = Table("triggers", (str,), Trigger)
+"""(trigger id) → the trigger."""
+TRIGGERS_DUE = Table("triggers_due", (int, str), bytes)
+"""(time in ms, trigger id) → nothing: a trigger that delivers then the events that it holds."""
+TRIGGERS_TROUBLED = Table("triggers_troubled", (str,), bytes)
+"""(trigger id) → nothing: its last event was refused or stopped."""
 
 # Memory.
 

@@ -28,6 +28,7 @@ from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted, DaemonStopped
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
+from protocol.events.event import EventDelivered, EventPublished
 from protocol.events.goal import GoalCleared, GoalContinued, GoalReviewed, GoalSet, GoalUpdated
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
@@ -58,6 +59,7 @@ from protocol.events.run import (
     RunStarted,
     Steered,
 )
+from protocol.events.secret import SecretDeleted, SecretStored
 from protocol.events.session import (
     SessionCreated,
     SessionEnded,
@@ -69,6 +71,7 @@ from protocol.events.session import (
 from protocol.events.skill import DefaultSkillsResolved, SkillActivated, SkillDeactivated
 from protocol.events.task import TaskEvent
 from protocol.events.token import TokenCreated, TokenRevoked
+from protocol.events.trigger import TriggerChanged, TriggerCreated, TriggerDeleted, TriggerFired
 from protocol.events.workspace import WorkspaceTrusted, WorkspaceUntrusted
 from protocol.journal.envelope import Envelope
 from protocol.journal.upgrade import TAGS, upgrade
@@ -167,6 +170,14 @@ JournalEvent = (
     | CancelRequested
     | RunEnded
     | RunConcluded
+    | SecretStored
+    | SecretDeleted
+    | EventPublished
+    | EventDelivered
+    | TriggerCreated
+    | TriggerChanged
+    | TriggerFired
+    | TriggerDeleted
 )
 
 
@@ -192,7 +203,8 @@ TAG_VALUES: dict[str, frozenset[str]] = {
     "type": EVENT_TYPES | TAGS.keys() | {"workspace_file"},
     "kind": frozenset(
         "text thinking tool_call tool_result asset input compaction mailbox task shell diff command call"
-        " network output request events answer query mutation control note archive".split()
+        " network output request events answer query mutation control note archive"
+        " opaque api_key oauth".split()
     ),
     "role": frozenset(("user", "assistant", "tool")),
 }

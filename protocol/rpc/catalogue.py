@@ -6,10 +6,12 @@ from protocol.objects import (
     conversation,
     daemon,
     definition,
+    event,
     goal,
     indoubt,
     journal,
     mailbox,
+    mcp,
     memory,
     memory_context,
     output,
@@ -19,10 +21,12 @@ from protocol.objects import (
     route,
     rpc,
     run,
+    secret,
     session,
     skill,
     task,
     token,
+    trigger,
     workspace,
 )
 from protocol.rpc.method import AnyMethod
@@ -51,8 +55,12 @@ METHODS: dict[str, AnyMethod] = {
         persona,
         skill,
         route,
+        mcp,
         token,
         workspace,
+        secret,
+        event,
+        trigger,
     )
     for method in module.METHODS
 }

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from kheishd.core.definition import parse
+from kheishd.core.sealing import seal
 from kheishd.objects.agents.notes import forget_note, write_note
 from kheishd.objects.talk.persona import bind
 from kheishd.records.writer import BY_DAEMON, SessionWriter, StreamWriter
@@ -17,9 +18,11 @@ from kheishd.store.tables import (
     BLOBS,
     JOURNAL,
     PERSONAS,
+    PUBLICATIONS,
     RECEIPTS,
     RECEIPTS_BY_AGE,
     RUNS,
+    SECRET_VALUES,
     SESSIONS,
     TABLES,
     TASKS,
@@ -37,6 +40,7 @@ from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
 from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonStarted
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
+from protocol.events.event import EventDelivered, EventPublished
 from protocol.events.goal import GoalCleared, GoalReviewed, GoalSet, GoalUpdated
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
@@ -60,6 +64,7 @@ from protocol.events.run import (
     RunEnded,
     RunStarted,
 )
+from protocol.events.secret import SecretDeleted, SecretStored
 from protocol.events.session import SessionCreated, SessionRenamed
 from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.events.task import (
@@ -73,8 +78,9 @@ from protocol.events.task import (
     TaskUpdated,
 )
 from protocol.events.token import TokenCreated, TokenRevoked
+from protocol.events.trigger import TriggerChanged, TriggerCreated, TriggerDeleted, TriggerFired
 from protocol.events.workspace import WorkspaceTrusted, WorkspaceUntrusted
-from protocol.journal.envelope import DAEMON_STREAM
+from protocol.journal.envelope import BUS_STREAM, DAEMON_STREAM
 from protocol.journal.line import JournalEvent
 from protocol.objects.agent import AgentWorktree
 from protocol.objects.approval import Remember
@@ -85,6 +91,7 @@ from protocol.objects.route import RouteSettings
 from protocol.objects.run import Outcome, Pinned, RunError
 from protocol.objects.task import ShellCommand
 from protocol.objects.token import TokenGrant
+from protocol.objects.wake import WakeTarget
 from protocol.transcript import Item, Message, Text, ToolCall, Usage
 
 T = TypeVar("T")
@@ -272,6 +279,39 @@ def rich_history(store: Store) -> None:
     token(store, "tok_b", revoked=True)
     update(store, _personas)
     update(store, _notes)
+    update(store, _bus)
+
+
+def _bus(tx: Transaction) -> None:
+    """Publish events and create triggers in every state."""
+    writer = StreamWriter(tx, BUS_STREAM)
+    target = WakeTarget(agent="default", sender="ses_a", prompt="Look.")
+    for number, source in enumerate(("ci.build", "ci.*", "*", "gone")):
+        writer.append(
+            TriggerCreated(
+                trigger_id=f"trg_{number}",
+                author="agent",
+                owner_session="ses_a",
+                source=source,
+                target=target,
+            )
+        )
+    for event_id, matched in (("evt_a", True), ("evt_b", True), ("evt_c", False)):
+        writer.append(
+            EventPublished(event_id=event_id, source="ci.build", publisher="uid:0", matched=matched)
+        )
+    cursor = writer.need(PUBLICATIONS, "evt_a").created_cursor
+    held = TriggerFired(
+        trigger_id="trg_0", event_id="evt_a", event_cursor=cursor, outcome="held", due_at_ms=NOW_MS + 5_000
+    )
+    writer.append(held)
+    writer.append(replace(held, trigger_id="trg_1", outcome="refused", due_at_ms=None, note="full"))
+    writer.append(replace(held, trigger_id="trg_2", outcome="delivered", due_at_ms=None))
+    writer.append(EventDelivered(event_id="evt_a", done=True, held=1, refused=1, delivered=1))
+    writer.append(EventDelivered(event_id="evt_b", position=["exact", "ci.build", "trg_0"], held=1))
+    writer.append(TriggerChanged(trigger_id="trg_2", status="paused"))
+    writer.append(TriggerDeleted(trigger_id="trg_3", why="once"))
+    writer.write()
 
 
 def mail_posted(message_id: str, **more: Any) -> MailPosted:
@@ -441,6 +481,11 @@ def _permissions(tx: Transaction) -> None:
     writer.append(WorkspaceTrusted(root="/srv/shop"))
     writer.append(WorkspaceTrusted(root="/srv/old"))
     writer.append(WorkspaceUntrusted(root="/srv/old"))
+    for slot_id in ("openai", "old", "openai"):
+        writer.append(SecretStored(slot_id=slot_id))
+        tx.put(SECRET_VALUES, slot_id, value=seal(bytes(32), slot_id, "sk-0123456789", bytes(12)))
+    writer.append(SecretDeleted(slot_id="old"))
+    tx.delete(SECRET_VALUES, "old")
     writer.write()
     run_id = "run_ses_a_2"
     writer = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"))

@@ -18,7 +18,7 @@ from kheishd.kernel.shells import Shells
 from kheishd.kernel.state import State
 from kheishd.objects.agents import agent as agents
 from kheishd.objects.agents import goal, mailbox, memory, memory_context, persona
-from kheishd.objects.node import journal, workspace
+from kheishd.objects.node import journal, secret, workspace
 from kheishd.objects.people import approval, audit, indoubt, permission, question
 from kheishd.objects.talk import (
     compaction,
@@ -33,6 +33,7 @@ from kheishd.objects.talk import (
     stop,
     transfer,
 )
+from kheishd.objects.wake import event, trigger
 from kheishd.objects.work import task
 from kheishd.server.listeners import TcpListen
 from kheishd.store.tables import SESSIONS
@@ -74,6 +75,9 @@ HANDLERS: tuple[Handler, ...] = (
     *memory_context.HANDLERS,
     *journal.HANDLERS,
     *workspace.HANDLERS,
+    *secret.HANDLERS,
+    *event.HANDLERS,
+    *trigger.HANDLERS,
 )
 
 

@@ -413,8 +413,14 @@ def launch(
         source = truncate(agent.path.rpartition("/")[0], MAX_SOURCE_BYTES)
         origins = join_origins(origins_read(tx, tx.need(SESSIONS, agent.parent_id)), ["agent"])
     writer.append(InputReceived(input_id=plan.input_id, items=plan.items, origin=plan.author, source=source))
+    spawning = tx.get(RUNS, plan.run_id) if plan.run_id is not None else None
     accepted = RunAccepted(
-        input_id=plan.input_id, agent=definition.name, pinned=pinned, origins=origins, reports=True
+        input_id=plan.input_id,
+        agent=definition.name,
+        pinned=pinned,
+        origins=origins,
+        reports=True,
+        hops=0 if spawning is None else spawning.hops,
     )
     writer.append(accepted)
     if slots is not None and not is_preparing(agent):
