@@ -145,6 +145,7 @@ METHODS: Final = (
     "secret.put",
     "secret.list",
     "secret.delete",
+    "secret.rotate",
     "event.publish",
     "event.get",
     "event.list",

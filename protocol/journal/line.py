@@ -61,7 +61,7 @@ from protocol.events.run import (
     RunStarted,
     Steered,
 )
-from protocol.events.secret import SecretDeleted, SecretStored
+from protocol.events.secret import SecretDeleted, SecretsResealed, SecretStored
 from protocol.events.session import (
     SessionCreated,
     SessionEnded,
@@ -177,6 +177,7 @@ JournalEvent = (
     | RunConcluded
     | SecretStored
     | SecretDeleted
+    | SecretsResealed
     | EventPublished
     | EventDelivered
     | TriggerCreated
