@@ -101,6 +101,7 @@ WORK: Final = (
     "kheishd.hooks.agents.mail",
     "kheishd.hooks.ask_user",
     "kheishd.hooks.composite",
+    "kheishd.hooks.cron",
     "kheishd.hooks.goals",
     "kheishd.hooks.mcp",
     "kheishd.hooks.network.http",
