@@ -12,6 +12,7 @@ from kheishd.records.event import PUBLICATION_RECORDS, TRIGGER_RECORDS
 from kheishd.records.goal import GOAL_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.records.mailbox import MAIL_RECORDS, MAILBOX_RECORDS
+from kheishd.records.mcp import SERVER_RECORDS
 from kheishd.records.memory import NOTE_RECORDS, NOTEBOOK_RECORDS
 from kheishd.records.permission import PERMISSION_RECORDS
 from kheishd.records.persona import PERSONA_RECORDS
@@ -51,6 +52,7 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     DEFAULT_ROUTE_RECORDS,
     GOAL_RECORDS,
     SECRET_RECORDS,
+    SERVER_RECORDS,
     PUBLICATION_RECORDS,
     TRIGGER_RECORDS,
     NOTE_RECORDS,
