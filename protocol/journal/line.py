@@ -53,6 +53,7 @@ from protocol.events.run import (
     MessageAppended,
     ModelAsked,
     ModelFailed,
+    NotesRecalled,
     RunAccepted,
     RunConcluded,
     RunEnded,
@@ -60,7 +61,7 @@ from protocol.events.run import (
     RunStarted,
     Steered,
 )
-from protocol.events.secret import SecretDeleted, SecretStored
+from protocol.events.secret import SecretDeleted, SecretsResealed, SecretStored
 from protocol.events.session import (
     SessionCreated,
     SessionEnded,
@@ -168,6 +169,7 @@ JournalEvent = (
     | SkillActivated
     | SkillDeactivated
     | AgentsFilesLoaded
+    | NotesRecalled
     | DefaultSkillsResolved
     | RunReleased
     | CancelRequested
@@ -175,6 +177,7 @@ JournalEvent = (
     | RunConcluded
     | SecretStored
     | SecretDeleted
+    | SecretsResealed
     | EventPublished
     | EventDelivered
     | TriggerCreated
