@@ -169,6 +169,7 @@ RUN_STATUSES: Final = (
     "running",
     "waiting_for_approval",
     "waiting_for_user_question",
+    "waiting_for_event",
     "completed",
     "failed",
     "cancelled",
@@ -187,6 +188,7 @@ RUN_ENDED: Final = (
 RUN_WAITING: Final = (
     "waiting_for_approval",
     "waiting_for_user_question",
+    "waiting_for_event",
 )
 """The statuses of a run that waits for a person."""
 
@@ -203,6 +205,7 @@ AGENT_STATUSES: Final = (
     "running",
     "waiting_for_approval",
     "waiting_for_user_input",
+    "waiting_for_event",
     "idle",
     "completed",
     "failed",

@@ -56,6 +56,7 @@ class Toolbox:
         from kheishd.hooks.agents.mail import MailTools
         from kheishd.hooks.ask_user import AskUser
         from kheishd.hooks.composite import CompositeHook
+        from kheishd.hooks.events import EventTools
         from kheishd.hooks.goals import GoalTools
         from kheishd.hooks.memory import MemoryTools
         from kheishd.hooks.os.files.tools import Files
@@ -83,7 +84,7 @@ class Toolbox:
         skills = SkillTools(cache(partial(self.skills, config)), lambda: cast("Services", self.services))
         tools = (TaskTools(self._shells), GoalTools(), delegation, MailTools(), skills, ActiveSkills())
         memory = MemoryTools(lambda: cast("Services", self.services))
-        return CompositeHook((*parts, *tools, memory))
+        return CompositeHook((*parts, *tools, memory, EventTools(offered=config.tools.events)))
 
     async def try_sandbox(self, workspace: WorkspaceSection) -> None:
         """Try the sandbox of commands, unless it is off, and log its state."""

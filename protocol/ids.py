@@ -50,6 +50,7 @@ PERSONA = "per"
 MESSAGE = "msg"
 EVENT = "evt"
 TRIGGER = "trg"
+EVENT_WAIT = "evw"
 
 
 # Two characters at a time. The standard library's encoder, made for long texts, takes twice as long, and four

@@ -8,7 +8,7 @@ from kheishd.records.agent import AGENT_RECORDS
 from kheishd.records.approval import APPROVAL_RECORDS
 from kheishd.records.conversation import CONVERSATION_RECORDS
 from kheishd.records.definition import DEFINITION_RECORDS
-from kheishd.records.event import PUBLICATION_RECORDS, TRIGGER_RECORDS
+from kheishd.records.event import EVENT_WAIT_RECORDS, PUBLICATION_RECORDS, TRIGGER_RECORDS
 from kheishd.records.goal import GOAL_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.records.mailbox import MAIL_RECORDS, MAILBOX_RECORDS
@@ -51,6 +51,7 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     GOAL_RECORDS,
     PUBLICATION_RECORDS,
     TRIGGER_RECORDS,
+    EVENT_WAIT_RECORDS,
     NOTE_RECORDS,
     NOTEBOOK_RECORDS,
 )

@@ -20,7 +20,7 @@ from kheishd.store.records import (
 from kheishd.store.table import Table
 from protocol.objects.agent import ManagedAgent
 from protocol.objects.approval import Approval
-from protocol.objects.event import Publication
+from protocol.objects.event import EventWait, Publication
 from protocol.objects.goal import Goal
 from protocol.objects.indoubt import Indoubt
 from protocol.objects.mailbox import Mail, Mailbox
@@ -152,6 +152,8 @@ BUS_FANOUT = Table("bus_fanout", (int,), str)
 """(cursor of the event) → event id: not delivered to all its triggers yet."""
 BUS_LISTENERS = Table("bus_listeners", (str, str, str), bytes)
 """("exact" or "prefix", the source or its beginning, id) → nothing: a trigger, or a run that waits."""
+EVENT_WAITS = Table("event_waits", (str,), EventWait)
+"""(wait id) → a call that waits for an event, or did."""
 TRIGGERS = Table("triggers", (str,), Trigger)
 """(trigger id) → the trigger."""
 TRIGGERS_DUE = Table("triggers_due", (int, str), bytes)

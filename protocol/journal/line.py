@@ -28,7 +28,7 @@ from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted, DaemonStopped
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
-from protocol.events.event import EventDelivered, EventPublished
+from protocol.events.event import EventAwaited, EventDelivered, EventPublished, EventWaitEnded
 from protocol.events.goal import GoalCleared, GoalContinued, GoalReviewed, GoalSet, GoalUpdated
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
@@ -171,6 +171,8 @@ JournalEvent = (
     | RunConcluded
     | EventPublished
     | EventDelivered
+    | EventAwaited
+    | EventWaitEnded
     | TriggerCreated
     | TriggerChanged
     | TriggerFired
