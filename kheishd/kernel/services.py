@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import field
 
+from kheishd.kernel.mcp import McpHolder
+from kheishd.kernel.secrets import Vault
 from kheishd.kernel.slots import RunSlots
 from kheishd.kernel.transcripts import TranscriptCache
 from kheishd.kernel.waits import RunWaits
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Services(Value, frozen=True):
-    """The store, the text being written, the runtimes, captures, shells, transcripts, run slots and waits.
+    """The long-lived collaborators, from the store to the MCP servers.
 
     All of them live from the opening of the store to its closing. A reload replaces the current runtime, not
     the services.
@@ -34,3 +36,5 @@ class Services(Value, frozen=True):
     transcripts: TranscriptCache = field(default_factory=TranscriptCache)
     slots: RunSlots = field(default_factory=RunSlots)
     waits: RunWaits = field(default_factory=RunWaits)
+    mcp: McpHolder = field(default_factory=McpHolder)
+    secrets: Vault = field(default_factory=Vault)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from kheishd.core.definition import parse
+from kheishd.core.sealing import seal
 from kheishd.objects.agents.notes import forget_note, write_note
 from kheishd.objects.talk.persona import bind
 from kheishd.records.writer import BY_DAEMON, SessionWriter, StreamWriter
@@ -21,6 +22,7 @@ from kheishd.store.tables import (
     RECEIPTS,
     RECEIPTS_BY_AGE,
     RUNS,
+    SECRET_VALUES,
     SESSIONS,
     TABLES,
     TASKS,
@@ -62,6 +64,7 @@ from protocol.events.run import (
     RunEnded,
     RunStarted,
 )
+from protocol.events.secret import SecretDeleted, SecretStored
 from protocol.events.session import SessionCreated, SessionRenamed
 from protocol.events.skill import SkillActivated, SkillDeactivated
 from protocol.events.task import (
@@ -151,9 +154,11 @@ def _wait_events(run_id: str) -> list[JournalEvent]:
     for number in (0, 1):
         call_id, wait_id = f"c{number}_{run_id}", f"evw_{number}_{run_id}"
         events.append(ToolCalled(call_id=call_id, tool="write"))
-        events.append(EventAwaited(
+        events.append(
+            EventAwaited(
                 wait_id=wait_id, call_id=call_id, source="ci.*", after=0, expires_at_ms=NOW_MS + 3000
-            ))
+            )
+        )
         if number == 0:
             events.append(EventWaitEnded(wait_id=wait_id, call_id=call_id, how="delivered"))
             events.append(ToolReturned(call_id=call_id, tool="write", how="returned", text="{}"))
@@ -498,6 +503,11 @@ def _permissions(tx: Transaction) -> None:
     writer.append(WorkspaceTrusted(root="/srv/shop"))
     writer.append(WorkspaceTrusted(root="/srv/old"))
     writer.append(WorkspaceUntrusted(root="/srv/old"))
+    for slot_id in ("openai", "old", "openai"):
+        writer.append(SecretStored(slot_id=slot_id))
+        tx.put(SECRET_VALUES, slot_id, value=seal(bytes(32), slot_id, "sk-0123456789", bytes(12)))
+    writer.append(SecretDeleted(slot_id="old"))
+    tx.delete(SECRET_VALUES, "old")
     writer.write()
     run_id = "run_ses_a_2"
     writer = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"))

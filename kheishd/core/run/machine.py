@@ -43,6 +43,7 @@ running         Start            running, waiting, failed, cancelled, interrupte
                 EndWait          running
                 Steer            running
                 NoteAgentsFiles  running
+                NoteRecall       running
                 RequestCancel    running
                 EndEarly         cancelled, interrupted
                 Release          running, waiting
@@ -99,6 +100,7 @@ from kheishd.core.run.commands import (
     Interrupt,
     Judge,
     NoteAgentsFiles,
+    NoteRecall,
     Observe,
     Release,
     RenewApproval,
@@ -128,6 +130,7 @@ from protocol.events.run import (
     MessageAppended,
     ModelAsked,
     ModelFailed,
+    NotesRecalled,
     RunAccepted,
     RunConcluded,
     RunEnded,
@@ -167,6 +170,7 @@ ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
         EndWait,
         Steer,
         NoteAgentsFiles,
+        NoteRecall,
         RequestCancel,
         EndEarly,
         Release,
@@ -230,6 +234,8 @@ def _decide(run: RunRecord, pinned: Pinned, command: Command, left: Remainder | 
             return [steered, *calls.interrupt_waits(run)] if run.status == "waiting_for_event" else [steered]
         case NoteAgentsFiles(files, text):
             return [AgentsFilesLoaded(files=files, text=text)]
+        case NoteRecall(notes, text, origins):
+            return [NotesRecalled(notes=notes, text=text, origins=origins)]
         case RequestCancel(outcome, note):
             return _cancel(run, pinned, outcome, note)
         case EndEarly():
@@ -441,6 +447,9 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
             )
         case AgentsFilesLoaded():
             return replace(run, agents_files_cursor=envelope.cursor)
+        case NotesRecalled(origins=origins):
+            origins = join_origins(run.origins or ["person"], origins)
+            return replace(run, recall_cursor=envelope.cursor, origins=origins)
         case OutputEmitted() | RequirementSatisfied():
             return answers.evolve_output(run, envelope.cursor, event)
         case CancelRequested(outcome=outcome):
