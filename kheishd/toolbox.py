@@ -89,11 +89,8 @@ class Toolbox:
         tools = (TaskTools(self._shells), GoalTools(), delegation, MailTools(), skills, ActiveSkills())
         servers = ServerTools(self.mcp, has_servers=bool(config.mcp))
         memory = MemoryTools(lambda: cast("Services", self.services))
-<<<<<<< HEAD
-        return CompositeHook((*parts, *tools, memory, EventTools(offered=config.tools.events)))
-=======
-        return CompositeHook((*parts, *tools, servers, memory))
->>>>>>> main
+        events = EventTools(offered=config.tools.events)
+        return CompositeHook((*parts, *tools, servers, memory, events))
 
     async def try_sandbox(self, workspace: WorkspaceSection) -> None:
         """Try the sandbox of commands, unless it is off, and log its state."""
