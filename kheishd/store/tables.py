@@ -22,9 +22,8 @@ from kheishd.store.records import (
 from kheishd.store.table import Table
 from protocol.objects.agent import ManagedAgent
 from protocol.objects.approval import Approval
-from protocol.objects.event import EventWait, Publication
 from protocol.objects.cron import Cron
-from protocol.objects.event import Publication
+from protocol.objects.event import EventWait, Publication
 from protocol.objects.goal import Goal
 from protocol.objects.indoubt import Indoubt
 from protocol.objects.mailbox import Mail, Mailbox
