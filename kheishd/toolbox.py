@@ -60,6 +60,7 @@ class Toolbox:
         from kheishd.hooks.ask_user import AskUser
         from kheishd.hooks.composite import CompositeHook
         from kheishd.hooks.cron import CronTools
+        from kheishd.hooks.events import EventTools
         from kheishd.hooks.goals import GoalTools
         from kheishd.hooks.mcp import ServerTools
         from kheishd.hooks.memory import MemoryTools
@@ -87,9 +88,12 @@ class Toolbox:
         delegation = Delegation(cast("Services", self.services))
         skills = SkillTools(cache(partial(self.skills, config)), lambda: cast("Services", self.services))
         tools = (TaskTools(self._shells), GoalTools(), delegation, MailTools(), skills, ActiveSkills())
-        servers = ServerTools(self.mcp, has_servers=bool(config.mcp))
+        servers = ServerTools(self.mcp)
         memory = MemoryTools(lambda: cast("Services", self.services))
-        return CompositeHook((*parts, *tools, servers, memory, CronTools()))
+        events = EventTools(offered=config.tools.events)
+        return CompositeHook(
+            (*parts, *tools, servers, memory, events, CronTools(offered=config.tools.schedules))
+        )
 
     async def try_sandbox(self, workspace: WorkspaceSection) -> None:
         """Try the sandbox of commands, unless it is off, and log its state."""

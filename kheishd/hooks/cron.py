@@ -4,7 +4,7 @@ An entry is created in the transaction that commits the call's result. The run t
 of the session that it wakes, and the origins of everything that the agent had read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -13,7 +13,16 @@ from msgspec import Meta
 
 from kheishd.core.trust import join_origins
 from kheishd.hooks.agents.mail import decide_at_commit
-from kheishd.kernel.hook import Arguments, Invocation, Outcome, SubHook, ToolError, tool
+from kheishd.kernel.hook import (
+    Arguments,
+    Invocation,
+    Outcome,
+    RunContext,
+    SubHook,
+    Tool,
+    ToolError,
+    tool,
+)
 from kheishd.objects.agents.tree import root_id_of
 from kheishd.objects.talk.input import origins_read
 from kheishd.objects.wake.cron import create_cron, delete_cron
@@ -76,9 +85,17 @@ class ScheduleDelete(Arguments, frozen=True):
 
 
 class CronTools(SubHook):
-    """The tools for an agent's own cron entries."""
+    """The tools for an agent's own cron entries. ``offered``: to all agents, as with ``EventTools``."""
 
     name = "cron"
+
+    def __init__(self, *, offered: bool) -> None:
+        self._offered = offered
+
+    def offer(self, context: RunContext) -> Sequence[Tool]:
+        """Offer the tools that the agent's definition names; most agents need none."""
+        names = context.pinned.tools or ()
+        return self.tools if self._offered else [row for row in self.tools if row.name in names]
 
     @tool(
         "wake_after",

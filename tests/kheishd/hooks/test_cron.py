@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from kheishd.hooks import cron as tools
 from kheishd.hooks.composite import CompositeHook
+from kheishd.kernel.hook import RunContext
 from kheishd.objects.wake.cron import create_cron
 from kheishd.store.tables import CRONS, SESSIONS
 from kheishd.workers.cron import CronWorker
@@ -30,7 +31,7 @@ async def waking(directory: Path) -> AsyncIterator[Desk]:
     """Provide a desk with the tools of schedules, and the worker that fires them."""
     clock = SetClock()
     async with (
-        open_desk(directory, hooks=CompositeHook((tools.CronTools(),))) as desk,
+        open_desk(directory, hooks=CompositeHook((tools.CronTools(offered=True),))) as desk,
         working(desk),
         trio.open_nursery() as nursery,
     ):
@@ -137,3 +138,19 @@ async def test_the_entries_of_an_ended_session_go(tmp_path: Path, autojump_clock
 
         await desk.state.update(end)
         await desk.until(lambda: not entries(desk))
+
+
+async def test_the_tools_are_offered_to_agents_that_name_them(tmp_path: Path) -> None:
+    """A prompt without them is as short as before; the setting offers them to all."""
+    for offered, named, count in ((False, None, 0), (False, ["wake_at"], 1), (True, None, 5)):
+        async with open_desk(tmp_path / f"{offered}{named}") as desk:
+            sent = await desk.send()
+            context = RunContext(
+                desk.session(sent.session_id),
+                desk.run(sent.run_id),
+                replace(desk.pinned(sent.run_id), tools=named),
+                "/",
+                "off",
+                desk.state,
+            )
+            assert len(tools.CronTools(offered=offered).offer(context)) == count
