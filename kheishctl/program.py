@@ -52,6 +52,7 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("route", f"{_COMMANDS}.route:group", "Routes to models."),
         ("token", f"{_COMMANDS}.token:group", "Tokens for connections over TCP."),
         ("workspace", f"{_COMMANDS}.workspace:group", "Trusted roots."),
+        ("hook", f"{_COMMANDS}.hook:group", "Lifecycle hooks, and their failures."),
     ),
     "Script": (
         ("call", f"{_COMMANDS}.rpc:call", "Call any method of the daemon."),

@@ -33,6 +33,7 @@ from kheishd.events import commit_start, commit_stop
 from kheishd.hooks.os.shell.cgroup import GROUPS
 from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.log import ShellFiles
+from kheishd.kernel.lifecycle import Lifecycle
 from kheishd.kernel.live import Live
 from kheishd.kernel.reserve import RESERVE
 from kheishd.kernel.services import Services
@@ -96,6 +97,7 @@ WORK: Final = (
     "kheishd.hooks.ask_user",
     "kheishd.hooks.composite",
     "kheishd.hooks.goals",
+    "kheishd.hooks.lifecycle.part",
     "kheishd.hooks.network.http",
     "kheishd.hooks.os.files.tools",
     "kheishd.hooks.os.shell.starter",
@@ -225,7 +227,14 @@ class Daemon:
     async def _serve(self, stopper: Stopper) -> None:
         """Run workers, connections and listeners until all of them have ended."""
         runtimes = self.reloader.runtimes
-        services = Services(self._state, self._live, runtimes, self._captures, self._shells)
+        services = Services(
+            self._state,
+            self._live,
+            runtimes,
+            self._captures,
+            self._shells,
+            lifecycle=Lifecycle(lambda: self._toolbox.load_lifecycle(self._environ)),
+        )
         self._toolbox.services = services
         await trio.to_thread.run_sync(GROUPS.prepare)
         titles = TitleWorker(services)

@@ -6,11 +6,14 @@ from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kheishd.build.skills import ConfiguredSkills, SkillRegistry
     from kheishd.config.sections.config import Config
     from kheishd.config.sections.workspace import WorkspaceSection
     from kheishd.home import Home
     from kheishd.hooks.composite import CompositeHook
+    from kheishd.hooks.lifecycle.runner import LifecycleRunner
     from kheishd.hooks.os.files.transaction import PathLocks
     from kheishd.hooks.os.shell.health import SandboxHealth
     from kheishd.hooks.os.shell.log import ShellFiles
@@ -57,6 +60,7 @@ class Toolbox:
         from kheishd.hooks.ask_user import AskUser
         from kheishd.hooks.composite import CompositeHook
         from kheishd.hooks.goals import GoalTools
+        from kheishd.hooks.lifecycle.part import LifecycleHooks
         from kheishd.hooks.os.files.tools import Files
         from kheishd.hooks.os.shell.tools import Bash
         from kheishd.hooks.output import Outputs
@@ -81,7 +85,17 @@ class Toolbox:
         delegation = Delegation(cast("Services", self.services))
         skills = SkillTools(cache(partial(self.skills, config)), lambda: cast("Services", self.services))
         tools = (TaskTools(self._shells), GoalTools(), delegation, MailTools(), skills, ActiveSkills())
-        return CompositeHook((*parts, *tools))
+        lifecycle = LifecycleHooks(lambda: cast("Services", self.services))
+        return CompositeHook((*parts, *tools, lifecycle))
+
+    def load_lifecycle(self, environ: Mapping[str, str]) -> LifecycleRunner:
+        """Return the runner of lifecycle hooks, which get little of the daemon's environment."""
+        from kheishd.hooks.lifecycle.runner import LifecycleRunner
+        from kheishd.providers.credentials import resolve
+
+        services = cast("Services", self.services)
+        resolve_here = partial(resolve, environ=environ)
+        return LifecycleRunner(services.state, services.live, resolve_here, environ)
 
     async def try_sandbox(self, workspace: WorkspaceSection) -> None:
         """Try the sandbox of commands, unless it is off, and log its state."""

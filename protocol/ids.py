@@ -48,6 +48,7 @@ OUTPUT = "out"
 ARTIFACT = "art"
 PERSONA = "per"
 MESSAGE = "msg"
+HOOK_FAILURE = "hkf"
 
 
 # Two characters at a time. The standard library's encoder, made for long texts, takes twice as long, and four

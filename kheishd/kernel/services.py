@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import field
 
+from kheishd.kernel.lifecycle import Lifecycle
 from kheishd.kernel.slots import RunSlots
 from kheishd.kernel.transcripts import TranscriptCache
 from kheishd.kernel.waits import RunWaits
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Services(Value, frozen=True):
-    """The store, the text being written, the runtimes, captures, shells, transcripts, run slots and waits.
+    """The store, live text, the runtimes, captures, shells, transcripts, run slots, waits and hooks.
 
     All of them live from the opening of the store to its closing. A reload replaces the current runtime, not
     the services.
@@ -34,3 +35,4 @@ class Services(Value, frozen=True):
     transcripts: TranscriptCache = field(default_factory=TranscriptCache)
     slots: RunSlots = field(default_factory=RunSlots)
     waits: RunWaits = field(default_factory=RunWaits)
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)

@@ -9,6 +9,7 @@ from kheishd.records.approval import APPROVAL_RECORDS
 from kheishd.records.conversation import CONVERSATION_RECORDS
 from kheishd.records.definition import DEFINITION_RECORDS
 from kheishd.records.goal import GOAL_RECORDS
+from kheishd.records.hook import HOOK_RECORDS
 from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.records.mailbox import MAIL_RECORDS, MAILBOX_RECORDS
 from kheishd.records.permission import PERMISSION_RECORDS
@@ -44,6 +45,7 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     PERSONA_RECORDS,
     DEFINITION_RECORDS,
     GOAL_RECORDS,
+    HOOK_RECORDS,
 )
 
 DERIVED: Final[tuple[DerivedIndex[Any], ...]] = (READY_RUNS,)

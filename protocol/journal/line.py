@@ -29,6 +29,7 @@ from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted, DaemonStopped
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
 from protocol.events.goal import GoalCleared, GoalContinued, GoalReviewed, GoalSet, GoalUpdated
+from protocol.events.hook import CallInputChanged, HookContextAdded, HookFailed, HookFailureResolved
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
     MailAcknowledged,
@@ -159,6 +160,10 @@ JournalEvent = (
     | CancelRequested
     | RunEnded
     | RunConcluded
+    | HookFailed
+    | HookFailureResolved
+    | HookContextAdded
+    | CallInputChanged
 )
 
 

@@ -7,6 +7,7 @@ from protocol.objects import (
     daemon,
     definition,
     goal,
+    hook,
     indoubt,
     journal,
     mailbox,
@@ -51,6 +52,7 @@ METHODS: dict[str, AnyMethod] = {
         route,
         token,
         workspace,
+        hook,
     )
     for method in module.METHODS
 }

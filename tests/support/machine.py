@@ -271,6 +271,7 @@ def _commands_of_model(run: RunRecord) -> Iterator[Command]:
         yield from (Compact(SUMMARY), Compact(NO_SUMMARY), Compact(None))
     if run.attempt == 1 and run.kind == "input" and not run.turn and run.agents_files_cursor is None:
         yield NoteAgentsFiles([AgentsFile(path="/w/AGENTS.md")], None)
+        yield NoteHooks((CONTEXT,)) if "program" not in run.origins else Compact(None)
     if run.attempt and run.kind == "input":
         first = 2 * run.turn + 1
         yield from (answer(), answer_with_calls(first=first), answer_with_calls(2, first=first))

@@ -49,6 +49,7 @@ from kheishd.core.run.commands import (
 from kheishd.core.run.record import RunRecord
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
 from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserved, ToolReturned
+from protocol.events.hook import CallInputChanged
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
 from protocol.events.run import RunStarted
@@ -491,6 +492,7 @@ def _evolve_calls(calls: list[OpenCall], envelope: Envelope, event: JournalEvent
             | ToolObserved()
             | ToolReturned()
             | CallProbed()
+            | CallInputChanged()
         ):
             return [
                 _evolve_call(call, envelope, event)
@@ -517,6 +519,8 @@ def _evolve_call(call: OpenCall, envelope: Envelope, event: JournalEvent) -> Ope
             # The person wrote this input and has not seen its preview, so the approval is bound to nothing.
             ready = replace(call, state="ready", waits_for=None, approved=True)
             return replace(ready, binding=None, input_cursor=cursor)
+        case CallInputChanged():
+            return replace(call, input_cursor=cursor)
         case QuestionAsked(question_id=question_id):
             return replace(call, state="questioned", waits_for=question_id)
         case ToolCalled(attempt=attempt):

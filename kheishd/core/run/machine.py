@@ -40,6 +40,7 @@ running         Start            running, waiting, failed, cancelled, interrupte
                 AbandonQuestion  cancelled, interrupted
                 Steer            running
                 NoteAgentsFiles  running
+                NoteHooks        running
                 RequestCancel    running
                 EndEarly         cancelled, interrupted
                 Release          running, waiting
@@ -93,6 +94,7 @@ from kheishd.core.run.commands import (
     Interrupt,
     Judge,
     NoteAgentsFiles,
+    NoteHooks,
     Observe,
     Release,
     RenewApproval,
@@ -112,6 +114,7 @@ from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.goal import GoalContinued
+from protocol.events.hook import CallInputChanged, HookContextAdded
 from protocol.events.mailbox import MailDelivered
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.question import QuestionAnswered, QuestionLapsed
@@ -156,6 +159,7 @@ ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
         *_ANSWERS_TO_QUESTIONS,
         Steer,
         NoteAgentsFiles,
+        NoteHooks,
         RequestCancel,
         EndEarly,
         Release,
@@ -215,6 +219,11 @@ def _decide(run: RunRecord, pinned: Pinned, command: Command, left: Remainder | 
             return _compact(run, pinned, result)
         case Steer(steer_id, items, sender, origin, source):
             return [Steered(steer_id=steer_id, items=items, sender=sender, origin=origin, source=source)]
+        case NoteHooks(events):
+            for event in events:
+                if isinstance(event, CallInputChanged):
+                    calls.require_state(run, event.call_id, "new")
+            return [*events]
         case NoteAgentsFiles(files, text):
             return [AgentsFilesLoaded(files=files, text=text)]
         case RequestCancel(outcome, note):
@@ -421,6 +430,8 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
         case Steered(origin=origin):
             origins = add_origin(run.origins, origin)
             return replace(run, pending_steers=run.pending_steers + 1, follow_up=None, origins=origins)
+        case HookContextAdded(origin=origin):
+            return replace(run, origins=add_origin(run.origins, origin))
         case AgentsFilesLoaded():
             return replace(run, agents_files_cursor=envelope.cursor)
         case OutputEmitted() | RequirementSatisfied():
