@@ -212,7 +212,7 @@ class DaemonControl:
             draining=self._stopper.requested,
             starting=vitals.starting,
             default_agent=runtime.config.default_agent,
-            default_route=runtime.config.default_route,
+            default_route=runtime.default_route,
             damage=self._state.store.damage,
             sandbox=vitals.sandbox(runtime.config.workspace),
         )

@@ -24,6 +24,7 @@ from kheishd import __version__
 from kheishd.build.handlers import handlers
 from kheishd.build.listeners import ListenOptions, build_listen_options
 from kheishd.build.runtime import Source, build_runtime
+from kheishd.build.stored import read_stored_routes
 from kheishd.config.reader import make_refusal
 from kheishd.control import DaemonControl, Stopper, Vitals
 from kheishd.core.text.scrub import Scrubber
@@ -204,6 +205,7 @@ class Daemon:
             self._toolbox.hooks,
             self._toolbox.skills,
             config=self._config,
+            stored_routes=read_stored_routes(self._state),
             skip_bad_agents=True,
         )
         reloader = Reloader(
@@ -212,6 +214,7 @@ class Daemon:
             runtime,
             build=self._rebuild,
             adopt=self._adopt,
+            learn=self._learn_credentials,
             notify=self._notify_reload,
             scrub=lambda text: self._scrubber.scrub_text(text),
         )
@@ -457,6 +460,7 @@ class Daemon:
             self._make_models,
             self._toolbox.hooks,
             self._toolbox.skills,
+            stored_routes=read_stored_routes(self._state),
             skip_bad_agents=False,
         )
         # The next start must not fail because of a value that this reload accepted.
@@ -473,8 +477,7 @@ class Daemon:
         return ProviderCaller(limits, environ=self._environ, learned=self._learn, captures=self._captures)
 
     def _adopt(self, runtime: Runtime) -> None:
-        """Learn the credentials of a runtime, keep its reserve on the disk, and log at its level."""
-        self._learn(*find_secrets(runtime.routes.values(), self._environ))
+        """Keep the reserve of a runtime on the disk, and log at its level."""
         RESERVE.keep(self._source.home.state, runtime.config.daemon.reserve_bytes)
         self._logs.set_level(self._level or runtime.config.log.level)
         if self._server is not None:
@@ -483,6 +486,9 @@ class Daemon:
             except ListenerUnusable as error:
                 # It was usable a moment ago, when the runtime was built.
                 log.warning("connections still use the previous certificate: %s", error)
+
+    def _learn_credentials(self, runtime: Runtime) -> None:
+        self._learn(*find_secrets(runtime.routes.values(), self._environ))
 
     def _learn(self, *secrets: str) -> None:
         """Scrub secrets from everything that is journaled, logged, streamed or captured from now on."""

@@ -5,15 +5,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-import msgspec
 import trio
 
-from kheishd.build.agents import add_stored
+from kheishd.build.stored import TABLES, add_stored
 from kheishd.events import commit_reload
 from kheishd.kernel.holder import RuntimeHolder
-from kheishd.store.tables import DEFINITIONS
 from protocol.errors.daemon import ConfigInvalid
-from protocol.errors.store import StoreDamaged
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -75,9 +72,10 @@ class Coalesced(Generic[T]):
 class Reloader:
     """The runtimes of a daemon: it holds the current one and replaces it on request.
 
-    Whenever a definition in the store changes, the current runtime gets the stored definitions.
-    ``build`` builds a generation, in a thread; ``adopt`` applies a runtime's secrets and log level before it
-    becomes current; ``notify`` reports the begin and the end of a reload.
+    When a table of ``kheishd/build/stored.py`` changes, the current runtime gets the stored objects.
+    ``build`` builds a generation, in a thread; ``adopt`` applies its log level and its reserve before it
+    becomes current, and ``learn`` the credentials of its routes; ``notify`` reports the begin and the end of
+    a reload.
     """
 
     def __init__(
@@ -88,6 +86,7 @@ class Reloader:
         *,
         build: Callable[[int], Runtime],
         adopt: Callable[[Runtime], None],
+        learn: Callable[[Runtime], None],
         notify: Callable[[bool], None],
         scrub: Callable[[str], str],
     ) -> None:
@@ -96,13 +95,14 @@ class Reloader:
         self._state = state
         self._build = build
         self._adopt = adopt
+        self._learn = learn
         self._notify = notify
         self._scrub = scrub
         self._requests = Coalesced(nursery, self._reload)
         adopt(first)
         # The current generation as it was built, from files alone.
         self._built = first
-        state.watch(lambda: self.runtimes.amend(self._add_stored(self._built)), DEFINITIONS.name)
+        state.watch(self._amend, *TABLES)
 
     async def request(self) -> tuple[int, list[str]]:
         """Build a new runtime; return its generation and warnings.
@@ -110,6 +110,12 @@ class Reloader:
         Errors: ConfigInvalid and errors inside the daemon; the current runtime then remains.
         """
         return await self._requests.request()
+
+    def _amend(self) -> None:
+        """Give the current runtime the objects of the store."""
+        runtime = add_stored(self._built, self._state)
+        self._learn(runtime)
+        self.runtimes.amend(runtime)
 
     async def aclose(self) -> None:
         """Close the current runtime."""
@@ -120,10 +126,11 @@ class Reloader:
         try:
             runtime = await trio.to_thread.run_sync(self._build, self.runtimes.current().generation + 1)
             with trio.CancelScope(shield=True):
-                await commit_reload(self._state, self._add_stored(runtime))
+                await commit_reload(self._state, add_stored(runtime, self._state))
             self._adopt(runtime)
             self._built = runtime
-            runtime = self._add_stored(runtime)
+            runtime = add_stored(runtime, self._state)
+            self._learn(runtime)
             self.runtimes.replace(runtime)
         except ConfigInvalid as refusal:
             # The message may quote a credential that was pasted in the wrong place.
@@ -140,16 +147,6 @@ class Reloader:
         log.info("reloaded", extra={"generation": runtime.generation})
         self._notify(False)
         return runtime.generation, list(runtime.warnings)
-
-    def _add_stored(self, runtime: Runtime) -> Runtime:
-        """Return a runtime with the definitions in the store; without them if they cannot be read."""
-        try:
-            with self._state.read() as store:
-                stored = [record.definition for _, record in store.scan(DEFINITIONS)]
-        except (StoreDamaged, msgspec.DecodeError) as error:
-            log.error("the stored definitions cannot be read: %s", error)
-            stored = []
-        return add_stored(runtime, stored)
 
 
 async def _close(runtime: Runtime) -> None:

@@ -37,6 +37,10 @@ delegates a task; or the channel of an input that is only data."""
 DeclaredOrigin = Literal["person", "program", "schedule", "event", "connector"]
 """The origins that a client can declare; the daemon alone writes inputs of the others."""
 
+Authority = Literal["operator", "agent"]
+"""The author of the task of a schedule or a trigger, which is the first item of its input: an operator, whose
+task is an instruction, or an agent, whose task is delegated. The other items are as the input's origin."""
+
 
 class ProviderData(Struct, frozen=True, omit_defaults=True):
     """Data that a provider attached to a message or a call, to be sent back unchanged, and only to it.
@@ -108,7 +112,8 @@ InputItem = Text | AssetReference
 class Message(Struct, frozen=True, omit_defaults=True):
     """One message of a transcript. ``agent`` names a guest agent that wrote it.
 
-    ``origin`` and ``source`` are those of a user's message: the kind of its author, and which one.
+    ``origin`` and ``source`` are those of a user's message: the kind of its author, and which one;
+    ``authority`` is that of its first item, if it differs from its origin's.
     """
 
     role: Role
@@ -117,6 +122,7 @@ class Message(Struct, frozen=True, omit_defaults=True):
     provider_data: ProviderData | None = None
     origin: InputOrigin = "person"
     source: str = ""
+    authority: Authority | None = None
 
 
 class Usage(Struct, frozen=True, omit_defaults=True):

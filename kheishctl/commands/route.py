@@ -8,7 +8,7 @@ import click
 from kheishctl import exit_codes
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
 from kheishctl.contract import Json
-from kheishctl.options import drop_unset, id_argument, paged
+from kheishctl.options import JsonValue, complete, drop_unset, id_argument, mutating, options, paged
 from kheishctl.render.layout import Column, Display, format_record, format_table, paint
 from protocol.text import one_line
 
@@ -77,3 +77,99 @@ def test(app: App, route_id: str) -> None:
     result = app.call("route.test", {"route_id": route_id})
     app.emit(result, lambda result, display: format_checks(result["checks"], display))
     click.get_current_context().exit(exit_codes.OK if result["ok"] else exit_codes.FAILED)
+
+
+setting_options = options(
+    click.option("--model", metavar="NAME", help="The model, as the provider knows it."),
+    click.option("--driver", metavar="NAME", help="openai, responses, anthropic, google or offline."),
+    click.option("--preset", metavar="NAME", help="The server whose differences apply, such as ollama."),
+    click.option("--base-url", metavar="URL", help="The URL of the API."),
+    click.option(
+        "--auth-ref", metavar="REF", help="Where the key is: env:NAME, credential:NAME or slot:NAME."
+    ),
+)
+"""The options for the settings of a route that most routes need."""
+
+
+@command(
+    group,
+    "put",
+    method="route.put",
+    examples=(
+        "kheishctl route put claude --driver anthropic --model claude-sonnet-4-5 --auth-ref env:CLAUDE_KEY",
+        'kheishctl route put local --settings \'{"preset": "ollama", "model": "qwen3"}\'',
+    ),
+)
+@id_argument("route_id", "ROUTE", "routes")
+@setting_options
+@click.option(
+    "--settings",
+    type=JsonValue(),
+    metavar="JSON",
+    help="All settings, as [routes.ROUTE] of the configuration has them; options come first.",
+)
+@click.option(
+    "--expected-revision",
+    type=int,
+    metavar="N",
+    help="Refuse unless this is the current revision; 0: the route is new.",
+)
+@mutating
+def put(app: App, settings: Any, **params: Any) -> None:
+    """Store a route, or replace all settings of a stored one; new runs use it at once.
+
+    The key itself is never part of a route. A route in the configuration file cannot be replaced: edit the
+    file and reload.
+    """
+    named = {name: params.pop(name) for name in ("model", "driver", "preset", "base_url", "auth_ref")}
+    if settings is not None and not isinstance(settings, dict):
+        raise click.UsageError("--settings is no JSON object")
+    params["settings"] = {**(settings or {}), **drop_unset(**named)}
+    if "model" not in params["settings"]:
+        raise click.UsageError("a route needs a model: --model NAME")
+    app.emit(app.call("route.put", drop_unset(**params)), format_record)
+
+
+@command(
+    group,
+    "rollback",
+    method="route.rollback",
+    examples=("kheishctl route rollback claude", "kheishctl route rollback claude --revision 2"),
+)
+@id_argument("route_id", "ROUTE", "routes")
+@click.option("--revision", type=int, metavar="N", help="The earlier revision (default: the last one).")
+@click.option("--expected-revision", type=int, metavar="N", help="Refuse unless this is the current one.")
+@mutating
+def rollback(app: App, **params: Any) -> None:
+    """Give a stored route the settings of an earlier revision again, as a new revision."""
+    app.emit(app.call("route.rollback", drop_unset(**params)), format_record)
+
+
+@command(group, "delete", method="route.delete", examples=("kheishctl route delete claude",))
+@id_argument("route_id", "ROUTE", "routes")
+@click.option("--expected-revision", type=int, metavar="N", help="Refuse unless this is the current one.")
+@mutating
+def delete(app: App, **params: Any) -> None:
+    """Delete a stored route and its revisions, unless an agent or the default names it.
+
+    Runs that are being executed keep it until they end.
+    """
+    app.emit(app.call("route.delete", drop_unset(**params)), format_record)
+
+
+@command(
+    group,
+    "default",
+    method="route.default",
+    examples=("kheishctl route default claude", "kheishctl route default --reset"),
+)
+@click.argument(
+    "route_id", metavar="[ROUTE]", required=False, shell_complete=complete("routes"), help="The route."
+)
+@click.option("--reset", is_flag=True, help="Use the default route of the configuration again.")
+@mutating
+def default(app: App, reset: bool, **params: Any) -> None:
+    """Make a route the default one for agents and sessions that name none."""
+    if (params["route_id"] is None) != reset:
+        raise click.UsageError("name a route, or use --reset")
+    app.emit(app.call("route.default", drop_unset(**params)), format_record)

@@ -72,7 +72,7 @@ def _read_agent(path: Path, routes: Mapping[str, RouteSpec], workspaces: Workspa
         raise definition.locate_settings(content, error) from None
 
 
-def add_stored(runtime: Runtime, stored: Iterable[Definition]) -> Runtime:
+def add_stored_agents(runtime: Runtime, stored: Iterable[Definition]) -> Runtime:
     """Return a runtime with the stored definitions besides those of its files, which come first.
 
     A stored definition that the configuration does not allow is left out, with a warning.

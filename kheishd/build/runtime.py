@@ -14,13 +14,12 @@ from msgspec import Struct
 from kheishd.build.agents import read_agents
 from kheishd.config.reader import load
 from kheishd.config.sections.config import Config
-from kheishd.config.sections.routes import BUILT_IN_ROUTE, RouteSection
-from kheishd.core.run.budget import to_micros
+from kheishd.config.sections.routes import BUILT_IN_ROUTE
 from kheishd.core.workspace import Workspaces, find_root_problem, find_trust_problem
 from kheishd.home import Home
-from kheishd.kernel.runtime import RouteSpec, Runtime
+from kheishd.kernel.route import make_built_in_route, make_route
+from kheishd.kernel.runtime import Runtime
 from kheishd.kernel.skills import NoSkills
-from protocol.budget import Prices
 from protocol.errors.daemon import ConfigInvalid
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from kheishd.config.sections.runs import RunsSection
     from kheishd.kernel.hook import Hook
     from kheishd.kernel.lifecycle import HookSpec
-    from kheishd.kernel.runtime import ModelCaller
+    from kheishd.kernel.runtime import ModelCaller, RouteSpec
     from kheishd.kernel.skills import Skills
 
 
@@ -61,20 +60,21 @@ def build_runtime(
     skills: Callable[[Config], Skills] = lambda config: NoSkills(),
     *,
     config: Config | None = None,
+    stored_routes: Mapping[str, RouteSpec] | None = None,
     skip_bad_agents: bool,
 ) -> Runtime:
     """Build a runtime from the current files.
 
     ``hooks`` and ``skills`` are called at their first use. ``config`` is the configuration if it has been
-    read already. Errors: ConfigInvalid; also for a bad agent file, unless ``skip_bad_agents`` turns it into a
-    warning.
+    read already. Agents' files may name ``stored_routes``, too.
+    Errors: ConfigInvalid; also for a bad agent file, unless ``skip_bad_agents`` turns it into a warning.
     """
     config = source.read_config() if config is None else config
     routes = {BUILT_IN_ROUTE: make_built_in_route()} | {
-        route_id: _make_route(route_id, section) for route_id, section in config.routes.items()
+        route_id: make_route(route_id, section) for route_id, section in config.routes.items()
     }
     workspaces = _resolve_workspaces(config, source.home)
-    definitions, problems = read_agents(source.home.agents, routes, workspaces)
+    definitions, problems = read_agents(source.home.agents, {**(stored_routes or {}), **routes}, workspaces)
     if problems and not skip_bad_agents:
         raise ConfigInvalid("; ".join(problems))
     warnings = [f"skipped the agent in {problem}" for problem in problems]
@@ -98,37 +98,6 @@ def build_runtime(
         warnings=tuple(warnings),
         load_skills=cache(partial(skills, config)),
         lifecycle=lifecycle,
-    )
-
-
-def make_built_in_route() -> RouteSpec:
-    """Return the built-in route."""
-    return RouteSpec(BUILT_IN_ROUTE, "offline", "offline", built_in=True)
-
-
-def _make_route(route_id: str, section: RouteSection) -> RouteSpec:
-    prices = None
-    if section.price_input is not None and section.price_output is not None:
-        cached, written = section.price_cached_input, section.price_cache_write
-        prices = Prices(
-            currency=section.currency,
-            input=to_micros(section.price_input),
-            output=to_micros(section.price_output),
-            cached_input=to_micros(cached) if cached is not None else None,
-            cache_write=to_micros(written) if written is not None else None,
-        )
-    return RouteSpec(
-        route_id,
-        section.effective_driver,
-        section.model,
-        section.base_url,
-        section.auth_ref,
-        section.options,
-        section.context_tokens,
-        prices=prices,
-        preset=section.preset,
-        auth_header=section.auth_header,
-        ca_file=section.ca_file,
     )
 
 

@@ -70,19 +70,19 @@ def escape_attribute(value: str) -> str:
 
 def frame(message: Message) -> Message:
     """Return a user's message as the model reads it: in tags, unless its author instructs the agent."""
-    trust = trust_of(message.origin)
+    trust, authority = trust_of(message.origin), message.authority
     if trust == "instruction":
         return message
     source = f' source="{escape_attribute(message.source)}"' if message.source else ""
-    begin, end = "<task>", "</task>"
-    if trust == "data":
-        begin, end = f'<data origin="{message.origin}"{source}>', "</data>"
-    elif source:
-        begin = f"<task{source}>"
-    items: list[Item] = [
-        Text(f"{begin}\n{escape_tags(item.text)}\n{end}") if isinstance(item, Text) else item
-        for item in message.items
-    ]
+    data = f'<data origin="{message.origin}"{source}>', "</data>"
+    task = f"<task{source}>", "</task>"
+    first = data if trust == "data" and authority is None else task
+    items: list[Item] = []
+    for index, item in enumerate(message.items):
+        if isinstance(item, Text) and (index or authority != "operator"):
+            begin, end = (data if trust == "data" else task) if index else first
+            item = Text(f"{begin}\n{escape_tags(item.text)}\n{end}")
+        items.append(item)
     return replace(message, items=items)
 
 

@@ -61,10 +61,10 @@ class Caller(Value, frozen=True):
         if self.agents is not None and agent not in self.agents:
             raise AgentForbidden(f"the token does not cover the agent '{agent}'", field=field)
 
-    def require_sender(self, sender: str | None) -> None:
+    def require_sender(self, sender: str | None, field: str = "$.params.sender") -> None:
         """Require the right to write as and read a sender. Errors: SenderForbidden."""
         if self.senders is not None and sender not in self.senders:
-            raise SenderForbidden(f"the token does not cover the sender '{sender}'", field="$.params.sender")
+            raise SenderForbidden(f"the token does not cover the sender '{sender}'", field=field)
 
     def may_read_agent(self, agent: str) -> bool:
         """Whether the caller may write to and read an agent."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class RouteSpec(Value, frozen=True):
-    """A configured route.
+    """A route of the configuration or the store, or the built-in one.
 
     ``auth_ref`` names the credential (``env:NAME``), which is resolved at each call. ``context_tokens`` is
     the size of the model's context window, answer included.
@@ -43,6 +43,7 @@ class RouteSpec(Value, frozen=True):
     options: Mapping[str, Any] = field(default_factory=dict)
     context_tokens: int = DEFAULT_CONTEXT_TOKENS
     built_in: bool = False
+    stored: bool = False
     prices: Prices | None = None
     preset: PresetName | None = None
     auth_header: str | None = None
@@ -54,7 +55,8 @@ class Runtime(Value, frozen=True):
 
     A run holds its runtime while it is active; a reload replaces the whole. ``load_hooks`` builds the hooks
     at its first call, so that no start waits for tools; each call returns the same. ``warnings`` are problems
-    of the configuration that did not prevent the start or the reload. ``lifecycle`` are the operator's hooks.
+    of the configuration that did not prevent the start or the reload. ``stored_default_route`` is the one
+    that a client has set. ``lifecycle`` are the operator's hooks.
     """
 
     generation: int
@@ -67,6 +69,12 @@ class Runtime(Value, frozen=True):
     warnings: tuple[str, ...] = ()
     load_skills: Callable[[], Skills] = NoSkills
     lifecycle: tuple[HookSpec, ...] = ()
+    stored_default_route: str | None = None
+
+    @property
+    def default_route(self) -> str:
+        """The route of agents and sessions that name none."""
+        return self.stored_default_route or self.config.default_route
 
     @property
     def skills(self) -> Skills:

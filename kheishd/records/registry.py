@@ -16,6 +16,7 @@ from kheishd.records.permission import PERMISSION_RECORDS
 from kheishd.records.persona import PERSONA_RECORDS
 from kheishd.records.projection import DerivedIndex, Projection, stream_kind
 from kheishd.records.question import QUESTION_RECORDS
+from kheishd.records.route import DEFAULT_ROUTE_RECORDS, ROUTE_RECORDS
 from kheishd.records.run import READY_RUNS, RUN_RECORDS
 from kheishd.records.session import SESSION_RECORDS
 from kheishd.records.task import TASK_RECORDS
@@ -44,6 +45,8 @@ PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
     TRUSTED_ROOT_RECORDS,
     PERSONA_RECORDS,
     DEFINITION_RECORDS,
+    ROUTE_RECORDS,
+    DEFAULT_ROUTE_RECORDS,
     GOAL_RECORDS,
     HOOK_RECORDS,
 )

@@ -264,6 +264,16 @@ class Snapshot:
         handle = self._handles.get(table)
         return 0 if handle is None else self._stat(handle)["entries"]
 
+    def count_after(self, table: Table[Any], after: Key, part: str) -> tuple[int, int]:
+        """Return the number of rows beyond a whole key, and of those whose second part is a text.
+
+        The first part is an int. No row is decoded, because there may be thousands.
+        """
+        marker = part.encode() + b"\0"
+        rows = self._rows(table, b"", table.pack(after), reverse=False)
+        matches = [packed.startswith(marker, 8) for packed, _ in rows]
+        return len(matches), sum(matches)
+
     @property
     def used_bytes(self) -> int:
         """The size of all tables, in whole pages. The file also contains free pages."""

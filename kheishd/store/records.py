@@ -4,6 +4,7 @@ from msgspec import Struct
 
 from protocol.objects.definition import Definition
 from protocol.objects.permission import Rule
+from protocol.objects.route import RouteRevision
 from protocol.objects.token import Token
 from protocol.objects.workspace import TrustedRoot
 
@@ -44,6 +45,23 @@ class StoredDefinition(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     definition: Definition
     created_cursor: int
+    updated_cursor: int
+
+
+class StoredRoute(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A route in the store: its current revision, earlier ones, newest first, and its cursors."""
+
+    route_id: str
+    current: RouteRevision
+    former: list[RouteRevision] = []
+    created_cursor: int
+    updated_cursor: int
+
+
+class StoredDefaultRoute(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The default route that a client has set (None: that of the configuration), and its last cursor."""
+
+    route_id: str | None
     updated_cursor: int
 
 

@@ -11,7 +11,9 @@ from kheishd.store.records import (
     Binding,
     DaemonRules,
     Receipt,
+    StoredDefaultRoute,
     StoredDefinition,
+    StoredRoute,
     TokenRecord,
     TrustedRoots,
 )
@@ -159,6 +161,15 @@ TRUSTED_ROOTS = Table("trusted_roots", (str,), TrustedRoots)
 """("daemon") → the roots that clients trust."""
 DEFINITIONS = Table("definitions", (str,), StoredDefinition)
 """(name) → the definition of an agent that is in the store; files are not in a table."""
+# Routes.
+
+ROUTES = Table("routes", (str,), StoredRoute)
+"""(route id) → the route that is in the store, with its revisions; those of the file are not in a table."""
+DEFAULT_ROUTE = Table("default_route", (str,), StoredDefaultRoute)
+"""("daemon") → the default route, if a client has set it."""
+
+# Requests and content.
+
 RECEIPTS = Table("receipts", (str, str, str), Receipt)
 """(principal, method, digest of the idempotency key) → the digest of the params, and the result."""
 RECEIPTS_BY_AGE = Table("receipts_by_age", (int, str, str, str), bytes)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from kheishd.kernel.services import Services
+    from kheishd.store.commit import Job
     from kheishd.store.environment import Snapshot, Transaction
     from kheishd.store.table import Table
 
@@ -130,18 +131,33 @@ class MailWorker(Worker):
 
         On a full disk, they are tried again.
         """
-        has_changed = False
-        for name, change in changes.items():
+        if not changes:
+            return False
+        # They are queued together, in order, so the writer commits many of them at once.
+        jobs: list[Job[None]] = []
+        is_done = trio.Event()
+
+        def count_down(job: Job[None]) -> None:
+            jobs.append(job)
+            if len(jobs) == len(changes):
+                is_done.set()
+
+        names = {id(self._state.submit(change, count_down)): name for name, change in changes.items()}
+        await is_done.wait()
+        has_changed = is_full = False
+        for job in jobs:
+            name = names[id(job)]
             try:
                 with self._skipping(name):
-                    await self._state.update(change)
+                    job.unwrap()
                 has_changed = True
             except StorageFull:
                 log.warning("the disk is full; the mail of %s is tried again", name)
-                await trio.sleep(RETRY_SECONDS)
-                has_changed = True
+                has_changed = is_full = True
             except Refusal as refusal:
                 if self._refused.get(name) != refusal.message:
                     log.warning("the mail of %s is not delivered now: %s", name, refusal.message)
                 self._refused[name] = refusal.message
+        if is_full:
+            await trio.sleep(RETRY_SECONDS)
         return has_changed

@@ -7,13 +7,14 @@ from protocol.contract import FollowUp
 from protocol.journal.envelope import Event
 from protocol.objects.run import Outcome, Pinned, RunError, RunKind
 from protocol.objects.workspace import AgentsFile
-from protocol.transcript import InputItem, InputOrigin, Message, Usage
+from protocol.transcript import Authority, InputItem, InputOrigin, Message, Usage
 
 
 class InputReceived(Event, frozen=True, tag="input_received"):
     """An input was received and is durable.
 
-    ``origin`` is the kind of its author, ``source`` the author's name, address or id.
+    ``origin`` is the kind of its author, ``source`` the author's name, address or id. ``authority`` is the
+    author of its first item, the task of a schedule or a trigger.
     """
 
     input_id: str
@@ -23,6 +24,7 @@ class InputReceived(Event, frozen=True, tag="input_received"):
     metadata: dict[str, Any] = {}
     origin: InputOrigin = "person"
     source: str = ""
+    authority: Authority | None = None
 
 
 class RunAccepted(Event, frozen=True, tag="run_accepted"):
@@ -94,13 +96,18 @@ class MessageAppended(Event, frozen=True, tag="message_appended"):
 
 
 class Steered(Event, frozen=True, tag="steered"):
-    """A message was added to the run in flight; the model reads it before its next answer."""
+    """A message was added to the run in flight; the model reads it before its next answer.
+
+    ``origins`` are those of everything that the author of its task, an agent, had read.
+    """
 
     steer_id: str
     items: list[InputItem]
     sender: str | None = None
     origin: InputOrigin = "person"
     source: str = ""
+    authority: Authority | None = None
+    origins: list[InputOrigin] = []
 
 
 class AgentsFilesLoaded(Event, frozen=True, tag="agents_files_loaded"):

@@ -43,6 +43,7 @@ from protocol.events.permission import PermissionsChanged
 from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted, PersonaUpdated
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed, QuestionVoted
+from protocol.events.route import DefaultRouteChanged, RouteDeleted, RouteStored
 from protocol.events.run import (
     AgentsFilesLoaded,
     CancelRequested,
@@ -92,6 +93,9 @@ JournalEvent = (
     | GoalCleared
     | DefinitionStored
     | DefinitionDeleted
+    | RouteStored
+    | RouteDeleted
+    | DefaultRouteChanged
     | TokenCreated
     | TokenRevoked
     | WorkspaceTrusted

@@ -14,7 +14,9 @@ from kheishd.records.writer import StreamWriter
 from kheishd.reload import Coalesced, Reloader
 from protocol.errors.daemon import ConfigInvalid
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
+from protocol.events.route import DefaultRouteChanged, RouteStored
 from protocol.journal.envelope import DAEMON_STREAM
+from protocol.objects.route import RouteSettings
 from tests.support.runtimes import make_runtime
 
 if TYPE_CHECKING:
@@ -128,6 +130,7 @@ def make_reloader(nursery: trio.Nursery, state: State, builder: Builder) -> Relo
         make_runtime(),
         build=builder.build,
         adopt=builder.adopt,
+        learn=lambda runtime: None,
         notify=builder.notify,
         scrub=lambda text: text.replace("sk-secret", "[scrubbed]"),
     )
@@ -199,3 +202,31 @@ async def test_stored_definitions(state: State, nursery: trio.Nursery) -> None:
     assert "helper" in runtimes.current().definitions
     await state.update(delete)
     assert (list(runtimes.current().definitions), runtimes.current().generation) == (["default"], 2)
+
+
+async def test_stored_routes(state: State, nursery: trio.Nursery) -> None:
+    """A stored route is in force right after its commit, and its credential is learned before."""
+    learned: list[list[str]] = []
+    reloader = Reloader(
+        nursery,
+        state,
+        make_runtime(),
+        build=Builder().build,
+        adopt=lambda runtime: None,
+        learn=lambda runtime: learned.append(sorted(runtime.routes)),
+        notify=lambda begins: None,
+        scrub=str,
+    )
+
+    def store(tx: Transaction) -> None:
+        writer = StreamWriter(tx, DAEMON_STREAM)
+        settings = RouteSettings(model="m", driver="openai", auth_ref="env:KEY")
+        writer.append(RouteStored(route_id="live", revision=1, settings=settings))
+        writer.append(DefaultRouteChanged(route_id="live"))
+        writer.write()
+
+    await state.update(store)
+    assert learned == [["offline"], ["live", "offline"]]
+    assert reloader.runtimes.current().default_route == "live"
+    await reloader.request()
+    assert reloader.runtimes.current().routes["live"].auth_ref == "env:KEY"

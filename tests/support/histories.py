@@ -36,6 +36,7 @@ from protocol.events.mailbox import (
 from protocol.events.permission import PermissionsChanged
 from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted, PersonaUpdated
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
+from protocol.events.route import DefaultRouteChanged, RouteDeleted, RouteStored
 from protocol.events.run import (
     CancelRequested,
     InputReceived,
@@ -64,6 +65,7 @@ from protocol.objects.agent import AgentWorktree
 from protocol.objects.approval import Remember
 from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
 from protocol.objects.question import Option, Question
+from protocol.objects.route import RouteSettings
 from protocol.objects.run import Outcome, Pinned, RunError
 from protocol.objects.task import ShellCommand
 from protocol.objects.token import TokenGrant
@@ -389,11 +391,16 @@ ALLOW, DENY = (Rule(tool="bash", subject="make *", decision="allow"), Rule(tool=
 
 
 def _permissions(tx: Transaction) -> None:
-    """Create definitions, rules of the daemon, a session and a run, and grants of both, one used up."""
+    """Create definitions, routes, rules of the daemon, a session and a run, and grants, one used up."""
     writer = StreamWriter(tx, DAEMON_STREAM)
     for name in ("a", "b", "a"):
         writer.append(DefinitionStored(definition=parse(name, b"Be brief.", None)))
     writer.append(DefinitionDeleted(name="b"))
+    for route_id, revision in (("a", 1), ("b", 1), ("a", 2)):
+        settings = RouteSettings(model=f"m{revision}")
+        writer.append(RouteStored(route_id=route_id, revision=revision, settings=settings))
+    writer.append(RouteDeleted(route_id="b"))
+    writer.append(DefaultRouteChanged(route_id="a"))
     writer.append(PermissionsChanged(add=[ALLOW]))
     writer.append(PermissionsChanged(add=[DENY], remove=[RuleRef(tool="bash", subject="make *")]))
     writer.append(WorkspaceTrusted(root="/srv/shop"))

@@ -66,6 +66,8 @@ class SessionTranscript:
                 self.guests[message.agent] = None
             if message.role == "user":
                 self.origins[message.origin] = None
+                if message.authority == "agent":
+                    self.origins["agent"] = None
             self.call_ids.update(item.call_id for item in message.items if isinstance(item, ToolCall))
 
     def view(self, *, speaker: str, primary: str) -> FramedMessages:

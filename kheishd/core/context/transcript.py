@@ -237,7 +237,9 @@ def message_of(event: InputReceived | Steered | HookContextAdded) -> Message:
     """Return the message of an input, a steer or a hook's text."""
     if isinstance(event, HookContextAdded):
         return Message("user", [Text(event.text)], origin=event.origin, source=event.source)
-    return Message("user", list(event.items), origin=event.origin, source=event.source)
+    return Message(
+        "user", list(event.items), origin=event.origin, source=event.source, authority=event.authority
+    )
 
 
 def join_messages(messages: list[Message], steer: Message) -> list[Message]:
@@ -246,7 +248,7 @@ def join_messages(messages: list[Message], steer: Message) -> list[Message]:
     It joins the last one if the same author wrote both: a text must not pass for another author's.
     """
     last = messages[-1]
-    if (last.origin, last.source) != (steer.origin, steer.source):
+    if (last.origin, last.source) != (steer.origin, steer.source) or last.authority or steer.authority:
         return [*messages, steer]
     return [*messages[:-1], replace(last, items=[*last.items, *steer.items])]
 

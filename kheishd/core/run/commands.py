@@ -17,7 +17,7 @@ from protocol.objects.question import Answer, Question
 from protocol.objects.run import CallOutcome, RunError
 from protocol.objects.workspace import AgentsFile
 from protocol.structs import Value
-from protocol.transcript import InputItem, InputOrigin, Item, ProviderData, Usage
+from protocol.transcript import Authority, InputItem, InputOrigin, Item, ProviderData, Usage
 
 NO_USAGE: Final = Usage()
 
@@ -232,13 +232,15 @@ class AbandonQuestion(Value, frozen=True):
 
 
 class Steer(Value, frozen=True):
-    """A client sends a message to the run, for its next model call."""
+    """A client, a schedule or a trigger sends a message to the run, for its next model call."""
 
     steer_id: str
     items: list[InputItem]
     sender: str | None
     origin: InputOrigin = "person"
     source: str = ""
+    authority: Authority | None = None
+    origins: Sequence[InputOrigin] = ()
 
 
 class NoteAgentsFiles(Value, frozen=True):

@@ -134,6 +134,7 @@ from protocol.events.run import (
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
 from protocol.objects.run import ENDED, GoalContinuation, Outcome, Pinned, RunError, RunStatus
+from protocol.structs import fields_of
 from protocol.transcript import InputOrigin, Item, Message, ToolCall
 
 _ANSWERS_TO_APPROVALS: Final = (AnswerApprovals, ExpireApproval)
@@ -217,8 +218,8 @@ def _decide(run: RunRecord, pinned: Pinned, command: Command, left: Remainder | 
             return _fail_model_call(run, pinned, command)
         case Compact(result):
             return _compact(run, pinned, result)
-        case Steer(steer_id, items, sender, origin, source):
-            return [Steered(steer_id=steer_id, items=items, sender=sender, origin=origin, source=source)]
+        case Steer():
+            return [Steered(**fields_of(Steer, command) | {"origins": list(command.origins)})]
         case NoteHooks(events):
             for event in events:
                 if isinstance(event, CallInputChanged):
@@ -428,7 +429,7 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
         case RunReleased():
             return replace(run, starts_without_progress=0, claimed=False)
         case Steered(origin=origin):
-            origins = add_origin(run.origins, origin)
+            origins = join_origins(add_origin(run.origins, origin), event.origins)
             return replace(run, pending_steers=run.pending_steers + 1, follow_up=None, origins=origins)
         case HookContextAdded(origin=origin):
             return replace(run, origins=add_origin(run.origins, origin))

@@ -374,7 +374,7 @@ class Delegation(SubHook):
             )
 
             def spawn_and_complete(tx: Transaction) -> str:
-                agent = spawn(tx, runtime, plan)
+                agent = spawn(tx, runtime, plan, self._services.slots)
                 complete(tx, agent)
                 return agent.agent_id
 

@@ -72,10 +72,14 @@ def prepare(call: Call, params: SpawnParams) -> SpawnPlan:
     )
 
 
-@mutation(rows.SPAWN, prepare=prepare)
+@mutation(
+    rows.SPAWN,
+    prepare=prepare,
+    on_commit=lambda call, result: call.services.slots.take_up(result.launch_run_id),
+)
 def spawn_agent(tx: Transaction, call: Call, plan: SpawnPlan) -> AgentSnapshot:
     """Spawn an agent. Errors: see ``spawn``."""
-    agent = spawn(tx, call.runtime, plan)
+    agent = spawn(tx, call.runtime, plan, call.services.slots)
     return snapshot_of(tx, tx.need(SESSIONS, agent.agent_id))
 
 

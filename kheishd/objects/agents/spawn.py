@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import field
 
-from kheishd.core.agent import choose_nickname, find_free, hash_request, make_name
+from kheishd.core.agent import choose_nickname, find_free, hash_request, is_preparing, make_name
 from kheishd.core.scope import ChildRequest, ChildRights, Restriction, narrow_for_child
 from kheishd.core.trust import join_origins
 from kheishd.core.workspace import require_within_parent
@@ -24,6 +24,7 @@ from kheishd.objects.talk.budget import plan_budget, settle_ended
 from kheishd.objects.talk.input import origins_read
 from kheishd.objects.talk.persona import bind_at_creation
 from kheishd.objects.talk.pin import pin_run
+from kheishd.objects.talk.send import start_if_free
 from kheishd.objects.talk.session import require_small
 from kheishd.objects.talk.workspace import find_problem, resolve, workspace_of
 from kheishd.records.agent import hash_key
@@ -60,6 +61,7 @@ from protocol.transcript import Text
 if TYPE_CHECKING:
     from kheishd.config.sections.agents import AgentsSection
     from kheishd.kernel.runtime import RouteSpec, Runtime
+    from kheishd.kernel.slots import RunSlots
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.budget import Budget
@@ -87,6 +89,7 @@ class SpawnPlan(Value, frozen=True):
     child_id: str
     input_id: str
     launch_run_id: str
+    item_id: str
     run_id: str | None = None
     workspace: str | None = None
     author: InputOrigin = "agent"
@@ -146,6 +149,7 @@ def prepare_spawn(
         child_id=state.new_id(ids.SESSION),
         input_id=state.new_id(ids.INPUT),
         launch_run_id=state.new_id(ids.RUN),
+        item_id=state.new_id(ids.ITEM),
         run_id=run_id,
         workspace=workspace,
         author=author,
@@ -266,15 +270,15 @@ def measure_limits(
     store: Snapshot, limits: AgentsSection, parent: Session, run_id: str | None, now_ms: int
 ) -> list[LimitUse]:
     """Return every limit on one more child of an agent, with its use."""
-    root_id, since = root_id_of(parent), now_ms - MINUTE_MS
-    recent = [key[1] for key, _ in store.scan(AGENTS_BY_TIME, after=(max(since, 0), "\U0010ffff", ""))]
+    root_id, since = root_id_of(parent), max(now_ms - MINUTE_MS, 0)
+    recent, recent_below = store.count_after(AGENTS_BY_TIME, (since, "\U0010ffff", ""), root_id)
     uses = [
         ("max_depth", limits.max_depth, len(ancestors(store, parent))),
         ("max_children", limits.max_children, sum(1 for _ in live_children(store, parent))),
         ("max_descendants", limits.max_descendants, sum(1 for _ in store.scan(AGENTS_LIVE, root_id))),
         ("max_live", limits.max_live, store.count(AGENTS_LIVE)),
-        ("max_spawns_per_minute", limits.max_spawns_per_minute, recent.count(root_id)),
-        ("max_daemon_spawns_per_minute", limits.max_daemon_spawns_per_minute, len(recent)),
+        ("max_spawns_per_minute", limits.max_spawns_per_minute, recent_below),
+        ("max_daemon_spawns_per_minute", limits.max_daemon_spawns_per_minute, recent),
     ]
     if run_id is not None:
         spawned = sum(1 for _ in store.scan(AGENTS_BY_RUN, run_id))
@@ -305,8 +309,10 @@ def _find_definition(
 # Write.
 
 
-def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
+def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan, slots: RunSlots | None = None) -> ManagedAgent:
     """Create an agent and its first run, or return the agent that the same request has spawned.
+
+    The run starts at once if one of the slots is free, as that of a message does; without ``slots`` later.
 
     Errors: SpawnConflict; those of ``judge_spawn`` and of ``pin_run``.
     """
@@ -362,7 +368,7 @@ def spawn(tx: Transaction, runtime: Runtime, plan: SpawnPlan) -> ManagedAgent:
     )
     agent = writer.need(AGENTS, plan.child_id)
     writer.write()
-    launch(tx, runtime, agent, verdict.definition, plan)
+    launch(tx, runtime, agent, verdict.definition, plan, slots)
     notice = SessionWriter(tx, parent.session_id, session=parent, origin=plan.origin)
     if verdict.reserved is not None:
         notice.append(verdict.reserved, run_id=plan.run_id)
@@ -388,9 +394,14 @@ def _person_of(tx: Transaction, parent: Session, run_id: str | None) -> str | No
 
 
 def launch(
-    tx: Transaction, runtime: Runtime, agent: ManagedAgent, definition: Definition, plan: SpawnPlan
+    tx: Transaction,
+    runtime: Runtime,
+    agent: ManagedAgent,
+    definition: Definition,
+    plan: SpawnPlan,
+    slots: RunSlots | None,
 ) -> None:
-    """Accept the first run of an agent. Errors: those of ``pin_run``."""
+    """Accept the first run of an agent, and start it if nothing delays it. Errors: those of ``pin_run``."""
     session = tx.need(SESSIONS, agent.agent_id)
     settings = SendParams(model=plan.request.model)
     pinned = pin_run(tx, runtime, session, definition, settings)
@@ -406,4 +417,6 @@ def launch(
         input_id=plan.input_id, agent=definition.name, pinned=pinned, origins=origins, reports=True
     )
     writer.append(accepted)
+    if slots is not None and not is_preparing(agent):
+        start_if_free(writer, slots, runtime, plan.item_id)
     writer.write()

@@ -112,10 +112,10 @@ def find_binding(store: Snapshot, call: Call, agent: str | None, sender: str) ->
     return agent, binding
 
 
-def require_valid_sender(sender: str) -> None:
+def require_valid_sender(sender: str, field: str = "$.params.sender") -> None:
     """Reject a sender that is not 1-128 bytes of printable text. Errors: SenderInvalid."""
     if not 1 <= len(sender.encode()) <= MAX_SENDER_BYTES or not sender.isprintable():
-        raise SenderInvalid(field="$.params.sender")
+        raise SenderInvalid(field=field)
 
 
 def find_definition(call: Call, name: str | None, field: str = "$.params.agent") -> Definition:
@@ -140,7 +140,7 @@ def definition_of(runtime: Runtime, session: Session) -> Definition:
 
 def find_route(runtime: Runtime, requested: str | None, *defaults: str | None) -> RouteSpec:
     """Return the requested route, else the first default, else the configured one. Errors: RouteNotFound."""
-    name = next((name for name in (requested, *defaults) if name is not None), runtime.config.default_route)
+    name = next((name for name in (requested, *defaults) if name is not None), runtime.default_route)
     route = runtime.routes.get(name)
     if route is None:
         names = ", ".join(sorted(runtime.routes))

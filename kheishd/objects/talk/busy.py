@@ -17,8 +17,8 @@ from protocol.structs import Value
 if TYPE_CHECKING:
     from kheishd.core.run.record import RunRecord
     from kheishd.store.environment import Snapshot
-    from protocol.objects.run import Applied, Busy
-    from protocol.objects.session import Session, SessionSend
+    from protocol.objects.run import Applied, Busy, SendParams
+    from protocol.objects.session import Session
 
 _OWN_RUN = ("route", "model", "metadata", "output_contract", "completion_requirements", "budget", "debug")
 """Params that only a run of the message's own can honour."""
@@ -37,9 +37,7 @@ class Placement(Value, frozen=True):
     run: RunRecord | None = None
 
 
-def place_message(
-    store: Snapshot, session: Session, busy: Busy, params: ConversationSend | SessionSend
-) -> Placement:
+def place_message(store: Snapshot, session: Session, busy: Busy, params: SendParams) -> Placement:
     """Return the place of a message in its session. Errors: SessionBusy by the policy ``reject``."""
     if not session.open_runs:
         return Placement("started")
@@ -72,7 +70,7 @@ def place_message(
     return Placement("interrupted", run_id, note, index, run)
 
 
-def _find_obstacle(run: RunRecord, params: ConversationSend | SessionSend) -> str | None:
+def _find_obstacle(run: RunRecord, params: SendParams) -> str | None:
     """Return why a message cannot join a run; None if it can."""
     own = [name for name in _OWN_RUN if getattr(params, name)]
     if isinstance(params, ConversationSend):

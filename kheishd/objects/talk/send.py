@@ -49,6 +49,8 @@ from protocol.structs import Value
 
 if TYPE_CHECKING:
     from kheishd.core.run.record import RunRecord
+    from kheishd.kernel.runtime import Runtime
+    from kheishd.kernel.slots import RunSlots
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.definition import Definition
     from protocol.objects.session import Session, SessionSend
@@ -183,15 +185,7 @@ def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
     writer.begin_run(prepared.run_id, pinned)
     writer.append(prepared.received(items))
     cursor = writer.append(accepted).cursor
-    if (
-        call.services.slots.is_open
-        and writer.session.open_runs[0] == prepared.run_id
-        and tx.count(RUNS_READY) < call.runtime.config.runs.max_active
-        and tx.free_bytes >= MAX_BEGIN_BYTES
-    ):
-        writer.origin = BY_DAEMON
-        writer.carry_out(Start())
-        writer.begin_model_call(prepared.item_id)
+    start_if_free(writer, call.services.slots, call.runtime, prepared.item_id)
     writer.write()
     return SendResult(
         session_id=record.session_id,
@@ -203,6 +197,20 @@ def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
         note=place.note,
         epoch=call.state.epoch,
     )
+
+
+def start_if_free(writer: SessionWriter, slots: RunSlots, runtime: Runtime, item_id: str) -> None:
+    """Start the run that was just accepted, and begin its model call, if nothing delays it."""
+    tx = writer.tx
+    if (
+        slots.is_open
+        and writer.session.open_runs[0] == writer.run.run_id
+        and tx.count(RUNS_READY) < runtime.config.runs.max_active
+        and tx.free_bytes >= MAX_BEGIN_BYTES
+    ):
+        writer.origin = BY_DAEMON
+        writer.carry_out(Start())
+        writer.begin_model_call(item_id)
 
 
 def _steer(

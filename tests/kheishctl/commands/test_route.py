@@ -73,3 +73,35 @@ def test_whole_problems_on_a_terminal(ctl: Ctl) -> None:
     # Other tests share the daemon.
     config.unlink()
     assert ctl("daemon", "reload").code == 0
+
+
+def test_put_rollback_default_and_delete(ctl: Ctl) -> None:
+    """A route is stored, used at once, changed back, made the default one, and deleted."""
+    stored = ctl.json("route", "put", "echo", "--driver", "offline", "--model", "first")
+    assert (stored["revision"], stored["settings"]) == (1, {"driver": "offline", "model": "first"})
+    assert ctl("send", "--as", "routes", "--route", "echo", "default", "hello").code == 0
+    changed = ["--settings", '{"driver": "offline", "model": "x"}', "--model", "second"]
+    assert ctl.json("route", "put", "echo", *changed, "--expected-revision", "1")["revision"] == 2
+    assert ctl("route", "put", "echo", *changed, "--expected-revision", "1").code == 1
+    assert ctl.json("route", "rollback", "echo")["settings"]["model"] == "first"
+    shown = ctl.json("route", "show", "echo")
+    assert (shown["source"], shown["revision"], len(shown["revisions"])) == ("stored", 3, 3)
+    assert ctl.json("route", "default", "echo") == {"route_id": "echo", "stored": True}
+    assert ctl.json("daemon", "status")["default_route"] == "echo"
+    refused = ctl("route", "delete", "echo")
+    assert refused.code == 1
+    assert "used by the default route" in refused.err
+    assert ctl.json("route", "default", "--reset") == {"route_id": "offline"}
+    assert ctl.json("route", "delete", "echo") == {"route_id": "echo"}
+    assert ctl("route", "show", "echo").code == 1
+
+
+def test_usage(ctl: Ctl) -> None:
+    """Wrong options are usage errors."""
+    for arguments in (
+        ["put", "r", "--driver", "offline"],
+        ["put", "r", "--settings", "[]"],
+        ["default"],
+        ["default", "echo", "--reset"],
+    ):
+        assert ctl("route", *arguments).code == 2

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from kheishd.build.agents import MAX_AGENT_FILES, add_stored, read_agents
-from kheishd.build.runtime import make_built_in_route
+from kheishd.build.agents import MAX_AGENT_FILES, add_stored_agents, read_agents
 from kheishd.core.definition import make_definition, parse
+from kheishd.kernel.route import make_built_in_route
 from protocol.objects.definition import Definition, DefinitionSettings
 from tests.support.runtimes import WORKSPACES, make_runtime
 
@@ -99,7 +99,7 @@ def stored(name: str, **settings: str) -> Definition:
 
 def test_stored_agents_are_added() -> None:
     """A stored agent replaces the built-in one; its relative workspace begins at the root."""
-    runtime = add_stored(make_runtime(), [stored("default"), stored("a", workspace="sub")])
+    runtime = add_stored_agents(make_runtime(), [stored("default"), stored("a", workspace="sub")])
     assert {name: agent.source for name, agent in runtime.definitions.items()} == {
         "a": "stored",
         "default": "stored",
@@ -111,7 +111,7 @@ def test_stored_agents_are_added() -> None:
 def test_a_file_comes_before_a_stored_agent() -> None:
     """The file's agent counts, and a warning names it."""
     file = parse("a", b"File.", "/home/agents/a.md")
-    runtime = add_stored(make_runtime(definitions={"default": file, "a": file}), [stored("a")])
+    runtime = add_stored_agents(make_runtime(definitions={"default": file, "a": file}), [stored("a")])
     assert runtime.definitions["a"] is file
     (warning,) = runtime.warnings
     assert "/home/agents/a.md" in warning
@@ -119,7 +119,7 @@ def test_a_file_comes_before_a_stored_agent() -> None:
 
 def test_a_stored_agent_that_the_configuration_does_not_allow() -> None:
     """It is left out with a warning, which comes after the runtime's own."""
-    runtime = add_stored(make_runtime(warnings=("first",)), [stored("a", route="gone")])
+    runtime = add_stored_agents(make_runtime(warnings=("first",)), [stored("a", route="gone")])
     assert list(runtime.definitions) == ["default"]
     assert runtime.warnings[0] == "first"
     assert "skipped the stored agent 'a': route: no route 'gone'" in runtime.warnings[1]
@@ -128,6 +128,6 @@ def test_a_stored_agent_that_the_configuration_does_not_allow() -> None:
 def test_the_default_agent_does_not_exist() -> None:
     """A missing default agent is a warning, unless the store has it."""
     runtime = make_runtime(default_agent="gone")
-    (warning,) = add_stored(runtime, []).warnings
+    (warning,) = add_stored_agents(runtime, []).warnings
     assert "default agent 'gone'" in warning
-    assert add_stored(runtime, [stored("gone")]).warnings == ()
+    assert add_stored_agents(runtime, [stored("gone")]).warnings == ()

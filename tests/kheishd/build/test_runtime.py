@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from kheishd.build.runtime import Source, build_runtime, make_built_in_route
+from kheishd.build.runtime import Source, build_runtime
 from kheishd.config.sections.config import Config
 from kheishd.core.workspace import Workspaces
 from kheishd.home import Home
 from kheishd.hooks.composite import CompositeHook
+from kheishd.kernel.route import make_built_in_route
 from kheishd.kernel.runtime import Runtime
 from kheishd.providers.caller import ProviderCaller
 from protocol.budget import Budget, Prices

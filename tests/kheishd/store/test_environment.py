@@ -20,6 +20,7 @@ from kheishd.store.journal import verify_chain
 from kheishd.store.opening import open_for_reading, open_lmdb
 from kheishd.store.table import Key, Table
 from kheishd.store.tables import (
+    AGENTS_BY_TIME,
     CHECKPOINTS,
     CHILDREN,
     CURSORS,
@@ -83,6 +84,19 @@ def test_a_scan_goes_on_after_a_key(family: Store) -> None:
     assert scanned(family, "a", after=("a", "2x"), reverse=True) == ["a/2", "a/1"]
     assert scanned(family, "a", after=("b", "1"), reverse=True) == ["a/3", "a/2", "a/1"]
     assert scanned(family, "a", after=("A", "1"), reverse=True) == []
+
+
+def test_rows_beyond_a_key_are_counted(store: Store) -> None:
+    """All of them, and those whose second part is the text, also where another text begins with it."""
+
+    def insert(tx: Transaction) -> None:
+        for key in ((1, "a", "x"), (2, "a", "x"), (2, "b", "x"), (3, "ab", "x"), (3, "a", "x")):
+            tx.put(AGENTS_BY_TIME, *key, value=b"")
+
+    update(store, insert)
+    with store.read() as snapshot:
+        assert snapshot.count_after(AGENTS_BY_TIME, (1, "\U0010ffff", ""), "a") == (4, 2)
+        assert snapshot.count_after(AGENTS_BY_TIME, (9, "", ""), "a") == (0, 0)
 
 
 def test_rows_may_be_deleted_while_they_are_scanned(family: Store) -> None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from kheishd.objects.agents.mail import deliver
 from kheishd.objects.agents.mailbox import post_mail
 from kheishd.objects.talk.session import create, end
-from kheishd.store.tables import MAIL, MAILBOXES_DUE, RUNS_BY_SESSION, RUNS_TO_CONCLUDE
+from kheishd.store.tables import MAIL, MAILBOXES_DUE, RUNS_BY_SESSION, RUNS_READY, RUNS_TO_CONCLUDE
 from kheishd.workers.expiry import ExpiryWorker
 from kheishd.workers.mail import MailWorker
 from protocol.objects.mailbox import MailboxPost
@@ -179,6 +181,31 @@ async def test_a_child_reports_each_run_once(tmp_path: Path, autojump_clock: Any
         assert 'type="agent_settled"' in notice
         assert not desk.run(parent_run).reports
         assert desk.kinds("c").count("run_concluded") == 1
+
+
+async def test_ends_are_reported_together(tmp_path: Path, autojump_clock: Any) -> None:
+    """The reports of runs that have ended meanwhile are one commit, in the order of their ends."""
+    async with open_desk(tmp_path) as desk:
+        await desk.do(create, SessionCreate(session_id="p"))
+        async with working(desk):
+            for name in "dce":
+                await desk.do(create, SessionCreate(session_id=name, parent_session_id="p"))
+                await post(desk, "m", to=name)
+                plan: dict[str, Any] = {
+                    "session_id": name,
+                    "run_id": f"run_{name}",
+                    "input_id": f"inp_{name}",
+                }
+                await desk.state.update(partial(deliver, runtime=desk.holder.current(), **plan))
+                await desk.until(lambda: desk.count(RUNS_READY) == 0)
+        before = len(desk.groups)
+        async with delivering(desk):
+            await desk.until(lambda: len(desk.groups) > before)
+            assert desk.kinds("p").count("mail_posted") == 3
+            await settle(desk)
+        text = text_of(desk.models.requests[-1].messages[-1].items)
+        positions = [text.index(f"run_{name}") for name in "dce"]
+        assert positions == sorted(positions)
 
 
 async def test_a_restart_neither_loses_nor_repeats(tmp_path: Path, autojump_clock: Any) -> None:

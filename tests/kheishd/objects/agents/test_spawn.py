@@ -9,8 +9,9 @@ from kheishd.store.tables import AGENTS, AGENTS_LIVE, SESSIONS
 from protocol.errors.agent import SpawnLimit
 from protocol.errors.session import WorkspaceMissing
 from protocol.objects.agent import ManagedAgent, SpawnRequest
-from tests.support.families import root
-from tests.support.household import Household
+from tests.support.families import root, until
+from tests.support.families import spawn as spawn_over_socket
+from tests.support.household import Household, household
 
 REQUEST = SpawnRequest(name="scout", prompt="look")
 
@@ -61,6 +62,28 @@ async def test_a_child_has_its_parents_sender(idle: Household) -> None:
     agent = await spawn_one(idle, sent["session_id"], "r")
     ann = await idle.connect_limited(senders=["ann"])
     assert (await ann.call("agent.get", agent=agent.path))["sender"] == "ann"
+
+
+async def test_the_first_run_starts_with_the_spawn(tmp_path: Path) -> None:
+    """The spawn's commit has its start and its model call, too; a repeated request starts nothing."""
+    async with household(tmp_path) as house:
+        await house.send(wait="settled")
+        parent, gate = await root(house), house.gate("slow")
+        request = {"prompt": "slow", "spawn_request_id": "r"}
+        child = await spawn_over_socket(house, parent, **request)
+        assert child["status"] == "running"
+        await gate.reached.wait()
+        assert (await spawn_over_socket(house, parent, **request))["agent_id"] == child["agent_id"]
+        events = (await house.call("journal.read", session_id=child["agent_id"]))["events"]
+        started = [event["type"] for event in events].index("run_started")
+        assert [event["type"] for event in events[started - 1 :]] == [
+            "run_accepted",
+            "run_started",
+            "model_asked",
+        ]
+        assert len({event["at_ms"] for event in events}) == 1
+        gate.opened.set()
+        await until(house, child["agent_id"], "idle")
 
 
 async def test_a_repeated_request_needs_no_workspace(idle: Household, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kheishd.build.agents import add_stored
+from kheishd.build.agents import add_stored_agents
 from kheishd.core.definition import built_in, parse
 from kheishd.kernel.runtime import Runtime
 from kheishd.objects.node import definition as handlers
@@ -113,7 +113,7 @@ async def test_definition_put_ok(tmp_path: Path) -> None:
             record = store.need(DEFINITIONS, "critic")
         assert by_text == by_settings
         assert (by_text["source"], by_text["tools"]) == ("stored", ["read_file"])
-        runtime_ = add_stored(runtime(), [record.definition])
+        runtime_ = add_stored_agents(runtime(), [record.definition])
         assert runtime_.definitions["critic"].instructions == "Find faults."
 
 

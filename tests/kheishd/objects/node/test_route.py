@@ -1,14 +1,31 @@
-"""route.list, route.get and route.test, over a socket."""
+"""Routes over a socket: list, show, test, store and delete them, and set the default one."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kheishd.kernel.runtime import RouteSpec, Runtime
+from kheishd.objects.node import definition
+from kheishd.objects.node import route as handlers
 from kheishd.objects.node.route import HANDLERS
 from kheishd.providers.caller import ProviderCaller
+from kheishd.server.listeners import TcpListen
+from kheishd.store.tables import DEFAULT_ROUTE, ROUTES
 from protocol.budget import Prices
-from protocol.errors.route import RouteNotFound
+from protocol.errors.refusal import Refusal
+from protocol.errors.route import (
+    RouteDefinedInFile,
+    RouteInUse,
+    RouteInvalid,
+    RouteLimit,
+    RouteNotFound,
+    RouteRevisionConflict,
+    RouteRevisionNotFound,
+)
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.session import InputTooLarge
+from protocol.errors.token import ScopeMissing, ScopeWouldWiden
 from tests.support.rpc_server import rpc_server
 from tests.support.runtimes import make_runtime
 
@@ -96,3 +113,236 @@ async def test_route_test_route_not_found(tmp_path: Path) -> None:
         with pytest.raises(RouteNotFound, match="'nowhere'") as refused:
             await client.call("route.test", route_id="nowhere")
     assert refused.value.field == "$.params.route_id"
+
+
+# Change.
+
+SETTINGS = {"model": "m1", "driver": "openai", "base_url": "http://127.0.0.1:9/v1", "auth_ref": "env:A_KEY"}
+
+
+def settings(model: str, **changes: Any) -> dict[str, Any]:
+    """Return the settings of a route with this model."""
+    return {**SETTINGS, "model": model, **changes}
+
+
+async def refusal_of(directory: Path, method: str, **params: Any) -> Refusal:
+    """Return the refusal of a call on a store with one route, ``mine``, of two revisions."""
+    async with rpc_server(directory, HANDLERS, runtimes=runtime()) as server:
+        client = await server.connect()
+        for model in ("m1", "m2"):
+            await client.call("route.put", route_id="mine", settings=settings(model))
+        with pytest.raises(Refusal) as caught:
+            await client.call(method, **params)
+    return caught.value
+
+
+async def test_route_put_ok(tmp_path: Path) -> None:
+    """Each change of the settings is a revision; the same settings again append no event."""
+    async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
+        client = await server.connect()
+        first = await client.call("route.put", route_id="mine", settings=SETTINGS, expected_revision=0)
+        assert (first["route_id"], first["revision"], first["settings"]) == ("mine", 1, SETTINGS)
+        again = await client.call("route.put", route_id="mine", settings=SETTINGS)
+        assert again == first
+        second = await client.call("route.put", route_id="mine", settings=settings("m2"), expected_revision=1)
+        assert second["revision"] == 2
+        checked = await client.call("route.put", route_id="mine", settings=settings("m3"), check=True)
+        with server.state.read() as store:
+            record = store.need(ROUTES, "mine")
+    assert "m3" in str(checked)
+    assert (record.current.settings.model, [it.revision for it in record.former]) == ("m2", [1])
+
+
+@pytest.mark.parametrize(("route_id", "remedy"), [("ready", "edit the file"), ("offline", "built in")])
+async def test_route_put_route_defined_in_file(tmp_path: Path, route_id: str, remedy: str) -> None:
+    """A route of the configuration and the built-in one cannot be replaced."""
+    refusal = await refusal_of(tmp_path, "route.put", route_id=route_id, settings=SETTINGS)
+    assert isinstance(refusal, RouteDefinedInFile)
+    assert remedy in refusal.message
+
+
+async def test_route_put_route_invalid(tmp_path: Path) -> None:
+    """A pasted key is refused by its field and is not repeated."""
+    refusal = await refusal_of(
+        tmp_path, "route.put", route_id="r", settings=settings("m", auth_ref="sk-12345678")
+    )
+    assert isinstance(refusal, RouteInvalid)
+    assert refusal.field == "$.params.settings.auth_ref"
+    assert "sk-12345678" not in refusal.message
+
+
+@pytest.mark.parametrize("more", [{"api_key": "sk-12345678"}, {"context_tokens": 1}, {"driver": "x"}])
+async def test_put_of_a_wrong_shape(tmp_path: Path, more: dict[str, Any]) -> None:
+    """An unknown setting, such as a key, and a wrong value are refused."""
+    refusal = await refusal_of(tmp_path, "route.put", route_id="r", settings=settings("m", **more))
+    assert isinstance(refusal, InvalidParams)
+    assert "sk-12345678" not in refusal.message
+
+
+async def test_route_put_input_too_large(tmp_path: Path) -> None:
+    """Settings that do not fit into a record are refused."""
+    large = settings("m", options={"stop": "x" * 9_000})
+    refusal = await refusal_of(tmp_path, "route.put", route_id="r", settings=large)
+    assert isinstance(refusal, InputTooLarge)
+
+
+async def test_route_put_route_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full store takes no new route."""
+    monkeypatch.setattr(handlers, "MAX_STORED_ROUTES", 1)
+    refusal = await refusal_of(tmp_path, "route.put", route_id="r", settings=SETTINGS)
+    assert isinstance(refusal, RouteLimit)
+
+
+@pytest.mark.parametrize(("route_id", "expected"), [("mine", 1), ("mine", 0), ("new", 1)])
+async def test_route_put_route_revision_conflict(tmp_path: Path, route_id: str, expected: int) -> None:
+    """Settings replace only the revision that the caller knows."""
+    refusal = await refusal_of(
+        tmp_path, "route.put", route_id=route_id, settings=settings("m3"), expected_revision=expected
+    )
+    assert isinstance(refusal, RouteRevisionConflict)
+    assert refusal.field == "$.params.expected_revision"
+
+
+async def test_route_rollback_ok(tmp_path: Path) -> None:
+    """Earlier settings become a new revision; without a revision they are the last ones."""
+    async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
+        client = await server.connect()
+        for model in ("m1", "m2", "m3"):
+            await client.call("route.put", route_id="mine", settings=settings(model))
+        back = await client.call("route.rollback", route_id="mine", expected_revision=3)
+        assert (back["revision"], back["rollback_of"], back["settings"]["model"]) == (4, 2, "m2")
+        first = await client.call("route.rollback", route_id="mine", revision=1)
+        assert (first["revision"], first["settings"]["model"]) == (5, "m1")
+
+
+async def test_route_rollback_route_defined_in_file(tmp_path: Path) -> None:
+    """A route of the configuration has no revisions."""
+    refusal = await refusal_of(tmp_path, "route.rollback", route_id="ready")
+    assert isinstance(refusal, RouteDefinedInFile)
+
+
+async def test_route_rollback_route_not_found(tmp_path: Path) -> None:
+    """An unknown route is refused."""
+    assert isinstance(await refusal_of(tmp_path, "route.rollback", route_id="nowhere"), RouteNotFound)
+
+
+async def test_route_rollback_route_revision_conflict(tmp_path: Path) -> None:
+    """A rollback replaces only the revision that the caller knows."""
+    refusal = await refusal_of(tmp_path, "route.rollback", route_id="mine", expected_revision=1)
+    assert isinstance(refusal, RouteRevisionConflict)
+
+
+async def test_route_rollback_route_revision_not_found(tmp_path: Path) -> None:
+    """The refusal names the revisions that are kept."""
+    refusal = await refusal_of(tmp_path, "route.rollback", route_id="mine", revision=7)
+    assert isinstance(refusal, RouteRevisionNotFound)
+    assert refusal.message.endswith("kept besides the current one: 1")
+
+
+async def test_route_rollback_route_invalid(tmp_path: Path) -> None:
+    """Settings that are no longer valid do not come back."""
+    authorities = tmp_path / "ca.pem"
+    authorities.write_text("-----BEGIN CERTIFICATE-----")
+    async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
+        client = await server.connect()
+        trusting = settings("m1", ca_file=str(authorities))
+        for values in (trusting, settings("m2")):
+            await client.call("route.put", route_id="mine", settings=values)
+        authorities.unlink()
+        with pytest.raises(RouteInvalid, match="not a readable file"):
+            await client.call("route.rollback", route_id="mine")
+
+
+async def test_route_delete_ok(tmp_path: Path) -> None:
+    """A stored route is deleted with its revisions."""
+    async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
+        client = await server.connect()
+        await client.call("route.put", route_id="mine", settings=SETTINGS)
+        assert await client.call("route.delete", route_id="mine", expected_revision=1) == {"route_id": "mine"}
+        with server.state.read() as store:
+            assert store.count(ROUTES) == 0
+
+
+async def test_route_delete_route_not_found(tmp_path: Path) -> None:
+    """An unknown route is refused."""
+    assert isinstance(await refusal_of(tmp_path, "route.delete", route_id="nowhere"), RouteNotFound)
+
+
+async def test_route_delete_route_defined_in_file(tmp_path: Path) -> None:
+    """A route of the configuration is deleted there."""
+    refusal = await refusal_of(tmp_path, "route.delete", route_id="ready")
+    assert isinstance(refusal, RouteDefinedInFile)
+    assert "remove it from the file" in refusal.message
+
+
+async def test_route_delete_route_revision_conflict(tmp_path: Path) -> None:
+    """A route that somebody has changed meanwhile is not deleted."""
+    refusal = await refusal_of(tmp_path, "route.delete", route_id="mine", expected_revision=1)
+    assert isinstance(refusal, RouteRevisionConflict)
+
+
+async def test_route_delete_route_in_use(tmp_path: Path) -> None:
+    """A route that the default or an agent names is not deleted; the refusal says which."""
+    served = (*HANDLERS, *definition.HANDLERS)
+    with_mine = make_runtime(
+        routes={**runtime().routes, "mine": RouteSpec("mine", "openai", "m", stored=True)}
+    )
+    async with rpc_server(tmp_path, served, runtimes=with_mine) as server:
+        client = await server.connect()
+        await client.call("route.put", route_id="mine", settings=SETTINGS)
+        await client.call("route.default", route_id="mine")
+        await client.call("definition.put", name="critic", text="---\nroute: mine\n---\n")
+        with pytest.raises(RouteInUse, match="used by the default route, the agent 'critic'"):
+            await client.call("route.delete", route_id="mine")
+
+
+async def test_route_default_ok(tmp_path: Path) -> None:
+    """A stored route and one of the file can be the default; without an id, the configuration decides."""
+    async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
+        client = await server.connect()
+        await client.call("route.put", route_id="mine", settings=SETTINGS)
+        for route_id in ("mine", "broken"):
+            answer = await client.call("route.default", route_id=route_id)
+            assert answer == {"route_id": route_id, "stored": True}
+        assert await client.call("route.default") == {"route_id": "ready"}
+        with server.state.read() as store:
+            assert store.need(DEFAULT_ROUTE, "daemon").route_id is None
+
+
+async def test_route_default_route_not_found(tmp_path: Path) -> None:
+    """An unknown route cannot be the default."""
+    assert isinstance(await refusal_of(tmp_path, "route.default", route_id="nowhere"), RouteNotFound)
+
+
+async def require_refused(directory: Path, method: str, **params: Any) -> None:
+    """Require that the method needs the scope ``admin`` and a token that covers every agent."""
+    tcp = TcpListen("127.0.0.1", 0)
+    async with rpc_server(directory, HANDLERS, runtimes=runtime(), tcp=tcp) as server:
+        for scopes, agents, expected in (
+            (["admin"], ["writer"], ScopeWouldWiden),
+            (["operate", "approve"], None, ScopeMissing),
+        ):
+            _, secret = await server.token(scopes=scopes, agents=agents)
+            client = await server.connect_websocket(secret)
+            with pytest.raises(expected):
+                await client.call(method, **params)
+
+
+async def test_route_put_scope_would_widen(tmp_path: Path) -> None:
+    """Only administrators of the whole daemon store routes."""
+    await require_refused(tmp_path, "route.put", route_id="r", settings=SETTINGS)
+
+
+async def test_route_rollback_scope_would_widen(tmp_path: Path) -> None:
+    """Only administrators of the whole daemon roll routes back."""
+    await require_refused(tmp_path, "route.rollback", route_id="r")
+
+
+async def test_route_delete_scope_would_widen(tmp_path: Path) -> None:
+    """Only administrators of the whole daemon delete routes."""
+    await require_refused(tmp_path, "route.delete", route_id="r")
+
+
+async def test_route_default_scope_would_widen(tmp_path: Path) -> None:
+    """Only administrators of the whole daemon set the default route."""
+    await require_refused(tmp_path, "route.default", route_id="offline")
