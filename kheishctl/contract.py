@@ -121,6 +121,11 @@ METHODS: Final = (
     "workspace.trust",
     "workspace.untrust",
     "workspace.list",
+    "hook.list",
+    "hook.get",
+    "hook.test",
+    "hook.dead_letters",
+    "hook.resolve",
 )
 """The methods of the daemon."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from msgspec import field
 
 from kheishd.core.hook import matches
-from protocol.limits.hook import DEFAULT_HOOK_TIMEOUT_S
+from protocol.limits.hook import DEFAULT_HOOK_TIMEOUT_MS
 from protocol.structs import Value
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class HookSpec(Value, frozen=True):
     auth_header: str = "authorization"
     matcher: str | None = None
     policy: HookFailurePolicy = "open"
-    timeout_s: float = DEFAULT_HOOK_TIMEOUT_S
+    timeout_s: float = DEFAULT_HOOK_TIMEOUT_MS / 1000
     max_retries: int = 0
     is_operators: bool = True
     private_hosts: tuple[str, ...] = ()

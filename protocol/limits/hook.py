@@ -9,14 +9,15 @@ MAX_HOOKS_FILES = 100
 # An event looks at each hook of its kind, a microsecond each.
 MAX_HOOKS = 500
 
+# A name, a pattern, a command with its arguments, and a URL: a hook with all of them is a KiB or two.
 MAX_HOOK_NAME_BYTES = 64
 MAX_HOOK_MATCHER_BYTES = 256
 MAX_HOOK_COMMAND_BYTES = 4 * KIB
 MAX_HOOK_URL_BYTES = 2 * KIB
 
 # The time that a policy hook may delay its event, retries included.
-MAX_HOOK_TIMEOUT_S = 30.0
-DEFAULT_HOOK_TIMEOUT_S = 5.0
+MAX_HOOK_TIMEOUT_MS = 30_000
+DEFAULT_HOOK_TIMEOUT_MS = 5_000
 MAX_HOOK_RETRIES = 3
 
 # The input of a hook, and its output. A longer text in an input is cut; a longer output is a failure.

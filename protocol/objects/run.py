@@ -80,7 +80,8 @@ class OpenCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
     the event by which an approver or a hook changed its arguments; null: they are those of the message.
     ``waits``: it only waits for other runs. ``binding`` is the state that its approval is bound to.
     ``approved``: a person allowed the call, now or in advance by a grant; ``approval_id`` is the approval,
-    whose audience must be that of the current rules. ``updated_cursor`` is the cursor of the last event about the call.
+    whose audience must be that of the current rules. ``updated_cursor`` is the cursor of the last event about
+    the call.
     """
 
     call_id: str

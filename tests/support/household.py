@@ -18,7 +18,7 @@ from kheishd.kernel.shells import Shells
 from kheishd.kernel.state import State
 from kheishd.objects.agents import agent as agents
 from kheishd.objects.agents import goal, mailbox, memory_context, persona
-from kheishd.objects.node import journal, workspace
+from kheishd.objects.node import hook, journal, workspace
 from kheishd.objects.people import approval, audit, indoubt, permission, question
 from kheishd.objects.talk import (
     compaction,
@@ -73,6 +73,7 @@ HANDLERS: tuple[Handler, ...] = (
     *memory_context.HANDLERS,
     *journal.HANDLERS,
     *workspace.HANDLERS,
+    *hook.HANDLERS,
 )
 
 

@@ -20,11 +20,11 @@ from kheishd.config.validation import Problem, find_problems
 from kheishd.kernel.lifecycle import HookSpec
 from protocol.errors.daemon import ConfigInvalid
 from protocol.limits.hook import (
-    DEFAULT_HOOK_TIMEOUT_S,
+    DEFAULT_HOOK_TIMEOUT_MS,
     MAX_HOOK_COMMAND_BYTES,
     MAX_HOOK_MATCHER_BYTES,
     MAX_HOOK_RETRIES,
-    MAX_HOOK_TIMEOUT_S,
+    MAX_HOOK_TIMEOUT_MS,
     MAX_HOOK_URL_BYTES,
     MAX_HOOKS,
     MAX_HOOKS_FILE_BYTES,
@@ -58,7 +58,7 @@ class HookSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     auth_ref: Annotated[str, Meta(pattern=_REFERENCE)] | None = None
     auth_header: Annotated[str, Meta(pattern=_HEADER)] = "authorization"
     failure: HookFailurePolicy = "open"
-    timeout_s: Annotated[float, Meta(gt=0, le=MAX_HOOK_TIMEOUT_S)] = DEFAULT_HOOK_TIMEOUT_S
+    timeout_s: Annotated[float, Meta(gt=0, le=MAX_HOOK_TIMEOUT_MS / 1000)] = DEFAULT_HOOK_TIMEOUT_MS / 1000
     max_retries: Annotated[int, Meta(ge=0, le=MAX_HOOK_RETRIES)] = 0
 
     def find_problems(self, path: KeyPath, private_hosts: tuple[str, ...]) -> Iterator[Problem]:

@@ -58,11 +58,15 @@ class _Contract(Struct, frozen=True):
 
 
 class HookFailure(Exception):
-    """A failed attempt; ``after_s`` is when it may be repeated, None if that would not help."""
+    """A failed attempt; ``after_s`` is when it may be repeated, None if that would not help.
 
-    def __init__(self, problem: str, *, after_s: float | None = None) -> None:
+    ``trial`` is what is known of it.
+    """
+
+    def __init__(self, problem: str, *, after_s: float | None = None, trial: HookTrial | None = None) -> None:
         super().__init__(problem)
         self.after_s = after_s
+        self.trial = trial
 
 
 class LifecycleRunner:
@@ -160,7 +164,7 @@ class LifecycleRunner:
                         trial = await self._attempt(hook, content, trial)
                         break
                     except HookFailure as failure:
-                        problem = str(failure)
+                        problem, trial = str(failure), failure.trial or trial
                         if failure.after_s is None or attempt == hook.max_retries:
                             break
                         pause_s = BACKOFF_SECONDS[attempt] * (1 + random.random())
@@ -213,8 +217,8 @@ class LifecycleRunner:
         if result.exit_code != 0:
             how = f"was killed by signal {-result.exit_code}" if result.exit_code < 0 else ""
             how = how or f"ended with exit code {result.exit_code}"
-            raise HookFailure(f"it {how}" + (f": {stderr}" if stderr else ""), after_s=0.0)
-        return replace(trial, outcome=_read_outcome(result.stdout))
+            raise HookFailure(f"it {how}" + (f": {stderr}" if stderr else ""), after_s=0.0, trial=trial)
+        return _with_outcome(trial, result.stdout)
 
     async def _post(self, hook: HookSpec, content: bytes, trial: HookTrial) -> HookTrial:
         from kheishd.hooks.lifecycle.http import RequestFailed, load_tls, post
@@ -234,9 +238,10 @@ class LifecycleRunner:
             answer = await post(hook.url, headers, content, hook.private_hosts, self._secure)
         except RequestFailed as error:
             after_s = error.retry_after_s if error.retryable else None
-            raise HookFailure(str(error), after_s=after_s) from None
+            trial = replace(trial, status=error.status)
+            raise HookFailure(str(error), after_s=after_s, trial=trial) from None
         trial = replace(trial, status=answer.status, stdout=self._scrub(shorten(answer.body)))
-        return replace(trial, outcome=_read_outcome(answer.body))
+        return _with_outcome(trial, answer.body)
 
     # Failures.
 
@@ -271,32 +276,29 @@ class LifecycleRunner:
             log.warning("the failure of a hook could not be recorded: %s", error)
 
 
-def _read_outcome(content: bytes) -> HookOutcome:
-    """Return the outcome in an output; an empty one has no objection. Errors: HookFailure."""
+def _with_outcome(trial: HookTrial, content: bytes) -> HookTrial:
+    """Return the trial with the outcome in an output; an empty one has no objection. Errors: HookFailure."""
     if not content.strip():
-        return HookOutcome()
+        return replace(trial, outcome=HookOutcome())
     try:
         version = msgspec.json.decode(content, type=_Contract).contract_version
         if version != 1:
-            raise HookFailure(f"its answer has the contract version {version}; this daemon reads version 1")
-        return _outcome_decoder.decode(content)
+            problem = f"its answer has the contract version {version}; this daemon reads version 1"
+            raise HookFailure(problem, trial=trial)
+        return replace(trial, outcome=_outcome_decoder.decode(content))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise HookFailure(f"its answer is not a valid outcome: {error}") from None
+        raise HookFailure(f"its answer is not a valid outcome: {error}", trial=trial) from None
 
 
 def _shorten(value: Any) -> Any:
     """Return a payload whose long texts are cut: a hook of a large file gets its beginning."""
     match value:
         case str():
-            return truncate(escape_surrogates(value), MAX_PAYLOAD_TEXT_BYTES)
+            # Models and programs write surrogates, which UTF-8 cannot encode.
+            return truncate(value.encode(errors="replace").decode(), MAX_PAYLOAD_TEXT_BYTES)
         case Mapping():
             return {str(key): _shorten(element) for key, element in value.items()}
         case list() | tuple():
             return [_shorten(element) for element in value]
         case _:
             return value
-
-
-def escape_surrogates(text: str) -> str:
-    """Return a text that UTF-8 can encode."""
-    return text if text.isascii() else text.encode(errors="replace").decode()
