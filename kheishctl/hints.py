@@ -12,6 +12,7 @@ HINTS: dict[str, tuple[str, ...]] = {
     "conversation_not_found": ("conversation", "list"),
     "dead_letter_not_found": ("hook", "dead-letters"),
     "debug_not_found": ("send", "--debug", "redacted"),
+    "event_not_found": ("event", "list"),
     "goal_not_found": ("goal", "set", "SESSION", "OBJECTIVE"),
     "grant_not_found": ("permission", "list"),
     "hook_not_found": ("hook", "list"),
@@ -22,6 +23,8 @@ HINTS: dict[str, tuple[str, ...]] = {
     "member_forbidden": ("definition", "show", "AGENT"),
     "method_not_found": ("call", "rpc.discover"),
     "no_such_agent": ("agent", "list", "--closed"),
+    "note_not_found": ("memory", "list"),
+    "notebook_full": ("memory", "forget", "NAME"),
     "persona_not_found": ("persona", "list"),
     "question_not_found": ("question", "list"),
     "root_not_found": ("workspace", "list"),
@@ -44,5 +47,7 @@ HINTS: dict[str, tuple[str, ...]] = {
     "token_limit": ("token", "list"),
     "token_missing": ("token", "create"),
     "token_not_found": ("token", "list"),
+    "trigger_limit": ("trigger", "list"),
+    "trigger_not_found": ("trigger", "list"),
 }
 """The command for each reason, as its arguments; words in capitals are placeholders."""

@@ -61,6 +61,7 @@ class Toolbox:
         from kheishd.hooks.composite import CompositeHook
         from kheishd.hooks.goals import GoalTools
         from kheishd.hooks.lifecycle.part import LifecycleHooks
+        from kheishd.hooks.memory import MemoryTools
         from kheishd.hooks.os.files.tools import Files
         from kheishd.hooks.os.shell.tools import Bash
         from kheishd.hooks.output import Outputs
@@ -86,7 +87,8 @@ class Toolbox:
         skills = SkillTools(cache(partial(self.skills, config)), lambda: cast("Services", self.services))
         tools = (TaskTools(self._shells), GoalTools(), delegation, MailTools(), skills, ActiveSkills())
         lifecycle = LifecycleHooks(lambda: cast("Services", self.services))
-        return CompositeHook((*parts, *tools, lifecycle))
+        memory = MemoryTools(lambda: cast("Services", self.services))
+        return CompositeHook((*parts, *tools, memory, lifecycle))
 
     def load_lifecycle(self, environ: Mapping[str, str]) -> LifecycleRunner:
         """Return the runner of lifecycle hooks, which get little of the daemon's environment."""

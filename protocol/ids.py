@@ -49,6 +49,8 @@ ARTIFACT = "art"
 PERSONA = "per"
 MESSAGE = "msg"
 HOOK_FAILURE = "hkf"
+EVENT = "evt"
+TRIGGER = "trg"
 
 
 # Two characters at a time. The standard library's encoder, made for long texts, takes twice as long, and four

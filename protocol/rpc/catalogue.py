@@ -6,11 +6,13 @@ from protocol.objects import (
     conversation,
     daemon,
     definition,
+    event,
     goal,
     hook,
     indoubt,
     journal,
     mailbox,
+    memory,
     memory_context,
     output,
     permission,
@@ -23,6 +25,7 @@ from protocol.objects import (
     skill,
     task,
     token,
+    trigger,
     workspace,
 )
 from protocol.rpc.method import AnyMethod
@@ -45,6 +48,7 @@ METHODS: dict[str, AnyMethod] = {
         task,
         goal,
         mailbox,
+        memory,
         journal,
         definition,
         persona,
@@ -53,6 +57,8 @@ METHODS: dict[str, AnyMethod] = {
         token,
         workspace,
         hook,
+        event,
+        trigger,
     )
     for method in module.METHODS
 }

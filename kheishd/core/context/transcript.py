@@ -34,7 +34,7 @@ from protocol.events.run import (
     Steered,
 )
 from protocol.events.session import SessionCreated, TranscriptImported
-from protocol.events.task import TaskEnded, TaskStalled
+from protocol.events.task import TaskAdopted, TaskEnded, TaskStalled
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown
 from protocol.transcript import Item, Message, Text, ToolCall, ToolResult
@@ -110,7 +110,12 @@ class Transcript(Struct):
                 self._add_steer(run_id, message_of(event))
             case HookContextAdded():
                 self._add_context(envelope, message_of(event))
-            case IndoubtResolved(note=note) | TaskStalled(note=note) | TaskEnded(note=note) if note:
+            case (
+                IndoubtResolved(note=note)
+                | TaskStalled(note=note)
+                | TaskEnded(note=note)
+                | TaskAdopted(note=note)
+            ) if note:
                 self.pending.append(Message("user", [Text(note)]))
             case ModelAsked():
                 self._add_pending(envelope)
