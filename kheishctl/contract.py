@@ -121,6 +121,10 @@ METHODS: Final = (
     "route.rollback",
     "route.delete",
     "route.default",
+    "mcp.list",
+    "mcp.tools",
+    "mcp.call",
+    "mcp.restart",
     "token.create",
     "token.narrow",
     "token.list",
@@ -133,6 +137,9 @@ METHODS: Final = (
     "hook.test",
     "hook.dead_letters",
     "hook.resolve",
+    "secret.put",
+    "secret.list",
+    "secret.delete",
     "event.publish",
     "event.get",
     "event.list",
@@ -427,6 +434,9 @@ MAX_DEBUG_TEXT_BYTES: Final = 262_144
 
 MAX_IMPORT_BYTES: Final = 196_608
 """Bytes of the lines of one ``session.import``."""
+
+MAX_SECRET_BYTES: Final = 65_536
+"""Bytes of the value of a secret slot."""
 
 MAX_IMPORT_LINES: Final = 500
 """Lines of one ``session.import``."""

@@ -34,13 +34,15 @@ from kheishd.events import commit_start, commit_stop
 from kheishd.hooks.os.shell.cgroup import GROUPS
 from kheishd.hooks.os.shell.health import SandboxHealth
 from kheishd.hooks.os.shell.log import ShellFiles
+from kheishd.kernel.credentials import find_secrets, resolve_credential
 from kheishd.kernel.lifecycle import Lifecycle
 from kheishd.kernel.live import Live
+from kheishd.kernel.mcp import servers_of
 from kheishd.kernel.reserve import RESERVE
+from kheishd.kernel.secrets import Vault
 from kheishd.kernel.services import Services
 from kheishd.kernel.state import State, open_state
 from kheishd.providers.caller import ProviderCaller
-from kheishd.providers.credentials import find_secrets
 from kheishd.reload import Reloader
 from kheishd.restored import finish_restore
 from kheishd.server.dispatch import Dispatcher
@@ -65,13 +67,15 @@ from kheishd.workers.titles import TitleWorker
 from protocol.errors.store import StorageFailed, StorageFull, StoreDamaged
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, MutableMapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, MutableMapping, Sequence
 
     from kheishd.config.sections.config import Config
     from kheishd.config.sections.runs import RunsSection
     from kheishd.hooks.os.shell.starter import Starter
+    from kheishd.kernel.mcp import McpHolder
     from kheishd.kernel.runtime import Runtime
     from kheishd.logs import Logs
+    from kheishd.mcp.pool import McpPool
     from kheishd.workers.worker import Worker
 
 log = logging.getLogger("kheishd.daemon")
@@ -99,6 +103,7 @@ WORK: Final = (
     "kheishd.hooks.composite",
     "kheishd.hooks.goals",
     "kheishd.hooks.lifecycle.part",
+    "kheishd.hooks.mcp",
     "kheishd.hooks.network.http",
     "kheishd.hooks.os.files.tools",
     "kheishd.hooks.os.shell.starter",
@@ -153,6 +158,7 @@ class Daemon:
         self._live = Live()
         self._captures = CaptureService(CaptureFiles(source.home.debug))
         self._shells = ShellFiles(source.home.shells)
+        self._vault = Vault(source.home.path, environ, self._learn)
         self._sandbox = SandboxHealth(source.home.path)
         self._toolbox = Toolbox(source.home, self._shells, self._sandbox)
         self._reloaded = trio.Event()
@@ -198,7 +204,8 @@ class Daemon:
         return stopper.reason
 
     async def _start(self, nursery: trio.Nursery) -> Reloader:
-        """Build the first runtime and commit the start."""
+        """Open the secret slots, build the first runtime and commit the start."""
+        self._vault.open(self._state)
         runtime = build_runtime(
             self._source,
             1,
@@ -237,7 +244,9 @@ class Daemon:
             runtimes,
             self._captures,
             self._shells,
-            lifecycle=Lifecycle(lambda: self._toolbox.load_lifecycle(self._environ)),
+            lifecycle=Lifecycle(lambda: self._toolbox.load_lifecycle(self._read_credential, self._environ)),
+            mcp=self._toolbox.mcp,
+            secrets=self._vault,
         )
         self._toolbox.services = services
         await trio.to_thread.run_sync(GROUPS.prepare)
@@ -257,6 +266,7 @@ class Daemon:
         )
         dispatcher = Dispatcher(handlers(), services, control)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow_servers, services.mcp)
             await self._start_workers(nursery, workers)
             async with open_server(dispatcher) as server:
                 self._vitals.server = server
@@ -332,6 +342,37 @@ class Daemon:
         loaded = (MailWorker(services), GoalWorker(services), AgentWorker(services), BusWorker(services))
         for worker in (*workers, *loaded):
             await nursery.start(self._work, worker, name=worker.name)
+
+    async def _follow_servers(self, holder: McpHolder) -> None:
+        """Supervise the MCP servers of the current configuration, once the daemon is ready.
+
+        Without any server, nothing of this is imported.
+        """
+        runtimes = self.reloader.runtimes
+        pool: McpPool | None = None
+        await self._work_loaded.wait()
+        async with trio.open_nursery() as nursery:
+            while True:
+                changed, specs = runtimes.changed, servers_of(runtimes.current())
+                if specs and pool is None:
+                    from kheishd.mcp.pool import McpPool
+
+                    pool = McpPool(
+                        self._source.home.path, self._environ, self._read_credential, self._state.now_ms
+                    )
+                    await nursery.start(pool.serve)
+                    holder.current = pool
+                if pool is not None:
+                    pool.adopt(specs)
+                holder.adopted.set()
+                await changed.wait()
+
+    def _read_credential(self, reference: str) -> str:
+        """Return the credential of a reference, which is redacted from now on. Errors: CredentialMissing."""
+        credential = resolve_credential(reference, self._vault, self._environ)
+        assert credential is not None, "there is a reference"
+        self._learn((credential,))
+        return credential
 
     async def _start_workers_later(self, nursery: trio.Nursery, workers: Sequence[Worker]) -> None:
         await trio.sleep(RESTORE_RETRY_SECONDS)
@@ -477,10 +518,17 @@ class Daemon:
         return replace(runtime, warnings=(*runtime.warnings, LISTEN_CHANGED))
 
     def _make_models(self, limits: RunsSection) -> ProviderCaller:
-        return ProviderCaller(limits, environ=self._environ, learned=self._learn, captures=self._captures)
+        return ProviderCaller(
+            limits,
+            environ=self._environ,
+            learned=lambda secret: self._learn((secret,)),
+            captures=self._captures,
+            slots=self._vault,
+        )
 
     def _adopt(self, runtime: Runtime) -> None:
-        """Keep the reserve of a runtime on the disk, and log at its level."""
+        """Read the master key again, keep the reserve of a runtime on the disk, and log at its level."""
+        self._vault.reload_keys()
         RESERVE.keep(self._source.home.state, runtime.config.daemon.reserve_bytes)
         self._logs.set_level(self._level or runtime.config.log.level)
         if self._server is not None:
@@ -491,10 +539,11 @@ class Daemon:
                 log.warning("connections still use the previous certificate: %s", error)
 
     def _learn_credentials(self, runtime: Runtime) -> None:
-        self._learn(*find_secrets(runtime.routes.values(), self._environ))
+        self._learn(find_secrets(runtime.routes.values(), self._vault, self._environ))
 
-    def _learn(self, *secrets: str) -> None:
+    def _learn(self, secrets: Iterable[str]) -> None:
         """Scrub secrets from everything that is journaled, logged, streamed or captured from now on."""
+        secrets = list(secrets)
         if all(secret in self._scrubber.secrets for secret in secrets):
             return
         self._scrubber = self._scrubber.with_more(secrets)

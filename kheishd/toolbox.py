@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, cast
 
+from kheishd.kernel.mcp import McpHolder
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from kheishd.build.skills import ConfiguredSkills, SkillRegistry
     from kheishd.config.sections.config import Config
@@ -31,6 +33,7 @@ class Toolbox:
     def __init__(self, home: Home, shells: ShellFiles, health: SandboxHealth) -> None:
         self.own_ports: set[int] = set()
         self.services: Services | None = None
+        self.mcp = McpHolder()
         self._home = home
         self._shells = shells
         self._health = health
@@ -61,6 +64,7 @@ class Toolbox:
         from kheishd.hooks.composite import CompositeHook
         from kheishd.hooks.goals import GoalTools
         from kheishd.hooks.lifecycle.part import LifecycleHooks
+        from kheishd.hooks.mcp import ServerTools
         from kheishd.hooks.memory import MemoryTools
         from kheishd.hooks.os.files.tools import Files
         from kheishd.hooks.os.shell.tools import Bash
@@ -87,17 +91,18 @@ class Toolbox:
         skills = SkillTools(cache(partial(self.skills, config)), lambda: cast("Services", self.services))
         tools = (TaskTools(self._shells), GoalTools(), delegation, MailTools(), skills, ActiveSkills())
         lifecycle = LifecycleHooks(lambda: cast("Services", self.services))
+        servers = ServerTools(self.mcp, has_servers=bool(config.mcp))
         memory = MemoryTools(lambda: cast("Services", self.services))
-        return CompositeHook((*parts, *tools, memory, lifecycle))
+        return CompositeHook((*parts, *tools, servers, memory, lifecycle))
 
-    def load_lifecycle(self, environ: Mapping[str, str]) -> LifecycleRunner:
+    def load_lifecycle(
+        self, read_credential: Callable[[str], str], environ: Mapping[str, str]
+    ) -> LifecycleRunner:
         """Return the runner of lifecycle hooks, which get little of the daemon's environment."""
         from kheishd.hooks.lifecycle.runner import LifecycleRunner
-        from kheishd.providers.credentials import resolve
 
         services = cast("Services", self.services)
-        resolve_here = partial(resolve, environ=environ)
-        return LifecycleRunner(services.state, services.live, resolve_here, environ)
+        return LifecycleRunner(services.state, services.live, read_credential, environ)
 
     async def try_sandbox(self, workspace: WorkspaceSection) -> None:
         """Try the sandbox of commands, unless it is off, and log its state."""

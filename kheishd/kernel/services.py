@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from msgspec import field
 
 from kheishd.kernel.lifecycle import Lifecycle
+from kheishd.kernel.mcp import McpHolder
+from kheishd.kernel.secrets import Vault
 from kheishd.kernel.slots import RunSlots
 from kheishd.kernel.transcripts import TranscriptCache
 from kheishd.kernel.waits import RunWaits
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Services(Value, frozen=True):
-    """The store, live text, the runtimes, captures, shells, transcripts, run slots, waits and hooks.
+    """The long-lived collaborators, from the store to the MCP servers.
 
     All of them live from the opening of the store to its closing. A reload replaces the current runtime, not
     the services.
@@ -36,3 +38,5 @@ class Services(Value, frozen=True):
     slots: RunSlots = field(default_factory=RunSlots)
     waits: RunWaits = field(default_factory=RunWaits)
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    mcp: McpHolder = field(default_factory=McpHolder)
+    secrets: Vault = field(default_factory=Vault)

@@ -7,10 +7,12 @@ from the journal (see ``upgrades.NOT_RECORDS``).
 from typing import Any, Final
 
 from kheishd.core.run.record import RunRecord
+from kheishd.core.sealing import SealedValue
 from kheishd.store.records import (
     Binding,
     DaemonRules,
     Receipt,
+    SecretRecord,
     StoredDefaultRoute,
     StoredDefinition,
     StoredRoute,
@@ -151,6 +153,12 @@ HOOK_DEAD_LETTERS = Table("hook_dead_letters", (str,), HookDeadLetter)
 """(dead letter id) → the failure of a lifecycle hook."""
 HOOK_DEAD_LETTERS_BY_AGE = Table("hook_dead_letters_by_age", (int,), str)
 """(cursor of the failure) → dead letter id."""
+# Secrets.
+
+SECRETS = Table("secrets", (str,), SecretRecord)
+"""(slot id) → the slot, without its value."""
+SECRET_VALUES = Table("secret_values", (str,), SealedValue)
+"""(slot id) → the slot's value, encrypted; it is in no event."""
 # Bus.
 
 PUBLICATIONS = Table("publications", (str,), Publication)

@@ -60,6 +60,7 @@ from protocol.events.run import (
     RunStarted,
     Steered,
 )
+from protocol.events.secret import SecretDeleted, SecretStored
 from protocol.events.session import (
     SessionCreated,
     SessionEnded,
@@ -174,6 +175,8 @@ JournalEvent = (
     | HookFailureResolved
     | HookContextAdded
     | CallInputChanged
+    | SecretStored
+    | SecretDeleted
     | EventPublished
     | EventDelivered
     | TriggerCreated
@@ -205,7 +208,8 @@ TAG_VALUES: dict[str, frozenset[str]] = {
     "type": EVENT_TYPES | TAGS.keys() | {"workspace_file"},
     "kind": frozenset(
         "text thinking tool_call tool_result asset input compaction mailbox task shell diff command call"
-        " network output request events answer query mutation control note archive".split()
+        " network output request events answer query mutation control note archive"
+        " opaque api_key oauth".split()
     ),
     "role": frozenset(("user", "assistant", "tool")),
 }

@@ -8,6 +8,7 @@ from kheishd.config.sections.daemon import DaemonSection
 from kheishd.config.sections.debug import DebugSection
 from kheishd.config.sections.listen import ListenSection
 from kheishd.config.sections.log import LogSection
+from kheishd.config.sections.mcp import McpSection
 from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.config.sections.routes import BUILT_IN_ROUTE, RouteSection
 from kheishd.config.sections.runs import RunsSection
@@ -19,7 +20,9 @@ from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.config.toml import KeyPath
 from kheishd.config.validation import Problem
 from protocol.ids import Id
+from protocol.limits.mcp import MAX_MCP_SERVERS
 from protocol.objects.conversation import Agent
+from protocol.objects.mcp import ServerName
 
 BUILT_IN_AGENT = "default"
 
@@ -44,6 +47,7 @@ class Config(Section, frozen=True):
     skills: SkillsSection = SkillsSection()
     titles: TitlesSection = TitlesSection()
     debug: DebugSection = DebugSection()
+    mcp: dict[ServerName, McpSection] = {}
     log: LogSection = LogSection()
     daemon: DaemonSection = DaemonSection()
 
@@ -62,3 +66,7 @@ class Config(Section, frozen=True):
                 yield from value.find_problems((*path, name))
         for route_id, route in self.routes.items():
             yield from route.find_problems((*path, "routes", route_id))
+        for name, server in self.mcp.items():
+            yield from server.find_problems((*path, "mcp", name))
+        if len(self.mcp) > MAX_MCP_SERVERS:
+            yield Problem((*path, "mcp"), f"{len(self.mcp)} servers; the limit is {MAX_MCP_SERVERS}")

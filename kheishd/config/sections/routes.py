@@ -17,10 +17,11 @@ from kheishd.config.toml import KeyPath
 from kheishd.config.validation import Problem
 from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
 from protocol.objects.route import Driver, PresetName
+from protocol.objects.secret import SLOT_ID_PATTERN
 
 BUILT_IN_ROUTE = "offline"
 
-AUTH_REF_PATTERN = r"(env|credential|slot):[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}"
+AUTH_REF_PATTERN = rf"(env|credential):[A-Za-z0-9_][A-Za-z0-9_.@-]{{0,127}}|slot:{SLOT_ID_PATTERN}"
 
 REQUEST_PATH = re.compile(
     r"(/chat/completions|/v1/messages|/responses|/models/[^/]+:(stream)?generateContent)/*$", re.IGNORECASE
@@ -50,7 +51,7 @@ class RouteSection(Section, frozen=True, kw_only=True):
     KEY_HINTS: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(OPTION_NAMES, "write it into 'options'"),
         **dict.fromkeys(
-            ("api_key", "key", "token"), "set 'auth_ref' to \"env:NAME\", a variable that holds it"
+            ("api_key", "key", "token"), 'set \'auth_ref\' to "slot:NAME" or "env:NAME", which holds it'
         ),
         **dict.fromkeys(("api_base", "endpoint", "url"), "did you mean 'base_url'?"),
         "provider": "did you mean 'driver' or 'preset'?",
@@ -69,7 +70,7 @@ class RouteSection(Section, frozen=True, kw_only=True):
     """URL of the API (default: the preset's or provider's); a Unix socket is `http+unix://%2Fa.sock/v1`."""
 
     auth_ref: str | None = None
-    """Where the credential is: `"env:NAME"` or `"credential:NAME"`."""
+    """Where the credential is: `"slot:NAME"`, `"env:NAME"` or `"credential:NAME"`."""
 
     auth_header: str | None = None
     """Header of the credential, such as `"api-key"`; `"authorization"` holds a bearer token."""
@@ -124,7 +125,7 @@ class RouteSection(Section, frozen=True, kw_only=True):
             yield from _find_file_problems(self.ca_file, (*path, "ca_file"))
         if self.auth_ref is not None and not re.fullmatch(AUTH_REF_PATTERN, self.auth_ref):
             # The message does not repeat the value: it may be a key pasted in the wrong place.
-            message = 'expected "env:NAME" or "credential:NAME", not the key itself'
+            message = 'expected "slot:NAME", "env:NAME" or "credential:NAME", not the key itself'
             yield Problem((*path, "auth_ref"), message)
         if self.auth_header is not None and not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,63}", self.auth_header):
             yield Problem((*path, "auth_header"), 'expected only the name of a header, such as "api-key"')

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from kheishd.core.hook import NO_OBJECTION, HookVerdict, add_outcome
 from kheishd.hooks.lifecycle.command import CommandFailed, make_environment, run_command, shorten
 from kheishd.hooks.lifecycle.files import InvalidHooksFile, read_workspace_hooks
+from kheishd.kernel.credentials import CredentialMissing
 from kheishd.records.writer import StreamWriter
 from kheishd.store.tables import HOOK_DEAD_LETTERS, HOOK_DEAD_LETTERS_BY_AGE
 from protocol import ids
@@ -72,19 +73,19 @@ class HookFailure(Exception):
 class LifecycleRunner:
     """Runs hooks, at most some at once.
 
-    ``resolve`` returns the credential of a reference; it raises an exception whose text says why it cannot.
+    ``read_credential`` returns the credential of a reference. Errors: CredentialMissing.
     """
 
     def __init__(
         self,
         state: State,
         live: Live,
-        resolve: Callable[[str], str | None],
+        read_credential: Callable[[str], str],
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         self._state = state
         self._live = live
-        self._resolve = resolve
+        self._read_credential = read_credential
         self._environ = environ
         self._limiter = trio.CapacityLimiter(MAX_HOOKS_AT_ONCE)
         self._secure: ssl.SSLContext | None = None
@@ -227,8 +228,8 @@ class LifecycleRunner:
         headers: dict[str, str] = {}
         if hook.auth_ref is not None:
             try:
-                credential = self._resolve(hook.auth_ref) or ""
-            except Exception as error:
+                credential = self._read_credential(hook.auth_ref)
+            except CredentialMissing as error:
                 raise HookFailure(f"its credential is missing: {error}") from None
             prefix = "Bearer " if hook.auth_header.lower() == "authorization" else ""
             headers[hook.auth_header] = prefix + credential

@@ -86,7 +86,7 @@ class Runner(LifecycleRunner):
 
 async def run(web: WebServer, **facts: Any) -> Any:
     """Run a hook of the server."""
-    runner = Runner(None, None, lambda reference: "secret", {})  # type: ignore[arg-type]
+    runner = Runner(None, None, lambda reference: "secret-of-hook", {})  # type: ignore[arg-type]
     hook = HookSpec("a", "stop", "/x", "/", url=web.url("/hook"), private_hosts=PRIVATE, **facts)
     return await runner.test(hook, HookSubject("stop", "s", "k"))
 
@@ -96,7 +96,7 @@ async def test_the_outcome_of_a_server(web: WebServer) -> None:
     web.answers["/hook"] = answer(b'{"reason": "x"}')
     trial = await run(web, auth_ref="env:X")
     assert (trial.outcome, trial.status) == (HookOutcome(reason="x"), 200)
-    assert "authorization: Bearer secret\r\n" in web.requests[0]
+    assert "authorization: Bearer secret-of-hook\r\n" in web.requests[0]
     web.answers["/hook"] = answer(b"", status=204)
     assert (await run(web)).outcome == HookOutcome()
     web.answers["/hook"] = answer(b"<html>")
