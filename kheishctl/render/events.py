@@ -149,6 +149,7 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "hook_failure_resolved": lambda e: str(e["dead_letter_id"]) + _actor(e) + _note(e.get("note")),
     "hook_context_added": lambda e: f"{e['hook']}: {e['text']}",
     "call_input_changed": lambda e: f"{e['call_id']} by the hook {e['hook']}",
+    "notes_recalled": lambda e: ", ".join(str(note["name"]) for note in e["notes"]),
     "workspace_trusted": lambda e: str(e["root"]) + _note(e.get("note")),
     "workspace_untrusted": lambda e: str(e["root"]) + _note(e.get("note")),
     "run_accepted": lambda e: f"{e['agent']} on {e['pinned']['route']} ({e['pinned']['model']})",

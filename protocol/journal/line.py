@@ -53,6 +53,7 @@ from protocol.events.run import (
     MessageAppended,
     ModelAsked,
     ModelFailed,
+    NotesRecalled,
     RunAccepted,
     RunConcluded,
     RunEnded,
@@ -166,6 +167,7 @@ JournalEvent = (
     | SkillActivated
     | SkillDeactivated
     | AgentsFilesLoaded
+    | NotesRecalled
     | DefaultSkillsResolved
     | RunReleased
     | CancelRequested

@@ -41,6 +41,7 @@ running         Start            running, waiting, failed, cancelled, interrupte
                 Steer            running
                 NoteAgentsFiles  running
                 NoteHooks        running
+                NoteRecall       running
                 RequestCancel    running
                 EndEarly         cancelled, interrupted
                 Release          running, waiting
@@ -95,6 +96,7 @@ from kheishd.core.run.commands import (
     Judge,
     NoteAgentsFiles,
     NoteHooks,
+    NoteRecall,
     Observe,
     Release,
     RenewApproval,
@@ -124,6 +126,7 @@ from protocol.events.run import (
     MessageAppended,
     ModelAsked,
     ModelFailed,
+    NotesRecalled,
     RunAccepted,
     RunConcluded,
     RunEnded,
@@ -161,6 +164,7 @@ ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
         Steer,
         NoteAgentsFiles,
         NoteHooks,
+        NoteRecall,
         RequestCancel,
         EndEarly,
         Release,
@@ -227,6 +231,8 @@ def _decide(run: RunRecord, pinned: Pinned, command: Command, left: Remainder | 
             return [*events]
         case NoteAgentsFiles(files, text):
             return [AgentsFilesLoaded(files=files, text=text)]
+        case NoteRecall(notes, text, origins):
+            return [NotesRecalled(notes=notes, text=text, origins=origins)]
         case RequestCancel(outcome, note):
             return _cancel(run, pinned, outcome, note)
         case EndEarly():
@@ -440,6 +446,9 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
             return replace(run, origins=add_origin(run.origins, origin))
         case AgentsFilesLoaded():
             return replace(run, agents_files_cursor=envelope.cursor)
+        case NotesRecalled(origins=origins):
+            origins = join_origins(run.origins or ["person"], origins)
+            return replace(run, recall_cursor=envelope.cursor, origins=origins)
         case OutputEmitted() | RequirementSatisfied():
             return answers.evolve_output(run, envelope.cursor, event)
         case CancelRequested(outcome=outcome):
