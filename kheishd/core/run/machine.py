@@ -442,8 +442,6 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
                 origins=join_origins(add_origin(run.origins, origin), event.origins),
                 hops=max(run.hops, event.hops),
             )
-        case HookContextAdded(origin=origin):
-            return replace(run, origins=add_origin(run.origins, origin))
         case AgentsFilesLoaded():
             return replace(run, agents_files_cursor=envelope.cursor)
         case NotesRecalled(origins=origins):
@@ -527,6 +525,8 @@ def _evolve_calls(run: RunRecord, envelope: Envelope, event: JournalEvent) -> Ru
         case ToolCalled() if _has_working_call(changed) and not _has_working_call(run):
             # Calls that run side by side are one start.
             return replace(changed, starts_without_progress=run.starts_without_progress + 1)
+        case HookContextAdded(origin=origin):
+            return replace(changed, origins=add_origin(run.origins, origin))
         case QuestionAnswered(origins=origins) if origins:
             return replace(changed, origins=join_origins(run.origins or ["person"], origins))
         case ToolReturned(bytes=size, text=text):
