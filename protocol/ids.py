@@ -54,6 +54,7 @@ ARTIFACT = "art"
 PERSONA = "per"
 MESSAGE = "msg"
 HOOK_FAILURE = "hkf"
+CRON = "crn"
 EVENT = "evt"
 TRIGGER = "trg"
 

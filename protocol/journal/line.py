@@ -26,6 +26,7 @@ from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserved, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.conversation import ConversationBound, ConversationUnbound
+from protocol.events.cron import CronEvent, CronReported
 from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted, DaemonStopped
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
 from protocol.events.event import EventDelivered, EventPublished
@@ -61,7 +62,7 @@ from protocol.events.run import (
     RunStarted,
     Steered,
 )
-from protocol.events.secret import SecretDeleted, SecretStored
+from protocol.events.secret import SecretDeleted, SecretsResealed, SecretStored
 from protocol.events.session import (
     SessionCreated,
     SessionEnded,
@@ -96,6 +97,8 @@ JournalEvent = (
     | GoalReviewed
     | GoalContinued
     | GoalCleared
+    | CronEvent
+    | CronReported
     | NoteWritten
     | NoteDeleted
     | NotebookChanged
@@ -179,6 +182,7 @@ JournalEvent = (
     | CallInputChanged
     | SecretStored
     | SecretDeleted
+    | SecretsResealed
     | EventPublished
     | EventDelivered
     | TriggerCreated
