@@ -62,6 +62,7 @@ class Toolbox:
         from kheishd.hooks.agents.mail import MailTools
         from kheishd.hooks.ask_user import AskUser
         from kheishd.hooks.composite import CompositeHook
+        from kheishd.hooks.events import EventTools
         from kheishd.hooks.goals import GoalTools
         from kheishd.hooks.lifecycle.part import LifecycleHooks
         from kheishd.hooks.mcp import ServerTools
@@ -93,7 +94,8 @@ class Toolbox:
         lifecycle = LifecycleHooks(lambda: cast("Services", self.services))
         servers = ServerTools(self.mcp, has_servers=bool(config.mcp))
         memory = MemoryTools(lambda: cast("Services", self.services))
-        return CompositeHook((*parts, *tools, servers, memory, lifecycle))
+        events = EventTools(offered=config.tools.events)
+        return CompositeHook((*parts, *tools, servers, memory, events, lifecycle))
 
     def load_lifecycle(
         self, read_credential: Callable[[str], str], environ: Mapping[str, str]
