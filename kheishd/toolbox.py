@@ -93,6 +93,7 @@ class Toolbox:
         tools = (TaskTools(self._shells), GoalTools(), delegation, MailTools(), skills, ActiveSkills())
         lifecycle = LifecycleHooks(lambda: cast("Services", self.services))
         servers = ServerTools(self.mcp, has_servers=bool(config.mcp))
+        servers = ServerTools(self.mcp)
         memory = MemoryTools(lambda: cast("Services", self.services))
         events = EventTools(offered=config.tools.events)
         return CompositeHook((*parts, *tools, servers, memory, events, lifecycle))

@@ -40,6 +40,7 @@ from protocol.events.mailbox import (
     MailPosted,
     MailRequeued,
 )
+from protocol.events.mcp import McpServerDeleted, McpServerStored
 from protocol.events.memory import NotebookChanged, NoteDeleted, NoteWritten
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.permission import PermissionsChanged
@@ -107,6 +108,8 @@ JournalEvent = (
     | RouteStored
     | RouteDeleted
     | DefaultRouteChanged
+    | McpServerStored
+    | McpServerDeleted
     | TokenCreated
     | TokenRevoked
     | WorkspaceTrusted
