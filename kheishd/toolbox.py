@@ -92,7 +92,6 @@ class Toolbox:
         skills = SkillTools(cache(partial(self.skills, config)), lambda: cast("Services", self.services))
         tools = (TaskTools(self._shells), GoalTools(), delegation, MailTools(), skills, ActiveSkills())
         lifecycle = LifecycleHooks(lambda: cast("Services", self.services))
-        servers = ServerTools(self.mcp, has_servers=bool(config.mcp))
         servers = ServerTools(self.mcp)
         memory = MemoryTools(lambda: cast("Services", self.services))
         events = EventTools(offered=config.tools.events)
