@@ -136,6 +136,8 @@ METHODS: Final = (
     "mcp.tools",
     "mcp.call",
     "mcp.restart",
+    "mcp.put",
+    "mcp.delete",
     "token.create",
     "token.narrow",
     "token.list",
@@ -188,6 +190,7 @@ RUN_STATUSES: Final = (
     "running",
     "waiting_for_approval",
     "waiting_for_user_question",
+    "waiting_for_event",
     "completed",
     "failed",
     "cancelled",
@@ -206,6 +209,7 @@ RUN_ENDED: Final = (
 RUN_WAITING: Final = (
     "waiting_for_approval",
     "waiting_for_user_question",
+    "waiting_for_event",
 )
 """The statuses of a run that waits for a person."""
 
@@ -222,6 +226,7 @@ AGENT_STATUSES: Final = (
     "running",
     "waiting_for_approval",
     "waiting_for_user_input",
+    "waiting_for_event",
     "idle",
     "completed",
     "failed",

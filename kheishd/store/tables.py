@@ -17,6 +17,7 @@ from kheishd.store.records import (
     StoredDefaultRoute,
     StoredDefinition,
     StoredRoute,
+    StoredServer,
     TokenRecord,
     TrustedRoots,
 )
@@ -24,7 +25,7 @@ from kheishd.store.table import Table
 from protocol.objects.agent import ManagedAgent
 from protocol.objects.approval import Approval
 from protocol.objects.cron import Cron
-from protocol.objects.event import Publication
+from protocol.objects.event import EventWait, Publication
 from protocol.objects.goal import Goal
 from protocol.objects.indoubt import Indoubt
 from protocol.objects.mailbox import Mail, Mailbox
@@ -174,6 +175,8 @@ BUS_FANOUT = Table("bus_fanout", (int,), str)
 """(cursor of the event) → event id: not delivered to all its triggers yet."""
 BUS_LISTENERS = Table("bus_listeners", (str, str, str), bytes)
 """("exact" or "prefix", the source or its beginning, id) → nothing: a trigger, or a run that waits."""
+EVENT_WAITS = Table("event_waits", (str,), EventWait)
+"""(wait id) → a call that waits for an event, or did."""
 TRIGGERS = Table("triggers", (str,), Trigger)
 """(trigger id) → the trigger."""
 TRIGGERS_DUE = Table("triggers_due", (int, str), bytes)
@@ -221,6 +224,11 @@ ROUTES = Table("routes", (str,), StoredRoute)
 """(route id) → the route that is in the store, with its revisions; those of the file are not in a table."""
 DEFAULT_ROUTE = Table("default_route", (str,), StoredDefaultRoute)
 """("daemon") → the default route, if a client has set it."""
+
+# MCP servers.
+
+MCP_SERVERS = Table("mcp_servers", (str,), StoredServer)
+"""(name) → the server that is in the store; those of the file and of agents are not in a table."""
 
 # Requests and content.
 
