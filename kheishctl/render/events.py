@@ -153,6 +153,8 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "route_stored": lambda e: f"{e['route_id']}, revision {e['revision']}",
     "route_deleted": lambda e: str(e["route_id"]),
     "default_route_changed": lambda e: str(e["route_id"] or "that of the configuration"),
+    "mcp_server_stored": lambda e: str(e["server"]),
+    "mcp_server_deleted": lambda e: str(e["server"]),
     "goal_set": lambda e: str(e["objective"]),
     "goal_updated": lambda e: str(e["status"]) + _note(e.get("note")),
     "goal_reviewed": lambda e: str(e["verdict"]) + _note(e.get("note")),
