@@ -70,7 +70,7 @@ def full_state(store: Store) -> State:
 async def test_status(full_state: State) -> None:
     """Counts, disk, memory and cursor are those of the store and the process."""
     status = make(full_state, active_runs=lambda: 3, listeners=["unix:/x"]).status()
-    assert (status.counts.sessions, status.counts.runs, status.counts.tokens) == (11, 17, 2)
+    assert (status.counts.sessions, status.counts.runs, status.counts.tokens) == (11, 18, 2)
     assert (status.counts.runs_active, status.counts.runs_ready) == (3, 3)
     waiting = status.counts.approvals, status.counts.questions, status.counts.indoubts
     assert waiting == (1, 1, 1)
