@@ -59,6 +59,7 @@ class Toolbox:
         from kheishd.hooks.agents.mail import MailTools
         from kheishd.hooks.ask_user import AskUser
         from kheishd.hooks.composite import CompositeHook
+        from kheishd.hooks.events import EventTools
         from kheishd.hooks.goals import GoalTools
         from kheishd.hooks.mcp import ServerTools
         from kheishd.hooks.memory import MemoryTools
@@ -86,9 +87,10 @@ class Toolbox:
         delegation = Delegation(cast("Services", self.services))
         skills = SkillTools(cache(partial(self.skills, config)), lambda: cast("Services", self.services))
         tools = (TaskTools(self._shells), GoalTools(), delegation, MailTools(), skills, ActiveSkills())
-        servers = ServerTools(self.mcp, has_servers=bool(config.mcp))
+        servers = ServerTools(self.mcp)
         memory = MemoryTools(lambda: cast("Services", self.services))
-        return CompositeHook((*parts, *tools, servers, memory))
+        events = EventTools(offered=config.tools.events)
+        return CompositeHook((*parts, *tools, servers, memory, events))
 
     async def try_sandbox(self, workspace: WorkspaceSection) -> None:
         """Try the sandbox of commands, unless it is off, and log its state."""

@@ -106,6 +106,18 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
         f"backup of {format_utc(e['backup_at_ms'])}, up to cursor {e['backup_cursor']}; {e['runs']} runs "
         f"interrupted, {e['indoubts']} calls in doubt; epoch {e['epoch']}"
     ),
+    "cron_created": lambda e: f"{e['cron_id']}: {e['schedule']} in {e.get('timezone', 'UTC')}",
+    "cron_updated": lambda e: f"{e['cron_id']}: {e['schedule']} in {e.get('timezone', 'UTC')}",
+    "cron_paused": lambda e: str(e["cron_id"]) + _note(e.get("note")),
+    "cron_resumed": lambda e: str(e["cron_id"]) + _note(e.get("note")),
+    "cron_occurred": lambda e: (
+        f"{e['cron_id']} of {format_utc(e['occurrence']['due_ms'])}: {e['occurrence']['outcome']}"
+        + _note(e["occurrence"].get("note") or e["occurrence"].get("run_id"))
+    ),
+    "cron_settled": lambda e: f"{e['cron_id']}: {e['ended_run_id']} {e['outcome']}" + _note(e.get("note")),
+    "cron_planned": lambda e: str(e["cron_id"]) + _note(e.get("note")),
+    "cron_deleted": lambda e: str(e["cron_id"]),
+    "cron_reported": lambda e: f"{e['cron_id']}: {e['reason']}" + _note(e["note"]),
     "token_created": lambda e: f"{e['token_id']} {e.get('name', '')}",
     "token_revoked": lambda e: f"{e['token_id']} {e.get('note', '')}",
     "persona_created": lambda e: f"{e['persona_id']} {e['display_name']}",
@@ -132,6 +144,8 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "secrets_resealed": lambda e: f"{e.get('slots', 0)} slots, by the key {e['key_id']}",
     "event_published": lambda e: f"{e['source']} {json.dumps(e.get('payload'), ensure_ascii=False)}",
     "event_delivered": lambda e: f"{e['event_id']} {_count_deliveries(e)}" + _note(e.get("note")),
+    "event_awaited": lambda e: f"{e['source']} until {format_utc(e['expires_at_ms'])}",
+    "event_wait_ended": lambda e: str(e["how"]) + _note(e.get("event_id")),
     "trigger_created": lambda e: f"{e['trigger_id']} on {e['source']}",
     "trigger_changed": lambda e: f"{e['trigger_id']} {e['status']}",
     "trigger_fired": lambda e: f"{e['trigger_id']} {e['outcome']} {e['event_id']}" + _note(e.get("note")),

@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from protocol.objects.definition import Definition
+from protocol.objects.mcp import McpServerSettings
 from protocol.objects.permission import Rule
 from protocol.objects.route import RouteRevision
 from protocol.objects.secret import SecretKind
@@ -79,9 +80,30 @@ class StoredDefaultRoute(Struct, frozen=True, kw_only=True, omit_defaults=True):
     updated_cursor: int
 
 
+class SearchTotals(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The messages of an agent in the index, and the terms in them; or the extent of the whole index.
+
+    ``indexed_cursor`` is the cursor up to which the journal is indexed, in the row of the whole index only.
+    """
+
+    messages: int = 0
+    terms: int = 0
+    first_cursor: int = 0
+    indexed_cursor: int = 0
+
+
 class Receipt(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The digest of the params of a mutation with an idempotency key, and its result as JSON."""
 
     params_digest: bytes
     result: bytes
     at_ms: int
+
+
+class StoredServer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An MCP server in the store, and the cursors of its first event and of its last one."""
+
+    name: str
+    settings: McpServerSettings
+    created_cursor: int
+    updated_cursor: int

@@ -12,17 +12,20 @@ from kheishd.store.records import (
     Binding,
     DaemonRules,
     Receipt,
+    SearchTotals,
     SecretRecord,
     StoredDefaultRoute,
     StoredDefinition,
     StoredRoute,
+    StoredServer,
     TokenRecord,
     TrustedRoots,
 )
 from kheishd.store.table import Table
 from protocol.objects.agent import ManagedAgent
 from protocol.objects.approval import Approval
-from protocol.objects.event import Publication
+from protocol.objects.cron import Cron
+from protocol.objects.event import EventWait, Publication
 from protocol.objects.goal import Goal
 from protocol.objects.indoubt import Indoubt
 from protocol.objects.mailbox import Mail, Mailbox
@@ -146,6 +149,18 @@ GOALS_OPEN = Table("goals_open", (str,), bytes)
 PERSONAS = Table("personas", (str,), Persona)
 """(persona id) → the persona."""
 
+# Cron.
+
+CRONS = Table("crons", (str,), Cron)
+"""(cron id) → the entry with its newest occurrences."""
+CRONS_DUE = Table("crons_due", (int, str), bytes)
+"""(time in ms, cron id) → nothing: an active entry that is to be looked at then."""
+CRONS_LIVE = Table("crons_live", (str, str), bytes)
+"""(run id, cron id) → nothing: an occurrence whose run has not ended."""
+CRONS_FAILING = Table("crons_failing", (str,), bytes)
+"""(cron id) → nothing: its last firings failed."""
+CRONS_BY_TREE = Table("crons_by_tree", (str, str), bytes)
+"""(root session id, cron id) → nothing: created by an agent of the tree."""
 # Secrets.
 
 SECRETS = Table("secrets", (str,), SecretRecord)
@@ -160,6 +175,8 @@ BUS_FANOUT = Table("bus_fanout", (int,), str)
 """(cursor of the event) → event id: not delivered to all its triggers yet."""
 BUS_LISTENERS = Table("bus_listeners", (str, str, str), bytes)
 """("exact" or "prefix", the source or its beginning, id) → nothing: a trigger, or a run that waits."""
+EVENT_WAITS = Table("event_waits", (str,), EventWait)
+"""(wait id) → a call that waits for an event, or did."""
 TRIGGERS = Table("triggers", (str,), Trigger)
 """(trigger id) → the trigger."""
 TRIGGERS_DUE = Table("triggers_due", (int, str), bytes)
@@ -180,6 +197,15 @@ NOTE_POSTINGS = Table("note_postings", (str, str, int), bytes)
 NOTEBOOKS = Table("notebooks", (str,), Notebook)
 """(agent) → the totals of its notes."""
 
+# The index of messages: a cache of the journal, which ``session.search`` extends when it is used.
+
+MESSAGE_POSTINGS = Table("message_postings", (str, str, int), bytes)
+"""(agent, term, cursor of a message that contains it) → how often, its length, digests of session, sender."""
+SEARCH_TOTALS = Table("search_totals", (str,), SearchTotals)
+"""(agent) → its messages in the index. ("*") → the extent of the index."""
+WHOLE_INDEX: Final = "*"
+"""The key of the whole index in it: no agent has this name."""
+
 # The daemon.
 
 TOKENS = Table("tokens", (str,), TokenRecord)
@@ -198,6 +224,11 @@ ROUTES = Table("routes", (str,), StoredRoute)
 """(route id) → the route that is in the store, with its revisions; those of the file are not in a table."""
 DEFAULT_ROUTE = Table("default_route", (str,), StoredDefaultRoute)
 """("daemon") → the default route, if a client has set it."""
+
+# MCP servers.
+
+MCP_SERVERS = Table("mcp_servers", (str,), StoredServer)
+"""(name) → the server that is in the store; those of the file and of agents are not in a table."""
 
 # Requests and content.
 

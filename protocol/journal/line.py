@@ -26,9 +26,10 @@ from protocol.events.budget import BudgetReserved, BudgetSettled
 from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserved, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.conversation import ConversationBound, ConversationUnbound
+from protocol.events.cron import CronEvent, CronReported
 from protocol.events.daemon import DaemonReloaded, DaemonRestored, DaemonStarted, DaemonStopped
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
-from protocol.events.event import EventDelivered, EventPublished
+from protocol.events.event import EventAwaited, EventDelivered, EventPublished, EventWaitEnded
 from protocol.events.goal import GoalCleared, GoalContinued, GoalReviewed, GoalSet, GoalUpdated
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
@@ -38,6 +39,7 @@ from protocol.events.mailbox import (
     MailPosted,
     MailRequeued,
 )
+from protocol.events.mcp import McpServerDeleted, McpServerStored
 from protocol.events.memory import NotebookChanged, NoteDeleted, NoteWritten
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.permission import PermissionsChanged
@@ -95,6 +97,8 @@ JournalEvent = (
     | GoalReviewed
     | GoalContinued
     | GoalCleared
+    | CronEvent
+    | CronReported
     | NoteWritten
     | NoteDeleted
     | NotebookChanged
@@ -103,6 +107,8 @@ JournalEvent = (
     | RouteStored
     | RouteDeleted
     | DefaultRouteChanged
+    | McpServerStored
+    | McpServerDeleted
     | TokenCreated
     | TokenRevoked
     | WorkspaceTrusted
@@ -177,6 +183,8 @@ JournalEvent = (
     | SecretsResealed
     | EventPublished
     | EventDelivered
+    | EventAwaited
+    | EventWaitEnded
     | TriggerCreated
     | TriggerChanged
     | TriggerFired

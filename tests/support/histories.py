@@ -16,12 +16,16 @@ from kheishd.store.records import Receipt
 from kheishd.store.table import Table
 from kheishd.store.tables import (
     BLOBS,
+    CHECKPOINT_CHUNKS,
+    CHECKPOINTS,
     JOURNAL,
+    MESSAGE_POSTINGS,
     PERSONAS,
     PUBLICATIONS,
     RECEIPTS,
     RECEIPTS_BY_AGE,
     RUNS,
+    SEARCH_TOTALS,
     SECRET_VALUES,
     SESSIONS,
     TABLES,
@@ -38,9 +42,10 @@ from protocol.events.agent import (
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
 from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
 from protocol.events.conversation import ConversationBound, ConversationUnbound
+from protocol.events.cron import CronCreated, CronDeleted, CronOccurred, CronPaused
 from protocol.events.daemon import DaemonStarted
 from protocol.events.definition import DefinitionDeleted, DefinitionStored
-from protocol.events.event import EventDelivered, EventPublished
+from protocol.events.event import EventAwaited, EventDelivered, EventPublished, EventWaitEnded
 from protocol.events.goal import GoalCleared, GoalReviewed, GoalSet, GoalUpdated
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.mailbox import (
@@ -50,6 +55,7 @@ from protocol.events.mailbox import (
     MailPosted,
     MailRequeued,
 )
+from protocol.events.mcp import McpServerDeleted, McpServerStored
 from protocol.events.permission import PermissionsChanged
 from protocol.events.persona import PersonaBound, PersonaCreated, PersonaDeleted, PersonaUpdated
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
@@ -84,6 +90,8 @@ from protocol.journal.envelope import BUS_STREAM, DAEMON_STREAM
 from protocol.journal.line import JournalEvent
 from protocol.objects.agent import AgentWorktree
 from protocol.objects.approval import Remember
+from protocol.objects.cron import Occurrence
+from protocol.objects.mcp import McpServerSettings
 from protocol.objects.memory import NoteProperties
 from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
 from protocol.objects.question import Option, Question
@@ -130,6 +138,7 @@ def _events(session_id: str, run_id: str, status: str) -> list[JournalEvent]:
     ended: list[JournalEvent] = [ANSWER, RunEnded(outcome="completed")]
     parked: list[JournalEvent] = [RunEnded(outcome="failed", error=RunError("parked", "again and again"))]
     return {
+        "awaiting": accepted + begun + _wait_events(run_id),
         "asking": accepted + begun + _ask_events(run_id),
         "answered": accepted + begun + _ask_events(run_id) + _answer_events(run_id),
         "withdrawn": accepted + begun + _ask_events(run_id) + _withdrawn(run_id),
@@ -141,6 +150,27 @@ def _events(session_id: str, run_id: str, status: str) -> list[JournalEvent]:
         "ended": accepted + begun + ended,
         "parked": accepted + begun + parked,
     }[status]
+
+
+def _wait_events(run_id: str) -> list[JournalEvent]:
+    """Return the events by which a run waits for an event, the second time."""
+    calls: list[Item] = [ToolCall(f"c{number}_{run_id}", "write", {}) for number in (0, 1)]
+    events: list[JournalEvent] = [
+        MessageAppended(item_id="itm_1", message=Message("assistant", calls)),
+        CallsJudged(item_id="itm_1", verdicts=[verdict(f"c{number}_{run_id}") for number in (0, 1)]),
+    ]
+    for number in (0, 1):
+        call_id, wait_id = f"c{number}_{run_id}", f"evw_{number}_{run_id}"
+        events.append(ToolCalled(call_id=call_id, tool="write"))
+        events.append(
+            EventAwaited(
+                wait_id=wait_id, call_id=call_id, source="ci.*", after=0, expires_at_ms=NOW_MS + 3000
+            )
+        )
+        if number == 0:
+            events.append(EventWaitEnded(wait_id=wait_id, call_id=call_id, how="delivered"))
+            events.append(ToolReturned(call_id=call_id, tool="write", how="returned", text="{}"))
+    return events
 
 
 def _ask_events(run_id: str) -> list[JournalEvent]:
@@ -267,7 +297,7 @@ def rich_history(store: Store) -> None:
     session_with_runs(store, "ses_a", "ended", "ended", "running", "queued")
     session_with_runs(store, "ses_b", "ended", parent="ses_a")
     session_with_runs(store, "ses_c", "cancelled", "queued")
-    session_with_runs(store, "ses_d")
+    session_with_runs(store, "ses_d", "awaiting")
     session_with_runs(store, "ses_e", "answered")
     session_with_runs(store, "ses_f", "withdrawn", "doubted", "settled", "asking")
     update(store, _reset_d)
@@ -278,8 +308,31 @@ def rich_history(store: Store) -> None:
     token(store, "tok_a")
     token(store, "tok_b", revoked=True)
     update(store, _personas)
+    update(store, _crons)
     update(store, _notes)
     update(store, _bus)
+
+
+def _crons(tx: Transaction) -> None:
+    """Create cron entries: one with a run in flight and a refusal, and one that was created again."""
+    properties: dict[str, Any] = {
+        "schedule": "every 1h",
+        "target": WakeTarget(agent="default", prompt="tidy up"),
+        "next_due_ms": NOW_MS,
+    }
+    rows = [
+        Occurrence(due_ms=NOW_MS, at_ms=NOW_MS, outcome="running", session_id="ses_a", run_id="run_cron"),
+        Occurrence(due_ms=NOW_MS + 1, at_ms=NOW_MS + 1, outcome="refused", reason="queue_full"),
+    ]
+    writer = StreamWriter(tx, "cron/tidy")
+    writer.append(CronCreated(cron_id="tidy", source="agent", root_session_id="ses_a", **properties))
+    for row in rows:
+        writer.append(CronOccurred(cron_id="tidy", occurrence=row, next_due_ms=NOW_MS + 2))
+    writer.write()
+    writer = StreamWriter(tx, "cron/again")
+    created = CronCreated(cron_id="again", **properties)
+    writer.append_all([created, CronDeleted(cron_id="again"), created, CronPaused(cron_id="again")])
+    writer.write()
 
 
 def _bus(tx: Transaction) -> None:
@@ -476,6 +529,9 @@ def _permissions(tx: Transaction) -> None:
         writer.append(RouteStored(route_id=route_id, revision=revision, settings=settings))
     writer.append(RouteDeleted(route_id="b"))
     writer.append(DefaultRouteChanged(route_id="a"))
+    for server, command in (("files", "old"), ("gone", "x"), ("files", "new")):
+        writer.append(McpServerStored(server=server, settings=McpServerSettings(command=command)))
+    writer.append(McpServerDeleted(server="gone"))
     writer.append(PermissionsChanged(add=[ALLOW]))
     writer.append(PermissionsChanged(add=[DENY], remove=[RuleRef(tool="bash", subject="make *")]))
     writer.append(WorkspaceTrusted(root="/srv/shop"))
@@ -549,6 +605,10 @@ def spoil_line(store: Store, stream: str, place: int, change: Callable[[bytes], 
         key, stored = list(snapshot.scan(JOURNAL, stream))[place]
     update(store, lambda tx: tx.put(JOURNAL, *key, value=change(stored)))
     return int(key[1])
+
+
+CACHES = (CHECKPOINT_CHUNKS, CHECKPOINTS, MESSAGE_POSTINGS, SEARCH_TOTALS)
+"""The tables that hold what was read from the journal lately: they may lack rows."""
 
 
 def derived_tables(*but: Table[Any]) -> list[Table[Any]]:

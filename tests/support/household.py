@@ -27,13 +27,14 @@ from kheishd.objects.talk import (
     history,
     output,
     run,
+    search,
     send,
     session,
     steer,
     stop,
     transfer,
 )
-from kheishd.objects.wake import event, trigger
+from kheishd.objects.wake import cron, event, trigger
 from kheishd.objects.work import task
 from kheishd.server.listeners import TcpListen
 from kheishd.store.tables import SESSIONS
@@ -51,12 +52,14 @@ from tests.support.runtimes import make_runtime
 
 HANDLERS: tuple[Handler, ...] = (
     *conversation.HANDLERS,
+    *cron.HANDLERS,
     *session.HANDLERS,
     *send.HANDLERS,
     *steer.HANDLERS,
     *stop.HANDLERS,
     *compaction.HANDLERS,
     *history.HANDLERS,
+    *search.HANDLERS,
     *fork.HANDLERS,
     *run.HANDLERS,
     *output.HANDLERS,

@@ -37,13 +37,9 @@ if TYPE_CHECKING:
 def find_users(runtime: Runtime, slot_id: str) -> list[str]:
     """Return the users of a slot, such as ``route main``."""
     reference = f"slot:{slot_id}"
-    routes = (f"route {route.route_id}" for route in runtime.routes.values() if route.auth_ref == reference)
-    servers = (
-        f"MCP server {name}"
-        for name, server in servers_of(runtime).items()
-        if reference in (server.settings.auth_ref, *server.settings.env_refs.values())
-    )
-    return [*routes, *servers]
+    routes = [f"route {route.route_id}" for route in runtime.routes.values() if route.auth_ref == reference]
+    servers = servers_of(runtime).values()
+    return [*routes, *(f"MCP server {spec.name}" for spec in servers if reference in spec.references)]
 
 
 def _view_of(call: Call, record: SecretRecord, *, redacted: bool, problem: str | None) -> SecretSlot:
