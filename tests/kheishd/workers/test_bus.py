@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,12 +13,17 @@ from trio.testing import wait_all_tasks_blocked
 from kheishd.objects.talk.session import create as create_session
 from kheishd.objects.talk.session import end as end_session
 from kheishd.objects.wake import trigger as triggers
-from kheishd.objects.wake.event import publish
-from kheishd.store.tables import BUS_FANOUT, RUNS, TRIGGERS, TRIGGERS_TROUBLED
+from kheishd.objects.wake.event import deliver_step, prepare_step, publish
+from kheishd.restored import _withdraw_events
+from kheishd.store.tables import BUS_FANOUT, PUBLICATIONS, RUNS, TRIGGERS, TRIGGERS_TROUBLED
 from kheishd.workers.bus import BusWorker
+from protocol.events.event import EventDelivered
+from protocol.events.run import InputReceived
+from protocol.journal.envelope import BUS_STREAM
+from protocol.limits.session import MAX_QUEUED_RUNS
 from protocol.objects.event import EventPublish, Publication
 from protocol.objects.session import SessionCreate, SessionEnd
-from protocol.objects.trigger import Trigger, TriggerCreate
+from protocol.objects.trigger import Trigger, TriggerChange, TriggerCreate
 from protocol.objects.wake import WakeTarget
 from protocol.transcript import text_of
 from tests.support.desk import Desk, open_desk, working
@@ -159,3 +165,122 @@ async def test_two_agents_that_wake_each_other_stop(tmp_path: Path, autojump_clo
             await desk.ask(sender="person")
             await settle(desk)
         assert len(runs(desk, "ping")) == 16
+
+
+async def test_events_of_a_pause_are_not_delivered(tmp_path: Path, autojump_clock: Any) -> None:
+    """An event that waited for delivery during a pause does not reach the resumed trigger."""
+    async with open_desk(tmp_path) as desk:
+        trigger = await create(desk)
+        await create(desk, sender="other")
+        await emit(desk)
+        change = TriggerChange(trigger_id=trigger.trigger_id)
+        await desk.do(triggers.pause, change)
+        await emit(desk)
+        await desk.do(triggers.resume, change)
+        await emit(desk)
+        async with delivering(desk):
+            await settle(desk)
+        assert (len(runs(desk)), len(runs(desk, "other"))) == (1, 3)
+
+
+async def test_events_in_a_window_are_delivered_together(tmp_path: Path, autojump_clock: Any) -> None:
+    """A trigger with a window delivers the newest event and the number of all, once, at its end."""
+    async with open_desk(tmp_path) as desk:
+        trigger = await create(desk, coalesce_s=60)
+        async with delivering(desk):
+            for number in range(5):
+                await emit(desk, payload=number)
+            await settle(desk)
+            assert need(desk, trigger.trigger_id).held is not None
+            begin = desk.state.now_ms()
+            await desk.until(lambda: bool(runs(desk)))
+            await settle(desk)
+        (run,) = runs(desk)
+        assert run.accepted_at_ms - begin == 60_000
+        text = text_of(desk.models.requests[0].messages[-1].items)
+        assert '"payload":4,"events":5' in text
+        assert need(desk, trigger.trigger_id).held is None
+
+
+async def test_a_busy_target_is_tried_again(tmp_path: Path, autojump_clock: Any) -> None:
+    """While the queue of a session is full, events are held; no event is lost, none is delivered twice."""
+    async with open_desk(tmp_path) as desk:
+        trigger = await create(desk, once=True)
+        for _ in range(MAX_QUEUED_RUNS + 1):
+            await desk.send(sender="ops")
+        async with trio.open_nursery() as nursery:
+            await nursery.start(BusWorker(desk.services).serve)
+            await emit(desk, payload="first")
+            await desk.until(lambda: need(desk, trigger.trigger_id).held is not None)
+            held = need(desk, trigger.trigger_id)
+            assert (held.problem != "", held.delivered) == (True, 0)
+            async with working(desk):
+                await desk.until(lambda: get(desk, trigger.trigger_id) is None)
+                await settle(desk)
+            nursery.cancel_scope.cancel()
+        assert [run.hops for run in runs(desk)].count(1) == 1
+
+
+async def take_steps(desk: Desk, number: int) -> None:
+    """Commit so many steps of the worker."""
+    runtime = desk.holder.current()
+    for _ in range(number):
+        step = prepare_step(desk.state, runtime)
+        assert step is not None
+        await desk.state.update(partial(deliver_step, runtime=runtime, step=step))
+
+
+@pytest.mark.parametrize("crash_at", range(12))
+async def test_each_event_is_delivered_once_over_a_crash_at_any_commit(
+    tmp_path: Path, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch, crash_at: int
+) -> None:
+    """Whatever the commit after which the daemon dies, every trigger gets every event once, in order."""
+    monkeypatch.setattr("kheishd.objects.wake.event.MAX_FANOUT_TARGETS", 2)
+    senders = [f"s{number}" for number in range(7)]
+    async with open_desk(tmp_path) as desk:
+        for sender in senders:
+            await create(desk, "ci.*", sender=sender)
+        for number in range(3):
+            await emit(desk, f"ci.{number}", number)
+        await take_steps(desk, crash_at)
+    async with open_desk(tmp_path) as desk:
+        await take_steps(desk, 12 - crash_at)
+        assert not desk.count(BUS_FANOUT)
+        for sender in senders:
+            inputs = [
+                event.source
+                for session_id in {run.session_id for run in runs(desk, sender)}
+                for _, event in desk.journal(session_id)
+                if isinstance(event, InputReceived)
+            ]
+            assert inputs == ["ci.0", "ci.1", "ci.2"]
+
+
+async def test_a_step_leaves_what_does_not_fit(tmp_path: Path, autojump_clock: Any) -> None:
+    """Large events wake a few targets in each transaction, and all of them in the end."""
+    async with open_desk(tmp_path) as desk:
+        for number in range(12):
+            await create(desk, sender=f"s{number}")
+        async with delivering(desk):
+            published = await emit(desk, payload='"' * 15_000)
+            await settle(desk)
+        assert all(len(runs(desk, f"s{number}")) == 1 for number in range(12))
+        steps = [event for _, event in desk.journal(BUS_STREAM) if isinstance(event, EventDelivered)]
+        assert len(steps) > 2
+        with desk.state.read() as store:
+            assert store.need(PUBLICATIONS, published.event_id).delivered == 12
+
+
+async def test_restored_events_are_given_up(tmp_path: Path, autojump_clock: Any) -> None:
+    """Events of a backup that were not delivered are not delivered later: they may have been since."""
+    async with open_desk(tmp_path) as desk:
+        trigger = await create(desk, coalesce_s=60)
+        async with delivering(desk):
+            await emit(desk)
+            await settle(desk)
+        published = await emit(desk)
+        await _withdraw_events(desk.state)
+        assert not desk.count(BUS_FANOUT)
+        with desk.state.read() as store:
+            assert "restored" in store.need(PUBLICATIONS, published.event_id).note
+        assert "restored" in need(desk, trigger.trigger_id).problem
