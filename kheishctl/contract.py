@@ -41,6 +41,7 @@ METHODS: Final = (
     "session.export",
     "session.key",
     "session.import",
+    "session.search",
     "session.memory_context",
     "run.list",
     "run.get",

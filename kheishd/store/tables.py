@@ -12,6 +12,7 @@ from kheishd.store.records import (
     Binding,
     DaemonRules,
     Receipt,
+    SearchTotals,
     SecretRecord,
     StoredDefaultRoute,
     StoredDefinition,
@@ -194,6 +195,15 @@ NOTE_POSTINGS = Table("note_postings", (str, str, int), bytes)
 """(agent, term, number of a note that contains it) → how often, and the number of terms in the note."""
 NOTEBOOKS = Table("notebooks", (str,), Notebook)
 """(agent) → the totals of its notes."""
+
+# The index of messages: a cache of the journal, which ``session.search`` extends when it is used.
+
+MESSAGE_POSTINGS = Table("message_postings", (str, str, int), bytes)
+"""(agent, term, cursor of a message that contains it) → how often, its length, digests of session, sender."""
+SEARCH_TOTALS = Table("search_totals", (str,), SearchTotals)
+"""(agent) → its messages in the index. ("*") → the extent of the index."""
+WHOLE_INDEX: Final = "*"
+"""The key of the whole index in it: no agent has this name."""
 
 # The daemon.
 

@@ -16,12 +16,16 @@ from kheishd.store.records import Receipt
 from kheishd.store.table import Table
 from kheishd.store.tables import (
     BLOBS,
+    CHECKPOINT_CHUNKS,
+    CHECKPOINTS,
     JOURNAL,
+    MESSAGE_POSTINGS,
     PERSONAS,
     PUBLICATIONS,
     RECEIPTS,
     RECEIPTS_BY_AGE,
     RUNS,
+    SEARCH_TOTALS,
     SECRET_VALUES,
     SESSIONS,
     TABLES,
@@ -596,6 +600,10 @@ def spoil_line(store: Store, stream: str, place: int, change: Callable[[bytes], 
         key, stored = list(snapshot.scan(JOURNAL, stream))[place]
     update(store, lambda tx: tx.put(JOURNAL, *key, value=change(stored)))
     return int(key[1])
+
+
+CACHES = (CHECKPOINT_CHUNKS, CHECKPOINTS, MESSAGE_POSTINGS, SEARCH_TOTALS)
+"""The tables that hold what was read from the journal lately: they may lack rows."""
 
 
 def derived_tables(*but: Table[Any]) -> list[Table[Any]]:
