@@ -17,6 +17,7 @@ from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.objects.node.names import MAX_NAME_WARNINGS, find_unknown_names
 from kheishd.objects.people.audience import find_unanswerable
 from kheishd.objects.talk.workspace import find_problem
+from kheishd.objects.wake.trigger import find_trigger_warnings
 from kheishd.store.commit import GONE
 from kheishd.store.environment import refuse_damaged
 from kheishd.store.epoch import OpenWork, RestoreMark
@@ -269,6 +270,7 @@ class DaemonControl:
         parked: list[str] = []
         unanswerable: list[str] = []
         unknown: list[str] = []
+        troubled: list[str] = []
         # The status of a damaged store is reported without its rows that cannot be read.
         with suppress(StoreDamaged), self._state.read() as store:
             newest = islice(store.scan(RUNS, reverse=True), MAX_PARKED_SEARCH_RUNS)
@@ -278,6 +280,8 @@ class DaemonControl:
             runtime = self._runtimes.current()
             named = find_unknown_names(store, runtime, runtime.definitions.values())
             unknown = [*islice(chain.from_iterable(warnings for _, warnings in named), MAX_NAME_WARNINGS)]
+            troubled = [*find_trigger_warnings(store)]
+        yield from troubled
         yield from unanswerable
         yield from unknown
         for run_id in parked:

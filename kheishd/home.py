@@ -3,6 +3,7 @@
 ====================  ============================================================
 ``config.toml``       the configuration, written by people
 ``agents/<name>.md``  agent definitions, written by people
+``events/``           ``subscriptions.toml``: triggers, written by people
 ``skills/``           skills, written by people
 ``state/``            the store
 ``run/``              ``kheishd.sock``, ``kheishd.lock``, the output of shells
@@ -56,6 +57,11 @@ class Home(Struct, frozen=True):
     def agents(self) -> Path:
         """The directory of agents' files; need not exist."""
         return self.path / "agents"
+
+    @property
+    def subscriptions(self) -> Path:
+        """The file of subscriptions to events; need not exist."""
+        return self.path / "events" / "subscriptions.toml"
 
     @property
     def state(self) -> Path:

@@ -77,6 +77,12 @@ def build_runtime(
     if problems and not skip_bad_agents:
         raise ConfigInvalid("; ".join(problems))
     warnings = [f"skipped the agent in {problem}" for problem in problems]
+    subscriptions = None
+    if source.home.subscriptions.exists():
+        from kheishd.build.subscriptions import read_subscriptions
+
+        subscriptions = read_subscriptions(source.home.subscriptions)
+        warnings += subscriptions.warnings
     unpriced = [route_id for route_id, section in config.routes.items() if section.price_input is None]
     if config.runs.max_cost and unpriced:
         warnings.append(f"runs.max_cost has no effect on routes without prices: {', '.join(unpriced)}")
@@ -90,6 +96,7 @@ def build_runtime(
         workspaces=workspaces,
         warnings=tuple(warnings),
         load_skills=cache(partial(skills, config)),
+        subscriptions=subscriptions,
     )
 
 

@@ -8,13 +8,16 @@ from typing import Any, cast
 
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import wait_all_tasks_blocked
 
+from kheishd.core.subscriptions import parse_file
 from kheishd.objects.talk.session import create as create_session
 from kheishd.objects.talk.session import end as end_session
 from kheishd.objects.wake import trigger as triggers
 from kheishd.objects.wake.event import deliver_step, prepare_step, publish
 from kheishd.restored import _withdraw_events
+from kheishd.store.environment import Transaction
 from kheishd.store.tables import BUS_FANOUT, PUBLICATIONS, RUNS, TRIGGERS, TRIGGERS_TROUBLED
 from kheishd.workers.bus import BusWorker
 from protocol.events.event import EventDelivered
@@ -284,3 +287,69 @@ async def test_restored_events_are_given_up(tmp_path: Path, autojump_clock: Any)
         with desk.state.read() as store:
             assert "restored" in store.need(PUBLICATIONS, published.event_id).note
         assert "restored" in need(desk, trigger.trigger_id).problem
+
+
+ROW = '[[subscription]]\nid = "{}"\nsource = "{}"\nagent = "default"\nsender = "ops"\nprompt = "p"\n'
+
+
+async def test_triggers_of_the_file(tmp_path: Path, autojump_clock: Any) -> None:
+    """Rows become triggers at the start and at each reload; their state survives, bad rows change nothing."""
+    file = parse_file(ROW.format("a", "ci.*") + "once = true\n" + ROW.format("b", "x"), "f")
+    async with open_desk(tmp_path, subscriptions=file) as desk, delivering(desk):
+        await wait_all_tasks_blocked()
+        assert {need(desk, name).author for name in "ab"} == {"file"}
+        await emit(desk)
+        await emit(desk)
+        await settle(desk)
+        assert (need(desk, "a").status, need(desk, "a").delivered) == ("paused", 1)
+
+        async def reload(text: str) -> None:
+            current = desk.holder.current()
+            changes = {"generation": current.generation + 1, "subscriptions": parse_file(text, "f")}
+            desk.holder.replace(replace(current, **changes))
+            await wait_all_tasks_blocked()
+
+        await reload("[[")
+        assert (get(desk, "a"), get(desk, "b")) != (None, None)
+        await reload(ROW.format("a", "cd.*") + ROW.format("b", "a b"))
+        assert (need(desk, "a").source, need(desk, "a").status, need(desk, "b").source) == (
+            "cd.*",
+            "paused",
+            "x",
+        )
+        await reload(ROW.format("a", "cd.*"))
+        assert get(desk, "b") is None
+    async with open_desk(tmp_path) as desk, delivering(desk):
+        await wait_all_tasks_blocked()
+        assert get(desk, "a") is None
+
+
+async def test_a_file_does_not_take_over_a_trigger(tmp_path: Path, autojump_clock: Any) -> None:
+    """A row whose id another trigger has is skipped, and its removal deletes nothing."""
+    async with open_desk(tmp_path) as desk:
+        trigger = await create(desk)
+        text = ROW.format(trigger.trigger_id, "mine") + ROW.format("new", "mine")
+        desk.holder.replace(replace(desk.holder.current(), generation=2, subscriptions=parse_file(text, "f")))
+        async with delivering(desk):
+            await wait_all_tasks_blocked()
+        assert need(desk, trigger.trigger_id) == trigger
+        assert need(desk, "new").source == "mine"
+
+
+async def test_a_status_names_triggers_with_problems(tmp_path: Path) -> None:
+    """The warnings are a few sentences, with the remedy, however many triggers have a problem."""
+    async with open_desk(tmp_path) as desk:
+
+        def add(tx: Transaction) -> None:
+            for number in range(7):
+                tx.put(TRIGGERS_TROUBLED, f"t{number}", value=b"")
+                tx.put(TRIGGERS, f"t{number}", value=replace(trigger, problem="no route"))
+
+        trigger = await create(desk)
+        await desk.state.update(add)
+        with desk.state.read() as store:
+            warnings = list(triggers.find_trigger_warnings(store))
+    assert warnings[0] == (
+        "the trigger 't0' has a problem: no route; see trigger.get, and resume or delete it"
+    )
+    assert warnings[-1] == "2 more triggers have a problem; see trigger.list"
