@@ -16,9 +16,13 @@ from kheishd.kernel.master_key import write_master_keys
 from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.kernel.state import State
 from kheishd.providers.caller import ProviderCaller
+from kheishd.records.writer import StreamWriter
+from kheishd.store.environment import Transaction
 from kheishd.store.writer import Store
+from protocol.events.trigger import TriggerChanged
+from protocol.journal.envelope import BUS_STREAM
 from protocol.limits.units import MIB
-from tests.support.histories import rich_history, session_with_runs
+from tests.support.histories import rich_history, session_with_runs, update
 from tests.support.runtimes import make_runtime
 from tests.support.services import make_services
 
@@ -51,8 +55,15 @@ def make(
 
 @pytest.fixture
 def full_state(store: Store) -> State:
-    """Return a state with a rich history."""
+    """Return a state with a rich history, and no problem."""
     rich_history(store)
+
+    def resume(tx: Transaction) -> None:
+        writer = StreamWriter(tx, BUS_STREAM)
+        writer.append(TriggerChanged(trigger_id="trg_1", status="active"))
+        writer.write()
+
+    update(store, resume)
     write_master_keys(store.directory.parent / "master.key", [bytes(32)], replaces=False)
     return State(store, lambda: 7)
 
@@ -60,7 +71,7 @@ def full_state(store: Store) -> State:
 async def test_status(full_state: State) -> None:
     """Counts, disk, memory and cursor are those of the store and the process."""
     status = make(full_state, active_runs=lambda: 3, listeners=["unix:/x"]).status()
-    assert (status.counts.sessions, status.counts.runs, status.counts.tokens) == (11, 17, 2)
+    assert (status.counts.sessions, status.counts.runs, status.counts.tokens) == (11, 18, 2)
     assert (status.counts.runs_active, status.counts.runs_ready) == (3, 3)
     waiting = status.counts.approvals, status.counts.questions, status.counts.indoubts
     assert waiting == (1, 1, 1)
