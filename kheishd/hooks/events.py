@@ -182,6 +182,8 @@ class EventTools(SubHook):
             trigger_id=call.context.state.new_id(ids.TRIGGER),
             author="agent",
             owner_session=session_id,
+            authority="agent",
+            origins=join_origins(call.context.session.origins, call.context.run.origins, ["agent"]),
             source=arguments.source,
             target=WakeTarget(session_id=session_id, prompt=arguments.prompt),
             once=arguments.once,

@@ -18,7 +18,7 @@ from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.pages import PageTokens, page_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_session
-from kheishd.objects.talk.wake import Woken, prepare_wake, require_valid_target, wake
+from kheishd.objects.talk.wake import Woken, authority_of, prepare_wake, require_valid_target, wake
 from kheishd.records.event import TRIGGER
 from kheishd.records.writer import StreamWriter
 from kheishd.store.tables import RECORDS_BY_SESSION, SESSIONS, TRIGGERS, TRIGGERS_DUE, TRIGGERS_TROUBLED
@@ -78,7 +78,14 @@ def prepare_create(call: Call, params: TriggerCreate) -> TriggerCreated:
     require_storable(params.filter, MAX_TRIGGER_FILTER_BYTES, "filter", "$.params.filter")
     terms = fields_of(TriggerTerms, params)
     terms["target"] = require_valid_target(call, params.target)
-    return TriggerCreated(**terms, trigger_id=call.state.new_id(ids.TRIGGER), author="request")
+    authority, origins = authority_of(call.caller)
+    return TriggerCreated(
+        **terms,
+        trigger_id=call.state.new_id(ids.TRIGGER),
+        author="request",
+        authority=authority,
+        origins=origins,
+    )
 
 
 def _require_unrestricted(call: Call) -> None:
@@ -258,9 +265,9 @@ def _wake(
         plan,
         origin="event",
         source=event.source,
-        authority="agent" if trigger.author == "agent" else "operator",
+        authority=trigger.authority,
         data=msgspec.json.encode(data).decode(),
-        origins=join_origins(event.origins, ["agent"] if trigger.author == "agent" else []),
+        origins=join_origins(event.origins, trigger.origins),
         hops=event.hops + 1,
     )
     writer = StreamWriter(tx, BUS_STREAM)
@@ -311,7 +318,9 @@ def apply_rows(tx: Transaction, rows: Sequence[tuple[str, TriggerTerms | None]])
         elif trigger is None and tx.count(TRIGGERS) >= MAX_TRIGGERS:
             problems.append(f"{trigger_id}: there are {MAX_TRIGGERS} triggers, the maximum")
         elif trigger is None or fields_of(TriggerTerms, trigger) != fields_of(TriggerTerms, terms):
-            created = TriggerCreated(**fields_of(TriggerTerms, terms), trigger_id=trigger_id, author="file")
+            created = TriggerCreated(
+                **fields_of(TriggerTerms, terms), trigger_id=trigger_id, author="file", authority="operator"
+            )
             writer.append(created)
     writer.write()
     return problems
