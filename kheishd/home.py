@@ -5,6 +5,7 @@
 ``agents/<name>.md``  agent definitions, written by people
 ``events/``           ``subscriptions.toml``: triggers, written by people
 ``skills/``           skills, written by people
+``hooks/*.toml``      lifecycle hooks, written by people
 ``state/``            the store
 ``run/``              ``kheishd.sock``, ``kheishd.lock``, the output of shells
 ``debug/<run id>/``   captures of model calls
@@ -62,6 +63,11 @@ class Home(Struct, frozen=True):
     def subscriptions(self) -> Path:
         """The file of subscriptions to events; need not exist."""
         return self.path / "events" / "subscriptions.toml"
+
+    @property
+    def hooks(self) -> Path:
+        """The directory of the files of lifecycle hooks; need not exist."""
+        return self.path / "hooks"
 
     @property
     def state(self) -> Path:
