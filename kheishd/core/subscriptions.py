@@ -17,7 +17,7 @@ from kheishd.config.validation import find_problems, format_path
 from protocol.ids import Id
 from protocol.limits.event import MAX_EVENT_HOPS, MAX_TRIGGER_FILTER_BYTES, MAX_TRIGGER_NAME_BYTES
 from protocol.objects.conversation import DEFAULT_SENDER
-from protocol.objects.event import EventPattern
+from protocol.objects.event import SOURCE_SHAPE, EventPattern
 from protocol.objects.trigger import CoalesceSeconds, Hops, PayloadFilter, TriggerTerms
 from protocol.objects.wake import WakeTarget
 from protocol.structs import Value, fields_of
@@ -84,6 +84,8 @@ def parse_file(text: str, path: str) -> SubscriptionFile:
 def find_problem(row: Any) -> tuple[str, str] | None:
     """Return the field that makes a row unusable, and why; None if it is valid."""
     shape = next(find_problems(SubscriptionRow, row), None)
+    if shape is not None and shape.path == ("source",) and isinstance(row["source"], str):
+        return "source", f"a source, or its beginning and '*', has {SOURCE_SHAPE}"
     if shape is not None:
         return format_path(shape.path) or "subscription", shape.message
     subscription = msgspec.convert(row, SubscriptionRow)

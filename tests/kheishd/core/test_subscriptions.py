@@ -51,7 +51,7 @@ def test_valid_rows() -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ('source = "a b"', "4: source:"),
+        ('source = "a b"', "4: source: a source, or its beginning"),
         ('source = "a"\nsorce = "a"', "5: sorce:"),
         ('source = "a"\nprompt = " "', "5: prompt: the prompt is blank"),
         ('source = "a"\nskill = "s"', "agent: give either 'agent'"),

@@ -1,7 +1,8 @@
 """The worker of the event bus: each event wakes each target once, over refusals, crashes and loops."""
 
+import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ import trio
 from msgspec.structs import replace
 from trio.testing import wait_all_tasks_blocked
 
+from kheishd.core.event import matches
 from kheishd.core.subscriptions import parse_file
 from kheishd.objects.talk.session import create as create_session
 from kheishd.objects.talk.session import end as end_session
@@ -20,8 +22,10 @@ from kheishd.restored import _withdraw_events
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import BUS_FANOUT, PUBLICATIONS, RUNS, TRIGGERS, TRIGGERS_TROUBLED
 from kheishd.workers.bus import BusWorker
+from protocol.errors.event import TriggerNotFound
 from protocol.events.event import EventDelivered
 from protocol.events.run import InputReceived
+from protocol.events.trigger import TriggerFired
 from protocol.journal.envelope import BUS_STREAM
 from protocol.limits.session import MAX_QUEUED_RUNS
 from protocol.objects.event import EventPublish, Publication
@@ -353,3 +357,47 @@ async def test_a_status_names_triggers_with_problems(tmp_path: Path) -> None:
         "the trigger 't0' has a problem: no route; see trigger.get, and resume or delete it"
     )
     assert warnings[-1] == "2 more triggers have a problem; see trigger.list"
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_firings_are_those_of_the_naive_definition(
+    tmp_path: Path, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """In any order of changes, events and steps, each trigger fires for each event that it wants, once."""
+    monkeypatch.setattr("kheishd.objects.wake.event.MAX_FANOUT_TARGETS", 2)
+    chance = random.Random(seed)
+    patterns: dict[str, tuple[str, int]] = {}
+    events: dict[str, Publication] = {}
+    disturbed: set[str] = set()
+    async with open_desk(tmp_path) as desk:
+        for _ in range(60):
+            match chance.choice(("create", "publish", "publish", "step", "step", "step", "change")):
+                case "create":
+                    pattern = chance.choice(("a", "a*", "ab", "ab*", "b", "*"))
+                    trigger = await create(desk, pattern, sender=f"s{len(patterns)}")
+                    patterns[trigger.trigger_id] = (pattern, trigger.created_cursor)
+                case "publish":
+                    published = await emit(desk, chance.choice(("a", "ab", "abc", "b")))
+                    events[published.event_id] = published
+                case "step" if desk.count(BUS_FANOUT):
+                    await take_steps(desk, 1)
+                case "change" if patterns:
+                    trigger_id = chance.choice(list(patterns))
+                    disturbed.add(trigger_id)
+                    handler = chance.choice((triggers.pause, triggers.resume, triggers.delete))
+                    with suppress(TriggerNotFound):
+                        await desk.do(handler, TriggerChange(trigger_id=trigger_id))
+        while desk.count(BUS_FANOUT):
+            await take_steps(desk, 1)
+        firings = [event for _, event in desk.journal(BUS_STREAM) if isinstance(event, TriggerFired)]
+    assert len({(firing.trigger_id, firing.event_id) for firing in firings}) == len(firings)
+    for trigger_id, (pattern, created_cursor) in patterns.items():
+        wanted = [
+            published.event_id
+            for published in events.values()
+            if published.created_cursor > created_cursor and matches(pattern, published.source)
+        ]
+        fired = [firing.event_id for firing in firings if firing.trigger_id == trigger_id]
+        assert fired == (
+            wanted if trigger_id not in disturbed else [name for name in wanted if name in fired]
+        )
