@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import field
 
+from kheishd.kernel.cooldowns import Cooldowns
 from kheishd.kernel.slots import RunSlots
 from kheishd.kernel.transcripts import TranscriptCache
 from kheishd.kernel.waits import RunWaits
@@ -34,3 +35,4 @@ class Services(Value, frozen=True):
     transcripts: TranscriptCache = field(default_factory=TranscriptCache)
     slots: RunSlots = field(default_factory=RunSlots)
     waits: RunWaits = field(default_factory=RunWaits)
+    cooldowns: Cooldowns = field(default_factory=Cooldowns)

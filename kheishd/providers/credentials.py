@@ -72,9 +72,9 @@ def find_secrets(routes: Iterable[RouteSpec], environ: Mapping[str, str] = os.en
     """
     secrets: set[str] = set()
     routes = list(routes)
-    for route in routes:
+    for reference in {key for route in routes for key in (*route.auth_refs, route.auth_ref)}:
         try:
-            value = resolve(route.auth_ref, environ)
+            value = resolve(reference, environ)
         except ModelFailure:
             continue
         if value is not None:
